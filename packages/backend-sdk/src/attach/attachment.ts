@@ -1,0 +1,264 @@
+import type { EventEmitter } from 'node:events'
+import { type AddressInfo, Server as NetServer, type Socket } from 'node:net'
+import { allowHalfOpen, applyAcceptOptions, connectionLimit } from './accept-options.ts'
+import { startConnectionTracking } from './connection-tracking.ts'
+import { AttachError } from './errors.ts'
+import { isRequest, LastAnswers } from './last-answers.ts'
+import { isSession, LastStreams } from './last-streams.ts'
+import { Overlay } from './overlay.ts'
+import { type AttachableServer, type ServerKind, serverKind } from './server-kind.ts'
+
+export interface AttachHooks {
+  /** The app called `server.close()`: the backend must take no new connection. Called once. */
+  onServerClose(): void
+}
+
+/**
+ * One app's server that connections are given to without its having accepted them. While it lasts, `close`,
+ * `getConnections`, `address`, `listening` and `Symbol.asyncDispose` of this instance answer as on a server that
+ * listens, with adopted connections counted in. A server that listens by itself as well goes on doing so.
+ */
+export interface Attachment {
+  readonly server: AttachableServer
+  readonly kind: ServerKind
+  /** For `new net.Socket({ fd, allowHalfOpen })`. */
+  readonly allowHalfOpen: boolean
+  /** What `server.address()` says when the server does not listen by itself. Unset: null, as Node says for an unknown one. */
+  address: AddressInfo | undefined
+  /** Adopted and not closed yet. Connections that the server accepted by itself are never counted here. */
+  readonly live: number
+  /** Adopted since attaching. */
+  readonly adopted: number
+  /** Of those, closed since. */
+  readonly closed: number
+  /**
+   * Whether one connection more would exceed `server.maxConnections`. The broker then gives it to somebody else, so there
+   * is no `drop` event: nothing was dropped.
+   *
+   * @param pending verified, and not adopted yet
+   */
+  overloaded(pending: number): boolean
+  /**
+   * Gives the socket to the server as its listener would have: accept options, then `connection`. From here on the
+   * server owns it. The socket must be the raw one, also for TLS.
+   */
+  adopt(socket: Socket): void
+  /** The first live adopted socket that the predicate holds for. */
+  find(predicate: (socket: Socket) => boolean): Socket | undefined
+  /**
+   * No new work: each HTTP/1 connection goes after its next answer, which says `Connection: close`; each HTTP/2 one after
+   * its open streams (GOAWAY). Idle HTTP/1 connections are not cut. WebSockets, `net` and plain `tls` live until they end.
+   * It reaches the connections that the server accepted by itself too.
+   */
+  drain(): void
+  /** Resolves when no adopted connection is live. */
+  whenEmpty(): Promise<void>
+  /** Cuts all adopted connections. */
+  destroyAll(): void
+  /** The instance gets its own members back. Adopted connections live on, and are counted until they end. */
+  detach(): void
+}
+
+const attached = new WeakSet<AttachableServer>()
+
+/** @throws {AttachError} BATON_ERR_ALREADY_ATTACHED */
+export function attachServer(server: AttachableServer, hooks: AttachHooks): Attachment {
+  if (attached.has(server)) throw new AttachError('BATON_ERR_ALREADY_ATTACHED')
+  attached.add(server)
+  return new ServerAttachment(server, hooks)
+}
+
+/**
+ * An idle keep-alive connection that is drained has at most this long (or the server's own `keepAliveTimeout`, if that
+ * is less) after an answer that had promised to keep it: much longer than a request can be under way, much shorter
+ * than what stands behind a load balancer (a minute).
+ */
+const DRAIN_KEEP_ALIVE_MS = 1000
+
+type Emit = (event: string | symbol, ...args: unknown[]) => boolean
+
+class ServerAttachment implements Attachment {
+  readonly server: AttachableServer
+  readonly kind: ServerKind
+  address: AddressInfo | undefined
+  readonly #hooks: AttachHooks
+  readonly #overlay: Overlay
+  readonly #speaksHttp1: boolean
+  readonly #sockets = new Set<Socket>()
+  readonly #answers = new LastAnswers()
+  readonly #streams = new LastStreams()
+  #adopted = 0
+  #empty: PromiseWithResolvers | undefined
+  /** From attaching to the app's `close()`. */
+  #open = true
+  /** From `close()` to the `close` event. */
+  #closing = false
+  /** Node's part of the server has closed; the event waits for the adopted connections. */
+  #closeHeld = false
+  #restoreKeepAlive: (() => void) | undefined
+
+  constructor(server: AttachableServer, hooks: AttachHooks) {
+    this.server = server
+    this.kind = serverKind(server)
+    this.#hooks = hooks
+    this.#speaksHttp1 = startConnectionTracking(server)
+    this.#overlay = this.#behaveAsListening()
+  }
+
+  get allowHalfOpen(): boolean {
+    return allowHalfOpen(this.server)
+  }
+
+  get live(): number {
+    return this.#sockets.size
+  }
+
+  get adopted(): number {
+    return this.#adopted
+  }
+
+  get closed(): number {
+    return this.#adopted - this.#sockets.size
+  }
+
+  overloaded(pending: number): boolean {
+    return this.#sockets.size + pending >= connectionLimit(this.server)
+  }
+
+  adopt(socket: Socket): void {
+    this.#adopted += 1
+    // Its `close` event is over, so nobody would ever let go of it.
+    if (socket.closed) return
+    this.#sockets.add(socket)
+    socket.once('close', () => this.#ended(socket))
+    applyAcceptOptions(this.server, socket)
+    this.server.emit('connection', socket)
+  }
+
+  find(predicate: (socket: Socket) => boolean): Socket | undefined {
+    for (const socket of this.#sockets) if (predicate(socket)) return socket
+    return undefined
+  }
+
+  drain(): void {
+    if (this.#answers.draining) return
+    this.#answers.drain()
+    this.#streams.drain()
+    if (this.#speaksHttp1) this.#restoreKeepAlive = shortenKeepAlive(this.server)
+  }
+
+  whenEmpty(): Promise<void> {
+    if (this.#sockets.size === 0) return Promise.resolve()
+    this.#empty ??= withResolvers()
+    return this.#empty.promise
+  }
+
+  destroyAll(): void {
+    for (const socket of this.#sockets) socket.destroy()
+  }
+
+  detach(): void {
+    this.#overlay.remove()
+    this.#restoreKeepAlive?.()
+    this.#restoreKeepAlive = undefined
+    attached.delete(this.server)
+  }
+
+  #ended(socket: Socket): void {
+    this.#sockets.delete(socket)
+    if (this.#sockets.size > 0) return
+    this.#empty?.resolve()
+    this.#empty = undefined
+    if (!this.#closeHeld) return
+    this.#closeHeld = false
+    // As Node does, a tick later: the app's own `close` listeners of the socket come first.
+    process.nextTick(() => this.server.emit('close'))
+  }
+
+  #behaveAsListening(): Overlay {
+    const { server } = this
+    const overlay = new Overlay(server)
+    const events: EventEmitter = server
+    const base: NetServer = server
+    const listens = () => Reflect.get(NetServer.prototype, 'listening', server)
+
+    const emit: Emit = events.emit.bind(events)
+    overlay.method('emit', emit, (event, ...args) => this.#emitted(emit, event, args))
+
+    // True although there is no listening socket: connections come, and who asks (health checks, shutdown libraries)
+    // wants to know just that, or whether `close()` is due. `listen()` itself does not ask.
+    overlay.getter('listening', listens, () => this.#open || listens())
+
+    const address = base.address.bind(base)
+    overlay.method('address', address, () => address() ?? this.address ?? null)
+
+    const getConnections = base.getConnections.bind(base)
+    overlay.method('getConnections', getConnections, (callback) => {
+      getConnections((error, count) => callback(error, count + this.#sockets.size))
+      return server
+    })
+
+    const close = base.close.bind(base)
+    overlay.method('close', close, (callback) => {
+      // Closed already: ERR_SERVER_NOT_RUNNING is Node's to say.
+      if (!this.#open && !listens()) return close(callback)
+      if (typeof callback === 'function') server.once('close', () => callback())
+      this.#closing = true
+      if (this.#open) {
+        this.#open = false
+        this.#hooks.onServerClose()
+      }
+      return close()
+    })
+
+    // Node's own, of `net.Server`, does nothing when there is no listening socket.
+    const dispose = base[Symbol.asyncDispose].bind(base)
+    overlay.method(Symbol.asyncDispose, dispose, async () => {
+      if (!this.#open) return dispose()
+      await new Promise<void>((resolve) => server.close(() => resolve()))
+    })
+    return overlay
+  }
+
+  #emitted(emit: Emit, event: string | symbol, args: unknown[]): boolean {
+    if (isRequest(event, args)) {
+      this.#answers.received(...args)
+      if (!this.#answers.draining) return emit(event, ...args)
+      // Node's parser hands out the requests of one read one by one. By the next tick all of them are known, and an app
+      // that answers at once does not close the connection on those behind.
+      process.nextTick(() => emit(event, ...args))
+      return true
+    }
+    if (isSession(event, args)) this.#streams.begun(...args)
+    if (event === 'close' && this.#closing) {
+      if (this.#sockets.size > 0) {
+        this.#closeHeld = true
+        return true
+      }
+      this.#closing = false
+    }
+    return emit(event, ...args)
+  }
+}
+
+/** @returns puts back what was there */
+function shortenKeepAlive(server: AttachableServer): () => void {
+  const before: unknown = Reflect.get(server, 'keepAliveTimeout')
+  if (typeof before === 'number' && before > 0 && before <= DRAIN_KEEP_ALIVE_MS) return () => {}
+  Reflect.set(server, 'keepAliveTimeout', DRAIN_KEEP_ALIVE_MS)
+  return () => Reflect.set(server, 'keepAliveTimeout', before)
+}
+
+/** `Promise.withResolvers` is Node 22's. */
+interface PromiseWithResolvers {
+  readonly promise: Promise<void>
+  resolve(): void
+}
+
+function withResolvers(): PromiseWithResolvers {
+  let resolve!: () => void
+  const promise = new Promise<void>((settle) => {
+    resolve = settle
+  })
+  return { promise, resolve }
+}

@@ -1,0 +1,107 @@
+import { IncomingMessage, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
+
+/** One HTTP/1 connection: the answer to the newest request that was read from it, until that answer is over. */
+interface Exchange {
+  newest: ServerResponse | undefined
+}
+
+/** Events of an `http.Server` that hand out a request and its response. */
+const HANDOUT = new Set<string | symbol>(['request', 'checkContinue', 'checkExpectation'])
+
+/** Whether `server.emit(event, ...args)` hands an HTTP/1 request to the app. HTTP/2 has a response class of its own. */
+export function isRequest(
+  event: string | symbol,
+  args: unknown[],
+): args is [IncomingMessage, ServerResponse] {
+  return HANDOUT.has(event) && args[0] instanceof IncomingMessage && args[1] instanceof ServerResponse
+}
+
+/**
+ * Lets HTTP/1 connections go without losing a request: once draining, the answer to the newest request of a connection
+ * says `Connection: close`, and Node ends the connection behind it. An answer that other received requests wait behind
+ * must not say so, since nothing may follow it (RFC 9112, 9.6); and whether it is the newest is known only when its head
+ * is written. An idle connection is left alone until its next request: one may be on its way.
+ *
+ * Owns nothing but what it remembers of each connection, which ends with it.
+ */
+export class LastAnswers {
+  readonly #exchanges = new Map<Duplex, Exchange>()
+  #draining = false
+
+  get draining(): boolean {
+    return this.#draining
+  }
+
+  /** HTTP/1 connections that have had a request and are not closed yet. */
+  get connections(): number {
+    return this.#exchanges.size
+  }
+
+  /** To be called for each request before the app sees it. */
+  received(request: IncomingMessage, response: ServerResponse): void {
+    const exchange = this.#exchanges.get(request.socket) ?? this.#open(request.socket)
+    exchange.newest = response
+    response.once('close', () => {
+      if (exchange.newest === response) exchange.newest = undefined
+    })
+    if (this.#draining) sayCloseIf(() => exchange.newest === response, response)
+  }
+
+  /** An answer whose head was written already stays as it is: what it promised is kept. */
+  drain(): void {
+    this.#draining = true
+    for (const exchange of this.#exchanges.values()) {
+      const { newest } = exchange
+      if (newest && !newest.headersSent) sayCloseIf(() => exchange.newest === newest, newest)
+    }
+  }
+
+  #open(socket: Duplex): Exchange {
+    const exchange: Exchange = { newest: undefined }
+    this.#exchanges.set(socket, exchange)
+    socket.once('close', () => this.#exchanges.delete(socket))
+    return exchange
+  }
+}
+
+/** Node writes every head through `writeHead`, implicit ones too: only then is it asked whether this is the newest. */
+function sayCloseIf(newest: () => boolean, response: ServerResponse): void {
+  const below = response.writeHead.bind(response)
+  const layer = (status: number, ...rest: unknown[]): unknown => {
+    if (status === 101 || !newest()) return Reflect.apply(below, response, [status, ...rest])
+    response.shouldKeepAlive = false
+    // The app's own header would win over `shouldKeepAlive`, and proxies copy `Connection: keep-alive` into every answer.
+    const set = response.getHeader('connection')
+    if (set !== undefined) response.setHeader('Connection', closing(set))
+    return Reflect.apply(below, response, [status, ...rest.map(withClose)])
+  }
+  Object.defineProperty(response, 'writeHead', { value: layer, writable: true, configurable: true })
+}
+
+/** For an argument of `writeHead`: a reason phrase, or headers as an object, a flat list or a list of pairs. */
+function withClose(argument: unknown): unknown {
+  if (typeof argument !== 'object' || argument === null) return argument
+  if (!Array.isArray(argument)) return Object.fromEntries(Object.entries(argument).map(pairWithClose))
+  const list: unknown[] = argument
+  if (Array.isArray(list[0]))
+    return list.map((pair) => (Array.isArray(pair) ? pairWithClose([pair[0], pair[1]]) : pair))
+  return list.map((item, index) => (index % 2 === 1 && isConnection(list[index - 1]) ? closing(item) : item))
+}
+
+function pairWithClose<N>([name, value]: [N, unknown]): [N, unknown] {
+  return [name, isConnection(name) ? closing(value) : value]
+}
+
+function isConnection(name: unknown): boolean {
+  return typeof name === 'string' && name.toLowerCase() === 'connection'
+}
+
+/** Other options of the header, such as `upgrade` in a 426, stay. */
+function closing(value: unknown): string {
+  const options = String(value)
+    .split(',')
+    .map((option) => option.trim())
+    .filter((option) => option !== '' && !/^(keep-alive|close)$/i.test(option))
+  return [...options, 'close'].join(', ')
+}

@@ -1,0 +1,329 @@
+import { EventEmitter } from 'node:events'
+import { Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { TLSSocket } from 'node:tls'
+import { close as closeFd } from '@baton/native-sendmsg'
+import { type AttachableServer, type Attachment, attachServer } from './attach/index.ts'
+import { Backoff } from './backoff.ts'
+import { ConnectionInfo } from './connection-info.ts'
+import { parseDuration } from './duration.ts'
+import { BackendError, RegistrationRefused } from './errors.ts'
+import { EventLoopLag } from './event-loop-lag.ts'
+import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
+import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
+import { register } from './registration.ts'
+import { Session, type SessionHost } from './session.ts'
+import { SDK_VERSION } from './version.ts'
+
+export interface BackendEvents {
+  /** A client's connection is now this process's. */
+  adopt: [socket: Socket, connection: ConnectionInfo]
+  /** A descriptor was refused before it was touched; the broker gives the client to somebody else. */
+  reject: [reason: NackReason]
+  /** Registered. */
+  connected: [registration: { id: string; slot: string }]
+  /** The broker is gone or restarts; adopted connections do not notice. The SDK dials again by itself. */
+  disconnected: [error: Error | undefined]
+  /** Draining has begun, asked for by the app or by the operator. */
+  drain: [reason: string]
+}
+
+/**
+ * `idle` -> `registering` <-> `registered` -> `draining` -> `closed`; `close()` goes there from anywhere.
+ */
+export type BackendState = 'idle' | 'registering' | 'registered' | 'draining' | 'closed'
+
+export interface DrainOptions {
+  /** How long connections in flight may take before they are cut: milliseconds or `"30s"`. Default: 30 s. */
+  deadline?: number | string
+}
+
+const DEFAULT_DRAIN_DEADLINE = 30_000
+
+/**
+ * The backend's half of Baton in one process: registers with the broker, takes connections off its lane, and gives them
+ * to the attached server as if it had accepted them itself.
+ *
+ * Owner of: the registration loop, the sessions (one for each broker worker it is registered with) and the counts.
+ */
+export class Backend extends EventEmitter<BackendEvents> {
+  readonly #options: ResolvedOptions
+  readonly #sessions = new Set<Session>()
+  readonly #connections = new WeakMap<object, ConnectionInfo>()
+  readonly #lag = new EventLoopLag()
+  readonly #stop = new AbortController()
+  readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
+  #attachment: Attachment | undefined
+  #state: BackendState = 'idle'
+  #id: string | null = null
+  #slot: string | null = null
+  #draining: Promise<void> | undefined
+  #logged: string | undefined
+
+  /** Use `createBackend`. */
+  constructor(options: BackendOptions = {}) {
+    super()
+    this.#options = resolveOptions(options, process.env)
+  }
+
+  get state(): BackendState {
+    return this.#state
+  }
+
+  /** ULID of this backend, given by the broker; null before the first registration. The same in the broker's logs. */
+  get id(): string | null {
+    return this.#id
+  }
+
+  /** The small name that metrics use, such as `web-1`; null before the first registration. */
+  get slot(): string | null {
+    return this.#slot
+  }
+
+  /**
+   * The server that client connections are given to: an `http`, `https`, `tls` or `net` server (or what a framework
+   * made of one). It need not listen; whether it does is left alone.
+   *
+   * @throws {AttachError} BATON_ERR_ALREADY_ATTACHED
+   */
+  attach(server: AttachableServer): this {
+    this.#attachment = attachServer(server, {
+      onServerClose: () => void this.#drain('the server was closed', Number.POSITIVE_INFINITY),
+    })
+    if ('setSecureContext' in server) {
+      server.prependListener('secureConnection', (secure: TLSSocket) => this.#linkSecure(secure))
+    }
+    return this
+  }
+
+  /**
+   * Registers; resolves when connections may come. Without a broker it waits, dials again with backoff and logs where it
+   * looks. After it was aborted the dialling goes on: a broker that comes later finds this backend all the same.
+   *
+   * @throws {RegistrationRefused} the broker said no (dialling goes on as well)
+   * @throws {BackendError} BATON_ERR_NOTHING_ATTACHED, BATON_ERR_BACKEND_CLOSED
+   */
+  async ready(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options
+    signal?.throwIfAborted()
+    if (this.#attachment === undefined) throw new BackendError('BATON_ERR_NOTHING_ATTACHED')
+    if (this.#state === 'draining' || this.#state === 'closed') throw new BackendError('BATON_ERR_BACKEND_CLOSED')
+    if (this.#state === 'registered') return
+    const registered = new Promise<void>((resolve, reject) => {
+      const waiter = { resolve: settle(resolve), reject: settle(reject) }
+      const abort = () => waiter.reject(signal?.reason)
+      function settle<A extends unknown[]>(then: (...args: A) => void) {
+        return (...args: A) => {
+          signal?.removeEventListener('abort', abort)
+          remove()
+          then(...args)
+        }
+      }
+      const remove = () => this.#waiting.delete(waiter)
+      signal?.addEventListener('abort', abort)
+      this.#waiting.add(waiter)
+    })
+    if (this.#state === 'idle') {
+      this.#state = 'registering'
+      void this.#stayRegistered()
+    }
+    return registered
+  }
+
+  /**
+   * Takes no new connection from now on; those in flight finish (HTTP answers carry `Connection: close`), and are cut at
+   * the deadline. Then deregisters. Nothing of Baton keeps the process alive afterwards.
+   */
+  drain(options: DrainOptions = {}): Promise<void> {
+    const deadline = parseDuration(options.deadline ?? DEFAULT_DRAIN_DEADLINE)
+    if (deadline === undefined) {
+      throw new BackendError('BATON_ERR_INVALID_OPTION', `deadline is ${JSON.stringify(options.deadline)}`)
+    }
+    return this.#drain('asked by the app', deadline)
+  }
+
+  /** At once: adopted connections are cut, what was not adopted yet goes back to the broker untouched. */
+  async close(): Promise<void> {
+    this.#shut()
+    this.#attachment?.destroyAll()
+    await this.#attachment?.whenEmpty()
+  }
+
+  /** What the broker said of a connection that the attached server was given; undefined for any other socket. */
+  connection(socket: Socket): ConnectionInfo | undefined {
+    return this.#connections.get(socket)
+  }
+
+  async #drain(reason: string, deadline: number): Promise<void> {
+    if (this.#state === 'closed') return
+    this.#draining ??= this.#drainOnce(reason, deadline)
+    await this.#draining
+  }
+
+  async #drainOnce(reason: string, deadline: number): Promise<void> {
+    this.#state = 'draining'
+    this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
+    this.#rejectWaiting(this.#stop.signal.reason)
+    for (const session of this.#sessions) session.announceDrain(Number.isFinite(deadline) ? deadline : null, reason)
+    this.emit('drain', reason)
+    const attachment = this.#attachment
+    attachment?.drain()
+    await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
+    if (attachment) {
+      // `setTimeout` takes no more than a 32-bit count, and no deadline means no timer.
+      const cut = Number.isFinite(deadline)
+        ? setTimeout(() => {
+            this.#options.logger.warn({ live: attachment.live }, 'drain deadline reached, cutting what is left')
+            attachment.destroyAll()
+          }, deadline)
+        : undefined
+      await attachment.whenEmpty()
+      clearTimeout(cut)
+    }
+    for (const session of this.#sessions) session.announceDrained()
+    this.#shut()
+  }
+
+  #shut(): void {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
+    this.#rejectWaiting(this.#stop.signal.reason)
+    for (const session of this.#sessions) session.close()
+    this.#lag.stop()
+  }
+
+  /** Dials for as long as the backend lives: at first, after a broker's death, and when a broker hands over to another. */
+  async #stayRegistered(): Promise<void> {
+    const backoff = new Backoff()
+    const { signal } = this.#stop
+    while (!signal.aborted) {
+      try {
+        const registration = await register(this.#options.socket, this.#hello(), signal)
+        if (signal.aborted) {
+          registration.lane.close()
+          registration.control.close()
+          return
+        }
+        backoff.reset()
+        await this.#serve((host) => new Session(registration, host))
+      } catch (error) {
+        if (signal.aborted) return
+        this.#registrationFailed(error as Error)
+        await sleep(backoff.next(), undefined, { signal }).catch(() => undefined)
+      }
+    }
+  }
+
+  /** Resolves when another registration is due. The session may live on, if it was its broker that asked for it. */
+  #serve(open: (host: SessionHost) => Session): Promise<void> {
+    return new Promise((resolve) => {
+      const session = open({
+        refusal: (pending) => this.#refusal(pending),
+        adopt: (offer, fd) => this.#adopt(offer, fd),
+        rejected: (reason) => this.emit('reject', reason),
+        stats: () => ({
+          adopted: this.#attachment?.adopted ?? 0,
+          closed: this.#attachment?.closed ?? 0,
+          lag: this.#lag.take(),
+        }),
+        drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
+        reconnectRequested: () => resolve(),
+        ended: (end) => {
+          this.#sessions.delete(session)
+          if (this.#state === 'registered' && this.#sessions.size === 0) this.#state = 'registering'
+          if (this.#state !== 'closed') {
+            this.#options.logger.warn(
+              { socket: this.#options.socket, ...(end.error && { error: end.error }) },
+              'broker connection lost; adopted connections go on, dialling again',
+            )
+          }
+          this.emit('disconnected', end.error)
+          resolve()
+        },
+      })
+      this.#sessions.add(session)
+      this.#id = session.welcome.backend
+      this.#slot = session.welcome.slot
+      this.#state = 'registered'
+      this.#logged = undefined
+      const { id, slot } = { id: session.welcome.backend, slot: session.welcome.slot }
+      this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
+      for (const waiter of [...this.#waiting]) waiter.resolve()
+      this.emit('connected', { id, slot })
+    })
+  }
+
+  #hello(): HelloFrame {
+    const { service, version, weight, secret } = this.#options
+    return {
+      type: 'hello',
+      protocol: PROTOCOL_VERSION,
+      capabilities: [],
+      service,
+      version,
+      weight,
+      pid: process.pid,
+      backend: this.#id,
+      sdk: SDK_VERSION,
+      secret,
+      maxConnections: null,
+      reconnect: null,
+    }
+  }
+
+  /** Says each reason once, not at each dial. */
+  #registrationFailed(error: Error & { code?: string }): void {
+    const { socket, logger, service } = this.#options
+    const reason = `${error.code} ${error.message}`
+    if (reason !== this.#logged) {
+      this.#logged = reason
+      const refused = error instanceof RegistrationRefused
+      const message = refused ? 'the broker refused the registration' : 'no broker yet, dialling again'
+      logger.warn({ socket, service, error }, message)
+    }
+    if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)
+  }
+
+  #rejectWaiting(error: unknown): void {
+    for (const waiter of [...this.#waiting]) waiter.reject(error)
+  }
+
+  #refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined {
+    if (this.#state === 'draining' || this.#state === 'closed') return 'BackendDraining'
+    return this.#attachment?.overloaded(pending) ? 'BackendOverloaded' : undefined
+  }
+
+  /** Owns `fd` until the socket does. The ACK is in the kernel (I2). */
+  #adopt(offer: Offer, fd: number): void {
+    const attachment = this.#attachment as Attachment
+    const connection = new ConnectionInfo(offer, this.#options.service)
+    let socket: Socket
+    try {
+      socket = new Socket({ fd, allowHalfOpen: attachment.allowHalfOpen, readable: true, writable: true })
+    } catch (error) {
+      closeFd(fd)
+      this.#options.logger.error({ connection: connection.id, error: error as Error }, 'a connection could not be adopted')
+      return
+    }
+    this.#connections.set(socket, connection)
+    attachment.adopt(socket)
+    this.emit('adopt', socket, connection)
+  }
+
+  /** Apps see the TLSSocket, not the socket below it: both get the same metadata. */
+  #linkSecure(secure: TLSSocket): void {
+    const below = this.#attachment?.find((socket) => isSamePeer(socket, secure))
+    const connection = below && this.#connections.get(below)
+    if (connection) this.#connections.set(secure, connection)
+  }
+}
+
+function isSamePeer(a: Socket, b: Socket): boolean {
+  return a.remotePort === b.remotePort && a.remoteAddress === b.remoteAddress && a.localPort === b.localPort
+}
+
+/** All options have defaults beside the environment; see `BackendOptions`. */
+export function createBackend(options: BackendOptions = {}): Backend {
+  return new Backend(options)
+}

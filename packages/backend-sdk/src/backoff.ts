@@ -1,0 +1,25 @@
+const FIRST_DELAY = 50
+const LONGEST_DELAY = 2000
+
+/**
+ * Delays between dials of the control socket, in milliseconds: doubling from 50 ms to 2 s, each drawn evenly from
+ * the upper half of its step, so that the backends of a broker that died do not all come back in the same instant.
+ */
+export class Backoff {
+  #step = FIRST_DELAY
+  readonly #random: () => number
+
+  constructor(random: () => number = Math.random) {
+    this.#random = random
+  }
+
+  next(): number {
+    const step = this.#step
+    this.#step = Math.min(step * 2, LONGEST_DELAY)
+    return step / 2 + (step / 2) * this.#random()
+  }
+
+  reset(): void {
+    this.#step = FIRST_DELAY
+  }
+}

@@ -1,0 +1,151 @@
+/** OFFER, ACK, NACK and REVOKE onto the wire. OFFER is the hot path: a few entries for each wake-up. */
+import {
+  ACK_SIZE,
+  COUNT_SIZE,
+  META_LENGTH_SIZE,
+  NACK_SIZE,
+  OFFER_HEAD_SIZE,
+  SEQUENCE_SIZE,
+  U32_SPAN,
+} from './batch-layout.ts'
+import { FrameEncodeError } from './errors.ts'
+import {
+  type Ack,
+  FrameType,
+  MAX_BATCH_ENTRIES,
+  NACK_REASONS,
+  type Nack,
+  type Offer,
+  OFFER_KINDS,
+  TOKEN_LENGTH,
+  ULID_LENGTH,
+} from './frames.ts'
+import { PAYLOAD_OFFSET, startFrame } from './framing.ts'
+
+const MAX_LISTENER_BYTES = 255
+const MAX_META_BYTES = 65_535
+const MAX_U64 = 0xffff_ffff_ffff_ffffn
+
+// Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry without encoding.
+
+export function encodeOffers(offers: readonly Offer[]): Buffer {
+  const metas = offers.map(metaText)
+  const listenerSizes = offers.map(listenerSize)
+  let size = COUNT_SIZE
+  for (let index = 0; index < offers.length; index++) {
+    size +=
+      OFFER_HEAD_SIZE + (listenerSizes[index] ?? 0) + META_LENGTH_SIZE + Buffer.byteLength(metas[index] ?? '')
+  }
+  const out = startBatch('OFFER', FrameType.OFFER, offers.length, size)
+  let at = PAYLOAD_OFFSET + COUNT_SIZE
+  let previous = 0
+  for (const [index, offer] of offers.entries()) {
+    if (offer.sequence <= previous) throw unencodable('OFFER', 'sequences do not increase')
+    previous = offer.sequence
+    at = writeSequence(out, at, 'OFFER', offer.sequence, 1)
+    at = writeExactly(out, at, 'OFFER', 'token', offer.token, TOKEN_LENGTH)
+    at = writeExactly(out, at, 'OFFER', 'connection', offer.connection, ULID_LENGTH)
+    if (offer.deadline < 0n || offer.deadline > MAX_U64) throw unencodable('OFFER', 'deadline is not a u64')
+    at = out.writeBigUInt64LE(offer.deadline, at)
+    at = out.writeUInt8(codeOf(OFFER_KINDS, offer.kind, 'OFFER', 'kind'), at)
+    at = out.writeUInt8(listenerSizes[index] ?? 0, at)
+    at += out.write(offer.listener, at)
+    at += META_LENGTH_SIZE
+    const written = out.write(metas[index] ?? '', at)
+    out.writeUInt16LE(written, at - META_LENGTH_SIZE)
+    at += written
+  }
+  return out
+}
+
+export function encodeAcks(acks: readonly Ack[]): Buffer {
+  const out = startBatch('ACK', FrameType.ACK, acks.length, COUNT_SIZE + acks.length * ACK_SIZE)
+  let at = PAYLOAD_OFFSET + COUNT_SIZE
+  for (const ack of acks) {
+    at = writeSequence(out, at, 'ACK', ack.sequence, 1)
+    at = writeExactly(out, at, 'ACK', 'connection', ack.connection, ULID_LENGTH)
+  }
+  return out
+}
+
+export function encodeNacks(nacks: readonly Nack[]): Buffer {
+  const out = startBatch('NACK', FrameType.NACK, nacks.length, COUNT_SIZE + nacks.length * NACK_SIZE)
+  let at = PAYLOAD_OFFSET + COUNT_SIZE
+  for (const nack of nacks) {
+    at = writeSequence(out, at, 'NACK', nack.sequence, 0)
+    at = out.writeUInt8(codeOf(NACK_REASONS, nack.reason, 'NACK', 'reason'), at)
+    at = writeExactly(out, at, 'NACK', 'token', nack.token, TOKEN_LENGTH)
+  }
+  return out
+}
+
+export function encodeRevokes(sequences: readonly number[]): Buffer {
+  const size = COUNT_SIZE + sequences.length * SEQUENCE_SIZE
+  const out = startBatch('REVOKE', FrameType.REVOKE, sequences.length, size)
+  let at = PAYLOAD_OFFSET + COUNT_SIZE
+  for (const sequence of sequences) at = writeSequence(out, at, 'REVOKE', sequence, 1)
+  return out
+}
+
+function startBatch(frame: string, code: number, count: number, size: number): Buffer {
+  if (count === 0) throw unencodable(frame, 'a batch has at least one entry')
+  if (count > MAX_BATCH_ENTRIES) {
+    throw new FrameEncodeError(
+      'BATON_ERR_FRAME_OVER_LIMIT',
+      `${frame}: ${count} entries, at most ${MAX_BATCH_ENTRIES}`,
+    )
+  }
+  const out = startFrame(code, size)
+  out.writeUInt16LE(count, PAYLOAD_OFFSET)
+  return out
+}
+
+function metaText({ meta }: Offer): string {
+  if (meta === undefined) return ''
+  let text: string
+  try {
+    text = JSON.stringify(meta)
+  } catch (cause) {
+    throw unencodable('OFFER', 'meta has no JSON form', cause)
+  }
+  if (Buffer.byteLength(text) > MAX_META_BYTES)
+    throw unencodable('OFFER', `meta is over ${MAX_META_BYTES} bytes`)
+  return text
+}
+
+function listenerSize({ listener }: Offer): number {
+  const size = Buffer.byteLength(listener)
+  if (size > MAX_LISTENER_BYTES) throw unencodable('OFFER', `listener is over ${MAX_LISTENER_BYTES} bytes`)
+  return size
+}
+
+function writeSequence(out: Buffer, at: number, frame: string, sequence: number, least: number): number {
+  if (!Number.isSafeInteger(sequence) || sequence < least) {
+    throw unencodable(frame, `sequence is not an integer from ${least}`)
+  }
+  out.writeUInt32LE(sequence % U32_SPAN, at)
+  return out.writeUInt32LE(Math.floor(sequence / U32_SPAN), at + 4)
+}
+
+function writeExactly(
+  out: Buffer,
+  at: number,
+  frame: string,
+  member: string,
+  bytes: Buffer,
+  length: number,
+): number {
+  if (bytes.length !== length) throw unencodable(frame, `${member} is not ${length} bytes`)
+  out.set(bytes, at)
+  return at + length
+}
+
+function codeOf(names: readonly string[], name: string, frame: string, member: string): number {
+  const code = names.indexOf(name) + 1
+  if (code === 0) throw unencodable(frame, `${member} is not one of ${names.join(', ')}`)
+  return code
+}
+
+function unencodable(frame: string, message: string, cause?: unknown): FrameEncodeError {
+  return new FrameEncodeError('BATON_ERR_FRAME_NOT_ENCODABLE', `${frame}: ${message}`, { cause })
+}

@@ -1,0 +1,43 @@
+import { encodeAcks, encodeNacks, encodeOffers, encodeRevokes } from './batch-encoder.ts'
+import { FrameEncodeError } from './errors.ts'
+import type { BatchFrame, Frame } from './frames.ts'
+import { encodeJsonFrame } from './json-frames.ts'
+
+/**
+ * One frame as it goes on the control connection, length field included, in memory that the caller owns.
+ * @throws {FrameEncodeError} `BATON_ERR_FRAME_OVER_LIMIT` when it holds more than one frame may (see
+ * {@link encodeBatch}), `BATON_ERR_FRAME_NOT_ENCODABLE` when a member has no encoding or a batch no entry.
+ */
+export function encodeFrame(frame: Frame): Buffer {
+  if (frame.type === 'offer') return encodeOffers(frame.offers)
+  if (frame.type === 'ack') return encodeAcks(frame.acks)
+  if (frame.type === 'nack') return encodeNacks(frame.nacks)
+  if (frame.type === 'revoke') return encodeRevokes(frame.sequences)
+  return encodeJsonFrame(frame)
+}
+
+/**
+ * A batch of any size as one or more frames, entries in their order; none for an empty batch.
+ * @throws {FrameEncodeError} `BATON_ERR_FRAME_NOT_ENCODABLE` when an entry has no encoding.
+ */
+export function encodeBatch(frame: BatchFrame): Buffer[] {
+  if (frame.type === 'offer') return encodeInParts(frame.offers, encodeOffers)
+  if (frame.type === 'ack') return encodeInParts(frame.acks, encodeAcks)
+  if (frame.type === 'nack') return encodeInParts(frame.nacks, encodeNacks)
+  return encodeInParts(frame.sequences, encodeRevokes)
+}
+
+/** Halves what does not fit. That ends: one entry always fits, since its parts have limits of their own. */
+function encodeInParts<T>(entries: readonly T[], encode: (entries: readonly T[]) => Buffer): Buffer[] {
+  if (entries.length === 0) return []
+  try {
+    return [encode(entries)]
+  } catch (error) {
+    if (!(error instanceof FrameEncodeError) || error.code !== 'BATON_ERR_FRAME_OVER_LIMIT') throw error
+    const middle = Math.ceil(entries.length / 2)
+    return [
+      ...encodeInParts(entries.slice(0, middle), encode),
+      ...encodeInParts(entries.slice(middle), encode),
+    ]
+  }
+}

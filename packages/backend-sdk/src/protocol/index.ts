@@ -1,0 +1,16 @@
+/** The wire protocol between broker and backend: bytes to frames and back, with no I/O. */
+export { encodeBatch, encodeFrame } from './encoder.ts'
+export { FrameDecoder } from './decoder.ts'
+export { FrameOrder } from './order.ts'
+export {
+  FrameEncodeError,
+  type FrameEncodeErrorCode,
+  InvalidUlidError,
+  ProtocolError,
+  type ProtocolErrorCode,
+} from './errors.ts'
+export { sealToken } from './secrecy.ts'
+export { isUlid, ulidFromBytes, ulidTime, ulidToBytes } from './ulid.ts'
+export * from './frames.ts'
+/** The connection on which both halves speak it, with the rules of its end. */
+export { ControlConnection, type ControlEnd, type ControlHandlers } from '../control/control-connection.ts'

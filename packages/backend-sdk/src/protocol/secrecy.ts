@@ -1,0 +1,32 @@
+/**
+ * Tokens and secrets end in logs through `inspect` and JSON, by accident and far from here. What this
+ * protocol decodes therefore prints itself without them.
+ */
+import { inspect, type InspectOptions } from 'node:util'
+import type { HelloFrame } from './frames.ts'
+
+const HIDDEN_TOKEN = '[token]'
+const HIDDEN_SECRET = '[secret]'
+
+const sealedPrototype: object = Object.create(Buffer.prototype, {
+  [inspect.custom]: { value: () => HIDDEN_TOKEN },
+  toJSON: { value: () => HIDDEN_TOKEN },
+})
+
+/**
+ * Makes a token print as `[token]` in `inspect` (console, assertion messages) and in JSON, and returns it.
+ * It stays the same Buffer in all else; copies and slices of it are not sealed.
+ */
+export function sealToken(token: Buffer): Buffer {
+  Object.setPrototypeOf(token, sealedPrototype)
+  return token
+}
+
+/** Makes a HELLO print its secret as `[secret]`, and returns it. Its member `secret` stays as it is. */
+export function sealHello(hello: HelloFrame): HelloFrame {
+  const shown = () => ({ ...hello, secret: hello.secret === null ? null : HIDDEN_SECRET })
+  return Object.defineProperties(hello, {
+    [inspect.custom]: { value: (_depth: number, options: InspectOptions) => inspect(shown(), options) },
+    toJSON: { value: shown },
+  })
+}

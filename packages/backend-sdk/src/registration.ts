@@ -1,0 +1,76 @@
+import { connectUnix, type OwnedFd, receiveExact, send, sharedPoller } from '@baton/native-sendmsg'
+import { BackendError, RegistrationRefused } from './errors.ts'
+import {
+  encodeFrame,
+  FrameDecoder,
+  FrameOrder,
+  type HelloFrame,
+  PRE_WELCOME_LIMIT,
+  ProtocolError,
+  type WelcomeFrame,
+} from './protocol/index.ts'
+
+/** What a broker gave us: both descriptors are ours to close. */
+export interface Registration {
+  readonly control: OwnedFd
+  readonly lane: OwnedFd
+  readonly welcome: WelcomeFrame
+  /** Has seen WELCOME; goes on with the control connection. */
+  readonly order: FrameOrder
+}
+
+/** A broker whose event loop is stuck accepts (the kernel does) and says nothing. */
+const ANSWER_TIMEOUT = 5000
+
+const LENGTH_BYTES = 4
+
+/**
+ * Dials the control socket, says HELLO and takes the answer.
+ *
+ * WELCOME carries the backend's end of the lane. It is taken with exact recvmsg calls before libuv may read the
+ * connection: a plain read would destroy the descriptor, and a byte too many would be lost to libuv.
+ *
+ * @throws {NativeError} ENOENT, ECONNREFUSED, EACCES, EAGAIN, ... with the path
+ * @throws {RegistrationRefused} when the broker says no
+ * @throws {BackendError} BATON_ERR_REGISTRATION_TIMEOUT, BATON_ERR_LANE_MISSING
+ */
+export async function register(path: string, hello: HelloFrame, signal: AbortSignal): Promise<Registration> {
+  const control = connectUnix(path)
+  const received: OwnedFd[] = []
+  const timeout = AbortSignal.timeout(ANSWER_TIMEOUT)
+  try {
+    send(control.fd, encodeFrame(hello))
+    const take = async (size: number): Promise<Buffer> => {
+      const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
+        maxFds: 1,
+        signal: AbortSignal.any([signal, timeout]),
+      })
+      received.push(...fds)
+      return bytes
+    }
+    const prefix = await take(LENGTH_BYTES)
+    const decoder = new FrameDecoder({ limit: PRE_WELCOME_LIMIT })
+    decoder.push(prefix)
+    const [answer] = decoder.push(await take(prefix.readUInt32LE(0)))
+    if (answer === undefined) throw new BackendError('BATON_ERR_REGISTRATION_REFUSED', 'an unknown answer')
+
+    const order = new FrameOrder('backend')
+    order.check(answer)
+    if (answer.type === 'refused') throw new RegistrationRefused(answer.code, answer.message, answer.retry)
+    if (answer.type !== 'welcome') {
+      throw new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', `got ${answer.type}, wanted welcome`)
+    }
+    const [lane] = received
+    if (lane === undefined || received.length !== 1) {
+      throw new BackendError('BATON_ERR_LANE_MISSING', `got ${received.length}, wanted 1`)
+    }
+    return { control, lane, welcome: answer, order }
+  } catch (error) {
+    control.close()
+    for (const fd of received) fd.close()
+    if (timeout.aborted && !signal.aborted) {
+      throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, { cause: error })
+    }
+    throw error
+  }
+}

@@ -1,0 +1,298 @@
+import { close, EPOLLRDHUP, type OwnedFd, POLLHUP, poll, ReceiveBatch, sharedPoller } from '@baton/native-sendmsg'
+import { ControlConnection, type ControlEnd } from './control/control-connection.ts'
+import type { Frame, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
+import type { Registration } from './registration.ts'
+import { TOKEN_BYTES, TokenLedger, type Verdict } from './token-ledger.ts'
+
+/** What a session asks of the backend it belongs to. */
+export interface SessionHost {
+  /** A reason to turn a verified connection away, or undefined to adopt it. `pending`: verified, not yet adopted. */
+  refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined
+  /** From here on the descriptor is the host's. Called only when the ACK is in the kernel (I2), or can not matter. */
+  adopt(offer: Offer, fd: number): void
+  rejected(reason: NackReason, offer: Offer | undefined): void
+  stats(): Omit<StatsFrame, 'type'>
+  drainRequested(deadline: number | null, reason: string): void
+  reconnectRequested(reason: string): void
+  /** The control connection cannot be used any more. The session still settles what it holds by itself. */
+  ended(end: ControlEnd): void
+}
+
+type Accepted = Extract<Verdict, { kind: 'accept' }>
+
+/** As many lane messages are taken with one recvmmsg. */
+const BATCH = 64
+
+/** STATS, and a sweep of the lane, in milliseconds. The protocol asks for at least one each second. */
+const TICK = 1000
+
+/**
+ * One registration with one broker: a control connection, a lane and the tokens between them.
+ *
+ *     open --control ends--> settling --lane at EOF, or nothing held--> closed
+ *       \------------------------ close() -----------------------------/
+ *
+ * The session owns each descriptor from the moment it leaves the lane until `host.adopt` or `close`.
+ */
+export class Session {
+  readonly welcome: WelcomeFrame
+  readonly #host: SessionHost
+  readonly #control: ControlConnection
+  readonly #lane: OwnedFd
+  readonly #arena = new ReceiveBatch(BATCH, TOKEN_BYTES + 1)
+  readonly #ledger: TokenLedger
+  readonly #tick: NodeJS.Timeout
+  /** Verified, their ACK written but not known to be in the kernel. Untouched until it is. */
+  readonly #unacked = new Set<Accepted>()
+  readonly #settled: (() => void)[] = []
+  #state: 'open' | 'settling' | 'closed' = 'open'
+
+  constructor(registration: Registration, host: SessionHost) {
+    this.#host = host
+    this.welcome = registration.welcome
+    this.#lane = registration.lane
+    this.#ledger = new TokenLedger(BigInt(registration.welcome.tokenTtl) * 1_000_000n)
+    this.#control = new ControlConnection(registration.control, registration.order, {
+      frames: (frames) => this.#read(frames),
+      ended: (end) => this.#ended(end),
+    })
+    this.#control.welcomed()
+    // Before any ACK, so that the broker starts to count from what this backend holds already.
+    this.#control.write({ type: 'stats', ...host.stats() })
+    this.#tick = setInterval(() => this.#onTick(), TICK)
+    this.#tick.unref()
+  }
+
+  get open(): boolean {
+    return this.#state === 'open'
+  }
+
+  /** Resolves when nothing is between its ACK and its adoption. */
+  async whenSettled(): Promise<void> {
+    while (this.#unacked.size > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
+  }
+
+  /** Tells the broker to choose others from now on. */
+  announceDrain(deadline: number | null, reason: string): void {
+    this.#control.write({ type: 'drain', deadline, reason })
+  }
+
+  /** Everything adopted has ended; deregisters. */
+  announceDrained(): void {
+    this.#control.write({ type: 'stats', ...this.#host.stats() })
+    this.#control.write({ type: 'drained' })
+  }
+
+  /**
+   * Lets go: what was not ACKed is closed untouched, and only then control (I3). Descriptors still on the lane stay in
+   * its queue, where the broker reads them back.
+   */
+  close(): void {
+    if (this.#state !== 'open') return
+    this.#state = 'closed'
+    clearInterval(this.#tick)
+    // An ACK that still waits for the kernel must not follow the descriptor that it speaks for.
+    const ackQueued = this.#unacked.size > 0
+    this.#dropUnadopted()
+    if (ackQueued) return this.#control.cutOff()
+    this.#control.finish()
+    // A broker that reads nothing must not keep this process: its kernel has the frames, or never will.
+    setTimeout(() => this.#control.cutOff(), TICK).unref()
+  }
+
+  /** Every frame that is there is decoded before the lane is touched: a REVOKE may stand behind its OFFER. */
+  #read(frames: readonly Frame[]): void {
+    if (this.#state !== 'open') return
+    const verdicts: Verdict[] = []
+    for (const frame of frames) this.#handle(frame, verdicts)
+    this.#takeFromLane(verdicts)
+    this.#answer(verdicts)
+  }
+
+  #handle(frame: Frame, verdicts: Verdict[]): void {
+    switch (frame.type) {
+      case 'offer': {
+        const now = process.hrtime.bigint()
+        for (const offer of frame.offers) {
+          // Only a backend that announced a `reconnect` endpoint is offered relays, and this one does not.
+          if (offer.kind !== 'descriptor') continue
+          const verdict = this.#ledger.offered(offer, now)
+          if (verdict) verdicts.push(verdict)
+        }
+        return
+      }
+      case 'revoke':
+        this.#ledger.revoked(frame.sequences)
+        return
+      case 'heartbeat':
+        if (!frame.reply) this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        return
+      case 'drain':
+        this.#host.drainRequested(frame.deadline, frame.reason)
+        return
+      case 'reconnect':
+        this.#host.reconnectRequested(frame.reason)
+        return
+      // FrameOrder lets none of these through to a backend.
+      case 'hello':
+      case 'welcome':
+      case 'refused':
+      case 'drained':
+      case 'stats':
+      case 'ack':
+      case 'nack':
+        return
+    }
+  }
+
+  /** Takes as many messages as offers wait for theirs (at least `least`), and whatever else lies between them. */
+  #takeFromLane(verdicts: Verdict[], least = 0): void {
+    let wanted = Math.max(this.#ledger.waiting, least)
+    while (wanted > 0) {
+      const asked = Math.min(wanted, BATCH)
+      const { messages, error } = this.#arena.receive(this.#lane.fd, asked)
+      const now = process.hrtime.bigint()
+      for (const message of messages) {
+        const verdict = this.#ledger.arrived(message, now)
+        if (verdict) verdicts.push(verdict)
+      }
+      if (error) process.emitWarning(`lane: ${error.message}`, { code: error.code })
+      if (messages.length < asked) return
+      wanted = this.#ledger.waiting
+    }
+  }
+
+  /** Writes one ACK and one NACK for a whole wake-up, and adopts what was ACKed once the ACK is in the kernel (I2). */
+  #answer(verdicts: readonly Verdict[]): void {
+    if (verdicts.length === 0) return
+    const accepted: Accepted[] = []
+    const refused: Extract<Verdict, { kind: 'refuse' }>[] = []
+    for (const verdict of verdicts) {
+      if (verdict.kind === 'refuse') {
+        refused.push(verdict)
+        this.#host.rejected(verdict.reason, undefined)
+        continue
+      }
+      const refusal = this.#host.refusal(accepted.length + this.#unacked.size)
+      if (refusal === undefined) {
+        accepted.push(verdict)
+        continue
+      }
+      const { offer, fd } = verdict
+      refused.push({ kind: 'refuse', sequence: offer.sequence, reason: refusal, token: offer.token, fds: [fd] })
+      this.#host.rejected(refusal, offer)
+    }
+    // Closed first: NACK says that this process holds no copy any more.
+    for (const { fds } of refused) for (const fd of fds) close(fd)
+    if (refused.length > 0) {
+      this.#control.write({
+        type: 'nack',
+        nacks: refused.map(({ sequence, reason, token }) => ({ sequence, reason, token })),
+      })
+    }
+    if (accepted.length === 0) return
+    for (const each of accepted) this.#unacked.add(each)
+    const taken = this.#control.write(
+      { type: 'ack', acks: accepted.map(({ offer }) => ({ sequence: offer.sequence, connection: offer.connection })) },
+      // With an error they stay unacked: the end of control, which follows, decides.
+      (error) => {
+        if (error === undefined) this.#adopt(accepted)
+      },
+    )
+    if (taken) this.#adopt(accepted)
+  }
+
+  #adopt(accepted: Iterable<Accepted>): void {
+    for (const each of accepted) {
+      // Let go of in the meantime, by close() or by the end of control.
+      if (!this.#unacked.delete(each)) continue
+      this.#host.adopt(each.offer, each.fd)
+    }
+    this.#noteSettled()
+  }
+
+  #noteSettled(): void {
+    if (this.#unacked.size === 0) for (const resolve of this.#settled.splice(0)) resolve()
+  }
+
+  /**
+   * The doorbell rings before a descriptor is taken, so in good order the lane is empty here. What lies on it without
+   * an OFFER (or whose OFFER is yet unread) is parked and meets its deadline like everything else.
+   */
+  #onTick(): void {
+    const verdicts = this.#ledger.expire(process.hrtime.bigint())
+    this.#takeFromLane(verdicts, BATCH)
+    this.#answer(verdicts)
+    this.#control.write({ type: 'stats', ...this.#host.stats() })
+  }
+
+  #ended(end: ControlEnd): void {
+    clearInterval(this.#tick)
+    const wasOpen = this.#state === 'open'
+    // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
+    if (!wasOpen || end.by === 'local') {
+      if (wasOpen) this.#dropUnadopted()
+      this.#release()
+    } else {
+      this.#state = 'settling'
+      this.#settle(end.frames)
+    }
+    if (wasOpen) this.#host.ended(end)
+  }
+
+  /**
+   * The broker is dead or has let go. What the lane still holds and whose OFFER was read is ours alone; it is adopted
+   * without a delivered ACK once the lane has reached EOF too, which says that nobody can read it back any more.
+   */
+  #settle(frames: readonly Frame[]): void {
+    const verdicts: Verdict[] = []
+    for (const frame of frames) {
+      if (frame.type === 'offer' || frame.type === 'revoke') this.#handle(frame, verdicts)
+    }
+    const finish = () => {
+      this.#takeFromLane(verdicts)
+      verdicts.push(...this.#ledger.end())
+      for (const verdict of verdicts) {
+        if (verdict.kind === 'accept') this.#unacked.add(verdict)
+        else for (const fd of verdict.fds) close(fd)
+      }
+      this.#adopt([...this.#unacked])
+      this.#release()
+    }
+    if (atEnd(this.#lane.fd)) return finish()
+
+    const watch = sharedPoller().add(this.#lane.fd, EPOLLRDHUP, () => {
+      stop()
+      finish()
+    })
+    // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
+    const giveUp = setTimeout(() => {
+      stop()
+      for (const verdict of verdicts) if (verdict.kind === 'refuse') for (const fd of verdict.fds) close(fd)
+      for (const verdict of verdicts) if (verdict.kind === 'accept') close(verdict.fd)
+      this.#dropUnadopted()
+      this.#release()
+    }, this.welcome.tokenTtl)
+    const stop = () => {
+      clearTimeout(giveUp)
+      watch.remove()
+    }
+  }
+
+  #dropUnadopted(): void {
+    for (const { fd } of this.#unacked) close(fd)
+    this.#unacked.clear()
+    this.#noteSettled()
+    for (const verdict of this.#ledger.end()) if (verdict.kind === 'refuse') for (const fd of verdict.fds) close(fd)
+  }
+
+  #release(): void {
+    this.#state = 'closed'
+    this.#lane.close()
+    this.#control.release()
+  }
+}
+
+function atEnd(lane: number): boolean {
+  return (poll(lane, 0) & POLLHUP) !== 0
+}

@@ -1,0 +1,180 @@
+import { timingSafeEqual } from 'node:crypto'
+import type { NackReason, Offer } from './protocol/index.ts'
+
+/**
+ * What the backend knows about the tokens of one control connection, without any I/O.
+ *
+ * A token comes to the backend twice: in an OFFER on control, and beside a descriptor on the lane. The two channels
+ * are independent and either may be read first:
+ *
+ *     OFFER read      -> waiting  -- its descriptor comes, token equal, in time --> accepted (token spent)
+ *                                 -- REVOKE, or no descriptor until long after the deadline --> dropped, no word
+ *     descriptor read -> parked   -- its OFFER is read --> as above
+ *                                 -- no OFFER within tokenTtl, or control ends --> refused
+ *
+ * The ledger never closes a descriptor: each one that goes in comes out again in exactly one verdict (`accept` or
+ * `refuse`), and who asked for the verdict owns it.
+ */
+export type Verdict =
+  | { readonly kind: 'accept'; readonly offer: Offer; readonly fd: number }
+  | {
+      readonly kind: 'refuse'
+      /** 0 when the descriptor belongs to no known offer. */
+      readonly sequence: number
+      readonly reason: NackReason
+      /** The token as it came on the lane, cut or zero-padded to 16 bytes. */
+      readonly token: Buffer
+      /** All descriptors that came with it; to be closed. */
+      readonly fds: readonly number[]
+    }
+
+/** One message of the lane, as `ReceiveBatch` delivers it. */
+export interface Arrival {
+  readonly bytes: Buffer
+  readonly length: number
+  readonly fds: readonly number[]
+  readonly controlTruncated: boolean
+}
+
+interface Parked {
+  readonly token: Buffer
+  readonly fd: number
+  readonly until: bigint
+}
+
+export const TOKEN_BYTES = 16
+
+/** A lane with default buffers holds 278 messages, so an honest broker can not have more than that parked. */
+const MAX_PARKED = 512
+
+export class TokenLedger {
+  readonly #tokenTtl: bigint
+  /** By sequence, which is also the order in which descriptors come off the lane. */
+  readonly #waiting = new Map<number, Offer>()
+  readonly #parked: Parked[] = []
+  /** Spent tokens (no secrets any more) with the time from which they may be forgotten. Insertion is in time order. */
+  readonly #spent = new Map<string, bigint>()
+
+  /** @param tokenTtl nanoseconds */
+  constructor(tokenTtl: bigint) {
+    this.#tokenTtl = tokenTtl
+  }
+
+  /** Offers whose descriptor has not come: as many messages may be taken from the lane. */
+  get waiting(): number {
+    return this.#waiting.size
+  }
+
+  get parked(): number {
+    return this.#parked.length
+  }
+
+  /** An OFFER was read. Gives a verdict when its descriptor is here already. */
+  offered(offer: Offer, now: bigint): Verdict | undefined {
+    if (this.#spent.has(offer.token.toString('latin1'))) return undefined
+    const index = this.#parked.findIndex((parked) => timingSafeEqual(parked.token, offer.token))
+    if (index === -1) {
+      this.#waiting.set(offer.sequence, offer)
+      return undefined
+    }
+    const [parked] = this.#parked.splice(index, 1) as [Parked]
+    return this.#match(offer, parked.fd, now)
+  }
+
+  /** A message was taken from the lane. `undefined`: its descriptor is parked and the ledger keeps it. */
+  arrived(arrival: Arrival, now: bigint): Verdict | undefined {
+    const { bytes, fds } = arrival
+    if (arrival.length === 0) return refuse(0, 'TokenMissing', bytes, fds)
+    if (arrival.length !== TOKEN_BYTES) return refuse(0, 'TokenInvalidLength', bytes, fds)
+
+    const offer = this.#takeWaiting(bytes)
+    const [fd] = fds
+    if (fds.length !== 1 || fd === undefined || arrival.controlTruncated) {
+      this.#spend(bytes, now)
+      return refuse(offer?.sequence ?? 0, 'ControlTruncated', bytes, fds)
+    }
+    if (offer !== undefined) return this.#match(offer, fd, now)
+    if (this.#spent.has(bytes.toString('latin1')) || this.#parked.length >= MAX_PARKED) {
+      return refuse(0, 'TokenNotPending', bytes, fds)
+    }
+    this.#parked.push({ token: bytes, fd, until: now + this.#tokenTtl })
+    return undefined
+  }
+
+  /** REVOKE was read: the broker has the descriptors of these offers back. Unknown sequences have crossed an answer. */
+  revoked(sequences: readonly number[]): void {
+    for (const sequence of sequences) this.#waiting.delete(sequence)
+  }
+
+  /**
+   * Lets go of what will not come. An offer is kept for one `tokenTtl` after its deadline, so that a late descriptor
+   * is told `TokenExpired` rather than taken for a stranger's.
+   */
+  expire(now: bigint): Verdict[] {
+    for (const [token, until] of this.#spent) {
+      if (until > now) break
+      this.#spent.delete(token)
+    }
+    const refused: Verdict[] = []
+    while (this.#parked[0] !== undefined && this.#parked[0].until <= now) {
+      const parked = this.#parked.shift() as Parked
+      refused.push(refuse(0, this.#whyUnclaimed(now), parked.token, [parked.fd]))
+    }
+    for (const [sequence, offer] of this.#waiting) {
+      if (offer.deadline + this.#tokenTtl > now) break
+      this.#waiting.delete(sequence)
+    }
+    return refused
+  }
+
+  /** Control has ended: no OFFER can come any more for what is parked. */
+  end(): Verdict[] {
+    this.#waiting.clear()
+    return this.#parked.splice(0).map(({ token, fd }) => refuse(0, 'TokenNotPending', token, [fd]))
+  }
+
+  #match(offer: Offer, fd: number, now: bigint): Verdict {
+    this.#spend(offer.token, now)
+    if (now > offer.deadline) return refuse(offer.sequence, 'TokenExpired', offer.token, [fd])
+    return { kind: 'accept', offer, fd }
+  }
+
+  /**
+   * Finds the offer by comparing in constant time, oldest first. Descriptors come in the order of their offers, so the
+   * first comparison is nearly always the right one; the offers it skips are those that were revoked.
+   */
+  #takeWaiting(token: Buffer): Offer | undefined {
+    for (const offer of this.#waiting.values()) {
+      if (!timingSafeEqual(offer.token, token)) continue
+      this.#waiting.delete(offer.sequence)
+      return offer
+    }
+    return undefined
+  }
+
+  #spend(token: Buffer, now: bigint): void {
+    this.#spent.set(token.toString('latin1'), now + this.#tokenTtl + this.#tokenTtl)
+  }
+
+  /**
+   * A descriptor that nobody claimed within `tokenTtl`: if an offer waited in vain for just as long, the two were meant
+   * for each other and the token was wrong. That offer is past its deadline and can explain only this one descriptor.
+   */
+  #whyUnclaimed(now: bigint): NackReason {
+    for (const offer of this.#waiting.values()) {
+      if (offer.deadline > now) break
+      this.#waiting.delete(offer.sequence)
+      return 'TokenMismatch'
+    }
+    return 'TokenNotPending'
+  }
+}
+
+function refuse(sequence: number, reason: NackReason, bytes: Buffer, fds: readonly number[]): Verdict {
+  let token = bytes
+  if (bytes.length !== TOKEN_BYTES) {
+    token = Buffer.alloc(TOKEN_BYTES)
+    bytes.copy(token, 0, 0, TOKEN_BYTES)
+  }
+  return { kind: 'refuse', sequence, reason, token, fds }
+}

@@ -1,0 +1,114 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import type { Test } from 'tap'
+import { type AttachableServer, type Attachment, attachServer } from '../src/attach/index.ts'
+
+/** A server that connections are handed to by somebody who listens in its place. */
+export interface Front {
+  readonly attachment: Attachment
+  readonly port: number
+  /** How often the server's owner was told that the app had closed it. */
+  readonly closes: () => number
+  /** The raw sockets handed over, in the order of their arrival. */
+  readonly sockets: Socket[]
+  /** Resolves when the connection was handed over. */
+  dial(): Promise<Client>
+}
+
+/** Stands in for the broker: accepts, touches nothing, and hands the socket over. */
+export async function front(t: Test, server: AttachableServer): Promise<Front> {
+  let closes = 0
+  const attachment = attachServer(server, { onServerClose: () => (closes += 1) })
+  const sockets: Socket[] = []
+  const listener = createServer({ allowHalfOpen: attachment.allowHalfOpen }, (socket) => {
+    sockets.push(socket)
+    attachment.adopt(socket)
+  })
+  const port = await listen(t, listener)
+  t.teardown(async () => {
+    attachment.destroyAll()
+    await attachment.whenEmpty()
+    attachment.detach()
+    server.close()
+  })
+  return {
+    attachment,
+    port,
+    closes: () => closes,
+    sockets,
+    dial: async () => {
+      const [client] = await Promise.all([dial(t, port), once(listener, 'connection')])
+      return client
+    },
+  }
+}
+
+export async function listen(t: Test, server: Server): Promise<number> {
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  return (server.address() as AddressInfo).port
+}
+
+/** A client that shows the bytes. */
+export class Client {
+  readonly socket: Socket
+  #received = ''
+
+  constructor(socket: Socket) {
+    this.socket = socket
+    socket.setEncoding('latin1')
+    socket.on('data', (chunk: string) => (this.#received += chunk))
+    // A server that cuts a connection may reset it; what the tests look at is what came before.
+    socket.on('error', () => {})
+  }
+
+  get received(): string {
+    return this.#received
+  }
+
+  write(bytes: string): void {
+    this.socket.write(bytes, 'latin1')
+  }
+
+  get(path: string, version = '1.1', headers = ''): void {
+    this.write(`GET ${path} HTTP/${version}\r\nHost: a\r\n${headers}\r\n`)
+  }
+
+  /** Resolves when the pattern is in what came, rejects when the connection ends without it. */
+  async until(pattern: RegExp): Promise<string> {
+    while (!pattern.test(this.#received)) {
+      if (this.socket.closed) throw new Error(`closed before ${pattern}: ${JSON.stringify(this.#received)}`)
+      await new Promise<void>((resolve) => {
+        const go = () => {
+          this.socket.off('data', go).off('close', go)
+          resolve()
+        }
+        this.socket.on('data', go).on('close', go)
+      })
+    }
+    return this.#received
+  }
+
+  /** Everything that came until the server closed the connection. */
+  async ended(): Promise<string> {
+    if (!this.socket.closed) await once(this.socket, 'close')
+    return this.#received
+  }
+}
+
+export async function dial(t: Test, port: number): Promise<Client> {
+  const socket = connect(port, '127.0.0.1')
+  t.teardown(() => socket.destroy())
+  await once(socket, 'connect')
+  return new Client(socket)
+}
+
+/** A promise and its two ends. */
+export function gate(): { opened: Promise<void>; open(): void } {
+  let open!: () => void
+  const opened = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { opened, open }
+}

@@ -1,0 +1,34 @@
+/** Every error of the admin API: its stable code, and the HTTP status that it is answered with. */
+export const ADMIN_ERRORS = {
+  BATON_ERR_ADMIN_BAD_REQUEST: 400,
+  BATON_ERR_ADMIN_UNAUTHORIZED: 401,
+  BATON_ERR_ADMIN_HOST: 403,
+  BATON_ERR_ADMIN_ORIGIN: 403,
+  BATON_ERR_ADMIN_NO_ROUTE: 404,
+  BATON_ERR_ADMIN_NO_SERVICE: 404,
+  BATON_ERR_ADMIN_NO_BACKEND: 404,
+  BATON_ERR_ADMIN_BODY_TOO_LARGE: 413,
+  BATON_ERR_ADMIN_MEDIA_TYPE: 415,
+  BATON_ERR_ADMIN_INTERNAL: 500,
+} as const
+
+export type AdminErrorCode = keyof typeof ADMIN_ERRORS
+
+/** A request that is refused. Its message goes to the client as it is. */
+export class AdminError extends Error {
+  override readonly name = 'AdminError'
+  readonly code: AdminErrorCode
+  readonly statusCode: number
+
+  constructor(code: AdminErrorCode, message: string) {
+    super(message)
+    this.code = code
+    this.statusCode = ADMIN_ERRORS[code]
+  }
+}
+
+/** The admin server could not be bound. Its message names the key and the address. */
+export class AdminListenError extends Error {
+  override readonly name = 'AdminListenError'
+  readonly code = 'BATON_ERR_ADMIN_LISTEN'
+}

@@ -1,0 +1,147 @@
+import { chmodSync } from 'node:fs'
+
+import Fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyServerOptions,
+} from 'fastify'
+import type { Logger } from 'pino'
+
+import { errnoOf, formatAddress, type Address, type Config } from '../config/index.ts'
+import { AdminError, AdminListenError, type AdminErrorCode } from './errors.ts'
+import { guard } from './guard.ts'
+import { addRoutes } from './routes.ts'
+import { removeStaleSocket } from './stale-socket.ts'
+import type { WorkerView } from './view.ts'
+
+/** A whole request must have come by then; a scraper that stalls holds no connection for ever. */
+const REQUEST_TIMEOUT_MS = 10_000
+const BODY_LIMIT_BYTES = 16 * 1024
+/** What `close` waits for answers that are being written. */
+const CLOSE_GRACE_MS = 1000
+
+export interface AdminOptions {
+  readonly config: Pick<Config, 'admin'>
+  readonly view: WorkerView
+  readonly logger: Logger
+}
+
+export interface Admin {
+  /**
+   * Binds `admin.listen`.
+   *
+   * @returns the bound address, with the port that the kernel chose for port 0
+   * @throws AdminListenError, naming the key and the address
+   */
+  listen(): Promise<{ address: Address }>
+  /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
+  close(): Promise<void>
+}
+
+/** The admin HTTP server: metrics, health, status, and the requests to drain. */
+export function createAdmin({ config, view, logger }: AdminOptions): Admin {
+  const { listen } = config.admin
+  const options: FastifyServerOptions = {
+    loggerInstance: logger.child({ component: 'admin' }),
+    disableRequestLogging: true,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    bodyLimit: BODY_LIMIT_BYTES,
+  }
+  const app = Fastify(options)
+  acceptJsonOnly(app)
+  app.addHook('onRequest', (request, _reply, done) => {
+    const route = request.routeOptions.url
+    done(guard(config.admin, { method: request.method, route, headers: request.headers }))
+  })
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
+    done()
+  })
+  answerErrors(app)
+  addRoutes(app, view)
+
+  return {
+    async listen() {
+      try {
+        if (listen.kind === 'unix') await removeStaleSocket(listen.path)
+        await app.listen(
+          listen.kind === 'unix' ? { path: listen.path } : { host: listen.host, port: listen.port },
+        )
+        // Connecting needs write permission on the file; the token is not the only lock.
+        if (listen.kind === 'unix') chmodSync(listen.path, 0o600)
+      } catch (error) {
+        throw new AdminListenError(`admin.listen: ${formatAddress(listen)} ${reason(error)}`, {
+          cause: error,
+        })
+      }
+      return { address: boundAddress(app, listen) }
+    },
+    async close() {
+      const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
+      await app.close()
+      clearTimeout(cut)
+    },
+  }
+}
+
+/** Forms and plain text are what a page of another origin may post without asking first; they are refused. */
+function acceptJsonOnly(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
+    if (body === '') return done(null, undefined)
+    try {
+      done(null, JSON.parse(String(body)))
+    } catch {
+      done(new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', 'the body is not JSON'))
+    }
+  })
+}
+
+function answerErrors(app: FastifyInstance): void {
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?', 1)[0]
+    return answer(reply, new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`))
+  })
+  app.setErrorHandler<FastifyError | AdminError>((error, request, reply) => {
+    if (error instanceof AdminError) return answer(reply, error)
+    const code = FASTIFY_CODES.get(error.statusCode ?? 500)
+    if (code !== undefined) return answer(reply, new AdminError(code, error.message))
+    request.log.error({ err: error }, 'admin request failed')
+    return answer(
+      reply,
+      new AdminError('BATON_ERR_ADMIN_INTERNAL', 'internal error; the log of the broker tells more'),
+    )
+  })
+}
+
+const FASTIFY_CODES: ReadonlyMap<number, AdminErrorCode> = new Map([
+  [400, 'BATON_ERR_ADMIN_BAD_REQUEST'],
+  [413, 'BATON_ERR_ADMIN_BODY_TOO_LARGE'],
+  [415, 'BATON_ERR_ADMIN_MEDIA_TYPE'],
+])
+
+function answer(reply: FastifyReply, { code, statusCode, message }: AdminError): FastifyReply {
+  // RFC 9110, section 11.6.1: a 401 carries the challenge.
+  if (statusCode === 401) reply.header('www-authenticate', 'Bearer')
+  return reply.code(statusCode).send({ error: { code, message } })
+}
+
+const LISTEN_FAILURES = new Map([
+  ['EADDRINUSE', 'is in use by another program'],
+  ['EACCES', 'may not be bound by this user'],
+  ['EADDRNOTAVAIL', 'is not an address of this host'],
+  ['ENOENT', 'is in a folder that does not exist'],
+])
+
+function reason(error: unknown): string {
+  const errno = errnoOf(error)
+  const known = LISTEN_FAILURES.get(errno ?? '')
+  return known === undefined ? `can not be bound: ${String(error)}` : `${known} (${errno})`
+}
+
+function boundAddress(app: FastifyInstance, asked: Address): Address {
+  const bound = app.server.address()
+  if (bound === null || typeof bound === 'string') return asked
+  return { kind: 'tcp', host: bound.address, port: bound.port }
+}

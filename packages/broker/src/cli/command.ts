@@ -1,0 +1,110 @@
+import { parseArgs } from 'node:util'
+
+import { nearMiss } from '../config/index.ts'
+import { UsageError, type Terminal } from './terminal.ts'
+
+export interface Option {
+  /** What the value is called in the help; absent for a switch. */
+  readonly value?: string
+  readonly help: string
+}
+
+/** One `baton COMMAND`. */
+export interface Command {
+  readonly name: string
+  /** Names of the arguments, all of them required. */
+  readonly operands: readonly string[]
+  readonly summary: string
+  readonly details: string
+  readonly options: Readonly<Record<string, Option>>
+  /** @returns the exit code */
+  run(given: Invocation, terminal: Terminal): number | Promise<number>
+}
+
+export interface Invocation {
+  readonly operands: readonly string[]
+  readonly values: ReadonlyMap<string, string>
+  readonly switches: ReadonlySet<string>
+}
+
+export const DEFAULT_CONFIG = 'baton.json'
+
+export const configOption: Record<'config', Option> = {
+  config: { value: 'FILE', help: `configuration file (default: ${DEFAULT_CONFIG})` },
+}
+
+/** @throws UsageError, with what was probably meant */
+export function parseInvocation(command: Command, args: readonly string[]): Invocation {
+  const known: Record<string, Option> = { ...command.options, help: { help: 'show this' } }
+  // Not strict: what parseArgs throws names neither the command nor a near miss. Its tokens tell enough.
+  const { tokens } = parseArgs({
+    args: [...args],
+    strict: false,
+    tokens: true,
+    options: Object.fromEntries(
+      Object.entries(known).map(([name, { value }]) => [
+        name,
+        { type: value === undefined ? 'boolean' : 'string' },
+      ]),
+    ),
+  })
+
+  const operands: string[] = []
+  const values = new Map<string, string>()
+  const switches = new Set<string>()
+  for (const token of tokens) {
+    if (token.kind === 'positional') operands.push(token.value)
+    if (token.kind !== 'option') continue
+    const option = Object.hasOwn(known, token.name) ? known[token.name] : undefined
+    if (option === undefined)
+      throw new UsageError(`unknown option ${token.rawName}${meant(token.name, Object.keys(known))}`)
+    if (option.value === undefined) {
+      if (token.value !== undefined) throw new UsageError(`${token.rawName} takes no value`)
+      switches.add(token.name)
+      continue
+    }
+    // `--config --json`: the next option is no file.
+    if (
+      token.value === undefined ||
+      token.value === '' ||
+      (!token.inlineValue && token.value.startsWith('-'))
+    ) {
+      throw new UsageError(`${token.rawName} needs a value: ${token.rawName} ${option.value}`)
+    }
+    values.set(token.name, token.value)
+  }
+  if (!switches.has('help')) checkOperands(command, operands)
+  return { operands, values, switches }
+}
+
+function checkOperands(command: Command, operands: readonly string[]): void {
+  const missing = command.operands[operands.length]
+  if (missing !== undefined) throw new UsageError(`${command.name} needs ${missing}`)
+  const extra = operands[command.operands.length]
+  if (extra !== undefined) throw new UsageError(`${command.name} does not take ${JSON.stringify(extra)}`)
+}
+
+function meant(name: string, known: readonly string[]): string {
+  const near = nearMiss(name, known)
+  return near === undefined ? '' : ` (did you mean --${near}?)`
+}
+
+/** What `baton COMMAND --help` prints. */
+export function helpOf(command: Command): string {
+  const options = Object.entries({ ...command.options, help: { help: 'show this' } } as Record<
+    string,
+    Option
+  >).map(([name, { value, help }]): [string, string] => [
+    `--${name}${value === undefined ? '' : ` ${value}`}`,
+    help,
+  ])
+  const width = Math.max(...options.map(([form]) => form.length))
+  return [
+    `Usage: baton ${[command.name, ...command.operands, '[options]'].join(' ')}`,
+    '',
+    command.details,
+    '',
+    'Options:',
+    ...options.map(([form, help]) => `  ${form.padEnd(width)}  ${help}`),
+  ].join('\n')
+}

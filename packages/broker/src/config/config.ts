@@ -1,0 +1,124 @@
+import { readFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+
+import type * as z from 'zod'
+
+import type { Address } from './address.ts'
+import { crossCheck } from './cross-check.ts'
+import { errnoOf } from './errno.ts'
+import { ConfigError, type ConfigProblem } from './error.ts'
+import { parseJson } from './json.ts'
+import { explain, problemsOf } from './problems.ts'
+import { schema } from './schema.ts'
+import { readSecretFile, type Secret } from './secret.ts'
+
+type Parsed = z.output<typeof schema>
+
+/** A listening socket of the broker. */
+export type ListenerConfig = Readonly<Parsed['listeners'][number]>
+
+/** A service and its policies. Every duration is in milliseconds. */
+export type ServiceConfig = Readonly<Parsed['services'][string]> & { readonly name: string }
+
+/** A checked configuration: defaults filled in, durations in milliseconds, addresses parsed, secrets read. */
+export interface Config {
+  /** The file it was read from, as it was named. */
+  readonly file: string | undefined
+  /** Absolute. The worker makes it, mode 0700, when it is not there. */
+  readonly runtimeDir: string
+  readonly drainDeadline: number
+  readonly admin: { readonly listen: Address; readonly token: Secret | null }
+  readonly listeners: readonly ListenerConfig[]
+  /** A Map, because a service may be called "constructor". */
+  readonly services: ReadonlyMap<string, ServiceConfig>
+  readonly security: {
+    /** Never empty: an empty list in the file has become the broker's own uid. */
+    readonly allowUids: readonly number[]
+    readonly allowGids: readonly number[]
+    readonly registrationSecret: Secret | null
+  }
+}
+
+/**
+ * Checks a configuration and fills in its defaults. Reads the secret files that it names; relative paths are
+ * relative to the folder of `file`, or to the working directory without one.
+ *
+ * @throws ConfigError with every problem that was found, not just the first
+ */
+export function parseConfig(json: unknown, { file }: { file?: string } = {}): Config {
+  const result = schema.safeParse(json, { error: explain })
+  if (!result.success) throw new ConfigError(file, problemsOf(result.error))
+  const parsed = result.data
+  const base = file === undefined ? process.cwd() : dirname(resolve(file))
+
+  const problems: ConfigProblem[] = []
+  const secret = (path: string, name: string | null): Secret | null => {
+    if (name === null) return null
+    const read = readSecretFile(resolve(base, name))
+    if (typeof read !== 'string') return read
+    problems.push({ path, message: read })
+    return null
+  }
+
+  const runtimeDir = parsed.runtimeDir === undefined ? defaultRuntimeDir() : resolve(base, parsed.runtimeDir)
+  problems.push(...crossCheck(parsed, runtimeDir))
+  const config: Config = {
+    file,
+    runtimeDir,
+    drainDeadline: parsed.drainDeadline,
+    admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
+    listeners: parsed.listeners,
+    services: new Map(Object.entries(parsed.services).map(([name, service]) => [name, { ...service, name }])),
+    security: {
+      allowUids: parsed.security.allowUids.length > 0 ? parsed.security.allowUids : ownUid(),
+      allowGids: parsed.security.allowGids,
+      registrationSecret: secret('security.registrationSecretFile', parsed.security.registrationSecretFile),
+    },
+  }
+  if (problems.length > 0) throw new ConfigError(file, problems)
+  return config
+}
+
+/**
+ * Reads and checks a configuration file.
+ *
+ * @throws ConfigError when it is missing, unreadable, not JSON (with line and column), or wrong
+ */
+export function loadConfig(path: string): Config {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
+  }
+  const json = parseJson(text)
+  if (!json.ok) {
+    const message = `line ${json.line}, column ${json.column}: ${json.message}`
+    throw new ConfigError(path, [{ path: '', message }])
+  }
+  return parseConfig(json.value, { file: path })
+}
+
+const UNREADABLE = new Map([
+  ['ENOENT', 'no such file; name another one with --config FILE'],
+  ['EACCES', 'this user may not read the file (EACCES)'],
+  ['EISDIR', 'is a folder, not a file'],
+])
+
+function unreadable(error: unknown): string {
+  return UNREADABLE.get(errnoOf(error) ?? '') ?? `can not be read: ${String(error)}`
+}
+
+/** $XDG_RUNTIME_DIR is private to the user by its specification; elsewhere the uid keeps users apart. */
+function defaultRuntimeDir(): string {
+  const xdg = process.env['XDG_RUNTIME_DIR']
+  // The XDG specification says that a relative path there is to be ignored.
+  if (xdg?.startsWith('/') === true) return join(xdg, 'baton')
+  return join(tmpdir(), `baton-${process.getuid?.() ?? 'user'}`)
+}
+
+function ownUid(): number[] {
+  const uid = process.getuid?.()
+  return uid === undefined ? [] : [uid]
+}

@@ -1,0 +1,82 @@
+import type * as z from 'zod'
+
+import { formatAddress, isLoopback, MAX_UNIX_PATH_BYTES, type Address } from './address.ts'
+import type { ConfigProblem } from './error.ts'
+import { suggestion } from './problems.ts'
+import type { schema } from './schema.ts'
+
+/** What no single value can show: names that refer to each other, and values that only make sense together. */
+export function crossCheck(parsed: z.output<typeof schema>, runtimeDir: string): ConfigProblem[] {
+  return [
+    ...listenerNames(parsed.listeners),
+    ...serviceReferences(parsed.listeners, Object.keys(parsed.services)),
+    ...addresses(parsed.admin.listen, runtimeDir, parsed.listeners),
+    ...Object.entries(parsed.services).flatMap(([name, service]) => deadlines(name, service)),
+    ...adminExposure(parsed.admin),
+    ...controlPath(runtimeDir),
+  ]
+}
+
+type Listeners = z.output<typeof schema>['listeners']
+type Service = z.output<typeof schema>['services'][string]
+
+function listenerNames(listeners: Listeners): ConfigProblem[] {
+  const first = new Map<string, number>()
+  return listeners.flatMap(({ name }, index) => {
+    const other = first.get(name)
+    if (other === undefined) {
+      first.set(name, index)
+      return []
+    }
+    return [
+      { path: `listeners[${index}].name`, message: `"${name}" is the name of listeners[${other}] already` },
+    ]
+  })
+}
+
+function serviceReferences(listeners: Listeners, services: readonly string[]): ConfigProblem[] {
+  return listeners.flatMap(({ service }, index) => {
+    if (services.includes(service)) return []
+    const message = `there is no service "${service}"${suggestion(service, services)}; there are: ${services.join(', ')}`
+    return [{ path: `listeners[${index}].service`, message }]
+  })
+}
+
+function addresses(admin: Address, runtimeDir: string, listeners: Listeners): ConfigProblem[] {
+  const first = new Map<string, string>([
+    [`unix:${runtimeDir}/control.sock`, 'the control socket'],
+    [formatAddress(admin), 'admin.listen'],
+  ])
+  return listeners.flatMap(({ listen }, index) => {
+    // Each port 0 is another port.
+    if (listen.kind === 'tcp' && listen.port === 0) return []
+    const text = formatAddress(listen)
+    const path = `listeners[${index}].listen`
+    const other = first.get(text)
+    if (other === undefined) {
+      first.set(text, path)
+      return []
+    }
+    return [{ path, message: `${text} is the address of ${other} already` }]
+  })
+}
+
+function deadlines(name: string, { ackDeadline, tokenTtl }: Service): ConfigProblem[] {
+  if (ackDeadline < tokenTtl) return []
+  // A token that dies first would turn every slow ACK into a refusal.
+  const message = `must be shorter than tokenTtl (${ackDeadline} ms against ${tokenTtl} ms)`
+  return [{ path: `services.${name}.ackDeadline`, message }]
+}
+
+function adminExposure({ listen, tokenFile }: z.output<typeof schema>['admin']): ConfigProblem[] {
+  if (tokenFile !== null || isLoopback(listen)) return []
+  const message = `${formatAddress(listen)} can be reached from other hosts: set admin.tokenFile, or listen on 127.0.0.1`
+  return [{ path: 'admin.listen', message }]
+}
+
+function controlPath(runtimeDir: string): ConfigProblem[] {
+  const bytes = Buffer.byteLength(`${runtimeDir}/control.sock`)
+  if (bytes <= MAX_UNIX_PATH_BYTES) return []
+  const message = `${runtimeDir}/control.sock has ${bytes} bytes and a socket path has at most ${MAX_UNIX_PATH_BYTES}`
+  return [{ path: 'runtimeDir', message }]
+}

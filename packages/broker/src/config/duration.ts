@@ -1,0 +1,55 @@
+import * as z from 'zod'
+
+const UNITS = new Map([
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1000],
+  ['ms', 1],
+])
+
+/** The longest delay that setTimeout keeps; a longer one would fire after 1 ms (about 24.8 days). */
+const MAX_MS = 2 ** 31 - 1
+
+const FORM = /^(\d{1,10})(ms|s|m|h)$/
+const EXPECTED = 'expected milliseconds or a string like "250ms", "30s", "5m" or "1h"'
+
+/**
+ * Reads `"250ms"`, `"30s"`, `"5m"` or `"1h"`.
+ *
+ * @returns whole milliseconds, or undefined when the text is no duration or longer than a timer can wait
+ */
+export function parseDuration(text: string): number | undefined {
+  const [, digits, unit] = FORM.exec(text) ?? []
+  const factor = unit === undefined ? undefined : UNITS.get(unit)
+  if (factor === undefined) return undefined
+  const ms = Number(digits) * factor
+  return ms <= MAX_MS ? ms : undefined
+}
+
+/** The shortest form that `parseDuration` reads back as the same number: 90000 is `90s`, 60000 is `1m`. */
+export function formatDuration(ms: number): string {
+  if (ms === 0) return '0s'
+  for (const [unit, factor] of UNITS) if (ms % factor === 0) return `${ms / factor}${unit}`
+  return `${ms}ms`
+}
+
+/** A configuration value that is a duration; its output is milliseconds. */
+export function duration(minimumMs: number) {
+  return z
+    .union(
+      [
+        z.int({ error: EXPECTED }).min(0, EXPECTED).max(MAX_MS, `must be at most ${MAX_MS} ms`),
+        z.string({ error: EXPECTED }).regex(FORM, EXPECTED),
+      ],
+      { error: EXPECTED },
+    )
+    .transform((value, context) => {
+      const ms = typeof value === 'number' ? value : parseDuration(value)
+      if (ms === undefined) {
+        context.addIssue({ code: 'custom', message: `must be at most ${MAX_MS} ms` })
+        return z.NEVER
+      }
+      if (ms < minimumMs) context.addIssue({ code: 'custom', message: `must be at least ${minimumMs} ms` })
+      return ms
+    })
+}

@@ -1,0 +1,32 @@
+/** One thing that is wrong. `path` is as one would write it in JavaScript (`listeners[0].listen`), '' for the file itself. */
+export interface ConfigProblem {
+  readonly path: string
+  readonly message: string
+}
+
+/** The configuration can not be used. Its message has one line for each problem: `baton.json: listeners[0].listen: ...`. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+  readonly code = 'BATON_ERR_CONFIG'
+  readonly problems: readonly ConfigProblem[]
+
+  constructor(file: string | undefined, problems: readonly ConfigProblem[]) {
+    super(problems.map((problem) => describe(file, problem)).join('\n'))
+    this.problems = problems
+  }
+}
+
+function describe(file: string | undefined, { path, message }: ConfigProblem): string {
+  return [file ?? 'configuration', path, message].filter((part) => part !== '').join(': ')
+}
+
+/** Writes `['services', 'web', 'upstreams', 0]` as `services.web.upstreams[0]`. */
+export function formatPath(path: readonly PropertyKey[]): string {
+  let text = ''
+  for (const key of path) {
+    if (typeof key === 'number') text += `[${key}]`
+    else if (/^[\w$-]+$/.test(String(key))) text += text === '' ? String(key) : `.${String(key)}`
+    else text += `[${JSON.stringify(String(key))}]`
+  }
+  return text
+}

@@ -1,0 +1,83 @@
+import type * as z from 'zod'
+
+import { formatPath, type ConfigProblem } from './error.ts'
+import { nearMiss } from './near-miss.ts'
+import { jsonSchema, type JsonSchema } from './json-schema.ts'
+
+/** Turns what zod found into problems that name the whole path and say what would be right. */
+export function problemsOf(error: z.ZodError): ConfigProblem[] {
+  return error.issues.flatMap((issue) => {
+    if (issue.code === 'unrecognized_keys') {
+      const allowed = allowedKeys(issue.path)
+      return issue.keys.map((key) => ({
+        path: formatPath([...issue.path, key]),
+        message: `unknown key${suggestion(key, allowed)}; allowed here: ${allowed.join(', ')}`,
+      }))
+    }
+    // A record's key is wrapped: the message that says what a key may be is one level down.
+    if (issue.code === 'invalid_key') {
+      return issue.issues.map(({ message }) => ({ path: formatPath(issue.path), message }))
+    }
+    return [{ path: formatPath(issue.path), message: issue.message }]
+  })
+}
+
+/** Wording for what the schema itself does not word. Given to `safeParse` as its error map. */
+export function explain(issue: z.core.$ZodRawIssue): string | undefined {
+  if (issue.code === 'invalid_type' || issue.code === 'invalid_value') {
+    if (issue.input === undefined) return 'is required'
+  }
+  if (issue.code === 'invalid_type') return `expected ${article(issue.expected)}, got ${shown(issue.input)}`
+  if (issue.code === 'invalid_value') {
+    const allowed = issue.values.map(String)
+    const hint = typeof issue.input === 'string' ? suggestion(issue.input, allowed) : ''
+    return `${shown(issue.input)} is not one of ${allowed.map((value) => `"${value}"`).join(', ')}${hint}`
+  }
+  if (issue.code === 'too_small') {
+    if (issue.origin === 'string' || issue.origin === 'array') return 'must not be empty'
+    return `must be ${issue.inclusive === false ? 'more than' : 'at least'} ${issue.minimum}`
+  }
+  if (issue.code === 'too_big') return `must be at most ${issue.maximum}`
+  return undefined
+}
+
+export function suggestion(word: string, known: Iterable<string>): string {
+  const near = nearMiss(word, known)
+  return near === undefined ? '' : ` (did you mean "${near}"?)`
+}
+
+function allowedKeys(path: readonly PropertyKey[]): string[] {
+  let node: Node = jsonSchema()
+  for (const key of path) node = child(objectOf(node), key)
+  return Object.keys(objectOf(node)?.properties ?? {}).filter((key) => key !== '$schema')
+}
+
+type Node = JsonSchema | boolean | readonly Node[] | undefined
+
+function child(object: JsonSchema | undefined, key: PropertyKey): Node {
+  if (typeof key === 'number') return object?.items
+  return object?.properties?.[String(key)] ?? object?.additionalProperties
+}
+
+/** A nullable object is written as `anyOf: [object, null]`. */
+function objectOf(node: Node): JsonSchema | undefined {
+  if (typeof node !== 'object' || !isSchema(node)) return undefined
+  return node.anyOf?.find((option) => option.type === 'object') ?? node
+}
+
+function isSchema(node: JsonSchema | readonly Node[]): node is JsonSchema {
+  return !Array.isArray(node)
+}
+
+function shown(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'an array'
+  if (typeof value === 'object') return 'an object'
+  const text = JSON.stringify(value)
+  return text.length > 60 ? `${text.slice(0, 60)}...` : text
+}
+
+function article(expected: string): string {
+  const word = expected === 'record' ? 'object' : expected === 'int' ? 'whole number' : expected
+  return `${/^[aeiou]/.test(word) ? 'an' : 'a'} ${word}`
+}

@@ -1,0 +1,18 @@
+import type { Config } from './config.ts'
+import type { ConfigProblem } from './error.ts'
+
+/** What is allowed and yet probably not meant. */
+export function warningsOf(config: Config): ConfigProblem[] {
+  const used = new Set(config.listeners.map((listener) => listener.service))
+  return [...config.services.values()].flatMap((service) => {
+    const path = `services.${service.name}`
+    const found: ConfigProblem[] = []
+    if (!used.has(service.name)) found.push({ path, message: 'no listener sends connections here' })
+    if (service.holdTimeout < service.ackDeadline) {
+      const message =
+        'is shorter than ackDeadline: one slow backend is enough for a connection to be rejected'
+      found.push({ path: `${path}.holdTimeout`, message })
+    }
+    return found
+  })
+}

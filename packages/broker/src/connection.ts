@@ -1,0 +1,20 @@
+import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
+import type { Listener } from './listen/listener.ts'
+
+/**
+ * One client, from accept to its outcome. While it exists the broker owns `fd`: a backend that is offered the
+ * connection gets a duplicate, and the broker closes its own at ACK.
+ */
+export interface ClientConnection {
+  /** Counts up with each accept of this process; arrival order. */
+  readonly order: number
+  readonly fd: OwnedFd
+  readonly listener: Listener
+  readonly peer: SocketAddress
+  /** The 16 bytes of the connection's ULID. */
+  readonly id: Buffer
+  /** performance.now() at accept, milliseconds. */
+  readonly acceptedAt: number
+  /** Backends (slots) that this connection was offered to since it last waited; most never need the set. */
+  tried: Set<string> | undefined
+}

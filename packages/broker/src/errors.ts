@@ -1,0 +1,18 @@
+/** Every error that the broker raises by itself while it starts. Its `code` is stable; match on it. */
+export const messages = {
+  BATON_ERR_LISTEN: 'cannot listen',
+  BATON_ERR_RUNTIME_DIR: 'the runtime folder cannot be used',
+  BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder',
+} as const
+
+export type BrokerErrorCode = keyof typeof messages
+
+export class BrokerError extends Error {
+  readonly code: BrokerErrorCode
+
+  constructor(code: BrokerErrorCode, detail: string, options?: ErrorOptions) {
+    super(`${messages[code]}: ${detail}`, options)
+    this.name = 'BrokerError'
+    this.code = code
+  }
+}

@@ -1,0 +1,71 @@
+import type { NativeError } from '@baton/native-sendmsg'
+import type { NackReason } from '@baton/backend-sdk/protocol'
+
+/**
+ * How one handoff attempt can fail. Which failure it is says whether the client may be offered to somebody else: each
+ * of these but `PartialSend` comes with the proof that this backend never touched the connection (invariant I3).
+ */
+export type Failure =
+  | { readonly code: 'UnsupportedPlatform' }
+  | { readonly code: 'PermissionDenied'; readonly errno: number; readonly fd: number; readonly path: string }
+  | { readonly code: 'BackendSocketUnavailable'; readonly errno: number; readonly path: string }
+  | { readonly code: 'WouldBlock' }
+  | { readonly code: 'FdPressure'; readonly errno: number }
+  | { readonly code: 'PartialSend'; readonly sent: number }
+  | { readonly code: 'SendFailed'; readonly errno: number }
+  | { readonly code: 'BackendAckTimeout' }
+  | { readonly code: NackReason }
+  | { readonly code: 'BackendGone' }
+  | { readonly code: 'ProtocolViolation' }
+
+export type FailureCode = Failure['code']
+
+/** What a failure means for the backend, and for the client that waits. */
+export interface Decision {
+  /** The backend's failures in a row stop attempts to it; pressure and polite refusals are not its fault. */
+  readonly countsAgainstBackend: boolean
+  readonly next: 'next-backend' | 'wait' | 'reconnect' | 'never-reoffered'
+}
+
+const fault: Decision = { countsAgainstBackend: true, next: 'next-backend' }
+const refusal: Decision = { countsAgainstBackend: false, next: 'next-backend' }
+
+const DECISIONS: Readonly<Record<FailureCode, Decision>> = {
+  UnsupportedPlatform: { countsAgainstBackend: false, next: 'reconnect' },
+  PermissionDenied: fault,
+  BackendSocketUnavailable: fault,
+  WouldBlock: refusal,
+  FdPressure: { countsAgainstBackend: false, next: 'wait' },
+  PartialSend: { countsAgainstBackend: true, next: 'never-reoffered' },
+  SendFailed: fault,
+  BackendAckTimeout: fault,
+  TokenMissing: fault,
+  TokenInvalidLength: fault,
+  TokenMismatch: fault,
+  TokenExpired: fault,
+  TokenNotPending: fault,
+  ControlTruncated: refusal,
+  BackendDraining: refusal,
+  BackendOverloaded: refusal,
+  BackendGone: fault,
+  ProtocolViolation: fault,
+}
+
+export function decide(code: FailureCode): Decision {
+  return DECISIONS[code]
+}
+
+const UNAVAILABLE = new Set(['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTCONN'])
+const PERMISSION = new Set(['EACCES', 'EPERM'])
+const FULL = new Set(['EAGAIN', 'ENOBUFS'])
+const PRESSURE = new Set(['EMFILE', 'ENFILE', 'ETOOMANYREFS'])
+
+/** The failure that an errno of connect or send stands for. `fd`: what was to be sent, -1 when it did not come to that. */
+export function failureOf(error: NativeError, path: string, fd: number): Failure {
+  const { code, errno } = error
+  if (UNAVAILABLE.has(code)) return { code: 'BackendSocketUnavailable', errno, path }
+  if (PERMISSION.has(code)) return { code: 'PermissionDenied', errno, path, fd }
+  if (FULL.has(code)) return { code: 'WouldBlock' }
+  if (PRESSURE.has(code)) return { code: 'FdPressure', errno }
+  return { code: 'SendFailed', errno }
+}

@@ -1,0 +1,60 @@
+import { close, type NativeError, type OwnedFd, ReceiveBatch, SendBatch, socketpair } from '@baton/native-sendmsg'
+import { TOKEN_BYTES } from './token.ts'
+
+export interface LaneMessage {
+  readonly bytes: Buffer
+  readonly fd: number
+}
+
+const BATCH = 64
+
+/** One arena serves every lane of the process: a batch is laid out, sent and done within one call. */
+const sending = new SendBatch(BATCH, TOKEN_BYTES)
+const receiving = new ReceiveBatch(BATCH, TOKEN_BYTES)
+
+/**
+ * The private channel on which descriptors go to one backend: a SOCK_SEQPACKET pair. The backend gets a duplicate of
+ * the receive end with WELCOME, and the broker keeps its own, so that what the backend has not taken can be taken back.
+ * Taking a message out of the queue is atomic in the kernel: one of the two gets it.
+ */
+export class Lane {
+  readonly #sendEnd: OwnedFd
+  readonly #receiveEnd: OwnedFd
+
+  constructor() {
+    ;[this.#sendEnd, this.#receiveEnd] = socketpair('seqpacket')
+  }
+
+  /** To be sent with WELCOME; the lane keeps it. */
+  get receiveEnd(): number {
+    return this.#receiveEnd.fd
+  }
+
+  /** Sends as many as the queue takes; the caller keeps its descriptors. `error` says why it was not all. */
+  send(messages: readonly LaneMessage[]): { sent: number; error?: NativeError } {
+    return sending.send(this.#sendEnd.fd, messages)
+  }
+
+  /**
+   * Takes everything back that the backend has not taken, and closes the duplicates that come with it: the broker's own
+   * descriptor of each connection was never closed. Gives the tokens, oldest first; with an error, those read until then.
+   */
+  readBack(): { tokens: Buffer[]; error?: NativeError } {
+    const tokens: Buffer[] = []
+    for (;;) {
+      const { messages, error } = receiving.receive(this.#receiveEnd.fd, BATCH)
+      for (const { bytes, fds } of messages) {
+        for (const fd of fds) close(fd)
+        tokens.push(bytes)
+      }
+      if (error) return { tokens, error }
+      if (messages.length < BATCH) return { tokens }
+    }
+  }
+
+  /** The receive end first: the end of the lane, as the backend sees it, says that nobody else can read it any more. */
+  close(): void {
+    this.#receiveEnd.close()
+    this.#sendEnd.close()
+  }
+}

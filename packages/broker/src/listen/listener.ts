@@ -1,0 +1,102 @@
+import { acceptOne, EPOLLIN, localAddress, NativeError, OwnedFd, type Poller, type Watch } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import type { ListenerConfig } from '../config/index.ts'
+import type { ClientConnection } from '../connection.ts'
+import { createConnectionId } from '../connection-id.ts'
+
+/** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
+const MOST_AT_ONCE = 64
+
+/** Out of descriptors or memory, accept fails at once and the socket stays readable: without a pause that is a spin. */
+const PRESSURE_PAUSE = 100
+
+/** More than any backlog holds, and an end all the same when clients keep coming. */
+const MOST_AT_CLOSE = 65_536
+
+let accepts = 0
+
+/** A listening socket: owns it, accepts from it, and knows nothing of backends. */
+export class Listener {
+  readonly name: string
+  readonly service: string
+  readonly protocol: ListenerConfig['protocol']
+  /** As bound: with the port that the kernel chose. */
+  readonly address: string
+  readonly #fd: OwnedFd
+  readonly #onConnection: (connection: ClientConnection) => void
+  readonly #logger: Logger
+  #watch: Watch | undefined
+  #resume: NodeJS.Timeout | undefined
+  #pressure: string | undefined
+  #accepted = 0
+
+  constructor(
+    config: ListenerConfig,
+    fd: OwnedFd,
+    onConnection: (connection: ClientConnection) => void,
+    logger: Logger,
+  ) {
+    this.name = config.name
+    this.service = config.service
+    this.protocol = config.protocol
+    this.#fd = fd
+    this.#onConnection = onConnection
+    this.#logger = logger
+    const { family, address, port } = localAddress(fd.fd)
+    if (family === 'unix') this.address = `unix:${address}`
+    else this.address = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`
+  }
+
+  get accepted(): number {
+    return this.#accepted
+  }
+
+  get accepting(): boolean {
+    return this.#watch !== undefined
+  }
+
+  start(poller: Poller): void {
+    this.#watch = poller.add(this.#fd.fd, EPOLLIN, () => this.#accept(MOST_AT_ONCE))
+  }
+
+  /** Takes what waits in the kernel's queue, whose clients would be reset by the close, and closes. */
+  close(): void {
+    clearTimeout(this.#resume)
+    this.#watch?.remove()
+    this.#watch = undefined
+    if (!this.#fd.closed) this.#accept(MOST_AT_CLOSE)
+    this.#fd.close()
+  }
+
+  #accept(most: number): void {
+    try {
+      for (let count = 0; count < most; count++) {
+        const client = acceptOne(this.#fd.fd)
+        if (client === undefined) break
+        this.#accepted += 1
+        this.#onConnection({
+          order: ++accepts,
+          fd: new OwnedFd(client.fd),
+          listener: this,
+          peer: client.peer,
+          id: createConnectionId(Date.now()),
+          acceptedAt: performance.now(),
+          tried: undefined,
+        })
+      }
+      this.#pressure = undefined
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#pauseAfter(error)
+    }
+  }
+
+  #pauseAfter(error: NativeError): void {
+    if (this.#pressure !== error.code) {
+      this.#logger.error({ listener: this.name, code: error.code }, 'cannot accept; clients wait in the kernel')
+    }
+    this.#pressure = error.code
+    this.#watch?.modify(0)
+    this.#resume = setTimeout(() => this.#watch?.modify(EPOLLIN), PRESSURE_PAUSE)
+  }
+}

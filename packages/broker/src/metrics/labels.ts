@@ -1,0 +1,56 @@
+/** How an accepted connection can end. Each ends in exactly one. */
+export const OUTCOMES = ['handed_off', 'relayed', 'rejected', 'client_gone', 'relinquished'] as const
+export type Outcome = (typeof OUTCOMES)[number]
+
+/** Why a connection was rejected: its time was spent, no room to wait, or the broker itself stops. */
+export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown'] as const
+export type RejectionReason = (typeof REJECTION_REASONS)[number]
+
+/** The backend's reasons to refuse a token. */
+export const TOKEN_REASONS = [
+  'TokenMissing',
+  'TokenInvalidLength',
+  'TokenMismatch',
+  'TokenExpired',
+  'TokenNotPending',
+] as const
+export type TokenReason = (typeof TOKEN_REASONS)[number]
+
+/** Every way in which one handoff attempt can fail. */
+export const FAILURE_REASONS = [
+  'UnsupportedPlatform',
+  'PermissionDenied',
+  'BackendSocketUnavailable',
+  'WouldBlock',
+  'FdPressure',
+  'PartialSend',
+  'SendFailed',
+  'BackendAckTimeout',
+  ...TOKEN_REASONS,
+  'ControlTruncated',
+  'BackendDraining',
+  'BackendOverloaded',
+  'BackendGone',
+  'ProtocolViolation',
+] as const
+export type FailureReason = (typeof FAILURE_REASONS)[number]
+
+/** What the broker did next with a connection that was not handed off at the first attempt. */
+export const FALLBACK_ACTIONS = ['next_backend', 'reconnect', 'hold', 'reject'] as const
+export type FallbackAction = (typeof FALLBACK_ACTIONS)[number]
+
+/** Why it did: a failure, a policy that allowed no attempt, or nobody to try. */
+export const FALLBACK_REASONS = [
+  ...FAILURE_REASONS,
+  'ServicePolicyDisabled',
+  'FailedAttemptRateLimited',
+  'NoReadyBackend',
+] as const
+export type FallbackReason = (typeof FALLBACK_REASONS)[number]
+
+export const BACKEND_STATES = ['ready', 'draining', 'unresponsive', 'paused'] as const
+export type BackendState = (typeof BACKEND_STATES)[number]
+
+/** Seen from the client: `in` is what it sends. */
+export const RELAY_DIRECTIONS = ['in', 'out'] as const
+export type RelayDirection = (typeof RELAY_DIRECTIONS)[number]

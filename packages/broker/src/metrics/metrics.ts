@@ -1,0 +1,168 @@
+import { collectDefaultMetrics, Registry } from 'prom-client'
+
+import {
+  BACKEND_STATES,
+  FAILURE_REASONS,
+  FALLBACK_ACTIONS,
+  FALLBACK_REASONS,
+  OUTCOMES,
+  REJECTION_REASONS,
+  RELAY_DIRECTIONS,
+  TOKEN_REASONS,
+  type BackendState,
+  type FailureReason,
+  type FallbackAction,
+  type FallbackReason,
+  type Outcome,
+  type RejectionReason,
+  type RelayDirection,
+  type TokenReason,
+} from './labels.ts'
+import { counter, gauge, histogram } from './typed.ts'
+
+/** An unhindered handoff takes well under a millisecond; one that waits for a backend takes up to holdTimeout. */
+const HANDOFF_BUCKETS = [
+  0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+]
+
+/** Gauges whose names end in `_total`, which the exposition format keeps for counters: promtool refuses them. */
+const MISNAMED = [
+  'nodejs_active_handles_total',
+  'nodejs_active_requests_total',
+  'nodejs_active_resources_total',
+]
+
+/**
+ * Everything that `/metrics` shows, in a registry of its own. Series whose labels are known beforehand are there
+ * from the start with 0, because rate() over a series that appears with its first event does not see that event.
+ */
+export class Metrics {
+  readonly #registry = new Registry()
+
+  readonly connectionsAccepted = counter<{ listener: string }>(this.#registry, {
+    name: 'baton_connections_accepted_total',
+    help: 'Client connections accepted.',
+    labels: ['listener'],
+  })
+
+  readonly connections = counter<{ service: string; outcome: Outcome }>(this.#registry, {
+    name: 'baton_connections_total',
+    help: 'Client connections by how they ended for the broker.',
+    labels: ['service', 'outcome'],
+  })
+
+  readonly rejections = counter<{ service: string; reason: RejectionReason }>(this.#registry, {
+    name: 'baton_rejections_total',
+    help: 'Client connections rejected, by reason.',
+    labels: ['service', 'reason'],
+  })
+
+  readonly connectionsHeld = gauge<{ service: string }>(this.#registry, {
+    name: 'baton_connections_held',
+    help: 'Client connections that wait, unread, for a backend.',
+    labels: ['service'],
+  })
+
+  readonly handoffsInFlight = gauge<{ service: string }>(this.#registry, {
+    name: 'baton_handoffs_in_flight',
+    help: 'Client connections offered to a backend and not yet settled.',
+    labels: ['service'],
+  })
+
+  readonly handoffFailures = counter<{ service: string; reason: FailureReason }>(this.#registry, {
+    name: 'baton_handoff_failures_total',
+    help: 'Handoff attempts that failed, by reason. One connection can fail more than once.',
+    labels: ['service', 'reason'],
+  })
+
+  readonly fallbacks = counter<{ service: string; action: FallbackAction; reason: FallbackReason }>(
+    this.#registry,
+    {
+      name: 'baton_fallbacks_total',
+      help: 'Steps down the fallback ladder, by what was done and why.',
+      labels: ['service', 'action', 'reason'],
+    },
+  )
+
+  readonly handoffDuration = histogram<{ service: string }>(this.#registry, {
+    name: 'baton_handoff_duration_seconds',
+    help: 'Time from accept to the acknowledgement of a backend.',
+    labels: ['service'],
+    buckets: HANDOFF_BUCKETS,
+  })
+
+  readonly relayConnections = gauge<{ service: string }>(this.#registry, {
+    name: 'baton_relay_connections',
+    help: 'Client connections whose bytes the broker carries.',
+    labels: ['service'],
+  })
+
+  readonly relayBytes = counter<{ service: string; direction: RelayDirection }>(this.#registry, {
+    name: 'baton_relay_bytes_total',
+    help: 'Bytes carried by the broker: in comes from clients, out goes to them. Handed-off connections add nothing.',
+    labels: ['service', 'direction'],
+  })
+
+  readonly backends = gauge<{ service: string; state: BackendState }>(this.#registry, {
+    name: 'baton_backends',
+    help: 'Registered backends by state.',
+    labels: ['service', 'state'],
+  })
+
+  readonly backendConnections = gauge<{ service: string; backend: string }>(this.#registry, {
+    name: 'baton_backend_connections',
+    help: 'Load of a backend: connections it acknowledged and has not closed, and those in flight to it.',
+    labels: ['service', 'backend'],
+  })
+
+  readonly tokensRejected = counter<{ service: string; reason: TokenReason }>(this.#registry, {
+    name: 'baton_tokens_rejected_total',
+    help: 'One-time tokens refused by a backend, by reason.',
+    labels: ['service', 'reason'],
+  })
+
+  constructor(options: { version: string; listeners: Iterable<string>; services: Iterable<string> }) {
+    collectDefaultMetrics({ register: this.#registry })
+    for (const name of MISNAMED) this.#registry.removeSingleMetric(name)
+
+    gauge<{ version: string }>(this.#registry, {
+      name: 'baton_build_info',
+      help: 'Always 1; the label tells the version.',
+      labels: ['version'],
+    }).set({ version: options.version }, 1)
+
+    for (const listener of options.listeners) this.connectionsAccepted.inc({ listener }, 0)
+    for (const service of options.services) this.#initialise(service)
+  }
+
+  /** The Content-Type that goes with `text()`. */
+  get contentType(): string {
+    return this.#registry.contentType
+  }
+
+  /** The text exposition format, version 0.0.4. */
+  text(): Promise<string> {
+    return this.#registry.metrics()
+  }
+
+  /** Forgets the series of one backend; `slot` is the small name (`web-1`) that labels them. */
+  removeBackend(service: string, slot: string): void {
+    this.backendConnections.remove({ service, backend: slot })
+  }
+
+  #initialise(service: string): void {
+    for (const outcome of OUTCOMES) this.connections.inc({ service, outcome }, 0)
+    for (const reason of REJECTION_REASONS) this.rejections.inc({ service, reason }, 0)
+    for (const reason of FAILURE_REASONS) this.handoffFailures.inc({ service, reason }, 0)
+    for (const reason of TOKEN_REASONS) this.tokensRejected.inc({ service, reason }, 0)
+    for (const direction of RELAY_DIRECTIONS) this.relayBytes.inc({ service, direction }, 0)
+    for (const state of BACKEND_STATES) this.backends.set({ service, state }, 0)
+    for (const action of FALLBACK_ACTIONS) {
+      for (const reason of FALLBACK_REASONS) this.fallbacks.inc({ service, action, reason }, 0)
+    }
+    this.connectionsHeld.set({ service }, 0)
+    this.handoffsInFlight.set({ service }, 0)
+    this.relayConnections.set({ service }, 0)
+    this.handoffDuration.zero({ service })
+  }
+}

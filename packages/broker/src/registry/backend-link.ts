@@ -1,0 +1,351 @@
+import type { ControlConnection, ControlEnd, Frame, NackReason } from '@baton/backend-sdk/protocol'
+import { ProtocolError } from '@baton/backend-sdk/protocol'
+import type { Logger } from 'pino'
+import type { Candidate } from '../choose/index.ts'
+import type { ClientConnection } from '../connection.ts'
+import { decide, type Failure, failureOf } from '../handoff/failure.ts'
+import { FailureLimit, type FailureLimitOptions } from '../handoff/failure-limit.ts'
+import type { Lane } from '../handoff/lane.ts'
+import { OfferLedger, type OpenOffer, toWire, type Unmatched } from '../handoff/offer-ledger.ts'
+import { createToken } from '../handoff/token.ts'
+import { Heartbeat } from './heartbeat.ts'
+
+/** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
+export interface BackendIdentity {
+  readonly ulid: string
+  /** Small and reused, such as `web-1`: labels its metrics. */
+  readonly slot: string
+  readonly service: string
+  readonly pid: number
+  readonly uid: number
+  readonly version: string | null
+  readonly weight: number
+  readonly registeredAt: Date
+}
+
+export interface LinkOptions {
+  /** Milliseconds. */
+  readonly ackDeadline: number
+  readonly tokenTtl: number
+  readonly heartbeatInterval: number
+  readonly maxStuck: number
+  readonly failureLimit: FailureLimitOptions
+}
+
+/** What becomes of the connections that a link was given. Each comes back exactly once. */
+export interface LinkHost {
+  /** ACK: the backend owns it. */
+  handedOff(connection: ClientConnection): void
+  /** Proven untouched: it may go elsewhere. */
+  returned(connections: readonly ClientConnection[], failure: Failure): void
+  /** Nobody can prove anything, and the bound is reached: it is let go. */
+  relinquished(connection: ClientConnection): void
+  tokenRejected(reason: NackReason): void
+  /** An answer that crossed the settlement of its offer. */
+  lateAnswer(): void
+  /** There may be room again, or a backend again. */
+  available(): void
+  /** The link is over; everything it held has come back. */
+  ended(link: BackendLink): void
+}
+
+export type LinkState = 'ready' | 'draining' | 'unresponsive' | 'paused'
+
+/**
+ * One registered backend: its control connection, its lane and the account of what was offered to it.
+ *
+ * It owns the offers; the descriptors stay with their connections, which the service owns.
+ */
+export class BackendLink implements Candidate {
+  readonly identity: BackendIdentity
+  readonly #control: ControlConnection
+  readonly #lane: Lane
+  readonly #options: LinkOptions
+  readonly #host: LinkHost
+  readonly #logger: Logger
+  readonly #ledger = new OfferLedger()
+  readonly #failures: FailureLimit
+  readonly #heartbeat: Heartbeat
+  readonly #beat: NodeJS.Timeout
+  #ackTimer: NodeJS.Timeout | undefined
+  #resumeTimer: NodeJS.Timeout | undefined
+  #draining = false
+  #over = false
+  #acked = 0
+  #adopted: number | undefined
+  #closed = 0
+  #lag: number | null = null
+
+  constructor(
+    identity: BackendIdentity,
+    transport: { control: ControlConnection; lane: Lane },
+    options: LinkOptions,
+    host: LinkHost,
+    logger: Logger,
+  ) {
+    this.identity = identity
+    this.#control = transport.control
+    this.#lane = transport.lane
+    this.#options = options
+    this.#host = host
+    this.#logger = logger
+    this.#failures = new FailureLimit(options.failureLimit)
+    this.#heartbeat = new Heartbeat(performance.now())
+    this.#beat = setInterval(() => this.#onBeat(), options.heartbeatInterval)
+  }
+
+  /** The slot, so that a backend's successor is chosen for the same clients (`source-hash`). */
+  get id(): string {
+    return this.identity.slot
+  }
+
+  get weight(): number {
+    return this.identity.weight
+  }
+
+  /** Connections that it holds, and those on their way to it. */
+  get load(): number {
+    return Math.max(0, this.#acked - this.#closed) + this.#ledger.size
+  }
+
+  get state(): LinkState {
+    if (this.#draining) return 'draining'
+    if (this.#heartbeat.unresponsive) return 'unresponsive'
+    if (this.retryAfter > 0) return 'paused'
+    return 'ready'
+  }
+
+  /** Milliseconds for which attempts are suppressed after too many failures. */
+  get retryAfter(): number {
+    return this.#failures.retryAfter(performance.now())
+  }
+
+  get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
+    return {
+      adopted: this.#acked,
+      closed: this.#closed,
+      lag: this.#lag,
+      inFlight: this.#ledger.size,
+      stuck: this.#ledger.taken,
+    }
+  }
+
+  /**
+   * Offers connections: descriptors on the lane in one batch, then the OFFER on control, which is the doorbell. Gives
+   * back what could not be sent; for all others the host hears.
+   */
+  offer(connections: readonly ClientConnection[]): { failure: Failure; from: number } | undefined {
+    // Nothing goes on a lane whose control has bytes that the kernel has not taken yet: the doorbell must not be late.
+    if (this.#control.backedUp || !this.#control.writable) return { failure: { code: 'WouldBlock' }, from: 0 }
+    const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
+    const { sent, error } = this.#lane.send(messages)
+    if (sent > 0) {
+      const due = performance.now() + this.#options.ackDeadline
+      const deadline = process.hrtime.bigint() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+      const offers: OpenOffer[] = []
+      for (let index = 0; index < sent; index++) {
+        const connection = connections[index] as ClientConnection
+        offers.push(this.#ledger.open(connection, (messages[index] as { bytes: Buffer }).bytes, due))
+      }
+      this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline)) })
+      this.#armAckTimer()
+    }
+    if (error === undefined) return undefined
+    const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
+    this.#count(failure)
+    return { failure, from: sent }
+  }
+
+  /** Tells the backend to finish; no connection is offered to it from now on. */
+  drain(deadline: number, reason: string): void {
+    if (this.#draining) return
+    this.#draining = true
+    this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
+  }
+
+  /**
+   * Lets the backend go because this broker ends. Closing control is a statement (I3): first the lane is read back, and
+   * what was taken and not acknowledged is given up for good.
+   */
+  close(): void {
+    this.#control.cutOff()
+  }
+
+  read(frames: readonly Frame[]): void {
+    for (const frame of frames) {
+      if (this.#over) return
+      this.#handle(frame)
+    }
+  }
+
+  /** Control has ended: decides what each open offer is, and only then closes. */
+  controlEnded(end: ControlEnd): void {
+    if (this.#over) return
+    // Whole frames at the very end count: an ACK there means that the connection was adopted before its owner died.
+    for (const frame of end.frames) if (frame.type === 'ack' || frame.type === 'nack') this.#handle(frame)
+    if (this.#over) return
+    const violation = end.error instanceof ProtocolError
+    if (violation) {
+      const { code, message } = end.error
+      this.#logger.error({ ...this.#tag, code, reason: message }, 'backend broke the protocol and is cut off')
+    }
+    // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
+    // proves nothing about what was taken.
+    this.#finish(violation ? { code: 'ProtocolViolation' } : { code: 'BackendGone' }, end.by === 'peer' && !violation)
+  }
+
+  #handle(frame: Frame): void {
+    switch (frame.type) {
+      case 'ack': {
+        for (const { sequence, connection } of frame.acks) {
+          const offer = this.#ledger.acked(sequence, connection)
+          if (!this.#isMatched(offer, 'ACK')) continue
+          this.#acked += 1
+          this.#failures.succeeded()
+          this.#host.handedOff(offer.connection)
+        }
+        this.#host.available()
+        return
+      }
+      case 'nack':
+        for (const { sequence, reason, token } of frame.nacks) {
+          this.#host.tokenRejected(reason)
+          const offer = this.#ledger.nacked(sequence, token)
+          if (!this.#isMatched(offer, 'NACK')) continue
+          const failure: Failure = { code: reason }
+          this.#count(failure)
+          this.#host.returned([offer.connection], failure)
+        }
+        return
+      case 'stats':
+        // What it held before this registration counts as its load, too.
+        if (this.#adopted === undefined) this.#acked += frame.adopted
+        this.#adopted = frame.adopted
+        this.#closed = frame.closed
+        this.#lag = frame.lag
+        this.#host.available()
+        return
+      case 'heartbeat':
+        if (!frame.reply) this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        else if (this.#heartbeat.answered(frame.id)) {
+          this.#logger.info(this.#tag, 'backend answers again')
+          this.#host.available()
+        }
+        return
+      case 'drain':
+        if (!this.#draining) this.#logger.info({ ...this.#tag, reason: frame.reason }, 'backend drains')
+        this.#draining = true
+        return
+      case 'drained':
+        this.#draining = true
+        this.#logger.info(this.#tag, 'backend has drained')
+        return
+      // FrameOrder lets none of these through to a broker.
+      case 'hello':
+      case 'welcome':
+      case 'refused':
+      case 'reconnect':
+      case 'offer':
+      case 'revoke':
+        return
+    }
+  }
+
+  #isMatched(offer: OpenOffer | Unmatched, answer: string): offer is OpenOffer {
+    if (offer === 'settled') this.#host.lateAnswer()
+    else if (offer === 'never-made') {
+      this.#logger.error({ ...this.#tag, answer }, 'backend answered an offer that was never made')
+      this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${answer} for an offer that was never made`))
+    } else return true
+    return false
+  }
+
+  #onBeat(): void {
+    const now = performance.now()
+    const id = this.#heartbeat.next(now, this.#options.heartbeatInterval)
+    if (id !== undefined) this.#control.write({ type: 'heartbeat', id, reply: false })
+  }
+
+  #armAckTimer(): void {
+    const due = this.#ledger.nextDue()
+    if (this.#ackTimer !== undefined || due === undefined) return
+    this.#ackTimer = setTimeout(
+      () => {
+        this.#ackTimer = undefined
+        this.#onAckTimer()
+        this.#armAckTimer()
+      },
+      Math.max(1, due - performance.now()),
+    )
+  }
+
+  /** The deadline of the oldest offer: reads the lane back. Whatever is still there waits behind a stuck event loop. */
+  #onAckTimer(): void {
+    const now = performance.now()
+    const due = this.#ledger.nextDue()
+    if (due === undefined || due > now) return
+    const revoked = this.#revoke()
+    const taken = this.#ledger.noteTaken(now)
+    this.#heartbeat.missed()
+    this.#control.write({ type: 'heartbeat', id: this.#heartbeat.probe(now), reply: false })
+    this.#logger.warn({ ...this.#tag, revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
+    const failure: Failure = { code: 'BackendAckTimeout' }
+    this.#count(failure)
+    for (;;) {
+      const oldest = this.#ledger.relinquish(this.#options.maxStuck)
+      if (oldest === undefined) break
+      this.#host.relinquished(oldest.connection)
+    }
+    if (revoked.length > 0) this.#host.returned(revoked, failure)
+  }
+
+  /** Reads the lane back and tells the backend to forget those tokens. */
+  #revoke(): ClientConnection[] {
+    const offers = this.#readLaneBack()
+    if (offers.length > 0) {
+      this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
+    }
+    return offers.map(({ connection }) => connection)
+  }
+
+  #readLaneBack(): OpenOffer[] {
+    const { tokens, error } = this.#lane.readBack()
+    if (error) this.#logger.error({ ...this.#tag, error: error.message }, 'lane could not be read back')
+    return tokens.flatMap((token) => this.#ledger.readBack(token) ?? [])
+  }
+
+  /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
+  #finish(failure: Failure, untouched: boolean): void {
+    this.#over = true
+    clearInterval(this.#beat)
+    clearTimeout(this.#ackTimer)
+    clearTimeout(this.#resumeTimer)
+    const back = this.#readLaneBack()
+    const rest = this.#ledger.end()
+    if (untouched) back.push(...rest)
+    else for (const offer of rest) this.#host.relinquished(offer.connection)
+    this.#lane.close()
+    this.#control.release()
+    this.#host.ended(this)
+    const connections = back.map(({ connection }) => connection).sort((a, b) => a.order - b.order)
+    if (connections.length > 0) this.#host.returned(connections, failure)
+  }
+
+  #count(failure: Failure): void {
+    if (!decide(failure.code).countsAgainstBackend) return
+    const now = performance.now()
+    this.#failures.failed(now)
+    const pause = this.#failures.retryAfter(now)
+    if (pause === 0 || this.#resumeTimer !== undefined) return
+    this.#logger.warn({ ...this.#tag, failure: failure.code, pause }, 'too many failures; no attempts for a while')
+    this.#resumeTimer = setTimeout(() => {
+      this.#resumeTimer = undefined
+      this.#host.available()
+    }, pause)
+  }
+
+  get #tag(): object {
+    const { ulid, slot, service } = this.identity
+    return { backend: ulid, slot, service }
+  }
+}

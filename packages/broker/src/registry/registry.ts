@@ -1,0 +1,232 @@
+import { lstatSync } from 'node:fs'
+import {
+  ControlConnection,
+  type ControlEnd,
+  type Frame,
+  FrameOrder,
+  type HelloFrame,
+  PROTOCOL_VERSION,
+} from '@baton/backend-sdk/protocol'
+import {
+  acceptOne,
+  EPOLLIN,
+  NativeError,
+  OwnedFd,
+  type PeerCredentials,
+  peerCredentials,
+  type Poller,
+  type Watch,
+} from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { isValid, ulid } from 'ulid'
+import type { Config } from '../config/index.ts'
+import { Lane } from '../handoff/lane.ts'
+import type { Service } from '../service/service.ts'
+import { admit } from './admission.ts'
+import { BackendLink } from './backend-link.ts'
+import { LogOnce } from './log-once.ts'
+import { Slots } from './slots.ts'
+
+/** A process that connects has this long to say HELLO, in milliseconds. */
+const HELLO_TIMEOUT = 5000
+/** So many may be connected without having said HELLO; more wait in the kernel. */
+const MOST_STRANGERS = 128
+/** Out of descriptors: pause before the next accept, in milliseconds. */
+const PRESSURE_PAUSE = 100
+/** How often each backend's event loop is probed, in milliseconds. */
+export const HEARTBEAT_INTERVAL = 1000
+
+/** The control socket as it was made, to be compared with what it is when somebody registers. */
+export interface ControlSocket {
+  readonly fd: OwnedFd
+  readonly path: string
+  /** Permission bits. */
+  readonly mode: number
+}
+
+/**
+ * Who the backends are. Accepts on the control socket, decides who may register, introduces each backend to its lane and
+ * joins the link to its service. Owner of the control socket, of slots, and of connections that have not said HELLO.
+ */
+export class Registry {
+  readonly #config: Config
+  readonly #socket: ControlSocket
+  readonly #services: ReadonlyMap<string, Service>
+  readonly #brokerId: string
+  readonly #logger: Logger
+  readonly #slots = new Slots()
+  readonly #refusals = new LogOnce()
+  readonly #strangers = new Set<ControlConnection>()
+  readonly #ids = new Set<string>()
+  #watch: Watch | undefined
+  #resume: NodeJS.Timeout | undefined
+
+  constructor(
+    config: Config,
+    socket: ControlSocket,
+    services: ReadonlyMap<string, Service>,
+    brokerId: string,
+    logger: Logger,
+  ) {
+    this.#config = config
+    this.#socket = socket
+    this.#services = services
+    this.#brokerId = brokerId
+    this.#logger = logger
+  }
+
+  start(poller: Poller): void {
+    this.#watch = poller.add(this.#socket.fd.fd, EPOLLIN, () => this.#accept())
+  }
+
+  /** Nobody can register any more. The links belong to their services. */
+  close(): void {
+    clearTimeout(this.#resume)
+    this.#watch?.remove()
+    this.#watch = undefined
+    this.#socket.fd.close()
+    for (const stranger of this.#strangers) stranger.cutOff()
+  }
+
+  #accept(): void {
+    try {
+      while (this.#strangers.size < MOST_STRANGERS) {
+        const accepted = acceptOne(this.#socket.fd.fd)
+        if (accepted === undefined) return
+        this.#meet(new OwnedFd(accepted.fd))
+      }
+      this.#pause()
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#logger.error({ code: error.code }, 'cannot accept on the control socket')
+      this.#pause()
+    }
+  }
+
+  /** The socket stays readable while nobody is accepted from it; looking again later is not a spin. */
+  #pause(): void {
+    this.#watch?.modify(0)
+    this.#resume = setTimeout(() => this.#watch?.modify(EPOLLIN), PRESSURE_PAUSE)
+  }
+
+  /** From accept to HELLO. Afterwards the connection's frames go to its link. */
+  #meet(fd: OwnedFd): void {
+    const credentials = peerCredentials(fd.fd)
+    let link: BackendLink | undefined
+    const control = new ControlConnection(fd, new FrameOrder('broker'), {
+      frames: (frames) => {
+        if (link) return link.read(frames)
+        const [hello, ...rest] = frames as [HelloFrame, ...Frame[]]
+        this.#strangers.delete(control)
+        clearTimeout(timeout)
+        link = this.#register(control, hello, credentials)
+        if (rest.length > 0) link?.read(rest)
+      },
+      ended: (end: ControlEnd) => {
+        this.#strangers.delete(control)
+        clearTimeout(timeout)
+        if (link) link.controlEnded(end)
+        else control.release()
+      },
+    })
+    const timeout = setTimeout(() => {
+      this.#logger.warn({ pid: credentials.pid, uid: credentials.uid }, 'a process connected and did not say HELLO')
+      control.cutOff()
+    }, HELLO_TIMEOUT)
+    this.#strangers.add(control)
+  }
+
+  #register(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials): BackendLink | undefined {
+    const refusal = admit({ hello, credentials, socketProblem: this.#socketProblem() }, this.#config)
+    const service = this.#services.get(hello.service)
+    if (refusal !== undefined || service === undefined) {
+      const { code, message, retry } = refusal ?? { code: 'UnknownService', message: hello.service, retry: false }
+      const { pid, uid, gid } = credentials
+      if (this.#refusals.isNew(`${pid}/${uid}/${code}/${hello.service}`)) {
+        this.#logger.warn({ pid, uid, gid, service: hello.service, code, reason: message }, 'registration refused')
+      }
+      control.write({ type: 'refused', code, message, retry })
+      control.finish()
+      return undefined
+    }
+    return this.#welcome(control, hello, credentials, service)
+  }
+
+  #welcome(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials, service: Service) {
+    const { config } = service
+    const lane = new Lane()
+    const id = hello.backend !== null && isValid(hello.backend) && !this.#ids.has(hello.backend) ? hello.backend : ulid()
+    const identity = {
+      ulid: id,
+      slot: this.#slots.take(service.name),
+      service: service.name,
+      pid: credentials.pid,
+      uid: credentials.uid,
+      version: hello.version,
+      weight: hello.weight,
+      registeredAt: new Date(),
+    }
+    try {
+      control.writeWithDescriptor(
+        {
+          type: 'welcome',
+          protocol: PROTOCOL_VERSION,
+          capabilities: [],
+          broker: this.#brokerId,
+          backend: id,
+          slot: identity.slot,
+          service: service.name,
+          heartbeatInterval: HEARTBEAT_INTERVAL,
+          tokenTtl: config.tokenTtl,
+          ackDeadline: config.ackDeadline,
+        },
+        lane.receiveEnd,
+      )
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#logger.warn({ pid: credentials.pid, code: error.code }, 'WELCOME could not be sent')
+      this.#slots.release(identity.slot)
+      lane.close()
+      control.cutOff()
+      return undefined
+    }
+    control.welcomed()
+    this.#ids.add(id)
+    const { ackDeadline, tokenTtl, maxStuck, failureLimit } = config
+    const link = new BackendLink(
+      identity,
+      { control, lane },
+      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
+      {
+        handedOff: (connection) => service.handedOff(connection),
+        returned: (connections, failure) => service.returned(connections, failure),
+        relinquished: (connection) => service.relinquished(connection),
+        tokenRejected: (reason) => service.tokenRejected(reason),
+        lateAnswer: () => service.lateAnswer(),
+        available: () => service.available(),
+        ended: (ended) => {
+          this.#ids.delete(id)
+          this.#slots.release(identity.slot)
+          service.ended(ended)
+        },
+      },
+      this.#logger,
+    )
+    const { slot, pid, uid, version, weight } = identity
+    this.#logger.info({ backend: id, slot, service: service.name, pid, uid, version, weight }, 'backend registered')
+    service.joined(link)
+    return link
+  }
+
+  /** A socket that others may have been let in through since it was made proves nothing about who comes. */
+  #socketProblem(): string | undefined {
+    const { path, mode } = this.#socket
+    const found = lstatSync(path, { throwIfNoEntry: false })
+    if (found === undefined) return `${path} is gone`
+    if (!found.isSocket()) return `${path} is not a socket any more`
+    if (found.uid !== process.getuid?.()) return `${path} belongs to uid ${found.uid} now`
+    const extra = found.mode & 0o777 & ~mode
+    if (extra === 0) return undefined
+    return `${path} has mode ${(found.mode & 0o777).toString(8).padStart(4, '0')}, wanted ${mode.toString(8).padStart(4, '0')}`
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * Numbers and layouts of the 64-bit little-endian Linux ABI (x64 and arm64), in one place.
+ *
+ * Sources: kernel `include/linux/socket.h` (`struct user_msghdr`, `struct mmsghdr`, `struct cmsghdr`),
+ * `include/uapi/asm-generic/{fcntl,socket}.h`, `include/uapi/linux/{un,in,in6,eventpoll}.h`; glibc
+ * `bits/socket.h`; musl `include/sys/socket.h`.
+ *
+ * The C libraries declare some lengths with another width: glibc has `size_t msg_iovlen`, `size_t msg_controllen`
+ * and `size_t cmsg_len`, musl has `int`/`socklen_t` followed by explicit padding. The fields start at the
+ * same offsets, and on a little-endian machine a small number in 32 bits followed by 32 zero bits is the same
+ * 8 bytes as that number in 64 bits. So we write the low 32 bits and keep the high ones zero, and the
+ * bytes serve the kernel, glibc and musl alike. (musl zeroes its padding itself; its `sendmsg` copies the control
+ * buffer to do so and answers ENOMEM over 1,040 bytes: 253 descriptors need 1,032.)
+ */
+
+/** `struct msghdr` inside `struct mmsghdr`: byte offsets. */
+export const MSGHDR = {
+  /** `void *msg_name` */
+  name: 0,
+  /** `socklen_t msg_namelen`, then 4 bytes of padding */
+  namelen: 8,
+  /** `struct iovec *msg_iov` */
+  iov: 16,
+  /** `size_t msg_iovlen` (musl: `int` and padding) */
+  iovlen: 24,
+  /** `void *msg_control` */
+  control: 32,
+  /** `size_t msg_controllen` (musl: `socklen_t` and padding) */
+  controllen: 40,
+  /** `int msg_flags`, then 4 bytes of padding */
+  flags: 48,
+  /** `unsigned int msg_len` of `struct mmsghdr`, behind the 56 bytes of the header */
+  len: 56,
+} as const
+
+/** `sizeof(struct mmsghdr)`; the first 56 bytes are a `struct msghdr`. */
+export const MMSGHDR_SIZE = 64
+/** `sizeof(struct iovec)`: `void *iov_base`, `size_t iov_len`. */
+export const IOVEC_SIZE = 16
+/** `sizeof(struct cmsghdr)`: `size_t cmsg_len` at 0, `int cmsg_level` at 8, `int cmsg_type` at 12. */
+export const CMSGHDR_SIZE = 16
+
+/** `CMSG_LEN(bytes)`: what `cmsg_len` says for a payload of this size. */
+export const cmsgLength = (bytes: number): number => CMSGHDR_SIZE + bytes
+/** `CMSG_SPACE(bytes)`: what it takes in the buffer; the payload is padded to 8 bytes. */
+export const cmsgSpace = (bytes: number): number => CMSGHDR_SIZE + align8(bytes)
+export const align8 = (bytes: number): number => Math.ceil(bytes / 8) * 8
+
+/** Most descriptors that one message can carry (kernel `include/net/scm.h`); one more is EINVAL. */
+export const SCM_MAX_FD = 253
+export const SCM_RIGHTS = 1
+/** A pidfd of the sender, made for a receiver with SO_PASSPIDFD (Linux 6.5); a descriptor that must be closed. */
+export const SCM_PIDFD = 4
+
+export const AF_UNIX = 1
+export const AF_INET = 2
+export const AF_INET6 = 10
+export const SOCK_STREAM = 1
+export const SOCK_SEQPACKET = 5
+export const SOCK_NONBLOCK = 0o4000
+export const SOCK_CLOEXEC = 0o2000000
+
+export const SOL_SOCKET = 1
+export const SO_REUSEADDR = 2
+export const SO_TYPE = 3
+export const SO_ERROR = 4
+export const SO_KEEPALIVE = 9
+export const SO_PEERCRED = 17
+export const IPPROTO_TCP = 6
+export const TCP_NODELAY = 1
+export const IPPROTO_IPV6 = 41
+export const IPV6_V6ONLY = 26
+
+export const MSG_PEEK = 0x2
+export const MSG_CTRUNC = 0x8
+export const MSG_TRUNC = 0x20
+export const MSG_DONTWAIT = 0x40
+export const MSG_NOSIGNAL = 0x4000
+export const MSG_CMSG_CLOEXEC = 0x40000000
+export const SHUT_RDWR = 2
+
+export const F_GETFD = 1
+export const F_SETFD = 2
+export const F_GETFL = 3
+export const F_SETFL = 4
+export const F_DUPFD_CLOEXEC = 1030
+export const FD_CLOEXEC = 1
+export const O_NONBLOCK = 0o4000
+export const O_CLOEXEC = 0o2000000
+
+/** `sizeof(struct sockaddr_un)`: a family and 108 bytes of path. */
+export const SOCKADDR_UN_SIZE = 110
+export const SUN_PATH_SIZE = 108
+
+/**
+ * `struct epoll_event` is packed on x86-64 alone (12 bytes, data at 4); elsewhere the u64 is aligned (16 bytes,
+ * data at 8). Source: `EPOLL_PACKED` in `include/uapi/linux/eventpoll.h`.
+ */
+export const EPOLL_EVENT_SIZE = process.arch === 'x64' ? 12 : 16
+export const EPOLL_DATA = process.arch === 'x64' ? 4 : 8
+export const EPOLL_CTL_ADD = 1
+export const EPOLL_CTL_DEL = 2
+export const EPOLL_CTL_MOD = 3

@@ -1,0 +1,40 @@
+import { AF_UNIX, SOCK_CLOEXEC, SOCK_NONBLOCK } from './abi.ts'
+import type { BorrowedFd, OwnedFd } from './descriptors.ts'
+import { NativeError } from './errors.ts'
+import { lastErrno, libc } from './libc.ts'
+import { sendMessage } from './message.ts'
+import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
+import { createSocket, socketType, type UnixSocketType } from './sockets.ts'
+
+/**
+ * Connects to a Unix socket without ever blocking; the caller owns the connection, nonblocking and CLOEXEC. A Unix connect is
+ * done when it returns. NativeError with `path` and fd -1: ENOENT (no such path), ECONNREFUSED (nobody listens),
+ * EACCES (no write permission), EAGAIN (the listener's queue is full), EPROTOTYPE (the other type).
+ */
+export function connectUnix(path: string, type: UnixSocketType = 'stream'): OwnedFd {
+  const arena = addressArena()
+  const length = writeUnixAddress(arena, 'connect', path)
+  const socket = createSocket(AF_UNIX, socketType(type) | SOCK_NONBLOCK | SOCK_CLOEXEC)
+  if (libc.connect(socket.fd, arena.address + SOCKADDR, length) === -1) {
+    const errno = lastErrno()
+    socket.close()
+    throw new NativeError('connect', errno, { path, fd: -1 })
+  }
+  return socket
+}
+
+/**
+ * Connects, sends one message with `fds` and returns the connection, which the caller owns; the caller keeps `fds`.
+ * NativeError always names the path; ShortSendError means that the descriptors may have arrived.
+ */
+export function dialAndSend(path: string, bytes: Uint8Array | Uint8Array[], fds: BorrowedFd[]): OwnedFd {
+  const connection = connectUnix(path)
+  try {
+    sendMessage(connection.fd, { bytes, fds })
+    return connection
+  } catch (error) {
+    const { fd } = connection
+    connection.close()
+    throw error instanceof NativeError ? new NativeError(error.syscall, error.errno, { path, fd }) : error
+  }
+}

@@ -1,0 +1,159 @@
+import { OwnedFd, type BorrowedFd } from './descriptors.ts'
+import { EAGAIN } from './errno.ts'
+import { BatonNativeError, NativeError, UnexpectedEndError } from './errors.ts'
+import { receiveMessage, sendMessage } from './message.ts'
+import { sharedPoller } from './poller.ts'
+import { shutdownBoth, socketpair } from './sockets.ts'
+import { EPOLLIN, type Watch } from './watch.ts'
+
+/** The byte that each descriptor rides on. */
+const CARRIER = Buffer.from([0])
+
+interface Waiter {
+  resolve(fd: OwnedFd): void
+  reject(error: unknown): void
+}
+
+/**
+ * One end of a channel for descriptors: a seqpacket socket on which every message is one byte and one descriptor.
+ *
+ * `sendFd`, `recvFdNonblock` and `shutdown` may be called at any time while a `recvFd` waits; several `recvFd` may
+ * wait, and are served in order. After `destroy` nothing may be called but `destroy`; a `recvFd` that
+ * still waits then rejects with BATON_ERR_FD_CLOSED.
+ */
+export class Endpoint {
+  readonly #socket: OwnedFd
+  readonly #waiters: Waiter[] = []
+  #watch: Watch | undefined
+
+  /** Two connected endpoints, CLOEXEC from birth; the caller destroys both. */
+  static pair(): [Endpoint, Endpoint] {
+    const [first, second] = socketpair('seqpacket')
+    return [new Endpoint(first), new Endpoint(second)]
+  }
+
+  /** Takes ownership of a connected seqpacket socket. */
+  constructor(fd: OwnedFd) {
+    this.#socket = fd
+  }
+
+  /** To borrow, say for `stdio` of a child. BATON_ERR_FD_CLOSED after `destroy`. */
+  get fd(): BorrowedFd {
+    return this.#socket.fd
+  }
+
+  /** Sends a duplicate of `fd`, which stays the caller's. Never waits: NativeError EAGAIN when the channel is full, EPIPE after a shutdown. */
+  sendFd(fd: BorrowedFd): void {
+    sendMessage(this.fd, { bytes: CARRIER, fds: [fd] })
+  }
+
+  /**
+   * Waits for the next descriptor, which the caller owns; CLOEXEC from birth. Rejects with the errors of `recvFdNonblock` but EAGAIN, or
+   * the signal's reason.
+   */
+  recvFd(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnedFd> {
+    const { signal } = options
+    return new Promise((resolve, reject) => {
+      signal?.throwIfAborted()
+      if (this.#waiters.length === 0) {
+        const received = this.#receive()
+        if (received !== undefined) {
+          resolve(received)
+          return
+        }
+      }
+      this.#watch ??= sharedPoller().add(this.fd, EPOLLIN, () => this.#serve())
+      const waiter = withAbort({ resolve, reject }, signal, () => this.#abandon(waiter))
+      this.#waiters.push(waiter)
+    })
+  }
+
+  /**
+   * The next descriptor, which the caller owns. NativeError EAGAIN when none waits. UnexpectedEndError once the channel is shut down or
+   * the other end closed, and empty; BATON_ERR_NO_DESCRIPTOR, BATON_ERR_CONTROL_INVALID (more than one, another level
+   * or type) and BATON_ERR_CONTROL_TRUNCATED for a message that is wrong: it is consumed, and what it carried is closed.
+   */
+  recvFdNonblock(): OwnedFd {
+    const received = this.#receive()
+    if (received === undefined) throw new NativeError('recvmsg', EAGAIN, { fd: this.fd })
+    return received
+  }
+
+  /** Ends both directions: waiting receives of both ends return. Closes nothing; what was sent before can still be received. */
+  shutdown(): void {
+    shutdownBoth(this.fd)
+  }
+
+  /** Closes the socket; a second call does nothing. */
+  destroy(): void {
+    if (this.#socket.closed) return
+    this.#unwatch()
+    this.#socket.close()
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(new BatonNativeError('BATON_ERR_FD_CLOSED'))
+  }
+
+  #receive(): OwnedFd | undefined {
+    const message = receiveMessage(this.fd, { size: 1, maxFds: 1 })
+    if (message === undefined) return undefined
+    const [received] = message.fds
+    if (received !== undefined && message.surplus === 0 && !message.controlTruncated) return received
+    received?.close()
+    if (message.controlTruncated) throw new BatonNativeError('BATON_ERR_CONTROL_TRUNCATED', `fd ${this.fd}`)
+    if (received !== undefined) {
+      throw new BatonNativeError(
+        'BATON_ERR_CONTROL_INVALID',
+        `got ${1 + message.surplus} descriptors, wanted 1`,
+      )
+    }
+    if (message.bytes.length === 0) throw new UnexpectedEndError(this.fd, 0, 1)
+    throw new BatonNativeError('BATON_ERR_NO_DESCRIPTOR', `fd ${this.fd}`)
+  }
+
+  #serve(): void {
+    while (this.#waiters[0] !== undefined) {
+      const waiter = this.#waiters[0]
+      try {
+        const received = this.#receive()
+        if (received === undefined) return
+        this.#waiters.shift()
+        waiter.resolve(received)
+      } catch (error) {
+        this.#waiters.shift()
+        waiter.reject(error)
+      }
+    }
+    this.#unwatch()
+  }
+
+  #abandon(waiter: Waiter): void {
+    const index = this.#waiters.indexOf(waiter)
+    if (index !== -1) this.#waiters.splice(index, 1)
+    if (this.#waiters.length === 0) this.#unwatch()
+  }
+
+  #unwatch(): void {
+    this.#watch?.remove()
+    this.#watch = undefined
+  }
+}
+
+/** The waiter, let go of the signal when it settles; `abandon` runs before an abort rejects it. */
+function withAbort(waiter: Waiter, signal: AbortSignal | undefined, abandon: () => void): Waiter {
+  if (signal === undefined) return waiter
+  const abort = (): void => {
+    abandon()
+    waiter.reject(signal.reason)
+  }
+  signal.addEventListener('abort', abort, { once: true })
+  const release = (): void => signal.removeEventListener('abort', abort)
+  return {
+    resolve: (fd) => {
+      release()
+      waiter.resolve(fd)
+    },
+    reject: (error) => {
+      release()
+      waiter.reject(error)
+    },
+  }
+}

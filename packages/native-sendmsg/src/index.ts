@@ -1,0 +1,58 @@
+export { acceptOne, type AcceptedConnection } from './accept.ts'
+export {
+  close,
+  dup,
+  isCloseOnExec,
+  isNonblocking,
+  OwnedFd,
+  setCloseOnExec,
+  setNonblocking,
+  type BorrowedFd,
+} from './descriptors.ts'
+export { connectUnix, dialAndSend } from './dial.ts'
+export { Endpoint } from './endpoint.ts'
+export {
+  BatonNativeError,
+  errorMessages,
+  NativeError,
+  ShortSendError,
+  UnexpectedEndError,
+  UnsupportedPlatformError,
+  type BatonNativeErrorCode,
+  type NativeErrorContext,
+} from './errors.ts'
+export {
+  localAddress,
+  peerAddress,
+  peerCredentials,
+  poll,
+  POLLERR,
+  POLLHUP,
+  POLLIN,
+  POLLNVAL,
+  POLLOUT,
+  POLLRDHUP,
+  socketError,
+  type PeerCredentials,
+} from './inspect.ts'
+export { supported } from './libc.ts'
+export { listenTcp, listenUnix, type ListenTcpOptions, type ListenUnixOptions } from './listen.ts'
+export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
+export { Poller, sharedPoller, type PollerOptions, type ReadinessListener } from './poller.ts'
+export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
+export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
+export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
+export { type SocketAddress } from './socket-address.ts'
+export { socketpair, type UnixSocketType } from './sockets.ts'
+export { peek, readToEnd, recv, send } from './stream.ts'
+export {
+  EPOLLERR,
+  EPOLLET,
+  EPOLLEXCLUSIVE,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLONESHOT,
+  EPOLLOUT,
+  EPOLLRDHUP,
+  type Watch,
+} from './watch.ts'

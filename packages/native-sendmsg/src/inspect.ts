@@ -1,0 +1,93 @@
+import { SO_ERROR, SO_PEERCRED, SOL_SOCKET } from './abi.ts'
+import { lazyArena } from './arena.ts'
+import type { BorrowedFd } from './descriptors.ts'
+import { EINTR, ENOTCONN } from './errno.ts'
+import { NativeError } from './errors.ts'
+import { lastErrno, libc } from './libc.ts'
+import {
+  addressArena,
+  parseAddress,
+  resetAddress,
+  SOCKADDR,
+  SOCKADDR_LENGTH,
+  type SocketAddress,
+} from './socket-address.ts'
+
+/** Events of poll(2). POLLERR and POLLHUP are always reported. */
+export const POLLIN = 0x001
+export const POLLOUT = 0x004
+export const POLLERR = 0x008
+export const POLLHUP = 0x010
+export const POLLNVAL = 0x020
+export const POLLRDHUP = 0x2000
+
+/** Where a socket is bound. */
+export function localAddress(fd: BorrowedFd): SocketAddress {
+  const arena = addressArena()
+  resetAddress(arena)
+  if (libc.getsockname(fd, arena.address + SOCKADDR, arena.address + SOCKADDR_LENGTH) === -1) {
+    throw new NativeError('getsockname', lastErrno(), { fd })
+  }
+  return parseAddress(arena)
+}
+
+/** Who is at the other end; undefined when the socket is not connected (any more). */
+export function peerAddress(fd: BorrowedFd): SocketAddress | undefined {
+  const arena = addressArena()
+  resetAddress(arena)
+  if (libc.getpeername(fd, arena.address + SOCKADDR, arena.address + SOCKADDR_LENGTH) === -1) {
+    const errno = lastErrno()
+    if (errno === ENOTCONN) return undefined
+    throw new NativeError('getpeername', errno, { fd })
+  }
+  return parseAddress(arena)
+}
+
+export interface PeerCredentials {
+  pid: number
+  uid: number
+  gid: number
+}
+
+// int or struct ucred at 0, its socklen_t at 16.
+const optionArena = lazyArena(24)
+const OPTION_LENGTH = 16
+
+function readOption(fd: BorrowedFd, option: number, size: number): Buffer {
+  const arena = optionArena()
+  arena.buffer.writeUInt32LE(size, OPTION_LENGTH)
+  if (libc.getsockopt(fd, SOL_SOCKET, option, arena.address, arena.address + OPTION_LENGTH) === -1) {
+    throw new NativeError('getsockopt', lastErrno(), { fd })
+  }
+  return arena.buffer
+}
+
+/**
+ * Who connected (or listened, or made the pair), as the kernel noted at that moment: SO_PEERCRED, unix(7). The pid may belong
+ * to somebody else by now. On other sockets than Unix ones the kernel answers pid 0, uid and gid 4294967295.
+ */
+export function peerCredentials(fd: BorrowedFd): PeerCredentials {
+  const raw = readOption(fd, SO_PEERCRED, 12)
+  return { pid: raw.readInt32LE(0), uid: raw.readUInt32LE(4), gid: raw.readUInt32LE(8) }
+}
+
+/** The socket's pending errno, 0 for none; reading clears it (SO_ERROR, socket(7)). */
+export function socketError(fd: BorrowedFd): number {
+  return readOption(fd, SO_ERROR, 4).readInt32LE(0)
+}
+
+const pollArena = lazyArena(8)
+
+/** poll(2) of one descriptor without waiting. Returns `revents`: 0 when nothing holds, POLLNVAL when it is not open. */
+export function poll(fd: BorrowedFd, events: number): number {
+  const arena = pollArena()
+  const { buffer } = arena
+  for (;;) {
+    buffer.writeInt32LE(fd, 0)
+    buffer.writeInt16LE(events, 4)
+    buffer.writeInt16LE(0, 6)
+    if (libc.poll(arena.address, 1, 0) !== -1) return buffer.readUInt16LE(6)
+    const errno = lastErrno()
+    if (errno !== EINTR) throw new NativeError('poll', errno, { fd })
+  }
+}

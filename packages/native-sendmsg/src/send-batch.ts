@@ -1,0 +1,82 @@
+import { CMSGHDR_SIZE, cmsgSpace, MSG_DONTWAIT, MSG_NOSIGNAL } from './abi.ts'
+import { writeRightsHeader } from './control-message.ts'
+import type { BorrowedFd } from './descriptors.ts'
+import { EINTR } from './errno.ts'
+import { BatonNativeError, NativeError } from './errors.ts'
+import { lastErrno, libc } from './libc.ts'
+import { MessageArena } from './message-arena.ts'
+
+/** One message of a batch: its bytes and the one descriptor that rides with them. The caller keeps the descriptor. */
+export interface BatchItem {
+  readonly bytes: Uint8Array
+  readonly fd: BorrowedFd
+}
+
+export interface SendBatchResult {
+  /** Items that went whole, from the front. */
+  sent: number
+  /** Why the next one did not; set exactly when `sent` is less than the number of items. */
+  error?: NativeError
+}
+
+/**
+ * Many {bytes, descriptor} messages to a seqpacket socket in few sendmmsg(2) calls. The arena is laid out once: per message the
+ * bytes, their length and the descriptor are written. Not for streams, where a message can go in part.
+ */
+export class SendBatch {
+  readonly #arena: MessageArena
+
+  /** `capacity` messages a system call (the kernel takes 1,024), `payloadSize` bytes each at most. */
+  constructor(capacity: number, payloadSize: number) {
+    this.#arena = new MessageArena(capacity, payloadSize, cmsgSpace(4))
+    for (let index = 0; index < capacity; index++) {
+      writeRightsHeader(this.#arena.buffer, this.#arena.controlOffset(index), 1)
+    }
+  }
+
+  /** Sends in order, never waiting, and stops at the first message that the kernel refuses. */
+  send(socketFd: BorrowedFd, items: readonly BatchItem[]): SendBatchResult {
+    let sent = 0
+    while (sent < items.length) {
+      const count = this.#fill(items, sent)
+      const went = this.#sendFilled(socketFd, count)
+      sent += went
+      if (went < count) return { sent, error: new NativeError('sendmmsg', lastErrno(), { fd: socketFd }) }
+    }
+    return { sent }
+  }
+
+  #fill(items: readonly BatchItem[], start: number): number {
+    const arena = this.#arena
+    const count = Math.min(arena.capacity, items.length - start)
+    for (let index = 0; index < count; index++) {
+      const item = items[start + index]
+      if (item === undefined) return index
+      if (item.bytes.length === 0 || item.bytes.length > arena.payloadSize) {
+        const detail = `${item.bytes.length} bytes where 1 to ${arena.payloadSize} fit`
+        throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', detail)
+      }
+      arena.buffer.set(item.bytes, arena.payloadOffset(index))
+      arena.setPayloadLength(index, item.bytes.length)
+      arena.buffer.writeInt32LE(item.fd, arena.controlOffset(index) + CMSGHDR_SIZE)
+    }
+    return count
+  }
+
+  /** How many of the first `count` messages went; fewer leaves the reason in `lastErrno()`. */
+  #sendFilled(socketFd: BorrowedFd, count: number): number {
+    let done = 0
+    while (done < count) {
+      // sendmmsg tells an error only when nothing went, so a short count is followed by a call that says why.
+      const went = libc.sendmmsg(
+        socketFd,
+        this.#arena.headerAddress(done),
+        count - done,
+        MSG_DONTWAIT | MSG_NOSIGNAL,
+      )
+      if (went !== -1) done += went
+      else if (lastErrno() !== EINTR) return done
+    }
+    return done
+  }
+}

@@ -1,0 +1,157 @@
+import { isIPv4, isIPv6 } from 'node:net'
+import { AF_INET, AF_INET6, AF_UNIX, SOCKADDR_UN_SIZE, SUN_PATH_SIZE } from './abi.ts'
+import { lazyArena, type Arena } from './arena.ts'
+import { EINVAL, ENAMETOOLONG } from './errno.ts'
+import { NativeError } from './errors.ts'
+import { libc } from './libc.ts'
+
+/** Where a socket is bound or connected to. */
+export interface SocketAddress {
+  readonly family: 'IPv4' | 'IPv6' | 'unix'
+  /** The literal as Node writes it, a path, `\0name` of an abstract socket, or '' for an unnamed one. */
+  readonly address: string
+  /** 0 for a Unix socket. */
+  readonly port: number
+}
+
+/** A sockaddr as the kernel filled it in: `socklen_t` at 0, `struct sockaddr` at 8. */
+export const SOCKADDR_LENGTH = 0
+export const SOCKADDR = 8
+const SOCKADDR_CAPACITY = 128
+
+/** Room for one address of any family. */
+export const addressArena = lazyArena(SOCKADDR + SOCKADDR_CAPACITY)
+
+/** Readies the length word before accept4, getsockname or getpeername write into it. */
+export function resetAddress(arena: Arena): void {
+  arena.words[SOCKADDR_LENGTH / 4] = SOCKADDR_CAPACITY
+}
+
+/** The address of an accepted connection. IPv6 and Unix addresses become text only when somebody asks. */
+class ParsedAddress implements SocketAddress {
+  readonly family: SocketAddress['family']
+  readonly port: number
+  #raw: Buffer | number
+  #text: string | undefined
+
+  constructor(family: SocketAddress['family'], raw: Buffer | number, port: number) {
+    this.family = family
+    this.#raw = raw
+    this.port = port
+  }
+
+  get address(): string {
+    return (this.#text ??= this.#format())
+  }
+
+  #format(): string {
+    const raw = this.#raw
+    if (typeof raw === 'number')
+      return `${raw & 255}.${(raw >>> 8) & 255}.${(raw >>> 16) & 255}.${raw >>> 24}`
+    return this.family === 'unix' ? formatPath(raw) : formatIPv6(raw)
+  }
+
+  toJSON(): SocketAddress {
+    return { family: this.family, address: this.address, port: this.port }
+  }
+}
+
+/** Reads the address out of `arena`, copying what is needed: the arena may be used again at once. */
+export function parseAddress(arena: Arena): SocketAddress {
+  const { buffer } = arena
+  const length = Math.min(arena.words[SOCKADDR_LENGTH / 4] ?? 0, SOCKADDR_CAPACITY)
+  const family = length < 2 ? AF_UNIX : buffer.readUInt16LE(SOCKADDR)
+  // sockaddr_in: port (big-endian) at 2, address at 4; sockaddr_in6: port at 2, address at 8, scope at 24.
+  if (family === AF_INET) {
+    return new ParsedAddress('IPv4', buffer.readUInt32LE(SOCKADDR + 4), buffer.readUInt16BE(SOCKADDR + 2))
+  }
+  if (family === AF_INET6) {
+    const raw = Buffer.from(buffer.subarray(SOCKADDR + 8, SOCKADDR + 28))
+    return new ParsedAddress('IPv6', raw, buffer.readUInt16BE(SOCKADDR + 2))
+  }
+  return new ParsedAddress(
+    'unix',
+    Buffer.from(buffer.subarray(SOCKADDR + 2, SOCKADDR + Math.max(2, length))),
+    0,
+  )
+}
+
+/** RFC 5952, as inet_ntop(3) and so `socket.remoteAddress` write it; a scope is appended as a number (RFC 4007). */
+function formatIPv6(raw: Buffer): string {
+  const groups = Array.from({ length: 8 }, (_, index) => raw.readUInt16BE(index * 2))
+  const mapped = groups[5] === 0xffff && groups.slice(0, 5).every((group) => group === 0)
+  const text = mapped ? `::ffff:${raw.subarray(12, 16).join('.')}` : compress(groups)
+  const scope = raw.readUInt32LE(16)
+  return scope === 0 ? text : `${text}%${scope}`
+}
+
+function compress(groups: readonly number[]): string {
+  let start = -1
+  let length = 1
+  for (let at = 0; at < 8; at++) {
+    let end = at
+    while (end < 8 && groups[end] === 0) end++
+    if (end - at > length) {
+      start = at
+      length = end - at
+    }
+  }
+  const hex = groups.map((group) => group.toString(16))
+  if (start === -1) return hex.join(':')
+  return `${hex.slice(0, start).join(':')}::${hex.slice(start + length).join(':')}`
+}
+
+/** The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)). */
+function formatPath(raw: Buffer): string {
+  if (raw.length === 0) return ''
+  const end = raw[0] === 0 ? raw.length : raw.indexOf(0)
+  return raw.toString('utf8', 0, end === -1 ? raw.length : end)
+}
+
+/** `host:port`, with brackets around an IPv6 literal. */
+export const formatEndpoint = (host: string, port: number): string =>
+  isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`
+
+/**
+ * Writes a TCP address behind SOCKADDR and returns its length in bytes. `host` is a literal; an IPv6 one may carry
+ * a zone (`fe80::1%eth0`). Throws NativeError EINVAL, as bind(2) would, for anything else.
+ */
+export function writeInternetAddress(arena: Arena, host: string, port: number): number {
+  const { buffer, address } = arena
+  const [literal = '', zone] = host.split('%', 2)
+  const valid = Number.isInteger(port) && port >= 0 && port <= 65_535
+  buffer.fill(0, SOCKADDR)
+  if (valid && isIPv4(host)) {
+    buffer.writeUInt16LE(AF_INET, SOCKADDR)
+    buffer.writeUInt16BE(port, SOCKADDR + 2)
+    libc.inet_pton(AF_INET, literal, address + SOCKADDR + 4)
+    return 16
+  }
+  if (valid && isIPv6(host)) {
+    buffer.writeUInt16LE(AF_INET6, SOCKADDR)
+    buffer.writeUInt16BE(port, SOCKADDR + 2)
+    libc.inet_pton(AF_INET6, literal, address + SOCKADDR + 8)
+    if (zone !== undefined) buffer.writeUInt32LE(scopeOf(zone), SOCKADDR + 24)
+    return 28
+  }
+  throw new NativeError('bind', EINVAL, { address: formatEndpoint(host, port) })
+}
+
+function scopeOf(zone: string): number {
+  return /^\d+$/.test(zone) ? Number(zone) : libc.if_nametoindex(zone)
+}
+
+/** Writes a Unix address behind SOCKADDR and returns its length in bytes. ENAMETOOLONG from 108 bytes on. */
+export function writeUnixAddress(arena: Arena, syscall: string, path: string): number {
+  const bytes = Buffer.from(path)
+  const abstract = bytes[0] === 0
+  if (bytes.length === 0 || (!abstract && bytes.includes(0)))
+    throw new NativeError(syscall, EINVAL, { path, fd: -1 })
+  if (bytes.length + (abstract ? 0 : 1) > SUN_PATH_SIZE)
+    throw new NativeError(syscall, ENAMETOOLONG, { path, fd: -1 })
+  arena.buffer.fill(0, SOCKADDR, SOCKADDR + SOCKADDR_UN_SIZE)
+  arena.buffer.writeUInt16LE(AF_UNIX, SOCKADDR)
+  bytes.copy(arena.buffer, SOCKADDR + 2)
+  // An abstract name is as long as the address says; a path ends with its NUL.
+  return 2 + bytes.length + (abstract ? 0 : 1)
+}

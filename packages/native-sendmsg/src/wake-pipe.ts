@@ -1,0 +1,80 @@
+import { closeSync, openSync } from 'node:fs'
+import { Socket } from 'node:net'
+import { O_CLOEXEC, O_NONBLOCK } from './abi.ts'
+import { lazyArena } from './arena.ts'
+import { OwnedFd } from './descriptors.ts'
+import { EAGAIN } from './errno.ts'
+import { NativeError } from './errors.ts'
+import { lastErrno, libc } from './libc.ts'
+
+const scratch = lazyArena(64)
+
+/**
+ * Makes a wait on a pool thread return: by `wake()`, and by itself when the environment ends without running any
+ * JavaScript (`Worker.terminate()`).
+ *
+ * Node's clean-up first closes the handles of the environment, then waits for its thread-pool requests, and only after
+ * that runs clean-up hooks and closes the descriptors that `fs` opened (`Environment::RunCleanup`). A wait without a limit is one of those
+ * requests, so a hook comes too late (measured: the Worker hangs). Therefore the write end belongs to a handle, an
+ * unref'ed `net.Socket`; closing it raises EPOLLHUP at the read end. The read end must outlive the wait, and so is closed last.
+ * All of this is public API; checked on Node 20.20, 22.23, 24.21 and 26.10.
+ */
+export class WakePipe {
+  /** The read end, to be watched for EPOLLIN; EPOLLHUP is always reported. */
+  readonly fd: number
+  readonly #writeFd: number
+  readonly #writeEnd: Socket
+
+  constructor() {
+    const [readEnd, writeEnd] = pipe()
+    try {
+      this.fd = closedWithEnvironment(readEnd)
+    } catch (error) {
+      writeEnd.close()
+      throw error
+    }
+    this.#writeFd = writeEnd.release()
+    this.#writeEnd = new Socket({ fd: this.#writeFd, readable: false, writable: true })
+    this.#writeEnd.unref()
+  }
+
+  /** Never blocks; a pipe that is full is awake already. */
+  wake(): void {
+    if (libc.write(this.#writeFd, scratch().address, 1) !== -1) return
+    const errno = lastErrno()
+    if (errno !== EAGAIN) throw new NativeError('write', errno, { fd: this.#writeFd })
+  }
+
+  /** Takes back what `wake` wrote. */
+  drain(): void {
+    while (libc.read(this.fd, scratch().address, 64) > 0);
+  }
+
+  /** No wait may be outstanding. */
+  close(): void {
+    this.#writeEnd.destroy()
+    closeSync(this.fd)
+  }
+}
+
+/**
+ * Moves a descriptor to a number that Node itself closes at the very end of a Worker (`trackUnmanagedFds`, on by default): one
+ * that `fs.openSync` returned. The caller closes it earlier with `fs.closeSync`, which also ends the tracking.
+ */
+export function closedWithEnvironment(owned: OwnedFd): number {
+  try {
+    const tracked = openSync('/', 'r')
+    if (libc.dup3(owned.fd, tracked, O_CLOEXEC) !== -1) return tracked
+    const errno = lastErrno()
+    closeSync(tracked)
+    throw new NativeError('dup3', errno, { fd: owned.fd })
+  } finally {
+    owned.close()
+  }
+}
+
+function pipe(): [OwnedFd, OwnedFd] {
+  const arena = scratch()
+  if (libc.pipe2(arena.address, O_CLOEXEC | O_NONBLOCK) === -1) throw new NativeError('pipe2', lastErrno())
+  return [new OwnedFd(arena.buffer.readInt32LE(0)), new OwnedFd(arena.buffer.readInt32LE(4))]
+}
