@@ -50,6 +50,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
   readonly #sessions = new Set<Session>()
   readonly #connections = new WeakMap<object, ConnectionInfo>()
+  /** On TLS servers: live connections by their peer. */
+  readonly #handshakes = new Map<string, ConnectionInfo>()
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
@@ -107,7 +109,8 @@ export class Backend extends EventEmitter<BackendEvents> {
     const { signal } = options
     signal?.throwIfAborted()
     if (this.#attachment === undefined) throw new BackendError('BATON_ERR_NOTHING_ATTACHED')
-    if (this.#state === 'draining' || this.#state === 'closed') throw new BackendError('BATON_ERR_BACKEND_CLOSED')
+    if (this.#state === 'draining' || this.#state === 'closed')
+      throw new BackendError('BATON_ERR_BACKEND_CLOSED')
     if (this.#state === 'registered') return
     const registered = new Promise<void>((resolve, reject) => {
       const waiter = { resolve: settle(resolve), reject: settle(reject) }
@@ -164,7 +167,8 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#state = 'draining'
     this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
     this.#rejectWaiting(this.#stop.signal.reason)
-    for (const session of this.#sessions) session.announceDrain(Number.isFinite(deadline) ? deadline : null, reason)
+    for (const session of this.#sessions)
+      session.announceDrain(Number.isFinite(deadline) ? deadline : null, reason)
     this.emit('drain', reason)
     const attachment = this.#attachment
     attachment?.drain()
@@ -173,7 +177,10 @@ export class Backend extends EventEmitter<BackendEvents> {
       // `setTimeout` takes no more than a 32-bit count, and no deadline means no timer.
       const cut = Number.isFinite(deadline)
         ? setTimeout(() => {
-            this.#options.logger.warn({ live: attachment.live }, 'drain deadline reached, cutting what is left')
+            this.#options.logger.warn(
+              { live: attachment.live },
+              'drain deadline reached, cutting what is left',
+            )
             attachment.destroyAll()
           }, deadline)
         : undefined
@@ -303,24 +310,38 @@ export class Backend extends EventEmitter<BackendEvents> {
       socket = new Socket({ fd, allowHalfOpen: attachment.allowHalfOpen, readable: true, writable: true })
     } catch (error) {
       closeFd(fd)
-      this.#options.logger.error({ connection: connection.id, error: error as Error }, 'a connection could not be adopted')
+      this.#options.logger.error(
+        { connection: connection.id, error: error as Error },
+        'a connection could not be adopted',
+      )
       return
     }
     this.#connections.set(socket, connection)
+    if (attachment.kind === 'tls' || attachment.kind === 'https') this.#awaitHandshake(socket, connection)
     attachment.adopt(socket)
     this.emit('adopt', socket, connection)
   }
 
-  /** Apps see the TLSSocket, not the socket below it: both get the same metadata. */
+  /**
+   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other but the peer's
+   * address. Both get the same metadata.
+   */
   #linkSecure(secure: TLSSocket): void {
-    const below = this.#attachment?.find((socket) => isSamePeer(socket, secure))
-    const connection = below && this.#connections.get(below)
+    const connection = this.#handshakes.get(peerOf(secure))
     if (connection) this.#connections.set(secure, connection)
+  }
+
+  #awaitHandshake(socket: Socket, connection: ConnectionInfo): void {
+    const peer = peerOf(socket)
+    this.#handshakes.set(peer, connection)
+    socket.once('close', () => {
+      if (this.#handshakes.get(peer) === connection) this.#handshakes.delete(peer)
+    })
   }
 }
 
-function isSamePeer(a: Socket, b: Socket): boolean {
-  return a.remotePort === b.remotePort && a.remoteAddress === b.remoteAddress && a.localPort === b.localPort
+function peerOf({ remoteAddress, remotePort, localPort }: Socket): string {
+  return `${remoteAddress} ${remotePort} ${localPort}`
 }
 
 /** All options have defaults beside the environment; see `BackendOptions`. */

@@ -9,7 +9,8 @@ export const messages = {
   BATON_ERR_NOTHING_ATTACHED: 'no server attached: call backend.attach(server) before ready()',
   BATON_ERR_BACKEND_CLOSED: 'the backend was closed; create a new one',
   BATON_ERR_REGISTRATION_REFUSED: 'the broker refused the registration',
-  BATON_ERR_REGISTRATION_TIMEOUT: 'the broker accepted the connection but did not answer the registration in time',
+  BATON_ERR_REGISTRATION_TIMEOUT:
+    'the broker accepted the connection but did not answer the registration in time',
   BATON_ERR_LANE_MISSING: 'the answer to the registration did not carry exactly one descriptor',
 } as const
 

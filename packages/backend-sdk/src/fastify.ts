@@ -20,11 +20,11 @@ export interface BatonPluginOptions extends BackendOptions {
  *
  * Being ready does not wait for a broker, so that an app starts without one. The backend's log goes to `app.log`.
  */
-function baton(app: FastifyInstance, options: BatonPluginOptions, done: (error?: Error) => void): void {
+async function baton(app: FastifyInstance, options: BatonPluginOptions): Promise<void> {
   const { drainDeadline, ...backendOptions } = options
   const backend = createBackend({ logger: app.log, ...backendOptions })
   app.decorate('baton', backend)
-  app.addHook('onReady', (ready) => {
+  app.addHook('onReady', async () => {
     backend.attach(app.server)
     const drain = () => backend.drain(drainDeadline === undefined ? {} : { deadline: drainDeadline })
     // avvio's own method, which Fastify's types leave out (`addHook` is closed by now): the newest close hook runs first.
@@ -33,9 +33,7 @@ function baton(app: FastifyInstance, options: BatonPluginOptions, done: (error?:
     Reflect.apply(Reflect.get(app, 'onClose'), app, [drain])
     // Refused, or closed before a broker came: the backend logs the one, and the other is as the app asked.
     backend.ready().catch((error: unknown) => app.log.debug({ err: error }, 'baton: not registered'))
-    ready()
   })
-  done()
 }
 
 export default Object.assign(baton, {

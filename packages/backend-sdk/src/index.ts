@@ -1,5 +1,11 @@
 export type { AttachableServer } from './attach/index.ts'
-export { Backend, type BackendEvents, type BackendState, createBackend, type DrainOptions } from './backend.ts'
+export {
+  Backend,
+  type BackendEvents,
+  type BackendState,
+  createBackend,
+  type DrainOptions,
+} from './backend.ts'
 export type { ConnectionInfo } from './connection-info.ts'
 export { BackendError, type BackendErrorCode, RegistrationRefused } from './errors.ts'
 export type { Logger } from './logger.ts'

@@ -35,7 +35,10 @@ export function resolveOptions(options: BackendOptions, env: NodeJS.ProcessEnv):
   if (service === undefined || service === '') throw new BackendError('BATON_ERR_NO_SERVICE')
   const weight = options.weight ?? 1
   if (!(weight > 0 && weight <= MAX_WEIGHT)) {
-    throw new BackendError('BATON_ERR_INVALID_OPTION', `weight is ${weight}, wanted above 0 up to ${MAX_WEIGHT}`)
+    throw new BackendError(
+      'BATON_ERR_INVALID_OPTION',
+      `weight is ${weight}, wanted above 0 up to ${MAX_WEIGHT}`,
+    )
   }
   return {
     socket: options.socket ?? env['BATON_SOCKET'] ?? `${defaultRuntimeDir(env)}/control.sock`,

@@ -69,7 +69,9 @@ export async function register(path: string, hello: HelloFrame, signal: AbortSig
     control.close()
     for (const fd of received) fd.close()
     if (timeout.aborted && !signal.aborted) {
-      throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, { cause: error })
+      throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, {
+        cause: error,
+      })
     }
     throw error
   }

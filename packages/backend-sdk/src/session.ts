@@ -1,4 +1,12 @@
-import { close, EPOLLRDHUP, type OwnedFd, POLLHUP, poll, ReceiveBatch, sharedPoller } from '@baton/native-sendmsg'
+import {
+  close,
+  EPOLLRDHUP,
+  type OwnedFd,
+  POLLHUP,
+  poll,
+  ReceiveBatch,
+  sharedPoller,
+} from '@baton/native-sendmsg'
 import { ControlConnection, type ControlEnd } from './control/control-connection.ts'
 import type { Frame, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
 import type { Registration } from './registration.ts'
@@ -179,7 +187,13 @@ export class Session {
         continue
       }
       const { offer, fd } = verdict
-      refused.push({ kind: 'refuse', sequence: offer.sequence, reason: refusal, token: offer.token, fds: [fd] })
+      refused.push({
+        kind: 'refuse',
+        sequence: offer.sequence,
+        reason: refusal,
+        token: offer.token,
+        fds: [fd],
+      })
       this.#host.rejected(refusal, offer)
     }
     // Closed first: NACK says that this process holds no copy any more.
@@ -193,7 +207,10 @@ export class Session {
     if (accepted.length === 0) return
     for (const each of accepted) this.#unacked.add(each)
     const taken = this.#control.write(
-      { type: 'ack', acks: accepted.map(({ offer }) => ({ sequence: offer.sequence, connection: offer.connection })) },
+      {
+        type: 'ack',
+        acks: accepted.map(({ offer }) => ({ sequence: offer.sequence, connection: offer.connection })),
+      },
       // With an error they stay unacked: the end of control, which follows, decides.
       (error) => {
         if (error === undefined) this.#adopt(accepted)
@@ -283,7 +300,8 @@ export class Session {
     for (const { fd } of this.#unacked) close(fd)
     this.#unacked.clear()
     this.#noteSettled()
-    for (const verdict of this.#ledger.end()) if (verdict.kind === 'refuse') for (const fd of verdict.fds) close(fd)
+    for (const verdict of this.#ledger.end())
+      if (verdict.kind === 'refuse') for (const fd of verdict.fds) close(fd)
   }
 
   #release(): void {

@@ -20,8 +20,10 @@ export async function front(t: Test, server: AttachableServer): Promise<Front> {
   let closes = 0
   const attachment = attachServer(server, { onServerClose: () => (closes += 1) })
   const sockets: Socket[] = []
+  const ports = new Set<number | undefined>()
   const listener = createServer({ allowHalfOpen: attachment.allowHalfOpen }, (socket) => {
     sockets.push(socket)
+    ports.add(socket.remotePort)
     attachment.adopt(socket)
   })
   const port = await listen(t, listener)
@@ -37,7 +39,9 @@ export async function front(t: Test, server: AttachableServer): Promise<Front> {
     closes: () => closes,
     sockets,
     dial: async () => {
-      const [client] = await Promise.all([dial(t, port), once(listener, 'connection')])
+      const client = await dial(t, port)
+      const { localPort } = client.socket
+      while (!ports.has(localPort)) await once(listener, 'connection')
       return client
     },
   }

@@ -51,9 +51,13 @@ function openListener({ name, listen }: ListenerConfig): OwnedFd {
     // Accepted sockets inherit both options (tcp(7)), which saves two system calls for each connection.
     return listenTcp({ host: listen.host, port: listen.port, backlog: BACKLOG, noDelay: true })
   } catch (error) {
-    throw new BrokerError('BATON_ERR_LISTEN', `listener "${name}" on ${formatAddress(listen)}: ${reasonOf(error)}`, {
-      cause: error,
-    })
+    throw new BrokerError(
+      'BATON_ERR_LISTEN',
+      `listener "${name}" on ${formatAddress(listen)}: ${reasonOf(error)}`,
+      {
+        cause: error,
+      },
+    )
   }
 }
 
@@ -76,13 +80,20 @@ function prepareFolder(path: string, mode: number): void {
   try {
     mkdirSync(path, { recursive: true, mode: PRIVATE_FOLDER })
     const { uid, mode: found } = lstatSync(path)
-    if (!lstatSync(path).isDirectory()) throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
+    if (!lstatSync(path).isDirectory())
+      throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
     if (uid !== process.getuid?.()) {
-      throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} belongs to uid ${uid}; name another one as runtimeDir`)
+      throw new BrokerError(
+        'BATON_ERR_RUNTIME_DIR',
+        `${path} belongs to uid ${uid}; name another one as runtimeDir`,
+      )
     }
     if ((found & 0o022) !== 0) {
       const octal = (found & 0o777).toString(8)
-      throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} can be written to by others (mode ${octal}); chmod 700 it`)
+      throw new BrokerError(
+        'BATON_ERR_RUNTIME_DIR',
+        `${path} can be written to by others (mode ${octal}); chmod 700 it`,
+      )
     }
     chmodSync(path, mode)
   } catch (error) {

@@ -65,7 +65,8 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
   const listeners = config.listeners.map((listener) => {
     const fd = sockets.listeners.get(listener.name)
     const service = services.get(listener.service)
-    if (fd === undefined || service === undefined) throw new Error(`listener "${listener.name}" has no socket or service`)
+    if (fd === undefined || service === undefined)
+      throw new Error(`listener "${listener.name}" has no socket or service`)
     return new Listener(listener, fd, (connection) => service.arrive(connection), logger)
   })
   const registry = new Registry(config, sockets.control, services, id, logger)
@@ -121,6 +122,17 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
   }
   registry.start(poller)
   for (const listener of listeners) listener.start(poller)
+  const addresses = new Map(listeners.map(({ name, address }) => [name, address]))
+  logger.info(
+    {
+      broker: id,
+      version: BROKER_VERSION,
+      listeners: Object.fromEntries(addresses),
+      admin: adminAddress,
+      control: sockets.control.path,
+    },
+    'accepting connections',
+  )
 
   let closing: Promise<void> | undefined
   const shut = async () => {
@@ -139,7 +151,7 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
   }
   return {
     id,
-    addresses: new Map(listeners.map(({ name, address }) => [name, address])),
+    addresses,
     adminAddress,
     controlPath: sockets.control.path,
     status: view.status,

@@ -33,11 +33,6 @@ export class LastAnswers {
     return this.#draining
   }
 
-  /** HTTP/1 connections that have had a request and are not closed yet. */
-  get connections(): number {
-    return this.#exchanges.size
-  }
-
   /** To be called for each request before the app sees it. */
   received(request: IncomingMessage, response: ServerResponse): void {
     const exchange = this.#exchanges.get(request.socket) ?? this.#open(request.socket)

@@ -14,10 +14,6 @@ export class LastStreams {
   readonly #sessions = new Set<ServerHttp2Session>()
   #draining = false
 
-  get sessions(): number {
-    return this.#sessions.size
-  }
-
   /** A session that begins while draining has its first request on the way, and is let go with it. */
   begun(session: ServerHttp2Session): void {
     this.#sessions.add(session)

@@ -37,7 +37,6 @@ export function decodeJsonPayload(type: JsonFrame['type'], payload: Buffer): Jso
   const fail = (message: string) =>
     new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${type.toUpperCase()}: ${message}`)
   // The table that checks the members is typed by the frame's interface.
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion
   const frame = takeMembers(type, parse(payload, fail), fail) as unknown as JsonFrame
   return frame.type === 'hello' ? sealHello(frame) : frame
 }

@@ -89,8 +89,8 @@ const service = z.strictObject({
     z.string().min(1).default('.'),
   ),
   minHealthy: describe('How long a new one must stay ready before it counts.', duration(0).prefault('1s')),
-  healthCheck: describe('HTTP check of each backend.', healthCheck.nullable().default(null)),
-  upstreams: describe('Plain addresses to relay to, without the SDK.', z.array(upstream).default([])),
+  healthCheck: describe('HTTP check of each backend.', healthCheck.nullable().prefault(null)),
+  upstreams: describe('Plain addresses to relay to, without the SDK.', z.array(upstream).prefault([])),
 })
 
 const admin = z.strictObject({

@@ -1,4 +1,11 @@
-import { close, type NativeError, type OwnedFd, ReceiveBatch, SendBatch, socketpair } from '@baton/native-sendmsg'
+import {
+  close,
+  type NativeError,
+  type OwnedFd,
+  ReceiveBatch,
+  SendBatch,
+  socketpair,
+} from '@baton/native-sendmsg'
 import { TOKEN_BYTES } from './token.ts'
 
 export interface LaneMessage {

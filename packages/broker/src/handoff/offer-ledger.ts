@@ -65,7 +65,8 @@ export class OfferLedger {
   /** The offer whose message was read back out of the backend's queue. */
   readBack(token: Buffer): OpenOffer | undefined {
     for (const offer of this.#open.values()) {
-      if (token.length === offer.token.length && timingSafeEqual(offer.token, token)) return this.#close(offer)
+      if (token.length === offer.token.length && timingSafeEqual(offer.token, token))
+        return this.#close(offer)
     }
     return undefined
   }

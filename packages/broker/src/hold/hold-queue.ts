@@ -1,4 +1,12 @@
-import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, peek, type Poller, type Watch } from '@baton/native-sendmsg'
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLONESHOT,
+  EPOLLRDHUP,
+  peek,
+  type Poller,
+  type Watch,
+} from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection.ts'
 
 export interface HoldHost {

@@ -1,4 +1,12 @@
-import { acceptOne, EPOLLIN, localAddress, NativeError, OwnedFd, type Poller, type Watch } from '@baton/native-sendmsg'
+import {
+  acceptOne,
+  EPOLLIN,
+  localAddress,
+  NativeError,
+  OwnedFd,
+  type Poller,
+  type Watch,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
@@ -93,7 +101,10 @@ export class Listener {
 
   #pauseAfter(error: NativeError): void {
     if (this.#pressure !== error.code) {
-      this.#logger.error({ listener: this.name, code: error.code }, 'cannot accept; clients wait in the kernel')
+      this.#logger.error(
+        { listener: this.name, code: error.code },
+        'cannot accept; clients wait in the kernel',
+      )
     }
     this.#pressure = error.code
     this.#watch?.modify(0)

@@ -33,7 +33,8 @@ export function admit(applicant: Applicant, config: Config): Refusal | undefined
     return { code: 'UidNotAllowed', message, retry: false }
   }
   if (registrationSecret !== null && (hello.secret === null || !registrationSecret.matches(hello.secret))) {
-    const message = hello.secret === null ? 'a registration secret is required' : 'the registration secret is wrong'
+    const message =
+      hello.secret === null ? 'a registration secret is required' : 'the registration secret is wrong'
     return { code: 'SecretMismatch', message, retry: false }
   }
   if (hello.protocol !== PROTOCOL_VERSION) {
@@ -42,7 +43,11 @@ export function admit(applicant: Applicant, config: Config): Refusal | undefined
   }
   if (!config.services.has(hello.service)) {
     const known = [...config.services.keys()].join(', ')
-    return { code: 'UnknownService', message: `no service "${hello.service}" here; there is ${known}`, retry: false }
+    return {
+      code: 'UnknownService',
+      message: `no service "${hello.service}" here; there is ${known}`,
+      retry: false,
+    }
   }
   return undefined
 }

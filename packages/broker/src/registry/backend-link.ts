@@ -191,7 +191,10 @@ export class BackendLink implements Candidate {
     }
     // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
     // proves nothing about what was taken.
-    this.#finish(violation ? { code: 'ProtocolViolation' } : { code: 'BackendGone' }, end.by === 'peer' && !violation)
+    this.#finish(
+      violation ? { code: 'ProtocolViolation' } : { code: 'BackendGone' },
+      end.by === 'peer' && !violation,
+    )
   }
 
   #handle(frame: Frame): void {
@@ -255,7 +258,9 @@ export class BackendLink implements Candidate {
     if (offer === 'settled') this.#host.lateAnswer()
     else if (offer === 'never-made') {
       this.#logger.error({ ...this.#tag, answer }, 'backend answered an offer that was never made')
-      this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${answer} for an offer that was never made`))
+      this.#control.cutOff(
+        new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${answer} for an offer that was never made`),
+      )
     } else return true
     return false
   }
@@ -288,7 +293,10 @@ export class BackendLink implements Candidate {
     const taken = this.#ledger.noteTaken(now)
     this.#heartbeat.missed()
     this.#control.write({ type: 'heartbeat', id: this.#heartbeat.probe(now), reply: false })
-    this.#logger.warn({ ...this.#tag, revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
+    this.#logger.warn(
+      { ...this.#tag, revoked: revoked.length, taken },
+      'no ACK by the deadline; lane read back',
+    )
     const failure: Failure = { code: 'BackendAckTimeout' }
     this.#count(failure)
     for (;;) {
@@ -327,7 +335,7 @@ export class BackendLink implements Candidate {
     this.#lane.close()
     this.#control.release()
     this.#host.ended(this)
-    const connections = back.map(({ connection }) => connection).sort((a, b) => a.order - b.order)
+    const connections = back.map(({ connection }) => connection).toSorted((a, b) => a.order - b.order)
     if (connections.length > 0) this.#host.returned(connections, failure)
   }
 
@@ -337,7 +345,10 @@ export class BackendLink implements Candidate {
     this.#failures.failed(now)
     const pause = this.#failures.retryAfter(now)
     if (pause === 0 || this.#resumeTimer !== undefined) return
-    this.#logger.warn({ ...this.#tag, failure: failure.code, pause }, 'too many failures; no attempts for a while')
+    this.#logger.warn(
+      { ...this.#tag, failure: failure.code, pause },
+      'too many failures; no attempts for a while',
+    )
     this.#resumeTimer = setTimeout(() => {
       this.#resumeTimer = undefined
       this.#host.available()

@@ -130,20 +130,34 @@ export class Registry {
       },
     })
     const timeout = setTimeout(() => {
-      this.#logger.warn({ pid: credentials.pid, uid: credentials.uid }, 'a process connected and did not say HELLO')
+      this.#logger.warn(
+        { pid: credentials.pid, uid: credentials.uid },
+        'a process connected and did not say HELLO',
+      )
       control.cutOff()
     }, HELLO_TIMEOUT)
     this.#strangers.add(control)
   }
 
-  #register(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials): BackendLink | undefined {
+  #register(
+    control: ControlConnection,
+    hello: HelloFrame,
+    credentials: PeerCredentials,
+  ): BackendLink | undefined {
     const refusal = admit({ hello, credentials, socketProblem: this.#socketProblem() }, this.#config)
     const service = this.#services.get(hello.service)
     if (refusal !== undefined || service === undefined) {
-      const { code, message, retry } = refusal ?? { code: 'UnknownService', message: hello.service, retry: false }
+      const { code, message, retry } = refusal ?? {
+        code: 'UnknownService',
+        message: hello.service,
+        retry: false,
+      }
       const { pid, uid, gid } = credentials
       if (this.#refusals.isNew(`${pid}/${uid}/${code}/${hello.service}`)) {
-        this.#logger.warn({ pid, uid, gid, service: hello.service, code, reason: message }, 'registration refused')
+        this.#logger.warn(
+          { pid, uid, gid, service: hello.service, code, reason: message },
+          'registration refused',
+        )
       }
       control.write({ type: 'refused', code, message, retry })
       control.finish()
@@ -155,7 +169,10 @@ export class Registry {
   #welcome(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials, service: Service) {
     const { config } = service
     const lane = new Lane()
-    const id = hello.backend !== null && isValid(hello.backend) && !this.#ids.has(hello.backend) ? hello.backend : ulid()
+    const id =
+      hello.backend !== null && isValid(hello.backend) && !this.#ids.has(hello.backend)
+        ? hello.backend
+        : ulid()
     const identity = {
       ulid: id,
       slot: this.#slots.take(service.name),
@@ -213,7 +230,10 @@ export class Registry {
       this.#logger,
     )
     const { slot, pid, uid, version, weight } = identity
-    this.#logger.info({ backend: id, slot, service: service.name, pid, uid, version, weight }, 'backend registered')
+    this.#logger.info(
+      { backend: id, slot, service: service.name, pid, uid, version, weight },
+      'backend registered',
+    )
     service.joined(link)
     return link
   }

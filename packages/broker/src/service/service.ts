@@ -109,7 +109,8 @@ export class Service implements LinkHost {
   /** Gives up: who still waits is rejected, the backends are let go. */
   close(): void {
     this.#stopped = true
-    for (const connection of this.#hold.take(this.#hold.size)) this.#reject(connection, 'shutdown', 'NoReadyBackend')
+    for (const connection of this.#hold.take(this.#hold.size))
+      this.#reject(connection, 'shutdown', 'NoReadyBackend')
     for (const link of this.#links.values()) link.close()
     this.#hold.close()
   }
@@ -171,7 +172,10 @@ export class Service implements LinkHost {
   ended(link: BackendLink): void {
     this.#links.delete(link.id)
     this.#metrics.removeBackend(this.name, link.id)
-    this.#logger.info({ backend: link.identity.ulid, slot: link.id, service: this.name }, 'backend deregistered')
+    this.#logger.info(
+      { backend: link.identity.ulid, slot: link.id, service: this.name },
+      'backend deregistered',
+    )
   }
 
   /** Offers each connection to a backend that it was not offered to yet, until all are on their way or nobody is left. */
@@ -218,7 +222,8 @@ export class Service implements LinkHost {
 
   #choose(ready: readonly Choosable[], { tried, peer }: ClientConnection): Choosable | undefined {
     const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
-    const key = this.config.balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
+    const key =
+      this.config.balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
     return this.#chooser.choose(untried, key)
   }
 
@@ -258,6 +263,7 @@ export class Service implements LinkHost {
   }
 
   #noteIdle(): void {
-    if (this.#idle.length > 0 && this.held + this.inFlight === 0) for (const resolve of this.#idle.splice(0)) resolve()
+    if (this.#idle.length > 0 && this.held + this.inFlight === 0)
+      for (const resolve of this.#idle.splice(0)) resolve()
   }
 }

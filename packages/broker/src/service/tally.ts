@@ -15,10 +15,9 @@ import {
  * happens for each connection; metrics are brought up to date when somebody looks (`publish`).
  */
 export class Tally {
-  readonly outcomes: Record<Outcome, number> = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, 0])) as Record<
-    Outcome,
-    number
-  >
+  readonly outcomes: Record<Outcome, number> = Object.fromEntries(
+    OUTCOMES.map((outcome) => [outcome, 0]),
+  ) as Record<Outcome, number>
   lateAnswers = 0
   readonly #rejections = new Map<RejectionReason, number>()
   readonly #failures = new Map<FailureCode, number>()
@@ -45,7 +44,9 @@ export class Tally {
 
   publish(service: string, metrics: Metrics): void {
     for (const outcome of OUTCOMES) {
-      this.#since(`outcome/${outcome}`, this.outcomes[outcome], (by) => metrics.connections.inc({ service, outcome }, by))
+      this.#since(`outcome/${outcome}`, this.outcomes[outcome], (by) =>
+        metrics.connections.inc({ service, outcome }, by),
+      )
     }
     for (const [reason, count] of this.#rejections) {
       this.#since(`rejection/${reason}`, count, (by) => metrics.rejections.inc({ service, reason }, by))

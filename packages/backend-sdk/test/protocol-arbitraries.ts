@@ -1,0 +1,98 @@
+/** What the property tests of the protocol draw from: any frame that may stand on the wire. */
+import * as fc from 'fast-check'
+import { type Frame, NACK_REASONS, OFFER_KINDS, ulidFromBytes } from '../src/protocol/index.ts'
+
+export const bytes = (length: number): fc.Arbitrary<Buffer> =>
+  fc.uint8Array({ minLength: length, maxLength: length }).map((array) => Buffer.from(array))
+
+export const ulid = bytes(16).map((array) => ulidFromBytes(array))
+
+/** Records with the prototype that object literals have. */
+const record = <T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }) =>
+  fc.record(model, { noNullPrototype: true })
+
+const text = fc.string({ unit: 'binary', maxLength: 40 })
+const name = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 40 })
+const orNull = <T>(inner: fc.Arbitrary<T>) => fc.option(inner, { nil: null })
+const count = fc.maxSafeNat()
+const milliseconds = fc.double({ min: 0, max: 1e9, noNaN: true }).map((value) => value + 0)
+const period = fc.double({ min: 0, minExcluded: true, max: 1e9, noNaN: true })
+const sequence = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER })
+
+// Through JSON and back, so that what is drawn has no -0 and compares as it will arrive.
+const meta = fc
+  .dictionary(fc.string({ maxLength: 8 }), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 4 })
+  .map((value): Record<string, unknown> => JSON.parse(JSON.stringify(value)))
+
+const type = <const T extends string>(value: T): fc.Arbitrary<T> => fc.constant(value)
+
+const offer = record({
+  token: bytes(16),
+  connection: bytes(16),
+  deadline: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+  kind: fc.constantFrom(...OFFER_KINDS),
+  listener: fc.string({ unit: 'binary', maxLength: 60 }),
+  meta: fc.option(meta, { nil: undefined }),
+})
+
+// Strictly increasing sequences: a set of numbers, sorted.
+const offers = fc.uniqueArray(sequence, { minLength: 1, maxLength: 100 }).chain((sequences) =>
+  fc.array(offer, { minLength: sequences.length, maxLength: sequences.length }).map((drawn) =>
+    drawn.map((one, index) => ({
+      sequence: sequences.toSorted((a, b) => a - b)[index] ?? 0,
+      ...one,
+    })),
+  ),
+)
+
+const batch = <T>(entry: fc.Arbitrary<T>) => fc.array(entry, { minLength: 1, maxLength: 100 })
+
+export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
+  hello: record({
+    type: type('hello'),
+    protocol: fc.integer({ min: 1 }),
+    capabilities: fc.array(text, { maxLength: 3 }),
+    service: name,
+    version: orNull(text),
+    weight: fc.double({ min: 0, minExcluded: true, max: 1000, noNaN: true }),
+    pid: fc.integer({ min: 1 }),
+    backend: orNull(ulid),
+    sdk: text,
+    secret: orNull(text),
+    maxConnections: orNull(count),
+    reconnect: orNull(record({ path: name })),
+  }),
+  welcome: record({
+    type: type('welcome'),
+    protocol: fc.integer({ min: 1 }),
+    capabilities: fc.array(text, { maxLength: 3 }),
+    broker: ulid,
+    backend: ulid,
+    slot: name,
+    service: name,
+    heartbeatInterval: period,
+    tokenTtl: period,
+    ackDeadline: period,
+  }),
+  refused: record({ type: type('refused'), code: name, message: text, retry: fc.boolean() }),
+  reconnect: record({ type: type('reconnect'), reason: text }),
+  drain: record({ type: type('drain'), deadline: orNull(milliseconds), reason: text }),
+  drained: record({ type: type('drained') }),
+  heartbeat: record({ type: type('heartbeat'), id: count, reply: fc.boolean() }),
+  stats: record({ type: type('stats'), adopted: count, closed: count, lag: milliseconds }),
+  offer: record({ type: type('offer'), offers }),
+  ack: record({ type: type('ack'), acks: batch(record({ sequence, connection: bytes(16) })) }),
+  nack: record({
+    type: type('nack'),
+    nacks: batch(
+      record({
+        sequence: fc.maxSafeNat(),
+        reason: fc.constantFrom(...NACK_REASONS),
+        token: bytes(16),
+      }),
+    ),
+  }),
+  revoke: record({ type: type('revoke'), sequences: batch(sequence) }),
+}
+
+export const anyFrame: fc.Arbitrary<Frame> = fc.oneof(...Object.values(frames))

@@ -1,0 +1,466 @@
+import { execFileSync } from 'node:child_process'
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { inspect } from 'node:util'
+
+import * as fc from 'fast-check'
+import t from 'tap'
+
+import { formatAddress, isLoopback, parseAddress } from '../src/config/address.ts'
+import { loadConfig, parseConfig } from '../src/config/config.ts'
+import { formatDuration, parseDuration } from '../src/config/duration.ts'
+import { ConfigError } from '../src/config/error.ts'
+import { jsonSchema, type JsonSchema } from '../src/config/json-schema.ts'
+import { parseJson } from '../src/config/json.ts'
+import { nearMiss } from '../src/config/near-miss.ts'
+import { readSecretFile, Secret } from '../src/config/secret.ts'
+import { refuseUnsupported } from '../src/config/unsupported.ts'
+import { warningsOf } from '../src/config/warnings.ts'
+
+const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
+const smallest = { listeners: [listener], services: { web: {} } }
+
+/** What is wrong with a configuration, as `path: message`. */
+function problems(json: unknown): string[] {
+  try {
+    refuseUnsupported(parseConfig(json))
+    return []
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    return error.problems.map(({ path, message }) => `${path}: ${message}`)
+  }
+}
+
+/** A configuration whose one service has these keys. */
+const withService = (service: Record<string, unknown>) => ({ ...smallest, services: { web: service } })
+
+t.test('the smallest configuration gets the documented defaults', async (t) => {
+  const config = parseConfig(smallest)
+  t.same(config.admin, { listen: { kind: 'tcp', host: '127.0.0.1', port: 9180 }, token: null })
+  t.equal(config.drainDeadline, 30_000)
+  t.same(config.listeners, [
+    { name: 'web', listen: { kind: 'tcp', host: '127.0.0.1', port: 0 }, protocol: 'http', service: 'web' },
+  ])
+  t.same(
+    [...config.services],
+    [
+      [
+        'web',
+        {
+          name: 'web',
+          balance: 'least-connections',
+          handoff: 'auto',
+          holdTimeout: 30_000,
+          maxHeld: 10_000,
+          ackDeadline: 500,
+          tokenTtl: 5000,
+          maxStuck: 1024,
+          failureLimit: { failures: 8, window: 30_000, pause: 30_000 },
+          command: null,
+          instances: 1,
+          env: {},
+          cwd: '.',
+          minHealthy: 1000,
+          healthCheck: null,
+          upstreams: [],
+        },
+      ],
+    ],
+  )
+  t.same(config.security, { allowUids: [process.getuid?.()], allowGids: [], registrationSecret: null })
+})
+
+t.test('every problem is told, with its path and what is right', async (t) => {
+  const cases: [json: unknown, problem: RegExp][] = [
+    [
+      { ...smallest, drainDedline: '1s' },
+      /^drainDedline: unknown key \(did you mean "drainDeadline"\?\); allowed here: runtimeDir, drain/,
+    ],
+    [
+      withService({ holdTimout: 1 }),
+      /^services\.web\.holdTimout: unknown key \(did you mean "holdTimeout"\?\); allowed here: balance/,
+    ],
+    [
+      withService({ failureLimit: { pauze: 1 } }),
+      /^services\.web\.failureLimit\.pauze: .*did you mean "pause".*: failures, window, pause$/,
+    ],
+    [
+      withService({ healthCheck: { url: '/' } }),
+      /^services\.web\.healthCheck\.url: unknown key; allowed here: path, interval, timeout$/,
+    ],
+    [
+      { ...smallest, listeners: [{ ...listener, port: 1 }] },
+      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service$/,
+    ],
+    [
+      withService({ balance: 'round-robbin' }),
+      /^services\.web\.balance: "round-robbin" is not one of .*did you mean "round-robin"/,
+    ],
+    [withService({ maxHeld: '10' }), /^services\.web\.maxHeld: expected a number, got "10"$/],
+    [withService({ maxHeld: -1 }), /^services\.web\.maxHeld: must be at least 0$/],
+    [withService({ maxStuck: 1.5 }), /^services\.web\.maxStuck: expected a whole number, got 1\.5$/],
+    [
+      withService({ holdTimeout: '1.5s' }),
+      /^services\.web\.holdTimeout: expected milliseconds or a string like/,
+    ],
+    [withService({ holdTimeout: null }), /^services\.web\.holdTimeout: expected milliseconds/],
+    [withService({ holdTimeout: '600h' }), /^services\.web\.holdTimeout: must be at most 2147483647 ms$/],
+    [withService({ ackDeadline: 0 }), /^services\.web\.ackDeadline: must be at least 1 ms$/],
+    [withService({ ackDeadline: '5s' }), /^services\.web\.ackDeadline: must be shorter than tokenTtl/],
+    [{ services: { web: {} } }, /^listeners: is required$/],
+    [{ ...smallest, listeners: [] }, /^listeners: needs at least one listener$/],
+    [{ listeners: [listener] }, /^services: is required$/],
+    [{ ...smallest, services: {} }, /^services: needs at least one service$/],
+    [{ ...smallest, services: { web: {}, 'a b': {} } }, /^services\["a b"\]: a name has 1 to 63/],
+    [{ ...smallest, services: { web: {}, [`a${'b'.repeat(63)}`]: {} } }, /: a name has 1 to 63/],
+    [
+      { ...smallest, listeners: [{ ...listener, service: 'wbe' }] },
+      /^listeners\[0\]\.service: there is no service "wbe" \(did you mean "web"\?\); there are: web$/,
+    ],
+    [
+      { ...smallest, listeners: [{ ...listener, service: 'toString' }] },
+      /^listeners\[0\]\.service: there is no service "toString"/,
+    ],
+    [
+      { ...smallest, listeners: [listener, listener] },
+      /^listeners\[1\]\.name: "web" is the name of listeners\[0\] already$/,
+    ],
+    [
+      { ...smallest, admin: { listen: '0.0.0.0:9180' } },
+      /^admin\.listen: 0\.0\.0\.0:9180 can be reached from other hosts/,
+    ],
+    [{ ...smallest, runtimeDir: `/tmp/${'x'.repeat(100)}` }, /^runtimeDir: .*control\.sock has \d+ bytes/],
+    [{ ...smallest, security: { allowUids: [-1] } }, /^security\.allowUids\[0\]: must be at least 0$/],
+    [[], /^: expected an object, got an array$/],
+    [null, /^: expected an object, got null$/],
+  ]
+  for (const [json, problem] of cases) {
+    const found = problems(json)
+    t.equal(found.length, 1, JSON.stringify(json).slice(0, 120))
+    t.match(found[0], problem)
+  }
+  t.equal(
+    problems({
+      drainDeadline: 'x',
+      listeners: [{ ...listener, listen: 'x' }],
+      services: { web: { maxHeld: 'x' } },
+    }).length,
+    3,
+  )
+})
+
+t.test('one address serves one purpose, however it is written', async (t) => {
+  const twice = (a: string, b: string) =>
+    problems({
+      ...smallest,
+      listeners: [
+        { ...listener, listen: a },
+        { ...listener, name: 'b', listen: b },
+      ],
+    })
+  t.match(twice('127.0.0.1:8080', 'localhost:8080'), [
+    /^listeners\[1\]\.listen: 127\.0\.0\.1:8080 is the address of listeners\[0\]\.listen already$/,
+  ])
+  t.match(twice('[::1]:8080', '[0:0:0:0:0:0:0:1]:8080'), [
+    /^listeners\[1\]\.listen: \[::1\]:8080 is the address of/,
+  ])
+  t.match(twice('unix:/tmp/a', 'unix:/tmp/a'), [/is the address of/])
+  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [/^listeners\[0\]\.listen: .* of admin\.listen already$/])
+  t.same(twice('127.0.0.1:0', '127.0.0.1:0'), [], 'port 0 is another port each time')
+  const control = {
+    ...smallest,
+    runtimeDir: '/tmp/r',
+    listeners: [{ ...listener, listen: 'unix:/tmp/r/control.sock' }],
+  }
+  t.match(problems(control), [/of the control socket already$/])
+})
+
+t.test('what this version does not serve is refused by name', async (t) => {
+  const full = {
+    command: ['node', 'server.js'],
+    instances: 2,
+    env: { A: 'b' },
+    cwd: 'app',
+    minHealthy: '2s',
+    healthCheck: {},
+    upstreams: [{ address: '127.0.0.1:3000' }],
+    handoff: 'off',
+  }
+  const config = parseConfig(withService(full))
+  t.equal(config.services.get('web')?.healthCheck?.path, '/healthz', 'it parses')
+  const found = problems(withService(full))
+  for (const key of Object.keys(full)) {
+    t.equal(found.filter((line) => line.startsWith(`services.web.${key}: `)).length, 1, key)
+    t.equal(problems(withService({ [key]: full[key as keyof typeof full] })).length, 1, `${key} alone`)
+  }
+  t.match(found[0], /^services\.web\.command: managed backends are not supported by this version$/)
+  t.match(problems(withService({ upstreams: [{ address: '127.0.0.1:0' }] })), [
+    /upstreams\[0\]\.address: .*port other than 0/,
+  ])
+})
+
+t.test('an allowed and doubtful configuration is warned of', async (t) => {
+  const config = parseConfig({ ...smallest, services: { web: { holdTimeout: 0 }, idle: {} } })
+  t.match(warningsOf(config), [{ path: 'services.web.holdTimeout' }, { path: 'services.idle' }])
+  t.same(warningsOf(parseConfig(smallest)), [])
+})
+
+t.test('durations', async (t) => {
+  const good: [string, number][] = [
+    ['250ms', 250],
+    ['30s', 30_000],
+    ['5m', 300_000],
+    ['1h', 3_600_000],
+    ['0s', 0],
+  ]
+  for (const [text, ms] of good) t.equal(parseDuration(text), ms, text)
+  for (const text of ['', '30', 's', '-1s', '1.5s', '30 s', '30S', '1d', '99999999999s']) {
+    t.equal(parseDuration(text), undefined, JSON.stringify(text))
+  }
+  fc.assert(fc.property(fc.nat(2 ** 31 - 1), (ms) => parseDuration(formatDuration(ms)) === ms))
+  t.equal(formatDuration(90_000), '90s')
+  t.equal(parseConfig(withService({ holdTimeout: 1234 })).services.get('web')?.holdTimeout, 1234)
+})
+
+t.test('addresses', async (t) => {
+  const good: [text: string, address: object][] = [
+    ['127.0.0.1:8080', { kind: 'tcp', host: '127.0.0.1', port: 8080 }],
+    ['localhost:0', { kind: 'tcp', host: '127.0.0.1', port: 0 }],
+    ['[::1]:65535', { kind: 'tcp', host: '::1', port: 65_535 }],
+    ['[2001:DB8:0:0::1]:1', { kind: 'tcp', host: '2001:db8::1', port: 1 }],
+    ['unix:/run/a b.sock', { kind: 'unix', path: '/run/a b.sock' }],
+  ]
+  for (const [text, address] of good) {
+    const parsed = parseAddress(text)
+    if (typeof parsed === 'string') throw new Error(parsed)
+    t.same(parsed, address, text)
+    t.same(parseAddress(formatAddress(parsed)), parsed, 'reads back')
+  }
+  const bad: [text: string, why: RegExp][] = [
+    ['8080', /expected "host:port"/],
+    ['127.0.0.1', /expected "host:port"/],
+    ['127.0.0.1:http', /expected "host:port"/],
+    ['127.0.0.1:65536', /out of range/],
+    [':8080', /"0\.0\.0\.0:8080" or "\[::\]:8080"/],
+    ['*:8080', /"0\.0\.0\.0:8080"/],
+    ['::1:8080', /in brackets/],
+    ['[127.0.0.1]:80', /not an IPv6 address/],
+    ['[fe80::1%lo]:80', /zone/],
+    ['example.com:80', /not an IP address; host names/],
+    ['256.1.1.1:80', /not an IP address/],
+    ['unix:relative', /absolute path/],
+    ['unix:/a\0b', /NUL/],
+    [`unix:/${'x'.repeat(107)}`, /108 bytes and the kernel takes at most 107/],
+  ]
+  for (const [text, why] of bad) t.match(parseAddress(text), why, JSON.stringify(text).slice(0, 40))
+  t.type(parseAddress(`unix:/${'x'.repeat(106)}`), 'object', '107 bytes still fit')
+  for (const [text, loopback] of [
+    ['127.9.9.9:1', true],
+    ['[::1]:1', true],
+    ['unix:/a', true],
+    ['[::]:1', false],
+  ] as const) {
+    const parsed = parseAddress(text)
+    t.equal(typeof parsed === 'object' && isLoopback(parsed), loopback, text)
+  }
+})
+
+t.test('near misses', async (t) => {
+  const known = ['start', 'check', 'status', 'drain']
+  t.equal(nearMiss('chekc', known), 'check', 'swapped letters')
+  t.equal(nearMiss('STATUS', known), 'status')
+  t.equal(nearMiss('strat', known), 'start')
+  t.equal(nearMiss('deploy', known), undefined)
+  t.equal(nearMiss('', known), undefined)
+})
+
+t.test('files that can not be used are named', async (t) => {
+  const dir = t.testdir({
+    'empty.json': '',
+    'bad.json': '{\n  "listeners": [,]\n}',
+    'twice.json': '{"a": 1, "a": 2}',
+    folder: {},
+  })
+  const message = (name: string) => {
+    try {
+      loadConfig(join(dir, name))
+      return 'loaded'
+    } catch (error) {
+      t.ok(error instanceof ConfigError && error.code === 'BATON_ERR_CONFIG')
+      return String(error)
+    }
+  }
+  t.match(message('none.json'), /none\.json: no such file; name another one with --config FILE$/)
+  t.match(message('folder'), /folder: is a folder, not a file$/)
+  t.match(message('empty.json'), /empty\.json: line 1, column 1: expected a value, got the end of the file$/)
+  t.match(message('bad.json'), /bad\.json: line 2, column 17: expected a value, got ","$/)
+  t.match(message('twice.json'), /twice\.json: line 1, column 10: the key "a" is there twice$/)
+})
+
+t.test(
+  'a file that this user may not read is told',
+  { skip: process.getuid?.() === 0 && 'root reads everything' },
+  async (t) => {
+    const dir = t.testdir({ 'a.json': '{}' })
+    chmodSync(join(dir, 'a.json'), 0)
+    t.throws(() => loadConfig(join(dir, 'a.json')), /may not read the file \(EACCES\)/)
+  },
+)
+
+t.test('the JSON reader agrees with JSON.parse and tells where it does not', async (t) => {
+  const accepts = (text: string) => {
+    try {
+      JSON.parse(text)
+      return true
+    } catch {
+      return false
+    }
+  }
+  fc.assert(fc.property(fc.json(), (text) => parseJson(text).ok || /"__proto__"/.test(text)))
+  // One character of a valid text is removed, doubled or replaced: mostly invalid, sometimes not.
+  const damaged = fc.tuple(
+    fc.json({ maxDepth: 3 }),
+    fc.nat(),
+    fc.constantFrom('', '"', '\\', ',', '}', '\u0001', '0', 'e'),
+  )
+  fc.assert(
+    fc.property(damaged, ([text, at, replacement]) => {
+      const index = at % text.length
+      const changed = text.slice(0, index) + replacement + text.slice(index + 1)
+      const result = parseJson(changed)
+      if (result.ok) return accepts(changed)
+      return !accepts(changed) || /is there twice|can not be a key/.test(result.message)
+    }),
+    { numRuns: 2000 },
+  )
+  t.match(parseJson('{"services": {"__proto__": {}}}'), {
+    ok: false,
+    line: 1,
+    column: 15,
+    message: /can not be a key/,
+  })
+  t.match(parseJson(`${'['.repeat(100_000)}`), { ok: false, message: /nested more than 64 deep/ })
+  t.match(parseJson('{"a": 1} x'), {
+    ok: false,
+    column: 10,
+    message: 'expected the end of the file, got "x"',
+  })
+  t.match(parseJson('{a: 1}'), { ok: false, column: 2, message: 'expected a key in double quotes, got "a"' })
+})
+
+t.test('row 23: a secret shows itself nowhere', async (t) => {
+  const secret = new Secret('hunter2')
+  t.equal(secret.reveal(), 'hunter2')
+  for (const shown of [
+    String(secret),
+    JSON.stringify({ secret }),
+    inspect({ secret }, { showHidden: true, depth: 9 }),
+  ]) {
+    t.notMatch(shown, 'hunter2')
+    t.match(shown, '[secret]')
+  }
+  t.ok(secret.matches('hunter2'))
+  for (const wrong of ['', 'hunter', 'hunter22', 'Hunter2']) t.notOk(secret.matches(wrong), wrong)
+})
+
+t.test('secret files are relative to the configuration, private, and not empty', async (t) => {
+  const config = {
+    ...smallest,
+    admin: { listen: '0.0.0.0:0', tokenFile: 'token' },
+    security: { registrationSecretFile: 'key' },
+  }
+  const dir = t.testdir({ 'baton.json': JSON.stringify(config), token: 'one\n', key: ' two ' })
+  const file = join(dir, 'baton.json')
+  for (const name of ['token', 'key']) chmodSync(join(dir, name), 0o600)
+  const { admin, security } = loadConfig(file)
+  t.ok(admin.token?.matches('one') && security.registrationSecret?.matches('two'))
+
+  chmodSync(join(dir, 'token'), 0o640)
+  writeFileSync(join(dir, 'key'), '\n')
+  const path = (name: string) => join(dir, name).replaceAll('/', '\\/')
+  t.throws(
+    () => loadConfig(file),
+    new RegExp(
+      `admin.tokenFile: ${path('token')} is open to other users \\(mode 0640\\); run: chmod 600 ${path('token')}`,
+    ),
+  )
+  t.throws(() => loadConfig(file), /security\.registrationSecretFile: .*key is empty$/)
+  t.match(readSecretFile(join(dir, 'none')), /can not read .*none: ENOENT/)
+  t.match(readSecretFile(dir), /not a regular file/)
+  execFileSync('mkfifo', ['-m', '600', join(dir, 'fifo')])
+  t.match(readSecretFile(join(dir, 'fifo')), /not a regular file/, 'and does not wait for a writer')
+  writeFileSync(join(dir, 'key'), 'x'.repeat(5000))
+  t.match(readSecretFile(join(dir, 'key')), /has 5000 bytes/)
+})
+
+t.test('runtimeDir follows the environment, and the file', async (t) => {
+  const dirWith = (xdg: string | undefined, runtimeDir?: string) => {
+    const before = process.env['XDG_RUNTIME_DIR']
+    if (xdg === undefined) delete process.env['XDG_RUNTIME_DIR']
+    else process.env['XDG_RUNTIME_DIR'] = xdg
+    try {
+      return parseConfig(
+        { ...smallest, ...(runtimeDir === undefined ? {} : { runtimeDir }) },
+        { file: '/etc/baton/baton.json' },
+      ).runtimeDir
+    } finally {
+      if (before === undefined) delete process.env['XDG_RUNTIME_DIR']
+      else process.env['XDG_RUNTIME_DIR'] = before
+    }
+  }
+  t.equal(dirWith('/run/user/7'), '/run/user/7/baton')
+  t.match(
+    dirWith('relative'),
+    new RegExp(`/baton-${process.getuid?.()}$`),
+    'the XDG specification says to ignore it',
+  )
+  t.match(dirWith(undefined), new RegExp(`/baton-${process.getuid?.()}$`))
+  t.equal(dirWith('/run/user/7', 'run'), '/etc/baton/run')
+})
+
+t.test('a service may be called like a method of Object', async (t) => {
+  const config = parseConfig({
+    listeners: [{ ...listener, service: 'constructor' }],
+    services: { constructor: {} },
+  })
+  t.equal(config.services.get('constructor')?.balance, 'least-connections')
+})
+
+t.test('the published JSON Schema is the one that Baton checks with', async (t) => {
+  const published: unknown = JSON.parse(
+    readFileSync(new URL('../baton.schema.json', import.meta.url), 'utf8'),
+  )
+  t.same(published, JSON.parse(JSON.stringify(jsonSchema())), 'else run scripts/write-schema.mjs')
+})
+
+t.test('docs/configuration.md and the schema have the same keys and defaults', async (t) => {
+  const page = readFileSync(new URL('../../../docs/configuration.md', import.meta.url), 'utf8')
+  const documented = new Map(
+    [...page.matchAll(/^\| `([^`]+)` \| [^|]+ \| (?:`([^`]+)`)? ?\| /gm)].map(([, key, value]) => [
+      key,
+      value,
+    ]),
+  )
+  const defined = new Map(keysOf(JSON.parse(JSON.stringify(jsonSchema())), ''))
+  t.same([...documented.keys()].toSorted(), [...defined.keys()].toSorted())
+  for (const [key, value] of defined) t.equal(documented.get(key), value, `default of ${key}`)
+  const example = /```json\n([^`]+)```/.exec(page)?.[1] ?? ''
+  t.same(problems(JSON.parse(example)), [], 'the example of the page is valid')
+})
+
+function keysOf(node: JsonSchema, prefix: string): [key: string, value: string | undefined][] {
+  const object = node.anyOf?.find(({ type }) => type === 'object') ?? node
+  const found = Object.entries(object.properties ?? {}).flatMap(
+    ([name, child]): [string, string | undefined][] => {
+      if (typeof child === 'boolean') return []
+      const path = prefix === '' ? name : `${prefix}.${name}`
+      const value = child.default === undefined ? undefined : JSON.stringify(child.default)
+      return [[path, value], ...keysOf(child, path)]
+    },
+  )
+  if (typeof object.items === 'object' && !Array.isArray(object.items))
+    found.push(...keysOf(object.items, `${prefix}[]`))
+  if (typeof object.additionalProperties === 'object')
+    found.push(...keysOf(object.additionalProperties, `${prefix}.*`))
+  return found
+}

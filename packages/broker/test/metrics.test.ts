@@ -1,0 +1,102 @@
+import { readFileSync } from 'node:fs'
+
+import t from 'tap'
+
+import { FAILURE_REASONS, FALLBACK_ACTIONS, FALLBACK_REASONS, Metrics } from '../src/metrics/index.ts'
+
+const fresh = () => new Metrics({ version: '1.2.3', listeners: ['http'], services: ['web', 'api'] })
+
+/** The samples of one metric: `{labels}` to value, as the text shows them. */
+async function samples(metrics: Metrics, name: string): Promise<Record<string, number>> {
+  const lines = (await metrics.text()).split('\n').filter((line) => line.startsWith(`${name}{`))
+  return Object.fromEntries(
+    lines.map((line) => [
+      line.slice(name.length, line.lastIndexOf(' ')),
+      Number(line.slice(line.lastIndexOf(' '))),
+    ]),
+  )
+}
+
+t.test('known series are there from the start, with 0', async (t) => {
+  const metrics = fresh()
+  t.same(await samples(metrics, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
+  t.same(Object.keys(await samples(metrics, 'baton_connections_total')).length, 2 * 5)
+  t.same(Object.values(await samples(metrics, 'baton_connections_total')), Array<number>(10).fill(0))
+  t.equal(
+    Object.keys(await samples(metrics, 'baton_handoff_failures_total')).length,
+    2 * FAILURE_REASONS.length,
+  )
+  const steps = 2 * FALLBACK_ACTIONS.length * FALLBACK_REASONS.length
+  t.equal(Object.keys(await samples(metrics, 'baton_fallbacks_total')).length, steps)
+  const states = ['ready', 'draining', 'unresponsive', 'paused']
+  const zeros = ['web', 'api'].flatMap((service) =>
+    states.map((state) => [`{service="${service}",state="${state}"}`, 0]),
+  )
+  t.same(await samples(metrics, 'baton_backends'), Object.fromEntries(zeros))
+  t.same(await samples(metrics, 'baton_handoff_duration_seconds_count'), {
+    '{service="web"}': 0,
+    '{service="api"}': 0,
+  })
+  t.same(await samples(metrics, 'baton_build_info'), { '{version="1.2.3"}': 1 })
+})
+
+t.test('counting, observing, and forgetting a backend', async (t) => {
+  const metrics = fresh()
+  metrics.connections.inc({ service: 'web', outcome: 'handed_off' })
+  metrics.connections.inc({ service: 'web', outcome: 'handed_off' }, 4)
+  t.equal((await samples(metrics, 'baton_connections_total'))['{service="web",outcome="handed_off"}'], 5)
+
+  metrics.connectionsHeld.set({ service: 'web' }, 7)
+  metrics.connectionsHeld.inc({ service: 'web' })
+  metrics.connectionsHeld.dec({ service: 'web' }, 3)
+  t.equal((await samples(metrics, 'baton_connections_held'))['{service="web"}'], 5)
+
+  metrics.handoffDuration.observe({ service: 'web' }, 0.000_04)
+  metrics.handoffDuration.observe({ service: 'web' }, 30)
+  const buckets = await samples(metrics, 'baton_handoff_duration_seconds_bucket')
+  t.equal(buckets['{le="0.00005",service="web"}'], 1)
+  t.equal(buckets['{le="10",service="web"}'], 1)
+  t.equal(buckets['{le="+Inf",service="web"}'], 2)
+
+  metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 3)
+  metrics.backendConnections.set({ service: 'web', backend: 'web-2' }, 4)
+  metrics.removeBackend('web', 'web-1')
+  t.same(await samples(metrics, 'baton_backend_connections'), { '{service="web",backend="web-2"}': 4 })
+})
+
+t.test('each instance has a registry of its own', async (t) => {
+  const [one, other] = [fresh(), fresh()]
+  one.connectionsAccepted.inc({ listener: 'http' })
+  t.same(await samples(other, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
+})
+
+t.test('docs/metrics.md and the registry have the same metrics, types and labels', async (t) => {
+  const page = readFileSync(new URL('../../../docs/metrics.md', import.meta.url), 'utf8')
+  const documented = [...page.matchAll(/^\| `([a-z_0-9]+)` \| (\w+) \|([^|]*)\| /gm)].map(
+    ([, name, type, labels]) => ({
+      name,
+      type,
+      labels: [...(labels ?? '').matchAll(/`(\w+)`/g)].map(([, label]) => label),
+    }),
+  )
+  const metrics = fresh()
+  metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 0)
+  const text = await metrics.text()
+  const registered = new Map(
+    [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]),
+  )
+  t.same(documented.map(({ name }) => name).toSorted(), [...registered.keys()].toSorted())
+  for (const { name = '', type, labels } of documented) {
+    t.equal(type, registered.get(name), `type of ${name}`)
+    if (!name.startsWith('baton_')) continue
+    const sample = new RegExp(`^${name}(?:_count)?\\{(.*)\\} `, 'm').exec(text)?.[1] ?? ''
+    t.same(
+      [...sample.matchAll(/(\w+)="/g)].map(([, label]) => label),
+      labels,
+      `labels of ${name}`,
+    )
+  }
+  t.match(text, /^# HELP baton_/m)
+  t.notMatch(text, /^# TYPE \S+_total gauge$/m, 'promtool refuses a gauge with the name of a counter')
+  t.match(metrics.contentType, 'text/plain; version=0.0.4')
+})

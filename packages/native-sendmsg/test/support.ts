@@ -1,0 +1,101 @@
+import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
+import { mkdtempSync, readdirSync, rmSync, fstatSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { BatonNativeError, EPOLLIN, NativeError, type OwnedFd, type Poller } from '../src/index.ts'
+
+/** How many descriptors this process has open (the listing's own one is in every count). */
+export const openDescriptors = (): number => readdirSync('/proc/self/fd').length
+
+/** What makes two descriptors the same open file. */
+export const identity = (fd: number): string => {
+  const { dev, ino } = fstatSync(fd)
+  return `${dev}:${ino}`
+}
+
+/** The code of what `call` throws; anything that is not an error of the package is thrown on. */
+export function codeOf(call: () => unknown): string {
+  try {
+    call()
+  } catch (error) {
+    if (error instanceof NativeError || error instanceof BatonNativeError) return error.code
+    throw error
+  }
+  return 'no error'
+}
+
+export function nativeError(call: () => unknown): NativeError {
+  try {
+    call()
+  } catch (error) {
+    if (error instanceof NativeError) return error
+    throw error
+  }
+  throw new Error('no error')
+}
+
+export function temporaryFolder(t: { teardown(call: () => void): void }): string {
+  const folder = mkdtempSync(join(tmpdir(), 'baton-native-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  return folder
+}
+
+export function closing(t: { teardown(call: () => void): void }, ...fds: OwnedFd[]): void {
+  t.teardown(() => fds.forEach((fd) => fd.close()))
+}
+
+/** Resolves when `fd` has something to read. */
+export function readable(poller: Poller, fd: number): Promise<void> {
+  return new Promise((resolve) => {
+    const watch = poller.add(fd, EPOLLIN, () => {
+      watch.remove()
+      resolve()
+    })
+  })
+}
+
+export interface FixtureOptions {
+  stdio?: StdioOptions
+  uid?: number
+  /** RLIMIT_NOFILE of the child. */
+  descriptors?: number
+}
+
+/**
+ * Starts a program of test/fixtures, which uses the built package. The environment is empty: test runners leave things in it that
+ * change what a child does.
+ */
+export function startFixture(name: string, args: string[], options: FixtureOptions = {}): ChildProcess {
+  const path = fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
+  const limit = options.descriptors === undefined ? '' : `ulimit -n ${options.descriptors}; `
+  const command = [...['-i', '/bin/sh', '-c', `${limit}exec "$0" "$@"`], process.execPath, path, ...args]
+  return spawn('/usr/bin/env', command, {
+    cwd: '/',
+    stdio: options.stdio ?? ['ignore', 'pipe', 'pipe'],
+    ...(options.uid === undefined ? {} : { uid: options.uid }),
+  })
+}
+
+export interface Ended {
+  code: number | null
+  signal: string | null
+  stdout: string
+  stderr: string
+}
+
+/** Waits for the child's end; kills it, and says so by its signal, when that takes longer than `limit` ms. */
+export function ended(child: ChildProcess, limit = 10_000): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    let stdout = ''
+    let stderr = ''
+    child.stdout?.on('data', (chunk: Buffer) => (stdout += chunk.toString()))
+    child.stderr?.on('data', (chunk: Buffer) => (stderr += chunk.toString()))
+    const timer = setTimeout(() => child.kill('SIGKILL'), limit)
+    child.once('error', reject)
+    child.once('close', (code, signal) => {
+      clearTimeout(timer)
+      resolve({ code, signal, stdout, stderr })
+    })
+  })
+}

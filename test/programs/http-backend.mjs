@@ -1,0 +1,37 @@
+// An HTTP app as a user writes it, with paths for what the tests look at. SIGTERM drains; the process then ends by itself.
+import http from 'node:http'
+import { createBackend } from '@baton/backend-sdk'
+
+const server = http.createServer((request, response) => {
+  const { pathname, searchParams } = new URL(request.url, 'http://app')
+  const { socket } = request
+  response.setHeader('x-pid', process.pid)
+  if (pathname === '/slow') {
+    setTimeout(() => response.end(`slow ${process.pid}`), Number(searchParams.get('ms')))
+  } else if (pathname === '/busy') {
+    const end = performance.now() + Number(searchParams.get('ms'))
+    while (performance.now() < end);
+    response.end(`busy ${process.pid}`)
+  } else if (pathname === '/exit') {
+    process.exit(1)
+  } else {
+    response.setHeader('content-type', 'application/json')
+    response.end(
+      JSON.stringify({
+        pid: process.pid,
+        path: request.url,
+        remoteAddress: socket.remoteAddress,
+        remotePort: socket.remotePort,
+        connection: backend.connection(socket)?.id,
+      }),
+    )
+  }
+})
+
+const backend = createBackend()
+backend.attach(server)
+await backend.ready()
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid, id: backend.id, slot: backend.slot }))
+process.once('SIGTERM', () => {
+  backend.drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' }).then(() => console.log(JSON.stringify({ msg: 'drained' })))
+})

@@ -1,0 +1,135 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { Program, root, temporaryFolder } from './process.ts'
+
+export const batonCommand = join(root, 'packages/broker/dist/cli/main.js')
+
+export interface BrokerOptions {
+  /** Merged over one http listener `web` on a free port and one service `web`. */
+  config?: Record<string, unknown>
+  env?: NodeJS.ProcessEnv
+}
+
+/** A broker as a user starts it: `baton start --config FILE`, in a folder of its own. */
+export class Broker {
+  readonly program: Program
+  readonly folder: string
+  readonly configFile: string
+  readonly control: string
+  /** Base URL of the admin server. */
+  readonly admin: string
+  readonly #listeners: Record<string, string>
+
+  constructor(program: Program, folder: string, configFile: string, ready: Record<string, unknown>) {
+    this.program = program
+    this.folder = folder
+    this.configFile = configFile
+    this.control = ready['control'] as string
+    this.admin = `http://${ready['admin'] as string}`
+    this.#listeners = ready['listeners'] as Record<string, string>
+  }
+
+  /** `host:port` as bound. */
+  address(listener = 'web'): string {
+    const address = this.#listeners[listener]
+    if (address === undefined) throw new Error(`no listener ${listener}`)
+    return address
+  }
+
+  port(listener = 'web'): number {
+    return Number(this.address(listener).split(':').at(-1))
+  }
+
+  url(path = '/', listener = 'web'): string {
+    return `http://${this.address(listener)}${path}`
+  }
+
+  async status(): Promise<Status> {
+    return (await (await fetch(`${this.admin}/api/v1/status`)).json()) as Status
+  }
+
+  async metrics(): Promise<string> {
+    return (await fetch(`${this.admin}/metrics`)).text()
+  }
+
+  /** Value of one series; label order as in the exposition. */
+  async metric(series: string): Promise<number> {
+    const line = (await this.metrics()).split('\n').find((each) => each.startsWith(`${series} `))
+    if (line === undefined) throw new Error(`no series ${series}`)
+    return Number(line.slice(series.length + 1))
+  }
+
+  /** Asks again, at short intervals, until `holds`; the condition is the broker's state, for which there is no event. */
+  async until(holds: (status: Status) => boolean, what: string, timeout = 10_000): Promise<Status> {
+    const end = performance.now() + timeout
+    for (;;) {
+      const status = await this.status()
+      if (holds(status)) return status
+      if (performance.now() > end)
+        throw new Error(`not within ${timeout} ms: ${what}\n${JSON.stringify(status, null, 1)}`)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+  }
+
+  async backends(count: number, service = 'web'): Promise<Status> {
+    return this.until(
+      ({ services }) =>
+        services.find(({ name }) => name === service)?.backends.filter(({ state }) => state === 'ready')
+          .length === count,
+      `${count} ready backends of ${service}`,
+    )
+  }
+}
+
+export interface Status {
+  broker: { id: string; pid: number; state: string }
+  listeners: { name: string; address: string; accepted: number; accepting: boolean }[]
+  services: {
+    name: string
+    held: number
+    inFlight: number
+    stuck: number
+    outcomes: Record<'handed_off' | 'relayed' | 'rejected' | 'client_gone' | 'relinquished', number>
+    backends: {
+      id: string
+      slot: string
+      state: string
+      pid: number
+      load: number
+      adopted: number
+      closed: number
+      lagMs: number | null
+    }[]
+  }[]
+}
+
+export async function startBroker(t: Test, options: BrokerOptions = {}): Promise<Broker> {
+  const folder = temporaryFolder(t)
+  const configFile = join(folder, 'baton.json')
+  writeFileSync(
+    configFile,
+    JSON.stringify({
+      runtimeDir: join(folder, 'run'),
+      admin: { listen: '127.0.0.1:0' },
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }],
+      services: { web: {} },
+      ...options.config,
+    }),
+  )
+  const program = new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile], {
+    ...(options.env && { env: options.env }),
+  })
+  return new Broker(program, folder, configFile, await program.message('accepting connections'))
+}
+
+/** I4 at rest: what was accepted is accounted for, each connection once. */
+export function unaccounted(status: Status): number {
+  const accepted = status.listeners.reduce((sum, listener) => sum + listener.accepted, 0)
+  const accounted = status.services.reduce(
+    (sum, { held, inFlight, outcomes }) =>
+      sum + held + inFlight + Object.values(outcomes).reduce((a, b) => a + b, 0),
+    0,
+  )
+  return accepted - accounted
+}
