@@ -1,1 +1,161 @@
-export {}
+// `npm start`: a broker in front of two Fastify backends, each in a process of its own as in production. A backend that
+// dies is started again. Ctrl-C ends everything and removes what was made.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
+import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+const BACKENDS = 2
+/** Long enough to see in `baton status` that one is missing. */
+const RESTART_AFTER = 1000
+/** A browser's idle connection would keep a draining backend for longer than whoever pressed Ctrl-C wants to wait. */
+const END_WITHIN = 3000
+const WARN = 40 // pino's level
+
+interface LogLine {
+  level: number
+  msg: string
+}
+
+const batonCommand = fileURLToPath(
+  new URL('dist/cli/main.js', import.meta.resolve('@baton/broker/package.json')),
+)
+const backendProgram = fileURLToPath(new URL('fastify.js', import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), 'baton-demo-'))
+const configFile = join(folder, 'baton.json')
+const children = new Set<ChildProcess>()
+const stopping = new AbortController()
+
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGKILL')
+  rmSync(folder, { recursive: true, force: true })
+})
+// Terminals send one, process managers the other, and npm passes on what its group was sent already: twice is no hurry.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void stop(0))
+
+const [port, adminPort] = [await freePort(8080), await freePort(9180)]
+writeFileSync(
+  configFile,
+  JSON.stringify({
+    runtimeDir: join(folder, 'run'),
+    admin: { listen: `127.0.0.1:${adminPort}` },
+    listeners: [{ name: 'web', listen: `127.0.0.1:${port}`, service: 'web' }],
+    services: { web: { balance: 'round-robin' } },
+  }),
+)
+
+const broker = run([batonCommand, 'start', '--config', configFile])
+broker.once('close', (code, signal) => {
+  if (stopping.signal.aborted) return
+  console.error(`The broker ended (${signal ?? `exit code ${code}`}).`)
+  void stop(1)
+})
+if (await logged(broker, 'accepting connections')) {
+  const pids = await Promise.all(Array.from({ length: BACKENDS }, startBackend))
+  if (!stopping.signal.aborted) introduce(pids)
+}
+
+function introduce(pids: readonly (number | undefined)[]): void {
+  const url = `http://127.0.0.1:${port}/`
+  const baton = `node ${relative(process.cwd(), batonCommand)}`
+  console.log(`
+Baton runs in front of two Fastify backends (pids ${pids.join(' and ')}). Open
+
+    ${url}
+
+or, in another terminal:
+
+    curl ${url}                  # several times: the backends take turns
+    while curl -sf ${url}; do sleep 0.05; done    # leave this running, and meanwhile
+    kill -9 ${pids[0]}                                     # end one of the two
+    curl http://127.0.0.1:${adminPort}/metrics
+    ${baton} status --config ${configFile}
+
+Ctrl-C ends it.
+`)
+}
+
+/** Resolves with its pid when it is registered, so that connections may come; with undefined when it ended before. */
+async function startBackend(): Promise<number | undefined> {
+  const backend = run([backendProgram], {
+    BATON_SOCKET: join(folder, 'run/control.sock'),
+    BATON_SERVICE: 'web',
+  })
+  backend.once('close', (code, signal) => void replace(backend, signal ?? `exit code ${code}`))
+  return (await logged(backend, 'registered with the broker')) ? backend.pid : undefined
+}
+
+async function replace(dead: ChildProcess, why: string): Promise<void> {
+  if (stopping.signal.aborted) return
+  console.log(`Backend ${dead.pid} ended (${why}). Another one starts in ${RESTART_AFTER} ms.`)
+  try {
+    await sleep(RESTART_AFTER, undefined, { signal: stopping.signal })
+  } catch {
+    return // Ctrl-C came first.
+  }
+  const pid = await startBackend()
+  if (pid !== undefined) console.log(`Backend ${pid} has taken its place.`)
+}
+
+function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
+  // In a process group of its own: the terminal sends Ctrl-C to the whole group, and who ends when is for `stop` to say.
+  const child = spawn(process.execPath, args, {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, ...env },
+  })
+  children.add(child)
+  child.once('close', () => children.delete(child))
+  if (child.stdout) {
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const entry = JSON.parse(line) as LogLine
+      if (entry.level >= WARN && !stopping.signal.aborted) console.error(line)
+      child.emit('log', entry)
+    })
+  }
+  return child
+}
+
+/** True at the first log line with this message, false when the child ended without one. */
+function logged(child: ChildProcess, message: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    child.on('log', ({ msg }: LogLine) => {
+      if (msg === message) resolve(true)
+    })
+    child.once('close', () => resolve(false))
+  })
+}
+
+async function stop(code: number): Promise<void> {
+  if (stopping.signal.aborted) return
+  stopping.abort()
+  process.exitCode = code
+  const ended = [...children].map((child) => once(child, 'close'))
+  for (const child of children) child.kill('SIGTERM')
+  const late = setTimeout(() => {
+    for (const child of children) child.kill('SIGKILL')
+  }, END_WITHIN)
+  await Promise.all(ended)
+  clearTimeout(late)
+}
+
+/** `wanted` when nobody listens there, else a port of the kernel's choice. */
+async function freePort(wanted: number): Promise<number> {
+  const server = createServer()
+  server.listen(wanted, '127.0.0.1')
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
+    return freePort(0)
+  }
+  const { port: found } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return found
+}

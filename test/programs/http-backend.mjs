@@ -28,7 +28,7 @@ const server = http.createServer((request, response) => {
   }
 })
 
-const backend = createBackend()
+const backend = createBackend({ weight: Number(process.env.WEIGHT ?? 1) })
 backend.attach(server)
 await backend.ready()
 console.log(JSON.stringify({ msg: 'ready', pid: process.pid, id: backend.id, slot: backend.slot }))

@@ -101,7 +101,7 @@ export class Program {
 
   /** All JSON lines so far. */
   messages(): Record<string, unknown>[] {
-    return this.lines.flatMap((line) => parse(line) ?? [])
+    return this.lines.map(parse).filter((message) => message !== undefined)
   }
 
   #wake(): void {

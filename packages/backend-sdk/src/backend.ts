@@ -256,7 +256,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       this.#logged = undefined
       const { id, slot } = { id: session.welcome.backend, slot: session.welcome.slot }
       this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
-      for (const waiter of [...this.#waiting]) waiter.resolve()
+      for (const waiter of this.#waiting) waiter.resolve()
       this.emit('connected', { id, slot })
     })
   }
@@ -293,7 +293,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   #rejectWaiting(error: unknown): void {
-    for (const waiter of [...this.#waiting]) waiter.reject(error)
+    for (const waiter of this.#waiting) waiter.reject(error)
   }
 
   #refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined {

@@ -4,6 +4,7 @@ import http from 'node:http'
 import net, { type Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
+import { acceptOne, listenTcp, localAddress } from '@baton/native-sendmsg'
 import t from 'tap'
 import { startConnectionTracking } from '../src/attach/connection-tracking.ts'
 import { AttachError, attachServer } from '../src/attach/index.ts'
@@ -29,6 +30,38 @@ t.test('an adopted connection is served, counted, and the client’s', { timeout
     f.attachment.find(() => true),
     undefined,
   )
+})
+
+t.test('sockets made of descriptors: the way that a handoff takes', { timeout: 10_000 }, async (t) => {
+  const listener = listenTcp({ host: '127.0.0.1', port: 0 })
+  t.teardown(() => listener.close())
+  const { port } = localAddress(listener.fd)
+  const server = http.createServer(
+    { connectionsCheckingInterval: 20, headersTimeout: 200 },
+    (request, response) => {
+      response.end(`${request.method} ${request.socket.remotePort}`)
+    },
+  )
+  const attachment = attachServer(server, silent)
+  // The client has connected, so the kernel holds the connection for accept4(2).
+  const handOff = async () => {
+    const client = await dial(t, port)
+    const accepted = acceptOne(listener.fd)
+    if (!accepted) throw new Error('nothing to accept')
+    attachment.adopt(new net.Socket({ fd: accepted.fd, allowHalfOpen: attachment.allowHalfOpen }))
+    return client
+  }
+  const client = await handOff()
+  client.get('/')
+  await client.until(new RegExp(`GET ${client.socket.localPort}$`))
+  const slow = await handOff()
+  slow.write('GET / HTTP/1.1\r\nX')
+  t.match(await slow.ended(), /^HTTP\/1.1 408 /)
+  attachment.drain()
+  client.get('/')
+  t.match(await client.ended(), /Connection: close\r\n[^]*GET \d+$/)
+  await attachment.whenEmpty()
+  t.same([attachment.live, attachment.adopted, attachment.closed], [0, 2, 2])
 })
 
 t.test('a server is attached once at a time', async (t) => {
@@ -210,13 +243,32 @@ t.test('a Node without connection tracking is warned of, not guessed at', { time
   t.equal(startConnectionTracking(net.createServer()), false)
 })
 
-/** `--expose-gc` for this file alone. */
-function collector(): () => void {
+/** Collects until `enough`, at most 50 times: finalizers run in tasks of their own. `--expose-gc` for this file alone. */
+async function collect(enough: () => boolean): Promise<void> {
   setFlagsFromString('--expose-gc')
   const gc: unknown = runInNewContext('gc')
   if (typeof gc !== 'function') throw new Error('no gc')
-  return () => Reflect.apply(gc, undefined, [])
+  for (let turn = 0; turn < 50 && !enough(); turn += 1) {
+    Reflect.apply(gc, undefined, [])
+    await new Promise((resolve) => setImmediate(resolve))
+  }
 }
+
+t.test('an idle connection holds no answer', { timeout: 10_000 }, async (t) => {
+  let collected = false
+  const registry = new FinalizationRegistry(() => (collected = true))
+  const server = http.createServer((_request, response) => {
+    registry.register(response, undefined)
+    response.end('ok')
+  })
+  const f = await front(t, server)
+  const client = await f.dial()
+  client.get('/')
+  await client.until(/ok$/)
+  await collect(() => collected)
+  t.equal(collected, true)
+  t.equal(f.attachment.live, 1)
+})
 
 t.test('10,000 connections leave nothing behind', { timeout: 60_000 }, async (t) => {
   const server = http.createServer((_request, response) => response.end('ok'))
@@ -239,12 +291,8 @@ t.test('10,000 connections leave nothing behind', { timeout: 60_000 }, async (t)
   for (let done = 0; done < 10_000; done += 50) await Promise.all(Array.from({ length: 50 }, visit))
   await attachment.whenEmpty()
   t.same([attachment.live, attachment.adopted, attachment.closed], [0, 10_000, 10_000])
-  const gc = collector()
-  // Finalizers run in tasks of their own. Node's parser pool and the last wave may hold on to some.
-  for (let turn = 0; turn < 50 && collected < 9_900; turn += 1) {
-    gc()
-    await new Promise((resolve) => setImmediate(resolve))
-  }
+  // Node's parser pool and the last wave may hold on to some.
+  await collect(() => collected >= 9_900)
   t.ok(collected >= 9_900, `${collected} of 10,000 sockets collected while still attached`)
   attachment.detach()
 })

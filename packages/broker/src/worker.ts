@@ -5,6 +5,7 @@ import { ulid } from 'ulid'
 import { createAdmin } from './admin/index.ts'
 import type { DrainResult, Status, WorkerView } from './admin/view.ts'
 import { type Config, formatAddress } from './config/index.ts'
+import { Farewell } from './farewell.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics } from './metrics/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
@@ -59,8 +60,9 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
       for (const service of services.values()) service.flush()
     },
   })
+  const farewell = new Farewell(poller)
   for (const [name, service] of config.services) {
-    services.set(name, new Service(name, service, poller, metrics, logger))
+    services.set(name, new Service(name, service, { poller, farewell, metrics, logger }))
   }
   const listeners = config.listeners.map((listener) => {
     const fd = sockets.listeners.get(listener.name)
@@ -139,12 +141,14 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
     for (const service of services.values()) service.close()
     registry.close()
     removeSocket(sockets.control.path)
+    await farewell.settled()
     poller.close()
     await admin.close()
   }
   const stop = async (deadline: number) => {
     state = 'draining'
     for (const listener of listeners) listener.close()
+    for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
     const drained = Promise.all([...services.values()].map((service) => service.drained()))
     if (deadline > 0) await settledWithin(drained, deadline)
     await shut()
@@ -154,7 +158,7 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
     addresses,
     adminAddress,
     controlPath: sockets.control.path,
-    status: view.status,
+    status: () => view.status(),
     drain: (deadline) => (closing ??= stop(deadline)),
     close: () => (closing ??= stop(0)),
   }

@@ -18,6 +18,8 @@ function seeded(seed: number): () => number {
   }
 }
 
+const alphabetically = (a = '', b = '') => a.localeCompare(b)
+
 const client = (index: number) => ({
   source: `10.${(index >> 16) & 255}.${(index >> 8) & 255}.${index & 255}`,
 })
@@ -50,7 +52,7 @@ const candidates = fc
   )
   .map((list): Candidate[] => list)
 
-t.test('whoever is chosen is a candidate, and nobody is when there is none', async (t) => {
+void t.test('whoever is chosen is a candidate, and nobody is when there is none', async (t) => {
   for (const balance of BALANCES) {
     const chooser = createChooser(balance)
     t.equal(chooser.choose([], { source: '10.0.0.1' }), undefined, balance)
@@ -66,7 +68,7 @@ t.test('whoever is chosen is a candidate, and nobody is when there is none', asy
   }
 })
 
-t.test('each balance respects weights', async (t) => {
+void t.test('each balance respects weights', async (t) => {
   const turns = 12_000
   const weights = [1, 2, 3]
   for (const balance of BALANCES) {
@@ -80,43 +82,46 @@ t.test('each balance respects weights', async (t) => {
   }
 })
 
-t.test('least-connections takes the lowest load for its weight, and goes round among equals', async (t) => {
-  const chooser = createChooser('least-connections')
-  const list = [candidate('a', 1, 2), candidate('b', 4, 6), candidate('c', 1, 3)]
-  t.equal(chooser.choose(list, {})?.id, 'b', '6 / 4 is below 2 / 1')
-  fc.assert(
-    fc.property(candidates, (many) => {
-      const chosen = chooser.choose(many, {})
-      return many.every(
-        ({ load, weight }) => chosen !== undefined && chosen.load / chosen.weight <= load / weight,
-      )
-    }),
-  )
-  const idle = ['a', 'b', 'c'].map((id) => candidate(id))
-  const fair = createChooser('least-connections')
-  const turns = Array.from({ length: 6 }, () => fair.choose(idle, {})?.id)
-  t.same(turns.slice(0, 3).toSorted(), ['a', 'b', 'c'])
-  t.same(turns.slice(3).toSorted(), ['a', 'b', 'c'])
-})
+void t.test(
+  'least-connections takes the lowest load for its weight, and goes round among equals',
+  async (t) => {
+    const chooser = createChooser('least-connections')
+    const list = [candidate('a', 1, 2), candidate('b', 4, 6), candidate('c', 1, 3)]
+    t.equal(chooser.choose(list, {})?.id, 'b', '6 / 4 is below 2 / 1')
+    fc.assert(
+      fc.property(candidates, (many) => {
+        const chosen = chooser.choose(many, {})
+        return many.every(
+          ({ load, weight }) => chosen !== undefined && chosen.load / chosen.weight <= load / weight,
+        )
+      }),
+    )
+    const idle = ['a', 'b', 'c'].map((id) => candidate(id))
+    const fair = createChooser('least-connections')
+    const turns = Array.from({ length: 6 }, () => fair.choose(idle, {})?.id)
+    t.same(turns.slice(0, 3).toSorted(alphabetically), ['a', 'b', 'c'])
+    t.same(turns.slice(3).toSorted(alphabetically), ['a', 'b', 'c'])
+  },
+)
 
-t.test('round-robin is smooth', async (t) => {
+void t.test('round-robin is smooth', async (t) => {
   const chooser = createChooser('round-robin')
   const list = [candidate('a', 5), candidate('b', 1), candidate('c', 1)]
   const turns = Array.from({ length: 14 }, () => chooser.choose(list, {})?.id).join('')
   t.equal(turns, 'aabacaaaabacaa', 'the sequence that nginx documents')
 })
 
-t.test('round-robin goes on when a backend comes or goes', async (t) => {
+void t.test('round-robin goes on when a backend comes or goes', async (t) => {
   const chooser = createChooser('round-robin')
   const all = ['a', 'b', 'c'].map((id) => candidate(id))
   for (let turn = 0; turn < 7; turn++) chooser.choose(all, {})
   const two = Array.from({ length: 100 }, () => chooser.choose(all.slice(0, 2), {})?.id)
-  t.equal(two.filter((id) => id === 'a').length, 50)
+  t.ok(Math.abs(two.filter((id) => id === 'a').length - 50) <= 1, 'the two that stay share evenly')
   const back = Array.from({ length: 99 }, () => chooser.choose(all, {})?.id)
   t.ok(Math.abs(back.filter((id) => id === 'c').length - 33) <= 1, 'who returns is not owed its absence')
 })
 
-t.test('p2c compares two different backends', async (t) => {
+void t.test('p2c compares two different backends', async (t) => {
   const draws = [0, 0]
   const chooser = createChooser('p2c', () => draws.shift() ?? 0)
   t.equal(
@@ -135,7 +140,7 @@ t.test('p2c compares two different backends', async (t) => {
   t.ok((counts.get('b') ?? 0) > 1850 && (counts.get('c') ?? 0) > 850, 'two of three pairs have the idlest')
 })
 
-t.test('source-hash: a client stays, and only the clients of a lost backend move', async (t) => {
+void t.test('source-hash: a client stays, and only the clients of a lost backend move', async (t) => {
   const chooser = createChooser('source-hash')
   const all = [candidate('a', 1), candidate('b', 2), candidate('c', 3), candidate('d', 1)]
   const moved = new Map<string, number>()
@@ -167,7 +172,7 @@ t.test('source-hash: a client stays, and only the clients of a lost backend move
   }
 })
 
-t.test('source-hash without an address draws by weight', async (t) => {
+void t.test('source-hash without an address draws by weight', async (t) => {
   const chooser = createChooser('source-hash', seeded(3))
   const list = [candidate('a', 1), candidate('b', 3)]
   let a = 0

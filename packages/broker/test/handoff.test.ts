@@ -63,25 +63,34 @@ t.test('row 28: a late ACK is ignored and counted: its offer is settled', async 
   t.equal(ledger.readBack(offer.token), undefined)
 })
 
-t.test('row 27: what was taken is nobody else’s until an answer or the end; over the bound the oldest goes', async (t) => {
-  const ledger = new OfferLedger()
-  const offers = Array.from({ length: 4 }, (_, index) => ledger.open(connection(), createToken(), 500 + index))
-  t.equal(ledger.nextDue(), 500)
-  ledger.readBack((offers[3] as OpenOffer).token)
-  t.equal(ledger.noteTaken(501), 2, 'those past their deadline')
-  t.equal(ledger.nextDue(), 502, 'taken ones are not due again')
-  t.equal(ledger.noteTaken(600), 1)
-  t.equal(ledger.taken, 3)
-  t.equal(ledger.relinquish(3), undefined)
-  t.equal(ledger.relinquish(2), offers[0])
-  t.equal(ledger.relinquish(2), undefined)
-  const second = offers[1] as OpenOffer
-  t.equal(ledger.acked(second.sequence, second.connection.id), second, 'a late ACK of one that is still kept')
-  t.equal(ledger.taken, 1)
-  t.same(ledger.end(), [offers[2]])
-  t.equal(ledger.size, 0)
-  t.equal(ledger.taken, 0)
-})
+t.test(
+  'row 27: what was taken is nobody else’s until an answer or the end; over the bound the oldest goes',
+  async (t) => {
+    const ledger = new OfferLedger()
+    const offers = Array.from({ length: 4 }, (_, index) =>
+      ledger.open(connection(), createToken(), 500 + index),
+    )
+    t.equal(ledger.nextDue(), 500)
+    ledger.readBack((offers[3] as OpenOffer).token)
+    t.equal(ledger.noteTaken(501), 2, 'those past their deadline')
+    t.equal(ledger.nextDue(), 502, 'taken ones are not due again')
+    t.equal(ledger.noteTaken(600), 1)
+    t.equal(ledger.taken, 3)
+    t.equal(ledger.relinquish(3), undefined)
+    t.equal(ledger.relinquish(2), offers[0])
+    t.equal(ledger.relinquish(2), undefined)
+    const second = offers[1] as OpenOffer
+    t.equal(
+      ledger.acked(second.sequence, second.connection.id),
+      second,
+      'a late ACK of one that is still kept',
+    )
+    t.equal(ledger.taken, 1)
+    t.same(ledger.end(), [offers[2]])
+    t.equal(ledger.size, 0)
+    t.equal(ledger.taken, 0)
+  },
+)
 
 t.test('a NACK without a sequence settles the offer whose token came with the descriptor', async (t) => {
   const ledger = new OfferLedger()
@@ -114,7 +123,10 @@ t.test('row 16: each failure has its decision, and metrics know each', async (t)
     BackendGone: [true, 'next-backend'],
     ProtocolViolation: [true, 'next-backend'],
   }
-  for (const [code, [countsAgainstBackend, next]] of Object.entries(table) as [FailureCode, [boolean, string]][]) {
+  for (const [code, [countsAgainstBackend, next]] of Object.entries(table) as [
+    FailureCode,
+    [boolean, string],
+  ][]) {
     t.same(decide(code), { countsAgainstBackend, next }, code)
   }
   t.same([...FAILURE_REASONS].toSorted(), Object.keys(table).toSorted())
@@ -162,24 +174,27 @@ t.test('row 29: eight failures in 30 s suppress attempts for 30 s; a success res
   t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
 })
 
-t.test('a backend is unresponsive after three unanswered probes or a missed deadline, until it answers a later one', async (t) => {
-  const heartbeat = new Heartbeat(0)
-  const ids = [1000, 2000, 3000].map((now) => heartbeat.next(now, 1000))
-  t.same(ids, [1, 2, 3])
-  t.notOk(heartbeat.unresponsive)
-  t.equal(heartbeat.next(4000, 1000), 4)
-  t.ok(heartbeat.unresponsive)
-  t.notOk(heartbeat.answered(3), 'sent before the trouble: an answer that was on its way proves nothing')
-  t.ok(heartbeat.unresponsive)
-  t.ok(heartbeat.answered(4))
-  t.notOk(heartbeat.unresponsive)
-  t.notOk(heartbeat.answered(99), 'an id that was never sent')
+t.test(
+  'a backend is unresponsive after three unanswered probes or a missed deadline, until it answers a later one',
+  async (t) => {
+    const heartbeat = new Heartbeat(0)
+    const ids = [1000, 2000, 3000].map((now) => heartbeat.next(now, 1000))
+    t.same(ids, [1, 2, 3])
+    t.notOk(heartbeat.unresponsive)
+    t.equal(heartbeat.next(4000, 1000), 4)
+    t.ok(heartbeat.unresponsive)
+    t.notOk(heartbeat.answered(3), 'sent before the trouble: an answer that was on its way proves nothing')
+    t.ok(heartbeat.unresponsive)
+    t.ok(heartbeat.answered(4))
+    t.notOk(heartbeat.unresponsive)
+    t.notOk(heartbeat.answered(99), 'an id that was never sent')
 
-  heartbeat.missed()
-  t.ok(heartbeat.unresponsive)
-  t.notOk(heartbeat.answered(4))
-  const probe = heartbeat.probe(4100)
-  t.equal(heartbeat.next(4200, 1000), undefined, 'one was just sent')
-  t.ok(heartbeat.answered(probe))
-  t.notOk(heartbeat.unresponsive)
-})
+    heartbeat.missed()
+    t.ok(heartbeat.unresponsive)
+    t.notOk(heartbeat.answered(4))
+    const probe = heartbeat.probe(4100)
+    t.equal(heartbeat.next(4200, 1000), undefined, 'one was just sent')
+    t.ok(heartbeat.answered(probe))
+    t.notOk(heartbeat.unresponsive)
+  },
+)

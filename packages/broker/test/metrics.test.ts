@@ -17,7 +17,7 @@ async function samples(metrics: Metrics, name: string): Promise<Record<string, n
   )
 }
 
-t.test('known series are there from the start, with 0', async (t) => {
+void t.test('known series are there from the start, with 0', async (t) => {
   const metrics = fresh()
   t.same(await samples(metrics, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
   t.same(Object.keys(await samples(metrics, 'baton_connections_total')).length, 2 * 5)
@@ -40,7 +40,7 @@ t.test('known series are there from the start, with 0', async (t) => {
   t.same(await samples(metrics, 'baton_build_info'), { '{version="1.2.3"}': 1 })
 })
 
-t.test('counting, observing, and forgetting a backend', async (t) => {
+void t.test('counting, observing, and forgetting a backend', async (t) => {
   const metrics = fresh()
   metrics.connections.inc({ service: 'web', outcome: 'handed_off' })
   metrics.connections.inc({ service: 'web', outcome: 'handed_off' }, 4)
@@ -64,13 +64,13 @@ t.test('counting, observing, and forgetting a backend', async (t) => {
   t.same(await samples(metrics, 'baton_backend_connections'), { '{service="web",backend="web-2"}': 4 })
 })
 
-t.test('each instance has a registry of its own', async (t) => {
+void t.test('each instance has a registry of its own', async (t) => {
   const [one, other] = [fresh(), fresh()]
   one.connectionsAccepted.inc({ listener: 'http' })
   t.same(await samples(other, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
 })
 
-t.test('docs/metrics.md and the registry have the same metrics, types and labels', async (t) => {
+void t.test('docs/metrics.md and the registry have the same metrics, types and labels', async (t) => {
   const page = readFileSync(new URL('../../../docs/metrics.md', import.meta.url), 'utf8')
   const documented = [...page.matchAll(/^\| `([a-z_0-9]+)` \| (\w+) \|([^|]*)\| /gm)].map(
     ([, name, type, labels]) => ({

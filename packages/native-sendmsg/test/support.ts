@@ -14,6 +14,11 @@ export const identity = (fd: number): string => {
   return `${dev}:${ino}`
 }
 
+export function present<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error('undefined')
+  return value
+}
+
 /** The code of what `call` throws; anything that is not an error of the package is thrown on. */
 export function codeOf(call: () => unknown): string {
   try {

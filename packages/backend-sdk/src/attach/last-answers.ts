@@ -64,7 +64,7 @@ export class LastAnswers {
 function sayCloseIf(newest: () => boolean, response: ServerResponse): void {
   const below = response.writeHead.bind(response)
   const layer = (status: number, ...rest: unknown[]): unknown => {
-    if (status === 101 || !newest()) return Reflect.apply(below, response, [status, ...rest])
+    if (!newest()) return Reflect.apply(below, response, [status, ...rest])
     response.shouldKeepAlive = false
     // The app's own header would win over `shouldKeepAlive`, and proxies copy `Connection: keep-alive` into every answer.
     const set = response.getHeader('connection')

@@ -1,6 +1,7 @@
 import { chmodSync } from 'node:fs'
 
 import Fastify, {
+  LogController,
   type FastifyError,
   type FastifyInstance,
   type FastifyReply,
@@ -44,7 +45,8 @@ export function createAdmin({ config, view, logger }: AdminOptions): Admin {
   const { listen } = config.admin
   const options: FastifyServerOptions = {
     loggerInstance: logger.child({ component: 'admin' }),
-    disableRequestLogging: true,
+    // A scrape every few seconds is no news; failures are logged by the error handler.
+    logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
     bodyLimit: BODY_LIMIT_BYTES,
   }

@@ -192,7 +192,9 @@ export class BackendLink implements Candidate {
     // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
     // proves nothing about what was taken.
     this.#finish(
-      violation ? { code: 'ProtocolViolation' } : { code: 'BackendGone' },
+      violation
+        ? { code: 'ProtocolViolation' }
+        : { code: this.#draining ? 'BackendDraining' : 'BackendGone' },
       end.by === 'peer' && !violation,
     )
   }

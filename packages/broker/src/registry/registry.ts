@@ -113,9 +113,11 @@ export class Registry {
   #meet(fd: OwnedFd): void {
     const credentials = peerCredentials(fd.fd)
     let link: BackendLink | undefined
+    let met = false
     const control = new ControlConnection(fd, new FrameOrder('broker'), {
       frames: (frames) => {
-        if (link) return link.read(frames)
+        if (met) return link?.read(frames)
+        met = true
         const [hello, ...rest] = frames as [HelloFrame, ...Frame[]]
         this.#strangers.delete(control)
         clearTimeout(timeout)
@@ -155,7 +157,7 @@ export class Registry {
       const { pid, uid, gid } = credentials
       if (this.#refusals.isNew(`${pid}/${uid}/${code}/${hello.service}`)) {
         this.#logger.warn(
-          { pid, uid, gid, service: hello.service, code, reason: message },
+          { peerPid: pid, uid, gid, service: hello.service, code, reason: message },
           'registration refused',
         )
       }
@@ -201,7 +203,7 @@ export class Registry {
       )
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      this.#logger.warn({ pid: credentials.pid, code: error.code }, 'WELCOME could not be sent')
+      this.#logger.warn({ peerPid: credentials.pid, code: error.code }, 'WELCOME could not be sent')
       this.#slots.release(identity.slot)
       lane.close()
       control.cutOff()
@@ -231,7 +233,7 @@ export class Registry {
     )
     const { slot, pid, uid, version, weight } = identity
     this.#logger.info(
-      { backend: id, slot, service: service.name, pid, uid, version, weight },
+      { backend: id, slot, service: service.name, peerPid: pid, uid, version, weight },
       'backend registered',
     )
     service.joined(link)

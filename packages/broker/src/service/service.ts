@@ -1,15 +1,15 @@
 import type { NackReason } from '@baton/backend-sdk/protocol'
-import type { Poller } from '@baton/native-sendmsg'
+import { type Poller, setNonblocking } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { type Candidate, type Chooser, createChooser } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { decide, type Failure } from '../handoff/failure.ts'
+import type { Farewell } from '../farewell.ts'
 import { HoldQueue } from '../hold/hold-queue.ts'
 import type { FallbackReason, Metrics, RejectionReason } from '../metrics/index.ts'
 import { BACKEND_STATES } from '../metrics/index.ts'
 import type { BackendLink, LinkHost } from '../registry/backend-link.ts'
-import { reject } from '../reject.ts'
 import { Tally } from './tally.ts'
 
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
@@ -19,6 +19,14 @@ const PUMP_BATCH = 64
 interface Choosable extends Candidate {
   readonly link: BackendLink
   load: number
+}
+
+/** What all services of a worker share. */
+interface Surroundings {
+  readonly poller: Poller
+  readonly farewell: Farewell
+  readonly metrics: Metrics
+  readonly logger: Logger
 }
 
 /**
@@ -35,15 +43,18 @@ export class Service implements LinkHost {
   readonly #links = new Map<string, BackendLink>()
   readonly #chooser: Chooser
   readonly #hold: HoldQueue
+  readonly #farewell: Farewell
   readonly #metrics: Metrics
   readonly #logger: Logger
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
   #stopped = false
 
-  constructor(name: string, config: ServiceConfig, poller: Poller, metrics: Metrics, logger: Logger) {
+  constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
     this.name = name
     this.config = config
+    const { poller, farewell, metrics, logger } = surroundings
+    this.#farewell = farewell
     this.#metrics = metrics
     this.#logger = logger
     this.#chooser = createChooser(config.balance)
@@ -141,6 +152,8 @@ export class Service implements LinkHost {
 
   returned(connections: readonly ClientConnection[], failure: Failure): void {
     this.tally.failed(failure.code, connections.length)
+    // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
+    for (const { fd } of connections) setNonblocking(fd.fd, true)
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(connections, failure.code)
@@ -258,7 +271,7 @@ export class Service implements LinkHost {
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
     this.tally.rejected(reason)
     this.tally.fellBack('reject', why)
-    reject(connection)
+    this.#farewell.reject(connection)
     this.#noteIdle()
   }
 

@@ -1,0 +1,138 @@
+import { deepStrictEqual } from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import t from 'tap'
+import {
+  encodeFrame,
+  type Frame,
+  FrameDecoder,
+  FrameType,
+  NACK_REASONS,
+  POST_WELCOME_LIMIT,
+  PRE_WELCOME_LIMIT,
+  ulidToBytes,
+} from '../src/protocol/index.ts'
+
+const page = readFileSync(new URL('../../../docs/protocol.md', import.meta.url), 'utf8')
+const errors = readFileSync(new URL('../src/protocol/errors.ts', import.meta.url), 'utf8')
+
+/** The cells of each table row that starts with something that `first` matches. */
+const rows = (first: RegExp): string[][] =>
+  page
+    .split('\n')
+    .filter((line) => line.startsWith('| '))
+    .map((line) =>
+      line
+        .split('|')
+        .slice(1, -1)
+        .map((cell) => cell.trim()),
+    )
+    .filter(([cell]) => first.test(cell ?? ''))
+
+const token = Buffer.from('00112233445566778899aabbccddeeff', 'hex')
+const connection = ulidToBytes('01JCXW8Z3N5T7V9XBDFHKMPRSA')
+
+const example: Frame[] = [
+  {
+    type: 'hello',
+    protocol: 1,
+    capabilities: [],
+    service: 'web',
+    version: '1.2.0',
+    weight: 1,
+    pid: 4242,
+    backend: null,
+    sdk: 'example/1',
+    secret: null,
+    maxConnections: null,
+    reconnect: null,
+  },
+  {
+    type: 'welcome',
+    protocol: 1,
+    capabilities: [],
+    broker: '01JCXW0000BR0KER0000000001',
+    backend: '01JCXW0000BACKEND000000001',
+    slot: 'web-1',
+    service: 'web',
+    heartbeatInterval: 1000,
+    tokenTtl: 5000,
+    ackDeadline: 500,
+  },
+  { type: 'stats', adopted: 0, closed: 0, lag: 0 },
+  {
+    type: 'offer',
+    offers: [
+      {
+        sequence: 1,
+        token,
+        connection,
+        deadline: 86_405_000_000_000n,
+        kind: 'descriptor',
+        listener: 'web',
+        meta: { a: 1 },
+      },
+    ],
+  },
+  { type: 'ack', acks: [{ sequence: 1, connection }] },
+  { type: 'nack', nacks: [{ sequence: 0, reason: 'TokenNotPending', token }] },
+  { type: 'revoke', sequences: [2, 3] },
+  { type: 'heartbeat', id: 7, reply: false },
+  { type: 'heartbeat', id: 7, reply: true },
+  { type: 'refused', code: 'UnknownService', message: 'no service "wbe" here', retry: false },
+  { type: 'reconnect', reason: 'reload' },
+  { type: 'drain', deadline: 30_000, reason: 'asked by an operator' },
+  { type: 'drained' },
+]
+
+t.test('the bytes of the worked example are what the encoder gives and the decoder takes', async (t) => {
+  const blocks = [...page.matchAll(/^```hex\n(.*?)^```$/gms)].map(([, lines]) =>
+    Buffer.from((lines ?? '').replaceAll(/ {2,}.*$/gm, '').replaceAll(/\s/g, ''), 'hex'),
+  )
+  t.equal(blocks.length, example.length)
+  for (const [index, frame] of example.entries()) {
+    t.equal(blocks[index]?.toString('hex'), encodeFrame(frame).toString('hex'), frame.type)
+  }
+  const decoded = new FrameDecoder({ limit: POST_WELCOME_LIMIT }).push(Buffer.concat(blocks))
+  t.same(
+    decoded.map((frame) => frame.type),
+    example.map((frame) => frame.type),
+  )
+  deepStrictEqual(Buffer.concat(decoded.map(encodeFrame)), Buffer.concat(blocks))
+})
+
+t.test('its tables list each frame type, NACK reason and error code, and no other', async (t) => {
+  t.same(
+    rows(/^0x[0-9a-f]{2}$/).map(([code, name]) => [Number(code), name]),
+    Object.entries(FrameType).map(([name, code]) => [code, name]),
+  )
+  t.same(
+    rows(/^\d$/)
+      .filter(([, name]) => /^[A-Z][A-Za-z]+$/.test(name ?? ''))
+      .map(([code, name]) => [Number(code), name]),
+    NACK_REASONS.map((name, index) => [index + 1, name]),
+  )
+  t.same(
+    rows(/^`BATON_ERR_/)
+      .map(([code]) => code?.replaceAll('`', ''))
+      .toSorted(),
+    [...new Set(errors.match(/BATON_ERR_[A-Z_]+/g))].toSorted(),
+  )
+  for (const limit of [PRE_WELCOME_LIMIT, POST_WELCOME_LIMIT]) t.match(page, limit.toLocaleString('en'))
+})
+
+t.test('its tables list each member of HELLO, WELCOME and STATS', async (t) => {
+  for (const [title, frame] of [
+    ['HELLO', example[0]],
+    ['WELCOME', example[1]],
+    ['STATS', example[2]],
+  ] as const) {
+    const from = page.indexOf(`\n**${title}**\n`)
+    const table = page.slice(from, page.indexOf('\n\n', page.indexOf('| --- |', from)))
+    const members = [...table.matchAll(/^\| `(\w+)`/gm)].map(([, member]) => member)
+    t.same(
+      members,
+      Object.keys(frame ?? {}).filter((key) => key !== 'type'),
+      title,
+    )
+  }
+})

@@ -1,0 +1,331 @@
+import { EventEmitter, once } from 'node:events'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import { createServer as createTcpServer, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Writable } from 'node:stream'
+
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+
+import { createAdmin } from '../src/admin/index.ts'
+import { run } from '../src/cli/run.ts'
+import { serve } from '../src/cli/start.ts'
+import { loadConfig, parseConfig } from '../src/config/index.ts'
+import { fakeView, healthy } from './worker-view.ts'
+
+/** Runs `baton ARGS...` in this process. */
+async function baton(...args: string[]) {
+  const out: string[] = []
+  const err: string[] = []
+  const code = await run(args, { out: (line) => out.push(line), err: (line) => err.push(line) })
+  return { code, out: out.join('\n'), err: err.join('\n') }
+}
+
+const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
+
+/** A configuration file in a folder of its own. */
+function configFile(t: Test, changes: Record<string, unknown> = {}): string {
+  const folder = mkdtempSync(join(tmpdir(), 'baton-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const file = join(folder, 'baton.json')
+  const json = { runtimeDir: join(folder, 'run'), listeners: [listener], services: { web: {} }, ...changes }
+  writeFileSync(file, JSON.stringify(json))
+  return file
+}
+
+/** An HTTP server that is not Baton's, on a free port. */
+async function listening(t: Test, server: Server): Promise<string> {
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  return `127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+/** An address that was free a moment ago and that nobody listens on. */
+async function unused(): Promise<string> {
+  const server = createTcpServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return `127.0.0.1:${port}`
+}
+
+void t.test('help and version', async (t) => {
+  const overview = await baton('--help')
+  t.match(overview, { code: 0, err: '' })
+  for (const name of ['start', 'check', 'status', 'drain']) {
+    t.match(overview.out, new RegExp(`^  ${name} `, 'm'))
+    const help = await baton(name, '--help')
+    t.match(help, { code: 0, err: '' })
+    t.match(help.out, new RegExp(`^Usage: baton ${name} .*--config FILE  `, 's'))
+  }
+  t.match(await baton('drain', '--help'), { out: /^Usage: baton drain SERVICE\[\/BACKEND\] \[options\]\n/ })
+  const manifest: { version: string } = JSON.parse(
+    readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
+  )
+  t.same(await baton('--version'), { code: 0, out: manifest.version, err: '' })
+})
+
+void t.test('a command line that makes no sense is exit code 2, with what was meant', async (t) => {
+  const cases: [args: string[], message: RegExp][] = [
+    [[], /^baton: which command\?\nTry: baton --help$/],
+    [['chekc'], /^baton: unknown command "chekc" \(did you mean check\?\)\nTry: baton --help$/],
+    [['frobnicate'], /^baton: unknown command "frobnicate"\n/],
+    [['--versoin'], /^baton: unknown option "--versoin" \(did you mean --version\?\)/],
+    [
+      ['check', '--confg', 'x'],
+      /^baton: unknown option --confg \(did you mean --config\?\)\nTry: baton check --help$/,
+    ],
+    [['check', '-x'], /^baton: unknown option -x\n/],
+    [['check', '--toString'], /^baton: unknown option --toString\n/],
+    [['check', '--config'], /^baton: --config needs a value: --config FILE\n/],
+    [['check', '--config='], /^baton: --config needs a value/],
+    [['status', '--config', '--json'], /^baton: --config needs a value/],
+    [['status', '--json=yes'], /^baton: --json takes no value/],
+    [['check', 'baton.json'], /^baton: check does not take "baton\.json"/],
+    [['drain'], /^baton: drain needs SERVICE\[\/BACKEND\]/],
+    [['drain', 'web', 'api'], /^baton: drain does not take "api"/],
+    [['drain', 'web/'], /^baton: "web\/" is not SERVICE or SERVICE\/BACKEND/],
+    [['drain', '/web-1'], /is not SERVICE/],
+    [['drain', 'web', '--deadline', 'soon'], /^baton: --deadline: "soon" is not a duration such as/],
+  ]
+  for (const [args, message] of cases) {
+    const { code, out, err } = await baton(...args)
+    t.equal(code, 2, args.join(' '))
+    t.equal(out, '')
+    t.match(err, message)
+  }
+})
+
+void t.test('check says that a configuration is right, and what is doubtful', async (t) => {
+  const file = configFile(t)
+  t.same(await baton('check', '--config', file), {
+    code: 0,
+    out: `${file}: ok (1 listener, 1 service)`,
+    err: '',
+  })
+  t.same(await baton('check', `--config=${file}`), {
+    code: 0,
+    out: `${file}: ok (1 listener, 1 service)`,
+    err: '',
+  })
+  const idle = configFile(t, { services: { web: {}, idle: {} } })
+  t.same(await baton('check', '--config', idle), {
+    code: 0,
+    out: `${idle}: ok (1 listener, 2 services)`,
+    err: `${idle}: services.idle: warning: no listener sends connections here`,
+  })
+})
+
+void t.test(
+  'check and start refuse what is wrong, and what this version does not serve, with exit code 1',
+  async (t) => {
+    const wrong = configFile(t, {
+      listeners: [{ ...listener, listen: 'x' }],
+      services: { web: { maxHeld: -1 } },
+    })
+    const managed = configFile(t, {
+      services: { web: { command: ['node', 'a.js'], upstreams: [{ address: '127.0.0.1:1' }] } },
+    })
+    for (const command of ['check', 'start']) {
+      t.same(await baton(command, '--config', wrong), {
+        code: 1,
+        out: '',
+        err: [
+          `${wrong}: listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"`,
+          `${wrong}: services.web.maxHeld: must be at least 0`,
+        ].join('\n'),
+      })
+      t.same(await baton(command, '--config', managed), {
+        code: 1,
+        out: '',
+        err: [
+          `${managed}: services.web.command: managed backends are not supported by this version`,
+          `${managed}: services.web.upstreams: relaying to upstreams is not supported by this version`,
+        ].join('\n'),
+      })
+      const missing = await baton(command, '--config', '/nonexistent/baton.json')
+      t.same(missing, {
+        code: 1,
+        out: '',
+        err: '/nonexistent/baton.json: no such file; name another one with --config FILE',
+      })
+    }
+  },
+)
+
+void t.test('status and drain talk to the broker that the configuration names', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'baton-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  writeFileSync(join(folder, 'token'), 'open-sesame', { mode: 0o600 })
+  chmodSync(join(folder, 'token'), 0o600)
+  const file = configFile(t, {
+    admin: { listen: `unix:${folder}/admin.sock`, tokenFile: join(folder, 'token') },
+  })
+  const { view, drained } = fakeView()
+  const admin = createAdmin({ config: loadConfig(file), view, logger: pino({ level: 'silent' }) })
+  await admin.listen()
+  t.teardown(() => admin.close())
+
+  const shown = await baton('status', '--config', file)
+  t.match(shown, { code: 0, err: '' })
+  t.equal(
+    shown.out,
+    [
+      'broker 01J00000000000000000BROKER: running, version 1.2.3, pid 4000, since 2026-01-02T03:04:00.000Z',
+      '',
+      'LISTENER  ADDRESS         PROTOCOL  SERVICE  ACCEPTED',
+      'http      127.0.0.1:8080  http      web            12',
+      '',
+      'SERVICE  READY  HELD  IN FLIGHT  STUCK  HANDED OFF  REJECTED',
+      'web      1/2       0          1      0          10         1',
+      '',
+      'BACKEND    STATE     LOAD  WEIGHT   PID  LAG MS  VERSION  ID',
+      'web/web-1  ready        3       1  4242  1.3     2.0.1    01J0000000000000000000WEB-1',
+      'web/web-2  draining     3       1  4242  -       -        01J0000000000000000000WEB-2',
+    ].join('\n'),
+  )
+  const json = await baton('status', '--json', '--config', file)
+  t.same(JSON.parse(json.out), healthy)
+
+  t.same(await baton('drain', 'web', '--config', file), {
+    code: 0,
+    out: 'web: draining 2 backends, for at most 30s',
+    err: '',
+  })
+  const one = await baton('drain', 'web/web-1', '--deadline', '90s', '--config', file)
+  t.same(one, { code: 0, out: 'web/web-1: draining 1 backend, for at most 90s', err: '' })
+  await baton('drain', 'web', '--deadline', '1500', '--config', file)
+  t.same(
+    drained.map(([service, ...rest]) => [service, rest.at(-1)]),
+    [
+      ['web', undefined],
+      ['web', 90_000],
+      ['web', 1500],
+    ],
+  )
+  t.same(await baton('drain', 'api', '--config', file), {
+    code: 1,
+    out: '',
+    err: 'baton: there is no service "api"',
+  })
+  const unknown = await baton('drain', 'web/..', '--config', file)
+  t.match(unknown, { code: 1, err: /^baton: / })
+  t.equal(drained.length, 3)
+
+  writeFileSync(join(folder, 'token'), 'close-sesame')
+  const refused = await baton('status', '--config', file)
+  t.same(refused, { code: 1, out: '', err: 'baton: the token is wrong' })
+})
+
+void t.test('nobody, or somebody else, at the admin address is told apart', async (t) => {
+  const nobody = await unused()
+  const file = configFile(t, { admin: { listen: nobody } })
+  const expected = `baton: nobody answers at ${nobody} (admin.listen of ${file}): ECONNREFUSED; is the broker running?`
+  t.same(await baton('status', '--config', file), { code: 1, out: '', err: expected })
+  t.match(await baton('drain', 'web', '--config', file), { code: 1, err: expected })
+
+  const html = createServer((_request, response) => response.end('<h1>hello</h1>'))
+  const stranger = await listening(t, html)
+  const other = configFile(t, { admin: { listen: stranger } })
+  t.match(await baton('status', '--config', other), {
+    code: 1,
+    err: /^baton: what listens at .* is not a Baton broker \(it answered 200\)$/,
+  })
+  const json = await listening(
+    t,
+    createServer((_request, response) => response.end('null')),
+  )
+  const odd = configFile(t, { admin: { listen: json } })
+  t.match(await baton('status', '--config', odd), {
+    code: 1,
+    err: /^baton: the broker answered without a status/,
+  })
+  t.match(await baton('drain', 'web', '--config', odd), {
+    code: 1,
+    err: /^baton: the broker answered something else than a drain/,
+  })
+
+  const free = configFile(t, { admin: { listen: '127.0.0.1:0' } })
+  t.match(await baton('status', '--config', free), {
+    code: 1,
+    err: /^baton: 127\.0\.0\.1:0 .* has port 0: the port that was chosen is in the log/,
+  })
+})
+
+/** A worker whose drain ends when the test says so. */
+function fakeWorker() {
+  const calls: string[] = []
+  let drained = () => {}
+  const draining = new Promise<void>((resolve) => (drained = resolve))
+  const started = new EventEmitter()
+  const startWorker = () => {
+    calls.push('start')
+    started.emit('started')
+    return Promise.resolve({
+      drain: (deadlineMs: number) => {
+        calls.push(`drain ${deadlineMs}`)
+        started.emit('draining')
+        return draining
+      },
+      close: () => Promise.resolve(void calls.push('close')),
+    })
+  }
+  return { calls, drained, startWorker, started }
+}
+
+const config = parseConfig({ drainDeadline: '7s', listeners: [listener], services: { web: {} } })
+const logger = pino(new Writable({ write: (_line, _encoding, done) => done() }))
+
+void t.test('a first signal drains and is exit code 0', { timeout: 10_000 }, async (t) => {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    const signals = new EventEmitter()
+    const worker = fakeWorker()
+    const draining = once(worker.started, 'draining')
+    const code = serve({
+      config,
+      logger,
+      startWorker: worker.startWorker,
+      signals,
+      exit: () => t.fail('cut'),
+    })
+    signals.emit(signal, signal)
+    await draining
+    t.same(worker.calls, ['start', 'drain 7000'])
+    worker.drained()
+    t.equal(await code, 0)
+    t.same(worker.calls, ['start', 'drain 7000', 'close'])
+    t.equal(signals.listenerCount('SIGTERM') + signals.listenerCount('SIGINT'), 0)
+  }
+})
+
+void t.test('a second signal ends the process at once with 1', { timeout: 10_000 }, async (t) => {
+  const signals = new EventEmitter()
+  const worker = fakeWorker()
+  const exits: number[] = []
+  const draining = once(worker.started, 'draining')
+  const code = serve({
+    config,
+    logger,
+    startWorker: worker.startWorker,
+    signals,
+    exit: (given) => exits.push(given),
+  })
+  signals.emit('SIGTERM', 'SIGTERM')
+  await draining
+  t.same(exits, [])
+  signals.emit('SIGINT', 'SIGINT')
+  t.same(exits, [1])
+  worker.drained()
+  await code
+})
+
+void t.test('a failed start is passed on, and leaves no signal handler', async (t) => {
+  const signals = new EventEmitter()
+  const startWorker = () => Promise.reject(new Error('in use'))
+  await t.rejects(serve({ config, logger, startWorker, signals, exit: () => t.fail('cut') }), /in use/)
+  t.equal(signals.listenerCount('SIGTERM'), 0)
+})

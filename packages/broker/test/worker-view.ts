@@ -1,0 +1,68 @@
+import type { BackendStatus, Status, WorkerView } from '../src/admin/index.ts'
+
+export const backend = (slot: string, changes: Partial<BackendStatus> = {}): BackendStatus => ({
+  id: `01J0000000000000000000${slot.toUpperCase()}`,
+  slot,
+  state: 'ready',
+  pid: 4242,
+  uid: 1000,
+  version: '2.0.1',
+  weight: 1,
+  load: 3,
+  adopted: 10,
+  closed: 7,
+  lagMs: 1.25,
+  registeredAt: '2026-01-02T03:04:05.000Z',
+  ...changes,
+})
+
+export const healthy: Status = {
+  broker: {
+    id: '01J00000000000000000BROKER',
+    version: '1.2.3',
+    pid: 4000,
+    startedAt: '2026-01-02T03:04:00.000Z',
+    state: 'running',
+  },
+  listeners: [
+    {
+      name: 'http',
+      address: '127.0.0.1:8080',
+      protocol: 'http',
+      service: 'web',
+      accepting: true,
+      accepted: 12,
+    },
+  ],
+  services: [
+    {
+      name: 'web',
+      balance: 'least-connections',
+      handoff: 'auto',
+      held: 0,
+      inFlight: 1,
+      stuck: 0,
+      outcomes: { handed_off: 10, relayed: 0, rejected: 1, client_gone: 0, relinquished: 0 },
+      backends: [backend('web-1'), backend('web-2', { state: 'draining', version: null, lagMs: null })],
+    },
+  ],
+}
+
+/** A worker that shows `state.status` and remembers what it was asked to drain. */
+export function fakeView(): { view: WorkerView; state: { status: Status }; drained: unknown[][] } {
+  const state = { status: healthy }
+  const drained: unknown[][] = []
+  const drain = (draining: number, asked: unknown[]) => {
+    drained.push(asked)
+    const deadlineMs = asked.at(-1)
+    return Promise.resolve({ draining, deadlineMs: typeof deadlineMs === 'number' ? deadlineMs : 30_000 })
+  }
+  const view: WorkerView = {
+    status: () => state.status,
+    drainService: (...asked) => drain(2, asked),
+    drainBackend: (...asked) => drain(1, asked),
+    metricsText: () => Promise.resolve('baton_build_info{version="1.2.3"} 1\n'),
+    metricsContentType: 'text/plain; version=0.0.4; charset=utf-8',
+  }
+  return { view, state, drained }
+}

@@ -1,0 +1,297 @@
+import { once } from 'node:events'
+import t, { type Test } from 'tap'
+import {
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLONESHOT,
+  EPOLLOUT,
+  EPOLLRDHUP,
+  OwnedFd,
+  Poller,
+  recv,
+  send,
+  socketpair,
+  type PollerOptions,
+} from '../src/index.ts'
+import { closing, codeOf, ended, openDescriptors, startFixture } from './support.ts'
+
+const byte = Buffer.from('x')
+
+function poller(t: Test, options: PollerOptions = {}): Poller {
+  const made = new Poller(options)
+  t.teardown(() => made.close())
+  return made
+}
+
+function pair(t: Test): [OwnedFd, OwnedFd] {
+  const ends = socketpair('stream')
+  closing(t, ...ends)
+  return ends
+}
+
+/** A promise and what settles it. */
+function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
+  let resolve: (value: T) => void = () => undefined
+  const promise = new Promise<T>((settle) => (resolve = settle))
+  return { promise, resolve }
+}
+
+void t.test(
+  'a listener is called with what holds, again and again until it is dealt with',
+  { timeout: 10_000 },
+  async (t) => {
+    const [a, b] = pair(t)
+    const events: number[] = []
+    const done = deferred<void>()
+    const watched = poller(t)
+    const watch = watched.add(b.fd, EPOLLIN, (event) => {
+      events.push(event)
+      if (events.length === 3) {
+        recv(b.fd, 16)
+        watch.remove()
+        done.resolve()
+      }
+    })
+    t.equal(watch.fd, b.fd)
+    t.equal(watched.size, 1)
+    send(a.fd, byte)
+    await done.promise
+    t.same(events, [EPOLLIN, EPOLLIN, EPOLLIN], 'level-triggered')
+    t.equal(watched.size, 0)
+  },
+)
+
+void t.test('afterWake comes once behind all listeners of a wake-up', { timeout: 10_000 }, async (t) => {
+  const order: string[] = []
+  const done = deferred<void>()
+  const watched = poller(t, {
+    afterWake: () => {
+      order.push('after')
+      done.resolve()
+    },
+  })
+  for (const name of ['one', 'two']) {
+    const [a, b] = pair(t)
+    send(a.fd, byte)
+    const watch = watched.add(b.fd, EPOLLIN, () => {
+      order.push(name)
+      watch.remove()
+    })
+  }
+  await done.promise
+  await new Promise(setImmediate)
+  const rounds = order.join(' ')
+  // The first wait may begin before the second descriptor is added, and then brings back one alone.
+  t.ok(rounds === 'one two after' || rounds === 'one after two after', rounds)
+})
+
+void t.test('the peer going is told apart from bytes', { timeout: 10_000 }, async (t) => {
+  const [a, b] = pair(t)
+  const gone = deferred<number>()
+  const watch = poller(t).add(b.fd, EPOLLRDHUP, (events) => {
+    watch.remove()
+    gone.resolve(events)
+  })
+  send(a.fd, byte)
+  a.close()
+  t.equal(await gone.promise, EPOLLRDHUP | EPOLLHUP)
+})
+
+void t.test(
+  'modify asks for other events, and arms a one-shot watch again',
+  { timeout: 10_000 },
+  async (t) => {
+    const [a, b] = pair(t)
+    let next = deferred<number>()
+    const watched = poller(t)
+    const watch = watched.add(b.fd, EPOLLIN | EPOLLONESHOT, (events) => next.resolve(events))
+    send(a.fd, byte)
+    t.equal(await next.promise, EPOLLIN)
+    next = deferred()
+    watch.modify(EPOLLOUT | EPOLLONESHOT)
+    t.equal(await next.promise, EPOLLOUT)
+    watch.remove()
+    t.equal(
+      codeOf(() => watch.modify(EPOLLIN)),
+      'BATON_ERR_FD_CLOSED',
+    )
+  },
+)
+
+void t.test(
+  'a watch that a listener of the same round removed or replaced is not called',
+  { timeout: 10_000 },
+  async (t) => {
+    const called: string[] = []
+    const watched = poller(t)
+    const done = deferred<void>()
+    const first = pair(t)
+    const second = pair(t)
+    const blocker = pair(t)
+    // Both become readable while this listener runs, so that one wait brings both back.
+    const start = watched.add(blocker[1].fd, EPOLLIN, () => {
+      start.remove()
+      send(first[0].fd, byte)
+      send(second[0].fd, byte)
+    })
+    const watches = [first, second].map(([, end], index) =>
+      watched.add(end.fd, EPOLLIN, () => {
+        called.push(`${index}`)
+        const other = watches[1 - index]
+        watches[index]?.remove()
+        other?.remove()
+        // The same number, watched anew: the event that was fetched for the old watch is not for this one.
+        const fd = index === 0 ? second[1].fd : first[1].fd
+        const again = watched.add(fd, EPOLLIN, () => {
+          called.push('again')
+          again.remove()
+          done.resolve()
+        })
+        called.push('replaced')
+      }),
+    )
+    send(blocker[0].fd, byte)
+    await done.promise
+    t.equal(called.length, 3)
+    t.same(
+      called.slice(1),
+      ['replaced', 'again'],
+      'the new watch is called in a round of its own, by its own event',
+    )
+    t.equal(watched.size, 0)
+  },
+)
+
+void t.test(
+  'a listener that throws is an uncaught exception and stops nobody else',
+  { timeout: 20_000 },
+  async (t) => {
+    const child = await ended(startFixture('poller.mjs', ['listener-throws']))
+    t.match(child, {
+      code: 0,
+      stderr: '',
+      stdout: 'second called\nuncaught: from the listener\nuncaught: from afterWake\n',
+    })
+  },
+)
+
+void t.test(
+  'remove is idempotent, and an error when the descriptor was closed first',
+  { timeout: 10_000 },
+  async (t) => {
+    const watched = poller(t)
+    const [, b] = pair(t)
+    const watch = watched.add(b.fd, EPOLLIN, () => undefined)
+    t.equal(
+      codeOf(() => watched.add(b.fd, EPOLLIN, () => undefined)),
+      'EEXIST',
+    )
+    watch.remove()
+    watch.remove()
+    const [, d] = pair(t)
+    const late = watched.add(d.fd, EPOLLIN, () => undefined)
+    d.close()
+    t.equal(
+      codeOf(() => late.remove()),
+      'EBADF',
+    )
+    late.remove()
+    t.equal(watched.size, 0)
+    t.equal(
+      codeOf(() => watched.add(99_999, EPOLLIN, () => undefined)),
+      'EBADF',
+    )
+  },
+)
+
+void t.test(
+  'a number that was closed and is watched anew belongs to the new watch',
+  { timeout: 10_000 },
+  async (t) => {
+    const watched = poller(t)
+    const [, b] = pair(t)
+    const stale = watched.add(b.fd, EPOLLIN, () => t.fail('the old listener'))
+    const { fd } = b
+    b.close()
+    const [c, d] = socketpair('stream')
+    closing(t, c, d)
+    const reused = c.fd === fd ? c : d
+    t.equal(reused.fd, fd)
+    const called = deferred<void>()
+    const watch = watched.add(fd, EPOLLIN, () => called.resolve())
+    stale.remove()
+    t.equal(watched.size, 1, 'the old watch removes itself alone')
+    send(reused === c ? d.fd : c.fd, byte)
+    await called.promise
+    watch.remove()
+  },
+)
+
+void t.test('close releases everything, during a wait too', { timeout: 10_000 }, async (t) => {
+  const ends = pair(t)
+  const before = openDescriptors()
+  const idle = new Poller()
+  idle.close()
+  idle.close()
+  t.equal(
+    codeOf(() => idle.add(ends[0].fd, EPOLLIN, () => undefined)),
+    'BATON_ERR_FD_CLOSED',
+  )
+  const waiting = new Poller()
+  waiting.add(ends[1].fd, EPOLLIN, () => t.fail('called after close'))
+  waiting.close()
+  t.equal(waiting.size, 0)
+  send(ends[0].fd, byte)
+  while (openDescriptors() !== before) await new Promise(setImmediate)
+  const inside = new Poller()
+  const closed = deferred<void>()
+  inside.add(ends[1].fd, EPOLLIN, () => {
+    inside.close()
+    closed.resolve()
+  })
+  await closed.promise
+  while (openDescriptors() !== before) await new Promise(setImmediate)
+  t.equal(openDescriptors(), before)
+})
+
+void t.test(
+  '100 pollers one after the other leave one exit listener and no descriptor',
+  { timeout: 20_000 },
+  async (t) => {
+    const [a, b] = pair(t)
+    send(a.fd, byte)
+    const descriptors = openDescriptors()
+    const listeners = process.listenerCount('exit')
+    for (let count = 0; count < 100; count++) {
+      const made = new Poller()
+      await new Promise<void>((resolve) => {
+        made.add(b.fd, EPOLLIN, () => resolve())
+      })
+      made.close()
+    }
+    while (openDescriptors() !== descriptors) await new Promise(setImmediate)
+    t.equal(process.listenerCount('exit'), listeners)
+  },
+)
+
+const ends: [string, object][] = [
+  ['exit', { code: 7, stderr: '' }],
+  ['throw', { code: 1, stderr: /thrown in main/ }],
+  ['reject', { code: 1, stderr: /rejected in main/ }],
+  ['natural', { code: 0, stderr: '' }],
+  ['idle', { code: 0, stderr: '' }],
+  ['exit-in-listener', { code: 7, stderr: '' }],
+  ['worker-terminate', { code: 0, stderr: '', stdout: '0 left\n' }],
+  ['worker-exit', { code: 0, stderr: '', stdout: '0 left\n' }],
+  ['worker-throw', { code: 0, stderr: '', stdout: '0 left\n' }],
+  ['worker-natural', { code: 0, stderr: '', stdout: '0 left\n' }],
+  ['exit-with-worker', { code: 7, stderr: '' }],
+]
+
+for (const [how, outcome] of ends) {
+  void t.test(`a process with a waiting poller ends: ${how}`, { timeout: 20_000 }, async (t) => {
+    const child = startFixture('poller.mjs', [how])
+    await once(child, 'spawn')
+    t.match(await ended(child, 5_000), { signal: null, ...outcome })
+  })
+}

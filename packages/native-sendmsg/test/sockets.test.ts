@@ -1,0 +1,378 @@
+import { once } from 'node:events'
+import { lstatSync, readFileSync, watch, writeFileSync } from 'node:fs'
+import { connect, Socket } from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY } from '../src/abi.ts'
+import { Arena } from '../src/arena.ts'
+import { errnoNames } from '../src/errno.ts'
+import {
+  acceptOne,
+  close,
+  connectUnix,
+  dup,
+  errorMessages,
+  isCloseOnExec,
+  isNonblocking,
+  listenTcp,
+  listenUnix,
+  localAddress,
+  OwnedFd,
+  peek,
+  peerAddress,
+  peerCredentials,
+  poll,
+  Poller,
+  POLLHUP,
+  POLLIN,
+  POLLNVAL,
+  POLLOUT,
+  POLLRDHUP,
+  readToEnd,
+  recv,
+  send,
+  setCloseOnExec,
+  setNonblocking,
+  socketError,
+  socketpair,
+  supported,
+  type AcceptedConnection,
+} from '../src/index.ts'
+import { libc } from '../src/libc.ts'
+import {
+  closing,
+  codeOf,
+  ended,
+  nativeError,
+  openDescriptors,
+  present,
+  readable,
+  startFixture,
+  temporaryFolder,
+} from './support.ts'
+
+/** Connects a Node client to a listener; teardown closes all. */
+async function accepted(t: Test, listener: OwnedFd, host: string): Promise<[AcceptedConnection, Socket]> {
+  const poller = new Poller()
+  const client = connect(localAddress(listener.fd).port, host)
+  await Promise.all([once(client, 'connect'), readable(poller, listener.fd)])
+  poller.close()
+  const connection = present(acceptOne(listener.fd))
+  t.teardown(() => {
+    client.destroy()
+    close(connection.fd)
+  })
+  return [connection, client]
+}
+
+function option(fd: number, level: number, name: number): number {
+  const arena = new Arena(16)
+  arena.buffer.writeUInt32LE(4, 8)
+  libc.getsockopt(fd, level, name, arena.address, arena.address + 8)
+  return arena.buffer.readInt32LE(0)
+}
+
+void t.test('an owned descriptor closes once', async (t) => {
+  const before = openDescriptors()
+  const [a, b] = socketpair('stream')
+  t.ok(isCloseOnExec(a.fd) && isCloseOnExec(b.fd))
+  const copy = a.dup()
+  t.ok(isCloseOnExec(copy.fd))
+  const number = copy.release()
+  t.ok(copy.closed)
+  t.equal(
+    codeOf(() => copy.release()),
+    'BATON_ERR_FD_CLOSED',
+  )
+  t.equal(
+    codeOf(() => copy.dup()),
+    'BATON_ERR_FD_CLOSED',
+  )
+  copy.close()
+  t.ok(isCloseOnExec(number), 'released, so not closed')
+  close(number)
+  a.close()
+  b.close()
+  t.equal(openDescriptors(), before)
+  t.match(
+    nativeError(() => close(number)),
+    { code: 'EBADF', syscall: 'close', fd: number },
+  )
+  t.equal(
+    codeOf(() => dup(number)),
+    'EBADF',
+  )
+  for (const fd of [-1, 1.5, Number.NaN])
+    t.equal(
+      codeOf(() => new OwnedFd(fd)),
+      'BATON_ERR_INVALID_ARGUMENT',
+    )
+})
+
+void t.test('descriptor flags and file flags', async (t) => {
+  const [a, b] = socketpair('stream')
+  closing(t, a, b)
+  const copy = a.dup()
+  closing(t, copy)
+  setCloseOnExec(a.fd, false)
+  t.notOk(isCloseOnExec(a.fd))
+  t.ok(isCloseOnExec(copy.fd), 'belongs to the descriptor')
+  setCloseOnExec(a.fd, true)
+  t.ok(isCloseOnExec(a.fd))
+  t.notOk(isNonblocking(a.fd))
+  setNonblocking(a.fd, true)
+  t.ok(isNonblocking(copy.fd), 'belongs to the open file')
+  setNonblocking(copy.fd, false)
+  t.notOk(isNonblocking(a.fd))
+})
+
+void t.test('listen and accept over IPv4', { timeout: 10_000 }, async (t) => {
+  const listener = listenTcp({ host: '127.0.0.1', port: 0, noDelay: true, keepAlive: true })
+  closing(t, listener)
+  t.ok(isNonblocking(listener.fd) && isCloseOnExec(listener.fd))
+  t.equal(acceptOne(listener.fd), undefined, 'nobody waits')
+  const [connection, client] = await accepted(t, listener, '127.0.0.1')
+  const { fd, peer } = connection
+  t.ok(isNonblocking(fd) && isCloseOnExec(fd))
+  t.match(peer, { family: 'IPv4', address: '127.0.0.1', port: client.localPort })
+  t.equal(peer.address, '127.0.0.1')
+  t.same(JSON.parse(JSON.stringify(peer)), { family: 'IPv4', address: '127.0.0.1', port: client.localPort })
+  t.match(peerAddress(fd), { address: client.localAddress, port: client.localPort })
+  t.match(localAddress(fd), { address: client.remoteAddress, port: client.remotePort })
+  t.equal(option(fd, IPPROTO_TCP, TCP_NODELAY), 1, 'inherited')
+  t.equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1, 'inherited')
+  t.equal(peerAddress(listener.fd), undefined)
+  t.equal(socketError(fd), 0)
+  t.equal(peerCredentials(fd).pid, 0, 'TCP tells nobody')
+})
+
+void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeout: 10_000 }, async (t) => {
+  const listener = listenTcp({ host: '::1', port: 0 })
+  closing(t, listener)
+  const [{ peer }, client] = await accepted(t, listener, '::1')
+  t.match(peer, { family: 'IPv6', port: client.localPort })
+  t.equal(peer.address, '::1')
+  const both = listenTcp({ host: '::', port: 0 })
+  closing(t, both)
+  const [mapped] = await accepted(t, both, '127.0.0.1')
+  t.equal(mapped.peer.address, '::ffff:127.0.0.1')
+  const only = listenTcp({ host: '::', port: 0, ipv6Only: true })
+  closing(t, only)
+  const refused = connect(localAddress(only.fd).port, '127.0.0.1')
+  const [error]: unknown[] = await once(refused, 'error').catch((reason: unknown) => [reason])
+  t.match(error, { code: 'ECONNREFUSED' })
+})
+
+void t.test('IPv6 addresses are written as Node writes them', async (t) => {
+  const before = openDescriptors()
+  for (const host of ['::', '::1']) {
+    const listener = listenTcp({ host, port: 0 })
+    t.equal(localAddress(listener.fd).address, host)
+    listener.close()
+  }
+  const { SOCKADDR, SOCKADDR_LENGTH, parseAddress, writeInternetAddress } =
+    await import('../src/socket-address.ts')
+  const arena = new Arena(136)
+  for (const [given, written] of [
+    ['2001:db8:0:0:1:0:0:1', '2001:db8::1:0:0:1'],
+    ['2001:0db8:0:1:1:1:1:1', '2001:db8:0:1:1:1:1:1'],
+    ['2001:db8::', '2001:db8::'],
+    ['::ffff:10.1.2.3', '::ffff:10.1.2.3'],
+    ['fe80::1%7', 'fe80::1%7'],
+    ['fe80::1%lo', 'fe80::1%1'],
+    ['1:2:3:4:5:6:7:8', '1:2:3:4:5:6:7:8'],
+  ] as const) {
+    arena.words[SOCKADDR_LENGTH / 4] = writeInternetAddress(arena, given, 443)
+    t.equal(arena.buffer.readUInt16BE(SOCKADDR + 2), 443)
+    const { address, port, family } = parseAddress(arena)
+    t.same([address, port, family], [written, 443, 'IPv6'])
+  }
+  t.equal(openDescriptors(), before)
+})
+
+void t.test('an address in use is named', async (t) => {
+  const listener = listenTcp({ host: '127.0.0.1', port: 0 })
+  closing(t, listener)
+  const { port } = localAddress(listener.fd)
+  const before = openDescriptors()
+  const error = nativeError(() => listenTcp({ host: '127.0.0.1', port }))
+  t.match(error, { code: 'EADDRINUSE', address: `127.0.0.1:${port}` })
+  t.ok(error.message.includes(`127.0.0.1:${port}`), error.message)
+  t.match(
+    nativeError(() => listenTcp({ host: '::1%nowhere', port: 0 })),
+    { code: 'EINVAL', address: '[::1%nowhere]:0' },
+  )
+  for (const host of ['localhost', '', '1.2.3', '127.0.0.1%lo']) {
+    t.equal(nativeError(() => listenTcp({ host, port: 0 })).code, 'EINVAL', host)
+  }
+  for (const bad of [-1, 65_536, 1.5])
+    t.equal(
+      codeOf(() => listenTcp({ host: '127.0.0.1', port: bad })),
+      'EINVAL',
+    )
+  t.equal(openDescriptors(), before)
+})
+
+void t.test('a Unix listener, its mode and its peer', async (t) => {
+  const folder = temporaryFolder(t)
+  const path = join(folder, 'a.sock')
+  const listener = listenUnix({ path })
+  closing(t, listener)
+  t.equal(lstatSync(path).mode & 0o777, 0o600, 'nobody else, by default')
+  const client = connectUnix(path)
+  closing(t, client)
+  const { fd, peer } = present(acceptOne(listener.fd))
+  closing(t, new OwnedFd(fd))
+  t.ok(isNonblocking(fd) && isCloseOnExec(fd))
+  t.match(peer, { family: 'unix', port: 0 })
+  t.equal(peer.address, '', 'a dialling socket has no name')
+  t.equal(peerAddress(client.fd)?.address, path)
+  t.equal(localAddress(listener.fd).address, path)
+  t.same(peerCredentials(fd), { pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() })
+  const error = nativeError(() => listenUnix({ path }))
+  t.match(error, { code: 'EADDRINUSE', syscall: 'bind', path })
+  t.equal(
+    codeOf(() => listenUnix({ path: join(folder, 'none', 'a.sock') })),
+    'ENOENT',
+  )
+  t.equal(
+    codeOf(() => connectUnix(path, 'seqpacket')),
+    'EPROTOTYPE',
+  )
+  const name = `\0baton-${process.pid}`
+  const abstract = listenUnix({ path: name })
+  const dialled = connectUnix(name)
+  closing(t, abstract, dialled)
+  t.equal(peerAddress(dialled.fd)?.address, name)
+})
+
+void t.test('the file of a Unix listener is never wider than its mode', { timeout: 10_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const path = join(folder, 'a.sock')
+  const restored = process.umask(0)
+  t.teardown(() => process.umask(restored))
+  // A file that was made wide and narrowed afterwards would show a change of its attributes.
+  const seen: string[] = []
+  const watcher = watch(folder)
+  t.teardown(() => watcher.close())
+  const marked = new Promise<void>((resolve) => {
+    watcher.on('change', (event, name) => {
+      if (String(name) === 'mark') resolve()
+      else seen.push(`${event} ${String(name)}`)
+    })
+  })
+  closing(t, listenUnix({ path, mode: 0o640 }))
+  t.equal(lstatSync(path).mode & 0o777, 0o640)
+  writeFileSync(join(folder, 'mark'), '')
+  await marked
+  t.same(seen, ['rename a.sock'], 'it was made, and not changed')
+  process.umask(0o077)
+  const shared = join(folder, 'b.sock')
+  closing(t, listenUnix({ path: shared, mode: 0o666 }))
+  t.equal(lstatSync(shared).mode & 0o777, 0o666, 'what the umask took is given back')
+})
+
+void t.test('peek leaves the bytes where they are', async (t) => {
+  const [a, b] = socketpair('stream')
+  closing(t, a, b)
+  t.equal(peek(b.fd, 8), undefined)
+  send(a.fd, Buffer.from('GET / HTTP/1.1'))
+  t.equal(peek(b.fd, 5)?.toString(), 'GET /')
+  t.equal(peek(b.fd, 64)?.toString(), 'GET / HTTP/1.1')
+  t.equal(recv(b.fd, 64).toString(), 'GET / HTTP/1.1')
+  a.close()
+  t.equal(peek(b.fd, 8)?.length, 0, 'EOF')
+  b.close()
+})
+
+void t.test('send is short when the kernel is full; recv says EAGAIN and EOF', async (t) => {
+  const [a, b] = socketpair('stream')
+  closing(t, a, b)
+  t.equal(
+    codeOf(() => recv(b.fd, 1)),
+    'EAGAIN',
+  )
+  const bytes = Buffer.alloc(100_000, 'x')
+  let sent = 0
+  t.equal(
+    codeOf(() => {
+      for (;;) sent += send(a.fd, bytes)
+    }),
+    'EAGAIN',
+  )
+  t.ok(sent > 0)
+  a.close()
+  const { data, ended } = readToEnd(b.fd)
+  t.equal(data.length, sent)
+  t.equal(ended, true)
+  t.equal(recv(b.fd, 1).length, 0)
+})
+
+void t.test('readToEnd stops where nothing more has come, or at the end, or at the limit', async (t) => {
+  const [a, b] = socketpair('stream')
+  closing(t, a, b)
+  t.same(readToEnd(b.fd), { data: Buffer.alloc(0), ended: false })
+  send(a.fd, Buffer.from('one'))
+  t.same(readToEnd(b.fd), { data: Buffer.from('one'), ended: false })
+  send(a.fd, Buffer.from('two'))
+  send(b.fd, Buffer.from('never read'))
+  a.close()
+  t.same(readToEnd(b.fd), { data: Buffer.from('two'), ended: true }, 'behind an ECONNRESET')
+  const [c, d] = socketpair('stream')
+  closing(t, c, d)
+  send(c.fd, Buffer.alloc(11))
+  t.equal(
+    codeOf(() => readToEnd(d.fd, 10)),
+    'BATON_ERR_LIMIT_EXCEEDED',
+  )
+  send(c.fd, Buffer.alloc(10))
+  t.equal(readToEnd(d.fd, 10).data.length, 10)
+})
+
+void t.test('poll tells what holds without waiting', async (t) => {
+  const [a, b] = socketpair('stream')
+  closing(t, a, b)
+  t.equal(poll(b.fd, POLLIN | POLLRDHUP), 0)
+  t.equal(poll(b.fd, POLLIN | POLLOUT), POLLOUT)
+  send(a.fd, Buffer.from('x'))
+  t.equal(poll(b.fd, POLLIN), POLLIN)
+  a.close()
+  t.equal(poll(b.fd, POLLRDHUP), POLLRDHUP | POLLHUP)
+  t.equal(poll(99_999, POLLIN), POLLNVAL)
+})
+
+void t.test(
+  'row 15: elsewhere the package imports, and each function is a typed error',
+  { timeout: 20_000 },
+  async (t) => {
+    t.equal(supported, true)
+    const child = await ended(startFixture('unsupported.mjs', []))
+    t.equal(child.stderr, '')
+    const {
+      supported: there,
+      codes,
+      message,
+    } = JSON.parse(child.stdout) as {
+      supported: boolean
+      codes: Record<string, string>
+      message: string
+    }
+    t.equal(there, false)
+    t.ok(Object.keys(codes).length >= 20, Object.keys(codes).join(' '))
+    for (const [name, code] of Object.entries(codes)) t.equal(code, 'BATON_ERR_UNSUPPORTED_PLATFORM', name)
+    t.match(message, /darwin/)
+  },
+)
+
+void t.test('the README explains each error code, and no other', async (t) => {
+  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
+  const explained = [...readme.matchAll(/^\| `(BATON_ERR_\w+)` \|/gm)].map(([, code]) => code)
+  t.same(explained.toSorted(), Object.keys(errorMessages).toSorted())
+})
+
+void t.test('every errno of this machine has one name', async (t) => {
+  const names = [...errnoNames.values()]
+  t.equal(new Set(names).size, names.length)
+  t.equal(errnoNames.get(11), 'EAGAIN')
+  t.equal(errnoNames.get(109), 'ETOOMANYREFS')
+})

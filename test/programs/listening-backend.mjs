@@ -1,0 +1,26 @@
+// An app that listens on a port of its own as well, and says on stdout what its backend does. DIRECT requests (to that port)
+// show that its event loop turns.
+import http from 'node:http'
+import { createBackend } from '@baton/backend-sdk'
+
+const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
+
+const server = http.createServer((request, response) => {
+  response.end(JSON.stringify({ pid: process.pid, connection: backend.connection(request.socket)?.id ?? null }))
+})
+const { SECRET: secret, READY_TIMEOUT: timeout } = process.env
+const backend = createBackend(secret === undefined ? {} : { secret })
+backend.on('adopt', () => say('adopt'))
+backend.on('reject', (reason) => say('reject', { reason }))
+backend.on('connected', ({ id }) => say('connected', { id }))
+backend.on('disconnected', (error) => say('disconnected', { code: error?.code ?? null }))
+backend.attach(server)
+
+server.listen(0, '127.0.0.1', () => say('listening', { port: server.address().port }))
+try {
+  await backend.ready(timeout === undefined ? {} : { signal: AbortSignal.timeout(Number(timeout)) })
+  say('ready', { id: backend.id, slot: backend.slot })
+} catch (error) {
+  say('not ready', { name: error.name, code: error.code, reason: error.reason, text: error.message })
+}
+process.once('SIGTERM', () => backend.close().then(() => server.close()))

@@ -1,0 +1,74 @@
+// An HTTP app whose answers are long: a digest of what is uploaded, a download, server-sent events, WebSockets.
+import { createHash, randomBytes } from 'node:crypto'
+import http from 'node:http'
+import { pipeline } from 'node:stream/promises'
+import { createBackend } from '@baton/backend-sdk'
+import { WebSocketServer } from 'ws'
+
+const MIB = 1024 * 1024
+const block = randomBytes(MIB)
+const events = new Set()
+
+/** Blocks that are alike but for their number, so that one lost, doubled or moved is seen. */
+function* numbered(mebibytes, digest) {
+  for (let number = 0; number < mebibytes; number++) {
+    const stamp = Buffer.from(String(number).padStart(8, '0'))
+    for (const part of [stamp, block.subarray(stamp.length)]) {
+      digest.update(part)
+      yield part
+    }
+  }
+}
+
+const server = http.createServer(async (request, response) => {
+  const { pathname, searchParams } = new URL(request.url, 'http://app')
+  response.setHeader('x-pid', process.pid)
+  const digest = createHash('sha256')
+  if (pathname === '/upload') {
+    let bytes = 0
+    for await (const chunk of request) {
+      bytes += chunk.length
+      digest.update(chunk)
+    }
+    response.end(JSON.stringify({ bytes, sha256: digest.digest('hex') }))
+  } else if (pathname === '/download') {
+    response.setHeader('trailer', 'x-sha256')
+    await pipeline(numbered(Number(searchParams.get('mebibytes')), digest), response, { end: false })
+    response.addTrailers({ 'x-sha256': digest.digest('hex') })
+    response.end()
+  } else if (pathname === '/events') {
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.write(': open\n\n')
+    events.add(response)
+    response.on('close', () => {
+      events.delete(response)
+      console.log(JSON.stringify({ msg: 'events closed' }))
+    })
+  } else {
+    response.end('ok')
+  }
+})
+
+const sockets = new WebSocketServer({ server })
+sockets.on('connection', (socket, request) => {
+  const { remoteAddress, remotePort } = request.socket
+  socket.send(JSON.stringify({ pid: process.pid, remoteAddress, remotePort }))
+  socket.on('message', (data, isBinary) => {
+    if (!isBinary && data.toString() === 'leave') socket.close(4001, 'asked to')
+    else socket.send(data, { binary: isBinary })
+  })
+  socket.on('close', (code, reason) =>
+    console.log(JSON.stringify({ msg: 'websocket closed', code, reason: reason.toString() })),
+  )
+})
+
+// Each line on standard input is one event for everybody.
+process.stdin.setEncoding('utf8')
+process.stdin.on('data', (text) => {
+  for (const line of text.trim().split('\n')) for (const response of events) response.write(`data: ${line}\n\n`)
+})
+
+const backend = createBackend()
+backend.attach(server)
+await backend.ready()
+console.log(JSON.stringify({ msg: 'ready', pid: process.pid }))

@@ -1,0 +1,157 @@
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { type Frame, type HelloFrame, type NackFrame, type Offer, encodeFrame } from '@baton/backend-sdk/protocol'
+import {
+  acceptOne,
+  EPOLLIN,
+  listenUnix,
+  OwnedFd,
+  poll,
+  POLLIN,
+  sendMessage,
+  sharedPoller,
+  socketpair,
+} from '@baton/native-sendmsg'
+import type { Test } from 'tap'
+import { eventually } from './eventually.ts'
+import { temporaryFolder } from './process.ts'
+import { Wire } from './wire.ts'
+
+const BROKER_ID = '01ARZ3NDEKTSV4RRFFQ69G5FAV'
+
+/** A broker by hand, that may do everything wrong: it listens on a control socket, and the test says what it answers. */
+export class FalseBroker {
+  readonly control: string
+  readonly #t: Test
+  readonly #accepted: Wire[] = []
+  #registered = 0
+
+  constructor(t: Test) {
+    this.#t = t
+    this.control = join(temporaryFolder(t), 'control.sock')
+    const listening = listenUnix({ path: this.control })
+    const watch = sharedPoller().add(listening.fd, EPOLLIN, () => {
+      for (let next = acceptOne(listening.fd); next; next = acceptOne(listening.fd)) {
+        this.#accepted.push(new Wire(t, new OwnedFd(next.fd)))
+      }
+    })
+    t.teardown(() => {
+      watch.remove()
+      listening.close()
+    })
+  }
+
+  /** The next backend that dials, when its HELLO is there. */
+  async dialled(): Promise<{ wire: Wire; hello: HelloFrame }> {
+    await eventually(() => this.#accepted.length > 0, 'a backend dials')
+    const wire = (this.#accepted.shift() as Wire).read()
+    return { wire, hello: await wire.frame('hello') }
+  }
+
+  /** The next backend that dials, registered. */
+  async registered(options: { tokenTtl?: number } = {}): Promise<Registered> {
+    const { wire, hello } = await this.dialled()
+    return new Registered(this.#t, wire, hello, ++this.#registered, options.tokenTtl ?? 5000)
+  }
+}
+
+/** A backend that was given a lane. Everything on the lane and on control is the test's to send. */
+export class Registered {
+  readonly wire: Wire
+  readonly hello: HelloFrame
+  readonly id: string
+  readonly tokenTtl: number
+  /** The end that the descriptors go in. */
+  readonly lane: OwnedFd
+  /** The broker's own copy of the backend's end. */
+  readonly receiveEnd: OwnedFd
+  /** Every token that was on the wire. */
+  readonly tokens: Buffer[] = []
+  #sequence = 0
+
+  constructor(t: Test, wire: Wire, hello: HelloFrame, number: number, tokenTtl: number) {
+    this.wire = wire
+    this.hello = hello
+    this.tokenTtl = tokenTtl
+    this.id = hello.backend ?? BROKER_ID
+    ;[this.lane, this.receiveEnd] = socketpair('seqpacket')
+    t.teardown(() => {
+      this.lane.close()
+      this.receiveEnd.close()
+    })
+    const welcome: Frame = {
+      type: 'welcome',
+      protocol: 1,
+      capabilities: [],
+      broker: BROKER_ID,
+      backend: this.id,
+      slot: `web-${number}`,
+      service: hello.service,
+      heartbeatInterval: 1000,
+      tokenTtl,
+      ackDeadline: 500,
+    }
+    sendMessage(wire.fd.fd, { bytes: encodeFrame(welcome), fds: [this.receiveEnd.fd] })
+  }
+
+  /** An offer as an honest broker makes it, but for what `over` says. */
+  offer(over: Partial<Offer> = {}): Offer {
+    const token = over.token ?? randomBytes(16)
+    this.tokens.push(Buffer.from(token))
+    return {
+      sequence: ++this.#sequence,
+      token,
+      connection: randomBytes(16),
+      deadline: process.hrtime.bigint() + BigInt(this.tokenTtl) * 1_000_000n,
+      kind: 'descriptor',
+      listener: 'web',
+      meta: undefined,
+      ...over,
+    }
+  }
+
+  /** OFFER, the doorbell. */
+  ring(...offers: Offer[]): void {
+    this.wire.write({ type: 'offer', offers })
+  }
+
+  /** Puts a message on the lane. */
+  post(bytes: Buffer, ...fds: number[]): void {
+    if (bytes.length === 16) this.tokens.push(Buffer.from(bytes))
+    sendMessage(this.lane.fd, { bytes, fds })
+  }
+
+  async acked(offer: Offer): Promise<void> {
+    await this.wire.frame('ack', ({ acks }) => acks.some(({ sequence }) => sequence === offer.sequence))
+  }
+
+  /** The refusal of what came with this token, as its NACK said it; the token is the one of the lane, zero-padded. */
+  async nacked(token: Buffer): Promise<NackFrame['nacks'][number] & { at: number }> {
+    const padded = Buffer.concat([token, Buffer.alloc(16)], 16)
+    const matching = () =>
+      this.wire.frames.flatMap(({ frame, at }) =>
+        frame.type === 'nack'
+          ? frame.nacks.filter((nack) => padded.equals(nack.token)).map((nack) => ({ ...nack, at }))
+          : [],
+      )
+    await eventually(() => matching().length > 0, 'a NACK')
+    const [nack] = matching() as [NackFrame['nacks'][number] & { at: number }]
+    return nack
+  }
+
+  get nacks(): string[] {
+    return this.wire.all('nack').flatMap(({ nacks }) => nacks.map(({ reason }) => reason))
+  }
+
+  /** Everything that was on the lane was taken by the backend. */
+  async laneEmpty(): Promise<void> {
+    await eventually(() => (poll(this.receiveEnd.fd, POLLIN) & POLLIN) === 0, 'the backend takes what is on the lane')
+  }
+
+  /** Gone without a word more, as a broker that was killed: the lane first, control last. */
+  die(): void {
+    this.receiveEnd.close()
+    this.lane.close()
+    this.wire.close()
+  }
+}

@@ -1,0 +1,64 @@
+import { type OwnedFd, peek, poll, POLLHUP, POLLIN, readToEnd, send, socketpair } from '@baton/native-sendmsg'
+import type { Test } from 'tap'
+import { eventually } from './eventually.ts'
+
+/**
+ * A client whose connection a test passes on by hand: a socketpair on which a request waits. The test keeps a copy of the
+ * passed end, and so can see what the receiver has done to it.
+ */
+export class PassedClient {
+  readonly #request: Buffer
+  readonly #near: OwnedFd
+  readonly #far: OwnedFd
+  #answer = ''
+
+  constructor(t: Test, path = '/') {
+    ;[this.#near, this.#far] = socketpair('stream')
+    this.#request = Buffer.from(`GET ${path} HTTP/1.1\r\nHost: app\r\n\r\n`)
+    send(this.#near.fd, this.#request)
+    t.teardown(() => {
+      this.#near.close()
+      this.#far.close()
+    })
+  }
+
+  /** The end to pass on. */
+  get fd(): number {
+    return this.#far.fd
+  }
+
+  /** Not a byte was taken from the passed end, and none was written to it. */
+  get untouched(): boolean {
+    return (
+      peek(this.#far.fd, 65_536)?.equals(this.#request) === true && (poll(this.#near.fd, POLLIN) & POLLIN) === 0
+    )
+  }
+
+  /** What came back so far. */
+  get answer(): string {
+    if ((poll(this.#near.fd, POLLIN) & POLLIN) !== 0) this.#answer += readToEnd(this.#near.fd).data.toString()
+    return this.#answer
+  }
+
+  /** Sends the same request once more, on the same connection. */
+  again(): void {
+    this.#answer = ''
+    send(this.#near.fd, this.#request)
+  }
+
+  /** The pid that has answered the request; the answer is one JSON object. */
+  async servedBy(): Promise<number> {
+    await eventually(() => this.answer.endsWith('}'), () => `an answer; there came ${JSON.stringify(this.answer)}`)
+    return Number(/"pid":(\d+)/.exec(this.answer)?.[1])
+  }
+
+  /**
+   * Closes the test's own copy and waits until the kernel says that there is none left; gives what the client got.
+   * A copy that leaked keeps the connection up, and this fails.
+   */
+  async closed(): Promise<string> {
+    this.#far.close()
+    await eventually(() => (poll(this.#near.fd, 0) & POLLHUP) !== 0, 'every copy of the passed connection is closed')
+    return this.answer
+  }
+}

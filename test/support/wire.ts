@@ -1,0 +1,84 @@
+import { type Frame, FrameDecoder, encodeFrame, POST_WELCOME_LIMIT } from '@baton/backend-sdk/protocol'
+import { EPOLLIN, type OwnedFd, readToEnd, send, sharedPoller, type Watch } from '@baton/native-sendmsg'
+import type { Test } from 'tap'
+import { eventually } from './eventually.ts'
+
+type FrameOf<T extends Frame['type']> = Extract<Frame, { type: T }>
+
+/**
+ * One end of a control connection in a test's own hands: writes any bytes, and reads only while it is told to. What it
+ * does not read fills the kernel's buffer, as with a peer whose event loop is stuck.
+ */
+export class Wire {
+  readonly fd: OwnedFd
+  /** Everything read so far, with the time of performance.now() at which it was. */
+  readonly frames: { frame: Frame; at: number }[] = []
+  /** The peer has closed. */
+  ended = false
+  readonly #decoder = new FrameDecoder({ limit: POST_WELCOME_LIMIT })
+  #watch: Watch | undefined
+
+  /** Takes ownership of `fd`. */
+  constructor(t: Test, fd: OwnedFd) {
+    this.fd = fd
+    t.teardown(() => this.close())
+  }
+
+  /** Begins to read; goes on until `pause`. */
+  read(): this {
+    this.#watch ??= sharedPoller().add(this.fd.fd, EPOLLIN, () => {
+      const { data, ended } = readToEnd(this.fd.fd)
+      const at = performance.now()
+      for (const frame of this.#decoder.push(data)) this.frames.push({ frame, at })
+      if (!ended) return
+      this.ended = true
+      this.pause()
+    })
+    return this
+  }
+
+  pause(): void {
+    this.#watch?.remove()
+    this.#watch = undefined
+  }
+
+  /** Frames, or any bytes; all of them in one write. */
+  write(...parts: (Frame | Buffer)[]): void {
+    const bytes = Buffer.concat(parts.map((part) => (Buffer.isBuffer(part) ? part : encodeFrame(part))))
+    const sent = send(this.fd.fd, bytes)
+    if (sent !== bytes.length) throw new Error(`the kernel took ${sent} of ${bytes.length} bytes`)
+  }
+
+  all<T extends Frame['type']>(type: T): FrameOf<T>[] {
+    return this.frames.map(({ frame }) => frame).filter((frame): frame is FrameOf<T> => frame.type === type)
+  }
+
+  /** The first frame of this type that `matches`, of those read and those to come. */
+  async frame<T extends Frame['type']>(
+    type: T,
+    matches: (frame: FrameOf<T>) => boolean = () => true,
+  ): Promise<FrameOf<T>> {
+    let found: FrameOf<T> | undefined
+    await eventually(
+      () => (found = this.all(type).find((frame) => matches(frame))) !== undefined,
+      () => `a matching ${type} frame; there came ${this.frames.map(({ frame }) => frame.type).join(', ')}`,
+    )
+    return found as FrameOf<T>
+  }
+
+  /** So many more frames of this type than there are now. */
+  async more(type: Frame['type'], count: number): Promise<void> {
+    const wanted = this.all(type).length + count
+    await eventually(() => this.all(type).length >= wanted, `${count} more ${type} frames`)
+  }
+
+  async end(): Promise<void> {
+    await eventually(() => this.ended, 'the end of the control connection')
+  }
+
+  /** Harmless twice. */
+  close(): void {
+    this.pause()
+    this.fd.close()
+  }
+}
