@@ -68,15 +68,18 @@ Baton runs in front of two Fastify backends (pids ${pids.join(' and ')}). Open
 
     ${url}
 
-or, in another terminal:
+or try in another terminal:
 
-    curl ${url}                  # several times: the backends take turns
-    while curl -sf ${url}; do sleep 0.05; done    # leave this running, and meanwhile
-    kill -9 ${pids[0]}                                     # end one of the two
-    curl http://127.0.0.1:${adminPort}/metrics
+    curl ${url}      several times: the backends take turns
+    kill -9 ${pids[0]}      one of the two is gone; now curl again
+    curl http://127.0.0.1:${adminPort}/metrics      what the broker counts
     ${baton} status --config ${configFile}
 
-Ctrl-C ends it.
+To watch it under load, leave this running meanwhile:
+
+    while curl -sf ${url}; do sleep 0.05; done
+
+Ctrl-C ends everything.
 `)
 }
 

@@ -1,8 +1,9 @@
 // A Fastify app behind Baton: the plugin, one line after `ready`, one for SIGTERM.
 import baton from '@baton/backend-sdk/fastify'
-import Fastify from 'fastify'
+import Fastify, { LogController } from 'fastify'
 
-const app = Fastify({ logger: true, disableRequestLogging: true })
+// The SDK logs to `app.log`.
+const app = Fastify({ logger: true, logController: new LogController({ disableRequestLogging: true }) })
 
 // Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
 await app.register(baton)

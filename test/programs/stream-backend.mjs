@@ -65,7 +65,8 @@ sockets.on('connection', (socket, request) => {
 // Each line on standard input is one event for everybody.
 process.stdin.setEncoding('utf8')
 process.stdin.on('data', (text) => {
-  for (const line of text.trim().split('\n')) for (const response of events) response.write(`data: ${line}\n\n`)
+  for (const line of text.trim().split('\n'))
+    for (const response of events) response.write(`data: ${line}\n\n`)
 })
 
 const backend = createBackend()

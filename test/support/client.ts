@@ -115,7 +115,9 @@ export class Client {
   async #until(holds: () => boolean): Promise<void> {
     while (!holds()) {
       if (this.#end !== undefined) {
-        throw new Error(`the connection ended (${this.#end}) after ${JSON.stringify(this.#received.slice(0, 200))}`)
+        throw new Error(
+          `the connection ended (${this.#end}) after ${JSON.stringify(this.#received.slice(0, 200))}`,
+        )
       }
       await new Promise<void>((resolve) => this.#waiting.add(resolve))
     }

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { type Frame, type HelloFrame, type NackFrame, type Offer, encodeFrame } from '@baton/backend-sdk/protocol'
+import { type Frame, type HelloFrame, type NackFrame, type Offer, encodeFrame, ulidFromBytes } from '@baton/backend-sdk/protocol'
 import {
   acceptOne,
   EPOLLIN,
@@ -73,7 +73,7 @@ export class Registered {
     this.wire = wire
     this.hello = hello
     this.tokenTtl = tokenTtl
-    this.id = hello.backend ?? BROKER_ID
+    this.id = hello.backend ?? ulidFromBytes(randomBytes(16))
     ;[this.lane, this.receiveEnd] = socketpair('seqpacket')
     t.teardown(() => {
       this.lane.close()

@@ -112,10 +112,8 @@ t.test('its tables list each frame type, NACK reason and error code, and no othe
     NACK_REASONS.map((name, index) => [index + 1, name]),
   )
   t.same(
-    rows(/^`BATON_ERR_/)
-      .map(([code]) => code?.replaceAll('`', ''))
-      .toSorted(),
-    [...new Set(errors.match(/BATON_ERR_[A-Z_]+/g))].toSorted(),
+    new Set(rows(/^`BATON_ERR_/).map(([code]) => code?.replaceAll('`', ''))),
+    new Set(errors.match(/BATON_ERR_[A-Z_]+/g)),
   )
   for (const limit of [PRE_WELCOME_LIMIT, POST_WELCOME_LIMIT]) t.match(page, limit.toLocaleString('en'))
 })

@@ -119,26 +119,27 @@ export const formatEndpoint = (host: string, port: number): string =>
 export function writeInternetAddress(arena: Arena, host: string, port: number): number {
   const { buffer, address } = arena
   const [literal = '', zone] = host.split('%', 2)
-  const valid = Number.isInteger(port) && port >= 0 && port <= 65_535
+  const scope = zone === undefined ? 0 : scopeOf(zone)
+  const valid = Number.isInteger(port) && port >= 0 && port <= 65_535 && scope !== undefined
   buffer.fill(0, SOCKADDR)
+  buffer.writeUInt16LE(isIPv4(host) ? AF_INET : AF_INET6, SOCKADDR)
   if (valid && isIPv4(host)) {
-    buffer.writeUInt16LE(AF_INET, SOCKADDR)
     buffer.writeUInt16BE(port, SOCKADDR + 2)
     libc.inet_pton(AF_INET, literal, address + SOCKADDR + 4)
     return 16
   }
   if (valid && isIPv6(host)) {
-    buffer.writeUInt16LE(AF_INET6, SOCKADDR)
     buffer.writeUInt16BE(port, SOCKADDR + 2)
     libc.inet_pton(AF_INET6, literal, address + SOCKADDR + 8)
-    if (zone !== undefined) buffer.writeUInt32LE(scopeOf(zone), SOCKADDR + 24)
+    buffer.writeUInt32LE(scope, SOCKADDR + 24)
     return 28
   }
   throw new NativeError('bind', EINVAL, { address: formatEndpoint(host, port) })
 }
 
-function scopeOf(zone: string): number {
-  return /^\d+$/.test(zone) ? Number(zone) : libc.if_nametoindex(zone)
+/** The number of a zone's interface; undefined when there is no such interface. */
+function scopeOf(zone: string): number | undefined {
+  return /^\d+$/.test(zone) ? Number(zone) : libc.if_nametoindex(zone) || undefined
 }
 
 /** Writes a Unix address behind SOCKADDR and returns its length in bytes. ENAMETOOLONG from 108 bytes on. */

@@ -29,11 +29,17 @@ interface Running {
   close(): Promise<void>
 }
 
+interface SignalSource {
+  on(signal: 'SIGTERM' | 'SIGINT', listener: (signal: NodeJS.Signals) => void): unknown
+  off(signal: 'SIGTERM' | 'SIGINT', listener: (signal: NodeJS.Signals) => void): unknown
+}
+
 interface Serving {
   readonly config: Config
   readonly logger: Logger
   readonly startWorker: (config: Config, options: { logger: Logger }) => Promise<Running>
-  readonly signals: Pick<NodeJS.Process, 'on' | 'off'>
+  /** Where signals come from: the process. */
+  readonly signals: SignalSource
   /** Ends the process at once. */
   readonly exit: (code: number) => void
 }

@@ -133,7 +133,7 @@ export class Registry {
     })
     const timeout = setTimeout(() => {
       this.#logger.warn(
-        { pid: credentials.pid, uid: credentials.uid },
+        { peerPid: credentials.pid, uid: credentials.uid },
         'a process connected and did not say HELLO',
       )
       control.cutOff()

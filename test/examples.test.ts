@@ -1,0 +1,209 @@
+import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, symlinkSync } from 'node:fs'
+import { Agent, type IncomingMessage, request as httpRequest } from 'node:http'
+import { connect as connectHttp2 } from 'node:http2'
+import { request as httpsRequest } from 'node:https'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
+import { type Broker, startBroker, unaccounted } from './support/broker.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
+
+const readme = readFileSync(join(root, 'examples/README.md'), 'utf8')
+
+/** The command of examples/README.md that runs this program: what stands there is what is tested. */
+function commandOf(file: string): { command: string; args: string[]; env: Record<string, string> } {
+  const line = readme.split('\n').find((each) => /^[A-Z_]+=\S+ /.test(each) && each.includes(`/${file}`))
+  if (line === undefined) throw new Error(`examples/README.md has no command that runs ${file}`)
+  const words = line.split(' ')
+  const env: Record<string, string> = {}
+  while (words[0]?.includes('=')) {
+    const [name = '', value = ''] = (words.shift() as string).split('=')
+    env[name] = value
+  }
+  const [command = '', ...args] = words
+  return { command: command === 'node' ? process.execPath : command, args, env }
+}
+
+/** Runs an example as its README says, registered when this resolves. `cwd`: a folder with `examples` in it. */
+async function startExample(test: Test, broker: Broker, file: string, cwd = root): Promise<Program> {
+  const { command, args, env } = commandOf(file)
+  const before = new Set(
+    (await broker.status()).services.flatMap((each) => each.backends.map(({ id }) => id)),
+  )
+  const program = new Program(test, command, args, { env: { ...env, BATON_SOCKET: broker.control }, cwd })
+  const gone = program.exited.then(() => {
+    throw new Error(`${file} ended before it was registered:\n${program.lines.join('\n')}`)
+  })
+  const joined = broker.until(
+    ({ services }) =>
+      services.some(
+        ({ name, backends }) =>
+          name === env['BATON_SERVICE'] &&
+          backends.some(({ id, pid, state }) => !before.has(id) && pid === program.pid && state === 'ready'),
+      ),
+    `${file} registered for ${env['BATON_SERVICE']}`,
+  )
+  await Promise.race([joined, gone])
+  return program
+}
+
+/** Waits until the broker gives it no connection any more; it is gone from the status when it had nothing to finish. */
+async function draining(broker: Broker, pid: number): Promise<void> {
+  await broker.until(
+    ({ services }) =>
+      services.every(({ backends }) =>
+        backends.every((each) => each.pid !== pid || each.state === 'draining'),
+      ),
+    `backend ${pid} draining`,
+  )
+}
+
+interface Answer {
+  status: number | undefined
+  connection: string | undefined
+  body: string
+  localPort: number | undefined
+}
+
+async function get(url: string, agent: Agent): Promise<Answer> {
+  const request = httpRequest(url, { agent })
+  request.end()
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  const { localPort } = response.socket
+  const { statusCode: status, headers } = response
+  return { status, connection: headers.connection, body: await text(response), localPort }
+}
+
+function startAll(test: Test): Promise<Broker> {
+  const { listeners, services } = JSON.parse(readFileSync(join(root, 'examples/baton.json'), 'utf8')) as {
+    listeners: { listen: string }[]
+    services: object
+  }
+  const free = listeners.map((listener) => ({ ...listener, listen: '127.0.0.1:0' }))
+  return startBroker(test, { config: { listeners: free, services } })
+}
+
+t.setTimeout(60_000)
+
+t.test('examples', async (t) => {
+  const broker = await startAll(t)
+
+  for (const file of ['fastify.js', 'express.js']) {
+    t.test(
+      `${file} answers the client itself and drains without losing a request`,
+      { timeout: 15_000 },
+      async (t) => {
+        const program = await startExample(t, broker, file)
+        const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+        t.teardown(() => agent.destroy())
+
+        const first = await get(broker.url(), agent)
+        t.equal(first.body, `Hello from process ${program.pid}. You are 127.0.0.1:${first.localPort}.\n`)
+
+        program.kill('SIGTERM')
+        await draining(broker, program.pid)
+        t.ok(program.running, 'an idle keep-alive connection is not cut')
+        const last = await get(broker.url(), agent)
+        t.equal(last.status, 200)
+        t.equal(last.localPort, first.localPort, 'the same connection')
+        t.equal(last.connection, 'close')
+        t.same(await program.exited, { code: 0, signal: null }, 'then nothing keeps the process alive')
+      },
+    )
+  }
+
+  t.test(
+    'net-echo.js echoes through a half-close, and a session outlives the start of a drain',
+    { timeout: 15_000 },
+    async (t) => {
+      const program = await startExample(t, broker, 'net-echo.js')
+      const client = connect({ port: broker.port('echo'), host: '127.0.0.1', allowHalfOpen: true })
+      t.teardown(() => client.destroy())
+      client.write('before ')
+      const [echoed] = (await once(client, 'data')) as [Buffer]
+      t.equal(echoed.toString(), 'before ')
+
+      program.kill('SIGTERM')
+      await draining(broker, program.pid)
+      const sent = 'x'.repeat(1 << 20)
+      client.end(sent)
+      t.equal(await text(client), sent, 'all of it, after the client has said that it is done')
+      t.same(await program.exited, { code: 0, signal: null })
+    },
+  )
+
+  t.test(
+    'ws-chat.js lets clients hear each other, and sends them away when it drains',
+    { timeout: 15_000 },
+    async (t) => {
+      const program = await startExample(t, broker, 'ws-chat.js')
+      const url = `ws://${broker.address('chat')}`
+      const heard: string[] = []
+      const listener = new WebSocket(url)
+      t.teardown(() => listener.terminate())
+      listener.on('message', (data: Buffer) => heard.push(data.toString()))
+      await once(listener, 'open')
+      const speaker = new WebSocket(url)
+      t.teardown(() => speaker.terminate())
+      await once(speaker, 'open')
+      speaker.send('hello')
+      while (!heard.some((line) => line.endsWith('hello'))) await once(listener, 'message')
+      t.match(heard.at(-1), /^127\.0\.0\.1:\d+: hello$/)
+
+      const left = Promise.all([once(listener, 'close'), once(speaker, 'close')])
+      program.kill('SIGTERM')
+      for (const [code] of await left) t.equal(code, 1001)
+      t.same(await program.exited, { code: 0, signal: null })
+    },
+  )
+
+  t.test(
+    'tls.js speaks HTTP/2 and HTTP/1.1 with a certificate of its own',
+    { timeout: 20_000 },
+    async (t) => {
+      const folder = temporaryFolder(t)
+      symlinkSync(join(root, 'examples'), join(folder, 'examples'))
+      const openssl = readme.split('\n').find((line) => line.startsWith('openssl '))
+      execFileSync('sh', ['-c', openssl as string], { cwd: folder, stdio: 'pipe' })
+      const ca = readFileSync(join(folder, 'cert.pem'))
+
+      const program = await startExample(t, broker, 'tls.js', folder)
+      const url = `https://localhost:${broker.port('tls')}`
+      const request = httpsRequest(url, { ca, agent: false, family: 4 })
+      request.end()
+      const [response] = (await once(request, 'response')) as [IncomingMessage]
+      const { localPort } = response.socket
+      t.equal(await text(response), `HTTP/1.1 from process ${program.pid}. You are 127.0.0.1:${localPort}.\n`)
+
+      const session = connectHttp2(url, { ca, family: 4 })
+      t.teardown(() => session.destroy())
+      const stream = session.request({ ':path': '/' })
+      t.equal(
+        await text(stream),
+        `HTTP/2.0 from process ${program.pid}. You are 127.0.0.1:${session.socket.localPort}.\n`,
+      )
+
+      const goaway = once(session, 'goaway')
+      program.kill('SIGTERM')
+      t.equal((await goaway)[0], 0, 'GOAWAY without an error')
+      t.same(await program.exited, { code: 0, signal: null })
+    },
+  )
+
+  t.test('tls.js without a certificate says how it is called', { timeout: 15_000 }, async (t) => {
+    const program = new Program(t, process.execPath, [join(root, 'examples/dist/tls.js')], {
+      env: { BATON_SERVICE: 'tls', BATON_SOCKET: broker.control },
+    })
+    t.same(await program.exited, { code: 2, signal: null })
+    t.match(program.lines.join('\n'), /usage: tls\.js --cert FILE --key FILE/)
+  })
+
+  t.test('every accepted connection has one outcome', async (t) => {
+    const status = await broker.until((each) => unaccounted(each) === 0, 'all connections accounted for')
+    t.ok(status.listeners.every(({ accepted }) => accepted > 0))
+  })
+})

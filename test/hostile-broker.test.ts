@@ -1,0 +1,434 @@
+import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { encodeFrame, FrameType, type Frame } from '@baton/backend-sdk/protocol'
+import { poll, POLLIN, sendMessage, socketpair } from '@baton/native-sendmsg'
+import t, { type Test } from 'tap'
+import { descriptors, eventually } from './support/eventually.ts'
+import { FalseBroker, type Registered } from './support/false-broker.ts'
+import { PassedClient } from './support/passed-client.ts'
+import { Program, root } from './support/process.ts'
+
+// A real backend, and in the broker's place a peer that breaks the rules: what the SDK adopts and what it must not touch.
+
+const TTL = 300
+/** The SDK looks after what has expired once a second. */
+const SWEEP = 1000
+
+async function startBackend(t: Test, broker: FalseBroker, options: { tokenTtl?: number } = {}) {
+  const program = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
+    env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
+  })
+  const peer = await broker.registered(options)
+  await program.message('ready')
+  return { program, peer }
+}
+
+/** An honest handoff from beginning to end: the backend answers on the connection. */
+async function handOver(t: Test, peer: Registered, pid: number): Promise<PassedClient> {
+  const client = new PassedClient(t)
+  const offer = peer.offer()
+  peer.post(offer.token, client.fd)
+  peer.ring(offer)
+  await peer.acked(offer)
+  t.equal(await client.servedBy(), pid, 'the honest connection beside it is served')
+  return client
+}
+
+/** Everything that the backend got was closed, and nothing was read from or written to it. */
+async function untouched(t: Test, client: PassedClient): Promise<void> {
+  t.ok(client.untouched, 'no byte was read or written')
+  t.equal(await client.closed(), '', 'every copy is closed, and the client got nothing')
+}
+
+async function direct(program: Program): Promise<void> {
+  const { port } = await program.message('listening')
+  await (await fetch(`http://127.0.0.1:${Number(port)}/`, { headers: { connection: 'close' } })).text()
+}
+
+t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
+  const broker = new FalseBroker(t)
+  const { program, peer } = await startBackend(t, broker, { tokenTtl: TTL })
+  const { pid } = program
+  await (await handOver(t, peer, pid)).closed()
+  const before = descriptors(pid)
+
+  /** Each case: what goes wrong, with an honest connection behind it, and the backend's descriptors afterwards. */
+  const bad = (name: string, attack: (t: Test) => Promise<void>) =>
+    t.test(name, { timeout: 15_000 }, async (t) => {
+      await attack(t)
+      await (await handOver(t, peer, pid)).closed()
+      await eventually(() => descriptors(pid) === before, () => `${descriptors(pid)} descriptors, not ${before}`)
+      t.pass('its descriptors are as many as before')
+    })
+
+  await bad('row 24: a token that is not the one of the offer is a TokenMismatch, at tokenTtl', async (t) => {
+    const client = new PassedClient(t)
+    const offer = peer.offer()
+    const other = peer.offer().token
+    const sent = performance.now()
+    peer.post(other, client.fd)
+    peer.ring(offer)
+    const { reason, at } = await peer.nacked(other)
+    t.equal(reason, 'TokenMismatch')
+    t.ok(at - sent >= TTL, `parked for ${at - sent} ms`)
+    t.ok(at - sent < TTL + 2 * SWEEP, 'and not for ever')
+    await untouched(t, client)
+  })
+
+  await bad('row 18: a descriptor without OFFER is parked, and refused at tokenTtl: TokenNotPending', async (t) => {
+    const client = new PassedClient(t)
+    const { token } = peer.offer()
+    const sent = performance.now()
+    peer.post(token, client.fd)
+    await (await handOver(t, peer, pid)).closed()
+    await peer.laneEmpty()
+    t.equal(poll(client.fd, 0) & POLLIN, 0)
+    const { reason, sequence, at } = await peer.nacked(token)
+    t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
+    t.ok(at - sent >= TTL, `parked for ${at - sent} ms`)
+    await untouched(t, client)
+  })
+
+  await bad('row 19: after a wrong token the pending one stays intact', async (t) => {
+    const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
+    const offer = peer.offer({ deadline: process.hrtime.bigint() + 60_000_000_000n })
+    const other = peer.offer().token
+    peer.post(other, wrong.fd)
+    peer.ring(offer)
+    const { reason } = await peer.nacked(other)
+    t.equal(reason, 'TokenNotPending', 'the offer has time left, so it does not explain the wrong token')
+    await untouched(t, wrong)
+    peer.post(offer.token, right.fd)
+    await peer.acked(offer)
+    t.equal(await right.servedBy(), pid)
+    await right.closed()
+  })
+
+  await bad('row 20: a token works once, whether only its descriptor or its OFFER too comes again', async (t) => {
+    const first = new PassedClient(t)
+    const offer = peer.offer()
+    peer.post(offer.token, first.fd)
+    peer.ring(offer)
+    await peer.acked(offer)
+    for (const again of [[], [{ ...peer.offer(), token: offer.token }]]) {
+      const replayed = new PassedClient(t)
+      const honest = peer.offer()
+      const beside = new PassedClient(t)
+      const refused = peer.nacks.length
+      peer.post(offer.token, replayed.fd)
+      peer.post(honest.token, beside.fd)
+      peer.ring(...again, honest)
+      await eventually(() => peer.nacks.length > refused, 'the replay is refused')
+      t.same(peer.nacks.slice(refused), ['TokenNotPending'])
+      await untouched(t, replayed)
+      t.equal(await beside.servedBy(), pid)
+      await beside.closed()
+    }
+    t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
+    await first.closed()
+  })
+
+  await bad('row 21: a token past its deadline is TokenExpired, told apart from a mismatch', async (t) => {
+    const client = new PassedClient(t)
+    const offer = peer.offer({ deadline: process.hrtime.bigint() - 1n })
+    peer.post(offer.token, client.fd)
+    peer.ring(offer)
+    const { reason, sequence } = await peer.nacked(offer.token)
+    t.same({ reason, sequence }, { reason: 'TokenExpired', sequence: offer.sequence })
+    await untouched(t, client)
+  })
+
+  for (const length of [1, 15, 17, 64]) {
+    await bad(`row 22: a token of ${length} bytes is TokenInvalidLength, and the pending one stays intact`, async (t) => {
+      const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
+      const offer = peer.offer()
+      const shown = Buffer.concat([offer.token, offer.token, offer.token, offer.token]).subarray(0, length)
+      peer.post(shown, wrong.fd)
+      peer.post(offer.token, right.fd)
+      peer.ring(offer)
+      const { reason, sequence } = await peer.nacked(shown)
+      t.same({ reason, sequence }, { reason: 'TokenInvalidLength', sequence: 0 })
+      await untouched(t, wrong)
+      await peer.acked(offer)
+      t.equal(await right.servedBy(), pid)
+      await right.closed()
+    })
+  }
+
+  await bad('row 22: a descriptor with no token at all is TokenMissing', async (t) => {
+    const client = new PassedClient(t)
+    // Our own transport refuses to send an empty message; the kernel does not.
+    const script = [
+      'import array, socket',
+      'lane = socket.socket(fileno=3)',
+      'lane.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [4]))])',
+    ].join('\n')
+    const python = spawnSync('python3', ['-c', script], {
+      stdio: ['ignore', 'ignore', 'pipe', peer.lane.fd, client.fd],
+    })
+    t.equal(python.status, 0, python.stderr.toString())
+    const honest = peer.offer()
+    const beside = new PassedClient(t)
+    peer.post(honest.token, beside.fd)
+    peer.ring(honest)
+    const { reason, sequence } = await peer.nacked(Buffer.alloc(16))
+    t.same({ reason, sequence }, { reason: 'TokenMissing', sequence: 0 })
+    await untouched(t, client)
+    t.equal(await beside.servedBy(), pid)
+    await beside.closed()
+  })
+
+  for (const [name, count] of [['no descriptor', 0], ['two descriptors', 2], ['200 descriptors', 200]] as const) {
+    await bad(`row 24: a right token with ${name} is ControlTruncated`, async (t) => {
+      const clients = [new PassedClient(t), new PassedClient(t)]
+      const offer = peer.offer()
+      peer.post(offer.token, ...Array.from({ length: count }, (_, index) => clients[index % 2]?.fd ?? -1))
+      peer.ring(offer)
+      const { reason, sequence } = await peer.nacked(offer.token)
+      t.same({ reason, sequence }, { reason: 'ControlTruncated', sequence: offer.sequence })
+      for (const client of clients) await untouched(t, client)
+    })
+  }
+
+  await bad('row 18: an OFFER whose descriptor never comes is dropped without a word', async (t) => {
+    const refused = peer.nacks.length
+    peer.ring(peer.offer(), peer.offer())
+    await (await handOver(t, peer, pid)).closed()
+    // Two sweeps after it came, its deadline and the time that a late descriptor has are both over.
+    await peer.wire.more('stats', 2)
+    t.equal(peer.nacks.length, refused, 'not a word')
+  })
+
+  await bad('row 28: a revoked offer is forgotten; its descriptor, should it come after all, is refused', async (t) => {
+    const refused = peer.nacks.length
+    const offer = peer.offer()
+    peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
+    await (await handOver(t, peer, pid)).closed()
+    t.equal(peer.nacks.length, refused, 'not a word')
+    const client = new PassedClient(t)
+    peer.post(offer.token, client.fd)
+    t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
+    await untouched(t, client)
+  })
+
+  await t.test("row 26: another backend's token is worth nothing here, and stays intact there", async (t) => {
+    const other = await startBackend(t, broker, { tokenTtl: TTL })
+    const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
+    const offer = other.peer.offer({ deadline: process.hrtime.bigint() + 60_000_000_000n })
+    other.peer.ring(offer)
+    peer.post(offer.token, wrong.fd)
+    await (await handOver(t, peer, pid)).closed()
+    t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
+    await untouched(t, wrong)
+    other.peer.post(offer.token, right.fd)
+    await other.peer.acked(offer)
+    t.equal(await right.servedBy(), other.program.pid)
+    await right.closed()
+    t.same(other.peer.nacks, [])
+  })
+
+  t.test('row 23: of all the tokens that were on the wire, none is in what the backend printed', async (t) => {
+    program.kill('SIGTERM')
+    await program.exited
+    const printed = program.lines.join('\n')
+    t.match(printed, 'TokenMismatch', 'what it refused is there')
+    t.ok(peer.tokens.length > 20)
+    for (const token of peer.tokens) {
+      for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
+        const form = token.toString(encoding)
+        if (printed.toLowerCase().includes(form.toLowerCase())) t.fail(`a token as ${encoding}`)
+      }
+      if (printed.includes([...token].join(','))) t.fail('a token as a list')
+    }
+  })
+})
+
+/** Makes the backend write until the kernel takes no more: each probe is answered, and nobody reads. */
+async function backUp(peer: Registered, program: Program): Promise<void> {
+  peer.wire.pause()
+  const before = poll(peer.wire.fd.fd, POLLIN)
+  const probes: Frame[] = Array.from({ length: 1000 }, (_, index) => ({
+    type: 'heartbeat',
+    id: index + 1,
+    reply: false,
+  }))
+  for (let round = 0; round < 3; round++) {
+    peer.wire.write(...probes)
+    await direct(program)
+  }
+  void before
+}
+
+t.test('row 18: ACK before touch, when the ACK can not reach the kernel', { timeout: 20_000 }, async (t) => {
+  const { program, peer } = await startBackend(t, new FalseBroker(t))
+  await backUp(peer, program)
+  const client = new PassedClient(t)
+  const offer = peer.offer()
+  peer.post(offer.token, client.fd)
+  peer.ring(offer)
+  await peer.laneEmpty()
+  // Its event loop has turned: an adoption would show.
+  await direct(program)
+  await direct(program)
+  t.ok(client.untouched, 'taken and verified, and not a byte read or written')
+  t.notOk(program.messages().some(({ msg }) => msg === 'adopt'))
+  peer.wire.read()
+  await peer.acked(offer)
+  t.equal(await client.servedBy(), program.pid, 'adopted once the ACK could go')
+  await client.closed()
+})
+
+t.test('row 27: control ends with the ACK undelivered, and the lane stays open', { timeout: 20_000 }, async (t) => {
+  const backedUp = async (t: Test, tokenTtl: number) => {
+    const { program, peer } = await startBackend(t, new FalseBroker(t), { tokenTtl })
+    await backUp(peer, program)
+    const client = new PassedClient(t)
+    const offer = peer.offer()
+    peer.post(offer.token, client.fd)
+    peer.ring(offer)
+    await peer.laneEmpty()
+    peer.wire.close()
+    await program.message('disconnected')
+    await direct(program)
+    t.ok(client.untouched, 'not adopted: somebody else may hold the lane')
+    return { program, peer, client }
+  }
+
+  t.test('it is adopted when the lane ends too', async (t) => {
+    const { program, peer, client } = await backedUp(t, 10_000)
+    peer.receiveEnd.close()
+    await direct(program)
+    t.ok(client.untouched, 'the send end alone can still be somebody’s')
+    peer.lane.close()
+    t.equal(await client.servedBy(), program.pid)
+    await client.closed()
+  })
+
+  t.test('it is closed untouched at tokenTtl when the lane does not end', async (t) => {
+    const { program, client } = await backedUp(t, TTL)
+    await untouched(t, client)
+    t.notOk(program.messages().some(({ msg }) => msg === 'adopt'))
+  })
+
+  t.end()
+})
+
+t.test('row 27: a broker that dies leaves what is on the lane, with its OFFER, to the backend', async (t) => {
+  const broker = new FalseBroker(t)
+  const { program, peer } = await startBackend(t, broker)
+  const [offered, stranger] = [new PassedClient(t), new PassedClient(t)]
+  const offer = peer.offer()
+  const none = peer.offer()
+  peer.post(offer.token, offered.fd)
+  peer.post(none.token, stranger.fd)
+  peer.ring(offer)
+  peer.die()
+  t.equal(await offered.servedBy(), program.pid, 'nobody else can have it')
+  await offered.closed()
+  await untouched(t, stranger)
+  t.equal((await broker.registered()).hello.backend, peer.id, 'it dials again, as the same backend')
+})
+
+t.test('what is not the protocol ends the connection, and the backend dials again', { timeout: 30_000 }, async (t) => {
+  const broker = new FalseBroker(t)
+  let { program, peer } = await startBackend(t, broker)
+  const { id } = peer
+  const kept = await handOver(t, peer, program.pid)
+  const before = descriptors(program.pid)
+  const header = (length: number, type: number) => {
+    const bytes = Buffer.alloc(5)
+    bytes.writeUInt32LE(length, 0)
+    bytes[4] = type
+    return bytes
+  }
+  const offer = encodeFrame({ type: 'offer', offers: [peer.offer()] })
+
+  const after: [what: string, code: string, bytes: Buffer][] = [
+    ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.alloc(4)],
+    ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', header(1_048_577, FrameType.OFFER)],
+    ['a type below 0x80 that nobody knows', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
+    ['an OFFER that is cut short', 'BATON_ERR_FRAME_MALFORMED', Buffer.concat([header(3, FrameType.OFFER), Buffer.from([1, 0])])],
+    ['DRAIN that is not JSON', 'BATON_ERR_FRAME_MALFORMED', Buffer.concat([header(2, FrameType.DRAIN), Buffer.from('{')])],
+    ['a second WELCOME', 'BATON_ERR_FRAME_OUT_OF_ORDER', welcomeBytes(id)],
+    ["a backend's frame", 'BATON_ERR_FRAME_OUT_OF_ORDER', encodeFrame({ type: 'drained' })],
+    ['an OFFER of sequence 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.concat([offer.subarray(0, 7), Buffer.alloc(8), offer.subarray(15)])],
+  ]
+  for (const [what, code, bytes] of after) {
+    await t.test(`${what}, after WELCOME: ${code}`, async (t) => {
+      const pending = new PassedClient(t)
+      const waiting = peer.offer()
+      peer.post(waiting.token, pending.fd)
+      peer.wire.write(bytes)
+      await peer.wire.end()
+      t.equal(program.messages().findLast(({ msg }) => msg === 'disconnected')?.['code'], code)
+      peer.die()
+      await untouched(t, pending)
+      peer = await broker.registered()
+      t.equal(peer.hello.backend, id, 'registers anew, as the same backend')
+      await (await handOver(t, peer, program.pid)).closed()
+    })
+  }
+
+  const instead: [what: string, answer: Buffer, fds: number][] = [
+    ['an OFFER before WELCOME', offer, 0],
+    ['a frame over 64 KiB before WELCOME', header(65_537, FrameType.WELCOME), 0],
+    ['a frame of length 0 before WELCOME', Buffer.alloc(5), 0],
+    ['WELCOME without a lane', welcomeBytes(id), 0],
+    ['WELCOME that is cut short', welcomeBytes(id).subarray(0, 20), 0],
+  ]
+  for (const [what, answer, count] of instead) {
+    await t.test(`${what}: dials again`, async (t) => {
+      peer.die()
+      const { wire } = await broker.dialled()
+      const [left, right] = socketpair('seqpacket')
+      sendMessage(wire.fd.fd, { bytes: answer, fds: count === 0 ? [] : [left.fd] })
+      left.close()
+      right.close()
+      if (answer.length === 20) wire.close()
+      else await wire.end()
+      peer = await broker.registered()
+      await (await handOver(t, peer, program.pid)).closed()
+    })
+  }
+
+  kept.again()
+  t.equal(await kept.servedBy(), program.pid, 'a connection adopted before all this was not disturbed')
+  await eventually(() => descriptors(program.pid) <= before, () => `${descriptors(program.pid)} descriptors, not ${before}`)
+  t.pass('no descriptor leaked')
+})
+
+t.test('a type from 0x80 up is skipped, before WELCOME too', { timeout: 10_000 }, async (t) => {
+  const broker = new FalseBroker(t)
+  const program = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
+    env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
+  })
+  const { wire } = await broker.dialled()
+  void once
+  wire.write(Buffer.from([2, 0, 0, 0, 0x80, 0]))
+  const [lane, receiveEnd] = socketpair('seqpacket')
+  t.teardown(() => {
+    lane.close()
+    receiveEnd.close()
+  })
+  sendMessage(wire.fd.fd, { bytes: welcomeBytes(null), fds: [receiveEnd.fd] })
+  await program.message('ready')
+  wire.write(Buffer.from([2, 0, 0, 0, 0xff, 0]), { type: 'heartbeat', id: 7, reply: false })
+  t.match(await wire.frame('heartbeat'), { id: 7, reply: true })
+})
+
+function welcomeBytes(backend: string | null): Buffer {
+  const id = backend ?? '01ARZ3NDEKTSV4RRFFQ69G5FAV'
+  return encodeFrame({
+    type: 'welcome',
+    protocol: 1,
+    capabilities: [],
+    broker: id,
+    backend: id,
+    slot: 'web-1',
+    service: 'web',
+    heartbeatInterval: 1000,
+    tokenTtl: 5000,
+    ackDeadline: 500,
+  })
+}
