@@ -247,7 +247,7 @@ void t.test('an address in use names it and the key', async (t) => {
   })
   await t.rejects(second.listen(), {
     code: 'BATON_ERR_ADMIN_LISTEN',
-    message: `admin.listen: ${text} is in use by another program (EADDRINUSE)`,
+    message: `admin.listen: ${text} is in use by another process (EADDRINUSE)`,
   })
   await second.close()
   await admin.close()
@@ -270,7 +270,7 @@ void t.test(
     const { view } = fakeView()
     const config = { admin: { listen: address, token: null } }
     const second = createAdmin({ config, view, logger: pino({ level: 'silent' }) })
-    await t.rejects(second.listen(), /admin\.listen: unix:.* is in use by another program \(EADDRINUSE\)/)
+    await t.rejects(second.listen(), /admin\.listen: unix:.* is in use by another process \(EADDRINUSE\)/)
     await second.close()
     t.equal((await ask({ path: '/healthz' })).status, 200, 'the first one serves on')
     await admin.close()

@@ -1,10 +1,14 @@
+import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { createServer as createTcpServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
 import { Writable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
@@ -329,3 +333,55 @@ void t.test('a failed start is passed on, and leaves no signal handler', async (
   await t.rejects(serve({ config, logger, startWorker, signals, exit: () => t.fail('cut') }), /in use/)
   t.equal(signals.listenerCount('SIGTERM'), 0)
 })
+
+const MAIN = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+
+/** `baton start` as a process of its own, as it was built; ended with the test at the latest. */
+function startBroker(t: Test, file: string) {
+  // The test runner's own loader and coverage are not for the program under test.
+  const env = Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS$|_TAPJS)/.test(name)),
+  )
+  const child = spawn(process.execPath, [MAIN, 'start', '--config', file], {
+    env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  const exited: Promise<[code: number | null, signal: string | null]> = once(child, 'exit') as never
+  return { child, exited, err: text(child.stderr) }
+}
+
+void t.test(
+  'baton start serves until SIGTERM, and a second broker is told what is in use',
+  { timeout: 30_000 },
+  async (t) => {
+    const [listen, admin] = [await unused(), await unused()]
+    const file = configFile(t, { admin: { listen: admin }, listeners: [{ ...listener, listen }] })
+    const first = startBroker(t, file)
+    const logged: { msg: string }[] = []
+    for await (const line of createInterface(first.child.stdout)) {
+      logged.push(JSON.parse(line))
+      if (logged.at(-1)?.msg === 'accepting connections') break
+    }
+    first.child.stdout.resume()
+    t.match(await baton('status', '--config', file), {
+      code: 0,
+      out: new RegExp(`web +${listen} +http +web +0\n`),
+    })
+
+    const taken = startBroker(
+      t,
+      configFile(t, { admin: { listen: '127.0.0.1:0' }, listeners: [{ ...listener, listen }] }),
+    )
+    t.same(await taken.exited, [1, null])
+    t.match(await taken.err, new RegExp(`^baton: .*listener "web" on ${listen}: .*\\(EADDRINUSE\\)\n$`))
+
+    const adminTaken = startBroker(t, configFile(t, { admin: { listen: admin } }))
+    t.same(await adminTaken.exited, [1, null])
+    t.equal(await adminTaken.err, `baton: admin.listen: ${admin} is in use by another process (EADDRINUSE)\n`)
+
+    first.child.kill('SIGTERM')
+    t.same(await first.exited, [0, null])
+    t.equal(await first.err, '')
+  },
+)

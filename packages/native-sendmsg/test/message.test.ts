@@ -67,8 +67,7 @@ void t.test(
     const [sent, other] = pair(t, 'stream')
     sendMessage(a.fd, { bytes: token, fds: [sent.fd] })
     const message = receiveMessage(b.fd, { size: 16, maxFds: 1 })
-    const received = message?.fds[0]
-    if (received === undefined) return t.fail('no descriptor')
+    const received = present(message?.fds[0])
     closing(t, received)
     t.same(message?.bytes, token)
     t.not(received.fd, sent.fd)

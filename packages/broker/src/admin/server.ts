@@ -130,7 +130,7 @@ function answer(reply: FastifyReply, { code, statusCode, message }: AdminError):
 }
 
 const LISTEN_FAILURES = new Map([
-  ['EADDRINUSE', 'is in use by another program'],
+  ['EADDRINUSE', 'is in use by another process'],
   ['EACCES', 'may not be bound by this user'],
   ['EADDRNOTAVAIL', 'is not an address of this host'],
   ['ENOENT', 'is in a folder that does not exist'],

@@ -1,6 +1,5 @@
-import type { ServiceConfig } from './config.ts'
+import type { Config, ServiceConfig } from './config.ts'
 import { ConfigError, type ConfigProblem } from './error.ts'
-import type { Config } from './config.ts'
 
 /**
  * Refuses, by name, what the schema knows and this version does not serve: a key that is read and then ignored

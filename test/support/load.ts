@@ -1,0 +1,45 @@
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import type { Broker } from './broker.ts'
+import { Program, root } from './process.ts'
+
+export interface LoadResult {
+  /** Whole answers, by the pid of the backend that gave them. */
+  readonly answers: Readonly<Record<string, number>>
+  /** Connections without a whole answer, by what happened to them. */
+  readonly failures: Readonly<Record<string, number>>
+  /** From connect to the end of the answer, milliseconds. */
+  readonly slowest: number
+  readonly seconds: number
+}
+
+export interface LoadOptions {
+  readonly total: number
+  readonly concurrency: number
+  readonly path?: string
+}
+
+/** Short connections from a process of their own, each with one request. Under way when this returns. */
+export function startLoad(t: Test, broker: Broker, options: LoadOptions): Promise<LoadResult> {
+  const { total, concurrency, path = '/' } = options
+  const program = new Program(t, process.execPath, [
+    join(root, 'test/programs/connection-load.mjs'),
+    ...[
+      '--port',
+      `${broker.port()}`,
+      '--total',
+      `${total}`,
+      '--concurrency',
+      `${concurrency}`,
+      '--path',
+      path,
+    ],
+  ])
+  return program.message('done') as Promise<Record<string, unknown>> as Promise<
+    LoadResult & Record<string, unknown>
+  >
+}
+
+export function sum(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((total, count) => total + count, 0)
+}
