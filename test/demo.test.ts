@@ -54,7 +54,7 @@ async function occupy(t: Test, port: number): Promise<void> {
 
 t.setTimeout(60_000)
 
-t.test(
+void t.test(
   'the demo survives the SIGKILL of a backend, replaces it, and leaves nothing behind',
   { timeout: 40_000 },
   async (t) => {

@@ -16,10 +16,7 @@ export class PassedClient {
     ;[this.#near, this.#far] = socketpair('stream')
     this.#request = Buffer.from(`GET ${path} HTTP/1.1\r\nHost: app\r\n\r\n`)
     send(this.#near.fd, this.#request)
-    t.teardown(() => {
-      this.#near.close()
-      this.#far.close()
-    })
+    t.teardown(() => this.leave())
   }
 
   /** The end to pass on. */
@@ -60,5 +57,11 @@ export class PassedClient {
     this.#far.close()
     await eventually(() => (poll(this.#near.fd, 0) & POLLHUP) !== 0, 'every copy of the passed connection is closed')
     return this.answer
+  }
+
+  /** The client goes; whoever adopted the connection sees its end. Harmless twice. */
+  leave(): void {
+    this.#near.close()
+    this.#far.close()
   }
 }

@@ -39,13 +39,15 @@ export class Program {
     t: Test,
     command: string,
     args: readonly string[],
-    options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number } = {},
+    /** `group`: a shell, say, whose own children must not outlive the test either. */
+    options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number; group?: boolean } = {},
   ) {
     this.child = spawn(command, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: cleanEnvironment(options.env),
       cwd: options.cwd ?? root,
       ...(options.uid !== undefined && { uid: options.uid }),
+      ...(options.group && { detached: true }),
     })
     for (const stream of [this.child.stdout, this.child.stderr]) {
       if (stream === null) continue
@@ -58,7 +60,10 @@ export class Program {
       this.#wake()
       return { code: code as number | null, signal: signal as NodeJS.Signals | null }
     })
+    let closed = false
+    this.child.once('close', () => (closed = true))
     t.teardown(async () => {
+      if (options.group && !closed) killGroup(this.pid)
       this.kill('SIGKILL')
       await this.exited
     })
@@ -107,6 +112,15 @@ export class Program {
   #wake(): void {
     for (const resolve of this.#waiting) resolve()
     this.#waiting.clear()
+  }
+}
+
+/** Its children may have the output still open when the leader is gone: that is when `close` has not come. */
+function killGroup(leader: number): void {
+  try {
+    process.kill(-leader, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
   }
 }
 

@@ -74,7 +74,7 @@ export interface FixtureOptions {
 export function startFixture(name: string, args: string[], options: FixtureOptions = {}): ChildProcess {
   const path = fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
   const limit = options.descriptors === undefined ? '' : `ulimit -n ${options.descriptors}; `
-  const command = [...['-i', '/bin/sh', '-c', `${limit}exec "$0" "$@"`], process.execPath, path, ...args]
+  const command = ['-i', '/bin/sh', '-c', `${limit}exec "$0" "$@"`, process.execPath, path, ...args]
   return spawn('/usr/bin/env', command, {
     cwd: '/',
     stdio: options.stdio ?? ['ignore', 'pipe', 'pipe'],

@@ -59,7 +59,7 @@ function checkToken(token: Secret, { route, headers }: GuardedRequest): AdminErr
   const sent = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1]
   if (sent === undefined)
     return new AdminError('BATON_ERR_ADMIN_UNAUTHORIZED', 'send "Authorization: Bearer TOKEN"')
-  return true
+  return token.matches(sent)
     ? undefined
     : new AdminError('BATON_ERR_ADMIN_UNAUTHORIZED', 'the token is wrong')
 }

@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""A Baton backend in Python's standard library alone: answers GET / with its pid and the client's address.
+
+    BATON_SOCKET=/run/baton/control.sock BATON_SERVICE=web python3 backend.py
+
+SIGTERM drains and exits 0; a second one ends at once. When the broker goes away, adopted connections go on, and the
+backend dials again for as long as it lives.
+"""
+
+import http.server
+import os
+import queue
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+
+import frames
+from session import RegistrationRefused, Session, log, register
+
+MAX_CONNECTIONS = 1000  # Each has a thread.
+IDLE_TIMEOUT = 60.0
+DRAIN_DEADLINE = 10.0
+FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_TIMEOUT
+    wbufsize = -1  # Header and body leave in one piece.
+    server: "Backend"
+
+    def do_GET(self) -> None:
+        found = self.path == "/"
+        client = ":".join(map(str, self.client_address[:2])) if self.client_address else "a Unix socket"
+        body = f"pid {os.getpid()} answers {client}\n" if found else "there is only /\n"
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body.encode())))
+        if self.server.draining:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body.encode())
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """One line for each request would be most of this program's work."""
+
+
+class Backend:
+    """Owns the adopted connections, and stays registered. Its main loop runs on events from other threads."""
+
+    def __init__(self, path: str, service: str) -> None:
+        self.draining = False
+        self._path = path
+        self._service = service
+        self._id: str | None = None
+        # put() is safe inside a signal handler (SimpleQueue is documented to be reentrant).
+        self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
+        self._sessions: set[Session] = set()
+        self._lock = threading.Lock()
+        self._live = 0  # Adopted, or accepted and about to be.
+        self._adopted = 0
+        self._closed = 0
+        self._open: set[socket.socket] = set()
+        self._complaint = ""
+
+    # What sessions ask for.
+
+    def reserve(self) -> int | None:
+        with self._lock:
+            if self.draining:
+                return frames.BACKEND_DRAINING
+            if self._live >= MAX_CONNECTIONS:
+                return frames.BACKEND_OVERLOADED
+            self._live += 1
+            return None
+
+    def release(self) -> None:
+        with self._lock:
+            self._live -= 1
+            idle = self._live == 0
+        if idle:
+            self.post("idle")
+
+    def adopt(self, fd: int) -> None:
+        client = socket.socket(fileno=fd)
+        with self._lock:
+            self._adopted += 1
+            self._open.add(client)
+        try:
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        except RuntimeError:
+            log("no thread for another connection")
+            self._done(client)
+
+    def stats(self) -> tuple[int, int]:
+        with self._lock:
+            return self._adopted, self._closed
+
+    def post(self, event: str, *details: object) -> None:
+        self._events.put((event, *details))
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            Handler(client, client.getpeername(), self)  # Returns when the connection is done.
+        except OSError:
+            pass  # The client is gone, which is its right.
+        finally:
+            self._done(client)
+
+    def _done(self, client: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(client)
+            self._closed += 1
+        client.close()
+        self.release()
+
+    # The main thread.
+
+    def run(self) -> None:
+        """Stays registered until it is asked to drain."""
+        while True:
+            while all(session.superseded for session in self._sessions):
+                drain = self._register()
+                if drain:
+                    return self._drain(*drain)
+            event, *details = self._events.get()
+            if event == "drain":
+                return self._drain(*details)
+            if event == "reconnect":
+                details[0].superseded = True
+            if event == "ended":
+                self._forget(details[0])
+                log("broker connection ended; adopted connections go on")
+                drain = self._pause(FIRST_DELAY * random.random())
+                if drain:
+                    return self._drain(*drain)
+
+    def _register(self) -> tuple | None:
+        """Dials until a broker agrees. Gives the details of a drain that was asked for meanwhile."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                control, lane, welcome = register(self._path, self._hello())
+            except (OSError, frames.ProtocolError, RegistrationRefused) as error:
+                self._complain(f"cannot register at {self._path}: {error}")
+            else:
+                session = Session(control, lane, welcome, self)
+                self._sessions.add(session)
+                self._id = welcome["backend"]
+                session.start()
+                self._complain(f"registered as {welcome['slot']}")
+                self._complaint = ""
+                return None
+            drain = self._pause(delay / 2 + delay / 2 * random.random())
+            if drain:
+                return drain
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _pause(self, seconds: float) -> tuple | None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                event, *details = self._events.get(timeout=left)
+            except queue.Empty:
+                return None
+            if event == "drain":
+                return tuple(details)
+            if event == "ended":
+                self._forget(details[0])
+        return None
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+        session.reap()
+
+    def _drain(self, seconds: float | None, reason: str) -> None:
+        """No new connections; those in flight finish; then deregisters."""
+        deadline = DRAIN_DEADLINE if seconds is None else seconds
+        log(f"draining: {reason}")
+        with self._lock:
+            self.draining = True
+        for session in self._sessions:
+            session.announce_drain(deadline, reason)
+        if not self._wait_idle(deadline):
+            self._cut()
+            self._wait_idle(1.0)
+        for session in self._sessions:
+            session.finish()
+
+    def _wait_idle(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                if self._live == 0:
+                    return True
+            try:
+                self._events.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return False
+
+    def _cut(self) -> None:
+        with self._lock:
+            log(f"drain deadline reached, cutting {len(self._open)} connections")
+            for client in self._open:
+                try:
+                    client.shutdown(socket.SHUT_RDWR)  # Wakes its thread, which closes it.
+                except OSError:
+                    pass  # It was over already.
+
+    def _hello(self) -> dict[str, object]:
+        return {
+            "protocol": 1,
+            "capabilities": [],
+            "service": self._service,
+            "version": os.environ.get("BATON_VERSION"),
+            "weight": 1,
+            "pid": os.getpid(),
+            "backend": self._id,
+            "sdk": "python-backend/1",
+            "secret": os.environ.get("BATON_SECRET"),
+            "maxConnections": MAX_CONNECTIONS,
+            "reconnect": None,
+        }
+
+    def _complain(self, message: str) -> None:
+        """Says a thing once, not at each dial."""
+        if message != self._complaint:
+            log(message)
+        self._complaint = message
+
+
+def main() -> int:
+    path, service = os.environ.get("BATON_SOCKET"), os.environ.get("BATON_SERVICE", "web")
+    if not path:
+        log("BATON_SOCKET is not set: the path of the broker's control.sock")
+        return 2
+    backend = Backend(path, service)
+
+    def on_terminate(*_: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        backend.post("drain", None, "SIGTERM")
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, on_terminate)
+    backend.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
