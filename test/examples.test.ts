@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { type EventEmitter, once } from 'node:events'
+import { once } from 'node:events'
 import { readFileSync, symlinkSync } from 'node:fs'
 import { Agent, type IncomingMessage, request as httpRequest } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
@@ -185,14 +185,14 @@ void t.test('examples', async (t) => {
       const ca = readFileSync(join(folder, 'cert.pem'))
 
       const program = await startExample(t, broker, 'tls.js', folder)
-      const url = `https://localhost:${broker.port('tls')}`
-      const request = httpsRequest(url, { ca, agent: false, family: 4 })
+      const url = `https://127.0.0.1:${broker.port('tls')}`
+      const request = httpsRequest(url, { ca, agent: false })
       request.end()
       const [response] = (await once(request, 'response')) as [IncomingMessage]
       const { localPort } = response.socket
       t.equal(await text(response), `HTTP/1.1 from process ${program.pid}. You are 127.0.0.1:${localPort}.\n`)
 
-      const session = connectHttp2(url, { ca, family: 4 })
+      const session = connectHttp2(url, { ca })
       t.teardown(() => session.destroy())
       const stream = session.request({ ':path': '/' })
       t.equal(
@@ -200,7 +200,7 @@ void t.test('examples', async (t) => {
         `HTTP/2.0 from process ${program.pid}. You are 127.0.0.1:${session.socket.localPort}.\n`,
       )
 
-      const goaway = once(session as EventEmitter, 'goaway')
+      const goaway = once(session, 'goaway')
       program.kill('SIGTERM')
       t.equal((await goaway)[0], 0, 'GOAWAY without an error')
       t.same(await program.exited, { code: 0, signal: null })

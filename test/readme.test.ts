@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import {
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -93,11 +94,16 @@ void t.test('the tour of the README is true', { timeout: 45_000 }, async (t) => 
   const folder = mkdtempSync(join(tmpdir(), 'baton-r-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   symlinkSync(root, join(folder, 'baton'))
-  mkdirSync(join(folder, 'xdg'))
+  mkdirSync(join(folder, 'tmp'))
   const [web, admin] = (await freePorts(2)) as [string, string]
   const env = {
     ...withoutNpm(),
-    XDG_RUNTIME_DIR: join(folder, 'xdg'),
+    // The tour leaves the runtime folder to the defaults. With the last name that os.tmpdir() goes by, and an
+    // XDG_RUNTIME_DIR that is to be ignored, broker and SDK meet only if both have the whole rule.
+    TMPDIR: undefined,
+    TMP: undefined,
+    TEMP: join(folder, 'tmp'),
+    XDG_RUNTIME_DIR: 'relative',
     npm_config_audit: 'false',
     npm_config_fund: 'false',
   }

@@ -1,6 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { type Frame, type HelloFrame, type NackFrame, type Offer, encodeFrame, ulidFromBytes } from '@baton/backend-sdk/protocol'
+import {
+  type Frame,
+  type HelloFrame,
+  type NackFrame,
+  type Offer,
+  encodeFrame,
+  ulidFromBytes,
+} from '@baton/backend-sdk/protocol'
 import {
   acceptOne,
   EPOLLIN,
@@ -145,7 +152,10 @@ export class Registered {
 
   /** Everything that was on the lane was taken by the backend. */
   async laneEmpty(): Promise<void> {
-    await eventually(() => (poll(this.receiveEnd.fd, POLLIN) & POLLIN) === 0, 'the backend takes what is on the lane')
+    await eventually(
+      () => (poll(this.receiveEnd.fd, POLLIN) & POLLIN) === 0,
+      'the backend takes what is on the lane',
+    )
   }
 
   /** Gone without a word more, as a broker that was killed: the lane first, control last. */

@@ -27,7 +27,8 @@ export class PassedClient {
   /** Not a byte was taken from the passed end, and none was written to it. */
   get untouched(): boolean {
     return (
-      peek(this.#far.fd, 65_536)?.equals(this.#request) === true && (poll(this.#near.fd, POLLIN) & POLLIN) === 0
+      peek(this.#far.fd, 65_536)?.equals(this.#request) === true &&
+      (poll(this.#near.fd, POLLIN) & POLLIN) === 0
     )
   }
 
@@ -45,7 +46,10 @@ export class PassedClient {
 
   /** The pid that has answered the request; the answer is one JSON object. */
   async servedBy(): Promise<number> {
-    await eventually(() => this.answer.endsWith('}'), () => `an answer; there came ${JSON.stringify(this.answer)}`)
+    await eventually(
+      () => this.answer.endsWith('}'),
+      () => `an answer; there came ${JSON.stringify(this.answer)}`,
+    )
     return Number(/"pid":(\d+)/.exec(this.answer)?.[1])
   }
 
@@ -55,7 +59,10 @@ export class PassedClient {
    */
   async closed(): Promise<string> {
     this.#far.close()
-    await eventually(() => (poll(this.#near.fd, 0) & POLLHUP) !== 0, 'every copy of the passed connection is closed')
+    await eventually(
+      () => (poll(this.#near.fd, 0) & POLLHUP) !== 0,
+      'every copy of the passed connection is closed',
+    )
     return this.answer
   }
 

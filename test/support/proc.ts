@@ -2,8 +2,14 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
 /** What the kernel says of a process of this user: proc(5). Sizes are bytes. */
 
-export function openDescriptors(pid: number): number {
-  return readdirSync(`/proc/${pid}/fd`).length
+/** Open descriptors, less the IPv4 connections of the listening port `except` (those of who watches, say). */
+export function openDescriptors(pid: number, except?: number): number {
+  const targets = descriptorTargets(pid)
+  if (except === undefined) return targets.length
+  const excepted = new Set(
+    ipv4Sockets().flatMap(({ local, remote, target }) => (local === except && remote !== 0 ? target : [])),
+  )
+  return targets.filter((target) => !excepted.has(target)).length
 }
 
 export function residentBytes(pid: number): number {
@@ -24,25 +30,31 @@ export function bytesRead(pid: number): number {
 
 /** Whether the process has a descriptor of the server's end of this IPv4 connection. */
 export function holdsServerEnd(pid: number, localPort: number, clientPort: number): boolean {
-  const target = `socket:[${socketInode(localPort, clientPort)}]`
-  return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+  const found = ipv4Sockets().find(({ local, remote }) => local === localPort && remote === clientPort)
+  if (found === undefined) throw new Error(`no connection from port ${clientPort} to port ${localPort}`)
+  return descriptorTargets(pid).includes(found.target)
+}
+
+/** What each descriptor is, such as `socket:[INODE]`. */
+function descriptorTargets(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
     try {
-      return readlinkSync(`/proc/${pid}/fd/${fd}`) === target
+      return readlinkSync(`/proc/${pid}/fd/${fd}`)
     } catch (error) {
       // Closed between the listing and the look.
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
       throw error
     }
   })
 }
 
-/** `/proc/net/tcp` has one line for each IPv4 socket: `sl local remote st tx:rx tr:when retrnsmt uid timeout inode`. */
-function socketInode(localPort: number, remotePort: number): string {
-  for (const line of readFileSync('/proc/net/tcp', 'utf8').split('\n').slice(1)) {
+/** `/proc/net/tcp`, one line for each socket: `sl local remote st tx:rx tr:when retrnsmt uid timeout inode ...`. */
+function ipv4Sockets(): { local: number; remote: number; target: string }[] {
+  const lines = readFileSync('/proc/net/tcp', 'utf8').trimEnd().split('\n').slice(1)
+  return lines.map((line) => {
     const [, local, remote, , , , , , , inode] = line.trim().split(/\s+/)
-    if (portOf(local) === localPort && portOf(remote) === remotePort && inode !== undefined) return inode
-  }
-  throw new Error(`no connection from port ${remotePort} to port ${localPort}`)
+    return { local: portOf(local), remote: portOf(remote), target: `socket:[${inode}]` }
+  })
 }
 
 function portOf(address = ''): number {

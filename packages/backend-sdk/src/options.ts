@@ -1,3 +1,5 @@
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { BackendError } from './errors.ts'
 import { type Logger, stderrLogger } from './logger.ts'
 
@@ -41,7 +43,7 @@ export function resolveOptions(options: BackendOptions, env: NodeJS.ProcessEnv):
     )
   }
   return {
-    socket: options.socket ?? env['BATON_SOCKET'] ?? `${defaultRuntimeDir(env)}/control.sock`,
+    socket: options.socket ?? env['BATON_SOCKET'] ?? join(defaultRuntimeDir(env), 'control.sock'),
     service,
     version: options.version ?? env['BATON_VERSION'] ?? null,
     weight,
@@ -50,8 +52,12 @@ export function resolveOptions(options: BackendOptions, env: NodeJS.ProcessEnv):
   }
 }
 
-/** Where a broker of the same user puts its sockets when `runtimeDir` is not configured. */
+/**
+ * Where a broker of the same user puts its sockets when `runtimeDir` is not configured. The broker's rule, to the letter:
+ * a relative XDG_RUNTIME_DIR is to be ignored (XDG base directory specification).
+ */
 function defaultRuntimeDir(env: NodeJS.ProcessEnv): string {
-  if (env['XDG_RUNTIME_DIR']) return `${env['XDG_RUNTIME_DIR']}/baton`
-  return `${env['TMPDIR'] ?? '/tmp'}/baton-${process.getuid?.() ?? 0}`
+  const xdg = env['XDG_RUNTIME_DIR']
+  if (xdg?.startsWith('/') === true) return join(xdg, 'baton')
+  return join(tmpdir(), `baton-${process.getuid?.() ?? 'user'}`)
 }

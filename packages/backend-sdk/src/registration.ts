@@ -2,6 +2,7 @@ import { connectUnix, type OwnedFd, receiveExact, send, sharedPoller } from '@ba
 import { BackendError, RegistrationRefused } from './errors.ts'
 import {
   encodeFrame,
+  type Frame,
   FrameDecoder,
   FrameOrder,
   type HelloFrame,
@@ -42,17 +43,21 @@ export async function register(path: string, hello: HelloFrame, signal: AbortSig
     send(control.fd, encodeFrame(hello))
     const take = async (size: number): Promise<Buffer> => {
       const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
-        maxFds: 1,
+        // One more than is right, so that a second one is seen.
+        maxFds: 2,
         signal: AbortSignal.any([signal, timeout]),
       })
       received.push(...fds)
       return bytes
     }
-    const prefix = await take(LENGTH_BYTES)
     const decoder = new FrameDecoder({ limit: PRE_WELCOME_LIMIT })
-    decoder.push(prefix)
-    const [answer] = decoder.push(await take(prefix.readUInt32LE(0)))
-    if (answer === undefined) throw new BackendError('BATON_ERR_REGISTRATION_REFUSED', 'an unknown answer')
+    let answer: Frame | undefined
+    // A type from 0x80 up that is unknown here decodes to nothing; the answer stands behind it.
+    while (answer === undefined) {
+      const prefix = await take(LENGTH_BYTES)
+      decoder.push(prefix)
+      ;[answer] = decoder.push(await take(prefix.readUInt32LE(0)))
+    }
 
     const order = new FrameOrder('backend')
     order.check(answer)

@@ -220,12 +220,13 @@ t.test('a server that listens as well closes both', { timeout: 10_000 }, async (
 
 t.test('a server can listen again after close(), and be closed again', { timeout: 10_000 }, async (t) => {
   const { server } = holding()
-  await front(t, server)
+  const f = await front(t, server)
   t.equal(await close(server), 'ok')
   await listen(t, server)
   t.equal(server.listening, true)
   t.equal(await close(server), 'ok')
   t.equal(await close(server), 'ERR_SERVER_NOT_RUNNING')
+  t.equal(f.closes(), 1, 'the owner has let go since')
 })
 
 t.test('detach() gives the instance its own members back', { timeout: 10_000 }, async (t) => {

@@ -5,12 +5,13 @@
  * `include/uapi/asm-generic/{fcntl,socket}.h`, `include/uapi/linux/{un,in,in6,eventpoll}.h`; glibc
  * `bits/socket.h`; musl `include/sys/socket.h`.
  *
- * The C libraries declare some lengths with another width: glibc has `size_t msg_iovlen`, `size_t msg_controllen`
- * and `size_t cmsg_len`, musl has `int`/`socklen_t` followed by explicit padding. The fields start at the
- * same offsets, and on a little-endian machine a small number in 32 bits followed by 32 zero bits is the same
- * 8 bytes as that number in 64 bits. So we write the low 32 bits and keep the high ones zero, and the
- * bytes serve the kernel, glibc and musl alike. (musl zeroes its padding itself; its `sendmsg` copies the control
- * buffer to do so and answers ENOMEM over 1,040 bytes: 253 descriptors need 1,032.)
+ * The C libraries declare some lengths with another width: glibc has `size_t msg_iovlen`, `size_t
+ * msg_controllen` and `size_t cmsg_len`, musl has `int`/`socklen_t` followed by explicit padding. The
+ * fields start at the same offsets, and on a little-endian machine a small number in 32 bits followed by 32
+ * zero bits is the same 8 bytes as that number in 64 bits. So we write the low 32 bits and keep the high
+ * ones zero, and the bytes serve the kernel, glibc and musl alike. (musl zeroes its padding itself; its
+ * `sendmsg` copies the control buffer to do so and answers ENOMEM over 1,040 bytes: 253 descriptors need
+ * 1,032.)
  */
 
 /** `struct msghdr` inside `struct mmsghdr`: byte offsets. */
@@ -49,7 +50,10 @@ export const align8 = (bytes: number): number => Math.ceil(bytes / 8) * 8
 /** Most descriptors that one message can carry (kernel `include/net/scm.h`); one more is EINVAL. */
 export const SCM_MAX_FD = 253
 export const SCM_RIGHTS = 1
-/** A pidfd of the sender, made for a receiver with SO_PASSPIDFD (Linux 6.5); a descriptor that must be closed. */
+/**
+ * A pidfd of the sender, made for a receiver with SO_PASSPIDFD (Linux 6.5); a descriptor that must be
+ * closed.
+ */
 export const SCM_PIDFD = 4
 
 export const AF_UNIX = 1
@@ -93,8 +97,8 @@ export const SOCKADDR_UN_SIZE = 110
 export const SUN_PATH_SIZE = 108
 
 /**
- * `struct epoll_event` is packed on x86-64 alone (12 bytes, data at 4); elsewhere the u64 is aligned (16 bytes,
- * data at 8). Source: `EPOLL_PACKED` in `include/uapi/linux/eventpoll.h`.
+ * `struct epoll_event` is packed on x86-64 alone (12 bytes, data at 4); elsewhere the u64 is aligned (16
+ * bytes, data at 8). Source: `EPOLL_PACKED` in `include/uapi/linux/eventpoll.h`.
  */
 export const EPOLL_EVENT_SIZE = process.arch === 'x64' ? 12 : 16
 export const EPOLL_DATA = process.arch === 'x64' ? 4 : 8

@@ -20,9 +20,9 @@ export interface AcceptedConnection {
 }
 
 /**
- * Takes one connection from a listening socket that is nonblocking, or returns undefined when none waits. A connection that died in the
- * queue (ECONNABORTED, EPROTO) is skipped. Throws NativeError for the rest: EMFILE and ENFILE say that the
- * connection still waits and that a descriptor must be freed first.
+ * Takes one connection from a listening socket that is nonblocking, or returns undefined when none waits. A
+ * connection that died in the queue (ECONNABORTED, EPROTO) is skipped. Throws NativeError for the rest:
+ * EMFILE and ENFILE say that the connection still waits and that a descriptor must be freed first.
  */
 export function acceptOne(listenFd: BorrowedFd): AcceptedConnection | undefined {
   const arena = addressArena()

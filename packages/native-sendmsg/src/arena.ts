@@ -3,8 +3,8 @@ import { addressOf } from './libc.ts'
 /**
  * Zeroed memory that C may read and write: it has an address, and stays there.
  *
- * The bytes belong to an ArrayBuffer, whose storage is never on the moving V8 heap (that of a small
- * typed array can be). They live as long as the arena is reachable: who hands out the address keeps the arena.
+ * The bytes belong to an ArrayBuffer, whose storage is never on the moving V8 heap (that of a small typed
+ * array can be). They live as long as the arena is reachable: who hands out the address keeps the arena.
  */
 export class Arena {
   readonly buffer: Buffer

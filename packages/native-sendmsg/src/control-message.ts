@@ -25,8 +25,9 @@ export function writeRightsHeader(buffer: Buffer, offset: number, count: number)
 }
 
 /**
- * Reads the `length` bytes of control messages at `offset`. A trailing partial integer of SCM_RIGHTS is ignored, as the
- * kernel ignores it when it sends. Never throws: the descriptors found before a problem need an owner.
+ * Reads the `length` bytes of control messages at `offset`. A trailing partial integer of SCM_RIGHTS is
+ * ignored, as the kernel ignores it when it sends. Never throws: the descriptors found before a problem
+ * need an owner.
  */
 export function readControl(buffer: Buffer, offset: number, length: number): ControlContents {
   const contents: ControlContents = { fds: [], strays: [] }
@@ -41,7 +42,8 @@ export function readControl(buffer: Buffer, offset: number, length: number): Con
     }
     const rights = level === SOL_SOCKET && type === SCM_RIGHTS
     if (!rights) {
-      contents.problem ??= `got level ${level} type ${type}, wanted level ${SOL_SOCKET} type ${SCM_RIGHTS} (SCM_RIGHTS)`
+      const wanted = `level ${SOL_SOCKET} type ${SCM_RIGHTS} (SCM_RIGHTS)`
+      contents.problem ??= `got level ${level} type ${type}, wanted ${wanted}`
     }
     if (rights || (level === SOL_SOCKET && type === SCM_PIDFD)) {
       const target = rights ? contents.fds : contents.strays

@@ -2,7 +2,10 @@ import { F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_NONB
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
-/** A descriptor that stays the caller's: a function that takes one never closes it and keeps it no longer than the call. */
+/**
+ * A descriptor that stays the caller's: a function that takes one never closes it and keeps it no longer
+ * than the call.
+ */
 export type BorrowedFd = number
 
 /**

@@ -7,9 +7,10 @@ import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
 import { createSocket, socketType, type UnixSocketType } from './sockets.ts'
 
 /**
- * Connects to a Unix socket without ever blocking; the caller owns the connection, nonblocking and CLOEXEC. A Unix connect is
- * done when it returns. NativeError with `path` and fd -1: ENOENT (no such path), ECONNREFUSED (nobody listens),
- * EACCES (no write permission), EAGAIN (the listener's queue is full), EPROTOTYPE (the other type).
+ * Connects to a Unix socket without ever blocking; the caller owns the connection, nonblocking and CLOEXEC.
+ * A Unix connect is done when it returns. NativeError with `path` and fd -1: ENOENT (no such path),
+ * ECONNREFUSED (nobody listens), EACCES (no write permission), EAGAIN (the listener's queue is full),
+ * EPROTOTYPE (the other type).
  */
 export function connectUnix(path: string, type: UnixSocketType = 'stream'): OwnedFd {
   const arena = addressArena()
@@ -24,8 +25,9 @@ export function connectUnix(path: string, type: UnixSocketType = 'stream'): Owne
 }
 
 /**
- * Connects, sends one message with `fds` and returns the connection, which the caller owns; the caller keeps `fds`.
- * NativeError always names the path; ShortSendError means that the descriptors may have arrived.
+ * Connects, sends one message with `fds` and returns the connection, which the caller owns; the caller
+ * keeps `fds`. NativeError always names the path; ShortSendError means that the descriptors may have
+ * arrived.
  */
 export function dialAndSend(path: string, bytes: Uint8Array | Uint8Array[], fds: BorrowedFd[]): OwnedFd {
   const connection = connectUnix(path)

@@ -15,11 +15,12 @@ interface Waiter {
 }
 
 /**
- * One end of a channel for descriptors: a seqpacket socket on which every message is one byte and one descriptor.
+ * One end of a channel for descriptors: a seqpacket socket on which every message is one byte and one
+ * descriptor.
  *
- * `sendFd`, `recvFdNonblock` and `shutdown` may be called at any time while a `recvFd` waits; several `recvFd` may
- * wait, and are served in order. After `destroy` nothing may be called but `destroy`; a `recvFd` that
- * still waits then rejects with BATON_ERR_FD_CLOSED.
+ * `sendFd`, `recvFdNonblock` and `shutdown` may be called at any time while a `recvFd` waits; several
+ * `recvFd` may wait, and are served in order. After `destroy` nothing may be called but `destroy`; a
+ * `recvFd` that still waits then rejects with BATON_ERR_FD_CLOSED.
  */
 export class Endpoint {
   readonly #socket: OwnedFd
@@ -42,14 +43,17 @@ export class Endpoint {
     return this.#socket.fd
   }
 
-  /** Sends a duplicate of `fd`, which stays the caller's. Never waits: NativeError EAGAIN when the channel is full, EPIPE after a shutdown. */
+  /**
+   * Sends a duplicate of `fd`, which stays the caller's. Never waits: NativeError EAGAIN when the channel
+   * is full, EPIPE after a shutdown.
+   */
   sendFd(fd: BorrowedFd): void {
     sendMessage(this.fd, { bytes: CARRIER, fds: [fd] })
   }
 
   /**
-   * Waits for the next descriptor, which the caller owns; CLOEXEC from birth. Rejects with the errors of `recvFdNonblock` but EAGAIN, or
-   * the signal's reason.
+   * Waits for the next descriptor, which the caller owns; CLOEXEC from birth. Rejects with the errors of
+   * `recvFdNonblock` but EAGAIN, or the signal's reason.
    */
   recvFd(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnedFd> {
     const { signal } = options
@@ -69,9 +73,10 @@ export class Endpoint {
   }
 
   /**
-   * The next descriptor, which the caller owns. NativeError EAGAIN when none waits. UnexpectedEndError once the channel is shut down or
-   * the other end closed, and empty; BATON_ERR_NO_DESCRIPTOR, BATON_ERR_CONTROL_INVALID (more than one, another level
-   * or type) and BATON_ERR_CONTROL_TRUNCATED for a message that is wrong: it is consumed, and what it carried is closed.
+   * The next descriptor, which the caller owns. NativeError EAGAIN when none waits. UnexpectedEndError once
+   * the channel is shut down or the other end closed, and empty; BATON_ERR_NO_DESCRIPTOR,
+   * BATON_ERR_CONTROL_INVALID (more than one, another level or type) and BATON_ERR_CONTROL_TRUNCATED for a
+   * message that is wrong: it is consumed, and what it carried is closed.
    */
   recvFdNonblock(): OwnedFd {
     const received = this.#receive()
@@ -79,7 +84,10 @@ export class Endpoint {
     return received
   }
 
-  /** Ends both directions: waiting receives of both ends return. Closes nothing; what was sent before can still be received. */
+  /**
+   * Ends both directions: waiting receives of both ends return. Closes nothing; what was sent before can
+   * still be received.
+   */
   shutdown(): void {
     shutdownBoth(this.fd)
   }

@@ -2,8 +2,8 @@ import { getSystemErrorMap } from 'node:util'
 import { errnoNames } from './errno.ts'
 
 /**
- * Every error of this package that is not the kernel's own answer: its stable `code` and what it says. The kernel's
- * answers are `NativeError`, whose `code` is the errno's name.
+ * Every error of this package that is not the kernel's own answer: its stable `code` and what it says. The
+ * kernel's answers are `NativeError`, whose `code` is the errno's name.
  */
 export const errorMessages = {
   BATON_ERR_UNSUPPORTED_PLATFORM: 'descriptor passing needs Linux on x64 or arm64',
@@ -106,8 +106,9 @@ export class NativeError extends Error {
   constructor(syscall: string, errno: number, context: NativeErrorContext = {}) {
     const code = errnoNames.get(errno) ?? `ERRNO_${errno}`
     const place = context.path ?? context.address
-    const where = `${place === undefined ? '' : ` ${place}`}${context.fd === undefined ? '' : ` (fd ${context.fd})`}`
-    super(`${syscall}${where}: ${code}${describe(errno)}`)
+    const target = place === undefined ? '' : ` ${place}`
+    const descriptor = context.fd === undefined ? '' : ` (fd ${context.fd})`
+    super(`${syscall}${target}${descriptor}: ${code}${describe(errno)}`)
     this.code = code
     this.errno = errno
     this.syscall = syscall

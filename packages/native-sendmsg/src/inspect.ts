@@ -63,8 +63,9 @@ function readOption(fd: BorrowedFd, option: number, size: number): Buffer {
 }
 
 /**
- * Who connected (or listened, or made the pair), as the kernel noted at that moment: SO_PEERCRED, unix(7). The pid may belong
- * to somebody else by now. On other sockets than Unix ones the kernel answers pid 0, uid and gid 4294967295.
+ * Who connected (or listened, or made the pair), as the kernel noted at that moment: SO_PEERCRED, unix(7).
+ * The pid may belong to somebody else by now. On other sockets than Unix ones the kernel answers pid 0, uid
+ * and gid 4294967295.
  */
 export function peerCredentials(fd: BorrowedFd): PeerCredentials {
   const raw = readOption(fd, SO_PEERCRED, 12)
@@ -78,7 +79,10 @@ export function socketError(fd: BorrowedFd): number {
 
 const pollArena = lazyArena(8)
 
-/** poll(2) of one descriptor without waiting. Returns `revents`: 0 when nothing holds, POLLNVAL when it is not open. */
+/**
+ * poll(2) of one descriptor without waiting. Returns `revents`: 0 when nothing holds, POLLNVAL when it is
+ * not open.
+ */
 export function poll(fd: BorrowedFd, events: number): number {
   const arena = pollArena()
   const { buffer } = arena

@@ -6,11 +6,13 @@ import { UnsupportedPlatformError } from './errors.ts'
 /**
  * The C library of the process itself, through ffi-rs.
  *
- * All arguments are numbers: descriptors, flags, and addresses of memory that an `Arena` owns. An address is below
- * 2^48 on both architectures (a process gets higher ones only by asking), so a double holds it exactly. Numbers in a
- * call object that is built once cost half of what `define` with Buffers does (3.9 us against 7.9 us for a recv).
+ * All arguments are numbers: descriptors, flags, and addresses of memory that an `Arena` owns. An address
+ * is below 2^48 on both architectures (a process gets higher ones only by asking), so a double holds it
+ * exactly. Numbers in a call object that is built once cost half of what `define` with Buffers does (3.9 us
+ * against 7.9 us for a recv).
  *
- * `fcntl` and `ioctl` are variadic in C; on x64 and arm64 Linux their integer arguments travel as in any other call.
+ * `fcntl` and `ioctl` are variadic in C; on x64 and arm64 Linux their integer arguments travel as in any
+ * other call.
  */
 type Loaded = { ffi: typeof Ffi } | { reason: string; cause?: unknown }
 
@@ -111,8 +113,8 @@ export const libc = {
 } as const
 
 /**
- * epoll_wait(2) on a thread of libuv's pool, without a time limit. Resolves to the number of events, or to -errno.
- * The memory at `events` must outlive the call.
+ * epoll_wait(2) on a thread of libuv's pool, without a time limit. Resolves to the number of events, or to
+ * -errno. The memory at `events` must outlive the call.
  */
 export async function epollWait(epoll: number, events: number, capacity: number): Promise<number> {
   const call = describe('epoll_wait', 'int', ['int', 'word', 'int', 'int'])

@@ -77,10 +77,10 @@ export interface ListenUnixOptions {
 }
 
 /**
- * A listening Unix stream socket, nonblocking, CLOEXEC; the caller owns it and unlinks the path. The file is
- * never wider than `mode`, even for an instant, and no other thread's umask is touched: bind(2) makes the file with the mode of the
- * socket's own inode less the umask (kernel `unix_bind_bsd`), so that mode is set first; what the umask took away is
- * given back before the socket listens.
+ * A listening Unix stream socket, nonblocking, CLOEXEC; the caller owns it and unlinks the path. The file
+ * is never wider than `mode`, even for an instant, and no other thread's umask is touched: bind(2) makes
+ * the file with the mode of the socket's own inode less the umask (kernel `unix_bind_bsd`), so that mode is
+ * set first; what the umask took away is given back before the socket listens.
  */
 export function listenUnix(options: ListenUnixOptions): OwnedFd {
   const { path, mode = DEFAULT_MODE } = options

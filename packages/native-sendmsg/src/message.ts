@@ -17,7 +17,10 @@ import { MessageArena } from './message-arena.ts'
 export interface OutgoingMessage {
   /** One message, whole or in pieces that are gathered in order. */
   bytes: Uint8Array | readonly Uint8Array[]
-  /** At most 253 (the kernel answers EINVAL above). The caller keeps them, and they need at least one byte to ride on. */
+  /**
+   * At most 253 (the kernel answers EINVAL above). The caller keeps them, and they need at least one byte
+   * to ride on.
+   */
   fds?: readonly BorrowedFd[] | undefined
 }
 
@@ -35,7 +38,10 @@ export interface IncomingMessage {
 }
 
 const START_SIZE = 4096
-/** All descriptors that one message can carry, and what the receiver's own socket options may add (SO_PASSCRED, SO_PASSPIDFD, SO_PASSSEC). */
+/**
+ * All descriptors that one message can carry, and what the receiver's own socket options may add
+ * (SO_PASSCRED, SO_PASSPIDFD, SO_PASSSEC).
+ */
 const CONTROL_SIZE = cmsgSpace(SCM_MAX_FD * 4) + cmsgSpace(12) + cmsgSpace(4) + cmsgSpace(256)
 
 let outgoing: MessageArena | undefined
@@ -48,11 +54,12 @@ function fitting(arena: MessageArena | undefined, size: number): MessageArena {
 }
 
 /**
- * Sends one message in one sendmsg(2), never waiting and never raising SIGPIPE; returns its length in bytes. The pieces are gathered
- * into one block: across the FFI an address costs more than the copy, and a small typed array may move.
+ * Sends one message in one sendmsg(2), never waiting and never raising SIGPIPE; returns its length in
+ * bytes. The pieces are gathered into one block: across the FFI an address costs more than the copy, and a
+ * small typed array may move.
  *
- * Throws NativeError (EAGAIN, EPIPE, ETOOMANYREFS...), or ShortSendError on a stream that took only a part; then the
- * descriptors may have gone.
+ * Throws NativeError (EAGAIN, EPIPE, ETOOMANYREFS...), or ShortSendError on a stream that took only a part;
+ * then the descriptors may have gone.
  */
 export function sendMessage(fd: BorrowedFd, message: OutgoingMessage): number {
   const pieces = message.bytes instanceof Uint8Array ? [message.bytes] : message.bytes
@@ -78,11 +85,12 @@ export function sendMessage(fd: BorrowedFd, message: OutgoingMessage): number {
 }
 
 /**
- * Receives one message, or what a stream has of `size` bytes, never reading past them; undefined when nothing has come. A stream stops behind
- * bytes that carried descriptors, so descriptors of two sends never mix.
+ * Receives one message, or what a stream has of `size` bytes, never reading past them; undefined when
+ * nothing has come. A stream stops behind bytes that carried descriptors, so descriptors of two sends never
+ * mix.
  *
- * Throws NativeError; BATON_ERR_CONTROL_INVALID when something else than SCM_RIGHTS arrived, after closing every descriptor
- * that came with it.
+ * Throws NativeError; BATON_ERR_CONTROL_INVALID when something else than SCM_RIGHTS arrived, after closing
+ * every descriptor that came with it.
  */
 export function receiveMessage(
   fd: BorrowedFd,

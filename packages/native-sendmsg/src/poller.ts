@@ -43,11 +43,13 @@ function wakeAll(): void {
 }
 
 /**
- * Readiness of raw descriptors: one epoll set, level-triggered unless asked otherwise, whose epoll_wait(2) runs on a
- * thread of libuv's pool. There is at most one wait at a time, and none while nothing is watched, so that the
- * process can end. Listeners run on the thread that made the poller; the next wait begins after the last of them.
+ * Readiness of raw descriptors: one epoll set, level-triggered unless asked otherwise, whose epoll_wait(2)
+ * runs on a thread of libuv's pool. There is at most one wait at a time, and none while nothing is watched,
+ * so that the process can end. Listeners run on the thread that made the poller; the next wait begins after
+ * the last of them.
  *
- * A poller with watches takes one of the pool's threads (4 by default, for all Workers of the process together), so have one.
+ * A poller with watches takes one of the pool's threads (4 by default, for all Workers of the process
+ * together), so have one.
  */
 export class Poller {
   readonly #afterWake: (() => void) | undefined
@@ -80,8 +82,9 @@ export class Poller {
   }
 
   /**
-   * Watches `fd` for `events` (EPOLLIN | ...). The listener gets those that hold. What it throws becomes an uncaught exception
-   * after the round; the other listeners still run. NativeError: EEXIST (watched already), EPERM (a regular file), ENOSPC.
+   * Watches `fd` for `events` (EPOLLIN | ...). The listener gets those that hold. What it throws becomes an
+   * uncaught exception after the round; the other listeners still run. NativeError: EEXIST (watched
+   * already), EPERM (a regular file), ENOSPC.
    */
   add(fd: BorrowedFd, events: number, listener: ReadinessListener): Watch {
     if (this.#closed) throw new BatonNativeError('BATON_ERR_FD_CLOSED', 'the poller is closed')
@@ -197,7 +200,10 @@ function guarded(call: () => void): void {
 
 let shared: Poller | undefined
 
-/** The poller of this thread for those who have none of their own; made when it is first asked for, never closed. */
+/**
+ * The poller of this thread for those who have none of their own; made when it is first asked for, never
+ * closed.
+ */
 export function sharedPoller(): Poller {
   return (shared ??= new Poller())
 }

@@ -38,16 +38,16 @@ export interface ReceiveBatchResult {
 }
 
 /**
- * Room for four descriptors, so that extra ones are seen (the kernel's alignment lets two slip into a buffer for
- * one), and for what the socket's own options may put before them: SO_PASSCRED and SO_PASSPIDFD are
- * set on the shared description, and so by anybody who holds a duplicate.
+ * Room for four descriptors, so that extra ones are seen (the kernel's alignment lets two slip into a
+ * buffer for one), and for what the socket's own options may put before them: SO_PASSCRED and SO_PASSPIDFD
+ * are set on the shared description, and so by anybody who holds a duplicate.
  */
 const CONTROL_SIZE = cmsgSpace(16) + cmsgSpace(12) + cmsgSpace(4)
 const FLAGS = MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC
 
 /**
- * Many messages with descriptors from a seqpacket socket in few recvmmsg(2) calls. The arena is laid out once; only the headers that
- * the kernel has written to are reset.
+ * Many messages with descriptors from a seqpacket socket in few recvmmsg(2) calls. The arena is laid out
+ * once; only the headers that the kernel has written to are reset.
  */
 export class ReceiveBatch {
   readonly #arena: MessageArena
@@ -58,11 +58,11 @@ export class ReceiveBatch {
   }
 
   /**
-   * Takes up to `max` messages, never waiting. Taking one is atomic: it is in the result, or still in the queue
-   * for another holder of the socket.
+   * Takes up to `max` messages, never waiting. Taking one is atomic: it is in the result, or still in the
+   * queue for another holder of the socket.
    *
-   * An empty message without descriptors looks like EOF; poll(2) tells them apart as long as the peer is there. Once it is
-   * gone, empty messages at the very end of what was read are taken for the end.
+   * An empty message without descriptors looks like EOF; poll(2) tells them apart as long as the peer is
+   * there. Once it is gone, empty messages at the very end of what was read are taken for the end.
    */
   receive(socketFd: BorrowedFd, max: number): ReceiveBatchResult {
     const messages: ReceivedMessage[] = []

@@ -11,11 +11,12 @@ export interface ReceiveExactOptions {
 }
 
 /**
- * Receives exactly `size` bytes from a stream, and never one more, with the descriptors that ride on them; waits through the
- * poller. The caller owns the descriptors. Nobody else may watch or read `fd` meanwhile.
+ * Receives exactly `size` bytes from a stream, and never one more, with the descriptors that ride on them;
+ * waits through the poller. The caller owns the descriptors. Nobody else may watch or read `fd` meanwhile.
  *
- * Rejects, after closing every descriptor it holds, with UnexpectedEndError at EOF, BATON_ERR_CONTROL_TRUNCATED,
- * BATON_ERR_CONTROL_INVALID, BATON_ERR_MESSAGE_TRUNCATED (a seqpacket message that is longer), NativeError, or the signal's reason.
+ * Rejects, after closing every descriptor it holds, with UnexpectedEndError at EOF,
+ * BATON_ERR_CONTROL_TRUNCATED, BATON_ERR_CONTROL_INVALID, BATON_ERR_MESSAGE_TRUNCATED (a seqpacket message
+ * that is longer), NativeError, or the signal's reason.
  */
 export function receiveExact(
   poller: Poller,

@@ -6,7 +6,10 @@ import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { MessageArena } from './message-arena.ts'
 
-/** One message of a batch: its bytes and the one descriptor that rides with them. The caller keeps the descriptor. */
+/**
+ * One message of a batch: its bytes and the one descriptor that rides with them. The caller keeps the
+ * descriptor.
+ */
 export interface BatchItem {
   readonly bytes: Uint8Array
   readonly fd: BorrowedFd
@@ -20,8 +23,9 @@ export interface SendBatchResult {
 }
 
 /**
- * Many {bytes, descriptor} messages to a seqpacket socket in few sendmmsg(2) calls. The arena is laid out once: per message the
- * bytes, their length and the descriptor are written. Not for streams, where a message can go in part.
+ * Many {bytes, descriptor} messages to a seqpacket socket in few sendmmsg(2) calls. The arena is laid out
+ * once: per message the bytes, their length and the descriptor are written. Not for streams, where a
+ * message can go in part.
  */
 export class SendBatch {
   readonly #arena: MessageArena

@@ -76,7 +76,10 @@ export function parseAddress(arena: Arena): SocketAddress {
   )
 }
 
-/** RFC 5952, as inet_ntop(3) and so `socket.remoteAddress` write it; a scope is appended as a number (RFC 4007). */
+/**
+ * RFC 5952, as inet_ntop(3) and so `socket.remoteAddress` write it; a scope is appended as a number (RFC
+ * 4007).
+ */
 function formatIPv6(raw: Buffer): string {
   const groups = Array.from({ length: 8 }, (_, index) => raw.readUInt16BE(index * 2))
   const mapped = groups[5] === 0xffff && groups.slice(0, 5).every((group) => group === 0)
@@ -101,7 +104,9 @@ function compress(groups: readonly number[]): string {
   return `${hex.slice(0, start).join(':')}::${hex.slice(start + length).join(':')}`
 }
 
-/** The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)). */
+/**
+ * The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)).
+ */
 function formatPath(raw: Buffer): string {
   if (raw.length === 0) return ''
   const end = raw[0] === 0 ? raw.length : raw.indexOf(0)
@@ -113,8 +118,8 @@ export const formatEndpoint = (host: string, port: number): string =>
   isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`
 
 /**
- * Writes a TCP address behind SOCKADDR and returns its length in bytes. `host` is a literal; an IPv6 one may carry
- * a zone (`fe80::1%eth0`). Throws NativeError EINVAL, as bind(2) would, for anything else.
+ * Writes a TCP address behind SOCKADDR and returns its length in bytes. `host` is a literal; an IPv6 one
+ * may carry a zone (`fe80::1%eth0`). Throws NativeError EINVAL, as bind(2) would, for anything else.
  */
 export function writeInternetAddress(arena: Arena, host: string, port: number): number {
   const { buffer, address } = arena

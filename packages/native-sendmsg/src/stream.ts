@@ -11,8 +11,8 @@ const DEFAULT_READ_LIMIT = 16 * 1024 * 1024
 const chunkArena = lazyArena(CHUNK)
 
 /**
- * send(2), never waiting and never raising SIGPIPE. Returns how many bytes went: at most 64 KiB a call, and fewer when the
- * kernel's buffer is nearly full. Throws NativeError, EAGAIN included.
+ * send(2), never waiting and never raising SIGPIPE. Returns how many bytes went: at most 64 KiB a call, and
+ * fewer when the kernel's buffer is nearly full. Throws NativeError, EAGAIN included.
  */
 export function send(fd: BorrowedFd, bytes: Uint8Array, flags = 0): number {
   const arena = chunkArena()
@@ -27,8 +27,9 @@ export function send(fd: BorrowedFd, bytes: Uint8Array, flags = 0): number {
 }
 
 /**
- * Up to `max` (and 64 KiB) bytes in a buffer of the caller's own; empty at EOF. Throws NativeError, EAGAIN included. Descriptors that
- * ride with the bytes are destroyed by the kernel: use `receiveMessage` where there can be any.
+ * Up to `max` (and 64 KiB) bytes in a buffer of the caller's own; empty at EOF. Throws NativeError, EAGAIN
+ * included. Descriptors that ride with the bytes are destroyed by the kernel: use `receiveMessage` where
+ * there can be any.
  */
 export function recv(fd: BorrowedFd, max: number): Buffer {
   const count = receiveChunk(fd, max, 0)
@@ -37,8 +38,8 @@ export function recv(fd: BorrowedFd, max: number): Buffer {
 }
 
 /**
- * Up to `max` (and 64 KiB) bytes, left in the socket for whoever reads it next; undefined when there are none yet, empty at
- * EOF. Never peek where descriptors can ride: a peek duplicates them.
+ * Up to `max` (and 64 KiB) bytes, left in the socket for whoever reads it next; undefined when there are
+ * none yet, empty at EOF. Never peek where descriptors can ride: a peek duplicates them.
  */
 export function peek(fd: BorrowedFd, max: number): Buffer | undefined {
   const count = receiveChunk(fd, max, MSG_PEEK)
@@ -48,11 +49,11 @@ export function peek(fd: BorrowedFd, max: number): Buffer | undefined {
 }
 
 /**
- * Everything that the socket still holds: to EOF (`ended`), or to the point where nothing more has come. BATON_ERR_LIMIT_EXCEEDED once
- * there are more than `max` bytes.
+ * Everything that the socket still holds: to EOF (`ended`), or to the point where nothing more has come.
+ * BATON_ERR_LIMIT_EXCEEDED once there are more than `max` bytes.
  *
- * A peer that closed with unread data of its own makes the first receive say ECONNRESET, and only the following
- * ones deliver the queue (unix(7) sockets, Linux 6.18): so a first ECONNRESET is not the end.
+ * A peer that closed with unread data of its own makes the first receive say ECONNRESET, and only the
+ * following ones deliver the queue (unix(7) sockets, Linux 6.18): so a first ECONNRESET is not the end.
  */
 export function readToEnd(fd: BorrowedFd, max = DEFAULT_READ_LIMIT): { data: Buffer; ended: boolean } {
   const chunks: Buffer[] = []

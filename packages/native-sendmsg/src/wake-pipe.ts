@@ -10,14 +10,16 @@ import { lastErrno, libc } from './libc.ts'
 const scratch = lazyArena(64)
 
 /**
- * Makes a wait on a pool thread return: by `wake()`, and by itself when the environment ends without running any
- * JavaScript (`Worker.terminate()`).
+ * Makes a wait on a pool thread return: by `wake()`, and by itself when the environment ends without
+ * running any JavaScript (`Worker.terminate()`).
  *
- * Node's clean-up first closes the handles of the environment, then waits for its thread-pool requests, and only after
- * that runs clean-up hooks and closes the descriptors that `fs` opened (`Environment::RunCleanup`). A wait without a limit is one of those
- * requests, so a hook comes too late (measured: the Worker hangs). Therefore the write end belongs to a handle, an
- * unref'ed `net.Socket`; closing it raises EPOLLHUP at the read end. The read end must outlive the wait, and so is closed last.
- * All of this is public API; checked on Node 20.20, 22.23, 24.21 and 26.10.
+ * Node's clean-up first closes the handles of the environment, then waits for its thread-pool requests, and
+ * only after that runs clean-up hooks and closes the descriptors that `fs` opened
+ * (`Environment::RunCleanup`). A wait without a limit is one of those requests, so a hook comes too late
+ * (measured: the Worker hangs). Therefore the write end belongs to a handle, a `net.Socket` that nobody
+ * reads (so it does not keep the process alive); closing it raises EPOLLHUP at the read end. The read end
+ * must outlive the wait, and so is closed last. All of this is public API; checked on Node 20.20, 22.23,
+ * 24.21 and 26.10.
  */
 export class WakePipe {
   /** The read end, to be watched for EPOLLIN; EPOLLHUP is always reported. */
@@ -35,7 +37,6 @@ export class WakePipe {
     }
     this.#writeFd = writeEnd.release()
     this.#writeEnd = new Socket({ fd: this.#writeFd, readable: false, writable: true })
-    this.#writeEnd.unref()
   }
 
   /** Never blocks; a pipe that is full is awake already. */
@@ -58,8 +59,9 @@ export class WakePipe {
 }
 
 /**
- * Moves a descriptor to a number that Node itself closes at the very end of a Worker (`trackUnmanagedFds`, on by default): one
- * that `fs.openSync` returned. The caller closes it earlier with `fs.closeSync`, which also ends the tracking.
+ * Moves a descriptor to a number that Node itself closes at the very end of a Worker (`trackUnmanagedFds`,
+ * on by default): one that `fs.openSync` returned. The caller closes it earlier with `fs.closeSync`, which
+ * also ends the tracking.
  */
 export function closedWithEnvironment(owned: OwnedFd): number {
   try {

@@ -18,8 +18,8 @@ export interface WatchActions {
 }
 
 /**
- * One watched descriptor, borrowed: whoever owns it removes the watch before the descriptor is closed, passed on or given
- * away. Made by `Poller.add`.
+ * One watched descriptor, borrowed: whoever owns it removes the watch before the descriptor is closed,
+ * passed on or given away. Made by `Poller.add`.
  */
 export class Watch {
   readonly fd: BorrowedFd
@@ -31,7 +31,10 @@ export class Watch {
     this.#actions = actions
   }
 
-  /** Asks for other events from now on; arms an EPOLLONESHOT watch again. BATON_ERR_FD_CLOSED after `remove`. */
+  /**
+   * Asks for other events from now on; arms an EPOLLONESHOT watch again. BATON_ERR_FD_CLOSED after
+   * `remove`.
+   */
   modify(events: number): void {
     if (this.#removed) {
       throw new BatonNativeError('BATON_ERR_FD_CLOSED', `the watch of fd ${this.fd} was removed`)
@@ -40,9 +43,9 @@ export class Watch {
   }
 
   /**
-   * EPOLL_CTL_DEL; the listener is not called any more, not even for events that have been fetched already. A second
-   * call does nothing. NativeError (EBADF, ENOENT) when the descriptor was closed first: then the kernel
-   * goes on reporting the open file for as long as any process holds it, and nobody can stop it.
+   * EPOLL_CTL_DEL; the listener is not called any more, not even for events that have been fetched already.
+   * A second call does nothing. NativeError (EBADF, ENOENT) when the descriptor was closed first: then the
+   * kernel goes on reporting the open file for as long as any process holds it, and nobody can stop it.
    */
   remove(): void {
     if (this.#removed) return

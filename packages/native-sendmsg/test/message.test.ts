@@ -113,6 +113,10 @@ void t.test('row 4: dial, send, done', async (t) => {
   const [sent] = pair(t)
   const connection = dialAndSend(path, token, [sent.fd])
   closing(t, listener, connection)
+  const before = openDescriptors()
+  const failed = nativeError(() => dialAndSend(path, token, [99_999]))
+  t.match(failed, { code: 'EBADF', syscall: 'sendmsg', path })
+  t.equal(openDescriptors(), before, 'a dial that could not send is hung up')
   const accepted = present(acceptOne(listener.fd))
   closing(t, new OwnedFd(accepted.fd))
   const message = receiveMessage(accepted.fd, { size: 16, maxFds: 1 })
@@ -167,7 +171,9 @@ void t.test('row 7: a peer that is gone raises no signal', async (t) => {
 
 void t.test('row 8: a missing socket path is named', async (t) => {
   const path = join(temporaryFolder(t), 'nobody.sock')
+  const before = openDescriptors()
   const error = nativeError(() => dialAndSend(path, token, []))
+  t.equal(openDescriptors(), before)
   t.match(error, { code: 'ENOENT', syscall: 'connect', path, fd: -1, name: 'NativeError' })
   t.equal(error.errno, 2)
   t.ok(error.message.includes(path) && error.message.includes('ENOENT'), error.message)

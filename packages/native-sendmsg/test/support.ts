@@ -68,8 +68,8 @@ export interface FixtureOptions {
 }
 
 /**
- * Starts a program of test/fixtures, which uses the built package. The environment is empty: test runners leave things in it that
- * change what a child does.
+ * Starts a program of test/fixtures, which uses the built package. The environment is empty: test runners
+ * leave things in it that change what a child does.
  */
 export function startFixture(name: string, args: string[], options: FixtureOptions = {}): ChildProcess {
   const path = fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))

@@ -1,0 +1,22 @@
+// One honest process that stands in for many: `join SERVICE` on stdin registers a backend for it, `leave SERVICE` takes it away.
+import http from 'node:http'
+import { createInterface } from 'node:readline'
+import { createBackend } from '@baton/backend-sdk'
+
+const say = (msg, service) => console.log(JSON.stringify({ msg, service, pid: process.pid }))
+const backends = new Map()
+
+createInterface({ input: process.stdin }).on('line', async (line) => {
+  const [command, service] = line.split(' ')
+  if (command === 'join') {
+    const server = http.createServer((_request, response) => response.end(String(process.pid)))
+    const backend = createBackend({ service, logger: false })
+    backends.set(service, backend)
+    await backend.attach(server).ready()
+    say('joined', service)
+  } else {
+    await backends.get(service)?.close()
+    backends.delete(service)
+    say('left', service)
+  }
+})
