@@ -118,7 +118,7 @@ async function startWorld(t: Test): Promise<World> {
   return new World(broker, honest)
 }
 
-t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
+void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
   const world = await startWorld(t)
   const { broker, honest } = world
   const admin = Number(new URL(broker.admin).port)
@@ -154,41 +154,81 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', () => Buffer.alloc(4)],
     ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', () => header(1_048_577, FrameType.STATS)],
     ['an unknown type below 0x80', 'BATON_ERR_FRAME_UNKNOWN_TYPE', () => header(1, 0x7f)],
-    ['STATS that is not JSON', 'BATON_ERR_FRAME_MALFORMED', () => Buffer.concat([header(2, FrameType.STATS), Buffer.from('{')])],
-    ['a second HELLO', 'BATON_ERR_FRAME_OUT_OF_ORDER', () => encodeFrame(hello('patient', { secret: SECRET }))],
-    ["a broker's frame", 'BATON_ERR_FRAME_OUT_OF_ORDER', () => encodeFrame({ type: 'revoke', sequences: [1] })],
-    ['an ACK of an offer that was never made', 'BATON_ERR_FRAME_MALFORMED', () => encodeFrame({ type: 'ack', acks: [{ sequence: 999, connection: stranger }] })],
-    ['a NACK of an offer that was never made', 'BATON_ERR_FRAME_MALFORMED', () => encodeFrame({ type: 'nack', nacks: [{ sequence: 999, reason: 'TokenExpired', token: stranger }] })],
-    ["an ACK with another connection's ULID", 'BATON_ERR_FRAME_MALFORMED', ([first, second]) => encodeFrame({ type: 'ack', acks: [{ sequence: first?.sequence ?? 0, connection: second?.connection ?? stranger }] })],
-    ['an ACK with a ULID of nobody', 'BATON_ERR_FRAME_MALFORMED', ([first]) => encodeFrame({ type: 'ack', acks: [{ sequence: first?.sequence ?? 0, connection: stranger }] })],
+    [
+      'STATS that is not JSON',
+      'BATON_ERR_FRAME_MALFORMED',
+      () => Buffer.concat([header(2, FrameType.STATS), Buffer.from('{')]),
+    ],
+    [
+      'a second HELLO',
+      'BATON_ERR_FRAME_OUT_OF_ORDER',
+      () => encodeFrame(hello('patient', { secret: SECRET })),
+    ],
+    [
+      "a broker's frame",
+      'BATON_ERR_FRAME_OUT_OF_ORDER',
+      () => encodeFrame({ type: 'revoke', sequences: [1] }),
+    ],
+    [
+      'an ACK of an offer that was never made',
+      'BATON_ERR_FRAME_MALFORMED',
+      () => encodeFrame({ type: 'ack', acks: [{ sequence: 999, connection: stranger }] }),
+    ],
+    [
+      'a NACK of an offer that was never made',
+      'BATON_ERR_FRAME_MALFORMED',
+      () =>
+        encodeFrame({ type: 'nack', nacks: [{ sequence: 999, reason: 'TokenExpired', token: stranger }] }),
+    ],
+    [
+      "an ACK with another connection's ULID",
+      'BATON_ERR_FRAME_MALFORMED',
+      ([first, second]) =>
+        encodeFrame({
+          type: 'ack',
+          acks: [{ sequence: first?.sequence ?? 0, connection: second?.connection ?? stranger }],
+        }),
+    ],
+    [
+      'an ACK with a ULID of nobody',
+      'BATON_ERR_FRAME_MALFORMED',
+      ([first]) =>
+        encodeFrame({ type: 'ack', acks: [{ sequence: first?.sequence ?? 0, connection: stranger }] }),
+    ],
   ]
   for (const [what, code, bytes] of violations) {
-    await scene(`row 26, row 27: ${what}: cut off; what waited goes on, what it had taken does not`, async (t) => {
-      const peer = await world.hostile(t, 'patient')
-      const [taken, ...queued] = (await world.clients(t, 'patient', 3)) as [Client, Client, Client]
-      const offers = await peer.offers(3)
-      peer.take(1)
-      await world.joinHonest('patient')
-      const { outcomes } = await world.service('patient')
-      const failed = await world.failures('patient', 'ProtocolViolation')
-      const logged = broker.program.lines.length
+    await scene(
+      `row 26, row 27: ${what}: cut off; what waited goes on, what it had taken does not`,
+      async (t) => {
+        const peer = await world.hostile(t, 'patient')
+        const [taken, ...queued] = (await world.clients(t, 'patient', 3)) as [Client, Client, Client]
+        const offers = await peer.offers(3)
+        peer.take(1)
+        await world.joinHonest('patient')
+        const { outcomes } = await world.service('patient')
+        const failed = await world.failures('patient', 'ProtocolViolation')
+        const logged = broker.program.lines.length
 
-      peer.wire.write(bytes(offers))
-      await peer.wire.end()
-      t.same(peer.restOfLane(), { count: 0, ended: true }, 'read back before control was closed')
-      await world.servedHonestly(t, ...queued)
-      const after = (await world.service('patient')).outcomes
-      t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
-      t.equal(after.handed_off - outcomes.handed_off, 2)
-      t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
-      const said = () =>
-        broker.program.messages().filter(({ msg }) => msg === 'backend broke the protocol and is cut off')
-      await eventually(() => broker.program.lines.length > logged && said().length > 0, 'the broker says why')
-      t.match(said().at(-1), { code, backend: peer.welcome.backend })
-      peer.die()
-      await taken.ended
-      t.equal(taken.received, '', 'nobody else answers the client that it had taken')
-    })
+        peer.wire.write(bytes(offers))
+        await peer.wire.end()
+        t.same(peer.restOfLane(), { count: 0, ended: true }, 'read back before control was closed')
+        await world.servedHonestly(t, ...queued)
+        const after = (await world.service('patient')).outcomes
+        t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
+        t.equal(after.handed_off - outcomes.handed_off, 2)
+        t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
+        const said = () =>
+          broker.program.messages().filter(({ msg }) => msg === 'backend broke the protocol and is cut off')
+        await eventually(
+          () => broker.program.lines.length > logged && said().length > 0,
+          'the broker says why',
+        )
+        t.match(said().at(-1), { code, backend: peer.welcome.backend })
+        peer.die()
+        await taken.ended
+        t.equal(taken.received, '', 'nobody else answers the client that it had taken')
+      },
+    )
   }
 
   await scene('row 28: an ACK that comes twice is ignored the second time', async (t) => {
@@ -224,25 +264,31 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
   })
 
   for (const silence of ['silent', 'partial', 'trickling'] as const) {
-    await scene(`row 25: a ${silence} ACK meets the deadline all the same; row 28: late, it is ignored`, async (t) => {
-      const peer = await world.hostile(t, 'prompt')
-      const client = await world.client(t, 'prompt')
-      const [offer] = (await peer.offers(1)) as [Offer]
-      await world.joinHonest('prompt')
-      const ack = encodeFrame({ type: 'ack', acks: [{ sequence: offer.sequence, connection: offer.connection }] })
-      const soon = { silent: 0, partial: 10, trickling: 20 }[silence]
-      for (const byte of ack.subarray(0, soon)) peer.wire.write(Buffer.from([byte]))
-      const { sequences } = await peer.wire.frame('revoke')
-      t.same(sequences, [offer.sequence])
-      await world.servedHonestly(t, client)
-      const before = (await world.service('prompt')).outcomes.handed_off
-      peer.wire.write(ack.subarray(soon))
-      await peer.probe()
-      const { outcomes, backends } = await world.service('prompt')
-      t.equal(outcomes.handed_off, before, 'it completes nothing')
-      t.equal(backends.length, 2, 'and is no violation')
-      t.same(peer.restOfLane(), { count: 0, ended: false }, 'the lane was read back')
-    })
+    await scene(
+      `row 25: a ${silence} ACK meets the deadline all the same; row 28: late, it is ignored`,
+      async (t) => {
+        const peer = await world.hostile(t, 'prompt')
+        const client = await world.client(t, 'prompt')
+        const [offer] = (await peer.offers(1)) as [Offer]
+        await world.joinHonest('prompt')
+        const ack = encodeFrame({
+          type: 'ack',
+          acks: [{ sequence: offer.sequence, connection: offer.connection }],
+        })
+        const soon = { silent: 0, partial: 10, trickling: 20 }[silence]
+        for (const byte of ack.subarray(0, soon)) peer.wire.write(Buffer.from([byte]))
+        const { sequences } = await peer.wire.frame('revoke')
+        t.same(sequences, [offer.sequence])
+        await world.servedHonestly(t, client)
+        const before = (await world.service('prompt')).outcomes.handed_off
+        peer.wire.write(ack.subarray(soon))
+        await peer.probe()
+        const { outcomes, backends } = await world.service('prompt')
+        t.equal(outcomes.handed_off, before, 'it completes nothing')
+        t.equal(backends.length, 2, 'and is no violation')
+        t.same(peer.restOfLane(), { count: 0, ended: false }, 'the lane was read back')
+      },
+    )
   }
 
   /** One client whose descriptor the hostile backend took and never answered for, past the deadline. */
@@ -262,14 +308,17 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     return { peer, client, offer, taken }
   }
 
-  await scene('row 27: a descriptor taken and not answered for is offered to nobody else; a late ACK settles it', async (t) => {
-    const { peer, client, offer, taken } = await stuck(t)
-    peer.ack(offer)
-    await peer.probe()
-    if (taken) answerOn(taken.fd, 'late')
-    t.equal((await client.answer()).body, 'late')
-    t.equal((await world.service('bounded')).stuck, 0)
-  })
+  await scene(
+    'row 27: a descriptor taken and not answered for is offered to nobody else; a late ACK settles it',
+    async (t) => {
+      const { peer, client, offer, taken } = await stuck(t)
+      peer.ack(offer)
+      await peer.probe()
+      if (taken) answerOn(taken.fd, 'late')
+      t.equal((await client.answer()).body, 'late')
+      t.equal((await world.service('bounded')).stuck, 0)
+    },
+  )
 
   await scene('row 27: a late NACK settles it, and the client goes on', async (t) => {
     const { peer, client, offer, taken } = await stuck(t)
@@ -295,7 +344,11 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     peer.ack(...offers)
     await peer.probe()
     t.equal((await world.service('bounded')).stuck, 0)
-    t.equal((await world.service('bounded')).backends.length, 1, 'the late ACK of the relinquished one is no violation')
+    t.equal(
+      (await world.service('bounded')).backends.length,
+      1,
+      'the late ACK of the relinquished one is no violation',
+    )
     if (second) answerOn(second.fd, 'kept')
     t.equal((await youngest.answer()).body, 'kept')
     first?.fd.close()
@@ -303,17 +356,20 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     t.equal(oldest.received, '')
   })
 
-  await scene('row 27: taken, and control closed without an ACK: the client goes to the honest one', async (t) => {
-    const peer = await world.hostile(t, 'patient')
-    const clients = await world.clients(t, 'patient', 3)
-    await peer.offers(3)
-    peer.take(1)
-    await world.joinHonest('patient')
-    const gone = await world.failures('patient', 'BackendGone')
-    peer.die()
-    await world.servedHonestly(t, ...clients)
-    t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
-  })
+  await scene(
+    'row 27: taken, and control closed without an ACK: the client goes to the honest one',
+    async (t) => {
+      const peer = await world.hostile(t, 'patient')
+      const clients = await world.clients(t, 'patient', 3)
+      await peer.offers(3)
+      peer.take(1)
+      await world.joinHonest('patient')
+      const gone = await world.failures('patient', 'BackendGone')
+      peer.die()
+      await world.servedHonestly(t, ...clients)
+      t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
+    },
+  )
 
   await scene('row 27: an ACK is its last word: the client is not offered again', async (t) => {
     const peer = await world.hostile(t, 'patient')
@@ -325,7 +381,10 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     await world.joinHonest('patient')
     const before = (await world.service('patient')).outcomes.handed_off
     // A frame that is cut short counts as absent, and the whole one before it does not.
-    peer.wire.write(encodeFrame({ type: 'ack', acks: [offers[0]] }), Buffer.from([25, 0, 0, 0, FrameType.ACK]))
+    peer.wire.write(
+      encodeFrame({ type: 'ack', acks: [offers[0]] }),
+      Buffer.from([25, 0, 0, 0, FrameType.ACK]),
+    )
     peer.die()
     await world.servedHonestly(t, second)
     t.equal((await world.service('patient')).outcomes.handed_off - before, 2)
@@ -333,28 +392,36 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     t.equal(first.received, '', 'it had one answer, and ends with the process that gave it')
   })
 
-  await scene('row 30: control that is never read is backed up: nothing is offered there, others are served', async (t) => {
-    const peer = await world.hostile(t, 'robin')
-    await world.joinHonest('robin')
-    peer.wire.pause()
-    // Answers that nobody reads, until the kernel takes no more of them.
-    const probes = Buffer.concat(
-      Array.from({ length: 1000 }, (_, id) => encodeFrame({ type: 'heartbeat', id, reply: false })),
-    )
-    const before = await world.failures('robin', 'WouldBlock')
-    for (let round = 0; round < 3; round++) {
-      peer.wire.write(probes)
-      await broker.status()
-    }
-    const clients = await world.clients(t, 'robin', 10)
-    await world.servedHonestly(t, ...clients)
-    t.ok((await world.failures('robin', 'WouldBlock')) - before >= 4, 'it was the turn of the other one, too')
-    t.equal(peer.restOfLane().count, 0, 'nothing is on a lane whose doorbell could be late')
-  })
+  await scene(
+    'row 30: control that is never read is backed up: nothing is offered there, others are served',
+    async (t) => {
+      const peer = await world.hostile(t, 'robin')
+      await world.joinHonest('robin')
+      peer.wire.pause()
+      // Answers that nobody reads, until the kernel takes no more of them.
+      const probes = Buffer.concat(
+        Array.from({ length: 1000 }, (_, id) => encodeFrame({ type: 'heartbeat', id, reply: false })),
+      )
+      const before = await world.failures('robin', 'WouldBlock')
+      for (let round = 0; round < 3; round++) {
+        peer.wire.write(probes)
+        await broker.status()
+      }
+      const clients = await world.clients(t, 'robin', 10)
+      await world.servedHonestly(t, ...clients)
+      t.ok(
+        (await world.failures('robin', 'WouldBlock')) - before >= 4,
+        'it was the turn of the other one, too',
+      )
+      t.equal(peer.restOfLane().count, 0, 'nothing is on a lane whose doorbell could be late')
+    },
+  )
 
   await scene('row 22: a refused backend that goes on talking is not heard', async (t) => {
     // More than the broker reads at once: what is behind comes when the refusal has been sent.
-    const skipped = Buffer.concat(Array.from({ length: 4 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])))
+    const skipped = Buffer.concat(
+      Array.from({ length: 4 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
+    )
     const stats = encodeFrame({ type: 'stats', adopted: 0, closed: 0, lag: 0 })
     const bytes = Buffer.concat([encodeFrame(hello('patient')), skipped, stats])
     const { answer, connection } = await greet(broker.control, bytes)
@@ -363,17 +430,24 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     t.ok(broker.program.running)
   })
 
-  await scene('row 25: a HELLO that trickles is a HELLO, one that never comes or stays partial is cut after 5 s', async (t) => {
-    const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
-    await peer.probe()
-    peer.die()
-    const began = performance.now()
-    const [silent, partial] = [connectUnix(broker.control), connectUnix(broker.control)]
-    send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
-    await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
-    t.ok(performance.now() - began > 4500, 'it had its time')
-    t.equal(broker.program.messages().filter(({ msg }) => msg === 'a process connected and did not say HELLO').length, 2)
-  })
+  await scene(
+    'row 25: a HELLO that trickles is a HELLO, one that never comes or stays partial is cut after 5 s',
+    async (t) => {
+      const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
+      await peer.probe()
+      peer.die()
+      const began = performance.now()
+      const [silent, partial] = [connectUnix(broker.control), connectUnix(broker.control)]
+      send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
+      await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
+      t.ok(performance.now() - began > 4500, 'it had its time')
+      t.equal(
+        broker.program.messages().filter(({ msg }) => msg === 'a process connected and did not say HELLO')
+          .length,
+        2,
+      )
+    },
+  )
 
   await t.test('row 23: no token is in a log, a metric, an error or an answer of the API', async (t) => {
     const answers = await Promise.all(
@@ -386,11 +460,14 @@ t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
     t.match(said, 'backend broke the protocol', 'and what went wrong was logged')
     for (const token of world.tokens) {
       const forms = [
-        ...(['hex', 'base64', 'base64url', 'latin1', 'utf8'] as const).map((encoding) => token.toString(encoding)),
+        ...(['hex', 'base64', 'base64url', 'latin1', 'utf8'] as const).map((encoding) =>
+          token.toString(encoding),
+        ),
         [...token].join(','),
         JSON.stringify(token.toString('latin1')).slice(1, -1),
       ]
-      for (const form of forms) if (said.toLowerCase().includes(form.toLowerCase())) t.fail(`found as ${form}`)
+      for (const form of forms)
+        if (said.toLowerCase().includes(form.toLowerCase())) t.fail(`found as ${form}`)
     }
     t.notMatch(said, SECRET, 'nor the secret')
   })

@@ -51,7 +51,7 @@ async function direct(program: Program): Promise<void> {
   await (await fetch(`http://127.0.0.1:${Number(port)}/`, { headers: { connection: 'close' } })).text()
 }
 
-t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
+void t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
   const broker = new FalseBroker(t)
   const { program, peer } = await startBackend(t, broker, { tokenTtl: TTL })
   const { pid } = program
@@ -62,7 +62,10 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
     t.test(name, { timeout: 15_000 }, async (t) => {
       await attack(t)
       await honest(t, peer, pid)
-      await eventually(() => openDescriptors(pid) === before, () => `${openDescriptors(pid)} descriptors, not ${before}`)
+      await eventually(
+        () => openDescriptors(pid) === before,
+        () => `${openDescriptors(pid)} descriptors, not ${before}`,
+      )
       t.pass('its descriptors are as many as before')
     })
 
@@ -80,19 +83,22 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
     await untouched(t, client)
   })
 
-  await bad('row 18: a descriptor without OFFER is parked, and refused at tokenTtl: TokenNotPending', async (t) => {
-    const client = new PassedClient(t)
-    const { token } = peer.offer()
-    const sent = performance.now()
-    peer.post(token, client.fd)
-    await honest(t, peer, pid)
-    await peer.laneEmpty()
-    t.equal(poll(client.fd, 0) & POLLIN, 0)
-    const { reason, sequence, at } = await peer.nacked(token)
-    t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
-    t.ok(at - sent >= TTL, `parked for ${at - sent} ms`)
-    await untouched(t, client)
-  })
+  await bad(
+    'row 18: a descriptor without OFFER is parked, and refused at tokenTtl: TokenNotPending',
+    async (t) => {
+      const client = new PassedClient(t)
+      const { token } = peer.offer()
+      const sent = performance.now()
+      peer.post(token, client.fd)
+      await honest(t, peer, pid)
+      await peer.laneEmpty()
+      t.equal(poll(client.fd, 0) & POLLIN, 0)
+      const { reason, sequence, at } = await peer.nacked(token)
+      t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
+      t.ok(at - sent >= TTL, `parked for ${at - sent} ms`)
+      await untouched(t, client)
+    },
+  )
 
   await bad('row 19: after a wrong token the pending one stays intact', async (t) => {
     const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
@@ -109,30 +115,33 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
     right.leave()
   })
 
-  await bad('row 20: a token works once, whether only its descriptor or its OFFER too comes again', async (t) => {
-    const first = new PassedClient(t)
-    const offer = peer.offer()
-    peer.post(offer.token, first.fd)
-    peer.ring(offer)
-    await peer.acked(offer)
-    for (const offered of ['once', 'twice']) {
-      const again = offered === 'once' ? [] : [{ ...peer.offer(), token: offer.token }]
-      const replayed = new PassedClient(t)
-      const fair = peer.offer()
-      const beside = new PassedClient(t)
-      const refused = peer.nacks.length
-      peer.post(offer.token, replayed.fd)
-      peer.post(fair.token, beside.fd)
-      peer.ring(...again, fair)
-      await eventually(() => peer.nacks.length > refused, 'the replay is refused')
-      t.same(peer.nacks.slice(refused), ['TokenNotPending'])
-      await untouched(t, replayed)
-      t.equal(await beside.servedBy(), pid)
-      beside.leave()
-    }
-    t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
-    first.leave()
-  })
+  await bad(
+    'row 20: a token works once, whether only its descriptor or its OFFER too comes again',
+    async (t) => {
+      const first = new PassedClient(t)
+      const offer = peer.offer()
+      peer.post(offer.token, first.fd)
+      peer.ring(offer)
+      await peer.acked(offer)
+      for (const offered of ['once', 'twice']) {
+        const again = offered === 'once' ? [] : [{ ...peer.offer(), token: offer.token }]
+        const replayed = new PassedClient(t)
+        const fair = peer.offer()
+        const beside = new PassedClient(t)
+        const refused = peer.nacks.length
+        peer.post(offer.token, replayed.fd)
+        peer.post(fair.token, beside.fd)
+        peer.ring(...again, fair)
+        await eventually(() => peer.nacks.length > refused, 'the replay is refused')
+        t.same(peer.nacks.slice(refused), ['TokenNotPending'])
+        await untouched(t, replayed)
+        t.equal(await beside.servedBy(), pid)
+        beside.leave()
+      }
+      t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
+      first.leave()
+    },
+  )
 
   await bad('row 21: a token past its deadline is TokenExpired, told apart from a mismatch', async (t) => {
     const client = new PassedClient(t)
@@ -145,20 +154,23 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
   })
 
   for (const length of [1, 15, 17, 64]) {
-    await bad(`row 22: a token of ${length} bytes is TokenInvalidLength, and the pending one stays intact`, async (t) => {
-      const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
-      const offer = peer.offer()
-      const shown = Buffer.concat([offer.token, offer.token, offer.token, offer.token]).subarray(0, length)
-      peer.post(shown, wrong.fd)
-      peer.post(offer.token, right.fd)
-      peer.ring(offer)
-      const { reason, sequence } = await peer.nacked(shown)
-      t.same({ reason, sequence }, { reason: 'TokenInvalidLength', sequence: 0 })
-      await untouched(t, wrong)
-      await peer.acked(offer)
-      t.equal(await right.servedBy(), pid)
-      right.leave()
-    })
+    await bad(
+      `row 22: a token of ${length} bytes is TokenInvalidLength, and the pending one stays intact`,
+      async (t) => {
+        const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
+        const offer = peer.offer()
+        const shown = Buffer.concat([offer.token, offer.token, offer.token, offer.token]).subarray(0, length)
+        peer.post(shown, wrong.fd)
+        peer.post(offer.token, right.fd)
+        peer.ring(offer)
+        const { reason, sequence } = await peer.nacked(shown)
+        t.same({ reason, sequence }, { reason: 'TokenInvalidLength', sequence: 0 })
+        await untouched(t, wrong)
+        await peer.acked(offer)
+        t.equal(await right.servedBy(), pid)
+        right.leave()
+      },
+    )
   }
 
   await bad('row 22: a descriptor with no token at all is TokenMissing', async (t) => {
@@ -184,7 +196,11 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
     beside.leave()
   })
 
-  for (const [name, count] of [['no descriptor', 0], ['two descriptors', 2], ['200 descriptors', 200]] as const) {
+  for (const [name, count] of [
+    ['no descriptor', 0],
+    ['two descriptors', 2],
+    ['200 descriptors', 200],
+  ] as const) {
     await bad(`row 24: a right token with ${name} is ControlTruncated`, async (t) => {
       const clients = [new PassedClient(t), new PassedClient(t)]
       const offer = peer.offer()
@@ -205,17 +221,20 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
     t.equal(peer.nacks.length, refused, 'not a word')
   })
 
-  await bad('row 28: a revoked offer is forgotten; its descriptor, should it come after all, is refused', async (t) => {
-    const refused = peer.nacks.length
-    const offer = peer.offer()
-    peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
-    await honest(t, peer, pid)
-    t.equal(peer.nacks.length, refused, 'not a word')
-    const client = new PassedClient(t)
-    peer.post(offer.token, client.fd)
-    t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
-    await untouched(t, client)
-  })
+  await bad(
+    'row 28: a revoked offer is forgotten; its descriptor, should it come after all, is refused',
+    async (t) => {
+      const refused = peer.nacks.length
+      const offer = peer.offer()
+      peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
+      await honest(t, peer, pid)
+      t.equal(peer.nacks.length, refused, 'not a word')
+      const client = new PassedClient(t)
+      peer.post(offer.token, client.fd)
+      t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
+      await untouched(t, client)
+    },
+  )
 
   await t.test("row 26: another backend's token is worth nothing here, and stays intact there", async (t) => {
     const other = await startBackend(t, broker, { tokenTtl: TTL })
@@ -233,20 +252,23 @@ t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
     t.same(other.peer.nacks, [])
   })
 
-  t.test('row 23: of all the tokens that were on the wire, none is in what the backend printed', async (t) => {
-    program.kill('SIGTERM')
-    await program.exited
-    const printed = program.lines.join('\n')
-    t.match(printed, 'TokenMismatch', 'what it refused is there')
-    t.ok(peer.tokens.length > 20)
-    for (const token of peer.tokens) {
-      for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
-        const form = token.toString(encoding)
-        if (printed.toLowerCase().includes(form.toLowerCase())) t.fail(`a token as ${encoding}`)
+  await t.test(
+    'row 23: of all the tokens that were on the wire, none is in what the backend printed',
+    async (t) => {
+      program.kill('SIGTERM')
+      await program.exited
+      const printed = program.lines.join('\n')
+      t.match(printed, 'TokenMismatch', 'what it refused is there')
+      t.ok(peer.tokens.length > 20)
+      for (const token of peer.tokens) {
+        for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
+          const form = token.toString(encoding)
+          if (printed.toLowerCase().includes(form.toLowerCase())) t.fail(`a token as ${encoding}`)
+        }
+        if (printed.includes([...token].join(','))) t.fail('a token as a list')
       }
-      if (printed.includes([...token].join(','))) t.fail('a token as a list')
-    }
-  })
+    },
+  )
 })
 
 /** Makes the backend write until the kernel takes no more: each probe is answered, and nobody reads. */
@@ -263,147 +285,178 @@ async function backUp(peer: Registered, program: Program): Promise<void> {
   }
 }
 
-t.test('row 18: ACK before touch, when the ACK can not reach the kernel', { timeout: 20_000 }, async (t) => {
-  const { program, peer } = await startBackend(t, new FalseBroker(t))
-  await backUp(peer, program)
-  const client = new PassedClient(t)
-  const offer = peer.offer()
-  peer.post(offer.token, client.fd)
-  peer.ring(offer)
-  await peer.laneEmpty()
-  // Its event loop has turned: an adoption would show.
-  await direct(program)
-  await direct(program)
-  t.ok(client.untouched, 'taken and verified, and not a byte read or written')
-  t.notOk(program.messages().some(({ msg }) => msg === 'adopt'))
-  peer.wire.read()
-  await peer.acked(offer)
-  t.equal(await client.servedBy(), program.pid, 'adopted once the ACK could go')
-})
-
-t.test('row 27: control ends with the ACK undelivered, and the lane stays open', { timeout: 20_000 }, async (t) => {
-  const backedUp = async (t: Test, tokenTtl: number) => {
-    const { program, peer } = await startBackend(t, new FalseBroker(t), { tokenTtl })
+void t.test(
+  'row 18: ACK before touch, when the ACK can not reach the kernel',
+  { timeout: 20_000 },
+  async (t) => {
+    const { program, peer } = await startBackend(t, new FalseBroker(t))
     await backUp(peer, program)
     const client = new PassedClient(t)
     const offer = peer.offer()
     peer.post(offer.token, client.fd)
     peer.ring(offer)
     await peer.laneEmpty()
-    peer.wire.close()
-    await program.message('disconnected')
+    // Its event loop has turned: an adoption would show.
     await direct(program)
-    t.ok(client.untouched, 'not adopted: somebody else may hold the lane')
-    return { program, peer, client }
-  }
-
-  t.test('it is adopted when the lane ends too', async (t) => {
-    const { program, peer, client } = await backedUp(t, 10_000)
-    peer.receiveEnd.close()
     await direct(program)
-    t.ok(client.untouched, 'the send end alone can still be somebody’s')
-    peer.lane.close()
-    t.equal(await client.servedBy(), program.pid)
-  })
-
-  t.test('it is closed untouched at tokenTtl when the lane does not end', async (t) => {
-    const { program, client } = await backedUp(t, TTL)
-    await untouched(t, client)
+    t.ok(client.untouched, 'taken and verified, and not a byte read or written')
     t.notOk(program.messages().some(({ msg }) => msg === 'adopt'))
-  })
+    peer.wire.read()
+    await peer.acked(offer)
+    t.equal(await client.servedBy(), program.pid, 'adopted once the ACK could go')
+  },
+)
 
-  t.end()
-})
+void t.test(
+  'row 27: control ends with the ACK undelivered, and the lane stays open',
+  { timeout: 20_000 },
+  async (t) => {
+    const backedUp = async (t: Test, tokenTtl: number) => {
+      const { program, peer } = await startBackend(t, new FalseBroker(t), { tokenTtl })
+      await backUp(peer, program)
+      const client = new PassedClient(t)
+      const offer = peer.offer()
+      peer.post(offer.token, client.fd)
+      peer.ring(offer)
+      await peer.laneEmpty()
+      peer.wire.close()
+      await program.message('disconnected')
+      await direct(program)
+      t.ok(client.untouched, 'not adopted: somebody else may hold the lane')
+      return { program, peer, client }
+    }
 
-t.test('row 27: a broker that dies leaves what is on the lane, with its OFFER, to the backend', async (t) => {
-  const broker = new FalseBroker(t)
-  const { program, peer } = await startBackend(t, broker)
-  const [offered, stranger] = [new PassedClient(t), new PassedClient(t)]
-  const offer = peer.offer()
-  const none = peer.offer()
-  peer.post(offer.token, offered.fd)
-  peer.post(none.token, stranger.fd)
-  peer.ring(offer)
-  peer.die()
-  t.equal(await offered.servedBy(), program.pid, 'nobody else can have it')
-  offered.leave()
-  await untouched(t, stranger)
-  t.equal((await broker.registered()).hello.backend, peer.id, 'it dials again, as the same backend')
-})
-
-t.test('what is not the protocol ends the connection, and the backend dials again', { timeout: 30_000 }, async (t) => {
-  const broker = new FalseBroker(t)
-  let { program, peer } = await startBackend(t, broker)
-  const { id } = peer
-  const kept = await handOver(t, peer, program.pid)
-  const before = openDescriptors(program.pid)
-  const header = (length: number, type: number) => {
-    const bytes = Buffer.alloc(5)
-    bytes.writeUInt32LE(length, 0)
-    bytes[4] = type
-    return bytes
-  }
-  const offer = encodeFrame({ type: 'offer', offers: [peer.offer()] })
-
-  const after: [what: string, code: string, bytes: Buffer][] = [
-    ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.alloc(4)],
-    ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', header(1_048_577, FrameType.OFFER)],
-    ['a type below 0x80 that nobody knows', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
-    ['an OFFER that is cut short', 'BATON_ERR_FRAME_MALFORMED', Buffer.concat([header(3, FrameType.OFFER), Buffer.from([1, 0])])],
-    ['DRAIN that is not JSON', 'BATON_ERR_FRAME_MALFORMED', Buffer.concat([header(2, FrameType.DRAIN), Buffer.from('{')])],
-    ['a second WELCOME', 'BATON_ERR_FRAME_OUT_OF_ORDER', welcomeBytes(id)],
-    ["a backend's frame", 'BATON_ERR_FRAME_OUT_OF_ORDER', encodeFrame({ type: 'drained' })],
-    ['an OFFER of sequence 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.concat([offer.subarray(0, 7), Buffer.alloc(8), offer.subarray(15)])],
-  ]
-  for (const [what, code, bytes] of after) {
-    await t.test(`${what}, after WELCOME: ${code}`, async (t) => {
-      const pending = new PassedClient(t)
-      const waiting = peer.offer()
-      peer.post(waiting.token, pending.fd)
-      const codes = () => program.messages().flatMap((line) => (line['msg'] === 'disconnected' ? [line['code']] : []))
-      const earlier = codes().length
-      peer.wire.write(bytes)
-      await peer.wire.end()
-      await eventually(() => codes().length > earlier, 'the backend says that it was disconnected')
-      t.same(codes().slice(earlier), [code])
-      peer.die()
-      await untouched(t, pending)
-      peer = await broker.registered()
-      t.equal(peer.hello.backend, id, 'registers anew, as the same backend')
-      await honest(t, peer, program.pid)
+    await t.test('it is adopted when the lane ends too', async (t) => {
+      const { program, peer, client } = await backedUp(t, 10_000)
+      peer.receiveEnd.close()
+      await direct(program)
+      t.ok(client.untouched, 'the send end alone can still be somebody’s')
+      peer.lane.close()
+      t.equal(await client.servedBy(), program.pid)
     })
-  }
 
-  const instead: [what: string, answer: Buffer, fds: number][] = [
-    ['an OFFER before WELCOME', offer, 0],
-    ['a frame over 64 KiB before WELCOME', header(65_537, FrameType.WELCOME), 0],
-    ['a frame of length 0 before WELCOME', Buffer.alloc(4), 0],
-    ['WELCOME without a lane', welcomeBytes(id), 0],
-    ['WELCOME with two descriptors', welcomeBytes(id), 2],
-    ['WELCOME that is cut short', welcomeBytes(id).subarray(0, 20), 0],
-  ]
-  for (const [what, answer, count] of instead) {
-    await t.test(`${what}: dials again`, async (t) => {
-      peer.die()
-      const { wire } = await broker.dialled()
-      const [left, right] = socketpair('seqpacket')
-      sendMessage(wire.fd.fd, { bytes: answer, fds: [left.fd, right.fd].slice(0, count) })
-      left.close()
-      right.close()
-      if (answer.length === 20) wire.close()
-      else await wire.end()
-      peer = await broker.registered()
-      await honest(t, peer, program.pid)
+    await t.test('it is closed untouched at tokenTtl when the lane does not end', async (t) => {
+      const { program, client } = await backedUp(t, TTL)
+      await untouched(t, client)
+      t.notOk(program.messages().some(({ msg }) => msg === 'adopt'))
     })
-  }
 
-  kept.again()
-  t.equal(await kept.servedBy(), program.pid, 'a connection adopted before all this was not disturbed')
-  await eventually(() => openDescriptors(program.pid) <= before, () => `${openDescriptors(program.pid)} descriptors, not ${before}`)
-  t.pass('no descriptor leaked')
-})
+    t.end()
+  },
+)
 
-t.test('a type from 0x80 up is skipped, before WELCOME too', { timeout: 10_000 }, async (t) => {
+void t.test(
+  'row 27: a broker that dies leaves what is on the lane, with its OFFER, to the backend',
+  async (t) => {
+    const broker = new FalseBroker(t)
+    const { program, peer } = await startBackend(t, broker)
+    const [offered, stranger] = [new PassedClient(t), new PassedClient(t)]
+    const offer = peer.offer()
+    const none = peer.offer()
+    peer.post(offer.token, offered.fd)
+    peer.post(none.token, stranger.fd)
+    peer.ring(offer)
+    peer.die()
+    t.equal(await offered.servedBy(), program.pid, 'nobody else can have it')
+    offered.leave()
+    await untouched(t, stranger)
+    t.equal((await broker.registered()).hello.backend, peer.id, 'it dials again, as the same backend')
+  },
+)
+
+void t.test(
+  'what is not the protocol ends the connection, and the backend dials again',
+  { timeout: 30_000 },
+  async (t) => {
+    const broker = new FalseBroker(t)
+    let { program, peer } = await startBackend(t, broker)
+    const { id } = peer
+    const kept = await handOver(t, peer, program.pid)
+    const before = openDescriptors(program.pid)
+    const header = (length: number, type: number) => {
+      const bytes = Buffer.alloc(5)
+      bytes.writeUInt32LE(length, 0)
+      bytes[4] = type
+      return bytes
+    }
+    const offer = encodeFrame({ type: 'offer', offers: [peer.offer()] })
+
+    const after: [what: string, code: string, bytes: Buffer][] = [
+      ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.alloc(4)],
+      ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', header(1_048_577, FrameType.OFFER)],
+      ['a type below 0x80 that nobody knows', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
+      [
+        'an OFFER that is cut short',
+        'BATON_ERR_FRAME_MALFORMED',
+        Buffer.concat([header(3, FrameType.OFFER), Buffer.from([1, 0])]),
+      ],
+      [
+        'DRAIN that is not JSON',
+        'BATON_ERR_FRAME_MALFORMED',
+        Buffer.concat([header(2, FrameType.DRAIN), Buffer.from('{')]),
+      ],
+      ['a second WELCOME', 'BATON_ERR_FRAME_OUT_OF_ORDER', welcomeBytes(id)],
+      ["a backend's frame", 'BATON_ERR_FRAME_OUT_OF_ORDER', encodeFrame({ type: 'drained' })],
+      [
+        'an OFFER of sequence 0',
+        'BATON_ERR_FRAME_MALFORMED',
+        Buffer.concat([offer.subarray(0, 7), Buffer.alloc(8), offer.subarray(15)]),
+      ],
+    ]
+    for (const [what, code, bytes] of after) {
+      await t.test(`${what}, after WELCOME: ${code}`, async (t) => {
+        const pending = new PassedClient(t)
+        const waiting = peer.offer()
+        peer.post(waiting.token, pending.fd)
+        const codes = () =>
+          program.messages().flatMap((line) => (line['msg'] === 'disconnected' ? [line['code']] : []))
+        const earlier = codes().length
+        peer.wire.write(bytes)
+        await peer.wire.end()
+        await eventually(() => codes().length > earlier, 'the backend says that it was disconnected')
+        t.same(codes().slice(earlier), [code])
+        peer.die()
+        await untouched(t, pending)
+        peer = await broker.registered()
+        t.equal(peer.hello.backend, id, 'registers anew, as the same backend')
+        await honest(t, peer, program.pid)
+      })
+    }
+
+    const instead: [what: string, answer: Buffer, fds: number][] = [
+      ['an OFFER before WELCOME', offer, 0],
+      ['a frame over 64 KiB before WELCOME', header(65_537, FrameType.WELCOME), 0],
+      ['a frame of length 0 before WELCOME', Buffer.alloc(4), 0],
+      ['WELCOME without a lane', welcomeBytes(id), 0],
+      ['WELCOME with two descriptors', welcomeBytes(id), 2],
+      ['WELCOME that is cut short', welcomeBytes(id).subarray(0, 20), 0],
+    ]
+    for (const [what, answer, count] of instead) {
+      await t.test(`${what}: dials again`, async (t) => {
+        peer.die()
+        const { wire } = await broker.dialled()
+        const [left, right] = socketpair('seqpacket')
+        sendMessage(wire.fd.fd, { bytes: answer, fds: [left.fd, right.fd].slice(0, count) })
+        left.close()
+        right.close()
+        if (answer.length === 20) wire.close()
+        else await wire.end()
+        peer = await broker.registered()
+        await honest(t, peer, program.pid)
+      })
+    }
+
+    kept.again()
+    t.equal(await kept.servedBy(), program.pid, 'a connection adopted before all this was not disturbed')
+    await eventually(
+      () => openDescriptors(program.pid) <= before,
+      () => `${openDescriptors(program.pid)} descriptors, not ${before}`,
+    )
+    t.pass('no descriptor leaked')
+  },
+)
+
+void t.test('a type from 0x80 up is skipped, before WELCOME too', { timeout: 10_000 }, async (t) => {
   const broker = new FalseBroker(t)
   const program = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },

@@ -173,7 +173,7 @@ function atRest(broker: Broker): Promise<Status> {
 
 /** What a process with `live-memory.mjs` keeps when its garbage is collected. */
 async function liveBytes(program: Program): Promise<number> {
-  const looks = program.messages().filter(({ msg }) => `${msg}`.startsWith('live memory ')).length
+  const looks = program.messages().filter(({ msg }) => String(msg).startsWith('live memory ')).length
   program.kill('SIGUSR2')
   return Number((await program.message(`live memory ${looks + 1}`))['bytes'])
 }

@@ -30,8 +30,11 @@ const server = http.createServer((request, response) => {
 
 const backend = createBackend({ weight: Number(process.env.WEIGHT ?? 1) })
 backend.attach(server)
+backend.on('drain', (reason) => console.log(JSON.stringify({ msg: 'draining', reason })))
 await backend.ready()
 console.log(JSON.stringify({ msg: 'ready', pid: process.pid, id: backend.id, slot: backend.slot }))
 process.once('SIGTERM', () => {
-  backend.drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' }).then(() => console.log(JSON.stringify({ msg: 'drained' })))
+  void backend
+    .drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' })
+    .then(() => console.log(JSON.stringify({ msg: 'drained' })))
 })

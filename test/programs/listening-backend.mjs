@@ -6,7 +6,10 @@ import { createBackend } from '@baton/backend-sdk'
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
 
 const server = http.createServer((request, response) => {
-  response.end(JSON.stringify({ pid: process.pid, connection: backend.connection(request.socket)?.id ?? null }))
+  response.setHeader('x-pid', process.pid)
+  response.end(
+    JSON.stringify({ pid: process.pid, connection: backend.connection(request.socket)?.id ?? null }),
+  )
 })
 const { SECRET: secret, READY_TIMEOUT: timeout } = process.env
 const backend = createBackend(secret === undefined ? {} : { secret })

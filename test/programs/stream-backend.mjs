@@ -20,41 +20,50 @@ function* numbered(mebibytes, digest) {
   }
 }
 
-const server = http.createServer(async (request, response) => {
+const server = http.createServer((request, response) => {
   const { pathname, searchParams } = new URL(request.url, 'http://app')
   response.setHeader('x-pid', process.pid)
-  const digest = createHash('sha256')
-  if (pathname === '/upload') {
-    let bytes = 0
-    for await (const chunk of request) {
-      bytes += chunk.length
-      digest.update(chunk)
-    }
-    response.end(JSON.stringify({ bytes, sha256: digest.digest('hex') }))
-  } else if (pathname === '/download') {
-    response.setHeader('trailer', 'x-sha256')
-    await pipeline(numbered(Number(searchParams.get('mebibytes')), digest), response, { end: false })
-    response.addTrailers({ 'x-sha256': digest.digest('hex') })
-    response.end()
-  } else if (pathname === '/events') {
-    response.writeHead(200, { 'content-type': 'text/event-stream' })
-    response.write(': open\n\n')
-    events.add(response)
-    response.on('close', () => {
-      events.delete(response)
-      console.log(JSON.stringify({ msg: 'events closed' }))
-    })
-  } else {
-    response.end('ok')
-  }
+  if (pathname === '/upload') void digestOf(request).then((digest) => response.end(JSON.stringify(digest)))
+  else if (pathname === '/download') void download(Number(searchParams.get('mebibytes')), response)
+  else if (pathname === '/events') subscribe(response)
+  else response.end('ok')
 })
+
+async function digestOf(request) {
+  const digest = createHash('sha256')
+  let bytes = 0
+  for await (const chunk of request) {
+    bytes += chunk.length
+    digest.update(chunk)
+  }
+  return { bytes, sha256: digest.digest('hex') }
+}
+
+/** The digest is known when everything is sent: a trailer. */
+async function download(mebibytes, response) {
+  const digest = createHash('sha256')
+  response.setHeader('trailer', 'x-sha256')
+  await pipeline(numbered(mebibytes, digest), response, { end: false })
+  response.addTrailers({ 'x-sha256': digest.digest('hex') })
+  response.end()
+}
+
+function subscribe(response) {
+  response.writeHead(200, { 'content-type': 'text/event-stream' })
+  response.write(': open\n\n')
+  events.add(response)
+  response.on('close', () => {
+    events.delete(response)
+    console.log(JSON.stringify({ msg: 'events closed' }))
+  })
+}
 
 const sockets = new WebSocketServer({ server })
 sockets.on('connection', (socket, request) => {
   const { remoteAddress, remotePort } = request.socket
   socket.send(JSON.stringify({ pid: process.pid, remoteAddress, remotePort }))
   socket.on('message', (data, isBinary) => {
-    if (!isBinary && data.toString() === 'leave') socket.close(4001, 'asked to')
+    if (!isBinary && Buffer.from(data).toString() === 'leave') socket.close(4001, 'asked to')
     else socket.send(data, { binary: isBinary })
   })
   socket.on('close', (code, reason) =>

@@ -8,14 +8,7 @@ import {
   type RefusedFrame,
   type WelcomeFrame,
 } from '@baton/backend-sdk/protocol'
-import {
-  connectUnix,
-  OwnedFd,
-  ReceiveBatch,
-  receiveExact,
-  send,
-  sharedPoller,
-} from '@baton/native-sendmsg'
+import { connectUnix, OwnedFd, ReceiveBatch, receiveExact, send, sharedPoller } from '@baton/native-sendmsg'
 import type { Test } from 'tap'
 import { eventually } from './eventually.ts'
 import { Wire } from './wire.ts'
@@ -108,7 +101,10 @@ export class FalseBackend {
   /** The first `count` offers, once so many have come. */
   async offers(count: number): Promise<Offer[]> {
     const all = () => this.wire.all('offer').flatMap(({ offers }) => offers)
-    await eventually(() => all().length >= count, () => `${count} offers; there are ${all().length}`)
+    await eventually(
+      () => all().length >= count,
+      () => `${count} offers; there are ${all().length}`,
+    )
     return all().slice(0, count)
   }
 
@@ -132,7 +128,10 @@ export class FalseBackend {
   }
 
   ack(...offers: Offer[]): void {
-    this.wire.write({ type: 'ack', acks: offers.map(({ sequence, connection }) => ({ sequence, connection })) })
+    this.wire.write({
+      type: 'ack',
+      acks: offers.map(({ sequence, connection }) => ({ sequence, connection })),
+    })
   }
 
   nack({ sequence, token }: Offer): void {

@@ -19,25 +19,16 @@ export interface LoadOptions {
   readonly path?: string
 }
 
-/** Short connections from a process of their own, each with one request. Under way when this returns. */
-export function startLoad(t: Test, broker: Broker, options: LoadOptions): Promise<LoadResult> {
+/** Short connections from a process of their own, each with one request. Settles when the last of them is over. */
+export async function startLoad(t: Test, broker: Broker, options: LoadOptions): Promise<LoadResult> {
   const { total, concurrency, path = '/' } = options
+  const args = `--port ${broker.port()} --total ${total} --concurrency ${concurrency} --path ${path}`
   const program = new Program(t, process.execPath, [
     join(root, 'test/programs/connection-load.mjs'),
-    ...[
-      '--port',
-      `${broker.port()}`,
-      '--total',
-      `${total}`,
-      '--concurrency',
-      `${concurrency}`,
-      '--path',
-      path,
-    ],
+    ...args.split(' '),
   ])
-  return program.message('done') as Promise<Record<string, unknown>> as Promise<
-    LoadResult & Record<string, unknown>
-  >
+  const { answers, failures, slowest, seconds } = await program.message('done')
+  return { answers, failures, slowest, seconds } as LoadResult
 }
 
 export function sum(counts: Readonly<Record<string, number>>): number {

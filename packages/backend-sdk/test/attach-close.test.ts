@@ -20,8 +20,12 @@ async function asListening<S extends net.Server>(t: Test, make: () => S, story: 
   )
   const attached: string[] = []
   const other = make()
-  const { dial: dialOther } = await front(t, other)
-  await story(other, dialOther, (line) => attached.push(line))
+  const f = await front(t, other)
+  await story(
+    other,
+    () => f.dial(),
+    (line) => attached.push(line),
+  )
   t.same(attached, listening)
   return attached
 }

@@ -158,7 +158,7 @@ void t.test(
     const [winner] = called.filter((name) => name === '0' || name === '1')
     t.same(
       called,
-      ['round', winner, 'replaced', 'round', 'again'],
+      ['round', winner, 'replaced', 'round', 'again', 'round'],
       'the new watch is called in a round of its own',
     )
     t.equal(watched.size, 0)
