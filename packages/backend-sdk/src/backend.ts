@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,7 +13,8 @@ import { EventLoopLag } from './event-loop-lag.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
 import { register } from './registration.ts'
-import { Session, type SessionHost } from './session.ts'
+import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
+import { type Delivery, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
 
 export interface BackendEvents {
@@ -50,8 +52,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
   readonly #sessions = new Set<Session>()
   readonly #connections = new WeakMap<object, ConnectionInfo>()
-  /** On TLS servers: live connections by their peer. */
-  readonly #handshakes = new Map<string, ConnectionInfo>()
+  /** On TLS servers: what is adopted right now, for as long as its handshake lasts. */
+  readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
@@ -208,6 +210,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       try {
         const registration = await register(this.#options.socket, this.#hello(), signal)
         if (signal.aborted) {
+          registration.relays.close()
           registration.lane.close()
           registration.control.close()
           return
@@ -227,7 +230,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     return new Promise((resolve) => {
       const session = open({
         refusal: (pending) => this.#refusal(pending),
-        adopt: (offer, fd) => this.#adopt(offer, fd),
+        adopt: (offer, delivery) => this.#adopt(offer, delivery),
         rejected: (reason) => this.emit('reject', reason),
         stats: () => ({
           adopted: this.#attachment?.adopted ?? 0,
@@ -261,7 +264,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     })
   }
 
-  #hello(): HelloFrame {
+  #hello(): Omit<HelloFrame, 'reconnect'> {
     const { service, version, weight, secret } = this.#options
     return {
       type: 'hello',
@@ -275,7 +278,6 @@ export class Backend extends EventEmitter<BackendEvents> {
       sdk: SDK_VERSION,
       secret,
       maxConnections: null,
-      reconnect: null,
     }
   }
 
@@ -301,47 +303,47 @@ export class Backend extends EventEmitter<BackendEvents> {
     return this.#attachment?.overloaded(pending) ? 'BackendOverloaded' : undefined
   }
 
-  /** Owns `fd` until the socket does. The ACK is in the kernel (I2). */
-  #adopt(offer: Offer, fd: number): void {
+  /** The ACK is in the kernel (I2). */
+  #adopt(offer: Offer, delivery: Delivery): void {
     const attachment = this.#attachment as Attachment
     const connection = new ConnectionInfo(offer, this.#options.service)
-    let socket: Socket
+    const socket = typeof delivery === 'number' ? this.#open(delivery, connection) : presentAsClient(delivery)
+    if (socket === undefined) return
+    socket.allowHalfOpen = attachment.allowHalfOpen
+    this.#connections.set(socket, connection)
+    if (attachment.kind === 'tls' || attachment.kind === 'https') {
+      this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
+    } else attachment.adopt(socket)
+    // A relay was paused behind its header; a descriptor's socket reads from the start.
+    if (connection.via === 'relay') socket.resume()
+    this.emit('adopt', socket, connection)
+  }
+
+  /** Owns `fd` until the socket does. */
+  #open(fd: number, connection: ConnectionInfo): Socket | undefined {
     try {
-      socket = new Socket({ fd, allowHalfOpen: attachment.allowHalfOpen, readable: true, writable: true })
+      return new Socket({ fd, readable: true, writable: true })
     } catch (error) {
       closeFd(fd)
       this.#options.logger.error(
         { connection: connection.id, error: error as Error },
         'a connection could not be adopted',
       )
-      return
+      return undefined
     }
-    this.#connections.set(socket, connection)
-    if (attachment.kind === 'tls' || attachment.kind === 'https') this.#awaitHandshake(socket, connection)
-    attachment.adopt(socket)
-    this.emit('adopt', socket, connection)
   }
 
   /**
-   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other but the peer's
-   * address. Both get the same metadata.
+   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other. The handshake runs in
+   * the asynchronous context of the adoption, though. So both get the same metadata, and the client's address shows on
+   * both: over a relay the TLSSocket by itself would say that its peer is a Unix socket.
    */
   #linkSecure(secure: TLSSocket): void {
-    const connection = this.#handshakes.get(peerOf(secure))
-    if (connection) this.#connections.set(secure, connection)
+    const handshake = this.#handshake.getStore()
+    if (handshake === undefined) return
+    this.#connections.set(secure, handshake.connection)
+    if (handshake.connection.via === 'relay') copyAddresses(handshake.socket, secure)
   }
-
-  #awaitHandshake(socket: Socket, connection: ConnectionInfo): void {
-    const peer = peerOf(socket)
-    this.#handshakes.set(peer, connection)
-    socket.once('close', () => {
-      if (this.#handshakes.get(peer) === connection) this.#handshakes.delete(peer)
-    })
-  }
-}
-
-function peerOf({ remoteAddress, remotePort, localPort }: Socket): string {
-  return `${remoteAddress} ${remotePort} ${localPort}`
 }
 
 /** All options have defaults beside the environment; see `BackendOptions`. */

@@ -90,6 +90,7 @@ export class Listener {
           id: createConnectionId(Date.now()),
           acceptedAt: performance.now(),
           tried: undefined,
+          pressedSince: undefined,
         })
       }
       this.#pressure = undefined

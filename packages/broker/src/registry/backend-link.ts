@@ -1,5 +1,6 @@
 import type { ControlConnection, ControlEnd, Frame, NackReason } from '@baton/backend-sdk/protocol'
 import { ProtocolError } from '@baton/backend-sdk/protocol'
+import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import type { Candidate } from '../choose/index.ts'
 import type { ClientConnection } from '../connection.ts'
@@ -8,6 +9,7 @@ import { FailureLimit, type FailureLimitOptions } from '../handoff/failure-limit
 import type { Lane } from '../handoff/lane.ts'
 import { OfferLedger, type OpenOffer, toWire, type Unmatched } from '../handoff/offer-ledger.ts'
 import { createToken } from '../handoff/token.ts'
+import { dial, type PendingDial, relayHeader } from '../relay/dial.ts'
 import { Heartbeat } from './heartbeat.ts'
 
 /** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
@@ -21,6 +23,8 @@ export interface BackendIdentity {
   readonly version: string | null
   readonly weight: number
   readonly registeredAt: Date
+  /** The Unix socket on which it takes relays; null when it takes none. */
+  readonly reconnect: string | null
 }
 
 export interface LinkOptions {
@@ -36,6 +40,8 @@ export interface LinkOptions {
 export interface LinkHost {
   /** ACK: the backend owns it. */
   handedOff(connection: ClientConnection): void
+  /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
+  relayed(connection: ClientConnection, upstream: Socket): void
   /** Proven untouched: it may go elsewhere. */
   returned(connections: readonly ClientConnection[], failure: Failure): void
   /** Nobody can prove anything, and the bound is reached: it is let go. */
@@ -64,6 +70,8 @@ export class BackendLink implements Candidate {
   readonly #host: LinkHost
   readonly #logger: Logger
   readonly #ledger = new OfferLedger()
+  /** By sequence: relays that were offered and dialled, and are not acknowledged yet. */
+  readonly #dials = new Map<number, PendingDial>()
   readonly #failures: FailureLimit
   readonly #heartbeat: Heartbeat
   readonly #beat: NodeJS.Timeout
@@ -141,7 +149,7 @@ export class BackendLink implements Candidate {
     const { sent, error } = this.#lane.send(messages)
     if (sent > 0) {
       const due = performance.now() + this.#options.ackDeadline
-      const deadline = process.hrtime.bigint() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+      const deadline = this.#tokenDeadline()
       const offers: OpenOffer[] = []
       for (let index = 0; index < sent; index++) {
         const connection = connections[index] as ClientConnection
@@ -154,6 +162,28 @@ export class BackendLink implements Candidate {
     const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
     this.#count(failure)
     return { failure, from: sent }
+  }
+
+  /**
+   * Offers to carry the bytes: OFFER(relay) on control, and a connection to the backend's endpoint that begins with the same
+   * token. Until the ACK nothing is read from the client, so that a relay that fails has cost it nothing but time.
+   */
+  offerRelay(connection: ClientConnection): Failure | undefined {
+    const { reconnect } = this.identity
+    if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
+    const token = createToken()
+    const offer = this.#ledger.open(connection, token, performance.now() + this.#options.ackDeadline, 'relay')
+    this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
+    const pending = dial(
+      { path: reconnect },
+      {
+        connected: () => pending.socket.write(relayHeader(connection, token)),
+        failed: (error) => this.#relayFailed(offer, failureOf(error, reconnect, -1)),
+      },
+    )
+    this.#dials.set(offer.sequence, pending)
+    this.#armAckTimer()
+    return undefined
   }
 
   /** Tells the backend to finish; no connection is offered to it from now on. */
@@ -207,7 +237,12 @@ export class BackendLink implements Candidate {
           if (!this.#isMatched(offer, 'ACK')) continue
           this.#acked += 1
           this.#failures.succeeded()
-          this.#host.handedOff(offer.connection)
+          const pending = this.#takeDial(offer)
+          if (pending === undefined) this.#host.handedOff(offer.connection)
+          else {
+            pending.settle()
+            this.#host.relayed(offer.connection, pending.socket)
+          }
         }
         this.#host.available()
         return
@@ -217,6 +252,7 @@ export class BackendLink implements Candidate {
           this.#host.tokenRejected(reason)
           const offer = this.#ledger.nacked(sequence, token)
           if (!this.#isMatched(offer, 'NACK')) continue
+          this.#takeDial(offer)?.cancel()
           const failure: Failure = { code: reason }
           this.#count(failure)
           this.#host.returned([offer.connection], failure)
@@ -267,6 +303,25 @@ export class BackendLink implements Candidate {
     return false
   }
 
+  #tokenDeadline(): bigint {
+    return process.hrtime.bigint() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+  }
+
+  #takeDial({ sequence }: OpenOffer): PendingDial | undefined {
+    const pending = this.#dials.get(sequence)
+    this.#dials.delete(sequence)
+    return pending
+  }
+
+  /** The endpoint could not be reached, or what was connected broke before the ACK. */
+  #relayFailed(offer: OpenOffer, failure: Failure): void {
+    this.#takeDial(offer)
+    if (!this.#ledger.cancel(offer)) return
+    this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
+    this.#count(failure)
+    this.#host.returned([offer.connection], failure)
+  }
+
   #onBeat(): void {
     const now = performance.now()
     const id = this.#heartbeat.next(now, this.#options.heartbeatInterval)
@@ -291,7 +346,7 @@ export class BackendLink implements Candidate {
     const now = performance.now()
     const due = this.#ledger.nextDue()
     if (due === undefined || due > now) return
-    const revoked = this.#revoke()
+    const revoked = this.#revoke(now)
     const taken = this.#ledger.noteTaken(now)
     this.#heartbeat.missed()
     this.#control.write({ type: 'heartbeat', id: this.#heartbeat.probe(now), reply: false })
@@ -310,8 +365,10 @@ export class BackendLink implements Candidate {
   }
 
   /** Reads the lane back and tells the backend to forget those tokens. */
-  #revoke(): ClientConnection[] {
-    const offers = this.#readLaneBack()
+  #revoke(now: number): ClientConnection[] {
+    const relays = this.#ledger.overdueRelays(now)
+    for (const relay of relays) this.#takeDial(relay)?.cancel()
+    const offers = [...relays, ...this.#readLaneBack()]
     if (offers.length > 0) {
       this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
     }
@@ -332,8 +389,11 @@ export class BackendLink implements Candidate {
     clearTimeout(this.#resumeTimer)
     const back = this.#readLaneBack()
     const rest = this.#ledger.end()
-    if (untouched) back.push(...rest)
-    else for (const offer of rest) this.#host.relinquished(offer.connection)
+    for (const offer of rest) {
+      this.#takeDial(offer)?.cancel()
+      if (untouched || offer.kind === 'relay') back.push(offer)
+      else this.#host.relinquished(offer.connection)
+    }
     this.#lane.close()
     this.#control.release()
     this.#host.ended(this)

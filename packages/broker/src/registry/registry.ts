@@ -184,6 +184,7 @@ export class Registry {
       version: hello.version,
       weight: hello.weight,
       registeredAt: new Date(),
+      reconnect: hello.reconnect?.path ?? null,
     }
     try {
       control.writeWithDescriptor(
@@ -218,6 +219,7 @@ export class Registry {
       { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
       {
         handedOff: (connection) => service.handedOff(connection),
+        relayed: (connection, upstream) => service.relayed(connection, upstream),
         returned: (connections, failure) => service.returned(connections, failure),
         relinquished: (connection) => service.relinquished(connection),
         tokenRejected: (reason) => service.tokenRejected(reason),

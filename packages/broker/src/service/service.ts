@@ -1,7 +1,8 @@
+import type { Socket } from 'node:net'
 import type { NackReason } from '@baton/backend-sdk/protocol'
 import { type Poller, setNonblocking } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { type Candidate, type Chooser, createChooser } from '../choose/index.ts'
+import { type Chooser, createChooser } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { decide, type Failure } from '../handoff/failure.ts'
@@ -10,16 +11,17 @@ import { HoldQueue } from '../hold/hold-queue.ts'
 import type { FallbackReason, Metrics, RejectionReason } from '../metrics/index.ts'
 import { BACKEND_STATES } from '../metrics/index.ts'
 import type { BackendLink, LinkHost } from '../registry/backend-link.ts'
+import { Relays } from '../relay/relays.ts'
+import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
+import { type Carrier, carriers, chooseKey, type Taker, takers } from './candidates.ts'
+import { isPressure, nextRung } from './fallback-ladder.ts'
 import { Tally } from './tally.ts'
+
+/** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
+const UPSTREAM_RETRY = 250
 
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
 const PUMP_BATCH = 64
-
-/** A backend as the choice sees it: what this round has promised it already counts as load. */
-interface Choosable extends Candidate {
-  readonly link: BackendLink
-  load: number
-}
 
 /** What all services of a worker share. */
 interface Surroundings {
@@ -36,7 +38,7 @@ interface Surroundings {
  *
  * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
  */
-export class Service implements LinkHost {
+export class Service implements LinkHost, UpstreamHost {
   readonly name: string
   readonly config: ServiceConfig
   readonly tally = new Tally()
@@ -44,6 +46,9 @@ export class Service implements LinkHost {
   readonly #chooser: Chooser
   readonly #hold: HoldQueue
   readonly #farewell: Farewell
+  readonly #relays = new Relays(() => this.#noteIdle())
+  readonly #upstreams: readonly Upstream[]
+  #retry: NodeJS.Timeout | undefined
   readonly #metrics: Metrics
   readonly #logger: Logger
   readonly #fresh: ClientConnection[] = []
@@ -58,6 +63,9 @@ export class Service implements LinkHost {
     this.#metrics = metrics
     this.#logger = logger
     this.#chooser = createChooser(config.balance)
+    this.#upstreams = config.upstreams.map(
+      ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this),
+    )
     this.#hold = new HoldQueue(poller, config.holdTimeout, {
       clientGone: (connection) => {
         this.tally.outcomes.client_gone += 1
@@ -78,8 +86,14 @@ export class Service implements LinkHost {
 
   get inFlight(): number {
     let sum = this.#fresh.length
+    for (const upstream of this.#upstreams) sum += upstream.dialling
     for (const link of this.#links.values()) sum += link.counts.inFlight
     return sum
+  }
+
+  /** Clients whose bytes this broker carries now. */
+  get relaying(): number {
+    return this.#relays.size
   }
 
   get stuck(): number {
@@ -98,7 +112,7 @@ export class Service implements LinkHost {
     const fresh = this.#fresh.splice(0)
     if (this.#hold.size === 0) return this.#place(fresh)
     // First come, first served: nobody overtakes those who wait.
-    for (const connection of fresh) this.#wait(connection, this.#whyNobody())
+    for (const connection of fresh) this.#queue(connection)
     this.available()
   }
 
@@ -111,10 +125,10 @@ export class Service implements LinkHost {
     this.available()
   }
 
-  /** Resolves when no client is on its way or waits any more. Those that wait go on hoping for a backend until `close`. */
+  /** Resolves when no client is on its way, waits, or is relayed. Those that wait go on hoping for a backend until `close`. */
   async drained(): Promise<void> {
     this.flush()
-    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
+    if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
   /** Gives up: who still waits is rejected, the backends are let go. */
@@ -123,15 +137,18 @@ export class Service implements LinkHost {
     for (const connection of this.#hold.take(this.#hold.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
     for (const link of this.#links.values()) link.close()
+    this.#relays.close()
+    clearTimeout(this.#retry)
     this.#hold.close()
   }
 
   publish(): void {
     const service = this.name
     const metrics = this.#metrics
-    this.tally.publish(service, metrics)
+    this.tally.publish(service, metrics, this.#relays.bytes)
     metrics.connectionsHeld.set({ service }, this.held)
     metrics.handoffsInFlight.set({ service }, this.inFlight)
+    metrics.relayConnections.set({ service }, this.relaying)
     const states = Object.fromEntries(BACKEND_STATES.map((state) => [state, 0]))
     for (const link of this.#links.values()) {
       states[link.state] = (states[link.state] ?? 0) + 1
@@ -150,6 +167,12 @@ export class Service implements LinkHost {
     this.#noteIdle()
   }
 
+  relayed(connection: ClientConnection, upstream: Socket): void {
+    this.tally.outcomes.relayed += 1
+    this.#relays.begin(connection, upstream)
+    this.#noteIdle()
+  }
+
   returned(connections: readonly ClientConnection[], failure: Failure): void {
     this.tally.failed(failure.code, connections.length)
     // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
@@ -157,7 +180,7 @@ export class Service implements LinkHost {
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(connections, failure.code)
-    else for (const connection of connections) this.#wait(connection, failure.code)
+    else for (const connection of connections) this.#fallBack(connection, failure.code)
     this.#noteIdle()
   }
 
@@ -178,8 +201,8 @@ export class Service implements LinkHost {
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
     if (this.#hold.size === 0) return
-    const ready = this.#ready().length
-    if (ready > 0) this.#place(this.#hold.take(ready * PUMP_BATCH))
+    const able = this.#takers().length + carriers(this.#links.values(), this.#upstreams).length
+    if (able > 0) this.#place(this.#hold.take(able * PUMP_BATCH))
   }
 
   ended(link: BackendLink): void {
@@ -206,20 +229,20 @@ export class Service implements LinkHost {
         this.tally.failed(why, unsent.length)
         const { next } = decide(why)
         if (next === 'next-backend') failed.push(...unsent)
-        else for (const connection of unsent) this.#wait(connection, why)
+        else for (const connection of unsent) this.#fallBack(connection, why)
       }
       rest = failed
     }
   }
 
-  /** One backend for each connection; those for which there is none go to wait. */
+  /** One backend for each connection; those for which there is none go a rung down. */
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
-    const ready = this.#ready()
+    const ready = this.#takers()
     const groups = new Map<BackendLink, ClientConnection[]>()
     for (const connection of connections) {
       const chosen = this.#choose(ready, connection)
       if (chosen === undefined) {
-        this.#wait(connection, why ?? this.#whyNobody())
+        this.#fallBack(connection, why ?? this.#whyNobody())
         continue
       }
       if (why !== undefined) this.tally.fellBack('next_backend', why)
@@ -233,21 +256,14 @@ export class Service implements LinkHost {
     return groups
   }
 
-  #choose(ready: readonly Choosable[], { tried, peer }: ClientConnection): Choosable | undefined {
+  #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {
+    const { tried } = connection
     const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
-    const key =
-      this.config.balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
-    return this.#chooser.choose(untried, key)
+    return this.#chooser.choose(untried, chooseKey(this.config.balance, connection))
   }
 
-  #ready(): Choosable[] {
-    if (this.#stopped || this.config.handoff === 'off') return []
-    const ready: Choosable[] = []
-    for (const link of this.#links.values()) {
-      if (link.state !== 'ready') continue
-      ready.push({ id: link.id, weight: link.weight, load: link.load, link })
-    }
-    return ready
+  #takers(): Taker[] {
+    return this.#stopped || this.config.handoff === 'off' ? [] : takers(this.#links.values())
   }
 
   #whyNobody(): FallbackReason {
@@ -256,16 +272,48 @@ export class Service implements LinkHost {
     return 'NoReadyBackend'
   }
 
-  /** Keeps the client, unread, until somebody can take it, or its time or the room is spent. */
+  /** No descriptor of this connection can be passed: the rungs below (`fallback-ladder.ts`). */
+  #fallBack(connection: ClientConnection, why: FallbackReason): void {
+    const now = performance.now()
+    if (isPressure(why)) connection.pressedSince ??= now
+    const { tried, acceptedAt, pressedSince } = connection
+    const able = carriers(this.#links.values(), this.#upstreams).filter(({ mark }) => !tried?.has(mark))
+    const rung = nextRung(
+      {
+        why,
+        waited: now - acceptedAt,
+        pressed: now - (pressedSince ?? now),
+        carrier: able.length > 0,
+        held: this.#hold.size,
+        stopped: this.#stopped,
+      },
+      this.config,
+    )
+    if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
+    if (rung.action === 'hold') return this.#wait(connection, why)
+    const carrier = this.#chooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
+    this.tally.fellBack('reconnect', why)
+    connection.tried ??= new Set()
+    connection.tried.add(carrier.mark)
+    const failure = carrier.connect(connection)
+    if (failure === undefined) return
+    this.tally.failed(failure.code, 1)
+    this.#fallBack(connection, failure.code)
+  }
+
+  /** Behind those who wait already, if there is room. */
+  #queue(connection: ClientConnection): void {
+    const why = this.#whyNobody()
+    if (this.#hold.size >= this.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    else this.#wait(connection, why)
+  }
+
+  /** Keeps the client, unread, until somebody can take it. */
   #wait(connection: ClientConnection, why: FallbackReason): void {
     connection.tried = undefined
-    if (this.#stopped) return this.#reject(connection, 'shutdown', why)
-    if (performance.now() - connection.acceptedAt >= this.config.holdTimeout) {
-      return this.#reject(connection, 'hold_timeout', why)
-    }
-    if (this.#hold.size >= this.config.maxHeld) return this.#reject(connection, 'hold_full', why)
     this.tally.fellBack('hold', why)
     this.#hold.add(connection)
+    this.#armRetry()
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
@@ -275,8 +323,21 @@ export class Service implements LinkHost {
     this.#noteIdle()
   }
 
+  #armRetry(): void {
+    const pressed = this.#links.size > 0
+    if (this.#retry !== undefined || (this.#upstreams.length === 0 && !pressed)) return
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined
+      this.available()
+      if (this.#hold.size > 0) this.#armRetry()
+    }, UPSTREAM_RETRY)
+  }
+
+  #isIdle(): boolean {
+    return this.held + this.inFlight + this.relaying === 0
+  }
+
   #noteIdle(): void {
-    if (this.#idle.length > 0 && this.held + this.inFlight === 0)
-      for (const resolve of this.#idle.splice(0)) resolve()
+    if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
 }
