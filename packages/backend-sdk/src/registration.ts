@@ -30,6 +30,13 @@ export interface Registration {
   readonly order: FrameOrder
 }
 
+/** Lets go of what nobody has taken over. */
+export function closeRegistration({ control, lane, relays }: Registration): void {
+  relays.close()
+  lane.close()
+  control.close()
+}
+
 /** A broker whose event loop is stuck accepts (the kernel does) and says nothing. */
 const ANSWER_TIMEOUT = 5000
 
@@ -56,7 +63,10 @@ export async function register(
   const control = connectUnix(path)
   const received: OwnedFd[] = []
   let relays: RelayEndpoint | undefined
-  const timeout = AbortSignal.timeout(ANSWER_TIMEOUT)
+  const patience = new AbortController()
+  const timeout = setTimeout(() => patience.abort(new Error('no answer')), ANSWER_TIMEOUT)
+  const stop = () => patience.abort(signal.reason)
+  signal.addEventListener('abort', stop)
   try {
     relays = await RelayEndpoint.open(peerCredentials(control.fd).uid !== process.getuid?.(), RELAY_PATIENCE)
     send(control.fd, encodeFrame({ ...greeting, reconnect: { path: relays.path } }))
@@ -64,7 +74,7 @@ export async function register(
       const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
         // One more than is right, so that a second one is seen.
         maxFds: 2,
-        signal: AbortSignal.any([signal, timeout]),
+        signal: patience.signal,
       })
       received.push(...fds)
       return bytes
@@ -93,11 +103,14 @@ export async function register(
     control.close()
     relays?.close()
     for (const fd of received) fd.close()
-    if (timeout.aborted && !signal.aborted) {
+    if (patience.signal.aborted && !signal.aborted) {
       throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, {
         cause: error,
       })
     }
     throw error
+  } finally {
+    clearTimeout(timeout)
+    signal.removeEventListener('abort', stop)
   }
 }

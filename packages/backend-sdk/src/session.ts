@@ -19,12 +19,14 @@ export interface SessionHost {
   refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined
   /** From here on the connection is the host's. Called only when the ACK is in the kernel (I2), or can not matter. */
   adopt(offer: Offer, delivery: Delivery): void
-  rejected(reason: NackReason, offer: Offer | undefined): void
+  rejected(reason: NackReason): void
   stats(): Omit<StatsFrame, 'type'>
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
   /** The control connection cannot be used any more. The session still settles what it holds by itself. */
   ended(end: ControlEnd): void
+  /** It holds nothing any more. */
+  closed(): void
 }
 
 /** How a connection comes: a descriptor from the lane, or a socket that the broker dialled to carry the client's bytes. */
@@ -60,6 +62,8 @@ export class Session {
   /** Verified, their ACK written but not known to be in the kernel. Untouched until it is. */
   readonly #unacked = new Set<Accepted>()
   readonly #settled: (() => void)[] = []
+  /** While settling: lets go of everything. */
+  #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
 
   constructor(registration: Registration, host: SessionHost) {
@@ -107,6 +111,7 @@ export class Session {
    * its queue, where the broker reads them back.
    */
   close(): void {
+    if (this.#state === 'settling') return this.#abandon?.()
     if (this.#state !== 'open') return
     this.#state = 'closed'
     clearInterval(this.#tick)
@@ -144,7 +149,9 @@ export class Session {
         this.#dialled.revoked(frame.sequences)
         return
       case 'heartbeat':
-        if (!frame.reply) this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        if (!frame.reply && !this.#control.backedUp) {
+          this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        }
         return
       case 'drain':
         this.#host.drainRequested(frame.deadline, frame.reason)
@@ -200,7 +207,6 @@ export class Session {
     for (const verdict of verdicts) {
       if (verdict.kind === 'refuse') {
         refused.push(verdict)
-        this.#host.rejected(verdict.reason, undefined)
         continue
       }
       const refusal = this.#host.refusal(accepted.length + this.#unacked.size)
@@ -216,7 +222,6 @@ export class Session {
         token: offer.token,
         fds: [fd],
       })
-      this.#host.rejected(refusal, offer)
     }
     // Closed first: NACK says that this process holds no copy any more.
     discard(refused)
@@ -226,7 +231,11 @@ export class Session {
         nacks: refused.map(({ sequence, reason, token }) => ({ sequence, reason, token })),
       })
     }
-    if (accepted.length === 0) return
+    if (accepted.length > 0) this.#acknowledge(accepted)
+    for (const { reason } of refused) this.#host.rejected(reason)
+  }
+
+  #acknowledge(accepted: readonly Accepted[]): void {
     for (const each of accepted) this.#unacked.add(each)
     const taken = this.#control.write(
       {
@@ -245,7 +254,14 @@ export class Session {
     for (const each of accepted) {
       // Let go of in the meantime, by close() or by the end of control.
       if (!this.#unacked.delete(each)) continue
-      this.#host.adopt(each.offer, each.fd)
+      try {
+        this.#host.adopt(each.offer, each.fd)
+      } catch (error) {
+        // A listener of the app's threw. That is the app's to hear of, and must not cost the other connections theirs.
+        process.nextTick(() => {
+          throw error
+        })
+      }
     }
     this.#noteSettled()
   }
@@ -263,21 +279,21 @@ export class Session {
     const verdicts: Verdict<Delivery>[] = [...this.#descriptors.expire(now), ...this.#dialled.expire(now)]
     this.#takeFromLane(verdicts, BATCH)
     this.#answer(verdicts)
-    this.#control.write({ type: 'stats', ...this.#host.stats() })
+    // Counts are cumulative: what a broker that does not read is not told now, it is told later.
+    if (!this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
   }
 
   #ended(end: ControlEnd): void {
     clearInterval(this.#tick)
     const wasOpen = this.#state === 'open'
-    // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
-    if (!wasOpen || end.by === 'local') {
-      if (wasOpen) this.#dropUnadopted()
-      this.#release()
-    } else {
+    if (wasOpen) {
       this.#state = 'settling'
-      this.#settle(end.frames)
+      this.#host.ended(end)
     }
-    if (wasOpen) this.#host.ended(end)
+    if (wasOpen && end.by === 'peer') return this.#settle(end.frames)
+    // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
+    this.#dropUnadopted()
+    this.#release()
   }
 
   /**
@@ -289,10 +305,11 @@ export class Session {
     for (const frame of frames) {
       if (frame.type === 'offer' || frame.type === 'revoke') this.#handle(frame, verdicts)
     }
+    this.#hold(verdicts)
     const finish = () => {
-      this.#takeFromLane(verdicts)
-      for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.add(verdict)
-      discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
+      const late: Verdict<Delivery>[] = []
+      this.#takeFromLane(late)
+      this.#hold(late)
       discard(this.#endLedgers())
       this.#adopt([...this.#unacked])
       this.#release()
@@ -303,17 +320,24 @@ export class Session {
       stop()
       finish()
     })
-    // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
-    const giveUp = setTimeout(() => {
-      stop()
-      discard(verdicts)
-      this.#dropUnadopted()
-      this.#release()
-    }, this.welcome.tokenTtl)
     const stop = () => {
       clearTimeout(giveUp)
       watch.remove()
+      this.#abandon = undefined
     }
+    this.#abandon = () => {
+      stop()
+      this.#dropUnadopted()
+      this.#release()
+    }
+    // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
+    const giveUp = setTimeout(this.#abandon, this.welcome.tokenTtl)
+  }
+
+  /** Verified, and untouched until the lane is at its end; what was refused is closed. */
+  #hold(verdicts: readonly Verdict<Delivery>[]): void {
+    discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
+    for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.add(verdict)
   }
 
   #dropUnadopted(): void {
@@ -332,6 +356,7 @@ export class Session {
     this.#relays.close()
     this.#lane.close()
     this.#control.release()
+    this.#host.closed()
   }
 }
 

@@ -12,6 +12,9 @@ import { createToken } from '../handoff/token.ts'
 import { dial, type PendingDial, relayHeader } from '../relay/dial.ts'
 import { Heartbeat } from './heartbeat.ts'
 
+/** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
+const MOST_STRANGE_NACKS = 256
+
 /** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
 export interface BackendIdentity {
   readonly ulid: string
@@ -43,7 +46,7 @@ export interface LinkHost {
   /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
   relayed(connection: ClientConnection, upstream: Socket): void
   /** Proven untouched: it may go elsewhere. */
-  returned(connections: readonly ClientConnection[], failure: Failure): void
+  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
   /** Nobody can prove anything, and the bound is reached: it is let go. */
   relinquished(connection: ClientConnection): void
   tokenRejected(reason: NackReason): void
@@ -83,6 +86,7 @@ export class BackendLink implements Candidate {
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
+  #strange = 0
 
   constructor(
     identity: BackendIdentity,
@@ -218,6 +222,8 @@ export class BackendLink implements Candidate {
     if (violation) {
       const { code, message } = end.error
       this.#logger.error({ ...this.#tag, code, reason: message }, 'backend broke the protocol and is cut off')
+    } else if (end.error !== undefined) {
+      this.#logger.warn({ ...this.#tag, error: end.error.message }, 'control connection failed')
     }
     // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
     // proves nothing about what was taken.
@@ -251,11 +257,12 @@ export class BackendLink implements Candidate {
         for (const { sequence, reason, token } of frame.nacks) {
           this.#host.tokenRejected(reason)
           const offer = this.#ledger.nacked(sequence, token)
+          if (sequence === 0 && offer === 'settled') this.#strangersToken()
           if (!this.#isMatched(offer, 'NACK')) continue
           this.#takeDial(offer)?.cancel()
           const failure: Failure = { code: reason }
           this.#count(failure)
-          this.#host.returned([offer.connection], failure)
+          this.#host.returned([offer.connection], failure, this.id)
         }
         return
       case 'stats':
@@ -267,7 +274,7 @@ export class BackendLink implements Candidate {
         this.#host.available()
         return
       case 'heartbeat':
-        if (!frame.reply) this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        if (!frame.reply) this.#reply(frame.id)
         else if (this.#heartbeat.answered(frame.id)) {
           this.#logger.info(this.#tag, 'backend answers again')
           this.#host.available()
@@ -290,6 +297,20 @@ export class BackendLink implements Candidate {
       case 'revoke':
         return
     }
+  }
+
+  /** A refusal of something that was never on this lane. A few can be explained, and looking for each costs time. */
+  #strangersToken(): void {
+    this.#strange += 1
+    if (this.#strange <= MOST_STRANGE_NACKS) return
+    this.#control.cutOff(
+      new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'too many NACKs for tokens that were never offered'),
+    )
+  }
+
+  /** Not to a peer that does not read: its own probes must not fill this process's memory. */
+  #reply(id: number): void {
+    if (!this.#control.backedUp) this.#control.write({ type: 'heartbeat', id, reply: true })
   }
 
   #isMatched(offer: OpenOffer | Unmatched, answer: string): offer is OpenOffer {
@@ -319,13 +340,15 @@ export class BackendLink implements Candidate {
     if (!this.#ledger.cancel(offer)) return
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
     this.#count(failure)
-    this.#host.returned([offer.connection], failure)
+    this.#host.returned([offer.connection], failure, this.id)
   }
 
   #onBeat(): void {
     const now = performance.now()
     const id = this.#heartbeat.next(now, this.#options.heartbeatInterval)
-    if (id !== undefined) this.#control.write({ type: 'heartbeat', id, reply: false })
+    // A probe that is not sent counts as unanswered all the same.
+    if (id !== undefined && !this.#control.backedUp)
+      this.#control.write({ type: 'heartbeat', id, reply: false })
   }
 
   #armAckTimer(): void {
@@ -361,24 +384,27 @@ export class BackendLink implements Candidate {
       if (oldest === undefined) break
       this.#host.relinquished(oldest.connection)
     }
-    if (revoked.length > 0) this.#host.returned(revoked, failure)
+    if (revoked.length > 0) this.#host.returned(revoked, failure, this.id)
   }
 
   /** Reads the lane back and tells the backend to forget those tokens. */
   #revoke(now: number): ClientConnection[] {
     const relays = this.#ledger.overdueRelays(now)
     for (const relay of relays) this.#takeDial(relay)?.cancel()
-    const offers = [...relays, ...this.#readLaneBack()]
+    const offers = [...relays, ...this.#readLaneBack().offers]
     if (offers.length > 0) {
       this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
     }
     return offers.map(({ connection }) => connection)
   }
 
-  #readLaneBack(): OpenOffer[] {
+  #readLaneBack(): { offers: OpenOffer[]; whole: boolean } {
     const { tokens, error } = this.#lane.readBack()
     if (error) this.#logger.error({ ...this.#tag, error: error.message }, 'lane could not be read back')
-    return tokens.flatMap((token) => this.#ledger.readBack(token) ?? [])
+    return {
+      offers: tokens.flatMap((token) => this.#ledger.readBack(token) ?? []),
+      whole: error === undefined,
+    }
   }
 
   /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
@@ -387,18 +413,18 @@ export class BackendLink implements Candidate {
     clearInterval(this.#beat)
     clearTimeout(this.#ackTimer)
     clearTimeout(this.#resumeTimer)
-    const back = this.#readLaneBack()
+    const { offers: back, whole } = this.#readLaneBack()
     const rest = this.#ledger.end()
     for (const offer of rest) {
       this.#takeDial(offer)?.cancel()
-      if (untouched || offer.kind === 'relay') back.push(offer)
+      if ((untouched && whole) || offer.kind === 'relay') back.push(offer)
       else this.#host.relinquished(offer.connection)
     }
     this.#lane.close()
     this.#control.release()
     this.#host.ended(this)
     const connections = back.map(({ connection }) => connection).toSorted((a, b) => a.order - b.order)
-    if (connections.length > 0) this.#host.returned(connections, failure)
+    if (connections.length > 0) this.#host.returned(connections, failure, this.id)
   }
 
   #count(failure: Failure): void {

@@ -7,7 +7,7 @@ import { dial, type PendingDial } from './dial.ts'
 
 export interface UpstreamHost {
   relayed(connection: ClientConnection, upstream: Socket): void
-  returned(connections: readonly ClientConnection[], failure: Failure): void
+  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
 }
 
 /** A plain address without the SDK. Nothing is offered and there is no token: being connected is the answer. */
@@ -37,13 +37,14 @@ export class Upstream implements Candidate {
     return this.#dials.size
   }
 
-  connect(connection: ClientConnection): void {
+  /** Failures come to the host. */
+  connect(connection: ClientConnection): undefined {
     const { kind } = this.#address
     const target =
       kind === 'unix' ? { path: this.#address.path } : { host: this.#address.host, port: this.#address.port }
     const fail = (error: { code?: string | undefined; errno?: number | undefined }) => {
       this.#forget(pending)
-      this.#host.returned([connection], failureOf(error, this.id, -1))
+      this.#host.returned([connection], failureOf(error, this.id, -1), this.id)
     }
     const pending = dial(target, {
       connected: () => {

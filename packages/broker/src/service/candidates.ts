@@ -33,7 +33,7 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
     mark: upstream.id,
     weight: upstream.weight,
     load: upstream.load,
-    connect: (connection) => void upstream.connect(connection),
+    connect: (connection) => upstream.connect(connection),
   }))
   for (const link of links) {
     if (link.identity.reconnect === null || (link.state !== 'ready' && link.state !== 'paused')) continue

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import type { NackReason } from '@baton/backend-sdk/protocol'
-import { type Poller, setNonblocking } from '@baton/native-sendmsg'
+import { NativeError, type Poller, setNonblocking } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { type Chooser, createChooser } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
@@ -53,6 +53,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #logger: Logger
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
+  readonly #unlinked: (() => void)[] = []
   #stopped = false
 
   constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
@@ -131,8 +132,8 @@ export class Service implements LinkHost, UpstreamHost {
     if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  /** Gives up: who still waits is rejected, the backends are let go. */
-  close(): void {
+  /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
+  async close(): Promise<void> {
     this.#stopped = true
     for (const connection of this.#hold.take(this.#hold.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
@@ -140,6 +141,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#relays.close()
     clearTimeout(this.#retry)
     this.#hold.close()
+    if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
   }
 
   publish(): void {
@@ -173,10 +175,13 @@ export class Service implements LinkHost, UpstreamHost {
     this.#noteIdle()
   }
 
-  returned(connections: readonly ClientConnection[], failure: Failure): void {
+  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
     this.tally.failed(failure.code, connections.length)
-    // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
-    for (const { fd } of connections) setNonblocking(fd.fd, true)
+    for (const connection of connections) {
+      markTried(connection, by)
+      // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
+      setNonblocking(connection.fd.fd, true)
+    }
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(connections, failure.code)
@@ -207,6 +212,8 @@ export class Service implements LinkHost, UpstreamHost {
 
   ended(link: BackendLink): void {
     this.#links.delete(link.id)
+    // After what it gives back now.
+    if (this.#links.size === 0) for (const resolve of this.#unlinked.splice(0)) queueMicrotask(resolve)
     this.#metrics.removeBackend(this.name, link.id)
     this.#logger.info(
       { backend: link.identity.ulid, slot: link.id, service: this.name },
@@ -225,6 +232,7 @@ export class Service implements LinkHost, UpstreamHost {
         const refused = link.offer(group)
         if (refused === undefined) continue
         const unsent = group.slice(refused.from)
+        for (const connection of unsent) markTried(connection, link.id)
         why = refused.failure.code
         this.tally.failed(why, unsent.length)
         const { next } = decide(why)
@@ -247,8 +255,6 @@ export class Service implements LinkHost, UpstreamHost {
       }
       if (why !== undefined) this.tally.fellBack('next_backend', why)
       chosen.load += 1
-      connection.tried ??= new Set()
-      connection.tried.add(chosen.id)
       const group = groups.get(chosen.link)
       if (group) group.push(connection)
       else groups.set(chosen.link, [connection])
@@ -293,8 +299,7 @@ export class Service implements LinkHost, UpstreamHost {
     if (rung.action === 'hold') return this.#wait(connection, why)
     const carrier = this.#chooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
     this.tally.fellBack('reconnect', why)
-    connection.tried ??= new Set()
-    connection.tried.add(carrier.mark)
+    markTried(connection, carrier.mark)
     const failure = carrier.connect(connection)
     if (failure === undefined) return
     this.tally.failed(failure.code, 1)
@@ -311,8 +316,15 @@ export class Service implements LinkHost, UpstreamHost {
   /** Keeps the client, unread, until somebody can take it. */
   #wait(connection: ClientConnection, why: FallbackReason): void {
     connection.tried = undefined
+    try {
+      this.#hold.add(connection)
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      // Unwatched it could not be held: nobody would notice when it leaves.
+      this.#logger.error({ service: this.name, code: error.code }, 'a client cannot be watched')
+      return this.#reject(connection, 'hold_full', why)
+    }
     this.tally.fellBack('hold', why)
-    this.#hold.add(connection)
     this.#armRetry()
   }
 
@@ -340,4 +352,9 @@ export class Service implements LinkHost, UpstreamHost {
   #noteIdle(): void {
     if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
+}
+
+function markTried(connection: ClientConnection, mark: string): void {
+  connection.tried ??= new Set()
+  connection.tried.add(mark)
 }
