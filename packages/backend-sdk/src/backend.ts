@@ -229,7 +229,7 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   /** Resolves when another registration is due. The session may live on, if it was its broker that asked for it. */
   #serve(registration: Registration): Promise<void> {
-    let due = () => {}
+    let due!: () => void
     const over = new Promise<void>((resolve) => {
       due = resolve
     })
