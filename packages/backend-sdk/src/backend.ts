@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,8 +12,9 @@ import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
-import { register } from './registration.ts'
-import { Session, type SessionHost } from './session.ts'
+import { closeRegistration, register, type Registration } from './registration.ts'
+import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
+import { type Delivery, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
 
 export interface BackendEvents {
@@ -40,6 +42,12 @@ export interface DrainOptions {
 
 const DEFAULT_DRAIN_DEADLINE = 30_000
 
+/** setTimeout takes a 32-bit count; what is longer than 24 days is no deadline. */
+const LONGEST_TIMER = 2 ** 31 - 1
+
+/** A session that lived for less, in milliseconds, counts as a failed dial: a broker that drops whom it welcomes. */
+const SHORTEST_SESSION = 1000
+
 /**
  * The backend's half of Baton in one process: registers with the broker, takes connections off its lane, and gives them
  * to the attached server as if it had accepted them itself.
@@ -50,8 +58,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
   readonly #sessions = new Set<Session>()
   readonly #connections = new WeakMap<object, ConnectionInfo>()
-  /** On TLS servers: live connections by their peer. */
-  readonly #handshakes = new Map<string, ConnectionInfo>()
+  /** On TLS servers: what is adopted right now, for as long as its handshake lasts. */
+  readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
@@ -168,25 +176,24 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
     this.#rejectWaiting(this.#stop.signal.reason)
     for (const session of this.#sessions)
-      session.announceDrain(Number.isFinite(deadline) ? deadline : null, reason)
+      session.announceDrain(Number.isFinite(deadline) ? Math.round(deadline) : null, reason)
     this.emit('drain', reason)
     const attachment = this.#attachment
     attachment?.drain()
-    await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
-    if (attachment) {
-      // `setTimeout` takes no more than a 32-bit count, and no deadline means no timer.
-      const cut = Number.isFinite(deadline)
-        ? setTimeout(() => {
+    const cut =
+      deadline > LONGEST_TIMER
+        ? undefined
+        : setTimeout(() => {
             this.#options.logger.warn(
-              { live: attachment.live },
+              { live: attachment?.live },
               'drain deadline reached, cutting what is left',
             )
-            attachment.destroyAll()
+            for (const session of this.#sessions) session.close()
+            attachment?.destroyAll()
           }, deadline)
-        : undefined
-      await attachment.whenEmpty()
-      clearTimeout(cut)
-    }
+    await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
+    await attachment?.whenEmpty()
+    clearTimeout(cut)
     for (const session of this.#sessions) session.announceDrained()
     this.#shut()
   }
@@ -207,13 +214,11 @@ export class Backend extends EventEmitter<BackendEvents> {
     while (!signal.aborted) {
       try {
         const registration = await register(this.#options.socket, this.#hello(), signal)
-        if (signal.aborted) {
-          registration.lane.close()
-          registration.control.close()
-          return
-        }
-        backoff.reset()
-        await this.#serve((host) => new Session(registration, host))
+        if (signal.aborted) return closeRegistration(registration)
+        const since = performance.now()
+        await this.#serve(registration)
+        if (performance.now() - since >= SHORTEST_SESSION) backoff.reset()
+        else await sleep(backoff.next(), undefined, { signal }).catch(() => undefined)
       } catch (error) {
         if (signal.aborted) return
         this.#registrationFailed(error as Error)
@@ -223,45 +228,65 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /** Resolves when another registration is due. The session may live on, if it was its broker that asked for it. */
-  #serve(open: (host: SessionHost) => Session): Promise<void> {
-    return new Promise((resolve) => {
-      const session = open({
-        refusal: (pending) => this.#refusal(pending),
-        adopt: (offer, fd) => this.#adopt(offer, fd),
-        rejected: (reason) => this.emit('reject', reason),
-        stats: () => ({
-          adopted: this.#attachment?.adopted ?? 0,
-          closed: this.#attachment?.closed ?? 0,
-          lag: this.#lag.take(),
-        }),
-        drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
-        reconnectRequested: () => resolve(),
-        ended: (end) => {
-          this.#sessions.delete(session)
-          if (this.#state === 'registered' && this.#sessions.size === 0) this.#state = 'registering'
-          if (this.#state !== 'closed') {
-            this.#options.logger.warn(
-              { socket: this.#options.socket, ...(end.error && { error: end.error }) },
-              'broker connection lost; adopted connections go on, dialling again',
-            )
-          }
-          this.emit('disconnected', end.error)
-          resolve()
-        },
-      })
-      this.#sessions.add(session)
-      this.#id = session.welcome.backend
-      this.#slot = session.welcome.slot
-      this.#state = 'registered'
-      this.#logged = undefined
-      const { id, slot } = { id: session.welcome.backend, slot: session.welcome.slot }
-      this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
-      for (const waiter of this.#waiting) waiter.resolve()
-      this.emit('connected', { id, slot })
+  #serve(registration: Registration): Promise<void> {
+    let due!: () => void
+    const over = new Promise<void>((resolve) => {
+      due = resolve
     })
+    let session: Session
+    try {
+      session = new Session(
+        registration,
+        this.#hostOf(() => session, due),
+      )
+    } catch (error) {
+      // Out of descriptors. A broker that goes on believing in us would send clients to nobody.
+      closeRegistration(registration)
+      throw error
+    }
+    this.#sessions.add(session)
+    const { backend: id, slot } = session.welcome
+    this.#id = id
+    this.#slot = slot
+    this.#state = 'registered'
+    this.#logged = undefined
+    this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
+    for (const waiter of this.#waiting) waiter.resolve()
+    // A tick later, as the others: what a listener throws must not break off what goes on here.
+    process.nextTick(() => this.emit('connected', { id, slot }))
+    return over
   }
 
-  #hello(): HelloFrame {
+  #hostOf(session: () => Session, due: () => void): SessionHost {
+    return {
+      refusal: (pending) => this.#refusal(pending),
+      adopt: (offer, delivery) => this.#adopt(offer, delivery),
+      rejected: (reason) => process.nextTick(() => this.emit('reject', reason)),
+      stats: () => ({
+        adopted: this.#attachment?.adopted ?? 0,
+        closed: this.#attachment?.closed ?? 0,
+        lag: this.#lag.take(),
+      }),
+      drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
+      reconnectRequested: due,
+      ended: (end) => {
+        if (this.#state === 'registered' && ![...this.#sessions].some(({ open }) => open)) {
+          this.#state = 'registering'
+        }
+        if (this.#state !== 'closed') {
+          this.#options.logger.warn(
+            { socket: this.#options.socket, ...(end.error && { error: end.error }) },
+            'broker connection lost; adopted connections go on, dialling again',
+          )
+        }
+        due()
+        process.nextTick(() => this.emit('disconnected', end.error))
+      },
+      closed: () => void this.#sessions.delete(session()),
+    }
+  }
+
+  #hello(): Omit<HelloFrame, 'reconnect'> {
     const { service, version, weight, secret } = this.#options
     return {
       type: 'hello',
@@ -275,7 +300,6 @@ export class Backend extends EventEmitter<BackendEvents> {
       sdk: SDK_VERSION,
       secret,
       maxConnections: null,
-      reconnect: null,
     }
   }
 
@@ -301,47 +325,47 @@ export class Backend extends EventEmitter<BackendEvents> {
     return this.#attachment?.overloaded(pending) ? 'BackendOverloaded' : undefined
   }
 
-  /** Owns `fd` until the socket does. The ACK is in the kernel (I2). */
-  #adopt(offer: Offer, fd: number): void {
+  /** The ACK is in the kernel (I2). */
+  #adopt(offer: Offer, delivery: Delivery): void {
     const attachment = this.#attachment as Attachment
     const connection = new ConnectionInfo(offer, this.#options.service)
-    let socket: Socket
+    const socket = typeof delivery === 'number' ? this.#open(delivery, connection) : presentAsClient(delivery)
+    if (socket === undefined) return
+    socket.allowHalfOpen = attachment.allowHalfOpen
+    this.#connections.set(socket, connection)
+    if (attachment.kind === 'tls' || attachment.kind === 'https') {
+      this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
+    } else attachment.adopt(socket)
+    // A relay was paused behind its header; a descriptor's socket reads from the start.
+    if (connection.via === 'relay') socket.resume()
+    this.emit('adopt', socket, connection)
+  }
+
+  /** Owns `fd` until the socket does. */
+  #open(fd: number, connection: ConnectionInfo): Socket | undefined {
     try {
-      socket = new Socket({ fd, allowHalfOpen: attachment.allowHalfOpen, readable: true, writable: true })
+      return new Socket({ fd, readable: true, writable: true })
     } catch (error) {
       closeFd(fd)
       this.#options.logger.error(
         { connection: connection.id, error: error as Error },
         'a connection could not be adopted',
       )
-      return
+      return undefined
     }
-    this.#connections.set(socket, connection)
-    if (attachment.kind === 'tls' || attachment.kind === 'https') this.#awaitHandshake(socket, connection)
-    attachment.adopt(socket)
-    this.emit('adopt', socket, connection)
   }
 
   /**
-   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other but the peer's
-   * address. Both get the same metadata.
+   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other. The handshake runs in
+   * the asynchronous context of the adoption, though. So both get the same metadata, and the client's address shows on
+   * both: over a relay the TLSSocket by itself would say that its peer is a Unix socket.
    */
   #linkSecure(secure: TLSSocket): void {
-    const connection = this.#handshakes.get(peerOf(secure))
-    if (connection) this.#connections.set(secure, connection)
+    const handshake = this.#handshake.getStore()
+    if (handshake === undefined) return
+    this.#connections.set(secure, handshake.connection)
+    if (handshake.connection.via === 'relay') copyAddresses(handshake.socket, secure)
   }
-
-  #awaitHandshake(socket: Socket, connection: ConnectionInfo): void {
-    const peer = peerOf(socket)
-    this.#handshakes.set(peer, connection)
-    socket.once('close', () => {
-      if (this.#handshakes.get(peer) === connection) this.#handshakes.delete(peer)
-    })
-  }
-}
-
-function peerOf({ remoteAddress, remotePort, localPort }: Socket): string {
-  return `${remoteAddress} ${remotePort} ${localPort}`
 }
 
 /** All options have defaults beside the environment; see `BackendOptions`. */

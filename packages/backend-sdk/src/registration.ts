@@ -1,4 +1,11 @@
-import { connectUnix, type OwnedFd, receiveExact, send, sharedPoller } from '@baton/native-sendmsg'
+import {
+  connectUnix,
+  type OwnedFd,
+  peerCredentials,
+  receiveExact,
+  send,
+  sharedPoller,
+} from '@baton/native-sendmsg'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import {
   encodeFrame,
@@ -10,20 +17,33 @@ import {
   ProtocolError,
   type WelcomeFrame,
 } from './protocol/index.ts'
+import { RelayEndpoint } from './relay/relay-endpoint.ts'
 
 /** What a broker gave us: both descriptors are ours to close. */
 export interface Registration {
   readonly control: OwnedFd
   readonly lane: OwnedFd
+  /** Where the broker dials what it cannot hand over. */
+  readonly relays: RelayEndpoint
   readonly welcome: WelcomeFrame
   /** Has seen WELCOME; goes on with the control connection. */
   readonly order: FrameOrder
+}
+
+/** Lets go of what nobody has taken over. */
+export function closeRegistration({ control, lane, relays }: Registration): void {
+  relays.close()
+  lane.close()
+  control.close()
 }
 
 /** A broker whose event loop is stuck accepts (the kernel does) and says nothing. */
 const ANSWER_TIMEOUT = 5000
 
 const LENGTH_BYTES = 4
+
+/** How long a relay may take to show its header, in milliseconds; it is sent at once. */
+const RELAY_PATIENCE = 5000
 
 /**
  * Dials the control socket, says HELLO and takes the answer.
@@ -35,17 +55,26 @@ const LENGTH_BYTES = 4
  * @throws {RegistrationRefused} when the broker says no
  * @throws {BackendError} BATON_ERR_REGISTRATION_TIMEOUT, BATON_ERR_LANE_MISSING
  */
-export async function register(path: string, hello: HelloFrame, signal: AbortSignal): Promise<Registration> {
+export async function register(
+  path: string,
+  greeting: Omit<HelloFrame, 'reconnect'>,
+  signal: AbortSignal,
+): Promise<Registration> {
   const control = connectUnix(path)
   const received: OwnedFd[] = []
-  const timeout = AbortSignal.timeout(ANSWER_TIMEOUT)
+  let relays: RelayEndpoint | undefined
+  const patience = new AbortController()
+  const timeout = setTimeout(() => patience.abort(new Error('no answer')), ANSWER_TIMEOUT)
+  const stop = () => patience.abort(signal.reason)
+  signal.addEventListener('abort', stop)
   try {
-    send(control.fd, encodeFrame(hello))
+    relays = await RelayEndpoint.open(peerCredentials(control.fd).uid !== process.getuid?.(), RELAY_PATIENCE)
+    send(control.fd, encodeFrame({ ...greeting, reconnect: { path: relays.path } }))
     const take = async (size: number): Promise<Buffer> => {
       const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
         // One more than is right, so that a second one is seen.
         maxFds: 2,
-        signal: AbortSignal.any([signal, timeout]),
+        signal: patience.signal,
       })
       received.push(...fds)
       return bytes
@@ -69,15 +98,19 @@ export async function register(path: string, hello: HelloFrame, signal: AbortSig
     if (lane === undefined || received.length !== 1) {
       throw new BackendError('BATON_ERR_LANE_MISSING', `got ${received.length}, wanted 1`)
     }
-    return { control, lane, welcome: answer, order }
+    return { control, lane, relays, welcome: answer, order }
   } catch (error) {
     control.close()
+    relays?.close()
     for (const fd of received) fd.close()
-    if (timeout.aborted && !signal.aborted) {
+    if (patience.signal.aborted && !signal.aborted) {
       throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, {
         cause: error,
       })
     }
     throw error
+  } finally {
+    clearTimeout(timeout)
+    signal.removeEventListener('abort', stop)
   }
 }

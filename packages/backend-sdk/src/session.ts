@@ -10,23 +10,30 @@ import {
 import { ControlConnection, type ControlEnd } from './control/control-connection.ts'
 import type { Frame, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
 import type { Registration } from './registration.ts'
+import type { IncomingRelay, RelayEndpoint } from './relay/relay-endpoint.ts'
 import { TOKEN_BYTES, TokenLedger, type Verdict } from './token-ledger.ts'
 
 /** What a session asks of the backend it belongs to. */
 export interface SessionHost {
   /** A reason to turn a verified connection away, or undefined to adopt it. `pending`: verified, not yet adopted. */
   refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined
-  /** From here on the descriptor is the host's. Called only when the ACK is in the kernel (I2), or can not matter. */
-  adopt(offer: Offer, fd: number): void
-  rejected(reason: NackReason, offer: Offer | undefined): void
+  /** From here on the connection is the host's. Called only when the ACK is in the kernel (I2), or can not matter. */
+  adopt(offer: Offer, delivery: Delivery): void
+  rejected(reason: NackReason): void
   stats(): Omit<StatsFrame, 'type'>
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
   /** The control connection cannot be used any more. The session still settles what it holds by itself. */
   ended(end: ControlEnd): void
+  /** It holds nothing any more. */
+  closed(): void
 }
 
-type Accepted = Extract<Verdict, { kind: 'accept' }>
+/** How a connection comes: a descriptor from the lane, or a socket that the broker dialled to carry the client's bytes. */
+export type Delivery = number | IncomingRelay
+
+type Accepted = Extract<Verdict<Delivery>, { kind: 'accept' }>
+type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
 
 /** As many lane messages are taken with one recvmmsg. */
 const BATCH = 64
@@ -48,18 +55,26 @@ export class Session {
   readonly #control: ControlConnection
   readonly #lane: OwnedFd
   readonly #arena = new ReceiveBatch(BATCH, TOKEN_BYTES + 1)
-  readonly #ledger: TokenLedger
+  readonly #relays: RelayEndpoint
+  readonly #descriptors: TokenLedger
+  readonly #dialled: TokenLedger<IncomingRelay>
   readonly #tick: NodeJS.Timeout
   /** Verified, their ACK written but not known to be in the kernel. Untouched until it is. */
   readonly #unacked = new Set<Accepted>()
   readonly #settled: (() => void)[] = []
+  /** While settling: lets go of everything. */
+  #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
 
   constructor(registration: Registration, host: SessionHost) {
     this.#host = host
     this.welcome = registration.welcome
     this.#lane = registration.lane
-    this.#ledger = new TokenLedger(BigInt(registration.welcome.tokenTtl) * 1_000_000n)
+    this.#relays = registration.relays
+    const tokenTtl = BigInt(registration.welcome.tokenTtl) * 1_000_000n
+    this.#descriptors = new TokenLedger(tokenTtl)
+    this.#dialled = new TokenLedger(tokenTtl)
+    this.#relays.onArrival((relay) => this.#onRelay(relay))
     this.#control = new ControlConnection(registration.control, registration.order, {
       frames: (frames) => this.#read(frames),
       ended: (end) => this.#ended(end),
@@ -96,6 +111,7 @@ export class Session {
    * its queue, where the broker reads them back.
    */
   close(): void {
+    if (this.#state === 'settling') return this.#abandon?.()
     if (this.#state !== 'open') return
     this.#state = 'closed'
     clearInterval(this.#tick)
@@ -111,29 +127,31 @@ export class Session {
   /** Every frame that is there is decoded before the lane is touched: a REVOKE may stand behind its OFFER. */
   #read(frames: readonly Frame[]): void {
     if (this.#state !== 'open') return
-    const verdicts: Verdict[] = []
+    const verdicts: Verdict<Delivery>[] = []
     for (const frame of frames) this.#handle(frame, verdicts)
     this.#takeFromLane(verdicts)
     this.#answer(verdicts)
   }
 
-  #handle(frame: Frame, verdicts: Verdict[]): void {
+  #handle(frame: Frame, verdicts: Verdict<Delivery>[]): void {
     switch (frame.type) {
       case 'offer': {
         const now = process.hrtime.bigint()
         for (const offer of frame.offers) {
-          // Only a backend that announced a `reconnect` endpoint is offered relays, and this one does not.
-          if (offer.kind !== 'descriptor') continue
-          const verdict = this.#ledger.offered(offer, now)
+          const ledger = offer.kind === 'relay' ? this.#dialled : this.#descriptors
+          const verdict = ledger.offered(offer, now)
           if (verdict) verdicts.push(verdict)
         }
         return
       }
       case 'revoke':
-        this.#ledger.revoked(frame.sequences)
+        this.#descriptors.revoked(frame.sequences)
+        this.#dialled.revoked(frame.sequences)
         return
       case 'heartbeat':
-        if (!frame.reply) this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        if (!frame.reply && !this.#control.backedUp) {
+          this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        }
         return
       case 'drain':
         this.#host.drainRequested(frame.deadline, frame.reason)
@@ -153,32 +171,42 @@ export class Session {
     }
   }
 
+  /** The relay counterpart of a message on the lane: the token in its header is all that it is known by. */
+  #onRelay(relay: IncomingRelay): void {
+    if (this.#state !== 'open') return void relay.socket.destroy()
+    const { token } = relay
+    const verdict = this.#dialled.arrived(
+      { bytes: token, length: token.length, fds: [relay], controlTruncated: false },
+      process.hrtime.bigint(),
+    )
+    if (verdict) this.#answer([verdict])
+  }
+
   /** Takes as many messages as offers wait for theirs (at least `least`), and whatever else lies between them. */
-  #takeFromLane(verdicts: Verdict[], least = 0): void {
-    let wanted = Math.max(this.#ledger.waiting, least)
+  #takeFromLane(verdicts: Verdict<Delivery>[], least = 0): void {
+    let wanted = Math.max(this.#descriptors.waiting, least)
     while (wanted > 0) {
       const asked = Math.min(wanted, BATCH)
       const { messages, error } = this.#arena.receive(this.#lane.fd, asked)
       const now = process.hrtime.bigint()
       for (const message of messages) {
-        const verdict = this.#ledger.arrived(message, now)
+        const verdict = this.#descriptors.arrived(message, now)
         if (verdict) verdicts.push(verdict)
       }
       if (error) process.emitWarning(`lane: ${error.message}`, { code: error.code })
       if (messages.length < asked) return
-      wanted = this.#ledger.waiting
+      wanted = this.#descriptors.waiting
     }
   }
 
   /** Writes one ACK and one NACK for a whole wake-up, and adopts what was ACKed once the ACK is in the kernel (I2). */
-  #answer(verdicts: readonly Verdict[]): void {
+  #answer(verdicts: readonly Verdict<Delivery>[]): void {
     if (verdicts.length === 0) return
     const accepted: Accepted[] = []
-    const refused: Extract<Verdict, { kind: 'refuse' }>[] = []
+    const refused: Refused[] = []
     for (const verdict of verdicts) {
       if (verdict.kind === 'refuse') {
         refused.push(verdict)
-        this.#host.rejected(verdict.reason, undefined)
         continue
       }
       const refusal = this.#host.refusal(accepted.length + this.#unacked.size)
@@ -194,17 +222,20 @@ export class Session {
         token: offer.token,
         fds: [fd],
       })
-      this.#host.rejected(refusal, offer)
     }
     // Closed first: NACK says that this process holds no copy any more.
-    for (const { fds } of refused) for (const fd of fds) close(fd)
+    discard(refused)
     if (refused.length > 0) {
       this.#control.write({
         type: 'nack',
         nacks: refused.map(({ sequence, reason, token }) => ({ sequence, reason, token })),
       })
     }
-    if (accepted.length === 0) return
+    if (accepted.length > 0) this.#acknowledge(accepted)
+    for (const { reason } of refused) this.#host.rejected(reason)
+  }
+
+  #acknowledge(accepted: readonly Accepted[]): void {
     for (const each of accepted) this.#unacked.add(each)
     const taken = this.#control.write(
       {
@@ -223,7 +254,14 @@ export class Session {
     for (const each of accepted) {
       // Let go of in the meantime, by close() or by the end of control.
       if (!this.#unacked.delete(each)) continue
-      this.#host.adopt(each.offer, each.fd)
+      try {
+        this.#host.adopt(each.offer, each.fd)
+      } catch (error) {
+        // A listener of the app's threw. That is the app's to hear of, and must not cost the other connections theirs.
+        process.nextTick(() => {
+          throw error
+        })
+      }
     }
     this.#noteSettled()
   }
@@ -237,24 +275,25 @@ export class Session {
    * an OFFER (or whose OFFER is yet unread) is parked and meets its deadline like everything else.
    */
   #onTick(): void {
-    const verdicts = this.#ledger.expire(process.hrtime.bigint())
+    const now = process.hrtime.bigint()
+    const verdicts: Verdict<Delivery>[] = [...this.#descriptors.expire(now), ...this.#dialled.expire(now)]
     this.#takeFromLane(verdicts, BATCH)
     this.#answer(verdicts)
-    this.#control.write({ type: 'stats', ...this.#host.stats() })
+    // Counts are cumulative: what a broker that does not read is not told now, it is told later.
+    if (!this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
   }
 
   #ended(end: ControlEnd): void {
     clearInterval(this.#tick)
     const wasOpen = this.#state === 'open'
-    // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
-    if (!wasOpen || end.by === 'local') {
-      if (wasOpen) this.#dropUnadopted()
-      this.#release()
-    } else {
+    if (wasOpen) {
       this.#state = 'settling'
-      this.#settle(end.frames)
+      this.#host.ended(end)
     }
-    if (wasOpen) this.#host.ended(end)
+    if (wasOpen && end.by === 'peer') return this.#settle(end.frames)
+    // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
+    this.#dropUnadopted()
+    this.#release()
   }
 
   /**
@@ -262,17 +301,16 @@ export class Session {
    * without a delivered ACK once the lane has reached EOF too, which says that nobody can read it back any more.
    */
   #settle(frames: readonly Frame[]): void {
-    const verdicts: Verdict[] = []
+    const verdicts: Verdict<Delivery>[] = []
     for (const frame of frames) {
       if (frame.type === 'offer' || frame.type === 'revoke') this.#handle(frame, verdicts)
     }
+    this.#hold(verdicts)
     const finish = () => {
-      this.#takeFromLane(verdicts)
-      verdicts.push(...this.#ledger.end())
-      for (const verdict of verdicts) {
-        if (verdict.kind === 'accept') this.#unacked.add(verdict)
-        else for (const fd of verdict.fds) close(fd)
-      }
+      const late: Verdict<Delivery>[] = []
+      this.#takeFromLane(late)
+      this.#hold(late)
+      discard(this.#endLedgers())
       this.#adopt([...this.#unacked])
       this.#release()
     }
@@ -282,32 +320,53 @@ export class Session {
       stop()
       finish()
     })
-    // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
-    const giveUp = setTimeout(() => {
-      stop()
-      for (const verdict of verdicts) if (verdict.kind === 'refuse') for (const fd of verdict.fds) close(fd)
-      for (const verdict of verdicts) if (verdict.kind === 'accept') close(verdict.fd)
-      this.#dropUnadopted()
-      this.#release()
-    }, this.welcome.tokenTtl)
     const stop = () => {
       clearTimeout(giveUp)
       watch.remove()
+      this.#abandon = undefined
     }
+    this.#abandon = () => {
+      stop()
+      this.#dropUnadopted()
+      this.#release()
+    }
+    // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
+    const giveUp = setTimeout(this.#abandon, this.welcome.tokenTtl)
+  }
+
+  /** Verified, and untouched until the lane is at its end; what was refused is closed. */
+  #hold(verdicts: readonly Verdict<Delivery>[]): void {
+    discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
+    for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.add(verdict)
   }
 
   #dropUnadopted(): void {
-    for (const { fd } of this.#unacked) close(fd)
+    discard(this.#unacked)
     this.#unacked.clear()
     this.#noteSettled()
-    for (const verdict of this.#ledger.end())
-      if (verdict.kind === 'refuse') for (const fd of verdict.fds) close(fd)
+    discard(this.#endLedgers())
+  }
+
+  #endLedgers(): Verdict<Delivery>[] {
+    return [...this.#descriptors.end(), ...this.#dialled.end()]
   }
 
   #release(): void {
     this.#state = 'closed'
+    this.#relays.close()
     this.#lane.close()
     this.#control.release()
+    this.#host.closed()
+  }
+}
+
+/** Closes, untouched, what came with these verdicts. */
+function discard(verdicts: Iterable<Verdict<Delivery>>): void {
+  for (const verdict of verdicts) {
+    for (const delivery of verdict.kind === 'accept' ? [verdict.fd] : verdict.fds) {
+      if (typeof delivery === 'number') close(delivery)
+      else delivery.socket.destroy()
+    }
   }
 }
 

@@ -15,8 +15,8 @@ import type { NackReason, Offer } from './protocol/index.ts'
  * The ledger never closes a descriptor: each one that goes in comes out again in exactly one verdict (`accept` or
  * `refuse`), and who asked for the verdict owns it.
  */
-export type Verdict =
-  | { readonly kind: 'accept'; readonly offer: Offer; readonly fd: number }
+export type Verdict<D = number> =
+  | { readonly kind: 'accept'; readonly offer: Offer; readonly fd: D }
   | {
       readonly kind: 'refuse'
       /** 0 when the descriptor belongs to no known offer. */
@@ -25,20 +25,20 @@ export type Verdict =
       /** The token as it came on the lane, cut or zero-padded to 16 bytes. */
       readonly token: Buffer
       /** All descriptors that came with it; to be closed. */
-      readonly fds: readonly number[]
+      readonly fds: readonly D[]
     }
 
-/** One message of the lane, as `ReceiveBatch` delivers it. */
-export interface Arrival {
+/** One message of the lane, as `ReceiveBatch` delivers it; or a relay that was dialled, in a descriptor's place. */
+export interface Arrival<D = number> {
   readonly bytes: Buffer
   readonly length: number
-  readonly fds: readonly number[]
+  readonly fds: readonly D[]
   readonly controlTruncated: boolean
 }
 
-interface Parked {
+interface Parked<D> {
   readonly token: Buffer
-  readonly fd: number
+  readonly fd: D
   readonly until: bigint
 }
 
@@ -47,11 +47,11 @@ export const TOKEN_BYTES = 16
 /** A lane with default buffers holds 278 messages, so an honest broker can not have more than that parked. */
 const MAX_PARKED = 512
 
-export class TokenLedger {
+export class TokenLedger<D = number> {
   readonly #tokenTtl: bigint
   /** By sequence, which is also the order in which descriptors come off the lane. */
   readonly #waiting = new Map<number, Offer>()
-  readonly #parked: Parked[] = []
+  readonly #parked: Parked<D>[] = []
   /** Spent tokens (no secrets any more) with the time from which they may be forgotten. Insertion is in time order. */
   readonly #spent = new Map<string, bigint>()
 
@@ -70,19 +70,19 @@ export class TokenLedger {
   }
 
   /** An OFFER was read. Gives a verdict when its descriptor is here already. */
-  offered(offer: Offer, now: bigint): Verdict | undefined {
+  offered(offer: Offer, now: bigint): Verdict<D> | undefined {
     if (this.#spent.has(offer.token.toString('latin1'))) return undefined
     const index = this.#parked.findIndex((parked) => timingSafeEqual(parked.token, offer.token))
     if (index === -1) {
       this.#waiting.set(offer.sequence, offer)
       return undefined
     }
-    const [parked] = this.#parked.splice(index, 1) as [Parked]
+    const [parked] = this.#parked.splice(index, 1) as [Parked<D>]
     return this.#match(offer, parked.fd, now)
   }
 
   /** A message was taken from the lane. `undefined`: its descriptor is parked and the ledger keeps it. */
-  arrived(arrival: Arrival, now: bigint): Verdict | undefined {
+  arrived(arrival: Arrival<D>, now: bigint): Verdict<D> | undefined {
     const { bytes, fds } = arrival
     if (arrival.length === 0) return refuse(0, 'TokenMissing', bytes, fds)
     if (arrival.length !== TOKEN_BYTES) return refuse(0, 'TokenInvalidLength', bytes, fds)
@@ -110,14 +110,14 @@ export class TokenLedger {
    * Lets go of what will not come. An offer is kept for one `tokenTtl` after its deadline, so that a late descriptor
    * is told `TokenExpired` rather than taken for a stranger's.
    */
-  expire(now: bigint): Verdict[] {
+  expire(now: bigint): Verdict<D>[] {
     for (const [token, until] of this.#spent) {
       if (until > now) break
       this.#spent.delete(token)
     }
-    const refused: Verdict[] = []
+    const refused: Verdict<D>[] = []
     while (this.#parked[0] !== undefined && this.#parked[0].until <= now) {
-      const parked = this.#parked.shift() as Parked
+      const parked = this.#parked.shift() as Parked<D>
       refused.push(refuse(0, this.#whyUnclaimed(now), parked.token, [parked.fd]))
     }
     for (const [sequence, offer] of this.#waiting) {
@@ -128,12 +128,12 @@ export class TokenLedger {
   }
 
   /** Control has ended: no OFFER can come any more for what is parked. */
-  end(): Verdict[] {
+  end(): Verdict<D>[] {
     this.#waiting.clear()
     return this.#parked.splice(0).map(({ token, fd }) => refuse(0, 'TokenNotPending', token, [fd]))
   }
 
-  #match(offer: Offer, fd: number, now: bigint): Verdict {
+  #match(offer: Offer, fd: D, now: bigint): Verdict<D> {
     this.#spend(offer.token, now)
     if (now > offer.deadline) return refuse(offer.sequence, 'TokenExpired', offer.token, [fd])
     return { kind: 'accept', offer, fd }
@@ -170,7 +170,7 @@ export class TokenLedger {
   }
 }
 
-function refuse(sequence: number, reason: NackReason, bytes: Buffer, fds: readonly number[]): Verdict {
+function refuse<D>(sequence: number, reason: NackReason, bytes: Buffer, fds: readonly D[]): Verdict<D> {
   let token = bytes
   if (bytes.length !== TOKEN_BYTES) {
     token = Buffer.alloc(TOKEN_BYTES)

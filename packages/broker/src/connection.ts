@@ -17,4 +17,6 @@ export interface ClientConnection {
   readonly acceptedAt: number
   /** Backends (slots) that this connection was offered to since it last waited; most never need the set. */
   tried: Set<string> | undefined
+  /** performance.now() of the first attempt that failed for want of room. */
+  pressedSince: number | undefined
 }

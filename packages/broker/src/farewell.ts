@@ -32,7 +32,14 @@ export class Farewell {
   reject(connection: ClientConnection): void {
     const { fd, listener } = connection
     if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return fd.close()
-    const watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
+    let watch: Watch
+    try {
+      watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
+    } catch (error) {
+      fd.close()
+      if (error instanceof NativeError) return
+      throw error
+    }
     const timer = setTimeout(() => this.#close(connection), LINGER)
     this.#lingering.set(connection, { watch, timer })
   }

@@ -138,8 +138,8 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
 
   let closing: Promise<void> | undefined
   const shut = async () => {
-    for (const service of services.values()) service.close()
     registry.close()
+    await Promise.all([...services.values()].map((service) => service.close()))
     removeSocket(sockets.control.path)
     await farewell.settled()
     poller.close()

@@ -45,12 +45,21 @@ export class ControlConnection {
   #fault: Error | undefined
   #peerEnded = false
 
-  /** Takes ownership of `fd`. `order` may have seen frames already (the SDK takes WELCOME with recvmsg). */
+  /** Takes ownership of `fd`, also when it throws (EMFILE). `order` may have seen frames already (the SDK takes WELCOME with recvmsg). */
   constructor(fd: OwnedFd, order: FrameOrder, handlers: ControlHandlers) {
     this.#order = order
     this.#handlers = handlers
-    this.#duplicate = fd.dup()
-    this.#socket = new Socket({ fd: fd.release() })
+    let duplicate: OwnedFd | undefined
+    try {
+      duplicate = fd.dup()
+      this.#socket = new Socket({ fd: fd.fd })
+      fd.release()
+    } catch (error) {
+      duplicate?.close()
+      fd.close()
+      throw error
+    }
+    this.#duplicate = duplicate
     this.#socket.on('data', (chunk: Buffer) => this.#read(chunk))
     this.#socket.on('end', () => {
       this.#peerEnded = true
@@ -119,7 +128,12 @@ export class ControlConnection {
 
   #read(chunk: Buffer): void {
     const { frames, fault } = this.#decode(chunk)
-    if (frames.length > 0) this.#handlers.frames(frames)
+    try {
+      if (frames.length > 0) this.#handlers.frames(frames)
+    } catch (error) {
+      // A fault of ours in the middle of a frame: nobody knows what was done, and it must cost this connection alone.
+      this.cutOff(error as Error)
+    }
     if (fault) this.cutOff(fault)
   }
 

@@ -14,3 +14,10 @@ export { isUlid, ulidFromBytes, ulidTime, ulidToBytes } from './ulid.ts'
 export * from './frames.ts'
 /** The connection on which both halves speak it, with the rules of its end. */
 export { ControlConnection, type ControlEnd, type ControlHandlers } from '../control/control-connection.ts'
+export {
+  decodeProxyHeader,
+  encodeProxyHeader,
+  type ProxyAddresses,
+  type ProxyHeader,
+  ProxyHeaderError,
+} from './proxy-header.ts'

@@ -142,14 +142,16 @@ function parseIPv6(text: string): Buffer {
   const dotted = /^(.*:)(\d+\.\d+\.\d+\.\d+)$/.exec(address)
   const plain = dotted === null ? address : `${dotted[1]}${hexPair(parseIPv4(dotted[2] as string))}`
   const [left = '', right] = plain.split('::')
-  const groups = (part: string) =>
-    part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16))
-  const head = groups(left)
-  const tail = right === undefined ? [] : groups(right)
+  const head = hexGroups(left)
+  const tail = right === undefined ? [] : hexGroups(right)
   const all = [...head, ...Array.from({ length: 8 - head.length - tail.length }, () => 0), ...tail]
   const bytes = Buffer.alloc(16)
   all.forEach((group, index) => bytes.writeUInt16BE(group, 2 * index))
   return bytes
+}
+
+function hexGroups(part: string): number[] {
+  return part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16))
 }
 
 function hexPair(bytes: Buffer): string {

@@ -22,8 +22,6 @@ function unsupported(service: ServiceConfig): ConfigProblem[] {
     ['cwd', service.cwd !== '.', MANAGED],
     ['minHealthy', service.minHealthy !== 1000, MANAGED],
     ['healthCheck', service.healthCheck !== null, 'health checks are not supported by this version'],
-    ['upstreams', service.upstreams.length > 0, 'relaying to upstreams is not supported by this version'],
-    ['handoff', service.handoff === 'off', '"off" needs relaying, which is not supported by this version'],
   ]
   return found
     .filter(([, asked]) => asked)

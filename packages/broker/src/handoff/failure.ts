@@ -1,4 +1,3 @@
-import type { NativeError } from '@baton/native-sendmsg'
 import type { NackReason } from '@baton/backend-sdk/protocol'
 
 /**
@@ -61,8 +60,14 @@ const FULL = new Set(['EAGAIN', 'ENOBUFS'])
 const PRESSURE = new Set(['EMFILE', 'ENFILE', 'ETOOMANYREFS'])
 
 /** The failure that an errno of connect or send stands for. `fd`: what was to be sent, -1 when it did not come to that. */
-export function failureOf(error: NativeError, path: string, fd: number): Failure {
-  const { code, errno } = error
+export function failureOf(
+  error: { code?: string | undefined; errno?: number | undefined },
+  path: string,
+  fd: number,
+): Failure {
+  const code = error.code ?? ''
+  // Node's own errors carry errno as a negative number.
+  const errno = Math.abs(error.errno ?? 0)
   if (UNAVAILABLE.has(code)) return { code: 'BackendSocketUnavailable', errno, path }
   if (PERMISSION.has(code)) return { code: 'PermissionDenied', errno, path, fd }
   if (FULL.has(code)) return { code: 'WouldBlock' }

@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
-import type { Offer } from '@baton/backend-sdk/protocol'
+import type { Offer, OfferKind } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection.ts'
 
 /**
@@ -20,6 +20,8 @@ export interface OpenOffer {
   readonly connection: ClientConnection
   /** Milliseconds of performance.now(): when the ACK is due. */
   readonly due: number
+  /** A relay has nothing on the lane: its client's descriptor never leaves the broker. */
+  readonly kind: OfferKind
   state: 'offered' | 'taken'
 }
 
@@ -41,8 +43,15 @@ export class OfferLedger {
     return this.#taken
   }
 
-  open(connection: ClientConnection, token: Buffer, due: number): OpenOffer {
-    const offer: OpenOffer = { sequence: ++this.#lastSequence, token, connection, due, state: 'offered' }
+  open(connection: ClientConnection, token: Buffer, due: number, kind: OfferKind = 'descriptor'): OpenOffer {
+    const offer: OpenOffer = {
+      sequence: ++this.#lastSequence,
+      token,
+      connection,
+      due,
+      kind,
+      state: 'offered',
+    }
     this.#open.set(offer.sequence, offer)
     return offer
   }
@@ -64,6 +73,7 @@ export class OfferLedger {
 
   /** The offer whose message was read back out of the backend's queue. */
   readBack(token: Buffer): OpenOffer | undefined {
+    // The oldest first: messages lie on the lane in the order of their offers.
     for (const offer of this.#open.values()) {
       if (token.length === offer.token.length && timingSafeEqual(offer.token, token))
         return this.#close(offer)
@@ -81,13 +91,25 @@ export class OfferLedger {
   noteTaken(now: number): number {
     let found = 0
     for (const offer of this.#open.values()) {
-      if (offer.state === 'taken') continue
+      if (offer.state === 'taken' || offer.kind === 'relay') continue
       if (offer.due > now) break
       offer.state = 'taken'
       found += 1
     }
     this.#taken += found
     return found
+  }
+
+  /** A relay that will not come about. False when its offer is settled already. */
+  cancel(offer: OpenOffer): boolean {
+    return this.#open.get(offer.sequence) === offer && this.#close(offer) === offer
+  }
+
+  /** Relays without an ACK by their deadline, closed: nobody but the broker can have touched their clients. */
+  overdueRelays(now: number): OpenOffer[] {
+    const overdue = [...this.#open.values()].filter(({ kind, due }) => kind === 'relay' && due <= now)
+    for (const offer of overdue) this.#close(offer)
+    return overdue
   }
 
   /** The oldest taken offer, while there are more than `bound`. It is never offered again. */
@@ -123,7 +145,7 @@ export function toWire(offer: OpenOffer, deadline: bigint): Offer {
     token: offer.token,
     connection: offer.connection.id,
     deadline,
-    kind: 'descriptor',
+    kind: offer.kind,
     listener: offer.connection.listener.name,
     meta: undefined,
   }

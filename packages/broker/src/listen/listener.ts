@@ -11,6 +11,7 @@ import type { Logger } from 'pino'
 import type { ListenerConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { createConnectionId } from '../connection-id.ts'
+import { DescriptorReserve } from './descriptor-reserve.ts'
 
 /** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
 const MOST_AT_ONCE = 64
@@ -33,6 +34,7 @@ export class Listener {
   readonly #fd: OwnedFd
   readonly #onConnection: (connection: ClientConnection) => void
   readonly #logger: Logger
+  readonly #reserve = new DescriptorReserve()
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
   #pressure: string | undefined
@@ -77,6 +79,7 @@ export class Listener {
   }
 
   #accept(most: number): void {
+    if (this.#pressure !== undefined && this.#reserve.isReachedNow(this.#fd.fd)) return this.#pause()
     try {
       for (let count = 0; count < most; count++) {
         const client = acceptOne(this.#fd.fd)
@@ -90,24 +93,28 @@ export class Listener {
           id: createConnectionId(Date.now()),
           acceptedAt: performance.now(),
           tried: undefined,
+          pressedSince: undefined,
         })
+        if (this.#reserve.isReached(client.fd)) return this.#pauseFor('descriptor reserve reached')
       }
       this.#pressure = undefined
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      this.#pauseAfter(error)
+      this.#pauseFor(error.code)
     }
   }
 
-  #pauseAfter(error: NativeError): void {
-    if (this.#pressure !== error.code) {
-      this.#logger.error(
-        { listener: this.name, code: error.code },
-        'cannot accept; clients wait in the kernel',
-      )
+  #pauseFor(reason: string): void {
+    if (this.#pressure !== reason) {
+      this.#logger.error({ listener: this.name, code: reason }, 'cannot accept; clients wait in the kernel')
     }
-    this.#pressure = error.code
+    this.#pressure = reason
+    this.#pause()
+  }
+
+  #pause(): void {
     this.#watch?.modify(0)
+    clearTimeout(this.#resume)
     this.#resume = setTimeout(() => this.#watch?.modify(EPOLLIN), PRESSURE_PAUSE)
   }
 }

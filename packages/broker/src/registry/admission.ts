@@ -23,12 +23,17 @@ export interface Applicant {
   readonly socketProblem: string | undefined
 }
 
+/** Whether processes of this user may register at all. */
+export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): boolean {
+  return security.allowUids.includes(uid) || security.allowGids.includes(gid)
+}
+
 /** Whether a process may register as a backend: pure, the same answer for the same question. */
 export function admit(applicant: Applicant, config: Config): Refusal | undefined {
   const { hello, credentials, socketProblem } = applicant
-  const { allowUids, allowGids, registrationSecret } = config.security
+  const { registrationSecret } = config.security
   if (socketProblem !== undefined) return { code: 'SocketModeInsecure', message: socketProblem, retry: true }
-  if (!allowUids.includes(credentials.uid) && !allowGids.includes(credentials.gid)) {
+  if (!isAllowed(credentials, config)) {
     const message = `uid ${credentials.uid} (gid ${credentials.gid}) is in neither security.allowUids nor security.allowGids`
     return { code: 'UidNotAllowed', message, retry: false }
   }
@@ -45,7 +50,7 @@ export function admit(applicant: Applicant, config: Config): Refusal | undefined
     const known = [...config.services.keys()].join(', ')
     return {
       code: 'UnknownService',
-      message: `no service "${hello.service}" here; there is ${known}`,
+      message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,
       retry: false,
     }
   }

@@ -1,5 +1,6 @@
 import type { ControlConnection, ControlEnd, Frame, NackReason } from '@baton/backend-sdk/protocol'
 import { ProtocolError } from '@baton/backend-sdk/protocol'
+import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import type { Candidate } from '../choose/index.ts'
 import type { ClientConnection } from '../connection.ts'
@@ -8,7 +9,11 @@ import { FailureLimit, type FailureLimitOptions } from '../handoff/failure-limit
 import type { Lane } from '../handoff/lane.ts'
 import { OfferLedger, type OpenOffer, toWire, type Unmatched } from '../handoff/offer-ledger.ts'
 import { createToken } from '../handoff/token.ts'
+import { dial, type PendingDial, relayHeader } from '../relay/dial.ts'
 import { Heartbeat } from './heartbeat.ts'
+
+/** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
+const MOST_STRANGE_NACKS = 256
 
 /** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
 export interface BackendIdentity {
@@ -21,6 +26,8 @@ export interface BackendIdentity {
   readonly version: string | null
   readonly weight: number
   readonly registeredAt: Date
+  /** The Unix socket on which it takes relays; null when it takes none. */
+  readonly reconnect: string | null
 }
 
 export interface LinkOptions {
@@ -36,8 +43,10 @@ export interface LinkOptions {
 export interface LinkHost {
   /** ACK: the backend owns it. */
   handedOff(connection: ClientConnection): void
+  /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
+  relayed(connection: ClientConnection, upstream: Socket): void
   /** Proven untouched: it may go elsewhere. */
-  returned(connections: readonly ClientConnection[], failure: Failure): void
+  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
   /** Nobody can prove anything, and the bound is reached: it is let go. */
   relinquished(connection: ClientConnection): void
   tokenRejected(reason: NackReason): void
@@ -64,6 +73,8 @@ export class BackendLink implements Candidate {
   readonly #host: LinkHost
   readonly #logger: Logger
   readonly #ledger = new OfferLedger()
+  /** By sequence: relays that were offered and dialled, and are not acknowledged yet. */
+  readonly #dials = new Map<number, PendingDial>()
   readonly #failures: FailureLimit
   readonly #heartbeat: Heartbeat
   readonly #beat: NodeJS.Timeout
@@ -75,6 +86,7 @@ export class BackendLink implements Candidate {
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
+  #strange = 0
 
   constructor(
     identity: BackendIdentity,
@@ -141,7 +153,7 @@ export class BackendLink implements Candidate {
     const { sent, error } = this.#lane.send(messages)
     if (sent > 0) {
       const due = performance.now() + this.#options.ackDeadline
-      const deadline = process.hrtime.bigint() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+      const deadline = this.#tokenDeadline()
       const offers: OpenOffer[] = []
       for (let index = 0; index < sent; index++) {
         const connection = connections[index] as ClientConnection
@@ -154,6 +166,28 @@ export class BackendLink implements Candidate {
     const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
     this.#count(failure)
     return { failure, from: sent }
+  }
+
+  /**
+   * Offers to carry the bytes: OFFER(relay) on control, and a connection to the backend's endpoint that begins with the same
+   * token. Until the ACK nothing is read from the client, so that a relay that fails has cost it nothing but time.
+   */
+  offerRelay(connection: ClientConnection): Failure | undefined {
+    const { reconnect } = this.identity
+    if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
+    const token = createToken()
+    const offer = this.#ledger.open(connection, token, performance.now() + this.#options.ackDeadline, 'relay')
+    this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
+    const pending = dial(
+      { path: reconnect },
+      {
+        connected: () => pending.socket.write(relayHeader(connection, token)),
+        failed: (error) => this.#relayFailed(offer, failureOf(error, reconnect, -1)),
+      },
+    )
+    this.#dials.set(offer.sequence, pending)
+    this.#armAckTimer()
+    return undefined
   }
 
   /** Tells the backend to finish; no connection is offered to it from now on. */
@@ -188,6 +222,8 @@ export class BackendLink implements Candidate {
     if (violation) {
       const { code, message } = end.error
       this.#logger.error({ ...this.#tag, code, reason: message }, 'backend broke the protocol and is cut off')
+    } else if (end.error !== undefined) {
+      this.#logger.warn({ ...this.#tag, error: end.error.message }, 'control connection failed')
     }
     // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
     // proves nothing about what was taken.
@@ -207,7 +243,12 @@ export class BackendLink implements Candidate {
           if (!this.#isMatched(offer, 'ACK')) continue
           this.#acked += 1
           this.#failures.succeeded()
-          this.#host.handedOff(offer.connection)
+          const pending = this.#takeDial(offer)
+          if (pending === undefined) this.#host.handedOff(offer.connection)
+          else {
+            pending.settle()
+            this.#host.relayed(offer.connection, pending.socket)
+          }
         }
         this.#host.available()
         return
@@ -216,10 +257,12 @@ export class BackendLink implements Candidate {
         for (const { sequence, reason, token } of frame.nacks) {
           this.#host.tokenRejected(reason)
           const offer = this.#ledger.nacked(sequence, token)
+          if (sequence === 0 && offer === 'settled') this.#strangersToken()
           if (!this.#isMatched(offer, 'NACK')) continue
+          this.#takeDial(offer)?.cancel()
           const failure: Failure = { code: reason }
           this.#count(failure)
-          this.#host.returned([offer.connection], failure)
+          this.#host.returned([offer.connection], failure, this.id)
         }
         return
       case 'stats':
@@ -231,7 +274,7 @@ export class BackendLink implements Candidate {
         this.#host.available()
         return
       case 'heartbeat':
-        if (!frame.reply) this.#control.write({ type: 'heartbeat', id: frame.id, reply: true })
+        if (!frame.reply) this.#reply(frame.id)
         else if (this.#heartbeat.answered(frame.id)) {
           this.#logger.info(this.#tag, 'backend answers again')
           this.#host.available()
@@ -256,6 +299,20 @@ export class BackendLink implements Candidate {
     }
   }
 
+  /** A refusal of something that was never on this lane. A few can be explained, and looking for each costs time. */
+  #strangersToken(): void {
+    this.#strange += 1
+    if (this.#strange <= MOST_STRANGE_NACKS) return
+    this.#control.cutOff(
+      new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'too many NACKs for tokens that were never offered'),
+    )
+  }
+
+  /** Not to a peer that does not read: its own probes must not fill this process's memory. */
+  #reply(id: number): void {
+    if (!this.#control.backedUp) this.#control.write({ type: 'heartbeat', id, reply: true })
+  }
+
   #isMatched(offer: OpenOffer | Unmatched, answer: string): offer is OpenOffer {
     if (offer === 'settled') this.#host.lateAnswer()
     else if (offer === 'never-made') {
@@ -267,10 +324,31 @@ export class BackendLink implements Candidate {
     return false
   }
 
+  #tokenDeadline(): bigint {
+    return process.hrtime.bigint() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+  }
+
+  #takeDial({ sequence }: OpenOffer): PendingDial | undefined {
+    const pending = this.#dials.get(sequence)
+    this.#dials.delete(sequence)
+    return pending
+  }
+
+  /** The endpoint could not be reached, or what was connected broke before the ACK. */
+  #relayFailed(offer: OpenOffer, failure: Failure): void {
+    this.#takeDial(offer)
+    if (!this.#ledger.cancel(offer)) return
+    this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
+    this.#count(failure)
+    this.#host.returned([offer.connection], failure, this.id)
+  }
+
   #onBeat(): void {
     const now = performance.now()
     const id = this.#heartbeat.next(now, this.#options.heartbeatInterval)
-    if (id !== undefined) this.#control.write({ type: 'heartbeat', id, reply: false })
+    // A probe that is not sent counts as unanswered all the same.
+    if (id !== undefined && !this.#control.backedUp)
+      this.#control.write({ type: 'heartbeat', id, reply: false })
   }
 
   #armAckTimer(): void {
@@ -291,7 +369,7 @@ export class BackendLink implements Candidate {
     const now = performance.now()
     const due = this.#ledger.nextDue()
     if (due === undefined || due > now) return
-    const revoked = this.#revoke()
+    const revoked = this.#revoke(now)
     const taken = this.#ledger.noteTaken(now)
     this.#heartbeat.missed()
     this.#control.write({ type: 'heartbeat', id: this.#heartbeat.probe(now), reply: false })
@@ -306,22 +384,27 @@ export class BackendLink implements Candidate {
       if (oldest === undefined) break
       this.#host.relinquished(oldest.connection)
     }
-    if (revoked.length > 0) this.#host.returned(revoked, failure)
+    if (revoked.length > 0) this.#host.returned(revoked, failure, this.id)
   }
 
   /** Reads the lane back and tells the backend to forget those tokens. */
-  #revoke(): ClientConnection[] {
-    const offers = this.#readLaneBack()
+  #revoke(now: number): ClientConnection[] {
+    const relays = this.#ledger.overdueRelays(now)
+    for (const relay of relays) this.#takeDial(relay)?.cancel()
+    const offers = [...relays, ...this.#readLaneBack().offers]
     if (offers.length > 0) {
       this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
     }
     return offers.map(({ connection }) => connection)
   }
 
-  #readLaneBack(): OpenOffer[] {
+  #readLaneBack(): { offers: OpenOffer[]; whole: boolean } {
     const { tokens, error } = this.#lane.readBack()
     if (error) this.#logger.error({ ...this.#tag, error: error.message }, 'lane could not be read back')
-    return tokens.flatMap((token) => this.#ledger.readBack(token) ?? [])
+    return {
+      offers: tokens.flatMap((token) => this.#ledger.readBack(token) ?? []),
+      whole: error === undefined,
+    }
   }
 
   /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
@@ -330,15 +413,18 @@ export class BackendLink implements Candidate {
     clearInterval(this.#beat)
     clearTimeout(this.#ackTimer)
     clearTimeout(this.#resumeTimer)
-    const back = this.#readLaneBack()
+    const { offers: back, whole } = this.#readLaneBack()
     const rest = this.#ledger.end()
-    if (untouched) back.push(...rest)
-    else for (const offer of rest) this.#host.relinquished(offer.connection)
+    for (const offer of rest) {
+      this.#takeDial(offer)?.cancel()
+      if ((untouched && whole) || offer.kind === 'relay') back.push(offer)
+      else this.#host.relinquished(offer.connection)
+    }
     this.#lane.close()
     this.#control.release()
     this.#host.ended(this)
     const connections = back.map(({ connection }) => connection).toSorted((a, b) => a.order - b.order)
-    if (connections.length > 0) this.#host.returned(connections, failure)
+    if (connections.length > 0) this.#host.returned(connections, failure, this.id)
   }
 
   #count(failure: Failure): void {

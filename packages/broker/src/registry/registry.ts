@@ -22,7 +22,7 @@ import { isValid, ulid } from 'ulid'
 import type { Config } from '../config/index.ts'
 import { Lane } from '../handoff/lane.ts'
 import type { Service } from '../service/service.ts'
-import { admit } from './admission.ts'
+import { admit, isAllowed } from './admission.ts'
 import { BackendLink } from './backend-link.ts'
 import { LogOnce } from './log-once.ts'
 import { Slots } from './slots.ts'
@@ -31,6 +31,11 @@ import { Slots } from './slots.ts'
 const HELLO_TIMEOUT = 5000
 /** So many may be connected without having said HELLO; more wait in the kernel. */
 const MOST_STRANGERS = 128
+/** The same for users who may not register: they hear why if they ask at once, and take nobody's place. */
+const MOST_UNWELCOME = 8
+const UNWELCOME_TIMEOUT = 500
+/** What a peer calls a service may be long; a log line and an answer need not. */
+const LONGEST_NAME = 64
 /** Out of descriptors: pause before the next accept, in milliseconds. */
 const PRESSURE_PAUSE = 100
 /** How often each backend's event loop is probed, in milliseconds. */
@@ -58,6 +63,8 @@ export class Registry {
   readonly #refusals = new LogOnce()
   readonly #strangers = new Set<ControlConnection>()
   readonly #ids = new Set<string>()
+  #unwelcome = 0
+  #pressure: string | undefined
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
 
@@ -94,11 +101,14 @@ export class Registry {
         const accepted = acceptOne(this.#socket.fd.fd)
         if (accepted === undefined) return
         this.#meet(new OwnedFd(accepted.fd))
+        this.#pressure = undefined
       }
       this.#pause()
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      this.#logger.error({ code: error.code }, 'cannot accept on the control socket')
+      if (this.#pressure !== error.code)
+        this.#logger.error({ code: error.code }, 'cannot accept on the control socket')
+      this.#pressure = error.code
       this.#pause()
     }
   }
@@ -109,36 +119,55 @@ export class Registry {
     this.#resume = setTimeout(() => this.#watch?.modify(EPOLLIN), PRESSURE_PAUSE)
   }
 
-  /** From accept to HELLO. Afterwards the connection's frames go to its link. */
+  /** From accept to HELLO. Afterwards the connection's frames go to its link. Owns `fd`, also when it throws. */
   #meet(fd: OwnedFd): void {
-    const credentials = peerCredentials(fd.fd)
+    let credentials: PeerCredentials
+    try {
+      credentials = peerCredentials(fd.fd)
+    } catch (error) {
+      fd.close()
+      throw error
+    }
+    const welcome = isAllowed(credentials, this.#config)
+    if (!welcome && this.#unwelcome >= MOST_UNWELCOME) return fd.close()
+
     let link: BackendLink | undefined
     let met = false
+    let known = false
     const control = new ControlConnection(fd, new FrameOrder('broker'), {
       frames: (frames) => {
         if (met) return link?.read(frames)
         met = true
         const [hello, ...rest] = frames as [HelloFrame, ...Frame[]]
-        this.#strangers.delete(control)
-        clearTimeout(timeout)
+        forget()
         link = this.#register(control, hello, credentials)
         if (rest.length > 0) link?.read(rest)
       },
       ended: (end: ControlEnd) => {
-        this.#strangers.delete(control)
-        clearTimeout(timeout)
+        forget()
         if (link) link.controlEnded(end)
         else control.release()
       },
     })
-    const timeout = setTimeout(() => {
-      this.#logger.warn(
-        { peerPid: credentials.pid, uid: credentials.uid },
-        'a process connected and did not say HELLO',
-      )
-      control.cutOff()
-    }, HELLO_TIMEOUT)
-    this.#strangers.add(control)
+    const timeout = setTimeout(
+      () => {
+        const { pid, uid } = credentials
+        if (this.#refusals.isNew(`${uid}/silent`)) {
+          this.#logger.warn({ peerPid: pid, uid }, 'a process connected and did not say HELLO')
+        }
+        control.cutOff()
+      },
+      welcome ? HELLO_TIMEOUT : UNWELCOME_TIMEOUT,
+    )
+    const forget = () => {
+      if (known) return
+      known = true
+      clearTimeout(timeout)
+      if (welcome) this.#strangers.delete(control)
+      else this.#unwelcome -= 1
+    }
+    if (welcome) this.#strangers.add(control)
+    else this.#unwelcome += 1
   }
 
   #register(
@@ -155,9 +184,9 @@ export class Registry {
         retry: false,
       }
       const { pid, uid, gid } = credentials
-      if (this.#refusals.isNew(`${pid}/${uid}/${code}/${hello.service}`)) {
+      if (this.#refusals.isNew(code === 'UidNotAllowed' ? `${uid}/${code}` : `${pid}/${uid}/${code}`)) {
         this.#logger.warn(
-          { peerPid: pid, uid, gid, service: hello.service, code, reason: message },
+          { peerPid: pid, uid, gid, service: hello.service.slice(0, LONGEST_NAME), code, reason: message },
           'registration refused',
         )
       }
@@ -170,7 +199,7 @@ export class Registry {
 
   #welcome(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials, service: Service) {
     const { config } = service
-    const lane = new Lane()
+    let lane: Lane | undefined
     const id =
       hello.backend !== null && isValid(hello.backend) && !this.#ids.has(hello.backend)
         ? hello.backend
@@ -184,8 +213,10 @@ export class Registry {
       version: hello.version,
       weight: hello.weight,
       registeredAt: new Date(),
+      reconnect: hello.reconnect?.path ?? null,
     }
     try {
+      lane = new Lane()
       control.writeWithDescriptor(
         {
           type: 'welcome',
@@ -205,7 +236,7 @@ export class Registry {
       if (!(error instanceof NativeError)) throw error
       this.#logger.warn({ peerPid: credentials.pid, code: error.code }, 'WELCOME could not be sent')
       this.#slots.release(identity.slot)
-      lane.close()
+      lane?.close()
       control.cutOff()
       return undefined
     }
@@ -218,7 +249,8 @@ export class Registry {
       { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
       {
         handedOff: (connection) => service.handedOff(connection),
-        returned: (connections, failure) => service.returned(connections, failure),
+        relayed: (connection, upstream) => service.relayed(connection, upstream),
+        returned: (connections, failure, by) => service.returned(connections, failure, by),
         relinquished: (connection) => service.relinquished(connection),
         tokenRejected: (reason) => service.tokenRejected(reason),
         lateAnswer: () => service.lateAnswer(),

@@ -1,7 +1,8 @@
+import type { Socket } from 'node:net'
 import type { NackReason } from '@baton/backend-sdk/protocol'
-import { type Poller, setNonblocking } from '@baton/native-sendmsg'
+import { NativeError, type Poller, setNonblocking } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { type Candidate, type Chooser, createChooser } from '../choose/index.ts'
+import { type Chooser, createChooser } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { decide, type Failure } from '../handoff/failure.ts'
@@ -10,16 +11,17 @@ import { HoldQueue } from '../hold/hold-queue.ts'
 import type { FallbackReason, Metrics, RejectionReason } from '../metrics/index.ts'
 import { BACKEND_STATES } from '../metrics/index.ts'
 import type { BackendLink, LinkHost } from '../registry/backend-link.ts'
+import { Relays } from '../relay/relays.ts'
+import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
+import { type Carrier, carriers, chooseKey, type Taker, takers } from './candidates.ts'
+import { isPressure, nextRung } from './fallback-ladder.ts'
 import { Tally } from './tally.ts'
+
+/** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
+const UPSTREAM_RETRY = 250
 
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
 const PUMP_BATCH = 64
-
-/** A backend as the choice sees it: what this round has promised it already counts as load. */
-interface Choosable extends Candidate {
-  readonly link: BackendLink
-  load: number
-}
 
 /** What all services of a worker share. */
 interface Surroundings {
@@ -36,7 +38,7 @@ interface Surroundings {
  *
  * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
  */
-export class Service implements LinkHost {
+export class Service implements LinkHost, UpstreamHost {
   readonly name: string
   readonly config: ServiceConfig
   readonly tally = new Tally()
@@ -44,10 +46,14 @@ export class Service implements LinkHost {
   readonly #chooser: Chooser
   readonly #hold: HoldQueue
   readonly #farewell: Farewell
+  readonly #relays = new Relays(() => this.#noteIdle())
+  readonly #upstreams: readonly Upstream[]
+  #retry: NodeJS.Timeout | undefined
   readonly #metrics: Metrics
   readonly #logger: Logger
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
+  readonly #unlinked: (() => void)[] = []
   #stopped = false
 
   constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
@@ -58,6 +64,9 @@ export class Service implements LinkHost {
     this.#metrics = metrics
     this.#logger = logger
     this.#chooser = createChooser(config.balance)
+    this.#upstreams = config.upstreams.map(
+      ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this),
+    )
     this.#hold = new HoldQueue(poller, config.holdTimeout, {
       clientGone: (connection) => {
         this.tally.outcomes.client_gone += 1
@@ -78,8 +87,14 @@ export class Service implements LinkHost {
 
   get inFlight(): number {
     let sum = this.#fresh.length
+    for (const upstream of this.#upstreams) sum += upstream.dialling
     for (const link of this.#links.values()) sum += link.counts.inFlight
     return sum
+  }
+
+  /** Clients whose bytes this broker carries now. */
+  get relaying(): number {
+    return this.#relays.size
   }
 
   get stuck(): number {
@@ -98,7 +113,7 @@ export class Service implements LinkHost {
     const fresh = this.#fresh.splice(0)
     if (this.#hold.size === 0) return this.#place(fresh)
     // First come, first served: nobody overtakes those who wait.
-    for (const connection of fresh) this.#wait(connection, this.#whyNobody())
+    for (const connection of fresh) this.#queue(connection)
     this.available()
   }
 
@@ -111,27 +126,31 @@ export class Service implements LinkHost {
     this.available()
   }
 
-  /** Resolves when no client is on its way or waits any more. Those that wait go on hoping for a backend until `close`. */
+  /** Resolves when no client is on its way, waits, or is relayed. Those that wait go on hoping for a backend until `close`. */
   async drained(): Promise<void> {
     this.flush()
-    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
+    if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  /** Gives up: who still waits is rejected, the backends are let go. */
-  close(): void {
+  /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
+  async close(): Promise<void> {
     this.#stopped = true
     for (const connection of this.#hold.take(this.#hold.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
     for (const link of this.#links.values()) link.close()
+    this.#relays.close()
+    clearTimeout(this.#retry)
     this.#hold.close()
+    if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
   }
 
   publish(): void {
     const service = this.name
     const metrics = this.#metrics
-    this.tally.publish(service, metrics)
+    this.tally.publish(service, metrics, this.#relays.bytes)
     metrics.connectionsHeld.set({ service }, this.held)
     metrics.handoffsInFlight.set({ service }, this.inFlight)
+    metrics.relayConnections.set({ service }, this.relaying)
     const states = Object.fromEntries(BACKEND_STATES.map((state) => [state, 0]))
     for (const link of this.#links.values()) {
       states[link.state] = (states[link.state] ?? 0) + 1
@@ -150,14 +169,23 @@ export class Service implements LinkHost {
     this.#noteIdle()
   }
 
-  returned(connections: readonly ClientConnection[], failure: Failure): void {
+  relayed(connection: ClientConnection, upstream: Socket): void {
+    this.tally.outcomes.relayed += 1
+    this.#relays.begin(connection, upstream)
+    this.#noteIdle()
+  }
+
+  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
     this.tally.failed(failure.code, connections.length)
-    // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
-    for (const { fd } of connections) setNonblocking(fd.fd, true)
+    for (const connection of connections) {
+      markTried(connection, by)
+      // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
+      setNonblocking(connection.fd.fd, true)
+    }
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(connections, failure.code)
-    else for (const connection of connections) this.#wait(connection, failure.code)
+    else for (const connection of connections) this.#fallBack(connection, failure.code)
     this.#noteIdle()
   }
 
@@ -178,12 +206,14 @@ export class Service implements LinkHost {
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
     if (this.#hold.size === 0) return
-    const ready = this.#ready().length
-    if (ready > 0) this.#place(this.#hold.take(ready * PUMP_BATCH))
+    const able = this.#takers().length + carriers(this.#links.values(), this.#upstreams).length
+    if (able > 0) this.#place(this.#hold.take(able * PUMP_BATCH))
   }
 
   ended(link: BackendLink): void {
     this.#links.delete(link.id)
+    // After what it gives back now.
+    if (this.#links.size === 0) for (const resolve of this.#unlinked.splice(0)) queueMicrotask(resolve)
     this.#metrics.removeBackend(this.name, link.id)
     this.#logger.info(
       { backend: link.identity.ulid, slot: link.id, service: this.name },
@@ -202,30 +232,29 @@ export class Service implements LinkHost {
         const refused = link.offer(group)
         if (refused === undefined) continue
         const unsent = group.slice(refused.from)
+        for (const connection of unsent) markTried(connection, link.id)
         why = refused.failure.code
         this.tally.failed(why, unsent.length)
         const { next } = decide(why)
         if (next === 'next-backend') failed.push(...unsent)
-        else for (const connection of unsent) this.#wait(connection, why)
+        else for (const connection of unsent) this.#fallBack(connection, why)
       }
       rest = failed
     }
   }
 
-  /** One backend for each connection; those for which there is none go to wait. */
+  /** One backend for each connection; those for which there is none go a rung down. */
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
-    const ready = this.#ready()
+    const ready = this.#takers()
     const groups = new Map<BackendLink, ClientConnection[]>()
     for (const connection of connections) {
       const chosen = this.#choose(ready, connection)
       if (chosen === undefined) {
-        this.#wait(connection, why ?? this.#whyNobody())
+        this.#fallBack(connection, why ?? this.#whyNobody())
         continue
       }
       if (why !== undefined) this.tally.fellBack('next_backend', why)
       chosen.load += 1
-      connection.tried ??= new Set()
-      connection.tried.add(chosen.id)
       const group = groups.get(chosen.link)
       if (group) group.push(connection)
       else groups.set(chosen.link, [connection])
@@ -233,21 +262,14 @@ export class Service implements LinkHost {
     return groups
   }
 
-  #choose(ready: readonly Choosable[], { tried, peer }: ClientConnection): Choosable | undefined {
+  #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {
+    const { tried } = connection
     const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
-    const key =
-      this.config.balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
-    return this.#chooser.choose(untried, key)
+    return this.#chooser.choose(untried, chooseKey(this.config.balance, connection))
   }
 
-  #ready(): Choosable[] {
-    if (this.#stopped || this.config.handoff === 'off') return []
-    const ready: Choosable[] = []
-    for (const link of this.#links.values()) {
-      if (link.state !== 'ready') continue
-      ready.push({ id: link.id, weight: link.weight, load: link.load, link })
-    }
-    return ready
+  #takers(): Taker[] {
+    return this.#stopped || this.config.handoff === 'off' ? [] : takers(this.#links.values())
   }
 
   #whyNobody(): FallbackReason {
@@ -256,16 +278,54 @@ export class Service implements LinkHost {
     return 'NoReadyBackend'
   }
 
-  /** Keeps the client, unread, until somebody can take it, or its time or the room is spent. */
+  /** No descriptor of this connection can be passed: the rungs below (`fallback-ladder.ts`). */
+  #fallBack(connection: ClientConnection, why: FallbackReason): void {
+    const now = performance.now()
+    if (isPressure(why)) connection.pressedSince ??= now
+    const { tried, acceptedAt, pressedSince } = connection
+    const able = carriers(this.#links.values(), this.#upstreams).filter(({ mark }) => !tried?.has(mark))
+    const rung = nextRung(
+      {
+        why,
+        waited: now - acceptedAt,
+        pressed: now - (pressedSince ?? now),
+        carrier: able.length > 0,
+        held: this.#hold.size,
+        stopped: this.#stopped,
+      },
+      this.config,
+    )
+    if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
+    if (rung.action === 'hold') return this.#wait(connection, why)
+    const carrier = this.#chooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
+    this.tally.fellBack('reconnect', why)
+    markTried(connection, carrier.mark)
+    const failure = carrier.connect(connection)
+    if (failure === undefined) return
+    this.tally.failed(failure.code, 1)
+    this.#fallBack(connection, failure.code)
+  }
+
+  /** Behind those who wait already, if there is room. */
+  #queue(connection: ClientConnection): void {
+    const why = this.#whyNobody()
+    if (this.#hold.size >= this.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    else this.#wait(connection, why)
+  }
+
+  /** Keeps the client, unread, until somebody can take it. */
   #wait(connection: ClientConnection, why: FallbackReason): void {
     connection.tried = undefined
-    if (this.#stopped) return this.#reject(connection, 'shutdown', why)
-    if (performance.now() - connection.acceptedAt >= this.config.holdTimeout) {
-      return this.#reject(connection, 'hold_timeout', why)
+    try {
+      this.#hold.add(connection)
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      // Unwatched it could not be held: nobody would notice when it leaves.
+      this.#logger.error({ service: this.name, code: error.code }, 'a client cannot be watched')
+      return this.#reject(connection, 'hold_full', why)
     }
-    if (this.#hold.size >= this.config.maxHeld) return this.#reject(connection, 'hold_full', why)
     this.tally.fellBack('hold', why)
-    this.#hold.add(connection)
+    this.#armRetry()
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
@@ -275,8 +335,26 @@ export class Service implements LinkHost {
     this.#noteIdle()
   }
 
-  #noteIdle(): void {
-    if (this.#idle.length > 0 && this.held + this.inFlight === 0)
-      for (const resolve of this.#idle.splice(0)) resolve()
+  #armRetry(): void {
+    const pressed = this.#links.size > 0
+    if (this.#retry !== undefined || (this.#upstreams.length === 0 && !pressed)) return
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined
+      this.available()
+      if (this.#hold.size > 0) this.#armRetry()
+    }, UPSTREAM_RETRY)
   }
+
+  #isIdle(): boolean {
+    return this.held + this.inFlight + this.relaying === 0
+  }
+
+  #noteIdle(): void {
+    if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
+  }
+}
+
+function markTried(connection: ClientConnection, mark: string): void {
+  connection.tried ??= new Set()
+  connection.tried.add(mark)
 }

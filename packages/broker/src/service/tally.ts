@@ -5,6 +5,7 @@ import {
   type Metrics,
   OUTCOMES,
   type Outcome,
+  RELAY_DIRECTIONS,
   type RejectionReason,
   TOKEN_REASONS,
   type TokenReason,
@@ -42,7 +43,7 @@ export class Tally {
     if (isTokenReason(reason)) add(this.#tokens, reason)
   }
 
-  publish(service: string, metrics: Metrics): void {
+  publish(service: string, metrics: Metrics, relayed: { in: number; out: number }): void {
     for (const outcome of OUTCOMES) {
       this.#since(`outcome/${outcome}`, this.outcomes[outcome], (by) =>
         metrics.connections.inc({ service, outcome }, by),
@@ -60,6 +61,11 @@ export class Tally {
     for (const [step, count] of this.#fallbacks) {
       const [action, reason] = step.split('/') as [FallbackAction, FallbackReason]
       this.#since(`fallback/${step}`, count, (by) => metrics.fallbacks.inc({ service, action, reason }, by))
+    }
+    for (const direction of RELAY_DIRECTIONS) {
+      this.#since(`relay/${direction}`, relayed[direction], (by) =>
+        metrics.relayBytes.inc({ service, direction }, by),
+      )
     }
   }
 

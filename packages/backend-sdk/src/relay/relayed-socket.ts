@@ -1,0 +1,33 @@
+import type { Socket } from 'node:net'
+import type { IncomingRelay } from './relay-endpoint.ts'
+
+const ADDRESSES = ['remoteFamily', 'remoteAddress', 'remotePort', 'localAddress', 'localPort'] as const
+
+type Addresses = Partial<Record<(typeof ADDRESSES)[number], string | number | undefined>>
+
+/** Makes the socket of a verified relay look as if the client had dialled this process. */
+export function presentAsClient({ socket, addresses, rest }: IncomingRelay): Socket {
+  if (addresses !== undefined) {
+    show(socket, {
+      remoteFamily: addresses.family,
+      remoteAddress: addresses.source,
+      remotePort: addresses.sourcePort,
+      localAddress: addresses.destination,
+      localPort: addresses.destinationPort,
+    })
+  }
+  if (rest.length > 0) socket.unshift(rest)
+  return socket
+}
+
+/** Shows on `to` (a TLSSocket, say) the addresses of `from`. */
+export function copyAddresses(from: Socket, to: Socket): void {
+  show(to, from)
+}
+
+/** The properties are this instance's own; nothing of Node is changed. */
+function show(socket: Socket, addresses: Addresses): void {
+  for (const name of ADDRESSES) {
+    Object.defineProperty(socket, name, { value: addresses[name], configurable: true, enumerable: true })
+  }
+}

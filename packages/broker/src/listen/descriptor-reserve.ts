@@ -1,0 +1,43 @@
+import { readFileSync } from 'node:fs'
+import { dup, NativeError } from '@baton/native-sendmsg'
+
+/** Descriptors that clients may not take: registrations (5 each), relays, the admin server, files. */
+const RESERVE = 64
+
+/**
+ * Whether the process is so short of descriptors that a client more would cost a backend its registration, and with it
+ * everybody who waits for that backend. The kernel gives out the lowest number that is free (open(2)), so the number of the
+ * newest descriptor tells how full the table is.
+ */
+export class DescriptorReserve {
+  readonly #highest: number
+
+  constructor(limit: number = softLimit()) {
+    // A tiny table is shared half and half.
+    this.#highest = limit - Math.min(RESERVE, limit / 2)
+  }
+
+  /** `fd`: one that was just opened. */
+  isReached(fd: number): boolean {
+    return fd >= this.#highest
+  }
+
+  /** Asks the kernel for a number, and gives it back. */
+  isReachedNow(fd: number): boolean {
+    try {
+      const probe = dup(fd)
+      const reached = this.isReached(probe.fd)
+      probe.close()
+      return reached
+    } catch (error) {
+      if (error instanceof NativeError) return true
+      throw error
+    }
+  }
+}
+
+/** RLIMIT_NOFILE of this process, which Node raises to the hard limit at start (proc(5), limits). */
+function softLimit(): number {
+  const line = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
+  return line === null ? Number.POSITIVE_INFINITY : Number(line[1])
+}
