@@ -207,7 +207,6 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
         await world.joinHonest('patient')
         const { outcomes } = await world.service('patient')
         const failed = await world.failures('patient', 'ProtocolViolation')
-        const logged = broker.program.lines.length
 
         peer.wire.write(bytes(offers))
         await peer.wire.end()
@@ -218,12 +217,14 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
         t.equal(after.handed_off - outcomes.handed_off, 2)
         t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
         const said = () =>
-          broker.program.messages().filter(({ msg }) => msg === 'backend broke the protocol and is cut off')
-        await eventually(
-          () => broker.program.lines.length > logged && said().length > 0,
-          'the broker says why',
-        )
-        t.match(said().at(-1), { code, backend: peer.welcome.backend })
+          broker.program
+            .messages()
+            .filter(
+              ({ msg, backend }) =>
+                msg === 'backend broke the protocol and is cut off' && backend === peer.welcome.backend,
+            )
+        await eventually(() => said().length > 0, 'the broker says why')
+        t.match(said(), [{ code }], 'once')
         peer.die()
         await taken.ended
         t.equal(taken.received, '', 'nobody else answers the client that it had taken')
@@ -418,13 +419,16 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
   )
 
   await scene('row 22: a refused backend that goes on talking is not heard', async (t) => {
-    // More than the broker reads at once: what is behind comes when the refusal has been sent.
+    // More than the broker reads at once, and all there when it looks: what is behind comes when it has refused.
     const skipped = Buffer.concat(
-      Array.from({ length: 4 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
+      Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
     )
     const stats = encodeFrame({ type: 'stats', adopted: 0, closed: 0, lag: 0 })
     const bytes = Buffer.concat([encodeFrame(hello('patient')), skipped, stats])
-    const { answer, connection } = await greet(broker.control, bytes)
+    broker.program.kill('SIGSTOP')
+    const greeting = greet(broker.control, bytes)
+    broker.program.kill('SIGCONT')
+    const { answer, connection } = await greeting
     t.match(answer, { type: 'refused', code: 'SecretMismatch' })
     await new Wire(t, connection).read().end()
     t.ok(broker.program.running)
@@ -441,11 +445,8 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
       send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
       await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
       t.ok(performance.now() - began > 4500, 'it had its time')
-      t.equal(
-        broker.program.messages().filter(({ msg }) => msg === 'a process connected and did not say HELLO')
-          .length,
-        2,
-      )
+      const said = ({ msg }: Record<string, unknown>) => msg === 'a process connected and did not say HELLO'
+      t.equal(broker.program.messages().filter(said).length, 1, 'said once, however many they are')
     },
   )
 

@@ -299,7 +299,10 @@ inline readHeadBack(b) {
   if
   :: nempty(lane[b]) ->
      lane[b]?i;
-     takeBackOffer(b, i);
+#ifndef OWNERS_ONLY
+     assert(ledger[AT(b, i)]); /* settled while its message was on the lane */
+#endif
+     RETURN(b, i);
      tidy(b);
      i = 0
   :: empty(lane[b])
@@ -310,7 +313,10 @@ inline revokeHead(b) {
   if
   :: nempty(lane[b]) ->
      lane[b]?i;
-     takeBackOffer(b, i);
+#ifndef OWNERS_ONLY
+     assert(ledger[AT(b, i)]); /* settled while its message was on the lane */
+#endif
+     RETURN(b, i);
      if
      :: backendEnd[b] -> down[b]!REVOKE, i
      :: else

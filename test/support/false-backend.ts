@@ -38,7 +38,8 @@ export async function greet(
   frame: HelloFrame | Buffer,
 ): Promise<{ answer: Frame; connection: OwnedFd; lane: OwnedFd | undefined }> {
   const connection = connectUnix(control)
-  send(connection.fd, Buffer.isBuffer(frame) ? frame : encodeFrame(frame))
+  const bytes = Buffer.isBuffer(frame) ? frame : encodeFrame(frame)
+  for (let sent = 0; sent < bytes.length;) sent += send(connection.fd, bytes.subarray(sent))
   const { answer, lane } = await takeAnswer(connection)
   return { answer, connection, lane }
 }

@@ -132,7 +132,7 @@ void t.test(
       services: { web: { maxHeld: -1 } },
     })
     const managed = configFile(t, {
-      services: { web: { command: ['node', 'a.js'], upstreams: [{ address: '127.0.0.1:1' }] } },
+      services: { web: { command: ['node', 'a.js'], instances: 2 } },
     })
     for (const command of ['check', 'start']) {
       t.same(await baton(command, '--config', wrong), {
@@ -148,7 +148,7 @@ void t.test(
         out: '',
         err: [
           `${managed}: services.web.command: managed backends are not supported by this version`,
-          `${managed}: services.web.upstreams: relaying to upstreams is not supported by this version`,
+          `${managed}: services.web.instances: managed backends are not supported by this version`,
         ].join('\n'),
       })
       const missing = await baton(command, '--config', '/nonexistent/baton.json')

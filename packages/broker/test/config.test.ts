@@ -183,8 +183,6 @@ void t.test('what this version does not serve is refused by name', async (t) => 
     cwd: 'app',
     minHealthy: '2s',
     healthCheck: {},
-    upstreams: [{ address: '127.0.0.1:3000' }],
-    handoff: 'off',
   }
   const config = parseConfig(withService(full))
   t.equal(config.services.get('web')?.healthCheck?.path, '/healthz', 'it parses')

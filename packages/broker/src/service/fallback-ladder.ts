@@ -22,6 +22,9 @@ export interface Standing {
   readonly stopped: boolean
 }
 
+/** For how much of `ackDeadline` want of room is waited out. At the whole of it the lane is read back. */
+const PATIENCE = 0.5
+
 /** Want of room, which passes by itself within milliseconds. */
 const PRESSURE: ReadonlySet<FallbackReason> = new Set(['WouldBlock', 'FdPressure'])
 
@@ -38,7 +41,7 @@ export function nextRung(
   config: Pick<ServiceConfig, 'ackDeadline' | 'holdTimeout' | 'maxHeld'>,
 ): Rung {
   if (stopped) return { action: 'reject', reason: 'shutdown' }
-  if (carrier && !(isPressure(why) && pressed < config.ackDeadline)) return { action: 'reconnect' }
+  if (carrier && !(isPressure(why) && pressed < config.ackDeadline * PATIENCE)) return { action: 'reconnect' }
   if (waited >= config.holdTimeout) return { action: 'reject', reason: 'hold_timeout' }
   if (held >= config.maxHeld) return { action: 'reject', reason: 'hold_full' }
   return { action: 'hold' }

@@ -44,6 +44,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly tally = new Tally()
   readonly #links = new Map<string, BackendLink>()
   readonly #chooser: Chooser
+  /** Its own memory: who takes bytes is another list than who takes descriptors. */
+  readonly #carrierChooser: Chooser
   readonly #hold: HoldQueue
   readonly #farewell: Farewell
   readonly #relays = new Relays(() => this.#noteIdle())
@@ -64,6 +66,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#metrics = metrics
     this.#logger = logger
     this.#chooser = createChooser(config.balance)
+    this.#carrierChooser = createChooser(config.balance)
     this.#upstreams = config.upstreams.map(
       ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this),
     )
@@ -297,7 +300,7 @@ export class Service implements LinkHost, UpstreamHost {
     )
     if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
     if (rung.action === 'hold') return this.#wait(connection, why)
-    const carrier = this.#chooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
+    const carrier = this.#carrierChooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
     this.tally.fellBack('reconnect', why)
     markTried(connection, carrier.mark)
     const failure = carrier.connect(connection)
