@@ -61,7 +61,7 @@ async function outcomes(broker: Broker, relays: number) {
   return status.services[0]?.outcomes
 }
 
-t.test(
+void t.test(
   'handoff off: clients are served by silent reconnect and cannot tell',
   { timeout: 60_000 },
   async (t) => {
@@ -126,7 +126,7 @@ t.test(
   },
 )
 
-t.test(
+void t.test(
   '100 MiB each way through a relay, equal checksums, bounded memory',
   { timeout: 90_000 },
   async (t) => {
@@ -168,7 +168,7 @@ t.test(
   },
 )
 
-t.test('half-close travels through a relay in both directions', { timeout: 30_000 }, async (t) => {
+void t.test('half-close travels through a relay in both directions', { timeout: 30_000 }, async (t) => {
   const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }]
 
   // The side that answers: it ends first in one half, last in the other. A plain upstream, so that both ends are seen.
@@ -218,7 +218,7 @@ t.test('half-close travels through a relay in both directions', { timeout: 30_00
   t.equal(Buffer.concat(heard).toString(), 'I still had this to say')
 })
 
-t.test(
+void t.test(
   'upstreams: the next one is tried, weights hold, and clients wait while all refuse',
   { timeout: 30_000 },
   async (t) => {
@@ -271,7 +271,7 @@ t.test(
   },
 )
 
-t.test(
+void t.test(
   'a hostile peer at the reconnect endpoint is dropped before a byte reaches the app',
   { timeout: 30_000 },
   async (t) => {
@@ -335,12 +335,13 @@ t.test(
   },
 )
 
-t.test('a lane that stays full: who finds no room on it is relayed', { timeout: 30_000 }, async (t) => {
+void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: 30_000 }, async (t) => {
   const broker = await startBroker(t, { config: { services: { web: { ackDeadline: 3000 } } } })
   const endpoint = join(broker.folder, 'relay.sock')
   // Takes relays and nothing else: what comes on its lane stays there until the lane is full.
   const peer = await FalseBackend.register(t, broker.control, hello('web', { reconnect: { path: endpoint } }))
-  const server = createServer(async (socket) => {
+  const server = createServer((socket) => void serve(socket))
+  const serve = async (socket: Socket) => {
     const [chunk] = (await once(socket, 'data')) as [Buffer]
     const { header, length } = decodeProxyHeader(chunk) ?? {}
     t.equal(chunk.length, length, 'not a byte of the client’s before the ACK')
@@ -356,7 +357,7 @@ t.test('a lane that stays full: who finds no room on it is relayed', { timeout: 
     const { source, sourcePort } = header?.addresses ?? {}
     const answer = `${source}:${sourcePort}`
     socket.end(`HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ${answer.length}\r\n\r\n${answer}`)
-  })
+  }
   server.listen(endpoint)
   await once(server, 'listening')
   t.teardown(() => server.close())
@@ -391,7 +392,7 @@ t.test('a lane that stays full: who finds no room on it is relayed', { timeout: 
   t.equal(unaccounted(status), 0)
 })
 
-t.test(
+void t.test(
   'over a relay into a TLS server the client’s address is on the TLSSocket',
   { timeout: 30_000 },
   async (t) => {
@@ -439,7 +440,7 @@ t.test(
   },
 )
 
-t.test(
+void t.test(
   'a relay whose backend dies before its ACK costs the client nothing',
   { timeout: 30_000 },
   async (t) => {
@@ -464,7 +465,7 @@ t.test(
   },
 )
 
-t.test(
+void t.test(
   'broker SIGTERM: a relay is finished, for as long as drainDeadline allows',
   { timeout: 30_000 },
   async (t) => {

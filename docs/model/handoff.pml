@@ -23,7 +23,7 @@
 #define MAXSTUCK 1
 #endif
 #ifndef REJOIN
-#define REJOIN 0 /* times that a backend whose registration is over registers again */
+#define REJOIN 0 /* times that each backend registers again after its registration is over */
 #endif
 
 mtype:frame = { OFFER, REVOKE, ACK, NACK };
@@ -80,7 +80,7 @@ byte owner[NC];
 
 bit calm; /* no more faults: so that a rest can be reached with anybody alive */
 #if REJOIN > 0
-byte rejoined;
+byte rejoined[NB];
 #endif
 
 #define AT(b, i) ((b) * SLOTS + (i))
@@ -380,6 +380,11 @@ inline letGo(b) {
   fi
 }
 
+/* Two ways to break the closing rule: the order alone, and the decision with it. */
+#if defined(NO_BROKER_LETS_GO_FIRST) || defined(BROKER_CLOSES_EARLY)
+#define CLOSES_CONTROL_FIRST
+#endif
+
 /* One registered backend: `BackendLink` with its `OfferLedger` and `Lane`. */
 proctype link(byte b) {
   byte i, c;
@@ -463,7 +468,7 @@ end:
     :: atomic {
          IDLE && brokerEnd[b] && !calm && !WELL(b) ->
          busy = 1;
-#if defined(NO_BROKER_LETS_GO_FIRST) || defined(BROKER_CLOSES_EARLY)
+#ifdef CLOSES_CONTROL_FIRST
          brokerClosesControl(b)
 #else
          readHeadBack(b);
@@ -492,7 +497,7 @@ proctype service() {
 end:
   do
 #ifdef LIVENESS
-#ifndef NO_HOLD_TIMEOUT
+#ifndef GOOD /* whoever can serve serves before the time is over */
   :: atomic { !expired -> expired = 1 }
   :: atomic {
        IDLE && conn[0] == HERE && HOLD_IS_OVER ->
@@ -725,6 +730,17 @@ end:
          tidy(b);
          i = 0
        }
+#ifndef NO_LANE_EOF
+    /* Control is over and the lane is not: after a while it gives up, untouched. */
+    :: atomic {
+         session[b] == SETTLING && laneEnds[b] ->
+         EACH(DROP_UNACKED, b);
+         forgetOrder(b);
+         session[b] = CLOSED;
+         backendCloses(b);
+         tidy(b)
+       }
+#endif
     :: atomic {
          ALONE(b) && ANY(IS_VERIFIED, b) ->
          CHOOSE(IS_VERIFIED, b, i);
@@ -811,7 +827,7 @@ inline killBackend(b) {
 
 /* Registered anew: fresh control, fresh lane. The kernel has dropped what was left of the old ones. */
 inline register(b) {
-  rejoined++;
+  rejoined[b]++;
   session[b] = OPEN;
   brokerEnd[b] = 1;
   backendEnd[b] = 1;
@@ -823,7 +839,7 @@ inline register(b) {
 }
 
 #define IS_OVER(b) \
-  (brokerUp && rejoined < REJOIN && !brokerEnd[b] && (session[b] == DEAD || session[b] == CLOSED) && \
+  (brokerUp && rejoined[b] < REJOIN && !brokerEnd[b] && (session[b] == DEAD || session[b] == CLOSED) && \
    !ANY(IS_ACKED, b) && !ANY(IS_VERIFIED, b) && !ANY(IS_OWING, b) && !ANY(IS_LEAVING, b))
 
 proctype faults() {
@@ -861,6 +877,14 @@ proctype rest() {
 
 init {
   atomic {
+#ifdef DOWN /* nobody is there at first */
+    killBackend(0);
+    killBackend(1);
+    brokerClosesLane(0);
+    brokerClosesLane(1);
+    brokerClosesControl(0);
+    brokerClosesControl(1);
+#endif
     run link(0);
     run link(1);
     run backend(0);

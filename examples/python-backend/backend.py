@@ -224,7 +224,6 @@ class Backend:
             "backend": self._id,
             "sdk": "python-backend/1",
             "secret": os.environ.get("BATON_SECRET"),
-            "maxConnections": MAX_CONNECTIONS,
             "reconnect": None,
         }
 

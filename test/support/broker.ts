@@ -9,6 +9,8 @@ export interface BrokerOptions {
   /** Merged over one http listener `web` on a free port and one service `web`. */
   config?: Record<string, unknown>
   env?: NodeJS.ProcessEnv
+  /** RLIMIT_NOFILE, from its start. */
+  descriptors?: number
 }
 
 /** A broker as a user starts it: `baton start --config FILE`, in a folder of its own. */
@@ -117,9 +119,10 @@ export async function startBroker(t: Test, options: BrokerOptions = {}): Promise
       ...options.config,
     }),
   )
-  const program = new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile], {
-    ...(options.env && { env: options.env }),
-  })
+  const command = [process.execPath, batonCommand, 'start', '--config', configFile]
+  if (options.descriptors !== undefined) command.unshift('prlimit', `--nofile=${options.descriptors}`)
+  const [file = '', ...args] = command
+  const program = new Program(t, file, args, { ...(options.env && { env: options.env }) })
   return new Broker(program, folder, configFile, await program.message('accepting connections'))
 }
 

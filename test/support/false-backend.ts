@@ -26,7 +26,6 @@ export function hello(service: string, over: Partial<HelloFrame> = {}): HelloFra
     backend: null,
     sdk: 'by hand',
     secret: null,
-    maxConnections: null,
     reconnect: null,
     ...over,
   }

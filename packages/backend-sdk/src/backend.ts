@@ -299,7 +299,6 @@ export class Backend extends EventEmitter<BackendEvents> {
       backend: this.#id,
       sdk: SDK_VERSION,
       secret,
-      maxConnections: null,
     }
   }
 

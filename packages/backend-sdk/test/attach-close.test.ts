@@ -52,7 +52,7 @@ function holding(): { server: http.Server; held: ServerResponse[] } {
   return { server, held }
 }
 
-t.test(
+void t.test(
   'close() waits for requests, closes idle connections and counts them',
   { timeout: 10_000 },
   async (t) => {
@@ -95,7 +95,7 @@ t.test(
   },
 )
 
-t.test('close() without a callback, and without any connection', { timeout: 10_000 }, async (t) => {
+void t.test('close() without a callback, and without any connection', { timeout: 10_000 }, async (t) => {
   const seen = await asListening(
     t,
     () => net.createServer(),
@@ -109,7 +109,7 @@ t.test('close() without a callback, and without any connection', { timeout: 10_0
   t.same(seen, ['true', 'listening false, null'])
 })
 
-t.test(
+void t.test(
   'a net server closes when its last connection has ended, not before',
   { timeout: 10_000 },
   async (t) => {
@@ -136,7 +136,7 @@ t.test(
   },
 )
 
-t.test(
+void t.test(
   'closeIdleConnections() and closeAllConnections() reach adopted connections',
   { timeout: 10_000 },
   async (t) => {
@@ -162,7 +162,7 @@ t.test(
   },
 )
 
-t.test('the owner is told once, whichever way the app closes', { timeout: 10_000 }, async (t) => {
+void t.test('the owner is told once, whichever way the app closes', { timeout: 10_000 }, async (t) => {
   const { server } = holding()
   const f = await front(t, server)
   const client = await f.dial()
@@ -176,7 +176,7 @@ t.test('the owner is told once, whichever way the app closes', { timeout: 10_000
   t.equal(f.closes(), 1)
 })
 
-t.test(
+void t.test(
   'Symbol.asyncDispose of a net server waits for adopted connections',
   { timeout: 10_000 },
   async (t) => {
@@ -190,7 +190,7 @@ t.test(
   },
 )
 
-t.test('a server that listens as well closes both', { timeout: 10_000 }, async (t) => {
+void t.test('a server that listens as well closes both', { timeout: 10_000 }, async (t) => {
   const { server, held } = holding()
   const port = await listen(t, server)
   const f = await front(t, server)
@@ -222,18 +222,22 @@ t.test('a server that listens as well closes both', { timeout: 10_000 }, async (
   t.match(await adopted.ended(), /adopted$/)
 })
 
-t.test('a server can listen again after close(), and be closed again', { timeout: 10_000 }, async (t) => {
-  const { server } = holding()
-  const f = await front(t, server)
-  t.equal(await close(server), 'ok')
-  await listen(t, server)
-  t.equal(server.listening, true)
-  t.equal(await close(server), 'ok')
-  t.equal(await close(server), 'ERR_SERVER_NOT_RUNNING')
-  t.equal(f.closes(), 1, 'the owner has let go since')
-})
+void t.test(
+  'a server can listen again after close(), and be closed again',
+  { timeout: 10_000 },
+  async (t) => {
+    const { server } = holding()
+    const f = await front(t, server)
+    t.equal(await close(server), 'ok')
+    await listen(t, server)
+    t.equal(server.listening, true)
+    t.equal(await close(server), 'ok')
+    t.equal(await close(server), 'ERR_SERVER_NOT_RUNNING')
+    t.equal(f.closes(), 1, 'the owner has let go since')
+  },
+)
 
-t.test('detach() gives the instance its own members back', { timeout: 10_000 }, async (t) => {
+void t.test('detach() gives the instance its own members back', { timeout: 10_000 }, async (t) => {
   const { server } = holding()
   const own = Object.getOwnPropertyNames(server)
   const f = await front(t, server)
@@ -258,7 +262,7 @@ t.test('detach() gives the instance its own members back', { timeout: 10_000 }, 
   t.equal(await count(server), 1, 'only its own')
 })
 
-t.test('a layer that somebody laid over ours stays, and ours passes through', async (t) => {
+void t.test('a layer that somebody laid over ours stays, and ours passes through', async (t) => {
   const server = http.createServer()
   const attachment = attachServer(server, { onServerClose: () => t.fail('detached') })
   const ours = server.close.bind(server)
@@ -274,7 +278,7 @@ t.test('a layer that somebody laid over ours stays, and ours passes through', as
   t.equal(calls, 1)
 })
 
-t.test('an instance with a close() of its own keeps it below ours', async (t) => {
+void t.test('an instance with a close() of its own keeps it below ours', async (t) => {
   const server = http.createServer()
   const calls: string[] = []
   const native = server.close.bind(server)

@@ -38,28 +38,32 @@ async function ask(client: Client, path: string): Promise<void> {
   await client.until(new RegExp(`${path}$`))
 }
 
-t.test('an idle connection is let go after its next answer, not before', { timeout: 10_000 }, async (t) => {
-  const { server } = makeServer()
-  const f = await front(t, server)
-  const client = await f.dial()
-  const untouched = await f.dial()
-  await ask(client, '/before')
-  f.attachment.drain()
-  f.attachment.drain()
-  // A further round trip through the same event loop: whatever draining was to cut would be cut by now.
-  const other = await f.dial()
-  other.get('/late')
-  t.same(answers(await other.ended()), ['200 close /late'], 'one that was on its way is served too')
-  t.equal(client.socket.closed, false)
-  t.equal(f.attachment.live, 2)
-  client.get('/during')
-  t.same(answers(await client.ended()), ['200 keep-alive /before', '200 close /during'])
-  untouched.get('/first')
-  t.same(answers(await untouched.ended()), ['200 close /first'])
-  await f.attachment.whenEmpty()
-})
+void t.test(
+  'an idle connection is let go after its next answer, not before',
+  { timeout: 10_000 },
+  async (t) => {
+    const { server } = makeServer()
+    const f = await front(t, server)
+    const client = await f.dial()
+    const untouched = await f.dial()
+    await ask(client, '/before')
+    f.attachment.drain()
+    f.attachment.drain()
+    // A further round trip through the same event loop: whatever draining was to cut would be cut by now.
+    const other = await f.dial()
+    other.get('/late')
+    t.same(answers(await other.ended()), ['200 close /late'], 'one that was on its way is served too')
+    t.equal(client.socket.closed, false)
+    t.equal(f.attachment.live, 2)
+    client.get('/during')
+    t.same(answers(await client.ended()), ['200 keep-alive /before', '200 close /during'])
+    untouched.get('/first')
+    t.same(answers(await untouched.ended()), ['200 close /first'])
+    await f.attachment.whenEmpty()
+  },
+)
 
-t.test(
+void t.test(
   'an answer in flight says close, and one that has begun keeps its promise',
   { timeout: 10_000 },
   async (t) => {
@@ -82,7 +86,7 @@ t.test(
   },
 )
 
-t.test('after a kept promise a silent client is let go soon', { timeout: 10_000 }, async (t) => {
+void t.test('after a kept promise a silent client is let go soon', { timeout: 10_000 }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const client = await f.dial()
@@ -99,7 +103,7 @@ t.test('after a kept promise a silent client is let go soon', { timeout: 10_000 
   t.equal(server.keepAliveTimeout, 60_000, 'the app’s own is put back')
 })
 
-t.test('pipelined requests that were received are all answered', { timeout: 10_000 }, async (t) => {
+void t.test('pipelined requests that were received are all answered', { timeout: 10_000 }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const client = await f.dial()
@@ -114,24 +118,28 @@ t.test('pipelined requests that were received are all answered', { timeout: 10_0
   ])
 })
 
-t.test('pipelined requests that come while draining are all answered', { timeout: 10_000 }, async (t) => {
-  const { server, held, holding } = makeServer()
-  const f = await front(t, server)
-  const [atOnce, behind] = [await f.dial(), await f.dial()]
-  behind.get('/hold/1')
-  await holding('/hold/1')
-  f.attachment.drain()
-  const requests = ['/a', '/b', '/c'].map((path) => `GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`)
-  atOnce.write(requests.join(''))
-  t.same(answers(await atOnce.ended()), ['200 keep-alive /a', '200 keep-alive /b', '200 close /c'])
-  behind.get('/hold/2')
-  await holding('/hold/2')
-  held.get('/hold/1')?.end('1')
-  held.get('/hold/2')?.end('2')
-  t.same(answers(await behind.ended()), ['200 keep-alive 1', '200 close 2'])
-})
+void t.test(
+  'pipelined requests that come while draining are all answered',
+  { timeout: 10_000 },
+  async (t) => {
+    const { server, held, holding } = makeServer()
+    const f = await front(t, server)
+    const [atOnce, behind] = [await f.dial(), await f.dial()]
+    behind.get('/hold/1')
+    await holding('/hold/1')
+    f.attachment.drain()
+    const requests = ['/a', '/b', '/c'].map((path) => `GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`)
+    atOnce.write(requests.join(''))
+    t.same(answers(await atOnce.ended()), ['200 keep-alive /a', '200 keep-alive /b', '200 close /c'])
+    behind.get('/hold/2')
+    await holding('/hold/2')
+    held.get('/hold/1')?.end('1')
+    held.get('/hold/2')?.end('2')
+    t.same(answers(await behind.ended()), ['200 keep-alive 1', '200 close 2'])
+  },
+)
 
-t.test('every form of answer says close', { timeout: 20_000 }, async (t) => {
+void t.test('every form of answer says close', { timeout: 20_000 }, async (t) => {
   const keep = { Connection: 'keep-alive' }
   const cookies = ['Set-Cookie', 'a=1', 'Set-Cookie', 'b=2']
   const forms: Record<string, RequestListener> = {
@@ -180,27 +188,31 @@ t.test('every form of answer says close', { timeout: 20_000 }, async (t) => {
   t.match(await post.ended(), /200 OK[^]*\r\nConnection: close\r\n/)
 })
 
-t.test('a body that comes with its head is read whole while draining', { timeout: 10_000 }, async (t) => {
-  const { server } = makeServer(
-    {},
-    {
-      '/sum': (request, response) => {
-        let length = 0
-        request
-          .on('data', (chunk: Buffer) => (length += chunk.length))
-          .on('end', () => response.end(`${length}`))
+void t.test(
+  'a body that comes with its head is read whole while draining',
+  { timeout: 10_000 },
+  async (t) => {
+    const { server } = makeServer(
+      {},
+      {
+        '/sum': (request, response) => {
+          let length = 0
+          request
+            .on('data', (chunk: Buffer) => (length += chunk.length))
+            .on('end', () => response.end(`${length}`))
+        },
       },
-    },
-  )
-  const f = await front(t, server)
-  f.attachment.drain()
-  const client = await f.dial()
-  const size = 300_000
-  client.write(`POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n${'x'.repeat(size)}`)
-  t.same(answers(await client.ended()), [`200 close ${size}`])
-})
+    )
+    const f = await front(t, server)
+    f.attachment.drain()
+    const client = await f.dial()
+    const size = 300_000
+    client.write(`POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n${'x'.repeat(size)}`)
+    t.same(answers(await client.ended()), [`200 close ${size}`])
+  },
+)
 
-t.test('upgraded connections and net servers live until they end', { timeout: 10_000 }, async (t) => {
+void t.test('upgraded connections and net servers live until they end', { timeout: 10_000 }, async (t) => {
   const { server } = makeServer()
   server.on('upgrade', (_request, socket) => {
     socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n')
@@ -231,7 +243,7 @@ t.test('upgraded connections and net servers live until they end', { timeout: 10
   await echo.attachment.whenEmpty()
 })
 
-t.test('close() during a drain ends the drain as close() does', { timeout: 10_000 }, async (t) => {
+void t.test('close() during a drain ends the drain as close() does', { timeout: 10_000 }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const [idle, busy] = [await f.dial(), await f.dial()]

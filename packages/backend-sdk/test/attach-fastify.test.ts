@@ -28,7 +28,7 @@ async function handOver(t: Test, app: Awaited<ReturnType<typeof makeApp>>) {
   )
 }
 
-t.test('the decorator is on the instance that registers, before and after ready', async (t) => {
+void t.test('the decorator is on the instance that registers, before and after ready', async (t) => {
   const app = await makeApp(t)
   t.equal(typeof app.baton.ready, 'function')
   t.equal(app.baton.state, 'idle')
@@ -37,7 +37,7 @@ t.test('the decorator is on the instance that registers, before and after ready'
   t.equal(app.baton.state, 'registering', 'without a broker the app is ready all the same')
 })
 
-t.test(
+void t.test(
   'the server is attached when the app is ready, and may listen as well',
   { timeout: 10_000 },
   async (t) => {
@@ -52,7 +52,7 @@ t.test(
   },
 )
 
-t.test('it drains before the app begins to refuse requests', { timeout: 10_000 }, async (t) => {
+void t.test('it drains before the app begins to refuse requests', { timeout: 10_000 }, async (t) => {
   const app = await makeApp(t, { drainDeadline: '7s' })
   await app.ready()
   const port = await handOver(t, app)
@@ -82,7 +82,7 @@ t.test('it drains before the app begins to refuse requests', { timeout: 10_000 }
   t.equal(backend.state, 'closed')
 })
 
-t.test('an onReady hook that waits does not change the order', { timeout: 10_000 }, async (t) => {
+void t.test('an onReady hook that waits does not change the order', { timeout: 10_000 }, async (t) => {
   const app = fastify()
   const order: string[] = []
   app.addHook('onReady', () => new Promise<void>((resolve) => setImmediate(resolve)))
@@ -95,13 +95,13 @@ t.test('an onReady hook that waits does not change the order', { timeout: 10_000
   t.same(order, ['drain', 'preClose', 'onClose'])
 })
 
-t.test('an app that closes before it was ready has nothing to drain', { timeout: 10_000 }, async (t) => {
+void t.test('an app that closes before it was ready has nothing to drain', { timeout: 10_000 }, async (t) => {
   const app = await makeApp(t)
   await app.close()
   t.pass('closed')
 })
 
-t.test('options are checked where they are given', async (t) => {
+void t.test('options are checked where they are given', async (t) => {
   const app = fastify()
   await t.rejects(async () => app.register(baton, { service: '', logger: false }), {
     code: 'BATON_ERR_NO_SERVICE',

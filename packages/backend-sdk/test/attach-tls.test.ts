@@ -36,30 +36,34 @@ async function fetchH2(session: ClientHttp2Session, path: string): Promise<strin
   return body
 }
 
-t.test('a tls server wraps adopted sockets, and the raw ones are counted', { timeout: 10_000 }, async (t) => {
-  const server = tls.createServer(serverTls, (socket) => socket.pipe(socket))
-  const f = await front(t, server)
-  t.equal(f.attachment.kind, 'tls')
-  t.equal(f.attachment.allowHalfOpen, false)
-  const secured = once(server, 'secureConnection')
-  const client = await secure(t, f.port)
-  const [socket] = await secured
-  t.equal(socket.remotePort, client.localPort)
-  t.equal(
-    f.attachment.find((raw) => raw.remotePort === client.localPort),
-    f.sockets[0],
-  )
-  client.write('hello')
-  t.equal((await once(client, 'data'))[0], 'hello')
-  t.equal(f.attachment.live, 1)
-  const closed = new Promise((resolve) => server.close(resolve))
-  t.equal(f.closes(), 1)
-  client.end()
-  t.equal(await closed, undefined)
-  t.equal(f.attachment.live, 0)
-})
+void t.test(
+  'a tls server wraps adopted sockets, and the raw ones are counted',
+  { timeout: 10_000 },
+  async (t) => {
+    const server = tls.createServer(serverTls, (socket) => socket.pipe(socket))
+    const f = await front(t, server)
+    t.equal(f.attachment.kind, 'tls')
+    t.equal(f.attachment.allowHalfOpen, false)
+    const secured = once(server, 'secureConnection')
+    const client = await secure(t, f.port)
+    const [socket] = await secured
+    t.equal(socket.remotePort, client.localPort)
+    t.equal(
+      f.attachment.find((raw) => raw.remotePort === client.localPort),
+      f.sockets[0],
+    )
+    client.write('hello')
+    t.equal((await once(client, 'data'))[0], 'hello')
+    t.equal(f.attachment.live, 1)
+    const closed = new Promise((resolve) => server.close(resolve))
+    t.equal(f.closes(), 1)
+    client.end()
+    t.equal(await closed, undefined)
+    t.equal(f.attachment.live, 0)
+  },
+)
 
-t.test('a handshake that fails leaves nothing behind', { timeout: 10_000 }, async (t) => {
+void t.test('a handshake that fails leaves nothing behind', { timeout: 10_000 }, async (t) => {
   const server = tls.createServer(serverTls, () => t.fail('no handshake'))
   const f = await front(t, server)
   const failed = once(server, 'tlsClientError')
@@ -78,7 +82,7 @@ t.test('a handshake that fails leaves nothing behind', { timeout: 10_000 }, asyn
   t.same([f.attachment.adopted, f.attachment.closed], [2, 2])
 })
 
-t.test('destroyAll() cuts secured connections and half-made ones', { timeout: 10_000 }, async (t) => {
+void t.test('destroyAll() cuts secured connections and half-made ones', { timeout: 10_000 }, async (t) => {
   const server = tls.createServer(serverTls, (socket) => socket.on('error', () => {}))
   const f = await front(t, server)
   const [client, half] = [await secure(t, f.port), await f.dial()]
@@ -88,7 +92,7 @@ t.test('destroyAll() cuts secured connections and half-made ones', { timeout: 10
   t.equal(f.attachment.closed, 2)
 })
 
-t.test('https: timeouts, draining and close() as for http', { timeout: 20_000 }, async (t) => {
+void t.test('https: timeouts, draining and close() as for http', { timeout: 20_000 }, async (t) => {
   const server = https.createServer(
     { ...serverTls, connectionsCheckingInterval: 20, headersTimeout: 100, keepAliveTimeout: 60_000 },
     (request, response) => response.end(request.url),
@@ -118,7 +122,7 @@ t.test('https: timeouts, draining and close() as for http', { timeout: 20_000 },
   t.equal(await closed, undefined)
 })
 
-t.test('h2: GOAWAY, and open streams finish', { timeout: 10_000 }, async (t) => {
+void t.test('h2: GOAWAY, and open streams finish', { timeout: 10_000 }, async (t) => {
   const held: ServerHttp2Stream[] = []
   const server = http2.createSecureServer(serverTls)
   server.on('stream', (stream, headers) => {
@@ -147,7 +151,7 @@ t.test('h2: GOAWAY, and open streams finish', { timeout: 10_000 }, async (t) => 
   await f.attachment.whenEmpty()
 })
 
-t.test('HTTP/1 on an HTTP/2 server', { timeout: 10_000 }, async (t) => {
+void t.test('HTTP/1 on an HTTP/2 server', { timeout: 10_000 }, async (t) => {
   const server = http2.createSecureServer({ ...serverTls, allowHTTP1: true }, (request, response) => {
     response.end(request.url)
   })
@@ -163,7 +167,7 @@ t.test('HTTP/1 on an HTTP/2 server', { timeout: 10_000 }, async (t) => {
   await f.attachment.whenEmpty()
 })
 
-t.test('an HTTP/2 server closes as a listening one does', { timeout: 10_000 }, async (t) => {
+void t.test('an HTTP/2 server closes as a listening one does', { timeout: 10_000 }, async (t) => {
   const story = async (server: http2.Http2SecureServer, port: number): Promise<string[]> => {
     const seen: string[] = []
     server.on('close', () => seen.push('close event'))

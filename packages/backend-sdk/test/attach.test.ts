@@ -12,7 +12,7 @@ import { dial, front, listen } from './attach-front.ts'
 
 const silent = { onServerClose() {} }
 
-t.test('an adopted connection is served, counted, and the client’s', { timeout: 10_000 }, async (t) => {
+void t.test('an adopted connection is served, counted, and the client’s', { timeout: 10_000 }, async (t) => {
   const server = http.createServer((request, response) =>
     response.end(`${request.socket.remotePort} ${request.socket.remoteAddress}`),
   )
@@ -32,7 +32,7 @@ t.test('an adopted connection is served, counted, and the client’s', { timeout
   )
 })
 
-t.test('sockets made of descriptors: the way that a handoff takes', { timeout: 10_000 }, async (t) => {
+void t.test('sockets made of descriptors: the way that a handoff takes', { timeout: 10_000 }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0 })
   t.teardown(() => listener.close())
   const { port } = localAddress(listener.fd)
@@ -64,7 +64,7 @@ t.test('sockets made of descriptors: the way that a handoff takes', { timeout: 1
   t.same([attachment.live, attachment.adopted, attachment.closed], [0, 2, 2])
 })
 
-t.test('a server is attached once at a time', async (t) => {
+void t.test('a server is attached once at a time', async (t) => {
   const server = http.createServer()
   const attachment = attachServer(server, silent)
   t.throws(() => attachServer(server, silent), { name: 'AttachError', code: 'BATON_ERR_ALREADY_ATTACHED' })
@@ -73,7 +73,7 @@ t.test('a server is attached once at a time', async (t) => {
   attachServer(server, silent).detach()
 })
 
-t.test(
+void t.test(
   'maxConnections is read at each connection, and counts those on their way',
   { timeout: 10_000 },
   async (t) => {
@@ -110,7 +110,7 @@ function keepAliveTimer(socket: Socket): boolean {
   return / 02:\w{8} /.test(row ?? '')
 }
 
-t.test(
+void t.test(
   'sockets get the options that the server gives to those it accepts',
   { timeout: 10_000 },
   async (t) => {
@@ -155,7 +155,7 @@ t.test(
   },
 )
 
-t.test(
+void t.test(
   'a client may half-close and is still answered, as the server allows',
   { timeout: 10_000 },
   async (t) => {
@@ -169,7 +169,7 @@ t.test(
   },
 )
 
-t.test('a socket that closed on the way is counted, and not handed out', async (t) => {
+void t.test('a socket that closed on the way is counted, and not handed out', async (t) => {
   const server = net.createServer(() => t.fail('a dead socket was handed out'))
   const attachment = attachServer(server, silent)
   const socket = new net.Socket()
@@ -180,7 +180,7 @@ t.test('a socket that closed on the way is counted, and not handed out', async (
   await attachment.whenEmpty()
 })
 
-t.test('destroyAll() cuts every connection', { timeout: 10_000 }, async (t) => {
+void t.test('destroyAll() cuts every connection', { timeout: 10_000 }, async (t) => {
   const f = await front(t, http.createServer())
   const clients = await Promise.all([f.dial(), f.dial()])
   f.attachment.destroyAll()
@@ -189,59 +189,74 @@ t.test('destroyAll() cuts every connection', { timeout: 10_000 }, async (t) => {
   await Promise.all(clients.map((client) => client.ended()))
 })
 
-t.test('headersTimeout and requestTimeout: 408, as on a listening server', { timeout: 20_000 }, async (t) => {
-  const make = (timeouts: http.ServerOptions) =>
-    http.createServer({ connectionsCheckingInterval: 20, ...timeouts }, (request) => request.resume())
-  const rows = [
-    { timeouts: { headersTimeout: 100, requestTimeout: 0 }, bytes: 'GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ' },
-    {
-      timeouts: { headersTimeout: 0, requestTimeout: 100 },
-      bytes: 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx',
-    },
-    { timeouts: { headersTimeout: 100, requestTimeout: 100 }, bytes: '' },
-  ]
-  for (const { timeouts, bytes } of rows) {
-    const own = make(timeouts)
-    const port = await listen(t, own)
-    const f = await front(t, make(timeouts))
-    const [listening, attached] = await Promise.all([dial(t, port), f.dial()])
-    listening.write(bytes)
-    attached.write(bytes)
-    const answer = await attached.ended()
-    t.equal(answer, await listening.ended())
-    t.match(answer, /^HTTP\/1.1 408 Request Timeout\r\n/)
-  }
-})
+void t.test(
+  'headersTimeout and requestTimeout: 408, as on a listening server',
+  { timeout: 20_000 },
+  async (t) => {
+    const make = (timeouts: http.ServerOptions) =>
+      http.createServer({ connectionsCheckingInterval: 20, ...timeouts }, (request) => request.resume())
+    const rows = [
+      {
+        timeouts: { headersTimeout: 100, requestTimeout: 0 },
+        bytes: 'GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ',
+      },
+      {
+        timeouts: { headersTimeout: 0, requestTimeout: 100 },
+        bytes: 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx',
+      },
+      { timeouts: { headersTimeout: 100, requestTimeout: 100 }, bytes: '' },
+    ]
+    for (const { timeouts, bytes } of rows) {
+      const own = make(timeouts)
+      const port = await listen(t, own)
+      const f = await front(t, make(timeouts))
+      const [listening, attached] = await Promise.all([dial(t, port), f.dial()])
+      listening.write(bytes)
+      attached.write(bytes)
+      const answer = await attached.ended()
+      t.equal(answer, await listening.ended())
+      t.match(answer, /^HTTP\/1.1 408 Request Timeout\r\n/)
+    }
+  },
+)
 
-t.test('timeout and keepAliveTimeout end silent and idle connections', { timeout: 20_000 }, async (t) => {
-  const idle = await front(
-    t,
-    http.createServer({ keepAliveTimeout: 1 }, (_request, response) => response.end('ok')),
-  )
-  const silentOne = http.createServer()
-  silentOne.timeout = 50
-  const quiet = await front(t, silentOne)
-  const [a, b] = [await idle.dial(), await quiet.dial()]
-  a.get('/')
-  t.match(await a.ended(), /ok$/)
-  t.equal(await b.ended(), '')
-})
+void t.test(
+  'timeout and keepAliveTimeout end silent and idle connections',
+  { timeout: 20_000 },
+  async (t) => {
+    const idle = await front(
+      t,
+      http.createServer({ keepAliveTimeout: 1 }, (_request, response) => response.end('ok')),
+    )
+    const silentOne = http.createServer()
+    silentOne.timeout = 50
+    const quiet = await front(t, silentOne)
+    const [a, b] = [await idle.dial(), await quiet.dial()]
+    a.get('/')
+    t.match(await a.ended(), /ok$/)
+    t.equal(await b.ended(), '')
+  },
+)
 
-t.test('the app’s own listening listeners are not called', async (t) => {
+void t.test('the app’s own listening listeners are not called', async (t) => {
   const server = http.createServer()
   server.on('listening', () => t.fail('nothing listens'))
   attachServer(server, silent)
   t.equal(server.listening, true)
 })
 
-t.test('a Node without connection tracking is warned of, not guessed at', { timeout: 10_000 }, async (t) => {
-  const warned = once(process, 'warning')
-  t.equal(startConnectionTracking(http.createServer(), []), false)
-  const [warning] = await warned
-  t.match(warning, { name: 'BatonWarning', code: 'BATON_WARN_NO_CONNECTION_TRACKING' })
-  t.equal(startConnectionTracking(http.createServer()), true)
-  t.equal(startConnectionTracking(net.createServer()), false)
-})
+void t.test(
+  'a Node without connection tracking is warned of, not guessed at',
+  { timeout: 10_000 },
+  async (t) => {
+    const warned = once(process, 'warning')
+    t.equal(startConnectionTracking(http.createServer(), []), false)
+    const [warning] = await warned
+    t.match(warning, { name: 'BatonWarning', code: 'BATON_WARN_NO_CONNECTION_TRACKING' })
+    t.equal(startConnectionTracking(http.createServer()), true)
+    t.equal(startConnectionTracking(net.createServer()), false)
+  },
+)
 
 /** Collects until `enough`, at most 50 times: finalizers run in tasks of their own. `--expose-gc` for this file alone. */
 async function collect(enough: () => boolean): Promise<void> {
@@ -254,7 +269,7 @@ async function collect(enough: () => boolean): Promise<void> {
   }
 }
 
-t.test('an idle connection holds no answer', { timeout: 10_000 }, async (t) => {
+void t.test('an idle connection holds no answer', { timeout: 10_000 }, async (t) => {
   let collected = false
   const registry = new FinalizationRegistry(() => (collected = true))
   const server = http.createServer((_request, response) => {
@@ -270,7 +285,7 @@ t.test('an idle connection holds no answer', { timeout: 10_000 }, async (t) => {
   t.equal(f.attachment.live, 1)
 })
 
-t.test('10,000 connections leave nothing behind', { timeout: 60_000 }, async (t) => {
+void t.test('10,000 connections leave nothing behind', { timeout: 60_000 }, async (t) => {
   const server = http.createServer((_request, response) => response.end('ok'))
   const attachment = attachServer(server, silent)
   let collected = 0

@@ -59,7 +59,6 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     backend: orNull(ulid),
     sdk: text,
     secret: orNull(text),
-    maxConnections: orNull(count),
     reconnect: orNull(record({ path: name })),
   }),
   welcome: record({

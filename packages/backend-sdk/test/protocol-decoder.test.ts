@@ -47,7 +47,7 @@ const known: ReadonlySet<number> = new Set(Object.values(FrameType))
 const streams = fc.array(anyFrame, { minLength: 1, maxLength: 6 })
 const cuts = fc.array(fc.nat({ max: 100_000 }), { maxLength: 20 })
 
-t.test('row 25: however a stream is cut, the same frames come out', async () => {
+void t.test('row 25: however a stream is cut, the same frames come out', async () => {
   fc.assert(
     fc.property(streams, cuts, (frames, where) => {
       const stream = Buffer.concat(frames.map(encodeFrame))
@@ -59,7 +59,7 @@ t.test('row 25: however a stream is cut, the same frames come out', async () => 
   )
 })
 
-t.test('row 25: a stream that trickles in byte by byte gives the same frames', async () => {
+void t.test('row 25: a stream that trickles in byte by byte gives the same frames', async () => {
   fc.assert(
     fc.property(streams, (frames) => {
       const stream = Buffer.concat(frames.map(encodeFrame))
@@ -71,7 +71,7 @@ t.test('row 25: a stream that trickles in byte by byte gives the same frames', a
   )
 })
 
-t.test('a frame that is cut short is no frame, and its bytes are counted', async (t) => {
+void t.test('a frame that is cut short is no frame, and its bytes are counted', async (t) => {
   fc.assert(
     fc.property(anyFrame, anyFrame, fc.nat(), (first, cut, seed) => {
       const encoded = encodeFrame(cut)
@@ -87,14 +87,14 @@ t.test('a frame that is cut short is no frame, and its bytes are counted', async
   t.equal(decoder().push(Buffer.alloc(0)).length, 0)
 })
 
-t.test('any Uint8Array will do, with whatever offset in its memory', async (t) => {
+void t.test('any Uint8Array will do, with whatever offset in its memory', async (t) => {
   const encoded = encodeFrame({ type: 'heartbeat', id: 3, reply: false })
   const memory = new Uint8Array(encoded.length + 7)
   memory.set(encoded, 7)
   t.same(decoder().push(memory.subarray(7)), [{ type: 'heartbeat', id: 3, reply: false }])
 })
 
-t.test(
+void t.test(
   'garbage gives typed errors only, and the decoder never holds more than one frame may have',
   async (t) => {
     const limit = 4096
@@ -147,7 +147,7 @@ t.test(
   },
 )
 
-t.test('every cut inside a binary payload is malformed, never an index error', async (t) => {
+void t.test('every cut inside a binary payload is malformed, never an index error', async (t) => {
   fc.assert(
     fc.property(anyFrame, fc.nat(), (frame, seed) => {
       const encoded = encodeFrame(frame)
@@ -165,7 +165,7 @@ t.test('every cut inside a binary payload is malformed, never an index error', a
   )
 })
 
-t.test(
+void t.test(
   'a length over the limit is refused when its four bytes are there, in however many pieces',
   async (t) => {
     const length = Buffer.alloc(4)
@@ -186,7 +186,7 @@ t.test(
   },
 )
 
-t.test('the limit may be raised between frames', async (t) => {
+void t.test('the limit may be raised between frames', async (t) => {
   const reason = 'x'.repeat(PRE_WELCOME_LIMIT)
   const long = encodeFrame({ type: 'reconnect', reason })
   const into = decoder(PRE_WELCOME_LIMIT)
@@ -199,7 +199,7 @@ t.test('the limit may be raised between frames', async (t) => {
   }
 })
 
-t.test('unknown types from 0x80 up are skipped, below it they are an error', async (t) => {
+void t.test('unknown types from 0x80 up are skipped, below it they are an error', async (t) => {
   const heartbeat = encodeFrame({ type: 'heartbeat', id: 1, reply: true })
   fc.assert(
     fc.property(
@@ -221,7 +221,7 @@ t.test('unknown types from 0x80 up are skipped, below it they are an error', asy
   t.throws(() => decoder().push(raw(0x7f, Buffer.from([0]))), { message: 'frame type 0x7f' })
 })
 
-t.test('frames before a fault in the same push are handed over with the error, once', async (t) => {
+void t.test('frames before a fault in the same push are handed over with the error, once', async (t) => {
   fc.assert(
     fc.property(streams, bytes(4), (frames, noise) => {
       const into = decoder()
@@ -244,7 +244,7 @@ t.test('frames before a fault in the same push are handed over with the error, o
   t.match(error, { code: 'BATON_ERR_FRAME_MALFORMED', frames: [{ type: 'ack', acks: [{ sequence: 1 }] }] })
 })
 
-t.test('memory for a frame grows with what arrives, not with what is announced', async (t) => {
+void t.test('memory for a frame grows with what arrives, not with what is announced', async (t) => {
   const before = process.memoryUsage().arrayBuffers
   const decoders = Array.from({ length: 200 }, () => decoder())
   const announced = Buffer.alloc(5, FrameType.RECONNECT)

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import {
   encodeFrame,
+  encodeProxyHeader,
   type Frame,
   FrameDecoder,
   FrameType,
@@ -43,7 +44,6 @@ const example: Frame[] = [
     backend: null,
     sdk: 'example/1',
     secret: null,
-    maxConnections: null,
     reconnect: null,
   },
   {
@@ -84,7 +84,7 @@ const example: Frame[] = [
   { type: 'drained' },
 ]
 
-t.test('the bytes of the worked example are what the encoder gives and the decoder takes', async (t) => {
+void t.test('the bytes of the worked example are what the encoder gives and the decoder takes', async (t) => {
   const blocks = [...page.matchAll(/^```hex\n(.*?)^```$/gms)].map(([, lines]) =>
     Buffer.from((lines ?? '').replaceAll(/ {2,}.*$/gm, '').replaceAll(/\s/g, ''), 'hex'),
   )
@@ -100,7 +100,22 @@ t.test('the bytes of the worked example are what the encoder gives and the decod
   deepStrictEqual(Buffer.concat(decoded.map(encodeFrame)), Buffer.concat(blocks))
 })
 
-t.test('its tables list each frame type, NACK reason and error code, and no other', async (t) => {
+void t.test('the header of the worked relay is what the encoder gives', async (t) => {
+  const [, lines = ''] = /^```proxy\n(.*?)^```$/ms.exec(page) ?? []
+  const addresses = {
+    family: 'IPv4' as const,
+    source: '192.0.2.7',
+    sourcePort: 40_000,
+    destination: '198.51.100.1',
+    destinationPort: 443,
+  }
+  t.equal(
+    lines.replaceAll(/ {2,}.*$/gm, '').replaceAll(/\s/g, ''),
+    encodeProxyHeader({ addresses, token }).toString('hex'),
+  )
+})
+
+void t.test('its tables list each frame type, NACK reason and error code, and no other', async (t) => {
   t.same(
     rows(/^0x[0-9a-f]{2}$/).map(([code, name]) => [Number(code), name]),
     Object.entries(FrameType).map(([name, code]) => [code, name]),
@@ -118,7 +133,7 @@ t.test('its tables list each frame type, NACK reason and error code, and no othe
   for (const limit of [PRE_WELCOME_LIMIT, POST_WELCOME_LIMIT]) t.match(page, limit.toLocaleString('en'))
 })
 
-t.test('its tables list each member of HELLO, WELCOME and STATS', async (t) => {
+void t.test('its tables list each member of HELLO, WELCOME and STATS', async (t) => {
   for (const [title, frame] of [
     ['HELLO', example[0]],
     ['WELCOME', example[1]],

@@ -1,12 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import * as fc from 'fast-check'
 import t from 'tap'
-import {
-  decodeProxyHeader,
-  encodeProxyHeader,
-  LONGEST_PROXY_HEADER,
-  ProxyHeaderError,
-} from '../src/protocol/proxy-header.ts'
+import { ProxyHeaderError } from '../src/protocol/errors.ts'
+import { decodeProxyHeader, encodeProxyHeader, LONGEST_PROXY_HEADER } from '../src/protocol/proxy-header.ts'
 
 const addresses = {
   family: 'IPv4' as const,
@@ -16,7 +12,7 @@ const addresses = {
   destinationPort: 443,
 }
 
-t.test('the bytes are those of the specification', async (t) => {
+void t.test('the bytes are those of the specification', async (t) => {
   const token = Buffer.from('00112233445566778899aabbccddeeff', 'hex')
   t.equal(
     encodeProxyHeader({ addresses, token }).toString('hex'),
@@ -25,7 +21,7 @@ t.test('the bytes are those of the specification', async (t) => {
   )
 })
 
-t.test('every header comes back, at any split, and leaves what follows alone', async (t) => {
+void t.test('every header comes back, at any split, and leaves what follows alone', async (t) => {
   const header = fc.record({
     addresses: fc.option(
       fc.oneof(
@@ -64,7 +60,7 @@ t.test('every header comes back, at any split, and leaves what follows alone', a
   )
 })
 
-t.test('IPv6 addresses are shown as Node shows them', async (t) => {
+void t.test('IPv6 addresses are shown as Node shows them', async (t) => {
   for (const source of [
     '::1',
     '2001:db8::1',
@@ -82,7 +78,7 @@ t.test('IPv6 addresses are shown as Node shows them', async (t) => {
   }
 })
 
-t.test('what cannot become a header is refused as soon as that is known', async (t) => {
+void t.test('what cannot become a header is refused as soon as that is known', async (t) => {
   const refused = (bytes: Buffer, message: RegExp) =>
     t.throws(() => decodeProxyHeader(bytes), { name: 'ProxyHeaderError', message })
   refused(Buffer.from('G'), /signature/)
@@ -100,7 +96,7 @@ t.test('what cannot become a header is refused as soon as that is known', async 
   refused(bent(15, 5), /addresses are cut short/)
 })
 
-t.test('garbage: a typed error or nothing, never another', async (t) => {
+void t.test('garbage: a typed error or nothing, never another', async (t) => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 80 }), fc.boolean(), (noise, signed) => {
       const bytes = signed

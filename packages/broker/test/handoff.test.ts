@@ -23,6 +23,7 @@ function connection(): ClientConnection {
     id: randomBytes(16),
     acceptedAt: 0,
     tried: undefined,
+    pressedSince: undefined,
   }
 }
 
@@ -30,7 +31,7 @@ function isOffer(found: OpenOffer | Unmatched): found is OpenOffer {
   return typeof found !== 'string'
 }
 
-t.test('tokens: 16 bytes each, no two alike, one not a view that a later one writes into', async (t) => {
+void t.test('tokens: 16 bytes each, no two alike, one not a view that a later one writes into', async (t) => {
   const tokens = Array.from({ length: 1000 }, createToken)
   const copies = tokens.map((token) => token.toString('hex'))
   t.ok(tokens.every((token) => token.length === 16))
@@ -41,7 +42,7 @@ t.test('tokens: 16 bytes each, no two alike, one not a view that a later one wri
   )
 })
 
-t.test('row 26: an ACK with a wrong echo, or for another connection, does not settle this one', async (t) => {
+void t.test('row 26: an ACK with a wrong echo, or for another connection, does not settle this one', async (t) => {
   const ledger = new OfferLedger()
   const [mine, other] = [connection(), connection()]
   const first = ledger.open(mine, createToken(), 500)
@@ -53,7 +54,7 @@ t.test('row 26: an ACK with a wrong echo, or for another connection, does not se
   t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
 })
 
-t.test('row 28: a late ACK is ignored and counted: its offer is settled', async (t) => {
+void t.test('row 28: a late ACK is ignored and counted: its offer is settled', async (t) => {
   const ledger = new OfferLedger()
   const client = connection()
   const offer = ledger.open(client, createToken(), 500)
@@ -63,7 +64,7 @@ t.test('row 28: a late ACK is ignored and counted: its offer is settled', async 
   t.equal(ledger.readBack(offer.token), undefined)
 })
 
-t.test(
+void t.test(
   'row 27: what was taken is nobody else’s until an answer or the end; over the bound the oldest goes',
   async (t) => {
     const ledger = new OfferLedger()
@@ -92,7 +93,7 @@ t.test(
   },
 )
 
-t.test('a NACK without a sequence settles the offer whose token came with the descriptor', async (t) => {
+void t.test('a NACK without a sequence settles the offer whose token came with the descriptor', async (t) => {
   const ledger = new OfferLedger()
   const offer = ledger.open(connection(), createToken(), 500)
   t.equal(ledger.nacked(0, randomBytes(16)), 'settled', 'of no offer: nothing moves, and it is no violation')
@@ -102,7 +103,7 @@ t.test('a NACK without a sequence settles the offer whose token came with the de
   t.equal(ledger.nacked(99, offer.token), 'never-made')
 })
 
-t.test('row 16: each failure has its decision, and metrics know each', async (t) => {
+void t.test('row 16: each failure has its decision, and metrics know each', async (t) => {
   const table: Record<FailureCode, [counts: boolean, next: string]> = {
     UnsupportedPlatform: [false, 'reconnect'],
     PermissionDenied: [true, 'next-backend'],
@@ -133,7 +134,7 @@ t.test('row 16: each failure has its decision, and metrics know each', async (t)
   for (const reason of NACK_REASONS) t.ok(reason in table, reason)
 })
 
-t.test('rows 9 to 12: errno to failure', async (t) => {
+void t.test('rows 9 to 12: errno to failure', async (t) => {
   const cases: [errno: number, code: FailureCode][] = [
     [1, 'PermissionDenied'],
     [2, 'BackendSocketUnavailable'],
@@ -157,7 +158,7 @@ t.test('rows 9 to 12: errno to failure', async (t) => {
   t.match(failureOf(new NativeError('sendmsg', 22, {}), '/run/x', 7), { code: 'SendFailed', errno: 22 })
 })
 
-t.test('row 29: eight failures in 30 s suppress attempts for 30 s; a success resets the count', async (t) => {
+void t.test('row 29: eight failures in 30 s suppress attempts for 30 s; a success resets the count', async (t) => {
   const limit = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
   for (let at = 0; at < 7; at++) limit.failed(at * 1000)
   t.equal(limit.retryAfter(7000), 0)
@@ -174,7 +175,7 @@ t.test('row 29: eight failures in 30 s suppress attempts for 30 s; a success res
   t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
 })
 
-t.test(
+void t.test(
   'a backend is unresponsive after three unanswered probes or a missed deadline, until it answers a later one',
   async (t) => {
     const heartbeat = new Heartbeat(0)

@@ -43,3 +43,13 @@ export class InvalidUlidError extends TypeError {
   override readonly name = 'InvalidUlidError'
   readonly code = 'BATON_ERR_INVALID_ULID'
 }
+
+/** What was read where a relay should begin is no header of the PROXY protocol, version 2. */
+export class ProxyHeaderError extends Error {
+  readonly code = 'BATON_ERR_PROXY_HEADER'
+
+  constructor(detail: string) {
+    super(`not a PROXY protocol v2 header: ${detail}`)
+    this.name = 'ProxyHeaderError'
+  }
+}

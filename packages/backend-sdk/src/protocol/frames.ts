@@ -70,8 +70,6 @@ export interface HelloFrame {
   /** Name and version of the SDK, for the logs. */
   sdk: string
   secret: string | null
-  /** Adopted connections beyond which the backend answers BackendOverloaded, `null` for no bound. */
-  maxConnections: number | null
   /** The Unix socket path on which relays are taken, `null` when this backend takes none. */
   reconnect: { path: string } | null
 }

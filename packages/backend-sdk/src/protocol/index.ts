@@ -7,6 +7,7 @@ export {
   type FrameEncodeErrorCode,
   InvalidUlidError,
   ProtocolError,
+  ProxyHeaderError,
   type ProtocolErrorCode,
 } from './errors.ts'
 export { sealToken } from './secrecy.ts'
@@ -19,5 +20,4 @@ export {
   encodeProxyHeader,
   type ProxyAddresses,
   type ProxyHeader,
-  ProxyHeaderError,
 } from './proxy-header.ts'

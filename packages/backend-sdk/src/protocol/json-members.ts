@@ -69,7 +69,6 @@ const HELLO: Members<HelloFrame> = {
   backend: orNull(ulid),
   sdk: text,
   secret: orNull(text),
-  maxConnections: orNull(count),
   reconnect: orNull(endpoint),
 }
 

@@ -1,3 +1,6 @@
+import { ProxyHeaderError } from './errors.ts'
+import { sealToken } from './secrecy.ts'
+
 /**
  * The header with which a relay begins: PROXY protocol version 2
  * (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2), with the client's address, and the one-time
@@ -31,15 +34,6 @@ const VERSION_LOCAL = 0x20
 const FAMILIES = { IPv4: { byte: 0x11, address: 4 }, IPv6: { byte: 0x21, address: 16 } } as const
 const UNSPECIFIED = 0x00
 const TLV_HEADER = 3
-
-export class ProxyHeaderError extends Error {
-  readonly code = 'BATON_ERR_PROXY_HEADER'
-
-  constructor(detail: string) {
-    super(`not a PROXY protocol v2 header: ${detail}`)
-    this.name = 'ProxyHeaderError'
-  }
-}
 
 export function encodeProxyHeader({ addresses, token }: ProxyHeader): Buffer {
   const block = addresses === undefined ? Buffer.alloc(0) : encodeAddresses(addresses)
@@ -96,7 +90,7 @@ function findToken(tlvs: Buffer): Buffer | undefined {
     const end = at + TLV_HEADER + tlvs.readUInt16BE(at + 1)
     if (end > tlvs.length) throw new ProxyHeaderError('a TLV is cut short')
     // A copy: the token outlives the chunk that it came in.
-    if (tlvs.readUInt8(at) === TOKEN_TLV) token = Buffer.from(tlvs.subarray(at + TLV_HEADER, end))
+    if (tlvs.readUInt8(at) === TOKEN_TLV) token = sealToken(Buffer.from(tlvs.subarray(at + TLV_HEADER, end)))
     at = end
   }
   return token

@@ -1,0 +1,41 @@
+// A process that is out of descriptors while it registers. Each line on stdin is a number: so many are left to it when it
+// dials; when it has heard how that went it closes its backend, and has its descriptors again.
+import { closeSync, openSync } from 'node:fs'
+import http from 'node:http'
+import { createInterface } from 'node:readline'
+import { createBackend } from '@baton/backend-sdk'
+
+const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
+
+/** Resolves with the first thing that a new backend says of its registration. */
+async function register(spare) {
+  let failed
+  const heard = new Promise((resolve) => {
+    failed = ({ error }) => resolve(error?.code ?? 'lost')
+  })
+  const backend = createBackend({ logger: { info() {}, warn: failed, error() {} } })
+  backend.attach(http.createServer())
+  const taken = spare === undefined ? [] : takeAllBut(spare)
+  const outcome = await Promise.race([backend.ready().then(() => 'registered'), heard])
+  for (const fd of taken) closeSync(fd)
+  await backend.close()
+  return outcome
+}
+
+function takeAllBut(spare) {
+  const taken = []
+  try {
+    for (;;) taken.push(openSync('/dev/null'))
+  } catch (error) {
+    if (error.code !== 'EMFILE') throw error
+  }
+  for (const fd of taken.splice(0, spare)) closeSync(fd)
+  return taken
+}
+
+// Once in peace: what the process opens for good, it has then.
+await register()
+say('ready')
+createInterface({ input: process.stdin }).on('line', async (spare) => {
+  say(`tried with ${spare}`, { outcome: await register(Number(spare)) })
+})
