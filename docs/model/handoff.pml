@@ -847,16 +847,31 @@ end:
   do
 #ifndef LIVENESS
   :: atomic { brokerUp && !calm -> killBroker() }
-  :: atomic { !calm -> calm = 1; break }
 #endif
   :: atomic { LIVES(0) && !calm && !WELL(0) -> killBackend(0) }
   :: atomic { LIVES(1) && !calm -> killBackend(1) }
-#if REJOIN > 0
-  :: atomic { IS_OVER(0) && !busy -> register(0) }
-  :: atomic { IS_OVER(1) && !busy -> register(1) }
-#endif
+  :: atomic { !calm -> calm = 1; break }
   od
 }
+
+#if REJOIN > 0
+proctype returns() {
+end:
+  do
+  :: atomic { IS_OVER(0) && !busy -> register(0) }
+  :: atomic { IS_OVER(1) && !busy -> register(1) }
+  od
+}
+#endif
+
+#ifdef LIVENESS
+/* Time passes even when nothing happens, so that every run is infinite. */
+proctype time() {
+  do
+  :: true
+  od
+}
+#endif
 
 #ifndef LIVENESS
 #define AT_REST(b, i) assert(!LIVES(b) || token[AT(b, i)] == NONE || token[AT(b, i)] == WAITING)
@@ -890,10 +905,15 @@ init {
     run backend(0);
     run backend(1);
     run service();
-    run faults();
-#ifndef LIVENESS
-    run rest()
+#if REJOIN > 0
+    run returns();
 #endif
+#ifdef LIVENESS
+    run time();
+#else
+    run rest();
+#endif
+    run faults()
   }
 }
 

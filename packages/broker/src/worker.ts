@@ -172,6 +172,8 @@ function serviceStatus(service: Service): Status['services'][number] {
     held: service.held,
     inFlight: service.inFlight,
     stuck: service.stuck,
+    relaying: service.relaying,
+    lateAnswers: service.tally.lateAnswers,
     outcomes: { ...service.tally.outcomes },
     backends: [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, version, weight, registeredAt } = link.identity

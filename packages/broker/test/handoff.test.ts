@@ -42,17 +42,20 @@ void t.test('tokens: 16 bytes each, no two alike, one not a view that a later on
   )
 })
 
-void t.test('row 26: an ACK with a wrong echo, or for another connection, does not settle this one', async (t) => {
-  const ledger = new OfferLedger()
-  const [mine, other] = [connection(), connection()]
-  const first = ledger.open(mine, createToken(), 500)
-  ledger.open(other, createToken(), 500)
-  t.equal(ledger.acked(first.sequence, other.id), 'never-made', 'the echo of another connection')
-  t.equal(ledger.acked(first.sequence, randomBytes(16)), 'never-made')
-  t.equal(ledger.size, 2, 'both are open still')
-  t.equal(ledger.acked(first.sequence, mine.id), first)
-  t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
-})
+void t.test(
+  'row 26: an ACK with a wrong echo, or for another connection, does not settle this one',
+  async (t) => {
+    const ledger = new OfferLedger()
+    const [mine, other] = [connection(), connection()]
+    const first = ledger.open(mine, createToken(), 500)
+    ledger.open(other, createToken(), 500)
+    t.equal(ledger.acked(first.sequence, other.id), 'never-made', 'the echo of another connection')
+    t.equal(ledger.acked(first.sequence, randomBytes(16)), 'never-made')
+    t.equal(ledger.size, 2, 'both are open still')
+    t.equal(ledger.acked(first.sequence, mine.id), first)
+    t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
+  },
+)
 
 void t.test('row 28: a late ACK is ignored and counted: its offer is settled', async (t) => {
   const ledger = new OfferLedger()
@@ -158,22 +161,25 @@ void t.test('rows 9 to 12: errno to failure', async (t) => {
   t.match(failureOf(new NativeError('sendmsg', 22, {}), '/run/x', 7), { code: 'SendFailed', errno: 22 })
 })
 
-void t.test('row 29: eight failures in 30 s suppress attempts for 30 s; a success resets the count', async (t) => {
-  const limit = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
-  for (let at = 0; at < 7; at++) limit.failed(at * 1000)
-  t.equal(limit.retryAfter(7000), 0)
-  limit.succeeded()
-  for (let at = 8; at < 15; at++) limit.failed(at * 1000)
-  t.equal(limit.retryAfter(15_000), 0, 'the count began anew')
-  limit.failed(15_000)
-  t.equal(limit.retryAfter(15_000), 30_000)
-  t.equal(limit.retryAfter(44_000), 1000)
-  t.equal(limit.retryAfter(45_000), 0)
+void t.test(
+  'row 29: eight failures in 30 s suppress attempts for 30 s; a success resets the count',
+  async (t) => {
+    const limit = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
+    for (let at = 0; at < 7; at++) limit.failed(at * 1000)
+    t.equal(limit.retryAfter(7000), 0)
+    limit.succeeded()
+    for (let at = 8; at < 15; at++) limit.failed(at * 1000)
+    t.equal(limit.retryAfter(15_000), 0, 'the count began anew')
+    limit.failed(15_000)
+    t.equal(limit.retryAfter(15_000), 30_000)
+    t.equal(limit.retryAfter(44_000), 1000)
+    t.equal(limit.retryAfter(45_000), 0)
 
-  const slow = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
-  for (let at = 0; at < 20; at++) slow.failed(at * 5000)
-  t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
-})
+    const slow = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
+    for (let at = 0; at < 20; at++) slow.failed(at * 5000)
+    t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
+  },
+)
 
 void t.test(
   'a backend is unresponsive after three unanswered probes or a missed deadline, until it answers a later one',

@@ -42,6 +42,8 @@ export const healthy: Status = {
       held: 0,
       inFlight: 1,
       stuck: 0,
+        relaying: 0,
+        lateAnswers: 0,
       outcomes: { handed_off: 10, relayed: 0, rejected: 1, client_gone: 0, relinquished: 0 },
       backends: [backend('web-1'), backend('web-2', { state: 'draining', version: null, lagMs: null })],
     },

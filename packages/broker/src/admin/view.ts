@@ -57,6 +57,10 @@ export interface ServiceStatus {
   readonly inFlight: number
   /** Taken by a backend past the ACK deadline, and neither acknowledged nor refused. */
   readonly stuck: number
+  /** Clients whose bytes the broker carries now. */
+  readonly relaying: number
+  /** Answers to offers that were settled already: they crossed something, and were ignored. */
+  readonly lateAnswers: number
   readonly outcomes: Readonly<Record<Outcome, number>>
   readonly backends: readonly BackendStatus[]
 }

@@ -10,7 +10,6 @@ export interface Refusal {
     | 'SecretMismatch'
     | 'ProtocolVersion'
     | 'UnknownService'
-    | 'ShuttingDown'
   readonly message: string
   readonly retry: boolean
 }

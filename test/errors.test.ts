@@ -1,0 +1,60 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { root } from './support/process.ts'
+
+const page = readFileSync(join(root, 'docs/errors.md'), 'utf8')
+
+/** First cells of the tables under a heading, without their backticks. */
+function listed(heading: string): string[] {
+  const from = page.indexOf(`\n## ${heading}`)
+  const to = page.indexOf('\n## ', from + 1)
+  const section = page.slice(from, to === -1 ? undefined : to)
+  return [...section.matchAll(/^\| `([A-Za-z_]+)`/gm)].map(([, code]) => code as string)
+}
+
+function source(path: string): string {
+  return readFileSync(join(root, path), 'utf8')
+}
+
+function sorted(values: Iterable<string>): string[] {
+  return [...new Set(values)].toSorted()
+}
+
+void t.test('every error code in the sources is on the page, and no other', async (t) => {
+  const code = /BATON_(?:ERR|WARN)_[A-Z_]+/g
+  const found = ['native-sendmsg', 'backend-sdk', 'broker'].flatMap((name) => {
+    const folder = join(root, 'packages', name, 'src')
+    return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+      .filter((path) => path.endsWith('.ts'))
+      .flatMap((path) => readFileSync(join(folder, path), 'utf8').match(code) ?? [])
+  })
+  t.ok(found.length > 40)
+  t.same(sorted(page.match(/^\| `BATON_\w+`/gm)?.map((cell) => cell.slice(3, -1)) ?? []), sorted(found))
+})
+
+void t.test('every failure and policy reason is on the page, with its decision, and no other', async (t) => {
+  const labels = source('packages/broker/src/metrics/labels.ts')
+  const reasons = [...labels.matchAll(/^ {2}'([A-Z]\w+)',$/gm)].map(([, reason]) => reason as string)
+  t.same(sorted(listed('Failures of a handoff')), sorted(reasons))
+
+  const failures = source('packages/broker/src/handoff/failure.ts')
+  for (const [, name = '', counts = ''] of page.matchAll(
+    /^\| `([A-Z][A-Za-z]+)` \| [^|]+ \| (yes|no)[^|]* \| [^|]+ \|$/gm,
+  )) {
+    const decision = new RegExp(
+      `^ {2}${name}: (fault|refusal|\\{ countsAgainstBackend: (?:true|false))`,
+      'm',
+    ).exec(failures)?.[1]
+    t.equal(/fault|true/.test(decision ?? '') ? 'yes' : 'no', counts, name)
+  }
+})
+
+void t.test('every refusal is on the page, and no other', async (t) => {
+  const admission = source('packages/broker/src/registry/admission.ts')
+  const union = admission.slice(admission.indexOf('readonly code:'), admission.indexOf('readonly message:'))
+  t.same(
+    sorted(listed('Refusals')),
+    sorted([...union.matchAll(/'(\w+)'/g)].map(([, code]) => code as string)),
+  )
+})
