@@ -111,7 +111,11 @@ byte rejoined[NB];
 #define IS_OPEN(b, i)     (ledger[AT(b, i)])
 #define IS_WAITING(b, i)  (token[AT(b, i)] == WAITING)
 #define IS_VERIFIED(b, i) (token[AT(b, i)] == VERIFIED)
+#ifdef NO_TOKEN_MATCH
+#define IS_HELD(b, i)     (token[AT(b, i)] == VERIFIED)
+#else
 #define IS_HELD(b, i)     (token[AT(b, i)] == VERIFIED || token[AT(b, i)] == PARKED)
+#endif
 #define IS_ACKED(b, i)    (token[AT(b, i)] == ACKED)
 #define IS_OWING(b, i)    (token[AT(b, i)] == OWING)
 #define IS_LEAVING(b, i)  (token[AT(b, i)] == LEAVING)
@@ -134,12 +138,18 @@ inline touch(c, who) {
 
 /* A connection ends once. */
 inline settle(c, outcome) {
+  if
+  :: outcome == HANDED -> printf("broker counts client %d as handed off\n", c)
+  :: outcome == RELINQUISHED -> printf("broker relinquishes client %d\n", c)
+  :: outcome == REJECTED -> printf("broker rejects client %d, with an answer of its own\n", c)
+  fi;
   assert(conn[c] == HERE || conn[c] == OUT); /* two outcomes */
   conn[c] = outcome
 }
 
 /* What comes back was never touched; with OWNERS_ONLY the second touch must happen before anybody complains. */
 inline takeBack(c) {
+  printf("broker has client %d again\n", c);
 #ifndef OWNERS_ONLY
   assert(owner[c] == NOBODY); /* taken back after it was touched */
 #endif
@@ -149,6 +159,7 @@ inline takeBack(c) {
 
 /* The backend's copy may be used: the broker neither has the connection nor has given it to somebody else. */
 inline touchByBackend(c, b, i) {
+  printf("backend %d reads and writes client %d\n", b, c);
 #ifndef OWNERS_ONLY
   assert(!brokerUp || conn[c] == RELINQUISHED || conn[c] == HANDED || (conn[c] == OUT && ledger[AT(b, i)]));
 #endif
@@ -219,6 +230,10 @@ inline brokerClosesLane(b) {
 }
 
 inline brokerClosesControl(b) {
+  if
+  :: brokerUp -> printf("broker closes control of backend %d\n", b)
+  :: else
+  fi;
   brokerEnd[b] = 0;
   drain2(up[b])
 }
@@ -237,9 +252,9 @@ bit tried[NB];
 bit unresponsive[NB];
 bit expired; /* holdTimeout, which runs from accept */
 #ifdef NO_TRIED
-#define READY(b) (brokerEnd[b] && !unresponsive[b])
+#define READY(b) (brokerEnd[b] && !unresponsive[b] && ANY(UNUSED, b))
 #else
-#define READY(b) (brokerEnd[b] && !unresponsive[b] && !tried[b])
+#define READY(b) (brokerEnd[b] && !unresponsive[b] && ANY(UNUSED, b) && !tried[b])
 #endif
 #define MAY_OFFER(b) (READY(b) && !HOLD_IS_OVER)
 #define HOLD_IS_OVER (expired && !tried[0] && !tried[1])
@@ -299,6 +314,7 @@ inline readHeadBack(b) {
   if
   :: nempty(lane[b]) ->
      lane[b]?i;
+     printf("broker reads slot %d back from the lane of backend %d\n", i, b);
 #ifndef OWNERS_ONLY
      assert(ledger[AT(b, i)]); /* settled while its message was on the lane */
 #endif
@@ -313,6 +329,7 @@ inline revokeHead(b) {
   if
   :: nempty(lane[b]) ->
      lane[b]?i;
+     printf("broker reads slot %d back from the lane of backend %d\n", i, b);
 #ifndef OWNERS_ONLY
      assert(ledger[AT(b, i)]); /* settled while its message was on the lane */
 #endif
@@ -409,9 +426,11 @@ end:
 #ifdef LIVENESS
          tried[b] = 1;
 #endif
-         lane[b]!i
+         lane[b]!i;
+         printf("broker puts client %d on the lane of backend %d, slot %d\n", offered[AT(b, i)], b, i)
        }
        atomic {
+         printf("broker writes OFFER for slot %d to backend %d\n", i, b);
          if
          :: backendEnd[b] -> down[b]!OFFER, i
          :: else
@@ -424,6 +443,7 @@ end:
     :: atomic {
          IDLE && brokerEnd[b] && nempty(up[b]) ->
          up[b]?f, i;
+         printf("broker reads %e for slot %d from backend %d\n", f, i, b);
          if
          :: ledger[AT(b, i)] && f == ACK ->
             ledger[AT(b, i)] = 0;
@@ -440,6 +460,7 @@ end:
 #ifndef NO_ACK_DEADLINE
     :: atomic {
          IDLE && brokerEnd[b] && MAY_BE_LATE(b) && IS_DUE(b) ->
+         printf("broker sees an ACK deadline of backend %d pass\n", b);
          busy = 1;
 #ifdef LIVENESS
          unresponsive[b] = 1;
@@ -456,6 +477,7 @@ end:
     /* Control has ended, and is read to its very end: whatever holds no ACK was never touched. */
     :: atomic {
          IDLE && brokerEnd[b] && !backendEnd[b] && IS_READ_TO_END(b) ->
+         printf("broker sees the end of backend %d's control\n", b);
          busy = 1;
          readHeadBack(b);
          ended(b)
@@ -467,6 +489,7 @@ end:
     /* The broker cuts the backend off: it broke the protocol, or the broker ends. */
     :: atomic {
          IDLE && brokerEnd[b] && !calm && !WELL(b) ->
+         printf("broker cuts backend %d off\n", b);
          busy = 1;
 #ifdef CLOSES_CONTROL_FIRST
          brokerClosesControl(b)
@@ -497,23 +520,22 @@ proctype service() {
 end:
   do
 #ifdef LIVENESS
-#ifndef GOOD /* whoever can serve serves before the time is over */
-  :: atomic { !expired -> expired = 1 }
   :: atomic {
        IDLE && conn[0] == HERE && HOLD_IS_OVER ->
        settle(0, REJECTED);
        touch(0, BROKER)
      }
-#endif
   :: atomic { /* Everybody who is ready was asked: the client waits, and a new round begins. */
        IDLE && conn[0] == HERE && !READY(0) && !READY(1) && (tried[0] || tried[1]) ->
        tried[0] = 0;
        tried[1] = 0
      }
 #else
+#ifndef OWNERS_ONLY
   :: atomic { IDLE && conn[0] == HERE -> settle(0, REJECTED); touch(0, BROKER) }
 #if NC > 1
   :: atomic { IDLE && conn[1] == HERE -> settle(1, REJECTED); touch(1, BROKER) }
+#endif
 #endif
   :: atomic { !brokerUp -> break }
 #endif
@@ -574,7 +596,7 @@ inline arrive(b, i, parks) {
      token[AT(b, i)] = PARKED;
      holds[AT(b, i)] = offered[AT(b, i)];
      parkedOrder[b]!i
-  :: else
+  :: empty(waitingOrder[b]) && !(parks && token[AT(b, i)] == NONE) /* closed untouched */
   fi
 #else
   if
@@ -589,7 +611,7 @@ inline forgetParked(b, i) {
 #ifdef NO_TOKEN_MATCH
   if
   :: parkedOrder[b]??[eval(i)] -> parkedOrder[b]??eval(i)
-  :: else
+  :: !(parkedOrder[b]??[eval(i)])
   fi
 #else
   skip
@@ -626,6 +648,7 @@ end:
     :: atomic {
          session[b] == OPEN && nempty(down[b]) ->
          down[b]?f, i;
+         printf("backend %d reads %e for slot %d\n", b, f, i);
          if
          :: f == OFFER -> readOffer(b, i)
          :: f == REVOKE -> readRevoke(b, i)
@@ -637,6 +660,7 @@ end:
     :: atomic {
          session[b] == OPEN && nempty(lane[b]) ->
          lane[b]?i;
+         printf("backend %d takes slot %d from its lane\n", b, i);
          arrive(b, i, true);
          tidy(b);
          i = 0
@@ -645,6 +669,7 @@ end:
     :: atomic {
          session[b] == OPEN && nempty(lane[b]) ->
          lane[b]?<i>;
+         printf("backend %d peeks at slot %d on its lane\n", b, i);
          arrive(b, i, true);
          tidy(b);
          i = 0
@@ -666,7 +691,7 @@ end:
          ANY(IS_OWING, b) ->
          CHOOSE(IS_OWING, b, i);
          if
-         :: session[b] == OPEN && brokerEnd[b] -> up[b]!ACK, i
+         :: session[b] == OPEN && brokerEnd[b] -> up[b]!ACK, i; printf("backend %d writes ACK for slot %d\n", b, i)
          :: else
          fi;
          token[AT(b, i)] = NONE;
@@ -678,6 +703,7 @@ end:
          session[b] == OPEN && brokerEnd[b] && ANY(IS_VERIFIED, b) ->
          CHOOSE(IS_VERIFIED, b, i);
          up[b]!ACK, i;
+         printf("backend %d writes ACK for slot %d\n", b, i);
          token[AT(b, i)] = ACKED;
          tidy(b);
          i = 0
@@ -692,12 +718,23 @@ end:
          tidy(b);
          i = 0
        }
+#ifndef NO_TOKEN_MATCH /* which fails soon enough without this */
+    /* Long after the deadline, an offer whose descriptor never came is forgotten. */
+    :: atomic {
+         session[b] == OPEN && !WELL(b) && ANY(IS_WAITING, b) ->
+         CHOOSE(IS_WAITING, b, i);
+         token[AT(b, i)] = NONE;
+         tidy(b);
+         i = 0
+       }
+#endif
     /* Refused (draining, too late, no OFFER within tokenTtl): the copy is closed, then NACK says so. */
     :: atomic {
          session[b] == OPEN && brokerEnd[b] && !WELL(b) && ANY(IS_HELD, b) ->
          CHOOSE(IS_HELD, b, i);
          forgetParked(b, i);
          up[b]!NACK, i;
+         printf("backend %d writes NACK for slot %d\n", b, i);
 #ifdef NO_NACK_AFTER_CLOSE
          token[AT(b, i)] = LEAVING;
 #else
@@ -720,12 +757,14 @@ end:
     /* The broker's end of control: what it still held has been read. */
     :: atomic {
          session[b] == OPEN && !brokerEnd[b] && empty(down[b]) ->
+         printf("backend %d sees the end of its control\n", b);
          session[b] = SETTLING;
          EACH(DROP_UNPAIRED, b)
        }
     :: atomic {
          session[b] == SETTLING && LANE_AT_EOF(b) && nempty(lane[b]) && ANY(IS_WAITING, b) ->
          lane[b]?i;
+         printf("backend %d takes slot %d from its lane\n", b, i);
          arrive(b, i, false);
          tidy(b);
          i = 0
@@ -762,6 +801,7 @@ end:
     /* The backend closes (drained, or at once): what it has not ACKed is let go, untouched, and then control. */
     :: atomic {
          session[b] == OPEN && !calm && !WELL(b) ->
+         printf("backend %d closes its control\n", b);
 #ifdef NO_BACKEND_LETS_GO_FIRST
          EACH(DROP_UNPAIRED, b);
 #else
@@ -801,6 +841,7 @@ end2:
 #define ORPHAN(c) conn[c] = (conn[c] == HERE || conn[c] == OUT -> ORPHANED : conn[c])
 
 inline killBroker() {
+  printf("broker is killed\n");
   brokerUp = 0;
   busy = 0;
   EACH(STRIKE, 0);
@@ -818,6 +859,7 @@ inline killBroker() {
 }
 
 inline killBackend(b) {
+  printf("backend %d is killed\n", b);
   session[b] = DEAD;
   EACH(FORGET, b);
   forgetOrder(b);
@@ -827,6 +869,7 @@ inline killBackend(b) {
 
 /* Registered anew: fresh control, fresh lane. The kernel has dropped what was left of the old ones. */
 inline register(b) {
+  printf("backend %d registers again\n", b);
   rejoined[b]++;
   session[b] = OPEN;
   brokerEnd[b] = 1;
@@ -850,7 +893,7 @@ end:
 #endif
   :: atomic { LIVES(0) && !calm && !WELL(0) -> killBackend(0) }
   :: atomic { LIVES(1) && !calm -> killBackend(1) }
-  :: atomic { !calm -> calm = 1; break }
+  :: atomic { !calm -> calm = 1 }
   od
 }
 
@@ -858,22 +901,29 @@ end:
 proctype returns() {
 end:
   do
-  :: atomic { IS_OVER(0) && !busy -> register(0) }
-  :: atomic { IS_OVER(1) && !busy -> register(1) }
+  :: atomic { IS_OVER(0) -> register(0) }
+  :: atomic { IS_OVER(1) -> register(1) }
   od
 }
 #endif
 
 #ifdef LIVENESS
 /* Time passes even when nothing happens, so that every run is infinite. */
+bit tick;
 proctype time() {
   do
-  :: true
+  :: tick = 1 - tick
   od
 }
+
+#ifndef GOOD /* whoever can serve does so before the time is over */
+proctype holdTimeout() {
+  expired = 1
+}
+#endif
 #endif
 
-#ifndef LIVENESS
+#if !defined(LIVENESS) && !defined(OWNERS_ONLY)
 #define AT_REST(b, i) assert(!LIVES(b) || token[AT(b, i)] == NONE || token[AT(b, i)] == WAITING)
 
 /* When nobody can do anything any more: nothing was lost silently, and no backend sits on a descriptor. */
@@ -910,7 +960,10 @@ init {
 #endif
 #ifdef LIVENESS
     run time();
-#else
+#ifndef GOOD
+    run holdTimeout();
+#endif
+#elif !defined(OWNERS_ONLY)
     run rest();
 #endif
     run faults()

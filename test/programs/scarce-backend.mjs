@@ -1,5 +1,5 @@
-// A process that is out of descriptors while it registers. Each line on stdin is a number: so many are left to it when it
-// dials; when it has heard how that went it closes its backend, and has its descriptors again.
+// A process that is out of descriptors while it registers. Each line on stdin is a number, or `all`: so many are left to it
+// when it dials. When it has heard how that went it closes its backend, and has its descriptors again.
 import { closeSync, openSync } from 'node:fs'
 import http from 'node:http'
 import { createInterface } from 'node:readline'
@@ -33,9 +33,8 @@ function takeAllBut(spare) {
   return taken
 }
 
-// Once in peace: what the process opens for good, it has then.
-await register()
-say('ready')
-createInterface({ input: process.stdin }).on('line', async (spare) => {
-  say(`tried with ${spare}`, { outcome: await register(Number(spare)) })
-})
+say('started')
+const lines = createInterface({ input: process.stdin })
+for await (const spare of lines) {
+  say(`tried with ${spare}`, { outcome: await register(spare === 'all' ? undefined : Number(spare)) })
+}

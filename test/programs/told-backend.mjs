@@ -1,9 +1,11 @@
-// An app that does what stdin tells it, one word a line: `answer` ends the responses to `/wait`, `drain` and `close` do that
-// to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
+// An app that does what stdin tells it, one word a line: `answer` ends the responses to `/wait`, `block` keeps the event
+// loop for a while, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
 // An exception that nobody caught is said aloud, and the process goes on, as many a service in production has it.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
+
+const BLOCK = 1500
 
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
 process.on('uncaughtException', (error) => say('uncaught', { message: error.message }))
@@ -33,11 +35,17 @@ if (fault !== undefined) {
   else emitter.prependOnceListener(fault, fail)
 }
 
-createInterface({ input: process.stdin }).on('line', async (word) => {
-  if (word === 'answer') for (const response of waiting) response.end('waited')
-  else if (word === 'drain') await backend.drain({ deadline: process.env.DRAIN_DEADLINE })
-  else if (word === 'close') await backend.close()
-  say(`did ${word}`)
-})
+function block() {
+  say('blocking')
+  for (const end = performance.now() + BLOCK; performance.now() < end;);
+}
+
 await backend.ready()
 say('ready')
+for await (const word of createInterface({ input: process.stdin })) {
+  if (word === 'answer') for (const response of waiting) response.end('waited')
+  else if (word === 'block') block()
+  else if (word === 'drain') void backend.drain({ deadline: process.env.DRAIN_DEADLINE })
+  else if (word === 'close') await backend.close()
+  say(`did ${word}`)
+}

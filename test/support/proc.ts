@@ -12,6 +12,11 @@ export function openDescriptors(pid: number, except?: number): number {
   return targets.filter((target) => !excepted.has(target)).length
 }
 
+/** Open sockets of all kinds, standard input and output among them when they are pipes of Node's making. */
+export function openSockets(pid: number): number {
+  return descriptorTargets(pid).filter((target) => target.startsWith('socket:')).length
+}
+
 export function residentBytes(pid: number): number {
   return statusBytes(pid, 'VmRSS')
 }

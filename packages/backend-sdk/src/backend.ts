@@ -14,7 +14,7 @@ import { type BackendOptions, type ResolvedOptions, resolveOptions } from './opt
 import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
-import { type Delivery, Session, type SessionHost } from './session.ts'
+import { type Delivery, openTransport, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
 
 export interface BackendEvents {
@@ -236,7 +236,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     let session: Session
     try {
       session = new Session(
-        registration,
+        openTransport(registration),
         this.#hostOf(() => session, due),
       )
     } catch (error) {

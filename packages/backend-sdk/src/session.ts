@@ -1,17 +1,30 @@
-import {
-  close,
-  EPOLLRDHUP,
-  type OwnedFd,
-  POLLHUP,
-  poll,
-  ReceiveBatch,
-  sharedPoller,
-} from '@baton/native-sendmsg'
+import { type BackendLane, LANE_BATCH, openBackendLane } from './backend-lane.ts'
+import { type Clock, systemClock, type Timer } from './clock.ts'
 import { ControlConnection, type ControlEnd } from './control/control-connection.ts'
-import type { Frame, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
+import { type ControlStream, openControlStream } from './control/control-stream.ts'
+import type { Frame, FrameOrder, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
 import type { Registration } from './registration.ts'
 import type { IncomingRelay, RelayEndpoint } from './relay/relay-endpoint.ts'
-import { TOKEN_BYTES, TokenLedger, type Verdict } from './token-ledger.ts'
+import { TokenLedger, type Verdict } from './token-ledger.ts'
+
+/** What a session works on, and owns. */
+export interface SessionTransport {
+  readonly control: ControlStream
+  readonly lane: BackendLane
+  readonly relays: Pick<RelayEndpoint, 'onArrival' | 'close'>
+  readonly welcome: WelcomeFrame
+  /** Has seen WELCOME. */
+  readonly order: FrameOrder
+}
+
+/**
+ * Takes a registration over.
+ *
+ * @throws {NativeError} EMFILE: the registration is still to be closed
+ */
+export function openTransport({ control, lane, ...rest }: Registration): SessionTransport {
+  return { ...rest, control: openControlStream(control), lane: openBackendLane(lane) }
+}
 
 /** What a session asks of the backend it belongs to. */
 export interface SessionHost {
@@ -35,9 +48,6 @@ export type Delivery = number | IncomingRelay
 type Accepted = Extract<Verdict<Delivery>, { kind: 'accept' }>
 type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
 
-/** As many lane messages are taken with one recvmmsg. */
-const BATCH = 64
-
 /** STATS, and a sweep of the lane, in milliseconds. The protocol asks for at least one each second. */
 const TICK = 1000
 
@@ -53,12 +63,12 @@ export class Session {
   readonly welcome: WelcomeFrame
   readonly #host: SessionHost
   readonly #control: ControlConnection
-  readonly #lane: OwnedFd
-  readonly #arena = new ReceiveBatch(BATCH, TOKEN_BYTES + 1)
-  readonly #relays: RelayEndpoint
+  readonly #lane: BackendLane
+  readonly #clock: Clock
+  readonly #relays: SessionTransport['relays']
   readonly #descriptors: TokenLedger
   readonly #dialled: TokenLedger<IncomingRelay>
-  readonly #tick: NodeJS.Timeout
+  readonly #tick: Timer
   /** Verified, their ACK written but not known to be in the kernel. Untouched until it is. */
   readonly #unacked = new Set<Accepted>()
   readonly #settled: (() => void)[] = []
@@ -66,23 +76,24 @@ export class Session {
   #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
 
-  constructor(registration: Registration, host: SessionHost) {
+  constructor(transport: SessionTransport, host: SessionHost, clock: Clock = systemClock) {
     this.#host = host
-    this.welcome = registration.welcome
-    this.#lane = registration.lane
-    this.#relays = registration.relays
-    const tokenTtl = BigInt(registration.welcome.tokenTtl) * 1_000_000n
+    this.#clock = clock
+    this.welcome = transport.welcome
+    this.#lane = transport.lane
+    this.#relays = transport.relays
+    const tokenTtl = BigInt(transport.welcome.tokenTtl) * 1_000_000n
     this.#descriptors = new TokenLedger(tokenTtl)
     this.#dialled = new TokenLedger(tokenTtl)
     this.#relays.onArrival((relay) => this.#onRelay(relay))
-    this.#control = new ControlConnection(registration.control, registration.order, {
+    this.#control = new ControlConnection(transport.control, transport.order, {
       frames: (frames) => this.#read(frames),
       ended: (end) => this.#ended(end),
     })
     this.#control.welcomed()
     // Before any ACK, so that the broker starts to count from what this backend holds already.
     this.#control.write({ type: 'stats', ...host.stats() })
-    this.#tick = setInterval(() => this.#onTick(), TICK)
+    this.#tick = clock.setInterval(() => this.#onTick(), TICK)
     this.#tick.unref()
   }
 
@@ -114,14 +125,14 @@ export class Session {
     if (this.#state === 'settling') return this.#abandon?.()
     if (this.#state !== 'open') return
     this.#state = 'closed'
-    clearInterval(this.#tick)
+    this.#clock.clear(this.#tick)
     // An ACK that still waits for the kernel must not follow the descriptor that it speaks for.
     const ackQueued = this.#unacked.size > 0
     this.#dropUnadopted()
     if (ackQueued) return this.#control.cutOff()
     this.#control.finish()
     // A broker that reads nothing must not keep this process: its kernel has the frames, or never will.
-    setTimeout(() => this.#control.cutOff(), TICK).unref()
+    this.#clock.setTimeout(() => this.#control.cutOff(), TICK).unref()
   }
 
   /** Every frame that is there is decoded before the lane is touched: a REVOKE may stand behind its OFFER. */
@@ -136,7 +147,7 @@ export class Session {
   #handle(frame: Frame, verdicts: Verdict<Delivery>[]): void {
     switch (frame.type) {
       case 'offer': {
-        const now = process.hrtime.bigint()
+        const now = this.#clock.hrtime()
         for (const offer of frame.offers) {
           const ledger = offer.kind === 'relay' ? this.#dialled : this.#descriptors
           const verdict = ledger.offered(offer, now)
@@ -177,7 +188,7 @@ export class Session {
     const { token } = relay
     const verdict = this.#dialled.arrived(
       { bytes: token, length: token.length, fds: [relay], controlTruncated: false },
-      process.hrtime.bigint(),
+      this.#clock.hrtime(),
     )
     if (verdict) this.#answer([verdict])
   }
@@ -186,9 +197,9 @@ export class Session {
   #takeFromLane(verdicts: Verdict<Delivery>[], least = 0): void {
     let wanted = Math.max(this.#descriptors.waiting, least)
     while (wanted > 0) {
-      const asked = Math.min(wanted, BATCH)
-      const { messages, error } = this.#arena.receive(this.#lane.fd, asked)
-      const now = process.hrtime.bigint()
+      const asked = Math.min(wanted, LANE_BATCH)
+      const { messages, error } = this.#lane.take(asked)
+      const now = this.#clock.hrtime()
       for (const message of messages) {
         const verdict = this.#descriptors.arrived(message, now)
         if (verdict) verdicts.push(verdict)
@@ -224,7 +235,7 @@ export class Session {
       })
     }
     // Closed first: NACK says that this process holds no copy any more.
-    discard(refused)
+    this.#discard(refused)
     if (refused.length > 0) {
       this.#control.write({
         type: 'nack',
@@ -275,16 +286,16 @@ export class Session {
    * an OFFER (or whose OFFER is yet unread) is parked and meets its deadline like everything else.
    */
   #onTick(): void {
-    const now = process.hrtime.bigint()
+    const now = this.#clock.hrtime()
     const verdicts: Verdict<Delivery>[] = [...this.#descriptors.expire(now), ...this.#dialled.expire(now)]
-    this.#takeFromLane(verdicts, BATCH)
+    this.#takeFromLane(verdicts, LANE_BATCH)
     this.#answer(verdicts)
     // Counts are cumulative: what a broker that does not read is not told now, it is told later.
     if (!this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
   }
 
   #ended(end: ControlEnd): void {
-    clearInterval(this.#tick)
+    this.#clock.clear(this.#tick)
     const wasOpen = this.#state === 'open'
     if (wasOpen) {
       this.#state = 'settling'
@@ -310,19 +321,19 @@ export class Session {
       const late: Verdict<Delivery>[] = []
       this.#takeFromLane(late)
       this.#hold(late)
-      discard(this.#endLedgers())
+      this.#discard(this.#endLedgers())
       this.#adopt([...this.#unacked])
       this.#release()
     }
-    if (atEnd(this.#lane.fd)) return finish()
+    if (this.#lane.ended) return finish()
 
-    const watch = sharedPoller().add(this.#lane.fd, EPOLLRDHUP, () => {
+    const unwatch = this.#lane.whenEnded(() => {
       stop()
       finish()
     })
     const stop = () => {
-      clearTimeout(giveUp)
-      watch.remove()
+      this.#clock.clear(giveUp)
+      unwatch()
       this.#abandon = undefined
     }
     this.#abandon = () => {
@@ -331,20 +342,20 @@ export class Session {
       this.#release()
     }
     // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
-    const giveUp = setTimeout(this.#abandon, this.welcome.tokenTtl)
+    const giveUp = this.#clock.setTimeout(this.#abandon, this.welcome.tokenTtl)
   }
 
   /** Verified, and untouched until the lane is at its end; what was refused is closed. */
   #hold(verdicts: readonly Verdict<Delivery>[]): void {
-    discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
+    this.#discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
     for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.add(verdict)
   }
 
   #dropUnadopted(): void {
-    discard(this.#unacked)
+    this.#discard(this.#unacked)
     this.#unacked.clear()
     this.#noteSettled()
-    discard(this.#endLedgers())
+    this.#discard(this.#endLedgers())
   }
 
   #endLedgers(): Verdict<Delivery>[] {
@@ -358,18 +369,14 @@ export class Session {
     this.#control.release()
     this.#host.closed()
   }
-}
 
-/** Closes, untouched, what came with these verdicts. */
-function discard(verdicts: Iterable<Verdict<Delivery>>): void {
-  for (const verdict of verdicts) {
-    for (const delivery of verdict.kind === 'accept' ? [verdict.fd] : verdict.fds) {
-      if (typeof delivery === 'number') close(delivery)
-      else delivery.socket.destroy()
+  /** Closes, untouched, what came with these verdicts. */
+  #discard(verdicts: Iterable<Verdict<Delivery>>): void {
+    for (const verdict of verdicts) {
+      for (const delivery of verdict.kind === 'accept' ? [verdict.fd] : verdict.fds) {
+        if (typeof delivery === 'number') this.#lane.discard(delivery)
+        else delivery.socket.destroy()
+      }
     }
   }
-}
-
-function atEnd(lane: number): boolean {
-  return (poll(lane, 0) & POLLHUP) !== 0
 }

@@ -1,10 +1,9 @@
-import { Socket } from 'node:net'
-import { type OwnedFd, readToEnd, sendMessage } from '@baton/native-sendmsg'
 import { FrameDecoder } from '../protocol/decoder.ts'
 import { encodeFrame } from '../protocol/encoder.ts'
 import { ProtocolError } from '../protocol/errors.ts'
 import { type Frame, POST_WELCOME_LIMIT, PRE_WELCOME_LIMIT } from '../protocol/frames.ts'
 import type { FrameOrder } from '../protocol/order.ts'
+import type { ControlSocket, ControlStream } from './control-stream.ts'
 
 /** How a control connection came to its end, and what its very end still held. */
 export interface ControlEnd {
@@ -37,29 +36,20 @@ const MAX_UNREAD = 8 * 1024 * 1024
  * is closed when both copies are.
  */
 export class ControlConnection {
-  readonly #socket: Socket
-  readonly #duplicate: OwnedFd
+  readonly #stream: ControlStream
+  readonly #socket: ControlSocket
   readonly #decoder = new FrameDecoder({ limit: PRE_WELCOME_LIMIT })
   readonly #order: FrameOrder
   readonly #handlers: ControlHandlers
   #fault: Error | undefined
   #peerEnded = false
 
-  /** Takes ownership of `fd`, also when it throws (EMFILE). `order` may have seen frames already (the SDK takes WELCOME with recvmsg). */
-  constructor(fd: OwnedFd, order: FrameOrder, handlers: ControlHandlers) {
+  /** Owns `stream`. `order` may have seen frames already (the SDK takes WELCOME with recvmsg). */
+  constructor(stream: ControlStream, order: FrameOrder, handlers: ControlHandlers) {
     this.#order = order
     this.#handlers = handlers
-    let duplicate: OwnedFd | undefined
-    try {
-      duplicate = fd.dup()
-      this.#socket = new Socket({ fd: fd.fd })
-      fd.release()
-    } catch (error) {
-      duplicate?.close()
-      fd.close()
-      throw error
-    }
-    this.#duplicate = duplicate
+    this.#stream = stream
+    this.#socket = stream.socket
     this.#socket.on('data', (chunk: Buffer) => this.#read(chunk))
     this.#socket.on('end', () => {
       this.#peerEnded = true
@@ -106,7 +96,7 @@ export class ControlConnection {
 
   /** Sends WELCOME with its descriptor. Nothing may have been written before. The caller keeps `descriptor`. */
   writeWithDescriptor(frame: Frame, descriptor: number): void {
-    sendMessage(this.#duplicate.fd, { bytes: encodeFrame(frame), fds: [descriptor] })
+    this.#stream.sendWithDescriptor(encodeFrame(frame), descriptor)
   }
 
   /** Stops reading and writing. `ended` follows; `release()` is still the owner's to call. */
@@ -123,7 +113,7 @@ export class ControlConnection {
   /** Closes the last copy: from here on the peer may take the end of control for what it states. Harmless twice. */
   release(): void {
     this.#socket.destroy()
-    this.#duplicate.close()
+    this.#stream.close()
   }
 
   #read(chunk: Buffer): void {
@@ -162,7 +152,7 @@ export class ControlConnection {
     let frames: readonly Frame[] = []
     if (!(this.#fault instanceof ProtocolError)) {
       try {
-        const { data, ended } = readToEnd(this.#duplicate.fd, MAX_UNREAD)
+        const { data, ended } = this.#stream.readToEnd(MAX_UNREAD)
         if (ended) by = 'peer'
         const last = this.#decode(data)
         frames = last.frames

@@ -15,6 +15,9 @@ export { isUlid, ulidFromBytes, ulidTime, ulidToBytes } from './ulid.ts'
 export * from './frames.ts'
 /** The connection on which both halves speak it, with the rules of its end. */
 export { ControlConnection, type ControlEnd, type ControlHandlers } from '../control/control-connection.ts'
+export { type ControlSocket, type ControlStream, openControlStream } from '../control/control-stream.ts'
+/** The time that its deadlines are in. */
+export { type Clock, systemClock, type Timer } from '../clock.ts'
 export {
   decodeProxyHeader,
   encodeProxyHeader,

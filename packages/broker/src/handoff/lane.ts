@@ -15,6 +15,13 @@ export interface LaneMessage {
 
 const BATCH = 64
 
+/** The broker's side of a lane; see `Lane`. */
+export interface HandoffLane {
+  send(messages: readonly LaneMessage[]): { sent: number; error?: NativeError }
+  readBack(): { tokens: Buffer[]; error?: NativeError }
+  close(): void
+}
+
 /** One arena serves every lane of the process: a batch is laid out, sent and done within one call. */
 const sending = new SendBatch(BATCH, TOKEN_BYTES)
 const receiving = new ReceiveBatch(BATCH, TOKEN_BYTES)
@@ -24,7 +31,7 @@ const receiving = new ReceiveBatch(BATCH, TOKEN_BYTES)
  * the receive end with WELCOME, and the broker keeps its own, so that what the backend has not taken can be taken back.
  * Taking a message out of the queue is atomic in the kernel: one of the two gets it.
  */
-export class Lane {
+export class Lane implements HandoffLane {
   readonly #sendEnd: OwnedFd
   readonly #receiveEnd: OwnedFd
 

@@ -1,13 +1,12 @@
-import {
-  EPOLLERR,
-  EPOLLHUP,
-  EPOLLONESHOT,
-  EPOLLRDHUP,
-  peek,
-  type Poller,
-  type Watch,
-} from '@baton/native-sendmsg'
+import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type Poller, type Watch } from '@baton/native-sendmsg'
+import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection.ts'
+import { type Os, systemOs } from '../os.ts'
+
+/** What the queue needs of a poller. */
+export type Watcher = {
+  add(...args: Parameters<Poller['add']>): Pick<Watch, 'modify' | 'remove'>
+}
 
 export interface HoldHost {
   /** The client left while it waited. */
@@ -18,7 +17,7 @@ export interface HoldHost {
 
 interface Held {
   readonly connection: ClientConnection
-  readonly watch: Watch
+  readonly watch: Pick<Watch, 'remove'>
 }
 
 /**
@@ -26,15 +25,17 @@ interface Held {
  * The queue owns nothing but the watch on each socket; a connection leaves it by `take`, or through its host.
  */
 export class HoldQueue {
-  readonly #poller: Poller
+  readonly #poller: Watcher
+  readonly #os: Os
   readonly #timeout: number
   readonly #host: HoldHost
   /** Sorted by arrival. */
   readonly #queue: Held[] = []
-  #timer: NodeJS.Timeout | undefined
+  #timer: Timer | undefined
 
   /** @param timeout milliseconds from accept */
-  constructor(poller: Poller, timeout: number, host: HoldHost) {
+  constructor(poller: Watcher, timeout: number, host: HoldHost, os: Os = systemOs) {
+    this.#os = os
     this.#poller = poller
     this.#timeout = timeout
     this.#host = host
@@ -46,7 +47,7 @@ export class HoldQueue {
 
   add(connection: ClientConnection): void {
     const watch = this.#poller.add(connection.fd.fd, EPOLLRDHUP | EPOLLONESHOT, (events) => {
-      if (isGone(connection, events)) return this.#leave(connection)
+      if (this.#isGone(connection, events)) return this.#leave(connection)
       // Half-closed, with a request that waits to be read: still a client. Errors and hang-ups are reported anyway.
       watch.modify(EPOLLONESHOT)
     })
@@ -66,7 +67,7 @@ export class HoldQueue {
   }
 
   close(): void {
-    clearTimeout(this.#timer)
+    this.#os.clear(this.#timer)
   }
 
   #leave(connection: ClientConnection): void {
@@ -94,8 +95,8 @@ export class HoldQueue {
   #arm(): void {
     const head = this.#queue[0]
     if (this.#timer !== undefined || head === undefined) return
-    const left = head.connection.acceptedAt + this.#timeout - performance.now()
-    this.#timer = setTimeout(
+    const left = head.connection.acceptedAt + this.#timeout - this.#os.now()
+    this.#timer = this.#os.setTimeout(
       () => {
         this.#timer = undefined
         this.#expire()
@@ -106,19 +107,19 @@ export class HoldQueue {
   }
 
   #expire(): void {
-    const latest = performance.now() - this.#timeout
+    const latest = this.#os.now() - this.#timeout
     while (this.#queue[0] !== undefined && this.#queue[0].connection.acceptedAt <= latest) {
       const [connection] = this.take(1) as [ClientConnection]
       this.#host.timedOut(connection)
     }
   }
-}
 
-/**
- * EPOLLERR and EPOLLHUP say that both directions are over. A client that only stopped sending may still wait for its
- * answer: on tcp and tls always, on http when it has sent something to be answered.
- */
-function isGone({ fd, listener }: ClientConnection, events: number): boolean {
-  if ((events & (EPOLLERR | EPOLLHUP)) !== 0) return true
-  return listener.protocol === 'http' && peek(fd.fd, 1)?.length === 0
+  /**
+   * EPOLLERR and EPOLLHUP say that both directions are over. A client that only stopped sending may still wait for its
+   * answer: on tcp and tls always, on http when it has sent something to be answered.
+   */
+  #isGone({ fd, listener }: ClientConnection, events: number): boolean {
+    if ((events & (EPOLLERR | EPOLLHUP)) !== 0) return true
+    return listener.protocol === 'http' && this.#os.peek(fd.fd, 1)?.length === 0
+  }
 }

@@ -1,4 +1,4 @@
-import type { ControlConnection, ControlEnd, Frame, NackReason } from '@baton/backend-sdk/protocol'
+import type { ControlConnection, ControlEnd, Frame, NackReason, Timer } from '@baton/backend-sdk/protocol'
 import { ProtocolError } from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
@@ -6,10 +6,11 @@ import type { Candidate } from '../choose/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { decide, type Failure, failureOf } from '../handoff/failure.ts'
 import { FailureLimit, type FailureLimitOptions } from '../handoff/failure-limit.ts'
-import type { Lane } from '../handoff/lane.ts'
+import type { HandoffLane } from '../handoff/lane.ts'
 import { OfferLedger, type OpenOffer, toWire, type Unmatched } from '../handoff/offer-ledger.ts'
 import { createToken } from '../handoff/token.ts'
-import { dial, type PendingDial, relayHeader } from '../relay/dial.ts'
+import { type Os, systemOs } from '../os.ts'
+import { type PendingDial, relayHeader } from '../relay/dial.ts'
 import { Heartbeat } from './heartbeat.ts'
 
 /** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
@@ -45,7 +46,7 @@ export interface LinkHost {
   handedOff(connection: ClientConnection): void
   /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
   relayed(connection: ClientConnection, upstream: Socket): void
-  /** Proven untouched: it may go elsewhere. */
+  /** Proven untouched: they may go elsewhere. In any order. */
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
   /** Nobody can prove anything, and the bound is reached: it is let go. */
   relinquished(connection: ClientConnection): void
@@ -68,18 +69,19 @@ export type LinkState = 'ready' | 'draining' | 'unresponsive' | 'paused'
 export class BackendLink implements Candidate {
   readonly identity: BackendIdentity
   readonly #control: ControlConnection
-  readonly #lane: Lane
+  readonly #lane: HandoffLane
   readonly #options: LinkOptions
   readonly #host: LinkHost
   readonly #logger: Logger
+  readonly #os: Os
   readonly #ledger = new OfferLedger()
   /** By sequence: relays that were offered and dialled, and are not acknowledged yet. */
   readonly #dials = new Map<number, PendingDial>()
   readonly #failures: FailureLimit
   readonly #heartbeat: Heartbeat
-  readonly #beat: NodeJS.Timeout
-  #ackTimer: NodeJS.Timeout | undefined
-  #resumeTimer: NodeJS.Timeout | undefined
+  readonly #beat: Timer
+  #ackTimer: Timer | undefined
+  #resumeTimer: Timer | undefined
   #draining = false
   #over = false
   #acked = 0
@@ -90,11 +92,13 @@ export class BackendLink implements Candidate {
 
   constructor(
     identity: BackendIdentity,
-    transport: { control: ControlConnection; lane: Lane },
+    transport: { control: ControlConnection; lane: HandoffLane },
     options: LinkOptions,
     host: LinkHost,
     logger: Logger,
+    os: Os = systemOs,
   ) {
+    this.#os = os
     this.identity = identity
     this.#control = transport.control
     this.#lane = transport.lane
@@ -102,8 +106,8 @@ export class BackendLink implements Candidate {
     this.#host = host
     this.#logger = logger
     this.#failures = new FailureLimit(options.failureLimit)
-    this.#heartbeat = new Heartbeat(performance.now())
-    this.#beat = setInterval(() => this.#onBeat(), options.heartbeatInterval)
+    this.#heartbeat = new Heartbeat(os.now())
+    this.#beat = os.setInterval(() => this.#onBeat(), options.heartbeatInterval)
   }
 
   /** The slot, so that a backend's successor is chosen for the same clients (`source-hash`). */
@@ -129,7 +133,7 @@ export class BackendLink implements Candidate {
 
   /** Milliseconds for which attempts are suppressed after too many failures. */
   get retryAfter(): number {
-    return this.#failures.retryAfter(performance.now())
+    return this.#failures.retryAfter(this.#os.now())
   }
 
   get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
@@ -152,7 +156,7 @@ export class BackendLink implements Candidate {
     const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
     const { sent, error } = this.#lane.send(messages)
     if (sent > 0) {
-      const due = performance.now() + this.#options.ackDeadline
+      const due = this.#os.now() + this.#options.ackDeadline
       const deadline = this.#tokenDeadline()
       const offers: OpenOffer[] = []
       for (let index = 0; index < sent; index++) {
@@ -176,9 +180,9 @@ export class BackendLink implements Candidate {
     const { reconnect } = this.identity
     if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
     const token = createToken()
-    const offer = this.#ledger.open(connection, token, performance.now() + this.#options.ackDeadline, 'relay')
+    const offer = this.#ledger.open(connection, token, this.#os.now() + this.#options.ackDeadline, 'relay')
     this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
-    const pending = dial(
+    const pending = this.#os.dial(
       { path: reconnect },
       {
         connected: () => pending.socket.write(relayHeader(connection, token)),
@@ -325,7 +329,7 @@ export class BackendLink implements Candidate {
   }
 
   #tokenDeadline(): bigint {
-    return process.hrtime.bigint() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+    return this.#os.hrtime() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
   }
 
   #takeDial({ sequence }: OpenOffer): PendingDial | undefined {
@@ -344,7 +348,7 @@ export class BackendLink implements Candidate {
   }
 
   #onBeat(): void {
-    const now = performance.now()
+    const now = this.#os.now()
     const id = this.#heartbeat.next(now, this.#options.heartbeatInterval)
     // A probe that is not sent counts as unanswered all the same.
     if (id !== undefined && !this.#control.backedUp)
@@ -354,19 +358,19 @@ export class BackendLink implements Candidate {
   #armAckTimer(): void {
     const due = this.#ledger.nextDue()
     if (this.#ackTimer !== undefined || due === undefined) return
-    this.#ackTimer = setTimeout(
+    this.#ackTimer = this.#os.setTimeout(
       () => {
         this.#ackTimer = undefined
         this.#onAckTimer()
         this.#armAckTimer()
       },
-      Math.max(1, due - performance.now()),
+      Math.max(1, due - this.#os.now()),
     )
   }
 
   /** The deadline of the oldest offer: reads the lane back. Whatever is still there waits behind a stuck event loop. */
   #onAckTimer(): void {
-    const now = performance.now()
+    const now = this.#os.now()
     const due = this.#ledger.nextDue()
     if (due === undefined || due > now) return
     const revoked = this.#revoke(now)
@@ -410,9 +414,9 @@ export class BackendLink implements Candidate {
   /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
   #finish(failure: Failure, untouched: boolean): void {
     this.#over = true
-    clearInterval(this.#beat)
-    clearTimeout(this.#ackTimer)
-    clearTimeout(this.#resumeTimer)
+    this.#os.clear(this.#beat)
+    this.#os.clear(this.#ackTimer)
+    this.#os.clear(this.#resumeTimer)
     const { offers: back, whole } = this.#readLaneBack()
     const rest = this.#ledger.end()
     for (const offer of rest) {
@@ -423,13 +427,13 @@ export class BackendLink implements Candidate {
     this.#lane.close()
     this.#control.release()
     this.#host.ended(this)
-    const connections = back.map(({ connection }) => connection).toSorted((a, b) => a.order - b.order)
+    const connections = back.map(({ connection }) => connection)
     if (connections.length > 0) this.#host.returned(connections, failure, this.id)
   }
 
   #count(failure: Failure): void {
     if (!decide(failure.code).countsAgainstBackend) return
-    const now = performance.now()
+    const now = this.#os.now()
     this.#failures.failed(now)
     const pause = this.#failures.retryAfter(now)
     if (pause === 0 || this.#resumeTimer !== undefined) return
@@ -437,7 +441,7 @@ export class BackendLink implements Candidate {
       { ...this.#tag, failure: failure.code, pause },
       'too many failures; no attempts for a while',
     )
-    this.#resumeTimer = setTimeout(() => {
+    this.#resumeTimer = this.#os.setTimeout(() => {
       this.#resumeTimer = undefined
       this.#host.available()
     }, pause)

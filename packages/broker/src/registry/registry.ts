@@ -5,6 +5,7 @@ import {
   type Frame,
   FrameOrder,
   type HelloFrame,
+  openControlStream,
   PROTOCOL_VERSION,
 } from '@baton/backend-sdk/protocol'
 import {
@@ -134,7 +135,7 @@ export class Registry {
     let link: BackendLink | undefined
     let met = false
     let known = false
-    const control = new ControlConnection(fd, new FrameOrder('broker'), {
+    const control = new ControlConnection(openControlStream(fd), new FrameOrder('broker'), {
       frames: (frames) => {
         if (met) return link?.read(frames)
         met = true

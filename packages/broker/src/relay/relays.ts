@@ -1,14 +1,16 @@
 import type { Socket } from 'node:net'
 import type { ClientConnection } from '../connection.ts'
-import { Relay } from './relay.ts'
+import type { Carried, Os } from '../os.ts'
 
 /** The relays of one service, and the bytes that they have carried since the start. Their single owner. */
 export class Relays {
-  readonly #live = new Set<Relay>()
+  readonly #live = new Set<Carried>()
+  readonly #os: Os
   readonly #onIdle: () => void
   readonly #ended = { in: 0, out: 0 }
 
-  constructor(onIdle: () => void) {
+  constructor(os: Os, onIdle: () => void) {
+    this.#os = os
     this.#onIdle = onIdle
   }
 
@@ -26,7 +28,7 @@ export class Relays {
   /** Owns both ends from now on. */
   begin(connection: ClientConnection, upstream: Socket): void {
     this.#live.add(
-      new Relay(connection, upstream, (relay) => {
+      this.#os.carry(connection, upstream, (relay) => {
         this.#live.delete(relay)
         add(this.#ended, relay.bytes)
         if (this.#live.size === 0) this.#onIdle()

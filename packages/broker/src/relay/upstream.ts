@@ -1,9 +1,11 @@
 import type { Socket } from 'node:net'
+import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Candidate } from '../choose/index.ts'
 import { type Address, formatAddress } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { type Failure, failureOf } from '../handoff/failure.ts'
-import { dial, type PendingDial } from './dial.ts'
+import { type Os, systemOs } from '../os.ts'
+import type { PendingDial } from './dial.ts'
 
 export interface UpstreamHost {
   relayed(connection: ClientConnection, upstream: Socket): void
@@ -17,11 +19,13 @@ export class Upstream implements Candidate {
   readonly #address: Address
   readonly #timeout: number
   readonly #host: UpstreamHost
-  readonly #dials = new Map<PendingDial, NodeJS.Timeout>()
+  readonly #os: Os
+  readonly #dials = new Map<PendingDial, Timer>()
   #live = 0
 
   /** @param timeout milliseconds for a connect */
-  constructor(address: Address, weight: number, timeout: number, host: UpstreamHost) {
+  constructor(address: Address, weight: number, timeout: number, host: UpstreamHost, os: Os = systemOs) {
+    this.#os = os
     this.id = formatAddress(address)
     this.weight = weight
     this.#address = address
@@ -46,7 +50,7 @@ export class Upstream implements Candidate {
       this.#forget(pending)
       this.#host.returned([connection], failureOf(error, this.id, -1), this.id)
     }
-    const pending = dial(target, {
+    const pending = this.#os.dial(target, {
       connected: () => {
         this.#forget(pending)
         pending.settle()
@@ -58,7 +62,7 @@ export class Upstream implements Candidate {
       },
       failed: fail,
     })
-    const timeout = setTimeout(() => {
+    const timeout = this.#os.setTimeout(() => {
       pending.cancel()
       fail({ code: 'ETIMEDOUT', errno: 110 })
     }, this.#timeout)
@@ -66,7 +70,7 @@ export class Upstream implements Candidate {
   }
 
   #forget(pending: PendingDial): void {
-    clearTimeout(this.#dials.get(pending))
+    this.#os.clear(this.#dials.get(pending))
     this.#dials.delete(pending)
   }
 }

@@ -1,15 +1,16 @@
 import type { Socket } from 'node:net'
-import type { NackReason } from '@baton/backend-sdk/protocol'
-import { NativeError, type Poller, setNonblocking } from '@baton/native-sendmsg'
+import type { NackReason, Timer } from '@baton/backend-sdk/protocol'
+import { NativeError } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { type Chooser, createChooser } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { decide, type Failure } from '../handoff/failure.ts'
 import type { Farewell } from '../farewell.ts'
-import { HoldQueue } from '../hold/hold-queue.ts'
+import { HoldQueue, type Watcher } from '../hold/hold-queue.ts'
 import type { FallbackReason, Metrics, RejectionReason } from '../metrics/index.ts'
 import { BACKEND_STATES } from '../metrics/index.ts'
+import { type Os, systemOs } from '../os.ts'
 import type { BackendLink, LinkHost } from '../registry/backend-link.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
@@ -25,10 +26,12 @@ const PUMP_BATCH = 64
 
 /** What all services of a worker share. */
 interface Surroundings {
-  readonly poller: Poller
-  readonly farewell: Farewell
+  readonly poller: Watcher
+  readonly farewell: Pick<Farewell, 'reject'>
   readonly metrics: Metrics
   readonly logger: Logger
+  /** The system's own by default. */
+  readonly os?: Os
 }
 
 /**
@@ -47,10 +50,11 @@ export class Service implements LinkHost, UpstreamHost {
   /** Its own memory: who takes bytes is another list than who takes descriptors. */
   readonly #carrierChooser: Chooser
   readonly #hold: HoldQueue
-  readonly #farewell: Farewell
-  readonly #relays = new Relays(() => this.#noteIdle())
+  readonly #farewell: Pick<Farewell, 'reject'>
+  readonly #os: Os
+  readonly #relays: Relays
   readonly #upstreams: readonly Upstream[]
-  #retry: NodeJS.Timeout | undefined
+  #retry: Timer | undefined
   readonly #metrics: Metrics
   readonly #logger: Logger
   readonly #fresh: ClientConnection[] = []
@@ -61,23 +65,30 @@ export class Service implements LinkHost, UpstreamHost {
   constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
     this.name = name
     this.config = config
-    const { poller, farewell, metrics, logger } = surroundings
+    const { poller, farewell, metrics, logger, os = systemOs } = surroundings
+    this.#os = os
+    this.#relays = new Relays(os, () => this.#noteIdle())
     this.#farewell = farewell
     this.#metrics = metrics
     this.#logger = logger
-    this.#chooser = createChooser(config.balance)
-    this.#carrierChooser = createChooser(config.balance)
+    this.#chooser = createChooser(config.balance, os.random)
+    this.#carrierChooser = createChooser(config.balance, os.random)
     this.#upstreams = config.upstreams.map(
-      ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this),
+      ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this, os),
     )
-    this.#hold = new HoldQueue(poller, config.holdTimeout, {
-      clientGone: (connection) => {
-        this.tally.outcomes.client_gone += 1
-        connection.fd.close()
-        this.#noteIdle()
+    this.#hold = new HoldQueue(
+      poller,
+      config.holdTimeout,
+      {
+        clientGone: (connection) => {
+          this.tally.outcomes.client_gone += 1
+          connection.fd.close()
+          this.#noteIdle()
+        },
+        timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.#whyNobody()),
       },
-      timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.#whyNobody()),
-    })
+      os,
+    )
   }
 
   get links(): Iterable<BackendLink> {
@@ -142,7 +153,7 @@ export class Service implements LinkHost, UpstreamHost {
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
     for (const link of this.#links.values()) link.close()
     this.#relays.close()
-    clearTimeout(this.#retry)
+    this.#os.clear(this.#retry)
     this.#hold.close()
     if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
   }
@@ -167,7 +178,7 @@ export class Service implements LinkHost, UpstreamHost {
   handedOff(connection: ClientConnection): void {
     this.tally.outcomes.handed_off += 1
     connection.fd.close()
-    const seconds = (performance.now() - connection.acceptedAt) / 1000
+    const seconds = (this.#os.now() - connection.acceptedAt) / 1000
     this.#metrics.handoffDuration.observe({ service: this.name }, seconds)
     this.#noteIdle()
   }
@@ -183,12 +194,12 @@ export class Service implements LinkHost, UpstreamHost {
     for (const connection of connections) {
       markTried(connection, by)
       // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
-      setNonblocking(connection.fd.fd, true)
+      this.#os.setNonblocking(connection.fd.fd)
     }
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
-    else if (next === 'next-backend') this.#place(connections, failure.code)
-    else for (const connection of connections) this.#fallBack(connection, failure.code)
+    else if (next === 'next-backend') this.#place(inOrder(connections), failure.code)
+    else for (const connection of inOrder(connections)) this.#fallBack(connection, failure.code)
     this.#noteIdle()
   }
 
@@ -242,7 +253,7 @@ export class Service implements LinkHost, UpstreamHost {
         if (next === 'next-backend') failed.push(...unsent)
         else for (const connection of unsent) this.#fallBack(connection, why)
       }
-      rest = failed
+      rest = inOrder(failed)
     }
   }
 
@@ -283,7 +294,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** No descriptor of this connection can be passed: the rungs below (`fallback-ladder.ts`). */
   #fallBack(connection: ClientConnection, why: FallbackReason): void {
-    const now = performance.now()
+    const now = this.#os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
     const able = carriers(this.#links.values(), this.#upstreams).filter(({ mark }) => !tried?.has(mark))
@@ -341,7 +352,7 @@ export class Service implements LinkHost, UpstreamHost {
   #armRetry(): void {
     const pressed = this.#links.size > 0
     if (this.#retry !== undefined || (this.#upstreams.length === 0 && !pressed)) return
-    this.#retry = setTimeout(() => {
+    this.#retry = this.#os.setTimeout(() => {
       this.#retry = undefined
       this.available()
       if (this.#hold.size > 0) this.#armRetry()
@@ -355,6 +366,11 @@ export class Service implements LinkHost, UpstreamHost {
   #noteIdle(): void {
     if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
+}
+
+/** Of arrival: what comes back from several backends, or from one that was offered re-routed clients, is mixed. */
+function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
+  return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
 }
 
 function markTried(connection: ClientConnection, mark: string): void {

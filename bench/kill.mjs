@@ -1,0 +1,41 @@
+// node bench/kill.mjs [--kills 1000] [--seed S] [--quick]
+//
+// SIGKILL of backends at random moments under load of new connections. No client may see an error unless a whole ACK for its
+// connection was in control when its backend died. Ends with 1 if one does, or if the counts do not add up.
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { SpeakingChild } from '../test/programs/speaking-child.mjs'
+import { program, startBroker } from './broker.mjs'
+
+const { values } = parseArgs({
+  options: {
+    kills: { type: 'string' },
+    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    quick: { type: 'boolean', default: false },
+  },
+})
+const kills = values.kills ?? (values.quick ? '25' : '1000')
+
+const broker = await startBroker()
+const run = new SpeakingChild(program('test/programs/kill-run.mjs'), {
+  args: ['--kills', kills, '--seed', values.seed, '--port', String(broker.port), '--admin', broker.admin],
+  env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ADOPTIONS: join(broker.folder, 'adoptions') },
+})
+const { seconds, clients, answered, errors, accepted, outcomes, violations } = await run.heard('done')
+const rerouted = (await broker.metrics()).match(/^baton_handoff_failures_total\{.*"BackendGone"\} (\d+)$/m)?.[1] ?? '0'
+await broker.stop()
+
+const lines = {
+  kills: `${kills} in ${seconds.toFixed(0)} s, seed ${values.seed}`,
+  clients,
+  answered,
+  'on their way to a backend that was killed, served by another': rerouted,
+  'errors, adopted by a backend that was killed': errors.adopted,
+  'errors, acknowledged and killed before it was adopted': errors.unnoted,
+  'accepted by the broker': accepted,
+  ...outcomes,
+  violations: violations.length,
+}
+for (const [name, value] of Object.entries(lines)) console.log(`${name.padEnd(62)}${value}`)
+for (const violation of violations) console.log(JSON.stringify(violation))
+process.exit(violations.length === 0 ? 0 : 1)

@@ -1,0 +1,48 @@
+import {
+  close,
+  EPOLLRDHUP,
+  type NativeError,
+  type OwnedFd,
+  POLLHUP,
+  poll,
+  ReceiveBatch,
+  type ReceivedMessage,
+  sharedPoller,
+} from '@baton/native-sendmsg'
+import { TOKEN_BYTES } from './token-ledger.ts'
+
+/** As many lane messages are taken with one recvmmsg. */
+export const LANE_BATCH = 64
+
+/** The backend's end of its lane: descriptors come out of it, and nothing goes in. */
+export interface BackendLane {
+  /** Takes up to `max` messages (at most `LANE_BATCH`), never waiting. The caller owns their descriptors. */
+  take(max: number): { messages: ReceivedMessage[]; error?: NativeError }
+  /** Closes a descriptor that came from here. */
+  discard(fd: number): void
+  /** The send end is closed: what is in the queue now is the last, and nobody can read it back. */
+  readonly ended: boolean
+  /** Calls once when that has come; what it returns stops the waiting. */
+  whenEnded(listener: () => void): () => void
+  close(): void
+}
+
+/** Owns `fd` from now on. */
+export function openBackendLane(fd: OwnedFd): BackendLane {
+  const arena = new ReceiveBatch(LANE_BATCH, TOKEN_BYTES + 1)
+  return {
+    take: (max) => arena.receive(fd.fd, max),
+    discard: (descriptor) => close(descriptor),
+    get ended() {
+      return (poll(fd.fd, 0) & POLLHUP) !== 0
+    },
+    whenEnded: (listener) => {
+      const watch = sharedPoller().add(fd.fd, EPOLLRDHUP, () => {
+        watch.remove()
+        listener()
+      })
+      return () => watch.remove()
+    },
+    close: () => fd.close(),
+  }
+}

@@ -1,0 +1,39 @@
+import type { Socket } from 'node:net'
+import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
+import { peek, setNonblocking } from '@baton/native-sendmsg'
+import type { ClientConnection } from './connection.ts'
+import { dial, type DialHost, type PendingDial } from './relay/dial.ts'
+import { Relay } from './relay/relay.ts'
+
+/** A client whose bytes are carried. */
+export interface Carried {
+  readonly bytes: { in: number; out: number }
+  /** Cuts both sides. */
+  close(): void
+}
+
+/**
+ * What links and services do to the world beside their lane and control connection. They decide; this is where it happens, and
+ * where a simulation puts its own.
+ */
+export interface Os extends Clock {
+  /** Uniform in [0, 1). */
+  random(): number
+  /** See `peek` of native-sendmsg. */
+  peek(fd: number, max: number): Buffer | undefined
+  /** O_NONBLOCK, on. */
+  setNonblocking(fd: number): void
+  /** Dials the Unix socket of a backend that takes relays, or an upstream. */
+  dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial
+  /** Owns both sides from now on; `onEnd` when both are closed. */
+  carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried
+}
+
+export const systemOs: Os = {
+  ...systemClock,
+  random: Math.random,
+  peek,
+  setNonblocking: (fd) => setNonblocking(fd, true),
+  dial,
+  carry: (connection, upstream, onEnd) => new Relay(connection, upstream, onEnd),
+}

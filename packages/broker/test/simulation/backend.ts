@@ -1,0 +1,208 @@
+import {
+  encodeFrame,
+  type Frame,
+  FrameDecoder,
+  FrameOrder,
+  POST_WELCOME_LIMIT,
+  ProtocolError,
+  type WelcomeFrame,
+} from '../../../backend-sdk/src/protocol/index.ts'
+import { type Delivery, Session } from '../../../backend-sdk/src/session.ts'
+import type { ServiceConfig } from '../../src/config/index.ts'
+import { type Broker, HEARTBEAT_INTERVAL } from './broker.ts'
+import type { Client } from './client.ts'
+import { controlStream, type SimulatedSocket, type StreamEnd, streamPair } from './control.ts'
+import { type Kernel, Process, Violation } from './kernel.ts'
+import type { SimulatedBackendLane } from './lane.ts'
+import { SimulatedEndpoint } from './relay-pipe.ts'
+
+/** Before it dials again, in milliseconds. */
+const REDIAL = 100
+
+/** Of an offer that was never made. */
+const STRANGER = 1_000_000
+
+/** One registration, for the scheduler to stir. */
+export interface BackendSession {
+  readonly session: Session
+  readonly socket: SimulatedSocket
+  readonly lane: SimulatedBackendLane
+}
+
+/** A backend's process: the real `Session`s, and an app that keeps what it adopts for a while. */
+export class Backend {
+  readonly process: Process
+  readonly sessions = new Set<BackendSession>()
+  /** Adopted and not ended: what closes each. */
+  readonly live: (() => void)[] = []
+  /** The broker has welcomed it, and it has not read that yet. */
+  pending: (() => void) | undefined
+  wantsRegistration = true
+  state: 'up' | 'draining' | 'closed' = 'up'
+  /** The app's answer to each new connection. */
+  overloaded = false
+  /** Out of descriptors. */
+  starved = false
+  #lies = false
+  #adopted = 0
+  #ended = 0
+  #registrations = 0
+  readonly #kernel: Kernel
+  readonly #config: ServiceConfig
+  readonly #clientOf: (order: number) => Client
+
+  constructor(kernel: Kernel, name: string, config: ServiceConfig, clientOf: (order: number) => Client) {
+    this.#clientOf = clientOf
+    this.#kernel = kernel
+    this.#config = config
+    this.process = new Process(kernel, name)
+  }
+
+  /** It can take connections, or will. */
+  get healthy(): boolean {
+    return this.process.alive && this.state === 'up'
+  }
+
+  /** The broker's half of registering, in the broker's time. The kernel's half is done at once, as connect(2) does it. */
+  dial(broker: Broker, controlRoom: number): void {
+    const { process } = this
+    this.wantsRegistration = false
+    const [theirs, ours] = streamPair(`control ${process.name}#${++this.#registrations}`, controlRoom)
+    this.#noteAcks(ours)
+    const endpoint = new SimulatedEndpoint(process)
+    const stream = controlStream(process, ours)
+    const welcomed = broker.welcome(process.name, theirs, endpoint)
+    const { slot } = welcomed
+    const lane = welcomed.lane.introduce(process, () => !this.starved)
+    const { tokenTtl, ackDeadline } = this.#config
+    const welcome: WelcomeFrame = {
+      type: 'welcome',
+      protocol: 1,
+      capabilities: [],
+      broker: broker.process.name,
+      backend: process.name,
+      slot,
+      service: 'web',
+      heartbeatInterval: HEARTBEAT_INTERVAL,
+      tokenTtl,
+      ackDeadline,
+    }
+    this.pending = () => {
+      this.pending = undefined
+      const order = new FrameOrder('backend')
+      order.check(welcome)
+      const session = new Session(
+        { control: stream, lane, relays: endpoint, welcome, order },
+        {
+          refusal: () => {
+            if (this.state !== 'up') return 'BackendDraining'
+            return this.overloaded ? 'BackendOverloaded' : undefined
+          },
+          adopt: (offer, delivery) => {
+            const client = this.#clientOf(offer.connection.readUInt32BE(12))
+            try {
+              this.#adopt(delivery, client, lane.ended && !theirs.open)
+            } catch (error) {
+              // The kernel has it; the session takes what is thrown here for the app's, and throws it at nobody.
+              if (!(error instanceof Violation)) throw error
+            }
+          },
+          rejected: (reason) => this.#kernel.trace(process.name, `has refused: ${reason}`),
+          stats: () => ({ adopted: this.#adopted, closed: this.#ended, lag: 0 }),
+          drainRequested: () => this.drain(),
+          reconnectRequested: () => undefined,
+          ended: () => this.#redial(),
+          closed: () => this.sessions.delete(entry),
+        },
+        process,
+      )
+      const entry = { session, socket: stream.socket, lane }
+      this.sessions.add(entry)
+    }
+    welcomed.join()
+  }
+
+  drain(): void {
+    if (this.state !== 'up') return
+    this.state = 'draining'
+    for (const { session } of this.sessions) session.announceDrain(null, 'simulated')
+  }
+
+  /** Everything it had adopted has ended. */
+  finishDrain(): void {
+    for (const { session } of this.sessions) session.announceDrained()
+    this.close()
+  }
+
+  close(): void {
+    this.state = 'closed'
+    for (const { session } of this.sessions) session.close()
+  }
+
+  /** Says what no honest backend says: from then on its ACKs are not to be found in what it wrote. */
+  misbehave(kind: 'garbage' | 'stranger'): void {
+    this.#lies = true
+    for (const { socket } of this.sessions) {
+      if (socket.destroyed) continue
+      const connection = Buffer.alloc(16)
+      const bytes =
+        kind === 'garbage'
+          ? Buffer.from([0, 0, 0, 0])
+          : encodeFrame({ type: 'ack', acks: [{ sequence: STRANGER, connection }] })
+      socket.write(bytes, () => undefined)
+    }
+  }
+
+  endOne(index: number): void {
+    const [end] = this.live.splice(index, 1)
+    this.#ended += 1
+    end?.()
+  }
+
+  /** `alone`: nobody else can ever get at the connection. */
+  #adopt(delivery: Delivery, client: Client, alone: boolean): void {
+    const { process } = this
+    // What a dead process computes has no effect.
+    if (!process.alive) return
+    this.#adopted += 1
+    if (typeof delivery !== 'number') {
+      this.#kernel.trace(process.name, `has the relay of ${client.label}`)
+      this.live.push(() => delivery.socket.destroy())
+      return
+    }
+    const found = process.file(delivery)
+    if (found !== client)
+      this.#kernel.violate(`${process.name} was offered ${client.label} and adopts ${found.label}`)
+    if (client.ackedBy !== process && !alone && !this.#lies)
+      this.#kernel.violate(`I2: ${process.name} adopts ${client.label}, and the kernel has no ACK of it`)
+    client.touch(process)
+    this.live.push(() => process.close(delivery))
+  }
+
+  /** Reads along what this process has written to the kernel. */
+  #noteAcks(end: StreamEnd): void {
+    const decoder = new FrameDecoder({ limit: POST_WELCOME_LIMIT })
+    end.tap = (bytes) => {
+      let frames: readonly Frame[]
+      try {
+        frames = decoder.push(bytes)
+      } catch (error) {
+        if (!(error instanceof ProtocolError)) throw error
+        end.tap = undefined
+        frames = error.frames
+      }
+      for (const frame of frames) {
+        if (frame.type !== 'ack') continue
+        for (const { connection, sequence } of frame.acks)
+          if (sequence !== STRANGER) this.#clientOf(connection.readUInt32BE(12)).ackedBy = this.process
+      }
+    }
+  }
+
+  #redial(): void {
+    if (this.state !== 'up') return
+    this.process.setTimeout(() => {
+      this.wantsRegistration = this.state === 'up'
+    }, REDIAL)
+  }
+}

@@ -1,0 +1,306 @@
+import type { Socket } from 'node:net'
+import { ControlConnection, FrameOrder, type HelloFrame } from '@baton/backend-sdk/protocol'
+import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import type { ServiceConfig } from '../../src/config/index.ts'
+import type { ClientConnection } from '../../src/connection.ts'
+import type { Listener } from '../../src/listen/listener.ts'
+import { Metrics } from '../../src/metrics/index.ts'
+import type { Carried, Os } from '../../src/os.ts'
+import { BackendLink } from '../../src/registry/backend-link.ts'
+import { Slots } from '../../src/registry/slots.ts'
+import type { DialHost, PendingDial } from '../../src/relay/dial.ts'
+import { Service } from '../../src/service/service.ts'
+import { Client, SimulatedFd } from './client.ts'
+import { controlStream, type SimulatedSocket, SocketError, type StreamEnd } from './control.ts'
+import { type Kernel, Killed, Process } from './kernel.ts'
+import { SimulatedLane } from './lane.ts'
+import type { Random } from './random.ts'
+import { RelayPipe, type SimulatedEndpoint } from './relay-pipe.ts'
+
+export const HEARTBEAT_INTERVAL = 1000
+
+/** Prometheus counters are slow to make, and nothing is decided by them: one for all schedules. */
+const metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
+
+interface Watched {
+  readonly client: Client
+  readonly listener: ReadinessListener
+  events: number
+}
+
+/** What a link works on, for the scheduler to stir. */
+export interface BrokerLink {
+  readonly link: BackendLink
+  readonly socket: SimulatedSocket
+}
+
+/** The broker's process: the real `Service` and `BackendLink`s on a simulated system. */
+export class Broker {
+  readonly process: Process
+  readonly service: Service
+  readonly links = new Set<BrokerLink>()
+  readonly pipes = new Set<RelayPipe>()
+  readonly endpoints = new Map<string, SimulatedEndpoint>()
+  accepted = 0
+  /** From now on nobody may be rejected for want of a backend. */
+  mustServe = false
+  stopped = false
+  readonly #config: ServiceConfig
+  readonly #kernel: Kernel
+  readonly #random: Random
+  readonly #laneRoom: number
+  readonly #watched = new Map<number, Watched>()
+  readonly #slots = new Slots()
+  readonly #os: Os
+  readonly #logger: Logger
+
+  constructor(kernel: Kernel, name: string, config: ServiceConfig, laneRoom: number, random: Random) {
+    this.#kernel = kernel
+    this.#config = config
+    this.#laneRoom = laneRoom
+    this.#random = random
+    this.process = new Process(kernel, name)
+    this.#os = this.#system()
+    this.#logger = this.#log()
+    this.service = new Service('web', config, {
+      poller: { add: (fd, events, listener) => this.#watch(fd, events, listener) },
+      farewell: { reject: (connection) => this.#reject(connection) },
+      metrics,
+      logger: this.#logger,
+      os: this.#os,
+    })
+  }
+
+  /** One wake-up of the listener. */
+  accept(clients: readonly Client[], protocol: 'http' | 'tcp'): void {
+    for (const client of clients) {
+      const id = Buffer.alloc(16)
+      id.writeUInt32BE(client.order, 12)
+      this.accepted += 1
+      this.service.arrive({
+        order: client.order,
+        fd: new SimulatedFd(this.process, client),
+        listener: { name: 'web', protocol } as Listener,
+        peer: { family: 'unix', address: '', port: 0 },
+        id,
+        acceptedAt: this.process.now(),
+        tried: undefined,
+        pressedSince: undefined,
+      })
+    }
+    this.service.flush()
+  }
+
+  /** What the registry does once a HELLO is found good. `endpoint`: where the backend takes relays. */
+  welcome(
+    name: string,
+    end: StreamEnd,
+    endpoint: SimulatedEndpoint,
+  ): { lane: SimulatedLane; slot: string; join(): void } {
+    const slot = this.#slots.take('web')
+    const order = new FrameOrder('broker')
+    order.check({ type: 'hello' } as HelloFrame)
+    const stream = controlStream(this.process, end)
+    const control = new ControlConnection(stream, order, {
+      frames: (frames) => link.read(frames),
+      ended: (ended) => {
+        this.#explain(ended.error)
+        link.controlEnded(ended)
+      },
+    })
+    const lane = new SimulatedLane(this.process, `lane of ${name}`, this.#laneRoom, {
+      sending: (clients) => this.#checkSend(clients),
+    })
+    control.welcomed()
+    const path = `${name}/${end.label}`
+    this.endpoints.set(path, endpoint)
+    const { ackDeadline, tokenTtl, maxStuck, failureLimit } = this.#config
+    const { service } = this
+    const link: BackendLink = new BackendLink(
+      {
+        ulid: name,
+        slot,
+        service: 'web',
+        pid: 1,
+        uid: 1,
+        version: null,
+        weight: 1,
+        registeredAt: new Date(0),
+        reconnect: path,
+      },
+      { control, lane },
+      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
+      {
+        handedOff: (connection) => service.handedOff(connection),
+        relayed: (connection, upstream) => service.relayed(connection, upstream),
+        returned: (connections, failure, by) => {
+          if (this.#kernel.tracing) {
+            const clients = connections.map((each) => each.order).join(', ')
+            this.#kernel.trace(this.process.name, `has back (${failure.code}) clients ${clients}`)
+          }
+          service.returned(connections, failure, by)
+        },
+        relinquished: (connection) => {
+          this.#clientOf(connection).relinquished = true
+          service.relinquished(connection)
+        },
+        tokenRejected: (reason) => service.tokenRejected(reason),
+        lateAnswer: () => service.lateAnswer(),
+        available: () => service.available(),
+        ended: (ended) => {
+          this.#slots.release(slot)
+          this.links.delete(entry)
+          service.ended(ended)
+        },
+      },
+      this.#logger,
+      this.#os,
+    )
+    const entry = { link, socket: stream.socket }
+    this.links.add(entry)
+    return { lane, slot, join: () => service.joined(link) }
+  }
+
+  /** What the poller would report now. */
+  *pollEvents(): Iterable<() => void> {
+    for (const watched of this.#watched.values()) {
+      const events = eventsOf(watched.client) & (watched.events | EPOLLERR | EPOLLHUP)
+      if (events === 0 || (watched.events === 0 && (events & EPOLLHUP) === 0)) continue
+      yield () => {
+        // EPOLLONESHOT: nothing more until it is armed again.
+        if ((watched.events & EPOLLONESHOT) !== 0) watched.events = 0
+        watched.listener(events)
+      }
+    }
+  }
+
+  /** I4. */
+  checkConservation(): void {
+    const { service, accepted } = this
+    const ended = Object.values(service.tally.outcomes).reduce((sum, count) => sum + count, 0)
+    const { held, inFlight } = service
+    if (ended + held + inFlight !== accepted) {
+      this.#kernel.violate(
+        `I4: ${accepted} accepted, but ${ended} ended + ${held} held + ${inFlight} in flight`,
+      )
+    }
+    if (held !== this.#watched.size) this.#kernel.violate(`${held} held, but ${this.#watched.size} watched`)
+  }
+
+  #checkSend(clients: readonly Client[]): void {
+    let last = 0
+    for (const client of clients) {
+      client.assertUnshared(this.process, 'offers')
+      if (client.order < last) this.#kernel.violate(`order: ${client.label} is offered behind client ${last}`)
+      last = client.order
+      for (const { client: held } of this.#watched.values()) {
+        if (held === client) this.#kernel.violate(`${client.label} is offered while the poller watches it`)
+        if (!client.offered && held.order < client.order)
+          this.#kernel.violate(`order: ${client.label} is offered before ${held.label}, which waits`)
+      }
+    }
+    for (const client of clients) client.offered = true
+  }
+
+  #watch(fd: number, events: number, listener: ReadinessListener) {
+    const client = this.process.file(fd) as Client
+    client.assertUnshared(this.process, 'holds')
+    const watched: Watched = { client, listener, events }
+    this.process.call(`watches ${client.label}`, () => this.#watched.set(fd, watched))
+    return {
+      modify: (wanted: number) => {
+        watched.events = wanted
+      },
+      remove: () => {
+        if (this.#watched.get(fd) !== watched) return
+        this.process.file(fd)
+        this.process.call(`unwatches ${client.label}`, () => this.#watched.delete(fd))
+      },
+    }
+  }
+
+  #reject(connection: ClientConnection): void {
+    const client = this.#clientOf(connection)
+    client.assertUnshared(this.process, 'rejects')
+    const { holdTimeout, maxHeld } = this.#config
+    const waited = this.process.now() - connection.acceptedAt
+    if (!this.stopped && (this.mustServe || (waited < holdTimeout && this.service.held < maxHeld)))
+      this.#kernel.violate(`${client.label} is rejected after ${waited} ms with ${this.service.held} held`)
+    client.touch(this.process)
+    connection.fd.close()
+  }
+
+  #carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried {
+    const client = this.#clientOf(connection)
+    const { pipe } = upstream as unknown as { pipe: RelayPipe }
+    client.assertUnshared(this.process, 'relays')
+    client.touch(this.process)
+    const fd = connection.fd.release()
+    let open = true
+    const carried = {
+      bytes: { in: 0, out: 0 },
+      close: () => {
+        if (!open) return
+        open = false
+        this.process.close(fd)
+        pipe.close()
+        this.process.tasks.push(() => onEnd(carried))
+      },
+    }
+    pipe.whenBroken(() => carried.close())
+    return carried
+  }
+
+  #dial(path: string, host: DialHost): PendingDial {
+    const endpoint = this.endpoints.get(path) as SimulatedEndpoint
+    const pipe = new RelayPipe(this.process, endpoint, host)
+    this.pipes.add(pipe)
+    return pipe.pending
+  }
+
+  #clientOf({ fd }: ClientConnection): Client {
+    return this.process.file(fd.fd) as Client
+  }
+
+  #system(): Os {
+    const { process } = this
+    return {
+      now: () => process.now(),
+      hrtime: () => process.hrtime(),
+      setTimeout: (callback, milliseconds) => process.setTimeout(callback, milliseconds),
+      setInterval: (callback, milliseconds) => process.setInterval(callback, milliseconds),
+      clear: (timer) => process.clear(timer),
+      random: () => this.#random.next(),
+      peek: (fd) => {
+        const { state } = process.file(fd) as Client
+        if (state === 'quiet') return undefined
+        return Buffer.from(state === 'sent' || state === 'asked' ? 'G' : '')
+      },
+      setNonblocking: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
+      dial: (target, host) =>
+        'path' in target ? this.#dial(target.path, host) : this.#kernel.violate('no upstream here'),
+      carry: (connection, upstream, onEnd) => this.#carry(connection, upstream, onEnd),
+    }
+  }
+
+  #log(): Logger {
+    const say = (context: { reason?: string; error?: unknown }, message: string) => {
+      if (this.#kernel.tracing)
+        this.#kernel.trace(this.process.name, `logs: ${message} ${context.reason ?? ''}`)
+    }
+    return { info: say, warn: say, error: say } as unknown as Logger
+  }
+
+  /** A control connection may end as the kernel or the protocol says; any other error is a fault of the code. */
+  #explain(error: Error | undefined): void {
+    if (error === undefined || error instanceof SocketError || error instanceof Killed) return
+    if (error.name === 'ProtocolError') return
+    this.#kernel.violate(`${this.process.name} failed: ${error.stack}`)
+  }
+}
+
+function eventsOf({ state }: Client): number {
+  if (state === 'gone') return EPOLLHUP | EPOLLRDHUP
+  return state === 'half-closed' || state === 'asked' ? EPOLLRDHUP : 0
+}

@@ -1,0 +1,223 @@
+import type { Clock, Timer } from '@baton/backend-sdk/protocol'
+
+/** A rule was broken. Kept by the kernel, too: the code under test may catch what is thrown through it. */
+export class Violation extends Error {}
+
+/** Thrown through the code of a process that has just been killed, so that it does nothing more. */
+export class Killed extends Error {}
+
+/** An open file description: it lives for as long as any process, or any message on its way, refers to it. */
+export abstract class File {
+  readonly label: string
+  readonly holders = new Map<Process, number>()
+  inFlight = 0
+
+  constructor(label: string) {
+    this.label = label
+  }
+
+  get open(): boolean {
+    return this.inFlight > 0 || this.holders.size > 0
+  }
+
+  /** The last reference is gone. `by`: whose it was; undefined when it was on its way. */
+  abstract released(by: Process | undefined): void
+}
+
+interface SimulatedTimer extends Timer {
+  readonly due: number
+  readonly order: number
+  readonly run: () => void
+}
+
+/** What the scheduler may do to a process at each of its system calls. */
+export interface Interrupts {
+  /** Somebody else may run meanwhile, for as long as they like. */
+  preempt(process: Process): void
+}
+
+/** Time, descriptors and the log. One for each schedule. */
+export class Kernel {
+  /** Milliseconds. */
+  now = 1000
+  violation: Violation | undefined
+  interrupts: Interrupts = { preempt: () => undefined }
+  readonly #log: ((line: string) => void) | undefined
+  #fds = 100
+  #timers = 0
+
+  constructor(log?: (line: string) => void) {
+    this.#log = log
+  }
+
+  get tracing(): boolean {
+    return this.#log !== undefined
+  }
+
+  trace(who: string, what: string): void {
+    this.#log?.(`${this.now.toFixed(0).padStart(7)} ms  ${who.padEnd(10)} ${what}`)
+  }
+
+  violate(rule: string): never {
+    this.violation ??= new Violation(rule)
+    throw this.violation
+  }
+
+  /** Numbers are not used again, so that a second close is seen for what it is. */
+  nextFd(): number {
+    return ++this.#fds
+  }
+
+  nextTimer(): number {
+    return ++this.#timers
+  }
+}
+
+/** One process: its descriptors, its timers, and what its event loop is about to run. */
+export class Process implements Clock {
+  readonly name: string
+  readonly kernel: Kernel
+  alive = true
+  /** SIGSTOP, or a loop that does not end. */
+  frozen = false
+  /** Stopped in the middle of a system call, while others run. */
+  suspended = 0
+  /** So many stops at system calls until it is killed. */
+  fuse: number | undefined
+  readonly tasks: (() => void)[] = []
+  readonly #fds = new Map<number, File>()
+  readonly #timers = new Set<SimulatedTimer>()
+
+  constructor(kernel: Kernel, name: string) {
+    this.kernel = kernel
+    this.name = name
+  }
+
+  get runnable(): boolean {
+    return this.alive && !this.frozen && this.suspended === 0
+  }
+
+  get files(): readonly File[] {
+    return [...this.#fds.values()]
+  }
+
+  /** Whoever is killed or preempted, it is here: before or after the kernel has done what it was asked for. */
+  call<T>(what: string, perform: () => T): T {
+    this.#stop()
+    const result = perform()
+    if (this.kernel.tracing) this.kernel.trace(this.name, what)
+    this.#stop()
+    return result
+  }
+
+  /** A new number for `file`. */
+  open(file: File): number {
+    const fd = this.kernel.nextFd()
+    this.#fds.set(fd, file)
+    file.holders.set(this, (file.holders.get(this) ?? 0) + 1)
+    return fd
+  }
+
+  file(fd: number): File {
+    if (!this.alive) throw new Killed(this.name)
+    return this.#fds.get(fd) ?? this.kernel.violate(`I6: ${this.name} uses fd ${fd}, which is not open`)
+  }
+
+  close(fd: number): void {
+    const { label } = this.file(fd)
+    this.call(`close ${label} (fd ${fd})`, () => this.#drop(fd, this))
+  }
+
+  /** SIGKILL: everything is closed at once. What it wrote stays where it is. */
+  kill(): void {
+    if (!this.alive) return
+    this.kernel.trace(this.name, '*** killed')
+    this.alive = false
+    this.tasks.length = 0
+    this.#timers.clear()
+    for (const fd of [...this.#fds.keys()]) this.#drop(fd, this)
+  }
+
+  now(): number {
+    return this.kernel.now
+  }
+
+  hrtime(): bigint {
+    return BigInt(Math.round(this.kernel.now * 1e6))
+  }
+
+  setTimeout(callback: () => void, milliseconds: number): Timer {
+    return this.#set(callback, milliseconds)
+  }
+
+  setInterval(callback: () => void, milliseconds: number): Timer {
+    // What stands for the interval stays the same while the timer below it changes.
+    const handle = { unref: () => handle }
+    const arm = () => {
+      this.#intervals.set(
+        handle,
+        this.#set(() => {
+          arm()
+          callback()
+        }, milliseconds),
+      )
+    }
+    arm()
+    return handle
+  }
+
+  readonly #intervals = new Map<Timer, SimulatedTimer>()
+
+  clear(timer: Timer | undefined): void {
+    if (timer === undefined) return
+    this.#timers.delete(this.#intervals.get(timer) ?? (timer as SimulatedTimer))
+    this.#intervals.delete(timer)
+  }
+
+  /** When its next timer is due. */
+  get nextDue(): number | undefined {
+    return this.#first()?.due
+  }
+
+  runTimer(): void {
+    const timer = this.#first()
+    if (timer === undefined) return
+    this.#timers.delete(timer)
+    timer.run()
+  }
+
+  #first(): SimulatedTimer | undefined {
+    let first: SimulatedTimer | undefined
+    for (const timer of this.#timers) {
+      if (first === undefined || timer.due < first.due || (timer.due === first.due && timer.order < first.order))
+        first = timer
+    }
+    return first
+  }
+
+  #set(run: () => void, milliseconds: number): SimulatedTimer {
+    const timer: SimulatedTimer = {
+      due: this.kernel.now + Math.max(1, milliseconds),
+      order: this.kernel.nextTimer(),
+      run,
+      unref: () => timer,
+    }
+    if (this.alive) this.#timers.add(timer)
+    return timer
+  }
+
+  #drop(fd: number, by: Process): void {
+    const file = this.#fds.get(fd) as File
+    this.#fds.delete(fd)
+    const left = (file.holders.get(this) as number) - 1
+    if (left > 0) file.holders.set(this, left)
+    else file.holders.delete(this)
+    if (!file.open) file.released(by)
+  }
+
+  #stop(): void {
+    if (this.alive && this.fuse !== undefined && this.fuse-- <= 0) this.kill()
+    if (this.alive) this.kernel.interrupts.preempt(this)
+    if (!this.alive) throw new Killed(this.name)
+  }
+}

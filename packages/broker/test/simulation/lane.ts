@@ -1,0 +1,168 @@
+import { NativeError } from '@baton/native-sendmsg'
+import type { BackendLane } from '../../../backend-sdk/src/backend-lane.ts'
+import type { HandoffLane, LaneMessage } from '../../src/handoff/lane.ts'
+import { Client } from './client.ts'
+import { File, type Process } from './kernel.ts'
+
+const EAGAIN = 11
+
+interface Message {
+  readonly token: Buffer
+  readonly client: Client
+}
+
+/** The queue of a seqpacket socket: what was sent stays until somebody takes it or nobody can. */
+class ReceiveEnd extends File {
+  readonly queue: Message[] = []
+
+  /** Atomic: one of the holders gets it. */
+  take(): Message | undefined {
+    const message = this.queue.shift()
+    if (message !== undefined) message.client.inFlight -= 1
+    return message
+  }
+
+  override released(): void {
+    for (let message = this.take(); message !== undefined; message = this.take()) {
+      if (!message.client.open) message.client.released(undefined)
+    }
+  }
+}
+
+class SendEnd extends File {
+  closed = false
+
+  override released(): void {
+    this.closed = true
+  }
+}
+
+/** What the simulation checks of each send, and at which moment. */
+export interface LaneWitness {
+  sending(clients: readonly Client[]): void
+}
+
+/** Both of the broker's descriptors of one lane. */
+export class SimulatedLane implements HandoffLane {
+  readonly #broker: Process
+  readonly #witness: LaneWitness
+  readonly #room: number
+  readonly #sendEnd: SendEnd
+  readonly #receiveEnd: ReceiveEnd
+  readonly #fds: readonly [send: number, receive: number]
+
+  constructor(broker: Process, label: string, room: number, witness: LaneWitness) {
+    this.#broker = broker
+    this.#witness = witness
+    this.#room = room
+    this.#sendEnd = new SendEnd(`${label}, send end`)
+    this.#receiveEnd = new ReceiveEnd(`${label}, receive end`)
+    this.#fds = [broker.open(this.#sendEnd), broker.open(this.#receiveEnd)]
+  }
+
+  send(messages: readonly LaneMessage[]): { sent: number; error?: NativeError } {
+    const clients = messages.map(({ fd }) => this.#broker.file(fd) as Client)
+    this.#witness.sending(clients)
+    for (const [index, client] of clients.entries()) {
+      const token = Buffer.from((messages[index] as LaneMessage).bytes)
+      const went = this.#broker.call(`sends ${client.label} on ${this.#sendEnd.label}`, () => {
+        if (this.#receiveEnd.queue.length >= this.#room) return false
+        client.inFlight += 1
+        this.#receiveEnd.queue.push({ token, client })
+        return true
+      })
+      if (!went) return { sent: index, error: new NativeError('sendmmsg', EAGAIN, {}) }
+    }
+    return { sent: messages.length }
+  }
+
+  readBack(): { tokens: Buffer[] } {
+    const tokens: Buffer[] = []
+    for (;;) {
+      const got = this.#broker.call('reads the lane back', () => {
+        const message = this.#receiveEnd.take()
+        return message && { token: message.token, fd: this.#broker.open(message.client) }
+      })
+      if (got === undefined) return { tokens }
+      this.#broker.close(got.fd)
+      tokens.push(got.token)
+    }
+  }
+
+  close(): void {
+    const [send, receive] = this.#fds
+    this.#broker.close(receive)
+    this.#broker.close(send)
+  }
+
+  /** The backend's end, as it comes with WELCOME. */
+  introduce(backend: Process, hasRoom: () => boolean): SimulatedBackendLane {
+    return new SimulatedBackendLane(backend, this.#receiveEnd, this.#sendEnd, hasRoom)
+  }
+}
+
+export class SimulatedBackendLane implements BackendLane {
+  readonly #process: Process
+  readonly #receiveEnd: ReceiveEnd
+  readonly #sendEnd: SendEnd
+  readonly #fd: number
+  readonly #hasRoom: () => boolean
+  #onEnd: (() => void) | undefined
+
+  /** @param hasRoom whether the process may open descriptors: otherwise messages come without theirs */
+  constructor(process: Process, receiveEnd: ReceiveEnd, sendEnd: SendEnd, hasRoom: () => boolean) {
+    this.#process = process
+    this.#receiveEnd = receiveEnd
+    this.#sendEnd = sendEnd
+    this.#hasRoom = hasRoom
+    this.#fd = process.open(receiveEnd)
+  }
+
+  take(max: number): ReturnType<BackendLane['take']> {
+    // recvmmsg gives a short count when the queue is empty, and what it took before is its caller's.
+    const messages = this.#process.call(`takes up to ${max} from its lane`, () => {
+      const taken: ReturnType<BackendLane['take']>['messages'] = []
+      while (taken.length < max) {
+        const message = this.#receiveEnd.take()
+        if (message === undefined) break
+        const { token, client } = message
+        const room = this.#hasRoom()
+        const fds = room ? [this.#process.open(client)] : []
+        if (!client.open) client.released(this.#process)
+        taken.push({ bytes: token, length: token.length, fds, controlTruncated: !room })
+      }
+      return taken
+    })
+    return { messages }
+  }
+
+  discard(fd: number): void {
+    this.#process.close(fd)
+  }
+
+  get ended(): boolean {
+    return this.#sendEnd.closed
+  }
+
+  whenEnded(listener: () => void): () => void {
+    this.#onEnd = listener
+    return () => {
+      this.#onEnd = undefined
+    }
+  }
+
+  /** The poller has something to say. */
+  get awaited(): boolean {
+    return this.#onEnd !== undefined && this.ended
+  }
+
+  report(): void {
+    const listener = this.#onEnd
+    this.#onEnd = undefined
+    listener?.()
+  }
+
+  close(): void {
+    this.#process.close(this.#fd)
+  }
+}

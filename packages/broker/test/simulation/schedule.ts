@@ -1,0 +1,433 @@
+import { parseConfig, type ServiceConfig } from '../../src/config/index.ts'
+import { Backend } from './backend.ts'
+import { Broker } from './broker.ts'
+import { Client } from './client.ts'
+import { Kernel, Killed, type Process, Violation } from './kernel.ts'
+import { Random } from './random.ts'
+
+/** Steps of a schedule while faults happen. */
+const STEPS = 160
+/** Steps within which everything must settle once they have stopped; each is an event, so far more than it takes. */
+const PATIENCE_STEPS = 20_000
+/** The same in milliseconds of simulated time. */
+const PATIENCE = 15_000
+/** After this long without faults nobody may be rejected any more. */
+const GRACE = 4000
+const MOST_BACKENDS = 4
+/** Processes that may be stopped in the middle of a system call at the same time. */
+const MOST_SUSPENDED = 2
+
+interface Action {
+  readonly weight: number
+  readonly label: string
+  readonly process: Process | undefined
+  readonly run: () => void
+}
+
+/** What differs between schedules. */
+interface Terms {
+  readonly service: ServiceConfig
+  readonly protocol: 'http' | 'tcp'
+  readonly laneRoom: number
+  readonly controlRoom: number
+  /** That a process is stopped at one of its system calls. */
+  readonly preemption: number
+  readonly clients: number
+  readonly kills: number
+  readonly brokerKills: number
+  readonly liars: number
+  /** Weight of freezing, draining, refusing and the like. */
+  readonly trouble: number
+}
+
+export interface Outcome {
+  readonly steps: number
+  readonly accepted: number
+  readonly violation: Violation | undefined
+  /** What happened that a whole run must have seen. */
+  readonly seen: ReadonlyMap<string, number>
+}
+
+/** Runs one schedule: the same seed is the same schedule, to the last step. */
+export function runSchedule(seed: number, log?: (line: string) => void): Outcome {
+  return new Schedule(seed, log).run()
+}
+
+class Schedule {
+  readonly #kernel: Kernel
+  readonly #random: Random
+  readonly #terms: Terms
+  readonly #backends: Backend[] = []
+  readonly #clients: Client[] = []
+  readonly #brokers: Broker[] = []
+  readonly #seen = new Map<string, number>()
+  #broker: Broker
+  #steps = 0
+  #suspended = 0
+  #kills: number
+  #brokerKills: number
+  #liars: number
+  #calm = false
+
+  constructor(seed: number, log?: (line: string) => void) {
+    this.#kernel = new Kernel(log)
+    this.#random = new Random(seed)
+    this.#terms = drawTerms(this.#random)
+    this.#kills = this.#terms.kills
+    this.#brokerKills = this.#terms.brokerKills
+    this.#liars = this.#terms.liars
+    this.#broker = this.#startBroker()
+    for (let count = this.#random.between(1, 3); count > 0; count--) this.#startBackend()
+    this.#kernel.interrupts = { preempt: (process) => this.#preempt(process) }
+  }
+
+  run(): Outcome {
+    try {
+      while (this.#steps < STEPS) this.#step()
+      this.#settle()
+      this.#shut()
+    } catch (error) {
+      if (!(error instanceof Violation)) throw error
+    }
+    for (const { service } of this.#brokers) {
+      for (const [outcome, count] of Object.entries(service.tally.outcomes)) this.#note(outcome, count)
+    }
+    const { violation } = this.#kernel
+    return { steps: this.#steps, accepted: this.#clients.length, violation, seen: this.#seen }
+  }
+
+  #step(): boolean {
+    this.#steps += 1
+    const actions = this.#progress()
+    const moving = actions.length > 0
+    if (!this.#calm) actions.push(...this.#faults())
+    if (!moving || (!this.#calm && this.#random.chance(0.1))) actions.push(...this.#passTime())
+    const action = this.#draw(actions)
+    if (action === undefined) return false
+    this.#perform(action)
+    return true
+  }
+
+  #perform({ label, process, run }: Action): void {
+    if (this.#kernel.tracing) this.#kernel.trace(process?.name ?? '', `> ${label}`)
+    try {
+      run()
+    } catch (error) {
+      if (!(error instanceof Killed)) throw error
+    }
+    // The code under test may have caught it on its way here.
+    if (this.#kernel.violation !== undefined) throw this.#kernel.violation
+    const { process: broker } = this.#broker
+    if (broker.alive && broker.suspended === 0) this.#broker.checkConservation()
+  }
+
+  /** What the processes would do by themselves. */
+  #progress(): Action[] {
+    const actions: Action[] = []
+    const { kernel, add } = { kernel: this.#kernel, add: adder(actions) }
+    const broker = this.#broker
+    for (const process of [broker.process, ...this.#backends.map((each) => each.process)]) {
+      if (!process.runnable) continue
+      const [task] = process.tasks
+      if (task !== undefined) {
+        add(8, 'goes on', process, () => {
+          process.tasks.shift()
+          task()
+        })
+      }
+      if ((process.nextDue ?? Infinity) <= kernel.now) add(4, 'timer', process, () => process.runTimer())
+    }
+    if (broker.process.runnable) this.#brokerProgress(broker, add)
+    for (const backend of this.#backends) {
+      if (backend.process.runnable) this.#backendProgress(backend, add)
+    }
+    return actions
+  }
+
+  #brokerProgress(broker: Broker, add: Add): void {
+    const { process } = broker
+    for (const { link, socket } of broker.links) {
+      if (socket.readable) add(4, `reads control of ${link.identity.ulid}`, process, () => socket.read(this.#chunk()))
+      if (socket.writable) add(4, `control of ${link.identity.ulid} takes more`, process, () => socket.drain())
+    }
+    for (const report of broker.pollEvents()) add(2, 'poller', process, report)
+    for (const pipe of broker.pipes) {
+      if (pipe.over) broker.pipes.delete(pipe)
+      const event = pipe.brokerEvent
+      if (event !== undefined) add(3, 'relay', process, event)
+    }
+    for (const backend of this.#backends) {
+      if (!backend.wantsRegistration || !backend.healthy || broker.stopped) continue
+      add(2, `welcomes ${backend.process.name}`, process, () => backend.dial(broker, this.#terms.controlRoom))
+    }
+  }
+
+  #backendProgress(backend: Backend, add: Add): void {
+    const { process, pending } = backend
+    if (pending !== undefined) add(3, 'is registered', process, pending)
+    for (const { socket, lane } of backend.sessions) {
+      if (socket.readable) add(4, 'reads control', process, () => socket.read(this.#chunk()))
+      if (socket.writable) add(4, 'control takes more', process, () => socket.drain())
+      if (lane.awaited) add(3, 'sees the end of its lane', process, () => lane.report())
+    }
+    for (const pipe of this.#broker.pipes) {
+      if (pipe.endpoint.process !== process) continue
+      const event = pipe.backendEvent
+      if (event !== undefined) add(3, 'is dialled', process, event)
+    }
+    const { live } = backend
+    if (live.length > 0) {
+      add(0.5, 'a connection ends', process, () => backend.endOne(this.#random.between(0, live.length - 1)))
+    } else if (backend.state === 'draining') add(0.5, 'has drained', process, () => backend.finishDrain())
+  }
+
+  /** What is done to them. */
+  #faults(): Action[] {
+    const actions: Action[] = []
+    const add = adder(actions)
+    const { trouble, clients, protocol } = this.#terms
+    const broker = this.#broker
+    if (broker.process.runnable) {
+      if (this.#clients.length < clients) add(3, 'accepts', broker.process, () => this.#accept(protocol))
+      if (this.#brokerKills > 0) {
+        add(0.2, 'is about to be killed', broker.process, () => {
+          this.#brokerKills -= 1
+          broker.process.fuse = this.#random.between(0, 20)
+          this.#note('broker killed')
+        })
+      }
+      for (const { link } of broker.links) add(trouble * 0.1, 'drains a backend', broker.process, () => link.drain(1000, 'x'))
+    } else if (!broker.process.alive) add(1, 'a broker starts', undefined, () => this.#startBroker())
+    for (const client of this.#clients) {
+      if (client.open && client.owner === undefined && client.state !== 'gone')
+        add(0.1, `${client.label} moves`, undefined, () => this.#move(client))
+    }
+    for (const backend of this.#backends) if (backend.process.alive) this.#backendFaults(backend, add)
+    if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MOST_BACKENDS)
+      add(0.5, 'a backend starts', undefined, () => this.#startBackend())
+    return actions
+  }
+
+  #backendFaults(backend: Backend, add: Add): void {
+    const { process } = backend
+    const { trouble } = this.#terms
+    if (process.frozen) {
+      add(0.4, 'SIGCONT', process, () => {
+        process.frozen = false
+      })
+    } else {
+      add(trouble * 0.3, 'SIGSTOP', process, () => {
+        process.frozen = true
+        this.#note('frozen')
+      })
+    }
+    if (this.#kills > 0) {
+      add(0.3, 'is about to be killed', process, () => {
+        this.#kills -= 1
+        process.fuse = this.#random.between(0, 12)
+        this.#note('backend killed')
+      })
+    }
+    if (!process.runnable) return
+    add(trouble * 0.2, 'overload', process, () => {
+      backend.overloaded = !backend.overloaded
+    })
+    add(trouble * 0.2, 'runs out of descriptors, or recovers', process, () => {
+      backend.starved = !backend.starved
+    })
+    add(trouble * 0.1, 'drains', process, () => backend.drain())
+    add(trouble * 0.1, 'closes', process, () => backend.close())
+    if (this.#liars > 0) {
+      add(0.2, 'misbehaves', process, () => {
+        this.#liars -= 1
+        this.#note('misbehaviour')
+        backend.misbehave(this.#random.pick(['garbage', 'stranger']))
+      })
+    }
+  }
+
+  /** To the next timer of anybody who could run it, or a little while. */
+  #passTime(): Action[] {
+    const actions: Action[] = []
+    const add = adder(actions)
+    let next = Infinity
+    for (const process of [this.#broker.process, ...this.#backends.map((each) => each.process)]) {
+      const due = process.runnable ? process.nextDue : undefined
+      if (due !== undefined && due > this.#kernel.now) next = Math.min(next, due)
+    }
+    const to = (time: number) => () => {
+      this.#kernel.now = time
+    }
+    if (next < Infinity) add(1, 'time passes to the next timer', undefined, to(next))
+    if (!this.#calm) add(0.5, 'time passes', undefined, to(this.#kernel.now + this.#random.between(1, 400)))
+    return actions
+  }
+
+  /** Others run while `process` is stopped in the middle of what it does. */
+  #preempt(process: Process): void {
+    if (this.#suspended >= MOST_SUSPENDED || !this.#random.chance(this.#terms.preemption)) return
+    this.#kernel.trace(process.name, '--- stopped in the middle')
+    this.#note('preempted')
+    this.#suspended += 1
+    process.suspended += 1
+    for (let count = this.#random.between(1, 14); count > 0; count--) this.#step()
+    process.suspended -= 1
+    this.#suspended -= 1
+    this.#kernel.trace(process.name, '--- goes on')
+  }
+
+  /** Faults stop, everybody goes on, and there is a backend that can serve: now nobody may be left over. */
+  #settle(): void {
+    this.#calm = true
+    this.#kernel.trace('', '=== faults stop')
+    this.#kernel.interrupts = { preempt: () => undefined }
+    if (!this.#broker.process.alive) this.#startBroker()
+    this.#broker.process.fuse = undefined
+    for (const backend of this.#backends) {
+      backend.process.frozen = false
+      backend.process.fuse = undefined
+      backend.overloaded = false
+      backend.starved = false
+    }
+    this.#startBackend()
+    const { service } = this.#broker
+    const start = this.#kernel.now
+    for (let count = 0; service.held + service.inFlight > 0; count++) {
+      const waited = this.#kernel.now - start
+      if (waited > GRACE) this.#broker.mustServe = true
+      if (count > PATIENCE_STEPS || waited > PATIENCE || !this.#step()) {
+        this.#kernel.violate(
+          `liveness: after ${waited} ms without faults ${service.held} are held and ${service.inFlight} in flight`,
+        )
+      }
+    }
+  }
+
+  /** Everybody ends in good order; then nothing is left of anybody. */
+  #shut(): void {
+    this.#kernel.trace('', '=== everybody ends')
+    const broker = this.#broker
+    broker.stopped = true
+    this.#perform({ weight: 1, label: 'ends', process: broker.process, run: () => void broker.service.close() })
+    const ending = this.#kernel.now
+    // Past each timer that could still let something go.
+    while (this.#kernel.now - ending < 2 * PATIENCE) {
+      for (const backend of this.#backends) {
+        if (backend.process.alive && backend.pending === undefined && backend.state !== 'closed')
+          this.#perform({ weight: 1, label: 'ends', process: backend.process, run: () => backend.close() })
+      }
+      if (!this.#step()) break
+    }
+    this.#assertNothingLeft()
+  }
+
+  #assertNothingLeft(): void {
+    for (const { process, live } of [{ process: this.#broker.process, live: [] }, ...this.#backends]) {
+      if (!process.alive) continue
+      while (live.length > 0) live.pop()?.()
+      const left = process.files.map(({ label }) => label)
+      if (left.length > 0) this.#kernel.violate(`I6: ${process.name} has left open: ${left.join('; ')}`)
+    }
+    for (const client of this.#clients) {
+      if (client.open) this.#kernel.violate(`I4: ${client.label} is open, and nobody has it`)
+    }
+  }
+
+  #accept(protocol: 'http' | 'tcp'): void {
+    const fresh: Client[] = []
+    for (let count = this.#random.between(1, 4); count > 0; count--) {
+      const client = new Client(this.#clients.length + 1, this.#broker.process)
+      this.#clients.push(client)
+      fresh.push(client)
+    }
+    this.#broker.accept(fresh, protocol)
+  }
+
+  #move(client: Client): void {
+    client.state =
+      client.state === 'quiet'
+        ? this.#random.pick(['sent', 'half-closed', 'gone'])
+        : client.state === 'sent'
+          ? this.#random.pick(['asked', 'gone'])
+          : 'gone'
+  }
+
+  #startBroker(): Broker {
+    const { service, laneRoom } = this.#terms
+    const name = `broker-${this.#brokers.length + 1}`
+    const broker = new Broker(this.#kernel, name, service, laneRoom, this.#random)
+    this.#brokers.push(broker)
+    this.#broker = broker
+    return broker
+  }
+
+  #startBackend(): void {
+    const name = `backend-${this.#backends.length + 1}`
+    const clientOf = (order: number) => this.#clients[order - 1] as Client
+    this.#backends.push(new Backend(this.#kernel, name, this.#terms.service, clientOf))
+  }
+
+  /** How much one read gets: streams may be cut anywhere. */
+  #chunk(): number {
+    return this.#random.chance(0.3) ? this.#random.between(1, 64) : 64 * 1024
+  }
+
+  #draw(actions: readonly Action[]): Action | undefined {
+    let rest = this.#random.next() * actions.reduce((sum, { weight }) => sum + weight, 0)
+    for (const action of actions) {
+      rest -= action.weight
+      if (rest < 0) return action
+    }
+    return actions.at(-1)
+  }
+
+  #note(what: string, times = 1): void {
+    this.#seen.set(what, (this.#seen.get(what) ?? 0) + times)
+  }
+}
+
+type Add = (weight: number, label: string, process: Process | undefined, run: () => void) => void
+
+function adder(actions: Action[]): Add {
+  return (weight, label, process, run) => {
+    if (weight > 0) actions.push({ weight, label, process, run })
+  }
+}
+
+const services = new Map<string, ServiceConfig>()
+
+/** Parsing costs more than a schedule; there are few that differ. */
+function serviceOf(options: Record<string, unknown>): ServiceConfig {
+  const key = JSON.stringify(options)
+  let service = services.get(key)
+  if (service === undefined) {
+    const config = parseConfig({
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: options },
+    })
+    service = config.services.get('web') as ServiceConfig
+    services.set(key, service)
+  }
+  return service
+}
+
+function drawTerms(random: Random): Terms {
+  return {
+    service: serviceOf({
+      balance: random.pick(['least-connections', 'round-robin', 'p2c', 'source-hash']),
+      handoff: random.chance(0.1) ? 'off' : 'auto',
+      maxStuck: random.pick([1, 2, 1024]),
+      maxHeld: random.pick([4, 10_000]),
+      failureLimit: { failures: random.pick([2, 8]), window: '10s', pause: '2s' },
+    }),
+    protocol: random.pick(['http', 'tcp']),
+    laneRoom: random.pick([1, 3, 278]),
+    controlRoom: random.pick([150, 600, 200_000]),
+    preemption: random.pick([0, 0.02, 0.1]),
+    clients: random.between(4, 24),
+    kills: random.pick([0, 1, 2]),
+    brokerKills: random.chance(0.25) ? 1 : 0,
+    liars: random.chance(0.2) ? 1 : 0,
+    trouble: random.pick([0.3, 1]),
+  }
+}

@@ -1,0 +1,107 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createWriteStream, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+
+const command = join(import.meta.dirname, '../../packages/broker/dist/cli/main.js')
+
+/** Longer than everything that can befall all backends at once: a client that is rejected is a finding. */
+const HOLD = '120s'
+
+const service = (handoff) => ({
+  handoff,
+  holdTimeout: HOLD,
+  failureLimit: { failures: 8, window: '30s', pause: '2s' },
+})
+
+/** `carried` never passes a descriptor, so its connections are relays. */
+const config = (folder) => ({
+  runtimeDir: join(folder, 'run'),
+  drainDeadline: '5s',
+  admin: { listen: '127.0.0.1:0' },
+  listeners: [
+    { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' },
+    { name: 'carried', listen: '127.0.0.1:0', protocol: 'http', service: 'carried' },
+    { name: 'lines', listen: '127.0.0.1:0', protocol: 'tcp', service: 'lines' },
+  ],
+  services: { web: service('auto'), carried: service('off'), lines: service('auto') },
+})
+
+/** The broker of a run, started as a user starts it. Its log is `broker.log` in the run's folder. */
+export class Broker {
+  #child
+  #exited
+  #admin
+  /** Of the listeners, by name. */
+  ports = {}
+  control
+
+  get pid() {
+    return this.#child.pid
+  }
+
+  async start(folder, environment) {
+    const configFile = join(folder, 'baton.json')
+    writeFileSync(configFile, JSON.stringify(config(folder)))
+    this.#child = spawn(process.execPath, [command, 'start', '--config', configFile], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: environment,
+    })
+    this.#exited = once(this.#child, 'exit')
+    const log = createWriteStream(join(folder, 'broker.log'))
+    const ready = new Promise((resolve, reject) => {
+      createInterface({ input: this.#child.stdout }).on('line', (line) => {
+        log.write(`${line}\n`)
+        const message = JSON.parse(line)
+        if (message.msg === 'accepting connections') resolve(message)
+      })
+      void this.#exited.then(([code]) => reject(new Error(`the broker ended with ${code}`)))
+    })
+    const { listeners, admin, control } = await ready
+    this.control = control
+    this.#admin = `http://${admin}`
+    for (const [name, address] of Object.entries(listeners))
+      this.ports[name] = Number(address.split(':').at(-1))
+  }
+
+  get running() {
+    return this.#child?.exitCode === null && this.#child.signalCode === null
+  }
+
+  status() {
+    return this.#ask('GET', '/api/v1/status')
+  }
+
+  drain(service, backend, deadline) {
+    return this.#ask('POST', `/api/v1/services/${service}/backends/${backend}/drain`, { deadline })
+  }
+
+  /** SIGTERM: resolves with its exit code. */
+  async stop() {
+    this.#child.kill('SIGTERM')
+    const [code] = await this.#exited
+    return code
+  }
+
+  /** At once; synchronous, for the end of a run that failed. */
+  kill() {
+    if (this.running) this.#child.kill('SIGKILL')
+  }
+
+  /** Without keep-alive: a connection to the admin server must not stay among the broker's descriptors. */
+  async #ask(method, path, body) {
+    const request = http.request(`${this.#admin}${path}`, {
+      method,
+      agent: false,
+      headers: body === undefined ? {} : { 'content-type': 'application/json' },
+    })
+    request.end(body === undefined ? undefined : JSON.stringify(body))
+    const [response] = await once(request, 'response')
+    let text = ''
+    for await (const chunk of response) text += chunk
+    if (response.statusCode >= 300) throw new Error(`${method} ${path}: ${response.statusCode} ${text}`)
+    return JSON.parse(text)
+  }
+}

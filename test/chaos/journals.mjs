@@ -1,0 +1,62 @@
+import { readFileSync } from 'node:fs'
+
+/**
+ * What the backends wrote down, read together.
+ *
+ * `readBy`: instance by request id. `adoptions`: of the ports in `wanted` (`service/port`), in order of time.
+ * `counts`: by instance and service. `owned`: unique connections by service and way. `doubles`: what two processes, or
+ * one process twice, say of the same request or the same connection.
+ */
+export function readJournals(backends, lastId, wanted) {
+  const readBy = new Uint16Array(lastId + 1)
+  const adoptions = new Map()
+  const owners = new Map()
+  const counts = new Map()
+  const owned = {}
+  const doubles = []
+  /** Relays that reached a second backend: the first one's ACK crossed its deadline, and it held no client's socket. */
+  let crossedRelays = 0
+  for (const { instance, journalPath } of backends) {
+    for (const line of journal(journalPath)) {
+      const [what, time, service, port, ...rest] = line.split(' ')
+      if (what === 'r') {
+        const id = Number(rest[0])
+        if (!(id > 0 && id <= lastId))
+          doubles.push(`backend ${instance} read a request that nobody sent: ${line}`)
+        else if (readBy[id] !== 0)
+          doubles.push(`request ${id} was read by backend ${readBy[id]} and by ${instance}`)
+        else readBy[id] = instance
+        continue
+      }
+      const [via, connection] = rest
+      const count = counts.get(`${instance}/${service}`) ?? { handoff: 0, relay: 0 }
+      count[via] += 1
+      counts.set(`${instance}/${service}`, count)
+      const owner = owners.get(connection)
+      if (owner === undefined) {
+        owners.set(connection, instance)
+        owned[service] ??= { handoff: 0, relay: 0 }
+        owned[service][via] += 1
+      } else if (via === 'relay') crossedRelays += 1
+      else doubles.push(`connection ${connection} was adopted by backend ${owner} and by ${instance}`)
+      const key = `${service}/${port}`
+      if (!wanted.has(key)) continue
+      const list = adoptions.get(key)
+      const adoption = { time: Number(time), instance, via, connection }
+      if (list === undefined) adoptions.set(key, [adoption])
+      else list.push(adoption)
+    }
+  }
+  for (const list of adoptions.values()) list.sort((a, b) => a.time - b.time)
+  return { readBy, adoptions, counts, owned, doubles, crossedRelays }
+}
+
+function journal(path) {
+  try {
+    return readFileSync(path, 'latin1').split('\n').slice(0, -1)
+  } catch (error) {
+    // It died before it could write.
+    if (error.code === 'ENOENT') return []
+    throw error
+  }
+}

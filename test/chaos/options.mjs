@@ -1,0 +1,36 @@
+import { parseArgs } from 'node:util'
+
+const usage = 'usage: npm run chaos -- [--seconds N] [--seed S] [--clients N] [--quick] [--write]'
+
+/** What the run was asked for. Ends the process with 2 when that cannot be understood. */
+export function readOptions(args) {
+  try {
+    const { values } = parseArgs({
+      args,
+      options: {
+        seconds: { type: 'string' },
+        seed: { type: 'string' },
+        clients: { type: 'string' },
+        quick: { type: 'boolean', default: false },
+        write: { type: 'boolean', default: false },
+      },
+    })
+    const { quick, write } = values
+    return {
+      seconds: positive(values.seconds, 60),
+      seed: positive(values.seed, 1 + Math.floor(Math.random() * 1e9)),
+      clients: positive(values.clients, quick ? 200 : 400),
+      quick,
+      write,
+    }
+  } catch (error) {
+    console.error(`${error.message}\n${usage}`)
+    return process.exit(2)
+  }
+}
+
+function positive(text, fallback) {
+  const number = Number(text ?? fallback)
+  if (Number.isInteger(number) && number > 0) return number
+  throw new Error(`${text} is not a whole number above 0`)
+}

@@ -1,0 +1,171 @@
+// A chaos run: one broker, backends that are killed, stopped, drained and made to misbehave, and clients of many kinds.
+// Exits with 0 when nothing happened to a client that may not happen, 1 when something did, 2 for wrong usage.
+//
+//   npm run chaos -- --seconds 60 --seed 7 [--clients N] [--quick] [--write]
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import { Broker } from './broker.mjs'
+import { descriptors, steadyDescriptors } from './descriptors.mjs'
+import { Faults } from './faults.mjs'
+import { Fleet } from './fleet.mjs'
+import { Load } from './load.mjs'
+import { readOptions } from './options.mjs'
+import { report, writePage } from './report.mjs'
+import { drawSchedule } from './schedule.mjs'
+import { judge } from './verdict.mjs'
+
+const SLOTS = 4
+/** Of drains, in milliseconds. */
+const DEADLINE = { quick: 1500, full: 4000 }
+/** For processes to close what the last clients left, in milliseconds. */
+const REST = 20_000
+const MOST_SHOWN = 20
+
+const options = readOptions(process.argv.slice(2))
+const { seed, seconds, quick } = options
+const folder = mkdtempSync(join(tmpdir(), 'baton-chaos-'))
+const again = `npm run chaos -- --seconds ${seconds} --seed ${seed} --clients ${options.clients}${quick ? ' --quick' : ''}`
+console.log(`chaos: seed ${seed}`)
+console.log(`again: ${again}`)
+console.log(
+  'The seed draws the faults, their times and what each client does; when the kernel runs whom, nobody draws.\n',
+)
+
+const environment = cleanEnvironment()
+const broker = new Broker()
+let fleet
+let load
+
+/** Everything this run started, by pid. Synchronous, so that it can be the last thing that happens. */
+function endAll() {
+  fleet?.kill()
+  load?.kill()
+  broker.kill()
+}
+process.on('exit', endAll)
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => {
+    console.error(`chaos: ${signal}`)
+    process.exit(1)
+  })
+}
+
+const violations = await run().catch((error) => [`the run failed: ${error.stack}`])
+for (const text of violations.slice(0, MOST_SHOWN)) console.log(`VIOLATION ${text}`)
+if (violations.length > MOST_SHOWN) console.log(`... and ${violations.length - MOST_SHOWN} more`)
+if (violations.length === 0) rmSync(folder, { recursive: true, force: true })
+else console.log(`chaos: seed ${seed}; journals and logs are in ${folder}`)
+console.log(violations.length === 0 ? 'chaos: no violation' : `chaos: ${violations.length} violations`)
+process.exit(violations.length === 0 ? 0 : 1)
+
+async function run() {
+  await broker.start(folder, environment)
+  const deadline = quick ? DEADLINE.quick : DEADLINE.full
+  fleet = new Fleet(SLOTS, folder, {
+    ...environment,
+    BATON_SOCKET: broker.control,
+    CHAOS_DEADLINE: String(deadline),
+  })
+  await fleet.start()
+  await registered()
+  // Every backend is of the same program: what one holds when it has no client, each must come back to.
+  const atStart = {
+    broker: await steadyDescriptors(broker.pid),
+    backend: Math.max(...(await Promise.all(fleet.current.map(({ pid }) => steadyDescriptors(pid))))),
+  }
+
+  const began = performance.now()
+  load = new Load(folder, { seed, clients: options.clients, ports: broker.ports }, environment)
+  const faults = new Faults(fleet, broker, deadline)
+  const schedule = drawSchedule({ seed, seconds, slots: SLOTS, quick })
+  await Promise.race([faults.run(schedule), load.failed])
+  await Promise.race([pause(Math.max(0, began + seconds * 1000 - performance.now())), load.failed])
+  const took = (performance.now() - began) / 1000
+  const summary = await load.end()
+
+  const leaks = await atRest(atStart)
+  const status = await broker.status()
+  const verdict = judge({
+    backends: fleet.all,
+    failures: load.failures,
+    answers: load.answers(),
+    load: summary,
+    status,
+  })
+  verdict.violations.push(...leaks, ...fleet.surprises, ...faults.complaints)
+  const code = await endFleetAndBroker()
+  if (code !== 0) verdict.violations.push(`the broker ended with ${code}`)
+
+  const text = report({
+    seed,
+    seconds,
+    took,
+    clients: load.clients,
+    processes: fleet.all.length,
+    load: summary,
+    faults,
+    status,
+    verdict,
+  })
+  console.log(`${text}\n`)
+  if (options.write) writePage(text)
+  return verdict.violations
+}
+
+/** Every slot's backend is registered for every service and chosen for new connections. */
+async function registered() {
+  const end = performance.now() + REST
+  for (;;) {
+    await fleet.whole()
+    const { services } = await broker.status()
+    const here = new Set(fleet.current.map(({ pid }) => pid))
+    const whole = services.every(
+      ({ backends }) =>
+        backends.length === SLOTS && backends.every(({ pid, state }) => here.has(pid) && state === 'ready'),
+    )
+    if (whole) return
+    if (performance.now() > end)
+      throw new Error(`backends are not registered:\n${JSON.stringify(services, null, 1)}`)
+    await pause(50)
+  }
+}
+
+/** I6: waits until nobody has a client any more, and every process as many descriptors as at the start. */
+async function atRest(atStart) {
+  await registered()
+  const processes = [
+    ['the broker', broker.pid, atStart.broker],
+    ...fleet.current.map(({ instance, pid }) => [`backend ${instance}`, pid, atStart.backend]),
+  ]
+  const settled = ({ services }) =>
+    services.every(
+      ({ held, inFlight, backends }) => held + inFlight === 0 && backends.every(({ load }) => load === 0),
+    )
+  const end = performance.now() + REST
+  for (;;) {
+    const leaking = processes.filter(([, pid, count]) => descriptors(pid) !== count)
+    const status = await broker.status()
+    if (leaking.length === 0 && settled(status)) return []
+    if (performance.now() > end) {
+      const leaks = leaking.map(
+        ([name, pid, count]) => `I6: ${name} has ${descriptors(pid)} descriptors, had ${count}`,
+      )
+      return settled(status) ? leaks : [...leaks, `I4: not at rest: ${JSON.stringify(status.services)}`]
+    }
+    await pause(100)
+  }
+}
+
+async function endFleetAndBroker() {
+  fleet.kill()
+  await Promise.all(fleet.all.map(({ exited }) => exited))
+  return broker.stop()
+}
+
+/** A test runner's loader and variables are not for the children, who run as a user's would. */
+function cleanEnvironment() {
+  const foreign = /^(NODE_OPTIONS$|_TAPJS|TAP|BATON_|CHAOS_)/
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)))
+}

@@ -1,0 +1,58 @@
+import { Random } from './random.mjs'
+
+/** How often each fault is in the deck that is dealt from, and how long it lasts: milliseconds, [least, most]. */
+const DECK = {
+  kill: { cards: 4, lasts: [0, 0] },
+  'kill all': { cards: 1, lasts: [0, 0] },
+  stop: { cards: 4, lasts: [1000, 10_000] },
+  'stop, then kill': { cards: 2, lasts: [1000, 5000] },
+  drain: { cards: 3, lasts: [0, 0] },
+  restart: { cards: 3, lasts: [0, 0] },
+  'one connection': { cards: 3, lasts: [500, 4000] },
+  'slow answers': { cards: 2, lasts: [500, 4000] },
+  'busy loop': { cards: 3, lasts: [300, 5000] },
+  'descriptor leak': { cards: 3, lasts: [500, 4000] },
+}
+
+/** Of the above in a quick run, which deals each fault once before it deals one twice. */
+const QUICK = 0.15
+
+const PAUSE = { quick: [100, 500], full: [200, 1200] }
+
+/** A process that ends is given this long, in milliseconds, before its successor is struck. */
+const RECOVERY = 2000
+
+/**
+ * The faults of one run, drawn from the seed alone: what strikes which of the `slots` backends, when (milliseconds from
+ * the start of the load) and for how long. Nobody is struck twice at a time.
+ */
+export function drawSchedule({ seed, seconds, slots, quick }) {
+  const random = new Random(seed)
+  const end = seconds * 1000
+  const free = Array.from({ length: slots }, () => 0)
+  const pause = quick ? PAUSE.quick : PAUSE.full
+  const faults = []
+  let deck = []
+  for (let at = random.integer(...pause); at < end; at += random.integer(...pause)) {
+    if (deck.length === 0) deck = random.shuffled(cards(quick))
+    const kind = deck.pop()
+    const everybody = kind === 'kill all'
+    const slot = random.shuffled(free.keys()).toSorted((a, b) => free[a] - free[b])[0]
+    const [least, most] = DECK[kind].lasts
+    const lasts = Math.round(random.integer(least, most) * (quick ? QUICK : 1))
+    at = Math.max(at, everybody ? Math.max(...free) : free[slot])
+    if (at + lasts >= end) break
+    for (const each of everybody ? free.keys() : [slot])
+      free[each] = at + lasts + (quick ? RECOVERY / 2 : RECOVERY)
+    faults.push({ at, kind, slot, lasts })
+  }
+  return faults
+}
+
+function cards(quick) {
+  return Object.entries(DECK).flatMap(([kind, { cards }]) =>
+    Array.from({ length: quick ? 1 : cards }, () => kind),
+  )
+}
+
+export const FAULT_KINDS = Object.keys(DECK)

@@ -1,0 +1,133 @@
+import { readJournals } from './journals.mjs'
+
+/** A client hears of a kill at once, and of nothing else that late, in microseconds. */
+const AFTER_KILL = 5_000_000
+
+/** What may happen to a client, each counted by itself. Everything else is a violation. */
+const ALLOWED = {
+  killed: 'request in progress in a backend that was killed',
+  unread: 'adopted, and killed before the request was read',
+  unwritten: 'ACKed, and killed before the adoption was written down',
+  'kept, killed': 'next request on a kept connection of a killed backend',
+  'kept, drained': 'next request on a kept connection of a draining backend',
+  deadline: 'cut at the drain deadline',
+  idle: 'idle connection of a killed or draining backend closed',
+}
+
+/** The word for what the client saw, when no fault excuses it. */
+const NEVER = /^(wrong answer|no answer in time|bytes that nobody asked for)/
+
+/**
+ * Holds what the clients saw against what the backends wrote down and what the broker counted.
+ *
+ * @returns `allowed`: counts by what is said in ALLOWED; `violations`: texts, by invariant
+ */
+export function judge({ backends, failures, answers, load, status }) {
+  const wanted = new Set(failures.map(({ service, port }) => `${service}/${port}`))
+  const journals = readJournals(backends, answers.length - 1, wanted)
+  const violations = []
+  const violate = (invariant, text) => violations.push(`${invariant}: ${text}`)
+
+  for (const text of journals.doubles) violate('I1', text)
+  for (let id = 1; id < answers.length; id++) {
+    if (answers[id] === 0 || answers[id] === journals.readBy[id]) continue
+    violate('I1', `request ${id} was answered by backend ${answers[id]} and read by ${journals.readBy[id]}`)
+  }
+
+  const unwritten = conserve(status, load, journals, violate)
+  survivors(status, backends, journals, violate)
+
+  const allowed = {}
+  const byInstance = new Map(backends.map((backend) => [backend.instance, backend]))
+  for (const failure of failures) {
+    const excuse = explain(failure, { journals, byInstance, backends, unwritten })
+    if (excuse === undefined) violate('I5', tell(failure, journals, byInstance))
+    else allowed[ALLOWED[excuse]] = (allowed[ALLOWED[excuse]] ?? 0) + 1
+  }
+  return { allowed, violations, crossedRelays: journals.crossedRelays, owned: journals.owned }
+}
+
+/**
+ * I4, and what it says of adoptions: gives, by service, how many connections were ACKed whose adoption nobody wrote down.
+ * Their processes died in between, so each of them may explain one client that failed without an adoption.
+ */
+function conserve(status, { connected }, { owned }, violate) {
+  const accepted = status.listeners.reduce((sum, listener) => sum + listener.accepted, 0)
+  if (accepted !== connected)
+    violate('I4', `clients established ${connected} connections, ${accepted} were accepted`)
+  const unwritten = {}
+  for (const { name, held, inFlight, outcomes } of status.services) {
+    const here = status.listeners
+      .filter(({ service }) => service === name)
+      .reduce((sum, each) => sum + each.accepted, 0)
+    const accounted = Object.values(outcomes).reduce((a, b) => a + b, held + inFlight)
+    if (here !== accounted) violate('I4', `${name}: ${here} accepted, ${accounted} accounted for`)
+    for (const outcome of ['rejected', 'relinquished']) {
+      if (outcomes[outcome] !== 0) violate('I5', `${name}: ${outcomes[outcome]} clients were ${outcome}`)
+    }
+    const { handoff = 0, relay = 0 } = owned[name] ?? {}
+    unwritten[name] = outcomes.handed_off + outcomes.relayed - handoff - relay
+    if (outcomes.handed_off < handoff) {
+      violate('I1', `${name}: ${handoff} descriptors were adopted, ${outcomes.handed_off} ACKed`)
+    }
+  }
+  return unwritten
+}
+
+/** A process that lives has written down all that it ACKed. */
+function survivors(status, backends, { counts }, violate) {
+  for (const { name, backends: registered } of status.services) {
+    for (const { pid, adopted } of registered) {
+      const backend = backends.find((each) => each.alive && each.pid === pid)
+      if (backend === undefined) {
+        violate('I4', `${name}: pid ${pid} is registered and not alive`)
+        continue
+      }
+      const { handoff, relay } = counts.get(`${backend.instance}/${name}`) ?? { handoff: 0, relay: 0 }
+      // A relay whose ACK came too late was adopted, and counted by nobody.
+      if (adopted < handoff || adopted > handoff + relay) {
+        violate(
+          'I4',
+          `${name}: backend ${backend.instance} ACKed ${adopted}, adopted ${handoff} and ${relay} relays`,
+        )
+      }
+    }
+  }
+}
+
+function explain(failure, { journals, byInstance, backends, unwritten }) {
+  const { service, id, what, answers, at } = failure
+  if (NEVER.test(what)) return undefined
+  const owner = ownerOf(failure, journals)
+  if (owner === undefined) {
+    const killed = backends.some(({ killedAt }) => killedAt <= at && at - killedAt < AFTER_KILL)
+    if (!killed || unwritten[service] <= 0) return undefined
+    unwritten[service] -= 1
+    return 'unwritten'
+  }
+  const { killedAt, drain } = byInstance.get(owner.instance)
+  const read = id !== 0 && journals.readBy[id] === owner.instance
+  if (killedAt <= at) {
+    if (id === 0) return 'idle'
+    if (read) return 'killed'
+    return answers > 0 ? 'kept, killed' : 'unread'
+  }
+  if (drain === undefined || drain.at > at) return undefined
+  if (drain.at + drain.deadline * 1000 <= at) return 'deadline'
+  // HTTP has no way to say that a kept connection is about to end: a request may cross its FIN (RFC 9112, 9.6).
+  if (failure.kind !== 'keep-alive' || answers === 0 || read) return undefined
+  return id === 0 ? 'idle' : 'kept, drained'
+}
+
+/** The last backend that adopted the client's connection while it lasted. */
+function ownerOf({ service, port, begun, at }, { adoptions }) {
+  return adoptions.get(`${service}/${port}`)?.findLast(({ time }) => begun <= time && time <= at)
+}
+
+function tell(failure, journals, byInstance) {
+  const owner = ownerOf(failure, journals)
+  const story = { ...failure, lasted: `${Math.round((failure.at - failure.begun) / 1000)} ms` }
+  if (owner === undefined) return `${JSON.stringify(story)}, never adopted`
+  const { instance, pid, killedAt, drain } = byInstance.get(owner.instance)
+  return `${JSON.stringify(story)}, ${JSON.stringify({ owner, instance, pid, killedAt, drain, readBy: journals.readBy[failure.id] })}`
+}

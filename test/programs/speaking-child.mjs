@@ -1,0 +1,59 @@
+// A child process that says one JSON object a line (`{"msg":...}`) and is told things on its stdin. For programs that run
+// others; ends with its parent, whose pipe to it is then closed, if it ends with its stdin.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+
+export class SpeakingChild {
+  #process
+  #said = new Map()
+  #waiting = new Map()
+
+  /** `program`: a Node program; arguments and environment as of `spawn`. */
+  constructor(program, { args = [], env = {}, wrapper = [] } = {}) {
+    const [command, ...rest] = [...wrapper, process.execPath, program, ...args]
+    this.#process = spawn(command, rest, {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: { ...process.env, ...env },
+    })
+    // It may be killed with words on their way to it.
+    this.#process.stdin.on('error', () => {})
+    this.exited = once(this.#process, 'exit').then(([code, signal]) => {
+      const end = new Error(`${program} ended (${signal ?? code})`)
+      for (const { reject } of this.#waiting.values()) reject(end)
+      this.#waiting.clear()
+    })
+    createInterface({ input: this.#process.stdout }).on('line', (line) => this.#hear(line))
+  }
+
+  get pid() {
+    return this.#process.pid
+  }
+
+  tell(line) {
+    this.#process.stdin.write(`${line}\n`)
+  }
+
+  kill(signal) {
+    this.#process.kill(signal)
+  }
+
+  /** The next object with this `msg`, or the last one if nobody has asked for it yet; rejects when the process ends first. */
+  heard(msg) {
+    const said = this.#said.get(msg)
+    if (said !== undefined) {
+      this.#said.delete(msg)
+      return Promise.resolve(said)
+    }
+    return new Promise((resolve, reject) => this.#waiting.set(msg, { resolve, reject }))
+  }
+
+  #hear(line) {
+    if (!line.startsWith('{')) return
+    const object = JSON.parse(line)
+    const waiting = this.#waiting.get(object.msg)
+    if (waiting === undefined) return void this.#said.set(object.msg, object)
+    this.#waiting.delete(object.msg)
+    waiting.resolve(object)
+  }
+}

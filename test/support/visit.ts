@@ -1,0 +1,19 @@
+import type { Test } from 'tap'
+import type { Broker } from './broker.ts'
+import { Client } from './client.ts'
+
+/** A client of the listener `web` that has asked; `answer()` takes its answer. */
+export async function visit(t: Test, broker: Broker, path = '/'): Promise<Client> {
+  const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+  client.request(path)
+  return client
+}
+
+export async function visitors(t: Test, broker: Broker, count: number): Promise<Client[]> {
+  return Promise.all(Array.from({ length: count }, () => visit(t, broker)))
+}
+
+/** The pid that a backend signs its answers with (`x-pid`); this one goes to a new client. */
+export async function servedBy(t: Test, broker: Broker): Promise<number> {
+  return Number((await (await visit(t, broker)).answer()).headers['x-pid'])
+}
