@@ -21,12 +21,12 @@ function primary() {
     if (line.startsWith('busy ')) victim.send(line)
   })
   input.on('close', () => {
-    for (const worker of [victim, other]) worker.process.kill('SIGKILL')
+    for (const { process: child } of [victim, other]) child.kill('SIGKILL')
     process.exit()
   })
 }
 
-function worker() {
+function serve() {
   const adoptions = openSync(process.env.ADOPTIONS, 'a')
   const server = http.createServer((_request, response) => response.end(`${process.pid}\n`))
   server.on('connection', ({ remotePort }) => writeSync(adoptions, `${process.pid} ${remotePort} ${now()}\n`))
@@ -40,4 +40,4 @@ function worker() {
 }
 
 if (cluster.isPrimary) primary()
-else worker()
+else serve()

@@ -22,7 +22,8 @@ const run = new SpeakingChild(program('test/programs/kill-run.mjs'), {
   env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ADOPTIONS: join(broker.folder, 'adoptions') },
 })
 const { seconds, clients, answered, errors, accepted, outcomes, violations } = await run.heard('done')
-const rerouted = (await broker.metrics()).match(/^baton_handoff_failures_total\{.*"BackendGone"\} (\d+)$/m)?.[1] ?? '0'
+const rerouted =
+  (await broker.metrics()).match(/^baton_handoff_failures_total\{.*"BackendGone"\} (\d+)$/m)?.[1] ?? '0'
 await broker.stop()
 
 const lines = {

@@ -43,7 +43,9 @@ function row(name, { connections, failures, waits, apart, latest }) {
   )
 }
 
-console.log(`one of two is stuck for ${busy} ms under ${rate} new connections/s; milliseconds, ackDeadline ${ACK_DEADLINE}\n`)
+console.log(
+  `one of two is stuck for ${busy} ms under ${rate} new connections/s; milliseconds, ackDeadline ${ACK_DEADLINE}\n`,
+)
 const head = ['clients', 'failed', 'median', 'p99', 'worst', 'apart', 'worst', 'behind']
 console.log(' '.repeat(26) + head.map((name) => name.padStart(8)).join(''))
 const measured = await baton()

@@ -39,7 +39,7 @@ function relayPath(pid: number): string {
   )
   for (const line of readFileSync('/proc/net/unix', 'utf8').split('\n')) {
     const [, , , , , , inode, path] = line.trim().split(/\s+/)
-    if (path?.endsWith('/relay.sock') === true && inodes.has(inode)) return path
+    if (/\/relay[^/]*\.sock$/.test(path ?? '') && inodes.has(inode)) return path as string
   }
   throw new Error(`${pid} has no relay endpoint`)
 }

@@ -26,15 +26,15 @@
 #define REJOIN 0 /* times that each backend registers again after its registration is over */
 #endif
 
-mtype:frame = { OFFER, REVOKE, ACK, NACK };
+mtype = { OFFER, REVOKE, ACK, NACK };
 
 /* ---- What the kernel keeps. A queue outlives its writer; it is gone when nobody can read it any more. ---- */
 
 /* A lane message is a token and a descriptor. A token is never used twice, and a slot is not reused while its number is
  * on a queue or in a table anywhere, so the slot's number is the token (and the sequence). */
 chan lane[NB] = [SLOTS] of { byte };
-chan down[NB] = [2 * SLOTS] of { mtype:frame, byte }; /* control: OFFER, REVOKE */
-chan up[NB] = [SLOTS] of { mtype:frame, byte };       /* control: ACK, NACK */
+chan down[NB] = [2 * SLOTS] of { mtype, byte }; /* control: OFFER, REVOKE */
+chan up[NB] = [SLOTS] of { mtype, byte };       /* control: ACK, NACK */
 bit brokerEnd[NB] = 1;  /* the broker's end of control is open */
 bit backendEnd[NB] = 1; /* the backend's end of control is open */
 bit laneEnds[NB] = 1;   /* the broker's send end, and its duplicate of the receive end */
@@ -251,7 +251,7 @@ byte late;
 bit tried[NB];
 bit unresponsive[NB];
 bit expired; /* holdTimeout, which runs from accept */
-#ifdef NO_TRIED
+#ifdef NO_ASK_EACH_ONCE
 #define READY(b) (brokerEnd[b] && !unresponsive[b] && ANY(UNUSED, b))
 #else
 #define READY(b) (brokerEnd[b] && !unresponsive[b] && ANY(UNUSED, b) && !tried[b])
@@ -371,7 +371,11 @@ inline revoked(b) {
 inline ended(b) {
   if
   :: empty(lane[b]) ->
+#ifndef NO_RETURN_AT_END
      EACH(RETURN, b);
+#else
+     EACH(STRIKE, b);
+#endif
      brokerClosesLane(b);
      brokerClosesControl(b);
      tidy(b);
@@ -405,7 +409,7 @@ inline letGo(b) {
 /* One registered backend: `BackendLink` with its `OfferLedger` and `Lane`. */
 proctype link(byte b) {
   byte i, c;
-  mtype:frame f;
+  mtype f;
   {
 end:
     do
@@ -449,6 +453,9 @@ end:
             ledger[AT(b, i)] = 0;
             settle(offered[AT(b, i)], HANDED)
          :: ledger[AT(b, i)] && f == NACK -> takeBackOffer(b, i)
+#ifdef NO_LATE_ACK_IGNORED
+         :: !ledger[AT(b, i)] && f == ACK -> settle(offered[AT(b, i)], HANDED)
+#endif
          :: else
          fi;
          tidy(b);
@@ -637,7 +644,7 @@ proctype backend(byte b) {
 #ifdef NO_TOKEN_MATCH
   byte j;
 #endif
-  mtype:frame f;
+  mtype f;
 #if REJOIN > 0
 again:
   skip;

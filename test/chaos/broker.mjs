@@ -78,11 +78,13 @@ export class Broker {
     return this.#ask('POST', `/api/v1/services/${service}/backends/${backend}/drain`, { deadline })
   }
 
-  /** SIGTERM: resolves with its exit code. */
-  async stop() {
+  /** SIGTERM: resolves with its exit code, or with `SIGKILL` when it was still there after so many milliseconds. */
+  async stop(longest) {
+    const timer = setTimeout(() => this.kill(), longest)
     this.#child.kill('SIGTERM')
-    const [code] = await this.#exited
-    return code
+    const [code, signal] = await this.#exited
+    clearTimeout(timer)
+    return code ?? signal
   }
 
   /** At once; synchronous, for the end of a run that failed. */

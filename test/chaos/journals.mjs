@@ -14,7 +14,7 @@ export function readJournals(backends, lastId, wanted) {
   const counts = new Map()
   const owned = {}
   const doubles = []
-  /** Relays that reached a second backend: the first one's ACK crossed its deadline, and it held no client's socket. */
+  /** Adoptions of a relay whose ACK crossed its deadline: the broker had cut it, and gave the client to somebody else. */
   let crossedRelays = 0
   for (const { instance, journalPath } of backends) {
     for (const line of journal(journalPath)) {
@@ -32,13 +32,17 @@ export function readJournals(backends, lastId, wanted) {
       const count = counts.get(`${instance}/${service}`) ?? { handoff: 0, relay: 0 }
       count[via] += 1
       counts.set(`${instance}/${service}`, count)
+      owned[service] ??= { handoff: 0, relay: 0 }
       const owner = owners.get(connection)
-      if (owner === undefined) {
-        owners.set(connection, instance)
-        owned[service] ??= { handoff: 0, relay: 0 }
-        owned[service][via] += 1
-      } else if (via === 'relay') crossedRelays += 1
-      else doubles.push(`connection ${connection} was adopted by backend ${owner} and by ${instance}`)
+      if (owner === undefined) owned[service][via] += 1
+      else if (via === 'relay' || owner.via === 'relay') crossedRelays += 1
+      else
+        doubles.push(`connection ${connection} was adopted by backend ${owner.instance} and by ${instance}`)
+      if (via === 'handoff' && owner?.via === 'relay') {
+        owned[service].relay -= 1
+        owned[service].handoff += 1
+      }
+      if (owner?.via !== 'handoff') owners.set(connection, { instance, via })
       const key = `${service}/${port}`
       if (!wanted.has(key)) continue
       const list = adoptions.get(key)

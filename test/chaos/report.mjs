@@ -39,7 +39,11 @@ export function report({ seed, seconds, took, clients, processes, load, faults, 
     '',
     ...table(
       ['what befell clients, and may', 'times'],
-      [...Object.entries(verdict.allowed), ['**violations**', verdict.violations.length]],
+      [
+        ...Object.entries(verdict.allowed),
+        ['relay ACKed too late, offered again before a byte was read', verdict.crossedRelays],
+        ['**violations**', verdict.violations.length],
+      ],
     ),
   ].join('\n')
 }

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Broker } from './broker.mjs'
-import { descriptors, steadyDescriptors } from './descriptors.mjs'
+import { describeDescriptors, descriptors, steadyDescriptors } from './descriptors.mjs'
 import { Faults } from './faults.mjs'
 import { Fleet } from './fleet.mjs'
 import { Load } from './load.mjs'
@@ -21,6 +21,8 @@ const SLOTS = 4
 const DEADLINE = { quick: 1500, full: 4000 }
 /** For processes to close what the last clients left, in milliseconds. */
 const REST = 20_000
+/** For the broker to end when nobody is left, in milliseconds. */
+const LONGEST_STOP = 15_000
 const MOST_SHOWN = 20
 
 const options = readOptions(process.argv.slice(2))
@@ -95,9 +97,6 @@ async function run() {
     status,
   })
   verdict.violations.push(...leaks, ...fleet.surprises, ...faults.complaints)
-  const code = await endFleetAndBroker()
-  if (code !== 0) verdict.violations.push(`the broker ended with ${code}`)
-
   const text = report({
     seed,
     seconds,
@@ -111,6 +110,9 @@ async function run() {
   })
   console.log(`${text}\n`)
   if (options.write) writePage(text)
+  await endFleet()
+  const end = await broker.stop(LONGEST_STOP)
+  if (end !== 0) verdict.violations.push(`the broker was told to end, and ended with ${end}`)
   return verdict.violations
 }
 
@@ -150,7 +152,8 @@ async function atRest(atStart) {
     if (leaking.length === 0 && settled(status)) return []
     if (performance.now() > end) {
       const leaks = leaking.map(
-        ([name, pid, count]) => `I6: ${name} has ${descriptors(pid)} descriptors, had ${count}`,
+        ([name, pid, count]) =>
+          `I6: ${name} has ${descriptors(pid)} descriptors, had ${count}:\n  ${describeDescriptors(pid).join('\n  ')}`,
       )
       return settled(status) ? leaks : [...leaks, `I4: not at rest: ${JSON.stringify(status.services)}`]
     }
@@ -158,10 +161,9 @@ async function atRest(atStart) {
   }
 }
 
-async function endFleetAndBroker() {
+async function endFleet() {
   fleet.kill()
   await Promise.all(fleet.all.map(({ exited }) => exited))
-  return broker.stop()
 }
 
 /** A test runner's loader and variables are not for the children, who run as a user's would. */

@@ -66,7 +66,7 @@ function conserve(status, { connected }, { owned }, violate) {
       if (outcomes[outcome] !== 0) violate('I5', `${name}: ${outcomes[outcome]} clients were ${outcome}`)
     }
     const { handoff = 0, relay = 0 } = owned[name] ?? {}
-    unwritten[name] = outcomes.handed_off + outcomes.relayed - handoff - relay
+    unwritten[name] = outcomes.handed_off - handoff + Math.max(0, outcomes.relayed - relay)
     if (outcomes.handed_off < handoff) {
       violate('I1', `${name}: ${handoff} descriptors were adopted, ${outcomes.handed_off} ACKed`)
     }
@@ -119,9 +119,14 @@ function explain(failure, { journals, byInstance, backends, unwritten }) {
   return id === 0 ? 'idle' : 'kept, drained'
 }
 
-/** The last backend that adopted the client's connection while it lasted. */
+/**
+ * The backend that had the client's connection. The first that was adopted from its port is the client's own: after a RST the
+ * kernel gives the port to somebody else before a busy client has heard of it. Of one connection it is the last owner, since
+ * a relay that was cut may have come before.
+ */
 function ownerOf({ service, port, begun, at }, { adoptions }) {
-  return adoptions.get(`${service}/${port}`)?.findLast(({ time }) => begun <= time && time <= at)
+  const candidates = adoptions.get(`${service}/${port}`)?.filter(({ time }) => begun <= time && time <= at)
+  return candidates?.findLast(({ connection }) => connection === candidates[0].connection)
 }
 
 function tell(failure, journals, byInstance) {

@@ -54,7 +54,8 @@ function connect() {
   socket.on('close', () => {
     const end = now()
     const pid = /^HTTP\/1\.1 200 [^]*\r\n\r\n(\d+)\n$/.exec(text)?.[1]
-    if (failure === undefined && pid === undefined) failure = text === '' ? 'no answer' : text.split('\r\n')[0]
+    if (failure === undefined && pid === undefined)
+      failure = text === '' ? 'no answer' : text.split('\r\n')[0]
     results.push([localPort, begun, end - begun, failure ?? Number(pid)])
     open -= 1
     finish()
@@ -79,5 +80,9 @@ input.once('line', () => {
   clearInterval(timer)
   input.close()
   finish()
+})
+// Whoever started it is gone.
+input.once('close', () => {
+  if (!stopped) process.exit()
 })
 say('arriving', { at: now() })

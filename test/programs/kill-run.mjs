@@ -89,7 +89,9 @@ await atLeast(REGISTERED)
 arrivals.tell('stop')
 const { results } = await arrivals.heard('done')
 const outcomes = await settled()
-console.log(JSON.stringify({ msg: 'done', kills: killed.size, seconds: (now() - begun) / 1000, ...judge(outcomes) }))
+console.log(
+  JSON.stringify({ msg: 'done', kills: killed.size, seconds: (now() - begun) / 1000, ...judge(outcomes) }),
+)
 process.exit()
 
 /** The broker's counts, once nobody is on the way any more. */
@@ -124,13 +126,21 @@ function judge({ accepted, ...outcomes }) {
     }
   }
   const acks = outcomes.handed_off + outcomes.relayed
-  if (acks !== adopted + unnoted) violations.push({ rule: 'an error only after an ACK', acks, adopted, unnoted })
+  if (acks !== adopted + unnoted)
+    violations.push({ rule: 'an error only after an ACK', acks, adopted, unnoted })
   const ended = Object.values(outcomes).reduce((sum, count) => sum + count, 0)
   if (accepted !== ended || accepted !== results.length) {
     violations.push({ rule: 'conservation', accepted, ended, clients: results.length })
   }
   const clients = results.length
-  return { clients, answered, errors: { adopted: adopted - answered, unnoted }, accepted, outcomes, violations }
+  return {
+    clients,
+    answered,
+    errors: { adopted: adopted - answered, unnoted },
+    accepted,
+    outcomes,
+    violations,
+  }
 }
 
 /** Client port -> who adopted it, and when. */

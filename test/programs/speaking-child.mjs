@@ -52,8 +52,8 @@ export class SpeakingChild {
     if (!line.startsWith('{')) return
     const object = JSON.parse(line)
     const waiting = this.#waiting.get(object.msg)
-    if (waiting === undefined) return void this.#said.set(object.msg, object)
     this.#waiting.delete(object.msg)
-    waiting.resolve(object)
+    if (waiting === undefined) this.#said.set(object.msg, object)
+    else waiting.resolve(object)
   }
 }

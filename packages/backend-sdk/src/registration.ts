@@ -32,9 +32,9 @@ export interface Registration {
 
 /** Lets go of what nobody has taken over. */
 export function closeRegistration({ control, lane, relays }: Registration): void {
-  relays.close()
   lane.close()
   control.close()
+  relays.close()
 }
 
 /** A broker whose event loop is stuck accepts (the kernel does) and says nothing. */
@@ -68,7 +68,11 @@ export async function register(
   const stop = () => patience.abort(signal.reason)
   signal.addEventListener('abort', stop)
   try {
-    relays = await RelayEndpoint.open(peerCredentials(control.fd).uid !== process.getuid?.(), RELAY_PATIENCE)
+    relays = await RelayEndpoint.open(
+      path,
+      peerCredentials(control.fd).uid !== process.getuid?.(),
+      RELAY_PATIENCE,
+    )
     send(control.fd, encodeFrame({ ...greeting, reconnect: { path: relays.path } }))
     const take = async (size: number): Promise<Buffer> => {
       const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
@@ -100,9 +104,9 @@ export async function register(
     }
     return { control, lane, relays, welcome: answer, order }
   } catch (error) {
+    for (const fd of received) fd.close()
     control.close()
     relays?.close()
-    for (const fd of received) fd.close()
     if (patience.signal.aborted && !signal.aborted) {
       throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, {
         cause: error,

@@ -1,4 +1,5 @@
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
+import { createConnectionId } from './connection-id.ts'
 import type { Listener } from './listen/listener.ts'
 
 /**
@@ -19,4 +20,32 @@ export interface ClientConnection {
   tried: Set<string> | undefined
   /** performance.now() of the first attempt that failed for want of room. */
   pressedSince: number | undefined
+}
+
+/**
+ * A client as its listener accepts it. Ten thousand of them may wait, so what only an offer needs is made when it is first
+ * asked for.
+ */
+export class AcceptedClient implements ClientConnection {
+  readonly order: number
+  readonly fd: OwnedFd
+  readonly listener: Listener
+  readonly peer: SocketAddress
+  readonly acceptedAt = performance.now()
+  tried: Set<string> | undefined
+  pressedSince: number | undefined
+  #id: Buffer | undefined
+
+  /** Owns `fd`. */
+  constructor(order: number, fd: OwnedFd, peer: SocketAddress, listener: Listener) {
+    this.order = order
+    this.fd = fd
+    this.peer = peer
+    this.listener = listener
+  }
+
+  /** Its time is that of accept, by the wall clock as it is now. */
+  get id(): Buffer {
+    return (this.#id ??= createConnectionId(Date.now() - Math.round(performance.now() - this.acceptedAt)))
+  }
 }

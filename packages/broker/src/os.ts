@@ -18,7 +18,7 @@ export interface Carried {
  */
 export interface Os extends Clock {
   /** Uniform in [0, 1). */
-  random(): number
+  readonly random: () => number
   /** See `peek` of native-sendmsg. */
   peek(fd: number, max: number): Buffer | undefined
   /** O_NONBLOCK, on. */

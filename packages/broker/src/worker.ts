@@ -11,6 +11,7 @@ import { Metrics } from './metrics/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
 import { Registry } from './registry/registry.ts'
 import { Service } from './service/service.ts'
+import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { openSockets, type Sockets } from './sockets.ts'
 import { BROKER_VERSION } from './version.ts'
 
@@ -122,6 +123,7 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
     poller.close()
     throw error
   }
+  sweepRelaySockets(config.runtimeDir)
   registry.start(poller)
   for (const listener of listeners) listener.start(poller)
   const addresses = new Map(listeners.map(({ name, address }) => [name, address]))

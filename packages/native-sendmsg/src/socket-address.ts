@@ -63,7 +63,8 @@ export function parseAddress(arena: Arena): SocketAddress {
   const family = length < 2 ? AF_UNIX : buffer.readUInt16LE(SOCKADDR)
   // sockaddr_in: port (big-endian) at 2, address at 4; sockaddr_in6: port at 2, address at 8, scope at 24.
   if (family === AF_INET) {
-    return new ParsedAddress('IPv4', buffer.readUInt32LE(SOCKADDR + 4), buffer.readUInt16BE(SOCKADDR + 2))
+    // Signed, so that it is a small integer to V8, and no object, whatever the address.
+    return new ParsedAddress('IPv4', buffer.readInt32LE(SOCKADDR + 4), buffer.readUInt16BE(SOCKADDR + 2))
   }
   if (family === AF_INET6) {
     const raw = Buffer.from(buffer.subarray(SOCKADDR + 8, SOCKADDR + 28))

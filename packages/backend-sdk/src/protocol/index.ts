@@ -14,6 +14,7 @@ export { sealToken } from './secrecy.ts'
 export { isUlid, ulidFromBytes, ulidTime, ulidToBytes } from './ulid.ts'
 export * from './frames.ts'
 /** The connection on which both halves speak it, with the rules of its end. */
+export { RELAY_SOCKET_PREFIX } from '../relay/relay-endpoint.ts'
 export { ControlConnection, type ControlEnd, type ControlHandlers } from '../control/control-connection.ts'
 export { type ControlSocket, type ControlStream, openControlStream } from '../control/control-stream.ts'
 /** The time that its deadlines are in. */

@@ -1,7 +1,8 @@
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { chmodSync, mkdtempSync, rmdirSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { decodeProxyHeader, type ProxyAddresses } from '../protocol/proxy-header.ts'
 
 /** A relay whose header was read and whose token was not looked at yet. Nothing behind the header was read. */
@@ -18,53 +19,79 @@ export interface IncomingRelay {
 /** So many may be connected whose header has not come; more are closed at once. */
 const MOST_STRANGERS = 256
 
+/** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
+export const RELAY_SOCKET_PREFIX = 'relay-'
+
 /**
- * Where the broker dials when it cannot pass a descriptor: a Unix socket in a folder of its own, one for each
- * registration. Whoever can reach it must show a token that came over control; until then the app sees nothing.
+ * Where the broker dials when it cannot pass a descriptor: a Unix socket, one for each registration. It lies beside the
+ * control socket, where the broker cleans up after backends that died, or in a folder of its own when this user may not
+ * write there (broker and backend are different users, or the path grows too long). Whoever can reach it must show a token that came over control; until then the app sees nothing.
  */
 export class RelayEndpoint {
   readonly path: string
-  readonly #folder: string
+  /** Ours alone, to be removed with the socket; undefined beside the control socket. */
+  readonly #folder: string | undefined
   readonly #server: Server
   readonly #strangers = new Set<Socket>()
   readonly #patience: number
   #onArrival: (relay: IncomingRelay) => void = ({ socket }) => void socket.destroy()
 
   /**
+   * @param control path of the control socket that was dialled
    * @param shared the broker runs as another user: everybody may connect, and the token decides
    * @param patience milliseconds within which the header must be whole
    */
-  static async open(shared: boolean, patience: number): Promise<RelayEndpoint> {
-    const endpoint = new RelayEndpoint(shared, patience)
-    await new Promise<void>((resolve, reject) => {
-      endpoint.#server.once('error', reject)
-      endpoint.#server.listen({ path: endpoint.path, readableAll: shared, writableAll: shared }, resolve)
-    }).catch((error: unknown) => {
-      endpoint.close()
+  static async open(control: string, shared: boolean, patience: number): Promise<RelayEndpoint> {
+    const name = `${RELAY_SOCKET_PREFIX}${randomBytes(6).toString('hex')}.sock`
+    const beside = new RelayEndpoint(join(dirname(resolve(control)), name), undefined, patience)
+    try {
+      return await beside.#listen(shared)
+    } catch {
+      beside.close()
+    }
+    const folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
+    if (shared) chmodSync(folder, 0o711)
+    const apart = new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
+    try {
+      return await apart.#listen(shared)
+    } catch (error) {
+      apart.close()
       throw error
-    })
-    // The control connection keeps the process alive for as long as it is registered.
-    endpoint.#server.unref()
-    return endpoint
+    }
   }
 
-  private constructor(shared: boolean, patience: number) {
+  private constructor(path: string, folder: string | undefined, patience: number) {
+    this.path = path
+    this.#folder = folder
     this.#patience = patience
-    this.#folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
-    if (shared) chmodSync(this.#folder, 0o711)
-    this.path = join(this.#folder, 'relay.sock')
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#meet(socket))
+  }
+
+  async #listen(shared: boolean): Promise<this> {
+    await new Promise<void>((done, reject) => {
+      this.#server.once('error', reject)
+      this.#server.listen({ path: this.path, readableAll: shared, writableAll: shared }, () => done())
+    })
+    // The control connection keeps the process alive for as long as it is registered.
+    this.#server.unref()
+    return this
   }
 
   onArrival(listener: (relay: IncomingRelay) => void): void {
     this.#onArrival = listener
   }
 
-  /** No more relays; those that were handed on live on. */
+  /** No more relays; those that were handed on live on. The socket's name goes with it. */
   close(): void {
     this.#server.close()
     for (const stranger of this.#strangers) stranger.destroy()
-    rmSync(this.#folder, { recursive: true, force: true })
+    if (this.#folder === undefined) return
+    try {
+      // Node has unlinked the socket with its server.
+      rmdirSync(this.#folder)
+    } catch {
+      // Out of descriptors, or somebody put a file there. An empty folder is left behind and harms nobody.
+    }
   }
 
   #meet(socket: Socket): void {

@@ -9,8 +9,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../config/index.ts'
-import type { ClientConnection } from '../connection.ts'
-import { createConnectionId } from '../connection-id.ts'
+import { AcceptedClient, type ClientConnection } from '../connection.ts'
 import { DescriptorReserve } from './descriptor-reserve.ts'
 
 /** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
@@ -85,16 +84,7 @@ export class Listener {
         const client = acceptOne(this.#fd.fd)
         if (client === undefined) break
         this.#accepted += 1
-        this.#onConnection({
-          order: ++accepts,
-          fd: new OwnedFd(client.fd),
-          listener: this,
-          peer: client.peer,
-          id: createConnectionId(Date.now()),
-          acceptedAt: performance.now(),
-          tried: undefined,
-          pressedSince: undefined,
-        })
+        this.#onConnection(new AcceptedClient(++accepts, new OwnedFd(client.fd), client.peer, this))
         if (this.#reserve.isReached(client.fd)) return this.#pauseFor('descriptor reserve reached')
       }
       this.#pressure = undefined

@@ -22,6 +22,7 @@ import type { Logger } from 'pino'
 import { isValid, ulid } from 'ulid'
 import type { Config } from '../config/index.ts'
 import { Lane } from '../handoff/lane.ts'
+import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
 import { admit, isAllowed } from './admission.ts'
 import { BackendLink } from './backend-link.ts'
@@ -258,6 +259,7 @@ export class Registry {
         available: () => service.available(),
         ended: (ended) => {
           this.#ids.delete(id)
+          removeRelaySocket(this.#config.runtimeDir, identity.reconnect)
           this.#slots.release(identity.slot)
           service.ended(ended)
         },

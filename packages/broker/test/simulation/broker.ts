@@ -33,6 +33,7 @@ interface Watched {
 export interface BrokerLink {
   readonly link: BackendLink
   readonly socket: SimulatedSocket
+  readonly lane: SimulatedLane
 }
 
 /** The broker's process: the real `Service` and `BackendLink`s on a simulated system. */
@@ -157,7 +158,7 @@ export class Broker {
       this.#logger,
       this.#os,
     )
-    const entry = { link, socket: stream.socket }
+    const entry = { link, socket: stream.socket, lane }
     this.links.add(entry)
     return { lane, slot, join: () => service.joined(link) }
   }
@@ -186,6 +187,18 @@ export class Broker {
       )
     }
     if (held !== this.#watched.size) this.#kernel.violate(`${held} held, but ${this.#watched.size} watched`)
+  }
+
+  /** What a backend does not take by the deadline is somebody else's then. */
+  checkReadBack(): void {
+    const { kernel, nextDue = Infinity } = this.process
+    if (nextDue <= kernel.now) return
+    for (const { lane, link } of this.links) {
+      // A timer has whole milliseconds, and is armed a moment before the step ends.
+      const client = lane.overdue(this.#config.ackDeadline + 1)
+      if (client !== undefined)
+        kernel.violate(`deadline: ${client.label} is on the lane of ${link.identity.ulid} still`)
+    }
   }
 
   #checkSend(clients: readonly Client[]): void {

@@ -44,7 +44,9 @@ export class Client extends File {
       kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${this.owner.name} has touched`)
     if (this.inFlight > 0) kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which is on a lane still`)
     for (const holder of this.holders.keys()) {
-      if (holder !== by) kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${holder.name} holds`)
+      // The dead do nothing any more with what the kernel has yet to close.
+      if (holder !== by && holder.alive)
+        kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${holder.name} holds`)
     }
   }
 
@@ -53,7 +55,9 @@ export class Client extends File {
     const broker = this.#acceptedBy
     if (this.owner !== undefined || this.state === 'gone' || this.state === 'half-closed') return
     if (this.relinquished || !broker.alive || this.ackedBy?.alive === false) return
-    broker.kernel.violate(`I5: ${this.label} was closed by ${by?.name ?? 'the lane'} and nobody had answered it`)
+    broker.kernel.violate(
+      `I5: ${this.label} was closed by ${by?.name ?? 'the lane'} and nobody had answered it`,
+    )
   }
 }
 

@@ -120,10 +120,13 @@ export class SimulatedSocket implements ControlSocket {
   }
 
   write(bytes: Uint8Array, onTaken: (error?: Error | null) => void): void {
-    if (this.#finishing !== undefined || this.#finished) return this.#fail(new SocketError('write after end'), onTaken)
+    if (this.#finishing !== undefined || this.#finished)
+      return this.#fail(new SocketError('write after end'), onTaken)
     this.writableLength += bytes.length
     this.#pending.push({ bytes, onTaken })
     if (this.#pending.length === 1) this.#flush((done) => this.#process.tasks.push(done))
+    if (this.#process.kernel.sabotage === 'a write is believed before the kernel has it')
+      this.writableLength = 0
   }
 
   end(onFinished: () => void): void {
@@ -210,11 +213,14 @@ export function controlStream(process: Process, end: StreamEnd): ControlStream &
   return {
     socket: new SimulatedSocket(process, end),
     readToEnd: () => {
+      if (process.kernel.sabotage === 'control is not read to its end')
+        return { data: Buffer.alloc(0), ended: true }
       const chunks: Buffer[] = []
       for (;;) {
         const got = process.call(`recv from ${end.label}`, () => end.receive(64 * 1024))
         if (got === 'reset') continue
-        if (got === 'nothing' || got.length === 0) return { data: Buffer.concat(chunks), ended: got !== 'nothing' }
+        if (got === 'nothing' || got.length === 0)
+          return { data: Buffer.concat(chunks), ended: got !== 'nothing' }
         chunks.push(got)
       }
     },

@@ -36,18 +36,27 @@ export interface Interrupts {
   preempt(process: Process): void
 }
 
+/** A kernel (or a code beside it) that does not do what it must, to see that the rules notice. */
+export type Sabotage =
+  | 'a write is believed before the kernel has it'
+  | 'control is not read to its end'
+  | 'a read-back leaves the message on the lane'
+  | 'a refused descriptor stays open'
+
 /** Time, descriptors and the log. One for each schedule. */
 export class Kernel {
   /** Milliseconds. */
   now = 1000
   violation: Violation | undefined
   interrupts: Interrupts = { preempt: () => undefined }
+  readonly sabotage: Sabotage | undefined
   readonly #log: ((line: string) => void) | undefined
   #fds = 100
   #timers = 0
 
-  constructor(log?: (line: string) => void) {
-    this.#log = log
+  constructor(options: { log?: ((line: string) => void) | undefined; sabotage?: Sabotage | undefined } = {}) {
+    this.#log = options.log
+    this.sabotage = options.sabotage
   }
 
   get tracing(): boolean {
@@ -128,14 +137,28 @@ export class Process implements Clock {
     this.call(`close ${label} (fd ${fd})`, () => this.#drop(fd, this))
   }
 
-  /** SIGKILL: everything is closed at once. What it wrote stays where it is. */
+  /**
+   * SIGKILL: it does nothing more. What it wrote stays where it is; what it had open is closed by the kernel, in some order,
+   * while others go on (`reap`).
+   */
   kill(): void {
     if (!this.alive) return
     this.kernel.trace(this.name, '*** killed')
     this.alive = false
     this.tasks.length = 0
     this.#timers.clear()
-    for (const fd of [...this.#fds.keys()]) this.#drop(fd, this)
+  }
+
+  /** Dead, and there is something open still. */
+  get dying(): boolean {
+    return !this.alive && this.#fds.size > 0
+  }
+
+  /** The kernel closes one descriptor of a dead process. `draw`: uniform in [0, 1). */
+  reap(draw: number): void {
+    const fds = [...this.#fds.keys()]
+    const fd = fds[Math.floor(draw * fds.length)]
+    if (fd !== undefined) this.#drop(fd, this)
   }
 
   now(): number {
@@ -189,7 +212,11 @@ export class Process implements Clock {
   #first(): SimulatedTimer | undefined {
     let first: SimulatedTimer | undefined
     for (const timer of this.#timers) {
-      if (first === undefined || timer.due < first.due || (timer.due === first.due && timer.order < first.order))
+      if (
+        first === undefined ||
+        timer.due < first.due ||
+        (timer.due === first.due && timer.order < first.order)
+      )
         first = timer
     }
     return first

@@ -9,6 +9,8 @@ const EAGAIN = 11
 interface Message {
   readonly token: Buffer
   readonly client: Client
+  /** When the broker was first seen to have gone on to something else. */
+  since: number | undefined
 }
 
 /** The queue of a seqpacket socket: what was sent stays until somebody takes it or nobody can. */
@@ -68,7 +70,7 @@ export class SimulatedLane implements HandoffLane {
       const went = this.#broker.call(`sends ${client.label} on ${this.#sendEnd.label}`, () => {
         if (this.#receiveEnd.queue.length >= this.#room) return false
         client.inFlight += 1
-        this.#receiveEnd.queue.push({ token, client })
+        this.#receiveEnd.queue.push({ token, client, since: undefined })
         return true
       })
       if (!went) return { sent: index, error: new NativeError('sendmmsg', EAGAIN, {}) }
@@ -77,6 +79,8 @@ export class SimulatedLane implements HandoffLane {
   }
 
   readBack(): { tokens: Buffer[] } {
+    if (this.#broker.kernel.sabotage === 'a read-back leaves the message on the lane')
+      return { tokens: this.#receiveEnd.queue.map(({ token }) => token) }
     const tokens: Buffer[] = []
     for (;;) {
       const got = this.#broker.call('reads the lane back', () => {
@@ -87,6 +91,15 @@ export class SimulatedLane implements HandoffLane {
       this.#broker.close(got.fd)
       tokens.push(got.token)
     }
+  }
+
+  /** A message that has been on the lane for longer than `milliseconds`. */
+  overdue(milliseconds: number): Client | undefined {
+    const { now } = this.#broker.kernel
+    return this.#receiveEnd.queue.find((message) => {
+      message.since ??= now
+      return message.since + milliseconds < now
+    })?.client
   }
 
   close(): void {
@@ -137,7 +150,7 @@ export class SimulatedBackendLane implements BackendLane {
   }
 
   discard(fd: number): void {
-    this.#process.close(fd)
+    if (this.#process.kernel.sabotage !== 'a refused descriptor stays open') this.#process.close(fd)
   }
 
   get ended(): boolean {

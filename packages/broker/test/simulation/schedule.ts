@@ -1,9 +1,11 @@
-import { parseConfig, type ServiceConfig } from '../../src/config/index.ts'
 import { Backend } from './backend.ts'
 import { Broker } from './broker.ts'
 import { Client } from './client.ts'
-import { Kernel, Killed, type Process, Violation } from './kernel.ts'
+import { Kernel, Killed, type Process, type Sabotage, Violation } from './kernel.ts'
 import { Random } from './random.ts'
+import { drawTerms, type Terms } from './terms.ts'
+
+export type { Sabotage } from './kernel.ts'
 
 /** Steps of a schedule while faults happen. */
 const STEPS = 160
@@ -24,22 +26,6 @@ interface Action {
   readonly run: () => void
 }
 
-/** What differs between schedules. */
-interface Terms {
-  readonly service: ServiceConfig
-  readonly protocol: 'http' | 'tcp'
-  readonly laneRoom: number
-  readonly controlRoom: number
-  /** That a process is stopped at one of its system calls. */
-  readonly preemption: number
-  readonly clients: number
-  readonly kills: number
-  readonly brokerKills: number
-  readonly liars: number
-  /** Weight of freezing, draining, refusing and the like. */
-  readonly trouble: number
-}
-
 export interface Outcome {
   readonly steps: number
   readonly accepted: number
@@ -48,9 +34,15 @@ export interface Outcome {
   readonly seen: ReadonlyMap<string, number>
 }
 
+export interface ScheduleOptions {
+  /** Gets each step, and each system call in it. */
+  readonly log?: ((line: string) => void) | undefined
+  readonly sabotage?: Sabotage | undefined
+}
+
 /** Runs one schedule: the same seed is the same schedule, to the last step. */
-export function runSchedule(seed: number, log?: (line: string) => void): Outcome {
-  return new Schedule(seed, log).run()
+export function runSchedule(seed: number, options: ScheduleOptions = {}): Outcome {
+  return new Schedule(seed, options).run()
 }
 
 class Schedule {
@@ -69,8 +61,8 @@ class Schedule {
   #liars: number
   #calm = false
 
-  constructor(seed: number, log?: (line: string) => void) {
-    this.#kernel = new Kernel(log)
+  constructor(seed: number, options: ScheduleOptions) {
+    this.#kernel = new Kernel(options)
     this.#random = new Random(seed)
     this.#terms = drawTerms(this.#random)
     this.#kills = this.#terms.kills
@@ -118,7 +110,9 @@ class Schedule {
     // The code under test may have caught it on its way here.
     if (this.#kernel.violation !== undefined) throw this.#kernel.violation
     const { process: broker } = this.#broker
-    if (broker.alive && broker.suspended === 0) this.#broker.checkConservation()
+    if (!broker.alive || broker.suspended > 0) return
+    this.#broker.checkConservation()
+    this.#broker.checkReadBack()
   }
 
   /** What the processes would do by themselves. */
@@ -126,7 +120,10 @@ class Schedule {
     const actions: Action[] = []
     const { kernel, add } = { kernel: this.#kernel, add: adder(actions) }
     const broker = this.#broker
-    for (const process of [broker.process, ...this.#backends.map((each) => each.process)]) {
+    for (const { process } of [...this.#brokers, ...this.#backends]) {
+      if (process.dying) {
+        add(6, 'is dead: the kernel closes something', process, () => process.reap(this.#random.next()))
+      }
       if (!process.runnable) continue
       const [task] = process.tasks
       if (task !== undefined) {
@@ -147,8 +144,10 @@ class Schedule {
   #brokerProgress(broker: Broker, add: Add): void {
     const { process } = broker
     for (const { link, socket } of broker.links) {
-      if (socket.readable) add(4, `reads control of ${link.identity.ulid}`, process, () => socket.read(this.#chunk()))
-      if (socket.writable) add(4, `control of ${link.identity.ulid} takes more`, process, () => socket.drain())
+      if (socket.readable)
+        add(4, `reads control of ${link.identity.ulid}`, process, () => socket.read(this.#chunk()))
+      if (socket.writable)
+        add(4, `control of ${link.identity.ulid} takes more`, process, () => socket.drain())
     }
     for (const report of broker.pollEvents()) add(2, 'poller', process, report)
     for (const pipe of broker.pipes) {
@@ -196,7 +195,8 @@ class Schedule {
           this.#note('broker killed')
         })
       }
-      for (const { link } of broker.links) add(trouble * 0.1, 'drains a backend', broker.process, () => link.drain(1000, 'x'))
+      for (const { link } of broker.links)
+        add(trouble * 0.1, 'drains a backend', broker.process, () => link.drain(1000, 'x'))
     } else if (!broker.process.alive) add(1, 'a broker starts', undefined, () => this.#startBroker())
     for (const client of this.#clients) {
       if (client.open && client.owner === undefined && client.state !== 'gone')
@@ -308,7 +308,12 @@ class Schedule {
     this.#kernel.trace('', '=== everybody ends')
     const broker = this.#broker
     broker.stopped = true
-    this.#perform({ weight: 1, label: 'ends', process: broker.process, run: () => void broker.service.close() })
+    this.#perform({
+      weight: 1,
+      label: 'ends',
+      process: broker.process,
+      run: () => void broker.service.close(),
+    })
     const ending = this.#kernel.now
     // Past each timer that could still let something go.
     while (this.#kernel.now - ending < 2 * PATIENCE) {
@@ -391,43 +396,5 @@ type Add = (weight: number, label: string, process: Process | undefined, run: ()
 function adder(actions: Action[]): Add {
   return (weight, label, process, run) => {
     if (weight > 0) actions.push({ weight, label, process, run })
-  }
-}
-
-const services = new Map<string, ServiceConfig>()
-
-/** Parsing costs more than a schedule; there are few that differ. */
-function serviceOf(options: Record<string, unknown>): ServiceConfig {
-  const key = JSON.stringify(options)
-  let service = services.get(key)
-  if (service === undefined) {
-    const config = parseConfig({
-      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
-      services: { web: options },
-    })
-    service = config.services.get('web') as ServiceConfig
-    services.set(key, service)
-  }
-  return service
-}
-
-function drawTerms(random: Random): Terms {
-  return {
-    service: serviceOf({
-      balance: random.pick(['least-connections', 'round-robin', 'p2c', 'source-hash']),
-      handoff: random.chance(0.1) ? 'off' : 'auto',
-      maxStuck: random.pick([1, 2, 1024]),
-      maxHeld: random.pick([4, 10_000]),
-      failureLimit: { failures: random.pick([2, 8]), window: '10s', pause: '2s' },
-    }),
-    protocol: random.pick(['http', 'tcp']),
-    laneRoom: random.pick([1, 3, 278]),
-    controlRoom: random.pick([150, 600, 200_000]),
-    preemption: random.pick([0, 0.02, 0.1]),
-    clients: random.between(4, 24),
-    kills: random.pick([0, 1, 2]),
-    brokerKills: random.chance(0.25) ? 1 : 0,
-    liars: random.chance(0.2) ? 1 : 0,
-    trouble: random.pick([0.3, 1]),
   }
 }
