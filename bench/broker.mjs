@@ -8,10 +8,16 @@ import { SpeakingChild } from '../test/programs/speaking-child.mjs'
 /** The path of a program of the repository. */
 export const program = (path) => fileURLToPath(new URL(`../${path}`, import.meta.url))
 
+/** What must not outlive this process, however it ends. */
+const leftovers = new Set()
+process.once('exit', () => {
+  for (const remove of leftovers) remove()
+})
+
 /** A folder that is gone with this process. */
 export function temporaryFolder() {
   const folder = mkdtempSync(join(tmpdir(), 'baton-bench-'))
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  leftovers.add(() => rmSync(folder, { recursive: true, force: true }))
   return folder
 }
 
@@ -31,7 +37,8 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     env,
     wrapper,
   })
-  process.once('exit', () => child.kill('SIGKILL'))
+  const kill = () => child.kill('SIGKILL')
+  leftovers.add(kill)
   const { control, admin, listeners } = await child.heard('accepting connections')
   return {
     child,
@@ -44,6 +51,7 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     async stop() {
       child.kill('SIGTERM')
       await child.exited
+      leftovers.delete(kill)
     },
   }
 }

@@ -54,11 +54,38 @@ function without(rule, options = {}) {
 
 const RUNS = [
   // All rules, safety. No assertion fails, and there is no state in which somebody is stuck and should not be.
-  { name: 'all rules, two clients', mode: 'exhaustive', defines: { NC: 2, SLOTS: 1 }, expected: HOLDS, quick: true },
-  { name: 'all rules, two offers at a time', mode: 'exhaustive', defines: { NC: 1, SLOTS: 2 }, expected: HOLDS, quick: true },
-  { name: 'all rules, nobody is waited for', mode: 'exhaustive', defines: { NC: 2, SLOTS: 1, MAXSTUCK: 0 }, expected: HOLDS },
-  { name: 'all rules, backends register again', mode: 'exhaustive', defines: { NC: 1, SLOTS: 2, REJOIN: 1 }, expected: HOLDS },
-  { name: 'all rules, three offers at a time', mode: 'exhaustive', defines: { NC: 1, SLOTS: 3 }, expected: HOLDS },
+  {
+    name: 'all rules, two clients',
+    mode: 'exhaustive',
+    defines: { NC: 2, SLOTS: 1 },
+    expected: HOLDS,
+    quick: true,
+  },
+  {
+    name: 'all rules, two offers at a time',
+    mode: 'exhaustive',
+    defines: { NC: 1, SLOTS: 2 },
+    expected: HOLDS,
+    quick: true,
+  },
+  {
+    name: 'all rules, nobody is waited for',
+    mode: 'exhaustive',
+    defines: { NC: 2, SLOTS: 1, MAXSTUCK: 0 },
+    expected: HOLDS,
+  },
+  {
+    name: 'all rules, backends register again',
+    mode: 'exhaustive',
+    defines: { NC: 1, SLOTS: 2, REJOIN: 1 },
+    expected: HOLDS,
+  },
+  {
+    name: 'all rules, three offers at a time',
+    mode: 'exhaustive',
+    defines: { NC: 1, SLOTS: 3 },
+    expected: HOLDS,
+  },
   {
     name: 'all rules, two clients, two offers at a time',
     mode: 'exhaustive',
@@ -82,7 +109,13 @@ const RUNS = [
   without('LATE_ACK_IGNORED', { size: { ...one, MAXSTUCK: 0 }, property: TWICE }),
 
   // The second lock: nothing depends on it while the closing rule is kept, and it does not stand in for it.
-  { name: 'without LANE_EOF', mode: 'exhaustive', defines: { NC: 2, SLOTS: 1, NO_LANE_EOF: true }, expected: HOLDS, quick: true },
+  {
+    name: 'without LANE_EOF',
+    mode: 'exhaustive',
+    defines: { NC: 2, SLOTS: 1, NO_LANE_EOF: true },
+    expected: HOLDS,
+    quick: true,
+  },
   {
     name: 'control closed before the lane is read back, given up all the same',
     mode: 'exhaustive',
@@ -97,15 +130,61 @@ const RUNS = [
   },
 
   // Liveness.
-  { name: 'one can serve: served', mode: 'liveness', defines: { ...served, SLOTS: 2 }, expected: HOLDS, quick: true },
-  { name: 'all are down, one comes back: served', mode: 'liveness', defines: { ...served, DOWN: true, REJOIN: 1 }, expected: HOLDS, quick: true },
-  { name: 'nobody need serve, nobody is waited for: settled', mode: 'liveness', defines: { ...live, MAXSTUCK: 0 }, expected: HOLDS, quick: true },
+  {
+    name: 'one can serve: served',
+    mode: 'liveness',
+    defines: { ...served, SLOTS: 2 },
+    expected: HOLDS,
+    quick: true,
+  },
+  {
+    name: 'all are down, one comes back: served',
+    mode: 'liveness',
+    defines: { ...served, DOWN: true, REJOIN: 1 },
+    expected: HOLDS,
+    quick: true,
+  },
+  {
+    name: 'nobody need serve, nobody is waited for: settled',
+    mode: 'liveness',
+    defines: { ...live, MAXSTUCK: 0 },
+    expected: HOLDS,
+    quick: true,
+  },
   { name: 'nobody need serve: settled, or taken', mode: 'liveness', defines: live, expected: HOLDS },
-  { name: 'the same, two offers at a time', mode: 'liveness', defines: { ...live, SLOTS: 2 }, expected: HOLDS },
-  { name: 'the same, backends register again', mode: 'liveness', defines: { ...live, REJOIN: 1 }, expected: HOLDS },
-  { name: 'without ACK_DEADLINE', mode: 'liveness', defines: { ...served, NO_ACK_DEADLINE: true }, expected: WAITS, quick: true },
-  { name: 'without ASK_EACH_ONCE', mode: 'liveness', defines: { ...served, NO_ASK_EACH_ONCE: true }, expected: WAITS, quick: true },
-  { name: 'all are down, nobody comes back', mode: 'liveness', defines: { ...served, DOWN: true }, expected: WAITS, quick: true },
+  {
+    name: 'the same, two offers at a time',
+    mode: 'liveness',
+    defines: { ...live, SLOTS: 2 },
+    expected: HOLDS,
+  },
+  {
+    name: 'the same, backends register again',
+    mode: 'liveness',
+    defines: { ...live, REJOIN: 1 },
+    expected: HOLDS,
+  },
+  {
+    name: 'without ACK_DEADLINE',
+    mode: 'liveness',
+    defines: { ...served, NO_ACK_DEADLINE: true },
+    expected: WAITS,
+    quick: true,
+  },
+  {
+    name: 'without ASK_EACH_ONCE',
+    mode: 'liveness',
+    defines: { ...served, NO_ASK_EACH_ONCE: true },
+    expected: WAITS,
+    quick: true,
+  },
+  {
+    name: 'all are down, nobody comes back',
+    mode: 'liveness',
+    defines: { ...served, DOWN: true },
+    expected: WAITS,
+    quick: true,
+  },
 ]
 
 function flags(defines) {
@@ -121,13 +200,17 @@ function figure(text, pattern) {
 function verdictOf(text) {
   const failure = /^pan:1: (.*) \(at depth/m.exec(text)?.[1]
   if (failure !== undefined) return PROPERTIES.find(([pattern]) => pattern.test(failure))?.[1] ?? failure
-  const complete = /errors: 0$/m.test(text) && !/max search depth too small|MEMLIM|out of memory|Search not completed/.test(text)
+  const complete =
+    /errors: 0$/m.test(text) &&
+    !/max search depth too small|MEMLIM|out of memory|Search not completed/.test(text)
   return complete ? HOLDS : 'not completed'
 }
 
 /** What everybody did up to the failure, one line for each step, from the printf statements of the model. */
 async function story(model, defines, cwd) {
-  const { stdout } = await execute('spin', ['-t', '-k', 'handoff.pml.trail', ...flags(defines), model], { cwd })
+  const { stdout } = await execute('spin', ['-t', '-k', 'handoff.pml.trail', ...flags(defines), model], {
+    cwd,
+  })
   const steps = stdout.split('\n').map((line) => line.trim())
   return steps.filter((line) => /^(broker|backend \d) /.test(line))
 }
@@ -157,7 +240,9 @@ async function check({ name, mode, defines, expected, quick, ...extra }, signal)
       verdict,
       states: figure(report, /^\s*(\S+) states, stored/m),
       depth: figure(report, /depth reached (\d+)/),
-      mebibytes: Math.round(figure(report, /^\s*(\S+)\s+(?:total actual memory usage|equivalent memory usage for states)/m)),
+      mebibytes: Math.round(
+        figure(report, /^\s*(\S+)\s+(?:total actual memory usage|equivalent memory usage for states)/m),
+      ),
       seconds: Math.round((performance.now() - started) / 100) / 10,
       steps: verdict === HOLDS || mode !== 'shortest' ? [] : await story(model, defines, folder),
       report,
@@ -173,12 +258,20 @@ function table(results) {
     const sizes = size.map(([key, value]) => `${key}=${value}`).join(' ')
     return `| ${name} | ${mode} | ${sizes} | ${states.toLocaleString('en')} | ${depth.toLocaleString('en')} | ${mebibytes} | ${seconds} | ${verdict} |`
   })
-  return ['| run | search | size | states | depth | MiB | seconds | verdict |', '| --- | --- | --- | --: | --: | --: | --: | --- |', ...rows].join('\n')
+  return [
+    '| run | search | size | states | depth | MiB | seconds | verdict |',
+    '| --- | --- | --- | --: | --: | --: | --: | --- |',
+    ...rows,
+  ].join('\n')
 }
 
 function traces(results) {
   const found = results.filter(({ steps }) => steps.length > 0)
-  return found.map(({ name, verdict, steps }) => `${name}: ${verdict}\n\n${steps.map((step) => `    ${step}`).join('\n')}`).join('\n\n')
+  return found
+    .map(
+      ({ name, verdict, steps }) => `${name}: ${verdict}\n\n${steps.map((step) => `    ${step}`).join('\n')}`,
+    )
+    .join('\n\n')
 }
 
 const BEGIN = '<!-- results: written by check.mjs --write -->'
@@ -190,8 +283,14 @@ async function publish(results) {
   const [before, rest] = old.split(BEGIN)
   const after = rest?.split(END)[1]
   if (after === undefined) throw new Error(`${readme} has no block between ${BEGIN} and ${END}`)
-  const unit = 'States and depth are those of pan; a search that ends at a counterexample counts what it had seen by then. Seconds include compiling.'
-  const block = [`${stdout.trim()}. ${unit}`, table(results), 'The shortest counterexamples:', traces(results)].join('\n\n')
+  const unit =
+    'States and depth are those of pan; a search that ends at a counterexample counts what it had seen by then. Seconds include compiling.'
+  const block = [
+    `${stdout.trim()}. ${unit}`,
+    table(results),
+    'The shortest counterexamples:',
+    traces(results),
+  ].join('\n\n')
   await writeFile(readme, `${before}${BEGIN}\n\n${block}\n\n${END}${after}`)
 }
 
@@ -214,11 +313,14 @@ let options
 try {
   const boolean = { type: 'boolean', default: false }
   const only = { type: 'string', default: '' }
-  options = parseArgs({ options: { quick: boolean, json: boolean, trace: boolean, write: boolean, only } }).values
+  options = parseArgs({
+    options: { quick: boolean, json: boolean, trace: boolean, write: boolean, only },
+  }).values
 } catch (error) {
   usage(error.message)
 }
-if (options.write && (options.quick || options.only)) usage('--write wants all runs: leave out --quick and --only')
+if (options.write && (options.quick || options.only))
+  usage('--write wants all runs: leave out --quick and --only')
 if (!((await isInstalled('spin', '-V')) && (await isInstalled('gcc', '--version'))))
   usage('spin and gcc are needed: apt-get install spin gcc')
 
@@ -227,7 +329,9 @@ const stop = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => stop.abort())
 
 const results = []
-for (const run of RUNS.filter(({ name, quick }) => (quick || !options.quick) && name.includes(options.only))) {
+for (const run of RUNS.filter(
+  ({ name, quick }) => (quick || !options.quick) && name.includes(options.only),
+)) {
   const result = await check(run, stop.signal)
   results.push(result)
   const { name, verdict, expected, states, seconds } = result
@@ -238,7 +342,8 @@ for (const run of RUNS.filter(({ name, quick }) => (quick || !options.quick) && 
   else if (options.trace) process.stdout.write(result.steps.map((step) => `         ${step}\n`).join(''))
 }
 if (results.length === 0) usage(`no run has "${options.only}" in its name`)
-if (options.json) process.stdout.write(`${JSON.stringify(results.map(({ report: _, ...result }) => result))}\n`)
+if (options.json)
+  process.stdout.write(`${JSON.stringify(results.map(({ report: _, ...result }) => result))}\n`)
 const good = results.every(({ verdict, expected }) => verdict === expected)
 if (options.write && good) await publish(results)
 process.exitCode = good ? 0 : 1

@@ -1,11 +1,14 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { now } from './clock.mjs'
 
+/** On a busy machine a process takes a while to start: so long a fault waits for its victim, in milliseconds. */
+const RECOVERY = 4000
+
 /** A drained backend has this long to end by itself after its deadline, in milliseconds. */
 const LEAVE = 20_000
 
 /**
- * Does to the fleet what the schedule says, and counts it by kind. `missed` are the faults whose victim was still starting;
+ * Does to the fleet what the schedule says, and counts it by kind. `missed` are the faults whose victim was still starting, or leaving already;
  * `complaints` say of whom a fault was the last that was heard.
  */
 export class Faults {
@@ -41,7 +44,10 @@ export class Faults {
       return
     }
     const backend = this.#fleet.current[slot]
-    if (!backend.alive || !(await Promise.race([backend.ready, pause(0)]))) {
+    const ready = (await Promise.race([backend.ready, pause(RECOVERY)])) === true && backend.alive
+    // It can leave only once.
+    const leaves = backend.drain !== undefined && (kind === 'drain' || kind === 'restart')
+    if (!ready || leaves) {
       this.missed += 1
       return
     }
@@ -66,9 +72,9 @@ export class Faults {
       const { services } = await this.#broker.status()
       for (const service of services) {
         const found = service.backends.find(({ pid }) => pid === backend.pid)
-        if (found === undefined)
+        if (found === undefined && backend.killedAt === undefined)
           this.complaints.push(`backend ${backend.instance} is not registered for ${service.name}`)
-        else await this.#broker.drain(service.name, found.id, this.#deadline)
+        else if (found !== undefined) await this.#broker.drain(service.name, found.id, this.#deadline)
       }
       await this.#leaves(backend)
     },

@@ -117,8 +117,8 @@ export class Fleet {
 
   #ended(backend, { code, signal }) {
     if (this.#ending) return
-    const asked =
-      backend.killedAt !== undefined ? signal === 'SIGKILL' : backend.drain !== undefined && code === 0
+    const killed = backend.killedAt !== undefined && signal === 'SIGKILL'
+    const asked = killed || (backend.drain !== undefined && code === 0)
     if (!asked) {
       const { instance, pid } = backend
       this.surprises.push(

@@ -29,7 +29,10 @@ export function report({ seed, seconds, took, clients, processes, load, faults, 
     '',
     ...table(
       ['fault', 'times'],
-      [...FAULT_KINDS.map((kind) => [kind, faults.done[kind] ?? 0]), ['victim was starting', faults.missed]],
+      [
+        ...FAULT_KINDS.map((kind) => [kind, faults.done[kind] ?? 0]),
+        ['victim was starting or leaving', faults.missed],
+      ],
     ),
     '',
     ...table(

@@ -111,7 +111,11 @@ export class Broker {
       },
     })
     const lane = new SimulatedLane(this.process, `lane of ${name}`, this.#laneRoom, {
-      sending: (clients) => this.#checkSend(clients),
+      sending: (clients) => {
+        if (stream.socket.writableLength > 0)
+          this.#kernel.violate(`an offer behind a control that is backed up`)
+        this.#checkSend(clients)
+      },
     })
     control.welcomed()
     const path = `${name}/${end.label}`
@@ -194,6 +198,8 @@ export class Broker {
     const { kernel, nextDue = Infinity } = this.process
     if (nextDue <= kernel.now) return
     for (const { lane, link } of this.links) {
+      if (link.counts.stuck > this.#config.maxStuck)
+        kernel.violate(`bound: ${link.counts.stuck} are stuck at ${link.identity.ulid}`)
       // A timer has whole milliseconds, and is armed a moment before the step ends.
       const client = lane.overdue(this.#config.ackDeadline + 1)
       if (client !== undefined)
@@ -248,6 +254,8 @@ export class Broker {
     const client = this.#clientOf(connection)
     const { pipe } = upstream as unknown as { pipe: RelayPipe }
     client.assertUnshared(this.process, 'relays')
+    if (client.ackedBy !== pipe.endpoint.process)
+      this.#kernel.violate(`I2: ${this.process.name} relays ${client.label} without an ACK`)
     client.touch(this.process)
     const fd = connection.fd.release()
     let open = true

@@ -292,15 +292,24 @@ class Schedule {
     this.#startBackend()
     const { service } = this.#broker
     const start = this.#kernel.now
-    for (let count = 0; service.held + service.inFlight > 0; count++) {
+    for (let count = 0; service.held + service.inFlight > 0 || this.#unready() !== undefined; count++) {
       const waited = this.#kernel.now - start
       if (waited > GRACE) this.#broker.mustServe = true
       if (count > PATIENCE_STEPS || waited > PATIENCE || !this.#step()) {
         this.#kernel.violate(
-          `liveness: after ${waited} ms without faults ${service.held} are held and ${service.inFlight} in flight`,
+          `liveness: after ${waited} ms without faults ${service.held} are held, ${service.inFlight} in flight, ` +
+            `and not ready: ${this.#unready() ?? 'nobody'}`,
         )
       }
     }
+  }
+
+  /** A backend that could serve and is not chosen. */
+  #unready(): string | undefined {
+    const ready = new Set(
+      [...this.#broker.links].map(({ link }) => link.state === 'ready' && link.identity.ulid),
+    )
+    return this.#backends.find(({ healthy, process }) => healthy && !ready.has(process.name))?.process.name
   }
 
   /** Everybody ends in good order; then nothing is left of anybody. */

@@ -1,0 +1,94 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import t from 'tap'
+import { root } from './support/process.ts'
+
+/** One line of `check.mjs --json`. */
+interface Result {
+  readonly name: string
+  readonly expected: string
+  readonly verdict: string
+  readonly states: number
+  /** What everybody did up to the failure. */
+  readonly steps: readonly string[]
+}
+
+/** Rows of the checklist that a run shows, by its name. */
+const ROWS: Record<string, string> = {
+  'without TOKEN_MATCH': 'row 24',
+  'without REROUTE_ONLY_ON_PROOF': 'row 27',
+  'without READ_CONTROL_TO_END': 'row 27',
+  'without LATE_ACK_IGNORED': 'row 28',
+}
+
+const tools = ['spin', 'gcc'].filter((tool) => spawnSync(tool, ['--version']).error !== undefined)
+const missing = tools.length === 0 ? false : `${tools.join(' and ')} not installed`
+
+async function check(): Promise<readonly Result[]> {
+  const script = join(root, 'docs/model/check.mjs')
+  const child = spawn(process.execPath, [script, '--quick', '--json'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  t.teardown(() => child.kill())
+  return JSON.parse(await text(child.stdout)) as Result[]
+}
+
+/** The rules of the model's README, each with the files that keep it. */
+function rules(): { name: string; files: string[] }[] {
+  const readme = readFileSync(join(root, 'docs/model/README.md'), 'utf8')
+  return [...readme.matchAll(/^\| `(\w+)` \|.*$/gm)].map(([line, name = '']) => ({
+    name,
+    files: [...line.matchAll(/`(packages\/[^`]+)`/g)].map(([, file = '']) => file),
+  }))
+}
+
+t.test('the model checker is here where it has to be', (test) => {
+  if (process.env['CI']) test.equal(missing, false, 'CI installs spin and gcc')
+  test.end()
+})
+
+t.test('the model of the handoff', { skip: missing, timeout: 110_000 }, async (test) => {
+  const results = await check()
+  test.ok(results.length > 0)
+  for (const { name, expected, verdict, states, steps } of results) {
+    const row = ROWS[name]
+    test.equal(verdict, expected, `${row === undefined ? '' : `${row}: `}${name}: ${expected}`, {
+      states,
+      steps,
+    })
+  }
+
+  const holding = results.filter(({ verdict }) => verdict === 'holds')
+  test.ok(
+    holding.every(({ states }) => states > 10_000),
+    'a search that finds nothing has seen something',
+  )
+  const owners = results.filter(({ verdict }) => verdict === 'two owners')
+  test.equal(owners.length, 7, 'seven rules stand between a client and its second owner')
+  for (const { name, steps } of owners) {
+    const touching = steps
+      .filter((step) => / reads and writes client 0$/.test(step))
+      .map((step) => step.split(' reads')[0])
+    test.same(touching.toSorted(), ['backend 0', 'backend 1'], `${name}: the two owners are two backends`)
+  }
+
+  // LANE_EOF is the second lock on a door: its run is there to hold.
+  const tried = new Set(results.map(({ name }) => name))
+  for (const { name } of rules()) test.ok(tried.has(`without ${name}`), `${name} is taken out once`)
+})
+
+t.test('the code names each rule of the model where it keeps it', (test) => {
+  test.ok(rules().length > 0)
+  for (const { name, files } of rules()) {
+    test.ok(files.length > 0, `${name} is kept somewhere`)
+    for (const file of files)
+      test.match(
+        readFileSync(join(root, file), 'utf8'),
+        new RegExp(`Rule: .*\\b${name}\\b`),
+        `${name}: ${file}`,
+      )
+  }
+  test.end()
+})
