@@ -343,7 +343,7 @@ for (const run of RUNS.filter(
 }
 if (results.length === 0) usage(`no run has "${options.only}" in its name`)
 if (options.json)
-  process.stdout.write(`${JSON.stringify(results.map(({ report: _, ...result }) => result))}\n`)
+  process.stdout.write(`${JSON.stringify(results, (key, value) => (key === 'report' ? undefined : value))}\n`)
 const good = results.every(({ verdict, expected }) => verdict === expected)
 if (options.write && good) await publish(results)
 process.exitCode = good ? 0 : 1

@@ -20,15 +20,6 @@ function trace(seed: number, sabotage?: Sabotage): { lines: string[]; outcome: O
   return { lines, outcome }
 }
 
-function explain(seed: number, message: string): string {
-  const { lines } = trace(seed)
-  return [
-    `seed ${seed}: ${message}`,
-    ...lines.slice(-SHOWN),
-    `replay: SEED=${seed} npx tap packages/broker/test/simulation.test.ts`,
-  ].join('\n')
-}
-
 /** The first seed that fails, of so many. */
 function firstFailure(most: number, sabotage?: Sabotage): { seed: number; message: string } | undefined {
   for (let seed = 1; seed <= most; seed++) {
@@ -56,7 +47,9 @@ if (SEED !== undefined) {
         steps += outcome.steps
         for (const [what, count] of outcome.seen) seen.set(what, (seen.get(what) ?? 0) + count)
         if (outcome.violation === undefined) continue
-        t.fail(explain(seed, outcome.violation.message))
+        for (const line of trace(seed).lines.slice(-SHOWN)) t.comment(line)
+        t.comment(`replay: SEED=${seed} npx tap packages/broker/test/simulation.test.ts`)
+        t.fail(`seed ${seed}: ${outcome.violation.message}`)
         break
       }
       const summary = [...seen].map(([what, count]) => `${count} ${what}`).join(', ')

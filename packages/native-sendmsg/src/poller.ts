@@ -13,7 +13,7 @@ import { EINTR } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { epollWait, lastErrno, libc } from './libc.ts'
 import { closedWithEnvironment, WakePipe } from './wake-pipe.ts'
-import { EPOLLERR, EPOLLHUP, EPOLLIN, Watch } from './watch.ts'
+import { EPOLLERR, EPOLLHUP, EPOLLIN, type ReadinessListener, Watch, type Watcher } from './watch.ts'
 
 /** Events that one wait brings back; the kernel brings the others first the next time (it goes round). */
 const EVENTS_PER_WAIT = 256
@@ -21,18 +21,11 @@ const EVENTS_PER_WAIT = 256
 const WAKE = 0
 const LAST_GENERATION = 0xffff_ffff
 
-export type ReadinessListener = (events: number) => void
+export { type ReadinessListener } from './watch.ts'
 
 export interface PollerOptions {
   /** Called once after the listeners of each wake-up, before the next wait: the place to send batches. */
   afterWake?: (() => void) | undefined
-}
-
-/** What the poller knows of one watched descriptor. */
-interface Entry {
-  readonly generation: number
-  readonly listener: ReadinessListener
-  events: number
 }
 
 /** Pollers that this thread has open, for the one exit handler. */
@@ -57,7 +50,11 @@ export class Poller {
   readonly #epoll: number
   readonly #events = new Arena(EVENTS_PER_WAIT * EPOLL_EVENT_SIZE)
   readonly #request = new Arena(EPOLL_EVENT_SIZE)
-  readonly #entries = new Map<number, Entry>()
+  readonly #watches = new Map<number, Watch>()
+  readonly #watcher: Watcher = {
+    modify: (watch, events) => this.#modify(watch, events),
+    remove: (watch) => this.#remove(watch),
+  }
   #generation = WAKE
   #state: 'idle' | 'waiting' | 'dispatching' = 'idle'
   #closed = false
@@ -78,7 +75,7 @@ export class Poller {
 
   /** How many descriptors are watched. */
   get size(): number {
-    return this.#entries.size
+    return this.#watches.size
   }
 
   /**
@@ -89,14 +86,11 @@ export class Poller {
   add(fd: BorrowedFd, events: number, listener: ReadinessListener): Watch {
     if (this.#closed) throw new BatonNativeError('BATON_ERR_FD_CLOSED', 'the poller is closed')
     this.#generation = this.#generation === LAST_GENERATION ? WAKE + 1 : this.#generation + 1
-    const entry: Entry = { generation: this.#generation, listener, events }
-    this.#control(EPOLL_CTL_ADD, fd, events, entry.generation)
-    this.#entries.set(fd, entry)
+    const watch = new Watch(this.#watcher, fd, this.#generation, events, listener)
+    this.#control(EPOLL_CTL_ADD, fd, events, watch.generation)
+    this.#watches.set(fd, watch)
     this.#arm()
-    return new Watch(fd, {
-      modify: (wanted) => this.#modify(fd, entry, wanted),
-      remove: () => this.#remove(fd, entry),
-    })
+    return watch
   }
 
   /** Drops all watches and closes the set as soon as its wait has returned. A second call does nothing. */
@@ -104,7 +98,7 @@ export class Poller {
     if (this.#closed) return
     this.#closed = true
     // Nobody else has the epoll set: its entries end with it.
-    this.#entries.clear()
+    this.#watches.clear()
     if (this.#state === 'idle') this.#release()
     else this.wake()
   }
@@ -114,18 +108,17 @@ export class Poller {
     if (this.#state === 'waiting') this.#pipe.wake()
   }
 
-  #modify(fd: BorrowedFd, entry: Entry, events: number): void {
-    if (this.#entries.get(fd) !== entry) return
-    this.#control(EPOLL_CTL_MOD, fd, events, entry.generation)
-    entry.events = events
+  #modify(watch: Watch, events: number): void {
+    if (this.#watches.get(watch.fd) !== watch) return
+    this.#control(EPOLL_CTL_MOD, watch.fd, events, watch.generation)
   }
 
-  #remove(fd: BorrowedFd, entry: Entry): void {
-    // Another entry: the descriptor was closed without a word, and its number is watched anew.
-    if (this.#entries.get(fd) !== entry) return
-    this.#entries.delete(fd)
-    if (this.#entries.size === 0) this.wake()
-    this.#control(EPOLL_CTL_DEL, fd, 0, entry.generation)
+  #remove(watch: Watch): void {
+    // Another one: the descriptor was closed without a word, and its number is watched anew.
+    if (this.#watches.get(watch.fd) !== watch) return
+    this.#watches.delete(watch.fd)
+    if (this.#watches.size === 0) this.wake()
+    this.#control(EPOLL_CTL_DEL, watch.fd, 0, watch.generation)
   }
 
   #control(operation: number, fd: BorrowedFd, events: number, generation: number): void {
@@ -139,7 +132,7 @@ export class Poller {
   }
 
   #arm(): void {
-    if (this.#state === 'idle' && this.#entries.size > 0) void this.#wait()
+    if (this.#state === 'idle' && this.#watches.size > 0) void this.#wait()
   }
 
   /** A rejection ends the process: only a set that somebody else has closed makes epoll_wait fail. */
@@ -166,11 +159,11 @@ export class Poller {
   }
 
   #deliver(fd: BorrowedFd, generation: number, events: number): void {
-    const entry = this.#entries.get(fd)
+    const watch = this.#watches.get(fd)
     // A listener before this one may have removed the watch, watched the number anew, or asked for less.
-    if (entry === undefined || entry.generation !== generation) return
-    const wanted = events & (entry.events | EPOLLERR | EPOLLHUP)
-    if (wanted !== 0) guarded(() => entry.listener(wanted))
+    if (watch === undefined || watch.generation !== generation) return
+    const wanted = events & (watch.events | EPOLLERR | EPOLLHUP)
+    if (wanted !== 0) guarded(() => watch.listener(wanted))
   }
 
   #release(): void {

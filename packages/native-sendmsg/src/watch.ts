@@ -11,24 +11,46 @@ export const EPOLLEXCLUSIVE = 2 ** 28
 export const EPOLLONESHOT = 2 ** 30
 export const EPOLLET = 2 ** 31
 
+export type ReadinessListener = (events: number) => void
+
 /** The poller's side of a watch. */
-export interface WatchActions {
-  modify(events: number): void
-  remove(): void
+export interface Watcher {
+  modify(watch: Watch, events: number): void
+  remove(watch: Watch): void
 }
 
 /**
  * One watched descriptor, borrowed: whoever owns it removes the watch before the descriptor is closed,
  * passed on or given away. Made by `Poller.add`.
+ *
+ * It is also all that the poller knows of the descriptor: there may be ten thousand.
  */
 export class Watch {
   readonly fd: BorrowedFd
-  readonly #actions: WatchActions
+  /** Tells events of this watch from those of an earlier one of the same number. */
+  readonly generation: number
+  readonly listener: ReadinessListener
+  readonly #watcher: Watcher
+  #events: number
   #removed = false
 
-  constructor(fd: BorrowedFd, actions: WatchActions) {
+  constructor(
+    watcher: Watcher,
+    fd: BorrowedFd,
+    generation: number,
+    events: number,
+    listener: ReadinessListener,
+  ) {
+    this.#watcher = watcher
     this.fd = fd
-    this.#actions = actions
+    this.generation = generation
+    this.#events = events
+    this.listener = listener
+  }
+
+  /** What was asked for last. */
+  get events(): number {
+    return this.#events
   }
 
   /**
@@ -39,7 +61,8 @@ export class Watch {
     if (this.#removed) {
       throw new BatonNativeError('BATON_ERR_FD_CLOSED', `the watch of fd ${this.fd} was removed`)
     }
-    this.#actions.modify(events)
+    this.#watcher.modify(this, events)
+    this.#events = events
   }
 
   /**
@@ -50,6 +73,6 @@ export class Watch {
   remove(): void {
     if (this.#removed) return
     this.#removed = true
-    this.#actions.remove()
+    this.#watcher.remove(this)
   }
 }

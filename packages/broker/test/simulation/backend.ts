@@ -173,7 +173,7 @@ export class Backend {
     const found = process.file(delivery)
     if (found !== client)
       this.#kernel.violate(`${process.name} was offered ${client.label} and adopts ${found.label}`)
-    if (client.ackedBy !== process && !alone && !this.#lies)
+    if (!client.ackedBy.has(process) && !alone && !this.#lies)
       this.#kernel.violate(`I2: ${process.name} adopts ${client.label}, and the kernel has no ACK of it`)
     client.touch(process)
     this.live.push(() => process.close(delivery))
@@ -194,7 +194,7 @@ export class Backend {
       for (const frame of frames) {
         if (frame.type !== 'ack') continue
         for (const { connection, sequence } of frame.acks)
-          if (sequence !== STRANGER) this.#clientOf(connection.readUInt32BE(12)).ackedBy = this.process
+          if (sequence !== STRANGER) this.#clientOf(connection.readUInt32BE(12)).ackedBy.add(this.process)
       }
     }
   }

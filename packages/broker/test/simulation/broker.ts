@@ -144,6 +144,8 @@ export class Broker {
             const clients = connections.map((each) => each.order).join(', ')
             this.#kernel.trace(this.process.name, `has back (${failure.code}) clients ${clients}`)
           }
+          // It had its turn, and goes on down the ladder; only those who wait for theirs are in order.
+          for (const connection of connections) this.#clientOf(connection).offered = true
           service.returned(connections, failure, by)
         },
         relinquished: (connection) => {
@@ -254,7 +256,7 @@ export class Broker {
     const client = this.#clientOf(connection)
     const { pipe } = upstream as unknown as { pipe: RelayPipe }
     client.assertUnshared(this.process, 'relays')
-    if (client.ackedBy !== pipe.endpoint.process)
+    if (!client.ackedBy.has(pipe.endpoint.process))
       this.#kernel.violate(`I2: ${this.process.name} relays ${client.label} without an ACK`)
     client.touch(this.process)
     const fd = connection.fd.release()

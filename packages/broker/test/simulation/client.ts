@@ -13,10 +13,10 @@ export class Client extends File {
   state: ClientState = 'quiet'
   /** Who has read from it or written to it. For good: nobody gives a client back that was touched. */
   owner: Process | undefined
-  /** Was on a lane, or was to be. */
+  /** Its turn has come: to a lane, or to a relay. */
   offered = false
-  /** Whose ACK for it the kernel has: it may touch the client, and if it dies the client dies with it. */
-  ackedBy: Process | undefined
+  /** Whose ACK for it the kernel has had: it may touch the client, and if it dies the client dies with it. */
+  readonly ackedBy = new Set<Process>()
   /** Given up by the broker, with nobody to say whether it was touched. */
   relinquished = false
   readonly #acceptedBy: Process
@@ -54,7 +54,7 @@ export class Client extends File {
   override released(by: Process | undefined): void {
     const broker = this.#acceptedBy
     if (this.owner !== undefined || this.state === 'gone' || this.state === 'half-closed') return
-    if (this.relinquished || !broker.alive || this.ackedBy?.alive === false) return
+    if (this.relinquished || !broker.alive || [...this.ackedBy].some(({ alive }) => !alive)) return
     broker.kernel.violate(
       `I5: ${this.label} was closed by ${by?.name ?? 'the lane'} and nobody had answered it`,
     )
