@@ -87,12 +87,10 @@ void t.test('the code names each rule of the model where it keeps it', (test) =>
   test.ok(rules().length > 0)
   for (const { name, files } of rules()) {
     test.ok(files.length > 0, `${name} is kept somewhere`)
-    for (const file of files)
-      test.match(
-        readFileSync(join(root, file), 'utf8'),
-        new RegExp(`Rule: .*\\b${name}\\b`),
-        `${name}: ${file}`,
-      )
+    for (const file of files) {
+      const source = readFileSync(join(root, file), 'utf8')
+      test.ok(new RegExp(`Rule: .*\\b${name}\\b`).test(source), `${name} is named in ${file}`)
+    }
   }
   test.end()
 })

@@ -219,3 +219,18 @@ story('a backend that was closed adopts nothing that a dead broker left on its l
   t.equal(await passed.closed(), '', 'so is every copy of the client, and it got nothing')
   t.same(said(app, 'adopt'), [])
 })
+
+story("a 'drain' listener that drains is no recursion", async (t) => {
+  // An app called backend.drain() in its 'drain' listener, so that one handler serves the operator's drain and its own. The
+  // event was emitted before the drain was on record, each call began another, and the process died of its stack.
+  const broker = await startBroker(t)
+  const app = toldBackend(t, broker.control)
+  await app.message('ready')
+  tell(app, 'drain')
+  await app.message('draining')
+  await broker.until(({ services }) => services[0]?.backends.length === 0, 'drained and gone')
+  tell(app, 'anything')
+  await app.message('did anything')
+  t.equal(said(app, 'draining').length, 1)
+  t.same(said(app, 'uncaught'), [])
+})

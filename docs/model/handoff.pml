@@ -1,8 +1,9 @@
 /*
  * The handoff between one broker and two backends, as the kernel lets it happen.
  *
- * One atomic step is one thing that the kernel does indivisibly, with what its process does in its own memory around it.
- * Between two steps anybody else may run, for as long as it likes, or be killed: so "stuck" needs no state of its own.
+ * One atomic step is one thing that the kernel does indivisibly, with what its process does in its own memory
+ * around it. Between two steps anybody else may run, for as long as it likes, or be killed: so "stuck" needs no
+ * state of its own.
  *
  *     broker   service(), link(b)   packages/broker/src/service, registry, handoff
  *     backend  backend(b)           packages/backend-sdk/src/session.ts, token-ledger.ts
@@ -17,7 +18,7 @@
 #define NC 2 /* client connections: 1 or 2 */
 #endif
 #ifndef SLOTS
-#define SLOTS 2 /* offers of one backend that somebody still remembers: 1, 2 or 3. The next one waits (WouldBlock). */
+#define SLOTS 2 /* offers of one backend that somebody still remembers: 1, 2 or 3. The next waits (WouldBlock). */
 #endif
 #ifndef MAXSTUCK
 #define MAXSTUCK 1
@@ -30,8 +31,8 @@ mtype = { OFFER, REVOKE, ACK, NACK };
 
 /* ---- What the kernel keeps. A queue outlives its writer; it is gone when nobody can read it any more. ---- */
 
-/* A lane message is a token and a descriptor. A token is never used twice, and a slot is not reused while its number is
- * on a queue or in a table anywhere, so the slot's number is the token (and the sequence). */
+/* A lane message is a token and a descriptor. A token is never used twice, and a slot is not reused while its
+ * number is on a queue or in a table anywhere, so the slot's number is the token (and the sequence). */
 chan lane[NB] = [SLOTS] of { byte };
 chan down[NB] = [2 * SLOTS] of { mtype, byte }; /* control: OFFER, REVOKE */
 chan up[NB] = [SLOTS] of { mtype, byte };       /* control: ACK, NACK */
@@ -241,13 +242,11 @@ inline brokerClosesControl(b) {
 /* ---- Broker ---- */
 
 #ifdef LIVENESS
-/* The broker's manners, which safety does not need: nobody is asked twice in a round, and who missed a deadline is not
- * chosen until it has answered. Backend 0 can serve: with GOOD it never refuses, leaves or dies, and is late so often at
- * most. Backend 1 may do anything, or nothing, for ever. */
-#ifndef LATE
-#define LATE 1
-#endif
-byte late;
+/* The broker's manners, which safety does not need: nobody is asked twice in a round, and who missed a deadline is
+ * not chosen until it has answered. With GOOD, backend 0 can serve: it never refuses, leaves or dies, and misses a
+ * few deadlines at most. Backend 1 may do anything, or nothing, for ever. */
+#define LATE 3
+byte late; /* deadlines that backend 0 has missed, with GOOD */
 bit tried[NB];
 bit unresponsive[NB];
 bit expired; /* holdTimeout, which runs from accept */
@@ -978,14 +977,13 @@ init {
 }
 
 #ifdef LIVENESS
-#define ON_LANE(b, i) (lane[b]??[i])
 #define TAKEN(b, i) (ledger[AT(b, i)] && !(lane[b]??[i]))
 #define settled (conn[0] != HERE && conn[0] != OUT)
 #define served (conn[0] == HANDED || conn[0] == RELINQUISHED)
 #define taken0 ANY(TAKEN, 0)
 #define taken1 ANY(TAKEN, 1)
 #ifdef GOOD
-/* Somebody can serve: the client is served, unless the other one took it and never says a word (within the bound). */
+/* Somebody can serve: the client is served, unless the other one took it and never says a word. */
 ltl live { <> served || <> [] taken1 }
 #else
 #if MAXSTUCK == 0

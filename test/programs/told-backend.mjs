@@ -22,7 +22,11 @@ backend.attach(server)
 backend.on('connected', ({ id }) => say('connected', { id }))
 backend.on('disconnected', () => say('disconnected'))
 backend.on('adopt', () => say('adopt'))
-backend.on('drain', () => say('draining'))
+backend.on('drain', () => {
+  say('draining')
+  // As an app does whose one handler serves the operator's drain and its own.
+  void backend.drain()
+})
 
 const { FAULT: fault } = process.env
 if (fault !== undefined) {

@@ -177,7 +177,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#rejectWaiting(this.#stop.signal.reason)
     for (const session of this.#sessions)
       session.announceDrain(Number.isFinite(deadline) ? Math.round(deadline) : null, reason)
-    this.emit('drain', reason)
+    process.nextTick(() => this.emit('drain', reason))
     const attachment = this.#attachment
     attachment?.drain()
     const cut =

@@ -244,8 +244,9 @@ export class BackendLink implements Candidate {
       case 'ack': {
         for (const { sequence, connection } of frame.acks) {
           const offer = this.#ledger.acked(sequence, connection)
+          // Also a late one: the backend counts what it adopted, be it a relay that was given up meanwhile.
+          if (offer !== 'never-made') this.#acked += 1
           if (!this.#isMatched(offer, 'ACK')) continue
-          this.#acked += 1
           this.#failures.succeeded()
           const pending = this.#takeDial(offer)
           if (pending === undefined) this.#host.handedOff(offer.connection)

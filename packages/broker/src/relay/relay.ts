@@ -53,7 +53,7 @@ export class Relay {
 
 function abort(socket: Socket): void {
   if (socket.destroyed) return
-  // libuv does not reset a socket whose shutdown(2) is under way (uv_tcp_close_reset: EINVAL), and Node (20 to 26) never
+  // libuv does not reset a socket whose shutdown(2) is under way (uv_tcp_close_reset: EINVAL), and Node (seen on 20) never
   // closes it after that: its descriptor would leak and `process.exit()` hang. Everything was written by then, so that an
   // ordinary end says nothing wrong.
   const shutting = socket.writableEnded && socket.writableLength === 0
