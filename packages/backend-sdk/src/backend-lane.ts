@@ -31,6 +31,7 @@ export interface BackendLane {
 export function openBackendLane(fd: OwnedFd): BackendLane {
   const arena = new ReceiveBatch(LANE_BATCH, TOKEN_BYTES + 1)
   return {
+    // Rule: NEVER_PEEK (docs/model)
     take: (max) => arena.receive(fd.fd, max),
     discard: (descriptor) => close(descriptor),
     get ended() {

@@ -128,6 +128,7 @@ export class Session {
     this.#clock.clear(this.#tick)
     // An ACK that still waits for the kernel must not follow the descriptor that it speaks for.
     const ackQueued = this.#unacked.size > 0
+    // Rule: BACKEND_LETS_GO_FIRST (docs/model)
     this.#dropUnadopted()
     if (ackQueued) return this.#control.cutOff()
     this.#control.finish()
@@ -234,6 +235,7 @@ export class Session {
         fds: [fd],
       })
     }
+    // Rule: NACK_AFTER_CLOSE (docs/model)
     // Closed first: NACK says that this process holds no copy any more.
     this.#discard(refused)
     if (refused.length > 0) {
@@ -258,6 +260,7 @@ export class Session {
         if (error === undefined) this.#adopt(accepted)
       },
     )
+    // Rule: ACK_BEFORE_TOUCH (docs/model)
     if (taken) this.#adopt(accepted)
   }
 
@@ -325,6 +328,7 @@ export class Session {
       this.#adopt([...this.#unacked])
       this.#release()
     }
+    // Rule: LANE_EOF (docs/model)
     if (this.#lane.ended) return finish()
 
     const unwatch = this.#lane.whenEnded(() => {

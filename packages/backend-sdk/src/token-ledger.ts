@@ -144,6 +144,7 @@ export class TokenLedger<D = number> {
    * first comparison is nearly always the right one; the offers it skips are those that were revoked.
    */
   #takeWaiting(token: Buffer): Offer | undefined {
+    // Rule: TOKEN_MATCH (docs/model)
     for (const offer of this.#waiting.values()) {
       if (!timingSafeEqual(offer.token, token)) continue
       this.#waiting.delete(offer.sequence)

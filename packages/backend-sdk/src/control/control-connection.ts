@@ -90,6 +90,7 @@ export class ControlConnection {
       if (!settled) onTaken?.(error ?? undefined)
     })
     // The length is 0 after EPIPE too, hence the second half.
+    // Rule: ACK_BEFORE_TOUCH (docs/model)
     settled = socket.writableLength === 0 && socket.errored === null
     return settled
   }
@@ -152,6 +153,7 @@ export class ControlConnection {
     let frames: readonly Frame[] = []
     if (!(this.#fault instanceof ProtocolError)) {
       try {
+        // Rule: READ_CONTROL_TO_END (docs/model)
         const { data, ended } = this.#stream.readToEnd(MAX_UNREAD)
         if (ended) by = 'peer'
         const last = this.#decode(data)

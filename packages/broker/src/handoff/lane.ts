@@ -68,6 +68,7 @@ export class Lane implements HandoffLane {
 
   /** The receive end first: the end of the lane, as the backend sees it, says that nobody else can read it any more. */
   close(): void {
+    // Rule: LANE_EOF (docs/model)
     this.#receiveEnd.close()
     this.#sendEnd.close()
   }

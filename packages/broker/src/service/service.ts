@@ -278,6 +278,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {
     const { tried } = connection
+    // Rule: ASK_EACH_ONCE (docs/model)
     const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
     return this.#chooser.choose(untried, chooseKey(this.config.balance, connection))
   }
