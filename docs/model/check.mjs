@@ -341,7 +341,7 @@ for (const run of RUNS.filter(
   if (verdict !== expected) process.stdout.write(`expected: ${expected}\n${result.report}\n`)
   else if (options.trace) process.stdout.write(result.steps.map((step) => `         ${step}\n`).join(''))
 }
-if (results.length === 0) usage(`no run has "${options.only}" in its name`)
+if (results.length === 0) usage(`no run has "${String(options.only)}" in its name`)
 if (options.json)
   process.stdout.write(`${JSON.stringify(results, (key, value) => (key === 'report' ? undefined : value))}\n`)
 const good = results.every(({ verdict, expected }) => verdict === expected)

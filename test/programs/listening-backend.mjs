@@ -26,4 +26,4 @@ try {
 } catch (error) {
   say('not ready', { name: error.name, code: error.code, reason: error.reason, text: error.message })
 }
-process.once('SIGTERM', () => backend.close().then(() => server.close()))
+process.once('SIGTERM', () => void backend.close().then(() => server.close()))

@@ -6,7 +6,7 @@ import { createBackend } from '@baton/backend-sdk'
 const say = (msg, service) => console.log(JSON.stringify({ msg, service, pid: process.pid }))
 const backends = new Map()
 
-createInterface({ input: process.stdin }).on('line', async (line) => {
+async function obey(line) {
   const [command, service] = line.split(' ')
   if (command === 'join') {
     const server = http.createServer((_request, response) => response.end(String(process.pid)))
@@ -19,4 +19,6 @@ createInterface({ input: process.stdin }).on('line', async (line) => {
     backends.delete(service)
     say('left', service)
   }
-})
+}
+
+createInterface({ input: process.stdin }).on('line', (line) => void obey(line))
