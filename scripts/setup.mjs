@@ -23,7 +23,9 @@ function installed() {
 function run(command, args) {
   const result = spawnSync(command, args, { cwd: root, env, stdio: ['ignore', 2, 2] })
   if (result.status !== 0) {
-    console.error(`setup: \`${command} ${args.join(' ')}\` failed (${result.error ?? `exit code ${result.status}`})`)
+    console.error(
+      `setup: \`${command} ${args.join(' ')}\` failed (${result.error ?? `exit code ${result.status}`})`,
+    )
     process.exit(1)
   }
 }

@@ -30,7 +30,15 @@ function install(line) {
   const bin = join(folder, 'node_modules', name, 'bin')
   if (!existsSync(join(bin, 'node'))) {
     mkdirSync(folder, { recursive: true })
-    const done = run('npm', ['install', '--prefix', folder, '--no-save', '--no-audit', '--no-fund', `${name}@${version}`])
+    const done = run('npm', [
+      'install',
+      '--prefix',
+      folder,
+      '--no-save',
+      '--no-audit',
+      '--no-fund',
+      `${name}@${version}`,
+    ])
     if (done.status !== 0) throw new Error(`${name}@${version} could not be installed:\n${done.stderr}`)
   }
   if (!readdirSync(bin).includes('node')) throw new Error(`${bin} holds no node`)

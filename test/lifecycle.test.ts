@@ -255,7 +255,7 @@ void t.test('a backend at SIGKILL takes only its own clients with it', { timeout
   const broker = await startBroker(t)
   const [doomed, survivor] = [await startBackend(t, broker), await startBackend(t, broker)]
   await broker.backends(2)
-  const descriptors = descriptorsOf(broker)
+  const descriptors = await restingDescriptors(broker)
   const total = 6000
   const load = startLoad(t, broker, { total, concurrency: 64, path: '/slow?ms=10' })
   await broker.until(
@@ -324,7 +324,7 @@ void t.test('a backend that is stopped under load loses nobody', { timeout: 60_0
   const broker = await startBroker(t, { config: { services: { web: { ackDeadline: '100ms' } } } })
   const [stopped, other] = [await startBackend(t, broker), await startBackend(t, broker)]
   await broker.backends(2)
-  const descriptors = [descriptorsOf(broker), openDescriptors(stopped.pid)]
+  const descriptors = [await restingDescriptors(broker), openDescriptors(stopped.pid)]
   const load = startLoad(t, broker, { total: 8000, concurrency: 48 })
   const handedOff = ({ services }: Status) => services[0]?.outcomes.handed_off ?? 0
   for (let round = 1; round <= 3; round++) {
@@ -357,7 +357,7 @@ void t.test(
     const backends = [await startBackend(t, broker), await startBackend(t, broker)]
     await broker.backends(2)
     await pidsOf(t, broker, 4)
-    const descriptors = descriptorsOf(broker)
+    const descriptors = await restingDescriptors(broker)
 
     for (const backend of backends) backend.kill('SIGSTOP')
     const clients = await Promise.all(
@@ -407,6 +407,15 @@ function slotOf({ services }: Status, pid: number): string {
 }
 
 /** Of the broker's own; those of who asks it for its status come and go. */
+/**
+ * The number before a test begins. A backend may answer a client before the broker has read its ACK and closed its own copy, so
+ * that an answered client is no sign of a broker at rest.
+ */
+async function restingDescriptors(broker: Broker): Promise<number> {
+  await broker.until(({ services }) => services.every(({ inFlight }) => inFlight === 0), 'nothing in flight')
+  return descriptorsOf(broker)
+}
+
 function descriptorsOf(broker: Broker): number {
   return openDescriptors(broker.program.pid, Number(new URL(broker.admin).port))
 }
