@@ -107,7 +107,7 @@ void t.test(
     await broker.backends(0)
 
     // More than are offered to one backend at once.
-    const arrived = await arrive(t, broker, 100, 1500)
+    const arrived = await arrive(t, broker, 100, 3000)
     const stayed = arrived.filter(({ kind }) => kind !== 'leaves')
     await broker.until(({ services }) => services[0]?.held === stayed.length, 'those who left are gone')
     t.ok(
