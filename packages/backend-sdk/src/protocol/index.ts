@@ -1,4 +1,4 @@
-/** The wire protocol between broker and backend: bytes to frames and back, with no I/O. */
+/** What broker and backend share: bytes to frames and back (no I/O), and the connection that carries them. */
 export { encodeBatch, encodeFrame } from './encoder.ts'
 export { FrameDecoder } from './decoder.ts'
 export { FrameOrder } from './order.ts'

@@ -131,10 +131,6 @@ export class Service implements LinkHost, UpstreamHost {
     this.available()
   }
 
-  link(slot: string): BackendLink | undefined {
-    return this.#links.get(slot)
-  }
-
   joined(link: BackendLink): void {
     this.#links.set(link.id, link)
     this.available()
