@@ -1,6 +1,8 @@
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
-import { Program, root } from './support/process.ts'
+import t, { type Test } from 'tap'
+import { judge } from './chaos/verdict.mjs'
+import { Program, root, temporaryFolder } from './support/process.ts'
 
 const SEED = 1
 
@@ -22,4 +24,59 @@ void t.test('chaos: wrong usage is told apart from a violation', { timeout: 30_0
   const run = new Program(t, process.execPath, [join(root, 'test/chaos/run.mjs'), '--seconds', 'many'])
   t.match(await run.exited, { code: 2 })
   t.match(run.lines, [/many is not a whole number/, /^usage: npm run chaos/])
+})
+
+/** The verdict on one relayed client of port 7, reset at 50 ms, by what two backends wrote down; the first was killed at `killedAt`. */
+function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: number | undefined) {
+  const folder = temporaryFolder(t)
+  const backends = journals.map((lines, index) => {
+    const journalPath = join(folder, String(index + 1))
+    writeFileSync(journalPath, lines.map((line) => `${line}\n`).join(''))
+    return {
+      instance: index + 1,
+      pid: index + 1,
+      journalPath,
+      alive: index === 1,
+      ...(index === 0 && { killedAt }),
+    }
+  })
+  const outcomes = { handed_off: 0, relayed: 1, rejected: 0, client_gone: 0, relinquished: 0 }
+  const failure = {
+    service: 'carried',
+    kind: 'keep-alive',
+    port: 7,
+    id: 2,
+    answers: 1,
+    begun: 1,
+    at: 50_000,
+    what: 'ECONNRESET read',
+  }
+  return judge({
+    backends,
+    failures: [failure],
+    answers: [0, 1, 0],
+    load: { connected: 1 },
+    status: {
+      listeners: [{ service: 'carried', accepted: 1 }],
+      services: [{ name: 'carried', held: 0, inFlight: 0, outcomes, backends: [] }],
+    },
+  })
+}
+
+// A run of ten minutes once blamed a living backend for the reset of a client that it had never owned: it had slept through
+// the offer of a relay, and adopted it long after the broker had cut it and given the client to somebody else.
+void t.test('chaos: a relay that was cut before it was adopted owns nobody', (t) => {
+  const owner = ['a 1000 carried 7 relay C', 'r 1500 carried 7 1']
+  const sleeper = ['a 40000 carried 7 relay C', 'u 41000 carried 7 C']
+  const { violations, allowed } = verdictOn(t, [owner, sleeper], 49_000)
+  t.same(violations, [])
+  t.same(allowed, { 'next request on a kept connection of a killed backend': 1 })
+
+  t.match(verdictOn(t, [owner, sleeper], undefined).violations, [/^I5/], 'nobody was killed: a violation')
+  t.match(
+    verdictOn(t, [owner, sleeper.slice(0, 1)], 49_000).violations,
+    [/^I5/],
+    'a relay that lived on is the owner of the client, and its backend lives',
+  )
+  t.end()
 })

@@ -14,6 +14,8 @@ export function readJournals(backends, lastId, wanted) {
   const counts = new Map()
   const owned = {}
   const doubles = []
+  /** `instance/connection` of relays that ended without a byte from the client. */
+  const untouched = new Set()
   /** Adoptions of a relay whose ACK crossed its deadline: the broker had cut it, and gave the client to somebody else. */
   let crossedRelays = 0
   for (const { instance, journalPath } of backends) {
@@ -26,6 +28,10 @@ export function readJournals(backends, lastId, wanted) {
         else if (readBy[id] !== 0)
           doubles.push(`request ${id} was read by backend ${readBy[id]} and by ${instance}`)
         else readBy[id] = instance
+        continue
+      }
+      if (what === 'u') {
+        untouched.add(`${instance}/${rest[0]}`)
         continue
       }
       const [via, connection] = rest
@@ -51,7 +57,10 @@ export function readJournals(backends, lastId, wanted) {
       else list.push(adoption)
     }
   }
-  for (const list of adoptions.values()) list.sort((a, b) => a.time - b.time)
+  for (const list of adoptions.values()) {
+    list.sort((a, b) => a.time - b.time)
+    for (const each of list) each.untouched = untouched.has(`${each.instance}/${each.connection}`)
+  }
   return { readBy, adoptions, counts, owned, doubles, crossedRelays }
 }
 

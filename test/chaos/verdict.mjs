@@ -122,11 +122,18 @@ function explain(failure, { journals, byInstance, backends, unwritten }) {
 /**
  * The backend that had the client's connection. The first that was adopted from its port is the client's own: after a RST the
  * kernel gives the port to somebody else before a busy client has heard of it. Of one connection it is the last owner, since
- * a relay that was cut may have come before.
+ * a relay that was cut may have come before; and a backend that slept through its offer adopts a relay long after the broker
+ * cut it and gave the client to somebody else, which ends there without a byte.
  */
-function ownerOf({ service, port, begun, at }, { adoptions }) {
-  const candidates = adoptions.get(`${service}/${port}`)?.filter(({ time }) => begun <= time && time <= at)
-  return candidates?.findLast(({ connection }) => connection === candidates[0].connection)
+function ownerOf(failure, journals) {
+  const candidates = candidatesOf(failure, journals)
+  return candidates.findLast(({ untouched }) => !untouched) ?? candidates.at(-1)
+}
+
+/** All adoptions of the client's connection until its failure. */
+function candidatesOf({ service, port, begun, at }, { adoptions }) {
+  const during = (adoptions.get(`${service}/${port}`) ?? []).filter(({ time }) => begun <= time && time <= at)
+  return during.filter(({ connection }) => connection === during[0].connection)
 }
 
 function tell(failure, journals, byInstance) {
@@ -134,5 +141,6 @@ function tell(failure, journals, byInstance) {
   const story = { ...failure, lasted: `${Math.round((failure.at - failure.begun) / 1000)} ms` }
   if (owner === undefined) return `${JSON.stringify(story)}, never adopted`
   const { instance, pid, killedAt, drain } = byInstance.get(owner.instance)
-  return `${JSON.stringify(story)}, ${JSON.stringify({ owner, instance, pid, killedAt, drain, readBy: journals.readBy[failure.id] })}`
+  const adoptions = candidatesOf(failure, journals)
+  return `${JSON.stringify(story)}, ${JSON.stringify({ owner, instance, pid, killedAt, drain, readBy: journals.readBy[failure.id], adoptions })}`
 }
