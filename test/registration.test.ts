@@ -59,7 +59,14 @@ async function isRefused(t: Test, broker: Broker, settings: BackendSettings, rea
   t.match(program.lines.join('\n'), `baton: the broker refused the registration socket=${settings.control}`)
   const port = Number((await program.message('listening'))['port'])
   t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app serves by itself all the same')
+  await logsRefusal(broker, program.pid)
   t.match(refusals(broker, program.pid), [{ code: reason }])
+}
+
+/** The backend hears why before the broker's log line has come through its pipe. */
+async function logsRefusal(broker: Broker, pid: number): Promise<void> {
+  const told = (line: string) => line.includes('"registration refused"') && line.includes(`"peerPid":${pid},`)
+  await broker.program.line(told, `a refusal of process ${pid}`)
 }
 
 function refusals(broker: Broker, pid: number): Record<string, unknown>[] {
@@ -182,6 +189,7 @@ void t.test(
     t.match(message, /0666.*0600/)
     const late = backend(t, { control: broker.control })
     await late.line((line) => line.includes('SocketModeInsecure'), 'why it was refused')
+    await logsRefusal(broker, late.pid)
     t.equal(refusals(broker, late.pid)[0]?.['code'], 'SocketModeInsecure')
     t.equal(await servedBy(broker), early.pid, 'who was in before stays')
     chmodSync(broker.control, 0o600)
