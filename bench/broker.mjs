@@ -37,11 +37,19 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     env,
     wrapper,
   })
-  const kill = () => child.kill('SIGKILL')
+  const killMaster = () => child.kill('SIGKILL')
+  leftovers.add(killMaster)
+  const { control, admin, listeners, pid } = await child.heard('accepting connections')
+  leftovers.delete(killMaster)
+  const kill = () => {
+    if (!child.kill('SIGKILL')) return
+    process.kill(pid, 'SIGKILL')
+  }
   leftovers.add(kill)
-  const { control, admin, listeners } = await child.heard('accepting connections')
   return {
     child,
+    /** Of the worker, with which clients and backends deal. */
+    pid,
     folder,
     control,
     admin: `http://${admin}`,

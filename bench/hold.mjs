@@ -22,13 +22,13 @@ async function measure() {
     service: { maxHeld: count, holdTimeout: '10m' },
     env: { NODE_OPTIONS: `--import=${program('test/programs/live-memory.mjs')}` },
   })
-  const { child } = broker
+  const { child, pid } = broker
   let looks = 0
   const look = async () => {
     looks += 1
-    child.kill('SIGUSR2')
+    process.kill(pid, 'SIGUSR2')
     const { bytes } = await child.heard(`live memory ${looks}`)
-    const resident = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))[1]
+    const resident = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]
     return { live: bytes, resident: Number(resident) * 1024 }
   }
   const held = async (wanted) => {

@@ -203,10 +203,7 @@ void t.test('status and drain ask the running broker', { timeout: 30_000 }, asyn
   await t.test('status', async (t) => {
     const { code, lines } = await baton(t, 'status', '--config', file)
     t.equal(code, 0)
-    t.match(
-      lines[0],
-      new RegExp(`^broker [0-9A-Z]{26}: running, version .*, pid ${broker.program.pid}, since`),
-    )
+    t.match(lines[0], new RegExp(`^broker [0-9A-Z]{26}: running, version .*, pid ${broker.pid}, since`))
     const text = lines.join('\n')
     t.match(text, new RegExp(`^web +127\\.0\\.0\\.1:${broker.port()} +http +web +1$`, 'm'))
     t.match(text, new RegExp(`^web/web-1 +ready .* ${backend.pid} .* ${id}$`, 'm'))
@@ -272,7 +269,7 @@ void t.test('SIGTERM and SIGINT drain and exit 0; a client that waits has until 
       broker.program
         .messages()
         .map(({ msg }) => msg)
-        .slice(-2),
+        .filter((msg) => msg === 'draining' || msg === 'stopped'),
       ['draining', 'stopped'],
     )
   }

@@ -127,7 +127,7 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
   const scene = (title: string, act: (t: Test) => Promise<void>) =>
     t.test(title, { timeout: 20_000 }, async (t) => {
       await broker.status()
-      const before = openDescriptors(broker.program.pid, admin)
+      const before = openDescriptors(broker.pid, admin)
       await act(t)
       await world.clear()
       await broker.until(
@@ -137,8 +137,8 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
         'every client is accounted for, and nobody is registered',
       )
       await eventually(
-        () => openDescriptors(broker.program.pid, admin) === before,
-        () => `${openDescriptors(broker.program.pid, admin)} descriptors, not ${before}`,
+        () => openDescriptors(broker.pid, admin) === before,
+        () => `${openDescriptors(broker.pid, admin)} descriptors, not ${before}`,
       )
       t.pass('all clients accounted for, all descriptors closed')
     })
@@ -428,9 +428,9 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
     )
     const stats = encodeFrame({ type: 'stats', adopted: 0, closed: 0, lag: 0 })
     const bytes = Buffer.concat([encodeFrame(hello('patient')), skipped, stats])
-    broker.program.kill('SIGSTOP')
+    process.kill(broker.pid, 'SIGSTOP')
     const greeting = greet(broker.control, bytes)
-    broker.program.kill('SIGCONT')
+    process.kill(broker.pid, 'SIGCONT')
     const { answer, connection } = await greeting
     t.match(answer, { type: 'refused', code: 'SecretMismatch' })
     await new Wire(t, connection).read().end()

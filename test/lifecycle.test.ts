@@ -214,8 +214,7 @@ void t.test(
     const first = await idle.get()
     const before = await adopted(broker, 2)
 
-    broker.program.kill('SIGKILL')
-    await broker.program.exited
+    await broker.die()
     t.match(
       await idle.get(),
       { status: 200, headers: { 'x-pid': first.headers['x-pid'] } },
@@ -417,7 +416,7 @@ async function restingDescriptors(broker: Broker): Promise<number> {
 }
 
 function descriptorsOf(broker: Broker): number {
-  return openDescriptors(broker.program.pid, Number(new URL(broker.admin).port))
+  return openDescriptors(broker.pid, Number(new URL(broker.admin).port))
 }
 
 function ackTimeouts(broker: Broker): Promise<number> {

@@ -30,13 +30,16 @@ void t.test('100,000 short connections at concurrency 256', { timeout: 110_000 }
   ]
   await broker.backends(2)
   const adminPort = Number(new URL(broker.admin).port)
-  const programs = [broker.program, ...backends]
+  const programs = [
+    { program: broker.program, pid: broker.pid },
+    ...backends.map((program) => ({ program, pid: program.pid })),
+  ]
   const look = () =>
     Promise.all(
-      programs.map(async (program) => ({
-        descriptors: openDescriptors(program.pid, adminPort),
-        resident: residentBytes(program.pid),
-        live: await liveBytes(program),
+      programs.map(async ({ program, pid }) => ({
+        descriptors: openDescriptors(pid, adminPort),
+        resident: residentBytes(pid),
+        live: await liveBytes(program, pid),
       })),
     )
 
@@ -176,9 +179,9 @@ function atRest(broker: Broker): Promise<Status> {
 }
 
 /** What a process with `live-memory.mjs` keeps when its garbage is collected. */
-async function liveBytes(program: Program): Promise<number> {
+async function liveBytes(program: Program, pid: number): Promise<number> {
   const looks = program.messages().filter(({ msg }) => String(msg).startsWith('live memory ')).length
-  program.kill('SIGUSR2')
+  process.kill(pid, 'SIGUSR2')
   return Number((await program.message(`live memory ${looks + 1}`))['bytes'])
 }
 

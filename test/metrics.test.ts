@@ -323,6 +323,9 @@ void t.test('counters move as they should, and by nothing else', { timeout: 60_0
       baton_backend_connections: 'gauge',
       baton_tokens_rejected_total: 'counter',
       baton_build_info: 'gauge',
+      baton_reloads_total: 'counter',
+      baton_last_reload_timestamp_seconds: 'gauge',
+      baton_worker_deaths_total: 'counter',
     })
     const odd = [...(await samples(broker))].filter(
       ([series, value]) => series.startsWith('baton_') && !(value >= 0),

@@ -39,7 +39,7 @@ interface Crowd {
 
 /** Leaves one descriptor to the broker, which keeps two for each who knocks, and knocks once more. */
 async function exhaust(t: Test, broker: Broker): Promise<Crowd> {
-  const { pid } = broker.program
+  const { pid } = broker
   const address = { host: '127.0.0.1', port: broker.port() }
   const before = taken(pid)
   const odd = (FEW_DESCRIPTORS - before) % 2 === 0 ? await Client.open(t, address) : undefined
@@ -165,7 +165,7 @@ story('control connections that cannot be kept are closed', async (t) => {
   // With one descriptor left the broker accepted a backend and could not duplicate it. The accepted one was forgotten
   // open: ten times a second, whenever somebody else left, until nothing was left but a restart.
   const broker = await startBroker(t, { descriptors: FEW_DESCRIPTORS })
-  const { pid } = broker.program
+  const { pid } = broker
   const before = taken(pid)
   const { strangers, leave } = await exhaust(t, broker)
   await eventually(() => hungUp(strangers.at(-1) as OwnedFd), 'the one too many is closed')
@@ -233,9 +233,9 @@ story('a backend that probes and never reads costs the broker no memory', async 
   peer.wire.pause()
   const probe = encodeFrame({ type: 'heartbeat', id: 1, reply: false })
   const probes = Buffer.concat(Array.from({ length: 2000 }, () => probe))
-  const before = residentBytes(broker.program.pid)
+  const before = residentBytes(broker.pid)
   for (let batch = 0; batch < 200; batch++) await sendAll(peer.wire.fd, probes)
-  const grown = residentBytes(broker.program.pid) - before
+  const grown = residentBytes(broker.pid) - before
   t.ok(grown < 64 * MIB, `${Math.round(grown / MIB)} MiB more for 400,000 probes`)
   t.equal((await broker.status()).services[0]?.backends.length, 1, 'and it may stay')
 })

@@ -134,7 +134,7 @@ void t.test(
     await startBackend(t, broker, 'stream-backend.mjs')
     await broker.backends(1)
     const rss = () =>
-      Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${broker.program.pid}/status`, 'utf8'))?.[1]) * 1024
+      Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${broker.pid}/status`, 'utf8'))?.[1]) * 1024
     const resting = rss()
 
     const request = http.request(broker.url('/upload'), {

@@ -156,10 +156,10 @@ void t.test('a GiB goes each way beside the broker, and comes whole', { timeout:
   await once(greeting, 'end')
   await broker.until(({ services }) => services[0]?.outcomes.handed_off === 1, 'the handoff is acknowledged')
   t.ok(holdsServerEnd(backend.pid, broker.port(), clientPort), 'the backend has the connection')
-  t.notOk(holdsServerEnd(broker.program.pid, broker.port(), clientPort), 'and the broker has it no more')
+  t.notOk(holdsServerEnd(broker.pid, broker.port(), clientPort), 'and the broker has it no more')
 
   await t.test('upload', async (t) => {
-    const before = bytesRead(broker.program.pid)
+    const before = bytesRead(broker.pid)
     const digest = createHash('sha256')
     const upload = request({ ...options, path: '/upload', method: 'POST' })
     const response = once(upload, 'response') as Promise<[IncomingMessage]>
@@ -168,12 +168,12 @@ void t.test('a GiB goes each way beside the broker, and comes whole', { timeout:
     t.equal(answer.statusCode, 200)
     t.equal(answer.socket.localPort, clientPort, 'on the same connection')
     t.same(JSON.parse(await text(answer)), { bytes: GIB, sha256: digest.digest('hex') })
-    t.ok(bytesRead(broker.program.pid) - before < MIB, 'the broker has read next to nothing')
+    t.ok(bytesRead(broker.pid) - before < MIB, 'the broker has read next to nothing')
   })
 
   await t.test('download, while the broker is stopped', async (t) => {
-    broker.program.kill('SIGSTOP')
-    t.teardown(() => broker.program.kill('SIGCONT'))
+    process.kill(broker.pid, 'SIGSTOP')
+    t.teardown(() => process.kill(broker.pid, 'SIGCONT'))
     const download = get({ ...options, path: `/download?mebibytes=${GIB / MIB}` })
     const [answer] = (await once(download, 'response')) as [IncomingMessage]
     const digest = createHash('sha256')

@@ -38,9 +38,8 @@ export class Broker {
   ports = {}
   control
 
-  get pid() {
-    return this.#child.pid
-  }
+  /** Of the worker, with which clients and backends deal. */
+  pid
 
   async start(folder, environment) {
     const configFile = join(folder, 'baton.json')
@@ -59,7 +58,8 @@ export class Broker {
       })
       void this.#exited.then(([code]) => reject(new Error(`the broker ended with ${code}`)))
     })
-    const { listeners, admin, control } = await ready
+    const { listeners, admin, control, pid } = await ready
+    this.pid = pid
     this.control = control
     this.#admin = `http://${admin}`
     for (const [name, address] of Object.entries(listeners))
@@ -89,7 +89,9 @@ export class Broker {
 
   /** At once; synchronous, for the end of a run that failed. */
   kill() {
-    if (this.running) this.#child.kill('SIGKILL')
+    if (!this.running) return
+    this.#child.kill('SIGKILL')
+    process.kill(this.pid, 'SIGKILL')
   }
 
   /** Without keep-alive: a connection to the admin server must not stay among the broker's descriptors. */

@@ -21,6 +21,8 @@ export class Broker {
   readonly control: string
   /** Base URL of the admin server. */
   readonly admin: string
+  /** The worker that accepted first: the process that clients and backends deal with. The master is `program`. */
+  readonly pid: number
   readonly #listeners: Record<string, string>
 
   constructor(program: Program, folder: string, configFile: string, ready: Record<string, unknown>) {
@@ -29,6 +31,7 @@ export class Broker {
     this.configFile = configFile
     this.control = ready['control'] as string
     this.admin = `http://${ready['admin'] as string}`
+    this.pid = Number(ready['pid'])
     this.#listeners = ready['listeners'] as Record<string, string>
   }
 
@@ -45,6 +48,13 @@ export class Broker {
 
   url(path = '/', listener = 'web'): string {
     return `http://${this.address(listener)}${path}`
+  }
+
+  /** SIGKILL of the whole broker, the master first, which would replace the worker. Resolves when both are gone. */
+  async die(): Promise<void> {
+    this.program.kill('SIGKILL')
+    process.kill(this.pid, 'SIGKILL')
+    await this.program.exited
   }
 
   async status(): Promise<Status> {
@@ -85,7 +95,7 @@ export class Broker {
 }
 
 export interface Status {
-  broker: { id: string; pid: number; state: string }
+  broker: { id: string; pid: number; master: number | null; state: string }
   listeners: { name: string; address: string; accepted: number; accepting: boolean }[]
   services: {
     name: string
@@ -122,7 +132,7 @@ export async function startBroker(t: Test, options: BrokerOptions = {}): Promise
   const command = [process.execPath, batonCommand, 'start', '--config', configFile]
   if (options.descriptors !== undefined) command.unshift('prlimit', `--nofile=${options.descriptors}`)
   const [file = '', ...args] = command
-  const program = new Program(t, file, args, { ...(options.env && { env: options.env }) })
+  const program = new Program(t, file, args, { group: true, ...(options.env && { env: options.env }) })
   return new Broker(program, folder, configFile, await program.message('accepting connections'))
 }
 

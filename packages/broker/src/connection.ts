@@ -10,7 +10,7 @@ export interface ClientConnection {
   /** Counts up with each accept of this process; arrival order. */
   readonly order: number
   readonly fd: OwnedFd
-  readonly listener: Listener
+  readonly listener: Pick<Listener, 'name' | 'protocol' | 'service'>
   readonly peer: SocketAddress
   /** The 16 bytes of the connection's ULID. */
   readonly id: Buffer
@@ -47,5 +47,30 @@ export class AcceptedClient implements ClientConnection {
   /** Its time is that of accept, by the wall clock as it is now. */
   get id(): Buffer {
     return (this.#id ??= createConnectionId(Date.now() - Math.round(performance.now() - this.acceptedAt)))
+  }
+}
+
+/** A client that waited at a predecessor, with the id and the time that it was given there. */
+export class InheritedClient implements ClientConnection {
+  readonly order: number
+  readonly fd: OwnedFd
+  readonly listener: ClientConnection['listener']
+  readonly peer: SocketAddress
+  readonly id: Buffer
+  readonly acceptedAt: number
+  tried: Set<string> | undefined
+  pressedSince: number | undefined
+
+  /** Owns `fd`. */
+  constructor(
+    fd: OwnedFd,
+    { order, listener, peer, id, acceptedAt }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
+  ) {
+    this.order = order
+    this.fd = fd
+    this.listener = listener
+    this.peer = peer
+    this.id = id
+    this.acceptedAt = acceptedAt
   }
 }

@@ -3,6 +3,7 @@ export const messages = {
   BATON_ERR_LISTEN: 'cannot listen',
   BATON_ERR_RUNTIME_DIR: 'the runtime folder cannot be used',
   BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder',
+  BATON_ERR_WORKER_FAILED: 'the worker process did not start',
 } as const
 
 export type BrokerErrorCode = keyof typeof messages

@@ -1,6 +1,7 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
+import { adminListenError } from './admin/errors.ts'
 import { type Config, formatAddress, type ListenerConfig } from './config/index.ts'
 import { BrokerError } from './errors.ts'
 import type { ControlSocket } from './registry/registry.ts'
@@ -45,7 +46,8 @@ export function openSockets(config: Config): Sockets {
   }
 }
 
-function openListener({ name, listen }: ListenerConfig): OwnedFd {
+/** @throws {BrokerError} BATON_ERR_LISTEN, naming listener and address */
+export function openListener({ name, listen }: Pick<ListenerConfig, 'name' | 'listen'>): OwnedFd {
   try {
     if (listen.kind === 'unix') return openUnix(listen.path, SHARED_SOCKET, BACKLOG)
     // Accepted sockets inherit both options (tcp(7)), which saves two system calls for each connection.
@@ -62,17 +64,46 @@ function openListener({ name, listen }: ListenerConfig): OwnedFd {
 }
 
 function openControl(config: Config): ControlSocket {
-  const { runtimeDir, security } = config
-  const shared = security.allowGids.length > 0 || security.allowUids.some((uid) => uid !== process.getuid?.())
-  prepareFolder(runtimeDir, shared ? SHARED_FOLDER : PRIVATE_FOLDER)
-  const path = join(runtimeDir, 'control.sock')
-  const mode = shared ? SHARED_SOCKET : PRIVATE_SOCKET
+  prepareRuntimeDir(config)
+  const path = join(config.runtimeDir, 'control.sock')
+  const mode = modeOfSockets(config)
+  return { fd: openInRuntimeDir(path, mode), path, mode }
+}
+
+/** Permission bits of the sockets in `runtimeDir`. */
+export function modeOfSockets(config: Config): number {
+  return isShared(config) ? SHARED_SOCKET : PRIVATE_SOCKET
+}
+
+/** @throws {BrokerError} BATON_ERR_RUNTIME_DIR */
+export function prepareRuntimeDir(config: Config): void {
+  prepareFolder(config.runtimeDir, isShared(config) ? SHARED_FOLDER : PRIVATE_FOLDER)
+}
+
+/** @throws {BrokerError} BATON_ERR_RUNTIME_DIR, BATON_ERR_ALREADY_RUNNING */
+export function openInRuntimeDir(path: string, mode: number): OwnedFd {
   try {
-    return { fd: openUnix(path, mode, CONTROL_BACKLOG), path, mode }
+    return openUnix(path, mode, CONTROL_BACKLOG)
   } catch (error) {
     if (error instanceof BrokerError) throw error
     throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
   }
+}
+
+/** @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN, naming the key and the address */
+export function openAdmin({ admin: { listen } }: Config): OwnedFd {
+  try {
+    // Connecting needs write permission on the file; the token is not the only lock.
+    if (listen.kind === 'unix') return openUnix(listen.path, PRIVATE_SOCKET, CONTROL_BACKLOG)
+    return listenTcp({ host: listen.host, port: listen.port })
+  } catch (error) {
+    throw adminListenError(listen, error instanceof BrokerError ? { code: 'EADDRINUSE' } : error)
+  }
+}
+
+/** Whether processes of other users may register. */
+function isShared({ security }: Config): boolean {
+  return security.allowGids.length > 0 || security.allowUids.some((uid) => uid !== process.getuid?.())
 }
 
 /** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
@@ -131,4 +162,13 @@ function reasonOf(error: unknown): string {
   const { code, message } = error as { code?: string; message: string }
   const known = code === undefined ? undefined : REASONS.get(code)
   return known === undefined ? message : `${known} (${code})`
+}
+
+/** Takes a socket's name away. One that is gone already is as good. */
+export function removeSocket(path: string): void {
+  try {
+    unlinkSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
 }

@@ -1,27 +1,42 @@
-import { unlinkSync } from 'node:fs'
-import { Poller } from '@baton/native-sendmsg'
+import { type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
 import { createAdmin } from './admin/index.ts'
-import type { DrainResult, Status, WorkerView } from './admin/view.ts'
-import { type Config, formatAddress } from './config/index.ts'
+import type { DrainResult, ReloadResult, Status, WorkerView } from './admin/view.ts'
+import type { BackendReport } from './channel/messages.ts'
+import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } from './config/index.ts'
+import type { ClientConnection } from './connection.ts'
 import { Farewell } from './farewell.ts'
 import { Listener } from './listen/listener.ts'
-import { Metrics } from './metrics/index.ts'
+import { Metrics, type MetricSnapshot } from './metrics/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
 import { Registry } from './registry/registry.ts'
-import { Service } from './service/service.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
-import { openSockets, type Sockets } from './sockets.ts'
+import { Service } from './service/service.ts'
+import { openSockets, removeSocket, type Sockets } from './sockets.ts'
 import { BROKER_VERSION } from './version.ts'
+import { backendReports, serviceStatus } from './worker/view.ts'
 
 export interface WorkerOptions {
   readonly logger: Logger
-  /** Already open, by whoever starts workers; opened here when absent. */
-  readonly sockets?: Sockets
 }
 
-/** Everything that serves connections in one process. A process runs one, started from the command or by a master. */
+/** What a master gives the worker that it starts; without one the worker has all of it to itself. */
+export interface Employment {
+  readonly sockets: Sockets
+  /** The listening socket of the admin server. */
+  readonly admin: OwnedFd
+  readonly poller: Poller
+  /** Metric slots that backends had with a predecessor, by ULID. */
+  readonly slots: Readonly<Record<string, string>>
+  /** Somebody has registered or gone. */
+  readonly onBackends: () => void
+  /** What other processes of this broker have counted. */
+  readonly collect: () => Promise<readonly MetricSnapshot[]>
+  readonly reload: (by: string) => Promise<ReloadResult>
+}
+
+/** Everything that serves connections in one process. A process runs one. */
 export interface Worker {
   /** ULID of this broker process. */
   readonly id: string
@@ -39,46 +54,117 @@ export interface Worker {
   close(): Promise<void>
 }
 
+/** A worker that others work beside: it is told when to begin with what, and when to hand over. */
+export interface EmployedWorker extends Worker {
+  /** Registers backends, from the first call on answers the admin API. Again after `pause`. */
+  serve(): Promise<void>
+  /** Accepts clients. */
+  accept(): void
+  /** Registers nobody new. */
+  pause(): void
+  /** Asks the backends to register with the successor. */
+  release(reason: string): void
+  /**
+   * Accepts no more: of the `removed` listeners what waits in the kernel's queue first. Who waits, now or later, goes to
+   * `successor` with the descriptor. Resolves when nothing is left here, relays at the latest after `deadline` milliseconds.
+   */
+  finish(
+    removed: readonly string[],
+    successor: (connections: readonly ClientConnection[]) => void,
+    deadline: number,
+  ): Promise<void>
+  /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
+  inherit(service: string, connections: readonly ClientConnection[]): void
+  /** Serves one more listener, and its service if that is new. */
+  listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
+  drainBackend(service: string, backend: string, deadline: number): void
+  backends(): BackendReport[]
+  snapshot(): Promise<MetricSnapshot>
+  /** To be called after each round of the poller: what was accepted in it is offered together. */
+  flush(): void
+}
+
 /**
- * Starts the worker; resolves when it accepts connections.
+ * Starts a worker by itself; resolves when it accepts connections.
  *
  * @throws {BrokerError} see `openSockets`; the admin server's address in use
  */
-export async function startWorker(config: Config, options: WorkerOptions): Promise<Worker> {
-  const { logger } = options
+export async function startWorker(config: Config, { logger }: WorkerOptions): Promise<Worker> {
+  const sockets = openSockets(config)
+  const poller = new Poller({ afterWake: () => worker.flush() })
+  const worker: EmployedWorker = createWorker(config, logger, { sockets, poller })
+  try {
+    await worker.serve()
+  } catch (error) {
+    await worker.close()
+    throw error
+  }
+  worker.accept()
+  return worker
+}
+
+/** Builds a worker that accepts nothing yet. Owns the descriptors that it is given, and the poller. */
+export function createWorker(
+  config: Config,
+  logger: Logger,
+  given: Partial<Employment> & Pick<Employment, 'sockets' | 'poller'>,
+): EmployedWorker {
+  const { sockets, poller } = given
+  const employed = given.admin !== undefined
   const id = ulid()
   const startedAt = new Date()
-  const sockets = options.sockets ?? openSockets(config)
   const metrics = new Metrics({
     version: BROKER_VERSION,
     listeners: config.listeners.map(({ name }) => name),
     services: config.services.keys(),
   })
   const services = new Map<string, Service>()
-  // Everything accepted in one wake-up is offered together: one batch for each backend.
-  const poller = new Poller({
-    afterWake: () => {
-      for (const service of services.values()) service.flush()
-    },
-  })
   const farewell = new Farewell(poller)
-  for (const [name, service] of config.services) {
+  const addService = (service: ServiceConfig) => {
+    const { name } = service
     services.set(name, new Service(name, service, { poller, farewell, metrics, logger }))
   }
-  const listeners = config.listeners.map((listener) => {
-    const fd = sockets.listeners.get(listener.name)
+  const listeners: Listener[] = []
+  const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
     const service = services.get(listener.service)
     if (fd === undefined || service === undefined)
       throw new Error(`listener "${listener.name}" has no socket or service`)
-    return new Listener(listener, fd, (connection) => service.arrive(connection), logger)
+    const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
+    listeners.push(added)
+    return added
+  }
+  for (const service of config.services.values()) addService(service)
+  for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))
+  const registry = new Registry({
+    config,
+    socket: sockets.control,
+    services,
+    brokerId: id,
+    slots: given.slots,
+    onChange: given.onBackends,
+    logger,
   })
-  const registry = new Registry(config, sockets.control, services, id, logger)
 
   let state: Status['broker']['state'] = 'running'
   const published = new Map<string, number>()
+  const publish = () => {
+    for (const service of services.values()) service.publish()
+    for (const { name, accepted } of listeners) {
+      metrics.connectionsAccepted.inc({ listener: name }, accepted - (published.get(name) ?? 0))
+      published.set(name, accepted)
+    }
+  }
+  const { collect, reload } = given
   const view: WorkerView = {
     status: () => ({
-      broker: { id, version: BROKER_VERSION, pid: process.pid, startedAt: startedAt.toISOString(), state },
+      broker: {
+        id,
+        version: BROKER_VERSION,
+        pid: process.pid,
+        master: employed ? process.ppid : null,
+        startedAt: startedAt.toISOString(),
+        state,
+      },
       listeners: listeners.map(({ name, address, protocol, service, accepting, accepted }) => ({
         name,
         address,
@@ -90,20 +176,17 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
       services: [...services.values()].map(serviceStatus),
     }),
     drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
-    drainBackend: (name, backend, deadline) =>
-      drainLinks(
-        [...(services.get(name)?.links ?? [])].filter(({ identity }) => identity.ulid === backend),
-        deadline,
-      ),
-    metricsText: () => {
-      for (const service of services.values()) service.publish()
-      for (const { name, accepted } of listeners) {
-        metrics.connectionsAccepted.inc({ listener: name }, accepted - (published.get(name) ?? 0))
-        published.set(name, accepted)
-      }
-      return metrics.text()
+    drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
+    ...(reload && { reload }),
+    metricsText: async () => {
+      publish()
+      return metrics.text(await collect?.())
     },
     metricsContentType: metrics.contentType,
+  }
+
+  function linksOf(service: string, backend: string): BackendLink[] {
+    return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
   }
 
   function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
@@ -112,37 +195,13 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
   }
 
-  const admin = createAdmin({ config, view, logger })
-  let adminAddress: string
-  try {
-    adminAddress = formatAddress((await admin.listen()).address)
-  } catch (error) {
-    for (const fd of sockets.listeners.values()) fd.close()
-    registry.close()
-    removeSocket(sockets.control.path)
-    poller.close()
-    throw error
-  }
-  sweepRelaySockets(config.runtimeDir)
-  registry.start(poller)
-  for (const listener of listeners) listener.start(poller)
-  const addresses = new Map(listeners.map(({ name, address }) => [name, address]))
-  logger.info(
-    {
-      broker: id,
-      version: BROKER_VERSION,
-      listeners: Object.fromEntries(addresses),
-      admin: adminAddress,
-      control: sockets.control.path,
-    },
-    'accepting connections',
-  )
-
+  const admin = createAdmin({ config, view, logger, socket: given.admin })
+  let adminAddress: string | undefined
   let closing: Promise<void> | undefined
   const shut = async () => {
     registry.close()
     await Promise.all([...services.values()].map((service) => service.close()))
-    removeSocket(sockets.control.path)
+    if (!employed) removeSocket(sockets.control.path)
     await farewell.settled()
     poller.close()
     await admin.close()
@@ -150,51 +209,94 @@ export async function startWorker(config: Config, options: WorkerOptions): Promi
   const stop = async (deadline: number) => {
     state = 'draining'
     for (const listener of listeners) listener.close()
-    for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
+    if (!employed)
+      for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
     const drained = Promise.all([...services.values()].map((service) => service.drained()))
     if (deadline > 0) await settledWithin(drained, deadline)
     await shut()
   }
+
   return {
     id,
-    addresses,
-    adminAddress,
+    get addresses() {
+      return new Map(listeners.map(({ name, address }) => [name, address]))
+    },
+    get adminAddress() {
+      return adminAddress ?? formatAddress(config.admin.listen)
+    },
     controlPath: sockets.control.path,
     status: () => view.status(),
+    async serve() {
+      if (adminAddress === undefined) {
+        adminAddress = formatAddress((await admin.listen()).address)
+        sweepRelaySockets(config.runtimeDir)
+      }
+      registry.start(poller)
+    },
+    accept() {
+      for (const listener of listeners) listener.start(poller)
+      logger.info(
+        {
+          broker: id,
+          version: BROKER_VERSION,
+          listeners: Object.fromEntries(listeners.map(({ name, address }) => [name, address])),
+          admin: adminAddress,
+          control: sockets.control.path,
+        },
+        'accepting connections',
+      )
+    },
+    pause: () => registry.pause(),
+    release: (reason) => registry.release(reason),
+    async finish(removed, successor, deadline) {
+      state = 'draining'
+      const end = performance.now() + deadline
+      for (const listener of listeners) {
+        if (removed.includes(listener.name)) listener.close()
+        else listener.leave()
+      }
+      for (const service of services.values()) service.handOver(successor)
+      const stopped = admin.leave()
+      const all = [...services.values()]
+      await settledWithin(Promise.all(all.map((service) => service.settled())), deadline)
+      await Promise.all(all.map((service) => service.letGo()))
+      const left = Math.max(0, end - performance.now())
+      await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await settledWithin(stopped, 1000)
+      await (closing ??= shut())
+    },
+    inherit(name, connections) {
+      const service = services.get(name)
+      if (service !== undefined) return service.inherit(connections)
+      logger.warn(
+        { service: name, clients: connections.length },
+        'clients of a service that is gone are rejected',
+      )
+      for (const connection of connections) {
+        metrics.connections.inc({ service: name, outcome: 'rejected' })
+        metrics.rejections.inc({ service: name, reason: 'shutdown' })
+        farewell.reject(connection)
+      }
+    },
+    listen(listener, fd, service) {
+      if (!services.has(service.name)) {
+        metrics.addService(service.name)
+        addService(service)
+      }
+      metrics.addListener(listener.name)
+      addListener(listener, fd).start(poller)
+    },
+    drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
+    backends: () => backendReports(services.values()),
+    snapshot: () => {
+      publish()
+      return metrics.snapshot()
+    },
+    flush: () => {
+      for (const service of services.values()) service.flush()
+    },
     drain: (deadline) => (closing ??= stop(deadline)),
     close: () => (closing ??= stop(0)),
-  }
-}
-
-function serviceStatus(service: Service): Status['services'][number] {
-  return {
-    name: service.name,
-    balance: service.config.balance,
-    handoff: service.config.handoff,
-    held: service.held,
-    inFlight: service.inFlight,
-    stuck: service.stuck,
-    relaying: service.relaying,
-    lateAnswers: service.tally.lateAnswers,
-    outcomes: { ...service.tally.outcomes },
-    backends: [...service.links].map((link) => {
-      const { ulid: id, slot, pid, uid, version, weight, registeredAt } = link.identity
-      const { adopted, closed, lag } = link.counts
-      return {
-        id,
-        slot,
-        state: link.state,
-        pid,
-        uid,
-        version,
-        weight,
-        load: link.load,
-        adopted,
-        closed,
-        lagMs: lag,
-        registeredAt: registeredAt.toISOString(),
-      }
-    }),
   }
 }
 
@@ -205,12 +307,4 @@ async function settledWithin(done: Promise<unknown>, milliseconds: number): Prom
   })
   await Promise.race([done, timeout])
   clearTimeout(timer)
-}
-
-function removeSocket(path: string): void {
-  try {
-    unlinkSync(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-  }
 }

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { EventEmitter, once } from 'node:events'
+import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { createServer as createTcpServer, type AddressInfo } from 'node:net'
@@ -7,7 +7,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
-import { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
 import { pino } from 'pino'
@@ -15,8 +14,7 @@ import t, { type Test } from 'tap'
 
 import { createAdmin } from '../src/admin/index.ts'
 import { run } from '../src/cli/run.ts'
-import { serve } from '../src/cli/start.ts'
-import { loadConfig, parseConfig } from '../src/config/index.ts'
+import { loadConfig } from '../src/config/index.ts'
 import { fakeView, healthy } from './worker-view.ts'
 
 /** Runs `baton ARGS...` in this process. */
@@ -258,80 +256,6 @@ void t.test('nobody, or somebody else, at the admin address is told apart', asyn
     code: 1,
     err: /^baton: 127\.0\.0\.1:0 .* has port 0: the port that was chosen is in the log/,
   })
-})
-
-/** A worker whose drain ends when the test says so. */
-function fakeWorker() {
-  const calls: string[] = []
-  let drained = () => {}
-  const draining = new Promise<void>((resolve) => (drained = resolve))
-  const started = new EventEmitter()
-  const startWorker = () => {
-    calls.push('start')
-    started.emit('started')
-    return Promise.resolve({
-      drain: (deadlineMs: number) => {
-        calls.push(`drain ${deadlineMs}`)
-        started.emit('draining')
-        return draining
-      },
-      close: () => Promise.resolve(void calls.push('close')),
-    })
-  }
-  return { calls, drained, startWorker, started }
-}
-
-const config = parseConfig({ drainDeadline: '7s', listeners: [listener], services: { web: {} } })
-const logger = pino(new Writable({ write: (_line, _encoding, done) => done() }))
-
-void t.test('a first signal drains and is exit code 0', { timeout: 10_000 }, async (t) => {
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    const signals = new EventEmitter()
-    const worker = fakeWorker()
-    const draining = once(worker.started, 'draining')
-    const code = serve({
-      config,
-      logger,
-      startWorker: worker.startWorker,
-      signals,
-      exit: () => t.fail('cut'),
-    })
-    signals.emit(signal, signal)
-    await draining
-    t.same(worker.calls, ['start', 'drain 7000'])
-    worker.drained()
-    t.equal(await code, 0)
-    t.same(worker.calls, ['start', 'drain 7000', 'close'])
-    t.equal(signals.listenerCount('SIGTERM') + signals.listenerCount('SIGINT'), 0)
-  }
-})
-
-void t.test('a second signal ends the process at once with 1', { timeout: 10_000 }, async (t) => {
-  const signals = new EventEmitter()
-  const worker = fakeWorker()
-  const exits: number[] = []
-  const draining = once(worker.started, 'draining')
-  const code = serve({
-    config,
-    logger,
-    startWorker: worker.startWorker,
-    signals,
-    exit: (given) => exits.push(given),
-  })
-  signals.emit('SIGTERM', 'SIGTERM')
-  await draining
-  t.same(exits, [])
-  signals.emit('SIGINT', 'SIGINT')
-  t.same(exits, [1])
-  worker.drained()
-  await code
-})
-
-void t.test('a failed start is passed on, and leaves no signal handler', async (t) => {
-  const signals = new EventEmitter()
-  const startWorker = () => Promise.reject(new Error('in use'))
-  await t.rejects(serve({ config, logger, startWorker, signals, exit: () => t.fail('cut') }), /in use/)
-  t.equal(signals.listenerCount('SIGTERM'), 0)
 })
 
 const MAIN = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))

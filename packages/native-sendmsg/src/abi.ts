@@ -2,8 +2,8 @@
  * Numbers and layouts of the 64-bit little-endian Linux ABI (x64 and arm64), in one place.
  *
  * Sources: kernel `include/linux/socket.h` (`struct user_msghdr`, `struct mmsghdr`, `struct cmsghdr`),
- * `include/uapi/asm-generic/{fcntl,socket}.h`, `include/uapi/linux/{un,in,in6,eventpoll}.h`; glibc
- * `bits/socket.h`; musl `include/sys/socket.h`.
+ * `include/uapi/asm-generic/{fcntl,socket,unistd}.h`, `include/uapi/linux/{un,in,in6,eventpoll,memfd,wait}.h`;
+ * glibc `bits/socket.h`; musl `include/sys/socket.h`.
  *
  * The C libraries declare some lengths with another width: glibc has `size_t msg_iovlen`, `size_t
  * msg_controllen` and `size_t cmsg_len`, musl has `int`/`socklen_t` followed by explicit padding. The
@@ -60,6 +60,7 @@ export const AF_UNIX = 1
 export const AF_INET = 2
 export const AF_INET6 = 10
 export const SOCK_STREAM = 1
+export const SOCK_DGRAM = 2
 export const SOCK_SEQPACKET = 5
 export const SOCK_NONBLOCK = 0o4000
 export const SOCK_CLOEXEC = 0o2000000
@@ -70,6 +71,7 @@ export const SO_TYPE = 3
 export const SO_ERROR = 4
 export const SO_KEEPALIVE = 9
 export const SO_PEERCRED = 17
+export const SO_ACCEPTCONN = 30
 export const IPPROTO_TCP = 6
 export const TCP_NODELAY = 1
 export const IPPROTO_IPV6 = 41
@@ -89,8 +91,17 @@ export const F_GETFL = 3
 export const F_SETFL = 4
 export const F_DUPFD_CLOEXEC = 1030
 export const FD_CLOEXEC = 1
+export const O_RDWR = 2
+export const O_CREAT = 0o100
 export const O_NONBLOCK = 0o4000
 export const O_CLOEXEC = 0o2000000
+
+export const LOCK_EX = 2
+export const LOCK_NB = 4
+export const MFD_CLOEXEC = 1
+export const WNOHANG = 1
+/** pidfd_open(2) has one number on all architectures; glibc has a function for it only since 2.36. */
+export const SYS_PIDFD_OPEN = 434
 
 /** `sizeof(struct sockaddr_un)`: a family and 108 bytes of path. */
 export const SOCKADDR_UN_SIZE = 110

@@ -84,6 +84,7 @@ export interface NativeErrorContext {
   path?: string | undefined
   fd?: number | undefined
   address?: string | undefined
+  pid?: number | undefined
 }
 
 /** The kernel refused a system call. `code` is the errno's name (`EAGAIN`, never `EWOULDBLOCK`). */
@@ -96,25 +97,29 @@ export class NativeError extends Error {
   readonly errno: number
   /** The libc function, such as `sendmsg`. */
   readonly syscall: string
-  /** The Unix socket that was connected or bound. */
+  /** The Unix socket that was connected or bound, the file that was locked, the program to execute. */
   declare readonly path?: string
   /** The descriptor that the call was made on; -1 where there was none yet. */
   declare readonly fd?: number
   /** `host:port` or `[host]:port` of a TCP listener. */
   declare readonly address?: string
+  /** The process that was asked for. */
+  declare readonly pid?: number
 
   constructor(syscall: string, errno: number, context: NativeErrorContext = {}) {
     const code = errnoNames.get(errno) ?? `ERRNO_${errno}`
     const place = context.path ?? context.address
     const target = place === undefined ? '' : ` ${place}`
     const descriptor = context.fd === undefined ? '' : ` (fd ${context.fd})`
-    super(`${syscall}${target}${descriptor}: ${code}${describe(errno)}`)
+    const subject = context.pid === undefined ? '' : ` (pid ${context.pid})`
+    super(`${syscall}${target}${descriptor}${subject}: ${code}${describe(errno)}`)
     this.code = code
     this.errno = errno
     this.syscall = syscall
     if (context.path !== undefined) this.path = context.path
     if (context.fd !== undefined) this.fd = context.fd
     if (context.address !== undefined) this.address = context.address
+    if (context.pid !== undefined) this.pid = context.pid
   }
 }
 

@@ -1,4 +1,5 @@
 export { acceptOne, type AcceptedConnection } from './accept.ts'
+export { sendDatagram } from './datagram.ts'
 export {
   close,
   dup,
@@ -21,7 +22,9 @@ export {
   type BatonNativeErrorCode,
   type NativeErrorContext,
 } from './errors.ts'
+export { executeInPlace, type ExecuteOptions } from './execute.ts'
 export {
+  isListening,
   localAddress,
   peerAddress,
   peerCredentials,
@@ -37,8 +40,11 @@ export {
 } from './inspect.ts'
 export { supported } from './libc.ts'
 export { listenTcp, listenUnix, type ListenTcpOptions, type ListenUnixOptions } from './listen.ts'
+export { lockFile } from './lock-file.ts'
+export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
 export { Poller, sharedPoller, type PollerOptions, type ReadinessListener } from './poller.ts'
+export { openProcess, reap, type ProcessExit } from './processes.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'

@@ -1,7 +1,7 @@
-import { SO_ERROR, SO_PEERCRED, SOL_SOCKET } from './abi.ts'
+import { SO_ACCEPTCONN, SO_ERROR, SO_PEERCRED, SO_TYPE, SOCK_STREAM, SOL_SOCKET } from './abi.ts'
 import { lazyArena } from './arena.ts'
 import type { BorrowedFd } from './descriptors.ts'
-import { EINTR, ENOTCONN } from './errno.ts'
+import { EINTR, ENOTCONN, ENOTSOCK } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import {
@@ -62,6 +62,8 @@ function readOption(fd: BorrowedFd, option: number, size: number): Buffer {
   return arena.buffer
 }
 
+const readInt = (fd: BorrowedFd, option: number): number => readOption(fd, option, 4).readInt32LE(0)
+
 /**
  * Who connected (or listened, or made the pair), as the kernel noted at that moment: SO_PEERCRED, unix(7).
  * The pid may belong to somebody else by now. On other sockets than Unix ones the kernel answers pid 0, uid
@@ -74,7 +76,20 @@ export function peerCredentials(fd: BorrowedFd): PeerCredentials {
 
 /** The socket's pending errno, 0 for none; reading clears it (SO_ERROR, socket(7)). */
 export function socketError(fd: BorrowedFd): number {
-  return readOption(fd, SO_ERROR, 4).readInt32LE(0)
+  return readInt(fd, SO_ERROR)
+}
+
+/**
+ * Whether `fd` is a stream socket that listens (SO_ACCEPTCONN): what a descriptor given by a service manager
+ * must be before it is accepted from. False for what is no socket; NativeError EBADF for what is not open.
+ */
+export function isListening(fd: BorrowedFd): boolean {
+  try {
+    return readInt(fd, SO_ACCEPTCONN) === 1 && readInt(fd, SO_TYPE) === SOCK_STREAM
+  } catch (error) {
+    if (error instanceof NativeError && error.errno === ENOTSOCK) return false
+    throw error
+  }
 }
 
 const pollArena = lazyArena(8)

@@ -1,9 +1,18 @@
 import { once } from 'node:events'
-import { lstatSync, readFileSync, watch, writeFileSync } from 'node:fs'
+import { lstatSync, openSync, readFileSync, watch, writeFileSync } from 'node:fs'
 import { connect, Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY } from '../src/abi.ts'
+import {
+  AF_UNIX,
+  IPPROTO_TCP,
+  SO_KEEPALIVE,
+  SOCK_DGRAM,
+  SOCK_SEQPACKET,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  TCP_NODELAY,
+} from '../src/abi.ts'
 import { Arena } from '../src/arena.ts'
 import { errnoNames } from '../src/errno.ts'
 import {
@@ -13,6 +22,7 @@ import {
   dup,
   errorMessages,
   isCloseOnExec,
+  isListening,
   isNonblocking,
   listenTcp,
   listenUnix,
@@ -327,6 +337,31 @@ void t.test('readToEnd stops where nothing more has come, or at the end, or at t
   )
   send(c.fd, Buffer.alloc(10))
   t.equal(readToEnd(d.fd, 10).data.length, 10)
+})
+
+void t.test('a listening stream socket is told from everything else', async (t) => {
+  const tcp = listenTcp({ host: '127.0.0.1', port: 0 })
+  const path = join(temporaryFolder(t), 'a.sock')
+  const unix = listenUnix({ path })
+  const dialled = connectUnix(path)
+  const [a, b] = socketpair('stream')
+  const unbound = new OwnedFd(libc.socket(AF_UNIX, SOCK_STREAM, 0))
+  const packets = new OwnedFd(libc.socket(AF_UNIX, SOCK_SEQPACKET, 0))
+  const datagrams = new OwnedFd(libc.socket(AF_UNIX, SOCK_DGRAM, 0))
+  const file = new OwnedFd(openSync('/dev/null', 'r'))
+  closing(t, tcp, unix, dialled, a, b, unbound, packets, datagrams, file)
+  // An address of the family alone: the kernel chooses an abstract name (unix(7), autobind).
+  const address = new Arena(2)
+  address.buffer.writeUInt16LE(AF_UNIX)
+  t.equal(libc.bind(packets.fd, address.address, 2), 0)
+  t.equal(libc.listen(packets.fd, 1), 0)
+  for (const { fd } of [tcp, unix]) t.equal(isListening(fd), true)
+  for (const { fd } of [dialled, a, unbound, packets, datagrams]) t.equal(isListening(fd), false)
+  t.equal(isListening(file.fd), false, 'no socket')
+  t.match(
+    nativeError(() => isListening(99_999)),
+    { code: 'EBADF', fd: 99_999 },
+  )
 })
 
 void t.test('poll tells what holds without waiting', async (t) => {

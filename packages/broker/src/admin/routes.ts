@@ -42,6 +42,17 @@ export function addRoutes(app: FastifyInstance, view: WorkerView): void {
     const backend = findBackend(service, params.id)
     return reply.code(202).send(begun(await view.drainBackend(service.name, backend.id, deadlineOf(body))))
   })
+
+  app.post('/api/v1/reload', async (request, reply) => {
+    if (view.reload === undefined) {
+      throw new AdminError(
+        'BATON_ERR_ADMIN_NO_MASTER',
+        'this broker runs without a master that could reload it',
+      )
+    }
+    const { success, log } = await view.reload(request.ip)
+    return reply.code(success ? 200 : 409).send({ success, log })
+  })
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {

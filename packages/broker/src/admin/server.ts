@@ -7,10 +7,11 @@ import Fastify, {
   type FastifyReply,
   type FastifyServerOptions,
 } from 'fastify'
+import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 
-import { errnoOf, formatAddress, type Address, type Config } from '../config/index.ts'
-import { AdminError, AdminListenError, type AdminErrorCode } from './errors.ts'
+import type { Address, Config } from '../config/index.ts'
+import { AdminError, adminListenError, type AdminErrorCode } from './errors.ts'
 import { guard } from './guard.ts'
 import { addRoutes } from './routes.ts'
 import { removeStaleSocket } from './stale-socket.ts'
@@ -26,6 +27,8 @@ export interface AdminOptions {
   readonly config: Pick<Config, 'admin'>
   readonly view: WorkerView
   readonly logger: Logger
+  /** Bound and listening already; the server owns it from `listen()` on. */
+  readonly socket?: OwnedFd | undefined
 }
 
 export interface Admin {
@@ -36,12 +39,14 @@ export interface Admin {
    * @throws AdminListenError, naming the key and the address
    */
   listen(): Promise<{ address: Address }>
+  /** Accepts no more; resolves when the last request is answered. */
+  leave(): Promise<void>
   /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
   close(): Promise<void>
 }
 
 /** The admin HTTP server: metrics, health, status, and the requests to drain. */
-export function createAdmin({ config, view, logger }: AdminOptions): Admin {
+export function createAdmin({ config, view, logger, socket }: AdminOptions): Admin {
   const { listen } = config.admin
   const options: FastifyServerOptions = {
     loggerInstance: logger.child({ component: 'admin' }),
@@ -66,6 +71,11 @@ export function createAdmin({ config, view, logger }: AdminOptions): Admin {
   return {
     async listen() {
       try {
+        if (socket !== undefined) {
+          await app.ready()
+          await listenOn(app, socket.release())
+          return { address: boundAddress(app, listen) }
+        }
         if (listen.kind === 'unix') await removeStaleSocket(listen.path)
         await app.listen(
           listen.kind === 'unix' ? { path: listen.path } : { host: listen.host, port: listen.port },
@@ -73,18 +83,31 @@ export function createAdmin({ config, view, logger }: AdminOptions): Admin {
         // Connecting needs write permission on the file; the token is not the only lock.
         if (listen.kind === 'unix') chmodSync(listen.path, 0o600)
       } catch (error) {
-        throw new AdminListenError(`admin.listen: ${formatAddress(listen)} ${reason(error)}`, {
-          cause: error,
-        })
+        throw adminListenError(listen, error)
       }
       return { address: boundAddress(app, listen) }
     },
+    async leave() {
+      // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
+      if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
+    },
     async close() {
+      socket?.close()
       const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
       await app.close()
       clearTimeout(cut)
     },
   }
+}
+
+function listenOn(app: FastifyInstance, fd: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    app.server.once('error', reject)
+    app.server.listen({ fd }, () => {
+      app.server.off('error', reject)
+      resolve()
+    })
+  })
 }
 
 /** Forms and plain text are what a page of another origin may post without asking first; they are refused. */
@@ -127,19 +150,6 @@ function answer(reply: FastifyReply, { code, statusCode, message }: AdminError):
   // RFC 9110, section 11.6.1: a 401 carries the challenge.
   if (statusCode === 401) reply.header('www-authenticate', 'Bearer')
   return reply.code(statusCode).send({ error: { code, message } })
-}
-
-const LISTEN_FAILURES = new Map([
-  ['EADDRINUSE', 'is in use by another process'],
-  ['EACCES', 'may not be bound by this user'],
-  ['EADDRNOTAVAIL', 'is not an address of this host'],
-  ['ENOENT', 'is in a folder that does not exist'],
-])
-
-function reason(error: unknown): string {
-  const errno = errnoOf(error)
-  const known = LISTEN_FAILURES.get(errno ?? '')
-  return known === undefined ? `can not be bound: ${String(error)}` : `${known} (${errno})`
 }
 
 function boundAddress(app: FastifyInstance, asked: Address): Address {

@@ -11,6 +11,8 @@ export interface WorkerView {
   drainService(service: string, deadlineMs: number | undefined): Promise<DrainResult>
   /** The same for one backend, named by its ULID. */
   drainBackend(service: string, id: string, deadlineMs: number | undefined): Promise<DrainResult>
+  /** Reloads the whole broker and answers when that is done; undefined where nobody is there to do it. */
+  reload?(by: string): Promise<ReloadResult>
   metricsText(): Promise<string>
   readonly metricsContentType: string
 }
@@ -19,6 +21,12 @@ export interface DrainResult {
   /** How many backends were told to drain; one that is draining already is not told again. */
   readonly draining: number
   readonly deadlineMs: number
+}
+
+export interface ReloadResult {
+  readonly success: boolean
+  /** What the new process logged while it started, one JSON line each. */
+  readonly log: readonly string[]
 }
 
 export interface Status {
@@ -32,6 +40,8 @@ export interface BrokerStatus {
   readonly id: string
   readonly version: string
   readonly pid: number
+  /** The process that holds the listening sockets and starts this one; null when there is none. */
+  readonly master: number | null
   /** ISO 8601, as every time in the API. */
   readonly startedAt: string
   readonly state: 'running' | 'draining'
@@ -62,6 +72,9 @@ export interface ServiceStatus {
   /** Answers to offers that were settled already: they crossed something, and were ignored. */
   readonly lateAnswers: number
   readonly outcomes: Readonly<Record<Outcome, number>>
+  /** Clients that waited at the worker before this one and came here, and those that went to the one after it. */
+  readonly movedIn: number
+  readonly movedOut: number
   readonly backends: readonly BackendStatus[]
 }
 

@@ -86,12 +86,25 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
  * @throws ConfigError when it is missing, unreadable, not JSON (with line and column), or wrong
  */
 export function loadConfig(path: string): Config {
-  let text: string
+  return parseConfigText(readConfigText(path), path)
+}
+
+/** @throws ConfigError when it is missing or unreadable */
+export function readConfigText(path: string): string {
   try {
-    text = readFileSync(path, 'utf8')
+    return readFileSync(path, 'utf8')
   } catch (error) {
     throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
   }
+}
+
+/**
+ * Checks the text of a configuration file.
+ *
+ * @param path of the file: errors name it, and paths in it are relative to its folder
+ * @throws ConfigError when it is not JSON (with line and column), or wrong
+ */
+export function parseConfigText(text: string, path: string): Config {
   const json = parseJson(text)
   if (!json.ok) {
     const message = `line ${json.line}, column ${json.column}: ${json.message}`
@@ -121,4 +134,18 @@ function defaultRuntimeDir(): string {
 function ownUid(): number[] {
   const uid = process.getuid?.()
   return uid === undefined ? [] : [uid]
+}
+
+/** One listener and one service that come while the broker runs; both JSON, as the configuration file would have them. */
+export function parseParts(
+  listener: string,
+  service: string,
+): { listener: ListenerConfig; service: ServiceConfig } {
+  const parsedListener: unknown = JSON.parse(listener)
+  const { name, ...parsedService } = JSON.parse(service) as { name: string }
+  const config = parseConfig({ listeners: [parsedListener], services: { [name]: parsedService } })
+  return {
+    listener: config.listeners[0] as ListenerConfig,
+    service: config.services.get(name) as ServiceConfig,
+  }
 }

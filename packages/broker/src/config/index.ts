@@ -1,5 +1,14 @@
 export { formatAddress, isLoopback, type Address } from './address.ts'
-export { loadConfig, parseConfig, type Config, type ListenerConfig, type ServiceConfig } from './config.ts'
+export {
+  loadConfig,
+  parseConfig,
+  parseConfigText,
+  parseParts,
+  readConfigText,
+  type Config,
+  type ListenerConfig,
+  type ServiceConfig,
+} from './config.ts'
 export { duration, formatDuration, parseDuration } from './duration.ts'
 export { ConfigError, type ConfigProblem } from './error.ts'
 export { errnoOf } from './errno.ts'

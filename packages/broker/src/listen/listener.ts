@@ -70,11 +70,22 @@ export class Listener {
 
   /** Takes what waits in the kernel's queue, whose clients would be reset by the close, and closes. */
   close(): void {
+    this.#stop()
+    if (!this.#fd.closed) this.#accept(MOST_AT_CLOSE)
+    this.#stop()
+    this.#fd.close()
+  }
+
+  /** Closes this copy of the socket: somebody else goes on with it, and has what waits in its queue. */
+  leave(): void {
+    this.#stop()
+    this.#fd.close()
+  }
+
+  #stop(): void {
     clearTimeout(this.#resume)
     this.#watch?.remove()
     this.#watch = undefined
-    if (!this.#fd.closed) this.#accept(MOST_AT_CLOSE)
-    this.#fd.close()
   }
 
   #accept(most: number): void {

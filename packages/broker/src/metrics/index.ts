@@ -1,2 +1,3 @@
 export * from './labels.ts'
 export { Metrics } from './metrics.ts'
+export { lasting, type MetricSnapshot, sum } from './snapshot.ts'

@@ -18,6 +18,7 @@ import {
   type RelayDirection,
   type TokenReason,
 } from './labels.ts'
+import { type MetricSnapshot, textOf } from './snapshot.ts'
 import { counter, gauge, histogram } from './typed.ts'
 
 /** An unhindered handoff takes well under a millisecond; one that waits for a backend takes up to holdTimeout. */
@@ -38,6 +39,8 @@ const MISNAMED = [
  */
 export class Metrics {
   readonly #registry = new Registry()
+  /** Of this process alone: nobody would add up its memory and another one's. */
+  readonly #process = new Registry()
 
   readonly connectionsAccepted = counter<{ listener: string }>(this.#registry, {
     name: 'baton_connections_accepted_total',
@@ -122,17 +125,25 @@ export class Metrics {
   })
 
   constructor(options: { version: string; listeners: Iterable<string>; services: Iterable<string> }) {
-    collectDefaultMetrics({ register: this.#registry })
-    for (const name of MISNAMED) this.#registry.removeSingleMetric(name)
+    collectDefaultMetrics({ register: this.#process })
+    for (const name of MISNAMED) this.#process.removeSingleMetric(name)
 
-    gauge<{ version: string }>(this.#registry, {
+    gauge<{ version: string }>(this.#process, {
       name: 'baton_build_info',
       help: 'Always 1; the label tells the version.',
       labels: ['version'],
     }).set({ version: options.version }, 1)
 
-    for (const listener of options.listeners) this.connectionsAccepted.inc({ listener }, 0)
-    for (const service of options.services) this.#initialise(service)
+    for (const listener of options.listeners) this.addListener(listener)
+    for (const service of options.services) this.addService(service)
+  }
+
+  addListener(listener: string): void {
+    this.connectionsAccepted.inc({ listener }, 0)
+  }
+
+  addService(service: string): void {
+    this.#initialise(service)
   }
 
   /** The Content-Type that goes with `text()`. */
@@ -140,9 +151,17 @@ export class Metrics {
     return this.#registry.contentType
   }
 
-  /** The text exposition format, version 0.0.4. */
-  text(): Promise<string> {
-    return this.#registry.metrics()
+  /** What this process has counted, to be added to what others have. */
+  snapshot(): Promise<MetricSnapshot> {
+    return this.#registry.getMetricsAsJSON()
+  }
+
+  /** The text exposition format, version 0.0.4, with what other processes of this broker have counted. */
+  async text(others: readonly MetricSnapshot[] = []): Promise<string> {
+    const own = await this.#process.metrics()
+    const counted =
+      others.length === 0 ? await this.#registry.metrics() : await textOf([await this.snapshot(), ...others])
+    return `${own}\n${counted}`
   }
 
   /** Forgets the series of one backend; `slot` is the small name (`web-1`) that labels them. */

@@ -201,6 +201,11 @@ export class BackendLink implements Candidate {
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
   }
 
+  /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
+  release(reason: string): void {
+    this.#control.write({ type: 'reconnect', reason })
+  }
+
   /**
    * Lets the backend go because this broker ends. Closing control is a statement (I3): first the lane is read back, and
    * what was taken and not acknowledged is given up for good.

@@ -51,6 +51,19 @@ export interface ControlSocket {
   readonly mode: number
 }
 
+export interface RegistryOptions {
+  readonly config: Config
+  readonly socket: ControlSocket
+  readonly services: ReadonlyMap<string, Service>
+  /** ULID of this process. */
+  readonly brokerId: string
+  /** Slots that backends had with a predecessor, by ULID. */
+  readonly slots?: Readonly<Record<string, string>> | undefined
+  /** Somebody has registered or gone. */
+  readonly onChange?: (() => void) | undefined
+  readonly logger: Logger
+}
+
 /**
  * Who the backends are. Accepts on the control socket, decides who may register, introduces each backend to its lane and
  * joins the link to its service. Owner of the control socket, of slots, and of connections that have not said HELLO.
@@ -65,34 +78,46 @@ export class Registry {
   readonly #refusals = new LogOnce()
   readonly #strangers = new Set<ControlConnection>()
   readonly #ids = new Set<string>()
+  /** Slots that backends had with a predecessor, by ULID. */
+  readonly #before: Readonly<Record<string, string>>
+  readonly #onChange: (() => void) | undefined
+  #releasing: string | undefined
   #unwelcome = 0
   #pressure: string | undefined
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
 
-  constructor(
-    config: Config,
-    socket: ControlSocket,
-    services: ReadonlyMap<string, Service>,
-    brokerId: string,
-    logger: Logger,
-  ) {
+  constructor({ config, socket, services, brokerId, slots = {}, onChange, logger }: RegistryOptions) {
     this.#config = config
     this.#socket = socket
     this.#services = services
     this.#brokerId = brokerId
+    this.#before = slots
+    this.#onChange = onChange
     this.#logger = logger
   }
 
   start(poller: Poller): void {
-    this.#watch = poller.add(this.#socket.fd.fd, EPOLLIN, () => this.#accept())
+    this.#releasing = undefined
+    this.#watch ??= poller.add(this.#socket.fd.fd, EPOLLIN, () => this.#accept())
+  }
+
+  /** Accepts nobody until `start`. Who has connected before may still register. */
+  pause(): void {
+    clearTimeout(this.#resume)
+    this.#watch?.remove()
+    this.#watch = undefined
+  }
+
+  /** Asks every backend, also those that register yet, to do so with whoever accepts on the control socket now. */
+  release(reason: string): void {
+    this.#releasing = reason
+    for (const service of this.#services.values()) for (const link of service.links) link.release(reason)
   }
 
   /** Nobody can register any more. The links belong to their services. */
   close(): void {
-    clearTimeout(this.#resume)
-    this.#watch?.remove()
-    this.#watch = undefined
+    this.pause()
     this.#socket.fd.close()
     for (const stranger of this.#strangers) stranger.cutOff()
   }
@@ -208,7 +233,7 @@ export class Registry {
         : ulid()
     const identity = {
       ulid: id,
-      slot: this.#slots.take(service.name),
+      slot: this.#slots.take(service.name, this.#before[id]),
       service: service.name,
       pid: credentials.pid,
       uid: credentials.uid,
@@ -262,6 +287,7 @@ export class Registry {
           removeRelaySocket(this.#config.runtimeDir, identity.reconnect)
           this.#slots.release(identity.slot)
           service.ended(ended)
+          this.#onChange?.()
         },
       },
       this.#logger,
@@ -272,6 +298,8 @@ export class Registry {
       'backend registered',
     )
     service.joined(link)
+    if (this.#releasing !== undefined) link.release(this.#releasing)
+    this.#onChange?.()
     return link
   }
 

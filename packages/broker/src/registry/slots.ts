@@ -2,8 +2,12 @@
 export class Slots {
   readonly #used = new Set<string>()
 
-  /** The lowest that is free. */
-  take(service: string): string {
+  /** The one that it had (`before`), if that is free, or the lowest that is. */
+  take(service: string, before?: string): string {
+    if (before?.startsWith(`${service}-`) === true && !this.#used.has(before)) {
+      this.#used.add(before)
+      return before
+    }
     for (let number = 1; ; number++) {
       const slot = `${service}-${number}`
       if (this.#used.has(slot)) continue

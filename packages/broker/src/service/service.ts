@@ -60,7 +60,10 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
   readonly #unlinked: (() => void)[] = []
+  readonly #settled: (() => void)[] = []
   #stopped = false
+  /** Whose everybody is who would wait here. */
+  #successor: ((connections: readonly ClientConnection[]) => void) | undefined
 
   constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
     this.name = name
@@ -136,6 +139,36 @@ export class Service implements LinkHost, UpstreamHost {
     this.available()
   }
 
+  /**
+   * Another worker goes on: nobody is offered to anybody from now on. Who waits, and who comes back later, goes to
+   * `successor`, in order of arrival and with the descriptor; what is on its way settles here.
+   */
+  handOver(successor: (connections: readonly ClientConnection[]) => void): void {
+    this.#successor = successor
+    this.flush()
+    const held = this.#hold.take(this.#hold.size)
+    if (held.length > 0) this.#pass(held)
+    this.#noteIdle()
+  }
+
+  /** Clients that waited at a predecessor, in order of arrival. */
+  inherit(connections: readonly ClientConnection[]): void {
+    this.tally.movedIn += connections.length
+    this.#fresh.push(...connections)
+    this.flush()
+  }
+
+  /** Resolves when no client is on its way or waits. */
+  async settled(): Promise<void> {
+    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
+  }
+
+  /** Lets the backends go; resolves when each link has given back what it held. */
+  async letGo(): Promise<void> {
+    for (const link of this.#links.values()) link.close()
+    if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
+  }
+
   /** Resolves when no client is on its way, waits, or is relayed. Those that wait go on hoping for a backend until `close`. */
   async drained(): Promise<void> {
     this.flush()
@@ -147,11 +180,11 @@ export class Service implements LinkHost, UpstreamHost {
     this.#stopped = true
     for (const connection of this.#hold.take(this.#hold.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
-    for (const link of this.#links.values()) link.close()
+    const ended = this.letGo()
     this.#relays.close()
     this.#os.clear(this.#retry)
     this.#hold.close()
-    if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
+    await ended
   }
 
   publish(): void {
@@ -216,7 +249,7 @@ export class Service implements LinkHost, UpstreamHost {
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
     if (this.#hold.size === 0) return
-    const able = this.#takers().length + carriers(this.#links.values(), this.#upstreams).length
+    const able = this.#takers().length + this.#carriers().length
     if (able > 0) this.#place(this.#hold.take(able * PUMP_BATCH))
   }
 
@@ -280,7 +313,12 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #takers(): Taker[] {
-    return this.#stopped || this.config.handoff === 'off' ? [] : takers(this.#links.values())
+    if (this.#stopped || this.#successor !== undefined || this.config.handoff === 'off') return []
+    return takers(this.#links.values())
+  }
+
+  #carriers(): Carrier[] {
+    return this.#successor === undefined ? carriers(this.#links.values(), this.#upstreams) : []
   }
 
   #whyNobody(): FallbackReason {
@@ -294,7 +332,7 @@ export class Service implements LinkHost, UpstreamHost {
     const now = this.#os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
-    const able = carriers(this.#links.values(), this.#upstreams).filter(({ mark }) => !tried?.has(mark))
+    const able = this.#carriers().filter(({ mark }) => !tried?.has(mark))
     const rung = nextRung(
       {
         why,
@@ -327,6 +365,7 @@ export class Service implements LinkHost, UpstreamHost {
   /** Keeps the client, unread, until somebody can take it. */
   #wait(connection: ClientConnection, why: FallbackReason): void {
     connection.tried = undefined
+    if (this.#successor !== undefined) return this.#pass([connection])
     try {
       this.#hold.add(connection)
     } catch (error) {
@@ -337,6 +376,11 @@ export class Service implements LinkHost, UpstreamHost {
     }
     this.tally.fellBack('hold', why)
     this.#armRetry()
+  }
+
+  #pass(connections: readonly ClientConnection[]): void {
+    this.tally.movedOut += connections.length
+    this.#successor?.(connections)
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
@@ -361,6 +405,9 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #noteIdle(): void {
+    if (this.#settled.length > 0 && this.held + this.inFlight === 0) {
+      for (const resolve of this.#settled.splice(0)) resolve()
+    }
     if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
 }

@@ -20,6 +20,9 @@ export class Tally {
     OUTCOMES.map((outcome) => [outcome, 0]),
   ) as Record<Outcome, number>
   lateAnswers = 0
+  /** Clients that came from a predecessor's hold queue, or went to a successor's: accepted there, settled here. */
+  movedIn = 0
+  movedOut = 0
   readonly #rejections = new Map<RejectionReason, number>()
   readonly #failures = new Map<FailureCode, number>()
   readonly #fallbacks = new Map<`${FallbackAction}/${FallbackReason}`, number>()

@@ -1,0 +1,65 @@
+import { resolve } from 'node:path'
+import { DONE, FAILED } from '../cli/terminal.ts'
+import { Master } from './master.ts'
+import { StartLog } from './start-log.ts'
+import { takeState } from './state.ts'
+
+type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
+
+/** Where signals come from: the process. */
+export interface SignalSource {
+  on(signal: Signal, listener: (signal: Signal) => void): unknown
+  off(signal: Signal, listener: (signal: Signal) => void): unknown
+}
+
+export interface MasterProcess {
+  /** The configuration file. */
+  readonly file: string
+  /** Says, once, what is odd about the configuration; throws what is wrong with it. */
+  readonly warn: () => void
+  readonly signals: SignalSource
+  /** Ends the process at once. */
+  readonly exit: (code: number) => void
+}
+
+/**
+ * Runs a master until the first SIGTERM or SIGINT, or `baton stop`, then drains it. Begins anew, or goes on where the program
+ * that this one has replaced left off. A signal that comes while it starts is kept until it can be obeyed.
+ *
+ * @returns the exit code
+ * @throws what `Master.start` throws
+ */
+export async function runMaster({ file, warn, signals, exit }: MasterProcess): Promise<number> {
+  let obey: (signal: Signal) => void
+  const asked = new Promise<Signal>((done) => (obey = done))
+  let master: Master | undefined
+  let count = 0
+  const log = new StartLog()
+  const onEnd = (signal: Signal) => {
+    count += 1
+    if (count === 1) return obey(signal)
+    log.logger.warn({ signal }, 'second signal: ending at once')
+    master?.kill()
+    return exit(FAILED)
+  }
+  const onHangUp = () => master?.reload()
+  signals.on('SIGTERM', onEnd)
+  signals.on('SIGINT', onEnd)
+  signals.on('SIGHUP', onHangUp)
+  try {
+    const state = takeState(process.env)
+    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')] }
+    if (state === undefined) {
+      warn()
+      master = await Master.start(resolve(file), options)
+    } else master = await Master.resume(state, options)
+    log.take()
+    const running = master
+    await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])
+    return DONE
+  } finally {
+    signals.off('SIGTERM', onEnd)
+    signals.off('SIGINT', onEnd)
+    signals.off('SIGHUP', onHangUp)
+  }
+}

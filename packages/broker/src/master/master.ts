@@ -1,0 +1,434 @@
+import { join } from 'node:path'
+import {
+  Endpoint,
+  executeInPlace,
+  lockFile,
+  NativeError,
+  OwnedFd,
+  Poller,
+  setCloseOnExec,
+} from '@baton/native-sendmsg'
+import type { FromWorker } from '../channel/messages.ts'
+import {
+  type Config,
+  ConfigError,
+  parseConfigText,
+  readConfigText,
+  refuseUnsupported,
+} from '../config/index.ts'
+import { BrokerError } from '../errors.ts'
+import { modeOfSockets, prepareRuntimeDir } from '../sockets.ts'
+import { BROKER_VERSION } from '../version.ts'
+import { Counters } from './counters.ts'
+import { controlPath, HeldSockets } from './held-sockets.ts'
+import { Operator } from './operator.ts'
+import { checkProgram } from './program-check.ts'
+import { type Assignment, Roster } from './roster.ts'
+import type { Session } from './session.ts'
+import type { StartLog } from './start-log.ts'
+import { type Asker, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
+import { STATE_VERSION } from './state-version.ts'
+import type { WorkerProcess } from './worker-process.ts'
+
+/** The configuration that is in force, with the text that it was read from. */
+interface Settings {
+  readonly file: string
+  readonly text: string
+  readonly config: Config
+}
+
+/** What a master has when it begins, whether it opened it or was left it. */
+interface Belongings {
+  readonly settings: Settings
+  readonly lock: OwnedFd
+  readonly sockets: HeldSockets
+  readonly pair: readonly [Endpoint, Endpoint]
+  readonly counters: Counters
+  readonly startedAt: string
+  readonly executions: number
+  readonly workersStarted: number
+}
+
+export interface MasterOptions {
+  readonly log: StartLog
+  /** This program, to be executed again: what stands behind the executable on the command line, less the command. */
+  readonly program: readonly string[]
+}
+
+/**
+ * The process that keeps what must not be lost when code is replaced: every listening socket, the operator's sessions, the worker
+ * processes. It accepts no client.
+ *
+ * `running` -> `reloading` -> (this program replaced by the new one) -> `reloading` -> `running`; `stopping` from anywhere.
+ * Owner of the lock of `runtimeDir`, of the sockets, of the pair through which a session crosses a reload, and of the roster.
+ */
+export class Master {
+  readonly #log: StartLog
+  readonly #program: readonly string[]
+  readonly #poller = new Poller()
+  readonly #roster: Roster
+  readonly #operator: Operator
+  readonly #lock: OwnedFd
+  readonly #pair: readonly [Endpoint, Endpoint]
+  readonly #counters: Counters
+  readonly #startedAt: string
+  readonly #executions: number
+  #settings: Settings
+  #sockets: HeldSockets
+  /** What goes on that excludes other changes. */
+  #busy: 'start' | 'reload' | 'stop' | undefined = 'start'
+  #stopped: Promise<void> | undefined
+  #finishing: Promise<void> | undefined
+  /** Resolves when it has stopped, whoever asked for it. */
+  readonly stopped: Promise<void>
+  #ended!: () => void
+
+  /**
+   * Opens everything and starts the first worker; resolves when clients are accepted.
+   *
+   * @throws {ConfigError}
+   * @throws {BrokerError} BATON_ERR_ALREADY_RUNNING, BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_WORKER_FAILED
+   * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
+   * @throws {NativeError} the pair cannot be made
+   */
+  static async start(file: string, options: MasterOptions): Promise<Master> {
+    const settings = readSettings(file, readConfigText(file))
+    const { config } = settings
+    prepareRuntimeDir(config)
+    const lock = lockFile(join(config.runtimeDir, 'lock'))
+    if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
+    const master = new Master(
+      {
+        settings,
+        lock,
+        sockets: HeldSockets.open(config),
+        pair: Endpoint.pair(),
+        counters: new Counters(),
+        startedAt: new Date().toISOString(),
+        executions: 0,
+        workersStarted: 0,
+      },
+      options,
+    )
+    try {
+      await master.#roster.start()
+    } catch (error) {
+      master.#release()
+      throw error
+    }
+    master.#busy = undefined
+    return master
+  }
+
+  /** Goes on as the program that this one has replaced left off: finishes the reload that it began. */
+  static async resume(state: MasterState, options: MasterOptions): Promise<Master> {
+    // They crossed exec; no child is to have them.
+    for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
+    const counters = new Counters(state.counters)
+    const [near, far] = state.pair
+    const master = new Master(
+      {
+        settings: readSettings(state.file, state.text),
+        lock: new OwnedFd(state.lock),
+        sockets: HeldSockets.restore(state.sockets),
+        pair: [new Endpoint(new OwnedFd(near)), new Endpoint(new OwnedFd(far))],
+        counters,
+        startedAt: state.startedAt,
+        executions: state.executions,
+        workersStarted: state.started,
+      },
+      options,
+    )
+    master.#roster.takeOver(state.workers)
+    master.#finishing = master.#finishReload(state)
+    await master.#finishing
+    return master
+  }
+
+  private constructor(belongings: Belongings, { log, program }: MasterOptions) {
+    this.stopped = new Promise((resolve) => (this.#ended = resolve))
+    this.#log = log
+    this.#program = program
+    this.#settings = belongings.settings
+    this.#lock = belongings.lock
+    this.#sockets = belongings.sockets
+    this.#pair = belongings.pair
+    this.#counters = belongings.counters
+    this.#startedAt = belongings.startedAt
+    this.#executions = belongings.executions
+    const host = {
+      assignment: () => this.#assignment(),
+      message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
+    }
+    this.#roster = new Roster(this.#poller, this.#counters, host, log.logger, belongings.workersStarted)
+    this.#operator = new Operator(this.#sockets.operator, this.#poller, {
+      command: (session, words) => this.#command(session, words),
+    })
+  }
+
+  /** For SIGHUP: nobody hears the answer but the log. */
+  reload(): void {
+    void this.#reload({ kind: 'signal' }, undefined, (success, log) => {
+      if (!success) for (const line of log) this.#log.logger.error({ reason: line }, 'reload refused')
+    })
+  }
+
+  /** Drains for at most the configured time; resolves when every process that this one started has ended. */
+  stop(reason: string): Promise<void> {
+    return (this.#stopped ??= this.#stop(reason))
+  }
+
+  /** Ends everything at once. */
+  kill(): void {
+    this.#roster.kill()
+  }
+
+  async #stop(reason: string): Promise<void> {
+    // What this program has begun anew it finishes first; a reload that has not replaced the program yet gives way.
+    await this.#finishing
+    this.#busy = 'stop'
+    const { config } = this.#settings
+    this.#log.logger.info({ signal: reason, deadlineMs: config.drainDeadline }, 'draining')
+    this.#sockets.closeListeners()
+    await this.#roster.stop(config.drainDeadline)
+    this.#log.logger.info('stopped')
+    this.#operator.finish(answer(true, []))
+    this.#release()
+  }
+
+  #release(): void {
+    this.#operator.close()
+    this.#sockets.close(this.#settings.config)
+    for (const end of this.#pair) end.destroy()
+    this.#lock.close()
+    this.#poller.close()
+    this.#ended()
+  }
+
+  #command(session: Session, [command, ...words]: readonly string[]): void {
+    const refuse = (why: string) => {
+      session.write(answer(false, [why]))
+      session.answered()
+    }
+    if (command === 'prompt') {
+      session.prompt = true
+      return session.answered()
+    }
+    if (command === 'quit') return session.end()
+    if (command === 'status') {
+      session.write(`${JSON.stringify(this.#status())}\n`)
+      return session.answered()
+    }
+    if (command !== 'reload' && command !== 'stop')
+      return refuse(`unknown command ${JSON.stringify(command)}`)
+    if (session.rights !== 'operator') return refuse(`this user may not ${command}`)
+    if (words.length > 0) return refuse(`${command} takes no arguments`)
+    if (command === 'stop') {
+      void this.stop('asked by the operator')
+      // Answered when all is over.
+      return this.#operator.awaitEnd(session)
+    }
+    void this.#reload({ kind: 'session' }, session, (success, log) => {
+      session.write(answer(success, log))
+      session.answered()
+    })
+  }
+
+  #heard(worker: WorkerProcess, message: FromWorker): void {
+    if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
+    if (message.type === 'reload') {
+      const { ask, by } = message
+      void this.#reload({ kind: 'worker', worker: worker.number, ask, by }, undefined, (success, log) =>
+        worker.send({ type: 'reloaded', ask, success, log }),
+      )
+    }
+  }
+
+  async #answerMetrics(worker: WorkerProcess, ask: number): Promise<void> {
+    const others = [...this.#roster.workers].filter((each) => each !== worker).map(({ snapshot }) => snapshot)
+    worker.send({ type: 'metrics', ask, snapshots: [...(await this.#counters.snapshots()), ...others] })
+  }
+
+  #status() {
+    return {
+      master: {
+        pid: process.pid,
+        version: BROKER_VERSION,
+        startedAt: this.#startedAt,
+        reloads: this.#executions,
+        busy: this.#busy ?? null,
+      },
+      workers: [...this.#roster.workers].map(({ pid, role }) => ({
+        pid,
+        role: pid === this.#roster.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
+      })),
+    }
+  }
+
+  #assignment(settings = this.#settings, sockets = this.#sockets): Assignment {
+    const { file, text, config } = settings
+    return { text, file, controlPath: controlPath(config), controlMode: modeOfSockets(config), sockets }
+  }
+
+  /**
+   * The first half of a reload, in the program that is to be replaced. On success it does not return: the other half is
+   * `#finishReload` of the program that replaces it, and that is who answers.
+   *
+   * @param refused says why nothing has changed
+   */
+  async #reload(
+    asker: Asker,
+    session: Session | undefined,
+    refused: (success: false, log: readonly string[]) => void,
+  ): Promise<void> {
+    if (this.#busy !== undefined) return refused(false, [`a ${this.#busy} is going on`])
+    this.#busy = 'reload'
+    let why: string
+    try {
+      const { file, config } = this.#settings
+      this.#log.logger.info({ asker: asker.kind }, 'reloading')
+      const candidate = readSettings(file, readConfigText(file))
+      if (candidate.config.runtimeDir !== config.runtimeDir) {
+        throw new ConfigError(file, [
+          { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },
+        ])
+      }
+      const problem = await checkProgram(this.#program, file)
+      if (this.#busy !== 'reload') return refused(false, ['a stop is going on'])
+      // Everything that is half said in a channel is heard first; nothing more is heard until exec, in this turn.
+      while (!this.#roster.quiet) await new Promise((resolve) => setImmediate(resolve))
+      if (this.#busy !== 'reload') return refused(false, ['a stop is going on'])
+      why = problem ?? this.#execute(asker, session, candidate.text)
+    } catch (error) {
+      why = error instanceof Error ? error.message : String(error)
+    }
+    this.#busy = undefined
+    this.#counters.reloaded(false, Date.now() / 1000)
+    this.#log.logger.error({ reason: why }, 'reload failed; nothing has changed')
+    refused(false, why.split('\n'))
+  }
+
+  /** Replaces this program. Returns only when that failed, with the reason. */
+  #execute(asker: Asker, session: Session | undefined, candidate: string): string {
+    const [near, far] = this.#pair
+    let crossing = false
+    if (session?.open === true) {
+      try {
+        near.sendFd(session.fd)
+        crossing = true
+      } catch (error) {
+        // The reload happens all the same; this session hears nothing of it.
+        this.#log.logger.error({ err: error }, 'the session that asked cannot cross the reload')
+        session.close()
+      }
+    }
+    const state: MasterState = {
+      version: STATE_VERSION,
+      executions: this.#executions + 1,
+      file: this.#settings.file,
+      text: this.#settings.text,
+      candidate,
+      lock: this.#lock.fd,
+      sockets: this.#sockets.state,
+      pair: [near.fd, far.fd],
+      workers: [...this.#roster.workers].map((worker) => worker.state),
+      started: this.#roster.started,
+      counters: this.#counters.state,
+      asker: crossing || asker.kind !== 'session' ? asker : { kind: 'signal' },
+      startedAt: this.#startedAt,
+    }
+    const file = writeState(state)
+    try {
+      executeInPlace({
+        path: process.execPath,
+        args: [...this.#program, 'start', '--config', this.#settings.file],
+        env: { ...process.env, [STATE_VARIABLE]: String(file.fd) },
+        keep: [file.fd, ...descriptorsOf(state)],
+      })
+      return 'exec has returned'
+    } catch (error) {
+      // What waits in the pair is a duplicate of what the session still has.
+      if (crossing) far.recvFdNonblock().close()
+      return error instanceof Error ? error.message : String(error)
+    } finally {
+      file.close()
+    }
+  }
+
+  /** The second half, in the new program. */
+  async #finishReload(state: MasterState): Promise<void> {
+    const { logger } = this.#log
+    this.#busy = 'reload'
+    logger.info({ version: BROKER_VERSION, reloads: state.executions }, 'program replaced, reload goes on')
+    const session = this.#takeSession(state.asker)
+    let success = false
+    try {
+      await this.#apply(readSettings(state.file, state.candidate))
+      success = true
+      logger.info('reloaded')
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      logger.error({ reason }, 'reload failed; the worker goes on as before')
+    }
+    this.#counters.reloaded(success, Date.now() / 1000)
+    this.#busy = undefined
+    const log = this.#log.take()
+    session?.write(answer(success, log))
+    session?.answered()
+    if (state.asker.kind !== 'worker') return
+    const { worker: number, ask } = state.asker
+    const worker = [...this.#roster.workers].find((each) => each.number === number)
+    worker?.send({ type: 'reloaded', ask, success, log })
+  }
+
+  async #apply(next: Settings): Promise<void> {
+    const change = this.#sockets.change(next.config)
+    try {
+      await this.#roster.replace(
+        this.#assignment(next, change.sockets),
+        change.removed,
+        this.#settings.config.drainDeadline,
+      )
+    } catch (error) {
+      change.rollBack()
+      throw error
+    }
+    this.#settings = next
+    this.#sockets = change.sockets
+    change.commit()
+  }
+
+  /** It has waited in the kernel while there was no program to have it. It is a new session: of its modes nothing is left. */
+  #takeSession(asker: Asker): Session | undefined {
+    if (asker.kind !== 'session') return undefined
+    try {
+      return this.#operator.adopt(this.#pair[1].recvFdNonblock())
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#log.logger.error({ err: error }, 'the session that asked was lost in the reload')
+      return undefined
+    }
+  }
+}
+
+function readSettings(file: string, text: string): Settings {
+  const config = parseConfigText(text, file)
+  refuseUnsupported(config)
+  return { file, text, config }
+}
+
+function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] {
+  return [
+    lock,
+    ...pair,
+    sockets.control,
+    sockets.operator,
+    sockets.admin.fd,
+    ...sockets.listeners.map(({ fd }) => fd),
+    ...workers.flatMap(({ channel, stderr }) => [channel, stderr]),
+  ]
+}
+
+function answer(success: boolean, log: readonly string[]): string {
+  return [`Success=${success ? 1 : 0}`, '--', ...log, ''].join('\n')
+}

@@ -1,0 +1,33 @@
+import { spawn } from 'node:child_process'
+import { STATE_VERSION, STATE_VERSION_VARIABLE } from './state-version.ts'
+
+/** Loading the program takes some tenths of a second; on a busy machine some seconds. */
+const PATIENCE = 30_000
+
+/**
+ * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
+ * configuration, and can read what this master would leave to it.
+ *
+ * @param arguments_ of this process, without the command: `[...execArgv, script]`
+ * @returns what is wrong, or undefined
+ */
+export async function checkProgram(arguments_: readonly string[], file: string): Promise<string | undefined> {
+  const child = spawn(process.execPath, [...arguments_, 'check', '--config', file], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
+  })
+  let printed = ''
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => (printed += chunk.toString()))
+  const timeout = setTimeout(() => child.kill('SIGKILL'), PATIENCE)
+  const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
+    child.on('error', (error) => {
+      printed += error.message
+      resolve([1, null])
+    })
+    child.on('close', (...how) => resolve(how))
+  })
+  clearTimeout(timeout)
+  if (code === 0) return undefined
+  return `the new program does not load (${signal ?? `exit code ${code}`}): ${printed.trim()}`
+}

@@ -1,0 +1,275 @@
+import { socketpair } from '@baton/native-sendmsg'
+import type { Poller } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { MOST_DESCRIPTORS } from '../channel/channel.ts'
+import type { FromWorker } from '../channel/messages.ts'
+import { BrokerError } from '../errors.ts'
+import { RestartBackoff } from './backoff.ts'
+import type { Counters } from './counters.ts'
+import type { HeldSockets } from './held-sockets.ts'
+import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
+
+/** A worker that is not built after so long, in milliseconds, will not be. */
+const START_LIMIT = 30_000
+
+/** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
+const MOVE_LIMIT = 2000
+
+/** So many workers may be finishing at a time; the oldest is ended before there are more. */
+const MOST_LEAVING = 4
+
+/** What a worker is started with. */
+export interface Assignment {
+  readonly text: string
+  readonly file: string
+  readonly controlPath: string
+  readonly controlMode: number
+  readonly sockets: HeldSockets
+}
+
+export interface RosterHost {
+  /** With what the next worker starts: what is in force now. */
+  assignment(): Assignment
+  /** What the roster does not answer by itself. */
+  message(worker: WorkerProcess, message: FromWorker): void
+}
+
+/**
+ * The workers of a master: one that serves, those that it replaced and that finish what they had, and for a moment one that is
+ * to replace it. A worker that dies is replaced, on the same sockets.
+ *
+ * Owner of the worker processes.
+ */
+export class Roster {
+  readonly #poller: Poller
+  readonly #counters: Counters
+  readonly #logger: Logger
+  readonly #host: RosterHost
+  readonly #workers = new Set<WorkerProcess>()
+  readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
+  readonly #built = new WeakSet<WorkerProcess>()
+  readonly #failures = new WeakMap<WorkerProcess, string>()
+  readonly #startedAt = new WeakMap<WorkerProcess, number>()
+  readonly #backoff = new RestartBackoff()
+  #restart: NodeJS.Timeout | undefined
+  #current: WorkerProcess | undefined
+  #started: number
+  #stopping = false
+
+  constructor(poller: Poller, counters: Counters, host: RosterHost, logger: Logger, started = 0) {
+    this.#poller = poller
+    this.#counters = counters
+    this.#host = host
+    this.#logger = logger
+    this.#started = started
+  }
+
+  get current(): WorkerProcess | undefined {
+    return this.#current
+  }
+
+  get workers(): Iterable<WorkerProcess> {
+    return this.#workers
+  }
+
+  get started(): number {
+    return this.#started
+  }
+
+  /** Nothing is on its way in any channel, so that this program may be replaced now. */
+  get quiet(): boolean {
+    return [...this.#workers].every((worker) => worker.quiet)
+  }
+
+  /** Takes over the workers of the program before this one. */
+  takeOver(states: readonly WorkerState[]): void {
+    for (const state of states) {
+      const worker = WorkerProcess.takeOver(state, this.#poller, this.#workerHost)
+      this.#workers.add(worker)
+      this.#startedAt.set(worker, performance.now())
+      if (state.role === 'current') this.#current = worker
+    }
+  }
+
+  /**
+   * Starts the first worker, and waits until it accepts.
+   *
+   * @throws {BrokerError} BATON_ERR_WORKER_FAILED
+   */
+  async start(): Promise<void> {
+    const worker = await this.#build(this.#host.assignment())
+    this.#current = worker
+    worker.send({ type: 'serve' })
+    worker.send({ type: 'accept' })
+  }
+
+  /**
+   * Replaces the worker that serves. Until this resolves, that one has lost nothing; when it rejects, it goes on as before.
+   * When it resolves, the new worker serves, and the old one finishes for at most `deadline` milliseconds.
+   *
+   * @param removed listeners of the old one that nobody serves any more
+   * @throws {BrokerError} BATON_ERR_WORKER_FAILED
+   */
+  async replace(assignment: Assignment, removed: readonly string[], deadline: number): Promise<void> {
+    const next = await this.#build(assignment)
+    const old = this.#current
+    if (old === undefined || !old.alive) return this.#take(next)
+    const expected = old.backends.filter(({ state }) => state !== 'draining' && state !== 'unresponsive')
+    old.send({ type: 'pause' })
+    next.send({ type: 'serve' })
+    old.send({ type: 'release', reason: 'reload' })
+    const moved = () => {
+      const registered = new Set(next.backends.map(({ id }) => id))
+      const left = new Set(old.backends.map(({ id }) => id))
+      return !next.alive || expected.every(({ id }) => registered.has(id) || !left.has(id))
+    }
+    await this.#until(moved, MOVE_LIMIT)
+    if (!next.alive) {
+      // Backends that had moved dial again, and find the old one.
+      old.send({ type: 'serve' })
+      throw this.#failed(next)
+    }
+    old.role = 'leaving'
+    this.#take(next)
+    const [theirs, ours] = socketpair('stream')
+    next.send({ type: 'peer' }, [theirs.fd])
+    old.send({ type: 'finish', removed, deadline }, [ours.fd])
+    theirs.close()
+    ours.close()
+    this.#limitLeaving()
+  }
+
+  /** Lets the workers finish, and resolves when all have ended. */
+  async stop(deadline: number): Promise<void> {
+    this.#stopping = true
+    clearTimeout(this.#restart)
+    for (const worker of this.#workers) worker.send({ type: 'stop', deadline })
+    await this.#until(() => this.#workers.size === 0)
+  }
+
+  /** At once. */
+  kill(): void {
+    this.#stopping = true
+    for (const worker of this.#workers) worker.kill('SIGKILL')
+  }
+
+  /** Resolves when `check` holds; it is looked at whenever a worker says something or ends. */
+  #until(check: () => boolean, limit?: number): Promise<void> {
+    if (check()) return Promise.resolve()
+    return new Promise((resolve) => {
+      const timer = limit === undefined ? undefined : setTimeout(() => waiter.resolve(), limit)
+      const waiter = {
+        check,
+        resolve: () => {
+          clearTimeout(timer)
+          this.#waiting.delete(waiter)
+          resolve()
+        },
+      }
+      this.#waiting.add(waiter)
+    })
+  }
+
+  #look(): void {
+    for (const waiter of this.#waiting) if (waiter.check()) waiter.resolve()
+  }
+
+  /** Resolves when it is built and has accepted nothing yet. */
+  async #build({ text, file, controlPath, controlMode, sockets }: Assignment): Promise<WorkerProcess> {
+    const worker = WorkerProcess.start(++this.#started, this.#poller, this.#workerHost)
+    this.#workers.add(worker)
+    this.#startedAt.set(worker, performance.now())
+    const listeners = [...sockets.listeners]
+    for (let from = 0; from < listeners.length; from += MOST_DESCRIPTORS) {
+      const batch = listeners.slice(from, from + MOST_DESCRIPTORS)
+      const names = batch.map(([name]) => name)
+      worker.send(
+        { type: 'sockets', role: 'listener', names },
+        batch.map(([, { fd }]) => fd.fd),
+      )
+    }
+    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
+    worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
+    const slots = Object.fromEntries((this.#current?.backends ?? []).map(({ id, slot }) => [id, slot]))
+    worker.send({
+      type: 'start',
+      config: text,
+      file,
+      control: { path: controlPath, mode: controlMode },
+      slots,
+    })
+    await this.#until(() => this.#built.has(worker) || !worker.alive, START_LIMIT)
+    if (this.#built.has(worker) && worker.alive) return worker
+    const error = this.#failed(worker)
+    worker.kill('SIGKILL')
+    await this.#until(() => !this.#workers.has(worker))
+    throw error
+  }
+
+  #take(worker: WorkerProcess): void {
+    this.#current = worker
+    worker.send({ type: 'serve' })
+    worker.send({ type: 'accept' })
+  }
+
+  #failed(worker: WorkerProcess): BrokerError {
+    const said = this.#failures.get(worker) ?? worker.lastWords.join('\n')
+    const why = said === '' ? 'without a word' : said
+    return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? `not within ${START_LIMIT} ms` : why)
+  }
+
+  #limitLeaving(): void {
+    const leaving = [...this.#workers].filter(({ role }) => role === 'leaving')
+    for (const worker of leaving.slice(0, Math.max(0, leaving.length - MOST_LEAVING))) {
+      this.#logger.warn({ workerPid: worker.pid }, 'too many workers are finishing; the oldest is ended')
+      worker.send({ type: 'stop', deadline: 0 })
+    }
+  }
+
+  readonly #workerHost = {
+    message: (worker: WorkerProcess, message: FromWorker) => {
+      if (message.type === 'ready') this.#built.add(worker)
+      else if (message.type === 'failed') this.#failures.set(worker, `${message.message} (${message.code})`)
+      else this.#host.message(worker, message)
+      this.#look()
+    },
+    ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),
+  }
+
+  #ended(worker: WorkerProcess, { code, signal }: Exit): void {
+    this.#workers.delete(worker)
+    this.#counters.keep(worker.snapshot)
+    const asked = this.#stopping || worker.role === 'leaving'
+    const log = { workerPid: worker.pid, code, signal }
+    if (asked && code === 0) this.#logger.info(log, 'worker has finished')
+    else {
+      this.#counters.workerDied()
+      this.#logger.error(log, 'worker died')
+    }
+    const serving = worker === this.#current
+    if (serving) this.#current = undefined
+    this.#look()
+    if (serving && !this.#stopping) this.#replaceDead(worker)
+  }
+
+  #replaceDead(worker: WorkerProcess): void {
+    const lived = performance.now() - (this.#startedAt.get(worker) ?? 0)
+    const delay = this.#backoff.next(lived)
+    this.#restart = setTimeout(() => {
+      void this.#startAnother(worker)
+    }, delay)
+  }
+
+  async #startAnother(dead: WorkerProcess): Promise<void> {
+    // A reload may have brought one meanwhile.
+    if (this.#current !== undefined || this.#stopping) return
+    try {
+      const next = await this.#build(this.#host.assignment())
+      if (this.#current === undefined && !this.#stopping) this.#take(next)
+      else next.kill('SIGKILL')
+    } catch (error) {
+      this.#logger.error({ err: error }, 'worker could not be replaced')
+      if (this.#current === undefined && !this.#stopping) this.#replaceDead(dead)
+    }
+  }
+}

@@ -1,0 +1,139 @@
+import {
+  type BorrowedFd,
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLOUT,
+  NativeError,
+  type OwnedFd,
+  type Poller,
+  recv,
+  send,
+  type Watch,
+} from '@baton/native-sendmsg'
+
+/** A command is a line of words; nobody types a longer one. */
+const LONGEST_LINE = 4096
+
+/** Bytes that an operator who does not read may let wait. */
+const MOST_WAITING = 1024 * 1024
+
+/** What who is at the other end may do: an operator everything, a reader look. */
+export type Rights = 'operator' | 'reader'
+
+export interface SessionHost {
+  /** One line. No other is delivered before `answered`. */
+  line(session: Session, text: string): void
+  closed(session: Session): void
+}
+
+/**
+ * One operator's connection to the master: lines in, text out. After one answer it is over, unless the operator has asked for a
+ * prompt; that mode belongs to the session, and a session that has crossed a reload is a new one.
+ *
+ * Owns its descriptor until `release`.
+ */
+export class Session {
+  readonly rights: Rights
+  prompt = false
+  readonly #fd: OwnedFd
+  readonly #host: SessionHost
+  #watch: Watch | undefined
+  #input = ''
+  #inputEnded = false
+  #output: Buffer = Buffer.alloc(0)
+  #busy = false
+  #ending = false
+
+  constructor(fd: OwnedFd, rights: Rights, poller: Poller, host: SessionHost) {
+    this.#fd = fd
+    this.rights = rights
+    this.#host = host
+    this.#watch = poller.add(fd.fd, EPOLLIN, (events) => this.#ready(events))
+  }
+
+  get open(): boolean {
+    return !this.#fd.closed
+  }
+
+  /** To borrow. */
+  get fd(): BorrowedFd {
+    return this.#fd.fd
+  }
+
+  write(text: string): void {
+    if (!this.open || this.#ending) return
+    this.#output = Buffer.concat([this.#output, Buffer.from(text)])
+    if (this.#output.length > MOST_WAITING) return this.close()
+    this.#flush()
+  }
+
+  /** The command is done. */
+  answered(): void {
+    this.#busy = false
+    if (!this.open) return
+    if (!this.prompt) return this.end()
+    this.write('> ')
+    this.#next()
+  }
+
+  /** Closes when everything is written. */
+  end(): void {
+    this.#ending = true
+    if (this.open && this.#output.length === 0) this.close()
+  }
+
+  close(): void {
+    if (!this.open) return
+    this.#watch?.remove()
+    this.#fd.close()
+    this.#host.closed(this)
+  }
+
+  #ready(events: number): void {
+    if ((events & EPOLLOUT) !== 0) this.#flush()
+    if (!this.open) return
+    if ((events & EPOLLIN) !== 0 && !this.#inputEnded) this.#read()
+    else if ((events & (EPOLLHUP | EPOLLERR)) !== 0) this.close()
+  }
+
+  #read(): void {
+    try {
+      const bytes = recv(this.#fd.fd, LONGEST_LINE)
+      this.#input += bytes.toString('latin1')
+      if (bytes.length === 0) {
+        this.#inputEnded = true
+        this.#watch?.modify(this.#output.length > 0 ? EPOLLOUT : 0)
+      }
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      if (error.code !== 'EAGAIN') this.close()
+      return
+    }
+    this.#next()
+  }
+
+  #next(): void {
+    if (this.#busy || this.#ending) return
+    const end = this.#input.indexOf('\n')
+    if (end >= 0) {
+      const line = this.#input.slice(0, end).trim()
+      this.#input = this.#input.slice(end + 1)
+      if (line === '') return this.#next()
+      this.#busy = true
+      this.#host.line(this, line)
+    } else if (this.#inputEnded || this.#input.length >= LONGEST_LINE) this.end()
+  }
+
+  #flush(): void {
+    try {
+      while (this.#output.length > 0) this.#output = this.#output.subarray(send(this.#fd.fd, this.#output))
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      if (error.code !== 'EAGAIN') return this.close()
+    }
+    const input = this.#inputEnded ? 0 : EPOLLIN
+    this.#watch?.modify(this.#output.length > 0 ? input | EPOLLOUT : input)
+    if (this.#ending && this.#output.length === 0) this.close()
+  }
+}

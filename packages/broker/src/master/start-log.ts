@@ -1,0 +1,30 @@
+import { pino, type Logger } from 'pino'
+
+/** A chatty start has an end all the same. */
+const MOST_LINES = 1000
+
+/** The master's logger, and what it has written since this program began: the answer to who asked for a reload. */
+export class StartLog {
+  readonly logger: Logger
+  #lines: string[] | undefined = []
+
+  constructor() {
+    const output = pino.destination({ fd: 1, sync: true })
+    this.logger = pino(
+      { name: 'baton' },
+      {
+        write: (line) => {
+          output.write(line)
+          if (this.#lines !== undefined && this.#lines.length < MOST_LINES) this.#lines.push(line.trimEnd())
+        },
+      },
+    )
+  }
+
+  /** JSON lines, and the end of keeping them. */
+  take(): readonly string[] {
+    const lines = this.#lines ?? []
+    this.#lines = undefined
+    return lines
+  }
+}

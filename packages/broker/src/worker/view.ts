@@ -1,0 +1,49 @@
+import type { ServiceStatus } from '../admin/view.ts'
+import type { BackendReport } from '../channel/messages.ts'
+import type { Service } from '../service/service.ts'
+
+/** What the admin API shows of a service. */
+export function serviceStatus(service: Service): ServiceStatus {
+  const { lateAnswers, outcomes, movedIn, movedOut } = service.tally
+  return {
+    name: service.name,
+    balance: service.config.balance,
+    handoff: service.config.handoff,
+    held: service.held,
+    inFlight: service.inFlight,
+    stuck: service.stuck,
+    relaying: service.relaying,
+    lateAnswers,
+    outcomes: { ...outcomes },
+    movedIn,
+    movedOut,
+    backends: [...service.links].map((link) => {
+      const { ulid: id, slot, pid, uid, version, weight, registeredAt } = link.identity
+      const { adopted, closed, lag } = link.counts
+      return {
+        id,
+        slot,
+        state: link.state,
+        pid,
+        uid,
+        version,
+        weight,
+        load: link.load,
+        adopted,
+        closed,
+        lagMs: lag,
+        registeredAt: registeredAt.toISOString(),
+      }
+    }),
+  }
+}
+
+/** What a master hears of the backends of all services. */
+export function backendReports(services: Iterable<Service>): BackendReport[] {
+  return [...services].flatMap((service) =>
+    [...service.links].map((link) => {
+      const { ulid: id, slot, pid, version } = link.identity
+      return { service: service.name, id, slot, pid, state: link.state, version }
+    }),
+  )
+}

@@ -1,0 +1,35 @@
+import { AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK } from './abi.ts'
+import { lazyArena } from './arena.ts'
+import { EMSGSIZE } from './errno.ts'
+import { NativeError } from './errors.ts'
+import { lastErrno, libc } from './libc.ts'
+import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
+import { createSocket } from './sockets.ts'
+
+/** Far more than any service manager reads (systemd: 4 KiB). */
+const LARGEST = 64 * 1024
+const messageArena = lazyArena(LARGEST)
+
+/**
+ * Sends one datagram to a Unix socket and never waits: what a service manager's NOTIFY_SOCKET wants
+ * (sd_notify(3)). `path` is a path or `@name`, an abstract one. The datagram goes whole or not at all, and
+ * the receiver can see who sent it (SCM_CREDENTIALS). NativeError with `path`: ENOENT, ECONNREFUSED (nobody
+ * has it open), EACCES, EAGAIN (the receiver's queue is full), EMSGSIZE (over 64 KiB), EPROTOTYPE (not a datagram socket).
+ */
+export function sendDatagram(path: string, bytes: Uint8Array): void {
+  const target = addressArena()
+  const length = writeUnixAddress(target, 'sendto', path.startsWith('@') ? `\0${path.slice(1)}` : path)
+  if (bytes.length > LARGEST) throw new NativeError('sendto', EMSGSIZE, { path, fd: -1 })
+  const message = messageArena()
+  message.buffer.set(bytes)
+  const socket = createSocket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+  try {
+    const { address } = message
+    const to = target.address + SOCKADDR
+    if (libc.sendto(socket.fd, address, bytes.length, MSG_NOSIGNAL, to, length) === -1) {
+      throw new NativeError('sendto', lastErrno(), { path, fd: socket.fd })
+    }
+  } finally {
+    socket.close()
+  }
+}

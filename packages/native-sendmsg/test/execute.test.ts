@@ -1,0 +1,153 @@
+import { once } from 'node:events'
+import { readdirSync, writeFileSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import t, { type Test } from 'tap'
+import {
+  executeInPlace,
+  isCloseOnExec,
+  Poller,
+  send,
+  setCloseOnExec,
+  socketpair,
+  type ExecuteOptions,
+} from '../src/index.ts'
+import {
+  closing,
+  codeOf,
+  ended,
+  nativeError,
+  openDescriptors,
+  readable,
+  startFixture,
+  temporaryFolder,
+} from './support.ts'
+
+/** What `socket` says until it ends. */
+async function spoken(socket: Socket): Promise<string> {
+  let text = ''
+  for await (const chunk of socket) text += String(chunk)
+  return text
+}
+
+/** A session that asks for so many rounds; returns what it and a client that waits meanwhile are told. */
+async function session(t: Test, rounds: number): Promise<{ pid: number; answer: unknown; waiting: string }> {
+  const path = join(temporaryFolder(t), 'session.sock')
+  const child = startFixture('session.mjs', [path])
+  t.teardown(() => child.kill('SIGKILL'))
+  const end = ended(child, 110_000)
+  await once(child.stdout ?? child, 'data')
+  const asking = connect(path)
+  await once(asking, 'connect')
+  asking.write(String(rounds))
+  const answer = spoken(asking)
+  // Nobody accepts it before the last round: whoever is connected first is the session.
+  const waiting = connect(path)
+  const [told, served, { code, signal, stderr }] = await Promise.all([answer, spoken(waiting), end])
+  t.same({ code, signal, stderr }, { code: 0, signal: null, stderr: '' })
+  return { pid: child.pid ?? 0, answer: JSON.parse(told), waiting: served }
+}
+
+/** FD_CLOEXEC of everything that is open. */
+function closeOnExecFlags(): Record<string, boolean | string> {
+  const flags = readdirSync('/proc/self/fd').map((fd): [string, boolean | string] => {
+    let on: boolean | string = 'closed'
+    codeOf(() => (on = isCloseOnExec(Number(fd))))
+    return [fd, on]
+  })
+  return Object.fromEntries(flags)
+}
+
+void t.test(
+  'row 33: a session waits in a socketpair during exec, and is received and answered afterwards',
+  { timeout: 30_000 },
+  async (t) => {
+    const { pid, answer, waiting } = await session(t, 1)
+    t.same(answer, { pid, listening: true }, 'same pid, and the listening socket is one still')
+    t.equal(waiting, 'served', 'by the new program, from the queue of the old listening socket')
+  },
+)
+
+void t.test(
+  'row 35: the pair survives 200 execs, found again through the environment, and no descriptor is left over',
+  { timeout: 120_000 },
+  async (t) => {
+    const { pid, answer, waiting } = await session(t, 200)
+    t.same(answer, { pid, listening: true })
+    t.equal(waiting, 'served')
+  },
+)
+
+void t.test(
+  'the new program has 0, 1, 2 and what was kept, and nothing else',
+  { timeout: 10_000 },
+  async (t) => {
+    const { code, stdout, stderr } = await ended(startFixture('inherited.mjs', []))
+    t.same({ code, stderr }, { code: 0, stderr: '' })
+    const [kept, ...listed] = stdout.trim().split('\n')
+    const numbers = listed.filter((name) => /^\d+$/.test(name)).map(Number)
+    // Who started the tests may have left some open for whoever comes: they go through all programs in between.
+    const passing = Object.entries(closeOnExecFlags()).filter(([fd, on]) => on === false && Number(fd) > 2)
+    const expected = new Set([0, 1, 2, Number(kept), ...passing.map(([fd]) => Number(fd))])
+    let free = 0
+    while (expected.has(free)) free++
+    // `ls` reads the folder through the lowest number that is free.
+    t.same(
+      numbers.toSorted((a, b) => a - b),
+      [...expected, free].toSorted((a, b) => a - b),
+    )
+  },
+)
+
+void t.test('arguments and variables arrive byte for byte', { timeout: 10_000 }, async (t) => {
+  const child = startFixture('arguments.mjs', [])
+  const { stdout, stderr } = await ended(child)
+  t.equal(stderr, '')
+  t.same(JSON.parse(stdout), {
+    pid: child.pid,
+    first: process.execPath,
+    args: ['', 'zwei Wörter', '日本語 🎏', 'a\nb', '"\'\\$x', ''],
+    env: { EMPTY: '', NAME: 'Zoë 🎏', EQUALS: 'a=b' },
+  })
+})
+
+void t.test('an execve that fails leaves everything as it was', { timeout: 10_000 }, async (t) => {
+  const [a, b] = socketpair('stream')
+  const [c, d] = socketpair('stream')
+  closing(t, a, b, c, d)
+  setCloseOnExec(c.fd, false)
+  const folder = temporaryFolder(t)
+  const text = join(folder, 'text')
+  writeFileSync(text, 'no program')
+  const poller = new Poller()
+  t.teardown(() => poller.close())
+  const arrived = readable(poller, b.fd)
+  const before = closeOnExecFlags()
+  const count = openDescriptors()
+  const attempt = (options: Partial<ExecuteOptions>) => (): never =>
+    executeInPlace({ path: '/bin/false', args: [], env: {}, keep: [a.fd, c.fd, a.fd], ...options })
+  const missing = join(folder, 'missing')
+  t.match(nativeError(attempt({ path: missing })), { code: 'ENOENT', syscall: 'execve', path: missing })
+  t.match(nativeError(attempt({ path: text })), { code: 'EACCES', syscall: 'execve', path: text })
+  t.equal(codeOf(attempt({ args: ['x'.repeat(256 * 1024)] })), 'E2BIG')
+  t.match(nativeError(attempt({ keep: [a.fd, 99_999] })), { code: 'EBADF', syscall: 'fcntl', fd: 99_999 })
+  for (const options of [{ path: '/bin/\0' }, { args: ['a\0b'] }, { env: { NAME: '\0' } }])
+    t.equal(codeOf(attempt(options)), 'BATON_ERR_INVALID_ARGUMENT')
+  t.same(closeOnExecFlags(), before)
+  t.equal(before[String(a.fd)], true)
+  t.equal(before[String(c.fd)], false)
+  t.equal(openDescriptors(), count)
+  send(a.fd, Buffer.from('x'))
+  await arrived
+})
+
+void t.test('a Worker can not replace the program', { timeout: 10_000 }, async (t) => {
+  const index = new URL('../dist/index.js', import.meta.url).href
+  const code = `import(${JSON.stringify(index)}).then(({ executeInPlace }) =>
+    executeInPlace({ path: '/bin/false', args: [], env: {}, keep: [] }),
+  ).catch(({ code }) => require('node:worker_threads').parentPort.postMessage(code))`
+  const worker = new Worker(code, { eval: true, execArgv: [], env: {} })
+  t.same(await once(worker, 'message'), ['BATON_ERR_INVALID_ARGUMENT'])
+  await worker.terminate()
+})

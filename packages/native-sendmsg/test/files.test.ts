@@ -1,0 +1,94 @@
+import { type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fstatSync, lstatSync, readFileSync, readlinkSync, readSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { createMemoryFile, isCloseOnExec, lockFile, type OwnedFd } from '../src/index.ts'
+import {
+  closing,
+  codeOf,
+  ended,
+  nativeError,
+  openDescriptors,
+  startFixture,
+  temporaryFolder,
+} from './support.ts'
+
+void t.test('a memory file is read and written by its number', async (t) => {
+  const before = openDescriptors()
+  const memory = createMemoryFile('state ü')
+  t.ok(isCloseOnExec(memory.fd))
+  t.equal(readlinkSync(`/proc/self/fd/${memory.fd}`), '/memfd:state ü (deleted)')
+  writeSync(memory.fd, 'Zoë')
+  t.equal(fstatSync(memory.fd).size, 4)
+  const bytes = Buffer.alloc(8)
+  t.equal(readSync(memory.fd, bytes, 0, 8, 0), 4)
+  t.equal(bytes.toString('utf8', 0, 4), 'Zoë')
+  // Through another open file, which has an offset of its own.
+  t.equal(readFileSync(`/proc/self/fd/${memory.fd}`, 'utf8'), 'Zoë')
+  memory.close()
+  t.equal(openDescriptors(), before)
+  t.match(
+    nativeError(() => createMemoryFile('x'.repeat(250))),
+    { code: 'EINVAL', syscall: 'memfd_create' },
+  )
+  t.equal(
+    codeOf(() => createMemoryFile('a\0b')),
+    'BATON_ERR_INVALID_ARGUMENT',
+  )
+})
+
+/** The next thing that `child` says. */
+async function said(child: ChildProcess): Promise<string> {
+  const [chunk] = (await once(child.stdout ?? child, 'data')) as [Buffer]
+  return chunk.toString().trim()
+}
+
+void t.test(
+  'a file has one holder of its lock, across exec and until SIGKILL',
+  { timeout: 20_000 },
+  async (t) => {
+    const path = join(temporaryFolder(t), 'zwei Wörter.lock')
+    const holder = startFixture('lock.mjs', [path], { stdio: ['pipe', 'pipe', 'inherit'] })
+    t.teardown(() => holder.kill('SIGKILL'))
+    t.equal(await said(holder), 'locked')
+    t.equal(lstatSync(path).mode & 0o777, 0o600)
+    const before = openDescriptors()
+    t.equal(lockFile(path), undefined)
+    t.equal(openDescriptors(), before)
+    holder.stdin?.write('again\n')
+    t.equal(await said(holder), 'still locked')
+    t.equal(lockFile(path), undefined, 'held by the new program')
+    const end = ended(holder)
+    holder.kill('SIGKILL')
+    t.equal((await end).signal, 'SIGKILL')
+    const lock = lockFile(path) as OwnedFd
+    closing(t, lock)
+    t.ok(isCloseOnExec(lock.fd))
+    t.equal(lockFile(path), undefined, 'nor does one process hold it twice')
+    const copy = lock.dup()
+    lock.close()
+    t.equal(lockFile(path), undefined, 'a duplicate holds it too')
+    copy.close()
+    lockFile(path)?.close()
+  },
+)
+
+void t.test('a lock that can not be had names the file', async (t) => {
+  const folder = temporaryFolder(t)
+  const before = openDescriptors()
+  const missing = join(folder, 'none', 'lock')
+  t.match(
+    nativeError(() => lockFile(missing)),
+    { code: 'ENOENT', syscall: 'open', path: missing, fd: -1 },
+  )
+  t.match(
+    nativeError(() => lockFile(folder)),
+    { code: 'EISDIR', syscall: 'open', path: folder },
+  )
+  t.equal(
+    codeOf(() => lockFile(`${folder}/a\0b`)),
+    'BATON_ERR_INVALID_ARGUMENT',
+  )
+  t.equal(openDescriptors(), before)
+})
