@@ -317,3 +317,38 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     },
   )
 }
+
+void t.test('a process that was given an id is known by it, its first backend alone', async (t) => {
+  const broker = await startBroker(t)
+  const id = '01JAZ3NDEKTSV4RRFFQ69G5FAV'
+  const source = `
+    import http from 'node:http'
+    import { createBackend } from '@baton/backend-sdk'
+    const backends = []
+    for (let number = 0; number < 2; number++) {
+      const backend = createBackend({ logger: false }).attach(http.createServer())
+      const before = backend.id
+      await backend.ready()
+      backends.push({ before, id: backend.id })
+    }
+    console.log(JSON.stringify({ msg: 'ready', backends }))`
+  const start = async (given: string, service = 'web') => {
+    const program = new Program(t, process.execPath, ['--input-type=module', '-e', source], {
+      env: { BATON_SOCKET: broker.control, BATON_SERVICE: service, BATON_BACKEND_ID: given },
+    })
+    return (await program.message('ready'))['backends'] as { before: string | null; id: string }[]
+  }
+  const [first, second] = await start(id)
+  t.same(first, { before: id, id })
+  t.equal(second?.before, null)
+  t.not(second?.id, id)
+  const listed = (await broker.status()).services[0]?.backends.map((backend) => backend.id)
+  t.same(new Set(listed), new Set([first?.id, second?.id]))
+
+  const [taken] = await start(id)
+  t.not(taken?.id, id, 'an id that is in use is not given twice')
+  for (const wrong of ['', 'web.1', id.toLowerCase(), `8${id.slice(1)}`]) {
+    const [other] = await start(wrong)
+    t.equal(other?.before, null, JSON.stringify(wrong))
+  }
+})

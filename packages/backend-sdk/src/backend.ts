@@ -10,6 +10,7 @@ import { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
+import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
@@ -65,7 +66,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
   #attachment: Attachment | undefined
   #state: BackendState = 'idle'
-  #id: string | null = null
+  #id: string | null
   #slot: string | null = null
   #draining: Promise<void> | undefined
   #logged: string | undefined
@@ -74,13 +75,17 @@ export class Backend extends EventEmitter<BackendEvents> {
   constructor(options: BackendOptions = {}) {
     super()
     this.#options = resolveOptions(options, process.env)
+    this.#id = takeInitialId(this.#options.service, process.env)
   }
 
   get state(): BackendState {
     return this.#state
   }
 
-  /** ULID of this backend, given by the broker; null before the first registration. The same in the broker's logs. */
+  /**
+   * ULID of this backend, the same in the broker's logs. Given by the broker, and null before the first registration; a
+   * process that Baton has started was given it from the beginning.
+   */
   get id(): string | null {
     return this.#id
   }

@@ -1,9 +1,12 @@
-/** Every error that the broker raises by itself while it starts. Its `code` is stable; match on it. */
+/** Every error that the broker raises by itself. Its `code` is stable; match on it. */
 export const messages = {
   BATON_ERR_LISTEN: 'cannot listen',
   BATON_ERR_RUNTIME_DIR: 'the runtime folder cannot be used',
   BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder',
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
+  BATON_ERR_BACKEND_FOLDER: 'the working folder of managed backends cannot be used',
+  BATON_ERR_NOT_MANAGED: 'the service has no managed backends',
+  BATON_ERR_DEPLOY_RUNNING: 'a deploy is going on',
 } as const
 
 export type BrokerErrorCode = keyof typeof messages

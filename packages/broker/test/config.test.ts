@@ -14,7 +14,6 @@ import { jsonSchema, type JsonSchema } from '../src/config/json-schema.ts'
 import { parseJson } from '../src/config/json.ts'
 import { nearMiss } from '../src/config/near-miss.ts'
 import { readSecretFile, Secret } from '../src/config/secret.ts'
-import { refuseUnsupported } from '../src/config/unsupported.ts'
 import { warningsOf } from '../src/config/warnings.ts'
 
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
@@ -23,7 +22,7 @@ const smallest = { listeners: [listener], services: { web: {} } }
 /** What is wrong with a configuration, as `path: message`. */
 function problems(json: unknown): string[] {
   try {
-    refuseUnsupported(parseConfig(json))
+    parseConfig(json)
     return []
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
@@ -175,23 +174,7 @@ void t.test('one address serves one purpose, however it is written', async (t) =
   t.match(problems(control), [/of the control socket already$/])
 })
 
-void t.test('what this version does not serve is refused by name', async (t) => {
-  const full = {
-    command: ['node', 'server.js'],
-    instances: 2,
-    env: { A: 'b' },
-    cwd: 'app',
-    minHealthy: '2s',
-    healthCheck: {},
-  }
-  const config = parseConfig(withService(full))
-  t.equal(config.services.get('web')?.healthCheck?.path, '/healthz', 'it parses')
-  const found = problems(withService(full))
-  for (const key of Object.keys(full)) {
-    t.equal(found.filter((line) => line.startsWith(`services.web.${key}: `)).length, 1, key)
-    t.equal(problems(withService({ [key]: full[key as keyof typeof full] })).length, 1, `${key} alone`)
-  }
-  t.match(found[0], /^services\.web\.command: managed backends are not supported by this version$/)
+void t.test('an upstream needs a port', async (t) => {
   t.match(problems(withService({ upstreams: [{ address: '127.0.0.1:0' }] })), [
     /upstreams\[0\]\.address: .*port other than 0/,
   ])

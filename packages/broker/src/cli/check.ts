@@ -1,4 +1,4 @@
-import { loadConfig, refuseUnsupported, warningsOf, type Config } from '../config/index.ts'
+import { loadConfig, warningsOf, type Config } from '../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../master/state-version.ts'
 import { CommandError, DONE, type Terminal } from './terminal.ts'
@@ -35,13 +35,12 @@ async function loadsFor(version: string | undefined): Promise<void> {
 }
 
 /**
- * Loads a configuration that this version can serve; warnings go to `terminal.err`.
+ * Loads a configuration; warnings go to `terminal.err`.
  *
  * @throws ConfigError
  */
 export function loadServed(file: string, terminal: Terminal): Config {
   const config = loadConfig(file)
-  refuseUnsupported(config)
   for (const { path, message } of warningsOf(config)) terminal.err(`${file}: ${path}: warning: ${message}`)
   return config
 }

@@ -2,6 +2,7 @@ import { ConfigError, errnoOf, nearMiss } from '../config/index.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { check } from './check.ts'
 import { helpOf, parseInvocation, type Command } from './command.ts'
+import { deploy } from './deploy.ts'
 import { drain } from './drain.ts'
 import { reload } from './reload.ts'
 import { start } from './start.ts'
@@ -9,7 +10,7 @@ import { status } from './status.ts'
 import { stop } from './stop.ts'
 import { CommandError, DONE, FAILED, USAGE, UsageError, type Terminal } from './terminal.ts'
 
-const COMMANDS: readonly Command[] = [start, stop, check, reload, status, drain]
+const COMMANDS: readonly Command[] = [start, stop, check, reload, deploy, status, drain]
 
 /**
  * Runs `baton ARGS...` and says on the terminal what came of it.

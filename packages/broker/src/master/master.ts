@@ -1,4 +1,4 @@
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import {
   Endpoint,
   executeInPlace,
@@ -9,14 +9,10 @@ import {
   setCloseOnExec,
 } from '@baton/native-sendmsg'
 import type { FromWorker } from '../channel/messages.ts'
-import {
-  type Config,
-  ConfigError,
-  parseConfigText,
-  readConfigText,
-  refuseUnsupported,
-} from '../config/index.ts'
+import { type Config, ConfigError, parseConfigText, readConfigText } from '../config/index.ts'
+import { type DeployResult, type RunningDeploy, startDeploy, startReturn } from '../deploy/index.ts'
 import { BrokerError } from '../errors.ts'
+import { define, Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
 import { modeOfSockets, prepareRuntimeDir } from '../sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { Counters } from './counters.ts'
@@ -67,6 +63,7 @@ export class Master {
   readonly #program: readonly string[]
   readonly #poller = new Poller()
   readonly #roster: Roster
+  readonly #fleet: Fleet
   readonly #operator: Operator
   readonly #lock: OwnedFd
   readonly #pair: readonly [Endpoint, Endpoint]
@@ -76,7 +73,8 @@ export class Master {
   #settings: Settings
   #sockets: HeldSockets
   /** What goes on that excludes other changes. */
-  #busy: 'start' | 'reload' | 'stop' | undefined = 'start'
+  #busy: 'start' | 'reload' | 'deploy' | 'stop' | undefined = 'start'
+  #deploy: RunningDeploy | undefined
   #stopped: Promise<void> | undefined
   #finishing: Promise<void> | undefined
   /** Resolves when it has stopped, whoever asked for it. */
@@ -112,7 +110,9 @@ export class Master {
     )
     try {
       await master.#roster.start()
+      master.#fleet.apply(fleetConfig(settings))
     } catch (error) {
+      master.kill()
       master.#release()
       throw error
     }
@@ -128,7 +128,7 @@ export class Master {
     const [near, far] = state.pair
     const master = new Master(
       {
-        settings: readSettings(state.file, state.text),
+        settings: restoreSettings(state),
         lock: new OwnedFd(state.lock),
         sockets: HeldSockets.restore(state.sockets),
         pair: [new Endpoint(new OwnedFd(near)), new Endpoint(new OwnedFd(far))],
@@ -138,6 +138,7 @@ export class Master {
         workersStarted: state.started,
       },
       options,
+      state.fleet,
     )
     master.#roster.takeOver(state.workers)
     master.#finishing = master.#finishReload(state)
@@ -145,7 +146,7 @@ export class Master {
     return master
   }
 
-  private constructor(belongings: Belongings, { log, program }: MasterOptions) {
+  private constructor(belongings: Belongings, { log, program }: MasterOptions, fleet?: unknown) {
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#program = program
@@ -161,6 +162,15 @@ export class Master {
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
     }
     this.#roster = new Roster(this.#poller, this.#counters, host, log.logger, belongings.workersStarted)
+    const fleetOptions: FleetOptions = {
+      logger: log.logger,
+      os: systemFleetOs(this.#poller),
+      socket: controlPath(this.#settings.config),
+      env: process.env,
+      drain: (service, backend, deadline) =>
+        this.#roster.current?.send({ type: 'drain', service, backend, deadline }),
+    }
+    this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
     this.#operator = new Operator(this.#sockets.operator, this.#poller, {
       command: (session, words) => this.#command(session, words),
     })
@@ -181,6 +191,7 @@ export class Master {
   /** Ends everything at once. */
   kill(): void {
     this.#roster.kill()
+    this.#fleet.close()
   }
 
   async #stop(reason: string): Promise<void> {
@@ -189,8 +200,12 @@ export class Master {
     this.#busy = 'stop'
     const { config } = this.#settings
     this.#log.logger.info({ signal: reason, deadlineMs: config.drainDeadline }, 'draining')
+    const end = performance.now() + config.drainDeadline
     this.#sockets.closeListeners()
+    // Those who wait may still be taken by a backend, so the backends go last.
     await this.#roster.stop(config.drainDeadline)
+    this.#fleet.reported([])
+    await this.#fleet.stop(Math.max(0, end - performance.now()))
     this.#log.logger.info('stopped')
     this.#operator.finish(answer(true, []))
     this.#release()
@@ -219,9 +234,10 @@ export class Master {
       session.write(`${JSON.stringify(this.#status())}\n`)
       return session.answered()
     }
-    if (command !== 'reload' && command !== 'stop')
+    if (command !== 'reload' && command !== 'stop' && command !== 'deploy')
       return refuse(`unknown command ${JSON.stringify(command)}`)
     if (session.rights !== 'operator') return refuse(`this user may not ${command}`)
+    if (command === 'deploy') return this.#startDeploy(session, words, refuse)
     if (words.length > 0) return refuse(`${command} takes no arguments`)
     if (command === 'stop') {
       void this.stop('asked by the operator')
@@ -234,7 +250,60 @@ export class Master {
     })
   }
 
+  /** `deploy SERVICE [at-once=N]`, or `deploy SERVICE abort`. */
+  #startDeploy(session: Session, words: readonly string[], refuse: (why: string) => void): void {
+    const [name = '', ...rest] = words
+    const service = this.#settings.config.services.get(name)
+    if (service === undefined) return refuse(`there is no service ${JSON.stringify(name)}`)
+    const abort = rest.includes('abort')
+    const atOnce = Number(rest.find((word) => word.startsWith('at-once='))?.slice('at-once='.length) ?? 1)
+    if (!Number.isInteger(atOnce) || atOnce < 1) return refuse('at-once is a number of instances')
+    if (abort && this.#deploy !== undefined) {
+      this.#deploy.abort()
+      return void this.#deploy.done.then((result) => this.#answerDeploy(session, result, true))
+    }
+    if (this.#busy !== undefined) return refuse(`a ${this.#busy} is going on`)
+    let deploy: RunningDeploy
+    try {
+      deploy = (abort ? startReturn : startDeploy)(this.#fleet, {
+        service,
+        base: dirname(this.#settings.file),
+        atOnce,
+        progress: ({ step, instance, text }) => session.write(`${step} ${instance}: ${text}\n`),
+      })
+    } catch (error) {
+      return refuse(error instanceof Error ? error.message : String(error))
+    }
+    this.#busy = 'deploy'
+    this.#deploy = deploy
+    this.#log.logger.info({ service: name, atOnce, abort }, 'deploying')
+    void this.#finishDeploy(session, deploy, name)
+  }
+
+  async #finishDeploy(session: Session, deploy: RunningDeploy, service: string): Promise<void> {
+    const result = await deploy.done
+    this.#deploy = undefined
+    if (this.#busy === 'deploy') this.#busy = undefined
+    if (result.success) this.#log.logger.info({ service, replaced: result.replaced }, 'deployed')
+    else
+      this.#log.logger.error({ service, reason: result.reason, returned: result.returned }, 'deploy failed')
+    this.#answerDeploy(session, result, false)
+  }
+
+  #answerDeploy(session: Session, result: DeployResult, abort: boolean): void {
+    if (result.success) session.write(answer(!abort, abort ? ['the deploy was done already'] : []))
+    else {
+      const kept = result.returned ? 'everything is the old version' : 'instances of the new version are left'
+      const success = abort && result.aborted && result.returned
+      session.write(answer(success, [`${result.reason}; ${kept}`, ...result.output]))
+    }
+    session.answered()
+  }
+
   #heard(worker: WorkerProcess, message: FromWorker): void {
+    // During a reload a backend is with two workers. Without a worker nobody knows anything.
+    if (message.type === 'backends' && this.#roster.current !== undefined)
+      this.#fleet.reported([...this.#roster.workers].flatMap(({ backends }) => backends))
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
       const { ask, by } = message
@@ -258,6 +327,7 @@ export class Master {
         reloads: this.#executions,
         busy: this.#busy ?? null,
       },
+      managed: this.#fleet.statuses(),
       workers: [...this.#roster.workers].map(({ pid, role }) => ({
         pid,
         role: pid === this.#roster.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
@@ -322,6 +392,7 @@ export class Master {
         session.close()
       }
     }
+    const fleet = this.#fleet.serialize()
     const state: MasterState = {
       version: STATE_VERSION,
       executions: this.#executions + 1,
@@ -334,6 +405,7 @@ export class Master {
       workers: [...this.#roster.workers].map((worker) => worker.state),
       started: this.#roster.started,
       counters: this.#counters.state,
+      fleet: fleet.state,
       asker: crossing || asker.kind !== 'session' ? asker : { kind: 'signal' },
       startedAt: this.#startedAt,
     }
@@ -343,7 +415,7 @@ export class Master {
         path: process.execPath,
         args: [...this.#program, 'start', '--config', this.#settings.file],
         env: { ...process.env, [STATE_VARIABLE]: String(file.fd) },
-        keep: [file.fd, ...descriptorsOf(state)],
+        keep: [file.fd, ...descriptorsOf(state), ...fleet.keep],
       })
       return 'exec has returned'
     } catch (error) {
@@ -370,6 +442,8 @@ export class Master {
       const reason = error instanceof Error ? error.message : String(error)
       logger.error({ reason }, 'reload failed; the worker goes on as before')
     }
+    // Also after a failure: what the program before this one had begun goes on.
+    this.#applyToFleet()
     this.#counters.reloaded(success, Date.now() / 1000)
     this.#busy = undefined
     const log = this.#log.take()
@@ -379,6 +453,15 @@ export class Master {
     const { worker: number, ask } = state.asker
     const worker = [...this.#roster.workers].find((each) => each.number === number)
     worker?.send({ type: 'reloaded', ask, success, log })
+  }
+
+  #applyToFleet(): void {
+    try {
+      this.#fleet.apply(fleetConfig(this.#settings))
+    } catch (error) {
+      // A folder has gone since it was looked at.
+      this.#log.logger.error({ err: error }, 'managed backends stay as they were')
+    }
   }
 
   async #apply(next: Settings): Promise<void> {
@@ -411,9 +494,20 @@ export class Master {
   }
 }
 
+function fleetConfig({ file, config: { services, drainDeadline } }: Settings) {
+  return { services, base: dirname(file), drainDeadline }
+}
+
+/** In force already: what has changed around it since does not matter. */
+function restoreSettings({ file, text }: MasterState): Settings {
+  return { file, text, config: parseConfigText(text, file) }
+}
+
+/** @throws {ConfigError} */
 function readSettings(file: string, text: string): Settings {
   const config = parseConfigText(text, file)
-  refuseUnsupported(config)
+  // Before anything is begun with it.
+  for (const service of config.services.values()) define(service, dirname(file))
   return { file, text, config }
 }
 

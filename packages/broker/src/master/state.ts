@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import { STATE_VERSION } from './state-version.ts'
+import type { FleetState } from '../fleet/index.ts'
 import type { CountersState } from './counters.ts'
 import type { HeldSocketsState } from './held-sockets.ts'
 import type { WorkerState } from './worker-process.ts'
@@ -31,6 +32,7 @@ export interface MasterState {
   /** How many workers there have been. */
   readonly started: number
   readonly counters: CountersState
+  readonly fleet: FleetState
   readonly asker: Asker
   /** ISO 8601: of the process. */
   readonly startedAt: string

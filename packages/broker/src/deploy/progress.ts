@@ -1,0 +1,20 @@
+/** What a deploy tells while it goes on, one line each. */
+export interface DeployProgress {
+  readonly step: 'started' | 'ready' | 'draining' | 'stopped' | 'failed' | 'aborted' | 'done'
+  /** Such as `web.1`; the service's name where all of it is meant. */
+  readonly instance: string
+  readonly text: string
+}
+
+export type DeployResult =
+  | { readonly success: true; readonly replaced: number }
+  | {
+      readonly success: false
+      readonly reason: string
+      /** Last lines of the process that failed; empty when none did. */
+      readonly output: readonly string[]
+      /** The operator asked for the old version back. */
+      readonly aborted: boolean
+      /** Everything is the old version again. False when instances of the new one are left. */
+      readonly returned: boolean
+    }

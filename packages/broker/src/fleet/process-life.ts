@@ -1,0 +1,78 @@
+/**
+ * From the start of one process to its end. Times are CLOCK_MONOTONIC in milliseconds.
+ *
+ *     running --retire--> draining --drained or due--> terminating --due--> killed
+ *     running --retire, and no broker lists it--> terminating
+ *     any --exited--> gone
+ *     any --kill--> killed
+ */
+export type ProcessLife =
+  | { readonly kind: 'running' }
+  /** The broker was asked to drain it; SIGTERM follows at `until` at the latest. */
+  | { readonly kind: 'draining'; readonly until: number }
+  /** SIGTERM was sent; SIGKILL follows at `until`. */
+  | { readonly kind: 'terminating'; readonly until: number }
+  | { readonly kind: 'killed' }
+  | { readonly kind: 'gone' }
+
+export type LifeEvent =
+  /** `listed`: a broker knows it, and may have given it connections. `deadline` in milliseconds. */
+  | { readonly kind: 'retire'; readonly now: number; readonly deadline: number; readonly listed: boolean }
+  /** The broker does not list it any more. */
+  | { readonly kind: 'drained'; readonly now: number }
+  /** The time that the state names has come. */
+  | { readonly kind: 'due'; readonly now: number }
+  | { readonly kind: 'kill' }
+  | { readonly kind: 'exited' }
+
+export type LifeEffect =
+  | { readonly kind: 'drain'; readonly deadline: number }
+  | { readonly kind: 'signal'; readonly signal: 'SIGTERM' | 'SIGKILL' }
+
+export interface LifeStep {
+  readonly life: ProcessLife
+  readonly effects: readonly LifeEffect[]
+}
+
+const TERMINATE: LifeEffect = { kind: 'signal', signal: 'SIGTERM' }
+const KILL: LifeEffect = { kind: 'signal', signal: 'SIGKILL' }
+
+/**
+ * Time between SIGTERM and SIGKILL for a process that has nothing left to do, in milliseconds. One that was never drained
+ * gets the whole deadline: its connections may be in its hands still.
+ */
+const GRACE = 10_000
+
+/** Pure: what `event` makes of `life`, and what is to be done about it. */
+export function live(life: ProcessLife, event: LifeEvent): LifeStep {
+  if (life.kind === 'gone') return stay(life)
+  if (event.kind === 'exited') return stay({ kind: 'gone' })
+  if (event.kind === 'kill')
+    return life.kind === 'killed' ? stay(life) : { life: { kind: 'killed' }, effects: [KILL] }
+  if (event.kind === 'retire') return retire(life, event)
+  if (event.kind === 'due') return due(life, event.now)
+  return life.kind === 'draining' ? terminate(event.now + GRACE) : stay(life)
+}
+
+/** A second, shorter deadline counts; a longer one does not. */
+function retire(life: ProcessLife, event: LifeEvent & { kind: 'retire' }): LifeStep {
+  const until = event.now + event.deadline
+  if (life.kind === 'running' && !event.listed) return terminate(until)
+  if (life.kind === 'running' || (life.kind === 'draining' && until < life.until)) {
+    return { life: { kind: 'draining', until }, effects: [{ kind: 'drain', deadline: event.deadline }] }
+  }
+  if (life.kind === 'terminating') return stay({ kind: 'terminating', until: Math.min(until, life.until) })
+  return stay(life)
+}
+
+function due(life: ProcessLife, now: number): LifeStep {
+  if (life.kind === 'draining' && now >= life.until) return terminate(now + GRACE)
+  if (life.kind === 'terminating' && now >= life.until) return { life: { kind: 'killed' }, effects: [KILL] }
+  return stay(life)
+}
+
+const stay = (life: ProcessLife): LifeStep => ({ life, effects: [] })
+const terminate = (until: number): LifeStep => ({
+  life: { kind: 'terminating', until },
+  effects: [TERMINATE],
+})

@@ -1,0 +1,77 @@
+import * as z from 'zod'
+
+/**
+ * What of a fleet crosses a re-execution of the master, as JSON. It may be read by another version than wrote it: what is
+ * added later needs a default.
+ */
+
+const whole = z.int().min(0)
+const time = z.number()
+const fd = whole.nullable()
+
+const definition = z.object({
+  service: z.string(),
+  command: z.array(z.string()).min(1).readonly(),
+  env: z.record(z.string(), z.string()).readonly(),
+  cwd: z.string(),
+  version: z.string().nullable(),
+})
+
+const generation = z.object({ number: whole, definition })
+
+const exit = z.object({
+  code: z.number().nullable(),
+  signal: z
+    .custom<NodeJS.Signals>((value) => typeof value === 'string' && value.startsWith('SIG'))
+    .nullable(),
+  error: z.string().optional(),
+})
+
+const life = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('running') }),
+  z.object({ kind: z.literal('draining'), until: time }),
+  z.object({ kind: z.literal('terminating'), until: time }),
+  z.object({ kind: z.literal('killed') }),
+  z.object({ kind: z.literal('gone') }),
+])
+
+const process = z.object({
+  id: z.string(),
+  startedAt: time,
+  since: time,
+  generation: whole,
+  numbers: z.object({ pid: z.int().min(1), stdout: fd, stderr: fd, exit: exit.nullable() }),
+  /** Base64. */
+  partial: z.object({ stdout: z.string(), stderr: z.string() }),
+  life,
+})
+
+const instance = z.object({
+  number: z.int().min(1),
+  generation: whole,
+  restarts: whole,
+  history: z.object({ delay: time, crashes: z.array(time).readonly(), crashed: z.boolean() }),
+  /** Time of the next start; null while it runs. */
+  until: time.nullable(),
+  since: time,
+  process: process.nullable(),
+})
+
+const service = z.object({
+  name: z.string(),
+  /** Number of the generation that new instances get. */
+  stable: whole,
+  /** The highest number that was given. */
+  latest: whole,
+  generations: z.array(generation),
+  instances: z.array(instance),
+  /** Processes on their way out, with the instance that they were. */
+  leaving: z.array(z.object({ instance: z.string(), process })),
+})
+
+export const fleetState = z.object({ drainDeadline: time, services: z.array(service) })
+
+export type ProcessState = z.output<typeof process>
+export type InstanceRecord = z.output<typeof instance>
+export type ServiceState = z.output<typeof service>
+export type FleetState = z.output<typeof fleetState>

@@ -1,0 +1,144 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
+import { OutputPipe } from './output-pipe.ts'
+import type { OutputStream } from './output.ts'
+import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProcess } from './processes.ts'
+
+/**
+ * How long output is waited for after the exit, in milliseconds. What the process wrote is in the socket already; only a
+ * process that it has left behind, and that holds the other end, makes this wait go on.
+ */
+const OUTPUT_WAIT = 500
+
+/** @param poller tells the end of processes that were taken over */
+export function systemProcesses(poller: Poller): Processes {
+  return {
+    start: (command, options, host) => startProcess(command, options, host),
+    takeOver(numbers, host) {
+      const run = new Run(host, numbers.pid, numbers)
+      if (numbers.exit !== null) run.ended(numbers.exit)
+      else adopt(run, numbers.pid, poller)
+      return run
+    },
+  }
+}
+
+function startProcess(
+  [program = '', ...args]: readonly string[],
+  { env, cwd }: { env: NodeJS.ProcessEnv; cwd: string },
+  host: ProcessHost,
+): RunningProcess {
+  const open: OwnedFd[] = []
+  const pair = () => {
+    const ends = socketpair('stream')
+    open.push(...ends)
+    return ends
+  }
+  let child: ChildProcess
+  let run: Run
+  try {
+    const [stdout, childStdout] = pair()
+    const [stderr, childStderr] = pair()
+    // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
+    child = spawn(program, args, { env, cwd, stdio: ['ignore', childStdout.fd, childStderr.fd] })
+    childStdout.close()
+    childStderr.close()
+    run = new Run(host, child.pid, { stdout: stdout.release(), stderr: stderr.release() })
+  } catch (error) {
+    for (const fd of open) fd.close()
+    return neverStarted(error as Error, host)
+  }
+  child.on('error', (error) => {
+    if (child.pid === undefined) run.ended({ code: null, signal: null, error: error.message })
+  })
+  child.on('exit', (code, signal) => run.ended({ code, signal }))
+  run.handle = {
+    signal: (signal) => child.kill(signal),
+    release: () => {
+      child.removeAllListeners('exit')
+      child.unref()
+    },
+  }
+  return run
+}
+
+function neverStarted(error: Error, host: ProcessHost): RunningProcess {
+  const told = setImmediate(() => host.exited({ code: null, signal: null, error: error.message }))
+  return { pid: undefined, numbers: undefined, signal() {}, close: () => clearImmediate(told) }
+}
+
+/** One process and our ends of its output. */
+class Run implements RunningProcess {
+  readonly pid: number | undefined
+  /** Set by who makes it; absent once the process has ended. */
+  handle: ProcessHandle | undefined
+  readonly #host: ProcessHost
+  readonly #pipes: Record<OutputStream, OutputPipe>
+  #exit: ProcessExit | null = null
+  #wait: NodeJS.Timeout | undefined
+  #over = false
+
+  /** Owns the descriptors. */
+  constructor(
+    host: ProcessHost,
+    pid: number | undefined,
+    fds: { stdout: number | null; stderr: number | null },
+  ) {
+    this.#host = host
+    this.pid = pid
+    const pipe = (stream: OutputStream) =>
+      new OutputPipe(fds[stream], {
+        data: (chunk) => host.output(stream, chunk),
+        ended: () => this.#settle(),
+      })
+    this.#pipes = { stdout: pipe('stdout'), stderr: pipe('stderr') }
+  }
+
+  get numbers(): ProcessNumbers | undefined {
+    if (this.#over || this.pid === undefined) return undefined
+    const { stdout, stderr } = this.#pipes
+    return { pid: this.pid, stdout: stdout.fd, stderr: stderr.fd, exit: this.#exit }
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.handle?.signal(signal)
+  }
+
+  close(): void {
+    this.#over = true
+    clearTimeout(this.#wait)
+    this.handle?.release()
+    this.handle = undefined
+    this.#pipes.stdout.close()
+    this.#pipes.stderr.close()
+  }
+
+  ended(exit: ProcessExit): void {
+    this.handle = undefined
+    this.#exit = exit
+    this.#wait = setTimeout(() => this.#report(exit), OUTPUT_WAIT)
+    // Not at once: `takeOver` has not returned yet.
+    setImmediate(() => this.#settle())
+  }
+
+  #settle(): void {
+    const { stdout, stderr } = this.#pipes
+    if (this.#exit !== null && stdout.fd === null && stderr.fd === null) this.#report(this.#exit)
+  }
+
+  #report(exit: ProcessExit): void {
+    if (this.#over) return
+    this.close()
+    this.#host.exited(exit)
+  }
+}
+
+function adopt(run: Run, pid: number, poller: Poller): void {
+  try {
+    run.handle = new InheritedProcess(pid, poller, (exit) => run.ended(exit))
+  } catch (error) {
+    // Out of descriptors, or somebody else has reaped it: nobody will tell how it ends.
+    run.ended({ code: null, signal: null, error: String(error) })
+  }
+}

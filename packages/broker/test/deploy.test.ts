@@ -1,0 +1,451 @@
+import assert from 'node:assert/strict'
+import { tmpdir } from 'node:os'
+import * as fc from 'fast-check'
+import { pino } from 'pino'
+import t from 'tap'
+import { parseConfig } from '../src/config/index.ts'
+import { type DeployProgress, startDeploy, startReturn } from '../src/deploy/index.ts'
+import { type BackendReport, Fleet } from '../src/fleet/index.ts'
+import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
+
+/** A fleet without processes, and a broker that knows what the test says. */
+class Scene {
+  readonly os = new VirtualOs()
+  readonly drains: string[] = []
+  readonly progress: string[] = []
+  readonly fleet: Fleet
+  #reports: BackendReport[] = []
+
+  constructor(instances: number, version = '1') {
+    this.fleet = new Fleet({
+      logger: pino({ level: 'silent' }),
+      os: this.os,
+      socket: '/run/control.sock',
+      env: {},
+      drain: (_service, id) => this.drains.push(id),
+    })
+    const { services } = this.config(instances, version)
+    this.fleet.apply({ services, base: tmpdir(), drainDeadline: 30_000 })
+    for (const process of this.os.running) this.says(process, 'ready')
+  }
+
+  config(instances: number, version: string, minHealthy = 1000) {
+    return parseConfig({
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: { command: ['app'], instances, minHealthy, env: { BATON_VERSION: version } } },
+    })
+  }
+
+  deploy(version = '2', more: { atOnce?: number } = {}) {
+    const service = this.config(2, version).services.get('web')!
+    return startDeploy(this.fleet, { ...this.#options(service), ...more })
+  }
+
+  return() {
+    return startReturn(this.fleet, this.#options(this.config(2, '1').services.get('web')!))
+  }
+
+  /** The broker's list has it in this state from now on; undefined: not any more. */
+  says(process: VirtualProcess, state: string | undefined): void {
+    this.#reports = this.#reports.filter(({ id }) => id !== process.id)
+    if (state !== undefined) {
+      this.#reports.push({ service: 'web', id: process.id, slot: 'web-1', pid: process.pid, state })
+    }
+    this.fleet.reported(this.#reports)
+  }
+
+  /** As a good old process does: drained, then SIGTERM, then gone. */
+  leave(process: VirtualProcess): void {
+    this.says(process, 'draining')
+    this.says(process, undefined)
+    process.exit()
+  }
+
+  /** Instance, version and state of everything. */
+  get shape(): string[] {
+    return this.fleet.statuses().map(({ instance, version, state }) => `${instance} v${version} ${state}`)
+  }
+
+  #options(service: Parameters<typeof startDeploy>[1]['service']) {
+    return {
+      service,
+      base: tmpdir(),
+      clock: this.os,
+      progress: ({ step, instance }: DeployProgress) => void this.progress.push(`${instance} ${step}`),
+    }
+  }
+}
+
+void t.test('instance by instance: start, ready for minHealthy, drain, stop, next', async (t) => {
+  const scene = new Scene(2)
+  const [one, two] = scene.os.processes as [VirtualProcess, VirtualProcess]
+  const { done } = scene.deploy()
+  t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running', 'web.1 v2 starting'])
+  const first = scene.os.last
+  scene.os.advance(5000)
+  scene.says(first, 'starting')
+  scene.says(first, 'ready')
+  scene.os.advance(999)
+  t.same(scene.drains, [], 'no old one is touched before')
+  scene.os.advance(1)
+  t.same(scene.drains, [one.id])
+  t.same(scene.shape, ['web.1 v2 running', 'web.2 v1 running', 'web.1 v1 stopping'])
+  t.same(one.signals, [], 'a drain comes first')
+  scene.says(one, 'draining')
+  t.same(one.signals, [])
+  scene.says(one, undefined)
+  t.same(one.signals, ['SIGTERM'])
+  t.equal(scene.os.processes.length, 3, 'the next one waits for its end')
+  one.exit()
+  t.equal(scene.os.processes.length, 4)
+  scene.says(scene.os.last, 'ready')
+  scene.os.advance(1000)
+  scene.leave(two)
+  t.same(await done, { success: true, replaced: 2 })
+  t.same(scene.shape, ['web.1 v2 running', 'web.2 v2 running'])
+  t.same(scene.progress, [
+    'web.1 started',
+    'web.1 ready',
+    'web.1 draining',
+    'web.1 stopped',
+    'web.2 started',
+    'web.2 ready',
+    'web.2 draining',
+    'web.2 stopped',
+    'web done',
+  ])
+  t.equal(scene.os.timers, 0)
+  first.exit({ code: 1, signal: null })
+  scene.os.advance(100)
+  t.equal(scene.os.last.env['BATON_BACKEND_ID']?.length, 26)
+  t.same(scene.shape, ['web.1 v2 running', 'web.2 v2 running'], 'a restart is the new version')
+})
+
+void t.test('a drop of readiness begins the wait anew', async (t) => {
+  const scene = new Scene(1)
+  const { done } = scene.deploy()
+  const candidate = scene.os.last
+  scene.says(candidate, 'ready')
+  scene.os.advance(900)
+  scene.says(candidate, 'unresponsive')
+  scene.says(candidate, 'ready')
+  scene.os.advance(900)
+  t.same(scene.drains, [])
+  scene.os.advance(100)
+  t.same(scene.drains, [scene.os.processes[0]?.id])
+  scene.leave(scene.os.processes[0] as VirtualProcess)
+  t.equal((await done).success, true)
+})
+
+void t.test(
+  'a new version that ends at start: nothing else changes, and its last words are told',
+  async (t) => {
+    const scene = new Scene(2)
+    const { done } = scene.deploy()
+    scene.os.last.write('listening\nno such file: key.pem')
+    scene.os.last.exit({ code: 1, signal: null })
+    t.same(await done, {
+      success: false,
+      reason: 'web.1 ended with exit code 1',
+      output: ['listening', 'no such file: key.pem'],
+      aborted: false,
+      returned: true,
+    })
+    t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running'])
+    scene.os.advance(120_000)
+    t.equal(scene.os.processes.length, 3, 'it is not started again')
+    t.same(scene.drains, [])
+  },
+)
+
+void t.test('a new version that can not be started, or is killed', async (t) => {
+  const scene = new Scene(1)
+  const missing = scene.deploy()
+  scene.os.last.exit({ code: null, signal: null, error: 'spawn app ENOENT' })
+  t.match(await missing.done, {
+    reason: 'web.1 could not be started: spawn app ENOENT',
+    output: ['spawn app ENOENT'],
+  })
+  const killed = scene.deploy()
+  scene.os.last.exit({ code: null, signal: 'SIGSEGV' })
+  t.match(await killed.done, { reason: 'web.1 was ended by SIGSEGV' })
+})
+
+void t.test('a new version that is not ready in time', async (t) => {
+  for (const [state, reason] of [
+    [undefined, 'web.1 did not register with the broker within 61s'],
+    ['starting', 'web.1 was not ready within 61s; the broker says it is starting'],
+  ] as const) {
+    const scene = new Scene(2)
+    const { done } = scene.deploy()
+    const candidate = scene.os.last
+    scene.says(candidate, state)
+    scene.os.advance(60_999)
+    t.same(candidate.signals, [])
+    scene.os.advance(1)
+    t.match(await done, { success: false, reason, returned: true })
+    if (state === undefined) t.same(candidate.signals, ['SIGTERM'])
+    else t.same(scene.drains, [candidate.id], 'what the broker lists is drained first')
+    t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running', 'web.1 v2 stopping'])
+  }
+})
+
+void t.test('a new version that flaps is too late at last', async (t) => {
+  const scene = new Scene(1)
+  const { done } = scene.deploy()
+  for (let second = 0; second < 61; second++) {
+    scene.says(scene.os.last, 'ready')
+    scene.os.advance(500)
+    scene.says(scene.os.last, 'unresponsive')
+    scene.os.advance(500)
+  }
+  t.match(await done, { success: false, reason: /unresponsive/ })
+})
+
+void t.test('a new version that fails its health check', async (t) => {
+  const scene = new Scene(2)
+  const { done } = scene.deploy()
+  scene.says(scene.os.last, 'unhealthy')
+  t.match(await done, { success: false, reason: 'web.1 fails its health check', returned: true })
+})
+
+void t.test(
+  'a failure in the second step keeps what is there, and a return takes the first one back',
+  async (t) => {
+    const scene = new Scene(2)
+    const { done } = scene.deploy()
+    scene.says(scene.os.last, 'ready')
+    scene.os.advance(1000)
+    scene.leave(scene.os.processes[0] as VirtualProcess)
+    scene.os.last.exit({ code: 1, signal: null })
+    t.match(await done, { success: false, reason: 'web.2 ended with exit code 1', returned: false })
+    t.same(scene.shape, ['web.1 v2 running', 'web.2 v1 running'])
+    const back = scene.return()
+    scene.says(scene.os.last, 'ready')
+    scene.os.advance(1000)
+    scene.leave(scene.os.processes[2] as VirtualProcess)
+    t.same(await back.done, { success: true, replaced: 1 })
+    t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running'])
+    t.same(await scene.return().done, { success: true, replaced: 0 }, 'nothing is left to return')
+  },
+)
+
+void t.test(
+  'a new one that ends after it has taken over fails the deploy, and is started again',
+  async (t) => {
+    const scene = new Scene(2)
+    const { done } = scene.deploy()
+    const first = scene.os.last
+    scene.says(first, 'ready')
+    scene.os.advance(1000)
+    first.exit({ code: 3, signal: null })
+    t.match(await done, { reason: 'web.1 ended with exit code 3 after it had taken over', returned: false })
+    t.same(scene.shape, ['web.1 v2 backoff', 'web.2 v1 running', 'web.1 v1 stopping'])
+    scene.os.advance(100)
+    t.match(scene.shape, ['web.1 v2 running'])
+  },
+)
+
+void t.test('abort while a new one starts: it stops, and what was replaced is replaced back', async (t) => {
+  const scene = new Scene(2)
+  const deploy = scene.deploy()
+  const first = scene.os.last
+  scene.says(first, 'ready')
+  scene.os.advance(1000)
+  scene.leave(scene.os.processes[0] as VirtualProcess)
+  const second = scene.os.last
+  deploy.abort()
+  deploy.abort()
+  t.same(second.signals, ['SIGTERM'])
+  second.exit()
+  const returned = scene.os.last
+  t.same(scene.shape, ['web.1 v2 running', 'web.2 v1 running', 'web.1 v1 starting'])
+  scene.says(returned, 'ready')
+  scene.os.advance(1000)
+  scene.leave(first)
+  t.same(await deploy.done, {
+    success: false,
+    reason: 'aborted',
+    output: [],
+    aborted: true,
+    returned: true,
+  })
+  t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running'])
+  deploy.abort()
+})
+
+void t.test('abort before anything was replaced, and while an old one drains', async (t) => {
+  const early = new Scene(1)
+  const first = early.deploy()
+  first.abort()
+  t.match(await first.done, { aborted: true, returned: true })
+
+  const late = new Scene(1)
+  const second = late.deploy()
+  const replacement = late.os.last
+  late.says(replacement, 'ready')
+  late.os.advance(1000)
+  second.abort()
+  t.same(late.shape, ['web.1 v2 running', 'web.1 v1 starting', 'web.1 v1 stopping'])
+  late.says(late.os.last, 'ready')
+  late.os.advance(1000)
+  late.leave(late.os.processes[0] as VirtualProcess)
+  late.leave(replacement)
+  t.match(await second.done, { aborted: true, returned: true })
+  t.same(late.shape, ['web.1 v1 running'])
+})
+
+void t.test('an abort whose old version does not start says so', async (t) => {
+  const scene = new Scene(1)
+  const deploy = scene.deploy()
+  scene.says(scene.os.last, 'ready')
+  scene.os.advance(1000)
+  deploy.abort()
+  scene.os.last.exit({ code: 9, signal: null })
+  t.match(await deploy.done, { reason: 'web.1 ended with exit code 9', aborted: true, returned: false })
+})
+
+void t.test('two at a time: none is drained before both are ready', async (t) => {
+  const scene = new Scene(2)
+  const { done } = scene.deploy('2', { atOnce: 2 })
+  const [, , first, second] = scene.os.processes
+  scene.says(first!, 'ready')
+  scene.os.advance(1500)
+  scene.says(second!, 'ready')
+  scene.os.advance(999)
+  t.same(scene.drains, [])
+  scene.os.advance(1)
+  t.equal(scene.drains.length, 2)
+  scene.leave(scene.os.processes[1] as VirtualProcess)
+  scene.leave(scene.os.processes[0] as VirtualProcess)
+  t.equal((await done).success, true)
+})
+
+void t.test('a version in a crash loop is replaced without waiting for it', async (t) => {
+  const scene = new Scene(1)
+  for (let exits = 0; exits < 8; exits++) {
+    scene.os.last.exit({ code: 1, signal: null })
+    if (exits < 7) scene.os.advance(7000)
+  }
+  t.same(scene.shape, ['web.1 v1 crashed'])
+  const { done } = scene.deploy()
+  scene.says(scene.os.last, 'ready')
+  scene.os.advance(1000)
+  t.same(await done, { success: true, replaced: 1 })
+  t.equal(scene.os.running.length, 1)
+  t.same(scene.shape, ['web.1 v2 running'])
+  t.equal(scene.os.timers, 0, 'the old one is not tried any more')
+})
+
+void t.test('a deploy and everything else that moves processes exclude each other', async (t) => {
+  const scene = new Scene(1)
+  const deploy = scene.deploy()
+  const config = { services: scene.config(1, '1').services, base: tmpdir(), drainDeadline: 1000 }
+  t.throws(() => scene.deploy(), { code: 'BATON_ERR_DEPLOY_RUNNING' })
+  t.throws(() => scene.fleet.apply(config), { code: 'BATON_ERR_DEPLOY_RUNNING' })
+  t.throws(() => scene.fleet.serialize(), { code: 'BATON_ERR_DEPLOY_RUNNING' })
+  const stopped = scene.fleet.stop(1000)
+  t.match(await deploy.done, { success: false, reason: 'the broker stops' })
+  for (const process of scene.os.running) process.exit()
+  await stopped
+  t.throws(() => scene.deploy(), { code: 'BATON_ERR_NOT_MANAGED' })
+})
+
+void t.test('a changed definition waits for a deploy; scaling does not', async (t) => {
+  const scene = new Scene(2)
+  const apply = (instances: number, version: string) =>
+    scene.fleet.apply({ ...scene.config(instances, version), base: tmpdir(), drainDeadline: 30_000 })
+  apply(3, '2')
+  t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running', 'web.3 v1 running'])
+  apply(1, '2')
+  t.match(scene.shape, ['web.1 v1 running', 'web.2 v1 stopping', 'web.3 v1 stopping'])
+  t.same(scene.drains, [scene.os.processes[1]?.id], 'the broker does not list the third one yet')
+  t.same(scene.os.processes[2]?.signals, ['SIGTERM'])
+  apply(2, '2')
+  t.equal(scene.os.running.length, 4, 'a place is free at once')
+})
+
+void t.test(
+  'what is on its way out is so after a re-execution, and waits go on where they were',
+  async (t) => {
+    const scene = new Scene(2)
+    scene.fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
+    scene.os.processes[0]?.exit({ code: 1, signal: null })
+    const { state } = scene.fleet.serialize()
+    const os = new VirtualOs()
+    const drains: string[] = []
+    const fleet = Fleet.restore(JSON.parse(JSON.stringify(state)), {
+      logger: pino({ level: 'silent' }),
+      os,
+      socket: '/run/control.sock',
+      env: {},
+      drain: (_service, id) => drains.push(id),
+    })
+    fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
+    t.match(fleet.statuses(), [
+      { instance: 'web.1', state: 'backoff', backend: null, generation: 1 },
+      { instance: 'web.2', state: 'stopping', backend: scene.os.processes[1]?.id },
+    ])
+    os.advance(99)
+    t.equal(os.running.length, 1)
+    os.advance(1)
+    t.equal(os.running.length, 2)
+    os.advance(29_899)
+    t.same(os.processes[0]?.signals, [])
+    os.advance(1)
+    t.same(os.processes[0]?.signals, ['SIGTERM'], 'the drain’s deadline goes on')
+    os.advance(10_000)
+    t.same(os.processes[0]?.signals, ['SIGTERM', 'SIGKILL'])
+    t.throws(() => Fleet.restore({ services: 1 }, {} as never), { name: 'ZodError' })
+  },
+)
+
+void t.test('whatever happens: no place is emptied by a deploy, and nothing is left over', async () => {
+  const happening = fc.record({
+    what: fc.constantFrom('ready', 'starting', 'unhealthy', 'gone', 'exit', 'time', 'abort'),
+    who: fc.nat(),
+    time: fc.constantFrom(10, 500, 1000, 30_000),
+  })
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(happening, { maxLength: 60 }),
+      fc.integer({ min: 1, max: 3 }),
+      async (events, atOnce) => {
+        const scene = new Scene(3)
+        const deploy = scene.deploy('2', { atOnce })
+        for (const { what, who, time } of events) {
+          const process = scene.os.running[who % scene.os.running.length]
+          if (process === undefined || what === 'time') scene.os.advance(time)
+          else if (what === 'abort') deploy.abort()
+          else if (what === 'exit') {
+            scene.says(process, undefined)
+            process.exit({ code: 1, signal: null })
+          } else scene.says(process, what === 'gone' ? undefined : what)
+          const places = scene.fleet
+            .statuses()
+            .filter(({ state }) => !['starting', 'stopping'].includes(state))
+          assert.equal(new Set(places.map(({ instance }) => instance)).size, 3)
+          for (const { state, pid } of places) {
+            const holder = scene.os.processes.find((candidate) => candidate.pid === pid)
+            if (state === 'running') assert.ok(holder?.running && holder.signals.length === 0, 'told to end')
+          }
+        }
+        // Everybody behaves from here on.
+        for (let turn = 0; turn < 40; turn++) {
+          for (const process of scene.os.running) {
+            if (process.signals.length > 0) {
+              scene.says(process, undefined)
+              process.exit()
+            } else scene.says(process, 'ready')
+          }
+          scene.os.advance(30_000)
+        }
+        await deploy.done
+        assert.ok(!scene.fleet.deploying)
+        assert.equal(scene.os.running.length, 3)
+        assert.equal(scene.os.timers, 0)
+      },
+    ),
+    { numRuns: 300 },
+  )
+})

@@ -1,0 +1,207 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, unlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import * as fc from 'fast-check'
+import t from 'tap'
+import { parseConfig } from '../src/config/index.ts'
+import { define, sameDefinition } from '../src/fleet/definition.ts'
+import { environmentOf } from '../src/fleet/environment.ts'
+import { NEW_INSTANCE, step } from '../src/fleet/instance-state.ts'
+import { LineSplitter, LONGEST_LINE } from '../src/fleet/lines.ts'
+import { live, type ProcessLife } from '../src/fleet/process-life.ts'
+import { NO_HISTORY, restartAfter } from '../src/fleet/restart-policy.ts'
+
+function service(settings: Record<string, unknown> = {}) {
+  const config = parseConfig({
+    listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+    services: { web: { command: ['node', 'app.js'], ...settings } },
+  })
+  return config.services.get('web')!
+}
+
+void t.test('restarts: delays double from 100 ms to 10 s while lives are short', async (t) => {
+  let history = NO_HISTORY
+  const delays: number[] = []
+  for (let now = 0, exits = 0; exits < 12; exits++) {
+    // Lives of 9 s never make eight within a minute.
+    now += 9_000
+    const restart = restartAfter(history, { now, lived: 9_000 })
+    history = restart.history
+    delays.push(restart.delay)
+    now += restart.delay
+  }
+  t.same(delays.slice(0, 9), [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000])
+  t.notOk(history.crashed)
+})
+
+void t.test('restarts: a life of 10 s takes the delay back to the beginning', async (t) => {
+  const worn = { delay: 6400, crashes: [1, 2, 3], crashed: false }
+  const { history, delay } = restartAfter(worn, { now: 20_000, lived: 10_000 })
+  t.equal(delay, 100)
+  t.same(history, { delay: 200, crashes: [], crashed: false })
+})
+
+void t.test(
+  'restarts: eight short lives within a minute are a crash loop, tried once a minute',
+  async (t) => {
+    let history = NO_HISTORY
+    let now = 0
+    for (let exits = 1; exits <= 7; exits++) {
+      const restart = restartAfter(history, { now, lived: 0 })
+      history = restart.history
+      t.notOk(history.crashed, `exit ${exits}`)
+      now += restart.delay
+    }
+    const eighth = restartAfter(history, { now, lived: 0 })
+    t.ok(eighth.history.crashed)
+    t.equal(eighth.delay, 60_000)
+    const ninth = restartAfter(eighth.history, { now: now + 60_000, lived: 9_999 })
+    t.ok(ninth.history.crashed, 'a short life does not end it')
+    t.equal(ninth.delay, 60_000)
+    t.notOk(restartAfter(ninth.history, { now: now + 200_000, lived: 10_000 }).history.crashed)
+  },
+)
+
+void t.test('lines: however the bytes are cut, the lines are the same', async () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.string({ unit: 'grapheme' }).filter((line) => !/[\r\n]/.test(line))),
+      fc.array(fc.nat(40)),
+      (lines, cuts) => {
+        const bytes = Buffer.from(lines.map((line) => `${line}\n`).join(''))
+        const splitter = new LineSplitter()
+        const found: string[] = []
+        let at = 0
+        for (const cut of cuts) {
+          found.push(...splitter.push(bytes.subarray(at, at + cut)))
+          at += cut
+        }
+        found.push(...splitter.push(bytes.subarray(at)), ...splitter.end())
+        assert.deepEqual(found, lines)
+      },
+    ),
+    { numRuns: 200 },
+  )
+})
+
+void t.test('lines: what is left goes on in another splitter', async (t) => {
+  const first = new LineSplitter()
+  t.same(first.push(Buffer.from('one\ntw')), ['one'])
+  const second = new LineSplitter(first.partial)
+  t.same(second.push(Buffer.from('o\r\nthree')), ['two'])
+  t.same(second.end(), ['three'])
+  t.same(second.end(), [])
+})
+
+void t.test('lines: a long one is cut, between characters', async (t) => {
+  const line = 'é'.repeat(LONGEST_LINE)
+  const splitter = new LineSplitter()
+  const pieces = [...splitter.push(Buffer.from(`x${line}\nshort\n`))]
+  t.equal(pieces.pop(), 'short')
+  t.equal(pieces.join(''), `x${line}`)
+  t.ok(pieces.every((piece) => Buffer.byteLength(piece) <= LONGEST_LINE))
+  for (let chunk = 0; chunk < 100; chunk++) {
+    splitter.push(Buffer.alloc(1000, 'y'))
+    t.ok(splitter.partial.length <= LONGEST_LINE)
+  }
+  const bytes = splitter.push(Buffer.alloc(LONGEST_LINE * 2, 0x80))
+  t.ok(bytes.length > 0, 'what is no UTF-8 goes on as well')
+})
+
+void t.test('a definition follows links now, and is compared by what it says', async (t) => {
+  const base = realpathSync(mkdtempSync(join(tmpdir(), 'baton-t-')))
+  t.teardown(() => rmSync(base, { recursive: true }))
+  mkdirSync(join(base, 'one'))
+  mkdirSync(join(base, 'two'))
+  symlinkSync('one', join(base, 'current'))
+  const settings = { cwd: 'current', env: { A: '1', BATON_VERSION: '7' } }
+  const first = define(service(settings), base)!
+  t.same(first, {
+    service: 'web',
+    command: ['node', 'app.js'],
+    env: { A: '1', BATON_VERSION: '7' },
+    cwd: join(base, 'one'),
+    version: '7',
+  })
+  const turned = define(service({ ...settings, env: { BATON_VERSION: '7', A: '1' } }), base)!
+  t.ok(sameDefinition(first, turned), 'the order of variables is nothing')
+  unlinkSync(join(base, 'current'))
+  symlinkSync('two', join(base, 'current'))
+  t.notOk(sameDefinition(first, define(service(settings), base)!))
+  t.equal(define(service(), base)!.version, null)
+  t.equal(define(service({ command: null }), base), undefined)
+  t.throws(() => define(service({ cwd: 'three' }), base), { code: 'BATON_ERR_BACKEND_FOLDER' })
+})
+
+void t.test('a process gets the environment without what is the master’s own', async (t) => {
+  const definition = define(service({ env: { PATH: '/app/bin', BATON_SOCKET: 'no' } }), tmpdir())!
+  const inherited = {
+    HOME: '/home/web',
+    PATH: '/bin',
+    BATON_MASTER_STATE: '5',
+    BATON_SECRET: 's',
+    BATON_VERSION: '1',
+    NOTIFY_SOCKET: '/run/systemd/notify',
+    LISTEN_FDS: '1',
+    LISTEN_PID: '1',
+    LISTEN_FDNAMES: 'web',
+    WATCHDOG_USEC: '1',
+  }
+  t.same(environmentOf(definition, { socket: '/run/c.sock', backend: 'ID' }, inherited), {
+    HOME: '/home/web',
+    PATH: '/app/bin',
+    BATON_SECRET: 's',
+    BATON_SOCKET: '/run/c.sock',
+    BATON_SERVICE: 'web',
+    BATON_BACKEND_ID: 'ID',
+  })
+})
+
+void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in its time', async (t) => {
+  const running: ProcessLife = { kind: 'running' }
+  const retired = live(running, { kind: 'retire', now: 0, deadline: 30_000, listed: true })
+  t.same(retired, {
+    life: { kind: 'draining', until: 30_000 },
+    effects: [{ kind: 'drain', deadline: 30_000 }],
+  })
+  t.same(live(retired.life, { kind: 'due', now: 29_999 }).effects, [], 'a timer that came early')
+  const late = live(retired.life, { kind: 'due', now: 30_000 })
+  t.same(late, {
+    life: { kind: 'terminating', until: 40_000 },
+    effects: [{ kind: 'signal', signal: 'SIGTERM' }],
+  })
+  t.same(live(late.life, { kind: 'due', now: 40_000 }), {
+    life: { kind: 'killed' },
+    effects: [{ kind: 'signal', signal: 'SIGKILL' }],
+  })
+  const drained = live(retired.life, { kind: 'drained', now: 5 })
+  t.same(drained.life, { kind: 'terminating', until: 10_005 })
+  t.same(live(drained.life, { kind: 'drained', now: 6 }).effects, [], 'no second SIGTERM')
+  const hurried = live(drained.life, { kind: 'retire', now: 6, deadline: 100, listed: false })
+  t.same(hurried, { life: { kind: 'terminating', until: 106 }, effects: [] })
+  t.same(live(hurried.life, { kind: 'exited' }), { life: { kind: 'gone' }, effects: [] })
+  t.same(live({ kind: 'gone' }, { kind: 'kill' }).effects, [], 'the pid may be a stranger’s')
+  const unknown = live(running, { kind: 'retire', now: 0, deadline: 300, listed: false })
+  t.same(unknown.life, { kind: 'terminating', until: 300 }, 'nobody has to drain what nobody lists')
+})
+
+void t.test('an instance starts again what has ended, until it is stopped', async (t) => {
+  const started = step(NEW_INSTANCE, { kind: 'start', id: 'a' })
+  t.same(started.effects, [{ kind: 'spawn', id: 'a' }])
+  t.equal(started.state.restarts, 0)
+  const other = step(started.state, { kind: 'exited', id: 'x', now: 5, lived: 5 })
+  t.same(other, { state: started.state, effects: [] }, 'another process is not its own')
+  const waiting = step(started.state, { kind: 'exited', id: 'a', now: 5, lived: 5 })
+  t.same(waiting.state.phase, { kind: 'waiting', until: 105 })
+  t.same(waiting.effects, [{ kind: 'backoff', delay: 100, crashed: false }])
+  const again = step(waiting.state, { kind: 'start', id: 'b' })
+  t.equal(again.state.restarts, 1)
+  const replaced = step(again.state, { kind: 'replaced', id: 'c' })
+  t.same(replaced.effects, [{ kind: 'retire', id: 'b' }])
+  t.same(replaced.state.history, NO_HISTORY)
+  t.same(step(waiting.state, { kind: 'replaced', id: 'c' }).effects, [], 'nothing ran there')
+  const stopped = step(replaced.state, { kind: 'stop' })
+  t.same(stopped.effects, [{ kind: 'retire', id: 'c' }])
+  t.same(step(stopped.state, { kind: 'start', id: 'd' }).effects, [])
+})
