@@ -70,6 +70,8 @@ export type FromWorker =
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
   /** All backends that are registered, after each change. */
   | { readonly type: 'backends'; readonly backends: readonly BackendReport[] }
+  /** A listener that came while it runs accepts. */
+  | { readonly type: 'listens'; readonly listener: string }
   /** Its own counters, once a second and at its end. */
   | { readonly type: 'counted'; readonly snapshot: MetricSnapshot }
   /** Somebody scrapes: what do the others say? */

@@ -4,6 +4,8 @@ import { nearMiss } from '../config/index.ts'
 import { UsageError, type Terminal } from './terminal.ts'
 
 export interface Option {
+  /** One letter. */
+  readonly short?: string
   /** What the value is called in the help; absent for a switch. */
   readonly value?: string
   readonly help: string
@@ -14,6 +16,8 @@ export interface Command {
   readonly name: string
   /** Names of the arguments, all of them required. */
   readonly operands: readonly string[]
+  /** What stands behind `--`, which is not Baton's to read; absent where nothing may. */
+  readonly rest?: string
   readonly summary: string
   readonly details: string
   readonly options: Readonly<Record<string, Option>>
@@ -23,6 +27,8 @@ export interface Command {
 
 export interface Invocation {
   readonly operands: readonly string[]
+  /** Behind `--`. */
+  readonly rest: readonly string[]
   readonly values: ReadonlyMap<string, string>
   readonly switches: ReadonlySet<string>
 }
@@ -37,14 +43,16 @@ export const configOption: Record<'config', Option> = {
 export function parseInvocation(command: Command, args: readonly string[]): Invocation {
   const known: Record<string, Option> = { ...command.options, help: { help: 'show this' } }
   // Not strict: what parseArgs throws names neither the command nor a near miss. Its tokens tell enough.
+  const separator = command.rest === undefined ? -1 : args.indexOf('--')
+  const rest = separator === -1 ? [] : args.slice(separator + 1)
   const { tokens } = parseArgs({
-    args: [...args],
+    args: separator === -1 ? [...args] : args.slice(0, separator),
     strict: false,
     tokens: true,
     options: Object.fromEntries(
-      Object.entries(known).map(([name, { value }]) => [
+      Object.entries(known).map(([name, { short, value }]) => [
         name,
-        { type: value === undefined ? 'boolean' : 'string' },
+        { type: value === undefined ? 'boolean' : 'string', ...(short !== undefined && { short }) },
       ]),
     ),
   })
@@ -74,14 +82,17 @@ export function parseInvocation(command: Command, args: readonly string[]): Invo
     values.set(token.name, token.value)
   }
   if (!switches.has('help')) checkOperands(command, operands)
-  return { operands, values, switches }
+  return { operands, rest, values, switches }
 }
 
 function checkOperands(command: Command, operands: readonly string[]): void {
   const missing = command.operands[operands.length]
   if (missing !== undefined) throw new UsageError(`${command.name} needs ${missing}`)
   const extra = operands[command.operands.length]
-  if (extra !== undefined) throw new UsageError(`${command.name} does not take ${JSON.stringify(extra)}`)
+  if (extra === undefined) return
+  if (command.rest !== undefined)
+    throw new UsageError(`put the command behind "--": baton ${command.name} -- ${extra} ...`)
+  throw new UsageError(`${command.name} does not take ${JSON.stringify(extra)}`)
 }
 
 function meant(name: string, known: readonly string[]): string {
@@ -94,13 +105,13 @@ export function helpOf(command: Command): string {
   const options = Object.entries({ ...command.options, help: { help: 'show this' } } as Record<
     string,
     Option
-  >).map(([name, { value, help }]): [string, string] => [
-    `--${name}${value === undefined ? '' : ` ${value}`}`,
+  >).map(([name, { short, value, help }]): [string, string] => [
+    `${short === undefined ? '' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`,
     help,
   ])
   const width = Math.max(...options.map(([form]) => form.length))
   return [
-    `Usage: baton ${[command.name, ...command.operands, '[options]'].join(' ')}`,
+    `Usage: baton ${[command.name, ...command.operands, '[options]', ...(command.rest === undefined ? [] : ['--', command.rest])].join(' ')}`,
     '',
     command.details,
     '',

@@ -54,21 +54,3 @@ export async function askMaster(
     throw new CommandError(`the broker at ${path} ended without an answer; its log tells why`)
   return { success, log }
 }
-
-/** For a person: what a JSON log line says; any other line as it is. */
-export function readable(line: string): string {
-  try {
-    const { msg, reason, level, ...rest } = JSON.parse(line) as Record<string, unknown>
-    if (typeof msg !== 'string') return line
-    for (const name of ['time', 'pid', 'hostname', 'name']) delete rest[name]
-    const more = Object.entries(rest).map(([name, value]) => `${name}=${JSON.stringify(value)}`)
-    const mark = typeof level === 'number' && level >= 40 ? (level >= 50 ? 'error: ' : 'warning: ') : ''
-    return [
-      `${mark}${msg}`,
-      ...(typeof reason === 'string' ? [`: ${reason}`] : []),
-      ...more.map((each) => ` ${each}`),
-    ].join('')
-  } catch {
-    return line
-  }
-}

@@ -1,6 +1,7 @@
 import { loadConfig } from '../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
-import { askMaster, readable } from './operator-client.ts'
+import { readable } from '../log/readable.ts'
+import { askMaster } from './operator-client.ts'
 import { DONE, FAILED } from './terminal.ts'
 
 export const reload: Command = {

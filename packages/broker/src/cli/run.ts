@@ -5,12 +5,13 @@ import { helpOf, parseInvocation, type Command } from './command.ts'
 import { deploy } from './deploy.ts'
 import { drain } from './drain.ts'
 import { reload } from './reload.ts'
+import { runApp } from './run-app.ts'
 import { start } from './start.ts'
 import { status } from './status.ts'
 import { stop } from './stop.ts'
 import { CommandError, DONE, FAILED, USAGE, UsageError, type Terminal } from './terminal.ts'
 
-const COMMANDS: readonly Command[] = [start, stop, check, reload, deploy, status, drain]
+const COMMANDS: readonly Command[] = [runApp, start, stop, check, reload, deploy, status, drain]
 
 /**
  * Runs `baton ARGS...` and says on the terminal what came of it.

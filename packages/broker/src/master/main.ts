@@ -1,8 +1,10 @@
+import { rmSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { DONE, FAILED } from '../cli/terminal.ts'
 import { Master } from './master.ts'
 import { StartLog } from './start-log.ts'
-import { takeState } from './state.ts'
+import { watchFolder } from './watch-folder.ts'
+import { type RunState, takeState } from './state.ts'
 
 type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 
@@ -20,6 +22,8 @@ export interface MasterProcess {
   readonly signals: SignalSource
   /** Ends the process at once. */
   readonly exit: (code: number) => void
+  /** Under `baton run`. */
+  readonly run?: RunState
 }
 
 /**
@@ -29,12 +33,15 @@ export interface MasterProcess {
  * @returns the exit code
  * @throws what `Master.start` throws
  */
-export async function runMaster({ file, warn, signals, exit }: MasterProcess): Promise<number> {
+export async function runMaster({ file, warn, signals, exit, run }: MasterProcess): Promise<number> {
   let obey: (signal: Signal) => void
   const asked = new Promise<Signal>((done) => (obey = done))
   let master: Master | undefined
+  let unwatch: (() => void) | undefined
   let count = 0
-  const log = new StartLog()
+  const state = takeState(process.env)
+  const ofRun = state === undefined ? run : (state.run ?? undefined)
+  const log = new StartLog(ofRun === undefined ? 'json' : 'text')
   const onEnd = (signal: Signal) => {
     count += 1
     if (count === 1) return obey(signal)
@@ -47,17 +54,20 @@ export async function runMaster({ file, warn, signals, exit }: MasterProcess): P
   signals.on('SIGINT', onEnd)
   signals.on('SIGHUP', onHangUp)
   try {
-    const state = takeState(process.env)
-    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')] }
+    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run }
     if (state === undefined) {
       warn()
       master = await Master.start(resolve(file), options)
     } else master = await Master.resume(state, options)
     log.take()
     const running = master
+    const folder = ofRun?.watch
+    if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
     await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])
     return DONE
   } finally {
+    unwatch?.()
+    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
     signals.off('SIGTERM', onEnd)
     signals.off('SIGINT', onEnd)
     signals.off('SIGHUP', onHangUp)

@@ -10,19 +10,22 @@ import {
 } from '@baton/native-sendmsg'
 import type { FromWorker } from '../channel/messages.ts'
 import { type Config, ConfigError, parseConfigText, readConfigText } from '../config/index.ts'
-import { type DeployResult, type RunningDeploy, startDeploy, startReturn } from '../deploy/index.ts'
+import type { DeployProgress } from '../deploy/index.ts'
 import { BrokerError } from '../errors.ts'
 import { define, Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
-import { modeOfSockets, prepareRuntimeDir } from '../sockets.ts'
+import { modeOfSockets, openListener, prepareRuntimeDir } from '../sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { Counters } from './counters.ts'
 import { controlPath, HeldSockets } from './held-sockets.ts'
 import { Operator } from './operator.ts'
+import { answerText, type Commanded, obey, type Outcome, reply } from './commands.ts'
+import { answerOf, Deployer } from './deployer.ts'
+import { decide, describePort, type PortRequest, writeDown } from './opened-ports.ts'
 import { checkProgram } from './program-check.ts'
 import { type Assignment, Roster } from './roster.ts'
 import type { Session } from './session.ts'
 import type { StartLog } from './start-log.ts'
-import { type Asker, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
+import { type Asker, type MasterState, type RunState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from './state-version.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
@@ -43,12 +46,15 @@ interface Belongings {
   readonly startedAt: string
   readonly executions: number
   readonly workersStarted: number
+  readonly run: RunState | undefined
 }
 
 export interface MasterOptions {
   readonly log: StartLog
   /** This program, to be executed again: what stands behind the executable on the command line, less the command. */
   readonly program: readonly string[]
+  /** Under `baton run`. */
+  readonly run?: RunState | undefined
 }
 
 /**
@@ -74,9 +80,13 @@ export class Master {
   #sockets: HeldSockets
   /** What goes on that excludes other changes. */
   #busy: 'start' | 'reload' | 'deploy' | 'stop' | undefined = 'start'
-  #deploy: RunningDeploy | undefined
+  readonly #deployer: Deployer
+  /** What `baton run` was told; undefined under `baton start`. */
+  #run: RunState | undefined
   #stopped: Promise<void> | undefined
   #finishing: Promise<void> | undefined
+  #changed = false
+  #redeploying = false
   /** Resolves when it has stopped, whoever asked for it. */
   readonly stopped: Promise<void>
   #ended!: () => void
@@ -105,6 +115,7 @@ export class Master {
         startedAt: new Date().toISOString(),
         executions: 0,
         workersStarted: 0,
+        run: options.run,
       },
       options,
     )
@@ -136,6 +147,7 @@ export class Master {
         startedAt: state.startedAt,
         executions: state.executions,
         workersStarted: state.started,
+        run: state.run ?? undefined,
       },
       options,
       state.fleet,
@@ -157,6 +169,7 @@ export class Master {
     this.#counters = belongings.counters
     this.#startedAt = belongings.startedAt
     this.#executions = belongings.executions
+    this.#run = belongings.run
     const host = {
       assignment: () => this.#assignment(),
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
@@ -171,8 +184,9 @@ export class Master {
         this.#roster.current?.send({ type: 'drain', service, backend, deadline }),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
+    this.#deployer = new Deployer(this.#fleet, log.logger)
     this.#operator = new Operator(this.#sockets.operator, this.#poller, {
-      command: (session, words) => this.#command(session, words),
+      command: (session, words) => obey(session, words, this.#commanded),
     })
   }
 
@@ -181,6 +195,27 @@ export class Master {
     void this.#reload({ kind: 'signal' }, undefined, (success, log) => {
       if (!success) for (const line of log) this.#log.logger.error({ reason: line }, 'reload refused')
     })
+  }
+
+  /** Files have changed (`baton run --watch`): a deploy, and another one when they change during it. */
+  redeploy(): void {
+    this.#changed = true
+    if (!this.#redeploying) void this.#redeploy()
+  }
+
+  async #redeploy(): Promise<void> {
+    this.#redeploying = true
+    const { logger } = this.#log
+    while (this.#changed && this.#stopped === undefined) {
+      this.#changed = false
+      for (const { name, command } of this.#settings.config.services.values()) {
+        if (command === null) continue
+        const progress = (line: string) => logger.info(line)
+        const { success, log } = await this.#deploy({ service: name, atOnce: 1, abort: false, progress })
+        if (!success) for (const line of log) logger.error(line)
+      }
+    }
+    this.#redeploying = false
   }
 
   /** Drains for at most the configured time; resolves when every process that this one started has ended. */
@@ -207,7 +242,7 @@ export class Master {
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
     this.#log.logger.info('stopped')
-    this.#operator.finish(answer(true, []))
+    this.#operator.finish(answerText(true, []))
     this.#release()
   }
 
@@ -220,84 +255,68 @@ export class Master {
     this.#ended()
   }
 
-  #command(session: Session, [command, ...words]: readonly string[]): void {
-    const refuse = (why: string) => {
-      session.write(answer(false, [why]))
-      session.answered()
-    }
-    if (command === 'prompt') {
-      session.prompt = true
-      return session.answered()
-    }
-    if (command === 'quit') return session.end()
-    if (command === 'status') {
-      session.write(`${JSON.stringify(this.#status())}\n`)
-      return session.answered()
-    }
-    if (command !== 'reload' && command !== 'stop' && command !== 'deploy')
-      return refuse(`unknown command ${JSON.stringify(command)}`)
-    if (session.rights !== 'operator') return refuse(`this user may not ${command}`)
-    if (command === 'deploy') return this.#startDeploy(session, words, refuse)
-    if (words.length > 0) return refuse(`${command} takes no arguments`)
-    if (command === 'stop') {
+  readonly #commanded: Commanded = {
+    status: () => this.#status(),
+    deploy: (request) => this.#deploy(request),
+    listen: (request) => this.#listen(request),
+    reload: (session) =>
+      void this.#reload({ kind: 'session' }, session, (success, log) => reply(session, { success, log })),
+    stop: (session) => {
       void this.stop('asked by the operator')
-      // Answered when all is over.
-      return this.#operator.awaitEnd(session)
-    }
-    void this.#reload({ kind: 'session' }, session, (success, log) => {
-      session.write(answer(success, log))
-      session.answered()
-    })
+      this.#operator.awaitEnd(session)
+    },
   }
 
-  /** `deploy SERVICE [at-once=N]`, or `deploy SERVICE abort`. */
-  #startDeploy(session: Session, words: readonly string[], refuse: (why: string) => void): void {
-    const [name = '', ...rest] = words
+  async #deploy({ service: name, atOnce, abort, progress }: Parameters<Commanded['deploy']>[0]): Promise<Outcome> {
     const service = this.#settings.config.services.get(name)
-    if (service === undefined) return refuse(`there is no service ${JSON.stringify(name)}`)
-    const abort = rest.includes('abort')
-    const atOnce = Number(rest.find((word) => word.startsWith('at-once='))?.slice('at-once='.length) ?? 1)
-    if (!Number.isInteger(atOnce) || atOnce < 1) return refuse('at-once is a number of instances')
-    if (abort && this.#deploy !== undefined) {
-      this.#deploy.abort()
-      return void this.#deploy.done.then((result) => this.#answerDeploy(session, result, true))
-    }
-    if (this.#busy !== undefined) return refuse(`a ${this.#busy} is going on`)
-    let deploy: RunningDeploy
-    try {
-      deploy = (abort ? startReturn : startDeploy)(this.#fleet, {
-        service,
-        base: dirname(this.#settings.file),
-        atOnce,
-        progress: ({ step, instance, text }) => session.write(`${step} ${instance}: ${text}\n`),
-      })
-    } catch (error) {
-      return refuse(error instanceof Error ? error.message : String(error))
-    }
+    if (service === undefined) return refusal(`there is no service ${JSON.stringify(name)}`)
+    const aborted = abort ? this.#deployer.abort(name) : undefined
+    if (aborted !== undefined) return answerOf(await aborted, true)
+    if (this.#busy !== undefined) return refusal(`a ${this.#busy} is going on`)
     this.#busy = 'deploy'
-    this.#deploy = deploy
-    this.#log.logger.info({ service: name, atOnce, abort }, 'deploying')
-    void this.#finishDeploy(session, deploy, name)
-  }
-
-  async #finishDeploy(session: Session, deploy: RunningDeploy, service: string): Promise<void> {
-    const result = await deploy.done
-    this.#deploy = undefined
-    if (this.#busy === 'deploy') this.#busy = undefined
-    if (result.success) this.#log.logger.info({ service, replaced: result.replaced }, 'deployed')
-    else
-      this.#log.logger.error({ service, reason: result.reason, returned: result.returned }, 'deploy failed')
-    this.#answerDeploy(session, result, false)
-  }
-
-  #answerDeploy(session: Session, result: DeployResult, abort: boolean): void {
-    if (result.success) session.write(answer(!abort, abort ? ['the deploy was done already'] : []))
-    else {
-      const kept = result.returned ? 'everything is the old version' : 'instances of the new version are left'
-      const success = abort && result.aborted && result.returned
-      session.write(answer(success, [`${result.reason}; ${kept}`, ...result.output]))
+    try {
+      const request = {
+        service,
+        file: this.#settings.file,
+        atOnce,
+        abort,
+        progress: ({ step, instance, text }: DeployProgress) => progress(`${step} ${instance}: ${text}`),
+      }
+      return answerOf(await this.#deployer.run(request), false)
+    } catch (error) {
+      return refusal(error instanceof Error ? error.message : String(error))
+    } finally {
+      // A stop may have begun meanwhile.
+      if (this.#busy === 'deploy') this.#busy = undefined
     }
-    session.answered()
+  }
+
+  /** A port that an app under `baton run` listens on. Each of its processes asks for the same ones. */
+  async #listen(request: PortRequest): Promise<Outcome> {
+    if (this.#run === undefined) return refusal(`listeners are those of ${this.#settings.file}`)
+    await this.#finishing
+    const { file, text } = this.#settings
+    const decision = decide(text, this.#run.claims, request)
+    const claims = { ...this.#run.claims, [String(request.port)]: decision.listener }
+    if (decision.kind === 'new') {
+      let fd: OwnedFd
+      try {
+        fd = openListener({ name: decision.listener, listen: decision.listen })
+      } catch (error) {
+        return refusal(error instanceof Error ? error.message : String(error))
+      }
+      this.#sockets = this.#sockets.add(decision.listener, fd, decision.listen)
+      this.#settings = readSettings(file, decision.text)
+      writeDown(file, decision.text)
+      this.#run = { ...this.#run, claims }
+      await this.#roster.listen(decision.listener, decision.parts, fd)
+    }
+    this.#run = { ...this.#run, claims }
+    const held = this.#sockets.listeners.get(decision.listener)
+    if (held === undefined || held.fd.closed) return refusal('the broker stops')
+    const opened = describePort(this.#settings.text, file, decision.listener, held.fd)
+    if (decision.kind === 'new') this.#log.logger.info(opened, 'listening for the app')
+    return { success: true, log: [JSON.stringify(opened)] }
   }
 
   #heard(worker: WorkerProcess, message: FromWorker): void {
@@ -337,7 +356,14 @@ export class Master {
 
   #assignment(settings = this.#settings, sockets = this.#sockets): Assignment {
     const { file, text, config } = settings
-    return { text, file, controlPath: controlPath(config), controlMode: modeOfSockets(config), sockets }
+    return {
+      text,
+      file,
+      controlPath: controlPath(config),
+      controlMode: modeOfSockets(config),
+      sockets,
+      format: this.#log.format,
+    }
   }
 
   /**
@@ -408,6 +434,7 @@ export class Master {
       fleet: fleet.state,
       asker: crossing || asker.kind !== 'session' ? asker : { kind: 'signal' },
       startedAt: this.#startedAt,
+      run: this.#run ?? null,
     }
     const file = writeState(state)
     try {
@@ -447,8 +474,7 @@ export class Master {
     this.#counters.reloaded(success, Date.now() / 1000)
     this.#busy = undefined
     const log = this.#log.take()
-    session?.write(answer(success, log))
-    session?.answered()
+    if (session !== undefined) reply(session, { success, log })
     if (state.asker.kind !== 'worker') return
     const { worker: number, ask } = state.asker
     const worker = [...this.#roster.workers].find((each) => each.number === number)
@@ -523,6 +549,6 @@ function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] 
   ]
 }
 
-function answer(success: boolean, log: readonly string[]): string {
-  return [`Success=${success ? 1 : 0}`, '--', ...log, ''].join('\n')
+function refusal(why: string): Outcome {
+  return { success: false, log: [why] }
 }

@@ -1,9 +1,9 @@
-import { socketpair } from '@baton/native-sendmsg'
-import type { Poller } from '@baton/native-sendmsg'
+import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../channel/channel.ts'
 import type { FromWorker } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
+import type { LogFormat } from '../log/logger.ts'
 import { RestartBackoff } from './backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from './held-sockets.ts'
@@ -25,6 +25,7 @@ export interface Assignment {
   readonly controlPath: string
   readonly controlMode: number
   readonly sockets: HeldSockets
+  readonly format: LogFormat
 }
 
 export interface RosterHost {
@@ -50,6 +51,7 @@ export class Roster {
   readonly #built = new WeakSet<WorkerProcess>()
   readonly #failures = new WeakMap<WorkerProcess, string>()
   readonly #startedAt = new WeakMap<WorkerProcess, number>()
+  readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
   readonly #backoff = new RestartBackoff()
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
@@ -139,6 +141,14 @@ export class Roster {
     this.#limitLeaving()
   }
 
+  /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
+  async listen(name: string, parts: { listener: string; service: string }, fd: OwnedFd): Promise<void> {
+    const worker = this.#current
+    if (worker === undefined) return
+    worker.send({ type: 'listen', ...parts }, [fd.fd])
+    await this.#until(() => !worker.alive || this.#listening.get(worker)?.has(name) === true)
+  }
+
   /** Lets the workers finish, and resolves when all have ended. */
   async stop(deadline: number): Promise<void> {
     this.#stopping = true
@@ -175,8 +185,8 @@ export class Roster {
   }
 
   /** Resolves when it is built and has accepted nothing yet. */
-  async #build({ text, file, controlPath, controlMode, sockets }: Assignment): Promise<WorkerProcess> {
-    const worker = WorkerProcess.start(++this.#started, this.#poller, this.#workerHost)
+  async #build({ text, file, controlPath, controlMode, sockets, format }: Assignment): Promise<WorkerProcess> {
+    const worker = WorkerProcess.start(++this.#started, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
     this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
@@ -230,7 +240,10 @@ export class Roster {
     message: (worker: WorkerProcess, message: FromWorker) => {
       if (message.type === 'ready') this.#built.add(worker)
       else if (message.type === 'failed') this.#failures.set(worker, `${message.message} (${message.code})`)
-      else this.#host.message(worker, message)
+      else if (message.type === 'listens') {
+        const names = this.#listening.get(worker) ?? new Set()
+        this.#listening.set(worker, names.add(message.listener))
+      } else this.#host.message(worker, message)
       this.#look()
     },
     ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),

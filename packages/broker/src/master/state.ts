@@ -3,6 +3,7 @@ import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import { STATE_VERSION } from './state-version.ts'
 import type { FleetState } from '../fleet/index.ts'
 import type { CountersState } from './counters.ts'
+import type { Claims } from './opened-ports.ts'
 import type { HeldSocketsState } from './held-sockets.ts'
 import type { WorkerState } from './worker-process.ts'
 
@@ -14,6 +15,15 @@ export type Asker =
   | { readonly kind: 'session' }
   | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
   | { readonly kind: 'signal' }
+
+/** What `baton run` was told, and has come to know of its app. */
+export interface RunState {
+  readonly claims: Claims
+  /** The folder whose changes redeploy the app; null when none. */
+  readonly watch: string | null
+  /** Made for this run, and to be removed with it. */
+  readonly folder: string
+}
 
 /** All that a master knows when it replaces its own program. Numbers of descriptors are those that cross exec. */
 export interface MasterState {
@@ -36,6 +46,7 @@ export interface MasterState {
   readonly asker: Asker
   /** ISO 8601: of the process. */
   readonly startedAt: string
+  readonly run: RunState | null
 }
 
 /** Writes it down where the next program finds it. The caller keeps the descriptor over exec, or closes it. */

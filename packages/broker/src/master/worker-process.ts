@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { EPOLLIN, openProcess, OwnedFd, type Poller, reap, socketpair } from '@baton/native-sendmsg'
 import { Channel } from '../channel/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../channel/messages.ts'
+import type { LogFormat } from '../log/logger.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 
 const PROGRAM = fileURLToPath(new URL('../worker/main.js', import.meta.url))
@@ -55,10 +56,10 @@ export class WorkerProcess {
   #waiting = 2
   #exit: Exit = { code: null, signal: null }
 
-  static start(number: number, poller: Poller, host: WorkerHost): WorkerProcess {
+  static start(number: number, format: LogFormat, poller: Poller, host: WorkerHost): WorkerProcess {
     const [channel, theirs] = socketpair('stream')
     const [stderr, words] = socketpair('stream')
-    const child = spawn(process.execPath, [...process.execArgv, PROGRAM], {
+    const child = spawn(process.execPath, [...process.execArgv, PROGRAM, format], {
       // The channel's place is WORKER_CHANNEL.
       stdio: ['ignore', 'inherit', words.fd, theirs.fd],
       env: environment(),

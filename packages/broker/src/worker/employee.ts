@@ -94,7 +94,8 @@ export class Employee {
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
       case 'listen': {
         const { listener, service } = parseParts(message.listener, message.service)
-        return this.#worker?.listen(listener, fds[0] as OwnedFd, service)
+        this.#worker?.listen(listener, fds[0] as OwnedFd, service)
+        return this.#channel.send({ type: 'listens', listener: listener.name })
       }
       case 'metrics':
       case 'reloaded':

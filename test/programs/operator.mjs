@@ -1,0 +1,10 @@
+// A session with a master at PATH as another program has it: says LINE, and prints what comes until the end.
+import { connect } from 'node:net'
+
+const [path, line] = process.argv.slice(2)
+const socket = connect(path)
+socket.write(`${line}\n`)
+let text = ''
+socket.setEncoding('utf8')
+socket.on('data', (chunk) => (text += chunk))
+socket.on('end', () => console.log(JSON.stringify({ msg: 'answered', text })))

@@ -1,0 +1,110 @@
+// Clients of two kinds, until `stop` on stdin: KEPT connections that ask one request after the other and are never closed, and
+// new connections, each for one request, FRESH at a time. Nothing is retried, and every failure is in the results with
+// the port and the time of its connection; a kept one that failed is replaced. Times are milliseconds of CLOCK_MONOTONIC.
+import net from 'node:net'
+import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
+
+const PATIENCE = 30_000
+
+const { values } = parseArgs({
+  options: {
+    port: { type: 'string' },
+    kept: { type: 'string', default: '64' },
+    fresh: { type: 'string', default: '2' },
+    /** Milliseconds between an answer and the next request of its kind. */
+    pause: { type: 'string', default: '0' },
+  },
+})
+const port = Number(values.port)
+const pause = Number(values.pause)
+const now = () => Number(process.hrtime.bigint()) / 1e6
+const say = (msg, more) => console.log(JSON.stringify({ msg, ...more }))
+
+let stopped = false
+let open = 0
+let connections = 0
+let requests = 0
+let slowest = 0
+/** Local ports of the kept connections that are there. */
+const keptPorts = new Set()
+const failures = []
+
+/** `kind`: `kept` or `fresh`. */
+function connect(kind) {
+  if (stopped) return
+  const begun = now()
+  const socket = net.connect({ port, host: '127.0.0.1', noDelay: true })
+  const request = `GET / HTTP/1.1\r\nHost: load\r\n${kind === 'fresh' ? 'Connection: close\r\n' : ''}\r\n`
+  let local = 0
+  let asked = begun
+  let waiting = true
+  let answered = 0
+  let text = ''
+  let failure
+  connections += 1
+  open += 1
+  const ask = () => {
+    if (stopped) return socket.destroy()
+    asked = now()
+    waiting = true
+    socket.write(request)
+  }
+  socket.setEncoding('latin1')
+  socket.setTimeout(PATIENCE, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
+  socket.on('connect', () => {
+    local = socket.localPort
+    if (kind === 'kept') keptPorts.add(local)
+  })
+  socket.write(request)
+  socket.on('data', (chunk) => {
+    text += chunk
+    const body = text.indexOf('\r\n\r\n') + 4
+    if (body < 4) return
+    const length = Number(/\r\ncontent-length: (\d+)/i.exec(text)?.[1])
+    if (!(text.length - body >= length)) return
+    const status = text.slice('HTTP/1.1 '.length, 12)
+    text = ''
+    waiting = false
+    if (status !== '200') return socket.destroy(Object.assign(new Error(), { code: `status ${status}` }))
+    requests += 1
+    answered += 1
+    slowest = Math.max(slowest, now() - asked)
+    if (kind === 'kept') setTimeout(ask, pause)
+  })
+  socket.on('error', (error) => {
+    failure = [error.code, error.syscall].filter(Boolean).join(' ')
+  })
+  socket.on('close', () => {
+    open -= 1
+    keptPorts.delete(local)
+    if (failure === undefined && waiting) failure = text === '' ? 'no answer' : 'cut answer'
+    else if (failure === undefined && kind === 'kept' && !stopped) failure = 'closed'
+    if (failure !== undefined) failures.push({ kind, failure, local, begun, ended: now(), answered })
+    if (!stopped) setTimeout(connect, pause, kind)
+    else if (open === 0) finish()
+  })
+}
+
+function finish() {
+  say('done', { connections, requests, slowest, failures })
+  process.exit()
+}
+
+for (let count = 0; count < Number(values.kept); count++) connect('kept')
+for (let count = 0; count < Number(values.fresh); count++) connect('fresh')
+const input = createInterface({ input: process.stdin })
+input.once('line', () => {
+  stopped = true
+  input.close()
+  if (open === 0) finish()
+})
+// Whoever started it is gone.
+input.once('close', () => {
+  if (!stopped) process.exit()
+})
+const established = setInterval(() => {
+  if (keptPorts.size < Number(values.kept)) return
+  clearInterval(established)
+  say('loading', { connections })
+}, 5)

@@ -1,0 +1,105 @@
+import http from 'node:http'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import type { Broker } from './broker.ts'
+import { Client } from './client.ts'
+
+/** What the master answers: `Success=0|1`, a line `--`, and lines of its log. */
+export interface OperatorAnswer {
+  readonly success: boolean
+  readonly log: readonly string[]
+}
+
+export interface MasterStatus {
+  readonly master: { pid: number; reloads: number; busy: string | null; startedAt: string }
+  readonly workers: readonly { pid: number; role: 'serving' | 'leaving' | 'starting' }[]
+}
+
+export function operatorSocket({ control }: Broker): string {
+  return join(control, '../master.sock')
+}
+
+/** A connection to the master, with nothing between the test and its text. */
+export function openSession(t: Test, broker: Broker): Promise<Client> {
+  return Client.open(t, { path: operatorSocket(broker) })
+}
+
+/** Says one line, and reads to the end of the session. */
+export async function say(t: Test, broker: Broker, line: string): Promise<string> {
+  const session = await openSession(t, broker)
+  session.send(`${line}\n`)
+  return rest(session)
+}
+
+/** All that a session still says. */
+export async function rest(session: Client): Promise<string> {
+  const end = await session.ended
+  if (end !== 'end') throw new Error(`the session ended with ${end} after ${session.received}`)
+  return session.received
+}
+
+export async function reload(t: Test, broker: Broker): Promise<OperatorAnswer> {
+  return parseAnswer(await say(t, broker, 'reload'))
+}
+
+/** Nothing before `Success=`, nothing but whole lines behind it. */
+export function parseAnswer(text: string): OperatorAnswer {
+  const [, success, log] = /^Success=([01])\n--\n((?:.*\n)*)$/.exec(text) ?? []
+  if (success === undefined || log === undefined) throw new Error(`not an answer: ${JSON.stringify(text)}`)
+  return { success: success === '1', log: log.split('\n').slice(0, -1) }
+}
+
+export async function masterStatus(t: Test, broker: Broker): Promise<MasterStatus> {
+  return JSON.parse(await say(t, broker, 'status')) as MasterStatus
+}
+
+/** The worker that serves now; resolves when no other one is left. */
+export async function onlyWorker(t: Test, broker: Broker): Promise<number> {
+  for (;;) {
+    const { workers } = await masterStatus(t, broker)
+    const [worker] = workers
+    if (workers.length === 1 && worker?.role === 'serving') return worker.pid
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
+
+/**
+ * One request to the admin server on a connection of its own: a kept one belongs to a worker, and ends with it.
+ *
+ * @returns the status code and the body
+ */
+export function askAdmin(broker: Broker, path: string, method = 'GET'): Promise<[number, string]> {
+  return new Promise((resolve, reject) => {
+    const request = http.request(`${broker.admin}${path}`, { method, agent: false }, (response) => {
+      let body = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => (body += chunk))
+      response.on('error', reject)
+      response.on('end', () => resolve([response.statusCode ?? 0, body]))
+    })
+    request.on('error', reject)
+    request.end()
+  })
+}
+
+/** Every sample of /metrics, by its series as it is written. */
+export async function samples(broker: Broker): Promise<Map<string, number>> {
+  const [, text] = await askAdmin(broker, '/metrics')
+  const lines = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
+  return new Map(lines.map((line) => split(line, line.lastIndexOf(' '))))
+}
+
+function split(line: string, at: number): [string, number] {
+  return [line.slice(0, at), Number(line.slice(at + 1))]
+}
+
+/** Over all workers that there have been: accepted, and the sum of outcomes. At rest they are equal (invariant I4). */
+export async function ledger(broker: Broker): Promise<{ accepted: number; ended: number }> {
+  let accepted = 0
+  let ended = 0
+  for (const [series, value] of await samples(broker)) {
+    if (series.startsWith('baton_connections_accepted_total{')) accepted += value
+    if (series.startsWith('baton_connections_total{')) ended += value
+  }
+  return { accepted, ended }
+}
