@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
-import { Socket } from 'node:net'
+import { type AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
 import { close as closeFd } from '@baton/native-sendmsg'
@@ -40,6 +40,10 @@ export interface DrainOptions {
   /** How long connections in flight may take before they are cut: milliseconds or `"30s"`. Default: 30 s. */
   deadline?: number | string
 }
+
+/** Reasons of a drain that begins in this process; any other one comes from the broker. */
+export const APP_ASKED = 'asked by the app'
+export const SERVER_CLOSED = 'the server was closed'
 
 const DEFAULT_DRAIN_DEADLINE = 30_000
 
@@ -99,12 +103,14 @@ export class Backend extends EventEmitter<BackendEvents> {
    * The server that client connections are given to: an `http`, `https`, `tls` or `net` server (or what a framework
    * made of one). It need not listen; whether it does is left alone.
    *
+   * @param options.address what `server.address()` says while the server does not listen by itself; null without it
    * @throws {AttachError} BATON_ERR_ALREADY_ATTACHED
    */
-  attach(server: AttachableServer): this {
+  attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
     this.#attachment = attachServer(server, {
-      onServerClose: () => void this.#drain('the server was closed', Number.POSITIVE_INFINITY),
+      onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
     })
+    this.#attachment.address = options.address
     if ('setSecureContext' in server) {
       server.prependListener('secureConnection', (secure: TLSSocket) => this.#linkSecure(secure))
     }
@@ -155,7 +161,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     if (deadline === undefined) {
       throw new BackendError('BATON_ERR_INVALID_OPTION', `deadline is ${JSON.stringify(options.deadline)}`)
     }
-    return this.#drain('asked by the app', deadline)
+    return this.#drain(APP_ASKED, deadline)
   }
 
   /** At once: adopted connections are cut, what was not adopted yet goes back to the broker untouched. */
@@ -163,6 +169,14 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#shut()
     this.#attachment?.destroyAll()
     await this.#attachment?.whenEmpty()
+  }
+
+  /**
+   * After `drain()` or `close()`: the server answers for itself again (`listening`, `address()`, `close()`), and can be attached to
+   * another backend.
+   */
+  detach(): void {
+    this.#attachment?.detach()
   }
 
   /** What the broker said of a connection that the attached server was given; undefined for any other socket. */

@@ -1,5 +1,7 @@
+import type { Socket } from 'node:net'
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
+import type { Failure } from './handoff/failure.ts'
 import type { Listener } from './listen/listener.ts'
 
 /**
@@ -10,7 +12,7 @@ export interface ClientConnection {
   /** Counts up with each accept of this process; arrival order. */
   readonly order: number
   readonly fd: OwnedFd
-  readonly listener: Pick<Listener, 'name' | 'protocol' | 'service'>
+  readonly listener: Pick<Listener, 'name' | 'protocol'>
   readonly peer: SocketAddress
   /** The 16 bytes of the connection's ULID. */
   readonly id: Buffer
@@ -20,6 +22,16 @@ export interface ClientConnection {
   tried: Set<string> | undefined
   /** performance.now() of the first attempt that failed for want of room. */
   pressedSince: number | undefined
+  /** Set when there is no client behind it but a health check, which hears what becomes of it instead of the service. */
+  readonly probe?: ProbeHost
+}
+
+/** What becomes of a connection that a health check has made. One of these, once; it is never offered again. */
+export interface ProbeHost {
+  handedOff(): void
+  relayed(upstream: Socket): void
+  returned(failure: Failure): void
+  relinquished(): void
 }
 
 /**

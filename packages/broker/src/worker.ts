@@ -70,7 +70,7 @@ export interface EmployedWorker extends Worker {
    */
   finish(
     removed: readonly string[],
-    successor: (connections: readonly ClientConnection[]) => void,
+    successor: (service: string, connections: readonly ClientConnection[]) => void,
     deadline: number,
   ): Promise<void>
   /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
@@ -255,7 +255,7 @@ export function createWorker(
         if (removed.includes(listener.name)) listener.close()
         else listener.leave()
       }
-      for (const service of services.values()) service.handOver(successor)
+      for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
       const stopped = admin.leave()
       const all = [...services.values()]
       await settledWithin(Promise.all(all.map((service) => service.settled())), deadline)

@@ -184,6 +184,16 @@ void t.test('an allowed and doubtful configuration is warned of', async (t) => {
   const config = parseConfig({ ...smallest, services: { web: { holdTimeout: 0 }, idle: {} } })
   t.match(warningsOf(config), [{ path: 'services.web.holdTimeout' }, { path: 'services.idle' }])
   t.same(warningsOf(parseConfig(smallest)), [])
+  const checked = { services: { web: { healthCheck: {} } } }
+  const tls = parseConfig({
+    ...checked,
+    listeners: [
+      { name: 'plain', listen: '127.0.0.1:1', service: 'web' },
+      { name: 'secure', listen: '127.0.0.1:2', protocol: 'tls', service: 'web' },
+    ],
+  })
+  t.match(warningsOf(tls), [{ path: 'services.web.healthCheck', message: /plain HTTP/ }])
+  t.same(warningsOf(parseConfig({ ...smallest, ...checked })), [])
 })
 
 void t.test('durations', async (t) => {

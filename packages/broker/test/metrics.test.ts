@@ -28,7 +28,7 @@ void t.test('known series are there from the start, with 0', async (t) => {
   )
   const steps = 2 * FALLBACK_ACTIONS.length * FALLBACK_REASONS.length
   t.equal(Object.keys(await samples(metrics, 'baton_fallbacks_total')).length, steps)
-  const states = ['ready', 'draining', 'unresponsive', 'paused']
+  const states = ['ready', 'starting', 'draining', 'unresponsive', 'unhealthy', 'paused']
   const zeros = ['web', 'api'].flatMap((service) =>
     states.map((state) => [`{service="${service}",state="${state}"}`, 0]),
   )

@@ -21,7 +21,7 @@ async function accepted(t: Test): Promise<{ client: Socket; connection: ClientCo
   const connection: ClientConnection = {
     order: 1,
     fd: new OwnedFd(incoming.fd),
-    listener: { name: 'web', protocol: 'http' } as ClientConnection['listener'],
+    listener: { name: 'web', protocol: 'http' },
     peer: incoming.peer,
     id: createConnectionId(Date.now()),
     acceptedAt: performance.now(),

@@ -42,11 +42,14 @@ const failureLimit = z.strictObject({
 
 const healthCheck = z.strictObject({
   path: describe(
-    'Path of the request.',
-    z.string().startsWith('/', 'a path begins with "/"').default('/healthz'),
+    'Path of the request; an answer of 200 to 399 is healthy.',
+    z
+      .string()
+      .regex(/^\/[\x21-\x7e]*$/, 'a path begins with "/" and has no spaces; other characters are written %XX')
+      .default('/healthz'),
   ),
   interval: describe('Time from one check to the next.', duration(1).prefault('2s')),
-  timeout: describe('Time for one answer.', duration(1).prefault('1s')),
+  timeout: describe('Time for one answer, to its end.', duration(1).prefault('1s')),
 })
 
 const upstream = z.strictObject({
@@ -89,7 +92,10 @@ const service = z.strictObject({
     z.string().min(1).default('.'),
   ),
   minHealthy: describe('How long a new one must stay ready before it counts.', duration(0).prefault('1s')),
-  healthCheck: describe('HTTP check of each backend.', healthCheck.nullable().prefault(null)),
+  healthCheck: describe(
+    'HTTP check of each backend, in plain HTTP whatever clients speak; three failures in a row and it is not chosen until one succeeds.',
+    healthCheck.nullable().prefault(null),
+  ),
   upstreams: describe('Plain addresses to relay to, without the SDK.', z.array(upstream).prefault([])),
 })
 

@@ -4,6 +4,9 @@ import type { ConfigProblem } from './error.ts'
 /** What is allowed and yet probably not meant. */
 export function warningsOf(config: Config): ConfigProblem[] {
   const used = new Set(config.listeners.map((listener) => listener.service))
+  const encrypted = new Set(
+    config.listeners.filter(({ protocol }) => protocol === 'tls').map(({ service }) => service),
+  )
   return [...config.services.values()].flatMap((service) => {
     const path = `services.${service.name}`
     const found: ConfigProblem[] = []
@@ -12,6 +15,11 @@ export function warningsOf(config: Config): ConfigProblem[] {
       const message =
         'is shorter than ackDeadline: one slow backend is enough for a connection to be rejected'
       found.push({ path: `${path}.holdTimeout`, message })
+    }
+    if (service.healthCheck !== null && encrypted.has(service.name)) {
+      const message =
+        'asks in plain HTTP, which a server attached behind a tls listener does not answer: its backends never become ready'
+      found.push({ path: `${path}.healthCheck`, message })
     }
     return found
   })

@@ -33,9 +33,16 @@ export class OfferLedger {
   readonly #open = new Map<number, OpenOffer>()
   #lastSequence = 0
   #taken = 0
+  /** The offer of a health check; there is at most one at a time. */
+  #probe: OpenOffer | undefined
 
   get size(): number {
     return this.#open.size
+  }
+
+  /** Without the health check's. */
+  get clients(): number {
+    return this.#open.size - (this.#probe === undefined ? 0 : 1)
   }
 
   /** Offers past their deadline that the backend has taken from the lane and not answered. */
@@ -53,6 +60,7 @@ export class OfferLedger {
       state: 'offered',
     }
     this.#open.set(offer.sequence, offer)
+    if (connection.probe !== undefined) this.#probe = offer
     return offer
   }
 
@@ -113,8 +121,12 @@ export class OfferLedger {
     return overdue
   }
 
-  /** The oldest taken offer, while there are more than `bound`. It is never offered again. */
+  /**
+   * The oldest taken offer, while there are more than `bound`. It is never offered again. A health check does not wait: there
+   * is no client to be lost.
+   */
   relinquish(bound: number): OpenOffer | undefined {
+    if (this.#probe?.state === 'taken') return this.#close(this.#probe)
     if (this.#taken <= bound) return undefined
     for (const offer of this.#open.values()) if (offer.state === 'taken') return this.#close(offer)
     return undefined
@@ -125,12 +137,14 @@ export class OfferLedger {
     const rest = [...this.#open.values()]
     this.#open.clear()
     this.#taken = 0
+    this.#probe = undefined
     return rest
   }
 
   #close(offer: OpenOffer): OpenOffer {
     this.#open.delete(offer.sequence)
     if (offer.state === 'taken') this.#taken -= 1
+    if (offer === this.#probe) this.#probe = undefined
     return offer
   }
 

@@ -18,7 +18,7 @@ export interface DeployRequest {
   readonly atOnce: number
   /** Back to the old version. */
   readonly abort: boolean
-  progress(progress: DeployProgress): void
+  readonly progress: (progress: DeployProgress) => void
 }
 
 /** One deploy at a time, whoever asks for it. */

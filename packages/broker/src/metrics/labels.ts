@@ -48,7 +48,14 @@ export const FALLBACK_REASONS = [
 ] as const
 export type FallbackReason = (typeof FALLBACK_REASONS)[number]
 
-export const BACKEND_STATES = ['ready', 'draining', 'unresponsive', 'paused'] as const
+export const BACKEND_STATES = [
+  'ready',
+  'starting',
+  'draining',
+  'unresponsive',
+  'unhealthy',
+  'paused',
+] as const
 export type BackendState = (typeof BACKEND_STATES)[number]
 
 /** Seen from the client: `in` is what it sends. */

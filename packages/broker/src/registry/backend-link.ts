@@ -9,6 +9,7 @@ import { FailureLimit, type FailureLimitOptions } from '../handoff/failure-limit
 import type { HandoffLane } from '../handoff/lane.ts'
 import { OfferLedger, type OpenOffer, toWire, type Unmatched } from '../handoff/offer-ledger.ts'
 import { createToken } from '../handoff/token.ts'
+import type { Health } from '../health/health.ts'
 import { type Os, systemOs } from '../os.ts'
 import { type PendingDial, relayHeader } from '../relay/dial.ts'
 import { Heartbeat } from './heartbeat.ts'
@@ -59,7 +60,7 @@ export interface LinkHost {
   ended(link: BackendLink): void
 }
 
-export type LinkState = 'ready' | 'draining' | 'unresponsive' | 'paused'
+export type LinkState = 'ready' | 'starting' | 'draining' | 'unresponsive' | 'unhealthy' | 'paused'
 
 /**
  * One registered backend: its control connection, its lane and the account of what was offered to it.
@@ -68,6 +69,8 @@ export type LinkState = 'ready' | 'draining' | 'unresponsive' | 'paused'
  */
 export class BackendLink implements Candidate {
   readonly identity: BackendIdentity
+  /** What health checks say of it, set by who makes them. Without checks nobody doubts it. */
+  health: Health = 'healthy'
   readonly #control: ControlConnection
   readonly #lane: HandoffLane
   readonly #options: LinkOptions
@@ -127,6 +130,7 @@ export class BackendLink implements Candidate {
   get state(): LinkState {
     if (this.#draining) return 'draining'
     if (this.#heartbeat.unresponsive) return 'unresponsive'
+    if (this.health !== 'healthy') return this.health
     if (this.retryAfter > 0) return 'paused'
     return 'ready'
   }
@@ -136,12 +140,13 @@ export class BackendLink implements Candidate {
     return this.#failures.retryAfter(this.#os.now())
   }
 
+  /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
   get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
     return {
       adopted: this.#acked,
       closed: this.#closed,
       lag: this.#lag,
-      inFlight: this.#ledger.size,
+      inFlight: this.#ledger.clients,
       stuck: this.#ledger.taken,
     }
   }

@@ -22,6 +22,8 @@ import type { Logger } from 'pino'
 import { isValid, ulid } from 'ulid'
 import type { Config } from '../config/index.ts'
 import { Lane } from '../handoff/lane.ts'
+import { HealthChecks } from '../health/health-checks.ts'
+import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
 import { admit, isAllowed } from './admission.ts'
@@ -269,12 +271,12 @@ export class Registry {
     }
     control.welcomed()
     this.#ids.add(id)
-    const { ackDeadline, tokenTtl, maxStuck, failureLimit } = config
+    const { ackDeadline, tokenTtl, maxStuck, failureLimit, healthCheck } = config
     const link = new BackendLink(
       identity,
       { control, lane },
       { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
-      {
+      apartFromProbes({
         handedOff: (connection) => service.handedOff(connection),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
         returned: (connections, failure, by) => service.returned(connections, failure, by),
@@ -283,15 +285,25 @@ export class Registry {
         lateAnswer: () => service.lateAnswer(),
         available: () => service.available(),
         ended: (ended) => {
+          checks?.stop()
           this.#ids.delete(id)
           removeRelaySocket(this.#config.runtimeDir, identity.reconnect)
           this.#slots.release(identity.slot)
           service.ended(ended)
           this.#onChange?.()
         },
-      },
+      }),
       this.#logger,
     )
+    const checks =
+      healthCheck === null
+        ? undefined
+        : new HealthChecks(
+            link,
+            { ...healthCheck, relay: config.handoff === 'off' },
+            () => service.available(),
+            this.#logger,
+          )
     const { slot, pid, uid, version, weight } = identity
     this.#logger.info(
       { backend: id, slot, service: service.name, peerPid: pid, uid, version, weight },
@@ -300,6 +312,7 @@ export class Registry {
     service.joined(link)
     if (this.#releasing !== undefined) link.release(this.#releasing)
     this.#onChange?.()
+    checks?.start()
     return link
   }
 

@@ -176,7 +176,7 @@ export class Employee {
           const connection = new InheritedClient(fd, {
             // Behind those that came before it, and before everybody who was accepted here.
             order: this.#inherited++,
-            listener: { name: client.listener, protocol: client.protocol, service: client.service },
+            listener: { name: client.listener, protocol: client.protocol },
             // Of one that has left nobody knows it any more; who reads from it will see that.
             peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
             id: ulidToBytes(client.id),
@@ -202,17 +202,23 @@ export class Employee {
       message: () => {},
       ended: () => {},
     })
-    await worker.finish(removed, (connections) => this.#pass(successor, connections), deadline)
+    const pass = (service: string, connections: readonly ClientConnection[]) =>
+      this.#pass(successor, service, connections)
+    await worker.finish(removed, pass, deadline)
     await successor.sent()
     successor.close()
     await this.#leave()
   }
 
-  #pass(successor: Channel<never, HeldClients>, connections: readonly ClientConnection[]): void {
+  #pass(
+    successor: Channel<never, HeldClients>,
+    service: string,
+    connections: readonly ClientConnection[],
+  ): void {
     for (let from = 0; from < connections.length; from += MOST_DESCRIPTORS) {
       const batch = connections.slice(from, from + MOST_DESCRIPTORS)
       const clients = batch.map(({ id, listener, acceptedAt }) => ({
-        service: listener.service,
+        service,
         listener: listener.name,
         protocol: listener.protocol,
         id: ulidFromBytes(id),

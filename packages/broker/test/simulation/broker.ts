@@ -4,7 +4,6 @@ import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } 
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../src/config/index.ts'
 import type { ClientConnection } from '../../src/connection.ts'
-import type { Listener } from '../../src/listen/listener.ts'
 import { Metrics } from '../../src/metrics/index.ts'
 import type { Carried, Os } from '../../src/os.ts'
 import { BackendLink } from '../../src/registry/backend-link.ts'
@@ -82,7 +81,7 @@ export class Broker {
       this.service.arrive({
         order: client.order,
         fd: new SimulatedFd(this.process, client),
-        listener: { name: 'web', protocol } as Listener,
+        listener: { name: 'web', protocol },
         peer: { family: 'unix', address: '', port: 0 },
         id,
         acceptedAt: this.process.now(),

@@ -1,0 +1,113 @@
+import { connect } from 'node:net'
+import { constants } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Backoff } from '../backoff.ts'
+import { RegisterError } from './errors.ts'
+
+/** What is asked of the master: one line on its operator socket. */
+export interface ListenRequest {
+  readonly service: string
+  readonly host: string
+  readonly port: number
+}
+
+/** Where the master listens now, for this service. */
+export interface Opened {
+  readonly service: string
+  readonly address: string
+  readonly port: number
+}
+
+/** In milliseconds. */
+const ANSWER_TIMEOUT = 30_000
+
+/** A master that reloads cuts the sessions that it has and answers the next one: so often is it asked, within about 5 s. */
+const MOST_SESSIONS = 8
+
+/** An answer is a line or two. */
+const LONGEST_ANSWER = 64 * 1024
+
+/** What an app may look for in `error.code`, as Node's own `listen()` reports it. */
+const SYSTEM_CODES = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL'] as const
+
+/** Letters, digits and what IP addresses and their zones are made of: all that is one word of the master's protocol. */
+const WORD = /^[\w.:%-]+$/
+
+/**
+ * Has the master open a port.
+ *
+ * @throws {RegisterError} BATON_ERR_MASTER_UNREACHABLE, BATON_ERR_LISTEN_REFUSED
+ * @throws {Error} EADDRINUSE, EACCES, EADDRNOTAVAIL, ENOTFOUND, in the form in which Node's own `listen()` reports them
+ */
+export async function askMaster(path: string, request: ListenRequest, signal: AbortSignal): Promise<Opened> {
+  const { service, host, port } = request
+  if (!WORD.test(host))
+    throw systemError('ENOTFOUND', 'getaddrinfo', `getaddrinfo ENOTFOUND ${host}`, request)
+  const line = `listen service=${service} host=${host} port=${port}\n`
+  const backoff = new Backoff()
+  let answer = await converse(path, line, signal)
+  for (let session = 1; answer === '' && session < MOST_SESSIONS; session++) {
+    await sleep(backoff.next(), undefined, { signal })
+    answer = await converse(path, line, signal)
+  }
+  const [first, ...rest] = answer.split('\n').filter((each) => each !== '' && each !== '--')
+  if (first === 'Success=1') return openedOf(rest[0] ?? '', path)
+  if (first !== 'Success=0') throw unreachable(path, `it answered ${JSON.stringify(answer.slice(0, 200))}`)
+  throw refusal(rest.join('; '), request)
+}
+
+function openedOf(line: string, path: string): Opened {
+  try {
+    const { service, address, port } = JSON.parse(line) as Partial<Opened>
+    if (typeof service === 'string' && typeof address === 'string' && typeof port === 'number')
+      return { service, address, port }
+  } catch {
+    // Said below.
+  }
+  throw unreachable(path, `it answered ${JSON.stringify(line.slice(0, 200))}`)
+}
+
+function refusal(reason: string, request: ListenRequest): Error {
+  const code = SYSTEM_CODES.find((each) => reason.includes(each))
+  if (code === undefined) return new RegisterError('BATON_ERR_LISTEN_REFUSED', reason)
+  return systemError(code, 'listen', `listen ${code}: ${reason}`, request)
+}
+
+function systemError(code: string, syscall: string, message: string, { host, port }: ListenRequest): Error {
+  const number = (constants.errno as Readonly<Record<string, number>>)[code]
+  return Object.assign(new Error(message), {
+    code,
+    ...(number !== undefined && { errno: -number }),
+    syscall,
+    address: host,
+    port,
+  })
+}
+
+function unreachable(path: string, detail: string, cause?: unknown): RegisterError {
+  return new RegisterError('BATON_ERR_MASTER_UNREACHABLE', `${path}: ${detail}`, { cause })
+}
+
+/** Says one line and reads until the master closes the session; empty when it was cut. */
+async function converse(path: string, line: string, signal: AbortSignal): Promise<string> {
+  signal.throwIfAborted()
+  const socket = connect({ path, timeout: ANSWER_TIMEOUT })
+  const abort = () => socket.destroy(signal.reason as Error)
+  signal.addEventListener('abort', abort)
+  socket.on('timeout', () => socket.destroy(new Error(`no answer within ${ANSWER_TIMEOUT} ms`)))
+  let answer = ''
+  try {
+    socket.write(line)
+    for await (const chunk of socket.setEncoding('utf8')) {
+      answer += String(chunk)
+      if (answer.length > LONGEST_ANSWER) throw new Error('its answer has no end')
+    }
+  } catch (error) {
+    signal.throwIfAborted()
+    const { code, message } = error as NodeJS.ErrnoException
+    if (code !== 'ECONNRESET' || answer !== '') throw unreachable(path, message, error)
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+  return answer
+}

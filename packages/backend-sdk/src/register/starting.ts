@@ -1,0 +1,67 @@
+import type { Server } from 'node:net'
+import { Overlay } from '../attach/overlay.ts'
+import type { ListenTarget } from './target.ts'
+
+/**
+ * A server between `listen()` and `listening`. Until it is attached there is nothing that Node could close, so its `close()` is
+ * laid over: it ends what is under way, and the server closes without having listened.
+ */
+export class Starting {
+  readonly server: Server
+  readonly target: ListenTarget
+  readonly #overlay: Overlay
+  readonly #abort = new AbortController()
+  readonly #onEnd: () => void
+
+  /** @param onEnd the server may listen again: it was closed, or could not listen */
+  constructor(server: Server, target: ListenTarget, onEnd: () => void) {
+    this.server = server
+    this.target = target
+    this.#onEnd = onEnd
+    const { callback } = target
+    if (callback !== undefined) server.once('listening', callback)
+    this.#overlay = new Overlay(server)
+    const close: (callback?: (error?: Error) => void) => Server = server.close.bind(server)
+    this.#overlay.method('close', close, (done?: (error?: Error) => void) => {
+      if (typeof done === 'function') server.once('close', () => done())
+      this.#abort.abort()
+      this.attached()
+      process.nextTick(() => server.emit('close'))
+      return server
+    })
+    server.once('close', this.#ended)
+    this.#obey(target.signal)
+  }
+
+  /** Aborted when the app closes the server before it was attached. */
+  get signal(): AbortSignal {
+    return this.#abort.signal
+  }
+
+  /** From now on `close()` is the attachment's. To be called right before attaching. */
+  attached(): void {
+    this.#overlay.remove()
+  }
+
+  /** It cannot listen. As with Node: the event comes later, without a listener it is thrown, and `listen()` may be tried again. */
+  fail(error: Error): void {
+    this.attached()
+    const { server, target } = this
+    server.off('close', this.#ended)
+    if (target.callback !== undefined) server.off('listening', target.callback)
+    this.#ended()
+    process.nextTick(() => server.emit('error', error))
+  }
+
+  readonly #close = (): void => void this.server.close()
+
+  readonly #ended = (): void => {
+    this.target.signal?.removeEventListener('abort', this.#close)
+    this.#onEnd()
+  }
+
+  #obey(signal: AbortSignal | undefined): void {
+    if (signal?.aborted) process.nextTick(this.#close)
+    else signal?.addEventListener('abort', this.#close, { once: true })
+  }
+}

@@ -1,0 +1,601 @@
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer, Socket } from 'node:net'
+import { join } from 'node:path'
+import tls from 'node:tls'
+import { socketpair } from '@baton/native-sendmsg'
+import t, { type Test } from 'tap'
+import { eventually } from '../../../test/support/eventually.ts'
+import { FalseBroker, type Registered } from '../../../test/support/false-broker.ts'
+import { PassedClient } from '../../../test/support/passed-client.ts'
+import { Program, root } from '../../../test/support/process.ts'
+import { FalseMaster, type Answer, silence } from './false-master.ts'
+import { listenTarget } from '../src/register/target.ts'
+
+// The preload of apps that know nothing of Baton: each is a process of its own, with a master and a broker by hand.
+
+const PRELOAD = join(root, 'packages/backend-sdk/dist/register/index.js')
+
+/** What each app here begins with. */
+const PROLOGUE = `
+import http from 'node:http'
+import net from 'node:net'
+const say = (msg, more = {}) => console.log(JSON.stringify({ msg, ...more }))
+const saidOf = (server, name) => server
+  .on('listening', () => say('listening', { name, address: server.address(), listening: server.listening }))
+  .on('error', ({ code, message, errno, syscall, address, port }) =>
+    say('error', { name, code, message, errno, syscall, address, port, listening: server.listening }))
+  .on('close', () => say('close', { name }))
+`
+
+function preloaded(code: string): string[] {
+  return [process.execPath, '--import', PRELOAD, '--input-type=module', '-e', PROLOGUE + code]
+}
+
+interface Rig {
+  readonly master: FalseMaster
+  readonly broker: FalseBroker
+  /** Runs this code with the preload. */
+  readonly run: (code: string, env?: NodeJS.ProcessEnv) => Program
+}
+
+async function rig(t: Test, answer?: Answer): Promise<Rig> {
+  const master = await FalseMaster.start(t, answer)
+  const broker = new FalseBroker(t)
+  const environment = {
+    BATON_MASTER_SOCKET: master.path,
+    BATON_SOCKET: broker.control,
+    BATON_SERVICE: 'web',
+  }
+  return {
+    master,
+    broker,
+    run: (code, env = {}) =>
+      // The test runner puts a loader of its own into every child, with listeners for signals.
+      new Program(t, 'env', ['-u', 'NODE_OPTIONS', ...preloaded(code)], {
+        env: { ...environment, ...env },
+      }),
+  }
+}
+
+function handOver(registered: Registered, fd: number): void {
+  const offer = registered.offer()
+  registered.post(offer.token, fd)
+  registered.ring(offer)
+}
+
+/** A client of the app that has asked for `/`. */
+function visit(t: Test, registered: Registered): PassedClient {
+  const client = new PassedClient(t)
+  handOver(registered, client.fd)
+  return client
+}
+
+async function answered(client: PassedClient, body: string): Promise<void> {
+  await eventually(
+    () => client.answer.endsWith(body),
+    () => `"${body}"; there came ${JSON.stringify(client.answer)}`,
+  )
+}
+
+/** A port that nobody listens on; somebody else could take it meanwhile, but the kernel does not give it away again soon. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+const said = (program: Program, msg: string) => program.messages().filter((message) => message['msg'] === msg)
+
+void t.test('which calls of listen() are taken', async (t) => {
+  const callback = () => {}
+  const { signal } = new AbortController()
+  const base = { host: '::', port: 3000, signal: undefined, callback: undefined }
+  t.same(listenTarget([3000]), base)
+  t.same(listenTarget(['3000']), base)
+  t.same(listenTarget([3000, '127.0.0.1']), { ...base, host: '127.0.0.1' })
+  t.same(listenTarget([3000, '127.0.0.1', 511, callback]), { ...base, host: '127.0.0.1', callback })
+  t.same(listenTarget([3000, 511, callback]), { ...base, callback })
+  t.same(listenTarget([3000, undefined, callback]), { ...base, callback })
+  t.same(listenTarget([{ port: 3000, ipv6Only: true, backlog: 5, exclusive: true }]), base)
+  t.same(listenTarget([{ port: '3000', host: 'localhost', signal }, callback]), {
+    host: 'localhost',
+    port: 3000,
+    signal,
+    callback,
+  })
+  t.same(listenTarget([{ port: 3000, host: null, path: '/ignored' }]), base)
+  const untouched: unknown[][] = [
+    [],
+    [callback],
+    [0],
+    ['0'],
+    [null],
+    [undefined],
+    ['/run/app.sock'],
+    [''],
+    [{}],
+    [{ port: 0 }],
+    [{ port: undefined }],
+    [{ path: '/run/app.sock' }],
+    [{ fd: 3 }],
+    [{ fd: 3, port: 3000 }],
+    [{ handle: {}, port: 3000 }],
+    [createServer()],
+    // Node refuses these, in its own words.
+    [65_536],
+    [-1],
+    [3000.5],
+    ['3000x'],
+    [{ port: 3000, signal: 'no' }],
+    [{ port: 3000, host: 7 }],
+  ]
+  for (const args of untouched) t.equal(listenTarget(args), undefined, JSON.stringify(args))
+})
+
+void t.test(
+  'an app that listens is served by the broker, in whatever way it listens',
+  { timeout: 60_000 },
+  async (t) => {
+    const { master, broker, run } = await rig(t)
+    const app = run(`
+    let sync = true
+    const listen = (...args) => {
+      let calls = 0
+      const name = args.shift()
+      const server = saidOf(net.createServer(), name)
+      if (server.listen(...args, () => say('callback', { name, calls: ++calls, sync })) !== server) say('not itself')
+    }
+    listen('port', 3001)
+    listen('host', 3002, '127.0.0.1')
+    listen('backlog', 3003, 'localhost', 10)
+    listen('options', { port: 3004, host: '127.0.0.1', backlog: 5 })
+    listen('text', '3005')
+    sync = false
+  `)
+    for (let each = 0; each < 5; each++) t.equal((await broker.registered()).hello.service, 'web')
+    await eventually(() => said(app, 'listening').length === 5, 'all listen')
+    t.same(
+      new Set(master.requests),
+      new Set([
+        'listen service=web host=:: port=3001',
+        'listen service=web host=127.0.0.1 port=3002',
+        'listen service=web host=localhost port=3003',
+        'listen service=web host=127.0.0.1 port=3004',
+        'listen service=web host=:: port=3005',
+      ]),
+    )
+    const addresses = Object.fromEntries(said(app, 'listening').map(({ name, address }) => [name, address]))
+    t.same(addresses, {
+      port: { address: '::', port: 3001, family: 'IPv6' },
+      host: { address: '127.0.0.1', port: 3002, family: 'IPv4' },
+      backlog: { address: '127.0.0.1', port: 3003, family: 'IPv4' },
+      options: { address: '127.0.0.1', port: 3004, family: 'IPv4' },
+      text: { address: '::', port: 3005, family: 'IPv6' },
+    })
+    t.ok(said(app, 'listening').every(({ listening }) => listening === true))
+    t.equal(said(app, 'callback').length, 5)
+    t.ok(said(app, 'callback').every(({ calls, sync }) => calls === 1 && sync === false))
+    t.same(said(app, 'not itself'), [])
+  },
+)
+
+void t.test('http, https, tls and net servers', { timeout: 60_000 }, async (t) => {
+  const { broker, run } = await rig(t)
+  const psk = "{ ciphers: 'PSK', maxVersion: 'TLSv1.2', pskCallback: () => Buffer.from('0123456789abcdef') }"
+  const servers: [kind: string, code: string, encrypted: boolean][] = [
+    ['http', `http.createServer((request, response) => response.end('hello'))`, false],
+    ['net', `net.createServer((socket) => socket.once('data', () => socket.end('hello')))`, false],
+    [
+      'https',
+      `(await import('node:https')).createServer(${psk}, (request, response) => response.end('hello'))`,
+      true,
+    ],
+    [
+      'tls',
+      `(await import('node:tls')).createServer(${psk}, (socket) => socket.once('data', () => socket.end('hello')))`,
+      true,
+    ],
+  ]
+  for (const [kind, code, encrypted] of servers) {
+    run(`saidOf(${code}, '${kind}').listen(3000)`)
+    const registered = await broker.registered()
+    if (!encrypted) {
+      await answered(visit(t, registered), 'hello')
+      t.pass(kind)
+      continue
+    }
+    const [near, far] = socketpair('stream')
+    handOver(registered, far.fd)
+    const socket = tls.connect({
+      socket: new Socket({ fd: near.release() }),
+      ciphers: 'PSK',
+      maxVersion: 'TLSv1.2',
+      pskCallback: () => ({ psk: Buffer.from('0123456789abcdef'), identity: 'test' }),
+      checkServerIdentity: () => undefined,
+    })
+    far.close()
+    t.teardown(() => socket.destroy())
+    socket.write('GET / HTTP/1.1\r\nHost: app\r\n\r\n')
+    let received = ''
+    for await (const chunk of socket.setEncoding('utf8')) {
+      received += String(chunk)
+      if (received.endsWith('hello')) break
+    }
+    t.match(received, /hello$/, kind)
+  }
+})
+
+void t.test('what is not for a port of its own choice is left to Node', { timeout: 60_000 }, async (t) => {
+  const { master, run } = await rig(t)
+  const path = join(master.path, '..', 'app.sock')
+  const app = run(`
+    saidOf(net.createServer(), 'any').listen(0, '127.0.0.1')
+    saidOf(net.createServer(), 'none').listen()
+    saidOf(net.createServer(), 'path').listen(${JSON.stringify(path)})
+    saidOf(net.createServer(), 'option').listen({ path: ${JSON.stringify(path)} + '2' })
+    const outer = saidOf(net.createServer(), 'outer').listen(0, '127.0.0.1', () => {
+      saidOf(net.createServer(), 'handle').listen(outer)
+      try { outer.listen(3000) } catch ({ code }) { say('thrown', { code }) }
+    })
+    try { net.createServer().listen(70000) } catch ({ code }) { say('thrown', { code }) }
+  `)
+  await eventually(
+    () => said(app, 'listening').length === 6,
+    () => app.lines.join('\n'),
+  )
+  const addresses = Object.fromEntries(said(app, 'listening').map(({ name, address }) => [name, address]))
+  t.equal(addresses['path'], path)
+  t.ok((addresses['any'] as AddressInfo).port > 0)
+  t.same(
+    new Set(said(app, 'thrown').map(({ code }) => code)),
+    new Set(['ERR_SOCKET_BAD_PORT', 'ERR_SERVER_ALREADY_LISTEN']),
+  )
+  t.same(master.requests, [])
+})
+
+void t.test('without a master Node’s own listen() is in its place', { timeout: 60_000 }, async (t) => {
+  const { master, run } = await rig(t)
+  const port = await freePort()
+  const app = run(
+    `saidOf(net.createServer((socket) => socket.end('own')), 'own').listen(${port}, '127.0.0.1')`,
+    {
+      BATON_MASTER_SOCKET: '',
+    },
+  )
+  await app.message('listening')
+  const client = new Socket().connect(port, '127.0.0.1')
+  t.equal(String((await once(client, 'data'))[0]), 'own')
+  client.destroy()
+  t.same(master.requests, [])
+})
+
+void t.test('what goes wrong is an error event of the server', { timeout: 60_000 }, async (t) => {
+  const { master, broker, run } = await rig(t)
+  const refuse = (reason: string) => () => `Success=0\n--\n${reason}\n`
+  const listens = `saidOf(net.createServer(), 'app').listen(3000, '127.0.0.1', () => say('callback'))`
+  const fails = async (env?: NodeJS.ProcessEnv) => {
+    const app = run(listens, env)
+    const { code, message, syscall, address, port, errno, listening } = await app.message('error')
+    t.equal(listening, false)
+    t.same(await app.exited, { code: 0, signal: null }, 'nothing is left that keeps the process')
+    t.same(said(app, 'callback'), [])
+    return { code, message, syscall, address, port, errno }
+  }
+
+  master.answer = refuse('web: the address is in use by another process (EADDRINUSE)')
+  t.match(await fails(), {
+    code: 'EADDRINUSE',
+    errno: -98,
+    syscall: 'listen',
+    address: '127.0.0.1',
+    port: 3000,
+    message: /^listen EADDRINUSE: .*in use by another process/,
+  })
+  master.answer = refuse('this user may not use it (EACCES)')
+  t.match(await fails(), { code: 'EACCES', errno: -13 })
+  master.answer = refuse('there is no service "web"')
+  t.match(await fails(), { code: 'BATON_ERR_LISTEN_REFUSED', message: /there is no service "web"$/ })
+  master.answer = () => 'Welcome to another protocol\n'
+  t.match(await fails(), { code: 'BATON_ERR_MASTER_UNREACHABLE', message: /it answered "Welcome/ })
+  master.answer = () => 'Success=1\n{"service":"web"}\n'
+  t.match(await fails(), { code: 'BATON_ERR_MASTER_UNREACHABLE' })
+  t.match(await fails({ BATON_MASTER_SOCKET: '/nowhere/master.sock' }), {
+    code: 'BATON_ERR_MASTER_UNREACHABLE',
+    message: /\/nowhere\/master\.sock: .*ENOENT/,
+  })
+  t.match(await fails({ BATON_SERVICE: '' }), { code: 'BATON_ERR_NO_SERVICE' })
+
+  await t.test('the broker refuses', async (t) => {
+    master.answer = ({ service }) => `Success=1\n{"service":"${service}","address":"127.0.0.1","port":3000}\n`
+    const app = run(listens)
+    const { wire } = await broker.dialled()
+    wire.write({ type: 'refused', code: 'UnknownService', message: 'no such service', retry: false })
+    const { code, listening } = await app.message('error')
+    t.same({ code, listening }, { code: 'BATON_ERR_REGISTRATION_REFUSED', listening: false })
+    t.same(await app.exited, { code: 0, signal: null })
+  })
+
+  await t.test(
+    'without a listener for it, it ends the process; with one, listen() may be tried again',
+    async (t) => {
+      master.answer = refuse('EADDRINUSE')
+      const careless = run(`net.createServer().listen(3000)`)
+      t.match(await careless.exited, { code: 1 })
+      t.ok(careless.lines.some((line) => line.includes('EADDRINUSE')))
+
+      const stubborn = run(`
+      const server = saidOf(net.createServer(), 'app').once('error', () => server.listen(3001))
+      server.listen(3000)`)
+      await stubborn.message('error')
+      await eventually(() => said(stubborn, 'error').length === 2, 'it has tried twice')
+      t.same(
+        master.requests.slice(-2).map((line) => line.slice(-4)),
+        ['3000', '3001'],
+      )
+    },
+  )
+})
+
+void t.test(
+  'a session that a reload of the master cuts is asked for again',
+  { timeout: 60_000 },
+  async (t) => {
+    const { master, broker, run } = await rig(t)
+    const { answer } = master
+    master.answer = (request) => (master.requests.length < 3 ? undefined : answer(request))
+    const app = run(`saidOf(net.createServer(), 'app').listen(3000)`)
+    await broker.registered()
+    await app.message('listening')
+    t.equal(master.requests.length, 3)
+  },
+)
+
+void t.test(
+  'a second listen() throws, before and after the first one listens',
+  { timeout: 60_000 },
+  async (t) => {
+    const { broker, run } = await rig(t)
+    const app = run(`
+    const server = saidOf(net.createServer(), 'app').listen(3000)
+    const again = (...args) => { try { server.listen(...args) } catch ({ code, message }) { say('thrown', { code, message }) } }
+    again(3001)
+    again(0)
+    server.on('listening', () => { again(3001); again(0) })
+  `)
+    await broker.registered()
+    await eventually(() => said(app, 'thrown').length === 4, 'four errors')
+    const [own, ...others] = said(app, 'thrown')
+    t.equal(own?.['code'], 'ERR_SERVER_ALREADY_LISTEN')
+    for (const other of others) t.same(other, own)
+  },
+)
+
+void t.test('close() is as on a server that listens', { timeout: 60_000 }, async (t) => {
+  const { master, broker, run } = await rig(t)
+
+  await t.test('requests in flight finish, then the process has nothing left to do', async (t) => {
+    const app = run(`
+      let answer
+      const server = saidOf(http.createServer((request, response) => {
+        answer = () => response.end('late')
+        say('request')
+      }), 'app').listen(3000)
+      process.stdin.once('data', () => {
+        server.close(() => say('closed'))
+        say('closing', { listening: server.listening })
+        process.stdin.once('data', () => { answer(); process.stdin.destroy() })
+      })
+    `)
+    const registered = await broker.registered()
+    const client = visit(t, registered)
+    await app.message('request')
+    app.child.stdin?.write('close')
+    t.match(await app.message('closing'), { listening: false })
+    await registered.wire.frame('drain')
+    t.same(said(app, 'closed'), [])
+    app.child.stdin?.write('answer')
+    await answered(client, 'late')
+    await app.message('closed')
+    t.same(await app.exited, { code: 0, signal: null })
+  })
+
+  await t.test('before the master has answered', async (t) => {
+    const { answer } = master
+    master.answer = () => silence
+    const app = run(`
+      const server = saidOf(net.createServer(), 'app').listen(3000, () => say('callback'))
+      setImmediate(() => server.close((error) => say('closed', { error })))
+    `)
+    await app.message('closed')
+    t.same(await app.exited, { code: 0, signal: null })
+    t.same(said(app, 'error').length + said(app, 'callback').length, 0)
+    t.equal(said(app, 'close').length, 1)
+    master.answer = answer
+  })
+
+  await t.test('before the broker has answered', async (t) => {
+    const app = run(`
+      const server = saidOf(net.createServer(), 'app').listen(3000)
+      process.stdin.once('data', () => { server.close(() => say('closed')); process.stdin.destroy() })
+    `)
+    await broker.dialled()
+    app.child.stdin?.write('close')
+    await app.message('closed')
+    t.same(await app.exited, { code: 0, signal: null })
+    t.same(said(app, 'error'), [])
+  })
+
+  await t.test('and the server may listen again', async (t) => {
+    const app = run(`
+      const server = saidOf(http.createServer((request, response) => response.end('again')), 'app').listen(3000)
+      server.once('listening', () => server.close(() => server.listen(3001)))
+    `)
+    await broker.registered()
+    const second = await broker.registered()
+    await eventually(() => said(app, 'listening').length === 2, 'it listens twice')
+    t.match(said(app, 'listening')[1]?.['address'], { port: 3001 })
+    await answered(visit(t, second), 'again')
+  })
+
+  await t.test('by an AbortSignal', async (t) => {
+    const app = run(`
+      const abort = new AbortController()
+      saidOf(net.createServer(), 'late').listen({ port: 3000, signal: abort.signal }, () => abort.abort())
+      saidOf(net.createServer(), 'early').listen({ port: 3001, signal: AbortSignal.abort() })
+    `)
+    await broker.registered()
+    t.same(await app.exited, { code: 0, signal: null })
+    t.same(new Set(said(app, 'close').map(({ name }) => name)), new Set(['late', 'early']))
+    t.same(
+      said(app, 'listening').map(({ name }) => name),
+      ['late'],
+    )
+  })
+})
+
+/** An app that answers `/` when stdin says so. */
+const WAITING = `
+  const server = saidOf(http.createServer((request, response) => {
+    process.stdin.once('data', () => response.end('late'))
+    say('request')
+  }), 'app').listen(3000)
+`
+
+void t.test(
+  'SIGTERM and drain: an app ends when its clients have their answers',
+  { timeout: 60_000 },
+  async (t) => {
+    const { broker, run } = await rig(t)
+    const begin = async (t: Test, code = '') => {
+      const app = run(WAITING + code)
+      const registered = await broker.registered()
+      await app.message('listening')
+      const client = visit(t, registered)
+      await app.message('request')
+      return { app, registered, client }
+    }
+
+    await t.test('SIGTERM', async (t) => {
+      const { app, registered, client } = await begin(t)
+      app.kill('SIGTERM')
+      await registered.wire.frame('drain')
+      t.ok(app.running)
+      app.child.stdin?.write('answer')
+      await answered(client, 'late')
+      t.same(await app.exited, { code: 0, signal: null })
+    })
+
+    await t.test('SIGTERM, where signal-exit cleans up', async (t) => {
+      const { app, registered, client } = await begin(
+        t,
+        `const emitter = (globalThis[Symbol.for('signal-exit emitter')] = { count: 1 })
+        process.on('SIGTERM', function clean() {
+          if (process.listeners('SIGTERM').length !== emitter.count) return
+          process.off('SIGTERM', clean)
+          process.kill(process.pid, 'SIGTERM')
+        })`,
+      )
+      app.kill('SIGTERM')
+      await registered.wire.frame('drain')
+      app.child.stdin?.write('answer')
+      await answered(client, 'late')
+      t.same(await app.exited, { code: 0, signal: null })
+    })
+
+    await t.test('a second one ends it at once', async (t) => {
+      const { app, registered } = await begin(t)
+      app.kill('SIGTERM')
+      await registered.wire.frame('drain')
+      app.kill('SIGTERM')
+      t.same(await app.exited, { code: 143, signal: null })
+    })
+
+    await t.test('the operator’s drain', async (t) => {
+      const { app, registered, client } = await begin(t, 'setInterval(() => {}, 60_000)')
+      registered.wire.write({ type: 'drain', deadline: 30_000, reason: 'asked by the operator' })
+      await registered.wire.frame('drain')
+      t.ok(app.running)
+      app.child.stdin?.write('answer')
+      await answered(client, 'late')
+      t.same(await app.exited, { code: 0, signal: null })
+      t.equal(registered.wire.all('drained').length, 1)
+    })
+
+    for (const place of ['before', 'after'] as const) {
+      await t.test(`an app that listens for SIGTERM decides itself (${place} listen())`, async (t) => {
+        const own = `process.once('SIGTERM', () => { say('own'); server.close(() => say('closed')) });`
+        const app = run(
+          place === 'before' ? `var server; ${own} ${WAITING.replace('const ', '')}` : WAITING + own,
+        )
+        const registered = await broker.registered()
+        await app.message('listening')
+        app.kill('SIGTERM')
+        await app.message('own')
+        await registered.wire.frame('drained')
+        await app.message('closed')
+        app.child.stdin?.end()
+        t.same(await app.exited, { code: 0, signal: null })
+      })
+    }
+
+    await t.test('with several servers, the last one ends it', async (t) => {
+      const app = run(
+        `saidOf(net.createServer(), 'one').listen(3000); saidOf(net.createServer(), 'two').listen(3001)`,
+      )
+      const [one, two] = [await broker.registered(), await broker.registered()]
+      await eventually(() => said(app, 'listening').length === 2, 'both listen')
+      one.wire.write({ type: 'drain', deadline: null, reason: 'asked by the operator' })
+      await one.wire.frame('drained')
+      t.ok(app.running)
+      two.wire.write({ type: 'drain', deadline: null, reason: 'asked by the operator' })
+      t.same(await app.exited, { code: 0, signal: null })
+    })
+  },
+)
+
+void t.test(
+  'an app with workers of its own keeps its ports, and is told so once',
+  { timeout: 60_000 },
+  async (t) => {
+    const { master, run } = await rig(t)
+    const [port, other] = [await freePort(), await freePort()]
+    const script = join(master.path, '..', 'cluster.mjs')
+    writeFileSync(
+      script,
+      `import cluster from 'node:cluster'
+    import net from 'node:net'
+    if (cluster.isPrimary) {
+      const ports = []
+      cluster.fork().on('listening', ({ port }) => {
+        if (ports.push(port) < 2) return
+        console.log(JSON.stringify({ msg: 'worker', ports }))
+        cluster.disconnect()
+      })
+    } else {
+      net.createServer().listen(${port}, '127.0.0.1')
+      net.createServer().listen(${other}, '127.0.0.1')
+    }`,
+    )
+    const app = run(`process.argv[1] = ${JSON.stringify(script)}; await import(process.argv[1])`)
+    t.same(new Set((await app.message('worker'))['ports'] as number[]), new Set([port, other]))
+    await app.exited
+    t.same(master.requests, [])
+    const warnings = app.lines.filter((line) => line.includes('BATON_WARN_CLUSTER'))
+    t.ok(warnings.length >= 1 && warnings.length <= 2, 'one of each process that listens')
+  },
+)
+
+void t.test('a process that never listens runs as ever', { timeout: 60_000 }, async (t) => {
+  const { master, run } = await rig(t)
+  const app = run(`
+    const before = process.listenerCount('SIGTERM')
+    setImmediate(() => say('done', { listeners: process.listenerCount('SIGTERM') - before }))
+  `)
+  t.match(await app.message('done'), { listeners: 0 })
+  t.same(await app.exited, { code: 0, signal: null })
+  t.same(master.requests, [])
+})
