@@ -81,7 +81,7 @@ void t.test('docs/metrics.md and the registry have the same metrics, types and l
   )
   const metrics = fresh()
   metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 0)
-  const text = await metrics.text()
+  const text = await metrics.text(await new Counters().snapshots())
   const registered = new Map(
     [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]),
   )

@@ -21,24 +21,24 @@ const ASKED: ReadonlySet<LinkState> = new Set(['ready', 'starting', 'unhealthy']
 export class HealthChecks {
   readonly #link: BackendLink
   readonly #options: HealthCheckOptions
-  readonly #onHealthy: () => void
+  readonly #onChange: () => void
   readonly #logger: Logger
   readonly #clock: Clock
   #record = UNCHECKED
   #probe: Probe | undefined
   #timer: Timer | undefined
 
-  /** @param onHealthy the backend may be chosen from now on */
+  /** @param onChange the health of the link is another one now */
   constructor(
     link: BackendLink,
     options: HealthCheckOptions,
-    onHealthy: () => void,
+    onChange: () => void,
     logger: Logger,
     clock: Clock = systemOs,
   ) {
     this.#link = link
     this.#options = options
-    this.#onHealthy = onHealthy
+    this.#onChange = onChange
     this.#logger = logger
     this.#clock = clock
     link.health = this.#record.health
@@ -78,9 +78,9 @@ export class HealthChecks {
     const { ulid: backend, slot, service } = this.#link.identity
     if (health === 'healthy') {
       this.#logger.info({ backend, slot, service, reason }, 'backend is healthy')
-      this.#onHealthy()
     } else {
       this.#logger.warn({ backend, slot, service, reason }, 'backend is unhealthy and not chosen')
     }
+    this.#onChange()
   }
 }

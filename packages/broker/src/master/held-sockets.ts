@@ -1,7 +1,7 @@
 import { chmodSync } from 'node:fs'
 import { join } from 'node:path'
 import { OwnedFd } from '@baton/native-sendmsg'
-import { type Address, type Config, formatAddress } from '../config/index.ts'
+import { type Address, type Config, formatAddress, isLoopback } from '../config/index.ts'
 import {
   modeOfSockets,
   openAdmin,
@@ -10,17 +10,27 @@ import {
   prepareRuntimeDir,
   removeSocket,
 } from '../sockets.ts'
+import type { GivenSockets, WantedSocket } from '../systemd/index.ts'
 
 interface Held {
   readonly fd: OwnedFd
   /** As configured: where it says port 0, the kernel has chosen one, and a reload keeps that. */
   readonly address: Address
+  /** The service manager has bound it, and takes its name away. */
+  readonly given?: boolean | undefined
+}
+
+/** A `Held` by its number. */
+interface HeldState {
+  readonly fd: number
+  readonly address: Address
+  readonly given?: boolean | undefined
 }
 
 /** What crosses the master's exec. */
 export interface HeldSocketsState {
-  readonly listeners: readonly { readonly name: string; readonly fd: number; readonly address: Address }[]
-  readonly admin: { readonly fd: number; readonly address: Address }
+  readonly listeners: readonly (HeldState & { readonly name: string })[]
+  readonly admin: HeldState
   readonly control: number
   readonly operator: number
 }
@@ -49,18 +59,24 @@ export class HeldSockets {
   readonly operator: OwnedFd
 
   /**
-   * Opens all of them, or none. To be called with the lock of `runtimeDir`.
+   * Opens all of them, or none. To be called with the lock of `runtimeDir`. Takes out of `given` what need not be opened.
    *
    * @throws {BrokerError} BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
    */
-  static open(config: Config): HeldSockets {
+  static open(config: Config, given?: GivenSockets): HeldSockets {
     const opened: OwnedFd[] = []
     const keep = (fd: OwnedFd) => {
       opened.push(fd)
       return fd
     }
     try {
+      const found = given?.assign(wantedBy(config)) ?? []
+      for (const fd of found) if (fd !== undefined) keep(fd)
+      const use = (index: number, address: Address, open: () => OwnedFd): Held => {
+        const fd = found[index]
+        return fd === undefined ? { fd: keep(open()), address } : { fd, address, given: true }
+      }
       prepareRuntimeDir(config)
       const mode = modeOfSockets(config)
       // Nobody serves them: the lock is ours. A worker whose master was killed may still have one open.
@@ -69,10 +85,11 @@ export class HeldSockets {
       const control = keep(openInRuntimeDir(controlPath(config), mode))
       const operator = keep(openInRuntimeDir(operatorPath(config), mode))
       const listeners = new Map<string, Held>()
-      for (const listener of config.listeners) {
-        listeners.set(listener.name, { fd: keep(openListener(listener)), address: listener.listen })
+      for (const [index, listener] of config.listeners.entries()) {
+        const held = use(index, listener.listen, () => openListener(listener))
+        listeners.set(listener.name, held)
       }
-      const admin = { fd: keep(openAdmin(config)), address: config.admin.listen }
+      const admin = use(config.listeners.length, config.admin.listen, () => openAdmin(config))
       return new HeldSockets(listeners, admin, control, operator)
     } catch (error) {
       for (const fd of opened) fd.close()
@@ -103,8 +120,8 @@ export class HeldSockets {
 
   get state(): HeldSocketsState {
     return {
-      listeners: [...this.listeners].map(([name, { fd, address }]) => ({ name, fd: fd.fd, address })),
-      admin: { fd: this.admin.fd.fd, address: this.admin.address },
+      listeners: [...this.listeners].map(([name, held]) => ({ ...held, name, fd: held.fd.fd })),
+      admin: { ...this.admin, fd: this.admin.fd.fd },
       control: this.control.fd,
       operator: this.operator.fd,
     }
@@ -119,7 +136,7 @@ export class HeldSockets {
   change(config: Config): SocketsChange {
     const opened: Held[] = []
     const rollBack = () => {
-      for (const { fd, address } of opened) release(fd, address)
+      for (const held of opened) release(held)
     }
     try {
       const unused = new Map(this.listeners)
@@ -143,8 +160,8 @@ export class HeldSockets {
           prepareRuntimeDir(config)
           for (const path of [controlPath(config), operatorPath(config)])
             chmodSync(path, modeOfSockets(config))
-          for (const { fd, address } of unused.values()) release(fd, address)
-          if (!same) release(this.admin.fd, this.admin.address)
+          for (const held of unused.values()) release(held)
+          if (!same) release(this.admin)
         },
         rollBack,
       }
@@ -162,13 +179,13 @@ export class HeldSockets {
 
   /** No more clients: a worker has its own copies, and takes what waits in their queues. */
   closeListeners(): void {
-    for (const { fd, address } of this.listeners.values()) release(fd, address)
+    for (const held of this.listeners.values()) release(held)
   }
 
   /** Everything, and the names in `runtimeDir`. */
   close(config: Config): void {
     this.closeListeners()
-    release(this.admin.fd, this.admin.address)
+    release(this.admin)
     this.control.close()
     this.operator.close()
     removeSocket(controlPath(config))
@@ -184,8 +201,21 @@ export function operatorPath({ runtimeDir }: Pick<Config, 'runtimeDir'>): string
   return join(runtimeDir, 'master.sock')
 }
 
-function inherited({ fd, address }: { fd: number; address: Address }): Held {
-  return { fd: new OwnedFd(fd), address }
+/** In the order of the listeners, and the admin server's behind them. */
+function wantedBy({ listeners, admin }: Config): WantedSocket[] {
+  return [
+    ...listeners.map(({ name, listen }) => ({ name, address: listen })),
+    {
+      name: 'admin',
+      address: admin.listen,
+      // What the configuration would not be allowed to say, a socket of that name may not do either.
+      accepts: (bound) => admin.token !== null || isLoopback(bound),
+    },
+  ]
+}
+
+function inherited({ fd, address, given }: HeldState): Held {
+  return { fd: new OwnedFd(fd), address, given }
 }
 
 /** By its name first: two listeners may both say port 0. */
@@ -202,8 +232,8 @@ function findSame(
 }
 
 /** A second call does nothing. */
-function release(fd: OwnedFd, address: Address): void {
+function release({ fd, address, given }: Held): void {
   if (fd.closed) return
   fd.close()
-  if (address.kind === 'unix') removeSocket(address.path)
+  if (given !== true && address.kind === 'unix') removeSocket(address.path)
 }

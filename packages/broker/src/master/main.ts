@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { DONE, FAILED } from '../cli/terminal.ts'
+import { GivenSockets, Notifier } from '../systemd/index.ts'
 import { Master } from './master.ts'
 import { StartLog } from './start-log.ts'
 import { watchFolder } from './watch-folder.ts'
@@ -49,18 +50,26 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     master?.kill()
     return exit(FAILED)
   }
-  const onHangUp = () => master?.reload()
+  let hungUp = false
+  const onHangUp = () => {
+    if (master === undefined) hungUp = true
+    else master.reload()
+  }
   signals.on('SIGTERM', onEnd)
   signals.on('SIGINT', onEnd)
   signals.on('SIGHUP', onHangUp)
   try {
-    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run }
+    const notifier = Notifier.take(process.env, log.logger)
+    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run, notifier }
     if (state === undefined) {
       warn()
-      master = await Master.start(resolve(file), options)
+      const given = GivenSockets.take(process.env, log.logger)
+      master = await Master.start(resolve(file), { ...options, given })
+      given.close()
     } else master = await Master.resume(state, options)
     log.take()
     const running = master
+    if (hungUp) running.reload()
     const folder = ofRun?.watch
     if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
     await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])

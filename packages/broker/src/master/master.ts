@@ -14,6 +14,7 @@ import type { DeployProgress } from '../deploy/index.ts'
 import { BrokerError } from '../errors.ts'
 import { define, Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
 import { modeOfSockets, openListener, prepareRuntimeDir } from '../sockets.ts'
+import type { GivenSockets, Notifier } from '../systemd/index.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { Counters } from './counters.ts'
 import { controlPath, HeldSockets } from './held-sockets.ts'
@@ -55,6 +56,10 @@ export interface MasterOptions {
   readonly program: readonly string[]
   /** Under `baton run`. */
   readonly run?: RunState | undefined
+  /** Hears how it goes. The master closes it. */
+  readonly notifier: Notifier
+  /** Sockets that the service manager has opened: what fits is taken out. */
+  readonly given?: GivenSockets | undefined
 }
 
 /**
@@ -76,6 +81,7 @@ export class Master {
   readonly #counters: Counters
   readonly #startedAt: string
   readonly #executions: number
+  readonly #notifier: Notifier
   #settings: Settings
   #sockets: HeldSockets
   /** What goes on that excludes other changes. */
@@ -109,7 +115,7 @@ export class Master {
       {
         settings,
         lock,
-        sockets: HeldSockets.open(config),
+        sockets: HeldSockets.open(config, options.given),
         pair: Endpoint.pair(),
         counters: new Counters(),
         startedAt: new Date().toISOString(),
@@ -128,6 +134,7 @@ export class Master {
       throw error
     }
     master.#busy = undefined
+    options.notifier.ready('serving')
     return master
   }
 
@@ -135,6 +142,7 @@ export class Master {
   static async resume(state: MasterState, options: MasterOptions): Promise<Master> {
     // They crossed exec; no child is to have them.
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
+    options.notifier.watch()
     const counters = new Counters(state.counters)
     const [near, far] = state.pair
     const master = new Master(
@@ -158,10 +166,11 @@ export class Master {
     return master
   }
 
-  private constructor(belongings: Belongings, { log, program }: MasterOptions, fleet?: unknown) {
+  private constructor(belongings: Belongings, { log, program, notifier }: MasterOptions, fleet?: unknown) {
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#program = program
+    this.#notifier = notifier
     this.#settings = belongings.settings
     this.#lock = belongings.lock
     this.#sockets = belongings.sockets
@@ -234,6 +243,7 @@ export class Master {
     await this.#finishing
     this.#busy = 'stop'
     const { config } = this.#settings
+    this.#notifier.stopping(config.drainDeadline)
     this.#log.logger.info({ signal: reason, deadlineMs: config.drainDeadline }, 'draining')
     const end = performance.now() + config.drainDeadline
     this.#sockets.closeListeners()
@@ -247,6 +257,7 @@ export class Master {
   }
 
   #release(): void {
+    this.#notifier.close()
     this.#operator.close()
     this.#sockets.close(this.#settings.config)
     for (const end of this.#pair) end.destroy()
@@ -323,6 +334,7 @@ export class Master {
     // During a reload a backend is with two workers. Without a worker nobody knows anything.
     if (message.type === 'backends' && this.#roster.current !== undefined)
       this.#fleet.reported([...this.#roster.workers].flatMap(({ backends }) => backends))
+    if (worker === this.#roster.current) this.#notifier.workerHeard()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
       const { ask, by } = message
@@ -377,8 +389,13 @@ export class Master {
     session: Session | undefined,
     refused: (success: false, log: readonly string[]) => void,
   ): Promise<void> {
-    if (this.#busy !== undefined) return refused(false, [`a ${this.#busy} is going on`])
+    if (this.#busy !== undefined) {
+      const reason = `a ${this.#busy} is going on`
+      if (asker.kind === 'signal') this.#answerManager(reason)
+      return refused(false, [reason])
+    }
     this.#busy = 'reload'
+    this.#notifier.reloading()
     let why: string
     try {
       const { file, config } = this.#settings
@@ -401,7 +418,15 @@ export class Master {
     this.#busy = undefined
     this.#counters.reloaded(false, Date.now() / 1000)
     this.#log.logger.error({ reason: why }, 'reload failed; nothing has changed')
+    this.#notifier.ready(`serving; reload failed: ${why}`)
     refused(false, why.split('\n'))
+  }
+
+  /** systemd waits for an answer to its SIGHUP. Where a reload goes on, the end of that one is it; a stop needs none. */
+  #answerManager(refusal: string): void {
+    if (this.#busy === 'stop') return
+    this.#notifier.reloading()
+    if (this.#busy !== 'reload') this.#notifier.ready(`serving; reload refused: ${refusal}`)
   }
 
   /** Replaces this program. Returns only when that failed, with the reason. */
@@ -441,7 +466,7 @@ export class Master {
       executeInPlace({
         path: process.execPath,
         args: [...this.#program, 'start', '--config', this.#settings.file],
-        env: { ...process.env, [STATE_VARIABLE]: String(file.fd) },
+        env: { ...process.env, ...this.#notifier.environment, [STATE_VARIABLE]: String(file.fd) },
         keep: [file.fd, ...descriptorsOf(state), ...fleet.keep],
       })
       return 'exec has returned'
@@ -461,18 +486,21 @@ export class Master {
     logger.info({ version: BROKER_VERSION, reloads: state.executions }, 'program replaced, reload goes on')
     const session = this.#takeSession(state.asker)
     let success = false
+    let status = 'serving; reloaded'
     try {
       await this.#apply(readSettings(state.file, state.candidate))
       success = true
       logger.info('reloaded')
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
+      status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker goes on as before')
     }
     // Also after a failure: what the program before this one had begun goes on.
     this.#applyToFleet()
     this.#counters.reloaded(success, Date.now() / 1000)
     this.#busy = undefined
+    this.#notifier.ready(status)
     const log = this.#log.take()
     if (session !== undefined) reply(session, { success, log })
     if (state.asker.kind !== 'worker') return

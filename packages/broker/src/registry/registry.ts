@@ -61,7 +61,7 @@ export interface RegistryOptions {
   readonly brokerId: string
   /** Slots that backends had with a predecessor, by ULID. */
   readonly slots?: Readonly<Record<string, string>> | undefined
-  /** Somebody has registered or gone. */
+  /** Somebody has registered or gone, or health checks think otherwise of one. */
   readonly onChange?: (() => void) | undefined
   readonly logger: Logger
 }
@@ -301,7 +301,10 @@ export class Registry {
         : new HealthChecks(
             link,
             { ...healthCheck, relay: config.handoff === 'off' },
-            () => service.available(),
+            () => {
+              service.available()
+              this.#onChange?.()
+            },
             this.#logger,
           )
     const { slot, pid, uid, version, weight } = identity
