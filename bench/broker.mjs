@@ -42,8 +42,12 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
   const { control, admin, listeners, pid } = await child.heard('accepting connections')
   leftovers.delete(killMaster)
   const kill = () => {
-    if (!child.kill('SIGKILL')) return
-    process.kill(pid, 'SIGKILL')
+    child.kill('SIGKILL')
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // It was gone before its master.
+    }
   }
   leftovers.add(kill)
   return {

@@ -151,24 +151,21 @@ function refuse(peer: FalseBackend, reason: NackReason): void {
   peer.wire.write({ type: 'nack', nacks: [{ sequence, reason, token }] })
 }
 
-void t.test(
-  'every row of the transport, of the endpoint and of introductions has a test that names it',
-  async (t) => {
-    const folders = ['test', ...readdirSync(join(root, 'packages')).map((name) => `packages/${name}/test`)]
-    const files = folders.flatMap((folder) =>
-      readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-        .filter((file) => file.endsWith('.test.ts'))
-        .map((file) => join(root, folder, file)),
-    )
-    const named = new Set(files.flatMap((file) => rowsNamed(readFileSync(file, 'utf8'))))
-    const wanted = [...range(1, 30), ...range(41, 50)]
-    t.same(
-      wanted.filter((row) => !named.has(row)),
-      [],
-      'no row without a test',
-    )
-  },
-)
+void t.test('every row has a test that names it', async (t) => {
+  const folders = ['test', ...readdirSync(join(root, 'packages')).map((name) => `packages/${name}/test`)]
+  const files = folders.flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.test.ts'))
+      .map((file) => join(root, folder, file)),
+  )
+  const named = new Set(files.flatMap((file) => rowsNamed(readFileSync(file, 'utf8'))))
+  const wanted = range(1, 50)
+  t.same(
+    wanted.filter((row) => !named.has(row)),
+    [],
+    'no row without a test',
+  )
+})
 
 /** `test('row 1, row 2: ...')`, `rows 9 to 12` in any quotes. */
 function rowsNamed(source: string): number[] {

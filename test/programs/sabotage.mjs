@@ -1,13 +1,15 @@
 // Loaded into every process of a broker by NODE_OPTIONS=--import. In the folder SABOTAGE a file says what goes wrong:
 // `check`, code that does not load; `worker`, a worker that dies before it has said a word; `slow-check` and `slow-master`, a
-// check of the new program, and a master between two programs, that take as long as the file is there.
-import { existsSync } from 'node:fs'
+// check of the new program, and a master between two programs, that take as long as the file is there. Then it says so in a
+// file of its own, `slow-master-reached`.
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 const { SABOTAGE: folder = '/nowhere', BATON_MASTER_STATE, BATON_MASTER_STATE_VERSION } = process.env
 const wanted = (name) => existsSync(join(folder, name))
 const cell = new Int32Array(new SharedArrayBuffer(4))
 const block = (name) => {
+  if (wanted(name)) writeFileSync(join(folder, `${name}-reached`), '')
   while (wanted(name)) Atomics.wait(cell, 0, 0, 10)
 }
 

@@ -26,6 +26,8 @@ let open = 0
 let connections = 0
 let requests = 0
 let slowest = 0
+/** Kept connections that ended behind an answer with `Connection: close`, and were replaced. */
+let lastAnswers = 0
 /** Local ports of the kept connections that are there. */
 const keptPorts = new Set()
 const failures = []
@@ -42,10 +44,15 @@ function connect(kind) {
   let answered = 0
   let text = ''
   let failure
+  /** The answer said that it is the connection's last: HTTP's own way to let a connection go. */
+  let announced = false
   connections += 1
   open += 1
   const ask = () => {
-    if (stopped) return socket.destroy()
+    if (stopped) {
+      socket.destroy()
+      return
+    }
     asked = now()
     waiting = true
     socket.write(request)
@@ -64,13 +71,17 @@ function connect(kind) {
     const length = Number(/\r\ncontent-length: (\d+)/i.exec(text)?.[1])
     if (!(text.length - body >= length)) return
     const status = text.slice('HTTP/1.1 '.length, 12)
+    announced = /\r\nconnection: close\r\n/i.test(text.slice(0, body))
     text = ''
     waiting = false
-    if (status !== '200') return socket.destroy(Object.assign(new Error(), { code: `status ${status}` }))
+    if (status !== '200') {
+      socket.destroy(Object.assign(new Error(), { code: `status ${status}` }))
+      return
+    }
     requests += 1
     answered += 1
     slowest = Math.max(slowest, now() - asked)
-    if (kind === 'kept') setTimeout(ask, pause)
+    if (kind === 'kept' && !announced) setTimeout(ask, pause)
   })
   socket.on('error', (error) => {
     failure = [error.code, error.syscall].filter(Boolean).join(' ')
@@ -79,6 +90,7 @@ function connect(kind) {
     open -= 1
     keptPorts.delete(local)
     if (failure === undefined && waiting) failure = text === '' ? 'no answer' : 'cut answer'
+    else if (failure === undefined && kind === 'kept' && announced) lastAnswers += 1
     else if (failure === undefined && kind === 'kept' && !stopped) failure = 'closed'
     if (failure !== undefined) failures.push({ kind, failure, local, begun, ended: now(), answered })
     if (!stopped) setTimeout(connect, pause, kind)
@@ -87,7 +99,7 @@ function connect(kind) {
 }
 
 function finish() {
-  say('done', { connections, requests, slowest, failures })
+  say('done', { connections, requests, slowest, lastAnswers, failures })
   process.exit()
 }
 

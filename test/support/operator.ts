@@ -1,8 +1,10 @@
+import { readFileSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { Broker } from './broker.ts'
 import { Client } from './client.ts'
+import { eventually } from './eventually.ts'
 
 /** What the master answers: `Success=0|1`, a line `--`, and lines of its log. */
 export interface OperatorAnswer {
@@ -102,4 +104,29 @@ export async function ledger(broker: Broker): Promise<{ accepted: number; ended:
     if (series.startsWith('baton_connections_total{')) ended += value
   }
   return { accepted, ended }
+}
+
+/** Rewrites the configuration file; what is undefined is left out. */
+export function configure(broker: Broker, change: Record<string, unknown>): void {
+  const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
+  writeFileSync(broker.configFile, JSON.stringify({ ...config, ...change }))
+}
+
+export function logged(broker: Broker, msg: string): number {
+  return broker.program.messages().filter((message) => message['msg'] === msg).length
+}
+
+/** Resolves when the broker has logged `msg` `count` times. */
+export function logs(broker: Broker, msg: string, count = 1): Promise<void> {
+  return eventually(() => logged(broker, msg) >= count, `${count} times "${msg}"`, 30_000)
+}
+
+/** Inodes of the master's ends of its sessions: those of the socket's name that are connected. */
+export function sessionInodes(broker: Broker): string[] {
+  const path = operatorSocket(broker)
+  return readFileSync('/proc/net/unix', 'utf8')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .filter((fields) => fields[7] === path && fields[5] === '03')
+    .map((fields) => fields[6] as string)
 }

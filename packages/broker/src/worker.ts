@@ -64,6 +64,8 @@ export interface EmployedWorker extends Worker {
   pause(): void
   /** Asks the backends to register with the successor. */
   release(reason: string): void
+  /** The same, when nobody knows whether there will be one: closes the control socket as well. */
+  leave(reason: string): void
   /**
    * Accepts no more: of the `removed` listeners what waits in the kernel's queue first. Who waits, now or later, goes to
    * `successor` with the descriptor. Resolves when nothing is left here, relays at the latest after `deadline` milliseconds.
@@ -248,6 +250,10 @@ export function createWorker(
     },
     pause: () => registry.pause(),
     release: (reason) => registry.release(reason),
+    leave(reason) {
+      registry.release(reason)
+      registry.close()
+    },
     async finish(removed, successor, deadline) {
       state = 'draining'
       const end = performance.now() + deadline

@@ -37,6 +37,8 @@ export type ToWorker =
       readonly slots: Readonly<Record<string, string>>
     }
   | { readonly type: 'serve' }
+  /** Somebody scrapes another worker: what is counted by now? */
+  | { readonly type: 'count' }
   | { readonly type: 'accept' }
   /** Registers nobody from now on, until `serve` says that the successor has failed. */
   | { readonly type: 'pause' }

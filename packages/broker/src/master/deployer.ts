@@ -50,16 +50,16 @@ export class Deployer {
     this.#running = undefined
     if (result.success) this.#logger.info({ service: name, replaced: result.replaced }, 'deployed')
     else
-      this.#logger.error(
-        { service: name, reason: result.reason, returned: result.returned },
-        'deploy failed',
-      )
+      this.#logger.error({ service: name, reason: result.reason, returned: result.returned }, 'deploy failed')
     return result
   }
 }
 
 /** What the asker reads behind the progress. */
-export function answerOf(result: DeployResult, aborting: boolean): { success: boolean; log: readonly string[] } {
+export function answerOf(
+  result: DeployResult,
+  aborting: boolean,
+): { success: boolean; log: readonly string[] } {
   if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
   const kept = result.returned ? 'everything is the old version' : 'instances of the new version are left'
   return {

@@ -278,7 +278,12 @@ export class Master {
     },
   }
 
-  async #deploy({ service: name, atOnce, abort, progress }: Parameters<Commanded['deploy']>[0]): Promise<Outcome> {
+  async #deploy({
+    service: name,
+    atOnce,
+    abort,
+    progress,
+  }: Parameters<Commanded['deploy']>[0]): Promise<Outcome> {
     const service = this.#settings.config.services.get(name)
     if (service === undefined) return refusal(`there is no service ${JSON.stringify(name)}`)
     const aborted = abort ? this.#deployer.abort(name) : undefined
@@ -345,7 +350,7 @@ export class Master {
   }
 
   async #answerMetrics(worker: WorkerProcess, ask: number): Promise<void> {
-    const others = [...this.#roster.workers].filter((each) => each !== worker).map(({ snapshot }) => snapshot)
+    const others = await this.#roster.snapshots(worker)
     worker.send({ type: 'metrics', ask, snapshots: [...(await this.#counters.snapshots()), ...others] })
   }
 
@@ -409,7 +414,7 @@ export class Master {
       const problem = await checkProgram(this.#program, file)
       if (this.#busy !== 'reload') return refused(false, ['a stop is going on'])
       // Everything that is half said in a channel is heard first; nothing more is heard until exec, in this turn.
-      while (!this.#roster.quiet) await new Promise((resolve) => setImmediate(resolve))
+      await this.#roster.becomeQuiet()
       if (this.#busy !== 'reload') return refused(false, ['a stop is going on'])
       why = problem ?? this.#execute(asker, session, candidate.text)
     } catch (error) {
@@ -423,10 +428,10 @@ export class Master {
   }
 
   /** systemd waits for an answer to its SIGHUP. Where a reload goes on, the end of that one is it; a stop needs none. */
-  #answerManager(refusal: string): void {
+  #answerManager(reason: string): void {
     if (this.#busy === 'stop') return
     this.#notifier.reloading()
-    if (this.#busy !== 'reload') this.#notifier.ready(`serving; reload refused: ${refusal}`)
+    if (this.#busy !== 'reload') this.#notifier.ready(`serving; reload refused: ${reason}`)
   }
 
   /** Replaces this program. Returns only when that failed, with the reason. */
@@ -532,7 +537,12 @@ export class Master {
     }
     this.#settings = next
     this.#sockets = change.sockets
-    change.commit()
+    try {
+      change.commit()
+    } catch (error) {
+      // It is done all the same: the new worker serves.
+      this.#log.logger.error({ err: error }, 'what the reload made superfluous could not be cleared away')
+    }
   }
 
   /** It has waited in the kernel while there was no program to have it. It is a new session: of its modes nothing is left. */

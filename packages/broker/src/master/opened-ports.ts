@@ -41,7 +41,11 @@ export type Decision =
     }
 
 /** The first port of an app is its service's own; each other one gets a service beside it. */
-export function decide(text: string, claims: Claims, { service, host, port, protocol }: PortRequest): Decision {
+export function decide(
+  text: string,
+  claims: Claims,
+  { service, host, port, protocol }: PortRequest,
+): Decision {
   const claimed = claims[String(port)]
   if (claimed !== undefined) return { kind: 'there', listener: claimed }
   const parts = JSON.parse(text) as Parts

@@ -1,9 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../channel/channel.ts'
 import type { FromWorker } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
+import type { MetricSnapshot } from '../metrics/index.ts'
 import { RestartBackoff } from './backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from './held-sockets.ts'
@@ -14,6 +16,13 @@ const START_LIMIT = 30_000
 
 /** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
 const MOVE_LIMIT = 2000
+
+/** A worker that is in the middle of a message gets so long to end it, in milliseconds; how often it is looked at. */
+const QUIET_LIMIT = 2000
+const QUIET_LOOK = 2
+
+/** Who scrapes does not wait longer for a worker that does not answer: milliseconds. */
+const COUNT_LIMIT = 300
 
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MOST_LEAVING = 4
@@ -78,9 +87,29 @@ export class Roster {
     return this.#started
   }
 
-  /** Nothing is on its way in any channel, so that this program may be replaced now. */
-  get quiet(): boolean {
-    return [...this.#workers].every((worker) => worker.quiet)
+  /**
+   * Resolves when nothing is half said in any channel, so that this program may be replaced at once.
+   *
+   * @throws {BrokerError} BATON_ERR_WORKER_SILENT
+   */
+  async becomeQuiet(): Promise<void> {
+    const end = performance.now() + QUIET_LIMIT
+    for (;;) {
+      const busy = [...this.#workers].find((worker) => !worker.quiet)
+      if (busy === undefined) return
+      if (performance.now() > end) throw new BrokerError('BATON_ERR_WORKER_SILENT', `pid ${busy.pid}`)
+      await sleep(QUIET_LOOK)
+    }
+  }
+
+  /** What the others have counted by now; of one that does not answer, what it said last. */
+  async snapshots(except: WorkerProcess): Promise<MetricSnapshot[]> {
+    const others = [...this.#workers].filter((worker) => worker !== except && worker.alive)
+    const before = others.map(({ counts }) => counts)
+    for (const worker of others) worker.send({ type: 'count' })
+    const fresh = () => others.every((worker, index) => !worker.alive || worker.counts > (before[index] ?? 0))
+    await this.#until(fresh, COUNT_LIMIT)
+    return others.filter((worker) => this.#workers.has(worker)).map(({ snapshot }) => snapshot)
   }
 
   /** Takes over the workers of the program before this one. */
@@ -185,7 +214,14 @@ export class Roster {
   }
 
   /** Resolves when it is built and has accepted nothing yet. */
-  async #build({ text, file, controlPath, controlMode, sockets, format }: Assignment): Promise<WorkerProcess> {
+  async #build({
+    text,
+    file,
+    controlPath,
+    controlMode,
+    sockets,
+    format,
+  }: Assignment): Promise<WorkerProcess> {
     const worker = WorkerProcess.start(++this.#started, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
     this.#startedAt.set(worker, performance.now())

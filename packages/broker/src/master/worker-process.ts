@@ -46,6 +46,8 @@ export class WorkerProcess {
   readonly pid: number
   role: WorkerState['role'] = 'current'
   snapshot: MetricSnapshot = []
+  /** How often it has said what it counted. */
+  counts = 0
   backends: readonly BackendReport[] = []
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #stderr: OwnedFd
@@ -106,8 +108,10 @@ export class WorkerProcess {
     this.#channel = new Channel<FromWorker, ToWorker>(channel, poller, {
       message: (message, fds) => {
         for (const fd of fds) fd.close()
-        if (message.type === 'counted') this.snapshot = message.snapshot
-        else if (message.type === 'backends') this.backends = message.backends
+        if (message.type === 'counted') {
+          this.snapshot = message.snapshot
+          this.counts += 1
+        } else if (message.type === 'backends') this.backends = message.backends
         host.message(this, message)
       },
       ended: () => this.#done(),

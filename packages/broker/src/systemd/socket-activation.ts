@@ -13,7 +13,7 @@ export interface WantedSocket {
   readonly name: string
   readonly address: Address
   /** Whether it may be one that is bound there, when `address` says something else. */
-  accepts?(bound: Address): boolean
+  readonly accepts?: (bound: Address) => boolean
 }
 
 interface GivenSocket {

@@ -59,6 +59,7 @@ export class Employee {
   #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
     if (message.type === 'metrics' || message.type === 'reloaded')
       return this.#asked.get(message.ask)?.(message)
+    if (message.type === 'count') return void this.#count()
     this.#orders = this.#orders
       .then(() => {
         const done = this.#obey(message, fds)
@@ -97,6 +98,8 @@ export class Employee {
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }
+      // Heard above.
+      case 'count':
       case 'metrics':
       case 'reloaded':
         return
@@ -252,6 +255,8 @@ export class Employee {
     for (const settle of this.#asked.values()) settle(undefined)
     if (this.#ending) return
     this.#logger.error('the master is gone; draining')
+    // The next master finds the name free, and its worker the backends.
+    this.#worker?.leave('the master is gone')
     await this.#stop(Math.max(1, this.#drainDeadline))
   }
 

@@ -1,0 +1,168 @@
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { batonCommand, startBroker } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { askAdmin, configure, onlyWorker, reload, samples, sessionInodes } from './support/operator.ts'
+import { openDescriptors } from './support/proc.ts'
+import { Program } from './support/process.ts'
+import { Sabotaged } from './support/sabotage.ts'
+import { servedBy, visit } from './support/visit.ts'
+
+// What a reload takes over, and what it refuses; a refusal changes nothing.
+
+void t.test('what cannot be taken over changes nothing', { timeout: 100_000 }, async (t) => {
+  const scene = await Sabotaged.start(t)
+  const { broker } = scene
+  const backend = await startBackend(t, broker)
+  const good = readFileSync(broker.configFile, 'utf8')
+  const taken = createServer().listen(0, '127.0.0.1')
+  t.teardown(() => taken.close())
+  await once(taken, 'listening')
+  const { port } = taken.address() as { port: number }
+  const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
+
+  const failures: Record<string, [spoil: () => void, why: RegExp]> = {
+    'a file that is no JSON': [() => writeFileSync(broker.configFile, '{"listeners": ['), /baton\.json/],
+    'a key that there is not': [() => configure(broker, { listerners: [] }), /listerners/],
+    'another runtimeDir': [
+      () => configure(broker, { runtimeDir: join(broker.folder, 'elsewhere') }),
+      /runtimeDir: cannot be changed by a reload/,
+    ],
+    'code that does not load': [() => scene.begin('check'), /does not load.*this code does not load/s],
+    'a worker that dies at its start': [() => scene.begin('worker'), /this worker does not start/],
+    'a new listener whose port is taken': [
+      () =>
+        configure(broker, {
+          listeners: [{ ...web, name: 'fresh' }, { ...web, name: 'more', listen: `127.0.0.1:${port}` }, web],
+        }),
+      new RegExp(`listener "more" on 127\\.0\\.0\\.1:${port}: the address is in use`),
+    ],
+    'an admin address that is taken': [
+      () => configure(broker, { admin: { listen: `127.0.0.1:${port}` } }),
+      new RegExp(`admin\\.listen.*127\\.0\\.0\\.1:${port}`, 's'),
+    ],
+  }
+  const kept = await visit(t, broker)
+  t.match(await kept.answer(), { status: 200 })
+  const descriptors = new Map<string, number>()
+  let failed = 0
+  for (const [title, [spoil, why]] of Object.entries(failures)) {
+    await t.test(title, async (t) => {
+      spoil()
+      const { success, log } = await reload(t, broker)
+      scene.endAll()
+      writeFileSync(broker.configFile, good)
+      failed += 1
+      t.equal(success, false)
+      t.match(log.join('\n'), why)
+      t.equal(await onlyWorker(t, broker), broker.pid, 'the same worker')
+      t.equal(await servedBy(t, broker), backend.pid)
+      t.match(await kept.get(), { status: 200 })
+      t.equal((await samples(broker)).get('baton_reloads_total{result="failure"}'), failed)
+      await eventually(() => sessionInodes(broker).length === 0, 'no session')
+      descriptors.set(title, openDescriptors(broker.program.pid))
+    })
+  }
+  await t.test('the command says why and ends with 1', async (t) => {
+    configure(broker, { listerners: [] })
+    const command = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
+    t.equal((await command.exited).code, 1)
+    t.match(command.lines.join('\n'), /listerners/)
+    writeFileSync(broker.configFile, good)
+  })
+  await t.test('then a good one is done', async (t) => {
+    t.equal((await reload(t, broker)).success, true)
+    t.not(await onlyWorker(t, broker), broker.pid)
+    t.equal(await servedBy(t, broker), backend.pid)
+    t.equal(
+      (await samples(broker)).get('baton_worker_deaths_total'),
+      1,
+      'that of the worker that did not start',
+    )
+  })
+  t.equal(
+    new Set(descriptors.values()).size <= 2,
+    true,
+    `descriptors of the master: ${JSON.stringify([...descriptors])}`,
+  )
+})
+
+void t.test('listeners and services come, change and go', { timeout: 100_000 }, async (t) => {
+  const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
+  const broker = await startBroker(t)
+  const { control, program } = broker
+  const first = await startBackend(t, broker)
+  const addressOf = async (name: string) =>
+    (
+      JSON.parse((await askAdmin(broker, '/api/v1/status'))[1]) as {
+        listeners: { name: string; address: string }[]
+      }
+    ).listeners.find((listener) => listener.name === name)?.address
+  const portOf = async (name: string) => Number((await addressOf(name))?.split(':').at(-1))
+  const ask = async (port: number) => {
+    const client = await Client.open(t, { host: '127.0.0.1', port })
+    const { headers } = await client.get()
+    client.socket.destroy()
+    return Number(headers['x-pid'])
+  }
+  const accept = async (t: Test, config: Record<string, unknown>) => {
+    configure(broker, config)
+    t.same((await reload(t, broker)).success, true)
+  }
+  const services = { web: {}, other: {} }
+
+  await t.test('one is added, with its service', async (t) => {
+    await accept(t, { services, listeners: [web, { ...web, name: 'extra', service: 'other' }] })
+    const second = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
+    t.equal(await portOf('web'), broker.port(), 'the other keeps its port')
+    t.equal(await ask(broker.port()), first.pid)
+    t.equal(await ask(await portOf('extra')), second.pid)
+  })
+  const extra = await portOf('extra')
+  await t.test('one gets another service, and keeps its socket', async (t) => {
+    await accept(t, { listeners: [web, { ...web, name: 'extra', service: 'web' }] })
+    t.equal(await ask(extra), first.pid)
+  })
+  await t.test('one moves to another address', async (t) => {
+    const path = join(broker.folder, 'web.sock')
+    await accept(t, { listeners: [web, { ...web, name: 'extra', listen: `unix:${path}` }] })
+    t.equal(await refused(t, extra), 'ECONNREFUSED')
+    const client = await Client.open(t, { path })
+    t.equal((await client.get()).headers['x-pid'], `${first.pid}`)
+  })
+  await t.test('one goes: who waits in its queue is served, and nobody else gets in', async (t) => {
+    await accept(t, { listeners: [web, { ...web, name: 'doomed' }] })
+    const doomed = await portOf('doomed')
+    const worker = await onlyWorker(t, broker)
+    process.kill(worker, 'SIGSTOP')
+    t.teardown(() => {
+      try {
+        process.kill(worker, 'SIGCONT')
+      } catch {
+        // It has ended.
+      }
+    })
+    const waiting = await Promise.all(
+      Array.from({ length: 20 }, () => Client.open(t, { host: '127.0.0.1', port: doomed })),
+    )
+    for (const client of waiting) client.request()
+    await accept(t, { listeners: [web] })
+    t.ok(waiting.every(({ open, received }) => open && received === ''))
+    process.kill(worker, 'SIGCONT')
+    for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
+    t.not(await onlyWorker(t, broker), worker)
+    t.equal(await refused(t, doomed), 'ECONNREFUSED')
+  })
+  t.equal(await ask(broker.port()), first.pid)
+  t.ok(program.running && existsSync(control))
+})
+
+/** How a connection attempt ends. */
+async function refused(t: Test, port: number): Promise<string> {
+  return new Client(t, { host: '127.0.0.1', port }).ended
+}

@@ -1,0 +1,148 @@
+import { readFileSync } from 'node:fs'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { type Broker, startBroker, type Status } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { askAdmin, ledger, logs, masterStatus, onlyWorker, reload } from './support/operator.ts'
+import { Sabotaged } from './support/sabotage.ts'
+import { servedBy, visit } from './support/visit.ts'
+
+// What clients and who scrapes notice of a reload: nothing.
+
+async function status(broker: Broker): Promise<Status> {
+  return JSON.parse((await askAdmin(broker, '/api/v1/status'))[1]) as Status
+}
+
+async function succeed(t: Test, broker: Broker): Promise<void> {
+  const { success, log } = await reload(t, broker)
+  if (!success) throw new Error(`the reload failed:\n${log.join('\n')}`)
+}
+
+void t.test('clients that wait move with their order and their time', { timeout: 60_000 }, async (t) => {
+  const holdTimeout = 12_000
+  const broker = await startBroker(t, {
+    config: {
+      listeners: ['web', 'brief'].map((name) => ({
+        name,
+        listen: '127.0.0.1:0',
+        protocol: name === 'web' ? 'tcp' : 'http',
+        service: name,
+      })),
+      services: { web: {}, brief: { holdTimeout } },
+    },
+  })
+  const brief = await Client.open(t, { host: '127.0.0.1', port: broker.port('brief') })
+  const begun = performance.now()
+  brief.request()
+  const clients: Client[] = []
+  const connect = async (count: number) => {
+    for (let index = 0; index < count; index++) clients.push(await Client.open(t, { port: broker.port() }))
+    await eventually(async () => (await status(broker)).services[0]?.held === clients.length, 'all wait')
+  }
+  await connect(250)
+  await succeed(t, broker)
+  await connect(20)
+  await succeed(t, broker)
+  await connect(5)
+  const moved = performance.now() - begun
+  const left = clients.splice(100, 1)
+  left[0]?.socket.resetAndDestroy()
+  await eventually(async () => (await status(broker)).services[0]?.held === clients.length, 'one has left')
+  t.ok(clients.every(({ open, received }) => open && received === ''))
+
+  await startBackend(t, broker, 'tcp-backend.mjs')
+  const turns = []
+  for (const client of clients) turns.push((JSON.parse(await client.line()) as { turn: number }).turn)
+  t.same(
+    turns,
+    clients.map((_, index) => index + 1),
+    'served in the order in which they came',
+  )
+  t.equal((await brief.answer()).status, 503)
+  const waited = performance.now() - begun
+  t.ok(waited > holdTimeout - 100, `not before its time: ${Math.round(waited)} ms`)
+  t.ok(waited < holdTimeout + moved / 2, `its time did not begin anew: ${Math.round(waited)} ms`)
+  await onlyWorker(t, broker)
+  t.same(await ledger(broker), { accepted: 276, ended: 276 })
+  t.equal(await broker.metric('baton_connections_total{service="web",outcome="client_gone"}'), 1)
+})
+
+void t.test('relays finish in the old worker, for at most drainDeadline', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t, {
+    config: { drainDeadline: '4s', services: { web: { handoff: 'off' } } },
+  })
+  const backend = await startBackend(t, broker)
+  const kept = await visit(t, broker)
+  t.match(await kept.answer(), { status: 200 })
+  const endless = await visit(t, broker, '/slow?ms=60000')
+  const begun = await visit(t, broker, '/slow?ms=2500')
+  await succeed(t, broker)
+  const { workers } = await masterStatus(t, broker)
+  t.match(
+    workers.map(({ pid, role }) => (pid === broker.pid ? role : 'other')),
+    ['leaving', 'other'],
+  )
+  t.equal(await servedBy(t, broker), backend.pid, 'new clients are relayed by the new one')
+  t.match(await kept.get(), { status: 200 }, 'a kept connection goes on')
+  t.match(await begun.answer(), { status: 200, body: `slow ${backend.pid}` })
+  t.not(await onlyWorker(t, broker), broker.pid)
+  t.not(await endless.ended, undefined, 'what took longer was cut')
+  t.same(await ledger(broker), { accepted: 4, ended: 4 })
+})
+
+void t.test('counters never go back', { timeout: 60_000 }, async (t) => {
+  const scene = await Sabotaged.start(t, { services: { web: { handoff: 'off' } } })
+  const { broker } = scene
+  await startBackend(t, broker)
+  for (let count = 0; count < 5; count++) await servedBy(t, broker)
+  await succeed(t, broker)
+  await t.test('when the master has no time to answer', async (t) => {
+    scene.begin('slow-master')
+    broker.program.kill('SIGHUP')
+    await scene.reached('slow-master')
+    t.same(await ledger(broker), { accepted: 5, ended: 5 })
+    scene.end('slow-master')
+    await logs(broker, 'reloaded', 2)
+  })
+  await t.test('when a worker leaves, and has counted since it last told', async (t) => {
+    const relayed = await visit(t, broker, '/')
+    t.match(await relayed.answer(), { status: 200 })
+    const seen: number[] = []
+    const over = new AbortController()
+    const load = until(over.signal, () => servedBy(t, broker))
+    const scraping = until(over.signal, async () => seen.push((await ledger(broker)).accepted))
+    for (let count = 0; count < 2; count++) await succeed(t, broker)
+    over.abort()
+    await Promise.all([load, scraping])
+    const back = seen.filter((value, index) => value < (seen[index - 1] ?? 0))
+    t.same(back, [], `scrapes: ${seen.length}, the last ${seen.at(-1)}`)
+    relayed.socket.destroy()
+    await onlyWorker(t, broker)
+  })
+  await t.test('nor twice when a worker ends while somebody scrapes', async (t) => {
+    for (let turn = 0; turn < 3; turn++) {
+      const relayed = await visit(t, broker)
+      t.match(await relayed.answer(), { status: 200 })
+      await succeed(t, broker)
+      const leaving = (await masterStatus(t, broker)).workers.find(({ role }) => role === 'leaving')
+      const { accepted } = await ledger(broker)
+      broker.program.kill('SIGSTOP')
+      const scrape = ledger(broker)
+      relayed.socket.destroy()
+      await eventually(() => isZombie(leaving?.pid), 'it has ended, and nobody knows yet')
+      broker.program.kill('SIGCONT')
+      t.equal((await scrape).accepted, accepted)
+      await onlyWorker(t, broker)
+    }
+  })
+})
+
+/** Again and again, one after the other. */
+async function until(signal: AbortSignal, act: () => Promise<unknown>): Promise<void> {
+  while (!signal.aborted) await act()
+}
+
+function isZombie(pid = 0): boolean {
+  return /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+}

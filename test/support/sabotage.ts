@@ -1,0 +1,47 @@
+import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { type Broker, startBroker } from './broker.ts'
+import { eventually } from './eventually.ts'
+import { root, temporaryFolder } from './process.ts'
+
+type Fault = 'check' | 'worker' | 'slow-check' | 'slow-master'
+
+/** A broker whose reloads can be made to go wrong: `test/programs/sabotage.mjs`. */
+export class Sabotaged {
+  readonly broker: Broker
+  readonly #folder: string
+
+  constructor(broker: Broker, folder: string) {
+    this.broker = broker
+    this.#folder = folder
+  }
+
+  static async start(t: Test, config: Record<string, unknown> = {}): Promise<Sabotaged> {
+    const folder = temporaryFolder(t)
+    const env = {
+      SABOTAGE: folder,
+      NODE_OPTIONS: `--import=${join(root, 'test/programs/sabotage.mjs')}`,
+    }
+    return new Sabotaged(await startBroker(t, { config, env }), folder)
+  }
+
+  begin(what: Fault): void {
+    writeFileSync(join(this.#folder, what), '')
+  }
+
+  end(what: Fault): void {
+    rmSync(join(this.#folder, what))
+  }
+
+  /** Resolves when a process is at it: of those that are slow. */
+  async reached(what: 'slow-check' | 'slow-master'): Promise<void> {
+    const file = join(this.#folder, `${what}-reached`)
+    await eventually(() => existsSync(file), `${what} is reached`, 30_000)
+    rmSync(file)
+  }
+
+  endAll(): void {
+    for (const what of readdirSync(this.#folder)) this.end(what as Fault)
+  }
+}

@@ -1,0 +1,507 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { batonCommand, Broker, startBroker } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { masterStatus, onlyWorker, reload } from './support/operator.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
+
+// What the broker tells a service manager, and what it takes from one. The manager's ends of both are real sockets, in
+// programs of their own.
+
+interface Notification {
+  readonly said: Readonly<Record<string, string>>
+  readonly pid: number
+  /** CLOCK_MONOTONIC, microseconds. */
+  readonly at: number
+}
+
+/** Reads what is said on a notify socket, in order. */
+class Manager {
+  readonly #program: Program
+  #read = 0
+
+  static async start(t: Test, name: string): Promise<Manager> {
+    const program = new Program(t, 'python3', [join(root, 'test/programs/notify-socket.py'), name])
+    await program.message('bound')
+    return new Manager(program)
+  }
+
+  private constructor(program: Program) {
+    this.#program = program
+  }
+
+  get all(): Notification[] {
+    return this.#program.messages().filter(({ msg }) => msg === 'notified') as unknown as Notification[]
+  }
+
+  /** The next one that was not taken yet and is not the watchdog's. */
+  async next(): Promise<Notification> {
+    for (;;) {
+      const notification = await this.#next()
+      if (notification.said['WATCHDOG'] === undefined) return notification
+    }
+  }
+
+  /** The next one of the watchdog. */
+  async tick(): Promise<Notification> {
+    for (;;) {
+      const notification = await this.#next()
+      if (notification.said['WATCHDOG'] === '1') return notification
+    }
+  }
+
+  /** How long nothing of the watchdog has come, in milliseconds. */
+  silence(): number {
+    const last = this.all.findLast(({ said }) => said['WATCHDOG'] === '1')
+    return now() / 1000 - (last?.at ?? Number.NaN) / 1000
+  }
+
+  async #next(): Promise<Notification> {
+    const index = this.#read++
+    await this.#program.line(() => this.all.length > index, 'another notification')
+    return this.all[index] as Notification
+  }
+}
+
+/** CLOCK_MONOTONIC, microseconds. */
+function now(): number {
+  return Number(process.hrtime.bigint() / 1000n)
+}
+
+/** Beside its standard descriptors, as `socket:[INODE]`. */
+function otherSocketsOf(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/fd`)
+    .filter((fd) => Number(fd) > 2)
+    .map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`))
+    .filter((target) => target.startsWith('socket:'))
+}
+
+const MANAGERS_OWN = /^(?:NOTIFY_SOCKET|WATCHDOG_|LISTEN_)/
+
+function managersVariables(environment: string, separator: string): string[] {
+  return environment.split(separator).filter((variable) => MANAGERS_OWN.test(variable))
+}
+
+void t.test('READY=1 when clients are accepted, STOPPING=1 when no more', { timeout: 60_000 }, async (t) => {
+  for (const kind of ['a path', 'an abstract name']) {
+    await t.test(kind, async (t) => {
+      const folder = temporaryFolder(t)
+      const name = kind === 'a path' ? join(folder, 'notify') : `@baton-test-${process.pid}`
+      const manager = await Manager.start(t, name)
+      const path = join(folder, 'web.sock')
+      const started = startBroker(t, {
+        env: { NOTIFY_SOCKET: name },
+        config: {
+          listeners: [
+            { name: 'web', listen: '127.0.0.1:0', service: 'web' },
+            { name: 'local', listen: `unix:${path}`, service: 'web' },
+          ],
+        },
+      })
+      const ready = await manager.next()
+      const early = await Client.open(t, { path })
+      const broker = await started
+      const { pid } = broker.program
+      t.same(ready.said, { READY: '1', STATUS: 'serving', MAINPID: String(pid) })
+      t.equal(ready.pid, pid)
+
+      await startBackend(t, broker)
+      t.equal((await early.get()).status, 200)
+      early.socket.destroy()
+      broker.program.kill('SIGTERM')
+      t.same((await manager.next()).said, { STOPPING: '1', STATUS: 'draining' })
+      t.match((await manager.next()).said, { EXTEND_TIMEOUT_USEC: '15000000' })
+      t.match(await broker.program.exited, { code: 0 })
+    })
+  }
+})
+
+void t.test(
+  'a reload is announced with its time, and its end with READY=1',
+  { timeout: 60_000 },
+  async (t) => {
+    const name = join(temporaryFolder(t), 'notify')
+    const manager = await Manager.start(t, name)
+    const broker = await startBroker(t, { env: { NOTIFY_SOCKET: name } })
+    const { pid } = broker.program
+    t.match((await manager.next()).said, { READY: '1' })
+    const asks = {
+      SIGHUP: () => broker.program.kill('SIGHUP'),
+      'baton reload': async () => t.match(await reload(t, broker), { success: true }),
+    }
+    for (const [how, ask] of Object.entries(asks)) {
+      const before = now()
+      const asked = ask()
+      const reloading = await manager.next()
+      t.match(reloading.said, { RELOADING: '1' }, how)
+      const stamp = Number(reloading.said['MONOTONIC_USEC'])
+      t.ok(before <= stamp && stamp <= reloading.at, `${before} <= ${stamp} <= ${reloading.at}`)
+      const ready = await manager.next()
+      t.same(ready.said, { READY: '1', STATUS: 'serving; reloaded', MAINPID: String(pid) })
+      t.equal(ready.pid, pid, 'the same process, though another program')
+      await asked
+    }
+    t.equal((await masterStatus(t, broker)).master.reloads, 2)
+  },
+)
+
+void t.test('a reload that fails ends with READY=1 too, and says why', { timeout: 60_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const name = join(folder, 'notify')
+  const manager = await Manager.start(t, name)
+  const broker = await startBroker(t, { env: { NOTIFY_SOCKET: name } })
+  t.match((await manager.next()).said, { READY: '1' })
+  const taken = createServer().listen(0, '127.0.0.1')
+  t.teardown(() => taken.close())
+  await new Promise((resolve) => taken.once('listening', resolve))
+  const { port } = taken.address() as { port: number }
+  const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as { listeners: object[] }
+  const listeners = [...config.listeners, { name: 'more', listen: `127.0.0.1:${port}`, service: 'web' }]
+  const failures: [string, RegExp][] = [
+    ['{', /^serving; reload failed: .*baton\.json/],
+    // Only the new program finds out.
+    [JSON.stringify({ ...config, listeners }), /^serving; reload failed: .*"more".*in use/],
+  ]
+  for (const [text, status] of failures) {
+    writeFileSync(broker.configFile, text)
+    broker.program.kill('SIGHUP')
+    t.match((await manager.next()).said, { RELOADING: '1' })
+    t.match((await manager.next()).said, { READY: '1', STATUS: status })
+  }
+})
+
+void t.test('SIGHUP during a reload waits for the end of that one', { timeout: 60_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const name = join(folder, 'notify')
+  const manager = await Manager.start(t, name)
+  const go = join(folder, 'go')
+  const hold = join(folder, 'hold.mjs')
+  writeFileSync(
+    hold,
+    `import { existsSync } from 'node:fs'
+    const word = new Int32Array(new SharedArrayBuffer(4))
+    if (process.argv.includes('check')) while (!existsSync(${JSON.stringify(go)})) Atomics.wait(word, 0, 0, 10)`,
+  )
+  const env = { NOTIFY_SOCKET: name, NODE_OPTIONS: `--import=${hold}` }
+  const broker = await startBroker(t, { env })
+  t.match((await manager.next()).said, { READY: '1' })
+  broker.program.kill('SIGHUP')
+  t.match((await manager.next()).said, { RELOADING: '1' })
+  broker.program.kill('SIGHUP')
+  t.match((await manager.next()).said, { RELOADING: '1' }, 'later than what systemd asked for last')
+  writeFileSync(go, '')
+  t.match((await manager.next()).said, { READY: '1', STATUS: 'serving; reloaded' })
+  t.equal((await masterStatus(t, broker)).master.reloads, 1)
+})
+
+void t.test('the watchdog hears of a master whose worker lives', { timeout: 90_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const name = join(folder, 'notify')
+  const manager = await Manager.start(t, name)
+  const broker = await startWatched(t, folder, name, '$$')
+
+  const ticks = [await manager.tick(), await manager.tick(), await manager.tick()]
+  for (const { pid } of ticks) t.equal(pid, broker.program.pid)
+  const apart = (ticks[2]?.at ?? 0) - (ticks[1]?.at ?? 0)
+  t.ok(apart < 1_000_000, `${apart} us between two, of 1 s`)
+
+  t.match(await reload(t, broker), { success: true })
+  const after = now()
+  while ((await manager.tick()).at < after);
+  t.pass('it goes on in the new program')
+
+  const worker = await onlyWorker(t, broker)
+  process.kill(worker, 'SIGSTOP')
+  await eventually(() => manager.silence() > 1500, 'silence: systemd would have ended it', 20_000)
+  const stuck = now()
+  process.kill(worker, 'SIGCONT')
+  while ((await manager.tick()).at < stuck);
+  t.pass('and again when the worker goes on')
+
+  broker.program.kill('SIGTERM')
+  await broker.program.exited
+})
+
+void t.test('the watchdog of another process is not served', { timeout: 30_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const name = join(folder, 'notify')
+  const manager = await Manager.start(t, name)
+  const broker = await startWatched(t, folder, name, '1')
+  t.match(await reload(t, broker), { success: true })
+  broker.program.kill('SIGTERM')
+  await broker.program.exited
+  t.notOk(manager.all.some(({ said }) => said['WATCHDOG'] !== undefined))
+})
+
+/** With a watchdog of one second. `pid` is a word of the shell, and `$$` the broker's own. */
+async function startWatched(t: Test, folder: string, name: string, pid: string): Promise<Broker> {
+  const configFile = writeConfig(folder, {})
+  const command = `WATCHDOG_PID=${pid} exec "$0" "$@"`
+  const args = ['-c', command, process.execPath, batonCommand, 'start', '--config', configFile]
+  const env = { NOTIFY_SOCKET: name, WATCHDOG_USEC: '1000000' }
+  const program = new Program(t, 'sh', args, { env, group: true })
+  return new Broker(program, folder, configFile, await program.message('accepting connections'))
+}
+
+function writeConfig(folder: string, more: Record<string, unknown>): string {
+  const configFile = join(folder, 'baton.json')
+  const config = {
+    runtimeDir: join(folder, 'run'),
+    admin: { listen: '127.0.0.1:0' },
+    listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+    services: { web: {} },
+    ...more,
+  }
+  writeFileSync(configFile, JSON.stringify(config))
+  return configFile
+}
+
+void t.test('a manager that cannot be reached is mentioned once', { timeout: 30_000 }, async (t) => {
+  const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'nobody') } })
+  writeFileSync(broker.configFile, '{')
+  t.match(await reload(t, broker), { success: false })
+  broker.program.kill('SIGTERM')
+  t.match(await broker.program.exited, { code: 0 })
+  const said = broker.program.messages().filter(({ msg }) => msg === 'the service manager cannot be told')
+  t.match(said, [{ level: 40, err: { code: 'ENOENT' } }])
+})
+
+/** The sockets of a manager that keeps them open, and a broker that it starts with them. */
+class Activation {
+  readonly program: Program
+  readonly #folder: string
+  readonly #configFile: string
+  #ports: Record<string, number> = {}
+  #starts = 0
+
+  constructor(
+    t: Test,
+    folder: string,
+    sockets: readonly Record<string, string>[],
+    config: Record<string, unknown>,
+    env?: NodeJS.ProcessEnv,
+  ) {
+    this.#folder = folder
+    this.#configFile = writeConfig(folder, config)
+    const manager = join(root, 'test/programs/socket-manager.py')
+    const command = [process.execPath, batonCommand, 'start', '--config', this.#configFile]
+    const args = [manager, JSON.stringify(sockets), ...command]
+    this.program = new Program(t, 'python3', args, { group: true, ...(env && { env }) })
+  }
+
+  async bound(): Promise<Record<string, number>> {
+    this.#ports = (await this.program.message('bound'))['ports'] as Record<string, number>
+    return this.#ports
+  }
+
+  /** @returns the broker, and its master's pid */
+  async start(listenPid = 'own'): Promise<[Broker, number]> {
+    this.#starts += 1
+    this.program.child.stdin?.write(`${listenPid}\n`)
+    const started = await this.#nth('started')
+    return [
+      new Broker(this.program, this.#folder, this.#configFile, await this.#nth('accepting connections')),
+      Number(started['pid']),
+    ]
+  }
+
+  async ended(): Promise<number> {
+    return Number((await this.#nth('ended'))['code'])
+  }
+
+  /** Of this start. */
+  async #nth(msg: string): Promise<Record<string, unknown>> {
+    const those = () => this.program.messages().filter((message) => message['msg'] === msg)
+    await this.program.line(() => those().length >= this.#starts, msg)
+    return those()[this.#starts - 1] as Record<string, unknown>
+  }
+}
+
+void t.test(
+  'sockets of the manager are used, and their clients wait through a restart',
+  { timeout: 60_000 },
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const path = join(folder, 'local.sock')
+    const activation = new Activation(
+      t,
+      folder,
+      [
+        { name: 'unknown', unix: path },
+        { name: 'admin', tcp: '127.0.0.1' },
+        { name: 'web', tcp: '127.0.0.1' },
+      ],
+      {
+        admin: { listen: '127.0.0.1:9' },
+        listeners: [
+          { name: 'web', listen: '127.0.0.1:0', service: 'web' },
+          { name: 'local', listen: `unix:${path}`, service: 'web' },
+        ],
+      },
+    )
+    const ports = await activation.bound()
+    const early = [
+      await Client.open(t, { host: '127.0.0.1', port: ports['web'] as number }),
+      await Client.open(t, { path }),
+    ]
+    const [broker, master] = await activation.start()
+    t.equal(broker.port(), ports['web'], 'by its name')
+    t.equal(broker.admin, `http://127.0.0.1:${ports['admin']}`)
+    const backend = await startBackend(t, broker)
+    for (const client of early) t.equal((await client.get()).status, 200, 'connected before the start')
+    for (const client of early) client.socket.destroy()
+
+    const workerBefore = await onlyWorker(t, broker)
+    t.match(await reload(t, broker), { success: true })
+    t.not(await onlyWorker(t, broker), workerBefore)
+    await broker.backends(1)
+    for (const where of [{ host: '127.0.0.1', port: broker.port() }, { path }]) {
+      const client = await Client.open(t, where)
+      t.equal((await client.get()).status, 200, 'the sockets cross a reload')
+      client.socket.destroy()
+    }
+
+    process.kill(master, 'SIGTERM')
+    t.equal(await activation.ended(), 0)
+    t.ok(existsSync(path), 'the name is the manager’s to take away')
+    const waiting = [
+      await Client.open(t, { host: '127.0.0.1', port: broker.port() }),
+      await Client.open(t, { path }),
+    ]
+    const [next] = await activation.start()
+    t.equal(next.port(), broker.port())
+    t.ok(backend.running, 'and registers again by itself')
+    for (const client of waiting)
+      t.equal((await client.get()).status, 200, 'connected while there was no broker')
+    t.notOk(activation.program.messages().some(({ level }) => Number(level) >= 50))
+  },
+)
+
+void t.test('what fits nothing is closed and named', { timeout: 30_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const sockets = [
+    { name: 'datagram', udp: '127.0.0.1' },
+    { name: 'else', tcp: '127.0.0.1' },
+    // Without a token the admin server is for this host alone.
+    { name: 'admin', tcp: '0.0.0.0' },
+  ]
+  const activation = new Activation(t, folder, sockets, {})
+  const ports = await activation.bound()
+  const [broker, master] = await activation.start()
+  t.not(broker.port(), ports['else'])
+  t.equal((await fetch(`${broker.admin}/healthz`)).status, 200)
+  t.not(new URL(broker.admin).port, String(ports['admin']))
+  await activation.program.line((line) => line.includes('"admin","address":"0.0.0.0'), 'the last of them')
+  const warnings = activation.program.messages().filter(({ level }) => level === 40)
+  t.match(
+    warnings.map(({ name, msg }) => [name, msg]),
+    [
+      ['datagram', /not a listening stream; closed/],
+      ['else', /fits no listener; closed/],
+      ['admin', /fits no listener; closed/],
+    ],
+  )
+  process.kill(master, 'SIGTERM')
+  t.equal(await activation.ended(), 0)
+})
+
+void t.test('no child has a variable of the manager’s, or its sockets', { timeout: 30_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const name = join(folder, 'notify')
+  const manager = await Manager.start(t, name)
+  const printed = join(folder, 'environment')
+  // Written whole, then named.
+  const script = `env > ${printed}.part; ls -l /proc/self/fd >> ${printed}.part; mv ${printed}.part ${printed}; exec sleep 60`
+  const activation = new Activation(
+    t,
+    folder,
+    [{ name: 'web', tcp: '127.0.0.1' }],
+    { services: { web: { command: ['sh', '-c', script] } } },
+    { NOTIFY_SOCKET: name, WATCHDOG_USEC: '60000000', WATCHDOG_PID: '1' },
+  )
+  const ports = await activation.bound()
+  const [broker, master] = await activation.start()
+  t.equal(broker.port(), ports['web'])
+  t.match((await manager.next()).said, { READY: '1' })
+  await eventually(() => existsSync(printed), 'the backend ran')
+  t.same(managersVariables(readFileSync(printed, 'utf8'), '\n'), [])
+  t.match(readFileSync(printed, 'utf8'), /^BATON_SERVICE=web$/m)
+  const held = readFileSync(printed, 'utf8').match(/socket:\[\d+\]/g) ?? []
+  const given = otherSocketsOf(activation.program.pid)
+  t.equal(given.length, 1)
+  t.notOk(held.some((socket) => given.includes(socket)))
+  t.same(managersVariables(readFileSync(`/proc/${broker.pid}/environ`, 'utf8'), '\0'), [])
+
+  t.match(await reload(t, broker), { success: true })
+  t.match((await manager.next()).said, { RELOADING: '1' })
+  t.match((await manager.next()).said, { READY: '1' }, 'but the program that goes on knows the manager')
+  const worker = await onlyWorker(t, broker)
+  t.same(managersVariables(readFileSync(`/proc/${worker}/environ`, 'utf8'), '\0'), [])
+  process.kill(master, 'SIGTERM')
+  t.equal(await activation.ended(), 0)
+})
+
+void t.test('sockets that are meant for another process are left alone', { timeout: 30_000 }, async (t) => {
+  const activation = new Activation(t, temporaryFolder(t), [{ name: 'web', tcp: '127.0.0.1' }], {})
+  const ports = await activation.bound()
+  const [broker, master] = await activation.start('1')
+  t.not(broker.port(), ports['web'])
+  process.kill(master, 'SIGTERM')
+  t.equal(await activation.ended(), 0)
+})
+
+const units = join(root, 'examples/systemd')
+/** `systemd 252 (252.38-1~deb12u1)`; undefined where there is none. */
+const [, version] =
+  /^systemd (\d+)/.exec(spawnSync('systemd-analyze', ['--version']).stdout?.toString() ?? '') ?? []
+
+void t.test(
+  'systemd finds nothing wrong with the example units',
+  { skip: version === undefined && 'needs systemd-analyze' },
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const service = readFileSync(join(units, 'baton.service'), 'utf8')
+    const command = join(root, 'packages/broker/bin/baton.js')
+    // What the comment says about older ones.
+    const older = service.replace(/^#(?=Type=|ExecReload=)/gm, '').replace(/^Type=notify-reload\n/m, '')
+    t.match(older, /^Type=notify\nExecReload=/m)
+    const suits = Number(version) < 253 ? [older] : [older, service]
+    for (const text of suits) {
+      writeFileSync(join(folder, 'baton.service'), text.replaceAll('/usr/local/bin/baton', command))
+      writeFileSync(join(folder, 'baton.socket'), readFileSync(join(units, 'baton.socket')))
+      const files = ['baton.service', 'baton.socket'].map((file) => join(folder, file))
+      const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...files])
+      // It looks at units of the host, too.
+      const complaints = `${stdout.toString()}${stderr.toString()}`
+        .split('\n')
+        .filter((line) => line.includes('baton'))
+      t.same(complaints, [])
+      t.equal(status, 0)
+    }
+  },
+)
+
+void t.test('the example units and their configuration fit each other', async (t) => {
+  const keysOf = (file: string) =>
+    new Map(
+      [...readFileSync(join(units, file), 'utf8').matchAll(/^(\w+)=(.*)$/gm)].map(([, key, value]) => [
+        key,
+        value,
+      ]),
+    )
+  const config = JSON.parse(readFileSync(join(units, 'baton.json'), 'utf8')) as {
+    runtimeDir: string
+    listeners: { name: string; listen: string }[]
+  }
+  const socket = keysOf('baton.socket')
+  t.equal(socket.get('FileDescriptorName'), config.listeners[0]?.name)
+  t.equal(`[::]:${socket.get('ListenStream')}`, config.listeners[0]?.listen)
+  t.equal(`/run/${keysOf('baton.service').get('RuntimeDirectory')}`, config.runtimeDir)
+  const check = spawnSync(process.execPath, [batonCommand, 'check', '--config', join(units, 'baton.json')])
+  t.equal(check.status, 0, check.stderr.toString())
+})

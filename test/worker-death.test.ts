@@ -1,0 +1,257 @@
+import { readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { setTimeout as elapsed } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { batonCommand, Broker, startBroker, type Status } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { askAdmin, ledger, logged, masterStatus, onlyWorker, samples } from './support/operator.ts'
+import { Program, root } from './support/process.ts'
+import { Sabotaged } from './support/sabotage.ts'
+import { servedBy, visit } from './support/visit.ts'
+
+// A worker that dies costs those who were in its hands, and nobody else; and how a broker ends.
+
+/** How often the master hears what was counted: nothing tells when it has, so twice that is waited. Milliseconds. */
+const COUNT_INTERVAL = 1000
+
+interface Failure {
+  readonly kind: 'kept' | 'fresh'
+  readonly failure: string
+  readonly local: number
+  readonly begun: number
+  readonly ended: number
+}
+
+const now = () => Number(process.hrtime.bigint()) / 1e6
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    // A zombie of a container without a reaper has ended as well.
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+function gone(pid: number, timeout?: number): Promise<void> {
+  return eventually(() => !isAlive(pid), `process ${pid} has ended`, timeout)
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+/** Both addresses are the configuration's, so that another broker needs the very same. */
+async function fixedAddresses() {
+  const [web, admin] = [await freePort(), await freePort()]
+  return {
+    listeners: [{ name: 'web', listen: `127.0.0.1:${web}`, protocol: 'http', service: 'web' }],
+    admin: { listen: `127.0.0.1:${admin}` },
+  }
+}
+
+async function startAgain(t: Test, { folder, configFile }: Broker): Promise<Broker> {
+  const program = new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile], {
+    group: true,
+  })
+  return new Broker(program, folder, configFile, await program.message('accepting connections'))
+}
+
+void t.test(
+  'SIGKILL of the worker under load: nobody is refused, and who was handed off does not notice',
+  { timeout: 60_000 },
+  async (t) => {
+    const broker = await startBroker(t)
+    const backend = await startBackend(t, broker)
+    const known = (await broker.backends(1)).services[0]?.backends[0]
+    const args = `--port ${broker.port()} --kept 32 --fresh 3 --pause 10`.split(' ')
+    const load = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
+    await load.message('loading')
+    const kills: number[] = []
+    for (let count = 1; count <= 5; count++) {
+      const worker = await onlyWorker(t, broker)
+      kills.push(now())
+      process.kill(worker, 'SIGKILL')
+      await eventually(() => logged(broker, 'accepting connections') > count, 'another one accepts', 20_000)
+    }
+    load.child.stdin?.write('stop\n')
+    const { requests, failures } = (await load.message('done')) as unknown as {
+      requests: number
+      failures: Failure[]
+    }
+    t.comment(`${requests} requests, ${failures.length} connections lost`)
+    t.same(
+      failures.filter(({ kind }) => kind === 'kept'),
+      [],
+      'no connection that a backend had',
+    )
+    t.same(
+      failures.filter(({ failure }) => failure.includes('ECONNREFUSED') || failure === 'timeout'),
+      [],
+    )
+    t.ok(
+      failures.every(({ begun, ended }) => kills.some((at) => begun <= at && at <= ended)),
+      'lost were those of the moment, in the hands of the worker',
+    )
+    t.ok(failures.length <= 3 * kills.length, 'not more than there were at a time')
+
+    t.equal(await servedBy(t, broker), backend.pid)
+    const { services } = JSON.parse((await askAdmin(broker, '/api/v1/status'))[1]) as Status
+    t.match(services[0]?.backends, [{ id: known?.id, slot: known?.slot, pid: backend.pid }])
+    const values = await samples(broker)
+    t.equal(values.get('baton_worker_deaths_total'), kills.length)
+    t.equal(logged(broker, 'worker died'), kills.length)
+    t.ok((await masterStatus(t, broker)).master.reloads === 0)
+  },
+)
+
+void t.test('counters of a worker that died are at most a second old', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t)
+  await startBackend(t, broker)
+  for (let count = 0; count < 7; count++) await servedBy(t, broker)
+  await elapsed(2 * COUNT_INTERVAL)
+  const worker = await onlyWorker(t, broker)
+  process.kill(worker, 'SIGKILL')
+  await eventually(() => logged(broker, 'accepting connections') === 2, 'another one accepts', 20_000)
+  t.same(await ledger(broker), { accepted: 7, ended: 7 })
+  await servedBy(t, broker)
+  t.same(await ledger(broker), { accepted: 8, ended: 8 })
+})
+
+void t.test(
+  'a worker that dies again and again is not started in a spin, and clients wait in the kernel',
+  { timeout: 60_000 },
+  async (t) => {
+    const scene = await Sabotaged.start(t)
+    const { broker } = scene
+    const backend = await startBackend(t, broker)
+    scene.begin('worker')
+    process.kill(broker.pid, 'SIGKILL')
+    await eventually(() => logged(broker, 'worker died') === 1, 'it is noticed')
+    const client = await visit(t, broker)
+    await eventually(() => logged(broker, 'worker could not be replaced') >= 5, 'five more', 30_000)
+    const times = broker.program
+      .messages()
+      .filter(({ msg }) => msg === 'worker could not be replaced')
+      .map(({ time }) => Number(time))
+    const pause = (index: number) => (times[index] ?? 0) - (times[index - 1] ?? 0)
+    // The first is replaced at once, then after 100 ms, and twice as long each time.
+    t.ok(
+      pause(3) >= 400 && pause(4) >= 800,
+      `milliseconds between failures: ${times.map((_, index) => (index === 0 ? 0 : pause(index))).join(', ')}`,
+    )
+    t.ok(broker.program.running)
+    t.ok(client.open)
+    scene.end('worker')
+    t.match(await client.answer(), { status: 200, headers: { 'x-pid': `${backend.pid}` } })
+    t.equal(await servedBy(t, broker), backend.pid)
+  },
+)
+
+void t.test(
+  'SIGKILL of the master: its worker ends, and another broker is started at once',
+  { timeout: 60_000 },
+  async (t) => {
+    await t.test('at rest', async (t) => {
+      const broker = await startBroker(t, { config: await fixedAddresses() })
+      const backend = await startBackend(t, broker)
+      const kept = await visit(t, broker)
+      t.match(await kept.answer(), { status: 200 })
+      broker.program.kill('SIGKILL')
+      const next = await startAgain(t, broker)
+      await gone(broker.pid)
+      t.equal(await servedBy(t, next), backend.pid)
+      t.match(await kept.get(), { status: 200 }, 'what was handed off goes on')
+    })
+    await t.test('with a relay that goes on', async (t) => {
+      const broker = await startBroker(t, {
+        config: { ...(await fixedAddresses()), drainDeadline: '20s', services: { web: { handoff: 'off' } } },
+      })
+      const backend = await startBackend(t, broker)
+      const relayed = await visit(t, broker, '/slow?ms=6000')
+      await broker.until(({ services }) => services[0]?.outcomes.relayed === 1, 'it is relayed')
+      broker.program.kill('SIGKILL')
+      const next = await startAgain(t, broker)
+      t.equal(await servedBy(t, next), backend.pid)
+      t.equal(relayed.received, '', 'while the relay goes on')
+      t.match(await relayed.answer(), { status: 200 })
+      await gone(broker.pid)
+    })
+    await t.test('with one that does not end: until drainDeadline', async (t) => {
+      const broker = await startBroker(t, {
+        config: { drainDeadline: '1s', services: { web: { handoff: 'off' } } },
+      })
+      await startBackend(t, broker)
+      const relayed = await visit(t, broker, '/slow?ms=60000')
+      await broker.until(({ services }) => services[0]?.outcomes.relayed === 1, 'it is relayed')
+      broker.program.kill('SIGKILL')
+      await gone(broker.pid)
+      t.not(await relayed.ended, undefined)
+    })
+  },
+)
+
+void t.test('the end', { timeout: 60_000 }, async (t) => {
+  const ways: Record<string, (t: Test, broker: Broker) => Promise<void>> = {
+    'baton stop': async (t, { configFile }) => {
+      const command = new Program(t, process.execPath, [batonCommand, 'stop', '--config', configFile])
+      t.same(await command.exited, { code: 0, signal: null })
+      t.same(command.lines, ['stopped'])
+    },
+    // eslint-disable-next-line @typescript-eslint/require-await
+    SIGTERM: async (_t, { program }) => program.kill('SIGTERM'),
+  }
+  for (const [way, end] of Object.entries(ways)) {
+    await t.test(`by ${way}: who waits is served first, and no process is left`, async (t) => {
+      const broker = await startBroker(t)
+      const waiting = await visit(t, broker)
+      await broker.until(({ services }) => services[0]?.held === 1, 'a client waits')
+      const ended = end(t, broker)
+      await broker.program.message('draining')
+      const backend = await startBackend(t, broker)
+      t.match(await waiting.answer(), { headers: { 'x-pid': `${backend.pid}` } })
+      await ended
+      t.same(await broker.program.exited, { code: 0, signal: null })
+      t.notOk(isAlive(broker.pid), 'the worker has ended before its master')
+      t.match(await waiting.get(), { status: 200 }, 'what was handed off goes on')
+    })
+  }
+  await t.test('a second signal ends all at once', async (t) => {
+    const broker = await startBroker(t, {
+      config: { drainDeadline: '5m', services: { web: { holdTimeout: '5m' } } },
+    })
+    const waiting = await visit(t, broker)
+    await broker.until(({ services }) => services[0]?.held === 1, 'a client waits')
+    broker.program.kill('SIGTERM')
+    await broker.program.message('draining')
+    t.ok(waiting.open)
+    broker.program.kill('SIGTERM')
+    t.same(await broker.program.exited, { code: 1, signal: null })
+    await gone(broker.pid)
+  })
+  await t.test('during a reload that cannot go on any more', async (t) => {
+    const scene = await Sabotaged.start(t)
+    const { broker } = scene
+    scene.begin('slow-check')
+    const client = await Client.open(t, { path: join(broker.control, '../master.sock') })
+    client.send('reload\n')
+    await broker.program.message('reloading')
+    broker.program.kill('SIGTERM')
+    await broker.program.message('draining')
+    scene.end('slow-check')
+    t.same(await broker.program.exited, { code: 0, signal: null })
+    t.notOk(isAlive(broker.pid))
+    await client.ended
+    t.notMatch(client.received, /Success=1/)
+  })
+})
