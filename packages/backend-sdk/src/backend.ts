@@ -10,6 +10,7 @@ import { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
+import { isOrphaned, outliveReader } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
@@ -79,6 +80,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   constructor(options: BackendOptions = {}) {
     super()
     this.#options = resolveOptions(options, process.env)
+    outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
   }
 
@@ -298,6 +300,7 @@ export class Backend extends EventEmitter<BackendEvents> {
             'broker connection lost; adopted connections go on, dialling again',
           )
         }
+        if (isOrphaned(process.env)) void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
         due()
         process.nextTick(() => this.emit('disconnected', end.error))
       },

@@ -25,5 +25,6 @@ export function environmentOf(
     BATON_SOCKET: socket,
     BATON_SERVICE: definition.service,
     BATON_BACKEND_ID: backend,
+    BATON_MASTER_PID: String(process.pid),
   }
 }

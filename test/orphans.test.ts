@@ -1,0 +1,43 @@
+import { join } from 'node:path'
+import t from 'tap'
+import { startBroker } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { root } from './support/process.ts'
+
+// Whoever kills the master leaves its managed backends behind: nobody would stop or replace them, and the next master starts
+// others beside them. Their output had been read by the master, and the SDK's own line about the lost broker once ended them,
+// and every connection that they had, by EPIPE.
+void t.test(
+  'managed backends whose master is killed finish what they have, and end',
+  { timeout: 40_000 },
+  async (t) => {
+    const program = join(root, 'test/programs/http-backend.mjs')
+    const broker = await startBroker(t, {
+      config: { services: { web: { command: [process.execPath, program], instances: 2 } } },
+    })
+    const { services } = await broker.backends(2)
+    const pids = services[0]?.backends.map(({ pid }) => pid) ?? []
+    const client = await Client.open(t, { port: broker.port() })
+    client.request('/slow?ms=1500')
+    await broker.until(
+      (status) => status.services[0]?.outcomes.handed_off === 1,
+      'the request is with a backend',
+    )
+
+    await broker.die()
+    t.match(await client.answer(), { status: 200 }, 'what was asked is answered')
+    await eventually(
+      () => !pids.some(isAlive),
+      () => `${pids.filter(isAlive).join(', ')} still there`,
+    )
+  },
+)
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
+}
