@@ -69,11 +69,12 @@ class Terminal {
   /** Resolves when the commands have ended, or the last of them is a program that now serves. */
   async type(text: string): Promise<void> {
     const ended = this.#marker()
+    // Under `baton run` the broker is there before the app has asked for its port.
+    const serves = text.includes('baton run')
+      ? /listening for the app/
+      : /accepting connections|registered with the broker/
     this.program.child.stdin?.write(`${text}\necho '${ended}'\n`)
-    await this.program.line(
-      (line) => line === ended || /accepting connections|registered with the broker/.test(line),
-      `the end of:\n${text}`,
-    )
+    await this.program.line((line) => line === ended || serves.test(line), `the end of:\n${text}`)
   }
 
   /** Resolves when the program that the last block has left running has ended by itself, with exit code 0. */
@@ -95,7 +96,7 @@ void t.test('the tour of the README is true', { timeout: 45_000 }, async (t) => 
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   symlinkSync(root, join(folder, 'baton'))
   mkdirSync(join(folder, 'tmp'))
-  const [web, admin] = (await freePorts(2)) as [string, string]
+  const [unchanged, web, admin] = (await freePorts(3)) as [string, string, string]
   const env = {
     ...withoutNpm(),
     // The tour leaves the runtime folder to the defaults. With the last name that os.tmpdir() goes by, and an
@@ -111,7 +112,17 @@ void t.test('the tour of the README is true', { timeout: 45_000 }, async (t) => 
   const blocks = tourOf(readFileSync(join(root, 'README.md'), 'utf8'))
   t.same(
     [...new Set(blocks.map(({ target }) => target))],
-    ['terminal-1', 'baton.json', 'app.js', 'terminal-2', 'terminal-3', 'terminal-4'],
+    [
+      'terminal-1',
+      'server.js',
+      'terminal-2',
+      'baton.json',
+      'app.js',
+      'terminal-3',
+      'terminal-4',
+      'terminal-5',
+      'terminal-6',
+    ],
   )
   const terminals = new Map<string, Terminal>()
   const terminal = (name: string): Terminal => {
@@ -122,12 +133,15 @@ void t.test('the tour of the README is true', { timeout: 45_000 }, async (t) => 
     return created
   }
   for (const { language, target, text } of blocks) {
-    const here = text.replaceAll('8080', web).replaceAll('9180', admin)
+    const here = text.replaceAll('3000', unchanged).replaceAll('8080', web).replaceAll('9180', admin)
     if (language === 'sh') await terminal(target).type(here)
     else writeFileSync(join(folder, 'my-app', target), here)
   }
 
-  const looking = terminal('terminal-3').program.lines
+  const greeted = terminal('terminal-2').program.lines.filter((line) => /^Hello from \d+$/.test(line))
+  t.equal(new Set(greeted).size, 2, 'under baton run, two processes of the app have answered')
+
+  const looking = terminal('terminal-5').program.lines
   const [before, after] = looking.flatMap((line) => /^Hello from (\d+)$/.exec(line)?.[1] ?? [])
   t.ok(before)
   t.ok(after)
@@ -142,7 +156,8 @@ void t.test('the tour of the README is true', { timeout: 45_000 }, async (t) => 
   )
   t.ok(looking.includes('baton_connections_total{service="web",outcome="handed_off"} 1'))
   t.ok(looking.some((line) => line.startsWith('web/web-1: draining 1 backend')))
-  await terminal('terminal-2').prompt()
+  t.ok(looking.includes('reloaded'))
+  await terminal('terminal-4').prompt()
   t.pass('the drained process has ended by itself')
 })
 

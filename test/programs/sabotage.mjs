@@ -17,6 +17,15 @@ if (BATON_MASTER_STATE_VERSION !== undefined) {
   block('slow-check')
   if (wanted('check')) throw new Error('this code does not load')
 }
-if (BATON_MASTER_STATE !== undefined) block('slow-master')
+if (BATON_MASTER_STATE !== undefined) {
+  // The first thing that a master does is to listen for signals, with a listener of this name. What comes before that it cannot
+  // hear. (A test runner may have put listeners of its own into this process.)
+  const first = (event, { name }) => {
+    if (event !== 'SIGHUP' || name !== 'keepSignal') return
+    process.off('newListener', first)
+    block('slow-master')
+  }
+  process.on('newListener', first)
+}
 if (process.argv[1].endsWith('worker/main.js') && wanted('worker'))
   throw new Error('this worker does not start')

@@ -291,10 +291,10 @@ export class Backend extends EventEmitter<BackendEvents> {
       drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
       reconnectRequested: due,
       ended: (end) => {
-        if (this.#state === 'registered' && ![...this.#sessions].some(({ open }) => open)) {
-          this.#state = 'registering'
-        }
-        if (this.#state !== 'closed') {
+        // A broker that reloads lets go once another one has this backend.
+        const elsewhere = [...this.#sessions].some(({ open }) => open)
+        if (this.#state === 'registered' && !elsewhere) this.#state = 'registering'
+        if (this.#state !== 'closed' && !elsewhere) {
           this.#options.logger.warn(
             { socket: this.#options.socket, ...(end.error && { error: end.error }) },
             'broker connection lost; adopted connections go on, dialling again',

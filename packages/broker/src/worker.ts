@@ -64,7 +64,7 @@ export interface EmployedWorker extends Worker {
   pause(): void
   /** Asks the backends to register with the successor. */
   release(reason: string): void
-  /** The same, when nobody knows whether there will be one: closes the control socket as well. */
+  /** The same, when nobody knows whether there will be one: closes the control socket and the admin server's as well. */
   leave(reason: string): void
   /**
    * Accepts no more: of the `removed` listeners what waits in the kernel's queue first. Who waits, now or later, goes to
@@ -253,6 +253,7 @@ export function createWorker(
     leave(reason) {
       registry.release(reason)
       registry.close()
+      void admin.leave()
     },
     async finish(removed, successor, deadline) {
       state = 'draining'

@@ -57,6 +57,7 @@ export type ToWorker =
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
   /** A listener that is added while the worker runs; its descriptor rides along. Both are texts of the configuration. */
   | { readonly type: 'listen'; readonly listener: string; readonly service: string }
+  /** What others have counted: the answer to a question, or 0 for what the worker is to know before one. */
   | { readonly type: 'metrics'; readonly ask: number; readonly snapshots: readonly MetricSnapshot[] }
   | {
       readonly type: 'reloaded'

@@ -1,6 +1,10 @@
 #!/usr/bin/env node
-import { errnoOf } from '../config/index.ts'
-import { run } from './run.ts'
+import { keepEarlySignals, takeEarlySignals } from './early-signals.ts'
+
+// Only a master has signals to obey later; any other command ends by them.
+const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
+if (isMaster) keepEarlySignals()
+const [{ errnoOf }, { run }] = await Promise.all([import('../config/index.ts'), import('./run.ts')])
 
 // `baton status | head`: the reader has seen enough, which is no failure of the command.
 process.stdout.on('error', (error) => {
@@ -11,3 +15,5 @@ process.exitCode = await run(process.argv.slice(2), {
   out: (line) => process.stdout.write(`${line}\n`),
   err: (line) => process.stderr.write(`${line}\n`),
 })
+// Of a start that came to nothing.
+takeEarlySignals()

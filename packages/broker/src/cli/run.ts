@@ -41,10 +41,14 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
 function fail(error: unknown, terminal: Terminal): number {
   if (error instanceof ConfigError) terminal.err(error.message)
   else if (error instanceof CommandError) terminal.err(`baton: ${error.message}`)
-  else if (error instanceof Error && errnoOf(error)?.startsWith('BATON_ERR_') === true) {
-    terminal.err(`baton: ${error.message}`)
-  } else terminal.err(`baton: ${error instanceof Error ? error.stack : String(error)}`)
+  else if (error instanceof Error && isForeseen(error)) terminal.err(`baton: ${error.message}`)
+  else terminal.err(`baton: ${error instanceof Error ? error.stack : String(error)}`)
   return FAILED
+}
+
+/** One of ours, or what the system answered to a call that the message names. */
+function isForeseen(error: Error): boolean {
+  return errnoOf(error)?.startsWith('BATON_ERR_') === true || error.name === 'NativeError'
 }
 
 function unknown(name: string): string {

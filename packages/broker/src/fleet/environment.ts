@@ -4,7 +4,8 @@ import type { Definition } from './definition.ts'
  * What the master's environment holds for the master alone. A backend that believed NOTIFY_SOCKET, LISTEN_FDS or
  * WATCHDOG_USEC to be its own would speak to systemd in the master's name (sd_notify(3), sd_listen_fds(3)).
  */
-const PRIVATE = /^(?:BATON_MASTER_|LISTEN_|WATCHDOG_)|^(?:NOTIFY_SOCKET|BATON_VERSION)$/
+const PRIVATE =
+  /^BATON_MASTER_|^(?:LISTEN_(?:PID|FDS|FDNAMES|PIDFDID)|WATCHDOG_(?:PID|USEC)|NOTIFY_SOCKET|BATON_VERSION)$/
 
 export interface Introduction {
   /** Path of the control socket. */

@@ -80,9 +80,10 @@ export class Counters {
     if (this.#ended.length > MOST_APART && !this.#adding) void this.#addUp()
   }
 
-  /** All of it, to be added to what living workers have counted. */
-  async snapshots(): Promise<MetricSnapshot[]> {
-    return [await this.#registry.getMetricsAsJSON(), ...this.#ended]
+  /** All of it as it is at this moment, and what living workers have counted beside it. */
+  async snapshots(living: readonly MetricSnapshot[] = []): Promise<MetricSnapshot[]> {
+    const counted = [...this.#ended, ...living]
+    return [await this.#registry.getMetricsAsJSON(), ...counted]
   }
 
   /** Until the sum is there its parts stand for it. */

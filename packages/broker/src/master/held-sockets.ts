@@ -93,6 +93,8 @@ export class HeldSockets {
       return new HeldSockets(listeners, admin, control, operator)
     } catch (error) {
       for (const fd of opened) fd.close()
+      removeSocket(controlPath(config))
+      removeSocket(operatorPath(config))
       throw error
     }
   }

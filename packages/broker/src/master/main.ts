@@ -1,5 +1,6 @@
 import { rmSync } from 'node:fs'
 import { resolve } from 'node:path'
+import { takeEarlySignals } from '../cli/early-signals.ts'
 import { DONE, FAILED } from '../cli/terminal.ts'
 import { GivenSockets, Notifier } from '../systemd/index.ts'
 import { Master } from './master.ts'
@@ -58,6 +59,10 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   signals.on('SIGTERM', onEnd)
   signals.on('SIGINT', onEnd)
   signals.on('SIGHUP', onHangUp)
+  for (const signal of takeEarlySignals()) {
+    if (signal === 'SIGHUP') onHangUp()
+    else onEnd(signal)
+  }
   try {
     const notifier = Notifier.take(process.env, log.logger)
     const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run, notifier }

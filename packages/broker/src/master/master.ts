@@ -111,20 +111,27 @@ export class Master {
     prepareRuntimeDir(config)
     const lock = lockFile(join(config.runtimeDir, 'lock'))
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
-    const master = new Master(
-      {
-        settings,
-        lock,
-        sockets: HeldSockets.open(config, options.given),
-        pair: Endpoint.pair(),
-        counters: new Counters(),
-        startedAt: new Date().toISOString(),
-        executions: 0,
-        workersStarted: 0,
-        run: options.run,
-      },
-      options,
-    )
+    const sockets = HeldSockets.open(config, options.given)
+    let master: Master
+    try {
+      master = new Master(
+        {
+          settings,
+          lock,
+          sockets,
+          pair: Endpoint.pair(),
+          counters: new Counters(),
+          startedAt: new Date().toISOString(),
+          executions: 0,
+          workersStarted: 0,
+          run: options.run,
+        },
+        options,
+      )
+    } catch (error) {
+      sockets.close(config)
+      throw error
+    }
     try {
       await master.#roster.start()
       master.#fleet.apply(fleetConfig(settings))
@@ -350,8 +357,7 @@ export class Master {
   }
 
   async #answerMetrics(worker: WorkerProcess, ask: number): Promise<void> {
-    const others = await this.#roster.snapshots(worker)
-    worker.send({ type: 'metrics', ask, snapshots: [...(await this.#counters.snapshots()), ...others] })
+    worker.send({ type: 'metrics', ask, snapshots: await this.#roster.snapshots(worker) })
   }
 
   #status() {
@@ -420,7 +426,8 @@ export class Master {
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }
-    this.#busy = undefined
+    // A stop may have begun while it was looked at.
+    if (this.#busy === 'reload') this.#busy = undefined
     this.#counters.reloaded(false, Date.now() / 1000)
     this.#log.logger.error({ reason: why }, 'reload failed; nothing has changed')
     this.#notifier.ready(`serving; reload failed: ${why}`)

@@ -24,6 +24,9 @@ const QUIET_LOOK = 2
 /** Who scrapes does not wait longer for a worker that does not answer: milliseconds. */
 const COUNT_LIMIT = 300
 
+/** A worker gets so long beyond its deadline to end, in milliseconds; one that does not is stuck. */
+const STOP_GRACE = 5000
+
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MOST_LEAVING = 4
 
@@ -102,14 +105,16 @@ export class Roster {
     }
   }
 
-  /** What the others have counted by now; of one that does not answer, what it said last. */
+  /** What all others have counted by now, dead or alive; of one that does not answer, what it said last. */
   async snapshots(except: WorkerProcess): Promise<MetricSnapshot[]> {
-    const others = [...this.#workers].filter((worker) => worker !== except && worker.alive)
-    const before = others.map(({ counts }) => counts)
-    for (const worker of others) worker.send({ type: 'count' })
-    const fresh = () => others.every((worker, index) => !worker.alive || worker.counts > (before[index] ?? 0))
+    const alive = [...this.#workers].filter((worker) => worker !== except && worker.alive)
+    const before = alive.map(({ counts }) => counts)
+    for (const worker of alive) worker.send({ type: 'count' })
+    const fresh = () => alive.every((worker, index) => !worker.alive || worker.counts > (before[index] ?? 0))
     await this.#until(fresh, COUNT_LIMIT)
-    return others.filter((worker) => this.#workers.has(worker)).map(({ snapshot }) => snapshot)
+    // What the ended ones had is taken in the same turn: one that ends now is either here or there.
+    const others = [...this.#workers].filter((worker) => worker !== except).map(({ snapshot }) => snapshot)
+    return this.#counters.snapshots(others)
   }
 
   /** Takes over the workers of the program before this one. */
@@ -144,9 +149,13 @@ export class Roster {
   async replace(assignment: Assignment, removed: readonly string[], deadline: number): Promise<void> {
     const next = await this.#build(assignment)
     const old = this.#current
-    if (old === undefined || !old.alive) return this.#take(next)
+    if (old === undefined || !old.alive) {
+      await this.#tellOthers(next)
+      return this.#take(next)
+    }
     const expected = old.backends.filter(({ state }) => state !== 'draining' && state !== 'unresponsive')
     old.send({ type: 'pause' })
+    await this.#tellOthers(next)
     next.send({ type: 'serve' })
     old.send({ type: 'release', reason: 'reload' })
     const moved = () => {
@@ -183,6 +192,11 @@ export class Roster {
     this.#stopping = true
     clearTimeout(this.#restart)
     for (const worker of this.#workers) worker.send({ type: 'stop', deadline })
+    await this.#until(() => this.#workers.size === 0, deadline + STOP_GRACE)
+    for (const worker of this.#workers) {
+      this.#logger.error({ workerPid: worker.pid }, 'worker does not end; killed')
+      worker.kill('SIGKILL')
+    }
     await this.#until(() => this.#workers.size === 0)
   }
 
@@ -252,6 +266,11 @@ export class Roster {
     throw error
   }
 
+  /** What it answers to who scrapes it while this master cannot be asked. */
+  async #tellOthers(worker: WorkerProcess): Promise<void> {
+    worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
+  }
+
   #take(worker: WorkerProcess): void {
     this.#current = worker
     worker.send({ type: 'serve' })
@@ -297,6 +316,7 @@ export class Roster {
     }
     const serving = worker === this.#current
     if (serving) this.#current = undefined
+    else if (this.#current !== undefined) void this.#tellOthers(this.#current)
     this.#look()
     if (serving && !this.#stopping) this.#replaceDead(worker)
   }
@@ -314,8 +334,12 @@ export class Roster {
     if (this.#current !== undefined || this.#stopping) return
     try {
       const next = await this.#build(this.#host.assignment())
+      await this.#tellOthers(next)
       if (this.#current === undefined && !this.#stopping) this.#take(next)
-      else next.kill('SIGKILL')
+      else {
+        next.role = 'leaving'
+        next.send({ type: 'stop', deadline: 0 })
+      }
     } catch (error) {
       this.#logger.error({ err: error }, 'worker could not be replaced')
       if (this.#current === undefined && !this.#stopping) this.#replaceDead(dead)

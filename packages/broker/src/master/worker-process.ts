@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { EPOLLIN, openProcess, OwnedFd, type Poller, reap, socketpair } from '@baton/native-sendmsg'
 import { Channel } from '../channel/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../channel/messages.ts'
+import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 
@@ -72,7 +73,8 @@ export class WorkerProcess {
     if (pid === undefined) {
       channel.close()
       stderr.close()
-      throw new Error(`cannot start ${process.execPath}`)
+      child.on('error', () => {})
+      throw new BrokerError('BATON_ERR_WORKER_FAILED', `${process.execPath} cannot be started`)
     }
     const worker = new WorkerProcess({ number, pid }, channel, stderr, poller, host)
     child.on('exit', (code, signal) => worker.#exited({ code, signal }))

@@ -35,6 +35,7 @@ export class Employee {
   #drainDeadline = 0
   readonly #asked = new Map<number, Ask>()
   #asks = 0
+  #collected: readonly MetricSnapshot[] = []
   #orders: Promise<void> = Promise.resolve()
   #counting: NodeJS.Timeout | undefined
   #inherited = -1_000_000_000
@@ -57,6 +58,7 @@ export class Employee {
 
   /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
   #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
+    if (message.type === 'metrics') this.#collected = message.snapshots
     if (message.type === 'metrics' || message.type === 'reloaded')
       return this.#asked.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
@@ -145,8 +147,9 @@ export class Employee {
   }
 
   async #collect(): Promise<readonly MetricSnapshot[]> {
-    const answer = await this.#ask((ask) => ({ type: 'collect', ask }), ANSWER_PATIENCE)
-    return answer?.type === 'metrics' ? answer.snapshots : []
+    // A master that replaces its program, or is stuck, does not make counters fall: what it said last is nearer than nothing.
+    await this.#ask((ask) => ({ type: 'collect', ask }), ANSWER_PATIENCE)
+    return this.#collected
   }
 
   async #reload(by: string): Promise<ReloadResult> {

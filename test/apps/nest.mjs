@@ -1,0 +1,24 @@
+// https://docs.nestjs.com/first-steps, with its decorators called by hand: they need a compiler otherwise.
+import 'reflect-metadata'
+import { Controller, Get, Module, Req } from '@nestjs/common'
+import { NestFactory } from '@nestjs/core'
+
+class AppController {
+  getHello(request) {
+    const { remoteAddress, remotePort } = request.socket
+    return `${process.pid} ${remoteAddress} ${remotePort}`
+  }
+}
+const getHello = Object.getOwnPropertyDescriptor(AppController.prototype, 'getHello')
+Req()(AppController.prototype, 'getHello', 0)
+Get()(AppController.prototype, 'getHello', getHello)
+Controller()(AppController)
+
+class AppModule {}
+Module({ controllers: [AppController] })(AppModule)
+
+async function bootstrap() {
+  const app = await NestFactory.create(AppModule)
+  await app.listen(process.env.PORT ?? 3000)
+}
+await bootstrap()

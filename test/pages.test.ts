@@ -1,0 +1,86 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import t from 'tap'
+import { root } from './support/process.ts'
+
+// What the pages of docs/ say of the sources, held to them.
+
+const read = (file: string) => readFileSync(join(root, file), 'utf8')
+
+function filesBelow(folder: string, end: string): string[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith(end))
+    .map((file) => join(folder, file))
+}
+
+/** As GitHub makes them of headings. */
+function anchorsOf(page: string): Set<string> {
+  const headings = [...page.replaceAll(/^```[^]*?^```$/gm, '').matchAll(/^#+ (.+)$/gm)]
+  return new Set(
+    headings.map(([, text = '']) =>
+      text
+        .toLowerCase()
+        .replaceAll(/[^\p{L}\p{N}\s_-]/gu, '')
+        .replaceAll(' ', '-'),
+    ),
+  )
+}
+
+/** First cells of the rows of the tables in `section`, each `code` span of them by itself. */
+function codesInFirstCells(section: string): string[] {
+  return [...section.matchAll(/^\| ([^|]+) \|/gm)].flatMap(([, cell = '']) =>
+    [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code),
+  )
+}
+
+void t.test('every link of the pages leads to a file, and to a heading of it', async (t) => {
+  for (const page of filesBelow('docs', '.md')) {
+    for (const [, file = '', anchor] of read(page).matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g)) {
+      const target = file === '' ? page : join(dirname(page), file)
+      if (!existsSync(join(root, target))) t.fail(`${page}: ${file}`)
+      else if (anchor !== undefined && !anchorsOf(read(target)).has(anchor))
+        t.fail(`${page}: ${file}#${anchor}`)
+    }
+  }
+  t.pass('all of them')
+})
+
+void t.test('what operations.md says is logged, is', async (t) => {
+  const sources = filesBelow('packages', '.ts').filter((file) => file.includes('/src/'))
+  const text = sources.map(read).join('\n')
+  const section = /^## What you see when something goes wrong\n([^]*?)\n\n`baton status`/m
+  const [, table = ''] = section.exec(read('docs/operations.md')) ?? []
+  const logged = [...table.matchAll(/^\| [^|]+ \| ([^|]*) \|/gm)]
+    .flatMap(([, cell = '']) => [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code))
+    // Members of the line, and messages whose end differs from time to time.
+    .filter((code) => code.includes(' '))
+    .map((code) => code.replace(/\.{3}$/, '').trim())
+  t.ok(logged.length > 20, `${logged.length} messages`)
+  for (const message of logged) t.ok(text.includes(message), message)
+})
+
+void t.test('master.md has every message of the channel, and no other', async (t) => {
+  const [, section = ''] = /^## The channel\n([^]*?)^## /m.exec(read('docs/internals/master.md')) ?? []
+  const [, toWorker = '', fromWorker = ''] = section.split(/^\| (?:master to worker|worker to master) \|.*$/m)
+  const declared = read('packages/broker/src/channel/messages.ts')
+  const typesOf = (name: string) => {
+    const [, body = ''] = new RegExp(`^export type ${name} =\\n([^]*?)\\n\\n`, 'm').exec(declared) ?? []
+    return new Set([...body.matchAll(/readonly type: '(\w+)'/g)].map(([, type]) => type))
+  }
+  for (const [name, table] of [
+    ['ToWorker', toWorker],
+    ['FromWorker', fromWorker],
+  ] as const) {
+    t.ok(typesOf(name).size > 5)
+    t.same(new Set(codesInFirstCells(table)), typesOf(name), name)
+  }
+})
+
+void t.test("master.md has every command of the operator's protocol, and no other", async (t) => {
+  const [, section = ''] = /^## The operator's protocol\n([^]*)/m.exec(read('docs/internals/master.md')) ?? []
+  const named = codesInFirstCells(section).map((code) => code.split(' ')[0])
+  const source = read('packages/broker/src/master/commands.ts')
+  const [, list = ''] = /!\[([^\]]*)\]\.includes\(command\)/.exec(source) ?? []
+  const obeyed = [...`${[...source.matchAll(/case '\w+'/g)].join(' ')} ${list}`.matchAll(/'(\w+)'/g)]
+  t.same(new Set(named), new Set(obeyed.map(([, command]) => command)))
+})
