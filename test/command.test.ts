@@ -117,10 +117,6 @@ void t.test(
         config: { ...WORKING, security: { registrationSecretFile: 'none' } },
         says: ['security.registrationSecretFile: can not read'],
       },
-      {
-        config: service({ command: ['node'] }),
-        says: ['services.web.command: managed backends are not supported by this version'],
-      },
     ]
     const runs = cases.map(({ config, says }) => ({ says, file: configured(t, config) }))
     runs.push({ says: ['no such file; name another one with --config FILE'], file: missing })

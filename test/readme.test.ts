@@ -57,6 +57,9 @@ function withoutNpm(): NodeJS.ProcessEnv {
   return Object.fromEntries(npms.map((name) => [name, undefined]))
 }
 
+/** Each of the two processes has its port. */
+const readyUnderRun = [1, 2].map((instance) => new RegExp(`^app\\.${instance} .*registered with the broker`))
+
 /** One of the README's terminals: a shell that stops at the first command that fails. */
 class Terminal {
   readonly program: Program
@@ -69,12 +72,12 @@ class Terminal {
   /** Resolves when the commands have ended, or the last of them is a program that now serves. */
   async type(text: string): Promise<void> {
     const ended = this.#marker()
-    // Under `baton run` the broker is there before the app has asked for its port.
     const serves = text.includes('baton run')
-      ? /listening for the app/
-      : /accepting connections|registered with the broker/
+      ? readyUnderRun
+      : [/accepting connections|registered with the broker/]
     this.program.child.stdin?.write(`${text}\necho '${ended}'\n`)
-    await this.program.line((line) => line === ended || serves.test(line), `the end of:\n${text}`)
+    for (const sign of serves)
+      await this.program.line((line) => line === ended || sign.test(line), `the end of:\n${text}`)
   }
 
   /** Resolves when the program that the last block has left running has ended by itself, with exit code 0. */

@@ -164,10 +164,10 @@ function reasonOf(error: unknown): string {
   return known === undefined ? message : `${known} (${code})`
 }
 
-/** Takes a socket's name away. One that is gone already is as good. */
+/** Takes a socket's name away. One that is gone already is as good; what is no socket is not ours to take. */
 export function removeSocket(path: string): void {
   try {
-    unlinkSync(path)
+    if (lstatSync(path).isSocket()) unlinkSync(path)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
   }

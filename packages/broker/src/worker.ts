@@ -3,7 +3,7 @@ import type { Logger } from 'pino'
 import { ulid } from 'ulid'
 import { createAdmin } from './admin/index.ts'
 import type { DrainResult, ReloadResult, Status, WorkerView } from './admin/view.ts'
-import type { BackendReport } from './channel/messages.ts'
+import type { BackendReport, KnownBackends } from './channel/messages.ts'
 import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } from './config/index.ts'
 import type { ClientConnection } from './connection.ts'
 import { Farewell } from './farewell.ts'
@@ -27,8 +27,8 @@ export interface Employment {
   /** The listening socket of the admin server. */
   readonly admin: OwnedFd
   readonly poller: Poller
-  /** Metric slots that backends had with a predecessor, by ULID. */
-  readonly slots: Readonly<Record<string, string>>
+  /** Backends of a predecessor. */
+  readonly known: KnownBackends
   /** Somebody has registered or gone. */
   readonly onBackends: () => void
   /** What other processes of this broker have counted. */
@@ -142,7 +142,7 @@ export function createWorker(
     socket: sockets.control,
     services,
     brokerId: id,
-    slots: given.slots,
+    known: given.known,
     onChange: given.onBackends,
     logger,
   })

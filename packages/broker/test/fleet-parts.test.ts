@@ -155,6 +155,7 @@ void t.test('a process gets the environment without what is the master’s own',
     BATON_SOCKET: '/run/c.sock',
     BATON_SERVICE: 'web',
     BATON_BACKEND_ID: 'ID',
+    BATON_MASTER_PID: String(process.pid),
   })
 })
 

@@ -9,11 +9,13 @@ const living = new Set<Backend>()
 let watching = false
 /** Somebody other than the app wants this process to end: the operator, or who sent SIGTERM. */
 let ending = false
+let terminated = false
 
 /**
  * An app that knows nothing of Baton cannot know when to end, either. It ends
  * - after SIGTERM, when the app has no listener of its own for it: all backends are drained first. A second one ends it at once;
- * - when the operator drains it (a deploy): once all of its backends have drained.
+ * - when the operator drains it: once all of its backends have drained. A deploy drains the one that Baton knows this process by,
+ *   and the others go with it.
  *
  * An app that closes its servers itself goes on to do what it likes.
  */
@@ -21,7 +23,10 @@ export function endWith(backend: Backend): void {
   if (!watching) watchSigterm()
   living.add(backend)
   backend.once('drain', (reason) => {
-    if (reason !== SERVER_CLOSED && reason !== APP_ASKED) ending = true
+    if (reason !== SERVER_CLOSED && reason !== APP_ASKED) {
+      ending = true
+      if (backend.id === process.env['BATON_BACKEND_ID']) drainAll()
+    }
     void backend.drain().then(() => gone(backend))
   })
 }
@@ -39,8 +44,12 @@ function watchSigterm(): void {
 
 function terminate(): void {
   if (appDecides(1)) return
-  if (ending) process.exit(TERMINATED)
-  ending = true
+  if (terminated) process.exit(TERMINATED)
+  terminated = ending = true
   if (living.size === 0) process.exit()
+  drainAll()
+}
+
+function drainAll(): void {
   for (const backend of living) void backend.drain()
 }

@@ -1,14 +1,17 @@
 import { connect } from 'node:net'
 import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { getSystemErrorMap } from 'node:util'
 import { Backoff } from '../backoff.ts'
 import { RegisterError } from './errors.ts'
 
 /** What is asked of the master: one line on its operator socket. */
 export interface ListenRequest {
   readonly service: string
+  /** An IP address. */
   readonly host: string
   readonly port: number
+  readonly protocol: 'http' | 'tls' | 'tcp'
 }
 
 /** Where the master listens now, for this service. */
@@ -28,22 +31,17 @@ const MOST_SESSIONS = 8
 const LONGEST_ANSWER = 64 * 1024
 
 /** What an app may look for in `error.code`, as Node's own `listen()` reports it. */
-const SYSTEM_CODES = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL'] as const
-
-/** Letters, digits and what IP addresses and their zones are made of: all that is one word of the master's protocol. */
-const WORD = /^[\w.:%-]+$/
+const SYSTEM_CODES = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL', 'EAFNOSUPPORT'] as const
 
 /**
  * Has the master open a port.
  *
  * @throws {RegisterError} BATON_ERR_MASTER_UNREACHABLE, BATON_ERR_LISTEN_REFUSED
- * @throws {Error} EADDRINUSE, EACCES, EADDRNOTAVAIL, ENOTFOUND, in the form in which Node's own `listen()` reports them
+ * @throws {Error} EADDRINUSE, EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, in the form in which Node's own `listen()` reports them
  */
 export async function askMaster(path: string, request: ListenRequest, signal: AbortSignal): Promise<Opened> {
-  const { service, host, port } = request
-  if (!WORD.test(host))
-    throw systemError('ENOTFOUND', 'getaddrinfo', `getaddrinfo ENOTFOUND ${host}`, request)
-  const line = `listen service=${service} host=${host} port=${port}\n`
+  const { service, host, port, protocol } = request
+  const line = `listen service=${service} host=${host} port=${port} protocol=${protocol}\n`
   const backoff = new Backoff()
   let answer = await converse(path, line, signal)
   for (let session = 1; answer === '' && session < MOST_SESSIONS; session++) {
@@ -70,18 +68,11 @@ function openedOf(line: string, path: string): Opened {
 function refusal(reason: string, request: ListenRequest): Error {
   const code = SYSTEM_CODES.find((each) => reason.includes(each))
   if (code === undefined) return new RegisterError('BATON_ERR_LISTEN_REFUSED', reason)
-  return systemError(code, 'listen', `listen ${code}: ${reason}`, request)
-}
-
-function systemError(code: string, syscall: string, message: string, { host, port }: ListenRequest): Error {
-  const number = (constants.errno as Readonly<Record<string, number>>)[code]
-  return Object.assign(new Error(message), {
-    code,
-    ...(number !== undefined && { errno: -number }),
-    syscall,
-    address: host,
-    port,
-  })
+  const { host, port } = request
+  const errno = -constants.errno[code]
+  const [, text = ''] = getSystemErrorMap().get(errno) ?? []
+  const message = `listen ${code}: ${text} ${host}:${port}`
+  return Object.assign(new Error(message), { code, errno, syscall: 'listen', address: host, port })
 }
 
 function unreachable(path: string, detail: string, cause?: unknown): RegisterError {

@@ -1,9 +1,15 @@
-import { type AddressInfo, isIPv6 } from 'node:net'
+import { lookup } from 'node:dns/promises'
+import { type AddressInfo, isIP, isIPv6 } from 'node:net'
+import { type AttachableServer, serverKind } from '../attach/server-kind.ts'
 import { createBackend } from '../backend.ts'
 import { BackendError } from '../errors.ts'
 import { endWith } from './ending.ts'
-import { askMaster, type Opened } from './master.ts'
+import { askMaster, type ListenRequest, type Opened } from './master.ts'
 import type { Starting } from './starting.ts'
+import type { ListenTarget } from './target.ts'
+
+/** How bind(2) and socket(2) say that a machine has no IPv6. */
+const NO_IPV6 = new Set(['EAFNOSUPPORT', 'EADDRNOTAVAIL'])
 
 /**
  * From `listen()` to `listening`: the master opens the port, this process registers as a backend of its service, and the
@@ -21,7 +27,7 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   const { server, signal, target } = starting
   const service = process.env['BATON_SERVICE']
   if (service === undefined || service === '') throw new BackendError('BATON_ERR_NO_SERVICE')
-  const opened = await askMaster(masterSocket, { service, host: target.host, port: target.port }, signal)
+  const opened = await open(masterSocket, target, { service, protocol: protocolOf(server) }, signal)
   // Closed while the answer was read.
   if (signal.aborted) return
   const backend = createBackend({ service: opened.service })
@@ -42,6 +48,30 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   process.nextTick(() => {
     if (server.listening) server.emit('listening')
   })
+}
+
+/** What Node's own `listen()` does when it is told no host: all addresses, or all of IPv4 where there is no IPv6. */
+async function open(
+  masterSocket: string,
+  { host, port }: ListenTarget,
+  request: Pick<ListenRequest, 'service' | 'protocol'>,
+  signal: AbortSignal,
+): Promise<Opened> {
+  const ask = (address: string) => askMaster(masterSocket, { ...request, host: address, port }, signal)
+  if (host !== undefined) return ask(isIP(host) === 0 ? (await lookup(host)).address : host)
+  try {
+    return await ask('::')
+  } catch (error) {
+    if (!NO_IPV6.has((error as NodeJS.ErrnoException).code ?? '')) throw error
+    return ask('0.0.0.0')
+  }
+}
+
+/** What the broker may do with a connection that nobody takes: it answers only where it knows the language. */
+function protocolOf(server: AttachableServer): ListenRequest['protocol'] {
+  const kind = serverKind(server)
+  if (kind === 'http') return 'http'
+  return kind === 'net' ? 'tcp' : 'tls'
 }
 
 function addressOf({ address, port }: Opened): AddressInfo {

@@ -1,7 +1,7 @@
 /** What a call of `server.listen()` asks for, when it is for a TCP port of its own choice. */
 export interface ListenTarget {
-  /** As the app gave it; `::`, as Node does, when it gave none. */
-  readonly host: string
+  /** As the app gave it: an IP address or a name. Undefined when it gave none: every address of this machine. */
+  readonly host: string | undefined
   /** 1 to 65535. */
   readonly port: number
   /** Closes the server. */
@@ -45,5 +45,5 @@ function targetOf(
   // A string that is a number is a port, any other one a path.
   const port = typeof given === 'string' && given.trim() !== '' ? Number(given) : given
   if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > LARGEST_PORT) return undefined
-  return { host: host === undefined || host === '' ? '::' : host, port, signal, callback }
+  return { host: host === '' ? undefined : host, port, signal, callback }
 }

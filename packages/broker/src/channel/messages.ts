@@ -17,6 +17,12 @@ export interface BackendReport {
 }
 
 /**
+ * By ULID: the metric slot that a backend has, so that it keeps its name when it moves to another worker, and whether health
+ * checks thought well of it (or there were none): it need not prove itself anew.
+ */
+export type KnownBackends = Readonly<Record<string, { readonly slot: string; readonly healthy: boolean }>>
+
+/**
  * From the master to a worker. A worker goes through `sockets` and `start`, then `serve` (backends and admin), `accept`
  * (clients), and leaves by `stop`, or by `pause`, `release` and `finish` when another one takes over.
  */
@@ -33,8 +39,8 @@ export type ToWorker =
       readonly config: string
       readonly file: string
       readonly control: { readonly path: string; readonly mode: number }
-      /** Metric slots by backend ULID, so that a backend keeps its name when it moves to another worker. */
-      readonly slots: Readonly<Record<string, string>>
+      /** Backends of the worker before it. */
+      readonly known: KnownBackends
     }
   | { readonly type: 'serve' }
   /** Somebody scrapes another worker: what is counted by now? */

@@ -1,4 +1,4 @@
-import { loadConfig } from '../config/index.ts'
+import { locateRuntimeDir } from '../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
 import { askMaster } from './operator-client.ts'
 import { DONE, FAILED, UsageError } from './terminal.ts'
@@ -26,8 +26,8 @@ export const deploy: Command = {
     const command = ['deploy', service, ...(switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`])].join(
       ' ',
     )
-    const config = loadConfig(values.get('config') ?? DEFAULT_CONFIG)
-    const { success, log } = await askMaster(config, command, (line) => terminal.out(line))
+    const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
+    const { success, log } = await askMaster(runtimeDir, command, (line) => terminal.out(line))
     for (const line of log) {
       if (success) terminal.out(line)
       else terminal.err(line)

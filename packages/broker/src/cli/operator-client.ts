@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 import { join } from 'node:path'
-import { type Config, errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/index.ts'
 import { CommandError } from './terminal.ts'
 
 /** What the master said at the end. */
@@ -17,11 +17,11 @@ export interface OperatorAnswer {
  * @throws CommandError when nobody answers, or the connection ends without an answer
  */
 export async function askMaster(
-  config: Pick<Config, 'runtimeDir'>,
+  runtimeDir: string,
   command: string,
   progress: (line: string) => void = () => {},
 ): Promise<OperatorAnswer> {
-  const path = join(config.runtimeDir, 'master.sock')
+  const path = join(runtimeDir, 'master.sock')
   const log: string[] = []
   let success: boolean | undefined
   let rest = ''

@@ -1,4 +1,4 @@
-import { loadConfig } from '../config/index.ts'
+import { locateRuntimeDir } from '../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
 import { readable } from '../log/readable.ts'
 import { askMaster } from './operator-client.ts'
@@ -15,7 +15,10 @@ export const reload: Command = {
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {
-    const { success, log } = await askMaster(loadConfig(values.get('config') ?? DEFAULT_CONFIG), 'reload')
+    const { success, log } = await askMaster(
+      locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG),
+      'reload',
+    )
     for (const line of log.map(readable)) {
       if (success) terminal.out(line)
       else terminal.err(line)

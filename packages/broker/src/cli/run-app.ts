@@ -29,7 +29,7 @@ export const runApp: Command = {
     listen: { value: 'ADDR', help: 'listen there, whatever the app asks for' },
     watch: { help: 'deploy anew when a file in this folder changes' },
   },
-  async run({ rest, values, switches }) {
+  async run({ rest, values, switches }, terminal) {
     if (rest.length === 0)
       throw new UsageError('run needs the command of the app: baton run -- node server.js')
     const listen = values.get('listen')
@@ -47,7 +47,7 @@ export const runApp: Command = {
     })
     const config = {
       runtimeDir: folder,
-      admin: { listen: '127.0.0.1:0' },
+      admin: { listen: `unix:${join(folder, 'admin.sock')}` },
       listeners: [
         // There is always one, also before the app listens; handy for a look from this machine.
         listener('local', `unix:${join(folder, 'app.sock')}`),
@@ -66,6 +66,7 @@ export const runApp: Command = {
       },
     }
     writeFileSync(file, `${JSON.stringify(config, undefined, 2)}\n`)
+    terminal.out(`to replace the app's processes: baton deploy ${SERVICE} --config ${file}`)
     return runMaster({
       file,
       warn: () => {},

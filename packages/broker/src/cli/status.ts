@@ -2,6 +2,7 @@ import type { Status } from '../admin/index.ts'
 import { loadConfig } from '../config/index.ts'
 import { askBroker } from './admin-client.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
+import { type MasterStatus, masterStatus } from './master-status.ts'
 import { table } from './table.ts'
 import { CommandError, DONE } from './terminal.ts'
 
@@ -12,17 +13,35 @@ export const status: Command = {
   details: 'Asks the running broker, through the admin server that the configuration names.',
   options: { json: { help: 'print what the admin API answers' }, ...configOption },
   async run({ values, switches }, terminal) {
-    const answer = await askBroker(
-      loadConfig(values.get('config') ?? DEFAULT_CONFIG),
-      'GET',
-      '/api/v1/status',
-    )
+    const config = loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const answer = await askBroker(config, 'GET', '/api/v1/status')
     if (!isStatus(answer))
       throw new CommandError('the broker answered without a status; is it of another version?')
-    if (switches.has('json')) terminal.out(JSON.stringify(answer, undefined, 2))
-    else for (const line of describeStatus(answer)) terminal.out(line)
+    const master = await masterStatus(config.runtimeDir)
+    if (switches.has('json')) terminal.out(JSON.stringify({ ...answer, ...master }, undefined, 2))
+    else for (const line of [...describeStatus(answer), ...describeManaged(master)]) terminal.out(line)
     return DONE
   },
+}
+
+function describeManaged(status: MasterStatus | undefined): string[] {
+  if (status === undefined || status.managed.length === 0) return []
+  return [
+    '',
+    ...table([
+      ['INSTANCE', 'STATE', 'PID', 'RESTARTS', 'GENERATION', 'VERSION', 'SINCE', 'BACKEND'],
+      ...status.managed.map(({ instance, state, pid, restarts, generation, version, since, backend }) => [
+        instance,
+        state,
+        pid ?? '-',
+        restarts,
+        generation,
+        version ?? '-',
+        since,
+        backend ?? '-',
+      ]),
+    ]),
+  ]
 }
 
 function isStatus(answer: unknown): answer is Status {

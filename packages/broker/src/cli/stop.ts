@@ -1,4 +1,4 @@
-import { loadConfig } from '../config/index.ts'
+import { locateRuntimeDir } from '../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
 import { askMaster } from './operator-client.ts'
 import { DONE, FAILED } from './terminal.ts'
@@ -13,7 +13,7 @@ export const stop: Command = {
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {
-    const { success, log } = await askMaster(loadConfig(values.get('config') ?? DEFAULT_CONFIG), 'stop')
+    const { success, log } = await askMaster(locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG), 'stop')
     for (const line of log) terminal.err(line)
     if (success) terminal.out('stopped')
     return success ? DONE : FAILED

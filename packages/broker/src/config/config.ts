@@ -89,6 +89,19 @@ export function loadConfig(path: string): Config {
   return parseConfigText(readConfigText(path), path)
 }
 
+/**
+ * Where the broker of a configuration file is found, also while that file is wrong: whoever mended it badly wants to stop the
+ * broker all the same.
+ *
+ * @throws ConfigError when the file cannot be read, or is not JSON
+ */
+export function locateRuntimeDir(path: string): string {
+  const json = parseJson(readConfigText(path))
+  if (!json.ok) return parseConfigText(readConfigText(path), path).runtimeDir
+  const { runtimeDir }: { runtimeDir?: unknown } = Object(json.value)
+  return typeof runtimeDir === 'string' ? resolve(dirname(resolve(path)), runtimeDir) : defaultRuntimeDir()
+}
+
 /** @throws ConfigError when it is missing or unreadable */
 export function readConfigText(path: string): string {
   try {

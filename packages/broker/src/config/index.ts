@@ -1,6 +1,7 @@
 export { formatAddress, isLoopback, type Address } from './address.ts'
 export {
   loadConfig,
+  locateRuntimeDir,
   parseConfig,
   parseConfigText,
   parseParts,

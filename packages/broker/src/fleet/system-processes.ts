@@ -41,7 +41,9 @@ function startProcess(
     const [stdout, childStdout] = pair()
     const [stderr, childStderr] = pair()
     // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
-    child = spawn(program, args, { env, cwd, stdio: ['ignore', childStdout.fd, childStderr.fd] })
+    // A session of its own: Ctrl-C at the master's terminal is the master's to obey, who drains first.
+    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd]
+    child = spawn(program, args, { env, cwd, stdio, detached: true })
     childStdout.close()
     childStderr.close()
     run = new Run(host, child.pid, { stdout: stdout.release(), stderr: stderr.release() })

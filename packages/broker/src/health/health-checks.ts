@@ -9,6 +9,8 @@ import { Probe, type ProbeOptions, type Verdict } from './probe.ts'
 export interface HealthCheckOptions extends ProbeOptions {
   /** Milliseconds from one check to the next. */
   readonly interval: number
+  /** It was, when a worker before this one asked. */
+  readonly healthy?: boolean
 }
 
 /** Nobody is asked who drains, whose event loop is stuck (the heartbeat looks after that), or who is left alone for a while. */
@@ -41,6 +43,7 @@ export class HealthChecks {
     this.#onChange = onChange
     this.#logger = logger
     this.#clock = clock
+    if (options.healthy === true) this.#record = judge(UNCHECKED, 'passed')
     link.health = this.#record.health
   }
 

@@ -196,8 +196,10 @@ export class Master {
       os: systemFleetOs(this.#poller),
       socket: controlPath(this.#settings.config),
       env: process.env,
-      drain: (service, backend, deadline) =>
-        this.#roster.current?.send({ type: 'drain', service, backend, deadline }),
+      // Of a service that a reload removed only the worker that leaves knows.
+      drain: (service, backend, deadline) => {
+        for (const worker of this.#roster.workers) worker.send({ type: 'drain', service, backend, deadline })
+      },
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
     this.#deployer = new Deployer(this.#fleet, log.logger)
@@ -386,6 +388,7 @@ export class Master {
       controlMode: modeOfSockets(config),
       sockets,
       format: this.#log.format,
+      services: new Set(config.services.keys()),
     }
   }
 

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { localAddress } from '@baton/native-sendmsg'
 import type { OwnedFd } from '@baton/native-sendmsg'
+import { parseAddress } from '../config/address.ts'
 import { formatAddress, parseConfigText, type Address } from '../config/index.ts'
 
 /** What a program asks for that calls `listen(port)` under `baton run`. */
@@ -40,22 +41,32 @@ export type Decision =
       readonly parts: { readonly listener: string; readonly service: string }
     }
 
-/** The first port of an app is its service's own; each other one gets a service beside it. */
+/**
+ * The first port of an app is its service's own; each other one gets a service beside it. Several addresses of one port (`localhost`
+ * may be two) are several listeners of one service.
+ */
 export function decide(
   text: string,
   claims: Claims,
   { service, host, port, protocol }: PortRequest,
 ): Decision {
-  const claimed = claims[String(port)]
-  if (claimed !== undefined) return { kind: 'there', listener: claimed }
   const parts = JSON.parse(text) as Parts
+  const listen = { kind: 'tcp', host, port } as const
+  const address = formatAddress(listen)
+  const claimed = parts.listeners.find(({ name }) => name === claims[String(port)])
+  if (claimed !== undefined) {
+    const same = parts.listeners.find((each) => each.listen === address)
+    if (same !== undefined) return { kind: 'there', listener: same.name }
+    if (claimed.name === GIVEN_LISTENER || !areDistinct(claimed.listen, listen))
+      return { kind: 'there', listener: claimed.name }
+  }
   const first = Object.keys(claims).length === 0
   if (first && parts.listeners.some(({ name }) => name === GIVEN_LISTENER))
     return { kind: 'there', listener: GIVEN_LISTENER }
-  const owner = first ? service : `${service}-${port}`
-  const name = `port-${port}`
-  const listen: Address = { kind: 'tcp', host, port }
-  const listener = { name, listen: formatAddress(listen), protocol, service: owner }
+  const owner = claimed?.service ?? (first ? service : `${service}-${port}`)
+  const taken = parts.listeners.filter(({ name }) => name.startsWith(`port-${port}`)).length
+  const name = taken === 0 ? `port-${port}` : `port-${port}-${taken + 1}`
+  const listener = { name, listen: address, protocol, service: owner }
   parts.listeners.push(listener)
   parts.services[owner] ??= {}
   return {
@@ -68,6 +79,15 @@ export function decide(
       service: JSON.stringify({ ...(parts.services[owner] as object), name: owner }),
     },
   }
+}
+
+const EVERY_ADDRESS = ['::', '0.0.0.0']
+
+/** Both can be listened on: neither contains the other. */
+function areDistinct(before: string, { host }: Address & { kind: 'tcp' }): boolean {
+  const former = parseAddress(before)
+  if (typeof former === 'string' || former.kind === 'unix') return false
+  return former.host !== host && ![former.host, host].some((each) => EVERY_ADDRESS.includes(each))
 }
 
 /** As the app is told: what `server.address()` says. */

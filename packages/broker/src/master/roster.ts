@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../channel/channel.ts'
-import type { FromWorker } from '../channel/messages.ts'
+import type { BackendReport, FromWorker } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
@@ -38,6 +38,8 @@ export interface Assignment {
   readonly controlMode: number
   readonly sockets: HeldSockets
   readonly format: LogFormat
+  /** Their names. */
+  readonly services: ReadonlySet<string>
 }
 
 export interface RosterHost {
@@ -69,6 +71,10 @@ export class Roster {
   #current: WorkerProcess | undefined
   #started: number
   #stopping = false
+  /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
+  #replacing = false
+  /** What the worker that serves, or did last, said of its backends. */
+  #known: readonly BackendReport[] = []
 
   constructor(poller: Poller, counters: Counters, host: RosterHost, logger: Logger, started = 0) {
     this.#poller = poller
@@ -147,13 +153,26 @@ export class Roster {
    * @throws {BrokerError} BATON_ERR_WORKER_FAILED
    */
   async replace(assignment: Assignment, removed: readonly string[], deadline: number): Promise<void> {
+    this.#replacing = true
+    try {
+      await this.#replace(assignment, removed, deadline)
+    } finally {
+      this.#replacing = false
+      if (this.#current === undefined && !this.#stopping) void this.#startAnother()
+    }
+  }
+
+  async #replace(assignment: Assignment, removed: readonly string[], deadline: number): Promise<void> {
+    const { services } = assignment
     const next = await this.#build(assignment)
     const old = this.#current
     if (old === undefined || !old.alive) {
       await this.#tellOthers(next)
       return this.#take(next)
     }
-    const expected = old.backends.filter(({ state }) => state !== 'draining' && state !== 'unresponsive')
+    const expected = old.backends.filter(
+      ({ service, state }) => services.has(service) && state !== 'draining' && state !== 'unresponsive',
+    )
     old.send({ type: 'pause' })
     await this.#tellOthers(next)
     next.send({ type: 'serve' })
@@ -161,7 +180,7 @@ export class Roster {
     const moved = () => {
       const registered = new Set(next.backends.map(({ id }) => id))
       const left = new Set(old.backends.map(({ id }) => id))
-      return !next.alive || expected.every(({ id }) => registered.has(id) || !left.has(id))
+      return !next.alive || !old.alive || expected.every(({ id }) => registered.has(id) || !left.has(id))
     }
     await this.#until(moved, MOVE_LIMIT)
     if (!next.alive) {
@@ -169,8 +188,9 @@ export class Roster {
       old.send({ type: 'serve' })
       throw this.#failed(next)
     }
-    old.role = 'leaving'
     this.#take(next)
+    if (!old.alive) return
+    old.role = 'leaving'
     const [theirs, ours] = socketpair('stream')
     next.send({ type: 'peer' }, [theirs.fd])
     old.send({ type: 'finish', removed, deadline }, [ours.fd])
@@ -250,13 +270,19 @@ export class Roster {
     }
     worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
-    const slots = Object.fromEntries((this.#current?.backends ?? []).map(({ id, slot }) => [id, slot]))
+    if (this.#current !== undefined) this.#known = this.#current.backends
+    const known = Object.fromEntries(
+      this.#known.map(({ id, slot, state }) => [
+        id,
+        { slot, healthy: state !== 'starting' && state !== 'unhealthy' },
+      ]),
+    )
     worker.send({
       type: 'start',
       config: text,
       file,
       control: { path: controlPath, mode: controlMode },
-      slots,
+      known,
     })
     await this.#until(() => this.#built.has(worker) || !worker.alive, START_LIMIT)
     if (this.#built.has(worker) && worker.alive) return worker
@@ -315,34 +341,36 @@ export class Roster {
       this.#logger.error(log, 'worker died')
     }
     const serving = worker === this.#current
-    if (serving) this.#current = undefined
-    else if (this.#current !== undefined) void this.#tellOthers(this.#current)
+    if (serving) {
+      this.#current = undefined
+      this.#known = worker.backends
+    } else if (this.#current !== undefined) void this.#tellOthers(this.#current)
     this.#look()
-    if (serving && !this.#stopping) this.#replaceDead(worker)
+    if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
   }
 
   #replaceDead(worker: WorkerProcess): void {
-    const lived = performance.now() - (this.#startedAt.get(worker) ?? 0)
-    const delay = this.#backoff.next(lived)
-    this.#restart = setTimeout(() => {
-      void this.#startAnother(worker)
-    }, delay)
+    this.#restartIn(this.#backoff.next(performance.now() - (this.#startedAt.get(worker) ?? 0)))
   }
 
-  async #startAnother(dead: WorkerProcess): Promise<void> {
-    // A reload may have brought one meanwhile.
-    if (this.#current !== undefined || this.#stopping) return
+  #restartIn(milliseconds: number): void {
+    clearTimeout(this.#restart)
+    this.#restart = setTimeout(() => void this.#startAnother(), milliseconds)
+  }
+
+  async #startAnother(): Promise<void> {
+    // A reload may have brought one meanwhile, or be about to.
+    const wanted = () => this.#current === undefined && !this.#stopping && !this.#replacing
+    if (!wanted()) return
     try {
       const next = await this.#build(this.#host.assignment())
       await this.#tellOthers(next)
-      if (this.#current === undefined && !this.#stopping) this.#take(next)
-      else {
-        next.role = 'leaving'
-        next.send({ type: 'stop', deadline: 0 })
-      }
+      if (wanted()) return this.#take(next)
+      next.role = 'leaving'
+      next.send({ type: 'stop', deadline: 0 })
     } catch (error) {
       this.#logger.error({ err: error }, 'worker could not be replaced')
-      if (this.#current === undefined && !this.#stopping) this.#replaceDead(dead)
+      if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
   }
 }

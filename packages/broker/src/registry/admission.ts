@@ -27,8 +27,16 @@ export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): 
   return security.allowUids.includes(uid) || security.allowGids.includes(gid)
 }
 
-/** Whether a process may register as a backend: pure, the same answer for the same question. */
-export function admit(applicant: Applicant, config: Config): Refusal | undefined {
+/**
+ * Whether a process may register as a backend: pure, the same answer for the same question.
+ *
+ * @param services by name; there may be more than are configured (`baton run`)
+ */
+export function admit(
+  applicant: Applicant,
+  config: Config,
+  services: Pick<ReadonlyMap<string, unknown>, 'has' | 'keys'>,
+): Refusal | undefined {
   const { hello, credentials, socketProblem } = applicant
   const { registrationSecret } = config.security
   if (socketProblem !== undefined) return { code: 'SocketModeInsecure', message: socketProblem, retry: true }
@@ -45,8 +53,8 @@ export function admit(applicant: Applicant, config: Config): Refusal | undefined
     const message = `protocol version ${hello.protocol} is not spoken here, wanted ${PROTOCOL_VERSION}`
     return { code: 'ProtocolVersion', message, retry: false }
   }
-  if (!config.services.has(hello.service)) {
-    const known = [...config.services.keys()].join(', ')
+  if (!services.has(hello.service)) {
+    const known = [...services.keys()].join(', ')
     return {
       code: 'UnknownService',
       message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,

@@ -20,6 +20,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { isValid, ulid } from 'ulid'
+import type { KnownBackends } from '../channel/messages.ts'
 import type { Config } from '../config/index.ts'
 import { Lane } from '../handoff/lane.ts'
 import { HealthChecks } from '../health/health-checks.ts'
@@ -59,8 +60,8 @@ export interface RegistryOptions {
   readonly services: ReadonlyMap<string, Service>
   /** ULID of this process. */
   readonly brokerId: string
-  /** Slots that backends had with a predecessor, by ULID. */
-  readonly slots?: Readonly<Record<string, string>> | undefined
+  /** Backends of a predecessor. */
+  readonly known?: KnownBackends | undefined
   /** Somebody has registered or gone, or health checks think otherwise of one. */
   readonly onChange?: (() => void) | undefined
   readonly logger: Logger
@@ -80,8 +81,8 @@ export class Registry {
   readonly #refusals = new LogOnce()
   readonly #strangers = new Set<ControlConnection>()
   readonly #ids = new Set<string>()
-  /** Slots that backends had with a predecessor, by ULID. */
-  readonly #before: Readonly<Record<string, string>>
+  /** Backends of a predecessor. */
+  readonly #known: KnownBackends
   readonly #onChange: (() => void) | undefined
   #releasing: string | undefined
   #unwelcome = 0
@@ -89,12 +90,12 @@ export class Registry {
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
 
-  constructor({ config, socket, services, brokerId, slots = {}, onChange, logger }: RegistryOptions) {
+  constructor({ config, socket, services, brokerId, known = {}, onChange, logger }: RegistryOptions) {
     this.#config = config
     this.#socket = socket
     this.#services = services
     this.#brokerId = brokerId
-    this.#before = slots
+    this.#known = known
     this.#onChange = onChange
     this.#logger = logger
   }
@@ -204,7 +205,8 @@ export class Registry {
     hello: HelloFrame,
     credentials: PeerCredentials,
   ): BackendLink | undefined {
-    const refusal = admit({ hello, credentials, socketProblem: this.#socketProblem() }, this.#config)
+    const applicant = { hello, credentials, socketProblem: this.#socketProblem() }
+    const refusal = admit(applicant, this.#config, this.#services)
     const service = this.#services.get(hello.service)
     if (refusal !== undefined || service === undefined) {
       const { code, message, retry } = refusal ?? {
@@ -235,7 +237,7 @@ export class Registry {
         : ulid()
     const identity = {
       ulid: id,
-      slot: this.#slots.take(service.name, this.#before[id]),
+      slot: this.#slots.take(service.name, this.#known[id]?.slot),
       service: service.name,
       pid: credentials.pid,
       uid: credentials.uid,
@@ -300,7 +302,7 @@ export class Registry {
         ? undefined
         : new HealthChecks(
             link,
-            { ...healthCheck, relay: config.handoff === 'off' },
+            { ...healthCheck, relay: config.handoff === 'off', healthy: this.#known[id]?.healthy === true },
             () => {
               service.available()
               this.#onChange?.()

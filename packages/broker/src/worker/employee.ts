@@ -114,7 +114,7 @@ export class Employee {
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
   }
 
-  #start({ config: text, file, control, slots }: Extract<ToWorker, { type: 'start' }>): void {
+  #start({ config: text, file, control, known }: Extract<ToWorker, { type: 'start' }>): void {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
@@ -123,7 +123,7 @@ export class Employee {
       sockets,
       admin: this.#admin,
       poller: this.#poller,
-      slots,
+      known,
       onBackends: () => queueMicrotask(() => this.#report()),
       collect: () => this.#collect(),
       reload: (by) => this.#reload(by),

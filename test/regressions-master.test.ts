@@ -1,0 +1,89 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { startBackend } from './support/backend.ts'
+import { batonCommand, startBroker } from './support/broker.ts'
+import { eventually } from './support/eventually.ts'
+import { askAdmin, masterStatus, openSession } from './support/operator.ts'
+import { Program, temporaryFolder } from './support/process.ts'
+
+// While a reload waited for a backend that did not move, the worker before it was killed: its replacement and the reload's own worker
+// both served from then on, with the backends at one of them, and every other client waited in vain.
+void t.test('a worker that is killed during a reload is replaced once', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t)
+  const backend = await startBackend(t, broker)
+  await broker.backends(1)
+  process.kill(backend.pid, 'SIGSTOP')
+  const session = await openSession(t, broker)
+  session.send('reload\n')
+  await eventually(async () => (await masterStatus(t, broker)).workers.length === 2, 'a successor is there')
+  process.kill(broker.pid, 'SIGKILL')
+  await session.ended
+  process.kill(backend.pid, 'SIGCONT')
+  t.match(session.received, /^Success=1\n/)
+  await eventually(async () => (await masterStatus(t, broker)).workers.length === 1, 'one worker is left')
+  for (let count = 0; count < 8; count++) t.equal((await fetch(broker.url())).status, 200)
+  t.match(await masterStatus(t, broker), { workers: [{ role: 'serving' }] })
+})
+
+// A health check that takes its time left a moment after each reload in which no backend was ready.
+void t.test(
+  'a backend that was healthy need not prove it anew after a reload',
+  { timeout: 60_000 },
+  async (t) => {
+    const broker = await startBroker(t, {
+      config: { services: { web: { healthCheck: { path: '/slow?ms=900', interval: '1s', timeout: '5s' } } } },
+    })
+    await startBackend(t, broker)
+    await broker.backends(1)
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    await session.ended
+    t.match(session.received, /^Success=1\n/)
+    const [, text] = await askAdmin(broker, '/api/v1/services/web')
+  t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
+  },
+)
+
+// To find the runtime folder is all that these commands need, and a broken file is when they are needed.
+void t.test(
+  'a broker is stopped although its configuration file is broken by now',
+  { timeout: 30_000 },
+  async (t) => {
+    const broker = await startBroker(t)
+    const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
+    writeFileSync(broker.configFile, JSON.stringify({ ...config, listeners: [] }))
+    const reload = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
+    t.equal((await reload.exited).code, 1)
+    t.match(reload.lines.join('\\n'), 'listeners: needs at least one listener')
+    const stop = new Program(t, process.execPath, [batonCommand, 'stop', '--config', broker.configFile])
+    t.equal((await stop.exited).code, 0)
+    t.same(await broker.program.exited, { code: 0, signal: null })
+  },
+)
+
+// The start used to clear the way for its sockets, and took a file of the user's with it.
+void t.test('a file in the place of a socket is left alone', { timeout: 30_000 }, async (t) => {
+  const folder = temporaryFolder(t)
+  const run = join(folder, 'run')
+  mkdirSync(run, { mode: 0o700 })
+  writeFileSync(join(run, 'master.sock'), 'precious')
+  writeFileSync(
+    join(folder, 'baton.json'),
+    JSON.stringify({
+      runtimeDir: run,
+      admin: { listen: '127.0.0.1:0' },
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: {} },
+    }),
+  )
+  const program = new Program(t, process.execPath, [
+    batonCommand,
+    'start',
+    '--config',
+    join(folder, 'baton.json'),
+  ])
+  t.equal((await program.exited).code, 1)
+  t.match(program.lines, [/^baton: the runtime folder cannot be used: .*master\.sock/])
+  t.equal(readFileSync(join(run, 'master.sock'), 'utf8'), 'precious')
+})
