@@ -95,6 +95,14 @@ const PEERS = { Baton: baton, cluster, PM2: pm2 }
 async function measure(begin) {
   const port = await freePort()
   const { deploy, stop } = await begin(port)
+  try {
+    return await measureUnderLoad(port, deploy)
+  } finally {
+    await stop()
+  }
+}
+
+async function measureUnderLoad(port, deploy) {
   const load = new SpeakingChild(program('test/programs/two-kinds-load.mjs'), {
     args: ['--port', String(port), '--kept', '64'],
   })
@@ -104,7 +112,6 @@ async function measure(begin) {
   const seconds = (performance.now() - start) / 1000
   load.tell('stop')
   const done = await load.heard('done')
-  await stop()
   return { seconds, ...done }
 }
 

@@ -41,7 +41,7 @@ void t.test(
     await session.ended
     t.match(session.received, /^Success=1\n/)
     const [, text] = await askAdmin(broker, '/api/v1/services/web')
-  t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
+    t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
   },
 )
 

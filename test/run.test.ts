@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { io } from 'socket.io-client'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { AppRun, ask, Clients, freePort, NOTHING_LEFT } from './support/app-run.ts'
+import { AppRun, ask, Clients, exists, freePort, NOTHING_LEFT } from './support/app-run.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { root, temporaryFolder } from './support/process.ts'
@@ -59,7 +59,7 @@ async function serves(
 
   const clients = new Clients(t, url)
   await clients.more(20)
-  const deploy = await run.deploy()
+  const deploy = await run.deploy(...(name === 'http.mjs' ? [] : ['--at-once', '2']))
   t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   await clients.more(20)
   await clients.stop()
@@ -102,15 +102,16 @@ interface Talk {
   /** What the server said first. */
   readonly greeting: string
   /** Sends a text, and resolves to the answer. */
-  say(text: string): Promise<string>
-  end(): void
+  readonly say: (text: string) => Promise<string>
+  readonly end: () => void
 }
 
 /** Two processes talk; a conversation outlives the deploy of its process, which waits for it. */
 async function talks(t: Test, name: string, open: (t: Test, port: number) => Promise<Talk>): Promise<void> {
   const port = await freePort()
-  const run = new AppRun(t, { command: app(name), options: TWO, env: { PORT: String(port) } })
-  await run.serving(2)
+  const run = await new AppRun(t, { command: app(name), options: TWO, env: { PORT: String(port) } }).serving(
+    2,
+  )
   const first = await Promise.all([1, 2, 3, 4].map(() => open(t, port)))
   const before = new Set(first.map(({ greeting }) => greeting.split(' ')[0] ?? ''))
   t.equal(before.size, 2)
@@ -146,7 +147,7 @@ void t.test('ws', { timeout: 60_000 }, (t) =>
     const next = async () => String((await once(socket, 'message'))[0])
     return {
       greeting: await next(),
-      say(text) {
+      say: (text) => {
         socket.send(text)
         return next()
       },
@@ -166,7 +167,7 @@ void t.test('socket.io', { timeout: 60_000 }, (t) =>
     const next = () => new Promise<string>((resolve) => socket.once('message', resolve))
     return {
       greeting: await next(),
-      say(text) {
+      say: (text) => {
         socket.emit('message', text)
         return next()
       },
@@ -196,6 +197,25 @@ void t.test('Ctrl-C reaches everybody in the terminal; what is in flight finishe
   t.match(await client.answer(), { status: 200, body: 'all of it' })
   client.socket.destroy()
   t.same(await run.ended(processes), NOTHING_LEFT)
+})
+
+void t.test('an app below a shell that ends without a word to it, as npm does', async (t) => {
+  const port = await freePort()
+  const [node = '', file = ''] = app('http.mjs')
+  const run = await new AppRun(t, {
+    command: ['sh', '-c', `"${node}" "${file}"; true`],
+    options: TWO,
+    env: { PORT: String(port) },
+  }).serving(2)
+  const url = `http://127.0.0.1:${port}/`
+  const before = await answering(url, 2)
+  const deploy = await run.deploy('--at-once', '2')
+  t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
+  t.notOk([...(await answering(url, 2))].some((pid) => before.has(pid)))
+  const processes = run.processes()
+  t.equal(processes.length, 5, 'a worker, two shells, two apps')
+  t.match(await run.end('SIGTERM'), { code: 0, files: [] })
+  await eventually(() => !processes.some(exists), 'the apps have ended, too')
 })
 
 void t.test('--watch deploys what has changed, and nobody notices', { timeout: 60_000 }, async (t) => {

@@ -1,5 +1,4 @@
 // https://docs.nestjs.com/first-steps, with its decorators called by hand: they need a compiler otherwise.
-import 'reflect-metadata'
 import { Controller, Get, Module, Req } from '@nestjs/common'
 import { NestFactory } from '@nestjs/core'
 
@@ -14,6 +13,7 @@ Req()(AppController.prototype, 'getHello', 0)
 Get()(AppController.prototype, 'getHello', getHello)
 Controller()(AppController)
 
+// oxlint-disable-next-line typescript/no-extraneous-class
 class AppModule {}
 Module({ controllers: [AppController] })(AppModule)
 

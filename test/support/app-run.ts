@@ -118,8 +118,9 @@ export function ask(
   options: http.RequestOptions = { agent: false },
 ): Promise<{ body: string; local: string }> {
   const { request } = url.startsWith('https:') ? https : http
+  const whole: https.RequestOptions = { ...options, rejectUnauthorized: false }
   return new Promise((resolve, reject) => {
-    const asked = request(url, { ...options, ...{ rejectUnauthorized: false } }, (response) => {
+    const asked = request(url, whole, (response) => {
       const local = `${response.socket.localAddress} ${response.socket.localPort}`
       let body = ''
       response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
@@ -190,7 +191,7 @@ function descendants(pid: number): number[] {
   }
 }
 
-function exists(pid: number): boolean {
+export function exists(pid: number): boolean {
   try {
     // A zombie is somebody else's to reap.
     return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))

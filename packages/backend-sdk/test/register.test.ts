@@ -10,7 +10,7 @@ import { eventually } from '../../../test/support/eventually.ts'
 import { FalseBroker, type Registered } from '../../../test/support/false-broker.ts'
 import { PassedClient } from '../../../test/support/passed-client.ts'
 import { Program, root } from '../../../test/support/process.ts'
-import { FalseMaster, type Answer, silence } from './false-master.ts'
+import { FalseMaster, type Answer, opened, silence } from './false-master.ts'
 import { listenTarget } from '../src/register/target.ts'
 
 // The preload of apps that know nothing of Baton: each is a process of its own, with a master and a broker by hand.
@@ -186,7 +186,7 @@ void t.test(
 )
 
 void t.test('http, https, tls and net servers', { timeout: 60_000 }, async (t) => {
-  const { broker, run } = await rig(t)
+  const { master, broker, run } = await rig(t)
   const psk = "{ ciphers: 'PSK', maxVersion: 'TLSv1.2', pskCallback: () => Buffer.from('0123456789abcdef') }"
   const servers: [kind: string, code: string, encrypted: boolean][] = [
     ['http', `http.createServer((request, response) => response.end('hello'))`, false],
@@ -229,6 +229,27 @@ void t.test('http, https, tls and net servers', { timeout: 60_000 }, async (t) =
     }
     t.match(received, /hello$/, kind)
   }
+  t.same(
+    master.requests.map((line) => line.split(' protocol=')[1]),
+    ['http', 'tcp', 'tls', 'tls'],
+  )
+})
+
+void t.test('where there is no IPv6, no host means all of IPv4', { timeout: 60_000 }, async (t) => {
+  const { master, broker, run } = await rig(t, (request) =>
+    request['host'] === '::' ? 'Success=0\n--\nbind: EAFNOSUPPORT\n' : opened(request),
+  )
+  const app = run(`
+    saidOf(net.createServer(), 'any').listen(3000)
+    saidOf(net.createServer(), 'v6').listen(3001, '::')`)
+  await broker.registered()
+  t.match(await app.message('error'), { name: 'v6', code: 'EAFNOSUPPORT' })
+  await app.message('listening')
+  t.same(master.requests.map((line) => line.split(' ').slice(2, 4).join(' ')).toSorted(), [
+    'host=0.0.0.0 port=3000',
+    'host=:: port=3000',
+    'host=:: port=3001',
+  ])
 })
 
 void t.test('what is not for a port of its own choice is left to Node', { timeout: 60_000 }, async (t) => {
@@ -554,6 +575,27 @@ void t.test(
       await one.wire.frame('drained')
       t.ok(app.running)
       two.wire.write({ type: 'drain', deadline: null, reason: 'asked by the operator' })
+      t.same(await app.exited, { code: 0, signal: null })
+    })
+
+    await t.test('with several servers, they go with the one that the master knows it by', async (t) => {
+      const id = '01ARZ3NDEKTSV4RRFFQ69G5FAV'
+      const app = run(
+        `saidOf(net.createServer(), 'one').listen(3000)
+        ${WAITING.replace('3000', '3001')}`,
+        { BATON_BACKEND_ID: id },
+      )
+      const both = [await broker.registered(), await broker.registered()]
+      await eventually(() => said(app, 'listening').length === 2, 'both listen')
+      const known = both.find(({ hello }) => hello.backend === id) as Registered
+      const other = both.find((each) => each !== known) as Registered
+      const client = visit(t, said(app, 'listening')[0]?.['name'] === 'one' ? other : known)
+      await app.message('request')
+      known.wire.write({ type: 'drain', deadline: null, reason: 'a deploy' })
+      await other.wire.frame('drain')
+      app.kill('SIGTERM')
+      app.child.stdin?.write('answer')
+      await answered(client, 'late')
       t.same(await app.exited, { code: 0, signal: null })
     })
   },

@@ -24,13 +24,13 @@ export const status: Command = {
   },
 }
 
-function describeManaged(status: MasterStatus | undefined): string[] {
-  if (status === undefined || status.managed.length === 0) return []
+function describeManaged(master: MasterStatus | undefined): string[] {
+  if (master === undefined || master.managed.length === 0) return []
   return [
     '',
     ...table([
       ['INSTANCE', 'STATE', 'PID', 'RESTARTS', 'GENERATION', 'VERSION', 'SINCE', 'BACKEND'],
-      ...status.managed.map(({ instance, state, pid, restarts, generation, version, since, backend }) => [
+      ...master.managed.map(({ instance, state, pid, restarts, generation, version, since, backend }) => [
         instance,
         state,
         pid ?? '-',

@@ -1,4 +1,5 @@
 import { EPOLLIN, openProcess, type OwnedFd, type Poller, reap, type Watch } from '@baton/native-sendmsg'
+import { signalGroup } from './process-group.ts'
 import type { ProcessExit } from './processes.ts'
 
 /** The half of a process that its parent alone can do. */
@@ -38,6 +39,7 @@ export class InheritedProcess implements ProcessHandle {
     } catch {
       // EPERM: it has become another user's. ChildProcess tells no more than that either.
     }
+    if (signal === 'SIGKILL') signalGroup(this.#pid, signal)
   }
 
   release(): void {

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
 import { OutputPipe } from './output-pipe.ts'
+import { signalGroup } from './process-group.ts'
 import type { OutputStream } from './output.ts'
 import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProcess } from './processes.ts'
 
@@ -54,15 +55,29 @@ function startProcess(
   child.on('error', (error) => {
     if (child.pid === undefined) run.ended({ code: null, signal: null, error: error.message })
   })
-  child.on('exit', (code, signal) => run.ended({ code, signal }))
+  child.on('exit', (code, signal) => {
+    leaveNobody(child.pid)
+    run.ended({ code, signal })
+  })
   run.handle = {
-    signal: (signal) => child.kill(signal),
+    signal: (signal) => {
+      child.kill(signal)
+      if (signal === 'SIGKILL') leaveNobody(child.pid, signal)
+    },
     release: () => {
       child.removeAllListeners('exit')
       child.unref()
     },
   }
   return run
+}
+
+/**
+ * `npm start`, or a shell, ends at SIGTERM and tells nobody: the app below it would go on, and serve beside its successor. Not
+ * before the process itself has ended, which may need what it has started to finish its work.
+ */
+function leaveNobody(leader: number | undefined, signal: NodeJS.Signals = 'SIGTERM'): void {
+  if (leader !== undefined) signalGroup(leader, signal)
 }
 
 function neverStarted(error: Error, host: ProcessHost): RunningProcess {
@@ -138,7 +153,10 @@ class Run implements RunningProcess {
 
 function adopt(run: Run, pid: number, poller: Poller): void {
   try {
-    run.handle = new InheritedProcess(pid, poller, (exit) => run.ended(exit))
+    run.handle = new InheritedProcess(pid, poller, (exit) => {
+      leaveNobody(pid)
+      run.ended(exit)
+    })
   } catch (error) {
     // Out of descriptors, or somebody else has reaped it: nobody will tell how it ends.
     run.ended({ code: null, signal: null, error: String(error) })
