@@ -11,7 +11,7 @@ import { type Program, root } from './support/process.ts'
 const MIB = 1024 * 1024
 
 /** `npm run test:long` asks for 100,000. */
-const TOTAL = Number(process.env['CONNECTIONS'] ?? 30_000)
+const TOTAL = Number(process.env['CONNECTIONS'] ?? 20_000)
 const WARM_UP = TOTAL / 10
 /** Of live objects, buffers among them: 42 bytes for each connection of a backend. One entry of a map is more. */
 const MOST_LIVE_GROWTH = 2 * MIB

@@ -7,10 +7,10 @@ import { join } from 'node:path'
 import { io } from 'socket.io-client'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { AppRun, ask, Clients, exists, freePort, NOTHING_LEFT } from './support/app-run.ts'
-import { Client } from './support/client.ts'
-import { eventually } from './support/eventually.ts'
-import { root, temporaryFolder } from './support/process.ts'
+import { AppRun, ask, Clients, exists, freePort, NOTHING_LEFT } from '../support/app-run.ts'
+import { Client } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { root, temporaryFolder } from '../support/process.ts'
 
 // `baton run`: apps that know nothing of Baton, as their frameworks' own pages write them (`test/apps`).
 
