@@ -34,6 +34,24 @@ void t.test(
   },
 )
 
+// The session ended while the master was still there, and nobody looked again: the backend dialled for ever, and then served old code
+// beside its own successor.
+void t.test('managed backends notice as well when the worker went first', { timeout: 40_000 }, async (t) => {
+  const program = join(root, 'test/programs/http-backend.mjs')
+  const broker = await startBroker(t, {
+    config: { services: { web: { command: [process.execPath, program], instances: 2 } } },
+  })
+  const pids = (await broker.backends(2)).services[0]?.backends.map(({ pid }) => pid) ?? []
+  process.kill(broker.pid, 'SIGKILL')
+  broker.program.kill('SIGKILL')
+  await broker.program.exited
+  await eventually(
+    () => !pids.some(isAlive),
+    () => `${pids.filter(isAlive).join(', ')} still there`,
+  )
+  t.pass('they have ended')
+})
+
 function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0)

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, startBroker } from './support/broker.ts'
+import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { askAdmin, masterStatus, openSession } from './support/operator.ts'
 import { Program, temporaryFolder } from './support/process.ts'
@@ -86,4 +87,50 @@ void t.test('a file in the place of a socket is left alone', { timeout: 30_000 }
   t.equal((await program.exited).code, 1)
   t.match(program.lines, [/^baton: the runtime folder cannot be used: .*master\.sock/])
   t.equal(readFileSync(join(run, 'master.sock'), 'utf8'), 'precious')
+})
+
+// A client that was with a stuck backend came back to its worker when the successor, to whom it belonged by then, was dead: it was
+// reset, with a backend ready beside it.
+void t.test(
+  'a client that comes back to a worker whose successor is dead is served',
+  { timeout: 60_000 },
+  async (t) => {
+    const broker = await startBroker(t, {
+      config: { services: { web: { balance: 'round-robin', ackDeadline: '8s', tokenTtl: '30s' } } },
+    })
+    const backends = [await startBackend(t, broker), await startBackend(t, broker)]
+    await broker.backends(2)
+    const [stuck, other] = backends
+    process.kill(stuck?.pid ?? 0, 'SIGSTOP')
+    const clients = [
+      await Client.open(t, { port: broker.port() }),
+      await Client.open(t, { port: broker.port() }),
+    ]
+    for (const client of clients) client.request('/')
+    await broker.until(
+      ({ services }) => services[0]?.inFlight === 1,
+      'one of the two is with the stuck backend',
+    )
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    await session.ended
+    t.match(session.received, /^Success=1\n/)
+    const { workers } = await masterStatus(t, broker)
+    process.kill(workers.find(({ role }) => role === 'serving')?.pid ?? 0, 'SIGKILL')
+    for (const client of clients) {
+      t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(other?.pid) } })
+    }
+    process.kill(stuck?.pid ?? 0, 'SIGCONT')
+  },
+)
+
+// Each line that was answered at once was obeyed from within the answer to the one before it: a few thousand of them in one write were
+// deeper than the stack.
+void t.test('many lines in one write do not end the master', { timeout: 30_000 }, async (t) => {
+  const broker = await startBroker(t)
+  const session = await openSession(t, broker)
+  session.send(`prompt\n${'x\n'.repeat(2000)}quit\n`)
+  await session.ended
+  t.match(session.received, /unknown command "x"/)
+  t.match(await masterStatus(t, broker), { master: { busy: null } })
 })

@@ -233,6 +233,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     const backoff = new Backoff()
     const { signal } = this.#stop
     while (!signal.aborted) {
+      if (isOrphaned(process.env)) return void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
       try {
         const registration = await register(this.#options.socket, this.#hello(), signal)
         if (signal.aborted) return closeRegistration(registration)

@@ -72,8 +72,10 @@ export interface EmployedWorker extends Worker {
    */
   finish(
     removed: readonly string[],
-    successor: (service: string, connections: readonly ClientConnection[]) => void,
+    successor: (service: string, connections: readonly ClientConnection[]) => boolean,
     deadline: number,
+    /** Those whose clients may still come here; and told when none goes to the successor any more. */
+    neighbours: { readonly predecessors: Promise<unknown>; readonly settled: () => void },
   ): Promise<void>
   /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
@@ -255,7 +257,7 @@ export function createWorker(
       registry.close()
       void admin.leave()
     },
-    async finish(removed, successor, deadline) {
+    async finish(removed, successor, deadline, { predecessors, settled }) {
       state = 'draining'
       const end = performance.now() + deadline
       for (const listener of listeners) {
@@ -265,8 +267,13 @@ export function createWorker(
       for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
       const stopped = admin.leave()
       const all = [...services.values()]
-      await settledWithin(Promise.all(all.map((service) => service.settled())), deadline)
+      await settledWithin(predecessors, deadline)
+      await settledWithin(
+        Promise.all(all.map((service) => service.settled())),
+        Math.max(0, end - performance.now()),
+      )
       await Promise.all(all.map((service) => service.letGo()))
+      settled()
       const left = Math.max(0, end - performance.now())
       await settledWithin(Promise.all(all.map((service) => service.drained())), left)
       await settledWithin(stopped, 1000)

@@ -55,6 +55,11 @@ export class HoldQueue {
     const last = this.#queue.at(-1)
     if (last === undefined || last.connection.order < connection.order) this.#queue.push(held)
     else this.#queue.splice(this.#indexOf(connection), 0, held)
+    if (this.#queue[0] === held && this.#timer !== undefined) {
+      // It came later and has waited longer: from the queue of another worker.
+      this.#os.clear(this.#timer)
+      this.#timer = undefined
+    }
     this.#arm()
   }
 

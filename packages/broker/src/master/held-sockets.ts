@@ -159,11 +159,11 @@ export class HeldSockets {
         sockets: new HeldSockets(listeners, admin, this.control, this.operator),
         removed: [...unused.keys()],
         commit: () => {
+          for (const held of unused.values()) release(held)
+          if (!same) release(this.admin)
           prepareRuntimeDir(config)
           for (const path of [controlPath(config), operatorPath(config)])
             chmodSync(path, modeOfSockets(config))
-          for (const held of unused.values()) release(held)
-          if (!same) release(this.admin)
         },
         rollBack,
       }

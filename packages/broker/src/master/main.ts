@@ -53,7 +53,9 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   }
   let hungUp = false
   const onHangUp = () => {
-    if (master === undefined) hungUp = true
+    // Under `baton run` it is what it says: the terminal is gone.
+    if (ofRun !== undefined) onEnd('SIGHUP')
+    else if (master === undefined) hungUp = true
     else master.reload()
   }
   signals.on('SIGTERM', onEnd)

@@ -458,26 +458,27 @@ export class Master {
         session.close()
       }
     }
-    const fleet = this.#fleet.serialize()
-    const state: MasterState = {
-      version: STATE_VERSION,
-      executions: this.#executions + 1,
-      file: this.#settings.file,
-      text: this.#settings.text,
-      candidate,
-      lock: this.#lock.fd,
-      sockets: this.#sockets.state,
-      pair: [near.fd, far.fd],
-      workers: [...this.#roster.workers].map((worker) => worker.state),
-      started: this.#roster.started,
-      counters: this.#counters.state,
-      fleet: fleet.state,
-      asker: crossing || asker.kind !== 'session' ? asker : { kind: 'signal' },
-      startedAt: this.#startedAt,
-      run: this.#run ?? null,
-    }
-    const file = writeState(state)
+    let file: OwnedFd | undefined
     try {
+      const fleet = this.#fleet.serialize()
+      const state: MasterState = {
+        version: STATE_VERSION,
+        executions: this.#executions + 1,
+        file: this.#settings.file,
+        text: this.#settings.text,
+        candidate,
+        lock: this.#lock.fd,
+        sockets: this.#sockets.state,
+        pair: [near.fd, far.fd],
+        workers: [...this.#roster.workers].map((worker) => worker.state),
+        started: this.#roster.started,
+        counters: this.#counters.state,
+        fleet: fleet.state,
+        asker: crossing || asker.kind !== 'session' ? asker : { kind: 'signal' },
+        startedAt: this.#startedAt,
+        run: this.#run ?? null,
+      }
+      file = writeState(state)
       executeInPlace({
         path: process.execPath,
         args: [...this.#program, 'start', '--config', this.#settings.file],
@@ -490,7 +491,7 @@ export class Master {
       if (crossing) far.recvFdNonblock().close()
       return error instanceof Error ? error.message : String(error)
     } finally {
-      file.close()
+      file?.close()
     }
   }
 

@@ -9,7 +9,7 @@ import {
 } from '@baton/native-sendmsg'
 import { type Rights, Session } from './session.ts'
 
-/** More operators than that are a program that forgets to close. */
+/** More operators, or readers, than that are a program that forgets to close. */
 const MOST_SESSIONS = 64
 /** Out of descriptors: milliseconds until the next look. */
 const PRESSURE_PAUSE = 100
@@ -69,8 +69,10 @@ export class Operator {
         const accepted = acceptOne(this.#socket.fd)
         if (accepted === undefined) return
         const fd = new OwnedFd(accepted.fd)
-        if (this.#sessions.size >= MOST_SESSIONS) fd.close()
-        else this.adopt(fd)
+        const session = this.adopt(fd)
+        // Readers take nobody else's place.
+        const same = [...this.#sessions].filter(({ rights }) => rights === session.rights)
+        if (same.length > MOST_SESSIONS) session.close()
       }
     } catch (error) {
       if (!(error instanceof NativeError)) throw error

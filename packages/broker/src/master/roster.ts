@@ -104,7 +104,8 @@ export class Roster {
   async becomeQuiet(): Promise<void> {
     const end = performance.now() + QUIET_LIMIT
     for (;;) {
-      const busy = [...this.#workers].find((worker) => !worker.quiet)
+      // One that has half ended cannot be taken over: its end is waited for.
+      const busy = [...this.#workers].find((worker) => !worker.quiet || !worker.alive)
       if (busy === undefined) return
       if (performance.now() > end) throw new BrokerError('BATON_ERR_WORKER_SILENT', `pid ${busy.pid}`)
       await sleep(QUIET_LOOK)
@@ -168,6 +169,7 @@ export class Roster {
     const old = this.#current
     if (old === undefined || !old.alive) {
       await this.#tellOthers(next)
+      if (!next.alive) throw this.#failed(next)
       return this.#take(next)
     }
     const expected = old.backends.filter(
@@ -188,10 +190,10 @@ export class Roster {
       old.send({ type: 'serve' })
       throw this.#failed(next)
     }
+    if (!old.alive) return this.#take(next)
+    const [theirs, ours] = this.#introduction(old, next)
     this.#take(next)
-    if (!old.alive) return
     old.role = 'leaving'
-    const [theirs, ours] = socketpair('stream')
     next.send({ type: 'peer' }, [theirs.fd])
     old.send({ type: 'finish', removed, deadline }, [ours.fd])
     theirs.close()
@@ -292,6 +294,18 @@ export class Roster {
     throw error
   }
 
+  /** A pair for the two; while there is none, nothing has changed yet. */
+  #introduction(old: WorkerProcess, next: WorkerProcess): [OwnedFd, OwnedFd] {
+    try {
+      return socketpair('stream')
+    } catch (error) {
+      old.send({ type: 'serve' })
+      next.role = 'leaving'
+      next.send({ type: 'stop', deadline: 0 })
+      throw error
+    }
+  }
+
   /** What it answers to who scrapes it while this master cannot be asked. */
   async #tellOthers(worker: WorkerProcess): Promise<void> {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
@@ -365,6 +379,7 @@ export class Roster {
     try {
       const next = await this.#build(this.#host.assignment())
       await this.#tellOthers(next)
+      if (!next.alive) throw this.#failed(next)
       if (wanted()) return this.#take(next)
       next.role = 'leaving'
       next.send({ type: 'stop', deadline: 0 })

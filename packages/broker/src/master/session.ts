@@ -18,6 +18,9 @@ const LONGEST_LINE = 4096
 /** Bytes that an operator who does not read may let wait. */
 const MOST_WAITING = 1024 * 1024
 
+/** How long what was written may take to be read after the end, in milliseconds. */
+const LAST_WORDS = 10_000
+
 /** What who is at the other end may do: an operator everything, a reader look. */
 export type Rights = 'operator' | 'reader'
 
@@ -44,6 +47,7 @@ export class Session {
   #output: Buffer = Buffer.alloc(0)
   #busy = false
   #ending = false
+  #running = false
 
   constructor(fd: OwnedFd, rights: Rights, poller: Poller, host: SessionHost) {
     this.#fd = fd
@@ -80,7 +84,10 @@ export class Session {
   /** Closes when everything is written. */
   end(): void {
     this.#ending = true
-    if (this.open && this.#output.length === 0) this.close()
+    if (!this.open) return
+    if (this.#output.length === 0) return this.close()
+    // Who does not read does not keep its place for ever.
+    setTimeout(() => this.close(), LAST_WORDS).unref()
   }
 
   close(): void {
@@ -100,7 +107,9 @@ export class Session {
   #read(): void {
     try {
       const bytes = recv(this.#fd.fd, LONGEST_LINE)
-      this.#input += bytes.toString('latin1')
+      // After `quit` nothing is heard any more; behind a command that takes its time only so much.
+      if (!this.#ending) this.#input += bytes.toString('latin1')
+      if (this.#input.length > 2 * LONGEST_LINE) return this.close()
       if (bytes.length === 0) {
         this.#inputEnded = true
         this.#watch?.modify(this.#output.length > 0 ? EPOLLOUT : 0)
@@ -113,16 +122,32 @@ export class Session {
     this.#next()
   }
 
+  /** Not by recursion: a line that is answered at once asks for the next. */
   #next(): void {
-    if (this.#busy || this.#ending) return
+    if (this.#running) return
+    this.#running = true
+    try {
+      while (this.#obeyOne()) {
+        // Until one takes its time, or there is none.
+      }
+    } finally {
+      this.#running = false
+    }
+  }
+
+  #obeyOne(): boolean {
+    if (this.#busy || this.#ending || !this.open) return false
     const end = this.#input.indexOf('\n')
-    if (end >= 0) {
-      const line = this.#input.slice(0, end).trim()
-      this.#input = this.#input.slice(end + 1)
-      if (line === '') return this.#next()
-      this.#busy = true
-      this.#host.line(this, line)
-    } else if (this.#inputEnded || this.#input.length >= LONGEST_LINE) this.end()
+    if (end < 0) {
+      if (this.#inputEnded || this.#input.length >= LONGEST_LINE) this.end()
+      return false
+    }
+    const line = this.#input.slice(0, end).trim()
+    this.#input = this.#input.slice(end + 1)
+    if (line === '') return true
+    this.#busy = true
+    this.#host.line(this, line)
+    return true
   }
 
   #flush(): void {

@@ -1,7 +1,15 @@
 import { spawn } from 'node:child_process'
 import { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
-import { EPOLLIN, openProcess, OwnedFd, type Poller, reap, socketpair } from '@baton/native-sendmsg'
+import {
+  EPOLLIN,
+  NativeError,
+  openProcess,
+  OwnedFd,
+  type Poller,
+  reap,
+  socketpair,
+} from '@baton/native-sendmsg'
 import { Channel } from '../channel/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
@@ -166,7 +174,15 @@ export class WorkerProcess {
   }
 
   #awaitExit(poller: Poller): void {
-    const process = openProcess(this.pid)
+    let process: OwnedFd
+    try {
+      process = openProcess(this.pid)
+    } catch (error) {
+      if (!(error instanceof NativeError) || error.code !== 'ESRCH') throw error
+      // It ended between two programs, and was reaped by the one before this.
+      setImmediate(() => this.#exited({ code: null, signal: null }))
+      return
+    }
     const watch = poller.add(process.fd, EPOLLIN, () => {
       const exit = reap(this.pid)
       if (exit === undefined) return

@@ -63,7 +63,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #settled: (() => void)[] = []
   #stopped = false
   /** Whose everybody is who would wait here. */
-  #successor: ((connections: readonly ClientConnection[]) => void) | undefined
+  #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
 
   constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
     this.name = name
@@ -142,8 +142,10 @@ export class Service implements LinkHost, UpstreamHost {
   /**
    * Another worker goes on: nobody is offered to anybody from now on. Who waits, and who comes back later, goes to
    * `successor`, in order of arrival and with the descriptor; what is on its way settles here.
+   *
+   * @param successor false: it is gone, and they stay this service's
    */
-  handOver(successor: (connections: readonly ClientConnection[]) => void): void {
+  handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
     this.#successor = successor
     this.flush()
     const held = this.#hold.take(this.#hold.size)
@@ -329,6 +331,10 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** No descriptor of this connection can be passed: the rungs below (`fallback-ladder.ts`). */
   #fallBack(connection: ClientConnection, why: FallbackReason): void {
+    if (this.#successor !== undefined) {
+      connection.tried = undefined
+      return this.#pass([connection])
+    }
     const now = this.#os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
@@ -379,8 +385,13 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #pass(connections: readonly ClientConnection[]): void {
-    this.tally.movedOut += connections.length
-    this.#successor?.(connections)
+    if (this.#successor?.(connections) === true) {
+      this.tally.movedOut += connections.length
+      return
+    }
+    // It has ended before this worker: back to the backends that are still here.
+    this.#successor = undefined
+    this.#place(inOrder(connections))
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {

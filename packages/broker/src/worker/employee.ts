@@ -34,6 +34,8 @@ export class Employee {
   #worker: EmployedWorker | undefined
   #drainDeadline = 0
   readonly #asked = new Map<number, Ask>()
+  /** Until each has said that no client of its comes here any more. */
+  readonly #predecessors = new Set<Promise<void>>()
   #asks = 0
   #collected: readonly MetricSnapshot[] = []
   #orders: Promise<void> = Promise.resolve()
@@ -175,6 +177,9 @@ export class Employee {
 
   /** The pair's other end is at a worker that leaves; it closes it when nobody waits there any more. */
   #meetPredecessor(socket: OwnedFd): void {
+    let over!: () => void
+    const end = new Promise<void>((resolve) => (over = resolve))
+    this.#predecessors.add(end)
     const channel = new Channel<HeldClients, never>(socket, this.#poller, {
       message: ({ clients }, fds) => {
         for (const [index, client] of clients.entries()) {
@@ -196,6 +201,8 @@ export class Employee {
         if (error !== undefined)
           this.#logger.error({ error: error.message }, 'held clients were lost on the way')
         channel.close()
+        this.#predecessors.delete(end)
+        over()
       },
     })
   }
@@ -210,17 +217,26 @@ export class Employee {
     })
     const pass = (service: string, connections: readonly ClientConnection[]) =>
       this.#pass(successor, service, connections)
-    await worker.finish(removed, pass, deadline)
+    await worker.finish(removed, pass, deadline, {
+      predecessors: Promise.all(this.#predecessors),
+      settled: () => void this.#endOf(successor),
+    })
+    await this.#endOf(successor)
+    await this.#leave()
+  }
+
+  /** Nobody comes any more: when all have gone over, the successor hears it. */
+  async #endOf(successor: Channel<never, HeldClients>): Promise<void> {
     await successor.sent()
     successor.close()
-    await this.#leave()
   }
 
   #pass(
     successor: Channel<never, HeldClients>,
     service: string,
     connections: readonly ClientConnection[],
-  ): void {
+  ): boolean {
+    if (!successor.open) return false
     for (let from = 0; from < connections.length; from += MOST_DESCRIPTORS) {
       const batch = connections.slice(from, from + MOST_DESCRIPTORS)
       const clients = batch.map(({ id, listener, acceptedAt }) => ({
@@ -236,6 +252,7 @@ export class Employee {
       )
       for (const { fd } of batch) fd.close()
     }
+    return true
   }
 
   async #stop(deadline: number): Promise<void> {
