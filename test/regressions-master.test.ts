@@ -17,6 +17,8 @@ void t.test('a worker that is killed during a reload is replaced once', { timeou
   process.kill(backend.pid, 'SIGSTOP')
   const session = await openSession(t, broker)
   session.send('reload\n')
+  // A session that asks for the status while the program is replaced would be cut.
+  await broker.program.message('program replaced, reload goes on')
   await eventually(async () => (await masterStatus(t, broker)).workers.length === 2, 'a successor is there')
   process.kill(broker.pid, 'SIGKILL')
   await session.ended
