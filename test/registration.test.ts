@@ -151,6 +151,9 @@ void t.test('secrets, services and versions', async (t) => {
       t.equal((await refusal(control, hello('web', { secret: wrong }))).code, 'SecretMismatch')
       t.equal((await refusal(control, hello('nowhere', { secret: right }))).code, 'UnknownService')
     }
+    const last = (line: string) =>
+      line.includes(`"peerPid":${process.pid},`) && line.includes('"UnknownService"')
+    await broker.program.line(last, 'the last of the refusals')
     t.match(
       refusals(broker, process.pid).map(({ code }) => code),
       ['ProtocolVersion', 'SecretMismatch', 'UnknownService'],
