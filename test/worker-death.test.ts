@@ -208,8 +208,7 @@ void t.test('the end', { timeout: 60_000 }, async (t) => {
       t.same(await command.exited, { code: 0, signal: null })
       t.same(command.lines, ['stopped'])
     },
-    // eslint-disable-next-line @typescript-eslint/require-await
-    SIGTERM: async (_t, { program }) => program.kill('SIGTERM'),
+    SIGTERM: (_t, { program }) => Promise.resolve(program.kill('SIGTERM')),
   }
   for (const [way, end] of Object.entries(ways)) {
     await t.test(`by ${way}: who waits is served first, and no process is left`, async (t) => {
