@@ -50,7 +50,7 @@ export class ControlConnection {
     this.#handlers = handlers
     this.#stream = stream
     this.#socket = stream.socket
-    this.#socket.on('data', (chunk: Buffer) => this.#read(chunk))
+    stream.onData((chunk) => this.#read(chunk))
     this.#socket.on('end', () => {
       this.#peerEnded = true
       this.#socket.destroy()

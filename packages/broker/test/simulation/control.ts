@@ -210,8 +210,10 @@ export class SimulatedSocket implements ControlSocket {
 export function controlStream(process: Process, end: StreamEnd): ControlStream & { socket: SimulatedSocket } {
   const duplicate = process.open(end)
   let closed = false
+  const socket = new SimulatedSocket(process, end)
   return {
-    socket: new SimulatedSocket(process, end),
+    socket,
+    onData: (listener) => socket.on('data', listener),
     readToEnd: () => {
       if (process.kernel.sabotage === 'control is not read to its end')
         return { data: Buffer.alloc(0), ended: true }
