@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { symlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { eventually } from './support/eventually.ts'
 import { read } from './support/markdown.ts'
 import { root } from './support/process.ts'
@@ -16,21 +16,19 @@ interface Guide {
   /** A program that readers of this page have; where the suite must be complete, so has this machine. */
   readonly needs?: string
   /** Looks at what the terminals have shown. */
-  readonly seen: (t: Tap, tour: Tour) => void | Promise<void>
+  readonly seen: (t: Test, tour: Tour) => void | Promise<void>
 }
 
 function isHere(program: string): boolean {
   return process.env['CI'] !== undefined || spawnSync(program, ['-v']).status === 0
 }
 
-type Tap = Parameters<Parameters<typeof t.test>[1] & object>[0]
-
 /** What an app says that runs as it is, and one with the SDK. */
 const AS_IT_IS = /^(\d+) (?:::ffff:)?127\.0\.0\.1 \d+$/
 const HELLO = /^Hello from process (\d+)\. You are 127\.0\.0\.1:\d+\.$/
 
 /** First as it is; then with the SDK, before and after a deploy. */
-function servesBothWays(t: Tap, tour: Tour): void {
+function servesBothWays(t: Test, tour: Tour): void {
   t.match(tour.lines('terminal-2')[0], AS_IT_IS)
   const looking = tour.lines('terminal-4')
   const [before, after, ...more] = looking.flatMap((line) => HELLO.exec(line)?.[1] ?? [])
