@@ -10,10 +10,11 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const folder = mkdtempSync(join(tmpdir(), 'baton-pack-'))
 let failures = 0
 
-/** Prints what the program says when it is not content. */
-function demand(what, command, args) {
+/** One command line, no word of it with a space. Prints what the program says when it is not content. */
+function demand(line) {
+  const [command, ...args] = line.split(' ')
   const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8' })
-  console.log(`${status === 0 ? 'ok    ' : 'FAILED'} ${what}`)
+  console.log(`${status === 0 ? 'ok    ' : 'FAILED'} ${line}`)
   if (status === 0) return
   failures += 1
   console.log(error ?? `${stdout}${stderr}`)
@@ -21,18 +22,10 @@ function demand(what, command, args) {
 
 try {
   for (const name of readdirSync(join(root, 'packages'))) {
-    demand(`${name}: npm pack`, 'npm', [
-      ...['pack', '--silent', '--workspace', `packages/${name}`],
-      ...['--pack-destination', folder],
-    ])
-    const packed = readdirSync(folder).find((file) => file.includes(name))
-    if (packed === undefined) continue
-    demand(`${name}: publint --strict`, join(root, 'node_modules/.bin/publint'), [
-      ...['run', '--strict', join(folder, packed)],
-    ])
-    demand(`${name}: attw --profile esm-only`, join(root, 'node_modules/.bin/attw'), [
-      ...['--profile', 'esm-only', '--no-color', '--no-emoji', join(folder, packed)],
-    ])
+    demand(`npm pack --silent --workspace packages/${name} --pack-destination ${folder}`)
+    const packed = join(folder, readdirSync(folder).find((file) => file.includes(name)) ?? 'nothing')
+    demand(`node_modules/.bin/publint run --strict ${packed}`)
+    demand(`node_modules/.bin/attw --profile esm-only --no-color --no-emoji ${packed}`)
   }
 } finally {
   rmSync(folder, { recursive: true, force: true })

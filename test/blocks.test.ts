@@ -17,12 +17,15 @@ interface Elsewhere {
   readonly begins: string
   /** The test that runs it, or the program that it is the name of. */
   readonly runBy?: string
+  /** How that test writes it, where it neither reads the page nor has the name of the program. */
+  readonly as?: string
   /** Why no test can. */
   readonly because?: string
 }
 
 const EXAMPLES = { page: 'examples/README.md', runBy: 'test/examples.test.ts' }
-const SUITE = 'the suite itself, or a run of minutes that is no part of it; every command is a script of package.json'
+const SUITE =
+  'the suite itself, or a run of minutes that is no part of it; every command is a script of package.json'
 
 const elsewhere: readonly Elsewhere[] = [
   { page: 'README.md', begins: 'npm start', because: SUITE },
@@ -39,13 +42,22 @@ const elsewhere: readonly Elsewhere[] = [
   { ...EXAMPLES, begins: 'openssl req' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=web python3 examples/python-backend' },
   { page: 'examples/README.md', begins: 'node examples/dist/demo.js', runBy: 'test/demo.test.ts' },
-  { page: 'examples/systemd/README.md', begins: 'sudo useradd', because: 'needs root, and systemd as process 1' },
+  {
+    page: 'examples/systemd/README.md',
+    begins: 'sudo useradd',
+    because: 'needs root, and systemd as process 1',
+  },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
-  { page: 'packages/broker/README.md', begins: 'baton run -i 2', because: 'one line each; docs/command.md is held to --help' },
+  {
+    page: 'packages/broker/README.md',
+    begins: 'baton run -i 2',
+    because: 'one line each; docs/command.md is held to --help',
+  },
   {
     page: 'packages/backend-sdk/README.md',
     begins: 'node --import @baton/backend-sdk/register',
     runBy: 'packages/backend-sdk/test/register.test.ts',
+    as: "'--import', PRELOAD",
   },
 ]
 
@@ -58,18 +70,20 @@ void t.test('every command block is run, or it is said why not', async (t) => {
   const shells = blocks.filter(isShell)
   t.ok(shells.length > 40, `${shells.length} blocks`)
   for (const block of shells) {
-    const entries = elsewhere.filter(({ page, begins }) => page === block.page && block.text.startsWith(begins))
+    const entries = elsewhere.filter(
+      ({ page, begins }) => page === block.page && block.text.startsWith(begins),
+    )
     const toured = block.target?.startsWith('terminal-') === true && TOURS.includes(block.page)
     t.equal(entries.length + Number(toured), 1, placeOf(block))
   }
-  for (const { page, begins, runBy, because } of elsewhere) {
+  for (const { page, begins, runBy, as, because } of elsewhere) {
     const meant = shells.filter((block) => block.page === page && block.text.startsWith(begins))
     t.equal(meant.length, 1, `${page}: there is one block that begins with ${begins}`)
     t.notSame(runBy, because, 'one of the two')
     if (runBy === undefined) continue
     const proof = read(runBy)
     const [, program] = /(?:examples\/dist\/|python-backend\/)?([\w-]+\.(?:js|py))/.exec(begins) ?? []
-    t.ok(proof.includes(page) || proof.includes(program ?? begins), `${runBy} runs ${begins}`)
+    t.ok(proof.includes(page) || proof.includes(as ?? program ?? begins), `${runBy} runs ${begins}`)
   }
 })
 
@@ -87,12 +101,14 @@ void t.test('every npm script that a page names is there', async (t) => {
 
 void t.test('every configuration that a page shows passes baton check', async (t) => {
   const listener = { name: 'web', listen: '127.0.0.1:8080', service: 'web' }
-  const configurations = blocks.filter(({ language }) => language === 'json').flatMap((block) => {
-    const shown = JSON.parse(block.text) as Record<string, unknown>
-    if (!('listeners' in shown || 'services' in shown)) return []
-    // Some show the one part that they are about.
-    return [{ block, config: { listeners: [listener], services: { web: {} }, ...shown } }]
-  })
+  const configurations = blocks
+    .filter(({ language }) => language === 'json')
+    .flatMap((block) => {
+      const shown = JSON.parse(block.text) as Record<string, unknown>
+      if (!('listeners' in shown || 'services' in shown)) return []
+      // Some show the one part that they are about.
+      return [{ block, config: { listeners: [listener], services: { web: {} }, ...shown } }]
+    })
   t.ok(configurations.length > 5)
   await Promise.all(configurations.map(({ block, config }) => passes(t, placeOf(block), config)))
 })
@@ -112,7 +128,8 @@ async function passes(t: Test, place: string, config: Record<string, unknown>): 
 void t.test('every program that quotes a file is what that file says', async (t) => {
   const quotes = blocks.filter(({ from }) => from !== undefined)
   t.ok(quotes.length >= 10)
-  for (const block of quotes) t.ok(read(block.from ?? '').includes(block.text), `${placeOf(block)}: ${block.from}`)
+  for (const block of quotes)
+    t.ok(read(block.from ?? '').includes(block.text), `${placeOf(block)}: ${block.from}`)
 })
 
 void t.test('every program of a guide or a README is run or compiled', async (t) => {

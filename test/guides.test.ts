@@ -57,7 +57,10 @@ const guides: readonly Guide[] = [
         () => `another answer: ${client.join('\n')}`,
         20_000,
       )
-      t.ok(client.includes('disconnected: transport close'), 'it was sent away in such a way that it comes back')
+      t.ok(
+        client.includes('disconnected: transport close'),
+        'it was sent away in such a way that it comes back',
+      )
       t.equal(new Set(heard()).size, heard().length, 'to another process each time')
       t.ok(tour.lines('terminal-5').includes('done web: 2 replaced'))
     },

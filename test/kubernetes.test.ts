@@ -34,7 +34,10 @@ function containerOf({ initContainers = [], containers }: PodSpec, name: string)
   return found
 }
 
-async function nodeOf(t: Test, file: string): Promise<{ node: Node; url: string; port: number; admin: string }> {
+async function nodeOf(
+  t: Test,
+  file: string,
+): Promise<{ node: Node; url: string; port: number; admin: string }> {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o755)
   const [web, admin] = [await freePort(), await freePort()]
@@ -75,7 +78,10 @@ void t.test('selectors, volumes, ports and names of the manifests fit each other
         [...(pod.spec.initContainers ?? []), ...pod.spec.containers].flatMap(({ ports = [] }) => ports),
       )
       for (const { targetPort } of spec.ports ?? [])
-        t.ok(ports.some(({ name }) => name === targetPort), `${file}: port ${targetPort}`)
+        t.ok(
+          ports.some(({ name }) => name === targetPort),
+          `${file}: port ${targetPort}`,
+        )
     }
     for (const { spec } of pods) {
       const volumes = new Set(spec.volumes.map(({ name }) => name))
@@ -89,7 +95,10 @@ void t.test('selectors, volumes, ports and names of the manifests fit each other
       ])
         for (const words of [command, readinessProbe?.exec.command, lifecycle?.preStop.exec.command])
           // YAML finds numbers and maps where people mean words.
-          t.notOk(words?.some((word: unknown) => typeof word !== 'string'), `${file}: ${name}: ${String(words)}`)
+          t.notOk(
+            words?.some((word: unknown) => typeof word !== 'string'),
+            `${file}: ${name}: ${String(words)}`,
+          )
     }
   }
 })
@@ -104,33 +113,44 @@ void t.test('their configurations pass baton check', async (t) => {
   }
 })
 
-void t.test('a sidecar: every container has processes of its own', { timeout: 60_000, ...onlyContained }, async (t) => {
-  const { node, url, admin } = await nodeOf(t, 'sidecar.yaml')
-  const pod = podOf('sidecar.yaml', 'app')
-  const [sidecar, a, b] = ['baton', 'app-a', 'app-b'].map((name) => containerOf(pod, name)) as [
-    Container,
-    Container,
-    Container,
-  ]
-  const broker = node.start(pod, sidecar)
-  await broker.program.message('accepting connections')
-  t.notOk(node.isReady(sidecar), 'without the app the pod is not ready')
-  const first = node.start(pod, a)
-  const second = node.start(pod, b)
-  await eventually(() => node.isReady(sidecar), 'that the pod is ready')
-  await eventually(async () => (await backendsOf(admin)).filter(({ state }) => state === 'ready').length === 2, 'both')
-  t.match(await backendsOf(admin), [{ pid: 0 }, { pid: 0 }], 'the broker cannot see processes of other containers')
-  t.match((await ask(url)).body, HELLO)
+void t.test(
+  'a sidecar: every container has processes of its own',
+  { timeout: 60_000, ...onlyContained },
+  async (t) => {
+    const { node, url, admin } = await nodeOf(t, 'sidecar.yaml')
+    const pod = podOf('sidecar.yaml', 'app')
+    const [sidecar, a, b] = ['baton', 'app-a', 'app-b'].map((name) => containerOf(pod, name)) as [
+      Container,
+      Container,
+      Container,
+    ]
+    const broker = node.start(pod, sidecar)
+    await broker.program.message('accepting connections')
+    t.notOk(node.isReady(sidecar), 'without the app the pod is not ready')
+    const first = node.start(pod, a)
+    const second = node.start(pod, b)
+    await eventually(() => node.isReady(sidecar), 'that the pod is ready')
+    await eventually(
+      async () => (await backendsOf(admin)).filter(({ state }) => state === 'ready').length === 2,
+      'both',
+    )
+    t.match(
+      await backendsOf(admin),
+      [{ pid: 0 }, { pid: 0 }],
+      'the broker cannot see processes of other containers',
+    )
+    t.match((await ask(url)).body, HELLO)
 
-  first.signal('SIGKILL')
-  for (let request = 0; request < 20; request++) t.match((await ask(url)).body, HELLO)
-  await first.program.exited
+    first.signal('SIGKILL')
+    for (let request = 0; request < 20; request++) t.match((await ask(url)).body, HELLO)
+    await first.program.exited
 
-  second.signal('SIGTERM')
-  t.equal(await second.ended(), 0)
-  broker.signal('SIGTERM')
-  t.equal(await broker.ended(), 0)
-})
+    second.signal('SIGTERM')
+    t.equal(await second.ended(), 0)
+    broker.signal('SIGTERM')
+    t.equal(await broker.ended(), 0)
+  },
+)
 
 void t.test(
   'a DaemonSet: the app is replaced, and what it has adopted outlives the pod of the broker',

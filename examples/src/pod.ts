@@ -4,10 +4,10 @@ import { createServer } from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
 
 const server = createServer((request, response) => {
-  // What the broker asks (`healthCheck`), over a connection of its own.
-  if (request.url === '/healthz') return void response.end('ok\n')
   const { remoteAddress, remotePort } = request.socket
-  response.end(`Hello from process ${process.pid}. You are ${remoteAddress}:${remotePort}.\n`)
+  const hello = `Hello from process ${process.pid}. You are ${remoteAddress}:${remotePort}.\n`
+  // `/healthz` is what the broker asks (`healthCheck`), over a connection of its own.
+  response.end(request.url === '/healthz' ? 'ok\n' : hello)
 })
 
 // Which broker and which service come from BATON_SOCKET and BATON_SERVICE.

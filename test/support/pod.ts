@@ -103,7 +103,8 @@ export class Node {
 
   start(spec: PodSpec, container: Container): Running {
     const uid = container.securityContext?.runAsUser ?? spec.securityContext?.runAsUser ?? 0
-    const shared = spec.hostNetwork === true || spec.initContainers?.some(({ restartPolicy }) => restartPolicy)
+    const shared =
+      spec.hostNetwork === true || spec.initContainers?.some(({ restartPolicy }) => restartPolicy)
     const namespaces = ['--pid', '--fork', '--mount-proc', ...(shared ? [] : ['--net'])]
     const user = ['setpriv', `--reuid=${uid}`, `--regid=${uid}`, '--clear-groups']
     const env = Object.fromEntries(

@@ -23,7 +23,9 @@ const PORTS = ['3000', '8080', '8443', '9180'] as const
 
 /** Programs say so once they serve; under `baton run` each of the two processes that the pages start does. */
 const SERVING = [/accepting connections|registered with the broker/]
-const SERVING_UNDER_RUN = [1, 2].map((instance) => new RegExp(`^app\\.${instance} .*registered with the broker`))
+const SERVING_UNDER_RUN = [1, 2].map(
+  (instance) => new RegExp(`^app\\.${instance} .*registered with the broker`),
+)
 
 /** The blocks of a page that say where they belong, in the order in which a reader meets them. */
 export function tourOf(page: string): (Block & { target: string })[] {

@@ -30,14 +30,15 @@ void startWorker(config, {})
 void startWorker('baton.json', { logger: pino() })
 
 export async function look(): Promise<void> {
-  const { addresses, status, drain } = await worker
+  const started = await worker
+  const { addresses } = started
   same<string | undefined, ReturnType<typeof addresses.get>>(true)
   // @ts-expect-error: bound already
   addresses.set('web', '127.0.0.1:80')
-  for (const { name, backends } of status().services)
+  for (const { name, backends } of started.status().services)
     same<[string, number], [typeof name, typeof backends.length]>(true)
   // @ts-expect-error: milliseconds
-  await drain('30s')
+  await started.drain('30s')
 }
 
 const failure: unknown = undefined

@@ -109,7 +109,8 @@ if (connection !== undefined) {
 // Errors are told apart by their code.
 const failure: unknown = new BackendError('BATON_ERR_NO_SERVICE')
 if (failure instanceof BackendError) same<BackendErrorCode, typeof failure.code>(true)
-if (failure instanceof RegistrationRefused) same<[string, boolean], [typeof failure.reason, typeof failure.retry]>(true)
+if (failure instanceof RegistrationRefused)
+  same<[string, boolean], [typeof failure.reason, typeof failure.retry]>(true)
 // @ts-expect-error: no such code
 void new BackendError('BATON_ERR_NO_SERVISE')
 
