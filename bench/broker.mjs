@@ -1,25 +1,8 @@
 // A broker for one measurement: `baton start` in a folder of its own, on ports that the kernel chooses.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
-
-/** The path of a program of the repository. */
-export const program = (path) => fileURLToPath(new URL(`../${path}`, import.meta.url))
-
-/** What must not outlive this process, however it ends. */
-const leftovers = new Set()
-process.once('exit', () => {
-  for (const remove of leftovers) remove()
-})
-
-/** A folder that is gone with this process. */
-export function temporaryFolder() {
-  const folder = mkdtempSync(join(tmpdir(), 'baton-bench-'))
-  leftovers.add(() => rmSync(folder, { recursive: true, force: true }))
-  return folder
-}
+import { atEnd, kill, program, temporaryFolder } from './scratch.mjs'
 
 /** Resolves when it accepts connections. `service`: the configuration of its one service, `web`. */
 export async function startBroker({ service = {}, env = {}, wrapper = [] } = {}) {
@@ -37,19 +20,13 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     env,
     wrapper,
   })
-  const killMaster = () => child.kill('SIGKILL')
-  leftovers.add(killMaster)
+  const masterIsKnown = atEnd(() => child.kill('SIGKILL'))
   const { control, admin, listeners, pid } = await child.heard('accepting connections')
-  leftovers.delete(killMaster)
-  const kill = () => {
+  masterIsKnown()
+  const hasStopped = atEnd(() => {
     child.kill('SIGKILL')
-    try {
-      process.kill(pid, 'SIGKILL')
-    } catch {
-      // It was gone before its master.
-    }
-  }
-  leftovers.add(kill)
+    kill(pid, 'SIGKILL')
+  })
   return {
     child,
     /** Of the worker, with which clients and backends deal. */
@@ -63,7 +40,7 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     async stop() {
       child.kill('SIGTERM')
       await child.exited
-      leftovers.delete(kill)
+      hasStopped()
     },
   }
 }

@@ -1,4 +1,4 @@
-// Node's own `cluster`, two workers, round robin, with the stdin and stdout of `test/programs/recording-backend.mjs`: the
+// Node's own `cluster`, WORKERS of them (two), round robin, with the stdin and stdout of `test/programs/recording-backend.mjs`: the
 // first worker is the one that gets stuck.
 import cluster from 'node:cluster'
 import { openSync, writeSync } from 'node:fs'
@@ -10,18 +10,19 @@ const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.p
 
 function primary() {
   cluster.schedulingPolicy = cluster.SCHED_RR
-  const [victim, other] = [cluster.fork(), cluster.fork()]
+  const workers = Array.from({ length: Number(process.env.WORKERS ?? 2) }, () => cluster.fork())
+  const [victim] = workers
   let listening = 0
   cluster.on('listening', (_worker, { port }) => {
     listening += 1
-    if (listening === 2) say('registered', { port })
+    if (listening === workers.length) say('registered', { port })
   })
   const input = createInterface({ input: process.stdin })
   input.on('line', (line) => {
     if (line.startsWith('busy ')) victim.send(line)
   })
   input.on('close', () => {
-    for (const { process: child } of [victim, other]) child.kill('SIGKILL')
+    for (const { process: child } of workers) child.kill('SIGKILL')
     process.exit()
   })
 }

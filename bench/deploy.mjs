@@ -1,22 +1,21 @@
 // node bench/deploy.mjs [--deploys N] [--quick] [--peer NAME]...
 //
 // Rolling deploys of the same Fastify app, one after the other without a pause, under 64 keep-alive connections and a stream of
-// new ones: under Baton, Node's `cluster`, and PM2 (installed into a temporary folder; left out by name where it cannot be).
+// new ones: under Baton, Node's `cluster`, and PM2 (installed once; left out by name where it cannot be).
 // A keep-alive connection whose answer says `Connection: close` is let go as HTTP has it, and is no failure.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { parseArgs, promisify } from 'node:util'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
-import { program, temporaryFolder } from './broker.mjs'
+import { pm2Command } from './installed.mjs'
+import { freePort, program, temporaryFolder } from './scratch.mjs'
 
 const run = promisify(execFile)
 const APP = program('bench/fastify-app.mjs')
-const PM2 = 'pm2@6.0.13'
 const { values } = parseArgs({
   options: {
     deploys: { type: 'string', default: '50' },
@@ -25,15 +24,6 @@ const { values } = parseArgs({
   },
 })
 const deploys = values.quick ? 3 : Number(values.deploys)
-
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address()
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 async function baton(port) {
   const command = program('packages/broker/dist/cli/main.js')
@@ -78,10 +68,8 @@ async function cluster(port) {
 }
 
 async function pm2(port) {
-  const folder = temporaryFolder()
-  await run('npm', ['install', '--no-audit', '--no-fund', '--prefix', folder, PM2])
-  const command = join(folder, 'node_modules/.bin/pm2')
-  const env = { ...process.env, PM2_HOME: join(folder, 'home'), PORT: String(port) }
+  const command = await pm2Command()
+  const env = { ...process.env, PM2_HOME: temporaryFolder(), PORT: String(port) }
   const call = (...args) => run(command, args, { env })
   await call('start', APP, '--name', 'app', '-i', '2', '--wait-ready', '--kill-timeout', '10000')
   return {

@@ -5,7 +5,8 @@
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
-import { program, startBroker } from './broker.mjs'
+import { startBroker } from './broker.mjs'
+import { program } from './scratch.mjs'
 
 const { values } = parseArgs({
   options: {

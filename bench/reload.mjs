@@ -6,8 +6,9 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
-import { program, startBroker } from './broker.mjs'
+import { startBroker } from './broker.mjs'
 import { askMaster, onlyWorker } from './master.mjs'
+import { program } from './scratch.mjs'
 
 const { values } = parseArgs({
   options: {

@@ -1,38 +1,15 @@
-// node bench/stuck.mjs [--quick]
+// node bench/stuck.mjs [--quick] [--backends N]
 //
 // One of two backends is stuck in a 5 s busy loop, under 500 new connections a second that come on schedule whatever the
-// answers. Beside it the same app under Node's `cluster`. A client is counted apart if the stuck process had taken its
-// connection before the loop began: nobody else may touch that.
-import { join } from 'node:path'
+// answers. Beside it the same app under Node's `cluster` (measures/stuck.mjs).
 import { parseArgs } from 'node:util'
-import { SpeakingChild } from '../test/programs/speaking-child.mjs'
-import { program, startBroker, temporaryFolder } from './broker.mjs'
+import { ACK_DEADLINE, stuckUnderBaton, stuckUnderCluster } from './measures/stuck.mjs'
 
-const ACK_DEADLINE = 500
-const { values } = parseArgs({ options: { quick: { type: 'boolean', default: false } } })
+const { values } = parseArgs({
+  options: { quick: { type: 'boolean', default: false }, backends: { type: 'string', default: '2' } },
+})
 const [busy, rate] = values.quick ? [1500, 200] : [5000, 500]
-
-async function run(args, env) {
-  const adoptions = join(temporaryFolder(), 'adoptions')
-  const child = new SpeakingChild(program('test/programs/stuck-run.mjs'), {
-    args: [...args, '--rate', String(rate), '--busy', String(busy)],
-    env: { ...env, ADOPTIONS: adoptions },
-  })
-  return child.heard('done')
-}
-
-async function baton() {
-  const broker = await startBroker({ service: { ackDeadline: ACK_DEADLINE, balance: 'round-robin' } })
-  const rounds = await run(
-    ['--server', program('test/programs/recording-backend.mjs'), '--port', String(broker.port)],
-    { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
-  )
-  const { outcomes } = (await broker.status()).services[0]
-  await broker.stop()
-  return { ...rounds, outcomes }
-}
-
-const cluster = () => run(['--server', program('bench/cluster-app.mjs'), '--servers', '1'], {})
+const servers = Number(values.backends)
 
 const ms = (value) => value.toFixed(0).padStart(8)
 function row(name, { connections, failures, waits, apart, latest }) {
@@ -44,14 +21,14 @@ function row(name, { connections, failures, waits, apart, latest }) {
 }
 
 console.log(
-  `one of two is stuck for ${busy} ms under ${rate} new connections/s; milliseconds, ackDeadline ${ACK_DEADLINE}\n`,
+  `one of ${servers} is stuck for ${busy} ms under ${rate} new connections/s; milliseconds, ackDeadline ${ACK_DEADLINE}\n`,
 )
 const head = ['clients', 'failed', 'median', 'p99', 'worst', 'apart', 'worst', 'behind']
 console.log(' '.repeat(26) + head.map((name) => name.padStart(8)).join(''))
-const measured = await baton()
+const measured = await stuckUnderBaton({ servers, busy, rate })
 row('Baton, processor burnt', measured.baseline)
 row('Baton, backend stuck', measured.stuck)
-const beside = await cluster()
+const beside = await stuckUnderCluster({ servers, busy, rate })
 row('cluster, processor burnt', beside.baseline)
 row('cluster, worker stuck', beside.stuck)
 console.log(

@@ -8,8 +8,9 @@ import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
-import { program, startBroker } from './broker.mjs'
+import { startBroker } from './broker.mjs'
 import { onlyWorker } from './master.mjs'
+import { program } from './scratch.mjs'
 
 const { values } = parseArgs({
   options: {

@@ -9,9 +9,9 @@ export class SpeakingChild {
   #said = new Map()
   #waiting = new Map()
 
-  /** `program`: a Node program; arguments and environment as of `spawn`. */
-  constructor(program, { args = [], env = {}, wrapper = [] } = {}) {
-    const [command, ...rest] = [...wrapper, process.execPath, program, ...args]
+  /** `program`: a Node program unless `runtime` is empty; arguments and environment as of `spawn`. */
+  constructor(program, { args = [], env = {}, wrapper = [], runtime = [process.execPath] } = {}) {
+    const [command, ...rest] = [...wrapper, ...runtime, program, ...args]
     this.#process = spawn(command, rest, {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, ...env },

@@ -22,6 +22,8 @@ const { values } = parseArgs({
     port: { type: 'string' },
     rate: { type: 'string' },
     busy: { type: 'string' },
+    /** Without the round in which somebody else burns a processor. */
+    'only-stuck': { type: 'boolean', default: false },
   },
 })
 
@@ -72,11 +74,12 @@ for (const server of servers) {
 const [victim] = servers
 // What is compiled and allocated for the first connections is no baseline.
 await round(port, () => elapsed(LEAD, {}))
-const baseline = await round(port, async () => {
+const burnt = async () => {
   const burner = new SpeakingChild('--eval', { args: [BURN, values.busy] })
   await burner.exited
   return {}
-})
+}
+const baseline = values['only-stuck'] ? null : await round(port, burnt)
 const stuck = await round(port, async () => {
   victim.tell(`busy ${values.busy}`)
   const { pid, from } = await victim.heard('busy')

@@ -16,7 +16,7 @@ export const LANE_BATCH = 64
 
 /** The backend's end of its lane: descriptors come out of it, and nothing goes in. */
 export interface BackendLane {
-  /** Takes up to `max` messages (at most `LANE_BATCH`), never waiting. The caller owns their descriptors. */
+  /** Takes up to `max` messages (at most `LANE_BATCH`), never waiting. The caller owns their descriptors; `bytes` are overwritten by the next. */
   take(max: number): { messages: ReceivedMessage[]; error?: NativeError }
   /** Closes a descriptor that came from here. */
   discard(fd: number): void
@@ -32,7 +32,7 @@ export function openBackendLane(fd: OwnedFd): BackendLane {
   const arena = new ReceiveBatch(LANE_BATCH, TOKEN_BYTES + 1)
   return {
     // Rule: NEVER_PEEK (docs/model)
-    take: (max) => arena.receive(fd.fd, max),
+    take: (max) => arena.receiveViews(fd.fd, max),
     discard: (descriptor) => close(descriptor),
     get ended() {
       return (poll(fd.fd, 0) & POLLHUP) !== 0

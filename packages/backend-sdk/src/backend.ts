@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
-import { type AddressInfo, Socket } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
 import { close as closeFd } from '@baton/native-sendmsg'
@@ -12,12 +12,18 @@ import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
 import { isOrphaned, outliveReader } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
+import { openSocket } from './open-socket.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
 import { type Delivery, openTransport, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
+
+/** A socket that carries metadata, under the symbol of its backend. */
+interface Described {
+  [key: symbol]: ConnectionInfo | undefined
+}
 
 /** Events of a `Backend`, each a tick after what it tells of, `adopt` excepted. */
 export interface BackendEvents {
@@ -73,7 +79,8 @@ const SHORTEST_SESSION = 1000
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
   readonly #sessions = new Set<Session>()
-  readonly #connections = new WeakMap<object, ConnectionInfo>()
+  /** Where an adopted socket carries what is known of it: a WeakMap's entries cost the garbage collector more than the sockets. */
+  readonly #metadata = Symbol('baton connection')
   /** On TLS servers: what is adopted right now, for as long as its handshake lasts. */
   readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
   readonly #lag = new EventLoopLag()
@@ -194,7 +201,7 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   /** What the broker said of a connection that the attached server was given; undefined for any other socket. */
   connection(socket: Socket): ConnectionInfo | undefined {
-    return this.#connections.get(socket)
+    return (socket as Described & Socket)[this.#metadata]
   }
 
   async #drain(reason: string, deadline: number): Promise<void> {
@@ -362,10 +369,13 @@ export class Backend extends EventEmitter<BackendEvents> {
   #adopt(offer: Offer, delivery: Delivery): void {
     const attachment = this.#attachment as Attachment
     const connection = new ConnectionInfo(offer, this.#options.service)
-    const socket = typeof delivery === 'number' ? this.#open(delivery, connection) : presentAsClient(delivery)
+    const { allowHalfOpen } = attachment
+    const socket =
+      typeof delivery === 'number'
+        ? this.#open(delivery, allowHalfOpen, connection)
+        : presentAsClient(delivery, allowHalfOpen)
     if (socket === undefined) return
-    socket.allowHalfOpen = attachment.allowHalfOpen
-    this.#connections.set(socket, connection)
+    ;(socket as Described & Socket)[this.#metadata] = connection
     if (attachment.kind === 'tls' || attachment.kind === 'https') {
       this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
     } else attachment.adopt(socket)
@@ -375,9 +385,9 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /** Owns `fd` until the socket does. */
-  #open(fd: number, connection: ConnectionInfo): Socket | undefined {
+  #open(fd: number, allowHalfOpen: boolean, connection: ConnectionInfo): Socket | undefined {
     try {
-      return new Socket({ fd, readable: true, writable: true })
+      return openSocket(fd, allowHalfOpen)
     } catch (error) {
       closeFd(fd)
       this.#options.logger.error(
@@ -396,7 +406,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #linkSecure(secure: TLSSocket): void {
     const handshake = this.#handshake.getStore()
     if (handshake === undefined) return
-    this.#connections.set(secure, handshake.connection)
+    ;(secure as Described & TLSSocket)[this.#metadata] = handshake.connection
     if (handshake.connection.via === 'relay') copyAddresses(handshake.socket, secure)
   }
 }

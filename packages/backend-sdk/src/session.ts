@@ -69,8 +69,8 @@ export class Session {
   readonly #descriptors: TokenLedger
   readonly #dialled: TokenLedger<IncomingRelay>
   readonly #tick: Timer
-  /** Verified, their ACK written but not known to be in the kernel. Untouched until it is. */
-  readonly #unacked = new Set<Accepted>()
+  /** Verified, their ACK written but not known to be in the kernel, in that order. Untouched until it is. */
+  readonly #unacked: Accepted[] = []
   readonly #settled: (() => void)[] = []
   /** While settling: lets go of everything. */
   #abandon: (() => void) | undefined
@@ -103,7 +103,7 @@ export class Session {
 
   /** Resolves when nothing is between its ACK and its adoption. */
   async whenSettled(): Promise<void> {
-    while (this.#unacked.size > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
+    while (this.#unacked.length > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
   }
 
   /** Tells the broker to choose others from now on. */
@@ -127,7 +127,7 @@ export class Session {
     this.#state = 'closed'
     this.#clock.clear(this.#tick)
     // An ACK that still waits for the kernel must not follow the descriptor that it speaks for.
-    const ackQueued = this.#unacked.size > 0
+    const ackQueued = this.#unacked.length > 0
     // Rule: BACKEND_LETS_GO_FIRST (docs/model)
     this.#dropUnadopted()
     if (ackQueued) return this.#control.cutOff()
@@ -221,7 +221,7 @@ export class Session {
         refused.push(verdict)
         continue
       }
-      const refusal = this.#host.refusal(accepted.length + this.#unacked.size)
+      const refusal = this.#host.refusal(accepted.length + this.#unacked.length)
       if (refusal === undefined) {
         accepted.push(verdict)
         continue
@@ -249,7 +249,7 @@ export class Session {
   }
 
   #acknowledge(accepted: readonly Accepted[]): void {
-    for (const each of accepted) this.#unacked.add(each)
+    this.#unacked.push(...accepted)
     const taken = this.#control.write(
       {
         type: 'ack',
@@ -257,17 +257,21 @@ export class Session {
       },
       // With an error they stay unacked: the end of control, which follows, decides.
       (error) => {
-        if (error === undefined) this.#adopt(accepted)
+        if (error === undefined) this.#adopt(accepted.length)
       },
     )
     // Rule: ACK_BEFORE_TOUCH (docs/model)
-    if (taken) this.#adopt(accepted)
+    if (taken) this.#adopt(accepted.length)
   }
 
-  #adopt(accepted: Iterable<Accepted>): void {
-    for (const each of accepted) {
-      // Let go of in the meantime, by close() or by the end of control.
-      if (!this.#unacked.delete(each)) continue
+  /**
+   * The oldest `count`: ACKs reach the kernel in the order in which they were written. None are left when they were let go of
+   * in the meantime, by close() or by the end of control.
+   */
+  #adopt(count: number): void {
+    for (let left = count; left > 0; left--) {
+      const each = this.#unacked.shift()
+      if (each === undefined) break
       try {
         this.#host.adopt(each.offer, each.fd)
       } catch (error) {
@@ -281,7 +285,7 @@ export class Session {
   }
 
   #noteSettled(): void {
-    if (this.#unacked.size === 0) for (const resolve of this.#settled.splice(0)) resolve()
+    if (this.#unacked.length === 0) for (const resolve of this.#settled.splice(0)) resolve()
   }
 
   /**
@@ -325,7 +329,7 @@ export class Session {
       this.#takeFromLane(late)
       this.#hold(late)
       this.#discard(this.#endLedgers())
-      this.#adopt([...this.#unacked])
+      this.#adopt(this.#unacked.length)
       this.#release()
     }
     // Rule: LANE_EOF (docs/model)
@@ -352,12 +356,11 @@ export class Session {
   /** Verified, and untouched until the lane is at its end; what was refused is closed. */
   #hold(verdicts: readonly Verdict<Delivery>[]): void {
     this.#discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
-    for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.add(verdict)
+    for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.push(verdict)
   }
 
   #dropUnadopted(): void {
-    this.#discard(this.#unacked)
-    this.#unacked.clear()
+    this.#discard(this.#unacked.splice(0))
     this.#noteSettled()
     this.#discard(this.#endLedgers())
   }

@@ -1,5 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
+import { OfferQueue } from './offer-queue.ts'
 import type { NackReason, Offer } from './protocol/index.ts'
+import { SpentTokens } from './spent-tokens.ts'
 
 /**
  * What the backend knows about the tokens of one control connection, without any I/O.
@@ -30,6 +32,7 @@ export type Verdict<D = number> =
 
 /** One message of the lane, as `ReceiveBatch` delivers it; or a relay that was dialled, in a descriptor's place. */
 export interface Arrival<D = number> {
+  /** Borrowed: the ledger copies what it keeps. */
   readonly bytes: Buffer
   readonly length: number
   readonly fds: readonly D[]
@@ -49,15 +52,14 @@ const MAX_PARKED = 512
 
 export class TokenLedger<D = number> {
   readonly #tokenTtl: bigint
-  /** By sequence, which is also the order in which descriptors come off the lane. */
-  readonly #waiting = new Map<number, Offer>()
+  readonly #waiting = new OfferQueue()
   readonly #parked: Parked<D>[] = []
-  /** Spent tokens (no secrets any more) with the time from which they may be forgotten. Insertion is in time order. */
-  readonly #spent = new Map<string, bigint>()
+  readonly #spent: SpentTokens
 
   /** @param tokenTtl nanoseconds */
   constructor(tokenTtl: bigint) {
     this.#tokenTtl = tokenTtl
+    this.#spent = new SpentTokens(tokenTtl * 2n)
   }
 
   /** Offers whose descriptor has not come: as many messages may be taken from the lane. */
@@ -71,10 +73,10 @@ export class TokenLedger<D = number> {
 
   /** An OFFER was read. Gives a verdict when its descriptor is here already. */
   offered(offer: Offer, now: bigint): Verdict<D> | undefined {
-    if (this.#spent.has(offer.token.toString('latin1'))) return undefined
+    if (this.#spent.has(offer.token)) return undefined
     const index = this.#parked.findIndex((parked) => timingSafeEqual(parked.token, offer.token))
     if (index === -1) {
-      this.#waiting.set(offer.sequence, offer)
+      this.#waiting.push(offer)
       return undefined
     }
     const [parked] = this.#parked.splice(index, 1) as [Parked<D>]
@@ -87,23 +89,26 @@ export class TokenLedger<D = number> {
     if (arrival.length === 0) return refuse(0, 'TokenMissing', bytes, fds)
     if (arrival.length !== TOKEN_BYTES) return refuse(0, 'TokenInvalidLength', bytes, fds)
 
-    const offer = this.#takeWaiting(bytes)
+    // Descriptors come in the order of their offers, so the first comparison is nearly always the right one; the offers it
+    // skips are those that were revoked.
+    // Rule: TOKEN_MATCH (docs/model)
+    const offer = this.#waiting.takeFirst(({ token }) => timingSafeEqual(token, bytes))
     const [fd] = fds
     if (fds.length !== 1 || fd === undefined || arrival.controlTruncated) {
-      this.#spend(bytes, now)
+      this.#spent.add(bytes, now)
       return refuse(offer?.sequence ?? 0, 'ControlTruncated', bytes, fds)
     }
     if (offer !== undefined) return this.#match(offer, fd, now)
-    if (this.#spent.has(bytes.toString('latin1')) || this.#parked.length >= MAX_PARKED) {
+    if (this.#spent.has(bytes) || this.#parked.length >= MAX_PARKED) {
       return refuse(0, 'TokenNotPending', bytes, fds)
     }
-    this.#parked.push({ token: bytes, fd, until: now + this.#tokenTtl })
+    this.#parked.push({ token: Buffer.from(bytes), fd, until: now + this.#tokenTtl })
     return undefined
   }
 
   /** REVOKE was read: the broker has the descriptors of these offers back. Unknown sequences have crossed an answer. */
   revoked(sequences: readonly number[]): void {
-    for (const sequence of sequences) this.#waiting.delete(sequence)
+    for (const revoked of sequences) this.#waiting.takeFirst(({ sequence }) => sequence === revoked)
   }
 
   /**
@@ -111,19 +116,13 @@ export class TokenLedger<D = number> {
    * is told `TokenExpired` rather than taken for a stranger's.
    */
   expire(now: bigint): Verdict<D>[] {
-    for (const [token, until] of this.#spent) {
-      if (until > now) break
-      this.#spent.delete(token)
-    }
+    this.#spent.forget(now)
     const refused: Verdict<D>[] = []
     while (this.#parked[0] !== undefined && this.#parked[0].until <= now) {
       const parked = this.#parked.shift() as Parked<D>
       refused.push(refuse(0, this.#whyUnclaimed(now), parked.token, [parked.fd]))
     }
-    for (const [sequence, offer] of this.#waiting) {
-      if (offer.deadline + this.#tokenTtl > now) break
-      this.#waiting.delete(sequence)
-    }
+    while (this.#waiting.takeFirst(({ deadline }) => deadline + this.#tokenTtl <= now) !== undefined);
     return refused
   }
 
@@ -134,27 +133,9 @@ export class TokenLedger<D = number> {
   }
 
   #match(offer: Offer, fd: D, now: bigint): Verdict<D> {
-    this.#spend(offer.token, now)
+    this.#spent.add(offer.token, now)
     if (now > offer.deadline) return refuse(offer.sequence, 'TokenExpired', offer.token, [fd])
     return { kind: 'accept', offer, fd }
-  }
-
-  /**
-   * Finds the offer by comparing in constant time, oldest first. Descriptors come in the order of their offers, so the
-   * first comparison is nearly always the right one; the offers it skips are those that were revoked.
-   */
-  #takeWaiting(token: Buffer): Offer | undefined {
-    // Rule: TOKEN_MATCH (docs/model)
-    for (const offer of this.#waiting.values()) {
-      if (!timingSafeEqual(offer.token, token)) continue
-      this.#waiting.delete(offer.sequence)
-      return offer
-    }
-    return undefined
-  }
-
-  #spend(token: Buffer, now: bigint): void {
-    this.#spent.set(token.toString('latin1'), now + this.#tokenTtl + this.#tokenTtl)
   }
 
   /**
@@ -162,20 +143,13 @@ export class TokenLedger<D = number> {
    * for each other and the token was wrong. That offer is past its deadline and can explain only this one descriptor.
    */
   #whyUnclaimed(now: bigint): NackReason {
-    for (const offer of this.#waiting.values()) {
-      if (offer.deadline > now) break
-      this.#waiting.delete(offer.sequence)
-      return 'TokenMismatch'
-    }
-    return 'TokenNotPending'
+    const waitedInVain = this.#waiting.takeFirst(({ deadline }) => deadline <= now)
+    return waitedInVain === undefined ? 'TokenNotPending' : 'TokenMismatch'
   }
 }
 
 function refuse<D>(sequence: number, reason: NackReason, bytes: Buffer, fds: readonly D[]): Verdict<D> {
-  let token = bytes
-  if (bytes.length !== TOKEN_BYTES) {
-    token = Buffer.alloc(TOKEN_BYTES)
-    bytes.copy(token, 0, 0, TOKEN_BYTES)
-  }
+  const token = Buffer.alloc(TOKEN_BYTES)
+  bytes.copy(token, 0, 0, TOKEN_BYTES)
   return { kind: 'refuse', sequence, reason, token, fds }
 }

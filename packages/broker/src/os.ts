@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
-import { peek, setNonblocking } from '@baton/native-sendmsg'
+import { closeAll, type OwnedFd, peek, setNonblocking } from '@baton/native-sendmsg'
 import type { ClientConnection } from './connection.ts'
 import { dial, type DialHost, type PendingDial } from './relay/dial.ts'
 import { Relay } from './relay/relay.ts'
@@ -21,6 +21,8 @@ export interface Os extends Clock {
   readonly random: () => number
   /** See `peek` of native-sendmsg. */
   peek(fd: number, max: number): Buffer | undefined
+  /** See `closeAll` of native-sendmsg. */
+  closeAll(owned: readonly OwnedFd[]): void
   /** O_NONBLOCK, on. */
   setNonblocking(fd: number): void
   /** Dials the Unix socket of a backend that takes relays, or an upstream. */
@@ -33,6 +35,7 @@ export const systemOs: Os = {
   ...systemClock,
   random: Math.random,
   peek,
+  closeAll,
   setNonblocking: (fd) => setNonblocking(fd, true),
   dial,
   carry: (connection, upstream, onEnd) => new Relay(connection, upstream, onEnd),

@@ -86,6 +86,8 @@ export interface EmployedWorker extends Worker {
   snapshot(): Promise<MetricSnapshot>
   /** To be called after each round of the poller: what was accepted in it is offered together. */
   flush(): void
+  /** Whether the next round of the poller may wait for an answer of a backend: each of them has something to answer. */
+  busy(): boolean
 }
 
 /**
@@ -95,7 +97,7 @@ export interface EmployedWorker extends Worker {
  */
 export async function startWorker(config: Config, { logger }: WorkerOptions): Promise<Worker> {
   const sockets = openSockets(config)
-  const poller = new Poller({ afterWake: () => worker.flush() })
+  const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
   const worker: EmployedWorker = createWorker(config, logger, { sockets, poller })
   try {
     await worker.serve()
@@ -126,7 +128,10 @@ export function createWorker(
   const farewell = new Farewell(poller)
   const addService = (service: ServiceConfig) => {
     const { name } = service
-    services.set(name, new Service(name, service, { poller, farewell, metrics, logger }))
+    services.set(
+      name,
+      new Service(name, service, { poller, farewell, metrics, logger, acknowledged: () => poller.advance() }),
+    )
   }
   const listeners: Listener[] = []
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -308,6 +313,10 @@ export function createWorker(
     },
     flush: () => {
       for (const service of services.values()) service.flush()
+    },
+    busy: () => {
+      for (const service of services.values()) if (!service.busy) return false
+      return true
     },
     drain: (deadline) => (closing ??= stop(deadline)),
     close: () => (closing ??= stop(0)),

@@ -29,3 +29,4 @@ export const ENOTCONN = os.errno.ENOTCONN
 export const ECONNABORTED = os.errno.ECONNABORTED
 export const ECONNRESET = os.errno.ECONNRESET
 export const ENAMETOOLONG = os.errno.ENAMETOOLONG
+export const ECANCELED = os.errno.ECANCELED

@@ -1,4 +1,5 @@
-export { acceptOne, type AcceptedConnection } from './accept.ts'
+export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
+export { closeAll } from './close-all.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,

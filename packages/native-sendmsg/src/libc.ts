@@ -1,7 +1,9 @@
 import { createRequire } from 'node:module'
 import { endianness } from 'node:os'
 import type * as Ffi from 'ffi-rs'
+import { SYS_PIDFD_OPEN } from './abi.ts'
 import { UnsupportedPlatformError } from './errors.ts'
+import { SYS_IO_URING_ENTER, SYS_IO_URING_SETUP } from './ring-abi.ts'
 
 /**
  * The C library of the process itself, through ffi-rs.
@@ -69,6 +71,12 @@ function describe(name: string, result: 'int' | 'word', kinds: readonly Kind[]):
   }
 }
 
+/** A system call that the C library has no function for: its number goes before the arguments. */
+function bindNumber(number: number, ...kinds: Kind[]): (...values: Value[]) => number {
+  const call = bind('syscall', 'word', 'word', ...kinds)
+  return (...values) => call(number, ...values)
+}
+
 function bind(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...values: Value[]) => number {
   let call: Call | undefined
   return (...values) => {
@@ -116,7 +124,10 @@ export const libc = {
   if_nametoindex: bind('if_nametoindex', 'int', 'string'),
   execve: bind('execve', 'int', 'word', 'word', 'word'),
   waitpid: bind('waitpid', 'int', 'int', 'word', 'int'),
-  syscall: bind('syscall', 'word', 'word', 'word', 'word'),
+  epoll_wait: bind('epoll_wait', 'int', 'int', 'word', 'int', 'int'),
+  pidfd_open: bindNumber(SYS_PIDFD_OPEN, 'word', 'word'),
+  io_uring_setup: bindNumber(SYS_IO_URING_SETUP, 'word', 'word'),
+  io_uring_enter: bindNumber(SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
 } as const
 
 /**

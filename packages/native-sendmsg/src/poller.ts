@@ -11,13 +11,19 @@ import { Arena } from './arena.ts'
 import { OwnedFd, type BorrowedFd } from './descriptors.ts'
 import { EINTR } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
-import { epollWait, lastErrno, libc } from './libc.ts'
-import { closedWithEnvironment, WakePipe } from './wake-pipe.ts'
-import { EPOLLERR, EPOLLHUP, EPOLLIN, type ReadinessListener, Watch, type Watcher } from './watch.ts'
+import { lastErrno, libc } from './libc.ts'
+import { RingWaiter } from './ring-waiter.ts'
+import { mainRing } from './main-ring.ts'
+import { ThreadWaiter } from './thread-waiter.ts'
+import type { Waiter, Waiting } from './waiter.ts'
+import { closedWithEnvironment } from './wake-pipe.ts'
+import { EPOLLERR, EPOLLHUP, type ReadinessListener, Watch, type Watcher } from './watch.ts'
 
 /** Events that one wait brings back; the kernel brings the others first the next time (it goes round). */
 const EVENTS_PER_WAIT = 256
-/** Generation of the wake pipe; watches count from 1. */
+/** Milliseconds; the least that a timer of Node's takes, and less than a busy backend needs for a batch. */
+const MOST_HELD_BACK = 1
+/** Generation of what a waiter may have in the set for itself; watches count from 1. */
 const WAKE = 0
 const LAST_GENERATION = 0xffff_ffff
 
@@ -26,28 +32,34 @@ export { type ReadinessListener } from './watch.ts'
 export interface PollerOptions {
   /** Called once after the listeners of each wake-up, before the next wait: the place to send batches. */
   afterWake?: (() => void) | undefined
+  /**
+   * Asked after `afterWake`: whether the next round may wait for a call of `advance`, because those who would be given what
+   * comes are busy with what they have. It comes by itself after a millisecond or two (`MOST_HELD_BACK`). So batches grow just
+   * when they save work, and nobody waits for them otherwise.
+   */
+  holdBack?: (() => boolean) | undefined
 }
 
 /** Pollers that this thread has open, for the one exit handler. */
 const open = new Set<Poller>()
 
-function wakeAll(): void {
-  for (const poller of open) poller.wake()
+function exitAll(): void {
+  for (const poller of open) poller.exit()
 }
 
 /**
- * Readiness of raw descriptors: one epoll set, level-triggered unless asked otherwise, whose epoll_wait(2)
- * runs on a thread of libuv's pool. There is at most one wait at a time, and none while nothing is watched,
- * so that the process can end. Listeners run on the thread that made the poller; the next wait begins after
- * the last of them.
+ * Readiness of raw descriptors: one epoll set, level-triggered unless asked otherwise. Who waits for it is a `Waiter`: the
+ * kernel, through io_uring, or a thread of libuv's pool. There is at most one wait at a time, and none that keeps the process
+ * alive while nothing is watched. Listeners run on the thread that made the poller; the next wait begins after the last of them.
  *
- * A poller with watches takes one of the pool's threads (4 by default, for all Workers of the process
+ * Without io_uring a poller with watches takes one of the pool's threads (4 by default, for all Workers of the process
  * together), so have one.
  */
 export class Poller {
   readonly #afterWake: (() => void) | undefined
-  readonly #pipe = new WakePipe()
+  readonly #holdBack: () => boolean
   readonly #epoll: number
+  readonly #waiter: Waiter
   readonly #events = new Arena(EVENTS_PER_WAIT * EPOLL_EVENT_SIZE)
   readonly #request = new Arena(EPOLL_EVENT_SIZE)
   readonly #watches = new Map<number, Watch>()
@@ -56,20 +68,27 @@ export class Poller {
     remove: (watch) => this.#remove(watch),
   }
   #generation = WAKE
-  #state: 'idle' | 'waiting' | 'dispatching' = 'idle'
+  #state: 'idle' | 'waiting' | 'dispatching' | 'held back' = 'idle'
+  #heldBackUntil: NodeJS.Timeout | undefined
   #closed = false
 
   constructor(options: PollerOptions = {}) {
     this.#afterWake = options.afterWake
+    this.#holdBack = options.holdBack ?? (() => false)
+    this.#epoll = createEpoll()
     try {
-      this.#epoll = createEpoll()
+      this.#waiter = createWaiter({
+        epoll: this.#epoll,
+        events: this.#events.address,
+        capacity: EVENTS_PER_WAIT,
+        onEvents: (count) => this.#woken(count),
+      })
     } catch (error) {
-      this.#pipe.close()
+      closeSync(this.#epoll)
       throw error
     }
-    this.#control(EPOLL_CTL_ADD, this.#pipe.fd, EPOLLIN, WAKE)
     // First in line, because any exit listener may end the process before the later ones run.
-    if (open.size === 0) process.prependListener('exit', wakeAll)
+    if (open.size === 0) process.prependListener('exit', exitAll)
     open.add(this)
   }
 
@@ -99,13 +118,23 @@ export class Poller {
     this.#closed = true
     // Nobody else has the epoll set: its entries end with it.
     this.#watches.clear()
-    if (this.#state === 'idle') this.#release()
+    if (this.#state === 'idle' || this.#state === 'held back') this.#release()
     else this.wake()
+  }
+
+  /** Begins the round that was held back. Not at once, but before anything else that the event loop has. */
+  advance(): void {
+    if (this.#state === 'held back') process.nextTick(() => this.#collect())
   }
 
   /** Makes an outstanding wait return. */
   wake(): void {
-    if (this.#state === 'waiting') this.#pipe.wake()
+    if (this.#state === 'waiting') this.#waiter.wake()
+  }
+
+  /** The process ends. */
+  exit(): void {
+    this.#waiter.exit()
   }
 
   #modify(watch: Watch, events: number): void {
@@ -132,19 +161,34 @@ export class Poller {
   }
 
   #arm(): void {
-    if (this.#state === 'idle' && this.#watches.size > 0) void this.#wait()
+    if (this.#state !== 'idle' || this.#watches.size === 0) return
+    this.#state = 'waiting'
+    this.#waiter.arm()
   }
 
-  /** A rejection ends the process: only a set that somebody else has closed makes epoll_wait fail. */
-  async #wait(): Promise<void> {
-    this.#state = 'waiting'
-    const count = await epollWait(this.#epoll, this.#events.address, EVENTS_PER_WAIT)
+  /** Only a set that somebody else has closed makes epoll_wait fail; what is thrown here ends the process. */
+  #woken(count: number): void {
     if (count < 0 && count !== -EINTR) throw new NativeError('epoll_wait', -count, { fd: this.#epoll })
     this.#state = 'dispatching'
     this.#dispatch(count)
     this.#state = 'idle'
-    if (this.#closed) this.#release()
+    if (this.#closed) return this.#release()
+    if (this.#watches.size === 0) this.#waiter.rest()
+    else if (count > 0 && this.#holdBack()) this.#wait()
     else this.#arm()
+  }
+
+  #wait(): void {
+    this.#state = 'held back'
+    if (this.#heldBackUntil) this.#heldBackUntil.refresh()
+    else this.#heldBackUntil = setTimeout(() => this.#collect(), MOST_HELD_BACK).unref()
+  }
+
+  /** A round without a wait, since it is likely that there is something. */
+  #collect(): void {
+    if (this.#state !== 'held back') return
+    const count = libc.epoll_wait(this.#epoll, this.#events.address, EVENTS_PER_WAIT, 0)
+    this.#woken(count === -1 ? -lastErrno() : count)
   }
 
   #dispatch(count: number): void {
@@ -152,8 +196,8 @@ export class Poller {
     for (let index = 0; index < count; index++) {
       const at = index * EPOLL_EVENT_SIZE
       const generation = buffer.readUInt32LE(at + EPOLL_DATA + 4)
-      if (generation === WAKE) this.#pipe.drain()
-      else this.#deliver(buffer.readInt32LE(at + EPOLL_DATA), generation, buffer.readUInt32LE(at))
+      if (generation === WAKE) continue
+      this.#deliver(buffer.readInt32LE(at + EPOLL_DATA), generation, buffer.readUInt32LE(at))
     }
     if (!this.#closed && this.#afterWake !== undefined) guarded(this.#afterWake)
   }
@@ -168,10 +212,16 @@ export class Poller {
 
   #release(): void {
     open.delete(this)
-    if (open.size === 0) process.off('exit', wakeAll)
+    if (open.size === 0) process.off('exit', exitAll)
+    clearTimeout(this.#heldBackUntil)
+    this.#waiter.close()
     closeSync(this.#epoll)
-    this.#pipe.close()
   }
+}
+
+function createWaiter(waiting: Waiting): Waiter {
+  const ring = mainRing()
+  return ring === undefined ? new ThreadWaiter(waiting) : new RingWaiter(ring, waiting)
 }
 
 function createEpoll(): number {

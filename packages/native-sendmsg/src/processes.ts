@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { SYS_PIDFD_OPEN, WNOHANG } from './abi.ts'
+import { WNOHANG } from './abi.ts'
 import { lazyArena } from './arena.ts'
 import { OwnedFd } from './descriptors.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
@@ -30,7 +30,7 @@ const signalNames: ReadonlyMap<number, string> = new Map(
  */
 export function openProcess(pid: number): OwnedFd {
   refuseGroups(pid)
-  const fd = libc.syscall(SYS_PIDFD_OPEN, pid, 0)
+  const fd = libc.pidfd_open(pid, 0)
   if (fd === -1) throw new NativeError('pidfd_open', lastErrno(), { pid })
   return new OwnedFd(fd)
 }

@@ -18,7 +18,7 @@ import { lastErrno, libc } from './libc.ts'
 import { MessageArena } from './message-arena.ts'
 
 export interface ReceivedMessage {
-  /** A copy of the caller's own: what came, at most `payloadSize` bytes of it. */
+  /** What came, at most `payloadSize` bytes of it; the caller's own, unless it asked for views. */
   bytes: Buffer
   /** The message's true length in bytes, as sent. */
   length: number
@@ -51,6 +51,7 @@ const FLAGS = MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC
  */
 export class ReceiveBatch {
   readonly #arena: MessageArena
+  readonly #views: Buffer[] = []
 
   /** `capacity` messages a system call, `payloadSize` bytes each at most. */
   constructor(capacity: number, payloadSize: number) {
@@ -65,6 +66,18 @@ export class ReceiveBatch {
    * there. Once it is gone, empty messages at the very end of what was read are taken for the end.
    */
   receive(socketFd: BorrowedFd, max: number): ReceiveBatchResult {
+    return this.#receive(socketFd, max, (view) => Buffer.from(view))
+  }
+
+  /**
+   * As `receive`, of at most `capacity` messages, and without a copy of their bytes: `bytes` is a view of the batch's own memory,
+   * which the next call overwrites.
+   */
+  receiveViews(socketFd: BorrowedFd, max: number): ReceiveBatchResult {
+    return this.#receive(socketFd, Math.min(max, this.#arena.capacity), (view) => view)
+  }
+
+  #receive(socketFd: BorrowedFd, max: number, keep: (view: Buffer) => Buffer): ReceiveBatchResult {
     const messages: ReceivedMessage[] = []
     let wasReset = false
     while (messages.length < max) {
@@ -81,7 +94,7 @@ export class ReceiveBatch {
         wasReset = true
         continue
       }
-      for (let index = 0; index < count; index++) messages.push(this.#take(index))
+      for (let index = 0; index < count; index++) messages.push(this.#take(index, keep))
       if (isBlank(messages.at(-1)) && (poll(socketFd, POLLRDHUP) & (POLLRDHUP | POLLHUP)) !== 0) {
         while (isBlank(messages.at(-1))) messages.pop()
         return { messages, ended: true }
@@ -91,18 +104,25 @@ export class ReceiveBatch {
     return { messages, ended: false }
   }
 
-  #take(index: number): ReceivedMessage {
+  #take(index: number, keep: (view: Buffer) => Buffer): ReceivedMessage {
     const arena = this.#arena
     const length = arena.length(index)
-    const start = arena.payloadOffset(index)
     const message = {
-      bytes: Buffer.from(arena.buffer.subarray(start, start + Math.min(length, arena.payloadSize))),
+      bytes: keep(this.#view(index, Math.min(length, arena.payloadSize))),
       length,
       fds: this.#descriptors(index),
       controlTruncated: (arena.flags(index) & MSG_CTRUNC) !== 0,
     }
     arena.setControlLength(index, arena.controlSize)
     return message
+  }
+
+  /** Messages of one length are the rule, so each place keeps its last view. */
+  #view(index: number, length: number): Buffer {
+    const last = this.#views[index]
+    if (last?.length === length) return last
+    const start = this.#arena.payloadOffset(index)
+    return (this.#views[index] = this.#arena.buffer.subarray(start, start + length))
   }
 
   #descriptors(index: number): number[] {

@@ -17,14 +17,15 @@ export interface SocketAddress {
 /** A sockaddr as the kernel filled it in: `socklen_t` at 0, `struct sockaddr` at 8. */
 export const SOCKADDR_LENGTH = 0
 export const SOCKADDR = 8
-const SOCKADDR_CAPACITY = 128
+/** Any family's, with the kernel's own padding (`struct __kernel_sockaddr_storage`). */
+export const SOCKADDR_CAPACITY = 128
 
 /** Room for one address of any family. */
 export const addressArena = lazyArena(SOCKADDR + SOCKADDR_CAPACITY)
 
-/** Readies the length word before accept4, getsockname or getpeername write into it. */
-export function resetAddress(arena: Arena): void {
-  arena.words[SOCKADDR_LENGTH / 4] = SOCKADDR_CAPACITY
+/** Readies the length word before accept4, getsockname or getpeername write into it. `at`: where the room begins. */
+export function resetAddress(arena: Arena, at = 0): void {
+  arena.words[(at + SOCKADDR_LENGTH) / 4] = SOCKADDR_CAPACITY
 }
 
 /** The address of an accepted connection. IPv6 and Unix addresses become text only when somebody asks. */
@@ -57,24 +58,21 @@ class ParsedAddress implements SocketAddress {
 }
 
 /** Reads the address out of `arena`, copying what is needed: the arena may be used again at once. */
-export function parseAddress(arena: Arena): SocketAddress {
+export function parseAddress(arena: Arena, at = 0): SocketAddress {
   const { buffer } = arena
-  const length = Math.min(arena.words[SOCKADDR_LENGTH / 4] ?? 0, SOCKADDR_CAPACITY)
-  const family = length < 2 ? AF_UNIX : buffer.readUInt16LE(SOCKADDR)
+  const length = Math.min(arena.words[(at + SOCKADDR_LENGTH) / 4] ?? 0, SOCKADDR_CAPACITY)
+  const start = at + SOCKADDR
+  const family = length < 2 ? AF_UNIX : buffer.readUInt16LE(start)
   // sockaddr_in: port (big-endian) at 2, address at 4; sockaddr_in6: port at 2, address at 8, scope at 24.
   if (family === AF_INET) {
     // Signed, so that it is a small integer to V8, and no object, whatever the address.
-    return new ParsedAddress('IPv4', buffer.readInt32LE(SOCKADDR + 4), buffer.readUInt16BE(SOCKADDR + 2))
+    return new ParsedAddress('IPv4', buffer.readInt32LE(start + 4), buffer.readUInt16BE(start + 2))
   }
   if (family === AF_INET6) {
-    const raw = Buffer.from(buffer.subarray(SOCKADDR + 8, SOCKADDR + 28))
-    return new ParsedAddress('IPv6', raw, buffer.readUInt16BE(SOCKADDR + 2))
+    const raw = Buffer.from(buffer.subarray(start + 8, start + 28))
+    return new ParsedAddress('IPv6', raw, buffer.readUInt16BE(start + 2))
   }
-  return new ParsedAddress(
-    'unix',
-    Buffer.from(buffer.subarray(SOCKADDR + 2, SOCKADDR + Math.max(2, length))),
-    0,
-  )
+  return new ParsedAddress('unix', Buffer.from(buffer.subarray(start + 2, start + Math.max(2, length))), 0)
 }
 
 /**

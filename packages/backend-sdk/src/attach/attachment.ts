@@ -1,5 +1,6 @@
 import type { EventEmitter } from 'node:events'
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net'
+import { AdoptedSockets } from './adopted-sockets.ts'
 import { allowHalfOpen, applyAcceptOptions, connectionLimit } from './accept-options.ts'
 import { startConnectionTracking } from './connection-tracking.ts'
 import { AttachError } from './errors.ts'
@@ -84,7 +85,7 @@ class ServerAttachment implements Attachment {
   readonly #hooks: AttachHooks
   readonly #overlay: Overlay
   readonly #speaksHttp1: boolean
-  readonly #sockets = new Set<Socket>()
+  readonly #sockets = new AdoptedSockets()
   readonly #answers = new LastAnswers()
   readonly #streams = new LastStreams()
   #adopted = 0
@@ -129,8 +130,7 @@ class ServerAttachment implements Attachment {
     this.#adopted += 1
     // Its `close` event is over, so nobody would ever let go of it.
     if (socket.closed) return
-    this.#sockets.add(socket)
-    socket.once('close', () => this.#ended(socket))
+    this.#sockets.add(socket, () => this.#ended())
     applyAcceptOptions(this.server, socket)
     this.server.emit('connection', socket)
   }
@@ -164,8 +164,7 @@ class ServerAttachment implements Attachment {
     attached.delete(this.server)
   }
 
-  #ended(socket: Socket): void {
-    this.#sockets.delete(socket)
+  #ended(): void {
     if (this.#sockets.size > 0) return
     this.#empty?.resolve()
     this.#empty = undefined

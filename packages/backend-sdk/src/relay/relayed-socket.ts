@@ -6,7 +6,7 @@ const ADDRESSES = ['remoteFamily', 'remoteAddress', 'remotePort', 'localAddress'
 type Addresses = Partial<Record<(typeof ADDRESSES)[number], string | number | undefined>>
 
 /** Makes the socket of a verified relay look as if the client had dialled this process. */
-export function presentAsClient({ socket, addresses, rest }: IncomingRelay): Socket {
+export function presentAsClient({ socket, addresses, rest }: IncomingRelay, allowHalfOpen: boolean): Socket {
   if (addresses !== undefined) {
     show(socket, {
       remoteFamily: addresses.family,
@@ -16,6 +16,7 @@ export function presentAsClient({ socket, addresses, rest }: IncomingRelay): Soc
       localPort: addresses.destinationPort,
     })
   }
+  socket.allowHalfOpen = allowHalfOpen
   if (rest.length > 0) socket.unshift(rest)
   return socket
 }

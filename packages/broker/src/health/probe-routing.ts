@@ -7,7 +7,11 @@ import type { LinkHost } from '../registry/backend-link.ts'
 export function apartFromProbes(host: LinkHost): LinkHost {
   return {
     ...host,
-    handedOff: (connection) => (connection.probe ? connection.probe.handedOff() : host.handedOff(connection)),
+    handedOff: (connections) => {
+      for (const { probe } of connections) probe?.handedOff()
+      const clients = connections.filter(({ probe }) => probe === undefined)
+      if (clients.length > 0) host.handedOff(clients)
+    },
     relayed: (connection, upstream) =>
       connection.probe ? connection.probe.relayed(upstream) : host.relayed(connection, upstream),
     returned: (connections, failure, by) => {

@@ -4,6 +4,12 @@ import { dup, NativeError } from '@baton/native-sendmsg'
 /** Descriptors that clients may not take: registrations (5 each), relays, the admin server, files. */
 const RESERVE = 64
 
+/** So many may be accepted before anybody looks how full the table is; as many again are kept for them. */
+const BATCH = 64
+
+/** A table smaller than this is shared half and half, and looked at after each client. */
+const SMALL = 8 * BATCH
+
 /**
  * Whether the process is so short of descriptors that a client more would cost a backend its registration, and with it
  * everybody who waits for that backend. The kernel gives out the lowest number that is free (open(2)), so the number of the
@@ -11,10 +17,12 @@ const RESERVE = 64
  */
 export class DescriptorReserve {
   readonly #highest: number
+  /** How many clients may be accepted at once. */
+  readonly batch: number
 
   constructor(limit: number = softLimit()) {
-    // A tiny table is shared half and half.
-    this.#highest = limit - Math.min(RESERVE, limit / 2)
+    this.batch = limit < SMALL ? 1 : BATCH
+    this.#highest = limit - (limit < SMALL ? Math.min(RESERVE, limit / 2) : RESERVE + BATCH)
   }
 
   /** `fd`: one that was just opened. */

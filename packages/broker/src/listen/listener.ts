@@ -1,12 +1,4 @@
-import {
-  acceptOne,
-  EPOLLIN,
-  localAddress,
-  NativeError,
-  OwnedFd,
-  type Poller,
-  type Watch,
-} from '@baton/native-sendmsg'
+import { acceptMany, EPOLLIN, localAddress, OwnedFd, type Poller, type Watch } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../config/index.ts'
 import { AcceptedClient, type ClientConnection } from '../connection.ts'
@@ -89,20 +81,23 @@ export class Listener {
   }
 
   #accept(most: number): void {
-    if (this.#pressure !== undefined && this.#reserve.isReachedNow(this.#fd.fd)) return this.#pause()
-    try {
-      for (let count = 0; count < most; count++) {
-        const client = acceptOne(this.#fd.fd)
-        if (client === undefined) break
-        this.#accepted += 1
-        this.#onConnection(new AcceptedClient(++accepts, new OwnedFd(client.fd), client.peer, this))
-        if (this.#reserve.isReached(client.fd)) return this.#pauseFor('descriptor reserve reached')
+    const reserve = this.#reserve
+    if (this.#pressure !== undefined && reserve.isReachedNow(this.#fd.fd)) return this.#pause()
+    for (let room = most; room > 0;) {
+      const asked = Math.min(room, reserve.batch)
+      const { connections, error } = acceptMany(this.#fd.fd, asked)
+      this.#accepted += connections.length
+      room -= connections.length
+      let short = false
+      for (const { fd, peer } of connections) {
+        short ||= reserve.isReached(fd)
+        this.#onConnection(new AcceptedClient(++accepts, new OwnedFd(fd), peer, this))
       }
-      this.#pressure = undefined
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error
-      this.#pauseFor(error.code)
+      if (error !== undefined) return this.#pauseFor(error.code)
+      if (short) return this.#pauseFor('descriptor reserve reached')
+      if (connections.length < asked) break
     }
+    this.#pressure = undefined
   }
 
   #pauseFor(reason: string): void {

@@ -43,8 +43,8 @@ export interface LinkOptions {
 
 /** What becomes of the connections that a link was given. Each comes back exactly once. */
 export interface LinkHost {
-  /** ACK: the backend owns it. */
-  handedOff(connection: ClientConnection): void
+  /** ACK: the backend owns them. */
+  handedOff(connections: readonly ClientConnection[]): void
   /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
   relayed(connection: ClientConnection, upstream: Socket): void
   /** Proven untouched: they may go elsewhere. In any order. */
@@ -138,6 +138,11 @@ export class BackendLink implements Candidate {
   /** Milliseconds for which attempts are suppressed after too many failures. */
   get retryAfter(): number {
     return this.#failures.retryAfter(this.#os.now())
+  }
+
+  /** Offers are out that it has not answered, and their time is not over. */
+  get expectsAck(): boolean {
+    return this.#ledger.size > this.#ledger.taken
   }
 
   /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
@@ -253,6 +258,7 @@ export class BackendLink implements Candidate {
   #handle(frame: Frame): void {
     switch (frame.type) {
       case 'ack': {
+        const adopted: ClientConnection[] = []
         for (const { sequence, connection } of frame.acks) {
           const offer = this.#ledger.acked(sequence, connection)
           // Also a late one: the backend counts what it adopted, be it a relay that was given up meanwhile.
@@ -260,12 +266,13 @@ export class BackendLink implements Candidate {
           if (!this.#isMatched(offer, 'ACK')) continue
           this.#failures.succeeded()
           const pending = this.#takeDial(offer)
-          if (pending === undefined) this.#host.handedOff(offer.connection)
+          if (pending === undefined) adopted.push(offer.connection)
           else {
             pending.settle()
             this.#host.relayed(offer.connection, pending.socket)
           }
         }
+        if (adopted.length > 0) this.#host.handedOff(adopted)
         this.#host.available()
         return
       }

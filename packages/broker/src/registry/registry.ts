@@ -279,7 +279,7 @@ export class Registry {
       { control, lane },
       { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
       apartFromProbes({
-        handedOff: (connection) => service.handedOff(connection),
+        handedOff: (connections) => service.handedOff(connections),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
         returned: (connections, failure, by) => service.returned(connections, failure, by),
         relinquished: (connection) => service.relinquished(connection),

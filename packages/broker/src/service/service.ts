@@ -30,6 +30,8 @@ interface Surroundings {
   readonly farewell: Pick<Farewell, 'reject'>
   readonly metrics: Metrics
   readonly logger: Logger
+  /** A backend has answered: who was held back because all were busy may come. */
+  readonly acknowledged?: () => void
   /** The system's own by default. */
   readonly os?: Os
 }
@@ -57,6 +59,7 @@ export class Service implements LinkHost, UpstreamHost {
   #retry: Timer | undefined
   readonly #metrics: Metrics
   readonly #logger: Logger
+  readonly #acknowledged: () => void
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
   readonly #unlinked: (() => void)[] = []
@@ -68,7 +71,8 @@ export class Service implements LinkHost, UpstreamHost {
   constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
     this.name = name
     this.config = config
-    const { poller, farewell, metrics, logger, os = systemOs } = surroundings
+    const { poller, farewell, metrics, logger, acknowledged = () => {}, os = systemOs } = surroundings
+    this.#acknowledged = acknowledged
     this.#os = os
     this.#relays = new Relays(os, () => this.#noteIdle())
     this.#farewell = farewell
@@ -118,6 +122,20 @@ export class Service implements LinkHost, UpstreamHost {
     let sum = 0
     for (const link of this.#links.values()) sum += link.counts.stuck
     return sum
+  }
+
+  /**
+   * Whether each of those who could take a client has not answered for the last ones yet: then clients may as well wait in the
+   * kernel for a moment, and be offered together.
+   */
+  get busy(): boolean {
+    let ready = 0
+    for (const link of this.#links.values()) {
+      if (link.state !== 'ready') continue
+      if (!link.expectsAck) return false
+      ready += 1
+    }
+    return ready > 0
   }
 
   /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */
@@ -206,12 +224,15 @@ export class Service implements LinkHost, UpstreamHost {
 
   // What the links say.
 
-  handedOff(connection: ClientConnection): void {
-    this.tally.outcomes.handed_off += 1
-    connection.fd.close()
-    const seconds = (this.#os.now() - connection.acceptedAt) / 1000
-    this.#metrics.handoffDuration.observe({ service: this.name }, seconds)
+  handedOff(connections: readonly ClientConnection[]): void {
+    this.tally.outcomes.handed_off += connections.length
+    this.#os.closeAll(connections.map(({ fd }) => fd))
+    const now = this.#os.now()
+    for (const { acceptedAt } of connections) {
+      this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
+    }
     this.#noteIdle()
+    this.#acknowledged()
   }
 
   relayed(connection: ClientConnection, upstream: Socket): void {

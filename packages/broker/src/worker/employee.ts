@@ -58,6 +58,10 @@ export class Employee {
     this.#worker?.flush()
   }
 
+  busy(): boolean {
+    return this.#worker?.busy() ?? false
+  }
+
   /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
   #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
     if (message.type === 'metrics') this.#collected = message.snapshots

@@ -136,7 +136,7 @@ export class Broker {
       { control, lane },
       { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
       {
-        handedOff: (connection) => service.handedOff(connection),
+        handedOff: (connections) => service.handedOff(connections),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
         returned: (connections, failure, by) => {
           if (this.#kernel.tracing) {
@@ -299,6 +299,7 @@ export class Broker {
         if (state === 'quiet') return undefined
         return Buffer.from(state === 'sent' || state === 'asked' ? 'G' : '')
       },
+      closeAll: (owned) => owned.forEach((fd) => fd.close()),
       setNonblocking: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
       dial: (target, host) =>
         'path' in target ? this.#dial(target.path, host) : this.#kernel.violate('no upstream here'),

@@ -1,0 +1,82 @@
+// What a held connection costs: the broker's resident memory with clients on hold, less that at rest, both after a garbage
+// collection. How much of a page V8 has free decides what is resident, so each sample is a broker of its own. What the
+// kernel keeps for a socket is no part of it.
+import { readFileSync } from 'node:fs'
+import { setTimeout as elapsed } from 'node:timers/promises'
+import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
+import { startBroker } from '../broker.mjs'
+import { absolute } from '../report/comparison.mjs'
+import { program } from '../scratch.mjs'
+
+/** A process has few descriptors, so the clients are in two. */
+const PROCESSES = 2
+/** What is compiled and laid out for the first clients is no later one's. */
+const WARM_UP = 500
+const COUNT = { full: 10_000, quick: 2000 }
+
+/**
+ * One sample, in bytes for each of `count` held connections.
+ *
+ * @param {number} count
+ * @returns {Promise<{ resident: number, live: number }>} `live`: what of it is objects, by V8's own account
+ */
+export async function heldMemory(count) {
+  const broker = await startBroker({
+    service: { maxHeld: count, holdTimeout: '10m' },
+    env: { NODE_OPTIONS: `--import=${program('test/programs/live-memory.mjs')}` },
+  })
+  const { child, pid } = broker
+  let looks = 0
+  const look = async () => {
+    looks += 1
+    process.kill(pid, 'SIGUSR2')
+    const { bytes } = await child.heard(`live memory ${looks}`)
+    const resident = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]
+    return { live: bytes, resident: Number(resident) * 1024 }
+  }
+  const held = async (wanted) => {
+    while ((await broker.status()).services[0].held !== wanted) await elapsed(20)
+  }
+  const hold = async (clients) => {
+    const args = [broker.port, clients / PROCESSES].map(String)
+    const start = () => new SpeakingChild(program('test/programs/waiting-clients.mjs'), { args })
+    const processes = Array.from({ length: PROCESSES }, start)
+    for (const process of processes) await process.heard('waiting')
+    await held(clients)
+    return async () => {
+      for (const process of processes) process.kill('SIGKILL')
+      await held(0)
+    }
+  }
+
+  const leave = await hold(WARM_UP)
+  await leave()
+  const rest = await look()
+  const leaveAgain = await hold(count)
+  const full = await look()
+  await leaveAgain()
+  await broker.stop()
+  const each = (kind) => Math.round((full[kind] - rest[kind]) / count)
+  return { resident: each('resident'), live: each('live') }
+}
+
+/** @type {import('./index.mjs').Measure} */
+export async function measure({ rounds, size }) {
+  const count = COUNT[size]
+  const rows = []
+  for (let round = 0; round < rounds; round++) rows.push(await heldMemory(count))
+  const samples = new Map([['Baton', rows]])
+  return {
+    samples,
+    sections: [
+      absolute({
+        title: 'Memory of a held connection',
+        note: `Resident memory of the broker with ${count.toLocaleString('en-US')} clients on hold, less that at rest, for each of them; both after a garbage collection. A new broker in each round. What the kernel keeps for a socket is not in it.`,
+        unit: 'bytes',
+        samples,
+        metric: 'resident',
+        target: { what: 'memory of a held connection, bytes', atMost: 1023, words: 'under 1 KiB' },
+      }),
+    ],
+  }
+}

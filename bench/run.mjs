@@ -1,0 +1,130 @@
+// node bench/run.mjs [--quick] [--rounds N] [--only MEASURE,...] [--peer NAME]... [--connections N] [--no-write] [--json FILE]
+//
+// Baton beside its peers: every measure in interleaved rounds, as tables with the targets beside them. A whole run
+// writes them into docs/performance.md; one that is quick, or leaves something out by hand, or says --no-write, only prints.
+import { writeFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { MEASURES } from './measures/index.mjs'
+import { PEERS, startPeers, stopPeers } from './peers/index.mjs'
+import { LeftOut } from './peers/peer.mjs'
+import { machine, versions } from './report/machine.mjs'
+import { measuredPart, writePage } from './report/page.mjs'
+import { endOnSignals, program } from './scratch.mjs'
+
+const PAGE = program('docs/performance.md')
+const FEWEST_ROUNDS = 5
+/** After so many seconds a quick run begins no measure: it is to end within a minute, and the longest takes 12 s. */
+const LAST_BEGIN = 45
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+    only: { type: 'string' },
+    peer: { type: 'string', multiple: true },
+    connections: { type: 'string' },
+    'no-write': { type: 'boolean', default: false },
+    json: { type: 'string' },
+  },
+})
+const size = values.quick ? 'quick' : 'full'
+const rounds = wholeNumber('rounds') ?? (values.quick ? 1 : FEWEST_ROUNDS)
+const count = wholeNumber('connections')
+const names = chosen(values.only?.split(','), Object.keys(MEASURES), 'measure')
+const peerNames = chosen(values.peer, Object.keys(PEERS), 'peer')
+const isWhole = [values.only, values.peer, values.connections].every((value) => value === undefined)
+const isWritten = isWhole && !values.quick && !values['no-write'] && rounds >= FEWEST_ROUNDS
+
+endOnSignals()
+
+/** @type {Map<string, string>} */
+const leftOut = new Map()
+const leaveOut = (name, reason) => {
+  leftOut.set(name, reason)
+  console.error(`left out: ${name} (${reason})`)
+}
+
+const begun = performance.now()
+const results = []
+const shared = names.filter((name) => MEASURES[name].peers !== undefined)
+const needed = new Set(shared.flatMap((name) => peersOf(MEASURES[name])))
+const peers = await startPeers(
+  peerNames.filter((name) => needed.has(name)),
+  {},
+  leaveOut,
+)
+for (const name of shared) await measure(name)
+await stopPeers(peers)
+for (const name of names) if (!shared.includes(name)) await measure(name)
+
+const command = ['node', 'bench/run.mjs', ...process.argv.slice(2)].join(' ')
+const part = measuredPart({ command, rounds, results, leftOut })
+console.log(part)
+if (isWritten) writePage(PAGE, part)
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(raw(), undefined, 2)}\n`)
+console.error(
+  `\n${seconds()} s; ${isWritten ? `${PAGE} is written` : 'nothing is written: the page takes whole runs of five rounds or more'}`,
+)
+process.exit()
+
+async function measure(name) {
+  if (values.quick && rounds === 1 && seconds() > LAST_BEGIN)
+    return leaveOut(name, 'a quick run has no time left for it')
+  console.error(`${seconds()} s: ${name}`)
+  const module = MEASURES[name]
+  const wanted = peersOf(module)
+  try {
+    const result = await module.measure({
+      peers: peers.filter((peer) => wanted.includes(peer.name)),
+      rounds,
+      size,
+      connections: count,
+      isWanted: (peer) => peerNames.includes(peer),
+      leaveOut: (peer, reason) => leaveOut(`${peer}, in ${name}`, reason),
+    })
+    results.push({ name, ...result })
+  } catch (error) {
+    if (!(error instanceof LeftOut)) throw error
+    leaveOut(name, error.message)
+  }
+}
+
+function peersOf(module) {
+  return (size === 'quick' ? module.quickPeers : undefined) ?? module.peers ?? []
+}
+
+function seconds() {
+  return Math.round((performance.now() - begun) / 1000)
+}
+
+function raw() {
+  const measures = results.map(({ name, samples }) => [name, Object.fromEntries(samples)])
+  return {
+    command,
+    machine: machine(),
+    versions: versions(),
+    leftOut: Object.fromEntries(leftOut),
+    measures: Object.fromEntries(measures),
+  }
+}
+
+/** @param {'rounds' | 'connections'} option */
+function wholeNumber(option) {
+  const text = values[option]
+  if (text === undefined) return undefined
+  if (!/^[1-9]\d*$/.test(text)) refuse(`--${option} is ${text}, wanted a whole number above 0`)
+  return Number(text)
+}
+
+/** @param {string[] | undefined} asked @param {string[]} all @param {string} kind */
+function chosen(asked, all, kind) {
+  const unknown = asked?.find((name) => !all.includes(name))
+  if (unknown !== undefined) refuse(`there is no ${kind} "${unknown}"; there are: ${all.join(', ')}`)
+  return asked === undefined ? all : all.filter((name) => asked.includes(name))
+}
+
+/** @param {string} reason */
+function refuse(reason) {
+  console.error(`bench: ${reason}`)
+  process.exit(2)
+}

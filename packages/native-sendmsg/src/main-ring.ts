@@ -1,0 +1,73 @@
+import { isMainThread } from 'node:worker_threads'
+import { AF_UNIX, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from './abi.ts'
+import { Arena } from './arena.ts'
+import { EAGAIN } from './errno.ts'
+import { NativeError } from './errors.ts'
+import { POLLIN } from './inspect.ts'
+import { lastErrno, libc, supported } from './libc.ts'
+import { ACCEPT_DONTWAIT, LINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
+import { Ring } from './ring.ts'
+import { createSocket, socketpair } from './sockets.ts'
+import { recv } from './stream.ts'
+
+let made: { ring: Ring | undefined } | undefined
+/** Never let go of: the kernel takes a closed ring apart later, and must not write into memory that is somebody else's by then. */
+let opened: Ring | undefined
+
+/**
+ * The ring of the main thread, or undefined where none is to be had: Linux before 6.10, `kernel.io_uring_disabled`, a container
+ * whose seccomp profile forbids it, `BATON_IO_URING=off`, or a Worker. Everything that uses it has another way.
+ *
+ * A Worker has none because its heap, with the ring's memory in it, ends before the ring does: the kernel's last completions
+ * were written into memory that had been freed (seen as a SIGSEGV of the whole process).
+ */
+export function mainRing(): Ring | undefined {
+  return (made ??= { ring: open() }).ring
+}
+
+function open(): Ring | undefined {
+  if (!supported || !isMainThread || process.env['BATON_IO_URING'] === 'off') return undefined
+  try {
+    const ring = new Ring()
+    opened = ring
+    if (acceptsWithoutWaiting(ring) && ringsTheBell(ring)) return ring
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error
+  }
+  opened?.close()
+  return undefined
+}
+
+/** Kernels before 6.10 answer EINVAL. */
+function acceptsWithoutWaiting(ring: Ring): boolean {
+  const socket = createSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+  try {
+    // A family alone: the kernel makes a name up (unix(7), autobind).
+    const address = new Arena(8)
+    address.buffer.writeUInt16LE(AF_UNIX)
+    if (libc.bind(socket.fd, address.address, 2) === -1) throw new NativeError('bind', lastErrno())
+    if (libc.listen(socket.fd, 1) === -1) throw new NativeError('listen', lastErrno())
+    const index = ring.add({ opcode: OPCODES.accept, fd: socket.fd, ioprio: ACCEPT_DONTWAIT })
+    ring.run()
+    return ring.result(index) === -EAGAIN
+  } finally {
+    socket.close()
+  }
+}
+
+function ringsTheBell(ring: Ring): boolean {
+  const [ready, far] = socketpair('stream')
+  try {
+    const byte = new Arena(8)
+    const send = { opcode: OPCODES.send, address: byte.address, length: 1, flags: SKIP_SUCCESS }
+    ring.leave({ ...send, fd: far.fd })
+    ring.leave(
+      { opcode: OPCODES.pollAdd, fd: ready.fd, operationFlags: POLLIN, flags: LINK | SKIP_SUCCESS },
+      { ...send, fd: far.fd },
+    )
+    return recv(ready.fd, 8).length === 2
+  } finally {
+    ready.close()
+    far.close()
+  }
+}
