@@ -33,6 +33,21 @@ void t.test('every error code in the sources is on the page, and no other', asyn
   t.same(sorted(page.match(/^\| `BATON_\w+`/gm)?.map((cell) => cell.slice(3, -1)) ?? []), sorted(found))
 })
 
+void t.test('each code has its cause, what Baton did, and what to do', async (t) => {
+  const tables = page.match(/^\| code \|.*\n(?:\|.*\n)+/gm) ?? []
+  t.ok(tables.length >= 5)
+  for (const table of tables) {
+    const [head = '', , ...rows] = table
+      .trim()
+      .split('\n')
+      .map((row) => row.split(' | ').map((cell) => cell.replaceAll('|', '').trim()))
+    for (const column of ['cause', 'what Baton did', 'what to do']) {
+      const at = head.indexOf(column)
+      for (const row of rows) t.ok(row[at], `${row[0]}: ${column}`)
+    }
+  }
+})
+
 void t.test('every failure and policy reason is on the page, with its decision, and no other', async (t) => {
   const labels = source('packages/broker/src/metrics/labels.ts')
   const reasons = [...labels.matchAll(/^ {2}'([A-Z]\w+)',$/gm)].map(([, reason]) => reason as string)

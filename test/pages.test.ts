@@ -1,30 +1,11 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
-import { root } from './support/process.ts'
+import { allPages, anchorsOf, filesBelow, read } from './support/markdown.ts'
+import { cleanEnvironment, root } from './support/process.ts'
 
 // What the pages of docs/ say of the sources, held to them.
-
-const read = (file: string) => readFileSync(join(root, file), 'utf8')
-
-function filesBelow(folder: string, end: string): string[] {
-  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith(end))
-    .map((file) => join(folder, file))
-}
-
-/** As GitHub makes them of headings. */
-function anchorsOf(page: string): Set<string> {
-  const headings = [...page.replaceAll(/^```[^]*?^```$/gm, '').matchAll(/^#+ (.+)$/gm)]
-  return new Set(
-    headings.map(([, text = '']) =>
-      text
-        .toLowerCase()
-        .replaceAll(/[^\p{L}\p{N}\s_-]/gu, '')
-        .replaceAll(' ', '-'),
-    ),
-  )
-}
 
 /** First cells of the rows of the tables in `section`, each `code` span of them by itself. */
 function codesInFirstCells(section: string): string[] {
@@ -34,7 +15,7 @@ function codesInFirstCells(section: string): string[] {
 }
 
 void t.test('every link of the pages leads to a file, and to a heading of it', async (t) => {
-  for (const page of filesBelow('docs', '.md')) {
+  for (const page of allPages()) {
     for (const [, file = '', anchor] of read(page).matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g)) {
       const target = file === '' ? page : join(dirname(page), file)
       if (!existsSync(join(root, target))) t.fail(`${page}: ${file}`)
@@ -43,6 +24,27 @@ void t.test('every link of the pages leads to a file, and to a heading of it', a
     }
   }
   t.pass('all of them')
+})
+
+void t.test('every page of docs is in its list, and every guide in that of the guides', async (t) => {
+  for (const list of ['docs/README.md', 'docs/guides/README.md']) {
+    const folder = dirname(list)
+    const pages = filesBelow(folder, '.md').filter((page) => page !== list && dirname(page) === folder)
+    for (const page of pages)
+      t.ok(read(list).includes(`](${page.slice(folder.length + 1)})`), `${list}: ${page}`)
+  }
+})
+
+void t.test('command.md is what the command says', { timeout: 30_000 }, async (t) => {
+  const script = [join(root, 'scripts/write-command-page.mjs'), '--check']
+  const { status, stderr } = spawnSync(process.execPath, script, { env: cleanEnvironment() })
+  t.equal(status, 0, stderr.toString())
+})
+
+void t.test('security.md names tests that there are', async (t) => {
+  const named = [...read('docs/security.md').matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
+  t.ok(named.length > 20)
+  for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
 })
 
 void t.test('what operations.md says is logged, is', async (t) => {

@@ -25,13 +25,14 @@ interface Described {
   [key: symbol]: ConnectionInfo | undefined
 }
 
+/** Events of a `Backend`, each a tick after what it tells of, `adopt` excepted. */
 export interface BackendEvents {
   /** A client's connection is now this process's. */
   adopt: [socket: Socket, connection: ConnectionInfo]
   /** A descriptor was refused before it was touched; the broker gives the client to somebody else. */
   reject: [reason: NackReason]
-  /** Registered. */
-  connected: [registration: { id: string; slot: string }]
+  /** Registered, anew as well: with the id (a ULID) and the slot that metrics use, as `backend.id` and `backend.slot`. */
+  connected: [registration: Registered]
   /** The broker is gone or restarts; adopted connections do not notice. The SDK dials again by itself. */
   disconnected: [error: Error | undefined]
   /** Draining has begun, asked for by the app or by the operator. */
@@ -43,6 +44,15 @@ export interface BackendEvents {
  */
 export type BackendState = 'idle' | 'registering' | 'registered' | 'draining' | 'closed'
 
+/** What a registration has given to a backend. */
+export interface Registered {
+  /** ULID, the same in the broker's logs. */
+  id: string
+  /** The small name that metrics use, such as `web-1`. */
+  slot: string
+}
+
+/** What `backend.drain()` takes. */
 export interface DrainOptions {
   /** How long connections in flight may take before they are cut: milliseconds or `"30s"`. Default: 30 s. */
   deadline?: number | string
@@ -91,6 +101,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#id = takeInitialId(this.#options.service, process.env)
   }
 
+  /** Where it stands between `createBackend()` and its end. */
   get state(): BackendState {
     return this.#state
   }

@@ -2,13 +2,17 @@ import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 
 /** What the broker said of an adopted connection. Names and ids are made when they are asked for. */
 export class ConnectionInfo {
+  /** Name of the listener that the client has dialled; `baton:health` for the broker's own health checks. */
   readonly listener: string
+  /** Name of the service, which is this backend's. */
   readonly service: string
   /** How the connection came here. */
   readonly via: 'handoff' | 'relay'
+  /** What the broker has added; nothing so far. */
   readonly meta: Readonly<Record<string, unknown>> | undefined
   readonly #id: Buffer
 
+  /** @internal */
   constructor(offer: Offer, service: string) {
     this.listener = offer.listener
     this.service = service

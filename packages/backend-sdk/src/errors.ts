@@ -14,9 +14,12 @@ export const messages = {
   BATON_ERR_LANE_MISSING: 'the answer to the registration did not carry exactly one descriptor',
 } as const
 
+/** Stable codes of `BackendError`; docs/errors.md has cause and remedy of each. */
 export type BackendErrorCode = keyof typeof messages
 
+/** An error that the SDK raises by itself. */
 export class BackendError extends Error {
+  /** What to match on. */
   readonly code: BackendErrorCode
 
   constructor(code: BackendErrorCode, detail?: string, options?: ErrorOptions) {
@@ -31,7 +34,9 @@ export class BackendError extends Error {
  * `retry` tells whether the same HELLO may be accepted later without anybody changing a configuration.
  */
 export class RegistrationRefused extends BackendError {
+  /** The broker's own code. */
   readonly reason: string
+  /** Whether the same registration may be accepted later. */
   readonly retry: boolean
 
   constructor(reason: string, message: string, retry: boolean) {

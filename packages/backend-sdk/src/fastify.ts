@@ -36,6 +36,7 @@ async function baton(app: FastifyInstance, options: BatonPluginOptions): Promise
   })
 }
 
+/** The plugin: `await app.register(baton, { service: 'web' })`. */
 export default Object.assign(baton, {
   // What fastify-plugin sets: the decorator is for the instance that registers, not for a child of it.
   [Symbol.for('skip-override')]: true,

@@ -5,6 +5,7 @@ export {
   type BackendState,
   createBackend,
   type DrainOptions,
+  type Registered,
 } from './backend.ts'
 export type { ConnectionInfo } from './connection-info.ts'
 export { BackendError, type BackendErrorCode, RegistrationRefused } from './errors.ts'

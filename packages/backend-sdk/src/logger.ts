@@ -1,7 +1,10 @@
 /** The part of pino's interface that the SDK uses; `console` does not fit, pino and Fastify's `app.log` do. */
 export interface Logger {
+  /** What went as it should. */
   info(context: object, message: string): void
+  /** What an operator should look at. */
   warn(context: object, message: string): void
+  /** What went wrong for a client. */
   error(context: object, message: string): void
 }
 

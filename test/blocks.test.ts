@@ -1,0 +1,143 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import t, { type Test } from 'tap'
+import { batonCommand } from './support/broker.ts'
+import { allPages, type Block, blocksOf, read } from './support/markdown.ts'
+import { cleanEnvironment, temporaryFolder } from './support/process.ts'
+import { TOURS } from './support/tour.ts'
+
+// Each command and each program that a page shows is run somewhere, or it is said here why it cannot be.
+
+interface Elsewhere {
+  readonly page: string
+  /** What the block begins with. */
+  readonly begins: string
+  /** The test that runs it, or the program that it is the name of. */
+  readonly runBy?: string
+  /** How that test writes it, where it neither reads the page nor has the name of the program. */
+  readonly as?: string
+  /** Why no test can. */
+  readonly because?: string
+}
+
+const EXAMPLES = { page: 'examples/README.md', runBy: 'test/examples.test.ts' }
+const SUITE =
+  'the suite itself, or a run of minutes that is no part of it; every command is a script of package.json'
+
+const elsewhere: readonly Elsewhere[] = [
+  { page: 'README.md', begins: 'npm start', because: SUITE },
+  { page: 'CONTRIBUTING.md', begins: 'npm test', because: SUITE },
+  { page: 'docs/internals/simulation.md', begins: 'npx tap packages/broker/test/simulation', because: SUITE },
+  { page: 'docs/reliability.md', begins: 'npm run chaos', because: SUITE },
+  { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/sdk-reference.test.ts' },
+  { ...EXAMPLES, begins: 'npx baton start --config examples/baton.json' },
+  { ...EXAMPLES, begins: 'export BATON_SOCKET=' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=web node examples/dist/fastify.js' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=web node examples/dist/express.js' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=echo node examples/dist/net-echo.js' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=chat node examples/dist/ws-chat.js' },
+  { ...EXAMPLES, begins: 'openssl req' },
+  { ...EXAMPLES, begins: 'BATON_SERVICE=web python3 examples/python-backend' },
+  { page: 'examples/README.md', begins: 'node examples/dist/demo.js', runBy: 'test/demo.test.ts' },
+  {
+    page: 'examples/systemd/README.md',
+    begins: 'sudo useradd',
+    because: 'needs root, and systemd as process 1',
+  },
+  { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
+  {
+    page: 'packages/broker/README.md',
+    begins: 'baton run -i 2',
+    because: 'one line each; docs/command.md is held to --help',
+  },
+  {
+    page: 'packages/backend-sdk/README.md',
+    begins: 'node --import @baton/backend-sdk/register',
+    runBy: 'packages/backend-sdk/test/register.test.ts',
+    as: "'--import', PRELOAD",
+  },
+]
+
+const pages = allPages()
+const blocks = pages.flatMap(blocksOf)
+const placeOf = ({ page, line }: Block) => `${page}, line ${line}`
+const isShell = ({ language }: Block) => ['sh', 'bash', 'shell'].includes(language)
+
+void t.test('every command block is run, or it is said why not', async (t) => {
+  const shells = blocks.filter(isShell)
+  t.ok(shells.length > 40, `${shells.length} blocks`)
+  for (const block of shells) {
+    const entries = elsewhere.filter(
+      ({ page, begins }) => page === block.page && block.text.startsWith(begins),
+    )
+    const toured = block.target?.startsWith('terminal-') === true && TOURS.includes(block.page)
+    t.equal(entries.length + Number(toured), 1, placeOf(block))
+  }
+  for (const { page, begins, runBy, as, because } of elsewhere) {
+    const meant = shells.filter((block) => block.page === page && block.text.startsWith(begins))
+    t.equal(meant.length, 1, `${page}: there is one block that begins with ${begins}`)
+    t.notSame(runBy, because, 'one of the two')
+    if (runBy === undefined) continue
+    const proof = read(runBy)
+    const [, program] = /(?:examples\/dist\/|python-backend\/)?([\w-]+\.(?:js|py))/.exec(begins) ?? []
+    t.ok(proof.includes(page) || proof.includes(as ?? program ?? begins), `${runBy} runs ${begins}`)
+  }
+})
+
+void t.test('every npm script that a page names is there', async (t) => {
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
+  const named = pages.flatMap((page) =>
+    [...read(page).matchAll(/\bnpm (?:run ([a-z][\w:-]*)|(start|test)\b)/g)].map(([, script, short]) => ({
+      page,
+      script: script ?? short ?? '',
+    })),
+  )
+  t.ok(named.length > 10)
+  for (const { page, script } of named) t.ok(script in scripts, `${page}: npm run ${script}`)
+})
+
+void t.test('every configuration that a page shows passes baton check', async (t) => {
+  const listener = { name: 'web', listen: '127.0.0.1:8080', service: 'web' }
+  const configurations = blocks
+    .filter(({ language }) => language === 'json')
+    .flatMap((block) => {
+      const shown = JSON.parse(block.text) as Record<string, unknown>
+      if (!('listeners' in shown || 'services' in shown)) return []
+      // Some show the one part that they are about.
+      return [{ block, config: { listeners: [listener], services: { web: {} }, ...shown } }]
+    })
+  t.ok(configurations.length > 5)
+  await Promise.all(configurations.map(({ block, config }) => passes(t, placeOf(block), config)))
+})
+
+async function passes(t: Test, place: string, config: Record<string, unknown>): Promise<void> {
+  const folder = temporaryFolder(t)
+  for (const [, file] of JSON.stringify(config).matchAll(/"\w+File":"([^"/]+)"/g))
+    writeFileSync(join(folder, file as string), 'a secret\n', { mode: 0o600 })
+  mkdirSync(join(folder, 'app'))
+  writeFileSync(join(folder, 'baton.json'), JSON.stringify(config))
+  const check = spawn(process.execPath, [batonCommand, 'check'], { cwd: folder, env: cleanEnvironment() })
+  const [said, [code]] = await Promise.all([text(check.stderr), once(check, 'close')])
+  t.equal(code, 0, `${place}: ${said}`)
+  t.equal(said, '', `${place}: no warning`)
+}
+
+void t.test('every program that quotes a file is what that file says', async (t) => {
+  const quotes = blocks.filter(({ from }) => from !== undefined)
+  t.ok(quotes.length >= 10)
+  for (const block of quotes)
+    t.ok(read(block.from ?? '').includes(block.text), `${placeOf(block)}: ${block.from}`)
+})
+
+void t.test('every program of a guide or a README is run or compiled', async (t) => {
+  const programs = blocks.filter(({ language }) => ['js', 'ts'].includes(language))
+  for (const block of programs) {
+    // Its fragments have placeholders; each function has tests of its own.
+    if (block.page === 'packages/native-sendmsg/README.md') continue
+    const written = block.target !== undefined && TOURS.includes(block.page)
+    t.ok(block.from !== undefined || written, placeOf(block))
+  }
+})

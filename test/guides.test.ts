@@ -1,0 +1,105 @@
+import { spawnSync } from 'node:child_process'
+import { symlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { eventually } from './support/eventually.ts'
+import { read } from './support/markdown.ts'
+import { root } from './support/process.ts'
+import { Tour, TOURS } from './support/tour.ts'
+
+// The guides, followed to the letter. What the packages' installation would bring is this repository's `node_modules`.
+
+interface Guide {
+  readonly page: string
+  /** What a reader's app has besides, by the name that the guide has for it. */
+  readonly files?: Readonly<Record<string, string>>
+  /** A program that readers of this page have; where the suite must be complete, so has this machine. */
+  readonly needs?: string
+  /** Looks at what the terminals have shown. */
+  readonly seen: (t: Test, tour: Tour) => void | Promise<void>
+}
+
+function isHere(program: string): boolean {
+  return process.env['CI'] !== undefined || spawnSync(program, ['-v']).status === 0
+}
+
+/** What an app says that runs as it is, and one with the SDK. */
+const AS_IT_IS = /^(\d+) (?:::ffff:)?127\.0\.0\.1 \d+$/
+const HELLO = /^Hello from process (\d+)\. You are 127\.0\.0\.1:\d+\.$/
+
+/** First as it is; then with the SDK, before and after a deploy. */
+function servesBothWays(t: Test, tour: Tour): void {
+  t.match(tour.lines('terminal-2')[0], AS_IT_IS)
+  const looking = tour.lines('terminal-4')
+  const [before, after, ...more] = looking.flatMap((line) => HELLO.exec(line)?.[1] ?? [])
+  t.ok(before)
+  t.ok(after)
+  t.not(after, before, 'another process answers after the deploy')
+  t.same(more, [])
+  t.ok(looking.includes('done web: 2 replaced'))
+}
+
+const guides: readonly Guide[] = [
+  { page: 'docs/guides/fastify.md', seen: servesBothWays },
+  { page: 'docs/guides/express.md', seen: servesBothWays },
+  {
+    page: 'docs/guides/nestjs.md',
+    files: { 'dist/main.js': 'test/apps/nest.mjs' },
+    seen: servesBothWays,
+  },
+  {
+    page: 'docs/guides/socket-io.md',
+    async seen(t, tour) {
+      const client = tour.lines('terminal-4')
+      const heard = () => client.flatMap((line) => /^process (\d+) heard hello$/.exec(line)?.[1] ?? [])
+      await eventually(
+        () => heard().length >= 2,
+        () => `another answer: ${client.join('\n')}`,
+        20_000,
+      )
+      t.ok(
+        client.includes('disconnected: transport close'),
+        'it was sent away in such a way that it comes back',
+      )
+      t.equal(new Set(heard()).size, heard().length, 'to another process each time')
+      t.ok(tour.lines('terminal-5').includes('done web: 2 replaced'))
+    },
+  },
+  {
+    page: 'docs/guides/tls.md',
+    seen(t, tour) {
+      const answers = tour.lines('terminal-2')
+      t.match(answers[0], /^HTTP\/2\.0 from process \d+\. You are (?:127\.0\.0\.1|::1):\d+\.$/)
+      t.match(answers[1], /^HTTP\/1\.1 from process \d+\. You are (?:127\.0\.0\.1|::1):\d+\.$/)
+    },
+  },
+  {
+    page: 'docs/guides/several-hosts.md',
+    needs: 'haproxy',
+    seen(t, tour) {
+      const text = tour.lines('terminal-2').join('\n')
+      const [, seen] = /^Hello from process \d+\. You are (\S+)\.$/m.exec(text) ?? []
+      const [, own] = /^I am (\S+)\.$/m.exec(text) ?? []
+      t.ok(own)
+      t.equal(seen, own, 'behind a balancer, the app sees the client')
+    },
+  },
+]
+
+t.setTimeout(240_000)
+
+for (const { page, files = {}, needs, seen } of guides) {
+  const skip = needs !== undefined && !isHere(needs) && `${needs} is not installed`
+  void t.test(page, { timeout: 60_000, skip }, async (t) => {
+    const tour = await Tour.begin(t)
+    symlinkSync(join(root, 'node_modules'), join(tour.folder, 'node_modules'))
+    tour.write('package.json', '{ "type": "module" }\n')
+    for (const [name, file] of Object.entries(files)) tour.write(name, read(file))
+    await tour.follow(page)
+    await seen(t, tour)
+  })
+}
+
+void t.test('every page with a tour is followed', async (t) => {
+  t.same(['README.md', ...guides.map(({ page }) => page)].toSorted(), [...TOURS].toSorted())
+})

@@ -1,0 +1,192 @@
+import { spawnSync } from 'node:child_process'
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { ask, freePort } from './support/app-run.ts'
+import { batonCommand } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { canContain, type Container, manifestFiles, manifestsOf, Node, type PodSpec } from './support/pod.ts'
+import { temporaryFolder } from './support/process.ts'
+
+// examples/kubernetes: the manifests fit together, and what they start works in containers' namespaces.
+
+const onlyContained = { skip: !canContain && 'needs root, and a repository that everybody can read' }
+const HELLO = /^Hello from process \d+\. You are 127\.0\.0\.1:\d+\.\n$/
+
+/** Template of the pod of this name, in this file. */
+function podOf(file: string, name: string): PodSpec {
+  const found = manifestsOf(`examples/kubernetes/${file}`).find(
+    ({ metadata, spec }) => metadata.name === name && spec?.template !== undefined,
+  )
+  if (found?.spec?.template === undefined) throw new Error(`${file} has no ${name}`)
+  return found.spec.template.spec
+}
+
+function configOf(file: string): string {
+  const map = manifestsOf(`examples/kubernetes/${file}`).find(({ kind }) => kind === 'ConfigMap')
+  return map?.data?.['baton.json'] ?? ''
+}
+
+function containerOf({ initContainers = [], containers }: PodSpec, name: string): Container {
+  const found = [...initContainers, ...containers].find((each) => each.name === name)
+  if (found === undefined) throw new Error(`no container ${name}`)
+  return found
+}
+
+async function nodeOf(
+  t: Test,
+  file: string,
+): Promise<{ node: Node; url: string; port: number; admin: string }> {
+  const folder = temporaryFolder(t)
+  chmodSync(folder, 0o755)
+  const [web, admin] = [await freePort(), await freePort()]
+  const node = new Node(t, folder, { web, admin })
+  node.put('etc/baton/baton.json', configOf(file))
+  for (const [name, mode] of [
+    ['tmp', 0o1777],
+    // As a kubelet makes an emptyDir.
+    ['run/baton', 0o777],
+  ] as const) {
+    mkdirSync(join(folder, name), { recursive: true })
+    chmodSync(join(folder, name), mode)
+  }
+  return { node, port: web, url: `http://127.0.0.1:${web}/`, admin: `http://127.0.0.1:${admin}` }
+}
+
+async function backendsOf(admin: string): Promise<{ state: string; pid: number }[]> {
+  const status = (await (await fetch(`${admin}/api/v1/status`)).json()) as {
+    services: { backends: { state: string; pid: number }[] }[]
+  }
+  return status.services.flatMap(({ backends }) => backends)
+}
+
+void t.test('selectors, volumes, ports and names of the manifests fit each other', async (t) => {
+  t.ok(manifestFiles.length >= 2)
+  for (const file of manifestFiles) {
+    const all = manifestsOf(file)
+    const pods = all.flatMap(({ spec }) => spec?.template ?? [])
+    for (const { apiVersion, kind, metadata, spec } of all) {
+      t.ok(apiVersion && kind && metadata.name, `${file}: ${kind}`)
+      if (kind === 'ConfigMap' || spec === undefined) continue
+      const labels = spec.selector.matchLabels ?? spec.selector
+      const selected = pods.filter((pod) =>
+        Object.entries(labels).every(([key, value]) => pod.metadata.labels[key] === value),
+      )
+      t.equal(selected.length, 1, `${file}: ${kind} ${metadata.name} selects one kind of pod`)
+      const ports = selected.flatMap((pod) =>
+        [...(pod.spec.initContainers ?? []), ...pod.spec.containers].flatMap(({ ports = [] }) => ports),
+      )
+      for (const { targetPort } of spec.ports ?? [])
+        t.ok(
+          ports.some(({ name }) => name === targetPort),
+          `${file}: port ${targetPort}`,
+        )
+    }
+    for (const { spec } of pods) {
+      const volumes = new Set(spec.volumes.map(({ name }) => name))
+      for (const { configMap } of spec.volumes.filter((volume) => volume.configMap))
+        t.ok(all.some(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === configMap?.name))
+      for (const { name, volumeMounts = [] } of [...(spec.initContainers ?? []), ...spec.containers])
+        for (const mount of volumeMounts) t.ok(volumes.has(mount.name), `${file}: ${name}: ${mount.name}`)
+      for (const { name, command, readinessProbe, lifecycle } of [
+        ...(spec.initContainers ?? []),
+        ...spec.containers,
+      ])
+        for (const words of [command, readinessProbe?.exec.command, lifecycle?.preStop.exec.command])
+          // YAML finds numbers and maps where people mean words.
+          t.notOk(
+            words?.some((word: unknown) => typeof word !== 'string'),
+            `${file}: ${name}: ${String(words)}`,
+          )
+    }
+  }
+})
+
+void t.test('their configurations pass baton check', async (t) => {
+  for (const file of ['sidecar.yaml', 'daemonset.yaml']) {
+    const config = join(temporaryFolder(t), 'baton.json')
+    writeFileSync(config, configOf(file))
+    const { status, stderr } = spawnSync(process.execPath, [batonCommand, 'check', '--config', config])
+    t.equal(status, 0, stderr.toString())
+    t.equal(stderr.toString(), '')
+  }
+})
+
+void t.test(
+  'a sidecar: every container has processes of its own',
+  { timeout: 60_000, ...onlyContained },
+  async (t) => {
+    const { node, url, admin } = await nodeOf(t, 'sidecar.yaml')
+    const pod = podOf('sidecar.yaml', 'app')
+    const [sidecar, a, b] = ['baton', 'app-a', 'app-b'].map((name) => containerOf(pod, name)) as [
+      Container,
+      Container,
+      Container,
+    ]
+    const broker = node.start(pod, sidecar)
+    await broker.program.message('accepting connections')
+    t.notOk(node.isReady(sidecar), 'without the app the pod is not ready')
+    const first = node.start(pod, a)
+    const second = node.start(pod, b)
+    await eventually(() => node.isReady(sidecar), 'that the pod is ready')
+    await eventually(
+      async () => (await backendsOf(admin)).filter(({ state }) => state === 'ready').length === 2,
+      'both',
+    )
+    t.match(
+      await backendsOf(admin),
+      [{ pid: 0 }, { pid: 0 }],
+      'the broker cannot see processes of other containers',
+    )
+    t.match((await ask(url)).body, HELLO)
+
+    first.signal('SIGKILL')
+    for (let request = 0; request < 20; request++) t.match((await ask(url)).body, HELLO)
+    await first.program.exited
+
+    second.signal('SIGTERM')
+    t.equal(await second.ended(), 0)
+    broker.signal('SIGTERM')
+    t.equal(await broker.ended(), 0)
+  },
+)
+
+void t.test(
+  'a DaemonSet: the app is replaced, and what it has adopted outlives the pod of the broker',
+  { timeout: 60_000, ...onlyContained },
+  async (t) => {
+    const { node, url, port, admin } = await nodeOf(t, 'daemonset.yaml')
+    const pod = podOf('daemonset.yaml', 'baton')
+    const app = podOf('daemonset.yaml', 'app')
+    const [container] = app.containers as [Container]
+    // What the kubelet makes of a hostPath.
+    chmodSync(join(node.folder, 'run/baton'), 0o755)
+    t.equal(await node.start(pod, containerOf(pod, 'folder')).ended(), 0)
+
+    const broker = node.start(pod, containerOf(pod, 'baton'))
+    await broker.program.message('accepting connections')
+    const old = node.start(app, container)
+    await eventually(() => node.isReady(container), 'that the app is ready')
+    await eventually(() => node.isReady(containerOf(pod, 'baton')), 'that the broker is ready')
+    t.match((await ask(url)).body, HELLO, 'from a network namespace of its own')
+
+    const next = node.start(app, container)
+    await eventually(async () => (await backendsOf(admin)).length === 2, 'the new one beside the old one')
+    const client = await Client.open(t, { host: '127.0.0.1', port })
+    t.match((await client.get()).body, HELLO)
+    old.signal('SIGTERM')
+    for (let request = 0; request < 20; request++) t.match((await ask(url)).body, HELLO)
+    // Idle for it, or adopted by the new one: in both cases it is served.
+    t.match((await client.get()).body, HELLO)
+    t.equal(await old.ended(), 0)
+
+    const lasting = await Client.open(t, { host: '127.0.0.1', port })
+    t.match((await lasting.get()).body, HELLO)
+    broker.signal('SIGTERM')
+    t.equal(await broker.ended(), 0)
+    t.match((await lasting.get()).body, HELLO, 'without a broker')
+    next.signal('SIGKILL')
+    await next.program.exited
+  },
+)

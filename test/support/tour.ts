@@ -1,0 +1,157 @@
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import type { Test } from 'tap'
+import { type Block, blocksOf, read } from './markdown.ts'
+import { Program } from './process.ts'
+
+/** The pages whose terminals are typed: by `test/readme.test.ts`, and by `test/guides.test.ts`. */
+export const TOURS = [
+  'README.md',
+  'docs/guides/fastify.md',
+  'docs/guides/express.md',
+  'docs/guides/nestjs.md',
+  'docs/guides/socket-io.md',
+  'docs/guides/tls.md',
+  'docs/guides/several-hosts.md',
+]
+
+/** The ports that pages name; each tour has others in their place. */
+const PORTS = ['3000', '8080', '8443', '9180'] as const
+
+/** Programs say so once they serve; under `baton run` each of the two processes that the pages start does. */
+const SERVING = [/accepting connections|registered with the broker/]
+const SERVING_UNDER_RUN = [1, 2].map(
+  (instance) => new RegExp(`^app\\.${instance} .*registered with the broker`),
+)
+
+/** The blocks of a page that say where they belong, in the order in which a reader meets them. */
+export function tourOf(page: string): (Block & { target: string })[] {
+  return blocksOf(page).filter((block): block is Block & { target: string } => block.target !== undefined)
+}
+
+/** A page, followed to the letter: each `terminal-N` is a shell of its own, every other block a file. */
+export class Tour {
+  /** Removed with the test, after the programs that write here. */
+  readonly folder: string
+  readonly #test: Test
+  readonly #env: NodeJS.ProcessEnv
+  readonly #terminals = new Map<string, Terminal>()
+  readonly #ports: ReadonlyMap<string, string>
+
+  static async begin(t: Test): Promise<Tour> {
+    const free = await freePorts(PORTS.length)
+    return new Tour(t, new Map(PORTS.map((port, index) => [port, free[index] as string])))
+  }
+
+  private constructor(t: Test, ports: ReadonlyMap<string, string>) {
+    this.#ports = ports
+    this.#test = t
+    this.folder = mkdtempSync(join(tmpdir(), 'baton-r-'))
+    t.teardown(() => rmSync(this.folder, { recursive: true, force: true }))
+    mkdirSync(join(this.folder, 'tmp'))
+    this.#env = {
+      ...withoutNpm(),
+      // Pages leave the runtime folder to the defaults. With the last name that os.tmpdir() goes by, and an
+      // XDG_RUNTIME_DIR that is to be ignored, broker and SDK meet only if both have the whole rule.
+      TMPDIR: undefined,
+      TMP: undefined,
+      TEMP: join(this.folder, 'tmp'),
+      XDG_RUNTIME_DIR: 'relative',
+      npm_config_audit: 'false',
+      npm_config_fund: 'false',
+    }
+  }
+
+  /** @param work folder of the reader's files, below that of the tour */
+  async follow(page: string, work = '.'): Promise<void> {
+    for (const block of tourOf(page)) {
+      if (block.language === 'sh') await this.#terminal(block.target).type(this.#here(block.text))
+      else this.#writeBlock(join(work, block.target), block)
+    }
+  }
+
+  /** A file that a reader has already. */
+  write(name: string, text: string): void {
+    const file = join(this.folder, name)
+    mkdirSync(dirname(file), { recursive: true })
+    writeFileSync(file, this.#here(text))
+  }
+
+  /** With the ports of this tour. */
+  #here(text: string): string {
+    return [...this.#ports].reduce((sum, [port, free]) => sum.replaceAll(port, free), text)
+  }
+
+  /** What a terminal has shown so far. */
+  lines(terminal: string): readonly string[] {
+    return this.#terminal(terminal).program.lines
+  }
+
+  /** Resolves when the program that the last block has left running there has ended by itself, with exit code 0. */
+  async prompt(terminal: string): Promise<void> {
+    await this.#terminal(terminal).prompt()
+  }
+
+  #terminal(name: string): Terminal {
+    const existing = this.#terminals.get(name)
+    if (existing) return existing
+    const created = new Terminal(this.#test, this.folder, this.#env)
+    this.#terminals.set(name, created)
+    return created
+  }
+
+  #writeBlock(name: string, { language, from = '', text }: Block): void {
+    this.write(name, text)
+    // What a reader's own compiler does: `src/app.ts` becomes `dist/app.js`.
+    const compiled = (file: string) => file.replace(/\bsrc\/([\w-]+)\.ts$/, 'dist/$1.js')
+    if (language === 'ts') this.write(compiled(name), read(compiled(from)))
+  }
+}
+
+/** A shell that stops at the first command that fails. */
+class Terminal {
+  readonly program: Program
+  #blocks = 0
+
+  constructor(t: Test, folder: string, env: NodeJS.ProcessEnv) {
+    this.program = new Program(t, 'bash', ['-e'], { cwd: folder, env, group: true })
+  }
+
+  /** Resolves when the commands have ended, or the last of them is a program that now serves. */
+  async type(text: string): Promise<void> {
+    const ended = this.#marker()
+    // On a line of its own, whatever the last answer ended with.
+    this.program.child.stdin?.write(`${text}\nprintf '\\n%s\\n' '${ended}'\n`)
+    for (const sign of text.includes('baton run') ? SERVING_UNDER_RUN : SERVING)
+      await this.program.line((line) => line === ended || sign.test(line), `the end of:\n${text}`)
+  }
+
+  async prompt(): Promise<void> {
+    await this.program.line((line) => line === `end of block ${this.#blocks}`, 'a prompt')
+  }
+
+  #marker(): string {
+    this.#blocks += 1
+    return `end of block ${this.#blocks}`
+  }
+}
+
+async function freePorts(count: number): Promise<string[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'))
+  await Promise.all(servers.map((server) => once(server, 'listening')))
+  const ports = servers.map((server) => String((server.address() as AddressInfo).port))
+  for (const server of servers) server.close()
+  await Promise.all(servers.map((server) => once(server, 'close')))
+  return ports
+}
+
+/** As a shell that npm did not start: what `npm test` puts into the environment would send npm to this repository. */
+function withoutNpm(): NodeJS.ProcessEnv {
+  const npms = Object.keys(process.env).filter(
+    (name) => /^(npm_|INIT_CWD$)/.test(name) && name !== 'npm_config_registry',
+  )
+  return Object.fromEntries(npms.map((name) => [name, undefined]))
+}

@@ -1,0 +1,11 @@
+// What packages/broker/README.md shows.
+import { parseConfig, startWorker } from '@baton/broker'
+import { pino } from 'pino'
+
+const config = parseConfig({
+  listeners: [{ name: 'web', listen: '127.0.0.1:8080', service: 'web' }],
+  services: { web: { balance: 'p2c' } },
+})
+const worker = await startWorker(config, { logger: pino() }) // accepts connections from here on
+console.log(worker.addresses.get('web'), worker.status().services)
+await worker.drain(30_000) // accepts no more; who still waits after 30 s is rejected

@@ -1,0 +1,15 @@
+// What packages/backend-sdk/README.md shows.
+import { createServer } from 'node:http'
+import { createBackend } from '@baton/backend-sdk'
+
+const server = createServer((request, response) => {
+  const connection = backend.connection(request.socket)
+  response.end(`${request.socket.remoteAddress} came through ${connection?.listener} as ${connection?.id}\n`)
+})
+
+const backend = createBackend({ service: 'web', version: '1.2.0', weight: 1 })
+backend.attach(server) // in the place of server.listen(); both may be had
+backend.on('disconnected', () => console.log('no broker for now, adopted connections go on'))
+
+await backend.ready({ signal: AbortSignal.timeout(10_000) }) // registered; without a broker it waits
+process.once('SIGTERM', () => void backend.drain({ deadline: '30s' }))
