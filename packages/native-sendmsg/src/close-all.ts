@@ -12,7 +12,7 @@ import { mainRing } from './main-ring.ts'
 export function closeAll(owned: readonly OwnedFd[]): void {
   const fds: number[] = []
   for (const each of owned) if (!each.closed) fds.push(each.release())
-  const ring = fds.length > 1 ? mainRing() : undefined
+  const ring = fds.length > 1 ? mainRing()?.ring : undefined
   if (ring === undefined) closeSingly(fds)
   else
     for (let at = 0; at < fds.length; at += RING_ENTRIES)

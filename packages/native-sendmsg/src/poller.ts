@@ -79,7 +79,7 @@ export class Poller {
     try {
       this.#waiter = createWaiter({
         epoll: this.#epoll,
-        events: this.#events.address,
+        events: this.#events,
         capacity: EVENTS_PER_WAIT,
         onEvents: (count) => this.#woken(count),
       })
@@ -220,8 +220,10 @@ export class Poller {
 }
 
 function createWaiter(waiting: Waiting): Waiter {
-  const ring = mainRing()
-  return ring === undefined ? new ThreadWaiter(waiting) : new RingWaiter(ring, waiting)
+  const found = mainRing()
+  return found === undefined
+    ? new ThreadWaiter(waiting)
+    : new RingWaiter(found.ring, found.waitsForEvents, waiting)
 }
 
 function createEpoll(): number {

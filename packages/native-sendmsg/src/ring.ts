@@ -1,7 +1,7 @@
 import { Arena } from './arena.ts'
 import { OwnedFd, type BorrowedFd } from './descriptors.ts'
 import { ECANCELED, EINTR } from './errno.ts'
-import { NativeError } from './errors.ts'
+import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import {
   CQE,
@@ -70,7 +70,10 @@ export class Ring {
   #batch = 0
   /** errno of a chain that was not to fail. */
   #broken = 0
-  readonly #results = new Int32Array(RING_ENTRIES)
+  /** Those of a batch, then those of chains. */
+  readonly #results = new Int32Array(2 * RING_ENTRIES)
+  #reserved = 0
+  readonly #free: number[] = []
 
   /** @throws {NativeError} what io_uring_setup(2) says: ENOSYS, EPERM (seccomp, sysctl), EINVAL (an old kernel) */
   constructor() {
@@ -122,13 +125,30 @@ export class Ring {
     return this.#results[index] as number
   }
 
+  /** The index of the results of one user's chains, until it is given back. */
+  reserve(): number {
+    const index = this.#free.pop() ?? RING_ENTRIES + this.#reserved++
+    if (index >= this.#results.length)
+      throw new BatonNativeError('BATON_ERR_LIMIT_EXCEEDED', `${RING_ENTRIES} chains`)
+    return index
+  }
+
+  giveBack(index: number): void {
+    this.#free.push(index)
+  }
+
+  /** Looks for what has ended in the meantime: `result(index)` of a chain's first operation is true afterwards. */
+  look(): void {
+    this.#reap()
+  }
+
   /**
-   * Leaves linked operations behind in the kernel.
+   * Leaves linked operations behind in the kernel. The first one's result will be at `index`, if that is given.
    *
-   * @throws {NativeError} one that was left behind, now or earlier, has failed (ENOMEM)
+   * @throws {NativeError} one that was left behind without an index, now or earlier, has failed (ENOMEM)
    */
-  leave(...chain: readonly Submission[]): void {
-    for (const submission of chain) this.#write(submission, 0)
+  leave(chain: readonly Submission[], index = -1): void {
+    for (const [at, submission] of chain.entries()) this.#write(submission, at === 0 ? index + 1 : 0)
     this.#submit()
     this.#reap()
     if (this.#broken !== 0) throw new NativeError('io_uring', this.#broken, { fd: this.#fd.fd })
@@ -196,7 +216,7 @@ export class Ring {
         continue
       }
       this.#results[key - 1] = words[at + CQE.result] as number
-      ended += 1
+      if (key <= RING_ENTRIES) ended += 1
     }
     Atomics.store(words, this.#cqHead, head)
     return ended
