@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net'
+import { availableParallelism } from 'node:os'
 import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
 import { closeAll, type OwnedFd, peek, setNonblocking } from '@baton/native-sendmsg'
 import type { ClientConnection } from './connection.ts'
@@ -17,6 +18,8 @@ export interface Carried {
  * where a simulation puts its own.
  */
 export interface Os extends Clock {
+  /** Processors that backends can run on at the same time. */
+  readonly parallelism: number
   /** Uniform in [0, 1). */
   readonly random: () => number
   /** See `peek` of native-sendmsg. */
@@ -33,6 +36,7 @@ export interface Os extends Clock {
 
 export const systemOs: Os = {
   ...systemClock,
+  parallelism: availableParallelism(),
   random: Math.random,
   peek,
   closeAll,

@@ -293,6 +293,7 @@ export class Broker {
       setTimeout: (callback, milliseconds) => process.setTimeout(callback, milliseconds),
       setInterval: (callback, milliseconds) => process.setInterval(callback, milliseconds),
       clear: (timer) => process.clear(timer),
+      parallelism: 2,
       random: () => this.#random.next(),
       peek: (fd) => {
         const { state } = process.file(fd) as Client
