@@ -140,9 +140,9 @@ export class BackendLink implements Candidate {
     return this.#failures.retryAfter(this.#os.now())
   }
 
-  /** Offers are out that it has not answered, and their time is not over. */
-  get expectsAck(): boolean {
-    return this.#ledger.size > this.#ledger.taken
+  /** Offers that it has not answered, and whose time is not over. */
+  get expectedAcks(): number {
+    return this.#ledger.size - this.#ledger.taken
   }
 
   /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */

@@ -128,18 +128,20 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * Whether as many backends as can run at the same time have offers to answer: then clients may as well wait in the kernel
-   * for a moment, and be offered together.
+   * Whether as many backends as can run at the same time have offers to answer, and more than one is out: then clients may as
+   * well wait in the kernel for a moment, and be offered together. Who comes alone is offered alone, at once.
    */
   get busy(): boolean {
     let ready = 0
     let expecting = 0
+    let offers = 0
     for (const link of this.#links.values()) {
       if (link.state !== 'ready') continue
       ready += 1
-      if (link.expectsAck) expecting += 1
+      offers += link.expectedAcks
+      if (link.expectedAcks > 0) expecting += 1
     }
-    return ready > 0 && expecting >= Math.min(ready, this.#os.parallelism)
+    return offers > 1 && expecting >= Math.min(ready, this.#os.parallelism)
   }
 
   /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */
