@@ -38,6 +38,8 @@ export interface PollerOptions {
    * when they save work, and nobody waits for them otherwise.
    */
   holdBack?: (() => boolean) | undefined
+  /** Whether the kernel may be asked to wait (io_uring), where it can. Default true. */
+  ring?: boolean | undefined
 }
 
 /** Pollers that this thread has open, for the one exit handler. */
@@ -77,7 +79,7 @@ export class Poller {
     this.#holdBack = options.holdBack ?? (() => false)
     this.#epoll = createEpoll()
     try {
-      this.#waiter = createWaiter({
+      this.#waiter = createWaiter(options.ring ?? true, {
         epoll: this.#epoll,
         events: this.#events,
         capacity: EVENTS_PER_WAIT,
@@ -219,8 +221,8 @@ export class Poller {
   }
 }
 
-function createWaiter(waiting: Waiting): Waiter {
-  const found = mainRing()
+function createWaiter(ring: boolean, waiting: Waiting): Waiter {
+  const found = ring ? mainRing() : undefined
   return found === undefined
     ? new ThreadWaiter(waiting)
     : new RingWaiter(found.ring, found.waitsForEvents, waiting)
@@ -247,8 +249,8 @@ let shared: Poller | undefined
 
 /**
  * The poller of this thread for those who have none of their own; made when it is first asked for, never
- * closed.
+ * closed. It waits seldom and briefly, and in other people's programs, so it has no ring.
  */
 export function sharedPoller(): Poller {
-  return (shared ??= new Poller())
+  return (shared ??= new Poller({ ring: false }))
 }

@@ -319,7 +319,7 @@ export class Service implements LinkHost, UpstreamHost {
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
     const ready = this.#takers()
     const groups = new Map<BackendLink, ClientConnection[]>()
-    const run = this.#runLength(connections.length, ready.length)
+    const run = this.#runLength(ready.length)
     let last: Taker | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/model)
@@ -340,14 +340,13 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * So many clients that come together go to the same backend: a batch is cheaper than its parts, and spread over more backends
-   * than can run at the same time it would not be served sooner.
+   * So many clients that come together go to the same backend, where load decides and there are more backends than processors: a
+   * batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be served
+   * sooner. `round-robin` and `source-hash` promise more than that, and get a choice for each.
    */
-  #runLength(clients: number, ready: number): number {
-    if (this.config.balance === 'source-hash') return 1
-    const { parallelism } = this.#os
-    if (ready > parallelism) return LONGEST_RUN
-    return Math.min(Math.ceil(clients / Math.max(1, ready)), LONGEST_RUN)
+  #runLength(ready: number): number {
+    const byLoad = this.config.balance === 'least-connections' || this.config.balance === 'p2c'
+    return byLoad && ready > this.#os.parallelism ? LONGEST_RUN : 1
   }
 
   #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {
