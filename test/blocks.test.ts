@@ -32,7 +32,7 @@ const elsewhere: readonly Elsewhere[] = [
   { page: 'CONTRIBUTING.md', begins: 'npm test', because: SUITE },
   { page: 'docs/internals/simulation.md', begins: 'npx tap packages/broker/test/simulation', because: SUITE },
   { page: 'docs/reliability.md', begins: 'npm run chaos', because: SUITE },
-  { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/sdk-reference.test.ts' },
+  { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/slow/sdk-reference.test.ts' },
   { ...EXAMPLES, begins: 'npx baton start --config examples/baton.json' },
   { ...EXAMPLES, begins: 'export BATON_SOCKET=' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=web node examples/dist/fastify.js' },
