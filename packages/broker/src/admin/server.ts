@@ -66,7 +66,7 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
     done()
   })
   answerErrors(app)
-  addRoutes(app, view)
+  addRoutes(app, view, config.admin.token !== null)
 
   return {
     async listen() {

@@ -101,6 +101,8 @@ export class Employee {
         return this.#stop(message.deadline)
       case 'drain':
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
+      case 'changed':
+        return this.#worker?.tell(message.change)
       case 'listen': {
         const { listener, service } = parseParts(message.listener, message.service)
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
