@@ -1,6 +1,6 @@
 import { ulidFromBytes, ulidTime } from '@baton/backend-sdk/protocol'
 import { PACKED_ADDRESS, packAddress, unpackAddress } from '@baton/native-sendmsg'
-import type { ClientConnection } from '../connection.ts'
+import { type ClientConnection, FIRST_INHERITED } from '../connection.ts'
 import { FALLBACK_REASONS, REJECTION_REASONS } from '../metrics/index.ts'
 import type {
   FlightRecord,
@@ -156,10 +156,10 @@ export class FlightRecorder implements Recorder, FlightRecords {
     return undefined
   }
 
+  /** Who is inherited fills the ring from its other end: nobody makes room for anybody while there is some. */
   #slotOf(order: number): number {
-    const slot = order % this.capacity
-    // Clients of a predecessor come before all others (`Employee`).
-    return slot < 0 ? slot + this.capacity : slot
+    const { capacity } = this
+    return order < 0 ? capacity - 1 - ((order - FIRST_INHERITED) % capacity) : (order - 1) % capacity
   }
 
   /** Makes the record independent of the connection. */
