@@ -8,6 +8,7 @@ import type { Listener } from '../src/listen/listener.ts'
 import {
   FlightRecorder,
   noRecorder,
+  type Recipient,
   type RecordedOutcome,
   type Step,
   type StepReason,
@@ -75,7 +76,7 @@ void t.test('the straight path, with times since accept', async (t) => {
 })
 
 void t.test('each end, with its reason and who has the client then', async (t) => {
-  type Note = [step: Step, recipient?: typeof web1 | typeof upstream, reason?: StepReason]
+  type Note = [step: Step, recipient?: Recipient | undefined, reason?: StepReason]
   const cases: [what: string, notes: Note[], expected: object][] = [
     ['held', [['held', undefined, 'NoReadyBackend']], { outcome: null, durationMs: null, backend: null }],
     [
@@ -191,30 +192,33 @@ void t.test('the ring keeps the last ones, and hears no more of the others', asy
   t.equal(recorder.find(third.id)?.steps.length, 5)
 })
 
-void t.test('clients of a predecessor came before all others, and make room for them at the end', async (t) => {
-  for (const capacity of [4, 5, 7]) {
-    const recorder = new FlightRecorder(capacity)
-    const clients = [FIRST_INHERITED, FIRST_INHERITED + 1, 1, 2].map((order) => client(order))
-    for (const connection of clients) recorder.accepted(connection, 'web')
-    t.same(
-      recorder.list(all).map(({ id }) => id),
-      clients.toReversed().map(({ id }) => ulidFromBytes(id)),
-    )
-    for (let order = 3; order <= capacity; order++) {
-      clients.push(client(order))
-      recorder.accepted(clients.at(-1) as ClientConnection, 'web')
+void t.test(
+  'clients of a predecessor came before all others, and make room for them at the end',
+  async (t) => {
+    for (const capacity of [4, 5, 7]) {
+      const recorder = new FlightRecorder(capacity)
+      const clients = [FIRST_INHERITED, FIRST_INHERITED + 1, 1, 2].map((order) => client(order))
+      for (const connection of clients) recorder.accepted(connection, 'web')
+      t.same(
+        recorder.list(all).map(({ id }) => id),
+        clients.toReversed().map(({ id }) => ulidFromBytes(id)),
+      )
+      for (let order = 3; order <= capacity; order++) {
+        clients.push(client(order))
+        recorder.accepted(clients.at(-1) as ClientConnection, 'web')
+      }
+      t.equal(recorder.recorded, capacity)
+      t.same(
+        recorder.list(all).map(({ id }) => id),
+        clients
+          .slice(2)
+          .toReversed()
+          .map(({ id }) => ulidFromBytes(id)),
+        'they have made room, and nobody else',
+      )
     }
-    t.equal(recorder.recorded, capacity)
-    t.same(
-      recorder.list(all).map(({ id }) => id),
-      clients
-        .slice(2)
-        .toReversed()
-        .map(({ id }) => ulidFromBytes(id)),
-      'they have made room, and nobody else',
-    )
-  }
-})
+  },
+)
 
 void t.test('by service, by outcome, the slowest, and not too many', async (t) => {
   const recorder = new FlightRecorder(16)
@@ -291,7 +295,7 @@ void t.test('what an accepted client is given as id and what the record says are
   const record = recorder.find(accepted.id)
   t.equal(record?.peer, '[2001:db8::1]:443')
   const at = Date.parse(record?.acceptedAt ?? '')
-  t.ok(at >= before - 1 && at <= Date.now(), record?.acceptedAt)
+  t.ok(at >= before - 1 && at <= Date.now(), `${record?.acceptedAt}`)
 
   const local = client(2, { peer: { family: 'unix', address: '', port: 0 } })
   recorder.accepted(local, 'web')
