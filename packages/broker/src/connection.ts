@@ -4,12 +4,15 @@ import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './handoff/failure.ts'
 import type { Listener } from './listen/listener.ts'
 
+/** Order of the first client that comes from a predecessor: each of those came before everybody who is accepted here. */
+export const FIRST_INHERITED = -1_000_000_000
+
 /**
  * One client, from accept to its outcome. While it exists the broker owns `fd`: a backend that is offered the
  * connection gets a duplicate, and the broker closes its own at ACK.
  */
 export interface ClientConnection {
-  /** Counts up with each accept of this process; arrival order. */
+  /** Arrival order. Counts up from 1 with each accept of this process, and from `FIRST_INHERITED` with what is inherited. */
   readonly order: number
   readonly fd: OwnedFd
   readonly listener: Pick<Listener, 'name' | 'protocol'>

@@ -1,3 +1,4 @@
+import { systemClock } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { ulid } from 'ulid'
@@ -6,16 +7,18 @@ import type { DrainResult, ReloadResult, Status, WorkerView } from './admin/view
 import type { BackendReport, KnownBackends } from './channel/messages.ts'
 import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } from './config/index.ts'
 import type { ClientConnection } from './connection.ts'
+import { type Change, EventFeed } from './events/index.ts'
 import { Farewell } from './farewell.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from './metrics/index.ts'
+import { FlightRecorder } from './recorder/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from './sockets.ts'
 import { BROKER_VERSION } from './version.ts'
-import { backendReports, serviceStatus } from './worker/view.ts'
+import { backendReports, countedOf, serviceStatus } from './worker/view.ts'
 
 export interface WorkerOptions {
   readonly logger: Logger
@@ -82,6 +85,8 @@ export interface EmployedWorker extends Worker {
   /** Serves one more listener, and its service if that is new. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
   drainBackend(service: string, backend: string, deadline: number): void
+  /** Tells those who listen to the events of what the master has begun. */
+  tell(change: Change): void
   backends(): BackendReport[]
   snapshot(): Promise<MetricSnapshot>
   /** To be called after each round of the poller: what was accepted in it is offered together. */
@@ -126,12 +131,17 @@ export function createWorker(
   })
   const services = new Map<string, Service>()
   const farewell = new Farewell(poller)
+  const recorder = config.recorder === 0 ? undefined : new FlightRecorder(config.recorder)
+  const surroundings = {
+    poller,
+    farewell,
+    metrics,
+    logger,
+    acknowledged: () => poller.advance(),
+    ...(recorder && { recorder }),
+  }
   const addService = (service: ServiceConfig) => {
-    const { name } = service
-    services.set(
-      name,
-      new Service(name, service, { poller, farewell, metrics, logger, acknowledged: () => poller.advance() }),
-    )
+    services.set(service.name, new Service(service.name, service, surroundings))
   }
   const listeners: Listener[] = []
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -150,11 +160,19 @@ export function createWorker(
     services,
     brokerId: id,
     known: given.known,
-    onChange: given.onBackends,
+    onChange: () => {
+      events.look()
+      given.onBackends?.()
+    },
     logger,
   })
 
   let state: Status['broker']['state'] = 'running'
+  const beginDrain = () => {
+    state = 'draining'
+    const text = 'this process of the broker accepts no more'
+    events.tell({ kind: 'broker_state', from: 'running', to: state, text })
+  }
   const published = new Map<string, number>()
   const publish = () => {
     for (const service of services.values()) service.publish()
@@ -192,7 +210,25 @@ export function createWorker(
       return metrics.text(await collect?.())
     },
     metricsContentType: metrics.contentType,
+    asked: (change) => {
+      const { kind, service, backend, by } = change
+      logger.info({ service, backend: backend?.id, slot: backend?.slot, by }, `${kind} asked for`)
+      events.tell(change)
+      events.look()
+    },
+    connections: recorder,
+    get events() {
+      return events
+    },
   }
+  const events: EventFeed = new EventFeed(
+    {
+      status: () => view.status(),
+      counted: () => [...services.values()].map((service) => countedOf(service, listeners)),
+    },
+    systemClock,
+    id,
+  )
 
   function linksOf(service: string, backend: string): BackendLink[] {
     return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
@@ -213,10 +249,11 @@ export function createWorker(
     if (!employed) removeSocket(sockets.control.path)
     await farewell.settled()
     poller.close()
+    events.close()
     await admin.close()
   }
   const stop = async (deadline: number) => {
-    state = 'draining'
+    beginDrain()
     for (const listener of listeners) listener.close()
     if (!employed)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
@@ -263,7 +300,7 @@ export function createWorker(
       void admin.leave()
     },
     async finish(removed, successor, deadline, { predecessors, settled }) {
-      state = 'draining'
+      beginDrain()
       const end = performance.now() + deadline
       for (const listener of listeners) {
         if (removed.includes(listener.name)) listener.close()
@@ -271,6 +308,8 @@ export function createWorker(
       }
       for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
       const stopped = admin.leave()
+      // Who listens connects again, and hears the successor.
+      events.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
       await settledWithin(
@@ -306,6 +345,7 @@ export function createWorker(
       addListener(listener, fd).start(poller)
     },
     drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
+    tell: (change) => events.tell(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {
       publish()

@@ -1,19 +1,26 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { request as httpRequest, type RequestOptions } from 'node:http'
+import { Agent, type IncomingMessage, request as httpRequest, type RequestOptions } from 'node:http'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 
+import { ulidFromBytes } from '@baton/backend-sdk/protocol'
+import type { OwnedFd } from '@baton/native-sendmsg'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 
+import { eventually } from '../../../test/support/eventually.ts'
 import { ADMIN_ERRORS, AdminError } from '../src/admin/errors.ts'
 import { createAdmin } from '../src/admin/index.ts'
 import { parseAddress, type Address } from '../src/config/address.ts'
 import { Secret } from '../src/config/secret.ts'
+import type { ClientConnection } from '../src/connection.ts'
+import { createConnectionId } from '../src/connection-id.ts'
+import { MOST_STREAMS } from '../src/events/index.ts'
+import type { FlightRecord } from '../src/recorder/index.ts'
 import { backend, fakeView, healthy } from './worker-view.ts'
 
 /** A Unix socket path has 107 bytes at most, which a folder below the tests may use up. */
@@ -42,8 +49,11 @@ function addressOf(text: string): Address {
 }
 
 /** An admin server that runs until the test ends, and a way to ask it. */
-async function serve(t: Test, { listen = '127.0.0.1:0', token }: { listen?: string; token?: string } = {}) {
-  const fake = fakeView()
+async function serve(
+  t: Test,
+  { listen = '127.0.0.1:0', token, recorder }: { listen?: string; token?: string; recorder?: number } = {},
+) {
+  const fake = fakeView(recorder === undefined ? {} : { recorder })
   const logged: string[] = []
   const logger = pino(
     new Writable({ write: (line, _encoding, done) => done(void logged.push(String(line))) }),
@@ -177,10 +187,30 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
       /evil\.example/,
     ],
     [{ path: '/metrics', headers: { host: '127.0.0.1.evil.example' } }, 'BATON_ERR_ADMIN_HOST', /evil/],
+    [{ path: '/api/v1/events', headers: { host: 'evil.example' } }, 'BATON_ERR_ADMIN_HOST', /evil/],
+    [{ path: '/api/v1/events', method: 'HEAD' }, 'BATON_ERR_ADMIN_NO_ROUTE', /./],
+    [
+      { path: '/api/v1/connections?limit=0' },
+      'BATON_ERR_ADMIN_BAD_REQUEST',
+      /^limit: is a whole number from 1/,
+    ],
+    [{ path: '/api/v1/connections?limit=1001' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^limit: .* to 1000$/],
+    [{ path: '/api/v1/connections?limit=1e1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^limit: /],
+    [{ path: '/api/v1/connections?outcome=lost' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^outcome: .*handed_off/],
+    [{ path: '/api/v1/connections?slowest=yes' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^slowest: /],
+    [{ path: '/api/v1/connections?servise=web' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /servise/],
+    [{ path: '/api/v1/connections?service=wbe' }, 'BATON_ERR_ADMIN_NO_SERVICE', /"wbe"/],
+    [{ path: '/api/v1/connections/1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /"1" is no id of a connection/],
+    [
+      { path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' },
+      'BATON_ERR_ADMIN_NO_CONNECTION',
+      /"01ARZ3NDEKTSV4RRFFQ69G5FAV"; the last 16 are kept/,
+    ],
   ]
   for (const [options, code, message] of cases) {
     const answer = await ask(options)
-    t.match(answer.json, { error: { code, message } }, `${options.method ?? 'GET'} ${options.path}`)
+    if (options.method !== 'HEAD')
+      t.match(answer.json, { error: { code, message } }, `${options.method ?? 'GET'} ${options.path}`)
     t.equal(answer.status, ADMIN_ERRORS[code], code)
   }
   t.same(drained, [])
@@ -206,7 +236,14 @@ void t.test('row 23: a token opens everything but health and readiness, and is s
   t.equal((await ask({ path: '/readyz?x=1' })).status, 200)
   const bad = [undefined, 'Bearer', 'Bearer open-sesam', 'Basic open-sesame', 'Bearer open-sesame x']
   for (const authorization of bad) {
-    for (const path of ['/metrics', '/api/v1/status', '/nothing', '/healthz/../metrics']) {
+    for (const path of [
+      '/metrics',
+      '/api/v1/status',
+      '/api/v1/connections',
+      '/api/v1/events',
+      '/nothing',
+      '/healthz/../metrics',
+    ]) {
       const answer = await ask({ path, headers: authorization === undefined ? {} : { authorization } })
       t.match(
         answer.json,
@@ -229,6 +266,237 @@ void t.test('row 23: a token opens everything but health and readiness, and is s
   t.match(logged.join(''), 'admin request failed', 'a fault of ours is logged')
   t.notMatch(logged.join(''), 'sesame')
 })
+
+void t.test('nothing that a page of another origin can send changes anything', async (t) => {
+  const { ask, address, drained, asked } = await serve(t)
+  const port = address.kind === 'tcp' ? address.port : 0
+  const own = `http://127.0.0.1:${port}`
+  const foreign: Record<string, string>[] = [
+    { origin: 'http://evil.example' },
+    { origin: 'null' },
+    { origin: `http://127.0.0.1:${port + 1}` },
+    { origin: `http://127.0.0.1.evil.example:${port}` },
+    // Where a proxy or an old browser leaves Origin out.
+    { 'sec-fetch-site': 'cross-site' },
+    { 'sec-fetch-site': 'same-site' },
+    { origin: own, 'sec-fetch-site': 'cross-site' },
+  ]
+  // What fetch or a form may send without asking first (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+  const forms = ['application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'text/plain']
+  for (const path of [
+    '/api/v1/services/web/drain',
+    '/api/v1/services/web/backends/web-1/drain',
+    '/api/v1/reload',
+  ]) {
+    for (const headers of foreign) {
+      const answer = await ask({ method: 'POST', path, headers })
+      t.match(answer, { status: 403, json: { error: { code: 'BATON_ERR_ADMIN_ORIGIN' } } }, path)
+      t.equal(answer.headers['access-control-allow-origin'], undefined)
+    }
+    for (const type of forms) {
+      for (const body of ['', '{}']) {
+        const headers = { 'content-type': type, 'content-length': String(body.length) }
+        const answer = await ask({ method: 'POST', path, headers, body })
+        t.match(
+          answer,
+          { status: 415, json: { error: { code: 'BATON_ERR_ADMIN_MEDIA_TYPE' } } },
+          `${type} ${path}`,
+        )
+      }
+    }
+    for (const method of ['GET', 'PUT', 'DELETE', 'PATCH', 'OPTIONS']) {
+      const answer = await ask({ method, path })
+      t.match(answer, { status: 404 }, `${method} ${path}: a preflight is answered with no permission`)
+      t.equal(answer.headers['access-control-allow-origin'], undefined)
+    }
+  }
+  t.same([drained, asked], [[], []])
+  const site = { origin: own, 'sec-fetch-site': 'same-origin' }
+  t.equal((await ask({ method: 'POST', path: '/api/v1/services/web/drain', headers: site })).status, 202)
+  const typed = { 'sec-fetch-site': 'none' }
+  t.equal((await ask({ method: 'POST', path: '/api/v1/services/web/drain', headers: typed })).status, 202)
+})
+
+void t.test('who asks for a change is told: the address, or the user of a Unix socket', async (t) => {
+  const open = await serve(t)
+  await open.ask({ method: 'POST', path: '/api/v1/services/web/drain' })
+  t.match(open.asked, [
+    {
+      kind: 'drain',
+      service: 'web',
+      backend: undefined,
+      by: /^127\.0\.0\.1:\d+ without a token$/,
+      text: /^127\.0\.0\.1:\d+ without a token drains service web$/,
+    },
+  ])
+  const headers = { authorization: 'Bearer open-sesame' }
+  const guarded = await serve(t, { token: 'open-sesame', listen: '[::1]:0' })
+  await guarded.ask({ method: 'POST', path: '/api/v1/services/web/backends/web-1/drain', headers })
+  const { id, pid, version } = backend('web-1')
+  t.match(guarded.asked, [
+    {
+      backend: { id, slot: 'web-1', pid, version },
+      by: /^\[::1\]:\d+ with a token$/,
+      text: /drains web-1 of service web$/,
+    },
+  ])
+  const local = await serve(t, { listen: `unix:${join(shortFolder(t), 'admin.sock')}` })
+  await local.ask({ method: 'POST', path: '/api/v1/services/web/drain' })
+  t.equal(local.asked[0]?.by, `uid ${process.getuid?.()} (pid ${process.pid}) without a token`)
+  await local.ask({ method: 'POST', path: '/api/v1/services/wbe/drain' })
+  t.equal(local.asked.length, 1, 'what is refused is no change')
+})
+
+/** A client of the listener `http`, of which the recorder hears. */
+function passenger(order: number): ClientConnection {
+  return {
+    order,
+    fd: {} as OwnedFd,
+    listener: { name: 'http', protocol: 'http' },
+    peer: { family: 'IPv4', address: '192.0.2.7', port: 40_000 + order },
+    id: createConnectionId(1_700_000_000_000 + order),
+    acceptedAt: 1000,
+    tried: undefined,
+    pressedSince: undefined,
+  }
+}
+
+void t.test('flight records: a list that can be asked for, and each by its id', async (t) => {
+  const { ask, connections } = await serve(t)
+  t.same((await ask({ path: '/api/v1/connections' })).json, { connections: [], recorded: 0, capacity: 16 })
+  const clients = [1, 2, 3].map(passenger)
+  for (const client of clients) connections?.accepted(client, 'web')
+  connections?.note('rejected', [clients[0] as ClientConnection], 1030, undefined, 'hold_full')
+  connections?.note('rejected', [clients[1] as ClientConnection], 1010, undefined, 'hold_timeout')
+
+  const list = async (query: string) =>
+    ((await ask({ path: `/api/v1/connections${query}` })).json['connections'] as FlightRecord[]).map(
+      ({ peer }) => Number(peer.slice(-1)),
+    )
+  t.same(await list(''), [3, 2, 1])
+  t.same(await list('?service=web&limit=1'), [3])
+  t.same(await list('?outcome=rejected&slowest=false'), [2, 1])
+  t.same(await list('?outcome=rejected&slowest=true&limit=1000'), [1, 2])
+  t.same(await list('?outcome=relayed'), [])
+
+  const id = ulidFromBytes((clients[1] as ClientConnection).id)
+  const answer = await ask({ path: `/api/v1/connections/${id}` })
+  t.match(answer, { status: 200, json: { id, outcome: 'rejected', reason: 'hold_timeout', durationMs: 10 } })
+  t.same((await ask({ path: `/api/v1/connections/${id.toLowerCase()}` })).json, answer.json)
+})
+
+void t.test('with a recorder that is off there are no records', async (t) => {
+  const { ask } = await serve(t, { recorder: 0 })
+  t.same((await ask({ path: '/api/v1/connections' })).json, { connections: [], recorded: 0, capacity: 0 })
+  t.match((await ask({ path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' })).json, {
+    error: { code: 'BATON_ERR_ADMIN_NO_CONNECTION', message: /"recorder": 0/ },
+  })
+})
+
+/** A stream of events that is read; `ended` when the server has ended it. */
+async function listenTo(t: Test, address: Address, headers: Record<string, string> = {}) {
+  if (address.kind !== 'tcp') throw new Error('not TCP')
+  const path = '/api/v1/events'
+  const request = httpRequest({ host: address.host, port: address.port, path, agent: false, headers })
+  t.teardown(() => request.destroy())
+  request.end()
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  let text = ''
+  response.setEncoding('utf8')
+  response.on('data', (chunk: string) => (text += chunk))
+  // It may be this side that breaks it off.
+  request.on('error', () => {})
+  response.on('error', () => {})
+  const ended = new Promise((resolve) => response.on('close', resolve))
+  return { request, response, ended, text: () => text }
+}
+
+void t.test(
+  'events are streamed until the feed ends, and closing does not wait',
+  { timeout: 10_000 },
+  async (t) => {
+    const { admin, address, events } = await serve(t, { token: 'open-sesame' })
+    const listener = await listenTo(t, address, { authorization: 'Bearer open-sesame' })
+    t.match(listener.response, {
+      statusCode: 200,
+      headers: {
+        'content-type': 'text/event-stream',
+        'cache-control': 'no-store',
+        'x-content-type-options': 'nosniff',
+      },
+    })
+    await eventually(() => listener.text() !== '', 'the first event')
+    t.match(listener.text(), /^id: fake\/1\nevent: status\ndata: \{"at":"[^"]+","status":\{"broker":/)
+    const gone = await listenTo(t, address, { authorization: 'Bearer open-sesame' })
+    t.equal(events.streams, 2)
+    gone.request.destroy()
+    await eventually(() => events.streams === 1, 'who has gone is forgotten')
+
+    const from = performance.now()
+    events.close()
+    await listener.ended
+    t.ok(listener.response.complete, 'the end is an ordinary one')
+    await admin.close()
+    t.ok(performance.now() - from < 900, 'at once, and not after the grace of a second')
+  },
+)
+
+void t.test('more streams than there is room for are refused', { timeout: 20_000 }, async (t) => {
+  const { ask, address, events } = await serve(t)
+  const listeners = await Promise.all(Array.from({ length: MOST_STREAMS }, () => listenTo(t, address)))
+  t.match(await ask({ path: '/api/v1/events' }), {
+    status: 503,
+    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 streams/ } },
+  })
+  listeners[0]?.request.destroy()
+  await eventually(() => events.room, 'room again')
+  await listenTo(t, address)
+  events.close()
+  t.match(await ask({ path: '/api/v1/events' }), {
+    status: 503,
+    json: { error: { message: /connect again/ } },
+  })
+})
+
+void t.test(
+  'the page is served to everybody, under a policy that runs nothing but its own files',
+  async (t) => {
+    const { ask } = await serve(t, { token: 'open-sesame' })
+    const files: [path: string, type: string][] = [
+      ['/', 'text/html; charset=utf-8'],
+      ['/page/app.js', 'text/javascript; charset=utf-8'],
+      ['/page/app.css', 'text/css; charset=utf-8'],
+      ['/page/icon.svg', 'image/svg+xml'],
+    ]
+    for (const [path, type] of files) {
+      const { status, headers, text } = await ask({ path })
+      t.equal(status, 200, path)
+      t.match(headers, {
+        'content-type': type,
+        'content-security-policy':
+          /^default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'/,
+        'x-content-type-options': 'nosniff',
+        'referrer-policy': 'no-referrer',
+      })
+      t.notMatch(text, 'sesame')
+    }
+    t.equal((await ask({ method: 'HEAD', path: '/' })).status, 200)
+    for (const path of [
+      '/page/none.js',
+      '/page/..%2fpackage.json',
+      '/page/tsconfig.json',
+      '/page/shapes.d.ts',
+    ])
+      t.match(
+        await ask({ path }),
+        { status: 404, json: { error: { code: 'BATON_ERR_ADMIN_NO_ROUTE' } } },
+        path,
+      )
+    for (const path of ['/page/', '/page/../package.json', '/package.json'])
+      t.match(await ask({ path }), { status: /^40[14]$/ }, path)
+    t.equal((await ask({ path: '/', headers: { host: 'evil.example' } })).status, 403)
+  },
+)
 
 void t.test('every code has its status', async (t) => {
   for (const [code, status] of Object.entries(ADMIN_ERRORS)) {
@@ -282,6 +550,29 @@ void t.test(
     await third.close()
   },
 )
+
+void t.test('who was being answered when the server left does not keep its connection', async (t) => {
+  const { admin, ask, view } = await serve(t)
+  // A browser that reloads the broker would go on with the worker that has answered, and not with the next one.
+  let reloaded: () => void = () => {}
+  const asked = new Promise<void>((resolve) => {
+    view.reload = () => {
+      resolve()
+      return new Promise((done) => {
+        reloaded = () => done({ success: true, log: [] })
+      })
+    }
+  })
+  const agent = new Agent({ keepAlive: true })
+  t.teardown(() => agent.destroy())
+  t.equal((await ask({ path: '/api/v1/status', agent })).headers['connection'], 'keep-alive')
+  const answer = ask({ method: 'POST', path: '/api/v1/reload', agent })
+  await asked
+  const left = admin.leave()
+  reloaded()
+  t.match(await answer, { status: 200, headers: { connection: 'close' } })
+  await left
+})
 
 void t.test('close ends a connection that sends half a request', { timeout: 10_000 }, async (t) => {
   const { admin, address } = await serve(t)

@@ -174,6 +174,43 @@ void t.test('one address serves one purpose, however it is written', async (t) =
   t.match(problems(control), [/of the control socket already$/])
 })
 
+void t.test('an admin server that other hosts can reach needs a token', async (t) => {
+  const dir = t.testdir({ token: 'open-sesame\n' })
+  chmodSync(join(dir, 'token'), 0o600)
+  const withAdmin = (listen: string, tokenFile: string | null) =>
+    problems({ ...smallest, admin: { listen, tokenFile } })
+  for (const listen of [
+    '0.0.0.0:0',
+    '[::]:9180',
+    '192.0.2.1:9180',
+    '[2001:db8::1]:9180',
+    '[::ffff:192.0.2.1]:1',
+  ]) {
+    t.match(
+      withAdmin(listen, null),
+      [/^admin\.listen: .* can be reached from other hosts: set admin\.tokenFile/],
+      listen,
+    )
+    t.same(withAdmin(listen, join(dir, 'token')), [], listen)
+  }
+  for (const listen of [
+    '127.0.0.1:0',
+    '127.9.9.9:9180',
+    'localhost:9180',
+    '[::1]:9180',
+    'unix:/run/baton/admin.sock',
+  ])
+    t.same(withAdmin(listen, null), [], listen)
+})
+
+void t.test('the flight recorder is on unless it is told otherwise', async (t) => {
+  t.equal(parseConfig(smallest).recorder, 4096)
+  t.equal(parseConfig({ ...smallest, recorder: 0 }).recorder, 0)
+  t.match(problems({ ...smallest, recorder: -1 }), [/^recorder: must be at least 0$/])
+  t.match(problems({ ...smallest, recorder: 100_001 }), [/^recorder: must be at most 100000$/])
+  t.match(problems({ ...smallest, recorder: true }), [/^recorder: expected a number, got true$/])
+})
+
 void t.test('an upstream needs a port', async (t) => {
   t.match(problems(withService({ upstreams: [{ address: '127.0.0.1:0' }] })), [
     /upstreams\[0\]\.address: .*port other than 0/,

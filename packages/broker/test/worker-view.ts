@@ -1,4 +1,7 @@
+import { systemClock } from '@baton/backend-sdk/protocol'
 import type { BackendStatus, Status, WorkerView } from '../src/admin/index.ts'
+import { type Change, EventFeed } from '../src/events/index.ts'
+import { FlightRecorder } from '../src/recorder/index.ts'
 
 export const backend = (slot: string, changes: Partial<BackendStatus> = {}): BackendStatus => ({
   id: `01J0000000000000000000${slot.toUpperCase()}`,
@@ -53,21 +56,27 @@ export const healthy: Status = {
   ],
 }
 
-/** A worker that shows `state.status` and remembers what it was asked to drain. */
-export function fakeView(): { view: WorkerView; state: { status: Status }; drained: unknown[][] } {
+/** A worker that shows `state.status`, and remembers what it was asked to drain, and by whom. */
+export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
   const state = { status: healthy }
   const drained: unknown[][] = []
-  const drain = (draining: number, asked: unknown[]) => {
-    drained.push(asked)
-    const deadlineMs = asked.at(-1)
+  const asked: Change[] = []
+  const connections = recorder === 0 ? undefined : new FlightRecorder(recorder)
+  const events = new EventFeed({ status: () => state.status, counted: () => [] }, systemClock, 'fake')
+  const drain = (draining: number, wanted: unknown[]) => {
+    drained.push(wanted)
+    const deadlineMs = wanted.at(-1)
     return Promise.resolve({ draining, deadlineMs: typeof deadlineMs === 'number' ? deadlineMs : 30_000 })
   }
   const view: WorkerView = {
     status: () => state.status,
-    drainService: (...asked) => drain(2, asked),
-    drainBackend: (...asked) => drain(1, asked),
+    drainService: (...wanted) => drain(2, wanted),
+    drainBackend: (...wanted) => drain(1, wanted),
+    asked: (change) => void asked.push(change),
+    connections,
+    events,
     metricsText: () => Promise.resolve('baton_build_info{version="1.2.3"} 1\n'),
     metricsContentType: 'text/plain; version=0.0.4; charset=utf-8',
   }
-  return { view, state, drained }
+  return { view, state, drained, asked, connections, events }
 }

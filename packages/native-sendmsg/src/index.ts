@@ -49,7 +49,7 @@ export { openProcess, reap, type ProcessExit } from './processes.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
-export { type SocketAddress } from './socket-address.ts'
+export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from './socket-address.ts'
 export { socketpair, type UnixSocketType } from './sockets.ts'
 export { peek, readToEnd, recv, send } from './stream.ts'
 export {

@@ -28,6 +28,8 @@ import {
   listenUnix,
   localAddress,
   OwnedFd,
+  PACKED_ADDRESS,
+  packAddress,
   peek,
   peerAddress,
   peerCredentials,
@@ -46,7 +48,9 @@ import {
   socketError,
   socketpair,
   supported,
+  unpackAddress,
   type AcceptedConnection,
+  type SocketAddress,
 } from '../src/index.ts'
 import { libc } from '../src/libc.ts'
 import {
@@ -221,6 +225,41 @@ void t.test('an address in use is named', async (t) => {
       'EINVAL',
     )
   t.equal(openDescriptors(), before)
+})
+
+void t.test('an address is packed and comes back, as the kernel or anybody wrote it', async (t) => {
+  const bytes = Buffer.alloc(8 + PACKED_ADDRESS, 0xff)
+  const through = (address: SocketAddress) => {
+    bytes.fill(0xff)
+    packAddress(address, bytes, 8)
+    t.same(bytes.subarray(0, 8), Buffer.alloc(8, 0xff), 'nothing beside its place')
+    return unpackAddress(bytes, 8)
+  }
+  for (const host of ['127.0.0.1', '::1']) {
+    const listener = listenTcp({ host, port: 0 })
+    closing(t, listener)
+    const [{ peer }, client] = await accepted(t, listener, host)
+    const packed = through(peer)
+    t.same(packed, { family: peer.family, address: client.localAddress, port: client.localPort })
+    bytes.fill(0)
+    t.equal(packed.address, client.localAddress, 'it is no view of the bytes')
+  }
+  const literals: SocketAddress[] = [
+    { family: 'IPv4', address: '255.0.254.1', port: 65_535 },
+    { family: 'IPv6', address: '2001:db8::ff:1', port: 1 },
+    { family: 'IPv6', address: '::ffff:192.0.2.1', port: 256 },
+    { family: 'IPv6', address: 'fe80::1%7', port: 80 },
+  ]
+  for (const literal of literals) t.same(through(literal), literal)
+  t.same(through({ family: 'unix', address: '/run/a.sock', port: 0 }), {
+    family: 'unix',
+    address: '',
+    port: 0,
+  })
+  t.equal(
+    codeOf(() => through({ family: 'IPv4', address: 'example.com', port: 1 })),
+    'EINVAL',
+  )
 })
 
 void t.test('a Unix listener, its mode and its peer', async (t) => {

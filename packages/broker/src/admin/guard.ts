@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 import { isLoopback, type Address, type Secret } from '../config/index.ts'
 import { AdminError } from './errors.ts'
+import { PAGE_ROUTES } from './page.ts'
 
 export interface GuardedRequest {
   readonly method: string
@@ -10,8 +11,8 @@ export interface GuardedRequest {
   readonly headers: IncomingHttpHeaders
 }
 
-/** Asked by machines that have no token, and telling nothing that needs one. */
-const OPEN_ROUTES = new Set(['/healthz', '/readyz'])
+/** Asked by machines and browsers that have no token, and telling nothing that needs one. */
+const OPEN_ROUTES = new Set<string>(['/healthz', '/readyz', ...PAGE_ROUTES])
 
 /**
  * Decides whether a request may be answered at all. A browser on this host can be made to send requests here by
@@ -47,11 +48,21 @@ function checkHost(listen: Address, host: string | undefined): AdminError | unde
 }
 
 function checkOrigin({ method, headers }: GuardedRequest): AdminError | undefined {
-  if (method === 'GET' || method === 'HEAD' || headers.origin === undefined) return undefined
-  // A sandboxed page sends "null", which is no URL.
-  if (URL.canParse(headers.origin) && new URL(headers.origin).host === headers.host?.toLowerCase())
-    return undefined
+  if (method === 'GET' || method === 'HEAD') return undefined
+  if (isOwnPage(headers) && isSameSite(headers)) return undefined
   return new AdminError('BATON_ERR_ADMIN_ORIGIN', 'a page of another origin may not do this')
+}
+
+/** What is no browser sends no Origin. */
+function isOwnPage({ origin, host }: IncomingHttpHeaders): boolean {
+  if (origin === undefined) return true
+  // A sandboxed page sends "null", which is no URL.
+  return URL.canParse(origin) && new URL(origin).host === host?.toLowerCase()
+}
+
+/** Said by the browser itself, whatever the page leaves out (https://w3c.github.io/webappsec-fetch-metadata/). */
+function isSameSite({ 'sec-fetch-site': site }: IncomingHttpHeaders): boolean {
+  return site === undefined || site === 'same-origin' || site === 'none'
 }
 
 function checkToken(token: Secret, { route, headers }: GuardedRequest): AdminError | undefined {

@@ -1,4 +1,6 @@
+import type { Change, EventFeed } from '../events/index.ts'
 import type { BackendState, Outcome } from '../metrics/index.ts'
+import type { FlightRecords } from '../recorder/index.ts'
 
 /** What the admin server asks of the worker, and all that it knows of it. */
 export interface WorkerView {
@@ -13,6 +15,11 @@ export interface WorkerView {
   drainBackend(service: string, id: string, deadlineMs: number | undefined): Promise<DrainResult>
   /** Reloads the whole broker and answers when that is done; undefined where nobody is there to do it. */
   reload?(by: string): Promise<ReloadResult>
+  /** An operator has asked for something, and it has begun: for the log, and for who listens to `events`. */
+  asked(change: Change & { readonly by: string }): void
+  /** The flight recorder; undefined when it is off. */
+  readonly connections: FlightRecords | undefined
+  readonly events: EventFeed
   metricsText(): Promise<string>
   readonly metricsContentType: string
 }

@@ -1,4 +1,5 @@
 import type { ListenerConfig } from '../config/index.ts'
+import type { Change } from '../events/index.ts'
 import type { BackendState } from '../metrics/index.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 
@@ -63,6 +64,8 @@ export type ToWorker =
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
   /** A listener that is added while the worker runs; its descriptor rides along. Both are texts of the configuration. */
   | { readonly type: 'listen'; readonly listener: string; readonly service: string }
+  /** The master has begun something, or has come to its end, that those who listen to the events hear. */
+  | { readonly type: 'changed'; readonly change: Change }
   /** What others have counted: the answer to a question, or 0 for what the worker is to know before one. */
   | { readonly type: 'metrics'; readonly ask: number; readonly snapshots: readonly MetricSnapshot[] }
   | {

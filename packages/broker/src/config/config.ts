@@ -29,6 +29,8 @@ export interface Config {
   readonly runtimeDir: string
   readonly drainDeadline: number
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
+  /** Connections of which the flight recorder keeps the steps; 0 is none. */
+  readonly recorder: number
   readonly listeners: readonly ListenerConfig[]
   /** A Map, because a service may be called "constructor". */
   readonly services: ReadonlyMap<string, ServiceConfig>
@@ -68,6 +70,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     runtimeDir,
     drainDeadline: parsed.drainDeadline,
     admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
+    recorder: parsed.recorder,
     listeners: parsed.listeners,
     services: new Map(Object.entries(parsed.services).map(([name, service]) => [name, { ...service, name }])),
     security: {

@@ -121,6 +121,10 @@ export const schema = z
     runtimeDir: describe('Folder of the control socket.', z.string().min(1).optional()),
     drainDeadline: describe('How long a drain waits for connections to finish.', duration(0).prefault('30s')),
     admin: describe('The admin server.', admin.prefault({})),
+    recorder: describe(
+      'Of how many of the last connections each worker keeps the steps; 0 of none.',
+      count(0).max(100_000).default(4096),
+    ),
     listeners: describe('The listening sockets.', z.array(listener).min(1, 'needs at least one listener')),
     services: describe(
       'The services by name.',

@@ -14,6 +14,8 @@ export interface Commanded {
     service: string
     atOnce: number
     abort: boolean
+    /** Who asks. */
+    by: string
     progress: (line: string) => void
   }): Promise<Outcome>
   listen(request: PortRequest): Promise<Outcome>
@@ -47,7 +49,8 @@ export function obey(session: Session, [command = '', ...rest]: readonly string[
     const [service = '', mode] = words
     if (!Number.isInteger(atOnce) || atOnce < 1) return refuse('at-once is a number of instances')
     const progress = (line: string) => session.write(`${line}\n`)
-    return void answerWith(session, master.deploy({ service, atOnce, abort: mode === 'abort', progress }))
+    const request = { service, atOnce, abort: mode === 'abort', by: session.peer, progress }
+    return void answerWith(session, master.deploy(request))
   }
   if (command === 'listen') {
     const request = portRequest(options)

@@ -18,6 +18,8 @@ export interface DeployRequest {
   readonly atOnce: number
   /** Back to the old version. */
   readonly abort: boolean
+  /** Who asked for it. */
+  readonly by: string
   readonly progress: (progress: DeployProgress) => void
 }
 
@@ -33,19 +35,20 @@ export class Deployer {
   }
 
   /** Ends what goes on: its asker hears how that went, and so does who awaits this. Undefined when nothing goes on there. */
-  abort(service: string): Promise<DeployResult> | undefined {
+  abort(service: string, by: string): Promise<DeployResult> | undefined {
     if (this.#running?.service !== service) return undefined
+    this.#logger.info({ service, by }, 'deploy is aborted')
     this.#running.deploy.abort()
     return this.#running.deploy.done
   }
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
-  async run({ service, file, atOnce, abort, progress }: DeployRequest): Promise<DeployResult> {
+  async run({ service, file, atOnce, abort, by, progress }: DeployRequest): Promise<DeployResult> {
     const { name } = service
     const begin = abort ? startReturn : startDeploy
     const deploy = begin(this.#fleet, { service, base: dirname(file), atOnce, progress })
     this.#running = { service: name, deploy }
-    this.#logger.info({ service: name, atOnce, abort }, 'deploying')
+    this.#logger.info({ service: name, atOnce, abort, by }, 'deploying')
     const result = await deploy.done
     this.#running = undefined
     if (result.success) this.#logger.info({ service: name, replaced: result.replaced }, 'deployed')

@@ -12,6 +12,7 @@ import type { FromWorker } from '../channel/messages.ts'
 import { type Config, ConfigError, parseConfigText, readConfigText } from '../config/index.ts'
 import type { DeployProgress } from '../deploy/index.ts'
 import { BrokerError } from '../errors.ts'
+import type { Change } from '../events/index.ts'
 import { define, Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
 import { modeOfSockets, openListener, prepareRuntimeDir } from '../sockets.ts'
 import type { GivenSockets, Notifier } from '../systemd/index.ts'
@@ -228,8 +229,13 @@ export class Master {
       this.#changed = false
       for (const { name, command } of this.#settings.config.services.values()) {
         if (command === null) continue
-        const progress = (line: string) => logger.info(line)
-        const { success, log } = await this.#deploy({ service: name, atOnce: 1, abort: false, progress })
+        const { success, log } = await this.#deploy({
+          service: name,
+          atOnce: 1,
+          abort: false,
+          by: 'a changed file',
+          progress: (line: string) => logger.info(line),
+        })
         if (!success) for (const line of log) logger.error(line)
       }
     }
@@ -237,8 +243,8 @@ export class Master {
   }
 
   /** Drains for at most the configured time; resolves when every process that this one started has ended. */
-  stop(reason: string): Promise<void> {
-    return (this.#stopped ??= this.#stop(reason))
+  stop(reason: string, by?: string): Promise<void> {
+    return (this.#stopped ??= this.#stop(reason, by))
   }
 
   /** Ends everything at once. */
@@ -247,13 +253,13 @@ export class Master {
     this.#fleet.close()
   }
 
-  async #stop(reason: string): Promise<void> {
+  async #stop(reason: string, by?: string): Promise<void> {
     // What this program has begun anew it finishes first; a reload that has not replaced the program yet gives way.
     await this.#finishing
     this.#busy = 'stop'
     const { config } = this.#settings
     this.#notifier.stopping(config.drainDeadline)
-    this.#log.logger.info({ signal: reason, deadlineMs: config.drainDeadline }, 'draining')
+    this.#log.logger.info({ signal: reason, by, deadlineMs: config.drainDeadline }, 'draining')
     const end = performance.now() + config.drainDeadline
     this.#sockets.closeListeners()
     // Those who wait may still be taken by a backend, so the backends go last.
@@ -282,7 +288,7 @@ export class Master {
     reload: (session) =>
       void this.#reload({ kind: 'session' }, session, (success, log) => reply(session, { success, log })),
     stop: (session) => {
-      void this.stop('asked by the operator')
+      void this.stop('asked by the operator', session.peer)
       this.#operator.awaitEnd(session)
     },
   }
@@ -291,12 +297,17 @@ export class Master {
     service: name,
     atOnce,
     abort,
+    by,
     progress,
   }: Parameters<Commanded['deploy']>[0]): Promise<Outcome> {
     const service = this.#settings.config.services.get(name)
     if (service === undefined) return refusal(`there is no service ${JSON.stringify(name)}`)
-    const aborted = abort ? this.#deployer.abort(name) : undefined
-    if (aborted !== undefined) return answerOf(await aborted, true)
+    const told = { kind: 'deploy', service: name, by } as const
+    const aborted = abort ? this.#deployer.abort(name, by) : undefined
+    if (aborted !== undefined) {
+      this.#tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
+      return answerOf(await aborted, true)
+    }
     if (this.#busy !== undefined) return refusal(`a ${this.#busy} is going on`)
     this.#busy = 'deploy'
     try {
@@ -305,11 +316,20 @@ export class Master {
         file: this.#settings.file,
         atOnce,
         abort,
+        by,
         progress: ({ step, instance, text }: DeployProgress) => progress(`${step} ${instance}: ${text}`),
       }
-      return answerOf(await this.#deployer.run(request), false)
+      const way = abort ? 'returns to the old version of' : 'deploys'
+      const running = this.#deployer.run(request)
+      this.#tell({ ...told, text: `${by} ${way} service ${name}` })
+      const result = await running
+      const end = result.success ? 'is deployed' : `could not be deployed: ${result.reason}`
+      this.#tell({ ...told, text: `service ${name} ${end}` })
+      return answerOf(result, false)
     } catch (error) {
-      return refusal(error instanceof Error ? error.message : String(error))
+      const why = error instanceof Error ? error.message : String(error)
+      this.#tell({ ...told, text: `service ${name} is not deployed: ${why}` })
+      return refusal(why)
     } finally {
       // A stop may have begun meanwhile.
       if (this.#busy === 'deploy') this.#busy = undefined
@@ -356,6 +376,11 @@ export class Master {
         worker.send({ type: 'reloaded', ask, success, log }),
       )
     }
+  }
+
+  /** Those who listen to the events hear it. */
+  #tell(change: Change): void {
+    this.#roster.current?.send({ type: 'changed', change })
   }
 
   async #answerMetrics(worker: WorkerProcess, ask: number): Promise<void> {
@@ -410,10 +435,12 @@ export class Master {
     }
     this.#busy = 'reload'
     this.#notifier.reloading()
+    const by = asker.kind === 'worker' ? asker.by : (session?.peer ?? 'SIGHUP')
     let why: string
     try {
       const { file, config } = this.#settings
-      this.#log.logger.info({ asker: asker.kind }, 'reloading')
+      this.#log.logger.info({ asker: asker.kind, by }, 'reloading')
+      this.#tell({ kind: 'reload', by, text: `${by} reloads the broker` })
       const candidate = readSettings(file, readConfigText(file))
       if (candidate.config.runtimeDir !== config.runtimeDir) {
         throw new ConfigError(file, [
@@ -433,6 +460,7 @@ export class Master {
     if (this.#busy === 'reload') this.#busy = undefined
     this.#counters.reloaded(false, Date.now() / 1000)
     this.#log.logger.error({ reason: why }, 'reload failed; nothing has changed')
+    this.#tell({ kind: 'reload', by, text: `the reload failed, and nothing has changed: ${why}` })
     this.#notifier.ready(`serving; reload failed: ${why}`)
     refused(false, why.split('\n'))
   }
@@ -511,6 +539,7 @@ export class Master {
       const reason = error instanceof Error ? error.message : String(error)
       status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker goes on as before')
+      this.#tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })
     }
     // Also after a failure: what the program before this one had begun goes on.
     this.#applyToFleet()

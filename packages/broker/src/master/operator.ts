@@ -39,7 +39,7 @@ export class Operator {
 
   /** Goes on with a connection that was accepted before; owns `fd`. */
   adopt(fd: OwnedFd): Session {
-    const session: Session = new Session(fd, rightsOf(fd), this.#poller, {
+    const session: Session = new Session(fd, peerOf(fd), this.#poller, {
       line: (from, text) => this.#host.command(from, text.split(/\s+/)),
       closed: (from) => void this.#sessions.delete(from),
     })
@@ -82,7 +82,10 @@ export class Operator {
   }
 }
 
-function rightsOf(fd: OwnedFd): Rights {
-  const { uid } = peerCredentials(fd.fd)
-  return uid === 0 || uid === process.getuid?.() ? 'operator' : 'reader'
+function peerOf(fd: OwnedFd): { rights: Rights; peer: string } {
+  const { uid, pid } = peerCredentials(fd.fd)
+  return {
+    rights: uid === 0 || uid === process.getuid?.() ? 'operator' : 'reader',
+    peer: `uid ${uid} (pid ${pid})`,
+  }
 }

@@ -38,6 +38,8 @@ export interface SessionHost {
  */
 export class Session {
   readonly rights: Rights
+  /** The user and the process at the other end, for the log. */
+  readonly peer: string
   prompt = false
   readonly #fd: OwnedFd
   readonly #host: SessionHost
@@ -49,9 +51,15 @@ export class Session {
   #ending = false
   #running = false
 
-  constructor(fd: OwnedFd, rights: Rights, poller: Poller, host: SessionHost) {
+  constructor(
+    fd: OwnedFd,
+    { rights, peer }: Pick<Session, 'rights' | 'peer'>,
+    poller: Poller,
+    host: SessionHost,
+  ) {
     this.#fd = fd
     this.rights = rights
+    this.peer = peer
     this.#host = host
     this.#watch = poller.add(fd.fd, EPOLLIN, (events) => this.#ready(events))
   }

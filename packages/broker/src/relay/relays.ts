@@ -25,12 +25,13 @@ export class Relays {
     return sum
   }
 
-  /** Owns both ends from now on. */
-  begin(connection: ClientConnection, upstream: Socket): void {
+  /** Owns both ends from now on. `onEnd`: when both are closed. */
+  begin(connection: ClientConnection, upstream: Socket, onEnd: () => void): void {
     this.#live.add(
       this.#os.carry(connection, upstream, (relay) => {
         this.#live.delete(relay)
         add(this.#ended, relay.bytes)
+        onEnd()
         if (this.#live.size === 0) this.#onIdle()
       }),
     )

@@ -2,6 +2,7 @@ import type { Candidate, ChooseKey } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import type { Failure } from '../handoff/failure.ts'
+import type { Recipient } from '../recorder/index.ts'
 import type { BackendLink } from '../registry/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
 
@@ -15,6 +16,7 @@ export interface Taker extends Candidate {
 export interface Carrier extends Candidate {
   /** Distinct from the backend's id: to have refused a descriptor is not to have refused a relay. */
   readonly mark: string
+  readonly recipient: Recipient
   connect(connection: ClientConnection): Failure | undefined
 }
 
@@ -31,6 +33,7 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
   const found: Carrier[] = upstreams.map((upstream) => ({
     id: upstream.id,
     mark: upstream.id,
+    recipient: { ulid: null, slot: upstream.id },
     weight: upstream.weight,
     load: upstream.load,
     connect: (connection) => upstream.connect(connection),
@@ -40,6 +43,7 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
     found.push({
       id: link.id,
       mark: `relay/${link.id}`,
+      recipient: link.identity,
       weight: link.weight,
       load: link.load,
       connect: (connection) => link.offerRelay(connection),

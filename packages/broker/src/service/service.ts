@@ -11,6 +11,7 @@ import { HoldQueue, type Watcher } from '../hold/hold-queue.ts'
 import type { FallbackReason, Metrics, RejectionReason } from '../metrics/index.ts'
 import { BACKEND_STATES } from '../metrics/index.ts'
 import { type Os, systemOs } from '../os.ts'
+import { noRecorder, type Recorder } from '../recorder/index.ts'
 import type { BackendLink, LinkHost } from '../registry/backend-link.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
@@ -35,6 +36,8 @@ interface Surroundings {
   readonly logger: Logger
   /** A backend has answered: who was held back because all were busy may come. */
   readonly acknowledged?: () => void
+  /** Hears every step of every client; nobody by default. */
+  readonly recorder?: Recorder
   /** The system's own by default. */
   readonly os?: Os
 }
@@ -62,6 +65,7 @@ export class Service implements LinkHost, UpstreamHost {
   #retry: Timer | undefined
   readonly #metrics: Metrics
   readonly #logger: Logger
+  readonly #recorder: Recorder
   readonly #acknowledged: () => void
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
@@ -75,6 +79,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.name = name
     this.config = config
     const { poller, farewell, metrics, logger, acknowledged = () => {}, os = systemOs } = surroundings
+    this.#recorder = surroundings.recorder ?? noRecorder
     this.#acknowledged = acknowledged
     this.#os = os
     this.#relays = new Relays(os, () => this.#noteIdle())
@@ -92,6 +97,7 @@ export class Service implements LinkHost, UpstreamHost {
       {
         clientGone: (connection) => {
           this.tally.outcomes.client_gone += 1
+          this.#recorder.note('client_gone', [connection], this.#os.now())
           connection.fd.close()
           this.#noteIdle()
         },
@@ -146,6 +152,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */
   arrive(connection: ClientConnection): void {
+    this.#recorder.accepted(connection, this.name)
     this.#fresh.push(connection)
   }
 
@@ -180,6 +187,8 @@ export class Service implements LinkHost, UpstreamHost {
   /** Clients that waited at a predecessor, in order of arrival. */
   inherit(connections: readonly ClientConnection[]): void {
     this.tally.movedIn += connections.length
+    for (const connection of connections) this.#recorder.accepted(connection, this.name)
+    this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
     this.flush()
   }
@@ -231,10 +240,13 @@ export class Service implements LinkHost, UpstreamHost {
   // What the links say.
 
   handedOff(connections: readonly ClientConnection[]): void {
-    this.tally.outcomes.handed_off += connections.length
-    this.#os.closeAll(connections.map(({ fd }) => fd))
     const now = this.#os.now()
+    this.tally.outcomes.handed_off += connections.length
+    this.#recorder.note('acknowledged', connections, now)
+    this.#os.closeAll(connections.map(({ fd }) => fd))
+    this.#recorder.note('released', connections, this.#os.now())
     for (const { acceptedAt } of connections) {
+      this.tally.latency.observe(now - acceptedAt)
       this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
     }
     this.#noteIdle()
@@ -243,12 +255,16 @@ export class Service implements LinkHost, UpstreamHost {
 
   relayed(connection: ClientConnection, upstream: Socket): void {
     this.tally.outcomes.relayed += 1
-    this.#relays.begin(connection, upstream)
+    this.#recorder.note('relayed', [connection], this.#os.now())
+    this.#relays.begin(connection, upstream, () =>
+      this.#recorder.note('closed', [connection], this.#os.now()),
+    )
     this.#noteIdle()
   }
 
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
     this.tally.failed(failure.code, connections.length)
+    this.#recorder.note('returned', connections, this.#os.now(), undefined, failure.code)
     for (const connection of connections) {
       markTried(connection, by)
       // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
@@ -263,6 +279,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   relinquished(connection: ClientConnection): void {
     this.tally.outcomes.relinquished += 1
+    this.#recorder.note('relinquished', [connection], this.#os.now())
     connection.fd.close()
     this.#noteIdle()
   }
@@ -301,9 +318,16 @@ export class Service implements LinkHost, UpstreamHost {
       const groups = this.#assign(rest, why)
       const failed: ClientConnection[] = []
       for (const [link, group] of groups) {
+        this.#recorder.note('chosen', group, this.#os.now(), link.identity)
         const refused = link.offer(group)
-        if (refused === undefined) continue
+        const now = this.#os.now()
+        if (refused === undefined) {
+          this.#recorder.note('offered', group, now)
+          continue
+        }
         const unsent = group.slice(refused.from)
+        this.#recorder.note('offered', group.slice(0, refused.from), now)
+        this.#recorder.note('returned', unsent, now, undefined, refused.failure.code)
         for (const connection of unsent) markTried(connection, link.id)
         why = refused.failure.code
         this.tally.failed(why, unsent.length)
@@ -397,8 +421,10 @@ export class Service implements LinkHost, UpstreamHost {
     const carrier = this.#carrierChooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
     this.tally.fellBack('reconnect', why)
     markTried(connection, carrier.mark)
+    this.#recorder.note('relay_offered', [connection], now, carrier.recipient)
     const failure = carrier.connect(connection)
     if (failure === undefined) return
+    this.#recorder.note('returned', [connection], this.#os.now(), undefined, failure.code)
     this.tally.failed(failure.code, 1)
     this.#fallBack(connection, failure.code)
   }
@@ -423,12 +449,14 @@ export class Service implements LinkHost, UpstreamHost {
       return this.#reject(connection, 'hold_full', why)
     }
     this.tally.fellBack('hold', why)
+    this.#recorder.note('held', [connection], this.#os.now(), undefined, why)
     this.#armRetry()
   }
 
   #pass(connections: readonly ClientConnection[]): void {
     if (this.#successor?.(connections) === true) {
       this.tally.movedOut += connections.length
+      this.#recorder.note('moved', connections, this.#os.now())
       return
     }
     // It has ended before this worker: back to the backends that are still here.
@@ -439,6 +467,7 @@ export class Service implements LinkHost, UpstreamHost {
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
     this.tally.rejected(reason)
     this.tally.fellBack('reject', why)
+    this.#recorder.note('rejected', [connection], this.#os.now(), undefined, reason)
     this.#farewell.reject(connection)
     this.#noteIdle()
   }

@@ -10,6 +10,7 @@ import {
   TOKEN_REASONS,
   type TokenReason,
 } from '../metrics/index.ts'
+import { LatencyHistogram } from './latency-histogram.ts'
 
 /**
  * What one service has counted since the start; the single owner of these numbers. Counting is an addition, since it
@@ -23,11 +24,22 @@ export class Tally {
   /** Clients that came from a predecessor's hold queue, or went to a successor's: accepted there, settled here. */
   movedIn = 0
   movedOut = 0
+  /** From accept to the ACK. */
+  readonly latency = new LatencyHistogram()
   readonly #rejections = new Map<RejectionReason, number>()
   readonly #failures = new Map<FailureCode, number>()
   readonly #fallbacks = new Map<`${FallbackAction}/${FallbackReason}`, number>()
   readonly #tokens = new Map<TokenReason, number>()
   readonly #published = new Map<string, number>()
+
+  get rejections(): ReadonlyMap<RejectionReason, number> {
+    return this.#rejections
+  }
+
+  /** By `action/reason`. */
+  get fallbacks(): ReadonlyMap<`${FallbackAction}/${FallbackReason}`, number> {
+    return this.#fallbacks
+  }
 
   rejected(reason: RejectionReason): void {
     this.outcomes.rejected += 1

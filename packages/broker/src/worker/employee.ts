@@ -5,7 +5,7 @@ import type { ReloadResult } from '../admin/view.ts'
 import { Channel, MOST_DESCRIPTORS } from '../channel/channel.ts'
 import type { FromWorker, HeldClients, ToWorker } from '../channel/messages.ts'
 import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
-import { type ClientConnection, InheritedClient } from '../connection.ts'
+import { type ClientConnection, FIRST_INHERITED, InheritedClient } from '../connection.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../sockets.ts'
 import { createWorker, type EmployedWorker } from '../worker.ts'
@@ -40,7 +40,7 @@ export class Employee {
   #collected: readonly MetricSnapshot[] = []
   #orders: Promise<void> = Promise.resolve()
   #counting: NodeJS.Timeout | undefined
-  #inherited = -1_000_000_000
+  #inherited = FIRST_INHERITED
   #ending = false
 
   /** Owns `socket`. `end` ends the process. */
@@ -101,6 +101,8 @@ export class Employee {
         return this.#stop(message.deadline)
       case 'drain':
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
+      case 'changed':
+        return this.#worker?.tell(message.change)
       case 'listen': {
         const { listener, service } = parseParts(message.listener, message.service)
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)

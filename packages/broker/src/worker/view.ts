@@ -1,5 +1,7 @@
 import type { ServiceStatus } from '../admin/view.ts'
 import type { BackendReport } from '../channel/messages.ts'
+import type { Counted } from '../events/index.ts'
+import type { Listener } from '../listen/listener.ts'
 import type { Service } from '../service/service.ts'
 
 /** What the admin API shows of a service. */
@@ -35,6 +37,20 @@ export function serviceStatus(service: Service): ServiceStatus {
         registeredAt: registeredAt.toISOString(),
       }
     }),
+  }
+}
+
+/** What the stream of events makes rates of. */
+export function countedOf({ name, tally }: Service, listeners: readonly Listener[]): Counted {
+  return {
+    name,
+    accepted: listeners
+      .filter(({ service }) => service === name)
+      .reduce((sum, { accepted }) => sum + accepted, 0),
+    handedOff: tally.outcomes.handed_off,
+    fallbacks: Object.fromEntries(tally.fallbacks),
+    rejects: Object.fromEntries(tally.rejections),
+    latency: tally.latency.snapshot(),
   }
 }
 

@@ -1,0 +1,41 @@
+import { isUlid, ulidToBytes } from '@baton/backend-sdk/protocol'
+import * as z from 'zod'
+import { RECORDED_OUTCOMES, type RecordQuery } from '../recorder/index.ts'
+import { AdminError } from './errors.ts'
+
+const MOST_RECORDS = 1000
+
+const query = z.strictObject({
+  service: z.string().optional(),
+  outcome: z.enum(RECORDED_OUTCOMES).optional(),
+  slowest: z.enum(['true', 'false']).default('false'),
+  limit: z
+    .string()
+    .transform((text) => (/^\d+$/.test(text) ? Number(text) : 0))
+    .refine((limit) => limit >= 1 && limit <= MOST_RECORDS, `is a whole number from 1 to ${MOST_RECORDS}`)
+    .default(50),
+})
+
+/** @throws {AdminError} BATON_ERR_ADMIN_BAD_REQUEST, naming what is wrong */
+export function connectionQuery(parameters: unknown): RecordQuery {
+  const result = query.safeParse(parameters)
+  if (!result.success) throw badRequest(result.error)
+  const { slowest, ...rest } = result.data
+  return { ...rest, slowest: slowest === 'true' }
+}
+
+/** @throws {AdminError} BATON_ERR_ADMIN_BAD_REQUEST */
+export function connectionId(text: string): Buffer {
+  const id = text.toUpperCase()
+  if (isUlid(id)) return ulidToBytes(id)
+  throw new AdminError(
+    'BATON_ERR_ADMIN_BAD_REQUEST',
+    `${JSON.stringify(text)} is no id of a connection: 26 characters of base 32`,
+  )
+}
+
+/** What zod found, as one line. */
+export function badRequest({ issues }: z.ZodError): AdminError {
+  const problem = issues.map(({ path, message }) => [...path, message].join(': ')).join('; ')
+  return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', problem)
+}

@@ -1,0 +1,56 @@
+/** Of each power of two, so that a value is told to 6 %. */
+const PARTS = 16
+const PART_BITS = 4
+/** In microseconds: 2^27 is more than two minutes, and what takes longer counts as that. */
+const MOST = 2 ** 27 - 1
+const BUCKETS = indexOf(MOST) + 1
+
+/** Counts of times since the start. Observing one is an addition; percentiles come from the difference of two snapshots. */
+export class LatencyHistogram {
+  readonly #counts = new Uint32Array(BUCKETS)
+
+  /** @param milliseconds since accept */
+  observe(milliseconds: number): void {
+    const index = indexOf(Math.min(MOST, Math.max(0, milliseconds * 1000)))
+    this.#counts[index] = (this.#counts[index] as number) + 1
+  }
+
+  snapshot(): Uint32Array {
+    return this.#counts.slice()
+  }
+}
+
+export interface Percentiles {
+  readonly p50: number
+  readonly p90: number
+  readonly p99: number
+}
+
+/** Of what came between two snapshots, in milliseconds; null when nothing did. */
+export function percentiles(from: Uint32Array | undefined, to: Uint32Array): Percentiles | null {
+  // The counts wrap around, and so does their difference.
+  const counts = to.map((count, index) => count - (from?.[index] ?? 0))
+  const total = counts.reduce((sum, count) => sum + count, 0)
+  if (total === 0) return null
+  const at = (share: number) => {
+    const rank = Math.ceil(total * share)
+    let seen = 0
+    const index = counts.findIndex((count) => (seen += count) >= rank)
+    return middleOf(index) / 1000
+  }
+  return { p50: at(0.5), p90: at(0.9), p99: at(0.99) }
+}
+
+/** Whole microseconds up to 15 have a bucket each, then each power of two has 16. */
+function indexOf(microseconds: number): number {
+  const whole = microseconds | 0
+  if (whole < PARTS) return whole
+  const power = 31 - Math.clz32(whole)
+  return (power - PART_BITS + 1) * PARTS + ((whole >>> (power - PART_BITS)) & (PARTS - 1))
+}
+
+function middleOf(index: number): number {
+  if (index < PARTS) return index
+  const width = 2 ** (Math.floor(index / PARTS) - 1)
+  return (PARTS + (index % PARTS)) * width + width / 2
+}

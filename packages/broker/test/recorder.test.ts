@@ -1,0 +1,344 @@
+import { ulidFromBytes } from '@baton/backend-sdk/protocol'
+import type { OwnedFd } from '@baton/native-sendmsg'
+import * as fc from 'fast-check'
+import t from 'tap'
+import { AcceptedClient, type ClientConnection, FIRST_INHERITED } from '../src/connection.ts'
+import { createConnectionId } from '../src/connection-id.ts'
+import type { Listener } from '../src/listen/listener.ts'
+import {
+  FlightRecorder,
+  noRecorder,
+  type Recipient,
+  type RecordedOutcome,
+  type Step,
+  type StepReason,
+} from '../src/recorder/index.ts'
+
+const web1 = { ulid: '01J0000000000000000000WEB1', slot: 'web-1' }
+const web2 = { ulid: '01J0000000000000000000WEB2', slot: 'web-2' }
+const upstream = { ulid: null, slot: '127.0.0.1:3000' }
+const listener = { name: 'public', protocol: 'http' } as const
+
+/** The recorder never looks at it. */
+const noDescriptor = {} as OwnedFd
+
+const START = 1000
+
+/** Accepted at `START` of the clock, one millisecond after the other. */
+function client(order: number, changes: Partial<ClientConnection> = {}): ClientConnection {
+  return {
+    order,
+    fd: noDescriptor,
+    listener,
+    peer: { family: 'IPv4', address: '192.0.2.7', port: 40_000 + Math.abs(order % 1000) },
+    id: createConnectionId(1_700_000_000_000 + Math.abs(order % 1000)),
+    acceptedAt: START + order,
+    tried: undefined,
+    pressedSince: undefined,
+    ...changes,
+  }
+}
+
+const all = { slowest: false, limit: 1000 } as const
+
+void t.test('the straight path, with times since accept', async (t) => {
+  const recorder = new FlightRecorder(4)
+  const connection = client(1)
+  recorder.accepted(connection, 'web')
+  t.match(recorder.list(all), [{ outcome: null, backend: null, durationMs: null, steps: [{ at: 0 }] }])
+  recorder.note('chosen', [connection], START + 1.25, web1)
+  t.match(recorder.list(all), [{ outcome: null, backend: { slot: 'web-1' } }], 'on its way')
+  recorder.note('offered', [connection], START + 1.5)
+  recorder.note('acknowledged', [connection], START + 3)
+  recorder.note('released', [connection], START + 3.25)
+  t.same(recorder.list(all), [
+    {
+      id: ulidFromBytes(connection.id),
+      service: 'web',
+      listener: 'public',
+      peer: '192.0.2.7:40001',
+      acceptedAt: '2023-11-14T22:13:20.001Z',
+      outcome: 'handed_off',
+      reason: null,
+      backend: { id: web1.ulid, slot: 'web-1' },
+      durationMs: 2,
+      steps: [
+        { at: 0, step: 'accepted' },
+        { at: 0.25, step: 'chosen', backend: 'web-1' },
+        { at: 0.5, step: 'offered', backend: 'web-1' },
+        { at: 2, step: 'acknowledged', backend: 'web-1' },
+        { at: 2.25, step: 'released', backend: 'web-1' },
+      ],
+    },
+  ])
+  t.same(recorder.find(connection.id), recorder.list(all)[0])
+  t.equal(recorder.find(client(2).id), undefined)
+})
+
+void t.test('each end, with its reason and who has the client then', async (t) => {
+  type Note = [step: Step, recipient?: Recipient | undefined, reason?: StepReason]
+  const cases: [what: string, notes: Note[], expected: object][] = [
+    ['held', [['held', undefined, 'NoReadyBackend']], { outcome: null, durationMs: null, backend: null }],
+    [
+      'rejected',
+      [
+        ['held', undefined, 'NoReadyBackend'],
+        ['rejected', undefined, 'hold_timeout'],
+      ],
+      { outcome: 'rejected', reason: 'hold_timeout', backend: null, durationMs: 2 },
+    ],
+    [
+      'gone',
+      [['held', undefined, 'NoReadyBackend'], ['client_gone']],
+      { outcome: 'client_gone', reason: null },
+    ],
+    [
+      'returned and taken by another',
+      [
+        ['chosen', web1],
+        ['offered'],
+        ['returned', undefined, 'BackendOverloaded'],
+        ['chosen', web2],
+        ['offered'],
+        ['acknowledged'],
+        ['released'],
+      ],
+      {
+        outcome: 'handed_off',
+        reason: null,
+        backend: { slot: 'web-2' },
+        durationMs: 6,
+        steps: [{}, {}, {}, { step: 'returned', backend: 'web-1', reason: 'BackendOverloaded' }],
+      },
+    ],
+    [
+      'returned and held',
+      [
+        ['chosen', web1],
+        ['offered'],
+        ['returned', undefined, 'BackendGone'],
+        ['held', undefined, 'BackendGone'],
+      ],
+      { outcome: null, backend: null },
+    ],
+    [
+      'relinquished',
+      [['chosen', web1], ['offered'], ['relinquished']],
+      { outcome: 'relinquished', backend: { slot: 'web-1' }, durationMs: 3 },
+    ],
+    [
+      'relayed by a backend, which acknowledged',
+      [['relay_offered', web1], ['relayed'], ['closed']],
+      {
+        outcome: 'relayed',
+        backend: { slot: 'web-1' },
+        durationMs: 2,
+        steps: [
+          {},
+          { step: 'relay_offered' },
+          { step: 'acknowledged', at: 2 },
+          { step: 'relayed', at: 2 },
+          { step: 'closed', at: 3 },
+        ],
+      },
+    ],
+    [
+      'relayed to an upstream, which cannot',
+      [['relay_offered', upstream], ['relayed']],
+      {
+        outcome: 'relayed',
+        backend: null,
+        steps: [{}, { backend: '127.0.0.1:3000' }, { step: 'relayed', backend: '127.0.0.1:3000' }],
+      },
+    ],
+    ['moved away', [['held', undefined, 'NoReadyBackend'], ['moved']], { outcome: 'moved', durationMs: 2 }],
+    [
+      'moved here',
+      [['moved'], ['chosen', web1], ['offered'], ['acknowledged'], ['released']],
+      { outcome: 'handed_off', durationMs: 4 },
+    ],
+  ]
+  for (const [what, notes, expected] of cases) {
+    const recorder = new FlightRecorder(4)
+    const connection = client(1)
+    recorder.accepted(connection, 'web')
+    for (const [index, [step, recipient, reason]] of notes.entries())
+      recorder.note(step, [connection], START + 2 + index, recipient, reason)
+    t.match(recorder.find(connection.id) ?? recorder.list(all)[0], expected, what)
+  }
+})
+
+void t.test('the ring keeps the last ones, and hears no more of the others', async (t) => {
+  const recorder = new FlightRecorder(3)
+  const clients = [1, 2, 3, 4, 5].map((order) => client(order))
+  for (const connection of clients) {
+    recorder.accepted(connection, 'web')
+    recorder.note('chosen', [connection], START + 10, web1)
+    recorder.note('offered', [connection], START + 10)
+  }
+  recorder.note('acknowledged', clients, START + 11)
+  recorder.note('released', clients, START + 11)
+  const [first, , third] = clients as [ClientConnection, ClientConnection, ClientConnection]
+  t.equal(recorder.recorded, 3)
+  t.equal(recorder.capacity, 3)
+  t.same(
+    recorder.list(all).map(({ id }) => id),
+    clients
+      .slice(2)
+      .toReversed()
+      .map(({ id }) => ulidFromBytes(id)),
+  )
+  t.equal(recorder.find(first.id), undefined)
+  t.equal(recorder.find(third.id)?.steps.length, 5)
+})
+
+void t.test(
+  'clients of a predecessor came before all others, and make room for them at the end',
+  async (t) => {
+    for (const capacity of [4, 5, 7]) {
+      const recorder = new FlightRecorder(capacity)
+      const clients = [FIRST_INHERITED, FIRST_INHERITED + 1, 1, 2].map((order) => client(order))
+      for (const connection of clients) recorder.accepted(connection, 'web')
+      t.same(
+        recorder.list(all).map(({ id }) => id),
+        clients.toReversed().map(({ id }) => ulidFromBytes(id)),
+      )
+      for (let order = 3; order <= capacity; order++) {
+        clients.push(client(order))
+        recorder.accepted(clients.at(-1) as ClientConnection, 'web')
+      }
+      t.equal(recorder.recorded, capacity)
+      t.same(
+        recorder.list(all).map(({ id }) => id),
+        clients
+          .slice(2)
+          .toReversed()
+          .map(({ id }) => ulidFromBytes(id)),
+        'they have made room, and nobody else',
+      )
+    }
+  },
+)
+
+void t.test('by service, by outcome, the slowest, and not too many', async (t) => {
+  const recorder = new FlightRecorder(16)
+  const orders = [1, 2, 3, 4, 5, 6]
+  const clients = orders.map((order) => client(order, { acceptedAt: performance.now() - 100 }))
+  for (const [index, connection] of clients.entries()) {
+    recorder.accepted(connection, index % 2 === 0 ? 'even' : 'odd')
+    if (index === 5) continue
+    recorder.note('chosen', [connection], connection.acceptedAt, web1)
+    recorder.note('offered', [connection], connection.acceptedAt)
+    recorder.note(index < 3 ? 'acknowledged' : 'relinquished', [connection], connection.acceptedAt + index)
+    if (index < 3) recorder.note('released', [connection], connection.acceptedAt + 99)
+  }
+  const found = (query: { service?: string; outcome?: RecordedOutcome; slowest?: boolean; limit?: number }) =>
+    recorder
+      .list({ slowest: false, limit: 1000, ...query })
+      .map(({ id }) => clients.findIndex((each) => ulidFromBytes(each.id) === id))
+  t.same(found({}), [5, 4, 3, 2, 1, 0])
+  t.same(found({ limit: 2 }), [5, 4])
+  t.same(found({ service: 'even' }), [4, 2, 0])
+  t.same(found({ service: 'none' }), [])
+  t.same(found({ outcome: 'handed_off' }), [2, 1, 0])
+  t.same(found({ outcome: 'relinquished', service: 'odd' }), [3])
+  t.same(found({ slowest: true }), [5, 4, 3, 2, 1, 0], 'the one that still waits takes longest')
+  t.same(found({ slowest: true, outcome: 'handed_off', limit: 1 }), [2])
+})
+
+void t.test('an endless way has a bound, and its end is kept', async (t) => {
+  const recorder = new FlightRecorder(2)
+  const connection = client(1)
+  recorder.accepted(connection, 'web')
+  for (let round = 0; round < 100; round++) {
+    recorder.note('chosen', [connection], START + round, web1)
+    recorder.note('offered', [connection], START + round)
+    recorder.note('returned', [connection], START + round, undefined, 'BackendAckTimeout')
+  }
+  recorder.note('rejected', [connection], START + 1000, undefined, 'shutdown')
+  const record = recorder.find(connection.id)
+  t.equal(record?.steps.length, 65)
+  t.match(record, { outcome: 'rejected', reason: 'shutdown', durationMs: 999 })
+  recorder.accepted(client(3), 'web')
+  t.equal(recorder.list(all)[0]?.steps.length, 1, 'the next one in the slot has none of its steps')
+})
+
+void t.test('an id is made when somebody looks, or it is offered, and not before', async (t) => {
+  const recorder = new FlightRecorder(4)
+  let made = 0
+  const bytes = createConnectionId(Date.now())
+  const connection = client(1)
+  Object.defineProperty(connection, 'id', {
+    get: () => {
+      made += 1
+      return bytes
+    },
+  })
+  recorder.accepted(connection, 'web')
+  recorder.note('held', [connection], START + 5, undefined, 'NoReadyBackend')
+  t.equal(recorder.find(client(2).id), undefined)
+  t.equal(made, 0)
+  t.equal(recorder.list(all)[0]?.id, ulidFromBytes(bytes))
+  t.equal(made, 1)
+  t.equal(recorder.find(bytes)?.steps.length, 2)
+  recorder.note('offered', [connection], START + 6)
+  t.equal(made, 1)
+})
+
+void t.test('what an accepted client is given as id and what the record says are the same', async (t) => {
+  const recorder = new FlightRecorder(4)
+  const before = Date.now()
+  const peer = { family: 'IPv6', address: '2001:db8::1', port: 443 } as const
+  const accepted = new AcceptedClient(1, noDescriptor, peer, listener as unknown as Listener)
+  recorder.accepted(accepted, 'web')
+  recorder.note('relay_offered', [accepted], performance.now(), web1)
+  const record = recorder.find(accepted.id)
+  t.equal(record?.peer, '[2001:db8::1]:443')
+  const at = Date.parse(record?.acceptedAt ?? '')
+  t.ok(at >= before - 1 && at <= Date.now(), `${record?.acceptedAt}`)
+
+  const local = client(2, { peer: { family: 'unix', address: '', port: 0 } })
+  recorder.accepted(local, 'web')
+  t.equal(recorder.list(all)[0]?.peer, 'unix')
+})
+
+void t.test('the ring is the tail of a list that forgets nothing', async (t) => {
+  const STEPS: readonly Step[] = ['chosen', 'offered', 'held', 'returned', 'relay_offered', 'rejected']
+  const action = fc.oneof(
+    fc.constant({ kind: 'accept' as const }),
+    fc.record({ kind: fc.constant('note' as const), whom: fc.nat(20), step: fc.constantFrom(...STEPS) }),
+  )
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 8 }), fc.array(action, { maxLength: 120 }), (capacity, actions) => {
+      const recorder = new FlightRecorder(capacity)
+      const expected: { connection: ClientConnection; steps: Step[] }[] = []
+      for (const [at, each] of actions.entries()) {
+        if (each.kind === 'accept') {
+          const connection = client(expected.length + 1)
+          expected.push({ connection, steps: ['accepted'] })
+          recorder.accepted(connection, 'web')
+        } else {
+          const met = expected.at(-1 - each.whom)
+          if (met === undefined) continue
+          if (met.steps.length < 60) {
+            met.steps.push(each.step)
+            recorder.note(each.step, [met.connection], START + at)
+          }
+        }
+      }
+      const tail = expected.slice(-capacity).toReversed()
+      t.same(
+        recorder.list(all).map(({ id, steps }) => ({ id, steps: steps.map(({ step }) => step) })),
+        tail.map(({ connection, steps }) => ({ id: ulidFromBytes(connection.id), steps })),
+      )
+      t.equal(recorder.recorded, tail.length)
+    }),
+    { numRuns: 200 },
+  )
+})
+
+void t.test('none is none', async (t) => {
+  noRecorder.accepted(client(1), 'web')
+  noRecorder.note('rejected', [client(1)], START, undefined, 'shutdown')
+  t.pass()
+})
