@@ -338,6 +338,8 @@ const heldBack: [string, string, object][] = [
     'hold-back-throws',
     { stdout: 'round 1\nuncaught: from holdBack\nround 2\n' },
   ],
+  // Once as what was there when the poller was woken, and once more as what the ring had brought: the second recv said EAGAIN.
+  ['however often a poller is woken, an event is told once', 'woken-often', { stdout: 'told of 1\n' }],
 ]
 
 for (const ring of [true, false]) {
