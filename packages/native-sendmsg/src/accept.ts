@@ -103,7 +103,7 @@ function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): Accepted
         operationFlags: FLAGS,
       })
     }
-    ring.run()
+    error = ring.run()
     // Each of them is looked at, whatever the one before says: a later one may have a connection all the same.
     for (let index = 0; index < tries; index++) {
       const result = ring.result(index)

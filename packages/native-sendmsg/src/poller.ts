@@ -176,14 +176,23 @@ export class Poller {
     this.#state = 'idle'
     if (this.#closed) return this.#release()
     if (this.#watches.size === 0) this.#waiter.rest()
-    else if (count > 0 && this.#holdBack()) this.#wait()
+    else if (count > 0 && this.#mayWait()) this.#wait()
     else this.#arm()
   }
 
+  #mayWait(): boolean {
+    let may = false
+    guarded(() => {
+      may = this.#holdBack()
+    })
+    return may
+  }
+
+  /** The timer keeps the process: no thread waits meanwhile that would. */
   #wait(): void {
     this.#state = 'held back'
     if (this.#heldBackUntil) this.#heldBackUntil.refresh()
-    else this.#heldBackUntil = setTimeout(() => this.#collect(), MOST_HELD_BACK).unref()
+    else this.#heldBackUntil = setTimeout(() => this.#collect(), MOST_HELD_BACK)
   }
 
   /** A round without a wait, since it is likely that there is something. */
@@ -213,6 +222,8 @@ export class Poller {
   }
 
   #release(): void {
+    // An `advance` may be on its way, and the number of the set is somebody else's soon.
+    this.#state = 'idle'
     open.delete(this)
     if (open.size === 0) process.off('exit', exitAll)
     clearTimeout(this.#heldBackUntil)

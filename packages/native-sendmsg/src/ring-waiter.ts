@@ -126,13 +126,21 @@ export class RingWaiter implements Waiter {
     return this.#marks.address + who - 1
   }
 
+  /**
+   * `wake` alone brings no events. A chain is out then, which may be bringing the same ones: told twice, they would be stale the
+   * second time. So a chain rings for one who is not armed only when nothing is watched.
+   */
   #rung(buffer: Uint8Array, size: number): boolean {
     const byKernel = buffer.subarray(0, size).includes(KERNEL)
     if (byKernel) this.#chained = false
     if (!this.#armed) return true
     this.#armed = false
-    this.#waiting.onEvents(byKernel && this.#fetches ? this.#fetched() : this.#fetch())
+    this.#waiting.onEvents(byKernel ? this.#take() : 0)
     return true
+  }
+
+  #take(): number {
+    return this.#fetches ? this.#fetched() : this.#fetch()
   }
 
   /** What the kernel has brought along. */

@@ -110,14 +110,20 @@ export class Ring {
     return index
   }
 
-  /** Does what was added; afterwards `result` tells of each. @throws {NativeError} io_uring_enter(2) refused all of it */
-  run(): void {
-    let left = this.#batch
+  /**
+   * Does what was added; afterwards `result` tells of each.
+   *
+   * @returns why the kernel has not begun all of it (io_uring_enter(2), out of memory); the results of the rest are -ECANCELED
+   */
+  run(): NativeError | undefined {
+    this.#results.fill(-ECANCELED, 0, this.#batch)
+    const { untaken, error } = this.#submit()
+    let left = this.#batch - untaken
     this.#batch = 0
-    this.#submit()
     left -= this.#reap()
     // Every operation of a batch ends within the call above; this is for a kernel that thinks otherwise.
     for (; left > 0; left -= this.#reap()) this.#enter(0, left, ENTER_GETEVENTS)
+    return error
   }
 
   /** As a system call's, with -errno for a failure. */
@@ -145,12 +151,14 @@ export class Ring {
   /**
    * Leaves linked operations behind in the kernel. The first one's result will be at `index`, if that is given.
    *
-   * @throws {NativeError} one that was left behind without an index, now or earlier, has failed (ENOMEM)
+   * @throws {NativeError} io_uring_enter(2) refused it; or one that was left behind without an index, now or earlier, has failed
+   *   (ENOMEM)
    */
   leave(chain: readonly Submission[], index = -1): void {
     for (const [at, submission] of chain.entries()) this.#write(submission, at === 0 ? index + 1 : 0)
-    this.#submit()
+    const { error } = this.#submit()
     this.#reap()
+    if (error !== undefined) throw error
     if (this.#broken !== 0) throw new NativeError('io_uring', this.#broken, { fd: this.#fd.fd })
   }
 
@@ -177,17 +185,21 @@ export class Ring {
     words.fill(0, at + SQE.rest, at + SQE_SIZE / 4)
   }
 
-  #submit(): void {
+  /** How many the kernel has not begun, and why. */
+  #submit(): { untaken: number; error: NativeError | undefined } {
     this.#tail = (this.#tail + this.#queued) | 0
     Atomics.store(this.#words, this.#sqTail, this.#tail)
     try {
       while (this.#queued > 0) this.#queued -= this.#enter(this.#queued, 0, 0)
+      return { untaken: 0, error: undefined }
     } catch (error) {
+      if (!(error instanceof NativeError)) throw error
       // What the kernel has not seen is taken back, so that it is not done behind somebody's back later.
-      this.#tail = (this.#tail - this.#queued) | 0
+      const untaken = this.#queued
+      this.#tail = (this.#tail - untaken) | 0
       Atomics.store(this.#words, this.#sqTail, this.#tail)
       this.#queued = 0
-      throw error
+      return { untaken, error }
     }
   }
 
