@@ -47,6 +47,12 @@ const elsewhere: readonly Elsewhere[] = [
     begins: 'sudo useradd',
     because: 'needs root, and systemd as process 1',
   },
+  {
+    page: 'examples/prometheus/README.md',
+    begins: 'promtool check config',
+    runBy: 'test/prometheus.test.ts',
+    as: "['check', 'config'",
+  },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
   {
     page: 'packages/broker/README.md',
