@@ -4,6 +4,7 @@ import { closeSync, openSync } from 'node:fs'
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
+import { sharedPoller } from '@baton/native-sendmsg'
 
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
 
@@ -33,6 +34,8 @@ function takeAllBut(spare) {
   return taken
 }
 
+// Its doorbell is two sockets, which stay for good; so they are there before anybody counts.
+sharedPoller()
 say('started')
 const lines = createInterface({ input: process.stdin })
 for await (const spare of lines) {
