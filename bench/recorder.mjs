@@ -72,12 +72,13 @@ function allocated(recorder, batches) {
   return (process.memoryUsage().heapUsed - before) / CONNECTIONS
 }
 
+function size() {
+  const { heapUsed, arrayBuffers } = process.memoryUsage()
+  return heapUsed + arrayBuffers
+}
+
 function memoryOfSlot(slots) {
   globalThis.gc()
-  const size = () => {
-    const { heapUsed, arrayBuffers } = process.memoryUsage()
-    return heapUsed + arrayBuffers
-  }
   const before = size()
   const recorder = new FlightRecorder(slots)
   const bytes = (size() - before) / slots
