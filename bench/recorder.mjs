@@ -72,16 +72,16 @@ function allocated(recorder, batches) {
   return (process.memoryUsage().heapUsed - before) / CONNECTIONS
 }
 
-function size() {
+function memory() {
   const { heapUsed, arrayBuffers } = process.memoryUsage()
   return heapUsed + arrayBuffers
 }
 
 function memoryOfSlot(slots) {
   globalThis.gc()
-  const before = size()
+  const before = memory()
   const recorder = new FlightRecorder(slots)
-  const bytes = (size() - before) / slots
+  const bytes = (memory() - before) / slots
   // Not before it was measured.
   if (recorder.capacity !== slots) throw new Error('another recorder')
   return bytes

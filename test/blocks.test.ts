@@ -32,7 +32,7 @@ const elsewhere: readonly Elsewhere[] = [
   { page: 'CONTRIBUTING.md', begins: 'npm test', because: SUITE },
   { page: 'docs/internals/simulation.md', begins: 'npx tap packages/broker/test/simulation', because: SUITE },
   { page: 'docs/reliability.md', begins: 'npm run chaos', because: SUITE },
-  { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/sdk-reference.test.ts' },
+  { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/slow/sdk-reference.test.ts' },
   { ...EXAMPLES, begins: 'npx baton start --config examples/baton.json' },
   { ...EXAMPLES, begins: 'export BATON_SOCKET=' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=web node examples/dist/fastify.js' },
@@ -46,6 +46,12 @@ const elsewhere: readonly Elsewhere[] = [
     page: 'examples/systemd/README.md',
     begins: 'sudo useradd',
     because: 'needs root, and systemd as process 1',
+  },
+  {
+    page: 'examples/prometheus/README.md',
+    begins: 'promtool check config',
+    runBy: 'test/prometheus.test.ts',
+    as: "['check', 'config'",
   },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },
   {

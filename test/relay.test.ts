@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { chownSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import http from 'node:http'
 import http2 from 'node:http2'
 import { connect, createServer, type Socket } from 'node:net'
@@ -10,9 +10,14 @@ import t from 'tap'
 import { decodeProxyHeader, encodeProxyHeader, type Offer } from '@baton/backend-sdk/protocol'
 import { startBackend } from './support/backend.ts'
 import { type Broker, startBroker, unaccounted } from './support/broker.ts'
+import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
+import { openDescriptors } from './support/proc.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 
+const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
+const NOBODY = 65_534
 const MIB = 1024 * 1024
 
 /** No descriptor is ever passed: everything takes the second rung. */
@@ -332,6 +337,68 @@ void t.test(
       [1, 1, 1],
       'each with its own reason',
     )
+  },
+)
+
+void t.test(
+  'a socket of another user is sent nothing for a backend that names it',
+  { timeout: 30_000, skip: onlyAsRoot },
+  async (t) => {
+    const folder = temporaryFolder(t)
+    chownSync(folder, NOBODY, NOBODY)
+    const path = join(folder, 'theirs.sock')
+    const listener = new Program(t, process.execPath, [
+      join(root, 'test/programs/foreign-listener.mjs'),
+      String(NOBODY),
+      path,
+    ])
+    t.equal((await listener.message('listening'))['uid'], NOBODY)
+    const visitors = () => listener.messages().filter(({ msg }) => msg === 'connection ended')
+
+    const broker = await startBroker(t, { config: relayed })
+    const denied = () =>
+      broker.metric('baton_handoff_failures_total{service="web",reason="PermissionDenied"}')
+    const peer = await FalseBackend.register(t, broker.control, hello('web', { reconnect: { path } }))
+    await broker.backends(1)
+    const admin = Number(new URL(broker.admin).port)
+    const before = openDescriptors(broker.pid, admin)
+
+    const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+    client.request()
+    await broker.until(({ services }) => services[0]?.held === 1, 'the client waits for somebody else')
+    const [offer] = await peer.offers(1)
+    await peer.wire.frame('revoke', ({ sequences }) => sequences.includes(offer?.sequence ?? 0))
+    t.equal(await denied(), 1)
+    await eventually(
+      () => openDescriptors(broker.pid, admin) === before + 1,
+      () => `${openDescriptors(broker.pid, admin)} descriptors, not those before and the client’s`,
+    )
+
+    const honest = await startBackend(t, broker)
+    t.equal((await client.answer()).headers['x-pid'], String(honest.pid), 'served by another backend')
+    // As often as it is chosen first, it costs the client a detour, and nothing else.
+    for (let round = 0; round < 100 && (await denied()) < 3; round++) {
+      const response = await fetch(broker.url(), { headers: { connection: 'close' } })
+      t.equal(response.headers.get('x-pid'), String(honest.pid))
+      await response.arrayBuffer()
+    }
+    const tries = await denied()
+    t.ok(tries >= 3, `it was chosen ${tries} times`)
+    await eventually(
+      () => visitors().length >= tries,
+      () => `${tries} connections that came and went; there were ${visitors().length}`,
+    )
+    for (const { bytes } of visitors()) t.equal(bytes, 0, 'not a byte was sent to it')
+    const said = broker.program
+      .messages()
+      .filter(({ msg }) => msg === 'relay endpoint of a backend cannot be used')
+    t.equal(said.length, 1, 'said once, however often it is tried')
+    t.match(said[0], { failure: 'PermissionDenied', slot: 'web-1' })
+    t.match(said[0]?.['reason'], `${path}: uid ${NOBODY} listens there, wanted uid 0`)
+    client.socket.destroy()
+    const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'all are settled')
+    t.match(status.services[0]?.outcomes, { handed_off: 0, rejected: 0, relinquished: 0 })
+    t.equal(unaccounted(status), 0)
   },
 )
 

@@ -40,6 +40,11 @@ export function holdsServerEnd(pid: number, localPort: number, clientPort: numbe
   return descriptorTargets(pid).includes(found.target)
 }
 
+/** How many IPv4 connections a listening port of this host has. */
+export function connectionsTo(port: number): number {
+  return ipv4Sockets().filter(({ local, remote }) => local === port && remote !== 0).length
+}
+
 /** What each descriptor is, such as `socket:[INODE]`. */
 function descriptorTargets(pid: number): string[] {
   return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {

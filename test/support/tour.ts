@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 import { type Block, blocksOf, read } from './markdown.ts'
 import { Program } from './process.ts'
 
-/** The pages whose terminals are typed: by `test/readme.test.ts`, and by `test/guides.test.ts`. */
+/** The pages whose terminals are typed: by `test/readme.test.ts`, and by `test/slow/guides.test.ts`. */
 export const TOURS = [
   'README.md',
   'docs/guides/fastify.md',

@@ -201,7 +201,8 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   /** What the broker said of a connection that the attached server was given; undefined for any other socket. */
   connection(socket: Socket): ConnectionInfo | undefined {
-    return (socket as Described & Socket)[this.#metadata]
+    // Null in programs without types: `response.socket` is, once the response has ended.
+    return (socket as (Described & Socket) | null)?.[this.#metadata]
   }
 
   async #drain(reason: string, deadline: number): Promise<void> {

@@ -1,6 +1,6 @@
 import type { Offer } from './protocol/index.ts'
 
-/** So many places that offers have left are kept before the rest moves up. */
+/** So many places that offers have left are kept, or as many as there are offers, before the rest moves up. */
 const MOST_EMPTY = 256
 
 /**
@@ -9,7 +9,7 @@ const MOST_EMPTY = 256
  * what was in it.)
  */
 export class OfferQueue {
-  readonly #places: (Offer | undefined)[] = []
+  #places: (Offer | undefined)[] = []
   #first = 0
   #size = 0
 
@@ -34,7 +34,7 @@ export class OfferQueue {
   }
 
   clear(): void {
-    this.#places.length = 0
+    this.#places = []
     this.#first = 0
     this.#size = 0
   }
@@ -44,8 +44,9 @@ export class OfferQueue {
     this.#size -= 1
     if (this.#size === 0) return this.clear()
     while (this.#places[this.#first] === undefined) this.#first += 1
-    if (this.#first < MOST_EMPTY) return
-    this.#places.splice(0, this.#first)
+    // Also those behind an offer that stays: each search goes through them.
+    if (this.#places.length - this.#size < Math.max(MOST_EMPTY, this.#size)) return
+    this.#places = this.#places.filter((offer) => offer !== undefined)
     this.#first = 0
   }
 }

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { type IncomingMessage, request as httpRequest, type RequestOptions } from 'node:http'
+import { Agent, type IncomingMessage, request as httpRequest, type RequestOptions } from 'node:http'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -458,6 +458,46 @@ void t.test('more streams than there is room for are refused', { timeout: 20_000
   })
 })
 
+void t.test(
+  'the page is served to everybody, under a policy that runs nothing but its own files',
+  async (t) => {
+    const { ask } = await serve(t, { token: 'open-sesame' })
+    const files: [path: string, type: string][] = [
+      ['/', 'text/html; charset=utf-8'],
+      ['/page/app.js', 'text/javascript; charset=utf-8'],
+      ['/page/app.css', 'text/css; charset=utf-8'],
+      ['/page/icon.svg', 'image/svg+xml'],
+    ]
+    for (const [path, type] of files) {
+      const { status, headers, text } = await ask({ path })
+      t.equal(status, 200, path)
+      t.match(headers, {
+        'content-type': type,
+        'content-security-policy':
+          /^default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'/,
+        'x-content-type-options': 'nosniff',
+        'referrer-policy': 'no-referrer',
+      })
+      t.notMatch(text, 'sesame')
+    }
+    t.equal((await ask({ method: 'HEAD', path: '/' })).status, 200)
+    for (const path of [
+      '/page/none.js',
+      '/page/..%2fpackage.json',
+      '/page/tsconfig.json',
+      '/page/shapes.d.ts',
+    ])
+      t.match(
+        await ask({ path }),
+        { status: 404, json: { error: { code: 'BATON_ERR_ADMIN_NO_ROUTE' } } },
+        path,
+      )
+    for (const path of ['/page/', '/page/../package.json', '/package.json'])
+      t.match(await ask({ path }), { status: /^40[14]$/ }, path)
+    t.equal((await ask({ path: '/', headers: { host: 'evil.example' } })).status, 403)
+  },
+)
+
 void t.test('every code has its status', async (t) => {
   for (const [code, status] of Object.entries(ADMIN_ERRORS)) {
     t.equal(new AdminError(code as keyof typeof ADMIN_ERRORS, 'x').statusCode, status)
@@ -510,6 +550,29 @@ void t.test(
     await third.close()
   },
 )
+
+void t.test('who was being answered when the server left does not keep its connection', async (t) => {
+  const { admin, ask, view } = await serve(t)
+  // A browser that reloads the broker would go on with the worker that has answered, and not with the next one.
+  let reloaded: () => void = () => {}
+  const asked = new Promise<void>((resolve) => {
+    view.reload = () => {
+      resolve()
+      return new Promise((done) => {
+        reloaded = () => done({ success: true, log: [] })
+      })
+    }
+  })
+  const agent = new Agent({ keepAlive: true })
+  t.teardown(() => agent.destroy())
+  t.equal((await ask({ path: '/api/v1/status', agent })).headers['connection'], 'keep-alive')
+  const answer = ask({ method: 'POST', path: '/api/v1/reload', agent })
+  await asked
+  const left = admin.leave()
+  reloaded()
+  t.match(await answer, { status: 200, headers: { connection: 'close' } })
+  await left
+})
 
 void t.test('close ends a connection that sends half a request', { timeout: 10_000 }, async (t) => {
   const { admin, address } = await serve(t)

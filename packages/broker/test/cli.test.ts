@@ -58,7 +58,7 @@ async function unused(): Promise<string> {
 void t.test('help and version', async (t) => {
   const overview = await baton('--help')
   t.match(overview, { code: 0, err: '' })
-  for (const name of ['start', 'check', 'status', 'drain']) {
+  for (const name of ['start', 'check', 'status', 'top', 'events', 'trace', 'drain']) {
     t.match(overview.out, new RegExp(`^  ${name} `, 'm'))
     const help = await baton(name, '--help')
     t.match(help, { code: 0, err: '' })
@@ -93,6 +93,14 @@ void t.test('a command line that makes no sense is exit code 2, with what was me
     [['drain', 'web/'], /^baton: "web\/" is not SERVICE or SERVICE\/BACKEND/],
     [['drain', '/web-1'], /is not SERVICE/],
     [['drain', 'web', '--deadline', 'soon'], /^baton: --deadline: "soon" is not a duration such as/],
+    [['trace'], /^baton: trace needs ID, or --slowest N\nTry: baton trace --help$/],
+    [['trace', 'web-1'], /^baton: "web-1" is no id of a connection/],
+    [['trace', '01J00000000000000000000000', '--slowest', '3'], /^baton: trace takes either ID or --slowest/],
+    [['trace', '01J00000000000000000000000', '--service', 'web'], /^baton: --service goes with --slowest/],
+    [['trace', '--slowest', '0'], /^baton: --slowest: "0" is no number from 1 to 1000/],
+    [['trace', '--slowest', '1001'], /^baton: --slowest: "1001" is no number/],
+    [['completion'], /^baton: completion needs bash\|zsh\|fish/],
+    [['completion', 'tcsh'], /^baton: "tcsh" is none of bash, zsh, fish/],
   ]
   for (const [args, message] of cases) {
     const { code, out, err } = await baton(...args)
@@ -168,8 +176,8 @@ void t.test('status and drain talk to the broker that the configuration names', 
       'LISTENER  ADDRESS         PROTOCOL  SERVICE  ACCEPTED',
       'http      127.0.0.1:8080  http      web            12',
       '',
-      'SERVICE  READY  HELD  IN FLIGHT  STUCK  HANDED OFF  REJECTED',
-      'web      1/2       0          1      0          10         1',
+      'SERVICE  READY  HELD  IN FLIGHT  STUCK  HANDED OFF  RELAYED  REJECTED',
+      'web      1/2       0          1      0          10        0         1',
       '',
       'BACKEND    STATE     LOAD  WEIGHT   PID  LAG MS  VERSION  ID',
       'web/web-1  ready        3       1  4242  1.3     2.0.1    01J0000000000000000000WEB-1',

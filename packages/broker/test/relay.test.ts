@@ -1,10 +1,13 @@
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
-import { type AddressInfo, connect, Socket } from 'node:net'
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { type AddressInfo, connect, createServer, Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { acceptOne, listenTcp, localAddress, OwnedFd, poll, POLLIN, socketpair } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import type { ClientConnection } from '../src/connection.ts'
 import { createConnectionId } from '../src/connection-id.ts'
+import { dialBackend, type PendingDial } from '../src/relay/dial.ts'
 import { Relay } from '../src/relay/relay.ts'
 
 /** A client's connection as the broker accepts it, and the client at its other end. */
@@ -76,6 +79,139 @@ void t.test('a backend that fails in the middle of its answer', { timeout: 20_00
   )
   await relay
   t.equal(descriptors(), before - 3, 'both sides are closed, and the client has gone')
+})
+
+/** An endpoint as backends have them, of this process's user. */
+async function endpoint(t: Test) {
+  const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  const path = join(folder, 'relay.sock')
+  const server = createServer({ allowHalfOpen: true })
+  t.teardown(() => server.close())
+  server.listen(path)
+  await once(server, 'listening')
+  const accept = async () => {
+    const [socket] = (await once(server, 'connection')) as [Socket]
+    t.teardown(() => socket.destroy())
+    return socket
+  }
+  return { path, accept }
+}
+
+interface Dialled {
+  readonly pending: PendingDial
+  readonly heard: string[]
+  /** What is heard first. */
+  readonly outcome: Promise<string>
+}
+
+function dialAs(uid: number, path: string): Dialled {
+  const heard: string[] = []
+  let tell: (outcome: string) => void = () => {}
+  const outcome = new Promise<string>((resolve) => (tell = resolve))
+  const hear = (what: string) => {
+    heard.push(what)
+    tell(what)
+  }
+  const pending = dialBackend(
+    { path, uid },
+    { connected: () => hear('connected'), failed: ({ code, message }) => hear(`${code} ${message}`) },
+  )
+  return { pending, heard, outcome }
+}
+
+const turn = () => new Promise((resolve) => setImmediate(resolve))
+
+void t.test('the endpoint of a backend is dialled for its own user alone', { timeout: 20_000 }, async (t) => {
+  const own = process.getuid?.() ?? -1
+
+  await t.test('its own: connected, later, and unread until it is settled', async (t) => {
+    const { path, accept } = await endpoint(t)
+    const before = descriptors()
+    const accepted = accept()
+    const { pending, heard, outcome } = dialAs(own, path)
+    t.same(heard, [], 'nothing before it returns')
+    t.equal(await outcome, 'connected')
+    const peer = await accepted
+    pending.socket.write('token')
+    t.equal(String((await once(peer, 'data'))[0]), 'token')
+    peer.end('answer')
+    await once(peer, 'finish')
+    await turn()
+    t.equal(pending.socket.bytesRead, 0)
+    pending.settle()
+    const answer = once(pending.socket, 'data')
+    const ended = once(pending.socket, 'end')
+    pending.socket.resume()
+    t.equal(String((await answer)[0]), 'answer')
+    await ended
+    const closed = [pending.socket, peer].map((socket) => once(socket.destroy(), 'close'))
+    await Promise.all(closed)
+    t.same(heard, ['connected'], 'and nothing after')
+    t.equal(descriptors(), before)
+  })
+
+  await t.test('another’s: EACCES, later, with both users named, and not a byte', async (t) => {
+    const { path, accept } = await endpoint(t)
+    const before = descriptors()
+    const accepted = accept()
+    const { pending, heard, outcome } = dialAs(own + 1, path)
+    t.same(heard, [], 'nothing before it returns')
+    t.equal(
+      await outcome,
+      `EACCES connect ${path}: uid ${own} listens there, wanted uid ${own + 1}, as which the backend has registered`,
+    )
+    const peer = await accepted
+    peer.resume()
+    await once(peer, 'end')
+    t.equal(peer.bytesRead, 0)
+    await once(peer.destroy(), 'close')
+    pending.cancel()
+    await turn()
+    t.equal(heard.length, 1, 'once')
+    t.equal(descriptors(), before)
+  })
+
+  await t.test('nobody’s: the kernel’s answer, later', async (t) => {
+    const before = descriptors()
+    const { heard, outcome } = dialAs(own, '/nowhere/relay.sock')
+    t.same(heard, [])
+    t.match(await outcome, /^ENOENT connect \/nowhere\/relay\.sock/)
+    t.equal(descriptors(), before)
+  })
+
+  await t.test('given up at once: nothing is heard of it, whoever listens', async (t) => {
+    const { path, accept } = await endpoint(t)
+    const before = descriptors()
+    for (const [uid, where] of [
+      [own, path],
+      [own + 1, path],
+      [own, '/nowhere/relay.sock'],
+    ] as const) {
+      const accepted = where === path ? accept() : undefined
+      const { pending, heard } = dialAs(uid, where)
+      pending.cancel()
+      const peer = await accepted
+      peer?.resume()
+      if (peer) await once(peer, 'end')
+      if (peer) await once(peer.destroy(), 'close')
+      await turn()
+      t.same(heard, [])
+    }
+    t.equal(descriptors(), before)
+  })
+
+  await t.test('one that breaks before it is settled has failed', async (t) => {
+    const { path, accept } = await endpoint(t)
+    const accepted = accept()
+    const { pending, heard, outcome } = dialAs(own, path)
+    await outcome
+    await once((await accepted).destroy(), 'close')
+    const closed = new Promise((resolve) => pending.socket.once('close', resolve))
+    pending.socket.write('token')
+    await closed
+    t.match(heard, ['connected', /^EPIPE/])
+  })
 })
 
 function descriptors(): number {

@@ -58,7 +58,7 @@ export function acceptOne(listenFd: BorrowedFd): AcceptedConnection | undefined 
  * `acceptOne` in all else.
  */
 export function acceptMany(listenFd: BorrowedFd, max: number): AcceptedBatch {
-  const ring = mainRing()
+  const ring = mainRing()?.ring
   return ring === undefined ? acceptSingly(listenFd, max) : acceptTogether(ring, listenFd, max)
 }
 
@@ -82,12 +82,12 @@ const ROOM = SOCKADDR + SOCKADDR_CAPACITY
 const rooms = lazyArena(RING_ENTRIES * ROOM)
 
 /** How many came the last time: as many are likely to wait now. One that finds nobody costs a fraction of one that does. */
-let usual = 0
+let usual = 1
 
 function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): AcceptedBatch {
   const connections: AcceptedConnection[] = []
   const arena = rooms()
-  let tries = Math.min(max, usual + 2, RING_ENTRIES)
+  let tries = Math.min(max, usual + 1, RING_ENTRIES)
   let error: NativeError | undefined
   let empty = false
   while (!empty && error === undefined && connections.length < max) {
@@ -103,7 +103,7 @@ function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): Accepted
         operationFlags: FLAGS,
       })
     }
-    ring.run()
+    error = ring.run()
     // Each of them is looked at, whatever the one before says: a later one may have a connection all the same.
     for (let index = 0; index < tries; index++) {
       const result = ring.result(index)
@@ -113,7 +113,7 @@ function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): Accepted
     }
     tries = Math.min(max - connections.length, tries * 2, RING_ENTRIES)
   }
-  usual = connections.length
+  usual = Math.max(1, connections.length)
   return error === undefined ? { connections } : { connections, error }
 }
 

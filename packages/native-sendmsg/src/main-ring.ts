@@ -1,16 +1,32 @@
 import { isMainThread } from 'node:worker_threads'
-import { AF_UNIX, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from './abi.ts'
+import {
+  AF_UNIX,
+  EPOLL_CTL_ADD,
+  EPOLL_EVENT_SIZE,
+  O_CLOEXEC,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+} from './abi.ts'
 import { Arena } from './arena.ts'
+import { OwnedFd } from './descriptors.ts'
 import { EAGAIN } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { POLLIN } from './inspect.ts'
 import { lastErrno, libc, supported } from './libc.ts'
-import { ACCEPT_DONTWAIT, LINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
+import { ACCEPT_DONTWAIT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
 import { Ring } from './ring.ts'
 import { createSocket, socketpair } from './sockets.ts'
 import { recv } from './stream.ts'
+import { EPOLLOUT } from './watch.ts'
 
-let made: { ring: Ring | undefined } | undefined
+export interface MainRing {
+  readonly ring: Ring
+  /** It can do an epoll_wait(2): Linux 6.15. */
+  readonly waitsForEvents: boolean
+}
+
+let made: { main: MainRing | undefined } | undefined
 /** Never let go of: the kernel takes a closed ring apart later, and must not write into memory that is somebody else's by then. */
 let opened: Ring | undefined
 
@@ -21,16 +37,16 @@ let opened: Ring | undefined
  * A Worker has none because its heap, with the ring's memory in it, ends before the ring does: the kernel's last completions
  * were written into memory that had been freed (seen as a SIGSEGV of the whole process).
  */
-export function mainRing(): Ring | undefined {
-  return (made ??= { ring: open() }).ring
+export function mainRing(): MainRing | undefined {
+  return (made ??= { main: open() }).main
 }
 
-function open(): Ring | undefined {
+function open(): MainRing | undefined {
   if (!supported || !isMainThread || process.env['BATON_IO_URING'] === 'off') return undefined
   try {
     const ring = new Ring()
     opened = ring
-    if (acceptsWithoutWaiting(ring) && ringsTheBell(ring)) return ring
+    if (acceptsWithoutWaiting(ring) && ringsTheBell(ring)) return { ring, waitsForEvents: bringsEvents(ring) }
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
   }
@@ -60,14 +76,37 @@ function ringsTheBell(ring: Ring): boolean {
   try {
     const byte = new Arena(8)
     const send = { opcode: OPCODES.send, address: byte.address, length: 1, flags: SKIP_SUCCESS }
-    ring.leave({ ...send, fd: far.fd })
-    ring.leave(
-      { opcode: OPCODES.pollAdd, fd: ready.fd, operationFlags: POLLIN, flags: LINK | SKIP_SUCCESS },
+    ring.leave([{ ...send, fd: far.fd }])
+    const poll = { opcode: OPCODES.pollAdd, fd: ready.fd, operationFlags: POLLIN }
+    ring.leave([
+      { ...poll, flags: HARDLINK | SKIP_SUCCESS },
       { ...send, fd: far.fd },
-    )
+    ])
     return recv(ready.fd, 8).length === 2
   } finally {
     ready.close()
+    far.close()
+  }
+}
+
+/** Kernels before 6.15 answer EINVAL. */
+function bringsEvents(ring: Ring): boolean {
+  const epoll = libc.epoll_create1(O_CLOEXEC)
+  if (epoll === -1) throw new NativeError('epoll_create1', lastErrno())
+  const set = new OwnedFd(epoll)
+  const [watched, far] = socketpair('stream')
+  try {
+    const event = new Arena(EPOLL_EVENT_SIZE)
+    event.words[0] = EPOLLOUT
+    if (libc.epoll_ctl(epoll, EPOLL_CTL_ADD, watched.fd, event.address) === -1) {
+      throw new NativeError('epoll_ctl', lastErrno())
+    }
+    const index = ring.add({ opcode: OPCODES.epollWait, fd: epoll, address: event.address, length: 1 })
+    ring.run()
+    return ring.result(index) === 1
+  } finally {
+    set.close()
+    watched.close()
     far.close()
   }
 }

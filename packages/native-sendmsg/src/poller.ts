@@ -38,6 +38,8 @@ export interface PollerOptions {
    * when they save work, and nobody waits for them otherwise.
    */
   holdBack?: (() => boolean) | undefined
+  /** Whether the kernel may be asked to wait (io_uring), where it can. Default true. */
+  ring?: boolean | undefined
 }
 
 /** Pollers that this thread has open, for the one exit handler. */
@@ -77,9 +79,9 @@ export class Poller {
     this.#holdBack = options.holdBack ?? (() => false)
     this.#epoll = createEpoll()
     try {
-      this.#waiter = createWaiter({
+      this.#waiter = createWaiter(options.ring ?? true, {
         epoll: this.#epoll,
-        events: this.#events.address,
+        events: this.#events,
         capacity: EVENTS_PER_WAIT,
         onEvents: (count) => this.#woken(count),
       })
@@ -174,14 +176,23 @@ export class Poller {
     this.#state = 'idle'
     if (this.#closed) return this.#release()
     if (this.#watches.size === 0) this.#waiter.rest()
-    else if (count > 0 && this.#holdBack()) this.#wait()
+    else if (count > 0 && this.#mayWait()) this.#wait()
     else this.#arm()
   }
 
+  #mayWait(): boolean {
+    let may = false
+    guarded(() => {
+      may = this.#holdBack()
+    })
+    return may
+  }
+
+  /** The timer keeps the process: no thread waits meanwhile that would. */
   #wait(): void {
     this.#state = 'held back'
     if (this.#heldBackUntil) this.#heldBackUntil.refresh()
-    else this.#heldBackUntil = setTimeout(() => this.#collect(), MOST_HELD_BACK).unref()
+    else this.#heldBackUntil = setTimeout(() => this.#collect(), MOST_HELD_BACK)
   }
 
   /** A round without a wait, since it is likely that there is something. */
@@ -211,6 +222,8 @@ export class Poller {
   }
 
   #release(): void {
+    // An `advance` may be on its way, and the number of the set is somebody else's soon.
+    this.#state = 'idle'
     open.delete(this)
     if (open.size === 0) process.off('exit', exitAll)
     clearTimeout(this.#heldBackUntil)
@@ -219,9 +232,11 @@ export class Poller {
   }
 }
 
-function createWaiter(waiting: Waiting): Waiter {
-  const ring = mainRing()
-  return ring === undefined ? new ThreadWaiter(waiting) : new RingWaiter(ring, waiting)
+function createWaiter(ring: boolean, waiting: Waiting): Waiter {
+  const found = ring ? mainRing() : undefined
+  return found === undefined
+    ? new ThreadWaiter(waiting)
+    : new RingWaiter(found.ring, found.waitsForEvents, waiting)
 }
 
 function createEpoll(): number {
@@ -245,8 +260,8 @@ let shared: Poller | undefined
 
 /**
  * The poller of this thread for those who have none of their own; made when it is first asked for, never
- * closed.
+ * closed. It waits seldom and briefly, and in other people's programs, so it has no ring.
  */
 export function sharedPoller(): Poller {
-  return (shared ??= new Poller())
+  return (shared ??= new Poller({ ring: false }))
 }

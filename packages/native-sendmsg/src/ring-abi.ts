@@ -20,6 +20,8 @@ export const ENTER_GETEVENTS = 1
 
 /** The next one begins when this one has succeeded. */
 export const LINK = 1 << 2
+/** The next one begins when this one has ended, well or not (5.6). */
+export const HARDLINK = 1 << 3
 /** Success makes no completion. */
 export const SKIP_SUCCESS = 1 << 6
 /** For ACCEPT, in `ioprio`: -EAGAIN instead of waiting (6.10). */
@@ -28,7 +30,15 @@ export const ACCEPT_DONTWAIT = 1 << 1
 /** For ASYNC_CANCEL: by descriptor, and all that match (5.19). */
 export const CANCEL_ALL_OF_FD = 0b11
 
-export const OPCODES = { pollAdd: 6, accept: 13, asyncCancel: 14, close: 19, send: 26 } as const
+/** `epollWait` is Linux 6.15's. */
+export const OPCODES = {
+  pollAdd: 6,
+  accept: 13,
+  asyncCancel: 14,
+  close: 19,
+  send: 26,
+  epollWait: 59,
+} as const
 export type Opcode = (typeof OPCODES)[keyof typeof OPCODES]
 
 /** `struct io_uring_params`: byte offsets. Both halves begin with eight words and end with an address. */

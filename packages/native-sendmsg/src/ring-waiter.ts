@@ -1,12 +1,12 @@
 import { type ConnectOpts, Socket, type SocketConstructorOpts } from 'node:net'
-import { MSG_DONTWAIT, MSG_NOSIGNAL } from './abi.ts'
+import { EPOLL_EVENT_SIZE, MSG_DONTWAIT, MSG_NOSIGNAL } from './abi.ts'
 import { Arena } from './arena.ts'
 import { EAGAIN } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { POLLIN } from './inspect.ts'
 import { lastErrno, libc } from './libc.ts'
-import { CANCEL_ALL_OF_FD, LINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
-import type { Ring } from './ring.ts'
+import { CANCEL_ALL_OF_FD, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
+import type { Ring, Submission } from './ring.ts'
 import { socketpair } from './sockets.ts'
 import type { Waiter, Waiting } from './waiter.ts'
 
@@ -15,28 +15,40 @@ const KERNEL = 1
 const SELF = 2
 
 /**
- * Waits without a thread. Node can wait for bytes, not for readiness, so the kernel turns the one into the other: a poll of
- * the epoll set is linked to a send of one byte into a socketpair (io_uring, IOSQE_IO_LINK) whose other end libuv reads.
+ * Waits without a thread. Node can wait for bytes, not for readiness, so the kernel turns the one into the other: a wait for
+ * the epoll set is linked to a send of one byte into a socketpair (io_uring, IOSQE_IO_HARDLINK) whose other end libuv reads.
  * No thread is woken to wake another one, which took 25 us and most of the context switches of a handoff.
+ *
+ * Since Linux 6.15 the wait brings the events along; before, it is a poll, and epoll_wait(2) follows.
  */
 export class RingWaiter implements Waiter {
   readonly #ring: Ring
   readonly #waiting: Waiting
+  readonly #fetches: boolean
   readonly #bell: Socket
   readonly #clapper: Socket
   readonly #clapperFd: number
   readonly #marks = new Arena(8)
+  /** The kernel may write into it at any time while a chain is out, so the poller reads a copy. */
+  readonly #brought: Arena
+  /** Where the ring puts what the wait of a chain said. */
+  readonly #result: number
+  readonly #chain: readonly Submission[]
   /** The poller waits for a call. */
   #armed = false
   /** The kernel holds a chain that has not rung yet. */
   #chained = false
 
-  constructor(ring: Ring, waiting: Waiting) {
+  /** `fetches`: whether the ring knows IORING_OP_EPOLL_WAIT. */
+  constructor(ring: Ring, fetches: boolean, waiting: Waiting) {
     this.#ring = ring
+    this.#fetches = fetches
     this.#waiting = waiting
+    this.#brought = new Arena(waiting.events.buffer.length)
+    this.#result = ring.reserve()
     this.#marks.buffer.set([KERNEL, SELF])
     const [near, far] = socketpair('stream')
-    // `onread` is an option of the constructor too (documented since 12.10); its types leave it out.
+    // `onread` is an option of the constructor too (since Node 12.10); its types leave it out.
     const options: SocketConstructorOpts & ConnectOpts = {
       fd: near.release(),
       onread: {
@@ -46,23 +58,11 @@ export class RingWaiter implements Waiter {
     }
     this.#bell = new Socket(options)
     this.#bell.unref()
-    // Nobody reads it. It is a handle so that it is closed with the thread, as the other end is.
+    // Nobody reads it. It is a handle so that it is closed with the environment, as the other end is.
     this.#clapperFd = far.release()
     this.#clapper = new Socket({ fd: this.#clapperFd, readable: false, writable: true })
-  }
-
-  arm(): void {
-    if (!this.#armed) this.#bell.ref()
-    this.#armed = true
-    if (this.#chained) return
-    this.#chained = true
-    this.#ring.leave(
-      {
-        opcode: OPCODES.pollAdd,
-        fd: this.#waiting.epoll,
-        operationFlags: POLLIN,
-        flags: LINK | SKIP_SUCCESS,
-      },
+    this.#chain = [
+      this.#wait(),
       {
         opcode: OPCODES.send,
         fd: this.#clapperFd,
@@ -71,7 +71,15 @@ export class RingWaiter implements Waiter {
         operationFlags: MSG_NOSIGNAL,
         flags: SKIP_SUCCESS,
       },
-    )
+    ]
+  }
+
+  arm(): void {
+    if (!this.#armed) this.#bell.ref()
+    this.#armed = true
+    if (this.#chained) return
+    this.#chained = true
+    this.#ring.leave(this.#chain, this.#result)
   }
 
   wake(): void {
@@ -94,31 +102,58 @@ export class RingWaiter implements Waiter {
   close(): void {
     // The chain holds the epoll set, which would live on.
     this.#cancel()
+    this.#ring.giveBack(this.#result)
     this.#bell.destroy()
     this.#clapper.destroy()
+  }
+
+  #wait(): Submission {
+    const { epoll: fd, capacity: length } = this.#waiting
+    if (this.#fetches) {
+      return { opcode: OPCODES.epollWait, fd, address: this.#brought.address, length, flags: HARDLINK }
+    }
+    return { opcode: OPCODES.pollAdd, fd, operationFlags: POLLIN, flags: HARDLINK }
   }
 
   #cancel(): void {
     if (!this.#chained) return
     this.#chained = false
-    this.#ring.leave({
-      opcode: OPCODES.asyncCancel,
-      fd: this.#waiting.epoll,
-      operationFlags: CANCEL_ALL_OF_FD,
-    })
+    const { epoll: fd } = this.#waiting
+    this.#ring.leave([{ opcode: OPCODES.asyncCancel, fd, operationFlags: CANCEL_ALL_OF_FD }])
   }
 
   #markAddress(who: typeof KERNEL | typeof SELF): number {
     return this.#marks.address + who - 1
   }
 
+  /**
+   * `wake` alone brings no events. A chain is out then, which may be bringing the same ones: told twice, they would be stale the
+   * second time. So a chain rings for one who is not armed only when nothing is watched.
+   */
   #rung(buffer: Uint8Array, size: number): boolean {
-    if (buffer.subarray(0, size).includes(KERNEL)) this.#chained = false
+    const byKernel = buffer.subarray(0, size).includes(KERNEL)
+    if (byKernel) this.#chained = false
     if (!this.#armed) return true
     this.#armed = false
-    const { epoll, events, capacity, onEvents } = this.#waiting
-    const count = libc.epoll_wait(epoll, events, capacity, 0)
-    onEvents(count === -1 ? -lastErrno() : count)
+    this.#waiting.onEvents(byKernel ? this.#take() : 0)
     return true
+  }
+
+  #take(): number {
+    return this.#fetches ? this.#fetched() : this.#fetch()
+  }
+
+  /** What the kernel has brought along. */
+  #fetched(): number {
+    this.#ring.look()
+    const count = this.#ring.result(this.#result)
+    if (count > 0) this.#waiting.events.buffer.set(this.#brought.buffer.subarray(0, count * EPOLL_EVENT_SIZE))
+    return count
+  }
+
+  #fetch(): number {
+    const { epoll, events, capacity } = this.#waiting
+    const count = libc.epoll_wait(epoll, events.address, capacity, 0)
+    return count === -1 ? -lastErrno() : count
   }
 }

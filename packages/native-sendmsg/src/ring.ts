@@ -1,7 +1,7 @@
 import { Arena } from './arena.ts'
 import { OwnedFd, type BorrowedFd } from './descriptors.ts'
 import { ECANCELED, EINTR } from './errno.ts'
-import { NativeError } from './errors.ts'
+import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import {
   CQE,
@@ -70,7 +70,10 @@ export class Ring {
   #batch = 0
   /** errno of a chain that was not to fail. */
   #broken = 0
-  readonly #results = new Int32Array(RING_ENTRIES)
+  /** Those of a batch, then those of chains. */
+  readonly #results = new Int32Array(2 * RING_ENTRIES)
+  #reserved = 0
+  readonly #free: number[] = []
 
   /** @throws {NativeError} what io_uring_setup(2) says: ENOSYS, EPERM (seccomp, sysctl), EINVAL (an old kernel) */
   constructor() {
@@ -107,14 +110,20 @@ export class Ring {
     return index
   }
 
-  /** Does what was added; afterwards `result` tells of each. @throws {NativeError} io_uring_enter(2) refused all of it */
-  run(): void {
-    let left = this.#batch
+  /**
+   * Does what was added; afterwards `result` tells of each.
+   *
+   * @returns why the kernel has not begun all of it (io_uring_enter(2), out of memory); the results of the rest are -ECANCELED
+   */
+  run(): NativeError | undefined {
+    this.#results.fill(-ECANCELED, 0, this.#batch)
+    const { untaken, error } = this.#submit()
+    let left = this.#batch - untaken
     this.#batch = 0
-    this.#submit()
     left -= this.#reap()
     // Every operation of a batch ends within the call above; this is for a kernel that thinks otherwise.
     for (; left > 0; left -= this.#reap()) this.#enter(0, left, ENTER_GETEVENTS)
+    return error
   }
 
   /** As a system call's, with -errno for a failure. */
@@ -122,15 +131,34 @@ export class Ring {
     return this.#results[index] as number
   }
 
-  /**
-   * Leaves linked operations behind in the kernel.
-   *
-   * @throws {NativeError} one that was left behind, now or earlier, has failed (ENOMEM)
-   */
-  leave(...chain: readonly Submission[]): void {
-    for (const submission of chain) this.#write(submission, 0)
-    this.#submit()
+  /** The index of the results of one user's chains, until it is given back. */
+  reserve(): number {
+    const index = this.#free.pop() ?? RING_ENTRIES + this.#reserved++
+    if (index >= this.#results.length)
+      throw new BatonNativeError('BATON_ERR_LIMIT_EXCEEDED', `${RING_ENTRIES} chains`)
+    return index
+  }
+
+  giveBack(index: number): void {
+    this.#free.push(index)
+  }
+
+  /** Looks for what has ended in the meantime: `result(index)` of a chain's first operation is true afterwards. */
+  look(): void {
     this.#reap()
+  }
+
+  /**
+   * Leaves linked operations behind in the kernel. The first one's result will be at `index`, if that is given.
+   *
+   * @throws {NativeError} io_uring_enter(2) refused it; or one that was left behind without an index, now or earlier, has failed
+   *   (ENOMEM)
+   */
+  leave(chain: readonly Submission[], index = -1): void {
+    for (const [at, submission] of chain.entries()) this.#write(submission, at === 0 ? index + 1 : 0)
+    const { error } = this.#submit()
+    this.#reap()
+    if (error !== undefined) throw error
     if (this.#broken !== 0) throw new NativeError('io_uring', this.#broken, { fd: this.#fd.fd })
   }
 
@@ -157,17 +185,21 @@ export class Ring {
     words.fill(0, at + SQE.rest, at + SQE_SIZE / 4)
   }
 
-  #submit(): void {
+  /** How many the kernel has not begun, and why. */
+  #submit(): { untaken: number; error: NativeError | undefined } {
     this.#tail = (this.#tail + this.#queued) | 0
     Atomics.store(this.#words, this.#sqTail, this.#tail)
     try {
       while (this.#queued > 0) this.#queued -= this.#enter(this.#queued, 0, 0)
+      return { untaken: 0, error: undefined }
     } catch (error) {
+      if (!(error instanceof NativeError)) throw error
       // What the kernel has not seen is taken back, so that it is not done behind somebody's back later.
-      this.#tail = (this.#tail - this.#queued) | 0
+      const untaken = this.#queued
+      this.#tail = (this.#tail - untaken) | 0
       Atomics.store(this.#words, this.#sqTail, this.#tail)
       this.#queued = 0
-      throw error
+      return { untaken, error }
     }
   }
 
@@ -196,7 +228,7 @@ export class Ring {
         continue
       }
       this.#results[key - 1] = words[at + CQE.result] as number
-      ended += 1
+      if (key <= RING_ENTRIES) ended += 1
     }
     Atomics.store(words, this.#cqHead, head)
     return ended

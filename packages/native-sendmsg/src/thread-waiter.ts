@@ -51,7 +51,7 @@ export class ThreadWaiter implements Waiter {
 
   async #wait(): Promise<void> {
     const { epoll, events, capacity, onEvents } = this.#waiting
-    const count = await epollWait(epoll, events, capacity)
+    const count = await epollWait(epoll, events.address, capacity)
     this.#armed = false
     this.#pipe.drain()
     onEvents(count)

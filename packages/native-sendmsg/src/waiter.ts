@@ -1,3 +1,5 @@
+import type { Arena } from './arena.ts'
+
 /**
  * Waits for an epoll set, for a `Poller`. After `arm` it calls the poller once, with the number of events that it has put
  * into the poller's memory (or -errno); until then it is not armed again.
@@ -17,8 +19,8 @@ export interface Waiter {
 /** What a waiter waits for. */
 export interface Waiting {
   readonly epoll: number
-  /** Address of `capacity` events. */
-  readonly events: number
+  /** Room for `capacity` events. */
+  readonly events: Arena
   readonly capacity: number
   readonly onEvents: (count: number) => void
 }

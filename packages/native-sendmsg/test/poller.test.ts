@@ -292,10 +292,61 @@ const ends: [string, object][] = [
   ['exit-with-worker', { code: 7, stderr: '' }],
 ]
 
-for (const [how, outcome] of ends) {
-  void t.test(`a process with a waiting poller ends: ${how}`, { timeout: 20_000 }, async (t) => {
-    const child = startFixture('poller.mjs', [how])
-    await once(child, 'spawn')
-    t.match(await ended(child, 5_000), { signal: null, ...outcome })
-  })
+for (const ring of [true, false]) {
+  for (const [how, outcome] of ends) {
+    void t.test(
+      `${waiter(ring)}: a process with a waiting poller ends: ${how}`,
+      { timeout: 20_000 },
+      async (t) => {
+        const child = startFixture('poller.mjs', [how], { ring })
+        await once(child, 'spawn')
+        t.match(await ended(child, 5_000), { signal: null, ...outcome })
+      },
+    )
+  }
+}
+
+/** Where there is no io_uring both are the thread of the pool. */
+function waiter(ring: boolean): string {
+  return ring ? 'io_uring' : 'pool thread'
+}
+
+const heldBack: [string, string, object][] = [
+  [
+    'a round that is held back comes by itself, and keeps the process until then',
+    'held-back',
+    { stdout: '20 rounds\n' },
+  ],
+  [
+    'a round that is held back comes at once on advance',
+    'advance',
+    { stdout: 'round 1, round 2, whatever is next, round 3\n' },
+  ],
+  ['a poller that is held back can be closed', 'close-held-back', { stdout: 'round 1\n' }],
+  // The round that was on its way waited for a set that was closed, and the process ended of EBADF.
+  ['a poller that is closed after advance has no round more', 'close-advanced', { stdout: 'round 1\n' }],
+  [
+    'a poller that is held back and has lost its only watch keeps nobody',
+    'remove-held-back',
+    { stdout: 'round 1\n' },
+  ],
+  ['a watch that is added while the poller is held back is called', 'add-held-back', { stdout: 'called\n' }],
+  ['a process whose poller is held back ends', 'exit-held-back', { code: 7 }],
+  // The poller was never armed again.
+  [
+    'a holdBack that throws is an uncaught exception, and the poller goes on',
+    'hold-back-throws',
+    { stdout: 'round 1\nuncaught: from holdBack\nround 2\n' },
+  ],
+  // Once as what was there when the poller was woken, and once more as what the ring had brought: the second recv said EAGAIN.
+  ['however often a poller is woken, an event is told once', 'woken-often', { stdout: 'told of 1\n' }],
+]
+
+for (const ring of [true, false]) {
+  for (const [name, how, outcome] of heldBack) {
+    void t.test(`${waiter(ring)}: ${name}`, { timeout: 20_000 }, async (t) => {
+      const child = startFixture('poller.mjs', [how], { ring })
+      t.same(await ended(child, 5_000), { signal: null, code: 0, stdout: '', stderr: '', ...outcome })
+    })
+  }
 }

@@ -65,16 +65,19 @@ export interface FixtureOptions {
   uid?: number
   /** RLIMIT_NOFILE of the child. */
   descriptors?: number
+  /** False: as where there is no io_uring. */
+  ring?: boolean
 }
 
 /**
- * Starts a program of test/fixtures, which uses the built package. The environment is empty: test runners
- * leave things in it that change what a child does.
+ * Starts a program of test/fixtures, which uses the built package. The environment is empty (`ring` apart): test
+ * runners leave things in it that change what a child does.
  */
 export function startFixture(name: string, args: string[], options: FixtureOptions = {}): ChildProcess {
   const path = fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
   const limit = options.descriptors === undefined ? '' : `ulimit -n ${options.descriptors}; `
-  const command = ['-i', '/bin/sh', '-c', `${limit}exec "$0" "$@"`, process.execPath, path, ...args]
+  const environment = options.ring === false ? ['-i', 'BATON_IO_URING=off'] : ['-i']
+  const command = [...environment, '/bin/sh', '-c', `${limit}exec "$0" "$@"`, process.execPath, path, ...args]
   return spawn('/usr/bin/env', command, {
     cwd: '/',
     stdio: options.stdio ?? ['ignore', 'pipe', 'pipe'],

@@ -45,7 +45,7 @@ const READ_SIZE = 16 * 1024
 export function openControlStream(fd: OwnedFd): ControlStream {
   let duplicate: OwnedFd | undefined
   let socket: Socket
-  let deliver: (chunk: Buffer) => void = () => {}
+  let deliver: ((chunk: Buffer) => void) | undefined
   const buffer = Buffer.allocUnsafeSlow(READ_SIZE)
   try {
     duplicate = fd.dup()
@@ -54,7 +54,7 @@ export function openControlStream(fd: OwnedFd): ControlStream {
       onread: {
         buffer,
         callback: (size) => {
-          deliver(buffer.subarray(0, size))
+          deliver?.(buffer.subarray(0, size))
           return true
         },
       },

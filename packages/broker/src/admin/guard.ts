@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 import { isLoopback, type Address, type Secret } from '../config/index.ts'
 import { AdminError } from './errors.ts'
+import { PAGE_ROUTES } from './page.ts'
 
 export interface GuardedRequest {
   readonly method: string
@@ -10,8 +11,8 @@ export interface GuardedRequest {
   readonly headers: IncomingHttpHeaders
 }
 
-/** Asked by machines that have no token, and telling nothing that needs one. */
-const OPEN_ROUTES = new Set(['/healthz', '/readyz'])
+/** Asked by machines and browsers that have no token, and telling nothing that needs one. */
+const OPEN_ROUTES = new Set<string>(['/healthz', '/readyz', ...PAGE_ROUTES])
 
 /**
  * Decides whether a request may be answered at all. A browser on this host can be made to send requests here by

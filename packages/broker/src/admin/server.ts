@@ -13,6 +13,7 @@ import type { Logger } from 'pino'
 import type { Address, Config } from '../config/index.ts'
 import { AdminError, adminListenError, type AdminErrorCode } from './errors.ts'
 import { guard } from './guard.ts'
+import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
 import { removeStaleSocket } from './stale-socket.ts'
 import type { WorkerView } from './view.ts'
@@ -45,7 +46,7 @@ export interface Admin {
   close(): Promise<void>
 }
 
-/** The admin HTTP server: metrics, health, status, and the requests to drain. */
+/** The admin HTTP server: metrics, health, status, the requests to drain, and the page to look at. */
 export function createAdmin({ config, view, logger, socket }: AdminOptions): Admin {
   const { listen } = config.admin
   const options: FastifyServerOptions = {
@@ -56,17 +57,21 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
     bodyLimit: BODY_LIMIT_BYTES,
   }
   const app = Fastify(options)
+  let leaving = false
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
     done(guard(config.admin, { method: request.method, route, headers: request.headers }))
   })
   app.addHook('onSend', (_request, reply, _payload, done) => {
+    // Who keeps the connection would go on asking a worker that knows nothing any more.
+    if (leaving) reply.header('connection', 'close')
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
     done()
   })
   answerErrors(app)
   addRoutes(app, view, config.admin.token !== null)
+  addPage(app)
 
   return {
     async listen() {
@@ -88,6 +93,7 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
       return { address: boundAddress(app, listen) }
     },
     async leave() {
+      leaving = true
       // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
       if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
     },

@@ -14,7 +14,7 @@ export interface Option {
 /** One `baton COMMAND`. */
 export interface Command {
   readonly name: string
-  /** Names of the arguments, all of them required. */
+  /** Names of the arguments; those in brackets may be left out, and stand last. Words with `|` between them are a choice. */
   readonly operands: readonly string[]
   /** What stands behind `--`, which is not Baton's to read; absent where nothing may. */
   readonly rest?: string
@@ -87,7 +87,8 @@ export function parseInvocation(command: Command, args: readonly string[]): Invo
 
 function checkOperands(command: Command, operands: readonly string[]): void {
   const missing = command.operands[operands.length]
-  if (missing !== undefined) throw new UsageError(`${command.name} needs ${missing}`)
+  if (missing !== undefined && !missing.startsWith('['))
+    throw new UsageError(`${command.name} needs ${missing}`)
   const extra = operands[command.operands.length]
   if (extra === undefined) return
   if (command.rest !== undefined)

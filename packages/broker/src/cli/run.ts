@@ -2,16 +2,33 @@ import { ConfigError, errnoOf, nearMiss } from '../config/index.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { check } from './check.ts'
 import { helpOf, parseInvocation, type Command } from './command.ts'
+import { completionOf } from './completion.ts'
 import { deploy } from './deploy.ts'
 import { drain } from './drain.ts'
+import { events } from './events.ts'
 import { reload } from './reload.ts'
 import { runApp } from './run-app.ts'
 import { start } from './start.ts'
 import { status } from './status.ts'
 import { stop } from './stop.ts'
+import { top } from './top.ts'
+import { trace } from './trace.ts'
 import { CommandError, DONE, FAILED, USAGE, UsageError, type Terminal } from './terminal.ts'
 
-const COMMANDS: readonly Command[] = [runApp, start, stop, check, reload, deploy, status, drain]
+const COMMANDS: readonly Command[] = [
+  runApp,
+  start,
+  stop,
+  check,
+  reload,
+  deploy,
+  status,
+  top,
+  events,
+  trace,
+  drain,
+  completionOf(() => COMMANDS),
+]
 
 /**
  * Runs `baton ARGS...` and says on the terminal what came of it.

@@ -17,6 +17,7 @@ const SMALL = 8 * BATCH
  */
 export class DescriptorReserve {
   readonly #highest: number
+  #suspected = false
   /** How many clients may be accepted at once. */
   readonly batch: number
 
@@ -25,23 +26,38 @@ export class DescriptorReserve {
     this.#highest = limit - (limit < SMALL ? Math.min(RESERVE, limit / 2) : RESERVE + BATCH)
   }
 
+  /** Somebody has got a descriptor of the reserve, and nobody has asked the kernel since. */
+  get isSuspected(): boolean {
+    return this.#suspected
+  }
+
   /** `fd`: one that was just opened. */
   isReached(fd: number): boolean {
-    return fd >= this.#highest
+    if (fd < this.#highest) return false
+    this.#suspected = true
+    return true
   }
 
   /** Asks the kernel for a number, and gives it back. */
   isReachedNow(fd: number): boolean {
+    this.#suspected = true
     try {
       const probe = dup(fd)
-      const reached = this.isReached(probe.fd)
+      this.#suspected = this.isReached(probe.fd)
       probe.close()
-      return reached
+      return this.#suspected
     } catch (error) {
       if (error instanceof NativeError) return true
       throw error
     }
   }
+}
+
+let shared: DescriptorReserve | undefined
+
+/** The one of this process: what a listener takes of it, the others must know. */
+export function sharedReserve(): DescriptorReserve {
+  return (shared ??= new DescriptorReserve())
 }
 
 /** RLIMIT_NOFILE of this process, which Node raises to the hard limit at start (proc(5), limits). */

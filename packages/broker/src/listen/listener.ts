@@ -2,7 +2,7 @@ import { acceptMany, EPOLLIN, localAddress, OwnedFd, type Poller, type Watch } f
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../config/index.ts'
 import { AcceptedClient, type ClientConnection } from '../connection.ts'
-import { DescriptorReserve } from './descriptor-reserve.ts'
+import { sharedReserve } from './descriptor-reserve.ts'
 
 /** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
 const MOST_AT_ONCE = 64
@@ -25,7 +25,7 @@ export class Listener {
   readonly #fd: OwnedFd
   readonly #onConnection: (connection: ClientConnection) => void
   readonly #logger: Logger
-  readonly #reserve = new DescriptorReserve()
+  readonly #reserve = sharedReserve()
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
   #pressure: string | undefined
@@ -82,7 +82,10 @@ export class Listener {
 
   #accept(most: number): void {
     const reserve = this.#reserve
-    if (this.#pressure !== undefined && reserve.isReachedNow(this.#fd.fd)) return this.#pause()
+    const suspected = this.#pressure !== undefined || reserve.isSuspected
+    if (suspected && reserve.isReachedNow(this.#fd.fd)) {
+      return this.#pauseFor(this.#pressure ?? 'descriptor reserve reached')
+    }
     for (let room = most; room > 0;) {
       const asked = Math.min(room, reserve.batch)
       const { connections, error } = acceptMany(this.#fd.fd, asked)

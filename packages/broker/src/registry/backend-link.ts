@@ -92,6 +92,8 @@ export class BackendLink implements Candidate {
   #closed = 0
   #lag: number | null = null
   #strange = 0
+  /** Its endpoint is out of bounds, and the log says so: once, for it stays so until somebody changes that. */
+  #denied = false
 
   constructor(
     identity: BackendIdentity,
@@ -140,9 +142,9 @@ export class BackendLink implements Candidate {
     return this.#failures.retryAfter(this.#os.now())
   }
 
-  /** Offers are out that it has not answered, and their time is not over. */
-  get expectsAck(): boolean {
-    return this.#ledger.size > this.#ledger.taken
+  /** Offers that it has not answered, and whose time is not over. */
+  get expectedAcks(): number {
+    return this.#ledger.size - this.#ledger.taken
   }
 
   /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
@@ -187,16 +189,16 @@ export class BackendLink implements Candidate {
    * token. Until the ACK nothing is read from the client, so that a relay that fails has cost it nothing but time.
    */
   offerRelay(connection: ClientConnection): Failure | undefined {
-    const { reconnect } = this.identity
+    const { reconnect, uid } = this.identity
     if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
     const token = createToken()
     const offer = this.#ledger.open(connection, token, this.#os.now() + this.#options.ackDeadline, 'relay')
     this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
-    const pending = this.#os.dial(
-      { path: reconnect },
+    const pending = this.#os.dialBackend(
+      { path: reconnect, uid },
       {
         connected: () => pending.socket.write(relayHeader(connection, token)),
-        failed: (error) => this.#relayFailed(offer, failureOf(error, reconnect, -1)),
+        failed: (error) => this.#relayFailed(offer, failureOf(error, reconnect, -1), error.message),
       },
     )
     this.#dials.set(offer.sequence, pending)
@@ -358,9 +360,16 @@ export class BackendLink implements Candidate {
   }
 
   /** The endpoint could not be reached, or what was connected broke before the ACK. */
-  #relayFailed(offer: OpenOffer, failure: Failure): void {
+  #relayFailed(offer: OpenOffer, failure: Failure, reason: string): void {
     this.#takeDial(offer)
     if (!this.#ledger.cancel(offer)) return
+    if (failure.code === 'PermissionDenied' && !this.#denied) {
+      this.#denied = true
+      this.#logger.warn(
+        { ...this.#tag, failure: failure.code, reason },
+        'relay endpoint of a backend cannot be used',
+      )
+    }
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
     this.#count(failure)
     this.#host.returned([offer.connection], failure, this.id)

@@ -25,6 +25,9 @@ const UPSTREAM_RETRY = 250
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
 const PUMP_BATCH = 64
 
+/** At most so many clients that come together go to one backend before another one is chosen: more saves hardly anything. */
+const LONGEST_RUN = 8
+
 /** What all services of a worker share. */
 interface Surroundings {
   readonly poller: Watcher
@@ -131,17 +134,20 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * Whether each of those who could take a client has not answered for the last ones yet: then clients may as well wait in the
-   * kernel for a moment, and be offered together.
+   * Whether as many backends as can run at the same time have offers to answer, and more than one is out: then clients may as
+   * well wait in the kernel for a moment, and be offered together. Who comes alone is offered alone, at once.
    */
   get busy(): boolean {
     let ready = 0
+    let expecting = 0
+    let offers = 0
     for (const link of this.#links.values()) {
       if (link.state !== 'ready') continue
-      if (!link.expectsAck) return false
       ready += 1
+      offers += link.expectedAcks
+      if (link.expectedAcks > 0) expecting += 1
     }
-    return ready > 0
+    return offers > 1 && expecting >= Math.min(ready, this.#os.parallelism)
   }
 
   /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */
@@ -337,8 +343,13 @@ export class Service implements LinkHost, UpstreamHost {
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
     const ready = this.#takers()
     const groups = new Map<BackendLink, ClientConnection[]>()
-    for (const connection of connections) {
-      const chosen = this.#choose(ready, connection)
+    const run = this.#runLength(ready.length)
+    let last: Taker | undefined
+    for (const [index, connection] of connections.entries()) {
+      // Rule: ASK_EACH_ONCE (docs/model)
+      const again = index % run !== 0 && connection.tried === undefined
+      const chosen: Taker | undefined = (again ? last : undefined) ?? this.#choose(ready, connection)
+      last = chosen
       if (chosen === undefined) {
         this.#fallBack(connection, why ?? this.#whyNobody())
         continue
@@ -350,6 +361,16 @@ export class Service implements LinkHost, UpstreamHost {
       else groups.set(chosen.link, [connection])
     }
     return groups
+  }
+
+  /**
+   * So many clients that come together go to the same backend, where load decides and there are more backends than processors: a
+   * batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be served
+   * sooner. `round-robin` and `source-hash` promise more than that, and get a choice for each.
+   */
+  #runLength(ready: number): number {
+    const byLoad = this.config.balance === 'least-connections' || this.config.balance === 'p2c'
+    return byLoad && ready > this.#os.parallelism ? LONGEST_RUN : 1
   }
 
   #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {

@@ -293,6 +293,7 @@ export class Broker {
       setTimeout: (callback, milliseconds) => process.setTimeout(callback, milliseconds),
       setInterval: (callback, milliseconds) => process.setInterval(callback, milliseconds),
       clear: (timer) => process.clear(timer),
+      parallelism: 2,
       random: () => this.#random.next(),
       peek: (fd) => {
         const { state } = process.file(fd) as Client
@@ -301,8 +302,8 @@ export class Broker {
       },
       closeAll: (owned) => owned.forEach((fd) => fd.close()),
       setNonblocking: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
-      dial: (target, host) =>
-        'path' in target ? this.#dial(target.path, host) : this.#kernel.violate('no upstream here'),
+      dial: () => this.#kernel.violate('no upstream here'),
+      dialBackend: ({ path }, host) => this.#dial(path, host),
       carry: (connection, upstream, onEnd) => this.#carry(connection, upstream, onEnd),
     }
   }

@@ -3,12 +3,12 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } fr
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { batonCommand, Broker, startBroker } from './support/broker.ts'
-import { Client } from './support/client.ts'
-import { eventually } from './support/eventually.ts'
-import { masterStatus, onlyWorker, reload } from './support/operator.ts'
-import { Program, root, temporaryFolder } from './support/process.ts'
+import { startBackend } from '../support/backend.ts'
+import { batonCommand, Broker, startBroker } from '../support/broker.ts'
+import { Client } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { masterStatus, onlyWorker, reload } from '../support/operator.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
 
 // What the broker tells a service manager, and what it takes from one. The manager's ends of both are real sockets, in
 // programs of their own.

@@ -1,12 +1,12 @@
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker, type Status } from './support/broker.ts'
-import { Client } from './support/client.ts'
-import { eventually } from './support/eventually.ts'
-import { askAdmin, ledger, logs, masterStatus, onlyWorker, reload } from './support/operator.ts'
-import { Sabotaged } from './support/sabotage.ts'
-import { servedBy, visit } from './support/visit.ts'
+import { startBackend } from '../support/backend.ts'
+import { type Broker, startBroker, type Status } from '../support/broker.ts'
+import { Client } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { askAdmin, ledger, logs, masterStatus, onlyWorker, reload } from '../support/operator.ts'
+import { Sabotaged } from '../support/sabotage.ts'
+import { servedBy, visit } from '../support/visit.ts'
 
 // What clients and who scrapes notice of a reload: nothing.
 

@@ -1,8 +1,8 @@
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker, type Status } from './support/broker.ts'
-import { eventually } from './support/eventually.ts'
+import { startBackend } from '../support/backend.ts'
+import { type Broker, startBroker, type Status } from '../support/broker.ts'
+import { eventually } from '../support/eventually.ts'
 import {
   askAdmin,
   ledger,
@@ -12,9 +12,9 @@ import {
   reload,
   samples,
   sessionInodes,
-} from './support/operator.ts'
-import { openDescriptors } from './support/proc.ts'
-import { Program, root } from './support/process.ts'
+} from '../support/operator.ts'
+import { openDescriptors } from '../support/proc.ts'
+import { Program, root } from '../support/process.ts'
 
 // Many reloads one after the other, without a pause, under load.
 

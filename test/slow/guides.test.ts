@@ -2,10 +2,10 @@ import { spawnSync } from 'node:child_process'
 import { symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { eventually } from './support/eventually.ts'
-import { read } from './support/markdown.ts'
-import { root } from './support/process.ts'
-import { Tour, TOURS } from './support/tour.ts'
+import { eventually } from '../support/eventually.ts'
+import { read } from '../support/markdown.ts'
+import { root } from '../support/process.ts'
+import { Tour, TOURS } from '../support/tour.ts'
 
 // The guides, followed to the letter. What the packages' installation would bring is this repository's `node_modules`.
 

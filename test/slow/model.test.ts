@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
-import { root } from './support/process.ts'
+import { root } from '../support/process.ts'
 
 /** One line of `check.mjs --json`. */
 interface Result {

@@ -2,8 +2,8 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { read } from './support/markdown.ts'
-import { cleanEnvironment, root, temporaryFolder } from './support/process.ts'
+import { read } from '../support/markdown.ts'
+import { cleanEnvironment, root, temporaryFolder } from '../support/process.ts'
 
 void t.test('the reference of the SDK is made without a warning', { timeout: 60_000 }, async (t) => {
   const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }

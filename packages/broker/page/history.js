@@ -1,0 +1,117 @@
+/** @import { ServiceRates, Sample, ServiceStatus } from './shapes.d.ts' */
+
+/** What the charts show of the past. */
+export const WINDOW_MS = 120_000
+
+/**
+ * One moment of a service, for its charts. What is not known is null, and leaves a gap.
+ *
+ * @typedef {object} Moment
+ * @property {number} at milliseconds since 1970, by the broker's clock
+ * @property {number | null} handoffs
+ * @property {number | null} p50
+ * @property {number | null} p90
+ * @property {number | null} p99
+ * @property {number | null} held
+ * @property {number | null} fallbacks
+ * @property {number | null} rejects
+ */
+
+/** The last two minutes of every service. Keeps no more than that, also when the page is open for a week. */
+export class History {
+  /** @type {Map<string, Moment[]>} */
+  #moments = new Map()
+  /** @type {Sample | undefined} */
+  #last
+
+  /**
+   * @param {Sample} sample
+   * @returns {Sample} the same, with as many figures as two answers to `GET /api/v1/status` tell if it has none
+   */
+  add(sample) {
+    const whole = sample.services === null ? { ...sample, services: difference(this.#last, sample) } : sample
+    this.#last = whole
+    const at = Date.parse(whole.at)
+    const names = new Set(whole.status.services.map(({ name }) => name))
+    for (const name of this.#moments.keys()) if (!names.has(name)) this.#moments.delete(name)
+    for (const service of whole.status.services) {
+      const moments = this.#moments.get(service.name) ?? []
+      moments.push(momentOf(at, service, whole.services?.[service.name]))
+      this.#moments.set(
+        service.name,
+        moments.filter((moment) => moment.at > at - WINDOW_MS - 5000),
+      )
+    }
+    return whole
+  }
+
+  /**
+   * @param {string} service
+   * @returns {readonly Moment[]} oldest first
+   */
+  of(service) {
+    return this.#moments.get(service) ?? []
+  }
+}
+
+/**
+ * @param {number} at
+ * @param {ServiceStatus} service
+ * @param {ServiceRates | undefined} figures
+ * @returns {Moment}
+ */
+function momentOf(at, service, figures) {
+  return {
+    at,
+    handoffs: figures?.handoffsPerSecond ?? null,
+    p50: figures?.latencyMs?.p50 ?? null,
+    p90: figures?.latencyMs?.p90 ?? null,
+    p99: figures?.latencyMs?.p99 ?? null,
+    held: service.held,
+    fallbacks: figures ? sum(figures.fallbacksPerSecond) : null,
+    rejects: figures ? sum(figures.rejectsPerSecond) : null,
+  }
+}
+
+/** @param {Readonly<Record<string, number>>} rates */
+export function sum(rates) {
+  return Object.values(rates).reduce((total, rate) => total + rate, 0)
+}
+
+/**
+ * @param {Sample | undefined} before
+ * @param {Sample} now
+ * @returns {Record<string, ServiceRates> | null}
+ */
+function difference(before, now) {
+  // Each worker counts from its own start.
+  if (before === undefined || before.status.broker.id !== now.status.broker.id) return null
+  const seconds = (Date.parse(now.at) - Date.parse(before.at)) / 1000
+  if (seconds <= 0) return null
+  /** @type {Record<string, ServiceRates>} */
+  const services = {}
+  for (const { name, outcomes } of now.status.services) {
+    const earlier = before.status.services.find((service) => service.name === name)
+    if (earlier === undefined) continue
+    services[name] = {
+      handoffsPerSecond: (outcomes.handed_off - earlier.outcomes.handed_off) / seconds,
+      acceptedPerSecond: (acceptedBy(now, name) - acceptedBy(before, name)) / seconds,
+      latencyMs: null,
+      fallbacksPerSecond: {},
+      rejectsPerSecond: { 'any reason': (outcomes.rejected - earlier.outcomes.rejected) / seconds },
+      fallbacks: {},
+      rejects: { 'any reason': outcomes.rejected },
+    }
+  }
+  return services
+}
+
+/**
+ * @param {Sample} sample
+ * @param {string} name
+ */
+function acceptedBy({ status }, name) {
+  return status.listeners
+    .filter(({ service }) => service === name)
+    .reduce((total, { accepted }) => total + accepted, 0)
+}

@@ -1,0 +1,117 @@
+import { element, row, svg, table } from './element.js'
+import { precisely, timeOfDay } from './format.js'
+
+/** @import { FlightRecord } from './shapes.d.ts' */
+
+/** What each step of a flight record means. One that is not here is shown by its name. @type {Readonly<Record<string, string>>} */
+const MEANINGS = {
+  accepted: 'accepted from the kernel',
+  chosen: 'backend chosen',
+  offered: 'descriptor and token sent',
+  relay_offered: 'relay offered',
+  acknowledged: 'token verified, acknowledged',
+  returned: 'came back untouched',
+  held: 'waits, unread',
+  released: 'the broker let go of it',
+  relayed: 'bytes go through the broker',
+  rejected: 'rejected',
+  client_gone: 'the client has left',
+  relinquished: 'given up: taken, and never answered',
+  moved: 'went to the next worker',
+  closed: 'closed',
+}
+
+const COLUMNS = [
+  { title: 'After', className: 'number' },
+  { title: 'Step', className: 'wide' },
+  { title: 'Backend' },
+  { title: 'Reason' },
+  { title: 'Took', className: 'number' },
+  { title: 'When', className: 'track' },
+]
+
+const TRACK = 100
+
+/**
+ * One connection, from accept to its outcome, step by step.
+ *
+ * @param {FlightRecord} record
+ * @param {() => void} onClose
+ * @returns {(HTMLElement)[]}
+ */
+export function recordView(record, onClose) {
+  const close = element('button', { type: 'button' }, 'Close record')
+  close.addEventListener('click', onClose)
+  const heading = element(
+    'h3',
+    { id: 'record-title', tabindex: '-1' },
+    'Connection ',
+    element('code', {}, record.id),
+  )
+  const facts = [
+    ['service', record.service],
+    ['listener', record.listener],
+    ['client', record.peer],
+    ['accepted', `${timeOfDay(record.acceptedAt)}.${record.acceptedAt.slice(20, 23)}`],
+    ['outcome', record.outcome ?? 'on its way'],
+    ['reason', record.reason],
+    ['backend', record.backend?.slot],
+    ['took', record.durationMs === null ? null : precisely(record.durationMs)],
+  ]
+    .filter(([, value]) => value !== null && value !== undefined)
+    .map(([term, value]) => element('div', {}, element('dt', {}, term ?? ''), element('dd', {}, value ?? '')))
+  return [
+    element('div', { class: 'heading' }, heading, close),
+    element('dl', { class: 'facts', 'aria-label': 'What became of it' }, ...facts),
+    steps(record),
+  ]
+}
+
+/** @param {FlightRecord} record */
+function steps({ steps: taken }) {
+  const { table: made, body } = table('Steps', COLUMNS)
+  const whole = Math.max(...taken.map(({ at }) => at), 0.001)
+  taken.forEach(({ at, step, backend, reason }, index) => {
+    const before = taken[index - 1]?.at ?? 0
+    const name = element(
+      'span',
+      {},
+      element('code', {}, step),
+      element('span', { class: 'muted' }, ` ${MEANINGS[step] ?? ''}`),
+    )
+    body.append(
+      row(COLUMNS, [
+        precisely(at),
+        name,
+        backend ?? '',
+        reason ?? '',
+        index === 0 ? '' : precisely(at - before),
+        track(before / whole, at / whole),
+      ]),
+    )
+  })
+  return element('div', { class: 'cards' }, made)
+}
+
+/**
+ * Where in the whole time it was. The same is in the row as figures, so it is hidden from who can not see it.
+ *
+ * @param {number} from
+ * @param {number} to
+ */
+function track(from, to) {
+  const x = String(from * TRACK)
+  const width = String(Math.max((to - from) * TRACK, 0))
+  return svg(
+    'svg',
+    { viewBox: `0 0 ${TRACK} 8`, preserveAspectRatio: 'none', class: 'waterfall', 'aria-hidden': 'true' },
+    svg('rect', { class: 'span', x, y: '2', width, height: '4' }),
+    svg('rect', {
+      class: 'tick',
+      x: String(Math.min(to * TRACK, TRACK - 1)),
+      y: '0',
+      width: '1',
+      height: '8',
+    }),
+  )
+}

@@ -1,0 +1,110 @@
+import { BackendTable } from './backend-table.js'
+import { Chart } from './chart.js'
+import { element, setText } from './element.js'
+import { count, figure } from './format.js'
+import { ReasonTable } from './reason-table.js'
+
+/** @import { ServiceRates, ListenerStatus, ServiceStatus } from './shapes.d.ts' */
+/** @import { Moment } from './history.js' */
+/** @import { DrainTarget } from './services.js' */
+
+/**
+ * What is shown of a service beside its charts and tables: word, meaning, figure.
+ *
+ * @type {readonly [string, string, (service: ServiceStatus) => number][]}
+ */
+const FACTS = [
+  ['in flight', 'Offered to a backend, and not settled yet', ({ inFlight }) => inFlight],
+  ['stuck', 'Taken by a backend that has not answered in time', ({ stuck }) => stuck],
+  ['relaying', 'The broker carries their bytes', ({ relaying }) => relaying],
+  ['handed off', 'A backend has acknowledged them', ({ outcomes }) => outcomes.handed_off],
+  ['relayed', 'Carried by the broker', ({ outcomes }) => outcomes.relayed],
+  ['rejected', 'No backend in time, or no room to wait', ({ outcomes }) => outcomes.rejected],
+  ['client gone', 'The client left first', ({ outcomes }) => outcomes.client_gone],
+  ['relinquished', 'Taken by a backend that never answered', ({ outcomes }) => outcomes.relinquished],
+]
+
+/** Everything of one service. */
+export class ServicePanel {
+  #listeners = element('p', { class: 'listeners muted' })
+  #alert = element('p', { class: 'problem' })
+  #drain
+  #facts = FACTS.map(([, , read]) => ({ read, value: element('dd') }))
+  #charts
+  #backends
+  #reasons
+  /** @type {ServiceStatus | undefined} */
+  #service
+
+  /**
+   * @param {string} name
+   * @param {(target: DrainTarget) => void} onDrain
+   */
+  constructor(name, onDrain) {
+    const title = `service-${name}`
+    this.#drain = element(
+      'button',
+      { type: 'button', 'aria-label': `Drain all backends of ${name}` },
+      'Drain all backends',
+    )
+    this.#drain.addEventListener('click', () => {
+      if (this.#service && this.#drain.ariaDisabled !== 'true')
+        onDrain({ service: this.#service, backend: null })
+    })
+    this.#backends = new BackendTable(name, (backend) => {
+      if (this.#service) onDrain({ service: this.#service, backend })
+    })
+    this.#reasons = new ReasonTable(name)
+    this.#charts = [
+      new Chart('Handoffs per second', figure, [{ key: 'handoffs', label: '', className: 'a' }]),
+      new Chart('Handoff latency in ms', figure, [
+        { key: 'p50', label: 'p50', className: 'a' },
+        { key: 'p90', label: 'p90', className: 'b' },
+        { key: 'p99', label: 'p99', className: 'c' },
+      ]),
+      new Chart('Held clients', count, [{ key: 'held', label: '', className: 'warn' }]),
+      new Chart('Fallbacks, rejects per second', figure, [
+        { key: 'fallbacks', label: 'fallbacks', className: 'warn' },
+        { key: 'rejects', label: 'rejects', className: 'bad' },
+      ]),
+    ]
+    const facts = this.#facts.map(({ value }, index) => {
+      const [word = '', meaning = ''] = FACTS[index] ?? []
+      return element('div', { title: meaning }, element('dt', {}, word), value)
+    })
+    this.element = element(
+      'section',
+      { class: 'panel service', 'aria-labelledby': title },
+      element('div', { class: 'heading' }, element('h2', { id: title }, name), this.#listeners, this.#drain),
+      this.#alert,
+      element('div', { class: 'charts' }, ...this.#charts.map((chart) => chart.element)),
+      element(
+        'dl',
+        { class: 'facts', 'aria-label': `Connections of ${name}, since this worker began` },
+        ...facts,
+      ),
+      element('div', { class: 'tables' }, this.#backends.element, this.#reasons.element),
+    )
+  }
+
+  /** @param {{ service: ServiceStatus, listeners: readonly ListenerStatus[], figures: ServiceRates | null, moments: readonly Moment[], now: number }} shown */
+  update({ service, listeners, figures, moments, now }) {
+    this.#service = service
+    setText(this.#listeners, [...listeners.map(describe), service.balance].join(' · '))
+    const ready = service.backends.filter(({ state }) => state === 'ready').length
+    // Services with plain upstreams or `handoff: off` serve without any registered backend.
+    const idle = ready === 0 && service.handoff === 'auto' && service.held > 0
+    setText(this.#alert, idle ? 'No backend is ready: clients wait, unread, until one is.' : '')
+    const every = service.backends.every(({ state }) => state === 'draining')
+    this.#drain.ariaDisabled = String(every)
+    for (const { read, value } of this.#facts) setText(value, count(read(service)))
+    for (const chart of this.#charts) chart.draw(moments)
+    this.#backends.update(service.backends, now)
+    this.#reasons.update(figures)
+  }
+}
+
+/** @param {ListenerStatus} listener */
+function describe({ name, address, protocol, accepting }) {
+  return `${name} ${protocol}://${address}${accepting ? '' : ' (not accepting)'}`
+}

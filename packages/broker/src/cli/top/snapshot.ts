@@ -1,0 +1,136 @@
+import type { ServiceStatus, Status } from '../../admin/index.ts'
+import type { ServiceRates } from '../../events/index.ts'
+
+/** What a broker does at one moment: its status, and how fast its counts grow. */
+export interface Snapshot {
+  /** Milliseconds since 1970, by the broker's clock where it says so. */
+  readonly at: number
+  /** The broker's own figures, or the differences of two answers. */
+  readonly source: 'events' | 'polling'
+  readonly status: Status
+  /** By the name of the service. */
+  readonly rates: ReadonlyMap<string, Rates>
+  /** Connections that a backend adopts in a second, by its id. */
+  readonly adopted: ReadonlyMap<string, number>
+}
+
+/** Of one service, in a second. Null where it is not known: a rate needs two looks, and reasons and latencies need the broker's events. */
+export interface Rates {
+  readonly accepted: number | null
+  readonly handoffs: number | null
+  readonly fallbacks: number | null
+  readonly rejects: number | null
+  readonly latencyMs: ServiceRates['latencyMs']
+  /** Why connections fell back or were rejected; those that ever happened. */
+  readonly reasons: readonly Reason[]
+}
+
+export interface Reason {
+  /** `next_backend/BackendGone`, or `reject/hold_timeout`. */
+  readonly what: string
+  readonly perSecond: number
+  readonly total: number
+}
+
+/** Makes snapshots of what comes one after the other, and remembers the one before. */
+export class Snapshots {
+  #before: Snapshot | undefined
+
+  /** @param services the broker's own figures; undefined when it was only asked for its status */
+  next(at: number, status: Status, services: Readonly<Record<string, ServiceRates>> | undefined): Snapshot {
+    // Counts begin anew with each worker.
+    const before = this.#before?.status.broker.id === status.broker.id ? this.#before : undefined
+    const seconds = before === undefined ? 0 : (at - before.at) / 1000
+    const snapshot: Snapshot = {
+      at,
+      source: services === undefined ? 'polling' : 'events',
+      status,
+      rates: new Map(
+        status.services.map((service) => {
+          const own = services?.[service.name]
+          return [
+            service.name,
+            own === undefined ? differences(service, status, before, seconds) : ratesOf(own),
+          ]
+        }),
+      ),
+      adopted: adoptions(status, before, seconds),
+    }
+    this.#before = snapshot
+    return snapshot
+  }
+}
+
+function ratesOf(own: ServiceRates): Rates {
+  const fallbacks = reasons(own.fallbacksPerSecond, own.fallbacks)
+  // Every rejection is a step down the ladder too; its own reason says more.
+  const steps = fallbacks.filter(({ what }) => !what.startsWith('reject/'))
+  const rejects = reasons(own.rejectsPerSecond, own.rejects)
+  return {
+    accepted: own.acceptedPerSecond,
+    handoffs: own.handoffsPerSecond,
+    fallbacks: sum(steps),
+    rejects: sum(rejects),
+    latencyMs: own.latencyMs,
+    reasons: [...rejects.map((reason) => ({ ...reason, what: `reject/${reason.what}` })), ...steps]
+      .filter(({ total, perSecond }) => total > 0 || perSecond > 0)
+      .toSorted((a, b) => b.perSecond - a.perSecond || b.total - a.total),
+  }
+}
+
+function reasons(
+  perSecond: Readonly<Record<string, number>>,
+  totals: Readonly<Record<string, number>>,
+): Reason[] {
+  return [...new Set([...Object.keys(perSecond), ...Object.keys(totals)])].map((what) => ({
+    what,
+    perSecond: perSecond[what] ?? 0,
+    total: totals[what] ?? 0,
+  }))
+}
+
+function sum(all: readonly Reason[]): number {
+  return all.reduce((total, { perSecond }) => total + perSecond, 0)
+}
+
+function differences(
+  service: ServiceStatus,
+  status: Status,
+  before: Snapshot | undefined,
+  seconds: number,
+): Rates {
+  const earlier = before?.status.services.find(({ name }) => name === service.name)
+  const since = (count: (of: ServiceStatus, all: Status) => number): number | null =>
+    before === undefined || earlier === undefined
+      ? null
+      : rateOf(count(service, status) - count(earlier, before.status), seconds)
+  return {
+    accepted: since(({ name }, { listeners }) =>
+      listeners.reduce((total, listener) => total + (listener.service === name ? listener.accepted : 0), 0),
+    ),
+    handoffs: since(({ outcomes }) => outcomes.handed_off),
+    fallbacks: null,
+    rejects: since(({ outcomes }) => outcomes.rejected),
+    latencyMs: null,
+    reasons: [],
+  }
+}
+
+function adoptions(status: Status, before: Snapshot | undefined, seconds: number): Map<string, number> {
+  const earlier = new Map(
+    before?.status.services.flatMap(({ backends }) => backends.map(({ id, adopted }) => [id, adopted])),
+  )
+  return new Map(
+    status.services.flatMap(({ backends }) =>
+      backends.flatMap(({ id, adopted }) => {
+        const rate = rateOf(adopted - (earlier.get(id) ?? Number.NaN), seconds)
+        return rate === null ? [] : [[id, rate] as const]
+      }),
+    ),
+  )
+}
+
+/** A backend that registered anew counts anew, and a listener that was taken away takes its count along. */
+function rateOf(difference: number, seconds: number): number | null {
+  return seconds > 0 && difference >= 0 ? difference / seconds : null
+}

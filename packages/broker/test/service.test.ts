@@ -1,0 +1,307 @@
+import { randomBytes } from 'node:crypto'
+import type { ControlConnection, Frame, Offer } from '@baton/backend-sdk/protocol'
+import { OwnedFd } from '@baton/native-sendmsg'
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+import { parseConfig, type ServiceConfig } from '../src/config/index.ts'
+import type { ClientConnection } from '../src/connection.ts'
+import type { HandoffLane, LaneMessage } from '../src/handoff/lane.ts'
+import { Metrics } from '../src/metrics/index.ts'
+import { type Os, systemOs } from '../src/os.ts'
+import { BackendLink } from '../src/registry/backend-link.ts'
+import { Service } from '../src/service/service.ts'
+import { VirtualClock } from './virtual-fleet.ts'
+
+// The real `Service` and `BackendLink`s; the system below them and the backends behind them do what the test says.
+
+class Descriptor extends OwnedFd {
+  override close(): void {
+    if (!this.closed) this.release()
+  }
+}
+
+/** A backend that answers what it was offered when the test says so. */
+class Backend {
+  readonly link: BackendLink
+  /** Sizes of the batches that came. */
+  readonly batches: number[] = []
+  readonly #lane: LaneMessage[] = []
+  #offers: Offer[] = []
+
+  constructor(stage: Stage, slot: string, weight: number) {
+    const lane: HandoffLane = {
+      send: (messages) => {
+        this.batches.push(messages.length)
+        return { sent: this.#lane.push(...messages) && messages.length }
+      },
+      readBack: () => ({ tokens: this.#lane.splice(0).map(({ bytes }) => bytes) }),
+      close: () => undefined,
+    }
+    const control = {
+      backedUp: false,
+      writable: true,
+      write: (frame: Frame) => {
+        if (frame.type === 'offer') this.#offers.push(...frame.offers)
+        return true
+      },
+      cutOff: () => undefined,
+      release: () => undefined,
+    } as unknown as ControlConnection
+    const { service, config } = stage
+    this.link = new BackendLink(
+      {
+        ulid: slot,
+        slot,
+        service: 'web',
+        pid: 1,
+        uid: 1,
+        version: null,
+        weight,
+        registeredAt: new Date(0),
+        reconnect: null,
+      },
+      { control, lane },
+      { ...config, heartbeatInterval: 1000 },
+      service,
+      pino({ enabled: false }),
+      stage.os,
+    )
+    service.joined(this.link)
+  }
+
+  get offered(): number {
+    return this.#offers.length
+  }
+
+  /** It has taken what lies on the lane, and says nothing yet. */
+  take(): void {
+    this.#lane.length = 0
+  }
+
+  /** One ACK for the oldest `count`. */
+  acknowledge(count = this.#offers.length): void {
+    this.take()
+    const acks = this.#offers.splice(0, count)
+    this.link.read([
+      { type: 'ack', acks: acks.map(({ sequence, connection }) => ({ sequence, connection })) },
+    ])
+  }
+
+  refuse(): void {
+    this.take()
+    const nacks = this.#offers
+    this.#offers = []
+    const reason = 'BackendOverloaded' as const
+    this.link.read([
+      { type: 'nack', nacks: nacks.map(({ sequence, token }) => ({ sequence, token, reason })) },
+    ])
+  }
+
+  /** All that it was given has ended. */
+  report(adopted: number, closed = adopted): void {
+    this.link.read([{ type: 'stats', adopted, closed, lag: 0 }])
+  }
+}
+
+class Stage {
+  readonly service: Service
+  readonly config: ServiceConfig
+  readonly os: Os
+  readonly clock = new VirtualClock()
+  /** Numbers of descriptors that were closed together. */
+  readonly closed: number[] = []
+  acknowledged = 0
+  #order = 0
+
+  constructor(t: Test, balance: ServiceConfig['balance'], parallelism = 2) {
+    this.config = parseConfig({
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: { balance, ackDeadline: '500ms' } },
+    }).services.get('web') as ServiceConfig
+    const { clock } = this
+    this.os = {
+      ...systemOs,
+      parallelism,
+      random: () => 0.5,
+      now: clock.now,
+      hrtime: () => BigInt(Math.round(clock.now() * 1e6)),
+      setTimeout: clock.setTimeout,
+      setInterval: () => ({ unref: () => undefined }),
+      clear: clock.clear,
+      setNonblocking: () => undefined,
+      closeAll: (owned) => {
+        this.closed.push(owned.length)
+        for (const fd of owned) fd.close()
+      },
+    }
+    this.service = new Service('web', this.config, {
+      poller: { add: () => ({ modify: () => undefined, remove: () => undefined }) },
+      farewell: { reject: () => t.fail('rejected') },
+      metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
+      logger: pino({ enabled: false }),
+      acknowledged: () => (this.acknowledged += 1),
+      os: this.os,
+    })
+  }
+
+  backends(...weights: number[]): Backend[] {
+    return weights.map((weight, index) => new Backend(this, `web-${index + 1}`, weight))
+  }
+
+  /** Clients that come in one wake-up; `sources` are their addresses, one each. */
+  arrive(count: number, source: (index: number) => string = () => '10.0.0.1'): void {
+    for (let index = 0; index < count; index++) {
+      this.#order += 1
+      const connection: ClientConnection = {
+        order: this.#order,
+        fd: new Descriptor(1000 + this.#order),
+        listener: { name: 'web', protocol: 'http' },
+        peer: { family: 'IPv4', address: source(index), port: 1 },
+        id: randomBytes(16),
+        acceptedAt: this.clock.now(),
+        tried: undefined,
+        pressedSince: undefined,
+      }
+      this.service.arrive(connection)
+    }
+    this.service.flush()
+  }
+}
+
+const offered = (backends: readonly Backend[]) => backends.map((backend) => backend.offered)
+
+void t.test('clients that come together go to few of many backends, eight to each', async (t) => {
+  const stage = new Stage(t, 'round-robin', 2)
+  const backends = stage.backends(1, 1, 1, 1)
+  stage.arrive(16)
+  t.same(offered(backends), [8, 8, 0, 0])
+  stage.arrive(12)
+  t.same(offered(backends), [8, 8, 8, 4], 'the next ones are others')
+  stage.arrive(40)
+  t.same(offered(backends), [24, 16, 16, 12])
+  t.same(
+    backends.map(({ batches }) => batches),
+    [
+      [8, 16],
+      [8, 8],
+      [8, 8],
+      [4, 8],
+    ],
+    'each gets one batch of each wake-up',
+  )
+})
+
+void t.test('as many backends as processors share evenly what comes together', async (t) => {
+  const stage = new Stage(t, 'round-robin', 2)
+  const backends = stage.backends(1, 1)
+  stage.arrive(6)
+  t.same(offered(backends), [3, 3])
+  stage.arrive(64)
+  t.same(offered(backends), [35, 35], 'runs of eight')
+  stage.arrive(1)
+  stage.arrive(1)
+  t.same(offered(backends), [36, 36], 'who comes alone is one of the round')
+})
+
+void t.test(
+  'a run does not make the load of a backend higher than that of the idle ones by more',
+  async (t) => {
+    const stage = new Stage(t, 'least-connections', 2)
+    const backends = stage.backends(1, 1, 1)
+    const [first] = backends as [Backend]
+    first.report(20, 0)
+    stage.arrive(32)
+    const [busy = 0, ...idle] = offered(backends)
+    t.equal(busy, 0, 'not while others have less')
+    t.same(idle, [16, 16])
+  },
+)
+
+void t.test('a weight counts in runs as well', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const backends = stage.backends(3, 1)
+  for (let count = 0; count < 4; count++) stage.arrive(16)
+  t.same(offered(backends), [48, 16])
+})
+
+void t.test('with source-hash there are no runs: each client goes where its address belongs', async (t) => {
+  const stage = new Stage(t, 'source-hash', 1)
+  const backends = stage.backends(1, 1, 1, 1)
+  const source = (index: number) => `10.0.${index % 20}.1`
+  const alone: number[][] = []
+  for (let index = 0; index < 20; index++) {
+    const before = offered(backends)
+    stage.arrive(1, () => source(index))
+    alone.push(offered(backends).map((count, at) => count - (before[at] ?? 0)))
+  }
+  const before = offered(backends)
+  stage.arrive(20, source)
+  const together = offered(backends).map((count, at) => count - (before[at] ?? 0))
+  t.same(
+    together,
+    alone.reduce((sum, each) => sum.map((count, at) => count + (each[at] ?? 0))),
+  )
+  t.ok(together.filter((count) => count > 0).length > 1)
+})
+
+void t.test('who was refused is chosen a backend for by itself, and never the same again', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const [refusing, ...others] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
+  stage.arrive(8)
+  t.same(offered([refusing, ...others]), [8, 0, 0])
+  refusing.refuse()
+  t.equal(refusing.offered, 0)
+  t.equal(others[0].offered + others[1].offered, 8)
+  for (const other of others) other.refuse()
+  t.equal(refusing.offered, 0)
+})
+
+void t.test('busy is a service of which as many backends as can run have something to answer', async (t) => {
+  const stage = new Stage(t, 'round-robin', 2)
+  t.notOk(stage.service.busy, 'nobody is there')
+  const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
+  t.notOk(stage.service.busy, 'nobody has been asked')
+  stage.arrive(1)
+  t.notOk(stage.service.busy, 'one of two that can run')
+  stage.arrive(1)
+  t.ok(stage.service.busy)
+  first.acknowledge()
+  t.notOk(stage.service.busy)
+  t.same(stage.closed, [1])
+  t.equal(stage.acknowledged, 1, 'who was held back is told')
+  stage.arrive(1)
+  t.ok(stage.service.busy)
+  // The two have taken their offers and are stuck: nobody waits for them once their time is over.
+  second.take()
+  third.take()
+  stage.clock.advance(500)
+  t.notOk(stage.service.busy)
+})
+
+void t.test('a backend that takes no new clients is nobody to wait for', async (t) => {
+  const stage = new Stage(t, 'round-robin', 4)
+  const [first, second] = stage.backends(1, 1) as [Backend, Backend]
+  stage.arrive(2)
+  t.ok(stage.service.busy, 'all that are there')
+  second.link.drain(1000, 'test')
+  t.ok(stage.service.busy)
+  first.acknowledge()
+  t.notOk(stage.service.busy, 'what the draining one has to answer does not count')
+  first.link.drain(1000, 'test')
+  t.notOk(stage.service.busy)
+})
+
+void t.test('what one ACK frame says is settled together', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const [backend] = stage.backends(1) as [Backend]
+  stage.arrive(20)
+  backend.acknowledge(12)
+  t.same(stage.closed, [12])
+  t.equal(stage.service.tally.outcomes.handed_off, 12)
+  t.equal(stage.service.inFlight, 8)
+  t.equal(stage.acknowledged, 1)
+  backend.acknowledge()
+  t.same(stage.closed, [12, 8])
+  t.equal(stage.service.tally.outcomes.handed_off, 20)
+  t.equal(stage.service.inFlight, 0)
+})

@@ -1,0 +1,180 @@
+import { once } from 'node:events'
+import { connect, type Socket } from 'node:net'
+import { closeSync } from 'node:fs'
+import t, { type Test } from 'tap'
+import {
+  acceptMany,
+  close,
+  closeAll,
+  isCloseOnExec,
+  isNonblocking,
+  listenTcp,
+  localAddress,
+  NativeError,
+  OwnedFd,
+  peerAddress,
+  socketpair,
+} from '../src/index.ts'
+import { libc } from '../src/libc.ts'
+import { mainRing } from '../src/main-ring.ts'
+import { closing, ended, nativeError, openDescriptors, present, startFixture } from './support.ts'
+
+// What one system call does for many descriptors. Each behaviour is the same where there is no io_uring: `batches.mjs`, which
+// looks at the package from outside, runs both ways.
+
+interface Outcome {
+  readonly ring: boolean
+  readonly [key: string]: unknown
+}
+
+const stories: [string, string, Outcome | object, { descriptors?: number }?][] = [
+  [
+    'connections come in the order of the queue, each with its own address',
+    'order',
+    { empty: 0, accepted: 200, batches: [64, 64, 64, 8], inOrder: true, flags: true, left: 0 },
+  ],
+  ['no more than asked for are accepted', 'max', { none: 0, one: 1, some: 5, rest: 4 }],
+  [
+    'out of descriptors in the middle of a batch, those that have one are the caller’s and the others wait',
+    'exhausted',
+    {
+      accepted: 10,
+      error: 'EMFILE',
+      none: 0,
+      again: 'EMFILE',
+      rest: 20,
+      afterwards: 'no error',
+      inOrder: true,
+    },
+    { descriptors: 128 },
+  ],
+  [
+    'a client that left while it waited is accepted like any other',
+    'gone',
+    { accepted: 3, error: 'no error', ends: [0, 'ECONNRESET', 1] },
+  ],
+  [
+    'a socket that does not listen is an error, not an empty queue',
+    'not-listening',
+    { accepted: 0, error: 'EINVAL', notASocket: 'ENOTSOCK', closed: 'EBADF' },
+  ],
+  [
+    'all are closed, whatever was closed before and however many there are',
+    'close',
+    { none: 'no error', one: 'no error', twice: 'no error', leaked: 0, ended: true },
+  ],
+  // Those behind the first 128 were left open when one of them could not be closed.
+  ['one that cannot be closed keeps nobody else open', 'close-bad', { code: 'EBADF', fd: true, leaked: 0 }],
+  // The kernel wrote the last completions of a Worker's ring into memory that had been freed with its heap: SIGSEGV.
+  ['a Worker has no ring, and its end does no harm', 'workers', { accepted: 30, rings: 0 }],
+  [
+    'the ring goes on after a child was forked, and in a second copy of the package',
+    'fork',
+    { before: 3, during: 3, copy: 3, after: 3 },
+  ],
+]
+
+for (const ring of [true, false]) {
+  for (const [name, how, outcome, options] of stories) {
+    void t.test(`${ring ? 'io_uring' : 'one by one'}: ${name}`, { timeout: 20_000 }, async (t) => {
+      const child = await ended(startFixture('batches.mjs', [how], { ring, ...options }))
+      t.match(child, { code: 0, signal: null, stderr: '' })
+      // A kernel that has none runs the same way twice.
+      const has = ring && mainRing() !== undefined
+      t.same(JSON.parse(child.stdout), { ring: has, ...outcome })
+    })
+  }
+}
+
+// The rest is about a kernel that takes only a part of what it is given, for want of memory.
+
+const real = libc.io_uring_enter
+
+/** io_uring_enter(2) takes `most` operations, and the next call of it fails (EBADF stands for any error). */
+function refusingAfter(t: Test, most: number): void {
+  const calls = libc as { io_uring_enter: typeof real }
+  let asked = 0
+  calls.io_uring_enter = (fd, count, ...rest) => {
+    asked += 1
+    if (asked === 1 && most > 0) return real(fd, Math.min(most, count as number), ...rest)
+    calls.io_uring_enter = real
+    return real(-1, count, ...rest)
+  }
+  t.teardown(() => {
+    calls.io_uring_enter = real
+  })
+}
+
+async function clients(t: Test, count: number): Promise<{ listener: OwnedFd; sockets: Socket[] }> {
+  const listener = listenTcp({ host: '127.0.0.1', port: 0 })
+  closing(t, listener)
+  const { port } = localAddress(listener.fd)
+  const sockets: Socket[] = []
+  for (let index = 0; index < count; index++) {
+    const socket = connect(port, '127.0.0.1')
+    t.teardown(() => socket.destroy())
+    sockets.push(socket)
+    await once(socket, 'connect')
+  }
+  return { listener, sockets }
+}
+
+const noRing = mainRing() === undefined ? 'no io_uring here' : false
+
+void t.test(
+  'a batch that the kernel breaks off loses nobody',
+  { skip: noRing, timeout: 20_000 },
+  async (t) => {
+    const { listener, sockets } = await clients(t, 8)
+    const before = openDescriptors()
+    // So that the batch is of more than one.
+    const first = present(acceptMany(listener.fd, 1).connections[0])
+    refusingAfter(t, 1)
+    const broken = acceptMany(listener.fd, 64)
+    t.match(broken, { connections: [{}], error: { code: 'EBADF', syscall: 'io_uring_enter' } })
+    t.equal(openDescriptors(), before + 2, 'what the kernel had done is told')
+    const rest = acceptMany(listener.fd, 64)
+    t.equal(rest.error, undefined)
+    const all = [first, ...broken.connections, ...rest.connections]
+    t.same(
+      all.map(({ peer }) => peer.port),
+      sockets.map(({ localPort }) => localPort),
+      'everybody, in order',
+    )
+    t.same(
+      all.map(({ peer }) => peer.port),
+      all.map(({ fd }) => peerAddress(fd)?.port),
+    )
+    t.ok(all.every(({ fd }) => isNonblocking(fd) && isCloseOnExec(fd)))
+    for (const { fd } of all) close(fd)
+  },
+)
+
+void t.test(
+  'a batch that the kernel does not begin is an error of the listener',
+  { skip: noRing, timeout: 20_000 },
+  async (t) => {
+    const { listener } = await clients(t, 1)
+    refusingAfter(t, 0)
+    t.match(acceptMany(listener.fd, 64), { connections: [], error: { code: 'EBADF' } })
+    const { connections, error } = acceptMany(listener.fd, 64)
+    t.equal(error, undefined)
+    t.equal(connections.length, 1)
+    for (const { fd } of connections) close(fd)
+  },
+)
+
+void t.test('what the kernel does not close together is closed one by one', { skip: noRing }, async (t) => {
+  socketpair('stream').forEach((end) => end.close())
+  const before = openDescriptors()
+  const all = Array.from({ length: 10 }, () => socketpair('stream')).flat()
+  const bad = all[15] as OwnedFd
+  const number = bad.fd
+  closeSync(number)
+  refusingAfter(t, 7)
+  const error = nativeError(() => closeAll(all))
+  t.match(error, { code: 'EBADF', syscall: 'close', fd: number })
+  t.ok(error instanceof NativeError)
+  t.equal(openDescriptors(), before)
+  t.ok(all.every(({ closed }) => closed))
+})

@@ -1,0 +1,55 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { Test } from 'tap'
+import { eventually } from './eventually.ts'
+import { cleanEnvironment } from './process.ts'
+
+/** A command before a keyboard and a screen of its own: script(1) gives it a pseudo-terminal. */
+export class PseudoTerminal {
+  /** All that it was sent, escape sequences included. */
+  output = ''
+  readonly #child: ChildProcess
+  readonly #ended: Promise<unknown>
+
+  /** @param command for a shell */
+  constructor(
+    t: Test,
+    command: string,
+    { columns = 120, rows = 30, env = {} }: { columns?: number; rows?: number; env?: NodeJS.ProcessEnv } = {},
+  ) {
+    const whole = `stty rows ${rows} cols ${columns}; ${command}`
+    this.#child = spawn('script', ['-qec', whole, '/dev/null'], {
+      env: cleanEnvironment({ TERM: 'xterm-256color', NO_COLOR: undefined, SHELL: '/bin/sh', ...env }),
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.output += text))
+    this.#ended = once(this.#child, 'close')
+    t.teardown(async () => {
+      // The end of its input hangs it up: what runs in the terminal gets SIGHUP when script has gone.
+      this.#child.kill('SIGKILL')
+      await this.#ended
+    })
+  }
+
+  /** As if on the keyboard. */
+  type(text: string): void {
+    this.#child.stdin?.write(text)
+  }
+
+  /** Resolves with what `pattern` found, in what came since `from`. */
+  async shows(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
+    let found: RegExpExecArray | null = null
+    await eventually(
+      () => (found = pattern.exec(this.output.slice(from))) !== null,
+      () => `${pattern} on the terminal:\n${JSON.stringify(this.output.slice(from))}`,
+      15_000,
+    )
+    return found as unknown as RegExpExecArray
+  }
+
+  /** All of it, when the command has ended. */
+  async end(): Promise<string> {
+    await this.#ended
+    return this.output
+  }
+}
