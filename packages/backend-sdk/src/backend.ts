@@ -201,8 +201,13 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   /** What the broker said of a connection that the attached server was given; undefined for any other socket. */
   connection(socket: Socket): ConnectionInfo | undefined {
-    // Null in programs without types: `response.socket` is, once the response has ended.
-    return (socket as (Described & Socket) | null)?.[this.#metadata]
+    try {
+      // Null in programs without types: `response.socket` is, once the response has ended.
+      return (socket as (Described & Socket) | null)?.[this.#metadata]
+    } catch {
+      // The `socket` of an HTTP/2 session stands for one, and throws at every question once the session is over.
+      return undefined
+    }
   }
 
   async #drain(reason: string, deadline: number): Promise<void> {

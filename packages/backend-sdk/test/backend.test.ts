@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { connect } from 'node:http2'
 import { Socket } from 'node:net'
 import t from 'tap'
 import { createBackend } from '../src/index.ts'
@@ -10,4 +12,17 @@ void t.test('what was not adopted has no metadata', async (t) => {
   const none: unknown = null
   t.equal(backend.connection(none as Socket), undefined)
   t.equal(backend.connection(undefined as unknown as Socket), undefined)
+})
+
+// Its proxy throws at every question: `connection()` threw it on, where it had said undefined.
+void t.test('the socket of an HTTP/2 session that is over has no metadata', async (t) => {
+  const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
+  t.teardown(() => backend.close())
+  const session = connect('http://127.0.0.1:1')
+  session.on('error', () => {})
+  const { socket } = session
+  session.destroy()
+  await once(session, 'close')
+  t.throws(() => socket.remoteAddress, { code: 'ERR_HTTP2_SOCKET_UNBOUND' })
+  t.equal(backend.connection(socket), undefined)
 })

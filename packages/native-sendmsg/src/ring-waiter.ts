@@ -45,9 +45,9 @@ export class RingWaiter implements Waiter {
     this.#fetches = fetches
     this.#waiting = waiting
     this.#brought = new Arena(waiting.events.buffer.length)
-    this.#result = ring.reserve()
     this.#marks.buffer.set([KERNEL, SELF])
     const [near, far] = socketpair('stream')
+    this.#result = ring.reserve()
     // `onread` is an option of the constructor too (since Node 12.10); its types leave it out.
     const options: SocketConstructorOpts & ConnectOpts = {
       fd: near.release(),

@@ -261,6 +261,7 @@ export class BackendLink implements Candidate {
     switch (frame.type) {
       case 'ack': {
         const adopted: ClientConnection[] = []
+        const relayed: { connection: ClientConnection; pending: PendingDial }[] = []
         for (const { sequence, connection } of frame.acks) {
           const offer = this.#ledger.acked(sequence, connection)
           // Also a late one: the backend counts what it adopted, be it a relay that was given up meanwhile.
@@ -269,12 +270,14 @@ export class BackendLink implements Candidate {
           this.#failures.succeeded()
           const pending = this.#takeDial(offer)
           if (pending === undefined) adopted.push(offer.connection)
-          else {
-            pending.settle()
-            this.#host.relayed(offer.connection, pending.socket)
-          }
+          else relayed.push({ connection: offer.connection, pending })
         }
+        // First those who are somebody else's already: what goes wrong with a relay must not keep their descriptors open.
         if (adopted.length > 0) this.#host.handedOff(adopted)
+        for (const { connection, pending } of relayed) {
+          pending.settle()
+          this.#host.relayed(connection, pending.socket)
+        }
         this.#host.available()
         return
       }
