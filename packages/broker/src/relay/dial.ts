@@ -115,12 +115,12 @@ function connectAs(endpoint: BackendEndpoint): Socket {
   try {
     const { uid } = peerCredentials(fd.fd)
     if (uid !== endpoint.uid) throw new StrangerError(endpoint, uid)
-    // `pauseOnCreate`, which the types leave out, is what `pauseOnConnect` of a server sets: a socket that is made of a
-    // descriptor reads at once otherwise.
-    const options: SocketConstructorOpts & { pauseOnCreate: boolean } = {
+    // A socket that is made of a descriptor reads at once, unless `manualStart` (lib/net.js; the types leave it out) keeps it
+    // from that until it is piped. Paused instead, it would never get to full speed: half the throughput of a relay.
+    const options: SocketConstructorOpts & { manualStart: boolean } = {
       fd: fd.fd,
       allowHalfOpen: true,
-      pauseOnCreate: true,
+      manualStart: true,
     }
     const socket = new Socket(options)
     fd.release()
