@@ -171,24 +171,33 @@ class Stage {
 const offered = (backends: readonly Backend[]) => backends.map((backend) => backend.offered)
 
 void t.test('clients that come together go to few of many backends, eight to each', async (t) => {
-  const stage = new Stage(t, 'round-robin', 2)
+  const stage = new Stage(t, 'least-connections', 2)
   const backends = stage.backends(1, 1, 1, 1)
   stage.arrive(16)
   t.same(offered(backends), [8, 8, 0, 0])
   stage.arrive(12)
   t.same(offered(backends), [8, 8, 8, 4], 'the next ones are others')
   stage.arrive(40)
-  t.same(offered(backends), [24, 16, 16, 12])
+  t.same(offered(backends), [16, 16, 16, 20])
   t.same(
     backends.map(({ batches }) => batches),
     [
-      [8, 16],
       [8, 8],
       [8, 8],
-      [4, 8],
+      [8, 8],
+      [4, 16],
     ],
     'each gets one batch of each wake-up',
   )
+})
+
+void t.test('round-robin gives each its turn, whoever comes together', async (t) => {
+  const stage = new Stage(t, 'round-robin', 2)
+  const backends = stage.backends(1, 1, 1, 1)
+  stage.arrive(6)
+  t.same(offered(backends), [2, 2, 1, 1])
+  stage.arrive(9)
+  t.same(offered(backends), [4, 4, 4, 3])
 })
 
 void t.test('as many backends as processors share evenly what comes together', async (t) => {
@@ -197,7 +206,7 @@ void t.test('as many backends as processors share evenly what comes together', a
   stage.arrive(6)
   t.same(offered(backends), [3, 3])
   stage.arrive(64)
-  t.same(offered(backends), [35, 35], 'runs of eight')
+  t.same(offered(backends), [35, 35])
   stage.arrive(1)
   stage.arrive(1)
   t.same(offered(backends), [36, 36], 'who comes alone is one of the round')
@@ -217,7 +226,7 @@ void t.test(
   },
 )
 
-void t.test('a weight counts in runs as well', async (t) => {
+void t.test('a weight counts in a batch as well', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const backends = stage.backends(3, 1)
   for (let count = 0; count < 4; count++) stage.arrive(16)
@@ -245,7 +254,7 @@ void t.test('with source-hash there are no runs: each client goes where its addr
 })
 
 void t.test('who was refused is chosen a backend for by itself, and never the same again', async (t) => {
-  const stage = new Stage(t, 'round-robin', 1)
+  const stage = new Stage(t, 'least-connections', 1)
   const [refusing, ...others] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
   stage.arrive(8)
   t.same(offered([refusing, ...others]), [8, 0, 0])
@@ -262,7 +271,7 @@ void t.test('busy is a service of which as many backends as can run have somethi
   const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
   t.notOk(stage.service.busy, 'nobody has been asked')
   stage.arrive(1)
-  t.notOk(stage.service.busy, 'one of two that can run')
+  t.notOk(stage.service.busy, 'one of two that can run; and who comes alone keeps nobody waiting')
   stage.arrive(1)
   t.ok(stage.service.busy)
   first.acknowledge()
@@ -281,7 +290,7 @@ void t.test('busy is a service of which as many backends as can run have somethi
 void t.test('a backend that takes no new clients is nobody to wait for', async (t) => {
   const stage = new Stage(t, 'round-robin', 4)
   const [first, second] = stage.backends(1, 1) as [Backend, Backend]
-  stage.arrive(2)
+  stage.arrive(4)
   t.ok(stage.service.busy, 'all that are there')
   second.link.drain(1000, 'test')
   t.ok(stage.service.busy)
