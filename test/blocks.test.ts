@@ -50,7 +50,7 @@ const elsewhere: readonly Elsewhere[] = [
   {
     page: 'examples/prometheus/README.md',
     begins: 'promtool check config',
-    runBy: 'test/prometheus.test.ts',
+    runBy: 'test/slow/prometheus.test.ts',
     as: "['check', 'config'",
   },
   { page: 'examples/kubernetes/README.md', begins: 'kubectl apply', because: 'needs a cluster and an image' },

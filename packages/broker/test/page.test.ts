@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 
-// What of the page does not need a browser. The browser is in test/page.test.ts.
+// What of the page does not need a browser. The browser is in test/slow/page.test.ts.
 
 const folder = join(import.meta.dirname, '../page')
 

@@ -24,7 +24,7 @@ import type { ServiceRates } from '../src/events/index.ts'
 import type { FlightRecord } from '../src/recorder/index.ts'
 import { backend, healthy } from './worker-view.ts'
 
-// The parts of what a person sees in a terminal, each by itself. test/terminal.test.ts runs the commands.
+// The parts of what a person sees in a terminal, each by itself. test/slow/terminal.test.ts runs the commands.
 
 const ESC = '\u001B'
 

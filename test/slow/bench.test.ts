@@ -1,12 +1,12 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { comparison } from '../bench/report/comparison.mjs'
-import { BEGIN, END, withMeasured } from '../bench/report/page.mjs'
-import { interleaved } from '../bench/rounds.mjs'
-import { interval95, median, pairedRatios, quantile, summary } from '../bench/statistics.mjs'
-import { eventually } from './support/eventually.ts'
-import { Program, root, temporaryFolder } from './support/process.ts'
+import { comparison } from '../../bench/report/comparison.mjs'
+import { BEGIN, END, withMeasured } from '../../bench/report/page.mjs'
+import { interleaved } from '../../bench/rounds.mjs'
+import { interval95, median, pairedRatios, quantile, summary } from '../../bench/statistics.mjs'
+import { eventually } from '../support/eventually.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
 
 // What `npm run bench` makes of its samples, and one small run of it.
 

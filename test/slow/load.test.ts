@@ -1,12 +1,12 @@
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker, type Status, unaccounted } from './support/broker.ts'
-import { Client } from './support/client.ts'
-import { startLoad, sum } from './support/load.ts'
-import { openDescriptors, residentBytes } from './support/proc.ts'
-import { type Program, root } from './support/process.ts'
+import { startBackend } from '../support/backend.ts'
+import { type Broker, startBroker, type Status, unaccounted } from '../support/broker.ts'
+import { Client } from '../support/client.ts'
+import { startLoad, sum } from '../support/load.ts'
+import { openDescriptors, residentBytes } from '../support/proc.ts'
+import { type Program, root } from '../support/process.ts'
 
 const MIB = 1024 * 1024
 
