@@ -425,7 +425,8 @@ void t.test(
     const broker = await startBroker(t, {
       config: {
         admin: { listen: '127.0.0.1:0', tokenFile: join(folder, 'token') },
-        services: { web: { command: [process.execPath, program], minHealthy: '200ms' } },
+        // Long, so that there is a deploy to be aborted, however slowly the command starts that asks for it.
+        services: { web: { command: [process.execPath, program], minHealthy: '60s' } },
       },
     })
     const authorization = 'Bearer open-sesame'
