@@ -57,7 +57,11 @@ for (const name of shared) await measure(name)
 await stopPeers(peers)
 for (const name of names) if (!shared.includes(name)) await measure(name)
 
-const command = ['node', 'bench/run.mjs', ...process.argv.slice(2)].join(' ')
+// Where the raw rounds go is of this machine, and changes no figure.
+const told = process.argv
+  .slice(2)
+  .filter((argument) => !/^--json(=|$)/.test(argument) && argument !== values.json)
+const command = ['node', 'bench/run.mjs', ...told].join(' ')
 const part = measuredPart({ command, rounds, results, leftOut })
 console.log(part)
 if (isWritten) writePage(PAGE, part)
