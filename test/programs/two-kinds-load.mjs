@@ -28,7 +28,7 @@ let requests = 0
 let slowest = 0
 /** Kept connections that ended behind an answer with `Connection: close`, and were replaced. */
 let lastAnswers = 0
-/** Local ports of the kept connections that are there. */
+/** Local ports of the kept connections that a backend has answered: before that they may be in the broker's hands. */
 const keptPorts = new Set()
 const failures = []
 
@@ -61,7 +61,6 @@ function connect(kind) {
   socket.setTimeout(PATIENCE, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
   socket.on('connect', () => {
     local = socket.localPort
-    if (kind === 'kept') keptPorts.add(local)
   })
   socket.write(request)
   socket.on('data', (chunk) => {
@@ -80,6 +79,7 @@ function connect(kind) {
     }
     requests += 1
     answered += 1
+    if (kind === 'kept') keptPorts.add(local)
     slowest = Math.max(slowest, now() - asked)
     if (kind === 'kept' && !announced) setTimeout(ask, pause)
   })
