@@ -35,11 +35,16 @@ void t.test('every page of docs is in its list, and every guide in that of the g
   }
 })
 
-void t.test('command.md is what the command says', { timeout: 30_000 }, async (t) => {
-  const script = [join(root, 'scripts/write-command-page.mjs'), '--check']
-  const { status, stderr } = spawnSync(process.execPath, script, { env: cleanEnvironment() })
-  t.equal(status, 0, stderr.toString())
-})
+for (const [page, source, writer] of [
+  ['command.md', 'the command', 'write-command-page.mjs'],
+  ['configuration.md', 'the schema', 'write-configuration-page.mjs'],
+] as const) {
+  void t.test(`${page} is what ${source} says`, { timeout: 30_000 }, async (t) => {
+    const script = [join(root, 'scripts', writer), '--check']
+    const { status, stderr } = spawnSync(process.execPath, script, { env: cleanEnvironment() })
+    t.equal(status, 0, stderr.toString())
+  })
+}
 
 void t.test('security.md names tests that there are', async (t) => {
   const named = [...read('docs/security.md').matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]

@@ -38,7 +38,12 @@ export function duration(minimumMs: number) {
   return z
     .union(
       [
-        z.int({ error: EXPECTED }).min(0, EXPECTED).max(MAX_MS, `must be at most ${MAX_MS} ms`),
+        z
+          .int({ error: EXPECTED })
+          .min(0, EXPECTED)
+          .max(MAX_MS, `must be at most ${MAX_MS} ms`)
+          // For editors. Here, the transform below says it of both forms.
+          .meta({ minimum: minimumMs }),
         z.string({ error: EXPECTED }).regex(FORM, EXPECTED),
       ],
       { error: EXPECTED },
@@ -52,4 +57,5 @@ export function duration(minimumMs: number) {
       if (ms < minimumMs) context.addIssue({ code: 'custom', message: `must be at least ${minimumMs} ms` })
       return ms
     })
+    .meta({ title: 'duration' })
 }
