@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { batonCommand } from './support/broker.ts'
 import { allPages, type Block, blocksOf, read } from './support/markdown.ts'
 import { cleanEnvironment, temporaryFolder } from './support/process.ts'
-import { TOURS } from './support/tour.ts'
+import { tourOf, TOURS } from './support/tour.ts'
 
 // Each command and each program that a page shows is run somewhere, or it is said here why it cannot be.
 
@@ -92,6 +92,23 @@ void t.test('every command block is run, or it is said why not', async (t) => {
     t.ok(proof.includes(page) || proof.includes(as ?? program ?? begins), `${runBy} runs ${begins}`)
   }
 })
+
+void t.test(
+  'what a reader types or writes says where, in words: a fence shows only its language',
+  async (t) => {
+    for (const { page, line, target } of TOURS.flatMap(tourOf)) {
+      const before =
+        read(page)
+          .split('\n')
+          .slice(0, line - 1)
+          .findLast((text) => text !== '') ?? ''
+      t.ok(
+        before.toLowerCase().includes(target.replace('terminal-', 'terminal ')),
+        `${page}, line ${line}: ${target}`,
+      )
+    }
+  },
+)
 
 void t.test('every npm script that a page names is there', async (t) => {
   const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }

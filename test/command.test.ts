@@ -215,7 +215,7 @@ void t.test('status and drain ask the running broker', { timeout: 30_000 }, asyn
 
   await t.test('drain of what is not there: exit code 1, by its name', async (t) => {
     const cases = [
-      { args: ['drain', 'wbe', '--config', file], says: 'baton: there is no service "wbe"' },
+      { args: ['drain', 'wbe', '--config', file], says: 'baton: there is no service "wbe"; there are: web' },
       { args: ['drain', 'web/web-7', '--config', file], says: 'baton: service web has no backend "web-7"' },
     ]
     await eachRun(t, cases, ({ code, lines }, { says }) => {

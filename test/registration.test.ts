@@ -258,7 +258,9 @@ void t.test('a control socket that a dead broker left is replaced, one that is s
   const broker = await startBroker(t, { config: { runtimeDir } })
   const second = new Program(t, process.execPath, [batonCommand, 'start', '--config', broker.configFile])
   t.equal((await second.exited).code, 1)
-  t.same(second.lines, [`baton: another broker serves this runtime folder: ${broker.control}`])
+  t.same(second.lines, [
+    `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${broker.control}`,
+  ])
   const program = await registers(t, { control: broker.control })
   t.equal(await servedBy(broker), program.pid, 'the first one goes on')
 })

@@ -74,6 +74,7 @@ or try in another terminal:
     kill -9 ${pids[0]}      one of the two is gone; now curl again
     curl http://127.0.0.1:${adminPort}/metrics      what the broker counts
     ${baton} status --config ${configFile}
+    ${baton} top --config ${configFile}      the same, live; in a browser: http://127.0.0.1:${adminPort}/
 
 To watch it under load, leave this running meanwhile:
 

@@ -132,7 +132,7 @@ void t.test('status, trace and completion', { timeout: 60_000, buffered: true },
       const unknown = await run(t, 'trace', '01J00000000000000000000000', '--config', file)
       t.match(unknown, { code: 1, lines: [/^baton: no record of connection "01J0{23}"/] })
       const service = await run(t, 'trace', '--slowest', '1', '--service', 'wbe', '--config', file)
-      t.same(service, { code: 1, lines: ['baton: there is no service "wbe"'] })
+      t.same(service, { code: 1, lines: ['baton: there is no service "wbe"; there are: web, other, late'] })
     })
   })
 

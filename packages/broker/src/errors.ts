@@ -2,11 +2,12 @@
 export const messages = {
   BATON_ERR_LISTEN: 'cannot listen',
   BATON_ERR_RUNTIME_DIR: 'the runtime folder cannot be used',
-  BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder',
+  BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder; stop it, or set another runtimeDir',
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
   BATON_ERR_WORKER_SILENT: 'a worker has stopped in the middle of a message',
   BATON_ERR_BACKEND_FOLDER: 'the working folder of managed backends cannot be used',
-  BATON_ERR_NOT_MANAGED: 'the service has no managed backends',
+  BATON_ERR_NOT_MANAGED:
+    'the service has no command: start the new version yourself, then drain the old one with baton drain',
   BATON_ERR_DEPLOY_RUNNING: 'a deploy is going on',
 } as const
 

@@ -206,7 +206,7 @@ void t.test('status and drain talk to the broker that the configuration names', 
   t.same(await baton('drain', 'api', '--config', file), {
     code: 1,
     out: '',
-    err: 'baton: there is no service "api"',
+    err: 'baton: there is no service "api"; there are: web',
   })
   const unknown = await baton('drain', 'web/..', '--config', file)
   t.match(unknown, { code: 1, err: /^baton: / })

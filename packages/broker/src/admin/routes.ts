@@ -96,10 +96,14 @@ function begun({ draining, deadlineMs }: DrainResult): DrainResult {
 }
 
 function findService(view: WorkerView, name: string): ServiceStatus {
-  const service = view.status().services.find((candidate) => candidate.name === name)
-  if (service === undefined)
-    throw new AdminError('BATON_ERR_ADMIN_NO_SERVICE', `there is no service ${JSON.stringify(name)}`)
-  return service
+  const { services } = view.status()
+  const service = services.find((candidate) => candidate.name === name)
+  if (service !== undefined) return service
+  const known = services.map((each) => each.name).join(', ')
+  throw new AdminError(
+    'BATON_ERR_ADMIN_NO_SERVICE',
+    `there is no service ${JSON.stringify(name)}; there are: ${known}`,
+  )
 }
 
 function findBackend(service: string, backends: readonly BackendStatus[], idOrSlot: string): BackendStatus {

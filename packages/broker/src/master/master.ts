@@ -301,7 +301,10 @@ export class Master {
     progress,
   }: Parameters<Commanded['deploy']>[0]): Promise<Outcome> {
     const service = this.#settings.config.services.get(name)
-    if (service === undefined) return refusal(`there is no service ${JSON.stringify(name)}`)
+    if (service === undefined) {
+      const known = [...this.#settings.config.services.keys()].join(', ')
+      return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
+    }
     const told = { kind: 'deploy', service: name, by } as const
     const aborted = abort ? this.#deployer.abort(name, by) : undefined
     if (aborted !== undefined) {
