@@ -48,7 +48,7 @@ function binding(): typeof Ffi {
 type Kind = 'int' | 'word' | 'string'
 type Value = number | string
 
-interface Call extends Ffi.FFIParams<Ffi.DataType.I32 | Ffi.DataType.I64, true> {
+interface Call<E extends boolean> extends Ffi.FFIParams<Ffi.DataType.I32 | Ffi.DataType.I64, E> {
   paramsValue: Value[]
 }
 
@@ -57,7 +57,12 @@ let errno = 0
 /** errno of the last call below that returned -1. Like C's: read it before the next call. */
 export const lastErrno = (): number => errno
 
-function describe(name: string, result: 'int' | 'word', kinds: readonly Kind[]): Call {
+function describe<E extends boolean>(
+  name: string,
+  result: 'int' | 'word',
+  kinds: readonly Kind[],
+  asksWhy: E,
+): Call<E> {
   const { DataType } = binding()
   const types = { int: DataType.I32, word: DataType.I64, string: DataType.String }
   return {
@@ -66,25 +71,45 @@ function describe(name: string, result: 'int' | 'word', kinds: readonly Kind[]):
     retType: result === 'int' ? DataType.I32 : DataType.I64,
     paramsType: kinds.map((kind) => types[kind]),
     paramsValue: [],
-    errno: true,
+    errno: asksWhy,
     freeResultMemory: false,
   }
 }
 
 /** A system call that the C library has no function for: its number goes before the arguments. */
-function bindNumber(number: number, ...kinds: Kind[]): (...values: Value[]) => number {
-  const call = bind('syscall', 'word', 'word', ...kinds)
+function bindNumber(binder: typeof bind, number: number, ...kinds: Kind[]): (...values: Value[]) => number {
+  const call = binder('syscall', 'word', 'word', ...kinds)
   return (...values) => call(number, ...values)
 }
 
 function bind(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...values: Value[]) => number {
-  let call: Call | undefined
+  let call: Call<true> | undefined
   return (...values) => {
-    call ??= describe(name, result, kinds)
+    call ??= describe(name, result, kinds, true)
     call.paramsValue = values
-    const outcome = binding().load<Call['retType'], true>(call)
+    const outcome = binding().load<Call<true>['retType'], true>(call)
     if (outcome.value === -1) errno = outcome.errnoCode
     return outcome.value
+  }
+}
+
+/**
+ * As `bind`, for what is called for every connection. To ask for errno each time costs a fifth of a call (an object, and the
+ * text of the error), so a call that failed is made again to hear why. Only for those of which a failure leaves everything as it
+ * was; when the second one succeeds, that is what counts.
+ */
+function bindRepeatable(
+  name: string,
+  result: 'int' | 'word',
+  ...kinds: Kind[]
+): (...values: Value[]) => number {
+  let call: Call<false> | undefined
+  const askWhy = bind(name, result, ...kinds)
+  return (...values) => {
+    call ??= describe(name, result, kinds, false)
+    call.paramsValue = values
+    const value = binding().load<Call<false>['retType'], false>(call)
+    return value === -1 ? askWhy(...values) : value
   }
 }
 
@@ -116,8 +141,8 @@ export const libc = {
   recv: bind('recv', 'word', 'int', 'word', 'word', 'int'),
   sendmsg: bind('sendmsg', 'word', 'int', 'word', 'int'),
   recvmsg: bind('recvmsg', 'word', 'int', 'word', 'int'),
-  sendmmsg: bind('sendmmsg', 'int', 'int', 'word', 'int', 'int'),
-  recvmmsg: bind('recvmmsg', 'int', 'int', 'word', 'int', 'int', 'word'),
+  sendmmsg: bindRepeatable('sendmmsg', 'int', 'int', 'word', 'int', 'int'),
+  recvmmsg: bindRepeatable('recvmmsg', 'int', 'int', 'word', 'int', 'int', 'word'),
   epoll_create1: bind('epoll_create1', 'int', 'int'),
   epoll_ctl: bind('epoll_ctl', 'int', 'int', 'int', 'int', 'word'),
   inet_pton: bind('inet_pton', 'int', 'int', 'string', 'word'),
@@ -125,9 +150,9 @@ export const libc = {
   execve: bind('execve', 'int', 'word', 'word', 'word'),
   waitpid: bind('waitpid', 'int', 'int', 'word', 'int'),
   epoll_wait: bind('epoll_wait', 'int', 'int', 'word', 'int', 'int'),
-  pidfd_open: bindNumber(SYS_PIDFD_OPEN, 'word', 'word'),
-  io_uring_setup: bindNumber(SYS_IO_URING_SETUP, 'word', 'word'),
-  io_uring_enter: bindNumber(SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
+  pidfd_open: bindNumber(bind, SYS_PIDFD_OPEN, 'word', 'word'),
+  io_uring_setup: bindNumber(bind, SYS_IO_URING_SETUP, 'word', 'word'),
+  io_uring_enter: bindNumber(bindRepeatable, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
 } as const
 
 /**
@@ -135,9 +160,9 @@ export const libc = {
  * -errno. The memory at `events` must outlive the call.
  */
 export async function epollWait(epoll: number, events: number, capacity: number): Promise<number> {
-  const call = describe('epoll_wait', 'int', ['int', 'word', 'int', 'int'])
+  const call = describe('epoll_wait', 'int', ['int', 'word', 'int', 'int'], true)
   call.paramsValue = [epoll, events, capacity, -1]
-  const outcome = await binding().load<Call['retType'], true, true>({ ...call, runInNewThread: true })
+  const outcome = await binding().load<Call<true>['retType'], true, true>({ ...call, runInNewThread: true })
   return outcome.value === -1 ? -outcome.errnoCode : outcome.value
 }
 
