@@ -257,9 +257,11 @@ void t.test('with a real broker', { timeout: 60_000, ...missing }, async (t) => 
     )
     const all = await evaluated()
     t.equal(all.length, rules.length)
+    // The event loop of a machine that is busy with something else does lag.
+    const pending = ['BatonNoReadyBackend', 'BatonEventLoopLag']
     for (const { name, health, state, lastError } of all) {
       t.equal(health, 'ok', `${name}: ${lastError}`)
-      if (name !== 'BatonNoReadyBackend') t.equal(state, 'inactive', name)
+      if (!pending.includes(name)) t.equal(state, 'inactive', name)
     }
   })
 })
