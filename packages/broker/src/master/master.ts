@@ -8,7 +8,7 @@ import {
   Poller,
   setCloseOnExec,
 } from '@baton/native-sendmsg'
-import type { FromWorker } from '../channel/messages.ts'
+import type { BackendReport, FromWorker } from '../channel/messages.ts'
 import { type Config, ConfigError, parseConfigText, readConfigText } from '../config/index.ts'
 import type { DeployProgress } from '../deploy/index.ts'
 import { BrokerError } from '../errors.ts'
@@ -190,6 +190,7 @@ export class Master {
     const host = {
       assignment: () => this.#assignment(),
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
+      ended: () => this.#fleet.lost(this.#backends()),
     }
     this.#roster = new Roster(this.#poller, this.#counters, host, log.logger, belongings.workersStarted)
     const fleetOptions: FleetOptions = {
@@ -368,9 +369,12 @@ export class Master {
   }
 
   #heard(worker: WorkerProcess, message: FromWorker): void {
-    // During a reload a backend is with two workers. Without a worker nobody knows anything.
-    if (message.type === 'backends' && this.#roster.current !== undefined)
-      this.#fleet.reported([...this.#roster.workers].flatMap(({ backends }) => backends))
+    if (message.type === 'backends') {
+      const backends = this.#backends()
+      if (worker.role === 'leaving') this.#fleet.lost(backends)
+      // Without a worker that serves nobody knows anything.
+      if (this.#roster.current !== undefined) this.#fleet.reported(backends)
+    }
     if (worker === this.#roster.current) this.#notifier.workerHeard()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
@@ -379,6 +383,11 @@ export class Master {
         worker.send({ type: 'reloaded', ask, success, log }),
       )
     }
+  }
+
+  /** All that any worker lists: during a reload a backend is with two. */
+  #backends(): BackendReport[] {
+    return [...this.#roster.workers].flatMap(({ backends }) => backends)
   }
 
   /** Those who listen to the events hear it. */
@@ -540,12 +549,12 @@ export class Master {
       logger.info('reloaded')
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
+      // What the program before this one had begun goes on.
+      this.#applyToFleet()
       status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker goes on as before')
       this.#tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })
     }
-    // Also after a failure: what the program before this one had begun goes on.
-    this.#applyToFleet()
     this.#counters.reloaded(success, Date.now() / 1000)
     this.#busy = undefined
     this.#notifier.ready(status)
@@ -567,19 +576,20 @@ export class Master {
   }
 
   async #apply(next: Settings): Promise<void> {
+    const { drainDeadline } = this.#settings.config
     const change = this.#sockets.change(next.config)
+    let finish: Awaited<ReturnType<Roster['replace']>>
     try {
-      await this.#roster.replace(
-        this.#assignment(next, change.sockets),
-        change.removed,
-        this.#settings.config.drainDeadline,
-      )
+      finish = await this.#roster.replace(this.#assignment(next, change.sockets))
     } catch (error) {
       change.rollBack()
       throw error
     }
     this.#settings = next
     this.#sockets = change.sockets
+    // Backends of a service that is gone are with the old worker alone: it is told to drain them before it lets them go.
+    this.#applyToFleet()
+    finish(change.removed, drainDeadline)
     try {
       change.commit()
     } catch (error) {

@@ -86,6 +86,7 @@ export class BackendLink implements Candidate {
   #ackTimer: Timer | undefined
   #resumeTimer: Timer | undefined
   #draining = false
+  #superseded = false
   #over = false
   #acked = 0
   #adopted: number | undefined
@@ -213,6 +214,13 @@ export class BackendLink implements Candidate {
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
   }
 
+  /** The same backend has registered anew: nothing more is offered here, and the link ends when every offer is settled. */
+  supersede(): void {
+    this.#draining = true
+    this.#superseded = true
+    this.#endIfSuperseded()
+  }
+
   /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
   release(reason: string): void {
     this.#control.write({ type: 'reconnect', reason })
@@ -231,6 +239,7 @@ export class BackendLink implements Candidate {
       if (this.#over) return
       this.#handle(frame)
     }
+    this.#endIfSuperseded()
   }
 
   /** Control has ended: decides what each open offer is, and only then closes. */
@@ -376,6 +385,7 @@ export class BackendLink implements Candidate {
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
     this.#count(failure)
     this.#host.returned([offer.connection], failure, this.id)
+    this.#endIfSuperseded()
   }
 
   #onBeat(): void {
@@ -421,6 +431,13 @@ export class BackendLink implements Candidate {
       this.#host.relinquished(oldest.connection)
     }
     if (revoked.length > 0) this.#host.returned(revoked, failure, this.id)
+    this.#endIfSuperseded()
+  }
+
+  /** Nothing is out, so that control's end would decide nothing. */
+  #endIfSuperseded(): void {
+    if (this.#superseded && !this.#over && this.#ledger.size === 0)
+      this.#finish({ code: 'BackendDraining' }, true)
   }
 
   /** Reads the lane back and tells the backend to forget those tokens. */
