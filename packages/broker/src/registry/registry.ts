@@ -309,7 +309,7 @@ export class Registry {
             {
               ...healthCheck,
               relay: config.handoff === 'off',
-              healthy: older?.health === 'healthy' || this.#known[id]?.healthy === true,
+              healthy: older?.eligibility.health === 'healthy' || this.#known[id]?.healthy === true,
             },
             () => {
               service.available()
