@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { batonCommand, type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
-import { hello, refusal } from './support/false-backend.ts'
+import { answerOn, FalseBackend, hello, refusal } from './support/false-backend.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
 
 // Who may be a backend, and what everybody is told when they may not.
@@ -357,3 +357,46 @@ void t.test('a process that was given an id is known by it, its first backend al
     t.equal(other?.before, null, JSON.stringify(wrong))
   }
 })
+
+void t.test(
+  'a process that registers anew under its id takes its own place',
+  { timeout: 30_000 },
+  async (t) => {
+    const broker = await startBroker(t)
+    const older = await FalseBackend.register(t, broker.control, hello('web'))
+    const { backend, slot } = older.welcome
+
+    await t.test('which is free when nothing is out', async (t) => {
+      const newer = await FalseBackend.register(t, broker.control, hello('web', { backend }))
+      t.match(newer.welcome, { backend, slot })
+      await older.wire.end()
+      t.match((await broker.status()).services[0]?.backends, [{ id: backend, slot }])
+      newer.die()
+      await broker.backends(0)
+    })
+
+    await t.test('and what it was offered before is still its to answer', async (t) => {
+      const former = await FalseBackend.register(t, broker.control, hello('web', { backend }))
+      const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+      client.request()
+      const [offer] = await former.offers(1)
+      const [message] = former.take(1)
+      if (offer === undefined || message === undefined) throw new Error('nothing was offered')
+      const newer = await FalseBackend.register(t, broker.control, hello('web', { backend }))
+      t.equal(newer.welcome.backend, backend)
+      t.not(newer.welcome.slot, former.welcome.slot, 'while that has an offer out')
+      const another = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+      another.request()
+      await newer.offers(1)
+      t.equal(former.wire.all('offer').length, 1, 'new clients go to the newer one alone')
+      t.notOk(former.wire.ended)
+
+      former.ack(offer)
+      answerOn(message.fd, 'adopted')
+      t.match(await client.answer(), { status: 200, body: 'adopted' })
+      await former.wire.end()
+      const after = await broker.backends(1)
+      t.match(after.services[0]?.outcomes, { handed_off: 1, relinquished: 0 })
+    })
+  },
+)

@@ -1,12 +1,21 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { batonCommand, startBroker } from './support/broker.ts'
+import { batonCommand, type Broker, startBroker, type Status, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
-import { askAdmin, masterStatus, openSession } from './support/operator.ts'
-import { Program, temporaryFolder } from './support/process.ts'
+import {
+  askAdmin,
+  configure,
+  logs,
+  masterStatus,
+  onlyWorker,
+  openSession,
+  reload,
+} from './support/operator.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
+import { servedBy, visit } from './support/visit.ts'
 
 // While a reload waited for a backend that did not move, the worker before it was killed: its replacement and the reload's own worker
 // both served from then on, with the backends at one of them, and every other client waited in vain.
@@ -136,3 +145,103 @@ void t.test('many lines in one write do not end the master', { timeout: 30_000 }
   t.match(session.received, /unknown command "x"/)
   t.match(await masterStatus(t, broker), { master: { busy: null } })
 })
+
+// Backends that were asked to move still had their link to the worker before the reload, and got a second one there when the successor
+// died: under another id and another slot, with all of their connections as its load.
+void t.test(
+  'backends that have moved to a worker which dies are back under their names, once',
+  { timeout: 60_000 },
+  async (t) => {
+    const broker = await startBroker(t)
+    const [moving, stuck] = [await startBackend(t, broker), await startBackend(t, broker)]
+    const known = namesOf(await broker.backends(2))
+    const kept = await visit(t, broker)
+    await kept.answer()
+    process.kill(stuck.pid, 'SIGSTOP')
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    const registrations = ({ pid }: Program) =>
+      broker.program.messages().filter(({ msg, peerPid }) => msg === 'backend registered' && peerPid === pid)
+        .length
+    await eventually(() => registrations(moving) === 2, 'one has moved')
+    const successor = (await masterStatus(t, broker)).workers.find(({ role }) => role === 'starting')
+    process.kill(successor?.pid ?? 0, 'SIGKILL')
+    await session.ended
+    process.kill(stuck.pid, 'SIGCONT')
+    t.match(session.received, /^Success=0\n/)
+    await eventually(() => registrations(moving) === 3 && registrations(stuck) === 2, 'both are back')
+
+    const after = await broker.backends(2)
+    t.equal(after.broker.pid, broker.pid, 'at the same worker')
+    t.same(namesOf(after), known)
+    t.match(await kept.get(), { status: 200 })
+    const pids = []
+    for (let count = 0; count < 4; count++) pids.push(await servedBy(t, broker))
+    t.same(new Set(pids), new Set([moving.pid, stuck.pid]))
+    t.equal(unaccounted(await broker.status()), 0)
+  },
+)
+
+// A backend that drains does not register any more. When the worker that had seen it begin was gone, the master took that for a drain
+// that is done, and an app without a handler of SIGTERM was cut off in the middle of its answers.
+const STREAMS = { command: [process.execPath, join(root, 'test/programs/stream-backend.mjs')] }
+const losses: Record<
+  string,
+  { change: Record<string, unknown>; lose: (t: Test, broker: Broker) => Promise<void> }
+> = {
+  'that dies': {
+    change: { services: { web: { ...STREAMS, instances: 1 } } },
+    lose: async (t, broker) => {
+      process.kill(await onlyWorker(t, broker), 'SIGKILL')
+      await logs(broker, 'accepting connections', 3)
+      await broker.backends(1)
+    },
+  },
+  'that is replaced': {
+    change: { services: { web: { ...STREAMS, instances: 1 } } },
+    lose: async (t, broker) => {
+      t.match(await reload(t, broker), { success: true })
+    },
+  },
+  'whose successor does not know the service': {
+    change: {
+      services: { other: {} },
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'other' }],
+    },
+    lose: () => Promise.resolve(),
+  },
+}
+for (const [which, { change, lose }] of Object.entries(losses)) {
+  void t.test(
+    `a managed backend drains to its end under a worker ${which}`,
+    { timeout: 60_000 },
+    async (t) => {
+      const broker = await startBroker(t, { config: { services: { web: { ...STREAMS, instances: 2 } } } })
+      await broker.backends(2)
+      const drained = (await masterStatus(t, broker)).managed.find(({ instance }) => instance === 'web.2')
+      const streams = [await visit(t, broker, '/events'), await visit(t, broker, '/events')]
+      await eventually(() => streams.every(({ received }) => received.includes(': open')), 'both are served')
+      const stream = streams.find(({ received }) => received.includes(`x-pid: ${drained?.pid}\r\n`))
+
+      configure(broker, change)
+      t.match(await reload(t, broker), { success: true })
+      await onlyWorker(t, broker)
+      await lose(t, broker)
+      await onlyWorker(t, broker)
+      t.equal(stream?.open, true, 'its answer goes on')
+      stream?.socket.destroy()
+      const end = () =>
+        broker.program
+          .messages()
+          .find(({ msg, peerPid }) => msg === 'backend process ended' && peerPid === drained?.pid)
+      await eventually(() => end() !== undefined, 'it ends with its last answer')
+      t.match(end(), { code: 0, signal: null }, 'by itself')
+    },
+  )
+}
+
+function namesOf({ services }: Status): unknown[] {
+  return (services[0]?.backends ?? [])
+    .toSorted((one, other) => one.pid - other.pid)
+    .map(({ id, slot, pid }) => ({ id, slot, pid }))
+}

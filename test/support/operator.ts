@@ -14,6 +14,7 @@ export interface OperatorAnswer {
 
 export interface MasterStatus {
   readonly master: { pid: number; reloads: number; busy: string | null; startedAt: string }
+  readonly managed: readonly { instance: string; pid: number | null }[]
   readonly workers: readonly { pid: number; role: 'serving' | 'leaving' | 'starting' }[]
 }
 

@@ -1,29 +1,21 @@
-import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { TLSSocket } from 'node:tls'
-import { close as closeFd } from '@baton/native-sendmsg'
+import type { TLSSocket } from 'node:tls'
+import { Adoption } from './adoption.ts'
 import { type AttachableServer, type Attachment, attachServer } from './attach/index.ts'
 import { Backoff } from './backoff.ts'
-import { ConnectionInfo } from './connection-info.ts'
+import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
 import { isOrphaned, outliveReader } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
-import { openSocket } from './open-socket.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
-import { type HelloFrame, type NackReason, type Offer, PROTOCOL_VERSION } from './protocol/index.ts'
+import { type HelloFrame, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
-import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
-import { type Delivery, openTransport, Session, type SessionHost } from './session.ts'
+import { openTransport, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
-
-/** A socket that carries metadata, under the symbol of its backend. */
-interface Described {
-  [key: symbol]: ConnectionInfo | undefined
-}
 
 /** Events of a `Backend`, each a tick after what it tells of, `adopt` excepted. */
 export interface BackendEvents {
@@ -79,10 +71,7 @@ const SHORTEST_SESSION = 1000
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
   readonly #sessions = new Set<Session>()
-  /** Where an adopted socket carries what is known of it: a WeakMap's entries cost the garbage collector more than the sockets. */
-  readonly #metadata = Symbol('baton connection')
-  /** On TLS servers: what is adopted right now, for as long as its handshake lasts. */
-  readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
+  readonly #adoption: Adoption
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
@@ -97,6 +86,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   constructor(options: BackendOptions = {}) {
     super()
     this.#options = resolveOptions(options, process.env)
+    this.#adoption = new Adoption(this.#options, this)
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
   }
@@ -132,7 +122,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     })
     this.#attachment.address = options.address
     if ('setSecureContext' in server) {
-      server.prependListener('secureConnection', (secure: TLSSocket) => this.#linkSecure(secure))
+      server.prependListener('secureConnection', (secure: TLSSocket) => this.#adoption.linkSecure(secure))
     }
     return this
   }
@@ -201,13 +191,7 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   /** What the broker said of a connection that the attached server was given; undefined for any other socket. */
   connection(socket: Socket): ConnectionInfo | undefined {
-    try {
-      // Null in programs without types: `response.socket` is, once the response has ended.
-      return (socket as (Described & Socket) | null)?.[this.#metadata]
-    } catch {
-      // The `socket` of an HTTP/2 session stands for one, and throws at every question once the session is over.
-      return undefined
-    }
+    return this.#adoption.connection(socket)
   }
 
   async #drain(reason: string, deadline: number): Promise<void> {
@@ -306,7 +290,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #hostOf(session: () => Session, due: () => void): SessionHost {
     return {
       refusal: (pending) => this.#refusal(pending),
-      adopt: (offer, delivery) => this.#adopt(offer, delivery),
+      adopt: (offer, delivery) => this.#adoption.adopt(this.#attachment as Attachment, offer, delivery),
       rejected: (reason) => process.nextTick(() => this.emit('reject', reason)),
       stats: () => ({
         adopted: this.#attachment?.adopted ?? 0,
@@ -369,51 +353,6 @@ export class Backend extends EventEmitter<BackendEvents> {
   #refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined {
     if (this.#state === 'draining' || this.#state === 'closed') return 'BackendDraining'
     return this.#attachment?.overloaded(pending) ? 'BackendOverloaded' : undefined
-  }
-
-  /** The ACK is in the kernel (I2). */
-  #adopt(offer: Offer, delivery: Delivery): void {
-    const attachment = this.#attachment as Attachment
-    const connection = new ConnectionInfo(offer, this.#options.service)
-    const { allowHalfOpen } = attachment
-    const socket =
-      typeof delivery === 'number'
-        ? this.#open(delivery, allowHalfOpen, connection)
-        : presentAsClient(delivery, allowHalfOpen)
-    if (socket === undefined) return
-    ;(socket as Described & Socket)[this.#metadata] = connection
-    if (attachment.kind === 'tls' || attachment.kind === 'https') {
-      this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
-    } else attachment.adopt(socket)
-    // A relay was paused behind its header; a descriptor's socket reads from the start.
-    if (connection.via === 'relay') socket.resume()
-    this.emit('adopt', socket, connection)
-  }
-
-  /** Owns `fd` until the socket does. */
-  #open(fd: number, allowHalfOpen: boolean, connection: ConnectionInfo): Socket | undefined {
-    try {
-      return openSocket(fd, allowHalfOpen)
-    } catch (error) {
-      closeFd(fd)
-      this.#options.logger.error(
-        { connection: connection.id, error: error as Error },
-        'a connection could not be adopted',
-      )
-      return undefined
-    }
-  }
-
-  /**
-   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other. The handshake runs in
-   * the asynchronous context of the adoption, though. So both get the same metadata, and the client's address shows on
-   * both: over a relay the TLSSocket by itself would say that its peer is a Unix socket.
-   */
-  #linkSecure(secure: TLSSocket): void {
-    const handshake = this.#handshake.getStore()
-    if (handshake === undefined) return
-    ;(secure as Described & TLSSocket)[this.#metadata] = handshake.connection
-    if (handshake.connection.via === 'relay') copyAddresses(handshake.socket, secure)
   }
 }
 

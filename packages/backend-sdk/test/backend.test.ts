@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { connect } from 'node:http2'
 import { Socket } from 'node:net'
+import { inspect } from 'node:util'
 import t from 'tap'
 import { createBackend } from '../src/index.ts'
 
@@ -25,4 +26,26 @@ void t.test('the socket of an HTTP/2 session that is over has no metadata', asyn
   await once(session, 'close')
   t.throws(() => socket.remoteAddress, { code: 'ERR_HTTP2_SOCKET_UNBOUND' })
   t.equal(backend.connection(socket), undefined)
+})
+
+void t.test('a deadline that is no length of time is refused', async (t) => {
+  const idle = () => createBackend({ service: 'web', logger: false })
+  for (const deadline of [
+    '',
+    '30',
+    's',
+    '-1s',
+    '.5s',
+    '30 s',
+    '30S',
+    '1d',
+    -1,
+    Number.NaN,
+    Number.POSITIVE_INFINITY,
+  ]) {
+    t.throws(() => idle().drain({ deadline }), { code: 'BATON_ERR_INVALID_OPTION' }, inspect(deadline))
+  }
+  for (const deadline of ['250ms', '1.5s', '5m', '1000h', 0, 0.5]) {
+    await t.resolves(idle().drain({ deadline }), inspect(deadline))
+  }
 })

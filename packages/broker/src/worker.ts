@@ -235,7 +235,7 @@ export function createWorker(
   }
 
   function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
-    const fresh = links.filter((link) => link.state !== 'draining')
+    const fresh = links.filter((link) => link.eligibility.state !== 'draining')
     for (const link of fresh) link.drain(deadline, 'asked by the operator')
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
   }

@@ -3,6 +3,7 @@ import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 
+import { parseDuration as readDuration } from '@baton/backend-sdk/protocol'
 import * as fc from 'fast-check'
 import t from 'tap'
 
@@ -241,7 +242,10 @@ void t.test('durations', async (t) => {
     ['1h', 3_600_000],
     ['0s', 0],
   ]
-  for (const [text, ms] of good) t.equal(parseDuration(text), ms, text)
+  for (const [text, ms] of good) {
+    t.equal(parseDuration(text), ms, text)
+    t.equal(readDuration(text), ms, `${text} in a backend's options`)
+  }
   for (const text of ['', '30', 's', '-1s', '1.5s', '30 s', '30S', '1d', '99999999999s']) {
     t.equal(parseDuration(text), undefined, JSON.stringify(text))
   }

@@ -187,6 +187,20 @@ void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in its time'
   t.same(unknown.life, { kind: 'terminating', until: 300 }, 'nobody has to drain what nobody lists')
 })
 
+void t.test('the life of a process whose drain nobody sees any more', async (t) => {
+  const draining: ProcessLife = { kind: 'draining', until: 30_000 }
+  const { life, effects } = live(draining, { kind: 'lost' })
+  t.same(effects, [])
+  t.same(live(life, { kind: 'drained', now: 5 }), { life, effects: [] }, 'that nobody lists it says nothing')
+  t.same(live(life, { kind: 'due', now: 30_000 }).life, { kind: 'terminating', until: 40_000 })
+  const hurried = live(life, { kind: 'retire', now: 5, deadline: 100, listed: false })
+  t.same(hurried.life, { kind: 'terminating', until: 105 }, 'nobody can be asked to hurry it')
+  const late = live(life, { kind: 'retire', now: 5, deadline: 60_000, listed: false })
+  t.same(late.life, { kind: 'terminating', until: 30_000 }, 'and it gets no more time by that')
+  for (const other of [{ kind: 'running' }, { kind: 'terminating', until: 1 }] satisfies ProcessLife[])
+    t.same(live(other, { kind: 'lost' }), { life: other, effects: [] })
+})
+
 void t.test('an instance starts again what has ended, until it is stopped', async (t) => {
   const started = step(NEW_INSTANCE, { kind: 'start', id: 'a' })
   t.same(started.effects, [{ kind: 'spawn', id: 'a' }])

@@ -223,6 +223,35 @@ void t.test('what a broker lists is drained before it gets SIGTERM', async (t) =
   t.match(scene.messages('backend process ended'), [{ level: 30, code: 0 }])
 })
 
+void t.test(
+  'what a lost worker saw drain has its deadline, also over a re-execution of the master',
+  async (t) => {
+    const scene = new Scene(t)
+    scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.02; done`)
+    await eventually(() => scene.lines().includes('up'), 'the trap is set')
+    const { backend, pid } = scene.only
+    const listed = {
+      service: 'web',
+      id: backend as string,
+      slot: 'web-1',
+      pid: pid as number,
+      state: 'ready',
+    }
+    scene.fleet.reported([listed])
+    scene.apply(undefined)
+    scene.fleet.lost([listed])
+    scene.fleet.reported([listed])
+    scene.fleet.lost([])
+    const { state } = scene.fleet.serialize()
+    t.match(state.services[0]?.leaving, [{ process: { life: { kind: 'draining', unobserved: true } } }])
+    scene.fleet.reported([])
+    t.same(scene.only.state, 'stopping')
+    t.match(scene.fleet.serialize().state, state, 'it drains as before')
+    await scene.fleet.stop(1000)
+    t.ok(scene.lines().includes('bye'))
+  },
+)
+
 void t.test('a changed definition is told, and waits for a deploy', async (t) => {
   const scene = new Scene(t)
   scene.apply('exec sleep 60')

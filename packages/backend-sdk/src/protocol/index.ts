@@ -19,6 +19,8 @@ export { ControlConnection, type ControlEnd, type ControlHandlers } from '../con
 export { type ControlSocket, type ControlStream, openControlStream } from '../control/control-stream.ts'
 /** The time that its deadlines are in. */
 export { type Clock, systemClock, type Timer } from '../clock.ts'
+/** Lengths of time as people write them, the same in the broker's configuration and in a backend's options. */
+export { DURATION_UNITS, parseDuration } from '../duration.ts'
 export {
   decodeProxyHeader,
   encodeProxyHeader,

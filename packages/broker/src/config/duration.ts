@@ -1,11 +1,5 @@
+import { DURATION_UNITS, parseDuration as readDuration } from '@baton/backend-sdk/protocol'
 import * as z from 'zod'
-
-const UNITS = new Map([
-  ['h', 3_600_000],
-  ['m', 60_000],
-  ['s', 1000],
-  ['ms', 1],
-])
 
 /** The longest delay that setTimeout keeps; a longer one would fire after 1 ms (about 24.8 days). */
 const MAX_MS = 2 ** 31 - 1
@@ -19,17 +13,14 @@ const EXPECTED = 'expected milliseconds or a string like "250ms", "30s", "5m" or
  * @returns whole milliseconds, or undefined when the text is no duration or longer than a timer can wait
  */
 export function parseDuration(text: string): number | undefined {
-  const [, digits, unit] = FORM.exec(text) ?? []
-  const factor = unit === undefined ? undefined : UNITS.get(unit)
-  if (factor === undefined) return undefined
-  const ms = Number(digits) * factor
-  return ms <= MAX_MS ? ms : undefined
+  const ms = FORM.test(text) ? readDuration(text) : undefined
+  return ms !== undefined && ms <= MAX_MS ? ms : undefined
 }
 
 /** The shortest form that `parseDuration` reads back as the same number: 90000 is `90s`, 60000 is `1m`. */
 export function formatDuration(ms: number): string {
   if (ms === 0) return '0s'
-  for (const [unit, factor] of UNITS) if (ms % factor === 0) return `${ms / factor}${unit}`
+  for (const [unit, factor] of DURATION_UNITS) if (ms % factor === 0) return `${ms / factor}${unit}`
   return `${ms}ms`
 }
 

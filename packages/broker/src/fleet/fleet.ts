@@ -107,6 +107,16 @@ export class Fleet {
     for (const observer of this.#observers.values()) observer.reported(reports)
   }
 
+  /**
+   * A worker has died, or lets go of its backends because it leaves: that it does not list them any more does not say that they have
+   * drained. They have their deadline.
+   *
+   * @param reports what the other workers list
+   */
+  lost(reports: readonly BackendReport[]): void {
+    for (const service of this.#services.values()) service.lost((id) => isListed(reports, id))
+  }
+
   get reports(): readonly BackendReport[] {
     return this.#reports
   }

@@ -126,6 +126,11 @@ export class ManagedProcess {
     this.#on({ kind: 'drained', now: this.#os.now() })
   }
 
+  /** Who listed it has gone, and cannot say any more when it has drained. */
+  lost(): void {
+    this.#on({ kind: 'lost' })
+  }
+
   /** SIGKILL. */
   kill(): void {
     this.#on({ kind: 'kill' })

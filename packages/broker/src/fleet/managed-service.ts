@@ -181,6 +181,11 @@ export class ManagedService {
     for (const process of this.#leaving) if (!this.#host.isListed(process.id)) process.drained()
   }
 
+  /** A worker has gone that saw some of them drain; the others see those that are listed. */
+  lost(isListed: (id: string) => boolean): void {
+    for (const process of this.#leaving) if (!isListed(process.id)) process.lost()
+  }
+
   save(): ServiceState {
     const instances = [...this.#instances.values()]
     const generations = new Map<number, Generation>([[this.#stable.number, this.#stable]])

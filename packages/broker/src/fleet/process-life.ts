@@ -3,13 +3,17 @@
  *
  *     running --retire--> draining --drained or due--> terminating --due--> killed
  *     running --retire, and no broker lists it--> terminating
+ *     draining --lost--> draining, unobserved: --due--> terminating
  *     any --exited--> gone
  *     any --kill--> killed
  */
 export type ProcessLife =
   | { readonly kind: 'running' }
-  /** The broker was asked to drain it; SIGTERM follows at `until` at the latest. */
-  | { readonly kind: 'draining'; readonly until: number }
+  /**
+   * The broker was asked to drain it; SIGTERM follows at `until` at the latest. `unobserved`: who saw it drain has gone, so that
+   * nothing but its own end says that it is done.
+   */
+  | { readonly kind: 'draining'; readonly until: number; readonly unobserved?: boolean | undefined }
   /** SIGTERM was sent; SIGKILL follows at `until`. */
   | { readonly kind: 'terminating'; readonly until: number }
   | { readonly kind: 'killed' }
@@ -20,6 +24,8 @@ export type LifeEvent =
   | { readonly kind: 'retire'; readonly now: number; readonly deadline: number; readonly listed: boolean }
   /** The broker does not list it any more. */
   | { readonly kind: 'drained'; readonly now: number }
+  /** The worker that listed it has died or let go of it. A backend that drains does not register with the next one. */
+  | { readonly kind: 'lost' }
   /** The time that the state names has come. */
   | { readonly kind: 'due'; readonly now: number }
   | { readonly kind: 'kill' }
@@ -51,13 +57,17 @@ export function live(life: ProcessLife, event: LifeEvent): LifeStep {
     return life.kind === 'killed' ? stay(life) : { life: { kind: 'killed' }, effects: [KILL] }
   if (event.kind === 'retire') return retire(life, event)
   if (event.kind === 'due') return due(life, event.now)
-  return life.kind === 'draining' ? terminate(event.now + GRACE) : stay(life)
+  if (life.kind !== 'draining') return stay(life)
+  if (event.kind === 'lost') return stay({ ...life, unobserved: true })
+  return life.unobserved === true ? stay(life) : terminate(event.now + GRACE)
 }
 
 /** A second, shorter deadline counts; a longer one does not. */
 function retire(life: ProcessLife, event: LifeEvent & { kind: 'retire' }): LifeStep {
   const until = event.now + event.deadline
   if (life.kind === 'running' && !event.listed) return terminate(until)
+  if (life.kind === 'draining' && life.unobserved === true && !event.listed)
+    return terminate(Math.min(until, life.until))
   if (life.kind === 'running' || (life.kind === 'draining' && until < life.until)) {
     return { life: { kind: 'draining', until }, effects: [{ kind: 'drain', deadline: event.deadline }] }
   }

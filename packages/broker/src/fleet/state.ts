@@ -29,7 +29,7 @@ const exit = z.object({
 
 const life = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('running') }),
-  z.object({ kind: z.literal('draining'), until: time }),
+  z.object({ kind: z.literal('draining'), until: time, unobserved: z.boolean().optional() }),
   z.object({ kind: z.literal('terminating'), until: time }),
   z.object({ kind: z.literal('killed') }),
   z.object({ kind: z.literal('gone') }),

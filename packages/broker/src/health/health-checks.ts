@@ -2,7 +2,8 @@ import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import { NativeError } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { systemOs } from '../os.ts'
-import type { BackendLink, LinkState } from '../registry/backend-link.ts'
+import type { BackendLink } from '../registry/backend-link.ts'
+import type { LinkState } from '../registry/eligibility.ts'
 import { judge, UNCHECKED } from './health.ts'
 import { Probe, type ProbeOptions, type Verdict } from './probe.ts'
 
@@ -44,7 +45,7 @@ export class HealthChecks {
     this.#logger = logger
     this.#clock = clock
     if (options.healthy === true) this.#record = judge(UNCHECKED, 'passed')
-    link.health = this.#record.health
+    link.eligibility.health = this.#record.health
   }
 
   start(): void {
@@ -60,7 +61,7 @@ export class HealthChecks {
   #check(): void {
     const last = this.#probe
     // Its verdict may take longer than the interval; it will come.
-    if (!ASKED.has(this.#link.state) || last?.over === false) return
+    if (!ASKED.has(this.#link.eligibility.state) || last?.over === false) return
     // The backend has neither taken nor refused the last one. A second one would wait behind it.
     if (last?.settled === false) return this.#judge({ result: 'failed', reason: 'no ACK' })
     try {
@@ -77,7 +78,7 @@ export class HealthChecks {
     this.#record = judge(this.#record, result)
     const { health } = this.#record
     if (health === before) return
-    this.#link.health = health
+    this.#link.eligibility.health = health
     const { ulid: backend, slot, service } = this.#link.identity
     if (health === 'healthy') {
       this.#logger.info({ backend, slot, service, reason }, 'backend is healthy')

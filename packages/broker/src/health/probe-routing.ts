@@ -1,4 +1,4 @@
-import type { LinkHost } from '../registry/backend-link.ts'
+import type { LinkHost } from '../registry/link-host.ts'
 
 /**
  * A link's host that tells health checks apart: what becomes of a check is said to who made it, and `host` hears of clients

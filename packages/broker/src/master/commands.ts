@@ -7,17 +7,26 @@ export interface Outcome {
   readonly log: readonly string[]
 }
 
+/** Nothing was done, and why. */
+export function refusal(why: string): Outcome {
+  return { success: false, log: [why] }
+}
+
+export interface DeployCommand {
+  readonly service: string
+  /** How many instances at a time. */
+  readonly atOnce: number
+  /** Ends the one that goes on, or goes back to the old version. */
+  readonly abort: boolean
+  /** Who asks. */
+  readonly by: string
+  readonly progress: (line: string) => void
+}
+
 /** What an operator can ask of a master. Refusals are outcomes, not errors. */
 export interface Commanded {
   status(): unknown
-  deploy(request: {
-    service: string
-    atOnce: number
-    abort: boolean
-    /** Who asks. */
-    by: string
-    progress: (line: string) => void
-  }): Promise<Outcome>
+  deploy(command: DeployCommand): Promise<Outcome>
   listen(request: PortRequest): Promise<Outcome>
   /** Answers the session itself: in this program, or in the one that replaces it. */
   reload(session: Session): void
@@ -29,7 +38,7 @@ const PROTOCOLS = ['http', 'tls', 'tcp'] as const
 
 /** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
 export function obey(session: Session, [command = '', ...rest]: readonly string[], master: Commanded): void {
-  const refuse = (why: string) => reply(session, { success: false, log: [why] })
+  const refuse = (why: string) => reply(session, refusal(why))
   const { words, options } = parse(rest)
   switch (command) {
     case 'prompt':

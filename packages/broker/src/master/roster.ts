@@ -42,11 +42,19 @@ export interface Assignment {
   readonly services: ReadonlySet<string>
 }
 
+/**
+ * @param removed listeners of the old worker that nobody serves any more
+ * @param deadline in milliseconds
+ */
+type Finish = (removed: readonly string[], deadline: number) => void
+
 export interface RosterHost {
   /** With what the next worker starts: what is in force now. */
   assignment(): Assignment
   /** What the roster does not answer by itself. */
   message(worker: WorkerProcess, message: FromWorker): void
+  /** One has ended, and is none of `workers` any more. */
+  ended(): void
 }
 
 /**
@@ -148,29 +156,30 @@ export class Roster {
 
   /**
    * Replaces the worker that serves. Until this resolves, that one has lost nothing; when it rejects, it goes on as before.
-   * When it resolves, the new worker serves, and the old one finishes for at most `deadline` milliseconds.
+   * When it resolves, the new worker serves, and the old one still has its backends.
    *
-   * @param removed listeners of the old one that nobody serves any more
+   * @returns to be called: the old one hands over, lets its backends go and finishes
    * @throws {BrokerError} BATON_ERR_WORKER_FAILED
    */
-  async replace(assignment: Assignment, removed: readonly string[], deadline: number): Promise<void> {
+  async replace(assignment: Assignment): Promise<Finish> {
     this.#replacing = true
     try {
-      await this.#replace(assignment, removed, deadline)
+      return await this.#replace(assignment)
     } finally {
       this.#replacing = false
       if (this.#current === undefined && !this.#stopping) void this.#startAnother()
     }
   }
 
-  async #replace(assignment: Assignment, removed: readonly string[], deadline: number): Promise<void> {
+  async #replace(assignment: Assignment): Promise<Finish> {
     const { services } = assignment
     const next = await this.#build(assignment)
     const old = this.#current
     if (old === undefined || !old.alive) {
       await this.#tellOthers(next)
       if (!next.alive) throw this.#failed(next)
-      return this.#take(next)
+      this.#take(next)
+      return () => {}
     }
     const expected = old.backends.filter(
       ({ service, state }) => services.has(service) && state !== 'draining' && state !== 'unresponsive',
@@ -190,15 +199,20 @@ export class Roster {
       old.send({ type: 'serve' })
       throw this.#failed(next)
     }
-    if (!old.alive) return this.#take(next)
+    if (!old.alive) {
+      this.#take(next)
+      return () => {}
+    }
     const [theirs, ours] = this.#introduction(old, next)
     this.#take(next)
     old.role = 'leaving'
-    next.send({ type: 'peer' }, [theirs.fd])
-    old.send({ type: 'finish', removed, deadline }, [ours.fd])
-    theirs.close()
-    ours.close()
-    this.#limitLeaving()
+    return (removed, deadline) => {
+      next.send({ type: 'peer' }, [theirs.fd])
+      old.send({ type: 'finish', removed, deadline }, [ours.fd])
+      theirs.close()
+      ours.close()
+      this.#limitLeaving()
+    }
   }
 
   /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
@@ -347,6 +361,7 @@ export class Roster {
   #ended(worker: WorkerProcess, { code, signal }: Exit): void {
     this.#workers.delete(worker)
     this.#counters.keep(worker.snapshot)
+    this.#host.ended()
     const asked = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
     if (asked && code === 0) this.#logger.info(log, 'worker has finished')

@@ -49,6 +49,19 @@ export interface MasterState {
   readonly run: RunState | null
 }
 
+/** All that the state names but for the fleet's. */
+export function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] {
+  return [
+    lock,
+    ...pair,
+    sockets.control,
+    sockets.operator,
+    sockets.admin.fd,
+    ...sockets.listeners.map(({ fd }) => fd),
+    ...workers.flatMap(({ channel, stderr }) => [channel, stderr]),
+  ]
+}
+
 /** Writes it down where the next program finds it. The caller keeps the descriptor over exec, or closes it. */
 export function writeState(state: MasterState): OwnedFd {
   const file = createMemoryFile('baton-master-state')

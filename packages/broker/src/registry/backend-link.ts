@@ -1,18 +1,17 @@
-import type { ControlConnection, ControlEnd, Frame, NackReason, Timer } from '@baton/backend-sdk/protocol'
+import type { ControlConnection, ControlEnd, Frame, Timer } from '@baton/backend-sdk/protocol'
 import { ProtocolError } from '@baton/backend-sdk/protocol'
-import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import type { Candidate } from '../choose/index.ts'
 import type { ClientConnection } from '../connection.ts'
-import { decide, type Failure, failureOf } from '../handoff/failure.ts'
-import { FailureLimit, type FailureLimitOptions } from '../handoff/failure-limit.ts'
+import { type Failure, failureOf } from '../handoff/failure.ts'
 import type { HandoffLane } from '../handoff/lane.ts'
 import { OfferLedger, type OpenOffer, toWire, type Unmatched } from '../handoff/offer-ledger.ts'
 import { createToken } from '../handoff/token.ts'
-import type { Health } from '../health/health.ts'
 import { type Os, systemOs } from '../os.ts'
-import { type PendingDial, relayHeader } from '../relay/dial.ts'
-import { Heartbeat } from './heartbeat.ts'
+import type { PendingDial } from '../relay/dial.ts'
+import type { LinkHost } from './link-host.ts'
+import { RelayDials } from './relay-dials.ts'
+import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
 /** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
 const MOST_STRANGE_NACKS = 256
@@ -32,35 +31,12 @@ export interface BackendIdentity {
   readonly reconnect: string | null
 }
 
-export interface LinkOptions {
+export interface LinkOptions extends EligibilityOptions {
   /** Milliseconds. */
   readonly ackDeadline: number
   readonly tokenTtl: number
-  readonly heartbeatInterval: number
   readonly maxStuck: number
-  readonly failureLimit: FailureLimitOptions
 }
-
-/** What becomes of the connections that a link was given. Each comes back exactly once. */
-export interface LinkHost {
-  /** ACK: the backend owns them. */
-  handedOff(connections: readonly ClientConnection[]): void
-  /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
-  relayed(connection: ClientConnection, upstream: Socket): void
-  /** Proven untouched: they may go elsewhere. In any order. */
-  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
-  /** Nobody can prove anything, and the bound is reached: it is let go. */
-  relinquished(connection: ClientConnection): void
-  tokenRejected(reason: NackReason): void
-  /** An answer that crossed the settlement of its offer. */
-  lateAnswer(): void
-  /** There may be room again, or a backend again. */
-  available(): void
-  /** The link is over; everything it held has come back. */
-  ended(link: BackendLink): void
-}
-
-export type LinkState = 'ready' | 'starting' | 'draining' | 'unresponsive' | 'unhealthy' | 'paused'
 
 /**
  * One registered backend: its control connection, its lane and the account of what was offered to it.
@@ -69,8 +45,8 @@ export type LinkState = 'ready' | 'starting' | 'draining' | 'unresponsive' | 'un
  */
 export class BackendLink implements Candidate {
   readonly identity: BackendIdentity
-  /** What health checks say of it, set by who makes them. Without checks nobody doubts it. */
-  health: Health = 'healthy'
+  /** Whether it may be chosen. */
+  readonly eligibility: Eligibility
   readonly #control: ControlConnection
   readonly #lane: HandoffLane
   readonly #options: LinkOptions
@@ -78,22 +54,15 @@ export class BackendLink implements Candidate {
   readonly #logger: Logger
   readonly #os: Os
   readonly #ledger = new OfferLedger()
-  /** By sequence: relays that were offered and dialled, and are not acknowledged yet. */
-  readonly #dials = new Map<number, PendingDial>()
-  readonly #failures: FailureLimit
-  readonly #heartbeat: Heartbeat
-  readonly #beat: Timer
+  readonly #dials: RelayDials
   #ackTimer: Timer | undefined
-  #resumeTimer: Timer | undefined
-  #draining = false
+  #superseded = false
   #over = false
   #acked = 0
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
   #strange = 0
-  /** Its endpoint is out of bounds, and the log says so: once, for it stays so until somebody changes that. */
-  #denied = false
 
   constructor(
     identity: BackendIdentity,
@@ -109,10 +78,20 @@ export class BackendLink implements Candidate {
     this.#lane = transport.lane
     this.#options = options
     this.#host = host
-    this.#logger = logger
-    this.#failures = new FailureLimit(options.failureLimit)
-    this.#heartbeat = new Heartbeat(os.now())
-    this.#beat = os.setInterval(() => this.#onBeat(), options.heartbeatInterval)
+    const { ulid: backend, slot, service } = identity
+    this.#logger = logger.child({ backend, slot, service })
+    this.#dials = new RelayDials(os, this.#logger, (offer, failure) => this.#relayFailed(offer, failure))
+    this.eligibility = new Eligibility(
+      options,
+      {
+        probe: (id) => {
+          if (!this.#control.backedUp) this.#control.write({ type: 'heartbeat', id, reply: false })
+        },
+        resumed: () => this.#host.available(),
+      },
+      this.#logger,
+      os,
+    )
   }
 
   /** The slot, so that a backend's successor is chosen for the same clients (`source-hash`). */
@@ -127,19 +106,6 @@ export class BackendLink implements Candidate {
   /** Connections that it holds, and those on their way to it. */
   get load(): number {
     return Math.max(0, this.#acked - this.#closed) + this.#ledger.size
-  }
-
-  get state(): LinkState {
-    if (this.#draining) return 'draining'
-    if (this.#heartbeat.unresponsive) return 'unresponsive'
-    if (this.health !== 'healthy') return this.health
-    if (this.retryAfter > 0) return 'paused'
-    return 'ready'
-  }
-
-  /** Milliseconds for which attempts are suppressed after too many failures. */
-  get retryAfter(): number {
-    return this.#failures.retryAfter(this.#os.now())
   }
 
   /** Offers that it has not answered, and whose time is not over. */
@@ -180,7 +146,7 @@ export class BackendLink implements Candidate {
     }
     if (error === undefined) return undefined
     const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
-    this.#count(failure)
+    this.eligibility.failed(failure)
     return { failure, from: sent }
   }
 
@@ -194,23 +160,23 @@ export class BackendLink implements Candidate {
     const token = createToken()
     const offer = this.#ledger.open(connection, token, this.#os.now() + this.#options.ackDeadline, 'relay')
     this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
-    const pending = this.#os.dialBackend(
-      { path: reconnect, uid },
-      {
-        connected: () => pending.socket.write(relayHeader(connection, token)),
-        failed: (error) => this.#relayFailed(offer, failureOf(error, reconnect, -1), error.message),
-      },
-    )
-    this.#dials.set(offer.sequence, pending)
+    this.#dials.dial(offer, { path: reconnect, uid })
     this.#armAckTimer()
     return undefined
   }
 
   /** Tells the backend to finish; no connection is offered to it from now on. */
   drain(deadline: number, reason: string): void {
-    if (this.#draining) return
-    this.#draining = true
+    if (this.eligibility.draining) return
+    this.eligibility.drain()
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
+  }
+
+  /** The same backend has registered anew: nothing more is offered here, and the link ends when every offer is settled. */
+  supersede(): void {
+    this.eligibility.drain()
+    this.#superseded = true
+    this.#endIfSuperseded()
   }
 
   /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
@@ -231,6 +197,7 @@ export class BackendLink implements Candidate {
       if (this.#over) return
       this.#handle(frame)
     }
+    if (this.#superseded) this.#endIfSuperseded()
   }
 
   /** Control has ended: decides what each open offer is, and only then closes. */
@@ -243,16 +210,16 @@ export class BackendLink implements Candidate {
     const violation = end.error instanceof ProtocolError
     if (violation) {
       const { code, message } = end.error
-      this.#logger.error({ ...this.#tag, code, reason: message }, 'backend broke the protocol and is cut off')
+      this.#logger.error({ code, reason: message }, 'backend broke the protocol and is cut off')
     } else if (end.error !== undefined) {
-      this.#logger.warn({ ...this.#tag, error: end.error.message }, 'control connection failed')
+      this.#logger.warn({ error: end.error.message }, 'control connection failed')
     }
     // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
     // proves nothing about what was taken.
     this.#finish(
       violation
         ? { code: 'ProtocolViolation' }
-        : { code: this.#draining ? 'BackendDraining' : 'BackendGone' },
+        : { code: this.eligibility.draining ? 'BackendDraining' : 'BackendGone' },
       end.by === 'peer' && !violation,
     )
   }
@@ -267,11 +234,11 @@ export class BackendLink implements Candidate {
           // Also a late one: the backend counts what it adopted, be it a relay that was given up meanwhile.
           if (offer !== 'never-made') this.#acked += 1
           if (!this.#isMatched(offer, 'ACK')) continue
-          this.#failures.succeeded()
-          const pending = this.#takeDial(offer)
+          const pending = this.#dials.take(offer)
           if (pending === undefined) adopted.push(offer.connection)
           else relayed.push({ connection: offer.connection, pending })
         }
+        if (adopted.length + relayed.length > 0) this.eligibility.succeeded()
         // First those who are somebody else's already: what goes wrong with a relay must not keep their descriptors open.
         if (adopted.length > 0) this.#host.handedOff(adopted)
         for (const { connection, pending } of relayed) {
@@ -287,9 +254,9 @@ export class BackendLink implements Candidate {
           const offer = this.#ledger.nacked(sequence, token)
           if (sequence === 0 && offer === 'settled') this.#strangersToken()
           if (!this.#isMatched(offer, 'NACK')) continue
-          this.#takeDial(offer)?.cancel()
+          this.#dials.take(offer)?.cancel()
           const failure: Failure = { code: reason }
-          this.#count(failure)
+          this.eligibility.failed(failure)
           this.#host.returned([offer.connection], failure, this.id)
         }
         return
@@ -303,18 +270,18 @@ export class BackendLink implements Candidate {
         return
       case 'heartbeat':
         if (!frame.reply) this.#reply(frame.id)
-        else if (this.#heartbeat.answered(frame.id)) {
-          this.#logger.info(this.#tag, 'backend answers again')
+        else if (this.eligibility.answered(frame.id)) {
+          this.#logger.info('backend answers again')
           this.#host.available()
         }
         return
       case 'drain':
-        if (!this.#draining) this.#logger.info({ ...this.#tag, reason: frame.reason }, 'backend drains')
-        this.#draining = true
+        if (!this.eligibility.draining) this.#logger.info({ reason: frame.reason }, 'backend drains')
+        this.eligibility.drain()
         return
       case 'drained':
-        this.#draining = true
-        this.#logger.info(this.#tag, 'backend has drained')
+        this.eligibility.drain()
+        this.#logger.info('backend has drained')
         return
       // FrameOrder lets none of these through to a broker.
       case 'hello':
@@ -344,7 +311,7 @@ export class BackendLink implements Candidate {
   #isMatched(offer: OpenOffer | Unmatched, answer: string): offer is OpenOffer {
     if (offer === 'settled') this.#host.lateAnswer()
     else if (offer === 'never-made') {
-      this.#logger.error({ ...this.#tag, answer }, 'backend answered an offer that was never made')
+      this.#logger.error({ answer }, 'backend answered an offer that was never made')
       this.#control.cutOff(
         new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${answer} for an offer that was never made`),
       )
@@ -356,34 +323,13 @@ export class BackendLink implements Candidate {
     return this.#os.hrtime() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
   }
 
-  #takeDial({ sequence }: OpenOffer): PendingDial | undefined {
-    const pending = this.#dials.get(sequence)
-    this.#dials.delete(sequence)
-    return pending
-  }
-
   /** The endpoint could not be reached, or what was connected broke before the ACK. */
-  #relayFailed(offer: OpenOffer, failure: Failure, reason: string): void {
-    this.#takeDial(offer)
+  #relayFailed(offer: OpenOffer, failure: Failure): void {
     if (!this.#ledger.cancel(offer)) return
-    if (failure.code === 'PermissionDenied' && !this.#denied) {
-      this.#denied = true
-      this.#logger.warn(
-        { ...this.#tag, failure: failure.code, reason },
-        'relay endpoint of a backend cannot be used',
-      )
-    }
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
-    this.#count(failure)
+    this.eligibility.failed(failure)
     this.#host.returned([offer.connection], failure, this.id)
-  }
-
-  #onBeat(): void {
-    const now = this.#os.now()
-    const id = this.#heartbeat.next(now, this.#options.heartbeatInterval)
-    // A probe that is not sent counts as unanswered all the same.
-    if (id !== undefined && !this.#control.backedUp)
-      this.#control.write({ type: 'heartbeat', id, reply: false })
+    this.#endIfSuperseded()
   }
 
   #armAckTimer(): void {
@@ -407,26 +353,29 @@ export class BackendLink implements Candidate {
     // Rule: REROUTE_ONLY_ON_PROOF, ACK_DEADLINE (docs/model)
     const revoked = this.#revoke(now)
     const taken = this.#ledger.noteTaken(now)
-    this.#heartbeat.missed()
-    this.#control.write({ type: 'heartbeat', id: this.#heartbeat.probe(now), reply: false })
-    this.#logger.warn(
-      { ...this.#tag, revoked: revoked.length, taken },
-      'no ACK by the deadline; lane read back',
-    )
+    this.#control.write({ type: 'heartbeat', id: this.eligibility.missed(now), reply: false })
+    this.#logger.warn({ revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
     const failure: Failure = { code: 'BackendAckTimeout' }
-    this.#count(failure)
+    this.eligibility.failed(failure)
     for (;;) {
       const oldest = this.#ledger.relinquish(this.#options.maxStuck)
       if (oldest === undefined) break
       this.#host.relinquished(oldest.connection)
     }
     if (revoked.length > 0) this.#host.returned(revoked, failure, this.id)
+    this.#endIfSuperseded()
+  }
+
+  /** Nothing is out, so that control's end would decide nothing. */
+  #endIfSuperseded(): void {
+    if (this.#superseded && !this.#over && this.#ledger.size === 0)
+      this.#finish({ code: 'BackendDraining' }, true)
   }
 
   /** Reads the lane back and tells the backend to forget those tokens. */
   #revoke(now: number): ClientConnection[] {
     const relays = this.#ledger.overdueRelays(now)
-    for (const relay of relays) this.#takeDial(relay)?.cancel()
+    for (const relay of relays) this.#dials.take(relay)?.cancel()
     const offers = [...relays, ...this.#readLaneBack().offers]
     if (offers.length > 0) {
       this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
@@ -436,7 +385,7 @@ export class BackendLink implements Candidate {
 
   #readLaneBack(): { offers: OpenOffer[]; whole: boolean } {
     const { tokens, error } = this.#lane.readBack()
-    if (error) this.#logger.error({ ...this.#tag, error: error.message }, 'lane could not be read back')
+    if (error) this.#logger.error({ error: error.message }, 'lane could not be read back')
     return {
       offers: tokens.flatMap((token) => this.#ledger.readBack(token) ?? []),
       whole: error === undefined,
@@ -446,14 +395,13 @@ export class BackendLink implements Candidate {
   /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
   #finish(failure: Failure, untouched: boolean): void {
     this.#over = true
-    this.#os.clear(this.#beat)
+    this.eligibility.close()
     this.#os.clear(this.#ackTimer)
-    this.#os.clear(this.#resumeTimer)
     // Rule: BROKER_LETS_GO_FIRST, RETURN_AT_END (docs/model)
     const { offers: back, whole } = this.#readLaneBack()
     const rest = this.#ledger.end()
     for (const offer of rest) {
-      this.#takeDial(offer)?.cancel()
+      this.#dials.take(offer)?.cancel()
       if ((untouched && whole) || offer.kind === 'relay') back.push(offer)
       else this.#host.relinquished(offer.connection)
     }
@@ -462,26 +410,5 @@ export class BackendLink implements Candidate {
     this.#host.ended(this)
     const connections = back.map(({ connection }) => connection)
     if (connections.length > 0) this.#host.returned(connections, failure, this.id)
-  }
-
-  #count(failure: Failure): void {
-    if (!decide(failure.code).countsAgainstBackend) return
-    const now = this.#os.now()
-    this.#failures.failed(now)
-    const pause = this.#failures.retryAfter(now)
-    if (pause === 0 || this.#resumeTimer !== undefined) return
-    this.#logger.warn(
-      { ...this.#tag, failure: failure.code, pause },
-      'too many failures; no attempts for a while',
-    )
-    this.#resumeTimer = this.#os.setTimeout(() => {
-      this.#resumeTimer = undefined
-      this.#host.available()
-    }, pause)
-  }
-
-  get #tag(): object {
-    const { ulid, slot, service } = this.identity
-    return { backend: ulid, slot, service }
   }
 }

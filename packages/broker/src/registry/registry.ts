@@ -80,7 +80,8 @@ export class Registry {
   readonly #slots = new Slots()
   readonly #refusals = new LogOnce()
   readonly #strangers = new Set<ControlConnection>()
-  readonly #ids = new Set<string>()
+  /** By id; of a backend that has registered anew, its newest. */
+  readonly #links = new Map<string, BackendLink>()
   /** Backends of a predecessor. */
   readonly #known: KnownBackends
   readonly #onChange: (() => void) | undefined
@@ -231,13 +232,17 @@ export class Registry {
   #welcome(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials, service: Service) {
     const { config } = service
     let lane: Lane | undefined
+    const older = this.#olderLink(hello, credentials, service)
+    // Its slot is free then, unless it has offers out.
+    older?.supersede()
     const id =
-      hello.backend !== null && isValid(hello.backend) && !this.#ids.has(hello.backend)
+      older?.identity.ulid ??
+      (hello.backend !== null && isValid(hello.backend) && !this.#links.has(hello.backend)
         ? hello.backend
-        : ulid()
+        : ulid())
     const identity = {
       ulid: id,
-      slot: this.#slots.take(service.name, this.#known[id]?.slot),
+      slot: this.#slots.take(service.name, older?.id ?? this.#known[id]?.slot),
       service: service.name,
       pid: credentials.pid,
       uid: credentials.uid,
@@ -272,7 +277,6 @@ export class Registry {
       return undefined
     }
     control.welcomed()
-    this.#ids.add(id)
     const { ackDeadline, tokenTtl, maxStuck, failureLimit, healthCheck } = config
     const link = new BackendLink(
       identity,
@@ -288,7 +292,7 @@ export class Registry {
         available: () => service.available(),
         ended: (ended) => {
           checks?.stop()
-          this.#ids.delete(id)
+          if (this.#links.get(id) === ended) this.#links.delete(id)
           removeRelaySocket(this.#config.runtimeDir, identity.reconnect)
           this.#slots.release(identity.slot)
           service.ended(ended)
@@ -302,7 +306,11 @@ export class Registry {
         ? undefined
         : new HealthChecks(
             link,
-            { ...healthCheck, relay: config.handoff === 'off', healthy: this.#known[id]?.healthy === true },
+            {
+              ...healthCheck,
+              relay: config.handoff === 'off',
+              healthy: older?.eligibility.health === 'healthy' || this.#known[id]?.healthy === true,
+            },
             () => {
               service.available()
               this.#onChange?.()
@@ -314,11 +322,22 @@ export class Registry {
       { backend: id, slot, service: service.name, peerPid: pid, uid, version, weight },
       'backend registered',
     )
+    this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.release(this.#releasing)
     this.#onChange?.()
     checks?.start()
     return link
+  }
+
+  /**
+   * The link of a process that registers although it has one here: it was asked to move to a successor of this worker, and that one has
+   * died. An id is no secret; the kernel says that it is the same process.
+   */
+  #olderLink({ backend }: HelloFrame, { pid, uid }: PeerCredentials, service: Service) {
+    const link = backend === null ? undefined : this.#links.get(backend)
+    const same = link?.identity.pid === pid && link.identity.uid === uid
+    return same && link.identity.service === service.name ? link : undefined
   }
 
   /** A socket that others may have been let in through since it was made proves nothing about who comes. */

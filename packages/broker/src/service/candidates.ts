@@ -23,7 +23,8 @@ export interface Carrier extends Candidate {
 export function takers(links: Iterable<BackendLink>): Taker[] {
   const found: Taker[] = []
   for (const link of links) {
-    if (link.state === 'ready') found.push({ id: link.id, weight: link.weight, load: link.load, link })
+    if (link.eligibility.state === 'ready')
+      found.push({ id: link.id, weight: link.weight, load: link.load, link })
   }
   return found
 }
@@ -39,7 +40,11 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
     connect: (connection) => upstream.connect(connection),
   }))
   for (const link of links) {
-    if (link.identity.reconnect === null || (link.state !== 'ready' && link.state !== 'paused')) continue
+    if (
+      link.identity.reconnect === null ||
+      (link.eligibility.state !== 'ready' && link.eligibility.state !== 'paused')
+    )
+      continue
     found.push({
       id: link.id,
       mark: `relay/${link.id}`,
@@ -54,4 +59,10 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
 
 export function chooseKey(balance: ServiceConfig['balance'], { peer }: ClientConnection): ChooseKey {
   return balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
+}
+
+/** It was offered there, by the name of that: not again before all others were asked. */
+export function markTried(connection: ClientConnection, mark: string): void {
+  connection.tried ??= new Set()
+  connection.tried.add(mark)
 }

@@ -1,26 +1,22 @@
 import type { Socket } from 'node:net'
-import type { NackReason, Timer } from '@baton/backend-sdk/protocol'
-import { NativeError } from '@baton/native-sendmsg'
+import type { NackReason } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
 import { type Chooser, createChooser } from '../choose/index.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import type { ClientConnection } from '../connection.ts'
 import { decide, type Failure } from '../handoff/failure.ts'
 import type { Farewell } from '../farewell.ts'
-import { HoldQueue, type Watcher } from '../hold/hold-queue.ts'
-import type { FallbackReason, Metrics, RejectionReason } from '../metrics/index.ts'
-import { BACKEND_STATES } from '../metrics/index.ts'
+import type { Watcher } from '../hold/hold-queue.ts'
+import { BACKEND_STATES, type FallbackReason, type Metrics } from '../metrics/index.ts'
 import { type Os, systemOs } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/index.ts'
-import type { BackendLink, LinkHost } from '../registry/backend-link.ts'
+import type { BackendLink } from '../registry/backend-link.ts'
+import type { LinkHost } from '../registry/link-host.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
-import { type Carrier, carriers, chooseKey, type Taker, takers } from './candidates.ts'
-import { isPressure, nextRung } from './fallback-ladder.ts'
+import { chooseKey, markTried, type Taker, takers } from './candidates.ts'
+import { LowerRungs, type LowerRungsHost } from './lower-rungs.ts'
 import { Tally } from './tally.ts'
-
-/** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
-const UPSTREAM_RETRY = 250
 
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
 const PUMP_BATCH = 64
@@ -43,26 +39,21 @@ interface Surroundings {
 }
 
 /**
- * The connections of one service between accept and outcome: chooses a backend for each, offers, and goes down the
- * ladder (next backend, hold, reject) with what comes back. Owner of every client descriptor on that way, of the order in
- * which clients wait, and of the counts.
+ * The connections of one service between accept and outcome: chooses a backend for each, offers, and tries the next one with what
+ * comes back; for whom there is none it asks the `LowerRungs`. Owner of every client descriptor on that way, and of the counts.
  *
  * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
  */
-export class Service implements LinkHost, UpstreamHost {
+export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   readonly name: string
   readonly config: ServiceConfig
   readonly tally = new Tally()
   readonly #links = new Map<string, BackendLink>()
   readonly #chooser: Chooser
-  /** Its own memory: who takes bytes is another list than who takes descriptors. */
-  readonly #carrierChooser: Chooser
-  readonly #hold: HoldQueue
-  readonly #farewell: Pick<Farewell, 'reject'>
+  readonly #rungs: LowerRungs
   readonly #os: Os
   readonly #relays: Relays
   readonly #upstreams: readonly Upstream[]
-  #retry: Timer | undefined
   readonly #metrics: Metrics
   readonly #logger: Logger
   readonly #recorder: Recorder
@@ -79,32 +70,20 @@ export class Service implements LinkHost, UpstreamHost {
     this.name = name
     this.config = config
     const { poller, farewell, metrics, logger, acknowledged = () => {}, os = systemOs } = surroundings
-    this.#recorder = surroundings.recorder ?? noRecorder
+    const { recorder = noRecorder } = surroundings
+    this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
-    this.#relays = new Relays(os, () => this.#noteIdle())
-    this.#farewell = farewell
+    this.#relays = new Relays(os, () => this.noteIdle())
     this.#metrics = metrics
     this.#logger = logger
     this.#chooser = createChooser(config.balance, os.random)
-    this.#carrierChooser = createChooser(config.balance, os.random)
     this.#upstreams = config.upstreams.map(
       ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this, os),
     )
-    this.#hold = new HoldQueue(
-      poller,
-      config.holdTimeout,
-      {
-        clientGone: (connection) => {
-          this.tally.outcomes.client_gone += 1
-          this.#recorder.note('client_gone', [connection], this.#os.now())
-          connection.fd.close()
-          this.#noteIdle()
-        },
-        timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.#whyNobody()),
-      },
-      os,
-    )
+    const { tally } = this
+    const parts = { service: name, config, links: this.#links, upstreams: this.#upstreams, poller, farewell }
+    this.#rungs = new LowerRungs({ ...parts, tally, recorder, logger, os }, this)
   }
 
   get links(): Iterable<BackendLink> {
@@ -112,7 +91,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   get held(): number {
-    return this.#hold.size
+    return this.#rungs.held.size
   }
 
   get inFlight(): number {
@@ -142,7 +121,7 @@ export class Service implements LinkHost, UpstreamHost {
     let expecting = 0
     let offers = 0
     for (const link of this.#links.values()) {
-      if (link.state !== 'ready') continue
+      if (link.eligibility.state !== 'ready') continue
       ready += 1
       offers += link.expectedAcks
       if (link.expectedAcks > 0) expecting += 1
@@ -159,9 +138,9 @@ export class Service implements LinkHost, UpstreamHost {
   flush(): void {
     if (this.#fresh.length === 0) return
     const fresh = this.#fresh.splice(0)
-    if (this.#hold.size === 0) return this.#place(fresh)
+    if (this.#rungs.held.size === 0) return this.#place(fresh)
     // First come, first served: nobody overtakes those who wait.
-    for (const connection of fresh) this.#queue(connection)
+    for (const connection of fresh) this.#rungs.queue(connection)
     this.available()
   }
 
@@ -179,9 +158,9 @@ export class Service implements LinkHost, UpstreamHost {
   handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
     this.#successor = successor
     this.flush()
-    const held = this.#hold.take(this.#hold.size)
-    if (held.length > 0) this.#pass(held)
-    this.#noteIdle()
+    const held = this.#rungs.held.take(this.#rungs.held.size)
+    if (held.length > 0) this.pass(held)
+    this.noteIdle()
   }
 
   /** Clients that waited at a predecessor, in order of arrival. */
@@ -213,12 +192,9 @@ export class Service implements LinkHost, UpstreamHost {
   /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
   async close(): Promise<void> {
     this.#stopped = true
-    for (const connection of this.#hold.take(this.#hold.size))
-      this.#reject(connection, 'shutdown', 'NoReadyBackend')
+    this.#rungs.close()
     const ended = this.letGo()
     this.#relays.close()
-    this.#os.clear(this.#retry)
-    this.#hold.close()
     await ended
   }
 
@@ -231,7 +207,8 @@ export class Service implements LinkHost, UpstreamHost {
     metrics.relayConnections.set({ service }, this.relaying)
     const states = Object.fromEntries(BACKEND_STATES.map((state) => [state, 0]))
     for (const link of this.#links.values()) {
-      states[link.state] = (states[link.state] ?? 0) + 1
+      const { state } = link.eligibility
+      states[state] = (states[state] ?? 0) + 1
       metrics.backendConnections.set({ service, backend: link.id }, link.load)
     }
     for (const state of BACKEND_STATES) metrics.backends.set({ service, state }, states[state] ?? 0)
@@ -249,7 +226,7 @@ export class Service implements LinkHost, UpstreamHost {
       this.tally.latency.observe(now - acceptedAt)
       this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
     }
-    this.#noteIdle()
+    this.noteIdle()
     this.#acknowledged()
   }
 
@@ -259,7 +236,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#relays.begin(connection, upstream, () =>
       this.#recorder.note('closed', [connection], this.#os.now()),
     )
-    this.#noteIdle()
+    this.noteIdle()
   }
 
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
@@ -273,15 +250,15 @@ export class Service implements LinkHost, UpstreamHost {
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(inOrder(connections), failure.code)
-    else for (const connection of inOrder(connections)) this.#fallBack(connection, failure.code)
-    this.#noteIdle()
+    else for (const connection of inOrder(connections)) this.#rungs.fallBack(connection, failure.code)
+    this.noteIdle()
   }
 
   relinquished(connection: ClientConnection): void {
     this.tally.outcomes.relinquished += 1
     this.#recorder.note('relinquished', [connection], this.#os.now())
     connection.fd.close()
-    this.#noteIdle()
+    this.noteIdle()
   }
 
   tokenRejected(reason: NackReason): void {
@@ -294,9 +271,9 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
-    if (this.#hold.size === 0) return
-    const able = this.#takers().length + this.#carriers().length
-    if (able > 0) this.#place(this.#hold.take(able * PUMP_BATCH))
+    if (this.#rungs.held.size === 0) return
+    const able = this.#takers().length + this.#rungs.carriers().length
+    if (able > 0) this.#place(this.#rungs.held.take(able * PUMP_BATCH))
   }
 
   ended(link: BackendLink): void {
@@ -308,6 +285,35 @@ export class Service implements LinkHost, UpstreamHost {
       { backend: link.identity.ulid, slot: link.id, service: this.name },
       'backend deregistered',
     )
+  }
+
+  // What the lower rungs ask, and say.
+
+  get stopped(): boolean {
+    return this.#stopped
+  }
+
+  get leaving(): boolean {
+    return this.#successor !== undefined
+  }
+
+  pass(connections: readonly ClientConnection[]): void {
+    if (this.#successor?.(connections) === true) {
+      this.tally.movedOut += connections.length
+      this.#recorder.note('moved', connections, this.#os.now())
+      return
+    }
+    // It has ended before this worker: back to the backends that are still here.
+    this.#successor = undefined
+    this.#place(inOrder(connections))
+  }
+
+  /** One less is on its way, waits, or is relayed. */
+  noteIdle(): void {
+    if (this.#settled.length > 0 && this.held + this.inFlight === 0) {
+      for (const resolve of this.#settled.splice(0)) resolve()
+    }
+    if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
 
   /** Offers each connection to a backend that it was not offered to yet, until all are on their way or nobody is left. */
@@ -333,7 +339,7 @@ export class Service implements LinkHost, UpstreamHost {
         this.tally.failed(why, unsent.length)
         const { next } = decide(why)
         if (next === 'next-backend') failed.push(...unsent)
-        else for (const connection of unsent) this.#fallBack(connection, why)
+        else for (const connection of unsent) this.#rungs.fallBack(connection, why)
       }
       rest = inOrder(failed)
     }
@@ -351,7 +357,7 @@ export class Service implements LinkHost, UpstreamHost {
       const chosen: Taker | undefined = (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
       if (chosen === undefined) {
-        this.#fallBack(connection, why ?? this.#whyNobody())
+        this.#rungs.fallBack(connection, why ?? this.#rungs.whyNobody())
         continue
       }
       if (why !== undefined) this.tally.fellBack('next_backend', why)
@@ -385,121 +391,12 @@ export class Service implements LinkHost, UpstreamHost {
     return takers(this.#links.values())
   }
 
-  #carriers(): Carrier[] {
-    return this.#successor === undefined ? carriers(this.#links.values(), this.#upstreams) : []
-  }
-
-  #whyNobody(): FallbackReason {
-    if (this.config.handoff === 'off') return 'ServicePolicyDisabled'
-    for (const link of this.#links.values()) if (link.state === 'paused') return 'FailedAttemptRateLimited'
-    return 'NoReadyBackend'
-  }
-
-  /** No descriptor of this connection can be passed: the rungs below (`fallback-ladder.ts`). */
-  #fallBack(connection: ClientConnection, why: FallbackReason): void {
-    if (this.#successor !== undefined) {
-      connection.tried = undefined
-      return this.#pass([connection])
-    }
-    const now = this.#os.now()
-    if (isPressure(why)) connection.pressedSince ??= now
-    const { tried, acceptedAt, pressedSince } = connection
-    const able = this.#carriers().filter(({ mark }) => !tried?.has(mark))
-    const rung = nextRung(
-      {
-        why,
-        waited: now - acceptedAt,
-        pressed: now - (pressedSince ?? now),
-        carrier: able.length > 0,
-        held: this.#hold.size,
-        stopped: this.#stopped,
-      },
-      this.config,
-    )
-    if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
-    if (rung.action === 'hold') return this.#wait(connection, why)
-    const carrier = this.#carrierChooser.choose(able, chooseKey(this.config.balance, connection)) as Carrier
-    this.tally.fellBack('reconnect', why)
-    markTried(connection, carrier.mark)
-    this.#recorder.note('relay_offered', [connection], now, carrier.recipient)
-    const failure = carrier.connect(connection)
-    if (failure === undefined) return
-    this.#recorder.note('returned', [connection], this.#os.now(), undefined, failure.code)
-    this.tally.failed(failure.code, 1)
-    this.#fallBack(connection, failure.code)
-  }
-
-  /** Behind those who wait already, if there is room. */
-  #queue(connection: ClientConnection): void {
-    const why = this.#whyNobody()
-    if (this.#hold.size >= this.config.maxHeld) this.#reject(connection, 'hold_full', why)
-    else this.#wait(connection, why)
-  }
-
-  /** Keeps the client, unread, until somebody can take it. */
-  #wait(connection: ClientConnection, why: FallbackReason): void {
-    connection.tried = undefined
-    if (this.#successor !== undefined) return this.#pass([connection])
-    try {
-      this.#hold.add(connection)
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error
-      // Unwatched it could not be held: nobody would notice when it leaves.
-      this.#logger.error({ service: this.name, code: error.code }, 'a client cannot be watched')
-      return this.#reject(connection, 'hold_full', why)
-    }
-    this.tally.fellBack('hold', why)
-    this.#recorder.note('held', [connection], this.#os.now(), undefined, why)
-    this.#armRetry()
-  }
-
-  #pass(connections: readonly ClientConnection[]): void {
-    if (this.#successor?.(connections) === true) {
-      this.tally.movedOut += connections.length
-      this.#recorder.note('moved', connections, this.#os.now())
-      return
-    }
-    // It has ended before this worker: back to the backends that are still here.
-    this.#successor = undefined
-    this.#place(inOrder(connections))
-  }
-
-  #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
-    this.tally.rejected(reason)
-    this.tally.fellBack('reject', why)
-    this.#recorder.note('rejected', [connection], this.#os.now(), undefined, reason)
-    this.#farewell.reject(connection)
-    this.#noteIdle()
-  }
-
-  #armRetry(): void {
-    const pressed = this.#links.size > 0
-    if (this.#retry !== undefined || (this.#upstreams.length === 0 && !pressed)) return
-    this.#retry = this.#os.setTimeout(() => {
-      this.#retry = undefined
-      this.available()
-      if (this.#hold.size > 0) this.#armRetry()
-    }, UPSTREAM_RETRY)
-  }
-
   #isIdle(): boolean {
     return this.held + this.inFlight + this.relaying === 0
-  }
-
-  #noteIdle(): void {
-    if (this.#settled.length > 0 && this.held + this.inFlight === 0) {
-      for (const resolve of this.#settled.splice(0)) resolve()
-    }
-    if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
 }
 
 /** Of arrival: what comes back from several backends, or from one that was offered re-routed clients, is mixed. */
 function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
   return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
-}
-
-function markTried(connection: ClientConnection, mark: string): void {
-  connection.tried ??= new Set()
-  connection.tried.add(mark)
 }

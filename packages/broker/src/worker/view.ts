@@ -25,7 +25,7 @@ export function serviceStatus(service: Service): ServiceStatus {
       return {
         id,
         slot,
-        state: link.state,
+        state: link.eligibility.state,
         pid,
         uid,
         version,
@@ -59,7 +59,7 @@ export function backendReports(services: Iterable<Service>): BackendReport[] {
   return [...services].flatMap((service) =>
     [...service.links].map((link) => {
       const { ulid: id, slot, pid, version } = link.identity
-      return { service: service.name, id, slot, pid, state: link.state, version }
+      return { service: service.name, id, slot, pid, state: link.eligibility.state, version }
     }),
   )
 }

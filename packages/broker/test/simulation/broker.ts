@@ -309,11 +309,13 @@ export class Broker {
   }
 
   #log(): Logger {
-    const say = (context: { reason?: string; error?: unknown }, message: string) => {
-      if (this.#kernel.tracing)
-        this.#kernel.trace(this.process.name, `logs: ${message} ${context.reason ?? ''}`)
+    const say = (context: { reason?: string } | string, text?: string) => {
+      if (!this.#kernel.tracing) return
+      const message = typeof context === 'string' ? context : `${text} ${context.reason ?? ''}`
+      this.#kernel.trace(this.process.name, `logs: ${message}`)
     }
-    return { info: say, warn: say, error: say } as unknown as Logger
+    const logger = { info: say, warn: say, error: say, child: () => logger }
+    return logger as unknown as Logger
   }
 
   /** A control connection may end as the kernel or the protocol says; any other error is a fault of the code. */

@@ -307,7 +307,7 @@ class Schedule {
   /** A backend that could serve and is not chosen. */
   #unready(): string | undefined {
     const ready = new Set(
-      [...this.#broker.links].map(({ link }) => link.state === 'ready' && link.identity.ulid),
+      [...this.#broker.links].map(({ link }) => link.eligibility.state === 'ready' && link.identity.ulid),
     )
     return this.#backends.find(({ healthy, process }) => healthy && !ready.has(process.name))?.process.name
   }

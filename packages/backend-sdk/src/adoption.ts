@@ -1,0 +1,94 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { EventEmitter } from 'node:events'
+import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
+import { close as closeFd } from '@baton/native-sendmsg'
+import type { Attachment } from './attach/index.ts'
+import { ConnectionInfo } from './connection-info.ts'
+import { openSocket } from './open-socket.ts'
+import type { ResolvedOptions } from './options.ts'
+import type { Offer } from './protocol/index.ts'
+import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
+import type { Delivery } from './session.ts'
+
+/** A socket that carries metadata, under the symbol of its backend. */
+interface Described {
+  [key: symbol]: ConnectionInfo | undefined
+}
+
+/** What is heard of each adoption, in the middle of it. */
+type AdoptionEvents = Pick<EventEmitter<{ adopt: [socket: Socket, connection: ConnectionInfo] }>, 'emit'>
+
+/**
+ * From a descriptor, or a relay, to a socket that the server believes to have accepted, and that knows its connection.
+ *
+ * Owner of what is known of adopted sockets.
+ */
+export class Adoption {
+  readonly #options: Pick<ResolvedOptions, 'service' | 'logger'>
+  readonly #events: AdoptionEvents
+  /** Where an adopted socket carries what is known of it: a WeakMap's entries cost the garbage collector more than the sockets. */
+  readonly #metadata = Symbol('baton connection')
+  /** On TLS servers: what is adopted right now, for as long as its handshake lasts. */
+  readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
+
+  constructor(options: Pick<ResolvedOptions, 'service' | 'logger'>, events: AdoptionEvents) {
+    this.#options = options
+    this.#events = events
+  }
+
+  /** The ACK is in the kernel (I2): `delivery` is this process's. */
+  adopt(attachment: Attachment, offer: Offer, delivery: Delivery): void {
+    const connection = new ConnectionInfo(offer, this.#options.service)
+    const { allowHalfOpen } = attachment
+    const socket =
+      typeof delivery === 'number'
+        ? this.#open(delivery, allowHalfOpen, connection)
+        : presentAsClient(delivery, allowHalfOpen)
+    if (socket === undefined) return
+    ;(socket as Described & Socket)[this.#metadata] = connection
+    if (attachment.kind === 'tls' || attachment.kind === 'https') {
+      this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
+    } else attachment.adopt(socket)
+    // A relay was paused behind its header; a descriptor's socket reads from the start.
+    if (connection.via === 'relay') socket.resume()
+    this.#events.emit('adopt', socket, connection)
+  }
+
+  /** What is known of a socket that was adopted; undefined for any other. */
+  connection(socket: Socket): ConnectionInfo | undefined {
+    try {
+      // Null in programs without types: `response.socket` is, once the response has ended.
+      return (socket as (Described & Socket) | null)?.[this.#metadata]
+    } catch {
+      // The `socket` of an HTTP/2 session stands for one, and throws at every question once the session is over.
+      return undefined
+    }
+  }
+
+  /**
+   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other. The handshake runs in
+   * the asynchronous context of the adoption, though. So both get the same metadata, and the client's address shows on
+   * both: over a relay the TLSSocket by itself would say that its peer is a Unix socket.
+   */
+  linkSecure(secure: TLSSocket): void {
+    const handshake = this.#handshake.getStore()
+    if (handshake === undefined) return
+    ;(secure as Described & TLSSocket)[this.#metadata] = handshake.connection
+    if (handshake.connection.via === 'relay') copyAddresses(handshake.socket, secure)
+  }
+
+  /** Owns `fd` until the socket does. */
+  #open(fd: number, allowHalfOpen: boolean, connection: ConnectionInfo): Socket | undefined {
+    try {
+      return openSocket(fd, allowHalfOpen)
+    } catch (error) {
+      closeFd(fd)
+      this.#options.logger.error(
+        { connection: connection.id, error: error as Error },
+        'a connection could not be adopted',
+      )
+      return undefined
+    }
+  }
+}
