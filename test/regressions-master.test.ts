@@ -1,12 +1,13 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { batonCommand, startBroker } from './support/broker.ts'
+import { batonCommand, type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
-import { askAdmin, masterStatus, openSession } from './support/operator.ts'
+import { askAdmin, masterStatus, openSession, reload } from './support/operator.ts'
 import { Program, temporaryFolder } from './support/process.ts'
+import { visitors } from './support/visit.ts'
 
 // While a reload waited for a backend that did not move, the worker before it was killed: its replacement and the reload's own worker
 // both served from then on, with the backends at one of them, and every other client waited in vain.
@@ -135,4 +136,45 @@ void t.test('many lines in one write do not end the master', { timeout: 30_000 }
   await session.ended
   t.match(session.received, /unknown command "x"/)
   t.match(await masterStatus(t, broker), { master: { busy: null } })
+})
+
+/** After a reload a backend joins: everybody who waited at the worker before gets its answer, and that worker ends. */
+async function servedAfterReload(t: Test, broker: Broker, waiting: readonly Client[]): Promise<void> {
+  t.equal((await reload(t, broker)).success, true)
+  await startBackend(t, broker)
+  const answers = await Promise.all(waiting.map((client) => client.answer()))
+  t.equal(answers.filter(({ status }) => status === 200).length, waiting.length)
+  const { outcomes } = (await broker.until(({ services }) => services[0]?.inFlight === 0, 'all have gone'))
+    .services[0] as { outcomes: object }
+  const none = { relayed: 0, rejected: 0, client_gone: 0, relinquished: 0 }
+  t.same(outcomes, { handed_off: waiting.length, ...none })
+  await eventually(
+    async () => (await masterStatus(t, broker)).workers.length === 1,
+    'the worker before has ended',
+  )
+}
+
+// The clients that a leaving worker held went to its successor through a socket that has room for some 2,600. The rest waited for
+// the poller to tell of room, and the worker had closed its poller: it stayed for ever, and they with it.
+void t.test(
+  'a reload takes along more clients than the kernel has room for',
+  { timeout: 60_000 },
+  async (t) => {
+    const broker = await startBroker(t)
+    const waiting = await visitors(t, broker, 4000)
+    await broker.until(({ services }) => services[0]?.held === waiting.length, 'all wait')
+    await servedAfterReload(t, broker, waiting)
+  },
+)
+
+// A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with everybody
+// who waited there. And the successor had filled its own table from the kernel's queue by then, so that descriptors were lost on
+// the way.
+void t.test('a reload loses nobody when descriptors are short', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t, { descriptors: 640 })
+  const waiting = await visitors(t, broker, 700)
+  await broker.program.message('cannot accept; clients wait in the kernel')
+  const { services } = await broker.status()
+  t.ok((services[0]?.held ?? 0) > 400, `${services[0]?.held} are held, the others wait in the kernel`)
+  await servedAfterReload(t, broker, waiting)
 })

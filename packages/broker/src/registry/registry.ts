@@ -28,7 +28,7 @@ import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
 import { admit, isAllowed } from './admission.ts'
-import { BackendLink } from './backend-link.ts'
+import { type BackendIdentity, BackendLink } from './backend-link.ts'
 import { LogOnce } from './log-once.ts'
 import { Slots } from './slots.ts'
 
@@ -289,7 +289,7 @@ export class Registry {
         ended: (ended) => {
           checks?.stop()
           this.#ids.delete(id)
-          removeRelaySocket(this.#config.runtimeDir, identity.reconnect)
+          this.#removeRelaySocket(identity)
           this.#slots.release(identity.slot)
           service.ended(ended)
           this.#onChange?.()
@@ -319,6 +319,17 @@ export class Registry {
     this.#onChange?.()
     checks?.start()
     return link
+  }
+
+  /** Unless somebody who is still here has named the same one. */
+  #removeRelaySocket({ ulid: ended, reconnect: path, uid }: BackendIdentity): void {
+    if (path === null) return
+    for (const service of this.#services.values()) {
+      for (const { identity } of service.links) {
+        if (identity.reconnect === path && identity.ulid !== ended) return
+      }
+    }
+    removeRelaySocket(this.#config.runtimeDir, { path, uid })
   }
 
   /** A socket that others may have been let in through since it was made proves nothing about who comes. */
