@@ -15,7 +15,7 @@ import {
   reload,
 } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
-import { servedBy, visit } from './support/visit.ts'
+import { servedBy, visit, visitors } from './support/visit.ts'
 
 // While a reload waited for a backend that did not move, the worker before it was killed: its replacement and the reload's own worker
 // both served from then on, with the backends at one of them, and every other client waited in vain.
@@ -245,3 +245,44 @@ function namesOf({ services }: Status): unknown[] {
     .toSorted((one, other) => one.pid - other.pid)
     .map(({ id, slot, pid }) => ({ id, slot, pid }))
 }
+
+/** After a reload a backend joins: everybody who waited at the worker before gets its answer, and that worker ends. */
+async function servedAfterReload(t: Test, broker: Broker, waiting: readonly Client[]): Promise<void> {
+  t.equal((await reload(t, broker)).success, true)
+  await startBackend(t, broker)
+  const answers = await Promise.all(waiting.map((client) => client.answer()))
+  t.equal(answers.filter(({ status }) => status === 200).length, waiting.length)
+  const { outcomes } = (await broker.until(({ services }) => services[0]?.inFlight === 0, 'all have gone'))
+    .services[0] as { outcomes: object }
+  const none = { relayed: 0, rejected: 0, client_gone: 0, relinquished: 0 }
+  t.same(outcomes, { handed_off: waiting.length, ...none })
+  await eventually(
+    async () => (await masterStatus(t, broker)).workers.length === 1,
+    'the worker before has ended',
+  )
+}
+
+// The clients that a leaving worker held went to its successor through a socket that has room for some 2,600. The rest waited for
+// the poller to tell of room, and the worker had closed its poller: it stayed for ever, and they with it.
+void t.test(
+  'a reload takes along more clients than the kernel has room for',
+  { timeout: 60_000 },
+  async (t) => {
+    const broker = await startBroker(t)
+    const waiting = await visitors(t, broker, 4000)
+    await broker.until(({ services }) => services[0]?.held === waiting.length, 'all wait')
+    await servedAfterReload(t, broker, waiting)
+  },
+)
+
+// A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with everybody
+// who waited there. And the successor had filled its own table from the kernel's queue by then, so that descriptors were lost on
+// the way.
+void t.test('a reload loses nobody when descriptors are short', { timeout: 60_000 }, async (t) => {
+  const broker = await startBroker(t, { descriptors: 640 })
+  const waiting = await visitors(t, broker, 700)
+  await broker.program.message('cannot accept; clients wait in the kernel')
+  const { services } = await broker.status()
+  t.ok((services[0]?.held ?? 0) > 400, `${services[0]?.held} are held, the others wait in the kernel`)
+  await servedAfterReload(t, broker, waiting)
+})

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
-import { chmodSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { encodeFrame, FrameType, PRE_WELCOME_LIMIT } from '@baton/backend-sdk/protocol'
 import { connectUnix, NativeError, type OwnedFd, poll, POLLHUP, send } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
@@ -300,4 +300,31 @@ story('nothing is offered to a backend that drains', async (t) => {
   t.equal((await peer.offers(1)).length, peer.wire.all('offer').flatMap(({ offers }) => offers).length)
   t.same(peer.restOfLane(), { count: 0, ended: false }, 'nor was anything put on its lane')
   t.ok(first.open, 'what it has, it keeps')
+})
+
+story('a backend that names nonsense as its relay endpoint costs the worker nothing', async (t) => {
+  // When it left, the broker removed the path: a folder, or a name with a NUL, was an error that ended the worker, and with it
+  // every client that waited. A folder that stayed kept each worker after it from starting.
+  const broker = await startBroker(t)
+  const folder = dirname(broker.control)
+  mkdirSync(join(folder, 'relay-folder'))
+  writeFileSync(join(folder, 'relay-file'), 'somebody’s')
+  const waiting = await visit(t, broker)
+  await broker.until(({ services }) => services[0]?.held === 1, 'the client waits')
+  for (const name of ['relay-folder', 'relay-file', 'relay-\0']) {
+    const reconnect = { path: join(folder, name) }
+    const peer = await FalseBackend.register(t, broker.control, hello('web', { reconnect }))
+    await peer.offers(1)
+    peer.die()
+    await broker.backends(0)
+  }
+  t.equal((await broker.status()).broker.pid, broker.pid, 'the same worker')
+  t.same(
+    readdirSync(folder)
+      .filter((name) => name.startsWith('relay-'))
+      .toSorted(),
+    ['relay-file', 'relay-folder'],
+  )
+  const honest = await startBackend(t, broker)
+  t.equal(Number((await waiting.answer()).headers['x-pid']), honest.pid)
 })

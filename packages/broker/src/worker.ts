@@ -77,8 +77,8 @@ export interface EmployedWorker extends Worker {
     removed: readonly string[],
     successor: (service: string, connections: readonly ClientConnection[]) => boolean,
     deadline: number,
-    /** Those whose clients may still come here; and told when none goes to the successor any more. */
-    neighbours: { readonly predecessors: Promise<unknown>; readonly settled: () => void },
+    /** Those whose clients may still come here; and told when none goes to the successor any more: resolves when it has them all. */
+    neighbours: { readonly predecessors: Promise<unknown>; readonly settled: () => Promise<void> },
   ): Promise<void>
   /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
@@ -248,7 +248,8 @@ export function createWorker(
     await Promise.all([...services.values()].map((service) => service.close()))
     if (!employed) removeSocket(sockets.control.path)
     await farewell.settled()
-    poller.close()
+    // An employed worker has still to speak with its master, which may be busy; the poller ends with the process.
+    if (!employed) poller.close()
     events.close()
     await admin.close()
   }
@@ -288,6 +289,8 @@ export function createWorker(
           listeners: Object.fromEntries(listeners.map(({ name, address }) => [name, address])),
           admin: adminAddress,
           control: sockets.control.path,
+          readiness: poller.readiness.by,
+          ...(poller.readiness.by === 'thread' && { noRing: poller.readiness.reason }),
         },
         'accepting connections',
       )
@@ -317,10 +320,12 @@ export function createWorker(
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
-      settled()
+      const passed = settled()
       const left = Math.max(0, end - performance.now())
       await settledWithin(Promise.all(all.map((service) => service.drained())), left)
       await settledWithin(stopped, 1000)
+      // As long as it takes: what the kernel has no room for yet waits for the poller, which ends with this worker.
+      await passed
       await (closing ??= shut())
     },
     inherit(name, connections) {

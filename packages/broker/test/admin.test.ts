@@ -15,6 +15,7 @@ import t, { type Test } from 'tap'
 import { eventually } from '../../../test/support/eventually.ts'
 import { ADMIN_ERRORS, AdminError } from '../src/admin/errors.ts'
 import { createAdmin } from '../src/admin/index.ts'
+import { MOST_CONNECTIONS } from '../src/admin/server.ts'
 import { parseAddress, type Address } from '../src/config/address.ts'
 import { Secret } from '../src/config/secret.ts'
 import type { ClientConnection } from '../src/connection.ts'
@@ -459,6 +460,26 @@ void t.test('more streams than there is room for are refused', { timeout: 20_000
 })
 
 void t.test(
+  'a listener that leaves before its answer has begun is forgotten',
+  { timeout: 20_000 },
+  async (t) => {
+    // The stream waited behind the answer to a request on the same connection (pipelining). Its client was gone before that was
+    // written, and nobody said so: after 64 of them nobody could listen any more.
+    const { address, events, state } = await serve(t)
+    if (address.kind !== 'tcp') throw new Error('not TCP')
+    let answer: (text: string) => void = () => {}
+    state.metrics = new Promise((resolve) => (answer = resolve))
+    t.teardown(() => answer(''))
+    const client = connect(address.port, address.host)
+    const lines = (path: string) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`
+    client.write(lines('/metrics') + lines('/api/v1/events'))
+    await eventually(() => events.streams === 1, 'the feed has the stream')
+    client.resetAndDestroy()
+    await eventually(() => events.streams === 0, 'it is forgotten')
+  },
+)
+
+void t.test(
   'the page is served to everybody, under a policy that runs nothing but its own files',
   async (t) => {
     const { ask } = await serve(t, { token: 'open-sesame' })
@@ -573,6 +594,37 @@ void t.test('who was being answered when the server left does not keep its conne
   t.match(await answer, { status: 200, headers: { connection: 'close' } })
   await left
 })
+
+void t.test(
+  'who keeps connections open takes a bounded number of descriptors',
+  { timeout: 20_000 },
+  async (t) => {
+    // Every user of the host could take all that the worker had, and clients were accepted no more.
+    const { address, ask } = await serve(t)
+    if (address.kind !== 'tcp') throw new Error('not TCP')
+    const sockets = Array.from({ length: MOST_CONNECTIONS + 20 }, () => connect(address.port, address.host))
+    t.teardown(() => sockets.forEach((socket) => socket.destroy()))
+    let closed = 0
+    for (const socket of sockets)
+      socket
+        .resume()
+        .on('error', () => {})
+        .once('close', () => (closed += 1))
+    await eventually(
+      () => closed === 20,
+      () => `those over the bound are closed: ${closed}`,
+    )
+    const [last] = sockets.filter(({ destroyed }) => !destroyed)
+    last?.destroy()
+    await eventually(async () => {
+      try {
+        return (await ask({ path: '/healthz' })).status === 200
+      } catch {
+        return false
+      }
+    }, 'room for another one')
+  },
+)
 
 void t.test('close ends a connection that sends half a request', { timeout: 10_000 }, async (t) => {
   const { admin, address } = await serve(t)

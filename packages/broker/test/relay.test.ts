@@ -1,14 +1,24 @@
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { acceptOne, listenTcp, localAddress, OwnedFd, poll, POLLIN, socketpair } from '@baton/native-sendmsg'
+import {
+  acceptOne,
+  listenTcp,
+  listenUnix,
+  localAddress,
+  OwnedFd,
+  poll,
+  POLLIN,
+  socketpair,
+} from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import type { ClientConnection } from '../src/connection.ts'
 import { createConnectionId } from '../src/connection-id.ts'
 import { dialBackend, type PendingDial } from '../src/relay/dial.ts'
 import { Relay } from '../src/relay/relay.ts'
+import { removeRelaySocket, sweepRelaySockets } from '../src/relay/relay-sockets.ts'
 
 /** A client's connection as the broker accepts it, and the client at its other end. */
 async function accepted(t: Test): Promise<{ client: Socket; connection: ClientConnection }> {
@@ -213,6 +223,40 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.match(heard, ['connected', /^EPIPE/])
   })
 })
+
+void t.test(
+  'of an endpoint that a backend has left behind nothing is removed but its own socket',
+  async (t) => {
+    // The broker removed whatever file beside the control socket a backend had named: another user's endpoint as well, and a folder
+    // or a name with a NUL was an error that ended the worker, and a folder each worker after it.
+    const own = process.getuid?.() ?? -1
+    const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
+    t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+    const abandoned = (name: string) => {
+      listenUnix({ path: join(folder, name) }).close()
+      return join(folder, name)
+    }
+    const file = join(folder, 'relay-file')
+    writeFileSync(file, 'somebody’s')
+    const subfolder = join(folder, 'relay-folder')
+    mkdirSync(subfolder)
+    const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
+
+    removeRelaySocket(folder, { path: abandoned('relay-own'), uid: own })
+    removeRelaySocket(folder, { path: join(folder, 'relay-of-another'), uid: own + 1 })
+    for (const name of ['relay-file', 'relay-folder', 'control.sock', 'relay-\0', 'relay-gone'])
+      removeRelaySocket(folder, { path: join(folder, name), uid: own })
+    removeRelaySocket(join(folder, 'elsewhere'), { path: join(folder, 'relay-of-another'), uid: own })
+    const names = () => readdirSync(folder).map((name) => join(folder, name))
+    t.same(names().toSorted(), kept.toSorted())
+
+    const served = listenUnix({ path: join(folder, 'relay-served') })
+    t.teardown(() => served.close())
+    sweepRelaySockets(folder)
+    const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
+    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
+  },
+)
 
 function descriptors(): number {
   return readdirSync('/proc/self/fd').length

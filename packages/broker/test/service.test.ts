@@ -287,6 +287,27 @@ void t.test('busy is a service of which as many backends as can run have somethi
   t.notOk(stage.service.busy)
 })
 
+void t.test('nobody waits in the kernel for backends that are stuck', async (t) => {
+  // Two of three stopped on two processors: until their deadline each new client waited for a millisecond or two, although the
+  // third was idle.
+  const stage = new Stage(t, 'round-robin', 2)
+  const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
+  stage.arrive(3)
+  third.acknowledge()
+  t.ok(stage.service.busy)
+  stage.clock.advance(51)
+  t.notOk(stage.service.busy, 'the two owe answers for longer than a batch takes')
+  stage.arrive(6)
+  t.ok(stage.service.busy, 'the third alone is worth waiting for')
+  third.acknowledge()
+  t.notOk(stage.service.busy)
+  first.acknowledge(1)
+  t.notOk(stage.service.busy, 'one that answers again counts, and the third is idle')
+  stage.arrive(3)
+  t.ok(stage.service.busy)
+  second.acknowledge()
+})
+
 void t.test('a backend that takes no new clients is nobody to wait for', async (t) => {
   const stage = new Stage(t, 'round-robin', 4)
   const [first, second] = stage.backends(1, 1) as [Backend, Backend]

@@ -10,7 +10,6 @@ import t, { type Test } from 'tap'
 import type { Status } from '../src/admin/index.ts'
 import { coloured, plain, wantsColours } from '../src/cli/colours.ts'
 import { EventParser } from '../src/cli/event-parser.ts'
-import { printable } from '../src/cli/printable.ts'
 import { run } from '../src/cli/run.ts'
 import { table } from '../src/cli/table.ts'
 import { describeRecord, listRecords } from '../src/cli/timeline.ts'
@@ -21,6 +20,8 @@ import { sparkline } from '../src/cli/top/sparkline.ts'
 import { type Observation, watch } from '../src/cli/top/watch.ts'
 import { loadConfig } from '../src/config/index.ts'
 import type { ServiceRates } from '../src/events/index.ts'
+import { printable } from '../src/log/printable.ts'
+import { readable } from '../src/log/readable.ts'
 import type { FlightRecord } from '../src/recorder/index.ts'
 import { backend, healthy } from './worker-view.ts'
 
@@ -64,6 +65,28 @@ void t.test('what a backend calls itself does nothing to the terminal', async (t
   t.equal(printable('1.2.3-ü ✓'), '1.2.3-ü ✓')
   t.equal(printable(`${ESC}[2J\u009B1m\r\n\u202E`), String.raw`\u{1b}[2J\u{9b}1m\u{d}\u{a}\u{202e}`)
   t.same(table([['VERSION'], [`${ESC}]0;owned\u0007`]]), ['VERSION', String.raw`\u{1b}]0;owned\u{7}`])
+})
+
+void t.test('a log for a person: what backends say in it does nothing to the terminal', async (t) => {
+  // The reason that a backend gave for draining went to the terminal of `baton run` as it was: it could move the cursor, or write
+  // lines that looked like the broker's.
+  const line = (entry: object) => readable(JSON.stringify({ level: 30, time: 1, name: 'baton', ...entry }))
+  t.equal(
+    line({ slot: 'web-1', reason: `done${ESC}[2J\u009B1m`, msg: 'backend drains' }),
+    String.raw`backend drains: done\u{1b}[2J\u{9b}1m slot=web-1`,
+  )
+  t.equal(
+    line({ level: 50, reason: 'first\nsecond', msg: 'refused' }),
+    'error: refused: first\n  second',
+    'what has several lines keeps them, and none looks like another entry',
+  )
+  t.equal(line({ version: '1\u202E\u009B', msg: 'new' }), String.raw`new version="1\u{202e}\u{9b}"`)
+  const printed = `${ESC}[32mready${ESC}[0m`
+  t.equal(
+    line({ instance: 'web-1', stream: 'stdout', msg: printed }),
+    `web-1 | ${printed}`,
+    'what a managed backend prints is its own affair, colours and all',
+  )
 })
 
 void t.test('a table: columns of numbers to the right, styles that take no room', async (t) => {

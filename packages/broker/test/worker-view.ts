@@ -58,7 +58,7 @@ export const healthy: Status = {
 
 /** A worker that shows `state.status`, and remembers what it was asked to drain, and by whom. */
 export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
-  const state = { status: healthy }
+  const state = { status: healthy, metrics: Promise.resolve('baton_build_info{version="1.2.3"} 1\n') }
   const drained: unknown[][] = []
   const asked: Change[] = []
   const connections = recorder === 0 ? undefined : new FlightRecorder(recorder)
@@ -75,7 +75,7 @@ export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
     asked: (change) => void asked.push(change),
     connections,
     events,
-    metricsText: () => Promise.resolve('baton_build_info{version="1.2.3"} 1\n'),
+    metricsText: () => state.metrics,
     metricsContentType: 'text/plain; version=0.0.4; charset=utf-8',
   }
   return { view, state, drained, asked, connections, events }

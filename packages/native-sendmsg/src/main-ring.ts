@@ -26,32 +26,66 @@ export interface MainRing {
   readonly waitsForEvents: boolean
 }
 
-let made: { main: MainRing | undefined } | undefined
+/** Why there is none, and whether that may change. */
+interface NoRing {
+  readonly reason: string
+  readonly passing: boolean
+}
+
+/** Of descriptors or memory there may be more later; anything else is what this kernel or its configuration says. */
+const PASSING = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'ENOBUFS'])
+/** Milliseconds from one attempt to the next, and how many are made: each may leave its memory behind (`opened`). */
+const RETRY = 1000
+const MOST_ATTEMPTS = 10
+
+let found: MainRing | NoRing | undefined
+let attempts = 0
+let nextAttempt = 0
 /** Never let go of: the kernel takes a closed ring apart later, and must not write into memory that is somebody else's by then. */
-let opened: Ring | undefined
+const opened: Ring[] = []
 
 /**
  * The ring of the main thread, or undefined where none is to be had: Linux before 6.10, `kernel.io_uring_disabled`, a container
- * whose seccomp profile forbids it, `BATON_IO_URING=off`, or a Worker. Everything that uses it has another way.
+ * whose seccomp profile forbids it, `BATON_IO_URING=off`, or a Worker. Everything that uses it has another way. Where it failed
+ * for want of descriptors or memory, it is tried again when somebody asks later.
  *
  * A Worker has none because its heap, with the ring's memory in it, ends before the ring does: the kernel's last completions
  * were written into memory that had been freed (seen as a SIGSEGV of the whole process).
  */
 export function mainRing(): MainRing | undefined {
-  return (made ??= { main: open() }).main
+  if (found === undefined || isToBeTriedAgain(found)) found = open()
+  return 'ring' in found ? found : undefined
 }
 
-function open(): MainRing | undefined {
-  if (!supported || !isMainThread || process.env['BATON_IO_URING'] === 'off') return undefined
+/** Why `mainRing` gives none. */
+export function whyNoRing(): string | undefined {
+  return found !== undefined && 'reason' in found ? found.reason : undefined
+}
+
+function isToBeTriedAgain(last: MainRing | NoRing): boolean {
+  return 'reason' in last && last.passing && attempts < MOST_ATTEMPTS && performance.now() >= nextAttempt
+}
+
+function open(): MainRing | NoRing {
+  if (!supported) return { reason: 'unsupported platform', passing: false }
+  if (!isMainThread) return { reason: 'this is a Worker', passing: false }
+  if (process.env['BATON_IO_URING'] === 'off') return { reason: 'BATON_IO_URING=off', passing: false }
+  attempts += 1
+  nextAttempt = performance.now() + RETRY
+  let ring: Ring | undefined
+  let reason = 'this kernel’s io_uring is too old'
+  let passing = false
   try {
-    const ring = new Ring()
-    opened = ring
+    ring = new Ring()
+    opened.push(ring)
     if (acceptsWithoutWaiting(ring) && ringsTheBell(ring)) return { ring, waitsForEvents: bringsEvents(ring) }
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
+    reason = error.message
+    passing = PASSING.has(error.code)
   }
-  opened?.close()
-  return undefined
+  ring?.close()
+  return { reason, passing }
 }
 
 /** Kernels before 6.10 answer EINVAL. */

@@ -13,7 +13,7 @@ import { EINTR } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { RingWaiter } from './ring-waiter.ts'
-import { mainRing } from './main-ring.ts'
+import { mainRing, whyNoRing } from './main-ring.ts'
 import { ThreadWaiter } from './thread-waiter.ts'
 import type { Waiter, Waiting } from './waiter.ts'
 import { closedWithEnvironment } from './wake-pipe.ts'
@@ -42,6 +42,9 @@ export interface PollerOptions {
   ring?: boolean | undefined
 }
 
+/** Who waits for a poller; if it is a thread, the reason says why. */
+export type Readiness = { readonly by: 'io_uring' } | { readonly by: 'thread'; readonly reason: string }
+
 /** Pollers that this thread has open, for the one exit handler. */
 const open = new Set<Poller>()
 
@@ -58,6 +61,7 @@ function exitAll(): void {
  * together), so have one.
  */
 export class Poller {
+  readonly readiness: Readiness
   readonly #afterWake: (() => void) | undefined
   readonly #holdBack: () => boolean
   readonly #epoll: number
@@ -79,12 +83,21 @@ export class Poller {
     this.#holdBack = options.holdBack ?? (() => false)
     this.#epoll = createEpoll()
     try {
-      this.#waiter = createWaiter(options.ring ?? true, {
+      const found = options.ring === false ? undefined : mainRing()
+      const waiting: Waiting = {
         epoll: this.#epoll,
         events: this.#events,
         capacity: EVENTS_PER_WAIT,
         onEvents: (count) => this.#woken(count),
-      })
+      }
+      this.#waiter =
+        found === undefined
+          ? new ThreadWaiter(waiting)
+          : new RingWaiter(found.ring, found.waitsForEvents, waiting)
+      this.readiness =
+        found === undefined
+          ? { by: 'thread', reason: (options.ring === false ? undefined : whyNoRing()) ?? 'asked for' }
+          : { by: 'io_uring' }
     } catch (error) {
       closeSync(this.#epoll)
       throw error
@@ -230,13 +243,6 @@ export class Poller {
     this.#waiter.close()
     closeSync(this.#epoll)
   }
-}
-
-function createWaiter(ring: boolean, waiting: Waiting): Waiter {
-  const found = ring ? mainRing() : undefined
-  return found === undefined
-    ? new ThreadWaiter(waiting)
-    : new RingWaiter(found.ring, found.waitsForEvents, waiting)
 }
 
 function createEpoll(): number {

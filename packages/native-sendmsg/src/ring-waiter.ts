@@ -6,13 +6,21 @@ import { NativeError } from './errors.ts'
 import { POLLIN } from './inspect.ts'
 import { lastErrno, libc } from './libc.ts'
 import { CANCEL_ALL_OF_FD, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
-import type { Ring, Submission } from './ring.ts'
+import { PENDING, type Ring, type Submission } from './ring.ts'
 import { socketpair } from './sockets.ts'
 import type { Waiter, Waiting } from './waiter.ts'
 
 /** What lies in the bell says who rang. */
 const KERNEL = 1
 const SELF = 2
+
+/** While the kernel takes no chain, for want of memory, the set is asked so often: milliseconds. */
+const REFUSED_PAUSE = 10
+/** How often somebody looks whether a chain has ended without a sound: milliseconds. */
+const CHECK_INTERVAL = 1000
+
+/** Closed while the kernel would not give their chain back: it may write into their memory yet. */
+const abandoned = new Set<RingWaiter>()
 
 /**
  * Waits without a thread. Node can wait for bytes, not for readiness, so the kernel turns the one into the other: a wait for
@@ -38,6 +46,12 @@ export class RingWaiter implements Waiter {
   #armed = false
   /** The kernel holds a chain that has not rung yet. */
   #chained = false
+  /** The kernel did not take the last chain; half of it may be out. */
+  #refused = false
+  #pause: NodeJS.Timeout | undefined
+  /** The chain had ended at the last check, and had not rung. */
+  #silent = false
+  readonly #check: NodeJS.Timeout
 
   /** `fetches`: whether the ring knows IORING_OP_EPOLL_WAIT. */
   constructor(ring: Ring, fetches: boolean, waiting: Waiting) {
@@ -72,14 +86,28 @@ export class RingWaiter implements Waiter {
         flags: SKIP_SUCCESS,
       },
     ]
+    this.#check = setInterval(() => this.#checkUp(), CHECK_INTERVAL)
+    this.#check.unref()
   }
 
+  /** A kernel that is out of memory does not end the process: the set is asked now and then until a chain is taken again. */
   arm(): void {
     if (!this.#armed) this.#bell.ref()
     this.#armed = true
     if (this.#chained) return
-    this.#chained = true
-    this.#ring.leave(this.#chain, this.#result)
+    try {
+      if (this.#refused) this.#cancelChain()
+      this.#ring.leave(this.#chain, this.#result)
+      this.#chained = true
+      this.#refused = false
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#refused = true
+      this.#pause ??= setTimeout(() => {
+        this.#pause = undefined
+        if (!this.#chained && this.#disarmed()) this.#waiting.onEvents(this.#fetch())
+      }, REFUSED_PAUSE)
+    }
   }
 
   wake(): void {
@@ -100,9 +128,11 @@ export class RingWaiter implements Waiter {
   }
 
   close(): void {
+    clearInterval(this.#check)
+    clearTimeout(this.#pause)
     // The chain holds the epoll set, which would live on.
-    this.#cancel()
-    this.#ring.giveBack(this.#result)
+    if (this.#cancel()) this.#ring.giveBack(this.#result)
+    else abandoned.add(this)
     this.#bell.destroy()
     this.#clapper.destroy()
   }
@@ -115,9 +145,20 @@ export class RingWaiter implements Waiter {
     return { opcode: OPCODES.pollAdd, fd, operationFlags: POLLIN, flags: HARDLINK }
   }
 
-  #cancel(): void {
-    if (!this.#chained) return
+  /** False when the kernel refuses. */
+  #cancel(): boolean {
+    if (!this.#chained && !this.#refused) return true
     this.#chained = false
+    try {
+      this.#cancelChain()
+      return true
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      return false
+    }
+  }
+
+  #cancelChain(): void {
     const { epoll: fd } = this.#waiting
     this.#ring.leave([{ opcode: OPCODES.asyncCancel, fd, operationFlags: CANCEL_ALL_OF_FD }])
   }
@@ -132,21 +173,48 @@ export class RingWaiter implements Waiter {
    */
   #rung(buffer: Uint8Array, size: number): boolean {
     const byKernel = buffer.subarray(0, size).includes(KERNEL)
-    if (byKernel) this.#chained = false
-    if (!this.#armed) return true
-    this.#armed = false
-    this.#waiting.onEvents(byKernel ? this.#take() : 0)
+    if (byKernel) this.#unchained()
+    if (this.#disarmed()) this.#waiting.onEvents(byKernel ? this.#take() : 0)
     return true
+  }
+
+  #unchained(): void {
+    this.#chained = false
+    this.#silent = false
+  }
+
+  /** True when the poller waits for a call, which is the caller's to make. */
+  #disarmed(): boolean {
+    if (!this.#armed) return false
+    this.#armed = false
+    return true
+  }
+
+  /**
+   * The send is an operation of its own and needs memory of its own: it can fail, and nobody would ever hear of the events. Between
+   * two checks libuv reads the bell, so a chain that has ended before the first and not rung before the second never will.
+   */
+  #checkUp(): void {
+    if (!this.#chained) return
+    this.#ring.look()
+    const ended = this.#ring.result(this.#result) !== PENDING
+    if (!ended || !this.#silent) {
+      this.#silent = ended
+      return
+    }
+    this.#unchained()
+    if (this.#disarmed()) this.#waiting.onEvents(this.#take())
   }
 
   #take(): number {
     return this.#fetches ? this.#fetched() : this.#fetch()
   }
 
-  /** What the kernel has brought along. */
+  /** What the kernel has brought along. A wait that failed (memory, again) says nothing of the set, so that is asked itself. */
   #fetched(): number {
     this.#ring.look()
     const count = this.#ring.result(this.#result)
+    if (count < 0) return this.#fetch()
     if (count > 0) this.#waiting.events.buffer.set(this.#brought.buffer.subarray(0, count * EPOLL_EVENT_SIZE))
     return count
   }

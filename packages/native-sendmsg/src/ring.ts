@@ -27,6 +27,9 @@ const SQE_BYTES = RING_ENTRIES * SQE_SIZE
 /** Heads, tails and masks, then twice as many completions as submissions; with room to spare. */
 const RING_BYTES = 2 * PAGE
 
+/** The result of a chain that has not begun to ring; no errno is as low. */
+export const PENDING = -0x8000_0000
+
 /** What an operation needs; fields as in `struct io_uring_sqe` (io_uring_enter(2)). */
 export interface Submission {
   readonly opcode: Opcode
@@ -68,8 +71,6 @@ export class Ring {
   #tail = 0
   #queued = 0
   #batch = 0
-  /** errno of a chain that was not to fail. */
-  #broken = 0
   /** Those of a batch, then those of chains. */
   readonly #results = new Int32Array(2 * RING_ENTRIES)
   #reserved = 0
@@ -149,17 +150,17 @@ export class Ring {
   }
 
   /**
-   * Leaves linked operations behind in the kernel. The first one's result will be at `index`, if that is given.
+   * Leaves linked operations behind in the kernel. The first one's result will be at `index`, if that is given, and is `PENDING`
+   * until then; of the others nobody hears, also when they fail.
    *
-   * @throws {NativeError} io_uring_enter(2) refused it; or one that was left behind without an index, now or earlier, has failed
-   *   (ENOMEM)
+   * @throws {NativeError} io_uring_enter(2) refused it (ENOMEM, EAGAIN, EBUSY); the beginning of the chain may be out
    */
   leave(chain: readonly Submission[], index = -1): void {
+    if (index !== -1) this.#results[index] = PENDING
     for (const [at, submission] of chain.entries()) this.#write(submission, at === 0 ? index + 1 : 0)
     const { error } = this.#submit()
     this.#reap()
     if (error !== undefined) throw error
-    if (this.#broken !== 0) throw new NativeError('io_uring', this.#broken, { fd: this.#fd.fd })
   }
 
   /** For who found out that it does not work here. */
@@ -222,11 +223,7 @@ export class Ring {
     for (; head !== tail; head = (head + 1) | 0) {
       const at = this.#cqes + (head & this.#cqMask) * (CQE_SIZE / 4)
       const key = words[at + CQE.key] as number
-      if (key === 0) {
-        const result = words[at + CQE.result] as number
-        if (result < 0 && result !== -ECANCELED) this.#broken = -result
-        continue
-      }
+      if (key === 0) continue
       this.#results[key - 1] = words[at + CQE.result] as number
       if (key <= RING_ENTRIES) ended += 1
     }

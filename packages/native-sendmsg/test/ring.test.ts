@@ -1,11 +1,13 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
-import { closeSync } from 'node:fs'
+import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import {
   acceptMany,
   close,
   closeAll,
+  dup,
+  EPOLLIN,
   isCloseOnExec,
   isNonblocking,
   listenTcp,
@@ -13,8 +15,13 @@ import {
   NativeError,
   OwnedFd,
   peerAddress,
+  Poller,
+  recv,
+  send,
   socketpair,
 } from '../src/index.ts'
+import { O_CLOEXEC } from '../src/abi.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 import { libc } from '../src/libc.ts'
 import { mainRing } from '../src/main-ring.ts'
 import { closing, ended, nativeError, openDescriptors, present, startFixture } from './support.ts'
@@ -178,3 +185,140 @@ void t.test('what the kernel does not close together is closed one by one', { sk
   t.equal(openDescriptors(), before)
   t.ok(all.every(({ closed }) => closed))
 })
+
+void t.test(
+  'a program that is short of descriptors has a ring later',
+  { skip: noRing, timeout: 20_000 },
+  async (t) => {
+    // The first failure was for good, and nobody was told.
+    const child = await ended(startFixture('late-ring.mjs', [], { descriptors: 64 }))
+    t.match(child, { code: 0, signal: null, stderr: '' })
+    t.match(JSON.parse(child.stdout), {
+      none: { by: 'thread', reason: /EMFILE/ },
+      atOnce: false,
+      later: true,
+      readiness: { by: 'io_uring' },
+    })
+  },
+)
+
+const byte = Buffer.from('x')
+
+/** A poller that watches a socket; `hear` sends it a byte and resolves when its listener has been called for that. */
+function listening(t: Test) {
+  const poller = new Poller()
+  t.teardown(() => poller.close())
+  const [near, far] = socketpair('stream')
+  closing(t, near, far)
+  let called: () => void = () => undefined
+  const begin = () =>
+    poller.add(far.fd, EPOLLIN, () => {
+      recv(far.fd, 16)
+      called()
+    })
+  const hear = () => {
+    const heard = new Promise<void>((resolve) => (called = resolve))
+    send(near.fd, byte)
+    return heard
+  }
+  return { poller, begin, hear }
+}
+
+void t.test(
+  'a poller goes on while the kernel takes no chain, and after that',
+  { skip: noRing, timeout: 20_000 },
+  async (t) => {
+    // io_uring_enter(2) may say ENOMEM, EAGAIN or EBUSY. That was an exception in the middle of the poller, which ended the
+    // process; where somebody caught it, nothing was ever heard of any descriptor again.
+    const calls = libc as { io_uring_enter: typeof real }
+    t.teardown(() => (calls.io_uring_enter = real))
+    const before = openDescriptors()
+    const { poller, begin, hear } = listening(t)
+    t.same(poller.readiness, { by: 'io_uring' })
+    begin()
+    await hear()
+    let refused = 0
+    calls.io_uring_enter = (_fd, ...rest) => {
+      refused += 1
+      return real(-1, ...rest)
+    }
+    for (let count = 0; count < 5; count++) await hear()
+    t.ok(refused >= 5, `${refused} times refused`)
+    let taken = 0
+    calls.io_uring_enter = (...all) => {
+      taken += 1
+      return real(...all)
+    }
+    for (let count = 0; count < 5; count++) await hear()
+    t.ok(taken >= 5 && taken < 12, `${taken} calls: each wait is one again`)
+
+    calls.io_uring_enter = (_fd, ...rest) => real(-1, ...rest)
+    const other = listening(t)
+    other.begin()
+    await other.hear()
+    other.poller.close()
+    poller.close()
+    calls.io_uring_enter = real
+    const again = listening(t)
+    again.begin()
+    await again.hear()
+    again.poller.close()
+    // A wait that is woken by close comes back on a later turn.
+    await eventually(
+      () => openDescriptors() === before + 6,
+      () => `but the three pairs, all is closed: ${openDescriptors() - before} are open`,
+    )
+  },
+)
+
+void t.test(
+  'a chain of which the kernel takes half does no harm',
+  { skip: noRing, timeout: 20_000 },
+  async (t) => {
+    const { begin, hear } = listening(t)
+    refusingAfter(t, 1)
+    begin()
+    for (let count = 0; count < 5; count++) await hear()
+  },
+)
+
+void t.test(
+  'a doorbell that the kernel could not ring is not waited for',
+  { skip: noRing, timeout: 20_000 },
+  async (t) => {
+    // The byte that rings it is sent by an operation of its own, which may fail (ENOBUFS); the poller was deaf then. Here what it
+    // sends into is no socket for a while.
+    const sockets = () =>
+      readdirSync('/proc/self/fd')
+        .map(Number)
+        .filter((fd) => isSocket(fd))
+    const others = new Set(sockets())
+    const poller = new Poller()
+    t.teardown(() => poller.close())
+    const clapper = present(sockets().findLast((fd) => !others.has(fd)))
+    const kept = dup(clapper)
+    const nothing = new OwnedFd(openSync('/dev/null', 'w'))
+    closing(t, kept, nothing)
+    const [near, far] = socketpair('stream')
+    closing(t, near, far)
+    libc.dup3(nothing.fd, clapper, O_CLOEXEC)
+    let rounds = 0
+    await new Promise<void>((resolve) => {
+      poller.add(far.fd, EPOLLIN, () => {
+        rounds += 1
+        if (rounds === 1) libc.dup3(kept.fd, clapper, O_CLOEXEC)
+        if (rounds === 3) resolve()
+      })
+      send(near.fd, byte)
+    })
+    t.equal(rounds, 3, 'and is heard again')
+  },
+)
+
+function isSocket(fd: number): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`).startsWith('socket:')
+  } catch {
+    return false
+  }
+}

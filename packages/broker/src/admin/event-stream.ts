@@ -29,5 +29,6 @@ export function streamEvents(reply: FastifyReply, feed: EventFeed): void {
     end: () => raw.end(),
     cut: () => raw.destroy(),
   })
-  raw.on('close', leave)
+  // Not of the answer: one that waits behind the answer to an earlier request (HTTP/1.1 pipelining) never hears of the end.
+  reply.request.raw.socket.once('close', leave)
 }

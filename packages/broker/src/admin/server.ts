@@ -21,6 +21,11 @@ import type { WorkerView } from './view.ts'
 /** A whole request must have come by then; a scraper that stalls holds no connection for ever. */
 const REQUEST_TIMEOUT_MS = 10_000
 const BODY_LIMIT_BYTES = 16 * 1024
+/**
+ * Whoever may connect (on loopback that is every user of this host) takes one of the worker's descriptors with each connection,
+ * and clients need those.
+ */
+export const MOST_CONNECTIONS = 256
 /** What `close` waits for answers that are being written. */
 const CLOSE_GRACE_MS = 1000
 
@@ -57,6 +62,7 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
     bodyLimit: BODY_LIMIT_BYTES,
   }
   const app = Fastify(options)
+  app.server.maxConnections = MOST_CONNECTIONS
   let leaving = false
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {

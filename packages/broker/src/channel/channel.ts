@@ -2,9 +2,10 @@ import {
   type BorrowedFd,
   dup,
   EPOLLIN,
+  EPOLLONESHOT,
   EPOLLOUT,
   NativeError,
-  type OwnedFd,
+  OwnedFd,
   type Poller,
   receiveMessage,
   sendMessage,
@@ -22,6 +23,11 @@ export interface ChannelHost<In extends Message> {
   message(message: In, fds: readonly OwnedFd[]): void
   /** The other end is gone, or what it says makes no sense (`error`). Called once, and never after `close()`. */
   ended(error: Error | undefined): void
+  /**
+   * Asked before each read: whether there are descriptors enough for a message (the kernel drops those for which there are not).
+   * Until there are, the other end keeps them. For channels on which this end says nothing; always, if it is left out.
+   */
+  room?(): boolean
 }
 
 /** First byte of a frame: whether descriptors ride on it. */
@@ -41,10 +47,12 @@ const CHUNK = 64 * 1024
 
 /** When the kernel holds too many descriptors in flight, nobody tells when there is room again: milliseconds. */
 const RETRY = 10
+/** Nor when somebody has closed a descriptor. Less than a listener's pause, so that who came first is taken first. */
+const ROOM_PAUSE = 20
 
 interface Outgoing {
   bytes: Buffer
-  /** Duplicates, until the first byte has gone. */
+  /** The channel's own, until the first byte has gone. */
   fds: OwnedFd[]
 }
 
@@ -65,6 +73,7 @@ export class Channel<In extends Message, Out extends Message> {
   #read: Buffer[] = []
   #length = 0
   #retry: NodeJS.Timeout | undefined
+  #untilRoom: NodeJS.Timeout | undefined
   #over = false
 
   /** Takes `socket`, one end of a connected pair. */
@@ -73,7 +82,7 @@ export class Channel<In extends Message, Out extends Message> {
     this.#host = host
     this.#watch = poller.add(socket.fd, EPOLLIN, (events) => {
       if ((events & EPOLLOUT) !== 0) this.#flush()
-      if (!this.#over) this.#receive()
+      if (!this.#over && this.#untilRoom === undefined) this.#receive()
     })
   }
 
@@ -91,16 +100,26 @@ export class Channel<In extends Message, Out extends Message> {
     return this.#over || (this.#outgoing.length === 0 && this.#length === 0)
   }
 
-  /** After the end nothing is sent and nobody is told: the end says it. */
+  /** After the end nothing is sent and nobody is told: the end says it. NativeError EMFILE when there is no room for duplicates. */
   send(message: Out, fds: readonly BorrowedFd[] = []): void {
-    if (this.#over) return
+    if (!this.#over) this.#enqueue(message, dupAll(fds))
+  }
+
+  /** As `send`, of descriptors that are the channel's from now on, whatever happens: it needs no others. */
+  give(message: Out, fds: readonly OwnedFd[]): void {
+    const given = fds.map((fd) => new OwnedFd(fd.release()))
+    if (this.#over) for (const fd of given) fd.close()
+    else this.#enqueue(message, given)
+  }
+
+  #enqueue(message: Out, fds: OwnedFd[]): void {
     if (fds.length > MOST_DESCRIPTORS) throw new RangeError(`${fds.length} descriptors in one message`)
     const text = Buffer.from(JSON.stringify(message))
     const header = Buffer.alloc(HEADER_BYTES)
     header.writeUInt32LE(HEADER_BYTES - LENGTH_BYTES + text.length)
     header.writeUInt8(fds.length === 0 ? PLAIN : WITH_DESCRIPTORS, LENGTH_BYTES)
     header.writeUInt8(fds.length, LENGTH_BYTES + 1)
-    this.#outgoing.push({ bytes: Buffer.concat([header, text]), fds: fds.map(dup) })
+    this.#outgoing.push({ bytes: Buffer.concat([header, text]), fds })
     if (this.#outgoing.length === 1) this.#flush()
   }
 
@@ -114,6 +133,7 @@ export class Channel<In extends Message, Out extends Message> {
     if (this.#over) return
     this.#over = true
     clearTimeout(this.#retry)
+    clearTimeout(this.#untilRoom)
     this.#watch.remove()
     this.#socket.close()
     for (const { fds } of this.#outgoing.splice(0)) for (const fd of fds) fd.close()
@@ -160,6 +180,7 @@ export class Channel<In extends Message, Out extends Message> {
   #receive(): void {
     try {
       while (!this.#over) {
+        if (this.#host.room?.() === false) return this.#waitForRoom()
         const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MOST_DESCRIPTORS })
         if (message === undefined) return
         this.#fds.push(...message.fds)
@@ -173,6 +194,16 @@ export class Channel<In extends Message, Out extends Message> {
     } catch (error) {
       this.#end(error as Error)
     }
+  }
+
+  #waitForRoom(): void {
+    // A hang-up is reported whether it is asked for or not: once, and then no more.
+    this.#watch.modify(EPOLLONESHOT)
+    this.#untilRoom = setTimeout(() => {
+      this.#untilRoom = undefined
+      this.#watch.modify(EPOLLIN)
+      this.#receive()
+    }, ROOM_PAUSE)
   }
 
   #decode(): void {
@@ -203,5 +234,17 @@ export class Channel<In extends Message, Out extends Message> {
     if (this.#over) return
     this.close()
     this.#host.ended(error)
+  }
+}
+
+/** All, or none. */
+function dupAll(fds: readonly BorrowedFd[]): OwnedFd[] {
+  const duplicates: OwnedFd[] = []
+  try {
+    for (const fd of fds) duplicates.push(dup(fd))
+    return duplicates
+  } catch (error) {
+    for (const duplicate of duplicates) duplicate.close()
+    throw error
   }
 }

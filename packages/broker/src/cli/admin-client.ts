@@ -1,6 +1,7 @@
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
 
 import { errnoOf, formatAddress, type Address, type Config } from '../config/index.ts'
+import { printable } from '../log/printable.ts'
 import { CommandError } from './terminal.ts'
 
 /** The broker answers from memory; one that takes longer is stuck. */
@@ -103,7 +104,9 @@ function unanswered(error: unknown, where: string): CommandError {
 
 function refused(status: number, json: unknown, where: string): RefusedError {
   const { error } = Object(json)
-  if (typeof error?.message === 'string') return new RefusedError(error.message, status, error.code)
+  // Whoever listens there may say anything.
+  if (typeof error?.message === 'string')
+    return new RefusedError(printable(error.message), status, error.code)
   return new RefusedError(`what listens at ${where} is not a Baton broker (it answered ${status})`, status)
 }
 

@@ -5,7 +5,7 @@ import { RefusedError } from './admin-client.ts'
 import { paintFor, styleOfState, type Paint } from './colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from './command.ts'
 import { brokerEvents } from './event-stream.ts'
-import { printable } from './printable.ts'
+import { printable } from '../log/printable.ts'
 import { checkedStatus } from './status-answer.ts'
 import { CommandError, DONE, type Terminal } from './terminal.ts'
 

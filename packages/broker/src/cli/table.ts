@@ -1,5 +1,5 @@
 import { plain, type Paint, type Style } from './colours.ts'
-import { printable } from './printable.ts'
+import { printable } from '../log/printable.ts'
 
 export type Cell = string | number | Styled
 

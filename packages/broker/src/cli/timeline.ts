@@ -1,7 +1,7 @@
 import type { FlightRecord, RecordedStep } from '../recorder/index.ts'
 import { measureCell } from './cells.ts'
 import type { Paint, Style } from './colours.ts'
-import { printable } from './printable.ts'
+import { printable } from '../log/printable.ts'
 import { table, type Cell } from './table.ts'
 
 /** Columns of the drawn part. */

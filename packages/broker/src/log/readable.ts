@@ -1,3 +1,5 @@
+import { printable } from './printable.ts'
+
 /** Numbers of pino's levels. */
 const WARN = 40
 const ERROR = 50
@@ -7,7 +9,10 @@ const OMITTED = new Set(['time', 'pid', 'hostname', 'name', 'msg', 'level', 'rea
 /** Of a managed backend, whose instance stands before the line. */
 const OF_INSTANCE = new Set(['service', 'instance', 'backend', 'peerPid', 'stream'])
 
-/** For a person: what a JSON log line says; any other line as it is. */
+/**
+ * For a person: what a JSON log line says; any other line as it is, and so what a managed backend prints. The broker's own lines
+ * repeat what backends say of themselves (why one drains, its version), which is not to reach the terminal's control.
+ */
 export function readable(line: string): string {
   const entry = parse(line)
   if (entry === undefined) return line
@@ -17,13 +22,15 @@ export function readable(line: string): string {
   const more = Object.entries(entry)
     .filter(([name]) => !OMITTED.has(name) && whose?.has(name) !== true)
     .map(([name, value]) => ` ${name}=${shown(value)}`)
-  return [
+  const text = [
     ...(typeof instance === 'string' ? [`${instance} | `] : []),
     ...(typeof level === 'number' && level >= WARN ? [level >= ERROR ? 'error: ' : 'warning: '] : []),
     String(msg),
     ...(typeof reason === 'string' ? [`: ${reason}`] : []),
     ...more,
   ].join('')
+  // What has several lines (the faults of a configuration) keeps them; none of them passes for another line of the log.
+  return text.split('\n').map(printable).join('\n  ')
 }
 
 function parse(line: string): Record<string, unknown> | undefined {

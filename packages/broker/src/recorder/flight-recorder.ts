@@ -147,7 +147,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
   }
 
   find(id: Uint8Array): FlightRecord | undefined {
-    for (let at = this.#ids.indexOf(id); at !== -1; at = this.#ids.indexOf(id, at + 1)) {
+    for (let at = this.#ids.indexOf(id); at !== -1; at = this.#ids.indexOf(id, nextPlace(at))) {
       const slot = at / ID_BYTES
       // Of a slot with a live connection these are the bytes of the record before it.
       if (Number.isInteger(slot) && !Number.isNaN(this.#order[slot]) && this.#live[slot] === undefined)
@@ -244,6 +244,11 @@ export class FlightRecorder implements Recorder, FlightRecords {
       steps,
     }
   }
+}
+
+/** Of the id behind `at`, which may lie across two. */
+function nextPlace(at: number): number {
+  return at - (at % ID_BYTES) + ID_BYTES
 }
 
 function isOutcome(step: Step): step is Step & RecordedOutcome {

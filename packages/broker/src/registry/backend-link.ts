@@ -16,6 +16,9 @@ import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 /** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
 const MOST_STRANGE_NACKS = 256
 
+/** A backend that owes answers and has given none for so long is stuck rather than busy: milliseconds, several times what a batch takes. */
+const LONGEST_BUSY = 50
+
 /** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
 export interface BackendIdentity {
   readonly ulid: string
@@ -63,6 +66,8 @@ export class BackendLink implements Candidate {
   #closed = 0
   #lag: number | null = null
   #strange = 0
+  /** When it last answered, or was asked while it owed nothing. */
+  #owesSince = 0
 
   constructor(
     identity: BackendIdentity,
@@ -113,6 +118,11 @@ export class BackendLink implements Candidate {
     return this.#ledger.size - this.#ledger.taken
   }
 
+  /** It owes answers, and has begun to owe them or given some a moment ago. Times as of the clock, in milliseconds. */
+  isBusy(now: number): boolean {
+    return this.expectedAcks > 0 && now - this.#owesSince <= LONGEST_BUSY
+  }
+
   /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
   get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
     return {
@@ -134,7 +144,7 @@ export class BackendLink implements Candidate {
     const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
     const { sent, error } = this.#lane.send(messages)
     if (sent > 0) {
-      const due = this.#os.now() + this.#options.ackDeadline
+      const due = this.#dueFromNow()
       const deadline = this.#tokenDeadline()
       const offers: OpenOffer[] = []
       for (let index = 0; index < sent; index++) {
@@ -158,7 +168,7 @@ export class BackendLink implements Candidate {
     const { reconnect, uid } = this.identity
     if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
     const token = createToken()
-    const offer = this.#ledger.open(connection, token, this.#os.now() + this.#options.ackDeadline, 'relay')
+    const offer = this.#ledger.open(connection, token, this.#dueFromNow(), 'relay')
     this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
     this.#dials.dial(offer, { path: reconnect, uid })
     this.#armAckTimer()
@@ -227,6 +237,7 @@ export class BackendLink implements Candidate {
   #handle(frame: Frame): void {
     switch (frame.type) {
       case 'ack': {
+        this.#owesSince = this.#os.now()
         const adopted: ClientConnection[] = []
         const relayed: { connection: ClientConnection; pending: PendingDial }[] = []
         for (const { sequence, connection } of frame.acks) {
@@ -249,6 +260,7 @@ export class BackendLink implements Candidate {
         return
       }
       case 'nack':
+        this.#owesSince = this.#os.now()
         for (const { sequence, reason, token } of frame.nacks) {
           this.#host.tokenRejected(reason)
           const offer = this.#ledger.nacked(sequence, token)
@@ -317,6 +329,13 @@ export class BackendLink implements Candidate {
       )
     } else return true
     return false
+  }
+
+  /** When the ACKs of what is offered now are due. */
+  #dueFromNow(): number {
+    const now = this.#os.now()
+    if (this.expectedAcks === 0) this.#owesSince = now
+    return now + this.#options.ackDeadline
   }
 
   #tokenDeadline(): bigint {

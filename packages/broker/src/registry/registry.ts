@@ -28,7 +28,7 @@ import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
 import { admit, isAllowed } from './admission.ts'
-import { BackendLink } from './backend-link.ts'
+import { type BackendIdentity, BackendLink } from './backend-link.ts'
 import { LogOnce } from './log-once.ts'
 import { Slots } from './slots.ts'
 
@@ -293,7 +293,7 @@ export class Registry {
         ended: (ended) => {
           checks?.stop()
           if (this.#links.get(id) === ended) this.#links.delete(id)
-          removeRelaySocket(this.#config.runtimeDir, identity.reconnect)
+          this.#removeRelaySocket(identity)
           this.#slots.release(identity.slot)
           service.ended(ended)
           this.#onChange?.()
@@ -338,6 +338,18 @@ export class Registry {
     const link = backend === null ? undefined : this.#links.get(backend)
     const same = link?.identity.pid === pid && link.identity.uid === uid
     return same && link.identity.service === service.name ? link : undefined
+  }
+
+  /** Unless somebody who is still here has named the same one. */
+  #removeRelaySocket(ended: BackendIdentity): void {
+    const { reconnect: path, uid } = ended
+    if (path === null) return
+    for (const service of this.#services.values()) {
+      for (const { identity } of service.links) {
+        if (identity.reconnect === path && identity !== ended) return
+      }
+    }
+    removeRelaySocket(this.#config.runtimeDir, { path, uid })
   }
 
   /** A socket that others may have been let in through since it was made proves nothing about who comes. */

@@ -114,19 +114,23 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
 
   /**
    * Whether as many backends as can run at the same time have offers to answer, and more than one is out: then clients may as
-   * well wait in the kernel for a moment, and be offered together. Who comes alone is offered alone, at once.
+   * well wait in the kernel for a moment, and be offered together. Who comes alone is offered alone, at once. Nobody waits for a
+   * backend that is stuck.
    */
   get busy(): boolean {
-    let ready = 0
-    let expecting = 0
+    const now = this.#os.now()
+    let able = 0
+    let busy = 0
     let offers = 0
     for (const link of this.#links.values()) {
       if (link.eligibility.state !== 'ready') continue
-      ready += 1
-      offers += link.expectedAcks
-      if (link.expectedAcks > 0) expecting += 1
+      if (link.isBusy(now)) {
+        busy += 1
+        offers += link.expectedAcks
+      } else if (link.expectedAcks > 0) continue
+      able += 1
     }
-    return offers > 1 && expecting >= Math.min(ready, this.#os.parallelism)
+    return offers > 1 && busy >= Math.min(able, this.#os.parallelism)
   }
 
   /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */

@@ -2,16 +2,20 @@ import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
 import { OwnedFd, peerAddress, type Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ReloadResult } from '../admin/view.ts'
-import { Channel, MOST_DESCRIPTORS } from '../channel/channel.ts'
+import { Channel } from '../channel/channel.ts'
 import type { FromWorker, HeldClients, ToWorker } from '../channel/messages.ts'
 import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
 import { type ClientConnection, FIRST_INHERITED, InheritedClient } from '../connection.ts'
+import { sharedReserve } from '../listen/descriptor-reserve.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../sockets.ts'
 import { createWorker, type EmployedWorker } from '../worker.ts'
 
 /** How often the master hears what was counted: what a SIGKILL costs at most, in milliseconds. */
 const COUNT_INTERVAL = 1000
+
+/** Clients of one message from a predecessor: well below what a reserve of descriptors has room for. */
+const MOST_CLIENTS = 32
 
 /** A master that does not answer a question for so long is stuck: milliseconds. */
 const ANSWER_PATIENCE = 1000
@@ -186,7 +190,10 @@ export class Employee {
     let over!: () => void
     const end = new Promise<void>((resolve) => (over = resolve))
     this.#predecessors.add(end)
-    const channel = new Channel<HeldClients, never>(socket, this.#poller, {
+    const reserve = sharedReserve()
+    const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
+      // Those that were accepted here may have filled the table.
+      room: () => !reserve.isReachedNow(channel.fd),
       message: ({ clients }, fds) => {
         for (const [index, client] of clients.entries()) {
           const fd = fds[index] as OwnedFd
@@ -225,7 +232,7 @@ export class Employee {
       this.#pass(successor, service, connections)
     await worker.finish(removed, pass, deadline, {
       predecessors: Promise.all(this.#predecessors),
-      settled: () => void this.#endOf(successor),
+      settled: () => this.#endOf(successor),
     })
     await this.#endOf(successor)
     await this.#leave()
@@ -243,8 +250,8 @@ export class Employee {
     connections: readonly ClientConnection[],
   ): boolean {
     if (!successor.open) return false
-    for (let from = 0; from < connections.length; from += MOST_DESCRIPTORS) {
-      const batch = connections.slice(from, from + MOST_DESCRIPTORS)
+    for (let from = 0; from < connections.length; from += MOST_CLIENTS) {
+      const batch = connections.slice(from, from + MOST_CLIENTS)
       const clients = batch.map(({ id, listener, acceptedAt }) => ({
         service,
         listener: listener.name,
@@ -252,11 +259,11 @@ export class Employee {
         id: ulidFromBytes(id),
         acceptedAt: monotonic() - (performance.now() - acceptedAt),
       }))
-      successor.send(
+      // Not duplicates: there may be no room for any.
+      successor.give(
         { type: 'held', clients },
-        batch.map(({ fd }) => fd.fd),
+        batch.map(({ fd }) => fd),
       )
-      for (const { fd } of batch) fd.close()
     }
     return true
   }

@@ -1,7 +1,7 @@
 import type { ListenerStatus } from '../../admin/index.ts'
 import { measureCell, readyCell, stateCell } from '../cells.ts'
 import type { Paint } from '../colours.ts'
-import { printable } from '../printable.ts'
+import { printable } from '../../log/printable.ts'
 import { table, type Cell } from '../table.ts'
 import type { Rates, Snapshot } from './snapshot.ts'
 import { sparkline } from './sparkline.ts'
