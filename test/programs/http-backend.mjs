@@ -12,6 +12,9 @@ const server = http.createServer((request, response) => {
     const end = performance.now() + Number(searchParams.get('ms'))
     while (performance.now() < end);
     response.end(`busy ${process.pid}`)
+  } else if (pathname === '/whole') {
+    // Its answer comes when the client has sent all of its request.
+    request.resume().once('end', () => response.end(`whole ${process.pid}`))
   } else if (pathname === '/exit') {
     process.exit(1)
   } else {

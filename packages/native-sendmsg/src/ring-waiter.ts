@@ -172,7 +172,8 @@ export class RingWaiter implements Waiter {
    * second time. So a chain rings for one who is not armed only when nothing is watched.
    */
   #rung(buffer: Uint8Array, size: number): boolean {
-    const byKernel = buffer.subarray(0, size).includes(KERNEL)
+    let byKernel = false
+    for (let index = 0; index < size; index++) byKernel ||= buffer[index] === KERNEL
     if (byKernel) this.#unchained()
     if (this.#disarmed()) this.#waiting.onEvents(byKernel ? this.#take() : 0)
     return true
@@ -215,7 +216,9 @@ export class RingWaiter implements Waiter {
     this.#ring.look()
     const count = this.#ring.result(this.#result)
     if (count < 0) return this.#fetch()
-    if (count > 0) this.#waiting.events.buffer.set(this.#brought.buffer.subarray(0, count * EPOLL_EVENT_SIZE))
+    const { words } = this.#waiting.events
+    const brought = this.#brought.words
+    for (let word = 0; word < (count * EPOLL_EVENT_SIZE) / 4; word++) words[word] = brought[word] as number
     return count
   }
 

@@ -23,15 +23,14 @@ import { isJsonObject } from './json-members.ts'
 import { sealToken } from './secrecy.ts'
 
 /**
- * Token and ULID of this many entries share one allocation. One for each would cost more than the rest of
- * decoding it, and one for a whole frame would let a single ULID that is kept pin them all.
+ * Tokens and ULIDs share allocations of this many bytes, across frames. One for each would cost more than the rest of decoding it,
+ * and what is kept of one (the ULID of a connection that lives for days) pins no more than this.
  */
-const ENTRIES_PER_ARENA = 64
+const ARENA_BYTES = 512
 
 /** The offers of an OFFER payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeOffers(payload: Buffer): Offer[] {
   const count = readCount('OFFER', payload)
-  const keep = new Keeper(count, TOKEN_LENGTH + ULID_LENGTH)
   const offers: Offer[] = []
   let at = COUNT_SIZE
   let previous = 0
@@ -41,16 +40,16 @@ export function decodeOffers(payload: Buffer): Offer[] {
     if (sequence <= previous) throw malformed('OFFER', 'sequences do not increase')
     previous = sequence
     at += SEQUENCE_SIZE
-    const token = sealToken(keep.copy(payload, at, TOKEN_LENGTH))
+    const token = sealToken(keep(payload, at, TOKEN_LENGTH))
     at += TOKEN_LENGTH
-    const connection = keep.copy(payload, at, ULID_LENGTH)
+    const connection = keep(payload, at, ULID_LENGTH)
     at += ULID_LENGTH
     const deadline = payload.readBigUInt64LE(at)
     const kind = nameOf(OFFER_KINDS, payload.readUInt8(at + 8), 'OFFER', 'kind')
     const listenerSize = payload.readUInt8(at + 9)
     at += 10
     need('OFFER', payload, at, listenerSize + META_LENGTH_SIZE)
-    const listener = readText('OFFER', 'listener', payload, at, listenerSize)
+    const listener = readListener(payload, at, listenerSize)
     at += listenerSize
     const metaSize = payload.readUInt16LE(at)
     at += META_LENGTH_SIZE
@@ -65,13 +64,12 @@ export function decodeOffers(payload: Buffer): Offer[] {
 
 /** The entries of an ACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeAcks(payload: Buffer): Ack[] {
-  const count = readFixedCount('ACK', payload, ACK_SIZE)
-  const keep = new Keeper(count, ULID_LENGTH)
+  checkFixedSize('ACK', payload, ACK_SIZE)
   const acks: Ack[] = []
   for (let at = COUNT_SIZE; at < payload.length; at += ACK_SIZE) {
     acks.push({
       sequence: readSequence('ACK', payload, at, 1),
-      connection: keep.copy(payload, at + SEQUENCE_SIZE, ULID_LENGTH),
+      connection: keep(payload, at + SEQUENCE_SIZE, ULID_LENGTH),
     })
   }
   return acks
@@ -79,14 +77,13 @@ export function decodeAcks(payload: Buffer): Ack[] {
 
 /** The entries of a NACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeNacks(payload: Buffer): Nack[] {
-  const count = readFixedCount('NACK', payload, NACK_SIZE)
-  const keep = new Keeper(count, TOKEN_LENGTH)
+  checkFixedSize('NACK', payload, NACK_SIZE)
   const nacks: Nack[] = []
   for (let at = COUNT_SIZE; at < payload.length; at += NACK_SIZE) {
     nacks.push({
       sequence: readSequence('NACK', payload, at, 0),
       reason: nameOf(NACK_REASONS, payload.readUInt8(at + SEQUENCE_SIZE), 'NACK', 'reason'),
-      token: sealToken(keep.copy(payload, at + SEQUENCE_SIZE + 1, TOKEN_LENGTH)),
+      token: sealToken(keep(payload, at + SEQUENCE_SIZE + 1, TOKEN_LENGTH)),
     })
   }
   return nacks
@@ -94,7 +91,7 @@ export function decodeNacks(payload: Buffer): Nack[] {
 
 /** The sequences of a REVOKE payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeRevokes(payload: Buffer): number[] {
-  readFixedCount('REVOKE', payload, SEQUENCE_SIZE)
+  checkFixedSize('REVOKE', payload, SEQUENCE_SIZE)
   const sequences: number[] = []
   for (let at = COUNT_SIZE; at < payload.length; at += SEQUENCE_SIZE) {
     sequences.push(readSequence('REVOKE', payload, at, 1))
@@ -102,31 +99,19 @@ export function decodeRevokes(payload: Buffer): number[] {
   return sequences
 }
 
-/** Copies small pieces out of a chunk that is about to go, several to an allocation of its own. */
-class Keeper {
-  readonly #entrySize: number
-  #entriesLeft: number
-  #arena = Buffer.alloc(0)
-  #used = 0
+// Not from Buffer's shared pool: tokens would lie among strangers' bytes, and pin the pool.
+let arena = Buffer.allocUnsafeSlow(ARENA_BYTES)
+let used = 0
 
-  constructor(entries: number, entrySize: number) {
-    this.#entriesLeft = entries
-    this.#entrySize = entrySize
+/** Copies a small piece out of a chunk that is about to go. */
+function keep(source: Buffer, at: number, length: number): Buffer {
+  if (used + length > arena.length) {
+    arena = Buffer.allocUnsafeSlow(ARENA_BYTES)
+    used = 0
   }
-
-  copy(source: Buffer, at: number, length: number): Buffer {
-    if (this.#used === this.#arena.length) {
-      const entries = Math.min(this.#entriesLeft, ENTRIES_PER_ARENA)
-      this.#entriesLeft -= entries
-      // Not from Buffer's shared pool: tokens would lie among strangers' bytes, and pin the pool.
-      this.#arena = Buffer.allocUnsafeSlow(entries * this.#entrySize)
-      this.#used = 0
-    }
-    const kept = this.#arena.subarray(this.#used, this.#used + length)
-    source.copy(kept, 0, at, at + length)
-    this.#used += length
-    return kept
-  }
+  source.copy(arena, used, at, at + length)
+  used += length
+  return arena.subarray(used - length, used)
 }
 
 function readCount(frame: string, payload: Buffer): number {
@@ -136,12 +121,10 @@ function readCount(frame: string, payload: Buffer): number {
   return count
 }
 
-function readFixedCount(frame: string, payload: Buffer, entrySize: number): number {
-  const count = readCount(frame, payload)
-  const wanted = COUNT_SIZE + count * entrySize
+function checkFixedSize(frame: string, payload: Buffer, entrySize: number): void {
+  const wanted = COUNT_SIZE + readCount(frame, payload) * entrySize
   if (payload.length !== wanted)
     throw malformed(frame, `payload is ${payload.length} bytes, wanted ${wanted}`)
-  return count
 }
 
 function readSequence(frame: string, payload: Buffer, at: number, least: number): number {
@@ -158,6 +141,20 @@ function readText(frame: string, member: string, payload: Buffer, at: number, le
     throw malformed(frame, `${member} is not UTF-8`)
   }
   return text
+}
+
+let lastName = ''
+let lastBytes: Uint8Array = Buffer.alloc(0)
+
+/** A broker has few listeners, and most offers are of the one that the offer before was of. */
+function readListener(payload: Buffer, at: number, length: number): string {
+  let same = length === lastBytes.length
+  for (let index = 0; same && index < length; index++) same = payload[at + index] === lastBytes[index]
+  if (!same) {
+    lastName = readText('OFFER', 'listener', payload, at, length)
+    lastBytes = Uint8Array.prototype.slice.call(payload, at, at + length)
+  }
+  return lastName
 }
 
 function parseMeta(text: string): Record<string, unknown> {

@@ -25,17 +25,16 @@ import { PAYLOAD_OFFSET, startFrame } from './framing.ts'
 const MAX_LISTENER_BYTES = 255
 const MAX_META_BYTES = 65_535
 const MAX_U64 = 0xffff_ffff_ffff_ffffn
+const NONE = new Uint8Array(0)
 
 // Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry without encoding.
 
 export function encodeOffers(offers: readonly Offer[]): Buffer {
-  const metas = offers.map(metaText)
-  const listenerSizes = offers.map(listenerSize)
-  let size = COUNT_SIZE
-  for (let index = 0; index < offers.length; index++) {
-    size +=
-      OFFER_HEAD_SIZE + (listenerSizes[index] ?? 0) + META_LENGTH_SIZE + Buffer.byteLength(metas[index] ?? '')
-  }
+  const metas = offers.map(metaBytes)
+  const listeners = offers.map(listenerBytes)
+  let size = COUNT_SIZE + offers.length * (OFFER_HEAD_SIZE + META_LENGTH_SIZE)
+  for (const bytes of listeners) size += bytes.length
+  for (const bytes of metas) size += bytes.length
   const out = startBatch('OFFER', FrameType.OFFER, offers.length, size)
   let at = PAYLOAD_OFFSET + COUNT_SIZE
   let previous = 0
@@ -48,12 +47,14 @@ export function encodeOffers(offers: readonly Offer[]): Buffer {
     if (offer.deadline < 0n || offer.deadline > MAX_U64) throw unencodable('OFFER', 'deadline is not a u64')
     at = out.writeBigUInt64LE(offer.deadline, at)
     at = out.writeUInt8(codeOf(OFFER_KINDS, offer.kind, 'OFFER', 'kind'), at)
-    at = out.writeUInt8(listenerSizes[index] ?? 0, at)
-    at += out.write(offer.listener, at)
-    at += META_LENGTH_SIZE
-    const written = out.write(metas[index] ?? '', at)
-    out.writeUInt16LE(written, at - META_LENGTH_SIZE)
-    at += written
+    const listener = listeners[index] ?? NONE
+    at = out.writeUInt8(listener.length, at)
+    out.set(listener, at)
+    at += listener.length
+    const meta = metas[index] ?? NONE
+    at = out.writeUInt16LE(meta.length, at)
+    if (meta.length > 0) out.set(meta, at)
+    at += meta.length
   }
   return out
 }
@@ -100,23 +101,31 @@ function startBatch(frame: string, code: number, count: number, size: number): B
   return out
 }
 
-function metaText({ meta }: Offer): string {
-  if (meta === undefined) return ''
-  let text: string
+function metaBytes({ meta }: Offer): Uint8Array {
+  if (meta === undefined) return NONE
+  let bytes: Uint8Array
   try {
-    text = JSON.stringify(meta)
+    bytes = Buffer.from(JSON.stringify(meta))
   } catch (cause) {
     throw unencodable('OFFER', 'meta has no JSON form', cause)
   }
-  if (Buffer.byteLength(text) > MAX_META_BYTES)
-    throw unencodable('OFFER', `meta is over ${MAX_META_BYTES} bytes`)
-  return text
+  if (bytes.length > MAX_META_BYTES) throw unencodable('OFFER', `meta is over ${MAX_META_BYTES} bytes`)
+  return bytes
 }
 
-function listenerSize({ listener }: Offer): number {
-  const size = Buffer.byteLength(listener)
-  if (size > MAX_LISTENER_BYTES) throw unencodable('OFFER', `listener is over ${MAX_LISTENER_BYTES} bytes`)
-  return size
+let lastListener = ''
+let lastBytes: Uint8Array = NONE
+
+/** A broker has few listeners, and most offers are of the one that the offer before was of. */
+function listenerBytes({ listener }: Offer): Uint8Array {
+  if (listener !== lastListener) {
+    const bytes = Buffer.from(listener)
+    if (bytes.length > MAX_LISTENER_BYTES)
+      throw unencodable('OFFER', `listener is over ${MAX_LISTENER_BYTES} bytes`)
+    lastListener = listener
+    lastBytes = bytes
+  }
+  return lastBytes
 }
 
 function writeSequence(out: Buffer, at: number, frame: string, sequence: number, least: number): number {

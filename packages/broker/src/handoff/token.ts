@@ -6,11 +6,14 @@ export const TOKEN_BYTES = 16
 const BATCH = 256
 
 let batch = Buffer.alloc(0)
+let used = 0
 
 /** A one-time token. Never logged, never shown: it proves that a descriptor and an offer belong together. */
 export function createToken(): Buffer {
-  if (batch.length === 0) batch = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_BYTES * BATCH))
-  const token = batch.subarray(0, TOKEN_BYTES)
-  batch = batch.subarray(TOKEN_BYTES)
-  return token
+  if (used === batch.length) {
+    batch = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_BYTES * BATCH))
+    used = 0
+  }
+  used += TOKEN_BYTES
+  return batch.subarray(used - TOKEN_BYTES, used)
 }
