@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
@@ -156,6 +156,10 @@ void t.test(
     })
     const socketFile = join(temporaryFolder(t), 'file.sock')
     writeFileSync(socketFile, '')
+    const served = join(temporaryFolder(t), 'served.sock')
+    const other = createServer().listen(served)
+    await once(other, 'listening')
+    t.teardown(() => other.close())
     const cases = [
       {
         config: listening(`127.0.0.1:${port}`),
@@ -167,6 +171,11 @@ void t.test(
         says: 'listener "other" on 192.0.2.1:8080: the address belongs to no interface',
       },
       { config: listening(`unix:${socketFile}`), says: `listener "other" on unix:${socketFile}: ` },
+      // It was said to be another broker's runtime folder.
+      {
+        config: listening(`unix:${served}`),
+        says: `listener "other" on unix:${served}: the address is in use by another process (EADDRINUSE)`,
+      },
       {
         config: listening('unix:/nonexistent/web.sock'),
         says: 'listener "other" on unix:/nonexistent/web.sock: ',
@@ -299,4 +308,11 @@ void t.test('a drained broker can be started again at once on the same addresses
   t.equal((await first.program.exited).code, 0)
   const second = await startBroker(t, { config: settings })
   t.equal(second.address(), first.address())
+})
+
+void t.test("a worker keeps little room for what is new, unless Node's options say otherwise", async (t) => {
+  const isSmall = (broker: Broker) =>
+    readFileSync(`/proc/${broker.pid}/cmdline`, 'utf8').split('\0').includes('--max-semi-space-size=4')
+  t.ok(isSmall(await startBroker(t)))
+  t.notOk(isSmall(await startBroker(t, { env: { NODE_OPTIONS: '--max-semi-space-size=32' } })))
 })

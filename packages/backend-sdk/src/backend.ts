@@ -306,7 +306,9 @@ export class Backend extends EventEmitter<BackendEvents> {
         if (this.#state !== 'closed' && !elsewhere) {
           this.#options.logger.warn(
             { socket: this.#options.socket, ...(end.error && { error: end.error }) },
-            'broker connection lost; adopted connections go on, dialling again',
+            this.#state === 'draining'
+              ? 'broker connection lost; adopted connections go on'
+              : 'broker connection lost; adopted connections go on, dialling again',
           )
         }
         if (isOrphaned(process.env)) void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)

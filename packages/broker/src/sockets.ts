@@ -1,4 +1,5 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { constants } from 'node:os'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 import { adminListenError } from './admin/errors.ts'
@@ -85,7 +86,8 @@ export function openInRuntimeDir(path: string, mode: number): OwnedFd {
   try {
     return openUnix(path, mode, CONTROL_BACKLOG)
   } catch (error) {
-    if (error instanceof BrokerError) throw error
+    if (error instanceof NativeError && error.code === 'EADDRINUSE')
+      throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
     throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
   }
 }
@@ -97,7 +99,7 @@ export function openAdmin({ admin: { listen } }: Config): OwnedFd {
     if (listen.kind === 'unix') return openUnix(listen.path, PRIVATE_SOCKET, CONTROL_BACKLOG)
     return listenTcp({ host: listen.host, port: listen.port })
   } catch (error) {
-    throw adminListenError(listen, error instanceof BrokerError ? { code: 'EADDRINUSE' } : error)
+    throw adminListenError(listen, error)
   }
 }
 
@@ -133,10 +135,14 @@ function prepareFolder(path: string, mode: number): void {
   }
 }
 
-/** Binds a Unix socket; one that a dead process left behind is replaced, one that is served is not. */
+/**
+ * Binds a Unix socket; one that a dead process left behind is replaced.
+ *
+ * @throws {NativeError} EADDRINUSE: one that is served is not
+ */
 function openUnix(path: string, mode: number, backlog: number): OwnedFd {
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) {
-    if (isServed(path)) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
+    if (isServed(path)) throw new NativeError('bind', constants.errno.EADDRINUSE, { path })
     unlinkSync(path)
   }
   return listenUnix({ path, mode, backlog })

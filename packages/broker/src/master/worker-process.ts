@@ -70,7 +70,7 @@ export class WorkerProcess {
   static start(number: number, format: LogFormat, poller: Poller, host: WorkerHost): WorkerProcess {
     const [channel, theirs] = socketpair('stream')
     const [stderr, words] = socketpair('stream')
-    const child = spawn(process.execPath, [...process.execArgv, PROGRAM, format], {
+    const child = spawn(process.execPath, [...youngGeneration(), ...process.execArgv, PROGRAM, format], {
       // The channel's place is WORKER_CHANNEL.
       stdio: ['ignore', 'inherit', words.fd, theirs.fd],
       env: environment(),
@@ -210,6 +210,14 @@ export class WorkerProcess {
     if (this.#words.readableEnded || this.#words.destroyed) end()
     else this.#words.once('close', end)
   }
+}
+
+/**
+ * Hardly anything that a worker allocates lives long, and V8 lets the space for it grow to 16 MiB three times over, which stays
+ * resident: more than 10,000 held clients need. Who has set it otherwise, here or in NODE_OPTIONS, is obeyed.
+ */
+function youngGeneration(): string[] {
+  return /semi[-_]space/.test(process.env['NODE_OPTIONS'] ?? '') ? [] : ['--max-semi-space-size=4']
 }
 
 function environment(): NodeJS.ProcessEnv {
