@@ -42,18 +42,25 @@ function gone(pid: number, timeout?: number): Promise<void> {
   return eventually(() => !isAlive(pid), `process ${pid} has ended`, timeout)
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
+/** Two at a time: the kernel may give the same one again as soon as it is free. */
+async function freePorts(): Promise<[number, number]> {
+  const servers = [createServer(), createServer()]
+  const ports: number[] = []
+  for (const server of servers) {
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    ports.push((server.address() as { port: number }).port)
+  }
+  for (const server of servers) {
+    server.close()
+    await once(server, 'close')
+  }
+  return ports as [number, number]
 }
 
 /** Both addresses are the configuration's, so that another broker needs the very same. */
 async function fixedAddresses() {
-  const [web, admin] = [await freePort(), await freePort()]
+  const [web, admin] = await freePorts()
   return {
     listeners: [{ name: 'web', listen: `127.0.0.1:${web}`, protocol: 'http', service: 'web' }],
     admin: { listen: `127.0.0.1:${admin}` },
