@@ -226,11 +226,16 @@ void t.test('the page shows a broker at work, and steers it', { timeout: 60_000 
     )
     t.ok(wanted.length > 10)
     t.same(await tabOrder(tab), wanted)
+    // By the keyboard: whether a browser shows a focus that a script has set depends on what was done before.
+    for (let count = 0; count <= wanted.length; count++) {
+      await tab.press('Tab')
+      if ((await tab.evaluate('document.activeElement.id')) === 'reload') break
+    }
     t.same(
       await tab.evaluate(
-        `(document.querySelector('#reload').focus(), getComputedStyle(document.activeElement).outlineStyle)`,
+        '[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]',
       ),
-      'solid',
+      ['reload', 'solid'],
       'the focus is seen',
     )
     await tab.press('Enter')

@@ -1,5 +1,4 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
-import { constants } from 'node:os'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 import { adminListenError } from './admin/errors.ts'
@@ -86,8 +85,7 @@ export function openInRuntimeDir(path: string, mode: number): OwnedFd {
   try {
     return openUnix(path, mode, CONTROL_BACKLOG)
   } catch (error) {
-    if (error instanceof NativeError && error.code === 'EADDRINUSE')
-      throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
+    if (error instanceof ServedError) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
     throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
   }
 }
@@ -135,14 +133,20 @@ function prepareFolder(path: string, mode: number): void {
   }
 }
 
+/** A process listens there: not just a file that is in the way. */
+class ServedError extends Error {
+  readonly code = 'EADDRINUSE'
+}
+
 /**
  * Binds a Unix socket; one that a dead process left behind is replaced.
  *
- * @throws {NativeError} EADDRINUSE: one that is served is not
+ * @throws {ServedError} one that is served is not
+ * @throws {NativeError} what bind(2) says
  */
 function openUnix(path: string, mode: number, backlog: number): OwnedFd {
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) {
-    if (isServed(path)) throw new NativeError('bind', constants.errno.EADDRINUSE, { path })
+    if (isServed(path)) throw new ServedError(path)
     unlinkSync(path)
   }
   return listenUnix({ path, mode, backlog })
