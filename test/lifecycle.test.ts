@@ -1,4 +1,4 @@
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
@@ -7,6 +7,7 @@ import { type Answer, Client } from './support/client.ts'
 import { startLoad, sum } from './support/load.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program } from './support/process.ts'
+import { freePort } from './support/free-port.ts'
 
 const tcp = { listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }] }
 
@@ -446,14 +447,4 @@ async function refused(port: number): Promise<string | undefined> {
     (reason: unknown) => [reason],
   )) as [NodeJS.ErrnoException | undefined]
   return error?.code
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  await once(server, 'close')
-  if (address === null || typeof address === 'string') throw new Error('no port')
-  return address.port
 }

@@ -1,6 +1,4 @@
 import { readFileSync } from 'node:fs'
-import { createServer } from 'node:net'
-import { once } from 'node:events'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -8,6 +6,7 @@ import { startBackend } from '../support/backend.ts'
 import { batonCommand, Broker, startBroker, type Status } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
+import { freePort } from '../support/free-port.ts'
 import { askAdmin, ledger, logged, masterStatus, onlyWorker, samples } from '../support/operator.ts'
 import { Program, root } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
@@ -42,25 +41,9 @@ function gone(pid: number, timeout?: number): Promise<void> {
   return eventually(() => !isAlive(pid), `process ${pid} has ended`, timeout)
 }
 
-/** Two at a time: the kernel may give the same one again as soon as it is free. */
-async function freePorts(): Promise<[number, number]> {
-  const servers = [createServer(), createServer()]
-  const ports: number[] = []
-  for (const server of servers) {
-    server.listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    ports.push((server.address() as { port: number }).port)
-  }
-  for (const server of servers) {
-    server.close()
-    await once(server, 'close')
-  }
-  return ports as [number, number]
-}
-
 /** Both addresses are the configuration's, so that another broker needs the very same. */
 async function fixedAddresses() {
-  const [web, admin] = await freePorts()
+  const [web, admin] = [await freePort(), await freePort()]
   return {
     listeners: [{ name: 'web', listen: `127.0.0.1:${web}`, protocol: 'http', service: 'web' }],
     admin: { listen: `127.0.0.1:${admin}` },

@@ -1,8 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import http from 'node:http'
 import https from 'node:https'
-import { once } from 'node:events'
-import { type AddressInfo, createServer } from 'node:net'
 import type { Test } from 'tap'
 import { batonCommand } from './broker.ts'
 import { eventually } from './eventually.ts'
@@ -101,16 +99,6 @@ export interface AppRunEnd {
 
 /** As it should be. */
 export const NOTHING_LEFT: AppRunEnd = { code: 0, processes: [], files: [] }
-
-/** A port that nobody listens on; the kernel does not give it away again soon. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0)
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 /** What one request is answered. Certificates are not looked at. */
 export function ask(

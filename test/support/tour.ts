@@ -1,9 +1,8 @@
-import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Test } from 'tap'
+import { freePort } from './free-port.ts'
 import { type Block, blocksOf, read } from './markdown.ts'
 import { Program } from './process.ts'
 
@@ -42,8 +41,9 @@ export class Tour {
   readonly #ports: ReadonlyMap<string, string>
 
   static async begin(t: Test): Promise<Tour> {
-    const free = await freePorts(PORTS.length)
-    return new Tour(t, new Map(PORTS.map((port, index) => [port, free[index] as string])))
+    const ports = new Map<string, string>()
+    for (const port of PORTS) ports.set(port, String(await freePort()))
+    return new Tour(t, ports)
   }
 
   private constructor(t: Test, ports: ReadonlyMap<string, string>) {
@@ -137,15 +137,6 @@ class Terminal {
     this.#blocks += 1
     return `end of block ${this.#blocks}`
   }
-}
-
-async function freePorts(count: number): Promise<string[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'))
-  await Promise.all(servers.map((server) => once(server, 'listening')))
-  const ports = servers.map((server) => String((server.address() as AddressInfo).port))
-  for (const server of servers) server.close()
-  await Promise.all(servers.map((server) => once(server, 'close')))
-  return ports
 }
 
 /** As a shell that npm did not start: what `npm test` puts into the environment would send npm to this repository. */

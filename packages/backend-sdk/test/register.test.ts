@@ -8,6 +8,7 @@ import { socketpair } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { eventually } from '../../../test/support/eventually.ts'
 import { FalseBroker, type Registered } from '../../../test/support/false-broker.ts'
+import { freePort } from '../../../test/support/free-port.ts'
 import { PassedClient } from '../../../test/support/passed-client.ts'
 import { Program, root } from '../../../test/support/process.ts'
 import { FalseMaster, type Answer, opened, silence } from './false-master.ts'
@@ -77,16 +78,6 @@ async function answered(client: PassedClient, body: string): Promise<void> {
     () => client.answer.endsWith(body),
     () => `"${body}"; there came ${JSON.stringify(client.answer)}`,
   )
-}
-
-/** A port that nobody listens on; somebody else could take it meanwhile, but the kernel does not give it away again soon. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 const said = (program: Program, msg: string) => program.messages().filter((message) => message['msg'] === msg)
