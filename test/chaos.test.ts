@@ -3,12 +3,13 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { judge } from './chaos/verdict.mjs'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 const SEED = 1
 
 void t.test(
   'chaos: clients of all kinds while backends are killed, stopped, drained and misbehave',
-  { timeout: 110_000 },
+  { timeout: LIMIT },
   async (t) => {
     const args = ['--seconds', '10', '--seed', String(SEED), '--clients', '150', '--quick']
     const run = new Program(t, process.execPath, [join(root, 'test/chaos/run.mjs'), ...args])
@@ -20,7 +21,7 @@ void t.test(
   },
 )
 
-void t.test('chaos: wrong usage is told apart from a violation', { timeout: 30_000 }, async (t) => {
+void t.test('chaos: wrong usage is told apart from a violation', { timeout: LIMIT }, async (t) => {
   const run = new Program(t, process.execPath, [join(root, 'test/chaos/run.mjs'), '--seconds', 'many'])
   t.match(await run.exited, { code: 2 })
   t.match(run.lines, [/many is not a whole number/, /^usage: npm run chaos/])

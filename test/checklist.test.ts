@@ -8,6 +8,7 @@ import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
 import { Program, root } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // Rows that speak of no single package: the failure is made by a backend's hand, the silence is the client's to observe.
 
@@ -34,7 +35,7 @@ function failures(broker: Broker, reason: string): Promise<number> {
 
 void t.test(
   'row 14: no ACK by the deadline is BackendAckTimeout, and what was not taken goes on',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { broker, peer } = await world(t)
     const client = await ask(t, broker)
@@ -52,7 +53,7 @@ void t.test(
   },
 )
 
-void t.test('row 14: a relay without an ACK by the deadline goes on, too', { timeout: 20_000 }, async (t) => {
+void t.test('row 14: a relay without an ACK by the deadline goes on, too', { timeout: LIMIT }, async (t) => {
   // An endpoint that takes the header and says nothing.
   const broker = await startBroker(t, {
     config: { services: { web: { ackDeadline: ACK_DEADLINE, handoff: 'off' } } },
@@ -72,7 +73,7 @@ void t.test('row 14: a relay without an ACK by the deadline goes on, too', { tim
 
 void t.test(
   'row 15: where policy forbids the handoff no attempt is made, and the reason is ServicePolicyDisabled',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { broker, peer } = await world(t, { handoff: 'off', holdTimeout: '200ms' })
     const client = await ask(t, broker)
@@ -105,7 +106,7 @@ const FAULTS: Record<string, [failure: string, act: (peer: FalseBackend) => void
 
 void t.test(
   'row 17: whatever goes wrong with a handoff, the client hears nothing of it and is served',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const names = Object.keys(FAULTS)
     const broker = await startBroker(t, {
@@ -118,7 +119,7 @@ void t.test(
       env: { BATON_SOCKET: broker.control },
     })
     for (const [name, [failure, act]] of Object.entries(FAULTS)) {
-      await t.test(`${name}: ${failure}`, { timeout: 15_000 }, async (t) => {
+      await t.test(`${name}: ${failure}`, { timeout: LIMIT }, async (t) => {
         const faulty = await FalseBackend.register(t, broker.control, hello(name))
         const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(name) })
         client.request()

@@ -7,6 +7,7 @@ import { startBackend } from './support/backend.ts'
 import { batonCommand, type Broker, startBroker, type Status } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { Program, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // The command as a user types it: what it prints, and the exit code that a script sees.
 
@@ -198,7 +199,7 @@ function asking(t: Test, broker: Broker): string {
   return configured(t, { ...WORKING, admin: { listen: new URL(broker.admin).host } })
 }
 
-void t.test('status and drain ask the running broker', { timeout: 30_000 }, async (t) => {
+void t.test('status and drain ask the running broker', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker)
   t.equal((await fetch(broker.url())).status, 200)

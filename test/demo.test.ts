@@ -6,6 +6,8 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
+import { exists, signal } from './support/signal.ts'
 
 interface Demo {
   program: Program
@@ -36,14 +38,6 @@ async function answeredBy(url: string): Promise<number> {
   return Number(/process (\d+)/.exec(await text(response))?.[1])
 }
 
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch {
-    return false
-  }
-}
-
 /** Somebody else has the port, or this test does: either way it is not free. */
 async function occupy(t: Test, port: number): Promise<void> {
   const server = createServer()
@@ -52,11 +46,11 @@ async function occupy(t: Test, port: number): Promise<void> {
   t.teardown(() => void server.close())
 }
 
-t.setTimeout(60_000)
+t.setTimeout(LIMIT)
 
 void t.test(
   'the demo survives the SIGKILL of a backend, replaces it, and leaves nothing behind',
-  { timeout: 40_000 },
+  { timeout: LIMIT },
   async (t) => {
     await occupy(t, 8080)
     await occupy(t, 9180)
@@ -67,7 +61,7 @@ void t.test(
     t.same(first, new Set(pids), 'the two backends take turns')
 
     const [dead, other] = pids as [number, number]
-    process.kill(dead, 'SIGKILL')
+    signal(dead, 'SIGKILL')
     const answers: number[] = []
     for (let i = 0; i < 100; i++) answers.push(await answeredBy(url))
     t.ok(
@@ -90,7 +84,7 @@ void t.test(
     // Terminals and npm may send it twice.
     program.kill('SIGINT')
     t.same(await program.exited, { code: 0, signal: null })
-    t.same([status.broker.pid, other, replacement].filter(isAlive), [], 'no process is left')
+    t.same([status.broker.pid, other, replacement].filter(exists), [], 'no process is left')
     t.same(readdirSync(temporary), [], 'nor a file')
   },
 )

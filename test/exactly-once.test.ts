@@ -7,6 +7,7 @@ import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { residentBytes } from './support/proc.ts'
 import { Program, root } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // The promise under load: whatever hangs or dies between accept and adoption, no client sees an error that another backend
 // could have hidden. Short forms of `bench/stuck.mjs`, `bench/kill.mjs` and `bench/hold.mjs`.
@@ -38,7 +39,7 @@ interface Round {
 
 void t.test(
   'row 14: one of two backends is stuck: nobody waits longer than its ACK deadline allows, and none fails',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const ackDeadline = 500
     const broker = await startBroker(t, {
@@ -71,7 +72,7 @@ void t.test(
 
 void t.test(
   'row 27: SIGKILL of backends under load: no error for a connection that had no whole ACK',
-  { timeout: 90_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const seed = Math.floor(Math.random() * 2 ** 31)
@@ -90,7 +91,7 @@ void t.test(
 
 void t.test(
   'all backends down: who waited is served in order of arrival, who left is counted',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const env = recording(broker)
@@ -134,7 +135,7 @@ void t.test(
   },
 )
 
-void t.test('a held client costs less than 1 KiB of live memory', { timeout: 60_000 }, async (t) => {
+void t.test('a held client costs less than 1 KiB of live memory', { timeout: LIMIT }, async (t) => {
   const count = 2000
   const broker = await startBroker(t, {
     config: { services: { web: { holdTimeout: '1m' } } },

@@ -11,6 +11,7 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 const readme = readFileSync(join(root, 'examples/README.md'), 'utf8')
 
@@ -94,7 +95,7 @@ function startAll(test: Test): Promise<Broker> {
   return startBroker(test, { config: { ...config, listeners, runtimeDir } })
 }
 
-t.setTimeout(60_000)
+t.setTimeout(LIMIT)
 
 void t.test('examples', async (t) => {
   const broker = await startAll(t)
@@ -108,7 +109,7 @@ void t.test('examples', async (t) => {
   for (const { file, body } of webs) {
     void t.test(
       `${file} answers the client itself and drains without losing a request`,
-      { timeout: 15_000, skip: file === 'backend.py' && !pythonIsHere() && 'python3 is not installed' },
+      { timeout: LIMIT, skip: file === 'backend.py' && !pythonIsHere() && 'python3 is not installed' },
       async (t) => {
         const program = await startExample(t, broker, file)
         const agent = new Agent({ keepAlive: true, maxSockets: 1 })
@@ -131,7 +132,7 @@ void t.test('examples', async (t) => {
 
   void t.test(
     'net-echo.js echoes through a half-close, and a session outlives the start of a drain',
-    { timeout: 15_000 },
+    { timeout: LIMIT },
     async (t) => {
       const program = await startExample(t, broker, 'net-echo.js')
       const client = connect({ port: broker.port('echo'), host: '127.0.0.1', allowHalfOpen: true })
@@ -151,7 +152,7 @@ void t.test('examples', async (t) => {
 
   void t.test(
     'ws-chat.js lets clients hear each other, and sends them away when it drains',
-    { timeout: 15_000 },
+    { timeout: LIMIT },
     async (t) => {
       const program = await startExample(t, broker, 'ws-chat.js')
       const url = `ws://${broker.address('chat')}`
@@ -176,7 +177,7 @@ void t.test('examples', async (t) => {
 
   void t.test(
     'tls.js speaks HTTP/2 and HTTP/1.1 with a certificate of its own',
-    { timeout: 20_000 },
+    { timeout: LIMIT },
     async (t) => {
       const folder = temporaryFolder(t)
       symlinkSync(join(root, 'examples'), join(folder, 'examples'))
@@ -207,7 +208,7 @@ void t.test('examples', async (t) => {
     },
   )
 
-  void t.test('tls.js without a certificate says how it is called', { timeout: 15_000 }, async (t) => {
+  void t.test('tls.js without a certificate says how it is called', { timeout: LIMIT }, async (t) => {
     const program = new Program(t, process.execPath, [join(root, 'examples/dist/tls.js')], {
       env: { BATON_SERVICE: 'tls', BATON_SOCKET: broker.control },
     })

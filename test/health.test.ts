@@ -8,6 +8,7 @@ import { FalseBackend, hello } from './support/false-backend.ts'
 import { openDescriptors } from './support/proc.ts'
 import type { Program } from './support/process.ts'
 import { servedBy, visit } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
 
 // Health checks: what an operator configures, what the backends see of it, and that clients and counts do not.
 
@@ -73,7 +74,7 @@ async function restingDescriptors(pid: number, port?: number): Promise<number> {
 
 void t.test(
   'a backend that fails its checks is not chosen until one succeeds',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await start(t)
     const [app, other] = [await startApp(t, broker), await startApp(t, broker)]
@@ -101,7 +102,7 @@ void t.test(
   },
 )
 
-void t.test('one failure is a hiccup', { timeout: 60_000 }, async (t) => {
+void t.test('one failure is a hiccup', { timeout: LIMIT }, async (t) => {
   const broker = await start(t)
   const app = await startApp(t, broker)
   await broker.backends(1)
@@ -120,7 +121,7 @@ void t.test('one failure is a hiccup', { timeout: 60_000 }, async (t) => {
   t.equal((await changes(broker, 1)).length, 1, 'it was never out of choice')
 })
 
-void t.test('an answer that does not come in time is a failure', { timeout: 60_000 }, async (t) => {
+void t.test('an answer that does not come in time is a failure', { timeout: LIMIT }, async (t) => {
   const broker = await start(t, {}, { timeout: 100 })
   const app = await startApp(t, broker)
   await broker.backends(1)
@@ -133,7 +134,7 @@ void t.test('an answer that does not come in time is a failure', { timeout: 60_0
 
 void t.test(
   'nobody is ready before the first success, and clients wait for it',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await start(t)
     const app = await startApp(t, broker, 'silent')
@@ -159,7 +160,7 @@ void t.test(
 )
 
 for (const handoff of ['auto', 'off']) {
-  void t.test(`handoff ${handoff}: checks are in no count`, { timeout: 60_000 }, async (t) => {
+  void t.test(`handoff ${handoff}: checks are in no count`, { timeout: LIMIT }, async (t) => {
     const broker = await start(t, { handoff }, { interval: 10 })
     const app = await startApp(t, broker)
     await broker.backends(1)
@@ -202,7 +203,7 @@ for (const handoff of ['auto', 'off']) {
 
 void t.test(
   'handoff off: a check that fails takes the backend out of choice',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await start(t, { handoff: 'off' })
     const [app, other] = [await startApp(t, broker), await startApp(t, broker)]
@@ -215,7 +216,7 @@ void t.test(
   },
 )
 
-void t.test('a check is never offered to anybody else', { timeout: 60_000 }, async (t) => {
+void t.test('a check is never offered to anybody else', { timeout: LIMIT }, async (t) => {
   const broker = await start(t, { ackDeadline: 100 })
   const app = await startApp(t, broker)
   await broker.backends(1)
@@ -271,7 +272,7 @@ void t.test('a check is never offered to anybody else', { timeout: 60_000 }, asy
   t.equal((await changes(broker, 2)).length, 2, 'the one that is well was not troubled')
 })
 
-void t.test('a broker that ends does not wait for a check', { timeout: 60_000 }, async (t) => {
+void t.test('a broker that ends does not wait for a check', { timeout: LIMIT }, async (t) => {
   const broker = await start(t)
   const app = await startApp(t, broker, 'silent')
   await app.message('checked')
@@ -279,7 +280,7 @@ void t.test('a broker that ends does not wait for a check', { timeout: 60_000 },
   t.same(await broker.program.exited, { code: 0, signal: null })
 })
 
-void t.test('a tcp service is asked in HTTP all the same', { timeout: 60_000 }, async (t) => {
+void t.test('a tcp service is asked in HTTP all the same', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: {
       listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }],

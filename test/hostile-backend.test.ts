@@ -11,6 +11,8 @@ import { answerOn, FalseBackend, greet, hello } from './support/false-backend.ts
 import { openDescriptors } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { Wire } from './support/wire.ts'
+import { LIMIT } from './support/limits.ts'
+import { signal } from './support/signal.ts'
 
 // A real broker, an honest backend, and beside it one that breaks the rules: whom the clients are given to.
 
@@ -118,14 +120,14 @@ async function startWorld(t: Test): Promise<World> {
   return new World(broker, honest)
 }
 
-void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) => {
+void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => {
   const world = await startWorld(t)
   const { broker, honest } = world
   const admin = Number(new URL(broker.admin).port)
 
   /** Each scene ends as it began: every client accounted for, every descriptor of the broker closed. */
   const scene = (title: string, act: (t: Test) => Promise<void>) =>
-    t.test(title, { timeout: 20_000 }, async (t) => {
+    t.test(title, { timeout: LIMIT }, async (t) => {
       await broker.status()
       const before = openDescriptors(broker.pid, admin)
       await act(t)
@@ -428,9 +430,9 @@ void t.test('a backend that breaks the rules', { timeout: 100_000 }, async (t) =
     )
     const stats = encodeFrame({ type: 'stats', adopted: 0, closed: 0, lag: 0 })
     const bytes = Buffer.concat([encodeFrame(hello('patient')), skipped, stats])
-    process.kill(broker.pid, 'SIGSTOP')
+    signal(broker.pid, 'SIGSTOP')
     const greeting = greet(broker.control, bytes)
-    process.kill(broker.pid, 'SIGCONT')
+    signal(broker.pid, 'SIGCONT')
     const { answer, connection } = await greeting
     t.match(answer, { type: 'refused', code: 'SecretMismatch' })
     await new Wire(t, connection).read().end()

@@ -9,6 +9,7 @@ import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { PassedClient } from './support/passed-client.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program, root } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // A real backend, and in the broker's place a peer that breaks the rules: what the SDK adopts and what it must not touch.
 
@@ -52,7 +53,7 @@ async function direct(program: Program): Promise<void> {
   await (await fetch(`http://127.0.0.1:${Number(port)}/`, { headers: { connection: 'close' } })).text()
 }
 
-void t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
+void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   const broker = new FalseBroker(t)
   const { program, peer } = await startBackend(t, broker, { tokenTtl: TTL })
   const { pid } = program
@@ -60,7 +61,7 @@ void t.test('bad tokens on a real lane', { timeout: 60_000 }, async (t) => {
 
   /** Each case: what goes wrong, with an honest connection behind it, and the backend's descriptors afterwards. */
   const bad = (name: string, attack: (t: Test) => Promise<void>) =>
-    t.test(name, { timeout: 15_000 }, async (t) => {
+    t.test(name, { timeout: LIMIT }, async (t) => {
       await attack(t)
       await honest(t, peer, pid)
       await eventually(
@@ -298,7 +299,7 @@ async function backUp(peer: Registered, program: Program): Promise<void> {
 
 void t.test(
   'row 18: ACK before touch, when the ACK can not reach the kernel',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { program, peer } = await startBackend(t, new FalseBroker(t))
     await backUp(peer, program)
@@ -320,7 +321,7 @@ void t.test(
 
 void t.test(
   'row 27: control ends with the ACK undelivered, and the lane stays open',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const backedUp = async (t: Test, tokenTtl: number) => {
       const { program, peer } = await startBackend(t, new FalseBroker(t), { tokenTtl })
@@ -377,7 +378,7 @@ void t.test(
 
 void t.test(
   'what is not the protocol ends the connection, and the backend dials again',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const header = (length: number, type: number) => {
       const bytes = Buffer.alloc(5)
@@ -489,7 +490,7 @@ void t.test(
   },
 )
 
-void t.test('a type from 0x80 up is skipped, before WELCOME too', { timeout: 10_000 }, async (t) => {
+void t.test('a type from 0x80 up is skipped, before WELCOME too', { timeout: LIMIT }, async (t) => {
   const broker = new FalseBroker(t)
   const program = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },

@@ -9,6 +9,7 @@ import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { canContain, type Container, manifestFiles, manifestsOf, Node, type PodSpec } from './support/pod.ts'
 import { temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // examples/kubernetes: the manifests fit together, and what they start works in containers' namespaces.
 
@@ -116,7 +117,7 @@ void t.test('their configurations pass baton check', async (t) => {
 
 void t.test(
   'a sidecar: every container has processes of its own',
-  { timeout: 60_000, ...onlyContained },
+  { timeout: LIMIT, ...onlyContained },
   async (t) => {
     const { node, url, admin } = await nodeOf(t, 'sidecar.yaml')
     const pod = podOf('sidecar.yaml', 'app')
@@ -155,7 +156,7 @@ void t.test(
 
 void t.test(
   'a DaemonSet: the app is replaced, and what it has adopted outlives the pod of the broker',
-  { timeout: 60_000, ...onlyContained },
+  { timeout: LIMIT, ...onlyContained },
   async (t) => {
     const { node, url, port, admin } = await nodeOf(t, 'daemonset.yaml')
     const pod = podOf('daemonset.yaml', 'baton')

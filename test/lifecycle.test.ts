@@ -8,12 +8,13 @@ import { startLoad, sum } from './support/load.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program } from './support/process.ts'
 import { freePort } from './support/free-port.ts'
+import { LIMIT } from './support/limits.ts'
 
 const tcp = { listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }] }
 
 void t.test(
   'clients wait for a backend, and are served in the order in which they came',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: tcp })
     const clients: Client[] = []
@@ -38,7 +39,7 @@ void t.test(
 
 void t.test(
   'a client that half-closes behind its request waits as well; one that leaves is let go',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const asked = await Client.open(t, { port: broker.port() })
@@ -56,7 +57,7 @@ void t.test(
   },
 )
 
-void t.test('a backend that starts later begins to receive', { timeout: 30_000 }, async (t) => {
+void t.test('a backend that starts later begins to receive', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const early = await startBackend(t, broker)
   t.same(await pidsOf(t, broker, 4), new Set([early.pid]))
@@ -64,7 +65,7 @@ void t.test('a backend that starts later begins to receive', { timeout: 30_000 }
   t.same(await pidsOf(t, broker, 6), new Set([early.pid, late.pid]))
 })
 
-void t.test('drain of one backend by its operator', { timeout: 60_000 }, async (t) => {
+void t.test('drain of one backend by its operator', { timeout: LIMIT }, async (t) => {
   const drains = {
     'by POST .../drain': async (broker: Broker, slot: string) => {
       const answer = await fetch(`${broker.admin}/api/v1/services/web/backends/${slot}/drain`, {
@@ -111,7 +112,7 @@ void t.test('drain of one backend by its operator', { timeout: 60_000 }, async (
   }
 })
 
-void t.test('an app that drains at SIGTERM ends by itself', { timeout: 30_000 }, async (t) => {
+void t.test('an app that drains at SIGTERM ends by itself', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const first = await startBackend(t, broker)
   const inFlight = await Client.open(t, { port: broker.port() })
@@ -135,7 +136,7 @@ void t.test('an app that drains at SIGTERM ends by itself', { timeout: 30_000 },
   t.equal(unaccounted(await broker.status()), 0)
 })
 
-void t.test('no request that crosses a drain is lost', { timeout: 30_000 }, async (t) => {
+void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const drains = {
     'by SIGTERM': (backend: Program) => backend.kill('SIGTERM'),
@@ -171,7 +172,7 @@ void t.test('no request that crosses a drain is lost', { timeout: 30_000 }, asyn
   }
 })
 
-void t.test('the broker at SIGTERM', { timeout: 30_000 }, async (t) => {
+void t.test('the broker at SIGTERM', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { services: { web: { ackDeadline: '100ms' } } } })
   const backend = await startBackend(t, broker)
   const inFlight = await Client.open(t, { port: broker.port() })
@@ -203,7 +204,7 @@ void t.test('the broker at SIGTERM', { timeout: 30_000 }, async (t) => {
 
 void t.test(
   'the broker at SIGKILL: adopted connections do not notice, and the next broker finds the backends',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const backends = [await startBackend(t, broker), await startBackend(t, broker)]
@@ -251,7 +252,7 @@ void t.test(
   },
 )
 
-void t.test('a backend at SIGKILL takes only its own clients with it', { timeout: 60_000 }, async (t) => {
+void t.test('a backend at SIGKILL takes only its own clients with it', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const [doomed, survivor] = [await startBackend(t, broker), await startBackend(t, broker)]
   await broker.backends(2)
@@ -286,7 +287,7 @@ void t.test('a backend at SIGKILL takes only its own clients with it', { timeout
 
 void t.test(
   'a backend that is stopped costs the clients in its queue the ACK deadline, and nothing more',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const ackDeadline = 500
     const broker = await startBroker(t, { config: { services: { web: { ackDeadline } } } })
@@ -320,7 +321,7 @@ void t.test(
   },
 )
 
-void t.test('a backend that is stopped under load loses nobody', { timeout: 60_000 }, async (t) => {
+void t.test('a backend that is stopped under load loses nobody', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { services: { web: { ackDeadline: '100ms' } } } })
   const [stopped, other] = [await startBackend(t, broker), await startBackend(t, broker)]
   await broker.backends(2)
@@ -351,7 +352,7 @@ void t.test('a backend that is stopped under load loses nobody', { timeout: 60_0
 
 void t.test(
   'with both backends stopped clients wait, and the broker ends up as it was',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: { services: { web: { ackDeadline: '100ms' } } } })
     const backends = [await startBackend(t, broker), await startBackend(t, broker)]

@@ -6,6 +6,7 @@ import { startBackend } from './support/backend.ts'
 import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
+import { LIMIT } from './support/limits.ts'
 
 // What an operator sees: /metrics, /healthz and /readyz of a real broker, after real traffic and real failures.
 
@@ -69,11 +70,11 @@ function isHeld(broker: Broker, service: Service, count: number): Promise<unknow
   )
 }
 
-void t.test('counters move as they should, and by nothing else', { timeout: 60_000 }, async (t) => {
+void t.test('counters move as they should, and by nothing else', { timeout: LIMIT }, async (t) => {
   const broker = await start(t)
   /** Runs `act` and compares every counter of ours that moved, whatever its name. */
   const counts = (title: string, wanted: Record<string, number>, act: (t: Test) => Promise<void>) =>
-    t.test(title, { timeout: 15_000 }, async (t) => {
+    t.test(title, { timeout: LIMIT }, async (t) => {
       const before = await samples(broker)
       await act(t)
       await broker.until(
@@ -339,7 +340,7 @@ void t.test('counters move as they should, and by nothing else', { timeout: 60_0
 
 void t.test(
   '/healthz says that the process answers, /readyz that it can serve',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: { drainDeadline: '10s' } })
     const ask = async (path: string) => {

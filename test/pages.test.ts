@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import t from 'tap'
 import { allPages, anchorsOf, filesBelow, read } from './support/markdown.ts'
 import { cleanEnvironment, root } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // What the pages of docs/ say of the sources, held to them.
 
@@ -39,7 +40,7 @@ for (const [page, source, writer] of [
   ['command.md', 'the command', 'write-command-page.mjs'],
   ['configuration.md', 'the schema', 'write-configuration-page.mjs'],
 ] as const) {
-  void t.test(`${page} is what ${source} says`, { timeout: 30_000 }, async (t) => {
+  void t.test(`${page} is what ${source} says`, { timeout: LIMIT }, async (t) => {
     const script = [join(root, 'scripts', writer), '--check']
     const { status, stderr } = spawnSync(process.execPath, script, { env: cleanEnvironment() })
     t.equal(status, 0, stderr.toString())

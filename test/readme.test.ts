@@ -3,6 +3,7 @@ import { dirname, join } from 'node:path'
 import t from 'tap'
 import { root } from './support/process.ts'
 import { Tour, tourOf } from './support/tour.ts'
+import { LIMIT } from './support/limits.ts'
 
 const pages = [
   'README.md',
@@ -12,9 +13,9 @@ const pages = [
   'packages/backend-sdk/README.md',
 ]
 
-t.setTimeout(60_000)
+t.setTimeout(LIMIT)
 
-void t.test('the tour of the README is true', { timeout: 45_000 }, async (t) => {
+void t.test('the tour of the README is true', { timeout: LIMIT }, async (t) => {
   t.same(
     [...new Set(tourOf('README.md').map(({ target }) => target))],
     [

@@ -14,6 +14,7 @@ import { FalseBackend, hello } from './support/false-backend.ts'
 import { reload } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { visit } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
 
 // What the API says of connections, beside what happened to them; what the stream of events tells; and who asked for what.
 
@@ -90,7 +91,7 @@ async function served(client: Client): Promise<Served> {
 
 void t.test(
   'records of clients that were handed over, waited, or were rejected',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const start = () => startBackend(t, broker)
     const listeners = ['web', 'soon', 'full'].map((name) => ({ name, listen: '127.0.0.1:0', service: name }))
@@ -196,7 +197,7 @@ void t.test(
   },
 )
 
-void t.test('a backend that is killed between the offer and its ACK', { timeout: 60_000 }, async (t) => {
+void t.test('a backend that is killed between the offer and its ACK', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: { services: { web: { ackDeadline: '20s', tokenTtl: '40s' } } },
   })
@@ -226,7 +227,7 @@ void t.test('a backend that is killed between the offer and its ACK', { timeout:
   checkTimes(t, record)
 })
 
-void t.test('refused, revoked, and relinquished', { timeout: 60_000 }, async (t) => {
+void t.test('refused, revoked, and relinquished', { timeout: LIMIT }, async (t) => {
   const listeners = ['web', 'lost'].map((name) => ({ name, listen: '127.0.0.1:0', service: name }))
   const broker = await startBroker(t, {
     config: {
@@ -275,7 +276,7 @@ void t.test('refused, revoked, and relinquished', { timeout: 60_000 }, async (t)
   for (const record of [back, lost]) checkTimes(t, record)
 })
 
-void t.test('relays: of a backend with its ACK, to an upstream without', { timeout: 60_000 }, async (t) => {
+void t.test('relays: of a backend with its ACK, to an upstream without', { timeout: LIMIT }, async (t) => {
   const plain = http.createServer((_request, response) => response.end('plain')).listen(0, '127.0.0.1')
   await once(plain, 'listening')
   t.teardown(() => plain.close())
@@ -304,7 +305,7 @@ void t.test('relays: of a backend with its ACK, to an upstream without', { timeo
   t.same(stepsOf(record), ['accepted', `relay_offered ${upstream}`, `relayed ${upstream}`])
 })
 
-void t.test('a small ring forgets, and one that is off records nothing', { timeout: 60_000 }, async (t) => {
+void t.test('a small ring forgets, and one that is off records nothing', { timeout: LIMIT }, async (t) => {
   for (const capacity of [3, 0]) {
     const broker = await startBroker(t, { config: { recorder: capacity } })
     await startBackend(t, broker)
@@ -322,7 +323,7 @@ void t.test('a small ring forgets, and one that is off records nothing', { timeo
 void t.test(
   'a reload: a held client keeps its id and its time, and listeners are sent to the next worker',
   {
-    timeout: 60_000,
+    timeout: LIMIT,
   },
   async (t) => {
     const broker = await startBroker(t)
@@ -360,7 +361,7 @@ void t.test(
 
 void t.test(
   'the stream tells of the load, and of backends that come, drain and go',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const listener = await EventStream.open(t, broker)
@@ -416,84 +417,77 @@ async function logged(broker: Broker, msg: string): Promise<Record<string, unkno
   return broker.program.messages().findLast((each) => each['msg'] === msg) as Record<string, unknown>
 }
 
-void t.test(
-  'every change is on the log and in the stream, with who asked',
-  { timeout: 120_000 },
-  async (t) => {
-    const folder = temporaryFolder(t)
-    writeFileSync(join(folder, 'token'), 'open-sesame\n', { mode: 0o600 })
-    const program = join(root, 'test/programs/http-backend.mjs')
-    const broker = await startBroker(t, {
-      config: {
-        admin: { listen: '127.0.0.1:0', tokenFile: join(folder, 'token') },
-        // Long, so that there is a deploy to be aborted, however slowly the command starts that asks for it.
-        services: { web: { command: [process.execPath, program], minHealthy: '60s' } },
-      },
+void t.test('every change is on the log and in the stream, with who asked', { timeout: LIMIT }, async (t) => {
+  const folder = temporaryFolder(t)
+  writeFileSync(join(folder, 'token'), 'open-sesame\n', { mode: 0o600 })
+  const program = join(root, 'test/programs/http-backend.mjs')
+  const broker = await startBroker(t, {
+    config: {
+      admin: { listen: '127.0.0.1:0', tokenFile: join(folder, 'token') },
+      // Long, so that there is a deploy to be aborted, however slowly the command starts that asks for it.
+      services: { web: { command: [process.execPath, program], minHealthy: '60s' } },
+    },
+  })
+  const authorization = 'Bearer open-sesame'
+  const listener = await EventStream.open(t, broker, { authorization })
+  await eventually(
+    () => JSON.stringify(listener.events).includes('"state":"ready"'),
+    'the managed backend is ready',
+  )
+  const address = /^127\.0\.0\.1:\d+ with a token$/
+
+  const baton = (...args: string[]) =>
+    new Program(t, process.execPath, [batonCommand, ...args, '--config', broker.configFile])
+
+  await t.test('a deploy, and an abort of it', async (t) => {
+    const uid = process.getuid?.()
+    const deploy = baton('deploy', 'web')
+    await deploy.line((line) => line.startsWith('started'), 'the first step')
+    const by = `uid ${uid} (pid ${deploy.pid})`
+    t.match(await logged(broker, 'deploying'), { service: 'web', abort: false, by })
+    t.match(await listener.change(({ kind }) => kind === 'deploy', 'deploy'), {
+      data: { service: 'web', by, text: `${by} deploys service web` },
     })
-    const authorization = 'Bearer open-sesame'
-    const listener = await EventStream.open(t, broker, { authorization })
-    await eventually(
-      () => JSON.stringify(listener.events).includes('"state":"ready"'),
-      'the managed backend is ready',
+    const abort = baton('deploy', 'web', '--abort')
+    await Promise.all([deploy.exited, abort.exited])
+    const aborter = `uid ${uid} (pid ${abort.pid})`
+    t.match(await logged(broker, 'deploy is aborted'), { service: 'web', by: aborter })
+    await listener.change(({ text }) => text === `${aborter} aborts the deploy of service web`, 'abort')
+    await listener.change(
+      ({ text }) => String(text).startsWith('service web could not be deployed: '),
+      'its end',
     )
-    const address = /^127\.0\.0\.1:\d+ with a token$/
+    const refused = baton('deploy', 'wbe')
+    t.equal((await refused.exited).code, 1)
+    t.notOk(listener.changes.some(({ service }) => service === 'wbe'))
+  })
 
-    const baton = (...args: string[]) =>
-      new Program(t, process.execPath, [batonCommand, ...args, '--config', broker.configFile])
+  await t.test('a drain, without the token and with it', async (t) => {
+    const path = `${broker.admin}/api/v1/services/web/drain`
+    t.equal((await fetch(path, { method: 'POST' })).status, 401)
+    t.notOk(broker.program.messages().some(({ msg }) => msg === 'drain asked for'))
+    t.equal((await fetch(path, { method: 'POST', headers: { authorization } })).status, 202)
+    t.match(await logged(broker, 'drain asked for'), { service: 'web', by: address })
+    const { data } = await listener.change(({ kind }) => kind === 'drain', 'drain')
+    t.match(data, { service: 'web', by: address, text: /drains service web$/ })
+    t.notOk(broker.program.lines.some((line) => line.includes('sesame')))
+  })
 
-    await t.test('a deploy, and an abort of it', async (t) => {
-      const uid = process.getuid?.()
-      const deploy = baton('deploy', 'web')
-      await deploy.line((line) => line.startsWith('started'), 'the first step')
-      const by = `uid ${uid} (pid ${deploy.pid})`
-      t.match(await logged(broker, 'deploying'), { service: 'web', abort: false, by })
-      t.match(await listener.change(({ kind }) => kind === 'deploy', 'deploy'), {
-        data: { service: 'web', by, text: `${by} deploys service web` },
-      })
-      const abort = baton('deploy', 'web', '--abort')
-      await Promise.all([deploy.exited, abort.exited])
-      const aborter = `uid ${uid} (pid ${abort.pid})`
-      t.match(await logged(broker, 'deploy is aborted'), { service: 'web', by: aborter })
-      await listener.change(({ text }) => text === `${aborter} aborts the deploy of service web`, 'abort')
-      await listener.change(
-        ({ text }) => String(text).startsWith('service web could not be deployed: '),
-        'its end',
-      )
-      const refused = baton('deploy', 'wbe')
-      t.equal((await refused.exited).code, 1)
-      t.notOk(listener.changes.some(({ service }) => service === 'wbe'))
-    })
+  await t.test('a reload that fails', async (t) => {
+    const right = readFileSync(broker.configFile)
+    writeFileSync(broker.configFile, '{')
+    const post = (): Promise<Response> =>
+      fetch(`${broker.admin}/api/v1/reload`, { method: 'POST', headers: { authorization } })
+    t.equal((await post()).status, 409)
+    t.match(await logged(broker, 'reloading'), { by: address })
+    const { data } = await listener.change(({ text }) => /nothing has changed/.test(String(text)), 'failure')
+    t.match(data, { kind: 'reload', by: address })
+    writeFileSync(broker.configFile, right)
+  })
 
-    await t.test('a drain, without the token and with it', async (t) => {
-      const path = `${broker.admin}/api/v1/services/web/drain`
-      t.equal((await fetch(path, { method: 'POST' })).status, 401)
-      t.notOk(broker.program.messages().some(({ msg }) => msg === 'drain asked for'))
-      t.equal((await fetch(path, { method: 'POST', headers: { authorization } })).status, 202)
-      t.match(await logged(broker, 'drain asked for'), { service: 'web', by: address })
-      const { data } = await listener.change(({ kind }) => kind === 'drain', 'drain')
-      t.match(data, { service: 'web', by: address, text: /drains service web$/ })
-      t.notOk(broker.program.lines.some((line) => line.includes('sesame')))
-    })
-
-    await t.test('a reload that fails', async (t) => {
-      const right = readFileSync(broker.configFile)
-      writeFileSync(broker.configFile, '{')
-      const post = (): Promise<Response> =>
-        fetch(`${broker.admin}/api/v1/reload`, { method: 'POST', headers: { authorization } })
-      t.equal((await post()).status, 409)
-      t.match(await logged(broker, 'reloading'), { by: address })
-      const { data } = await listener.change(
-        ({ text }) => /nothing has changed/.test(String(text)),
-        'failure',
-      )
-      t.match(data, { kind: 'reload', by: address })
-      writeFileSync(broker.configFile, right)
-    })
-
-    await t.test('a stop', async (t) => {
-      const stop = baton('stop')
-      await stop.exited
-      t.match(await logged(broker, 'draining'), { by: `uid ${process.getuid?.()} (pid ${stop.pid})` })
-    })
-  },
-)
+  await t.test('a stop', async (t) => {
+    const stop = baton('stop')
+    await stop.exited
+    t.match(await logged(broker, 'draining'), { by: `uid ${process.getuid?.()} (pid ${stop.pid})` })
+  })
+})

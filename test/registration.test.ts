@@ -7,6 +7,7 @@ import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { answerOn, FalseBackend, hello, refusal } from './support/false-backend.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 // Who may be a backend, and what everybody is told when they may not.
 
@@ -360,7 +361,7 @@ void t.test('a process that was given an id is known by it, its first backend al
 
 void t.test(
   'a process that registers anew under its id takes its own place',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const older = await FalseBackend.register(t, broker.control, hello('web'))

@@ -16,22 +16,24 @@ import {
 } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
+import { signal } from './support/signal.ts'
 
 // While a reload waited for a backend that did not move, the worker before it was killed: its replacement and the reload's own worker
 // both served from then on, with the backends at one of them, and every other client waited in vain.
-void t.test('a worker that is killed during a reload is replaced once', { timeout: 60_000 }, async (t) => {
+void t.test('a worker that is killed during a reload is replaced once', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker)
   await broker.backends(1)
-  process.kill(backend.pid, 'SIGSTOP')
+  signal(backend.pid, 'SIGSTOP')
   const session = await openSession(t, broker)
   session.send('reload\n')
   // A session that asks for the status while the program is replaced would be cut.
   await broker.program.message('program replaced, reload goes on')
   await eventually(async () => (await masterStatus(t, broker)).workers.length === 2, 'a successor is there')
-  process.kill(broker.pid, 'SIGKILL')
+  signal(broker.pid, 'SIGKILL')
   await session.ended
-  process.kill(backend.pid, 'SIGCONT')
+  signal(backend.pid, 'SIGCONT')
   t.match(session.received, /^Success=1\n/)
   await eventually(async () => (await masterStatus(t, broker)).workers.length === 1, 'one worker is left')
   for (let count = 0; count < 8; count++) t.equal((await fetch(broker.url())).status, 200)
@@ -41,7 +43,7 @@ void t.test('a worker that is killed during a reload is replaced once', { timeou
 // A health check that takes its time left a moment after each reload in which no backend was ready.
 void t.test(
   'a backend that was healthy need not prove it anew after a reload',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, {
       config: { services: { web: { healthCheck: { path: '/slow?ms=900', interval: '1s', timeout: '5s' } } } },
@@ -60,7 +62,7 @@ void t.test(
 // To find the runtime folder is all that these commands need, and a broken file is when they are needed.
 void t.test(
   'a broker is stopped although its configuration file is broken by now',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
@@ -75,7 +77,7 @@ void t.test(
 )
 
 // The start used to clear the way for its sockets, and took a file of the user's with it.
-void t.test('a file in the place of a socket is left alone', { timeout: 30_000 }, async (t) => {
+void t.test('a file in the place of a socket is left alone', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const run = join(folder, 'run')
   mkdirSync(run, { mode: 0o700 })
@@ -104,7 +106,7 @@ void t.test('a file in the place of a socket is left alone', { timeout: 30_000 }
 // reset, with a backend ready beside it.
 void t.test(
   'a client that comes back to a worker whose successor is dead is served',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, {
       config: { services: { web: { balance: 'round-robin', ackDeadline: '8s', tokenTtl: '30s' } } },
@@ -112,7 +114,7 @@ void t.test(
     const backends = [await startBackend(t, broker), await startBackend(t, broker)]
     await broker.backends(2)
     const [stuck, other] = backends
-    process.kill(stuck?.pid ?? 0, 'SIGSTOP')
+    signal(stuck?.pid, 'SIGSTOP')
     const clients = [
       await Client.open(t, { port: broker.port() }),
       await Client.open(t, { port: broker.port() }),
@@ -127,17 +129,17 @@ void t.test(
     await session.ended
     t.match(session.received, /^Success=1\n/)
     const { workers } = await masterStatus(t, broker)
-    process.kill(workers.find(({ role }) => role === 'serving')?.pid ?? 0, 'SIGKILL')
+    signal(workers.find(({ role }) => role === 'serving')?.pid, 'SIGKILL')
     for (const client of clients) {
       t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(other?.pid) } })
     }
-    process.kill(stuck?.pid ?? 0, 'SIGCONT')
+    signal(stuck?.pid, 'SIGCONT')
   },
 )
 
 // Each line that was answered at once was obeyed from within the answer to the one before it: a few thousand of them in one write were
 // deeper than the stack.
-void t.test('many lines in one write do not end the master', { timeout: 30_000 }, async (t) => {
+void t.test('many lines in one write do not end the master', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const session = await openSession(t, broker)
   session.send(`prompt\n${'x\n'.repeat(2000)}quit\n`)
@@ -150,14 +152,14 @@ void t.test('many lines in one write do not end the master', { timeout: 30_000 }
 // died: under another id and another slot, with all of their connections as its load.
 void t.test(
   'backends that have moved to a worker which dies are back under their names, once',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const [moving, stuck] = [await startBackend(t, broker), await startBackend(t, broker)]
     const known = namesOf(await broker.backends(2))
     const kept = await visit(t, broker)
     await kept.answer()
-    process.kill(stuck.pid, 'SIGSTOP')
+    signal(stuck.pid, 'SIGSTOP')
     const session = await openSession(t, broker)
     session.send('reload\n')
     const registrations = ({ pid }: Program) =>
@@ -165,9 +167,9 @@ void t.test(
         .length
     await eventually(() => registrations(moving) === 2, 'one has moved')
     const successor = (await masterStatus(t, broker)).workers.find(({ role }) => role === 'starting')
-    process.kill(successor?.pid ?? 0, 'SIGKILL')
+    signal(successor?.pid, 'SIGKILL')
     await session.ended
-    process.kill(stuck.pid, 'SIGCONT')
+    signal(stuck.pid, 'SIGCONT')
     t.match(session.received, /^Success=0\n/)
     await eventually(() => registrations(moving) === 3 && registrations(stuck) === 2, 'both are back')
 
@@ -192,7 +194,7 @@ const losses: Record<
   'that dies': {
     change: { services: { web: { ...STREAMS, instances: 1 } } },
     lose: async (t, broker) => {
-      process.kill(await onlyWorker(t, broker), 'SIGKILL')
+      signal(await onlyWorker(t, broker), 'SIGKILL')
       await logs(broker, 'accepting connections', 3)
       await broker.backends(1)
     },
@@ -214,7 +216,7 @@ const losses: Record<
 for (const [which, { change, lose }] of Object.entries(losses)) {
   void t.test(
     `a managed backend drains to its end under a worker ${which}`,
-    { timeout: 60_000 },
+    { timeout: LIMIT },
     async (t) => {
       const broker = await startBroker(t, { config: { services: { web: { ...STREAMS, instances: 2 } } } })
       await broker.backends(2)
@@ -266,7 +268,7 @@ async function servedAfterReload(t: Test, broker: Broker, waiting: readonly Clie
 // the poller to tell of room, and the worker had closed its poller: it stayed for ever, and they with it.
 void t.test(
   'a reload takes along more clients than the kernel has room for',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const waiting = await visitors(t, broker, 4000)
@@ -278,7 +280,7 @@ void t.test(
 // A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with everybody
 // who waited there. And the successor had filled its own table from the kernel's queue by then, so that descriptors were lost on
 // the way.
-void t.test('a reload loses nobody when descriptors are short', { timeout: 60_000 }, async (t) => {
+void t.test('a reload loses nobody when descriptors are short', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { descriptors: 640 })
   const waiting = await visitors(t, broker, 700)
   await broker.program.message('cannot accept; clients wait in the kernel')

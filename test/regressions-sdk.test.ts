@@ -15,11 +15,12 @@ import { PassedClient } from './support/passed-client.ts'
 import { openSockets } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
 
 // What once went wrong in a backend, each under the story of how it was found out.
 
 function story(title: string, act: (t: Test) => Promise<void>): void {
-  void t.test(title, { timeout: 30_000 }, act)
+  void t.test(title, { timeout: LIMIT }, act)
 }
 
 /** `test/programs/told-backend.mjs`, not yet registered. */

@@ -12,6 +12,7 @@ import { FalseBackend, greet, hello } from './support/false-backend.ts'
 import { residentBytes } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
 
 // What once went wrong in a broker, each under the story of how it was found out.
 
@@ -23,7 +24,7 @@ const MIB = 1024 * 1024
 const FEW_DESCRIPTORS = 128
 
 function story(title: string, act: (t: Test) => Promise<void>, skip: string | false = false): void {
-  void t.test(title, { timeout: 30_000, skip }, act)
+  void t.test(title, { timeout: LIMIT, skip }, act)
 }
 
 /** Descriptors that RLIMIT_NOFILE counts: one that was inherited may lie above it. */

@@ -15,6 +15,7 @@ import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
 
 const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
 const NOBODY = 65_534
@@ -68,7 +69,7 @@ async function outcomes(broker: Broker, relays: number) {
 
 void t.test(
   'handoff off: clients are served by silent reconnect and cannot tell',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: relayed })
     const backends = [await startBackend(t, broker), await startBackend(t, broker)]
@@ -133,7 +134,7 @@ void t.test(
 
 void t.test(
   '100 MiB each way through a relay, equal checksums, bounded memory',
-  { timeout: 90_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: relayed })
     await startBackend(t, broker, 'stream-backend.mjs')
@@ -173,7 +174,7 @@ void t.test(
   },
 )
 
-void t.test('half-close travels through a relay in both directions', { timeout: 30_000 }, async (t) => {
+void t.test('half-close travels through a relay in both directions', { timeout: LIMIT }, async (t) => {
   const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }]
 
   // The side that answers: it ends first in one half, last in the other. A plain upstream, so that both ends are seen.
@@ -225,7 +226,7 @@ void t.test('half-close travels through a relay in both directions', { timeout: 
 
 void t.test(
   'upstreams: the next one is tried, weights hold, and clients wait while all refuse',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const hits: number[] = [0, 0]
     const servers = [0, 1].map((index) =>
@@ -278,7 +279,7 @@ void t.test(
 
 void t.test(
   'a hostile peer at the reconnect endpoint is dropped before a byte reaches the app',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: relayed })
     const backend = await startBackend(t, broker)
@@ -342,7 +343,7 @@ void t.test(
 
 void t.test(
   'a socket of another user is sent nothing for a backend that names it',
-  { timeout: 30_000, skip: onlyAsRoot },
+  { timeout: LIMIT, skip: onlyAsRoot },
   async (t) => {
     const folder = temporaryFolder(t)
     chownSync(folder, NOBODY, NOBODY)
@@ -402,7 +403,7 @@ void t.test(
   },
 )
 
-void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: 30_000 }, async (t) => {
+void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { services: { web: { ackDeadline: 3000 } } } })
   const endpoint = join(broker.folder, 'relay.sock')
   // Takes relays and nothing else: what comes on its lane stays there until the lane is full.
@@ -461,7 +462,7 @@ void t.test('a lane that stays full: who finds no room on it is relayed', { time
 
 void t.test(
   'over a relay into a TLS server the client’s address is on the TLSSocket',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, {
       config: {
@@ -509,7 +510,7 @@ void t.test(
 
 void t.test(
   'a relay whose backend dies before its ACK costs the client nothing',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: relayed })
     const first = await startBackend(t, broker)
@@ -534,7 +535,7 @@ void t.test(
 
 void t.test(
   'broker SIGTERM: a relay is finished, for as long as drainDeadline allows',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: { ...relayed, drainDeadline: '10s' } })
     const backend = await startBackend(t, broker)

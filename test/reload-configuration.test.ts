@@ -12,10 +12,12 @@ import { openDescriptors } from './support/proc.ts'
 import { Program } from './support/process.ts'
 import { Sabotaged } from './support/sabotage.ts'
 import { servedBy, visit } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
+import { signal } from './support/signal.ts'
 
 // What a reload takes over, and what it refuses; a refusal changes nothing.
 
-void t.test('what cannot be taken over changes nothing', { timeout: 100_000 }, async (t) => {
+void t.test('what cannot be taken over changes nothing', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t)
   const { broker } = scene
   const backend = await startBackend(t, broker)
@@ -92,7 +94,7 @@ void t.test('what cannot be taken over changes nothing', { timeout: 100_000 }, a
   )
 })
 
-void t.test('listeners and services come, change and go', { timeout: 100_000 }, async (t) => {
+void t.test('listeners and services come, change and go', { timeout: LIMIT }, async (t) => {
   const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
   const broker = await startBroker(t)
   const { control, program } = broker
@@ -139,10 +141,10 @@ void t.test('listeners and services come, change and go', { timeout: 100_000 }, 
     await accept(t, { listeners: [web, { ...web, name: 'doomed' }] })
     const doomed = await portOf('doomed')
     const worker = await onlyWorker(t, broker)
-    process.kill(worker, 'SIGSTOP')
+    signal(worker, 'SIGSTOP')
     t.teardown(() => {
       try {
-        process.kill(worker, 'SIGCONT')
+        signal(worker, 'SIGCONT')
       } catch {
         // It has ended.
       }
@@ -153,7 +155,7 @@ void t.test('listeners and services come, change and go', { timeout: 100_000 }, 
     for (const client of waiting) client.request()
     await accept(t, { listeners: [web] })
     t.ok(waiting.every(({ open, received }) => open && received === ''))
-    process.kill(worker, 'SIGCONT')
+    signal(worker, 'SIGCONT')
     for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
     t.not(await onlyWorker(t, broker), worker)
     t.equal(await refused(t, doomed), 'ECONNREFUSED')

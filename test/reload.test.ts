@@ -24,6 +24,7 @@ import {
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
 import { Sabotaged } from './support/sabotage.ts'
 import { servedBy } from './support/visit.ts'
+import { LIMIT } from './support/limits.ts'
 
 // Who asks for a reload hears how it went; and what goes wrong with one changes nothing.
 
@@ -52,7 +53,7 @@ function holds(pid: number, inode: string): boolean {
   })
 }
 
-void t.test('a session asks for a reload', { timeout: 60_000 }, async (t) => {
+void t.test('a session asks for a reload', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t)
   const { broker } = scene
   const { pid } = broker.program
@@ -142,7 +143,7 @@ void t.test('a session asks for a reload', { timeout: 60_000 }, async (t) => {
   })
 })
 
-void t.test('row 38: a session that leaves does not stop its reload', { timeout: 60_000 }, async (t) => {
+void t.test('row 38: a session that leaves does not stop its reload', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t)
   const { broker } = scene
   const backend = await startBackend(t, broker)
@@ -173,7 +174,7 @@ void t.test('row 38: a session that leaves does not stop its reload', { timeout:
   t.equal((await reload(t, broker)).success, true, 'the next one crosses as ever')
 })
 
-void t.test('a signal, the command and the API reload as well', { timeout: 60_000 }, async (t) => {
+void t.test('a signal, the command and the API reload as well', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker)
   await t.test('SIGHUP', async (t) => {
@@ -204,7 +205,7 @@ void t.test('a signal, the command and the API reload as well', { timeout: 60_00
 
 void t.test(
   'a SIGHUP that comes while the program is replaced does not end the broker',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const scene = await Sabotaged.start(t)
     const { broker } = scene
@@ -222,7 +223,7 @@ void t.test(
   },
 )
 
-void t.test('row 36: a reader may look, and nothing else', { timeout: 60_000, ...onlyAsRoot }, async (t) => {
+void t.test('row 36: a reader may look, and nothing else', { timeout: LIMIT, ...onlyAsRoot }, async (t) => {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
   const broker = await startBroker(t, {
@@ -241,7 +242,7 @@ void t.test('row 36: a reader may look, and nothing else', { timeout: 60_000, ..
 
 void t.test(
   'row 39: a start that cannot open what it needs says so and ends with 1',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const start = async (t: Test, listeners: object[], limit?: number): Promise<string> => {
       const folder = temporaryFolder(t)

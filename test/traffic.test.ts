@@ -16,6 +16,8 @@ import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { bytesRead, holdsServerEnd, peakResidentBytes } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
+import { LIMIT } from './support/limits.ts'
+import { signal } from './support/signal.ts'
 
 const MIB = 1024 * 1024
 const GIB = 1024 * MIB
@@ -40,7 +42,7 @@ async function relayedBytes(broker: Broker): Promise<number> {
 
 void t.test(
   "each request is answered by a backend, on the client's own connection",
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const pids = [(await startBackend(t, broker)).pid, (await startBackend(t, broker)).pid]
@@ -141,7 +143,7 @@ void t.test(
   },
 )
 
-void t.test('a GiB goes each way beside the broker, and comes whole', { timeout: 90_000 }, async (t) => {
+void t.test('a GiB goes each way beside the broker, and comes whole', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker, 'stream-backend.mjs')
   // One connection for all of it.
@@ -172,8 +174,8 @@ void t.test('a GiB goes each way beside the broker, and comes whole', { timeout:
   })
 
   await t.test('download, while the broker is stopped', async (t) => {
-    process.kill(broker.pid, 'SIGSTOP')
-    t.teardown(() => process.kill(broker.pid, 'SIGCONT'))
+    signal(broker.pid, 'SIGSTOP')
+    t.teardown(() => signal(broker.pid, 'SIGCONT'))
     const download = get({ ...options, path: `/download?mebibytes=${GIB / MIB}` })
     const [answer] = (await once(download, 'response')) as [IncomingMessage]
     const digest = createHash('sha256')
@@ -191,7 +193,7 @@ void t.test('a GiB goes each way beside the broker, and comes whole', { timeout:
   t.ok(peakResidentBytes(backend.pid) < 512 * MIB, 'the backend has streamed')
 })
 
-void t.test('server-sent events come one by one while the answer is open', { timeout: 20_000 }, async (t) => {
+void t.test('server-sent events come one by one while the answer is open', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker, 'stream-backend.mjs')
   const events = get(broker.url('/events'), { agent: false })
@@ -210,7 +212,7 @@ void t.test('server-sent events come one by one while the answer is open', { tim
   await backend.message('events closed')
 })
 
-void t.test('WebSocket: echo both ways, and close codes of either side', { timeout: 20_000 }, async (t) => {
+void t.test('WebSocket: echo both ways, and close codes of either side', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker, 'stream-backend.mjs')
   const open = async () => {
@@ -250,7 +252,7 @@ void t.test('WebSocket: echo both ways, and close codes of either side', { timeo
   t.equal(reason.toString(), 'asked to')
 })
 
-void t.test('HTTP/2 over TLS that ends in the backend', { timeout: 20_000 }, async (t) => {
+void t.test('HTTP/2 over TLS that ends in the backend', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const [KEY, CERTIFICATE] = [join(folder, 'key.pem'), join(folder, 'certificate.pem')]
   const key = 'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'
@@ -296,7 +298,7 @@ void t.test('HTTP/2 over TLS that ends in the backend', { timeout: 20_000 }, asy
   t.same(served, new Set(pids))
 })
 
-void t.test('a raw TCP session in which the server speaks first', { timeout: 20_000 }, async (t) => {
+void t.test('a raw TCP session in which the server speaks first', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, listening('tcp'))
   const { pid } = await startBackend(t, broker, 'tcp-backend.mjs')
   const client = await Client.open(t, { port: broker.port() })
@@ -315,7 +317,7 @@ void t.test('a raw TCP session in which the server speaks first', { timeout: 20_
   t.equal(await client.ended, 'end')
 })
 
-void t.test('a client that sends its request and half-closes is answered', { timeout: 20_000 }, async (t) => {
+void t.test('a client that sends its request and half-closes is answered', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, listening('tcp'))
   const client = await Client.open(t, { port: broker.port() })
   client.socket.end('early\n')
@@ -332,7 +334,7 @@ const hasIpv6 = Object.values(networkInterfaces()).some((all) =>
 
 void t.test(
   'an IPv6 listener',
-  { timeout: 20_000, ...(!hasIpv6 && { skip: 'no ::1 on this machine' }) },
+  { timeout: LIMIT, ...(!hasIpv6 && { skip: 'no ::1 on this machine' }) },
   async (t) => {
     const broker = await startBroker(t, listening('http', '[::1]:0'))
     const { pid } = await startBackend(t, broker)
@@ -341,7 +343,7 @@ void t.test(
   },
 )
 
-void t.test('a Unix socket listener', { timeout: 20_000 }, async (t) => {
+void t.test('a Unix socket listener', { timeout: LIMIT }, async (t) => {
   const path = join(temporaryFolder(t), 'web.sock')
   const broker = await startBroker(t, listening('http', `unix:${path}`))
   t.equal(broker.address(), `unix:${path}`)

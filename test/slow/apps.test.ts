@@ -7,11 +7,13 @@ import { join } from 'node:path'
 import { io } from 'socket.io-client'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { AppRun, ask, Clients, exists, NOTHING_LEFT } from '../support/app-run.ts'
+import { AppRun, ask, Clients, NOTHING_LEFT } from '../support/app-run.ts'
 import { freePort } from '../support/free-port.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { root, temporaryFolder } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
+import { exists, signalGroup } from '../support/signal.ts'
 
 // `baton run`: apps that know nothing of Baton, as their frameworks' own pages write them (`test/apps`).
 
@@ -86,10 +88,10 @@ const samples: [what: string, file: string][] = [
   ['NestJS', 'nest.mjs'],
 ]
 for (const [index, [what, name]] of samples.entries()) {
-  void t.test(what, { timeout: 60_000 }, (t) => serves(t, { name }, index % 2 === 0 ? 'SIGTERM' : 'SIGINT'))
+  void t.test(what, { timeout: LIMIT }, (t) => serves(t, { name }, index % 2 === 0 ? 'SIGTERM' : 'SIGINT'))
 }
 
-void t.test('https', { timeout: 60_000 }, async (t) => {
+void t.test('https', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const [KEY_FILE, CERT_FILE] = [join(folder, 'key.pem'), join(folder, 'cert.pem')]
   const made = '-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost'
@@ -141,7 +143,7 @@ async function talks(t: Test, name: string, open: (t: Test, port: number) => Pro
   t.same(await run.end('SIGTERM'), NOTHING_LEFT)
 }
 
-void t.test('ws', { timeout: 60_000 }, (t) =>
+void t.test('ws', { timeout: LIMIT }, (t) =>
   talks(t, 'ws.mjs', async (t, port) => {
     const socket = new WebSocket(`ws://127.0.0.1:${port}`)
     t.teardown(() => socket.terminate())
@@ -157,7 +159,7 @@ void t.test('ws', { timeout: 60_000 }, (t) =>
   }),
 )
 
-void t.test('socket.io', { timeout: 60_000 }, (t) =>
+void t.test('socket.io', { timeout: LIMIT }, (t) =>
   talks(t, 'socket-io.mjs', async (t, port) => {
     const socket = io(`http://127.0.0.1:${port}`, {
       transports: ['websocket'],
@@ -192,7 +194,7 @@ void t.test('Ctrl-C reaches everybody in the terminal; what is in flight finishe
   client.send('POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\n\r\n1')
   await run.program.line((line) => line.endsWith('asked'), 'the request')
   const processes = run.processes()
-  process.kill(-run.program.pid, 'SIGINT')
+  signalGroup(run.program.pid, 'SIGINT')
   await run.program.line((line) => line.startsWith('draining '), 'that it drains')
   client.send('2')
   t.match(await client.answer(), { status: 200, body: 'all of it' })
@@ -219,7 +221,7 @@ void t.test('an app below a shell that ends without a word to it, as npm does', 
   await eventually(() => !processes.some(exists), 'the apps have ended, too')
 })
 
-void t.test('--watch deploys what has changed, and nobody notices', { timeout: 60_000 }, async (t) => {
+void t.test('--watch deploys what has changed, and nobody notices', { timeout: LIMIT }, async (t) => {
   const port = await freePort()
   const folder = temporaryFolder(t)
   const write = (answer: string) =>
@@ -246,7 +248,7 @@ void t.test('--watch deploys what has changed, and nobody notices', { timeout: 6
   t.same(await run.end('SIGINT'), NOTHING_LEFT)
 })
 
-void t.test('an app with two ports, one of them on two addresses', { timeout: 60_000 }, async (t) => {
+void t.test('an app with two ports, one of them on two addresses', { timeout: LIMIT }, async (t) => {
   const [port, other] = [await freePort(), await freePort()]
   const command = script(
     t,

@@ -7,6 +7,7 @@ import { interleaved } from '../../bench/rounds.mjs'
 import { interval95, median, pairedRatios, quantile, summary } from '../../bench/statistics.mjs'
 import { eventually } from '../support/eventually.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // What `npm run bench` makes of its samples, and one small run of it.
 
@@ -127,7 +128,7 @@ const SMALL_RUN = '--quick --only connections --peer Baton --peer cluster --conn
 
 void t.test(
   'one small run measures Baton beside cluster, and leaves nothing behind',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const raw = join(temporaryFolder(t), 'raw.json')
     const before = readFileSync(join(root, 'docs/performance.md'), 'utf8')
@@ -153,7 +154,7 @@ void t.test(
   },
 )
 
-void t.test('a run that is interrupted leaves nothing behind either', { timeout: 60_000 }, async (t) => {
+void t.test('a run that is interrupted leaves nothing behind either', { timeout: LIMIT }, async (t) => {
   const temporary = temporaryFolder(t)
   const args = [join(root, 'bench/run.mjs'), ...SMALL_RUN, '--rounds', '1000']
   const run = new Program(t, process.execPath, args, { env: { TMPDIR: temporary } })

@@ -6,6 +6,7 @@ import { eventually } from '../support/eventually.ts'
 import { read } from '../support/markdown.ts'
 import { root } from '../support/process.ts'
 import { Tour, TOURS } from '../support/tour.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // The guides, followed to the letter. What the packages' installation would bring is this repository's `node_modules`.
 
@@ -86,11 +87,11 @@ const guides: readonly Guide[] = [
   },
 ]
 
-t.setTimeout(240_000)
+t.setTimeout(LIMIT * LIMIT)
 
 for (const { page, files = {}, needs, seen } of guides) {
   const skip = needs !== undefined && !isHere(needs) && `${needs} is not installed`
-  void t.test(page, { timeout: 60_000, skip }, async (t) => {
+  void t.test(page, { timeout: LIMIT, skip }, async (t) => {
     const tour = await Tour.begin(t)
     symlinkSync(join(root, 'node_modules'), join(tour.folder, 'node_modules'))
     tour.write('package.json', '{ "type": "module" }\n')

@@ -7,6 +7,8 @@ import { Client } from '../support/client.ts'
 import { startLoad, sum } from '../support/load.ts'
 import { openDescriptors, residentBytes } from '../support/proc.ts'
 import { type Program, root } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
+import { signal } from '../support/signal.ts'
 
 const MIB = 1024 * 1024
 
@@ -18,7 +20,7 @@ const MOST_LIVE_GROWTH = 2 * MIB
 /** Of everything, with native memory and what V8 does not care to collect yet (up to 36 MiB between two looks). */
 const MOST_RESIDENT_GROWTH = 96 * MIB
 
-void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: 110_000 }, async (t) => {
+void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT }, async (t) => {
   const env = { NODE_OPTIONS: `--import=${pathToFileURL(join(root, 'test/programs/live-memory.mjs')).href}` }
   const broker = await startBroker(t, {
     // A busy machine must not make an ACK late: that would be another policy's business.
@@ -100,22 +102,18 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: 110_000 
   }
 })
 
-void t.test(
-  'weights: three times the weight, three times the connections',
-  { timeout: 30_000 },
-  async (t) => {
-    const broker = await startBroker(t, { config: { services: { web: { balance: 'round-robin' } } } })
-    const heavy = await startBackend(t, broker, 'http-backend.mjs', { env: { WEIGHT: '3' } })
-    const light = await startBackend(t, broker)
-    const { answers, failures } = await startLoad(t, broker, { total: 2000, concurrency: 16 })
-    t.same(failures, {})
-    t.same(answers, { [heavy.pid]: 1500, [light.pid]: 500 })
-  },
-)
+void t.test('weights: three times the weight, three times the connections', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t, { config: { services: { web: { balance: 'round-robin' } } } })
+  const heavy = await startBackend(t, broker, 'http-backend.mjs', { env: { WEIGHT: '3' } })
+  const light = await startBackend(t, broker)
+  const { answers, failures } = await startLoad(t, broker, { total: 2000, concurrency: 16 })
+  t.same(failures, {})
+  t.same(answers, { [heavy.pid]: 1500, [light.pid]: 500 })
+})
 
 void t.test(
   'least-connections: who is busy gets none until the others are as busy',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: { services: { web: { balance: 'least-connections' } } } })
     const busy = await startBackend(t, broker)
@@ -133,7 +131,7 @@ void t.test(
 
 void t.test(
   'p2c: of three, the most loaded one loses to whichever it meets',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t, { config: { services: { web: { balance: 'p2c' } } } })
     await startBackend(t, broker)
@@ -146,7 +144,7 @@ void t.test(
   },
 )
 
-void t.test('source-hash: an address stays with its backend', { timeout: 30_000 }, async (t) => {
+void t.test('source-hash: an address stays with its backend', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { services: { web: { balance: 'source-hash' } } } })
   const pids = [(await startBackend(t, broker)).pid, (await startBackend(t, broker)).pid]
   await broker.backends(2)
@@ -182,7 +180,7 @@ function atRest(broker: Broker): Promise<Status> {
 /** What a process with `live-memory.mjs` keeps when its garbage is collected. */
 async function liveBytes(program: Program, pid: number): Promise<number> {
   const looks = program.messages().filter(({ msg }) => String(msg).startsWith('live memory ')).length
-  process.kill(pid, 'SIGUSR2')
+  signal(pid, 'SIGUSR2')
   return Number((await program.message(`live memory ${looks + 1}`))['bytes'])
 }
 

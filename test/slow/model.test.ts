@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { root } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
 
 /** One line of `check.mjs --json`. */
 interface Result {
@@ -49,7 +50,7 @@ void t.test('the model checker is here where it has to be', (test) => {
   test.end()
 })
 
-void t.test('the model of the handoff', { skip: missing, timeout: 280_000 }, async (test) => {
+void t.test('the model of the handoff', { skip: missing, timeout: 3 * LIMIT }, async (test) => {
   const results = await check()
   test.ok(results.length > 0)
   for (const { name, expected, verdict, states, steps } of results) {

@@ -7,13 +7,14 @@ import { AppRun, ask, Clients, NOTHING_LEFT } from '../support/app-run.ts'
 import { freePort } from '../support/free-port.ts'
 import { eventually } from '../support/eventually.ts'
 import { cleanEnvironment, root, temporaryFolder } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // Next.js's custom server under `baton run`. Apart from the other apps: it is 340 MB, which whoever works on Baton need not have
 // among his own packages, so the test installs it for itself.
 
 const run = promisify(execFile)
 
-void t.test('Next.js', { timeout: 240_000 }, async (t) => {
+void t.test('Next.js', { timeout: LIMIT * LIMIT }, async (t) => {
   const folder = join(temporaryFolder(t), 'app')
   cpSync(join(root, 'test/apps/next'), folder, { recursive: true })
   const env = cleanEnvironment({ NODE_ENV: 'production', NEXT_TELEMETRY_DISABLED: '1' })

@@ -11,6 +11,7 @@ import { Client } from '../support/client.ts'
 import { startLoad } from '../support/load.ts'
 import { temporaryFolder } from '../support/process.ts'
 import { visit } from '../support/visit.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // The page of the admin server in a real browser, in front of a real broker with real backends.
 
@@ -83,7 +84,7 @@ async function tabOrder(tab: Tab): Promise<string[]> {
   return reached
 }
 
-void t.test('the page shows a broker at work, and steers it', { timeout: 60_000 }, async (t) => {
+void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: {
       listeners: ['web', 'idle'].map((name) => ({
@@ -388,7 +389,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: 60_000 
   await tab.close()
 })
 
-void t.test('with a token, and with a broker that goes and comes back', { timeout: 60_000 }, async (t) => {
+void t.test('with a token, and with a broker that goes and comes back', { timeout: LIMIT }, async (t) => {
   const tokenFile = join(temporaryFolder(t), 'token')
   writeFileSync(tokenFile, 'open-sesame\n', { mode: 0o600 })
   const admin = { listen: '127.0.0.1:0', tokenFile }

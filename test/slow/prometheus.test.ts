@@ -11,6 +11,7 @@ import { eventually } from '../support/eventually.ts'
 import { read } from '../support/markdown.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from '../support/process.ts'
 import { selectorsOf } from '../support/promql.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // What lies in examples/prometheus, with Prometheus' own tools and a real Prometheus, on a real broker.
 
@@ -156,7 +157,7 @@ void t.test('selectors of an expression', async (t) => {
   )
 })
 
-void t.test('with a real broker', { timeout: 60_000, ...missing }, async (t) => {
+void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
   const broker = await startBroker(t)
   const backend = await startBackend(t, broker)
   t.equal((await fetch(broker.url(), { headers: { connection: 'close' } })).status, 200)

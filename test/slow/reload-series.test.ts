@@ -15,6 +15,7 @@ import {
 } from '../support/operator.ts'
 import { openDescriptors } from '../support/proc.ts'
 import { Program, root } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // Many reloads one after the other, without a pause, under load.
 
@@ -49,7 +50,7 @@ const RELOADS = Number(process.env['RELOADS'] ?? 7)
 
 void t.test(
   `row 35, row 37: the pair survives ${RELOADS} reloads; no request fails, and no descriptor stays behind`,
-  { timeout: 100_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const { pid } = broker.program

@@ -7,6 +7,7 @@ import { eventually } from '../support/eventually.ts'
 import { askAdmin, ledger, logs, masterStatus, onlyWorker, reload } from '../support/operator.ts'
 import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy, visit } from '../support/visit.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // What clients and who scrapes notice of a reload: nothing.
 
@@ -19,7 +20,7 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
   if (!success) throw new Error(`the reload failed:\n${log.join('\n')}`)
 }
 
-void t.test('clients that wait move with their order and their time', { timeout: 60_000 }, async (t) => {
+void t.test('clients that wait move with their order and their time', { timeout: LIMIT }, async (t) => {
   const holdTimeout = 12_000
   const broker = await startBroker(t, {
     config: {
@@ -68,7 +69,7 @@ void t.test('clients that wait move with their order and their time', { timeout:
   t.equal(await broker.metric('baton_connections_total{service="web",outcome="client_gone"}'), 1)
 })
 
-void t.test('relays finish in the old worker, for at most drainDeadline', { timeout: 60_000 }, async (t) => {
+void t.test('relays finish in the old worker, for at most drainDeadline', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: { drainDeadline: '4s', services: { web: { handoff: 'off' } } },
   })
@@ -91,7 +92,7 @@ void t.test('relays finish in the old worker, for at most drainDeadline', { time
   t.same(await ledger(broker), { accepted: 4, ended: 4 })
 })
 
-void t.test('counters never go back', { timeout: 60_000 }, async (t) => {
+void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, { services: { web: { handoff: 'off' } } })
   const { broker } = scene
   await startBackend(t, broker)

@@ -9,6 +9,8 @@ import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { masterStatus, onlyWorker, reload } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
+import { signal } from '../support/signal.ts'
 
 // What the broker tells a service manager, and what it takes from one. The manager's ends of both are real sockets, in
 // programs of their own.
@@ -87,7 +89,7 @@ function managersVariables(environment: string, separator: string): string[] {
   return environment.split(separator).filter((variable) => MANAGERS_OWN.test(variable))
 }
 
-void t.test('READY=1 when clients are accepted, STOPPING=1 when no more', { timeout: 60_000 }, async (t) => {
+void t.test('READY=1 when clients are accepted, STOPPING=1 when no more', { timeout: LIMIT }, async (t) => {
   for (const kind of ['a path', 'an abstract name']) {
     await t.test(kind, async (t) => {
       const folder = temporaryFolder(t)
@@ -123,7 +125,7 @@ void t.test('READY=1 when clients are accepted, STOPPING=1 when no more', { time
 
 void t.test(
   'a reload is announced with its time, and its end with READY=1',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const name = join(temporaryFolder(t), 'notify')
     const manager = await Manager.start(t, name)
@@ -150,7 +152,7 @@ void t.test(
   },
 )
 
-void t.test('a reload that fails ends with READY=1 too, and says why', { timeout: 60_000 }, async (t) => {
+void t.test('a reload that fails ends with READY=1 too, and says why', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -175,7 +177,7 @@ void t.test('a reload that fails ends with READY=1 too, and says why', { timeout
   }
 })
 
-void t.test('SIGHUP during a reload waits for the end of that one', { timeout: 60_000 }, async (t) => {
+void t.test('SIGHUP during a reload waits for the end of that one', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -199,7 +201,7 @@ void t.test('SIGHUP during a reload waits for the end of that one', { timeout: 6
   t.equal((await masterStatus(t, broker)).master.reloads, 1)
 })
 
-void t.test('the watchdog hears of a master whose worker lives', { timeout: 90_000 }, async (t) => {
+void t.test('the watchdog hears of a master whose worker lives', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -216,10 +218,10 @@ void t.test('the watchdog hears of a master whose worker lives', { timeout: 90_0
   t.pass('it goes on in the new program')
 
   const worker = await onlyWorker(t, broker)
-  process.kill(worker, 'SIGSTOP')
+  signal(worker, 'SIGSTOP')
   await eventually(() => manager.silence() > 1500, 'silence: systemd would have ended it', 20_000)
   const stuck = now()
-  process.kill(worker, 'SIGCONT')
+  signal(worker, 'SIGCONT')
   while ((await manager.tick()).at < stuck);
   t.pass('and again when the worker goes on')
 
@@ -227,7 +229,7 @@ void t.test('the watchdog hears of a master whose worker lives', { timeout: 90_0
   await broker.program.exited
 })
 
-void t.test('the watchdog of another process is not served', { timeout: 30_000 }, async (t) => {
+void t.test('the watchdog of another process is not served', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -261,7 +263,7 @@ function writeConfig(folder: string, more: Record<string, unknown>): string {
   return configFile
 }
 
-void t.test('a manager that cannot be reached is mentioned once', { timeout: 30_000 }, async (t) => {
+void t.test('a manager that cannot be reached is mentioned once', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'nobody') } })
   writeFileSync(broker.configFile, '{')
   t.match(await reload(t, broker), { success: false })
@@ -324,7 +326,7 @@ class Activation {
 
 void t.test(
   'sockets of the manager are used, and their clients wait through a restart',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const folder = temporaryFolder(t)
     const path = join(folder, 'local.sock')
@@ -366,7 +368,7 @@ void t.test(
       client.socket.destroy()
     }
 
-    process.kill(master, 'SIGTERM')
+    signal(master, 'SIGTERM')
     t.equal(await activation.ended(), 0)
     t.ok(existsSync(path), 'the name is the manager’s to take away')
     const waiting = [
@@ -382,7 +384,7 @@ void t.test(
   },
 )
 
-void t.test('what fits nothing is closed and named', { timeout: 30_000 }, async (t) => {
+void t.test('what fits nothing is closed and named', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const sockets = [
     { name: 'datagram', udp: '127.0.0.1' },
@@ -406,11 +408,11 @@ void t.test('what fits nothing is closed and named', { timeout: 30_000 }, async 
       ['admin', /fits no listener; closed/],
     ],
   )
-  process.kill(master, 'SIGTERM')
+  signal(master, 'SIGTERM')
   t.equal(await activation.ended(), 0)
 })
 
-void t.test('no child has a variable of the manager’s, or its sockets', { timeout: 30_000 }, async (t) => {
+void t.test('no child has a variable of the manager’s, or its sockets', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -442,16 +444,16 @@ void t.test('no child has a variable of the manager’s, or its sockets', { time
   t.match((await manager.next()).said, { READY: '1' }, 'but the program that goes on knows the manager')
   const worker = await onlyWorker(t, broker)
   t.same(managersVariables(readFileSync(`/proc/${worker}/environ`, 'utf8'), '\0'), [])
-  process.kill(master, 'SIGTERM')
+  signal(master, 'SIGTERM')
   t.equal(await activation.ended(), 0)
 })
 
-void t.test('sockets that are meant for another process are left alone', { timeout: 30_000 }, async (t) => {
+void t.test('sockets that are meant for another process are left alone', { timeout: LIMIT }, async (t) => {
   const activation = new Activation(t, temporaryFolder(t), [{ name: 'web', tcp: '127.0.0.1' }], {})
   const ports = await activation.bound()
   const [broker, master] = await activation.start('1')
   t.not(broker.port(), ports['web'])
-  process.kill(master, 'SIGTERM')
+  signal(master, 'SIGTERM')
   t.equal(await activation.ended(), 0)
 })
 

@@ -9,6 +9,8 @@ import { askAdmin, reload } from '../support/operator.ts'
 import { connectionsTo } from '../support/proc.ts'
 import { Program, temporaryFolder } from '../support/process.ts'
 import { PseudoTerminal } from '../support/pseudo-terminal.ts'
+import { LIMIT } from '../support/limits.ts'
+import { signal } from '../support/signal.ts'
 
 // `baton status`, `top`, `events`, `trace` and the completions, in real terminals, against a real broker.
 
@@ -57,7 +59,7 @@ function traffic(t: Test, broker: Broker): void {
 // Most of it is waiting for the next second.
 t.jobs = 2
 
-void t.test('status, trace and completion', { timeout: 60_000, buffered: true }, async (t) => {
+void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, async (t) => {
   const names = ['web', 'other', 'late']
   const broker = await startBroker(t, {
     config: {
@@ -253,7 +255,7 @@ void t.test('status, trace and completion', { timeout: 60_000, buffered: true },
   })
 })
 
-void t.test('top', { timeout: 60_000, buffered: true }, async (t) => {
+void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   const broker = await startBroker(t)
   await startBackend(t, broker)
   const file = asking(t, broker)
@@ -297,7 +299,7 @@ void t.test('top', { timeout: 60_000, buffered: true }, async (t) => {
     await Promise.all([first.shows(/web\/web-1  ready/), second.shows(/web\/web-1/)])
     t.notMatch(first.output, new RegExp(`${ESC}\\[\\d+m`))
     first.type('\u0003')
-    process.kill(Number(pid), 'SIGTERM')
+    signal(Number(pid), 'SIGTERM')
     restored(t, await first.end(), 0)
     restored(t, await second.end(), 0)
   })
@@ -376,7 +378,7 @@ void t.test('top', { timeout: 60_000, buffered: true }, async (t) => {
 
 void t.test(
   'events: a line for each change, over a reload too',
-  { timeout: 60_000, buffered: true },
+  { timeout: LIMIT, buffered: true },
   async (t) => {
     const broker = await startBroker(t)
     const file = asking(t, broker)

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -11,6 +10,8 @@ import { askAdmin, ledger, logged, masterStatus, onlyWorker, samples } from '../
 import { Program, root } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy, visit } from '../support/visit.ts'
+import { LIMIT } from '../support/limits.ts'
+import { exists, signal } from '../support/signal.ts'
 
 // A worker that dies costs those who were in its hands, and nobody else; and how a broker ends.
 
@@ -27,18 +28,8 @@ interface Failure {
 
 const now = () => Number(process.hrtime.bigint()) / 1e6
 
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    // A zombie of a container without a reaper has ended as well.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
-  } catch {
-    return false
-  }
-}
-
 function gone(pid: number, timeout?: number): Promise<void> {
-  return eventually(() => !isAlive(pid), `process ${pid} has ended`, timeout)
+  return eventually(() => !exists(pid), `process ${pid} has ended`, timeout)
 }
 
 /** Both addresses are the configuration's, so that another broker needs the very same. */
@@ -59,7 +50,7 @@ async function startAgain(t: Test, { folder, configFile }: Broker): Promise<Brok
 
 void t.test(
   'SIGKILL of the worker under load: nobody is refused, and who was handed off does not notice',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
     const backend = await startBackend(t, broker)
@@ -71,7 +62,7 @@ void t.test(
     for (let count = 1; count <= 5; count++) {
       const worker = await onlyWorker(t, broker)
       kills.push(now())
-      process.kill(worker, 'SIGKILL')
+      signal(worker, 'SIGKILL')
       await eventually(() => logged(broker, 'accepting connections') > count, 'another one accepts', 20_000)
     }
     load.child.stdin?.write('stop\n')
@@ -105,13 +96,13 @@ void t.test(
   },
 )
 
-void t.test('counters of a worker that died are at most a second old', { timeout: 60_000 }, async (t) => {
+void t.test('counters of a worker that died are at most a second old', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t)
   await startBackend(t, broker)
   for (let count = 0; count < 7; count++) await servedBy(t, broker)
   await elapsed(2 * COUNT_INTERVAL)
   const worker = await onlyWorker(t, broker)
-  process.kill(worker, 'SIGKILL')
+  signal(worker, 'SIGKILL')
   await eventually(() => logged(broker, 'accepting connections') === 2, 'another one accepts', 20_000)
   t.same(await ledger(broker), { accepted: 7, ended: 7 })
   await servedBy(t, broker)
@@ -120,13 +111,13 @@ void t.test('counters of a worker that died are at most a second old', { timeout
 
 void t.test(
   'a worker that dies again and again is not started in a spin, and clients wait in the kernel',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const scene = await Sabotaged.start(t)
     const { broker } = scene
     const backend = await startBackend(t, broker)
     scene.begin('worker')
-    process.kill(broker.pid, 'SIGKILL')
+    signal(broker.pid, 'SIGKILL')
     await eventually(() => logged(broker, 'worker died') === 1, 'it is noticed')
     const client = await visit(t, broker)
     await eventually(() => logged(broker, 'worker could not be replaced') >= 5, 'five more', 30_000)
@@ -150,7 +141,7 @@ void t.test(
 
 void t.test(
   'SIGKILL of the master: its worker ends, and another broker is started at once',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     await t.test('at rest', async (t) => {
       const broker = await startBroker(t, { config: await fixedAddresses() })
@@ -191,7 +182,7 @@ void t.test(
   },
 )
 
-void t.test('the end', { timeout: 60_000 }, async (t) => {
+void t.test('the end', { timeout: LIMIT }, async (t) => {
   const ways: Record<string, (t: Test, broker: Broker) => Promise<void>> = {
     'baton stop': async (t, { configFile }) => {
       const command = new Program(t, process.execPath, [batonCommand, 'stop', '--config', configFile])
@@ -211,7 +202,7 @@ void t.test('the end', { timeout: 60_000 }, async (t) => {
       t.match(await waiting.answer(), { headers: { 'x-pid': `${backend.pid}` } })
       await ended
       t.same(await broker.program.exited, { code: 0, signal: null })
-      t.notOk(isAlive(broker.pid), 'the worker has ended before its master')
+      t.notOk(exists(broker.pid), 'the worker has ended before its master')
       t.match(await waiting.get(), { status: 200 }, 'what was handed off goes on')
     })
   }
@@ -239,7 +230,7 @@ void t.test('the end', { timeout: 60_000 }, async (t) => {
     await broker.program.message('draining')
     scene.end('slow-check')
     t.same(await broker.program.exited, { code: 0, signal: null })
-    t.notOk(isAlive(broker.pid))
+    t.notOk(exists(broker.pid))
     await client.ended
     t.notMatch(client.received, /Success=1/)
   })

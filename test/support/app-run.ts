@@ -5,6 +5,7 @@ import type { Test } from 'tap'
 import { batonCommand } from './broker.ts'
 import { eventually } from './eventually.ts'
 import { Program, temporaryFolder } from './process.ts'
+import { exists, signal, signalGroup } from './signal.ts'
 
 const PRINTED = /^to replace the app's processes: baton deploy app --config (\S+)$/
 
@@ -34,7 +35,7 @@ export class AppRun {
     })
     // Before the program itself: the app's processes are in sessions of their own.
     t.teardown(() => {
-      for (const pid of this.program.running ? this.processes() : []) process.kill(pid, 'SIGKILL')
+      for (const pid of this.program.running ? this.processes() : []) signal(pid, 'SIGKILL')
     })
   }
 
@@ -47,7 +48,6 @@ export class AppRun {
     await eventually(
       () => registered().length >= count,
       () => `${count} registered:\n${this.program.lines.join('\n')}`,
-      30_000,
     )
     return this
   }
@@ -76,10 +76,11 @@ export class AppRun {
     return descendants(this.program.pid)
   }
 
-  /** Sends `signal` to the master, or to its whole process group as a terminal does; then looks at what is left. */
-  async end(signal: NodeJS.Signals, to: 'master' | 'group' = 'master'): Promise<AppRunEnd> {
+  /** Sends the signal to the master, or to its whole process group as a terminal does; then looks at what is left. */
+  async end(name: NodeJS.Signals, to: 'master' | 'group' = 'master'): Promise<AppRunEnd> {
     const processes = this.processes()
-    process.kill(to === 'master' ? this.program.pid : -this.program.pid, signal)
+    if (to === 'master') signal(this.program.pid, name)
+    else signalGroup(this.program.pid, name)
     return this.ended(processes)
   }
 
@@ -176,14 +177,5 @@ function descendants(pid: number): number[] {
     return children.flatMap((child) => [child, ...descendants(child)])
   } catch {
     return []
-  }
-}
-
-export function exists(pid: number): boolean {
-  try {
-    // A zombie is somebody else's to reap.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
-  } catch {
-    return false
   }
 }

@@ -1,7 +1,9 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { SOON } from './limits.ts'
 import { Program, root, temporaryFolder } from './process.ts'
+import { signal } from './signal.ts'
 
 export const batonCommand = join(root, 'packages/broker/dist/cli/main.js')
 
@@ -53,7 +55,7 @@ export class Broker {
   /** SIGKILL of the whole broker, the master first, which would replace the worker. Resolves when both are gone. */
   async die(): Promise<void> {
     this.program.kill('SIGKILL')
-    process.kill(this.pid, 'SIGKILL')
+    signal(this.pid, 'SIGKILL')
     await this.program.exited
   }
 
@@ -73,7 +75,7 @@ export class Broker {
   }
 
   /** Asks again, at short intervals, until `holds`; the condition is the broker's state, for which there is no event. */
-  async until(holds: (status: Status) => boolean, what: string, timeout = 10_000): Promise<Status> {
+  async until(holds: (status: Status) => boolean, what: string, timeout = SOON): Promise<Status> {
     const end = performance.now() + timeout
     for (;;) {
       const status = await this.status()

@@ -1,8 +1,10 @@
+import { SOON } from './limits.ts'
+
 /** States of the kernel and of other processes come without an event: looks again, at short intervals, until `holds`. */
 export async function eventually(
   holds: () => boolean | Promise<boolean>,
   what: string | (() => string),
-  timeout = 10_000,
+  timeout = SOON,
 ): Promise<void> {
   const end = performance.now() + timeout
   while (!(await holds())) {

@@ -119,7 +119,7 @@ export function logged(broker: Broker, msg: string): number {
 
 /** Resolves when the broker has logged `msg` `count` times. */
 export function logs(broker: Broker, msg: string, count = 1): Promise<void> {
-  return eventually(() => logged(broker, msg) >= count, `${count} times "${msg}"`, 30_000)
+  return eventually(() => logged(broker, msg) >= count, `${count} times "${msg}"`)
 }
 
 /** Inodes of the master's ends of its sessions: those of the socket's name that are connected. */

@@ -5,6 +5,7 @@ import type { Test } from 'tap'
 import { parseAllDocuments } from 'yaml'
 import { filesBelow, read } from './markdown.ts'
 import { cleanEnvironment, Program, root } from './process.ts'
+import { signal } from './signal.ts'
 
 export interface Container {
   readonly name: string
@@ -135,10 +136,10 @@ export class Running {
   }
 
   /** Process 1 of the container, whom the kubelet's signals go to. */
-  signal(signal: NodeJS.Signals): void {
+  signal(name: NodeJS.Signals): void {
     const { pid } = this.program
     const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
-    process.kill(Number(children.trim().split(' ')[0]), signal)
+    signal(Number(children.trim().split(' ')[0]), name)
   }
 
   /** Its exit code. */

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Test } from 'tap'
+import { signalGroup } from './signal.ts'
 
 /** The repository's root. */
 export const root = join(import.meta.dirname, '../..')
@@ -118,7 +119,7 @@ export class Program {
 /** Its children may have the output still open when the leader is gone: that is when `close` has not come. */
 function killGroup(leader: number): void {
   try {
-    process.kill(-leader, 'SIGKILL')
+    signalGroup(leader, 'SIGKILL')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
   }

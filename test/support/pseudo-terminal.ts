@@ -42,7 +42,6 @@ export class PseudoTerminal {
     await eventually(
       () => (found = pattern.exec(this.output.slice(from))) !== null,
       () => `${pattern} on the terminal:\n${JSON.stringify(this.output.slice(from))}`,
-      15_000,
     )
     return found as unknown as RegExpExecArray
   }

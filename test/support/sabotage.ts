@@ -37,7 +37,7 @@ export class Sabotaged {
   /** Resolves when a process is at it: of those that are slow. */
   async reached(what: 'slow-check' | 'slow-master'): Promise<void> {
     const file = join(this.#folder, `${what}-reached`)
-    await eventually(() => existsSync(file), `${what} is reached`, 30_000)
+    await eventually(() => existsSync(file), `${what} is reached`)
     rmSync(file)
   }
 

@@ -4,6 +4,7 @@ import net from 'node:net'
 import t, { type Test } from 'tap'
 import { attachServer } from '../src/attach/index.ts'
 import { type Client, dial, front, listen } from './attach-front.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 type Note = (line: string) => void
 type Story<S> = (server: S, dial: () => Promise<Client>, note: Note) => Promise<void>
@@ -54,7 +55,7 @@ function holding(): { server: http.Server; held: ServerResponse[] } {
 
 void t.test(
   'close() waits for requests, closes idle connections and counts them',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const responses = new WeakMap<http.Server, ServerResponse[]>()
     const make = () => {
@@ -95,7 +96,7 @@ void t.test(
   },
 )
 
-void t.test('close() without a callback, and without any connection', { timeout: 10_000 }, async (t) => {
+void t.test('close() without a callback, and without any connection', { timeout: LIMIT }, async (t) => {
   const seen = await asListening(
     t,
     () => net.createServer(),
@@ -111,7 +112,7 @@ void t.test('close() without a callback, and without any connection', { timeout:
 
 void t.test(
   'a net server closes when its last connection has ended, not before',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const seen = await asListening(
       t,
@@ -138,7 +139,7 @@ void t.test(
 
 void t.test(
   'closeIdleConnections() and closeAllConnections() reach adopted connections',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const seen = await asListening(
       t,
@@ -162,7 +163,7 @@ void t.test(
   },
 )
 
-void t.test('the owner is told once, whichever way the app closes', { timeout: 10_000 }, async (t) => {
+void t.test('the owner is told once, whichever way the app closes', { timeout: LIMIT }, async (t) => {
   const { server } = holding()
   const f = await front(t, server)
   const client = await f.dial()
@@ -178,7 +179,7 @@ void t.test('the owner is told once, whichever way the app closes', { timeout: 1
 
 void t.test(
   'Symbol.asyncDispose of a net server waits for adopted connections',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const server = net.createServer((socket) => socket.resume())
     const f = await front(t, server)
@@ -190,7 +191,7 @@ void t.test(
   },
 )
 
-void t.test('a server that listens as well closes both', { timeout: 10_000 }, async (t) => {
+void t.test('a server that listens as well closes both', { timeout: LIMIT }, async (t) => {
   const { server, held } = holding()
   const port = await listen(t, server)
   const f = await front(t, server)
@@ -222,22 +223,18 @@ void t.test('a server that listens as well closes both', { timeout: 10_000 }, as
   t.match(await adopted.ended(), /adopted$/)
 })
 
-void t.test(
-  'a server can listen again after close(), and be closed again',
-  { timeout: 10_000 },
-  async (t) => {
-    const { server } = holding()
-    const f = await front(t, server)
-    t.equal(await close(server), 'ok')
-    await listen(t, server)
-    t.equal(server.listening, true)
-    t.equal(await close(server), 'ok')
-    t.equal(await close(server), 'ERR_SERVER_NOT_RUNNING')
-    t.equal(f.closes(), 1, 'the owner has let go since')
-  },
-)
+void t.test('a server can listen again after close(), and be closed again', { timeout: LIMIT }, async (t) => {
+  const { server } = holding()
+  const f = await front(t, server)
+  t.equal(await close(server), 'ok')
+  await listen(t, server)
+  t.equal(server.listening, true)
+  t.equal(await close(server), 'ok')
+  t.equal(await close(server), 'ERR_SERVER_NOT_RUNNING')
+  t.equal(f.closes(), 1, 'the owner has let go since')
+})
 
-void t.test('detach() gives the instance its own members back', { timeout: 10_000 }, async (t) => {
+void t.test('detach() gives the instance its own members back', { timeout: LIMIT }, async (t) => {
   const { server } = holding()
   const own = Object.getOwnPropertyNames(server)
   const f = await front(t, server)

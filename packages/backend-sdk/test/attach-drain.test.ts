@@ -3,6 +3,7 @@ import http, { type RequestListener, type ServerResponse } from 'node:http'
 import net from 'node:net'
 import t from 'tap'
 import { type Client, front } from './attach-front.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 const STATUS = /HTTP\/1\.1 \d+ /g
 
@@ -40,7 +41,7 @@ async function ask(client: Client, path: string): Promise<void> {
 
 void t.test(
   'an idle connection is let go after its next answer, not before',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { server } = makeServer()
     const f = await front(t, server)
@@ -65,7 +66,7 @@ void t.test(
 
 void t.test(
   'an answer in flight says close, and one that has begun keeps its promise',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { server, held, holding } = makeServer()
     const f = await front(t, server)
@@ -86,7 +87,7 @@ void t.test(
   },
 )
 
-void t.test('after a kept promise a silent client is let go soon', { timeout: 10_000 }, async (t) => {
+void t.test('after a kept promise a silent client is let go soon', { timeout: LIMIT }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const client = await f.dial()
@@ -103,7 +104,7 @@ void t.test('after a kept promise a silent client is let go soon', { timeout: 10
   t.equal(server.keepAliveTimeout, 60_000, 'the app’s own is put back')
 })
 
-void t.test('pipelined requests that were received are all answered', { timeout: 10_000 }, async (t) => {
+void t.test('pipelined requests that were received are all answered', { timeout: LIMIT }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const client = await f.dial()
@@ -118,28 +119,24 @@ void t.test('pipelined requests that were received are all answered', { timeout:
   ])
 })
 
-void t.test(
-  'pipelined requests that come while draining are all answered',
-  { timeout: 10_000 },
-  async (t) => {
-    const { server, held, holding } = makeServer()
-    const f = await front(t, server)
-    const [atOnce, behind] = [await f.dial(), await f.dial()]
-    behind.get('/hold/1')
-    await holding('/hold/1')
-    f.attachment.drain()
-    const requests = ['/a', '/b', '/c'].map((path) => `GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`)
-    atOnce.write(requests.join(''))
-    t.same(answers(await atOnce.ended()), ['200 keep-alive /a', '200 keep-alive /b', '200 close /c'])
-    behind.get('/hold/2')
-    await holding('/hold/2')
-    held.get('/hold/1')?.end('1')
-    held.get('/hold/2')?.end('2')
-    t.same(answers(await behind.ended()), ['200 keep-alive 1', '200 close 2'])
-  },
-)
+void t.test('pipelined requests that come while draining are all answered', { timeout: LIMIT }, async (t) => {
+  const { server, held, holding } = makeServer()
+  const f = await front(t, server)
+  const [atOnce, behind] = [await f.dial(), await f.dial()]
+  behind.get('/hold/1')
+  await holding('/hold/1')
+  f.attachment.drain()
+  const requests = ['/a', '/b', '/c'].map((path) => `GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`)
+  atOnce.write(requests.join(''))
+  t.same(answers(await atOnce.ended()), ['200 keep-alive /a', '200 keep-alive /b', '200 close /c'])
+  behind.get('/hold/2')
+  await holding('/hold/2')
+  held.get('/hold/1')?.end('1')
+  held.get('/hold/2')?.end('2')
+  t.same(answers(await behind.ended()), ['200 keep-alive 1', '200 close 2'])
+})
 
-void t.test('every form of answer says close', { timeout: 20_000 }, async (t) => {
+void t.test('every form of answer says close', { timeout: LIMIT }, async (t) => {
   const keep = { Connection: 'keep-alive' }
   const cookies = ['Set-Cookie', 'a=1', 'Set-Cookie', 'b=2']
   const forms: Record<string, RequestListener> = {
@@ -188,31 +185,27 @@ void t.test('every form of answer says close', { timeout: 20_000 }, async (t) =>
   t.match(await post.ended(), /200 OK[^]*\r\nConnection: close\r\n/)
 })
 
-void t.test(
-  'a body that comes with its head is read whole while draining',
-  { timeout: 10_000 },
-  async (t) => {
-    const { server } = makeServer(
-      {},
-      {
-        '/sum': (request, response) => {
-          let length = 0
-          request
-            .on('data', (chunk: Buffer) => (length += chunk.length))
-            .on('end', () => response.end(`${length}`))
-        },
+void t.test('a body that comes with its head is read whole while draining', { timeout: LIMIT }, async (t) => {
+  const { server } = makeServer(
+    {},
+    {
+      '/sum': (request, response) => {
+        let length = 0
+        request
+          .on('data', (chunk: Buffer) => (length += chunk.length))
+          .on('end', () => response.end(`${length}`))
       },
-    )
-    const f = await front(t, server)
-    f.attachment.drain()
-    const client = await f.dial()
-    const size = 300_000
-    client.write(`POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n${'x'.repeat(size)}`)
-    t.same(answers(await client.ended()), [`200 close ${size}`])
-  },
-)
+    },
+  )
+  const f = await front(t, server)
+  f.attachment.drain()
+  const client = await f.dial()
+  const size = 300_000
+  client.write(`POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n${'x'.repeat(size)}`)
+  t.same(answers(await client.ended()), [`200 close ${size}`])
+})
 
-void t.test('upgraded connections and net servers live until they end', { timeout: 10_000 }, async (t) => {
+void t.test('upgraded connections and net servers live until they end', { timeout: LIMIT }, async (t) => {
   const { server } = makeServer()
   server.on('upgrade', (_request, socket) => {
     socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n')
@@ -243,7 +236,7 @@ void t.test('upgraded connections and net servers live until they end', { timeou
   await echo.attachment.whenEmpty()
 })
 
-void t.test('close() during a drain ends the drain as close() does', { timeout: 10_000 }, async (t) => {
+void t.test('close() during a drain ends the drain as close() does', { timeout: LIMIT }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const [idle, busy] = [await f.dial(), await f.dial()]

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { attachServer } from '../src/attach/index.ts'
 import baton, { type BatonPluginOptions } from '../src/fastify.ts'
 import { dial, gate, listen } from './attach-front.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** No broker is there: `socket` leads into an empty folder. */
 async function makeApp(t: Test, options: Partial<BatonPluginOptions> = {}) {
@@ -39,7 +40,7 @@ void t.test('the decorator is on the instance that registers, before and after r
 
 void t.test(
   'the server is attached when the app is ready, and may listen as well',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const app = await makeApp(t)
     attachServer(app.server, { onServerClose() {} }).detach()
@@ -52,7 +53,7 @@ void t.test(
   },
 )
 
-void t.test('it drains before the app begins to refuse requests', { timeout: 10_000 }, async (t) => {
+void t.test('it drains before the app begins to refuse requests', { timeout: LIMIT }, async (t) => {
   const app = await makeApp(t, { drainDeadline: '7s' })
   await app.ready()
   const port = await handOver(t, app)
@@ -82,7 +83,7 @@ void t.test('it drains before the app begins to refuse requests', { timeout: 10_
   t.equal(backend.state, 'closed')
 })
 
-void t.test('an onReady hook that waits does not change the order', { timeout: 10_000 }, async (t) => {
+void t.test('an onReady hook that waits does not change the order', { timeout: LIMIT }, async (t) => {
   const app = fastify()
   const order: string[] = []
   app.addHook('onReady', () => new Promise<void>((resolve) => setImmediate(resolve)))
@@ -95,7 +96,7 @@ void t.test('an onReady hook that waits does not change the order', { timeout: 1
   t.same(order, ['drain', 'preClose', 'onClose'])
 })
 
-void t.test('an app that closes before it was ready has nothing to drain', { timeout: 10_000 }, async (t) => {
+void t.test('an app that closes before it was ready has nothing to drain', { timeout: LIMIT }, async (t) => {
   const app = await makeApp(t)
   await app.close()
   t.pass('closed')

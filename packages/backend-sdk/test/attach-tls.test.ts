@@ -4,6 +4,7 @@ import https from 'node:https'
 import tls, { type TLSSocket } from 'node:tls'
 import t, { type Test } from 'tap'
 import { front, listen } from './attach-front.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** A pre-shared key in place of a certificate: TLS without a private key in the tree (TLS 1.2: Node has no PSK in 1.3). */
 const psk = Buffer.from('0123456789abcdef')
@@ -38,7 +39,7 @@ async function fetchH2(session: ClientHttp2Session, path: string): Promise<strin
 
 void t.test(
   'a tls server wraps adopted sockets, and the raw ones are counted',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const server = tls.createServer(serverTls, (socket) => socket.pipe(socket))
     const f = await front(t, server)
@@ -63,7 +64,7 @@ void t.test(
   },
 )
 
-void t.test('a handshake that fails leaves nothing behind', { timeout: 10_000 }, async (t) => {
+void t.test('a handshake that fails leaves nothing behind', { timeout: LIMIT }, async (t) => {
   const server = tls.createServer(serverTls, () => t.fail('no handshake'))
   const f = await front(t, server)
   const failed = once(server, 'tlsClientError')
@@ -82,7 +83,7 @@ void t.test('a handshake that fails leaves nothing behind', { timeout: 10_000 },
   t.same([f.attachment.adopted, f.attachment.closed], [2, 2])
 })
 
-void t.test('destroyAll() cuts secured connections and half-made ones', { timeout: 10_000 }, async (t) => {
+void t.test('destroyAll() cuts secured connections and half-made ones', { timeout: LIMIT }, async (t) => {
   const server = tls.createServer(serverTls, (socket) => socket.on('error', () => {}))
   const f = await front(t, server)
   const [client, half] = [await secure(t, f.port), await f.dial()]
@@ -92,7 +93,7 @@ void t.test('destroyAll() cuts secured connections and half-made ones', { timeou
   t.equal(f.attachment.closed, 2)
 })
 
-void t.test('https: timeouts, draining and close() as for http', { timeout: 20_000 }, async (t) => {
+void t.test('https: timeouts, draining and close() as for http', { timeout: LIMIT }, async (t) => {
   const server = https.createServer(
     { ...serverTls, connectionsCheckingInterval: 20, headersTimeout: 100, keepAliveTimeout: 60_000 },
     (request, response) => response.end(request.url),
@@ -122,7 +123,7 @@ void t.test('https: timeouts, draining and close() as for http', { timeout: 20_0
   t.equal(await closed, undefined)
 })
 
-void t.test('h2: GOAWAY, and open streams finish', { timeout: 10_000 }, async (t) => {
+void t.test('h2: GOAWAY, and open streams finish', { timeout: LIMIT }, async (t) => {
   const held: ServerHttp2Stream[] = []
   const server = http2.createSecureServer(serverTls)
   server.on('stream', (stream, headers) => {
@@ -151,7 +152,7 @@ void t.test('h2: GOAWAY, and open streams finish', { timeout: 10_000 }, async (t
   await f.attachment.whenEmpty()
 })
 
-void t.test('HTTP/1 on an HTTP/2 server', { timeout: 10_000 }, async (t) => {
+void t.test('HTTP/1 on an HTTP/2 server', { timeout: LIMIT }, async (t) => {
   const server = http2.createSecureServer({ ...serverTls, allowHTTP1: true }, (request, response) => {
     response.end(request.url)
   })
@@ -167,7 +168,7 @@ void t.test('HTTP/1 on an HTTP/2 server', { timeout: 10_000 }, async (t) => {
   await f.attachment.whenEmpty()
 })
 
-void t.test('an HTTP/2 server closes as a listening one does', { timeout: 10_000 }, async (t) => {
+void t.test('an HTTP/2 server closes as a listening one does', { timeout: LIMIT }, async (t) => {
   const story = async (server: http2.Http2SecureServer, port: number): Promise<string[]> => {
     const seen: string[] = []
     server.on('close', () => seen.push('close event'))

@@ -9,10 +9,11 @@ import t from 'tap'
 import { startConnectionTracking } from '../src/attach/connection-tracking.ts'
 import { AttachError, attachServer } from '../src/attach/index.ts'
 import { dial, front, listen } from './attach-front.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 const silent = { onServerClose() {} }
 
-void t.test('an adopted connection is served, counted, and the client’s', { timeout: 10_000 }, async (t) => {
+void t.test('an adopted connection is served, counted, and the client’s', { timeout: LIMIT }, async (t) => {
   const server = http.createServer((request, response) =>
     response.end(`${request.socket.remotePort} ${request.socket.remoteAddress}`),
   )
@@ -32,7 +33,7 @@ void t.test('an adopted connection is served, counted, and the client’s', { ti
   )
 })
 
-void t.test('sockets made of descriptors: the way that a handoff takes', { timeout: 10_000 }, async (t) => {
+void t.test('sockets made of descriptors: the way that a handoff takes', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0 })
   t.teardown(() => listener.close())
   const { port } = localAddress(listener.fd)
@@ -75,7 +76,7 @@ void t.test('a server is attached once at a time', async (t) => {
 
 void t.test(
   'maxConnections is read at each connection, and counts those on their way',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const server = net.createServer((socket) => socket.resume())
     const f = await front(t, server)
@@ -112,7 +113,7 @@ function keepAliveTimer(socket: Socket): boolean {
 
 void t.test(
   'sockets get the options that the server gives to those it accepts',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const calls: unknown[][] = []
     class Recorded extends net.Socket {
@@ -157,7 +158,7 @@ void t.test(
 
 void t.test(
   'a client may half-close and is still answered, as the server allows',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const echo = net.createServer({ allowHalfOpen: true }, (socket) => {
       socket.resume().on('end', () => socket.end('after your end'))
@@ -180,7 +181,7 @@ void t.test('a socket that closed on the way is counted, and not handed out', as
   await attachment.whenEmpty()
 })
 
-void t.test('destroyAll() cuts every connection', { timeout: 10_000 }, async (t) => {
+void t.test('destroyAll() cuts every connection', { timeout: LIMIT }, async (t) => {
   const f = await front(t, http.createServer())
   const clients = await Promise.all([f.dial(), f.dial()])
   f.attachment.destroyAll()
@@ -191,7 +192,7 @@ void t.test('destroyAll() cuts every connection', { timeout: 10_000 }, async (t)
 
 void t.test(
   'headersTimeout and requestTimeout: 408, as on a listening server',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const make = (timeouts: http.ServerOptions) =>
       http.createServer({ connectionsCheckingInterval: 20, ...timeouts }, (request) => request.resume())
@@ -220,23 +221,19 @@ void t.test(
   },
 )
 
-void t.test(
-  'timeout and keepAliveTimeout end silent and idle connections',
-  { timeout: 20_000 },
-  async (t) => {
-    const idle = await front(
-      t,
-      http.createServer({ keepAliveTimeout: 1 }, (_request, response) => response.end('ok')),
-    )
-    const silentOne = http.createServer()
-    silentOne.timeout = 50
-    const quiet = await front(t, silentOne)
-    const [a, b] = [await idle.dial(), await quiet.dial()]
-    a.get('/')
-    t.match(await a.ended(), /ok$/)
-    t.equal(await b.ended(), '')
-  },
-)
+void t.test('timeout and keepAliveTimeout end silent and idle connections', { timeout: LIMIT }, async (t) => {
+  const idle = await front(
+    t,
+    http.createServer({ keepAliveTimeout: 1 }, (_request, response) => response.end('ok')),
+  )
+  const silentOne = http.createServer()
+  silentOne.timeout = 50
+  const quiet = await front(t, silentOne)
+  const [a, b] = [await idle.dial(), await quiet.dial()]
+  a.get('/')
+  t.match(await a.ended(), /ok$/)
+  t.equal(await b.ended(), '')
+})
 
 void t.test('the app’s own listening listeners are not called', async (t) => {
   const server = http.createServer()
@@ -247,7 +244,7 @@ void t.test('the app’s own listening listeners are not called', async (t) => {
 
 void t.test(
   'a Node without connection tracking is warned of, not guessed at',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const warned = once(process, 'warning')
     t.equal(startConnectionTracking(http.createServer(), []), false)
@@ -269,7 +266,7 @@ async function collect(enough: () => boolean): Promise<void> {
   }
 }
 
-void t.test('an idle connection holds no answer', { timeout: 10_000 }, async (t) => {
+void t.test('an idle connection holds no answer', { timeout: LIMIT }, async (t) => {
   let collected = false
   const registry = new FinalizationRegistry(() => (collected = true))
   const server = http.createServer((_request, response) => {
@@ -285,7 +282,7 @@ void t.test('an idle connection holds no answer', { timeout: 10_000 }, async (t)
   t.equal(f.attachment.live, 1)
 })
 
-void t.test('10,000 connections leave nothing behind', { timeout: 60_000 }, async (t) => {
+void t.test('10,000 connections leave nothing behind', { timeout: LIMIT }, async (t) => {
   const server = http.createServer((_request, response) => response.end('ok'))
   const attachment = attachServer(server, silent)
   let collected = 0

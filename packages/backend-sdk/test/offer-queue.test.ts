@@ -2,6 +2,7 @@ import * as fc from 'fast-check'
 import t from 'tap'
 import { OfferQueue } from '../src/offer-queue.ts'
 import type { Offer } from '../src/protocol/index.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 const BYTES = Buffer.alloc(16)
 
@@ -85,7 +86,7 @@ void t.test('a queue of offers behaves like a list of them', async () => {
 
 void t.test(
   'an offer that stays for long does not make those behind it slow',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     // An offer whose descriptor never comes stays until its deadline and a tokenTtl more. Each of the others left a hole behind
     // it, and each search went through all of them: 200,000 took a quarter of a minute.

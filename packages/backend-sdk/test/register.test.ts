@@ -13,6 +13,7 @@ import { PassedClient } from '../../../test/support/passed-client.ts'
 import { Program, root } from '../../../test/support/process.ts'
 import { FalseMaster, type Answer, opened, silence } from './false-master.ts'
 import { listenTarget } from '../src/register/target.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 // The preload of apps that know nothing of Baton: each is a process of its own, with a master and a broker by hand.
 
@@ -130,7 +131,7 @@ void t.test('which calls of listen() are taken', async (t) => {
 
 void t.test(
   'an app that listens is served by the broker, in whatever way it listens',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t)
     const app = run(`
@@ -176,7 +177,7 @@ void t.test(
   },
 )
 
-void t.test('http, https, tls and net servers', { timeout: 60_000 }, async (t) => {
+void t.test('http, https, tls and net servers', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
   const psk = "{ ciphers: 'PSK', maxVersion: 'TLSv1.2', pskCallback: () => Buffer.from('0123456789abcdef') }"
   const servers: [kind: string, code: string, encrypted: boolean][] = [
@@ -226,7 +227,7 @@ void t.test('http, https, tls and net servers', { timeout: 60_000 }, async (t) =
   )
 })
 
-void t.test('where there is no IPv6, no host means all of IPv4', { timeout: 60_000 }, async (t) => {
+void t.test('where there is no IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t, (request) =>
     request['host'] === '::' ? 'Success=0\n--\nbind: EAFNOSUPPORT\n' : opened(request),
   )
@@ -243,7 +244,7 @@ void t.test('where there is no IPv6, no host means all of IPv4', { timeout: 60_0
   ])
 })
 
-void t.test('what is not for a port of its own choice is left to Node', { timeout: 60_000 }, async (t) => {
+void t.test('what is not for a port of its own choice is left to Node', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const path = join(master.path, '..', 'app.sock')
   const app = run(`
@@ -271,7 +272,7 @@ void t.test('what is not for a port of its own choice is left to Node', { timeou
   t.same(master.requests, [])
 })
 
-void t.test('without a master Node’s own listen() is in its place', { timeout: 60_000 }, async (t) => {
+void t.test('without a master Node’s own listen() is in its place', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const port = await freePort()
   const app = run(
@@ -287,7 +288,7 @@ void t.test('without a master Node’s own listen() is in its place', { timeout:
   t.same(master.requests, [])
 })
 
-void t.test('what goes wrong is an error event of the server', { timeout: 60_000 }, async (t) => {
+void t.test('what goes wrong is an error event of the server', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
   const refuse = (reason: string) => () => `Success=0\n--\n${reason}\n`
   const listens = `saidOf(net.createServer(), 'app').listen(3000, '127.0.0.1', () => say('callback'))`
@@ -356,7 +357,7 @@ void t.test('what goes wrong is an error event of the server', { timeout: 60_000
 
 void t.test(
   'a session that a reload of the master cuts is asked for again',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t)
     const { answer } = master
@@ -370,7 +371,7 @@ void t.test(
 
 void t.test(
   'a second listen() throws, before and after the first one listens',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { broker, run } = await rig(t)
     const app = run(`
@@ -388,7 +389,7 @@ void t.test(
   },
 )
 
-void t.test('close() is as on a server that listens', { timeout: 60_000 }, async (t) => {
+void t.test('close() is as on a server that listens', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
 
   await t.test('requests in flight finish, then the process has nothing left to do', async (t) => {
@@ -481,7 +482,7 @@ const WAITING = `
 
 void t.test(
   'SIGTERM and drain: an app ends when its clients have their answers',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { broker, run } = await rig(t)
     const begin = async (t: Test, code = '') => {
@@ -594,7 +595,7 @@ void t.test(
 
 void t.test(
   'an app with workers of its own keeps its ports, and is told so once',
-  { timeout: 60_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { master, run } = await rig(t)
     const [port, other] = [await freePort(), await freePort()]
@@ -624,7 +625,7 @@ void t.test(
   },
 )
 
-void t.test('a process that never listens runs as ever', { timeout: 60_000 }, async (t) => {
+void t.test('a process that never listens runs as ever', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const app = run(`
     const before = process.listenerCount('SIGTERM')

@@ -23,6 +23,7 @@ import { createConnectionId } from '../src/connection-id.ts'
 import { MOST_STREAMS } from '../src/events/index.ts'
 import type { FlightRecord } from '../src/recorder/index.ts'
 import { backend, fakeView, healthy } from './worker-view.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** A Unix socket path has 107 bytes at most, which a folder below the tests may use up. */
 function shortFolder(t: Test): string {
@@ -414,7 +415,7 @@ async function listenTo(t: Test, address: Address, headers: Record<string, strin
 
 void t.test(
   'events are streamed until the feed ends, and closing does not wait',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { admin, address, events } = await serve(t, { token: 'open-sesame' })
     const listener = await listenTo(t, address, { authorization: 'Bearer open-sesame' })
@@ -442,7 +443,7 @@ void t.test(
   },
 )
 
-void t.test('more streams than there is room for are refused', { timeout: 20_000 }, async (t) => {
+void t.test('more streams than there is room for are refused', { timeout: LIMIT }, async (t) => {
   const { ask, address, events } = await serve(t)
   const listeners = await Promise.all(Array.from({ length: MOST_STREAMS }, () => listenTo(t, address)))
   t.match(await ask({ path: '/api/v1/events' }), {
@@ -461,7 +462,7 @@ void t.test('more streams than there is room for are refused', { timeout: 20_000
 
 void t.test(
   'a listener that leaves before its answer has begun is forgotten',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     // The stream waited behind the answer to a request on the same connection (pipelining). Its client was gone before that was
     // written, and nobody said so: after 64 of them nobody could listen any more.
@@ -597,7 +598,7 @@ void t.test('who was being answered when the server left does not keep its conne
 
 void t.test(
   'who keeps connections open takes a bounded number of descriptors',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     // Every user of the host could take all that the worker had, and clients were accepted no more.
     const { address, ask } = await serve(t)
@@ -626,7 +627,7 @@ void t.test(
   },
 )
 
-void t.test('close ends a connection that sends half a request', { timeout: 10_000 }, async (t) => {
+void t.test('close ends a connection that sends half a request', { timeout: LIMIT }, async (t) => {
   const { admin, address } = await serve(t)
   if (address.kind !== 'tcp') throw new Error('not TCP')
   const client = connect(address.port, address.host)

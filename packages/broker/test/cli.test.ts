@@ -16,6 +16,7 @@ import { createAdmin } from '../src/admin/index.ts'
 import { run } from '../src/cli/run.ts'
 import { loadConfig } from '../src/config/index.ts'
 import { fakeView, healthy } from './worker-view.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** Runs `baton ARGS...` in this process. */
 async function baton(...args: string[]) {
@@ -271,7 +272,7 @@ function startBroker(t: Test, file: string) {
 
 void t.test(
   'baton start serves until SIGTERM, and a second broker is told what is in use',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const [listen, admin] = [await unused(), await unused()]
     const file = configFile(t, { admin: { listen: admin }, listeners: [{ ...listener, listen }] })

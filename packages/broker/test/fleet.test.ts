@@ -8,6 +8,7 @@ import { startDeploy } from '../src/deploy/index.ts'
 import { Fleet, type InstanceStatus, systemFleetOs } from '../src/fleet/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { cleanEnvironment, Program, temporaryFolder } from '../../../test/support/process.ts'
+import { signal } from '../../../test/support/signal.ts'
 
 // Managed backends as real processes. What they are to a broker is the business of the whole-system tests.
 
@@ -359,7 +360,7 @@ function startMaster(
 /** Only while it is the master's child: the number may be another's by now. */
 function killIfRunning(pid: number, parent: number): void {
   const stat = existsSync(`/proc/${pid}/stat`) ? readStat(String(pid)) : ''
-  if (Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent) process.kill(pid, 'SIGKILL')
+  if (Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent) signal(pid, 'SIGKILL')
 }
 
 async function command(master: Program, text: string, answer: string): Promise<Record<string, unknown>> {

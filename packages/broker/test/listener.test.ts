@@ -3,16 +3,17 @@ import { connect } from 'node:net'
 import t from 'tap'
 import { DescriptorReserve } from '../src/listen/descriptor-reserve.ts'
 import { Program, root } from '../../../test/support/process.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
-const LIMIT = 640
+const DESCRIPTORS = 640
 const CROWD = 70
 
-void t.test('listeners that are called in one round share one reserve', { timeout: 30_000 }, async (t) => {
+void t.test('listeners that are called in one round share one reserve', { timeout: LIMIT }, async (t) => {
   // Each looked at the number of its own newest client and at nobody else's: two listeners with full queues took what was kept
   // for registrations, four took everything.
   const script = 'ulimit -n "$0"; exec "$@"'
-  const program = ['packages/broker/test/programs/crowded.mjs', `${LIMIT}`, '4']
-  const crowded = new Program(t, 'sh', ['-c', script, `${LIMIT}`, process.execPath, ...program], {
+  const program = ['packages/broker/test/programs/crowded.mjs', `${DESCRIPTORS}`, '4']
+  const crowded = new Program(t, 'sh', ['-c', script, `${DESCRIPTORS}`, process.execPath, ...program], {
     cwd: root,
   })
   const addresses = JSON.parse(

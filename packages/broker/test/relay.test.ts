@@ -19,6 +19,7 @@ import { createConnectionId } from '../src/connection-id.ts'
 import { dialBackend, type PendingDial } from '../src/relay/dial.ts'
 import { Relay } from '../src/relay/relay.ts'
 import { removeRelaySocket, sweepRelaySockets } from '../src/relay/relay-sockets.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** A client's connection as the broker accepts it, and the client at its other end. */
 async function accepted(t: Test): Promise<{ client: Socket; connection: ClientConnection }> {
@@ -53,7 +54,7 @@ function dialled(t: Test): { upstream: Socket; backend: Socket } {
   return { upstream, backend }
 }
 
-void t.test('a backend that fails right behind the end of its answer', { timeout: 20_000 }, async (t) => {
+void t.test('a backend that fails right behind the end of its answer', { timeout: LIMIT }, async (t) => {
   // A backend was killed: the broker read the end of its stream, passed it on to the client, and in the same turn wrote the
   // client's next request to nobody (EPIPE). The reset that followed met a shutdown under way, and the client's descriptor
   // was never closed; at the end the broker could not exit.
@@ -73,7 +74,7 @@ void t.test('a backend that fails right behind the end of its answer', { timeout
   t.equal(descriptors(), before - 2, 'both sides are closed')
 })
 
-void t.test('a backend that fails in the middle of its answer', { timeout: 20_000 }, async (t) => {
+void t.test('a backend that fails in the middle of its answer', { timeout: LIMIT }, async (t) => {
   const { client, connection } = await accepted(t)
   const { upstream, backend } = dialled(t)
   const before = descriptors()
@@ -132,7 +133,7 @@ function dialAs(uid: number, path: string): Dialled {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve))
 
-void t.test('the endpoint of a backend is dialled for its own user alone', { timeout: 20_000 }, async (t) => {
+void t.test('the endpoint of a backend is dialled for its own user alone', { timeout: LIMIT }, async (t) => {
   const own = process.getuid?.() ?? -1
 
   await t.test('its own: connected, later, and unread until it is settled', async (t) => {

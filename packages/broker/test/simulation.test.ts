@@ -1,5 +1,6 @@
 import t from 'tap'
 import { type Outcome, runSchedule, type Sabotage } from './simulation/schedule.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /**
  * The real service, links, ledgers and sessions on a simulated kernel: seeded schedules in which processes are stopped at their
@@ -83,7 +84,7 @@ if (SEED !== undefined) {
     ['a refused descriptor stays open', /^I3/],
   ]
   for (const [sabotage, rule] of sabotages) {
-    void t.test(`the simulation can fail: ${sabotage}`, { timeout: 60_000 }, async (t) => {
+    void t.test(`the simulation can fail: ${sabotage}`, { timeout: LIMIT }, async (t) => {
       const found = firstFailure(2000, sabotage)
       t.match(found?.message, rule, `seed ${found?.seed}`)
     })

@@ -12,6 +12,7 @@ import {
 } from '../src/index.ts'
 import { setOption } from '../src/sockets.ts'
 import { closing, codeOf, identity, openDescriptors } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 const token = Buffer.from('0123456789abcdef')
 
@@ -225,7 +226,7 @@ void t.test('a socket that is no socket is an error beside what came', async (t)
   })
 })
 
-void t.test('100,000 sends, receives and closes leave nothing behind', { timeout: 60_000 }, async (t) => {
+void t.test('100,000 sends, receives and closes leave nothing behind', { timeout: LIMIT }, async (t) => {
   const [a, b] = lane(t)
   const sender = new SendBatch(50, 16)
   const receiver = new ReceiveBatch(50, 16)

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { listenUnix, sendDatagram } from '../src/index.ts'
 import { closing, codeOf, ended, nativeError, openDescriptors, temporaryFolder } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 interface Datagram {
   text: string
@@ -27,7 +28,7 @@ async function receiver(t: Test, name: string): Promise<() => Promise<Datagram[]
   }
 }
 
-void t.test('a datagram goes to a path and to an abstract name', { timeout: 20_000 }, async (t) => {
+void t.test('a datagram goes to a path and to an abstract name', { timeout: LIMIT }, async (t) => {
   const before = openDescriptors()
   for (const name of [join(temporaryFolder(t), 'notify'), `@baton-${process.pid} ü`]) {
     const received = await receiver(t, name)
@@ -46,7 +47,7 @@ void t.test('a datagram goes to a path and to an abstract name', { timeout: 20_0
   t.equal(openDescriptors(), before)
 })
 
-void t.test('a receiver that does not read makes nobody wait', { timeout: 20_000 }, async (t) => {
+void t.test('a receiver that does not read makes nobody wait', { timeout: LIMIT }, async (t) => {
   const name = join(temporaryFolder(t), 'notify')
   const received = await receiver(t, name)
   let sent = 0
@@ -64,7 +65,7 @@ void t.test('a receiver that does not read makes nobody wait', { timeout: 20_000
   )
 })
 
-void t.test('a datagram that nobody can have is an error with the path', { timeout: 20_000 }, async (t) => {
+void t.test('a datagram that nobody can have is an error with the path', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const before = openDescriptors()
   const path = join(folder, 'notify')

@@ -13,6 +13,7 @@ import {
   type IncomingMessage,
 } from '../src/index.ts'
 import { closing, codeOf, ended, identity, openDescriptors, readable, startFixture } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 function endpoints(t: Test): [Endpoint, Endpoint] {
   const pair = Endpoint.pair()
@@ -39,7 +40,7 @@ void t.test('row 43: a nonblocking receive on an empty endpoint is EAGAIN', asyn
   )
 })
 
-void t.test('row 42: what arrives is the same open file, both ways', { timeout: 10_000 }, async (t) => {
+void t.test('row 42: what arrives is the same open file, both ways', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const ends = socketpair('stream')
   closing(t, ...ends)
@@ -53,7 +54,7 @@ void t.test('row 42: what arrives is the same open file, both ways', { timeout: 
   t.ok(isCloseOnExec(first.fd))
 })
 
-void t.test('row 42: waiting receives are served in order', { timeout: 10_000 }, async (t) => {
+void t.test('row 42: waiting receives are served in order', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const ends = socketpair('stream')
   closing(t, ...ends)
@@ -71,7 +72,7 @@ void t.test('row 42: waiting receives are served in order', { timeout: 10_000 },
 
 void t.test(
   'row 44: shutdown unblocks waiting receives on both ends and closes nothing',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const [a, b] = endpoints(t)
     a.sendFd(b.fd)
@@ -95,7 +96,7 @@ void t.test(
   },
 )
 
-void t.test('row 44: shutdown of one end unblocks the other', { timeout: 10_000 }, async (t) => {
+void t.test('row 44: shutdown of one end unblocks the other', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const waiting = b.recvFd()
   a.shutdown()
@@ -118,7 +119,7 @@ void t.test(
   },
 )
 
-void t.test('row 46: destroy releases, and a second one hits no stranger', { timeout: 10_000 }, async (t) => {
+void t.test('row 46: destroy releases, and a second one hits no stranger', { timeout: LIMIT }, async (t) => {
   const before = openDescriptors()
   const [a, b] = Endpoint.pair()
   const { fd } = a
@@ -136,7 +137,7 @@ void t.test('row 46: destroy releases, and a second one hits no stranger', { tim
   t.equal(openDescriptors(), before)
 })
 
-void t.test('row 46: destroy ends a receive that waits', { timeout: 10_000 }, async (t) => {
+void t.test('row 46: destroy ends a receive that waits', { timeout: LIMIT }, async (t) => {
   const [a, b] = Endpoint.pair()
   const waiting = a.recvFd()
   a.destroy()
@@ -145,7 +146,7 @@ void t.test('row 46: destroy ends a receive that waits', { timeout: 10_000 }, as
   t.equal(sharedPoller().size, 0)
 })
 
-void t.test('a receive can be given up, and the next one goes on', { timeout: 10_000 }, async (t) => {
+void t.test('a receive can be given up, and the next one goes on', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const abort = new AbortController()
   const given = b.recvFd({ signal: abort.signal })
@@ -188,7 +189,7 @@ async function hear(poller: Poller, { channel }: Introduced): Promise<IncomingMe
 
 void t.test(
   'row 47: a pair to a child works both ways, and its unused ends are closed',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const poller = new Poller()
     t.teardown(() => poller.close())
@@ -205,7 +206,7 @@ void t.test(
 
 void t.test(
   'row 48: messages with and without descriptors are told apart by their first byte',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const poller = new Poller()
     t.teardown(() => poller.close())
@@ -235,7 +236,7 @@ void t.test(
 
 void t.test(
   'row 49: a parent introduces two children, and they talk directly',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const poller = new Poller()
     t.teardown(() => poller.close())

@@ -23,6 +23,7 @@ import {
   startFixture,
   temporaryFolder,
 } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** What `socket` says until it ends. */
 async function spoken(socket: Socket): Promise<string> {
@@ -61,7 +62,7 @@ function closeOnExecFlags(): Record<string, boolean | string> {
 
 void t.test(
   'row 33: a session waits in a socketpair during exec, and is received and answered afterwards',
-  { timeout: 30_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { pid, answer, waiting } = await session(t, 1)
     t.same(answer, { pid, listening: true }, 'same pid, and the listening socket is one still')
@@ -71,7 +72,7 @@ void t.test(
 
 void t.test(
   'row 35: the pair survives 200 execs, found again through the environment, and no descriptor is left over',
-  { timeout: 120_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { pid, answer, waiting } = await session(t, 200)
     t.same(answer, { pid, listening: true })
@@ -81,7 +82,7 @@ void t.test(
 
 void t.test(
   'the new program has 0, 1, 2 and what was kept, and nothing else',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { code, stdout, stderr } = await ended(startFixture('inherited.mjs', []))
     t.same({ code, stderr }, { code: 0, stderr: '' })
@@ -100,7 +101,7 @@ void t.test(
   },
 )
 
-void t.test('arguments and variables arrive byte for byte', { timeout: 10_000 }, async (t) => {
+void t.test('arguments and variables arrive byte for byte', { timeout: LIMIT }, async (t) => {
   const child = startFixture('arguments.mjs', [])
   const { stdout, stderr } = await ended(child)
   t.equal(stderr, '')
@@ -112,7 +113,7 @@ void t.test('arguments and variables arrive byte for byte', { timeout: 10_000 },
   })
 })
 
-void t.test('an execve that fails leaves everything as it was', { timeout: 10_000 }, async (t) => {
+void t.test('an execve that fails leaves everything as it was', { timeout: LIMIT }, async (t) => {
   const [a, b] = socketpair('stream')
   const [c, d] = socketpair('stream')
   closing(t, a, b, c, d)
@@ -142,7 +143,7 @@ void t.test('an execve that fails leaves everything as it was', { timeout: 10_00
   await arrived
 })
 
-void t.test('a Worker can not replace the program', { timeout: 10_000 }, async (t) => {
+void t.test('a Worker can not replace the program', { timeout: LIMIT }, async (t) => {
   const index = new URL('../dist/index.js', import.meta.url).href
   const code = `import(${JSON.stringify(index)}).then(({ executeInPlace }) =>
     executeInPlace({ path: '/bin/false', args: [], env: {}, keep: [] }),

@@ -13,6 +13,7 @@ import {
   startFixture,
   temporaryFolder,
 } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 void t.test('a memory file is read and written by its number', async (t) => {
   const before = openDescriptors()
@@ -46,7 +47,7 @@ async function said(child: ChildProcess): Promise<string> {
 
 void t.test(
   'a file has one holder of its lock, across exec and until SIGKILL',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const path = join(temporaryFolder(t), 'zwei Wörter.lock')
     const holder = startFixture('lock.mjs', [path], { stdio: ['pipe', 'pipe', 'inherit'] })

@@ -34,6 +34,7 @@ import {
   startFixture,
   temporaryFolder,
 } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 const token = Buffer.from('0123456789abcdef')
 
@@ -138,7 +139,7 @@ void t.test('row 5: over an existing connection the caller keeps both descriptor
   t.equal(openDescriptors(), before)
 })
 
-void t.test('row 6: a dial never blocks on a silent or full peer', { timeout: 10_000 }, async (t) => {
+void t.test('row 6: a dial never blocks on a silent or full peer', { timeout: LIMIT }, async (t) => {
   const path = join(temporaryFolder(t), 'silent.sock')
   closing(t, listenUnix({ path, backlog: 1 }))
   const dialled: OwnedFd[] = []
@@ -357,7 +358,7 @@ void t.test('descriptors need a byte to ride on', async (t) => {
   )
 })
 
-void t.test('receiveExact takes what it asked for and not a byte more', { timeout: 10_000 }, async (t) => {
+void t.test('receiveExact takes what it asked for and not a byte more', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t, 'stream')
   const poller = new Poller()
   t.teardown(() => poller.close())
@@ -375,7 +376,7 @@ void t.test('receiveExact takes what it asked for and not a byte more', { timeou
   t.equal((await receiveExact(poller, b.fd, 3, { maxFds: 0 })).bytes.toString(), 'now', 'without a wait')
 })
 
-void t.test('receiveExact closes what it holds when it rejects', { timeout: 10_000 }, async (t) => {
+void t.test('receiveExact closes what it holds when it rejects', { timeout: LIMIT }, async (t) => {
   const poller = new Poller()
   t.teardown(() => poller.close())
   const [a, b] = pair(t, 'stream')
@@ -405,7 +406,7 @@ void t.test('receiveExact closes what it holds when it rejects', { timeout: 10_0
   t.equal(poller.size, 0)
 })
 
-void t.test('receiveExact refuses a seqpacket message that is longer', { timeout: 10_000 }, async (t) => {
+void t.test('receiveExact refuses a seqpacket message that is longer', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t)
   const poller = new Poller()
   t.teardown(() => poller.close())
@@ -415,7 +416,7 @@ void t.test('receiveExact refuses a seqpacket message that is longer', { timeout
   t.equal(openDescriptors(), before)
 })
 
-void t.test('out of descriptors', { timeout: 20_000 }, async (t) => {
+void t.test('out of descriptors', { timeout: LIMIT }, async (t) => {
   const child = await ended(startFixture('exhausted.mjs', [], { descriptors: 96 }))
   t.equal(child.stderr, '')
   t.same(JSON.parse(child.stdout), {
@@ -430,7 +431,7 @@ void t.test('out of descriptors', { timeout: 20_000 }, async (t) => {
 
 void t.test(
   'too many descriptors in flight are ETOOMANYREFS for a sender without privileges',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const options = process.getuid?.() === 0 ? { uid: 65_534 } : {}
     const child = await ended(startFixture('in-flight.mjs', [], { ...options, descriptors: 96 }))

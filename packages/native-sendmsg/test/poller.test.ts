@@ -14,6 +14,7 @@ import {
   type PollerOptions,
 } from '../src/index.ts'
 import { closing, codeOf, ended, startFixture } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 const byte = Buffer.from('x')
 
@@ -38,7 +39,7 @@ function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
 
 void t.test(
   'a listener is called with what holds, again and again until it is dealt with',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const [a, b] = pair(t)
     const events: number[] = []
@@ -61,7 +62,7 @@ void t.test(
   },
 )
 
-void t.test('afterWake comes once behind all listeners of a wake-up', { timeout: 10_000 }, async (t) => {
+void t.test('afterWake comes once behind all listeners of a wake-up', { timeout: LIMIT }, async (t) => {
   const order: string[] = []
   const done = deferred<void>()
   const watched = poller(t, {
@@ -88,7 +89,7 @@ void t.test('afterWake comes once behind all listeners of a wake-up', { timeout:
   t.same(order, ['after', 'one', 'two', 'after'])
 })
 
-void t.test('the peer going is told apart from bytes', { timeout: 10_000 }, async (t) => {
+void t.test('the peer going is told apart from bytes', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t)
   const gone = deferred<number>()
   const watch = poller(t).add(b.fd, EPOLLRDHUP, (events) => {
@@ -102,7 +103,7 @@ void t.test('the peer going is told apart from bytes', { timeout: 10_000 }, asyn
 
 void t.test(
   'modify asks for other events, and arms a one-shot watch again',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const [a, b] = pair(t)
     let next = deferred<number>()
@@ -123,7 +124,7 @@ void t.test(
 
 void t.test(
   'a watch that a listener of the same round removed or replaced is not called',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const called: string[] = []
     const watched = poller(t, { afterWake: () => called.push('round') })
@@ -167,7 +168,7 @@ void t.test(
 
 void t.test(
   'events that a listener of the same round stopped asking for are not told',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const watched = poller(t)
     const done = deferred<number>()
@@ -193,7 +194,7 @@ void t.test(
 
 void t.test(
   'a listener that throws is an uncaught exception and stops nobody else',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const child = await ended(startFixture('poller.mjs', ['listener-throws']))
     t.match(child, {
@@ -206,7 +207,7 @@ void t.test(
 
 void t.test(
   'remove is idempotent, and an error when the descriptor was closed first',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const watched = poller(t)
     const [, b] = pair(t)
@@ -235,7 +236,7 @@ void t.test(
 
 void t.test(
   'a number that was closed and is watched anew belongs to the new watch',
-  { timeout: 10_000 },
+  { timeout: LIMIT },
   async (t) => {
     const watched = poller(t)
     const [, b] = pair(t)
@@ -269,14 +270,10 @@ void t.test('a poller that is closed is of no use, and a second close is harmles
   )
 })
 
-void t.test(
-  'close releases everything: idle, waiting and from a listener',
-  { timeout: 20_000 },
-  async (t) => {
-    const child = await ended(startFixture('poller.mjs', ['close']))
-    t.match(child, { code: 0, stderr: '', stdout: '0 descriptors, 0 exit listeners\n' })
-  },
-)
+void t.test('close releases everything: idle, waiting and from a listener', { timeout: LIMIT }, async (t) => {
+  const child = await ended(startFixture('poller.mjs', ['close']))
+  t.match(child, { code: 0, stderr: '', stdout: '0 descriptors, 0 exit listeners\n' })
+})
 
 const ends: [string, object][] = [
   ['exit', { code: 7, stderr: '' }],
@@ -296,7 +293,7 @@ for (const ring of [true, false]) {
   for (const [how, outcome] of ends) {
     void t.test(
       `${waiter(ring)}: a process with a waiting poller ends: ${how}`,
-      { timeout: 20_000 },
+      { timeout: LIMIT },
       async (t) => {
         const child = startFixture('poller.mjs', [how], { ring })
         await once(child, 'spawn')
@@ -344,7 +341,7 @@ const heldBack: [string, string, object][] = [
 
 for (const ring of [true, false]) {
   for (const [name, how, outcome] of heldBack) {
-    void t.test(`${waiter(ring)}: ${name}`, { timeout: 20_000 }, async (t) => {
+    void t.test(`${waiter(ring)}: ${name}`, { timeout: LIMIT }, async (t) => {
       const child = startFixture('poller.mjs', [how], { ring })
       t.same(await ended(child, 5_000), { signal: null, code: 0, stdout: '', stderr: '', ...outcome })
     })

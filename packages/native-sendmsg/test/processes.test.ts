@@ -3,10 +3,11 @@ import { once } from 'node:events'
 import t from 'tap'
 import { isCloseOnExec, openProcess, poll, Poller, POLLIN, reap } from '../src/index.ts'
 import { closing, codeOf, ended, nativeError, readable, startFixture } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 void t.test(
   'a process that replaced itself reaps the children that it had started before',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     const { stdout, stderr, code } = await ended(startFixture('children.mjs', []))
     t.same({ stderr, code }, { stderr: '', code: 0 })
@@ -25,7 +26,7 @@ void t.test(
   },
 )
 
-void t.test('a process is readable once it has ended', { timeout: 10_000 }, async (t) => {
+void t.test('a process is readable once it has ended', { timeout: LIMIT }, async (t) => {
   const child = spawn('/bin/cat', { stdio: ['pipe', 'ignore', 'ignore'] })
   const handle = openProcess(child.pid ?? 0)
   closing(t, handle)

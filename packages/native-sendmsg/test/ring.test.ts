@@ -25,6 +25,7 @@ import { eventually } from '../../../test/support/eventually.ts'
 import { libc } from '../src/libc.ts'
 import { mainRing } from '../src/main-ring.ts'
 import { closing, ended, nativeError, openDescriptors, present, startFixture } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 // What one system call does for many descriptors. Each behaviour is the same where there is no io_uring: `batches.mjs`, which
 // looks at the package from outside, runs both ways.
@@ -83,7 +84,7 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
 
 for (const ring of [true, false]) {
   for (const [name, how, outcome, options] of stories) {
-    void t.test(`${ring ? 'io_uring' : 'one by one'}: ${name}`, { timeout: 20_000 }, async (t) => {
+    void t.test(`${ring ? 'io_uring' : 'one by one'}: ${name}`, { timeout: LIMIT }, async (t) => {
       const child = await ended(startFixture('batches.mjs', [how], { ring, ...options }))
       t.match(child, { code: 0, signal: null, stderr: '' })
       // A kernel that has none runs the same way twice.
@@ -130,7 +131,7 @@ const noRing = mainRing() === undefined ? 'no io_uring here' : false
 
 void t.test(
   'a batch that the kernel breaks off loses nobody',
-  { skip: noRing, timeout: 20_000 },
+  { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener, sockets } = await clients(t, 8)
     const before = openDescriptors()
@@ -159,7 +160,7 @@ void t.test(
 
 void t.test(
   'a batch that the kernel does not begin is an error of the listener',
-  { skip: noRing, timeout: 20_000 },
+  { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener } = await clients(t, 1)
     refusingAfter(t, 0)
@@ -188,7 +189,7 @@ void t.test('what the kernel does not close together is closed one by one', { sk
 
 void t.test(
   'a program that is short of descriptors has a ring later',
-  { skip: noRing, timeout: 20_000 },
+  { skip: noRing, timeout: LIMIT },
   async (t) => {
     // The first failure was for good, and nobody was told.
     const child = await ended(startFixture('late-ring.mjs', [], { descriptors: 64 }))
@@ -226,7 +227,7 @@ function listening(t: Test) {
 
 void t.test(
   'a poller goes on while the kernel takes no chain, and after that',
-  { skip: noRing, timeout: 20_000 },
+  { skip: noRing, timeout: LIMIT },
   async (t) => {
     // io_uring_enter(2) may say ENOMEM, EAGAIN or EBUSY. That was an exception in the middle of the poller, which ended the
     // process; where somebody caught it, nothing was ever heard of any descriptor again.
@@ -273,7 +274,7 @@ void t.test(
 
 void t.test(
   'a chain of which the kernel takes half does no harm',
-  { skip: noRing, timeout: 20_000 },
+  { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { begin, hear } = listening(t)
     refusingAfter(t, 1)
@@ -284,7 +285,7 @@ void t.test(
 
 void t.test(
   'a doorbell that the kernel could not ring is not waited for',
-  { skip: noRing, timeout: 20_000 },
+  { skip: noRing, timeout: LIMIT },
   async (t) => {
     // The byte that rings it is sent by an operation of its own, which may fail (ENOBUFS); the poller was deaf then. Here what it
     // sends into is no socket for a while.

@@ -64,6 +64,7 @@ import {
   startFixture,
   temporaryFolder,
 } from './support.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 /** Connects a Node client to a listener; teardown closes all. */
 async function accepted(t: Test, listener: OwnedFd, host: string): Promise<[AcceptedConnection, Socket]> {
@@ -140,7 +141,7 @@ void t.test('descriptor flags and file flags', async (t) => {
   t.notOk(isNonblocking(a.fd))
 })
 
-void t.test('listen and accept over IPv4', { timeout: 10_000 }, async (t) => {
+void t.test('listen and accept over IPv4', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0, noDelay: true, keepAlive: true })
   closing(t, listener)
   t.ok(isNonblocking(listener.fd) && isCloseOnExec(listener.fd))
@@ -160,7 +161,7 @@ void t.test('listen and accept over IPv4', { timeout: 10_000 }, async (t) => {
   t.equal(peerCredentials(fd).pid, 0, 'TCP tells nobody')
 })
 
-void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeout: 10_000 }, async (t) => {
+void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '::1', port: 0 })
   closing(t, listener)
   const [{ peer }, client] = await accepted(t, listener, '::1')
@@ -295,7 +296,7 @@ void t.test('a Unix listener, its mode and its peer', async (t) => {
   t.equal(peerAddress(dialled.fd)?.address, name)
 })
 
-void t.test('the file of a Unix listener is never wider than its mode', { timeout: 10_000 }, async (t) => {
+void t.test('the file of a Unix listener is never wider than its mode', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const path = join(folder, 'a.sock')
   const restored = process.umask(0)
@@ -417,7 +418,7 @@ void t.test('poll tells what holds without waiting', async (t) => {
 
 void t.test(
   'row 15: elsewhere the package imports, and each function is a typed error',
-  { timeout: 20_000 },
+  { timeout: LIMIT },
   async (t) => {
     t.equal(supported, true)
     const child = await ended(startFixture('unsupported.mjs', []))

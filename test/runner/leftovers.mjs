@@ -1,0 +1,55 @@
+// Finds what a test run started by a mark in the environment, which children inherit whatever group or session they
+// are in. Run as a program, `leftovers.mjs RUN FOLDER`, it waits for the end of its standard input, that is for the
+// runner's death from any cause, and then ends the processes of that run and removes its folder.
+import { once } from 'node:events'
+import { readdirSync, readFileSync, rmSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+/** The variable whose value is `RUN.FILE`: which run, and which of its test files. */
+export const MARK = 'TEST_FILE'
+
+/**
+ * @param {string} value the whole value of the mark, or the beginning of it
+ * @returns {{ pid: number, command: string }[]} processes that carry it, zombies and this process apart
+ */
+export function processesOf(value) {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .flatMap((pid) => {
+      const variables = read(`/proc/${pid}/environ`).split('\0')
+      if (!variables.some((variable) => variable.startsWith(`${MARK}=${value}`))) return []
+      return { pid: Number(pid), command: read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() }
+    })
+}
+
+/** Ends them, and returns when the kernel has nothing left of them to run. */
+export async function endAll(value) {
+  for (;;) {
+    const processes = processesOf(value)
+    if (processes.length === 0) return
+    for (const { pid } of processes) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch (error) {
+        if (error.code !== 'ESRCH') throw error
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
+
+/** Empty for a process that has ended meanwhile, and for one of another user. */
+function read(path) {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const [run, folder] = process.argv.slice(2)
+  await once(process.stdin.resume(), 'end')
+  await endAll(`${run}.`)
+  rmSync(folder, { recursive: true, force: true })
+}
