@@ -30,7 +30,11 @@ const SUITE =
 const elsewhere: readonly Elsewhere[] = [
   { page: 'README.md', begins: 'npm start', because: SUITE },
   { page: 'CONTRIBUTING.md', begins: 'npm test', because: SUITE },
-  { page: 'docs/internals/simulation.md', begins: 'npm test -- packages/broker/test/simulation', because: SUITE },
+  {
+    page: 'docs/internals/simulation.md',
+    begins: 'npm test -- packages/broker/test/simulation',
+    because: SUITE,
+  },
   { page: 'docs/reliability.md', begins: 'npm run chaos', because: SUITE },
   { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/slow/sdk-reference.test.ts' },
   { ...EXAMPLES, begins: 'npx baton start --config examples/baton.json' },

@@ -116,7 +116,7 @@ void t.test('an app that drains at SIGTERM ends by itself', { timeout: LIMIT }, 
   const broker = await startBroker(t)
   const first = await startBackend(t, broker)
   const inFlight = await Client.open(t, { port: broker.port() })
-  inFlight.request('/slow?ms=2000')
+  inFlight.request('/wait')
   const idle = await Client.open(t, { port: broker.port() })
   t.notMatch((await idle.get()).headers, { connection: 'close' })
   await adopted(broker, 2)
@@ -128,6 +128,7 @@ void t.test('an app that drains at SIGTERM ends by itself', { timeout: LIMIT }, 
   await broker.until(({ services }) => services[0]?.held === 1, 'a new client waits for somebody else')
   t.match(await idle.get(), { status: 200, headers: { connection: 'close' } }, 'let go after its next answer')
   t.equal(await idle.ended, 'end')
+  first.say('answer')
   t.match(await inFlight.answer(), { status: 200, headers: { connection: 'close' } })
   t.same(await first.exited, { code: 0, signal: null })
 

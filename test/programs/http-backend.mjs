@@ -1,13 +1,18 @@
 // An HTTP app as a user writes it, with paths for what the tests look at. SIGTERM drains; the process then ends by itself.
+// The answers to `/wait` are due when a line `answer` comes on standard input: a test says when, no clock does.
 import http from 'node:http'
+import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
 
+const waiting = new Set()
 const server = http.createServer((request, response) => {
   const { pathname, searchParams } = new URL(request.url, 'http://app')
   const { socket } = request
   response.setHeader('x-pid', process.pid)
   if (pathname === '/slow') {
     setTimeout(() => response.end(`slow ${process.pid}`), Number(searchParams.get('ms')))
+  } else if (pathname === '/wait') {
+    waiting.add(response)
   } else if (pathname === '/busy') {
     const end = performance.now() + Number(searchParams.get('ms'))
     while (performance.now() < end);
@@ -30,6 +35,13 @@ const server = http.createServer((request, response) => {
     )
   }
 })
+
+createInterface({ input: process.stdin }).on('line', () => {
+  for (const response of waiting) response.end(`waited ${process.pid}`)
+  waiting.clear()
+})
+// A process that has drained ends, whether or not somebody may still say something.
+process.stdin.unref?.()
 
 const backend = createBackend({ weight: Number(process.env.WEIGHT ?? 1) })
 backend.attach(server)

@@ -83,6 +83,11 @@ export class Program {
     if (this.running) this.child.kill(signal)
   }
 
+  /** A line on its standard input, for a program that waits for the test's word. */
+  say(line: string): void {
+    this.child.stdin?.write(`${line}\n`)
+  }
+
   /** The first line that `matches`, of those that came and those to come; fails when the program ends without it. */
   async line(matches: (line: string) => boolean, what: string): Promise<string> {
     for (let seen = 0; ;) {
