@@ -2,7 +2,7 @@
  * What the start of a broker takes on this machine, in milliseconds. The runner measures it before the first test; a
  * file that is run without the runner takes a slow machine's.
  */
-const START = Number(process.env['TEST_START_MS'] ?? 3000)
+export const START = Number(process.env['TEST_START_MS'] ?? 3000)
 
 /**
  * A limit is there to end what hangs, with the name of what it waited for. It is no part of what a test asserts, so it
