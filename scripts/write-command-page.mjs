@@ -1,20 +1,26 @@
 // Writes what `baton --help` and each `baton COMMAND --help` print into docs/command.md. Run after a build.
 // `--check`: writes nothing, and fails when the page says something else.
-import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+// In this process: the start of one for each page is most of what that would cost.
+import { run } from '../packages/broker/dist/cli/run.js'
 
 const page = new URL('../docs/command.md', import.meta.url)
-const command = fileURLToPath(new URL('../packages/broker/bin/baton.js', import.meta.url))
 
-function help(...args) {
-  return execFileSync(process.execPath, [command, ...args, '--help'], { encoding: 'utf8' })
+async function help(...args) {
+  const lines = []
+  const refuse = (line) => {
+    throw new Error(`baton ${args.join(' ')} --help: ${line}`)
+  }
+  const code = await run([...args, '--help'], { out: (line) => lines.push(`${line}\n`), err: refuse })
+  if (code !== 0) refuse(`exit code ${code}`)
+  return lines.join('')
 }
 
-const overview = help()
+const overview = await help()
 const [, list] = /^Commands:\n([^]*?)\n\n/m.exec(overview)
 const names = list.split('\n').map((line) => line.trim().split(' ')[0])
-const sections = names.map((name) => `## baton ${name}\n\n\`\`\`text\n${help(name)}\`\`\`\n`)
+const helps = await Promise.all(names.map((name) => help(name)))
+const sections = names.map((name, index) => `## baton ${name}\n\n\`\`\`text\n${helps[index]}\`\`\`\n`)
 const text = ['```text', `${overview}\`\`\`\n`, ...sections].join('\n')
 
 const before = readFileSync(page, 'utf8')
