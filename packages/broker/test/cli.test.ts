@@ -1,13 +1,9 @@
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
-import { createServer as createTcpServer, type AddressInfo } from 'node:net'
+import { createServer } from 'node:http'
+import { createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
+import { dirname, join } from 'node:path'
 
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
@@ -17,6 +13,7 @@ import { run } from '../src/cli/run.ts'
 import { loadConfig } from '../src/config/index.ts'
 import { fakeView, healthy } from './worker-view.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { freePort } from '../../../test/support/free-port.ts'
 
 /** Runs `baton ARGS...` in this process. */
 async function baton(...args: string[]) {
@@ -38,22 +35,12 @@ function configFile(t: Test, changes: Record<string, unknown> = {}): string {
   return file
 }
 
-/** An HTTP server that is not Baton's, on a free port. */
+/** A server that is not Baton's, on a free port. */
 async function listening(t: Test, server: Server): Promise<string> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.teardown(() => server.close())
   return `127.0.0.1:${(server.address() as AddressInfo).port}`
-}
-
-/** An address that was free a moment ago and that nobody listens on. */
-async function unused(): Promise<string> {
-  const server = createTcpServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return `127.0.0.1:${port}`
 }
 
 void t.test('help and version', async (t) => {
@@ -75,12 +62,17 @@ void t.test('help and version', async (t) => {
 void t.test('a command line that makes no sense is exit code 2, with what was meant', async (t) => {
   const cases: [args: string[], message: RegExp][] = [
     [[], /^baton: which command\?\nTry: baton --help$/],
+    [['strat'], /^baton: unknown command "strat" \(did you mean start\?\)\nTry: baton --help$/],
     [['chekc'], /^baton: unknown command "chekc" \(did you mean check\?\)\nTry: baton --help$/],
     [['frobnicate'], /^baton: unknown command "frobnicate"\n/],
     [['--versoin'], /^baton: unknown option "--versoin" \(did you mean --version\?\)/],
     [
       ['check', '--confg', 'x'],
       /^baton: unknown option --confg \(did you mean --config\?\)\nTry: baton check --help$/,
+    ],
+    [
+      ['start', '--confg', 'x'],
+      /^baton: unknown option --confg \(did you mean --config\?\)\nTry: baton start --help$/,
     ],
     [['check', '-x'], /^baton: unknown option -x\n/],
     [['check', '--toString'], /^baton: unknown option --toString\n/],
@@ -108,6 +100,7 @@ void t.test('a command line that makes no sense is exit code 2, with what was me
     t.equal(code, 2, args.join(' '))
     t.equal(out, '')
     t.match(err, message)
+    t.match(err, /^[^\n]*\nTry: baton .*--help$/, 'what is wrong, where to look, and no more')
   }
 })
 
@@ -131,28 +124,95 @@ void t.test('check says that a configuration is right, and what is doubtful', as
   })
 })
 
-void t.test('check and start refuse what is wrong, with exit code 1', async (t) => {
-  const wrong = configFile(t, {
-    listeners: [{ ...listener, listen: 'x' }],
-    services: { web: { maxHeld: -1 } },
-  })
-  for (const command of ['check', 'start']) {
-    t.same(await baton(command, '--config', wrong), {
-      code: 1,
-      out: '',
-      err: [
-        `${wrong}: listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"`,
-        `${wrong}: services.web.maxHeld: must be at least 0`,
-      ].join('\n'),
-    })
-    const missing = await baton(command, '--config', '/nonexistent/baton.json')
-    t.same(missing, {
-      code: 1,
-      out: '',
-      err: '/nonexistent/baton.json: no such file; name another one with --config FILE',
-    })
+void t.test('check and start refuse what is wrong: a line for each thing, with its place', async (t) => {
+  const cases: { changes: Record<string, unknown> | string; says: string[] }[] = [
+    {
+      changes: { listeners: [{ ...listener, listen: 'x' }], services: { web: { maxHeld: -1 } } },
+      says: [
+        'listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"',
+        'services.web.maxHeld: must be at least 0',
+      ],
+    },
+    { changes: '{\n  "listeners": [,]\n}', says: ['line 2, column 17: expected a value, got ","'] },
+    {
+      changes: { services: { web: { holdTimout: '5s' } } },
+      says: ['services.web.holdTimout: unknown key (did you mean "holdTimeout"?)'],
+    },
+    {
+      changes: { services: { web: { maxHeld: '10' } } },
+      says: ['services.web.maxHeld: expected a number, got "10"'],
+    },
+    {
+      changes: { listeners: [listener, listener] },
+      says: ['listeners[1].name: "web" is the name of listeners[0] already'],
+    },
+    {
+      changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
+      says: [
+        'listeners[0].service: there is no service "wbe" (did you mean "web"?)',
+        'admin.listen: 0.0.0.0:1 can be reached from other hosts',
+      ],
+    },
+    {
+      changes: { security: { registrationSecretFile: 'none' } },
+      says: ['security.registrationSecretFile: can not read'],
+    },
+  ]
+  for (const { changes, says } of cases) {
+    const wrong = configFile(t, typeof changes === 'string' ? {} : changes)
+    if (typeof changes === 'string') writeFileSync(wrong, changes)
+    for (const command of ['check', 'start']) {
+      const { code, out, err } = await baton(command, '--config', wrong)
+      const lines = err.split('\n')
+      t.same({ code, out }, { code: 1, out: '' })
+      t.equal(lines.length, says.length, `${err}: a line for each`)
+      for (const [index, text] of says.entries())
+        t.ok(lines[index]?.startsWith(`${wrong}: ${text}`), `${lines[index]}\nwanted: ${text}`)
+    }
   }
+  const missing = join(dirname(configFile(t)), 'missing.json')
+  for (const command of ['check', 'start'])
+    t.same(await baton(command, '--config', missing), {
+      code: 1,
+      out: '',
+      err: `${missing}: no such file; name another one with --config FILE`,
+    })
 })
+
+void t.test(
+  'an address that can not be had: exit code 1, and the name of the listener and the address',
+  { timeout: LIMIT },
+  async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'baton-'))
+    t.teardown(() => rmSync(folder, { recursive: true }))
+    const port = await listening(t, createTcpServer())
+    const served = `unix:${join(folder, 'served.sock')}`
+    const other = createTcpServer().listen(served.slice('unix:'.length))
+    await once(other, 'listening')
+    t.teardown(() => other.close())
+    const file = `unix:${join(folder, 'file.sock')}`
+    writeFileSync(file.slice('unix:'.length), '')
+    const cases: [listen: string, why: string][] = [
+      [port, 'the address is in use by another process (EADDRINUSE)'],
+      // RFC 5737: for documentation, so never an address of this machine.
+      ['192.0.2.1:8080', 'the address belongs to no interface of this machine (EADDRNOTAVAIL)'],
+      [file, ''],
+      // It was said to be another broker's runtime folder.
+      [served, 'the address is in use by another process (EADDRINUSE)'],
+      // /nonexistent was there on a machine on which something had been installed for a user without a home.
+      [`unix:${join(folder, 'missing/web.sock')}`, ''],
+    ]
+    for (const [listen, why] of cases) {
+      const listeners = [listener, { ...listener, name: 'other', listen }]
+      const config = configFile(t, { admin: { listen: '127.0.0.1:0' }, listeners })
+      const { code, out, err } = await baton('start', '--config', config)
+      t.equal(code, 1, listen)
+      t.equal(out, '')
+      t.ok(err.startsWith(`baton: cannot listen: listener "other" on ${listen}: ${why}`), err)
+      t.notOk(err.includes('\n'), 'no stack')
+    }
+  },
+)
 
 void t.test('status and drain talk to the broker that the configuration names', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
@@ -219,7 +279,7 @@ void t.test('status and drain talk to the broker that the configuration names', 
 })
 
 void t.test('nobody, or somebody else, at the admin address is told apart', async (t) => {
-  const nobody = await unused()
+  const nobody = `127.0.0.1:${await freePort()}`
   const file = configFile(t, { admin: { listen: nobody } })
   const expected = `baton: nobody answers at ${nobody} (admin.listen of ${file}): ECONNREFUSED; is the broker running?`
   t.same(await baton('status', '--config', file), { code: 1, out: '', err: expected })
@@ -252,55 +312,3 @@ void t.test('nobody, or somebody else, at the admin address is told apart', asyn
     err: /^baton: 127\.0\.0\.1:0 .* has port 0: the port that was chosen is in the log/,
   })
 })
-
-const MAIN = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
-
-/** `baton start` as a process of its own, as it was built; ended with the test at the latest. */
-function startBroker(t: Test, file: string) {
-  // The test runner's own loader and coverage are not for the program under test.
-  const env = Object.fromEntries(
-    Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS$|_TAPJS)/.test(name)),
-  )
-  const child = spawn(process.execPath, [MAIN, 'start', '--config', file], {
-    env,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  t.teardown(() => child.kill('SIGKILL'))
-  const exited: Promise<[code: number | null, signal: string | null]> = once(child, 'exit') as never
-  return { child, exited, err: text(child.stderr) }
-}
-
-void t.test(
-  'baton start serves until SIGTERM, and a second broker is told what is in use',
-  { timeout: LIMIT },
-  async (t) => {
-    const [listen, admin] = [await unused(), await unused()]
-    const file = configFile(t, { admin: { listen: admin }, listeners: [{ ...listener, listen }] })
-    const first = startBroker(t, file)
-    const logged: { msg: string }[] = []
-    for await (const line of createInterface(first.child.stdout)) {
-      logged.push(JSON.parse(line))
-      if (logged.at(-1)?.msg === 'accepting connections') break
-    }
-    first.child.stdout.resume()
-    t.match(await baton('status', '--config', file), {
-      code: 0,
-      out: new RegExp(`web +${listen} +http +web +0\n`),
-    })
-
-    const taken = startBroker(
-      t,
-      configFile(t, { admin: { listen: '127.0.0.1:0' }, listeners: [{ ...listener, listen }] }),
-    )
-    t.same(await taken.exited, [1, null])
-    t.match(await taken.err, new RegExp(`^baton: .*listener "web" on ${listen}: .*\\(EADDRINUSE\\)\n$`))
-
-    const adminTaken = startBroker(t, configFile(t, { admin: { listen: admin } }))
-    t.same(await adminTaken.exited, [1, null])
-    t.equal(await adminTaken.err, `baton: admin.listen: ${admin} is in use by another process (EADDRINUSE)\n`)
-
-    first.child.kill('SIGTERM')
-    t.same(await first.exited, [0, null])
-    t.equal(await first.err, '')
-  },
-)
