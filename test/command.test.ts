@@ -15,8 +15,8 @@ import { LIMIT } from './support/limits.ts'
 const LISTENER = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
 const WORKING = { admin: { listen: '127.0.0.1:0' }, listeners: [LISTENER], services: { web: {} } }
 
-/** A client waits until the test, or the end of the broker, is done with it. */
-const PATIENT = { services: { web: { holdTimeout: '5m' } } }
+/** A client waits until the test, or the end of the broker, is done with it; a backend on a busy machine may take its time. */
+const PATIENT = { services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } } }
 
 function configured(t: Test, config: object): string {
   const file = join(temporaryFolder(t), 'baton.json')

@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
+import { eventually } from './support/eventually.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 import { exists, signal } from './support/signal.ts'
@@ -38,6 +39,38 @@ async function answeredBy(url: string): Promise<number> {
   return Number(/process (\d+)/.exec(await text(response))?.[1])
 }
 
+interface Seen {
+  broker: { pid: number }
+  services: { backends: { state: string }[] }[]
+}
+
+async function statusOf({ admin }: Demo): Promise<Seen> {
+  return (await (await fetch(`${admin}/api/v1/status`)).json()) as Seen
+}
+
+/** How often the broker had to take a connection to another backend. */
+async function failures({ admin }: Demo): Promise<number> {
+  const text = await (await fetch(`${admin}/metrics`)).text()
+  const counts = [...text.matchAll(/^baton_handoff_failures_total\{.*\} (\d+)$/gm)]
+  return counts.reduce((sum, [, count]) => sum + Number(count), 0)
+}
+
+/**
+ * Who answers two clients, one after the other. The demo's backends have the half second of the default to take a client; on a busy machine
+ * that may not do, and the other one gets it: then two others are asked.
+ */
+async function twoAnswers(demo: Demo): Promise<Set<number>> {
+  for (;;) {
+    await eventually(async () => {
+      const backends = (await statusOf(demo)).services.flatMap((each) => each.backends)
+      return backends.filter(({ state }) => state === 'ready').length === 2
+    }, 'both backends ready')
+    const before = await failures(demo)
+    const pids = new Set([await answeredBy(demo.url), await answeredBy(demo.url)])
+    if ((await failures(demo)) === before) return pids
+  }
+}
+
 /** Somebody else has the port, or this test does: either way it is not free. */
 async function occupy(t: Test, port: number): Promise<void> {
   const server = createServer()
@@ -54,11 +87,11 @@ void t.test(
   async (t) => {
     await occupy(t, 8080)
     await occupy(t, 9180)
-    const { program, url, admin, pids, temporary } = await startDemo(t)
+    const demo = await startDemo(t)
+    const { program, url, admin, pids, temporary } = demo
     t.not(new URL(url).port, '8080', 'a taken port is not fought for')
     t.not(new URL(admin).port, '9180')
-    const first = new Set([await answeredBy(url), await answeredBy(url)])
-    t.same(first, new Set(pids), 'the two backends take turns')
+    t.same(await twoAnswers(demo), new Set(pids), 'the two backends take turns')
 
     const [dead, other] = pids as [number, number]
     signal(dead, 'SIGKILL')
@@ -72,19 +105,20 @@ void t.test(
 
     const line = await program.line((each) => each.includes('has taken its place'), 'the replacement')
     const replacement = Number(/Backend (\d+)/.exec(line)?.[1])
-    t.same(new Set([await answeredBy(url), await answeredBy(url)]), new Set([other, replacement]))
+    t.same(await twoAnswers(demo), new Set([other, replacement]))
     t.ok(program.lines.some((each) => each.startsWith(`Backend ${dead} ended (SIGKILL)`)))
     t.match(
       await (await fetch(`${admin}/metrics`)).text(),
       /^baton_connections_total\{service="web",outcome="handed_off"\} \d+$/m,
     )
 
-    const status = (await (await fetch(`${admin}/api/v1/status`)).json()) as { broker: { pid: number } }
+    const { broker } = await statusOf(demo)
     program.kill('SIGINT')
     // Terminals and npm may send it twice.
     program.kill('SIGINT')
     t.same(await program.exited, { code: 0, signal: null })
-    t.same([status.broker.pid, other, replacement].filter(exists), [], 'no process is left')
+    // What did not end within the three seconds that the demo gives was killed, and may be on its way out.
+    await eventually(() => ![broker.pid, other, replacement].some(exists), 'no process is left')
     t.same(readdirSync(temporary), [], 'nor a file')
   },
 )

@@ -88,11 +88,17 @@ function startAll(test: Test): Promise<Broker> {
   const config = JSON.parse(readFileSync(join(root, 'examples/baton.json'), 'utf8')) as {
     runtimeDir: string
     listeners: { listen: string }[]
+    services: Record<string, object>
   }
-  // As it stands there, but for what tests that run at the same time would share.
+  // As it stands there, but for what tests that run at the same time would share, and for the time that a backend on a busy
+  // machine may take.
+  const patient = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
+  const services = Object.fromEntries(
+    Object.entries(config.services).map(([name, service]) => [name, { ...service, ...patient }]),
+  )
   const listeners = config.listeners.map((listener) => ({ ...listener, listen: '127.0.0.1:0' }))
   const runtimeDir = join(temporaryFolder(test), 'run')
-  return startBroker(test, { config: { ...config, listeners, runtimeDir } })
+  return startBroker(test, { config: { ...config, listeners, services, runtimeDir } })
 }
 
 t.setTimeout(LIMIT)

@@ -35,7 +35,11 @@ void t.test('the tour of the README is true', { timeout: LIMIT }, async (t) => {
   await tour.follow('README.md', 'my-app')
 
   const greeted = tour.lines('terminal-2').filter((line) => /^Hello from \d+$/.test(line))
-  t.equal(new Set(greeted).size, 2, 'under baton run, two processes of the app have answered')
+  t.equal(greeted.length, 2)
+  // The page's app has the half second of the default to take a client; on a busy machine that may not do, and the other
+  // process gets it.
+  const inTime = !tour.lines('terminal-1').some((line) => line.includes('no ACK by the deadline'))
+  if (inTime) t.not(greeted[0], greeted[1], 'under baton run, two processes of the app have answered')
 
   const looking = tour.lines('terminal-5')
   const [before, after] = looking.flatMap((line) => /^Hello from (\d+)$/.exec(line)?.[1] ?? [])
