@@ -2,12 +2,13 @@ import { mkdirSync, readFileSync, symlinkSync, unlinkSync, writeFileSync } from 
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { batonCommand, type Broker, startBroker, type Status, unaccounted } from './support/broker.ts'
+import { batonCommand, type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import {
   askAdmin,
   configure,
+  logged,
   logs,
   type MasterStatus,
   masterStatus,
@@ -18,6 +19,7 @@ import {
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { Sabotaged } from './support/sabotage.ts'
 import { servedBy, visit } from './support/visit.ts'
+import { allServed, type ServiceStatus, serviceNow, statusNow, visitorsOf } from './support/waiting-room.ts'
 import { LIMIT } from './support/limits.ts'
 import { signal } from './support/signal.ts'
 
@@ -39,18 +41,7 @@ async function workerThatIs(
   return Number(pid)
 }
 
-/** Of the worker that is asked now: a kept connection belongs to one that may have ended. */
-async function statusNow(broker: Broker): Promise<Status> {
-  return JSON.parse((await askAdmin(broker, '/api/v1/status'))[1]) as Status
-}
-
-async function serviceNow(broker: Broker, name: string): Promise<Status['services'][number]> {
-  const service = (await statusNow(broker)).services.find((each) => each.name === name)
-  if (service === undefined) throw new Error(`no service ${name}`)
-  return service
-}
-
-function namesOf({ backends }: Status['services'][number]): unknown[] {
+function namesOf({ backends }: ServiceStatus): unknown[] {
   return backends
     .toSorted((one, other) => one.pid - other.pid)
     .map(({ id, slot, pid }) => ({ id, slot, pid }))
@@ -78,21 +69,55 @@ class Door {
 
 void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
-    listeners: ['web', 'crowd'].map(listener),
+    listeners: [listener('web')],
     services: {
       web: { ...PATIENT, balance: 'round-robin' },
-      crowd: PATIENT,
+      // Its checks are never answered but for one.
       checked: { ...PATIENT, healthCheck: { path: '/wait', interval: '50ms', timeout: '10m' } },
     },
   })
   const { broker } = scene
   const door = new Door(broker)
-  const moving = await startBackend(t, broker)
-  const staying = await startBackend(t, broker, 'http-backend.mjs', { env: { BATON_SOCKET: door.path } })
-  const registrations = ({ pid }: Program) =>
-    broker.program.messages().filter(({ msg, peerPid }) => msg === 'backend registered' && peerPid === pid)
-      .length
-  const known = namesOf((await broker.backends(2)).services[0] as Status['services'][number])
+  const start = (env: NodeJS.ProcessEnv, service = 'web') =>
+    startBackend(t, broker, 'http-backend.mjs', { service, env: { KEEP_ALIVE: '600000', ...env } })
+  const moving = await start({})
+  const staying = await start({ BATON_SOCKET: door.path })
+  const checked = await start({}, 'checked')
+  await eventually(async () => {
+    checked.say('answer')
+    return (await serviceNow(broker, 'checked')).backends[0]?.state === 'ready'
+  }, 'its health check is answered, this once')
+  const registrations = (backend: Program, at?: number) =>
+    broker.program
+      .messages()
+      .filter(
+        ({ msg, pid, peerPid }) =>
+          msg === 'backend registered' && peerPid === backend.pid && (at ?? pid) === pid,
+      ).length
+  /** Asks for a reload that cannot end, for who comes by the door cannot move; the successor has the others when this resolves. */
+  const beginReload = async (t: Test, others: readonly Program[]) => {
+    // A master does not wait for long for backends to move: after two seconds the successor serves, and is `starting` no more.
+    // A backend that is stopped is not waited for either, once it has missed three heartbeats.
+    scene.begin('patient-master')
+    door.shut()
+    const session = await openSession(t, broker)
+    const replaced = logged(broker, 'program replaced, reload goes on') + 1
+    session.send('reload\n')
+    // A session that asks for the status while the program is replaced would be cut.
+    await logs(broker, 'program replaced, reload goes on', replaced)
+    const successor = await workerThatIs(t, broker, 'starting')
+    await eventually(
+      () => others.every((backend) => registrations(backend, successor) === 1),
+      'the successor has all that can move',
+    )
+    return { session, successor }
+  }
+  const endReload = () => {
+    door.open()
+    scene.end('patient-master')
+  }
+  await broker.backends(2)
+  const known = namesOf(await serviceNow(broker, 'web'))
 
   // Each line that was answered at once was obeyed from within the answer to the one before it: a few thousand of them in one write were
   // deeper than the stack.
@@ -111,22 +136,16 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     async (t) => {
       const kept = await visit(t, broker)
       await kept.answer()
-      // A master does not wait for long for backends to move: after two seconds the successor serves, and is `starting` no more.
-      scene.begin('patient-master')
-      door.shut()
-      const session = await openSession(t, broker)
-      session.send('reload\n')
-      await eventually(() => registrations(moving) === 2, 'one has moved')
-      signal(await workerThatIs(t, broker, 'starting'), 'SIGKILL')
+      const { session, successor } = await beginReload(t, [moving])
+      signal(successor, 'SIGKILL')
       await session.ended
-      door.open()
-      scene.end('patient-master')
+      endReload()
       t.match(session.received, /^Success=0\n/)
       await eventually(() => registrations(moving) === 3 && registrations(staying) === 2, 'both are back')
 
-      const after = await broker.backends(2)
-      t.equal(after.broker.pid, broker.pid, 'at the same worker')
-      t.same(namesOf(after.services[0] as Status['services'][number]), known)
+      await broker.backends(2)
+      t.equal((await statusNow(broker)).broker.pid, broker.pid, 'at the same worker')
+      t.same(namesOf(await serviceNow(broker, 'web')), known)
       t.match(await kept.get(), { status: 200 })
       const pids = []
       for (let count = 0; count < 4; count++) pids.push(await servedBy(t, broker))
@@ -139,47 +158,23 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
   // both served from then on, with the backends at one of them, and every other client waited in vain.
   await t.test('a worker that is killed during a reload is replaced once', async (t) => {
     const before = await onlyWorker(t, broker)
-    scene.begin('patient-master')
-    door.shut()
-    const session = await openSession(t, broker)
-    session.send('reload\n')
-    // A session that asks for the status while the program is replaced would be cut.
-    await eventually(() => registrations(moving) === 4, 'the successor has one of the two')
-    const successor = await workerThatIs(t, broker, 'starting')
+    const { session, successor } = await beginReload(t, [moving, checked])
     signal(before, 'SIGKILL')
     await session.ended
     t.match(session.received, /^Success=1\n/)
-    door.open()
-    scene.end('patient-master')
+    // A health check that takes its time left a moment after each reload in which no backend was ready.
+    await t.test('a backend that was healthy need not prove it anew after a reload', async (t) => {
+      const [, text] = await askAdmin(broker, '/api/v1/services/checked')
+      t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
+      t.equal((await statusNow(broker)).broker.pid, successor)
+    })
+    endReload()
     t.equal(await onlyWorker(t, broker), successor, 'one worker is left')
     await eventually(async () => namesOf(await serviceNow(broker, 'web')).length === 2, 'with both backends')
     const pids = []
     for (let count = 0; count < 8; count++) pids.push(await servedBy(t, broker))
     t.same(new Set(pids), new Set([moving.pid, staying.pid]))
     t.match(await masterStatus(t, broker), { workers: [{ pid: successor, role: 'serving' }] })
-  })
-
-  // The clients that a leaving worker held went to its successor through a socket that has room for some 2,600. The rest waited for
-  // the poller to tell of room, and the worker had closed its poller: it stayed for ever, and they with it.
-  await t.test('a reload takes along more clients than the kernel has room for', async (t) => {
-    const checked = await startBackend(t, broker, 'http-backend.mjs', { service: 'checked' })
-    await eventually(async () => {
-      checked.say('answer')
-      return (await serviceNow(broker, 'checked')).backends[0]?.state === 'ready'
-    }, 'its health check is answered')
-    const waiting = await visitorsOf(t, broker, 'crowd', CROWD)
-    await eventually(async () => (await serviceNow(broker, 'crowd')).held === CROWD, 'all wait')
-    scene.begin('patient-master')
-    await servedAfterReload(t, broker, 'crowd', waiting, () =>
-      // A health check that takes its time left a moment after each reload in which no backend was ready.
-      t.test('a backend that was healthy need not prove it anew after a reload', async (t) => {
-        const [, text] = await askAdmin(broker, '/api/v1/services/checked')
-        t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
-        await onlyWorker(t, broker)
-        t.match(await serviceNow(broker, 'checked'), { backends: [{ state: 'ready' }] }, 'at the successor')
-      }),
-    )
-    scene.end('patient-master')
   })
 
   // A client that was with a stuck backend came back to its worker when the successor, to whom it belonged by then, was dead: it was
@@ -249,20 +244,26 @@ void t.test('a file in the place of a socket is left alone', { timeout: LIMIT },
   t.equal(readFileSync(join(run, 'master.sock'), 'utf8'), 'precious')
 })
 
-// A backend that drains does not register any more. When the worker that had seen it begin was gone, the master took that for a drain
-// that is done, and an app without a handler of SIGTERM was cut off in the middle of its answers.
-void t.test('managed backends drain to their end', { timeout: LIMIT }, async (t) => {
+void t.test('managed backends, and a table of descriptors that is full', { timeout: LIMIT }, async (t) => {
   const streams = {
     ...PATIENT,
     command: [process.execPath, join(root, 'test/programs/stream-backend.mjs')],
     balance: 'round-robin',
   }
   const broker = await startBroker(t, {
+    descriptors: 640,
     config: {
-      listeners: ['web', 'gone'].map(listener),
-      services: { web: { ...streams, instances: 3 }, gone: { ...streams, instances: 1 } },
+      listeners: ['web', 'crowd', 'gone'].map(listener),
+      services: { web: { ...streams, instances: 3 }, crowd: PATIENT, gone: { ...streams, instances: 1 } },
     },
   })
+  const reloadWith = async (instances: number) => {
+    configure(broker, {
+      listeners: ['web', 'crowd'].map(listener),
+      services: { web: { ...streams, instances }, crowd: PATIENT },
+    })
+    t.match(await reload(t, broker), { success: true })
+  }
   await broker.backends(3)
   await broker.backends(1, 'gone')
   const { managed } = await masterStatus(t, broker)
@@ -274,40 +275,47 @@ void t.test('managed backends drain to their end', { timeout: LIMIT }, async (t)
       return client
     }),
   )
-  /** An instance, and the client whose answer it does not end. */
+  /** An instance, and the client to whom it has something to say. */
   const served = (instance: string) => {
     const pid = managed.find((each) => each.instance === instance)?.pid
     const client = clients.find(({ received }) => received.includes(`x-pid: ${pid}\r\n`))
     if (client === undefined) throw new Error(`nobody is served by ${instance}`)
     return { pid, client }
   }
+  const [second, third, gone] = [served('web.2'), served('web.3'), served('gone.1')]
   const end = (pid: unknown) =>
     broker.program.messages().find(({ msg, peerPid }) => msg === 'backend process ended' && peerPid === pid)
-  const drain = async (t: Test, { pid, client }: ReturnType<typeof served>) => {
+  const drains = async (t: Test, { pid, client }: ReturnType<typeof served>) => {
     t.equal(client.open, true, 'its answer goes on')
     t.equal(end(pid), undefined)
     client.socket.destroy()
     await eventually(() => end(pid) !== undefined, 'it ends with its last answer')
     t.match(end(pid), { code: 0, signal: null }, 'by itself')
   }
-  const reloadWith = async (instances: number) => {
-    configure(broker, {
-      listeners: [listener('web'), { ...listener('other'), service: 'web' }],
-      services: { web: { ...streams, instances } },
-    })
-    t.match(await reload(t, broker), { success: true })
-    await onlyWorker(t, broker)
-  }
-  const [second, third, gone] = [served('web.2'), served('web.3'), served('gone.1')]
 
-  await reloadWith(2)
+  // A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with everybody
+  // who waited there. And the successor had filled its own table from the kernel's queue by then, so that descriptors were lost on
+  // the way.
+  await t.test('a reload loses nobody when descriptors are short', async (t) => {
+    const waiting = await visitorsOf(t, broker.port('crowd'), 700)
+    await broker.program.message('cannot accept; clients wait in the kernel')
+    const { held } = await serviceNow(broker, 'crowd')
+    t.ok(held > 400, `${held} are held, the others wait in the kernel`)
+    await reloadWith(2)
+    await startBackend(t, broker, 'http-backend.mjs', { service: 'crowd' })
+    await allServed(t, broker, 'crowd', waiting)
+  })
+
+  // A backend that drains does not register any more. When the worker that had seen it begin was gone, the master took that for a drain
+  // that is done, and an app without a handler of SIGTERM was cut off in the middle of its answers.
   await t.test(
     'a managed backend drains to its end under a worker whose successor does not know the service',
-    (t) => drain(t, gone),
+    (t) => drains(t, gone),
   )
   await reloadWith(1)
-  await t.test('a managed backend drains to its end under a worker that is replaced', (t) => drain(t, third))
-  const started = broker.program.messages().filter(({ msg }) => msg === 'accepting connections').length
+  await onlyWorker(t, broker)
+  await t.test('a managed backend drains to its end under a worker that is replaced', (t) => drains(t, third))
+  const started = logged(broker, 'accepting connections')
   signal(await onlyWorker(t, broker), 'SIGKILL')
   await logs(broker, 'accepting connections', started + 1)
   await eventually(
@@ -315,49 +323,5 @@ void t.test('managed backends drain to their end', { timeout: LIMIT }, async (t)
     'the backend that is left is back',
   )
   await onlyWorker(t, broker)
-  await t.test('a managed backend drains to its end under a worker that dies', (t) => drain(t, second))
-})
-
-/** More than the kernel keeps between two workers. */
-const CROWD = 4000
-
-function visitorsOf(t: Test, broker: Broker, name: string, count: number): Promise<Client[]> {
-  return Promise.all(
-    Array.from({ length: count }, async () => {
-      const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(name) })
-      client.request()
-      return client
-    }),
-  )
-}
-
-/** After a reload a backend joins: all who waited at the worker before get their answer, and that worker ends. */
-async function servedAfterReload(
-  t: Test,
-  broker: Broker,
-  service: string,
-  waiting: readonly Client[],
-  reloaded?: () => Promise<unknown>,
-): Promise<void> {
-  t.equal((await reload(t, broker)).success, true)
-  await reloaded?.()
-  await startBackend(t, broker, 'http-backend.mjs', { service })
-  const answers = await Promise.all(waiting.map((client) => client.answer()))
-  t.equal(answers.filter(({ status }) => status === 200).length, waiting.length)
-  await onlyWorker(t, broker)
-  await eventually(async () => (await serviceNow(broker, service)).inFlight === 0, 'all have gone')
-  const none = { relayed: 0, rejected: 0, client_gone: 0, relinquished: 0 }
-  t.same((await serviceNow(broker, service)).outcomes, { handed_off: waiting.length, ...none })
-}
-
-// A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with everybody
-// who waited there. And the successor had filled its own table from the kernel's queue by then, so that descriptors were lost on
-// the way.
-void t.test('a reload loses nobody when descriptors are short', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { descriptors: 640, config: { services: { web: PATIENT } } })
-  const waiting = await visitorsOf(t, broker, 'web', 700)
-  await broker.program.message('cannot accept; clients wait in the kernel')
-  const { services } = await broker.status()
-  t.ok((services[0]?.held ?? 0) > 400, `${services[0]?.held} are held, the others wait in the kernel`)
-  await servedAfterReload(t, broker, 'web', waiting)
+  await t.test('a managed backend drains to its end under a worker that dies', (t) => drains(t, second))
 })

@@ -20,9 +20,14 @@ import { exists, signal } from './support/signal.ts'
 /** No time of the product's is to be over before a busy machine has done its work. */
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
 const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
+const swapped = { ...web, name: 'swapped' }
+const doomed = { ...web, name: 'doomed' }
 
 void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async (t) => {
-  const scene = await Sabotaged.start(t, { services: { web: PATIENT } })
+  const scene = await Sabotaged.start(t, {
+    listeners: [web, swapped, doomed],
+    services: { web: PATIENT },
+  })
   const { broker } = scene
   const backend = await startBackend(t, broker, 'http-backend.mjs', { env: { KEEP_ALIVE: '600000' } })
   const kept = await visit(t, broker)
@@ -109,12 +114,8 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
     client.socket.destroy()
     return Number(headers['x-pid'])
   }
-  const accept = async (t: Test, config: Record<string, unknown>) => {
-    configure(broker, config)
-    t.same((await reload(t, broker)).success, true)
-  }
   const services = { web: PATIENT, other: PATIENT }
-  const doomedListener = { ...web, name: 'doomed' }
+  const extra = { ...web, name: 'extra', service: 'other' }
   let before = broker.pid
   const replaced = async (t: Test) => {
     const worker = await onlyWorker(t, broker)
@@ -122,57 +123,65 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
     before = worker
   }
 
-  await t.test('then a good one is done: a listener is added, with its service, and one more', async (t) => {
-    await accept(t, {
-      services,
-      listeners: [web, { ...web, name: 'extra', service: 'other' }, doomedListener],
-    })
+  await t.test('POST /api/v1/reload: then a good one is done', async (t) => {
+    configure(broker, { services, listeners: [web, { ...swapped, service: 'other' }, doomed, extra] })
+    const [status, body] = await askAdmin(broker, '/api/v1/reload', 'POST')
+    t.equal(status, 200, 'answered by the worker that was asked, over the connection that it came on')
+    const { success, log } = JSON.parse(body) as { success: boolean; log: string[] }
+    t.equal(success, true)
+    t.match(log.join('\n'), '"reloaded"')
     await replaced(t)
-    const second = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
-    t.equal(await portOf('web'), broker.port(), 'the other keeps its port')
-    t.equal(await ask(broker.port()), first.pid)
-    t.equal(await ask(await portOf('extra')), second.pid)
     t.equal(
       (await samples(broker)).get('baton_worker_deaths_total'),
       1,
       'that of the worker that did not start',
     )
   })
-  const extra = await portOf('extra')
-  await t.test('one gets another service, and keeps its socket', async (t) => {
-    await accept(t, { listeners: [web, { ...web, name: 'extra', service: 'web' }, doomedListener] })
-    await replaced(t)
-    t.equal(await portOf('extra'), extra)
-    t.equal(await ask(extra), first.pid)
+  const second = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
+  await t.test('one is added, with its service', async (t) => {
+    t.equal(await portOf('web'), broker.port(), 'the other keeps its port')
+    t.equal(await ask(broker.port()), first.pid)
+    t.equal(await ask(await portOf('extra')), second.pid)
   })
-  await t.test(
-    'one moves to another address; one goes: who waits in its queue is served, and nobody else gets in',
-    async (t) => {
-      const path = join(broker.folder, 'web.sock')
-      const doomed = await portOf('doomed')
-      t.equal(await ask(doomed), first.pid)
-      signal(before, 'SIGSTOP')
-      t.teardown(() => {
-        // It may have ended.
-        if (exists(before)) signal(before, 'SIGCONT')
-      })
-      const waiting = await Promise.all(
-        Array.from({ length: 20 }, () => Client.open(t, { host: '127.0.0.1', port: doomed })),
-      )
-      for (const client of waiting) client.request()
-      await accept(t, { listeners: [web, { ...web, name: 'extra', listen: `unix:${path}` }] })
-      t.ok(waiting.every(({ open, received }) => open && received === ''))
-      const client = await Client.open(t, { path })
-      client.request()
-      // The backend is told to move by the worker that is stopped.
-      signal(before, 'SIGCONT')
-      t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
-      for (const each of waiting) t.equal((await each.answer()).headers['x-pid'], `${first.pid}`)
-      await replaced(t)
-      t.equal(await refused(t, doomed), 'ECONNREFUSED')
-      t.equal(await refused(t, extra), 'ECONNREFUSED')
-    },
-  )
+  await t.test('one gets another service, and keeps its socket', async (t) => {
+    t.equal(await portOf('swapped'), broker.port('swapped'))
+    t.equal(await ask(broker.port('swapped')), second.pid)
+  })
+  const path = join(broker.folder, 'web.sock')
+  const left = await portOf('extra')
+  await t.test('one goes: who waits in its queue is served, and nobody else gets in', async (t) => {
+    t.equal(await ask(broker.port('doomed')), first.pid)
+    signal(before, 'SIGSTOP')
+    t.teardown(() => {
+      // It may have ended.
+      if (exists(before)) signal(before, 'SIGCONT')
+    })
+    const waiting = await Promise.all(
+      Array.from({ length: 20 }, () => Client.open(t, { host: '127.0.0.1', port: broker.port('doomed') })),
+    )
+    for (const client of waiting) client.request()
+    configure(broker, { listeners: [web, { ...extra, listen: `unix:${path}` }] })
+    await t.test('baton reload', async (t) => {
+      const { exited, lines } = new Program(t, process.execPath, [
+        batonCommand,
+        'reload',
+        '--config',
+        broker.configFile,
+      ])
+      t.same(await exited, { code: 0, signal: null })
+      t.match(lines, [/^program replaced, reload goes on\b/, /^reloaded\b/])
+    })
+    t.ok(waiting.every(({ open, received }) => open && received === ''))
+    signal(before, 'SIGCONT')
+    for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
+    await replaced(t)
+    t.equal(await refused(t, broker.port('doomed')), 'ECONNREFUSED')
+  })
+  await t.test('one moves to another address', async (t) => {
+    t.equal(await refused(t, left), 'ECONNREFUSED')
+    const client = await Client.open(t, { path })
+    t.equal((await client.get()).headers['x-pid'], `${second.pid}`)
+  })
   t.equal(await ask(broker.port()), first.pid)
   t.ok(program.running && existsSync(control))
 }

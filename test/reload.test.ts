@@ -6,7 +6,6 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, type Broker } from './support/broker.ts'
-import type { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import {
   askAdmin,
@@ -54,20 +53,13 @@ function holds(pid: number, inode: string): boolean {
   })
 }
 
-/** `reload`, of the first session that asks. */
-async function begin(t: Test, broker: Broker): Promise<Client> {
-  const session = await openSession(t, broker)
-  session.send('reload\n')
-  return session
-}
-
 /** What a program of the user `uid` is answered. */
 async function askAs(t: Test, broker: Broker, uid: number, line: string): Promise<string> {
   const program = new Program(t, process.execPath, [OPERATOR, operatorSocket(broker), line], { uid })
   return (await program.message('answered'))['text'] as string
 }
 
-void t.test('one broker is asked for reload after reload', { timeout: LIMIT }, async (t) => {
+void t.test('one broker is asked to reload again and again', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
   const scene = await Sabotaged.start(t, {
@@ -82,7 +74,8 @@ void t.test('one broker is asked for reload after reload', { timeout: LIMIT }, a
 
   await t.test('row 38: a session that leaves does not stop its reload', async (t) => {
     scene.begin('slow-check')
-    const early = await begin(t, broker)
+    const early = await openSession(t, broker)
+    early.send('reload\n')
     await scene.reached('slow-check')
     early.socket.destroy()
     await eventually(() => sessionInodes(broker).length === 0, 'the master has closed it')
@@ -90,18 +83,27 @@ void t.test('one broker is asked for reload after reload', { timeout: LIMIT }, a
     await logs(broker, 'reloaded', 1)
 
     scene.begin('slow-master')
-    const late = await begin(t, broker)
+    const late = await openSession(t, broker)
+    late.send('reload\n')
     await scene.reached('slow-master')
     t.notOk(
       sessionInodes(broker).some((inode) => holds(pid, inode)),
       'it waits in the kernel',
     )
     late.socket.destroy()
-    scene.end('slow-master')
-    await logs(broker, 'reloaded', 2)
-
-    t.equal((await masterStatus(t, broker)).master.reloads, 2)
-    t.equal(await servedBy(t, broker), backend.pid)
+    await t.test(
+      'a SIGHUP that comes while the program is replaced does not end the broker, and reloads it',
+      async (t) => {
+        broker.program.kill('SIGHUP')
+        scene.end('slow-master')
+        await logs(broker, 'reloaded', 3)
+        t.ok(broker.program.running)
+        t.equal(await servedBy(t, broker), backend.pid)
+      },
+    )
+    const { master } = await masterStatus(t, broker)
+    t.match(master, { pid, reloads: 3 })
+    t.equal(startOf(pid), born)
   })
 
   // After those that have left it crosses as ever.
@@ -117,8 +119,35 @@ void t.test('one broker is asked for reload after reload', { timeout: LIMIT }, a
   t.equal(inodes.length, 2)
   t.ok(inodes.every((inode) => holds(pid, inode)))
 
-  scene.begin('slow-master')
+  scene.begin('patient-master')
+  scene.begin('slow-check')
   session.send('reload\n')
+  await scene.reached('slow-check')
+  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
+  await t.test('row 36: a reader may look, and nothing else', onlyAsRoot, async (t) => {
+    t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
+    t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
+    t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
+    t.equal(
+      await askAs(t, broker, 0, 'reload'),
+      'Success=0\n--\na reload is going on\n',
+      'who has the right hears another reason',
+    )
+    t.equal(await onlyWorker(t, broker), before)
+  })
+  await t.test('row 40: a second reload during one is refused by name', async (t) => {
+    t.same(await reload(t, broker), { success: false, log: ['a reload is going on'] })
+    t.same(await askAdmin(broker, '/api/v1/reload', 'POST'), [
+      409,
+      JSON.stringify({ success: false, log: ['a reload is going on'] }),
+    ])
+    broker.program.kill('SIGHUP')
+    await logs(broker, 'reload refused')
+    t.ok(other.open)
+    t.equal(session.received, '> ', 'the first one does not notice')
+  })
+  scene.begin('slow-master')
+  scene.end('slow-check')
   await t.test('row 32: other sessions are cut', async (t) => {
     t.equal(await other.ended, 'end')
     t.equal(other.received, '> ', 'without a word')
@@ -135,12 +164,13 @@ void t.test('one broker is asked for reload after reload', { timeout: LIMIT }, a
   })
   scene.end('slow-master')
   const text = await rest(session)
+  scene.end('patient-master')
   await t.test(
     'row 31: the session that asked survives, and hears the answer from the same process',
     async (t) => {
       t.equal(startOf(pid), born)
       const status = await masterStatus(t, broker)
-      t.match(status.master, { pid, reloads: 3, busy: null })
+      t.match(status.master, { pid, reloads: 4, busy: null })
       t.not(await onlyWorker(t, broker), before, 'another worker')
       t.equal(await servedBy(t, broker), backend.pid)
     },
@@ -165,64 +195,11 @@ void t.test('one broker is asked for reload after reload', { timeout: LIMIT }, a
     },
   )
 
-  // The next one, which the API asks for, is held up twice: before the program is replaced, and after.
-  scene.begin('patient-master')
-  scene.begin('slow-check')
-  const api = askAdmin(broker, '/api/v1/reload', 'POST')
-  await scene.reached('slow-check')
-  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
-  await t.test('row 36: a reader may look, and nothing else', onlyAsRoot, async (t) => {
-    const worker = await onlyWorker(t, broker)
-    t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
-    t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
-    t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
-    t.equal(await onlyWorker(t, broker), worker)
-    t.equal(
-      await askAs(t, broker, 0, 'reload'),
-      'Success=0\n--\na reload is going on\n',
-      'who has the right hears another reason',
-    )
-  })
-  await t.test('row 40: a second reload during one is refused by name', async (t) => {
-    t.same(await reload(t, broker), { success: false, log: ['a reload is going on'] })
-    t.same(await askAdmin(broker, '/api/v1/reload', 'POST'), [
-      409,
-      JSON.stringify({ success: false, log: ['a reload is going on'] }),
-    ])
-    broker.program.kill('SIGHUP')
-    await logs(broker, 'reload refused')
-  })
-  scene.begin('slow-master')
-  scene.end('slow-check')
-  await t.test(
-    'a SIGHUP that comes while the program is replaced does not end the broker, and reloads it',
-    async (t) => {
-      await scene.reached('slow-master')
-      broker.program.kill('SIGHUP')
-      scene.end('slow-master')
-      await logs(broker, 'reloaded', 5)
-      scene.end('patient-master')
-      t.ok(broker.program.running)
-      t.equal(await servedBy(t, broker), backend.pid)
-    },
-  )
-  await t.test('POST /api/v1/reload: the first one has not noticed', async (t) => {
-    const [status, body] = await api
-    t.equal(status, 200, 'answered by the worker that was asked, over the connection that it came on')
-    const { success, log } = JSON.parse(body) as { success: boolean; log: string[] }
-    t.equal(success, true)
-    t.match(log.join('\n'), '"reloaded"')
-  })
-  await t.test('baton reload', async (t) => {
-    const command = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
-    t.same(await command.exited, { code: 0, signal: null })
-    t.match(command.lines, [/^program replaced, reload goes on\b/, /^reloaded\b/])
-  })
   await t.test('all of them are counted', async (t) => {
     const { master } = await masterStatus(t, broker)
-    t.match(master, { pid, reloads: 6 })
+    t.match(master, { pid, reloads: 4 })
     const values = await samples(broker)
-    t.equal(values.get('baton_reloads_total{result="success"}'), 6)
+    t.equal(values.get('baton_reloads_total{result="success"}'), 4)
     t.equal(values.get('baton_reloads_total{result="failure"}') ?? 0, 0)
     t.equal(values.get('baton_worker_deaths_total'), 0)
     const last = values.get('baton_last_reload_timestamp_seconds') ?? 0
