@@ -253,6 +253,7 @@ void t.test('managed backends, and a table of descriptors that is full', { timeo
   const broker = await startBroker(t, {
     descriptors: 640,
     config: {
+      drainDeadline: '10m',
       listeners: ['web', 'crowd', 'gone'].map(listener),
       services: { web: { ...streams, instances: 3 }, crowd: PATIENT, gone: { ...streams, instances: 1 } },
     },

@@ -10,25 +10,22 @@ import { exists, signal, signalGroup } from './support/signal.ts'
 const NO_PIDS = [0, 1, -1, -2, Number.NaN, Number.POSITIVE_INFINITY, 1.5, undefined, null]
 
 void t.test('what is not the pid of one process is refused, and nothing is sent', (t) => {
-  const { kill } = process
-  t.teardown(() => (process.kill = kill))
-  const sent: unknown[][] = []
-  process.kill = (...args) => {
-    sent.push(args)
-    return true
-  }
+  const sent = t.capture(process, 'kill', () => true)
   for (const pid of NO_PIDS) {
     t.throws(() => signal(pid, 'SIGKILL'), new TypeError(`${pid} is not the pid of a process`))
     t.throws(() => signalGroup(pid, 'SIGKILL'), new TypeError(`${pid} is not the pid of a process`))
     if (typeof pid === 'number') t.throws(() => exists(pid), TypeError)
   }
-  t.same(sent, [])
+  t.same(sent(), [])
   signal(4711, 'SIGHUP')
   signalGroup(4711, 'SIGINT')
-  t.same(sent, [
-    [4711, 'SIGHUP'],
-    [-4711, 'SIGINT'],
-  ])
+  t.same(
+    sent().map(({ args }) => args),
+    [
+      [4711, 'SIGHUP'],
+      [-4711, 'SIGINT'],
+    ],
+  )
   t.end()
 })
 
