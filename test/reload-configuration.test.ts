@@ -4,7 +4,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { batonCommand, startBroker } from './support/broker.ts'
+import { batonCommand, type Broker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { askAdmin, configure, onlyWorker, reload, samples, sessionInodes } from './support/operator.ts'
@@ -13,20 +13,37 @@ import { Program } from './support/process.ts'
 import { Sabotaged } from './support/sabotage.ts'
 import { servedBy, visit } from './support/visit.ts'
 import { LIMIT } from './support/limits.ts'
-import { signal } from './support/signal.ts'
+import { exists, signal } from './support/signal.ts'
 
 // What a reload takes over, and what it refuses; a refusal changes nothing.
 
-void t.test('what cannot be taken over changes nothing', { timeout: LIMIT }, async (t) => {
-  const scene = await Sabotaged.start(t)
+/** No time of the product's is to be over before a busy machine has done its work. */
+const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
+const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
+const swapped = { ...web, name: 'swapped' }
+const doomed = { ...web, name: 'doomed' }
+
+void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async (t) => {
+  const scene = await Sabotaged.start(t, {
+    listeners: [web, swapped, doomed],
+    services: { web: PATIENT },
+  })
   const { broker } = scene
-  const backend = await startBackend(t, broker)
+  const backend = await startBackend(t, broker, 'http-backend.mjs', { env: { KEEP_ALIVE: '600000' } })
+  const kept = await visit(t, broker)
+  t.match(await kept.answer(), { status: 200 })
+  await t.test('what cannot be taken over changes nothing', (t) => refusals(t, scene, backend, kept))
+  await t.test('listeners and services come, change and go', (t) => changes(t, broker, backend))
+  t.match(await kept.get(), { status: 200 }, 'a kept connection has noticed nothing')
+})
+
+async function refusals(t: Test, scene: Sabotaged, backend: Program, kept: Client): Promise<void> {
+  const { broker } = scene
   const good = readFileSync(broker.configFile, 'utf8')
   const taken = createServer().listen(0, '127.0.0.1')
   t.teardown(() => taken.close())
   await once(taken, 'listening')
   const { port } = taken.address() as { port: number }
-  const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
 
   const failures: Record<string, [spoil: () => void, why: RegExp]> = {
     'a file that is no JSON': [() => writeFileSync(broker.configFile, '{"listeners": ['), /baton\.json/],
@@ -49,8 +66,6 @@ void t.test('what cannot be taken over changes nothing', { timeout: LIMIT }, asy
       new RegExp(`admin\\.listen.*127\\.0\\.0\\.1:${port}`, 's'),
     ],
   }
-  const kept = await visit(t, broker)
-  t.match(await kept.answer(), { status: 200 })
   const descriptors = new Map<string, number>()
   let failed = 0
   for (const [title, [spoil, why]] of Object.entries(failures)) {
@@ -77,28 +92,15 @@ void t.test('what cannot be taken over changes nothing', { timeout: LIMIT }, asy
     t.match(command.lines.join('\n'), /listerners/)
     writeFileSync(broker.configFile, good)
   })
-  await t.test('then a good one is done', async (t) => {
-    t.equal((await reload(t, broker)).success, true)
-    t.not(await onlyWorker(t, broker), broker.pid)
-    t.equal(await servedBy(t, broker), backend.pid)
-    t.equal(
-      (await samples(broker)).get('baton_worker_deaths_total'),
-      1,
-      'that of the worker that did not start',
-    )
-  })
   t.equal(
     new Set(descriptors.values()).size <= 2,
     true,
     `descriptors of the master: ${JSON.stringify([...descriptors])}`,
   )
-})
+}
 
-void t.test('listeners and services come, change and go', { timeout: LIMIT }, async (t) => {
-  const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
-  const broker = await startBroker(t)
+async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
   const { control, program } = broker
-  const first = await startBackend(t, broker)
   const addressOf = async (name: string) =>
     (
       JSON.parse((await askAdmin(broker, '/api/v1/status'))[1]) as {
@@ -112,57 +114,77 @@ void t.test('listeners and services come, change and go', { timeout: LIMIT }, as
     client.socket.destroy()
     return Number(headers['x-pid'])
   }
-  const accept = async (t: Test, config: Record<string, unknown>) => {
-    configure(broker, config)
-    t.same((await reload(t, broker)).success, true)
+  const services = { web: PATIENT, other: PATIENT }
+  const extra = { ...web, name: 'extra', service: 'other' }
+  let before = broker.pid
+  const replaced = async (t: Test) => {
+    const worker = await onlyWorker(t, broker)
+    t.not(worker, before, 'another worker')
+    before = worker
   }
-  const services = { web: {}, other: {} }
 
+  await t.test('POST /api/v1/reload: then a good one is done', async (t) => {
+    configure(broker, { services, listeners: [web, { ...swapped, service: 'other' }, doomed, extra] })
+    const [status, body] = await askAdmin(broker, '/api/v1/reload', 'POST')
+    t.equal(status, 200, 'answered by the worker that was asked, over the connection that it came on')
+    const { success, log } = JSON.parse(body) as { success: boolean; log: string[] }
+    t.equal(success, true)
+    t.match(log.join('\n'), '"reloaded"')
+    await replaced(t)
+    t.equal(
+      (await samples(broker)).get('baton_worker_deaths_total'),
+      1,
+      'that of the worker that did not start',
+    )
+  })
+  const second = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
   await t.test('one is added, with its service', async (t) => {
-    await accept(t, { services, listeners: [web, { ...web, name: 'extra', service: 'other' }] })
-    const second = await startBackend(t, broker, 'http-backend.mjs', { service: 'other' })
     t.equal(await portOf('web'), broker.port(), 'the other keeps its port')
     t.equal(await ask(broker.port()), first.pid)
     t.equal(await ask(await portOf('extra')), second.pid)
   })
-  const extra = await portOf('extra')
   await t.test('one gets another service, and keeps its socket', async (t) => {
-    await accept(t, { listeners: [web, { ...web, name: 'extra', service: 'web' }] })
-    t.equal(await ask(extra), first.pid)
+    t.equal(await portOf('swapped'), broker.port('swapped'))
+    t.equal(await ask(broker.port('swapped')), second.pid)
   })
-  await t.test('one moves to another address', async (t) => {
-    const path = join(broker.folder, 'web.sock')
-    await accept(t, { listeners: [web, { ...web, name: 'extra', listen: `unix:${path}` }] })
-    t.equal(await refused(t, extra), 'ECONNREFUSED')
-    const client = await Client.open(t, { path })
-    t.equal((await client.get()).headers['x-pid'], `${first.pid}`)
-  })
+  const path = join(broker.folder, 'web.sock')
+  const left = await portOf('extra')
   await t.test('one goes: who waits in its queue is served, and nobody else gets in', async (t) => {
-    await accept(t, { listeners: [web, { ...web, name: 'doomed' }] })
-    const doomed = await portOf('doomed')
-    const worker = await onlyWorker(t, broker)
-    signal(worker, 'SIGSTOP')
+    t.equal(await ask(broker.port('doomed')), first.pid)
+    signal(before, 'SIGSTOP')
     t.teardown(() => {
-      try {
-        signal(worker, 'SIGCONT')
-      } catch {
-        // It has ended.
-      }
+      // It may have ended.
+      if (exists(before)) signal(before, 'SIGCONT')
     })
     const waiting = await Promise.all(
-      Array.from({ length: 20 }, () => Client.open(t, { host: '127.0.0.1', port: doomed })),
+      Array.from({ length: 20 }, () => Client.open(t, { host: '127.0.0.1', port: broker.port('doomed') })),
     )
     for (const client of waiting) client.request()
-    await accept(t, { listeners: [web] })
+    configure(broker, { listeners: [web, { ...extra, listen: `unix:${path}` }] })
+    await t.test('baton reload', async (t) => {
+      const { exited, lines } = new Program(t, process.execPath, [
+        batonCommand,
+        'reload',
+        '--config',
+        broker.configFile,
+      ])
+      t.same(await exited, { code: 0, signal: null })
+      t.match(lines, [/^program replaced, reload goes on\b/, /^reloaded\b/])
+    })
     t.ok(waiting.every(({ open, received }) => open && received === ''))
-    signal(worker, 'SIGCONT')
+    signal(before, 'SIGCONT')
     for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
-    t.not(await onlyWorker(t, broker), worker)
-    t.equal(await refused(t, doomed), 'ECONNREFUSED')
+    await replaced(t)
+    t.equal(await refused(t, broker.port('doomed')), 'ECONNREFUSED')
+  })
+  await t.test('one moves to another address', async (t) => {
+    t.equal(await refused(t, left), 'ECONNREFUSED')
+    const client = await Client.open(t, { path })
+    t.equal((await client.get()).headers['x-pid'], `${second.pid}`)
   })
   t.equal(await ask(broker.port()), first.pid)
   t.ok(program.running && existsSync(control))
-})
+}
 
 /** How a connection attempt ends. */
 async function refused(t: Test, port: number): Promise<string> {

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { batonCommand, startBroker } from './support/broker.ts'
+import { batonCommand, type Broker } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import {
   askAdmin,
@@ -53,13 +53,62 @@ function holds(pid: number, inode: string): boolean {
   })
 }
 
-void t.test('a session asks for a reload', { timeout: LIMIT }, async (t) => {
-  const scene = await Sabotaged.start(t)
+/** What a program of the user `uid` is answered. */
+async function askAs(t: Test, broker: Broker, uid: number, line: string): Promise<string> {
+  const program = new Program(t, process.execPath, [OPERATOR, operatorSocket(broker), line], { uid })
+  return (await program.message('answered'))['text'] as string
+}
+
+void t.test('one broker is asked to reload again and again', { timeout: LIMIT }, async (t) => {
+  const folder = temporaryFolder(t)
+  chmodSync(folder, 0o711)
+  const scene = await Sabotaged.start(t, {
+    runtimeDir: join(folder, 'run'),
+    services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } },
+    ...(canBeNobody && { security: { allowUids: [0, NOBODY] } }),
+  })
   const { broker } = scene
   const { pid } = broker.program
   const born = startOf(pid)
   const backend = await startBackend(t, broker)
 
+  await t.test('row 38: a session that leaves does not stop its reload', async (t) => {
+    scene.begin('slow-check')
+    const early = await openSession(t, broker)
+    early.send('reload\n')
+    await scene.reached('slow-check')
+    early.socket.destroy()
+    await eventually(() => sessionInodes(broker).length === 0, 'the master has closed it')
+    scene.end('slow-check')
+    await logs(broker, 'reloaded', 1)
+
+    scene.begin('slow-master')
+    const late = await openSession(t, broker)
+    late.send('reload\n')
+    await scene.reached('slow-master')
+    t.notOk(
+      sessionInodes(broker).some((inode) => holds(pid, inode)),
+      'it waits in the kernel',
+    )
+    late.socket.destroy()
+    await t.test(
+      'a SIGHUP that comes while the program is replaced does not end the broker, and reloads it',
+      async (t) => {
+        broker.program.kill('SIGHUP')
+        scene.end('slow-master')
+        await logs(broker, 'reloaded', 3)
+        t.ok(broker.program.running)
+        t.equal(await servedBy(t, broker), backend.pid)
+      },
+    )
+    const { master } = await masterStatus(t, broker)
+    t.match(master, { pid, reloads: 3 })
+    t.equal(startOf(pid), born)
+  })
+
+  // After those that have left it crosses as ever.
+  const before = await onlyWorker(t, broker)
+  const begun = Date.now() / 1000
   const session = await openSession(t, broker)
   const other = await openSession(t, broker)
   other.send('prompt\n')
@@ -70,8 +119,35 @@ void t.test('a session asks for a reload', { timeout: LIMIT }, async (t) => {
   t.equal(inodes.length, 2)
   t.ok(inodes.every((inode) => holds(pid, inode)))
 
-  scene.begin('slow-master')
+  scene.begin('patient-master')
+  scene.begin('slow-check')
   session.send('reload\n')
+  await scene.reached('slow-check')
+  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
+  await t.test('row 36: a reader may look, and nothing else', onlyAsRoot, async (t) => {
+    t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
+    t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
+    t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
+    t.equal(
+      await askAs(t, broker, 0, 'reload'),
+      'Success=0\n--\na reload is going on\n',
+      'who has the right hears another reason',
+    )
+    t.equal(await onlyWorker(t, broker), before)
+  })
+  await t.test('row 40: a second reload during one is refused by name', async (t) => {
+    t.same(await reload(t, broker), { success: false, log: ['a reload is going on'] })
+    t.same(await askAdmin(broker, '/api/v1/reload', 'POST'), [
+      409,
+      JSON.stringify({ success: false, log: ['a reload is going on'] }),
+    ])
+    broker.program.kill('SIGHUP')
+    await logs(broker, 'reload refused')
+    t.ok(other.open)
+    t.equal(session.received, '> ', 'the first one does not notice')
+  })
+  scene.begin('slow-master')
+  scene.end('slow-check')
   await t.test('row 32: other sessions are cut', async (t) => {
     t.equal(await other.ended, 'end')
     t.equal(other.received, '> ', 'without a word')
@@ -88,13 +164,14 @@ void t.test('a session asks for a reload', { timeout: LIMIT }, async (t) => {
   })
   scene.end('slow-master')
   const text = await rest(session)
+  scene.end('patient-master')
   await t.test(
     'row 31: the session that asked survives, and hears the answer from the same process',
     async (t) => {
       t.equal(startOf(pid), born)
       const status = await masterStatus(t, broker)
-      t.match(status.master, { pid, reloads: 1, busy: null })
-      t.not(await onlyWorker(t, broker), broker.pid, 'another worker')
+      t.match(status.master, { pid, reloads: 4, busy: null })
+      t.not(await onlyWorker(t, broker), before, 'another worker')
       t.equal(await servedBy(t, broker), backend.pid)
     },
   )
@@ -117,22 +194,17 @@ void t.test('a session asks for a reload', { timeout: LIMIT }, async (t) => {
       t.end()
     },
   )
-  await t.test('row 40: a second reload during one is refused by name', async (t) => {
-    scene.begin('slow-check')
-    const first = await openSession(t, broker)
-    first.send('reload\n')
-    await scene.reached('slow-check')
-    await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
-    t.same(await reload(t, broker), { success: false, log: ['a reload is going on'] })
-    t.same(await askAdmin(broker, '/api/v1/reload', 'POST'), [
-      409,
-      JSON.stringify({ success: false, log: ['a reload is going on'] }),
-    ])
-    broker.program.kill('SIGHUP')
-    await logs(broker, 'reload refused')
-    scene.end('slow-check')
-    t.equal(parseAnswer(await rest(first)).success, true, 'the first one does not notice')
-    t.equal((await masterStatus(t, broker)).master.reloads, 2)
+
+  await t.test('all of them are counted', async (t) => {
+    const { master } = await masterStatus(t, broker)
+    t.match(master, { pid, reloads: 4 })
+    const values = await samples(broker)
+    t.equal(values.get('baton_reloads_total{result="success"}'), 4)
+    t.equal(values.get('baton_reloads_total{result="failure"}') ?? 0, 0)
+    t.equal(values.get('baton_worker_deaths_total'), 0)
+    const last = values.get('baton_last_reload_timestamp_seconds') ?? 0
+    t.ok(last > begun, 'after the test began')
+    t.ok(last <= Date.now() / 1000)
   })
   await t.test('what is no command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })
@@ -141,103 +213,6 @@ void t.test('a session asks for a reload', { timeout: LIMIT }, async (t) => {
       log: ['reload takes no arguments'],
     })
   })
-})
-
-void t.test('row 38: a session that leaves does not stop its reload', { timeout: LIMIT }, async (t) => {
-  const scene = await Sabotaged.start(t)
-  const { broker } = scene
-  const backend = await startBackend(t, broker)
-
-  scene.begin('slow-check')
-  const early = await openSession(t, broker)
-  early.send('reload\n')
-  await scene.reached('slow-check')
-  early.socket.destroy()
-  await eventually(() => sessionInodes(broker).length === 0, 'the master has closed it')
-  scene.end('slow-check')
-  await logs(broker, 'reloaded', 1)
-
-  scene.begin('slow-master')
-  const late = await openSession(t, broker)
-  late.send('reload\n')
-  await logs(broker, 'reloading', 2)
-  await eventually(
-    () => sessionInodes(broker).every((inode) => !holds(broker.program.pid, inode)),
-    'it waits',
-  )
-  late.socket.destroy()
-  scene.end('slow-master')
-  await logs(broker, 'reloaded', 2)
-
-  t.equal((await masterStatus(t, broker)).master.reloads, 2)
-  t.equal(await servedBy(t, broker), backend.pid)
-  t.equal((await reload(t, broker)).success, true, 'the next one crosses as ever')
-})
-
-void t.test('a signal, the command and the API reload as well', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t)
-  const backend = await startBackend(t, broker)
-  await t.test('SIGHUP', async (t) => {
-    broker.program.kill('SIGHUP')
-    await logs(broker, 'reloaded', 1)
-    t.equal(await servedBy(t, broker), backend.pid)
-  })
-  await t.test('baton reload', async (t) => {
-    const command = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
-    t.same(await command.exited, { code: 0, signal: null })
-    t.match(command.lines, [/^program replaced, reload goes on\b/, /^reloaded\b/])
-  })
-  await t.test('POST /api/v1/reload', async (t) => {
-    const [status, body] = await askAdmin(broker, '/api/v1/reload', 'POST')
-    t.equal(status, 200, 'answered by the worker that was asked, over the connection that it came on')
-    const { success, log } = JSON.parse(body) as { success: boolean; log: string[] }
-    t.equal(success, true)
-    t.match(log.join('\n'), '"reloaded"')
-  })
-  const { master } = await masterStatus(t, broker)
-  t.match(master, { pid: broker.program.pid, reloads: 3 })
-  const values = await samples(broker)
-  t.equal(values.get('baton_reloads_total{result="success"}'), 3)
-  t.equal(values.get('baton_reloads_total{result="failure"}') ?? 0, 0)
-  t.equal(values.get('baton_worker_deaths_total'), 0)
-  t.ok(Math.abs((values.get('baton_last_reload_timestamp_seconds') ?? 0) - Date.now() / 1000) < 60)
-})
-
-void t.test(
-  'a SIGHUP that comes while the program is replaced does not end the broker',
-  { timeout: LIMIT },
-  async (t) => {
-    const scene = await Sabotaged.start(t)
-    const { broker } = scene
-    const backend = await startBackend(t, broker)
-    scene.begin('slow-master')
-    const session = await openSession(t, broker)
-    session.send('reload\n')
-    await scene.reached('slow-master')
-    broker.program.kill('SIGHUP')
-    scene.end('slow-master')
-    await session.ended
-    t.ok(broker.program.running)
-    t.match(session.received, /^Success=1\n/)
-    t.equal(await servedBy(t, broker), backend.pid)
-  },
-)
-
-void t.test('row 36: a reader may look, and nothing else', { timeout: LIMIT, ...onlyAsRoot }, async (t) => {
-  const folder = temporaryFolder(t)
-  chmodSync(folder, 0o711)
-  const broker = await startBroker(t, {
-    config: { runtimeDir: join(folder, 'run'), security: { allowUids: [0, NOBODY] } },
-  })
-  const ask = async (line: string, uid: number) => {
-    const program = new Program(t, process.execPath, [OPERATOR, operatorSocket(broker), line], { uid })
-    return (await program.message('answered'))['text'] as string
-  }
-  t.equal(await ask('reload', NOBODY), 'Success=0\n--\nthis user may not reload\n')
-  t.equal(await ask('stop', NOBODY), 'Success=0\n--\nthis user may not stop\n')
-  t.match(JSON.parse(await ask('status', NOBODY)), { master: { reloads: 0, busy: null } })
-  t.equal(await onlyWorker(t, broker), broker.pid)
-  t.equal(parseAnswer(await ask('reload', 0)).success, true, 'as who has the right')
 })
 
 void t.test(

@@ -1,7 +1,8 @@
 // Loaded into every process of a broker by NODE_OPTIONS=--import. In the folder SABOTAGE a file says what goes wrong:
 // `check`, code that does not load; `worker`, a worker that dies before it has said a word; `slow-check` and `slow-master`, a
 // check of the new program, and a master between two programs, that take as long as the file is there. Then it says so in a
-// file of its own, `slow-master-reached`.
+// file of its own, `slow-master-reached`. `patient-master`: a master that waits a hundred times as long as its limits of
+// 2 s and more say, so that a test can do in the middle of such a wait what it has to.
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -26,6 +27,13 @@ if (BATON_MASTER_STATE !== undefined) {
     block('slow-master')
   }
   process.on('newListener', first)
+}
+if (process.argv[2] === 'start') {
+  const { setTimeout } = globalThis
+  globalThis.setTimeout = (then, milliseconds, ...more) => {
+    const factor = milliseconds >= 2000 && wanted('patient-master') ? 100 : 1
+    return setTimeout(then, milliseconds * factor, ...more)
+  }
 }
 if (process.argv[1].endsWith('worker/main.js') && wanted('worker'))
   throw new Error('this worker does not start')

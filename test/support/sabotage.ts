@@ -5,7 +5,7 @@ import { type Broker, startBroker } from './broker.ts'
 import { eventually } from './eventually.ts'
 import { root, temporaryFolder } from './process.ts'
 
-type Fault = 'check' | 'worker' | 'slow-check' | 'slow-master'
+type Fault = 'check' | 'worker' | 'slow-check' | 'slow-master' | 'patient-master'
 
 /** A broker whose reloads can be made to go wrong: `test/programs/sabotage.mjs`. */
 export class Sabotaged {

@@ -1,0 +1,23 @@
+import t from 'tap'
+import { startBackend } from '../support/backend.ts'
+import { startBroker } from '../support/broker.ts'
+import { LIMIT } from '../support/limits.ts'
+import { reload } from '../support/operator.ts'
+import { allServed, visitorsOf } from '../support/waiting-room.ts'
+
+// The clients that a leaving worker held went to its successor through a socket that has room for some 2,600. The rest waited for
+// the poller to tell of room, and the worker had closed its poller: it stayed for ever, and they with it.
+void t.test(
+  'a reload takes along more clients than the kernel has room for',
+  { timeout: LIMIT },
+  async (t) => {
+    const broker = await startBroker(t, {
+      config: { services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } } },
+    })
+    const waiting = await visitorsOf(t, broker.port(), 4000)
+    await broker.until(({ services }) => services[0]?.held === waiting.length, 'all wait')
+    t.equal((await reload(t, broker)).success, true)
+    await startBackend(t, broker)
+    await allServed(t, broker, 'web', waiting)
+  },
+)
