@@ -274,6 +274,7 @@ void t.test(
 
     // A backend that dies and one that comes for it leave nothing behind either.
     backends[0].kill('SIGKILL')
+    await backends[0].exited
     await web.until(({ backends }) => backends.length === 1, 'it is gone')
     await pair()
     await descriptorsAre(web, descriptors)
