@@ -189,12 +189,12 @@ void t.test(
 )
 
 void t.test(
-  '32 MiB each way through a relay, equal checksums, bounded memory',
+  '64 MiB each way through a relay, equal checksums, bounded memory',
   { timeout: LIMIT },
   async (test) => {
     await services.stream.start(test, 'stream-backend.mjs')
     await services.stream.backends(1)
-    await relayBothWays(test, services.stream, 32, 16)
+    await relayBothWays(test, services.stream, 64, 48)
   },
 )
 
