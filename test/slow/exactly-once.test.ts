@@ -12,7 +12,7 @@ import { signal } from '../support/signal.ts'
 // `bench/kill.mjs` and `bench/hold.mjs`, which have the figures.
 
 /** Over for a backend that is stuck, and for no other; far over what else can keep a client waiting. */
-const ACK_DEADLINE = starts(0.1)
+const ACK_DEADLINE = starts(0.2)
 
 interface Waits {
   readonly count: number
@@ -35,7 +35,7 @@ void t.test(
   async (t) => {
     const config = { ackDeadline: ACK_DEADLINE, tokenTtl: 2 * ACK_DEADLINE, balance: 'round-robin' }
     const { broker, services } = await startServices(t, { web: { config } })
-    const args = `--server ${programPath('recording-backend.mjs')} --port ${broker.port()} --rate 100 --busy ${3 * ACK_DEADLINE}`
+    const args = `--server ${programPath('recording-backend.mjs')} --port ${broker.port()} --rate 50 --busy ${3 * ACK_DEADLINE}`
     const run = new Program(t, process.execPath, [programPath('stuck-run.mjs'), ...args.split(' ')], {
       env: recording(services.web),
     })
@@ -51,8 +51,8 @@ void t.test(
     t.ok(stuck.connections > 300, 'clients came all the time')
     t.ok(stuck.waits.worst > 0.8 * ACK_DEADLINE, 'some had been offered to the stuck one')
     t.ok(
-      stuck.waits.worst < 1.8 * ACK_DEADLINE,
-      'nobody waits for a second deadline, whatever the machine makes all wait',
+      stuck.waits.worst < 1.5 * ACK_DEADLINE + baseline.waits.worst,
+      'none waits for a second deadline, beside what the machine makes all wait',
     )
     const failures = 'baton_handoff_failures_total{service="web",reason="BackendAckTimeout"}'
     t.ok((await broker.metric(failures)) > 0, 'what lay on its lane was taken back')

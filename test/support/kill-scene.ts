@@ -18,7 +18,7 @@ export function recording({ broker, name }: Service): NodeJS.ProcessEnv {
 export async function killBackends(t: Test, service: Service, kills: number): Promise<void> {
   const { broker, name, port } = service
   const seed = Math.floor(Math.random() * 2 ** 31)
-  const args = `--kills ${kills} --seed ${seed} --port ${port} --admin ${broker.admin} --service ${name} --rate 100`
+  const args = `--kills ${kills} --seed ${seed} --port ${port} --admin ${broker.admin} --service ${name} --rate 50`
   const run = new Program(t, process.execPath, [programPath('kill-run.mjs'), ...args.split(' ')], {
     env: recording(service),
   })
