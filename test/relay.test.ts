@@ -22,10 +22,10 @@ const NOBODY = 65_534
 /** No descriptor is ever passed: everything takes the second rung. */
 const handoff = 'off'
 
-/** Over for a token that nobody has offered, and for no other. */
+/** Over for a token that was never offered, and for no other. */
 const TOKEN_TTL = starts(0.1)
 /** Half of it must be over before the relay, and the whole of it only when the scene is. */
-const LANE_DEADLINE = starts(0.7)
+const LANE_DEADLINE = starts(0.4)
 
 // Upstreams have to be there before the broker that is told of them.
 
