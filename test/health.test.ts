@@ -1,65 +1,129 @@
+import { join } from 'node:path'
 import type { Offer } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, poll, POLLHUP } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker, type Status, unaccounted } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
+import { LIMIT, starts } from './support/limits.ts'
 import { openDescriptors } from './support/proc.ts'
-import type { Program } from './support/process.ts'
-import { servedBy, visit } from './support/visit.ts'
-import { LIMIT } from './support/limits.ts'
+import { Program, root } from './support/process.ts'
+import { type Service, type ServiceState, startServices } from './support/service.ts'
 
 // Health checks: what an operator configures, what the backends see of it, and that clients and counts do not.
-
-const PATH = '/healthz?deep=1'
 
 const HEALTHY = 'backend is healthy'
 const UNHEALTHY = 'backend is unhealthy and not chosen'
 
-function start(
-  t: Test,
-  service: Record<string, unknown> = {},
-  check: Record<string, unknown> = {},
-): Promise<Broker> {
-  const healthCheck = { path: PATH, interval: 50, timeout: '5s', ...check }
-  return startBroker(t, { config: { services: { web: { healthCheck, ...service } } } })
-}
+/** Over for a backend that does not answer, and for no other. */
+const SHORT = starts(0.05)
 
-function startApp(t: Test, broker: Broker, health = 'well'): Promise<Program> {
-  return startBackend(t, broker, 'health-backend.mjs', { env: { HEALTH: health } })
-}
+/** A check that no slow machine makes late. */
+const check = { path: '/healthz?deep=1', interval: 50, timeout: '10m' }
 
-function tell(app: Program, health: string): void {
-  app.child.stdin?.write(`${health}\n`)
-}
+const { broker, services } = await startServices(t, {
+  chosen: { config: { healthCheck: check } },
+  hiccup: { config: { healthCheck: check } },
+  late: { config: { healthCheck: { ...check, timeout: SHORT } } },
+  starting: { config: { healthCheck: check } },
+  auto: { config: { healthCheck: { ...check, interval: 10 } } },
+  off: { config: { healthCheck: { ...check, interval: 10 }, handoff: 'off' } },
+  carried: { config: { healthCheck: check, handoff: 'off' } },
+  offered: { config: { healthCheck: check, ackDeadline: SHORT } },
+  lines: { protocol: 'tcp', config: { healthCheck: { ...check, interval: 20 } } },
+  ending: { config: { healthCheck: check } },
+})
+const apps = new Program(t, process.execPath, [join(root, 'test/programs/health-backends.mjs')], {
+  env: { BATON_SOCKET: broker.control },
+})
+await apps.message('started')
 
-function checksOf(app: Program): number {
-  return app.messages().filter(({ msg }) => msg === 'checked').length
-}
+/** One app: a backend among those in the process of all apps, which leaves with its scene. */
+class App {
+  readonly #service: Service
+  readonly name: string
+  readonly id: string
 
-function stateOf({ services }: Status, pid: number): string | undefined {
-  return services[0]?.backends.find((each) => each.pid === pid)?.state
-}
+  private constructor(service: Service, name: string, id: string) {
+    this.#service = service
+    this.name = name
+    this.id = id
+  }
 
-function untilState(broker: Broker, { pid }: { pid: number }, state: string): Promise<Status> {
-  return broker.until((status) => stateOf(status, pid) === state, `${pid} is ${state}`)
-}
+  static async join(t: Test, service: Service, health = 'well'): Promise<App> {
+    const name = `${service.name}-${apps.messages().filter(({ msg }) => String(msg).endsWith(' joined')).length}`
+    apps.say(`join ${name} ${service.name} ${health}`)
+    const { id } = await apps.message(`${name} joined`)
+    t.teardown(async () => {
+      apps.say(`leave ${name}`)
+      await apps.message(`${name} left`)
+    })
+    return new App(service, name, String(id))
+  }
 
-/** What the broker has said of changes, without whom they were of; once there are `count` of them. */
-async function changes(broker: Broker, count: number): Promise<Record<string, unknown>[]> {
-  const found = () =>
-    broker.program
+  tell(health: string): void {
+    apps.say(`tell ${this.name} ${health}`)
+  }
+
+  /** The checks that it has answered so far, or was to answer. */
+  checks(health?: string): Record<string, unknown>[] {
+    return apps
       .messages()
-      .filter(({ msg }) => msg === HEALTHY || msg === UNHEALTHY)
-      .map(({ level, msg, reason }) => ({ level, msg, reason }))
-  await eventually(() => found().length >= count, `${count} changes in the log`)
-  return found()
+      .filter(
+        (message) =>
+          message['msg'] === 'checked' &&
+          message['app'] === this.name &&
+          (health === undefined || message['health'] === health),
+      )
+  }
+
+  async checked(count: number, health?: string): Promise<void> {
+    await eventually(
+      () => this.checks(health).length >= count,
+      () => `${count} checks of ${this.name}; there were ${this.checks(health).length}`,
+    )
+  }
+
+  stateIn({ backends }: ServiceState): string | undefined {
+    return backends.find(({ id }) => id === this.id)?.state
+  }
+
+  untilState(state: string): Promise<ServiceState> {
+    return this.#service.until((service) => this.stateIn(service) === state, `${this.name} is ${state}`)
+  }
+
+  changes(count: number): Promise<Record<string, unknown>[]> {
+    return changes(this.id, count)
+  }
+
+  /** All changes of its health up to now: it falls ill, so that the log has one more of which it is known that it is the last. */
+  async changesBefore(last = 'ill'): Promise<Record<string, unknown>[]> {
+    this.tell(last)
+    await this.untilState('unhealthy')
+    const found = () => changesIn(this.id)
+    await eventually(() => found().at(-1)?.['msg'] === UNHEALTHY, 'the last change in the log')
+    return found().slice(0, -1)
+  }
 }
 
-async function stop(broker: Broker): Promise<void> {
-  broker.program.kill('SIGTERM')
-  await broker.program.exited
+function changesIn(id: string): Record<string, unknown>[] {
+  return broker.program
+    .messages()
+    .filter(({ msg, backend }) => (msg === HEALTHY || msg === UNHEALTHY) && backend === id)
+    .map(({ level, msg, reason }) => ({ level, msg, reason }))
+}
+
+/** What the broker has said of changes of one backend, once there are `count` of them. */
+async function changes(id: string, count: number): Promise<Record<string, unknown>[]> {
+  await eventually(() => changesIn(id).length >= count, `${count} changes in the log`)
+  return changesIn(id)
+}
+
+/** The name of the app that answers a new client. */
+async function servedBy(t: Test, service: Service): Promise<string | undefined> {
+  const client = await service.visit(t)
+  const { headers } = await client.answer()
+  client.socket.destroy()
+  return headers['x-app']
 }
 
 /** The fewest open at any of some moments: between two checks, when there is such a moment. */
@@ -76,112 +140,111 @@ void t.test(
   'a backend that fails its checks is not chosen until one succeeds',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await start(t)
-    const [app, other] = [await startApp(t, broker), await startApp(t, broker)]
-    await broker.backends(2)
-    t.match(await app.message('checked'), { listener: 'baton:health', agent: 'baton-health-check' })
-    t.same(await changes(broker, 2), [
-      { level: 30, msg: HEALTHY, reason: 'status 200' },
-      { level: 30, msg: HEALTHY, reason: 'status 200' },
-    ])
+    const service = services.chosen
+    const [app, other] = [await App.join(t, service), await App.join(t, service)]
+    await service.backends(2)
+    await app.checked(1)
+    t.match(app.checks()[0], { listener: 'baton:health', agent: 'baton-health-check' })
+    for (const each of [app, other]) {
+      t.same(await each.changes(1), [{ level: 30, msg: HEALTHY, reason: 'status 200' }])
+    }
 
-    tell(app, 'ill')
-    const checked = checksOf(app)
-    await untilState(broker, app, 'unhealthy')
-    t.ok(checksOf(app) >= checked + 3, 'three in a row')
-    t.same((await changes(broker, 3)).at(-1), { level: 40, msg: UNHEALTHY, reason: 'status 503' })
-    t.equal(await broker.metric('baton_backends{service="web",state="unhealthy"}'), 1)
-    t.equal(await broker.metric('baton_backends{service="web",state="ready"}'), 1)
-    for (let each = 0; each < 6; each++) t.equal(await servedBy(t, broker), other.pid)
+    app.tell('ill')
+    await app.untilState('unhealthy')
+    await app.checked(3, 'ill')
+    t.same((await app.changes(2)).at(-1), { level: 40, msg: UNHEALTHY, reason: 'status 503' })
+    t.equal(await service.metric('baton_backends', 'state="unhealthy"'), 1)
+    t.equal(await service.metric('baton_backends', 'state="ready"'), 1)
+    for (let each = 0; each < 6; each++) t.equal(await servedBy(t, service), other.name)
 
-    tell(app, 'moved')
-    await untilState(broker, app, 'ready')
-    t.same((await changes(broker, 4)).at(-1), { level: 30, msg: HEALTHY, reason: 'status 307' })
-    const served = new Set<number>()
-    while (!served.has(app.pid)) served.add(await servedBy(t, broker))
+    app.tell('moved')
+    await app.untilState('ready')
+    t.same((await app.changes(3)).at(-1), { level: 30, msg: HEALTHY, reason: 'status 307' })
+    while ((await servedBy(t, service)) !== app.name);
+    t.equal((await other.changes(1)).length, 1, 'the other one was well all the time')
   },
 )
 
 void t.test('one failure is a hiccup', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t)
-  const app = await startApp(t, broker)
-  await broker.backends(1)
-  for (let round = 0; round < 3; round++) {
-    const failed = () => app.messages().filter(({ health }) => health === 'ill').length
-    const before = failed()
-    tell(app, 'ill')
-    await eventually(() => failed() > before, 'a failed check')
-    tell(app, 'well')
-    const checked = checksOf(app)
-    await eventually(() => checksOf(app) > checked + 1, 'checks that succeed')
+  const app = await App.join(t, services.hiccup)
+  await services.hiccup.backends(1)
+  for (let round = 1; round <= 3; round++) {
+    app.tell('hiccup')
+    await app.checked(round, 'hiccup')
+    await app.checked(app.checks('well').length + 2, 'well')
   }
-  const failures = app.messages().filter(({ health }) => health === 'ill').length
-  t.ok(failures >= 3)
-  await stop(broker)
-  t.equal((await changes(broker, 1)).length, 1, 'it was never out of choice')
+  t.equal(app.checks('hiccup').length, 3)
+  t.same(
+    await app.changesBefore(),
+    [{ level: 30, msg: HEALTHY, reason: 'status 200' }],
+    'it was never out of choice',
+  )
 })
 
 void t.test('an answer that does not come in time is a failure', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t, {}, { timeout: 100 })
-  const app = await startApp(t, broker)
-  await broker.backends(1)
-  tell(app, 'silent')
-  await untilState(broker, app, 'unhealthy')
-  t.same((await changes(broker, 2))[1], { level: 40, msg: UNHEALTHY, reason: 'no answer within 100 ms' })
-  tell(app, 'well')
-  await broker.backends(1)
+  const app = await App.join(t, services.late)
+  await services.late.backends(1)
+  app.tell('silent')
+  await app.untilState('unhealthy')
+  t.same((await app.changes(2))[1], {
+    level: 40,
+    msg: UNHEALTHY,
+    reason: `no answer within ${SHORT} ms`,
+  })
+  app.tell('well')
+  await services.late.backends(1)
 })
 
 void t.test(
-  'nobody is ready before the first success, and clients wait for it',
+  'no backend is ready before the first success, and clients wait for it',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await start(t)
-    const app = await startApp(t, broker, 'silent')
-    await app.message('checked')
-    t.equal(stateOf(await broker.status(), app.pid), 'starting')
-    t.equal(await broker.metric('baton_backends{service="web",state="starting"}'), 1)
-    t.equal((await fetch(`${broker.admin}/readyz`)).status, 503)
-    const client = await visit(t, broker)
-    await broker.until(({ services }) => services[0]?.held === 1, 'the client waits')
+    const service = services.starting
+    const readiness = async () => {
+      const answer = await fetch(`${broker.admin}/readyz`)
+      return { status: answer.status, text: await answer.text() }
+    }
+    const app = await App.join(t, service, 'silent')
+    await app.checked(1)
+    t.equal(app.stateIn(await service.state()), 'starting')
+    t.equal(await service.metric('baton_backends', 'state="starting"'), 1)
+    t.match(await readiness(), { status: 503, text: /service starting has no ready backend/ })
+    const client = await service.visit(t)
+    await service.until(({ held }) => held === 1, 'the client waits')
 
-    const ill = await startApp(t, broker, 'ill')
-    await untilState(broker, ill, 'unhealthy')
-    t.same(await changes(broker, 1), [{ level: 40, msg: UNHEALTHY, reason: 'status 503' }])
-    t.equal((await broker.status()).services[0]?.held, 1)
-    tell(ill, 'well')
-    t.equal(
-      (await client.answer()).headers['x-pid'],
-      `${ill.pid}`,
-      'it is served as soon as somebody is well',
-    )
-    t.equal(stateOf(await broker.status(), app.pid), 'starting')
+    const ill = await App.join(t, service, 'ill')
+    await ill.untilState('unhealthy')
+    t.same(await ill.changes(1), [{ level: 40, msg: UNHEALTHY, reason: 'status 503' }])
+    t.equal((await service.state()).held, 1)
+    ill.tell('well')
+    t.equal((await client.answer()).headers['x-app'], ill.name, 'it is served as soon as one is well')
+    t.equal(app.stateIn(await service.state()), 'starting')
+    t.notMatch(await readiness(), { text: /service starting has/ })
   },
 )
 
-for (const handoff of ['auto', 'off']) {
+for (const handoff of ['auto', 'off'] as const) {
   void t.test(`handoff ${handoff}: checks are in no count`, { timeout: LIMIT }, async (t) => {
-    const broker = await start(t, { handoff }, { interval: 10 })
-    const app = await startApp(t, broker)
-    await broker.backends(1)
-    // The process that makes the checks: the command's own only keeps the sockets.
-    const { pid } = (await broker.status()).broker
+    const service = services[handoff]
+    const app = await App.join(t, service)
+    await service.backends(1)
+    const { pid } = broker
     const port = Number(new URL(broker.admin).port)
-    const descriptors = [await restingDescriptors(pid, port), await restingDescriptors(app.pid)]
+    const descriptors = [await restingDescriptors(pid, port), await restingDescriptors(apps.pid)]
     for (let each = 0; each < 3; each++) {
-      const response = await fetch(broker.url(), { headers: { connection: 'close' } })
-      t.equal(response.headers.get('x-pid'), `${app.pid}`)
+      const response = await fetch(service.url(), { headers: { connection: 'close' } })
+      t.equal(response.headers.get('x-app'), app.name)
       await response.arrayBuffer()
     }
-    await eventually(() => checksOf(app) > 100, 'a hundred checks')
-    tell(app, 'ill')
-    await untilState(broker, app, 'unhealthy')
+    await app.checked(101)
+    app.tell('ill')
+    await app.untilState('unhealthy')
 
-    const status = await broker.status()
-    t.equal(unaccounted(status), 0)
-    t.equal(status.listeners[0]?.accepted, 3)
+    const state = await service.state()
+    t.equal(state.unaccounted, 0)
+    t.equal(state.accepted, 3)
     const [relayed, handedOff] = handoff === 'off' ? [3, 0] : [0, 3]
-    t.same(status.services[0]?.outcomes, {
+    t.same(state.outcomes, {
       handed_off: handedOff,
       relayed,
       rejected: 0,
@@ -190,14 +253,18 @@ for (const handoff of ['auto', 'off']) {
     })
     const counted = (await broker.metrics())
       .split('\n')
-      .filter((line) => /^baton_(handoff_failures|tokens_rejected)_total/.test(line))
+      .filter(
+        (line) =>
+          /^baton_(handoff_failures|tokens_rejected)_total/.test(line) &&
+          line.includes(`service="${service.name}"`),
+      )
     t.ok(counted.length > 0 && counted.every((line) => line.endsWith(' 0')))
-    t.equal(await broker.metric('baton_handoff_duration_seconds_count{service="web"}'), handedOff)
+    t.equal(await service.metric('baton_handoff_duration_seconds_count'), handedOff)
     await eventually(
       () => openDescriptors(pid, port) <= (descriptors[0] as number),
       'the broker has no descriptor more than before',
     )
-    await eventually(() => openDescriptors(app.pid) <= (descriptors[1] as number), 'nor has the backend')
+    await eventually(() => openDescriptors(apps.pid) <= (descriptors[1] as number), 'nor has the backend')
   })
 }
 
@@ -205,54 +272,55 @@ void t.test(
   'handoff off: a check that fails takes the backend out of choice',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await start(t, { handoff: 'off' })
-    const [app, other] = [await startApp(t, broker), await startApp(t, broker)]
-    await broker.backends(2)
-    tell(app, 'ill')
-    await untilState(broker, app, 'unhealthy')
-    for (let each = 0; each < 4; each++) t.equal(await servedBy(t, broker), other.pid)
-    tell(app, 'well')
-    await broker.backends(2)
+    const service = services.carried
+    const [app, other] = [await App.join(t, service), await App.join(t, service)]
+    await service.backends(2)
+    app.tell('ill')
+    await app.untilState('unhealthy')
+    for (let each = 0; each < 4; each++) t.equal(await servedBy(t, service), other.name)
+    app.tell('well')
+    await service.backends(2)
   },
 )
 
-void t.test('a check is never offered to anybody else', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t, { ackDeadline: 100 })
-  const app = await startApp(t, broker)
-  await broker.backends(1)
-  const backend = ({ services }: Status, { welcome }: FalseBackend) =>
-    services[0]?.backends.find(({ id }) => id === welcome.backend)
+void t.test('a check is never offered to another backend', { timeout: LIMIT }, async (t) => {
+  const service = services.offered
+  const app = await App.join(t, service)
+  await service.backends(1)
+  const backend = ({ backends }: ServiceState, { welcome }: FalseBackend) =>
+    backends.find(({ id }) => id === welcome.backend)
+  const register = (t: Test) => FalseBackend.register(t, broker.control, hello(service.name))
 
   await t.test('refused', async (t) => {
-    const peer = await FalseBackend.register(t, broker.control, hello('web'))
+    const peer = await register(t)
     for (let count = 1; count <= 3; count++) {
       const offer = (await peer.offers(count)).at(-1) as Offer
       peer.take(1)[0]?.fd.close()
       peer.nack(offer)
       t.equal(offer.listener, 'baton:health')
     }
-    await broker.until((status) => backend(status, peer)?.state === 'unhealthy', 'it is unhealthy')
-    t.same((await changes(broker, 2))[1], { level: 40, msg: UNHEALTHY, reason: 'TokenNotPending' })
+    await service.until((state) => backend(state, peer)?.state === 'unhealthy', 'it is unhealthy')
+    t.same(await changes(peer.welcome.backend, 1), [{ level: 40, msg: UNHEALTHY, reason: 'TokenNotPending' }])
     peer.die()
-    await broker.until((status) => backend(status, peer) === undefined, 'it is gone')
+    await service.until((state) => backend(state, peer) === undefined, 'it is gone')
   })
 
   await t.test('left on the lane', async (t) => {
-    const peer = await FalseBackend.register(t, broker.control, hello('web'))
+    const peer = await register(t)
     await peer.wire.frame('revoke')
-    const status = await broker.status()
-    t.equal(backend(status, peer)?.state, 'unresponsive', 'a missed deadline counts as any other')
-    t.match(status.services[0], { inFlight: 0, stuck: 0, held: 0 })
+    const state = await service.state()
+    t.equal(backend(state, peer)?.state, 'unresponsive', 'a missed deadline counts as any other')
+    t.match(state, { inFlight: 0, stuck: 0, held: 0 })
     t.equal(peer.restOfLane().count, 0)
     peer.die()
   })
 
-  await t.test('taken, and acknowledged when nobody waits for it any more', async (t) => {
-    const peer = await FalseBackend.register(t, broker.control, hello('web'))
+  await t.test('taken, and acknowledged when the broker waits for it no more', async (t) => {
+    const peer = await register(t)
     const [offer] = (await peer.offers(1)) as [Offer]
     const fd = peer.take(1)[0]?.fd as OwnedFd
-    await broker.until((status) => backend(status, peer)?.state === 'unresponsive', 'the deadline is over')
-    t.match((await broker.status()).services[0], { inFlight: 0, stuck: 0, outcomes: { relinquished: 0 } })
+    await service.until((state) => backend(state, peer)?.state === 'unresponsive', 'the deadline is over')
+    t.match(await service.state(), { inFlight: 0, stuck: 0, outcomes: { relinquished: 0 } })
     await eventually(() => (poll(fd.fd, 0) & POLLHUP) !== 0, 'the broker has closed both ends')
     peer.ack(offer)
     await peer.probe()
@@ -260,36 +328,36 @@ void t.test('a check is never offered to anybody else', { timeout: LIMIT }, asyn
     peer.die()
   })
 
-  const status = await broker.backends(1)
-  t.equal(unaccounted(status), 0)
+  const state = await service.backends(1)
+  t.equal(state.unaccounted, 0)
   t.equal(
-    Object.values(status.services[0]?.outcomes ?? {}).reduce((sum, each) => sum + each, 0),
+    Object.values(state.outcomes).reduce((sum, each) => sum + each, 0),
     0,
   )
-  const adopted = status.services[0]?.backends[0]?.adopted ?? 0
-  await eventually(() => checksOf(app) >= adopted, 'and it was asked nothing but its own questions')
-  await stop(broker)
-  t.equal((await changes(broker, 2)).length, 2, 'the one that is well was not troubled')
-})
-
-void t.test('a broker that ends does not wait for a check', { timeout: LIMIT }, async (t) => {
-  const broker = await start(t)
-  const app = await startApp(t, broker, 'silent')
-  await app.message('checked')
-  broker.program.kill('SIGTERM')
-  t.same(await broker.program.exited, { code: 0, signal: null })
+  await app.checked(state.backends.find(({ id }) => id === app.id)?.adopted ?? Number.NaN)
+  t.pass('and it was asked nothing but its own questions')
+  t.same(
+    await app.changesBefore(),
+    [{ level: 30, msg: HEALTHY, reason: 'status 200' }],
+    'the one that is well was not troubled',
+  )
 })
 
 void t.test('a tcp service is asked in HTTP all the same', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, {
-    config: {
-      listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }],
-      services: { web: { healthCheck: { path: PATH, interval: 20, timeout: '5s' } } },
-    },
-  })
-  const lines = await startBackend(t, broker, 'tcp-backend.mjs')
-  await untilState(broker, lines, 'unhealthy')
-  t.match(await changes(broker, 1), [{ msg: UNHEALTHY, reason: /^HPE_/ }])
-  await startApp(t, broker)
-  await broker.backends(1)
+  const service = services.lines
+  const lines = await service.start(t, 'tcp-backend.mjs')
+  const state = await service.until(({ backends }) => backends[0]?.state === 'unhealthy', 'it is unhealthy')
+  const [backend] = state.backends
+  t.equal(backend?.pid, lines.pid)
+  t.match(await changes(backend?.id ?? '', 1), [{ msg: UNHEALTHY, reason: /^HPE_/ }])
+  await App.join(t, service)
+  await service.backends(1)
+})
+
+// The last one: it ends the broker of all.
+void t.test('a broker that ends does not wait for a check', { timeout: LIMIT }, async (t) => {
+  const app = await App.join(t, services.ending, 'silent')
+  await app.checked(1)
+  broker.program.kill('SIGTERM')
+  t.same(await broker.program.exited, { code: 0, signal: null })
 })

@@ -1,28 +1,89 @@
 import { execFileSync } from 'node:child_process'
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { chownSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import http from 'node:http'
 import http2 from 'node:http2'
-import { connect, createServer, type Socket } from 'node:net'
+import { connect, createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { decodeProxyHeader, encodeProxyHeader, type Offer } from '@baton/backend-sdk/protocol'
-import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker, unaccounted } from './support/broker.ts'
-import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
+import { LIMIT, starts } from './support/limits.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
-import { LIMIT } from './support/limits.ts'
+import { relayBothWays } from './support/relay-scenes.ts'
+import { type Service, startServices } from './support/service.ts'
 
 const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
 const NOBODY = 65_534
-const MIB = 1024 * 1024
 
 /** No descriptor is ever passed: everything takes the second rung. */
-const relayed = { services: { web: { handoff: 'off' } } }
+const handoff = 'off'
+
+/** Over for a token that was never offered, and for no other. */
+const TOKEN_TTL = starts(0.1)
+/** Half of it must be over before the relay, and the whole of it only when the scene is. */
+const LANE_DEADLINE = starts(0.4)
+
+// Upstreams have to be there before the broker that is told of them.
+
+/** The side that answers: it ends first in one half, last in the other. Plain upstreams, so that both ends are seen. */
+const answering = await listen(
+  t,
+  createServer({ allowHalfOpen: true }, (socket) => {
+    const chunks: Buffer[] = []
+    socket.write('hello ')
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+    socket.on('end', () => socket.end(`after your end: ${Buffer.concat(chunks).toString()}`))
+    socket.on('error', () => undefined)
+  }),
+)
+const heard: Buffer[] = []
+let done: () => void = () => undefined
+const heardAll = new Promise<void>((resolve) => {
+  done = resolve
+})
+const early = await listen(
+  t,
+  createServer({ allowHalfOpen: true }, (peer) => {
+    peer.end('my half is over')
+    peer.on('data', (chunk: Buffer) => heard.push(chunk))
+    peer.on('end', () => done())
+  }),
+)
+const hits: number[] = [0, 0]
+const servers = [0, 1].map((index) =>
+  http.createServer((_, response) => {
+    hits[index] = (hits[index] ?? 0) + 1
+    response.end(`upstream ${index}`)
+  }),
+)
+const ports = [await listen(t, servers[0] as http.Server), await listen(t, servers[1] as http.Server)]
+const at = (port: number | undefined, weight = 1) => ({ address: `127.0.0.1:${port}`, weight })
+
+const { broker, services } = await startServices(t, {
+  web: { config: { handoff } },
+  stream: { config: { handoff } },
+  answering: { protocol: 'tcp', config: { upstreams: [at(answering)] } },
+  early: { protocol: 'tcp', config: { upstreams: [at(early)] } },
+  upstreams: { config: { balance: 'round-robin', upstreams: [at(ports[0], 3), at(ports[1])] } },
+  guarded: { config: { handoff, ackDeadline: TOKEN_TTL - 1, tokenTtl: TOKEN_TTL } },
+  foreign: { config: { handoff } },
+  full: { config: { ackDeadline: LANE_DEADLINE, tokenTtl: 2 * LANE_DEADLINE } },
+  tls: { protocol: 'tls', config: { handoff } },
+  dying: { config: { handoff } },
+  ending: { config: { handoff } },
+})
+
+/** @returns its port; it is closed with the file. */
+async function listen(t: Test, server: Server | http.Server): Promise<number> {
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  return (server.address() as { port: number }).port
+}
 
 async function body(response: http.IncomingMessage): Promise<Buffer> {
   return Buffer.concat(await response.toArray())
@@ -59,28 +120,28 @@ function linkOf(path: string): string {
   }
 }
 
-async function outcomes(broker: Broker, relays: number) {
-  const status = await broker.until(
-    ({ services }) => services[0]?.outcomes.relayed === relays && services[0].inFlight === 0,
+async function outcomes(service: Service, relays: number) {
+  const { outcomes } = await service.until(
+    ({ outcomes, inFlight }) => outcomes.relayed === relays && inFlight === 0,
     `${relays} relays`,
   )
-  return status.services[0]?.outcomes
+  return outcomes
 }
 
 void t.test(
   'handoff off: clients are served by silent reconnect and cannot tell',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, { config: relayed })
-    const backends = [await startBackend(t, broker), await startBackend(t, broker)]
-    await broker.backends(2)
+    const { web } = services
+    const backends = [await web.start(t), await web.start(t)]
+    await web.backends(2)
 
     await t.test('the client’s own address and port reach the app, and its metadata', async (t) => {
       const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
       t.teardown(() => agent.destroy())
       const seen = new Set<number>()
       for (let round = 0; round < 3; round++) {
-        const request = http.get(broker.url('/who'), { agent })
+        const request = http.get(web.url('/who'), { agent })
         const [response] = (await once(request, 'response')) as [http.IncomingMessage]
         const { localPort } = response.socket
         const answer = JSON.parse((await body(response)).toString())
@@ -94,38 +155,33 @@ void t.test(
     })
 
     await t.test('both backends are chosen, and the ledger is right', async (t) => {
-      const before = await broker.status()
+      const before = await web.state()
       const pids = new Set<string | null>()
       for (let each = 0; each < 20; each++) {
-        const response = await fetch(broker.url(), { headers: { connection: 'close' } })
+        const response = await fetch(web.url(), { headers: { connection: 'close' } })
         pids.add(response.headers.get('x-pid'))
         await response.arrayBuffer()
       }
       t.equal(pids.size, 2)
-      const counted = await outcomes(broker, (before.services[0]?.outcomes.relayed ?? 0) + 20)
+      const counted = await outcomes(web, before.outcomes.relayed + 20)
       t.match(counted, { handed_off: 0, rejected: 0, client_gone: 0, relinquished: 0 })
       t.equal(
-        await broker.metric(
-          'baton_fallbacks_total{service="web",action="reconnect",reason="ServicePolicyDisabled"}',
-        ),
-        counted?.relayed,
+        await web.metric('baton_fallbacks_total', 'action="reconnect",reason="ServicePolicyDisabled"'),
+        counted.relayed,
       )
-      const status = await broker.until(() => true, 'status')
-      t.equal(unaccounted(status), 0)
+      t.equal((await web.state()).unaccounted, 0)
     })
 
     await t.test('bytes carried are counted in both directions', async (t) => {
-      const count = (direction: string) =>
-        broker.metric(`baton_relay_bytes_total{service="web",direction="${direction}"}`)
+      const over = () => web.until(({ backends }) => backends.every(({ load }) => load === 0), 'relays over')
+      const count = (direction: string) => web.metric('baton_relay_bytes_total', `direction="${direction}"`)
+      await over()
       const [before, beforeOut] = [await count('in'), await count('out')]
-      const socket = connect(broker.port(), '127.0.0.1')
+      const socket = connect(web.port, '127.0.0.1')
       const request = 'GET /count HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
       socket.write(request)
       const answer = await converse(socket)
-      await broker.until(
-        ({ services }) => services[0]?.backends.every(({ load }) => load === 0) === true,
-        'relay over',
-      )
+      await over()
       t.equal((await count('in')) - before, request.length)
       t.equal((await count('out')) - beforeOut, answer.length)
     })
@@ -133,94 +189,27 @@ void t.test(
 )
 
 void t.test(
-  '100 MiB each way through a relay, equal checksums, bounded memory',
+  '64 MiB each way through a relay, equal checksums, bounded memory',
   { timeout: LIMIT },
-  async (t) => {
-    const broker = await startBroker(t, { config: relayed })
-    await startBackend(t, broker, 'stream-backend.mjs')
-    await broker.backends(1)
-    const rss = () =>
-      Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${broker.pid}/status`, 'utf8'))?.[1]) * 1024
-    const resting = rss()
-
-    const request = http.request(broker.url('/upload'), {
-      method: 'POST',
-      headers: { 'transfer-encoding': 'chunked' },
-    })
-    const block = randomBytes(MIB)
-    const digest = createHash('sha256')
-    const answered = once(request, 'response') as Promise<[http.IncomingMessage]>
-    for (let each = 0; each < 100; each++) {
-      block.writeUInt32LE(each)
-      digest.update(block)
-      if (!request.write(Buffer.from(block))) await once(request, 'drain')
-    }
-    request.end()
-    const [response] = await answered
-    t.same(JSON.parse((await body(response)).toString()), { bytes: 100 * MIB, sha256: digest.digest('hex') })
-
-    const [download] = (await once(http.get(broker.url('/download?mebibytes=100')), 'response')) as [
-      http.IncomingMessage,
-    ]
-    const received = createHash('sha256')
-    let bytes = 0
-    for await (const chunk of download as AsyncIterable<Buffer>) {
-      bytes += chunk.length
-      received.update(chunk)
-    }
-    t.equal(bytes, 100 * MIB)
-    t.equal(received.digest('hex'), download.trailers['x-sha256'])
-    t.ok(rss() - resting < 64 * MIB, `the broker grew by ${Math.round((rss() - resting) / MIB)} MiB`)
+  async (test) => {
+    await services.stream.start(test, 'stream-backend.mjs')
+    await services.stream.backends(1)
+    await relayBothWays(test, services.stream, 64, 48)
   },
 )
 
 void t.test('half-close travels through a relay in both directions', { timeout: LIMIT }, async (t) => {
-  const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tcp', service: 'web' }]
-
-  // The side that answers: it ends first in one half, last in the other. A plain upstream, so that both ends are seen.
-  const server = createServer({ allowHalfOpen: true }, (socket) => {
-    const chunks: Buffer[] = []
-    socket.write('hello ')
-    socket.on('data', (chunk: Buffer) => chunks.push(chunk))
-    socket.on('end', () => socket.end(`after your end: ${Buffer.concat(chunks).toString()}`))
-    socket.on('error', () => undefined)
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.teardown(() => server.close())
-  const { port } = server.address() as { port: number }
-  const broker = await startBroker(t, {
-    config: { listeners, services: { web: { upstreams: [{ address: `127.0.0.1:${port}` }] } } },
-  })
-
-  const socket = connect({ port: broker.port(), host: '127.0.0.1', allowHalfOpen: true })
+  const socket = connect({ port: services.answering.port, host: '127.0.0.1', allowHalfOpen: true })
   const [first] = (await once(socket, 'data')) as [Buffer]
   t.equal(first.toString(), 'hello ', 'the server may speak first')
   socket.end('request')
   t.equal((await converse(socket)).toString(), 'after your end: request')
 
-  const early = createServer({ allowHalfOpen: true }, (peer) => {
-    peer.end('my half is over')
-    peer.on('data', (chunk: Buffer) => heard.push(chunk))
-    peer.on('end', () => done())
-  })
-  const heard: Buffer[] = []
-  let done: () => void = () => undefined
-  const ended = new Promise<void>((resolve) => {
-    done = resolve
-  })
-  early.listen(0, '127.0.0.1')
-  await once(early, 'listening')
-  t.teardown(() => early.close())
-  const { port: earlyPort } = early.address() as { port: number }
-  const second = await startBroker(t, {
-    config: { listeners, services: { web: { upstreams: [{ address: `127.0.0.1:${earlyPort}` }] } } },
-  })
-  const client = connect({ port: second.port(), host: '127.0.0.1', allowHalfOpen: true })
+  const client = connect({ port: services.early.port, host: '127.0.0.1', allowHalfOpen: true })
   client.resume()
   await once(client, 'end')
   client.end('I still had this to say')
-  await ended
+  await heardAll
   t.equal(Buffer.concat(heard).toString(), 'I still had this to say')
 })
 
@@ -228,34 +217,8 @@ void t.test(
   'upstreams: the next one is tried, weights hold, and clients wait while all refuse',
   { timeout: LIMIT },
   async (t) => {
-    const hits: number[] = [0, 0]
-    const servers = [0, 1].map((index) =>
-      http.createServer((_, response) => {
-        hits[index] = (hits[index] ?? 0) + 1
-        response.end(`upstream ${index}`)
-      }),
-    )
-    const ports: number[] = []
-    for (const server of servers) {
-      server.listen(0, '127.0.0.1')
-      await once(server, 'listening')
-      ports.push((server.address() as { port: number }).port)
-      t.teardown(() => server.close())
-    }
-    const broker = await startBroker(t, {
-      config: {
-        services: {
-          web: {
-            balance: 'round-robin',
-            upstreams: [
-              { address: `127.0.0.1:${ports[0]}`, weight: 3 },
-              { address: `127.0.0.1:${ports[1]}`, weight: 1 },
-            ],
-          },
-        },
-      },
-    })
-    const get = async () => (await fetch(broker.url(), { headers: { connection: 'close' } })).text()
+    const { upstreams } = services
+    const get = async () => (await fetch(upstreams.url(), { headers: { connection: 'close' } })).text()
     for (let each = 0; each < 40; each++) await get()
     t.same(hits, [30, 10])
 
@@ -270,10 +233,10 @@ void t.test(
     servers[1]?.closeAllConnections()
     await closedToo
     const waiting = get()
-    await broker.until(({ services }) => services[0]?.held === 1, 'the client waits')
+    await upstreams.until(({ held }) => held === 1, 'the client waits')
     servers[0]?.listen(ports[0], '127.0.0.1')
     t.equal(await waiting, 'upstream 0')
-    t.equal(unaccounted(await broker.status()), 0)
+    t.equal((await upstreams.state()).unaccounted, 0)
   },
 )
 
@@ -281,9 +244,9 @@ void t.test(
   'a hostile peer at the reconnect endpoint is dropped before a byte reaches the app',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, { config: relayed })
-    const backend = await startBackend(t, broker)
-    await broker.backends(1)
+    const { guarded } = services
+    const backend = await guarded.start(t)
+    await guarded.backends(1)
     const path = relayPath(backend.pid)
     const addresses = {
       family: 'IPv4' as const,
@@ -320,19 +283,18 @@ void t.test(
       return { what, answer: await converse(socket) }
     })
     // The honest client beside them is served meanwhile.
-    t.equal((await fetch(broker.url('/honest'), { headers: { connection: 'close' } })).status, 200)
+    t.equal((await fetch(guarded.url('/honest'), { headers: { connection: 'close' } })).status, 200)
     for (const { what, answer } of await Promise.all(answers))
       t.equal(answer.length, 0, `${what}: no answer, closed`)
     t.notOk(
       backend.lines.some((line) => line.includes('hostile')),
       'the app saw none of it',
     )
-    await broker.until(
-      ({ services }) => services[0]?.backends[0]?.adopted === 1 && services[0].backends[0].closed === 1,
+    await guarded.until(
+      ({ backends }) => backends[0]?.adopted === 1 && backends[0].closed === 1,
       'only the honest one was adopted',
     )
-    const refused = (reason: string) =>
-      broker.metric(`baton_tokens_rejected_total{service="web",reason="${reason}"}`)
+    const refused = (reason: string) => guarded.metric('baton_tokens_rejected_total', `reason="${reason}"`)
     t.same(
       [await refused('TokenMissing'), await refused('TokenInvalidLength'), await refused('TokenNotPending')],
       [1, 1, 1],
@@ -356,17 +318,23 @@ void t.test(
     t.equal((await listener.message('listening'))['uid'], NOBODY)
     const visitors = () => listener.messages().filter(({ msg }) => msg === 'connection ended')
 
-    const broker = await startBroker(t, { config: relayed })
-    const denied = () =>
-      broker.metric('baton_handoff_failures_total{service="web",reason="PermissionDenied"}')
-    const peer = await FalseBackend.register(t, broker.control, hello('web', { reconnect: { path } }))
-    await broker.backends(1)
+    const { foreign } = services
+    const denied = () => foreign.metric('baton_handoff_failures_total', 'reason="PermissionDenied"')
+    const peer = await FalseBackend.register(t, broker.control, hello('foreign', { reconnect: { path } }))
+    // The descriptors of earlier scenes are gone with their backends.
+    await broker.until(
+      ({ services }) =>
+        services.every(
+          ({ name, held, inFlight, backends }) =>
+            held + inFlight === 0 && backends.length === (name === 'foreign' ? 1 : 0),
+        ),
+      'only this backend is left',
+    )
     const admin = Number(new URL(broker.admin).port)
     const before = openDescriptors(broker.pid, admin)
 
-    const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
-    client.request()
-    await broker.until(({ services }) => services[0]?.held === 1, 'the client waits for somebody else')
+    const client = await foreign.visit(t)
+    await foreign.until(({ held }) => held === 1, 'the client waits for another backend')
     const [offer] = await peer.offers(1)
     await peer.wire.frame('revoke', ({ sequences }) => sequences.includes(offer?.sequence ?? 0))
     t.equal(await denied(), 1)
@@ -375,11 +343,11 @@ void t.test(
       () => `${openDescriptors(broker.pid, admin)} descriptors, not those before and the client’s`,
     )
 
-    const honest = await startBackend(t, broker)
+    const honest = await foreign.start(t)
     t.equal((await client.answer()).headers['x-pid'], String(honest.pid), 'served by another backend')
     // As often as it is chosen first, it costs the client a detour, and nothing else.
     for (let round = 0; round < 100 && (await denied()) < 3; round++) {
-      const response = await fetch(broker.url(), { headers: { connection: 'close' } })
+      const response = await fetch(foreign.url(), { headers: { connection: 'close' } })
       t.equal(response.headers.get('x-pid'), String(honest.pid))
       await response.arrayBuffer()
     }
@@ -394,20 +362,25 @@ void t.test(
       .messages()
       .filter(({ msg }) => msg === 'relay endpoint of a backend cannot be used')
     t.equal(said.length, 1, 'said once, however often it is tried')
-    t.match(said[0], { failure: 'PermissionDenied', slot: 'web-1' })
+    t.match(said[0], { failure: 'PermissionDenied', slot: 'foreign-1' })
     t.match(said[0]?.['reason'], `${path}: uid ${NOBODY} listens there, wanted uid 0`)
     client.socket.destroy()
-    const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'all are settled')
-    t.match(status.services[0]?.outcomes, { handed_off: 0, rejected: 0, relinquished: 0 })
-    t.equal(unaccounted(status), 0)
+    const state = await foreign.until(({ inFlight }) => inFlight === 0, 'all are settled')
+    t.match(state.outcomes, { handed_off: 0, rejected: 0, relinquished: 0 })
+    t.equal(state.unaccounted, 0)
   },
 )
 
 void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { config: { services: { web: { ackDeadline: 3000 } } } })
+  const { full } = services
   const endpoint = join(broker.folder, 'relay.sock')
   // Takes relays and nothing else: what comes on its lane stays there until the lane is full.
-  const peer = await FalseBackend.register(t, broker.control, hello('web', { reconnect: { path: endpoint } }))
+  const peer = await FalseBackend.register(
+    t,
+    broker.control,
+    hello('full', { reconnect: { path: endpoint } }),
+  )
+  stayAlive(t, peer)
   const server = createServer((socket) => void serve(socket))
   const serve = async (socket: Socket) => {
     const [chunk] = (await once(socket, 'data')) as [Buffer]
@@ -434,18 +407,18 @@ void t.test('a lane that stays full: who finds no room on it is relayed', { time
   t.teardown(() => stuck.forEach((socket) => socket.destroy()))
   const crowd = async (more: number) => {
     for (let each = 0; each < more; each++) {
-      const socket = connect(broker.port(), '127.0.0.1')
+      const socket = connect(full.port, '127.0.0.1')
       socket.on('error', () => undefined)
       stuck.push(socket)
       await once(socket, 'connect')
     }
   }
-  const blocked = () => broker.metric('baton_handoff_failures_total{service="web",reason="WouldBlock"}')
+  const blocked = () => full.metric('baton_handoff_failures_total', 'reason="WouldBlock"')
   while ((await blocked()) === 0) {
     await crowd(40)
     if (stuck.length > 1000) throw new Error('the lane takes everything')
   }
-  const socket = connect(broker.port(), '127.0.0.1')
+  const socket = connect(full.port, '127.0.0.1')
   await once(socket, 'connect')
   socket.write('GET /who HTTP/1.1\r\nHost: x\r\n\r\n')
   const { localPort } = socket
@@ -454,23 +427,30 @@ void t.test('a lane that stays full: who finds no room on it is relayed', { time
     new RegExp(`127\\.0\\.0\\.1:${localPort}$`),
     'served, and its address is known',
   )
-  const status = await broker.status()
-  t.match(status.services[0]?.outcomes, { handed_off: 0, rejected: 0, relinquished: 0 })
-  t.ok((status.services[0]?.outcomes.relayed ?? 0) > 0)
-  t.equal(unaccounted(status), 0)
+  const state = await full.state()
+  t.match(state.outcomes, { handed_off: 0, rejected: 0, relinquished: 0 })
+  t.ok(state.outcomes.relayed > 0)
+  t.equal(state.unaccounted, 0)
 })
+
+/** Answers the broker's heartbeats: a backend that reads its control connection, whatever it does with its lane. */
+function stayAlive(t: Test, { wire }: FalseBackend): void {
+  let answered = 0
+  const timer = setInterval(() => {
+    for (const { id } of wire.all('heartbeat').slice(answered)) {
+      wire.write({ type: 'heartbeat', id, reply: true })
+      answered += 1
+    }
+  }, 50)
+  t.teardown(() => clearInterval(timer))
+}
 
 void t.test(
   'over a relay into a TLS server the client’s address is on the TLSSocket',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, {
-      config: {
-        ...relayed,
-        listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'tls', service: 'web' }],
-      },
-    })
-    const [key, certificate] = [join(broker.folder, 'key.pem'), join(broker.folder, 'certificate.pem')]
+    const folder = temporaryFolder(t)
+    const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'certificate.pem')]
     execFileSync(
       'openssl',
       [
@@ -492,9 +472,9 @@ void t.test(
       ],
       { stdio: 'ignore' },
     )
-    await startBackend(t, broker, 'h2-backend.mjs', { env: { KEY: key, CERTIFICATE: certificate } })
-    await broker.backends(1)
-    const session = http2.connect(`https://${broker.address()}`, { rejectUnauthorized: false })
+    await services.tls.start(t, 'h2-backend.mjs', { KEY: key, CERTIFICATE: certificate })
+    await services.tls.backends(1)
+    const session = http2.connect(`https://${broker.address('tls')}`, { rejectUnauthorized: false })
     t.teardown(() => session.destroy())
     const stream = session.request({ ':path': '/tls' })
     const answer = JSON.parse(Buffer.concat(await stream.toArray()).toString())
@@ -504,7 +484,7 @@ void t.test(
       remotePort: session.socket.localPort,
       alpnProtocol: 'h2',
     })
-    t.equal((await outcomes(broker, 1))?.relayed, 1)
+    t.equal((await outcomes(services.tls, 1)).relayed, 1)
   },
 )
 
@@ -512,39 +492,39 @@ void t.test(
   'a relay whose backend dies before its ACK costs the client nothing',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, { config: relayed })
-    const first = await startBackend(t, broker)
-    await broker.backends(1)
+    const { dying } = services
+    const first = await dying.start(t)
+    await dying.backends(1)
     first.kill('SIGSTOP')
-    const waiting = fetch(broker.url('/who'), { headers: { connection: 'close' } })
-    await broker.until(
-      ({ services }) => services[0]?.inFlight === 1 || services[0]?.held === 1,
-      'offered to the stopped one',
-    )
+    const waiting = fetch(dying.url('/who'), { headers: { connection: 'close' } })
+    await dying.until(({ inFlight }) => inFlight === 1, 'offered to the stopped one')
     first.kill('SIGKILL')
     await first.exited
-    const second = await startBackend(t, broker)
+    const second = await dying.start(t)
     const response = await waiting
     t.equal(response.headers.get('x-pid'), String(second.pid))
     await response.arrayBuffer()
-    const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'settled')
-    t.equal(unaccounted(status), 0)
-    t.equal(status.services[0]?.outcomes.relayed, 1)
+    const state = await dying.until(({ inFlight }) => inFlight === 0, 'settled')
+    t.equal(state.unaccounted, 0)
+    t.equal(state.outcomes.relayed, 1)
   },
 )
 
+// The last one: it ends the broker of all.
 void t.test(
   'broker SIGTERM: a relay is finished, for as long as drainDeadline allows',
   { timeout: LIMIT },
   async (t) => {
-    const broker = await startBroker(t, { config: { ...relayed, drainDeadline: '10s' } })
-    const backend = await startBackend(t, broker)
-    await broker.backends(1)
-    const slow = fetch(broker.url('/slow?ms=1500'), { headers: { connection: 'close' } })
-    await broker.until(({ services }) => services[0]?.outcomes.relayed === 1, 'relayed')
+    const { ending } = services
+    const backend = await ending.start(t)
+    await ending.backends(1)
+    const waiting = fetch(ending.url('/wait'), { headers: { connection: 'close' } })
+    await ending.until(({ outcomes }) => outcomes.relayed === 1, 'relayed')
     broker.program.kill('SIGTERM')
-    const response = await slow
-    t.equal(await response.text(), `slow ${backend.pid}`)
+    await broker.until((status) => status.broker.state === 'draining', 'it drains')
+    backend.say('answer')
+    const response = await waiting
+    t.equal(await response.text(), `waited ${backend.pid}`)
     t.equal((await broker.program.exited).code, 0)
   },
 )

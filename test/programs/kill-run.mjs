@@ -28,6 +28,8 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     port: { type: 'string' },
     admin: { type: 'string' },
+    /** Whose listener has its name; without it, the only one. */
+    service: { type: 'string' },
     rate: { type: 'string', default: '200' },
     burst: { type: 'string', default: '8' },
   },
@@ -98,8 +100,9 @@ process.exit()
 async function settled() {
   for (;;) {
     const { listeners, services } = await (await fetch(`${values.admin}/api/v1/status`)).json()
-    const [{ held, inFlight, outcomes }] = services
-    if (held + inFlight === 0) return { accepted: listeners[0].accepted, ...outcomes }
+    const ours = ({ name }) => values.service === undefined || name === values.service
+    const { held, inFlight, outcomes } = services.find(ours)
+    if (held + inFlight === 0) return { accepted: listeners.find(ours).accepted, ...outcomes }
     await elapsed(20)
   }
 }

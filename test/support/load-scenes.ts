@@ -1,0 +1,150 @@
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { eventually } from './eventually.ts'
+import { startLoad, sum } from './load.ts'
+import { openDescriptors } from './proc.ts'
+import { Program, root } from './process.ts'
+import type { Service, ServiceState } from './service.ts'
+
+// Two backends under load, and what befalls one of them. `test/lifecycle.test.ts` plays the scenes with few connections,
+// `test/slow/lifecycle-load.test.ts` with many. The service is `web`, and its ACK deadline is over for a backend that is stopped, and for no other.
+
+/** Of the broker's own; those of who asks it for its status come and go. */
+export function descriptorsOf({ broker }: Service): number {
+  return openDescriptors(broker.pid, Number(new URL(broker.admin).port))
+}
+
+/**
+ * The number before a scene begins. A backend may answer a client before the broker has read its ACK and closed its own copy, so
+ * that an answered client is no sign of a broker at rest.
+ */
+export async function restingDescriptors(service: Service): Promise<number> {
+  await service.broker.until(
+    ({ services }) =>
+      services.every(
+        ({ name, held, inFlight, backends }) =>
+          held + inFlight === 0 &&
+          (name === service.name ? backends.every(({ load }) => load === 0) : backends.length === 0),
+      ),
+    'nothing in flight, no client left, and the other scenes are over',
+  )
+  return descriptorsOf(service)
+}
+
+export function descriptorsAre(service: Service, count: number): Promise<void> {
+  return eventually(
+    () => descriptorsOf(service) === count,
+    () => `${count} descriptors of the broker; there are ${descriptorsOf(service)}`,
+  )
+}
+
+export function ackTimeouts(service: Service): Promise<number> {
+  return service.metric('baton_handoff_failures_total', 'reason="BackendAckTimeout"')
+}
+
+/** What was counted since `before`. */
+export function outcomesSince(before: ServiceState, now: ServiceState): ServiceState['outcomes'] {
+  const { outcomes } = before
+  const entries = Object.entries(now.outcomes) as [keyof typeof outcomes, number][]
+  return Object.fromEntries(
+    entries.map(([name, count]) => [name, count - outcomes[name]]),
+  ) as ServiceState['outcomes']
+}
+
+export async function killUnderLoad(
+  t: Test,
+  web: Service,
+  [doomed, survivor]: readonly [Program, Program],
+  total: number,
+): Promise<void> {
+  const descriptors = await restingDescriptors(web)
+  const before = await web.state()
+  const load = startLoad(t, web.broker, { total, concurrency: 64, path: '/slow?ms=10' })
+  await web.until((state) => outcomesSince(before, state).handed_off > total / 4, 'the load is under way')
+  doomed.kill('SIGKILL')
+  const { answers, failures } = await load
+  t.comment(`failures: ${JSON.stringify(failures)}`)
+
+  const after = await web.until(({ held, inFlight }) => held + inFlight === 0, 'nothing in flight')
+  t.equal(after.unaccounted, 0)
+  t.match(outcomesSince(before, after), {
+    handed_off: total,
+    relayed: 0,
+    rejected: 0,
+    client_gone: 0,
+    relinquished: 0,
+  })
+  t.same(
+    after.backends.map(({ pid }) => pid),
+    [survivor.pid],
+  )
+  t.equal(
+    answers[survivor.pid],
+    adoptedBy(survivor, after) - adoptedBy(survivor, before),
+    'all that the survivor took were answered',
+  )
+  t.equal(sum(answers) + sum(failures), total)
+  t.ok(sum(failures) <= 64, 'lost were at most those that the dead one was answering')
+  t.ok((answers[doomed.pid] ?? 0) > 0)
+  await web.start(t)
+  await web.backends(2)
+  await descriptorsAre(web, descriptors)
+  t.pass('the broker has as many descriptors as before')
+}
+
+/** @param load new connections at a time, the pause of each before the next, and how many there are from stop to stop */
+export async function stopUnderLoad(
+  t: Test,
+  web: Service,
+  [stopped, other]: readonly [Program, Program],
+  load: { fresh: number; pause: number; apart: number },
+): Promise<void> {
+  const descriptors = [await restingDescriptors(web), openDescriptors(stopped.pid)]
+  const before = await web.state()
+  const args = `--port ${web.port} --kept 0 --fresh ${load.fresh} --pause ${load.pause}`.split(' ')
+  const clients = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
+  for (let round = 1; round <= 3; round++) {
+    const late = await ackTimeouts(web)
+    await web.until(
+      (state) => outcomesSince(before, state).handed_off > round * load.apart,
+      'the load is under way',
+    )
+    stopped.kill('SIGSTOP')
+    await eventually(async () => (await ackTimeouts(web)) > late, 'some have waited behind the stopped one')
+    await web.until(
+      ({ backends }) => backends.find(({ pid }) => pid === stopped.pid)?.state === 'unresponsive',
+      'it is noticed',
+    )
+    stopped.kill('SIGCONT')
+    await web.backends(2)
+  }
+  clients.say('stop')
+  const { connections, requests, failures } = await clients.message('done')
+  t.same(failures, [])
+  t.equal(requests, connections)
+  const after = await web.until(
+    ({ backends }) => backends.every(({ load }) => load === 0),
+    'everything has closed',
+  )
+  const adopted = (program: Program) => adoptedBy(program, after) - adoptedBy(program, before)
+  t.ok(adopted(stopped) > 0 && adopted(other) > 0)
+  t.equal(adopted(stopped) + adopted(other), connections)
+  await eventually(
+    () => descriptorsOf(web) === descriptors[0] && openDescriptors(stopped.pid) === descriptors[1],
+    () =>
+      `as many descriptors as before, ${descriptors.join(' and ')}; there are ${descriptorsOf(web)} and ${openDescriptors(stopped.pid)}`,
+  )
+  t.pass('and nothing stays open')
+  t.equal(after.unaccounted, 0)
+  t.match(outcomesSince(before, after), {
+    handed_off: connections,
+    relayed: 0,
+    relinquished: 0,
+    rejected: 0,
+    client_gone: 0,
+  })
+}
+
+function adoptedBy({ pid }: Program, { backends }: ServiceState): number {
+  return backends.find((backend) => backend.pid === pid)?.adopted ?? Number.NaN
+}
