@@ -66,7 +66,7 @@ void t.test('rows of a broker', { timeout: LIMIT }, async (t) => {
   const honest = new Program(t, process.execPath, [join(root, 'test/programs/service-backends.mjs')], {
     env: { BATON_SOCKET: broker.control },
   })
-  const register = (name: string) => FalseBackend.register(t, broker.control, hello(name))
+  const register = (t: Test, name: string) => FalseBackend.register(t, broker.control, hello(name))
   const ask = async (t: Test, name: string): Promise<Client> => {
     const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(name) })
     client.request()
@@ -79,7 +79,7 @@ void t.test('rows of a broker', { timeout: LIMIT }, async (t) => {
     'row 14: no ACK by the deadline is BackendAckTimeout, and what was not taken goes on',
     { timeout: LIMIT },
     async (t) => {
-      const peer = await register('prompt')
+      const peer = await register(t, 'prompt')
       const asked = performance.now()
       const client = await ask(t, 'prompt')
       const [offer] = await peer.offers(1)
@@ -119,7 +119,7 @@ void t.test('rows of a broker', { timeout: LIMIT }, async (t) => {
     'row 15: where policy forbids the handoff no attempt is made, and the reason is ServicePolicyDisabled',
     { timeout: LIMIT },
     async (t) => {
-      const peer = await register('forbidden')
+      const peer = await register(t, 'forbidden')
       const client = await ask(t, 'forbidden')
       t.equal((await client.answer()).status, 503, 'none takes its bytes either')
       const reason = 'ServicePolicyDisabled'
@@ -137,10 +137,12 @@ void t.test('rows of a broker', { timeout: LIMIT }, async (t) => {
     'row 17: whatever goes wrong with a handoff, the client hears nothing of it and is served',
     { timeout: LIMIT },
     async (t) => {
+      const row = t
+      const waiting = new Map<string, Client>()
       for (const [name, [failure, act]] of Object.entries(FAULTS)) {
         await t.test(`${name}: ${failure}`, { timeout: LIMIT }, async (t) => {
-          const faulty = await register(name)
-          const client = await ask(t, name)
+          const faulty = await register(row, name)
+          const client = await ask(row, name)
           await faulty.offers(1)
           await act(faulty)
           await broker.until(
@@ -150,10 +152,14 @@ void t.test('rows of a broker', { timeout: LIMIT }, async (t) => {
           t.equal(await failures(name, failure), 1)
           t.ok(client.open, 'no FIN and no RST')
           t.equal(client.received, '', 'not a byte')
-          honest.say(`join ${name}`)
-          t.equal((await client.answer()).body, `${honest.pid}`, 'then it is served')
+          waiting.set(name, client)
         })
       }
+      for (const name of waiting.keys()) honest.say(`join ${name}`)
+      for (const [name, client] of waiting) {
+        t.equal((await client.answer()).body, `${honest.pid}`, `${name}: then it is served`)
+      }
+      t.equal(waiting.size, Object.keys(FAULTS).length)
       const status = await broker.until(
         ({ services }) =>
           services.every(({ name, outcomes }) => !(name in FAULTS) || outcomes.handed_off === 1),
