@@ -11,17 +11,16 @@ import { startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBroker } from './support/false-broker.ts'
+import { LIMIT } from './support/limits.ts'
 import { PassedClient } from './support/passed-client.ts'
 import { openSockets } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
-import { LIMIT } from './support/limits.ts'
 
 // What once went wrong in a backend, each under the story of how it was found out.
 
-function story(title: string, act: (t: Test) => Promise<void>): void {
-  void t.test(title, { timeout: LIMIT }, act)
-}
+/** No time of a service is up while a story is told. */
+const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 
 /** `test/programs/told-backend.mjs`, not yet registered. */
 function toldBackend(t: Test, control: string, env: NodeJS.ProcessEnv = {}): Program {
@@ -38,200 +37,240 @@ function said(program: Program, msg: string): Record<string, unknown>[] {
   return program.messages().filter((message) => message['msg'] === msg)
 }
 
-for (const [fault, served] of [
-  ['connection', 4],
-  ['adopt', 5],
-] as const) {
-  story(`a '${fault}' listener that throws costs the others of its batch nothing`, async (t) => {
-    // Five clients came in one batch, and the app's listener threw for the first. The exception broke off the loop that
-    // adopted them: four were acknowledged, closed at the broker, and never given to the server nor closed.
-    const broker = await startBroker(t)
-    const clients = await visitors(t, broker, 5)
-    await broker.until(({ services }) => services[0]?.held === 5, 'they wait')
-    const app = toldBackend(t, broker.control, { FAULT: fault })
-    let answers = 0
-    for (const each of clients) {
-      each.answer().then(
-        () => (answers += 1),
-        () => undefined,
+void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => {
+  const folder = temporaryFolder(whole)
+  const runtimeDir = join(folder, 'run')
+  const path = join(folder, 'tls.sock')
+  const broker = await startBroker(whole, {
+    config: {
+      runtimeDir,
+      listeners: [
+        { name: 'web', listen: '127.0.0.1:0', service: 'web' },
+        { name: 'tls', listen: `unix:${path}`, protocol: 'tls', service: 'tls' },
+      ],
+      services: { web: PATIENT, scarce: PATIENT, tls: PATIENT },
+    },
+  })
+  const { control } = broker
+
+  /** Each ends as it began: with no backend, and no client. */
+  const story = async (title: string, act: (t: Test) => Promise<void>) => {
+    await whole.test(title, { timeout: LIMIT }, act)
+    await broker.until(
+      ({ services }) =>
+        services.every(({ held, inFlight, backends }) => held + inFlight + backends.length === 0),
+      'all have left',
+    )
+  }
+
+  for (const [fault, served] of [
+    ['connection', 4],
+    ['adopt', 5],
+  ] as const) {
+    await story(`a '${fault}' listener that throws costs the others of its batch nothing`, async (t) => {
+      // Five clients came in one batch, and the app's listener threw for the first. The exception broke off the loop that
+      // adopted them: four were acknowledged, closed at the broker, and never given to the server nor closed.
+      const before = (await broker.status()).services[0]?.outcomes.handed_off ?? 0
+      const clients = await visitors(t, broker, 5)
+      await broker.until(({ services }) => services[0]?.held === 5, 'they wait')
+      const app = toldBackend(t, control, { FAULT: fault })
+      let answers = 0
+      for (const each of clients) {
+        each.answer().then(
+          () => (answers += 1),
+          () => undefined,
+        )
+      }
+      await eventually(
+        () => answers === served,
+        () => `${served} answers; there are ${answers}`,
+      )
+      t.match(
+        await app.message('uncaught'),
+        { message: `a bug in a ${fault} listener` },
+        'the app hears of it',
+      )
+      t.equal(said(app, 'uncaught').length, 1)
+      const status = await broker.until(
+        ({ services }) => services[0]?.outcomes.handed_off === before + 5,
+        'all are its',
+      )
+      t.equal(unaccounted(status), 0)
+      t.equal(await servedBy(t, broker), app.pid)
+    })
+  }
+
+  await story("a 'connected' listener that throws does not undo the registration", async (t) => {
+    // The exception came back into the registration loop, which took it for a failed dial and registered again, and again;
+    // each time another backend of the same process stayed behind in the broker.
+    const app = toldBackend(t, control, { FAULT: 'connected' })
+    await app.message('ready')
+    const pids = new Set<number>()
+    // For longer than the loop takes to dial again: 25 to 50 ms.
+    for (const end = performance.now() + 300; performance.now() < end;) {
+      pids.add(await servedBy(t, broker))
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    t.same([...pids], [app.pid])
+    const registered = said(broker.program, 'backend registered').filter(({ peerPid }) => peerPid === app.pid)
+    t.equal(registered.length, 1)
+    t.equal((await broker.status()).services[0]?.backends.length, 1)
+    t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app hears of it')
+  })
+
+  await story('a drain may take a month', async (t) => {
+    // setTimeout takes no more than 24.8 days, and for more it takes one millisecond: a deadline of 720 hours cut every
+    // request in flight at once.
+    const app = toldBackend(t, control, { DRAIN_DEADLINE: '720h' })
+    const waiting = await visit(t, broker, '/wait')
+    await app.message('adopt')
+    tell(app, 'drain')
+    await app.message('draining')
+    await broker.until(({ services }) => services[0]?.backends[0]?.state === 'draining', 'the broker knows')
+    t.ok(waiting.open, 'the request is not cut')
+    tell(app, 'answer')
+    const { body, headers } = await waiting.answer()
+    t.same({ body, connection: headers['connection'] }, { body: 'waited', connection: 'close' })
+    await broker.until(({ services }) => services[0]?.backends.length === 0, 'then it deregisters')
+  })
+
+  await story("a 'drain' listener that drains is no recursion", async (t) => {
+    // An app called backend.drain() in its 'drain' listener, so that one handler serves the operator's drain and its own. The
+    // event was emitted before the drain was on record, each call began another, and the process died of its stack.
+    const app = toldBackend(t, control)
+    await app.message('ready')
+    tell(app, 'drain')
+    await app.message('draining')
+    await broker.until(({ services }) => services[0]?.backends.length === 0, 'drained and gone')
+    tell(app, 'anything')
+    await app.message('did anything')
+    t.equal(said(app, 'draining').length, 1)
+    t.same(said(app, 'uncaught'), [])
+  })
+
+  await story('out of descriptors, a backend neither leaks nor leaves its ghost in the broker', async (t) => {
+    // Registered, and then no descriptor left to duplicate its control connection with: the SDK dropped both descriptors
+    // without closing them. The broker went on believing in that backend, and sent it clients.
+    const program = join(root, 'test/programs/scarce-backend.mjs')
+    const app = new Program(t, 'prlimit', ['--nofile=128', process.execPath, program], {
+      env: { BATON_SOCKET: control, BATON_SERVICE: 'scarce' },
+    })
+    await app.message('started')
+    const before = openSockets(app.pid)
+    // Once in peace: what the process opens for good, it has then.
+    tell(app, 'all')
+    await app.message('tried with all')
+    const outcomes: unknown[] = []
+    for (let spare = 0; spare < 8; spare++) {
+      tell(app, String(spare))
+      outcomes.push((await app.message(`tried with ${spare}`))['outcome'])
+      await broker.backends(0, 'scarce')
+      await eventually(
+        () => openSockets(app.pid) === before,
+        () => `${openSockets(app.pid)} sockets, not ${before}, after it had ${spare}`,
       )
     }
-    await eventually(
-      () => answers === served,
-      () => `${served} answers; there are ${answers}`,
-    )
-    t.match(await app.message('uncaught'), { message: `a bug in a ${fault} listener` }, 'the app hears of it')
-    t.equal(said(app, 'uncaught').length, 1)
-    const status = await broker.until(({ services }) => services[0]?.outcomes.handed_off === 5, 'all are its')
-    t.equal(unaccounted(status), 0)
-    t.equal(await servedBy(t, broker), app.pid)
+    t.equal(outcomes[0], 'EMFILE')
+    t.equal(outcomes.at(-1), 'registered', 'each step of a registration has failed once')
+    const { services } = await broker.status()
+    t.equal(services.find(({ name }) => name === 'scarce')?.backends.length, 0)
   })
-}
 
-story("a 'connected' listener that throws does not undo the registration", async (t) => {
-  // The exception came back into the registration loop, which took it for a failed dial and registered again, and again;
-  // each time another backend of the same process stayed behind in the broker.
-  const broker = await startBroker(t)
-  const app = toldBackend(t, broker.control, { FAULT: 'connected' })
-  await app.message('ready')
-  const pids = new Set<number>()
-  // For longer than the loop takes to dial again: 25 to 50 ms.
-  for (const end = performance.now() + 300; performance.now() < end;) pids.add(await servedBy(t, broker))
-  t.same([...pids], [app.pid])
-  t.equal(said(broker.program, 'backend registered').length, 1)
-  t.equal((await broker.status()).services[0]?.backends.length, 1)
-  t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app hears of it')
-})
+  await story('over a Unix listener, a TLS socket is known by its own id', async (t) => {
+    // The TLS socket that the app sees was matched with the adopted one by the address of its peer. Clients of a Unix
+    // socket have none: of those whose handshakes overlapped, all were the last.
+    const env = { KEY: join(folder, 'key.pem'), CERTIFICATE: join(folder, 'certificate.pem') }
+    const key =
+      'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost'
+    const args = [...key.split(' '), '-keyout', env.KEY, '-out', env.CERTIFICATE]
+    execFileSync('openssl', args, { stdio: 'pipe' })
+    const backend = await startBackend(t, broker, 'tls-backend.mjs', { service: 'tls', env })
 
-story("a 'disconnected' listener that throws does not stop the dialling", async (t) => {
-  // The broker died, the app's listener threw, and what was to come after it never came: the backend lived on and no
-  // broker ever heard of it again.
-  const runtimeDir = join(temporaryFolder(t), 'run')
-  const first = await startBroker(t, { config: { runtimeDir } })
-  const app = toldBackend(t, first.control, { FAULT: 'disconnected' })
-  await app.message('ready')
-  first.program.kill('SIGKILL')
-  await app.message('uncaught')
-  const second = await startBroker(t, { config: { runtimeDir } })
-  await second.backends(1)
-  t.equal(await servedBy(t, second), app.pid)
-  t.equal(said(app, 'connected').length, 2)
-})
-
-story('a drain may take a month', async (t) => {
-  // setTimeout takes no more than 24.8 days, and for more it takes one millisecond: a deadline of 720 hours cut every
-  // request in flight at once.
-  const broker = await startBroker(t)
-  const app = toldBackend(t, broker.control, { DRAIN_DEADLINE: '720h' })
-  const waiting = await visit(t, broker, '/wait')
-  await app.message('adopt')
-  tell(app, 'drain')
-  await app.message('draining')
-  await broker.until(({ services }) => services[0]?.backends[0]?.state === 'draining', 'the broker knows')
-  t.ok(waiting.open, 'the request is not cut')
-  tell(app, 'answer')
-  const { body, headers } = await waiting.answer()
-  t.same({ body, connection: headers['connection'] }, { body: 'waited', connection: 'close' })
-  await broker.until(({ services }) => services[0]?.backends.length === 0, 'then it deregisters')
-})
-
-story('a broker that welcomes and drops is not dialled without pause', async (t) => {
-  // A WELCOME reset the backoff. A broker that fell over just after it (out of descriptors, say) was dialled a thousand
-  // times a second by each of its backends, and did not get up again.
-  const broker = new FalseBroker(t)
-  toldBackend(t, broker.control)
-  const times: number[] = []
-  for (let registration = 0; registration < 6; registration++) {
-    const peer = await broker.registered()
-    times.push(performance.now())
-    await peer.wire.frame('stats')
-    peer.die()
-  }
-  // At least half of 50, 100, 200, 400 and 800 ms.
-  const taken = (times.at(-1) as number) - (times[0] as number)
-  t.ok(taken >= 775, `six registrations took ${Math.round(taken)} ms`)
-})
-
-story('out of descriptors, a backend neither leaks nor leaves its ghost in the broker', async (t) => {
-  // Registered, and then no descriptor left to duplicate its control connection with: the SDK dropped both descriptors
-  // without closing them. The broker went on believing in that backend, and sent it clients.
-  const broker = await startBroker(t)
-  const program = join(root, 'test/programs/scarce-backend.mjs')
-  const app = new Program(t, 'prlimit', ['--nofile=128', process.execPath, program], {
-    env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
-  })
-  await app.message('started')
-  const before = openSockets(app.pid)
-  // Once in peace: what the process opens for good, it has then.
-  tell(app, 'all')
-  await app.message('tried with all')
-  const outcomes: unknown[] = []
-  for (let spare = 0; spare < 8; spare++) {
-    tell(app, String(spare))
-    outcomes.push((await app.message(`tried with ${spare}`))['outcome'])
-    await broker.backends(0)
-    await eventually(
-      () => openSockets(app.pid) === before,
-      () => `${openSockets(app.pid)} sockets, not ${before}, after it had ${spare}`,
+    const raw: Client[] = []
+    for (let adopted = 1; adopted <= 3; adopted++) {
+      raw.push(await Client.open(t, { path }))
+      await eventually(() => said(backend, 'adopt').length === adopted, `${adopted} are adopted`)
+    }
+    const ids = await Promise.all(
+      raw.map(async ({ socket }) => {
+        const secure = connectTls({ socket, ca: readFileSync(env.CERTIFICATE), servername: 'localhost' })
+        const [id] = (await once(createInterface({ input: secure }), 'line')) as [string]
+        secure.destroy()
+        return id
+      }),
     )
-  }
-  t.equal(outcomes[0], 'EMFILE')
-  t.equal(outcomes.at(-1), 'registered', 'each step of a registration has failed once')
-  t.equal((await broker.status()).services[0]?.backends.length, 0)
-})
+    t.same(
+      ids,
+      said(backend, 'adopt').map(({ id }) => id),
+    )
+    t.equal(new Set(ids).size, 3)
+  })
 
-story('over a Unix listener, a TLS socket is known by its own id', async (t) => {
-  // The TLS socket that the app sees was matched with the adopted one by the address of its peer. Clients of a Unix
-  // socket have none: of those whose handshakes overlapped, all were the last.
-  const folder = temporaryFolder(t)
-  const env = { KEY: join(folder, 'key.pem'), CERTIFICATE: join(folder, 'certificate.pem') }
-  const path = join(folder, 'web.sock')
-  const key = 'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost'
-  const args = [...key.split(' '), '-keyout', env.KEY, '-out', env.CERTIFICATE]
-  execFileSync('openssl', args, { stdio: 'pipe' })
-  const listeners = [{ name: 'web', listen: `unix:${path}`, protocol: 'tls', service: 'web' }]
-  const broker = await startBroker(t, { config: { listeners } })
-  const backend = await startBackend(t, broker, 'tls-backend.mjs', { env })
-
-  const raw: Client[] = []
-  for (let adopted = 1; adopted <= 3; adopted++) {
-    raw.push(await Client.open(t, { path }))
-    await eventually(() => said(backend, 'adopt').length === adopted, `${adopted} are adopted`)
-  }
-  const ids = await Promise.all(
-    raw.map(async ({ socket }) => {
-      const secure = connectTls({ socket, ca: readFileSync(env.CERTIFICATE), servername: 'localhost' })
-      const [id] = (await once(createInterface({ input: secure }), 'line')) as [string]
-      secure.destroy()
-      return id
-    }),
+  await whole.test(
+    "a 'disconnected' listener that throws does not stop the dialling",
+    { timeout: LIMIT },
+    async (t) => {
+      // The broker died, the app's listener threw, and what was to come after it never came: the backend lived on and no
+      // broker ever heard of it again.
+      const app = toldBackend(t, control, { FAULT: 'disconnected' })
+      await app.message('ready')
+      broker.program.kill('SIGKILL')
+      await app.message('uncaught')
+      // Its worker, too, has let go of the addresses then.
+      await broker.program.exited
+      const second = await startBroker(whole, { config: { runtimeDir } })
+      await second.backends(1)
+      t.equal(await servedBy(t, second), app.pid)
+      t.equal(said(app, 'connected').length, 2)
+    },
   )
-  t.same(
-    ids,
-    said(backend, 'adopt').map(({ id }) => id),
-  )
-  t.equal(new Set(ids).size, 3)
 })
 
-story('a backend that was closed adopts nothing that a dead broker left on its lane', async (t) => {
-  // The broker died with an offer under way, and the SDK waited for the end of its lane to adopt it. close() did not
-  // know of that wait: a second after the app was told that all was closed, it was given a client.
-  const broker = new FalseBroker(t)
-  const app = toldBackend(t, broker.control)
-  const peer = await broker.registered()
-  await app.message('ready')
-  const passed = new PassedClient(t)
-  const offer = peer.offer()
-  // Stopped, so that its ACK finds nobody any more.
-  app.kill('SIGSTOP')
-  peer.post(offer.token, passed.fd)
-  peer.ring(offer)
-  peer.receiveEnd.close()
-  peer.wire.close()
-  app.kill('SIGCONT')
-  await app.message('disconnected')
-  tell(app, 'close')
-  await app.message('did close')
-  t.ok(passed.untouched)
-  t.not(poll(peer.lane.fd, 0) & POLLHUP, 0, 'its end of the lane is closed')
-  peer.lane.close()
-  tell(app, 'nothing')
-  await app.message('did nothing')
-  t.equal(await passed.closed(), '', 'so is every copy of the client, and it got nothing')
-  t.same(said(app, 'adopt'), [])
-})
+void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, async (whole) => {
+  const story = (title: string, act: (t: Test) => Promise<void>) => whole.test(title, { timeout: LIMIT }, act)
 
-story("a 'drain' listener that drains is no recursion", async (t) => {
-  // An app called backend.drain() in its 'drain' listener, so that one handler serves the operator's drain and its own. The
-  // event was emitted before the drain was on record, each call began another, and the process died of its stack.
-  const broker = await startBroker(t)
-  const app = toldBackend(t, broker.control)
-  await app.message('ready')
-  tell(app, 'drain')
-  await app.message('draining')
-  await broker.until(({ services }) => services[0]?.backends.length === 0, 'drained and gone')
-  tell(app, 'anything')
-  await app.message('did anything')
-  t.equal(said(app, 'draining').length, 1)
-  t.same(said(app, 'uncaught'), [])
+  await story('a broker that welcomes and drops is not dialled without pause', async (t) => {
+    // A WELCOME reset the backoff. A broker that fell over just after it (out of descriptors, say) was dialled a thousand
+    // times a second by each of its backends, and did not get up again.
+    const broker = new FalseBroker(t)
+    toldBackend(t, broker.control)
+    const times: number[] = []
+    for (let registration = 0; registration < 6; registration++) {
+      const peer = await broker.registered()
+      times.push(performance.now())
+      await peer.wire.frame('stats')
+      peer.die()
+    }
+    // At least half of 50, 100, 200, 400 and 800 ms.
+    const taken = (times.at(-1) as number) - (times[0] as number)
+    t.ok(taken >= 775, `six registrations took ${Math.round(taken)} ms`)
+  })
+
+  await story('a backend that was closed adopts nothing that a dead broker left on its lane', async (t) => {
+    // The broker died with an offer under way, and the SDK waited for the end of its lane to adopt it. close() did not
+    // know of that wait: a second after the app was told that all was closed, it was given a client.
+    const broker = new FalseBroker(t)
+    const app = toldBackend(t, broker.control)
+    const peer = await broker.registered({ tokenTtl: 600_000 })
+    await app.message('ready')
+    const passed = new PassedClient(t)
+    const offer = peer.offer()
+    // Stopped, so that its ACK finds nobody any more.
+    app.kill('SIGSTOP')
+    peer.post(offer.token, passed.fd)
+    peer.ring(offer)
+    peer.receiveEnd.close()
+    peer.wire.close()
+    app.kill('SIGCONT')
+    await app.message('disconnected')
+    tell(app, 'close')
+    await app.message('did close')
+    t.ok(passed.untouched)
+    t.not(poll(peer.lane.fd, 0) & POLLHUP, 0, 'its end of the lane is closed')
+    peer.lane.close()
+    tell(app, 'nothing')
+    await app.message('did nothing')
+    t.equal(await passed.closed(), '', 'so is every copy of the client, and it got nothing')
+    t.same(said(app, 'adopt'), [])
+  })
 })

@@ -1,11 +1,11 @@
-// What a process can do to a control socket that it may knock at, but not register with: `crowd` keeps 300 connections that
+// What a process can do to a control socket that it may knock at, but not register with: `crowd` keeps 200 connections that
 // say nothing, and dials again for each that is closed; `ask` says HELLO 100 times, for another service each time.
 // Imports nothing of the repository: its user may not be allowed to read it.
 import net from 'node:net'
 
-const CROWD = 300
+const CROWD = 200
 const QUESTIONS = 100
-const PAUSE = 50
+const PAUSE = 500
 const [mode, control] = process.argv.slice(-2)
 let dials = 0
 
