@@ -288,16 +288,18 @@ void t.test(
       out: new RegExp(`web +${listen} +http +web +0\n`),
     })
 
-    const taken = startBroker(
-      t,
-      configFile(t, { admin: { listen: '127.0.0.1:0' }, listeners: [{ ...listener, listen }] }),
-    )
-    t.same(await taken.exited, [1, null])
-    t.match(await taken.err, new RegExp(`^baton: .*listener "web" on ${listen}: .*\\(EADDRINUSE\\)\n$`))
+    const taken = configFile(t, { admin: { listen: '127.0.0.1:0' }, listeners: [{ ...listener, listen }] })
+    t.match(await baton('start', '--config', taken), {
+      code: 1,
+      out: '',
+      err: new RegExp(`^baton: .*listener "web" on ${listen}: .*\\(EADDRINUSE\\)$`),
+    })
 
-    const adminTaken = startBroker(t, configFile(t, { admin: { listen: admin } }))
-    t.same(await adminTaken.exited, [1, null])
-    t.equal(await adminTaken.err, `baton: admin.listen: ${admin} is in use by another process (EADDRINUSE)\n`)
+    t.same(await baton('start', '--config', configFile(t, { admin: { listen: admin } })), {
+      code: 1,
+      out: '',
+      err: `baton: admin.listen: ${admin} is in use by another process (EADDRINUSE)`,
+    })
 
     first.child.kill('SIGTERM')
     t.same(await first.exited, [0, null])
