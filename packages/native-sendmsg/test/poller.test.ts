@@ -303,11 +303,7 @@ const natural: [name: string, how: string, stdout: string][] = [
     'listener-throws',
     'second called\nuncaught: from the listener\nuncaught: from afterWake\n',
   ],
-  [
-    'a round that is held back comes by itself, and keeps the process until then',
-    'held-back',
-    '20 rounds\n',
-  ],
+  ['a round that is held back comes by itself, and keeps the process until then', 'held-back', '20 rounds\n'],
   [
     'a round that is held back comes at once on advance',
     'advance',
@@ -336,7 +332,10 @@ for (const ring of [true, false]) {
       running ??= ended(startFixture('poller.mjs', names, { ring }))
       const { stdout, ...end } = await running
       t.same(end, { code: 0, signal: null, stderr: '' })
-      t.equal(stdout.split(/^# /m).find((part) => part.startsWith(`${how}\n`)), `${how}\n${told}`)
+      t.equal(
+        stdout.split(/^# /m).find((part) => part.startsWith(`${how}\n`)),
+        `${how}\n${told}`,
+      )
     })
   }
 }

@@ -24,15 +24,7 @@ import { O_CLOEXEC } from '../src/abi.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { libc } from '../src/libc.ts'
 import { mainRing } from '../src/main-ring.ts'
-import {
-  closing,
-  type Ended,
-  ended,
-  nativeError,
-  openDescriptors,
-  present,
-  startFixture,
-} from './support.ts'
+import { closing, type Ended, ended, nativeError, openDescriptors, present, startFixture } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
 // What one system call does for many descriptors. Each behaviour is the same where there is no io_uring: `batches.mjs`, which
