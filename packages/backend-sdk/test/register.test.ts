@@ -433,11 +433,10 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
     t.same(await app.exited, { code: 0, signal: null })
     t.same(said(app, 'closed').length, 2)
     t.same(said(app, 'error').length + said(app, 'callback').length, 0)
+    t.equal(said(app, 'close').length, 4)
     t.same(
-      said(app, 'close')
-        .map(({ name }) => name)
-        .toSorted(),
-      ['dialled', 'early', 'late', 'silence'],
+      new Set(said(app, 'close').map(({ name }) => name)),
+      new Set(['dialled', 'early', 'late', 'silence']),
     )
     t.same(
       said(app, 'listening').map(({ name }) => name),
