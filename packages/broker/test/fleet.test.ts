@@ -519,6 +519,8 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
     await master.ask('pass', 'passed')
     await master.told('speaker', 'backend process started', (line) => line['backend'] !== backend)
+    // And says it all again.
+    await master.told('speaker', PAUSE, ({ delayMs }) => delayMs === 200)
   })
 
   await t.test('reaps a process that ended meanwhile, and tells its last words', async (t) => {
