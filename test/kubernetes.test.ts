@@ -12,7 +12,7 @@ import { LIMIT } from './support/limits.ts'
 
 // examples/kubernetes: the manifests fit together, and what they start works in containers' namespaces.
 
-const onlyContained = { skip: !canContain && 'needs root, and a repository that everybody can read' }
+const onlyContained = { skip: !canContain && 'needs root, and a repository that all users can read' }
 const HELLO = /^Hello from process \d+\. You are 127\.0\.0\.1:\d+\.\n$/
 
 /** Template of the pod of this name, in this file. */

@@ -298,7 +298,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     ])
     t.match(back, { outcome: null, backend: null })
 
-    // It takes a client, says nothing of it, and breaks the protocol: nobody can know whether it has touched it.
+    // It takes a client, says nothing of it, and breaks the protocol: there is no way to know whether it has touched it.
     const liar = await FalseBackend.register(t, broker.control, hello('lost'))
     const victim = await Client.open(t, { host: '127.0.0.1', port: broker.port('lost') })
     const [taken] = (await liar.offers(1)) as [Offer]
@@ -500,7 +500,7 @@ void t.test(
     t.same(
       other.changes.map(({ text }) => text),
       listener.changes.map(({ text }) => text),
-      'everybody hears the same',
+      'both hear the same',
     )
     const events = listener.events.map(({ id }) => id)
     t.equal(new Set(events).size, events.length)

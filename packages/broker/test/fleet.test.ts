@@ -73,7 +73,7 @@ function services(script: string | undefined, settings: Record<string, unknown> 
 
 const descriptors = () => readdirSync('/proc/self/fd').length
 
-/** State letters of a process's children, as in proc(5): `Z` is one that nobody has reaped. */
+/** State letters of a process's children, as in proc(5): `Z` is one that was not reaped. */
 function childStates(pid: number): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))

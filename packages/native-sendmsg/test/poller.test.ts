@@ -144,7 +144,7 @@ void t.test(
         const other = watches[1 - index]
         watches[index]?.remove()
         other?.remove()
-        // The same number, watched anew: the event that was fetched for the old watch is not for this one.
+        // The same number, watched again: the event that was fetched for the old watch is not for this one.
         const fd = index === 0 ? second[1].fd : first[1].fd
         const again = watched.add(fd, EPOLLIN, () => {
           called.push('again')
@@ -222,7 +222,7 @@ void t.test(
 )
 
 void t.test(
-  'a number that was closed and is watched anew belongs to the new watch',
+  'a number that was closed and is watched again belongs to the new watch',
   { timeout: LIMIT },
   async (t) => {
     const watched = poller(t)
@@ -299,7 +299,7 @@ const natural: [name: string, how: string, stdout: string][] = [
   ['a process with a waiting poller ends: worker-throw', 'worker-throw', '0 left\n'],
   ['a process with a waiting poller ends: worker-natural', 'worker-natural', '0 left\n'],
   [
-    'a listener that throws is an uncaught exception and stops nobody else',
+    'a listener that throws is an uncaught exception and stops no other',
     'listener-throws',
     'second called\nuncaught: from the listener\nuncaught: from afterWake\n',
   ],
@@ -312,7 +312,11 @@ const natural: [name: string, how: string, stdout: string][] = [
   ['a poller that is held back can be closed', 'close-held-back', 'round 1\n'],
   // The round that was on its way waited for a set that was closed, and the process ended of EBADF.
   ['a poller that is closed after advance has no round more', 'close-advanced', 'round 1\n'],
-  ['a poller that is held back and has lost its only watch keeps nobody', 'remove-held-back', 'round 1\n'],
+  [
+    'a poller that is held back and has lost its only watch keeps no process',
+    'remove-held-back',
+    'round 1\n',
+  ],
   ['a watch that is added while the poller is held back is called', 'add-held-back', 'called\n'],
   // The poller was never armed again.
   [

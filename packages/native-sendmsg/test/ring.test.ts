@@ -72,7 +72,7 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
     { none: 'no error', one: 'no error', twice: 'no error', leaked: 0, ended: true },
   ],
   // Those behind the first 128 were left open when one of them could not be closed.
-  ['one that cannot be closed keeps nobody else open', 'close-bad', { code: 'EBADF', fd: true, leaked: 0 }],
+  ['one that cannot be closed keeps no other open', 'close-bad', { code: 'EBADF', fd: true, leaked: 0 }],
   // The kernel wrote the last completions of a Worker's ring into memory that had been freed with its heap: SIGSEGV.
   ['a Worker has no ring, and its end does no harm', 'workers', { accepted: 30, rings: 0 }],
   [
@@ -146,7 +146,7 @@ async function clients(t: Test, count: number): Promise<{ listener: OwnedFd; soc
 const noRing = mainRing() === undefined ? 'no io_uring here' : false
 
 void t.test(
-  'a batch that the kernel breaks off loses nobody',
+  'a batch that the kernel breaks off loses no client',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener, sockets } = await clients(t, 8)
@@ -163,7 +163,7 @@ void t.test(
     t.same(
       all.map(({ peer }) => peer.port),
       sockets.map(({ localPort }) => localPort),
-      'everybody, in order',
+      'all, in order',
     )
     t.same(
       all.map(({ peer }) => peer.port),
@@ -207,7 +207,7 @@ void t.test(
   'a program that is short of descriptors has a ring later',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
-    // The first failure was for good, and nobody was told.
+    // The first failure was for good, and said nowhere.
     const child = await ended(startFixture('late-ring.mjs', [], { descriptors: 64 }))
     t.match(child, { code: 0, signal: null, stderr: '' })
     t.match(JSON.parse(child.stdout), {
@@ -246,7 +246,7 @@ void t.test(
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     // io_uring_enter(2) may say ENOMEM, EAGAIN or EBUSY. That was an exception in the middle of the poller, which ended the
-    // process; where somebody caught it, nothing was ever heard of any descriptor again.
+    // process; where it was caught, nothing was ever heard of any descriptor again.
     const calls = libc as { io_uring_enter: typeof real }
     t.teardown(() => (calls.io_uring_enter = real))
     const before = openDescriptors()

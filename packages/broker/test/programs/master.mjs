@@ -48,7 +48,7 @@ const commands = {
   exec() {
     execute(fleet.serialize())
   },
-  /** That of the service `mortal`, told to end by a file, is dead before the new image is there, and nobody has heard of it. */
+  /** That of the service `mortal`, told to end by a file, is dead before the new image is there, and that is not known yet. */
   'exec over the dead'() {
     const { pid } = fleet.statuses().find(({ service }) => service === 'mortal')
     const written = fleet.serialize()
