@@ -2,22 +2,34 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { judge } from './chaos/verdict.mjs'
+import { LIMIT, SOON } from './support/limits.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
-import { LIMIT } from './support/limits.ts'
 
-const SEED = 1
+/** Draws each kind of fault once but `kill all`; test/slow/chaos.test.ts has that too. */
+const SEED = 161
 
 void t.test(
   'chaos: clients of all kinds while backends are killed, stopped, drained and misbehave',
   { timeout: LIMIT },
   async (t) => {
-    const args = ['--seconds', '10', '--seed', String(SEED), '--clients', '150', '--quick']
+    const patience = Math.ceil(SOON / 1000)
+    const args = [
+      '--seconds',
+      '3',
+      '--seed',
+      `${SEED}`,
+      '--clients',
+      '40',
+      '--patience',
+      `${patience}`,
+      '--quick',
+    ]
     const run = new Program(t, process.execPath, [join(root, 'test/chaos/run.mjs'), ...args])
     const { code } = await run.exited
     for (const line of run.lines) t.comment(line)
     t.equal(code, 0, `no violation with seed ${SEED}`)
     t.match(run.lines.at(-1), /no violation$/)
-    t.match(run.lines.join('\n'), /^\| short \| [1-9]\d{2,} \|/m, 'there was load')
+    t.match(run.lines.join('\n'), /^\| short \| [1-9]\d+ \|/m, 'there was load')
   },
 )
 
@@ -65,15 +77,15 @@ function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: n
 }
 
 // A run of ten minutes once blamed a living backend for the reset of a client that it had never owned: it had slept through
-// the offer of a relay, and adopted it long after the broker had cut it and given the client to somebody else.
-void t.test('chaos: a relay that was cut before it was adopted owns nobody', (t) => {
+// the offer of a relay, and adopted it long after the broker had cut it and given the client to another.
+void t.test('chaos: a relay that was cut before it was adopted owns no client', (t) => {
   const owner = ['a 1000 carried 7 relay C', 'r 1500 carried 7 1']
   const sleeper = ['a 40000 carried 7 relay C', 'u 41000 carried 7 C']
   const { violations, allowed } = verdictOn(t, [owner, sleeper], 49_000)
   t.same(violations, [])
   t.same(allowed, { 'next request on a kept connection of a killed backend': 1 })
 
-  t.match(verdictOn(t, [owner, sleeper], undefined).violations, [/^I5/], 'nobody was killed: a violation')
+  t.match(verdictOn(t, [owner, sleeper], undefined).violations, [/^I5/], 'without a kill it is a violation')
   t.match(
     verdictOn(t, [owner, sleeper.slice(0, 1)], 49_000).violations,
     [/^I5/],

@@ -7,17 +7,18 @@ import { createInterface } from 'node:readline'
 
 const command = join(import.meta.dirname, '../../packages/broker/dist/cli/main.js')
 
-/** Longer than everything that can befall all backends at once: a client that is rejected is a finding. */
-const HOLD = '120s'
-
-const service = (handoff) => ({
+const service = (handoff, holdTimeout) => ({
   handoff,
-  holdTimeout: HOLD,
+  holdTimeout,
   failureLimit: { failures: 8, window: '30s', pause: '2s' },
 })
 
-/** `carried` never passes a descriptor, so its connections are relays. */
-const config = (folder) => ({
+/**
+ * `carried` never passes a descriptor, so its connections are relays.
+ *
+ * @param hold longer than everything that can befall all backends at once: a client that is rejected is a finding
+ */
+const config = (folder, hold) => ({
   runtimeDir: join(folder, 'run'),
   drainDeadline: '5s',
   admin: { listen: '127.0.0.1:0' },
@@ -26,7 +27,7 @@ const config = (folder) => ({
     { name: 'carried', listen: '127.0.0.1:0', protocol: 'http', service: 'carried' },
     { name: 'lines', listen: '127.0.0.1:0', protocol: 'tcp', service: 'lines' },
   ],
-  services: { web: service('auto'), carried: service('off'), lines: service('auto') },
+  services: { web: service('auto', hold), carried: service('off', hold), lines: service('auto', hold) },
 })
 
 /** The broker of a run, started as a user starts it. Its log is `broker.log` in the run's folder. */
@@ -41,9 +42,10 @@ export class Broker {
   /** Of the worker, with which clients and backends deal. */
   pid
 
-  async start(folder, environment) {
+  /** @param patience of the clients, in seconds */
+  async start(folder, environment, patience) {
     const configFile = join(folder, 'baton.json')
-    writeFileSync(configFile, JSON.stringify(config(folder)))
+    writeFileSync(configFile, JSON.stringify(config(folder, `${2 * patience}s`)))
     this.#child = spawn(process.execPath, [command, 'start', '--config', configFile], {
       stdio: ['ignore', 'pipe', 'inherit'],
       env: environment,
@@ -70,12 +72,19 @@ export class Broker {
     return this.#child?.exitCode === null && this.#child.signalCode === null
   }
 
+  /** Its exit code or signal; undefined while it runs, and when it was never there. */
+  get ended() {
+    return this.#child?.exitCode ?? this.#child?.signalCode ?? undefined
+  }
+
   status() {
     return this.#ask('GET', '/api/v1/status')
   }
 
-  drain(service, backend, deadline) {
-    return this.#ask('POST', `/api/v1/services/${service}/backends/${backend}/drain`, { deadline })
+  /** @returns whether there is such a backend */
+  async drain(service, backend, deadline) {
+    const path = `/api/v1/services/${service}/backends/${backend}/drain`
+    return (await this.#ask('POST', path, { deadline })) !== undefined
   }
 
   /** SIGTERM: resolves with its exit code, or with `SIGKILL` when it was still there after so many milliseconds. */
@@ -91,10 +100,10 @@ export class Broker {
   kill() {
     if (!this.running) return
     this.#child.kill('SIGKILL')
-    process.kill(this.pid, 'SIGKILL')
+    if (this.pid !== undefined) process.kill(this.pid, 'SIGKILL')
   }
 
-  /** Without keep-alive: a connection to the admin server must not stay among the broker's descriptors. */
+  /** Undefined for what is not there. Without keep-alive: a connection to the admin server must not stay among the broker's descriptors. */
   async #ask(method, path, body) {
     const request = http.request(`${this.#admin}${path}`, {
       method,
@@ -105,6 +114,7 @@ export class Broker {
     const [response] = await once(request, 'response')
     let text = ''
     for await (const chunk of response) text += chunk
+    if (response.statusCode === 404) return undefined
     if (response.statusCode >= 300) throw new Error(`${method} ${path}: ${response.statusCode} ${text}`)
     return JSON.parse(text)
   }

@@ -4,16 +4,32 @@ import { setTimeout as pause } from 'node:timers/promises'
 const STEP = 20
 const STEADY = 10
 
-/** Open descriptors of a process of this user (proc(5)), once they have not changed for a fifth of a second. */
+/**
+ * Open descriptors of a process of this user (proc(5)), once they have not changed for a fifth of a second in which it had
+ * nothing to do: on a busy machine it may be waiting for a processor, with something half done.
+ */
 export async function steadyDescriptors(pid) {
   let count = descriptors(pid)
   for (let same = 0; same < STEADY;) {
     await pause(STEP)
     const again = descriptors(pid)
-    same = again === count ? same + 1 : 0
+    same = again === count && isIdle(pid) ? same + 1 : 0
     count = again
   }
   return count
+}
+
+/** No thread of it runs, or would if there were a processor. */
+function isIdle(pid) {
+  try {
+    return readdirSync(`/proc/${pid}/task`).every((thread) => {
+      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8')
+      return stat[stat.lastIndexOf(')') + 2] === 'S'
+    })
+  } catch {
+    // A thread has ended since the listing.
+    return false
+  }
 }
 
 export function descriptors(pid) {

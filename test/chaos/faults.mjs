@@ -1,12 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { now } from './clock.mjs'
 
-/** On a busy machine a process takes a while to start: so long a fault waits for its victim, in milliseconds. */
-const RECOVERY = 4000
-
-/** A drained backend has this long to end by itself after its deadline, in milliseconds. */
-const LEAVE = 20_000
-
 /**
  * Does to the fleet what the schedule says, and counts it by kind. `missed` are the faults whose victim was still starting, or leaving already;
  * `complaints` say of whom a fault was the last that was heard.
@@ -18,12 +12,17 @@ export class Faults {
   #fleet
   #broker
   #deadline
+  #patience
 
-  /** @param deadline of drains, milliseconds */
-  constructor(fleet, broker, deadline) {
+  /**
+   * @param deadline of drains, milliseconds
+   * @param patience milliseconds that a victim may take to start, and to end by itself after a drain's deadline
+   */
+  constructor(fleet, broker, deadline, patience) {
     this.#fleet = fleet
     this.#broker = broker
     this.#deadline = deadline
+    this.#patience = patience
   }
 
   /** Resolves when the last fault is over. */
@@ -44,7 +43,7 @@ export class Faults {
       return
     }
     const backend = this.#fleet.current[slot]
-    const ready = (await Promise.race([backend.ready, pause(RECOVERY)])) === true && backend.alive
+    const ready = (await Promise.race([backend.ready, pause(this.#patience)])) === true && backend.alive
     // It can leave only once.
     const leaves = backend.drain !== undefined && (kind === 'drain' || kind === 'restart')
     if (!ready || leaves) {
@@ -69,12 +68,20 @@ export class Faults {
     },
     drain: async (backend) => {
       backend.drain = { at: now(), deadline: this.#deadline }
-      const { services } = await this.#broker.status()
-      for (const service of services) {
-        const found = service.backends.find(({ pid }) => pid === backend.pid)
-        if (found === undefined && backend.killedAt === undefined)
-          this.complaints.push(`backend ${backend.instance} is not registered for ${service.name}`)
-        else if (found !== undefined) await this.#broker.drain(service.name, found.id, this.#deadline)
+      const asked = new Set()
+      const end = performance.now() + this.#patience
+      // One that the broker has lost sight of, after a fault or on a busy machine, registers again.
+      for (;;) {
+        const { services } = await this.#broker.status()
+        for (const { name, backends } of services) {
+          const found = backends.find(({ pid }) => pid === backend.pid)
+          if (found === undefined || asked.has(name)) continue
+          if (await this.#broker.drain(name, found.id, this.#deadline)) asked.add(name)
+        }
+        if (asked.size === services.length || !backend.alive) break
+        if (performance.now() > end)
+          throw new Error(`backend ${backend.instance} is registered for ${[...asked].join(', ')} alone`)
+        await pause(50)
       }
       await this.#leaves(backend)
     },
@@ -94,7 +101,7 @@ export class Faults {
     const timeout = new AbortController()
     const left = await Promise.race([
       backend.exited,
-      pause(this.#deadline + LEAVE, undefined, { signal: timeout.signal }).catch(() => undefined),
+      pause(this.#deadline + this.#patience, undefined, { signal: timeout.signal }).catch(() => undefined),
     ])
     timeout.abort()
     if (left !== undefined) return

@@ -6,9 +6,6 @@ import { setTimeout as pause } from 'node:timers/promises'
 
 const program = join(import.meta.dirname, 'programs/load.mjs')
 
-/** For the clients to end, in milliseconds; longer than a client's own patience. */
-const LONGEST_END = 90_000
-
 /** The process of the clients, which begin at once. */
 export class Load {
   /** How many they are. */
@@ -19,11 +16,17 @@ export class Load {
   #child
   #done
   #answersPath
+  /** For the clients to end, in milliseconds; longer than a client's own patience. */
+  #longestEnd
 
-  constructor(folder, parameters, environment) {
+  /** @param patience of a client, in milliseconds */
+  constructor(folder, parameters, environment, patience) {
+    this.#longestEnd = patience * 1.5
     this.#answersPath = join(folder, 'answers')
     const argument = JSON.stringify({ ...parameters, answersPath: this.#answersPath })
-    this.#child = fork(program, [argument], { env: environment })
+    this.#child = fork(program, [argument], {
+      env: { ...environment, CHAOS_PATIENCE: String(patience) },
+    })
     this.#done = new Promise((resolve) => {
       this.#child.on('message', ({ failure, done, clients }) => {
         if (failure !== undefined) this.failures.push(failure)
@@ -42,9 +45,9 @@ export class Load {
   async end() {
     this.#child.send('stop')
     const timeout = new AbortController()
-    const late = pause(LONGEST_END, undefined, { signal: timeout.signal }).then(
+    const late = pause(this.#longestEnd, undefined, { signal: timeout.signal }).then(
       () => {
-        throw new Error(`clients still wait after ${LONGEST_END} ms`)
+        throw new Error(`clients still wait after ${this.#longestEnd} ms`)
       },
       () => undefined,
     )

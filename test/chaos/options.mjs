@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util'
 
-const usage = 'usage: npm run chaos -- [--seconds N] [--seed S] [--clients N] [--quick] [--write]'
+const usage =
+  'usage: npm run chaos -- [--seconds N] [--seed S] [--clients N] [--patience SECONDS] [--quick] [--write]'
 
 /** What the run was asked for. Ends the process with 2 when that cannot be understood. */
 export function readOptions(args) {
@@ -11,6 +12,7 @@ export function readOptions(args) {
         seconds: { type: 'string' },
         seed: { type: 'string' },
         clients: { type: 'string' },
+        patience: { type: 'string' },
         quick: { type: 'boolean', default: false },
         write: { type: 'boolean', default: false },
       },
@@ -20,6 +22,7 @@ export function readOptions(args) {
       seconds: positive(values.seconds, 60),
       seed: positive(values.seed, 1 + Math.floor(Math.random() * 1e9)),
       clients: positive(values.clients, quick ? 200 : 400),
+      patience: positive(values.patience, 60),
       quick,
       write,
     }

@@ -1,7 +1,10 @@
 // A chaos run: one broker, backends that are killed, stopped, drained and made to misbehave, and clients of many kinds.
-// Exits with 0 when nothing happened to a client that may not happen, 1 when something did, 2 for wrong usage.
+// Exits with 0 when nothing happened to a client that may not happen, 1 when something did, 2 for wrong usage, and 3 without
+// a verdict, because the run itself did not get to its end.
 //
-//   npm run chaos -- --seconds 60 --seed 7 [--clients N] [--quick] [--write]
+//   npm run chaos -- --seconds 60 --seed 7 [--clients N] [--patience SECONDS] [--quick] [--write]
+//
+// Patience is what anything may take that has no other limit: an answer, a start, an end, the release of descriptors.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -19,14 +22,12 @@ import { judge } from './verdict.mjs'
 const SLOTS = 4
 /** Of drains, in milliseconds. */
 const DEADLINE = { quick: 1500, full: 4000 }
-/** For processes to close what the last clients left, in milliseconds. */
-const REST = 20_000
-/** For the broker to end when nobody is left, in milliseconds. */
-const LONGEST_STOP = 15_000
 const MOST_SHOWN = 20
 
 const options = readOptions(process.argv.slice(2))
 const { seed, seconds, quick } = options
+/** In milliseconds. */
+const patience = options.patience * 1000
 const folder = mkdtempSync(join(tmpdir(), 'baton-chaos-'))
 const again = `npm run chaos -- --seconds ${seconds} --seed ${seed} --clients ${options.clients}${quick ? ' --quick' : ''}`
 console.log(`chaos: seed ${seed}`)
@@ -54,16 +55,23 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   })
 }
 
-const violations = await run().catch((error) => [`the run failed: ${error.stack}`])
+let failure
+const violations = await run().catch((error) => {
+  failure = error
+  // A broker that ends by itself breaks every promise; anything else is the run's own trouble.
+  return broker.ended === undefined ? [] : [`the broker ended with ${broker.ended}`]
+})
 for (const text of violations.slice(0, MOST_SHOWN)) console.log(`VIOLATION ${text}`)
 if (violations.length > MOST_SHOWN) console.log(`... and ${violations.length - MOST_SHOWN} more`)
-if (violations.length === 0) rmSync(folder, { recursive: true, force: true })
+if (failure !== undefined) console.log(`chaos: the run failed: ${failure.stack}`)
+if (violations.length === 0 && failure === undefined) rmSync(folder, { recursive: true, force: true })
 else console.log(`chaos: seed ${seed}; journals and logs are in ${folder}`)
-console.log(violations.length === 0 ? 'chaos: no violation' : `chaos: ${violations.length} violations`)
-process.exit(violations.length === 0 ? 0 : 1)
+if (violations.length > 0) console.log(`chaos: ${violations.length} violations`)
+else console.log(failure === undefined ? 'chaos: no violation' : 'chaos: no verdict')
+process.exit(violations.length > 0 ? 1 : failure === undefined ? 0 : 3)
 
 async function run() {
-  await broker.start(folder, environment)
+  await broker.start(folder, environment, options.patience)
   const deadline = quick ? DEADLINE.quick : DEADLINE.full
   fleet = new Fleet(SLOTS, folder, {
     ...environment,
@@ -79,8 +87,9 @@ async function run() {
   }
 
   const began = performance.now()
-  load = new Load(folder, { seed, clients: options.clients, ports: broker.ports }, environment)
-  const faults = new Faults(fleet, broker, deadline)
+  const parameters = { seed, clients: options.clients, ports: broker.ports }
+  load = new Load(folder, parameters, environment, patience)
+  const faults = new Faults(fleet, broker, deadline, patience)
   const schedule = drawSchedule({ seed, seconds, slots: SLOTS, quick })
   await Promise.race([faults.run(schedule), load.failed])
   await Promise.race([pause(Math.max(0, began + seconds * 1000 - performance.now())), load.failed])
@@ -95,6 +104,7 @@ async function run() {
     answers: load.answers(),
     load: summary,
     status,
+    patience,
   })
   verdict.violations.push(...leaks, ...fleet.surprises, ...faults.complaints)
   const text = report({
@@ -111,14 +121,14 @@ async function run() {
   console.log(`${text}\n`)
   if (options.write) writePage(text)
   await endFleet()
-  const end = await broker.stop(LONGEST_STOP)
+  const end = await broker.stop(patience)
   if (end !== 0) verdict.violations.push(`the broker was told to end, and ended with ${end}`)
   return verdict.violations
 }
 
 /** Every slot's backend is registered for every service and chosen for new connections. */
 async function registered() {
-  const end = performance.now() + REST
+  const end = performance.now() + patience
   for (;;) {
     await fleet.whole()
     const { services } = await broker.status()
@@ -145,7 +155,7 @@ async function atRest(atStart) {
     services.every(
       ({ held, inFlight, backends }) => held + inFlight === 0 && backends.every(({ load }) => load === 0),
     )
-  const end = performance.now() + REST
+  const end = performance.now() + patience
   for (;;) {
     const leaking = processes.filter(([, pid, count]) => descriptors(pid) !== count)
     const status = await broker.status()

@@ -1,7 +1,7 @@
 import { readJournals } from './journals.mjs'
 
-/** A client hears of a kill at once, and of nothing else that late, in microseconds. */
-const AFTER_KILL = 5_000_000
+/** A client hears of a kill at once, and of nothing else that late, in microseconds for each millisecond of patience. */
+const AFTER_KILL = 5_000_000 / 60_000
 
 /** What may happen to a client, each counted by itself. Everything else is a violation. */
 const ALLOWED = {
@@ -22,7 +22,7 @@ const NEVER = /^(wrong answer|no answer in time|bytes that nobody asked for)/
  *
  * @returns `allowed`: counts by what is said in ALLOWED; `violations`: texts, by invariant
  */
-export function judge({ backends, failures, answers, load, status }) {
+export function judge({ backends, failures, answers, load, status, patience = 60_000 }) {
   const wanted = new Set(failures.map(({ service, port }) => `${service}/${port}`))
   const journals = readJournals(backends, answers.length - 1, wanted)
   const violations = []
@@ -40,7 +40,7 @@ export function judge({ backends, failures, answers, load, status }) {
   const allowed = {}
   const byInstance = new Map(backends.map((backend) => [backend.instance, backend]))
   for (const failure of failures) {
-    const excuse = explain(failure, { journals, byInstance, backends, unwritten })
+    const excuse = explain(failure, { journals, byInstance, backends, unwritten, patience })
     if (excuse === undefined) violate('I5', tell(failure, journals, byInstance))
     else allowed[ALLOWED[excuse]] = (allowed[ALLOWED[excuse]] ?? 0) + 1
   }
@@ -95,12 +95,12 @@ function survivors(status, backends, { counts }, violate) {
   }
 }
 
-function explain(failure, { journals, byInstance, backends, unwritten }) {
+function explain(failure, { journals, byInstance, backends, unwritten, patience }) {
   const { service, id, what, answers, at } = failure
   if (NEVER.test(what)) return undefined
   const owner = ownerOf(failure, journals)
   if (owner === undefined) {
-    const killed = backends.some(({ killedAt }) => killedAt <= at && at - killedAt < AFTER_KILL)
+    const killed = backends.some(({ killedAt }) => killedAt <= at && at - killedAt < patience * AFTER_KILL)
     if (!killed || unwritten[service] <= 0) return undefined
     unwritten[service] -= 1
     return 'unwritten'

@@ -43,6 +43,9 @@ const caught = (run: () => unknown): unknown => {
   throw new Error('expected it to throw')
 }
 
+/** `test/slow/repetitions.test.ts` draws ten times as many. */
+const TIMES = Number(process.env['TIMES'] ?? 1)
+
 const known: ReadonlySet<number> = new Set(Object.values(FrameType))
 const streams = fc.array(anyFrame, { minLength: 1, maxLength: 6 })
 const cuts = fc.array(fc.nat({ max: 100_000 }), { maxLength: 20 })
@@ -55,7 +58,7 @@ void t.test('row 25: however a stream is cut, the same frames come out', async (
       deepStrictEqual(pushCut(into, stream, where), decoder().push(stream))
       deepStrictEqual(into.buffered, 0)
     }),
-    { numRuns: 150 },
+    { numRuns: 50 * TIMES },
   )
 })
 
@@ -67,7 +70,7 @@ void t.test('row 25: a stream that trickles in byte by byte gives the same frame
       const seen = [...stream].flatMap((byte) => into.push(Uint8Array.of(byte)))
       deepStrictEqual(seen, decoder().push(stream))
     }),
-    { numRuns: 20 },
+    { numRuns: 10 * TIMES },
   )
 })
 
@@ -82,7 +85,7 @@ void t.test('a frame that is cut short is no frame, and its bytes are counted', 
       deepStrictEqual(into.push(encoded.subarray(left.length)).length, 1)
       deepStrictEqual(into.buffered, 0)
     }),
-    { numRuns: 150 },
+    { numRuns: 50 * TIMES },
   )
   t.equal(decoder().push(Buffer.alloc(0)).length, 0)
 })
@@ -136,7 +139,7 @@ void t.test(
           deepStrictEqual(into.buffered, 0)
         }
       }),
-      { numRuns: 1500 },
+      { numRuns: 300 * TIMES },
     )
     t.same([...outcomes].toSorted(), [
       'BATON_ERR_FRAME_MALFORMED',
@@ -156,7 +159,7 @@ void t.test('every cut inside a binary payload is malformed, never an index erro
       ok(error instanceof ProtocolError)
       deepStrictEqual(error.code, 'BATON_ERR_FRAME_MALFORMED')
     }),
-    { numRuns: 300 },
+    { numRuns: 100 * TIMES },
   )
   const deep = Buffer.from(`{"reason":${'['.repeat(500_000)}`)
   t.match(
@@ -235,7 +238,7 @@ void t.test('frames before a fault in the same push are handed over with the err
       ok(again instanceof ProtocolError)
       deepStrictEqual([again.code, again.message, again.frames], [error.code, error.message, []])
     }),
-    { numRuns: 50 },
+    { numRuns: 25 * TIMES },
   )
   const into = decoder()
   const ack = encodeFrame({ type: 'ack', acks: [{ sequence: 1, connection: Buffer.alloc(16) }] })

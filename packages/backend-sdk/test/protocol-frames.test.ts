@@ -60,6 +60,9 @@ const offers = (...list: Offer[]): Buffer => encodeFrame({ type: 'offer', offers
 const shown = (value: unknown): string =>
   `${inspect(value, { depth: 9, showHidden: true })} ${JSON.stringify(value)}`
 
+/** `test/slow/repetitions.test.ts` draws ten times as many. */
+const TIMES = Number(process.env['TIMES'] ?? 1)
+
 const draw = (type: Frame['type']): Frame[] => fc.sample(frames[type], { numRuns: 1, seed: 1 })
 
 const hello: HelloFrame = {
@@ -83,7 +86,7 @@ void t.test('each frame comes out of the decoder as it went into the encoder', a
         const decoded = decode(encodeFrame(frame))
         deepStrictEqual(decoded.map(plain), [plain(frame)])
       }),
-      { numRuns: 150 },
+      { numRuns: 30 * TIMES },
     )
     t.pass(type)
   }

@@ -35,6 +35,9 @@ function preloaded(code: string): string[] {
   return [process.execPath, '--import', PRELOAD, '--input-type=module', '-e', PROLOGUE + code]
 }
 
+/** No token is to run out while a busy machine lets an app wait. */
+const PATIENT = { tokenTtl: 600_000 }
+
 interface Rig {
   readonly master: FalseMaster
   readonly broker: FalseBroker
@@ -150,7 +153,7 @@ void t.test(
     sync = false
   `)
     const { address: localhost } = await lookup('localhost')
-    for (let each = 0; each < 5; each++) t.equal((await broker.registered()).hello.service, 'web')
+    for (let each = 0; each < 5; each++) t.equal((await broker.registered(PATIENT)).hello.service, 'web')
     await eventually(() => said(app, 'listening').length === 5, 'all listen')
     t.same(
       new Set(master.requests),
@@ -194,9 +197,13 @@ void t.test('http, https, tls and net servers', { timeout: LIMIT }, async (t) =>
       true,
     ],
   ]
-  for (const [kind, code, encrypted] of servers) {
-    run(`saidOf(${code}, '${kind}').listen(3000)`)
-    const registered = await broker.registered()
+  const app = run(`
+    const servers = { ${servers.map(([kind, code]) => `${kind}: ${code}`).join(', ')} }
+    process.stdin.on('data', (kind) => saidOf(servers[kind], String(kind)).listen(3000 + Object.keys(servers).indexOf(String(kind))))
+  `)
+  for (const [kind, , encrypted] of servers) {
+    app.child.stdin?.write(kind)
+    const registered = await broker.registered(PATIENT)
     if (!encrypted) {
       await answered(visit(t, registered), 'hello')
       t.pass(kind)
@@ -234,7 +241,7 @@ void t.test('where there is no IPv6, no host means all of IPv4', { timeout: LIMI
   const app = run(`
     saidOf(net.createServer(), 'any').listen(3000)
     saidOf(net.createServer(), 'v6').listen(3001, '::')`)
-  await broker.registered()
+  await broker.registered(PATIENT)
   t.match(await app.message('error'), { name: 'v6', code: 'EAFNOSUPPORT' })
   await app.message('listening')
   t.same(master.requests.map((line) => line.split(' ').slice(2, 4).join(' ')).toSorted(), [
@@ -290,19 +297,31 @@ void t.test('without a master Node’s own listen() is in its place', { timeout:
 
 void t.test('what goes wrong is an error event of the server', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
-  const refuse = (reason: string) => () => `Success=0\n--\n${reason}\n`
-  const listens = `saidOf(net.createServer(), 'app').listen(3000, '127.0.0.1', () => say('callback'))`
-  const fails = async (env?: NodeJS.ProcessEnv) => {
-    const app = run(listens, env)
-    const { code, message, syscall, address, port, errno, listening } = await app.message('error')
-    t.equal(listening, false)
+  const refuse = (reason: string) => `Success=0\n--\n${reason}\n`
+  const saying: Record<string, string> = {
+    3000: refuse('web: the address is in use by another process (EADDRINUSE)'),
+    3001: refuse('this user may not use it (EACCES)'),
+    3002: refuse('there is no service "web"'),
+    3003: 'Welcome to another protocol\n',
+    3004: 'Success=1\n{"service":"web"}\n',
+  }
+  master.answer = (request) => saying[request['port'] ?? ''] ?? opened(request)
+  const ports = (...numbers: number[]) => `
+    for (const port of ${JSON.stringify(numbers)})
+      saidOf(net.createServer(), port).listen(port, '127.0.0.1', () => say('callback'))`
+  const fails = async (app: Program) => {
     t.same(await app.exited, { code: 0, signal: null }, 'nothing is left that keeps the process')
     t.same(said(app, 'callback'), [])
-    return { code, message, syscall, address, port, errno }
+    t.ok(said(app, 'error').every(({ listening }) => listening === false))
+    const errors = said(app, 'error').map((error) => [String(error['name']), error])
+    return Object.fromEntries(errors) as Record<string, Record<string, unknown>>
   }
 
-  master.answer = refuse('web: the address is in use by another process (EADDRINUSE)')
-  t.match(await fails(), {
+  const app = run(ports(3000, 3001, 3002, 3003, 3004, 3005))
+  const { wire } = await broker.dialled()
+  wire.write({ type: 'refused', code: 'UnknownService', message: 'no such service', retry: false })
+  const errors = await fails(app)
+  t.match(errors[3000], {
     code: 'EADDRINUSE',
     errno: -98,
     syscall: 'listen',
@@ -310,70 +329,43 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
     port: 3000,
     message: 'listen EADDRINUSE: address already in use 127.0.0.1:3000',
   })
-  master.answer = refuse('this user may not use it (EACCES)')
-  t.match(await fails(), { code: 'EACCES', errno: -13 })
-  master.answer = refuse('there is no service "web"')
-  t.match(await fails(), { code: 'BATON_ERR_LISTEN_REFUSED', message: /there is no service "web"$/ })
-  master.answer = () => 'Welcome to another protocol\n'
-  t.match(await fails(), { code: 'BATON_ERR_MASTER_UNREACHABLE', message: /it answered "Welcome/ })
-  master.answer = () => 'Success=1\n{"service":"web"}\n'
-  t.match(await fails(), { code: 'BATON_ERR_MASTER_UNREACHABLE' })
-  t.match(await fails({ BATON_MASTER_SOCKET: '/nowhere/master.sock' }), {
-    code: 'BATON_ERR_MASTER_UNREACHABLE',
-    message: /\/nowhere\/master\.sock: .*ENOENT/,
+  t.match(errors[3001], { code: 'EACCES', errno: -13 })
+  t.match(errors[3002], { code: 'BATON_ERR_LISTEN_REFUSED', message: /there is no service "web"$/ })
+  t.match(errors[3003], { code: 'BATON_ERR_MASTER_UNREACHABLE', message: /it answered "Welcome/ })
+  t.match(errors[3004], { code: 'BATON_ERR_MASTER_UNREACHABLE' })
+  t.match(errors[3005], { code: 'BATON_ERR_REGISTRATION_REFUSED' }, 'the broker refuses')
+  t.match(await fails(run(ports(3005), { BATON_MASTER_SOCKET: '/nowhere/master.sock' })), {
+    3005: { code: 'BATON_ERR_MASTER_UNREACHABLE', message: /\/nowhere\/master\.sock: .*ENOENT/ },
   })
-  t.match(await fails({ BATON_SERVICE: '' }), { code: 'BATON_ERR_NO_SERVICE' })
-
-  await t.test('the broker refuses', async (t) => {
-    master.answer = ({ service }) => `Success=1\n{"service":"${service}","address":"127.0.0.1","port":3000}\n`
-    const app = run(listens)
-    const { wire } = await broker.dialled()
-    wire.write({ type: 'refused', code: 'UnknownService', message: 'no such service', retry: false })
-    const { code, listening } = await app.message('error')
-    t.same({ code, listening }, { code: 'BATON_ERR_REGISTRATION_REFUSED', listening: false })
-    t.same(await app.exited, { code: 0, signal: null })
-  })
+  t.match(await fails(run(ports(3005), { BATON_SERVICE: '' })), { 3005: { code: 'BATON_ERR_NO_SERVICE' } })
 
   await t.test(
-    'without a listener for it, it ends the process; with one, listen() may be tried again',
+    'with a listener for it, listen() may be tried again; without one, it ends the process',
     async (t) => {
-      master.answer = refuse('EADDRINUSE')
-      const careless = run(`net.createServer().listen(3000)`)
-      t.match(await careless.exited, { code: 1 })
-      t.ok(careless.lines.some((line) => line.includes('EADDRINUSE')))
-
+      const before = master.requests.length
       const stubborn = run(`
       const server = saidOf(net.createServer(), 'app').once('error', () => server.listen(3001))
-      server.listen(3000)`)
-      await stubborn.message('error')
+      server.listen(3000)
+      process.stdin.once('data', () => net.createServer().listen(3002))`)
       await eventually(() => said(stubborn, 'error').length === 2, 'it has tried twice')
       t.same(
-        master.requests.slice(-2).map((line) => /port=(\d+)/.exec(line)?.[1]),
+        master.requests.slice(before).map((line) => /port=(\d+)/.exec(line)?.[1]),
         ['3000', '3001'],
       )
+      stubborn.say('carelessly')
+      t.match(await stubborn.exited, { code: 1 })
+      t.ok(stubborn.lines.some((line) => line.includes('there is no service "web"')))
     },
   )
 })
 
 void t.test(
-  'a session that a reload of the master cuts is asked for again',
+  'a session that a reload of the master cuts is asked for again; a second listen() throws, before and after the first one listens',
   { timeout: LIMIT },
   async (t) => {
-    const { master, broker, run } = await rig(t)
-    const { answer } = master
-    master.answer = (request) => (master.requests.length < 3 ? undefined : answer(request))
-    const app = run(`saidOf(net.createServer(), 'app').listen(3000)`)
-    await broker.registered()
-    await app.message('listening')
-    t.equal(master.requests.length, 3)
-  },
-)
-
-void t.test(
-  'a second listen() throws, before and after the first one listens',
-  { timeout: LIMIT },
-  async (t) => {
-    const { broker, run } = await rig(t)
+    const { master, broker, run } = await rig(t, (request) =>
+      master.requests.length < 3 ? undefined : opened(request),
+    )
     const app = run(`
     const server = saidOf(net.createServer(), 'app').listen(3000)
     const again = (...args) => { try { server.listen(...args) } catch ({ code, message }) { say('thrown', { code, message }) } }
@@ -381,7 +373,10 @@ void t.test(
     again(0)
     server.on('listening', () => { again(3001); again(0) })
   `)
-    await broker.registered()
+    await broker.registered(PATIENT)
+    await app.message('listening')
+    t.same(new Set(master.requests).size, 1)
+    t.equal(master.requests.length, 3)
     await eventually(() => said(app, 'thrown').length === 4, 'four errors')
     const [own, ...others] = said(app, 'thrown')
     t.equal(own?.['code'], 'ERR_SERVER_ALREADY_LISTEN')
@@ -405,7 +400,7 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
         process.stdin.once('data', () => { answer(); process.stdin.destroy() })
       })
     `)
-    const registered = await broker.registered()
+    const registered = await broker.registered(PATIENT)
     const client = visit(t, registered)
     await app.message('request')
     app.child.stdin?.write('close')
@@ -418,30 +413,36 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
     t.same(await app.exited, { code: 0, signal: null })
   })
 
-  await t.test('before the master has answered', async (t) => {
+  await t.test('before the master has answered, before the broker has, and by an AbortSignal', async (t) => {
     const { answer } = master
-    master.answer = () => silence
+    master.answer = (request) => (request['port'] === '3000' ? silence : opened(request))
     const app = run(`
-      const server = saidOf(net.createServer(), 'app').listen(3000, () => say('callback'))
-      setImmediate(() => server.close((error) => say('closed', { error })))
+      const first = saidOf(net.createServer(), 'silence').listen(3000, () => say('callback'))
+      setImmediate(() => first.close((error) => say('closed', { error })))
+      const abort = new AbortController()
+      saidOf(net.createServer(), 'late').listen({ port: 3001, signal: abort.signal }, () => {
+        abort.abort()
+        const second = saidOf(net.createServer(), 'dialled').listen(3003)
+        process.stdin.once('data', () => { second.close(() => say('closed')); process.stdin.destroy() })
+      })
+      saidOf(net.createServer(), 'early').listen({ port: 3002, signal: AbortSignal.abort() })
     `)
-    await app.message('closed')
-    t.same(await app.exited, { code: 0, signal: null })
-    t.same(said(app, 'error').length + said(app, 'callback').length, 0)
-    t.equal(said(app, 'close').length, 1)
-    master.answer = answer
-  })
-
-  await t.test('before the broker has answered', async (t) => {
-    const app = run(`
-      const server = saidOf(net.createServer(), 'app').listen(3000)
-      process.stdin.once('data', () => { server.close(() => say('closed')); process.stdin.destroy() })
-    `)
+    await broker.registered(PATIENT)
     await broker.dialled()
     app.child.stdin?.write('close')
-    await app.message('closed')
     t.same(await app.exited, { code: 0, signal: null })
-    t.same(said(app, 'error'), [])
+    t.same(said(app, 'closed').length, 2)
+    t.same(said(app, 'error').length + said(app, 'callback').length, 0)
+    t.equal(said(app, 'close').length, 4)
+    t.same(
+      new Set(said(app, 'close').map(({ name }) => name)),
+      new Set(['dialled', 'early', 'late', 'silence']),
+    )
+    t.same(
+      said(app, 'listening').map(({ name }) => name),
+      ['late'],
+    )
+    master.answer = answer
   })
 
   await t.test('and the server may listen again', async (t) => {
@@ -449,26 +450,11 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
       const server = saidOf(http.createServer((request, response) => response.end('again')), 'app').listen(3000)
       server.once('listening', () => server.close(() => server.listen(3001)))
     `)
-    await broker.registered()
-    const second = await broker.registered()
+    await broker.registered(PATIENT)
+    const second = await broker.registered(PATIENT)
     await eventually(() => said(app, 'listening').length === 2, 'it listens twice')
     t.match(said(app, 'listening')[1]?.['address'], { port: 3001 })
     await answered(visit(t, second), 'again')
-  })
-
-  await t.test('by an AbortSignal', async (t) => {
-    const app = run(`
-      const abort = new AbortController()
-      saidOf(net.createServer(), 'late').listen({ port: 3000, signal: abort.signal }, () => abort.abort())
-      saidOf(net.createServer(), 'early').listen({ port: 3001, signal: AbortSignal.abort() })
-    `)
-    await broker.registered()
-    t.same(await app.exited, { code: 0, signal: null })
-    t.same(new Set(said(app, 'close').map(({ name }) => name)), new Set(['late', 'early']))
-    t.same(
-      said(app, 'listening').map(({ name }) => name),
-      ['late'],
-    )
   })
 })
 
@@ -487,7 +473,7 @@ void t.test(
     const { broker, run } = await rig(t)
     const begin = async (t: Test, code = '') => {
       const app = run(WAITING + code)
-      const registered = await broker.registered()
+      const registered = await broker.registered(PATIENT)
       await app.message('listening')
       const client = visit(t, registered)
       await app.message('request')
@@ -546,7 +532,7 @@ void t.test(
         const app = run(
           place === 'before' ? `var server; ${own} ${WAITING.replace('const ', '')}` : WAITING + own,
         )
-        const registered = await broker.registered()
+        const registered = await broker.registered(PATIENT)
         await app.message('listening')
         app.kill('SIGTERM')
         await app.message('own')
@@ -561,7 +547,7 @@ void t.test(
       const app = run(
         `saidOf(net.createServer(), 'one').listen(3000); saidOf(net.createServer(), 'two').listen(3001)`,
       )
-      const [one, two] = [await broker.registered(), await broker.registered()]
+      const [one, two] = [await broker.registered(PATIENT), await broker.registered(PATIENT)]
       await eventually(() => said(app, 'listening').length === 2, 'both listen')
       one.wire.write({ type: 'drain', deadline: null, reason: 'asked by the operator' })
       await one.wire.frame('drained')
@@ -577,7 +563,7 @@ void t.test(
         ${WAITING.replace('3000', '3001')}`,
         { BATON_BACKEND_ID: id },
       )
-      const both = [await broker.registered(), await broker.registered()]
+      const both = [await broker.registered(PATIENT), await broker.registered(PATIENT)]
       await eventually(() => said(app, 'listening').length === 2, 'both listen')
       const known = both.find(({ hello }) => hello.backend === id) as Registered
       const other = both.find((each) => each !== known) as Registered

@@ -1,13 +1,14 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Poller } from '@baton/native-sendmsg'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig } from '../src/config/index.ts'
 import { startDeploy } from '../src/deploy/index.ts'
-import { Fleet, type InstanceStatus, systemFleetOs } from '../src/fleet/index.ts'
+import { Fleet, fleetClock, type FleetOs, type InstanceStatus, systemFleetOs } from '../src/fleet/index.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { cleanEnvironment, Program, temporaryFolder } from '../../../test/support/process.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 import { signal } from '../../../test/support/signal.ts'
 
 // Managed backends as real processes. What they are to a broker is the business of the whole-system tests.
@@ -28,12 +29,12 @@ class Scene {
   readonly folder: string
   readonly drains: string[] = []
 
-  constructor(t: Test, env: NodeJS.ProcessEnv = {}) {
+  constructor(t: Test, env: NodeJS.ProcessEnv = {}, os: Partial<FleetOs> = {}) {
     this.folder = temporaryFolder(t)
     const logger = pino({}, { write: (line: string) => void this.log.push(JSON.parse(line) as LogLine) })
     this.fleet = new Fleet({
       logger,
-      os: systemFleetOs(poller),
+      os: { ...systemFleetOs(poller), ...os },
       socket: '/nowhere/control.sock',
       env: cleanEnvironment(env),
       drain: (_service, id) => this.drains.push(id),
@@ -43,7 +44,7 @@ class Scene {
 
   /** `script` for sh(1), as service `web`. */
   apply(script: string | undefined, settings: Record<string, unknown> = {}): void {
-    this.fleet.apply({ services: services(script, settings), base: this.folder, drainDeadline: 1000 })
+    this.fleet.apply({ services: services(script, settings), base: this.folder, drainDeadline: 600_000 })
   }
 
   /** Lines that its processes wrote. */
@@ -72,7 +73,7 @@ function services(script: string | undefined, settings: Record<string, unknown> 
 
 const descriptors = () => readdirSync('/proc/self/fd').length
 
-/** State letters of a process's children, as in proc(5): `Z` is one that nobody has reaped. */
+/** State letters of a process's children, as in proc(5): `Z` is one that was not reaped. */
 function childStates(pid: number): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -93,33 +94,38 @@ function readStat(pid: string): string {
   }
 }
 
-void t.test('each process gets its environment, its folder and an id of its own', async (t) => {
-  const scene = new Scene(t, { KEPT: 'yes', NOTIFY_SOCKET: '/run/n' })
-  const script =
-    'echo "$BATON_SERVICE $BATON_SOCKET $BATON_VERSION $KEPT $MORE [$NOTIFY_SOCKET] $BATON_BACKEND_ID"; pwd; exec sleep 60'
-  scene.apply(script, { instances: 2, env: { BATON_VERSION: '7', MORE: 'too' } })
-  await eventually(() => scene.lines().length === 4, 'both have spoken')
-  const statuses = scene.fleet.statuses()
-  t.match(statuses, [
-    { service: 'web', instance: 'web.1', state: 'running', restarts: 0, generation: 1, version: '7' },
-    { service: 'web', instance: 'web.2', state: 'running' },
-  ])
-  for (const { backend, pid } of statuses) {
-    t.match(backend, /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
-    t.ok(scene.lines().includes(`web /nowhere/control.sock 7 yes too [] ${backend}`))
-    t.match(
-      scene.messages('backend process started').find((line) => line['backend'] === backend),
-      {
-        service: 'web',
-        peerPid: pid,
-      },
-    )
-  }
-  t.equal(scene.lines().filter((line) => line === scene.folder).length, 2)
-})
+void t.test(
+  'each process gets its environment, its folder and an id of its own',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t, { KEPT: 'yes', NOTIFY_SOCKET: '/run/n' })
+    const script =
+      'echo "$BATON_SERVICE $BATON_SOCKET $BATON_VERSION $KEPT $MORE [$NOTIFY_SOCKET] $BATON_BACKEND_ID"; pwd; exec sleep 60'
+    scene.apply(script, { instances: 2, env: { BATON_VERSION: '7', MORE: 'too' } })
+    await eventually(() => scene.lines().length === 4, 'both have spoken')
+    const statuses = scene.fleet.statuses()
+    t.match(statuses, [
+      { service: 'web', instance: 'web.1', state: 'running', restarts: 0, generation: 1, version: '7' },
+      { service: 'web', instance: 'web.2', state: 'running' },
+    ])
+    for (const { backend, pid } of statuses) {
+      t.match(backend, /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
+      t.ok(scene.lines().includes(`web /nowhere/control.sock 7 yes too [] ${backend}`))
+      t.match(
+        scene.messages('backend process started').find((line) => line['backend'] === backend),
+        {
+          service: 'web',
+          peerPid: pid,
+        },
+      )
+    }
+    t.equal(scene.lines().filter((line) => line === scene.folder).length, 2)
+  },
+)
 
 void t.test(
   'output: lines of both streams, partial ones, long ones, and the last without an end',
+  { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
     const long = `head -c 40000 /dev/zero | tr '\\0' x; echo`
@@ -141,59 +147,94 @@ void t.test(
   },
 )
 
-void t.test('output that is still in the pipe when the process ends is read to its end', async (t) => {
-  const scene = new Scene(t)
-  const text = 'seq 1 20000'
-  scene.apply(text)
-  await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
-  const end = scene.log.findIndex(({ msg }) => msg === 'backend process ended')
-  t.equal(scene.log.slice(0, end).findLast((line) => line['stream'] === 'stdout')?.msg, '20000')
-})
+void t.test(
+  'output that is still in the pipe when the process ends is read to its end',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t)
+    const text = 'seq 1 20000'
+    scene.apply(text)
+    await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
+    const end = scene.log.findIndex(({ msg }) => msg === 'backend process ended')
+    t.equal(scene.log.slice(0, end).findLast((line) => line['stream'] === 'stdout')?.msg, '20000')
+  },
+)
 
-void t.test('a process that leaves another behind with its output is over all the same', async (t) => {
-  const scene = new Scene(t)
-  scene.apply('sleep 3 & echo $!; exit 3')
-  await eventually(() => scene.messages('backend process ended').length > 0, 'its end', 2500)
-  t.match(scene.messages('backend process ended')[0], { code: 3, signal: null })
-})
+void t.test(
+  'a process that leaves another behind with its output is over all the same',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t)
+    const stay = join(scene.folder, 'stay')
+    writeFileSync(stay, '')
+    t.teardown(() => rmSync(stay))
+    scene.apply(`while [ -e ${stay} ]; do sleep 0.2; done & exit 3`)
+    await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
+    t.match(scene.messages('backend process ended')[0], { code: 3, signal: null })
+  },
+)
 
-void t.test('a process that ends is started again, with a new id; a crash loop is told loudly', async (t) => {
-  const scene = new Scene(t)
-  const before = descriptors()
-  // No delay below is more than 6.4 s; the eighth exit comes after 12.7 s.
-  scene.apply('exit 5')
-  await eventually(() => scene.only.state === 'crashed', 'a crash loop', 20_000)
-  t.equal(scene.messages('backend process started').length, 8)
-  t.equal(new Set(scene.messages('backend process started').map((line) => line['backend'])).size, 8)
-  t.ok(scene.messages('backend process ended').every((line) => line['code'] === 5))
-  const loud = scene.log.filter((line) => (line['level'] as number) >= 50)
-  t.match(loud, [{ instance: 'web.1', delayMs: 60_000, msg: /crash loop/ }])
-  t.match(scene.only, { backend: null, pid: null, restarts: 7 })
-  t.equal(descriptors(), before)
-  t.same(
-    childStates(process.pid).filter((state) => state === 'Z'),
-    [],
-  )
-})
+void t.test(
+  'a process that ends is started again, with a new id; a crash loop is told loudly',
+  { timeout: LIMIT },
+  async (t) => {
+    // No delay below is more than 6.4 s; the eighth exit comes after 12.7 s of a clock that goes on to where each pause ends.
+    let ahead = 0
+    const scene = new Scene(
+      t,
+      {},
+      {
+        now: () => fleetClock.now() + ahead,
+        setTimeout(callback, milliseconds) {
+          if (milliseconds > 6400) return fleetClock.setTimeout(callback, milliseconds)
+          ahead += milliseconds
+          return fleetClock.setTimeout(callback, 0)
+        },
+      },
+    )
+    const before = descriptors()
+    scene.apply('exit 5')
+    await eventually(() => scene.only.state === 'crashed', 'a crash loop')
+    t.same(
+      scene.messages('backend process is started again after a pause').map((line) => line['delayMs']),
+      [100, 200, 400, 800, 1600, 3200, 6400],
+    )
+    t.equal(scene.messages('backend process started').length, 8)
+    t.equal(new Set(scene.messages('backend process started').map((line) => line['backend'])).size, 8)
+    t.ok(scene.messages('backend process ended').every((line) => line['code'] === 5))
+    const loud = scene.log.filter((line) => (line['level'] as number) >= 50)
+    t.match(loud, [{ instance: 'web.1', delayMs: 60_000, msg: /crash loop/ }])
+    t.match(scene.only, { backend: null, pid: null, restarts: 7 })
+    t.equal(descriptors(), before)
+    t.same(
+      childStates(process.pid).filter((state) => state === 'Z'),
+      [],
+    )
+  },
+)
 
-void t.test('a program that is not there, and a folder that has gone, are exits that say so', async (t) => {
-  const scene = new Scene(t)
-  const before = descriptors()
-  scene.fleet.apply({
-    services: parseConfig({
-      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
-      services: { web: { command: ['/no/such/program'] } },
-    }).services,
-    base: scene.folder,
-    drainDeadline: 1000,
-  })
-  await eventually(() => scene.messages('backend process could not be started').length >= 2, 'two tries')
-  t.match(scene.messages('backend process could not be started')[0], { reason: /ENOENT/ })
-  await scene.fleet.stop(1000)
-  t.equal(descriptors(), before)
-})
+void t.test(
+  'a program that is not there, and a folder that has gone, are exits that say so',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t)
+    const before = descriptors()
+    scene.fleet.apply({
+      services: parseConfig({
+        listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+        services: { web: { command: ['/no/such/program'] } },
+      }).services,
+      base: scene.folder,
+      drainDeadline: 600_000,
+    })
+    await eventually(() => scene.messages('backend process could not be started').length >= 2, 'two tries')
+    t.match(scene.messages('backend process could not be started')[0], { reason: /ENOENT/ })
+    await scene.fleet.stop(60_000)
+    t.equal(descriptors(), before)
+  },
+)
 
-void t.test('SIGTERM, and SIGKILL for who ignores it', async (t) => {
+void t.test('SIGTERM, and SIGKILL for who ignores it', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   const before = descriptors()
   scene.apply(`trap '' TERM; echo deaf; while :; do sleep 0.05; done`)
@@ -206,9 +247,9 @@ void t.test('SIGTERM, and SIGKILL for who ignores it', async (t) => {
   t.equal(descriptors(), before)
 })
 
-void t.test('what a broker lists is drained before it gets SIGTERM', async (t) => {
+void t.test('what a broker lists is drained before it gets SIGTERM', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
-  scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.02; done`)
+  scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
   await eventually(() => scene.lines().includes('up'), 'the trap is set')
   const { backend, pid } = scene.only
   const listed = { service: 'web', id: backend as string, slot: 'web-1', pid: pid as number, state: 'ready' }
@@ -226,9 +267,10 @@ void t.test('what a broker lists is drained before it gets SIGTERM', async (t) =
 
 void t.test(
   'what a lost worker saw drain has its deadline, also over a re-execution of the master',
+  { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
-    scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.02; done`)
+    scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
     await eventually(() => scene.lines().includes('up'), 'the trap is set')
     const { backend, pid } = scene.only
     const listed = {
@@ -248,12 +290,12 @@ void t.test(
     scene.fleet.reported([])
     t.same(scene.only.state, 'stopping')
     t.match(scene.fleet.serialize().state, state, 'it drains as before')
-    await scene.fleet.stop(1000)
+    await scene.fleet.stop(60_000)
     t.ok(scene.lines().includes('bye'))
   },
 )
 
-void t.test('a changed definition is told, and waits for a deploy', async (t) => {
+void t.test('a changed definition is told, and waits for a deploy', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   scene.apply('exec sleep 60')
   const { pid } = scene.only
@@ -269,6 +311,7 @@ void t.test('a changed definition is told, and waits for a deploy', async (t) =>
 
 void t.test(
   'a deploy whose new version ends at start keeps the old one and has its last words',
+  { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
     scene.apply('exec sleep 60', { instances: 2 })
@@ -284,43 +327,47 @@ void t.test(
   },
 )
 
-void t.test('a deploy of real processes, each listed by the broker once it is up', async (t) => {
-  const scene = new Scene(t)
-  const before = descriptors()
-  scene.apply('exec sleep 60', { instances: 2 })
-  const old = scene.fleet.statuses().map(({ pid }) => pid)
-  const service = services('exec sleep 61', { minHealthy: '20ms' }).get('web')!
-  const report = () =>
-    scene.fleet.reported(
-      scene.fleet
-        .statuses()
-        .flatMap(({ backend, pid, state, service }) =>
-          backend === null || state === 'stopping'
-            ? []
-            : [{ service, id: backend, slot: 'web-1', pid: pid ?? 0, state: 'ready' }],
-        ),
-    )
-  report()
-  const { done } = startDeploy(scene.fleet, {
-    service,
-    base: scene.folder,
-    progress: ({ step }) => {
-      if (step === 'started' || step === 'draining') setImmediate(report)
-    },
-  })
-  t.same(await done, { success: true, replaced: 2 })
-  const statuses = scene.fleet.statuses()
-  t.match(statuses, [
-    { instance: 'web.1', generation: 2, state: 'running' },
-    { instance: 'web.2', generation: 2, state: 'running' },
-  ])
-  t.notOk(statuses.some(({ pid }) => old.includes(pid)))
-  scene.fleet.reported([])
-  await scene.fleet.stop(1000)
-  t.equal(descriptors(), before)
-})
+void t.test(
+  'a deploy of real processes, each listed by the broker once it is up',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t)
+    const before = descriptors()
+    scene.apply('exec sleep 60', { instances: 2 })
+    const old = scene.fleet.statuses().map(({ pid }) => pid)
+    const service = services('exec sleep 61', { minHealthy: '20ms' }).get('web')!
+    const report = () =>
+      scene.fleet.reported(
+        scene.fleet
+          .statuses()
+          .flatMap(({ backend, pid, state, service }) =>
+            backend === null || state === 'stopping'
+              ? []
+              : [{ service, id: backend, slot: 'web-1', pid: pid ?? 0, state: 'ready' }],
+          ),
+      )
+    report()
+    const { done } = startDeploy(scene.fleet, {
+      service,
+      base: scene.folder,
+      progress: ({ step }) => {
+        if (step === 'started' || step === 'draining') setImmediate(report)
+      },
+    })
+    t.same(await done, { success: true, replaced: 2 })
+    const statuses = scene.fleet.statuses()
+    t.match(statuses, [
+      { instance: 'web.1', generation: 2, state: 'running' },
+      { instance: 'web.2', generation: 2, state: 'running' },
+    ])
+    t.notOk(statuses.some(({ pid }) => old.includes(pid)))
+    scene.fleet.reported([])
+    await scene.fleet.stop(60_000)
+    t.equal(descriptors(), before)
+  },
+)
 
-void t.test('close kills what still runs', async (t) => {
+void t.test('close kills what still runs', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   const before = descriptors()
   scene.apply(`trap '' TERM; echo up; while :; do sleep 0.05; done`)
@@ -332,149 +379,172 @@ void t.test('close kills what still runs', async (t) => {
   t.equal(descriptors(), before)
 })
 
-/** A master in a process of its own, that can re-execute itself. */
-function startMaster(
-  t: Test,
-  folder: string,
-  script: string,
-  settings: Record<string, unknown> = {},
-): Program {
-  const config = {
-    listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
-    services: { web: { command: ['sh', '-c', script], ...settings } },
-  }
-  const program = new Program(
-    t,
-    process.execPath,
-    [join(import.meta.dirname, 'programs/master.mjs'), JSON.stringify(config)],
-    { cwd: folder },
-  )
-  t.teardown(() => {
-    for (const line of program.messages()) {
-      if (line['msg'] === 'backend process started') killIfRunning(line['peerPid'] as number, program.pid)
-    }
-  })
-  return program
-}
-
 /** Only while it is the master's child: the number may be another's by now. */
 function killIfRunning(pid: number, parent: number): void {
   const stat = existsSync(`/proc/${pid}/stat`) ? readStat(String(pid)) : ''
   if (Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent) signal(pid, 'SIGKILL')
 }
 
-async function command(master: Program, text: string, answer: string): Promise<Record<string, unknown>> {
-  const seen = master.messages().filter(({ msg }) => msg === answer).length
-  master.child.stdin?.write(`${text}\n`)
-  const answers = () => master.messages().filter(({ msg }) => msg === answer)
-  await eventually(() => answers().length > seen, `"${answer}"`, 20_000)
-  return answers()[seen] as Record<string, unknown>
+/** A master in a process of its own, that can re-execute itself, with a script for sh(1) in each of its services. */
+class Master {
+  readonly program: Program
+  readonly folder: string
+
+  constructor(t: Test, scripts: Record<string, { script: string; instances?: number }>) {
+    this.folder = temporaryFolder(t)
+    const config = {
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: Object.keys(scripts)[0] }],
+      services: Object.fromEntries(
+        Object.entries(scripts).map(([name, { script, instances = 1 }]) => [
+          name,
+          { command: ['sh', '-c', script], instances },
+        ]),
+      ),
+    }
+    const path = join(import.meta.dirname, 'programs/master.mjs')
+    this.program = new Program(t, process.execPath, [path, JSON.stringify(config)], { cwd: this.folder })
+    t.teardown(() => {
+      for (const { peerPid } of this.messages('backend process started'))
+        killIfRunning(peerPid as number, this.program.pid)
+    })
+  }
+
+  /** Its answer to the command. */
+  async ask(text: string, answer: string): Promise<Record<string, unknown>> {
+    let left = this.program.lines.length
+    this.program.say(text)
+    const line = await this.program.line(
+      (each) => left-- <= 0 && each.includes(`"msg":"${answer}"`),
+      `"${answer}"`,
+    )
+    return JSON.parse(line) as Record<string, unknown>
+  }
+
+  /** The line of its log with this `msg`, of this service, for which `holds`, once it is there. */
+  async told(
+    service: string,
+    msg: string,
+    holds: (line: Record<string, unknown>) => boolean = () => true,
+  ): Promise<Record<string, unknown>> {
+    let found: Record<string, unknown> = {}
+    await this.program.line((each) => {
+      if (!each.includes(`"msg":"${msg}"`)) return false
+      found = JSON.parse(each) as Record<string, unknown>
+      return found['service'] === service && holds(found)
+    }, `"${msg}" of ${service}`)
+    return found
+  }
+
+  messages(msg: string, service?: string): Record<string, unknown>[] {
+    return this.program
+      .messages()
+      .filter((line) => line['msg'] === msg && (service === undefined || line['service'] === service))
+  }
+
+  /** What the process said on stdout, and on stderr if that is asked for. */
+  spoken(backend: string | null, streams = ['stdout']): string[] {
+    return this.program
+      .messages()
+      .filter((line) => line['backend'] === backend && streams.includes(String(line['stream'])))
+      .map(({ msg }) => String(msg))
+  }
+
+  get descriptors(): number {
+    return readdirSync(`/proc/${this.program.pid}/fd`).length
+  }
 }
 
-void t.test('a re-executed master has its processes, their output, and how they end', async (t) => {
-  const folder = temporaryFolder(t)
-  const go = join(folder, 'go')
-  // Its first word comes before the re-execution, the rest after it.
-  const script = `printf 'be'; echo up >&2; while [ ! -e ${go} ]; do sleep 0.02; done; echo gin; seq 1 500; exit 7`
-  const master = startMaster(t, folder, script)
-  const [before] = (await master.message('up'))['statuses'] as [InstanceStatus]
-  await master.line((line) => line.includes('"stream":"stderr"'), 'the first word')
-  const again = await command(master, 'exec', 'up again')
-  t.equal(again['pid'], master.pid)
-  t.same(again['statuses'], [before], 'the same process, since the same time')
-  writeFileSync(go, '')
-  const end = await master.message('backend process ended')
-  t.match(end, { code: 7, signal: null, backend: before.backend, peerPid: before.pid })
-  const lines = master
-    .messages()
-    .filter((line) => line['stream'] === 'stdout' && line['backend'] === before.backend)
-    .map(({ msg }) => msg)
-  t.same(lines, ['begin', ...Array.from({ length: 500 }, (_, index) => String(index + 1))])
-  t.ok((end['livedMs'] as number) > 0)
-  await eventually(
-    () => master.messages().filter(({ msg }) => msg === 'backend process started').length > 1,
-    'a restart',
-  )
-  t.notOk(existsSync(`/proc/${before.pid}`), 'it was reaped')
-  await command(master, 'stop', 'stopped')
-  await master.exited
-})
+/** Some are enough to see what piles up; `test/slow/repetitions.test.ts` has more. */
+const EXECS = Number(process.env['EXECS'] ?? 2)
+const PAUSE = 'backend process is started again after a pause'
+const ENDED = 'backend process ended'
 
-void t.test(
-  'a process that ends during the re-execution is reaped, and told with its last words',
-  async (t) => {
-    const script = 'echo up; while [ ! -e go ]; do sleep 0.02; done; echo last; exit 9'
-    const master = startMaster(t, temporaryFolder(t), script)
-    const [before] = (await master.message('up'))['statuses'] as [InstanceStatus]
-    await master.line((line) => line.includes('"msg":"up"') && line.includes('stdout'), 'its first word')
-    await command(master, 'exec over the dead', 'up again')
-    const end = await master.message('backend process ended')
-    t.match(end, { code: 9, signal: null, backend: before.backend })
-    const spoken = master.messages().filter((line) => line['backend'] === before.backend && line['stream'])
-    t.same(
-      spoken.map(({ msg }) => msg),
-      ['up', 'last'],
-    )
-    t.notOk(existsSync(`/proc/${before.pid}`), 'it was reaped')
-    await command(master, 'stop', 'stopped')
-    await master.exited
-  },
-)
-
-void t.test('a process that was taken over gets its signals', async (t) => {
-  const master = startMaster(t, temporaryFolder(t), `trap '' TERM; echo deaf; while :; do sleep 0.05; done`)
-  await master.line((line) => line.includes('deaf'), 'the trap is set')
-  await command(master, 'exec', 'up again')
-  await command(master, 'stop', 'stopped')
-  t.match(await master.message('backend process ended'), { signal: 'SIGKILL', code: null })
-  await master.exited
-})
-
-void t.test('ten re-executions leak no descriptor, lose no process and no line', async (t) => {
-  const master = startMaster(
-    t,
-    temporaryFolder(t),
-    'n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done',
-    { instances: 2 },
-  )
-  const first = (await master.message('up'))['statuses'] as InstanceStatus[]
-  await command(master, 'exec', 'up again')
-  await command(master, 'status', 'status')
-  const count = () => readdirSync(`/proc/${master.pid}/fd`).length
-  const before = count()
-  for (let time = 0; time < 10; time++) await command(master, 'exec', 'up again')
-  const { statuses } = await command(master, 'status', 'status')
-  t.same(statuses, first)
-  t.equal(count(), before)
-  t.notOk(childStates(master.pid).includes('Z'))
-  await command(master, 'stop', 'stopped')
-  for (const { backend } of first) {
-    const lines = master
-      .messages()
-      .filter((line) => line['backend'] === backend && line['stream'] === 'stdout')
-      .map(({ msg }) => Number(msg))
-    t.same(
-      lines,
-      Array.from({ length: lines.length }, (_, index) => index + 1),
-    )
-    t.ok(lines.length > 10)
+void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) => {
+  const master = new Master(t, {
+    // Its first word comes before the re-execution, the rest after it.
+    speaker: {
+      script: `printf 'be'; echo up >&2; while [ ! -e go ]; do sleep 0.05; done; echo gin; seq 1 500; exit 7`,
+    },
+    counter: { script: 'n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done', instances: 2 },
+    crasher: { script: 'exit 1' },
+    deaf: { script: `trap '' TERM; echo deaf; while :; do sleep 0.05; done` },
+    mortal: { script: 'echo up; while [ ! -e end ]; do sleep 0.05; done; echo last; exit 9' },
+  })
+  await master.program.message('up')
+  await master.told('speaker', 'up')
+  await master.told('deaf', 'deaf')
+  await master.told('mortal', 'up')
+  for (const delay of [100, 200, 400]) {
+    await master.told('crasher', PAUSE, ({ delayMs }) => delayMs === delay)
+    if (delay < 400) await master.ask('pass', 'passed')
   }
-  await master.exited
-})
+  const before = (await master.ask('status', 'status'))['statuses'] as InstanceStatus[]
+  const of = (name: string) => before.find(({ service }) => service === name) as InstanceStatus
 
-void t.test('a crash loop goes on where it was', async (t) => {
-  const master = startMaster(t, temporaryFolder(t), 'exit 1')
-  await eventually(
-    () => master.messages().filter(({ msg }) => msg === 'backend process ended').length >= 3,
-    'three exits',
-  )
-  const [status] = (await command(master, 'status', 'status'))['statuses'] as [InstanceStatus]
-  const again = await command(master, 'exec', 'up again')
-  t.match(again['statuses'], [{ restarts: status.restarts }])
-  const [before] = master.messages().filter((line) => line['delayMs'] === 400)
-  t.ok(before, 'the third delay')
-  await eventually(() => master.messages().some((line) => line['delayMs'] === 800), 'the fourth delay')
-  t.equal(master.messages().filter((line) => line['delayMs'] === 100).length, 1)
-  await command(master, 'stop', 'stopped')
-  await master.exited
+  await t.test('has its processes: the same ones, since the same time', async (t) => {
+    const again = await master.ask('exec', 'up again')
+    t.equal(again['pid'], master.program.pid)
+    t.equal(before.length, 6)
+    t.same(again['statuses'], before)
+  })
+
+  await t.test(`leaks no descriptor and loses no process in ${EXECS} more re-executions`, async (t) => {
+    await master.ask('status', 'status')
+    const open = master.descriptors
+    for (let time = 0; time < EXECS; time++) await master.ask('exec', 'up again')
+    t.same((await master.ask('status', 'status'))['statuses'], before)
+    t.equal(master.descriptors, open)
+    t.notOk(childStates(master.program.pid).includes('Z'))
+  })
+
+  await t.test('goes on with a crash loop where it was', async (t) => {
+    t.equal(of('crasher').restarts, 2)
+    const [pause, ...others] = (await master.ask('pass', 'passed'))['pauses'] as number[]
+    t.same(others, [])
+    t.ok(Number(pause) >= 0 && Number(pause) <= 400, `${pause} ms are left of the third pause`)
+    await master.told('crasher', PAUSE, ({ delayMs }) => delayMs === 800)
+    t.same(
+      master.messages(PAUSE, 'crasher').map(({ delayMs }) => delayMs),
+      [100, 200, 400, 800],
+    )
+  })
+
+  await t.test('has the output of a process, and how it ends', async (t) => {
+    const { backend, pid } = of('speaker')
+    writeFileSync(join(master.folder, 'go'), '')
+    const end = await master.told('speaker', ENDED)
+    t.match(end, { code: 7, signal: null, backend, peerPid: pid })
+    t.same(master.spoken(backend), ['begin', ...Array.from({ length: 500 }, (_, index) => String(index + 1))])
+    t.ok((end['livedMs'] as number) > 0)
+    t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
+    await master.ask('pass', 'passed')
+    await master.told('speaker', 'backend process started', (line) => line['backend'] !== backend)
+    // And says it all again.
+    await master.told('speaker', PAUSE, ({ delayMs }) => delayMs === 200)
+  })
+
+  await t.test('reaps a process that ended meanwhile, and tells its last words', async (t) => {
+    const { backend, pid } = of('mortal')
+    await master.ask('exec over the dead', 'up again')
+    t.match(await master.told('mortal', ENDED), { code: 9, signal: null, backend })
+    t.same(master.spoken(backend, ['stdout', 'stderr']), ['up', 'last'])
+    t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
+  })
+
+  await t.test('signals its processes, and has lost no line of theirs', async (t) => {
+    const counters = before.filter(({ service }) => service === 'counter')
+    t.equal(counters.length, 2)
+    for (const { backend } of counters)
+      await master.told('counter', '11', (line) => line['backend'] === backend)
+    await master.ask('stop', 'stopped')
+    t.match(await master.told('deaf', ENDED), { signal: 'SIGKILL', code: null })
+    for (const { backend } of counters) {
+      const lines = master.spoken(backend)
+      t.same(
+        lines,
+        Array.from({ length: lines.length }, (_, index) => String(index + 1)),
+      )
+    }
+    await master.program.exited
+  })
 })

@@ -25,6 +25,9 @@ import {
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
+/** Each is compared with the one before, so that some are enough; `test/slow/repetitions.test.ts` has 200. */
+const EXECS = Number(process.env['EXECS'] ?? 10)
+
 /** What `socket` says until it ends. */
 async function spoken(socket: Socket): Promise<string> {
   let text = ''
@@ -37,7 +40,7 @@ async function session(t: Test, rounds: number): Promise<{ pid: number; answer: 
   const path = join(temporaryFolder(t), 'session.sock')
   const child = startFixture('session.mjs', [path])
   t.teardown(() => child.kill('SIGKILL'))
-  const end = ended(child, 110_000)
+  const end = ended(child, LIMIT)
   await once(child.stdout ?? child, 'data')
   const asking = connect(path)
   await once(asking, 'connect')
@@ -71,10 +74,10 @@ void t.test(
 )
 
 void t.test(
-  'row 35: the pair survives 200 execs, found again through the environment, and no descriptor is left over',
+  `row 35: the pair survives ${EXECS} execs, found again through the environment, and no descriptor is left over`,
   { timeout: LIMIT },
   async (t) => {
-    const { pid, answer, waiting } = await session(t, 200)
+    const { pid, answer, waiting } = await session(t, EXECS)
     t.same(answer, { pid, listening: true })
     t.equal(waiting, 'served')
   },

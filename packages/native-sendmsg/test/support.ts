@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, rmSync, fstatSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { SOON } from '../../../test/support/limits.ts'
 import { BatonNativeError, EPOLLIN, NativeError, type OwnedFd, type Poller } from '../src/index.ts'
 
 /** How many descriptors this process has open (the listing's own one is in every count). */
@@ -93,7 +94,7 @@ export interface Ended {
 }
 
 /** Waits for the child's end; kills it, and says so by its signal, when that takes longer than `limit` ms. */
-export function ended(child: ChildProcess, limit = 10_000): Promise<Ended> {
+export function ended(child: ChildProcess, limit = SOON): Promise<Ended> {
   return new Promise((resolve, reject) => {
     let stdout = ''
     let stderr = ''

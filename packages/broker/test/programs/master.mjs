@@ -1,5 +1,5 @@
-// As much of a master as a fleet needs: one service, and a re-execution when it is asked. Commands come on stdin, the log
-// goes to stdout. `exec` hands the fleet over to a new image of this program in the same process.
+// As much of a master as a fleet needs, and a re-execution when it is asked. Commands come on stdin, the log goes to stdout.
+// `exec` hands the fleet over to a new image of this program in the same process. No pause ends before `pass` says so.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { executeInPlace, Poller } from '@baton/native-sendmsg'
@@ -10,16 +10,29 @@ import { Fleet, systemFleetOs } from '../../dist/fleet/index.js'
 const { BATON_MASTER_FLEET: saved, ...env } = process.env
 const logger = pino({ name: 'master' }, pino.destination({ sync: true }))
 const poller = new Poller()
+const os = systemFleetOs(poller)
+/** What waits, and for how many milliseconds. Undefined: time passes by itself. */
+let pauses = new Map()
 const options = {
   logger,
-  os: systemFleetOs(poller),
+  os: {
+    ...os,
+    setTimeout(callback, milliseconds) {
+      if (pauses === undefined) return os.setTimeout(callback, milliseconds)
+      pauses.set(callback, milliseconds)
+      return callback
+    },
+    clear(timer) {
+      if (!pauses?.delete(timer)) os.clear(timer)
+    },
+  },
   socket: '/nowhere/control.sock',
   env,
   drain() {},
 }
 const { services } = parseConfig(JSON.parse(process.argv[2]))
 const fleet = saved === undefined ? new Fleet(options) : Fleet.restore(JSON.parse(saved), options)
-fleet.apply({ services, base: process.cwd(), drainDeadline: 1000 })
+fleet.apply({ services, base: process.cwd(), drainDeadline: 600_000 })
 logger.info({ statuses: fleet.statuses() }, saved === undefined ? 'up' : 'up again')
 
 function execute({ state, keep }) {
@@ -35,18 +48,25 @@ const commands = {
   exec() {
     execute(fleet.serialize())
   },
-  /** The processes, told to end by a file, are dead before the new image is there, and nobody has heard of it. */
+  /** That of the service `mortal`, told to end by a file, is dead before the new image is there, and that is not known yet. */
   'exec over the dead'() {
-    const pids = fleet.statuses().map(({ pid }) => pid)
+    const { pid } = fleet.statuses().find(({ service }) => service === 'mortal')
     const written = fleet.serialize()
-    writeFileSync('go', '')
-    for (const pid of pids) while (!readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ')) continue
+    writeFileSync('end', '')
+    while (!readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ')) continue
     execute(written)
+  },
+  pass() {
+    const over = [...pauses]
+    pauses.clear()
+    for (const [callback] of over) callback()
+    logger.info({ pauses: over.map(([, milliseconds]) => milliseconds) }, 'passed')
   },
   status() {
     logger.info({ statuses: fleet.statuses() }, 'status')
   },
   async stop() {
+    pauses = undefined
     await fleet.stop(1000)
     fleet.close()
     logger.info('stopped')
