@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto'
-import { NativeError, type OwnedFd } from '@baton/native-sendmsg'
+import { close, dup, NativeError, OwnedFd, ReceiveBatch } from '@baton/native-sendmsg'
 import { NACK_REASONS } from '@baton/backend-sdk/protocol'
 import t from 'tap'
 import type { ClientConnection } from '../src/connection.ts'
 import { decide, failureOf, type FailureCode } from '../src/handoff/failure.ts'
 import { FailureLimit } from '../src/handoff/failure-limit.ts'
+import { Lane } from '../src/handoff/lane.ts'
 import { OfferLedger, type OpenOffer, type Unmatched } from '../src/handoff/offer-ledger.ts'
 import { createToken } from '../src/handoff/token.ts'
 import type { Listener } from '../src/listen/listener.ts'
@@ -104,6 +105,28 @@ void t.test('a NACK without a sequence settles the offer whose token came with t
   const found = ledger.nacked(0, offer.token)
   t.ok(isOffer(found) && found === offer)
   t.equal(ledger.nacked(99, offer.token), 'never-made')
+})
+
+void t.test('a lane that ends says that nobody but the backend can read it any more', async (t) => {
+  // The end that a backend sees is that of the send end. It adopts then without an ACK, so the broker's own way of taking
+  // messages back must be gone before.
+  const lane = new Lane()
+  const backend = dup(lane.receiveEnd)
+  t.teardown(() => close(backend.release()))
+  const receiving = new ReceiveBatch(1, 16)
+  const { receiveEnd } = lane
+  const closed: { end: 'receive' | 'send'; seen: 'open' | 'ended' }[] = []
+  t.capture(OwnedFd.prototype, 'close', function (this: OwnedFd) {
+    const fd = this.release()
+    close(fd)
+    const seen = receiving.receive(backend.fd, 1).ended ? 'ended' : 'open'
+    closed.push({ end: fd === receiveEnd ? 'receive' : 'send', seen })
+  })
+  lane.close()
+  t.same(closed, [
+    { end: 'receive', seen: 'open' },
+    { end: 'send', seen: 'ended' },
+  ])
 })
 
 void t.test('row 16: each failure has its decision, and metrics know each', async (t) => {

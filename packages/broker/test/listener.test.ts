@@ -1,9 +1,213 @@
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
 import { connect } from 'node:net'
-import t from 'tap'
+import { join } from 'node:path'
+import {
+  connectUnix,
+  dup,
+  listenUnix,
+  NativeError,
+  type OwnedFd,
+  Poller,
+  send,
+  sharedPoller,
+} from '@baton/native-sendmsg'
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+import { parseConfig, type ServiceConfig } from '../src/config/index.ts'
 import { DescriptorReserve } from '../src/listen/descriptor-reserve.ts'
-import { Program, root } from '../../../test/support/process.ts'
+import { Operator } from '../src/master/operator.ts'
+import { Metrics } from '../src/metrics/index.ts'
+import { Registry } from '../src/registry/registry.ts'
+import { Service } from '../src/service/service.ts'
+import { eventually } from '../../../test/support/eventually.ts'
+import { greet, hello } from '../../../test/support/false-backend.ts'
+import { Program, root, temporaryFolder } from '../../../test/support/process.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+
+// The sockets of backends (control.sock) and of operators (master.sock). First in this file: as long as nothing else is being
+// closed, a table of descriptors that is full stays full.
+
+/** Of strangers that a registry keeps. */
+const MOST_STRANGERS = 128
+
+const openDescriptors = () => readdirSync('/proc/self/fd').length
+
+/** Takes what descriptors this process may still open; `leave` gives them back. */
+function exhaust(t: Test): { leave: () => void } {
+  const fillers: OwnedFd[] = []
+  const leave = () => {
+    for (const filler of fillers.splice(0)) filler.close()
+  }
+  t.teardown(leave)
+  for (;;) {
+    try {
+      fillers.push(dup(0))
+    } catch (error) {
+      if (!(error instanceof NativeError) || error.code !== 'EMFILE') throw error
+      return { leave }
+    }
+  }
+}
+
+/** Watches a socket, and counts how often it is woken. */
+class Room {
+  readonly path: string
+  readonly listening: OwnedFd
+  readonly poller: Poller
+  wakes = 0
+
+  constructor(t: Test) {
+    this.path = join(temporaryFolder(t), 'a.sock')
+    this.listening = listenUnix({ path: this.path, backlog: 256 })
+    this.poller = new Poller({ afterWake: () => (this.wakes += 1) })
+    t.teardown(() => {
+      this.poller.close()
+      this.listening.close()
+    })
+  }
+
+  /** Fails if the socket, on which somebody waits, keeps this process busy. A look every 100 ms is what it may take. */
+  async rests(t: Test): Promise<void> {
+    const before = this.wakes
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    t.ok(this.wakes - before < 20, `${this.wakes - before} wake-ups in half a second`)
+  }
+}
+
+interface Reception extends Room {
+  readonly registry: Registry
+  readonly logs: Record<string, unknown>[]
+}
+
+/** A registry of one service, alone. */
+function openRegistry(t: Test): Reception {
+  const room = new Room(t)
+  const logs: Record<string, unknown>[] = []
+  const logger = pino({}, { write: (line) => logs.push(JSON.parse(line) as Record<string, unknown>) })
+  const config = parseConfig({
+    listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+    services: { web: {} },
+  })
+  const service = new Service('web', config.services.get('web') as ServiceConfig, {
+    poller: room.poller,
+    farewell: { reject: () => t.fail('rejected') },
+    metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
+    logger,
+  })
+  const registry = new Registry({
+    config,
+    socket: { fd: room.listening, path: room.path, mode: 0o600 },
+    services: new Map([['web', service]]),
+    brokerId: '01ARZ3NDEKTSV4RRFFQ69G5FAV',
+    logger,
+  })
+  t.teardown(() => {
+    registry.close()
+    for (const link of service.links) link.close()
+  })
+  return Object.assign(room, { registry, logs })
+}
+
+/** An honest backend that connects is registered. */
+async function registers(t: Test, path: string): Promise<void> {
+  const { answer, connection, lane } = await greet(path, hello('web'))
+  t.equal(answer.type, 'welcome')
+  connection.close()
+  lane?.close()
+}
+
+void t.test(
+  'what accepts on Unix sockets goes on when it could not for a while',
+  { timeout: LIMIT },
+  async (t) => {
+    const limit = openDescriptors() + 3 * MOST_STRANGERS + 64
+    execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${limit}:`])
+    // What the process has once and keeps.
+    sharedPoller()
+    const poller = new Poller()
+    t.teardown(() => poller.close())
+    const before = openDescriptors()
+    const scene = (title: string, act: (t: Test) => Promise<void>) =>
+      t.test(title, { timeout: LIMIT }, async (t) => {
+        // What one scene has closed may be gone a moment later.
+        await eventually(
+          () => openDescriptors() === before,
+          () => `${before} descriptors; there are ${openDescriptors()}`,
+        )
+        await act(t)
+      })
+
+    await scene('a registry that was out of descriptors', async (t) => {
+      const reception = openRegistry(t)
+      const first = connectUnix(reception.path)
+      t.teardown(() => first.close())
+      const { leave } = exhaust(t)
+      reception.registry.start(reception.poller)
+      const said = () => reception.logs.filter(({ msg }) => msg === 'cannot accept on the control socket')
+      await eventually(() => said().length > 0, 'it says so')
+      await reception.rests(t)
+      t.match(said(), [{ code: 'EMFILE' }])
+      t.equal(said().length, 1, 'once')
+      leave()
+      await registers(t, reception.path)
+    })
+
+    await scene('a registry with as many strangers as it keeps', async (t) => {
+      const reception = openRegistry(t)
+      const strangers = Array.from({ length: MOST_STRANGERS }, () => connectUnix(reception.path))
+      const leave = () => {
+        for (const stranger of strangers.splice(0)) stranger.close()
+      }
+      t.teardown(leave)
+      let isIn = false
+      const registered = registers(t, reception.path).then(() => (isIn = true))
+      reception.registry.start(reception.poller)
+      await eventually(() => reception.wakes > 0, 'it was woken')
+      await reception.rests(t)
+      t.notOk(isIn, 'one more waits in the kernel')
+      leave()
+      await registered
+    })
+
+    await scene('a registry that was told to pause, and to start', async (t) => {
+      const reception = openRegistry(t)
+      reception.registry.start(reception.poller)
+      await registers(t, reception.path)
+      reception.registry.pause()
+      t.equal(reception.poller.size, 0)
+      const registered = registers(t, reception.path)
+      await reception.rests(t)
+      reception.registry.start(reception.poller)
+      await registered
+    })
+
+    await scene('an operator’s socket whose master was out of descriptors', async (t) => {
+      const room = new Room(t)
+      const commands: string[] = []
+      const client = connectUnix(room.path)
+      t.teardown(() => client.close())
+      send(client.fd, Buffer.from('status web\n'))
+      const { leave } = exhaust(t)
+      const operator = new Operator(room.listening, room.poller, {
+        command: (session, words) => {
+          commands.push(words.join(' '))
+          session.answered()
+        },
+      })
+      t.teardown(() => operator.close())
+      await eventually(() => room.wakes > 0, 'it was woken')
+      await room.rests(t)
+      t.same(commands, [])
+      leave()
+      await eventually(() => commands.length > 0, 'it is heard')
+      t.same(commands, ['status web'])
+    })
+  },
+)
+
+// Listeners, which share what descriptors there are.
 
 const DESCRIPTORS = 640
 const CROWD = 70

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { ControlConnection, Frame, Offer } from '@baton/backend-sdk/protocol'
+import type { ControlConnection, Frame, NackReason, Offer } from '@baton/backend-sdk/protocol'
 import { OwnedFd } from '@baton/native-sendmsg'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
@@ -14,6 +14,9 @@ import { VirtualClock } from './virtual-fleet.ts'
 
 // The real `Service` and `BackendLink`s; the system below them and the backends behind them do what the test says.
 
+/** Numbers that this process has not open. */
+const FIRST_DESCRIPTOR = 1000
+
 class Descriptor extends OwnedFd {
   override close(): void {
     if (!this.closed) this.release()
@@ -25,6 +28,8 @@ class Backend {
   readonly link: BackendLink
   /** Sizes of the batches that came. */
   readonly batches: number[] = []
+  /** Why the broker has cut it off, each time that it wanted to. */
+  readonly cutOff: string[] = []
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
 
@@ -32,6 +37,7 @@ class Backend {
     const lane: HandoffLane = {
       send: (messages) => {
         this.batches.push(messages.length)
+        stage.offeredBlocking += messages.filter(({ fd }) => stage.blocking.has(fd)).length
         return { sent: this.#lane.push(...messages) && messages.length }
       },
       readBack: () => ({ tokens: this.#lane.splice(0).map(({ bytes }) => bytes) }),
@@ -44,7 +50,7 @@ class Backend {
         if (frame.type === 'offer') this.#offers.push(...frame.offers)
         return true
       },
-      cutOff: () => undefined,
+      cutOff: (error: Error) => this.cutOff.push(error.message),
       release: () => undefined,
     } as unknown as ControlConnection
     const { service, config } = stage
@@ -87,13 +93,23 @@ class Backend {
     ])
   }
 
-  refuse(): void {
+  /** Everything that it was offered. `by`: of an OFFER that it has not read, it knows the token alone. */
+  refuse(by: 'sequence' | 'token' = 'sequence', reason: NackReason = 'BackendOverloaded'): void {
     this.take()
-    const nacks = this.#offers
+    const offers = this.#offers
     this.#offers = []
-    const reason = 'BackendOverloaded' as const
+    for (const { sequence, token } of offers) this.nack(by === 'sequence' ? sequence : 0, token, 1, reason)
+  }
+
+  /** The same NACK, `count` times. */
+  nack(
+    sequence: number,
+    token: Buffer = randomBytes(16),
+    count = 1,
+    reason: NackReason = 'TokenNotPending',
+  ): void {
     this.link.read([
-      { type: 'nack', nacks: nacks.map(({ sequence, token }) => ({ sequence, token, reason })) },
+      { type: 'nack', nacks: Array.from({ length: count }, () => ({ sequence, token, reason })) },
     ])
   }
 
@@ -110,7 +126,12 @@ class Stage {
   readonly clock = new VirtualClock()
   /** Numbers of descriptors that were closed together. */
   readonly closed: number[] = []
+  /** Descriptors whose open file a backend has made blocking. */
+  readonly blocking = new Set<number>()
+  /** How many of them were on a lane as they were. */
+  offeredBlocking = 0
   acknowledged = 0
+  readonly #metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
   #order = 0
 
   constructor(t: Test, balance: ServiceConfig['balance'], parallelism = 2) {
@@ -128,7 +149,7 @@ class Stage {
       setTimeout: clock.setTimeout,
       setInterval: () => ({ unref: () => undefined }),
       clear: clock.clear,
-      setNonblocking: () => undefined,
+      setNonblocking: (fd) => void this.blocking.delete(fd),
       closeAll: (owned) => {
         this.closed.push(owned.length)
         for (const fd of owned) fd.close()
@@ -137,7 +158,7 @@ class Stage {
     this.service = new Service('web', this.config, {
       poller: { add: () => ({ modify: () => undefined, remove: () => undefined }) },
       farewell: { reject: () => t.fail('rejected') },
-      metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
+      metrics: this.#metrics,
       logger: pino({ enabled: false }),
       acknowledged: () => (this.acknowledged += 1),
       os: this.os,
@@ -148,13 +169,25 @@ class Stage {
     return weights.map((weight, index) => new Backend(this, `web-${index + 1}`, weight))
   }
 
+  /** Descriptors of the `count` clients that came last. */
+  newest(count: number): number[] {
+    return Array.from({ length: count }, (_, index) => FIRST_DESCRIPTOR + this.#order - index)
+  }
+
+  async tokensRejected(reason: NackReason): Promise<number> {
+    this.service.tally.publish('web', this.#metrics, { in: 0, out: 0 })
+    const series = `baton_tokens_rejected_total{service="web",reason="${reason}"} `
+    const line = (await this.#metrics.text()).split('\n').find((each) => each.startsWith(series))
+    return Number(line?.slice(series.length))
+  }
+
   /** Clients that come in one wake-up; `sources` are their addresses, one each. */
   arrive(count: number, source: (index: number) => string = () => '10.0.0.1'): void {
     for (let index = 0; index < count; index++) {
       this.#order += 1
       const connection: ClientConnection = {
         order: this.#order,
-        fd: new Descriptor(1000 + this.#order),
+        fd: new Descriptor(FIRST_DESCRIPTOR + this.#order),
         listener: { name: 'web', protocol: 'http' },
         peer: { family: 'IPv4', address: source(index), port: 1 },
         id: randomBytes(16),
@@ -263,6 +296,73 @@ void t.test('who was refused is chosen a backend for by itself, and never the sa
   t.equal(others[0].offered + others[1].offered, 8)
   for (const other of others) other.refuse()
   t.equal(refusing.offered, 0)
+})
+
+const takenBack: readonly [how: string, back: (backend: Backend, stage: Stage) => void][] = [
+  ['refused', (backend) => backend.refuse()],
+  ['refused by its token', (backend) => backend.refuse('token')],
+  ['read back from the lane at the deadline', (_backend, stage) => stage.clock.advance(500)],
+  [
+    'given back by the end of control',
+    (backend) => backend.link.controlEnded({ by: 'peer', error: undefined, frames: [] }),
+  ],
+]
+for (const [how, back] of takenBack) {
+  void t.test(`a client that was ${how} is non-blocking again before it is offered to another`, async (t) => {
+    // Status flags are the open file's, and so the backend's as well, which may have made it blocking (I8).
+    const stage = new Stage(t, 'least-connections', 1)
+    const [first, second] = stage.backends(1, 1) as [Backend, Backend]
+    stage.arrive(4)
+    t.same(offered([first, second]), [4, 0])
+    for (const fd of stage.newest(4)) stage.blocking.add(fd)
+    back(first, stage)
+    t.equal(second.offered, 4)
+    t.equal(stage.offeredBlocking, 0)
+    t.same([...stage.blocking], [])
+  })
+}
+
+void t.test('a NACK of what is settled is counted, however often it comes', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const [backend] = stage.backends(1) as [Backend]
+  stage.arrive(1)
+  backend.acknowledge()
+  backend.nack(1, undefined, 1000)
+  t.equal(stage.service.tally.lateAnswers, 1000)
+  t.same(backend.cutOff, [])
+  t.equal(stage.service.tally.outcomes.handed_off, 1, 'and changes nothing')
+})
+
+void t.test(
+  'a NACK of an offer that was never made breaks the protocol, and is no late answer',
+  async (t) => {
+    const stage = new Stage(t, 'round-robin', 1)
+    const [backend] = stage.backends(1) as [Backend]
+    stage.arrive(1)
+    backend.nack(2)
+    t.same(backend.cutOff, ['NACK for an offer that was never made'])
+    t.equal(stage.service.tally.lateAnswers, 0)
+    t.equal(stage.service.inFlight, 1, 'the offer that was made is none the wiser')
+  },
+)
+
+void t.test('256 NACKs with a token that was never offered can be explained, one more can not', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const [backend, other] = stage.backends(1, 1) as [Backend, Backend]
+  stage.arrive(40)
+  const before = backend.offered
+  backend.refuse('token', 'TokenNotPending')
+  t.equal(other.offered, 40, 'what is known by its token is settled')
+  t.equal(stage.service.tally.lateAnswers, 0, 'and not strange')
+  backend.nack(1, undefined, 50)
+  t.equal(stage.service.tally.lateAnswers, 50, 'nor is one with a sequence')
+  backend.nack(0, undefined, 256)
+  t.equal(stage.service.tally.lateAnswers, 306)
+  t.same(backend.cutOff, [])
+  backend.nack(0)
+  t.same(backend.cutOff, ['too many NACKs for tokens that were never offered'])
+  const rejected = before + 50 + 256 + 1
+  t.equal(await stage.tokensRejected('TokenNotPending'), rejected, 'each has a reason, which is counted')
 })
 
 void t.test('busy is a service of which as many backends as can run have something to answer', async (t) => {
