@@ -8,18 +8,19 @@ import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { answerOn, FalseBackend, greet, hello } from './support/false-backend.ts'
+import { LIMIT, starts } from './support/limits.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
-import { Wire } from './support/wire.ts'
-import { LIMIT } from './support/limits.ts'
 import { signal } from './support/signal.ts'
+import { Wire } from './support/wire.ts'
 
 // A real broker, an honest backend, and beside it one that breaks the rules: whom the clients are given to.
 
 const SECRET = randomBytes(12).toString('hex')
 /** Long enough that no deadline passes while a test looks elsewhere. */
-const PATIENT = { ackDeadline: '20s', tokenTtl: '40s' }
-const PROMPT = { ackDeadline: '150ms', tokenTtl: '2s' }
+const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
+/** Half a start of a broker: the honest backend is far from needing so long. */
+const PROMPT = { ...PATIENT, ackDeadline: starts(0.05) }
 const SERVICES = {
   patient: PATIENT,
   prompt: PROMPT,
@@ -74,6 +75,15 @@ class World {
     const found = services.find((each) => each.name === name)
     if (found === undefined) throw new Error(`no service ${name}`)
     return found
+  }
+
+  /** Resolves when the broker has read so many ACKs more than before: a client may be answered earlier. */
+  async handedOff(name: Service, before: number, more: number): Promise<void> {
+    await this.broker.until(
+      ({ services }) =>
+        services.some((each) => each.name === name && each.outcomes.handed_off >= before + more),
+      `${more} more of ${name} are handed off`,
+    )
   }
 
   async failures(service: Service, reason: string): Promise<number> {
@@ -214,6 +224,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
         await peer.wire.end()
         t.same(peer.restOfLane(), { count: 0, ended: true }, 'read back before control was closed')
         await world.servedHonestly(t, ...queued)
+        await world.handedOff('patient', outcomes.handed_off, 2)
         const after = (await world.service('patient')).outcomes
         t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
         t.equal(after.handed_off - outcomes.handed_off, 2)
@@ -260,6 +271,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     peer.nack(offer)
     peer.ack(offer)
     await world.servedHonestly(t, client)
+    await world.handedOff('patient', before, 1)
     await peer.probe()
     const { outcomes, backends } = await world.service('patient')
     t.equal(outcomes.handed_off - before, 1, 'handed off once')
@@ -270,6 +282,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     await scene(
       `row 25: a ${silence} ACK meets the deadline all the same; row 28: late, it is ignored`,
       async (t) => {
+        const earlier = (await world.service('prompt')).outcomes.handed_off
         const peer = await world.hostile(t, 'prompt')
         const client = await world.client(t, 'prompt')
         const [offer] = (await peer.offers(1)) as [Offer]
@@ -283,6 +296,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
         const { sequences } = await peer.wire.frame('revoke')
         t.same(sequences, [offer.sequence])
         await world.servedHonestly(t, client)
+        await world.handedOff('prompt', earlier, 1)
         const before = (await world.service('prompt')).outcomes.handed_off
         peer.wire.write(ack.subarray(soon))
         await peer.probe()
@@ -302,8 +316,10 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     const [taken] = peer.take(1)
     await world.joinHonest('bounded')
     await broker.until(({ services }) => services.some((each) => each.stuck === 1), 'the client is stuck')
+    const { handed_off } = (await world.service('bounded')).outcomes
     const beside = await world.client(t, 'bounded')
     await world.servedHonestly(t, beside)
+    await world.handedOff('bounded', handed_off, 1)
     t.equal(client.received, '')
     const { inFlight, backends } = await world.service('bounded')
     t.equal(inFlight, 1, 'the one that it took stays in flight, whoever else is ready')
@@ -393,6 +409,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     )
     peer.die()
     await world.servedHonestly(t, second)
+    await world.handedOff('patient', before, 2)
     t.equal((await world.service('patient')).outcomes.handed_off - before, 2)
     await first.ended
     t.equal(first.received, '', 'it had one answer, and ends with the process that gave it')
@@ -401,8 +418,8 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   await scene(
     'row 30: control that is never read is backed up: nothing is offered there, others are served',
     async (t) => {
-      const peer = await world.hostile(t, 'robin')
       await world.joinHonest('robin')
+      const peer = await world.hostile(t, 'robin')
       peer.wire.pause()
       // Answers that nobody reads, until the kernel takes no more of them.
       const probes = Buffer.concat(
