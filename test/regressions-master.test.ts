@@ -79,7 +79,7 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
   const { broker } = scene
   const door = new Door(broker)
   const start = (env: NodeJS.ProcessEnv, service = 'web') =>
-    startBackend(t, broker, 'http-backend.mjs', { service, env: { KEEP_ALIVE: '600000', ...env } })
+    startBackend(t, broker, 'http-backend.mjs', { service, env })
   const moving = await start({})
   const staying = await start({ BATON_SOCKET: door.path })
   const checked = await start({}, 'checked')

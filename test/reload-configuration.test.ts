@@ -29,7 +29,7 @@ void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async 
     services: { web: PATIENT },
   })
   const { broker } = scene
-  const backend = await startBackend(t, broker, 'http-backend.mjs', { env: { KEEP_ALIVE: '600000' } })
+  const backend = await startBackend(t, broker)
   const kept = await visit(t, broker)
   t.match(await kept.answer(), { status: 200 })
   await t.test('what cannot be taken over changes nothing', (t) => refusals(t, scene, backend, kept))

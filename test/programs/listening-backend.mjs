@@ -11,6 +11,8 @@ const server = http.createServer((request, response) => {
     JSON.stringify({ pid: process.pid, connection: backend.connection(request.socket)?.id ?? null }),
   )
 })
+// Node's own 5 s are over between two requests of a test on a slow machine.
+server.keepAliveTimeout = 600_000
 const { SECRET: secret, READY_TIMEOUT: timeout } = process.env
 const backend = createBackend(secret === undefined ? {} : { secret })
 backend.on('adopt', () => say('adopt'))

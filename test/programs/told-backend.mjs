@@ -17,6 +17,9 @@ const server = http.createServer((request, response) => {
   else response.end(JSON.stringify({ pid: process.pid }))
 })
 
+// Node's own 5 s are over between two requests of a test on a slow machine.
+server.keepAliveTimeout = 600_000
+
 const backend = createBackend()
 backend.attach(server)
 backend.on('connected', ({ id }) => say('connected', { id }))

@@ -87,7 +87,6 @@ export class Service {
         BATON_SOCKET: this.broker.control,
         BATON_SERVICE: this.name,
         DRAIN_DEADLINE: '10m',
-        KEEP_ALIVE: '600000',
         ...env,
       },
     })
