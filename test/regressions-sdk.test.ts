@@ -115,6 +115,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     const registered = said(broker.program, 'backend registered').filter(({ peerPid }) => peerPid === app.pid)
     t.equal(registered.length, 1)
     t.equal((await broker.status()).services[0]?.backends.length, 1)
+    await app.message('uncaught')
     t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app hears of it')
   })
 
@@ -221,7 +222,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       const second = await startBroker(whole, { config: { runtimeDir } })
       await second.backends(1)
       t.equal(await servedBy(t, second), app.pid)
-      t.equal(said(app, 'connected').length, 2)
+      await eventually(() => said(app, 'connected').length === 2, 'the app hears of it')
     },
   )
 })
