@@ -56,7 +56,6 @@ const guides: readonly Guide[] = [
       await eventually(
         () => heard().length >= 2,
         () => `another answer: ${client.join('\n')}`,
-        20_000,
       )
       t.ok(
         client.includes('disconnected: transport close'),
@@ -87,7 +86,8 @@ const guides: readonly Guide[] = [
   },
 ]
 
-t.setTimeout(LIMIT * LIMIT)
+// Each page has its own.
+t.setTimeout(0)
 
 for (const { page, files = {}, needs, seen } of guides) {
   const skip = needs !== undefined && !isHere(needs) && `${needs} is not installed`

@@ -50,7 +50,7 @@ void t.test('the model checker is here where it has to be', (test) => {
   test.end()
 })
 
-void t.test('the model of the handoff', { skip: missing, timeout: 3 * LIMIT }, async (test) => {
+void t.test('the model of the handoff', { skip: missing, timeout: LIMIT }, async (test) => {
   const results = await check()
   test.ok(results.length > 0)
   for (const { name, expected, verdict, states, steps } of results) {

@@ -421,7 +421,7 @@ void t.test('with a token, and with a broker that goes and comes back', { timeou
   t.match(await tab.text('#lost'), /does not answer; trying again/)
   t.match(await tab.text('#announcer'), /lost/)
   await startBroker(t, { config: { admin: { ...admin, listen: new URL(broker.admin).host } } })
-  await tab.until(LIVE, 15_000)
+  await tab.until(LIVE)
   t.notOk(await tab.evaluate(`document.querySelector('#lost').checkVisibility()`))
   t.match(await tab.text('#announcer'), /back/)
 })

@@ -218,7 +218,6 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
     await eventually(
       async () => (await ask('count_over_time(baton_build_info[1m]) >= 2')).data.result.length === 1,
       'two scrapes',
-      20_000,
     )
     for (const { from, expr } of expressions) {
       const { status, error } = await ask(expr)
@@ -254,7 +253,6 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
       async () =>
         (await evaluated()).some(({ name, state }) => name === 'BatonNoReadyBackend' && state === 'pending'),
       'the only backend is gone, which is on its way to an alert',
-      20_000,
     )
     const all = await evaluated()
     t.equal(all.length, rules.length)

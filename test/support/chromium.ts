@@ -29,6 +29,7 @@ export class Chromium {
   }
 
   static async start(t: Test): Promise<Chromium> {
+    const profile = temporaryFolder(t)
     const program = new Program(
       t,
       'chromium',
@@ -37,7 +38,7 @@ export class Chromium {
         // Its sandbox does not work for root.
         ...(process.getuid?.() === 0 ? ['--no-sandbox'] : []),
         '--remote-debugging-port=0',
-        `--user-data-dir=${temporaryFolder(t)}`,
+        `--user-data-dir=${profile}`,
         '--no-first-run',
         '--disable-gpu',
         '--disable-dev-shm-usage',
@@ -48,7 +49,8 @@ export class Chromium {
         '--no-default-browser-check',
         'about:blank',
       ],
-      { group: true },
+      // Its own temporary folder is there for good when it is killed.
+      { group: true, env: { TMPDIR: profile } },
     )
     const line = await program.line((each) => each.includes('DevTools listening on'), 'its address')
     const socket = new WebSocket(line.slice(line.indexOf('ws://')), { perMessageDeflate: false })

@@ -17,12 +17,13 @@ export interface LoadOptions {
   readonly total: number
   readonly concurrency: number
   readonly path?: string
+  readonly listener?: string
 }
 
 /** Short connections from a process of their own, each with one request. Settles when the last of them is over. */
 export async function startLoad(t: Test, broker: Broker, options: LoadOptions): Promise<LoadResult> {
-  const { total, concurrency, path = '/' } = options
-  const args = `--port ${broker.port()} --total ${total} --concurrency ${concurrency} --path ${path}`
+  const { total, concurrency, path = '/', listener } = options
+  const args = `--port ${broker.port(listener)} --total ${total} --concurrency ${concurrency} --path ${path}`
   const program = new Program(t, process.execPath, [
     join(root, 'test/programs/connection-load.mjs'),
     ...args.split(' '),
