@@ -1,16 +1,18 @@
 import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { connect as connectTls } from 'node:tls'
+import { encodeProxyHeader } from '@baton/backend-sdk/protocol'
 import { poll, POLLHUP } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
-import { FalseBroker } from './support/false-broker.ts'
+import { FalseBroker, Registered } from './support/false-broker.ts'
 import { LIMIT } from './support/limits.ts'
 import { PassedClient } from './support/passed-client.ts'
 import { openSockets } from './support/proc.ts'
@@ -245,6 +247,27 @@ void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, asy
     // At least half of 50, 100, 200, 400 and 800 ms.
     const taken = (times.at(-1) as number) - (times[0] as number)
     t.ok(taken >= 775, `six registrations took ${Math.round(taken)} ms`)
+  })
+
+  await story('a relay that comes before WELCOME was read waits for it', async (t) => {
+    // The endpoint listened from HELLO on, and dropped whatever came before the session had begun. A client that waited for
+    // this very backend was relayed to it at once, and lost a whole ACK deadline, and the backend was taken for unresponsive.
+    const broker = new FalseBroker(t)
+    const app = toldBackend(t, broker.control)
+    const { wire, hello } = await broker.dialled()
+    const { path = '' } = hello.reconnect ?? {}
+    const token = randomBytes(16)
+    const relay = await Client.open(t, { path })
+    relay.socket.write(encodeProxyHeader({ addresses: undefined, token }))
+    const stranger = await Client.open(t, { path })
+    stranger.send('no header at all')
+    await stranger.ended
+    // The relay had come before the stranger, who was read and turned away.
+    const peer = new Registered(t, wire, hello, 1, 600_000)
+    const offer = peer.offer({ kind: 'relay', token })
+    peer.ring(offer)
+    await peer.acked(offer)
+    t.equal((await relay.get()).headers['x-pid'], String(app.pid))
   })
 
   await story('a backend that was closed adopts nothing that a dead broker left on its lane', async (t) => {

@@ -85,7 +85,6 @@ export class Session {
     const tokenTtl = BigInt(transport.welcome.tokenTtl) * 1_000_000n
     this.#descriptors = new TokenLedger(tokenTtl)
     this.#dialled = new TokenLedger(tokenTtl)
-    this.#relays.onArrival((relay) => this.#onRelay(relay))
     this.#control = new ControlConnection(transport.control, transport.order, {
       frames: (frames) => this.#read(frames),
       ended: (end) => this.#ended(end),
@@ -95,6 +94,7 @@ export class Session {
     this.#control.write({ type: 'stats', ...host.stats() })
     this.#tick = clock.setInterval(() => this.#onTick(), TICK)
     this.#tick.unref()
+    this.#relays.onArrival((relay) => this.#onRelay(relay))
   }
 
   get open(): boolean {

@@ -16,7 +16,7 @@ export interface IncomingRelay {
   readonly rest: Buffer
 }
 
-/** So many may be connected whose header has not come; more are closed at once. */
+/** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
 const MOST_STRANGERS = 256
 
 /** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
@@ -34,7 +34,9 @@ export class RelayEndpoint {
   readonly #server: Server
   readonly #strangers = new Set<Socket>()
   readonly #patience: number
-  #onArrival: (relay: IncomingRelay) => void = ({ socket }) => void socket.destroy()
+  /** Dialled by a broker whose WELCOME this process has not read yet: they wait for the session. */
+  readonly #early: IncomingRelay[] = []
+  #onArrival: (relay: IncomingRelay) => void = (relay) => void this.#early.push(relay)
 
   /**
    * @param control path of the control socket that was dialled
@@ -77,14 +79,17 @@ export class RelayEndpoint {
     return this
   }
 
+  /** Relays that have arrived before are told of at once. */
   onArrival(listener: (relay: IncomingRelay) => void): void {
     this.#onArrival = listener
+    for (const relay of this.#early.splice(0)) listener(relay)
   }
 
   /** No more relays; those that were handed on live on. The socket's name goes with it. */
   close(): void {
     this.#server.close()
     for (const stranger of this.#strangers) stranger.destroy()
+    for (const { socket } of this.#early.splice(0)) socket.destroy()
     if (this.#folder === undefined) return
     try {
       // Node has unlinked the socket with its server.
@@ -95,7 +100,7 @@ export class RelayEndpoint {
   }
 
   #meet(socket: Socket): void {
-    if (this.#strangers.size >= MOST_STRANGERS) return void socket.destroy()
+    if (this.#strangers.size + this.#early.length >= MOST_STRANGERS) return void socket.destroy()
     this.#strangers.add(socket)
     let read: Buffer = Buffer.alloc(0)
     const drop = () => {
