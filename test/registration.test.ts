@@ -146,6 +146,9 @@ void t.test('the own user is refused, when only others are allowed', { timeout: 
   t.equal((await broker.status()).services[0]?.backends.length, 0)
 })
 
+/** No time of a service is up: a client that a busy backend was too slow for would be relayed, and end with its broker. */
+const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
+
 /** Of the last broker: services that have scenes of their own. */
 const SCENES = ['door', 'ids', 'place']
 
@@ -171,7 +174,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       const port = Number((await early.message('listening'))['port'])
       t.match(await (await fetch(`http://127.0.0.1:${port}/`)).json(), { pid: early.pid, connection: null })
 
-      first = await startBroker(whole, { config: { runtimeDir } })
+      first = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT } } })
       await early.message('connected')
       const { body } = await (await visit(t, first)).answer()
       t.match(JSON.parse(body), { pid: early.pid, connection: /^[0-9A-Z]{26}$/ }, 'found later')
@@ -297,7 +300,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     if (signal === 'SIGKILL')
       t.ok(statSync(control).isSocket(), 'the control socket of a dead one is still there')
 
-    const next = await startBroker(whole, { config: { runtimeDir, ...config } })
+    const next = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT }, ...config } })
     await next.until(
       ({ services }) => services[0]?.backends[0]?.load === 1,
       'what it holds counts as its load',
@@ -328,10 +331,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     async (t) => {
       broker = await follows(t, second, 'SIGTERM', {
         listeners: ['web', ...SCENES].map((name) => ({ name, listen: '127.0.0.1:0', service: name })),
-        services: {
-          web: {},
-          ...Object.fromEntries(SCENES.map((name) => [name, { ackDeadline: '10m', tokenTtl: '20m' }])),
-        },
+        services: Object.fromEntries(['web', ...SCENES].map((name) => [name, PATIENT])),
         security: { allowUids: [own, NOBODY - 1], registrationSecretFile: secretFile },
       })
       t.notOk(app.lines.join('\n').includes(SECRET))

@@ -221,7 +221,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       await app.message('uncaught')
       // Its worker, too, has let go of the addresses then.
       await broker.program.exited
-      const second = await startBroker(whole, { config: { runtimeDir } })
+      const second = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT } } })
       await second.backends(1)
       t.equal(await servedBy(t, second), app.pid)
       await eventually(() => said(app, 'connected').length === 2, 'the app hears of it')
