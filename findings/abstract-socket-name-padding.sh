@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Node 20 pads abstract Unix socket names with NULs, so no other runtime can connect to them.
+# Node 20 pads abstract Unix socket names with NULs, so later lines and other runtimes miss them.
 #
 # Expected: server.listen('\0name') binds the abstract name "name", which other programs reach
 #   as @name.
