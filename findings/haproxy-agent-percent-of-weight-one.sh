@@ -70,10 +70,13 @@ def ask(port):
         except ConnectionResetError:
             return 'closed without a byte'
 try:
-    for _ in range(50):
+    for _ in range(50):  # until HAProxy listens
         time.sleep(0.1)
-        if os.path.exists('stats.sock'):
+        try:
+            stats()
             break
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
     for word in (b'100%\n', b'50%\n', b'99%\n', b'100%\n'):
         time.sleep(0.6)
         seen = stats()

@@ -51,10 +51,13 @@ def state():
     names = rows[0].lstrip('# ').split(',')
     return next(dict(zip(names, row.split(','))) for row in rows if row.startswith('b,s,'))['status']
 try:
-    for _ in range(50):
+    for _ in range(50):  # until HAProxy listens
         time.sleep(0.1)
-        if os.path.exists('stats.sock'):
+        try:
+            state()
             break
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
     for word in (b'up ready\n', b'down #full\n', b'up\n', b'down#full\n', b'down', b'down\n', b'up\n',
                  b'drain\n', b'up\n', b'ready\n', b'maint\n', b'up\n', b'up ready\n'):
         time.sleep(0.6)

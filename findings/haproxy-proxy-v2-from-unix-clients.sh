@@ -43,10 +43,16 @@ listen one
   server s 127.0.0.1:{target.getsockname()[1]} send-proxy
 ''')
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
-def over_unix(path):
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(path)
-    return client
+def connect(family, address):
+    for _ in range(50):  # until HAProxy listens
+        client = socket.socket(family)
+        try:
+            client.connect(address)
+            return client
+        except (ConnectionRefusedError, FileNotFoundError):
+            client.close()
+            time.sleep(0.1)
+    raise SystemExit('HAProxy does not listen')
 def header(client):
     client.sendall(b'request')
     accepted, _ = target.accept()
@@ -57,15 +63,11 @@ def header(client):
     client.close()
     return data[:-7]
 try:
-    for _ in range(50):
-        time.sleep(0.1)
-        if os.path.exists('one.sock') and os.path.exists('two.sock'):
-            break
-    for name, client in (('tcp client', socket.create_connection(('127.0.0.1', port))), ('unix client', over_unix('two.sock'))):
-        data = header(client)
+    for name, family, address in (('tcp client', socket.AF_INET, ('127.0.0.1', port)), ('unix client', socket.AF_UNIX, 'two.sock')):
+        data = header(connect(family, address))
         open(name.split()[0], 'wb').write(data)
         print(f'v2, {name}: {["LOCAL", "PROXY"][data[12] & 15]}, family {data[13] >> 4}, {len(data)} bytes, then the request')
-    print(f'v1, unix client: {header(over_unix("one.sock"))!r}, then the request')
+    print(f'v1, unix client: {header(connect(socket.AF_UNIX, "one.sock"))!r}, then the request')
 finally:
     proxy.terminate()
     proxy.wait()
