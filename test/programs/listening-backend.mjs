@@ -11,6 +11,8 @@ const server = http.createServer((request, response) => {
     JSON.stringify({ pid: process.pid, connection: backend.connection(request.socket)?.id ?? null }),
   )
 })
+// A connection may be looked at again long after its first request.
+server.keepAliveTimeout = 0
 const { SECRET: secret, READY_TIMEOUT: timeout } = process.env
 const backend = createBackend(secret === undefined ? {} : { secret })
 backend.on('adopt', () => say('adopt'))
