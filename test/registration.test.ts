@@ -146,7 +146,7 @@ void t.test('the own user is refused, when only others are allowed', { timeout: 
   t.equal((await broker.status()).services[0]?.backends.length, 0)
 })
 
-/** No time of a service is up: a client that a busy backend was too slow for would be relayed, and end with its broker. */
+/** No time of a service is up, however slow a busy backend is. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 
 /** Of the last broker: services that have scenes of their own. */
