@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, unlinkSync } from 'node:fs'
+import { fstatSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, unlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { socketpair } from '@baton/native-sendmsg'
 import * as fc from 'fast-check'
 import t from 'tap'
 import { parseConfig } from '../src/config/index.ts'
@@ -9,8 +10,10 @@ import { define, sameDefinition } from '../src/fleet/definition.ts'
 import { environmentOf } from '../src/fleet/environment.ts'
 import { NEW_INSTANCE, step } from '../src/fleet/instance-state.ts'
 import { LineSplitter, LONGEST_LINE } from '../src/fleet/lines.ts'
+import { OutputPipe } from '../src/fleet/output-pipe.ts'
 import { live, type ProcessLife } from '../src/fleet/process-life.ts'
 import { NO_HISTORY, restartAfter } from '../src/fleet/restart-policy.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
 
 function service(settings: Record<string, unknown> = {}) {
   const config = parseConfig({
@@ -108,6 +111,35 @@ void t.test('lines: a long one is cut, between characters', async (t) => {
   const bytes = splitter.push(Buffer.alloc(LONGEST_LINE * 2, 0x80))
   t.ok(bytes.length > 0, 'what is no UTF-8 goes on as well')
 })
+
+// A reload in the turn in which a process's output ended passed on the number of a descriptor that libuv had closed: it failed with
+// EBADF, and had the number been given to another file by then, that one would have gone along.
+void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, async (t) => {
+  const [ours, theirs] = socketpair('stream')
+  const fd = ours.release()
+  const turns: boolean[] = []
+  await new Promise<void>((resolve) => {
+    const pipe = new OutputPipe(fd, { data: () => undefined, ended: resolve })
+    const look = () => {
+      if (pipe.fd === null) return
+      turns.push(isOpen(pipe.fd))
+      setImmediate(look)
+    }
+    look()
+    theirs.close()
+  })
+  t.ok(turns.length > 0)
+  t.notOk(turns.includes(false), `${turns.length} turns`)
+})
+
+function isOpen(fd: number): boolean {
+  try {
+    fstatSync(fd)
+    return true
+  } catch {
+    return false
+  }
+}
 
 void t.test('a definition follows links now, and is compared by what it says', async (t) => {
   const base = realpathSync(mkdtempSync(join(tmpdir(), 'baton-t-')))

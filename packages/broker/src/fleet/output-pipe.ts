@@ -32,9 +32,9 @@ export class OutputPipe {
     })
   }
 
-  /** Borrowed; null once the stream has ended. */
+  /** Borrowed; null once the stream has ended. libuv closes the descriptor some time before `close` is emitted. */
   get fd(): number | null {
-    return this.#fd
+    return this.#socket?.destroyed ? null : this.#fd
   }
 
   close(): void {
