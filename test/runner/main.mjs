@@ -9,7 +9,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
-import { basename, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { endAll, MARK, processesOf } from './leftovers.mjs'
@@ -31,12 +31,23 @@ function suite() {
   )
 }
 
+const STARTS = /\b(start[A-Z]\w*|spawn|fork|new \w*(Program|AppRun|Terminal|Tour))\(|\.start\(/g
+
 /** Starts of programs are what takes time: files with many of them go first, so that none is left alone at the end. */
 function startsIn(file) {
-  return (
-    readFileSync(join(root, file), 'utf8').match(/startBroker\(|startBackend\(|new Program\(|AppRun/g)
-      ?.length ?? 0
-  )
+  return readFileSync(join(root, file), 'utf8').match(STARTS)?.length ?? 0
+}
+
+/** A process costs more than most files that start none: those of a package share one. */
+function grouped(files) {
+  const isLight = (file) => file.startsWith('packages/') && startsIn(file) === 0
+  const alone = files.filter((file) => !isLight(file)).map((file) => ({ name: file, files: [file] }))
+  const light = files.filter(isLight)
+  const together = [...new Set(light.map(dirname))].map((folder) => {
+    const members = light.filter((file) => dirname(file) === folder)
+    return { name: `${folder}, ${members.length} files`, files: members }
+  })
+  return [...together, ...alone]
 }
 
 const named = process.argv.slice(2)
@@ -45,7 +56,10 @@ if (missing.length > 0) {
   console.error(`no such test file: ${missing.join(', ')}`)
   process.exit(2)
 }
-const files = named.length > 0 ? named : suite().toSorted((a, b) => startsIn(b) - startsIn(a))
+const jobs =
+  named.length > 0
+    ? named.map((file) => ({ name: file, files: [file] }))
+    : grouped(suite().toSorted((a, b) => startsIn(b) - startsIn(a)))
 
 // Backends of another user are to come into the folders that tests make for them.
 const folder = mkdtempSync(join(tmpdir(), 'baton-test-'))
@@ -70,28 +84,29 @@ function environment(name) {
 const { TEST_START_MS: measured = await timeOneStart(join(folder, 'start'), environment('start')) } =
   process.env
 const start = Number(measured)
-t.comment(`a start takes ${Math.round(start)} ms; ${files.length} files`)
+t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = start * STARTS_FOR_A_FILE
 
 // The files have limits of their own.
 t.setTimeout(0)
 t.jobs = availableParallelism()
-for (const [index, file] of files.entries()) {
+for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
   const env = {
     ...environment(name),
     TEST_START_MS: String(start),
+    TEST_FILES: JSON.stringify(job.files.map((file) => resolve(root, file))),
     TAP_TIMEOUT: String(Math.ceil(limit / 1000)),
   }
   mkdirSync(env.TMPDIR, { mode: 0o711 })
-  void t.test(file, { buffered: true }, async (t) => {
+  void t.test(job.name, { buffered: true }, async (t) => {
     // `env -u`: the coverage hooks that the runner's library gives to its children double what a file costs.
     const command = [
       '-u',
       'NODE_OPTIONS',
       process.execPath,
       `--import=${here('strip-types.mjs')}`,
-      resolve(root, file),
+      job.files.length > 1 ? here('group.mjs') : resolve(root, job.files[0]),
     ]
     await t.spawn('env', command, { name: 'tests', cwd: root, env, timeout: limit })
     const left = await whatIsLeft(env)

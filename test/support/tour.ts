@@ -6,7 +6,7 @@ import { freePort } from './free-port.ts'
 import { type Block, blocksOf, read } from './markdown.ts'
 import { Program } from './process.ts'
 
-/** The pages whose terminals are typed: by `test/readme.test.ts`, and by `test/slow/guides.test.ts`. */
+/** The pages whose terminals are typed: by `test/slow/readme.test.ts`, and by `test/slow/guides.test.ts`. */
 export const TOURS = [
   'README.md',
   'docs/guides/fastify.md',

@@ -1,14 +1,14 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { run } from '../packages/broker/dist/cli/run.js'
-import { ask } from './support/app-run.ts'
-import { freePort } from './support/free-port.ts'
-import { Client } from './support/client.ts'
-import { eventually } from './support/eventually.ts'
-import { canContain, type Container, manifestFiles, manifestsOf, Node, type PodSpec } from './support/pod.ts'
-import { temporaryFolder } from './support/process.ts'
-import { LIMIT } from './support/limits.ts'
+import { run } from '../../packages/broker/dist/cli/run.js'
+import { ask } from '../support/app-run.ts'
+import { freePort } from '../support/free-port.ts'
+import { Client } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { canContain, type Container, manifestFiles, manifestsOf, Node, type PodSpec } from '../support/pod.ts'
+import { temporaryFolder } from '../support/process.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // examples/kubernetes: the manifests fit together, and what they start works in containers' namespaces.
 

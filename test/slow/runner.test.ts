@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { eventually } from './support/eventually.ts'
-import { LIMIT, START } from './support/limits.ts'
-import { Program } from './support/process.ts'
-import { processesOf } from './runner/leftovers.mjs'
+import { eventually } from '../support/eventually.ts'
+import { LIMIT, START } from '../support/limits.ts'
+import { Program } from '../support/process.ts'
+import { processesOf } from '../runner/leftovers.mjs'
 
 // The runner of the tests, run on files that no test should be like.
 

@@ -1,9 +1,9 @@
 import { existsSync, readdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
-import { root } from './support/process.ts'
-import { Tour, tourOf } from './support/tour.ts'
-import { LIMIT } from './support/limits.ts'
+import { root } from '../support/process.ts'
+import { Tour, tourOf } from '../support/tour.ts'
+import { LIMIT } from '../support/limits.ts'
 
 const pages = [
   'README.md',

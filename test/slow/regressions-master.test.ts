@@ -1,10 +1,10 @@
 import { mkdirSync, readFileSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { startBackend } from './support/backend.ts'
-import { batonCommand, type Broker, startBroker, unaccounted } from './support/broker.ts'
-import { Client } from './support/client.ts'
-import { eventually } from './support/eventually.ts'
+import { startBackend } from '../support/backend.ts'
+import { batonCommand, type Broker, startBroker, unaccounted } from '../support/broker.ts'
+import { Client } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
 import {
   askAdmin,
   configure,
@@ -15,13 +15,13 @@ import {
   onlyWorker,
   openSession,
   reload,
-} from './support/operator.ts'
-import { Program, root, temporaryFolder } from './support/process.ts'
-import { Sabotaged } from './support/sabotage.ts'
-import { servedBy, visit } from './support/visit.ts'
-import { allServed, type ServiceStatus, serviceNow, statusNow, visitorsOf } from './support/waiting-room.ts'
-import { LIMIT } from './support/limits.ts'
-import { signal } from './support/signal.ts'
+} from '../support/operator.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
+import { Sabotaged } from '../support/sabotage.ts'
+import { servedBy, visit } from '../support/visit.ts'
+import { allServed, type ServiceStatus, serviceNow, statusNow, visitorsOf } from '../support/waiting-room.ts'
+import { LIMIT } from '../support/limits.ts'
+import { signal } from '../support/signal.ts'
 
 /** No time of the product's is to be over before a busy machine has done its work. */
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
