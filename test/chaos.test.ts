@@ -5,7 +5,7 @@ import { judge } from './chaos/verdict.mjs'
 import { LIMIT, SOON } from './support/limits.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 
-/** Draws each kind of fault once but `kill all`; test/slow/chaos.test.ts has that too. */
+/** Draws each kind of fault once but `kill all`; test/long/chaos.test.ts has that too. */
 const SEED = 161
 
 void t.test(

@@ -7,7 +7,7 @@ import { Program, root } from './process.ts'
 import type { Service, ServiceState } from './service.ts'
 
 // Two backends under load, and what befalls one of them. `test/lifecycle.test.ts` plays the scenes with few connections,
-// `test/slow/lifecycle-load.test.ts` with many. The service is `web`, and its ACK deadline is over for a backend that is stopped, and for no other.
+// `test/long/lifecycle-load.test.ts` with many. The service is `web`, and its ACK deadline is over for a backend that is stopped, and for no other.
 
 /** Of the broker's own; those of who asks it for its status come and go. */
 export function descriptorsOf({ broker }: Service): number {

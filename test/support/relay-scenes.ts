@@ -8,7 +8,7 @@ import type { Service } from './service.ts'
 const MIB = 1024 * 1024
 
 /**
- * An upload and a download through a relay of a `stream-backend.mjs`: `test/relay.test.ts` has some MiB, `test/slow/relay.test.ts`
+ * An upload and a download through a relay of a `stream-backend.mjs`: `test/relay.test.ts` has some MiB, `test/long/relay.test.ts`
  * a hundred.
  *
  * @param size of each, MiB

@@ -18,7 +18,7 @@ export async function relayedBytes(service: Service): Promise<number> {
 
 /**
  * An upload and a download beside the broker, on one connection of a `stream-backend.mjs`: `test/traffic.test.ts` has some MiB,
- * `test/slow/traffic.test.ts` a GiB.
+ * `test/long/traffic.test.ts` a GiB.
  *
  * @param most what the backend may grow by, MiB
  */

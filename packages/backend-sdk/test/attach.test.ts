@@ -13,7 +13,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 
 const silent = { onServerClose() {} }
 
-/** `test/slow/repetitions.test.ts` makes ten times as many. */
+/** `test/long/repetitions.test.ts` makes ten times as many. */
 const CONNECTIONS = Number(process.env['ATTACHED'] ?? 1000)
 
 void t.test('an adopted connection is served, counted, and the client’s', { timeout: LIMIT }, async (t) => {

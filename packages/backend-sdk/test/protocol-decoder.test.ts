@@ -43,7 +43,7 @@ const caught = (run: () => unknown): unknown => {
   throw new Error('expected it to throw')
 }
 
-/** `test/slow/repetitions.test.ts` draws ten times as many. */
+/** `test/long/repetitions.test.ts` draws ten times as many. */
 const TIMES = Number(process.env['TIMES'] ?? 1)
 
 const known: ReadonlySet<number> = new Set(Object.values(FrameType))

@@ -60,7 +60,7 @@ const offers = (...list: Offer[]): Buffer => encodeFrame({ type: 'offer', offers
 const shown = (value: unknown): string =>
   `${inspect(value, { depth: 9, showHidden: true })} ${JSON.stringify(value)}`
 
-/** `test/slow/repetitions.test.ts` draws ten times as many. */
+/** `test/long/repetitions.test.ts` draws ten times as many. */
 const TIMES = Number(process.env['TIMES'] ?? 1)
 
 const draw = (type: Frame['type']): Frame[] => fc.sample(frames[type], { numRuns: 1, seed: 1 })

@@ -454,7 +454,7 @@ class Master {
   }
 }
 
-/** Some are enough to see what piles up; `test/slow/repetitions.test.ts` has more. */
+/** Some are enough to see what piles up; `test/long/repetitions.test.ts` has more. */
 const EXECS = Number(process.env['EXECS'] ?? 2)
 const PAUSE = 'backend process is started again after a pause'
 const ENDED = 'backend process ended'

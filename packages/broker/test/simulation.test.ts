@@ -6,7 +6,7 @@ import { LIMIT, starts } from '../../../test/support/limits.ts'
  * The real service, links, ledgers and sessions on a simulated kernel: seeded schedules in which processes are stopped at their
  * system calls, killed, frozen, drained, starved and made to lie, and what must never happen is looked for after each step.
  *
- *     SEEDS=20000 npm test -- packages/broker/test/simulation.test.ts    more schedules (test/slow/repetitions.test.ts)
+ *     SEEDS=20000 npm test -- packages/broker/test/simulation.test.ts    more schedules (test/long/repetitions.test.ts)
  *     SEED=162 npm test -- packages/broker/test/simulation.test.ts       one of them, with all its steps
  */
 const SEEDS = Number(process.env['SEEDS'] ?? 150)

@@ -25,7 +25,7 @@ import {
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** Each is compared with the one before, so that some are enough; `test/slow/repetitions.test.ts` has 200. */
+/** Each is compared with the one before, so that some are enough; `test/long/repetitions.test.ts` has 200. */
 const EXECS = Number(process.env['EXECS'] ?? 10)
 
 /** What `socket` says until it ends. */
