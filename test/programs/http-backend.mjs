@@ -1,4 +1,5 @@
 // An HTTP app as a user writes it, with paths for what the tests look at. SIGTERM drains; the process then ends by itself.
+// KEEP_ALIVE: milliseconds that a connection may be idle, 5,000 otherwise.
 // The answers to `/wait` are due when a line `answer` comes on standard input: a test says when, no clock does.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
@@ -35,6 +36,8 @@ const server = http.createServer((request, response) => {
     )
   }
 })
+
+if (process.env.KEEP_ALIVE) server.keepAliveTimeout = Number(process.env.KEEP_ALIVE)
 
 createInterface({ input: process.stdin }).on('line', () => {
   for (const response of waiting) response.end(`waited ${process.pid}`)

@@ -11,6 +11,11 @@ import { LIMIT, starts } from '../support/limits.ts'
 
 // What clients and who scrapes notice of a reload: nothing.
 
+const MINUTE = 60_000
+
+/** What is idle must be there after a reload, however long that takes. Milliseconds. */
+const KEEP_ALIVE = { env: { KEEP_ALIVE: '600000' } }
+
 /** How often what may go wrong by chance is done; `npm run test:long` sets it. */
 const TURNS = process.env['RELOADS'] === undefined ? 1 : 4
 
@@ -25,7 +30,7 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
 
 void t.test('clients that wait move with their order and their time', { timeout: LIMIT }, async (t) => {
   // It must not be over before both reloads are.
-  const holdTimeout = starts(2)
+  const holdTimeout = Math.min(starts(1.5), MINUTE)
   const broker = await startBroker(t, {
     config: {
       listeners: ['web', 'brief'].map((name) => ({
@@ -78,9 +83,9 @@ void t.test('clients that wait move with their order and their time', { timeout:
 void t.test('relays finish in the old worker, for at most drainDeadline', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     // Long enough for what is done before it is over.
-    config: { drainDeadline: starts(2), services: { web: { handoff: 'off' } } },
+    config: { drainDeadline: Math.min(starts(1.5), MINUTE), services: { web: { handoff: 'off' } } },
   })
-  const backend = await startBackend(t, broker)
+  const backend = await startBackend(t, broker, 'http-backend.mjs', KEEP_ALIVE)
   const kept = await visit(t, broker)
   t.match(await kept.answer(), { status: 200 })
   const begun = await visit(t, broker, '/wait')
@@ -102,9 +107,14 @@ void t.test('relays finish in the old worker, for at most drainDeadline', { time
 })
 
 void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
-  const scene = await Sabotaged.start(t, { services: { web: { handoff: 'off' } } })
+  const scene = await Sabotaged.start(t, {
+    // Nor may the relays of a worker that leaves be cut before the test has done with them.
+    drainDeadline: '10m',
+    services: { web: { handoff: 'off' } },
+  })
   const { broker } = scene
-  await startBackend(t, broker)
+  // Clients that have been served and are idle are not to be waited for.
+  await startBackend(t, broker, 'http-backend.mjs', { env: { KEEP_ALIVE: '500' } })
   for (let count = 0; count < 5; count++) await servedBy(t, broker)
   await succeed(t, broker)
   await t.test('when the master has no time to answer', async (t) => {
@@ -116,8 +126,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
     await logs(broker, 'reloaded', 2)
   })
   await t.test('when a worker leaves, and has counted since it last told', async (t) => {
-    const relayed = await visit(t, broker, '/')
-    t.match(await relayed.answer(), { status: 200 })
+    const relayed = await relay(t, broker)
     const seen: number[] = []
     const over = new AbortController()
     const load = until(over.signal, () => servedBy(t, broker))
@@ -132,8 +141,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
   })
   await t.test('nor twice when a worker ends while somebody scrapes', async (t) => {
     for (let turn = 0; turn < TURNS; turn++) {
-      const relayed = await visit(t, broker)
-      t.match(await relayed.answer(), { status: 200 })
+      const relayed = await relay(t, broker)
       await succeed(t, broker)
       const leaving = (await masterStatus(t, broker)).workers.find(({ role }) => role === 'leaving')
       const { accepted } = await ledger(broker)
@@ -147,6 +155,14 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
     }
   })
 })
+
+/** A client that is relayed until it goes: it waits for an answer, for an idle one is sent away after a few seconds. */
+async function relay(t: Test, broker: Broker): Promise<Client> {
+  const client = await visit(t, broker)
+  t.match(await client.answer(), { status: 200 })
+  client.request('/wait')
+  return client
+}
 
 /** Again and again, one after the other. */
 async function until(signal: AbortSignal, act: () => Promise<unknown>): Promise<void> {

@@ -29,6 +29,9 @@ interface Failure {
   readonly ended: number
 }
 
+/** What was handed off must be there when all is over, however long that takes. Milliseconds. */
+const KEEP_ALIVE = { env: { KEEP_ALIVE: '600000' } }
+
 const now = () => Number(process.hrtime.bigint()) / 1e6
 
 function gone(pid: number, timeout?: number): Promise<void> {
@@ -149,7 +152,7 @@ void t.test(
   async (t) => {
     await t.test('at rest', async (t) => {
       const broker = await startBroker(t, { config: await fixedAddresses() })
-      const backend = await startBackend(t, broker)
+      const backend = await startBackend(t, broker, 'http-backend.mjs', KEEP_ALIVE)
       const kept = await visit(t, broker)
       t.match(await kept.answer(), { status: 200 })
       broker.program.kill('SIGKILL')
@@ -204,7 +207,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
       await broker.until(({ services }) => services[0]?.held === 1, 'a client waits')
       const ended = end(t, broker)
       await broker.program.message('draining')
-      const backend = await startBackend(t, broker)
+      const backend = await startBackend(t, broker, 'http-backend.mjs', KEEP_ALIVE)
       t.match(await waiting.answer(), { headers: { 'x-pid': `${backend.pid}` } })
       await ended
       t.same(await broker.program.exited, { code: 0, signal: null })
