@@ -1,5 +1,6 @@
-// Runs the whole suite on the newest release of each supported Node line. The binaries come from the registry's
-// `node-linux-<arch>` package, so nothing but npm is needed. `npm run test:matrix -- 22 24` runs just these.
+// Runs the suite on the newest release of each supported Node line. The binaries come from the registry's
+// `node-linux-<arch>` package, so nothing but npm is needed. `npm run test:matrix -- 22 24` runs it on just these,
+// `npm run test:matrix -- 22 test/relay.test.ts` some files.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -46,11 +47,13 @@ function install(line) {
 }
 
 const wanted = process.argv.slice(2)
+const lines = wanted.filter((word) => /^\d+$/.test(word))
+const files = wanted.filter((word) => !lines.includes(word))
 const rows = []
-for (const line of wanted.length > 0 ? wanted : LINES) {
+for (const line of lines.length > 0 ? lines : LINES) {
   const { version, bin } = install(line)
   console.log(`\n== Node ${version}`)
-  const tests = run('npm', ['test'], {
+  const tests = run('npm', ['test', '--', ...files], {
     env: { ...process.env, PATH: `${bin}:${process.env.PATH}` },
     stdio: ['ignore', 'pipe', 'inherit'],
     maxBuffer: 256 * 1024 * 1024,
