@@ -428,6 +428,8 @@ void t.test(
     t.equal(drained.code, 0)
     await text.line((line) => /Z  drain +web\/web-1  .* drains web-1 of service web/.test(line), 'who asked')
     await text.line((line) => /Z  backend_deregistered +web\/web-1  /.test(line), 'it is gone')
+    // Another process, which may be told later.
+    await json.line((line) => line.includes('backend_deregistered'), 'it is gone')
     t.notMatch(text.lines.join('\n'), ESC)
     t.ok(text.running && json.running, 'they follow')
     const kinds = json.messages().map(({ kind }) => kind)
