@@ -376,6 +376,8 @@ void t.test('a broker that others than its own user may register with', { timeou
     const { handed_off } = (await web()).outcomes
     const served = await visit(t, broker, '/wait')
     await broker.until(({ services }) => services[0]?.outcomes.handed_off === handed_off + 1, 'it is served')
+    // Stopped before it has read the request, it would hear the word to answer first.
+    await backend.message('waiting')
     backend.kill('SIGSTOP')
     const waiting = await visitors(t, broker, 16)
     await broker.until(({ services }) => services[0]?.inFlight === 16, 'sixteen offers in flight')

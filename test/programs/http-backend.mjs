@@ -14,6 +14,7 @@ const server = http.createServer((request, response) => {
     setTimeout(() => response.end(`slow ${process.pid}`), Number(searchParams.get('ms')))
   } else if (pathname === '/wait') {
     waiting.add(response)
+    console.log(JSON.stringify({ msg: 'waiting' }))
   } else if (pathname === '/busy') {
     const end = performance.now() + Number(searchParams.get('ms'))
     while (performance.now() < end);
