@@ -15,5 +15,9 @@ export async function visitors(t: Test, broker: Broker, count: number): Promise<
 
 /** The pid that a backend signs its answers with (`x-pid`); this one goes to a new client. */
 export async function servedBy(t: Test, broker: Broker): Promise<number> {
-  return Number((await (await visit(t, broker)).answer()).headers['x-pid'])
+  const client = await visit(t, broker)
+  const pid = Number((await client.answer()).headers['x-pid'])
+  // The backend keeps an idle connection for minutes, and a worker that relays one could not leave.
+  client.socket.destroy()
+  return pid
 }
