@@ -8,8 +8,8 @@ import { connect } from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { acceptOne, listenTcp, localAddress, OwnedFd } from '@baton/native-sendmsg'
-import { AcceptedClient } from '../packages/broker/dist/connection.js'
-import { FlightRecorder, noRecorder } from '../packages/broker/dist/recorder/index.js'
+import { AcceptedClient } from '../packages/broker/dist/worker/connection/connection.js'
+import { FlightRecorder, noRecorder } from '../packages/broker/dist/worker/recorder/index.js'
 import { median } from './statistics.mjs'
 
 const { values } = parseArgs({ options: { quick: { type: 'boolean', default: false } } })

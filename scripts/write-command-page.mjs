@@ -2,7 +2,7 @@
 // `--check`: writes nothing, and fails when the page says something else.
 import { readFileSync, writeFileSync } from 'node:fs'
 // In this process: the start of one for each page is most of what that would cost.
-import { run } from '../packages/broker/dist/cli/run.js'
+import { run } from '../packages/broker/dist/cli/program.js'
 
 const page = new URL('../docs/command.md', import.meta.url)
 

@@ -53,7 +53,7 @@ void t.test('every failure and policy reason is on the page, with its decision, 
   const reasons = [...labels.matchAll(/^ {2}'([A-Z]\w+)',$/gm)].map(([, reason]) => reason as string)
   t.same(sorted(listed('Failures of a handoff')), sorted(reasons))
 
-  const failures = source('packages/broker/src/handoff/failure.ts')
+  const failures = source('packages/broker/src/worker/backend/failure.ts')
   for (const [, name = '', counts = ''] of page.matchAll(
     /^\| `([A-Z][A-Za-z]+)` \| [^|]+ \| (yes|no)[^|]* \| [^|]+ \|$/gm,
   )) {
@@ -66,7 +66,7 @@ void t.test('every failure and policy reason is on the page, with its decision, 
 })
 
 void t.test('every refusal is on the page, and no other', async (t) => {
-  const admission = source('packages/broker/src/registry/admission.ts')
+  const admission = source('packages/broker/src/worker/registry/admission.ts')
   const union = admission.slice(admission.indexOf('readonly code:'), admission.indexOf('readonly message:'))
   t.same(
     sorted(listed('Refusals')),

@@ -70,7 +70,7 @@ void t.test('what operations.md says is logged, is', async (t) => {
 void t.test('master.md has every message of the channel, and no other', async (t) => {
   const [, section = ''] = /^## The channel\n([^]*?)^## /m.exec(read('docs/internals/master.md')) ?? []
   const [, toWorker = '', fromWorker = ''] = section.split(/^\| (?:master to worker|worker to master) \|.*$/m)
-  const declared = read('packages/broker/src/channel/messages.ts')
+  const declared = read('packages/broker/src/ipc/messages.ts')
   const typesOf = (name: string) => {
     const [, body = ''] = new RegExp(`^export type ${name} =\\n([^]*?)\\n\\n`, 'm').exec(declared) ?? []
     return new Set([...body.matchAll(/readonly type: '(\w+)'/g)].map(([, type]) => type))
@@ -128,7 +128,7 @@ void t.test('admin.md has every route, step, outcome and kind of change, and no 
 void t.test("master.md has every command of the operator's protocol, and no other", async (t) => {
   const [, section = ''] = /^## The operator's protocol\n([^]*)/m.exec(read('docs/internals/master.md')) ?? []
   const named = codesInFirstCells(section).map((code) => code.split(' ')[0])
-  const source = read('packages/broker/src/master/commands.ts')
+  const source = read('packages/broker/src/master/operator/commands.ts')
   const [, list = ''] = /!\[([^\]]*)\]\.includes\(command\)/.exec(source) ?? []
   const obeyed = [...`${[...source.matchAll(/case '\w+'/g)].join(' ')} ${list}`.matchAll(/'(\w+)'/g)]
   t.same(new Set(named), new Set(obeyed.map(([, command]) => command)))

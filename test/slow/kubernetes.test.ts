@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { run } from '../../packages/broker/dist/cli/run.js'
+import { run } from '../../packages/broker/dist/cli/program.js'
 import { ask } from '../support/app-run.ts'
 import { freePort } from '../support/free-port.ts'
 import { Client } from '../support/client.ts'

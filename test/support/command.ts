@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import type { Test } from 'tap'
-import { run } from '../../packages/broker/dist/cli/run.js'
+import { run } from '../../packages/broker/dist/cli/program.js'
 import { batonCommand } from './broker.ts'
 import { cleanEnvironment, temporaryFolder } from './process.ts'
 

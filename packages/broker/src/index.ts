@@ -1,3 +1,3 @@
 export { type Config, ConfigError, loadConfig, parseConfig } from './config/index.ts'
 export { BrokerError, type BrokerErrorCode } from './errors.ts'
-export { startWorker, type Worker, type WorkerOptions } from './worker.ts'
+export { startWorker, type Worker, type WorkerOptions } from './worker/worker.ts'

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import t from 'tap'
 
-import { createChooser, type Balance, type Candidate } from '../src/choose/index.ts'
+import { createChooser, type Balance, type Candidate } from '../src/worker/balance/index.ts'
 
 const BALANCES: readonly Balance[] = ['least-connections', 'round-robin', 'p2c', 'source-hash']
 

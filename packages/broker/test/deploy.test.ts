@@ -4,8 +4,8 @@ import * as fc from 'fast-check'
 import { pino } from 'pino'
 import t from 'tap'
 import { parseConfig } from '../src/config/index.ts'
-import { type DeployProgress, startDeploy, startReturn } from '../src/deploy/index.ts'
-import { type BackendReport, Fleet } from '../src/fleet/index.ts'
+import { type DeployProgress, startDeploy, startReturn } from '../src/master/deploy/index.ts'
+import { type BackendReport, Fleet } from '../src/master/fleet/index.ts'
 import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
 
 /** A fleet without processes, and a broker that knows what the test says. */

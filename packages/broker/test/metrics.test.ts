@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 
 import t from 'tap'
 
-import { Counters } from '../src/master/counters.ts'
+import { Counters } from '../src/master/workers/counters.ts'
 import { FAILURE_REASONS, FALLBACK_ACTIONS, FALLBACK_REASONS, Metrics } from '../src/metrics/index.ts'
 
 const fresh = () => new Metrics({ version: '1.2.3', listeners: ['http'], services: ['web', 'api'] })

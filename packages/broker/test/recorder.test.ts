@@ -2,9 +2,13 @@ import { ulidFromBytes } from '@baton/backend-sdk/protocol'
 import type { OwnedFd } from '@baton/native-sendmsg'
 import * as fc from 'fast-check'
 import t from 'tap'
-import { AcceptedClient, type ClientConnection, FIRST_INHERITED } from '../src/connection.ts'
-import { createConnectionId } from '../src/connection-id.ts'
-import type { Listener } from '../src/listen/listener.ts'
+import {
+  AcceptedClient,
+  type ClientConnection,
+  FIRST_INHERITED,
+} from '../src/worker/connection/connection.ts'
+import { createConnectionId } from '../src/worker/connection/connection-id.ts'
+import type { Listener } from '../src/worker/listen/listener.ts'
 import {
   FlightRecorder,
   noRecorder,
@@ -12,7 +16,7 @@ import {
   type RecordedOutcome,
   type Step,
   type StepReason,
-} from '../src/recorder/index.ts'
+} from '../src/worker/recorder/index.ts'
 
 const web1 = { ulid: '01J0000000000000000000WEB1', slot: 'web-1' }
 const web2 = { ulid: '01J0000000000000000000WEB2', slot: 'web-2' }

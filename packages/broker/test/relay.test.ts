@@ -14,11 +14,11 @@ import {
   socketpair,
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
-import type { ClientConnection } from '../src/connection.ts'
-import { createConnectionId } from '../src/connection-id.ts'
-import { dialBackend, type PendingDial } from '../src/relay/dial.ts'
-import { Relay } from '../src/relay/relay.ts'
-import { removeRelaySocket, sweepRelaySockets } from '../src/relay/relay-sockets.ts'
+import type { ClientConnection } from '../src/worker/connection/connection.ts'
+import { createConnectionId } from '../src/worker/connection/connection-id.ts'
+import { dialBackend, type PendingDial } from '../src/worker/relay/dial.ts'
+import { Relay } from '../src/worker/relay/relay.ts'
+import { removeRelaySocket, sweepRelaySockets } from '../src/worker/relay/relay-sockets.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
 /** A client's connection as the broker accepts it, and the client at its other end. */

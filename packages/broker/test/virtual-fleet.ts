@@ -1,5 +1,5 @@
-import type { FleetOs } from '../src/fleet/index.ts'
-import type { ProcessExit, ProcessHost, RunningProcess } from '../src/fleet/processes.ts'
+import type { FleetOs } from '../src/master/fleet/index.ts'
+import type { ProcessExit, ProcessHost, RunningProcess } from '../src/supervise/processes.ts'
 
 /** Time that passes when the test says so. */
 export class VirtualClock {

@@ -1,7 +1,7 @@
 import { systemClock } from '@baton/backend-sdk/protocol'
-import type { BackendStatus, Status, WorkerView } from '../src/admin/index.ts'
-import { type Change, EventFeed } from '../src/events/index.ts'
-import { FlightRecorder } from '../src/recorder/index.ts'
+import type { BackendStatus, Status, WorkerView } from '../src/worker/admin/index.ts'
+import { type Change, EventFeed } from '../src/worker/events/index.ts'
+import { FlightRecorder } from '../src/worker/recorder/index.ts'
 
 export const backend = (slot: string, changes: Partial<BackendStatus> = {}): BackendStatus => ({
   id: `01J0000000000000000000${slot.toUpperCase()}`,

@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util'
 
 import { nearMiss } from '../config/index.ts'
-import { UsageError, type Terminal } from './terminal.ts'
+import { UsageError, type Terminal } from './output/terminal.ts'
 
 export interface Option {
   /** One letter. */

@@ -6,8 +6,8 @@ const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
 if (isMaster) keepEarlySignals()
 const [{ errnoOf }, { run }, { displayOf }] = await Promise.all([
   import('../config/index.ts'),
-  import('./run.ts'),
-  import('./display.ts'),
+  import('./program.ts'),
+  import('./output/display.ts'),
 ])
 
 // `baton status | head`: the reader has seen enough, which is no failure of the command. A terminal that was closed says EIO.

@@ -1,5 +1,5 @@
-import type { FlightRecord } from '../recorder/index.ts'
-import { CommandError } from './terminal.ts'
+import type { FlightRecord } from '../worker/recorder/index.ts'
+import { CommandError } from './output/terminal.ts'
 
 /** @throws CommandError for what is no record of this version */
 export function checkedRecord(answer: unknown): FlightRecord {

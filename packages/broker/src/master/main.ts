@@ -1,12 +1,12 @@
 import { rmSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { takeEarlySignals } from '../cli/early-signals.ts'
-import { DONE, FAILED } from '../cli/terminal.ts'
-import { GivenSockets, Notifier } from '../systemd/index.ts'
+import { DONE, FAILED } from '../cli/output/terminal.ts'
+import { GivenSockets, Notifier } from './systemd/index.ts'
 import { Master } from './master.ts'
 import { StartLog } from './start-log.ts'
-import { watchFolder } from './watch-folder.ts'
-import { type RunState, takeState } from './state.ts'
+import { watchFolder } from './run/watch-folder.ts'
+import { type RunState, takeState } from './reload/state.ts'
 
 type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 

@@ -1,7 +1,7 @@
 import { OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
-import { WORKER_CHANNEL } from '../channel/messages.ts'
+import { WORKER_CHANNEL } from '../ipc/messages.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
-import { Employee } from './employee.ts'
+import { Employee } from './supervised-worker.ts'
 
 // The process of one worker: `main.js FORMAT`. Signals are its master's to obey: a terminal sends Ctrl-C to both, and a
 // worker that ended by itself would be replaced.

@@ -1,8 +1,8 @@
-import type { ServiceStatus } from '../admin/view.ts'
-import type { BackendReport } from '../channel/messages.ts'
-import type { Counted } from '../events/index.ts'
-import type { Listener } from '../listen/listener.ts'
-import type { Service } from '../service/service.ts'
+import type { ServiceStatus } from './admin/view.ts'
+import type { BackendReport } from '../ipc/messages.ts'
+import type { Counted } from './events/index.ts'
+import type { Listener } from './listen/listener.ts'
+import type { Service } from './service/service.ts'
 
 /** What the admin API shows of a service. */
 export function serviceStatus(service: Service): ServiceStatus {

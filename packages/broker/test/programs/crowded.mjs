@@ -3,7 +3,7 @@
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { dup, EPOLLIN, listenTcp, Poller, send, socketpair } from '@baton/native-sendmsg'
-import { Listener } from '../../dist/listen/listener.js'
+import { Listener } from '../../dist/worker/listen/listener.js'
 
 const [limit, count] = process.argv.slice(2).map(Number)
 const logs = []

@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import { executeInPlace, Poller } from '@baton/native-sendmsg'
 import { parseConfig } from '@baton/broker'
 import { pino } from 'pino'
-import { Fleet, systemFleetOs } from '../../dist/fleet/index.js'
+import { Fleet, systemFleetOs } from '../../dist/master/fleet/index.js'
 
 const { BATON_MASTER_FLEET: saved, ...env } = process.env
 const logger = pino({ name: 'master' }, pino.destination({ sync: true }))

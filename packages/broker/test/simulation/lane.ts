@@ -1,6 +1,6 @@
 import { NativeError } from '@baton/native-sendmsg'
 import type { BackendLane } from '../../../backend-sdk/src/backend-lane.ts'
-import type { HandoffLane, LaneMessage } from '../../src/handoff/lane.ts'
+import type { HandoffLane, LaneMessage } from '../../src/worker/backend/lane.ts'
 import { Client } from './client.ts'
 import { File, type Process } from './kernel.ts'
 

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import { decodeProxyHeader } from '../../../backend-sdk/src/protocol/index.ts'
 import type { IncomingRelay } from '../../../backend-sdk/src/relay/relay-endpoint.ts'
-import type { DialHost, PendingDial } from '../../src/relay/dial.ts'
+import type { DialHost, PendingDial } from '../../src/worker/relay/dial.ts'
 import { File, type Process } from './kernel.ts'
 
 class PipeEnd extends File {

@@ -1,8 +1,8 @@
-import type { ListenerStatus } from '../../admin/index.ts'
-import { measureCell, readyCell, stateCell } from '../cells.ts'
-import type { Paint } from '../colours.ts'
+import type { ListenerStatus } from '../../worker/admin/index.ts'
+import { measureCell, readyCell, stateCell } from '../output/cells.ts'
+import type { Paint } from '../output/colours.ts'
 import { printable } from '../../log/printable.ts'
-import { table, type Cell } from '../table.ts'
+import { table, type Cell } from '../output/table.ts'
 import type { Rates, Snapshot } from './snapshot.ts'
 import { sparkline } from './sparkline.ts'
 

@@ -1,5 +1,5 @@
 import type { ReadStream, WriteStream } from 'node:tty'
-import type { Display } from '../terminal.ts'
+import type { Display } from '../output/terminal.ts'
 
 /** xterm's control sequences (ctlseqs), which every terminal of today obeys: alternate screen, cursor, wrapping at the margin. */
 const ENTER = '\u001B[?1049h\u001B[?25l\u001B[?7l'

@@ -1,0 +1,36 @@
+import type { Command } from '../command.ts'
+import { bashCompletion } from '../completion/bash.ts'
+import { fishCompletion } from '../completion/fish.ts'
+import { zshCompletion } from '../completion/zsh.ts'
+import { DONE, UsageError } from '../output/terminal.ts'
+
+const SHELLS = new Map([
+  ['bash', bashCompletion],
+  ['zsh', zshCompletion],
+  ['fish', fishCompletion],
+])
+
+/** @param commands all of them, this one included */
+export function completionOf(commands: () => readonly Command[]): Command {
+  const shells = [...SHELLS.keys()]
+  return {
+    name: 'completion',
+    operands: [shells.join('|')],
+    summary: 'print a completion script for a shell',
+    details: [
+      'Prints a script that completes commands, options and files, and the names of services and backends as the running',
+      'broker has them. For this shell, and in its start-up file for every one:',
+      '  source <(baton completion bash)',
+      '  source <(baton completion zsh)      (after compinit)',
+      '  baton completion fish | source',
+    ].join('\n'),
+    options: {},
+    run({ operands }, terminal) {
+      const script = SHELLS.get(operands[0] ?? '')
+      if (script === undefined)
+        throw new UsageError(`${JSON.stringify(operands[0])} is none of ${shells.join(', ')}`)
+      terminal.out(script(commands()))
+      return DONE
+    },
+  }
+}

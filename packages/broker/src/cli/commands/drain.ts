@@ -1,0 +1,62 @@
+import { formatDuration, loadConfig, parseDuration } from '../../config/index.ts'
+import { askBroker } from '../admin-client.ts'
+import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
+import { CommandError, DONE, UsageError } from '../output/terminal.ts'
+
+export const drain: Command = {
+  name: 'drain',
+  operands: ['SERVICE[/BACKEND]'],
+  summary: 'take backends out of service',
+  details: [
+    'Gives a service, or one backend of it (its slot, such as web/web-1, or its id), no new connections; what is',
+    'in flight finishes. Returns when the drain has begun.',
+  ].join('\n'),
+  options: {
+    deadline: {
+      value: 'DURATION',
+      help: 'cut what is left after this time, such as 30s (default: drainDeadline)',
+    },
+    ...configOption,
+  },
+  async run({ operands, values }, terminal) {
+    const { service, backend } = parseTarget(operands[0] ?? '')
+    const deadline = parseDeadline(values.get('deadline'))
+    const config = loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const path = [
+      '',
+      'api',
+      'v1',
+      'services',
+      service,
+      ...(backend === undefined ? [] : ['backends', backend]),
+      'drain',
+    ]
+    const answer: unknown = await askBroker(
+      config,
+      'POST',
+      path.map(encodeURIComponent).join('/'),
+      deadline === undefined ? {} : { deadline },
+    )
+    const { draining, deadlineMs } = Object(answer)
+    if (typeof draining !== 'number' || typeof deadlineMs !== 'number') {
+      throw new CommandError('the broker answered something else than a drain; is it of another version?')
+    }
+    const what = draining === 1 ? '1 backend' : `${draining} backends`
+    terminal.out(`${operands[0]}: draining ${what}, for at most ${formatDuration(deadlineMs)}`)
+    return DONE
+  },
+}
+
+function parseTarget(operand: string): { service: string; backend: string | undefined } {
+  const [service = '', backend, ...rest] = operand.split('/')
+  if (service !== '' && backend !== '' && rest.length === 0) return { service, backend }
+  throw new UsageError(`${JSON.stringify(operand)} is not SERVICE or SERVICE/BACKEND`)
+}
+
+function parseDeadline(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const ms = parseDuration(/^\d+$/.test(text) ? `${text}ms` : text)
+  if (ms === undefined)
+    throw new UsageError(`--deadline: ${JSON.stringify(text)} is not a duration such as 250ms, 30s or 5m`)
+  return ms
+}

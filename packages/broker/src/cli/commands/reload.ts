@@ -1,0 +1,28 @@
+import { locateRuntimeDir } from '../../config/index.ts'
+import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
+import { readable } from '../../log/readable.ts'
+import { askMaster } from '../operator-client.ts'
+import { DONE, FAILED } from '../output/terminal.ts'
+
+export const reload: Command = {
+  name: 'reload',
+  operands: [],
+  summary: 'take over a new configuration, and new code',
+  details: [
+    'Asks the running broker to check its configuration file, to replace its own program by the one that is installed',
+    'now, and to go on with both. No client notices. Returns when that is done; when it fails, the broker goes on as',
+    'before, and the exit code is 1.',
+  ].join('\n'),
+  options: configOption,
+  async run({ values }, terminal) {
+    const { success, log } = await askMaster(
+      locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG),
+      'reload',
+    )
+    for (const line of log.map(readable)) {
+      if (success) terminal.out(line)
+      else terminal.err(line)
+    }
+    return success ? DONE : FAILED
+  },
+}

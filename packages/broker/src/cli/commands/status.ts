@@ -1,0 +1,119 @@
+import type { Status } from '../../worker/admin/index.ts'
+import { loadConfig } from '../../config/index.ts'
+import type { InstanceStatusState } from '../../master/fleet/index.ts'
+import { readyCell, stateCell } from '../output/cells.ts'
+import { type Paint, paintFor, type Style } from '../output/colours.ts'
+import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
+import { type MasterStatus, masterStatus } from '../master-status.ts'
+import { askStatus } from '../status-answer.ts'
+import { table } from '../output/table.ts'
+import { DONE } from '../output/terminal.ts'
+
+export const status: Command = {
+  name: 'status',
+  operands: [],
+  summary: 'show listeners, services and backends',
+  details: 'Asks the running broker, through the admin server that the configuration names.',
+  options: { json: { help: 'print what the admin API answers' }, ...configOption },
+  async run({ values, switches }, terminal) {
+    const config = loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const answer = await askStatus(config)
+    const master = await masterStatus(config.runtimeDir)
+    if (switches.has('json')) terminal.out(JSON.stringify({ ...answer, ...master }, undefined, 2))
+    else {
+      const paint = paintFor(terminal)
+      for (const line of [...describeStatus(answer, paint), ...describeManaged(master, paint)])
+        terminal.out(line)
+    }
+    return DONE
+  },
+}
+
+const OF_INSTANCE: Readonly<Record<InstanceStatusState, Style>> = {
+  running: 'green',
+  starting: 'cyan',
+  stopping: 'yellow',
+  backoff: 'yellow',
+  crashed: 'red',
+}
+
+function describeManaged(master: MasterStatus | undefined, paint: Paint): string[] {
+  if (master === undefined || master.managed.length === 0) return []
+  return [
+    '',
+    ...table(
+      [
+        ['INSTANCE', 'STATE', 'PID', 'RESTARTS', 'GENERATION', 'VERSION', 'SINCE', 'BACKEND'],
+        ...master.managed.map(({ instance, state, pid, restarts, generation, version, since, backend }) => [
+          instance,
+          { text: state, style: OF_INSTANCE[state] },
+          pid ?? '-',
+          restarts,
+          generation,
+          version ?? '-',
+          since,
+          backend ?? '-',
+        ]),
+      ],
+      paint,
+    ),
+  ]
+}
+
+function describeStatus({ broker, listeners, services }: Status, paint: Paint): string[] {
+  const backends = services.flatMap((service) => service.backends.map((backend) => ({ service, backend })))
+  const state = broker.state === 'running' ? broker.state : paint('yellow', broker.state)
+  return [
+    `broker ${broker.id}: ${state}, version ${broker.version}, pid ${broker.pid}, since ${broker.startedAt}`,
+    '',
+    ...table(
+      [
+        ['LISTENER', 'ADDRESS', 'PROTOCOL', 'SERVICE', 'ACCEPTED'],
+        ...listeners.map(({ name, address, protocol, service, accepted }) => [
+          name,
+          address,
+          protocol,
+          service,
+          accepted,
+        ]),
+      ],
+      paint,
+    ),
+    '',
+    ...table(
+      [
+        ['SERVICE', 'READY', 'HELD', 'IN FLIGHT', 'STUCK', 'HANDED OFF', 'RELAYED', 'REJECTED'],
+        ...services.map((service) => [
+          service.name,
+          readyCell(service),
+          service.held,
+          service.inFlight,
+          service.stuck,
+          service.outcomes.handed_off,
+          service.outcomes.relayed,
+          service.outcomes.rejected,
+        ]),
+      ],
+      paint,
+    ),
+    '',
+    ...(backends.length === 0
+      ? ['no backend is registered']
+      : table(
+          [
+            ['BACKEND', 'STATE', 'LOAD', 'WEIGHT', 'PID', 'LAG MS', 'VERSION', 'ID'],
+            ...backends.map(({ service, backend }) => [
+              `${service.name}/${backend.slot}`,
+              stateCell(backend),
+              backend.load,
+              backend.weight,
+              backend.pid,
+              backend.lagMs === null ? '-' : backend.lagMs.toFixed(1),
+              backend.version ?? '-',
+              backend.id,
+            ]),
+          ],
+          paint,
+        )),
+  ]
+}

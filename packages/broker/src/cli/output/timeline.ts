@@ -1,0 +1,101 @@
+import type { FlightRecord, RecordedStep } from '../../worker/recorder/index.ts'
+import { measureCell } from './cells.ts'
+import type { Paint, Style } from './colours.ts'
+import { printable } from '../../log/printable.ts'
+import { table, type Cell } from './table.ts'
+
+/** Columns of the drawn part. */
+const WIDTH = 32
+
+const OF_OUTCOME: Readonly<Record<string, Style>> = {
+  handed_off: 'green',
+  relayed: 'cyan',
+  moved: 'cyan',
+  rejected: 'red',
+  client_gone: 'yellow',
+  relinquished: 'yellow',
+}
+
+/** Steps of a way that was not straight. */
+const OF_STEP: Readonly<Record<string, Style>> = {
+  ...OF_OUTCOME,
+  acknowledged: 'green',
+  returned: 'yellow',
+  held: 'yellow',
+}
+
+/** One connection's way: what is known of it, then its steps below each other, each drawn from the one before. */
+export function describeRecord(record: FlightRecord, paint: Paint): string[] {
+  const { id, service, listener, peer, acceptedAt, reason, backend, steps } = record
+  const last = Math.max(0, ...steps.map(({ at }) => at))
+  return [
+    `connection ${printable(id)}: ${outcomeOf(record, paint)}${reason === null ? '' : ` (${printable(reason)})`}`,
+    printable(`service ${service}, listener ${listener}, client ${peer}, accepted ${acceptedAt}`),
+    ...(backend === null ? [] : [printable(`backend ${service}/${backend.slot}, ${backend.id}`)]),
+    '',
+    ...table(
+      [
+        ['AT MS', `0 ${`${last.toFixed(3)} ms`.padStart(WIDTH - 2)}`, 'STEP', 'BACKEND', 'REASON'],
+        ...steps.map(({ at, step, backend: slot, reason: why }, index): Cell[] => [
+          measureCell(at, 3),
+          stretch(steps[index - 1]?.at ?? 0, at, last),
+          { text: step, style: styleOf(OF_STEP, step) },
+          slot ?? '',
+          why ?? '',
+        ]),
+      ],
+      paint,
+    ),
+  ]
+}
+
+/** Records below each other, with what each went through. */
+export function listRecords(records: readonly FlightRecord[], paint: Paint): string[] {
+  if (records.length === 0) return ['no connection is recorded']
+  return table(
+    [
+      ['ID', 'SERVICE', 'OUTCOME', 'MS', 'BACKEND', 'STEPS', 'ACCEPTED', 'ON ITS WAY'],
+      ...records.map(({ id, service, outcome, durationMs, backend, steps, acceptedAt }): Cell[] => [
+        id,
+        service,
+        { text: outcome ?? 'not yet', style: outcome === null ? 'yellow' : styleOf(OF_OUTCOME, outcome) },
+        measureCell(durationMs, 3),
+        backend?.slot ?? '-',
+        steps.length,
+        acceptedAt,
+        detours(steps),
+      ]),
+    ],
+    paint,
+  )
+}
+
+function outcomeOf({ outcome, durationMs }: FlightRecord, paint: Paint): string {
+  if (outcome === null) return paint('yellow', 'not yet settled')
+  const style = styleOf(OF_OUTCOME, outcome)
+  const shown = style === undefined ? printable(outcome) : paint(style, outcome)
+  return durationMs === null ? shown : `${shown} after ${durationMs.toFixed(3)} ms`
+}
+
+/** What is not on the straight way: `returned by web-1: BackendGone, held`. */
+function detours(steps: readonly RecordedStep[]): string {
+  const all = steps
+    .filter(({ step }) => ['returned', 'held', 'relay_offered', 'moved'].includes(step))
+    .map(({ step, backend, reason }) =>
+      [step, backend === undefined ? '' : ` by ${backend}`, reason === undefined ? '' : `: ${reason}`].join(
+        '',
+      ),
+    )
+  return all.length === 0 ? '-' : all.join(', ')
+}
+
+/** Where between 0 and `last` a step ended, and what it took since the one before. */
+function stretch(from: number, to: number, last: number): string {
+  const column = (at: number) => (last === 0 ? 0 : Math.round((at / last) * (WIDTH - 1)))
+  const [begin, end] = [column(from), column(to)]
+  return `${' '.repeat(begin)}${'─'.repeat(Math.max(0, end - begin))}●`
+}
+
+function styleOf(styles: Readonly<Record<string, Style>>, name: string): Style | undefined {
+  return Object.hasOwn(styles, name) ? styles[name] : undefined
+}

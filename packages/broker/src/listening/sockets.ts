@@ -1,0 +1,184 @@
+import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
+import { adminListenError } from '../worker/admin/errors.ts'
+import { type Config, formatAddress, type ListenerConfig } from '../config/index.ts'
+import { BrokerError } from '../errors.ts'
+import type { ControlSocket } from '../worker/registry/registry.ts'
+
+/** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
+const BACKLOG = 4096
+const CONTROL_BACKLOG = 512
+
+const PRIVATE_FOLDER = 0o700
+const PRIVATE_SOCKET = 0o600
+/** With other users allowed, everybody may knock; the kernel's credentials say who it is. */
+const SHARED_FOLDER = 0o711
+const SHARED_SOCKET = 0o666
+
+/** Every listening socket that a worker serves. Whoever opens them can keep them while workers come and go. */
+export interface Sockets {
+  readonly listeners: ReadonlyMap<string, OwnedFd>
+  readonly control: ControlSocket
+}
+
+/**
+ * Opens all of them, or none.
+ *
+ * @throws {BrokerError} BATON_ERR_LISTEN (naming listener and address), BATON_ERR_RUNTIME_DIR,
+ * BATON_ERR_ALREADY_RUNNING
+ */
+export function openSockets(config: Config): Sockets {
+  const listeners = new Map<string, OwnedFd>()
+  try {
+    const control = openControl(config)
+    try {
+      for (const listener of config.listeners) listeners.set(listener.name, openListener(listener))
+      return { listeners, control }
+    } catch (error) {
+      unlinkSync(control.path)
+      control.fd.close()
+      throw error
+    }
+  } catch (error) {
+    for (const fd of listeners.values()) fd.close()
+    throw error
+  }
+}
+
+/** @throws {BrokerError} BATON_ERR_LISTEN, naming listener and address */
+export function openListener({ name, listen }: Pick<ListenerConfig, 'name' | 'listen'>): OwnedFd {
+  try {
+    if (listen.kind === 'unix') return openUnix(listen.path, SHARED_SOCKET, BACKLOG)
+    // Accepted sockets inherit both options (tcp(7)), which saves two system calls for each connection.
+    return listenTcp({ host: listen.host, port: listen.port, backlog: BACKLOG, noDelay: true })
+  } catch (error) {
+    throw new BrokerError(
+      'BATON_ERR_LISTEN',
+      `listener "${name}" on ${formatAddress(listen)}: ${reasonOf(error)}`,
+      {
+        cause: error,
+      },
+    )
+  }
+}
+
+function openControl(config: Config): ControlSocket {
+  prepareRuntimeDir(config)
+  const path = join(config.runtimeDir, 'control.sock')
+  const mode = modeOfSockets(config)
+  return { fd: openInRuntimeDir(path, mode), path, mode }
+}
+
+/** Permission bits of the sockets in `runtimeDir`. */
+export function modeOfSockets(config: Config): number {
+  return isShared(config) ? SHARED_SOCKET : PRIVATE_SOCKET
+}
+
+/** @throws {BrokerError} BATON_ERR_RUNTIME_DIR */
+export function prepareRuntimeDir(config: Config): void {
+  prepareFolder(config.runtimeDir, isShared(config) ? SHARED_FOLDER : PRIVATE_FOLDER)
+}
+
+/** @throws {BrokerError} BATON_ERR_RUNTIME_DIR, BATON_ERR_ALREADY_RUNNING */
+export function openInRuntimeDir(path: string, mode: number): OwnedFd {
+  try {
+    return openUnix(path, mode, CONTROL_BACKLOG)
+  } catch (error) {
+    if (error instanceof ServedError) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
+    throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
+  }
+}
+
+/** @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN, naming the key and the address */
+export function openAdmin({ admin: { listen } }: Config): OwnedFd {
+  try {
+    // Connecting needs write permission on the file; the token is not the only lock.
+    if (listen.kind === 'unix') return openUnix(listen.path, PRIVATE_SOCKET, CONTROL_BACKLOG)
+    return listenTcp({ host: listen.host, port: listen.port })
+  } catch (error) {
+    throw adminListenError(listen, error)
+  }
+}
+
+/** Whether processes of other users may register. */
+function isShared({ security }: Config): boolean {
+  return security.allowGids.length > 0 || security.allowUids.some((uid) => uid !== process.getuid?.())
+}
+
+/** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
+function prepareFolder(path: string, mode: number): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: PRIVATE_FOLDER })
+    const { uid, mode: found } = lstatSync(path)
+    if (!lstatSync(path).isDirectory())
+      throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
+    if (uid !== process.getuid?.()) {
+      throw new BrokerError(
+        'BATON_ERR_RUNTIME_DIR',
+        `${path} belongs to uid ${uid}; name another one as runtimeDir`,
+      )
+    }
+    if ((found & 0o022) !== 0) {
+      const octal = (found & 0o777).toString(8)
+      throw new BrokerError(
+        'BATON_ERR_RUNTIME_DIR',
+        `${path} can be written to by others (mode ${octal}); chmod 700 it`,
+      )
+    }
+    chmodSync(path, mode)
+  } catch (error) {
+    if (error instanceof BrokerError) throw error
+    throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
+  }
+}
+
+/** A process listens there: not just a file that is in the way. */
+class ServedError extends Error {
+  readonly code = 'EADDRINUSE'
+}
+
+/**
+ * Binds a Unix socket; one that a dead process left behind is replaced.
+ *
+ * @throws {ServedError} one that is served is not
+ * @throws {NativeError} what bind(2) says
+ */
+function openUnix(path: string, mode: number, backlog: number): OwnedFd {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) {
+    if (isServed(path)) throw new ServedError(path)
+    unlinkSync(path)
+  }
+  return listenUnix({ path, mode, backlog })
+}
+
+function isServed(path: string): boolean {
+  try {
+    connectUnix(path).close()
+    return true
+  } catch (error) {
+    // A full backlog is somebody's, too.
+    return error instanceof NativeError && error.code === 'EAGAIN'
+  }
+}
+
+const REASONS = new Map([
+  ['EADDRINUSE', 'the address is in use by another process'],
+  ['EADDRNOTAVAIL', 'the address belongs to no interface of this machine'],
+  ['EACCES', 'this user may not use it (ports below 1024 need CAP_NET_BIND_SERVICE)'],
+])
+
+function reasonOf(error: unknown): string {
+  const { code, message } = error as { code?: string; message: string }
+  const known = code === undefined ? undefined : REASONS.get(code)
+  return known === undefined ? message : `${known} (${code})`
+}
+
+/** Takes a socket's name away. One that is gone already is as good; what is no socket is not ours to take. */
+export function removeSocket(path: string): void {
+  try {
+    if (lstatSync(path).isSocket()) unlinkSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+}

@@ -1,0 +1,86 @@
+import { dirname } from 'node:path'
+import { type Config, parseConfigText } from '../config/index.ts'
+import { define, type FleetConfig } from './fleet/index.ts'
+import type { LogFormat } from '../log/logger.ts'
+import { modeOfSockets } from '../listening/sockets.ts'
+import { controlPath, type HeldSockets } from './listening-sockets.ts'
+import type { Assignment } from './workers/worker-pool.ts'
+
+/** A configuration, with the text that it was read from. */
+export interface Settings {
+  readonly file: string
+  readonly text: string
+  readonly config: Config
+}
+
+/**
+ * The configuration that is in force and the sockets that are open for it; they change together. Owner of the sockets.
+ */
+export class InForce {
+  #settings: Settings
+  #sockets: HeldSockets
+
+  constructor(settings: Settings, sockets: HeldSockets) {
+    this.#settings = settings
+    this.#sockets = sockets
+  }
+
+  get settings(): Settings {
+    return this.#settings
+  }
+
+  get config(): Config {
+    return this.#settings.config
+  }
+
+  get sockets(): HeldSockets {
+    return this.#sockets
+  }
+
+  /** With what managed backends are started and ended. */
+  get fleetConfig(): FleetConfig {
+    const { file, config } = this.#settings
+    const { services, drainDeadline } = config
+    return { services, base: dirname(file), drainDeadline }
+  }
+
+  replace(settings: Settings, sockets: HeldSockets): void {
+    this.#settings = settings
+    this.#sockets = sockets
+  }
+
+  /** A second call does nothing. */
+  close(): void {
+    this.#sockets.close(this.config)
+  }
+}
+
+/** With what a worker is started. */
+export function assign(
+  { file, text, config }: Settings,
+  sockets: HeldSockets,
+  format: LogFormat,
+): Assignment {
+  return {
+    text,
+    file,
+    controlPath: controlPath(config),
+    controlMode: modeOfSockets(config),
+    sockets,
+    format,
+    services: new Set(config.services.keys()),
+  }
+}
+
+/** @throws {ConfigError} */
+export function readSettings(file: string, text: string): Settings {
+  const config = parseConfigText(text, file)
+  // Before anything is begun with it.
+  for (const service of config.services.values()) define(service, dirname(file))
+  return { file, text, config }
+}
+
+/** Of what was in force already: what has changed around it since does not matter. */
+export function restoreSettings(file: string, text: string): Settings {
+  return { file, text, config: parseConfigText(text, file) }
+}

@@ -1,0 +1,236 @@
+import { formatDuration } from '../../config/duration.ts'
+import type { Timer } from '@baton/backend-sdk/protocol'
+import { type BackendReport, type FleetClock, type ProcessExit } from '../fleet/index.ts'
+import { reportedState } from '../fleet/backend-report.ts'
+import { type Candidate, observe, settledAt, whyLate } from './candidate.ts'
+import type { DeployProgress, DeployResult } from './progress.ts'
+
+export interface DeployPlan {
+  readonly service: string
+  /** Which instances, in this order. */
+  readonly instances: readonly number[]
+  /** How many of them at a time. */
+  readonly atOnce: number
+  /** Milliseconds that a new one must have been ready for without a break. */
+  readonly minHealthy: number
+  /** Milliseconds that it may take to get there, `minHealthy` not counted. Default: 60 s. */
+  readonly startLimit?: number
+}
+
+/** What a deploy does to the world. Everything that comes of it comes back as an event. */
+export interface DeployHost {
+  readonly clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>
+  /** Starts a process beside the one that has the place. `old`: what the service ran before. */
+  start(instance: number, version: 'new' | 'old'): { readonly id: string; readonly pid: number | undefined }
+  /**
+   * The new process gets the place; the former one is drained, then stopped.
+   *
+   * @returns id of the former one, whose exit will be told; undefined when nothing ran there
+   */
+  promote(instance: number): string | undefined
+  /** Stops the process that was started last for this place. */
+  discard(instance: number): void
+  progress(progress: DeployProgress): void
+  finished(result: DeployResult): void
+}
+
+const START_LIMIT = 60_000
+
+type Phase =
+  /** New processes run beside the old ones and are watched; no old one was touched. */
+  | { readonly kind: 'starting'; readonly candidates: Map<number, Candidate> }
+  /** The new ones have their places; the old ones, by id, drain and end. */
+  | { readonly kind: 'retiring'; readonly former: Map<string, number> }
+  | { readonly kind: 'over' }
+
+/**
+ * One rolling deploy of one service. No I/O: events come in, effects go out through the host.
+ *
+ * Step by step, `atOnce` instances at a time:
+ *
+ *     starting --all ready for minHealthy--> retiring --all old ones gone--> next step, or over
+ *     starting --exit, unhealthy, too late--> over (the new ones of this step stop, the old ones go on)
+ *     any --a new one that has its place ends or gets unhealthy--> over
+ *     any --abort--> starting, with the old version for every place that the new one has
+ */
+export class Deploy {
+  readonly #plan: DeployPlan
+  readonly #host: DeployHost
+  readonly #limit: number
+  #version: 'new' | 'old' = 'new'
+  /** Places that this version has yet to get, and those that it has, by the id of its process. */
+  #ahead: number[]
+  #taken = new Map<string, number>()
+  #phase: Phase = { kind: 'over' }
+  #timer: Timer | undefined
+
+  constructor(plan: DeployPlan, host: DeployHost) {
+    this.#plan = plan
+    this.#host = host
+    this.#limit = (plan.startLimit ?? START_LIMIT) + plan.minHealthy
+    this.#ahead = [...plan.instances]
+  }
+
+  /** Call once. */
+  begin(): void {
+    this.#next()
+  }
+
+  /** Everything that the broker lists. */
+  reported(reports: readonly BackendReport[]): void {
+    if (this.#phase.kind === 'over') return
+    for (const [id, instance] of this.#taken) {
+      if (reportedState(reports, id) === 'unhealthy')
+        return this.#fail(instance, 'got unhealthy after it had taken over')
+    }
+    if (this.#phase.kind !== 'starting') return
+    const { candidates } = this.#phase
+    for (const [instance, before] of candidates) {
+      const after = observe(before, reportedState(reports, before.id), this.#host.clock.now())
+      candidates.set(instance, after)
+      if (after.state === 'unhealthy') return this.#fail(instance, 'fails its health check')
+      this.#tellReadiness(instance, before, after)
+    }
+    this.#review()
+  }
+
+  /** A process of the service has ended; any of them. `output`: its last lines. */
+  exited(id: string, exit: ProcessExit, output: readonly string[]): void {
+    const taken = this.#taken.get(id)
+    if (taken !== undefined) return this.#fail(taken, `${describeExit(exit)} after it had taken over`, output)
+    if (this.#phase.kind === 'starting') {
+      for (const [instance, candidate] of this.#phase.candidates) {
+        if (candidate.id === id) return this.#fail(instance, describeExit(exit), output)
+      }
+    } else if (this.#phase.kind === 'retiring') {
+      const instance = this.#phase.former.get(id)
+      if (instance === undefined) return
+      this.#phase.former.delete(id)
+      this.#tell('stopped', instance, 'the former process has ended')
+      if (this.#phase.former.size === 0) this.#next()
+    }
+  }
+
+  /** Returns to the old version, in the same manner. Does nothing while that goes on already, or when all is over. */
+  abort(): void {
+    if (this.#phase.kind === 'over' || this.#version === 'old') return
+    this.#discard()
+    this.#version = 'old'
+    this.#ahead = [...this.#taken.values()].toReversed()
+    this.#taken = new Map()
+    this.#tell('aborted', undefined, `returning ${this.#ahead.length} to the old version`)
+    this.#next()
+  }
+
+  /** Ends it where it is, because the service itself ends. */
+  cancel(reason: string): void {
+    if (this.#phase.kind !== 'over') this.#finishFailed(reason, [])
+  }
+
+  #next(): void {
+    const step = this.#ahead.splice(0, this.#plan.atOnce)
+    if (step.length === 0) return this.#finish()
+    const candidates = new Map<number, Candidate>()
+    this.#phase = { kind: 'starting', candidates }
+    for (const instance of step) {
+      const { id, pid } = this.#host.start(instance, this.#version)
+      const startedAt = this.#host.clock.now()
+      candidates.set(instance, { id, startedAt, state: undefined, readySince: undefined })
+      this.#tell(
+        'started',
+        instance,
+        `${this.#version} version started (pid ${pid ?? 'none'}, backend ${id})`,
+      )
+    }
+    this.#review()
+  }
+
+  /** Goes on when every candidate has settled, fails when one is too late, and otherwise looks again in time. */
+  #review(): void {
+    this.#host.clock.clear(this.#timer)
+    if (this.#phase.kind !== 'starting') return
+    const { minHealthy } = this.#plan
+    const now = this.#host.clock.now()
+    const candidates = [...this.#phase.candidates]
+    const settled = Math.max(...candidates.map(([, candidate]) => settledAt(candidate, minHealthy)))
+    if (settled <= now) return this.#takeOver()
+    for (const [instance, candidate] of candidates) {
+      if (settledAt(candidate, minHealthy) > now && candidate.startedAt + this.#limit <= now) {
+        return this.#fail(instance, whyLate(candidate, this.#limit))
+      }
+    }
+    const late = Math.min(...candidates.map(([, { startedAt }]) => startedAt + this.#limit))
+    const look = Math.min(settled, late > now ? late : settled)
+    this.#timer = this.#host.clock.setTimeout(() => this.#review(), look - now)
+  }
+
+  #takeOver(): void {
+    if (this.#phase.kind !== 'starting') return
+    const former = new Map<string, number>()
+    for (const [instance, { id }] of this.#phase.candidates) {
+      this.#taken.set(id, instance)
+      const replaced = this.#host.promote(instance)
+      if (replaced === undefined) continue
+      former.set(replaced, instance)
+      this.#tell('draining', instance, `has taken over; draining ${replaced}`)
+    }
+    this.#phase = { kind: 'retiring', former }
+    if (former.size === 0) this.#next()
+  }
+
+  #fail(instance: number, what: string, output: readonly string[] = []): void {
+    const reason = `${this.#name(instance)} ${what}`
+    this.#tell('failed', instance, what)
+    this.#finishFailed(reason, output)
+  }
+
+  #finishFailed(reason: string, output: readonly string[]): void {
+    this.#discard()
+    this.#phase = { kind: 'over' }
+    const aborted = this.#version === 'old'
+    const returned = !aborted && this.#taken.size === 0
+    this.#host.finished({ success: false, reason, output, aborted, returned })
+  }
+
+  #finish(): void {
+    this.#phase = { kind: 'over' }
+    const replaced = this.#taken.size
+    if (this.#version === 'old') {
+      this.#tell('done', undefined, 'everything is the old version again')
+      this.#host.finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
+    } else {
+      this.#tell('done', undefined, `${replaced} replaced`)
+      this.#host.finished({ success: true, replaced })
+    }
+  }
+
+  /** The new processes of the present step that have no place yet. */
+  #discard(): void {
+    this.#host.clock.clear(this.#timer)
+    if (this.#phase.kind !== 'starting') return
+    for (const instance of this.#phase.candidates.keys()) this.#host.discard(instance)
+  }
+
+  #tellReadiness(instance: number, before: Candidate, after: Candidate): void {
+    if (before.readySince === undefined && after.readySince !== undefined) {
+      const wait = this.#plan.minHealthy
+      this.#tell('ready', instance, `ready${wait > 0 ? `, and is watched for ${formatDuration(wait)}` : ''}`)
+    } else if (before.readySince !== undefined && after.readySince === undefined) {
+      this.#tell('started', instance, `not ready any more (${after.state ?? 'gone from the broker'})`)
+    }
+  }
+
+  #tell(step: DeployProgress['step'], instance: number | undefined, text: string): void {
+    this.#host.progress({ step, instance: this.#name(instance), text })
+  }
+
+  #name(instance: number | undefined): string {
+    return instance === undefined ? this.#plan.service : `${this.#plan.service}.${instance}`
+  }
+}
+
+function describeExit({ code, signal, error }: ProcessExit): string {
+  if (error !== undefined) return `could not be started: ${error}`
+  if (code !== null) return `ended with exit code ${code}`
+  return `was ended by ${signal ?? 'a signal without a name'}`
+}

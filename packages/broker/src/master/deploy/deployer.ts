@@ -1,0 +1,101 @@
+import { dirname } from 'node:path'
+import type { Logger } from 'pino'
+import type { ServiceConfig } from '../../config/index.ts'
+import { type DeployResult, type RunningDeploy, startDeploy, startReturn } from './index.ts'
+import type { Change } from '../../worker/events/index.ts'
+import type { Fleet } from '../fleet/index.ts'
+import { type DeployCommand, type Outcome, refusal } from '../operator/commands.ts'
+import type { InForce } from '../active-config.ts'
+import type { Occupation } from '../operation-lock.ts'
+
+/** What of a master a deploy deals with. */
+export interface DeployerParts {
+  readonly fleet: Fleet
+  readonly inForce: InForce
+  readonly occupation: Occupation
+  readonly logger: Logger
+  /** Those who listen to the events hear it. */
+  readonly tell: (change: Change) => void
+}
+
+/** One deploy at a time, whoever asks for it. */
+export class Deployer {
+  readonly #parts: DeployerParts
+  #running: { readonly service: string; readonly deploy: RunningDeploy } | undefined
+
+  constructor(parts: DeployerParts) {
+    this.#parts = parts
+  }
+
+  /** Resolves when it is over, with what its asker reads behind the progress. */
+  async deploy(command: DeployCommand): Promise<Outcome> {
+    const { service: name, abort, by } = command
+    const { inForce, occupation, tell } = this.#parts
+    const service = inForce.config.services.get(name)
+    if (service === undefined) {
+      const known = [...inForce.config.services.keys()].join(', ')
+      return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
+    }
+    const told = { kind: 'deploy', service: name, by } as const
+    const aborted = abort ? this.#abort(name, by) : undefined
+    if (aborted !== undefined) {
+      tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
+      return answerOf(await aborted, true)
+    }
+    if (occupation.refusal !== undefined) return refusal(occupation.refusal)
+    occupation.begin('deploy')
+    try {
+      const way = abort ? 'returns to the old version of' : 'deploys'
+      const running = this.#run(service, command)
+      tell({ ...told, text: `${by} ${way} service ${name}` })
+      const result = await running
+      const end = result.success ? 'is deployed' : `could not be deployed: ${result.reason}`
+      tell({ ...told, text: `service ${name} ${end}` })
+      return answerOf(result, false)
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error)
+      tell({ ...told, text: `service ${name} is not deployed: ${why}` })
+      return refusal(why)
+    } finally {
+      occupation.end('deploy')
+    }
+  }
+
+  /** Ends what goes on: its asker hears how that went, and so does who awaits this. Undefined when nothing goes on there. */
+  #abort(service: string, by: string): Promise<DeployResult> | undefined {
+    if (this.#running?.service !== service) return undefined
+    this.#parts.logger.info({ service, by }, 'deploy is aborted')
+    this.#running.deploy.abort()
+    return this.#running.deploy.done
+  }
+
+  /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
+  async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
+    const { fleet, inForce, logger } = this.#parts
+    const { service: name, atOnce, abort, by } = command
+    const begin = abort ? startReturn : startDeploy
+    const deploy = begin(fleet, {
+      service,
+      base: dirname(inForce.settings.file),
+      atOnce,
+      progress: ({ step, instance, text }) => command.progress(`${step} ${instance}: ${text}`),
+    })
+    this.#running = { service: name, deploy }
+    logger.info({ service: name, atOnce, abort, by }, 'deploying')
+    const result = await deploy.done
+    this.#running = undefined
+    if (result.success) logger.info({ service: name, replaced: result.replaced }, 'deployed')
+    else logger.error({ service: name, reason: result.reason, returned: result.returned }, 'deploy failed')
+    return result
+  }
+}
+
+/** What the asker reads behind the progress. */
+function answerOf(result: DeployResult, aborting: boolean): Outcome {
+  if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
+  const kept = result.returned ? 'everything is the old version' : 'instances of the new version are left'
+  return {
+    success: aborting && result.aborted && result.returned,
+    log: [`${result.reason}; ${kept}`, ...result.output],
+  }
+}

@@ -1,0 +1,100 @@
+import { NativeError } from '@baton/native-sendmsg'
+import { BROKER_VERSION } from '../../version.ts'
+import type { ReloadParts } from './prepare.ts'
+import { reply } from '../operator/commands.ts'
+import { assign, readSettings, type Settings } from '../active-config.ts'
+import type { Operator } from '../operator/operator.ts'
+import type { Roster } from '../workers/worker-pool.ts'
+import type { Session } from '../operator/operator-session.ts'
+import type { Asker, MasterState } from './state.ts'
+
+/**
+ * The second half of a reload, in the program that has replaced the one that was asked (`BeforeExec`): puts the new configuration in force
+ * with a new worker, and answers.
+ */
+export class AfterExec {
+  readonly #parts: ReloadParts
+  readonly #operator: Pick<Operator, 'adopt'>
+
+  constructor(parts: ReloadParts, operator: Pick<Operator, 'adopt'>) {
+    this.#parts = parts
+    this.#operator = operator
+  }
+
+  /** Resolves when it is answered. When it fails, the worker goes on as before. */
+  async finish({ asker, executions, file, candidate }: MasterState): Promise<void> {
+    const { log, notifier, occupation, roster, counters, tell } = this.#parts
+    const { logger } = log
+    occupation.begin('reload')
+    logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload goes on')
+    const session = this.#takeSession(asker)
+    let success = false
+    let status = 'serving; reloaded'
+    try {
+      await this.#apply(readSettings(file, candidate))
+      success = true
+      logger.info('reloaded')
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      // What the program before this one had begun goes on.
+      this.#applyToFleet()
+      status = `serving; reload failed: ${reason}`
+      logger.error({ reason }, 'reload failed; the worker goes on as before')
+      tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })
+    }
+    counters.reloaded(success, Date.now() / 1000)
+    occupation.end('reload')
+    notifier.ready(status)
+    const lines = log.take()
+    if (session !== undefined) reply(session, { success, log: lines })
+    if (asker.kind !== 'worker') return
+    const worker = [...roster.workers].find(({ number }) => number === asker.worker)
+    worker?.send({ type: 'reloaded', ask: asker.ask, success, log: lines })
+  }
+
+  /** It has waited in the kernel while there was no program to have it. It is a new session: of its modes nothing is left. */
+  #takeSession(asker: Asker): Session | undefined {
+    if (asker.kind !== 'session') return undefined
+    try {
+      return this.#operator.adopt(this.#parts.crossing.leave())
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#parts.log.logger.error({ err: error }, 'the session that asked was lost in the reload')
+      return undefined
+    }
+  }
+
+  /** @throws what makes it fail, and then nothing has changed */
+  async #apply(next: Settings): Promise<void> {
+    const { log, inForce, roster } = this.#parts
+    const { drainDeadline } = inForce.config
+    const change = inForce.sockets.change(next.config)
+    let finish: Awaited<ReturnType<Roster['replace']>>
+    try {
+      finish = await roster.replace(assign(next, change.sockets, log.format))
+    } catch (error) {
+      change.rollBack()
+      throw error
+    }
+    inForce.replace(next, change.sockets)
+    // Backends of a service that is gone are with the old worker alone: it is told to drain them before it lets them go.
+    this.#applyToFleet()
+    finish(change.removed, drainDeadline)
+    try {
+      change.commit()
+    } catch (error) {
+      // It is done all the same: the new worker serves.
+      log.logger.error({ err: error }, 'what the reload made superfluous could not be cleared away')
+    }
+  }
+
+  #applyToFleet(): void {
+    const { log, inForce, fleet } = this.#parts
+    try {
+      fleet.apply(inForce.fleetConfig)
+    } catch (error) {
+      // A folder has gone since it was looked at.
+      log.logger.error({ err: error }, 'managed backends stay as they were')
+    }
+  }
+}

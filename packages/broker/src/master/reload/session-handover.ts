@@ -1,0 +1,55 @@
+import { Endpoint, OwnedFd } from '@baton/native-sendmsg'
+import type { Session } from '../operator/operator-session.ts'
+
+/**
+ * The socketpair through which the session that asks for a reload goes: it waits in the kernel while there is no program to have it.
+ *
+ * Owner of the pair.
+ */
+export class Crossing {
+  readonly #near: Endpoint
+  readonly #far: Endpoint
+
+  private constructor(near: Endpoint, far: Endpoint) {
+    this.#near = near
+    this.#far = far
+  }
+
+  /** @throws {NativeError} the pair cannot be made */
+  static open(): Crossing {
+    return new Crossing(...Endpoint.pair())
+  }
+
+  /** The pair of the program before this one. */
+  static restore([near, far]: readonly [number, number]): Crossing {
+    return new Crossing(new Endpoint(new OwnedFd(near)), new Endpoint(new OwnedFd(far)))
+  }
+
+  /** What has to live on over exec. */
+  get numbers(): [number, number] {
+    return [this.#near.fd, this.#far.fd]
+  }
+
+  /**
+   * Puts in a duplicate: the session keeps what it has.
+   *
+   * @throws {NativeError}
+   */
+  enter({ fd }: Session): void {
+    this.#near.sendFd(fd)
+  }
+
+  /**
+   * Takes it out again. The caller owns it.
+   *
+   * @throws {NativeError} EAGAIN: nothing is in it
+   */
+  leave(): OwnedFd {
+    return this.#far.recvFdNonblock()
+  }
+
+  close(): void {
+    this.#near.destroy()
+    this.#far.destroy()
+  }
+}

@@ -1,0 +1,92 @@
+import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
+import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
+import { STATE_VERSION } from './state-version.ts'
+import type { FleetState } from '../fleet/index.ts'
+import type { CountersState } from '../workers/counters.ts'
+import type { Claims } from '../run/port-assignments.ts'
+import type { HeldSocketsState } from '../listening-sockets.ts'
+import type { WorkerState } from '../workers/worker-process.ts'
+
+/** Number of the memory file, in the environment of the program that takes over. */
+export const STATE_VARIABLE = 'BATON_MASTER_STATE'
+
+/** Who asked for the reload, and hears how it went. */
+export type Asker =
+  | { readonly kind: 'session' }
+  | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
+  | { readonly kind: 'signal' }
+
+/** What `baton run` was told, and has come to know of its app. */
+export interface RunState {
+  readonly claims: Claims
+  /** The folder whose changes redeploy the app; null when none. */
+  readonly watch: string | null
+  /** Made for this run, and to be removed with it. */
+  readonly folder: string
+}
+
+/** All that a master knows when it replaces its own program. Numbers of descriptors are those that cross exec. */
+export interface MasterState {
+  readonly version: number
+  /** How often this process has replaced its program. */
+  readonly executions: number
+  readonly file: string
+  /** The configuration in force, and the one that is to be. */
+  readonly text: string
+  readonly candidate: string
+  readonly lock: number
+  readonly sockets: HeldSocketsState
+  /** The socketpair through which the session that asked goes. */
+  readonly pair: readonly [number, number]
+  readonly workers: readonly WorkerState[]
+  /** How many workers there have been. */
+  readonly started: number
+  readonly counters: CountersState
+  readonly fleet: FleetState
+  readonly asker: Asker
+  /** ISO 8601: of the process. */
+  readonly startedAt: string
+  readonly run: RunState | null
+}
+
+/** All that the state names but for the fleet's. */
+export function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] {
+  return [
+    lock,
+    ...pair,
+    sockets.control,
+    sockets.operator,
+    sockets.admin.fd,
+    ...sockets.listeners.map(({ fd }) => fd),
+    ...workers.flatMap(({ channel, stderr }) => [channel, stderr]),
+  ]
+}
+
+/** Writes it down where the next program finds it. The caller keeps the descriptor over exec, or closes it. */
+export function writeState(state: MasterState): OwnedFd {
+  const file = createMemoryFile('baton-master-state')
+  const bytes = Buffer.from(JSON.stringify(state))
+  for (let at = 0; at < bytes.length;) at += writeSync(file.fd, bytes, at, bytes.length - at, at)
+  return file
+}
+
+/**
+ * What a program before this one has written down for it; undefined in a process that was started anew. Once: the variable
+ * must not reach children.
+ */
+export function takeState(environment: NodeJS.ProcessEnv): MasterState | undefined {
+  const number = environment[STATE_VARIABLE]
+  if (number === undefined) return undefined
+  delete environment[STATE_VARIABLE]
+  const fd = Number(number)
+  const bytes = Buffer.alloc(fstatSync(fd).size)
+  for (let at = 0; at < bytes.length;) at += readSync(fd, bytes, at, bytes.length - at, at)
+  closeSync(fd)
+  const state = JSON.parse(bytes.toString()) as MasterState
+  if (state.version !== STATE_VERSION) {
+    throw new Error(
+      `the state is of version ${String(state.version)}, and this program reads ${STATE_VERSION}`,
+    )
+  }
+  return state
+}

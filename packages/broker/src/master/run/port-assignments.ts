@@ -1,0 +1,103 @@
+import { writeFileSync } from 'node:fs'
+import { localAddress } from '@baton/native-sendmsg'
+import type { OwnedFd } from '@baton/native-sendmsg'
+import { parseAddress } from '../../config/address.ts'
+import { formatAddress, parseConfigText, type Address } from '../../config/index.ts'
+
+/** What a program asks for that calls `listen(port)` under `baton run`. */
+export interface PortRequest {
+  readonly service: string
+  readonly host: string
+  readonly port: number
+  readonly protocol: 'http' | 'tls' | 'tcp'
+}
+
+/** Where it is served. */
+export interface OpenedPort {
+  readonly service: string
+  readonly address: string
+  readonly port: number
+}
+
+/** Which listener serves a port that the app asked for; by port, since each of its processes asks for the same. */
+export type Claims = Readonly<Record<string, string>>
+
+/** Name of the listener of `baton run --listen ADDR`, which is the app's first port whatever it asks for. */
+export const GIVEN_LISTENER = 'listen'
+
+interface Parts {
+  listeners: { name: string; listen: string; protocol: string; service: string }[]
+  services: Record<string, unknown>
+}
+
+/** A claim, decided: the listener that is there for it, or the configuration with one more. */
+export type Decision =
+  | { readonly kind: 'there'; readonly listener: string }
+  | {
+      readonly kind: 'new'
+      readonly listener: string
+      readonly listen: Address
+      readonly text: string
+      readonly parts: { readonly listener: string; readonly service: string }
+    }
+
+/**
+ * The first port of an app is its service's own; each other one gets a service beside it. Several addresses of one port (`localhost`
+ * may be two) are several listeners of one service.
+ */
+export function decide(
+  text: string,
+  claims: Claims,
+  { service, host, port, protocol }: PortRequest,
+): Decision {
+  const parts = JSON.parse(text) as Parts
+  const listen = { kind: 'tcp', host, port } as const
+  const address = formatAddress(listen)
+  const claimed = parts.listeners.find(({ name }) => name === claims[String(port)])
+  if (claimed !== undefined) {
+    const same = parts.listeners.find((each) => each.listen === address)
+    if (same !== undefined) return { kind: 'there', listener: same.name }
+    if (claimed.name === GIVEN_LISTENER || !areDistinct(claimed.listen, listen))
+      return { kind: 'there', listener: claimed.name }
+  }
+  const first = Object.keys(claims).length === 0
+  if (first && parts.listeners.some(({ name }) => name === GIVEN_LISTENER))
+    return { kind: 'there', listener: GIVEN_LISTENER }
+  const owner = claimed?.service ?? (first ? service : `${service}-${port}`)
+  const taken = parts.listeners.filter(({ name }) => name.startsWith(`port-${port}`)).length
+  const name = taken === 0 ? `port-${port}` : `port-${port}-${taken + 1}`
+  const listener = { name, listen: address, protocol, service: owner }
+  parts.listeners.push(listener)
+  parts.services[owner] ??= {}
+  return {
+    kind: 'new',
+    listener: name,
+    listen,
+    text: `${JSON.stringify(parts, undefined, 2)}\n`,
+    parts: {
+      listener: JSON.stringify(listener),
+      service: JSON.stringify({ ...(parts.services[owner] as object), name: owner }),
+    },
+  }
+}
+
+const EVERY_ADDRESS = ['::', '0.0.0.0']
+
+/** Both can be listened on: neither contains the other. */
+function areDistinct(before: string, { host }: Address & { kind: 'tcp' }): boolean {
+  const former = parseAddress(before)
+  if (typeof former === 'string' || former.kind === 'unix') return false
+  return former.host !== host && ![former.host, host].some((each) => EVERY_ADDRESS.includes(each))
+}
+
+/** As the app is told: what `server.address()` says. */
+export function describePort(text: string, file: string, listener: string, fd: OwnedFd): OpenedPort {
+  const found = parseConfigText(text, file).listeners.find(({ name }) => name === listener)
+  const { address, port } = localAddress(fd.fd)
+  return { service: found?.service ?? '', address, port }
+}
+
+/** A reload, and a person, find what is served in the file. */
+export function writeDown(file: string, text: string): void {
+  writeFileSync(file, text)
+}

@@ -1,0 +1,97 @@
+import { Counter, Gauge, Registry } from 'prom-client'
+import { lasting, type MetricSnapshot, sum } from '../../metrics/index.ts'
+
+/** What crosses the master's exec. */
+export interface CountersState {
+  /** Counters of workers that have ended, to be added up. */
+  readonly ended: readonly MetricSnapshot[]
+  readonly succeeded: number
+  readonly failed: number
+  readonly deaths: number
+  /** Seconds since 1970; 0 before the first. */
+  readonly lastReload: number
+}
+
+const NONE: CountersState = { ended: [], succeeded: 0, failed: 0, deaths: 0, lastReload: 0 }
+
+/** So many snapshots are kept apart before they are added up. */
+const MOST_APART = 4
+
+/**
+ * What the workers of a broker have counted beyond the life of each of them, and what the master counts itself. A worker that
+ * is scraped adds this to its own.
+ */
+export class Counters {
+  readonly #registry = new Registry()
+  readonly #reloads = new Counter({
+    name: 'baton_reloads_total',
+    help: 'Reloads by result.',
+    labelNames: ['result'],
+    registers: [this.#registry],
+  })
+  readonly #lastReload = new Gauge({
+    name: 'baton_last_reload_timestamp_seconds',
+    help: 'When the last successful reload was done, in seconds since 1970; 0 before the first.',
+    registers: [this.#registry],
+  })
+  readonly #deaths = new Counter({
+    name: 'baton_worker_deaths_total',
+    help: 'Workers that ended without having been asked to.',
+    registers: [this.#registry],
+  })
+  #ended: MetricSnapshot[]
+  #counted: Omit<CountersState, 'ended'>
+  #adding = false
+
+  constructor({ ended, ...counted }: CountersState = NONE) {
+    this.#ended = [...ended]
+    this.#counted = counted
+    this.#reloads.inc({ result: 'success' }, counted.succeeded)
+    this.#reloads.inc({ result: 'failure' }, counted.failed)
+    this.#deaths.inc(counted.deaths)
+    this.#lastReload.set(counted.lastReload)
+  }
+
+  get state(): CountersState {
+    return { ...this.#counted, ended: this.#ended }
+  }
+
+  /** @param now seconds since 1970 */
+  reloaded(success: boolean, now: number): void {
+    const { succeeded, failed, lastReload } = this.#counted
+    this.#counted = {
+      ...this.#counted,
+      succeeded: succeeded + (success ? 1 : 0),
+      failed: failed + (success ? 0 : 1),
+      lastReload: success ? now : lastReload,
+    }
+    this.#reloads.inc({ result: success ? 'success' : 'failure' })
+    this.#lastReload.set(this.#counted.lastReload)
+  }
+
+  workerDied(): void {
+    this.#counted = { ...this.#counted, deaths: this.#counted.deaths + 1 }
+    this.#deaths.inc()
+  }
+
+  /** A worker has ended: its counters stay. */
+  keep(snapshot: MetricSnapshot): void {
+    this.#ended.push(lasting(snapshot))
+    if (this.#ended.length > MOST_APART && !this.#adding) void this.#addUp()
+  }
+
+  /** All of it as it is at this moment, and what living workers have counted beside it. */
+  async snapshots(living: readonly MetricSnapshot[] = []): Promise<MetricSnapshot[]> {
+    const counted = [...this.#ended, ...living]
+    return [await this.#registry.getMetricsAsJSON(), ...counted]
+  }
+
+  /** Until the sum is there its parts stand for it. */
+  async #addUp(): Promise<void> {
+    this.#adding = true
+    const parts = [...this.#ended]
+    const total = await sum(parts)
+    this.#ended.splice(0, parts.length, total)
+    this.#adding = false
+  }
+}

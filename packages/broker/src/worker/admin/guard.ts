@@ -1,0 +1,76 @@
+import type { IncomingHttpHeaders } from 'node:http'
+
+import { isLoopback, type Address, type Secret } from '../../config/index.ts'
+import { AdminError } from './errors.ts'
+import { PAGE_ROUTES } from './page.ts'
+
+export interface GuardedRequest {
+  readonly method: string
+  /** The pattern of the matched route, undefined when none matched. */
+  readonly route: string | undefined
+  readonly headers: IncomingHttpHeaders
+}
+
+/** Asked by machines and browsers that have no token, and telling nothing that needs one. */
+const OPEN_ROUTES = new Set<string>(['/healthz', '/readyz', ...PAGE_ROUTES])
+
+/**
+ * Decides whether a request may be answered at all. A browser on this host can be made to send requests here by
+ * any page it shows, so being on loopback is not enough: the Host header must be one of ours (DNS rebinding
+ * makes it the attacker's name) and a request that changes something must not come from another origin.
+ *
+ * @returns the refusal, or undefined
+ */
+export function guard(
+  admin: { readonly listen: Address; readonly token: Secret | null },
+  request: GuardedRequest,
+): AdminError | undefined {
+  return (
+    checkHost(admin.listen, request.headers.host) ??
+    checkOrigin(request) ??
+    (admin.token === null ? undefined : checkToken(admin.token, request))
+  )
+}
+
+function checkHost(listen: Address, host: string | undefined): AdminError | undefined {
+  // Beyond loopback a token is obligatory, and a page that can send it needs no tricks with names. A browser
+  // can not reach a Unix socket, and always sends Host.
+  if (listen.kind === 'unix' || !isLoopback(listen) || host === undefined) return undefined
+  const name = host
+    .replace(/:\d+$/, '')
+    .replace(/^\[(.*)\]$/, '$1')
+    .toLowerCase()
+  if (['localhost', '127.0.0.1', '::1', listen.host].includes(name)) return undefined
+  return new AdminError(
+    'BATON_ERR_ADMIN_HOST',
+    `the Host header names ${JSON.stringify(host)}, which is not this server`,
+  )
+}
+
+function checkOrigin({ method, headers }: GuardedRequest): AdminError | undefined {
+  if (method === 'GET' || method === 'HEAD') return undefined
+  if (isOwnPage(headers) && isSameSite(headers)) return undefined
+  return new AdminError('BATON_ERR_ADMIN_ORIGIN', 'a page of another origin may not do this')
+}
+
+/** What is no browser sends no Origin. */
+function isOwnPage({ origin, host }: IncomingHttpHeaders): boolean {
+  if (origin === undefined) return true
+  // A sandboxed page sends "null", which is no URL.
+  return URL.canParse(origin) && new URL(origin).host === host?.toLowerCase()
+}
+
+/** Said by the browser itself, whatever the page leaves out (https://w3c.github.io/webappsec-fetch-metadata/). */
+function isSameSite({ 'sec-fetch-site': site }: IncomingHttpHeaders): boolean {
+  return site === undefined || site === 'same-origin' || site === 'none'
+}
+
+function checkToken(token: Secret, { route, headers }: GuardedRequest): AdminError | undefined {
+  if (route !== undefined && OPEN_ROUTES.has(route)) return undefined
+  const sent = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1]
+  if (sent === undefined)
+    return new AdminError('BATON_ERR_ADMIN_UNAUTHORIZED', 'send "Authorization: Bearer TOKEN"')
+  return token.matches(sent)
+    ? undefined
+    : new AdminError('BATON_ERR_ADMIN_UNAUTHORIZED', 'the token is wrong')
+}

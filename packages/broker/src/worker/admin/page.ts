@@ -1,0 +1,67 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { extname, join } from 'node:path'
+
+import type { FastifyInstance, FastifyReply } from 'fastify'
+
+import { AdminError } from './errors.ts'
+
+/** `page/` of the package; as far from `dist/admin` as from `src/admin`. */
+const FOLDER = join(import.meta.dirname, '../../../page')
+
+const TYPES = new Map([
+  ['.html', 'text/html; charset=utf-8'],
+  ['.css', 'text/css; charset=utf-8'],
+  ['.js', 'text/javascript; charset=utf-8'],
+  ['.svg', 'image/svg+xml'],
+])
+
+/**
+ * Nothing but the page's own files and this server's API: no inline script or style, no markup from strings (which
+ * `trusted-types` forbids), no frame around it in which somebody could be made to click.
+ */
+const POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self'",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+  "require-trusted-types-for 'script'",
+  "trusted-types 'none'",
+].join('; ')
+
+const HEADERS = {
+  'content-security-policy': POLICY,
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-resource-policy': 'same-origin',
+  'referrer-policy': 'no-referrer',
+}
+
+/** Served to who has no token yet: a browser can not send one with a page. They tell nothing about this broker. */
+export const PAGE_ROUTES = ['/', '/page/:file'] as const
+
+/**
+ * The page to look at. Its files are read here, once: a request names no file of the disk, and a package that is
+ * replaced while the broker runs does not mix two versions.
+ */
+export function addPage(app: FastifyInstance): void {
+  const files = new Map(
+    readdirSync(FOLDER)
+      .filter((name) => TYPES.has(extname(name)))
+      .map((name) => [name, readFileSync(join(FOLDER, name))]),
+  )
+  const send = (reply: FastifyReply, name: string) => {
+    const content = files.get(name)
+    if (content === undefined)
+      throw new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `the page has no file ${JSON.stringify(name)}`)
+    return reply
+      .headers(HEADERS)
+      .type(TYPES.get(extname(name)) ?? '')
+      .send(content)
+  }
+  const [index, file] = PAGE_ROUTES
+  app.get(index, (_request, reply) => send(reply, 'index.html'))
+  app.get<{ Params: { file: string } }>(file, ({ params }, reply) => send(reply, params.file))
+}

@@ -1,0 +1,120 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import * as z from 'zod'
+
+import { duration } from '../../config/index.ts'
+import { askerOf } from './asker.ts'
+import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
+import { AdminError } from './errors.ts'
+import { streamEvents } from './event-stream.ts'
+import { readiness } from './readiness.ts'
+import type { BackendStatus, DrainResult, ServiceStatus, WorkerView } from './view.ts'
+
+interface ServiceParams {
+  Params: { service: string }
+}
+
+interface BackendParams {
+  Params: { service: string; id: string }
+}
+
+interface ConnectionParams {
+  Params: { id: string }
+}
+
+const drainBody = z.strictObject({ deadline: duration(0).optional() })
+
+/** @param withToken who comes this far has shown the token */
+export function addRoutes(app: FastifyInstance, view: WorkerView, withToken: boolean): void {
+  const asker = ({ socket }: FastifyRequest) => askerOf(socket, withToken)
+
+  app.get('/healthz', () => ({ status: 'ok' }))
+
+  app.get('/readyz', (_request, reply) => {
+    const answer = readiness(view.status())
+    return reply.code(answer.ready ? 200 : 503).send(answer)
+  })
+
+  app.get('/metrics', async (_request, reply) =>
+    reply.type(view.metricsContentType).send(await view.metricsText()),
+  )
+
+  app.get('/api/v1/status', () => view.status())
+
+  app.get<ServiceParams>('/api/v1/services/:service', ({ params }) => findService(view, params.service))
+
+  app.get('/api/v1/connections', ({ query }) => {
+    const wanted = connectionQuery(query)
+    if (wanted.service !== undefined) findService(view, wanted.service)
+    const { capacity = 0, recorded = 0 } = view.connections ?? {}
+    return { connections: view.connections?.list(wanted) ?? [], recorded, capacity }
+  })
+
+  app.get<ConnectionParams>('/api/v1/connections/:id', ({ params }) => {
+    const record = view.connections?.find(connectionId(params.id))
+    if (record !== undefined) return record
+    const message =
+      view.connections === undefined
+        ? 'nothing is recorded: the configuration has "recorder": 0'
+        : `no record of connection ${JSON.stringify(params.id)}; the last ${view.connections.capacity} are kept`
+    throw new AdminError('BATON_ERR_ADMIN_NO_CONNECTION', message)
+  })
+
+  app.get('/api/v1/events', { exposeHeadRoute: false }, (_request, reply) => streamEvents(reply, view.events))
+
+  app.post<ServiceParams>('/api/v1/services/:service/drain', async (request, reply) => {
+    const { name: service } = findService(view, request.params.service)
+    const result = await view.drainService(service, deadlineOf(request.body))
+    const by = asker(request)
+    view.asked({ kind: 'drain', service, by, text: `${by} drains service ${service}` })
+    return reply.code(202).send(begun(result))
+  })
+
+  app.post<BackendParams>('/api/v1/services/:service/backends/:id/drain', async (request, reply) => {
+    const { name: service, backends } = findService(view, request.params.service)
+    const { id, slot, version, pid } = findBackend(service, backends, request.params.id)
+    const result = await view.drainBackend(service, id, deadlineOf(request.body))
+    const by = asker(request)
+    const backend = { id, slot, version, pid }
+    view.asked({ kind: 'drain', service, backend, by, text: `${by} drains ${slot} of service ${service}` })
+    return reply.code(202).send(begun(result))
+  })
+
+  app.post('/api/v1/reload', async (request, reply) => {
+    if (view.reload === undefined) {
+      throw new AdminError(
+        'BATON_ERR_ADMIN_NO_MASTER',
+        'this broker runs without a master that could reload it',
+      )
+    }
+    const { success, log } = await view.reload(asker(request))
+    return reply.code(success ? 200 : 409).send({ success, log })
+  })
+}
+
+function begun({ draining, deadlineMs }: DrainResult): DrainResult {
+  return { draining, deadlineMs }
+}
+
+function findService(view: WorkerView, name: string): ServiceStatus {
+  const { services } = view.status()
+  const service = services.find((candidate) => candidate.name === name)
+  if (service !== undefined) return service
+  const known = services.map((each) => each.name).join(', ')
+  throw new AdminError(
+    'BATON_ERR_ADMIN_NO_SERVICE',
+    `there is no service ${JSON.stringify(name)}; there are: ${known}`,
+  )
+}
+
+function findBackend(service: string, backends: readonly BackendStatus[], idOrSlot: string): BackendStatus {
+  const backend = backends.find(({ id, slot }) => id === idOrSlot || slot === idOrSlot)
+  if (backend !== undefined) return backend
+  const message = `service ${service} has no backend ${JSON.stringify(idOrSlot)}`
+  throw new AdminError('BATON_ERR_ADMIN_NO_BACKEND', message)
+}
+
+function deadlineOf(body: unknown): number | undefined {
+  const result = drainBody.safeParse(body ?? {})
+  if (result.success) return result.data.deadline
+  throw badRequest(result.error)
+}

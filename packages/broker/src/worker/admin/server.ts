@@ -1,0 +1,171 @@
+import { chmodSync } from 'node:fs'
+
+import Fastify, {
+  LogController,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyServerOptions,
+} from 'fastify'
+import type { OwnedFd } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+
+import type { Address, Config } from '../../config/index.ts'
+import { AdminError, adminListenError, type AdminErrorCode } from './errors.ts'
+import { guard } from './guard.ts'
+import { addPage } from './page.ts'
+import { addRoutes } from './routes.ts'
+import { removeStaleSocket } from '../../listening/stale-socket.ts'
+import type { WorkerView } from './view.ts'
+
+/** A whole request must have come by then; a scraper that stalls holds no connection for ever. */
+const REQUEST_TIMEOUT_MS = 10_000
+const BODY_LIMIT_BYTES = 16 * 1024
+/**
+ * Whoever may connect (on loopback that is every user of this host) takes one of the worker's descriptors with each connection,
+ * and clients need those.
+ */
+export const MOST_CONNECTIONS = 256
+/** What `close` waits for answers that are being written. */
+const CLOSE_GRACE_MS = 1000
+
+export interface AdminOptions {
+  readonly config: Pick<Config, 'admin'>
+  readonly view: WorkerView
+  readonly logger: Logger
+  /** Bound and listening already; the server owns it from `listen()` on. */
+  readonly socket?: OwnedFd | undefined
+}
+
+export interface Admin {
+  /**
+   * Binds `admin.listen`.
+   *
+   * @returns the bound address, with the port that the kernel chose for port 0
+   * @throws AdminListenError, naming the key and the address
+   */
+  listen(): Promise<{ address: Address }>
+  /** Accepts no more; resolves when the last request is answered. */
+  leave(): Promise<void>
+  /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
+  close(): Promise<void>
+}
+
+/** The admin HTTP server: metrics, health, status, the requests to drain, and the page to look at. */
+export function createAdmin({ config, view, logger, socket }: AdminOptions): Admin {
+  const { listen } = config.admin
+  const options: FastifyServerOptions = {
+    loggerInstance: logger.child({ component: 'admin' }),
+    // A scrape every few seconds is no news; failures are logged by the error handler.
+    logController: new LogController({ disableRequestLogging: true }),
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    bodyLimit: BODY_LIMIT_BYTES,
+  }
+  const app = Fastify(options)
+  app.server.maxConnections = MOST_CONNECTIONS
+  let leaving = false
+  acceptJsonOnly(app)
+  app.addHook('onRequest', (request, _reply, done) => {
+    const route = request.routeOptions.url
+    done(guard(config.admin, { method: request.method, route, headers: request.headers }))
+  })
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    // Who keeps the connection would go on asking a worker that knows nothing any more.
+    if (leaving) reply.header('connection', 'close')
+    reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
+    done()
+  })
+  answerErrors(app)
+  addRoutes(app, view, config.admin.token !== null)
+  addPage(app)
+
+  return {
+    async listen() {
+      try {
+        if (socket !== undefined) {
+          await app.ready()
+          await listenOn(app, socket.release())
+          return { address: boundAddress(app, listen) }
+        }
+        if (listen.kind === 'unix') await removeStaleSocket(listen.path)
+        await app.listen(
+          listen.kind === 'unix' ? { path: listen.path } : { host: listen.host, port: listen.port },
+        )
+        // Connecting needs write permission on the file; the token is not the only lock.
+        if (listen.kind === 'unix') chmodSync(listen.path, 0o600)
+      } catch (error) {
+        throw adminListenError(listen, error)
+      }
+      return { address: boundAddress(app, listen) }
+    },
+    async leave() {
+      leaving = true
+      // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
+      if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
+    },
+    async close() {
+      socket?.close()
+      const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
+      await app.close()
+      clearTimeout(cut)
+    },
+  }
+}
+
+function listenOn(app: FastifyInstance, fd: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    app.server.once('error', reject)
+    app.server.listen({ fd }, () => {
+      app.server.off('error', reject)
+      resolve()
+    })
+  })
+}
+
+/** Forms and plain text are what a page of another origin may post without asking first; they are refused. */
+function acceptJsonOnly(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
+    if (body === '') return done(null, undefined)
+    try {
+      done(null, JSON.parse(String(body)))
+    } catch {
+      done(new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', 'the body is not JSON'))
+    }
+  })
+}
+
+function answerErrors(app: FastifyInstance): void {
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?', 1)[0]
+    return answer(reply, new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`))
+  })
+  app.setErrorHandler<FastifyError | AdminError>((error, request, reply) => {
+    if (error instanceof AdminError) return answer(reply, error)
+    const code = FASTIFY_CODES.get(error.statusCode ?? 500)
+    if (code !== undefined) return answer(reply, new AdminError(code, error.message))
+    request.log.error({ err: error }, 'admin request failed')
+    return answer(
+      reply,
+      new AdminError('BATON_ERR_ADMIN_INTERNAL', 'internal error; the log of the broker tells more'),
+    )
+  })
+}
+
+const FASTIFY_CODES: ReadonlyMap<number, AdminErrorCode> = new Map([
+  [400, 'BATON_ERR_ADMIN_BAD_REQUEST'],
+  [413, 'BATON_ERR_ADMIN_BODY_TOO_LARGE'],
+  [415, 'BATON_ERR_ADMIN_MEDIA_TYPE'],
+])
+
+function answer(reply: FastifyReply, { code, statusCode, message }: AdminError): FastifyReply {
+  // RFC 9110, section 11.6.1: a 401 carries the challenge.
+  if (statusCode === 401) reply.header('www-authenticate', 'Bearer')
+  return reply.code(statusCode).send({ error: { code, message } })
+}
+
+function boundAddress(app: FastifyInstance, asked: Address): Address {
+  const bound = app.server.address()
+  if (bound === null || typeof bound === 'string') return asked
+  return { kind: 'tcp', host: bound.address, port: bound.port }
+}

@@ -1,0 +1,433 @@
+import type { ControlConnection, ControlEnd, Frame, Timer } from '@baton/backend-sdk/protocol'
+import { ProtocolError } from '@baton/backend-sdk/protocol'
+import type { Logger } from 'pino'
+import type { Candidate } from '../balance/index.ts'
+import type { ClientConnection } from '../connection/connection.ts'
+import { type Failure, failureOf } from './failure.ts'
+import type { HandoffLane } from './lane.ts'
+import { OfferLedger, type OpenOffer, toWire, type Unmatched } from './offer-ledger.ts'
+import { createToken } from './token.ts'
+import { type Os, systemOs } from '../os.ts'
+import type { PendingDial } from '../relay/dial.ts'
+import type { LinkHost } from './link-host.ts'
+import { RelayDials } from './relay-dials.ts'
+import { Eligibility, type EligibilityOptions } from './eligibility.ts'
+
+/** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
+const MOST_STRANGE_NACKS = 256
+
+/** A backend that owes answers and has given none for so long is stuck rather than busy: milliseconds, several times what a batch takes. */
+const LONGEST_BUSY = 50
+
+/** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
+export interface BackendIdentity {
+  readonly ulid: string
+  /** Small and reused, such as `web-1`: labels its metrics. */
+  readonly slot: string
+  readonly service: string
+  readonly pid: number
+  readonly uid: number
+  readonly version: string | null
+  readonly weight: number
+  readonly registeredAt: Date
+  /** The Unix socket on which it takes relays; null when it takes none. */
+  readonly reconnect: string | null
+}
+
+export interface LinkOptions extends EligibilityOptions {
+  /** Milliseconds. */
+  readonly ackDeadline: number
+  readonly tokenTtl: number
+  readonly maxStuck: number
+}
+
+/**
+ * One registered backend: its control connection, its lane and the account of what was offered to it.
+ *
+ * It owns the offers; the descriptors stay with their connections, which the service owns.
+ */
+export class BackendLink implements Candidate {
+  readonly identity: BackendIdentity
+  /** Whether it may be chosen. */
+  readonly eligibility: Eligibility
+  readonly #control: ControlConnection
+  readonly #lane: HandoffLane
+  readonly #options: LinkOptions
+  readonly #host: LinkHost
+  readonly #logger: Logger
+  readonly #os: Os
+  readonly #ledger = new OfferLedger()
+  readonly #dials: RelayDials
+  #ackTimer: Timer | undefined
+  #superseded = false
+  #over = false
+  #acked = 0
+  #adopted: number | undefined
+  #closed = 0
+  #lag: number | null = null
+  #strange = 0
+  /** When it last answered, or was asked while it owed nothing. */
+  #owesSince = 0
+
+  constructor(
+    identity: BackendIdentity,
+    transport: { control: ControlConnection; lane: HandoffLane },
+    options: LinkOptions,
+    host: LinkHost,
+    logger: Logger,
+    os: Os = systemOs,
+  ) {
+    this.#os = os
+    this.identity = identity
+    this.#control = transport.control
+    this.#lane = transport.lane
+    this.#options = options
+    this.#host = host
+    const { ulid: backend, slot, service } = identity
+    this.#logger = logger.child({ backend, slot, service })
+    this.#dials = new RelayDials(os, this.#logger, (offer, failure) => this.#relayFailed(offer, failure))
+    this.eligibility = new Eligibility(
+      options,
+      {
+        probe: (id) => {
+          if (!this.#control.backedUp) this.#control.write({ type: 'heartbeat', id, reply: false })
+        },
+        resumed: () => this.#host.available(),
+      },
+      this.#logger,
+      os,
+    )
+  }
+
+  /** The slot, so that a backend's successor is chosen for the same clients (`source-hash`). */
+  get id(): string {
+    return this.identity.slot
+  }
+
+  get weight(): number {
+    return this.identity.weight
+  }
+
+  /** Connections that it holds, and those on their way to it. */
+  get load(): number {
+    return Math.max(0, this.#acked - this.#closed) + this.#ledger.size
+  }
+
+  /** Offers that it has not answered, and whose time is not over. */
+  get expectedAcks(): number {
+    return this.#ledger.size - this.#ledger.taken
+  }
+
+  /** It owes answers, and has begun to owe them or given some a moment ago. Times as of the clock, in milliseconds. */
+  isBusy(now: number): boolean {
+    return this.expectedAcks > 0 && now - this.#owesSince <= LONGEST_BUSY
+  }
+
+  /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
+  get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
+    return {
+      adopted: this.#acked,
+      closed: this.#closed,
+      lag: this.#lag,
+      inFlight: this.#ledger.clients,
+      stuck: this.#ledger.taken,
+    }
+  }
+
+  /**
+   * Offers connections: descriptors on the lane in one batch, then the OFFER on control, which is the doorbell. Gives
+   * back what could not be sent; for all others the host hears.
+   */
+  offer(connections: readonly ClientConnection[]): { failure: Failure; from: number } | undefined {
+    // Nothing goes on a lane whose control has bytes that the kernel has not taken yet: the doorbell must not be late.
+    if (this.#control.backedUp || !this.#control.writable) return { failure: { code: 'WouldBlock' }, from: 0 }
+    const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
+    const { sent, error } = this.#lane.send(messages)
+    if (sent > 0) {
+      const due = this.#dueFromNow()
+      const deadline = this.#tokenDeadline()
+      const offers: OpenOffer[] = []
+      for (let index = 0; index < sent; index++) {
+        const connection = connections[index] as ClientConnection
+        offers.push(this.#ledger.open(connection, (messages[index] as { bytes: Buffer }).bytes, due))
+      }
+      this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline)) })
+      this.#armAckTimer()
+    }
+    if (error === undefined) return undefined
+    const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
+    this.eligibility.failed(failure)
+    return { failure, from: sent }
+  }
+
+  /**
+   * Offers to carry the bytes: OFFER(relay) on control, and a connection to the backend's endpoint that begins with the same
+   * token. Until the ACK nothing is read from the client, so that a relay that fails has cost it nothing but time.
+   */
+  offerRelay(connection: ClientConnection): Failure | undefined {
+    const { reconnect, uid } = this.identity
+    if (reconnect === null || this.#control.backedUp || !this.#control.writable) return { code: 'WouldBlock' }
+    const token = createToken()
+    const offer = this.#ledger.open(connection, token, this.#dueFromNow(), 'relay')
+    this.#control.write({ type: 'offer', offers: [toWire(offer, this.#tokenDeadline())] })
+    this.#dials.dial(offer, { path: reconnect, uid })
+    this.#armAckTimer()
+    return undefined
+  }
+
+  /** Tells the backend to finish; no connection is offered to it from now on. */
+  drain(deadline: number, reason: string): void {
+    if (this.eligibility.draining) return
+    this.eligibility.drain()
+    this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
+  }
+
+  /** The same backend has registered anew: nothing more is offered here, and the link ends when every offer is settled. */
+  supersede(): void {
+    this.eligibility.drain()
+    this.#superseded = true
+    this.#endIfSuperseded()
+  }
+
+  /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
+  release(reason: string): void {
+    this.#control.write({ type: 'reconnect', reason })
+  }
+
+  /**
+   * Lets the backend go because this broker ends. Closing control is a statement (I3): first the lane is read back, and
+   * what was taken and not acknowledged is given up for good.
+   */
+  close(): void {
+    this.#control.cutOff()
+  }
+
+  read(frames: readonly Frame[]): void {
+    for (const frame of frames) {
+      if (this.#over) return
+      this.#handle(frame)
+    }
+    if (this.#superseded) this.#endIfSuperseded()
+  }
+
+  /** Control has ended: decides what each open offer is, and only then closes. */
+  controlEnded(end: ControlEnd): void {
+    if (this.#over) return
+    // Whole frames at the very end count: an ACK there means that the connection was adopted before its owner died.
+    // Rule: READ_CONTROL_TO_END (docs/model)
+    for (const frame of end.frames) if (frame.type === 'ack' || frame.type === 'nack') this.#handle(frame)
+    if (this.#over) return
+    const violation = end.error instanceof ProtocolError
+    if (violation) {
+      const { code, message } = end.error
+      this.#logger.error({ code, reason: message }, 'backend broke the protocol and is cut off')
+    } else if (end.error !== undefined) {
+      this.#logger.warn({ error: end.error.message }, 'control connection failed')
+    }
+    // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
+    // proves nothing about what was taken.
+    this.#finish(
+      violation
+        ? { code: 'ProtocolViolation' }
+        : { code: this.eligibility.draining ? 'BackendDraining' : 'BackendGone' },
+      end.by === 'peer' && !violation,
+    )
+  }
+
+  #handle(frame: Frame): void {
+    switch (frame.type) {
+      case 'ack': {
+        this.#owesSince = this.#os.now()
+        const adopted: ClientConnection[] = []
+        const relayed: { connection: ClientConnection; pending: PendingDial }[] = []
+        for (const { sequence, connection } of frame.acks) {
+          const offer = this.#ledger.acked(sequence, connection)
+          // Also a late one: the backend counts what it adopted, be it a relay that was given up meanwhile.
+          if (offer !== 'never-made') this.#acked += 1
+          if (!this.#isMatched(offer, 'ACK')) continue
+          const pending = this.#dials.take(offer)
+          if (pending === undefined) adopted.push(offer.connection)
+          else relayed.push({ connection: offer.connection, pending })
+        }
+        if (adopted.length + relayed.length > 0) this.eligibility.succeeded()
+        // First those who are somebody else's already: what goes wrong with a relay must not keep their descriptors open.
+        if (adopted.length > 0) this.#host.handedOff(adopted)
+        for (const { connection, pending } of relayed) {
+          pending.settle()
+          this.#host.relayed(connection, pending.socket)
+        }
+        this.#host.available()
+        return
+      }
+      case 'nack':
+        this.#owesSince = this.#os.now()
+        for (const { sequence, reason, token } of frame.nacks) {
+          this.#host.tokenRejected(reason)
+          const offer = this.#ledger.nacked(sequence, token)
+          if (sequence === 0 && offer === 'settled') this.#strangersToken()
+          if (!this.#isMatched(offer, 'NACK')) continue
+          this.#dials.take(offer)?.cancel()
+          const failure: Failure = { code: reason }
+          this.eligibility.failed(failure)
+          this.#host.returned([offer.connection], failure, this.id)
+        }
+        return
+      case 'stats':
+        // What it held before this registration counts as its load, too.
+        if (this.#adopted === undefined) this.#acked += frame.adopted
+        this.#adopted = frame.adopted
+        this.#closed = frame.closed
+        this.#lag = frame.lag
+        this.#host.available()
+        return
+      case 'heartbeat':
+        if (!frame.reply) this.#reply(frame.id)
+        else if (this.eligibility.answered(frame.id)) {
+          this.#logger.info('backend answers again')
+          this.#host.available()
+        }
+        return
+      case 'drain':
+        if (!this.eligibility.draining) this.#logger.info({ reason: frame.reason }, 'backend drains')
+        this.eligibility.drain()
+        return
+      case 'drained':
+        this.eligibility.drain()
+        this.#logger.info('backend has drained')
+        return
+      // FrameOrder lets none of these through to a broker.
+      case 'hello':
+      case 'welcome':
+      case 'refused':
+      case 'reconnect':
+      case 'offer':
+      case 'revoke':
+        return
+    }
+  }
+
+  /** A refusal of something that was never on this lane. A few can be explained, and looking for each costs time. */
+  #strangersToken(): void {
+    this.#strange += 1
+    if (this.#strange <= MOST_STRANGE_NACKS) return
+    this.#control.cutOff(
+      new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'too many NACKs for tokens that were never offered'),
+    )
+  }
+
+  /** Not to a peer that does not read: its own probes must not fill this process's memory. */
+  #reply(id: number): void {
+    if (!this.#control.backedUp) this.#control.write({ type: 'heartbeat', id, reply: true })
+  }
+
+  #isMatched(offer: OpenOffer | Unmatched, answer: string): offer is OpenOffer {
+    if (offer === 'settled') this.#host.lateAnswer()
+    else if (offer === 'never-made') {
+      this.#logger.error({ answer }, 'backend answered an offer that was never made')
+      this.#control.cutOff(
+        new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${answer} for an offer that was never made`),
+      )
+    } else return true
+    return false
+  }
+
+  /** When the ACKs of what is offered now are due. */
+  #dueFromNow(): number {
+    const now = this.#os.now()
+    if (this.expectedAcks === 0) this.#owesSince = now
+    return now + this.#options.ackDeadline
+  }
+
+  #tokenDeadline(): bigint {
+    return this.#os.hrtime() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
+  }
+
+  /** The endpoint could not be reached, or what was connected broke before the ACK. */
+  #relayFailed(offer: OpenOffer, failure: Failure): void {
+    if (!this.#ledger.cancel(offer)) return
+    this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
+    this.eligibility.failed(failure)
+    this.#host.returned([offer.connection], failure, this.id)
+    this.#endIfSuperseded()
+  }
+
+  #armAckTimer(): void {
+    const due = this.#ledger.nextDue()
+    if (this.#ackTimer !== undefined || due === undefined) return
+    this.#ackTimer = this.#os.setTimeout(
+      () => {
+        this.#ackTimer = undefined
+        this.#onAckTimer()
+        this.#armAckTimer()
+      },
+      Math.max(1, due - this.#os.now()),
+    )
+  }
+
+  /** The deadline of the oldest offer: reads the lane back. Whatever is still there waits behind a stuck event loop. */
+  #onAckTimer(): void {
+    const now = this.#os.now()
+    const due = this.#ledger.nextDue()
+    if (due === undefined || due > now) return
+    // Rule: REROUTE_ONLY_ON_PROOF, ACK_DEADLINE (docs/model)
+    const revoked = this.#revoke(now)
+    const taken = this.#ledger.noteTaken(now)
+    this.#control.write({ type: 'heartbeat', id: this.eligibility.missed(now), reply: false })
+    this.#logger.warn({ revoked: revoked.length, taken }, 'no ACK by the deadline; lane read back')
+    const failure: Failure = { code: 'BackendAckTimeout' }
+    this.eligibility.failed(failure)
+    for (;;) {
+      const oldest = this.#ledger.relinquish(this.#options.maxStuck)
+      if (oldest === undefined) break
+      this.#host.relinquished(oldest.connection)
+    }
+    if (revoked.length > 0) this.#host.returned(revoked, failure, this.id)
+    this.#endIfSuperseded()
+  }
+
+  /** Nothing is out, so that control's end would decide nothing. */
+  #endIfSuperseded(): void {
+    if (this.#superseded && !this.#over && this.#ledger.size === 0)
+      this.#finish({ code: 'BackendDraining' }, true)
+  }
+
+  /** Reads the lane back and tells the backend to forget those tokens. */
+  #revoke(now: number): ClientConnection[] {
+    const relays = this.#ledger.overdueRelays(now)
+    for (const relay of relays) this.#dials.take(relay)?.cancel()
+    const offers = [...relays, ...this.#readLaneBack().offers]
+    if (offers.length > 0) {
+      this.#control.write({ type: 'revoke', sequences: offers.map(({ sequence }) => sequence) })
+    }
+    return offers.map(({ connection }) => connection)
+  }
+
+  #readLaneBack(): { offers: OpenOffer[]; whole: boolean } {
+    const { tokens, error } = this.#lane.readBack()
+    if (error) this.#logger.error({ error: error.message }, 'lane could not be read back')
+    return {
+      offers: tokens.flatMap((token) => this.#ledger.readBack(token) ?? []),
+      whole: error === undefined,
+    }
+  }
+
+  /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
+  #finish(failure: Failure, untouched: boolean): void {
+    this.#over = true
+    this.eligibility.close()
+    this.#os.clear(this.#ackTimer)
+    // Rule: BROKER_LETS_GO_FIRST, RETURN_AT_END (docs/model)
+    const { offers: back, whole } = this.#readLaneBack()
+    const rest = this.#ledger.end()
+    for (const offer of rest) {
+      this.#dials.take(offer)?.cancel()
+      if ((untouched && whole) || offer.kind === 'relay') back.push(offer)
+      else this.#host.relinquished(offer.connection)
+    }
+    this.#lane.close()
+    this.#control.release()
+    this.#host.ended(this)
+    const connections = back.map(({ connection }) => connection)
+    if (connections.length > 0) this.#host.returned(connections, failure, this.id)
+  }
+}

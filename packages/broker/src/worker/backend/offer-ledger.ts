@@ -1,0 +1,167 @@
+import { timingSafeEqual } from 'node:crypto'
+import type { Offer, OfferKind } from '@baton/backend-sdk/protocol'
+import type { ClientConnection } from '../connection/connection.ts'
+
+/**
+ * The broker's account of one control connection: which connection was offered under which sequence, and what is known
+ * of it. No I/O; the clock is an argument.
+ *
+ *     offered -- ACK ------------------------------------------> handed off
+ *             -- NACK, read back from the lane, end without ACK -> free to go elsewhere
+ *             -- deadline passed, not on the lane any more -----> taken
+ *     taken   -- ACK, NACK, end of control ---------------------> as above
+ *             -- more than `maxStuck` of them ------------------> relinquished (never offered again)
+ *
+ * A late, missing or wrong answer alone moves nothing (I3).
+ */
+export interface OpenOffer {
+  readonly sequence: number
+  readonly token: Buffer
+  readonly connection: ClientConnection
+  /** Milliseconds of performance.now(): when the ACK is due. */
+  readonly due: number
+  /** A relay has nothing on the lane: its client's descriptor never leaves the broker. */
+  readonly kind: OfferKind
+  state: 'offered' | 'taken'
+}
+
+/** `settled`: the offer was made and is over, so the answer crossed something. `never-made`: the peer invented it. */
+export type Unmatched = 'settled' | 'never-made'
+
+export class OfferLedger {
+  /** In the order in which the offers were made, so the first that is not taken is due first. */
+  readonly #open = new Map<number, OpenOffer>()
+  #lastSequence = 0
+  #taken = 0
+  /** The offer of a health check; there is at most one at a time. */
+  #probe: OpenOffer | undefined
+
+  get size(): number {
+    return this.#open.size
+  }
+
+  /** Without the health check's. */
+  get clients(): number {
+    return this.#open.size - (this.#probe === undefined ? 0 : 1)
+  }
+
+  /** Offers past their deadline that the backend has taken from the lane and not answered. */
+  get taken(): number {
+    return this.#taken
+  }
+
+  open(connection: ClientConnection, token: Buffer, due: number, kind: OfferKind = 'descriptor'): OpenOffer {
+    const offer: OpenOffer = {
+      sequence: ++this.#lastSequence,
+      token,
+      connection,
+      due,
+      kind,
+      state: 'offered',
+    }
+    this.#open.set(offer.sequence, offer)
+    if (connection.probe !== undefined) this.#probe = offer
+    return offer
+  }
+
+  /** The offer that an ACK settles. An echo of another connection answers an offer that was never made. */
+  acked(sequence: number, id: Buffer): OpenOffer | Unmatched {
+    const offer = this.#open.get(sequence)
+    // Rule: LATE_ACK_IGNORED (docs/model)
+    if (offer === undefined) return this.#unmatched(sequence)
+    if (!offer.connection.id.equals(id)) return 'never-made'
+    return this.#close(offer)
+  }
+
+  /** The offer that a NACK settles: by its sequence, or (0) by the token that the descriptor came with. */
+  nacked(sequence: number, token: Buffer): OpenOffer | Unmatched {
+    if (sequence === 0) return this.readBack(token) ?? 'settled'
+    const offer = this.#open.get(sequence)
+    return offer === undefined ? this.#unmatched(sequence) : this.#close(offer)
+  }
+
+  /** The offer whose message was read back out of the backend's queue. */
+  readBack(token: Buffer): OpenOffer | undefined {
+    // The oldest first: messages lie on the lane in the order of their offers.
+    for (const offer of this.#open.values()) {
+      if (token.length === offer.token.length && timingSafeEqual(offer.token, token))
+        return this.#close(offer)
+    }
+    return undefined
+  }
+
+  /** When the next ACK is due, in milliseconds of performance.now(). */
+  nextDue(): number | undefined {
+    for (const offer of this.#open.values()) if (offer.state === 'offered') return offer.due
+    return undefined
+  }
+
+  /** After the lane was read back: what is past its deadline and was not on it has been taken. Gives how many. */
+  noteTaken(now: number): number {
+    let found = 0
+    for (const offer of this.#open.values()) {
+      if (offer.state === 'taken' || offer.kind === 'relay') continue
+      if (offer.due > now) break
+      offer.state = 'taken'
+      found += 1
+    }
+    this.#taken += found
+    return found
+  }
+
+  /** A relay that will not come about. False when its offer is settled already. */
+  cancel(offer: OpenOffer): boolean {
+    return this.#open.get(offer.sequence) === offer && this.#close(offer) === offer
+  }
+
+  /** Relays without an ACK by their deadline, closed: nobody but the broker can have touched their clients. */
+  overdueRelays(now: number): OpenOffer[] {
+    const overdue = [...this.#open.values()].filter(({ kind, due }) => kind === 'relay' && due <= now)
+    for (const offer of overdue) this.#close(offer)
+    return overdue
+  }
+
+  /**
+   * The oldest taken offer, while there are more than `bound`. It is never offered again. A health check does not wait: there
+   * is no client to be lost.
+   */
+  relinquish(bound: number): OpenOffer | undefined {
+    if (this.#probe?.state === 'taken') return this.#close(this.#probe)
+    if (this.#taken <= bound) return undefined
+    for (const offer of this.#open.values()) if (offer.state === 'taken') return this.#close(offer)
+    return undefined
+  }
+
+  /** Everything that is still open, in order; the ledger is empty afterwards. */
+  end(): OpenOffer[] {
+    const rest = [...this.#open.values()]
+    this.#open.clear()
+    this.#taken = 0
+    this.#probe = undefined
+    return rest
+  }
+
+  #close(offer: OpenOffer): OpenOffer {
+    this.#open.delete(offer.sequence)
+    if (offer.state === 'taken') this.#taken -= 1
+    if (offer === this.#probe) this.#probe = undefined
+    return offer
+  }
+
+  #unmatched(sequence: number): Unmatched {
+    return sequence <= this.#lastSequence ? 'settled' : 'never-made'
+  }
+}
+
+/** The wire form of an open offer. `deadline` is CLOCK_MONOTONIC in nanoseconds. */
+export function toWire(offer: OpenOffer, deadline: bigint): Offer {
+  return {
+    sequence: offer.sequence,
+    token: offer.token,
+    connection: offer.connection.id,
+    deadline,
+    kind: offer.kind,
+    listener: offer.connection.listener.name,
+    meta: undefined,
+  }
+}

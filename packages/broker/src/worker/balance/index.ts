@@ -1,0 +1,1 @@
+export { createChooser, type Balance, type Candidate, type Chooser, type ChooseKey } from './balancer.ts'

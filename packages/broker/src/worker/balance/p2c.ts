@@ -1,0 +1,32 @@
+import type { Candidate, Chooser } from './balancer.ts'
+
+/**
+ * The power of two choices (Mitzenmacher, 2001): two different backends are drawn by weight and the one with the
+ * lower load for its weight is taken. Several brokers that know only their own load do not all run to the same
+ * backend, as they do with the lowest of all.
+ */
+export function powerOfTwoChoices(random: () => number): Chooser {
+  return {
+    choose<C extends Candidate>(candidates: readonly C[]) {
+      const first = draw(candidates, random)
+      if (first === undefined || candidates.length === 1) return first
+      const second = draw(
+        candidates.filter((candidate) => candidate !== first),
+        random,
+      )
+      if (second === undefined) return first
+      return second.load / second.weight < first.load / first.weight ? second : first
+    },
+  }
+}
+
+/** One candidate, each with the probability weight / sum of weights. */
+export function draw<C extends Candidate>(candidates: readonly C[], random: () => number): C | undefined {
+  let remaining = random() * candidates.reduce((sum, candidate) => sum + candidate.weight, 0)
+  for (const candidate of candidates) {
+    remaining -= candidate.weight
+    if (remaining < 0) return candidate
+  }
+  // Rounding can leave a rest that no weight covers.
+  return candidates.at(-1)
+}

@@ -1,0 +1,30 @@
+import type { Candidate, Chooser } from './balancer.ts'
+
+/**
+ * Smooth weighted round robin, as nginx does it (ngx_http_upstream_round_robin.c): each candidate gains its
+ * weight at every turn, the richest is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not
+ * a a a a a b c. Candidates that are absent from a turn lose what they had.
+ */
+export function roundRobin(): Chooser {
+  let credit = new Map<string, number>()
+  return {
+    choose<C extends Candidate>(candidates: readonly C[]) {
+      const next = new Map<string, number>()
+      let best: C | undefined
+      let bestCredit = Number.NEGATIVE_INFINITY
+      let total = 0
+      for (const candidate of candidates) {
+        const current = (credit.get(candidate.id) ?? 0) + candidate.weight
+        next.set(candidate.id, current)
+        total += candidate.weight
+        if (current > bestCredit) {
+          best = candidate
+          bestCredit = current
+        }
+      }
+      if (best !== undefined) next.set(best.id, bestCredit - total)
+      credit = next
+      return best
+    },
+  }
+}

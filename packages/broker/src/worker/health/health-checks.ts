@@ -1,0 +1,90 @@
+import type { Clock, Timer } from '@baton/backend-sdk/protocol'
+import { NativeError } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { systemOs } from '../os.ts'
+import type { BackendLink } from '../backend/backend-link.ts'
+import type { LinkState } from '../backend/eligibility.ts'
+import { judge, UNCHECKED } from './health.ts'
+import { Probe, type ProbeOptions, type Verdict } from './probe.ts'
+
+export interface HealthCheckOptions extends ProbeOptions {
+  /** Milliseconds from one check to the next. */
+  readonly interval: number
+  /** It was, when a worker before this one asked. */
+  readonly healthy?: boolean
+}
+
+/** Nobody is asked who drains, whose event loop is stuck (the heartbeat looks after that), or who is left alone for a while. */
+const ASKED: ReadonlySet<LinkState> = new Set(['ready', 'starting', 'unhealthy'])
+
+/**
+ * Asks one backend again and again whether it is well, and tells its link. The first check is made at once; until one has
+ * succeeded the backend is `starting`. At most one check is on its way.
+ */
+export class HealthChecks {
+  readonly #link: BackendLink
+  readonly #options: HealthCheckOptions
+  readonly #onChange: () => void
+  readonly #logger: Logger
+  readonly #clock: Clock
+  #record = UNCHECKED
+  #probe: Probe | undefined
+  #timer: Timer | undefined
+
+  /** @param onChange the health of the link is another one now */
+  constructor(
+    link: BackendLink,
+    options: HealthCheckOptions,
+    onChange: () => void,
+    logger: Logger,
+    clock: Clock = systemOs,
+  ) {
+    this.#link = link
+    this.#options = options
+    this.#onChange = onChange
+    this.#logger = logger
+    this.#clock = clock
+    if (options.healthy === true) this.#record = judge(UNCHECKED, 'passed')
+    link.eligibility.health = this.#record.health
+  }
+
+  start(): void {
+    this.#timer = this.#clock.setInterval(() => this.#check(), this.#options.interval)
+    this.#check()
+  }
+
+  stop(): void {
+    this.#clock.clear(this.#timer)
+    this.#probe?.cancel()
+  }
+
+  #check(): void {
+    const last = this.#probe
+    // Its verdict may take longer than the interval; it will come.
+    if (!ASKED.has(this.#link.eligibility.state) || last?.over === false) return
+    // The backend has neither taken nor refused the last one. A second one would wait behind it.
+    if (last?.settled === false) return this.#judge({ result: 'failed', reason: 'no ACK' })
+    try {
+      this.#probe = new Probe(this.#link, this.#options, this.#clock, (verdict) => this.#judge(verdict))
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#judge({ result: 'unknown', reason: error.code })
+    }
+  }
+
+  #judge({ result, reason }: Verdict): void {
+    if (result === 'unknown') return
+    const before = this.#record.health
+    this.#record = judge(this.#record, result)
+    const { health } = this.#record
+    if (health === before) return
+    this.#link.eligibility.health = health
+    const { ulid: backend, slot, service } = this.#link.identity
+    if (health === 'healthy') {
+      this.#logger.info({ backend, slot, service, reason }, 'backend is healthy')
+    } else {
+      this.#logger.warn({ backend, slot, service, reason }, 'backend is unhealthy and not chosen')
+    }
+    this.#onChange()
+  }
+}

@@ -1,0 +1,49 @@
+import type { Socket } from 'node:net'
+import { availableParallelism } from 'node:os'
+import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
+import { closeAll, type OwnedFd, peek, setNonblocking } from '@baton/native-sendmsg'
+import type { ClientConnection } from './connection/connection.ts'
+import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
+import { Relay } from './relay/relay.ts'
+
+/** A client whose bytes are carried. */
+export interface Carried {
+  readonly bytes: { in: number; out: number }
+  /** Cuts both sides. */
+  close(): void
+}
+
+/**
+ * What links and services do to the world beside their lane and control connection. They decide; this is where it happens, and
+ * where a simulation puts its own.
+ */
+export interface Os extends Clock {
+  /** Processors that backends can run on at the same time. */
+  readonly parallelism: number
+  /** Uniform in [0, 1). */
+  readonly random: () => number
+  /** See `peek` of native-sendmsg. */
+  peek(fd: number, max: number): Buffer | undefined
+  /** See `closeAll` of native-sendmsg. */
+  closeAll(owned: readonly OwnedFd[]): void
+  /** O_NONBLOCK, on. */
+  setNonblocking(fd: number): void
+  /** Dials an upstream. */
+  dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial
+  /** Dials the Unix socket on which a backend takes relays, if it is that backend's user who listens there. */
+  dialBackend(endpoint: BackendEndpoint, host: DialHost): PendingDial
+  /** Owns both sides from now on; `onEnd` when both are closed. */
+  carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried
+}
+
+export const systemOs: Os = {
+  ...systemClock,
+  parallelism: availableParallelism(),
+  random: Math.random,
+  peek,
+  closeAll,
+  setNonblocking: (fd) => setNonblocking(fd, true),
+  dial,
+  dialBackend,
+  carry: (connection, upstream, onEnd) => new Relay(connection, upstream, onEnd),
+}

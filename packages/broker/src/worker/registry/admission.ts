@@ -1,0 +1,65 @@
+import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
+import type { PeerCredentials } from '@baton/native-sendmsg'
+import type { Config } from '../../config/index.ts'
+
+/** Why a process may not register. `retry`: the same HELLO may be accepted later. The text holds no secrets. */
+export interface Refusal {
+  readonly code:
+    | 'SocketModeInsecure'
+    | 'UidNotAllowed'
+    | 'SecretMismatch'
+    | 'ProtocolVersion'
+    | 'UnknownService'
+  readonly message: string
+  readonly retry: boolean
+}
+
+export interface Applicant {
+  readonly hello: HelloFrame
+  /** From the kernel (SO_PEERCRED), at the time of connect. */
+  readonly credentials: PeerCredentials
+  /** What is wrong with the control socket's owner or mode now; undefined when nothing is. */
+  readonly socketProblem: string | undefined
+}
+
+/** Whether processes of this user may register at all. */
+export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): boolean {
+  return security.allowUids.includes(uid) || security.allowGids.includes(gid)
+}
+
+/**
+ * Whether a process may register as a backend: pure, the same answer for the same question.
+ *
+ * @param services by name; there may be more than are configured (`baton run`)
+ */
+export function admit(
+  applicant: Applicant,
+  config: Config,
+  services: Pick<ReadonlyMap<string, unknown>, 'has' | 'keys'>,
+): Refusal | undefined {
+  const { hello, credentials, socketProblem } = applicant
+  const { registrationSecret } = config.security
+  if (socketProblem !== undefined) return { code: 'SocketModeInsecure', message: socketProblem, retry: true }
+  if (!isAllowed(credentials, config)) {
+    const message = `uid ${credentials.uid} (gid ${credentials.gid}) is in neither security.allowUids nor security.allowGids`
+    return { code: 'UidNotAllowed', message, retry: false }
+  }
+  if (registrationSecret !== null && (hello.secret === null || !registrationSecret.matches(hello.secret))) {
+    const message =
+      hello.secret === null ? 'a registration secret is required' : 'the registration secret is wrong'
+    return { code: 'SecretMismatch', message, retry: false }
+  }
+  if (hello.protocol !== PROTOCOL_VERSION) {
+    const message = `protocol version ${hello.protocol} is not spoken here, wanted ${PROTOCOL_VERSION}`
+    return { code: 'ProtocolVersion', message, retry: false }
+  }
+  if (!services.has(hello.service)) {
+    const known = [...services.keys()].join(', ')
+    return {
+      code: 'UnknownService',
+      message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,
+      retry: false,
+    }
+  }
+  return undefined
+}

@@ -1,0 +1,80 @@
+import { EPOLLIN, EPOLLRDHUP, NativeError, type Poller, recv, send, type Watch } from '@baton/native-sendmsg'
+import type { ClientConnection } from '../connection/connection.ts'
+
+const RETRY_AFTER = 5
+const BODY = 'No backend could take this connection.\n'
+const RESPONSE = Buffer.from(
+  `HTTP/1.1 503 Service Unavailable\r\nRetry-After: ${RETRY_AFTER}\r\nConnection: close\r\n` +
+    `Content-Type: text/plain; charset=utf-8\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
+)
+
+/** How long a client may take to read its 503 and close, in milliseconds. */
+const LINGER = 1000
+/** Bytes of its request that are thrown away at once. */
+const CHUNK = 64 * 1024
+
+/**
+ * Gives clients up: a 503 where they speak HTTP, a plain close elsewhere.
+ *
+ * A close with unread data makes the kernel send a reset, which overtakes an answer that the client has not read yet. So
+ * after a 503 what the client sends is read and thrown away until it closes, or its time is up (RFC 9112, 9.6).
+ */
+export class Farewell {
+  readonly #poller: Poller
+  readonly #lingering = new Map<ClientConnection, { watch: Watch; timer: NodeJS.Timeout }>()
+  readonly #idle: (() => void)[] = []
+
+  constructor(poller: Poller) {
+    this.#poller = poller
+  }
+
+  /** Owns the connection's descriptor from now on. */
+  reject(connection: ClientConnection): void {
+    const { fd, listener } = connection
+    if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return fd.close()
+    let watch: Watch
+    try {
+      watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
+    } catch (error) {
+      fd.close()
+      if (error instanceof NativeError) return
+      throw error
+    }
+    const timer = setTimeout(() => this.#close(connection), LINGER)
+    this.#lingering.set(connection, { watch, timer })
+  }
+
+  /** Resolves when the last client has gone: at most a second. */
+  async settled(): Promise<void> {
+    if (this.#lingering.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  #discard(connection: ClientConnection): void {
+    let ended = false
+    const readable = tries(() => {
+      ended = recv(connection.fd.fd, CHUNK).length === 0
+    })
+    if (ended || !readable) this.#close(connection)
+  }
+
+  #close(connection: ClientConnection): void {
+    const lingering = this.#lingering.get(connection)
+    if (lingering === undefined) return
+    this.#lingering.delete(connection)
+    clearTimeout(lingering.timer)
+    lingering.watch.remove()
+    connection.fd.close()
+    if (this.#lingering.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
+  }
+}
+
+/** False when the client's socket says that there is nobody to answer any more. */
+function tries(action: () => void): boolean {
+  try {
+    action()
+    return true
+  } catch (error) {
+    if (error instanceof NativeError) return error.code === 'EAGAIN'
+    throw error
+  }
+}

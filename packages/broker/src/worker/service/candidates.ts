@@ -1,0 +1,68 @@
+import type { Candidate, ChooseKey } from '../balance/index.ts'
+import type { ServiceConfig } from '../../config/index.ts'
+import type { ClientConnection } from '../connection/connection.ts'
+import type { Failure } from '../backend/failure.ts'
+import type { Recipient } from '../recorder/index.ts'
+import type { BackendLink } from '../backend/backend-link.ts'
+import type { Upstream } from '../relay/upstream.ts'
+
+/** A backend that may be offered descriptors; what a round of choosing has promised it already counts as load. */
+export interface Taker extends Candidate {
+  readonly link: BackendLink
+  load: number
+}
+
+/** Somebody who may be asked to take bytes. */
+export interface Carrier extends Candidate {
+  /** Distinct from the backend's id: to have refused a descriptor is not to have refused a relay. */
+  readonly mark: string
+  readonly recipient: Recipient
+  connect(connection: ClientConnection): Failure | undefined
+}
+
+export function takers(links: Iterable<BackendLink>): Taker[] {
+  const found: Taker[] = []
+  for (const link of links) {
+    if (link.eligibility.state === 'ready')
+      found.push({ id: link.id, weight: link.weight, load: link.load, link })
+  }
+  return found
+}
+
+/** Backends whose descriptors are refused or paused may still take bytes; one that does not answer may not. */
+export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstream[]): Carrier[] {
+  const found: Carrier[] = upstreams.map((upstream) => ({
+    id: upstream.id,
+    mark: upstream.id,
+    recipient: { ulid: null, slot: upstream.id },
+    weight: upstream.weight,
+    load: upstream.load,
+    connect: (connection) => upstream.connect(connection),
+  }))
+  for (const link of links) {
+    if (
+      link.identity.reconnect === null ||
+      (link.eligibility.state !== 'ready' && link.eligibility.state !== 'paused')
+    )
+      continue
+    found.push({
+      id: link.id,
+      mark: `relay/${link.id}`,
+      recipient: link.identity,
+      weight: link.weight,
+      load: link.load,
+      connect: (connection) => link.offerRelay(connection),
+    })
+  }
+  return found
+}
+
+export function chooseKey(balance: ServiceConfig['balance'], { peer }: ClientConnection): ChooseKey {
+  return balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
+}
+
+/** It was offered there, by the name of that: not again before all others were asked. */
+export function markTried(connection: ClientConnection, mark: string): void {
+  connection.tried ??= new Set()
+  connection.tried.add(mark)
+}

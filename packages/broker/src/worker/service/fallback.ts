@@ -1,0 +1,183 @@
+import { NativeError } from '@baton/native-sendmsg'
+import type { Timer } from '@baton/backend-sdk/protocol'
+import type { Logger } from 'pino'
+import { type Chooser, createChooser } from '../balance/index.ts'
+import type { ServiceConfig } from '../../config/index.ts'
+import type { ClientConnection } from '../connection/connection.ts'
+import type { Farewell } from '../reject/lingering-close.ts'
+import { HoldQueue, type Watcher } from '../hold/hold-queue.ts'
+import type { FallbackReason, RejectionReason } from '../../metrics/index.ts'
+import type { Os } from '../os.ts'
+import type { Recorder } from '../recorder/index.ts'
+import type { BackendLink } from '../backend/backend-link.ts'
+import type { Upstream } from '../relay/upstream.ts'
+import { type Carrier, carriers, chooseKey, markTried } from './candidates.ts'
+import { isPressure, nextRung } from './fallback-ladder.ts'
+import type { Tally } from './service-stats.ts'
+
+/** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
+const UPSTREAM_RETRY = 250
+
+export interface LowerRungsParts {
+  readonly service: string
+  readonly config: ServiceConfig
+  /** By slot. The service's. */
+  readonly links: ReadonlyMap<string, BackendLink>
+  readonly upstreams: readonly Upstream[]
+  readonly poller: Watcher
+  readonly farewell: Pick<Farewell, 'reject'>
+  readonly tally: Tally
+  readonly recorder: Recorder
+  readonly logger: Logger
+  readonly os: Os
+}
+
+export interface LowerRungsHost {
+  /** Nobody waits any more: the broker ends. */
+  readonly stopped: boolean
+  /** Nobody is taken here any more: who has nobody is passed on. */
+  readonly leaving: boolean
+  pass(connections: readonly ClientConnection[]): void
+  /** Who waits may ask again. */
+  available(): void
+  /** One less is on its way, or waits. */
+  noteIdle(): void
+}
+
+/**
+ * Where a client goes whom no backend takes the descriptor of: a relay, the queue of those who wait, a rejection
+ * (`fallback-ladder.ts` decides which).
+ *
+ * Owner of the queue, and of the descriptors in it.
+ */
+export class LowerRungs {
+  /** Who waits. */
+  readonly held: HoldQueue
+  readonly #parts: LowerRungsParts
+  readonly #host: LowerRungsHost
+  /** Its own memory: who takes bytes is another list than who takes descriptors. */
+  readonly #chooser: Chooser
+  #retry: Timer | undefined
+
+  constructor(parts: LowerRungsParts, host: LowerRungsHost) {
+    this.#parts = parts
+    this.#host = host
+    const { poller, config, tally, recorder, os } = parts
+    this.#chooser = createChooser(config.balance, os.random)
+    this.held = new HoldQueue(
+      poller,
+      config.holdTimeout,
+      {
+        clientGone: (connection) => {
+          tally.outcomes.client_gone += 1
+          recorder.note('client_gone', [connection], os.now())
+          connection.fd.close()
+          host.noteIdle()
+        },
+        timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.whyNobody()),
+      },
+      os,
+    )
+  }
+
+  /** Who may be asked to take bytes. */
+  carriers(): Carrier[] {
+    const { links, upstreams } = this.#parts
+    return this.#host.leaving ? [] : carriers(links.values(), upstreams)
+  }
+
+  /** Why no backend takes descriptors now. */
+  whyNobody(): FallbackReason {
+    if (this.#parts.config.handoff === 'off') return 'ServicePolicyDisabled'
+    for (const link of this.#parts.links.values())
+      if (link.eligibility.state === 'paused') return 'FailedAttemptRateLimited'
+    return 'NoReadyBackend'
+  }
+
+  /** No descriptor of this connection can be passed. */
+  fallBack(connection: ClientConnection, why: FallbackReason): void {
+    if (this.#host.leaving) {
+      connection.tried = undefined
+      return this.#host.pass([connection])
+    }
+    const { config, tally, recorder, os } = this.#parts
+    const now = os.now()
+    if (isPressure(why)) connection.pressedSince ??= now
+    const { tried, acceptedAt, pressedSince } = connection
+    const able = this.carriers().filter(({ mark }) => !tried?.has(mark))
+    const rung = nextRung(
+      {
+        why,
+        waited: now - acceptedAt,
+        pressed: now - (pressedSince ?? now),
+        carrier: able.length > 0,
+        held: this.held.size,
+        stopped: this.#host.stopped,
+      },
+      config,
+    )
+    if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
+    if (rung.action === 'hold') return this.#wait(connection, why)
+    const carrier = this.#chooser.choose(able, chooseKey(config.balance, connection)) as Carrier
+    tally.fellBack('reconnect', why)
+    markTried(connection, carrier.mark)
+    recorder.note('relay_offered', [connection], now, carrier.recipient)
+    const failure = carrier.connect(connection)
+    if (failure === undefined) return
+    recorder.note('returned', [connection], os.now(), undefined, failure.code)
+    tally.failed(failure.code, 1)
+    this.fallBack(connection, failure.code)
+  }
+
+  /** Behind those who wait already, if there is room. */
+  queue(connection: ClientConnection): void {
+    const why = this.whyNobody()
+    if (this.held.size >= this.#parts.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    else this.#wait(connection, why)
+  }
+
+  /** Gives up: who still waits is rejected. */
+  close(): void {
+    for (const connection of this.held.take(this.held.size))
+      this.#reject(connection, 'shutdown', 'NoReadyBackend')
+    this.#parts.os.clear(this.#retry)
+    this.held.close()
+  }
+
+  /** Keeps the client, unread, until somebody can take it. */
+  #wait(connection: ClientConnection, why: FallbackReason): void {
+    const { service, tally, recorder, logger, os } = this.#parts
+    connection.tried = undefined
+    if (this.#host.leaving) return this.#host.pass([connection])
+    try {
+      this.held.add(connection)
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      // Unwatched it could not be held: nobody would notice when it leaves.
+      logger.error({ service, code: error.code }, 'a client cannot be watched')
+      return this.#reject(connection, 'hold_full', why)
+    }
+    tally.fellBack('hold', why)
+    recorder.note('held', [connection], os.now(), undefined, why)
+    this.#armRetry()
+  }
+
+  #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
+    const { farewell, tally, recorder, os } = this.#parts
+    tally.rejected(reason)
+    tally.fellBack('reject', why)
+    recorder.note('rejected', [connection], os.now(), undefined, reason)
+    farewell.reject(connection)
+    this.#host.noteIdle()
+  }
+
+  #armRetry(): void {
+    const { links, upstreams, os } = this.#parts
+    if (this.#retry !== undefined || (upstreams.length === 0 && links.size === 0)) return
+    this.#retry = os.setTimeout(() => {
+      this.#retry = undefined
+      this.#host.available()
+      if (this.held.size > 0) this.#armRetry()
+    }, UPSTREAM_RETRY)
+  }
+}

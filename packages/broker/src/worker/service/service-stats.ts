@@ -1,0 +1,100 @@
+import type { FailureCode } from '../backend/failure.ts'
+import {
+  type FallbackAction,
+  type FallbackReason,
+  type Metrics,
+  OUTCOMES,
+  type Outcome,
+  RELAY_DIRECTIONS,
+  type RejectionReason,
+  TOKEN_REASONS,
+  type TokenReason,
+} from '../../metrics/index.ts'
+import { LatencyHistogram } from './latency-histogram.ts'
+
+/**
+ * What one service has counted since the start; the single owner of these numbers. Counting is an addition, since it
+ * happens for each connection; metrics are brought up to date when somebody looks (`publish`).
+ */
+export class Tally {
+  readonly outcomes: Record<Outcome, number> = Object.fromEntries(
+    OUTCOMES.map((outcome) => [outcome, 0]),
+  ) as Record<Outcome, number>
+  lateAnswers = 0
+  /** Clients that came from a predecessor's hold queue, or went to a successor's: accepted there, settled here. */
+  movedIn = 0
+  movedOut = 0
+  /** From accept to the ACK. */
+  readonly latency = new LatencyHistogram()
+  readonly #rejections = new Map<RejectionReason, number>()
+  readonly #failures = new Map<FailureCode, number>()
+  readonly #fallbacks = new Map<`${FallbackAction}/${FallbackReason}`, number>()
+  readonly #tokens = new Map<TokenReason, number>()
+  readonly #published = new Map<string, number>()
+
+  get rejections(): ReadonlyMap<RejectionReason, number> {
+    return this.#rejections
+  }
+
+  /** By `action/reason`. */
+  get fallbacks(): ReadonlyMap<`${FallbackAction}/${FallbackReason}`, number> {
+    return this.#fallbacks
+  }
+
+  rejected(reason: RejectionReason): void {
+    this.outcomes.rejected += 1
+    add(this.#rejections, reason)
+  }
+
+  failed(code: FailureCode, times: number): void {
+    add(this.#failures, code, times)
+  }
+
+  fellBack(action: FallbackAction, reason: FallbackReason): void {
+    add(this.#fallbacks, `${action}/${reason}`)
+  }
+
+  refusedBy(reason: string): void {
+    if (isTokenReason(reason)) add(this.#tokens, reason)
+  }
+
+  publish(service: string, metrics: Metrics, relayed: { in: number; out: number }): void {
+    for (const outcome of OUTCOMES) {
+      this.#since(`outcome/${outcome}`, this.outcomes[outcome], (by) =>
+        metrics.connections.inc({ service, outcome }, by),
+      )
+    }
+    for (const [reason, count] of this.#rejections) {
+      this.#since(`rejection/${reason}`, count, (by) => metrics.rejections.inc({ service, reason }, by))
+    }
+    for (const [reason, count] of this.#failures) {
+      this.#since(`failure/${reason}`, count, (by) => metrics.handoffFailures.inc({ service, reason }, by))
+    }
+    for (const [reason, count] of this.#tokens) {
+      this.#since(`token/${reason}`, count, (by) => metrics.tokensRejected.inc({ service, reason }, by))
+    }
+    for (const [step, count] of this.#fallbacks) {
+      const [action, reason] = step.split('/') as [FallbackAction, FallbackReason]
+      this.#since(`fallback/${step}`, count, (by) => metrics.fallbacks.inc({ service, action, reason }, by))
+    }
+    for (const direction of RELAY_DIRECTIONS) {
+      this.#since(`relay/${direction}`, relayed[direction], (by) =>
+        metrics.relayBytes.inc({ service, direction }, by),
+      )
+    }
+  }
+
+  #since(key: string, count: number, increase: (by: number) => void): void {
+    const before = this.#published.get(key) ?? 0
+    if (count > before) increase(count - before)
+    this.#published.set(key, count)
+  }
+}
+
+function add<K>(counts: Map<K, number>, key: K, by = 1): void {
+  counts.set(key, (counts.get(key) ?? 0) + by)
+}
+
+function isTokenReason(reason: string): reason is TokenReason {
+  return (TOKEN_REASONS as readonly string[]).includes(reason)
+}

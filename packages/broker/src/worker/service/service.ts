@@ -1,0 +1,406 @@
+import type { Socket } from 'node:net'
+import type { NackReason } from '@baton/backend-sdk/protocol'
+import type { Logger } from 'pino'
+import { type Chooser, createChooser } from '../balance/index.ts'
+import type { ServiceConfig } from '../../config/index.ts'
+import type { ClientConnection } from '../connection/connection.ts'
+import { decide, type Failure } from '../backend/failure.ts'
+import type { Farewell } from '../reject/lingering-close.ts'
+import type { Watcher } from '../hold/hold-queue.ts'
+import { BACKEND_STATES, type FallbackReason, type Metrics } from '../../metrics/index.ts'
+import { type Os, systemOs } from '../os.ts'
+import { noRecorder, type Recorder } from '../recorder/index.ts'
+import type { BackendLink } from '../backend/backend-link.ts'
+import type { LinkHost } from '../backend/link-host.ts'
+import { Relays } from '../relay/relays.ts'
+import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
+import { chooseKey, markTried, type Taker, takers } from './candidates.ts'
+import { LowerRungs, type LowerRungsHost } from './fallback.ts'
+import { Tally } from './service-stats.ts'
+
+/** So many held clients are offered to each ready backend at once; its ACK asks for more. */
+const PUMP_BATCH = 64
+
+/** At most so many clients that come together go to one backend before another one is chosen: more saves hardly anything. */
+const LONGEST_RUN = 8
+
+/** What all services of a worker share. */
+interface Surroundings {
+  readonly poller: Watcher
+  readonly farewell: Pick<Farewell, 'reject'>
+  readonly metrics: Metrics
+  readonly logger: Logger
+  /** A backend has answered: who was held back because all were busy may come. */
+  readonly acknowledged?: () => void
+  /** Hears every step of every client; nobody by default. */
+  readonly recorder?: Recorder
+  /** The system's own by default. */
+  readonly os?: Os
+}
+
+/**
+ * The connections of one service between accept and outcome: chooses a backend for each, offers, and tries the next one with what
+ * comes back; for whom there is none it asks the `LowerRungs`. Owner of every client descriptor on that way, and of the counts.
+ *
+ * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
+ */
+export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
+  readonly name: string
+  readonly config: ServiceConfig
+  readonly tally = new Tally()
+  readonly #links = new Map<string, BackendLink>()
+  readonly #chooser: Chooser
+  readonly #rungs: LowerRungs
+  readonly #os: Os
+  readonly #relays: Relays
+  readonly #upstreams: readonly Upstream[]
+  readonly #metrics: Metrics
+  readonly #logger: Logger
+  readonly #recorder: Recorder
+  readonly #acknowledged: () => void
+  readonly #fresh: ClientConnection[] = []
+  readonly #idle: (() => void)[] = []
+  readonly #unlinked: (() => void)[] = []
+  readonly #settled: (() => void)[] = []
+  #stopped = false
+  /** Whose everybody is who would wait here. */
+  #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
+
+  constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
+    this.name = name
+    this.config = config
+    const { poller, farewell, metrics, logger, acknowledged = () => {}, os = systemOs } = surroundings
+    const { recorder = noRecorder } = surroundings
+    this.#recorder = recorder
+    this.#acknowledged = acknowledged
+    this.#os = os
+    this.#relays = new Relays(os, () => this.noteIdle())
+    this.#metrics = metrics
+    this.#logger = logger
+    this.#chooser = createChooser(config.balance, os.random)
+    this.#upstreams = config.upstreams.map(
+      ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this, os),
+    )
+    const { tally } = this
+    const parts = { service: name, config, links: this.#links, upstreams: this.#upstreams, poller, farewell }
+    this.#rungs = new LowerRungs({ ...parts, tally, recorder, logger, os }, this)
+  }
+
+  get links(): Iterable<BackendLink> {
+    return this.#links.values()
+  }
+
+  get held(): number {
+    return this.#rungs.held.size
+  }
+
+  get inFlight(): number {
+    let sum = this.#fresh.length
+    for (const upstream of this.#upstreams) sum += upstream.dialling
+    for (const link of this.#links.values()) sum += link.counts.inFlight
+    return sum
+  }
+
+  /** Clients whose bytes this broker carries now. */
+  get relaying(): number {
+    return this.#relays.size
+  }
+
+  get stuck(): number {
+    let sum = 0
+    for (const link of this.#links.values()) sum += link.counts.stuck
+    return sum
+  }
+
+  /**
+   * Whether as many backends as can run at the same time have offers to answer, and more than one is out: then clients may as
+   * well wait in the kernel for a moment, and be offered together. Who comes alone is offered alone, at once. Nobody waits for a
+   * backend that is stuck.
+   */
+  get busy(): boolean {
+    const now = this.#os.now()
+    let able = 0
+    let busy = 0
+    let offers = 0
+    for (const link of this.#links.values()) {
+      if (link.eligibility.state !== 'ready') continue
+      if (link.isBusy(now)) {
+        busy += 1
+        offers += link.expectedAcks
+      } else if (link.expectedAcks > 0) continue
+      able += 1
+    }
+    return offers > 1 && busy >= Math.min(able, this.#os.parallelism)
+  }
+
+  /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */
+  arrive(connection: ClientConnection): void {
+    this.#recorder.accepted(connection, this.name)
+    this.#fresh.push(connection)
+  }
+
+  flush(): void {
+    if (this.#fresh.length === 0) return
+    const fresh = this.#fresh.splice(0)
+    if (this.#rungs.held.size === 0) return this.#place(fresh)
+    // First come, first served: nobody overtakes those who wait.
+    for (const connection of fresh) this.#rungs.queue(connection)
+    this.available()
+  }
+
+  joined(link: BackendLink): void {
+    this.#links.set(link.id, link)
+    this.available()
+  }
+
+  /**
+   * Another worker goes on: nobody is offered to anybody from now on. Who waits, and who comes back later, goes to
+   * `successor`, in order of arrival and with the descriptor; what is on its way settles here.
+   *
+   * @param successor false: it is gone, and they stay this service's
+   */
+  handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
+    this.#successor = successor
+    this.flush()
+    const held = this.#rungs.held.take(this.#rungs.held.size)
+    if (held.length > 0) this.pass(held)
+    this.noteIdle()
+  }
+
+  /** Clients that waited at a predecessor, in order of arrival. */
+  inherit(connections: readonly ClientConnection[]): void {
+    this.tally.movedIn += connections.length
+    for (const connection of connections) this.#recorder.accepted(connection, this.name)
+    this.#recorder.note('moved', connections, this.#os.now())
+    this.#fresh.push(...connections)
+    this.flush()
+  }
+
+  /** Resolves when no client is on its way or waits. */
+  async settled(): Promise<void> {
+    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
+  }
+
+  /** Lets the backends go; resolves when each link has given back what it held. */
+  async letGo(): Promise<void> {
+    for (const link of this.#links.values()) link.close()
+    if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
+  }
+
+  /** Resolves when no client is on its way, waits, or is relayed. Those that wait go on hoping for a backend until `close`. */
+  async drained(): Promise<void> {
+    this.flush()
+    if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
+  async close(): Promise<void> {
+    this.#stopped = true
+    this.#rungs.close()
+    const ended = this.letGo()
+    this.#relays.close()
+    await ended
+  }
+
+  publish(): void {
+    const service = this.name
+    const metrics = this.#metrics
+    this.tally.publish(service, metrics, this.#relays.bytes)
+    metrics.connectionsHeld.set({ service }, this.held)
+    metrics.handoffsInFlight.set({ service }, this.inFlight)
+    metrics.relayConnections.set({ service }, this.relaying)
+    const states = Object.fromEntries(BACKEND_STATES.map((state) => [state, 0]))
+    for (const link of this.#links.values()) {
+      const { state } = link.eligibility
+      states[state] = (states[state] ?? 0) + 1
+      metrics.backendConnections.set({ service, backend: link.id }, link.load)
+    }
+    for (const state of BACKEND_STATES) metrics.backends.set({ service, state }, states[state] ?? 0)
+  }
+
+  // What the links say.
+
+  handedOff(connections: readonly ClientConnection[]): void {
+    const now = this.#os.now()
+    this.tally.outcomes.handed_off += connections.length
+    this.#recorder.note('acknowledged', connections, now)
+    this.#os.closeAll(connections.map(({ fd }) => fd))
+    this.#recorder.note('released', connections, this.#os.now())
+    for (const { acceptedAt } of connections) {
+      this.tally.latency.observe(now - acceptedAt)
+      this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
+    }
+    this.noteIdle()
+    this.#acknowledged()
+  }
+
+  relayed(connection: ClientConnection, upstream: Socket): void {
+    this.tally.outcomes.relayed += 1
+    this.#recorder.note('relayed', [connection], this.#os.now())
+    this.#relays.begin(connection, upstream, () =>
+      this.#recorder.note('closed', [connection], this.#os.now()),
+    )
+    this.noteIdle()
+  }
+
+  returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
+    this.tally.failed(failure.code, connections.length)
+    this.#recorder.note('returned', connections, this.#os.now(), undefined, failure.code)
+    for (const connection of connections) {
+      markTried(connection, by)
+      // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
+      this.#os.setNonblocking(connection.fd.fd)
+    }
+    const { next } = decide(failure.code)
+    if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
+    else if (next === 'next-backend') this.#place(inOrder(connections), failure.code)
+    else for (const connection of inOrder(connections)) this.#rungs.fallBack(connection, failure.code)
+    this.noteIdle()
+  }
+
+  relinquished(connection: ClientConnection): void {
+    this.tally.outcomes.relinquished += 1
+    this.#recorder.note('relinquished', [connection], this.#os.now())
+    connection.fd.close()
+    this.noteIdle()
+  }
+
+  tokenRejected(reason: NackReason): void {
+    this.tally.refusedBy(reason)
+  }
+
+  lateAnswer(): void {
+    this.tally.lateAnswers += 1
+  }
+
+  /** Somebody may have room: offers to those who wait, in their order. */
+  available(): void {
+    if (this.#rungs.held.size === 0) return
+    const able = this.#takers().length + this.#rungs.carriers().length
+    if (able > 0) this.#place(this.#rungs.held.take(able * PUMP_BATCH))
+  }
+
+  ended(link: BackendLink): void {
+    this.#links.delete(link.id)
+    // After what it gives back now.
+    if (this.#links.size === 0) for (const resolve of this.#unlinked.splice(0)) queueMicrotask(resolve)
+    this.#metrics.removeBackend(this.name, link.id)
+    this.#logger.info(
+      { backend: link.identity.ulid, slot: link.id, service: this.name },
+      'backend deregistered',
+    )
+  }
+
+  // What the lower rungs ask, and say.
+
+  get stopped(): boolean {
+    return this.#stopped
+  }
+
+  get leaving(): boolean {
+    return this.#successor !== undefined
+  }
+
+  pass(connections: readonly ClientConnection[]): void {
+    if (this.#successor?.(connections) === true) {
+      this.tally.movedOut += connections.length
+      this.#recorder.note('moved', connections, this.#os.now())
+      return
+    }
+    // It has ended before this worker: back to the backends that are still here.
+    this.#successor = undefined
+    this.#place(inOrder(connections))
+  }
+
+  /** One less is on its way, waits, or is relayed. */
+  noteIdle(): void {
+    if (this.#settled.length > 0 && this.held + this.inFlight === 0) {
+      for (const resolve of this.#settled.splice(0)) resolve()
+    }
+    if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
+  }
+
+  /** Offers each connection to a backend that it was not offered to yet, until all are on their way or nobody is left. */
+  #place(connections: readonly ClientConnection[], after?: FallbackReason): void {
+    let why = after
+    let rest = connections
+    while (rest.length > 0) {
+      const groups = this.#assign(rest, why)
+      const failed: ClientConnection[] = []
+      for (const [link, group] of groups) {
+        this.#recorder.note('chosen', group, this.#os.now(), link.identity)
+        const refused = link.offer(group)
+        const now = this.#os.now()
+        if (refused === undefined) {
+          this.#recorder.note('offered', group, now)
+          continue
+        }
+        const unsent = group.slice(refused.from)
+        this.#recorder.note('offered', group.slice(0, refused.from), now)
+        this.#recorder.note('returned', unsent, now, undefined, refused.failure.code)
+        for (const connection of unsent) markTried(connection, link.id)
+        why = refused.failure.code
+        this.tally.failed(why, unsent.length)
+        const { next } = decide(why)
+        if (next === 'next-backend') failed.push(...unsent)
+        else for (const connection of unsent) this.#rungs.fallBack(connection, why)
+      }
+      rest = inOrder(failed)
+    }
+  }
+
+  /** One backend for each connection; those for which there is none go a rung down. */
+  #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
+    const ready = this.#takers()
+    const groups = new Map<BackendLink, ClientConnection[]>()
+    const run = this.#runLength(ready.length)
+    let last: Taker | undefined
+    for (const [index, connection] of connections.entries()) {
+      // Rule: ASK_EACH_ONCE (docs/model)
+      const again = index % run !== 0 && connection.tried === undefined
+      const chosen: Taker | undefined = (again ? last : undefined) ?? this.#choose(ready, connection)
+      last = chosen
+      if (chosen === undefined) {
+        this.#rungs.fallBack(connection, why ?? this.#rungs.whyNobody())
+        continue
+      }
+      if (why !== undefined) this.tally.fellBack('next_backend', why)
+      chosen.load += 1
+      const group = groups.get(chosen.link)
+      if (group) group.push(connection)
+      else groups.set(chosen.link, [connection])
+    }
+    return groups
+  }
+
+  /**
+   * So many clients that come together go to the same backend, where load decides and there are more backends than processors: a
+   * batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be served
+   * sooner. `round-robin` and `source-hash` promise more than that, and get a choice for each.
+   */
+  #runLength(ready: number): number {
+    const byLoad = this.config.balance === 'least-connections' || this.config.balance === 'p2c'
+    return byLoad && ready > this.#os.parallelism ? LONGEST_RUN : 1
+  }
+
+  #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {
+    const { tried } = connection
+    // Rule: ASK_EACH_ONCE (docs/model)
+    const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
+    return this.#chooser.choose(untried, chooseKey(this.config.balance, connection))
+  }
+
+  #takers(): Taker[] {
+    if (this.#stopped || this.#successor !== undefined || this.config.handoff === 'off') return []
+    return takers(this.#links.values())
+  }
+
+  #isIdle(): boolean {
+    return this.held + this.inFlight + this.relaying === 0
+  }
+}
+
+/** Of arrival: what comes back from several backends, or from one that was offered re-routed clients, is mixed. */
+function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
+  return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
+}

@@ -1,0 +1,312 @@
+import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
+import { OwnedFd, peerAddress, type Poller } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import type { ReloadResult } from './admin/view.ts'
+import { Channel } from '../ipc/channel.ts'
+import type { FromWorker, HeldClients, ToWorker } from '../ipc/messages.ts'
+import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
+import { type ClientConnection, FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
+import { sharedReserve } from './listen/descriptor-reserve.ts'
+import type { MetricSnapshot } from '../metrics/index.ts'
+import type { Sockets } from '../listening/sockets.ts'
+import { createWorker, type EmployedWorker } from './worker.ts'
+
+/** How often the master hears what was counted: what a SIGKILL costs at most, in milliseconds. */
+const COUNT_INTERVAL = 1000
+
+/** Clients of one message from a predecessor: well below what a reserve of descriptors has room for. */
+const MOST_CLIENTS = 32
+
+/** A master that does not answer a question for so long is stuck: milliseconds. */
+const ANSWER_PATIENCE = 1000
+
+type Ask = (answer: ToWorker | undefined) => void
+
+/**
+ * A worker under a master: does what the channel says, and tells what the master must know. Its states are those of the
+ * messages (`ToWorker`): waiting for sockets, built, serving, accepting, finishing. When the master dies, nobody can replace this worker
+ * any more: it drains and ends, so that the next master finds the addresses free.
+ */
+export class Employee {
+  readonly #poller: Poller
+  readonly #logger: Logger
+  readonly #end: (code: number) => void
+  readonly #channel: Channel<ToWorker, FromWorker>
+  readonly #listeners = new Map<string, OwnedFd>()
+  #control: OwnedFd | undefined
+  #admin: OwnedFd | undefined
+  #worker: EmployedWorker | undefined
+  #drainDeadline = 0
+  readonly #asked = new Map<number, Ask>()
+  /** Until each has said that no client of its comes here any more. */
+  readonly #predecessors = new Set<Promise<void>>()
+  #asks = 0
+  #collected: readonly MetricSnapshot[] = []
+  #orders: Promise<void> = Promise.resolve()
+  #counting: NodeJS.Timeout | undefined
+  #inherited = FIRST_INHERITED
+  #ending = false
+
+  /** Owns `socket`. `end` ends the process. */
+  constructor(socket: OwnedFd, poller: Poller, logger: Logger, end: (code: number) => void) {
+    this.#poller = poller
+    this.#logger = logger
+    this.#end = end
+    this.#channel = new Channel<ToWorker, FromWorker>(socket, poller, {
+      message: (message, fds) => this.#hear(message, fds),
+      ended: () => void this.#orphaned(),
+    })
+  }
+
+  flush(): void {
+    this.#worker?.flush()
+  }
+
+  busy(): boolean {
+    return this.#worker?.busy() ?? false
+  }
+
+  /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
+  #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
+    if (message.type === 'metrics') this.#collected = message.snapshots
+    if (message.type === 'metrics' || message.type === 'reloaded')
+      return this.#asked.get(message.ask)?.(message)
+    if (message.type === 'count') return void this.#count()
+    this.#orders = this.#orders
+      .then(() => {
+        const done = this.#obey(message, fds)
+        if (message.type !== 'finish' && message.type !== 'stop') return done
+        done.catch((error: unknown) => this.#fail(error))
+        return undefined
+      })
+      .catch((error: unknown) => this.#fail(error))
+  }
+
+  async #obey(message: ToWorker, fds: readonly OwnedFd[]): Promise<void> {
+    switch (message.type) {
+      case 'sockets':
+        return this.#take(message.role, message.names, fds)
+      case 'start':
+        return this.#start(message)
+      case 'serve':
+        await this.#worker?.serve()
+        return this.#report()
+      case 'accept':
+        return this.#worker?.accept()
+      case 'pause':
+        return this.#worker?.pause()
+      case 'release':
+        return this.#worker?.release(message.reason)
+      case 'peer':
+        return this.#meetPredecessor(fds[0] as OwnedFd)
+      case 'finish':
+        return this.#finish(message, fds[0] as OwnedFd)
+      case 'stop':
+        return this.#stop(message.deadline)
+      case 'drain':
+        return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
+      case 'changed':
+        return this.#worker?.tell(message.change)
+      case 'listen': {
+        const { listener, service } = parseParts(message.listener, message.service)
+        this.#worker?.listen(listener, fds[0] as OwnedFd, service)
+        return this.#channel.send({ type: 'listens', listener: listener.name })
+      }
+      // Heard above.
+      case 'count':
+      case 'metrics':
+      case 'reloaded':
+        return
+    }
+  }
+
+  #take(role: 'listener' | 'control' | 'admin', names: readonly string[], fds: readonly OwnedFd[]): void {
+    if (role === 'control') this.#control = fds[0]
+    else if (role === 'admin') this.#admin = fds[0]
+    else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
+  }
+
+  #start({ config: text, file, control, known }: Extract<ToWorker, { type: 'start' }>): void {
+    const config = parseConfigText(text, file)
+    if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
+    const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
+    this.#drainDeadline = config.drainDeadline
+    this.#worker = createWorker(config, this.#logger, {
+      sockets,
+      admin: this.#admin,
+      poller: this.#poller,
+      known,
+      onBackends: () => queueMicrotask(() => this.#report()),
+      collect: () => this.#collect(),
+      reload: (by) => this.#reload(by),
+    })
+    this.#counting = setInterval(() => {
+      // States change with time, too.
+      this.#report()
+      void this.#count()
+    }, COUNT_INTERVAL)
+    this.#channel.send({ type: 'ready' })
+  }
+
+  #report(): void {
+    if (this.#worker !== undefined)
+      this.#channel.send({ type: 'backends', backends: this.#worker.backends() })
+  }
+
+  async #count(): Promise<void> {
+    if (this.#worker !== undefined)
+      this.#channel.send({ type: 'counted', snapshot: await this.#worker.snapshot() })
+  }
+
+  async #collect(): Promise<readonly MetricSnapshot[]> {
+    // A master that replaces its program, or is stuck, does not make counters fall: what it said last is nearer than nothing.
+    await this.#ask((ask) => ({ type: 'collect', ask }), ANSWER_PATIENCE)
+    return this.#collected
+  }
+
+  async #reload(by: string): Promise<ReloadResult> {
+    const answer = await this.#ask((ask) => ({ type: 'reload', ask, by }))
+    if (answer?.type === 'reloaded') return { success: answer.success, log: answer.log }
+    return { success: false, log: ['the master is gone'] }
+  }
+
+  #ask(question: (ask: number) => FromWorker, patience?: number): Promise<ToWorker | undefined> {
+    if (!this.#channel.open) return Promise.resolve(undefined)
+    const ask = ++this.#asks
+    return new Promise((resolve) => {
+      const timer = patience === undefined ? undefined : setTimeout(() => settle(undefined), patience)
+      const settle: Ask = (answer) => {
+        clearTimeout(timer)
+        this.#asked.delete(ask)
+        resolve(answer)
+      }
+      this.#asked.set(ask, settle)
+      this.#channel.send(question(ask))
+    })
+  }
+
+  /** The pair's other end is at a worker that leaves; it closes it when nobody waits there any more. */
+  #meetPredecessor(socket: OwnedFd): void {
+    let over!: () => void
+    const end = new Promise<void>((resolve) => (over = resolve))
+    this.#predecessors.add(end)
+    const reserve = sharedReserve()
+    const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
+      // Those that were accepted here may have filled the table.
+      room: () => !reserve.isReachedNow(channel.fd),
+      message: ({ clients }, fds) => {
+        for (const [index, client] of clients.entries()) {
+          const fd = fds[index] as OwnedFd
+          const connection = new InheritedClient(fd, {
+            // Behind those that came before it, and before everybody who was accepted here.
+            order: this.#inherited++,
+            listener: { name: client.listener, protocol: client.protocol },
+            // Of one that has left nobody knows it any more; who reads from it will see that.
+            peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
+            id: ulidToBytes(client.id),
+            acceptedAt: client.acceptedAt - monotonic() + performance.now(),
+          })
+          this.#worker?.inherit(client.service, [connection])
+        }
+        this.#worker?.flush()
+      },
+      ended: (error) => {
+        if (error !== undefined)
+          this.#logger.error({ error: error.message }, 'held clients were lost on the way')
+        channel.close()
+        this.#predecessors.delete(end)
+        over()
+      },
+    })
+  }
+
+  async #finish({ removed, deadline }: Extract<ToWorker, { type: 'finish' }>, peer: OwnedFd): Promise<void> {
+    const worker = this.#worker
+    if (worker === undefined || this.#ending) return
+    this.#ending = true
+    const successor = new Channel<never, HeldClients>(peer, this.#poller, {
+      message: () => {},
+      ended: () => {},
+    })
+    const pass = (service: string, connections: readonly ClientConnection[]) =>
+      this.#pass(successor, service, connections)
+    await worker.finish(removed, pass, deadline, {
+      predecessors: Promise.all(this.#predecessors),
+      settled: () => this.#endOf(successor),
+    })
+    await this.#endOf(successor)
+    await this.#leave()
+  }
+
+  /** Nobody comes any more: when all have gone over, the successor hears it. */
+  async #endOf(successor: Channel<never, HeldClients>): Promise<void> {
+    await successor.sent()
+    successor.close()
+  }
+
+  #pass(
+    successor: Channel<never, HeldClients>,
+    service: string,
+    connections: readonly ClientConnection[],
+  ): boolean {
+    if (!successor.open) return false
+    for (let from = 0; from < connections.length; from += MOST_CLIENTS) {
+      const batch = connections.slice(from, from + MOST_CLIENTS)
+      const clients = batch.map(({ id, listener, acceptedAt }) => ({
+        service,
+        listener: listener.name,
+        protocol: listener.protocol,
+        id: ulidFromBytes(id),
+        acceptedAt: monotonic() - (performance.now() - acceptedAt),
+      }))
+      // Not duplicates: there may be no room for any.
+      successor.give(
+        { type: 'held', clients },
+        batch.map(({ fd }) => fd),
+      )
+    }
+    return true
+  }
+
+  async #stop(deadline: number): Promise<void> {
+    const first = !this.#ending
+    this.#ending = true
+    if (deadline > 0) await this.#worker?.drain(deadline)
+    else await this.#worker?.close()
+    if (first) await this.#leave()
+  }
+
+  async #leave(): Promise<void> {
+    clearInterval(this.#counting)
+    await this.#count()
+    await this.#channel.sent()
+    this.#channel.close()
+    this.#end(0)
+  }
+
+  async #orphaned(): Promise<void> {
+    for (const settle of this.#asked.values()) settle(undefined)
+    if (this.#ending) return
+    this.#logger.error('the master is gone; draining')
+    // The next master finds the name free, and its worker the backends.
+    this.#worker?.leave('the master is gone')
+    await this.#stop(Math.max(1, this.#drainDeadline))
+  }
+
+  #fail(error: unknown): void {
+    const message = error instanceof Error ? error.message : String(error)
+    this.#logger.fatal({ err: error }, 'the worker failed')
+    this.#channel.send({ type: 'failed', code: errnoOf(error) ?? 'BATON_ERR_WORKER_FAILED', message })
+    void this.#endWith(1)
+  }
+
+  async #endWith(code: number): Promise<void> {
+    await this.#channel.sent()
+    this.#end(code)
+  }
+}
+
+/** CLOCK_MONOTONIC, which all processes of a host share, in milliseconds. */
+function monotonic(): number {
+  return Number(process.hrtime.bigint()) / 1e6
+}

@@ -1,0 +1,378 @@
+import { systemClock } from '@baton/backend-sdk/protocol'
+import { type OwnedFd, Poller } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { ulid } from 'ulid'
+import { createAdmin } from './admin/index.ts'
+import type { DrainResult, ReloadResult, Status, WorkerView } from './admin/view.ts'
+import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
+import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } from '../config/index.ts'
+import type { ClientConnection } from './connection/connection.ts'
+import { type Change, EventFeed } from './events/index.ts'
+import { Farewell } from './reject/lingering-close.ts'
+import { Listener } from './listen/listener.ts'
+import { Metrics, type MetricSnapshot } from '../metrics/index.ts'
+import { FlightRecorder } from './recorder/index.ts'
+import type { BackendLink } from './backend/backend-link.ts'
+import { Registry } from './registry/registry.ts'
+import { sweepRelaySockets } from './relay/relay-sockets.ts'
+import { Service } from './service/service.ts'
+import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
+import { BROKER_VERSION } from '../version.ts'
+import { backendReports, countedOf, serviceStatus } from './view.ts'
+
+export interface WorkerOptions {
+  readonly logger: Logger
+}
+
+/** What a master gives the worker that it starts; without one the worker has all of it to itself. */
+export interface Employment {
+  readonly sockets: Sockets
+  /** The listening socket of the admin server. */
+  readonly admin: OwnedFd
+  readonly poller: Poller
+  /** Backends of a predecessor. */
+  readonly known: KnownBackends
+  /** Somebody has registered or gone. */
+  readonly onBackends: () => void
+  /** What other processes of this broker have counted. */
+  readonly collect: () => Promise<readonly MetricSnapshot[]>
+  readonly reload: (by: string) => Promise<ReloadResult>
+}
+
+/** Everything that serves connections in one process. A process runs one. */
+export interface Worker {
+  /** ULID of this broker process. */
+  readonly id: string
+  /** Listener name -> address as bound. */
+  readonly addresses: ReadonlyMap<string, string>
+  readonly adminAddress: string
+  readonly controlPath: string
+  status(): Status
+  /**
+   * Stops accepting and waits until every accepted client is somebody's, for at most `deadline` milliseconds; what still
+   * waits is then rejected. Lets the backends go; connections that they adopted do not notice.
+   */
+  drain(deadline: number): Promise<void>
+  /** The same without waiting. */
+  close(): Promise<void>
+}
+
+/** A worker that others work beside: it is told when to begin with what, and when to hand over. */
+export interface EmployedWorker extends Worker {
+  /** Registers backends, from the first call on answers the admin API. Again after `pause`. */
+  serve(): Promise<void>
+  /** Accepts clients. */
+  accept(): void
+  /** Registers nobody new. */
+  pause(): void
+  /** Asks the backends to register with the successor. */
+  release(reason: string): void
+  /** The same, when nobody knows whether there will be one: closes the control socket and the admin server's as well. */
+  leave(reason: string): void
+  /**
+   * Accepts no more: of the `removed` listeners what waits in the kernel's queue first. Who waits, now or later, goes to
+   * `successor` with the descriptor. Resolves when nothing is left here, relays at the latest after `deadline` milliseconds.
+   */
+  finish(
+    removed: readonly string[],
+    successor: (service: string, connections: readonly ClientConnection[]) => boolean,
+    deadline: number,
+    /** Those whose clients may still come here; and told when none goes to the successor any more: resolves when it has them all. */
+    neighbours: { readonly predecessors: Promise<unknown>; readonly settled: () => Promise<void> },
+  ): Promise<void>
+  /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
+  inherit(service: string, connections: readonly ClientConnection[]): void
+  /** Serves one more listener, and its service if that is new. */
+  listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
+  drainBackend(service: string, backend: string, deadline: number): void
+  /** Tells those who listen to the events of what the master has begun. */
+  tell(change: Change): void
+  backends(): BackendReport[]
+  snapshot(): Promise<MetricSnapshot>
+  /** To be called after each round of the poller: what was accepted in it is offered together. */
+  flush(): void
+  /** Whether the next round of the poller may wait for an answer of a backend: each of them has something to answer. */
+  busy(): boolean
+}
+
+/**
+ * Starts a worker by itself; resolves when it accepts connections.
+ *
+ * @throws {BrokerError} see `openSockets`; the admin server's address in use
+ */
+export async function startWorker(config: Config, { logger }: WorkerOptions): Promise<Worker> {
+  const sockets = openSockets(config)
+  const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
+  const worker: EmployedWorker = createWorker(config, logger, { sockets, poller })
+  try {
+    await worker.serve()
+  } catch (error) {
+    await worker.close()
+    throw error
+  }
+  worker.accept()
+  return worker
+}
+
+/** Builds a worker that accepts nothing yet. Owns the descriptors that it is given, and the poller. */
+export function createWorker(
+  config: Config,
+  logger: Logger,
+  given: Partial<Employment> & Pick<Employment, 'sockets' | 'poller'>,
+): EmployedWorker {
+  const { sockets, poller } = given
+  const employed = given.admin !== undefined
+  const id = ulid()
+  const startedAt = new Date()
+  const metrics = new Metrics({
+    version: BROKER_VERSION,
+    listeners: config.listeners.map(({ name }) => name),
+    services: config.services.keys(),
+  })
+  const services = new Map<string, Service>()
+  const farewell = new Farewell(poller)
+  const recorder = config.recorder === 0 ? undefined : new FlightRecorder(config.recorder)
+  const surroundings = {
+    poller,
+    farewell,
+    metrics,
+    logger,
+    acknowledged: () => poller.advance(),
+    ...(recorder && { recorder }),
+  }
+  const addService = (service: ServiceConfig) => {
+    services.set(service.name, new Service(service.name, service, surroundings))
+  }
+  const listeners: Listener[] = []
+  const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
+    const service = services.get(listener.service)
+    if (fd === undefined || service === undefined)
+      throw new Error(`listener "${listener.name}" has no socket or service`)
+    const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
+    listeners.push(added)
+    return added
+  }
+  for (const service of config.services.values()) addService(service)
+  for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))
+  const registry = new Registry({
+    config,
+    socket: sockets.control,
+    services,
+    brokerId: id,
+    known: given.known,
+    onChange: () => {
+      events.look()
+      given.onBackends?.()
+    },
+    logger,
+  })
+
+  let state: Status['broker']['state'] = 'running'
+  const beginDrain = () => {
+    state = 'draining'
+    const text = 'this process of the broker accepts no more'
+    events.tell({ kind: 'broker_state', from: 'running', to: state, text })
+  }
+  const published = new Map<string, number>()
+  const publish = () => {
+    for (const service of services.values()) service.publish()
+    for (const { name, accepted } of listeners) {
+      metrics.connectionsAccepted.inc({ listener: name }, accepted - (published.get(name) ?? 0))
+      published.set(name, accepted)
+    }
+  }
+  const { collect, reload } = given
+  const view: WorkerView = {
+    status: () => ({
+      broker: {
+        id,
+        version: BROKER_VERSION,
+        pid: process.pid,
+        master: employed ? process.ppid : null,
+        startedAt: startedAt.toISOString(),
+        state,
+      },
+      listeners: listeners.map(({ name, address, protocol, service, accepting, accepted }) => ({
+        name,
+        address,
+        protocol,
+        service,
+        accepting,
+        accepted,
+      })),
+      services: [...services.values()].map(serviceStatus),
+    }),
+    drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
+    drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
+    ...(reload && { reload }),
+    metricsText: async () => {
+      publish()
+      return metrics.text(await collect?.())
+    },
+    metricsContentType: metrics.contentType,
+    asked: (change) => {
+      const { kind, service, backend, by } = change
+      logger.info({ service, backend: backend?.id, slot: backend?.slot, by }, `${kind} asked for`)
+      events.tell(change)
+      events.look()
+    },
+    connections: recorder,
+    get events() {
+      return events
+    },
+  }
+  const events: EventFeed = new EventFeed(
+    {
+      status: () => view.status(),
+      counted: () => [...services.values()].map((service) => countedOf(service, listeners)),
+    },
+    systemClock,
+    id,
+  )
+
+  function linksOf(service: string, backend: string): BackendLink[] {
+    return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
+  }
+
+  function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
+    const fresh = links.filter((link) => link.eligibility.state !== 'draining')
+    for (const link of fresh) link.drain(deadline, 'asked by the operator')
+    return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
+  }
+
+  const admin = createAdmin({ config, view, logger, socket: given.admin })
+  let adminAddress: string | undefined
+  let closing: Promise<void> | undefined
+  const shut = async () => {
+    registry.close()
+    await Promise.all([...services.values()].map((service) => service.close()))
+    if (!employed) removeSocket(sockets.control.path)
+    await farewell.settled()
+    // An employed worker has still to speak with its master, which may be busy; the poller ends with the process.
+    if (!employed) poller.close()
+    events.close()
+    await admin.close()
+  }
+  const stop = async (deadline: number) => {
+    beginDrain()
+    for (const listener of listeners) listener.close()
+    if (!employed)
+      for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
+    const drained = Promise.all([...services.values()].map((service) => service.drained()))
+    if (deadline > 0) await settledWithin(drained, deadline)
+    await shut()
+  }
+
+  return {
+    id,
+    get addresses() {
+      return new Map(listeners.map(({ name, address }) => [name, address]))
+    },
+    get adminAddress() {
+      return adminAddress ?? formatAddress(config.admin.listen)
+    },
+    controlPath: sockets.control.path,
+    status: () => view.status(),
+    async serve() {
+      if (adminAddress === undefined) {
+        adminAddress = formatAddress((await admin.listen()).address)
+        sweepRelaySockets(config.runtimeDir)
+      }
+      registry.start(poller)
+    },
+    accept() {
+      for (const listener of listeners) listener.start(poller)
+      logger.info(
+        {
+          broker: id,
+          version: BROKER_VERSION,
+          listeners: Object.fromEntries(listeners.map(({ name, address }) => [name, address])),
+          admin: adminAddress,
+          control: sockets.control.path,
+          readiness: poller.readiness.by,
+          ...(poller.readiness.by === 'thread' && { noRing: poller.readiness.reason }),
+        },
+        'accepting connections',
+      )
+    },
+    pause: () => registry.pause(),
+    release: (reason) => registry.release(reason),
+    leave(reason) {
+      registry.release(reason)
+      registry.close()
+      void admin.leave()
+    },
+    async finish(removed, successor, deadline, { predecessors, settled }) {
+      beginDrain()
+      const end = performance.now() + deadline
+      for (const listener of listeners) {
+        if (removed.includes(listener.name)) listener.close()
+        else listener.leave()
+      }
+      for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
+      const stopped = admin.leave()
+      // Who listens connects again, and hears the successor.
+      events.close()
+      const all = [...services.values()]
+      await settledWithin(predecessors, deadline)
+      await settledWithin(
+        Promise.all(all.map((service) => service.settled())),
+        Math.max(0, end - performance.now()),
+      )
+      await Promise.all(all.map((service) => service.letGo()))
+      const passed = settled()
+      const left = Math.max(0, end - performance.now())
+      await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await settledWithin(stopped, 1000)
+      // As long as it takes: what the kernel has no room for yet waits for the poller, which ends with this worker.
+      await passed
+      await (closing ??= shut())
+    },
+    inherit(name, connections) {
+      const service = services.get(name)
+      if (service !== undefined) return service.inherit(connections)
+      logger.warn(
+        { service: name, clients: connections.length },
+        'clients of a service that is gone are rejected',
+      )
+      for (const connection of connections) {
+        metrics.connections.inc({ service: name, outcome: 'rejected' })
+        metrics.rejections.inc({ service: name, reason: 'shutdown' })
+        farewell.reject(connection)
+      }
+    },
+    listen(listener, fd, service) {
+      if (!services.has(service.name)) {
+        metrics.addService(service.name)
+        addService(service)
+      }
+      metrics.addListener(listener.name)
+      addListener(listener, fd).start(poller)
+    },
+    drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
+    tell: (change) => events.tell(change),
+    backends: () => backendReports(services.values()),
+    snapshot: () => {
+      publish()
+      return metrics.snapshot()
+    },
+    flush: () => {
+      for (const service of services.values()) service.flush()
+    },
+    busy: () => {
+      for (const service of services.values()) if (!service.busy) return false
+      return true
+    },
+    drain: (deadline) => (closing ??= stop(deadline)),
+    close: () => (closing ??= stop(0)),
+  }
+}
+
+async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise((resolve) => {
+    timer = setTimeout(resolve, milliseconds)
+  })
+  await Promise.race([done, timeout])
+  clearTimeout(timer)
+}
