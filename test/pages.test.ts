@@ -87,7 +87,7 @@ void t.test('master.md has every message of the channel, and no other', async (t
 void t.test('admin.md has every route, step, outcome and kind of change, and no other', async (t) => {
   const page = read('docs/admin.md')
   const broker = (file: string) => read(`packages/broker/src/${file}`)
-  const routes = [...broker('admin/routes.ts').matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g)].map(
+  const routes = [...broker('worker/admin/routes.ts').matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g)].map(
     ([, method = '', path]) => `${method.toUpperCase()} ${path}`,
   )
   t.ok(routes.length >= 11)
@@ -103,19 +103,19 @@ void t.test('admin.md has every route, step, outcome and kind of change, and no 
     ]),
   )
   const list = (text: string) => new Set([...text.matchAll(/'(\w+)'/g)].map(([, each]) => each))
-  const [, steps = ''] = /STEPS = \[([^\]]*)\]/.exec(broker('recorder/recorder.ts')) ?? []
+  const [, steps = ''] = /STEPS = \[([^\]]*)\]/.exec(broker('worker/recorder/recorder.ts')) ?? []
   t.same(tables.get('step'), list(steps))
-  const [, kinds = ''] = /type ChangeKind =([^]*?)\n\n/.exec(broker('events/change.ts')) ?? []
+  const [, kinds = ''] = /type ChangeKind =([^]*?)\n\n/.exec(broker('api/change.ts')) ?? []
   t.same(tables.get('kind'), list(kinds))
   const [, query = ''] =
-    /const query = z\.strictObject\(\{([^]*?)\n\}\)/.exec(broker('admin/connection-query.ts')) ?? []
+    /const query = z\.strictObject\(\{([^]*?)\n\}\)/.exec(broker('worker/admin/connection-query.ts')) ?? []
   const parameters = [...query.matchAll(/^ {2}(\w+):/gm)].map(([, name]) => name)
   t.same(new Set([...(tables.get('parameter') ?? [])].map((cell) => cell.split('=')[0])), new Set(parameters))
   const [, outcomes = ''] = /^\| `outcome` \|(.*)\|$/m.exec(page) ?? []
   const [, counted = ''] = /OUTCOMES = \[([^\]]*)\]/.exec(broker('metrics/labels.ts')) ?? []
   t.same(new Set(outcomes.match(/(?<=`)\w+(?=`)/g)), new Set([...list(counted), 'moved']))
   const members = [
-    ...broker('events/rates.ts').matchAll(/^ {2}readonly (\w+): (?:number|Counts|Percentiles \| null)$/gm),
+    ...broker('worker/events/rates.ts').matchAll(/^ {2}readonly (\w+): (?:number|Counts|Percentiles \| null)$/gm),
   ]
   t.same(
     tables.get('member'),
