@@ -87,9 +87,9 @@ void t.test('master.md has every message of the channel, and no other', async (t
 void t.test('admin.md has every route, step, outcome and kind of change, and no other', async (t) => {
   const page = read('docs/admin.md')
   const broker = (file: string) => read(`packages/broker/src/${file}`)
-  const routes = [...broker('worker/admin/routes.ts').matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g)].map(
-    ([, method = '', path]) => `${method.toUpperCase()} ${path}`,
-  )
+  const routes = [
+    ...broker('worker/admin/routes.ts').matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g),
+  ].map(([, method = '', path]) => `${method.toUpperCase()} ${path}`)
   t.ok(routes.length >= 11)
   t.same(
     new Set(page.match(/^\| `(?:GET|POST) \/(?=\w)[^`]+/gm)?.map((row) => row.slice(3))),
@@ -103,7 +103,7 @@ void t.test('admin.md has every route, step, outcome and kind of change, and no 
     ]),
   )
   const list = (text: string) => new Set([...text.matchAll(/'(\w+)'/g)].map(([, each]) => each))
-  const [, steps = ''] = /STEPS = \[([^\]]*)\]/.exec(broker('worker/recorder/recorder.ts')) ?? []
+  const [, steps = ''] = /STEPS = \[([^\]]*)\]/.exec(broker('api/flight-record.ts')) ?? []
   t.same(tables.get('step'), list(steps))
   const [, kinds = ''] = /type ChangeKind =([^]*?)\n\n/.exec(broker('api/change.ts')) ?? []
   t.same(tables.get('kind'), list(kinds))
@@ -114,15 +114,9 @@ void t.test('admin.md has every route, step, outcome and kind of change, and no 
   const [, outcomes = ''] = /^\| `outcome` \|(.*)\|$/m.exec(page) ?? []
   const [, counted = ''] = /OUTCOMES = \[([^\]]*)\]/.exec(broker('metrics/labels.ts')) ?? []
   t.same(new Set(outcomes.match(/(?<=`)\w+(?=`)/g)), new Set([...list(counted), 'moved']))
-  const members = [
-    ...broker('worker/events/rates.ts').matchAll(/^ {2}readonly (\w+): (?:number|Counts|Percentiles \| null)$/gm),
-  ]
-  t.same(
-    tables.get('member'),
-    new Set(
-      members.map(([, name]) => name).filter((name) => !['accepted', 'handedOff', 'at'].includes(name ?? '')),
-    ),
-  )
+  const [, rates = ''] = /interface ServiceRates \{([^]*?)\n\}/.exec(broker('api/rates.ts')) ?? []
+  const members = [...rates.matchAll(/^ {2}readonly (\w+): /gm)].map(([, name]) => name)
+  t.same(tables.get('member'), new Set(members))
 })
 
 void t.test("master.md has every command of the operator's protocol, and no other", async (t) => {

@@ -1,6 +1,37 @@
-import type { Outcome } from '../metrics/index.ts'
-import { OUTCOMES } from '../metrics/index.ts'
-import type { Step, StepReason } from '../worker/recorder/recorder.ts'
+import { type FallbackReason, type Outcome, OUTCOMES, type RejectionReason } from '../metrics/index.ts'
+
+/** What can happen to a client in the broker. Where a step is the last one, it is the outcome, too. */
+export const STEPS = [
+  /** From the kernel's queue. */
+  'accepted',
+  /** A backend, for its descriptor. */
+  'chosen',
+  /** The descriptor lies on the backend's lane, and the OFFER on control. */
+  'offered',
+  /** A backend was asked to take its bytes, or an upstream is dialled. */
+  'relay_offered',
+  /** The backend has verified the token. */
+  'acknowledged',
+  /** Proven untouched, it may go elsewhere. */
+  'returned',
+  /** It waits, unread. */
+  'held',
+  /** The broker's duplicate is closed. */
+  'released',
+  /** Its bytes are carried. */
+  'relayed',
+  'rejected',
+  'client_gone',
+  'relinquished',
+  /** From a worker that leaves to the next: the last step there, an early one here. */
+  'moved',
+  /** A relay is over. */
+  'closed',
+] as const
+export type Step = (typeof STEPS)[number]
+
+/** Why a step was taken. */
+export type StepReason = FallbackReason | RejectionReason
 
 /** How a connection can end for one worker: it may also have gone to the next one. */
 export const RECORDED_OUTCOMES = [...OUTCOMES, 'moved'] as const

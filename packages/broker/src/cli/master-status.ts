@@ -1,14 +1,7 @@
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import type { InstanceStatus } from '../master/fleet/index.ts'
-
-/** What the master says of itself, its workers, and the backends that it has started. */
-export interface MasterStatus {
-  readonly master: { readonly pid: number; readonly reloads: number; readonly busy: string | null }
-  readonly managed: readonly InstanceStatus[]
-  readonly workers: readonly { readonly pid: number; readonly role: string }[]
-}
+import type { MasterStatus } from '../api/master-status.ts'
 
 /** Undefined where there is no master, or one that this user may not ask: an app may have embedded the broker. */
 export async function masterStatus(runtimeDir: string): Promise<MasterStatus | undefined> {

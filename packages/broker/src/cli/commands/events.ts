@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { loadConfig } from '../../config/index.ts'
-import type { Change } from '../../worker/events/index.ts'
+import type { Change } from '../../api/change.ts'
 import { RefusedError } from '../admin-client.ts'
 import { paintFor, styleOfState, type Paint } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'

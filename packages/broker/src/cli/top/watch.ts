@@ -1,6 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Config } from '../../config/index.ts'
-import type { ServiceRates } from '../../worker/events/index.ts'
+import type { ServiceRates } from '../../api/rates.ts'
 import { RefusedError } from '../admin-client.ts'
 import { brokerEvents } from '../event-stream.ts'
 import { askStatus, checkedStatus } from '../status-answer.ts'

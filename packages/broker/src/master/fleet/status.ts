@@ -1,28 +1,6 @@
+import type { InstanceStatus } from '../../api/master-status.ts'
 import type { Instance } from './instance.ts'
 import type { ManagedProcess } from './managed-process.ts'
-
-/**
- * `starting`: a successor that a deploy is trying. `backoff` and `crashed`: nothing runs at the moment, and it is started
- * again soon, or once a minute. `stopping`: on its way out.
- */
-export type InstanceStatusState = 'running' | 'starting' | 'backoff' | 'crashed' | 'stopping'
-
-/** One process of a managed service, or the place of one. During a deploy a place shows twice. */
-export interface InstanceStatus {
-  readonly service: string
-  /** Such as `web.1`. */
-  readonly instance: string
-  /** ULID; null between two processes. */
-  readonly backend: string | null
-  readonly pid: number | null
-  readonly state: InstanceStatusState
-  /** How often it was started again since its version was deployed. */
-  readonly restarts: number
-  readonly generation: number
-  readonly version: string | null
-  /** When this state began, ISO 8601. */
-  readonly since: string
-}
 
 export function statusOfInstance(instance: Instance): InstanceStatus {
   const { process, state, generation } = instance

@@ -1,7 +1,7 @@
 import type { ControlConnection, ControlEnd, Frame, Timer } from '@baton/backend-sdk/protocol'
 import { ProtocolError } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import type { Candidate } from '../balance/index.ts'
+import type { Candidate } from '../balance/candidate.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { type Failure, failureOf } from './failure.ts'
 import type { HandoffLane } from './lane.ts'

@@ -1,4 +1,5 @@
-import { type Percentiles, percentiles } from '../service/latency-histogram.ts'
+import type { Counts, ServiceRates } from '../../api/rates.ts'
+import { percentiles } from '../service/latency-histogram.ts'
 
 /** What one service has counted since the start. */
 export interface Counted {
@@ -11,21 +12,6 @@ export interface Counted {
   readonly rejects: Counts
   /** Of accept to ACK, see `LatencyHistogram`. */
   readonly latency: Uint32Array
-}
-
-type Counts = Readonly<Record<string, number>>
-
-/** What goes on in one service. */
-export interface ServiceRates {
-  readonly handoffsPerSecond: number
-  readonly acceptedPerSecond: number
-  /** From accept to ACK, of the last ten seconds; null when nobody was handed off. */
-  readonly latencyMs: Percentiles | null
-  readonly fallbacksPerSecond: Counts
-  readonly rejectsPerSecond: Counts
-  /** Since the start. */
-  readonly fallbacks: Counts
-  readonly rejects: Counts
 }
 
 interface Sample {

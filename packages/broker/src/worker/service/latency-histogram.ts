@@ -1,3 +1,5 @@
+import type { Percentiles } from '../../api/rates.ts'
+
 /** Of each power of two, so that a value is told to 6 %. */
 const PARTS = 16
 const PART_BITS = 4
@@ -18,12 +20,6 @@ export class LatencyHistogram {
   snapshot(): Uint32Array {
     return this.#counts.slice()
   }
-}
-
-export interface Percentiles {
-  readonly p50: number
-  readonly p90: number
-  readonly p99: number
 }
 
 /** Of what came between two snapshots, in milliseconds; null when nothing did. */

@@ -1,1 +1,0 @@
-export { createChooser, type Balance, type Candidate, type Chooser, type ChooseKey } from './balancer.ts'
