@@ -53,7 +53,7 @@ void t.test('every failure and policy reason is on the page, with its decision, 
   const reasons = [...labels.matchAll(/^ {2}'([A-Z]\w+)',$/gm)].map(([, reason]) => reason as string)
   t.same(sorted(listed('Failures of a handoff')), sorted(reasons))
 
-  const failures = source('packages/broker/src/worker/backend/failure.ts')
+  const failures = source('packages/broker/src/worker/connection/failure.ts')
   for (const [, name = '', counts = ''] of page.matchAll(
     /^\| `([A-Z][A-Za-z]+)` \| [^|]+ \| (yes|no)[^|]* \| [^|]+ \|$/gm,
   )) {

@@ -1,4 +1,5 @@
 import { ConfigError, errnoOf, nearMiss } from '../config/index.ts'
+import { NoAnswerError } from '../ipc/operator-client.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { check } from './commands/check.ts'
 import { helpOf, parseInvocation, type Command } from './command.ts'
@@ -13,7 +14,8 @@ import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
 import { top } from './commands/top.ts'
 import { trace } from './commands/trace.ts'
-import { CommandError, DONE, FAILED, USAGE, UsageError, type Terminal } from './output/terminal.ts'
+import { CommandError, UsageError, type Terminal } from './output/terminal.ts'
+import { DONE, FAILED, USAGE } from '../exit-codes.ts'
 
 const COMMANDS: readonly Command[] = [
   runApp,
@@ -57,7 +59,8 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
 /** Errors that Baton foresees have a code and a message that is complete; of others the stack is what helps. */
 function fail(error: unknown, terminal: Terminal): number {
   if (error instanceof ConfigError) terminal.err(error.message)
-  else if (error instanceof CommandError) terminal.err(`baton: ${error.message}`)
+  else if (error instanceof CommandError || error instanceof NoAnswerError)
+    terminal.err(`baton: ${error.message}`)
   else if (error instanceof Error && isForeseen(error)) terminal.err(`baton: ${error.message}`)
   else terminal.err(`baton: ${error instanceof Error ? error.stack : String(error)}`)
   return FAILED

@@ -1,10 +1,9 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
-import { adminListenError } from '../worker/admin/errors.ts'
+import { adminListenError } from './admin-errors.ts'
 import { type Config, formatAddress, type ListenerConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
-import type { ControlSocket } from '../worker/registry/registry.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
 const BACKLOG = 4096
@@ -15,6 +14,14 @@ const PRIVATE_SOCKET = 0o600
 /** With other users allowed, everybody may knock; the kernel's credentials say who it is. */
 const SHARED_FOLDER = 0o711
 const SHARED_SOCKET = 0o666
+
+/** The control socket as it was made, to be compared with what it is when somebody registers. */
+export interface ControlSocket {
+  readonly fd: OwnedFd
+  readonly path: string
+  /** Permission bits. */
+  readonly mode: number
+}
 
 /** Every listening socket that a worker serves. Whoever opens them can keep them while workers come and go. */
 export interface Sockets {

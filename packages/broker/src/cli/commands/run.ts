@@ -35,8 +35,7 @@ export const runApp: Command = {
     const listen = values.get('listen')
     const address = listen === undefined ? undefined : parseAddress(listen)
     if (typeof address === 'string') throw new UsageError(`--listen: ${address}`)
-    const { runMaster } = await import('../../master/main.ts')
-    const { GIVEN_LISTENER } = await import('../../master/run/port-assignments.ts')
+    const { GIVEN_LISTENER, runMaster } = await import('../../master/main.ts')
     const folder = mkdtempSync(join(tmpdir(), 'baton-run-'))
     const file = join(folder, 'baton.json')
     const listener = (name: string, where: string) => ({

@@ -4,10 +4,10 @@ import type { InstanceStatusState, MasterStatus } from '../../api/master-status.
 import { readyCell, stateCell } from '../output/cells.ts'
 import { type Paint, paintFor, type Style } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { masterStatus } from '../master-status.ts'
+import { masterStatus } from '../../ipc/operator-client.ts'
 import { askStatus } from '../status-answer.ts'
 import { table } from '../output/table.ts'
-import { DONE } from '../output/terminal.ts'
+import { DONE } from '../../exit-codes.ts'
 
 export const status: Command = {
   name: 'status',

@@ -18,11 +18,6 @@ export interface Display {
   keyboard(): ReadStream | undefined
 }
 
-/** The exit codes of `baton`. */
-export const DONE = 0
-export const FAILED = 1
-export const USAGE = 2
-
 /** The command line makes no sense: exit code 2. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'

@@ -5,9 +5,20 @@ import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.t
 import type { DeployResult } from './progress.ts'
 import type { Change } from '../../api/change.ts'
 import type { Fleet } from '../fleet/index.ts'
-import { type DeployCommand, type Outcome, refusal } from '../operator/commands.ts'
+import { type Outcome, refusal } from '../../ipc/operator-protocol.ts'
 import type { InForce } from '../active-config.ts'
 import type { Occupation } from '../operation-lock.ts'
+
+export interface DeployCommand {
+  readonly service: string
+  /** How many instances at a time. */
+  readonly atOnce: number
+  /** Ends the one that goes on, or goes back to the old version. */
+  readonly abort: boolean
+  /** Who asks. */
+  readonly by: string
+  readonly progress: (line: string) => void
+}
 
 /** What of a master a deploy deals with. */
 export interface DeployerParts {

@@ -1,27 +1,13 @@
-import type { PortRequest } from '../run/port-assignments.ts'
+import {
+  answerText,
+  type Outcome,
+  parse,
+  type PortRequest,
+  portRequest,
+  refusal,
+} from '../../ipc/operator-protocol.ts'
+import type { DeployCommand } from '../deploy/deployer.ts'
 import type { Session } from './operator-session.ts'
-
-/** How a command ended, and what is to be said of it. */
-export interface Outcome {
-  readonly success: boolean
-  readonly log: readonly string[]
-}
-
-/** Nothing was done, and why. */
-export function refusal(why: string): Outcome {
-  return { success: false, log: [why] }
-}
-
-export interface DeployCommand {
-  readonly service: string
-  /** How many instances at a time. */
-  readonly atOnce: number
-  /** Ends the one that goes on, or goes back to the old version. */
-  readonly abort: boolean
-  /** Who asks. */
-  readonly by: string
-  readonly progress: (line: string) => void
-}
 
 /** What an operator can ask of a master. Refusals are outcomes, not errors. */
 export interface Commanded {
@@ -33,8 +19,6 @@ export interface Commanded {
   /** Answers the session itself, when all is over. */
   stop(session: Session): void
 }
-
-const PROTOCOLS = ['http', 'tls', 'tcp'] as const
 
 /** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
 export function obey(session: Session, [command = '', ...rest]: readonly string[], master: Commanded): void {
@@ -75,31 +59,6 @@ export function reply(session: Session, { success, log }: Outcome): void {
   session.answered()
 }
 
-export function answerText(success: boolean, log: readonly string[]): string {
-  return [`Success=${success ? 1 : 0}`, '--', ...log, ''].join('\n')
-}
-
 async function answerWith(session: Session, outcome: Promise<Outcome>): Promise<void> {
   reply(session, await outcome)
-}
-
-function parse(rest: readonly string[]): { words: string[]; options: Map<string, string> } {
-  const words: string[] = []
-  const options = new Map<string, string>()
-  for (const word of rest) {
-    const at = word.indexOf('=')
-    if (at > 0) options.set(word.slice(0, at), word.slice(at + 1))
-    else words.push(word)
-  }
-  return { words, options }
-}
-
-function portRequest(options: ReadonlyMap<string, string>): PortRequest | string {
-  const service = options.get('service') ?? ''
-  const host = options.get('host') ?? '::'
-  const port = Number(options.get('port'))
-  const protocol = PROTOCOLS.find((each) => each === (options.get('protocol') ?? 'http'))
-  if (service === '' || protocol === undefined || !Number.isInteger(port) || port < 1 || port > 65_535)
-    return 'listen needs service=NAME, port=1..65535, and may have host= and protocol=http|tls|tcp'
-  return { service, host, port, protocol }
 }

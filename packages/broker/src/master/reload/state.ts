@@ -3,7 +3,7 @@ import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import { STATE_VERSION } from './state-version.ts'
 import type { FleetState } from '../fleet/index.ts'
 import type { CountersState } from '../workers/counters.ts'
-import type { Claims } from '../run/port-assignments.ts'
+import type { RunState } from '../run/app-run.ts'
 import type { HeldSocketsState } from '../listening-sockets.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
@@ -15,15 +15,6 @@ export type Asker =
   | { readonly kind: 'session' }
   | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
   | { readonly kind: 'signal' }
-
-/** What `baton run` was told, and has come to know of its app. */
-export interface RunState {
-  readonly claims: Claims
-  /** The folder whose changes redeploy the app; null when none. */
-  readonly watch: string | null
-  /** Made for this run, and to be removed with it. */
-  readonly folder: string
-}
 
 /** All that a master knows when it replaces its own program. Numbers of descriptors are those that cross exec. */
 export interface MasterState {

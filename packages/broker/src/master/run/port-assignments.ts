@@ -1,23 +1,9 @@
 import { writeFileSync } from 'node:fs'
 import { localAddress } from '@baton/native-sendmsg'
 import type { OwnedFd } from '@baton/native-sendmsg'
+import type { OpenedPort, PortRequest } from '../../ipc/operator-protocol.ts'
 import { parseAddress } from '../../config/address.ts'
 import { formatAddress, parseConfigText, type Address } from '../../config/index.ts'
-
-/** What a program asks for that calls `listen(port)` under `baton run`. */
-export interface PortRequest {
-  readonly service: string
-  readonly host: string
-  readonly port: number
-  readonly protocol: 'http' | 'tls' | 'tcp'
-}
-
-/** Where it is served. */
-export interface OpenedPort {
-  readonly service: string
-  readonly address: string
-  readonly port: number
-}
 
 /** Which listener serves a port that the app asked for; by port, since each of its processes asks for the same. */
 export type Claims = Readonly<Record<string, string>>

@@ -3,13 +3,13 @@ import { ProtocolError } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
 import type { Candidate } from '../balance/candidate.ts'
 import type { ClientConnection } from '../connection/connection.ts'
-import { type Failure, failureOf } from './failure.ts'
+import { type Failure, failureOf } from '../connection/failure.ts'
 import type { HandoffLane } from './lane.ts'
 import { OfferLedger, type OpenOffer, toWire, type Unmatched } from './offer-ledger.ts'
 import { createToken } from './token.ts'
 import { type Os, systemOs } from '../os.ts'
 import type { PendingDial } from '../relay/dial.ts'
-import type { LinkHost } from './link-host.ts'
+import type { BackendIdentity, LinkHost } from './link-host.ts'
 import { RelayDials } from './relay-dials.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
@@ -18,21 +18,6 @@ const MOST_STRANGE_NACKS = 256
 
 /** A backend that owes answers and has given none for so long is stuck rather than busy: milliseconds, several times what a batch takes. */
 const LONGEST_BUSY = 50
-
-/** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
-export interface BackendIdentity {
-  readonly ulid: string
-  /** Small and reused, such as `web-1`: labels its metrics. */
-  readonly slot: string
-  readonly service: string
-  readonly pid: number
-  readonly uid: number
-  readonly version: string | null
-  readonly weight: number
-  readonly registeredAt: Date
-  /** The Unix socket on which it takes relays; null when it takes none. */
-  readonly reconnect: string | null
-}
 
 export interface LinkOptions extends EligibilityOptions {
   /** Milliseconds. */

@@ -1,8 +1,22 @@
 import type { NackReason } from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
 import type { ClientConnection } from '../connection/connection.ts'
-import type { Failure } from './failure.ts'
-import type { BackendLink } from './backend-link.ts'
+import type { Failure } from '../connection/failure.ts'
+
+/** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
+export interface BackendIdentity {
+  readonly ulid: string
+  /** Small and reused, such as `web-1`: labels its metrics. */
+  readonly slot: string
+  readonly service: string
+  readonly pid: number
+  readonly uid: number
+  readonly version: string | null
+  readonly weight: number
+  readonly registeredAt: Date
+  /** The Unix socket on which it takes relays; null when it takes none. */
+  readonly reconnect: string | null
+}
 
 /** What becomes of the connections that a link was given. Each comes back exactly once. */
 export interface LinkHost {
@@ -20,5 +34,11 @@ export interface LinkHost {
   /** There may be room again, or a backend again. */
   available(): void
   /** The link is over; everything it held has come back. */
-  ended(link: BackendLink): void
+  ended(link: EndedLink): void
+}
+
+/** A link by its slot; it holds nothing any more. */
+export interface EndedLink {
+  readonly id: string
+  readonly identity: BackendIdentity
 }

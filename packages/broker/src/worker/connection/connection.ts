@@ -1,8 +1,8 @@
 import type { Socket } from 'node:net'
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
-import type { Failure } from '../backend/failure.ts'
-import type { Listener } from '../listen/listener.ts'
+import type { Failure } from './failure.ts'
+import type { ListenerConfig } from '../../config/index.ts'
 
 /** Order of the first client that comes from a predecessor: each of those came before everybody who is accepted here. */
 export const FIRST_INHERITED = -1_000_000_000
@@ -15,7 +15,8 @@ export interface ClientConnection {
   /** Arrival order. Counts up from 1 with each accept of this process, and from `FIRST_INHERITED` with what is inherited. */
   readonly order: number
   readonly fd: OwnedFd
-  readonly listener: Pick<Listener, 'name' | 'protocol'>
+  /** Where it came in. */
+  readonly listener: Pick<ListenerConfig, 'name' | 'protocol'>
   readonly peer: SocketAddress
   /** The 16 bytes of the connection's ULID. */
   readonly id: Buffer
@@ -44,7 +45,7 @@ export interface ProbeHost {
 export class AcceptedClient implements ClientConnection {
   readonly order: number
   readonly fd: OwnedFd
-  readonly listener: Listener
+  readonly listener: ClientConnection['listener']
   readonly peer: SocketAddress
   readonly acceptedAt = performance.now()
   tried: Set<string> | undefined
@@ -52,7 +53,7 @@ export class AcceptedClient implements ClientConnection {
   #id: Buffer | undefined
 
   /** Owns `fd`. */
-  constructor(order: number, fd: OwnedFd, peer: SocketAddress, listener: Listener) {
+  constructor(order: number, fd: OwnedFd, peer: SocketAddress, listener: ClientConnection['listener']) {
     this.order = order
     this.fd = fd
     this.peer = peer

@@ -1,5 +1,4 @@
-/** What health checks say of a backend. `starting`: registered, and no check has succeeded yet. */
-export type Health = 'starting' | 'healthy' | 'unhealthy'
+import type { Health } from '../backend/eligibility.ts'
 
 export interface HealthRecord {
   readonly health: Health

@@ -26,9 +26,11 @@ import { Lane } from '../backend/lane.ts'
 import { HealthChecks } from '../health/health-checks.ts'
 import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
+import type { ControlSocket } from '../../listening/sockets.ts'
 import type { Service } from '../service/service.ts'
 import { admit, isAllowed } from './admission.ts'
-import { type BackendIdentity, BackendLink } from '../backend/backend-link.ts'
+import { BackendLink } from '../backend/backend-link.ts'
+import type { BackendIdentity } from '../backend/link-host.ts'
 import { LogOnce } from './log-once.ts'
 import { Slots } from './slots.ts'
 
@@ -45,14 +47,6 @@ const LONGEST_NAME = 64
 const PRESSURE_PAUSE = 100
 /** How often each backend's event loop is probed, in milliseconds. */
 export const HEARTBEAT_INTERVAL = 1000
-
-/** The control socket as it was made, to be compared with what it is when somebody registers. */
-export interface ControlSocket {
-  readonly fd: OwnedFd
-  readonly path: string
-  /** Permission bits. */
-  readonly mode: number
-}
 
 export interface RegistryOptions {
   readonly config: Config

@@ -1,4 +1,4 @@
-import type { FailureCode } from '../backend/failure.ts'
+import type { FailureCode } from '../connection/failure.ts'
 import {
   type FallbackAction,
   type FallbackReason,

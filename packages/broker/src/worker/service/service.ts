@@ -5,14 +5,14 @@ import { createChooser } from '../balance/balancer.ts'
 import type { Chooser } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/index.ts'
 import type { ClientConnection } from '../connection/connection.ts'
-import { decide, type Failure } from '../backend/failure.ts'
+import { decide, type Failure } from '../connection/failure.ts'
 import type { Farewell } from '../reject/lingering-close.ts'
 import type { Watcher } from '../hold/hold-queue.ts'
 import { BACKEND_STATES, type FallbackReason, type Metrics } from '../../metrics/index.ts'
 import { type Os, systemOs } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
-import type { LinkHost } from '../backend/link-host.ts'
+import type { EndedLink, LinkHost } from '../backend/link-host.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
 import { chooseKey, markTried, type Taker, takers } from './candidates.ts'
@@ -281,7 +281,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
     if (able > 0) this.#place(this.#rungs.held.take(able * PUMP_BATCH))
   }
 
-  ended(link: BackendLink): void {
+  ended(link: EndedLink): void {
     this.#links.delete(link.id)
     // After what it gives back now.
     if (this.#links.size === 0) for (const resolve of this.#unlinked.splice(0)) queueMicrotask(resolve)

@@ -1,0 +1,63 @@
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import type { MasterStatus } from '../api/master-status.ts'
+import { errnoOf } from '../config/index.ts'
+import { AnswerReader, type Outcome } from './operator-protocol.ts'
+
+/** There was no master to ask, or it ended without an answer. Its message says all there is to say. */
+export class NoAnswerError extends Error {
+  override readonly name = 'NoAnswerError'
+}
+
+/**
+ * Asks the running broker's master, on `<runtimeDir>/master.sock`, and waits for as long as it takes.
+ *
+ * @param progress gets each line before the answer
+ * @throws NoAnswerError when nobody answers, or the connection ends without an answer
+ */
+export async function askMaster(
+  runtimeDir: string,
+  command: string,
+  progress: (line: string) => void = () => {},
+): Promise<Outcome> {
+  const path = join(runtimeDir, 'master.sock')
+  const reader = new AnswerReader(progress)
+  let rest = ''
+  try {
+    const socket = connect(path)
+    socket.write(`${command}\n`)
+    for await (const chunk of socket.setEncoding('utf8')) {
+      const lines = (rest + String(chunk)).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) reader.hear(line)
+    }
+  } catch (error) {
+    const errno = errnoOf(error)
+    // The end of a master that was told to stop may look like that.
+    if (reader.answer === undefined) {
+      if (errno === 'EACCES')
+        throw new NoAnswerError(`this user may not connect to ${path}`, { cause: error })
+      throw new NoAnswerError(
+        `nobody answers at ${path}: ${errno ?? String(error)}; is the broker running?`,
+        {
+          cause: error,
+        },
+      )
+    }
+  }
+  if (reader.answer === undefined)
+    throw new NoAnswerError(`the broker at ${path} ended without an answer; its log tells why`)
+  return reader.answer
+}
+
+/** Undefined where there is no master, or one that this user may not ask: an app may have embedded the broker. */
+export async function masterStatus(runtimeDir: string): Promise<MasterStatus | undefined> {
+  try {
+    const socket = connect(join(runtimeDir, 'master.sock'))
+    socket.write('status\n')
+    return JSON.parse(await text(socket)) as MasterStatus
+  } catch {
+    return undefined
+  }
+}

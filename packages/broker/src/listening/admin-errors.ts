@@ -1,0 +1,25 @@
+import { type Address, errnoOf, formatAddress } from '../config/index.ts'
+
+/** The admin server could not be bound. Its message names the key and the address. */
+export class AdminListenError extends Error {
+  override readonly name = 'AdminListenError'
+  readonly code = 'BATON_ERR_ADMIN_LISTEN'
+}
+
+const LISTEN_FAILURES = new Map([
+  ['EADDRINUSE', 'is in use by another process'],
+  ['EACCES', 'may not be bound by this user'],
+  ['EADDRNOTAVAIL', 'is not an address of this host'],
+  ['ENOENT', 'is in a folder that does not exist'],
+])
+
+function reason(error: unknown): string {
+  const errno = errnoOf(error)
+  const known = LISTEN_FAILURES.get(errno ?? '')
+  return known === undefined ? `can not be bound: ${String(error)}` : `${known} (${errno})`
+}
+
+/** Says of a failure to bind `admin.listen` what it is. */
+export function adminListenError(listen: Address, error: unknown): AdminListenError {
+  return new AdminListenError(`admin.listen: ${formatAddress(listen)} ${reason(error)}`, { cause: error })
+}
