@@ -1,6 +1,7 @@
 import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../master/reload/state-version.ts'
+import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
+import { loadPrograms } from '../../programs.ts'
 import { CommandError, type Terminal } from '../output/terminal.ts'
 import { DONE } from '../../exit-codes.ts'
 
@@ -27,7 +28,7 @@ export const check: Command = {
  */
 async function loadsFor(version: string | undefined): Promise<void> {
   if (version === undefined) return
-  await Promise.all([import('../../master/main.ts'), import('../../worker/supervised-worker.ts')])
+  await loadPrograms()
   if (version !== String(STATE_VERSION)) {
     throw new CommandError(
       `this program reads a master's state of version ${STATE_VERSION}, not ${version}; stop and start`,

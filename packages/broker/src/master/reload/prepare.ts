@@ -12,7 +12,7 @@ import type { Roster } from '../workers/worker-pool.ts'
 import type { Session } from '../operator/operator-session.ts'
 import type { StartLog } from '../start-log.ts'
 import { type Asker, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
-import { STATE_VERSION } from './state-version.ts'
+import { STATE_VERSION } from '../../ipc/state-version.ts'
 
 /** What of a master both halves of a reload deal with. */
 export interface ReloadParts {
