@@ -1,5 +1,5 @@
 import type { Counts, ServiceRates } from '../../api/rates.ts'
-import { percentiles } from '../service/latency-histogram.ts'
+import { percentiles } from './latency-histogram.ts'
 
 /** What one service has counted since the start. */
 export interface Counted {

@@ -1,0 +1,175 @@
+import t from 'tap'
+import { circles, edgesOf, type Imports, isIn, readImports, siblings } from './support/imports.ts'
+
+// Which process a line of the broker runs in can be read from its path. This holds the rooms apart (CONTRIBUTING.md has what each is for).
+
+/** Each folder of the broker's sources and each file beside them, and what it may import: rooms, or single files of them. */
+const ROOMS: Readonly<Record<string, readonly string[]>> = {
+  // Words for all.
+  'errors.ts': [],
+  'version.ts': [],
+  'exit-codes.ts': [],
+  'early-signals.ts': [],
+  config: [],
+  metrics: [],
+  log: [],
+  supervise: [],
+  api: ['config', 'metrics'],
+  listening: ['config', 'errors.ts'],
+  ipc: ['api', 'config', 'metrics'],
+  // The processes. A master and its workers share words, and no code of either.
+  master: [
+    'api',
+    'config',
+    'early-signals.ts',
+    'errors.ts',
+    'exit-codes.ts',
+    'ipc',
+    'listening',
+    'log',
+    'metrics',
+    'supervise',
+    'version.ts',
+  ],
+  worker: ['api', 'config', 'errors.ts', 'ipc', 'listening', 'log', 'metrics', 'supervise', 'version.ts'],
+  // It becomes a master; of all others it asks for what it wants to know.
+  cli: [
+    'api',
+    'config',
+    'early-signals.ts',
+    'errors.ts',
+    'exit-codes.ts',
+    'ipc',
+    'log',
+    'master/main.ts',
+    'metrics',
+    'programs.ts',
+    'version.ts',
+  ],
+  // Doors: for apps that embed a worker, and for `baton check`, which loads what a reload would execute.
+  'index.ts': ['config', 'errors.ts', 'worker/worker.ts'],
+  'programs.ts': ['master/main.ts', 'worker/supervised-worker.ts'],
+}
+
+/** The way of a connection through a worker, and what is told of it on the way. Each room imports those behind it. */
+const WAY = [
+  'listen',
+  'connection',
+  'route',
+  'service',
+  'balance',
+  'backend',
+  'registry',
+  'health',
+  'relay',
+  'hold',
+  'park',
+  'reject',
+  'admin',
+  'events',
+  'recorder',
+]
+
+/** What travels: every room of the way knows it. */
+const TRAVELLER = 'connection'
+
+/** Imports against the way, each with its reason. */
+const BACKWARDS: Readonly<Record<string, string>> = {
+  'backend -> balance': 'a link is one of the candidates that are chosen among (a type)',
+  'relay -> balance': 'so is an upstream (a type)',
+  'registry -> service': 'a backend that has registered joins its service (a type)',
+  'registry -> backend': 'beside the way: it makes the link and the lane of a backend that registers',
+  'health -> backend':
+    'beside the way: a check goes over the link of a backend, and changes whether it may be chosen (types)',
+}
+
+function forbidden(imports: Imports): string[] {
+  const roomOf = (file: string) => file.split('/')[0] ?? ''
+  return edgesOf(imports)
+    .filter(([from, to]) => {
+      const allowed = [roomOf(from), ...(ROOMS[roomOf(from)] ?? [])]
+      return !allowed.some((place) => isIn(to, place))
+    })
+    .map((edge) => edge.join(' -> '))
+}
+
+/** By rooms: `backend -> balance`. */
+function againstTheWay(imports: Imports): string[] {
+  const placeOf = (file: string) => WAY.findIndex((room) => isIn(file, `worker/${room}`))
+  const found = edgesOf(imports)
+    .map(([from, to]) => [placeOf(from), placeOf(to)] as const)
+    .filter(([from, to]) => to >= 0 && to < from && WAY[to] !== TRAVELLER)
+    .map(([from, to]) => `${WAY[from]} -> ${WAY[to]}`)
+  return [...new Set(found)].toSorted()
+}
+
+const lost: string[] = []
+const broker = readImports('packages/broker/src', (file, path) => lost.push(`${file} -> ${path}`))
+
+void t.test('the imports of the broker are found, and all of them lead to a file', async (t) => {
+  t.same(lost, [])
+  t.ok(edgesOf(broker).length > 2 * broker.size, `${edgesOf(broker).length} of ${broker.size} files`)
+})
+
+void t.test('every file has a room, and imports what its room may', async (t) => {
+  const rooms = Object.keys(ROOMS)
+  t.same(
+    [...broker.keys()].filter((file) => !rooms.some((room) => isIn(file, room))),
+    [],
+  )
+  t.same(forbidden(broker), [])
+})
+
+void t.test('no two folders import each other, nor do several in a circle', async (t) => {
+  t.same(circles(siblings(broker)), [])
+})
+
+void t.test('no file imports itself through others, types included', async (t) => {
+  t.same(circles(broker), [])
+})
+
+void t.test('what a connection passes through is imported in that order', async (t) => {
+  const rooms = [...broker.keys()].map((file) => /^worker\/([^/]+)\//.exec(file)?.[1])
+  t.same(
+    [...new Set(rooms)].filter((room) => room !== undefined && !WAY.includes(room)),
+    [],
+    'every room of a worker has its place on the way',
+  )
+  // No more than these, and no fewer: a reason that nothing needs any more is to go.
+  t.same(againstTheWay(broker), Object.keys(BACKWARDS).toSorted())
+})
+
+void t.test('each rule can fail', async (t) => {
+  const house = (edges: Record<string, string[]>): Imports => new Map(Object.entries(edges))
+  const master = 'master/reload/resume.ts'
+  const worker = 'worker/relay/dial.ts'
+  t.same(forbidden(house({ [master]: [worker], [worker]: [master] })), [
+    `${master} -> ${worker}`,
+    `${worker} -> ${master}`,
+  ])
+  for (const [from, to] of [
+    ['cli/commands/status.ts', 'master/fleet/status.ts'],
+    ['cli/commands/status.ts', 'worker/admin/view.ts'],
+    ['master/main.ts', 'cli/program.ts'],
+    ['ipc/messages.ts', 'worker/events/rates.ts'],
+    ['worker/worker.ts', 'programs.ts'],
+    ['new-room/file.ts', 'config/index.ts'],
+  ] as const)
+    t.same(forbidden(house({ [from]: [to] })), [`${from} -> ${to}`])
+  t.same(forbidden(house({ 'cli/commands/start.ts': ['master/main.ts'] })), [])
+
+  const mutual = house({
+    'worker/relay/upstream.ts': ['worker/backend/lane.ts'],
+    'worker/backend/link.ts': ['worker/relay/dial.ts'],
+  })
+  t.same(circles(mutual), [])
+  t.same(circles(siblings(mutual)), ['worker/relay -> worker/backend -> worker/relay'])
+  const nested = house({ 'cli/program.ts': ['cli/commands/a.ts'], 'cli/commands/a.ts': ['cli/command.ts'] })
+  t.same(circles(siblings(nested)), [], 'a folder and one within it are not side by side')
+  t.same(circles(house({ 'a.ts': ['b.ts'], 'b.ts': ['c.ts'], 'c.ts': ['a.ts'] })), [
+    'a.ts -> b.ts -> c.ts -> a.ts',
+  ])
+
+  t.same(againstTheWay(house({ 'worker/hold/queue.ts': ['worker/service/service.ts'] })), ['hold -> service'])
+  t.same(againstTheWay(house({ 'worker/hold/queue.ts': ['worker/connection/connection.ts'] })), [])
+})
