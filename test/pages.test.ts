@@ -105,7 +105,7 @@ void t.test('admin.md has every route, step, outcome and kind of change, and no 
   const list = (text: string) => new Set([...text.matchAll(/'(\w+)'/g)].map(([, each]) => each))
   const [, steps = ''] = /STEPS = \[([^\]]*)\]/.exec(broker('api/flight-record.ts')) ?? []
   t.same(tables.get('step'), list(steps))
-  const [, kinds = ''] = /type ChangeKind =([^]*?)\n\n/.exec(broker('api/change.ts')) ?? []
+  const [, kinds = ''] = /type ChangeKind =([^]*?)\n\n/.exec(broker('api/events.ts')) ?? []
   t.same(tables.get('kind'), list(kinds))
   const [, query = ''] =
     /const query = z\.strictObject\(\{([^]*?)\n\}\)/.exec(broker('worker/admin/connection-query.ts')) ?? []
@@ -114,7 +114,7 @@ void t.test('admin.md has every route, step, outcome and kind of change, and no 
   const [, outcomes = ''] = /^\| `outcome` \|(.*)\|$/m.exec(page) ?? []
   const [, counted = ''] = /OUTCOMES = \[([^\]]*)\]/.exec(broker('metrics/labels.ts')) ?? []
   t.same(new Set(outcomes.match(/(?<=`)\w+(?=`)/g)), new Set([...list(counted), 'moved']))
-  const [, rates = ''] = /interface ServiceRates \{([^]*?)\n\}/.exec(broker('api/rates.ts')) ?? []
+  const [, rates = ''] = /interface ServiceRates \{([^]*?)\n\}/.exec(broker('api/events.ts')) ?? []
   const members = [...rates.matchAll(/^ {2}readonly (\w+): /gm)].map(([, name]) => name)
   t.same(tables.get('member'), new Set(members))
 })

@@ -5,7 +5,7 @@
  * around it. Between two steps anybody else may run, for as long as it likes, or be killed: so "stuck" needs no
  * state of its own.
  *
- *     broker   service(), link(b)   packages/broker/src/service, registry, handoff
+ *     broker   service(), link(b)   packages/broker/src/worker/service, backend
  *     backend  backend(b)           packages/backend-sdk/src/session.ts, token-ledger.ts
  *     rest     faults()             SIGKILL of each process, registering again
  *

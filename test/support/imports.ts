@@ -61,8 +61,8 @@ export function circles(imports: Imports): string[] {
   const done = new Set<string>()
   const walk = (at: string, way: readonly string[]) => {
     const begin = way.indexOf(at)
-    if (begin >= 0) return void found.push([...way.slice(begin), at].join(' -> '))
-    if (done.has(at)) return
+    if (begin >= 0) found.push([...way.slice(begin), at].join(' -> '))
+    if (begin >= 0 || done.has(at)) return
     for (const next of imports.get(at) ?? []) walk(next, [...way, at])
     done.add(at)
   }

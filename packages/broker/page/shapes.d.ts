@@ -1,7 +1,6 @@
 // What the admin API answers, for the type check of the page: the broker's own types. Not shipped.
 import type { Status } from '../src/api/status.ts'
-import type { Change as Told } from '../src/api/change.ts'
-import type { ServiceRates } from '../src/api/rates.ts'
+import type { Change as Told, ServiceRates } from '../src/api/events.ts'
 import type { FlightRecord } from '../src/api/flight-record.ts'
 
 export type { BackendStatus, ListenerStatus, ServiceStatus, Status } from '../src/api/status.ts'

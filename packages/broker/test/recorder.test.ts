@@ -8,7 +8,6 @@ import {
   FIRST_INHERITED,
 } from '../src/worker/connection/connection.ts'
 import { createConnectionId } from '../src/worker/connection/connection-id.ts'
-import type { Listener } from '../src/worker/listen/listener.ts'
 import { noRecorder, type Recipient } from '../src/worker/recorder/recorder.ts'
 import { FlightRecorder } from '../src/worker/recorder/flight-recorder.ts'
 import type { RecordedOutcome, Step, StepReason } from '../src/api/flight-record.ts'
@@ -292,7 +291,7 @@ void t.test('what an accepted client is given as id and what the record says are
   const recorder = new FlightRecorder(4)
   const before = Date.now()
   const peer = { family: 'IPv6', address: '2001:db8::1', port: 443 } as const
-  const accepted = new AcceptedClient(1, noDescriptor, peer, listener as unknown as Listener)
+  const accepted = new AcceptedClient(1, noDescriptor, peer, listener)
   recorder.accepted(accepted, 'web')
   recorder.note('relay_offered', [accepted], performance.now(), web1)
   const record = recorder.find(accepted.id)

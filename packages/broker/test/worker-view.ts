@@ -2,7 +2,7 @@ import { systemClock } from '@baton/backend-sdk/protocol'
 import type { WorkerView } from '../src/worker/admin/view.ts'
 import type { BackendStatus, Status } from '../src/api/status.ts'
 import { EventFeed } from '../src/worker/events/event-feed.ts'
-import type { Change } from '../src/api/change.ts'
+import type { Change } from '../src/api/events.ts'
 import { FlightRecorder } from '../src/worker/recorder/flight-recorder.ts'
 
 export const backend = (slot: string, changes: Partial<BackendStatus> = {}): BackendStatus => ({

@@ -11,9 +11,8 @@ export {
   type ServiceConfig,
 } from './config.ts'
 export { duration, formatDuration, parseDuration } from './duration.ts'
-export { ConfigError, type ConfigProblem } from './error.ts'
-export { errnoOf } from './errno.ts'
-export { jsonSchema } from './json-schema.ts'
+export { ConfigError, type ConfigProblem, errnoOf } from './error.ts'
+export { jsonSchema } from './schema.ts'
 export { Secret } from './secret.ts'
 export { warningsOf } from './warnings.ts'
 export { nearMiss } from './near-miss.ts'

@@ -260,3 +260,11 @@ export const schema = z
     security: describe(security.prefault({}), 'Who may register a backend.'),
   })
   .meta({ title: 'Baton configuration' })
+
+/** As much of JSON Schema as zod writes for the configuration. Shape and order are those of the file itself. */
+export type JsonSchema = z.core.JSONSchema.BaseSchema
+
+/** The configuration file as JSON Schema (draft 2020-12), published as `@baton/broker/baton.schema.json`. */
+export function jsonSchema(): JsonSchema {
+  return z.toJSONSchema(schema, { io: 'input' })
+}

@@ -1,8 +1,10 @@
+import { once } from 'node:events'
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 import { adminListenError } from './admin-errors.ts'
-import { type Config, formatAddress, type ListenerConfig } from '../config/index.ts'
+import { type Config, errnoOf, formatAddress, type ListenerConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
@@ -187,5 +189,21 @@ export function removeSocket(path: string): void {
     if (lstatSync(path).isSocket()) unlinkSync(path)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+}
+
+/**
+ * Removes a socket file that a killed process left behind. One that somebody listens on, and a file that is no
+ * socket, stay: binding then fails with EADDRINUSE, as it should.
+ */
+export async function removeStaleSocket(path: string): Promise<void> {
+  const probe = connect(path)
+  try {
+    await once(probe, 'connect')
+  } catch (error) {
+    // ECONNREFUSED is also what connecting to a plain file gives; only a socket may be taken away.
+    if (errnoOf(error) === 'ECONNREFUSED' && lstatSync(path).isSocket()) unlinkSync(path)
+  } finally {
+    probe.destroy()
   }
 }

@@ -3,7 +3,7 @@ import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { readConfigText } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
-import type { Change } from '../api/change.ts'
+import type { Change } from '../api/events.ts'
 import { Fleet, type FleetOptions, systemFleetOs } from './fleet/index.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
 import type { GivenSockets, Notifier } from './systemd/index.ts'

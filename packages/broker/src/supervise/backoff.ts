@@ -1,7 +1,51 @@
-const FIRST = 100
-const LONGEST = 5000
-/** A worker that lived for so long, in milliseconds, had a good start: the next is replaced at once again. */
-const GOOD = 10_000
+/** Milliseconds. The first restart is soon: most exits are single ones. */
+const FIRST_DELAY = 100
+const LONGEST_DELAY = 10_000
+/** Without a worker no client is served. */
+const LONGEST_OF_WORKERS = 5000
+/** A process that lived for so long had started; its exit counts for nothing. */
+const LONG_LIFE = 10_000
+/** So many short lives within the window are a crash loop. With the delays above, 8 exits at start take 13 s. */
+const CRASHES = 8
+const WINDOW = 60_000
+/** How often one that is in a crash loop is tried, in case that what it lacks has come. */
+const CRASHED_DELAY = 60_000
+
+/** What an instance's past says about its next start. Plain data: it outlives the process that decides. */
+export interface RestartHistory {
+  /** Delay of the next restart, in milliseconds. */
+  readonly delay: number
+  /** When the last short lives ended; CLOCK_MONOTONIC, milliseconds. */
+  readonly crashes: readonly number[]
+  readonly crashed: boolean
+}
+
+export const NO_HISTORY: RestartHistory = { delay: FIRST_DELAY, crashes: [], crashed: false }
+
+export interface Restart {
+  readonly history: RestartHistory
+  /** Milliseconds from now. */
+  readonly delay: number
+}
+
+/**
+ * When to start again what has ended. Pure.
+ *
+ * Delays double from 100 ms to 10 s; a life of 10 s takes them back to the beginning. Eight lives shorter than that
+ * within a minute are a crash loop: from then on one try a minute, until one lives for 10 s.
+ */
+export function restartAfter(history: RestartHistory, exit: { now: number; lived: number }): Restart {
+  if (exit.lived >= LONG_LIFE) return { history: afterDelay(NO_HISTORY), delay: FIRST_DELAY }
+  const recent = [...history.crashes, exit.now].filter((at) => exit.now - at < WINDOW)
+  const crashes = recent.slice(-CRASHES)
+  const crashed = history.crashed || crashes.length === CRASHES
+  const next = { ...afterDelay(history), crashes, crashed }
+  return { history: next, delay: crashed ? CRASHED_DELAY : history.delay }
+}
+
+function afterDelay(history: RestartHistory): RestartHistory {
+  return { ...history, delay: doubled(history.delay, LONGEST_DELAY) }
+}
 
 /** How long to wait before a worker that died is replaced: not at all the first time, then doubling. */
 export class RestartBackoff {
@@ -9,9 +53,13 @@ export class RestartBackoff {
 
   /** @param lived milliseconds @returns milliseconds */
   next(lived: number): number {
-    if (lived >= GOOD) this.#delay = 0
+    if (lived >= LONG_LIFE) this.#delay = 0
     const delay = this.#delay
-    this.#delay = Math.min(LONGEST, delay === 0 ? FIRST : delay * 2)
+    this.#delay = doubled(delay, LONGEST_OF_WORKERS)
     return delay
   }
+}
+
+function doubled(delay: number, longest: number): number {
+  return Math.min(longest, Math.max(FIRST_DELAY, delay * 2))
 }

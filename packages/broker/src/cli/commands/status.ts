@@ -5,7 +5,7 @@ import { readyCell, stateCell } from '../output/cells.ts'
 import { type Paint, paintFor, type Style } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { masterStatus } from '../../ipc/operator-client.ts'
-import { askStatus } from '../status-answer.ts'
+import { askStatus } from '../answers.ts'
 import { table } from '../output/table.ts'
 import { DONE } from '../../exit-codes.ts'
 

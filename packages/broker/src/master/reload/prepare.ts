@@ -1,6 +1,6 @@
 import { executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError, readConfigText } from '../../config/index.ts'
-import type { Change } from '../../api/change.ts'
+import type { Change } from '../../api/events.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
 import type { Counters } from '../workers/counters.ts'

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 
 import { AdminError } from './errors.ts'
 
-/** `page/` of the package; as far from `dist/admin` as from `src/admin`. */
+/** `page/` of the package; as far from `dist/worker/admin` as from `src/worker/admin`. */
 const FOLDER = join(import.meta.dirname, '../../../page')
 
 const TYPES = new Map([

@@ -1,14 +1,13 @@
+import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import * as z from 'zod'
 
 import { duration } from '../../config/index.ts'
-import { askerOf } from './asker.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
-import { readiness } from './readiness.ts'
 import type { WorkerView } from './view.ts'
-import type { BackendStatus, DrainResult, ServiceStatus } from '../../api/status.ts'
+import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
 interface ServiceParams {
   Params: { service: string }
@@ -118,4 +117,37 @@ function deadlineOf(body: unknown): number | undefined {
   const result = drainBody.safeParse(body ?? {})
   if (result.success) return result.data.deadline
   throw badRequest(result.error)
+}
+
+/**
+ * Who sends a request, for the log: the address that it came from, and whether it had to show the token. Behind a Unix socket the
+ * kernel would know the user, and Node has no public way to ask it.
+ */
+function askerOf(socket: Socket, withToken: boolean): string {
+  return `${peerOf(socket)} ${withToken ? 'with' : 'without'} a token`
+}
+
+function peerOf({ remoteAddress, remotePort, remoteFamily }: Socket): string {
+  if (remoteAddress === undefined) return 'a Unix socket'
+  return remoteFamily === 'IPv6' ? `[${remoteAddress}]:${remotePort}` : `${remoteAddress}:${remotePort}`
+}
+
+interface Readiness {
+  readonly ready: boolean
+  /** Empty when ready. */
+  readonly reasons: readonly string[]
+}
+
+/** Ready: not draining, every listener accepts, and every service has a backend that can take a connection now. */
+function readiness(status: Status): Readiness {
+  const reasons = [
+    ...(status.broker.state === 'running' ? [] : ['the broker is draining']),
+    ...status.listeners
+      .filter(({ accepting }) => !accepting)
+      .map(({ name }) => `listener ${name} does not accept`),
+    ...status.services
+      .filter(({ backends }) => !backends.some(({ state }) => state === 'ready'))
+      .map(({ name }) => `service ${name} has no ready backend`),
+  ]
+  return { ready: reasons.length === 0, reasons }
 }

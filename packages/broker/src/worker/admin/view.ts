@@ -1,5 +1,5 @@
 import type { EventFeed } from '../events/event-feed.ts'
-import type { Change } from '../../api/change.ts'
+import type { Change } from '../../api/events.ts'
 import type { DrainResult, ReloadResult, Status } from '../../api/status.ts'
 import type { FlightRecords } from '../../api/flight-record.ts'
 

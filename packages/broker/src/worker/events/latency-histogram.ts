@@ -1,4 +1,4 @@
-import type { Percentiles } from '../../api/rates.ts'
+import type { Percentiles } from '../../api/events.ts'
 
 /** Of each power of two, so that a value is told to 6 %. */
 const PARTS = 16

@@ -1,4 +1,4 @@
-import type { Counts, ServiceRates } from '../../api/rates.ts'
+import type { Counts, ServiceRates } from '../../api/events.ts'
 import { percentiles } from './latency-histogram.ts'
 
 /** What one service has counted since the start. */

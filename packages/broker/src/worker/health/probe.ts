@@ -1,3 +1,4 @@
+import { get } from 'node:http'
 import { Socket } from 'node:net'
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, socketpair } from '@baton/native-sendmsg'
@@ -5,7 +6,6 @@ import type { ClientConnection, ProbeHost } from '../connection/connection.ts'
 import { createConnectionId } from '../connection/connection-id.ts'
 import { decide, type Failure } from '../connection/failure.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
-import { type Answer, ask } from './question.ts'
 
 /**
  * The listener that a check names in its OFFER. No listener of a configuration can have this name, so an app can tell
@@ -159,4 +159,35 @@ function openPair(): { near: Socket; far: OwnedFd } {
     far.close()
     throw error
   }
+}
+
+/** A whole answer, or why there was none. */
+type Answer = { readonly status: number } | { readonly error: string }
+
+/**
+ * Asks `GET path` on a connection that is there already, and reads the answer to its end. `answered` is called at most once,
+ * and not before this returns. The socket stays the caller's: whoever destroys it ends the question.
+ */
+function ask(socket: Socket, path: string, answered: (answer: Answer) => void): void {
+  // Until the request takes the socket over, a tick from now, nobody else listens.
+  socket.on('error', () => {})
+  let over = false
+  const end = (answer: Answer) => {
+    if (over) return
+    over = true
+    answered(answer)
+  }
+  const request = get({
+    path,
+    headers: { Host: 'localhost', 'User-Agent': 'baton-health-check' },
+    createConnection: () => socket,
+  })
+  request.on('error', (error: NodeJS.ErrnoException) => end({ error: error.code ?? error.message }))
+  request.on('response', (response) => {
+    response.on('error', (error: NodeJS.ErrnoException) => end({ error: error.code ?? error.message }))
+    response.on('end', () => end({ status: response.statusCode ?? 0 }))
+    response.resume()
+  })
+  // A relay was dialled paused.
+  socket.resume()
 }
