@@ -9,7 +9,8 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { acceptOne, listenTcp, localAddress, OwnedFd } from '@baton/native-sendmsg'
 import { AcceptedClient } from '../packages/broker/dist/worker/connection/connection.js'
-import { FlightRecorder, noRecorder } from '../packages/broker/dist/worker/recorder/index.js'
+import { noRecorder } from '../packages/broker/dist/worker/recorder/recorder.js'
+import { FlightRecorder } from '../packages/broker/dist/worker/recorder/flight-recorder.js'
 import { median } from './statistics.mjs'
 
 const { values } = parseArgs({ options: { quick: { type: 'boolean', default: false } } })

@@ -1,7 +1,7 @@
 // What the admin API answers, for the type check of the page: the broker's own types. Not shipped.
-import type { Status } from '../src/worker/admin/view.ts'
-import type { Change as Told, ServiceRates } from '../src/worker/events/index.ts'
-import type { FlightRecord } from '../src/worker/recorder/index.ts'
+import type { Status } from '../src/api/status.ts'
+import type { Change as Told, ServiceRates } from '../src/api/events.ts'
+import type { FlightRecord } from '../src/api/flight-record.ts'
 
 export type { BackendStatus, ListenerStatus, ServiceStatus, Status } from '../src/worker/admin/view.ts'
 export type { FlightRecord, ServiceRates }

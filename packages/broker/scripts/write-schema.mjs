@@ -2,7 +2,7 @@
 // Run after a build, by `npm run docs:configuration`.
 import { writeFileSync } from 'node:fs'
 
-import { jsonSchema } from '../dist/config/json-schema.js'
+import { jsonSchema } from '../dist/config/schema.js'
 
 writeFileSync(
   new URL('../baton.schema.json', import.meta.url),

@@ -1,7 +1,8 @@
 import * as fc from 'fast-check'
 import t from 'tap'
 
-import { createChooser, type Balance, type Candidate } from '../src/worker/balance/index.ts'
+import { createChooser, type Balance } from '../src/worker/balance/balancer.ts'
+import type { Candidate } from '../src/worker/balance/candidate.ts'
 
 const BALANCES: readonly Balance[] = ['least-connections', 'round-robin', 'p2c', 'source-hash']
 

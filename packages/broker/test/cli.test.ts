@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 
-import { createAdmin } from '../src/worker/admin/index.ts'
+import { createAdmin } from '../src/worker/admin/server.ts'
 import { run } from '../src/cli/program.ts'
 import { loadConfig } from '../src/config/index.ts'
 import { fakeView, healthy } from './worker-view.ts'

@@ -11,7 +11,7 @@ import { formatAddress, isLoopback, parseAddress } from '../src/config/address.t
 import { loadConfig, parseConfig } from '../src/config/config.ts'
 import { formatDuration, parseDuration } from '../src/config/duration.ts'
 import { ConfigError } from '../src/config/error.ts'
-import { jsonSchema } from '../src/config/json-schema.ts'
+import { jsonSchema } from '../src/config/schema.ts'
 import { parseJson } from '../src/config/json.ts'
 import { nearMiss } from '../src/config/near-miss.ts'
 import { readSecretFile, Secret } from '../src/config/secret.ts'

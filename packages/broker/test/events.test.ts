@@ -1,8 +1,8 @@
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import t from 'tap'
-import { EventFeed, type EventSink, type EventSource, MOST_STREAMS } from '../src/worker/events/index.ts'
+import { EventFeed, type EventSink, type EventSource, MOST_STREAMS } from '../src/worker/events/event-feed.ts'
 import { type Counted, Rates } from '../src/worker/events/rates.ts'
-import { LatencyHistogram, percentiles } from '../src/worker/service/latency-histogram.ts'
+import { LatencyHistogram, percentiles } from '../src/worker/events/latency-histogram.ts'
 import { backend } from './worker-view.ts'
 
 /** A clock that goes when it is told to. */

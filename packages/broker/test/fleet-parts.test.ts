@@ -12,7 +12,7 @@ import { NEW_INSTANCE, step } from '../src/master/fleet/instance-state.ts'
 import { LineSplitter, LONGEST_LINE } from '../src/supervise/lines.ts'
 import { OutputPipe } from '../src/supervise/output-pipe.ts'
 import { live, type ProcessLife } from '../src/master/fleet/process-life.ts'
-import { NO_HISTORY, restartAfter } from '../src/master/fleet/restart-policy.ts'
+import { NO_HISTORY, restartAfter } from '../src/supervise/backoff.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
 function service(settings: Record<string, unknown> = {}) {

@@ -4,14 +4,9 @@ import { Poller } from '@baton/native-sendmsg'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig } from '../src/config/index.ts'
-import { startDeploy } from '../src/master/deploy/index.ts'
-import {
-  Fleet,
-  fleetClock,
-  type FleetOs,
-  type InstanceStatus,
-  systemFleetOs,
-} from '../src/master/fleet/index.ts'
+import { startDeploy } from '../src/master/deploy/rolling-deploy.ts'
+import { Fleet, fleetClock, type FleetOs, systemFleetOs } from '../src/master/fleet/index.ts'
+import type { InstanceStatus } from '../src/api/master-status.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { cleanEnvironment, Program, temporaryFolder } from '../../../test/support/process.ts'
 import { LIMIT } from '../../../test/support/limits.ts'

@@ -3,7 +3,7 @@ import { close, dup, NativeError, OwnedFd, ReceiveBatch } from '@baton/native-se
 import { NACK_REASONS } from '@baton/backend-sdk/protocol'
 import t from 'tap'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
-import { decide, failureOf, type FailureCode } from '../src/worker/backend/failure.ts'
+import { decide, failureOf, type FailureCode } from '../src/worker/connection/failure.ts'
 import { FailureLimit } from '../src/worker/backend/failure-limit.ts'
 import { Lane } from '../src/worker/backend/lane.ts'
 import { OfferLedger, type OpenOffer, type Unmatched } from '../src/worker/backend/offer-ledger.ts'

@@ -9,14 +9,9 @@ import {
 } from '../src/worker/connection/connection.ts'
 import { createConnectionId } from '../src/worker/connection/connection-id.ts'
 import type { Listener } from '../src/worker/listen/listener.ts'
-import {
-  FlightRecorder,
-  noRecorder,
-  type Recipient,
-  type RecordedOutcome,
-  type Step,
-  type StepReason,
-} from '../src/worker/recorder/index.ts'
+import { noRecorder, type Recipient } from '../src/worker/recorder/recorder.ts'
+import { FlightRecorder } from '../src/worker/recorder/flight-recorder.ts'
+import type { RecordedOutcome, Step, StepReason } from '../src/api/flight-record.ts'
 
 const web1 = { ulid: '01J0000000000000000000WEB1', slot: 'web-1' }
 const web2 = { ulid: '01J0000000000000000000WEB2', slot: 'web-2' }

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 
 import t, { type Test } from 'tap'
 
-import type { Status } from '../src/worker/admin/index.ts'
+import type { Status } from '../src/api/status.ts'
 import { coloured, plain, wantsColours } from '../src/cli/output/colours.ts'
 import { EventParser } from '../src/cli/event-parser.ts'
 import { run } from '../src/cli/program.ts'
@@ -19,10 +19,10 @@ import { Snapshots } from '../src/cli/top/snapshot.ts'
 import { sparkline } from '../src/cli/top/sparkline.ts'
 import { type Observation, watch } from '../src/cli/top/watch.ts'
 import { loadConfig } from '../src/config/index.ts'
-import type { ServiceRates } from '../src/worker/events/index.ts'
+import type { ServiceRates } from '../src/api/events.ts'
 import { printable } from '../src/log/printable.ts'
 import { readable } from '../src/log/readable.ts'
-import type { FlightRecord } from '../src/worker/recorder/index.ts'
+import type { FlightRecord } from '../src/api/flight-record.ts'
 import { backend, healthy } from './worker-view.ts'
 
 // The parts of what a person sees in a terminal, each by itself. test/slow/terminal.test.ts runs the commands.

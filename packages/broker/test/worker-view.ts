@@ -1,7 +1,9 @@
 import { systemClock } from '@baton/backend-sdk/protocol'
-import type { BackendStatus, Status, WorkerView } from '../src/worker/admin/index.ts'
-import { type Change, EventFeed } from '../src/worker/events/index.ts'
-import { FlightRecorder } from '../src/worker/recorder/index.ts'
+import type { WorkerView } from '../src/worker/admin/view.ts'
+import type { BackendStatus, Status } from '../src/api/status.ts'
+import { EventFeed } from '../src/worker/events/event-feed.ts'
+import type { Change } from '../src/api/events.ts'
+import { FlightRecorder } from '../src/worker/recorder/flight-recorder.ts'
 
 export const backend = (slot: string, changes: Partial<BackendStatus> = {}): BackendStatus => ({
   id: `01J0000000000000000000${slot.toUpperCase()}`,

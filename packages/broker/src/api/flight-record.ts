@@ -1,6 +1,5 @@
 import type { Outcome } from '../metrics/index.ts'
 import { OUTCOMES } from '../metrics/index.ts'
-import type { Step, StepReason } from '../worker/recorder/recorder.ts'
 
 /** How a connection can end for one worker: it may also have gone to the next one. */
 export const RECORDED_OUTCOMES = [...OUTCOMES, 'moved'] as const

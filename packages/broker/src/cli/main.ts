@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { keepEarlySignals, takeEarlySignals } from './early-signals.ts'
+import { keepEarlySignals, takeEarlySignals } from '../early-signals.ts'
 
 // Only a master has signals to obey later; any other command ends by them.
 const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')

@@ -1,7 +1,7 @@
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import type { InstanceStatus } from '../master/fleet/index.ts'
+import type { InstanceStatus } from '../api/master-status.ts'
 
 /** What the master says of itself, its workers, and the backends that it has started. */
 export interface MasterStatus {

@@ -1,4 +1,4 @@
-import type { FlightRecord } from '../worker/recorder/index.ts'
+import type { FlightRecord } from '../api/flight-record.ts'
 import { CommandError } from './output/terminal.ts'
 
 /** @throws CommandError for what is no record of this version */

@@ -1,4 +1,4 @@
-import type { Status } from '../worker/admin/index.ts'
+import type { Status } from '../api/status.ts'
 import type { Config } from '../config/index.ts'
 import { askBroker } from './admin-client.ts'
 import { CommandError } from './output/terminal.ts'

@@ -2,7 +2,7 @@ import type * as z from 'zod'
 
 import { formatPath, type ConfigProblem } from './error.ts'
 import { nearMiss } from './near-miss.ts'
-import { jsonSchema, type JsonSchema } from './json-schema.ts'
+import { jsonSchema, type JsonSchema } from './schema.ts'
 
 /** Turns what zod found into problems that name the whole path and say what would be right. */
 export function problemsOf(error: z.ZodError): ConfigProblem[] {

@@ -2,7 +2,7 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { inspect } from 'node:util'
 
-import { errnoOf } from './errno.ts'
+import { errnoOf } from './error.ts'
 
 /** A token or key file is one line; more than this is some other file. */
 const MAX_BYTES = 4096

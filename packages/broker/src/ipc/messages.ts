@@ -1,5 +1,5 @@
 import type { ListenerConfig } from '../config/index.ts'
-import type { Change } from '../worker/events/index.ts'
+import type { Change } from '../api/events.ts'
 import type { BackendState } from '../metrics/index.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 

@@ -1,10 +1,9 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
-import { adminListenError } from '../worker/admin/errors.ts'
+import { adminListenError } from './admin-errors.ts'
 import { type Config, formatAddress, type ListenerConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
-import type { ControlSocket } from '../worker/registry/registry.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
 const BACKLOG = 4096

@@ -1,12 +1,13 @@
 import { rmSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { takeEarlySignals } from '../cli/early-signals.ts'
-import { DONE, FAILED } from '../cli/output/terminal.ts'
+import { takeEarlySignals } from '../early-signals.ts'
+import { DONE, FAILED } from '../exit-codes.ts'
 import { GivenSockets, Notifier } from './systemd/index.ts'
 import { Master } from './master.ts'
 import { StartLog } from './start-log.ts'
 import { watchFolder } from './run/watch-folder.ts'
-import { type RunState, takeState } from './reload/state.ts'
+import { takeState } from './reload/state.ts'
+import type { RunState } from './run/app-run.ts'
 
 type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 

@@ -1,7 +1,7 @@
 import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
 import { OwnedFd, peerAddress, type Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import type { ReloadResult } from './admin/view.ts'
+import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import type { FromWorker, HeldClients, ToWorker } from '../ipc/messages.ts'
 import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'

@@ -1,6 +1,6 @@
-import type { ServiceStatus } from './admin/view.ts'
+import type { ServiceStatus } from '../api/status.ts'
 import type { BackendReport } from '../ipc/messages.ts'
-import type { Counted } from './events/index.ts'
+import type { Counted } from './events/rates.ts'
 import type { Listener } from './listen/listener.ts'
 import type { Service } from './service/service.ts'
 

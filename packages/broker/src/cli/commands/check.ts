@@ -1,7 +1,8 @@
 import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../master/reload/state-version.ts'
-import { CommandError, DONE, type Terminal } from '../output/terminal.ts'
+import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
+import { CommandError, type Terminal } from '../output/terminal.ts'
+import { DONE } from '../../exit-codes.ts'
 
 export const check: Command = {
   name: 'check',

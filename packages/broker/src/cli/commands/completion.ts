@@ -2,7 +2,8 @@ import type { Command } from '../command.ts'
 import { bashCompletion } from '../completion/bash.ts'
 import { fishCompletion } from '../completion/fish.ts'
 import { zshCompletion } from '../completion/zsh.ts'
-import { DONE, UsageError } from '../output/terminal.ts'
+import { UsageError } from '../output/terminal.ts'
+import { DONE } from '../../exit-codes.ts'
 
 const SHELLS = new Map([
   ['bash', bashCompletion],

@@ -1,7 +1,8 @@
 import { locateRuntimeDir } from '../../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { askMaster } from '../operator-client.ts'
-import { DONE, FAILED, UsageError } from '../output/terminal.ts'
+import { askMaster } from '../../ipc/operator-client.ts'
+import { UsageError } from '../output/terminal.ts'
+import { DONE, FAILED } from '../../exit-codes.ts'
 
 export const deploy: Command = {
   name: 'deploy',

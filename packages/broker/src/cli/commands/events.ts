@@ -1,13 +1,14 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { loadConfig } from '../../config/index.ts'
-import type { Change } from '../../worker/events/index.ts'
+import type { Change } from '../../api/events.ts'
 import { RefusedError } from '../admin-client.ts'
 import { paintFor, styleOfState, type Paint } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { brokerEvents } from '../event-stream.ts'
 import { printable } from '../../log/printable.ts'
-import { checkedStatus } from '../status-answer.ts'
-import { CommandError, DONE, type Terminal } from '../output/terminal.ts'
+import { checkedStatus } from '../answers.ts'
+import { CommandError, type Terminal } from '../output/terminal.ts'
+import { DONE } from '../../exit-codes.ts'
 
 /** From one attempt to the next. A stream that has lasted for longer is opened again at once: a reload has its successor ready. */
 const RETRY_MS = 1000

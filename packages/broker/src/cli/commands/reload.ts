@@ -1,8 +1,8 @@
 import { locateRuntimeDir } from '../../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { readable } from '../../log/readable.ts'
-import { askMaster } from '../operator-client.ts'
-import { DONE, FAILED } from '../output/terminal.ts'
+import { askMaster } from '../../ipc/operator-client.ts'
+import { DONE, FAILED } from '../../exit-codes.ts'
 
 export const reload: Command = {
   name: 'reload',

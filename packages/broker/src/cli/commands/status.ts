@@ -1,13 +1,13 @@
-import type { Status } from '../../worker/admin/index.ts'
+import type { Status } from '../../api/status.ts'
 import { loadConfig } from '../../config/index.ts'
-import type { InstanceStatusState } from '../../master/fleet/index.ts'
+import type { InstanceStatusState, MasterStatus } from '../../api/master-status.ts'
 import { readyCell, stateCell } from '../output/cells.ts'
 import { type Paint, paintFor, type Style } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { type MasterStatus, masterStatus } from '../master-status.ts'
-import { askStatus } from '../status-answer.ts'
+import { masterStatus } from '../../ipc/operator-client.ts'
+import { askStatus } from '../answers.ts'
 import { table } from '../output/table.ts'
-import { DONE } from '../output/terminal.ts'
+import { DONE } from '../../exit-codes.ts'
 
 export const status: Command = {
   name: 'status',

@@ -1,4 +1,4 @@
-import type { BackendStatus, ServiceStatus } from '../../worker/admin/index.ts'
+import type { BackendStatus, ServiceStatus } from '../../api/status.ts'
 import { styleOfState } from './colours.ts'
 import type { Styled } from './table.ts'
 

@@ -1,4 +1,4 @@
-import type { FlightRecord, RecordedStep } from '../../worker/recorder/index.ts'
+import type { FlightRecord, RecordedStep } from '../../api/flight-record.ts'
 import { measureCell } from './cells.ts'
 import type { Paint, Style } from './colours.ts'
 import { printable } from '../../log/printable.ts'

@@ -1,4 +1,4 @@
-import type { ListenerStatus } from '../../worker/admin/index.ts'
+import type { ListenerStatus } from '../../api/status.ts'
 import { measureCell, readyCell, stateCell } from '../output/cells.ts'
 import type { Paint } from '../output/colours.ts'
 import { printable } from '../../log/printable.ts'

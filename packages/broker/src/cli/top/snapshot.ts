@@ -1,5 +1,5 @@
-import type { ServiceStatus, Status } from '../../worker/admin/index.ts'
-import type { ServiceRates } from '../../worker/events/index.ts'
+import type { ServiceStatus, Status } from '../../api/status.ts'
+import type { ServiceRates } from '../../api/events.ts'
 
 /** What a broker does at one moment: its status, and how fast its counts grow. */
 export interface Snapshot {

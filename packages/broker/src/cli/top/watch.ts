@@ -1,9 +1,9 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Config } from '../../config/index.ts'
-import type { ServiceRates } from '../../worker/events/index.ts'
+import type { ServiceRates } from '../../api/events.ts'
 import { RefusedError } from '../admin-client.ts'
 import { brokerEvents } from '../event-stream.ts'
-import { askStatus, checkedStatus } from '../status-answer.ts'
+import { askStatus, checkedStatus } from '../answers.ts'
 import { type Snapshot, Snapshots } from './snapshot.ts'
 
 /** As often as the broker's own events come. */

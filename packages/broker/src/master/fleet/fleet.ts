@@ -9,7 +9,7 @@ import { ManagedService, type ServiceHost } from './managed-service.ts'
 import type { FleetOs } from './os.ts'
 import type { ProcessExit } from '../../supervise/processes.ts'
 import { fleetState, type FleetState } from './state.ts'
-import type { InstanceStatus } from './status.ts'
+import type { InstanceStatus } from '../../api/master-status.ts'
 
 /** As much of a configuration as a fleet reads. */
 export interface FleetConfig {

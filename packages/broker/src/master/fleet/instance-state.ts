@@ -1,4 +1,4 @@
-import { NO_HISTORY, restartAfter, type RestartHistory } from './restart-policy.ts'
+import { NO_HISTORY, restartAfter, type RestartHistory } from '../../supervise/backoff.ts'
 
 /** What goes on in one place of a service, such as `web.1`. */
 export type InstancePhase =

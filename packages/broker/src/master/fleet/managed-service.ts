@@ -5,7 +5,8 @@ import { ManagedProcess, type ManagedProcessHost } from './managed-process.ts'
 import type { FleetOs } from './os.ts'
 import type { ProcessExit } from '../../supervise/processes.ts'
 import type { ServiceState } from './state.ts'
-import { type InstanceStatus, statusOfInstance, statusOfProcess } from './status.ts'
+import { statusOfInstance, statusOfProcess } from './status.ts'
+import type { InstanceStatus } from '../../api/master-status.ts'
 
 /** What a service needs of its fleet. */
 export interface ServiceHost {

@@ -1,4 +1,4 @@
-import type { PortRequest } from '../run/port-assignments.ts'
+import type { PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Session } from './operator-session.ts'
 
 /** How a command ended, and what is to be said of it. */

@@ -1,6 +1,6 @@
 import { executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError, readConfigText } from '../../config/index.ts'
-import type { Change } from '../../worker/events/index.ts'
+import type { Change } from '../../api/events.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
 import type { Counters } from '../workers/counters.ts'
@@ -12,7 +12,7 @@ import type { Roster } from '../workers/worker-pool.ts'
 import type { Session } from '../operator/operator-session.ts'
 import type { StartLog } from '../start-log.ts'
 import { type Asker, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
-import { STATE_VERSION } from './state-version.ts'
+import { STATE_VERSION } from '../../ipc/state-version.ts'
 
 /** What of a master both halves of a reload deal with. */
 export interface ReloadParts {

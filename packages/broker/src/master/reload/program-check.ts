@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { STATE_VERSION, STATE_VERSION_VARIABLE } from './state-version.ts'
+import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 
 /** Loading the program takes some tenths of a second; on a busy machine some seconds. */
 const PATIENCE = 30_000

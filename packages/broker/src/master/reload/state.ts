@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
-import { STATE_VERSION } from './state-version.ts'
+import { STATE_VERSION } from '../../ipc/state-version.ts'
 import type { FleetState } from '../fleet/index.ts'
 import type { CountersState } from '../workers/counters.ts'
 import type { Claims } from '../run/port-assignments.ts'

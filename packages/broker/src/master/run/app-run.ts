@@ -1,12 +1,11 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { openListener } from '../../listening/sockets.ts'
-import { type Outcome, refusal } from '../operator/commands.ts'
+import { type Outcome, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
 import { type InForce, readSettings } from '../active-config.ts'
-import { decide, describePort, type PortRequest, writeDown } from './port-assignments.ts'
+import { decide, describePort, writeDown } from './port-assignments.ts'
 import type { Roster } from '../workers/worker-pool.ts'
-import type { RunState } from '../reload/state.ts'
 
 /** What of a master an app deals with. */
 export interface AppRunParts {

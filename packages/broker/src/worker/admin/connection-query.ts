@@ -1,6 +1,6 @@
 import { isUlid, ulidToBytes } from '@baton/backend-sdk/protocol'
 import * as z from 'zod'
-import { RECORDED_OUTCOMES, type RecordQuery } from '../recorder/index.ts'
+import { RECORDED_OUTCOMES, type RecordQuery } from '../../api/flight-record.ts'
 import { AdminError } from './errors.ts'
 
 const MOST_RECORDS = 1000

@@ -1,6 +1,5 @@
 import type { FastifyReply } from 'fastify'
-import type { EventFeed } from '../events/index.ts'
-import { MOST_STREAMS } from '../events/index.ts'
+import { type EventFeed, MOST_STREAMS } from '../events/event-feed.ts'
 import { AdminError } from './errors.ts'
 
 /** Answers with the feed's events for as long as both sides want. */

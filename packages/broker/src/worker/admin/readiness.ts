@@ -1,4 +1,4 @@
-import type { Status } from './view.ts'
+import type { Status } from '../../api/status.ts'
 
 export interface Readiness {
   readonly ready: boolean

@@ -7,7 +7,8 @@ import { badRequest, connectionId, connectionQuery } from './connection-query.ts
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { readiness } from './readiness.ts'
-import type { BackendStatus, DrainResult, ServiceStatus, WorkerView } from './view.ts'
+import type { WorkerView } from './view.ts'
+import type { BackendStatus, DrainResult, ServiceStatus } from '../../api/status.ts'
 
 interface ServiceParams {
   Params: { service: string }

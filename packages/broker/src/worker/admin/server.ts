@@ -11,11 +11,12 @@ import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 
 import type { Address, Config } from '../../config/index.ts'
-import { AdminError, adminListenError, type AdminErrorCode } from './errors.ts'
+import { AdminError, type AdminErrorCode } from './errors.ts'
+import { adminListenError } from '../../listening/admin-errors.ts'
 import { guard } from './guard.ts'
 import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
-import { removeStaleSocket } from '../../listening/stale-socket.ts'
+import { removeStaleSocket } from '../../listening/sockets.ts'
 import type { WorkerView } from './view.ts'
 
 /** A whole request must have come by then; a scraper that stalls holds no connection for ever. */

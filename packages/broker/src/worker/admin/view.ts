@@ -1,6 +1,7 @@
-import type { Change, EventFeed } from '../events/index.ts'
+import type { EventFeed } from '../events/event-feed.ts'
+import type { Change } from '../../api/events.ts'
 import type { BackendState, Outcome } from '../../metrics/index.ts'
-import type { FlightRecords } from '../recorder/index.ts'
+import type { FlightRecords } from '../../api/flight-record.ts'
 
 /** What the admin server asks of the worker, and all that it knows of it. */
 export interface WorkerView {

@@ -1,8 +1,7 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import { decide, type Failure } from './failure.ts'
+import { decide, type Failure } from '../connection/failure.ts'
 import { FailureLimit, type FailureLimitOptions } from './failure-limit.ts'
-import type { Health } from '../health/health.ts'
 import type { Os } from '../os.ts'
 import { Heartbeat } from './heartbeat.ts'
 

@@ -1,7 +1,7 @@
 import type { NackReason } from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
 import type { ClientConnection } from '../connection/connection.ts'
-import type { Failure } from './failure.ts'
+import type { Failure } from '../connection/failure.ts'
 import type { BackendLink } from './backend-link.ts'
 
 /** What becomes of the connections that a link was given. Each comes back exactly once. */

@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import { type Failure, failureOf } from './failure.ts'
+import { type Failure, failureOf } from '../connection/failure.ts'
 import type { OpenOffer } from './offer-ledger.ts'
 import type { Os } from '../os.ts'
 import { type BackendEndpoint, type PendingDial, relayHeader } from '../relay/dial.ts'

@@ -1,4 +1,4 @@
-import type { Candidate, ChooseKey, Chooser } from './balancer.ts'
+import type { Candidate, ChooseKey, Chooser } from './candidate.ts'
 import { roundRobin } from './round-robin.ts'
 
 /**

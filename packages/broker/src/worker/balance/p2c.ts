@@ -1,4 +1,4 @@
-import type { Candidate, Chooser } from './balancer.ts'
+import type { Candidate, Chooser } from './candidate.ts'
 
 /**
  * The power of two choices (Mitzenmacher, 2001): two different backends are drawn by weight and the one with the

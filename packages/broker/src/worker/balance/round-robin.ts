@@ -1,4 +1,4 @@
-import type { Candidate, Chooser } from './balancer.ts'
+import type { Candidate, Chooser } from './candidate.ts'
 
 /**
  * Smooth weighted round robin, as nginx does it (ngx_http_upstream_round_robin.c): each candidate gains its

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 
-import type { Candidate, ChooseKey, Chooser } from './balancer.ts'
+import type { Candidate, ChooseKey, Chooser } from './candidate.ts'
 import { draw } from './p2c.ts'
 
 /**

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
-import type { Failure } from '../backend/failure.ts'
+import type { Failure } from './failure.ts'
 import type { Listener } from '../listen/listener.ts'
 
 /** Order of the first client that comes from a predecessor: each of those came before everybody who is accepted here. */

@@ -1,5 +1,5 @@
 import type { BackendState } from '../../metrics/index.ts'
-import type { Change, ChangedBackend } from '../../api/change.ts'
+import type { Change, ChangedBackend } from '../../api/events.ts'
 
 /** As much of a service as is watched. */
 export interface WatchedService {

@@ -1,6 +1,6 @@
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import { BackendChanges, type WatchedService } from './backend-changes.ts'
-import type { Change } from '../../api/change.ts'
+import type { Change } from '../../api/events.ts'
 import { type Counted, Rates } from './rates.ts'
 
 /** Who listens: a page, a `baton top`. More of them than that is a program that forgets to close. */

@@ -1,4 +1,5 @@
-import { type Percentiles, percentiles } from '../service/latency-histogram.ts'
+import { percentiles } from './latency-histogram.ts'
+import type { Percentiles } from '../../api/events.ts'
 
 /** What one service has counted since the start. */
 export interface Counted {

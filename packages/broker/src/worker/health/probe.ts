@@ -3,7 +3,7 @@ import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, socketpair } from '@baton/native-sendmsg'
 import type { ClientConnection, ProbeHost } from '../connection/connection.ts'
 import { createConnectionId } from '../connection/connection-id.ts'
-import { decide, type Failure } from '../backend/failure.ts'
+import { decide, type Failure } from '../connection/failure.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import { type Answer, ask } from './question.ts'
 

@@ -2,14 +2,17 @@ import { ulidFromBytes, ulidTime } from '@baton/backend-sdk/protocol'
 import { PACKED_ADDRESS, packAddress, unpackAddress } from '@baton/native-sendmsg'
 import { type ClientConnection, FIRST_INHERITED } from '../connection/connection.ts'
 import { FALLBACK_REASONS, REJECTION_REASONS } from '../../metrics/index.ts'
-import type {
-  FlightRecord,
-  FlightRecords,
-  RecordedOutcome,
-  RecordedStep,
-  RecordQuery,
+import {
+  type FlightRecord,
+  type FlightRecords,
+  type RecordedOutcome,
+  type RecordedStep,
+  type RecordQuery,
+  type Step,
+  type StepReason,
+  STEPS,
 } from '../../api/flight-record.ts'
-import { type Recipient, type Recorder, type Step, type StepReason, STEPS } from './recorder.ts'
+import type { Recipient, Recorder } from './recorder.ts'
 
 const ID_BYTES = 16
 

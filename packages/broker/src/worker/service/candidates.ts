@@ -1,8 +1,8 @@
-import type { Candidate, ChooseKey } from '../balance/index.ts'
+import type { Candidate, ChooseKey } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/index.ts'
 import type { ClientConnection } from '../connection/connection.ts'
-import type { Failure } from '../backend/failure.ts'
-import type { Recipient } from '../recorder/index.ts'
+import type { Failure } from '../connection/failure.ts'
+import type { Recipient } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
 

@@ -1,4 +1,4 @@
-import type { FailureCode } from '../backend/failure.ts'
+import type { FailureCode } from '../connection/failure.ts'
 import {
   type FallbackAction,
   type FallbackReason,
@@ -10,7 +10,7 @@ import {
   TOKEN_REASONS,
   type TokenReason,
 } from '../../metrics/index.ts'
-import { LatencyHistogram } from './latency-histogram.ts'
+import { LatencyHistogram } from '../events/latency-histogram.ts'
 
 /**
  * What one service has counted since the start; the single owner of these numbers. Counting is an addition, since it
