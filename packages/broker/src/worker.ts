@@ -37,6 +37,8 @@ export interface Employment {
   /** What other processes of this broker have counted. */
   readonly collect: () => Promise<readonly MetricSnapshot[]>
   readonly reload: (by: string) => Promise<ReloadResult>
+  /** Lines of the log that this process has dropped. */
+  readonly droppedLines: () => number
 }
 
 /** Everything that serves connections in one process. A process runs one. */
@@ -128,6 +130,7 @@ export function createWorker(
     version: BROKER_VERSION,
     listeners: config.listeners.map(({ name }) => name),
     services: config.services.keys(),
+    droppedLines: given.droppedLines,
   })
   const services = new Map<string, Service>()
   const farewell = new Farewell(poller)

@@ -4,6 +4,7 @@ export { sendDatagram } from './datagram.ts'
 export {
   close,
   dup,
+  dupOnto,
   isCloseOnExec,
   isNonblocking,
   OwnedFd,
@@ -45,7 +46,7 @@ export { lockFile } from './lock-file.ts'
 export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
 export { Poller, sharedPoller, type PollerOptions, type Readiness, type ReadinessListener } from './poller.ts'
-export { openProcess, reap, type ProcessExit } from './processes.ts'
+export { exitAtOnce, openProcess, reap, type ProcessExit } from './processes.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'

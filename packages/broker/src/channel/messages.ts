@@ -64,6 +64,8 @@ export type ToWorker =
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
   /** A listener that is added while the worker runs; its descriptor rides along. Both are texts of the configuration. */
   | { readonly type: 'listen'; readonly listener: string; readonly service: string }
+  /** The log file was opened again; its descriptor rides along. */
+  | { readonly type: 'log' }
   /** The master has begun something, or has come to its end, that those who listen to the events hear. */
   | { readonly type: 'changed'; readonly change: Change }
   /** What others have counted: the answer to a question, or 0 for what the worker is to know before one. */

@@ -1,4 +1,4 @@
-const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
+const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'] as const
 type Signal = (typeof SIGNALS)[number]
 
 const early: Signal[] = []

@@ -36,6 +36,7 @@ export const runApp: Command = {
     const address = listen === undefined ? undefined : parseAddress(listen)
     if (typeof address === 'string') throw new UsageError(`--listen: ${address}`)
     const { runMaster } = await import('../master/main.ts')
+    const { exitProcess } = await import('../log/standard.ts')
     const { GIVEN_LISTENER } = await import('../master/opened-ports.ts')
     const folder = mkdtempSync(join(tmpdir(), 'baton-run-'))
     const file = join(folder, 'baton.json')
@@ -71,7 +72,7 @@ export const runApp: Command = {
       file,
       warn: () => {},
       signals: process,
-      exit: (code) => process.exit(code),
+      exit: exitProcess,
       run: { claims: {}, watch: switches.has('watch') ? process.cwd() : null, folder },
     })
   },

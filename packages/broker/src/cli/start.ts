@@ -15,11 +15,12 @@ export const start: Command = {
     const file = values.get('config') ?? DEFAULT_CONFIG
     // Loaded here: no other command needs libc, and a platform without it can still check a file.
     const { runMaster } = await import('../master/main.ts')
+    const { exitProcess } = await import('../log/standard.ts')
     return runMaster({
       file,
       warn: () => void loadServed(file, terminal),
       signals: process,
-      exit: (code) => process.exit(code),
+      exit: exitProcess,
     })
   },
 }

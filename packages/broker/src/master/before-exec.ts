@@ -77,13 +77,18 @@ export class BeforeExec {
       const candidate = this.#readCandidate()
       const problem = await checkProgram(this.#program, inForce.settings.file)
       if (givesWay()) return refused(false, ['a stop is going on'])
+      await log.pause()
       // Everything that is half said in a channel is heard first; nothing more is heard until exec, in this turn.
       await roster.becomeQuiet()
-      if (givesWay()) return refused(false, ['a stop is going on'])
+      if (givesWay()) {
+        log.proceed()
+        return refused(false, ['a stop is going on'])
+      }
       why = problem ?? this.#execute(asker, session, candidate)
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }
+    log.proceed()
     occupation.end('reload')
     counters.reloaded(false, Date.now() / 1000)
     log.logger.error({ reason: why }, 'reload failed; nothing has changed')
@@ -137,6 +142,7 @@ export class BeforeExec {
         started: roster.started,
         counters: counters.state,
         fleet: fleet.state,
+        log: this.#parts.log.state,
         asker: crosses || asker.kind !== 'session' ? asker : { kind: 'signal' },
       }
       written = writeState(state)

@@ -1,5 +1,5 @@
 import { Counter, Gauge, Registry } from 'prom-client'
-import { lasting, type MetricSnapshot, sum } from '../metrics/index.ts'
+import { droppedLines, lasting, type MetricSnapshot, sum } from '../metrics/index.ts'
 
 /** What crosses the master's exec. */
 export interface CountersState {
@@ -43,7 +43,9 @@ export class Counters {
   #counted: Omit<CountersState, 'ended'>
   #adding = false
 
-  constructor({ ended, ...counted }: CountersState = NONE) {
+  /** @param dropped lines of the log that this process has dropped so far */
+  constructor({ ended, ...counted }: CountersState = NONE, dropped?: () => number) {
+    droppedLines(this.#registry, dropped)
     this.#ended = [...ended]
     this.#counted = counted
     this.#reloads.inc({ result: 'success' }, counted.succeeded)

@@ -8,7 +8,7 @@ import { StartLog } from './start-log.ts'
 import { watchFolder } from './watch-folder.ts'
 import { type RunState, takeState } from './state.ts'
 
-type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
+type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP' | 'SIGUSR1'
 
 /** Where signals come from: the process. */
 export interface SignalSource {
@@ -43,7 +43,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   let count = 0
   const state = takeState(process.env)
   const ofRun = state === undefined ? run : (state.run ?? undefined)
-  const log = new StartLog(ofRun === undefined ? 'json' : 'text')
+  const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
   const onEnd = (signal: Signal) => {
     count += 1
     if (count === 1) return obey(signal)
@@ -58,11 +58,14 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     else if (master === undefined) hungUp = true
     else master.reload()
   }
+  const onReopen = () => log.reopen((stdout) => master?.reopenLog(stdout))
+  signals.on('SIGUSR1', onReopen)
   signals.on('SIGTERM', onEnd)
   signals.on('SIGINT', onEnd)
   signals.on('SIGHUP', onHangUp)
   for (const signal of takeEarlySignals()) {
     if (signal === 'SIGHUP') onHangUp()
+    else if (signal === 'SIGUSR1') onReopen()
     else onEnd(signal)
   }
   try {
@@ -84,6 +87,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   } finally {
     unwatch?.()
     if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    signals.off('SIGUSR1', onReopen)
     signals.off('SIGTERM', onEnd)
     signals.off('SIGINT', onEnd)
     signals.off('SIGHUP', onHangUp)

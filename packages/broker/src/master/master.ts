@@ -101,7 +101,7 @@ export class Master {
           inForce,
           lock,
           crossing: Crossing.open(),
-          counters: new Counters(),
+          counters: new Counters(undefined, () => options.log.dropped),
           startedAt: new Date().toISOString(),
           executions: 0,
           workersStarted: 0,
@@ -131,7 +131,7 @@ export class Master {
     // They crossed exec; no child is to have them.
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
-    const counters = new Counters(state.counters)
+    const counters = new Counters(state.counters, () => options.log.dropped)
     const master = new Master(
       {
         inForce: new InForce(restoreSettings(state.file, state.text), HeldSockets.restore(state.sockets)),
@@ -212,6 +212,11 @@ export class Master {
     void this.#beforeExec.reload({ kind: 'signal' }, undefined, (success, log) => {
       if (!success) for (const line of log) this.#log.logger.error({ reason: line }, 'reload refused')
     })
+  }
+
+  /** The log file was opened again: the workers write to it, too. `stdout` is borrowed. */
+  reopenLog(stdout: number): void {
+    for (const worker of this.#roster.workers) worker.send({ type: 'log' }, [stdout])
   }
 
   /** Files have changed (`baton run --watch`). */

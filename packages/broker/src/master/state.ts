@@ -5,6 +5,7 @@ import type { FleetState } from '../fleet/index.ts'
 import type { CountersState } from './counters.ts'
 import type { Claims } from './opened-ports.ts'
 import type { HeldSocketsState } from './held-sockets.ts'
+import type { LogState } from './start-log.ts'
 import type { WorkerState } from './worker-process.ts'
 
 /** Number of the memory file, in the environment of the program that takes over. */
@@ -47,6 +48,8 @@ export interface MasterState {
   /** ISO 8601: of the process. */
   readonly startedAt: string
   readonly run: RunState | null
+  /** Absent in the state of a program that had none. */
+  readonly log?: LogState
 }
 
 /** All that the state names but for the fleet's. */

@@ -14,6 +14,7 @@ import { Channel } from '../channel/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
+import { standardError } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 
 const PROGRAM = fileURLToPath(new URL('../worker/main.js', import.meta.url))
@@ -166,7 +167,7 @@ export class WorkerProcess {
   }
 
   #hear(chunk: Buffer): void {
-    process.stderr.write(chunk)
+    standardError().write(chunk)
     const lines = (this.#partial + chunk.toString()).split('\n')
     this.#partial = lines.pop() ?? ''
     this.#lines.push(...lines)

@@ -7,6 +7,7 @@ import type { FromWorker, HeldClients, ToWorker } from '../channel/messages.ts'
 import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
 import { type ClientConnection, FIRST_INHERITED, InheritedClient } from '../connection.ts'
 import { sharedReserve } from '../listen/descriptor-reserve.ts'
+import { standardOutput } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../sockets.ts'
 import { createWorker, type EmployedWorker } from '../worker.ts'
@@ -105,6 +106,8 @@ export class Employee {
         return this.#stop(message.deadline)
       case 'drain':
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
+      case 'log':
+        return this.#followLog(fds[0] as OwnedFd)
       case 'changed':
         return this.#worker?.tell(message.change)
       case 'listen': {
@@ -139,6 +142,7 @@ export class Employee {
       onBackends: () => queueMicrotask(() => this.#report()),
       collect: () => this.#collect(),
       reload: (by) => this.#reload(by),
+      droppedLines: () => standardOutput().dropped,
     })
     this.#counting = setInterval(() => {
       // States change with time, too.
@@ -146,6 +150,14 @@ export class Employee {
       void this.#count()
     }, COUNT_INTERVAL)
     this.#channel.send({ type: 'ready' })
+  }
+
+  #followLog(file: OwnedFd): void {
+    try {
+      standardOutput().follow(file.fd)
+    } finally {
+      file.close()
+    }
   }
 
   #report(): void {
