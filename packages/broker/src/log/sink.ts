@@ -5,7 +5,13 @@ import { LineBuffer } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
 
 /** Bytes that wait for a slow reader, a full disk or a hung one before lines are dropped. */
-const BUFFER_LIMIT = 1024 * 1024
+const BUFFER_LIMIT = 4 * 1024 * 1024
+
+/** Above this size, in bytes, a source of many lines does well to wait for a moment. */
+const CONGESTED_SIZE = BUFFER_LIMIT / 8
+
+/** An output that has not taken a byte for this time, in ms, is not worth waiting for. */
+const STALLED_AFTER = 250
 
 /** A write that failed is tried again after this time, in ms. There is no event for "the disk has room". */
 const RETRY_DELAY = 250
@@ -57,6 +63,9 @@ export class Sink {
   readonly #buffer = new LineBuffer({ limit: BUFFER_LIMIT })
   #outlet: Outlet | undefined
   #progress: Progress = IDLE
+  /** When the output last took something, or had nothing to take. */
+  #tookAt = performance.now()
+  readonly #waiting = new Set<() => void>()
   /** Bytes that a thread writes. */
   #inThread = 0
   /** The last failure, which is why lines are dropped. */
@@ -88,6 +97,11 @@ export class Sink {
     return this.#progress.kind === 'writing'
   }
 
+  /** Much waits, and the output is taking it: to wait for it keeps lines that would be dropped. */
+  get congested(): boolean {
+    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#tookAt < STALLED_AFTER
+  }
+
   get state(): SinkState {
     const { dropped, unreported } = this.#buffer
     return { pending: this.#buffer.rest().toString('base64'), dropped, unreported, path: this.#path }
@@ -100,9 +114,23 @@ export class Sink {
     this.#schedule()
   }
 
+  /** Resolves when it is congested no more, or after `limit` ms. */
+  relieved(limit: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer)
+        this.#waiting.delete(done)
+        resolve()
+      }
+      const timer = setTimeout(done, limit)
+      this.#waiting.add(done)
+    })
+  }
+
   /** @param text whole lines */
   write(text: string | Buffer): void {
     if (this.#buffer.mayResume) this.#resume()
+    if (this.empty) this.#tookAt = performance.now()
     this.#buffer.push(typeof text === 'string' ? Buffer.from(text) : text)
     this.#schedule()
   }
@@ -210,11 +238,17 @@ export class Sink {
         const written = this.#outlet.write(chunk)
         if (typeof written !== 'number') return this.#await(written, chunk.length)
         if (written === 0) return this.#retry(RETRY_DELAY)
-        this.#buffer.written(written)
+        this.#took(written)
       }
     } catch (error) {
       this.#failed(error)
     }
+  }
+
+  #took(count: number): void {
+    this.#buffer.written(count)
+    this.#tookAt = performance.now()
+    if (this.#buffer.size <= CONGESTED_SIZE) for (const done of this.#waiting) done()
   }
 
   #await(write: Promise<number>, size: number): void {
@@ -224,7 +258,7 @@ export class Sink {
       (written) => {
         this.#progress = IDLE
         this.#inThread = 0
-        this.#buffer.written(written)
+        this.#took(written)
         if (written === 0) this.#retry(RETRY_DELAY)
         else this.#writeOn()
       },
