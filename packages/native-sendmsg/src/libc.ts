@@ -116,7 +116,7 @@ function bindRepeatable(
 /** Each returns what the C function does: -1 for failure, with the reason in `lastErrno()`. */
 export const libc = {
   close: bind('close', 'int', 'int'),
-  _exit: bind('_exit', 'int', 'int'),
+  exit: bind('_exit', 'int', 'int'),
   dup3: bind('dup3', 'int', 'int', 'int', 'int'),
   fcntl: bind('fcntl', 'int', 'int', 'int', 'int'),
   open: bind('open', 'int', 'string', 'int', 'int'),

@@ -55,7 +55,7 @@ export function reap(pid: number): ProcessExit | undefined {
  * open(2) that blocks. No `exit` listener runs and no stream is flushed. Does not return.
  */
 export function exitAtOnce(code: number): void {
-  libc._exit(code)
+  libc.exit(code)
 }
 
 /** The status word of wait(2): the signal in the low 7 bits, 0 for none; the exit code in the second byte. */

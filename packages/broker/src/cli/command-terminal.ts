@@ -8,7 +8,7 @@ import { FAILED, type Terminal } from './terminal.ts'
  */
 export function commandTerminal(
   process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'stderr' | 'env' | 'exitCode'>,
-): { terminal: Terminal; exitCode(code: number): number } {
+): { terminal: Terminal; exitCode: (code: number) => number } {
   const { stdout, stderr } = process
   const unread = new AbortController()
   let failed = false

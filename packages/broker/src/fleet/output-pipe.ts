@@ -42,7 +42,12 @@ export class OutputPipe {
         return this.#mayReadOn(count)
       },
     }
-    const options: SocketConstructorOpts & { onread: OnReadOpts } = { fd, readable: true, writable: false, onread }
+    const options: SocketConstructorOpts & { onread: OnReadOpts } = {
+      fd,
+      readable: true,
+      writable: false,
+      onread,
+    }
     this.#socket = new Socket(options)
     // ECONNRESET: the other end was closed with something unread, which is nobody's loss. 'close' follows.
     this.#socket.on('error', () => undefined)

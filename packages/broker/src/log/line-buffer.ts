@@ -75,7 +75,7 @@ export class LineBuffer {
     if (this.#offset > 0) return first.subarray(this.#offset)
     let end = this.#first + 1
     let size = first.length
-    for (let line = this.#lines[end]; line !== undefined && size + line.length <= limit; ) {
+    for (let line = this.#lines[end]; line !== undefined && size + line.length <= limit;) {
       size += line.length
       end += 1
       line = this.#lines[end]
@@ -87,7 +87,7 @@ export class LineBuffer {
   written(count: number): void {
     this.#size -= count
     this.#offset += count
-    for (let line = this.#lines[this.#first]; line !== undefined && this.#offset >= line.length; ) {
+    for (let line = this.#lines[this.#first]; line !== undefined && this.#offset >= line.length;) {
       this.#offset -= line.length
       this.#first += 1
       line = this.#lines[this.#first]
@@ -105,7 +105,7 @@ export class LineBuffer {
 
   /** Goes on where another buffer has ended, which had these; before anything is pushed. */
   restore(rest: Buffer, { dropped, unreported }: { dropped: number; unreported: number }): void {
-    for (let at = 0; at < rest.length; ) {
+    for (let at = 0; at < rest.length;) {
       const newline = rest.indexOf(NEWLINE, at)
       const end = newline === -1 ? rest.length : newline + 1
       this.#append(rest.subarray(at, end))

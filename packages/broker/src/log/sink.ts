@@ -205,7 +205,7 @@ export class Sink {
       if (this.#outlet.writeFile === undefined) return this.close()
       // Node waits for the thread that writes a part of it, so this blocks no longer than the end itself.
       const rest = this.#buffer.rest().subarray(this.#inThread)
-      for (let at = 0; at < rest.length; ) at += this.#outlet.writeFile(rest.subarray(at))
+      for (let at = 0; at < rest.length;) at += this.#outlet.writeFile(rest.subarray(at))
       this.#buffer.written(rest.length + this.#inThread)
     } catch {
       // Nothing else can be done.
@@ -236,7 +236,7 @@ export class Sink {
         const chunk = this.#buffer.next(this.#outlet.limit)
         if (chunk.length === 0) return
         const written = this.#outlet.write(chunk)
-        if (typeof written !== 'number') return this.#await(written, chunk.length)
+        if (typeof written !== 'number') return void this.#await(written, chunk.length)
         if (written === 0) return this.#retry(RETRY_DELAY)
         this.#took(written)
       }
@@ -251,23 +251,22 @@ export class Sink {
     if (this.#buffer.size <= CONGESTED_SIZE) for (const done of this.#waiting) done()
   }
 
-  #await(write: Promise<number>, size: number): void {
+  async #await(write: Promise<number>, size: number): Promise<void> {
     this.#progress = WRITING
     this.#inThread = size
-    write.then(
-      (written) => {
-        this.#progress = IDLE
-        this.#inThread = 0
-        this.#took(written)
-        if (written === 0) this.#retry(RETRY_DELAY)
-        else this.#writeOn()
-      },
-      (error: unknown) => {
-        this.#progress = IDLE
-        this.#inThread = 0
-        this.#failed(error)
-      },
-    )
+    let written = 0
+    let failure: unknown
+    try {
+      written = await write
+    } catch (error) {
+      failure = error
+    }
+    this.#progress = IDLE
+    this.#inThread = 0
+    if (failure !== undefined) return this.#failed(failure)
+    this.#took(written)
+    if (written === 0) this.#retry(RETRY_DELAY)
+    else this.#writeOn()
   }
 
   #failed(error: unknown): void {

@@ -4,8 +4,14 @@ import { createLogger, type LogFormat } from '../log/logger.ts'
 import type { SinkState } from '../log/sink.ts'
 import { standardError, standardOutput } from '../log/standard.ts'
 
-/** A chatty start has an end all the same. */
-const MOST_LINES = 1000
+/**
+ * Limits of what is kept, in characters: an operator's session holds no more than 1 MiB. Output of managed backends has a smaller one
+ * of its own, so that a chatty app does not displace the reason why a reload failed.
+ */
+const MOST_KEPT = 512 * 1024
+const MOST_OUTPUT_KEPT = 64 * 1024
+/** In each line that a managed backend printed. */
+const OUTPUT_MARK = '"stream":"std'
 
 /** How long the output may take to accept what waits before the rest crosses exec, and how long a thread may be in a write, in ms. */
 const SETTLE_LIMIT = 250
@@ -24,6 +30,7 @@ export class StartLog {
   readonly #stdout = standardOutput()
   readonly #stderr = standardError()
   #lines: string[] | undefined = []
+  #kept = { own: 0, output: 0 }
 
   /** @param state of the previous program; absent at a start, and after a program that did not have it */
   constructor(format: LogFormat, state?: LogState) {
@@ -32,9 +39,7 @@ export class StartLog {
       this.#stdout.restore(state.stdout)
       this.#stderr.restore(state.stderr)
     }
-    this.logger = createLogger(format, (line) => {
-      if (this.#lines !== undefined && this.#lines.length < MOST_LINES) this.#lines.push(line.trimEnd())
-    })
+    this.logger = createLogger(format, (line) => this.#keep(line))
   }
 
   /** Lines that could not be written, since the process was started. */
@@ -44,6 +49,14 @@ export class StartLog {
 
   get state(): LogState {
     return { stdout: this.#stdout.state, stderr: this.#stderr.state }
+  }
+
+  #keep(line: string): void {
+    if (this.#lines === undefined) return
+    const kind = line.includes(OUTPUT_MARK) ? 'output' : 'own'
+    if (this.#kept[kind] + line.length > (kind === 'own' ? MOST_KEPT : MOST_OUTPUT_KEPT)) return
+    this.#kept[kind] += line.length
+    this.#lines.push(line.trimEnd())
   }
 
   /** JSON lines, and the end of keeping them. */
