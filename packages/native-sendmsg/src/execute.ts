@@ -21,7 +21,7 @@ export interface ExecuteOptions {
   /** What the program gets besides 0, 1 and 2, under the same numbers. They stay the caller's if it fails. */
   keep: readonly BorrowedFd[]
   /**
-   * Signals, faults excepted, are pending from here until the new program calls `unblockSignals`, instead of ending it while Node
+   * Signals (see `blockSignals`) are pending from here until the new program calls `unblockSignals`, instead of ending it while Node
    * starts. Where that is not possible (see `preloadKeeper`) it has no effect. The new program takes `forgetKeeper` off its environment.
    */
   keepSignals?: boolean

@@ -10,21 +10,35 @@ const SIG_IGN = 1
 const SET_SIZE = 128
 const LAST_SIGNAL = 64
 
-/** A fault of the program itself. Blocked or ignored, it would repeat for ever or kill without a trace. */
-const FAULTS = ['SIGSEGV', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGTRAP', 'SIGABRT', 'SIGSYS'] as const
+/**
+ * Faults of the program itself, which the kernel forces on it anyway; the end of children, of which Node would learn late, and
+ * job control: none of the latter ends a process.
+ */
+const NEVER_BLOCKED = [
+  'SIGSEGV',
+  'SIGBUS',
+  'SIGFPE',
+  'SIGILL',
+  'SIGTRAP',
+  'SIGABRT',
+  'SIGSYS',
+  'SIGCHLD',
+  'SIGCONT',
+  'SIGTSTP',
+] as const
 
 const sets = lazyArena(2 * SET_SIZE)
 
 /**
- * Blocks every signal but faults in the calling thread, so that what arrives stays pending (pthread_sigmask(3)).
- * SIGKILL and SIGSTOP cannot be blocked.
+ * Blocks signals in the calling thread, so that what arrives stays pending (pthread_sigmask(3)): all but faults, SIGCHLD and those
+ * of job control. SIGKILL and SIGSTOP cannot be blocked.
  *
  * @returns restores the mask that was there before
  */
 export function blockSignals(): () => void {
   const { buffer, address } = sets()
   buffer.fill(0xff, 0, SET_SIZE)
-  for (const name of FAULTS) clear(buffer, constants.signals[name])
+  for (const name of NEVER_BLOCKED) clear(buffer, constants.signals[name])
   libc.pthread_sigmask(SIG_BLOCK, address, address + SET_SIZE)
   const before = buffer.readBigUInt64LE(SET_SIZE)
   return () => setMask(before)
