@@ -54,6 +54,8 @@ export class Reloads {
   ask(request: ReloadRequest, wait: boolean): void {
     const { activity, refusal: why } = this.#parts.occupation
     if (why !== undefined && (activity === 'stop' || !wait)) return this.answer(request, refusal(why))
+    // One more signal changes nothing.
+    if (request.asker.kind === 'signal' && this.#waiting.some(({ asker }) => asker.kind === 'signal')) return
     this.wait(request)
     if (activity === undefined) return
     const by = requesterOf(request)

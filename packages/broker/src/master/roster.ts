@@ -487,7 +487,7 @@ export class Roster {
     if (this.#hung.has(worker)) return
     this.#hung.add(worker)
     this.#counters.workerHung()
-    this.#logger.error({ workerPid: worker.pid, ...sighting }, 'worker hangs; it is killed')
+    this.#logger.error({ workerPid: worker.pid, ...sighting }, 'worker hangs; ending it')
     // That one waits for its successor.
     if (worker !== this.#silent) worker.kill('SIGKILL')
   }
