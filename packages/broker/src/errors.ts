@@ -6,6 +6,7 @@ export const messages = {
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
   BATON_ERR_WORKER_SILENT: 'a worker has stopped in the middle of a message',
   BATON_ERR_LOG_STUCK: 'the log cannot be written: its disk does not answer',
+  BATON_ERR_BACKENDS_NOT_MOVED: 'not every backend has moved to the new worker',
   BATON_ERR_BACKEND_FOLDER: 'the working folder of managed backends cannot be used',
   BATON_ERR_NOT_MANAGED:
     'the service has no command: start the new version yourself, then drain the old one with baton drain',

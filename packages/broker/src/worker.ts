@@ -36,7 +36,7 @@ export interface Employment {
   readonly onBackends: () => void
   /** What other processes of this broker have counted. */
   readonly collect: () => Promise<readonly MetricSnapshot[]>
-  readonly reload: (by: string) => Promise<ReloadResult>
+  readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
   /** Lines of the log that this process has dropped. */
   readonly droppedLines: () => number
 }
@@ -80,7 +80,12 @@ export interface EmployedWorker extends Worker {
     successor: (service: string, connections: readonly ClientConnection[]) => boolean,
     deadline: number,
     /** Those whose clients may still come here; and told when none goes to the successor any more: resolves when it has them all. */
-    neighbours: { readonly predecessors: Promise<unknown>; readonly settled: () => Promise<void> },
+    neighbours: {
+      readonly predecessors: Promise<unknown>
+      readonly settled: () => Promise<void>
+      /** Resolves when the master has answered all requests for a reload: they hold their connections to the admin server. */
+      readonly answered: () => Promise<unknown>
+    },
   ): Promise<void>
   /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
@@ -305,7 +310,7 @@ export function createWorker(
       registry.close()
       void admin.leave()
     },
-    async finish(removed, successor, deadline, { predecessors, settled }) {
+    async finish(removed, successor, deadline, { predecessors, settled, answered }) {
       beginDrain()
       const end = performance.now() + deadline
       for (const listener of listeners) {
@@ -326,6 +331,7 @@ export function createWorker(
       const passed = settled()
       const left = Math.max(0, end - performance.now())
       await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await answered()
       await settledWithin(stopped, 1000)
       // As long as it takes: what the kernel has no room for yet waits for the poller, which ends with this worker.
       await passed

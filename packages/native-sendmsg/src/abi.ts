@@ -99,6 +99,7 @@ export const O_CLOEXEC = 0o2000000
 export const LOCK_EX = 2
 export const LOCK_NB = 4
 export const MFD_CLOEXEC = 1
+export const MFD_EXEC = 0x10
 export const WNOHANG = 1
 /** pidfd_open(2) has one number on all architectures; glibc has a function for it only since 2.36. */
 export const SYS_PIDFD_OPEN = 434

@@ -49,6 +49,8 @@ export { Poller, sharedPoller, type PollerOptions, type Readiness, type Readines
 export { exitAtOnce, openProcess, reap, type ProcessExit } from './processes.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
+export { forgetKeeper } from './signal-keeper.ts'
+export { blockSignals, ignoreSignal, unblockSignals } from './signals.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
 export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from './socket-address.ts'
 export { socketpair, type UnixSocketType } from './sockets.ts'

@@ -149,6 +149,9 @@ export const libc = {
   inet_pton: bind('inet_pton', 'int', 'int', 'string', 'word'),
   if_nametoindex: bind('if_nametoindex', 'int', 'string'),
   execve: bind('execve', 'int', 'word', 'word', 'word'),
+  /** Returns an error number instead of setting errno. */
+  pthread_sigmask: bind('pthread_sigmask', 'int', 'int', 'word', 'word'),
+  signal: bind('signal', 'word', 'int', 'word'),
   waitpid: bind('waitpid', 'int', 'int', 'word', 'int'),
   epoll_wait: bind('epoll_wait', 'int', 'int', 'word', 'int', 'int'),
   pidfd_open: bindNumber(bind, SYS_PIDFD_OPEN, 'word', 'word'),

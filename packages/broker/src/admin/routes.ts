@@ -86,9 +86,17 @@ export function addRoutes(app: FastifyInstance, view: WorkerView, withToken: boo
         'this broker runs without a master that could reload it',
       )
     }
-    const { success, log } = await view.reload(asker(request))
+    const { success, log } = await view.reload(asker(request), waitOf(request.query))
     return reply.code(success ? 200 : 409).send({ success, log })
   })
+}
+
+const reloadQuery = z.strictObject({ wait: z.enum(['true', 'false']).default('true') })
+
+function waitOf(query: unknown): boolean {
+  const result = reloadQuery.safeParse(query)
+  if (result.success) return result.data.wait === 'true'
+  throw badRequest(result.error)
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {

@@ -44,6 +44,10 @@ export type ToWorker =
       readonly known: KnownBackends
     }
   | { readonly type: 'serve' }
+  /** Answered by `pong` at once, from the event loop: a worker that does not is stuck. */
+  | { readonly type: 'ping' }
+  /** Writes its status to the log. */
+  | { readonly type: 'dump' }
   /** Somebody scrapes another worker: what is counted by now? */
   | { readonly type: 'count' }
   | { readonly type: 'accept' }
@@ -91,7 +95,14 @@ export type FromWorker =
   /** Somebody scrapes: what do the others say? */
   | { readonly type: 'collect'; readonly ask: number }
   /** Somebody asks for a reload over the admin API. */
-  | { readonly type: 'reload'; readonly ask: number; readonly by: string }
+  | {
+      readonly type: 'reload'
+      readonly ask: number
+      readonly by: string
+      /** False: refuse it while something else goes on. Absent from workers of an older program, which wait. */
+      readonly wait?: boolean
+    }
+  | { readonly type: 'pong' }
 
 /** From a worker to its successor: clients that wait, in order of arrival; their descriptors ride along. */
 export interface HeldClients {

@@ -242,6 +242,13 @@ export const schema = z
       'time), of a managed backend whose place is taken, and of relays after a reload.',
       'What is left then is cut. With `0s` that is at once.',
     ),
+    workerTimeout: describe(
+      duration(1000).prefault('5s'),
+      'How long the worker may leave its master without an answer. Then it is stuck: stopped, in an endless loop, or in a system call that blocks.',
+      'The master starts another on the same sockets and ends the stuck one with SIGKILL. Connections that backends have are not affected;',
+      'clients that the stuck worker held or relayed are lost, and new ones wait in the kernel until the next worker accepts.',
+      'Time in which the machine gives the worker no processor, or in which the master itself does not run, does not count.',
+    ),
     admin: describe(admin.prefault({}), 'The admin server.'),
     recorder: describe(
       count(0).max(100_000).default(4096),

@@ -28,8 +28,8 @@ export interface Commanded {
   status(): unknown
   deploy(command: DeployCommand): Promise<Outcome>
   listen(request: PortRequest): Promise<Outcome>
-  /** Answers the session itself: in this program, or in the one that replaces it. */
-  reload(session: Session): void
+  /** Answers the session itself: in this program, or in the one that replaces it. Refuses while something else goes on, unless it may wait. */
+  reload(session: Session, wait: boolean): void
   /** Answers the session itself, when all is over. */
   stop(session: Session): void
 }
@@ -65,9 +65,14 @@ export function obey(session: Session, [command = '', ...rest]: readonly string[
     const request = portRequest(options)
     return typeof request === 'string' ? refuse(request) : void answerWith(session, master.listen(request))
   }
+  if (command === 'reload') {
+    const [mode] = rest
+    if (rest.length > 1 || (mode !== undefined && mode !== 'no-wait'))
+      return refuse('reload takes no argument but no-wait')
+    return master.reload(session, mode === undefined)
+  }
   if (rest.length > 0) return refuse(`${command} takes no arguments`)
-  if (command === 'reload') master.reload(session)
-  else master.stop(session)
+  master.stop(session)
 }
 
 export function reply(session: Session, { success, log }: Outcome): void {

@@ -8,9 +8,15 @@ export interface CountersState {
   readonly succeeded: number
   readonly failed: number
   readonly deaths: number
+  /** Absent in the state of a program that did not count them, as the next one. */
+  readonly incomplete?: number
+  readonly hangs?: number
   /** Seconds since 1970; 0 before the first. */
   readonly lastReload: number
 }
+
+/** `incomplete`: in force, with backends that have not moved to the new worker. */
+export type ReloadResult = 'success' | 'failure' | 'incomplete'
 
 const NONE: CountersState = { ended: [], succeeded: 0, failed: 0, deaths: 0, lastReload: 0 }
 
@@ -31,12 +37,17 @@ export class Counters {
   })
   readonly #lastReload = new Gauge({
     name: 'baton_last_reload_timestamp_seconds',
-    help: 'When the last successful reload was done, in seconds since 1970; 0 before the first.',
+    help: 'When the last reload came into force, in seconds since 1970; 0 before the first.',
     registers: [this.#registry],
   })
   readonly #deaths = new Counter({
     name: 'baton_worker_deaths_total',
     help: 'Workers that ended without having been asked to.',
+    registers: [this.#registry],
+  })
+  readonly #hangs = new Counter({
+    name: 'baton_worker_hangs_total',
+    help: 'Workers that the master ended because they did not answer within workerTimeout.',
     registers: [this.#registry],
   })
   #ended: MetricSnapshot[]
@@ -50,7 +61,9 @@ export class Counters {
     this.#counted = counted
     this.#reloads.inc({ result: 'success' }, counted.succeeded)
     this.#reloads.inc({ result: 'failure' }, counted.failed)
+    if (counted.incomplete) this.#reloads.inc({ result: 'incomplete' }, counted.incomplete)
     this.#deaths.inc(counted.deaths)
+    this.#hangs.inc(counted.hangs ?? 0)
     this.#lastReload.set(counted.lastReload)
   }
 
@@ -59,21 +72,27 @@ export class Counters {
   }
 
   /** @param now seconds since 1970 */
-  reloaded(success: boolean, now: number): void {
-    const { succeeded, failed, lastReload } = this.#counted
+  reloaded(result: ReloadResult, now: number): void {
+    const { succeeded, failed, incomplete = 0, lastReload } = this.#counted
     this.#counted = {
       ...this.#counted,
-      succeeded: succeeded + (success ? 1 : 0),
-      failed: failed + (success ? 0 : 1),
-      lastReload: success ? now : lastReload,
+      succeeded: succeeded + (result === 'success' ? 1 : 0),
+      failed: failed + (result === 'failure' ? 1 : 0),
+      incomplete: incomplete + (result === 'incomplete' ? 1 : 0),
+      lastReload: result === 'failure' ? lastReload : now,
     }
-    this.#reloads.inc({ result: success ? 'success' : 'failure' })
+    this.#reloads.inc({ result })
     this.#lastReload.set(this.#counted.lastReload)
   }
 
   workerDied(): void {
     this.#counted = { ...this.#counted, deaths: this.#counted.deaths + 1 }
     this.#deaths.inc()
+  }
+
+  workerHung(): void {
+    this.#counted = { ...this.#counted, hangs: (this.#counted.hangs ?? 0) + 1 }
+    this.#hangs.inc()
   }
 
   /** A worker has ended: its counters stay. */

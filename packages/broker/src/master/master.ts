@@ -11,7 +11,7 @@ import { BROKER_VERSION } from '../version.ts'
 import { AfterExec } from './after-exec.ts'
 import { AppRun } from './app-run.ts'
 import { BeforeExec } from './before-exec.ts'
-import { answerText, type Commanded, obey, reply } from './commands.ts'
+import { answerText, type Commanded, obey } from './commands.ts'
 import { Counters } from './counters.ts'
 import { Crossing } from './crossing.ts'
 import { Deployer } from './deployer.ts'
@@ -19,8 +19,10 @@ import { controlPath, HeldSockets } from './held-sockets.ts'
 import { assign, InForce, readSettings, restoreSettings } from './in-force.ts'
 import { Occupation } from './occupation.ts'
 import { Operator } from './operator.ts'
+import { type ReloadRequest, Reloads } from './reloads.ts'
 import { Roster } from './roster.ts'
 import type { StartLog } from './start-log.ts'
+import { logStatus } from './status-log.ts'
 import { descriptorsOf, type MasterState, type RunState } from './state.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
@@ -72,6 +74,7 @@ export class Master {
   readonly #appRun: AppRun
   readonly #beforeExec: BeforeExec
   readonly #afterExec: AfterExec
+  readonly #reloads: Reloads
   /** The reload that the program before this one began, for those who wait until it is over. */
   #finishing: Promise<void> | undefined
   #stopped: Promise<void> | undefined
@@ -93,7 +96,13 @@ export class Master {
     prepareRuntimeDir(config)
     const lock = lockFile(join(config.runtimeDir, 'lock'))
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
-    const inForce = new InForce(settings, HeldSockets.open(config, options.given))
+    let inForce: InForce
+    try {
+      inForce = new InForce(settings, HeldSockets.open(config, options.given))
+    } catch (error) {
+      lock.close()
+      throw error
+    }
     let master: Master
     try {
       master = new Master(
@@ -111,6 +120,7 @@ export class Master {
       )
     } catch (error) {
       inForce.close()
+      lock.close()
       throw error
     }
     try {
@@ -167,6 +177,7 @@ export class Master {
       assignment: () => assign(inForce.settings, inForce.sockets, log.format),
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
+      workerTimeout: () => inForce.config.workerTimeout,
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
     const roster = this.#roster
@@ -203,20 +214,34 @@ export class Master {
       executions: executions + 1,
       startedAt,
       run: this.#appRun.state ?? null,
+      waiting: this.#reloads.waiting,
     }))
-    this.#afterExec = new AfterExec(parts, this.#operator)
+    this.#reloads = new Reloads(parts, ([first, ...others]) => {
+      if (first !== undefined) void this.#reloadFor([first, ...others])
+    })
+    this.#afterExec = new AfterExec(parts, this.#operator, this.#reloads)
   }
 
-  /** For SIGHUP: nobody hears the answer but the log. */
+  /** For SIGHUP: only the log says how it went. */
   reload(): void {
-    void this.#beforeExec.reload({ kind: 'signal' }, undefined, (success, log) => {
-      if (!success) for (const line of log) this.#log.logger.error({ reason: line }, 'reload refused')
+    this.#reloads.ask({ asker: { kind: 'signal' }, session: undefined }, true)
+  }
+
+  #reloadFor(requests: readonly [ReloadRequest, ...ReloadRequest[]]): Promise<void> {
+    return this.#beforeExec.reload(requests, (log) => {
+      for (const request of requests) this.#reloads.answer(request, { success: false, log })
     })
   }
 
   /** The log file was opened again: the workers write to it, too. `stdout` is borrowed. */
   reopenLog(stdout: number): void {
     for (const worker of this.#roster.workers) worker.send({ type: 'log' }, [stdout])
+  }
+
+  /** For SIGUSR2: what `status` answers goes to the log, and each worker adds what it knows. */
+  logStatus(): void {
+    logStatus(this.#log.logger, this.#status(), this.#reloads.waiting.length)
+    for (const worker of this.#roster.workers) worker.send({ type: 'dump' })
   }
 
   /** Files have changed (`baton run --watch`). */
@@ -271,10 +296,7 @@ export class Master {
       await this.#finishing
       return this.#appRun.listen(request)
     },
-    reload: (session) =>
-      void this.#beforeExec.reload({ kind: 'session' }, session, (success, log) =>
-        reply(session, { success, log }),
-      ),
+    reload: (session, wait) => this.#reloads.ask({ asker: { kind: 'session' }, session }, wait),
     stop: (session) => {
       void this.stop('asked by the operator', session.peer)
       this.#operator.awaitEnd(session)
@@ -291,11 +313,9 @@ export class Master {
     if (worker === this.#roster.current) this.#notifier.workerHeard()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
-      const { ask, by } = message
+      const { ask, by, wait = true } = message
       const asker = { kind: 'worker', worker: worker.number, ask, by } as const
-      void this.#beforeExec.reload(asker, undefined, (success, log) =>
-        worker.send({ type: 'reloaded', ask, success, log }),
-      )
+      this.#reloads.ask({ asker, session: undefined }, wait)
     }
   }
 

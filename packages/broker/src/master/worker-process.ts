@@ -59,6 +59,10 @@ export class WorkerProcess {
   /** How often it has said what it counted. */
   counts = 0
   backends: readonly BackendReport[] = []
+  /** How many messages have come. */
+  heard = 0
+  /** It is known to answer pings: built by this program, or it has done so. Workers of an older one do not. */
+  answers = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #stderr: OwnedFd
   readonly #words: Socket
@@ -119,6 +123,8 @@ export class WorkerProcess {
     this.#channel = new Channel<FromWorker, ToWorker>(channel, poller, {
       message: (message, fds) => {
         for (const fd of fds) fd.close()
+        this.heard += 1
+        if (message.type === 'pong') this.answers = true
         if (message.type === 'counted') {
           this.snapshot = message.snapshot
           this.counts += 1

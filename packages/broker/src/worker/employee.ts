@@ -11,6 +11,7 @@ import { standardOutput } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../sockets.ts'
 import { createWorker, type EmployedWorker } from '../worker.ts'
+import { logWorkerStatus } from './status-log.ts'
 
 /** How often the master hears what was counted: what a SIGKILL costs at most, in milliseconds. */
 const COUNT_INTERVAL = 1000
@@ -41,6 +42,8 @@ export class Employee {
   readonly #asked = new Map<number, Ask>()
   /** Until each has said that no client of its comes here any more. */
   readonly #predecessors = new Set<Promise<void>>()
+  /** Reloads that were asked for over the API here, and are not answered yet. */
+  readonly #reloading = new Set<Promise<unknown>>()
   #asks = 0
   #collected: readonly MetricSnapshot[] = []
   #orders: Promise<void> = Promise.resolve()
@@ -73,6 +76,8 @@ export class Employee {
     if (message.type === 'metrics' || message.type === 'reloaded')
       return this.#asked.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
+    if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
+    if (message.type === 'dump') return logWorkerStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
         const done = this.#obey(message, fds)
@@ -115,8 +120,10 @@ export class Employee {
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }
-      // Heard above.
+      // Handled on arrival.
       case 'count':
+      case 'ping':
+      case 'dump':
       case 'metrics':
       case 'reloaded':
         return
@@ -141,7 +148,7 @@ export class Employee {
       known,
       onBackends: () => queueMicrotask(() => this.#report()),
       collect: () => this.#collect(),
-      reload: (by) => this.#reload(by),
+      reload: (by, wait) => this.#reload(by, wait),
       droppedLines: () => standardOutput().dropped,
     })
     this.#counting = setInterval(() => {
@@ -176,8 +183,11 @@ export class Employee {
     return this.#collected
   }
 
-  async #reload(by: string): Promise<ReloadResult> {
-    const answer = await this.#ask((ask) => ({ type: 'reload', ask, by }))
+  async #reload(by: string, wait: boolean): Promise<ReloadResult> {
+    const asked = this.#ask((ask) => ({ type: 'reload', ask, by, wait }))
+    this.#reloading.add(asked)
+    const answer = await asked
+    this.#reloading.delete(asked)
     if (answer?.type === 'reloaded') return { success: answer.success, log: answer.log }
     return { success: false, log: ['the master is gone'] }
   }
@@ -245,6 +255,7 @@ export class Employee {
     await worker.finish(removed, pass, deadline, {
       predecessors: Promise.all(this.#predecessors),
       settled: () => this.#endOf(successor),
+      answered: () => Promise.all(this.#reloading),
     })
     await this.#endOf(successor)
     await this.#leave()
