@@ -1,0 +1,71 @@
+export interface AllowanceOptions {
+  /** How much may be taken at once. */
+  readonly burst: number
+  /** How much comes back each second. */
+  readonly perSecond: number
+  /** How far below zero an account may go: each refusal costs as much as a grant. Default 0: refusals cost nothing. */
+  readonly debt?: number
+}
+
+/** `granted`; `refused`, with the milliseconds until the next one is granted; or `over`: the debt is as deep as it gets. */
+export type Grant = { kind: 'granted' } | { kind: 'refused'; retryAfter: number } | { kind: 'over' }
+
+/** Accounts that are full again say nothing and are forgotten. If this many are not, the oldest is forgotten. */
+const MAX_ACCOUNTS = 4096
+
+interface Account {
+  level: number
+  /** When `level` was right, in milliseconds. */
+  at: number
+}
+
+/** Token buckets, one for each key. Pure: the caller says what time it is. */
+export class Allowance {
+  readonly #options: Required<AllowanceOptions>
+  /** In the order of their last use. */
+  readonly #accounts = new Map<string, Account>()
+
+  constructor({ burst, perSecond, debt = 0 }: AllowanceOptions) {
+    this.#options = { burst, perSecond, debt }
+  }
+
+  get size(): number {
+    return this.#accounts.size
+  }
+
+  /** @param now milliseconds of a clock that never goes back */
+  take(key: string, now: number): Grant {
+    const { burst, perSecond, debt } = this.#options
+    const account = this.#accounts.get(key) ?? { level: burst, at: now }
+    account.level = this.#levelOf(account, now)
+    account.at = now
+    this.#accounts.delete(key)
+    this.#forget(now)
+    this.#accounts.set(key, account)
+    if (account.level >= 1) {
+      account.level -= 1
+      return { kind: 'granted' }
+    }
+    if (debt > 0) {
+      if (account.level < 1 - debt) return { kind: 'over' }
+      account.level -= 1
+    }
+    return { kind: 'refused', retryAfter: Math.ceil(((1 - account.level) / perSecond) * 1000) }
+  }
+
+  #levelOf({ level, at }: Account, now: number): number {
+    const { burst, perSecond } = this.#options
+    return Math.min(burst, level + ((now - at) / 1000) * perSecond)
+  }
+
+  /** A few at each use, so that no call is long: more leave than come. */
+  #forget(now: number): void {
+    let looked = 0
+    for (const [key, account] of this.#accounts) {
+      const full = this.#levelOf(account, now) >= this.#options.burst
+      if (!full && this.#accounts.size <= MAX_ACCOUNTS) return
+      this.#accounts.delete(key)
+      if (++looked === 2) return
+    }
+  }
+}
