@@ -30,9 +30,7 @@ export class RegistrationLimits {
 
   /** A process has connected. */
   dialled({ pid, uid }: PeerCredentials, now: number): Grant {
-    return pid === 0
-      ? this.#unnamedDials.take(String(uid), now)
-      : this.#dials.take(`${uid}/${pid}`, now)
+    return pid === 0 ? this.#unnamedDials.take(String(uid), now) : this.#dials.take(`${uid}/${pid}`, now)
   }
 
   /**
