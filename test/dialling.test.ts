@@ -47,6 +47,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       moving: {},
       paths: { config: { handoff: 'off' } },
       foreign: {},
+      example: {},
     },
     { runtimeDir: join(folder, 'run'), ...(asRoot && { security: { allowUids: [0, NOBODY] } }) },
   )
@@ -64,6 +65,12 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     new Program(t, 'python3', [join(root, 'test/programs/literal-backend.py'), control, ...args])
   const eager = withoutPython === false ? literal('literal') : undefined
   const deaf = withoutPython === false ? literal('deaf', '--deaf') : undefined
+  const example =
+    withoutPython === false
+      ? new Program(t, 'python3', [join(root, 'examples/python-backend/backend.py')], {
+          env: { BATON_SOCKET: control, BATON_SERVICE: 'example', PYTHONDONTWRITEBYTECODE: '1' },
+        })
+      : undefined
   // It may write neither beside the control socket nor to its temporary folder.
   const foreign = canBeNobody
     ? new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
@@ -143,6 +150,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     await drains.probe()
     await eager?.message('registered')
     await deaf?.message('registered')
+    await example?.line((line) => line.includes('registered as'), 'its registration')
     const reloaded = reload(t, broker)
     await stays.wire.frame('reconnect', () => true)
     const { backend } = stays.welcome
@@ -218,5 +226,23 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       t.match(warnings[0], '/proc/no-such-folder')
     },
     notNobody,
+  )
+
+  await scene(
+    'the example in Python registers once after a reload, and an idle connection does not hold its drain',
+    async (t) => {
+      const backend = example as Program
+      const lines = (text: string) => backend.lines.filter((line) => line.includes(text)).length
+      await eventually(() => lines('connection ended') > 0, 'the old worker has let it go')
+      const client = await services.example.open(t)
+      t.match((await client.get()).body, `pid ${backend.pid} answers`)
+      t.equal(lines('registered as'), 2)
+      t.equal(lines('connection ended'), 1)
+      backend.kill('SIGTERM')
+      t.equal(await client.ended, 'end')
+      t.same(await backend.exited, { code: 0, signal: null })
+      t.equal(lines('deadline reached'), 0)
+    },
+    withoutPython,
   )
 })
