@@ -4,8 +4,10 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, greet, hello, refusal } from './support/false-backend.ts'
+import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { LIMIT } from './support/limits.ts'
 import { reload } from './support/operator.ts'
+import { PassedClient } from './support/passed-client.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
 import { startServices } from './support/service.ts'
 
@@ -245,4 +247,78 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     },
     withoutPython,
   )
+})
+
+void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, async (t) => {
+  const broker = new FalseBroker(t)
+  const backend = new Program(t, process.execPath, [join(root, 'test/programs/told-backend.mjs')], {
+    env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', DRAIN_DEADLINE: '10m' },
+  })
+  /** Everything sent before has been dealt with when this resolves. */
+  const probe = async ({ wire }: Registered, id: number) => {
+    wire.write({ type: 'heartbeat', id, reply: false })
+    await wire.frame('heartbeat', (frame) => frame.reply && frame.id === id)
+  }
+
+  await t.test('it does not dial before the time that a refusal names', { timeout: LIMIT }, async (t) => {
+    const { wire } = await broker.dialled()
+    const at = performance.now()
+    const answer = { code: 'TooManyRegistrations', message: 'too often', retry: true, retryAfter: 400 }
+    wire.write({ type: 'refused', ...answer })
+    wire.close()
+    const again = await broker.dialled()
+    const waited = performance.now() - at
+    // 25 to 50 ms of its own come on top.
+    t.ok(waited >= 424, `after ${Math.round(waited)} ms`)
+    again.wire.close()
+  })
+
+  let newest!: Registered
+  await t.test(
+    'each registration leads to one dial, at RECONNECT or at its end',
+    { timeout: LIMIT },
+    async (t) => {
+      const older = await broker.registered()
+      older.wire.write({ type: 'reconnect', reason: 'test' })
+      older.wire.write({ type: 'reconnect', reason: 'test' })
+      newest = await broker.registered()
+      t.equal(newest.hello.backend, older.id)
+      await probe(older, 1)
+      t.equal(broker.pending, 0, 'a second RECONNECT asks for nothing more')
+      older.die()
+      await eventually(
+        () => backend.messages().filter(({ msg }) => msg === 'disconnected').length === 1,
+        'it notices the end',
+      )
+      await probe(newest, 2)
+      t.equal(broker.pending, 0, 'the end of what was told RECONNECT causes no dial')
+      newest.die()
+      newest = await broker.registered()
+      t.equal(newest.hello.backend, older.id)
+      await probe(newest, 3)
+      t.equal(broker.pending, 0)
+    },
+  )
+
+  await t.test('one that drains answers no RECONNECT, and dials no more', { timeout: LIMIT }, async (t) => {
+    const passed = new PassedClient(t, '/wait')
+    const offer = newest.offer()
+    newest.post(offer.token, passed.fd)
+    newest.ring(offer)
+    await newest.acked(offer)
+    newest.wire.write({ type: 'drain', deadline: null, reason: 'test' })
+    await newest.wire.frame('drain', () => true)
+    newest.wire.write({ type: 'reconnect', reason: 'test' })
+    await probe(newest, 4)
+    t.equal(broker.pending, 0, 'no answer to RECONNECT')
+    newest.die()
+    await eventually(
+      () => backend.messages().filter(({ msg }) => msg === 'disconnected').length === 3,
+      'it notices the end',
+    )
+    passed.leave()
+    backend.child.stdin?.end()
+    t.same(await backend.exited, { code: 0, signal: null }, 'it finishes by itself')
+    t.equal(broker.pending, 0)
+  })
 })
