@@ -7,8 +7,8 @@ export interface AllowanceOptions {
   readonly debt?: number
 }
 
-/** `granted`; `refused`, with the milliseconds until the next one is granted; or `over`: the debt is as deep as it gets. */
-export type Grant = { kind: 'granted' } | { kind: 'refused'; retryAfter: number } | { kind: 'over' }
+/** Milliseconds until the next one is granted; undefined when this one is. */
+export type RetryAfter = number | undefined
 
 /** Accounts that are full again say nothing and are forgotten. If this many are not, the oldest is forgotten. */
 const MAX_ACCOUNTS = 4096
@@ -34,7 +34,7 @@ export class Allowance {
   }
 
   /** @param now milliseconds of a clock that never goes back */
-  take(key: string, now: number): Grant {
+  take(key: string, now: number): RetryAfter {
     const { burst, perSecond, debt } = this.#options
     const account = this.#accounts.get(key) ?? { level: burst, at: now }
     account.level = this.#levelOf(account, now)
@@ -44,13 +44,16 @@ export class Allowance {
     this.#accounts.set(key, account)
     if (account.level >= 1) {
       account.level -= 1
-      return { kind: 'granted' }
+      return undefined
     }
-    if (debt > 0) {
-      if (account.level < 1 - debt) return { kind: 'over' }
-      account.level -= 1
-    }
-    return { kind: 'refused', retryAfter: Math.ceil(((1 - account.level) / perSecond) * 1000) }
+    if (debt > 0) account.level = Math.max(account.level - 1, -debt)
+    return Math.ceil(((1 - account.level) / perSecond) * 1000)
+  }
+
+  /** Whether the debt is as deep as it gets, so that there is nothing new to say. Takes nothing. */
+  isExhausted(key: string, now: number): boolean {
+    const account = this.#accounts.get(key)
+    return account !== undefined && this.#levelOf(account, now) < 1 - this.#options.debt
   }
 
   #levelOf({ level, at }: Account, now: number): number {

@@ -1,12 +1,11 @@
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import { Allowance, type Grant } from './allowance.ts'
+import { Allowance } from './allowance.ts'
 import type { Refusal } from './admission.ts'
 
 /**
- * Dials of the control socket by one process. 64 at once is more than the backends that a process has; 8 a second is
- * more than ten of them need that are refused (the SDK dials each 1 to 2 s), costs the worker under 2 % of a processor if
- * each one registers, and cannot fill the 128 places of connections that have not sent HELLO: 64 + 8/s x 5 s. The first
- * 8 dials over the limit are told so; the next are closed unread.
+ * HELLOs of one process. 64 at once is more than the backends that a process has; 8 a second is more than ten of them need that
+ * are refused (the SDK dials each 1 to 2 s), and costs the worker some percent of a processor at most. The first 8 over the
+ * limit are told so; then connections of that process are closed late and unread.
  */
 const DIALS = { burst: 64, perSecond: 8, debt: 8 }
 
@@ -28,9 +27,19 @@ export class RegistrationLimits {
   readonly #unnamedDials = new Allowance(UNNAMED_DIALS)
   readonly #replacements = new Allowance(REPLACEMENTS)
 
-  /** A process has connected. */
-  dialled({ pid, uid }: PeerCredentials, now: number): Grant {
-    return pid === 0 ? this.#unnamedDials.take(String(uid), now) : this.#dials.take(`${uid}/${pid}`, now)
+  /** Whether a process that connects has dialled so often that it is not worth an answer. */
+  isExhausted(peer: PeerCredentials, now: number): boolean {
+    const [allowance, key] = this.#accountOf(peer)
+    return allowance.isExhausted(key, now)
+  }
+
+  /** A process has sent HELLO. */
+  dialled(peer: PeerCredentials, now: number): Refusal | undefined {
+    const [allowance, key] = this.#accountOf(peer)
+    const retryAfter = allowance.take(key, now)
+    if (retryAfter === undefined) return undefined
+    const message = `process ${peer.pid} dials more often than ${DIALS.perSecond} times a second`
+    return { code: 'TooManyRegistrations', message, retry: true, retryAfter }
   }
 
   /**
@@ -39,14 +48,12 @@ export class RegistrationLimits {
    * @param id ULID
    */
   replaces(id: string, slot: string, now: number): Refusal | undefined {
-    if (this.#replacements.take(id, now).kind === 'granted') return undefined
+    if (this.#replacements.take(id, now) === undefined) return undefined
     const message = `this process is registered as ${slot} (${id}), and that registration lives; dial again when it ends, or at its RECONNECT`
     return { code: 'AlreadyRegistered', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
-}
 
-/** What a process is told that has dialled too often. */
-export function tooManyDials({ pid }: PeerCredentials, retryAfter: number): Refusal {
-  const message = `process ${pid} dials more often than ${DIALS.perSecond} times a second`
-  return { code: 'TooManyRegistrations', message, retry: true, retryAfter }
+  #accountOf({ pid, uid }: PeerCredentials): [Allowance, string] {
+    return pid === 0 ? [this.#unnamedDials, String(uid)] : [this.#dials, `${uid}/${pid}`]
+  }
 }

@@ -30,7 +30,7 @@ import type { Service } from '../service/service.ts'
 import { admit, isAllowed, type Refusal } from './admission.ts'
 import { type BackendIdentity, BackendLink } from './backend-link.ts'
 import { LogOnce } from './log-once.ts'
-import { RegistrationLimits, tooManyDials } from './registration-limits.ts'
+import { RegistrationLimits } from './registration-limits.ts'
 import { usableEndpoint } from './relay-path.ts'
 import { Slots } from './slots.ts'
 import { Tarpit } from './tarpit.ts'
@@ -167,9 +167,7 @@ export class Registry {
     }
     const welcome = isAllowed(credentials, this.#config)
     if (!welcome && this.#unwelcome >= MOST_UNWELCOME) return fd.close()
-    const dial = welcome ? this.#limits.dialled(credentials, performance.now()) : undefined
-    if (dial?.kind === 'over') return this.#tarpit.close(fd)
-    const limited = dial?.kind === 'refused' ? tooManyDials(credentials, dial.retryAfter) : undefined
+    if (welcome && this.#limits.isExhausted(credentials, performance.now())) return this.#tarpit.close(fd)
 
     let link: BackendLink | undefined
     let met = false
@@ -180,7 +178,7 @@ export class Registry {
         met = true
         const [hello, ...rest] = frames as [HelloFrame, ...Frame[]]
         forget()
-        link = this.#register(control, hello, credentials, limited)
+        link = this.#register(control, hello, credentials)
         if (rest.length > 0) link?.read(rest)
       },
       ended: (end: ControlEnd) => {
@@ -197,7 +195,7 @@ export class Registry {
         }
         control.cutOff()
       },
-      welcome && limited === undefined ? HELLO_TIMEOUT : UNWELCOME_TIMEOUT,
+      welcome ? HELLO_TIMEOUT : UNWELCOME_TIMEOUT,
     )
     const forget = () => {
       if (known) return
@@ -214,13 +212,14 @@ export class Registry {
     control: ControlConnection,
     hello: HelloFrame,
     credentials: PeerCredentials,
-    limited: Refusal | undefined,
   ): BackendLink | undefined {
     const applicant = { hello, credentials, socketProblem: this.#socketProblem() }
     const service = this.#services.get(hello.service)
     const older = this.#olderLink(hello, credentials)
     const refusal =
-      limited ?? admit(applicant, this.#config, this.#services) ?? this.#replacementProblem(older)
+      this.#limitProblem(credentials) ??
+      admit(applicant, this.#config, this.#services) ??
+      this.#replacementProblem(older)
     if (refusal !== undefined || service === undefined) {
       const { code, message, retry, retryAfter }: Refusal = refusal ?? {
         code: 'UnknownService',
@@ -239,6 +238,12 @@ export class Registry {
       return undefined
     }
     return this.#welcome(control, hello, credentials, service, older)
+  }
+
+  /** Users who may not register have limits of their own (`MOST_UNWELCOME`), and are told that. */
+  #limitProblem(credentials: PeerCredentials): Refusal | undefined {
+    if (!isAllowed(credentials, this.#config)) return undefined
+    return this.#limits.dialled(credentials, performance.now())
   }
 
   /** A registration that lives may be replaced when it was asked to move, and a few times when it was not. */
