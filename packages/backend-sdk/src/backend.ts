@@ -62,6 +62,9 @@ const LONGEST_TIMER = 2 ** 31 - 1
 /** A session that lived for less, in milliseconds, counts as a failed dial: a broker that drops whom it welcomes. */
 const SHORTEST_SESSION = 1000
 
+/** What a refusal asks for is waited for up to this, in milliseconds: the broker may be another one by then. */
+const LONGEST_RETRY_AFTER = 60_000
+
 /**
  * The backend's half of Baton in one process: registers with the broker, takes connections off its lane, and gives them
  * to the attached server as if it had accepted them itself.
@@ -81,6 +84,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #slot: string | null = null
   #draining: Promise<void> | undefined
   #logged: string | undefined
+  #relayProblemLogged = false
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
@@ -252,7 +256,9 @@ export class Backend extends EventEmitter<BackendEvents> {
       } catch (error) {
         if (signal.aborted) return
         this.#registrationFailed(error as Error)
-        await sleep(backoff.next(), undefined, { signal }).catch(() => undefined)
+        const notBefore =
+          error instanceof RegistrationRefused ? Math.min(error.retryAfter, LONGEST_RETRY_AFTER) : 0
+        await sleep(notBefore + backoff.next(), undefined, { signal }).catch(() => undefined)
       }
     }
   }
@@ -280,6 +286,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#slot = slot
     this.#state = 'registered'
     this.#logged = undefined
+    this.#noteRelayProblem(registration.relayProblem)
     this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
     for (const waiter of this.#waiting) waiter.resolve()
     // A tick later, as the others: what a listener throws must not break off what goes on here.
@@ -333,6 +340,14 @@ export class Backend extends EventEmitter<BackendEvents> {
       sdk: SDK_VERSION,
       secret,
     }
+  }
+
+  /** Said once: a process that cannot make a socket will not be able to the next time. */
+  #noteRelayProblem(error: Error | undefined): void {
+    if (error === undefined || this.#relayProblemLogged) return
+    this.#relayProblemLogged = true
+    const { logger, service } = this.#options
+    logger.warn({ service, error }, 'no socket for relays could be made; registered without')
   }
 
   /** Says each reason once, not at each dial. */

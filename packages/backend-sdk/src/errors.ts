@@ -38,11 +38,14 @@ export class RegistrationRefused extends BackendError {
   readonly reason: string
   /** Whether the same registration may be accepted later. */
   readonly retry: boolean
+  /** Milliseconds before which another dial is refused as well; 0 when the broker names no such time. */
+  readonly retryAfter: number
 
-  constructor(reason: string, message: string, retry: boolean) {
+  constructor(reason: string, message: string, retry: boolean, retryAfter = 0) {
     super('BATON_ERR_REGISTRATION_REFUSED', `${reason}: ${message}`)
     this.name = 'RegistrationRefused'
     this.reason = reason
     this.retry = retry
+    this.retryAfter = retryAfter
   }
 }

@@ -319,7 +319,13 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
 
   const app = run(ports(3000, 3001, 3002, 3003, 3004, 3005))
   const { wire } = await broker.dialled()
-  wire.write({ type: 'refused', code: 'UnknownService', message: 'no such service', retry: false })
+  wire.write({
+    type: 'refused',
+    code: 'UnknownService',
+    message: 'no such service',
+    retry: false,
+    retryAfter: null,
+  })
   const errors = await fails(app)
   t.match(errors[3000], {
     code: 'EADDRINUSE',

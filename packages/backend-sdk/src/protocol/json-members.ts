@@ -84,7 +84,12 @@ const WELCOME: Members<WelcomeFrame> = {
   ackDeadline: period,
 }
 
-const REFUSED: Members<RefusedFrame> = { code: name, message: text, retry: flag }
+const REFUSED: Members<RefusedFrame> = {
+  code: name,
+  message: text,
+  retry: flag,
+  retryAfter: orNull(milliseconds),
+}
 const RECONNECT: Members<ReconnectFrame> = { reason: text }
 const DRAIN: Members<DrainFrame> = { deadline: orNull(milliseconds), reason: text }
 const HEARTBEAT: Members<HeartbeatFrame> = { id: count, reply: flag }

@@ -10,8 +10,12 @@ export interface Refusal {
     | 'SecretMismatch'
     | 'ProtocolVersion'
     | 'UnknownService'
+    | 'TooManyRegistrations'
+    | 'AlreadyRegistered'
   readonly message: string
   readonly retry: boolean
+  /** Milliseconds before which another dial is refused as well. */
+  readonly retryAfter?: number
 }
 
 export interface Applicant {

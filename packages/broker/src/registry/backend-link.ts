@@ -60,6 +60,7 @@ export class BackendLink implements Candidate {
   readonly #dials: RelayDials
   #ackTimer: Timer | undefined
   #superseded = false
+  #askedToReconnect = false
   #over = false
   #acked = 0
   #adopted: number | undefined
@@ -189,8 +190,16 @@ export class BackendLink implements Candidate {
     this.#endIfSuperseded()
   }
 
+  /** RECONNECT was sent: another registration of this process is due. */
+  get askedToReconnect(): boolean {
+    return this.#askedToReconnect
+  }
+
   /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
   release(reason: string): void {
+    // One that drains takes no connection any more, so no other worker has to know it.
+    if (this.eligibility.draining) return
+    this.#askedToReconnect = true
     this.#control.write({ type: 'reconnect', reason })
   }
 

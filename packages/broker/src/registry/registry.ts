@@ -27,10 +27,13 @@ import { HealthChecks } from '../health/health-checks.ts'
 import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
-import { admit, isAllowed } from './admission.ts'
+import { admit, isAllowed, type Refusal } from './admission.ts'
 import { type BackendIdentity, BackendLink } from './backend-link.ts'
 import { LogOnce } from './log-once.ts'
+import { RegistrationLimits } from './registration-limits.ts'
+import { usableEndpoint } from './relay-path.ts'
 import { Slots } from './slots.ts'
+import { Tarpit } from './tarpit.ts'
 
 /** A process that connects has this long to say HELLO, in milliseconds. */
 const HELLO_TIMEOUT = 5000
@@ -79,6 +82,8 @@ export class Registry {
   readonly #logger: Logger
   readonly #slots = new Slots()
   readonly #refusals = new LogOnce()
+  readonly #limits = new RegistrationLimits()
+  readonly #tarpit = new Tarpit()
   readonly #strangers = new Set<ControlConnection>()
   /** By id; of a backend that has registered anew, its newest. */
   readonly #links = new Map<string, BackendLink>()
@@ -123,6 +128,7 @@ export class Registry {
   close(): void {
     this.pause()
     this.#socket.fd.close()
+    this.#tarpit.end()
     for (const stranger of this.#strangers) stranger.cutOff()
   }
 
@@ -161,6 +167,7 @@ export class Registry {
     }
     const welcome = isAllowed(credentials, this.#config)
     if (!welcome && this.#unwelcome >= MOST_UNWELCOME) return fd.close()
+    if (welcome && this.#limits.isExhausted(credentials, performance.now())) return this.#tarpit.close(fd)
 
     let link: BackendLink | undefined
     let met = false
@@ -207,10 +214,14 @@ export class Registry {
     credentials: PeerCredentials,
   ): BackendLink | undefined {
     const applicant = { hello, credentials, socketProblem: this.#socketProblem() }
-    const refusal = admit(applicant, this.#config, this.#services)
     const service = this.#services.get(hello.service)
+    const older = this.#olderLink(hello, credentials)
+    const refusal =
+      this.#limitProblem(credentials) ??
+      admit(applicant, this.#config, this.#services) ??
+      this.#replacementProblem(older)
     if (refusal !== undefined || service === undefined) {
-      const { code, message, retry } = refusal ?? {
+      const { code, message, retry, retryAfter }: Refusal = refusal ?? {
         code: 'UnknownService',
         message: hello.service,
         retry: false,
@@ -222,17 +233,34 @@ export class Registry {
           'registration refused',
         )
       }
-      control.write({ type: 'refused', code, message, retry })
+      control.write({ type: 'refused', code, message, retry, retryAfter: retryAfter ?? null })
       control.finish()
       return undefined
     }
-    return this.#welcome(control, hello, credentials, service)
+    return this.#welcome(control, hello, credentials, service, older)
   }
 
-  #welcome(control: ControlConnection, hello: HelloFrame, credentials: PeerCredentials, service: Service) {
+  /** Users who may not register have limits of their own (`MOST_UNWELCOME`), and are told that. */
+  #limitProblem(credentials: PeerCredentials): Refusal | undefined {
+    if (!isAllowed(credentials, this.#config)) return undefined
+    return this.#limits.dialled(credentials, performance.now())
+  }
+
+  /** A registration that lives may be replaced when it was asked to move, and a few times when it was not. */
+  #replacementProblem(older: BackendLink | undefined): Refusal | undefined {
+    if (older === undefined || older.askedToReconnect) return undefined
+    return this.#limits.replaces(older.identity.ulid, older.identity.slot, performance.now())
+  }
+
+  #welcome(
+    control: ControlConnection,
+    hello: HelloFrame,
+    credentials: PeerCredentials,
+    service: Service,
+    older: BackendLink | undefined,
+  ) {
     const { config } = service
     let lane: Lane | undefined
-    const older = this.#olderLink(hello, credentials, service)
     // Its slot is free then, unless it has offers out.
     older?.supersede()
     const id =
@@ -240,6 +268,7 @@ export class Registry {
       (hello.backend !== null && isValid(hello.backend) && !this.#links.has(hello.backend)
         ? hello.backend
         : ulid())
+    const endpoint = usableEndpoint(hello.reconnect)
     const identity = {
       ulid: id,
       slot: this.#slots.take(service.name, older?.id ?? this.#known[id]?.slot),
@@ -249,7 +278,7 @@ export class Registry {
       version: hello.version,
       weight: hello.weight,
       registeredAt: new Date(),
-      reconnect: hello.reconnect?.path ?? null,
+      reconnect: endpoint.path,
     }
     try {
       lane = new Lane()
@@ -322,6 +351,12 @@ export class Registry {
       { backend: id, slot, service: service.name, peerPid: pid, uid, version, weight },
       'backend registered',
     )
+    if (endpoint.problem !== undefined && this.#refusals.isNew(`${pid}/${uid}/endpoint`)) {
+      this.#logger.warn(
+        { backend: id, slot, peerPid: pid, reason: endpoint.problem },
+        'relay endpoint of a backend cannot be used',
+      )
+    }
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.release(this.#releasing)
@@ -334,10 +369,10 @@ export class Registry {
    * The link of a process that registers although it has one here: it was asked to move to a successor of this worker, and that one has
    * died. An id is no secret; the kernel says that it is the same process.
    */
-  #olderLink({ backend }: HelloFrame, { pid, uid }: PeerCredentials, service: Service) {
+  #olderLink({ backend, service }: HelloFrame, { pid, uid }: PeerCredentials) {
     const link = backend === null ? undefined : this.#links.get(backend)
     const same = link?.identity.pid === pid && link.identity.uid === uid
-    return same && link.identity.service === service.name ? link : undefined
+    return same && link.identity.service === service ? link : undefined
   }
 
   /** Unless somebody who is still here has named the same one. */
