@@ -4,9 +4,13 @@ import { takeEarlySignals } from '../cli/early-signals.ts'
 import { DONE, FAILED } from '../cli/terminal.ts'
 import { GivenSockets, Notifier } from '../systemd/index.ts'
 import { Master } from './master.ts'
+import { findLaunchers, isUnderNohup } from './launchers.ts'
 import { StartLog } from './start-log.ts'
 import { watchFolder } from './watch-folder.ts'
 import { type RunState, takeState } from './state.ts'
+
+/** A second signal within so many milliseconds is the first one, passed on by a launcher. */
+const ECHO_LIMIT = 500
 
 type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 
@@ -44,7 +48,12 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const state = takeState(process.env)
   const ofRun = state === undefined ? run : (state.run ?? undefined)
   const log = new StartLog(ofRun === undefined ? 'json' : 'text')
+  // npm passes on what a terminal has sent to the whole group already.
+  const isLaunched = findLaunchers().length > 0
+  let first = 0
   const onEnd = (signal: Signal) => {
+    if (isLaunched && count === 1 && performance.now() - first < ECHO_LIMIT) return
+    first = performance.now()
     count += 1
     if (count === 1) return obey(signal)
     log.logger.warn({ signal }, 'second signal: ending at once')
@@ -53,8 +62,8 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   }
   let hungUp = false
   const onHangUp = () => {
-    // Under `baton run` it is what it says: the terminal is gone.
-    if (ofRun !== undefined) onEnd('SIGHUP')
+    // Under `baton run` it is what it says: the terminal is gone. nohup(1) is there to outlive that.
+    if (ofRun !== undefined) void (isUnderNohup() || onEnd('SIGHUP'))
     else if (master === undefined) hungUp = true
     else master.reload()
   }
@@ -80,6 +89,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     const folder = ofRun?.watch
     if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
     await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])
+    if (running.failure !== undefined) throw running.failure
     return DONE
   } finally {
     unwatch?.()

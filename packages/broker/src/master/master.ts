@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../channel/messages.ts'
 import { readConfigText } from '../config/index.ts'
+import type { CommandError } from '../cli/terminal.ts'
 import { BrokerError } from '../errors.ts'
 import type { Change } from '../events/index.ts'
 import { Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
@@ -75,6 +76,7 @@ export class Master {
   /** The reload that the program before this one began, for those who wait until it is over. */
   #finishing: Promise<void> | undefined
   #stopped: Promise<void> | undefined
+  #failure: CommandError | undefined
   /** Resolves when it has stopped, whoever asked for it. */
   readonly stopped: Promise<void>
   #ended!: () => void
@@ -116,6 +118,7 @@ export class Master {
     try {
       await master.#roster.start()
       master.#fleet.apply(inForce.fleetConfig)
+      master.#appRun.begin()
     } catch (error) {
       master.kill()
       master.#release()
@@ -179,6 +182,7 @@ export class Master {
       drain: (service, backend, deadline) => {
         for (const worker of roster.workers) worker.send({ type: 'drain', service, backend, deadline })
       },
+      exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
     this.#operator = new Operator(inForce.sockets.operator, this.#poller, {
@@ -197,7 +201,15 @@ export class Master {
       tell: (change: Change) => roster.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
-    this.#appRun = new AppRun(run, { ...parts, deployer: this.#deployer })
+    this.#appRun = new AppRun(run, {
+      ...parts,
+      deployer: this.#deployer,
+      poller: this.#poller,
+      stop: (reason, failure) => {
+        this.#failure ??= failure
+        void this.stop(reason)
+      },
+    })
     this.#beforeExec = new BeforeExec(parts, program, () => ({
       lock: lock.fd,
       executions: executions + 1,
@@ -205,6 +217,11 @@ export class Master {
       run: this.#appRun.state ?? null,
     }))
     this.#afterExec = new AfterExec(parts, this.#operator)
+  }
+
+  /** Why it stops, when that is a failure of the app under `baton run`. */
+  get failure(): CommandError | undefined {
+    return this.#failure
   }
 
   /** For SIGHUP: nobody hears the answer but the log. */
@@ -281,7 +298,10 @@ export class Master {
       const backends = this.#backends()
       if (worker.role === 'leaving') this.#fleet.lost(backends)
       // Without a worker that serves nobody knows anything.
-      if (this.#roster.current !== undefined) this.#fleet.reported(backends)
+      if (this.#roster.current !== undefined) {
+        this.#fleet.reported(backends)
+        this.#appRun.reported(backends)
+      }
     }
     if (worker === this.#roster.current) this.#notifier.workerHeard()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
