@@ -81,6 +81,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #slot: string | null = null
   #draining: Promise<void> | undefined
   #logged: string | undefined
+  #endsHere = false
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
@@ -114,7 +115,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * made of one). It need not listen; whether it does is left alone.
    *
    * @param options.address what `server.address()` says while the server does not listen by itself; null without it
-   * @throws {AttachError} BATON_ERR_ALREADY_ATTACHED
+   * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
    */
   attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
     this.#attachment = attachServer(server, {
@@ -196,8 +197,20 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   async #drain(reason: string, deadline: number): Promise<void> {
     if (this.#state === 'closed') return
+    // Of what the broker drains, it goes on to serve elsewhere; what ends here by itself may be all there is.
+    if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
+    this.#closeIdle()
     await this.#draining
+  }
+
+  /**
+   * A backend that was told to end, and has no broker any more, is part of a stop: nothing comes after it for which idle
+   * connections would be worth keeping.
+   */
+  #closeIdle(): void {
+    if (!this.#endsHere || this.#state !== 'draining') return
+    if (![...this.#sessions].some(({ open }) => open)) this.#attachment?.closeIdle()
   }
 
   async #drainOnce(reason: string, deadline: number): Promise<void> {
@@ -311,6 +324,7 @@ export class Backend extends EventEmitter<BackendEvents> {
               : 'broker connection lost; adopted connections go on, dialling again',
           )
         }
+        this.#closeIdle()
         if (isOrphaned(process.env)) void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
         due()
         process.nextTick(() => this.emit('disconnected', end.error))

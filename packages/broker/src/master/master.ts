@@ -21,6 +21,7 @@ import { assign, InForce, readSettings, restoreSettings } from './in-force.ts'
 import { Occupation } from './occupation.ts'
 import { Operator } from './operator.ts'
 import { Roster } from './roster.ts'
+import { StopReport } from './stop-report.ts'
 import type { StartLog } from './start-log.ts'
 import { descriptorsOf, type MasterState, type RunState } from './state.ts'
 import type { WorkerProcess } from './worker-process.ts'
@@ -256,11 +257,16 @@ export class Master {
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline
+    const report = new StopReport(this.#inForce.sockets, this.#roster, this.#fleet, end, (line) => {
+      this.#log.logger.info(line)
+      this.#operator.tell(line)
+    })
     this.#inForce.sockets.closeListeners()
     // Those who wait may still be taken by a backend, so the backends go last.
     await this.#roster.stop(drainDeadline)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    report.end()
     this.#log.logger.info('stopped')
     this.#operator.finish(answerText(true, []))
     this.#release()
