@@ -356,7 +356,11 @@ export class Backend extends EventEmitter<BackendEvents> {
     if (reason !== this.#logged) {
       this.#logged = reason
       const refused = error instanceof RegistrationRefused
-      const message = refused ? 'the broker refused the registration' : 'no broker yet, dialling again'
+      const message = refused
+        ? 'the broker refused the registration'
+        : error.code === 'BATON_ERR_TEMPORARY_FOLDER'
+          ? 'not registered, dialling again'
+          : 'no broker yet, dialling again'
       logger.warn({ socket, service, error }, message)
     }
     if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)

@@ -55,7 +55,7 @@ export class AppRun {
       giveUp: (error) => stop('the app does not start', error),
     })
     this.#unwatch = watchLaunchers(state.launchers ?? [], poller, ({ name, pid }) =>
-      stop(`${name} (pid ${pid}), which has run it, has ended`),
+      stop(`${name.trim()} (pid ${pid}), which started it, has ended`),
     )
   }
 
