@@ -42,7 +42,9 @@ void t.test('baton run: the reader of its output stops', { timeout: LIMIT }, asy
 
   const text = await reader.reads(DROPPED)
   const lines = text.split('\n').slice(0, -1)
-  const cut = lines.filter((line) => /line \d+ \d+ x/.test(line) && !/^app\.1 \| line \d+ \d+ x{3900} end$/.test(line))
+  const cut = lines.filter(
+    (line) => /line \d+ \d+ x/.test(line) && !/^app\.1 \| line \d+ \d+ x{3900} end$/.test(line),
+  )
   t.same(
     cut.map((line) => `${line.slice(0, 40)}...${line.slice(-40)}`),
     [],

@@ -166,7 +166,8 @@ export class SlowReader {
 /** The body of one answer, on a connection of its own. */
 function ask(where: string | http.RequestOptions): Promise<string> {
   return new Promise((resolve, reject) => {
-    const options = typeof where === 'string' ? { ...urlOptions(where), agent: false } : { ...where, agent: false }
+    const options =
+      typeof where === 'string' ? { ...urlOptions(where), agent: false } : { ...where, agent: false }
     const request = http.request({ ...options, timeout: 5000 }, (response) => {
       let body = ''
       response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))

@@ -85,6 +85,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #draining: Promise<void> | undefined
   #logged: string | undefined
   #relayProblemLogged = false
+  #endsHere = false
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
@@ -118,7 +119,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * made of one). It need not listen; whether it does is left alone.
    *
    * @param options.address what `server.address()` says while the server does not listen by itself; null without it
-   * @throws {AttachError} BATON_ERR_ALREADY_ATTACHED
+   * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
    */
   attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
     this.#attachment = attachServer(server, {
@@ -200,8 +201,20 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   async #drain(reason: string, deadline: number): Promise<void> {
     if (this.#state === 'closed') return
+    // Of what the broker drains, it goes on to serve elsewhere; what ends here by itself may be all there is.
+    if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
+    this.#closeIdle()
     await this.#draining
+  }
+
+  /**
+   * A backend that was told to end, and has no broker any more, is part of a stop: nothing comes after it for which idle
+   * connections would be worth keeping.
+   */
+  #closeIdle(): void {
+    if (!this.#endsHere || this.#state !== 'draining') return
+    if (![...this.#sessions].some(({ open }) => open)) this.#attachment?.closeIdle()
   }
 
   async #drainOnce(reason: string, deadline: number): Promise<void> {
@@ -318,6 +331,7 @@ export class Backend extends EventEmitter<BackendEvents> {
               : 'broker connection lost; adopted connections go on, dialling again',
           )
         }
+        this.#closeIdle()
         if (isOrphaned(process.env)) void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
         due()
         process.nextTick(() => this.emit('disconnected', end.error))
@@ -357,7 +371,11 @@ export class Backend extends EventEmitter<BackendEvents> {
     if (reason !== this.#logged) {
       this.#logged = reason
       const refused = error instanceof RegistrationRefused
-      const message = refused ? 'the broker refused the registration' : 'no broker yet, dialling again'
+      const message = refused
+        ? 'the broker refused the registration'
+        : error.code === 'BATON_ERR_TEMPORARY_FOLDER'
+          ? 'not registered, dialling again'
+          : 'no broker yet, dialling again'
       logger.warn({ socket, service, error }, message)
     }
     if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)

@@ -11,6 +11,7 @@ export const messages = {
   BATON_ERR_REGISTRATION_REFUSED: 'the broker refused the registration',
   BATON_ERR_REGISTRATION_TIMEOUT:
     'the broker accepted the connection but did not answer the registration in time',
+  BATON_ERR_TEMPORARY_FOLDER: 'the temporary folder cannot be used',
   BATON_ERR_LANE_MISSING: 'the answer to the registration did not carry exactly one descriptor',
 } as const
 

@@ -1,9 +1,10 @@
-import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 import { adminListenError } from './admin/errors.ts'
 import { type Config, formatAddress, type ListenerConfig } from './config/index.ts'
 import { BrokerError } from './errors.ts'
+import { makeFolder } from './make-folder.ts'
 import type { ControlSocket } from './registry/registry.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
@@ -109,7 +110,7 @@ function isShared({ security }: Config): boolean {
 /** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
 function prepareFolder(path: string, mode: number): void {
   try {
-    mkdirSync(path, { recursive: true, mode: PRIVATE_FOLDER })
+    makeFolder(path, PRIVATE_FOLDER)
     const { uid, mode: found } = lstatSync(path)
     if (!lstatSync(path).isDirectory())
       throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
@@ -129,7 +130,9 @@ function prepareFolder(path: string, mode: number): void {
     chmodSync(path, mode)
   } catch (error) {
     if (error instanceof BrokerError) throw error
-    throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
+    const { message } = error as Error
+    const why = `${path}: ${message}; name another one as runtimeDir`
+    throw new BrokerError('BATON_ERR_RUNTIME_DIR', why, { cause: error })
   }
 }
 

@@ -103,6 +103,9 @@ export const MFD_EXEC = 0x10
 export const WNOHANG = 1
 /** pidfd_open(2) has one number on all architectures; glibc has a function for it only since 2.36. */
 export const SYS_PIDFD_OPEN = 434
+/** kcmp(2), which has no function, has one number on each architecture. */
+export const SYS_KCMP = process.arch === 'arm64' ? 272 : 312
+export const KCMP_FILE = 0
 
 /** `sizeof(struct sockaddr_un)`: a family and 108 bytes of path. */
 export const SOCKADDR_UN_SIZE = 110

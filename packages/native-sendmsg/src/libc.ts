@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import { endianness } from 'node:os'
 import type * as Ffi from 'ffi-rs'
-import { SYS_PIDFD_OPEN } from './abi.ts'
+import { SYS_KCMP, SYS_PIDFD_OPEN } from './abi.ts'
 import { UnsupportedPlatformError } from './errors.ts'
 import { SYS_IO_URING_ENTER, SYS_IO_URING_SETUP } from './ring-abi.ts'
 
@@ -155,6 +155,7 @@ export const libc = {
   waitpid: bind('waitpid', 'int', 'int', 'word', 'int'),
   epoll_wait: bind('epoll_wait', 'int', 'int', 'word', 'int', 'int'),
   pidfd_open: bindNumber(bind, SYS_PIDFD_OPEN, 'word', 'word'),
+  kcmp: bindNumber(bind, SYS_KCMP, 'word', 'word', 'word', 'word', 'word'),
   io_uring_setup: bindNumber(bind, SYS_IO_URING_SETUP, 'word', 'word'),
   io_uring_enter: bindNumber(bindRepeatable, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
 } as const

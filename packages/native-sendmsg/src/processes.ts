@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { WNOHANG } from './abi.ts'
+import { KCMP_FILE, WNOHANG } from './abi.ts'
 import { lazyArena } from './arena.ts'
 import { OwnedFd } from './descriptors.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
@@ -33,6 +33,20 @@ export function openProcess(pid: number): OwnedFd {
   const fd = libc.pidfd_open(pid, 0)
   if (fd === -1) throw new NativeError('pidfd_open', lastErrno(), { pid })
   return new OwnedFd(fd)
+}
+
+/** A descriptor of a process: its pid, and the number there. */
+export type ForeignFd = readonly [pid: number, fd: number]
+
+/**
+ * Whether two descriptors, of any processes of this user, refer to the same open file (kcmp(2)): one was inherited from the
+ * other, and not opened again. Undefined where the kernel does not say: without CONFIG_KCMP, or forbidden (ptrace(2)).
+ */
+export function sameOpenFile(one: ForeignFd, other: ForeignFd): boolean | undefined {
+  refuseGroups(one[0])
+  refuseGroups(other[0])
+  const order = libc.kcmp(one[0], other[0], KCMP_FILE, one[1], other[1])
+  return order === -1 ? undefined : order === 0
 }
 
 const statusArena = lazyArena(4)

@@ -22,7 +22,9 @@ function install(masterSocket: string): void {
     if (taken.has(this)) throw alreadyListening()
     const target = listenTarget(args)
     if (target === undefined || this.listening || isClustered()) return Reflect.apply(original, this, args)
-    const starting = new Starting(this, target, () => taken.delete(this))
+    const site: { stack?: unknown } = {}
+    Error.captureStackTrace(site, listen)
+    const starting = new Starting(this, target, () => taken.delete(this), site.stack)
     taken.add(this)
     // The rest of the SDK, and what it needs.
     void import('./serve.ts').then(

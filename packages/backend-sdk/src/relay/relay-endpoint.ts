@@ -3,6 +3,7 @@ import { chmodSync, mkdtempSync, rmdirSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { BackendError } from '../errors.ts'
 import { decodeProxyHeader, type ProxyAddresses } from '../protocol/proxy-header.ts'
 
 /** A relay whose header was read and whose token was not looked at yet. Nothing behind the header was read. */
@@ -18,6 +19,9 @@ export interface IncomingRelay {
 
 /** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
 const MOST_STRANGERS = 256
+
+/** unix(7), in bytes. Node 20 cuts what is longer, and listens under another name. */
+const LONGEST_PATH = 107
 
 /** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
 export const RELAY_SOCKET_PREFIX = 'relay-'
@@ -51,15 +55,24 @@ export class RelayEndpoint {
     } catch {
       beside.close()
     }
-    const folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
-    if (shared) chmodSync(folder, 0o711)
-    const apart = new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
+    const apart = RelayEndpoint.#apart(shared, patience)
     try {
       return await apart.#listen(shared)
     } catch (error) {
       apart.close()
-      throw error
+      throw unusable(error)
     }
+  }
+
+  static #apart(shared: boolean, patience: number): RelayEndpoint {
+    let folder: string
+    try {
+      folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
+    } catch (error) {
+      throw unusable(error)
+    }
+    if (shared) chmodSync(folder, 0o711)
+    return new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
   }
 
   private constructor(path: string, folder: string | undefined, patience: number) {
@@ -70,6 +83,9 @@ export class RelayEndpoint {
   }
 
   async #listen(shared: boolean): Promise<this> {
+    const bytes = Buffer.byteLength(this.path)
+    if (bytes > LONGEST_PATH)
+      throw Object.assign(new Error(`the socket path has ${bytes} bytes`), { code: 'ENAMETOOLONG' })
     await new Promise<void>((done, reject) => {
       this.#server.once('error', reject)
       this.#server.listen({ path: this.path, readableAll: shared, writableAll: shared }, () => done())
@@ -87,7 +103,7 @@ export class RelayEndpoint {
 
   /** No more relays; those that were handed on live on. The socket's name goes with it. */
   close(): void {
-    this.#server.close()
+    if (this.#server.listening) this.#server.close()
     for (const stranger of this.#strangers) stranger.destroy()
     for (const { socket } of this.#early.splice(0)) socket.destroy()
     if (this.#folder === undefined) return
@@ -136,3 +152,22 @@ export class RelayEndpoint {
     socket.on('error', drop).on('data', onData).on('end', drop).on('close', forget)
   }
 }
+
+function unusable(cause: unknown): BackendError {
+  const { code = '' } = cause as NodeJS.ErrnoException
+  const why = REASONS.get(code) ?? (cause instanceof Error ? cause.message : String(cause))
+  return new BackendError(
+    'BATON_ERR_TEMPORARY_FOLDER',
+    `the endpoint for relays does not fit beside the control socket, and ${tmpdir()} ${why}; set TMPDIR to another folder`,
+    { cause },
+  )
+}
+
+const REASONS = new Map([
+  ['ENOENT', 'does not exist (ENOENT)'],
+  ['ENOTDIR', 'is not a folder (ENOTDIR)'],
+  ['EACCES', 'may not be written to by this user (EACCES)'],
+  ['EROFS', 'is on a read-only file system (EROFS)'],
+  ['EINVAL', 'has a path too long for a socket (EINVAL)'],
+  ['ENAMETOOLONG', 'has a path too long for a socket (ENAMETOOLONG)'],
+])

@@ -31,6 +31,8 @@ export interface FleetOptions {
   drain(service: string, backend: string, deadline: number): void
   /** `statuses` may have something new. Called often, also from within calls that change something. */
   changed?(): void
+  /** The process of an instance has ended without having been asked to, or could not be started. */
+  exited?(process: ManagedProcess, exit: ProcessExit): void
 }
 
 /** Told of every exit and every report, after the fleet has drawn its own conclusions. */
@@ -224,8 +226,9 @@ export class Fleet {
       environment: (definition, backend) => environmentOf(definition, { socket, backend }, env),
       isListed: (id) => isListed(this.#reports, id),
       drain: (service, id, deadline) => this.#options.drain(service, id, deadline),
-      exited: (process, exit) => {
+      exited: (process, exit, inPlace) => {
         for (const observer of this.#observers.values()) observer.exited(process, exit)
+        if (inPlace) this.#options.exited?.(process, exit)
         this.#forget()
       },
       changed: () => this.#options.changed?.(),

@@ -14,8 +14,8 @@ export interface ServiceHost {
   environment(definition: Definition, id: string): NodeJS.ProcessEnv
   isListed(id: string): boolean
   drain(service: string, id: string, deadline: number): void
-  /** A process has ended, and the service has drawn its conclusions. */
-  exited(process: ManagedProcess, exit: ProcessExit): void
+  /** A process has ended, and the service has drawn its conclusions. `inPlace`: it was an instance's, and none that was retired. */
+  exited(process: ManagedProcess, exit: ProcessExit, inPlace: boolean): void
   /** Something that `statuses` shows is another. */
   changed(): void
 }
@@ -259,10 +259,9 @@ export class ManagedService {
     for (const [number, successor] of this.#successors) {
       if (successor === process) this.#successors.delete(number)
     }
-    for (const instance of this.#instances.values()) {
-      if (instance.process === process) instance.exited(process)
-    }
-    this.#host.exited(process, exit)
+    const instance = [...this.#instances.values()].find((each) => each.process === process)
+    instance?.exited(process)
+    this.#host.exited(process, exit, instance !== undefined)
     this.#host.changed()
   }
 }

@@ -5,6 +5,8 @@ export interface ProcessExit {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
   readonly error?: string | undefined
+  /** Of `error`, such as `ENOENT`. */
+  readonly errno?: string | undefined
 }
 
 export interface ProcessHost {

@@ -25,6 +25,7 @@ const exit = z.object({
     .custom<NodeJS.Signals>((value) => typeof value === 'string' && value.startsWith('SIG'))
     .nullable(),
   error: z.string().optional(),
+  errno: z.string().optional(),
 })
 
 const life = z.discriminatedUnion('kind', [

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { errnoOf } from '../config/index.ts'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
 import { OutputPipe } from './output-pipe.ts'
 import { signalGroup } from './process-group.ts'
@@ -53,7 +54,7 @@ function startProcess(
     return neverStarted(error as Error, host)
   }
   child.on('error', (error) => {
-    if (child.pid === undefined) run.ended({ code: null, signal: null, error: error.message })
+    if (child.pid === undefined) run.ended(failedStart(error))
   })
   child.on('exit', (code, signal) => {
     leaveNobody(child.pid)
@@ -80,8 +81,12 @@ function leaveNobody(leader: number | undefined, signal: NodeJS.Signals = 'SIGTE
   if (leader !== undefined) signalGroup(leader, signal)
 }
 
+function failedStart(error: Error): ProcessExit {
+  return { code: null, signal: null, error: error.message, errno: errnoOf(error) }
+}
+
 function neverStarted(error: Error, host: ProcessHost): RunningProcess {
-  const told = setImmediate(() => host.exited({ code: null, signal: null, error: error.message }))
+  const told = setImmediate(() => host.exited(failedStart(error)))
   return { pid: undefined, numbers: undefined, signal() {}, close: () => clearImmediate(told) }
 }
 

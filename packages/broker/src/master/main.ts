@@ -6,9 +6,13 @@ import { DONE, FAILED } from '../cli/terminal.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import { GivenSockets, Notifier } from '../systemd/index.ts'
 import { Master } from './master.ts'
+import { findLaunchers, isUnderNohup } from './launchers.ts'
 import { StartLog } from './start-log.ts'
 import { watchFolder } from './watch-folder.ts'
 import { type RunState, takeState } from './state.ts'
+
+/** A second signal within so many milliseconds is the first one, passed on by a launcher. */
+const ECHO_LIMIT = 500
 
 /** Where signals come from: the process. */
 export interface SignalSource {
@@ -47,7 +51,12 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const state = takeState(process.env)
   const ofRun = state === undefined ? run : (state.run ?? undefined)
   const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
+  // npm passes on what a terminal has sent to the whole group already.
+  const isLaunched = findLaunchers().length > 0
+  let first = 0
   const onEnd = (signal: MasterSignal) => {
+    if (isLaunched && count === 1 && performance.now() - first < ECHO_LIMIT) return
+    first = performance.now()
     count += 1
     if (count === 1) return obey(signal)
     log.logger.warn({ signal }, 'second signal: ending at once')
@@ -58,8 +67,8 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const early = new Set<MasterSignal>()
   const onSignal = (signal: MasterSignal) => {
     if (signal === 'SIGTERM' || signal === 'SIGINT' || signal === 'SIGQUIT') return onEnd(signal)
-    // Under `baton run` it is what it says: the terminal is gone.
-    if (signal === 'SIGHUP' && ofRun !== undefined) return onEnd(signal)
+    // Under `baton run` it is what it says: the terminal is gone. nohup(1) is there to outlive that.
+    if (signal === 'SIGHUP' && ofRun !== undefined) return void (isUnderNohup() || onEnd(signal))
     if (master === undefined) return void early.add(signal)
     if (signal === 'SIGHUP') master.reload()
     else if (signal === 'SIGUSR2') master.logStatus()
@@ -85,6 +94,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     const folder = ofRun?.watch
     if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
     await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])
+    if (running.failure !== undefined) throw running.failure
     return DONE
   } finally {
     unwatch?.()

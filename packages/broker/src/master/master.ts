@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../channel/messages.ts'
 import { readConfigText } from '../config/index.ts'
+import type { CommandError } from '../cli/terminal.ts'
 import { BrokerError } from '../errors.ts'
 import type { Change } from '../events/index.ts'
 import { Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
@@ -21,6 +22,7 @@ import { Occupation } from './occupation.ts'
 import { Operator } from './operator.ts'
 import { type ReloadRequest, Reloads } from './reloads.ts'
 import { Roster } from './roster.ts'
+import { StopReport } from './stop-report.ts'
 import type { StartLog } from './start-log.ts'
 import { logStatus } from './status-log.ts'
 import { descriptorsOf, type MasterState, type RunState } from './state.ts'
@@ -78,6 +80,7 @@ export class Master {
   /** The reload that the program before this one began, for those who wait until it is over. */
   #finishing: Promise<void> | undefined
   #stopped: Promise<void> | undefined
+  #failure: CommandError | undefined
   /** Resolves when it has stopped, whoever asked for it. */
   readonly stopped: Promise<void>
   #ended!: () => void
@@ -126,6 +129,7 @@ export class Master {
     try {
       await master.#roster.start()
       master.#fleet.apply(inForce.fleetConfig)
+      master.#appRun.begin()
     } catch (error) {
       master.kill()
       master.#release()
@@ -190,6 +194,7 @@ export class Master {
       drain: (service, backend, deadline) => {
         for (const worker of roster.workers) worker.send({ type: 'drain', service, backend, deadline })
       },
+      exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
     this.#operator = new Operator(inForce.sockets.operator, this.#poller, {
@@ -208,7 +213,15 @@ export class Master {
       tell: (change: Change) => roster.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
-    this.#appRun = new AppRun(run, { ...parts, deployer: this.#deployer })
+    this.#appRun = new AppRun(run, {
+      ...parts,
+      deployer: this.#deployer,
+      poller: this.#poller,
+      stop: (reason, failure) => {
+        this.#failure ??= failure
+        void this.stop(reason)
+      },
+    })
     this.#beforeExec = new BeforeExec(parts, program, () => ({
       lock: lock.fd,
       executions: executions + 1,
@@ -220,6 +233,11 @@ export class Master {
       if (first !== undefined) void this.#reloadFor([first, ...others])
     })
     this.#afterExec = new AfterExec(parts, this.#operator, this.#reloads)
+  }
+
+  /** Why it stops, when that is a failure of the app under `baton run`. */
+  get failure(): CommandError | undefined {
+    return this.#failure
   }
 
   /** For SIGHUP: only the log says how it went. */
@@ -269,11 +287,16 @@ export class Master {
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline
+    const report = new StopReport(this.#inForce.sockets, this.#roster, this.#fleet, end, (line) => {
+      this.#log.logger.info(line)
+      this.#operator.tell(line)
+    })
     this.#inForce.sockets.closeListeners()
     // Those who wait may still be taken by a backend, so the backends go last.
     await this.#roster.stop(drainDeadline)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    report.end()
     this.#log.logger.info('stopped')
     this.#operator.finish(answerText(true, []))
     this.#release()
@@ -308,7 +331,10 @@ export class Master {
       const backends = this.#backends()
       if (worker.role === 'leaving') this.#fleet.lost(backends)
       // Without a worker that serves nobody knows anything.
-      if (this.#roster.current !== undefined) this.#fleet.reported(backends)
+      if (this.#roster.current !== undefined) {
+        this.#fleet.reported(backends)
+        this.#appRun.reported(backends)
+      }
     }
     if (worker === this.#roster.current) this.#notifier.workerHeard()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)

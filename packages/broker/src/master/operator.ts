@@ -52,6 +52,11 @@ export class Operator {
     this.#awaitingEnd.add(session)
   }
 
+  /** A line to those who wait for the end: what is waited for. */
+  tell(line: string): void {
+    for (const session of this.#awaitingEnd) session.write(`${line}\n`)
+  }
+
   /** Says so to those who wait for the end. */
   finish(text: string): void {
     for (const session of this.#awaitingEnd) session.write(text)

@@ -6,6 +6,8 @@ import type { CountersState } from './counters.ts'
 import type { Claims } from './opened-ports.ts'
 import type { HeldSocketsState } from './held-sockets.ts'
 import type { LogState } from './start-log.ts'
+import type { Launcher } from './launchers.ts'
+import type { StartRow } from './start-row.ts'
 import type { WorkerState } from './worker-process.ts'
 
 /** Number of the memory file, in the environment of the program that takes over. */
@@ -24,6 +26,12 @@ export interface RunState {
   readonly watch: string | null
   /** Made for this run, and to be removed with it. */
   readonly folder: string
+  /** `always`: an app that does not start is tried for ever. Absent in the state of an older version: the same. */
+  readonly restart?: 'limited' | 'always'
+  /** What the app's starts came to so far. */
+  readonly starts?: StartRow
+  /** What ran this program; it ends with them. */
+  readonly launchers?: readonly Launcher[]
 }
 
 /** All that a master knows when it replaces its own program. Numbers of descriptors are those that cross exec. */
