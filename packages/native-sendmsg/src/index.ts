@@ -1,5 +1,5 @@
 export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
-export { closeAll } from './close-all.ts'
+export { closeAll, closeAside, closeReachable } from './close-all.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,
@@ -46,7 +46,9 @@ export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
 export { Poller, sharedPoller, type PollerOptions, type Readiness, type ReadinessListener } from './poller.ts'
 export { openProcess, reap, type ProcessExit } from './processes.ts'
+export { receivePlain } from './receive-plain.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
+export { descriptorsCanBeRefused, refuseDescriptors } from './refuse-descriptors.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
 export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from './socket-address.ts'
