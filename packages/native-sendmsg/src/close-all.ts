@@ -1,6 +1,6 @@
 import { SO_LINGER, SOL_SOCKET } from './abi.ts'
 import { lazyArena } from './arena.ts'
-import { close, type OwnedFd } from './descriptors.ts'
+import { type BorrowedFd, close, type OwnedFd } from './descriptors.ts'
 import { ECANCELED } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { closeOnThread, libc, setsockoptOnThread } from './libc.ts'
@@ -9,8 +9,9 @@ import { descriptorsCanBeRefused } from './refuse-descriptors.ts'
 import { ASYNC, COMMAND_SETSOCKOPT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
 import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
 
-/** `struct linger`: off, and no time. */
+/** `struct linger`, `l_onoff` and `l_linger`: off; and on without any time, which makes the last close(2) send a reset. */
 const lingerOff = lazyArena(8)
+const lingerReset = lazyArena(8)
 const LINGER_SIZE = 8
 
 /**
@@ -22,12 +23,35 @@ const LINGER_SIZE = 8
  * @throws {NativeError} what close(2) said of the first that failed; the others are closed anyway
  */
 export function closeAll(owned: readonly OwnedFd[]): void {
+  closeAfter(lingerOff().address, owned)
+}
+
+/** As `closeAll`, and the peer of a TCP socket that nobody else holds gets a reset instead of an ordinary end. */
+export function resetAll(owned: readonly OwnedFd[]): void {
+  const linger = lingerReset()
+  linger.words[0] = 1
+  closeAfter(linger.address, owned)
+}
+
+function closeAfter(linger: number, owned: readonly OwnedFd[]): void {
   const fds: number[] = []
   for (const each of owned) if (!each.closed) fds.push(each.release())
   if (fds.length === 0) return
   const ring = mainRing()?.ring
-  const failures = ring === undefined ? closeSingly(fds) : closeTogether(ring, fds)
+  const failures = ring === undefined ? closeSingly(fds, linger) : closeTogether(ring, fds, linger)
   if (failures.length > 0) throw failures[0]
+}
+
+/**
+ * Clears SO_LINGER, so that no holder of the open file waits for unsent bytes when it closes it. Anything else than a socket is left alone.
+ */
+export function clearLinger(fd: BorrowedFd): void {
+  setLinger(fd, lingerOff().address)
+}
+
+/** Fails on anything but a socket, which has nothing to linger for. */
+function setLinger(fd: BorrowedFd, linger: number): void {
+  libc.trySetsockopt(fd, SOL_SOCKET, SO_LINGER, linger, LINGER_SIZE)
 }
 
 /**
@@ -38,7 +62,7 @@ export function closeAside(owned: OwnedFd): void {
   const fd = owned.release()
   const ring = mainRing()?.ring
   try {
-    if (ring !== undefined) return ring.leave(closing(fd, ASYNC | SKIP_SUCCESS))
+    if (ring !== undefined) return ring.leave(closing(fd, lingerOff().address, ASYNC | SKIP_SUCCESS))
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
     // Out of memory. If the kernel took the first half, clearing SO_LINGER twice is harmless.
@@ -58,11 +82,9 @@ export function closeReachable(owned: OwnedFd): void {
   else closeAside(owned)
 }
 
-function closeSingly(fds: readonly number[]): NativeError[] {
-  const { address } = lingerOff()
+function closeSingly(fds: readonly number[], linger: number): NativeError[] {
   return fds.flatMap((fd) => {
-    // Fails on anything but a socket, which has no SO_LINGER to wait for.
-    libc.trySetsockopt(fd, SOL_SOCKET, SO_LINGER, address, LINGER_SIZE)
+    setLinger(fd, linger)
     return failureOf(fd) ?? []
   })
 }
@@ -77,8 +99,8 @@ function failureOf(fd: number): NativeError | undefined {
   }
 }
 
-/** Clears SO_LINGER, and then closes, whether or not the first succeeded. */
-function closing(fd: number, flags: number): [Submission, Submission] {
+/** Sets SO_LINGER, and then closes, whether or not the first succeeded. */
+function closing(fd: number, linger: number, flags: number): [Submission, Submission] {
   return [
     {
       opcode: OPCODES.uringCommand,
@@ -88,19 +110,19 @@ function closing(fd: number, flags: number): [Submission, Submission] {
       // `level` and `optname` share the word of the address.
       address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
       optionLength: LINGER_SIZE,
-      optionValue: lingerOff().address,
+      optionValue: linger,
     },
     { opcode: OPCODES.close, fd, flags },
   ]
 }
 
-function closeTogether(ring: Ring, fds: readonly number[]): NativeError[] {
+function closeTogether(ring: Ring, fds: readonly number[], linger: number): NativeError[] {
   const failures: NativeError[] = []
   const most = RING_ENTRIES / 2
   for (let at = 0; at < fds.length; at += most) {
     const some = fds.slice(at, at + most)
     const indices = some.map((fd) => {
-      const [clear, end] = closing(fd, 0)
+      const [clear, end] = closing(fd, linger, 0)
       ring.add(clear)
       return ring.add(end)
     })

@@ -1,5 +1,5 @@
 export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
-export { closeAll, closeAside, closeReachable } from './close-all.ts'
+export { clearLinger, closeAll, closeAside, closeReachable, resetAll } from './close-all.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,
