@@ -5,6 +5,9 @@ import { AdminError } from './errors.ts'
 /** How long a client whose request was refused may go on sending, in milliseconds: a close with unread data would reset the answer. */
 const LAST_WORDS = 500
 
+/** Bytes: half of what Node takes for a whole head. */
+const LONG_LINE = 8192
+
 interface ClientError extends Error {
   readonly code?: string | undefined
   /** What the parser was given last. */
@@ -39,12 +42,19 @@ function refusalOf({ code, message, rawPacket }: ClientError): AdminError {
     case 'ERR_HTTP_REQUEST_TIMEOUT':
       return new AdminError('BATON_ERR_ADMIN_TIMEOUT', 'the request did not arrive in time')
     case 'HPE_HEADER_OVERFLOW':
-      return Buffer.isBuffer(rawPacket) && !rawPacket.includes('\n')
+      return isLongRequestLine(rawPacket)
         ? new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', 'the request line is too long')
         : new AdminError('BATON_ERR_ADMIN_HEADERS_TOO_LARGE', 'the header fields are too large')
     default:
       return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', `this is no HTTP request: ${message}`)
   }
+}
+
+/** What the parser was given last begins with a request line that has no end yet, or one that is most of a head. */
+function isLongRequestLine(packet: unknown): boolean {
+  if (!Buffer.isBuffer(packet) || !/^[A-Z]+ /.test(packet.toString('latin1', 0, 32))) return false
+  const end = packet.indexOf('\n')
+  return end === -1 || end > LONG_LINE
 }
 
 function answerText({ code, message, statusCode }: AdminError): string {

@@ -7,6 +7,7 @@ import {
   type HelloFrame,
   openControlStream,
   PROTOCOL_VERSION,
+  ProtocolError,
 } from '@baton/backend-sdk/protocol'
 import {
   acceptMany,
@@ -198,8 +199,9 @@ export class Registry {
       },
       ended: (end: ControlEnd) => {
         forget()
-        if (link) link.controlEnded(end)
-        else control.release()
+        if (link) return link.controlEnded(end)
+        control.release()
+        if (end.error instanceof ProtocolError) this.#notUnderstood(end.error, credentials)
       },
     })
     const timeout = setTimeout(
@@ -221,6 +223,11 @@ export class Registry {
     }
     if (!welcome) this.#unwelcome += 1
     else if (this.#strangers.add(control)) this.#count(credentials.uid, 1)
+  }
+
+  #notUnderstood({ code, message }: ProtocolError, { pid, uid }: PeerCredentials): void {
+    if (!this.#refusals.isNew(`${uid}/${message}`)) return
+    this.#logger.warn({ peerPid: pid, uid, code, reason: message }, 'a process connected and broke the protocol')
   }
 
   /** One connection more, or less, of this user that has not said HELLO. */
