@@ -7,7 +7,7 @@ import {
   send,
   type Watch,
 } from '@baton/native-sendmsg'
-import { closeClients } from './close-clients.ts'
+import { discardClient } from './close-clients.ts'
 import type { ClientConnection } from './connection.ts'
 
 const RETRY_AFTER = 5
@@ -40,12 +40,12 @@ export class Farewell {
   /** Owns the connection's descriptor from now on. */
   reject(connection: ClientConnection): void {
     const { fd, listener } = connection
-    if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return closeClients([connection])
+    if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return discardClient(connection)
     let watch: Watch
     try {
       watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
     } catch (error) {
-      closeClients([connection])
+      discardClient(connection)
       if (error instanceof NativeError) return
       throw error
     }
@@ -72,7 +72,7 @@ export class Farewell {
     this.#lingering.delete(connection)
     clearTimeout(lingering.timer)
     lingering.watch.remove()
-    closeClients([connection])
+    discardClient(connection)
     if (this.#lingering.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
 }

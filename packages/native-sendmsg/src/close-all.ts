@@ -5,7 +5,6 @@ import { ECANCELED } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { closeOnThread, libc, setsockoptOnThread } from './libc.ts'
 import { mainRing } from './main-ring.ts'
-import { descriptorsCanBeRefused } from './refuse-descriptors.ts'
 import { ASYNC, COMMAND_SETSOCKOPT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
 import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
 
@@ -70,16 +69,6 @@ export function closeAside(owned: OwnedFd): void {
   void setsockoptOnThread(fd, SOL_SOCKET, SO_LINGER, lingerOff().address, LINGER_SIZE).then(() =>
     closeOnThread(fd),
   )
-}
-
-/**
- * Closes a Unix socket to which another process may send: with `closeAside` where the kernel cannot refuse descriptors on it
- * (`refuseDescriptors`), since they would be closed along with it. A second call does nothing.
- */
-export function closeReachable(owned: OwnedFd): void {
-  if (owned.closed) return
-  if (descriptorsCanBeRefused()) owned.close()
-  else closeAside(owned)
 }
 
 function closeSingly(fds: readonly number[], linger: number): NativeError[] {

@@ -1,5 +1,5 @@
 export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
-export { clearLinger, closeAll, closeAside, closeReachable, resetAll } from './close-all.ts'
+export { clearLinger, closeAll, closeAside, resetAll } from './close-all.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,
@@ -46,7 +46,7 @@ export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
 export { Poller, sharedPoller, type PollerOptions, type Readiness, type ReadinessListener } from './poller.ts'
 export { openProcess, reap, type ProcessExit } from './processes.ts'
-export { receivePlain } from './receive-plain.ts'
+export { closeReachable, receivePlain } from './receive-plain.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
 export { descriptorsCanBeRefused, refuseDescriptors } from './refuse-descriptors.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'

@@ -150,8 +150,8 @@ void t.test(
     const tcp = listenTcp({ host: '127.0.0.1', port: 0 })
     closing(t, tcp)
     t.ok(refuseDescriptors(tcp.fd), 'no descriptors come over TCP')
-    closeReachable(client)
-    closeReachable(client)
+    closeReachable(client, true)
+    closeReachable(client, true)
     t.ok(client.closed)
   },
 )

@@ -92,7 +92,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
     sendWithDescriptor: (bytes, descriptor) => sendMessage(kept.fd, { bytes, fds: [descriptor] }),
     close: () => {
       stop()
-      closeReachable(kept)
+      closeReachable(kept, true)
     },
   }
 }

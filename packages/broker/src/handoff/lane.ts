@@ -74,6 +74,6 @@ export class Lane implements HandoffLane {
   close(): void {
     // Rule: LANE_EOF (docs/model)
     this.#receiveEnd.close()
-    closeReachable(this.#sendEnd)
+    closeReachable(this.#sendEnd, true)
   }
 }

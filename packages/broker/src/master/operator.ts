@@ -92,7 +92,7 @@ export class Operator {
       if (this.#uids.get(session) === uid) own += 1
     }
     if (same >= MOST_SESSIONS || (rights === 'reader' && own >= MAX_SESSIONS_PER_READER))
-      return closeReachable(fd)
+      return closeReachable(fd, true)
     this.#uids.set(this.#begin(fd, { rights, peer }), uid)
   }
 }

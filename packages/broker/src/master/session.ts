@@ -102,7 +102,7 @@ export class Session {
   close(): void {
     if (!this.open) return
     this.#watch?.remove()
-    closeReachable(this.#fd)
+    closeReachable(this.#fd, true)
     this.#host.closed(this)
   }
 

@@ -174,7 +174,7 @@ export class Registry {
     try {
       credentials = peerCredentials(fd.fd)
     } catch (error) {
-      fd.close()
+      closeReachable(fd, true)
       throw error
     }
     const welcome = isAllowed(credentials, this.#config)
@@ -182,7 +182,7 @@ export class Registry {
     const full = welcome
       ? pending >= MAX_PENDING_PER_USER && isShared(this.#config)
       : this.#unwelcome >= MOST_UNWELCOME
-    if (full) return closeReachable(fd)
+    if (full) return closeReachable(fd, true)
 
     let link: BackendLink | undefined
     let met = false
