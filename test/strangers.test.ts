@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync } from 'node:fs'
+import { chmodSync, readdirSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import {
@@ -10,6 +10,7 @@ import {
   sendMessage,
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
 import { type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
@@ -166,6 +167,9 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
       t.equal(probe?.listener, 'baton:health')
       t.equal(sending(taken?.fd.fd ?? -1), 'EPERM', 'the connection of a health check')
       backend.die()
+      await startBackend(t, broker, 'http-backend.mjs', { service: 'brief' })
+      const [endpoint = ''] = readdirSync(join(folder, 'run')).filter((name) => name.startsWith('relay-'))
+      t.equal(sending(dial(join(folder, 'run', endpoint)).fd), 'EPERM', 'the endpoint of a backend for relays')
       const line = await broker.program.line((text) => text.includes('a descriptor along with output'), 'its output')
       t.match(line, /EPERM, EPERM/, 'standard output and standard error of a process that the master started')
     },
