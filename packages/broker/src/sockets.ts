@@ -103,7 +103,7 @@ export function openAdmin({ admin: { listen } }: Config): OwnedFd {
 }
 
 /** Whether processes of other users may register. */
-function isShared({ security }: Config): boolean {
+export function isShared({ security }: Config): boolean {
   return security.allowGids.length > 0 || security.allowUids.some((uid) => uid !== process.getuid?.())
 }
 
@@ -152,12 +152,12 @@ function openUnix(path: string, mode: number, backlog: number): OwnedFd {
     if (isServed(path)) throw new ServedError(path)
     unlinkSync(path)
   }
-  return listenUnix({ path, mode, backlog })
+  return listenUnix({ path, mode, backlog, descriptors: false })
 }
 
 function isServed(path: string): boolean {
   try {
-    connectUnix(path).close()
+    connectUnix(path, 'stream', { descriptors: false }).close()
     return true
   } catch (error) {
     // A full backlog is somebody's, too.

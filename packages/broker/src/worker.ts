@@ -9,6 +9,7 @@ import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } f
 import type { ClientConnection } from './connection.ts'
 import { type Change, EventFeed } from './events/index.ts'
 import { Farewell } from './farewell.ts'
+import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from './metrics/index.ts'
 import { FlightRecorder } from './recorder/index.ts'
@@ -248,7 +249,11 @@ export function createWorker(
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
   }
 
-  const admin = createAdmin({ config, view, logger, socket: given.admin })
+  const pressed = () => {
+    const { fd } = sockets.control
+    return !fd.closed && sharedReserve().isReachedNow(fd.fd)
+  }
+  const admin = createAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
   const shut = async () => {

@@ -70,8 +70,11 @@ export const SO_REUSEADDR = 2
 export const SO_TYPE = 3
 export const SO_ERROR = 4
 export const SO_KEEPALIVE = 9
+export const SO_LINGER = 13
 export const SO_PEERCRED = 17
 export const SO_ACCEPTCONN = 30
+/** Linux 6.16: 0 makes the kernel refuse descriptors (EPERM at the sender) instead of queueing them. */
+export const SO_PASSRIGHTS = 83
 export const IPPROTO_TCP = 6
 export const TCP_NODELAY = 1
 export const IPPROTO_IPV6 = 41

@@ -1,5 +1,5 @@
 export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
-export { closeAll } from './close-all.ts'
+export { clearLinger, closeAll, closeAside, resetAll } from './close-all.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,
@@ -47,7 +47,9 @@ export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
 export { Poller, sharedPoller, type PollerOptions, type Readiness, type ReadinessListener } from './poller.ts'
 export { exitAtOnce, type ForeignFd, openProcess, reap, sameOpenFile, type ProcessExit } from './processes.ts'
+export { closeReachable, receivePlain } from './receive-plain.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
+export { descriptorsCanBeRefused, refuseDescriptors } from './refuse-descriptors.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
 export { forgetKeeper } from './signal-keeper.ts'
 export { blockSignals, ignoreSignal, unblockSignals } from './signals.ts'

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdtempSync, rmdirSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { listenUnix } from '@baton/native-sendmsg'
 import { BackendError } from '../errors.ts'
 import { decodeProxyHeader, type ProxyAddresses } from '../protocol/proxy-header.ts'
 
@@ -20,8 +21,8 @@ export interface IncomingRelay {
 /** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
 const MOST_STRANGERS = 256
 
-/** unix(7), in bytes. Node 20 cuts what is longer, and listens under another name. */
-const LONGEST_PATH = 107
+/** As Node's own. */
+const BACKLOG = 511
 
 /** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
 export const RELAY_SOCKET_PREFIX = 'relay-'
@@ -40,6 +41,7 @@ export class RelayEndpoint {
   readonly #patience: number
   /** Dialled by a broker whose WELCOME this process has not read yet: they wait for the session. */
   readonly #early: IncomingRelay[] = []
+  #bound = false
   #onArrival: (relay: IncomingRelay) => void = (relay) => void this.#early.push(relay)
 
   /**
@@ -83,12 +85,17 @@ export class RelayEndpoint {
   }
 
   async #listen(shared: boolean): Promise<this> {
-    const bytes = Buffer.byteLength(this.path)
-    if (bytes > LONGEST_PATH)
-      throw Object.assign(new Error(`the socket path has ${bytes} bytes`), { code: 'ENAMETOOLONG' })
+    // Not Node's own listen(path): descriptors have to be refused before anybody can connect.
+    const fd = listenUnix({
+      path: this.path,
+      mode: shared ? 0o666 : 0o600,
+      backlog: BACKLOG,
+      descriptors: false,
+    })
+    this.#bound = true
     await new Promise<void>((done, reject) => {
       this.#server.once('error', reject)
-      this.#server.listen({ path: this.path, readableAll: shared, writableAll: shared }, () => done())
+      this.#server.listen({ fd: fd.release() }, () => done())
     })
     // The control connection keeps the process alive for as long as it is registered.
     this.#server.unref()
@@ -106,10 +113,11 @@ export class RelayEndpoint {
     if (this.#server.listening) this.#server.close()
     for (const stranger of this.#strangers) stranger.destroy()
     for (const { socket } of this.#early.splice(0)) socket.destroy()
-    if (this.#folder === undefined) return
     try {
-      // Node has unlinked the socket with its server.
-      rmdirSync(this.#folder)
+      // The broker may have removed it, and force does not mind.
+      if (this.#bound) rmSync(this.path, { force: true })
+      this.#bound = false
+      if (this.#folder !== undefined) rmdirSync(this.#folder)
     } catch {
       // Out of descriptors, or somebody put a file there. An empty folder is left behind and harms nobody.
     }

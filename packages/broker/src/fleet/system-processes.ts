@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { type OwnedFd, type Poller, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
 import { errnoOf } from '../config/index.ts'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
 import { OutputPipe } from './output-pipe.ts'
@@ -34,6 +34,8 @@ function startProcess(
   const open: OwnedFd[] = []
   const pair = () => {
     const ends = socketpair('stream')
+    // The process could send descriptors along with its output.
+    refuseDescriptors(ends[0].fd)
     open.push(...ends)
     return ends
   }

@@ -1,4 +1,12 @@
-import { acceptMany, EPOLLIN, localAddress, OwnedFd, type Poller, type Watch } from '@baton/native-sendmsg'
+import {
+  acceptMany,
+  EPOLLIN,
+  localAddress,
+  OwnedFd,
+  type Poller,
+  refuseDescriptors,
+  type Watch,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../config/index.ts'
 import { AcceptedClient, type ClientConnection } from '../connection.ts'
@@ -44,8 +52,11 @@ export class Listener {
     this.#onConnection = onConnection
     this.#logger = logger
     const { family, address, port } = localAddress(fd.fd)
-    if (family === 'unix') this.address = `unix:${address}`
-    else this.address = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`
+    if (family === 'unix') {
+      this.address = `unix:${address}`
+      // It may have been opened by a service manager, or by an older program before a reload.
+      refuseDescriptors(fd.fd)
+    } else this.address = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`
   }
 
   get accepted(): number {

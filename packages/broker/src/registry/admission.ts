@@ -26,6 +26,9 @@ export interface Applicant {
   readonly socketProblem: string | undefined
 }
 
+/** Characters of a refusal that may go to the names of the services that there are. */
+const LONGEST_LIST = 1024
+
 /** Whether processes of this user may register at all. */
 export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): boolean {
   return security.allowUids.includes(uid) || security.allowGids.includes(gid)
@@ -58,7 +61,7 @@ export function admit(
     return { code: 'ProtocolVersion', message, retry: false }
   }
   if (!services.has(hello.service)) {
-    const known = [...services.keys()].join(', ')
+    const known = [...services.keys()].join(', ').slice(0, LONGEST_LIST)
     return {
       code: 'UnknownService',
       message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,

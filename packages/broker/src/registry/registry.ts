@@ -7,15 +7,18 @@ import {
   type HelloFrame,
   openControlStream,
   PROTOCOL_VERSION,
+  ProtocolError,
 } from '@baton/backend-sdk/protocol'
 import {
-  acceptOne,
+  acceptMany,
+  closeReachable,
   EPOLLIN,
   NativeError,
   OwnedFd,
   type PeerCredentials,
   peerCredentials,
   type Poller,
+  refuseDescriptors,
   type Watch,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
@@ -27,6 +30,7 @@ import { HealthChecks } from '../health/health-checks.ts'
 import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
+import { isShared } from '../sockets.ts'
 import { admit, isAllowed, type Refusal } from './admission.ts'
 import { type BackendIdentity, BackendLink } from './backend-link.ts'
 import { LogOnce } from './log-once.ts'
@@ -39,6 +43,10 @@ import { Tarpit } from './tarpit.ts'
 const HELLO_TIMEOUT = 5000
 /** So many may be connected without having said HELLO; more wait in the kernel. */
 const MOST_STRANGERS = 128
+/** Of them for one user, where several may register: further ones are closed, so that one user cannot keep the others out. */
+const MAX_PENDING_PER_USER = 64
+/** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
+const MAX_ACCEPTS = 32
 /** The same for users who may not register: they hear why if they ask at once, and take nobody's place. */
 const MOST_UNWELCOME = 8
 const UNWELCOME_TIMEOUT = 500
@@ -85,6 +93,8 @@ export class Registry {
   readonly #limits = new RegistrationLimits()
   readonly #tarpit = new Tarpit()
   readonly #strangers = new Set<ControlConnection>()
+  /** How many of them each user has. */
+  readonly #pending = new Map<number, number>()
   /** By id; of a backend that has registered anew, its newest. */
   readonly #links = new Map<string, BackendLink>()
   /** Backends of a predecessor. */
@@ -93,6 +103,7 @@ export class Registry {
   #releasing: string | undefined
   #unwelcome = 0
   #pressure: string | undefined
+  #poller: Poller | undefined
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
 
@@ -108,6 +119,8 @@ export class Registry {
 
   start(poller: Poller): void {
     this.#releasing = undefined
+    this.#poller = poller
+    refuseDescriptors(this.#socket.fd.fd)
     this.#watch ??= poller.add(this.#socket.fd.fd, EPOLLIN, () => this.#accept())
   }
 
@@ -133,21 +146,26 @@ export class Registry {
   }
 
   #accept(): void {
-    try {
-      while (this.#strangers.size < MOST_STRANGERS) {
-        const accepted = acceptOne(this.#socket.fd.fd)
-        if (accepted === undefined) return
+    const room = Math.min(MAX_ACCEPTS, MOST_STRANGERS - this.#strangers.size)
+    if (room <= 0) return this.#pause()
+    const { connections, error } = acceptMany(this.#socket.fd.fd, room)
+    let failure = error
+    for (const accepted of connections) {
+      try {
         this.#meet(new OwnedFd(accepted.fd))
-        this.#pressure = undefined
+      } catch (reason) {
+        if (!(reason instanceof NativeError)) throw reason
+        failure ??= reason
       }
-      this.#pause()
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error
-      if (this.#pressure !== error.code)
-        this.#logger.error({ code: error.code }, 'cannot accept on the control socket')
-      this.#pressure = error.code
-      this.#pause()
     }
+    if (failure === undefined) {
+      this.#pressure = undefined
+      return
+    }
+    if (this.#pressure !== failure.code)
+      this.#logger.error({ code: failure.code }, 'cannot accept on the control socket')
+    this.#pressure = failure.code
+    this.#pause()
   }
 
   /** The socket stays readable while nobody is accepted from it; looking again later is not a spin. */
@@ -162,17 +180,22 @@ export class Registry {
     try {
       credentials = peerCredentials(fd.fd)
     } catch (error) {
-      fd.close()
+      closeReachable(fd, true)
       throw error
     }
     const welcome = isAllowed(credentials, this.#config)
-    if (!welcome && this.#unwelcome >= MOST_UNWELCOME) return fd.close()
     if (welcome && this.#limits.isExhausted(credentials, performance.now())) return this.#tarpit.close(fd)
+    const pending = this.#pending.get(credentials.uid) ?? 0
+    const full = welcome
+      ? pending >= MAX_PENDING_PER_USER && isShared(this.#config)
+      : this.#unwelcome >= MOST_UNWELCOME
+    if (full) return closeReachable(fd, true)
 
     let link: BackendLink | undefined
     let met = false
     let known = false
-    const control = new ControlConnection(openControlStream(fd), new FrameOrder('broker'), {
+    const stream = openControlStream(fd, refuseDescriptors(fd.fd) ? undefined : this.#poller)
+    const control = new ControlConnection(stream, new FrameOrder('broker'), {
       frames: (frames) => {
         if (met) return link?.read(frames)
         met = true
@@ -183,8 +206,9 @@ export class Registry {
       },
       ended: (end: ControlEnd) => {
         forget()
-        if (link) link.controlEnded(end)
-        else control.release()
+        if (link) return link.controlEnded(end)
+        control.release()
+        if (end.error instanceof ProtocolError) this.#notUnderstood(end.error, credentials)
       },
     })
     const timeout = setTimeout(
@@ -201,11 +225,26 @@ export class Registry {
       if (known) return
       known = true
       clearTimeout(timeout)
-      if (welcome) this.#strangers.delete(control)
-      else this.#unwelcome -= 1
+      if (!welcome) this.#unwelcome -= 1
+      else if (this.#strangers.delete(control)) this.#count(credentials.uid, -1)
     }
-    if (welcome) this.#strangers.add(control)
-    else this.#unwelcome += 1
+    if (!welcome) this.#unwelcome += 1
+    else if (this.#strangers.add(control)) this.#count(credentials.uid, 1)
+  }
+
+  #notUnderstood({ code, message }: ProtocolError, { pid, uid }: PeerCredentials): void {
+    if (!this.#refusals.isNew(`${uid}/${message}`)) return
+    this.#logger.warn(
+      { peerPid: pid, uid, code, reason: message },
+      'a process connected and broke the protocol',
+    )
+  }
+
+  /** One connection more, or less, of this user that has not said HELLO. */
+  #count(uid: number, change: 1 | -1): void {
+    const count = (this.#pending.get(uid) ?? 0) + change
+    if (count === 0) this.#pending.delete(uid)
+    else this.#pending.set(uid, count)
   }
 
   #register(

@@ -1,4 +1,4 @@
-import type { OwnedFd } from '@baton/native-sendmsg'
+import { closeReachable, type OwnedFd } from '@baton/native-sendmsg'
 
 /** How long a connection is kept waiting, in milliseconds. */
 const DELAY = 1000
@@ -14,7 +14,7 @@ export class Tarpit {
 
   /** Owns `fd`. */
   close(fd: OwnedFd): void {
-    if (this.#waiting.size >= MAX_WAITING) return fd.close()
+    if (this.#waiting.size >= MAX_WAITING) return closeReachable(fd, true)
     this.#waiting.set(
       fd,
       setTimeout(() => this.#end(fd), DELAY),
@@ -29,6 +29,6 @@ export class Tarpit {
   #end(fd: OwnedFd): void {
     clearTimeout(this.#waiting.get(fd))
     this.#waiting.delete(fd)
-    fd.close()
+    closeReachable(fd, true)
   }
 }
