@@ -152,7 +152,8 @@ function openUnix(path: string, mode: number, backlog: number): OwnedFd {
   return listenUnix({ path, mode, backlog })
 }
 
-function isServed(path: string): boolean {
+/** Whether a process listens on the Unix socket `path`. */
+export function isServed(path: string): boolean {
   try {
     connectUnix(path).close()
     return true

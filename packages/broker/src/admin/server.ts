@@ -15,6 +15,7 @@ import { AdminError, adminListenError, type AdminErrorCode } from './errors.ts'
 import { guard } from './guard.ts'
 import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
+import { SecondSocket } from './second-socket.ts'
 import { removeStaleSocket } from './stale-socket.ts'
 import type { WorkerView } from './view.ts'
 
@@ -45,6 +46,8 @@ export interface Admin {
    * @throws AdminListenError, naming the key and the address
    */
   listen(): Promise<{ address: Address }>
+  /** Accepts on one more listening socket, whose file was created again. Owns `fd`. */
+  replaceSocket(fd: OwnedFd): void
   /** Accepts no more; resolves when the last request is answered. */
   leave(): Promise<void>
   /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
@@ -64,6 +67,7 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
   const app = Fastify(options)
   app.server.maxConnections = MOST_CONNECTIONS
   let leaving = false
+  const second = new SecondSocket(app.server, MOST_CONNECTIONS)
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
@@ -98,12 +102,20 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
       }
       return { address: boundAddress(app, listen) }
     },
+    replaceSocket(fd) {
+      if (leaving) fd.close()
+      else second.replace(fd)
+    },
     async leave() {
       leaving = true
+      const ended = second.close()
       // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
       if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
+      await ended
     },
     async close() {
+      leaving = true
+      void second.close()
       socket?.close()
       const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
       await app.close()

@@ -66,7 +66,8 @@ export class AfterExec {
 
   /** @throws what makes it fail, and then nothing has changed */
   async #apply(next: Settings): Promise<void> {
-    const { log, inForce, roster } = this.#parts
+    const { log, inForce, roster, files } = this.#parts
+    files.ensure()
     const { drainDeadline } = inForce.config
     const change = inForce.sockets.change(next.config)
     let finish: Awaited<ReturnType<Roster['replace']>>

@@ -5,6 +5,7 @@ import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
 import type { Counters } from './counters.ts'
 import type { Crossing } from './crossing.ts'
+import type { FilesOnDisk } from './files-on-disk.ts'
 import { type InForce, readSettings } from './in-force.ts'
 import type { Occupation } from './occupation.ts'
 import { checkProgram } from './program-check.ts'
@@ -24,6 +25,7 @@ export interface ReloadParts {
   readonly fleet: Fleet
   readonly counters: Counters
   readonly crossing: Crossing
+  readonly files: Pick<FilesOnDisk, 'ensure'>
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
 }
@@ -60,7 +62,7 @@ export class BeforeExec {
     session: Session | undefined,
     refused: (success: false, log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, occupation, inForce, roster, counters, tell } = this.#parts
+    const { log, notifier, occupation, inForce, roster, counters, files, tell } = this.#parts
     const { refusal } = occupation
     if (refusal !== undefined) {
       if (asker.kind === 'signal') this.#answerManager(refusal)
@@ -74,6 +76,8 @@ export class BeforeExec {
     try {
       log.logger.info({ asker: asker.kind, by }, 'reloading')
       tell({ kind: 'reload', by, text: `${by} reloads the broker` })
+      // A broker that no backend and no operator can reach is not reloaded.
+      files.ensure()
       const candidate = this.#readCandidate()
       const problem = await checkProgram(this.#program, inForce.settings.file)
       if (givesWay()) return refused(false, ['a stop is going on'])

@@ -8,6 +8,8 @@ export interface CountersState {
   readonly succeeded: number
   readonly failed: number
   readonly deaths: number
+  /** Absent in the state of an older program. */
+  readonly restored?: number
   /** Seconds since 1970; 0 before the first. */
   readonly lastReload: number
 }
@@ -39,6 +41,11 @@ export class Counters {
     help: 'Workers that ended without having been asked to.',
     registers: [this.#registry],
   })
+  readonly #restored = new Counter({
+    name: 'baton_files_restored_total',
+    help: 'Files of the broker that were removed or replaced while it ran, and that it created again.',
+    registers: [this.#registry],
+  })
   #ended: MetricSnapshot[]
   #counted: Omit<CountersState, 'ended'>
   #adding = false
@@ -49,6 +56,7 @@ export class Counters {
     this.#reloads.inc({ result: 'success' }, counted.succeeded)
     this.#reloads.inc({ result: 'failure' }, counted.failed)
     this.#deaths.inc(counted.deaths)
+    this.#restored.inc(counted.restored ?? 0)
     this.#lastReload.set(counted.lastReload)
   }
 
@@ -72,6 +80,11 @@ export class Counters {
   workerDied(): void {
     this.#counted = { ...this.#counted, deaths: this.#counted.deaths + 1 }
     this.#deaths.inc()
+  }
+
+  fileRestored(): void {
+    this.#counted = { ...this.#counted, restored: (this.#counted.restored ?? 0) + 1 }
+    this.#restored.inc()
   }
 
   /** A worker has ended: its counters stay. */

@@ -5,6 +5,7 @@ import { type DeployResult, type RunningDeploy, startDeploy, startReturn } from 
 import type { Change } from '../events/index.ts'
 import type { Fleet } from '../fleet/index.ts'
 import { type DeployCommand, type Outcome, refusal } from './commands.ts'
+import type { FilesOnDisk } from './files-on-disk.ts'
 import type { InForce } from './in-force.ts'
 import type { Occupation } from './occupation.ts'
 
@@ -13,6 +14,7 @@ export interface DeployerParts {
   readonly fleet: Fleet
   readonly inForce: InForce
   readonly occupation: Occupation
+  readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
@@ -71,7 +73,9 @@ export class Deployer {
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
-    const { fleet, inForce, logger } = this.#parts
+    const { fleet, inForce, files, logger } = this.#parts
+    // A new process has to find the control socket.
+    files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
     const deploy = begin(fleet, {

@@ -21,12 +21,12 @@ export interface OperatorHost {
 
 /** Accepts on the operator's socket. Who has this process's user, or root, is an operator; everybody else a reader. */
 export class Operator {
-  readonly #socket: OwnedFd
+  #socket: OwnedFd
   readonly #poller: Poller
   readonly #host: OperatorHost
   readonly #sessions = new Set<Session>()
   readonly #awaitingEnd = new Set<Session>()
-  readonly #watch: Watch
+  #watch: Watch
   #resume: NodeJS.Timeout | undefined
 
   /** Borrows `socket`. */
@@ -35,6 +35,22 @@ export class Operator {
     this.#poller = poller
     this.#host = host
     this.#watch = poller.add(socket.fd, EPOLLIN, () => this.#accept())
+  }
+
+  /**
+   * Accepts on `socket` from now on, and what still waits in the queue of the former one, which may be closed afterwards.
+   *
+   * @throws {NativeError} and then goes on with the former one
+   */
+  replaceSocket(socket: OwnedFd): void {
+    while (this.#acceptOne()) {
+      // Until it is empty.
+    }
+    const watch = this.#poller.add(socket.fd, EPOLLIN, () => this.#accept())
+    clearTimeout(this.#resume)
+    this.#watch.remove()
+    this.#watch = watch
+    this.#socket = socket
   }
 
   /** Goes on with a connection that was accepted before; owns `fd`. */
@@ -65,20 +81,25 @@ export class Operator {
 
   #accept(): void {
     try {
-      for (;;) {
-        const accepted = acceptOne(this.#socket.fd)
-        if (accepted === undefined) return
-        const fd = new OwnedFd(accepted.fd)
-        const session = this.adopt(fd)
-        // Readers take nobody else's place.
-        const same = [...this.#sessions].filter(({ rights }) => rights === session.rights)
-        if (same.length > MOST_SESSIONS) session.close()
+      while (this.#acceptOne()) {
+        // Until it is empty.
       }
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       this.#watch.modify(0)
       this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE)
     }
+  }
+
+  /** @returns whether there was one */
+  #acceptOne(): boolean {
+    const accepted = acceptOne(this.#socket.fd)
+    if (accepted === undefined) return false
+    const session = this.adopt(new OwnedFd(accepted.fd))
+    // Readers take nobody else's place.
+    const same = [...this.#sessions].filter(({ rights }) => rights === session.rights)
+    if (same.length > MOST_SESSIONS) session.close()
+    return true
   }
 }
 

@@ -223,6 +223,23 @@ export class Roster {
     await this.#until(() => !worker.alive || this.#listening.get(worker)?.has(name) === true)
   }
 
+  /** Whether some worker serves, or is about to. */
+  get isServing(): boolean {
+    return [...this.#workers].some(({ role, alive }) => role === 'current' && alive)
+  }
+
+  /**
+   * A socket whose file was created again goes to every worker that serves or is about to: beside the former one, whose accept queue may
+   * hold connections.
+   *
+   * @param name of a listener
+   * @throws {NativeError} EMFILE
+   */
+  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void {
+    const message = { type: 'sockets', role, names: name === undefined ? [] : [name] } as const
+    for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
+  }
+
   /** Lets the workers finish, and resolves when all have ended. */
   async stop(deadline: number): Promise<void> {
     this.#stopping = true
@@ -284,7 +301,7 @@ export class Roster {
         batch.map(([, { fd }]) => fd.fd),
       )
     }
-    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
+    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
     if (this.#current !== undefined) this.#known = this.#current.backends
     const known = Object.fromEntries(
