@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdtempSync, rmdirSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, mkdtempSync, rmdirSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -19,6 +19,12 @@ export interface IncomingRelay {
 /** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
 const MOST_STRANGERS = 256
 
+/** How often the socket's file is checked, in ms: a cleaner of temporary folders may remove it. */
+const CHECK_INTERVAL = 1000
+
+/** Others may connect to what is in it, and not list or change it. */
+const SHARED_FOLDER = 0o711
+
 /** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
 export const RELAY_SOCKET_PREFIX = 'relay-'
 
@@ -31,7 +37,14 @@ export class RelayEndpoint {
   readonly path: string
   /** Ours alone, to be removed with the socket; undefined beside the control socket. */
   readonly #folder: string | undefined
-  readonly #server: Server
+  /** Undefined while the socket's file is gone and cannot be created. */
+  #server: Server | undefined
+  /** Device and inode of the socket's file. */
+  #file: string | undefined
+  #shared = false
+  #closed = false
+  #check: NodeJS.Timeout | undefined
+  #restoring = false
   readonly #strangers = new Set<Socket>()
   readonly #patience: number
   /** Dialled by a broker whose WELCOME this process has not read yet: they wait for the session. */
@@ -52,7 +65,7 @@ export class RelayEndpoint {
       beside.close()
     }
     const folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
-    if (shared) chmodSync(folder, 0o711)
+    if (shared) chmodSync(folder, SHARED_FOLDER)
     const apart = new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
     try {
       return await apart.#listen(shared)
@@ -66,17 +79,50 @@ export class RelayEndpoint {
     this.path = path
     this.#folder = folder
     this.#patience = patience
-    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#meet(socket))
   }
 
   async #listen(shared: boolean): Promise<this> {
-    await new Promise<void>((done, reject) => {
-      this.#server.once('error', reject)
-      this.#server.listen({ path: this.path, readableAll: shared, writableAll: shared }, () => done())
-    })
+    this.#shared = shared
+    await this.#serve()
+    this.#check = setInterval(() => void this.#restore(), CHECK_INTERVAL)
     // The control connection keeps the process alive for as long as it is registered.
-    this.#server.unref()
+    this.#check.unref()
     return this
+  }
+
+  /** Rejects with what listen says. */
+  async #serve(): Promise<void> {
+    const server = createServer({ allowHalfOpen: true }, (socket) => this.#meet(socket))
+    this.#server = server
+    await new Promise<void>((done, reject) => {
+      server.once('error', reject)
+      const everyone = this.#shared
+      server.listen({ path: this.path, readableAll: everyone, writableAll: everyone }, () => done())
+    })
+    server.unref()
+    // Closed in the meantime.
+    if (this.#closed) server.close()
+    this.#file = identityOf(this.path)
+  }
+
+  /** At the same path, which the broker knows. Relays that have arrived go on. */
+  async #restore(): Promise<void> {
+    if (this.#restoring || (this.#file !== undefined && identityOf(this.path) === this.#file)) return
+    this.#restoring = true
+    this.#file = undefined
+    try {
+      // Closing it removes what bears its name.
+      this.#server?.close()
+      this.#server = undefined
+      if (this.#folder !== undefined && identityOf(this.#folder) === undefined) {
+        mkdirSync(this.#folder, { mode: this.#shared ? SHARED_FOLDER : 0o700 })
+      }
+      await this.#serve()
+    } catch {
+      // The broker may be about to create the folder again; and a reload brings another endpoint.
+    } finally {
+      this.#restoring = false
+    }
   }
 
   /** Relays that have arrived before are told of at once. */
@@ -87,7 +133,9 @@ export class RelayEndpoint {
 
   /** No more relays; those that were handed on live on. The socket's name goes with it. */
   close(): void {
-    this.#server.close()
+    this.#closed = true
+    clearInterval(this.#check)
+    this.#server?.close()
     for (const stranger of this.#strangers) stranger.destroy()
     for (const { socket } of this.#early.splice(0)) socket.destroy()
     if (this.#folder === undefined) return
@@ -134,5 +182,14 @@ export class RelayEndpoint {
     }
     // Errors are followed by 'close'; until the app has the socket, nobody else listens for them.
     socket.on('error', drop).on('data', onData).on('end', drop).on('close', forget)
+  }
+}
+
+function identityOf(path: string): string | undefined {
+  try {
+    const { dev, ino } = lstatSync(path, { bigint: true })
+    return `${dev}:${ino}`
+  } catch {
+    return undefined
   }
 }

@@ -1,9 +1,11 @@
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { formatAddress } from '../config/index.ts'
 import { parseAddress } from '../config/address.ts'
 import type { Command } from './command.ts'
+import { logicalFolder, throughLinks } from '../master/working-folder.ts'
 import { UsageError } from './terminal.ts'
 
 /** The service of the app that `baton run` runs. */
@@ -37,6 +39,7 @@ export const runApp: Command = {
     if (typeof address === 'string') throw new UsageError(`--listen: ${address}`)
     const { runMaster } = await import('../master/main.ts')
     const { GIVEN_LISTENER } = await import('../master/opened-ports.ts')
+    const folderOfApp = logicalFolder(process.env, process.cwd())
     const folder = mkdtempSync(join(tmpdir(), 'baton-run-'))
     const file = join(folder, 'baton.json')
     const listener = (name: string, where: string) => ({
@@ -56,7 +59,8 @@ export const runApp: Command = {
       services: {
         [SERVICE]: {
           command: rest,
-          cwd: process.cwd(),
+          // Not by getcwd(2): a deploy follows the link through which the folder was entered.
+          cwd: folderOfApp,
           instances: instancesOf(values.get('instances') ?? '1'),
           env: {
             BATON_MASTER_SOCKET: join(folder, 'master.sock'),
@@ -86,5 +90,7 @@ function instancesOf(text: string): number {
 
 /** As an URL: the path may have spaces, which NODE_OPTIONS takes for an end. */
 function preload(): string {
-  return import.meta.resolve('@baton/backend-sdk/register')
+  const file = fileURLToPath(import.meta.resolve('@baton/backend-sdk/register'))
+  const cwd = process.cwd()
+  return pathToFileURL(throughLinks(file, logicalFolder(process.env, cwd), cwd)).href
 }

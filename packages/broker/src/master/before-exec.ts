@@ -7,6 +7,7 @@ import type { Counters } from './counters.ts'
 import type { Crossing } from './crossing.ts'
 import type { FilesOnDisk } from './files-on-disk.ts'
 import { type InForce, readSettings } from './in-force.ts'
+import type { InstalledProgram } from './installed-program.ts'
 import type { Occupation } from './occupation.ts'
 import { checkProgram } from './program-check.ts'
 import type { Roster } from './roster.ts'
@@ -39,14 +40,14 @@ type Carried = Pick<MasterState, 'lock' | 'executions' | 'startedAt' | 'run'>
  */
 export class BeforeExec {
   readonly #parts: ReloadParts
-  readonly #program: readonly string[]
+  readonly #program: InstalledProgram
   readonly #carried: () => Carried
 
   /**
-   * @param program what stands behind the executable on the command line, less the command
+   * @param program that replaces this one
    * @param carried asked right before exec
    */
-  constructor(parts: ReloadParts, program: readonly string[], carried: () => Carried) {
+  constructor(parts: ReloadParts, program: InstalledProgram, carried: () => Carried) {
     this.#parts = parts
     this.#program = program
     this.#carried = carried
@@ -78,6 +79,7 @@ export class BeforeExec {
       tell({ kind: 'reload', by, text: `${by} reloads the broker` })
       // A broker that no backend and no operator can reach is not reloaded.
       files.ensure()
+      this.#program.enterFolder()
       const candidate = this.#readCandidate()
       const problem = await checkProgram(this.#program, inForce.settings.file)
       if (givesWay()) return refused(false, ['a stop is going on'])
@@ -132,6 +134,7 @@ export class BeforeExec {
       const state: MasterState = {
         ...this.#carried(),
         version: STATE_VERSION,
+        program: this.#program.names,
         file,
         text,
         candidate,
@@ -145,8 +148,8 @@ export class BeforeExec {
       }
       written = writeState(state)
       executeInPlace({
-        path: process.execPath,
-        args: [...this.#program, 'start', '--config', file],
+        path: this.#program.nodeForReload(),
+        args: [...this.#program.arguments(), 'start', '--config', file],
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
       })

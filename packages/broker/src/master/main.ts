@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import { takeEarlySignals } from '../cli/early-signals.ts'
 import { DONE, FAILED } from '../cli/terminal.ts'
 import { GivenSockets, Notifier } from '../systemd/index.ts'
+import { InstalledProgram } from './installed-program.ts'
 import { Master } from './master.ts'
 import { StartLog } from './start-log.ts'
 import { watchFolder } from './watch-folder.ts'
@@ -67,11 +68,15 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   }
   try {
     const notifier = Notifier.take(process.env, log.logger)
-    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run, notifier }
+    const program = InstalledProgram.ofProcess(state?.program)
+    const options = { log, program, run, notifier }
     if (state === undefined) {
       warn()
       const given = GivenSockets.take(process.env, log.logger)
-      master = await Master.start(resolve(file), { ...options, given })
+      // Not by getcwd(2): the folder may have been entered through a link, which is followed again at each reload.
+      const { folder } = program.names
+      process.env['PWD'] = folder
+      master = await Master.start(resolve(folder, file), { ...options, given })
       given.close()
     } else master = await Master.resume(state, options)
     log.take()

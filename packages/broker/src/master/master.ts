@@ -18,6 +18,7 @@ import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { controlPath, HeldSockets } from './held-sockets.ts'
 import { assign, InForce, readSettings, restoreSettings } from './in-force.ts'
 import { Occupation } from './occupation.ts'
+import type { InstalledProgram } from './installed-program.ts'
 import { Operator } from './operator.ts'
 import { Roster } from './roster.ts'
 import type { StartLog } from './start-log.ts'
@@ -38,8 +39,8 @@ interface Belongings {
 
 export interface MasterOptions {
   readonly log: StartLog
-  /** This program, to be executed again: what stands behind the executable on the command line, less the command. */
-  readonly program: readonly string[]
+  /** This program, to be executed again. */
+  readonly program: InstalledProgram
   /** Under `baton run`. */
   readonly run?: RunState | undefined
   /** Hears how it goes. The master closes it. */
@@ -169,6 +170,11 @@ export class Master {
       assignment: () => assign(inForce.settings, inForce.sockets, log.format),
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
+      node: () => {
+        program.leaveRemovedFolder()
+        return program.nodeForWorker()
+      },
+      programGone: () => this.reload(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
     const roster = this.#roster

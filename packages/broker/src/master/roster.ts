@@ -55,6 +55,10 @@ export interface RosterHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
   ended(): void
+  /** The binary for the next one. */
+  node(): string
+  /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
+  programGone(): void
 }
 
 /**
@@ -289,7 +293,8 @@ export class Roster {
     sockets,
     format,
   }: Assignment): Promise<WorkerProcess> {
-    const worker = WorkerProcess.start(++this.#started, format, this.#poller, this.#workerHost)
+    const node = this.#host.node()
+    const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
     this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
@@ -417,6 +422,7 @@ export class Roster {
       next.send({ type: 'stop', deadline: 0 })
     } catch (error) {
       this.#logger.error({ err: error }, 'worker could not be replaced')
+      if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
   }
