@@ -4,6 +4,7 @@ import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@
 import { adminListenError } from './admin/errors.ts'
 import { type Config, formatAddress, type ListenerConfig } from './config/index.ts'
 import { BrokerError } from './errors.ts'
+import { exposureOf } from './folder-trust.ts'
 import type { ControlSocket } from './registry/registry.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
@@ -109,6 +110,9 @@ function isShared({ security }: Config): boolean {
 /** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
 function prepareFolder(path: string, mode: number): void {
   try {
+    const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+    const exposure = exposureOf(path, self)
+    if (exposure !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', exposure)
     mkdirSync(path, { recursive: true, mode: PRIVATE_FOLDER })
     const { uid, mode: found } = lstatSync(path)
     if (!lstatSync(path).isDirectory())

@@ -1,4 +1,15 @@
-import { chmodSync, chownSync, type FSWatcher, mkdirSync, statSync, unlinkSync, watch, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  type FSWatcher,
+  lstatSync,
+  mkdirSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  watch,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { lockFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
@@ -135,8 +146,7 @@ export class FilesOnDisk {
       const restore = (held: Held, give: (fd: OwnedFd) => void) =>
         succeeds(pathOf(held), () =>
           this.#restoreSocket(held, give, (path) => {
-            // The folder is private and its lock ours: what is in the way is of no other broker.
-            if (identityOf(path) !== undefined) unlinkSync(path)
+            makeRoom(path)
             return openInRuntimeDir(path, modeOfSockets(config))
           }),
         )
@@ -177,8 +187,8 @@ export class FilesOnDisk {
 
   #restoreLock(): void {
     const path = lockPath(this.#parts.inForce.config)
-    const found = identityOf(path)
-    if (found === identityOfOpen(this.#lock.fd)) return
+    if (identityOf(path) === identityOfOpen(this.#lock.fd)) return
+    if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) makeRoom(path)
     // The lock that this process still has is of a file that no other can find. Whoever locks the file of that name owns the folder.
     const lock = lockFile(path)
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
@@ -259,6 +269,13 @@ export class FilesOnDisk {
       this.#watcher = undefined
     }
   }
+}
+
+/** The folder is private and its lock ours: a socket there is of no other broker. What is no socket is kept under another name. */
+function makeRoom(path: string): void {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (found?.isSocket() === true) unlinkSync(path)
+  else if (found !== undefined) renameSync(path, `${path}.replaced`)
 }
 
 function pathOf({ address }: Held): string {
