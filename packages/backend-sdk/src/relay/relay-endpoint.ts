@@ -19,6 +19,9 @@ export interface IncomingRelay {
 /** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
 const MOST_STRANGERS = 256
 
+/** sun_path holds 108 bytes, the terminating NUL among them (unix(7)). */
+const LONGEST_PATH = 107
+
 /** How often the socket's file is checked, in ms: a cleaner of temporary folders may remove it. */
 const CHECK_INTERVAL = 1000
 
@@ -58,13 +61,18 @@ export class RelayEndpoint {
    */
   static async open(control: string, shared: boolean, patience: number): Promise<RelayEndpoint> {
     const name = `${RELAY_SOCKET_PREFIX}${randomBytes(6).toString('hex')}.sock`
-    const beside = new RelayEndpoint(join(dirname(resolve(control)), name), undefined, patience)
-    try {
-      return await beside.#listen(shared)
-    } catch {
-      beside.close()
+    const path = join(dirname(resolve(control)), name)
+    if (fits(path)) {
+      const beside = new RelayEndpoint(path, undefined, patience)
+      try {
+        return await beside.#listen(shared)
+      } catch {
+        beside.close()
+      }
     }
-    const folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
+    const prefix = 'baton-relay-'
+    const temporary = fits(join(tmpdir(), `${prefix}XXXXXX`, 'relay.sock')) ? tmpdir() : '/tmp'
+    const folder = mkdtempSync(join(temporary, prefix))
     if (shared) chmodSync(folder, SHARED_FOLDER)
     const apart = new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
     try {
@@ -183,6 +191,11 @@ export class RelayEndpoint {
     // Errors are followed by 'close'; until the app has the socket, nobody else listens for them.
     socket.on('error', drop).on('data', onData).on('end', drop).on('close', forget)
   }
+}
+
+/** Node cuts a longer path to what fits, without an error, and then nothing is found under the whole one (Node 20, libuv 1.46). */
+function fits(path: string): boolean {
+  return Buffer.byteLength(path) <= LONGEST_PATH
 }
 
 function identityOf(path: string): string | undefined {
