@@ -3,7 +3,7 @@ import { lstatSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createConnection } from 'node:net'
 import { dirname, join } from 'node:path'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, Broker } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
@@ -38,11 +38,9 @@ function isSocket(path: string): boolean {
 void t.test('one broker loses one file after the other', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const run = join(folder, 'run')
-  const [web, relayed, admin] = ['web', 'relayed', 'admin'].map((name) => join(folder, name, `${name}.sock`)) as [
-    string,
-    string,
-    string,
-  ]
+  const [web, relayed, admin] = ['web', 'relayed', 'admin'].map((name) =>
+    join(folder, name, `${name}.sock`),
+  ) as [string, string, string]
   for (const path of [web, relayed, admin]) mkdirSync(dirname(path), { mode: 0o750 })
   const configFile = join(folder, 'baton.json')
   const patient = { holdTimeout: '30m', ackDeadline: '10m', tokenTtl: '20m' }
@@ -127,7 +125,11 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
       env: cleanEnvironment(),
     })
     signal(program.pid, 'SIGCONT')
-    t.match(second, { status: 1, stderr: /another broker serves this runtime folder/ }, 'before it is created again')
+    t.match(
+      second,
+      { status: 1, stderr: /another broker serves this runtime folder/ },
+      'before it is created again',
+    )
     await eventually(() => told(CREATED, lock) > 0, 'it is created again')
     t.equal(spawnSync('flock', ['--nonblock', lock, 'true']).status, 1, 'and locked')
     t.ok(isSocket(control) && isSocket(master), 'whose sockets are left alone')

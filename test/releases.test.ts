@@ -52,7 +52,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     t.equal(await release(), 'two')
   })
 
-  await t.test('and where the link leads once that was removed', async (t) => {
+  await t.test('and where the link leads once that was removed', async () => {
     releases.remove('two')
     signal(await process_(), 'SIGKILL')
     await eventually(async () => (await release()) === 'three', 'the third release serves')
@@ -71,7 +71,10 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     rmSync(hold)
     const answer = await rest(session)
     t.notMatch(answer, /^done/m)
-    t.match(answer, `its cwd led to ${releases.path('five')}, and leads to ${releases.path('four')} since; deploy again`)
+    t.match(
+      answer,
+      `its cwd led to ${releases.path('five')}, and leads to ${releases.path('four')} since; deploy again`,
+    )
     t.match(answer, /^Success=0$/m)
     t.match(await say(t, broker, 'deploy web'), /^Success=1$/m)
     t.equal(await release(), 'four')

@@ -1,4 +1,14 @@
-import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Broker } from '../support/broker.ts'
@@ -43,10 +53,15 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
   })
   installBaton(releases.add('one'), '0.0.1')
   releases.use('one')
-  const program = new Program(t, 'sh', ['-c', 'cd "$1" && exec node_modules/.bin/baton start', 'sh', releases.current], {
-    group: true,
-    env: { PATH: `${join(folder, 'bin')}:${process.env['PATH']}` },
-  })
+  const program = new Program(
+    t,
+    'sh',
+    ['-c', 'cd "$1" && exec node_modules/.bin/baton start', 'sh', releases.current],
+    {
+      group: true,
+      env: { PATH: `${join(folder, 'bin')}:${process.env['PATH']}` },
+    },
+  )
   const ready = await program.message('accepting connections')
   const broker = new Broker(program, folder, join(releases.current, 'baton.json'), ready)
   const binaryOf = (pid: number) => readlinkSync(`/proc/${pid}/exe`)
@@ -69,7 +84,11 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
   await t.test('the link leads to another Node, and the former one is removed', async (t) => {
     installNode(node('v2'))
     moveLink(stable, '../node/v2/bin/node')
-    t.equal(binaryOf(await loseWorker(t)), node('v1'), 'a worker is of the same Node for as long as that is there')
+    t.equal(
+      binaryOf(await loseWorker(t)),
+      node('v1'),
+      'a worker is of the same Node for as long as that is there',
+    )
     rmSync(join(folder, 'node/v1'), { recursive: true })
     t.equal(binaryOf(await loseWorker(t)), node('v2'))
     await reloads(t, '0.0.1')
@@ -105,9 +124,12 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     signal(await onlyWorker(t, broker), 'SIGKILL')
     await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
     t.equal(await release(), 'one')
-    t.match(program.messages().findLast(({ msg }) => String(msg).startsWith('program replaced')), {
-      version: '0.0.3',
-    })
+    t.match(
+      program.messages().findLast(({ msg }) => String(msg).startsWith('program replaced')),
+      {
+        version: '0.0.3',
+      },
+    )
   })
 
   await t.test('no Baton is installed any longer', async (t) => {
@@ -117,7 +139,9 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('three')
     t.match(await reload(t, broker), {
       success: false,
-      log: [`the program of the broker is not installed any longer: ${releases.current}/node_modules/.bin/baton`],
+      log: [
+        `the program of the broker is not installed any longer: ${releases.current}/node_modules/.bin/baton`,
+      ],
     })
     t.equal(await release(), 'one')
     installBaton(four, '0.0.4')

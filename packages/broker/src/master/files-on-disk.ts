@@ -247,7 +247,10 @@ export class FilesOnDisk {
 
   #restored(path: string): void {
     this.#parts.counters.fileRestored()
-    this.#parts.logger.warn({ path }, 'a file that the broker needs was removed or replaced; created it again')
+    this.#parts.logger.warn(
+      { path },
+      'a file that the broker needs was removed or replaced; created it again',
+    )
   }
 
   /** Most removals are noticed at once; where inotify is not to be had, with the next check. */

@@ -41,7 +41,10 @@ export interface HeldSocketsState {
   readonly control: number
   readonly operator: number
   /** Absent in the state of an older program. */
-  readonly files?: { readonly control?: FileIdentity | undefined; readonly operator?: FileIdentity | undefined }
+  readonly files?: {
+    readonly control?: FileIdentity | undefined
+    readonly operator?: FileIdentity | undefined
+  }
 }
 
 /** What a reload does to the sockets: either is called, once. */
@@ -124,12 +127,7 @@ export class HeldSockets {
     )
   }
 
-  private constructor(
-    listeners: ReadonlyMap<string, Held>,
-    admin: Held,
-    control: Held,
-    operator: Held,
-  ) {
+  private constructor(listeners: ReadonlyMap<string, Held>, admin: Held, control: Held, operator: Held) {
     this.listeners = listeners
     this.admin = admin
     this.control = control
