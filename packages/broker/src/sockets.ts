@@ -5,6 +5,7 @@ import { adminListenError } from './admin/errors.ts'
 import { type Config, formatAddress, type ListenerConfig } from './config/index.ts'
 import { BrokerError } from './errors.ts'
 import { makeFolder } from './make-folder.ts'
+import { exposureOf } from './folder-trust.ts'
 import type { ControlSocket } from './registry/registry.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
@@ -110,6 +111,9 @@ export function isShared({ security }: Config): boolean {
 /** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
 function prepareFolder(path: string, mode: number): void {
   try {
+    const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+    const exposure = exposureOf(path, self)
+    if (exposure !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', exposure)
     makeFolder(path, PRIVATE_FOLDER)
     const { uid, mode: found } = lstatSync(path)
     if (!lstatSync(path).isDirectory())
@@ -155,7 +159,8 @@ function openUnix(path: string, mode: number, backlog: number): OwnedFd {
   return listenUnix({ path, mode, backlog, descriptors: false })
 }
 
-function isServed(path: string): boolean {
+/** Whether a process listens on the Unix socket `path`. */
+export function isServed(path: string): boolean {
   try {
     connectUnix(path, 'stream', { descriptors: false }).close()
     return true

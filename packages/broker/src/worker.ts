@@ -92,6 +92,8 @@ export interface EmployedWorker extends Worker {
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** Serves one more listener, and its service if that is new. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
+  /** A socket whose file was created again, beside the one before. Owns `fd`. */
+  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
   drainBackend(service: string, backend: string, deadline: number): void
   /** Tells those who listen to the events of what the master has begun. */
   tell(change: Change): void
@@ -362,6 +364,13 @@ export function createWorker(
       }
       metrics.addListener(listener.name)
       addListener(listener, fd).start(poller)
+    },
+    replaceSocket(role, name, fd) {
+      const listener = listeners.find((each) => each.name === name)
+      if (role === 'control') registry.replaceSocket(fd)
+      else if (role === 'admin') admin.replaceSocket(fd)
+      else if (listener !== undefined) listener.replaceSocket(fd)
+      else fd.close()
     },
     drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
     tell: (change) => events.tell(change),

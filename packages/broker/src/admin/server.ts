@@ -20,6 +20,7 @@ import { ConnectionLimit } from './connection-limit.ts'
 import { guard } from './guard.ts'
 import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
+import { SecondSocket } from './second-socket.ts'
 import { removeStaleSocket } from './stale-socket.ts'
 import type { WorkerView } from './view.ts'
 
@@ -64,6 +65,8 @@ export interface Admin {
    * @throws AdminListenError, naming the key and the address
    */
   listen(): Promise<{ address: Address }>
+  /** Accepts on one more listening socket, whose file was created again. Owns `fd`. */
+  replaceSocket(fd: OwnedFd): void
   /** Accepts no more; resolves when the last request is answered. */
   leave(): Promise<void>
   /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
@@ -111,6 +114,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
   app.server.on('connect', (_request, client: Socket) => refuseConnect(client))
   let leaving = false
+  const second = new SecondSocket(app.server, MOST_CONNECTIONS)
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
@@ -148,12 +152,20 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
       }
       return { address: boundAddress(app, listen) }
     },
+    replaceSocket(fd) {
+      if (leaving) fd.close()
+      else second.replace(fd)
+    },
     async leave() {
       leaving = true
+      const ended = second.close()
       // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
       if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
+      await ended
     },
     async close() {
+      leaving = true
+      void second.close()
       socket?.close()
       const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
       await app.close()

@@ -28,7 +28,10 @@ export type KnownBackends = Readonly<Record<string, { readonly slot: string; rea
  * (clients), and leaves by `stop`, or by `pause`, `release` and `finish` when another one takes over.
  */
 export type ToWorker =
-  /** Descriptors in the order of `names`: listeners by name. `role` tells what the others are. */
+  /**
+   * Descriptors in the order of `names`: listeners by name. `role` tells what the others are. After `start`: the socket's file was
+   * created again, and this is the new one.
+   */
   | {
       readonly type: 'sockets'
       readonly role: 'listener' | 'control' | 'admin'

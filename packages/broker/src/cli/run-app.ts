@@ -1,8 +1,10 @@
 import { writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { errnoOf, formatAddress, parseDuration } from '../config/index.ts'
 import { parseAddress } from '../config/address.ts'
+import { logicalFolder, throughLinks } from '../master/working-folder.ts'
 import type { Command } from './command.ts'
 import { NOT_FOUND, unstartable } from './startable.ts'
 import { CommandError, UsageError } from './terminal.ts'
@@ -80,6 +82,7 @@ export const runApp: Command = {
       services: {
         [SERVICE]: {
           command: rest,
+          // Not by getcwd(2): a deploy follows the link through which the folder was entered.
           cwd,
           instances,
           env: {
@@ -126,7 +129,7 @@ function workingFolder(command: readonly string[]): string {
   }
   const problem = unstartable(command, cwd, process.env['PATH'])
   if (problem !== undefined) throw new CommandError(problem.reason, { exitCode: problem.code })
-  return cwd
+  return logicalFolder(process.env, cwd)
 }
 
 function durationOf(text: string): number {
@@ -151,5 +154,7 @@ function instancesOf(text: string): number {
 
 /** As an URL: the path may have spaces, which NODE_OPTIONS takes for an end. */
 function preload(): string {
-  return import.meta.resolve('@baton/backend-sdk/register')
+  const file = fileURLToPath(import.meta.resolve('@baton/backend-sdk/register'))
+  const cwd = process.cwd()
+  return pathToFileURL(throughLinks(file, logicalFolder(process.env, cwd), cwd)).href
 }

@@ -14,6 +14,7 @@ const definition = z.object({
   command: z.array(z.string()).min(1).readonly(),
   env: z.record(z.string(), z.string()).readonly(),
   cwd: z.string(),
+  folder: z.string().optional(),
   version: z.string().nullable(),
 })
 

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { realpathSync, statSync } from 'node:fs'
 import { type OwnedFd, type Poller, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
 import { errnoOf } from '../config/index.ts'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
@@ -28,7 +29,7 @@ export function systemProcesses(poller: Poller): Processes {
 
 function startProcess(
   [program = '', ...args]: readonly string[],
-  { env, cwd }: { env: NodeJS.ProcessEnv; cwd: string },
+  { env, cwd, folder }: { env: NodeJS.ProcessEnv; cwd: string; folder?: string | undefined },
   host: ProcessHost,
 ): RunningProcess {
   const open: OwnedFd[] = []
@@ -42,12 +43,13 @@ function startProcess(
   let child: ChildProcess
   let run: Run
   try {
+    const where = existingFolder(cwd, folder)
     const [stdout, childStdout] = pair()
     const [stderr, childStderr] = pair()
     // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
     // A session of its own: Ctrl-C at the master's terminal is the master's to obey, who drains first.
     const stdio = ['ignore' as const, childStdout.fd, childStderr.fd]
-    child = spawn(program, args, { env, cwd, stdio, detached: true })
+    child = spawn(program, args, { env, cwd: where, stdio, detached: true })
     childStdout.close()
     childStderr.close()
     run = new Run(host, child.pid, { stdout: stdout.release(), stderr: stderr.release() })
@@ -85,6 +87,17 @@ function leaveNobody(leader: number | undefined, signal: NodeJS.Signals = 'SIGTE
 
 function failedStart(error: Error): ProcessExit {
   return { code: null, signal: null, error: error.message, errno: errnoOf(error) }
+}
+
+/**
+ * A release folder belongs to the version that was deployed from it, so a process that is started again starts there, wherever a `current`
+ * link leads meanwhile. Once that folder was removed, the link is all that there is. spawn(2) would name the program as missing.
+ */
+function existingFolder(cwd: string, folder = cwd): string {
+  const isFolder = (path: string) => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+  if (isFolder(cwd)) return cwd
+  if (isFolder(folder)) return realpathSync(folder)
+  throw new Error(`the working folder ${folder} is gone`)
 }
 
 function neverStarted(error: Error, host: ProcessHost): RunningProcess {

@@ -85,7 +85,8 @@ export class AfterExec {
    * @throws what makes it fail, and then nothing has changed
    */
   async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
-    const { log, inForce, roster } = this.#parts
+    const { log, inForce, roster, files } = this.#parts
+    files.ensure()
     const { drainDeadline } = inForce.config
     const change = inForce.sockets.change(next.config)
     let replaced: Awaited<ReturnType<Roster['replace']>>

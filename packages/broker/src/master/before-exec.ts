@@ -6,7 +6,9 @@ import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
 import type { Counters } from './counters.ts'
 import type { Crossing } from './crossing.ts'
+import type { FilesOnDisk } from './files-on-disk.ts'
 import { type InForce, readSettings } from './in-force.ts'
+import type { InstalledProgram } from './installed-program.ts'
 import type { Occupation } from './occupation.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
@@ -25,6 +27,7 @@ export interface ReloadParts {
   readonly fleet: Fleet
   readonly counters: Counters
   readonly crossing: Crossing
+  readonly files: Pick<FilesOnDisk, 'ensure'>
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
 }
@@ -41,14 +44,14 @@ type Carried = Pick<MasterState, 'lock' | 'executions' | 'startedAt' | 'run'> & 
  */
 export class BeforeExec {
   readonly #parts: ReloadParts
-  readonly #program: readonly string[]
+  readonly #program: InstalledProgram
   readonly #carried: () => Carried
 
   /**
-   * @param program what stands behind the executable on the command line, less the command
+   * @param program that replaces this one
    * @param carried called right before exec
    */
-  constructor(parts: ReloadParts, program: readonly string[], carried: () => Carried) {
+  constructor(parts: ReloadParts, program: InstalledProgram, carried: () => Carried) {
     this.#parts = parts
     this.#program = program
     this.#carried = carried
@@ -63,7 +66,7 @@ export class BeforeExec {
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
     refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, occupation, inForce, roster, counters, tell } = this.#parts
+    const { log, notifier, occupation, inForce, roster, counters, files, tell } = this.#parts
     occupation.begin('reload')
     notifier.reloading()
     const [first] = requests
@@ -74,6 +77,9 @@ export class BeforeExec {
     try {
       log.logger.info({ asker: first.asker.kind, by, ...joined }, 'reloading')
       tell({ kind: 'reload', by, text: `${by} reloads the broker` })
+      // A broker that no backend and no operator can reach is not reloaded.
+      files.ensure()
+      this.#program.enterFolder()
       const candidate = this.#readCandidate()
       const problem = await checkProgram(this.#program, inForce.settings.file)
       const stops = () => {
@@ -150,6 +156,7 @@ export class BeforeExec {
       const state: MasterState = {
         ...carried,
         version: STATE_VERSION,
+        program: this.#program.names,
         file,
         text,
         candidate,
@@ -165,8 +172,8 @@ export class BeforeExec {
       }
       written = writeState(state)
       executeInPlace({
-        path: process.execPath,
-        args: [...this.#program, 'start', '--config', file],
+        path: this.#program.nodeForReload(),
+        args: [...this.#program.arguments(), 'start', '--config', file],
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
         keepSignals: true,

@@ -8,9 +8,10 @@ export interface CountersState {
   readonly succeeded: number
   readonly failed: number
   readonly deaths: number
-  /** Absent in the state of a program that did not count them, as the next one. */
+  /** Absent in the state of an older program. */
   readonly incomplete?: number
   readonly hangs?: number
+  readonly restored?: number
   /** Seconds since 1970; 0 before the first. */
   readonly lastReload: number
 }
@@ -50,6 +51,11 @@ export class Counters {
     help: 'Workers that the master ended because they did not answer within workerTimeout.',
     registers: [this.#registry],
   })
+  readonly #restored = new Counter({
+    name: 'baton_files_restored_total',
+    help: 'Files of the broker that were removed or replaced while it ran, and that it created again.',
+    registers: [this.#registry],
+  })
   #ended: MetricSnapshot[]
   #counted: Omit<CountersState, 'ended'>
   #adding = false
@@ -64,6 +70,7 @@ export class Counters {
     if (counted.incomplete) this.#reloads.inc({ result: 'incomplete' }, counted.incomplete)
     this.#deaths.inc(counted.deaths)
     this.#hangs.inc(counted.hangs ?? 0)
+    this.#restored.inc(counted.restored ?? 0)
     this.#lastReload.set(counted.lastReload)
   }
 
@@ -93,6 +100,11 @@ export class Counters {
   workerHung(): void {
     this.#counted = { ...this.#counted, hangs: (this.#counted.hangs ?? 0) + 1 }
     this.#hangs.inc()
+  }
+
+  fileRestored(): void {
+    this.#counted = { ...this.#counted, restored: (this.#counted.restored ?? 0) + 1 }
+    this.#restored.inc()
   }
 
   /** A worker has ended: its counters stay. */

@@ -3,8 +3,9 @@ import type { Logger } from 'pino'
 import type { ServiceConfig } from '../config/index.ts'
 import { type DeployResult, type RunningDeploy, startDeploy, startReturn } from '../deploy/index.ts'
 import type { Change } from '../events/index.ts'
-import type { Fleet } from '../fleet/index.ts'
+import { define, type Fleet } from '../fleet/index.ts'
 import { type DeployCommand, type Outcome, refusal } from './commands.ts'
+import type { FilesOnDisk } from './files-on-disk.ts'
 import type { InForce } from './in-force.ts'
 import type { Occupation } from './occupation.ts'
 
@@ -13,6 +14,7 @@ export interface DeployerParts {
   readonly fleet: Fleet
   readonly inForce: InForce
   readonly occupation: Occupation
+  readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
@@ -71,23 +73,47 @@ export class Deployer {
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
-    const { fleet, inForce, logger } = this.#parts
+    const { fleet, inForce, files, logger } = this.#parts
+    // A new process has to find the control socket.
+    files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
+    const base = dirname(inForce.settings.file)
+    const folder = define(service, base)?.cwd
+    let moved: string | undefined
     const deploy = begin(fleet, {
       service,
-      base: dirname(inForce.settings.file),
+      base,
       atOnce,
-      progress: ({ step, instance, text }) => command.progress(`${step} ${instance}: ${text}`),
+      progress: ({ step, instance, text }) => {
+        if (step === 'done' && !abort) moved = movedFrom(folder, service, base)
+        if (moved === undefined) command.progress(`${step} ${instance}: ${text}`)
+        else command.progress(`failed ${instance}: ${moved}`)
+      },
     })
     this.#running = { service: name, deploy }
     logger.info({ service: name, atOnce, abort, by }, 'deploying')
-    const result = await deploy.done
+    const ended = await deploy.done
     this.#running = undefined
+    const result: DeployResult =
+      ended.success && moved !== undefined
+        ? { success: false, reason: moved, output: [], aborted: false, returned: false }
+        : ended
     if (result.success) logger.info({ service: name, replaced: result.replaced }, 'deployed')
     else logger.error({ service: name, reason: result.reason, returned: result.returned }, 'deploy failed')
     return result
   }
+}
+
+/** Whether processes that were started in `folder` are of another release than the one that the links of `cwd` lead to now. */
+function movedFrom(folder: string | undefined, service: ServiceConfig, base: string): string | undefined {
+  let now: string | undefined
+  try {
+    now = define(service, base)?.cwd
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error)
+  }
+  return now === folder ? undefined : `its cwd led to ${folder}, and leads to ${now} since; deploy again`
 }
 
 /** What the asker reads behind the progress. */

@@ -51,7 +51,7 @@ export class InForce {
 
   /** A second call does nothing. */
   close(): void {
-    this.#sockets.close(this.config)
+    this.#sockets.close()
   }
 }
 

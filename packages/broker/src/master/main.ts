@@ -5,6 +5,7 @@ import { MASTER_SIGNALS, type MasterSignal, takeEarlySignals } from '../cli/earl
 import { DONE, FAILED } from '../cli/terminal.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import { GivenSockets, Notifier } from '../systemd/index.ts'
+import { InstalledProgram } from './installed-program.ts'
 import { Master } from './master.ts'
 import { findLaunchers, isUnderNohup } from './launchers.ts'
 import { StartLog } from './start-log.ts'
@@ -80,11 +81,15 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   unblockSignals()
   try {
     const notifier = Notifier.take(process.env, log.logger)
-    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run, notifier }
+    const program = InstalledProgram.ofProcess(state?.program)
+    const options = { log, program, run, notifier }
     if (state === undefined) {
       warn()
       const given = GivenSockets.take(process.env, log.logger)
-      master = await Master.start(resolve(file), { ...options, given })
+      // Not by getcwd(2): the folder may have been entered through a link, which is followed again at each reload.
+      const { folder } = program.names
+      process.env['PWD'] = folder
+      master = await Master.start(resolve(folder, file), { ...options, given })
       given.close()
     } else master = await Master.resume(state, options)
     log.take()

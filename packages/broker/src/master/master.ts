@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../channel/messages.ts'
 import { readConfigText } from '../config/index.ts'
@@ -16,9 +15,11 @@ import { answerText, type Commanded, obey } from './commands.ts'
 import { Counters } from './counters.ts'
 import { Crossing } from './crossing.ts'
 import { Deployer } from './deployer.ts'
+import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { controlPath, HeldSockets } from './held-sockets.ts'
 import { assign, InForce, readSettings, restoreSettings } from './in-force.ts'
 import { Occupation } from './occupation.ts'
+import type { InstalledProgram } from './installed-program.ts'
 import { Operator } from './operator.ts'
 import { type ReloadRequest, Reloads } from './reloads.ts'
 import { Roster } from './roster.ts'
@@ -42,8 +43,8 @@ interface Belongings {
 
 export interface MasterOptions {
   readonly log: StartLog
-  /** This program, to be executed again: what stands behind the executable on the command line, less the command. */
-  readonly program: readonly string[]
+  /** This program, to be executed again. */
+  readonly program: InstalledProgram
   /** Under `baton run`. */
   readonly run?: RunState | undefined
   /** Hears how it goes. The master closes it. */
@@ -57,17 +58,17 @@ export interface MasterOptions {
  * processes. It accepts no client.
  *
  * `running` -> `reloading` -> (this program replaced by the new one) -> `reloading` -> `running`; `stopping` from anywhere.
- * Owner of the lock of `runtimeDir`, and of its parts: each of them owns what it is named for.
+ * Owner of its parts: each of them owns what it is named for.
  */
 export class Master {
   readonly #log: StartLog
   readonly #notifier: Notifier
   readonly #poller = new Poller()
-  readonly #lock: OwnedFd
   readonly #startedAt: string
   readonly #executions: number
   readonly #occupation = new Occupation()
   readonly #inForce: InForce
+  readonly #files: FilesOnDisk
   readonly #roster: Roster
   readonly #fleet: Fleet
   readonly #operator: Operator
@@ -97,7 +98,7 @@ export class Master {
     const settings = readSettings(file, readConfigText(file))
     const { config } = settings
     prepareRuntimeDir(config)
-    const lock = lockFile(join(config.runtimeDir, 'lock'))
+    const lock = lockFile(lockPath(config))
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
     let inForce: InForce
     try {
@@ -137,6 +138,7 @@ export class Master {
     }
     master.#occupation.end('start')
     options.notifier.ready('serving')
+    master.#files.start()
     return master
   }
 
@@ -146,9 +148,10 @@ export class Master {
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
     const counters = new Counters(state.counters, () => options.log.dropped)
+    const settings = restoreSettings(state.file, state.text)
     const master = new Master(
       {
-        inForce: new InForce(restoreSettings(state.file, state.text), HeldSockets.restore(state.sockets)),
+        inForce: new InForce(settings, HeldSockets.restore(state.sockets, settings.config)),
         lock: new OwnedFd(state.lock),
         crossing: Crossing.restore(state.pair),
         counters,
@@ -161,6 +164,7 @@ export class Master {
       state.fleet,
     )
     master.#roster.takeOver(state.workers)
+    master.#files.start()
     master.#finishing = master.#afterExec.finish(state)
     await master.#finishing
     return master
@@ -172,7 +176,6 @@ export class Master {
     this.#log = log
     this.#notifier = notifier
     this.#inForce = inForce
-    this.#lock = lock
     this.#crossing = crossing
     this.#startedAt = startedAt
     this.#executions = executions
@@ -182,6 +185,11 @@ export class Master {
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
       workerTimeout: () => inForce.config.workerTimeout,
+      node: () => {
+        program.leaveRemovedFolder()
+        return program.nodeForWorker()
+      },
+      programGone: () => this.reload(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
     const roster = this.#roster
@@ -197,8 +205,16 @@ export class Master {
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
-    this.#operator = new Operator(inForce.sockets.operator, this.#poller, {
+    this.#operator = new Operator(inForce.sockets.operator.fd, this.#poller, {
       command: (session, words) => obey(session, words, this.#commanded),
+    })
+    this.#files = new FilesOnDisk(lock, {
+      inForce,
+      roster,
+      operator: this.#operator,
+      counters,
+      logger,
+      ownsFile: run !== undefined,
     })
     const parts = {
       log,
@@ -210,6 +226,7 @@ export class Master {
       fleet: this.#fleet,
       counters,
       crossing,
+      files: this.#files,
       tell: (change: Change) => roster.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
@@ -223,7 +240,7 @@ export class Master {
       },
     })
     this.#beforeExec = new BeforeExec(parts, program, () => ({
-      lock: lock.fd,
+      lock: this.#files.lock,
       executions: executions + 1,
       startedAt,
       run: this.#appRun.state ?? null,
@@ -307,7 +324,7 @@ export class Master {
     this.#operator.close()
     this.#inForce.close()
     this.#crossing.close()
-    this.#lock.close()
+    this.#files.close()
     this.#poller.close()
     this.#ended()
   }

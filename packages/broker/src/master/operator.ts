@@ -26,13 +26,13 @@ export interface OperatorHost {
 
 /** Accepts on the operator's socket. Who has this process's user, or root, is an operator; everybody else a reader. */
 export class Operator {
-  readonly #socket: OwnedFd
+  #socket: OwnedFd
   readonly #poller: Poller
   readonly #host: OperatorHost
   readonly #sessions = new Set<Session>()
   readonly #awaitingEnd = new Set<Session>()
   readonly #uids = new WeakMap<Session, number>()
-  readonly #watch: Watch
+  #watch: Watch
   #resume: NodeJS.Timeout | undefined
 
   /** Borrows `socket`. */
@@ -42,6 +42,26 @@ export class Operator {
     this.#host = host
     refuseDescriptors(socket.fd)
     this.#watch = poller.add(socket.fd, EPOLLIN, () => this.#accept())
+  }
+
+  /**
+   * Accepts on `socket` from now on, and what still waits in the queue of the former one, which may be closed afterwards.
+   *
+   * @throws {NativeError} and then goes on with the former one
+   */
+  replaceSocket(socket: OwnedFd): void {
+    for (;;) {
+      const { connections, error } = acceptMany(this.#socket.fd, MAX_ACCEPTS)
+      for (const accepted of connections) this.#meet(new OwnedFd(accepted.fd))
+      if (error !== undefined) throw error
+      // Its file is gone: no more can come.
+      if (connections.length < MAX_ACCEPTS) break
+    }
+    const watch = this.#poller.add(socket.fd, EPOLLIN, () => this.#accept())
+    clearTimeout(this.#resume)
+    this.#watch.remove()
+    this.#watch = watch
+    this.#socket = socket
   }
 
   /** Goes on with a connection that was accepted before; owns `fd`. */

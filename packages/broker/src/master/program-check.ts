@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import type { InstalledProgram } from './installed-program.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from './state-version.ts'
 
 /** Loading the program takes some tenths of a second; on a busy machine some seconds. */
@@ -8,11 +9,11 @@ const PATIENCE = 30_000
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
  * configuration, and can read what this master would leave to it.
  *
- * @param arguments_ of this process, without the command: `[...execArgv, script]`
  * @returns what is wrong, or undefined
+ * @throws {BrokerError} BATON_ERR_PROGRAM_GONE
  */
-export async function checkProgram(arguments_: readonly string[], file: string): Promise<string | undefined> {
-  const child = spawn(process.execPath, [...arguments_, 'check', '--config', file], {
+export async function checkProgram(program: InstalledProgram, file: string): Promise<string | undefined> {
+  const child = spawn(program.nodeForReload(), [...program.arguments(), 'check', '--config', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
   })

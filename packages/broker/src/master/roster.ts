@@ -75,6 +75,10 @@ export interface RosterHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
   ended(): void
+  /** The binary for the next one. */
+  node(): string
+  /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
+  programGone(): void
 }
 
 /**
@@ -299,6 +303,23 @@ export class Roster {
     await this.#until(() => !worker.alive || this.#listening.get(worker)?.has(name) === true)
   }
 
+  /** Whether some worker serves, or is about to. */
+  get isServing(): boolean {
+    return [...this.#workers].some(({ role, alive }) => role === 'current' && alive)
+  }
+
+  /**
+   * A socket whose file was created again goes to every worker that serves or is about to: beside the former one, whose accept queue may
+   * hold connections.
+   *
+   * @param name of a listener
+   * @throws {NativeError} EMFILE
+   */
+  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void {
+    const message = { type: 'sockets', role, names: name === undefined ? [] : [name] } as const
+    for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
+  }
+
   /** Lets the workers finish, and resolves when all have ended. */
   async stop(deadline: number): Promise<void> {
     this.#stopping = true
@@ -357,7 +378,8 @@ export class Roster {
     sockets,
     format,
   }: Assignment): Promise<WorkerProcess> {
-    const worker = WorkerProcess.start(++this.#started, format, this.#poller, this.#workerHost)
+    const node = this.#host.node()
+    const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
     this.#building.add(worker)
     this.#startedAt.set(worker, performance.now())
@@ -370,7 +392,7 @@ export class Roster {
         batch.map(([, { fd }]) => fd.fd),
       )
     }
-    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
+    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
     if (this.#current !== undefined) this.#known = this.#current.backends
     const known = Object.fromEntries(
@@ -550,6 +572,7 @@ export class Roster {
       this.#retire(next)
     } catch (error) {
       this.#logger.error({ err: error }, 'worker could not be replaced')
+      if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
   }

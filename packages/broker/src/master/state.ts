@@ -8,6 +8,7 @@ import type { HeldSocketsState } from './held-sockets.ts'
 import type { LogState } from './start-log.ts'
 import type { Launcher } from './launchers.ts'
 import type { StartRow } from './start-row.ts'
+import type { ProgramNames } from './installed-program.ts'
 import type { WorkerState } from './worker-process.ts'
 
 /** Number of the memory file, in the environment of the program that takes over. */
@@ -40,6 +41,8 @@ export interface MasterState {
   /** How often this process has replaced its program. */
   readonly executions: number
   readonly file: string
+  /** Absent in the state of an older program. */
+  readonly program?: ProgramNames
   /** The configuration in force, and the one that is to be. */
   readonly text: string
   readonly candidate: string

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import {
@@ -72,10 +73,21 @@ export class WorkerProcess {
   #waiting = 2
   #exit: Exit = { code: null, signal: null }
 
-  static start(number: number, format: LogFormat, poller: Poller, host: WorkerHost): WorkerProcess {
+  /**
+   * @param node to start it with
+   * @throws {BrokerError} BATON_ERR_PROGRAM_GONE, BATON_ERR_WORKER_FAILED
+   */
+  static start(
+    number: number,
+    node: string,
+    format: LogFormat,
+    poller: Poller,
+    host: WorkerHost,
+  ): WorkerProcess {
+    if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
     const [channel, theirs] = socketpair('stream')
     const [stderr, words] = socketpair('stream')
-    const child = spawn(process.execPath, [...youngGeneration(), ...process.execArgv, PROGRAM, format], {
+    const child = spawn(node, [...youngGeneration(), ...process.execArgv, PROGRAM, format], {
       // The channel's place is WORKER_CHANNEL.
       stdio: ['ignore', 'inherit', words.fd, theirs.fd],
       env: environment(),
@@ -87,7 +99,7 @@ export class WorkerProcess {
       channel.close()
       stderr.close()
       child.on('error', () => {})
-      throw new BrokerError('BATON_ERR_WORKER_FAILED', `${process.execPath} cannot be started`)
+      throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
     }
     const worker = new WorkerProcess({ number, pid }, channel, stderr, poller, host)
     child.on('exit', (code, signal) => worker.#exited({ code, signal }))

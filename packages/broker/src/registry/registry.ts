@@ -84,7 +84,9 @@ export interface RegistryOptions {
  */
 export class Registry {
   readonly #config: Config
-  readonly #socket: ControlSocket
+  #socket: ControlSocket
+  /** Replaced ones, until their accept queues are empty. */
+  readonly #former = new Map<OwnedFd, Watch | undefined>()
   readonly #services: ReadonlyMap<string, Service>
   readonly #brokerId: string
   readonly #logger: Logger
@@ -120,14 +122,31 @@ export class Registry {
   start(poller: Poller): void {
     this.#releasing = undefined
     this.#poller = poller
-    refuseDescriptors(this.#socket.fd.fd)
-    this.#watch ??= poller.add(this.#socket.fd.fd, EPOLLIN, () => this.#accept())
+    const watch = (fd: OwnedFd) => {
+      refuseDescriptors(fd.fd)
+      return poller.add(fd.fd, EPOLLIN, () => this.#accept())
+    }
+    for (const [former, watched] of this.#former) this.#former.set(former, watched ?? watch(former))
+    this.#watch ??= watch(this.#socket.fd)
+  }
+
+  /** The socket's file was created again. What waits in the queue of the former socket is accepted as well. Owns `fd`. */
+  replaceSocket(fd: OwnedFd): void {
+    const { fd: former } = this.#socket
+    if (former.closed) return fd.close()
+    this.#former.set(former, this.#watch)
+    this.#socket = { ...this.#socket, fd }
+    // Before `start`, which watches both.
+    if (this.#watch === undefined) return
+    this.#watch = this.#poller?.add(fd.fd, EPOLLIN, () => this.#accept())
+    this.#accept()
   }
 
   /** Accepts nobody until `start`. Who has connected before may still register. */
   pause(): void {
     clearTimeout(this.#resume)
-    this.#watch?.remove()
+    for (const watch of this.#watches) watch.remove()
+    this.#closeFormer()
     this.#watch = undefined
   }
 
@@ -145,10 +164,35 @@ export class Registry {
     for (const stranger of this.#strangers) stranger.cutOff()
   }
 
+  get #watches(): Watch[] {
+    return [...this.#former.values(), this.#watch].filter((watch) => watch !== undefined)
+  }
+
+  /** What waits there sees an end, and dials again. */
+  #closeFormer(): void {
+    for (const former of this.#former.keys()) former.close()
+    this.#former.clear()
+  }
+
   #accept(): void {
+    for (const [former, watch] of this.#former) {
+      if (!this.#acceptFrom(former)) return
+      // Its file is gone: no more can come.
+      watch?.remove()
+      this.#former.delete(former)
+      former.close()
+    }
+    this.#acceptFrom(this.#socket.fd)
+  }
+
+  /** @returns whether its queue is empty; it is looked at again otherwise */
+  #acceptFrom(socket: OwnedFd): boolean {
     const room = Math.min(MAX_ACCEPTS, MOST_STRANGERS - this.#strangers.size)
-    if (room <= 0) return this.#pause()
-    const { connections, error } = acceptMany(this.#socket.fd.fd, room)
+    if (room <= 0) {
+      this.#pause()
+      return false
+    }
+    const { connections, error } = acceptMany(socket.fd, room)
     let failure = error
     for (const accepted of connections) {
       try {
@@ -160,18 +204,23 @@ export class Registry {
     }
     if (failure === undefined) {
       this.#pressure = undefined
-      return
+      return connections.length < room
     }
     if (this.#pressure !== failure.code)
       this.#logger.error({ code: failure.code }, 'cannot accept on the control socket')
     this.#pressure = failure.code
     this.#pause()
+    return false
   }
 
   /** The socket stays readable while nobody is accepted from it; looking again later is not a spin. */
   #pause(): void {
-    this.#watch?.modify(0)
-    this.#resume = setTimeout(() => this.#watch?.modify(EPOLLIN), PRESSURE_PAUSE)
+    this.#watchFor(0)
+    this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE)
+  }
+
+  #watchFor(events: number): void {
+    for (const watch of this.#watches) watch.modify(events)
   }
 
   /** From accept to HELLO. Afterwards the connection's frames go to its link. Owns `fd`, also when it throws. */

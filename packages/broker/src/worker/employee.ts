@@ -130,7 +130,12 @@ export class Employee {
     }
   }
 
+  /** Before the start, all that there are; afterwards one whose file was created again. */
   #take(role: 'listener' | 'control' | 'admin', names: readonly string[], fds: readonly OwnedFd[]): void {
+    if (this.#worker !== undefined) {
+      for (const [index, fd] of fds.entries()) this.#worker.replaceSocket(role, names[index], fd)
+      return
+    }
     if (role === 'control') this.#control = fds[0]
     else if (role === 'admin') this.#admin = fds[0]
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
