@@ -13,6 +13,7 @@ import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from './metrics/index.ts'
 import { FlightRecorder } from './recorder/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
+import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { Service } from './service/service.ts'
@@ -32,6 +33,8 @@ export interface Employment {
   readonly poller: Poller
   /** Backends of a predecessor. */
   readonly known: KnownBackends
+  /** What the master runs. */
+  readonly managed: ManagedProcesses
   /** Somebody has registered or gone. */
   readonly onBackends: () => void
   /** What other processes of this broker have counted. */
@@ -84,6 +87,7 @@ export interface EmployedWorker extends Worker {
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** Serves one more listener, and its service if that is new. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
+  /** One backend, and those that come from the same managed process. */
   drainBackend(service: string, backend: string, deadline: number): void
   /** Tells those who listen to the events of what the master has begun. */
   tell(change: Change): void
@@ -160,6 +164,7 @@ export function createWorker(
     services,
     brokerId: id,
     known: given.known,
+    managed: given.managed,
     onChange: () => {
       events.look()
       given.onBackends?.()
@@ -349,7 +354,13 @@ export function createWorker(
       metrics.addListener(listener.name)
       addListener(listener, fd).start(poller)
     },
-    drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
+    drainBackend(service, backend, deadline) {
+      const links = [...(services.get(service)?.links ?? [])]
+      void drainLinks(
+        links.filter(({ identity: { ulid, owner } }) => ulid === backend || owner === backend),
+        deadline,
+      )
+    },
     tell: (change) => events.tell(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {

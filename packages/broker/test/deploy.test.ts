@@ -22,6 +22,7 @@ class Scene {
       os: this.os,
       socket: '/run/control.sock',
       env: {},
+      master: {},
       drain: (_service, id) => this.drains.push(id),
     })
     const { services } = this.config(instances, version)
@@ -379,6 +380,7 @@ void t.test(
       os,
       socket: '/run/control.sock',
       env: {},
+      master: {},
       drain: (_service, id) => drains.push(id),
     })
     fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
+import { LIFELINE, type Lifeline } from './lifeline.ts'
 import { OutputPipe } from './output-pipe.ts'
 import { signalGroup } from './process-group.ts'
 import type { OutputStream } from './output.ts'
@@ -12,10 +13,16 @@ import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProces
  */
 const OUTPUT_WAIT = 500
 
-/** @param poller tells the end of processes that were taken over */
-export function systemProcesses(poller: Poller): Processes {
+/** From the descriptors 0 to 2 to LIFELINE: such an entry leaves the number closed. */
+const NOTHING_BETWEEN = Array.from({ length: LIFELINE - 3 }, () => 'ignore' as const)
+
+/**
+ * @param poller tells the end of processes that were taken over
+ * @param lifeline what each process inherits as LIFELINE
+ */
+export function systemProcesses(poller: Poller, lifeline: Pick<Lifeline, 'fd'>): Processes {
   return {
-    start: (command, options, host) => startProcess(command, options, host),
+    start: (command, options, host) => startProcess(command, { ...options, lifeline: lifeline.fd }, host),
     takeOver(numbers, host) {
       const run = new Run(host, numbers.pid, numbers)
       if (numbers.exit !== null) run.ended(numbers.exit)
@@ -27,7 +34,7 @@ export function systemProcesses(poller: Poller): Processes {
 
 function startProcess(
   [program = '', ...args]: readonly string[],
-  { env, cwd }: { env: NodeJS.ProcessEnv; cwd: string },
+  { env, cwd, lifeline }: { env: NodeJS.ProcessEnv; cwd: string; lifeline: number },
   host: ProcessHost,
 ): RunningProcess {
   const open: OwnedFd[] = []
@@ -43,7 +50,7 @@ function startProcess(
     const [stderr, childStderr] = pair()
     // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
     // A session of its own: Ctrl-C at the master's terminal is the master's to obey, who drains first.
-    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd]
+    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd, ...NOTHING_BETWEEN, lifeline]
     child = spawn(program, args, { env, cwd, stdio, detached: true })
     childStdout.close()
     childStderr.close()

@@ -29,7 +29,7 @@ export interface ReloadParts {
 }
 
 /** What crosses exec beside them. */
-type Carried = Pick<MasterState, 'lock' | 'executions' | 'startedAt' | 'run'>
+type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run'>
 
 /**
  * The first half of a reload, in the program that is to be replaced: looks at all that can be refused, and hands over. The other half is

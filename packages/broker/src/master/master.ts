@@ -4,7 +4,7 @@ import type { BackendReport, FromWorker } from '../channel/messages.ts'
 import { readConfigText } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
 import type { Change } from '../events/index.ts'
-import { Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
+import { Fleet, type FleetOptions, Lifeline, systemFleetOs } from '../fleet/index.ts'
 import { prepareRuntimeDir } from '../sockets.ts'
 import type { GivenSockets, Notifier } from '../systemd/index.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -28,6 +28,7 @@ import type { WorkerProcess } from './worker-process.ts'
 interface Belongings {
   readonly inForce: InForce
   readonly lock: OwnedFd
+  readonly lifeline: Lifeline
   readonly crossing: Crossing
   readonly counters: Counters
   readonly startedAt: string
@@ -60,6 +61,7 @@ export class Master {
   readonly #notifier: Notifier
   readonly #poller = new Poller()
   readonly #lock: OwnedFd
+  readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
   readonly #occupation = new Occupation()
@@ -100,6 +102,7 @@ export class Master {
         {
           inForce,
           lock,
+          lifeline: new Lifeline(),
           crossing: Crossing.open(),
           counters: new Counters(),
           startedAt: new Date().toISOString(),
@@ -136,6 +139,7 @@ export class Master {
       {
         inForce: new InForce(restoreSettings(state.file, state.text), HeldSockets.restore(state.sockets)),
         lock: new OwnedFd(state.lock),
+        lifeline: new Lifeline(state.lifeline),
         crossing: Crossing.restore(state.pair),
         counters,
         startedAt: state.startedAt,
@@ -153,12 +157,13 @@ export class Master {
   }
 
   private constructor(belongings: Belongings, { log, program, notifier }: MasterOptions, fleet?: unknown) {
-    const { inForce, lock, crossing, counters, startedAt, executions, workersStarted, run } = belongings
+    const { inForce, lock, lifeline, crossing, counters, startedAt, executions, workersStarted, run } = belongings
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#notifier = notifier
     this.#inForce = inForce
     this.#lock = lock
+    this.#lifeline = lifeline
     this.#crossing = crossing
     this.#startedAt = startedAt
     this.#executions = executions
@@ -167,14 +172,18 @@ export class Master {
       assignment: () => assign(inForce.settings, inForce.sockets, log.format),
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
+      managed: () => this.#fleet.managed(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
     const roster = this.#roster
     const fleetOptions: FleetOptions = {
       logger,
-      os: systemFleetOs(this.#poller),
+      os: systemFleetOs(this.#poller, lifeline),
       socket: controlPath(inForce.config),
       env: process.env,
+      master: lifeline.environment,
+      // When the fleet has settled what changes: a process is in its place only after it was started.
+      changed: () => queueMicrotask(() => roster.tellManaged()),
       // Of a service that a reload removed only the worker that leaves knows.
       drain: (service, backend, deadline) => {
         for (const worker of roster.workers) worker.send({ type: 'drain', service, backend, deadline })
@@ -200,6 +209,7 @@ export class Master {
     this.#appRun = new AppRun(run, { ...parts, deployer: this.#deployer })
     this.#beforeExec = new BeforeExec(parts, program, () => ({
       lock: lock.fd,
+      lifeline: lifeline.state,
       executions: executions + 1,
       startedAt,
       run: this.#appRun.state ?? null,
@@ -254,6 +264,7 @@ export class Master {
     this.#operator.close()
     this.#inForce.close()
     this.#crossing.close()
+    this.#lifeline.close()
     this.#lock.close()
     this.#poller.close()
     this.#ended()

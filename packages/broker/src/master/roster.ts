@@ -2,10 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../channel/channel.ts'
-import type { BackendReport, FromWorker } from '../channel/messages.ts'
+import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
+import { processExists } from '../registry/peer-process.ts'
 import { RestartBackoff } from './backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from './held-sockets.ts'
@@ -30,6 +31,9 @@ const STOP_GRACE = 5000
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MOST_LEAVING = 4
 
+/** Backends of earlier workers that the next one is told of, at most. */
+const MOST_KNOWN = 4096
+
 /** What a worker is started with. */
 export interface Assignment {
   readonly text: string
@@ -40,6 +44,8 @@ export interface Assignment {
   readonly format: LogFormat
   /** Their names. */
   readonly services: ReadonlySet<string>
+  /** Of those that take the processes of their `command` alone. */
+  readonly closed: ReadonlySet<string>
 }
 
 /**
@@ -51,6 +57,8 @@ type Finish = (removed: readonly string[], deadline: number) => void
 export interface RosterHost {
   /** With what the next worker starts: what is in force now. */
   assignment(): Assignment
+  /** The processes of services with a `command` that run now. */
+  managed(): readonly ManagedReport[]
   /** What the roster does not answer by itself. */
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
@@ -81,8 +89,10 @@ export class Roster {
   #stopping = false
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
   #replacing = false
-  /** What the worker that serves, or did last, said of its backends. */
+  /** What the worker that serves, or did last, said of its backends, and of earlier ones those that may not be back yet. */
   #known: readonly BackendReport[] = []
+  /** What the workers were told of managed processes. */
+  #managed = ''
 
   constructor(poller: Poller, counters: Counters, host: RosterHost, logger: Logger, started = 0) {
     this.#poller = poller
@@ -172,7 +182,7 @@ export class Roster {
   }
 
   async #replace(assignment: Assignment): Promise<Finish> {
-    const { services } = assignment
+    const { services, closed } = assignment
     const next = await this.#build(assignment)
     const old = this.#current
     if (old === undefined || !old.alive) {
@@ -182,7 +192,12 @@ export class Roster {
       return () => {}
     }
     const expected = old.backends.filter(
-      ({ service, state }) => services.has(service) && state !== 'draining' && state !== 'unresponsive',
+      ({ service, state, owner }) =>
+        services.has(service) &&
+        state !== 'draining' &&
+        state !== 'unresponsive' &&
+        // The new worker refuses it: the service had no `command` before.
+        !(owner === null && closed.has(service)),
     )
     old.send({ type: 'pause' })
     await this.#tellOthers(next)
@@ -213,6 +228,15 @@ export class Roster {
       ours.close()
       this.#limitLeaving()
     }
+  }
+
+  /** Tells the workers which processes of services with a `command` run now. */
+  tellManaged(): void {
+    const processes = this.#host.managed()
+    const text = JSON.stringify(processes)
+    if (text === this.#managed) return
+    this.#managed = text
+    for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
   /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
@@ -286,19 +310,14 @@ export class Roster {
     }
     worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
-    if (this.#current !== undefined) this.#known = this.#current.backends
-    const known = Object.fromEntries(
-      this.#known.map(({ id, slot, state }) => [
-        id,
-        { slot, healthy: state !== 'starting' && state !== 'unhealthy' },
-      ]),
-    )
+    if (this.#current !== undefined) this.#remember(this.#current.backends)
     worker.send({
       type: 'start',
       config: text,
       file,
       control: { path: controlPath, mode: controlMode },
-      known,
+      known: knownOf(this.#known),
+      managed: this.#host.managed(),
     })
     await this.#until(() => this.#built.has(worker) || !worker.alive, START_LIMIT)
     if (this.#built.has(worker) && worker.alive) return worker
@@ -306,6 +325,13 @@ export class Roster {
     worker.kill('SIGKILL')
     await this.#until(() => !this.#workers.has(worker))
     throw error
+  }
+
+  /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
+  #remember(backends: readonly BackendReport[]): void {
+    const named = new Set(backends.map(({ id }) => id))
+    const others = this.#known.filter(({ id, pid }) => !named.has(id) && pid > 0 && processExists(pid))
+    this.#known = [...backends, ...others].slice(0, MOST_KNOWN)
   }
 
   /** A pair for the two; while there is none, nothing has changed yet. */
@@ -372,7 +398,7 @@ export class Roster {
     const serving = worker === this.#current
     if (serving) {
       this.#current = undefined
-      this.#known = worker.backends
+      this.#remember(worker.backends)
     } else if (this.#current !== undefined) void this.#tellOthers(this.#current)
     this.#look()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
@@ -403,4 +429,12 @@ export class Roster {
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
   }
+}
+
+function knownOf(backends: readonly BackendReport[]): KnownBackends {
+  const entries = backends.map(({ id, slot, state, pid, uid, started = null }) => {
+    const process = uid === undefined ? undefined : { pid, uid, started }
+    return [id, { slot, healthy: state !== 'starting' && state !== 'unhealthy', process }] as const
+  })
+  return Object.fromEntries(entries)
 }

@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import { STATE_VERSION } from './state-version.ts'
-import type { FleetState } from '../fleet/index.ts'
+import type { FleetState, LifelineState } from '../fleet/index.ts'
 import type { CountersState } from './counters.ts'
 import type { Claims } from './opened-ports.ts'
 import type { HeldSocketsState } from './held-sockets.ts'
@@ -43,6 +43,8 @@ export interface MasterState {
   readonly started: number
   readonly counters: CountersState
   readonly fleet: FleetState
+  /** Missing in the state that an older program wrote. */
+  readonly lifeline?: LifelineState
   readonly asker: Asker
   /** ISO 8601: of the process. */
   readonly startedAt: string
@@ -50,10 +52,11 @@ export interface MasterState {
 }
 
 /** All that the state names but for the fleet's. */
-export function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] {
+export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {
   return [
     lock,
     ...pair,
+    ...(lifeline ?? []),
     sockets.control,
     sockets.operator,
     sockets.admin.fd,
