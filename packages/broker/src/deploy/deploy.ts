@@ -15,6 +15,8 @@ export interface DeployPlan {
   readonly minHealthy: number
   /** Milliseconds that it may take to get there, `minHealthy` not counted. Default: 60 s. */
   readonly startLimit?: number
+  /** Milliseconds that a drain may take. */
+  readonly drainDeadline: number
   /** Backends that Baton did not start may be registered beside the instances. */
   readonly external?: boolean
 }
@@ -212,15 +214,21 @@ export class Deploy {
   #settle(): void {
     if (this.#others().length === 0) return this.#finish()
     this.#phase = { kind: 'settling' }
-    this.#timer = this.#host.clock.setTimeout(() => this.#finishBeside(this.#others()), SETTLE_LIMIT)
+    const { clock } = this.#host
+    const drained = () => this.#finishBeside(this.#others())
+    this.#timer = clock.setTimeout(() => {
+      if (this.#others().some(({ state }) => state !== 'draining')) return drained()
+      // The broker drains what a managed process has left behind.
+      this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
+    }, SETTLE_LIMIT)
   }
 
-  /** Backends that may still get connections and that this deploy did not replace. */
+  /** Backends of the service that this deploy did not replace. */
   #others(): BackendReport[] {
     const { service, external = false } = this.#plan
     const places = this.#host.places()
     return this.#host.reports().filter((report) => {
-      if (report.service !== service || report.state === 'draining' || report.state === 'drained') return false
+      if (report.service !== service || report.state === 'drained') return false
       if (external && typeof report.owner !== 'string') return false
       return !places.has(report.owner ?? report.id)
     })

@@ -75,6 +75,7 @@ function roll(
     atOnce,
     minHealthy: options.service.minHealthy,
     external: options.service.external,
+    drainDeadline: fleet.drainDeadline,
     ...(startLimit !== undefined && { startLimit }),
   }
   let settle: (result: DeployResult) => void

@@ -133,6 +133,11 @@ export class Fleet {
     return [...this.#services.values()].flatMap(({ reports }) => reports)
   }
 
+  /** Milliseconds. */
+  get drainDeadline(): number {
+    return this.#drainDeadline
+  }
+
   service(name: string): ManagedService | undefined {
     return this.#services.get(name)
   }
