@@ -1,10 +1,11 @@
+import { constants, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { behind, program } from './support/commands.ts'
 import { eventually } from './support/eventually.ts'
-import { inSession } from './support/proc.ts'
+import { holders, inSession } from './support/proc.ts'
 import { root, temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 import { reload } from './support/operator.ts'
@@ -81,6 +82,13 @@ function apps(t: Test): Record<string, string[]> {
   }
 }
 
+/** Which processes have the write end of the pipe that a managed process watches. */
+function writersOfLifeline(managed: number): number[] {
+  const [, inode] =
+    /BATON_MASTER_LIFELINE=\d+:(\d+)/.exec(readFileSync(`/proc/${managed}/environ`, 'latin1')) ?? []
+  return holders(`pipe:[${inode}]`, constants.O_WRONLY)
+}
+
 /** Every managed process, as soon as it was started. */
 async function leaders(broker: Broker, count: number): Promise<number[]> {
   const started = () => broker.program.messages().filter(({ msg }) => msg === 'backend process started')
@@ -122,6 +130,7 @@ void t.test('whatever lies between, a backend ends with its master', { timeout: 
     'a reload is not the end of a master',
   )
   await broker.backends(1, 'npm')
+  t.same(writersOfLifeline(pids[0] ?? 0), [broker.program.pid], 'no other process has the write end')
   broker.program.kill('SIGKILL')
   await sessionsHaveEnded(pids)
 })

@@ -95,3 +95,23 @@ function sessionOf(pid: number): number | undefined {
     return undefined
   }
 }
+
+/** The processes that have this file open, such as `pipe:[INODE]`, with this access mode. */
+export function holders(target: string, mode: number): number[] {
+  const numbers = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  return numbers.map(Number).filter((pid) => {
+    try {
+      return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+        if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== target) return false
+        const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'))?.[1] ?? ''
+        return (Number.parseInt(flags, 8) & O_ACCMODE) === mode
+      })
+    } catch {
+      // It has ended, or has closed one meanwhile.
+      return false
+    }
+  })
+}
+
+/** open(2). */
+const O_ACCMODE = 3

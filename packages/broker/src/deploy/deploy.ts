@@ -237,12 +237,21 @@ export class Deploy {
   #finishBeside(others: readonly BackendReport[]): void {
     if (others.length === 0) return this.#finish()
     this.#phase = { kind: 'over' }
-    const named = others.slice(0, MOST_NAMED).map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
+    const named = others
+      .slice(0, MOST_NAMED)
+      .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
     if (others.length > MOST_NAMED) named.push(`${others.length - MOST_NAMED} more`)
     const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
     this.#tell('failed', undefined, reason)
     const aborted = this.#version === 'old'
-    this.#host.finished({ success: false, reason, output: [], aborted, returned: aborted, ...(!aborted && { complete: true }) })
+    this.#host.finished({
+      success: false,
+      reason,
+      output: [],
+      aborted,
+      returned: aborted,
+      ...(!aborted && { complete: true }),
+    })
   }
 
   #finish(): void {

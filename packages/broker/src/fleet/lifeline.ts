@@ -53,7 +53,9 @@ function startOf(): NodeJS.ProcessEnv {
     const stat = readFileSync('/proc/self/stat', 'latin1')
     const start = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
     const namespace = /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0]
-    return start === undefined || namespace === undefined ? {} : { BATON_MASTER_START: `${start}:${namespace}` }
+    return start === undefined || namespace === undefined
+      ? {}
+      : { BATON_MASTER_START: `${start}:${namespace}` }
   } catch {
     return {}
   }

@@ -157,7 +157,8 @@ export class Master {
   }
 
   private constructor(belongings: Belongings, { log, program, notifier }: MasterOptions, fleet?: unknown) {
-    const { inForce, lock, lifeline, crossing, counters, startedAt, executions, workersStarted, run } = belongings
+    const { inForce, lock, lifeline, crossing, counters, startedAt, executions, workersStarted, run } =
+      belongings
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#notifier = notifier

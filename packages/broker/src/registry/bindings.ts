@@ -13,7 +13,8 @@ export class Bindings {
   bind(id: string, process: PeerProcess): void {
     this.#processes.delete(id)
     this.#processes.set(id, process)
-    if (this.#processes.size > REMEMBERED) this.#processes.delete(this.#processes.keys().next().value as string)
+    if (this.#processes.size > REMEMBERED)
+      this.#processes.delete(this.#processes.keys().next().value as string)
   }
 
   /** Whether `process` may register under `id`: it did before, or no process did. */

@@ -111,7 +111,16 @@ export class Registry {
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
 
-  constructor({ config, socket, services, brokerId, known = {}, managed, onChange, logger }: RegistryOptions) {
+  constructor({
+    config,
+    socket,
+    services,
+    brokerId,
+    known = {},
+    managed,
+    onChange,
+    logger,
+  }: RegistryOptions) {
     this.#config = config
     this.#socket = socket
     this.#services = services
@@ -398,7 +407,8 @@ export class Registry {
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.release(this.#releasing)
-    if (owner?.leaving === true) this.#retire(link, 'it belongs to a process that is being replaced or stopped')
+    if (owner?.leaving === true)
+      this.#retire(link, 'it belongs to a process that is being replaced or stopped')
     this.#onChange?.()
     checks?.start()
     return link
