@@ -4,6 +4,8 @@ import { connectUnix, receiveExact, send, sharedPoller } from '@baton/native-sen
 import { encodeFrame, FrameDecoder, PRE_WELCOME_LIMIT } from '@baton/backend-sdk/protocol'
 
 process.on('SIGTERM', () => {})
+// Nothing reads it once the master has let go of the process that started this one.
+process.stdout.on('error', () => {})
 const { BATON_SOCKET: socket, BATON_SERVICE: service, BATON_BACKEND_ID: id = null } = process.env
 const hello = { protocol: 1, capabilities: [], service, version: null, weight: 1, pid: process.pid }
 

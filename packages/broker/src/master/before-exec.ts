@@ -134,6 +134,7 @@ export class BeforeExec {
         sockets: inForce.sockets.state,
         pair: crossing.numbers,
         workers: [...roster.workers].map((worker) => worker.state),
+        known: roster.known,
         started: roster.started,
         counters: counters.state,
         fleet: fleet.state,

@@ -150,7 +150,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#roster.takeOver(state.workers)
+    master.#roster.takeOver(state.workers, state.known)
     master.#finishing = master.#afterExec.finish(state)
     await master.#finishing
     return master

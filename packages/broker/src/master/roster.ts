@@ -142,8 +142,15 @@ export class Roster {
     return this.#counters.snapshots(others)
   }
 
-  /** Takes over the workers of the program before this one. */
-  takeOver(states: readonly WorkerState[]): void {
+  /** What the workers said of their backends, of earlier workers those that may not be back yet. */
+  get known(): readonly BackendReport[] {
+    if (this.#current !== undefined) this.#remember(this.#current.backends)
+    return this.#known
+  }
+
+  /** Takes over the workers of the program before this one, and what it knew. */
+  takeOver(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
+    this.#known = known
     for (const state of states) {
       const worker = WorkerProcess.takeOver(state, this.#poller, this.#workerHost)
       this.#workers.add(worker)
@@ -310,13 +317,12 @@ export class Roster {
     }
     worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
-    if (this.#current !== undefined) this.#remember(this.#current.backends)
     worker.send({
       type: 'start',
       config: text,
       file,
       control: { path: controlPath, mode: controlMode },
-      known: knownOf(this.#known),
+      known: knownOf(this.known),
       managed: this.#host.managed(),
     })
     await this.#until(() => this.#built.has(worker) || !worker.alive, START_LIMIT)

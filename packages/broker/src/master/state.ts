@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
+import type { BackendReport } from '../channel/messages.ts'
 import { STATE_VERSION } from './state-version.ts'
 import type { FleetState, LifelineState } from '../fleet/index.ts'
 import type { CountersState } from './counters.ts'
@@ -39,6 +40,8 @@ export interface MasterState {
   /** The socketpair through which the session that asked goes. */
   readonly pair: readonly [number, number]
   readonly workers: readonly WorkerState[]
+  /** Backends that are known of earlier workers; missing in the state that an older program wrote. */
+  readonly known?: readonly BackendReport[]
   /** How many workers there have been. */
   readonly started: number
   readonly counters: CountersState
