@@ -9,7 +9,7 @@ import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
-import { isOrphaned, outliveReader } from './orphan.ts'
+import { isOrphaned, leaveWithMaster, outliveReader } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
@@ -53,6 +53,7 @@ export interface DrainOptions {
 /** Reasons of a drain that begins in this process; any other one comes from the broker. */
 export const APP_ASKED = 'asked by the app'
 export const SERVER_CLOSED = 'the server was closed'
+const MASTER_GONE = 'the master is gone'
 
 const DEFAULT_DRAIN_DEADLINE = 30_000
 
@@ -78,6 +79,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
+  readonly #stayWithoutMaster: () => void
   #attachment: Attachment | undefined
   #state: BackendState = 'idle'
   #id: string | null
@@ -94,6 +96,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#adoption = new Adoption(this.#options, this)
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
+    this.#stayWithoutMaster = leaveWithMaster(() => this.#leaveWithMaster())
   }
 
   /** Where it stands between `createBackend()` and its end. */
@@ -199,6 +202,18 @@ export class Backend extends EventEmitter<BackendEvents> {
     return this.#adoption.connection(socket)
   }
 
+  /** No other process would end this one, and the next master starts others. */
+  async #leaveWithMaster(): Promise<void> {
+    if (this.#draining === undefined && this.#state !== 'closed') {
+      const { BATON_MASTER_PID: master } = process.env
+      this.#options.logger.warn({ master }, 'the master that started this process is gone; draining')
+    }
+    // A drain that goes on already may have a longer deadline, or none.
+    const cut = setTimeout(() => void this.close(), DEFAULT_DRAIN_DEADLINE)
+    await this.#drain(MASTER_GONE, DEFAULT_DRAIN_DEADLINE)
+    clearTimeout(cut)
+  }
+
   async #drain(reason: string, deadline: number): Promise<void> {
     if (this.#state === 'closed') return
     // Of what the broker drains, it goes on to serve elsewhere; what ends here by itself may be all there is.
@@ -247,6 +262,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #shut(): void {
     if (this.#state === 'closed') return
     this.#state = 'closed'
+    this.#stayWithoutMaster()
     this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
     this.#rejectWaiting(this.#stop.signal.reason)
     for (const session of this.#sessions) session.close()
@@ -258,7 +274,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     const backoff = new Backoff()
     const { signal } = this.#stop
     while (!signal.aborted) {
-      if (isOrphaned(process.env)) return void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
+      if (isOrphaned()) return void this.#leaveWithMaster()
       try {
         const registration = await register(this.#options.socket, this.#hello(), signal)
         if (signal.aborted) return closeRegistration(registration)
@@ -332,7 +348,6 @@ export class Backend extends EventEmitter<BackendEvents> {
           )
         }
         this.#closeIdle()
-        if (isOrphaned(process.env)) void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
         due()
         process.nextTick(() => this.emit('disconnected', end.error))
       },

@@ -14,6 +14,7 @@ import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from './metrics/index.ts'
 import { FlightRecorder } from './recorder/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
+import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { Service } from './service/service.ts'
@@ -33,6 +34,8 @@ export interface Employment {
   readonly poller: Poller
   /** Backends of a predecessor. */
   readonly known: KnownBackends
+  /** What the master runs. */
+  readonly managed: ManagedProcesses
   /** Somebody has registered or gone. */
   readonly onBackends: () => void
   /** What other processes of this broker have counted. */
@@ -94,6 +97,7 @@ export interface EmployedWorker extends Worker {
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
   /** A socket whose file was created again, beside the one before. Owns `fd`. */
   replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
+  /** One backend, and those that come from the same managed process. */
   drainBackend(service: string, backend: string, deadline: number): void
   /** Tells those who listen to the events of what the master has begun. */
   tell(change: Change): void
@@ -171,6 +175,7 @@ export function createWorker(
     services,
     brokerId: id,
     known: given.known,
+    managed: given.managed,
     onChange: () => {
       events.look()
       given.onBackends?.()
@@ -372,7 +377,13 @@ export function createWorker(
       else if (listener !== undefined) listener.replaceSocket(fd)
       else fd.close()
     },
-    drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
+    drainBackend(service, backend, deadline) {
+      const links = [...(services.get(service)?.links ?? [])]
+      void drainLinks(
+        links.filter(({ identity: { ulid, owner } }) => ulid === backend || owner === backend),
+        deadline,
+      )
+    },
     tell: (change) => events.tell(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {

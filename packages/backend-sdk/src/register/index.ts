@@ -4,9 +4,11 @@
  *
  * It changes one public member, `net.Server.prototype.listen`, which `http`, `https`, `http2`, `tls` and the frameworks above
  * them all go through, and only where BATON_MASTER_SOCKET names the master. It comes into each child process of the app
- * as well (NODE_OPTIONS is inherited), most of which never listen: nothing is loaded before the first `listen()`.
+ * as well (NODE_OPTIONS is inherited), most of which never listen: before the first `listen()` nothing is loaded but the watch that
+ * ends them with the master.
  */
 import net from 'node:net'
+import '../orphan.ts'
 import { isClustered } from './cluster.ts'
 import { Starting } from './starting.ts'
 import { listenTarget } from './target.ts'

@@ -2,6 +2,7 @@ import type { ListenerConfig } from '../config/index.ts'
 import type { Change } from '../events/index.ts'
 import type { BackendState } from '../metrics/index.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
+import type { PeerProcess } from '../registry/peer-process.ts'
 
 /** The number of a worker's end of its channel to the master. */
 export const WORKER_CHANNEL = 3
@@ -15,13 +16,33 @@ export interface BackendReport {
   readonly pid: number
   readonly state: BackendState
   readonly version: string | null
+  /** With the pid, which process it is (`PeerProcess`). A worker of an older version does not say. */
+  readonly uid?: number
+  readonly started?: string | null
+  /** ULID of the managed process that it is, or comes from; null when Baton did not start it. */
+  readonly owner?: string | null
+}
+
+/** A process that the master runs for a service with a `command`. */
+export interface ManagedReport {
+  /** ULID: the id of the backend that it is to be. */
+  readonly id: string
+  readonly service: string
+  readonly pid: number
+  /** On its way out: a deploy has replaced it, or it is not wanted any more. */
+  readonly leaving: boolean
 }
 
 /**
- * By ULID: the metric slot that a backend has, so that it keeps its name when it moves to another worker, and whether health
- * checks thought well of it (or there were none): it need not prove itself anew.
+ * By ULID: the metric slot that a backend has, so that it keeps its name when it moves to another worker, whether health
+ * checks thought well of it (or there were none): it need not prove itself again, and the process that the id belongs to.
  */
-export type KnownBackends = Readonly<Record<string, { readonly slot: string; readonly healthy: boolean }>>
+export type KnownBackends = Readonly<
+  Record<
+    string,
+    { readonly slot: string; readonly healthy: boolean; readonly process?: PeerProcess | undefined }
+  >
+>
 
 /**
  * From the master to a worker. A worker goes through `sockets` and `start`, then `serve` (backends and admin), `accept`
@@ -45,7 +66,11 @@ export type ToWorker =
       readonly control: { readonly path: string; readonly mode: number }
       /** Backends of the worker before it. */
       readonly known: KnownBackends
+      /** As `managed`. */
+      readonly managed?: readonly ManagedReport[]
     }
+  /** All processes that the master runs for services with a `command`, after each change. */
+  | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
   | { readonly type: 'serve' }
   /** Answered by `pong` at once, from the event loop: a worker that does not is stuck. */
   | { readonly type: 'ping' }
@@ -67,7 +92,7 @@ export type ToWorker =
   | { readonly type: 'peer' }
   /** Drains for at most so many milliseconds, then ends. */
   | { readonly type: 'stop'; readonly deadline: number }
-  /** Drains one backend. */
+  /** Drains one backend, and those that come from the same managed process. */
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
   /** A listener that is added while the worker runs; its descriptor rides along. Both are texts of the configuration. */
   | { readonly type: 'listen'; readonly listener: string; readonly service: string }

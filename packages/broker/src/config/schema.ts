@@ -155,6 +155,12 @@ const service = z.strictObject({
     'Program and arguments of a backend that Baton starts, without a shell; the program is looked up in `PATH`.',
     'One that ends is started again. `null`: backends are yours to start.',
   ),
+  external: describe(
+    z.boolean().default(false),
+    'Whether processes that Baton did not start may register for a service with a `command` as well. `false`: they are refused',
+    '(`NotManaged`), and so is what a former deploy or another master has left. They are yours to replace: `baton deploy` passes them over.',
+    'Without a `command` it has no meaning.',
+  ),
   instances: describe(
     count(1).max(1024).default(1),
     'How many of them run. A reload starts what is missing; what is too many is drained and stopped.',

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import type { ManagedReport } from '../channel/messages.ts'
 import type { ServiceConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
 import { type BackendReport, isListed } from './backend-report.ts'
@@ -27,6 +28,8 @@ export interface FleetOptions {
   readonly socket: string
   /** The master's environment, which the processes inherit but for what is the master's own. */
   readonly env: NodeJS.ProcessEnv
+  /** Variables by which the processes know this master again. */
+  readonly master: NodeJS.ProcessEnv
   /** Asks the worker to give a backend no new connections. Answered by a report that lacks it. */
   drain(service: string, backend: string, deadline: number): void
   /** `statuses` may have something new. Called often, also from within calls that change something. */
@@ -127,6 +130,16 @@ export class Fleet {
     return [...this.#services.values()].flatMap((service) => service.statuses())
   }
 
+  /** All processes that run, for the workers. */
+  managed(): ManagedReport[] {
+    return [...this.#services.values()].flatMap(({ reports }) => reports)
+  }
+
+  /** Milliseconds. */
+  get drainDeadline(): number {
+    return this.#drainDeadline
+  }
+
   service(name: string): ManagedService | undefined {
     return this.#services.get(name)
   }
@@ -219,11 +232,11 @@ export class Fleet {
   }
 
   #serviceHost(): ServiceHost {
-    const { os, logger, socket, env } = this.#options
+    const { os, logger, socket, env, master } = this.#options
     return {
       os,
       logger,
-      environment: (definition, backend) => environmentOf(definition, { socket, backend }, env),
+      environment: (definition, backend) => environmentOf(definition, { socket, backend, master }, env),
       isListed: (id) => isListed(this.#reports, id),
       drain: (service, id, deadline) => this.#options.drain(service, id, deadline),
       exited: (process, exit, inPlace) => {

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import type { ManagedReport } from '../channel/messages.ts'
 import { type Definition, type Generation, sameDefinition } from './definition.ts'
 import { Instance, type InstanceHost } from './instance.ts'
 import { ManagedProcess, type ManagedProcessHost } from './managed-process.ts'
@@ -102,6 +103,14 @@ export class ManagedService {
       ...[...this.#successors.values()].map((process) => statusOfProcess(process, 'starting')),
       ...[...this.#leaving].map((process) => statusOfProcess(process, 'stopping')),
     ]
+  }
+
+  /** All its processes that run, for the workers. */
+  get reports(): ManagedReport[] {
+    return this.processes.flatMap((process) => {
+      const { id, pid } = process
+      return pid === undefined ? [] : { id, service: this.name, pid, leaving: this.#leaving.has(process) }
+    })
   }
 
   instance(number: number): Instance | undefined {

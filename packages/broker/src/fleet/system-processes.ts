@@ -3,6 +3,7 @@ import { realpathSync, statSync } from 'node:fs'
 import { type OwnedFd, type Poller, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
 import { errnoOf } from '../config/index.ts'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
+import { LIFELINE, type Lifeline } from './lifeline.ts'
 import { OutputPipe } from './output-pipe.ts'
 import { signalGroup } from './process-group.ts'
 import type { OutputStream } from './output.ts'
@@ -14,10 +15,16 @@ import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProces
  */
 const OUTPUT_WAIT = 500
 
-/** @param poller tells the end of processes that were taken over */
-export function systemProcesses(poller: Poller): Processes {
+/** From the descriptors 0 to 2 to LIFELINE: such an entry leaves the number closed. */
+const NOTHING_BETWEEN = Array.from({ length: LIFELINE - 3 }, () => 'ignore' as const)
+
+/**
+ * @param poller tells the end of processes that were taken over
+ * @param lifeline what each process inherits as LIFELINE
+ */
+export function systemProcesses(poller: Poller, lifeline: Pick<Lifeline, 'fd'>): Processes {
   return {
-    start: (command, options, host) => startProcess(command, options, host),
+    start: (command, options, host) => startProcess(command, { ...options, lifeline: lifeline.fd }, host),
     takeOver(numbers, host) {
       const run = new Run(host, numbers.pid, numbers)
       if (numbers.exit !== null) run.ended(numbers.exit)
@@ -29,7 +36,12 @@ export function systemProcesses(poller: Poller): Processes {
 
 function startProcess(
   [program = '', ...args]: readonly string[],
-  { env, cwd, folder }: { env: NodeJS.ProcessEnv; cwd: string; folder?: string | undefined },
+  {
+    env,
+    cwd,
+    folder,
+    lifeline,
+  }: { env: NodeJS.ProcessEnv; cwd: string; folder?: string | undefined; lifeline: number },
   host: ProcessHost,
 ): RunningProcess {
   const open: OwnedFd[] = []
@@ -48,7 +60,7 @@ function startProcess(
     const [stderr, childStderr] = pair()
     // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
     // A session of its own: Ctrl-C at the master's terminal is the master's to obey, who drains first.
-    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd]
+    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd, ...NOTHING_BETWEEN, lifeline]
     child = spawn(program, args, { env, cwd: where, stdio, detached: true })
     childStdout.close()
     childStderr.close()

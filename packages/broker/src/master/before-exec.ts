@@ -33,7 +33,7 @@ export interface ReloadParts {
 }
 
 /** What crosses exec beside them. */
-type Carried = Pick<MasterState, 'lock' | 'executions' | 'startedAt' | 'run'> & {
+type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run'> & {
   /** Requests for the reload behind this one. */
   readonly waiting: readonly ReloadRequest[]
 }
@@ -163,6 +163,7 @@ export class BeforeExec {
         sockets: inForce.sockets.state,
         pair: crossing.numbers,
         workers: [...roster.workers].map((worker) => worker.state),
+        known: roster.known,
         started: roster.started,
         counters: counters.state,
         fleet: fleet.state,

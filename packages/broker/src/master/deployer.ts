@@ -119,7 +119,12 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
 /** What the asker reads behind the progress. */
 function answerOf(result: DeployResult, aborting: boolean): Outcome {
   if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
-  const kept = result.returned ? 'everything is the old version' : 'instances of the new version are left'
+  const kept =
+    result.complete === true
+      ? 'every instance is the new version'
+      : result.returned
+        ? 'everything is the old version'
+        : 'instances of the new version are left'
   return {
     success: aborting && result.aborted && result.returned,
     log: [`${result.reason}; ${kept}`, ...result.output],

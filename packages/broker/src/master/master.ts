@@ -4,7 +4,7 @@ import { readConfigText } from '../config/index.ts'
 import type { CommandError } from '../cli/terminal.ts'
 import { BrokerError } from '../errors.ts'
 import type { Change } from '../events/index.ts'
-import { Fleet, type FleetOptions, systemFleetOs } from '../fleet/index.ts'
+import { Fleet, type FleetOptions, Lifeline, systemFleetOs } from '../fleet/index.ts'
 import { prepareRuntimeDir } from '../sockets.ts'
 import type { GivenSockets, Notifier } from '../systemd/index.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -33,6 +33,7 @@ import type { WorkerProcess } from './worker-process.ts'
 interface Belongings {
   readonly inForce: InForce
   readonly lock: OwnedFd
+  readonly lifeline: Lifeline
   readonly crossing: Crossing
   readonly counters: Counters
   readonly startedAt: string
@@ -64,6 +65,7 @@ export class Master {
   readonly #log: StartLog
   readonly #notifier: Notifier
   readonly #poller = new Poller()
+  readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
   readonly #occupation = new Occupation()
@@ -113,6 +115,7 @@ export class Master {
         {
           inForce,
           lock,
+          lifeline: new Lifeline(),
           crossing: Crossing.open(),
           counters: new Counters(undefined, () => options.log.dropped),
           startedAt: new Date().toISOString(),
@@ -153,6 +156,7 @@ export class Master {
       {
         inForce: new InForce(settings, HeldSockets.restore(state.sockets, settings.config)),
         lock: new OwnedFd(state.lock),
+        lifeline: new Lifeline(state.lifeline),
         crossing: Crossing.restore(state.pair),
         counters,
         startedAt: state.startedAt,
@@ -163,7 +167,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#roster.takeOver(state.workers)
+    master.#roster.takeOver(state.workers, state.known)
     master.#files.start()
     master.#finishing = master.#afterExec.finish(state)
     await master.#finishing
@@ -171,11 +175,13 @@ export class Master {
   }
 
   private constructor(belongings: Belongings, { log, program, notifier }: MasterOptions, fleet?: unknown) {
-    const { inForce, lock, crossing, counters, startedAt, executions, workersStarted, run } = belongings
+    const { inForce, lock, lifeline, crossing, counters, startedAt, executions, workersStarted, run } =
+      belongings
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#notifier = notifier
     this.#inForce = inForce
+    this.#lifeline = lifeline
     this.#crossing = crossing
     this.#startedAt = startedAt
     this.#executions = executions
@@ -190,14 +196,18 @@ export class Master {
         return program.nodeForWorker()
       },
       programGone: () => this.reload(),
+      managed: () => this.#fleet.managed(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
     const roster = this.#roster
     const fleetOptions: FleetOptions = {
       logger,
-      os: systemFleetOs(this.#poller),
+      os: systemFleetOs(this.#poller, lifeline),
       socket: controlPath(inForce.config),
       env: process.env,
+      master: lifeline.environment,
+      // When the fleet has settled what changes: a process is in its place only after it was started.
+      changed: () => queueMicrotask(() => roster.tellManaged()),
       // Of a service that a reload removed only the worker that leaves knows.
       drain: (service, backend, deadline) => {
         for (const worker of roster.workers) worker.send({ type: 'drain', service, backend, deadline })
@@ -241,6 +251,7 @@ export class Master {
     })
     this.#beforeExec = new BeforeExec(parts, program, () => ({
       lock: this.#files.lock,
+      lifeline: lifeline.state,
       executions: executions + 1,
       startedAt,
       run: this.#appRun.state ?? null,
@@ -324,6 +335,7 @@ export class Master {
     this.#operator.close()
     this.#inForce.close()
     this.#crossing.close()
+    this.#lifeline.close()
     this.#files.close()
     this.#poller.close()
     this.#ended()

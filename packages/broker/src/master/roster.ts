@@ -2,14 +2,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../channel/channel.ts'
-import type { BackendReport, FromWorker } from '../channel/messages.ts'
+import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../channel/messages.ts'
 import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
+import { processExists } from '../registry/peer-process.ts'
 import { RestartBackoff } from './backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from './held-sockets.ts'
-import { processExists } from './process-sight.ts'
 import { afterRunning, RunningTime } from './running-time.ts'
 import { type Sighting, Watchman } from './watchman.ts'
 import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
@@ -40,6 +40,9 @@ const STOP_GRACE = 5000
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MOST_LEAVING = 4
 
+/** Backends of earlier workers that the next one is told of, at most. */
+const MOST_KNOWN = 4096
+
 /** What a worker is started with. */
 export interface Assignment {
   readonly text: string
@@ -50,6 +53,8 @@ export interface Assignment {
   readonly format: LogFormat
   /** Their names. */
   readonly services: ReadonlySet<string>
+  /** Of those that take the processes of their `command` alone. */
+  readonly closed: ReadonlySet<string>
 }
 
 /**
@@ -71,6 +76,8 @@ export interface RosterHost {
   workerTimeout(): number
   /** With what the next worker starts: what is in force now. */
   assignment(): Assignment
+  /** The processes of services with a `command` that run now. */
+  managed(): readonly ManagedReport[]
   /** What the roster does not answer by itself. */
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
@@ -112,8 +119,10 @@ export class Roster {
   readonly #hung = new WeakSet<WorkerProcess>()
   /** A worker that may be hung, while its successor is built. */
   #silent: WorkerProcess | undefined
-  /** What the worker that serves, or did last, said of its backends. */
+  /** What the worker that serves, or did last, said of its backends, and of earlier ones those that may not be back yet. */
   #known: readonly BackendReport[] = []
+  /** What the workers were told of managed processes. */
+  #managed = ''
 
   constructor(poller: Poller, counters: Counters, host: RosterHost, logger: Logger, started = 0) {
     this.#poller = poller
@@ -183,8 +192,15 @@ export class Roster {
     return this.#counters.snapshots(others)
   }
 
-  /** Takes over the workers of the program before this one. */
-  takeOver(states: readonly WorkerState[]): void {
+  /** What the workers said of their backends, of earlier workers those that may not be back yet. */
+  get known(): readonly BackendReport[] {
+    if (this.#current !== undefined) this.#remember(this.#current.backends)
+    return this.#known
+  }
+
+  /** Takes over the workers of the program before this one, and what it knew. */
+  takeOver(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
+    this.#known = known
     for (const state of states) {
       const worker = WorkerProcess.takeOver(state, this.#poller, this.#workerHost)
       this.#workers.add(worker)
@@ -222,12 +238,18 @@ export class Roster {
   }
 
   async #replace(assignment: Assignment): Promise<Replaced> {
-    const { services } = assignment
+    const { services, closed } = assignment
     const next = await this.#build(assignment)
     const old = this.#current
     // Backends that drain stay with the old worker to their end.
     const movable = (backends: readonly BackendReport[]) =>
-      backends.filter(({ service, state }) => services.has(service) && state !== 'draining')
+      backends.filter(
+        ({ service, state, owner }) =>
+          services.has(service) &&
+          state !== 'draining' &&
+          // The new worker refuses it: the service had no `command` before.
+          !(owner === null && closed.has(service)),
+      )
     const withoutOld = () => {
       const all = movable(old === undefined ? this.#known : old.backends)
       this.#take(next)
@@ -293,6 +315,15 @@ export class Roster {
     return names.length === 0 || this.#stopping
       ? undefined
       : new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
+  }
+
+  /** Tells the workers which processes of services with a `command` run now. */
+  tellManaged(): void {
+    const processes = this.#host.managed()
+    const text = JSON.stringify(processes)
+    if (text === this.#managed) return
+    this.#managed = text
+    for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
   /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
@@ -394,19 +425,13 @@ export class Roster {
     }
     worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
-    if (this.#current !== undefined) this.#known = this.#current.backends
-    const known = Object.fromEntries(
-      this.#known.map(({ id, slot, state }) => [
-        id,
-        { slot, healthy: state !== 'starting' && state !== 'unhealthy' },
-      ]),
-    )
     worker.send({
       type: 'start',
       config: text,
       file,
       control: { path: controlPath, mode: controlMode },
-      known,
+      known: knownOf(this.known),
+      managed: this.#host.managed(),
     })
     await this.#untilOr(
       () => this.#built.has(worker) || !worker.alive,
@@ -417,6 +442,13 @@ export class Roster {
     worker.kill('SIGKILL')
     await this.#until(() => !this.#workers.has(worker))
     throw error
+  }
+
+  /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
+  #remember(backends: readonly BackendReport[]): void {
+    const named = new Set(backends.map(({ id }) => id))
+    const others = this.#known.filter(({ id, pid }) => !named.has(id) && pid > 0 && processExists(pid))
+    this.#known = [...backends, ...others].slice(0, MOST_KNOWN)
   }
 
   /** A pair for the two; while there is none, nothing has changed yet. */
@@ -485,7 +517,7 @@ export class Roster {
     const serving = worker === this.#current
     if (serving) {
       this.#current = undefined
-      this.#known = worker.backends
+      this.#remember(worker.backends)
     } else if (this.#current !== undefined) void this.#tellOthers(this.#current)
     this.#look()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
@@ -576,4 +608,12 @@ export class Roster {
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
   }
+}
+
+function knownOf(backends: readonly BackendReport[]): KnownBackends {
+  const entries = backends.map(({ id, slot, state, pid, uid, started = null }) => {
+    const process = uid === undefined ? undefined : { pid, uid, started }
+    return [id, { slot, healthy: state !== 'starting' && state !== 'unhealthy', process }] as const
+  })
+  return Object.fromEntries(entries)
 }

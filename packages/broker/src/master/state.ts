@@ -1,7 +1,8 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
+import type { BackendReport } from '../channel/messages.ts'
 import { READABLE_VERSIONS } from './state-version.ts'
-import type { FleetState } from '../fleet/index.ts'
+import type { FleetState, LifelineState } from '../fleet/index.ts'
 import type { CountersState } from './counters.ts'
 import type { Claims } from './opened-ports.ts'
 import type { HeldSocketsState } from './held-sockets.ts'
@@ -51,10 +52,14 @@ export interface MasterState {
   /** The socketpair through which the sessions that asked go. */
   readonly pair: readonly [number, number]
   readonly workers: readonly WorkerState[]
+  /** Backends that are known of earlier workers; missing in the state that an older program wrote. */
+  readonly known?: readonly BackendReport[]
   /** How many workers there have been. */
   readonly started: number
   readonly counters: CountersState
   readonly fleet: FleetState
+  /** Missing in the state that an older program wrote. */
+  readonly lifeline?: LifelineState
   /** Who asked for the reload that goes on, and for the one behind it. Their sessions are in the pair, in this order. */
   readonly askers: readonly Asker[]
   readonly waiting: readonly Asker[]
@@ -69,10 +74,11 @@ export interface MasterState {
 type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Asker }
 
 /** All that the state names but for the fleet's. */
-export function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] {
+export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {
   return [
     lock,
     ...pair,
+    ...(lifeline ?? []),
     sockets.control,
     sockets.operator,
     sockets.admin.fd,

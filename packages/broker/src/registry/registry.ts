@@ -23,7 +23,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { isValid, ulid } from 'ulid'
-import type { KnownBackends } from '../channel/messages.ts'
+import type { KnownBackends, ManagedReport } from '../channel/messages.ts'
 import type { Config } from '../config/index.ts'
 import { Lane } from '../handoff/lane.ts'
 import { HealthChecks } from '../health/health-checks.ts'
@@ -31,9 +31,12 @@ import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { Service } from '../service/service.ts'
 import { isShared } from '../sockets.ts'
-import { admit, isAllowed, type Refusal } from './admission.ts'
+import { admit, isAllowed, isClosed, type Refusal } from './admission.ts'
 import { type BackendIdentity, BackendLink } from './backend-link.ts'
+import { Bindings } from './bindings.ts'
 import { LogOnce } from './log-once.ts'
+import type { ManagedProcesses } from './managed-processes.ts'
+import { isSameProcess, type PeerProcess, processOf } from './peer-process.ts'
 import { RegistrationLimits } from './registration-limits.ts'
 import { usableEndpoint } from './relay-path.ts'
 import { Slots } from './slots.ts'
@@ -54,8 +57,19 @@ const UNWELCOME_TIMEOUT = 500
 const LONGEST_NAME = 64
 /** Out of descriptors: pause before the next accept, in milliseconds. */
 const PRESSURE_PAUSE = 100
+/** What the master says of a process that it has just started arrives within this time, in milliseconds, also on a busy machine. */
+const MANAGED_TIMEOUT = 1000
+/** How long a backend may outlive its managed process before it is drained, in milliseconds: most end together. */
+const LEFTOVER_PAUSE = 500
 /** How often each backend's event loop is probed, in milliseconds. */
 export const HEARTBEAT_INTERVAL = 1000
+
+/** The process that registers. */
+interface Peer {
+  readonly process: PeerProcess
+  /** The managed process that it is, or comes from. */
+  readonly owner: ManagedReport | undefined
+}
 
 /** The control socket as it was made, to be compared with what it is when somebody registers. */
 export interface ControlSocket {
@@ -73,6 +87,8 @@ export interface RegistryOptions {
   readonly brokerId: string
   /** Backends of a predecessor. */
   readonly known?: KnownBackends | undefined
+  /** What the master runs; without one, processes are not told apart. */
+  readonly managed?: ManagedProcesses | undefined
   /** Somebody has registered or gone, or health checks think otherwise of one. */
   readonly onChange?: (() => void) | undefined
   readonly logger: Logger
@@ -97,10 +113,14 @@ export class Registry {
   readonly #strangers = new Set<ControlConnection>()
   /** How many of them each user has. */
   readonly #pending = new Map<number, number>()
+  /** Links whose managed process has ended. */
+  readonly #leftovers = new WeakSet<BackendLink>()
   /** By id; of a backend that has registered anew, its newest. */
   readonly #links = new Map<string, BackendLink>()
   /** Backends of a predecessor. */
   readonly #known: KnownBackends
+  readonly #managed: ManagedProcesses | undefined
+  readonly #bindings = new Bindings()
   readonly #onChange: (() => void) | undefined
   #releasing: string | undefined
   #unwelcome = 0
@@ -109,12 +129,24 @@ export class Registry {
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
 
-  constructor({ config, socket, services, brokerId, known = {}, onChange, logger }: RegistryOptions) {
+  constructor({
+    config,
+    socket,
+    services,
+    brokerId,
+    known = {},
+    managed,
+    onChange,
+    logger,
+  }: RegistryOptions) {
     this.#config = config
     this.#socket = socket
     this.#services = services
     this.#brokerId = brokerId
     this.#known = known
+    for (const [id, { process }] of Object.entries(known)) if (process) this.#bindings.bind(id, process)
+    this.#managed = managed
+    managed?.onUpdate(() => this.#review())
     this.#onChange = onChange
     this.#logger = logger
   }
@@ -243,17 +275,28 @@ export class Registry {
     let link: BackendLink | undefined
     let met = false
     let known = false
+    let decided = false
+    let stopWaiting = () => {}
+    const waiting: Frame[] = []
     const stream = openControlStream(fd, refuseDescriptors(fd.fd) ? undefined : this.#poller)
     const control = new ControlConnection(stream, new FrameOrder('broker'), {
       frames: (frames) => {
-        if (met) return link?.read(frames)
+        if (decided) return link?.read(frames)
+        waiting.push(...frames)
+        if (met) return undefined
         met = true
-        const [hello, ...rest] = frames as [HelloFrame, ...Frame[]]
-        forget()
-        link = this.#register(control, hello, credentials)
-        if (rest.length > 0) link?.read(rest)
+        const hello = waiting.shift() as HelloFrame
+        clearTimeout(timeout)
+        stopWaiting = this.#whenKnown(hello, credentials, () => {
+          decided = true
+          forget()
+          link = this.#register(control, hello, credentials)
+          if (waiting.length > 0) link?.read(waiting)
+        })
+        return undefined
       },
       ended: (end: ControlEnd) => {
+        stopWaiting()
         forget()
         if (link) return link.controlEnded(end)
         control.release()
@@ -296,14 +339,48 @@ export class Registry {
     else this.#pending.set(uid, count)
   }
 
+  /**
+   * Calls `decide` when it is known whether Baton has started the process, mostly at once: the master's word about a process and that
+   * process's HELLO come over two sockets, and either may be read first.
+   *
+   * @returns ends the wait
+   */
+  #whenKnown(hello: HelloFrame, { pid, uid, gid }: PeerCredentials, decide: () => void): () => void {
+    const managed = this.#managed
+    const service = this.#services.get(hello.service)
+    const isKnown = () => managed === undefined || managed.ownerOf(pid, hello.backend) !== undefined
+    const matters =
+      service !== undefined && isClosed(service.config) && isAllowed({ pid, uid, gid }, this.#config)
+    if (!matters || isKnown()) {
+      decide()
+      return () => {}
+    }
+    const stop = () => {
+      clearTimeout(timer)
+      forget?.()
+    }
+    const settle = () => {
+      stop()
+      decide()
+    }
+    const timer = setTimeout(settle, MANAGED_TIMEOUT)
+    const forget = managed?.onUpdate(() => {
+      if (isKnown()) settle()
+    })
+    return stop
+  }
+
   #register(
     control: ControlConnection,
     hello: HelloFrame,
     credentials: PeerCredentials,
   ): BackendLink | undefined {
-    const applicant = { hello, credentials, socketProblem: this.#socketProblem() }
+    const owner = this.#managed?.ownerOf(credentials.pid, hello.backend)
+    const managed = this.#managed === undefined || owner?.service === hello.service
+    const applicant = { hello, credentials, managed, socketProblem: this.#socketProblem() }
     const service = this.#services.get(hello.service)
-    const older = this.#olderLink(hello, credentials)
+    const process = processOf(credentials)
+    const older = this.#olderLink(hello, process)
     const refusal =
       this.#limitProblem(credentials) ??
       admit(applicant, this.#config, this.#services) ??
@@ -317,7 +394,15 @@ export class Registry {
       const { pid, uid, gid } = credentials
       if (this.#refusals.isNew(code === 'UidNotAllowed' ? `${uid}/${code}` : `${pid}/${uid}/${code}`)) {
         this.#logger.warn(
-          { peerPid: pid, uid, gid, service: hello.service.slice(0, LONGEST_NAME), code, reason: message },
+          {
+            peerPid: pid,
+            uid,
+            gid,
+            service: hello.service.slice(0, LONGEST_NAME),
+            backend: hello.backend,
+            code,
+            reason: message,
+          },
           'registration refused',
         )
       }
@@ -325,7 +410,7 @@ export class Registry {
       control.finish()
       return undefined
     }
-    return this.#welcome(control, hello, credentials, service, older)
+    return this.#welcome(control, hello, { process, owner }, service, older)
   }
 
   /** Users who may not register have limits of their own (`MOST_UNWELCOME`), and are told that. */
@@ -343,26 +428,24 @@ export class Registry {
   #welcome(
     control: ControlConnection,
     hello: HelloFrame,
-    credentials: PeerCredentials,
+    peer: Peer,
     service: Service,
     older: BackendLink | undefined,
   ) {
     const { config } = service
+    const { process, owner } = peer
     let lane: Lane | undefined
     // Its slot is free then, unless it has offers out.
     older?.supersede()
-    const id =
-      older?.identity.ulid ??
-      (hello.backend !== null && isValid(hello.backend) && !this.#links.has(hello.backend)
-        ? hello.backend
-        : ulid())
+    const id = older?.identity.ulid ?? this.#idFor(hello, peer)
+    this.#bindings.bind(id, process)
     const endpoint = usableEndpoint(hello.reconnect)
     const identity = {
       ulid: id,
       slot: this.#slots.take(service.name, older?.id ?? this.#known[id]?.slot),
       service: service.name,
-      pid: credentials.pid,
-      uid: credentials.uid,
+      ...process,
+      owner: owner?.service === service.name ? owner.id : null,
       version: hello.version,
       weight: hello.weight,
       registeredAt: new Date(),
@@ -387,7 +470,7 @@ export class Registry {
       )
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      this.#logger.warn({ peerPid: credentials.pid, code: error.code }, 'WELCOME could not be sent')
+      this.#logger.warn({ peerPid: process.pid, code: error.code }, 'WELCOME could not be sent')
       this.#slots.release(identity.slot)
       lane?.close()
       control.cutOff()
@@ -448,6 +531,8 @@ export class Registry {
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.release(this.#releasing)
+    if (owner?.leaving === true)
+      this.#retire(link, 'it belongs to a process that is being replaced or stopped')
     this.#onChange?.()
     checks?.start()
     return link
@@ -457,10 +542,54 @@ export class Registry {
    * The link of a process that registers although it has one here: it was asked to move to a successor of this worker, and that one has
    * died. An id is no secret; the kernel says that it is the same process.
    */
-  #olderLink({ backend, service }: HelloFrame, { pid, uid }: PeerCredentials) {
+  #olderLink({ backend, service }: HelloFrame, process: PeerProcess) {
     const link = backend === null ? undefined : this.#links.get(backend)
-    const same = link?.identity.pid === pid && link.identity.uid === uid
-    return same && link.identity.service === service ? link : undefined
+    if (link === undefined || link.identity.service !== service) return undefined
+    const { pid, uid, started = null } = link.identity
+    return isSameProcess({ pid, uid, started }, process) ? link : undefined
+  }
+
+  /** The one that it asks for, if that is its own; a new one otherwise. */
+  #idFor({ backend: claimed, service }: HelloFrame, { process, owner }: Peer): string {
+    if (claimed === null || !isValid(claimed)) return ulid()
+    const isTheirs =
+      this.#managed?.get(claimed) === undefined
+        ? this.#bindings.allows(claimed, process)
+        : // What a managed process starts again below itself, a watcher say, has the same id.
+          owner?.id === claimed && (this.#bindings.allows(claimed, process) || this.#bindings.isFree(claimed))
+    if (isTheirs && !this.#links.has(claimed)) return claimed
+    const { pid, uid } = process
+    // A second backend of one process is no claim of another's.
+    const mine = this.#links.get(claimed)?.identity.pid === pid
+    if (!mine && this.#refusals.isNew(`${pid}/${uid}/${claimed}`)) {
+      this.#logger.warn(
+        { peerPid: pid, uid, service, claimed },
+        'the id that a process claimed belongs to another one; it gets a new id',
+      )
+    }
+    return ulid()
+  }
+
+  /** Managed processes have come or gone: what is left of one that has ended serves no longer. */
+  #review(): void {
+    for (const link of this.#links.values()) {
+      const { owner } = link.identity
+      if (owner === null || owner === undefined || this.#managed?.get(owner) !== undefined) continue
+      if (this.#leftovers.has(link)) continue
+      this.#leftovers.add(link)
+      // Mostly it ends at the same moment.
+      setTimeout(() => {
+        if (this.#links.get(link.identity.ulid) === link)
+          this.#retire(link, 'the process that Baton started it with has ended')
+      }, LEFTOVER_PAUSE).unref()
+    }
+  }
+
+  #retire(link: BackendLink, reason: string): void {
+    if (link.eligibility.state === 'draining') return
+    const { ulid: backend, slot, service, pid: peerPid } = link.identity
+    this.#logger.warn({ backend, slot, service, peerPid, reason }, 'backend is drained')
+    link.drain(this.#config.drainDeadline, reason)
   }
 
   /** Unless somebody who is still here has named the same one. */

@@ -10,6 +10,7 @@ import { sharedReserve } from '../listen/descriptor-reserve.ts'
 import { standardOutput } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../sockets.ts'
+import { ManagedProcesses } from '../registry/managed-processes.ts'
 import { createWorker, type EmployedWorker } from '../worker.ts'
 import { logWorkerStatus } from './status-log.ts'
 
@@ -35,6 +36,7 @@ export class Employee {
   readonly #end: (code: number) => void
   readonly #channel: Channel<ToWorker, FromWorker>
   readonly #listeners = new Map<string, OwnedFd>()
+  readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
   #worker: EmployedWorker | undefined
@@ -72,6 +74,9 @@ export class Employee {
 
   /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
   #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
+    if (message.type === 'managed') return this.#managed.update(message.processes)
+    // Before any later word about them.
+    if (message.type === 'start') this.#managed.update(message.managed ?? [])
     if (message.type === 'metrics') this.#collected = message.snapshots
     if (message.type === 'metrics' || message.type === 'reloaded')
       return this.#asked.get(message.ask)?.(message)
@@ -121,6 +126,7 @@ export class Employee {
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }
       // Handled on arrival.
+      case 'managed':
       case 'count':
       case 'ping':
       case 'dump':
@@ -151,6 +157,7 @@ export class Employee {
       admin: this.#admin,
       poller: this.#poller,
       known,
+      managed: this.#managed,
       onBackends: () => queueMicrotask(() => this.#report()),
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
