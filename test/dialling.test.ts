@@ -269,8 +269,9 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       const most = 64 + ((performance.now() - from) / 1000) * 8
       t.ok(welcomed > 0 && welcomed <= most + 1, `${welcomed} registrations, ${refused.length} refusals`)
       t.ok(refused.length > 0)
-      for (const answer of refused)
-        t.match(answer, { code: 'TooManyRegistrations', retry: true, retryAfter: Number })
+      const reasons = refused.map(({ code, retry }) => `${code} ${retry}`)
+      t.same(new Set(reasons), new Set(['TooManyRegistrations true']))
+      t.ok(refused.every(({ retryAfter }) => Number(retryAfter) > 0))
       const other = await services.other.start(t)
       t.same(await services.other.answeredBy(t, 1), new Set([other.pid]), 'other processes register')
     },
