@@ -247,6 +247,35 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     },
     withoutPython,
   )
+
+  // The last: this process has dialled more often than it may, from then on.
+  await scene(
+    'a process that registers hundreds of backends at once is refused the most of them',
+    async (t) => {
+      const from = performance.now()
+      const dials = await Promise.allSettled(
+        Array.from({ length: 300 }, async () => {
+          const { answer, connection, lane } = await greet(control, hello('places'))
+          t.teardown(() => {
+            connection.close()
+            lane?.close()
+          })
+          return answer
+        }),
+      )
+      const answers = dials.flatMap((dial) => (dial.status === 'fulfilled' ? [dial.value] : []))
+      const refused = answers.filter((answer) => answer.type === 'refused')
+      const welcomed = answers.length - refused.length
+      const most = 64 + ((performance.now() - from) / 1000) * 8
+      t.ok(welcomed > 0 && welcomed <= most + 1, `${welcomed} registrations, ${refused.length} refusals`)
+      t.ok(refused.length > 0)
+      const reasons = refused.map(({ code, retry }) => `${code} ${retry}`)
+      t.same(new Set(reasons), new Set(['TooManyRegistrations true']))
+      t.ok(refused.every(({ retryAfter }) => Number(retryAfter) > 0))
+      const other = await services.other.start(t)
+      t.same(await services.other.answeredBy(t, 1), new Set([other.pid]), 'other processes register')
+    },
+  )
 })
 
 void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, async (t) => {

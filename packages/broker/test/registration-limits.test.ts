@@ -60,3 +60,11 @@ void t.test(
     })
   },
 )
+
+void t.test('a process has no more than 256 registrations that live', async (t) => {
+  const limits = new RegistrationLimits()
+  const process = { pid: 1, uid: 0, gid: 0 }
+  t.equal(limits.adds(process, 255), undefined)
+  t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
+  t.equal(limits.adds({ ...process, pid: 0 }, 1000), undefined, 'the kernel does not tell them apart')
+})

@@ -18,6 +18,12 @@ const UNNAMED_DIALS = { burst: 8 * DIALS.burst, perSecond: 8 * DIALS.perSecond, 
  */
 const REPLACEMENTS = { burst: 4, perSecond: 1 / 60 }
 
+/**
+ * Registrations of one process that live at a time: far more than the backends that a process has, and a thousand of the worker's
+ * descriptors. A backend that leaves its id out, and dials once too often, would otherwise double them at each reload.
+ */
+const MAX_LIVING = 256
+
 /** By then the broker has read the end of a registration that was given up, and there is nothing to replace. */
 const REPLACEMENT_RETRY_MS = 1000
 
@@ -51,6 +57,13 @@ export class RegistrationLimits {
     if (this.#replacements.take(id, now) === undefined) return undefined
     const message = `this process is registered as ${slot} (${id}), and that registration lives; dial again when it ends, or at its RECONNECT`
     return { code: 'AlreadyRegistered', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
+  }
+
+  /** @param living registrations of this process, none of them under the id of its HELLO */
+  adds({ pid }: PeerCredentials, living: number): Refusal | undefined {
+    if (pid === 0 || living < MAX_LIVING) return undefined
+    const message = `process ${pid} has ${living} registrations that live`
+    return { code: 'TooManyRegistrations', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
 
   #accountOf({ pid, uid }: PeerCredentials): [Allowance, string] {

@@ -384,7 +384,7 @@ export class Registry {
     const refusal =
       this.#limitProblem(credentials) ??
       admit(applicant, this.#config, this.#services) ??
-      this.#replacementProblem(older)
+      this.#livingProblem(older, credentials)
     if (refusal !== undefined || service === undefined) {
       const { code, message, retry, retryAfter }: Refusal = refusal ?? {
         code: 'UnknownService',
@@ -420,9 +420,17 @@ export class Registry {
   }
 
   /** A registration that lives may be replaced when it was asked to move, and a few times when it was not. */
-  #replacementProblem(older: BackendLink | undefined): Refusal | undefined {
-    if (older === undefined || older.askedToReconnect) return undefined
+  #livingProblem(older: BackendLink | undefined, credentials: PeerCredentials): Refusal | undefined {
+    if (older === undefined) return this.#limits.adds(credentials, this.#countOf(credentials))
+    if (older.askedToReconnect) return undefined
     return this.#limits.replaces(older.identity.ulid, older.identity.slot, performance.now())
+  }
+
+  #countOf({ pid, uid }: PeerCredentials): number {
+    let count = 0
+    for (const { identity } of this.#links.values())
+      if (identity.pid === pid && identity.uid === uid) count += 1
+    return count
   }
 
   #welcome(
