@@ -96,7 +96,12 @@ export class RedirectedRun {
       env: { ...env, TMPDIR: temporary, PORT: String(port) },
       group: true,
     })
-    if (pauseOutput) program.child.stdout?.removeAllListeners('data').pause()
+    if (pauseOutput) {
+      const { stdout } = program.child
+      stdout?.removeAllListeners('data').pause()
+      // Its end is not seen while nothing is read.
+      t.teardown(() => stdout?.destroy())
+    }
     const run = new RedirectedRun(program, port, temporary)
     // The app's processes are in sessions of their own.
     t.teardown(() => (program.running ? program.kill('SIGTERM') : undefined))

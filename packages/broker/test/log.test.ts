@@ -22,7 +22,7 @@ void t.test('what is not dropped comes out once, in order, in pieces of whole li
   const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }))
   fc.assert(
     fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
-      const buffer = new LineBuffer({ limit: 300 })
+      const buffer = new LineBuffer({ limit: 300, reserve: 50 })
       let accepted = ''
       let out = ''
       let pushed = 0
@@ -39,7 +39,7 @@ void t.test('what is not dropped comes out once, in order, in pieces of whole li
         } else {
           pushed += 1
           const before = buffer.dropped
-          buffer.push(each)
+          buffer.push(each, each.length % 2 === 0 ? 'own' : 'output')
           if (buffer.dropped === before) accepted += each.toString()
         }
         if (buffer.size > 300) return false
@@ -52,28 +52,42 @@ void t.test('what is not dropped comes out once, in order, in pieces of whole li
 })
 
 void t.test('after the first line that is dropped all are, until half of the buffer is free', async (t) => {
-  const buffer = new LineBuffer({ limit: 100 })
-  for (let index = 0; index < 12; index++) buffer.push(Buffer.from('123456789\n'))
+  const buffer = new LineBuffer({ limit: 100, reserve: 0 })
+  for (let index = 0; index < 12; index++) buffer.push(Buffer.from('123456789\n'), 'own')
   t.equal(buffer.dropped, 2)
   t.equal(buffer.next(40).length, 40)
   buffer.written(40)
-  buffer.push(Buffer.from('short\n'))
+  buffer.push(Buffer.from('short\n'), 'own')
   t.match(buffer, { dropped: 3, mayResume: false })
   buffer.written(10)
   t.match(buffer, { mayResume: true, unreported: 3 })
   t.equal(buffer.resume(), 3)
-  buffer.push(Buffer.from('short\n'))
+  buffer.push(Buffer.from('short\n'), 'own')
   t.match(buffer, { dropped: 3, unreported: 0, size: 56 })
 })
 
+void t.test('output of an app leaves room for what is said of it', async (t) => {
+  const buffer = new LineBuffer({ limit: 100, reserve: 30 })
+  for (let index = 0; index < 20; index++) buffer.push(Buffer.from('123456789\n'), 'output')
+  t.match(buffer, { size: 70, dropped: 13 })
+  buffer.push(Buffer.from('restarted\n'), 'own')
+  t.match(buffer, { size: 80, dropped: 13 })
+  buffer.next(30)
+  buffer.written(25)
+  buffer.push(Buffer.from('more\n'), 'output')
+  t.match(buffer, { size: 55, dropped: 14, mayResume: false }, 'still one gap')
+  for (let index = 0; index < 10; index++) buffer.push(Buffer.from('restarted\n'), 'own')
+  t.match(buffer, { size: 95, dropped: 20 })
+})
+
 void t.test('a line that was begun is finished after an exec, and what is to be said is said', async (t) => {
-  const first = new LineBuffer({ limit: 20 })
-  first.push(Buffer.from('abc\n'))
-  first.push(Buffer.from('def\n'))
-  first.push(Buffer.from('x'.repeat(40)))
+  const first = new LineBuffer({ limit: 20, reserve: 0 })
+  first.push(Buffer.from('abc\n'), 'own')
+  first.push(Buffer.from('def\n'), 'own')
+  first.push(Buffer.from('x'.repeat(40)), 'own')
   first.next(4)
   first.written(2)
-  const second = new LineBuffer({ limit: 20 })
+  const second = new LineBuffer({ limit: 20, reserve: 0 })
   second.restore(first.rest(), first)
   t.equal(second.next(100).toString(), 'c\ndef\n')
   t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
