@@ -1,12 +1,10 @@
-import { readFileSync, renameSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { batonCommand, type Broker } from './support/broker.ts'
+import { batonCommand } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import { LIMIT } from './support/limits.ts'
-import { reload, samples } from './support/operator.ts'
-import { Program, temporaryFolder } from './support/process.ts'
+import { samples } from './support/operator.ts'
+import { Program } from './support/process.ts'
 import { RedirectedRun, SlowReader, startRedirected } from './support/redirected.ts'
 import { signal } from './support/signal.ts'
 import { servedBy } from './support/visit.ts'
@@ -31,14 +29,7 @@ void t.test('baton run: the reader of its output stops', { timeout: LIMIT }, asy
   const app = await run.answers()
   await eventually(async () => (await run.dropped()) > 0, 'lines are dropped')
   signal(app, 'SIGKILL')
-  const successor = await run.answers(app)
-  t.ok(successor, 'the app that was killed is replaced')
-
-  const dropped = await run.dropped()
-  const reloading = new Program(t, process.execPath, [batonCommand, 'reload', '--config', run.configFile])
-  t.equal((await reloading.exited).code, 0, reloading.lines.join('\n'))
-  t.ok((await run.dropped()) >= dropped, 'the counter goes on')
-  t.equal(await run.answers(), successor)
+  t.ok(await run.answers(app), 'the app that was killed is replaced')
 
   const text = await reader.reads(DROPPED)
   const lines = text.split('\n').slice(0, -1)
@@ -70,62 +61,7 @@ void t.test('baton start: neither output can be written', { timeout: LIMIT }, as
   const refused = 'baton: standard output cannot be written: ENOSPC: no space left on device, write'
   t.same(await redirected(t, '> /dev/full', ['status', ...config]), { code: 1, lines: [refused] })
   t.same(await redirected(t, '> /dev/full', ['start', '--help']), { code: 1, lines: [refused] })
-  t.same(await redirected(t, '> /dev/full', ['top', ...config]), { code: 1, lines: [refused] })
-  t.same(await redirected(t, '> /dev/full 2> /dev/full', ['check', ...config]), { code: 1, lines: [] })
-  t.same(await redirected(t, '2> /dev/full', ['status', '--config', '/nowhere']), { code: 1, lines: [] })
-  t.same((await redirected(t, '| true', ['status', ...config])).lines, [])
 
   signal(broker.program.pid, 'SIGTERM')
   t.same(await broker.program.exited, { code: 0, signal: null })
 })
-
-void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LIMIT }, async (t) => {
-  const folder = temporaryFolder(t)
-  const file = join(folder, 'log')
-  const broker = await startRedirected(t, `>> ${file} 2>&1`)
-  const contents = (name: string) => readFileSync(name, 'utf8')
-  const logsTo = async (name: string, msg: string) =>
-    eventually(
-      () => new RegExp(`"msg":"${msg}`).test(contents(name)),
-      () => `${msg} in ${name}:\n${contents(name)}`,
-    )
-
-  renameSync(file, `${file}.1`)
-  signal(broker.program.pid, 'SIGUSR1')
-  await eventually(() => exists(file), 'there is a new file')
-  await logsTo(file, 'log reopened')
-  const old = contents(`${file}.1`)
-  const backend = await startBackend(t, broker)
-  await logsTo(file, 'backend registered')
-  t.equal(contents(`${file}.1`), old, 'the worker does not write to the old one either')
-
-  t.ok((await reload(t, broker)).success)
-  await logsTo(file, 'reloaded')
-  rmSync(file)
-  signal(broker.program.pid, 'SIGUSR1')
-  await eventually(() => exists(file), 'there is a new file')
-  await logsTo(file, 'log reopened')
-  backend.kill('SIGKILL')
-  await logsTo(file, 'backend deregistered')
-  t.notMatch(contents(file) + old, /Debugger listening/)
-
-  // A folder that is gone: it says so where it can.
-  rmSync(folder, { recursive: true })
-  signal(broker.program.pid, 'SIGUSR1')
-  t.ok((await reload(t, broker)).success)
-  await stop(broker)
-})
-
-async function stop(broker: Broker): Promise<void> {
-  signal(broker.program.pid, 'SIGTERM')
-  await broker.program.exited
-}
-
-function exists(path: string): boolean {
-  try {
-    readFileSync(path)
-    return true
-  } catch {
-    return false
-  }
-}

@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readdirSync, readSync, writeFileSync } from 'node:fs'
+import { chownSync, closeSync, constants, openSync, readdirSync, readSync, writeFileSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import http from 'node:http'
 import { join } from 'node:path'
@@ -6,9 +6,10 @@ import type { Test } from 'tap'
 import { batonCommand, Broker, type Status } from './broker.ts'
 import { eventually } from './eventually.ts'
 import { freePort } from './free-port.ts'
+import { PseudoTerminal } from './pseudo-terminal.ts'
 import { Program, root, temporaryFolder } from './process.ts'
 
-/** What every command line here begins with: `sh` redirects, and becomes the command. `prefix`: setpriv, say. */
+/** What every command line here begins with: the shell redirects, and becomes the command. `prefix`: setpriv, say. */
 function shell(redirection: string, command: readonly string[], prefix: readonly string[] = []): string[] {
   return ['-c', `exec "$@" ${redirection}`, 'sh', ...prefix, process.execPath, batonCommand, ...command]
 }
@@ -40,7 +41,7 @@ export async function startRedirected(
   }
   writeFileSync(configFile, JSON.stringify(settings))
   const command = ['start', '--config', configFile]
-  const program = new Program(t, 'sh', shell(redirection, command, prefix), { group: true })
+  const program = new Program(t, 'bash', shell(redirection, command, prefix), { group: true })
   let status: Status | undefined
   await eventually(
     async () => {
@@ -60,14 +61,23 @@ export async function startRedirected(
   })
 }
 
+export interface RedirectedRunOptions {
+  /** Nothing of what it prints is read. */
+  readonly pauseOutput?: boolean
+  /** Who may write to the folder for its files. */
+  readonly owner?: number
+}
+
+const APP = join(root, 'test/programs/chatty-app.mjs')
+
 /** `baton run` of `test/programs/chatty-app.mjs`, with its output redirected. */
 export class RedirectedRun {
-  readonly program: Program
   readonly port: number
+  readonly #program: Program | undefined
   readonly #temporary: string
 
-  private constructor(program: Program, port: number, temporary: string) {
-    this.program = program
+  private constructor(program: Program | undefined, port: number, temporary: string) {
+    this.#program = program
     this.port = port
     this.#temporary = temporary
   }
@@ -77,19 +87,50 @@ export class RedirectedRun {
     redirection: string,
     env: NodeJS.ProcessEnv = {},
     prefix: readonly string[] = [],
+    { pauseOutput = false, owner }: RedirectedRunOptions = {},
   ): Promise<RedirectedRun> {
     const temporary = temporaryFolder(t)
+    if (owner !== undefined) chownSync(temporary, owner, owner)
     const port = await freePort()
-    const app = join(root, 'test/programs/chatty-app.mjs')
-    const program = new Program(t, 'sh', shell(redirection, ['run', '--', process.execPath, app], prefix), {
+    const program = new Program(t, 'bash', shell(redirection, ['run', '--', process.execPath, APP], prefix), {
       env: { ...env, TMPDIR: temporary, PORT: String(port) },
       group: true,
     })
+    if (pauseOutput) {
+      const { stdout } = program.child
+      stdout?.removeAllListeners('data').pause()
+      // Its end is not seen while nothing is read.
+      t.teardown(() => stdout?.destroy())
+    }
     const run = new RedirectedRun(program, port, temporary)
-    await run.answers()
     // The app's processes are in sessions of their own.
     t.teardown(() => (program.running ? program.kill('SIGTERM') : undefined))
+    await run.answers()
     return run
+  }
+
+  /** The same in a terminal, which shows its output. */
+  static async inTerminal(
+    t: Test,
+    env: NodeJS.ProcessEnv,
+  ): Promise<{ run: RedirectedRun; terminal: PseudoTerminal }> {
+    const temporary = temporaryFolder(t)
+    const port = await freePort()
+    const terminal = new PseudoTerminal(
+      t,
+      `exec ${process.execPath} ${batonCommand} run -- ${process.execPath} ${APP}`,
+      {
+        env: { ...env, TMPDIR: temporary, PORT: String(port) },
+      },
+    )
+    const run = new RedirectedRun(undefined, port, temporary)
+    await run.answers()
+    return { run, terminal }
+  }
+
+  get program(): Program {
+    if (this.#program === undefined) throw new Error('it runs in a terminal')
+    return this.#program
   }
 
   /** Resolves with the pid of the process of the app that answers, another one than `except`. */
@@ -97,13 +138,17 @@ export class RedirectedRun {
     let pid = 0
     await eventually(
       async () => {
-        if (!this.program.running) throw new Error(`it has ended:\n${this.program.lines.join('\n')}`)
+        if (this.#program?.running === false) throw new Error(`it has ended: ${this.#said}`)
         pid = Number(await ask(`http://127.0.0.1:${this.port}/`).catch(() => 0))
         return pid > 1 && pid !== except
       },
-      () => `the app answers:\n${this.program.lines.join('\n')}`,
+      () => `the app answers: ${this.#said}`,
     )
     return pid
+  }
+
+  get #said(): string {
+    return this.#program?.lines.slice(-20).join('\n') ?? 'it runs in a terminal'
   }
 
   /** Of what `baton run` has made. */

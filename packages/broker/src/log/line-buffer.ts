@@ -1,27 +1,33 @@
-/** Units of a log (mostly lines) that wait to be written, in order. No I/O. */
 export interface LineBufferOptions {
   /** Maximum size, in bytes. */
   readonly limit: number
+  /** How much of it is for the process's own lines alone: the output of an app does not displace why it was restarted. */
+  readonly reserve: number
 }
 
+/** Whether a line is the process's own, or what a managed backend printed. */
+export type Origin = 'own' | 'output'
+
 /**
- * A bounded queue. A line that does not fit is dropped and counted, and so are all that follow until half of the buffer is free
- * again: one gap in the log instead of many. A line of which a part has been written is never dropped.
+ * A bounded queue, without I/O. A line that does not fit is dropped and counted, and so are all of its origin that follow until half
+ * of the buffer is free again: one gap in the log instead of many. A line of which a part has been written is never dropped.
  */
 export class LineBuffer {
   readonly #limit: number
+  readonly #reserve: number
   readonly #lines: Buffer[] = []
   /** Index of the first line that is not written; those before it are removed from time to time. */
   #first = 0
   /** Bytes of the first line that are written. */
   #offset = 0
   #size = 0
-  #dropping = false
+  #dropping: 'nothing' | 'output' | 'everything' = 'nothing'
   #unreported = 0
   #dropped = 0
 
-  constructor({ limit }: LineBufferOptions) {
+  constructor({ limit, reserve }: LineBufferOptions) {
     this.#limit = limit
+    this.#reserve = reserve
   }
 
   /** Bytes that wait. */
@@ -41,14 +47,15 @@ export class LineBuffer {
 
   /** Lines were dropped, and there is room again. */
   get mayResume(): boolean {
-    return this.#dropping && this.#size <= this.#limit / 2
+    return this.#dropping !== 'nothing' && this.#size <= this.#limit / 2
   }
 
   /** @param bytes kept as they are: the caller does not change them any more */
-  push(bytes: Buffer): void {
+  push(bytes: Buffer, origin: Origin): void {
     if (bytes.length === 0) return
-    if (this.#dropping || this.#size + bytes.length > this.#limit) {
-      this.#dropping = true
+    if (!this.#accepts(bytes.length, origin)) {
+      if (origin === 'own') this.#dropping = 'everything'
+      else if (this.#dropping === 'nothing') this.#dropping = 'output'
       const lines = countLines(bytes)
       this.#unreported += lines
       this.#dropped += lines
@@ -60,7 +67,7 @@ export class LineBuffer {
   /** Accepts lines again. @returns how many were dropped since the last time */
   resume(): number {
     const count = this.#unreported
-    this.#dropping = false
+    this.#dropping = 'nothing'
     this.#unreported = 0
     return count
   }
@@ -113,7 +120,12 @@ export class LineBuffer {
     }
     this.#dropped += dropped
     this.#unreported += unreported
-    this.#dropping = this.#unreported > 0
+    if (this.#unreported > 0) this.#dropping = 'output'
+  }
+
+  #accepts(size: number, origin: Origin): boolean {
+    if (origin === 'own') return this.#dropping !== 'everything' && this.#size + size <= this.#limit
+    return this.#dropping === 'nothing' && this.#size + size <= this.#limit - this.#reserve
   }
 
   #append(bytes: Buffer): void {

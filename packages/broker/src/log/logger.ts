@@ -17,7 +17,8 @@ export function createLogger(format: LogFormat, listener?: (line: string) => voi
     { name: 'baton' },
     {
       write: (line) => {
-        output.write(format === 'json' ? line : `${readable(line)}\n`)
+        const origin = isOutput(line) ? 'output' : 'own'
+        output.write(format === 'json' ? line : `${readable(line)}\n`, origin)
         listener?.(line)
       },
     },
@@ -26,6 +27,11 @@ export function createLogger(format: LogFormat, listener?: (line: string) => voi
   reportDropped(logger, 'stderr', standardError())
   takeWarnings(logger)
   return logger
+}
+
+/** Whether a line of JSON is what a managed backend printed. */
+export function isOutput(line: string): boolean {
+  return line.includes('"stream":"std')
 }
 
 function reportDropped(logger: Logger, output: 'stdout' | 'stderr', sink: Sink): void {

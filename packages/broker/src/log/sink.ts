@@ -1,11 +1,14 @@
 import { constants, fstatSync, openSync, readlinkSync, statSync } from 'node:fs'
 import { dupOnto, EPOLLOUT, OwnedFd, sharedPoller, type Watch } from '@baton/native-sendmsg'
 import { errnoOf } from '../config/index.ts'
-import { LineBuffer } from './line-buffer.ts'
+import { LineBuffer, type Origin } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
 
 /** Bytes that wait for a slow reader, a full disk or a hung one before lines are dropped. */
 const BUFFER_LIMIT = 4 * 1024 * 1024
+
+/** What of it output of managed backends does not fill. */
+const BUFFER_RESERVE = BUFFER_LIMIT / 8
 
 /** Above this size, in bytes, a source of many lines does well to wait for a moment. */
 const CONGESTED_SIZE = BUFFER_LIMIT / 8
@@ -60,7 +63,7 @@ export class Sink {
   /** Called when lines are accepted again after some were dropped: the place to say so. `cause`: an errno; EAGAIN for a slow reader. */
   onResume: (lines: number, cause: string) => void = () => {}
   readonly #fd: number
-  readonly #buffer = new LineBuffer({ limit: BUFFER_LIMIT })
+  readonly #buffer = new LineBuffer({ limit: BUFFER_LIMIT, reserve: BUFFER_RESERVE })
   #outlet: Outlet | undefined
   #progress: Progress = IDLE
   /** When the output last took something, or had nothing to take. */
@@ -128,10 +131,10 @@ export class Sink {
   }
 
   /** @param text whole lines */
-  write(text: string | Buffer): void {
+  write(text: string | Buffer, origin: Origin = 'own'): void {
     if (this.#buffer.mayResume) this.#resume()
     if (this.empty) this.#tookAt = performance.now()
-    this.#buffer.push(typeof text === 'string' ? Buffer.from(text) : text)
+    this.#buffer.push(typeof text === 'string' ? Buffer.from(text) : text, origin)
     this.#schedule()
   }
 

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import { BrokerError } from '../errors.ts'
-import { createLogger, type LogFormat } from '../log/logger.ts'
+import { createLogger, isOutput, type LogFormat } from '../log/logger.ts'
 import type { SinkState } from '../log/sink.ts'
 import { standardError, standardOutput } from '../log/standard.ts'
 
@@ -10,8 +10,6 @@ import { standardError, standardOutput } from '../log/standard.ts'
  */
 const MOST_KEPT = 512 * 1024
 const MOST_OUTPUT_KEPT = 64 * 1024
-/** In each line that a managed backend printed. */
-const OUTPUT_MARK = '"stream":"std'
 
 /** How long the output may take to accept what waits before the rest crosses exec, and how long a thread may be in a write, in ms. */
 const SETTLE_LIMIT = 250
@@ -53,7 +51,7 @@ export class StartLog {
 
   #keep(line: string): void {
     if (this.#lines === undefined) return
-    const kind = line.includes(OUTPUT_MARK) ? 'output' : 'own'
+    const kind = isOutput(line) ? 'output' : 'own'
     if (this.#kept[kind] + line.length > (kind === 'own' ? MOST_KEPT : MOST_OUTPUT_KEPT)) return
     this.#kept[kind] += line.length
     this.#lines.push(line.trimEnd())
