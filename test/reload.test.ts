@@ -167,7 +167,10 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   await t.test('row 33: while there is no program the session waits in the kernel', async (t) => {
     const crossing = sessionInodes(broker)
     t.equal(crossing.length, 2, 'with the one that waits behind it')
-    t.ok(crossing.some((inode) => inodes.includes(inode)), 'the same connection')
+    t.ok(
+      crossing.some((inode) => inodes.includes(inode)),
+      'the same connection',
+    )
     t.notOk(
       crossing.some((inode) => holds(pid, inode)),
       'nobody has it',

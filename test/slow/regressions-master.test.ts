@@ -15,6 +15,7 @@ import {
   onlyWorker,
   openSession,
   reload,
+  samples,
 } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
@@ -189,8 +190,15 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     )
     const session = await openSession(t, broker)
     session.send('reload\n')
+    // A reload said that it was done while a backend had not moved.
     await session.ended
-    t.match(session.received, /^Success=1\n/)
+    t.match(session.received, /^Success=0\n/)
+    t.match(
+      session.received,
+      new RegExp(`"code":"BATON_ERR_BACKENDS_NOT_MOVED".*web/\\S+ \\(pid ${stuck.pid}, unresponsive\\)`),
+    )
+    t.notMatch(session.received, `(pid ${other.pid},`)
+    t.equal((await samples(broker)).get('baton_reloads_total{result="incomplete"}'), 1)
     const successor = await workerThatIs(t, broker, 'serving')
     await workerThatIs(t, broker, 'leaving')
     signal(successor, 'SIGKILL')

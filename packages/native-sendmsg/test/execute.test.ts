@@ -180,10 +180,9 @@ void t.test('a program that cannot be executed leaves the signal mask as it was'
   const mask = () => /^SigBlk.*$/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[0]
   const before = mask()
   const descriptors = openDescriptors()
-  t.throws(
-    () => executeInPlace({ path: '/nowhere', args: [], env: {}, keep: [], keepSignals: true }),
-    { code: 'ENOENT' },
-  )
+  t.throws(() => executeInPlace({ path: '/nowhere', args: [], env: {}, keep: [], keepSignals: true }), {
+    code: 'ENOENT',
+  })
   t.equal(mask(), before)
   t.same(openDescriptors(), descriptors)
   t.end()
