@@ -10,7 +10,7 @@ function verdicts(vigil: Vigil, tick: Tick, count: number): string[] {
   return Array.from({ length: count }, () => vigil.tick(tick, TIMEOUT))
 }
 
-t.test('a worker that is silent is suspected, and then hung', (t) => {
+void t.test('a worker that is silent is suspected, and then hung', (t) => {
   const vigil = new Vigil()
   t.equal(vigil.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
   t.same(verdicts(vigil, QUIET, 10), [
@@ -23,7 +23,7 @@ t.test('a worker that is silent is suspected, and then hung', (t) => {
   t.end()
 })
 
-t.test('one answer clears it', (t) => {
+void t.test('one answer clears it', (t) => {
   const vigil = new Vigil()
   verdicts(vigil, QUIET, 9)
   t.equal(vigil.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
@@ -32,7 +32,7 @@ t.test('one answer clears it', (t) => {
   t.end()
 })
 
-t.test('a worker without a processor is not blamed, up to a bound', (t) => {
+void t.test('a worker without a processor is not blamed, up to a bound', (t) => {
   const vigil = new Vigil()
   const starved = { ...QUIET, starved: true }
   t.same(new Set(verdicts(vigil, starved, 50)), new Set(['silent']), 'five times the timeout')
@@ -40,7 +40,7 @@ t.test('a worker without a processor is not blamed, up to a bound', (t) => {
   t.end()
 })
 
-t.test('a worker is starved if it waited for a processor nearly all of the time', (t) => {
+void t.test('a worker is starved if it waited for a processor nearly all of the time', (t) => {
   const at = (running: number, waiting: number) => ({ state: 'R (running)', running, waiting })
   t.equal(wasStarved(at(10, 20), at(15, 115), 100), true)
   t.equal(wasStarved(at(10, 20), at(60, 70), 100), false, 'an endless loop beside another process')
