@@ -140,12 +140,11 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
   })
 
   await t.test('while it leaves: it is ended, and nothing else happens', async (t) => {
-    const client = await visit(t, broker, '/wait')
     const worker = await onlyWorker(t, broker)
     // Both are stopped, so that the offer is not answered, and the worker stays for it.
     for (const backend of backends) backend.kill('SIGSTOP')
     const held = await visit(t, broker)
-    await broker.until(({ services }) => services[0]?.inFlight === 1, 'it is offered')
+    await broker.until(({ services }) => (services[0]?.inFlight ?? 0) > 0, 'it is offered')
     const session = await openSession(t, broker)
     const accepting = logged(broker, 'accepting connections')
     session.send('reload\n')
@@ -161,7 +160,6 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     for (const backend of backends) backend.kill('SIGCONT')
     await session.ended
     held.socket.destroy()
-    client.socket.destroy()
     await served(t)
     await onlyWorker(t, broker)
   })
