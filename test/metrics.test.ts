@@ -365,6 +365,7 @@ void t.test(
         baton_last_reload_timestamp_seconds: 'gauge',
         baton_worker_deaths_total: 'counter',
         baton_log_lines_dropped_total: 'counter',
+        baton_worker_hangs_total: 'counter',
       })
       const odd = [...(await samples(broker))].filter(
         ([series, value]) => series.startsWith('baton_') && !(value >= 0),

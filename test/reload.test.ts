@@ -142,7 +142,10 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.same(await askAdmin(broker, '/api/v1/reload?wait=false', 'POST'), [409, JSON.stringify(refused)])
     const command = new Program(t, process.execPath, [
       batonCommand,
-      ...['reload', '--no-wait', '--config', broker.configFile],
+      'reload',
+      '--no-wait',
+      '--config',
+      broker.configFile,
     ])
     t.same(await command.exited, { code: 1, signal: null })
     t.same(command.lines, ['a reload is going on'])

@@ -29,8 +29,15 @@ export class AfterExec {
     this.#reloads = reloads
   }
 
-  /** Resolves when it is answered. When it fails, the worker goes on as before. */
-  async finish({ askers, waiting, executions, file, candidate }: MasterState): Promise<void> {
+  /**
+   * Resolves when it is answered. When it fails, the worker goes on as before.
+   *
+   * @param decided called before that: the configuration to serve with is settled, and backends may still be moving
+   */
+  async finish(
+    { askers, waiting, executions, file, candidate }: MasterState,
+    decided: () => void,
+  ): Promise<void> {
     const { log, notifier, occupation, counters, tell } = this.#parts
     const { logger } = log
     occupation.begin('reload')
@@ -41,6 +48,7 @@ export class AfterExec {
     let status = 'serving; reloaded'
     try {
       const settled = await this.#apply(readSettings(file, candidate))
+      decided()
       const left = await settled()
       result = left === undefined ? 'success' : 'incomplete'
       if (left === undefined) logger.info('reloaded')
@@ -53,6 +61,7 @@ export class AfterExec {
       const reason = error instanceof Error ? error.message : String(error)
       // What the program before this one had begun goes on.
       this.#applyToFleet()
+      decided()
       status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker goes on as before')
       tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })

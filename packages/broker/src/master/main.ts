@@ -91,14 +91,16 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
       process.env['PWD'] = folder
       master = await Master.start(resolve(folder, file), { ...options, given })
       given.close()
-    } else master = await Master.resume(state, options)
-    log.take()
+      log.take()
+    } else master = Master.resume(state, options)
     const running = master
     closeStrayInspector(log.logger)
     for (const signal of early) onSignal(signal)
+    const stopping = asked.then((signal) => running.stop(signal))
+    await Promise.race([running.finished, stopping])
     const folder = ofRun?.watch
     if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
-    await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])
+    await Promise.race([stopping, running.stopped])
     if (running.failure !== undefined) throw running.failure
     return DONE
   } finally {

@@ -80,8 +80,9 @@ export class Master {
   readonly #beforeExec: BeforeExec
   readonly #afterExec: AfterExec
   readonly #reloads: Reloads
-  /** The reload that the program before this one began, for those who wait until it is over. */
+  /** The reload that the program before this one began: until it is answered, and until it is decided what is in force. */
   #finishing: Promise<void> | undefined
+  #decided: Promise<void> | undefined
   #stopped: Promise<void> | undefined
   #failure: CommandError | undefined
   /** Resolves when it has stopped, whoever asked for it. */
@@ -145,8 +146,8 @@ export class Master {
     return master
   }
 
-  /** Goes on as the program that this one has replaced left off: finishes the reload that it began. */
-  static async resume(state: MasterState, options: MasterOptions): Promise<Master> {
+  /** Continues where the program that this one has replaced left off: begins to finish the reload, see `finished`. */
+  static resume(state: MasterState, options: MasterOptions): Master {
     // They crossed exec; no child is to have them.
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
@@ -169,8 +170,9 @@ export class Master {
     )
     master.#roster.takeOver(state.workers, state.known)
     master.#files.start()
-    master.#finishing = master.#afterExec.finish(state)
-    await master.#finishing
+    master.#decided = new Promise((decided) => {
+      master.#finishing = master.#afterExec.finish(state, decided)
+    })
     return master
   }
 
@@ -268,6 +270,11 @@ export class Master {
     return this.#failure
   }
 
+  /** Resolves when no reload of the program before this one is left to finish; rejects when that is impossible. */
+  get finished(): Promise<void> {
+    return this.#finishing ?? Promise.resolve()
+  }
+
   /** For SIGHUP: only the log says how it went. */
   reload(): void {
     this.#reloads.ask({ asker: { kind: 'signal' }, session: undefined }, true)
@@ -308,7 +315,8 @@ export class Master {
 
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
-    // What this program has begun anew it finishes first; a reload that has not replaced the program yet gives way.
+    // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
+    this.#roster.hurry()
     await this.#finishing
     this.#occupation.begin('stop')
     const { drainDeadline } = this.#inForce.config
@@ -345,7 +353,7 @@ export class Master {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
     listen: async (request) => {
-      await this.#finishing
+      await this.#decided
       return this.#appRun.listen(request)
     },
     reload: (session, wait) => this.#reloads.ask({ asker: { kind: 'session' }, session }, wait),

@@ -2,8 +2,8 @@ import { spawn } from 'node:child_process'
 import type { InstalledProgram } from './installed-program.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from './state-version.ts'
 
-/** Loading the program takes some tenths of a second; on a busy machine some seconds. */
-const PATIENCE = 30_000
+/** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
+const PATIENCE = 120_000
 
 /**
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the

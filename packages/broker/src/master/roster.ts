@@ -112,6 +112,7 @@ export class Roster {
   #current: WorkerProcess | undefined
   #started: number
   #stopping = false
+  #hurried = false
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
   #replacing = false
   readonly #watchman: Watchman
@@ -308,13 +309,12 @@ export class Roster {
         .map((backend) => ({ ...backend, state: states.get(backend.id) ?? backend.state }))
         .filter(({ id, pid }) => !moved.has(id) && (processExists(pid) || states.has(id)))
     }
-    await this.#until(() => this.#stopping || left().length === 0, UNRESPONSIVE_LIMIT)
+    await this.#until(() => this.#hurried || left().length === 0, UNRESPONSIVE_LIMIT)
     const stuck = () => left().every(({ state }) => state === 'unresponsive')
-    await this.#until(() => this.#stopping || stuck(), MOVED_LIMIT - UNRESPONSIVE_LIMIT)
+    await this.#until(() => this.#hurried || stuck(), MOVED_LIMIT - UNRESPONSIVE_LIMIT)
     const names = left().map(({ service, slot, pid, state }) => `${service}/${slot} (pid ${pid}, ${state})`)
-    return names.length === 0 || this.#stopping
-      ? undefined
-      : new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
+    if (names.length === 0) return undefined
+    return new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
   }
 
   /** Tells the workers which processes of services with a `command` run now. */
@@ -351,11 +351,16 @@ export class Roster {
     for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
   }
 
+  /** From now on a reload does not wait for backends that have not moved. */
+  hurry(): void {
+    this.#hurried = true
+    this.#look()
+  }
+
   /** Lets the workers finish, and resolves when all have ended. */
   async stop(deadline: number): Promise<void> {
     this.#stopping = true
     clearTimeout(this.#restart)
-    this.#look()
     for (const worker of this.#workers) worker.send({ type: 'stop', deadline })
     await this.#until(() => this.#workers.size === 0, deadline + STOP_GRACE)
     for (const worker of this.#workers) {
@@ -542,8 +547,8 @@ export class Roster {
     this.#hung.add(worker)
     this.#counters.workerHung()
     this.#logger.error({ workerPid: worker.pid, ...sighting }, 'worker hangs; ending it')
-    // That one waits for its successor.
-    if (worker !== this.#silent) worker.kill('SIGKILL')
+    // That one is kept until there is a successor, if there is to be one.
+    if (worker !== this.#silent || this.#stopping) worker.kill('SIGKILL')
   }
 
   async #replaceSilent(silent: WorkerProcess): Promise<void> {
@@ -557,9 +562,9 @@ export class Roster {
         this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
         return this.#retire(next)
       }
-      if (this.#stopping) return
-      // Its control connections end with it: then its backends dial the successor. Who it held is lost.
+      // Its control connections end with it: then its backends dial the successor. Clients that it held are lost.
       silent.kill('SIGKILL')
+      if (this.#stopping) return
       await this.#until(() => !this.#workers.has(silent), KILL_LIMIT)
       silent.role = 'leaving'
       await this.#tellOthers(next)

@@ -37,6 +37,8 @@ export interface WorkerState {
   readonly stderr: number
   readonly snapshot: MetricSnapshot
   readonly backends: readonly BackendReport[]
+  /** See `WorkerProcess.answers`. Absent in the state of a program that did not ask. */
+  readonly answers?: boolean
 }
 
 export interface WorkerHost {
@@ -117,6 +119,7 @@ export class WorkerProcess {
     worker.role = state.role
     worker.snapshot = state.snapshot
     worker.backends = state.backends
+    worker.answers = state.answers === true
     worker.#awaitExit(poller)
     return worker
   }
@@ -180,8 +183,9 @@ export class WorkerProcess {
 
   /** What a successor of this program needs to take it over, and the descriptors that have to live on. */
   get state(): WorkerState {
-    const { number, pid, role, snapshot, backends } = this
-    return { number, pid, role, channel: this.#channel.fd, stderr: this.#stderr.fd, snapshot, backends }
+    const { number, pid, role, snapshot, backends, answers } = this
+    const numbers = { channel: this.#channel.fd, stderr: this.#stderr.fd }
+    return { number, pid, role, ...numbers, snapshot, backends, answers }
   }
 
   #hear(chunk: Buffer): void {
