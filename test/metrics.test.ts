@@ -364,6 +364,7 @@ void t.test(
         baton_reloads_total: 'counter',
         baton_last_reload_timestamp_seconds: 'gauge',
         baton_worker_deaths_total: 'counter',
+        baton_files_restored_total: 'counter',
       })
       const odd = [...(await samples(broker))].filter(
         ([series, value]) => series.startsWith('baton_') && !(value >= 0),

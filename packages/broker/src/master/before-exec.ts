@@ -7,7 +7,7 @@ import type { Counters } from './counters.ts'
 import type { Crossing } from './crossing.ts'
 import type { FilesOnDisk } from './files-on-disk.ts'
 import { type InForce, readSettings } from './in-force.ts'
-import type { InstalledProgram } from './installed-program.ts'
+import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { Occupation } from './occupation.ts'
 import { checkProgram } from './program-check.ts'
 import type { Roster } from './roster.ts'
@@ -81,12 +81,13 @@ export class BeforeExec {
       files.ensure()
       this.#program.enterFolder()
       const candidate = this.#readCandidate()
-      const problem = await checkProgram(this.#program, inForce.settings.file)
+      const program = this.#program.forReload()
+      const problem = await checkProgram(program, inForce.settings.file)
       if (givesWay()) return refused(false, ['a stop is going on'])
       // Everything that is half said in a channel is heard first; nothing more is heard until exec, in this turn.
       await roster.becomeQuiet()
       if (givesWay()) return refused(false, ['a stop is going on'])
-      why = problem ?? this.#execute(asker, session, candidate)
+      why = problem ?? this.#execute(program, asker, session, candidate)
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }
@@ -124,7 +125,12 @@ export class BeforeExec {
   }
 
   /** Replaces this program. Returns only when that failed, with the reason. */
-  #execute(asker: Asker, session: Session | undefined, candidate: string): string {
+  #execute(
+    { node, args }: CommandLine,
+    asker: Asker,
+    session: Session | undefined,
+    candidate: string,
+  ): string {
     const { notifier, inForce, roster, counters, crossing } = this.#parts
     const { file, text } = inForce.settings
     const crosses = session?.open === true && this.#enter(session)
@@ -148,8 +154,8 @@ export class BeforeExec {
       }
       written = writeState(state)
       executeInPlace({
-        path: this.#program.nodeForReload(),
-        args: [...this.#program.arguments(), 'start', '--config', file],
+        path: node,
+        args: [...args, 'start', '--config', file],
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
       })
