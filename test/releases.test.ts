@@ -31,7 +31,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
   const ready = await program.message('accepting connections')
   const broker = new Broker(program, folder, join(releases.current, 'baton.json'), ready)
   const release = async () => (await fetch(broker.url(), { headers: { connection: 'close' } })).text()
-  const process_ = async () => (await masterStatus(t, broker)).managed[0]?.pid
+  const managedPid = async () => (await masterStatus(t, broker)).managed[0]?.pid
   t.equal(await release(), 'one')
 
   await t.test('a reload and a deploy take the release that the link leads to', async (t) => {
@@ -47,14 +47,14 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     releases.remove('one')
     releases.add('three')
     releases.use('three')
-    signal(await process_(), 'SIGKILL')
-    await eventually(async () => (await process_()) !== null, 'it is started again')
+    signal(await managedPid(), 'SIGKILL')
+    await eventually(async () => (await managedPid()) !== null, 'it is started again')
     t.equal(await release(), 'two')
   })
 
   await t.test('and where the link leads once that was removed', async () => {
     releases.remove('two')
-    signal(await process_(), 'SIGKILL')
+    signal(await managedPid(), 'SIGKILL')
     await eventually(async () => (await release()) === 'three', 'the third release serves')
   })
 
@@ -83,7 +83,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
   await t.test('no release at all: the folder is named', async (t) => {
     releases.remove('four')
     const named = new RegExp(`the working folder ${releases.current} is gone`)
-    signal(await process_(), 'SIGKILL')
+    signal(await managedPid(), 'SIGKILL')
     await program.line((line) => named.test(line), 'why it is not started')
     t.match(parseAnswer(await say(t, broker, 'deploy web')), {
       success: false,

@@ -154,6 +154,7 @@ void t.test('a definition follows links now, and is compared by what it says', a
     command: ['node', 'app.js'],
     env: { A: '1', BATON_VERSION: '7' },
     cwd: join(base, 'one'),
+    folder: join(base, 'current'),
     version: '7',
   })
   const turned = define(service({ ...settings, env: { BATON_VERSION: '7', A: '1' } }), base)!

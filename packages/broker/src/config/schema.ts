@@ -239,7 +239,9 @@ export const schema = z
       'Folder of the sockets on which backends and operators come, relative to that of the configuration file.',
       'It is made with mode 0700, or 0711 where `security` lets other users or groups in.',
       "Without it, `$XDG_RUNTIME_DIR/baton`, or `baton-<uid>` in the system's temporary folder.",
-      'One that belongs to somebody else, or that others may write to, stops the start; so does a second broker in the same one.',
+      'One that belongs to another user, or that others may write to, stops the start; so does a second broker in the same one.',
+      'A folder above it that others may write to (a group, too, unless it is that of root or has the number of this user) must be sticky,',
+      'and what is in it on the way to `runtimeDir` must belong to this user or root.',
       '`<runtimeDir>/control.sock` has at most 107 bytes. A reload cannot change it.',
     ),
     drainDeadline: describe(

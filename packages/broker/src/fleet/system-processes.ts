@@ -106,10 +106,13 @@ function failedStart(error: Error): ProcessExit {
  * link leads meanwhile. Once that folder was removed, the link is all that there is. spawn(2) would name the program as missing.
  */
 function existingFolder(cwd: string, folder = cwd): string {
-  const isFolder = (path: string) => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
   if (isFolder(cwd)) return cwd
   if (isFolder(folder)) return realpathSync(folder)
   throw new Error(`the working folder ${folder} is gone`)
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
 }
 
 function neverStarted(error: Error, host: ProcessHost): RunningProcess {

@@ -8,7 +8,7 @@ import type { Counters } from './counters.ts'
 import type { Crossing } from './crossing.ts'
 import type { FilesOnDisk } from './files-on-disk.ts'
 import { type InForce, readSettings } from './in-force.ts'
-import type { InstalledProgram } from './installed-program.ts'
+import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { Occupation } from './occupation.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
@@ -81,7 +81,8 @@ export class BeforeExec {
       files.ensure()
       this.#program.enterFolder()
       const candidate = this.#readCandidate()
-      const problem = await checkProgram(this.#program, inForce.settings.file)
+      const program = this.#program.forReload()
+      const problem = await checkProgram(program, inForce.settings.file)
       const stops = () => {
         if (!givesWay()) return false
         log.proceed()
@@ -93,7 +94,7 @@ export class BeforeExec {
       // Everything that is half said in a channel is read first.
       await roster.becomeQuiet()
       if (stops()) return
-      why = problem ?? (await this.#executeQuietly(requests, candidate))
+      why = problem ?? (await this.#executeQuietly(program, requests, candidate))
       if (stops()) return
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
@@ -128,7 +129,11 @@ export class BeforeExec {
    * Signals wait for the next program from here on; those that have come already are handled before, in two more turns of the event
    * loop. After the last of them nothing more is read until exec.
    */
-  async #executeQuietly(requests: readonly ReloadRequest[], candidate: string): Promise<string> {
+  async #executeQuietly(
+    program: CommandLine,
+    requests: readonly ReloadRequest[],
+    candidate: string,
+  ): Promise<string> {
     const { roster, occupation } = this.#parts
     const restore = blockSignals()
     try {
@@ -137,14 +142,16 @@ export class BeforeExec {
         await setImmediate()
         await roster.becomeQuiet()
       } while (!roster.quiet)
-      return occupation.activity === 'reload' ? this.#execute(requests, candidate) : 'a stop is going on'
+      return occupation.activity === 'reload'
+        ? this.#execute(program, requests, candidate)
+        : 'a stop is going on'
     } finally {
       restore()
     }
   }
 
   /** Replaces this program. Returns only when that failed, with the reason. */
-  #execute(requests: readonly ReloadRequest[], candidate: string): string {
+  #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], candidate: string): string {
     const { notifier, inForce, roster, counters, crossing } = this.#parts
     const { file, text } = inForce.settings
     const { waiting, ...carried } = this.#carried()
@@ -173,8 +180,8 @@ export class BeforeExec {
       }
       written = writeState(state)
       executeInPlace({
-        path: this.#program.nodeForReload(),
-        args: [...this.#program.arguments(), 'start', '--config', file],
+        path: node,
+        args: [...args, 'start', '--config', file],
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
         keepSignals: true,

@@ -16,6 +16,12 @@ export interface ProgramNames {
   readonly folder: string
 }
 
+export interface CommandLine {
+  readonly node: string
+  /** Of Node itself, and the command. */
+  readonly args: readonly string[]
+}
+
 /** What a process knows of how it was started. */
 export interface ProcessFacts {
   readonly argv0: string
@@ -57,26 +63,25 @@ export class InstalledProgram {
     return new InstalledProgram({ argv0, script, execPath, execArgv, env, cwd: process.cwd() }, names)
   }
 
-  /** Of the process that replaces this one: the name first, which an upgrade makes lead to the new version. */
-  nodeForReload(): string {
-    return this.#firstNode([this.names.node, this.#facts.execPath])
-  }
-
   /** Of a worker: this process's own version, as long as that is there. */
   nodeForWorker(): string {
     return this.#firstNode([this.#facts.execPath, this.names.node])
   }
 
   /**
-   * Node's own arguments, and the command: the one that its name leads to, and where that leads nowhere the one that runs.
+   * What replaces this program: what the names lead to, and where one leads nowhere what runs now. Without links, so that the program
+   * that is checked is the one that is executed.
    *
    * @throws {BrokerError} BATON_ERR_PROGRAM_GONE
    */
-  arguments(): string[] {
-    const { script } = this.names
+  forReload(): CommandLine {
+    const { node, script } = this.names
     const found = [script, this.#realScript].find(isFile)
     if (found === undefined) throw new BrokerError('BATON_ERR_PROGRAM_GONE', script)
-    return [...this.#facts.execArgv, found]
+    return {
+      node: realPath(this.#firstNode([node, this.#facts.execPath])),
+      args: [...this.#facts.execArgv, realPath(found)],
+    }
   }
 
   /** Where the name of the working folder leads now. When it leads nowhere the process stays where it is, unless that is gone as well. */

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import type { InstalledProgram } from './installed-program.ts'
+import type { CommandLine } from './installed-program.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from './state-version.ts'
 
 /** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
@@ -10,10 +10,9 @@ const PATIENCE = 120_000
  * configuration, and can read what this master would leave to it.
  *
  * @returns what is wrong, or undefined
- * @throws {BrokerError} BATON_ERR_PROGRAM_GONE
  */
-export async function checkProgram(program: InstalledProgram, file: string): Promise<string | undefined> {
-  const child = spawn(program.nodeForReload(), [...program.arguments(), 'check', '--config', file], {
+export async function checkProgram({ node, args }: CommandLine, file: string): Promise<string | undefined> {
+  const child = spawn(node, [...args, 'check', '--config', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
   })
