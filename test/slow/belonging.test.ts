@@ -83,7 +83,12 @@ void t.test('what runs under `baton run` ends with its master', { timeout: start
     silent: [process.execPath, '-e', 'console.log("up"); setInterval(() => {}, 60_000)'],
   }
   for (const [name, command] of Object.entries(kinds)) {
-    const run = new AppRun(t, { command, cwd: folder })
+    const run = new AppRun(t, {
+      command,
+      cwd: folder,
+      // npm would leave its compiled modules in the temporary folder.
+      env: { NODE_DISABLE_COMPILE_CACHE: '1' },
+    })
     if (name === 'silent') await run.program.line((line) => line.endsWith('| up'), 'that it runs')
     else await run.serving(1)
     const processes = run.processes()
