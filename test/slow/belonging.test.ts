@@ -137,6 +137,9 @@ void t.test('a backend that another master has left', { timeout: starts(60) }, a
   t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   t.not(await served(), stale)
   t.ok(exists(stale), 'it goes on, and serves no client')
+  // Its backends would not notice another end.
+  second.program.kill('SIGTERM')
+  t.match(await second.program.exited, { code: 0 })
 })
 
 void t.test('an id, while its worker is gone', { timeout: starts(60) }, async (t) => {
@@ -261,6 +264,10 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     t.match(text, `(pid ${pid}, backend ${id})`)
     t.match(text, 'every instance is the new version')
   })
+
+  // What stands beside the new instances outlives the broker.
+  const { services } = await broker.status()
+  for (const { pid } of services.flatMap(({ backends }) => backends)) signal(pid, 'SIGKILL')
 })
 
 void t.test(
