@@ -61,6 +61,9 @@ void t.test('managed backends notice as well when the worker went first', { time
   t.pass('they have ended')
 })
 
+/** npm would leave its compiled modules in the temporary folder. */
+const NO_CACHE = { NODE_DISABLE_COMPILE_CACHE: '1' }
+
 /** Apps, each for a service of its own, and each another way in which a process does not see its master's end by itself. */
 function apps(t: Test): Record<string, string[]> {
   const waits = `setInterval(() => {}, 60_000)`
@@ -119,7 +122,7 @@ function managed(commands: Record<string, string[]>): Record<string, unknown> {
 // started when the master was killed, went on for ever.
 void t.test('whatever lies between, a backend ends with its master', { timeout: LIMIT }, async (t) => {
   const commands = apps(t)
-  const broker = await startBroker(t, { config: managed(commands) })
+  const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
   const pids = await leaders(broker, Object.keys(commands).length)
   for (const name of ['direct', 'shell', 'npm', 'loader', 'busy']) await broker.backends(1, name)
   // In place: the same process with a new program, and the same pipe.
@@ -137,7 +140,7 @@ void t.test('whatever lies between, a backend ends with its master', { timeout: 
 
 void t.test('a backend whose master dies while it starts ends, too', { timeout: LIMIT }, async (t) => {
   const { quiet: _, ...commands } = apps(t)
-  const broker = await startBroker(t, { config: managed(commands) })
+  const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
   const pids = await leaders(broker, Object.keys(commands).length)
   broker.program.kill('SIGKILL')
   await sessionsHaveEnded(pids)

@@ -83,7 +83,12 @@ void t.test('what runs under `baton run` ends with its master', { timeout: start
     silent: [process.execPath, '-e', 'console.log("up"); setInterval(() => {}, 60_000)'],
   }
   for (const [name, command] of Object.entries(kinds)) {
-    const run = new AppRun(t, { command, cwd: folder })
+    const run = new AppRun(t, {
+      command,
+      cwd: folder,
+      // npm would leave its compiled modules in the temporary folder.
+      env: { NODE_DISABLE_COMPILE_CACHE: '1' },
+    })
     if (name === 'silent') await run.program.line((line) => line.endsWith('| up'), 'that it runs')
     else await run.serving(1)
     const processes = run.processes()
@@ -132,6 +137,9 @@ void t.test('a backend that another master has left', { timeout: starts(60) }, a
   t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   t.not(await served(), stale)
   t.ok(exists(stale), 'it goes on, and serves no client')
+  // Its backends would not notice another end.
+  second.program.kill('SIGTERM')
+  t.match(await second.program.exited, { code: 0 })
 })
 
 void t.test('an id, while its worker is gone', { timeout: starts(60) }, async (t) => {
@@ -256,6 +264,10 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     t.match(text, `(pid ${pid}, backend ${id})`)
     t.match(text, 'every instance is the new version')
   })
+
+  // What stands beside the new instances outlives the broker.
+  const { services } = await broker.status()
+  for (const { pid } of services.flatMap(({ backends }) => backends)) signal(pid, 'SIGKILL')
 })
 
 void t.test(

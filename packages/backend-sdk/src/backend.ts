@@ -9,13 +9,15 @@ import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
-import { isOrphaned, leaveWithMaster, outliveReader } from './orphan.ts'
+import { isOrphaned, leaveWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
 import { openTransport, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
+
+watchFromStart()
 
 /** Events of a `Backend`, each a tick after what it tells of, `adopt` excepted. */
 export interface BackendEvents {

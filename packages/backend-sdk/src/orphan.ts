@@ -23,14 +23,22 @@ interface Shared {
 
 const KEY = Symbol.for('@baton/backend-sdk/master')
 
-const shared = share()
+let ours: Shared | undefined
+
+/**
+ * Begins to watch the master that started this process, if one did. To be called when a program loads this package: the master may die
+ * while the app still starts, and some processes never create a backend.
+ */
+export function watchFromStart(): void {
+  ours ??= share()
+}
 
 /**
  * Whether the master that started this process is gone. No master would replace or stop this process any more, and the next
  * one starts processes of its own. False for a process that Baton did not start.
  */
 export function isOrphaned(): boolean {
-  return shared.gone
+  return ours?.gone === true
 }
 
 /**
@@ -40,12 +48,13 @@ export function isOrphaned(): boolean {
  * @returns to be called when there is nothing left to be ended
  */
 export function leaveWithMaster(leave: Leave): () => void {
+  const shared = (ours ??= share())
   shared.leaving.add(leave)
   shared.late?.(leave)
   return () => void shared.leaving.delete(leave)
 }
 
-/** The first copy in the process watches, from the moment it is loaded: the master may die while the app still starts. */
+/** The first copy of this package in the process watches for all. */
 function share(): Shared {
   const known = Reflect.get(globalThis, KEY) as Shared | undefined
   if (known !== undefined) return known

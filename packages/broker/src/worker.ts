@@ -380,7 +380,7 @@ export function createWorker(
     drainBackend(service, backend, deadline) {
       const links = [...(services.get(service)?.links ?? [])]
       void drainLinks(
-        links.filter(({ identity: { ulid, owner } }) => ulid === backend || owner === backend),
+        links.filter(({ identity }) => identity.ulid === backend || identity.owner === backend),
         deadline,
       )
     },

@@ -8,12 +8,13 @@
  * ends them with the master.
  */
 import net from 'node:net'
-import '../orphan.ts'
+import { watchFromStart } from '../orphan.ts'
 import { isClustered } from './cluster.ts'
 import { Starting } from './starting.ts'
 import { listenTarget } from './target.ts'
 
 const { BATON_MASTER_SOCKET: master } = process.env
+watchFromStart()
 if (master !== undefined && master !== '') install(master)
 
 function install(masterSocket: string): void {

@@ -158,8 +158,9 @@ const service = z.strictObject({
   external: describe(
     z.boolean().default(false),
     'Whether processes that Baton did not start may register for a service with a `command` as well. `false`: they are refused',
-    '(`NotManaged`), and so is what a former deploy or another master has left. They are yours to replace: `baton deploy` passes them over.',
-    'Without a `command` it has no meaning.',
+    '(`NotManaged`), as is whatever an earlier deploy or another master left behind. `true`: they are yours to replace; `baton deploy` does not',
+    'count them. Set it, too, where the `command` hands the work to a process that does not descend from it (`docker run`). It has no effect',
+    'without a `command`.',
   ),
   instances: describe(
     count(1).max(1024).default(1),
@@ -168,7 +169,8 @@ const service = z.strictObject({
   env: describe(
     z.record(z.string().min(1), z.string()).default({}),
     "Environment variables added to the master's. `BATON_VERSION` here is the version that is shown.",
-    'Baton sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID` and `BATON_MASTER_PID`, whatever stands here.',
+    'Baton sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID`, `BATON_MASTER_PID`, `BATON_MASTER_START` and `BATON_MASTER_LIFELINE`,',
+    'whatever this says.',
   ),
   cwd: describe(
     path.default('.'),

@@ -276,7 +276,7 @@ export class Registry {
     let met = false
     let known = false
     let decided = false
-    let stopWaiting = () => {}
+    let stopWaiting: (() => void) | undefined
     const waiting: Frame[] = []
     const stream = openControlStream(fd, refuseDescriptors(fd.fd) ? undefined : this.#poller)
     const control = new ControlConnection(stream, new FrameOrder('broker'), {
@@ -296,7 +296,7 @@ export class Registry {
         return undefined
       },
       ended: (end: ControlEnd) => {
-        stopWaiting()
+        stopWaiting?.()
         forget()
         if (link) return link.controlEnded(end)
         control.release()
@@ -343,9 +343,13 @@ export class Registry {
    * Calls `decide` when it is known whether Baton has started the process, mostly at once: the master's word about a process and that
    * process's HELLO come over two sockets, and either may be read first.
    *
-   * @returns ends the wait
+   * @returns ends the wait; undefined when there is none
    */
-  #whenKnown(hello: HelloFrame, { pid, uid, gid }: PeerCredentials, decide: () => void): () => void {
+  #whenKnown(
+    hello: HelloFrame,
+    { pid, uid, gid }: PeerCredentials,
+    decide: () => void,
+  ): (() => void) | undefined {
     const managed = this.#managed
     const service = this.#services.get(hello.service)
     const isKnown = () => managed === undefined || managed.ownerOf(pid, hello.backend) !== undefined
@@ -353,7 +357,7 @@ export class Registry {
       service !== undefined && isClosed(service.config) && isAllowed({ pid, uid, gid }, this.#config)
     if (!matters || isKnown()) {
       decide()
-      return () => {}
+      return undefined
     }
     const stop = () => {
       clearTimeout(timer)
