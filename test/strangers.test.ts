@@ -74,7 +74,10 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
       services: {
         web: PATIENT,
         brief: { ...PATIENT, holdTimeout: '500ms' },
-        relayed: { ...PATIENT, upstreams: [{ address: `127.0.0.1:${(upstream.address() as AddressInfo).port}` }] },
+        relayed: {
+          ...PATIENT,
+          upstreams: [{ address: `127.0.0.1:${(upstream.address() as AddressInfo).port}` }],
+        },
         checked: { ...PATIENT, healthCheck: { path: '/', interval: '100ms', timeout: '10m' } },
         managed: {
           command: [process.execPath, join(root, 'test/programs/descriptor-output.mjs')],
@@ -128,7 +131,8 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
         const outcome = answer === 'ack' ? 'handed_off' : 'rejected'
         await broker.until(
           ({ services }) =>
-            (services.find(({ name }) => name === 'brief')?.outcomes[outcome] ?? 0) > (before?.[outcome] ?? 0),
+            (services.find(({ name }) => name === 'brief')?.outcomes[outcome] ?? 0) >
+            (before?.[outcome] ?? 0),
           `it is ${outcome}`,
         )
         await bothAnswer(t, broker)
@@ -189,7 +193,8 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
         t.teardown(() => fd.close())
         return fd
       }
-      for (const path of [broker.control, operatorSocket(broker), unix]) t.equal(sending(dial(path).fd), 'EPERM', path)
+      for (const path of [broker.control, operatorSocket(broker), unix])
+        t.equal(sending(dial(path).fd), 'EPERM', path)
       const backend = await FalseBackend.register(t, broker.control, hello('checked'))
       t.equal(sending(backend.wire.fd.fd), 'EPERM', 'control, of a backend that has registered')
       t.equal(sending(backend.lane.fd), 'EPERM', 'the lane, in the direction that nothing reads')
@@ -200,8 +205,15 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
       backend.die()
       await startBackend(t, broker, 'http-backend.mjs', { service: 'brief' })
       const [endpoint = ''] = readdirSync(join(folder, 'run')).filter((name) => name.startsWith('relay-'))
-      t.equal(sending(dial(join(folder, 'run', endpoint)).fd), 'EPERM', 'the endpoint of a backend for relays')
-      const line = await broker.program.line((text) => text.includes('a descriptor along with output'), 'its output')
+      t.equal(
+        sending(dial(join(folder, 'run', endpoint)).fd),
+        'EPERM',
+        'the endpoint of a backend for relays',
+      )
+      const line = await broker.program.line(
+        (text) => text.includes('a descriptor along with output'),
+        'its output',
+      )
       t.match(line, /EPERM, EPERM/, 'standard output and standard error of a process that the master started')
     },
   )

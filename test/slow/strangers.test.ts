@@ -81,10 +81,22 @@ for (const ring of ['on', 'off']) {
       const lingering = (...args: string[]) =>
         new Program(t, 'python3', [join(root, 'test/programs/lingering.py'), ...args])
       // More strangers than libuv has threads.
-      const doors = [broker.control, broker.control, operatorSocket(broker), operatorSocket(broker), unix, unix]
-      const strangers = doors.map((door) => lingering('send', door, LINGER, ...(asRoot ? [String(NOBODY)] : [])))
+      const doors = [
+        broker.control,
+        broker.control,
+        operatorSocket(broker),
+        operatorSocket(broker),
+        unix,
+        unix,
+      ]
+      const strangers = doors.map((door) =>
+        lingering('send', door, LINGER, ...(asRoot ? [String(NOBODY)] : [])),
+      )
       for (const stranger of strangers) t.match(await stranger.message('done'), { errno: 0 }, 'it was sent')
-      await broker.until(({ services }) => services[0]?.outcomes.rejected === 2, 'both that wait are rejected')
+      await broker.until(
+        ({ services }) => services[0]?.outcomes.rejected === 2,
+        'both that wait are rejected',
+      )
       await bothAnswer(t, broker)
       for (const stranger of strangers) stranger.kill('SIGKILL')
       await bothAnswer(t, broker)

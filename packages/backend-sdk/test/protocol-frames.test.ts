@@ -171,10 +171,15 @@ void t.test(
       reconnect: { path: `/${'é'.repeat(53)}` },
     }
     t.same(decode(encodeFrame(longest)).map(plain), [longest], 'at its bounds a text is taken')
-    t.throws(() => encodeFrame({ ...hello, version: 'x'.repeat(129) }), { code: 'BATON_ERR_FRAME_NOT_ENCODABLE' })
+    t.throws(() => encodeFrame({ ...hello, version: 'x'.repeat(129) }), {
+      code: 'BATON_ERR_FRAME_NOT_ENCODABLE',
+    })
     const malformed = { code: 'BATON_ERR_FRAME_MALFORMED' }
     t.throws(() => decode(jsonFrame(FrameType.RECONNECT, `{"reason":"${'x'.repeat(1025)}"}`)), malformed)
-    t.throws(() => decode(jsonFrame(FrameType.DRAIN, `{"deadline":null,"reason":"${'x'.repeat(1025)}"}`)), malformed)
+    t.throws(
+      () => decode(jsonFrame(FrameType.DRAIN, `{"deadline":null,"reason":"${'x'.repeat(1025)}"}`)),
+      malformed,
+    )
     t.throws(() => decode(jsonFrame(FrameType.HEARTBEAT, '{"id":1}')), {
       ...malformed,
       message: 'HEARTBEAT: member "reply" is absent, wanted a boolean',

@@ -654,23 +654,27 @@ for (const [what, text] of Object.entries(HOARDERS)) {
   )
 }
 
-void t.test('short of descriptors, the admin server keeps fewer connections', { timeout: LIMIT }, async (t) => {
-  let pressed = false
-  const { address, ask } = await serve(t, { pressed: () => pressed })
-  if (address.kind !== 'tcp') throw new Error('not TCP')
-  const sockets = Array.from({ length: 100 }, () => connect(address.port, address.host))
-  t.teardown(() => sockets.forEach((socket) => socket.destroy()))
-  for (const socket of sockets) socket.resume().on('error', () => {})
-  await Promise.all(sockets.map((socket) => once(socket, 'connect')))
-  t.equal((await ask({ path: '/healthz' })).status, 200)
-  pressed = true
-  t.equal((await ask({ path: '/healthz' })).status, 200)
-  const open = () => sockets.filter(({ destroyed }) => !destroyed).length
-  await eventually(
-    () => open() < 32,
-    () => `${open()} are left`,
-  )
-})
+void t.test(
+  'short of descriptors, the admin server keeps fewer connections',
+  { timeout: LIMIT },
+  async (t) => {
+    let pressed = false
+    const { address, ask } = await serve(t, { pressed: () => pressed })
+    if (address.kind !== 'tcp') throw new Error('not TCP')
+    const sockets = Array.from({ length: 100 }, () => connect(address.port, address.host))
+    t.teardown(() => sockets.forEach((socket) => socket.destroy()))
+    for (const socket of sockets) socket.resume().on('error', () => {})
+    await Promise.all(sockets.map((socket) => once(socket, 'connect')))
+    t.equal((await ask({ path: '/healthz' })).status, 200)
+    pressed = true
+    t.equal((await ask({ path: '/healthz' })).status, 200)
+    const open = () => sockets.filter(({ destroyed }) => !destroyed).length
+    await eventually(
+      () => open() < 32,
+      () => `${open()} are left`,
+    )
+  },
+)
 
 /** What the server says to these bytes, to the end of the connection. */
 async function sayRaw(port: number, bytes: string): Promise<string> {
@@ -682,40 +686,47 @@ async function sayRaw(port: number, bytes: string): Promise<string> {
   return answer
 }
 
-void t.test('what HTTP refuses is refused in the form of every other error', { timeout: LIMIT }, async (t) => {
-  const { address } = await serve(t)
-  if (address.kind !== 'tcp') throw new Error('not TCP')
-  const host = 'Host: localhost\r\n'
-  const cases: [bytes: string, code: keyof typeof ADMIN_ERRORS][] = [
-    ['this is not HTTP\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
-    ['PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
-    ['\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', 'BATON_ERR_ADMIN_BAD_REQUEST'],
-    ['GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
-    [
-      `POST /api/v1/reload HTTP/1.1\r\n${host}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n`,
-      'BATON_ERR_ADMIN_BAD_REQUEST',
-    ],
-    [`GET /healthz HTTP/1.1\r\n${host}X: ${'x'.repeat(20_000)}\r\n\r\n`, 'BATON_ERR_ADMIN_HEADERS_TOO_LARGE'],
-    [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_URI_TOO_LONG'],
-    [`CONNECT db:5432 HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_METHOD'],
-    [`GET /healthz HTTP/1.1\r\n${host}X: half`, 'BATON_ERR_ADMIN_TIMEOUT'],
-    ['', 'BATON_ERR_ADMIN_TIMEOUT'],
-  ]
-  await Promise.all(
-    cases.map(async ([bytes, code]) => {
-      const answer = await sayRaw(address.port, bytes)
-      const [head = '', body = ''] = answer.split('\r\n\r\n')
-      t.match(head, new RegExp(`^HTTP/1.1 ${ADMIN_ERRORS[code]} `), JSON.stringify(bytes.slice(0, 40)))
-      t.match(head, /^content-type: application\/json/im)
-      t.match(JSON.parse(body || '{}'), { error: { code, message: /./ } })
-    }),
-  )
-  const unknown = await sayRaw(
-    address.port,
-    `GET /healthz HTTP/1.1\r\n${host}Expect: nothing\r\nConnection: close\r\n\r\n`,
-  )
-  t.match(unknown, /^HTTP\/1.1 200 /)
-})
+void t.test(
+  'what HTTP refuses is refused in the form of every other error',
+  { timeout: LIMIT },
+  async (t) => {
+    const { address } = await serve(t)
+    if (address.kind !== 'tcp') throw new Error('not TCP')
+    const host = 'Host: localhost\r\n'
+    const cases: [bytes: string, code: keyof typeof ADMIN_ERRORS][] = [
+      ['this is not HTTP\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      ['PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      ['\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      ['GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      [
+        `POST /api/v1/reload HTTP/1.1\r\n${host}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n`,
+        'BATON_ERR_ADMIN_BAD_REQUEST',
+      ],
+      [
+        `GET /healthz HTTP/1.1\r\n${host}X: ${'x'.repeat(20_000)}\r\n\r\n`,
+        'BATON_ERR_ADMIN_HEADERS_TOO_LARGE',
+      ],
+      [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_URI_TOO_LONG'],
+      [`CONNECT db:5432 HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_METHOD'],
+      [`GET /healthz HTTP/1.1\r\n${host}X: half`, 'BATON_ERR_ADMIN_TIMEOUT'],
+      ['', 'BATON_ERR_ADMIN_TIMEOUT'],
+    ]
+    await Promise.all(
+      cases.map(async ([bytes, code]) => {
+        const answer = await sayRaw(address.port, bytes)
+        const [head = '', body = ''] = answer.split('\r\n\r\n')
+        t.match(head, new RegExp(`^HTTP/1.1 ${ADMIN_ERRORS[code]} `), JSON.stringify(bytes.slice(0, 40)))
+        t.match(head, /^content-type: application\/json/im)
+        t.match(JSON.parse(body || '{}'), { error: { code, message: /./ } })
+      }),
+    )
+    const unknown = await sayRaw(
+      address.port,
+      `GET /healthz HTTP/1.1\r\n${host}Expect: nothing\r\nConnection: close\r\n\r\n`,
+    )
+    t.match(unknown, /^HTTP\/1.1 200 /)
+  },
+)
 
 void t.test('close ends a connection that sends half a request', { timeout: LIMIT }, async (t) => {
   const { admin, address } = await serve(t)

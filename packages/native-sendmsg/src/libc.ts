@@ -167,16 +167,7 @@ export const libc = {
   /** Without GETEVENTS the kernel does not look at the last two arguments, which are left out. */
   io_uring_enter: bindNumber(bindRepeatable, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
   /** With a signal mask and its size: 0 and 0 for none. */
-  io_uring_wait: bindNumber(
-    bind,
-    SYS_IO_URING_ENTER,
-    'word',
-    'word',
-    'word',
-    'word',
-    'word',
-    'word',
-  ),
+  io_uring_wait: bindNumber(bind, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word', 'word', 'word'),
 } as const
 
 /**

@@ -61,7 +61,17 @@ export const PARAMS_SIZE = 120
 export const RING_OFFSETS = { head: 0, tail: 4, mask: 8, completions: 20 } as const
 
 /** `struct io_uring_sqe`: indices of its 32-bit words. The first holds opcode, flags and ioprio. */
-export const SQE = { fd: 1, offset: 2, address: 4, length: 6, operationFlags: 7, key: 8, rest: 10, optionLength: 11, optionValue: 12 } as const
+export const SQE = {
+  fd: 1,
+  offset: 2,
+  address: 4,
+  length: 6,
+  operationFlags: 7,
+  key: 8,
+  rest: 10,
+  optionLength: 11,
+  optionValue: 12,
+} as const
 export const SQE_SIZE = 64
 
 /** `struct io_uring_cqe`: 32-bit words. */

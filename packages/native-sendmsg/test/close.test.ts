@@ -74,13 +74,17 @@ function fill(fd: number): void {
 }
 
 for (const how of ['one', 'many'] as const) {
-  void t.test(`closing never waits for what another process asked it to wait for: ${how}`, { timeout: LIMIT }, async (t) => {
-    // Whoever sends a descriptor, or has been sent one, could freeze the process that closed it last.
-    const fds = await clogged(t, how === 'one' ? 1 : 20)
-    const before = openDescriptors()
-    closeAll(fds)
-    t.equal(openDescriptors(), before - fds.length)
-  })
+  void t.test(
+    `closing never waits for what another process asked it to wait for: ${how}`,
+    { timeout: LIMIT },
+    async (t) => {
+      // Whoever sends a descriptor, or has been sent one, could freeze the process that closed it last.
+      const fds = await clogged(t, how === 'one' ? 1 : 20)
+      const before = openDescriptors()
+      closeAll(fds)
+      t.equal(openDescriptors(), before - fds.length)
+    },
+  )
 }
 
 void t.test('a descriptor of another process is closed on another thread', { timeout: LIMIT }, async (t) => {
@@ -110,18 +114,22 @@ void t.test('what is taken back does not linger for anybody', async (t) => {
   clearLinger(0)
 })
 
-void t.test('resetAll ends a connection with a reset, whatever the peer was still to be sent', { timeout: LIMIT }, async (t) => {
-  const listener = listenTcp({ host: '127.0.0.1', port: 0 })
-  closing(t, listener)
-  const peer = connect(localAddress(listener.fd).port, '127.0.0.1')
-  t.teardown(() => peer.destroy())
-  await once(peer, 'connect')
-  const fd = new OwnedFd(present(acceptMany(listener.fd, 1).connections[0]).fd)
-  setLinger(fd.fd, LINGER)
-  const end = once(peer.resume(), 'error')
-  resetAll([fd])
-  t.match(await end, [{ code: 'ECONNRESET' }])
-})
+void t.test(
+  'resetAll ends a connection with a reset, whatever the peer was still to be sent',
+  { timeout: LIMIT },
+  async (t) => {
+    const listener = listenTcp({ host: '127.0.0.1', port: 0 })
+    closing(t, listener)
+    const peer = connect(localAddress(listener.fd).port, '127.0.0.1')
+    t.teardown(() => peer.destroy())
+    await once(peer, 'connect')
+    const fd = new OwnedFd(present(acceptMany(listener.fd, 1).connections[0]).fd)
+    setLinger(fd.fd, LINGER)
+    const end = once(peer.resume(), 'error')
+    resetAll([fd])
+    t.match(await end, [{ code: 'ECONNRESET' }])
+  },
+)
 
 void t.test(
   'a socket that wants no descriptors is sent none',
@@ -160,7 +168,10 @@ void t.test('as recv, receivePlain has an end and says when there is nothing', a
   const [near, far] = socketpair('stream')
   closing(t, near, far)
   t.equal(nativeError(() => receivePlain(near.fd, 10)).code, 'EAGAIN')
-  t.type(nativeError(() => receivePlain(near.fd, 10)), NativeError)
+  t.type(
+    nativeError(() => receivePlain(near.fd, 10)),
+    NativeError,
+  )
   send(far.fd, Buffer.from('abc'))
   t.equal(receivePlain(near.fd, 2).toString(), 'ab')
   far.close()

@@ -76,7 +76,12 @@ export class RelayEndpoint {
 
   async #listen(shared: boolean): Promise<this> {
     // Not Node's own listen(path): descriptors have to be refused before anybody can connect.
-    const fd = listenUnix({ path: this.path, mode: shared ? 0o666 : 0o600, backlog: BACKLOG, descriptors: false })
+    const fd = listenUnix({
+      path: this.path,
+      mode: shared ? 0o666 : 0o600,
+      backlog: BACKLOG,
+      descriptors: false,
+    })
     this.#bound = true
     await new Promise<void>((done, reject) => {
       this.#server.once('error', reject)

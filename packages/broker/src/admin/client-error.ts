@@ -33,7 +33,9 @@ export function refuseClient(error: ClientError, socket: Socket, answering: bool
 export function refuseConnect(socket: Socket): void {
   refused.add(socket)
   socket.on('error', () => {})
-  socket.end(answerText(new AdminError('BATON_ERR_ADMIN_METHOD', 'this server is no proxy: there is no CONNECT')))
+  socket.end(
+    answerText(new AdminError('BATON_ERR_ADMIN_METHOD', 'this server is no proxy: there is no CONNECT')),
+  )
   setTimeout(() => socket.destroy(), LAST_WORDS).unref()
 }
 

@@ -89,7 +89,10 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
     routerOptions: { maxParamLength: LONGEST_URL },
     clientErrorHandler: (error, client) => refuseClient(error, client, limit.isAnswering(client)),
     frameworkErrors: (error, _request, reply) => {
-      void answer(reply, new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', error.message.slice(0, LONGEST_MESSAGE)))
+      void answer(
+        reply,
+        new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', error.message.slice(0, LONGEST_MESSAGE)),
+      )
     },
   }
   const app = Fastify(options)
@@ -192,7 +195,10 @@ function answerErrors(app: FastifyInstance): void {
     const path = (request.url.split('?', 1)[0] ?? '').slice(0, LONGEST_MESSAGE)
     const allowed = routes.filter(({ pattern }) => pattern.test(path)).flatMap(({ methods }) => methods)
     if (allowed.length === 0)
-      return answer(reply, new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`))
+      return answer(
+        reply,
+        new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`),
+      )
     // RFC 9110, section 15.5.6: a 405 says what is allowed.
     const allow = [...new Set(allowed)].join(', ')
     reply.header('allow', allow)
@@ -201,7 +207,8 @@ function answerErrors(app: FastifyInstance): void {
   app.setErrorHandler<FastifyError | AdminError>((error, request, reply) => {
     if (error instanceof AdminError) return answer(reply, error)
     const code = FASTIFY_CODES.get(error.statusCode ?? 500)
-    if (code !== undefined) return answer(reply, new AdminError(code, error.message.slice(0, LONGEST_MESSAGE)))
+    if (code !== undefined)
+      return answer(reply, new AdminError(code, error.message.slice(0, LONGEST_MESSAGE)))
     request.log.error({ err: error }, 'admin request failed')
     return answer(
       reply,

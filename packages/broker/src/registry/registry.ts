@@ -227,7 +227,10 @@ export class Registry {
 
   #notUnderstood({ code, message }: ProtocolError, { pid, uid }: PeerCredentials): void {
     if (!this.#refusals.isNew(`${uid}/${message}`)) return
-    this.#logger.warn({ peerPid: pid, uid, code, reason: message }, 'a process connected and broke the protocol')
+    this.#logger.warn(
+      { peerPid: pid, uid, code, reason: message },
+      'a process connected and broke the protocol',
+    )
   }
 
   /** One connection more, or less, of this user that has not said HELLO. */
