@@ -15,7 +15,6 @@ import {
   NACK_REASONS,
   type Offer,
   POST_WELCOME_LIMIT,
-  PRE_WELCOME_LIMIT,
   ProtocolError,
   sealToken,
   ulidFromBytes,
@@ -288,13 +287,6 @@ void t.test('the encoder refuses what has no encoding', async (t) => {
 
 void t.test('a frame over its limit throws; a batch over it goes as several frames', async (t) => {
   const over = { name: 'FrameEncodeError', code: 'BATON_ERR_FRAME_OVER_LIMIT' }
-  t.throws(
-    () => encodeFrame({ ...hello, sdk: 'x'.repeat(PRE_WELCOME_LIMIT) }),
-    over,
-    'HELLO is read before WELCOME',
-  )
-  t.doesNotThrow(() => encodeFrame({ type: 'drain', deadline: null, reason: 'x'.repeat(PRE_WELCOME_LIMIT) }))
-
   const most = Math.floor((POST_WELCOME_LIMIT - 3) / 24)
   const acks = Array.from({ length: most + 1 }, (_, index) => ({
     sequence: index + 1,
