@@ -235,6 +235,10 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   })
   await t.test('what is no command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })
+    t.same(parseAnswer(await say(t, broker, 'x'.repeat(256))), {
+      success: false,
+      log: ['a word has at most 255 characters'],
+    })
     t.same(parseAnswer(await say(t, broker, 'reload now')), {
       success: false,
       log: ['reload takes no argument but no-wait'],

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { chmodSync, readdirSync } from 'node:fs'
-import { connect } from 'node:net'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import {
   connectUnix,
@@ -55,6 +56,9 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
   const unix = join(folder, 'web.sock')
+  const upstream = createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  await once(upstream, 'listening')
+  t.teardown(() => upstream.close())
   const broker = await startBroker(t, {
     config: {
       runtimeDir: join(folder, 'run'),
@@ -64,11 +68,16 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
         { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' },
         { name: 'unix', listen: `unix:${unix}`, protocol: 'http', service: 'brief' },
         { name: 'brief', listen: '127.0.0.1:0', protocol: 'http', service: 'brief' },
+        { name: 'relayed', listen: '127.0.0.1:0', protocol: 'tcp', service: 'relayed' },
         { name: 'checked', listen: '127.0.0.1:0', protocol: 'http', service: 'checked' },
       ],
       services: {
         web: PATIENT,
         brief: { ...PATIENT, holdTimeout: '500ms' },
+        relayed: {
+          ...PATIENT,
+          upstreams: [{ address: `127.0.0.1:${(upstream.address() as AddressInfo).port}` }],
+        },
         checked: { ...PATIENT, healthCheck: { path: '/', interval: '100ms', timeout: '10m' } },
         managed: {
           command: [process.execPath, join(root, 'test/programs/descriptor-output.mjs')],
@@ -147,6 +156,31 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
       hostile.kill('SIGKILL')
       honest.kill('SIGKILL')
       await broker.backends(0)
+    },
+  )
+
+  await t.test(
+    'a backend that refused a client and keeps a copy of it cannot make the end of its relay wait',
+    { skip: withPython },
+    async (t) => {
+      // libuv closes the client's socket when a relay is over, and knows nothing of this.
+      const hostile = lingering(t, 'keep', broker.control, 'relayed', LINGER)
+      await hostile.message('ready')
+      const arrived = once(upstream, 'connection')
+      const socket = await client(t, 'relayed')
+      await hostile.message('refused')
+      const [carried] = (await arrived) as [Socket]
+      hostile.say('now')
+      await hostile.message('closed')
+      carried.resume().end()
+      socket.end()
+      await once(carried, 'close')
+      await broker.until(
+        ({ services }) => services.find(({ name }) => name === 'relayed')?.outcomes.relayed === 1,
+        'it was relayed',
+      )
+      await bothAnswer(t, broker)
+      t.equal(await broker.metric('baton_relay_connections{service="relayed"}'), 0)
     },
   )
 

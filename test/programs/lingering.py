@@ -2,6 +2,7 @@
 
 lingering.py send SOCKET SECONDS [UID]            sends one to a Unix socket, along with one byte; keeps the connection until its input ends
 lingering.py backend CONTROL SERVICE ack|nack SECONDS   registers, does that to each client that it is offered, closes it, and answers
+lingering.py keep CONTROL SERVICE SECONDS         registers, refuses the first client and keeps a copy; does that to it at the first line of its input, and closes it
 lingering.py look CONTROL SERVICE                 registers, and says of each client whether its close would wait
 """
 import array, json, os, socket, struct, sys
@@ -101,6 +102,18 @@ def backend(control, service, answer, seconds):
         say(msg='answered', sequence=sequence)
 
 
+def keep(control, service, seconds):
+    peer = Backend(control, service)
+    sequence, token, _, client = next(peer.offers())
+    peer.write(0x12, struct.pack('<HQB16s', 1, sequence, 7, token))
+    say(msg='refused')
+    sys.stdin.readline()
+    clog(client, int(seconds))
+    client.close()
+    say(msg='closed')
+    sys.stdin.read()
+
+
 def look(control, service):
     peer = Backend(control, service)
     for sequence, _, connection, client in peer.offers():
@@ -109,4 +122,4 @@ def look(control, service):
         peer.write(0x11, struct.pack('<HQ16s', 1, sequence, connection))
 
 
-{'send': send, 'backend': backend, 'look': look}[sys.argv[1]](*sys.argv[2:])
+{'send': send, 'backend': backend, 'keep': keep, 'look': look}[sys.argv[1]](*sys.argv[2:])

@@ -61,7 +61,10 @@ export function closeAside(owned: OwnedFd): void {
   const fd = owned.release()
   const ring = mainRing()?.ring
   try {
-    if (ring !== undefined) return ring.leave(closing(fd, lingerOff().address, ASYNC | SKIP_SUCCESS))
+    if (ring !== undefined) {
+      const pair = aside.of(fd, lingerOff().address)
+      return ring.leave([pair.linger, pair.close])
+    }
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
     // Out of memory. If the kernel took the first half, clearing SO_LINGER twice is harmless.
@@ -88,36 +91,48 @@ function failureOf(fd: number): NativeError | undefined {
   }
 }
 
-/** Sets SO_LINGER, and then closes, whether or not the first succeeded. */
-function closing(fd: number, linger: number, flags: number): [Submission, Submission] {
-  return [
-    {
+/** Sets SO_LINGER, and then closes, whether or not the first succeeded. One pair serves every descriptor: it is copied into the ring. */
+class ClosingPair {
+  readonly linger: { -readonly [K in keyof Submission]: Submission[K] }
+  readonly close: { -readonly [K in keyof Submission]: Submission[K] }
+
+  constructor(flags: number) {
+    this.linger = {
       opcode: OPCODES.uringCommand,
-      fd,
+      fd: -1,
       flags: HARDLINK | flags,
       offset: COMMAND_SETSOCKOPT,
       // `level` and `optname` share the word of the address.
       address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
       optionLength: LINGER_SIZE,
-      optionValue: linger,
-    },
-    { opcode: OPCODES.close, fd, flags },
-  ]
+    }
+    this.close = { opcode: OPCODES.close, fd: -1, flags }
+  }
+
+  of(fd: BorrowedFd, linger: number): this {
+    this.linger.fd = fd
+    this.linger.optionValue = linger
+    this.close.fd = fd
+    return this
+  }
 }
+
+const waited = new ClosingPair(0)
+const aside = new ClosingPair(ASYNC | SKIP_SUCCESS)
 
 function closeTogether(ring: Ring, fds: readonly number[], linger: number): NativeError[] {
   const failures: NativeError[] = []
   const most = RING_ENTRIES / 2
   for (let at = 0; at < fds.length; at += most) {
     const some = fds.slice(at, at + most)
-    const indices = some.map((fd) => {
-      const [clear, end] = closing(fd, linger, 0)
-      ring.add(clear)
-      return ring.add(end)
-    })
+    for (const fd of some) {
+      const pair = waited.of(fd, linger)
+      ring.add(pair.linger)
+      ring.add(pair.close)
+    }
     ring.run()
     for (const [index, fd] of some.entries()) {
-      const result = ring.result(indices[index] as number)
+      const result = ring.result(2 * index + 1)
       // Not begun, for want of memory. close(2) itself never says so.
       const failure = result === -ECANCELED ? failureOf(fd) : failed(fd, result)
       if (failure !== undefined) failures.push(failure)

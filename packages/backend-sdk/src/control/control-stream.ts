@@ -58,7 +58,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
   let duplicate: OwnedFd | undefined
   let socket: Socket
   let deliver: ((chunk: Buffer) => void) | undefined
-  let stop = () => {}
+  let stop: (() => void) | undefined
   const buffer = Buffer.allocUnsafeSlow(READ_SIZE)
   try {
     duplicate = fd.dup()
@@ -91,7 +91,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
     readToEnd: (max) => (poller === undefined ? readToEnd(kept.fd, max) : readPlainToEnd(kept.fd, max)),
     sendWithDescriptor: (bytes, descriptor) => sendMessage(kept.fd, { bytes, fds: [descriptor] }),
     close: () => {
-      stop()
+      stop?.()
       closeReachable(kept, true)
     },
   }

@@ -40,16 +40,13 @@ export function refuseConnect(socket: Socket): void {
 }
 
 function refusalOf({ code, message, rawPacket }: ClientError): AdminError {
-  switch (code) {
-    case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return new AdminError('BATON_ERR_ADMIN_TIMEOUT', 'the request did not arrive in time')
-    case 'HPE_HEADER_OVERFLOW':
-      return isLongRequestLine(rawPacket)
-        ? new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', 'the request line is too long')
-        : new AdminError('BATON_ERR_ADMIN_HEADERS_TOO_LARGE', 'the header fields are too large')
-    default:
-      return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', `this is no HTTP request: ${message}`)
-  }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return new AdminError('BATON_ERR_ADMIN_TIMEOUT', 'the request did not arrive in time')
+  if (code !== 'HPE_HEADER_OVERFLOW')
+    return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', `this is no HTTP request: ${message}`)
+  return isLongRequestLine(rawPacket)
+    ? new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', 'the request line is too long')
+    : new AdminError('BATON_ERR_ADMIN_HEADERS_TOO_LARGE', 'the header fields are too large')
 }
 
 /** What the parser was given last begins with a request line that has no end yet, or one that is most of a head. */

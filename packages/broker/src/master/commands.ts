@@ -34,11 +34,16 @@ export interface Commanded {
   stop(session: Session): void
 }
 
+/** Characters. No name is longer, and what is not understood is repeated in the answer. */
+const LONGEST_WORD = 255
+
 const PROTOCOLS = ['http', 'tls', 'tcp'] as const
 
 /** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
 export function obey(session: Session, [command = '', ...rest]: readonly string[], master: Commanded): void {
   const refuse = (why: string) => reply(session, refusal(why))
+  if ([command, ...rest].some(({ length }) => length > LONGEST_WORD))
+    return refuse(`a word has at most ${LONGEST_WORD} characters`)
   const { words, options } = parse(rest)
   switch (command) {
     case 'prompt':

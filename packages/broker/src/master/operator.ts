@@ -2,6 +2,7 @@ import {
   acceptMany,
   closeReachable,
   EPOLLIN,
+  NativeError,
   OwnedFd,
   peerCredentials,
   type Poller,
@@ -101,8 +102,18 @@ export class Operator {
 
   #accept(): void {
     const { connections, error } = acceptMany(this.#socket.fd, MAX_ACCEPTS)
-    for (const accepted of connections) this.#meet(new OwnedFd(accepted.fd))
-    if (error === undefined) return
+    let failure = error
+    for (const accepted of connections) {
+      const fd = new OwnedFd(accepted.fd)
+      try {
+        this.#meet(fd)
+      } catch (reason) {
+        if (!(reason instanceof NativeError)) throw reason
+        closeReachable(fd, true)
+        failure ??= reason
+      }
+    }
+    if (failure === undefined) return
     this.#watch.modify(0)
     this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE)
   }

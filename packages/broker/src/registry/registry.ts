@@ -47,7 +47,7 @@ const HELLO_TIMEOUT = 5000
 /** So many may be connected without having said HELLO; more wait in the kernel. */
 const MOST_STRANGERS = 128
 /** Of them for one user, where several may register: further ones are closed, so that one user cannot keep the others out. */
-const MAX_PENDING_PER_USER = 64
+const MAX_PENDING_PER_USER = 96
 /** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
 const MAX_ACCEPTS = 32
 /** The same for users who may not register: they hear why if they ask at once, and take nobody's place. */

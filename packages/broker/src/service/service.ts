@@ -277,11 +277,11 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
     if (this.#rungs.held.size === 0) return
-    const takers = this.#takers()
-    const able = takers.length + this.#rungs.carriers().length
+    const ready = this.#takers()
+    const able = ready.length + this.#rungs.carriers().length
     if (able === 0) return
     const connections = this.#rungs.held.take(able * PUMP_BATCH)
-    this.#rungs.startOver(connections, takers)
+    this.#rungs.startOver(connections, ready)
     this.#place(connections)
   }
 
