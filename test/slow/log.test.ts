@@ -125,7 +125,7 @@ void t.test('the reader of the log stops for 30 s under load', { timeout: LIMIT 
 })
 
 // A chatty app's output filled the answer to a reload beyond what a session may hold, and the session was cut.
-void t.test('a reload while nobody reads the log of a chatty app', { timeout: LIMIT }, async (t) => {
+void t.test('a reload of a chatty app whose log is not read', { timeout: LIMIT }, async (t) => {
   const reader = new SlowReader(t)
   const run = await RedirectedRun.start(t, `> ${reader.path} 2>&1`, { SIZE: '16000', EVERY: '40' })
   await eventually(async () => (await run.dropped()) > 0, 'lines are dropped')
@@ -226,7 +226,7 @@ void t.test(
     for (const redirection of ['>&- 2>&-', '1< /dev/null', '> >(true)']) {
       const broker = await startRedirected(t, redirection)
       const backend = await startBackend(t, broker)
-      const [worker] = [broker.pid]
+      const { pid: worker } = broker
       signal(worker, 'SIGKILL')
       await eventually(async () => (await onlyWorker(t, broker)) !== worker, 'another worker')
       t.ok((await reload(t, broker)).success, redirection)

@@ -93,7 +93,7 @@ void t.test('a line that was begun is finished after an exec, and what is to be 
   t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
 })
 
-// Flags of an open file are everybody's: a log that made a shell's terminal nonblocking would break what runs there next.
+// Every process shares the flags of an open file: a log that made a shell's terminal nonblocking would break what runs there next.
 void t.test(
   'a pipe without a reader: lines wait, then are dropped, and are counted',
   { timeout: LIMIT },
@@ -155,7 +155,7 @@ void t.test('a socket whose reader has stopped', { timeout: LIMIT }, async (t) =
   )
   sink.write('last\n')
   theirs.close()
-  sink.write('nobody reads this\n')
+  sink.write('not read\n')
   await sink.settled(20)
   t.equal(sink.empty, false, 'EPIPE is tried again')
   sink.close()
