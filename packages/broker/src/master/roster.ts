@@ -509,7 +509,7 @@ export class Roster {
         return this.#retire(next)
       }
       // Its control connections end with it: then its backends dial the successor. Clients that it held are lost.
-      silent.kill('SIGKILL')
+      if (silent.alive) silent.kill('SIGKILL')
       if (this.#stopping) return
       await this.#until(() => !this.#workers.has(silent), KILL_LIMIT)
       silent.role = 'leaving'
