@@ -107,6 +107,8 @@ export class Roster {
   readonly #watchman: Watchman
   /** Workers that have not answered within the timeout, and what was seen of them then. */
   readonly #hung = new WeakMap<WorkerProcess, object>()
+  /** Those of them that are to end. */
+  readonly #condemned = new WeakSet<WorkerProcess>()
   /** A worker that may be hung, while its successor is built. */
   #silent: WorkerProcess | undefined
   /** What the worker that serves, or did last, said of its backends. */
@@ -496,6 +498,8 @@ export class Roster {
   }
 
   #end(worker: WorkerProcess): void {
+    if (this.#condemned.has(worker)) return
+    this.#condemned.add(worker)
     this.#counters.workerHung()
     this.#logger.error({ workerPid: worker.pid, ...this.#hung.get(worker) }, 'worker hangs; ending it')
     worker.kill('SIGKILL')
