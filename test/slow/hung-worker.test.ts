@@ -10,7 +10,7 @@ import { Sabotaged } from '../support/sabotage.ts'
 import { exists, signal } from '../support/signal.ts'
 import { servedBy, visit } from '../support/visit.ts'
 
-// A worker whose process lives and does not answer was left in place for ever, with every client that came and every backend.
+// A worker whose process lives and does not answer was left in place indefinitely, with every client that came and every backend.
 
 const TIMEOUT = 5000
 const GRACE = 2000

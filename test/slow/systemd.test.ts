@@ -257,7 +257,8 @@ void t.test('the watchdog of another process is not served', { timeout: LIMIT },
 
 /** With a watchdog. `pid` is a word of the shell, and `$$` the broker's own. */
 async function startWatched(t: Test, folder: string, name: string, pid: string): Promise<Broker> {
-  const configFile = writeConfig(folder, {})
+  // Or the master replaces the worker before the watchdog would notice.
+  const configFile = writeConfig(folder, { workerTimeout: '1h' })
   const command = `WATCHDOG_PID=${pid} exec "$0" "$@"`
   const args = ['-c', command, process.execPath, batonCommand, 'start', '--config', configFile]
   const env = { NOTIFY_SOCKET: name, WATCHDOG_USEC: String(WATCHDOG * 1000) }

@@ -5,7 +5,7 @@ import { type Tick, Vigil } from '../src/master/vigil.ts'
 const TIMEOUT = 1000
 const QUIET: Tick = { elapsed: 100, heard: false, starved: false }
 
-/** The verdicts of so many ticks. */
+/** The verdicts of `count` equal ticks. */
 function verdicts(vigil: Vigil, tick: Tick, count: number): string[] {
   return Array.from({ length: count }, () => vigil.tick(tick, TIMEOUT))
 }

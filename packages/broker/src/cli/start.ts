@@ -7,8 +7,8 @@ export const start: Command = {
   summary: 'run the broker',
   details: [
     'Runs the broker in the foreground, with JSON logs on standard output: a master, which holds the sockets, and a',
-    'worker, which serves. SIGHUP reloads it as `baton reload` does. SIGTERM or SIGINT drains it and ends it with exit',
-    'code 0; a second one ends it at once.',
+    'worker, which serves. SIGHUP reloads it as `baton reload` does, and SIGUSR2 writes its status to the log. SIGTERM, SIGINT or',
+    'SIGQUIT drains it and ends it with exit code 0; a second one ends it at once.',
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {

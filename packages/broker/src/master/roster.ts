@@ -116,8 +116,10 @@ export class Roster {
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
   #replacing = false
   readonly #watchman: Watchman
-  /** Workers that have not answered within the timeout. */
-  readonly #hung = new WeakSet<WorkerProcess>()
+  /** Workers that have not answered within the timeout, and what was seen of them then. */
+  readonly #hung = new WeakMap<WorkerProcess, object>()
+  /** Those of them that are to end. */
+  readonly #condemned = new WeakSet<WorkerProcess>()
   /** A worker that may be hung, while its successor is built. */
   #silent: WorkerProcess | undefined
   /** What the worker that serves, or did last, said of its backends, and of earlier ones those that may not be back yet. */
@@ -544,11 +546,17 @@ export class Roster {
 
   #convict(worker: WorkerProcess, sighting: object): void {
     if (this.#hung.has(worker)) return
-    this.#hung.add(worker)
-    this.#counters.workerHung()
-    this.#logger.error({ workerPid: worker.pid, ...sighting }, 'worker hangs; ending it')
+    this.#hung.set(worker, sighting)
     // That one is kept until there is a successor, if there is to be one.
-    if (worker !== this.#silent || this.#stopping) worker.kill('SIGKILL')
+    if (worker !== this.#silent || this.#stopping) this.#end(worker)
+  }
+
+  #end(worker: WorkerProcess): void {
+    if (this.#condemned.has(worker)) return
+    this.#condemned.add(worker)
+    this.#counters.workerHung()
+    this.#logger.error({ workerPid: worker.pid, ...this.#hung.get(worker) }, 'worker hangs; ending it')
+    worker.kill('SIGKILL')
   }
 
   async #replaceSilent(silent: WorkerProcess): Promise<void> {
@@ -558,12 +566,13 @@ export class Roster {
     try {
       const next = await this.#build(this.#host.assignment())
       await this.#until(() => !silent.alive || this.#hung.has(silent) || silent.heard !== heard)
-      if (silent.alive && !this.#hung.has(silent)) {
+      if (silent.alive && silent.heard !== heard) {
+        this.#hung.delete(silent)
         this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
         return this.#retire(next)
       }
       // Its control connections end with it: then its backends dial the successor. Clients that it held are lost.
-      silent.kill('SIGKILL')
+      if (silent.alive) this.#end(silent)
       if (this.#stopping) return
       await this.#until(() => !this.#workers.has(silent), KILL_LIMIT)
       silent.role = 'leaving'
