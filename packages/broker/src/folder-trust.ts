@@ -8,7 +8,7 @@ const STICKY = 0o1000
 const GROUP_WRITE = 0o020
 const OTHER_WRITE = 0o002
 
-/** Who this process is. */
+/** User and group of this process. */
 export interface Identity {
   readonly uid: number
   readonly gid: number

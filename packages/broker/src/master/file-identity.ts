@@ -4,7 +4,7 @@ import { fstatSync, lstatSync, statSync } from 'node:fs'
 export type FileIdentity = string
 
 /**
- * What `path` itself names; a link is not followed. Undefined when nothing is there.
+ * The file of this very name; a link is not followed. Undefined when there is none.
  *
  * @throws what lstat(2) says, other than that nothing is there
  */

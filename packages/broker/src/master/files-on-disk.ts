@@ -51,7 +51,7 @@ export function lockPath({ runtimeDir }: { readonly runtimeDir: string }): strin
 }
 
 /**
- * What a running broker needs on disk: `runtimeDir`, the lock and the sockets in it, and the files of `unix:` addresses. A cleaner of
+ * Keeps the files that a running broker needs: `runtimeDir`, the lock and the sockets in it, and the files of `unix:` addresses. A cleaner of
  * temporary folders removes such files while they are in use. What is missing, or was replaced, is created again.
  *
  * The order matters: without the folder there is no lock, and without the lock the names in the folder belong to whichever master has

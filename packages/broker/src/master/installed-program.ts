@@ -22,7 +22,7 @@ export interface CommandLine {
   readonly args: readonly string[]
 }
 
-/** What a process knows of how it was started. */
+/** How a process was started, as it can tell. */
 export interface ProcessFacts {
   readonly argv0: string
   /** Absolute, by Node's own account. */
@@ -69,7 +69,7 @@ export class InstalledProgram {
   }
 
   /**
-   * What replaces this program: what the names lead to, and where one leads nowhere what runs now. Without links, so that the program
+   * The program that replaces this one: found by the names, and where one leads nowhere, the running one. Without links, so that the program
    * that is checked is the one that is executed.
    *
    * @throws {BrokerError} BATON_ERR_PROGRAM_GONE

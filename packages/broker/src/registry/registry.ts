@@ -200,7 +200,7 @@ export class Registry {
     return [...this.#former.values(), this.#watch].filter((watch) => watch !== undefined)
   }
 
-  /** What waits there sees an end, and dials again. */
+  /** A backend that waits there sees an end, and dials again. */
   #closeFormer(): void {
     for (const former of this.#former.keys()) former.close()
     this.#former.clear()
