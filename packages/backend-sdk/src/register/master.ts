@@ -67,7 +67,9 @@ function openedOf(line: string, path: string): Opened {
 
 function refusal(reason: string, request: ListenRequest): Error {
   const code = SYSTEM_CODES.find((each) => reason.includes(each))
-  return code === undefined ? new RegisterError('BATON_ERR_LISTEN_REFUSED', reason) : listenError(code, request)
+  return code === undefined
+    ? new RegisterError('BATON_ERR_LISTEN_REFUSED', reason)
+    : listenError(code, request)
 }
 
 /** In the form in which Node's own `listen()` reports it. */

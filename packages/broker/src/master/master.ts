@@ -127,6 +127,7 @@ export class Master {
     }
     master.#occupation.end('start')
     options.notifier.ready('serving')
+    master.#appRun.watch()
     return master
   }
 
@@ -153,6 +154,7 @@ export class Master {
     master.#roster.takeOver(state.workers)
     master.#finishing = master.#afterExec.finish(state)
     await master.#finishing
+    master.#appRun.watch()
     return master
   }
 

@@ -69,7 +69,8 @@ export class StartWatch {
     for (const [id, time] of this.#ready) if (!ready.has(id)) time.until ??= now
     for (const id of ready) {
       const time = this.#ready.get(id)
-      if (time === undefined || time.until !== undefined) this.#ready.set(id, { since: now, until: undefined })
+      if (time === undefined || time.until !== undefined)
+        this.#ready.set(id, { since: now, until: undefined })
     }
   }
 
@@ -95,7 +96,9 @@ export class StartWatch {
     const instances = this.#host.statuses().map(({ instance }) => instance)
     if (!isHopeless(this.#row, instances)) return
     const command = identity.generation.definition.command.join(' ')
-    const when = listened ? `within ${formatDuration(wanted)} of listening` : 'without having listened on a port'
+    const when = listened
+      ? `within ${formatDuration(wanted)} of listening`
+      : 'without having listened on a port'
     const lines = output.slice(-LAST_LINES)
     this.#host.giveUp(
       new CommandError(

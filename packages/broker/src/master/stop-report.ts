@@ -58,9 +58,12 @@ export class StopReport {
   #workers(): string[] {
     const workers = [...this.#roster.workers]
     const counted = GAUGES.flatMap(([metric, one, many]) =>
-      [...gauge(workers.map(({ snapshot }) => snapshot), metric)].map(
-        ([service, count]) => `${count} ${count === 1 ? one : many} of ${service}`,
-      ),
+      [
+        ...gauge(
+          workers.map(({ snapshot }) => snapshot),
+          metric,
+        ),
+      ].map(([service, count]) => `${count} ${count === 1 ? one : many} of ${service}`),
     )
     if (counted.length > 0) return counted
     return workers.map(({ pid }) => `worker (pid ${pid})`)
