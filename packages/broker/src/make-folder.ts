@@ -4,7 +4,7 @@ import { errnoOf } from './config/index.ts'
 
 /**
  * Makes a folder and those above it that are missing. `recursive` of mkdirSync does not return where mkdir(2) answers ENOENT although
- * the folder above is there, as below /proc (Node 20 to 26).
+ * the folder above is there, as below /proc (Node 20 to 24).
  *
  * @throws {Error} of mkdir(2)
  */

@@ -13,7 +13,6 @@ export function checkAttachable(value: unknown): asserts value is AttachableServ
 
 /** What stands for a server in the frameworks, by what they show; the first that fits. */
 const KNOWN: readonly (readonly [fits: (value: object) => boolean, text: string])[] = [
-  [(value) => has(value, 'then'), 'got a promise: await it, and attach what it resolves to'],
   [
     (value) => typeof value === 'function' && has(value, 'handle') && has(value, 'listen'),
     'got an Express app: attach http.createServer(app)',
@@ -41,6 +40,8 @@ const KNOWN: readonly (readonly [fits: (value: object) => boolean, text: string]
     (value) => has(value, 'handleUpgrade'),
     'got a WebSocket server without an HTTP server: make it with { server }, and attach that',
   ],
+  // Fastify's instance is one as well.
+  [(value) => has(value, 'then'), 'got a promise: await it, and attach what it resolves to'],
   [
     (value) => has(value, 'fetch'),
     'got a fetch handler: attach the http.Server that its adapter makes for Node',

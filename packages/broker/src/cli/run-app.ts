@@ -41,7 +41,7 @@ export const runApp: Command = {
     },
     'drain-deadline': {
       value: 'DURATION',
-      help: 'at the end, cut connections that are still open after this time (default: 30s)',
+      help: 'cut connections of a process that is stopped or replaced after this time (default: 30s)',
     },
   },
   async run({ rest, values, switches }, terminal) {

@@ -38,14 +38,14 @@ export class AppRun {
   #redeploying = false
   #over = false
   readonly #starts: StartWatch | undefined
-  readonly #unwatch: (() => void) | undefined
+  #unwatch: (() => void) | undefined
 
   /** @param state undefined under `baton start` */
   constructor(state: RunState | undefined, parts: AppRunParts) {
     this.#state = state
     this.#parts = parts
     if (state === undefined) return
-    const { inForce, fleet, poller, logger, stop } = parts
+    const { inForce, fleet, logger, stop } = parts
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
     this.#starts = new StartWatch(policy, state.starts, {
       minHealthy: () => managedService(inForce)?.minHealthy ?? 0,
@@ -54,9 +54,6 @@ export class AppRun {
       warn: (instance, text) => logger.warn({ instance }, text),
       giveUp: (error) => stop('the app does not start', error),
     })
-    this.#unwatch = watchLaunchers(state.launchers ?? [], poller, ({ name, pid }) =>
-      stop(`${name.trim()} (pid ${pid}), which started it, has ended`),
-    )
   }
 
   get state(): RunState | undefined {
@@ -66,6 +63,15 @@ export class AppRun {
   /** The app's processes were started. */
   begin(): void {
     this.#starts?.begin()
+  }
+
+  /** The broker serves: the end of what has started it is the end of it. */
+  watch(): void {
+    const { poller, stop } = this.#parts
+    if (this.#over || this.#state?.launchers === undefined) return
+    this.#unwatch = watchLaunchers(this.#state.launchers, poller, ({ name, pid }) =>
+      stop(`${name.trim()} (pid ${pid}), which started it, has ended`),
+    )
   }
 
   reported(reports: readonly BackendReport[]): void {

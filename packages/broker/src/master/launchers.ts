@@ -28,9 +28,9 @@ export function findLaunchers(): Launcher[] {
   const found: Launcher[] = []
   const self = factsOf(process.pid)
   let child = self
-  while (self !== undefined && child !== undefined && child.parent > 1) {
+  while (child !== undefined && child.parent > 1) {
     const parent = factsOf(child.parent)
-    if (parent?.group !== self.group) break
+    if (parent === undefined || parent.group !== self?.group) break
     if (SHELLS.has(parent.name) && isInBackground(child.pid, parent.pid)) break
     found.push({ pid: parent.pid, name: parent.name, startedAt: parent.startedAt })
     child = parent

@@ -143,6 +143,7 @@ export class Master {
     master.#occupation.end('start')
     options.notifier.ready('serving')
     master.#files.start()
+    master.#appRun.watch()
     return master
   }
 
@@ -171,7 +172,7 @@ export class Master {
     master.#roster.takeOver(state.workers, state.known)
     master.#files.start()
     master.#decided = new Promise((decided) => {
-      master.#finishing = master.#afterExec.finish(state, decided)
+      master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
     })
     return master
   }

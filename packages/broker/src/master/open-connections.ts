@@ -21,7 +21,7 @@ export async function openConnections(
   entrances: Entrances,
 ): Promise<ReadonlyMap<number, number>> {
   const owners = socketsOf(new Set(leaders))
-  const inodes = (await Promise.all([...tables(entrances)])).flat()
+  const inodes = (await Promise.all(tables(entrances))).flat()
   const counts = new Map(leaders.map((leader) => [leader, 0]))
   for (const inode of inodes) {
     const leader = owners.get(inode)
