@@ -14,7 +14,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { type BackendOptions, createBackend } from '@baton/backend-sdk'
 import t, { type Test } from 'tap'
-import { batonCommand, type Broker, startBroker } from './support/broker.ts'
+import { type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { answerOn, FalseBackend, hello, refusal } from './support/false-backend.ts'
@@ -232,7 +232,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await first.backends(1)
 
   const commands = new Program(t, process.execPath, [join(root, 'test/programs/commands.mjs')], {
-    env: { COMMAND: batonCommand },
+    env: { RUN: join(root, 'packages/broker/dist/cli/run.js') },
   })
   let run = 0
   /** `baton start` that comes to nothing: its one line. */

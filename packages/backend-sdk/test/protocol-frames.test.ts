@@ -143,7 +143,7 @@ void t.test(
       backend: ['', '01ARZ3NDEKTSV4RRFFQ69G5FAv', '81ARZ3NDEKTSV4RRFFQ69G5FAV', 7],
       sdk: [null, 7, 'x'.repeat(129)],
       secret: [7, ['hunter2'], { a: 'hunter2' }, 'hunter2'.repeat(1000)],
-      reconnect: ['/run/a.sock', {}, { path: '' }, [], { path: 'é'.repeat(54) }],
+      reconnect: ['/run/a.sock', {}, { path: '' }, [], { path: 'é'.repeat(4097) }],
     }
     for (const [member, values] of Object.entries(wrong)) {
       for (const value of values) {
@@ -167,7 +167,7 @@ void t.test(
       version: 'x'.repeat(128),
       sdk: 'x'.repeat(128),
       secret: 'x'.repeat(4096),
-      reconnect: { path: `/${'é'.repeat(53)}` },
+      reconnect: { path: `/${'é'.repeat(4095)}` },
     }
     t.same(decode(encodeFrame(longest)).map(plain), [longest], 'at its bounds a text is taken')
     t.throws(() => encodeFrame({ ...hello, version: 'x'.repeat(129) }), {

@@ -67,9 +67,9 @@ const period = numberWhere('milliseconds above 0', (value) => Number.isFinite(va
 const weight = numberWhere('a number above 0 and up to 1000', (value) => value > 0 && value <= 1000)
 
 /** Which paths can be dialled is the broker's to decide: it does without the others. */
-const path = text(4096)
+const path = name(4096)
 const endpoint = member<{ path: string }>(
-  'an object with a string `path` of at most 4096 characters',
+  'an object with a string `path` of 1 to 4096 characters',
   (value) => isJsonObject(value) && path.accepts(value['path']),
 )
 

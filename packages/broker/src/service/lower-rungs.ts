@@ -136,9 +136,12 @@ export class LowerRungs {
     else this.#wait(connection, why)
   }
 
-  /** Before another attempt: forgets who has refused each of them, once every backend has. */
+  /**
+   * Before another attempt: forgets what has refused each connection once every backend has. While one takes descriptors, relays do not
+   * count: a backend that answers again is offered the descriptor, not a relay.
+   */
   startOver(connections: readonly ClientConnection[], takers: readonly Candidate[]): void {
-    const marks = [...takers.map(({ id }) => id), ...this.carriers().map(({ mark }) => mark)]
+    const marks = takers.length > 0 ? takers.map(({ id }) => id) : this.carriers().map(({ mark }) => mark)
     for (const connection of connections) {
       const { tried } = connection
       if (tried !== undefined && marks.every((mark) => tried.has(mark))) connection.tried = undefined
