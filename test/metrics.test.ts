@@ -22,7 +22,7 @@ const SERVICES = {
   full: { ...PATIENT, maxHeld: 1 },
   raw: HELD_BRIEFLY,
   refused: { ...PATIENT, failureLimit: { failures: 1000 } },
-  // Half a start of a broker: an honest backend is far from needing so long, and one that answers never does not take long.
+  // Half a start of a broker: far longer than an honest backend needs, and short for one that never answers.
   silent: { ...PATIENT, ackDeadline: starts(0.05), maxStuck: 1 },
 }
 type Service = keyof typeof SERVICES
