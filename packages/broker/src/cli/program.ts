@@ -57,8 +57,11 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
 
 /** Errors that Baton foresees have a code and a message that is complete; of others the stack is what helps. */
 function fail(error: unknown, terminal: Terminal): number {
+  if (error instanceof CommandError) {
+    terminal.err(`baton: ${error.message}`)
+    return error.exitCode
+  }
   if (error instanceof ConfigError) terminal.err(error.message)
-  else if (error instanceof CommandError) terminal.err(`baton: ${error.message}`)
   else if (error instanceof Error && isForeseen(error)) terminal.err(`baton: ${error.message}`)
   else terminal.err(`baton: ${error instanceof Error ? error.stack : String(error)}`)
   return FAILED

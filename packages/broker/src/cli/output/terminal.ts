@@ -28,7 +28,13 @@ export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
 
-/** The command could not be done, and the message says all there is to say: exit code 1, no stack. */
+/** The command could not be done, and the message says all there is to say: no stack, exit code 1 if no other is given. */
 export class CommandError extends Error {
   override readonly name = 'CommandError'
+  readonly exitCode: number
+
+  constructor(message: string, { exitCode = FAILED, ...options }: ErrorOptions & { exitCode?: number } = {}) {
+    super(message, options)
+    this.exitCode = exitCode
+  }
 }
