@@ -50,6 +50,8 @@ function plain(node) {
   switch (node.type) {
     case 'string':
       return node.enum ? inWords(node.enum.map((value) => `\`${value}\``)) : 'string'
+    case 'boolean':
+      return '`true` or `false`'
     case 'integer':
       return `whole number${range(node)}`
     case 'number':

@@ -12,7 +12,7 @@ import { Program, root } from './support/process.ts'
 
 // Rows that speak of no single package: the failure is made by a backend's hand, the silence is the client's to observe.
 
-/** Half a start of a broker: an honest backend is far from needing so long, and one that answers never does not take long. */
+/** Half a start of a broker: far longer than an honest backend needs, and short for one that never answers. */
 const ACK_DEADLINE = starts(0.05)
 /** No time of a service is up but where a row is about that. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m', failureLimit: { failures: 1000 } }

@@ -56,7 +56,7 @@ async function failures({ admin }: Demo): Promise<number> {
 }
 
 /**
- * Who answers two clients, one after the other. The demo's backends have the half second of the default to take a client; on a busy machine
+ * Which backends answer two clients, asked in turn. The demo's backends have the half second of the default to take a client; on a busy machine
  * that may not do, and the other one gets it: then two others are asked.
  */
 async function twoAnswers(demo: Demo): Promise<Set<number>> {

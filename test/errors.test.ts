@@ -73,3 +73,20 @@ void t.test('every refusal is on the page, and no other', async (t) => {
     sorted([...union.matchAll(/'(\w+)'/g)].map(([, code]) => code as string)),
   )
 })
+
+void t.test(
+  'the protocol page has the same refusals, and says rightly which may succeed later',
+  async (t) => {
+    const section =
+      /\n### Refusals\n([^]*?)\n### /.exec(readFileSync(join(root, 'docs/protocol.md'), 'utf8'))?.[1] ?? ''
+    const rows = [...section.matchAll(/^\| `(\w+)` \| (true|false) \|/gm)]
+    t.same(sorted(rows.map(([, code = '']) => code)), sorted(listed('Refusals')))
+    const sources =
+      source('packages/broker/src/worker/registry/admission.ts') +
+      source('packages/broker/src/worker/registry/registration-limits.ts')
+    for (const [, code = '', retry] of rows) {
+      const found = [...sources.matchAll(new RegExp(`code: '${code}',[^]*?retry: (true|false)`, 'g'))]
+      t.same(new Set(found.map(([, flag]) => flag)), new Set([retry]), code)
+    }
+  },
+)

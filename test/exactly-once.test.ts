@@ -69,7 +69,7 @@ void t.test(
 
 type Kind = 'waits' | 'half-closes' | 'leaves'
 
-/** So many clients in four waves, one after the other; the broker has accepted each wave when the next one comes. */
+/** Clients in four waves; the broker has accepted each wave before the next one begins. */
 async function arrive(
   t: Test,
   service: Service,

@@ -19,7 +19,7 @@ import { Wire } from './support/wire.ts'
 const SECRET = randomBytes(12).toString('hex')
 /** Long enough that no deadline passes while a test looks elsewhere. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
-/** Half a start of a broker: the honest backend is far from needing so long. */
+/** Half a start of a broker: far longer than the honest backend needs. */
 const PROMPT = { ...PATIENT, ackDeadline: starts(0.05) }
 const SERVICES = {
   patient: PATIENT,
@@ -77,7 +77,7 @@ class World {
     return found
   }
 
-  /** Resolves when the broker has read so many ACKs more than before: a client may be answered earlier. */
+  /** Resolves when the broker has read `more` ACKs beyond `before`: a client may be answered earlier. */
   async handedOff(name: Service, before: number, more: number): Promise<void> {
     await this.broker.until(
       ({ services }) =>

@@ -14,7 +14,7 @@ import { Program, root } from './support/process.ts'
 // A real backend, and in the broker's place a peer that breaks the rules: what the SDK adopts and what it must not touch.
 
 const TTL = 300
-/** So long that it is never up. */
+/** Never reached in a test. */
 const MINUTES = 600_000
 /** The SDK looks after what has expired once a second. */
 const SWEEP = 1000
@@ -362,7 +362,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
         const { peer, client } = await backedUp(t, MINUTES)
         peer.receiveEnd.close()
         await direct(program)
-        t.ok(client.untouched, 'the send end alone can still be somebody’s')
+        t.ok(client.untouched, 'the send end alone may still be held by another process')
         peer.lane.close()
         t.equal(await client.servedBy(), program.pid)
         await hasAdopted(2)

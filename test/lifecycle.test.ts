@@ -395,7 +395,7 @@ function idsOf({ backends }: ServiceState): string[] {
   return backends.map(({ id }) => id)
 }
 
-/** The broker has seen so many ACKs since `before`. */
+/** The broker has read `count` ACKs since `before`. */
 function handedOff(service: Service, before: ServiceState, count: number): Promise<ServiceState> {
   return service.until(
     (state) => outcomesSince(before, state).handed_off === count,

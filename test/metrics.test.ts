@@ -22,7 +22,7 @@ const SERVICES = {
   full: { ...PATIENT, maxHeld: 1 },
   raw: HELD_BRIEFLY,
   refused: { ...PATIENT, failureLimit: { failures: 1000 } },
-  // Half a start of a broker: an honest backend is far from needing so long, and one that answers never does not take long.
+  // Half a start of a broker: far longer than an honest backend needs, and short for one that never answers.
   silent: { ...PATIENT, ackDeadline: starts(0.05), maxStuck: 1 },
 }
 type Service = keyof typeof SERVICES
@@ -364,6 +364,9 @@ void t.test(
         baton_reloads_total: 'counter',
         baton_last_reload_timestamp_seconds: 'gauge',
         baton_worker_deaths_total: 'counter',
+        baton_log_lines_dropped_total: 'counter',
+        baton_worker_hangs_total: 'counter',
+        baton_files_restored_total: 'counter',
       })
       const odd = [...(await samples(broker))].filter(
         ([series, value]) => series.startsWith('baton_') && !(value >= 0),

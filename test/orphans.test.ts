@@ -1,10 +1,14 @@
+import { constants, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
+import { behind, program } from './support/commands.ts'
 import { eventually } from './support/eventually.ts'
-import { root } from './support/process.ts'
+import { holders, inSession } from './support/proc.ts'
+import { root, temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
+import { reload } from './support/operator.ts'
 import { exists, signal } from './support/signal.ts'
 
 async function startWithBackends(t: Test, instances: number): Promise<{ broker: Broker; pids: number[] }> {
@@ -54,5 +58,91 @@ void t.test('managed backends notice as well when the worker went first', { time
   broker.program.kill('SIGKILL')
   await broker.program.exited
   await haveEnded(pids)
+  t.pass('they have ended')
+})
+
+/** npm would leave its compiled modules in the temporary folder. */
+const NO_CACHE = { NODE_DISABLE_COMPILE_CACHE: '1' }
+
+/** Apps, each for a service of its own, and each another way in which a process does not see its master's end by itself. */
+function apps(t: Test): Record<string, string[]> {
+  const waits = `setInterval(() => {}, 60_000)`
+  const inline = (source: string) => [process.execPath, '--input-type=module', '-e', source]
+  return {
+    direct: program(),
+    shell: behind.shell(program()),
+    npm: behind.npm(program(), temporaryFolder(t)),
+    loader: behind.loader(program()),
+    // Drains, and has more to do than that.
+    busy: inline(
+      `import http from 'node:http'
+      import { createBackend } from '@baton/backend-sdk'
+      await createBackend().attach(http.createServer()).ready()
+      ${waits}`,
+    ),
+    // Has not come as far as to register.
+    quiet: inline(`import '@baton/backend-sdk'; ${waits}`),
+  }
+}
+
+/** Which processes have the write end of the pipe that a managed process watches. */
+function writersOfLifeline(managed: number): number[] {
+  const [, inode] =
+    /BATON_MASTER_LIFELINE=\d+:(\d+)/.exec(readFileSync(`/proc/${managed}/environ`, 'latin1')) ?? []
+  return holders(`pipe:[${inode}]`, constants.O_WRONLY)
+}
+
+/** Every managed process, as soon as it was started. */
+async function leaders(broker: Broker, count: number): Promise<number[]> {
+  const started = () => broker.program.messages().filter(({ msg }) => msg === 'backend process started')
+  await eventually(
+    () => started().length === count,
+    () => `${count} processes started:\n${broker.program.lines.join('\n')}`,
+  )
+  return started().map(({ peerPid }) => Number(peerPid))
+}
+
+async function sessionsHaveEnded(pids: readonly number[]): Promise<void> {
+  const left = () => pids.flatMap((pid) => inSession(pid))
+  await eventually(
+    () => left().length === 0,
+    () => `${left().join(', ')} still there`,
+  )
+}
+
+/** The services that the processes of `apps` are started for; `cwd` is where they find the SDK. */
+function managed(commands: Record<string, string[]>): Record<string, unknown> {
+  const services = Object.entries(commands).map(([name, command]) => [name, { command, cwd: root }])
+  return {
+    services: { web: {}, ...(Object.fromEntries(services) as object) },
+  }
+}
+
+// Whether the master lived was read from the direct parent, and that once, when the SDK was loaded: a process below a shell, or one that still
+// started when the master was killed, went on for ever.
+void t.test('whatever lies between, a backend ends with its master', { timeout: LIMIT }, async (t) => {
+  const commands = apps(t)
+  const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
+  const pids = await leaders(broker, Object.keys(commands).length)
+  for (const name of ['direct', 'shell', 'npm', 'loader', 'busy']) await broker.backends(1, name)
+  // In place: the same process with a new program, and the same pipe.
+  t.match(await reload(t, broker), { success: true })
+  t.same(
+    pids.filter((pid) => inSession(pid).length === 0),
+    [],
+    'a reload is not the end of a master',
+  )
+  await broker.backends(1, 'npm')
+  t.same(writersOfLifeline(pids[0] ?? 0), [broker.program.pid], 'no other process has the write end')
+  broker.program.kill('SIGKILL')
+  await sessionsHaveEnded(pids)
+})
+
+void t.test('a backend whose master dies while it starts ends, too', { timeout: LIMIT }, async (t) => {
+  const { quiet: _, ...commands } = apps(t)
+  const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
+  const pids = await leaders(broker, Object.keys(commands).length)
+  broker.program.kill('SIGKILL')
+  await sessionsHaveEnded(pids)
   t.pass('they have ended')
 })

@@ -1,11 +1,20 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, chownSync, mkdirSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  lchownSync,
+  mkdirSync,
+  readdirSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { type BackendOptions, createBackend } from '@baton/backend-sdk'
 import t, { type Test } from 'tap'
-import { batonCommand, type Broker, startBroker } from './support/broker.ts'
+import { type Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { answerOn, FalseBackend, hello, refusal } from './support/false-backend.ts'
@@ -223,7 +232,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await first.backends(1)
 
   const commands = new Program(t, process.execPath, [join(root, 'test/programs/commands.mjs')], {
-    env: { COMMAND: batonCommand },
+    env: { RUN: join(root, 'packages/broker/dist/cli/program.js') },
   })
   let run = 0
   /** `baton start` that comes to nothing: its one line. */
@@ -269,6 +278,38 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         t.equal(statSync(unsafe).mode & 0o7777, mode, 'left as it was')
       })
     }
+    for (const [mode, gid, where] of [
+      [0o777, 0, 'run'],
+      [0o775, NOBODY, 'run'],
+      [0o757, 0, 'not/yet/there'],
+    ] as const) {
+      const skip = gid !== 0 && !asRoot && 'needs root'
+      await t.test(`one below a folder of mode ${mode.toString(8)}, group ${gid}`, { skip }, async (t) => {
+        const above = temporaryFolder(t)
+        if (asRoot) chownSync(above, 0, gid)
+        chmodSync(above, mode)
+        const line = await refusedFolder(t, join(above, where))
+        t.match(line, `${above} can be written to by others (mode ${mode.toString(8)})`)
+        t.same(readdirSync(above), [], 'in which nothing was made')
+      })
+    }
+    await t.test(
+      "another user's, or through another user's link, in a sticky folder",
+      { skip: !asRoot },
+      async (t) => {
+        const above = temporaryFolder(t)
+        chmodSync(above, 0o1777)
+        mkdirSync(join(above, 'theirs'))
+        chownSync(join(above, 'theirs'), NOBODY, NOBODY)
+        symlinkSync(temporaryFolder(t), join(above, 'link'))
+        lchownSync(join(above, 'link'), NOBODY, NOBODY)
+        for (const name of ['theirs', 'link'])
+          t.match(
+            await refusedFolder(t, join(above, name, 'run')),
+            `${join(above, name)} belongs to uid ${NOBODY}`,
+          )
+      },
+    )
     await t.test('a file', async (t) => {
       const unsafe = join(temporaryFolder(t), 'run')
       writeFileSync(unsafe, '')

@@ -223,7 +223,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     )
   }
 
-  await story('a HELLO as long as it may be is refused with an answer that fits', async (t) => {
+  await story('a HELLO as long as it may be ends nothing but its own connection', async (t) => {
     // REFUSED repeated the name of the service. That of a name of nearly 64 KiB was longer than a frame may be, and the
     // encoder's exception ended the broker: one HELLO from any process that may connect.
     const named = (name: string) =>
@@ -232,7 +232,13 @@ void t.test('a broker that others than its own user may register with', { timeou
     body[0] = FrameType.HELLO
     const prefix = Buffer.alloc(4)
     prefix.writeUInt32LE(body.length)
-    const { answer, connection } = await greet(control, Buffer.concat([prefix, body]))
+    await t.rejects(greet(control, Buffer.concat([prefix, body])))
+    t.match(await broker.program.message('a process connected and broke the protocol'), {
+      code: 'BATON_ERR_FRAME_MALFORMED',
+      reason: /^HELLO: member "service" /,
+    })
+    // The longest name that a service may be given here, in characters of three bytes.
+    const { answer, connection } = await greet(control, hello('\uffee'.repeat(255)))
     connection.close()
     t.match(answer, { type: 'refused', code: 'UnknownService' })
     t.match(await broker.program.message('registration refused'), { code: 'UnknownService' })

@@ -9,13 +9,13 @@ import { batonCommand, type Broker } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import {
   askAdmin,
+  logged,
   logs,
   masterStatus,
   onlyWorker,
   openSession,
   operatorSocket,
   parseAnswer,
-  reload,
   rest,
   samples,
   say,
@@ -119,6 +119,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   t.equal(inodes.length, 2)
   t.ok(inodes.every((inode) => holds(pid, inode)))
 
+  const waited = logged(broker, 'reload waits')
   scene.begin('patient-master')
   scene.begin('slow-check')
   session.send('reload\n')
@@ -129,23 +130,36 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
     t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
     t.equal(
-      await askAs(t, broker, 0, 'reload'),
+      await askAs(t, broker, 0, 'reload no-wait'),
       'Success=0\n--\na reload is going on\n',
       'who has the right hears another reason',
     )
     t.equal(await onlyWorker(t, broker), before)
   })
-  await t.test('row 40: a second reload during one is refused by name', async (t) => {
-    t.same(await reload(t, broker), { success: false, log: ['a reload is going on'] })
-    t.same(await askAdmin(broker, '/api/v1/reload', 'POST'), [
-      409,
-      JSON.stringify({ success: false, log: ['a reload is going on'] }),
+  await t.test('row 40: a second reload during one that is not to wait is refused by name', async (t) => {
+    const refused = { success: false, log: ['a reload is going on'] }
+    t.same(parseAnswer(await say(t, broker, 'reload no-wait')), refused)
+    t.same(await askAdmin(broker, '/api/v1/reload?wait=false', 'POST'), [409, JSON.stringify(refused)])
+    const command = new Program(t, process.execPath, [
+      batonCommand,
+      'reload',
+      '--no-wait',
+      '--config',
+      broker.configFile,
     ])
-    broker.program.kill('SIGHUP')
-    await logs(broker, 'reload refused')
+    t.same(await command.exited, { code: 1, signal: null })
+    t.same(command.lines, ['a reload is going on'])
+    t.match(await askAdmin(broker, '/api/v1/reload?wait=maybe', 'POST'), [400, /BATON_ERR_ADMIN_BAD_REQUEST/])
     t.ok(other.open)
     t.equal(session.received, '> ', 'the first one does not notice')
   })
+  // They were refused, and a configuration that was newer than what the first one had read never came into force.
+  const joined = await openSession(t, broker)
+  joined.send('reload\n')
+  const overHttp = askAdmin(broker, '/api/v1/reload', 'POST')
+  await logs(broker, 'reload waits', waited + 2)
+  for (let count = 0; count < 3; count++) broker.program.kill('SIGHUP')
+  await logs(broker, 'reload waits', waited + 3)
   scene.begin('slow-master')
   scene.end('slow-check')
   await t.test('row 32: other sessions are cut', async (t) => {
@@ -154,23 +168,36 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   })
   await scene.reached('slow-master')
   await t.test('row 33: while there is no program the session waits in the kernel', async (t) => {
-    const [inode = '', ...more] = sessionInodes(broker)
-    t.same(more, [])
-    t.ok(inodes.includes(inode), 'the same connection')
-    t.notOk(holds(pid, inode), 'nobody has it')
+    const crossing = sessionInodes(broker)
+    t.equal(crossing.length, 2, 'with the one that waits behind it')
+    t.ok(
+      crossing.some((inode) => inodes.includes(inode)),
+      'the same connection',
+    )
+    t.notOk(
+      crossing.some((inode) => holds(pid, inode)),
+      'nobody has it',
+    )
     t.ok(session.open)
     t.equal(session.received, '> ')
     t.equal(await servedBy(t, broker), backend.pid, 'and clients are served meanwhile')
   })
   scene.end('slow-master')
   const text = await rest(session)
+  await t.test('requests that came during a reload share the next one', async (t) => {
+    t.match(parseAnswer(await rest(joined)), { success: true })
+    t.match(await overHttp, [200, /"success":true/], 'over a worker that has left meanwhile')
+    await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'all are done')
+    t.equal((await masterStatus(t, broker)).master.reloads, 5)
+    t.equal(logged(broker, 'reload refused'), 0)
+  })
   scene.end('patient-master')
   await t.test(
     'row 31: the session that asked survives, and hears the answer from the same process',
     async (t) => {
       t.equal(startOf(pid), born)
       const status = await masterStatus(t, broker)
-      t.match(status.master, { pid, reloads: 4, busy: null })
+      t.match(status.master, { pid, reloads: 5, busy: null })
       t.not(await onlyWorker(t, broker), before, 'another worker')
       t.equal(await servedBy(t, broker), backend.pid)
     },
@@ -197,9 +224,9 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
 
   await t.test('all of them are counted', async (t) => {
     const { master } = await masterStatus(t, broker)
-    t.match(master, { pid, reloads: 4 })
+    t.match(master, { pid, reloads: 5 })
     const values = await samples(broker)
-    t.equal(values.get('baton_reloads_total{result="success"}'), 4)
+    t.equal(values.get('baton_reloads_total{result="success"}'), 5)
     t.equal(values.get('baton_reloads_total{result="failure"}') ?? 0, 0)
     t.equal(values.get('baton_worker_deaths_total'), 0)
     const last = values.get('baton_last_reload_timestamp_seconds') ?? 0
@@ -208,9 +235,13 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   })
   await t.test('what is no command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })
+    t.same(parseAnswer(await say(t, broker, 'x'.repeat(256))), {
+      success: false,
+      log: ['a word has at most 255 characters'],
+    })
     t.same(parseAnswer(await say(t, broker, 'reload now')), {
       success: false,
-      log: ['reload takes no arguments'],
+      log: ['reload takes no argument but no-wait'],
     })
   })
 })

@@ -23,7 +23,10 @@ from session import RegistrationRefused, Session, log, register
 MAX_CONNECTIONS = 1000  # Each has a thread.
 IDLE_TIMEOUT = 60.0
 DRAIN_DEADLINE = 10.0
+IDLE_GRACE = 1.0  # How long an idle connection is kept when a drain begins: a request may be on its way.
 FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
+SHORTEST_REGISTRATION = 1.0  # One that lived for less counts as a failed dial.
+LONGEST_RETRY_AFTER = 60.0
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -31,6 +34,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = IDLE_TIMEOUT
     wbufsize = -1  # Header and body leave in one piece.
     server: "Backend"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.set_idle(self.connection, True)
+
+    def parse_request(self) -> bool:
+        self.server.set_idle(self.connection, False)
+        return super().parse_request()
+
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        self.server.set_idle(self.connection, True)
 
     def do_GET(self) -> None:
         found = self.path == "/"
@@ -67,6 +82,8 @@ class Backend:
         self._adopted = 0
         self._closed = 0
         self._open: set[socket.socket] = set()
+        self._idle: set[socket.socket] = set()  # Those between two requests.
+        self._delay = FIRST_DELAY
         self._complaint = ""
 
     # What sessions ask for.
@@ -102,6 +119,11 @@ class Backend:
         with self._lock:
             return self._adopted, self._closed
 
+    def set_idle(self, client: socket.socket, idle: bool) -> None:
+        """From the connection's thread."""
+        with self._lock:
+            (self._idle.add if idle else self._idle.discard)(client)
+
     def post(self, event: str, *details: object) -> None:
         self._events.put((event, *details))
 
@@ -116,6 +138,7 @@ class Backend:
     def _done(self, client: socket.socket) -> None:
         with self._lock:
             self._open.discard(client)
+            self._idle.discard(client)
             self._closed += 1
         client.close()
         self.release()
@@ -125,42 +148,46 @@ class Backend:
     def run(self) -> None:
         """Stays registered until it is asked to drain."""
         while True:
-            while all(session.superseded for session in self._sessions):
-                drain = self._register()
-                if drain:
-                    return self._drain(*drain)
-            event, *details = self._events.get()
-            if event == "drain":
-                return self._drain(*details)
-            if event == "reconnect":
-                details[0].superseded = True
-            if event == "ended":
-                self._forget(details[0])
-                log("broker connection ended; adopted connections go on")
-                drain = self._pause(FIRST_DELAY * random.random())
-                if drain:
-                    return self._drain(*drain)
+            drain = self._register()
+            if drain:
+                return self._drain(*drain)
 
     def _register(self) -> tuple | None:
-        """Dials until a broker agrees. Gives the details of a drain that was asked for meanwhile."""
-        delay = FIRST_DELAY
+        """One registration, until the next dial is due. Gives the details of a drain that was asked for meanwhile."""
+        try:
+            control, lane, welcome = register(self._path, self._hello())
+        except (OSError, frames.ProtocolError, RegistrationRefused) as error:
+            self._complain(f"cannot register at {self._path}: {error}")
+            retry_after = error.retry_after if isinstance(error, RegistrationRefused) else 0
+            return self._pause(min(retry_after, LONGEST_RETRY_AFTER) + self._next_delay())
+        session = Session(control, lane, welcome, self)
+        self._sessions.add(session)
+        self._id = welcome["backend"]
+        session.start()
+        self._complain(f"registered as {welcome['slot']}")
+        self._complaint = ""
+        drain = self._until_due(session)
+        if drain:
+            return drain
+        if time.monotonic() - session.since >= SHORTEST_REGISTRATION:
+            self._delay = FIRST_DELAY
+            return None
+        return self._pause(self._next_delay())
+
+    def _until_due(self, newest: Session) -> tuple | None:
+        """Waits for its RECONNECT or its end: either makes a dial due, and what an older session says makes none."""
         while True:
-            try:
-                control, lane, welcome = register(self._path, self._hello())
-            except (OSError, frames.ProtocolError, RegistrationRefused) as error:
-                self._complain(f"cannot register at {self._path}: {error}")
-            else:
-                session = Session(control, lane, welcome, self)
-                self._sessions.add(session)
-                self._id = welcome["backend"]
-                session.start()
-                self._complain(f"registered as {welcome['slot']}")
-                self._complaint = ""
+            event, *details = self._events.get()
+            if event == "drain":
+                return tuple(details)
+            if event == "ended":
+                self._forget(details[0])
+            if event in ("reconnect", "ended") and details[0] is newest:
                 return None
-            drain = self._pause(delay / 2 + delay / 2 * random.random())
-            if drain:
-                return drain
-            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _next_delay(self) -> float:
+        delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
+        return delay / 2 + delay / 2 * random.random()
 
     def _pause(self, seconds: float) -> tuple | None:
         until = time.monotonic() + seconds
@@ -178,31 +205,44 @@ class Backend:
     def _forget(self, session: Session) -> None:
         self._sessions.discard(session)
         session.reap()
+        log("broker connection ended; adopted connections go on")
 
-    def _drain(self, seconds: float | None, reason: str) -> None:
-        """No new connections; those in flight finish; then deregisters."""
-        deadline = DRAIN_DEADLINE if seconds is None else seconds
+    def _drain(self, deadline: float | None, reason: str) -> None:
+        """No new connections, no new dials; those in flight finish; then deregisters."""
         log(f"draining: {reason}")
+        until = None if deadline is None else time.monotonic() + deadline
         with self._lock:
             self.draining = True
         for session in self._sessions:
             session.announce_drain(deadline, reason)
-        if not self._wait_idle(deadline):
-            self._cut()
-            self._wait_idle(1.0)
+        grace = time.monotonic() + IDLE_GRACE
+        if not self._wait_idle(grace if until is None else min(grace, until)):
+            self._close_idle()
+            if not self._wait_idle(until):
+                self._cut()
+                self._wait_idle(time.monotonic() + 1.0)
         for session in self._sessions:
             session.finish()
 
-    def _wait_idle(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
+    def _wait_idle(self, until: float | None) -> bool:
+        """Until the last connection has ended, or that time has come."""
         while True:
             with self._lock:
                 if self._live == 0:
                     return True
             try:
-                self._events.get(timeout=max(0.0, until - time.monotonic()))
+                self._events.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return False
+
+    def _close_idle(self) -> None:
+        """Wakes their threads. A request that is in the kernel already is still read, and answered."""
+        with self._lock:
+            for client in self._idle:
+                try:
+                    client.shutdown(socket.SHUT_RD)
+                except OSError:
+                    pass  # It was over already.
 
     def _cut(self) -> None:
         with self._lock:
@@ -244,7 +284,7 @@ def main() -> int:
     def on_terminate(*_: object) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
-        backend.post("drain", None, "SIGTERM")
+        backend.post("drain", DRAIN_DEADLINE, "SIGTERM")
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, on_terminate)

@@ -20,7 +20,11 @@ SECOND = 1_000_000_000
 
 
 class RegistrationRefused(Exception):
-    """The broker said no, and why."""
+    """The broker said no, and why. `retry_after`: seconds before which another dial is refused as well."""
+
+    def __init__(self, answer: dict) -> None:
+        super().__init__(f"{answer['code']}: {answer['message']}")
+        self.retry_after = (answer.get("retryAfter") or 0) / 1000
 
 
 class Host(Protocol):
@@ -39,7 +43,7 @@ class Host(Protocol):
         """Connections adopted and closed since the process started."""
 
     def post(self, event: str, *details: object) -> None:
-        """`drain` (deadline in seconds or None, reason), `reconnect` (session), `ended` (session)."""
+        """`drain` (deadline in seconds, None for no deadline, and reason), `reconnect` (session), `ended` (session)."""
 
 
 def register(path: str, hello: dict[str, object]) -> tuple[socket.socket, socket.socket, dict]:
@@ -59,7 +63,7 @@ def register(path: str, hello: dict[str, object]) -> tuple[socket.socket, socket
         answers += decoder.push(_receive_exactly(control, int.from_bytes(head, "little"), fds))
         kind, answer = answers[0] if answers else (0, {})
         if kind == frames.REFUSED:
-            raise RegistrationRefused(f"{answer['code']}: {answer['message']}")
+            raise RegistrationRefused(answer)
         if kind != frames.WELCOME or len(fds) != 1:
             raise frames.ProtocolError(f"frame 0x{kind:02x} with {len(fds)} descriptors, wanted WELCOME with 1")
         control.setblocking(False)
@@ -77,7 +81,7 @@ def register(path: str, hello: dict[str, object]) -> tuple[socket.socket, socket
 class Session:
     def __init__(self, control: socket.socket, lane: socket.socket, welcome: dict, host: Host) -> None:
         """Takes both sockets over. `start` begins, in a thread of its own; every session is reaped."""
-        self.superseded = False  # The broker asked for another registration beside this one.
+        self.since = time.monotonic()
         self._control = control
         self._lane = lane
         self._host = host
@@ -96,9 +100,10 @@ class Session:
     def start(self) -> None:
         self._thread.start()
 
-    def announce_drain(self, deadline: float, reason: str) -> None:
+    def announce_drain(self, deadline: float | None, reason: str) -> None:
         """From the main thread, as the next one."""
-        self._write(frames.json_frame(frames.DRAIN, deadline=round(deadline * 1000), reason=reason))
+        milliseconds = None if deadline is None else round(deadline * 1000)
+        self._write(frames.json_frame(frames.DRAIN, deadline=milliseconds, reason=reason))
 
     def finish(self) -> None:
         """Everything adopted has ended: says so, lets go and waits for the thread."""

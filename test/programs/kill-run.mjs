@@ -16,7 +16,7 @@ import { SpeakingChild } from './speaking-child.mjs'
 
 const REGISTERED = 3
 const SPARES = 2
-/** A kill comes within so many milliseconds after there are two to choose from. */
+/** Longest time, in ms, from the moment there are two to choose from to the kill. */
 const MOMENT = 60
 
 const program = (name) => fileURLToPath(new URL(name, import.meta.url))
@@ -28,7 +28,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     port: { type: 'string' },
     admin: { type: 'string' },
-    /** Whose listener has its name; without it, the only one. */
+    /** The service, whose listener has the same name. Without it: the only listener. */
     service: { type: 'string' },
     rate: { type: 'string', default: '200' },
     burst: { type: 'string', default: '8' },

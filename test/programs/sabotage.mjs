@@ -1,7 +1,9 @@
 // Loaded into every process of a broker by NODE_OPTIONS=--import. In the folder SABOTAGE a file says what goes wrong:
 // `check`, code that does not load; `worker`, a worker that dies before it has said a word; `slow-check` and `slow-master`, a
-// check of the new program, and a master between two programs, that take as long as the file is there. Then it says so in a
-// file of its own, `slow-master-reached`. `patient-master`: a master that waits a hundred times as long as its limits of
+// check of the new program, and a master between two programs, that take as long as the file is there; `gap`, the same for a
+// master that does not listen for any signal yet. Then it says so in a file of its own, `slow-master-reached`. `busy-worker` and
+// `blocked-worker`: workers in an endless loop, or in a call that does not return, as long as the file is there.
+// `patient-master`: a master that waits a hundred times as long as its limits of
 // 2 s and more say, so that a test can do in the middle of such a wait what it has to.
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -19,6 +21,7 @@ if (BATON_MASTER_STATE_VERSION !== undefined) {
   if (wanted('check')) throw new Error('this code does not load')
 }
 if (BATON_MASTER_STATE !== undefined) {
+  block('gap')
   // The first thing that a master does is to listen for signals, with a listener of this name. What comes before that it cannot
   // hear. (A test runner may have put listeners of its own into this process.)
   const first = (event, { name }) => {
@@ -35,5 +38,11 @@ if (process.argv[2] === 'start') {
     return setTimeout(then, milliseconds * factor, ...more)
   }
 }
-if (process.argv[1].endsWith('worker/main.js') && wanted('worker'))
-  throw new Error('this worker does not start')
+if (process.argv[1].endsWith('worker/main.js')) {
+  if (wanted('worker')) throw new Error('this worker does not start')
+  const hang = () => {
+    block('blocked-worker')
+    while (wanted('busy-worker'));
+  }
+  setInterval(hang, 20).unref()
+}

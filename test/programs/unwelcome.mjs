@@ -19,7 +19,7 @@ function crowd() {
 
 function ask(number) {
   if (number === QUESTIONS) return console.log(JSON.stringify({ msg: 'asked' }))
-  const service = `${'s'.repeat(10_000)}${number}`
+  const service = `${'s'.repeat(240)}${number}`
   const hello = { protocol: 1, capabilities: [], service, weight: 1, pid: number + 1, sdk: '' }
   const body = Buffer.from(`\u0001${JSON.stringify(hello)}`)
   const length = Buffer.alloc(4)

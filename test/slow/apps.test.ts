@@ -78,7 +78,10 @@ async function serves(
 }
 
 // It takes its time; it is looked at when the others are done.
-const crashing = new AppRun(t, { command: [process.execPath, '-e', 'process.exit(3)'] })
+const crashing = new AppRun(t, {
+  command: [process.execPath, '-e', 'process.exit(3)'],
+  options: ['--restart', 'always'],
+})
 
 const samples: [what: string, file: string][] = [
   ['http', 'http.mjs'],
@@ -327,13 +330,16 @@ void t.test('an app that never listens runs all the same', async (t) => {
   t.same(await run.end('SIGINT'), NOTHING_LEFT)
 })
 
-void t.test('an app that crashes at start: each exit is told, and that it goes on like that', async (t) => {
-  const { lines } = crashing.program
-  const told = await crashing.program.line((line) => line.startsWith('app.1 | error: '), 'the crash loop')
-  t.match(told, /crash/)
-  const exits = lines
-    .slice(0, lines.indexOf(told))
-    .filter((line) => /^app\.1 \| warning: .*code=3/.test(line))
-  t.equal(exits.length, 8)
-  t.same(await crashing.end('SIGTERM'), NOTHING_LEFT)
-})
+void t.test(
+  'an app that crashes at start, with --restart always: each exit is told, and it goes on like that',
+  async (t) => {
+    const { lines } = crashing.program
+    const told = await crashing.program.line((line) => line.startsWith('app.1 | error: '), 'the crash loop')
+    t.match(told, /crash/)
+    const exits = lines
+      .slice(0, lines.indexOf(told))
+      .filter((line) => /^app\.1 \| warning: .*code=3/.test(line))
+    t.equal(exits.length, 8)
+    t.same(await crashing.end('SIGTERM'), NOTHING_LEFT)
+  },
+)

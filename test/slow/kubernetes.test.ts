@@ -133,6 +133,7 @@ void t.test(
       Container,
       Container,
     ]
+    t.equal(await node.start(pod, containerOf(pod, 'folder')).ended(), 0)
     const broker = node.start(pod, sidecar)
     await broker.program.message('accepting connections')
     t.notOk(node.isReady(sidecar), 'without the app the pod is not ready')

@@ -15,6 +15,7 @@ import {
   onlyWorker,
   openSession,
   reload,
+  samples,
 } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
@@ -160,15 +161,20 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     const before = await onlyWorker(t, broker)
     const { session, successor } = await beginReload(t, [moving, checked])
     signal(before, 'SIGKILL')
-    await session.ended
-    t.match(session.received, /^Success=1\n/)
+    await broker.program.line(
+      (line) => line.includes('"accepting connections"') && line.includes(`"pid":${successor},`),
+      'that the successor serves',
+    )
     // A health check that takes its time left a moment after each reload in which no backend was ready.
     await t.test('a backend that was healthy need not prove it anew after a reload', async (t) => {
       const [, text] = await askAdmin(broker, '/api/v1/services/checked')
       t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
       t.equal((await statusNow(broker)).broker.pid, successor)
     })
+    t.equal(session.received, '', 'it is not done before the last backend has moved')
     endReload()
+    await session.ended
+    t.match(session.received, /^Success=1\n/)
     t.equal(await onlyWorker(t, broker), successor, 'one worker is left')
     await eventually(async () => namesOf(await serviceNow(broker, 'web')).length === 2, 'with both backends')
     const pids = []
@@ -189,8 +195,15 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     )
     const session = await openSession(t, broker)
     session.send('reload\n')
+    // A reload said that it was done while a backend had not moved.
     await session.ended
-    t.match(session.received, /^Success=1\n/)
+    t.match(session.received, /^Success=0\n/)
+    t.match(
+      session.received,
+      new RegExp(`"code":"BATON_ERR_BACKENDS_NOT_MOVED".*web/\\S+ \\(pid ${stuck.pid}, unresponsive\\)`),
+    )
+    t.notMatch(session.received, `(pid ${other.pid},`)
+    t.equal((await samples(broker)).get('baton_reloads_total{result="incomplete"}'), 1)
     const successor = await workerThatIs(t, broker, 'serving')
     await workerThatIs(t, broker, 'leaving')
     signal(successor, 'SIGKILL')

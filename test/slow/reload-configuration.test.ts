@@ -7,7 +7,16 @@ import { startBackend } from '../support/backend.ts'
 import { batonCommand, type Broker } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
-import { askAdmin, configure, onlyWorker, reload, samples, sessionInodes } from '../support/operator.ts'
+import {
+  askAdmin,
+  configure,
+  logged,
+  logs,
+  onlyWorker,
+  reload,
+  samples,
+  sessionInodes,
+} from '../support/operator.ts'
 import { openDescriptors } from '../support/proc.ts'
 import { Program } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
@@ -25,6 +34,8 @@ const doomed = { ...web, name: 'doomed' }
 
 void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
+    // A worker that is stopped here goes on later.
+    workerTimeout: '1h',
     listeners: [web, swapped, doomed],
     services: { web: PATIENT },
   })
@@ -160,6 +171,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
       Array.from({ length: 20 }, () => Client.open(t, { host: '127.0.0.1', port: broker.port('doomed') })),
     )
     for (const client of waiting) client.request()
+    const accepting = logged(broker, 'accepting connections')
     configure(broker, { listeners: [web, { ...extra, listen: `unix:${path}` }] })
     await t.test('baton reload', async (t) => {
       const { exited, lines } = new Program(t, process.execPath, [
@@ -168,11 +180,13 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
         '--config',
         broker.configFile,
       ])
+      // Its backends cannot move while it is stopped, and the reload is not done before they have.
+      await logs(broker, 'accepting connections', accepting + 1)
+      t.ok(waiting.every(({ open, received }) => open && received === ''))
+      signal(before, 'SIGCONT')
       t.same(await exited, { code: 0, signal: null })
       t.match(lines, [/^program replaced, reload goes on\b/, /^reloaded\b/])
     })
-    t.ok(waiting.every(({ open, received }) => open && received === ''))
-    signal(before, 'SIGCONT')
     for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
     await replaced(t)
     t.equal(await refused(t, broker.port('doomed')), 'ECONNREFUSED')

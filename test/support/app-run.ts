@@ -16,6 +16,8 @@ export interface AppRunOptions {
   readonly options?: readonly string[]
   readonly env?: NodeJS.ProcessEnv
   readonly cwd?: string
+  /** Below a shell that runs this, in which `"$0" "$@"` is `baton run`: the shell is `program`. */
+  readonly shell?: string
 }
 
 /** An app under `baton run`, as a user starts it in a terminal: leader of a process group of its own. */
@@ -25,10 +27,12 @@ export class AppRun {
   readonly #folder: string
   readonly #test: Test
 
-  constructor(t: Test, { command, options = [], env, cwd }: AppRunOptions) {
+  constructor(t: Test, { command, options = [], env, cwd, shell }: AppRunOptions) {
     this.#test = t
     this.#folder = temporaryFolder(t)
-    this.program = new Program(t, process.execPath, [batonCommand, 'run', ...options, '--', ...command], {
+    const whole = [process.execPath, batonCommand, 'run', ...options, '--', ...command]
+    const [file = '', ...args] = shell === undefined ? whole : ['bash', '-c', shell, ...whole]
+    this.program = new Program(t, file, args, {
       env: { ...env, TMPDIR: this.#folder },
       group: true,
       ...(cwd !== undefined && { cwd }),

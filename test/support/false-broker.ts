@@ -48,6 +48,11 @@ export class FalseBroker {
     })
   }
 
+  /** Connections that `dialled` and `registered` have not taken yet. */
+  get pending(): number {
+    return this.#accepted.length
+  }
+
   /** The next backend that dials, when its HELLO is there. */
   async dialled(): Promise<{ wire: Wire; hello: HelloFrame }> {
     await eventually(() => this.#accepted.length > 0, 'a backend dials')

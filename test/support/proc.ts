@@ -76,3 +76,42 @@ function statusBytes(pid: number, field: 'VmRSS' | 'VmHWM'): number {
   if (found === null) throw new Error(`no ${field} in /proc/${pid}/status`)
   return Number(found[1]) * 1024
 }
+
+/** The processes of a session, by its leader: those that a managed process has started, whatever has ended in between. */
+export function inSession(leader: number): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => sessionOf(pid) === leader)
+}
+
+/** Undefined for a process that has ended. */
+function sessionOf(pid: number): number | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    const [state, , , session] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return state === 'Z' ? undefined : Number(session)
+  } catch {
+    return undefined
+  }
+}
+
+/** The processes that have this file open, such as `pipe:[INODE]`, with this access mode. */
+export function holders(target: string, mode: number): number[] {
+  const numbers = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  return numbers.map(Number).filter((pid) => {
+    try {
+      return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+        if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== target) return false
+        const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'))?.[1] ?? ''
+        return (Number.parseInt(flags, 8) & O_ACCMODE) === mode
+      })
+    } catch {
+      // It has ended, or has closed one meanwhile.
+      return false
+    }
+  })
+}
+
+/** open(2). */
+const O_ACCMODE = 3

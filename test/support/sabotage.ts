@@ -5,7 +5,15 @@ import { type Broker, startBroker } from './broker.ts'
 import { eventually } from './eventually.ts'
 import { root, temporaryFolder } from './process.ts'
 
-type Fault = 'check' | 'worker' | 'slow-check' | 'slow-master' | 'patient-master'
+type Fault =
+  | 'check'
+  | 'worker'
+  | 'slow-check'
+  | 'slow-master'
+  | 'gap'
+  | 'patient-master'
+  | 'busy-worker'
+  | 'blocked-worker'
 
 /** A broker whose reloads can be made to go wrong: `test/programs/sabotage.mjs`. */
 export class Sabotaged {
@@ -35,7 +43,7 @@ export class Sabotaged {
   }
 
   /** Resolves when a process is at it: of those that are slow. */
-  async reached(what: 'slow-check' | 'slow-master'): Promise<void> {
+  async reached(what: 'slow-check' | 'slow-master' | 'gap'): Promise<void> {
     const file = join(this.#folder, `${what}-reached`)
     await eventually(() => existsSync(file), `${what} is reached`)
     rmSync(file)

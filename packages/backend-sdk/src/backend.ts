@@ -9,13 +9,15 @@ import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
-import { isOrphaned, outliveReader } from './orphan.ts'
+import { isOrphaned, leaveWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
 import { openTransport, Session, type SessionHost } from './session.ts'
 import { SDK_VERSION } from './version.ts'
+
+watchFromStart()
 
 /** Events of a `Backend`, each a tick after what it tells of, `adopt` excepted. */
 export interface BackendEvents {
@@ -53,6 +55,7 @@ export interface DrainOptions {
 /** Reasons of a drain that begins in this process; any other one comes from the broker. */
 export const APP_ASKED = 'asked by the app'
 export const SERVER_CLOSED = 'the server was closed'
+const MASTER_GONE = 'the master is gone'
 
 const DEFAULT_DRAIN_DEADLINE = 30_000
 
@@ -61,6 +64,9 @@ const LONGEST_TIMER = 2 ** 31 - 1
 
 /** A session that lived for less, in milliseconds, counts as a failed dial: a broker that drops whom it welcomes. */
 const SHORTEST_SESSION = 1000
+
+/** What a refusal asks for is waited for up to this, in milliseconds: the broker may be another one by then. */
+const LONGEST_RETRY_AFTER = 60_000
 
 /**
  * The backend's half of Baton in one process: registers with the broker, takes connections off its lane, and gives them
@@ -75,12 +81,15 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
+  readonly #stayWithoutMaster: () => void
   #attachment: Attachment | undefined
   #state: BackendState = 'idle'
   #id: string | null
   #slot: string | null = null
   #draining: Promise<void> | undefined
   #logged: string | undefined
+  #relayProblemLogged = false
+  #endsHere = false
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
@@ -89,6 +98,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#adoption = new Adoption(this.#options, this)
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
+    this.#stayWithoutMaster = leaveWithMaster(() => this.#leaveWithMaster())
   }
 
   /** Where it stands between `createBackend()` and its end. */
@@ -114,7 +124,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * made of one). It need not listen; whether it does is left alone.
    *
    * @param options.address what `server.address()` says while the server does not listen by itself; null without it
-   * @throws {AttachError} BATON_ERR_ALREADY_ATTACHED
+   * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
    */
   attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
     this.#attachment = attachServer(server, {
@@ -194,10 +204,34 @@ export class Backend extends EventEmitter<BackendEvents> {
     return this.#adoption.connection(socket)
   }
 
+  /** No other process would end this one, and the next master starts others. */
+  async #leaveWithMaster(): Promise<void> {
+    if (this.#draining === undefined && this.#state !== 'closed') {
+      const { BATON_MASTER_PID: master } = process.env
+      this.#options.logger.warn({ master }, 'the master that started this process is gone; draining')
+    }
+    // A drain that goes on already may have a longer deadline, or none.
+    const cut = setTimeout(() => void this.close(), DEFAULT_DRAIN_DEADLINE)
+    await this.#drain(MASTER_GONE, DEFAULT_DRAIN_DEADLINE)
+    clearTimeout(cut)
+  }
+
   async #drain(reason: string, deadline: number): Promise<void> {
     if (this.#state === 'closed') return
+    // Of what the broker drains, it goes on to serve elsewhere; what ends here by itself may be all there is.
+    if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
+    this.#closeIdle()
     await this.#draining
+  }
+
+  /**
+   * A backend that was told to end, and has no broker any more, is part of a stop: nothing comes after it for which idle
+   * connections would be worth keeping.
+   */
+  #closeIdle(): void {
+    if (!this.#endsHere || this.#state !== 'draining') return
+    if (![...this.#sessions].some(({ open }) => open)) this.#attachment?.closeIdle()
   }
 
   async #drainOnce(reason: string, deadline: number): Promise<void> {
@@ -230,6 +264,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #shut(): void {
     if (this.#state === 'closed') return
     this.#state = 'closed'
+    this.#stayWithoutMaster()
     this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
     this.#rejectWaiting(this.#stop.signal.reason)
     for (const session of this.#sessions) session.close()
@@ -241,7 +276,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     const backoff = new Backoff()
     const { signal } = this.#stop
     while (!signal.aborted) {
-      if (isOrphaned(process.env)) return void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
+      if (isOrphaned()) return void this.#leaveWithMaster()
       try {
         const registration = await register(this.#options.socket, this.#hello(), signal)
         if (signal.aborted) return closeRegistration(registration)
@@ -252,7 +287,9 @@ export class Backend extends EventEmitter<BackendEvents> {
       } catch (error) {
         if (signal.aborted) return
         this.#registrationFailed(error as Error)
-        await sleep(backoff.next(), undefined, { signal }).catch(() => undefined)
+        const notBefore =
+          error instanceof RegistrationRefused ? Math.min(error.retryAfter, LONGEST_RETRY_AFTER) : 0
+        await sleep(notBefore + backoff.next(), undefined, { signal }).catch(() => undefined)
       }
     }
   }
@@ -280,6 +317,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#slot = slot
     this.#state = 'registered'
     this.#logged = undefined
+    this.#noteRelayProblem(registration.relayProblem)
     this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
     for (const waiter of this.#waiting) waiter.resolve()
     // A tick later, as the others: what a listener throws must not break off what goes on here.
@@ -311,7 +349,7 @@ export class Backend extends EventEmitter<BackendEvents> {
               : 'broker connection lost; adopted connections go on, dialling again',
           )
         }
-        if (isOrphaned(process.env)) void this.#drain('the master is gone', DEFAULT_DRAIN_DEADLINE)
+        this.#closeIdle()
         due()
         process.nextTick(() => this.emit('disconnected', end.error))
       },
@@ -335,6 +373,14 @@ export class Backend extends EventEmitter<BackendEvents> {
     }
   }
 
+  /** Said once: a process that cannot make a socket will not be able to the next time. */
+  #noteRelayProblem(error: Error | undefined): void {
+    if (error === undefined || this.#relayProblemLogged) return
+    this.#relayProblemLogged = true
+    const { logger, service } = this.#options
+    logger.warn({ service, error }, 'no socket for relays could be made; registered without')
+  }
+
   /** Says each reason once, not at each dial. */
   #registrationFailed(error: Error & { code?: string }): void {
     const { socket, logger, service } = this.#options
@@ -342,7 +388,11 @@ export class Backend extends EventEmitter<BackendEvents> {
     if (reason !== this.#logged) {
       this.#logged = reason
       const refused = error instanceof RegistrationRefused
-      const message = refused ? 'the broker refused the registration' : 'no broker yet, dialling again'
+      const message = refused
+        ? 'the broker refused the registration'
+        : error.code === 'BATON_ERR_TEMPORARY_FOLDER'
+          ? 'not registered, dialling again'
+          : 'no broker yet, dialling again'
       logger.warn({ socket, service, error }, message)
     }
     if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)

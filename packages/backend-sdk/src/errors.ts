@@ -11,6 +11,7 @@ export const messages = {
   BATON_ERR_REGISTRATION_REFUSED: 'the broker refused the registration',
   BATON_ERR_REGISTRATION_TIMEOUT:
     'the broker accepted the connection but did not answer the registration in time',
+  BATON_ERR_TEMPORARY_FOLDER: 'the temporary folder cannot be used',
   BATON_ERR_LANE_MISSING: 'the answer to the registration did not carry exactly one descriptor',
 } as const
 
@@ -38,11 +39,14 @@ export class RegistrationRefused extends BackendError {
   readonly reason: string
   /** Whether the same registration may be accepted later. */
   readonly retry: boolean
+  /** Milliseconds before which another dial is refused as well; 0 when the broker names no such time. */
+  readonly retryAfter: number
 
-  constructor(reason: string, message: string, retry: boolean) {
+  constructor(reason: string, message: string, retry: boolean, retryAfter = 0) {
     super('BATON_ERR_REGISTRATION_REFUSED', `${reason}: ${message}`)
     this.name = 'RegistrationRefused'
     this.reason = reason
     this.retry = retry
+    this.retryAfter = retryAfter
   }
 }

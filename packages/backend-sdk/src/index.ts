@@ -1,4 +1,4 @@
-export type { AttachableServer } from './attach/index.ts'
+export { type AttachableServer, AttachError, type AttachErrorCode } from './attach/index.ts'
 export {
   Backend,
   type BackendEvents,

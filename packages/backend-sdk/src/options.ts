@@ -2,6 +2,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { BackendError } from './errors.ts'
 import { type Logger, stderrLogger } from './logger.ts'
+import { MAX_VERSION } from './protocol/json-members.ts'
 
 /** What `createBackend` takes. Everything can come from the environment instead. */
 export interface BackendOptions {
@@ -9,7 +10,7 @@ export interface BackendOptions {
   socket?: string
   /** The service to register for. Default: `BATON_SERVICE`. */
   service?: string
-  /** Shown in status and metrics. Default: `BATON_VERSION`. */
+  /** Shown in status and logs, at most 128 characters. Default: `BATON_VERSION`. */
   version?: string
   /** Share of the connections against other backends of the service, above 0 up to 1000. Default: 1. */
   weight?: number
@@ -42,10 +43,17 @@ export function resolveOptions(options: BackendOptions, env: NodeJS.ProcessEnv):
       `weight is ${weight}, wanted above 0 up to ${MAX_WEIGHT}`,
     )
   }
+  const version = options.version ?? env['BATON_VERSION'] ?? null
+  if (version !== null && version.length > MAX_VERSION) {
+    throw new BackendError(
+      'BATON_ERR_INVALID_OPTION',
+      `version has ${version.length} characters, wanted at most ${MAX_VERSION}`,
+    )
+  }
   return {
     socket: options.socket ?? env['BATON_SOCKET'] ?? join(defaultRuntimeDir(env), 'control.sock'),
     service,
-    version: options.version ?? env['BATON_VERSION'] ?? null,
+    version,
     weight,
     secret: options.secret ?? env['BATON_SECRET'] ?? null,
     logger: options.logger === false ? silent : (options.logger ?? stderrLogger),

@@ -17,14 +17,16 @@ import {
   ProtocolError,
   type WelcomeFrame,
 } from './protocol/index.ts'
-import { RelayEndpoint } from './relay/relay-endpoint.ts'
+import { noRelays, openRelays, type Relays } from './relay/relays.ts'
 
 /** What a broker gave us: both descriptors are ours to close. */
 export interface Registration {
   readonly control: OwnedFd
   readonly lane: OwnedFd
   /** Where the broker dials what it cannot hand over. */
-  readonly relays: RelayEndpoint
+  readonly relays: Relays
+  /** Why there is no endpoint for relays; undefined when there is one. */
+  readonly relayProblem: Error | undefined
   readonly welcome: WelcomeFrame
   /** Has seen WELCOME; goes on with the control connection. */
   readonly order: FrameOrder
@@ -62,18 +64,17 @@ export async function register(
 ): Promise<Registration> {
   const control = connectUnix(path)
   const received: OwnedFd[] = []
-  let relays: RelayEndpoint | undefined
+  let relays: Relays = noRelays
   const patience = new AbortController()
   const timeout = setTimeout(() => patience.abort(new Error('no answer')), ANSWER_TIMEOUT)
   const stop = () => patience.abort(signal.reason)
   signal.addEventListener('abort', stop)
   try {
-    relays = await RelayEndpoint.open(
-      path,
-      peerCredentials(control.fd).uid !== process.getuid?.(),
-      RELAY_PATIENCE,
-    )
-    send(control.fd, encodeFrame({ ...greeting, reconnect: { path: relays.path } }))
+    const shared = peerCredentials(control.fd).uid !== process.getuid?.()
+    const opened = await openRelays(path, shared, RELAY_PATIENCE)
+    relays = opened.relays
+    const reconnect = relays.path === null ? null : { path: relays.path }
+    send(control.fd, encodeFrame({ ...greeting, reconnect }))
     const take = async (size: number): Promise<Buffer> => {
       const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
         // One more than is right, so that a second one is seen.
@@ -94,7 +95,10 @@ export async function register(
 
     const order = new FrameOrder('backend')
     order.check(answer)
-    if (answer.type === 'refused') throw new RegistrationRefused(answer.code, answer.message, answer.retry)
+    if (answer.type === 'refused') {
+      const { code, message, retry, retryAfter } = answer
+      throw new RegistrationRefused(code, message, retry, retryAfter ?? 0)
+    }
     if (answer.type !== 'welcome') {
       throw new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', `got ${answer.type}, wanted welcome`)
     }
@@ -102,11 +106,11 @@ export async function register(
     if (lane === undefined || received.length !== 1) {
       throw new BackendError('BATON_ERR_LANE_MISSING', `got ${received.length}, wanted 1`)
     }
-    return { control, lane, relays, welcome: answer, order }
+    return { control, lane, relays, relayProblem: opened.problem, welcome: answer, order }
   } catch (error) {
     for (const fd of received) fd.close()
     control.close()
-    relays?.close()
+    relays.close()
     if (patience.signal.aborted && !signal.aborted) {
       throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, {
         cause: error,

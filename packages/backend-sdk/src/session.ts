@@ -4,14 +4,15 @@ import { ControlConnection, type ControlEnd } from './control/control-connection
 import { type ControlStream, openControlStream } from './control/control-stream.ts'
 import type { Frame, FrameOrder, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
 import type { Registration } from './registration.ts'
-import type { IncomingRelay, RelayEndpoint } from './relay/relay-endpoint.ts'
+import type { IncomingRelay } from './relay/relay-endpoint.ts'
+import type { Relays } from './relay/relays.ts'
 import { TokenLedger, type Verdict } from './token-ledger.ts'
 
 /** What a session works on, and owns. */
 export interface SessionTransport {
   readonly control: ControlStream
   readonly lane: BackendLane
-  readonly relays: Pick<RelayEndpoint, 'onArrival' | 'close'>
+  readonly relays: Omit<Relays, 'path'>
   readonly welcome: WelcomeFrame
   /** Has seen WELCOME. */
   readonly order: FrameOrder

@@ -12,7 +12,9 @@ const record = <T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }) =>
   fc.record(model, { noNullPrototype: true })
 
 const text = fc.string({ unit: 'binary', maxLength: 40 })
-const name = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 40 })
+const name = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 40 }).filter(({ length }) => length <= 64)
+const capability = fc.string({ unit: 'binary', maxLength: 30 })
+const path = name.filter((value) => Buffer.byteLength(value) <= 107)
 const orNull = <T>(inner: fc.Arbitrary<T>) => fc.option(inner, { nil: null })
 const count = fc.maxSafeNat()
 const milliseconds = fc.double({ min: 0, max: 1e9, noNaN: true }).map((value) => value + 0)
@@ -51,7 +53,7 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
   hello: record({
     type: type('hello'),
     protocol: fc.integer({ min: 1 }),
-    capabilities: fc.array(text, { maxLength: 3 }),
+    capabilities: fc.array(capability, { maxLength: 3 }),
     service: name,
     version: orNull(text),
     weight: fc.double({ min: 0, minExcluded: true, max: 1000, noNaN: true }),
@@ -59,12 +61,12 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     backend: orNull(ulid),
     sdk: text,
     secret: orNull(text),
-    reconnect: orNull(record({ path: name })),
+    reconnect: orNull(record({ path })),
   }),
   welcome: record({
     type: type('welcome'),
     protocol: fc.integer({ min: 1 }),
-    capabilities: fc.array(text, { maxLength: 3 }),
+    capabilities: fc.array(capability, { maxLength: 3 }),
     broker: ulid,
     backend: ulid,
     slot: name,
@@ -73,7 +75,13 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     tokenTtl: period,
     ackDeadline: period,
   }),
-  refused: record({ type: type('refused'), code: name, message: text, retry: fc.boolean() }),
+  refused: record({
+    type: type('refused'),
+    code: name,
+    message: text,
+    retry: fc.boolean(),
+    retryAfter: orNull(milliseconds),
+  }),
   reconnect: record({ type: type('reconnect'), reason: text }),
   drain: record({ type: type('drain'), deadline: orNull(milliseconds), reason: text }),
   drained: record({ type: type('drained') }),

@@ -190,12 +190,12 @@ void t.test(
 )
 
 void t.test('the limit may be raised between frames', async (t) => {
-  const reason = 'x'.repeat(PRE_WELCOME_LIMIT)
-  const long = encodeFrame({ type: 'reconnect', reason })
+  const sequences = Array.from({ length: PRE_WELCOME_LIMIT / 8 }, (_, index) => index + 1)
+  const long = encodeFrame({ type: 'revoke', sequences })
   const into = decoder(PRE_WELCOME_LIMIT)
   t.equal(into.push(encodeFrame({ type: 'drained' })).length, 1)
   into.setLimit(POST_WELCOME_LIMIT)
-  t.same(into.push(long), [{ type: 'reconnect', reason }])
+  t.same(into.push(long), [{ type: 'revoke', sequences }])
   for (const limit of [0, -1, 1.5, Number.NaN, 2 ** 32]) {
     t.throws(() => into.setLimit(limit), { name: 'RangeError' })
     t.throws(() => decoder(limit), { name: 'RangeError' })

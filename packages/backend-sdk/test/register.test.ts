@@ -319,7 +319,13 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
 
   const app = run(ports(3000, 3001, 3002, 3003, 3004, 3005))
   const { wire } = await broker.dialled()
-  wire.write({ type: 'refused', code: 'UnknownService', message: 'no such service', retry: false })
+  wire.write({
+    type: 'refused',
+    code: 'UnknownService',
+    message: 'no such service',
+    retry: false,
+    retryAfter: null,
+  })
   const errors = await fails(app)
   t.match(errors[3000], {
     code: 'EADDRINUSE',
@@ -358,6 +364,46 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
     },
   )
 })
+
+void t.test(
+  'what listen() reports leads to the app’s own call; a port that the app itself has taken is taken',
+  { timeout: LIMIT },
+  async (t) => {
+    const { master, broker, run } = await rig(t)
+    master.answer = (request) =>
+      request['port'] === '3000' ? 'Success=0\n--\nthe address is in use (EADDRINUSE)\n' : opened(request)
+    const app = run(`
+      const first = ({ stack }) => stack.split('\\n').slice(0, 2).map((line) => line.trim())
+      const told = (server, name) => server.on('error', (error) => say('failed', { name, code: error.code, first: first(error) }))
+      function listenOften() { return told(net.createServer(), 'taken').listen(3000, '127.0.0.1') }
+      listenOften()
+      told(net.createServer(), 'unknown').listen(3002, 'name.invalid')
+      const one = net.createServer().listen(3001, '127.0.0.1', () => {
+        const other = told(net.createServer(), 'twice')
+        other.on('error', () => one.close(() => other.listen(3001, '127.0.0.1', () => say('listens'))))
+        other.listen(3001, '127.0.0.1')
+      })
+    `)
+    await broker.registered(PATIENT)
+    await broker.registered(PATIENT)
+    await app.message('listens')
+    await eventually(() => said(app, 'failed').length === 3, 'three errors')
+    const failed = Object.fromEntries(said(app, 'failed').map((each) => [String(each['name']), each]))
+    t.match(failed['taken'], {
+      code: 'EADDRINUSE',
+      first: ['Error: listen EADDRINUSE: address already in use 127.0.0.1:3000', /^at listenOften /],
+    })
+    t.match(failed['twice'], {
+      code: 'EADDRINUSE',
+      first: [
+        'Error: listen EADDRINUSE: address already in use 127.0.0.1:3001',
+        /^at Server\.<anonymous> .*eval1/,
+      ],
+    })
+    t.match(failed['unknown'], { code: 'ENOTFOUND', first: [/getaddrinfo ENOTFOUND/, /eval1/] })
+    app.kill('SIGKILL')
+  },
+)
 
 void t.test(
   'a session that a reload of the master cuts is asked for again; a second listen() throws, before and after the first one listens',

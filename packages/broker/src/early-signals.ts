@@ -1,20 +1,21 @@
-const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
-type Signal = (typeof SIGNALS)[number]
+/** Signals that a master takes as commands. What each means is decided in `master/main.ts`. */
+export const MASTER_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
+export type MasterSignal = (typeof MASTER_SIGNALS)[number]
 
-const early: Signal[] = []
-const keepSignal = (signal: Signal) => void early.push(signal)
+const early: MasterSignal[] = []
+const keepSignal = (signal: MasterSignal) => void early.push(signal)
 
 /**
- * Keeps signals from now on, until somebody can obey them: loading the program takes longer than a second signal may wait, and
- * an unheard one ends the process. Before this module nothing can: Node resets the signal mask and all dispositions when it starts,
- * so that neither crosses exec.
+ * Keeps signals until there is a master to obey them: loading the program takes longer than a second signal may wait, and one
+ * without a listener ends the process, or opens the inspector. A program that replaces another one finds those that came before
+ * this pending (`keepSignals` of `executeInPlace`).
  */
 export function keepEarlySignals(): void {
-  for (const signal of SIGNALS) process.on(signal, keepSignal)
+  for (const signal of MASTER_SIGNALS) process.on(signal, keepSignal)
 }
 
 /** Those that have come, in order; the caller listens for them by itself from now on. */
-export function takeEarlySignals(): readonly Signal[] {
-  for (const signal of SIGNALS) process.off(signal, keepSignal)
+export function takeEarlySignals(): readonly MasterSignal[] {
+  for (const signal of MASTER_SIGNALS) process.off(signal, keepSignal)
   return early.splice(0)
 }

@@ -2,9 +2,14 @@
 export const messages = {
   BATON_ERR_LISTEN: 'cannot listen',
   BATON_ERR_RUNTIME_DIR: 'the runtime folder cannot be used',
+  BATON_ERR_TEMPORARY_FOLDER: 'the temporary folder cannot be used',
+  BATON_ERR_FILES_MISSING: 'a file that the broker needs is gone and cannot be created again',
   BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder; stop it, or set another runtimeDir',
+  BATON_ERR_PROGRAM_GONE: 'the program of the broker is not installed any longer',
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
   BATON_ERR_WORKER_SILENT: 'a worker has stopped in the middle of a message',
+  BATON_ERR_LOG_STUCK: 'the log cannot be written: its disk does not answer',
+  BATON_ERR_BACKENDS_NOT_MOVED: 'not every backend has moved to the new worker',
   BATON_ERR_BACKEND_FOLDER: 'the working folder of managed backends cannot be used',
   BATON_ERR_NOT_MANAGED:
     'the service has no command: start the new version yourself, then drain the old one with baton drain',

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, request as httpRequest, type RequestOptions } from 'node:http'
-import { connect, createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
@@ -52,7 +52,12 @@ function addressOf(text: string): Address {
 /** An admin server that runs until the test ends, and a way to ask it. */
 async function serve(
   t: Test,
-  { listen = '127.0.0.1:0', token, recorder }: { listen?: string; token?: string; recorder?: number } = {},
+  {
+    listen = '127.0.0.1:0',
+    token,
+    recorder,
+    pressed,
+  }: { listen?: string; token?: string; recorder?: number; pressed?: () => boolean } = {},
 ) {
   const fake = fakeView(recorder === undefined ? {} : { recorder })
   const logged: string[] = []
@@ -62,7 +67,7 @@ async function serve(
   const config = {
     admin: { listen: addressOf(listen), token: token === undefined ? null : new Secret(token) },
   }
-  const admin = createAdmin({ config, view: fake.view, logger })
+  const admin = createAdmin({ config, view: fake.view, logger, pressed })
   const { address } = await admin.listen()
   t.teardown(() => admin.close())
   const target =
@@ -156,7 +161,13 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
       /web has no backend "web-9"/,
     ],
     [{ path: '/nothing?token=1' }, 'BATON_ERR_ADMIN_NO_ROUTE', /^there is no GET \/nothing$/],
-    [{ path: '/api/v1/services/web/drain' }, 'BATON_ERR_ADMIN_NO_ROUTE', /no GET/],
+    [{ path: '/api/v1/services/web/drain' }, 'BATON_ERR_ADMIN_METHOD', /only POST$/],
+    [{ path: '/metrics', method: 'DELETE' }, 'BATON_ERR_ADMIN_METHOD', /only GET, HEAD$/],
+    [{ path: '/healthz', method: 'PROPFIND' }, 'BATON_ERR_ADMIN_METHOD', /only GET, HEAD$/],
+    [{ path: '/healthz/%E0%A4%A' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /./],
+    [{ path: `/${'x'.repeat(2100)}` }, 'BATON_ERR_ADMIN_URI_TOO_LONG', /2048/],
+    [{ path: `/api/v1/services/${'x'.repeat(1500)}` }, 'BATON_ERR_ADMIN_NO_SERVICE', /"x{64}\.\.\."/],
+    [{ path: `/api/v1/connections?${'x'.repeat(1900)}=1` }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^.{512}$/],
     [
       { ...drain, body: '{"deadline":"soon"}', headers: json },
       'BATON_ERR_ADMIN_BAD_REQUEST',
@@ -189,7 +200,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
     ],
     [{ path: '/metrics', headers: { host: '127.0.0.1.evil.example' } }, 'BATON_ERR_ADMIN_HOST', /evil/],
     [{ path: '/api/v1/events', headers: { host: 'evil.example' } }, 'BATON_ERR_ADMIN_HOST', /evil/],
-    [{ path: '/api/v1/events', method: 'HEAD' }, 'BATON_ERR_ADMIN_NO_ROUTE', /./],
+    [{ path: '/api/v1/events', method: 'HEAD' }, 'BATON_ERR_ADMIN_METHOD', /./],
     [
       { path: '/api/v1/connections?limit=0' },
       'BATON_ERR_ADMIN_BAD_REQUEST',
@@ -307,7 +318,7 @@ void t.test('nothing that a page of another origin can send changes anything', a
     }
     for (const method of ['GET', 'PUT', 'DELETE', 'PATCH', 'OPTIONS']) {
       const answer = await ask({ method, path })
-      t.match(answer, { status: 404 }, `${method} ${path}: a preflight is answered with no permission`)
+      t.match(answer, { status: 405 }, `${method} ${path}: a preflight is answered with no permission`)
       t.equal(answer.headers['access-control-allow-origin'], undefined)
     }
   }
@@ -595,34 +606,124 @@ void t.test('who was being answered when the server left does not keep its conne
   await left
 })
 
+/** What a client sends that wants to keep its connection for nothing. */
+const HOARDERS = {
+  'says nothing': '',
+  'sends half a head': 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ',
+  'sends half a body':
+    'POST /api/v1/services/web/drain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{',
+  'asks and keeps the connection': 'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n',
+  'reads no answer': 'GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(20),
+}
+
+for (const [what, text] of Object.entries(HOARDERS)) {
+  void t.test(
+    `/healthz and /metrics answer while hundreds of clients keep a connection: each ${what}`,
+    { timeout: LIMIT },
+    async (t) => {
+      // Every user of the host could take all the descriptors that the worker had; then, with a bound, all the connections.
+      const { address, ask, logged } = await serve(t)
+      if (address.kind !== 'tcp') throw new Error('not TCP')
+      const stream = connect(address.port, address.host)
+      t.teardown(() => stream.destroy())
+      stream.write('GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n')
+      await once(stream, 'data')
+      const sockets = new Set<Socket>()
+      t.teardown(() => sockets.forEach((socket) => socket.destroy()))
+      for (let round = 0; round < 8; round++) {
+        for (let index = 0; index < 50; index++) {
+          const socket = connect(address.port, address.host)
+          sockets.add(socket)
+          socket.on('error', () => {}).once('close', () => sockets.delete(socket))
+          if (text !== '') socket.write(text)
+          if (what !== 'reads no answer') socket.resume()
+        }
+        t.equal((await ask({ path: '/healthz' })).status, 200)
+        t.equal((await ask({ path: '/metrics' })).status, 200)
+      }
+      // The end of a connection is not seen by a client that does not read.
+      for (const socket of sockets) socket.resume()
+      await eventually(
+        () => sockets.size <= MOST_CONNECTIONS,
+        () => `at most ${MOST_CONNECTIONS} are kept: ${sockets.size}`,
+      )
+      t.notOk(stream.destroyed, 'a stream of events is not cut off for others')
+      t.ok(logged.filter((line) => line.includes('too many admin connections')).length <= 1)
+    },
+  )
+}
+
 void t.test(
-  'who keeps connections open takes a bounded number of descriptors',
+  'short of descriptors, the admin server keeps fewer connections',
   { timeout: LIMIT },
   async (t) => {
-    // Every user of the host could take all that the worker had, and clients were accepted no more.
-    const { address, ask } = await serve(t)
+    let pressed = false
+    const { address, ask } = await serve(t, { pressed: () => pressed })
     if (address.kind !== 'tcp') throw new Error('not TCP')
-    const sockets = Array.from({ length: MOST_CONNECTIONS + 20 }, () => connect(address.port, address.host))
+    const sockets = Array.from({ length: 100 }, () => connect(address.port, address.host))
     t.teardown(() => sockets.forEach((socket) => socket.destroy()))
-    let closed = 0
-    for (const socket of sockets)
-      socket
-        .resume()
-        .on('error', () => {})
-        .once('close', () => (closed += 1))
+    for (const socket of sockets) socket.resume().on('error', () => {})
+    await Promise.all(sockets.map((socket) => once(socket, 'connect')))
+    t.equal((await ask({ path: '/healthz' })).status, 200)
+    pressed = true
+    t.equal((await ask({ path: '/healthz' })).status, 200)
+    const open = () => sockets.filter(({ destroyed }) => !destroyed).length
     await eventually(
-      () => closed === 20,
-      () => `those over the bound are closed: ${closed}`,
+      () => open() < 32,
+      () => `${open()} are left`,
     )
-    const [last] = sockets.filter(({ destroyed }) => !destroyed)
-    last?.destroy()
-    await eventually(async () => {
-      try {
-        return (await ask({ path: '/healthz' })).status === 200
-      } catch {
-        return false
-      }
-    }, 'room for another one')
+  },
+)
+
+/** What the server says to these bytes, to the end of the connection. */
+async function sayRaw(port: number, bytes: string): Promise<string> {
+  const client = connect(port, '127.0.0.1')
+  let answer = ''
+  client.on('data', (chunk) => (answer += String(chunk))).on('error', () => {})
+  client.write(bytes)
+  await once(client, 'close')
+  return answer
+}
+
+void t.test(
+  'what HTTP refuses is refused in the form of every other error',
+  { timeout: LIMIT },
+  async (t) => {
+    const { address } = await serve(t)
+    if (address.kind !== 'tcp') throw new Error('not TCP')
+    const host = 'Host: localhost\r\n'
+    const cases: [bytes: string, code: keyof typeof ADMIN_ERRORS][] = [
+      ['this is not HTTP\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      ['PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      ['\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      ['GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
+      [
+        `POST /api/v1/reload HTTP/1.1\r\n${host}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n`,
+        'BATON_ERR_ADMIN_BAD_REQUEST',
+      ],
+      [
+        `GET /healthz HTTP/1.1\r\n${host}X: ${'x'.repeat(20_000)}\r\n\r\n`,
+        'BATON_ERR_ADMIN_HEADERS_TOO_LARGE',
+      ],
+      [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_URI_TOO_LONG'],
+      [`CONNECT db:5432 HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_METHOD'],
+      [`GET /healthz HTTP/1.1\r\n${host}X: half`, 'BATON_ERR_ADMIN_TIMEOUT'],
+      ['', 'BATON_ERR_ADMIN_TIMEOUT'],
+    ]
+    await Promise.all(
+      cases.map(async ([bytes, code]) => {
+        const answer = await sayRaw(address.port, bytes)
+        const [head = '', body = ''] = answer.split('\r\n\r\n')
+        t.match(head, new RegExp(`^HTTP/1.1 ${ADMIN_ERRORS[code]} `), JSON.stringify(bytes.slice(0, 40)))
+        t.match(head, /^content-type: application\/json/im)
+        t.match(JSON.parse(body || '{}'), { error: { code, message: /./ } })
+      }),
+    )
+    const unknown = await sayRaw(
+      address.port,
+      `GET /healthz HTTP/1.1\r\n${host}Expect: nothing\r\nConnection: close\r\n\r\n`,
+    )
+    t.match(unknown, /^HTTP\/1.1 200 /)
   },
 )
 

@@ -278,37 +278,40 @@ void t.test('status and drain talk to the broker that the configuration names', 
   t.same(refused, { code: 1, out: '', err: 'baton: the token is wrong' })
 })
 
-void t.test('nobody, or somebody else, at the admin address is told apart', async (t) => {
-  const nobody = `127.0.0.1:${await freePort()}`
-  const file = configFile(t, { admin: { listen: nobody } })
-  const expected = `baton: nobody answers at ${nobody} (admin.listen of ${file}): ECONNREFUSED; is the broker running?`
-  t.same(await baton('status', '--config', file), { code: 1, out: '', err: expected })
-  t.match(await baton('drain', 'web', '--config', file), { code: 1, err: expected })
+void t.test(
+  'an admin address that is closed, or served by another program, is reported as such',
+  async (t) => {
+    const closed = `127.0.0.1:${await freePort()}`
+    const file = configFile(t, { admin: { listen: closed } })
+    const expected = `baton: nobody answers at ${closed} (admin.listen of ${file}): ECONNREFUSED; is the broker running?`
+    t.same(await baton('status', '--config', file), { code: 1, out: '', err: expected })
+    t.match(await baton('drain', 'web', '--config', file), { code: 1, err: expected })
 
-  const html = createServer((_request, response) => response.end('<h1>hello</h1>'))
-  const stranger = await listening(t, html)
-  const other = configFile(t, { admin: { listen: stranger } })
-  t.match(await baton('status', '--config', other), {
-    code: 1,
-    err: /^baton: what listens at .* is not a Baton broker \(it answered 200\)$/,
-  })
-  const json = await listening(
-    t,
-    createServer((_request, response) => response.end('null')),
-  )
-  const odd = configFile(t, { admin: { listen: json } })
-  t.match(await baton('status', '--config', odd), {
-    code: 1,
-    err: /^baton: the broker answered without a status/,
-  })
-  t.match(await baton('drain', 'web', '--config', odd), {
-    code: 1,
-    err: /^baton: the broker answered something else than a drain/,
-  })
+    const html = createServer((_request, response) => response.end('<h1>hello</h1>'))
+    const stranger = await listening(t, html)
+    const other = configFile(t, { admin: { listen: stranger } })
+    t.match(await baton('status', '--config', other), {
+      code: 1,
+      err: /^baton: what listens at .* is not a Baton broker \(it answered 200\)$/,
+    })
+    const json = await listening(
+      t,
+      createServer((_request, response) => response.end('null')),
+    )
+    const odd = configFile(t, { admin: { listen: json } })
+    t.match(await baton('status', '--config', odd), {
+      code: 1,
+      err: /^baton: the broker answered without a status/,
+    })
+    t.match(await baton('drain', 'web', '--config', odd), {
+      code: 1,
+      err: /^baton: the broker answered something else than a drain/,
+    })
 
-  const free = configFile(t, { admin: { listen: '127.0.0.1:0' } })
-  t.match(await baton('status', '--config', free), {
-    code: 1,
-    err: /^baton: 127\.0\.0\.1:0 .* has port 0: the port that was chosen is in the log/,
-  })
-})
+    const free = configFile(t, { admin: { listen: '127.0.0.1:0' } })
+    t.match(await baton('status', '--config', free), {
+      code: 1,
+      err: /^baton: 127\.0\.0\.1:0 .* has port 0: the port that was chosen is in the log/,
+    })
+  },
+)

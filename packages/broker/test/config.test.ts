@@ -57,6 +57,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
           maxStuck: 1024,
           failureLimit: { failures: 8, window: 30_000, pause: 30_000 },
           command: null,
+          external: false,
           instances: 1,
           env: {},
           cwd: '.',

@@ -23,6 +23,7 @@ class Scene {
       os: this.os,
       socket: '/run/control.sock',
       env: {},
+      master: {},
       drain: (_service, id) => this.drains.push(id),
     })
     const { services } = this.config(instances, version)
@@ -48,9 +49,15 @@ class Scene {
 
   /** The broker's list has it in this state from now on; undefined: not any more. */
   says(process: VirtualProcess, state: string | undefined): void {
-    this.#reports = this.#reports.filter(({ id }) => id !== process.id)
+    this.lists({ id: process.id, pid: process.pid, state })
+  }
+
+  /** The same of any backend. */
+  lists(report: Partial<Omit<BackendReport, 'state'>> & { id: string; state?: string | undefined }): void {
+    const { state, ...rest } = { state: 'ready', ...report }
+    this.#reports = this.#reports.filter(({ id }) => id !== report.id)
     if (state !== undefined) {
-      this.#reports.push({ service: 'web', id: process.id, slot: 'web-1', pid: process.pid, state })
+      this.#reports.push({ service: 'web', slot: 'web-1', pid: 1, ...rest, state })
     }
     this.fleet.reported(this.#reports)
   }
@@ -325,6 +332,7 @@ void t.test('two at a time: none is drained before both are ready', async (t) =>
 void t.test('a version in a crash loop is replaced without waiting for it', async (t) => {
   const scene = new Scene(1)
   for (let exits = 0; exits < 8; exits++) {
+    scene.says(scene.os.last, undefined)
     scene.os.last.exit({ code: 1, signal: null })
     if (exits < 7) scene.os.advance(7000)
   }
@@ -336,6 +344,67 @@ void t.test('a version in a crash loop is replaced without waiting for it', asyn
   t.equal(scene.os.running.length, 1)
   t.same(scene.shape, ['web.1 v2 running'])
   t.equal(scene.os.timers, 0, 'the old one is not tried any more')
+})
+
+void t.test('backends that a deploy did not replace are its failure, by name', async (t) => {
+  const deployed = async (...others: Partial<BackendReport>[]) => {
+    const scene = new Scene(1)
+    const [first] = scene.os.running as [VirtualProcess]
+    for (const [index, other] of others.entries()) scene.lists({ id: `OTHER${index}`, ...other })
+    const { done } = scene.deploy()
+    scene.says(scene.os.last, 'ready')
+    scene.os.advance(1000)
+    scene.leave(first)
+    return { scene, done }
+  }
+
+  await t.test('of an earlier deploy, or not started by Baton', async (t) => {
+    for (const owner of ['AN EARLIER ONE', null]) {
+      const { scene, done } = await deployed({ owner, slot: 'web-2', pid: 77 })
+      scene.os.advance(9999)
+      t.ok(scene.fleet.deploying, 'it may still be on its way out')
+      scene.os.advance(1)
+      t.same(await done, {
+        success: false,
+        reason: 'web still has backends that this deploy did not replace: web-2 (pid 77, backend OTHER0)',
+        output: [],
+        aborted: false,
+        returned: false,
+        complete: true,
+      })
+      t.same(scene.shape, ['web.1 v2 running'])
+      t.equal(scene.fleet.service('web')?.stable.number, 2, 'the new version is what runs')
+    }
+  })
+  await t.test('many: some are named, and counted', async (t) => {
+    const others = Array.from({ length: 7 }, (_, index) => ({ pid: 70 + index }))
+    const { scene, done } = await deployed(...others)
+    scene.os.advance(10_000)
+    t.match(await done, { reason: /pid 70.*pid 74, backend OTHER4\), 2 more$/ })
+  })
+  await t.test('one that drains is waited for', async (t) => {
+    const { scene, done } = await deployed({ state: 'draining' })
+    scene.os.advance(39_999)
+    t.ok(scene.fleet.deploying)
+    scene.lists({ id: 'OTHER0', state: undefined })
+    t.same(await done, { success: true, replaced: 1 })
+    t.equal(scene.os.timers, 0)
+    const late = await deployed({ state: 'draining' })
+    late.scene.os.advance(40_000)
+    t.match(await late.done, { success: false, complete: true })
+  })
+  await t.test('more backends of one instance, and other services, are no others', async (t) => {
+    const { scene, done } = await deployed({ service: 'api' })
+    t.same(await done, { success: true, replaced: 1 })
+    const [second] = scene.os.running as [VirtualProcess]
+    const again = scene.deploy('3')
+    const third = scene.os.last
+    scene.lists({ id: 'A THREAD OF ITS', owner: third.id })
+    scene.says(third, 'ready')
+    scene.os.advance(1000)
+    scene.leave(second)
+    t.same(await again.done, { success: true, replaced: 1 })
+  })
 })
 
 void t.test('a deploy and everything else that moves processes exclude each other', async (t) => {
@@ -380,6 +449,7 @@ void t.test(
       os,
       socket: '/run/control.sock',
       env: {},
+      master: {},
       drain: (_service, id) => drains.push(id),
     })
     fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })

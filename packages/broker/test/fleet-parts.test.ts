@@ -154,6 +154,7 @@ void t.test('a definition follows links now, and is compared by what it says', a
     command: ['node', 'app.js'],
     env: { A: '1', BATON_VERSION: '7' },
     cwd: join(base, 'one'),
+    folder: join(base, 'current'),
     version: '7',
   })
   const turned = define(service({ ...settings, env: { BATON_VERSION: '7', A: '1' } }), base)!
@@ -168,10 +169,13 @@ void t.test('a definition follows links now, and is compared by what it says', a
 
 void t.test('a process gets the environment without what is the master’s own', async (t) => {
   const definition = define(service({ env: { PATH: '/app/bin', BATON_SOCKET: 'no' } }), tmpdir())!
+  const master = { BATON_MASTER_PID: '7' }
   const inherited = {
     HOME: '/home/web',
     PATH: '/bin',
     BATON_MASTER_STATE: '5',
+    BATON_MASTER_PID: '6',
+    BATON_MASTER_LIFELINE: '50:1',
     BATON_SECRET: 's',
     BATON_VERSION: '1',
     NOTIFY_SOCKET: '/run/systemd/notify',
@@ -180,14 +184,14 @@ void t.test('a process gets the environment without what is the master’s own',
     LISTEN_FDNAMES: 'web',
     WATCHDOG_USEC: '1',
   }
-  t.same(environmentOf(definition, { socket: '/run/c.sock', backend: 'ID' }, inherited), {
+  t.same(environmentOf(definition, { socket: '/run/c.sock', backend: 'ID', master }, inherited), {
     HOME: '/home/web',
     PATH: '/app/bin',
     BATON_SECRET: 's',
     BATON_SOCKET: '/run/c.sock',
     BATON_SERVICE: 'web',
     BATON_BACKEND_ID: 'ID',
-    BATON_MASTER_PID: String(process.pid),
+    BATON_MASTER_PID: '7',
   })
 })
 

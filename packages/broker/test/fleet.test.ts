@@ -5,7 +5,7 @@ import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig } from '../src/config/index.ts'
 import { startDeploy } from '../src/master/deploy/rolling-deploy.ts'
-import { Fleet, fleetClock, type FleetOs, systemFleetOs } from '../src/master/fleet/index.ts'
+import { Fleet, fleetClock, type FleetOs, Lifeline, systemFleetOs } from '../src/master/fleet/index.ts'
 import type { InstanceStatus } from '../src/api/master-status.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { cleanEnvironment, Program, temporaryFolder } from '../../../test/support/process.ts'
@@ -21,7 +21,11 @@ interface LogLine {
 
 /** One poller for all: it holds a thread of the pool. */
 const poller = new Poller()
-t.teardown(() => poller.close())
+const lifeline = new Lifeline()
+t.teardown(() => {
+  poller.close()
+  lifeline.close()
+})
 
 /** A fleet that can not outlive its test, its log, and what it asked a broker for. */
 class Scene {
@@ -35,9 +39,10 @@ class Scene {
     const logger = pino({}, { write: (line: string) => void this.log.push(JSON.parse(line) as LogLine) })
     this.fleet = new Fleet({
       logger,
-      os: { ...systemFleetOs(poller), ...os },
+      os: { ...systemFleetOs(poller, lifeline), ...os },
       socket: '/nowhere/control.sock',
       env: cleanEnvironment(env),
+      master: lifeline.environment,
       drain: (_service, id) => this.drains.push(id),
     })
     t.teardown(() => this.fleet.close())

@@ -149,10 +149,10 @@ class Stage {
       setTimeout: clock.setTimeout,
       setInterval: () => ({ unref: () => undefined }),
       clear: clock.clear,
-      setNonblocking: (fd) => void this.blocking.delete(fd),
-      closeAll: (owned) => {
-        this.closed.push(owned.length)
-        for (const fd of owned) fd.close()
+      takeBack: (fd) => void this.blocking.delete(fd),
+      closeClients: (connections) => {
+        this.closed.push(connections.length)
+        for (const { fd } of connections) fd.close()
       },
     }
     this.service = new Service('web', this.config, {

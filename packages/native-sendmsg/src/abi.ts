@@ -70,8 +70,11 @@ export const SO_REUSEADDR = 2
 export const SO_TYPE = 3
 export const SO_ERROR = 4
 export const SO_KEEPALIVE = 9
+export const SO_LINGER = 13
 export const SO_PEERCRED = 17
 export const SO_ACCEPTCONN = 30
+/** Linux 6.16: 0 makes the kernel refuse descriptors (EPERM at the sender) instead of queueing them. */
+export const SO_PASSRIGHTS = 83
 export const IPPROTO_TCP = 6
 export const TCP_NODELAY = 1
 export const IPPROTO_IPV6 = 41
@@ -99,9 +102,13 @@ export const O_CLOEXEC = 0o2000000
 export const LOCK_EX = 2
 export const LOCK_NB = 4
 export const MFD_CLOEXEC = 1
+export const MFD_EXEC = 0x10
 export const WNOHANG = 1
 /** pidfd_open(2) has one number on all architectures; glibc has a function for it only since 2.36. */
 export const SYS_PIDFD_OPEN = 434
+/** kcmp(2), which has no function, has one number on each architecture. */
+export const SYS_KCMP = process.arch === 'arm64' ? 272 : 312
+export const KCMP_FILE = 0
 
 /** `sizeof(struct sockaddr_un)`: a family and 108 bytes of path. */
 export const SOCKADDR_UN_SIZE = 110

@@ -1,25 +1,84 @@
-import { close, type OwnedFd } from './descriptors.ts'
+import { SO_LINGER, SOL_SOCKET } from './abi.ts'
+import { lazyArena } from './arena.ts'
+import { type BorrowedFd, close, type OwnedFd } from './descriptors.ts'
 import { ECANCELED } from './errno.ts'
 import { NativeError } from './errors.ts'
-import { OPCODES } from './ring-abi.ts'
-import { RING_ENTRIES, type Ring } from './ring.ts'
+import { closeOnThread, libc, setsockoptOnThread } from './libc.ts'
 import { mainRing } from './main-ring.ts'
+import { ASYNC, COMMAND_SETSOCKOPT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
+import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
+
+/** `struct linger`, `l_onoff` and `l_linger`: off; and on without any time, which makes the last close(2) send a reset. */
+const lingerOff = lazyArena(8)
+const lingerReset = lazyArena(8)
+const LINGER_SIZE = 8
 
 /**
- * Closes all of them, each once, with one system call where there is io_uring. Those that are closed already are left alone.
+ * Closes all of them, each once, with one system call where there is io_uring; those that are closed already are left alone. Never waits for
+ * unsent bytes: SO_LINGER belongs to the open file, so any process that ever had a duplicate may have set it, and close(2) of the
+ * last descriptor then blocks for as long as that process chose, whatever O_NONBLOCK says. It is cleared immediately before
+ * each close. The kernel goes on sending what is unsent, as after any other close.
  *
- * @throws {NativeError} what close(2) said of the first that failed; the others are closed all the same
+ * @throws {NativeError} what close(2) said of the first that failed; the others are closed anyway
  */
 export function closeAll(owned: readonly OwnedFd[]): void {
+  closeAfter(lingerOff().address, owned)
+}
+
+/** As `closeAll`, and the peer of a TCP socket that nobody else holds gets a reset instead of an ordinary end. */
+export function resetAll(owned: readonly OwnedFd[]): void {
+  const linger = lingerReset()
+  linger.words[0] = 1
+  closeAfter(linger.address, owned)
+}
+
+function closeAfter(linger: number, owned: readonly OwnedFd[]): void {
   const fds: number[] = []
   for (const each of owned) if (!each.closed) fds.push(each.release())
-  const ring = fds.length > 1 ? mainRing()?.ring : undefined
-  const failures = ring === undefined ? closeSingly(fds) : closeTogether(ring, fds)
+  if (fds.length === 0) return
+  const ring = mainRing()?.ring
+  const failures = ring === undefined ? closeSingly(fds, linger) : closeTogether(ring, fds, linger)
   if (failures.length > 0) throw failures[0]
 }
 
-function closeSingly(fds: readonly number[]): NativeError[] {
-  return fds.flatMap((fd) => failureOf(fd) ?? [])
+/**
+ * Clears SO_LINGER, so that no holder of the open file waits for unsent bytes when it closes it. Anything else than a socket is left alone.
+ */
+export function clearLinger(fd: BorrowedFd): void {
+  setLinger(fd, lingerOff().address)
+}
+
+/** Fails on anything but a socket, which has nothing to linger for. */
+function setLinger(fd: BorrowedFd, linger: number): void {
+  libc.trySetsockopt(fd, SOL_SOCKET, SO_LINGER, linger, LINGER_SIZE)
+}
+
+/**
+ * Closes a descriptor of unknown kind, received from another process, on another thread: closing a file of a FUSE file system or a
+ * terminal can block as well, and so can closing a Unix socket in whose queue such descriptors wait. A failure is not reported.
+ */
+export function closeAside(owned: OwnedFd): void {
+  const fd = owned.release()
+  const ring = mainRing()?.ring
+  try {
+    if (ring !== undefined) {
+      const pair = aside.of(fd, lingerOff().address)
+      return ring.leave([pair.linger, pair.close])
+    }
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error
+    // Out of memory. If the kernel took the first half, clearing SO_LINGER twice is harmless.
+  }
+  void setsockoptOnThread(fd, SOL_SOCKET, SO_LINGER, lingerOff().address, LINGER_SIZE).then(() =>
+    closeOnThread(fd),
+  )
+}
+
+function closeSingly(fds: readonly number[], linger: number): NativeError[] {
+  return fds.flatMap((fd) => {
+    setLinger(fd, linger)
+    return failureOf(fd) ?? []
+  })
 }
 
 function failureOf(fd: number): NativeError | undefined {
@@ -32,14 +91,48 @@ function failureOf(fd: number): NativeError | undefined {
   }
 }
 
-function closeTogether(ring: Ring, fds: readonly number[]): NativeError[] {
+/** Sets SO_LINGER, and then closes, whether or not the first succeeded. One pair serves every descriptor: it is copied into the ring. */
+class ClosingPair {
+  readonly linger: { -readonly [K in keyof Submission]: Submission[K] }
+  readonly close: { -readonly [K in keyof Submission]: Submission[K] }
+
+  constructor(flags: number) {
+    this.linger = {
+      opcode: OPCODES.uringCommand,
+      fd: -1,
+      flags: HARDLINK | flags,
+      offset: COMMAND_SETSOCKOPT,
+      // `level` and `optname` share the word of the address.
+      address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
+      optionLength: LINGER_SIZE,
+    }
+    this.close = { opcode: OPCODES.close, fd: -1, flags }
+  }
+
+  of(fd: BorrowedFd, linger: number): this {
+    this.linger.fd = fd
+    this.linger.optionValue = linger
+    this.close.fd = fd
+    return this
+  }
+}
+
+const waited = new ClosingPair(0)
+const aside = new ClosingPair(ASYNC | SKIP_SUCCESS)
+
+function closeTogether(ring: Ring, fds: readonly number[], linger: number): NativeError[] {
   const failures: NativeError[] = []
-  for (let at = 0; at < fds.length; at += RING_ENTRIES) {
-    const some = fds.slice(at, at + RING_ENTRIES)
-    for (const fd of some) ring.add({ opcode: OPCODES.close, fd })
+  const most = RING_ENTRIES / 2
+  for (let at = 0; at < fds.length; at += most) {
+    const some = fds.slice(at, at + most)
+    for (const fd of some) {
+      const pair = waited.of(fd, linger)
+      ring.add(pair.linger)
+      ring.add(pair.close)
+    }
     ring.run()
     for (const [index, fd] of some.entries()) {
-      const result = ring.result(index)
+      const result = ring.result(2 * index + 1)
       // Not begun, for want of memory. close(2) itself never says so.
       const failure = result === -ECANCELED ? failureOf(fd) : failed(fd, result)
       if (failure !== undefined) failures.push(failure)

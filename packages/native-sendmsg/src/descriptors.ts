@@ -67,6 +67,14 @@ export function dup(fd: BorrowedFd): OwnedFd {
   return new OwnedFd(control(fd, F_DUPFD_CLOEXEC, 0))
 }
 
+/**
+ * Makes `number` another descriptor of the open file of `fd` (dup3(2)); what it was before is closed. It is *not* CLOEXEC: meant
+ * for 0, 1 and 2, which every child gets.
+ */
+export function dupOnto(fd: BorrowedFd, number: number): void {
+  if (libc.dup3(fd, number, 0) === -1) throw new NativeError('dup3', lastErrno(), { fd })
+}
+
 export function isCloseOnExec(fd: BorrowedFd): boolean {
   return (control(fd, F_GETFD, 0) & FD_CLOEXEC) !== 0
 }

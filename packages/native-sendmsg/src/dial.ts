@@ -3,6 +3,7 @@ import type { BorrowedFd, OwnedFd } from './descriptors.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { sendMessage } from './message.ts'
+import { refuseDescriptors } from './refuse-descriptors.ts'
 import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
 import { createSocket, socketType, type UnixSocketType } from './sockets.ts'
 
@@ -11,11 +12,18 @@ import { createSocket, socketType, type UnixSocketType } from './sockets.ts'
  * A Unix connect is done when it returns. NativeError with `path` and fd -1: ENOENT (no such path),
  * ECONNREFUSED (nobody listens), EACCES (no write permission), EAGAIN (the listener's queue is full),
  * EPROTOTYPE (the other type).
+ *
+ * @param options.descriptors whether the listener may send descriptors, default true. With false see `refuseDescriptors`.
  */
-export function connectUnix(path: string, type: UnixSocketType = 'stream'): OwnedFd {
+export function connectUnix(
+  path: string,
+  type: UnixSocketType = 'stream',
+  options: { descriptors?: boolean } = {},
+): OwnedFd {
   const arena = addressArena()
   const length = writeUnixAddress(arena, 'connect', path)
   const socket = createSocket(AF_UNIX, socketType(type) | SOCK_NONBLOCK | SOCK_CLOEXEC)
+  if (options.descriptors === false) refuseDescriptors(socket.fd)
   if (libc.connect(socket.fd, arena.address + SOCKADDR, length) === -1) {
     const errno = lastErrno()
     socket.close()

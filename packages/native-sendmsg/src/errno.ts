@@ -29,4 +29,6 @@ export const ENOTCONN = os.errno.ENOTCONN
 export const ECONNABORTED = os.errno.ECONNABORTED
 export const ECONNRESET = os.errno.ECONNRESET
 export const ENAMETOOLONG = os.errno.ENAMETOOLONG
+export const ENOPROTOOPT = os.errno.ENOPROTOOPT
+export const EOPNOTSUPP = os.errno.EOPNOTSUPP
 export const ECANCELED = os.errno.ECANCELED

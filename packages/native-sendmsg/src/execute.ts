@@ -5,6 +5,8 @@ import { isCloseOnExec, setCloseOnExec, type BorrowedFd } from './descriptors.ts
 import { BatonNativeError, NativeError } from './errors.ts'
 import { poll, POLLNVAL } from './inspect.ts'
 import { lastErrno, libc } from './libc.ts'
+import { preloadKeeper } from './signal-keeper.ts'
+import { blockSignals } from './signals.ts'
 
 const POINTER_SIZE = 8
 const STANDARD = [0, 1, 2] as const
@@ -18,6 +20,11 @@ export interface ExecuteOptions {
   env: Readonly<Record<string, string | undefined>>
   /** What the program gets besides 0, 1 and 2, under the same numbers. They stay the caller's if it fails. */
   keep: readonly BorrowedFd[]
+  /**
+   * Signals (see `blockSignals`) are pending from here until the new program calls `unblockSignals`, instead of ending it while Node
+   * starts. Where that is not possible (see `preloadKeeper`) it has no effect. The new program takes `forgetKeeper` off its environment.
+   */
+  keepSignals?: boolean
 }
 
 /**
@@ -34,22 +41,31 @@ export interface ExecuteOptions {
  * - The new program gets `keep` without FD_CLOEXEC and sets it again before it starts a process. Whatever else
  *   in this process is not CLOEXEC goes along too: descriptors of this package and of Node all are.
  * - A signal with a listener has its default action again from execve until the new program listens; one
- *   that comes in between ends the process. Ignored signals stay ignored (signal(7)), though Node resets
- *   them, and the signal mask as well, when it starts.
+ *   that comes in between ends the process, unless `keepSignals` is set. Ignored signals stay ignored (signal(7)), though
+ *   Node resets them, and the signal mask as well, when it starts.
  * - Children are still children, but Node's `ChildProcess` objects are gone: see `openProcess` and `reap`.
  */
 export function executeInPlace(options: ExecuteOptions): never {
-  const { path, args, env, keep } = options
+  const { path, args, keep } = options
   if (!isMainThread) {
     throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', 'execve outside of the main thread')
   }
-  const image = layOut([path, ...args], definitions(env))
-  const standard = STANDARD.filter((fd) => poll(fd, 0) !== POLLNVAL)
-  const errno = inheriting(new Set([...standard, ...keep]), () => {
-    libc.execve(...image)
-    return lastErrno()
-  })
-  memory.clear()
+  const keeper = options.keepSignals === true ? preloadKeeper(options.env) : undefined
+  const restore = keeper === undefined ? undefined : blockSignals()
+  let errno: number
+  try {
+    const image = layOut([path, ...args], definitions(keeper?.env ?? options.env))
+    const standard = STANDARD.filter((fd) => poll(fd, 0) !== POLLNVAL)
+    const kept = keeper === undefined ? keep : [...keep, keeper.file.fd]
+    errno = inheriting(new Set([...standard, ...kept]), () => {
+      libc.execve(...image)
+      return lastErrno()
+    })
+  } finally {
+    memory.clear()
+    restore?.()
+    keeper?.file.close()
+  }
   throw new NativeError('execve', errno, { path })
 }
 

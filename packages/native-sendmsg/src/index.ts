@@ -1,9 +1,10 @@
 export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
-export { closeAll } from './close-all.ts'
+export { clearLinger, closeAll, closeAside, resetAll } from './close-all.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,
   dup,
+  dupOnto,
   isCloseOnExec,
   isNonblocking,
   OwnedFd,
@@ -44,10 +45,15 @@ export { listenTcp, listenUnix, type ListenTcpOptions, type ListenUnixOptions } 
 export { lockFile } from './lock-file.ts'
 export { createMemoryFile } from './memory-file.ts'
 export { receiveMessage, sendMessage, type IncomingMessage, type OutgoingMessage } from './message.ts'
+export { createPipe } from './pipe.ts'
 export { Poller, sharedPoller, type PollerOptions, type Readiness, type ReadinessListener } from './poller.ts'
-export { openProcess, reap, type ProcessExit } from './processes.ts'
+export { exitAtOnce, type ForeignFd, openProcess, reap, sameOpenFile, type ProcessExit } from './processes.ts'
+export { closeReachable, receivePlain } from './receive-plain.ts'
 export { ReceiveBatch, type ReceiveBatchResult, type ReceivedMessage } from './receive-batch.ts'
+export { descriptorsCanBeRefused, refuseDescriptors } from './refuse-descriptors.ts'
 export { receiveExact, type ReceiveExactOptions } from './receive-exact.ts'
+export { forgetKeeper } from './signal-keeper.ts'
+export { blockSignals, ignoreSignal, unblockSignals } from './signals.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
 export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from './socket-address.ts'
 export { socketpair, type UnixSocketType } from './sockets.ts'

@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import { endianness } from 'node:os'
 import type * as Ffi from 'ffi-rs'
-import { SYS_PIDFD_OPEN } from './abi.ts'
+import { SYS_KCMP, SYS_PIDFD_OPEN } from './abi.ts'
 import { UnsupportedPlatformError } from './errors.ts'
 import { SYS_IO_URING_ENTER, SYS_IO_URING_SETUP } from './ring-abi.ts'
 
@@ -113,9 +113,20 @@ function bindRepeatable(
   }
 }
 
+/** As `bind`, without the reason of a failure: `lastErrno()` says nothing of it. */
+function bindSilent(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...values: Value[]) => number {
+  let call: Call<false> | undefined
+  return (...values) => {
+    call ??= describe(name, result, kinds, false)
+    call.paramsValue = values
+    return binding().load<Call<false>['retType'], false>(call)
+  }
+}
+
 /** Each returns what the C function does: -1 for failure, with the reason in `lastErrno()`. */
 export const libc = {
   close: bind('close', 'int', 'int'),
+  exit: bind('_exit', 'int', 'int'),
   dup3: bind('dup3', 'int', 'int', 'int', 'int'),
   fcntl: bind('fcntl', 'int', 'int', 'int', 'int'),
   open: bind('open', 'int', 'string', 'int', 'int'),
@@ -136,6 +147,8 @@ export const libc = {
   getpeername: bind('getpeername', 'int', 'int', 'word', 'word'),
   getsockopt: bind('getsockopt', 'int', 'int', 'int', 'int', 'word', 'word'),
   setsockopt: bind('setsockopt', 'int', 'int', 'int', 'int', 'word', 'int'),
+  /** For each connection, where a failure means nothing: it does not ask for errno. */
+  trySetsockopt: bindSilent('setsockopt', 'int', 'int', 'int', 'int', 'word', 'int'),
   sendto: bind('sendto', 'word', 'int', 'word', 'word', 'int', 'word', 'int'),
   send: bind('send', 'word', 'int', 'word', 'word', 'int'),
   recv: bind('recv', 'word', 'int', 'word', 'word', 'int'),
@@ -148,20 +161,47 @@ export const libc = {
   inet_pton: bind('inet_pton', 'int', 'int', 'string', 'word'),
   if_nametoindex: bind('if_nametoindex', 'int', 'string'),
   execve: bind('execve', 'int', 'word', 'word', 'word'),
+  /** Returns an error number instead of setting errno. */
+  pthread_sigmask: bind('pthread_sigmask', 'int', 'int', 'word', 'word'),
+  signal: bind('signal', 'word', 'int', 'word'),
   waitpid: bind('waitpid', 'int', 'int', 'word', 'int'),
   epoll_wait: bind('epoll_wait', 'int', 'int', 'word', 'int', 'int'),
   pidfd_open: bindNumber(bind, SYS_PIDFD_OPEN, 'word', 'word'),
+  kcmp: bindNumber(bind, SYS_KCMP, 'word', 'word', 'word', 'word', 'word'),
   io_uring_setup: bindNumber(bind, SYS_IO_URING_SETUP, 'word', 'word'),
+  /** Without GETEVENTS the kernel does not look at the last two arguments, which are left out. */
   io_uring_enter: bindNumber(bindRepeatable, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
+  /** With a signal mask and its size: 0 and 0 for none. */
+  io_uring_wait: bindNumber(bind, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word', 'word', 'word'),
 } as const
 
 /**
  * epoll_wait(2) on a thread of libuv's pool, without a time limit. Resolves to the number of events, or to
  * -errno. The memory at `events` must outlive the call.
  */
-export async function epollWait(epoll: number, events: number, capacity: number): Promise<number> {
-  const call = describe('epoll_wait', 'int', ['int', 'word', 'int', 'int'], true)
-  call.paramsValue = [epoll, events, capacity, -1]
+export function epollWait(epoll: number, events: number, capacity: number): Promise<number> {
+  return onThread('epoll_wait', ['int', 'word', 'int', 'int'], [epoll, events, capacity, -1])
+}
+
+/** close(2) on a thread of libuv's pool. Resolves to 0, or to -errno. */
+export function closeOnThread(fd: number): Promise<number> {
+  return onThread('close', ['int'], [fd])
+}
+
+/** setsockopt(2) of an int or a structure on a thread of libuv's pool. The memory at `value` must outlive the call. */
+export function setsockoptOnThread(
+  fd: number,
+  level: number,
+  option: number,
+  value: number,
+  length: number,
+): Promise<number> {
+  return onThread('setsockopt', ['int', 'int', 'int', 'word', 'int'], [fd, level, option, value, length])
+}
+
+async function onThread(name: string, kinds: readonly Kind[], values: Value[]): Promise<number> {
+  const call = describe(name, 'int', kinds, true)
+  call.paramsValue = values
   const outcome = await binding().load<Call<true>['retType'], true, true>({ ...call, runInNewThread: true })
   return outcome.value === -1 ? -outcome.errnoCode : outcome.value
 }

@@ -18,6 +18,7 @@ import {
 import type { OwnedFd } from './descriptors.ts'
 import { NativeError, type NativeErrorContext } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
+import { refuseDescriptors } from './refuse-descriptors.ts'
 import {
   addressArena,
   formatEndpoint,
@@ -74,6 +75,8 @@ export interface ListenUnixOptions {
   /** Who may connect (write permission), default 0o600. */
   mode?: number | undefined
   backlog?: number | undefined
+  /** Whether clients may send descriptors, default true. With false see `refuseDescriptors`. */
+  descriptors?: boolean | undefined
 }
 
 /**
@@ -88,6 +91,7 @@ export function listenUnix(options: ListenUnixOptions): OwnedFd {
   const socket = createSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
   const context = { fd: socket.fd, path }
   try {
+    if (options.descriptors === false) refuseDescriptors(socket.fd)
     fchmodSync(socket.fd, mode)
     bindTo(socket, length, context)
     if (!path.startsWith('\0')) widen(path, mode)

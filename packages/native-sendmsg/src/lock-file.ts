@@ -1,6 +1,7 @@
+import { fstatSync, statSync } from 'node:fs'
 import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_RDWR } from './abi.ts'
 import { refuseNul } from './c-string.ts'
-import { OwnedFd } from './descriptors.ts'
+import { type BorrowedFd, OwnedFd } from './descriptors.ts'
 import { EAGAIN, EINTR } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
@@ -13,18 +14,39 @@ const MODE = 0o600
  * the lock, be it this very process through another call. NativeError with `path` for all else.
  *
  * The lock belongs to the open file: it ends when the last duplicate is closed, at the latest with the last
- * process that has one, SIGKILL included. It crosses an exec that keeps the descriptor. The file must stay
- * where it is: whoever removes it lets the next one lock another file of the same name.
+ * process that has one, SIGKILL included. It crosses an exec that keeps the descriptor. A file that is removed
+ * or replaced after this lets the next caller lock another file of the same name.
  */
 export function lockFile(path: string): OwnedFd | undefined {
-  const file = openFile(path)
   for (;;) {
-    if (libc.flock(file.fd, LOCK_EX | LOCK_NB) !== -1) return file
+    const file = openFile(path)
+    if (!lock(file, path)) return undefined
+    // Removed or replaced between open(2) and flock(2): a lock of a file that no other process can find excludes none.
+    if (isAt(file.fd, path)) return file
+    file.close()
+  }
+}
+
+/** Whether `path` still leads to the open file `fd`. False when it is missing, or cannot be looked up. */
+function isAt(fd: BorrowedFd, path: string): boolean {
+  try {
+    const open = fstatSync(fd, { bigint: true })
+    const found = statSync(path, { bigint: true })
+    return open.dev === found.dev && open.ino === found.ino
+  } catch {
+    return false
+  }
+}
+
+/** Closes `file` unless it is locked now. */
+function lock(file: OwnedFd, path: string): boolean {
+  for (;;) {
+    if (libc.flock(file.fd, LOCK_EX | LOCK_NB) !== -1) return true
     const errno = lastErrno()
     if (errno === EINTR) continue
     const { fd } = file
     file.close()
-    if (errno === EAGAIN) return undefined
+    if (errno === EAGAIN) return false
     throw new NativeError('flock', errno, { path, fd })
   }
 }

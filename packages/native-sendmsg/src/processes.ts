@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { WNOHANG } from './abi.ts'
+import { KCMP_FILE, WNOHANG } from './abi.ts'
 import { lazyArena } from './arena.ts'
 import { OwnedFd } from './descriptors.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
@@ -35,6 +35,20 @@ export function openProcess(pid: number): OwnedFd {
   return new OwnedFd(fd)
 }
 
+/** A descriptor of a process: its pid, and the number there. */
+export type ForeignFd = readonly [pid: number, fd: number]
+
+/**
+ * Whether two descriptors, of any processes of this user, refer to the same open file (kcmp(2)): one was inherited from the
+ * other, and not opened again. Undefined where the kernel does not say: without CONFIG_KCMP, or forbidden (ptrace(2)).
+ */
+export function sameOpenFile(one: ForeignFd, other: ForeignFd): boolean | undefined {
+  refuseGroups(one[0])
+  refuseGroups(other[0])
+  const order = libc.kcmp(one[0], other[0], KCMP_FILE, one[1], other[1])
+  return order === -1 ? undefined : order === 0
+}
+
 const statusArena = lazyArena(4)
 
 /**
@@ -48,6 +62,14 @@ export function reap(pid: number): ProcessExit | undefined {
   const ended = libc.waitpid(pid, arena.address, WNOHANG)
   if (ended === -1) throw new NativeError('waitpid', lastErrno(), { pid })
   return ended === 0 ? undefined : parseStatus(arena.buffer.readInt32LE(0))
+}
+
+/**
+ * Ends this process now (_exit(2)). `process.exit` joins the threads of libuv's pool first, and waits with them for a write(2) or
+ * open(2) that blocks. No `exit` listener runs and no stream is flushed. Does not return.
+ */
+export function exitAtOnce(code: number): void {
+  libc.exit(code)
 }
 
 /** The status word of wait(2): the signal in the low 7 bits, 0 for none; the exit code in the second byte. */

@@ -24,11 +24,16 @@ export const LINK = 1 << 2
 export const HARDLINK = 1 << 3
 /** Success makes no completion. */
 export const SKIP_SUCCESS = 1 << 6
+/** Handed to a worker thread of the kernel's at once, instead of being tried first (5.6). */
+export const ASYNC = 1 << 4
 /** For ACCEPT, in `ioprio`: -EAGAIN instead of waiting (6.10). */
 export const ACCEPT_DONTWAIT = 1 << 1
 
 /** For ASYNC_CANCEL: by descriptor, and all that match (5.19). */
 export const CANCEL_ALL_OF_FD = 0b11
+
+/** For a uring command on a socket, in `offset`: setsockopt(2) (6.7). */
+export const COMMAND_SETSOCKOPT = 3
 
 /** `epollWait` is Linux 6.15's. */
 export const OPCODES = {
@@ -37,6 +42,7 @@ export const OPCODES = {
   asyncCancel: 14,
   close: 19,
   send: 26,
+  uringCommand: 46,
   epollWait: 59,
 } as const
 export type Opcode = (typeof OPCODES)[keyof typeof OPCODES]
@@ -55,7 +61,17 @@ export const PARAMS_SIZE = 120
 export const RING_OFFSETS = { head: 0, tail: 4, mask: 8, completions: 20 } as const
 
 /** `struct io_uring_sqe`: indices of its 32-bit words. The first holds opcode, flags and ioprio. */
-export const SQE = { fd: 1, offset: 2, address: 4, length: 6, operationFlags: 7, key: 8, rest: 10 } as const
+export const SQE = {
+  fd: 1,
+  offset: 2,
+  address: 4,
+  length: 6,
+  operationFlags: 7,
+  key: 8,
+  rest: 10,
+  optionLength: 11,
+  optionValue: 12,
+} as const
 export const SQE_SIZE = 64
 
 /** `struct io_uring_cqe`: 32-bit words. */

@@ -43,6 +43,9 @@ export interface Submission {
   readonly length?: number
   /** `accept_flags`, `msg_flags`, `poll32_events`. */
   readonly operationFlags?: number
+  /** For setsockopt: `optlen`, and the address of the value. */
+  readonly optionLength?: number
+  readonly optionValue?: number
 }
 
 /**
@@ -122,8 +125,8 @@ export class Ring {
     let left = this.#batch - untaken
     this.#batch = 0
     left -= this.#reap()
-    // Every operation of a batch ends within the call above; this is for a kernel that thinks otherwise.
-    for (; left > 0; left -= this.#reap()) this.#enter(0, left, ENTER_GETEVENTS)
+    // Nearly every operation of a batch ends within the call above; what follows one that failed may end later.
+    for (; left > 0; left -= this.#reap()) this.#wait(left)
     return error
   }
 
@@ -184,6 +187,11 @@ export class Ring {
     words[at + SQE.key] = key
     words[at + SQE.key + 1] = 0
     words.fill(0, at + SQE.rest, at + SQE_SIZE / 4)
+    const { optionLength, optionValue = 0 } = submission
+    if (optionLength === undefined) return
+    words[at + SQE.optionLength] = optionLength
+    words[at + SQE.optionValue] = optionValue
+    words[at + SQE.optionValue + 1] = optionValue / 0x1_0000_0000
   }
 
   /** How many the kernel has not begun, and why. */
@@ -191,7 +199,7 @@ export class Ring {
     this.#tail = (this.#tail + this.#queued) | 0
     Atomics.store(this.#words, this.#sqTail, this.#tail)
     try {
-      while (this.#queued > 0) this.#queued -= this.#enter(this.#queued, 0, 0)
+      while (this.#queued > 0) this.#queued -= this.#enter(this.#queued)
       return { untaken: 0, error: undefined }
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
@@ -205,10 +213,19 @@ export class Ring {
   }
 
   /** How many submissions the kernel has taken. */
-  #enter(submissions: number, waitFor: number, flags: number): number {
+  #enter(submissions: number): number {
     for (;;) {
-      const taken = libc.io_uring_enter(this.#fd.fd, submissions, waitFor, flags)
+      const taken = libc.io_uring_enter(this.#fd.fd, submissions, 0, 0)
       if (taken !== -1) return taken
+      const errno = lastErrno()
+      if (errno !== EINTR) throw new NativeError('io_uring_enter', errno, { fd: this.#fd.fd })
+    }
+  }
+
+  /** For operations that have been taken and will end. */
+  #wait(count: number): void {
+    for (;;) {
+      if (libc.io_uring_wait(this.#fd.fd, 0, count, ENTER_GETEVENTS, 0, 0) !== -1) return
       const errno = lastErrno()
       if (errno !== EINTR) throw new NativeError('io_uring_enter', errno, { fd: this.#fd.fd })
     }

@@ -1,11 +1,12 @@
 import { closeSync, openSync } from 'node:fs'
 import { Socket } from 'node:net'
-import { O_CLOEXEC, O_NONBLOCK } from './abi.ts'
+import { O_CLOEXEC } from './abi.ts'
 import { lazyArena } from './arena.ts'
 import { OwnedFd } from './descriptors.ts'
 import { EAGAIN } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
+import { createPipe } from './pipe.ts'
 
 const scratch = lazyArena(64)
 
@@ -28,7 +29,7 @@ export class WakePipe {
   readonly #writeEnd: Socket
 
   constructor() {
-    const [readEnd, writeEnd] = pipe()
+    const [readEnd, writeEnd] = createPipe({ nonblocking: true })
     try {
       this.fd = closedWithEnvironment(readEnd)
     } catch (error) {
@@ -73,10 +74,4 @@ export function closedWithEnvironment(owned: OwnedFd): number {
   } finally {
     owned.close()
   }
-}
-
-function pipe(): [OwnedFd, OwnedFd] {
-  const arena = scratch()
-  if (libc.pipe2(arena.address, O_CLOEXEC | O_NONBLOCK) === -1) throw new NativeError('pipe2', lastErrno())
-  return [new OwnedFd(arena.buffer.readInt32LE(0)), new OwnedFd(arena.buffer.readInt32LE(4))]
 }

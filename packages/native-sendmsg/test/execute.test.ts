@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -154,4 +154,36 @@ void t.test('a Worker can not replace the program', { timeout: LIMIT }, async (t
   const worker = new Worker(code, { eval: true, execArgv: [], env: {} })
   t.same(await once(worker, 'message'), ['BATON_ERR_INVALID_ARGUMENT'])
   await worker.terminate()
+})
+
+// Node empties the signal mask and resets all dispositions when it starts: a SIGHUP in that time ended the process, and a
+// SIGUSR1 opened the inspector.
+void t.test('signals wait while the program is replaced', { timeout: LIMIT }, async (t) => {
+  const all = ['SIGALRM', 'SIGHUP', 'SIGINT', 'SIGPIPE', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2']
+  const report = { heard: all, mask: true, preload: null, rest: false, url: null }
+  const run = async (args: string[]) => {
+    const child = startFixture('kept-signals.mjs', args)
+    let said = ''
+    child.stdout?.setEncoding('utf8').on('data', (chunk: string) => (said += chunk))
+    const { code, signal, stderr } = await ended(child, LIMIT)
+    t.same({ code, signal, stderr }, { code: 0, signal: null, stderr: '' })
+    return said
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as unknown)
+  }
+  t.same(await run(['3']), [report, report, report])
+  t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'what was preloaded stays')
+})
+
+void t.test('a program that cannot be executed leaves the signal mask as it was', (t) => {
+  const mask = () => /^SigBlk.*$/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[0]
+  const before = mask()
+  const descriptors = openDescriptors()
+  t.throws(() => executeInPlace({ path: '/nowhere', args: [], env: {}, keep: [], keepSignals: true }), {
+    code: 'ENOENT',
+  })
+  t.equal(mask(), before)
+  t.same(openDescriptors(), descriptors)
+  t.end()
 })

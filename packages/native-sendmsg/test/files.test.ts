@@ -3,7 +3,14 @@ import { once } from 'node:events'
 import { fstatSync, lstatSync, readFileSync, readlinkSync, readSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { createMemoryFile, isCloseOnExec, lockFile, type OwnedFd } from '../src/index.ts'
+import {
+  createMemoryFile,
+  createPipe,
+  isCloseOnExec,
+  isNonblocking,
+  lockFile,
+  type OwnedFd,
+} from '../src/index.ts'
 import {
   closing,
   codeOf,
@@ -37,6 +44,28 @@ void t.test('a memory file is read and written by its number', async (t) => {
     codeOf(() => createMemoryFile('a\0b')),
     'BATON_ERR_INVALID_ARGUMENT',
   )
+})
+
+void t.test('a pipe ends for its reader when the last write end is closed', (t) => {
+  const before = openDescriptors()
+  for (const nonblocking of [false, true]) {
+    const [readEnd, writeEnd] = createPipe({ nonblocking })
+    for (const { fd } of [readEnd, writeEnd]) {
+      t.ok(isCloseOnExec(fd))
+      t.equal(isNonblocking(fd), nonblocking)
+      t.ok(fstatSync(fd).isFIFO())
+    }
+    writeSync(writeEnd.fd, 'x')
+    const copy = writeEnd.dup()
+    writeEnd.close()
+    const bytes = Buffer.alloc(2)
+    t.equal(readSync(readEnd.fd, bytes), 1)
+    copy.close()
+    t.equal(readSync(readEnd.fd, bytes), 0)
+    readEnd.close()
+  }
+  t.equal(openDescriptors(), before)
+  t.end()
 })
 
 /** The next thing that `child` says. */

@@ -1,7 +1,8 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { closeSync, openSync } from 'node:fs'
 import t from 'tap'
-import { isCloseOnExec, openProcess, poll, Poller, POLLIN, reap } from '../src/index.ts'
+import { isCloseOnExec, openProcess, poll, Poller, POLLIN, reap, sameOpenFile } from '../src/index.ts'
 import { closing, codeOf, ended, nativeError, readable, startFixture } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
@@ -61,5 +62,30 @@ void t.test('one process only: never a group, never any child', async (t) => {
   t.match(
     nativeError(() => openProcess(pid)),
     { code: 'ESRCH', syscall: 'pidfd_open', pid },
+  )
+})
+
+void t.test('whether two descriptors are one open file, or the same file opened twice', async (t) => {
+  const [one, other] = [openSync('/dev/null', 'r'), openSync('/dev/null', 'r')]
+  t.teardown(() => {
+    closeSync(one)
+    closeSync(other)
+  })
+  const child = spawn('/bin/cat', { stdio: ['pipe', one, 'ignore'] })
+  const exit = once(child, 'exit')
+  const pid = child.pid ?? 0
+  // CONFIG_KCMP, and no seccomp profile against it: else the kernel does not say.
+  if (sameOpenFile([process.pid, one], [process.pid, one]) === undefined)
+    t.comment('kcmp(2) is not available')
+  else {
+    t.equal(sameOpenFile([pid, 1], [process.pid, one]), true, 'inherited')
+    t.equal(sameOpenFile([pid, 1], [process.pid, other]), false, 'opened again')
+    t.equal(sameOpenFile([pid, 99], [process.pid, one]), undefined, 'not open')
+  }
+  child.stdin?.end()
+  await exit
+  t.equal(
+    codeOf(() => sameOpenFile([0, 1], [process.pid, 1])),
+    'BATON_ERR_INVALID_ARGUMENT',
   )
 })

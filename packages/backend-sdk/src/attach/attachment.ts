@@ -1,9 +1,12 @@
 import type { EventEmitter } from 'node:events'
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { AdoptedSockets } from './adopted-sockets.ts'
 import { allowHalfOpen, applyAcceptOptions, connectionLimit } from './accept-options.ts'
+import { checkAttachable } from './attachable.ts'
 import { startConnectionTracking } from './connection-tracking.ts'
 import { AttachError } from './errors.ts'
+import { betweenRequests, closeWhenQuiet } from './idle-connections.ts'
 import { isRequest, LastAnswers } from './last-answers.ts'
 import { isSession, LastStreams } from './last-streams.ts'
 import { Overlay } from './overlay.ts'
@@ -48,10 +51,15 @@ export interface Attachment {
   find(predicate: (socket: Socket) => boolean): Socket | undefined
   /**
    * No new work: each HTTP/1 connection goes after its next answer, which says `Connection: close`; each HTTP/2 one after
-   * its open streams (GOAWAY). Idle HTTP/1 connections are not cut. WebSockets, `net` and plain `tls` live until they end.
+   * its open streams (GOAWAY). Idle HTTP/1 connections are not cut: see `closeIdle`. WebSockets, `net` and plain `tls` live until they end.
    * It reaches the connections that the server accepted by itself too.
    */
   drain(): void
+  /**
+   * Where no next request can be expected, since what sends them has ended: HTTP/1 connections that are idle now, and stay so
+   * for half a second, are closed. After `drain()`.
+   */
+  closeIdle(): void
   /** Resolves when no adopted connection is live. */
   whenEmpty(): Promise<void>
   /** Cuts all adopted connections. */
@@ -62,8 +70,9 @@ export interface Attachment {
 
 const attached = new WeakSet<AttachableServer>()
 
-/** @throws {AttachError} BATON_ERR_ALREADY_ATTACHED */
+/** @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED */
 export function attachServer(server: AttachableServer, hooks: AttachHooks): Attachment {
+  checkAttachable(server)
   if (attached.has(server)) throw new AttachError('BATON_ERR_ALREADY_ATTACHED')
   attached.add(server)
   return new ServerAttachment(server, hooks)
@@ -97,6 +106,9 @@ class ServerAttachment implements Attachment {
   /** Node's part of the server has closed; the event waits for the adopted connections. */
   #closeHeld = false
   #restoreKeepAlive: (() => void) | undefined
+  #closesIdle = false
+  /** Of an https server: connections on which no request has come yet. */
+  readonly #secured = new Set<TLSSocket>()
 
   constructor(server: AttachableServer, hooks: AttachHooks) {
     this.server = server
@@ -147,6 +159,16 @@ class ServerAttachment implements Attachment {
     if (this.#speaksHttp1) this.#restoreKeepAlive = shortenKeepAlive(this.server)
   }
 
+  closeIdle(): void {
+    const { server } = this
+    if (this.#closesIdle || !this.#speaksHttp1 || !('closeIdleConnections' in server)) return
+    this.#closesIdle = true
+    closeWhenQuiet(() => [
+      ...betweenRequests(server).filter((socket) => !this.#answers.isAnswering(socket)),
+      ...this.#silent(),
+    ])
+  }
+
   whenEmpty(): Promise<void> {
     if (this.#sockets.size === 0) return Promise.resolve()
     this.#empty ??= withResolvers()
@@ -162,6 +184,12 @@ class ServerAttachment implements Attachment {
     this.#restoreKeepAlive?.()
     this.#restoreKeepAlive = undefined
     attached.delete(this.server)
+  }
+
+  /** Connections on which no request has begun: browsers open some in advance. Node's parser does not call them idle. */
+  #silent(): Socket[] {
+    if (this.kind === 'https') return [...this.#secured].filter(({ bytesRead }) => bytesRead === 0)
+    return [...this.#sockets].filter(({ bytesRead }) => bytesRead === 0)
   }
 
   #ended(): void {
@@ -219,8 +247,15 @@ class ServerAttachment implements Attachment {
     return overlay
   }
 
+  #noteSecured(socket: TLSSocket): void {
+    this.#secured.add(socket)
+    socket.once('close', () => this.#secured.delete(socket))
+  }
+
   #emitted(emit: Emit, event: string | symbol, args: unknown[]): boolean {
+    if (event === 'secureConnection' && this.kind === 'https') this.#noteSecured(args[0] as TLSSocket)
     if (isRequest(event, args)) {
+      if (this.#secured.size > 0) this.#secured.delete(args[0].socket as TLSSocket)
       this.#answers.received(...args)
       if (!this.#answers.draining) return emit(event, ...args)
       // Node's parser hands out the requests of one read one by one. By the next tick all of them are known, and an app

@@ -33,6 +33,11 @@ export class LastAnswers {
     return this.#draining
   }
 
+  /** Whether a request of this connection has no whole answer yet. */
+  isAnswering(socket: Duplex): boolean {
+    return this.#exchanges.get(socket)?.newest !== undefined
+  }
+
   /** To be called for each request before the app sees it. */
   received(request: IncomingMessage, response: ServerResponse): void {
     const exchange = this.#exchanges.get(request.socket) ?? this.#open(request.socket)

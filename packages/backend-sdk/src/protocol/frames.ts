@@ -101,6 +101,8 @@ export interface RefusedFrame {
   message: string
   /** Whether the same HELLO may succeed later. */
   retry: boolean
+  /** Milliseconds before which another dial is refused as well; `null` (or absent) for no such time. */
+  retryAfter: number | null
 }
 
 /** Broker to SDK: register anew on the same socket path; this connection is let go of afterwards. */

@@ -14,6 +14,11 @@ import type {
 } from './frames.ts'
 import { isUlid } from './ulid.ts'
 
+/** What a backend calls its version is kept, logged and shown for as long as it is registered. */
+export const MAX_VERSION = 128
+/** Bytes of `sun_path`, less the NUL (unix(7)). */
+const MAX_CAPABILITIES = 64
+
 interface Member<T> {
   /** What is wanted, in words for the error. */
   readonly wanted: string
@@ -33,16 +38,23 @@ const member = <T>(wanted: string, test: (value: unknown) => boolean): Member<T>
 const orNull = <T>(inner: Member<T>): Member<T | null> =>
   member(`${inner.wanted} or null`, (value) => value === null || inner.accepts(value))
 
-const text = member<string>('a string', (value) => typeof value === 'string')
-const name = member<string>(
-  'a string that is not empty',
-  (value) => typeof value === 'string' && value !== '',
-)
+/** Characters are UTF-16 code units, as `length` counts them: no peer makes the other one keep, log or show more. */
+const text = (most: number) =>
+  member<string>(
+    `a string of at most ${most} characters`,
+    (value) => typeof value === 'string' && value.length <= most,
+  )
+const name = (most: number) =>
+  member<string>(
+    `a string of 1 to ${most} characters`,
+    (value) => typeof value === 'string' && value !== '' && value.length <= most,
+  )
 const flag = member<boolean>('a boolean', (value) => typeof value === 'boolean')
 const ulid = member<string>('a ULID', (value) => typeof value === 'string' && isUlid(value))
-const names = member<string[]>(
-  'an array of strings',
-  (value) => Array.isArray(value) && value.every(text.accepts),
+const capability = text(64)
+const capabilities = member<string[]>(
+  `an array of at most ${MAX_CAPABILITIES} strings of at most 64 characters`,
+  (value) => Array.isArray(value) && value.length <= MAX_CAPABILITIES && value.every(capability.accepts),
 )
 
 const numberWhere = (wanted: string, test: (value: number) => boolean): Member<number> =>
@@ -54,39 +66,51 @@ const milliseconds = numberWhere('milliseconds from 0', (value) => Number.isFini
 const period = numberWhere('milliseconds above 0', (value) => Number.isFinite(value) && value > 0)
 const weight = numberWhere('a number above 0 and up to 1000', (value) => value > 0 && value <= 1000)
 
+/** Which paths can be dialled is the broker's to decide: it does without the others. */
+const path = name(4096)
 const endpoint = member<{ path: string }>(
-  'an object with a string `path`',
-  (value) => isJsonObject(value) && name.accepts(value['path']),
+  'an object with a string `path` of 1 to 4096 characters',
+  (value) => isJsonObject(value) && path.accepts(value['path']),
 )
+
+/** Reasons and messages are for people. */
+const sentence = text(1024)
+const serviceName = name(255)
+const code = name(64)
 
 const HELLO: Members<HelloFrame> = {
   protocol: positive,
-  capabilities: names,
-  service: name,
-  version: orNull(text),
+  capabilities,
+  service: serviceName,
+  version: orNull(text(MAX_VERSION)),
   weight,
   pid: positive,
   backend: orNull(ulid),
-  sdk: text,
-  secret: orNull(text),
+  sdk: text(128),
+  secret: orNull(text(4096)),
   reconnect: orNull(endpoint),
 }
 
 const WELCOME: Members<WelcomeFrame> = {
   protocol: positive,
-  capabilities: names,
+  capabilities,
   broker: ulid,
   backend: ulid,
-  slot: name,
-  service: name,
+  slot: serviceName,
+  service: serviceName,
   heartbeatInterval: period,
   tokenTtl: period,
   ackDeadline: period,
 }
 
-const REFUSED: Members<RefusedFrame> = { code: name, message: text, retry: flag }
-const RECONNECT: Members<ReconnectFrame> = { reason: text }
-const DRAIN: Members<DrainFrame> = { deadline: orNull(milliseconds), reason: text }
+const REFUSED: Members<RefusedFrame> = {
+  code,
+  message: text(16_384),
+  retry: flag,
+  retryAfter: orNull(milliseconds),
+}
+const RECONNECT: Members<ReconnectFrame> = { reason: sentence }
+const DRAIN: Members<DrainFrame> = { deadline: orNull(milliseconds), reason: sentence }
 const HEARTBEAT: Members<HeartbeatFrame> = { id: count, reply: flag }
 const STATS: Members<StatsFrame> = { adopted: count, closed: count, lag: milliseconds }
 

@@ -1,8 +1,15 @@
-import { APP_ASKED, type Backend, SERVER_CLOSED } from '../backend.ts'
+import { APP_ASKED, type Backend, type DrainOptions, SERVER_CLOSED } from '../backend.ts'
 import { appDecides } from './decides.ts'
 
 /** A process that SIGTERM has ended, as a shell reports it. */
 const TERMINATED = 128 + 15
+
+/** What `baton run --drain-deadline` says, in milliseconds. */
+const { BATON_DRAIN_DEADLINE } = process.env
+const deadline: DrainOptions =
+  BATON_DRAIN_DEADLINE === undefined || !/^\d+$/.test(BATON_DRAIN_DEADLINE)
+    ? {}
+    : { deadline: Number(BATON_DRAIN_DEADLINE) }
 
 /** Backends that have not drained yet. */
 const living = new Set<Backend>()
@@ -27,7 +34,7 @@ export function endWith(backend: Backend): void {
       ending = true
       if (backend.id === process.env['BATON_BACKEND_ID']) drainAll()
     }
-    void backend.drain().then(() => gone(backend))
+    void backend.drain(deadline).then(() => gone(backend))
   })
 }
 
@@ -51,5 +58,5 @@ function terminate(): void {
 }
 
 function drainAll(): void {
-  for (const backend of living) void backend.drain()
+  for (const backend of living) void backend.drain(deadline)
 }

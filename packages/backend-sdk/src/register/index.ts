@@ -4,14 +4,17 @@
  *
  * It changes one public member, `net.Server.prototype.listen`, which `http`, `https`, `http2`, `tls` and the frameworks above
  * them all go through, and only where BATON_MASTER_SOCKET names the master. It comes into each child process of the app
- * as well (NODE_OPTIONS is inherited), most of which never listen: nothing is loaded before the first `listen()`.
+ * as well (NODE_OPTIONS is inherited), most of which never listen: before the first `listen()` nothing is loaded but the watch that
+ * ends them with the master.
  */
 import net from 'node:net'
+import { watchFromStart } from '../orphan.ts'
 import { isClustered } from './cluster.ts'
 import { Starting } from './starting.ts'
 import { listenTarget } from './target.ts'
 
 const { BATON_MASTER_SOCKET: master } = process.env
+watchFromStart()
 if (master !== undefined && master !== '') install(master)
 
 function install(masterSocket: string): void {
@@ -22,7 +25,9 @@ function install(masterSocket: string): void {
     if (taken.has(this)) throw alreadyListening()
     const target = listenTarget(args)
     if (target === undefined || this.listening || isClustered()) return Reflect.apply(original, this, args)
-    const starting = new Starting(this, target, () => taken.delete(this))
+    const site: { stack?: unknown } = {}
+    Error.captureStackTrace(site, listen)
+    const starting = new Starting(this, target, () => taken.delete(this), site.stack)
     taken.add(this)
     // The rest of the SDK, and what it needs.
     void import('./serve.ts').then(

@@ -67,8 +67,16 @@ function openedOf(line: string, path: string): Opened {
 
 function refusal(reason: string, request: ListenRequest): Error {
   const code = SYSTEM_CODES.find((each) => reason.includes(each))
-  if (code === undefined) return new RegisterError('BATON_ERR_LISTEN_REFUSED', reason)
-  const { host, port } = request
+  return code === undefined
+    ? new RegisterError('BATON_ERR_LISTEN_REFUSED', reason)
+    : listenError(code, request)
+}
+
+/** In the form in which Node's own `listen()` reports it. */
+export function listenError(
+  code: (typeof SYSTEM_CODES)[number],
+  { host, port }: Pick<ListenRequest, 'host' | 'port'>,
+): Error {
   const errno = -constants.errno[code]
   const [, text = ''] = getSystemErrorMap().get(errno) ?? []
   const message = `listen ${code}: ${text} ${host}:${port}`

@@ -1,15 +1,18 @@
 import { lookup } from 'node:dns/promises'
-import { type AddressInfo, isIP, isIPv6 } from 'node:net'
+import { type AddressInfo, isIP, isIPv6, type Server } from 'node:net'
 import { type AttachableServer, serverKind } from '../attach/server-kind.ts'
 import { createBackend } from '../backend.ts'
 import { BackendError } from '../errors.ts'
 import { endWith } from './ending.ts'
-import { askMaster, type ListenRequest, type Opened } from './master.ts'
+import { askMaster, listenError, type ListenRequest, type Opened } from './master.ts'
 import type { Starting } from './starting.ts'
 import type { ListenTarget } from './target.ts'
 
 /** How bind(2) and socket(2) say that a machine has no IPv6. */
 const NO_IPV6 = new Set(['EAFNOSUPPORT', 'EADDRNOTAVAIL'])
+
+/** By address and port: the servers of this process. One that was closed has given up its place. */
+const serving = new Map<string, Server>()
 
 /**
  * From `listen()` to `listening`: the master opens the port, this process registers as a backend of its service, and the
@@ -30,7 +33,12 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   const opened = await open(masterSocket, target, { service, protocol: protocolOf(server) }, signal)
   // Closed while the answer was read.
   if (signal.aborted) return
+  // The master would give both of them a share: it opens a port once for all processes of the app.
+  const place = `${opened.address} ${opened.port}`
+  if (serving.get(place)?.listening === true)
+    throw listenError('EADDRINUSE', { host: target.host ?? opened.address, port: target.port })
   const backend = createBackend({ service: opened.service })
+  serving.set(place, server)
   starting.attached()
   backend.attach(server, { address: addressOf(opened) })
   server.once('close', () => backend.detach())

@@ -12,9 +12,14 @@ export class Starting {
   readonly #overlay: Overlay
   readonly #abort = new AbortController()
   readonly #onEnd: () => void
+  readonly #site: unknown
 
-  /** @param onEnd the server may listen again: it was closed, or could not listen */
-  constructor(server: Server, target: ListenTarget, onEnd: () => void) {
+  /**
+   * @param onEnd the server may listen again: it was closed, or could not listen
+   * @param site a stack that begins where the app called `listen()`
+   */
+  constructor(server: Server, target: ListenTarget, onEnd: () => void, site?: unknown) {
+    this.#site = site
     this.server = server
     this.target = target
     this.#onEnd = onEnd
@@ -50,6 +55,7 @@ export class Starting {
     server.off('close', this.#ended)
     if (target.callback !== undefined) server.off('listening', target.callback)
     this.#ended()
+    pointTo(this.#site, error)
     process.nextTick(() => server.emit('error', error))
   }
 
@@ -64,4 +70,12 @@ export class Starting {
     if (signal?.aborted) process.nextTick(this.#close)
     else signal?.addEventListener('abort', this.#close, { once: true })
   }
+}
+
+/** As with Node, the error leads to the app's own call; where in this package it was noticed is of no use. */
+function pointTo(site: unknown, error: Error): void {
+  // An app may have replaced `Error.prepareStackTrace`.
+  if (typeof site !== 'string') return
+  const frames = site.indexOf('\n')
+  if (frames !== -1) error.stack = `${error.name}: ${error.message}${site.slice(frames)}`
 }

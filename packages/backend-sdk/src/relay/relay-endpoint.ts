@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdtempSync, rmdirSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { listenUnix } from '@baton/native-sendmsg'
+import { BackendError } from '../errors.ts'
 import { decodeProxyHeader, type ProxyAddresses } from '../protocol/proxy-header.ts'
 
 /** A relay whose header was read and whose token was not looked at yet. Nothing behind the header was read. */
@@ -19,6 +21,20 @@ export interface IncomingRelay {
 /** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
 const MOST_STRANGERS = 256
 
+/** As Node's own. */
+const BACKLOG = 511
+
+/** sun_path holds 108 bytes, the terminating NUL among them (unix(7)). */
+const LONGEST_PATH = 107
+
+/** How often the socket's file is checked, in ms: a cleaner of temporary folders may remove it. */
+const CHECK_INTERVAL = 1000
+
+/** Others may connect to what is in it, and not list or change it. */
+const SHARED_FOLDER = 0o711
+
+const FOLDER_PREFIX = 'baton-relay-'
+
 /** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
 export const RELAY_SOCKET_PREFIX = 'relay-'
 
@@ -31,7 +47,14 @@ export class RelayEndpoint {
   readonly path: string
   /** Ours alone, to be removed with the socket; undefined beside the control socket. */
   readonly #folder: string | undefined
-  readonly #server: Server
+  /** Undefined while the socket's file is gone and cannot be created. */
+  #server: Server | undefined
+  /** Device and inode of the socket's file. */
+  #file: string | undefined
+  #shared = false
+  #closed = false
+  #check: NodeJS.Timeout | undefined
+  #restoring = false
   readonly #strangers = new Set<Socket>()
   readonly #patience: number
   /** Dialled by a broker whose WELCOME this process has not read yet: they wait for the session. */
@@ -45,38 +68,91 @@ export class RelayEndpoint {
    */
   static async open(control: string, shared: boolean, patience: number): Promise<RelayEndpoint> {
     const name = `${RELAY_SOCKET_PREFIX}${randomBytes(6).toString('hex')}.sock`
-    const beside = new RelayEndpoint(join(dirname(resolve(control)), name), undefined, patience)
-    try {
-      return await beside.#listen(shared)
-    } catch {
-      beside.close()
+    const path = join(dirname(resolve(control)), name)
+    if (fits(path)) {
+      const beside = new RelayEndpoint(path, undefined, patience)
+      try {
+        return await beside.#listen(shared)
+      } catch {
+        beside.close()
+      }
     }
-    const folder = mkdtempSync(join(tmpdir(), 'baton-relay-'))
-    if (shared) chmodSync(folder, 0o711)
-    const apart = new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
+    const apart = RelayEndpoint.#apart(shared, patience)
     try {
       return await apart.#listen(shared)
     } catch (error) {
       apart.close()
-      throw error
+      throw unusable(error)
     }
+  }
+
+  static #apart(shared: boolean, patience: number): RelayEndpoint {
+    let folder: string
+    try {
+      const temporary = fits(join(tmpdir(), `${FOLDER_PREFIX}XXXXXX`, 'relay.sock')) ? tmpdir() : '/tmp'
+      folder = mkdtempSync(join(temporary, FOLDER_PREFIX))
+    } catch (error) {
+      throw unusable(error)
+    }
+    if (shared) chmodSync(folder, SHARED_FOLDER)
+    return new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
   }
 
   private constructor(path: string, folder: string | undefined, patience: number) {
     this.path = path
     this.#folder = folder
     this.#patience = patience
-    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#meet(socket))
   }
 
   async #listen(shared: boolean): Promise<this> {
-    await new Promise<void>((done, reject) => {
-      this.#server.once('error', reject)
-      this.#server.listen({ path: this.path, readableAll: shared, writableAll: shared }, () => done())
-    })
+    this.#shared = shared
+    await this.#serve()
+    this.#check = setInterval(() => void this.#restore(), CHECK_INTERVAL)
     // The control connection keeps the process alive for as long as it is registered.
-    this.#server.unref()
+    this.#check.unref()
     return this
+  }
+
+  /** Rejects with what listen says. */
+  async #serve(): Promise<void> {
+    const server = createServer({ allowHalfOpen: true }, (socket) => this.#meet(socket))
+    this.#server = server
+    // Not Node's own listen(path): descriptors have to be refused before another process can connect.
+    const fd = listenUnix({
+      path: this.path,
+      mode: this.#shared ? 0o666 : 0o600,
+      backlog: BACKLOG,
+      descriptors: false,
+    })
+    this.#file = identityOf(this.path)
+    await new Promise<void>((done, reject) => {
+      server.once('error', reject)
+      server.listen({ fd: fd.release() }, () => done())
+    })
+    server.unref()
+    // Closed in the meantime.
+    if (this.#closed) this.#remove()
+  }
+
+  /** At the same path, which the broker knows. Relays that have arrived go on. */
+  async #restore(): Promise<void> {
+    if (this.#restoring || (this.#file !== undefined && identityOf(this.path) === this.#file)) return
+    this.#restoring = true
+    this.#file = undefined
+    try {
+      this.#server?.close()
+      // Node did not make the file, so it does not remove what has taken its place.
+      rmSync(this.path, { force: true })
+      this.#server = undefined
+      if (this.#folder !== undefined && identityOf(this.#folder) === undefined) {
+        mkdirSync(this.#folder, { mode: this.#shared ? SHARED_FOLDER : 0o700 })
+      }
+      await this.#serve()
+    } catch {
+      // The broker may be about to create the folder again; and a reload brings another endpoint.
+    } finally {
+      this.#restoring = false
+    }
   }
 
   /** Relays that have arrived before are told of at once. */
@@ -87,13 +163,20 @@ export class RelayEndpoint {
 
   /** No more relays; those that were handed on live on. The socket's name goes with it. */
   close(): void {
-    this.#server.close()
+    this.#closed = true
+    clearInterval(this.#check)
     for (const stranger of this.#strangers) stranger.destroy()
     for (const { socket } of this.#early.splice(0)) socket.destroy()
-    if (this.#folder === undefined) return
+    this.#remove()
+  }
+
+  #remove(): void {
+    this.#server?.close()
     try {
-      // Node has unlinked the socket with its server.
-      rmdirSync(this.#folder)
+      // The broker may have removed it, and force does not mind.
+      if (this.#file !== undefined) rmSync(this.path, { force: true })
+      this.#file = undefined
+      if (this.#folder !== undefined) rmdirSync(this.#folder)
     } catch {
       // Out of descriptors, or somebody put a file there. An empty folder is left behind and harms nobody.
     }
@@ -134,5 +217,37 @@ export class RelayEndpoint {
     }
     // Errors are followed by 'close'; until the app has the socket, nobody else listens for them.
     socket.on('error', drop).on('data', onData).on('end', drop).on('close', forget)
+  }
+}
+
+function unusable(cause: unknown): BackendError {
+  const { code = '' } = cause as NodeJS.ErrnoException
+  const why = REASONS.get(code) ?? (cause instanceof Error ? cause.message : String(cause))
+  return new BackendError(
+    'BATON_ERR_TEMPORARY_FOLDER',
+    `the endpoint for relays does not fit beside the control socket, and ${tmpdir()} ${why}; set TMPDIR to another folder`,
+    { cause },
+  )
+}
+
+const REASONS = new Map([
+  ['ENOENT', 'does not exist (ENOENT)'],
+  ['ENOTDIR', 'is not a folder (ENOTDIR)'],
+  ['EACCES', 'may not be written to by this user (EACCES)'],
+  ['EROFS', 'is on a read-only file system (EROFS)'],
+  ['EINVAL', 'has a path too long for a socket (EINVAL)'],
+  ['ENAMETOOLONG', 'has a path too long for a socket (ENAMETOOLONG)'],
+])
+/** Node cuts a longer path to what fits, without an error, and then nothing is found under the whole one (Node 20, libuv 1.46). */
+function fits(path: string): boolean {
+  return Buffer.byteLength(path) <= LONGEST_PATH
+}
+
+function identityOf(path: string): string | undefined {
+  try {
+    const { dev, ino } = lstatSync(path, { bigint: true })
+    return `${dev}:${ino}`
+  } catch {
+    return undefined
   }
 }

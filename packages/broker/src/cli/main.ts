@@ -4,25 +4,24 @@ import { keepEarlySignals, takeEarlySignals } from '../early-signals.ts'
 // Only a master has signals to obey later; any other command ends by them.
 const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
 if (isMaster) keepEarlySignals()
-const [{ errnoOf }, { run }, { displayOf }] = await Promise.all([
-  import('../config/index.ts'),
-  import('./program.ts'),
-  import('./output/display.ts'),
-])
+const { run } = await import('./program.ts')
 
-// `baton status | head`: the reader has seen enough, which is no failure of the command. A terminal that was closed says EIO.
-const unread = new AbortController()
-process.stdout.on('error', (error) => {
-  const errno = errnoOf(error)
-  if (errno !== 'EPIPE' && !(errno === 'EIO' && process.stdout.isTTY)) throw error
-  unread.abort()
-})
-
-process.exitCode = await run(process.argv.slice(2), {
-  out: (line) => process.stdout.write(`${line}\n`),
-  err: (line) => process.stderr.write(`${line}\n`),
-  ...displayOf(process),
-  unread: unread.signal,
-})
+const args = process.argv.slice(2)
+if (isMaster && !asksForHelp(args)) {
+  // Loaded here: no other command needs libc. `process.stdout` would make a pipe nonblocking for all that write to it.
+  const { masterTerminal, endOutput } = await import('./output/master-terminal.ts')
+  process.exitCode = await run(args, masterTerminal)
+  await endOutput(process.exitCode)
+} else {
+  const { commandTerminal } = await import('./output/command-terminal.ts')
+  const { terminal, exitCode } = commandTerminal(process)
+  process.exitCode = exitCode(await run(args, terminal))
+}
 // Of a start that came to nothing.
 takeEarlySignals()
+
+/** Before what is the app's own. */
+function asksForHelp(words: readonly string[]): boolean {
+  const end = words.indexOf('--')
+  return words.slice(0, end === -1 ? words.length : end).includes('--help')
+}

@@ -14,8 +14,8 @@ import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
 import { top } from './commands/top.ts'
 import { trace } from './commands/trace.ts'
-import { CommandError, UsageError, type Terminal } from './output/terminal.ts'
-import { DONE, FAILED, USAGE } from '../exit-codes.ts'
+import { UsageError, type Terminal } from './output/terminal.ts'
+import { DONE, FAILED, USAGE, CommandError } from '../exit-codes.ts'
 
 const COMMANDS: readonly Command[] = [
   runApp,
@@ -58,9 +58,12 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
 
 /** Errors that Baton foresees have a code and a message that is complete; of others the stack is what helps. */
 function fail(error: unknown, terminal: Terminal): number {
-  if (error instanceof ConfigError) terminal.err(error.message)
-  else if (error instanceof CommandError || error instanceof NoAnswerError)
+  if (error instanceof CommandError) {
     terminal.err(`baton: ${error.message}`)
+    return error.exitCode
+  }
+  if (error instanceof ConfigError) terminal.err(error.message)
+  else if (error instanceof NoAnswerError) terminal.err(`baton: ${error.message}`)
   else if (error instanceof Error && isForeseen(error)) terminal.err(`baton: ${error.message}`)
   else terminal.err(`baton: ${error instanceof Error ? error.stack : String(error)}`)
   return FAILED

@@ -27,6 +27,8 @@ export interface Config {
   /** Absolute. The worker makes it, mode 0700, when it is not there. */
   readonly runtimeDir: string
   readonly drainDeadline: number
+  /** A worker that does not answer its master for this long, in milliseconds, is replaced. */
+  readonly workerTimeout: number
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
   /** Connections of which the flight recorder keeps the steps; 0 is none. */
   readonly recorder: number
@@ -68,6 +70,7 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
     file,
     runtimeDir,
     drainDeadline: parsed.drainDeadline,
+    workerTimeout: parsed.workerTimeout,
     admin: { listen: parsed.admin.listen, token: secret('admin.tokenFile', parsed.admin.tokenFile) },
     recorder: parsed.recorder,
     listeners: parsed.listeners,

@@ -155,6 +155,13 @@ const service = z.strictObject({
     'Program and arguments of a backend that Baton starts, without a shell; the program is looked up in `PATH`.',
     'One that ends is started again. `null`: backends are yours to start.',
   ),
+  external: describe(
+    z.boolean().default(false),
+    'Whether processes that Baton did not start may register for a service with a `command` as well. `false`: they are refused',
+    '(`NotManaged`), as is whatever an earlier deploy or another master left behind. `true`: they are yours to replace; `baton deploy` does not',
+    'count them. Set it, too, where the `command` hands the work to a process that does not descend from it (`docker run`). It has no effect',
+    'without a `command`.',
+  ),
   instances: describe(
     count(1).max(1024).default(1),
     'How many of them run. A reload starts what is missing; what is too many is drained and stopped.',
@@ -162,7 +169,8 @@ const service = z.strictObject({
   env: describe(
     z.record(z.string().min(1), z.string()).default({}),
     "Environment variables added to the master's. `BATON_VERSION` here is the version that is shown.",
-    'Baton sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID` and `BATON_MASTER_PID`, whatever stands here.',
+    'Baton sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID`, `BATON_MASTER_PID`, `BATON_MASTER_START` and `BATON_MASTER_LIFELINE`,',
+    'whatever this says.',
   ),
   cwd: describe(
     path.default('.'),
@@ -233,7 +241,9 @@ export const schema = z
       'Folder of the sockets on which backends and operators come, relative to that of the configuration file.',
       'It is made with mode 0700, or 0711 where `security` lets other users or groups in.',
       "Without it, `$XDG_RUNTIME_DIR/baton`, or `baton-<uid>` in the system's temporary folder.",
-      'One that belongs to somebody else, or that others may write to, stops the start; so does a second broker in the same one.',
+      'One that belongs to another user, or that others may write to, stops the start; so does a second broker in the same one.',
+      'A folder above it that others may write to (a group, too, unless it is that of root or has the number of this user) must be sticky,',
+      'and what is in it on the way to `runtimeDir` must belong to this user or root.',
       '`<runtimeDir>/control.sock` has at most 107 bytes. A reload cannot change it.',
     ),
     drainDeadline: describe(
@@ -241,6 +251,13 @@ export const schema = z
       'How long a drain waits for what is in flight: that of a broker that stops, of a backend (`baton drain` can name another',
       'time), of a managed backend whose place is taken, and of relays after a reload.',
       'What is left then is cut. With `0s` that is at once.',
+    ),
+    workerTimeout: describe(
+      duration(1000).prefault('5s'),
+      'How long the worker may leave its master without an answer. Then it is stuck: stopped, in an endless loop, or in a system call that blocks.',
+      'The master starts another on the same sockets and ends the stuck one with SIGKILL. Connections that backends have are not affected;',
+      'clients that the stuck worker held or relayed are lost, and new ones wait in the kernel until the next worker accepts.',
+      'Time in which the machine gives the worker no processor, or in which the master itself does not run, does not count.',
     ),
     admin: describe(admin.prefault({}), 'The admin server.'),
     recorder: describe(

@@ -1,11 +1,13 @@
 import { once } from 'node:events'
-import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs'
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 import { adminListenError } from './admin-errors.ts'
 import { type Config, errnoOf, formatAddress, type ListenerConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
+import { makeFolder } from './make-folder.ts'
+import { exposureOf } from './folder-trust.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
 const BACKLOG = 4096
@@ -111,14 +113,17 @@ export function openAdmin({ admin: { listen } }: Config): OwnedFd {
 }
 
 /** Whether processes of other users may register. */
-function isShared({ security }: Config): boolean {
+export function isShared({ security }: Config): boolean {
   return security.allowGids.length > 0 || security.allowUids.some((uid) => uid !== process.getuid?.())
 }
 
 /** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
 function prepareFolder(path: string, mode: number): void {
   try {
-    mkdirSync(path, { recursive: true, mode: PRIVATE_FOLDER })
+    const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+    const exposure = exposureOf(path, self)
+    if (exposure !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', exposure)
+    makeFolder(path, PRIVATE_FOLDER)
     const { uid, mode: found } = lstatSync(path)
     if (!lstatSync(path).isDirectory())
       throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
@@ -138,7 +143,9 @@ function prepareFolder(path: string, mode: number): void {
     chmodSync(path, mode)
   } catch (error) {
     if (error instanceof BrokerError) throw error
-    throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path}: ${reasonOf(error)}`, { cause: error })
+    const { message } = error as Error
+    const why = `${path}: ${message}; name another one as runtimeDir`
+    throw new BrokerError('BATON_ERR_RUNTIME_DIR', why, { cause: error })
   }
 }
 
@@ -158,12 +165,13 @@ function openUnix(path: string, mode: number, backlog: number): OwnedFd {
     if (isServed(path)) throw new ServedError(path)
     unlinkSync(path)
   }
-  return listenUnix({ path, mode, backlog })
+  return listenUnix({ path, mode, backlog, descriptors: false })
 }
 
-function isServed(path: string): boolean {
+/** Whether a process listens on the Unix socket `path`. */
+export function isServed(path: string): boolean {
   try {
-    connectUnix(path).close()
+    connectUnix(path, 'stream', { descriptors: false }).close()
     return true
   } catch (error) {
     // A full backlog is somebody's, too.

@@ -2,6 +2,7 @@ import { dirname } from 'node:path'
 import { type Config, parseConfigText } from '../config/index.ts'
 import { define, type FleetConfig } from './fleet/index.ts'
 import type { LogFormat } from '../log/logger.ts'
+import { isClosed } from '../worker/registry/admission.ts'
 import { modeOfSockets } from '../listening/sockets.ts'
 import { controlPath, type HeldSockets } from './listening-sockets.ts'
 import type { Assignment } from './workers/worker-pool.ts'
@@ -51,7 +52,7 @@ export class InForce {
 
   /** A second call does nothing. */
   close(): void {
-    this.#sockets.close(this.config)
+    this.#sockets.close()
   }
 }
 
@@ -69,6 +70,7 @@ export function assign(
     sockets,
     format,
     services: new Set(config.services.keys()),
+    closed: new Set([...config.services.values()].filter(isClosed).map(({ name }) => name)),
   }
 }
 

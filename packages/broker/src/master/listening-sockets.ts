@@ -2,22 +2,28 @@ import { chmodSync } from 'node:fs'
 import { join } from 'node:path'
 import { OwnedFd } from '@baton/native-sendmsg'
 import { type Address, type Config, formatAddress, isLoopback } from '../config/index.ts'
+import { BrokerError } from '../errors.ts'
 import {
   modeOfSockets,
   openAdmin,
   openInRuntimeDir,
+  isServed,
   openListener,
   prepareRuntimeDir,
   removeSocket,
 } from '../listening/sockets.ts'
 import type { GivenSockets, WantedSocket } from './systemd/index.ts'
+import { type FileIdentity, identityOf } from './file-identity.ts'
 
-interface Held {
-  readonly fd: OwnedFd
+export interface Held {
+  /** Another one once the socket's file had to be created again (`FilesOnDisk`). */
+  fd: OwnedFd
   /** As configured: where it says port 0, the kernel has chosen one, and a reload keeps that. */
   readonly address: Address
   /** The service manager has bound it, and takes its name away. */
   readonly given?: boolean | undefined
+  /** Of its file, when it has one that is ours. */
+  file?: FileIdentity | undefined
 }
 
 /** A `Held` by its number. */
@@ -25,6 +31,7 @@ interface HeldState {
   readonly fd: number
   readonly address: Address
   readonly given?: boolean | undefined
+  readonly file?: FileIdentity | undefined
 }
 
 /** What crosses the master's exec. */
@@ -33,6 +40,11 @@ export interface HeldSocketsState {
   readonly admin: HeldState
   readonly control: number
   readonly operator: number
+  /** Absent in the state of an older program. */
+  readonly files?: {
+    readonly control?: FileIdentity | undefined
+    readonly operator?: FileIdentity | undefined
+  }
 }
 
 /** What a reload does to the sockets: either is called, once. */
@@ -54,17 +66,21 @@ export class HeldSockets {
   readonly listeners: ReadonlyMap<string, Held>
   readonly admin: Held
   /** On which backends register. */
-  readonly control: OwnedFd
+  readonly control: Held
   /** On which the operator's commands come. */
-  readonly operator: OwnedFd
+  readonly operator: Held
 
   /**
    * Opens all of them, or none. To be called with the lock of `runtimeDir`. Takes out of `given` what need not be opened.
    *
-   * @throws {BrokerError} BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR
+   * @throws {BrokerError} BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_ALREADY_RUNNING
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
    */
   static open(config: Config, given?: GivenSockets): HeldSockets {
+    // Only a master has this one open. The lock alone does not prove that there is none: its file may have been removed.
+    if (isServed(operatorPath(config))) {
+      throw new BrokerError('BATON_ERR_ALREADY_RUNNING', operatorPath(config))
+    }
     const opened: OwnedFd[] = []
     const keep = (fd: OwnedFd) => {
       opened.push(fd)
@@ -75,15 +91,16 @@ export class HeldSockets {
       for (const fd of found) if (fd !== undefined) keep(fd)
       const use = (index: number, address: Address, open: () => OwnedFd): Held => {
         const fd = found[index]
-        return fd === undefined ? { fd: keep(open()), address } : { fd, address, given: true }
+        return fd === undefined ? named(keep(open()), address) : { fd, address, given: true }
       }
       prepareRuntimeDir(config)
       const mode = modeOfSockets(config)
       // Nobody serves them: the lock is ours. A worker whose master was killed may still have one open.
       removeSocket(controlPath(config))
       removeSocket(operatorPath(config))
-      const control = keep(openInRuntimeDir(controlPath(config), mode))
-      const operator = keep(openInRuntimeDir(operatorPath(config), mode))
+      const open = (path: string) => named(keep(openInRuntimeDir(path, mode)), { kind: 'unix', path })
+      const control = open(controlPath(config))
+      const operator = open(operatorPath(config))
       const listeners = new Map<string, Held>()
       for (const [index, listener] of config.listeners.entries()) {
         const held = use(index, listener.listen, () => openListener(listener))
@@ -99,21 +116,18 @@ export class HeldSockets {
     }
   }
 
-  static restore(state: HeldSocketsState): HeldSockets {
+  static restore(state: HeldSocketsState, config: Pick<Config, 'runtimeDir'>): HeldSockets {
+    const inRuntimeDir = (fd: number, path: string, file: FileIdentity | undefined) =>
+      inherited({ fd, address: { kind: 'unix', path }, file })
     return new HeldSockets(
       new Map(state.listeners.map((listener) => [listener.name, inherited(listener)])),
       inherited(state.admin),
-      new OwnedFd(state.control),
-      new OwnedFd(state.operator),
+      inRuntimeDir(state.control, controlPath(config), state.files?.control),
+      inRuntimeDir(state.operator, operatorPath(config), state.files?.operator),
     )
   }
 
-  private constructor(
-    listeners: ReadonlyMap<string, Held>,
-    admin: Held,
-    control: OwnedFd,
-    operator: OwnedFd,
-  ) {
+  private constructor(listeners: ReadonlyMap<string, Held>, admin: Held, control: Held, operator: Held) {
     this.listeners = listeners
     this.admin = admin
     this.control = control
@@ -124,8 +138,9 @@ export class HeldSockets {
     return {
       listeners: [...this.listeners].map(([name, held]) => ({ ...held, name, fd: held.fd.fd })),
       admin: { ...this.admin, fd: this.admin.fd.fd },
-      control: this.control.fd,
-      operator: this.operator.fd,
+      control: this.control.fd.fd,
+      operator: this.operator.fd.fd,
+      files: { control: this.control.file, operator: this.operator.file },
     }
   }
 
@@ -144,7 +159,7 @@ export class HeldSockets {
       const unused = new Map(this.listeners)
       const listeners = new Map<string, Held>()
       const open = (fd: OwnedFd, address: Address) => {
-        const held = { fd, address }
+        const held = named(fd, address)
         opened.push(held)
         return held
       }
@@ -175,7 +190,7 @@ export class HeldSockets {
 
   /** One more listener. */
   add(name: string, fd: OwnedFd, address: Address): HeldSockets {
-    const listeners = new Map([...this.listeners, [name, { fd, address }]])
+    const listeners = new Map([...this.listeners, [name, named(fd, address)]])
     return new HeldSockets(listeners, this.admin, this.control, this.operator)
   }
 
@@ -185,13 +200,11 @@ export class HeldSockets {
   }
 
   /** Everything, and the names in `runtimeDir`. */
-  close(config: Config): void {
+  close(): void {
     this.closeListeners()
     release(this.admin)
-    this.control.close()
-    this.operator.close()
-    removeSocket(controlPath(config))
-    removeSocket(operatorPath(config))
+    release(this.control)
+    release(this.operator)
   }
 }
 
@@ -216,8 +229,15 @@ function wantedBy({ listeners, admin }: Config): WantedSocket[] {
   ]
 }
 
-function inherited({ fd, address, given }: HeldState): Held {
-  return { fd: new OwnedFd(fd), address, given }
+function inherited({ fd, address, given, file }: HeldState): Held {
+  if (file === undefined) return named(new OwnedFd(fd), address, given)
+  return { fd: new OwnedFd(fd), address, given, file }
+}
+
+/** With the file that its address names now. */
+function named(fd: OwnedFd, address: Address, given?: boolean): Held {
+  const file = address.kind === 'unix' && given !== true ? identityOf(address.path) : undefined
+  return { fd, address, given, file }
 }
 
 /** By its name first: two listeners may both say port 0. */
@@ -234,8 +254,10 @@ function findSame(
 }
 
 /** A second call does nothing. */
-function release({ fd, address, given }: Held): void {
+function release({ fd, address, file }: Held): void {
   if (fd.closed) return
+  const own = address.kind === 'unix' && file !== undefined && identityOf(address.path) === file
   fd.close()
-  if (given !== true && address.kind === 'unix') removeSocket(address.path)
+  // Another file of that name may be another broker's.
+  if (own) removeSocket(address.path)
 }

@@ -1,22 +1,29 @@
-import { rmSync } from 'node:fs'
+import { closeSync, rmSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { takeEarlySignals } from '../early-signals.ts'
+import { forgetKeeper, unblockSignals } from '@baton/native-sendmsg'
+import { MASTER_SIGNALS, type MasterSignal, takeEarlySignals } from '../early-signals.ts'
 import { DONE, FAILED } from '../exit-codes.ts'
+import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import { GivenSockets, Notifier } from './systemd/index.ts'
+import { InstalledProgram } from './reload/installed-program.ts'
 import { Master } from './master.ts'
+import { findLaunchers, isUnderNohup } from './run/launchers.ts'
 import { StartLog } from './start-log.ts'
 import { watchFolder } from './run/watch-folder.ts'
 import { takeState } from './reload/state.ts'
 import type { RunState } from './run/app-run.ts'
 
+export { findLaunchers } from './run/launchers.ts'
 export { GIVEN_LISTENER } from './run/port-assignments.ts'
+export { makeRunFolder } from './run/run-folder.ts'
 
-type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
+/** A second signal within so many milliseconds is the first one, passed on by a launcher. */
+const ECHO_LIMIT = 500
 
 /** Where signals come from: the process. */
 export interface SignalSource {
-  on(signal: Signal, listener: (signal: Signal) => void): unknown
-  off(signal: Signal, listener: (signal: Signal) => void): unknown
+  on(signal: MasterSignal, listener: (signal: MasterSignal) => void): unknown
+  off(signal: MasterSignal, listener: (signal: MasterSignal) => void): unknown
 }
 
 export interface MasterProcess {
@@ -32,63 +39,78 @@ export interface MasterProcess {
 }
 
 /**
- * Runs a master until the first SIGTERM or SIGINT, or `baton stop`, then drains it. Begins anew, or goes on where the program
- * that this one has replaced left off. A signal that comes while it starts is kept until it can be obeyed.
+ * Runs a master until the first SIGTERM, SIGINT or SIGQUIT, or `baton stop`, then drains it. Starts from nothing, or continues where
+ * the program that this one has replaced left off. A signal that comes while it starts is kept until it can be handled.
  *
  * @returns the exit code
  * @throws what `Master.start` throws
  */
 export async function runMaster({ file, warn, signals, exit, run }: MasterProcess): Promise<number> {
-  let obey: (signal: Signal) => void
-  const asked = new Promise<Signal>((done) => (obey = done))
+  // Before any child is started, which would load it as well.
+  const keeper = forgetKeeper(process.env)
+  if (keeper !== undefined) closeSync(keeper)
+  let obey: (signal: MasterSignal) => void
+  const asked = new Promise<MasterSignal>((done) => (obey = done))
   let master: Master | undefined
   let unwatch: (() => void) | undefined
   let count = 0
   const state = takeState(process.env)
   const ofRun = state === undefined ? run : (state.run ?? undefined)
-  const log = new StartLog(ofRun === undefined ? 'json' : 'text')
-  const onEnd = (signal: Signal) => {
+  const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
+  // npm passes on what a terminal has sent to the whole group already.
+  const isLaunched = findLaunchers().length > 0
+  let first = 0
+  const onEnd = (signal: MasterSignal) => {
+    if (isLaunched && count === 1 && performance.now() - first < ECHO_LIMIT) return
+    first = performance.now()
     count += 1
     if (count === 1) return obey(signal)
     log.logger.warn({ signal }, 'second signal: ending at once')
     master?.kill()
     return exit(FAILED)
   }
-  let hungUp = false
-  const onHangUp = () => {
-    // Under `baton run` it is what it says: the terminal is gone.
-    if (ofRun !== undefined) onEnd('SIGHUP')
-    else if (master === undefined) hungUp = true
-    else master.reload()
+  /** Those that came before there was a master to obey them. */
+  const early = new Set<MasterSignal>()
+  const onSignal = (signal: MasterSignal) => {
+    if (signal === 'SIGTERM' || signal === 'SIGINT' || signal === 'SIGQUIT') return onEnd(signal)
+    // Under `baton run` it is what it says: the terminal is gone. nohup(1) is there to outlive that.
+    if (signal === 'SIGHUP' && ofRun !== undefined) return void (isUnderNohup() || onEnd(signal))
+    if (master === undefined) return void early.add(signal)
+    if (signal === 'SIGHUP') master.reload()
+    else if (signal === 'SIGUSR2') master.logStatus()
+    else log.reopen((stdout) => master?.reopenLog(stdout))
   }
-  signals.on('SIGTERM', onEnd)
-  signals.on('SIGINT', onEnd)
-  signals.on('SIGHUP', onHangUp)
-  for (const signal of takeEarlySignals()) {
-    if (signal === 'SIGHUP') onHangUp()
-    else onEnd(signal)
-  }
+  for (const signal of MASTER_SIGNALS) signals.on(signal, onSignal)
+  for (const signal of takeEarlySignals()) onSignal(signal)
+  ignoreMeaninglessSignals()
+  unblockSignals()
   try {
     const notifier = Notifier.take(process.env, log.logger)
-    const options = { log, program: [...process.execArgv, resolve(process.argv[1] ?? '')], run, notifier }
+    const program = InstalledProgram.ofProcess(state?.program)
+    const options = { log, program, run, notifier }
     if (state === undefined) {
       warn()
       const given = GivenSockets.take(process.env, log.logger)
-      master = await Master.start(resolve(file), { ...options, given })
+      // Not by getcwd(2): the folder may have been entered through a link, which is followed again at each reload.
+      const { folder } = program.names
+      process.env['PWD'] = folder
+      master = await Master.start(resolve(folder, file), { ...options, given })
       given.close()
-    } else master = await Master.resume(state, options)
-    log.take()
+      log.take()
+    } else master = Master.resume(state, options)
     const running = master
-    if (hungUp) running.reload()
+    closeStrayInspector(log.logger)
+    for (const signal of early) onSignal(signal)
+    const stopping = asked.then((signal) => running.stop(signal))
+    await Promise.race([running.finished, stopping])
     const folder = ofRun?.watch
     if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
-    await Promise.race([asked.then((signal) => running.stop(signal)), running.stopped])
+    await Promise.race([stopping, running.stopped])
+    if (running.failure !== undefined) throw running.failure
     return DONE
   } finally {
     unwatch?.()
     if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
-    signals.off('SIGTERM', onEnd)
-    signals.off('SIGINT', onEnd)
-    signals.off('SIGHUP', onHangUp)
+    for (const signal of MASTER_SIGNALS) signals.off(signal, onSignal)
   }
 }

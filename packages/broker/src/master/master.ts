@@ -1,27 +1,32 @@
-import { join } from 'node:path'
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { readConfigText } from '../config/index.ts'
+import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import type { Change } from '../api/events.ts'
-import { Fleet, type FleetOptions, systemFleetOs } from './fleet/index.ts'
+import { Fleet, type FleetOptions, Lifeline, systemFleetOs } from './fleet/index.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
 import type { GivenSockets, Notifier } from './systemd/index.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { AfterExec } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
 import { BeforeExec } from './reload/prepare.ts'
-import { type Commanded, obey, reply } from './operator/commands.ts'
+import { type Commanded, obey } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
 import { Crossing } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
+import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { controlPath, HeldSockets } from './listening-sockets.ts'
 import { assign, InForce, readSettings, restoreSettings } from './active-config.ts'
 import { Occupation } from './operation-lock.ts'
+import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
+import { type ReloadRequest, Reloads } from './reload/reloads.ts'
 import { Roster } from './workers/worker-pool.ts'
+import { StopReport } from './stop-report.ts'
 import type { StartLog } from './start-log.ts'
+import { logStatus } from './status-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
@@ -29,6 +34,7 @@ import type { WorkerProcess } from './workers/worker-process.ts'
 interface Belongings {
   readonly inForce: InForce
   readonly lock: OwnedFd
+  readonly lifeline: Lifeline
   readonly crossing: Crossing
   readonly counters: Counters
   readonly startedAt: string
@@ -39,8 +45,8 @@ interface Belongings {
 
 export interface MasterOptions {
   readonly log: StartLog
-  /** This program, to be executed again: what stands behind the executable on the command line, less the command. */
-  readonly program: readonly string[]
+  /** This program, to be executed again. */
+  readonly program: InstalledProgram
   /** Under `baton run`. */
   readonly run?: RunState | undefined
   /** Hears how it goes. The master closes it. */
@@ -54,17 +60,18 @@ export interface MasterOptions {
  * processes. It accepts no client.
  *
  * `running` -> `reloading` -> (this program replaced by the new one) -> `reloading` -> `running`; `stopping` from anywhere.
- * Owner of the lock of `runtimeDir`, and of its parts: each of them owns what it is named for.
+ * Owner of its parts: each of them owns what it is named for.
  */
 export class Master {
   readonly #log: StartLog
   readonly #notifier: Notifier
   readonly #poller = new Poller()
-  readonly #lock: OwnedFd
+  readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
   readonly #occupation = new Occupation()
   readonly #inForce: InForce
+  readonly #files: FilesOnDisk
   readonly #roster: Roster
   readonly #fleet: Fleet
   readonly #operator: Operator
@@ -73,9 +80,12 @@ export class Master {
   readonly #appRun: AppRun
   readonly #beforeExec: BeforeExec
   readonly #afterExec: AfterExec
-  /** The reload that the program before this one began, for those who wait until it is over. */
+  readonly #reloads: Reloads
+  /** The reload that the program before this one began: until it is answered, and until it is decided what is in force. */
   #finishing: Promise<void> | undefined
+  #decided: Promise<void> | undefined
   #stopped: Promise<void> | undefined
+  #failure: CommandError | undefined
   /** Resolves when it has stopped, whoever asked for it. */
   readonly stopped: Promise<void>
   #ended!: () => void
@@ -92,17 +102,24 @@ export class Master {
     const settings = readSettings(file, readConfigText(file))
     const { config } = settings
     prepareRuntimeDir(config)
-    const lock = lockFile(join(config.runtimeDir, 'lock'))
+    const lock = lockFile(lockPath(config))
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
-    const inForce = new InForce(settings, HeldSockets.open(config, options.given))
+    let inForce: InForce
+    try {
+      inForce = new InForce(settings, HeldSockets.open(config, options.given))
+    } catch (error) {
+      lock.close()
+      throw error
+    }
     let master: Master
     try {
       master = new Master(
         {
           inForce,
           lock,
+          lifeline: new Lifeline(),
           crossing: Crossing.open(),
-          counters: new Counters(),
+          counters: new Counters(undefined, () => options.log.dropped),
           startedAt: new Date().toISOString(),
           executions: 0,
           workersStarted: 0,
@@ -112,11 +129,13 @@ export class Master {
       )
     } catch (error) {
       inForce.close()
+      lock.close()
       throw error
     }
     try {
       await master.#roster.start()
       master.#fleet.apply(inForce.fleetConfig)
+      master.#appRun.begin()
     } catch (error) {
       master.kill()
       master.#release()
@@ -124,19 +143,23 @@ export class Master {
     }
     master.#occupation.end('start')
     options.notifier.ready('serving')
+    master.#files.start()
+    master.#appRun.watch()
     return master
   }
 
-  /** Goes on as the program that this one has replaced left off: finishes the reload that it began. */
-  static async resume(state: MasterState, options: MasterOptions): Promise<Master> {
+  /** Continues where the program that this one has replaced left off: begins to finish the reload, see `finished`. */
+  static resume(state: MasterState, options: MasterOptions): Master {
     // They crossed exec; no child is to have them.
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
-    const counters = new Counters(state.counters)
+    const counters = new Counters(state.counters, () => options.log.dropped)
+    const settings = restoreSettings(state.file, state.text)
     const master = new Master(
       {
-        inForce: new InForce(restoreSettings(state.file, state.text), HeldSockets.restore(state.sockets)),
+        inForce: new InForce(settings, HeldSockets.restore(state.sockets, settings.config)),
         lock: new OwnedFd(state.lock),
+        lifeline: new Lifeline(state.lifeline),
         crossing: Crossing.restore(state.pair),
         counters,
         startedAt: state.startedAt,
@@ -147,19 +170,22 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#roster.takeOver(state.workers)
-    master.#finishing = master.#afterExec.finish(state)
-    await master.#finishing
+    master.#roster.takeOver(state.workers, state.known)
+    master.#files.start()
+    master.#decided = new Promise((decided) => {
+      master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
+    })
     return master
   }
 
   private constructor(belongings: Belongings, { log, program, notifier }: MasterOptions, fleet?: unknown) {
-    const { inForce, lock, crossing, counters, startedAt, executions, workersStarted, run } = belongings
+    const { inForce, lock, lifeline, crossing, counters, startedAt, executions, workersStarted, run } =
+      belongings
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#notifier = notifier
     this.#inForce = inForce
-    this.#lock = lock
+    this.#lifeline = lifeline
     this.#crossing = crossing
     this.#startedAt = startedAt
     this.#executions = executions
@@ -168,22 +194,41 @@ export class Master {
       assignment: () => assign(inForce.settings, inForce.sockets, log.format),
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
+      workerTimeout: () => inForce.config.workerTimeout,
+      node: () => {
+        program.leaveRemovedFolder()
+        return program.nodeForWorker()
+      },
+      programGone: () => this.reload(),
+      managed: () => this.#fleet.managed(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
     const roster = this.#roster
     const fleetOptions: FleetOptions = {
       logger,
-      os: systemFleetOs(this.#poller),
+      os: systemFleetOs(this.#poller, lifeline),
       socket: controlPath(inForce.config),
       env: process.env,
+      master: lifeline.environment,
+      // When the fleet has settled what changes: a process is in its place only after it was started.
+      changed: () => queueMicrotask(() => roster.tellManaged()),
       // Of a service that a reload removed only the worker that leaves knows.
       drain: (service, backend, deadline) => {
         for (const worker of roster.workers) worker.send({ type: 'drain', service, backend, deadline })
       },
+      exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
-    this.#operator = new Operator(inForce.sockets.operator, this.#poller, {
+    this.#operator = new Operator(inForce.sockets.operator.fd, this.#poller, {
       command: (session, words) => obey(session, words, this.#commanded),
+    })
+    this.#files = new FilesOnDisk(lock, {
+      inForce,
+      roster,
+      operator: this.#operator,
+      counters,
+      logger,
+      ownsFile: run !== undefined,
     })
     const parts = {
       log,
@@ -195,24 +240,63 @@ export class Master {
       fleet: this.#fleet,
       counters,
       crossing,
+      files: this.#files,
       tell: (change: Change) => roster.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
-    this.#appRun = new AppRun(run, { ...parts, deployer: this.#deployer })
+    this.#appRun = new AppRun(run, {
+      ...parts,
+      deployer: this.#deployer,
+      poller: this.#poller,
+      stop: (reason, failure) => {
+        this.#failure ??= failure
+        void this.stop(reason)
+      },
+    })
     this.#beforeExec = new BeforeExec(parts, program, () => ({
-      lock: lock.fd,
+      lock: this.#files.lock,
+      lifeline: lifeline.state,
       executions: executions + 1,
       startedAt,
       run: this.#appRun.state ?? null,
+      waiting: this.#reloads.waiting,
     }))
-    this.#afterExec = new AfterExec(parts, this.#operator)
+    this.#reloads = new Reloads(parts, ([first, ...others]) => {
+      if (first !== undefined) void this.#reloadFor([first, ...others])
+    })
+    this.#afterExec = new AfterExec(parts, this.#operator, this.#reloads)
   }
 
-  /** For SIGHUP: nobody hears the answer but the log. */
+  /** Why it stops, when that is a failure of the app under `baton run`. */
+  get failure(): CommandError | undefined {
+    return this.#failure
+  }
+
+  /** Resolves when no reload of the program before this one is left to finish; rejects when that is impossible. */
+  get finished(): Promise<void> {
+    return this.#finishing ?? Promise.resolve()
+  }
+
+  /** For SIGHUP: only the log says how it went. */
   reload(): void {
-    void this.#beforeExec.reload({ kind: 'signal' }, undefined, (success, log) => {
-      if (!success) for (const line of log) this.#log.logger.error({ reason: line }, 'reload refused')
+    this.#reloads.ask({ asker: { kind: 'signal' }, session: undefined }, true)
+  }
+
+  #reloadFor(requests: readonly [ReloadRequest, ...ReloadRequest[]]): Promise<void> {
+    return this.#beforeExec.reload(requests, (log) => {
+      for (const request of requests) this.#reloads.answer(request, { success: false, log })
     })
+  }
+
+  /** The log file was opened again: the workers write to it, too. `stdout` is borrowed. */
+  reopenLog(stdout: number): void {
+    for (const worker of this.#roster.workers) worker.send({ type: 'log' }, [stdout])
+  }
+
+  /** For SIGUSR2: what `status` answers goes to the log, and each worker adds what it knows. */
+  logStatus(): void {
+    logStatus(this.#log.logger, this.#status(), this.#reloads.waiting.length)
+    for (const worker of this.#roster.workers) worker.send({ type: 'dump' })
   }
 
   /** Files have changed (`baton run --watch`). */
@@ -233,18 +317,24 @@ export class Master {
 
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
-    // What this program has begun anew it finishes first; a reload that has not replaced the program yet gives way.
+    // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
+    this.#roster.hurry()
     await this.#finishing
     this.#occupation.begin('stop')
     const { drainDeadline } = this.#inForce.config
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline
+    const report = new StopReport(this.#inForce.sockets, this.#roster, this.#fleet, end, (line) => {
+      this.#log.logger.info(line)
+      this.#operator.tell(line)
+    })
     this.#inForce.sockets.closeListeners()
     // Those who wait may still be taken by a backend, so the backends go last.
     await this.#roster.stop(drainDeadline)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
+    report.end()
     this.#log.logger.info('stopped')
     this.#operator.finish(answerText(true, []))
     this.#release()
@@ -255,7 +345,8 @@ export class Master {
     this.#operator.close()
     this.#inForce.close()
     this.#crossing.close()
-    this.#lock.close()
+    this.#lifeline.close()
+    this.#files.close()
     this.#poller.close()
     this.#ended()
   }
@@ -264,13 +355,10 @@ export class Master {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
     listen: async (request) => {
-      await this.#finishing
+      await this.#decided
       return this.#appRun.listen(request)
     },
-    reload: (session) =>
-      void this.#beforeExec.reload({ kind: 'session' }, session, (success, log) =>
-        reply(session, { success, log }),
-      ),
+    reload: (session, wait) => this.#reloads.ask({ asker: { kind: 'session' }, session }, wait),
     stop: (session) => {
       void this.stop('asked by the operator', session.peer)
       this.#operator.awaitEnd(session)
@@ -282,16 +370,17 @@ export class Master {
       const backends = this.#backends()
       if (worker.role === 'leaving') this.#fleet.lost(backends)
       // Without a worker that serves nobody knows anything.
-      if (this.#roster.current !== undefined) this.#fleet.reported(backends)
+      if (this.#roster.current !== undefined) {
+        this.#fleet.reported(backends)
+        this.#appRun.reported(backends)
+      }
     }
     if (worker === this.#roster.current) this.#notifier.workerHeard()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
-      const { ask, by } = message
+      const { ask, by, wait = true } = message
       const asker = { kind: 'worker', worker: worker.number, ask, by } as const
-      void this.#beforeExec.reload(asker, undefined, (success, log) =>
-        worker.send({ type: 'reloaded', ask, success, log }),
-      )
+      this.#reloads.ask({ asker, session: undefined }, wait)
     }
   }
 

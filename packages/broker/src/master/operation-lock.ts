@@ -1,8 +1,12 @@
 export type Activity = 'start' | 'reload' | 'deploy' | 'stop'
 
-/** What goes on in a master that excludes other changes. The one that comes second is refused by name; a stop takes any place. */
+/**
+ * What goes on in a master that excludes other changes. A deploy that comes second is refused by name, a reload waits (`Reloads`),
+ * and a stop takes any place.
+ */
 export class Occupation {
   #activity: Activity | undefined = 'start'
+  #changed: (activity: Activity | undefined) => void = () => {}
 
   get activity(): Activity | undefined {
     return this.#activity
@@ -13,12 +17,20 @@ export class Occupation {
     return this.#activity === undefined ? undefined : `a ${this.#activity} is going on`
   }
 
+  /** `changed` is called after each change, with what goes on now. */
+  watch(changed: (activity: Activity | undefined) => void): void {
+    this.#changed = changed
+  }
+
   begin(activity: Activity): void {
     this.#activity = activity
+    this.#changed(activity)
   }
 
   /** A stop that has begun meanwhile goes on. */
   end(activity: Activity): void {
-    if (this.#activity === activity) this.#activity = undefined
+    if (this.#activity !== activity) return
+    this.#activity = undefined
+    this.#changed(undefined)
   }
 }

@@ -1,20 +1,60 @@
 import type { Logger } from 'pino'
-import { createLogger, type LogFormat } from '../log/logger.ts'
+import { BrokerError } from '../errors.ts'
+import { createLogger, isOutput, type LogFormat } from '../log/logger.ts'
+import type { SinkState } from '../log/sink.ts'
+import { standardError, standardOutput } from '../log/standard.ts'
 
-/** A chatty start has an end all the same. */
-const MOST_LINES = 1000
+/**
+ * Limits of what is kept, in characters: an operator's session holds no more than 1 MiB. Output of managed backends has a smaller one
+ * of its own, so that a chatty app does not displace the reason why a reload failed.
+ */
+const MOST_KEPT = 512 * 1024
+const MOST_OUTPUT_KEPT = 64 * 1024
+
+/** How long the output may take to accept what waits before the rest crosses exec, and how long a thread may be in a write, in ms. */
+const SETTLE_LIMIT = 250
+const THREAD_LIMIT = 2000
+
+/** What crosses the master's exec: lines that were not written, and what was dropped. */
+export interface LogState {
+  readonly stdout: SinkState
+  readonly stderr: SinkState
+}
 
 /** The master's logger, and what it has written since this program began: the answer to who asked for a reload. */
 export class StartLog {
   readonly logger: Logger
   readonly format: LogFormat
+  readonly #stdout = standardOutput()
+  readonly #stderr = standardError()
   #lines: string[] | undefined = []
+  #kept = { own: 0, output: 0 }
 
-  constructor(format: LogFormat) {
+  /** @param state of the previous program; absent at a start, and after a program that did not have it */
+  constructor(format: LogFormat, state?: LogState) {
     this.format = format
-    this.logger = createLogger(format, (line) => {
-      if (this.#lines !== undefined && this.#lines.length < MOST_LINES) this.#lines.push(line.trimEnd())
-    })
+    if (state !== undefined) {
+      this.#stdout.restore(state.stdout)
+      this.#stderr.restore(state.stderr)
+    }
+    this.logger = createLogger(format, (line) => this.#keep(line))
+  }
+
+  /** Lines that could not be written, since the process was started. */
+  get dropped(): number {
+    return this.#stdout.dropped + this.#stderr.dropped
+  }
+
+  get state(): LogState {
+    return { stdout: this.#stdout.state, stderr: this.#stderr.state }
+  }
+
+  #keep(line: string): void {
+    if (this.#lines === undefined) return
+    const kind = isOutput(line) ? 'output' : 'own'
+    if (this.#kept[kind] + line.length > (kind === 'own' ? MOST_KEPT : MOST_OUTPUT_KEPT)) return
+    this.#kept[kind] += line.length
+    this.#lines.push(line.trimEnd())
   }
 
   /** JSON lines, and the end of keeping them. */
@@ -23,4 +63,50 @@ export class StartLog {
     this.#lines = undefined
     return lines
   }
+
+  /**
+   * Resolves when what waits is written, or the output does not take it for now. Nothing is written from then on, until `proceed`:
+   * exec would cut a write short, or wait for one that is stuck.
+   *
+   * @throws {BrokerError} BATON_ERR_LOG_STUCK
+   */
+  async pause(): Promise<void> {
+    const outputs = [this.#stdout, this.#stderr]
+    const settled = await Promise.all(outputs.map((output) => output.settled(SETTLE_LIMIT, THREAD_LIMIT)))
+    for (const output of outputs) output.pause()
+    // The other one may have begun another write meanwhile.
+    const still = await Promise.all(outputs.map((output) => output.settled(0, THREAD_LIMIT)))
+    if ([...settled, ...still].every(Boolean)) return
+    this.proceed()
+    throw new BrokerError('BATON_ERR_LOG_STUCK', `a write has been going on for ${THREAD_LIMIT} ms`)
+  }
+
+  proceed(): void {
+    this.#stdout.proceed()
+    this.#stderr.proceed()
+  }
+
+  /**
+   * Opens the log again where it is a file: log rotation has renamed or removed it.
+   *
+   * @param reopened has processes that write to the old one follow
+   */
+  reopen(reopened: (stdout: number) => void): void {
+    const paths = [this.#reopen('stdout'), this.#reopen('stderr')].filter((path) => path !== undefined)
+    if (paths.length === 0) return this.logger.info('the log is not a file; there is nothing to reopen')
+    reopened(STDOUT)
+    this.logger.info({ path: [...new Set(paths)].join(', ') }, 'log reopened')
+  }
+
+  #reopen(name: 'stdout' | 'stderr'): string | undefined {
+    try {
+      return (name === 'stdout' ? this.#stdout : this.#stderr).reopen()
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      this.logger.error({ output: name, reason }, 'the log could not be reopened; the old file is written on')
+      return undefined
+    }
+  }
 }
+
+const STDOUT = 1

@@ -18,6 +18,7 @@ import {
   type RelayDirection,
   type TokenReason,
 } from './labels.ts'
+import { droppedLines } from './dropped-lines.ts'
 import { type MetricSnapshot, textOf } from './snapshot.ts'
 import { counter, gauge, histogram } from './typed.ts'
 
@@ -124,7 +125,14 @@ export class Metrics {
     labels: ['service', 'reason'],
   })
 
-  constructor(options: { version: string; listeners: Iterable<string>; services: Iterable<string> }) {
+  constructor(options: {
+    version: string
+    listeners: Iterable<string>
+    services: Iterable<string>
+    /** Lines of the log that this process has dropped so far. */
+    droppedLines?: (() => number) | undefined
+  }) {
+    droppedLines(this.#registry, options.droppedLines)
     collectDefaultMetrics({ register: this.#process })
     for (const name of MISNAMED) this.#process.removeSingleMetric(name)
 

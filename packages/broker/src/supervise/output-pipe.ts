@@ -1,5 +1,16 @@
-import { Socket } from 'node:net'
+import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net'
 import { setCloseOnExec } from '@baton/native-sendmsg'
+import { standardOutput } from '../log/standard.ts'
+
+/** One for all pipes: what was read is told before the next read. */
+const buffer = Buffer.allocUnsafe(64 * 1024)
+
+/**
+ * While the log is congested, reading pauses for this time at most, in ms, after each `PACED_BYTES`: a burst is written rather than
+ * dropped, and an app that prints up to 1.3 MB a second never waits for whoever reads the log.
+ */
+const LONGEST_PAUSE = 50
+const PACED_BYTES = 64 * 1024
 
 export interface OutputPipeHost {
   data(chunk: Buffer): void
@@ -14,6 +25,8 @@ export interface OutputPipeHost {
 export class OutputPipe {
   #fd: number | null
   readonly #socket: Socket | undefined
+  /** Bytes read in a row while the log was congested. */
+  #paced = 0
 
   /** Owns `fd`; null is a stream that has ended already. */
   constructor(fd: number | null, host: OutputPipeHost) {
@@ -21,8 +34,21 @@ export class OutputPipe {
     if (fd === null) return
     // It may come from before an exec, which it can only have crossed without the flag.
     setCloseOnExec(fd, true)
-    this.#socket = new Socket({ fd, readable: true, writable: false })
-    this.#socket.on('data', (chunk: Buffer) => host.data(chunk))
+    // Not by 'data' events: a socket that is paused would go on reading, into a buffer that an exec loses.
+    const onread = {
+      buffer,
+      callback: (count: number) => {
+        host.data(buffer.subarray(0, count))
+        return this.#mayReadOn(count)
+      },
+    }
+    const options: SocketConstructorOpts & { onread: OnReadOpts } = {
+      fd,
+      readable: true,
+      writable: false,
+      onread,
+    }
+    this.#socket = new Socket(options)
     // ECONNRESET: the other end was closed with something unread, which is nobody's loss. 'close' follows.
     this.#socket.on('error', () => undefined)
     this.#socket.on('close', () => {
@@ -30,6 +56,15 @@ export class OutputPipe {
       this.#fd = null
       host.ended()
     })
+  }
+
+  #mayReadOn(count: number): boolean {
+    const output = standardOutput()
+    this.#paced = output.congested ? this.#paced + count : 0
+    if (this.#paced < PACED_BYTES) return true
+    this.#paced = 0
+    void output.relieved(LONGEST_PAUSE).then(() => this.#socket?.resume())
+    return false
   }
 
   /** Borrowed; null once the stream has ended. libuv closes the descriptor some time before `close` is emitted. */

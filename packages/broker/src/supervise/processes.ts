@@ -5,6 +5,8 @@ export interface ProcessExit {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
   readonly error?: string | undefined
+  /** Of `error`, such as `ENOENT`. */
+  readonly errno?: string | undefined
 }
 
 export interface ProcessHost {
@@ -37,9 +39,10 @@ export interface RunningProcess {
 
 /** Where processes come from: the system (`systemProcesses`), or a test. */
 export interface Processes {
+  /** In `cwd`, or when that is gone where the links of `folder` lead now. */
   start(
     command: readonly string[],
-    options: { env: NodeJS.ProcessEnv; cwd: string },
+    options: { env: NodeJS.ProcessEnv; cwd: string; folder?: string | undefined },
     host: ProcessHost,
   ): RunningProcess
   /** A process that this one started before it re-executed itself. Owns the descriptors from now on. */

@@ -1,6 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { realpathSync, statSync } from 'node:fs'
+import { type OwnedFd, type Poller, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
+import { errnoOf } from '../config/index.ts'
 import { InheritedProcess, type ProcessHandle } from './inherited-process.ts'
+import { LIFELINE, type Lifeline } from './lifeline.ts'
 import { OutputPipe } from './output-pipe.ts'
 import { signalGroup } from './process-group.ts'
 import type { OutputStream } from './output.ts'
@@ -12,10 +15,16 @@ import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProces
  */
 const OUTPUT_WAIT = 500
 
-/** @param poller tells the end of processes that were taken over */
-export function systemProcesses(poller: Poller): Processes {
+/** From the descriptors 0 to 2 to LIFELINE: such an entry leaves the number closed. */
+const NOTHING_BETWEEN = Array.from({ length: LIFELINE - 3 }, () => 'ignore' as const)
+
+/**
+ * @param poller tells the end of processes that were taken over
+ * @param lifeline what each process inherits as LIFELINE
+ */
+export function systemProcesses(poller: Poller, lifeline: Pick<Lifeline, 'fd'>): Processes {
   return {
-    start: (command, options, host) => startProcess(command, options, host),
+    start: (command, options, host) => startProcess(command, { ...options, lifeline: lifeline.fd }, host),
     takeOver(numbers, host) {
       const run = new Run(host, numbers.pid, numbers)
       if (numbers.exit !== null) run.ended(numbers.exit)
@@ -27,24 +36,32 @@ export function systemProcesses(poller: Poller): Processes {
 
 function startProcess(
   [program = '', ...args]: readonly string[],
-  { env, cwd }: { env: NodeJS.ProcessEnv; cwd: string },
+  {
+    env,
+    cwd,
+    folder,
+    lifeline,
+  }: { env: NodeJS.ProcessEnv; cwd: string; folder?: string | undefined; lifeline: number },
   host: ProcessHost,
 ): RunningProcess {
   const open: OwnedFd[] = []
   const pair = () => {
     const ends = socketpair('stream')
+    // The process could send descriptors along with its output.
+    refuseDescriptors(ends[0].fd)
     open.push(...ends)
     return ends
   }
   let child: ChildProcess
   let run: Run
   try {
+    const where = existingFolder(cwd, folder)
     const [stdout, childStdout] = pair()
     const [stderr, childStderr] = pair()
     // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
     // A session of its own: Ctrl-C at the master's terminal is the master's to obey, who drains first.
-    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd]
-    child = spawn(program, args, { env, cwd, stdio, detached: true })
+    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd, ...NOTHING_BETWEEN, lifeline]
+    child = spawn(program, args, { env, cwd: where, stdio, detached: true })
     childStdout.close()
     childStderr.close()
     run = new Run(host, child.pid, { stdout: stdout.release(), stderr: stderr.release() })
@@ -53,7 +70,7 @@ function startProcess(
     return neverStarted(error as Error, host)
   }
   child.on('error', (error) => {
-    if (child.pid === undefined) run.ended({ code: null, signal: null, error: error.message })
+    if (child.pid === undefined) run.ended(failedStart(error))
   })
   child.on('exit', (code, signal) => {
     leaveNobody(child.pid)
@@ -80,8 +97,26 @@ function leaveNobody(leader: number | undefined, signal: NodeJS.Signals = 'SIGTE
   if (leader !== undefined) signalGroup(leader, signal)
 }
 
+function failedStart(error: Error): ProcessExit {
+  return { code: null, signal: null, error: error.message, errno: errnoOf(error) }
+}
+
+/**
+ * A release folder belongs to the version that was deployed from it, so a process that is started again starts there, wherever a `current`
+ * link leads meanwhile. Once that folder was removed, the link is all that there is. spawn(2) would name the program as missing.
+ */
+function existingFolder(cwd: string, folder = cwd): string {
+  if (isFolder(cwd)) return cwd
+  if (isFolder(folder)) return realpathSync(folder)
+  throw new Error(`the working folder ${folder} is gone`)
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true
+}
+
 function neverStarted(error: Error, host: ProcessHost): RunningProcess {
-  const told = setImmediate(() => host.exited({ code: null, signal: null, error: error.message }))
+  const told = setImmediate(() => host.exited(failedStart(error)))
   return { pid: undefined, numbers: undefined, signal() {}, close: () => clearImmediate(told) }
 }
 

@@ -1,16 +1,7 @@
-import { OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
-import { WORKER_CHANNEL } from '../ipc/messages.ts'
-import { createLogger, type LogFormat } from '../log/logger.ts'
-import { Employee } from './supervised-worker.ts'
+// The process of one worker: `main.js FORMAT`. Signals are for its master: a terminal sends Ctrl-C and Ctrl-\ to the whole group,
+// and a worker that ended by itself would be replaced. Before anything else is loaded.
+for (const signal of ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const)
+  process.on(signal, () => {})
 
-// The process of one worker: `main.js FORMAT`. Signals are its master's to obey: a terminal sends Ctrl-C to both, and a
-// worker that ended by itself would be replaced.
-process.on('SIGINT', () => {})
-process.on('SIGHUP', () => {})
-process.on('SIGTERM', () => {})
-
-const socket = new OwnedFd(WORKER_CHANNEL)
-setCloseOnExec(socket.fd, true)
-const logger = createLogger((process.argv[2] ?? 'json') as LogFormat)
-const poller = new Poller({ afterWake: () => employee.flush(), holdBack: () => employee.busy() })
-const employee: Employee = new Employee(socket, poller, logger, (code) => process.exit(code))
+const { runWorker } = await import('./run.ts')
+runWorker(process.argv[2])

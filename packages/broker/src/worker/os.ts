@@ -1,7 +1,8 @@
 import type { Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
-import { closeAll, type OwnedFd, peek, setNonblocking } from '@baton/native-sendmsg'
+import { clearLinger, peek, setNonblocking } from '@baton/native-sendmsg'
+import { closeClients } from './connection/close-clients.ts'
 import type { ClientConnection } from './connection/connection.ts'
 import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
 import { Relay } from './relay/relay.ts'
@@ -24,10 +25,10 @@ export interface Os extends Clock {
   readonly random: () => number
   /** See `peek` of native-sendmsg. */
   peek(fd: number, max: number): Buffer | undefined
-  /** See `closeAll` of native-sendmsg. */
-  closeAll(owned: readonly OwnedFd[]): void
-  /** O_NONBLOCK, on. */
-  setNonblocking(fd: number): void
+  /** See `closeClients`. */
+  closeClients(connections: readonly Pick<ClientConnection, 'fd' | 'peer'>[]): void
+  /** Undoes what a backend may have set on the open file that it shared: O_NONBLOCK on, SO_LINGER off. */
+  takeBack(fd: number): void
   /** Dials an upstream. */
   dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial
   /** Dials the Unix socket on which a backend takes relays, if it is that backend's user who listens there. */
@@ -41,8 +42,11 @@ export const systemOs: Os = {
   parallelism: availableParallelism(),
   random: Math.random,
   peek,
-  closeAll,
-  setNonblocking: (fd) => setNonblocking(fd, true),
+  closeClients,
+  takeBack: (fd) => {
+    setNonblocking(fd, true)
+    clearLinger(fd)
+  },
   dial,
   dialBackend,
   carry: (connection, upstream, onEnd) => new Relay(connection, upstream, onEnd),

@@ -7,9 +7,12 @@ import type { FromWorker, HeldClients, ToWorker } from '../ipc/messages.ts'
 import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
 import { type ClientConnection, FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
+import { standardOutput } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../listening/sockets.ts'
+import { ManagedProcesses } from './registry/managed-processes.ts'
 import { createWorker, type EmployedWorker } from './worker.ts'
+import { logWorkerStatus } from './status-log.ts'
 
 /** How often the master hears what was counted: what a SIGKILL costs at most, in milliseconds. */
 const COUNT_INTERVAL = 1000
@@ -33,6 +36,7 @@ export class Employee {
   readonly #end: (code: number) => void
   readonly #channel: Channel<ToWorker, FromWorker>
   readonly #listeners = new Map<string, OwnedFd>()
+  readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
   #worker: EmployedWorker | undefined
@@ -40,6 +44,8 @@ export class Employee {
   readonly #asked = new Map<number, Ask>()
   /** Until each has said that no client of its comes here any more. */
   readonly #predecessors = new Set<Promise<void>>()
+  /** Reloads that were asked for over the API here, and are not answered yet. */
+  readonly #reloading = new Set<Promise<unknown>>()
   #asks = 0
   #collected: readonly MetricSnapshot[] = []
   #orders: Promise<void> = Promise.resolve()
@@ -68,10 +74,15 @@ export class Employee {
 
   /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
   #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
+    if (message.type === 'managed') return this.#managed.update(message.processes)
+    // Before any later word about them.
+    if (message.type === 'start') this.#managed.update(message.managed ?? [])
     if (message.type === 'metrics') this.#collected = message.snapshots
     if (message.type === 'metrics' || message.type === 'reloaded')
       return this.#asked.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
+    if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
+    if (message.type === 'dump') return logWorkerStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
         const done = this.#obey(message, fds)
@@ -105,6 +116,8 @@ export class Employee {
         return this.#stop(message.deadline)
       case 'drain':
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
+      case 'log':
+        return this.#followLog(fds[0] as OwnedFd)
       case 'changed':
         return this.#worker?.tell(message.change)
       case 'listen': {
@@ -112,15 +125,23 @@ export class Employee {
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
         return this.#channel.send({ type: 'listens', listener: listener.name })
       }
-      // Heard above.
+      // Handled on arrival.
+      case 'managed':
       case 'count':
+      case 'ping':
+      case 'dump':
       case 'metrics':
       case 'reloaded':
         return
     }
   }
 
+  /** Before the start, all that there are; afterwards one whose file was created again. */
   #take(role: 'listener' | 'control' | 'admin', names: readonly string[], fds: readonly OwnedFd[]): void {
+    if (this.#worker !== undefined) {
+      for (const [index, fd] of fds.entries()) this.#worker.replaceSocket(role, names[index], fd)
+      return
+    }
     if (role === 'control') this.#control = fds[0]
     else if (role === 'admin') this.#admin = fds[0]
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
@@ -136,9 +157,11 @@ export class Employee {
       admin: this.#admin,
       poller: this.#poller,
       known,
+      managed: this.#managed,
       onBackends: () => queueMicrotask(() => this.#report()),
       collect: () => this.#collect(),
-      reload: (by) => this.#reload(by),
+      reload: (by, wait) => this.#reload(by, wait),
+      droppedLines: () => standardOutput().dropped,
     })
     this.#counting = setInterval(() => {
       // States change with time, too.
@@ -146,6 +169,14 @@ export class Employee {
       void this.#count()
     }, COUNT_INTERVAL)
     this.#channel.send({ type: 'ready' })
+  }
+
+  #followLog(file: OwnedFd): void {
+    try {
+      standardOutput().follow(file.fd)
+    } finally {
+      file.close()
+    }
   }
 
   #report(): void {
@@ -164,8 +195,11 @@ export class Employee {
     return this.#collected
   }
 
-  async #reload(by: string): Promise<ReloadResult> {
-    const answer = await this.#ask((ask) => ({ type: 'reload', ask, by }))
+  async #reload(by: string, wait: boolean): Promise<ReloadResult> {
+    const asked = this.#ask((ask) => ({ type: 'reload', ask, by, wait }))
+    this.#reloading.add(asked)
+    const answer = await asked
+    this.#reloading.delete(asked)
     if (answer?.type === 'reloaded') return { success: answer.success, log: answer.log }
     return { success: false, log: ['the master is gone'] }
   }
@@ -233,6 +267,7 @@ export class Employee {
     await worker.finish(removed, pass, deadline, {
       predecessors: Promise.all(this.#predecessors),
       settled: () => this.#endOf(successor),
+      answered: () => Promise.all(this.#reloading),
     })
     await this.#endOf(successor)
     await this.#leave()

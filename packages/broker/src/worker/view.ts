@@ -58,8 +58,9 @@ export function countedOf({ name, tally }: Service, listeners: readonly Listener
 export function backendReports(services: Iterable<Service>): BackendReport[] {
   return [...services].flatMap((service) =>
     [...service.links].map((link) => {
-      const { ulid: id, slot, pid, version } = link.identity
-      return { service: service.name, id, slot, pid, state: link.eligibility.state, version }
+      const { ulid: id, slot, pid, uid, started = null, owner = null, version } = link.identity
+      const { state } = link.eligibility
+      return { service: service.name, id, slot, pid, uid, started, owner, state, version }
     }),
   )
 }

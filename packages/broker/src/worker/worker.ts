@@ -11,10 +11,12 @@ import type { ClientConnection } from './connection/connection.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
 import { Farewell } from './reject/lingering-close.ts'
+import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from '../metrics/index.ts'
 import { FlightRecorder } from './recorder/flight-recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
+import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { Service } from './service/service.ts'
@@ -34,11 +36,15 @@ export interface Employment {
   readonly poller: Poller
   /** Backends of a predecessor. */
   readonly known: KnownBackends
+  /** What the master runs. */
+  readonly managed: ManagedProcesses
   /** Somebody has registered or gone. */
   readonly onBackends: () => void
   /** What other processes of this broker have counted. */
   readonly collect: () => Promise<readonly MetricSnapshot[]>
-  readonly reload: (by: string) => Promise<ReloadResult>
+  readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
+  /** Lines of the log that this process has dropped. */
+  readonly droppedLines: () => number
 }
 
 /** Everything that serves connections in one process. A process runs one. */
@@ -80,12 +86,20 @@ export interface EmployedWorker extends Worker {
     successor: (service: string, connections: readonly ClientConnection[]) => boolean,
     deadline: number,
     /** Those whose clients may still come here; and told when none goes to the successor any more: resolves when it has them all. */
-    neighbours: { readonly predecessors: Promise<unknown>; readonly settled: () => Promise<void> },
+    neighbours: {
+      readonly predecessors: Promise<unknown>
+      readonly settled: () => Promise<void>
+      /** Resolves when the master has answered all requests for a reload: they hold their connections to the admin server. */
+      readonly answered: () => Promise<unknown>
+    },
   ): Promise<void>
   /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** Serves one more listener, and its service if that is new. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
+  /** A socket whose file was created again, beside the one before. Owns `fd`. */
+  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
+  /** One backend, and those that come from the same managed process. */
   drainBackend(service: string, backend: string, deadline: number): void
   /** Tells those who listen to the events of what the master has begun. */
   tell(change: Change): void
@@ -130,6 +144,7 @@ export function createWorker(
     version: BROKER_VERSION,
     listeners: config.listeners.map(({ name }) => name),
     services: config.services.keys(),
+    droppedLines: given.droppedLines,
   })
   const services = new Map<string, Service>()
   const farewell = new Farewell(poller)
@@ -162,6 +177,7 @@ export function createWorker(
     services,
     brokerId: id,
     known: given.known,
+    managed: given.managed,
     onChange: () => {
       events.look()
       given.onBackends?.()
@@ -242,7 +258,11 @@ export function createWorker(
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
   }
 
-  const admin = createAdmin({ config, view, logger, socket: given.admin })
+  const pressed = () => {
+    const { fd } = sockets.control
+    return !fd.closed && sharedReserve().isReachedNow(fd.fd)
+  }
+  const admin = createAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
   const shut = async () => {
@@ -304,7 +324,7 @@ export function createWorker(
       registry.close()
       void admin.leave()
     },
-    async finish(removed, successor, deadline, { predecessors, settled }) {
+    async finish(removed, successor, deadline, { predecessors, settled, answered }) {
       beginDrain()
       const end = performance.now() + deadline
       for (const listener of listeners) {
@@ -325,6 +345,7 @@ export function createWorker(
       const passed = settled()
       const left = Math.max(0, end - performance.now())
       await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await answered()
       await settledWithin(stopped, 1000)
       // As long as it takes: what the kernel has no room for yet waits for the poller, which ends with this worker.
       await passed
@@ -351,7 +372,20 @@ export function createWorker(
       metrics.addListener(listener.name)
       addListener(listener, fd).start(poller)
     },
-    drainBackend: (service, backend, deadline) => void drainLinks(linksOf(service, backend), deadline),
+    replaceSocket(role, name, fd) {
+      const listener = listeners.find((each) => each.name === name)
+      if (role === 'control') registry.replaceSocket(fd)
+      else if (role === 'admin') admin.replaceSocket(fd)
+      else if (listener !== undefined) listener.replaceSocket(fd)
+      else fd.close()
+    },
+    drainBackend(service, backend, deadline) {
+      const links = [...(services.get(service)?.links ?? [])]
+      void drainLinks(
+        links.filter(({ identity }) => identity.ulid === backend || identity.owner === backend),
+        deadline,
+      )
+    },
     tell: (change) => events.tell(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {

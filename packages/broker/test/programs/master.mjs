@@ -5,12 +5,13 @@ import { createInterface } from 'node:readline'
 import { executeInPlace, Poller } from '@baton/native-sendmsg'
 import { parseConfig } from '@baton/broker'
 import { pino } from 'pino'
-import { Fleet, systemFleetOs } from '../../dist/master/fleet/index.js'
+import { Fleet, Lifeline, systemFleetOs } from '../../dist/master/fleet/index.js'
 
 const { BATON_MASTER_FLEET: saved, ...env } = process.env
 const logger = pino({ name: 'master' }, pino.destination({ sync: true }))
 const poller = new Poller()
-const os = systemFleetOs(poller)
+const lifeline = new Lifeline()
+const os = systemFleetOs(poller, lifeline)
 /** What waits, and for how many milliseconds. Undefined: time passes by itself. */
 let pauses = new Map()
 const options = {
@@ -28,6 +29,7 @@ const options = {
   },
   socket: '/nowhere/control.sock',
   env,
+  master: lifeline.environment,
   drain() {},
 }
 const { services } = parseConfig(JSON.parse(process.argv[2]))

@@ -300,8 +300,8 @@ export class Broker {
         if (state === 'quiet') return undefined
         return Buffer.from(state === 'sent' || state === 'asked' ? 'G' : '')
       },
-      closeAll: (owned) => owned.forEach((fd) => fd.close()),
-      setNonblocking: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
+      closeClients: (connections) => connections.forEach(({ fd }) => fd.close()),
+      takeBack: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
       dial: () => this.#kernel.violate('no upstream here'),
       dialBackend: ({ path }, host) => this.#dial(path, host),
       carry: (connection, upstream, onEnd) => this.#carry(connection, upstream, onEnd),

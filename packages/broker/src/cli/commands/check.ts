@@ -1,9 +1,9 @@
 import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
+import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 import { loadPrograms } from '../../programs.ts'
-import { CommandError, type Terminal } from '../output/terminal.ts'
-import { DONE } from '../../exit-codes.ts'
+import type { Terminal } from '../output/terminal.ts'
+import { DONE, CommandError } from '../../exit-codes.ts'
 
 export const check: Command = {
   name: 'check',
@@ -29,9 +29,9 @@ export const check: Command = {
 async function loadsFor(version: string | undefined): Promise<void> {
   if (version === undefined) return
   await loadPrograms()
-  if (version !== String(STATE_VERSION)) {
+  if (!READABLE_VERSIONS.includes(Number(version))) {
     throw new CommandError(
-      `this program reads a master's state of version ${STATE_VERSION}, not ${version}; stop and start`,
+      `this program reads a master's state of version ${READABLE_VERSIONS.join(' or ')}, not ${version}; stop and start`,
     )
   }
 }

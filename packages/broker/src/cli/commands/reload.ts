@@ -10,14 +10,15 @@ export const reload: Command = {
   summary: 'take over a new configuration, and new code',
   details: [
     'Asks the running broker to check its configuration file, to replace its own program by the one that is installed',
-    'now, and to go on with both. No client notices. Returns when that is done; when it fails, the broker goes on as',
-    'before, and the exit code is 1.',
+    'now, and to go on with both. No client notices. Returns when that is done, and every backend has moved to the new',
+    'worker or has ended; otherwise the reason is printed, and the exit code is 1. While another reload, a deploy or the start is in',
+    'progress it waits for that first; all that wait share one reload.',
   ].join('\n'),
-  options: configOption,
-  async run({ values }, terminal) {
+  options: { ...configOption, 'no-wait': { help: 'fail instead of waiting for another reload or a deploy' } },
+  async run({ values, switches }, terminal) {
     const { success, log } = await askMaster(
       locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG),
-      'reload',
+      switches.has('no-wait') ? 'reload no-wait' : 'reload',
     )
     for (const line of log.map(readable)) {
       if (success) terminal.out(line)

@@ -1,10 +1,14 @@
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { availableParallelism, tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { formatAddress } from '../../config/index.ts'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { errnoOf, formatAddress, parseDuration } from '../../config/index.ts'
 import { parseAddress } from '../../config/address.ts'
+import { logicalFolder, throughLinks } from '../../config/working-folder.ts'
 import type { Command } from '../command.ts'
+import { NOT_FOUND, unstartable } from '../../supervise/startable.ts'
 import { UsageError } from '../output/terminal.ts'
+import { CommandError } from '../../exit-codes.ts'
 
 /** The service of the app that `baton run` runs. */
 const SERVICE = 'app'
@@ -19,6 +23,10 @@ export const runApp: Command = {
     'broker listens instead, and gives each connection to one of them. A process that dies is replaced. `baton deploy app`',
     'with the configuration file that it prints replaces all of them, one after the other, and no client notices; with --watch',
     'each change of a file does. Everything behind `--` is the command: baton run -i 2 -- node server.js',
+    '',
+    'A command that cannot be started ends it with exit code 127 (not found) or 126 (not executable). So does, with exit code 1',
+    'and its last lines, an app that ends five times in a row before it has served. SIGTERM, Ctrl-C, the end of the terminal, of',
+    'npx, npm or of the script that has run it drain the app and end it; nohup, setsid and disown let it outlive them.',
   ].join('\n'),
   options: {
     instances: {
@@ -27,7 +35,15 @@ export const runApp: Command = {
       help: 'so many processes, or "max": one for each processor (default: 1)',
     },
     listen: { value: 'ADDR', help: 'listen there, whatever the app asks for' },
-    watch: { help: 'deploy anew when a file in this folder changes' },
+    watch: { help: 'deploy again when a file in this folder changes' },
+    restart: {
+      value: 'WHEN',
+      help: 'always: start the app again however often it fails to start (default: give up after five times in a row)',
+    },
+    'drain-deadline': {
+      value: 'DURATION',
+      help: 'cut connections of a process that is stopped or replaced after this time (default: 30s)',
+    },
   },
   async run({ rest, values, switches }, terminal) {
     if (rest.length === 0)
@@ -35,8 +51,15 @@ export const runApp: Command = {
     const listen = values.get('listen')
     const address = listen === undefined ? undefined : parseAddress(listen)
     if (typeof address === 'string') throw new UsageError(`--listen: ${address}`)
-    const { GIVEN_LISTENER, runMaster } = await import('../../master/main.ts')
-    const folder = mkdtempSync(join(tmpdir(), 'baton-run-'))
+    const drainDeadline = durationOf(values.get('drain-deadline') ?? '30s')
+    const restart = restartOf(values.get('restart'))
+    const instances = instancesOf(values.get('instances') ?? '1')
+    const cwd = workingFolder(rest)
+    const [{ findLaunchers, GIVEN_LISTENER, makeRunFolder, runMaster }, { exitProcess }] = await Promise.all([
+      import('../../master/main.ts'),
+      import('../../log/standard.ts'),
+    ])
+    const folder = makeRunFolder()
     const file = join(folder, 'baton.json')
     const listener = (name: string, where: string) => ({
       name,
@@ -46,6 +69,7 @@ export const runApp: Command = {
     })
     const config = {
       runtimeDir: folder,
+      drainDeadline,
       admin: { listen: `unix:${join(folder, 'admin.sock')}` },
       listeners: [
         // There is always one, also before the app listens; handy for a look from this machine.
@@ -55,10 +79,12 @@ export const runApp: Command = {
       services: {
         [SERVICE]: {
           command: rest,
-          cwd: process.cwd(),
-          instances: instancesOf(values.get('instances') ?? '1'),
+          // Not by getcwd(2): a deploy follows the link through which the folder was entered.
+          cwd,
+          instances,
           env: {
             BATON_MASTER_SOCKET: join(folder, 'master.sock'),
+            BATON_DRAIN_DEADLINE: String(drainDeadline),
             NODE_OPTIONS: [process.env['NODE_OPTIONS'], `--import=${preload()}`].filter(Boolean).join(' '),
           },
         },
@@ -70,10 +96,50 @@ export const runApp: Command = {
       file,
       warn: () => {},
       signals: process,
-      exit: (code) => process.exit(code),
-      run: { claims: {}, watch: switches.has('watch') ? process.cwd() : null, folder },
+      exit: exitProcess,
+      run: {
+        claims: {},
+        watch: switches.has('watch') ? cwd : null,
+        folder,
+        restart,
+        launchers: findLaunchers(),
+      },
     })
   },
+}
+
+/**
+ * Where the command runs.
+ *
+ * @throws {CommandError} exit code 126 or 127: it cannot be started
+ */
+function workingFolder(command: readonly string[]): string {
+  let cwd: string
+  try {
+    cwd = process.cwd()
+  } catch (error) {
+    const why = `the working folder is gone (${errnoOf(error) ?? String(error)})`
+    throw new CommandError(`cannot start ${JSON.stringify(command[0])}: ${why}`, {
+      exitCode: NOT_FOUND,
+      cause: error,
+    })
+  }
+  const problem = unstartable(command, cwd, process.env['PATH'])
+  if (problem !== undefined) throw new CommandError(problem.reason, { exitCode: problem.code })
+  return logicalFolder(process.env, cwd)
+}
+
+function durationOf(text: string): number {
+  const ms = parseDuration(/^\d+$/.test(text) ? `${text}ms` : text)
+  if (ms === undefined)
+    throw new UsageError(`--drain-deadline: ${JSON.stringify(text)} is no duration such as 30s or 500ms`)
+  return ms
+}
+
+function restartOf(text: string | undefined): 'limited' | 'always' {
+  if (text === undefined) return 'limited'
+  if (text === 'always') return 'always'
+  throw new UsageError(`--restart: ${JSON.stringify(text)} is not "always"`)
 }
 
 function instancesOf(text: string): number {
@@ -85,5 +151,7 @@ function instancesOf(text: string): number {
 
 /** As an URL: the path may have spaces, which NODE_OPTIONS takes for an end. */
 function preload(): string {
-  return import.meta.resolve('@baton/backend-sdk/register')
+  const file = fileURLToPath(import.meta.resolve('@baton/backend-sdk/register'))
+  const cwd = process.cwd()
+  return pathToFileURL(throughLinks(file, logicalFolder(process.env, cwd), cwd)).href
 }

@@ -8,12 +8,17 @@ export const stop: Command = {
   operands: [],
   summary: 'drain the broker and end it',
   details: [
-    'Does what SIGTERM does: no new clients, and those that are there get drainDeadline to become somebody’s. Returns',
-    'when the broker has ended.',
+    'Drains the broker, like SIGTERM: it stops accepting connections and gives current ones until drainDeadline to be',
+    'handed off, and managed backends as long to finish. Says every 5 s what it waits for, and returns when the broker has',
+    'ended.',
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {
-    const { success, log } = await askMaster(locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG), 'stop')
+    const { success, log } = await askMaster(
+      locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG),
+      'stop',
+      (line) => terminal.err(line),
+    )
     for (const line of log) terminal.err(line)
     if (success) terminal.out('stopped')
     return success ? DONE : FAILED

@@ -22,8 +22,3 @@ export interface Display {
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
-
-/** The command could not be done, and the message says all there is to say: exit code 1, no stack. */
-export class CommandError extends Error {
-  override readonly name = 'CommandError'
-}

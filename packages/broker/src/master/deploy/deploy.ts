@@ -15,6 +15,10 @@ export interface DeployPlan {
   readonly minHealthy: number
   /** Milliseconds that it may take to get there, `minHealthy` not counted. Default: 60 s. */
   readonly startLimit?: number
+  /** Milliseconds that a drain may take. */
+  readonly drainDeadline: number
+  /** Backends that Baton did not start may be registered beside the instances. */
+  readonly external?: boolean
 }
 
 /** What a deploy does to the world. Everything that comes of it comes back as an event. */
@@ -30,17 +34,29 @@ export interface DeployHost {
   promote(instance: number): string | undefined
   /** Stops the process that was started last for this place. */
   discard(instance: number): void
+  /** Ids of the processes that have the places now. */
+  places(): ReadonlySet<string>
+  /** What the broker listed last. */
+  reports(): readonly BackendReport[]
   progress(progress: DeployProgress): void
   finished(result: DeployResult): void
 }
 
 const START_LIMIT = 60_000
 
+/** Time for the last of the former backends to be listed no longer, in milliseconds: reports come once a second, or from a new worker. */
+const SETTLE_LIMIT = 10_000
+
+/** How many of those that are left are named. */
+const MOST_NAMED = 5
+
 type Phase =
   /** New processes run beside the old ones and are watched; no old one was touched. */
   | { readonly kind: 'starting'; readonly candidates: Map<number, Candidate> }
   /** The new ones have their places; the old ones, by id, drain and end. */
   | { readonly kind: 'retiring'; readonly former: Map<string, number> }
+  /** All places are taken over; backends that belong to none of them are still listed. */
+  | { readonly kind: 'settling' }
   | { readonly kind: 'over' }
 
 /**
@@ -48,7 +64,8 @@ type Phase =
  *
  * Step by step, `atOnce` instances at a time:
  *
- *     starting --all ready for minHealthy--> retiring --all old ones gone--> next step, or over
+ *     starting --all ready for minHealthy--> retiring --all old ones gone--> next step, or settling
+ *     settling --no other backend is listed--> over; --too late--> over, as a failure
  *     starting --exit, unhealthy, too late--> over (the new ones of this step stop, the old ones go on)
  *     any --a new one that has its place ends or gets unhealthy--> over
  *     any --abort--> starting, with the old version for every place that the new one has
@@ -83,6 +100,7 @@ export class Deploy {
       if (reportedState(reports, id) === 'unhealthy')
         return this.#fail(instance, 'got unhealthy after it had taken over')
     }
+    if (this.#phase.kind === 'settling' && this.#others().length === 0) return this.#finish()
     if (this.#phase.kind !== 'starting') return
     const { candidates } = this.#phase
     for (const [instance, before] of candidates) {
@@ -129,7 +147,7 @@ export class Deploy {
 
   #next(): void {
     const step = this.#ahead.splice(0, this.#plan.atOnce)
-    if (step.length === 0) return this.#finish()
+    if (step.length === 0) return this.#settle()
     const candidates = new Map<number, Candidate>()
     this.#phase = { kind: 'starting', candidates }
     for (const instance of step) {
@@ -192,7 +210,52 @@ export class Deploy {
     this.#host.finished({ success: false, reason, output, aborted, returned })
   }
 
+  /** Done only when no backend of the service is left that belongs to none of the places. */
+  #settle(): void {
+    if (this.#others().length === 0) return this.#finish()
+    this.#phase = { kind: 'settling' }
+    const { clock } = this.#host
+    const drained = () => this.#finishBeside(this.#others())
+    this.#timer = clock.setTimeout(() => {
+      if (this.#others().some(({ state }) => state !== 'draining')) return drained()
+      // The broker drains what a managed process has left behind.
+      this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
+    }, SETTLE_LIMIT)
+  }
+
+  /** Backends of the service that this deploy did not replace. */
+  #others(): BackendReport[] {
+    const { service, external = false } = this.#plan
+    const places = this.#host.places()
+    return this.#host.reports().filter((report) => {
+      if (report.service !== service || report.state === 'drained') return false
+      if (external && typeof report.owner !== 'string') return false
+      return !places.has(report.owner ?? report.id)
+    })
+  }
+
+  #finishBeside(others: readonly BackendReport[]): void {
+    if (others.length === 0) return this.#finish()
+    this.#phase = { kind: 'over' }
+    const named = others
+      .slice(0, MOST_NAMED)
+      .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
+    if (others.length > MOST_NAMED) named.push(`${others.length - MOST_NAMED} more`)
+    const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
+    this.#tell('failed', undefined, reason)
+    const aborted = this.#version === 'old'
+    this.#host.finished({
+      success: false,
+      reason,
+      output: [],
+      aborted,
+      returned: aborted,
+      ...(!aborted && { complete: true }),
+    })
+  }
+
   #finish(): void {
+    this.#host.clock.clear(this.#timer)
     this.#phase = { kind: 'over' }
     const replaced = this.#taken.size
     if (this.#version === 'old') {

@@ -4,8 +4,9 @@ import type { ServiceConfig } from '../../config/index.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
 import type { DeployResult } from './progress.ts'
 import type { Change } from '../../api/events.ts'
-import type { Fleet } from '../fleet/index.ts'
+import { define, type Fleet } from '../fleet/index.ts'
 import { type Outcome, refusal } from '../../ipc/operator-protocol.ts'
+import type { FilesOnDisk } from '../files-on-disk.ts'
 import type { InForce } from '../active-config.ts'
 import type { Occupation } from '../operation-lock.ts'
 
@@ -25,6 +26,7 @@ export interface DeployerParts {
   readonly fleet: Fleet
   readonly inForce: InForce
   readonly occupation: Occupation
+  readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
@@ -83,29 +85,58 @@ export class Deployer {
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
-    const { fleet, inForce, logger } = this.#parts
+    const { fleet, inForce, files, logger } = this.#parts
+    // A new process has to find the control socket.
+    files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
+    const base = dirname(inForce.settings.file)
+    const folder = define(service, base)?.cwd
+    let moved: string | undefined
     const deploy = begin(fleet, {
       service,
-      base: dirname(inForce.settings.file),
+      base,
       atOnce,
-      progress: ({ step, instance, text }) => command.progress(`${step} ${instance}: ${text}`),
+      progress: ({ step, instance, text }) => {
+        if (step === 'done' && !abort) moved = movedFrom(folder, service, base)
+        if (moved === undefined) command.progress(`${step} ${instance}: ${text}`)
+        else command.progress(`failed ${instance}: ${moved}`)
+      },
     })
     this.#running = { service: name, deploy }
     logger.info({ service: name, atOnce, abort, by }, 'deploying')
-    const result = await deploy.done
+    const ended = await deploy.done
     this.#running = undefined
+    const result: DeployResult =
+      ended.success && moved !== undefined
+        ? { success: false, reason: moved, output: [], aborted: false, returned: false }
+        : ended
     if (result.success) logger.info({ service: name, replaced: result.replaced }, 'deployed')
     else logger.error({ service: name, reason: result.reason, returned: result.returned }, 'deploy failed')
     return result
   }
 }
 
+/** Whether processes that were started in `folder` are of another release than the one that the links of `cwd` lead to now. */
+function movedFrom(folder: string | undefined, service: ServiceConfig, base: string): string | undefined {
+  let now: string | undefined
+  try {
+    now = define(service, base)?.cwd
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error)
+  }
+  return now === folder ? undefined : `its cwd led to ${folder}, and leads to ${now} since; deploy again`
+}
+
 /** What the asker reads behind the progress. */
 function answerOf(result: DeployResult, aborting: boolean): Outcome {
   if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
-  const kept = result.returned ? 'everything is the old version' : 'instances of the new version are left'
+  const kept =
+    result.complete === true
+      ? 'every instance is the new version'
+      : result.returned
+        ? 'everything is the old version'
+        : 'instances of the new version are left'
   return {
     success: aborting && result.aborted && result.returned,
     log: [`${result.reason}; ${kept}`, ...result.output],

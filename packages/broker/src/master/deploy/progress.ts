@@ -17,4 +17,6 @@ export type DeployResult =
       readonly aborted: boolean
       /** Everything is the old version again. False when instances of the new one are left. */
       readonly returned: boolean
+      /** Every instance is the new version, and yet other backends of the service are registered. */
+      readonly complete?: boolean
     }

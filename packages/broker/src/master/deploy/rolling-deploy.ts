@@ -74,6 +74,8 @@ function roll(
     instances,
     atOnce,
     minHealthy: options.service.minHealthy,
+    external: options.service.external,
+    drainDeadline: fleet.drainDeadline,
     ...(startLimit !== undefined && { startLimit }),
   }
   let settle: (result: DeployResult) => void
@@ -85,9 +87,11 @@ function roll(
     start: (number, version) => service.startSuccessor(number, version === 'new' ? generation : old),
     promote: (number) => service.promote(number)?.id,
     discard: (number) => service.discard(number),
+    places: () => new Set(service.numbers.flatMap((number) => service.instance(number)?.process?.id ?? [])),
+    reports: () => fleet.reports,
     progress: (event) => progress?.(event),
     finished(result) {
-      if (result.success) service.settle(generation)
+      if (result.success || result.complete === true) service.settle(generation)
       forget()
       settle(result)
     },

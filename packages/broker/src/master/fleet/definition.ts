@@ -13,6 +13,8 @@ export interface Definition {
   readonly env: Readonly<Record<string, string>>
   /** Absolute and free of symbolic links. */
   readonly cwd: string
+  /** The same as configured, with its links: for when `cwd` is gone. Absent in the state of an older program. */
+  readonly folder?: string | undefined
   /** Of the application; null when the configuration does not say. */
   readonly version: string | null
 }
@@ -34,12 +36,15 @@ export function define(service: ServiceConfig, base: string): Definition | undef
   const { name, command, env } = service
   if (command === null) return undefined
   const folder = resolve(base, service.cwd)
-  return { service: name, command, env, cwd: follow(folder, name), version: env['BATON_VERSION'] ?? null }
+  const version = env['BATON_VERSION'] ?? null
+  return { service: name, command, env, cwd: follow(folder, name), folder, version }
 }
 
 /** Whether both would start the same thing. The files behind the command may still differ. */
 export function sameDefinition(one: Definition, other: Definition): boolean {
-  return isDeepStrictEqual({ ...one }, { ...other })
+  const { folder: _one, ...first } = one
+  const { folder: _other, ...second } = other
+  return isDeepStrictEqual(first, second)
 }
 
 function follow(folder: string, service: string): string {

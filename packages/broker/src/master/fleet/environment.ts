@@ -12,12 +12,14 @@ export interface Introduction {
   readonly socket: string
   /** ULID of the backend: new for each process. */
   readonly backend: string
+  /** `Lifeline.environment`. */
+  readonly master: NodeJS.ProcessEnv
 }
 
 /** The whole environment of one process. What the definition says wins over what the master was given, Baton's over both. */
 export function environmentOf(
   definition: Definition,
-  { socket, backend }: Introduction,
+  { socket, backend, master }: Introduction,
   inherited: NodeJS.ProcessEnv,
 ): NodeJS.ProcessEnv {
   return {
@@ -26,6 +28,6 @@ export function environmentOf(
     BATON_SOCKET: socket,
     BATON_SERVICE: definition.service,
     BATON_BACKEND_ID: backend,
-    BATON_MASTER_PID: String(process.pid),
+    ...master,
   }
 }

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import type { ManagedReport } from '../../ipc/messages.ts'
 import type { ServiceConfig } from '../../config/index.ts'
 import { BrokerError } from '../../errors.ts'
 import { type BackendReport, isListed } from './backend-report.ts'
@@ -27,10 +28,14 @@ export interface FleetOptions {
   readonly socket: string
   /** The master's environment, which the processes inherit but for what is the master's own. */
   readonly env: NodeJS.ProcessEnv
+  /** Variables by which the processes know this master again. */
+  readonly master: NodeJS.ProcessEnv
   /** Asks the worker to give a backend no new connections. Answered by a report that lacks it. */
   drain(service: string, backend: string, deadline: number): void
   /** `statuses` may have something new. Called often, also from within calls that change something. */
   changed?(): void
+  /** The process of an instance has ended without having been asked to, or could not be started. */
+  exited?(process: ManagedProcess, exit: ProcessExit): void
 }
 
 /** Told of every exit and every report, after the fleet has drawn its own conclusions. */
@@ -125,6 +130,16 @@ export class Fleet {
     return [...this.#services.values()].flatMap((service) => service.statuses())
   }
 
+  /** All processes that run, for the workers. */
+  managed(): ManagedReport[] {
+    return [...this.#services.values()].flatMap(({ reports }) => reports)
+  }
+
+  /** Milliseconds. */
+  get drainDeadline(): number {
+    return this.#drainDeadline
+  }
+
   service(name: string): ManagedService | undefined {
     return this.#services.get(name)
   }
@@ -217,15 +232,16 @@ export class Fleet {
   }
 
   #serviceHost(): ServiceHost {
-    const { os, logger, socket, env } = this.#options
+    const { os, logger, socket, env, master } = this.#options
     return {
       os,
       logger,
-      environment: (definition, backend) => environmentOf(definition, { socket, backend }, env),
+      environment: (definition, backend) => environmentOf(definition, { socket, backend, master }, env),
       isListed: (id) => isListed(this.#reports, id),
       drain: (service, id, deadline) => this.#options.drain(service, id, deadline),
-      exited: (process, exit) => {
+      exited: (process, exit, inPlace) => {
         for (const observer of this.#observers.values()) observer.exited(process, exit)
+        if (inPlace) this.#options.exited?.(process, exit)
         this.#forget()
       },
       changed: () => this.#options.changed?.(),

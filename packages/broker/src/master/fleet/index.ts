@@ -2,6 +2,7 @@
 export { type BackendReport } from './backend-report.ts'
 export { define, type Definition, type Generation } from './definition.ts'
 export { Fleet, type FleetConfig, type FleetObserver, type FleetOptions } from './fleet.ts'
+export { Lifeline, type LifelineState } from '../../supervise/lifeline.ts'
 export { type ManagedProcess } from './managed-process.ts'
 export { type ManagedService } from './managed-service.ts'
 export { fleetClock, type FleetClock, type FleetOs, systemFleetOs } from './os.ts'

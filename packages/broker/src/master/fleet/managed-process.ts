@@ -65,9 +65,9 @@ export class ManagedProcess {
     env: NodeJS.ProcessEnv,
     context: { os: FleetOs; host: ManagedProcessHost; logger: Logger },
   ): ManagedProcess {
-    const { command, cwd } = identity.generation.definition
+    const { command, cwd, folder } = identity.generation.definition
     const started = new ManagedProcess(identity, context, (host) =>
-      context.os.start(command, { env, cwd }, host),
+      context.os.start(command, { env, cwd, folder }, host),
     )
     if (started.pid !== undefined) {
       started.#logger.info(

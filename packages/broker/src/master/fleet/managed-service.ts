@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import type { ManagedReport } from '../../ipc/messages.ts'
 import { type Definition, type Generation, sameDefinition } from './definition.ts'
 import { Instance, type InstanceHost } from './instance.ts'
 import { ManagedProcess, type ManagedProcessHost } from './managed-process.ts'
@@ -15,8 +16,8 @@ export interface ServiceHost {
   environment(definition: Definition, id: string): NodeJS.ProcessEnv
   isListed(id: string): boolean
   drain(service: string, id: string, deadline: number): void
-  /** A process has ended, and the service has drawn its conclusions. */
-  exited(process: ManagedProcess, exit: ProcessExit): void
+  /** A process has ended, and the service has drawn its conclusions. `inPlace`: it was an instance's, and none that was retired. */
+  exited(process: ManagedProcess, exit: ProcessExit, inPlace: boolean): void
   /** Something that `statuses` shows is another. */
   changed(): void
 }
@@ -103,6 +104,14 @@ export class ManagedService {
       ...[...this.#successors.values()].map((process) => statusOfProcess(process, 'starting')),
       ...[...this.#leaving].map((process) => statusOfProcess(process, 'stopping')),
     ]
+  }
+
+  /** All its processes that run, for the workers. */
+  get reports(): ManagedReport[] {
+    return this.processes.flatMap((process) => {
+      const { id, pid } = process
+      return pid === undefined ? [] : { id, service: this.name, pid, leaving: this.#leaving.has(process) }
+    })
   }
 
   instance(number: number): Instance | undefined {
@@ -260,10 +269,9 @@ export class ManagedService {
     for (const [number, successor] of this.#successors) {
       if (successor === process) this.#successors.delete(number)
     }
-    for (const instance of this.#instances.values()) {
-      if (instance.process === process) instance.exited(process)
-    }
-    this.#host.exited(process, exit)
+    const instance = [...this.#instances.values()].find((each) => each.process === process)
+    instance?.exited(process)
+    this.#host.exited(process, exit, instance !== undefined)
     this.#host.changed()
   }
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '@baton/backend-sdk/protocol'
 import type { Poller } from '@baton/native-sendmsg'
 import { ulid } from 'ulid'
+import type { Lifeline } from '../../supervise/lifeline.ts'
 import type { Processes } from '../../supervise/processes.ts'
 import { systemProcesses } from '../../supervise/system-processes.ts'
 
@@ -27,7 +28,10 @@ export const fleetClock: FleetClock = {
   clear: (timer) => clearTimeout(timer as NodeJS.Timeout | undefined),
 }
 
-/** @param poller the process's own; it stays the caller's */
-export function systemFleetOs(poller: Poller): FleetOs {
-  return { ...fleetClock, ...systemProcesses(poller), id: () => ulid() }
+/**
+ * @param poller the process's own; it stays the caller's
+ * @param lifeline the same: every process inherits its read end
+ */
+export function systemFleetOs(poller: Poller, lifeline: Pick<Lifeline, 'fd'>): FleetOs {
+  return { ...fleetClock, ...systemProcesses(poller, lifeline), id: () => ulid() }
 }

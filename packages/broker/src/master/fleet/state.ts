@@ -14,6 +14,7 @@ const definition = z.object({
   command: z.array(z.string()).min(1).readonly(),
   env: z.record(z.string(), z.string()).readonly(),
   cwd: z.string(),
+  folder: z.string().optional(),
   version: z.string().nullable(),
 })
 
@@ -25,6 +26,7 @@ const exit = z.object({
     .custom<NodeJS.Signals>((value) => typeof value === 'string' && value.startsWith('SIG'))
     .nullable(),
   error: z.string().optional(),
+  errno: z.string().optional(),
 })
 
 const life = z.discriminatedUnion('kind', [

@@ -14,15 +14,20 @@ export interface Commanded {
   status(): unknown
   deploy(command: DeployCommand): Promise<Outcome>
   listen(request: PortRequest): Promise<Outcome>
-  /** Answers the session itself: in this program, or in the one that replaces it. */
-  reload(session: Session): void
+  /** Answers the session itself: in this program, or in the one that replaces it. Refuses while something else goes on, unless it may wait. */
+  reload(session: Session, wait: boolean): void
   /** Answers the session itself, when all is over. */
   stop(session: Session): void
 }
 
+/** Characters. No name is longer, and what is not understood is repeated in the answer. */
+const LONGEST_WORD = 255
+
 /** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
 export function obey(session: Session, [command = '', ...rest]: readonly string[], master: Commanded): void {
   const refuse = (why: string) => reply(session, refusal(why))
+  if ([command, ...rest].some(({ length }) => length > LONGEST_WORD))
+    return refuse(`a word has at most ${LONGEST_WORD} characters`)
   const { words, options } = parse(rest)
   switch (command) {
     case 'prompt':
@@ -49,9 +54,14 @@ export function obey(session: Session, [command = '', ...rest]: readonly string[
     const request = portRequest(options)
     return typeof request === 'string' ? refuse(request) : void answerWith(session, master.listen(request))
   }
+  if (command === 'reload') {
+    const [mode] = rest
+    if (rest.length > 1 || (mode !== undefined && mode !== 'no-wait'))
+      return refuse('reload takes no argument but no-wait')
+    return master.reload(session, mode === undefined)
+  }
   if (rest.length > 0) return refuse(`${command} takes no arguments`)
-  if (command === 'reload') master.reload(session)
-  else master.stop(session)
+  master.stop(session)
 }
 
 export function reply(session: Session, { success, log }: Outcome): void {

@@ -1,5 +1,6 @@
 import {
   type BorrowedFd,
+  closeReachable,
   EPOLLERR,
   EPOLLHUP,
   EPOLLIN,
@@ -7,7 +8,7 @@ import {
   NativeError,
   type OwnedFd,
   type Poller,
-  recv,
+  receivePlain,
   send,
   type Watch,
 } from '@baton/native-sendmsg'
@@ -101,7 +102,7 @@ export class Session {
   close(): void {
     if (!this.open) return
     this.#watch?.remove()
-    this.#fd.close()
+    closeReachable(this.#fd, true)
     this.#host.closed(this)
   }
 
@@ -114,7 +115,7 @@ export class Session {
 
   #read(): void {
     try {
-      const bytes = recv(this.#fd.fd, LONGEST_LINE)
+      const bytes = receivePlain(this.#fd.fd, LONGEST_LINE)
       // After `quit` nothing is heard any more; behind a command that takes its time only so much.
       if (!this.#ending) this.#input += bytes.toString('latin1')
       if (this.#input.length > 2 * LONGEST_LINE) return this.close()

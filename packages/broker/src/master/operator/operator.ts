@@ -1,16 +1,22 @@
 import {
-  acceptOne,
+  acceptMany,
+  closeReachable,
   EPOLLIN,
   NativeError,
   OwnedFd,
   peerCredentials,
   type Poller,
+  refuseDescriptors,
   type Watch,
 } from '@baton/native-sendmsg'
 import { type Rights, Session } from './operator-session.ts'
 
 /** More operators, or readers, than that are a program that forgets to close. */
 const MOST_SESSIONS = 64
+/** Of them for one user who may only read, so that the other users can. */
+const MAX_SESSIONS_PER_READER = 16
+/** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
+const MAX_ACCEPTS = 32
 /** Out of descriptors: milliseconds until the next look. */
 const PRESSURE_PAUSE = 100
 
@@ -21,12 +27,13 @@ export interface OperatorHost {
 
 /** Accepts on the operator's socket. Who has this process's user, or root, is an operator; everybody else a reader. */
 export class Operator {
-  readonly #socket: OwnedFd
+  #socket: OwnedFd
   readonly #poller: Poller
   readonly #host: OperatorHost
   readonly #sessions = new Set<Session>()
   readonly #awaitingEnd = new Set<Session>()
-  readonly #watch: Watch
+  readonly #uids = new WeakMap<Session, number>()
+  #watch: Watch
   #resume: NodeJS.Timeout | undefined
 
   /** Borrows `socket`. */
@@ -34,12 +41,37 @@ export class Operator {
     this.#socket = socket
     this.#poller = poller
     this.#host = host
+    refuseDescriptors(socket.fd)
     this.#watch = poller.add(socket.fd, EPOLLIN, () => this.#accept())
+  }
+
+  /**
+   * Accepts on `socket` from now on, and what still waits in the queue of the former one, which may be closed afterwards.
+   *
+   * @throws {NativeError} and then goes on with the former one
+   */
+  replaceSocket(socket: OwnedFd): void {
+    for (;;) {
+      const { connections, error } = acceptMany(this.#socket.fd, MAX_ACCEPTS)
+      for (const accepted of connections) this.#meet(new OwnedFd(accepted.fd))
+      if (error !== undefined) throw error
+      // Its file is gone: no more can come.
+      if (connections.length < MAX_ACCEPTS) break
+    }
+    const watch = this.#poller.add(socket.fd, EPOLLIN, () => this.#accept())
+    clearTimeout(this.#resume)
+    this.#watch.remove()
+    this.#watch = watch
+    this.#socket = socket
   }
 
   /** Goes on with a connection that was accepted before; owns `fd`. */
   adopt(fd: OwnedFd): Session {
-    const session: Session = new Session(fd, peerOf(fd), this.#poller, {
+    return this.#begin(fd, peerOf(fd))
+  }
+
+  #begin(fd: OwnedFd, peer: { rights: Rights; peer: string }): Session {
+    const session: Session = new Session(fd, peer, this.#poller, {
       line: (from, text) => this.#host.command(from, text.split(/\s+/)),
       closed: (from) => void this.#sessions.delete(from),
     })
@@ -50,6 +82,11 @@ export class Operator {
   /** The session hears when the broker ends. */
   awaitEnd(session: Session): void {
     this.#awaitingEnd.add(session)
+  }
+
+  /** A line to those who wait for the end: what is waited for. */
+  tell(line: string): void {
+    for (const session of this.#awaitingEnd) session.write(`${line}\n`)
   }
 
   /** Says so to those who wait for the end. */
@@ -64,27 +101,42 @@ export class Operator {
   }
 
   #accept(): void {
-    try {
-      for (;;) {
-        const accepted = acceptOne(this.#socket.fd)
-        if (accepted === undefined) return
-        const fd = new OwnedFd(accepted.fd)
-        const session = this.adopt(fd)
-        // Readers take nobody else's place.
-        const same = [...this.#sessions].filter(({ rights }) => rights === session.rights)
-        if (same.length > MOST_SESSIONS) session.close()
+    const { connections, error } = acceptMany(this.#socket.fd, MAX_ACCEPTS)
+    let failure = error
+    for (const accepted of connections) {
+      const fd = new OwnedFd(accepted.fd)
+      try {
+        this.#meet(fd)
+      } catch (reason) {
+        if (!(reason instanceof NativeError)) throw reason
+        closeReachable(fd, true)
+        failure ??= reason
       }
-    } catch (error) {
-      if (!(error instanceof NativeError)) throw error
-      this.#watch.modify(0)
-      this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE)
     }
+    if (failure === undefined) return
+    this.#watch.modify(0)
+    this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE)
+  }
+
+  /** Readers take no operator's place, and no other reader's. */
+  #meet(fd: OwnedFd): void {
+    const { rights, peer, uid } = peerOf(fd)
+    let same = 0
+    let own = 0
+    for (const session of this.#sessions) {
+      if (session.rights === rights) same += 1
+      if (this.#uids.get(session) === uid) own += 1
+    }
+    if (same >= MOST_SESSIONS || (rights === 'reader' && own >= MAX_SESSIONS_PER_READER))
+      return closeReachable(fd, true)
+    this.#uids.set(this.#begin(fd, { rights, peer }), uid)
   }
 }
 
-function peerOf(fd: OwnedFd): { rights: Rights; peer: string } {
+function peerOf(fd: OwnedFd): { rights: Rights; peer: string; uid: number } {
   const { uid, pid } = peerCredentials(fd.fd)
   return {
+    uid,
     rights: uid === 0 || uid === process.getuid?.() ? 'operator' : 'reader',
     peer: `uid ${uid} (pid ${pid})`,
   }

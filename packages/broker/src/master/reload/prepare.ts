@@ -1,15 +1,18 @@
-import { executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
+import { setImmediate } from 'node:timers/promises'
+import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError, readConfigText } from '../../config/index.ts'
 import type { Change } from '../../api/events.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
 import type { Counters } from '../workers/counters.ts'
 import type { Crossing } from './session-handover.ts'
+import type { FilesOnDisk } from '../files-on-disk.ts'
 import { type InForce, readSettings } from '../active-config.ts'
+import type { CommandLine, InstalledProgram } from './installed-program.ts'
 import type { Occupation } from '../operation-lock.ts'
+import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
 import type { Roster } from '../workers/worker-pool.ts'
-import type { Session } from '../operator/operator-session.ts'
 import type { StartLog } from '../start-log.ts'
 import { type Asker, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
@@ -24,12 +27,16 @@ export interface ReloadParts {
   readonly fleet: Fleet
   readonly counters: Counters
   readonly crossing: Crossing
+  readonly files: Pick<FilesOnDisk, 'ensure'>
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
 }
 
 /** What crosses exec beside them. */
-type Carried = Pick<MasterState, 'lock' | 'executions' | 'startedAt' | 'run'>
+type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run'> & {
+  /** Requests for the reload behind this one. */
+  readonly waiting: readonly ReloadRequest[]
+}
 
 /**
  * The first half of a reload, in the program that is to be replaced: looks at all that can be refused, and hands over. The other half is
@@ -37,67 +44,68 @@ type Carried = Pick<MasterState, 'lock' | 'executions' | 'startedAt' | 'run'>
  */
 export class BeforeExec {
   readonly #parts: ReloadParts
-  readonly #program: readonly string[]
+  readonly #program: InstalledProgram
   readonly #carried: () => Carried
 
   /**
-   * @param program what stands behind the executable on the command line, less the command
-   * @param carried asked right before exec
+   * @param program that replaces this one
+   * @param carried called right before exec
    */
-  constructor(parts: ReloadParts, program: readonly string[], carried: () => Carried) {
+  constructor(parts: ReloadParts, program: InstalledProgram, carried: () => Carried) {
     this.#parts = parts
     this.#program = program
     this.#carried = carried
   }
 
   /**
-   * On success it does not return, and the program that replaces this one is who answers.
+   * On success it does not return, and the program that replaces this one answers all of `requests`.
    *
    * @param refused says why nothing has changed
    */
   async reload(
-    asker: Asker,
-    session: Session | undefined,
-    refused: (success: false, log: readonly string[]) => void,
+    requests: readonly [ReloadRequest, ...ReloadRequest[]],
+    refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, occupation, inForce, roster, counters, tell } = this.#parts
-    const { refusal } = occupation
-    if (refusal !== undefined) {
-      if (asker.kind === 'signal') this.#answerManager(refusal)
-      return refused(false, [refusal])
-    }
+    const { log, notifier, occupation, inForce, roster, counters, files, tell } = this.#parts
     occupation.begin('reload')
     notifier.reloading()
-    const by = asker.kind === 'worker' ? asker.by : (session?.peer ?? 'SIGHUP')
+    const [first] = requests
+    const by = requesterOf(first)
+    const joined = requests.length > 1 && { requests: requests.length }
     const givesWay = () => occupation.activity !== 'reload'
     let why: string
     try {
-      log.logger.info({ asker: asker.kind, by }, 'reloading')
+      log.logger.info({ asker: first.asker.kind, by, ...joined }, 'reloading')
       tell({ kind: 'reload', by, text: `${by} reloads the broker` })
+      // A broker that no backend and no operator can reach is not reloaded.
+      files.ensure()
+      this.#program.enterFolder()
       const candidate = this.#readCandidate()
-      const problem = await checkProgram(this.#program, inForce.settings.file)
-      if (givesWay()) return refused(false, ['a stop is going on'])
-      // Everything that is half said in a channel is heard first; nothing more is heard until exec, in this turn.
+      const program = this.#program.forReload()
+      const problem = await checkProgram(program, inForce.settings.file)
+      const stops = () => {
+        if (!givesWay()) return false
+        log.proceed()
+        refused(['a stop is going on'])
+        return true
+      }
+      if (stops()) return
+      await log.pause()
+      // Everything that is half said in a channel is read first.
       await roster.becomeQuiet()
-      if (givesWay()) return refused(false, ['a stop is going on'])
-      why = problem ?? this.#execute(asker, session, candidate)
+      if (stops()) return
+      why = problem ?? (await this.#executeQuietly(program, requests, candidate))
+      if (stops()) return
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }
+    log.proceed()
     occupation.end('reload')
-    counters.reloaded(false, Date.now() / 1000)
+    counters.reloaded('failure', Date.now() / 1000)
     log.logger.error({ reason: why }, 'reload failed; nothing has changed')
     tell({ kind: 'reload', by, text: `the reload failed, and nothing has changed: ${why}` })
     notifier.ready(`serving; reload failed: ${why}`)
-    refused(false, why.split('\n'))
-  }
-
-  /** systemd waits for an answer to its SIGHUP. Where a reload goes on, the end of that one is it; a stop needs none. */
-  #answerManager(reason: string): void {
-    const { notifier, occupation } = this.#parts
-    if (occupation.activity === 'stop') return
-    notifier.reloading()
-    if (occupation.activity !== 'reload') notifier.ready(`serving; reload refused: ${reason}`)
+    refused(why.split('\n'))
   }
 
   /**
@@ -117,54 +125,89 @@ export class BeforeExec {
     return candidate.text
   }
 
+  /**
+   * Signals wait for the next program from here on; those that have come already are handled before, in two more turns of the event
+   * loop. After the last of them nothing more is read until exec.
+   */
+  async #executeQuietly(
+    program: CommandLine,
+    requests: readonly ReloadRequest[],
+    candidate: string,
+  ): Promise<string> {
+    const { roster, occupation } = this.#parts
+    const restore = blockSignals()
+    try {
+      do {
+        await setImmediate()
+        await setImmediate()
+        await roster.becomeQuiet()
+      } while (!roster.quiet)
+      return occupation.activity === 'reload'
+        ? this.#execute(program, requests, candidate)
+        : 'a stop is going on'
+    } finally {
+      restore()
+    }
+  }
+
   /** Replaces this program. Returns only when that failed, with the reason. */
-  #execute(asker: Asker, session: Session | undefined, candidate: string): string {
+  #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], candidate: string): string {
     const { notifier, inForce, roster, counters, crossing } = this.#parts
     const { file, text } = inForce.settings
-    const crosses = session?.open === true && this.#enter(session)
+    const { waiting, ...carried } = this.#carried()
+    const askers = requests.map((request) => this.#enter(request))
+    const later = waiting.map((request) => this.#enter(request))
     let written: OwnedFd | undefined
     try {
       const fleet = this.#parts.fleet.serialize()
       const state: MasterState = {
-        ...this.#carried(),
+        ...carried,
         version: STATE_VERSION,
+        program: this.#program.names,
         file,
         text,
         candidate,
         sockets: inForce.sockets.state,
         pair: crossing.numbers,
         workers: [...roster.workers].map((worker) => worker.state),
+        known: roster.known,
         started: roster.started,
         counters: counters.state,
         fleet: fleet.state,
-        asker: crosses || asker.kind !== 'session' ? asker : { kind: 'signal' },
+        log: this.#parts.log.state,
+        askers,
+        waiting: later,
       }
       written = writeState(state)
       executeInPlace({
-        path: process.execPath,
-        args: [...this.#program, 'start', '--config', file],
+        path: node,
+        args: [...args, 'start', '--config', file],
         env: { ...process.env, ...notifier.environment, [STATE_VARIABLE]: String(written.fd) },
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
+        keepSignals: true,
       })
       return 'exec has returned'
     } catch (error) {
-      // What waits in the pair is a duplicate of what the session still has.
-      if (crosses) crossing.leave().close()
+      // What waits in the pair are duplicates of what the sessions still have.
+      for (const { kind } of [...askers, ...later]) if (kind === 'session') crossing.leave().close()
       return error instanceof Error ? error.message : String(error)
     } finally {
       written?.close()
     }
   }
 
-  #enter(session: Session): boolean {
+  /** @returns the asker as the next program finds it: a session that is over, or cannot cross, is like a signal */
+  #enter({ asker, session }: ReloadRequest): Asker {
+    if (asker.kind !== 'session') return asker
+    if (session?.open !== true) return { kind: 'signal' }
     try {
       this.#parts.crossing.enter(session)
-      return true
+      return asker
     } catch (error) {
-      // The reload happens all the same; this session hears nothing of it.
+      // The reload goes on without an answer to this session.
       this.#parts.log.logger.error({ err: error }, 'the session that asked cannot cross the reload')
       session.close()
-      return false
+      return { kind: 'signal' }
     }
   }
 }

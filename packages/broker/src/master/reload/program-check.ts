@@ -1,18 +1,18 @@
 import { spawn } from 'node:child_process'
+import type { CommandLine } from './installed-program.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 
-/** Loading the program takes some tenths of a second; on a busy machine some seconds. */
-const PATIENCE = 30_000
+/** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
+const PATIENCE = 120_000
 
 /**
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
  * configuration, and can read what this master would leave to it.
  *
- * @param arguments_ of this process, without the command: `[...execArgv, script]`
  * @returns what is wrong, or undefined
  */
-export async function checkProgram(arguments_: readonly string[], file: string): Promise<string | undefined> {
-  const child = spawn(process.execPath, [...arguments_, 'check', '--config', file], {
+export async function checkProgram({ node, args }: CommandLine, file: string): Promise<string | undefined> {
+  const child = spawn(node, [...args, 'check', '--config', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
   })

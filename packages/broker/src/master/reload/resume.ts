@@ -1,10 +1,12 @@
 import { NativeError } from '@baton/native-sendmsg'
+import type { BrokerError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
-import { reply } from '../operator/commands.ts'
+import type { ReloadResult } from '../workers/counters.ts'
 import { assign, readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
 import type { Roster } from '../workers/worker-pool.ts'
+import type { ReloadRequest, Reloads } from './reloads.ts'
 import type { Session } from '../operator/operator-session.ts'
 import type { Asker, MasterState } from './state.ts'
 
@@ -15,41 +17,64 @@ import type { Asker, MasterState } from './state.ts'
 export class AfterExec {
   readonly #parts: ReloadParts
   readonly #operator: Pick<Operator, 'adopt'>
+  readonly #reloads: Pick<Reloads, 'wait' | 'answer'>
 
-  constructor(parts: ReloadParts, operator: Pick<Operator, 'adopt'>) {
+  constructor(
+    parts: ReloadParts,
+    operator: Pick<Operator, 'adopt'>,
+    reloads: Pick<Reloads, 'wait' | 'answer'>,
+  ) {
     this.#parts = parts
     this.#operator = operator
+    this.#reloads = reloads
   }
 
-  /** Resolves when it is answered. When it fails, the worker goes on as before. */
-  async finish({ asker, executions, file, candidate }: MasterState): Promise<void> {
-    const { log, notifier, occupation, roster, counters, tell } = this.#parts
+  /**
+   * Resolves when it is answered. When it fails, the worker goes on as before.
+   *
+   * @param decided called before that: the configuration to serve with is settled, and backends may still be moving
+   */
+  async finish(
+    { askers, waiting, executions, file, candidate }: MasterState,
+    decided: () => void,
+  ): Promise<void> {
+    const { log, notifier, occupation, counters, tell } = this.#parts
     const { logger } = log
     occupation.begin('reload')
     logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload goes on')
-    const session = this.#takeSession(asker)
-    let success = false
+    const requests = askers.map((asker) => this.#restore(asker))
+    for (const asker of waiting) this.#reloads.wait(this.#restore(asker))
+    let result: ReloadResult = 'failure'
     let status = 'serving; reloaded'
     try {
-      await this.#apply(readSettings(file, candidate))
-      success = true
-      logger.info('reloaded')
+      const settled = await this.#apply(readSettings(file, candidate))
+      decided()
+      const left = await settled()
+      result = left === undefined ? 'success' : 'incomplete'
+      if (left === undefined) logger.info('reloaded')
+      else {
+        status = `serving; reloaded, but ${left.message}`
+        logger.error({ code: left.code, reason: left.message }, 'reloaded, but not all backends have moved')
+        tell({ kind: 'reload', text: `the reload is in force, but ${left.message}` })
+      }
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
       // What the program before this one had begun goes on.
       this.#applyToFleet()
+      decided()
       status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker goes on as before')
       tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })
     }
-    counters.reloaded(success, Date.now() / 1000)
+    counters.reloaded(result, Date.now() / 1000)
     occupation.end('reload')
     notifier.ready(status)
-    const lines = log.take()
-    if (session !== undefined) reply(session, { success, log: lines })
-    if (asker.kind !== 'worker') return
-    const worker = [...roster.workers].find(({ number }) => number === asker.worker)
-    worker?.send({ type: 'reloaded', ask: asker.ask, success, log: lines })
+    const outcome = { success: result === 'success', log: log.take() }
+    for (const request of requests) this.#reloads.answer(request, outcome)
+  }
+
+  #restore(asker: Asker): ReloadRequest {
+    return { asker, session: this.#takeSession(asker) }
   }
 
   /** It has waited in the kernel while there was no program to have it. It is a new session: of its modes nothing is left. */
@@ -64,14 +89,18 @@ export class AfterExec {
     }
   }
 
-  /** @throws what makes it fail, and then nothing has changed */
-  async #apply(next: Settings): Promise<void> {
-    const { log, inForce, roster } = this.#parts
+  /**
+   * @returns resolves when the backends have moved, or with what is to be said of those that have not
+   * @throws what makes it fail, and then nothing has changed
+   */
+  async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
+    const { log, inForce, roster, files } = this.#parts
+    files.ensure()
     const { drainDeadline } = inForce.config
     const change = inForce.sockets.change(next.config)
-    let finish: Awaited<ReturnType<Roster['replace']>>
+    let replaced: Awaited<ReturnType<Roster['replace']>>
     try {
-      finish = await roster.replace(assign(next, change.sockets, log.format))
+      replaced = await roster.replace(assign(next, change.sockets, log.format))
     } catch (error) {
       change.rollBack()
       throw error
@@ -79,13 +108,14 @@ export class AfterExec {
     inForce.replace(next, change.sockets)
     // Backends of a service that is gone are with the old worker alone: it is told to drain them before it lets them go.
     this.#applyToFleet()
-    finish(change.removed, drainDeadline)
+    replaced.finish(change.removed, drainDeadline)
     try {
       change.commit()
     } catch (error) {
       // It is done all the same: the new worker serves.
       log.logger.error({ err: error }, 'what the reload made superfluous could not be cleared away')
     }
+    return replaced.settled
   }
 
   #applyToFleet(): void {

@@ -2,7 +2,7 @@ import { Endpoint, OwnedFd } from '@baton/native-sendmsg'
 import type { Session } from '../operator/operator-session.ts'
 
 /**
- * The socketpair through which the session that asks for a reload goes: it waits in the kernel while there is no program to have it.
+ * The socketpair through which sessions that ask for a reload go: they wait in the kernel while there is no program to have them.
  *
  * Owner of the pair.
  */
@@ -40,7 +40,7 @@ export class Crossing {
   }
 
   /**
-   * Takes it out again. The caller owns it.
+   * Takes the first one out again. The caller owns it.
    *
    * @throws {NativeError} EAGAIN: nothing is in it
    */

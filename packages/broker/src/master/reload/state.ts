@@ -1,16 +1,19 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
-import { STATE_VERSION } from '../../ipc/state-version.ts'
-import type { FleetState } from '../fleet/index.ts'
+import type { BackendReport } from '../../ipc/messages.ts'
+import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
+import type { FleetState, LifelineState } from '../fleet/index.ts'
 import type { CountersState } from '../workers/counters.ts'
 import type { RunState } from '../run/app-run.ts'
 import type { HeldSocketsState } from '../listening-sockets.ts'
+import type { LogState } from '../start-log.ts'
+import type { ProgramNames } from './installed-program.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
 /** Number of the memory file, in the environment of the program that takes over. */
 export const STATE_VARIABLE = 'BATON_MASTER_STATE'
 
-/** Who asked for the reload, and hears how it went. */
+/** Who asked for a reload, and is told how it went. */
 export type Asker =
   | { readonly kind: 'session' }
   | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
@@ -22,29 +25,43 @@ export interface MasterState {
   /** How often this process has replaced its program. */
   readonly executions: number
   readonly file: string
+  /** Absent in the state of an older program. */
+  readonly program?: ProgramNames
   /** The configuration in force, and the one that is to be. */
   readonly text: string
   readonly candidate: string
   readonly lock: number
   readonly sockets: HeldSocketsState
-  /** The socketpair through which the session that asked goes. */
+  /** The socketpair through which the sessions that asked go. */
   readonly pair: readonly [number, number]
   readonly workers: readonly WorkerState[]
+  /** Backends that are known of earlier workers; missing in the state that an older program wrote. */
+  readonly known?: readonly BackendReport[]
   /** How many workers there have been. */
   readonly started: number
   readonly counters: CountersState
   readonly fleet: FleetState
-  readonly asker: Asker
+  /** Missing in the state that an older program wrote. */
+  readonly lifeline?: LifelineState
+  /** Who asked for the reload that goes on, and for the one behind it. Their sessions are in the pair, in this order. */
+  readonly askers: readonly Asker[]
+  readonly waiting: readonly Asker[]
   /** ISO 8601: of the process. */
   readonly startedAt: string
   readonly run: RunState | null
+  /** Absent in the state of a program that had none. */
+  readonly log?: LogState
 }
 
+/** Version 1: requests did not wait. */
+type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Asker }
+
 /** All that the state names but for the fleet's. */
-export function descriptorsOf({ lock, pair, sockets, workers }: MasterState): number[] {
+export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {
   return [
     lock,
     ...pair,
+    ...(lifeline ?? []),
     sockets.control,
     sockets.operator,
     sockets.admin.fd,
@@ -73,11 +90,11 @@ export function takeState(environment: NodeJS.ProcessEnv): MasterState | undefin
   const bytes = Buffer.alloc(fstatSync(fd).size)
   for (let at = 0; at < bytes.length;) at += readSync(fd, bytes, at, bytes.length - at, at)
   closeSync(fd)
-  const state = JSON.parse(bytes.toString()) as MasterState
-  if (state.version !== STATE_VERSION) {
+  const state = JSON.parse(bytes.toString()) as MasterState | FirstState
+  if (!READABLE_VERSIONS.includes(state.version)) {
     throw new Error(
-      `the state is of version ${String(state.version)}, and this program reads ${STATE_VERSION}`,
+      `the state is of version ${String(state.version)}, and this program reads ${READABLE_VERSIONS.join(', ')}`,
     )
   }
-  return state
+  return 'askers' in state ? state : { ...state, askers: [state.asker], waiting: [] }
 }

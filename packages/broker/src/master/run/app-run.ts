@@ -1,11 +1,16 @@
-import type { OwnedFd } from '@baton/native-sendmsg'
+import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
+import type { CommandError } from '../../exit-codes.ts'
+import type { BackendReport, Fleet, ManagedProcess, ProcessExit } from '../fleet/index.ts'
 import { openListener } from '../../listening/sockets.ts'
 import { type Outcome, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
+import { type Launcher, watchLaunchers } from './launchers.ts'
 import { type InForce, readSettings } from '../active-config.ts'
 import { type Claims, decide, describePort, writeDown } from './port-assignments.ts'
 import type { Roster } from '../workers/worker-pool.ts'
+import type { StartRow } from './start-row.ts'
+import { StartWatch } from './start-watch.ts'
 
 /** What `baton run` was told, and has come to know of its app. */
 export interface RunState {
@@ -14,6 +19,12 @@ export interface RunState {
   readonly watch: string | null
   /** Made for this run, and to be removed with it. */
   readonly folder: string
+  /** `always`: an app that does not start is tried for ever. Absent in the state of an older version: the same. */
+  readonly restart?: 'limited' | 'always'
+  /** What the app's starts came to so far. */
+  readonly starts?: StartRow
+  /** What ran this program; it ends with them. */
+  readonly launchers?: readonly Launcher[]
 }
 
 /** What of a master an app deals with. */
@@ -22,11 +33,16 @@ export interface AppRunParts {
   readonly roster: Pick<Roster, 'listen'>
   readonly deployer: Pick<Deployer, 'deploy'>
   readonly logger: Logger
+  readonly fleet: Pick<Fleet, 'statuses'>
+  readonly poller: Poller
+  /** Stops the broker: for no fault, or with one that is the end of the command. */
+  readonly stop: (reason: string, failure?: CommandError) => void
 }
 
 /**
- * What `baton run` adds to a master: the ports that the app listens on become listeners of the configuration, and changed files a
- * deploy. Under `baton start` there is nothing to it.
+ * What `baton run` adds to a master: the ports that the app listens on become listeners of the configuration, changed files a
+ * deploy, an app that does not start the end of the broker, and so does the end of what has run it. Under `baton start` there is
+ * nothing to it.
  *
  * Owner of what the app has claimed.
  */
@@ -36,15 +52,49 @@ export class AppRun {
   #changed = false
   #redeploying = false
   #over = false
+  readonly #starts: StartWatch | undefined
+  #unwatch: (() => void) | undefined
 
   /** @param state undefined under `baton start` */
   constructor(state: RunState | undefined, parts: AppRunParts) {
     this.#state = state
     this.#parts = parts
+    if (state === undefined) return
+    const { inForce, fleet, logger, stop } = parts
+    const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
+    this.#starts = new StartWatch(policy, state.starts, {
+      minHealthy: () => managedService(inForce)?.minHealthy ?? 0,
+      statuses: () => fleet.statuses(),
+      ports: () => Object.keys(this.#state?.claims ?? {}),
+      warn: (instance, text) => logger.warn({ instance }, text),
+      giveUp: (error) => stop('the app does not start', error),
+    })
   }
 
   get state(): RunState | undefined {
-    return this.#state
+    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.row }) }
+  }
+
+  /** The app's processes were started. */
+  begin(): void {
+    this.#starts?.begin()
+  }
+
+  /** The broker serves: the end of what has started it is the end of it. */
+  watch(): void {
+    const { poller, stop } = this.#parts
+    if (this.#over || this.#state?.launchers === undefined) return
+    this.#unwatch = watchLaunchers(this.#state.launchers, poller, ({ name, pid }) =>
+      stop(`${name.trim()} (pid ${pid}), which started it, has ended`),
+    )
+  }
+
+  reported(reports: readonly BackendReport[]): void {
+    this.#starts?.reported(reports)
+  }
+
+  exited(process: ManagedProcess, exit: ProcessExit): void {
+    if (!this.#over) this.#starts?.exited(process, exit)
   }
 
   /** A port that the app listens on. Each of its processes asks for the same ones. */
@@ -84,6 +134,8 @@ export class AppRun {
   /** The master stops: no deploy begins any more. */
   end(): void {
     this.#over = true
+    this.#starts?.end()
+    this.#unwatch?.()
   }
 
   async #redeploy(): Promise<void> {
@@ -105,4 +157,9 @@ export class AppRun {
     }
     this.#redeploying = false
   }
+}
+
+/** The service whose processes Baton runs; those of the app's other ports have none of their own. */
+function managedService({ config }: InForce) {
+  return [...config.services.values()].find(({ command }) => command !== null)
 }

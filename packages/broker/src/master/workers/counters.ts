@@ -1,5 +1,5 @@
 import { Counter, Gauge, Registry } from 'prom-client'
-import { lasting, type MetricSnapshot, sum } from '../../metrics/index.ts'
+import { droppedLines, lasting, type MetricSnapshot, sum } from '../../metrics/index.ts'
 
 /** What crosses the master's exec. */
 export interface CountersState {
@@ -8,9 +8,16 @@ export interface CountersState {
   readonly succeeded: number
   readonly failed: number
   readonly deaths: number
+  /** Absent in the state of an older program. */
+  readonly incomplete?: number
+  readonly hangs?: number
+  readonly restored?: number
   /** Seconds since 1970; 0 before the first. */
   readonly lastReload: number
 }
+
+/** `incomplete`: in force, with backends that have not moved to the new worker. */
+export type ReloadResult = 'success' | 'failure' | 'incomplete'
 
 const NONE: CountersState = { ended: [], succeeded: 0, failed: 0, deaths: 0, lastReload: 0 }
 
@@ -31,7 +38,7 @@ export class Counters {
   })
   readonly #lastReload = new Gauge({
     name: 'baton_last_reload_timestamp_seconds',
-    help: 'When the last successful reload was done, in seconds since 1970; 0 before the first.',
+    help: 'When the last reload came into force, in seconds since 1970; 0 before the first.',
     registers: [this.#registry],
   })
   readonly #deaths = new Counter({
@@ -39,16 +46,31 @@ export class Counters {
     help: 'Workers that ended without having been asked to.',
     registers: [this.#registry],
   })
+  readonly #hangs = new Counter({
+    name: 'baton_worker_hangs_total',
+    help: 'Workers that the master ended because they did not answer within workerTimeout.',
+    registers: [this.#registry],
+  })
+  readonly #restored = new Counter({
+    name: 'baton_files_restored_total',
+    help: 'Files of the broker that were removed or replaced while it ran, and that it created again.',
+    registers: [this.#registry],
+  })
   #ended: MetricSnapshot[]
   #counted: Omit<CountersState, 'ended'>
   #adding = false
 
-  constructor({ ended, ...counted }: CountersState = NONE) {
+  /** @param dropped lines of the log that this process has dropped so far */
+  constructor({ ended, ...counted }: CountersState = NONE, dropped?: () => number) {
+    droppedLines(this.#registry, dropped)
     this.#ended = [...ended]
     this.#counted = counted
     this.#reloads.inc({ result: 'success' }, counted.succeeded)
     this.#reloads.inc({ result: 'failure' }, counted.failed)
+    if (counted.incomplete) this.#reloads.inc({ result: 'incomplete' }, counted.incomplete)
     this.#deaths.inc(counted.deaths)
+    this.#hangs.inc(counted.hangs ?? 0)
+    this.#restored.inc(counted.restored ?? 0)
     this.#lastReload.set(counted.lastReload)
   }
 
@@ -57,21 +79,32 @@ export class Counters {
   }
 
   /** @param now seconds since 1970 */
-  reloaded(success: boolean, now: number): void {
-    const { succeeded, failed, lastReload } = this.#counted
+  reloaded(result: ReloadResult, now: number): void {
+    const { succeeded, failed, incomplete = 0, lastReload } = this.#counted
     this.#counted = {
       ...this.#counted,
-      succeeded: succeeded + (success ? 1 : 0),
-      failed: failed + (success ? 0 : 1),
-      lastReload: success ? now : lastReload,
+      succeeded: succeeded + (result === 'success' ? 1 : 0),
+      failed: failed + (result === 'failure' ? 1 : 0),
+      incomplete: incomplete + (result === 'incomplete' ? 1 : 0),
+      lastReload: result === 'failure' ? lastReload : now,
     }
-    this.#reloads.inc({ result: success ? 'success' : 'failure' })
+    this.#reloads.inc({ result })
     this.#lastReload.set(this.#counted.lastReload)
   }
 
   workerDied(): void {
     this.#counted = { ...this.#counted, deaths: this.#counted.deaths + 1 }
     this.#deaths.inc()
+  }
+
+  workerHung(): void {
+    this.#counted = { ...this.#counted, hangs: (this.#counted.hangs ?? 0) + 1 }
+    this.#hangs.inc()
+  }
+
+  fileRestored(): void {
+    this.#counted = { ...this.#counted, restored: (this.#counted.restored ?? 0) + 1 }
+    this.#restored.inc()
   }
 
   /** A worker has ended: its counters stay. */

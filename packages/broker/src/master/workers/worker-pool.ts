@@ -2,13 +2,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../../ipc/channel.ts'
-import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
+import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import type { MetricSnapshot } from '../../metrics/index.ts'
+import { processExists } from '../../supervise/peer-process.ts'
 import { RestartBackoff } from '../../supervise/backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from '../listening-sockets.ts'
+import { afterRunning, RunningTime } from './running-time.ts'
+import { type Sighting, Watchman } from './watchman.ts'
 import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
 
 /** A worker that is not built after so long, in milliseconds, will not be. */
@@ -17,9 +20,16 @@ const START_LIMIT = 30_000
 /** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
 const MOVE_LIMIT = 2000
 
-/** A worker that is in the middle of a message gets so long to end it, in milliseconds; how often it is looked at. */
-const QUIET_LIMIT = 2000
+/** Timeout for backends to move before a reload is answered, in ms: for those that do not answer heartbeats, and for all others. */
+const UNRESPONSIVE_LIMIT = 10_000
+const MOVED_LIMIT = 30_000
+
+/** Timeout for workers to finish what they are sending, in ms, beyond the time in which one that is stuck is replaced; and how often to look. */
+const QUIET_LIMIT = 30_000
 const QUIET_LOOK = 2
+
+/** Timeout for a process to be gone after SIGKILL, in ms: one that the kernel cannot end yet does not hold up its successor. */
+const KILL_LIMIT = 2000
 
 /** Who scrapes does not wait longer for a worker that does not answer: milliseconds. */
 const COUNT_LIMIT = 300
@@ -29,6 +39,9 @@ const STOP_GRACE = 5000
 
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MOST_LEAVING = 4
+
+/** Backends of earlier workers that the next one is told of, at most. */
+const MOST_KNOWN = 4096
 
 /** What a worker is started with. */
 export interface Assignment {
@@ -40,6 +53,8 @@ export interface Assignment {
   readonly format: LogFormat
   /** Their names. */
   readonly services: ReadonlySet<string>
+  /** Of those that take the processes of their `command` alone. */
+  readonly closed: ReadonlySet<string>
 }
 
 /**
@@ -48,13 +63,29 @@ export interface Assignment {
  */
 type Finish = (removed: readonly string[], deadline: number) => void
 
+/** A reload's new worker serves. */
+export interface Replaced {
+  /** To be called next: the old worker hands over, lets its backends go and finishes. */
+  readonly finish: Finish
+  /** After that: resolves when every backend of the old worker is at the new one or has ended, or with those that are not. */
+  readonly settled: () => Promise<BrokerError | undefined>
+}
+
 export interface RosterHost {
+  /** Of the configuration in force, in milliseconds. */
+  workerTimeout(): number
   /** With what the next worker starts: what is in force now. */
   assignment(): Assignment
+  /** The processes of services with a `command` that run now. */
+  managed(): readonly ManagedReport[]
   /** What the roster does not answer by itself. */
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
   ended(): void
+  /** The binary for the next one. */
+  node(): string
+  /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
+  programGone(): void
 }
 
 /**
@@ -71,6 +102,8 @@ export class Roster {
   readonly #workers = new Set<WorkerProcess>()
   readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
   readonly #built = new WeakSet<WorkerProcess>()
+  /** Until they serve. */
+  readonly #building = new WeakSet<WorkerProcess>()
   readonly #failures = new WeakMap<WorkerProcess, string>()
   readonly #startedAt = new WeakMap<WorkerProcess, number>()
   readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
@@ -79,10 +112,20 @@ export class Roster {
   #current: WorkerProcess | undefined
   #started: number
   #stopping = false
+  #hurried = false
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
   #replacing = false
-  /** What the worker that serves, or did last, said of its backends. */
+  readonly #watchman: Watchman
+  /** Workers that have not answered within the timeout, and what was seen of them then. */
+  readonly #hung = new WeakMap<WorkerProcess, object>()
+  /** Those of them that are to end. */
+  readonly #condemned = new WeakSet<WorkerProcess>()
+  /** A worker that may be hung, while its successor is built. */
+  #silent: WorkerProcess | undefined
+  /** What the worker that serves, or did last, said of its backends, and of earlier ones those that may not be back yet. */
   #known: readonly BackendReport[] = []
+  /** What the workers were told of managed processes. */
+  #managed = ''
 
   constructor(poller: Poller, counters: Counters, host: RosterHost, logger: Logger, started = 0) {
     this.#poller = poller
@@ -90,6 +133,11 @@ export class Roster {
     this.#host = host
     this.#logger = logger
     this.#started = started
+    this.#watchman = new Watchman({
+      workers: this.#workers,
+      workerTimeout: () => host.workerTimeout(),
+      seen: (worker, sighting) => this.#seen(worker, sighting),
+    })
   }
 
   get current(): WorkerProcess | undefined {
@@ -105,19 +153,34 @@ export class Roster {
   }
 
   /**
-   * Resolves when nothing is half said in any channel, so that this program may be replaced at once.
+   * Resolves when nothing is half said in any channel, so that this program may be replaced at once. A worker that is stuck in the
+   * middle of a message is replaced meanwhile, as at any other time.
    *
    * @throws {BrokerError} BATON_ERR_WORKER_SILENT
    */
   async becomeQuiet(): Promise<void> {
-    const end = performance.now() + QUIET_LIMIT
+    const time = new RunningTime(10 * QUIET_LOOK)
+    let left = QUIET_LIMIT + 2 * this.#host.workerTimeout()
     for (;;) {
-      // One that has half ended cannot be taken over: its end is waited for.
-      const busy = [...this.#workers].find((worker) => !worker.quiet || !worker.alive)
+      const busy = this.#busy()
       if (busy === undefined) return
-      if (performance.now() > end) throw new BrokerError('BATON_ERR_WORKER_SILENT', `pid ${busy.pid}`)
+      left -= time.step()
+      if (left <= 0) throw new BrokerError('BATON_ERR_WORKER_SILENT', `pid ${busy.pid}`)
       await sleep(QUIET_LOOK)
     }
+  }
+
+  /** See `becomeQuiet`. */
+  get quiet(): boolean {
+    return this.#busy() === undefined
+  }
+
+  /** One that has half ended, or is not built yet, cannot be taken over either. */
+  #busy(): WorkerProcess | undefined {
+    return (
+      this.#silent ??
+      [...this.#workers].find((worker) => !worker.quiet || !worker.alive || this.#building.has(worker))
+    )
   }
 
   /** What all others have counted by now, dead or alive; of one that does not answer, what it said last. */
@@ -132,14 +195,22 @@ export class Roster {
     return this.#counters.snapshots(others)
   }
 
-  /** Takes over the workers of the program before this one. */
-  takeOver(states: readonly WorkerState[]): void {
+  /** What the workers said of their backends, of earlier workers those that may not be back yet. */
+  get known(): readonly BackendReport[] {
+    if (this.#current !== undefined) this.#remember(this.#current.backends)
+    return this.#known
+  }
+
+  /** Takes over the workers of the program before this one, and what it knew. */
+  takeOver(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
+    this.#known = known
     for (const state of states) {
       const worker = WorkerProcess.takeOver(state, this.#poller, this.#workerHost)
       this.#workers.add(worker)
       this.#startedAt.set(worker, performance.now())
       if (state.role === 'current') this.#current = worker
     }
+    this.#watchman.start()
   }
 
   /**
@@ -149,19 +220,17 @@ export class Roster {
    */
   async start(): Promise<void> {
     const worker = await this.#build(this.#host.assignment())
-    this.#current = worker
-    worker.send({ type: 'serve' })
-    worker.send({ type: 'accept' })
+    this.#watchman.start()
+    this.#take(worker)
   }
 
   /**
    * Replaces the worker that serves. Until this resolves, that one has lost nothing; when it rejects, it goes on as before.
    * When it resolves, the new worker serves, and the old one still has its backends.
    *
-   * @returns to be called: the old one hands over, lets its backends go and finishes
    * @throws {BrokerError} BATON_ERR_WORKER_FAILED
    */
-  async replace(assignment: Assignment): Promise<Finish> {
+  async replace(assignment: Assignment): Promise<Replaced> {
     this.#replacing = true
     try {
       return await this.#replace(assignment)
@@ -171,19 +240,31 @@ export class Roster {
     }
   }
 
-  async #replace(assignment: Assignment): Promise<Finish> {
-    const { services } = assignment
+  async #replace(assignment: Assignment): Promise<Replaced> {
+    const { services, closed } = assignment
     const next = await this.#build(assignment)
     const old = this.#current
+    // Backends that drain stay with the old worker to their end.
+    const movable = (backends: readonly BackendReport[]) =>
+      backends.filter(
+        ({ service, state, owner }) =>
+          services.has(service) &&
+          state !== 'draining' &&
+          // The new worker refuses it: the service had no `command` before.
+          !(owner === null && closed.has(service)),
+      )
+    const withoutOld = () => {
+      const all = movable(old === undefined ? this.#known : old.backends)
+      this.#take(next)
+      return { finish: () => {}, settled: () => this.#settled(all, undefined) }
+    }
     if (old === undefined || !old.alive) {
       await this.#tellOthers(next)
       if (!next.alive) throw this.#failed(next)
-      this.#take(next)
-      return () => {}
+      return withoutOld()
     }
-    const expected = old.backends.filter(
-      ({ service, state }) => services.has(service) && state !== 'draining' && state !== 'unresponsive',
-    )
+    const all = movable(old.backends)
+    const expected = all.filter(({ state }) => state !== 'unresponsive')
     old.send({ type: 'pause' })
     await this.#tellOthers(next)
     next.send({ type: 'serve' })
@@ -199,20 +280,52 @@ export class Roster {
       old.send({ type: 'serve' })
       throw this.#failed(next)
     }
-    if (!old.alive) {
-      this.#take(next)
-      return () => {}
-    }
+    if (!old.alive) return withoutOld()
     const [theirs, ours] = this.#introduction(old, next)
     this.#take(next)
     old.role = 'leaving'
-    return (removed, deadline) => {
-      next.send({ type: 'peer' }, [theirs.fd])
-      old.send({ type: 'finish', removed, deadline }, [ours.fd])
-      theirs.close()
-      ours.close()
-      this.#limitLeaving()
+    // One that has left the old worker by itself has gone.
+    const there = new Set(old.backends.map(({ id }) => id))
+    const waitedFor = all.filter(({ id }) => there.has(id))
+    return {
+      finish: (removed, deadline) => {
+        next.send({ type: 'peer' }, [theirs.fd])
+        old.send({ type: 'finish', removed, deadline }, [ours.fd])
+        theirs.close()
+        ours.close()
+        this.#limitLeaving()
+      },
+      settled: () => this.#settled(waitedFor, old),
     }
+  }
+
+  /** @param old that had the backends; undefined when it has ended */
+  async #settled(
+    backends: readonly BackendReport[],
+    old: WorkerProcess | undefined,
+  ): Promise<BrokerError | undefined> {
+    const left = () => {
+      const moved = new Set(this.#current?.backends.map(({ id }) => id))
+      const states = new Map(old?.backends.map(({ id, state }) => [id, state]))
+      return backends
+        .map((backend) => ({ ...backend, state: states.get(backend.id) ?? backend.state }))
+        .filter(({ id, pid }) => !moved.has(id) && (processExists(pid) || states.has(id)))
+    }
+    await this.#until(() => this.#hurried || left().length === 0, UNRESPONSIVE_LIMIT)
+    const stuck = () => left().every(({ state }) => state === 'unresponsive')
+    await this.#until(() => this.#hurried || stuck(), MOVED_LIMIT - UNRESPONSIVE_LIMIT)
+    const names = left().map(({ service, slot, pid, state }) => `${service}/${slot} (pid ${pid}, ${state})`)
+    if (names.length === 0) return undefined
+    return new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
+  }
+
+  /** Tells the workers which processes of services with a `command` run now. */
+  tellManaged(): void {
+    const processes = this.#host.managed()
+    const text = JSON.stringify(processes)
+    if (text === this.#managed) return
+    this.#managed = text
+    for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
   /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
@@ -221,6 +334,29 @@ export class Roster {
     if (worker === undefined) return
     worker.send({ type: 'listen', ...parts }, [fd.fd])
     await this.#until(() => !worker.alive || this.#listening.get(worker)?.has(name) === true)
+  }
+
+  /** Whether some worker serves, or is about to. */
+  get isServing(): boolean {
+    return [...this.#workers].some(({ role, alive }) => role === 'current' && alive)
+  }
+
+  /**
+   * A socket whose file was created again goes to every worker that serves or is about to: beside the former one, whose accept queue may
+   * hold connections.
+   *
+   * @param name of a listener
+   * @throws {NativeError} EMFILE
+   */
+  replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void {
+    const message = { type: 'sockets', role, names: name === undefined ? [] : [name] } as const
+    for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
+  }
+
+  /** From now on a reload does not wait for backends that have not moved. */
+  hurry(): void {
+    this.#hurried = true
+    this.#look()
   }
 
   /** Lets the workers finish, and resolves when all have ended. */
@@ -244,13 +380,21 @@ export class Roster {
 
   /** Resolves when `check` holds; it is looked at whenever a worker says something or ends. */
   #until(check: () => boolean, limit?: number): Promise<void> {
+    return this.#untilOr(check, (over) => {
+      const timer = limit === undefined ? undefined : setTimeout(over, limit)
+      return () => clearTimeout(timer)
+    })
+  }
+
+  /** @param limit begins to measure one, and returns how to end that */
+  #untilOr(check: () => boolean, limit: (over: () => void) => () => void): Promise<void> {
     if (check()) return Promise.resolve()
     return new Promise((resolve) => {
-      const timer = limit === undefined ? undefined : setTimeout(() => waiter.resolve(), limit)
+      const cancel = limit(() => waiter.resolve())
       const waiter = {
         check,
         resolve: () => {
-          clearTimeout(timer)
+          cancel()
           this.#waiting.delete(waiter)
           resolve()
         },
@@ -272,8 +416,10 @@ export class Roster {
     sockets,
     format,
   }: Assignment): Promise<WorkerProcess> {
-    const worker = WorkerProcess.start(++this.#started, format, this.#poller, this.#workerHost)
+    const node = this.#host.node()
+    const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
+    this.#building.add(worker)
     this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
     for (let from = 0; from < listeners.length; from += MOST_DESCRIPTORS) {
@@ -284,28 +430,32 @@ export class Roster {
         batch.map(([, { fd }]) => fd.fd),
       )
     }
-    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd])
+    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
     worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
-    if (this.#current !== undefined) this.#known = this.#current.backends
-    const known = Object.fromEntries(
-      this.#known.map(({ id, slot, state }) => [
-        id,
-        { slot, healthy: state !== 'starting' && state !== 'unhealthy' },
-      ]),
-    )
     worker.send({
       type: 'start',
       config: text,
       file,
       control: { path: controlPath, mode: controlMode },
-      known,
+      known: knownOf(this.known),
+      managed: this.#host.managed(),
     })
-    await this.#until(() => this.#built.has(worker) || !worker.alive, START_LIMIT)
+    await this.#untilOr(
+      () => this.#built.has(worker) || !worker.alive,
+      (over) => afterRunning(START_LIMIT, over),
+    )
     if (this.#built.has(worker) && worker.alive) return worker
     const error = this.#failed(worker)
     worker.kill('SIGKILL')
     await this.#until(() => !this.#workers.has(worker))
     throw error
+  }
+
+  /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
+  #remember(backends: readonly BackendReport[]): void {
+    const named = new Set(backends.map(({ id }) => id))
+    const others = this.#known.filter(({ id, pid }) => !named.has(id) && pid > 0 && processExists(pid))
+    this.#known = [...backends, ...others].slice(0, MOST_KNOWN)
   }
 
   /** A pair for the two; while there is none, nothing has changed yet. */
@@ -314,8 +464,7 @@ export class Roster {
       return socketpair('stream')
     } catch (error) {
       old.send({ type: 'serve' })
-      next.role = 'leaving'
-      next.send({ type: 'stop', deadline: 0 })
+      this.#retire(next)
       throw error
     }
   }
@@ -326,6 +475,7 @@ export class Roster {
   }
 
   #take(worker: WorkerProcess): void {
+    this.#building.delete(worker)
     this.#current = worker
     worker.send({ type: 'serve' })
     worker.send({ type: 'accept' })
@@ -347,8 +497,10 @@ export class Roster {
 
   readonly #workerHost = {
     message: (worker: WorkerProcess, message: FromWorker) => {
-      if (message.type === 'ready') this.#built.add(worker)
-      else if (message.type === 'failed') this.#failures.set(worker, `${message.message} (${message.code})`)
+      if (message.type === 'ready') {
+        this.#built.add(worker)
+        worker.answers = true
+      } else if (message.type === 'failed') this.#failures.set(worker, `${message.message} (${message.code})`)
       else if (message.type === 'listens') {
         const names = this.#listening.get(worker) ?? new Set()
         this.#listening.set(worker, names.add(message.listener))
@@ -372,10 +524,77 @@ export class Roster {
     const serving = worker === this.#current
     if (serving) {
       this.#current = undefined
-      this.#known = worker.backends
+      this.#remember(worker.backends)
     } else if (this.#current !== undefined) void this.#tellOthers(this.#current)
     this.#look()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
+  }
+
+  #seen(worker: WorkerProcess, { verdict, ...sighting }: Sighting): void {
+    if (verdict === 'suspect' || verdict === 'hung') this.#suspect(worker, sighting)
+    if (verdict === 'hung') this.#convict(worker, sighting)
+    // The one that may be hung may answer again.
+    this.#look()
+  }
+
+  /** The worker that serves may be hung: a successor is built before it is ended. */
+  #suspect(worker: WorkerProcess, sighting: object): void {
+    if (worker !== this.#current || this.#stopping || this.#replacing || this.#hung.has(worker)) return
+    this.#logger.warn({ workerPid: worker.pid, ...sighting }, 'worker does not answer; starting another')
+    void this.#replaceSilent(worker)
+  }
+
+  #convict(worker: WorkerProcess, sighting: object): void {
+    if (this.#hung.has(worker)) return
+    this.#hung.set(worker, sighting)
+    // That one is kept until there is a successor, if there is to be one.
+    if (worker !== this.#silent || this.#stopping) this.#end(worker)
+  }
+
+  #end(worker: WorkerProcess): void {
+    if (this.#condemned.has(worker)) return
+    this.#condemned.add(worker)
+    this.#counters.workerHung()
+    this.#logger.error({ workerPid: worker.pid, ...this.#hung.get(worker) }, 'worker hangs; ending it')
+    worker.kill('SIGKILL')
+  }
+
+  async #replaceSilent(silent: WorkerProcess): Promise<void> {
+    this.#replacing = true
+    this.#silent = silent
+    const heard = silent.heard
+    try {
+      const next = await this.#build(this.#host.assignment())
+      await this.#until(() => !silent.alive || this.#hung.has(silent) || silent.heard !== heard)
+      if (silent.alive && silent.heard !== heard) {
+        this.#hung.delete(silent)
+        this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
+        return this.#retire(next)
+      }
+      // Its control connections end with it: then its backends dial the successor. Clients that it held are lost.
+      if (silent.alive) this.#end(silent)
+      if (this.#stopping) return
+      await this.#until(() => !this.#workers.has(silent), KILL_LIMIT)
+      silent.role = 'leaving'
+      await this.#tellOthers(next)
+      if (!next.alive) throw this.#failed(next)
+      this.#take(next)
+    } catch (error) {
+      if (!this.#stopping) this.#logger.error({ err: error }, 'worker could not be replaced')
+      // It may still answer again. Until then this is tried again, after another timeout.
+      this.#hung.delete(silent)
+      this.#watchman.forget(silent)
+    } finally {
+      this.#replacing = false
+      this.#silent = undefined
+      if (this.#current === undefined && !this.#stopping) void this.#startAnother()
+    }
+  }
+
+  #retire(worker: WorkerProcess): void {
+    this.#building.delete(worker)
+    worker.role = 'leaving'
+    worker.send({ type: 'stop', deadline: 0 })
   }
 
   #replaceDead(worker: WorkerProcess): void {
@@ -396,11 +615,19 @@ export class Roster {
       await this.#tellOthers(next)
       if (!next.alive) throw this.#failed(next)
       if (wanted()) return this.#take(next)
-      next.role = 'leaving'
-      next.send({ type: 'stop', deadline: 0 })
+      this.#retire(next)
     } catch (error) {
       this.#logger.error({ err: error }, 'worker could not be replaced')
+      if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
   }
+}
+
+function knownOf(backends: readonly BackendReport[]): KnownBackends {
+  const entries = backends.map(({ id, slot, state, pid, uid, started = null }) => {
+    const process = uid === undefined ? undefined : { pid, uid, started }
+    return [id, { slot, healthy: state !== 'starting' && state !== 'unhealthy', process }] as const
+  })
+  return Object.fromEntries(entries)
 }

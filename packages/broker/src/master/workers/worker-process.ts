@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import {
@@ -14,6 +15,7 @@ import { Channel } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
+import { standardError } from '../../log/standard.ts'
 import type { MetricSnapshot } from '../../metrics/index.ts'
 
 const PROGRAM = fileURLToPath(new URL('../../worker/main.js', import.meta.url))
@@ -35,6 +37,8 @@ export interface WorkerState {
   readonly stderr: number
   readonly snapshot: MetricSnapshot
   readonly backends: readonly BackendReport[]
+  /** See `WorkerProcess.answers`. Absent in the state of a program that did not ask. */
+  readonly answers?: boolean
 }
 
 export interface WorkerHost {
@@ -58,6 +62,10 @@ export class WorkerProcess {
   /** How often it has said what it counted. */
   counts = 0
   backends: readonly BackendReport[] = []
+  /** How many messages have come. */
+  heard = 0
+  /** It is known to answer pings: built by this program, or it has done so. Workers of an older one do not. */
+  answers = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #stderr: OwnedFd
   readonly #words: Socket
@@ -67,10 +75,21 @@ export class WorkerProcess {
   #waiting = 2
   #exit: Exit = { code: null, signal: null }
 
-  static start(number: number, format: LogFormat, poller: Poller, host: WorkerHost): WorkerProcess {
+  /**
+   * @param node to start it with
+   * @throws {BrokerError} BATON_ERR_PROGRAM_GONE, BATON_ERR_WORKER_FAILED
+   */
+  static start(
+    number: number,
+    node: string,
+    format: LogFormat,
+    poller: Poller,
+    host: WorkerHost,
+  ): WorkerProcess {
+    if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
     const [channel, theirs] = socketpair('stream')
     const [stderr, words] = socketpair('stream')
-    const child = spawn(process.execPath, [...youngGeneration(), ...process.execArgv, PROGRAM, format], {
+    const child = spawn(node, [...youngGeneration(), ...process.execArgv, PROGRAM, format], {
       // The channel's place is WORKER_CHANNEL.
       stdio: ['ignore', 'inherit', words.fd, theirs.fd],
       env: environment(),
@@ -82,7 +101,7 @@ export class WorkerProcess {
       channel.close()
       stderr.close()
       child.on('error', () => {})
-      throw new BrokerError('BATON_ERR_WORKER_FAILED', `${process.execPath} cannot be started`)
+      throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
     }
     const worker = new WorkerProcess({ number, pid }, channel, stderr, poller, host)
     child.on('exit', (code, signal) => worker.#exited({ code, signal }))
@@ -100,6 +119,7 @@ export class WorkerProcess {
     worker.role = state.role
     worker.snapshot = state.snapshot
     worker.backends = state.backends
+    worker.answers = state.answers === true
     worker.#awaitExit(poller)
     return worker
   }
@@ -118,6 +138,8 @@ export class WorkerProcess {
     this.#channel = new Channel<FromWorker, ToWorker>(channel, poller, {
       message: (message, fds) => {
         for (const fd of fds) fd.close()
+        this.heard += 1
+        if (message.type === 'pong') this.answers = true
         if (message.type === 'counted') {
           this.snapshot = message.snapshot
           this.counts += 1
@@ -161,12 +183,13 @@ export class WorkerProcess {
 
   /** What a successor of this program needs to take it over, and the descriptors that have to live on. */
   get state(): WorkerState {
-    const { number, pid, role, snapshot, backends } = this
-    return { number, pid, role, channel: this.#channel.fd, stderr: this.#stderr.fd, snapshot, backends }
+    const { number, pid, role, snapshot, backends, answers } = this
+    const numbers = { channel: this.#channel.fd, stderr: this.#stderr.fd }
+    return { number, pid, role, ...numbers, snapshot, backends, answers }
   }
 
   #hear(chunk: Buffer): void {
-    process.stderr.write(chunk)
+    standardError().write(chunk)
     const lines = (this.#partial + chunk.toString()).split('\n')
     this.#partial = lines.pop() ?? ''
     this.#lines.push(...lines)

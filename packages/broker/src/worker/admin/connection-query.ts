@@ -2,8 +2,11 @@ import { isUlid, ulidToBytes } from '@baton/backend-sdk/protocol'
 import * as z from 'zod'
 import { RECORDED_OUTCOMES, type RecordQuery } from '../../api/flight-record.ts'
 import { AdminError } from './errors.ts'
+import { quoted } from './quoted.ts'
 
 const MOST_RECORDS = 1000
+/** Characters: what zod finds repeats the names of unknown parameters. */
+const LONGEST_PROBLEM = 512
 
 const query = z.strictObject({
   service: z.string().optional(),
@@ -30,12 +33,12 @@ export function connectionId(text: string): Buffer {
   if (isUlid(id)) return ulidToBytes(id)
   throw new AdminError(
     'BATON_ERR_ADMIN_BAD_REQUEST',
-    `${JSON.stringify(text)} is no id of a connection: 26 characters of base 32`,
+    `${quoted(text)} is no id of a connection: 26 characters of base 32`,
   )
 }
 
 /** What zod found, as one line. */
 export function badRequest({ issues }: z.ZodError): AdminError {
   const problem = issues.map(({ path, message }) => [...path, message].join(': ')).join('; ')
-  return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', problem)
+  return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', problem.slice(0, LONGEST_PROBLEM))
 }

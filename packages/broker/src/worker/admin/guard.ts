@@ -3,6 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { isLoopback, type Address, type Secret } from '../../config/index.ts'
 import { AdminError } from './errors.ts'
 import { PAGE_ROUTES } from './page.ts'
+import { quoted } from './quoted.ts'
 
 export interface GuardedRequest {
   readonly method: string
@@ -43,7 +44,7 @@ function checkHost(listen: Address, host: string | undefined): AdminError | unde
   if (['localhost', '127.0.0.1', '::1', listen.host].includes(name)) return undefined
   return new AdminError(
     'BATON_ERR_ADMIN_HOST',
-    `the Host header names ${JSON.stringify(host)}, which is not this server`,
+    `the Host header names ${quoted(host)}, which is not this server`,
   )
 }
 

@@ -4,6 +4,7 @@ import { extname, join } from 'node:path'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 
 import { AdminError } from './errors.ts'
+import { quoted } from './quoted.ts'
 
 /** `page/` of the package; as far from `dist/worker/admin` as from `src/worker/admin`. */
 const FOLDER = join(import.meta.dirname, '../../../page')
@@ -55,7 +56,7 @@ export function addPage(app: FastifyInstance): void {
   const send = (reply: FastifyReply, name: string) => {
     const content = files.get(name)
     if (content === undefined)
-      throw new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `the page has no file ${JSON.stringify(name)}`)
+      throw new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `the page has no file ${quoted(name)}`)
     return reply
       .headers(HEADERS)
       .type(TYPES.get(extname(name)) ?? '')

@@ -6,6 +6,7 @@ import { duration } from '../../config/index.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
+import { quoted } from './quoted.ts'
 import type { WorkerView } from './view.ts'
 import type { BackendStatus, DrainResult, ServiceStatus, Status } from '../../api/status.ts'
 
@@ -23,8 +24,16 @@ interface ConnectionParams {
 
 const drainBody = z.strictObject({ deadline: duration(0).optional() })
 
-/** @param withToken who comes this far has shown the token */
-export function addRoutes(app: FastifyInstance, view: WorkerView, withToken: boolean): void {
+/**
+ * @param withToken who comes this far has shown the token
+ * @param keep told of the connection of an event stream
+ */
+export function addRoutes(
+  app: FastifyInstance,
+  view: WorkerView,
+  withToken: boolean,
+  keep: (client: Socket) => void,
+): void {
   const asker = ({ socket }: FastifyRequest) => askerOf(socket, withToken)
 
   app.get('/healthz', () => ({ status: 'ok' }))
@@ -55,11 +64,14 @@ export function addRoutes(app: FastifyInstance, view: WorkerView, withToken: boo
     const message =
       view.connections === undefined
         ? 'nothing is recorded: the configuration has "recorder": 0'
-        : `no record of connection ${JSON.stringify(params.id)}; the last ${view.connections.capacity} are kept`
+        : `no record of connection ${quoted(params.id)}; the last ${view.connections.capacity} are kept`
     throw new AdminError('BATON_ERR_ADMIN_NO_CONNECTION', message)
   })
 
-  app.get('/api/v1/events', { exposeHeadRoute: false }, (_request, reply) => streamEvents(reply, view.events))
+  app.get('/api/v1/events', { exposeHeadRoute: false }, (request, reply) => {
+    streamEvents(reply, view.events)
+    keep(request.socket)
+  })
 
   app.post<ServiceParams>('/api/v1/services/:service/drain', async (request, reply) => {
     const { name: service } = findService(view, request.params.service)
@@ -86,9 +98,17 @@ export function addRoutes(app: FastifyInstance, view: WorkerView, withToken: boo
         'this broker runs without a master that could reload it',
       )
     }
-    const { success, log } = await view.reload(asker(request))
+    const { success, log } = await view.reload(asker(request), waitOf(request.query))
     return reply.code(success ? 200 : 409).send({ success, log })
   })
+}
+
+const reloadQuery = z.strictObject({ wait: z.enum(['true', 'false']).default('true') })
+
+function waitOf(query: unknown): boolean {
+  const result = reloadQuery.safeParse(query)
+  if (result.success) return result.data.wait === 'true'
+  throw badRequest(result.error)
 }
 
 function begun({ draining, deadlineMs }: DrainResult): DrainResult {
@@ -102,14 +122,14 @@ function findService(view: WorkerView, name: string): ServiceStatus {
   const known = services.map((each) => each.name).join(', ')
   throw new AdminError(
     'BATON_ERR_ADMIN_NO_SERVICE',
-    `there is no service ${JSON.stringify(name)}; there are: ${known}`,
+    `there is no service ${quoted(name)}; there are: ${known}`,
   )
 }
 
 function findBackend(service: string, backends: readonly BackendStatus[], idOrSlot: string): BackendStatus {
   const backend = backends.find(({ id, slot }) => id === idOrSlot || slot === idOrSlot)
   if (backend !== undefined) return backend
-  const message = `service ${service} has no backend ${JSON.stringify(idOrSlot)}`
+  const message = `service ${service} has no backend ${quoted(idOrSlot)}`
   throw new AdminError('BATON_ERR_ADMIN_NO_BACKEND', message)
 }
 

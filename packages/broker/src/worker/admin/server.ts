@@ -1,11 +1,14 @@
 import { chmodSync } from 'node:fs'
+import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
 
 import Fastify, {
   LogController,
   type FastifyError,
   type FastifyInstance,
   type FastifyReply,
-  type FastifyServerOptions,
+  type FastifyRequest,
+  type FastifyHttpOptions,
 } from 'fastify'
 import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
@@ -13,20 +16,35 @@ import type { Logger } from 'pino'
 import type { Address, Config } from '../../config/index.ts'
 import { AdminError, type AdminErrorCode } from './errors.ts'
 import { adminListenError } from '../../listening/admin-errors.ts'
+import { refuseClient, refuseConnect } from './client-error.ts'
+import { ConnectionLimit } from './connection-limit.ts'
 import { guard } from './guard.ts'
 import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
+import { SecondSocket } from './second-socket.ts'
 import { removeStaleSocket } from '../../listening/sockets.ts'
 import type { WorkerView } from './view.ts'
 
 /** A whole request must have come by then; a scraper that stalls holds no connection for ever. */
 const REQUEST_TIMEOUT_MS = 10_000
+/** Its head, and the first one after the connect: clients that have not shown a token, or not sent anything. */
+const HEADERS_TIMEOUT_MS = 5000
+/** How long a connection may be idle between two requests. */
+const KEEP_ALIVE_TIMEOUT_MS = 5000
+/** How often Node looks for connections whose time is over. */
+const TIMEOUT_CHECK_MS = 1000
+/** Characters of a request's path and query. No route needs more. */
+const LONGEST_URL = 2048
 const BODY_LIMIT_BYTES = 16 * 1024
 /**
  * Whoever may connect (on loopback that is every user of this host) takes one of the worker's descriptors with each connection,
  * and clients need those.
  */
 export const MOST_CONNECTIONS = 256
+/** While the process is short of descriptors. They are in the reserve that clients may not take. */
+const MOST_CONNECTIONS_UNDER_PRESSURE = 32
+/** Of the log lines that say that there were too many connections. */
+const FULL_LOG_INTERVAL_MS = 60_000
 /** What `close` waits for answers that are being written. */
 const CLOSE_GRACE_MS = 1000
 
@@ -36,6 +54,8 @@ export interface AdminOptions {
   readonly logger: Logger
   /** Bound and listening already; the server owns it from `listen()` on. */
   readonly socket?: OwnedFd | undefined
+  /** Whether descriptors are scarce; never, if it is left out. */
+  readonly pressed?: (() => boolean) | undefined
 }
 
 export interface Admin {
@@ -46,6 +66,8 @@ export interface Admin {
    * @throws AdminListenError, naming the key and the address
    */
   listen(): Promise<{ address: Address }>
+  /** Accepts on one more listening socket, whose file was created again. Owns `fd`. */
+  replaceSocket(fd: OwnedFd): void
   /** Accepts no more; resolves when the last request is answered. */
   leave(): Promise<void>
   /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
@@ -53,22 +75,54 @@ export interface Admin {
 }
 
 /** The admin HTTP server: metrics, health, status, the requests to drain, and the page to look at. */
-export function createAdmin({ config, view, logger, socket }: AdminOptions): Admin {
+export function createAdmin({ config, view, logger, socket, pressed }: AdminOptions): Admin {
   const { listen } = config.admin
-  const options: FastifyServerOptions = {
+  const options: FastifyHttpOptions<Server> = {
     loggerInstance: logger.child({ component: 'admin' }),
     // A scrape every few seconds is no news; failures are logged by the error handler.
     logController: new LogController({ disableRequestLogging: true }),
     requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    http: {
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+      // Node would answer with an empty body.
+      requireHostHeader: false,
+    },
     bodyLimit: BODY_LIMIT_BYTES,
+    routerOptions: { maxParamLength: LONGEST_URL },
+    clientErrorHandler: (error, client) => refuseClient(error, client, limit.isAnswering(client)),
+    frameworkErrors: (error, _request, reply) => {
+      void answer(
+        reply,
+        new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', error.message.slice(0, LONGEST_MESSAGE)),
+      )
+    },
   }
   const app = Fastify(options)
-  app.server.maxConnections = MOST_CONNECTIONS
+  let fullSince = -FULL_LOG_INTERVAL_MS
+  const limit = new ConnectionLimit(
+    app.server,
+    () => (pressed?.() === true ? MOST_CONNECTIONS_UNDER_PRESSURE : MOST_CONNECTIONS),
+    MOST_CONNECTIONS,
+    (peer) => {
+      if (performance.now() - fullSince < FULL_LOG_INTERVAL_MS) return
+      fullSince = performance.now()
+      logger.warn({ peer, connections: MOST_CONNECTIONS }, 'too many admin connections; idle ones are closed')
+    },
+  )
+  // An expectation that is unknown may be ignored (RFC 9110, section 10.1.1); Node would answer with an empty body.
+  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
+  app.server.on('connect', (_request, client: Socket) => refuseConnect(client))
   let leaving = false
+  const second = new SecondSocket(app.server, MOST_CONNECTIONS)
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
-    done(guard(config.admin, { method: request.method, route, headers: request.headers }))
+    done(
+      checkRequest(request) ??
+        guard(config.admin, { method: request.method, route, headers: request.headers }),
+    )
   })
   app.addHook('onSend', (_request, reply, _payload, done) => {
     // Who keeps the connection would go on asking a worker that knows nothing any more.
@@ -77,7 +131,7 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
     done()
   })
   answerErrors(app)
-  addRoutes(app, view, config.admin.token !== null)
+  addRoutes(app, view, config.admin.token !== null, (client) => limit.keep(client))
   addPage(app)
 
   return {
@@ -99,12 +153,20 @@ export function createAdmin({ config, view, logger, socket }: AdminOptions): Adm
       }
       return { address: boundAddress(app, listen) }
     },
+    replaceSocket(fd) {
+      if (leaving) fd.close()
+      else second.replace(fd)
+    },
     async leave() {
       leaving = true
+      const ended = second.close()
       // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
       if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
+      await ended
     },
     async close() {
+      leaving = true
+      void second.close()
       socket?.close()
       const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_GRACE_MS)
       await app.close()
@@ -137,14 +199,29 @@ function acceptJsonOnly(app: FastifyInstance): void {
 }
 
 function answerErrors(app: FastifyInstance): void {
+  const routes: { pattern: RegExp; methods: string[] }[] = []
+  app.addHook('onRoute', ({ url, method }) => {
+    // Their patterns have parameters, and nothing else that means something to a regular expression.
+    routes.push({ pattern: new RegExp(`^${url.replaceAll(/:\w+/g, '[^/]+')}$`), methods: [method].flat() })
+  })
   app.setNotFoundHandler((request, reply) => {
-    const path = request.url.split('?', 1)[0]
-    return answer(reply, new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`))
+    const path = (request.url.split('?', 1)[0] ?? '').slice(0, LONGEST_MESSAGE)
+    const allowed = routes.filter(({ pattern }) => pattern.test(path)).flatMap(({ methods }) => methods)
+    if (allowed.length === 0)
+      return answer(
+        reply,
+        new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`),
+      )
+    // RFC 9110, section 15.5.6: a 405 says what is allowed.
+    const allow = [...new Set(allowed)].join(', ')
+    reply.header('allow', allow)
+    return answer(reply, new AdminError('BATON_ERR_ADMIN_METHOD', `${request.method} ${path}: only ${allow}`))
   })
   app.setErrorHandler<FastifyError | AdminError>((error, request, reply) => {
     if (error instanceof AdminError) return answer(reply, error)
     const code = FASTIFY_CODES.get(error.statusCode ?? 500)
-    if (code !== undefined) return answer(reply, new AdminError(code, error.message))
+    if (code !== undefined)
+      return answer(reply, new AdminError(code, error.message.slice(0, LONGEST_MESSAGE)))
     request.log.error({ err: error }, 'admin request failed')
     return answer(
       reply,
@@ -163,6 +240,17 @@ function answer(reply: FastifyReply, { code, statusCode, message }: AdminError):
   // RFC 9110, section 11.6.1: a 401 carries the challenge.
   if (statusCode === 401) reply.header('www-authenticate', 'Bearer')
   return reply.code(statusCode).send({ error: { code, message } })
+}
+
+/** Characters of a message that may repeat what the client has sent. */
+const LONGEST_MESSAGE = 512
+
+function checkRequest({ url, raw }: FastifyRequest): AdminError | undefined {
+  if (url.length > LONGEST_URL)
+    return new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', `a path has at most ${LONGEST_URL} characters`)
+  if (raw.httpVersion === '1.1' && raw.headers.host === undefined)
+    return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', 'the Host header is missing')
+  return undefined
 }
 
 function boundAddress(app: FastifyInstance, asked: Address): Address {

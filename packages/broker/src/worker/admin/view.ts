@@ -14,8 +14,11 @@ export interface WorkerView {
   drainService(service: string, deadlineMs: number | undefined): Promise<DrainResult>
   /** The same for one backend, named by its ULID. */
   drainBackend(service: string, id: string, deadlineMs: number | undefined): Promise<DrainResult>
-  /** Reloads the whole broker and answers when that is done; undefined where nobody is there to do it. */
-  reload?(by: string): Promise<ReloadResult>
+  /**
+   * Reloads the whole broker and answers when that is done; undefined without a master. While something else goes on it waits, or
+   * is refused.
+   */
+  reload?(by: string, wait: boolean): Promise<ReloadResult>
   /** An operator has asked for something, and it has begun: for the log, and for who listens to `events`. */
   asked(change: Change & { readonly by: string }): void
   /** The flight recorder; undefined when it is off. */

@@ -45,6 +45,7 @@ export class BackendLink implements Candidate {
   readonly #dials: RelayDials
   #ackTimer: Timer | undefined
   #superseded = false
+  #askedToReconnect = false
   #over = false
   #acked = 0
   #adopted: number | undefined
@@ -134,6 +135,7 @@ export class BackendLink implements Candidate {
       const offers: OpenOffer[] = []
       for (let index = 0; index < sent; index++) {
         const connection = connections[index] as ClientConnection
+        connection.shared = true
         offers.push(this.#ledger.open(connection, (messages[index] as { bytes: Buffer }).bytes, due))
       }
       this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline)) })
@@ -174,8 +176,16 @@ export class BackendLink implements Candidate {
     this.#endIfSuperseded()
   }
 
+  /** RECONNECT was sent: another registration of this process is due. */
+  get askedToReconnect(): boolean {
+    return this.#askedToReconnect
+  }
+
   /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
   release(reason: string): void {
+    // One that drains takes no connection any more, so no other worker has to know it.
+    if (this.eligibility.draining) return
+    this.#askedToReconnect = true
     this.#control.write({ type: 'reconnect', reason })
   }
 
@@ -227,8 +237,9 @@ export class BackendLink implements Candidate {
         const relayed: { connection: ClientConnection; pending: PendingDial }[] = []
         for (const { sequence, connection } of frame.acks) {
           const offer = this.#ledger.acked(sequence, connection)
-          // Also a late one: the backend counts what it adopted, be it a relay that was given up meanwhile.
-          if (offer !== 'never-made') this.#acked += 1
+          // The backend counts what it adopted, be it a relay that was given up meanwhile: the first late ACK of each offer counts,
+          // and no repetition.
+          if (offer !== 'never-made' && offer !== 'settled') this.#acked += 1
           if (!this.#isMatched(offer, 'ACK')) continue
           const pending = this.#dials.take(offer)
           if (pending === undefined) adopted.push(offer.connection)
@@ -306,7 +317,7 @@ export class BackendLink implements Candidate {
   }
 
   #isMatched(offer: OpenOffer | Unmatched, answer: string): offer is OpenOffer {
-    if (offer === 'settled') this.#host.lateAnswer()
+    if (offer === 'settled' || offer === 'given-up') this.#host.lateAnswer()
     else if (offer === 'never-made') {
       this.#logger.error({ answer }, 'backend answered an offer that was never made')
       this.#control.cutOff(

@@ -1,8 +1,10 @@
 import {
   close,
+  closeReachable,
   type NativeError,
   type OwnedFd,
   ReceiveBatch,
+  refuseDescriptors,
   SendBatch,
   socketpair,
 } from '@baton/native-sendmsg'
@@ -37,6 +39,8 @@ export class Lane implements HandoffLane {
 
   constructor() {
     ;[this.#sendEnd, this.#receiveEnd] = socketpair('seqpacket')
+    // The backend could send the other way, and what nobody reads is closed with this end.
+    refuseDescriptors(this.#sendEnd.fd)
   }
 
   /** To be sent with WELCOME; the lane keeps it. */
@@ -70,6 +74,6 @@ export class Lane implements HandoffLane {
   close(): void {
     // Rule: LANE_EOF (docs/model)
     this.#receiveEnd.close()
-    this.#sendEnd.close()
+    closeReachable(this.#sendEnd, true)
   }
 }

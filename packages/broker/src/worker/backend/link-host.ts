@@ -11,6 +11,10 @@ export interface BackendIdentity {
   readonly service: string
   readonly pid: number
   readonly uid: number
+  /** When its process started, as `PeerProcess` has it. */
+  readonly started?: string | null
+  /** ULID of the managed process that it is, or comes from; null or missing when Baton did not start it. */
+  readonly owner?: string | null
   readonly version: string | null
   readonly weight: number
   readonly registeredAt: Date

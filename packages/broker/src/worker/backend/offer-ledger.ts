@@ -25,8 +25,14 @@ export interface OpenOffer {
   state: 'offered' | 'taken'
 }
 
-/** `settled`: the offer was made and is over, so the answer crossed something. `never-made`: the peer invented it. */
-export type Unmatched = 'settled' | 'never-made'
+/**
+ * `settled`: the offer was made and is over, so the answer crossed something. `given-up`: the same, and it is the first answer to an
+ * offer that was given up without one. `never-made`: the peer invented it.
+ */
+export type Unmatched = 'settled' | 'given-up' | 'never-made'
+
+/** How many offers that were given up are remembered, so that a late ACK of each counts once. */
+const MAX_GIVEN_UP = 4096
 
 export class OfferLedger {
   /** In the order in which the offers were made, so the first that is not taken is due first. */
@@ -35,6 +41,8 @@ export class OfferLedger {
   #taken = 0
   /** The offer of a health check; there is at most one at a time. */
   #probe: OpenOffer | undefined
+  /** Sequences without an answer, the oldest first. */
+  readonly #givenUp = new Set<number>()
 
   get size(): number {
     return this.#open.size
@@ -111,13 +119,13 @@ export class OfferLedger {
 
   /** A relay that will not come about. False when its offer is settled already. */
   cancel(offer: OpenOffer): boolean {
-    return this.#open.get(offer.sequence) === offer && this.#close(offer) === offer
+    return this.#open.get(offer.sequence) === offer && this.#giveUp(offer) === offer
   }
 
   /** Relays without an ACK by their deadline, closed: nobody but the broker can have touched their clients. */
   overdueRelays(now: number): OpenOffer[] {
     const overdue = [...this.#open.values()].filter(({ kind, due }) => kind === 'relay' && due <= now)
-    for (const offer of overdue) this.#close(offer)
+    for (const offer of overdue) this.#giveUp(offer)
     return overdue
   }
 
@@ -126,9 +134,9 @@ export class OfferLedger {
    * is no client to be lost.
    */
   relinquish(bound: number): OpenOffer | undefined {
-    if (this.#probe?.state === 'taken') return this.#close(this.#probe)
+    if (this.#probe?.state === 'taken') return this.#giveUp(this.#probe)
     if (this.#taken <= bound) return undefined
-    for (const offer of this.#open.values()) if (offer.state === 'taken') return this.#close(offer)
+    for (const offer of this.#open.values()) if (offer.state === 'taken') return this.#giveUp(offer)
     return undefined
   }
 
@@ -138,6 +146,7 @@ export class OfferLedger {
     this.#open.clear()
     this.#taken = 0
     this.#probe = undefined
+    this.#givenUp.clear()
     return rest
   }
 
@@ -148,7 +157,14 @@ export class OfferLedger {
     return offer
   }
 
+  #giveUp(offer: OpenOffer): OpenOffer {
+    this.#givenUp.add(offer.sequence)
+    if (this.#givenUp.size > MAX_GIVEN_UP) this.#givenUp.delete(this.#givenUp.values().next().value as number)
+    return this.#close(offer)
+  }
+
   #unmatched(sequence: number): Unmatched {
+    if (this.#givenUp.delete(sequence)) return 'given-up'
     return sequence <= this.#lastSequence ? 'settled' : 'never-made'
   }
 }

@@ -5,10 +5,16 @@ import type { Os } from '../os.ts'
 import { type BackendEndpoint, type PendingDial, relayHeader } from '../relay/dial.ts'
 
 /**
+ * A cleaner of temporary folders may remove the endpoint's file, and the SDK creates it again within a second: milliseconds in which that
+ * is no failure of an endpoint that worked before.
+ */
+const RESTORE_TIME = 3000
+
+/**
  * The connections to one backend's relay endpoint whose offers are not acknowledged yet. Owner of their sockets, until `take`.
  */
 export class RelayDials {
-  readonly #os: Pick<Os, 'dialBackend'>
+  readonly #os: Pick<Os, 'dialBackend' | 'now'>
   /** Logs with the backend's name. */
   readonly #logger: Pick<Logger, 'warn'>
   readonly #failed: (offer: OpenOffer, failure: Failure) => void
@@ -16,10 +22,12 @@ export class RelayDials {
   readonly #dials = new Map<number, PendingDial>()
   /** The endpoint is out of bounds, and the log says so: once, for it stays so until somebody changes that. */
   #denied = false
+  #reached = false
+  #missingSince: number | undefined
 
   /** @param failed the endpoint could not be reached, or what was connected broke before `take` */
   constructor(
-    os: Pick<Os, 'dialBackend'>,
+    os: Pick<Os, 'dialBackend' | 'now'>,
     logger: Pick<Logger, 'warn'>,
     failed: (offer: OpenOffer, failure: Failure) => void,
   ) {
@@ -31,10 +39,15 @@ export class RelayDials {
   /** Connects, and says where the client comes from and whose offer this is. */
   dial(offer: OpenOffer, endpoint: BackendEndpoint): void {
     const pending = this.#os.dialBackend(endpoint, {
-      connected: () => pending.socket.write(relayHeader(offer.connection, offer.token)),
+      connected: () => {
+        this.#reached = true
+        this.#missingSince = undefined
+        pending.socket.write(relayHeader(offer.connection, offer.token))
+      },
       failed: (error) => {
         this.take(offer)
-        this.#fail(offer, failureOf(error, endpoint.path, -1), error.message)
+        if (this.#isBeingRestored(error)) this.#failed(offer, { code: 'WouldBlock' })
+        else this.#fail(offer, failureOf(error, endpoint.path, -1), error.message)
       },
     })
     this.#dials.set(offer.sequence, pending)
@@ -45,6 +58,13 @@ export class RelayDials {
     const pending = this.#dials.get(sequence)
     this.#dials.delete(sequence)
     return pending
+  }
+
+  #isBeingRestored({ code }: NodeJS.ErrnoException): boolean {
+    if (code !== 'ENOENT' || !this.#reached) return false
+    const now = this.#os.now()
+    this.#missingSince ??= now
+    return now - this.#missingSince < RESTORE_TIME
   }
 
   #fail(offer: OpenOffer, failure: Failure, reason: string): void {

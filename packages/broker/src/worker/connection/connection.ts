@@ -26,6 +26,8 @@ export interface ClientConnection {
   tried: Set<string> | undefined
   /** performance.now() of the first attempt that failed for want of room. */
   pressedSince: number | undefined
+  /** A backend has been offered it, here or at a predecessor, and may still hold a duplicate. */
+  shared?: boolean
   /** Set when there is no client behind it but a health check, which hears what becomes of it instead of the service. */
   readonly probe?: ProbeHost
 }
@@ -50,6 +52,7 @@ export class AcceptedClient implements ClientConnection {
   readonly acceptedAt = performance.now()
   tried: Set<string> | undefined
   pressedSince: number | undefined
+  shared = false
   #id: Buffer | undefined
 
   /** Owns `fd`. */
@@ -76,6 +79,7 @@ export class InheritedClient implements ClientConnection {
   readonly acceptedAt: number
   tried: Set<string> | undefined
   pressedSince: number | undefined
+  shared = true
 
   /** Owns `fd`. */
   constructor(

@@ -1,7 +1,7 @@
 import { get } from 'node:http'
 import { Socket } from 'node:net'
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
-import { type OwnedFd, socketpair } from '@baton/native-sendmsg'
+import { type OwnedFd, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
 import type { ClientConnection, ProbeHost } from '../connection/connection.ts'
 import { createConnectionId } from '../connection/connection-id.ts'
 import { decide, type Failure } from '../connection/failure.ts'
@@ -151,6 +151,7 @@ function verdictOn(answer: Answer): Verdict {
 function openPair(): { near: Socket; far: OwnedFd } {
   const [near, far] = socketpair('stream')
   try {
+    refuseDescriptors(near.fd)
     const socket = new Socket({ fd: near.fd })
     near.release()
     return { near: socket, far }

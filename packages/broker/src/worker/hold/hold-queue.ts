@@ -63,6 +63,11 @@ export class HoldQueue {
     this.#arm()
   }
 
+  /** Those that wait, in order of arrival. */
+  *connections(): Iterable<ClientConnection> {
+    for (const { connection } of this.#queue) yield connection
+  }
+
   /** The first `count`, in order of arrival. They are not watched any more and may be passed on. */
   take(count: number): ClientConnection[] {
     return this.#queue.splice(0, count).map(({ connection, watch }) => {

@@ -1,4 +1,12 @@
-import { acceptMany, EPOLLIN, localAddress, OwnedFd, type Poller, type Watch } from '@baton/native-sendmsg'
+import {
+  acceptMany,
+  EPOLLIN,
+  localAddress,
+  OwnedFd,
+  type Poller,
+  refuseDescriptors,
+  type Watch,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../../config/index.ts'
 import { AcceptedClient, type ClientConnection } from '../connection/connection.ts'
@@ -22,10 +30,13 @@ export class Listener {
   readonly protocol: ListenerConfig['protocol']
   /** As bound: with the port that the kernel chose. */
   readonly address: string
-  readonly #fd: OwnedFd
+  #fd: OwnedFd
+  /** Replaced ones, until their accept queues are empty. */
+  readonly #former = new Map<OwnedFd, Watch | undefined>()
   readonly #onConnection: (connection: ClientConnection) => void
   readonly #logger: Logger
   readonly #reserve = sharedReserve()
+  #poller: Poller | undefined
   #watch: Watch | undefined
   #resume: NodeJS.Timeout | undefined
   #pressure: string | undefined
@@ -44,8 +55,11 @@ export class Listener {
     this.#onConnection = onConnection
     this.#logger = logger
     const { family, address, port } = localAddress(fd.fd)
-    if (family === 'unix') this.address = `unix:${address}`
-    else this.address = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`
+    if (family === 'unix') {
+      this.address = `unix:${address}`
+      // It may have been opened by a service manager, or by an older program before a reload.
+      refuseDescriptors(fd.fd)
+    } else this.address = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`
   }
 
   get accepted(): number {
@@ -57,7 +71,21 @@ export class Listener {
   }
 
   start(poller: Poller): void {
-    this.#watch = poller.add(this.#fd.fd, EPOLLIN, () => this.#accept(MOST_AT_ONCE))
+    this.#poller = poller
+    const watch = (fd: OwnedFd) => poller.add(fd.fd, EPOLLIN, () => this.#accept(MOST_AT_ONCE))
+    for (const former of this.#former.keys()) this.#former.set(former, watch(former))
+    this.#watch = watch(this.#fd)
+  }
+
+  /** The socket's file was created again. What waits in the queue of the former socket is accepted as well. Owns `fd`. */
+  replaceSocket(fd: OwnedFd): void {
+    if (this.#fd.closed) return fd.close()
+    this.#former.set(this.#fd, this.#watch)
+    this.#fd = fd
+    // Before `start`, which watches both.
+    if (this.#watch === undefined) return
+    this.#watch = this.#poller?.add(fd.fd, EPOLLIN, () => this.#accept(MOST_AT_ONCE))
+    this.#accept(MOST_AT_ONCE)
   }
 
   /** Takes what waits in the kernel's queue, whose clients would be reset by the close, and closes. */
@@ -65,30 +93,54 @@ export class Listener {
     this.#stop()
     if (!this.#fd.closed) this.#accept(MOST_AT_CLOSE)
     this.#stop()
-    this.#fd.close()
+    this.#closeAll()
   }
 
   /** Closes this copy of the socket: somebody else goes on with it, and has what waits in its queue. */
   leave(): void {
     this.#stop()
-    this.#fd.close()
+    this.#closeAll()
   }
 
   #stop(): void {
     clearTimeout(this.#resume)
-    this.#watch?.remove()
+    for (const watch of this.#watches) watch.remove()
+    for (const former of this.#former.keys()) this.#former.set(former, undefined)
     this.#watch = undefined
   }
 
+  #closeAll(): void {
+    for (const former of this.#former.keys()) former.close()
+    this.#former.clear()
+    this.#fd.close()
+  }
+
+  get #watches(): Watch[] {
+    return [...this.#former.values(), this.#watch].filter((watch) => watch !== undefined)
+  }
+
   #accept(most: number): void {
+    for (const [former, watch] of this.#former) {
+      if (!this.#acceptFrom(former, most)) return
+      // Its file is gone: no more can come.
+      watch?.remove()
+      this.#former.delete(former)
+      former.close()
+    }
+    this.#acceptFrom(this.#fd, most)
+  }
+
+  /** @returns whether its queue is empty */
+  #acceptFrom(socket: OwnedFd, most: number): boolean {
     const reserve = this.#reserve
     const suspected = this.#pressure !== undefined || reserve.isSuspected
-    if (suspected && reserve.isReachedNow(this.#fd.fd)) {
+    if (suspected && reserve.isReachedNow(socket.fd)) {
       return this.#pauseFor(this.#pressure ?? 'descriptor reserve reached')
     }
+    let empty = false
     for (let room = most; room > 0;) {
       const asked = Math.min(room, reserve.batch)
-      const { connections, error } = acceptMany(this.#fd.fd, asked)
+      const { connections, error } = acceptMany(socket.fd, asked)
       this.#accepted += connections.length
       room -= connections.length
       let short = false
@@ -98,22 +150,29 @@ export class Listener {
       }
       if (error !== undefined) return this.#pauseFor(error.code)
       if (short) return this.#pauseFor('descriptor reserve reached')
-      if (connections.length < asked) break
+      empty = connections.length < asked
+      if (empty) break
     }
     this.#pressure = undefined
+    return empty
   }
 
-  #pauseFor(reason: string): void {
+  #pauseFor(reason: string): false {
     if (this.#pressure !== reason) {
       this.#logger.error({ listener: this.name, code: reason }, 'cannot accept; clients wait in the kernel')
     }
     this.#pressure = reason
     this.#pause()
+    return false
   }
 
   #pause(): void {
-    this.#watch?.modify(0)
+    this.#watchFor(0)
     clearTimeout(this.#resume)
-    this.#resume = setTimeout(() => this.#watch?.modify(EPOLLIN), PRESSURE_PAUSE)
+    this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE)
+  }
+
+  #watchFor(events: number): void {
+    for (const watch of this.#watches) watch.modify(events)
   }
 }

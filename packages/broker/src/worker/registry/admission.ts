@@ -1,6 +1,6 @@
 import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import type { Config } from '../../config/index.ts'
+import type { Config, ServiceConfig } from '../../config/index.ts'
 
 /** Why a process may not register. `retry`: the same HELLO may be accepted later. The text holds no secrets. */
 export interface Refusal {
@@ -10,16 +10,32 @@ export interface Refusal {
     | 'SecretMismatch'
     | 'ProtocolVersion'
     | 'UnknownService'
+    | 'TooManyRegistrations'
+    | 'AlreadyRegistered'
+    | 'NotManaged'
   readonly message: string
   readonly retry: boolean
+  /** Milliseconds before which another dial is refused as well. */
+  readonly retryAfter?: number
 }
 
 export interface Applicant {
   readonly hello: HelloFrame
   /** From the kernel (SO_PEERCRED), at the time of connect. */
   readonly credentials: PeerCredentials
+  /** Whether Baton has started the process for this service, or it does not matter. */
+  readonly managed: boolean
   /** What is wrong with the control socket's owner or mode now; undefined when nothing is. */
   readonly socketProblem: string | undefined
+}
+
+/** Characters of a refusal that may go to the names of the services that there are. */
+const LONGEST_LIST = 1024
+type Membership = Pick<ServiceConfig, 'command' | 'external'>
+
+/** Whether the backends of a service are those that Baton starts, and no others. */
+export function isClosed({ command, external }: Membership): boolean {
+  return command !== null && !external
 }
 
 /** Whether processes of this user may register at all. */
@@ -35,9 +51,9 @@ export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): 
 export function admit(
   applicant: Applicant,
   config: Config,
-  services: Pick<ReadonlyMap<string, unknown>, 'has' | 'keys'>,
+  services: Pick<ReadonlyMap<string, { readonly config: Membership }>, 'get' | 'keys'>,
 ): Refusal | undefined {
-  const { hello, credentials, socketProblem } = applicant
+  const { hello, credentials, managed, socketProblem } = applicant
   const { registrationSecret } = config.security
   if (socketProblem !== undefined) return { code: 'SocketModeInsecure', message: socketProblem, retry: true }
   if (!isAllowed(credentials, config)) {
@@ -53,13 +69,18 @@ export function admit(
     const message = `protocol version ${hello.protocol} is not spoken here, wanted ${PROTOCOL_VERSION}`
     return { code: 'ProtocolVersion', message, retry: false }
   }
-  if (!services.has(hello.service)) {
-    const known = [...services.keys()].join(', ')
+  const service = services.get(hello.service)
+  if (service === undefined) {
+    const known = [...services.keys()].join(', ').slice(0, LONGEST_LIST)
     return {
       code: 'UnknownService',
       message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,
       retry: false,
     }
+  }
+  if (isClosed(service.config) && !managed) {
+    const message = `the backends of service "${hello.service}" are the processes of its "command", and process ${credentials.pid} is none of them (any more); give it a service of its own, or set "external": true`
+    return { code: 'NotManaged', message, retry: false }
   }
   return undefined
 }

@@ -1,4 +1,13 @@
-import { EPOLLIN, EPOLLRDHUP, NativeError, type Poller, recv, send, type Watch } from '@baton/native-sendmsg'
+import {
+  EPOLLIN,
+  EPOLLRDHUP,
+  NativeError,
+  type Poller,
+  receivePlain,
+  send,
+  type Watch,
+} from '@baton/native-sendmsg'
+import { discardClient } from '../connection/close-clients.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 
 const RETRY_AFTER = 5
@@ -31,12 +40,12 @@ export class Farewell {
   /** Owns the connection's descriptor from now on. */
   reject(connection: ClientConnection): void {
     const { fd, listener } = connection
-    if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return fd.close()
+    if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return discardClient(connection)
     let watch: Watch
     try {
       watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
     } catch (error) {
-      fd.close()
+      discardClient(connection)
       if (error instanceof NativeError) return
       throw error
     }
@@ -52,7 +61,7 @@ export class Farewell {
   #discard(connection: ClientConnection): void {
     let ended = false
     const readable = tries(() => {
-      ended = recv(connection.fd.fd, CHUNK).length === 0
+      ended = receivePlain(connection.fd.fd, CHUNK).length === 0
     })
     if (ended || !readable) this.#close(connection)
   }
@@ -63,7 +72,7 @@ export class Farewell {
     this.#lingering.delete(connection)
     clearTimeout(lingering.timer)
     lingering.watch.remove()
-    connection.fd.close()
+    discardClient(connection)
     if (this.#lingering.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
 }

@@ -1,6 +1,6 @@
 import { encodeProxyHeader, type ProxyAddresses } from '@baton/backend-sdk/protocol'
 import { connectUnix, localAddress, NativeError, peerCredentials } from '@baton/native-sendmsg'
-import { connect, type NetConnectOpts, Socket, type SocketConstructorOpts } from 'node:net'
+import { connect, Socket, type SocketConstructorOpts } from 'node:net'
 import { constants } from 'node:os'
 import type { ClientConnection } from '../connection/connection.ts'
 
@@ -27,8 +27,15 @@ export interface BackendEndpoint {
   readonly uid: number
 }
 
+/** A Unix socket, and who must be listening there, if that matters. */
+interface UnixEndpoint {
+  readonly path: string
+  readonly uid?: number
+}
+
 /** Dials. `failed` is called at most once, and never after `cancel` or `settle`. */
-export function dial(target: NetConnectOpts, host: DialHost): PendingDial {
+export function dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial {
+  if ('path' in target) return dialUnix(target, host)
   const socket = connect({ ...target, allowHalfOpen: true })
   socket.pause()
   const attempt = new Attempt(socket, host)
@@ -42,6 +49,11 @@ export function dial(target: NetConnectOpts, host: DialHost): PendingDial {
  * is called before this returns, and one of them is before anything else is heard of the backend.
  */
 export function dialBackend(endpoint: BackendEndpoint, host: DialHost): PendingDial {
+  return dialUnix(endpoint, host)
+}
+
+/** Without libuv's connect: what the listener may send has to be decided before. */
+function dialUnix(endpoint: UnixEndpoint, host: DialHost): PendingDial {
   let socket: Socket
   try {
     socket = connectAs(endpoint)
@@ -99,7 +111,7 @@ class StrangerError extends Error {
   readonly code = 'EACCES'
   readonly errno = constants.errno.EACCES
 
-  constructor({ path, uid }: BackendEndpoint, found: number) {
+  constructor({ path, uid }: UnixEndpoint, found: number) {
     super(
       `connect ${path}: uid ${found} listens there, wanted uid ${uid}, as which the backend has registered`,
     )
@@ -110,11 +122,13 @@ class StrangerError extends Error {
  * Connected, unread, and nothing sent. The listener is who called listen(2) (SO_PEERCRED, unix(7)): whatever becomes of the
  * path, this connection leads to that user.
  */
-function connectAs(endpoint: BackendEndpoint): Socket {
-  const fd = connectUnix(endpoint.path)
+function connectAs(endpoint: UnixEndpoint): Socket {
+  const fd = connectUnix(endpoint.path, 'stream', { descriptors: false })
   try {
-    const { uid } = peerCredentials(fd.fd)
-    if (uid !== endpoint.uid) throw new StrangerError(endpoint, uid)
+    if (endpoint.uid !== undefined) {
+      const { uid } = peerCredentials(fd.fd)
+      if (uid !== endpoint.uid) throw new StrangerError(endpoint, uid)
+    }
     // A socket that is made of a descriptor reads at once, unless `manualStart` (lib/net.js; the types leave it out) keeps it
     // from that until it is piped. Paused instead, it would never get to full speed: half the throughput of a relay.
     const options: SocketConstructorOpts & { manualStart: boolean } = {

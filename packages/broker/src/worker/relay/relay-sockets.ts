@@ -20,7 +20,7 @@ export function sweepRelaySockets(runtimeDir: string): void {
     if (!name.startsWith(RELAY_SOCKET_PREFIX)) continue
     const path = join(runtimeDir, name)
     try {
-      connectUnix(path).close()
+      connectUnix(path, 'stream', { descriptors: false }).close()
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       // Also the answer of a file or a folder of that name, which is nobody's endpoint.

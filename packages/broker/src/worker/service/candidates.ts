@@ -47,7 +47,7 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
       continue
     found.push({
       id: link.id,
-      mark: `relay/${link.id}`,
+      mark: relayMark(link.id),
       recipient: link.identity,
       weight: link.weight,
       load: link.load,
@@ -55,6 +55,11 @@ export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstr
     })
   }
   return found
+}
+
+/** Not the backend's own: to have refused a descriptor is not to have refused a relay. */
+export function relayMark(slot: string): string {
+  return `relay/${slot}`
 }
 
 export function chooseKey(balance: ServiceConfig['balance'], { peer }: ClientConnection): ChooseKey {

@@ -2,7 +2,7 @@ import { NativeError } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
 import { createChooser } from '../balance/balancer.ts'
-import type { Chooser } from '../balance/candidate.ts'
+import type { Candidate, Chooser } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/index.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { Farewell } from '../reject/lingering-close.ts'
@@ -12,7 +12,7 @@ import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
-import { type Carrier, carriers, chooseKey, markTried } from './candidates.ts'
+import { type Carrier, carriers, chooseKey, markTried, relayMark } from './candidates.ts'
 import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { Tally } from './service-stats.ts'
 
@@ -72,7 +72,7 @@ export class LowerRungs {
         clientGone: (connection) => {
           tally.outcomes.client_gone += 1
           recorder.note('client_gone', [connection], os.now())
-          connection.fd.close()
+          os.closeClients([connection])
           host.noteIdle()
         },
         timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.whyNobody()),
@@ -137,6 +137,26 @@ export class LowerRungs {
     else this.#wait(connection, why)
   }
 
+  /**
+   * Before another attempt: forgets what has refused each connection once every backend has. While one takes descriptors, relays do not
+   * count: a backend that answers again is offered the descriptor, not a relay.
+   */
+  startOver(connections: readonly ClientConnection[], takers: readonly Candidate[]): void {
+    const marks = takers.length > 0 ? takers.map(({ id }) => id) : this.carriers().map(({ mark }) => mark)
+    for (const connection of connections) {
+      const { tried } = connection
+      if (tried !== undefined && marks.every((mark) => tried.has(mark))) connection.tried = undefined
+    }
+  }
+
+  /** A backend that has just registered has refused no client, whatever the previous one in its slot did. */
+  joined(slot: string): void {
+    for (const { tried } of this.held.connections()) {
+      tried?.delete(slot)
+      tried?.delete(relayMark(slot))
+    }
+  }
+
   /** Gives up: who still waits is rejected. */
   close(): void {
     for (const connection of this.held.take(this.held.size))
@@ -148,8 +168,12 @@ export class LowerRungs {
   /** Keeps the client, unread, until somebody can take it. */
   #wait(connection: ClientConnection, why: FallbackReason): void {
     const { service, tally, recorder, logger, os } = this.#parts
-    connection.tried = undefined
-    if (this.#host.leaving) return this.#host.pass([connection])
+    // Lack of room passes by itself; a backend that has refused it is not asked again before the others (`startOver`).
+    if (isPressure(why)) connection.tried = undefined
+    if (this.#host.leaving) {
+      connection.tried = undefined
+      return this.#host.pass([connection])
+    }
     try {
       this.held.add(connection)
     } catch (error) {

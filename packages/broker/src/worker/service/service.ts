@@ -151,6 +151,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
 
   joined(link: BackendLink): void {
     this.#links.set(link.id, link)
+    this.#rungs.joined(link.id)
     this.available()
   }
 
@@ -225,7 +226,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
     const now = this.#os.now()
     this.tally.outcomes.handed_off += connections.length
     this.#recorder.note('acknowledged', connections, now)
-    this.#os.closeAll(connections.map(({ fd }) => fd))
+    this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
     for (const { acceptedAt } of connections) {
       this.tally.latency.observe(now - acceptedAt)
@@ -249,8 +250,8 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
     this.#recorder.note('returned', connections, this.#os.now(), undefined, failure.code)
     for (const connection of connections) {
       markTried(connection, by)
-      // Status flags belong to the description that the backend shared: it may have made the socket blocking (I8).
-      this.#os.setNonblocking(connection.fd.fd)
+      // Flags belong to the open file that the backend shared: it may have made the socket blocking (I8), or its close.
+      this.#os.takeBack(connection.fd.fd)
     }
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
@@ -262,7 +263,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   relinquished(connection: ClientConnection): void {
     this.tally.outcomes.relinquished += 1
     this.#recorder.note('relinquished', [connection], this.#os.now())
-    connection.fd.close()
+    this.#os.closeClients([connection])
     this.noteIdle()
   }
 
@@ -277,8 +278,12 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
     if (this.#rungs.held.size === 0) return
-    const able = this.#takers().length + this.#rungs.carriers().length
-    if (able > 0) this.#place(this.#rungs.held.take(able * PUMP_BATCH))
+    const ready = this.#takers()
+    const able = ready.length + this.#rungs.carriers().length
+    if (able === 0) return
+    const connections = this.#rungs.held.take(able * PUMP_BATCH)
+    this.#rungs.startOver(connections, ready)
+    this.#place(connections)
   }
 
   ended(link: EndedLink): void {

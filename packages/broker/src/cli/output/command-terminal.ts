@@ -1,0 +1,35 @@
+import { errnoOf } from '../../config/index.ts'
+import { displayOf } from './display.ts'
+import type { Terminal } from './terminal.ts'
+import { FAILED } from '../../exit-codes.ts'
+
+/**
+ * Standard output and standard error of a command that ends. One whose results cannot be written has failed, whatever it did: the
+ * reader of a pipe that has seen enough (`baton status | head`) and a terminal that was closed are no failure.
+ */
+export function commandTerminal(
+  process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'stderr' | 'env' | 'exitCode'>,
+): { terminal: Terminal; exitCode: (code: number) => number } {
+  const { stdout, stderr } = process
+  const unread = new AbortController()
+  let failed = false
+  stdout.on('error', (error) => {
+    const errno = errnoOf(error)
+    const first = !unread.signal.aborted
+    unread.abort()
+    if (!first || errno === 'EPIPE' || (errno === 'EIO' && stdout.isTTY)) return
+    failed = true
+    // It may come after the command has ended.
+    process.exitCode = FAILED
+    stderr.write(`baton: standard output cannot be written: ${error.message}\n`)
+  })
+  // Where nothing can be said, the exit code is left.
+  stderr.on('error', () => {})
+  const terminal: Terminal = {
+    out: (line) => stdout.write(`${line}\n`),
+    err: (line) => stderr.write(`${line}\n`),
+    ...displayOf(process),
+    unread: unread.signal,
+  }
+  return { terminal, exitCode: (code) => (failed && code === 0 ? FAILED : code) }
+}

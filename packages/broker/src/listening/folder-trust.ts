@@ -1,0 +1,64 @@
+import { lstatSync, readlinkSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+
+/** As the kernel's own limit on links in one path (path_resolution(7)). */
+const MAX_LINKS = 40
+
+const STICKY = 0o1000
+const GROUP_WRITE = 0o020
+const OTHER_WRITE = 0o002
+
+/** User and group of this process. */
+export interface Identity {
+  readonly uid: number
+  readonly gid: number
+}
+
+/**
+ * Whether other users can put another folder in place of `path`: one above it can be written to by them, and lacks the sticky bit, or has
+ * it and the entry that leads to `path` is theirs (unlink(2), rename(2)). Follows each link, which is an entry as well.
+ *
+ * A group may write where it is root's, or this user's own (gid and uid are the same number, as useradd(8) makes them).
+ *
+ * @param path absolute; the end of it may not exist yet
+ * @returns what is wrong, or undefined
+ * @throws what lstat(2) says, other than ENOENT
+ */
+export function exposureOf(path: string, { uid, gid }: Identity): string | undefined {
+  let folder = '/'
+  let links = 0
+  const ahead = parts(path)
+  for (let name = ahead.shift(); name !== undefined; name = ahead.shift()) {
+    if (name === '..') {
+      folder = dirname(folder)
+      continue
+    }
+    const entry = join(folder, name)
+    const found = lstatSync(entry, { throwIfNoEntry: false })
+    const { mode, gid: group } = statSync(folder)
+    const groupIsOurs = group === 0 || (group === gid && gid === uid)
+    const writable = (mode & OTHER_WRITE) !== 0 || ((mode & GROUP_WRITE) !== 0 && !groupIsOurs)
+    if (writable && (mode & STICKY) === 0) {
+      const octal = (mode & 0o7777).toString(8)
+      return `${folder} can be written to by others (mode ${octal}), who can replace ${entry}; chmod +t it, or name another runtimeDir`
+    }
+    if (writable && found !== undefined && found.uid !== uid && found.uid !== 0) {
+      return `${entry} belongs to uid ${found.uid}, in a folder that others may write to; name another runtimeDir`
+    }
+    if (found === undefined) return undefined
+    if (!found.isSymbolicLink()) {
+      folder = entry
+      continue
+    }
+    links += 1
+    if (links > MAX_LINKS) return `${path} has too many links`
+    const target = readlinkSync(entry)
+    if (target.startsWith('/')) folder = '/'
+    ahead.unshift(...parts(target))
+  }
+  return undefined
+}
+
+function parts(path: string): string[] {
+  return path.split('/').filter((part) => part !== '' && part !== '.')
+}

@@ -1,0 +1,294 @@
+import {
+  chmodSync,
+  chownSync,
+  type FSWatcher,
+  lstatSync,
+  mkdirSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  watch,
+  writeFileSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
+import { lockFile, type OwnedFd } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { formatAddress } from '../config/index.ts'
+import { BrokerError } from '../errors.ts'
+import {
+  modeOfSockets,
+  openAdmin,
+  openInRuntimeDir,
+  openListener,
+  prepareRuntimeDir,
+  removeSocket,
+} from '../listening/sockets.ts'
+import type { Counters } from './workers/counters.ts'
+import { type FileIdentity, identityOf, identityOfFolder, identityOfOpen } from './file-identity.ts'
+import type { Held } from './listening-sockets.ts'
+import type { InForce } from './active-config.ts'
+import type { Operator } from './operator/operator.ts'
+import type { Roster } from './workers/worker-pool.ts'
+
+/** How often every file is checked, in ms. inotify may be missing or exhausted, and does not tell that a link on the way has moved. */
+const CHECK_INTERVAL = 1000
+
+/** After a change in `runtimeDir`, in ms: a cleaner removes several files at a time. */
+const CHANGE_DELAY = 20
+
+export interface FilesOnDiskParts {
+  readonly inForce: InForce
+  readonly roster: Pick<Roster, 'isServing' | 'replaceSocket'>
+  readonly operator: Pick<Operator, 'replaceSocket'>
+  readonly counters: Pick<Counters, 'fileRestored'>
+  readonly logger: Logger
+  /** The configuration file is Baton's own (`baton run`), and is written again as well. */
+  readonly ownsFile: boolean
+}
+
+export function lockPath({ runtimeDir }: { readonly runtimeDir: string }): string {
+  return join(runtimeDir, 'lock')
+}
+
+/**
+ * Keeps the files that a running broker needs: `runtimeDir`, the lock and the sockets in it, and the files of `unix:` addresses. A cleaner of
+ * temporary folders removes such files while they are in use. What is missing, or was replaced, is created again.
+ *
+ * The order matters: without the folder there is no lock, and without the lock the names in the folder belong to whichever master has
+ * it. A listening socket cannot be bound to a second name, so each is replaced by a new one, and the former one is closed once
+ * its accept queue is empty.
+ *
+ * Owner of the lock.
+ */
+export class FilesOnDisk {
+  readonly #parts: FilesOnDiskParts
+  #lock: OwnedFd
+  #problem: string | undefined
+  #interval: NodeJS.Timeout | undefined
+  #soon: NodeJS.Timeout | undefined
+  #watcher: FSWatcher | undefined
+  #watched: FileIdentity | undefined
+  /** `runtimeDir` as it was when it was last found to be ours. */
+  #folder: FileIdentity | undefined
+  /** Folders of `unix:` addresses as they were found, to be created alike. */
+  readonly #folders = new Map<string, { mode: number; uid: number; gid: number }>()
+
+  constructor(lock: OwnedFd, parts: FilesOnDiskParts) {
+    this.#lock = lock
+    this.#parts = parts
+  }
+
+  /** The number of the lock's descriptor at this moment. */
+  get lock(): number {
+    return this.#lock.fd
+  }
+
+  start(): void {
+    this.#folder = currentFolder(this.#parts.inForce.config.runtimeDir)
+    this.#interval = setInterval(() => this.#check(false), CHECK_INTERVAL)
+    this.#check(false)
+  }
+
+  /**
+   * Checks everything now.
+   *
+   * @throws {BrokerError} BATON_ERR_FILES_MISSING
+   */
+  ensure(): void {
+    const problem = this.#check(true)
+    if (problem !== undefined) throw new BrokerError('BATON_ERR_FILES_MISSING', problem)
+  }
+
+  /** Lets go of the lock. The files stay. */
+  close(): void {
+    clearInterval(this.#interval)
+    clearTimeout(this.#soon)
+    this.#soon = undefined
+    this.#watcher?.close()
+    this.#watcher = undefined
+    this.#lock.close()
+  }
+
+  /** @returns what could not be created again */
+  #check(now: boolean): string | undefined {
+    const problem = this.#restore(now)
+    this.#watchFolder()
+    if (problem !== undefined && problem !== this.#problem) {
+      this.#parts.logger.error(
+        { reason: problem },
+        'a file that the broker needs is gone and cannot be created; trying again every second',
+      )
+    }
+    this.#problem = problem
+    return problem
+  }
+
+  /** @param now also without a worker to take over what waits in the accept queues */
+  #restore(now: boolean): string | undefined {
+    const { inForce, roster, operator } = this.#parts
+    const { config, sockets } = inForce
+    const problems: string[] = []
+    const succeeds = (path: string, work: () => void): boolean => {
+      try {
+        work()
+        return true
+      } catch (error) {
+        const message = error instanceof Error ? error.message : String(error)
+        problems.push(message.includes(path) ? message : `${path}: ${message}`)
+        return false
+      }
+    }
+    const served = now || roster.isServing
+    const own =
+      succeeds(config.runtimeDir, () => this.#restoreFolder()) &&
+      succeeds(lockPath(config), () => this.#restoreLock())
+    if (own) {
+      const restore = (held: Held, give: (fd: OwnedFd) => void) =>
+        succeeds(pathOf(held), () =>
+          this.#restoreSocket(held, give, (path) => {
+            makeRoom(path)
+            return openInRuntimeDir(path, modeOfSockets(config))
+          }),
+        )
+      restore(sockets.operator, (fd) => operator.replaceSocket(fd))
+      if (served) restore(sockets.control, (fd) => roster.replaceSocket('control', undefined, fd))
+    }
+    if (served) {
+      for (const [name, held] of sockets.listeners) {
+        const { address } = held
+        succeeds(formatAddress(address), () =>
+          this.#restoreSocket(
+            held,
+            (fd) => roster.replaceSocket('listener', name, fd),
+            () => openListener({ name, listen: address }),
+          ),
+        )
+      }
+      succeeds(formatAddress(sockets.admin.address), () =>
+        this.#restoreSocket(
+          sockets.admin,
+          (fd) => roster.replaceSocket('admin', undefined, fd),
+          () => openAdmin(config),
+        ),
+      )
+    }
+    if (this.#parts.ownsFile) succeeds(inForce.settings.file, () => this.#restoreConfiguration())
+    return problems.length === 0 ? undefined : problems.join('; ')
+  }
+
+  #restoreFolder(): void {
+    const { config } = this.#parts.inForce
+    const found = identityOfFolder(config.runtimeDir)
+    if (found !== undefined && found === this.#folder) return
+    prepareRuntimeDir(config)
+    this.#folder = identityOfFolder(config.runtimeDir)
+    this.#restored(config.runtimeDir)
+  }
+
+  #restoreLock(): void {
+    const path = lockPath(this.#parts.inForce.config)
+    if (identityOf(path) === identityOfOpen(this.#lock.fd)) return
+    if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) makeRoom(path)
+    // The lock that this process still has is of a file that no other can find. Whoever locks the file of that name owns the folder.
+    const lock = lockFile(path)
+    if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
+    this.#lock.close()
+    this.#lock = lock
+    this.#restored(path)
+  }
+
+  #restoreSocket(held: Held, give: (fd: OwnedFd) => void, open: (path: string) => OwnedFd): void {
+    const { address, given, fd: former } = held
+    if (address.kind !== 'unix' || given === true || former.closed) return
+    const { path } = address
+    const found = identityOf(path)
+    if (found !== undefined && found === held.file) {
+      this.#rememberFolder(dirname(path))
+      return
+    }
+    this.#restoreFolderOf(path)
+    const fd = open(path)
+    try {
+      give(fd)
+    } catch (error) {
+      fd.close()
+      removeSocket(path)
+      throw error
+    }
+    held.fd = fd
+    held.file = identityOf(path)
+    former.close()
+    this.#restored(path)
+  }
+
+  #rememberFolder(folder: string): void {
+    if (this.#folders.has(folder)) return
+    const { mode, uid, gid } = statSync(folder)
+    this.#folders.set(folder, { mode: mode & 0o7777, uid, gid })
+  }
+
+  /** As it was: a listener's folder decides who can connect. */
+  #restoreFolderOf(path: string): void {
+    const folder = dirname(path)
+    const before = this.#folders.get(folder)
+    if (before === undefined || identityOfFolder(folder) !== undefined) return
+    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    if (process.getuid?.() === 0) chownSync(folder, before.uid, before.gid)
+    chmodSync(folder, before.mode)
+    this.#restored(folder)
+  }
+
+  #restoreConfiguration(): void {
+    const { file, text } = this.#parts.inForce.settings
+    if (identityOf(file) !== undefined) return
+    writeFileSync(file, text)
+    this.#restored(file)
+  }
+
+  #restored(path: string): void {
+    this.#parts.counters.fileRestored()
+    this.#parts.logger.warn(
+      { path },
+      'a file that the broker needs was removed or replaced; created it again',
+    )
+  }
+
+  /** Most removals are noticed at once; where inotify is not to be had, with the next check. */
+  #watchFolder(): void {
+    const { runtimeDir } = this.#parts.inForce.config
+    const folder = currentFolder(runtimeDir)
+    if (folder === undefined || (folder === this.#watched && this.#watcher !== undefined)) return
+    this.#watcher?.close()
+    this.#watched = folder
+    try {
+      this.#watcher = watch(runtimeDir, { persistent: false }, () => {
+        this.#soon ??= setTimeout(() => {
+          this.#soon = undefined
+          this.#check(false)
+        }, CHANGE_DELAY)
+      })
+      this.#watcher.on('error', () => {})
+    } catch {
+      this.#watcher = undefined
+    }
+  }
+}
+
+/** The folder is private and its lock ours: a socket there is of no other broker. What is no socket is kept under another name. */
+function makeRoom(path: string): void {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (found?.isSocket() === true) unlinkSync(path)
+  else if (found !== undefined) renameSync(path, `${path}.replaced`)
+}
+
+function pathOf({ address }: Held): string {
+  return address.kind === 'unix' ? address.path : ''
+}
+
+function currentFolder(path: string): FileIdentity | undefined {
+  try {
+    return identityOfFolder(path)
+  } catch {
+    return undefined
+  }
+}

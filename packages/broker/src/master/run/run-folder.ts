@@ -1,0 +1,44 @@
+import { mkdtempSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { MAX_UNIX_PATH_BYTES } from '../../config/address.ts'
+import { errnoOf } from '../../config/index.ts'
+import { BrokerError } from '../../errors.ts'
+
+const TEMPLATE = 'baton-run-'
+/** What mkdtemp(3) appends, and the longest name of a socket in the folder, with its slash: a relay endpoint of a backend. */
+const LONGEST_REST = `${TEMPLATE}XXXXXX/relay-000000000000.sock`.length
+
+/**
+ * The folder of one `baton run`: its configuration and its sockets.
+ *
+ * @throws {BrokerError} BATON_ERR_TEMPORARY_FOLDER
+ */
+export function makeRunFolder(): string {
+  const parent = resolve(tmpdir())
+  const bytes = Buffer.byteLength(join(parent, '/')) + LONGEST_REST
+  if (bytes > MAX_UNIX_PATH_BYTES) {
+    const most = MAX_UNIX_PATH_BYTES - LONGEST_REST - 1
+    throw unusable(parent, `has ${Buffer.byteLength(parent)} bytes, and sockets in it leave room for ${most}`)
+  }
+  try {
+    return mkdtempSync(join(parent, TEMPLATE))
+  } catch (error) {
+    throw unusable(parent, REASONS.get(errnoOf(error) ?? '') ?? `cannot be used: ${String(error)}`, error)
+  }
+}
+
+const REASONS = new Map([
+  ['ENOENT', 'does not exist (ENOENT)'],
+  ['ENOTDIR', 'is not a folder (ENOTDIR)'],
+  ['EACCES', 'may not be written to by this user (EACCES)'],
+  ['EPERM', 'may not be written to by this user (EPERM)'],
+  ['EROFS', 'is on a read-only file system (EROFS)'],
+  ['ENOSPC', 'is on a full file system (ENOSPC)'],
+])
+
+function unusable(parent: string, why: string, cause?: unknown): BrokerError {
+  const named = ['TMPDIR', 'TMP', 'TEMP'].find((name) => (process.env[name] ?? '') !== '')
+  const what = named === undefined ? parent : `${named}=${process.env[named] ?? ''}`
+  return new BrokerError('BATON_ERR_TEMPORARY_FOLDER', `${what} ${why}; set TMPDIR to another one`, { cause })
+}

@@ -1,0 +1,116 @@
+import { localAddress, NativeError } from '@baton/native-sendmsg'
+import type { Fleet } from './fleet/index.ts'
+import type { MetricSnapshot } from '../metrics/index.ts'
+import type { HeldSockets } from './listening-sockets.ts'
+import { type Entrances, openConnections } from './open-connections.ts'
+import type { Roster } from './workers/worker-pool.ts'
+
+/** Milliseconds between two lines. */
+const INTERVAL = 5000
+
+/** Gauges of a worker that a stop waits for, and what they count. */
+const GAUGES: readonly (readonly [metric: string, one: string, many: string])[] = [
+  ['baton_connections_held', 'client held', 'clients held'],
+  ['baton_handoffs_in_flight', 'handoff', 'handoffs'],
+  ['baton_relay_connections', 'relay', 'relays'],
+]
+
+/** Says at intervals, while the master stops, what it waits for. */
+export class StopReport {
+  readonly #entrances: Entrances
+  readonly #roster: Pick<Roster, 'workers'>
+  readonly #fleet: Pick<Fleet, 'statuses'>
+  /** `performance.now()` at which the drain deadline is over. */
+  readonly #deadline: number
+  readonly #say: (line: string) => void
+  readonly #timer: NodeJS.Timeout
+  #over = false
+
+  /** @param sockets still open: where clients have come in is not known afterwards */
+  constructor(
+    sockets: HeldSockets,
+    roster: Pick<Roster, 'workers'>,
+    fleet: Pick<Fleet, 'statuses'>,
+    deadline: number,
+    say: (line: string) => void,
+  ) {
+    this.#entrances = entrancesOf(sockets)
+    this.#roster = roster
+    this.#fleet = fleet
+    this.#deadline = deadline
+    this.#say = say
+    this.#timer = setInterval(() => void this.#report(), INTERVAL)
+  }
+
+  end(): void {
+    this.#over = true
+    clearInterval(this.#timer)
+  }
+
+  async #report(): Promise<void> {
+    const waiting = [...this.#workers(), ...(await this.#processes())]
+    // It may have ended while that was read.
+    if (this.#over || waiting.length === 0) return
+    const left = Math.round((this.#deadline - performance.now()) / 1000)
+    this.#say(`waiting for ${waiting.join(', ')}; ${left > 0 ? `${left} s left` : 'the deadline is over'}`)
+  }
+
+  #workers(): string[] {
+    const workers = [...this.#roster.workers]
+    const counted = GAUGES.flatMap(([metric, one, many]) =>
+      [
+        ...gauge(
+          workers.map(({ snapshot }) => snapshot),
+          metric,
+        ),
+      ].map(([service, count]) => `${count} ${count === 1 ? one : many} of ${service}`),
+    )
+    if (counted.length > 0) return counted
+    return workers.map(({ pid }) => `worker (pid ${pid})`)
+  }
+
+  async #processes(): Promise<string[]> {
+    const statuses = this.#fleet.statuses()
+    const pids = statuses.flatMap(({ pid }) => pid ?? [])
+    if (pids.length === 0) return []
+    const open = await openConnections(pids, this.#entrances)
+    return statuses.flatMap(({ instance, pid }) => {
+      if (pid === null) return []
+      const count = open.get(pid) ?? 0
+      const name = `${instance} (pid ${pid})`
+      return count === 0 ? name : `${count} ${count === 1 ? 'connection' : 'connections'} of ${name}`
+    })
+  }
+}
+
+/** Sums of what is not 0, by service. */
+function gauge(snapshots: readonly MetricSnapshot[], name: string): ReadonlyMap<string, number> {
+  const sums = new Map<string, number>()
+  for (const snapshot of snapshots) {
+    for (const { labels, value } of snapshot.find((metric) => metric.name === name)?.values ?? []) {
+      const service = String(labels['service'])
+      if (value > 0) sums.set(service, (sums.get(service) ?? 0) + value)
+    }
+  }
+  return sums
+}
+
+function entrancesOf({ listeners }: HeldSockets): Entrances {
+  const [ports, paths] = [new Set<number>(), new Set<string>()]
+  for (const { fd, address } of listeners.values()) {
+    if (address.kind === 'unix') paths.add(address.path)
+    else if (address.port !== 0) ports.add(address.port)
+    else if (!fd.closed) ports.add(boundPort(fd.fd))
+  }
+  return { ports, paths }
+}
+
+/** 0, which no connection has, when the kernel does not say. */
+function boundPort(fd: number): number {
+  try {
+    return localAddress(fd).port
+  } catch (error) {
+    if (error instanceof NativeError) return 0
+    throw error
+  }
+}

@@ -1,0 +1,58 @@
+import { readFileSync } from 'node:fs'
+
+/** What the kernel says of a process's main thread (proc(5)). */
+export interface ProcessSight {
+  /** A letter and its meaning, such as `T (stopped)`. */
+  readonly state: string
+  /** Milliseconds on a processor, and waiting for one, since it was started. */
+  readonly running: number
+  readonly waiting: number
+}
+
+const STATES: Readonly<Record<string, string>> = {
+  R: 'running',
+  S: 'sleeping',
+  D: 'in a system call that cannot be interrupted',
+  T: 'stopped',
+  t: 'stopped by a debugger',
+  Z: 'ended',
+}
+
+/** Undefined where /proc does not tell. */
+export function lookAt(pid: number): ProcessSight | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    // Its name is in parentheses, and may have some itself.
+    const letter = stat.charAt(stat.lastIndexOf(')') + 2)
+    const [running, waiting] = readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ').map(Number)
+    if (running === undefined || waiting === undefined) return undefined
+    const state = `${letter} (${STATES[letter] ?? 'unknown'})`
+    return { state, running: running / 1e6, waiting: waiting / 1e6 }
+  } catch {
+    return undefined
+  }
+}
+
+/** For most of the time between two looks it wanted a processor and got none. */
+const STARVED = 0.8
+
+/** @param elapsed milliseconds between the two */
+export function wasStarved(
+  before: ProcessSight | undefined,
+  now: ProcessSight | undefined,
+  elapsed: number,
+): boolean {
+  if (before === undefined || now === undefined) return false
+  return now.waiting - before.waiting > STARVED * elapsed
+}
+
+/** Whether there is such a process; one that has ended and was not reaped yet counts as one. */
+export function processExists(pid: number): boolean {
+  if (pid <= 1) return false
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}

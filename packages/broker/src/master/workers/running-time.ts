@@ -1,0 +1,39 @@
+/**
+ * Time in which this process ran, in milliseconds: a stop (SIGSTOP, a frozen cgroup, a machine without processors to spare) counts
+ * as one step at most. What came meanwhile is read before the next step, so that a limit does not end what was in time.
+ */
+export class RunningTime {
+  readonly #longestStep: number
+  #last = performance.now()
+
+  constructor(longestStep: number) {
+    this.#longestStep = longestStep
+  }
+
+  /** Since the step before this. */
+  step(): number {
+    const now = performance.now()
+    const elapsed = Math.min(now - this.#last, this.#longestStep)
+    this.#last = now
+    return elapsed
+  }
+}
+
+const STEP = 100
+
+/**
+ * Calls `over` after `milliseconds` of running time.
+ *
+ * @returns cancels it
+ */
+export function afterRunning(milliseconds: number, over: () => void): () => void {
+  const time = new RunningTime(2 * STEP)
+  let left = milliseconds
+  const timer = setInterval(() => {
+    left -= time.step()
+    if (left > 0) return
+    clearInterval(timer)
+    over()
+  }, STEP)
+  return () => clearInterval(timer)
+}

@@ -1,0 +1,162 @@
+import { accessSync, closeSync, constants, openSync, readSync, type Stats, statSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { errnoOf } from '../config/index.ts'
+
+/** Exit codes of a command that could not be started, as env(1) and every shell have them. */
+export const CANNOT_EXECUTE = 126
+export const NOT_FOUND = 127
+
+/** Why a command cannot be started. */
+export interface Unstartable {
+  readonly code: typeof CANNOT_EXECUTE | typeof NOT_FOUND
+  /** Complete: names the command, the system's answer and what to do. */
+  readonly reason: string
+}
+
+/** execve(2) reads no more of a script's first line than this. */
+const FIRST_BYTES = 256
+
+/** What execvp(3) searches where PATH is not set. */
+const DEFAULT_PATH = '/bin:/usr/bin'
+
+/**
+ * Checks before anything is opened what exec would refuse. A file may change before it is executed: the answer of exec itself
+ * counts then (`unstartableBy`).
+ */
+export function unstartable(
+  command: readonly string[],
+  cwd: string,
+  path: string = DEFAULT_PATH,
+): Unstartable | undefined {
+  const [program = ''] = command
+  const inCwd = checkFolder(cwd)
+  if (inCwd !== undefined) return refuse(program, inCwd)
+  const found = find(program, cwd, path)
+  if ('problem' in found) return refuse(program, found.problem)
+  const problem = checkFile(found.file, cwd, path)
+  return problem && refuse(program, problem)
+}
+
+/** The same from what spawn(3) or exec answered. */
+export function unstartableBy(program: string, errno: string | undefined): Unstartable {
+  const why = errno === 'ENOENT' ? 'it was not found, or its interpreter was not' : 'it cannot be executed'
+  return refuse(program, { errno: errno ?? 'unknown error', why })
+}
+
+interface Problem {
+  readonly errno: string
+  readonly why: string
+}
+
+function refuse(program: string, { errno, why }: Problem): Unstartable {
+  return {
+    code: errno === 'ENOENT' ? NOT_FOUND : CANNOT_EXECUTE,
+    reason: `cannot start ${JSON.stringify(program)}: ${why} (${errno})`,
+  }
+}
+
+function checkFolder(cwd: string): Problem | undefined {
+  const stats = statOf(cwd)
+  if (typeof stats === 'string') return { errno: stats, why: `the working folder ${cwd} cannot be used` }
+  if (!stats.isDirectory()) return { errno: 'ENOTDIR', why: `the working folder ${cwd} is not a folder` }
+  if (!mayExecute(cwd)) return { errno: 'EACCES', why: `the working folder ${cwd} cannot be entered` }
+  return undefined
+}
+
+/** As execvp(3) does: a name with a slash is a path, any other one is looked up, and what may not be executed is passed over. */
+function find(program: string, cwd: string, path: string): { file: string } | { problem: Problem } {
+  if (program === '') return { problem: { errno: 'ENOENT', why: 'it has no name' } }
+  if (program.includes('/')) {
+    const file = program.startsWith('/') ? program : join(cwd, program)
+    const problem = checkAccess(file, program)
+    return problem === undefined ? { file } : { problem }
+  }
+  let denied: Problem | undefined
+  for (const folder of path.split(':')) {
+    const file = join(folder === '' ? cwd : folder.startsWith('/') ? folder : join(cwd, folder), program)
+    const problem = checkAccess(file, program)
+    if (problem === undefined) return { file }
+    if (problem.errno === 'EACCES') denied ??= { ...problem, why: `${file}: ${problem.why}` }
+  }
+  return { problem: denied ?? { errno: 'ENOENT', why: notFound(program, cwd) } }
+}
+
+function notFound(program: string, cwd: string): string {
+  if (/\s/.test(program)) return 'there is no such program; write its arguments as words of their own'
+  const here = statOf(join(cwd, program))
+  if (typeof here !== 'string' && here.isFile())
+    return `it is not in PATH; to run the file in this folder, write ./${program} or node ${program}`
+  return 'it is not in PATH'
+}
+
+function checkAccess(file: string, program: string): Problem | undefined {
+  const stats = statOf(file)
+  if (typeof stats === 'string') {
+    const why = stats === 'ENOENT' ? 'there is no such file' : 'the file cannot be used'
+    return { errno: stats, why }
+  }
+  if (stats.isDirectory()) return { errno: 'EACCES', why: 'it is a folder' }
+  if (!stats.isFile()) return { errno: 'EACCES', why: 'it is not a regular file' }
+  if (mayExecute(file)) return undefined
+  const how = /\.[cm]?[jt]s$/.test(program) ? `; write node ${program}, or chmod +x it` : '; chmod +x it'
+  return { errno: 'EACCES', why: `it is not executable${how}` }
+}
+
+/** What stands at the beginning of the file: a script names its interpreter, which has to be there as well. */
+function checkFile(file: string, cwd: string, path: string): Problem | undefined {
+  const start = firstBytes(file)
+  // Executable but not readable: the kernel's to judge.
+  if (start === undefined) return undefined
+  const text = start.toString('latin1')
+  if (text.startsWith('\u007fELF')) return undefined
+  const line = text.split('\n', 1)[0] ?? ''
+  if (text.startsWith('#!')) return checkInterpreter(line, cwd, path)
+  // execvp(3) gives what is neither to sh(1), which is right for text alone.
+  return line.includes('\0') ? { errno: 'ENOEXEC', why: 'it is neither a program nor a script' } : undefined
+}
+
+function checkInterpreter(line: string, cwd: string, path: string): Problem | undefined {
+  const [, interpreter = '', argument = ''] = /^#![ \t]*([^ \t]*)[ \t]*(.*?)[ \t]*$/.exec(line) ?? []
+  if (interpreter.endsWith('\r'))
+    return { errno: 'ENOENT', why: 'its first line ends with CR LF; write it with LF alone' }
+  const file = interpreter.startsWith('/') ? interpreter : join(cwd, interpreter)
+  const problem = interpreter === '' ? undefined : checkAccess(file, interpreter)
+  if (problem !== undefined) return { ...problem, why: `its interpreter ${interpreter}: ${problem.why}` }
+  // `#!/usr/bin/env node`: env would say it each time that the program is started.
+  if (basename(interpreter) !== 'env' || argument === '' || /^-|[=\s]/.test(argument)) return undefined
+  const found = find(argument, cwd, path)
+  if (!('problem' in found)) return undefined
+  return { ...found.problem, why: `its interpreter ${argument}: ${found.problem.why}` }
+}
+
+function statOf(path: string): Stats | string {
+  try {
+    return statSync(path)
+  } catch (error) {
+    return errnoOf(error) ?? String(error)
+  }
+}
+
+function mayExecute(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+function firstBytes(file: string): Buffer | undefined {
+  let fd: number
+  try {
+    fd = openSync(file, 'r')
+  } catch {
+    return undefined
+  }
+  try {
+    const bytes = Buffer.alloc(FIRST_BYTES)
+    return bytes.subarray(0, readSync(fd, bytes, 0, FIRST_BYTES, 0))
+  } finally {
+    closeSync(fd)
+  }
+}

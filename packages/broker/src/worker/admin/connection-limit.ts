@@ -1,0 +1,88 @@
+import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
+
+/** Beyond the limit, while sockets that were closed for others have not been reported closed yet. */
+const CLOSING_MARGIN = 64
+
+interface Connection {
+  readonly socket: Socket
+  readonly peer: string
+  /** Requests whose response has not ended. */
+  requests: number
+  /** One of them is an event stream, or changes something: neither is cut off for another client. */
+  busy: boolean
+}
+
+/**
+ * Bounds the connections of an HTTP server without ever refusing a new one: `/healthz` and `/metrics` must answer however many
+ * clients hold connections. At the limit a new connection takes the place of another one: of the peer that has most of them, the
+ * one that has been idle longest, or has not sent a whole request for the longest time. Only if there is none, of those whose client does not read its
+ * response.
+ */
+export class ConnectionLimit {
+  /** The least recently active first. */
+  readonly #connections = new Map<Socket, Connection>()
+  readonly #limit: () => number
+  readonly #onFull: (peer: string) => void
+
+  /**
+   * @param limit asked at each new connection
+   * @param onFull a connection of this peer was closed to make room
+   */
+  constructor(server: Server, limit: () => number, most: number, onFull: (peer: string) => void) {
+    this.#limit = limit
+    this.#onFull = onFull
+    server.maxConnections = most + CLOSING_MARGIN
+    server.on('connection', (socket: Socket) => this.#add(socket))
+    server.on('request', (request, response) => {
+      const connection = this.#connections.get(request.socket)
+      if (connection === undefined) return
+      connection.requests += 1
+      request.once('end', () => {
+        connection.busy ||= request.method !== 'GET' && request.method !== 'HEAD'
+      })
+      response.once('close', () => {
+        connection.requests -= 1
+        if (connection.requests === 0) connection.busy = false
+        if (this.#connections.delete(request.socket)) this.#connections.set(request.socket, connection)
+      })
+    })
+  }
+
+  /** Its response is an event stream. */
+  keep(socket: Socket): void {
+    const connection = this.#connections.get(socket)
+    if (connection !== undefined) connection.busy = true
+  }
+
+  /** Whether a response to this client is not over: nothing else may be written. */
+  isAnswering(socket: Socket): boolean {
+    return (this.#connections.get(socket)?.requests ?? 0) > 0
+  }
+
+  #add(socket: Socket): void {
+    for (let excess = this.#connections.size + 1 - this.#limit(); excess > 0; excess--) {
+      const last = this.#leastNeeded()
+      if (last === undefined) break
+      this.#connections.delete(last.socket)
+      last.socket.destroy()
+      this.#onFull(last.peer)
+    }
+    const peer = socket.remoteAddress ?? 'a Unix socket'
+    this.#connections.set(socket, { socket, peer, requests: 0, busy: false })
+    socket.once('close', () => this.#connections.delete(socket))
+  }
+
+  #leastNeeded(): Connection | undefined {
+    const all = [...this.#connections.values()]
+    const idle = all.filter(({ requests }) => requests === 0)
+    const among = idle.length > 0 ? idle : all.filter(({ busy }) => !busy)
+    const counts = new Map<string, number>()
+    for (const { peer } of all) counts.set(peer, (counts.get(peer) ?? 0) + 1)
+    let found: Connection | undefined
+    for (const each of among) {
+      if (found === undefined || (counts.get(each.peer) ?? 0) > (counts.get(found.peer) ?? 0)) found = each
+    }
+    return found
+  }
+}

@@ -1,0 +1,17 @@
+import { OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
+import { WORKER_CHANNEL } from '../ipc/messages.ts'
+import { createLogger, type LogFormat } from '../log/logger.ts'
+import { exitProcess } from '../log/standard.ts'
+import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
+import { Employee } from './supervised-worker.ts'
+
+/** Serves this process's master until it says otherwise. The caller listens for signals. */
+export function runWorker(format: string | undefined): void {
+  ignoreMeaninglessSignals()
+  const socket = new OwnedFd(WORKER_CHANNEL)
+  setCloseOnExec(socket.fd, true)
+  const logger = createLogger((format ?? 'json') as LogFormat)
+  const poller = new Poller({ afterWake: () => employee.flush(), holdBack: () => employee.busy() })
+  const employee: Employee = new Employee(socket, poller, logger, exitProcess)
+  closeStrayInspector(logger)
+}

@@ -1,0 +1,17 @@
+import type { Logger } from 'pino'
+import type { Status } from '../api/status.ts'
+
+/** What `baton status` shows, as lines of the log: for the worker, each listener, each service and each backend. */
+export function logWorkerStatus(logger: Logger, worker: { status(): Status } | undefined): void {
+  if (worker === undefined) return logger.info('status: not built yet')
+  const { broker, listeners, services } = worker.status()
+  const { id, version, startedAt, state } = broker
+  logger.info({ broker: id, version, startedAt, state }, 'status: serving')
+  for (const { name: listener, ...rest } of listeners) logger.info({ listener, ...rest }, 'status: listener')
+  for (const { name: service, backends, ...rest } of services) {
+    const ready = backends.filter(({ state: each }) => each === 'ready').length
+    logger.info({ service, ...rest, backends: backends.length, ready }, 'status: service')
+    for (const { id: backend, pid: peerPid, ...each } of backends)
+      logger.info({ service, backend, peerPid, ...each }, 'status: backend')
+  }
+}

@@ -1,0 +1,226 @@
+import { spawnSync } from 'node:child_process'
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { isNonblocking, recv, socketpair } from '@baton/native-sendmsg'
+import * as fc from 'fast-check'
+import t, { type Test } from 'tap'
+import { eventually } from '../../../test/support/eventually.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
+import { LineBuffer } from '../src/log/line-buffer.ts'
+import { Sink } from '../src/log/sink.ts'
+
+function folder(t: Test): string {
+  const path = mkdtempSync(join(tmpdir(), 'baton-t-'))
+  t.teardown(() => rmSync(path, { recursive: true, force: true }))
+  return path
+}
+
+void t.test('what is not dropped comes out once, in order, in pieces of whole lines', async (t) => {
+  const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
+  const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }))
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
+      const buffer = new LineBuffer({ limit: 300, reserve: 50 })
+      let accepted = ''
+      let out = ''
+      let pushed = 0
+      for (const each of steps) {
+        if (typeof each === 'number') {
+          const piece = buffer.next(50)
+          const whole = piece.length === 0 || piece.at(-1) === 0x0a
+          const alone = piece.indexOf(0x0a) === piece.length - 1
+          if (!whole || (piece.length > 50 && !alone)) return false
+          const count = Math.min(each, piece.length)
+          out += piece.toString('latin1', 0, count)
+          buffer.written(count)
+          if (buffer.mayResume) buffer.resume()
+        } else {
+          pushed += 1
+          const before = buffer.dropped
+          buffer.push(each, each.length % 2 === 0 ? 'own' : 'output')
+          if (buffer.dropped === before) accepted += each.toString()
+        }
+        if (buffer.size > 300) return false
+      }
+      const lines = accepted.split('\n').length - 1
+      return out + buffer.rest().toString() === accepted && lines + buffer.dropped === pushed
+    }),
+  )
+  t.pass()
+})
+
+void t.test('after the first line that is dropped all are, until half of the buffer is free', async (t) => {
+  const buffer = new LineBuffer({ limit: 100, reserve: 0 })
+  for (let index = 0; index < 12; index++) buffer.push(Buffer.from('123456789\n'), 'own')
+  t.equal(buffer.dropped, 2)
+  t.equal(buffer.next(40).length, 40)
+  buffer.written(40)
+  buffer.push(Buffer.from('short\n'), 'own')
+  t.match(buffer, { dropped: 3, mayResume: false })
+  buffer.written(10)
+  t.match(buffer, { mayResume: true, unreported: 3 })
+  t.equal(buffer.resume(), 3)
+  buffer.push(Buffer.from('short\n'), 'own')
+  t.match(buffer, { dropped: 3, unreported: 0, size: 56 })
+})
+
+void t.test('output of an app leaves room for what is said of it', async (t) => {
+  const buffer = new LineBuffer({ limit: 100, reserve: 30 })
+  for (let index = 0; index < 20; index++) buffer.push(Buffer.from('123456789\n'), 'output')
+  t.match(buffer, { size: 70, dropped: 13 })
+  buffer.push(Buffer.from('restarted\n'), 'own')
+  t.match(buffer, { size: 80, dropped: 13 })
+  buffer.next(30)
+  buffer.written(25)
+  buffer.push(Buffer.from('more\n'), 'output')
+  t.match(buffer, { size: 55, dropped: 14, mayResume: false }, 'still one gap')
+  for (let index = 0; index < 10; index++) buffer.push(Buffer.from('restarted\n'), 'own')
+  t.match(buffer, { size: 95, dropped: 20 })
+})
+
+void t.test('a line that was begun is finished after an exec, and what is to be said is said', async (t) => {
+  const first = new LineBuffer({ limit: 20, reserve: 0 })
+  first.push(Buffer.from('abc\n'), 'own')
+  first.push(Buffer.from('def\n'), 'own')
+  first.push(Buffer.from('x'.repeat(40)), 'own')
+  first.next(4)
+  first.written(2)
+  const second = new LineBuffer({ limit: 20, reserve: 0 })
+  second.restore(first.rest(), first)
+  t.equal(second.next(100).toString(), 'c\ndef\n')
+  t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
+})
+
+// Every process shares the flags of an open file: a log that made a shell's terminal nonblocking would break what runs there next.
+void t.test(
+  'a pipe without a reader: lines wait, then are dropped, and are counted',
+  { timeout: LIMIT },
+  async (t) => {
+    const path = join(folder(t), 'pipe')
+    t.equal(spawnSync('mkfifo', [path]).status, 0)
+    const reader = openSync(path, constants.O_RDWR | constants.O_NONBLOCK)
+    const inherited = openSync(path, constants.O_WRONLY)
+    const sink = new Sink(inherited)
+    const said: [number, string][] = []
+    sink.onResume = (lines, cause) => {
+      said.push([lines, cause])
+      sink.write(`${lines} lost\n`)
+    }
+    const line = `${'x'.repeat(1023)}\n`
+    const total = 6 * 1024
+    for (let index = 0; index < total; index++) sink.write(line)
+    await sink.settled(0)
+    const { dropped } = sink
+    t.ok(
+      dropped > 1024 && dropped < 2.2 * 1024,
+      `${dropped} of ${total} KiB do not fit into the buffer and the pipe`,
+    )
+    t.notOk(isNonblocking(inherited), 'the flags are as they were')
+    t.equal(await sink.settled(20), true, 'no thread is stuck')
+
+    let text = ''
+    await eventually(
+      () => {
+        text += readAll(reader)
+        return sink.empty
+      },
+      () => `everything is read: ${text.length}`,
+    )
+    text += readAll(reader)
+    const lines = text.split('\n').slice(0, -1)
+    t.same(said, [[dropped, 'EAGAIN']])
+    t.equal(lines.indexOf(`${dropped} lost`), total - dropped, 'where they are missing')
+    t.equal(lines.length, total - dropped + 1)
+    t.ok(lines.every((each) => each.length === 1023 || each === `${dropped} lost`))
+    sink.close()
+    for (const fd of [reader, inherited]) closeSync(fd)
+  },
+)
+
+void t.test('a socket whose reader has stopped', { timeout: LIMIT }, async (t) => {
+  const [ours, theirs] = socketpair('stream')
+  const sink = new Sink(ours.fd)
+  for (let index = 0; index < 2048; index++) sink.write(`${'x'.repeat(1023)}\n`)
+  await sink.settled(0)
+  t.notOk(isNonblocking(ours.fd))
+  let size = 0
+  await eventually(
+    () => {
+      if (!sink.empty) size += recv(theirs.fd, 65_536).length
+      return sink.empty
+    },
+    () => `everything is read: ${size}`,
+  )
+  sink.write('last\n')
+  theirs.close()
+  sink.write('not read\n')
+  await sink.settled(20)
+  t.equal(sink.empty, false, 'EPIPE is tried again')
+  sink.close()
+  ours.close()
+})
+
+void t.test(
+  'errors: a full device, a descriptor that is not for writing, one that is not open',
+  async (t) => {
+    const full = openSync('/dev/full', 'w')
+    const reading = openSync('/dev/null', 'r')
+    const closed = openSync('/dev/null', 'w')
+    closeSync(closed)
+    for (const fd of [full, reading, closed]) {
+      const sink = new Sink(fd)
+      for (let index = 0; index < 5000; index++) sink.write(`${'x'.repeat(1023)}\n`)
+      t.equal(await sink.settled(10), true)
+      t.equal(sink.dropped, 5000 - 4096)
+      const next = new Sink(fd)
+      next.restore(sink.state)
+      t.match(next, { empty: false, dropped: 5000 - 4096 })
+      for (const each of [sink, next]) each.close()
+    }
+    closeSync(full)
+    closeSync(reading)
+  },
+)
+
+void t.test(
+  'a file: written by a thread, in order, and at an exit at once',
+  { timeout: LIMIT },
+  async (t) => {
+    const path = join(folder(t), 'log')
+    const fd = openSync(path, 'w', 0o640)
+    const sink = new Sink(fd)
+    sink.write('one\n')
+    await eventually(() => readFileSync(path, 'utf8') === 'one\n', 'it is written')
+    sink.write('two\n')
+    sink.exit()
+    t.equal(readFileSync(path, 'utf8'), 'one\ntwo\n')
+    // Another process that shares the open file, and so its offset.
+    writeSync(fd, 'three\n')
+    sink.write('four\n')
+    await sink.settled(1000)
+    t.equal(readFileSync(path, 'utf8'), 'one\ntwo\nthree\nfour\n')
+    rmSync(path)
+    t.equal(sink.reopen(), path)
+    sink.write('five\n')
+    await sink.settled(1000)
+    t.equal(readFileSync(path, 'utf8'), 'five\n')
+    t.equal(fstatSync(fd).mode & 0o777, 0o640)
+    sink.close()
+    closeSync(fd)
+  },
+)
+
+function readAll(fd: number): string {
+  const buffer = Buffer.alloc(65_536)
+  let text = ''
+  for (;;) {
+    try {
+      text += buffer.toString('latin1', 0, readSync(fd, buffer))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return text
+      throw error
+    }
+  }
+}

@@ -1,0 +1,90 @@
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { startBroker, type Status } from './support/broker.ts'
+import { behind, program } from './support/commands.ts'
+import { FalseBackend, hello, refusal } from './support/false-backend.ts'
+import { LIMIT } from './support/limits.ts'
+import { logs } from './support/operator.ts'
+import { Program, root } from './support/process.ts'
+
+// Which backends are a service's own, and whose an id is. Neither is a matter of what a process says.
+
+const OPEN = ['open', 'kept', 'second']
+
+void t.test('one broker', { timeout: LIMIT }, async (whole) => {
+  const broker = await startBroker(whole, {
+    config: {
+      listeners: ['web', ...OPEN].map((name) => ({ name, listen: '127.0.0.1:0', service: name })),
+      services: {
+        web: { command: behind.shell(program()) },
+        mixed: { command: program(), external: true },
+        ...Object.fromEntries(OPEN.map((name) => [name, {}])),
+      },
+    },
+  })
+  const scene = (title: string, act: (t: Test) => Promise<void>) => whole.test(title, { timeout: LIMIT }, act)
+  const { control } = broker
+  const only = async (name: string) => onlyBackend(await broker.backends(1, name), name)
+  const managed = await only('web')
+
+  // It would have joined the managed ones, and stayed when a deploy replaced these.
+  await scene('a service with a command refuses a process that Baton did not start', async (t) => {
+    for (const backend of [null, managed.id]) {
+      const { code, retry, message } = await refusal(control, hello('web', { backend }))
+      t.same({ code, retry }, { code: 'NotManaged', retry: false })
+      t.match(message, `process ${process.pid} is none of them`)
+    }
+    await logs(broker, 'registration refused')
+    const refused = broker.program.messages().filter(({ msg }) => msg === 'registration refused')
+    t.match(refused, [{ code: 'NotManaged', peerPid: process.pid, service: 'web' }], 'once')
+    t.match(await only('web'), { id: managed.id, pid: managed.pid })
+  })
+
+  await scene('what the environment says makes no process a managed one', async (t) => {
+    const env = { BATON_SOCKET: control, BATON_SERVICE: 'web', BATON_BACKEND_ID: managed.id }
+    const stranger = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
+      env,
+    })
+    t.match(await stranger.message('not ready'), { reason: 'NotManaged' })
+  })
+
+  await scene('"external": true lets it in', async (t) => {
+    const { id } = await only('mixed')
+    const other = await FalseBackend.register(t, control, hello('mixed', { backend: id }))
+    t.not(other.welcome.backend, id, 'under an id of its own')
+    await logs(broker, CLAIM)
+    await broker.backends(2, 'mixed')
+  })
+
+  // Whoever came first after a worker's death, or after the backend itself had gone for a moment, had the id: an operator who drained one
+  // backend by its id drained another.
+  await scene('an id stays with the process that first registered under it', async (t) => {
+    const first = await FalseBackend.register(t, control, hello('kept'))
+    const { backend: id } = first.welcome
+    first.die()
+    await broker.backends(0, 'kept')
+    const env = { BATON_SOCKET: control, BATON_SERVICE: 'kept', BATON_BACKEND_ID: id }
+    const thief = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
+      env,
+    })
+    const ready = await thief.message('ready')
+    t.not(ready['id'], id)
+    const claim = broker.program.messages().find(({ msg, peerPid }) => msg === CLAIM && peerPid === thief.pid)
+    t.match(claim, { claimed: id, service: 'kept' })
+    const again = await FalseBackend.register(t, control, hello('kept', { backend: id }))
+    t.equal(again.welcome.backend, id, 'and that process finds it again')
+  })
+
+  await scene('the pid that HELLO names is not believed', async (t) => {
+    const backend = await FalseBackend.register(t, control, hello('second', { pid: managed.pid }))
+    t.match(await only('second'), { id: backend.welcome.backend, pid: process.pid })
+  })
+})
+
+const CLAIM = 'the id that a process claimed belongs to another one; it gets a new id'
+
+function onlyBackend({ services }: Status, name: string) {
+  const [backend] = services.find((service) => service.name === name)?.backends ?? []
+  if (backend === undefined) throw new Error(`no backend of ${name}`)
+  return backend
+}

@@ -1,0 +1,102 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { AppRun, NOTHING_LEFT } from './support/app-run.ts'
+import { batonCommand } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { freePort } from './support/free-port.ts'
+import { LIMIT } from './support/limits.ts'
+import { Program, temporaryFolder } from './support/process.ts'
+import { exists, signal } from './support/signal.ts'
+
+// How `baton run` ends. What it serves is in test/slow/apps.test.ts, and what takes its time in test/slow/run.test.ts.
+
+/** Keeps connections for longer than a stop may take. */
+function app(t: Test, port: number): string[] {
+  const file = join(temporaryFolder(t), 'app.mjs')
+  writeFileSync(
+    file,
+    `import http from 'node:http'
+    const server = http.createServer((_, response) => response.end('hello'))
+    server.keepAliveTimeout = server.headersTimeout = 600_000
+    server.listen(${port})`,
+  )
+  return [process.execPath, file]
+}
+
+void t.test(
+  'a command that cannot be started ends it at once: a shell’s exit code, one line, nothing left',
+  { timeout: LIMIT },
+  async (t) => {
+    const file = join(temporaryFolder(t), 'app.js')
+    writeFileSync(file, '')
+    const missing = new AppRun(t, { command: ['no-such-program', 'x'] })
+    t.same(await missing.ended([]), { ...NOTHING_LEFT, code: 127 })
+    t.same(missing.program.lines, ['baton: cannot start "no-such-program": it is not in PATH (ENOENT)'])
+    const denied = new AppRun(t, { command: [file] })
+    t.same(await denied.ended([]), { ...NOTHING_LEFT, code: 126 })
+    t.equal(denied.program.lines.length, 1)
+    t.match(denied.program.lines[0], /^baton: cannot start ".*app\.js": it is not executable.*\(EACCES\)$/)
+  },
+)
+
+void t.test('a temporary folder that cannot be used is one line', { timeout: LIMIT }, async (t) => {
+  const env = { TMPDIR: '/dev/null', TMP: undefined, TEMP: undefined }
+  const run = new Program(t, process.execPath, [batonCommand, 'run', '--', 'node'], { env })
+  t.match(await run.exited, { code: 1 })
+  t.same(run.lines, [
+    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another one',
+  ])
+})
+
+void t.test(
+  'an app that ends five times in a row ends it with exit code 1 and its last lines',
+  { timeout: LIMIT },
+  async (t) => {
+    const run = new AppRun(t, { command: ['sh', '-c', 'echo typo; exit 3'] })
+    t.same(await run.ended([]), { ...NOTHING_LEFT, code: 1 })
+    const { lines } = run.program
+    t.equal(
+      lines.filter((line) => line.startsWith('app.1 | warning: backend process ended code=3')).length,
+      5,
+    )
+    const from = lines.findIndex((line) => line.startsWith('baton: '))
+    t.match(
+      lines[from],
+      /ended 5 times in a row without having listened on a port \(exit code 3\); its last lines:$/,
+    )
+    t.same(lines.slice(from + 1), ['  typo'])
+  },
+)
+
+void t.test(
+  'a shell above it that is killed takes it along, and idle connections do not hold that up',
+  { timeout: LIMIT },
+  async (t) => {
+    const port = await freePort()
+    const run = new AppRun(t, {
+      command: app(t, port),
+      shell: '"$0" "$@"; exit $?',
+      options: ['--drain-deadline', '10m'],
+    })
+    await run.serving(1)
+    const idle = await Client.open(t, { host: '127.0.0.1', port })
+    t.equal((await idle.get()).body, 'hello')
+    const silent = await Client.open(t, { host: '127.0.0.1', port })
+    // It is adopted by now: the one behind it is answered.
+    const last = await Client.open(t, { host: '127.0.0.1', port })
+    t.equal((await last.get()).body, 'hello')
+    const processes = run.processes()
+    t.equal(processes.length, 3, 'the master, its worker, the app')
+    signal(run.program.pid, 'SIGKILL')
+    t.same([await idle.ended, await silent.ended, await last.ended], ['end', 'end', 'end'])
+    await eventually(() => !processes.some(exists), 'all have ended')
+    t.same(await run.ended(processes), { ...NOTHING_LEFT, code: null })
+    t.ok(
+      run.program.lines.some((line) =>
+        /^draining signal="bash \(pid \d+\), which started it, has ended"/.test(line),
+      ),
+    )
+  },
+)

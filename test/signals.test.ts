@@ -1,0 +1,109 @@
+import { constants } from 'node:os'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { type Broker, startBroker } from './support/broker.ts'
+import { eventually } from './support/eventually.ts'
+import { isInspected } from './support/inspector.ts'
+import { LIMIT } from './support/limits.ts'
+import { logs, masterStatus, onlyWorker } from './support/operator.ts'
+import { signal, signalGroup } from './support/signal.ts'
+import { servedBy, visit } from './support/visit.ts'
+
+// Signals that other servers take as commands were left at their default here: most of them ended the master, and with it the
+// listening sockets; SIGUSR1 opened Node's inspector.
+
+/** Nothing but SIGKILL, what is meant to stop a process, and faults. */
+const HARMLESS = [
+  'SIGUSR1',
+  'SIGUSR2',
+  'SIGALRM',
+  'SIGIO',
+  'SIGPIPE',
+  'SIGPROF',
+  'SIGPWR',
+  'SIGSTKFLT',
+  'SIGTTIN',
+  'SIGTTOU',
+  'SIGURG',
+  'SIGVTALRM',
+  'SIGWINCH',
+  'SIGXCPU',
+  'SIGXFSZ',
+] as const
+
+/** A round trip through the master's event loop and one through the worker's: what was sent before has been delivered. */
+async function delivered(t: Test, broker: Broker): Promise<void> {
+  await masterStatus(t, broker)
+  await broker.status()
+}
+
+/** Those of the status, by their `msg`. */
+function statusLines(broker: Broker): Record<string, Record<string, unknown>[]> {
+  const found: Record<string, Record<string, unknown>[]> = {}
+  for (const line of broker.program.messages()) {
+    const what = /^status: (.+)$/.exec(String(line['msg']))?.[1]
+    if (what !== undefined) (found[what] ??= []).push(line)
+  }
+  return found
+}
+
+void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t, { config: { drainDeadline: '10m' } })
+  const { pid } = broker.program
+  const backend = await startBackend(t, broker)
+  const waiting = await visit(t, broker, '/wait')
+  await broker.until(({ services }) => services[0]?.outcomes.handed_off === 1, 'it is handed off')
+
+  const same = async (t: Test) => {
+    await delivered(t, broker)
+    t.ok(broker.program.running)
+    t.equal(await onlyWorker(t, broker), broker.pid, 'the same worker')
+    t.equal(await servedBy(t, broker), backend.pid)
+  }
+  await t.test('SIGUSR2 writes the status to the log', async (t) => {
+    broker.program.kill('SIGUSR2')
+    await logs(broker, 'status: backend')
+    await delivered(t, broker)
+    t.match(statusLines(broker), {
+      master: [{ pid, reloads: 0, busy: null, reloadsWaiting: 0 }],
+      worker: [{ pid, workerPid: broker.pid, role: 'serving' }],
+      serving: [{ pid: broker.pid, state: 'running' }],
+      listener: [{ listener: 'web', address: broker.address(), accepting: true, accepted: 1 }],
+      service: [{ service: 'web', held: 0, inFlight: 0, ready: 1, outcomes: { handed_off: 1 } }],
+      backend: [{ service: 'web', slot: 'web-1', state: 'ready', peerPid: backend.pid, load: 1 }],
+    })
+  })
+  await t.test('to the master', async (t) => {
+    for (const name of HARMLESS) signal(pid, name)
+    await logs(broker, 'status: master', 2)
+    await same(t)
+    t.notOk(isInspected(pid))
+  })
+  await t.test('to the worker', async (t) => {
+    for (const name of [...HARMLESS, 'SIGHUP', 'SIGINT', 'SIGTERM', 'SIGQUIT'] as const)
+      signal(broker.pid, name)
+    await same(t)
+    t.notOk(isInspected(broker.pid))
+  })
+  await t.test('to the process group', async (t) => {
+    for (const name of HARMLESS) signalGroup(pid, name)
+    await logs(broker, 'status: master', 3)
+    await same(t)
+  })
+  await t.test('without a name', async (t) => {
+    // The first real-time signal that the C library leaves to programs; TypeScript knows no number as a signal.
+    const realTime = (constants.signals.SIGSYS + 3) as unknown as NodeJS.Signals
+    for (const each of [pid, broker.pid]) signal(each, realTime)
+    await same(t)
+  })
+  await t.test('SIGQUIT drains, as Ctrl-\\ in a terminal sends it', async (t) => {
+    const held = await visit(t, broker)
+    signalGroup(pid, 'SIGQUIT')
+    await broker.program.message('draining')
+    t.match(await held.answer(), { status: 200 }, 'accepted before')
+    backend.say('answer')
+    t.match(await waiting.answer(), { status: 200 })
+    t.same(await broker.program.exited, { code: 0, signal: null })
+    await eventually(() => !broker.program.running, 'it has ended')
+  })
+})

@@ -1,0 +1,72 @@
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import t from 'tap'
+import { AppRun, ask } from '../support/app-run.ts'
+import { startBackend } from '../support/backend.ts'
+import { startBroker } from '../support/broker.ts'
+import { eventually } from '../support/eventually.ts'
+import { freePort } from '../support/free-port.ts'
+import { LIMIT } from '../support/limits.ts'
+import { servedBy } from '../support/visit.ts'
+import { root, temporaryFolder } from '../support/process.ts'
+import { signal } from '../support/signal.ts'
+
+// Whole folders in a temporary folder are removed by a cleaner: of `baton run`, and of a backend.
+
+void t.test('baton run: the folder with its configuration and sockets', { timeout: LIMIT }, async (t) => {
+  const port = await freePort()
+  const run = await new AppRun(t, {
+    command: [process.execPath, join(root, 'test/apps/http.mjs')],
+    env: { PORT: String(port) },
+  }).serving(1)
+  const url = `http://127.0.0.1:${port}/`
+  const pidOf = async () => Number((await ask(url)).body.split(' ')[0])
+  const pid = await pidOf()
+  const file = await run.configFile()
+  const restored = () => run.program.lines.filter((line) => line.includes(`path=${file}`)).length
+
+  for (let time = 1; time <= 2; time++) {
+    rmSync(dirname(file), { recursive: true })
+    await eventually(() => restored() === time, 'the configuration is written again')
+    t.equal(statSync(dirname(file)).mode & 0o777, 0o700)
+  }
+  const listeners = await run.listeners()
+  t.match(listeners, [{ listen: `[::]:${port}` }], 'with what the app has asked for meanwhile')
+
+  signal(pid, 'SIGKILL')
+  // The new process asks the master for its port, and registers.
+  await run.serving(2)
+  t.not(await pidOf(), pid)
+  const deploy = await run.deploy()
+  t.equal((await deploy.exited).code, 0, deploy.lines.join('\n'))
+
+  run.program.kill('SIGTERM')
+  t.equal((await run.program.exited).code, 0)
+  t.notOk(existsSync(dirname(file)))
+})
+
+void t.test(
+  'the folder of a relay endpoint that has no room beside the control socket',
+  { timeout: LIMIT },
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const runtimeDir = join(folder, 'd'.repeat(90 - folder.length))
+    const broker = await startBroker(t, {
+      config: { runtimeDir, services: { web: { handoff: 'off', holdTimeout: '30m' } } },
+    })
+    const temporary = temporaryFolder(t)
+    const backend = await startBackend(t, broker, 'http-backend.mjs', { env: { TMPDIR: temporary } })
+    t.equal(await servedBy(t, broker), backend.pid)
+    const [own = ''] = readdirSync(temporary).filter((name) => name.startsWith('baton-relay-'))
+    t.ok(own)
+    rmSync(join(temporary, own), { recursive: true })
+    // Held until the endpoint is there again, under the path that the broker knows. More of them than failures are allowed.
+    const served = await Promise.all(Array.from({ length: 20 }, () => servedBy(t, broker)))
+    t.same(new Set(served), new Set([backend.pid]))
+    t.notOk(broker.program.messages().some(({ msg }) => String(msg).startsWith('too many failures')))
+    t.equal(statSync(join(temporary, own)).mode & 0o777, 0o700)
+    backend.kill('SIGTERM')
+    await backend.exited
+    t.same(readdirSync(temporary), [], 'and nothing is left')
+  },
+)

@@ -1,0 +1,174 @@
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { startBackend } from '../support/backend.ts'
+import type { Broker } from '../support/broker.ts'
+import { eventually } from '../support/eventually.ts'
+import { LIMIT } from '../support/limits.ts'
+import { logged, logs, masterStatus, onlyWorker, openSession, reload, samples } from '../support/operator.ts'
+import { Program, root } from '../support/process.ts'
+import { Sabotaged } from '../support/sabotage.ts'
+import { exists, signal } from '../support/signal.ts'
+import { servedBy, visit } from '../support/visit.ts'
+
+// A worker whose process lives and does not answer was left in place indefinitely, with every client that came and every backend.
+
+const TIMEOUT = 5000
+const GRACE = 2000
+
+/** What the master has said of a worker since then. */
+function said(broker: Broker, msg: string, workerPid: number) {
+  return broker.program.messages().find((each) => each['msg'] === msg && each['workerPid'] === workerPid)
+}
+
+async function replaced(broker: Broker, pid: number): Promise<void> {
+  await eventually(
+    () => said(broker, 'worker died', pid) !== undefined && !exists(pid),
+    () => `worker ${pid} is ended:\n${broker.program.lines.slice(-5).join('\n')}`,
+  )
+}
+
+void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t) => {
+  const scene = await Sabotaged.start(t, { services: { web: { ackDeadline: '5m', tokenTtl: '10m' } } })
+  const { broker } = scene
+  const backends = [await startBackend(t, broker), await startBackend(t, broker)]
+  await broker.backends(2)
+  const pids = new Set(backends.map(({ pid }) => pid))
+  /** Clients that come while it hangs, and after. */
+  const served = async (t: Test) => {
+    const clients = await Promise.all(Array.from({ length: 20 }, () => visit(t, broker)))
+    for (const client of clients) t.match(await client.answer(), { status: 200 })
+    for (const client of clients) client.socket.destroy()
+    await broker.backends(2)
+    t.ok(pids.has(await servedBy(t, broker)))
+  }
+
+  await t.test('stopped, under load: clients wait for the timeout, and no longer', async (t) => {
+    const kept = await visit(t, broker)
+    await kept.answer()
+    const args = `--port ${broker.port()} --kept 8 --fresh 3 --pause 20`.split(' ')
+    const load = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
+    await load.message('loading')
+    const worker = await onlyWorker(t, broker)
+    signal(worker, 'SIGSTOP')
+    const begun = performance.now()
+    // Not one of the load, which keeps its connections: it waits in the kernel's queue.
+    const client = await visit(t, broker)
+    t.match(await client.answer(), { status: 200 })
+    const waited = performance.now() - begun
+    t.comment(`waited ${Math.round(waited)} ms`)
+    const dead = said(broker, 'worker hangs; ending it', worker)
+    t.match(dead, { state: 'T (stopped)' })
+    t.ok(Number(dead?.['silentMs']) >= TIMEOUT)
+    // On a machine that is busy with other things a start takes longer than the grace; that is measured by the test's own.
+    t.ok(waited < TIMEOUT + Math.max(GRACE, 2 * Number(process.env['TEST_START_MS'] ?? 3000)))
+    await replaced(broker, worker)
+    await served(t)
+    t.match(await kept.get(), { status: 200 }, 'a connection that a backend has does not notice')
+    load.say('stop')
+    const { requests, failures } = (await load.message('done')) as unknown as {
+      requests: number
+      failures: { kind: string; failure: string }[]
+    }
+    t.comment(`${requests} requests, ${failures.length} connections lost`)
+    t.same(
+      failures.filter(({ kind, failure }) => kind === 'kept' || failure !== 'ECONNRESET'),
+      [],
+      'lost are only those that were in its hands',
+    )
+    t.ok(failures.length <= 3)
+    t.equal((await samples(broker)).get('baton_worker_hangs_total'), 1)
+    t.equal((await samples(broker)).get('baton_worker_deaths_total'), 1)
+  })
+
+  for (const [fault, state] of [
+    ['busy-worker', /^R /],
+    ['blocked-worker', /^[SD] /],
+  ] as const) {
+    await t.test(fault, async (t) => {
+      const worker = await onlyWorker(t, broker)
+      scene.begin(fault)
+      // Or the next one does the same.
+      await eventually(
+        () => said(broker, 'worker does not answer; starting another', worker) !== undefined,
+        fault,
+      )
+      scene.end(fault)
+      // It may have been only slow so far, and would go on now.
+      signal(worker, 'SIGSTOP')
+      await replaced(broker, worker)
+      t.match(said(broker, 'worker does not answer; starting another', worker), { state })
+      await served(t)
+    })
+  }
+
+  await t.test('one that answers again in time stays, and its clients with it', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    const deaths = logged(broker, 'worker died')
+    signal(worker, 'SIGSTOP')
+    await eventually(
+      () => said(broker, 'worker does not answer; starting another', worker) !== undefined,
+      'suspected',
+    )
+    signal(worker, 'SIGCONT')
+    await eventually(() => said(broker, 'worker answers again; it stays', worker) !== undefined, 'it stays')
+    t.equal(await onlyWorker(t, broker), worker)
+    t.equal(logged(broker, 'worker died'), deaths)
+    await served(t)
+  })
+
+  await t.test('before a reload: it is replaced, and the backends move', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    signal(worker, 'SIGSTOP')
+    t.match(await reload(t, broker), { success: true })
+    await replaced(broker, worker)
+    await served(t)
+  })
+
+  await t.test('in the middle of a reload: the reload succeeds', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    scene.begin('slow-master')
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    await scene.reached('slow-master')
+    signal(worker, 'SIGSTOP')
+    scene.end('slow-master')
+    await session.ended
+    t.match(session.received, /^Success=1\n/)
+    await replaced(broker, worker)
+    t.match(await masterStatus(t, broker), { workers: [{ role: 'serving' }] })
+    await served(t)
+  })
+
+  await t.test('while it leaves: it is ended, and nothing else happens', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    // Both are stopped, so that the offer is not answered, and the worker stays for it.
+    for (const backend of backends) backend.kill('SIGSTOP')
+    const held = await visit(t, broker)
+    await broker.until(({ services }) => (services[0]?.inFlight ?? 0) > 0, 'it is offered')
+    const session = await openSession(t, broker)
+    const accepting = logged(broker, 'accepting connections')
+    session.send('reload\n')
+    // A session that asks for the status while the program is replaced would be cut.
+    await logs(broker, 'accepting connections', accepting + 1)
+    const { workers } = await masterStatus(t, broker)
+    t.match(
+      workers.find(({ pid }) => pid === worker),
+      { role: 'leaving' },
+    )
+    signal(worker, 'SIGSTOP')
+    await replaced(broker, worker)
+    for (const backend of backends) backend.kill('SIGCONT')
+    await session.ended
+    held.socket.destroy()
+    await served(t)
+    await onlyWorker(t, broker)
+  })
+
+  await t.test('a stop does not wait for it', async (t) => {
+    signal(await onlyWorker(t, broker), 'SIGSTOP')
+    broker.program.kill('SIGTERM')
+    t.same(await broker.program.exited, { code: 0, signal: null })
+    await logs(broker, 'stopped')
+    t.ok(logged(broker, 'worker does not end; killed') === 0, 'well before the drain deadline')
+  })
+})

@@ -1,0 +1,150 @@
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { Broker } from '../support/broker.ts'
+import { eventually } from '../support/eventually.ts'
+import { LIMIT } from '../support/limits.ts'
+import { logged, onlyWorker, reload } from '../support/operator.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
+import { installNode, moveLink, Releases } from '../support/release.ts'
+import { signal } from '../support/signal.ts'
+
+// Node and Baton are upgraded, and their former versions removed, below a broker that runs.
+
+/** As npm installs it: packages, and the command as a link. Other dependencies are found in a folder above. */
+function installBaton(release: string, version: string): void {
+  const modules = join(release, 'node_modules')
+  for (const name of ['broker', 'backend-sdk', 'native-sendmsg']) {
+    const from = join(root, 'packages', name)
+    const to = join(modules, '@baton', name)
+    for (const part of ['dist', 'bin', 'page', 'package.json'])
+      if (existsSync(join(from, part))) cpSync(join(from, part), join(to, part), { recursive: true })
+    const manifest = JSON.parse(readFileSync(join(to, 'package.json'), 'utf8')) as object
+    writeFileSync(join(to, 'package.json'), JSON.stringify({ ...manifest, version }))
+  }
+  mkdirSync(join(modules, '.bin'))
+  symlinkSync('../@baton/broker/bin/baton.js', join(modules, '.bin/baton'))
+  chmodSync(join(modules, '@baton/broker/bin/baton.js'), 0o755)
+}
+
+void t.test('one broker outlives its Node, and its own installation', { timeout: LIMIT * 2 }, async (t) => {
+  const folder = temporaryFolder(t)
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
+  const node = (version: string) => join(folder, 'node', version, 'bin/node')
+  const stable = join(folder, 'bin/node')
+  installNode(node('v1'))
+  mkdirSync(join(folder, 'bin'))
+  moveLink(stable, '../node/v1/bin/node')
+  const releases = new Releases(folder, {
+    runtimeDir: join(folder, 'run'),
+    admin: { listen: '127.0.0.1:0' },
+    listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+    services: { web: { command: ['node', 'app.mjs'] } },
+  })
+  installBaton(releases.add('one'), '0.0.1')
+  releases.use('one')
+  const program = new Program(
+    t,
+    'sh',
+    ['-c', 'cd "$1" && exec node_modules/.bin/baton start', 'sh', releases.current],
+    {
+      group: true,
+      env: { PATH: `${join(folder, 'bin')}:${process.env['PATH']}` },
+    },
+  )
+  const ready = await program.message('accepting connections')
+  const broker = new Broker(program, folder, join(releases.current, 'baton.json'), ready)
+  const binaryOf = (pid: number) => readlinkSync(`/proc/${pid}/exe`)
+  const release = async () => (await fetch(broker.url(), { headers: { connection: 'close' } })).text()
+  const loseWorker = async (t: Test): Promise<number> => {
+    const worker = await onlyWorker(t, broker)
+    signal(worker, 'SIGKILL')
+    t.equal(await release(), 'one', 'another worker serves')
+    return onlyWorker(t, broker)
+  }
+  const reloads = async (t: Test, version: string) => {
+    const { success, log } = await reload(t, broker)
+    t.equal(success, true, log.join('\n'))
+    t.match(log[0], `"version":"${version}"`)
+    t.equal(await release(), 'one')
+  }
+  t.equal(await release(), 'one')
+  t.equal(binaryOf(program.pid), node('v1'))
+
+  await t.test('the link leads to another Node, and the former one is removed', async (t) => {
+    installNode(node('v2'))
+    moveLink(stable, '../node/v2/bin/node')
+    t.equal(
+      binaryOf(await loseWorker(t)),
+      node('v1'),
+      'a worker is of the same Node for as long as that is there',
+    )
+    rmSync(join(folder, 'node/v1'), { recursive: true })
+    t.equal(binaryOf(await loseWorker(t)), node('v2'))
+    await reloads(t, '0.0.1')
+    t.equal(binaryOf(program.pid), node('v2'))
+  })
+
+  await t.test('no Node at all is left under its name', async (t) => {
+    rmSync(join(folder, 'node'), { recursive: true })
+    t.match(binaryOf(await loseWorker(t)), 'node/v2/bin/node (deleted)')
+    await reloads(t, '0.0.1')
+    await reloads(t, '0.0.1')
+    t.match(binaryOf(program.pid), 'node/v2/bin/node (deleted)')
+  })
+
+  await t.test('it is there again', async (t) => {
+    installNode(node('v3'))
+    moveLink(stable, '../node/v3/bin/node')
+    await reloads(t, '0.0.1')
+    t.equal(binaryOf(program.pid), node('v3'), 'under the name that it was started by')
+  })
+
+  await t.test('the next release has another Baton', async (t) => {
+    installBaton(releases.add('two'), '0.0.2')
+    releases.use('two')
+    await reloads(t, '0.0.2')
+  })
+
+  await t.test('the running Baton is removed before the reload', async (t) => {
+    installBaton(releases.add('three'), '0.0.3')
+    releases.use('three')
+    releases.remove('two')
+    const reloaded = logged(broker, 'reloaded')
+    signal(await onlyWorker(t, broker), 'SIGKILL')
+    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
+    t.equal(await release(), 'one')
+    t.match(
+      program.messages().findLast(({ msg }) => String(msg).startsWith('program replaced')),
+      {
+        version: '0.0.3',
+      },
+    )
+  })
+
+  await t.test('no Baton is installed any longer', async (t) => {
+    const four = releases.add('four')
+    releases.use('four')
+    await reloads(t, '0.0.3')
+    releases.remove('three')
+    t.match(await reload(t, broker), {
+      success: false,
+      log: [
+        `the program of the broker is not installed any longer: ${releases.current}/node_modules/.bin/baton`,
+      ],
+    })
+    t.equal(await release(), 'one')
+    installBaton(four, '0.0.4')
+    await reloads(t, '0.0.4')
+  })
+})

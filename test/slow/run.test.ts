@@ -1,0 +1,129 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { AppRun, ask, NOTHING_LEFT } from '../support/app-run.ts'
+import { batonCommand } from '../support/broker.ts'
+import { Client } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { freePort } from '../support/free-port.ts'
+import { LIMIT } from '../support/limits.ts'
+import { Program, temporaryFolder } from '../support/process.ts'
+import { exists, signal } from '../support/signal.ts'
+
+// How `baton run` ends, and does not: what takes longer than in test/run.test.ts.
+
+/** Answers at once, but for `/never`. */
+const serving = (port: number, answer = 'hello') =>
+  `require('node:http').createServer((request, response) => {
+    if (request.url === '/never') console.log('asked')
+    else response.end('${answer}')
+  }).listen(${port})`
+
+function app(t: Test, port: number): string[] {
+  const file = join(temporaryFolder(t), 'app.js')
+  writeFileSync(file, serving(port))
+  return [process.execPath, file]
+}
+
+void t.test(
+  'a stop says every 5 s what it waits for, in the log and to who asked for it, until --drain-deadline',
+  { timeout: LIMIT },
+  async (t) => {
+    const port = await freePort()
+    const run = await new AppRun(t, {
+      command: app(t, port),
+      options: ['--drain-deadline', '12s'],
+    }).serving(1)
+    const clients = await Promise.all([1, 2].map(() => Client.open(t, { host: '127.0.0.1', port })))
+    for (const client of clients) client.request('/never')
+    await eventually(
+      () => run.program.lines.filter((line) => line === 'app.1 | asked').length === 2,
+      'both are asked',
+    )
+    const processes = run.processes()
+    const stop = new Program(t, process.execPath, [batonCommand, 'stop', '--config', await run.configFile()])
+    const waits = /^waiting for 2 connections of app\.1 \(pid (\d+)\); \d+ s left$/
+    const line = await stop.line((each) => waits.test(each), 'what it waits for')
+    t.ok(processes.includes(Number(waits.exec(line)?.[1])), 'the app')
+    t.ok(run.program.lines.includes(line))
+    t.match(await stop.exited, { code: 0 })
+    t.equal(stop.lines.at(-1), 'stopped')
+    t.ok(stop.lines.filter((each) => waits.test(each)).length >= 2)
+    t.same(await run.ended(processes), NOTHING_LEFT)
+  },
+)
+
+void t.test('what has not listened after 10 s is told of once, and runs', { timeout: LIMIT }, async (t) => {
+  const run = new AppRun(t, { command: ['sh', '-c', 'while sleep 1; do echo working; done'] })
+  const isHint = (line: string) => line.startsWith('app.1 | warning: has not listened after 10s')
+  await run.program.line(isHint, 'that it has not listened')
+  const from = run.program.lines.length
+  await eventually(
+    () => run.program.lines.slice(from).filter((line) => line === 'app.1 | working').length > 12,
+    'it goes on',
+  )
+  t.equal(run.program.lines.filter(isHint).length, 1)
+  t.match(await run.end('SIGTERM'), { code: 0, files: [] })
+})
+
+void t.test(
+  'with --watch, an app that has served is not given up: the next change mends it',
+  { timeout: LIMIT },
+  async (t) => {
+    const [port, folder] = [await freePort(), temporaryFolder(t)]
+    const write = (code: string) => writeFileSync(join(folder, 'server.js'), code)
+    write(serving(port, 'old'))
+    const run = new AppRun(t, { command: ['node', 'server.js'], options: ['--watch'], cwd: folder })
+    await run.serving(1)
+    const url = `http://127.0.0.1:${port}/`
+    t.equal((await ask(url)).body, 'old')
+    // A life of minHealthy is what counts as having served.
+    await new Promise((resolve) => setTimeout(resolve, 1500))
+    write('typo(')
+    await run.program.line((line) => line.startsWith('error: deploy failed'), 'that the typo is not deployed')
+    t.equal((await ask(url)).body, 'old', 'the old version goes on')
+    const started = /^app\.1 \| backend process started/
+    const starts = run.program.lines.filter((line) => started.test(line)).length
+    // The master has a worker, and the app.
+    const children = run.processes()
+    signal(children.at(-1), 'SIGKILL')
+    await eventually(
+      () => run.program.lines.filter((line) => started.test(line)).length >= starts + 7,
+      'it is tried more than five times',
+    )
+    write(serving(port, 'mended'))
+    await run.program.line((line) => line.startsWith('deployed '), 'that it has deployed')
+    t.equal((await ask(url)).body, 'mended')
+    t.same(await run.end('SIGINT'), NOTHING_LEFT)
+  },
+)
+
+const OUTLIVES: readonly [what: string, shell: string][] = [
+  ['nohup', 'nohup "$0" "$@" & wait'],
+  [
+    'nohup, where no shell says what was executed',
+    'unset _; exec 0> /dev/null; env -u _ nohup "$0" "$@"; true',
+  ],
+  ['the background of a script', '"$0" "$@" & wait'],
+  ['setsid', 'setsid "$0" "$@"; true'],
+]
+for (const [what, shell] of OUTLIVES) {
+  void t.test(`${what} outlives its shell`, { timeout: LIMIT }, async (t) => {
+    const port = await freePort()
+    const run = await new AppRun(t, { command: app(t, port), shell }).serving(1)
+    const processes = run.processes()
+    const [master] = processes
+    signal(run.program.pid, 'SIGKILL')
+    await eventually(() => !exists(run.program.pid), 'the shell is gone')
+    if (what.startsWith('nohup')) signal(master, 'SIGHUP')
+    // Whatever ends it would have begun to by the time that a stop takes.
+    for (let each = 0; each < 20; each++) {
+      t.equal((await ask(`http://127.0.0.1:${port}/`)).body, 'hello')
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+    t.notOk(run.program.lines.some((line) => line.startsWith('draining')))
+    signal(master, 'SIGTERM')
+    await eventually(() => !processes.some(exists), 'all have ended')
+    t.same(await run.ended(processes), { ...NOTHING_LEFT, code: null })
+  })
+}

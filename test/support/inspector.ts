@@ -1,0 +1,22 @@
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+
+/** Where Node's inspector listens unless it is told otherwise. */
+const PORT = 9229
+
+/** Whether this process has the inspector's port open. */
+export function isInspected(pid: number): boolean {
+  const listening = readFileSync('/proc/net/tcp', 'utf8')
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .filter(
+      ([, local, , state]) => state === '0A' && Number.parseInt(local?.split(':')[1] ?? '', 16) === PORT,
+    )
+    .map((fields) => `socket:[${fields[9]}]`)
+  return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+    try {
+      return listening.includes(readlinkSync(`/proc/${pid}/fd/${fd}`))
+    } catch {
+      return false
+    }
+  })
+}
