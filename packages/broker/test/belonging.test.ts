@@ -4,7 +4,7 @@ import { parseConfig } from '../src/config/index.ts'
 import { admit } from '../src/worker/registry/admission.ts'
 import { Bindings } from '../src/worker/registry/bindings.ts'
 import { ManagedProcesses, type ProcessTable } from '../src/worker/registry/managed-processes.ts'
-import { isSameProcess, processOf, readStat } from '../src/supervise/peer-process.ts'
+import { factsOf, isSameProcess, processOf } from '../src/supervise/proc.ts'
 
 /** pid -> parent and session. */
 function table(
@@ -68,7 +68,7 @@ void t.test('a process belongs to the managed one that it is, or comes from', as
 void t.test('an id belongs to one process, until that is another one', async (t) => {
   const bindings = new Bindings()
   const mine = processOf({ pid: process.pid, uid: 1000, gid: 1000 })
-  t.equal(mine.started, readStat(process.pid)?.started)
+  t.equal(mine.started, factsOf(process.pid)?.startedAt)
   bindings.bind('ID', mine)
   t.ok(bindings.allows('OTHER', { ...mine, pid: 1 }))
   t.ok(bindings.allows('ID', { ...mine }))

@@ -20,6 +20,14 @@ export type ListenerConfig = Readonly<Parsed['listeners'][number]>
 /** A service and its policies. Every duration is in milliseconds. */
 export type ServiceConfig = Readonly<Parsed['services'][string]> & { readonly name: string }
 
+/** What decides who belongs to a service. */
+export type Membership = Pick<ServiceConfig, 'command' | 'external'>
+
+/** Whether the backends of a service are those that Baton starts, and no others. */
+export function isClosed({ command, external }: Membership): boolean {
+  return command !== null && !external
+}
+
 /** A checked configuration: defaults filled in, durations in milliseconds, addresses parsed, secrets read. */
 export interface Config {
   /** The file it was read from, as it was named. */

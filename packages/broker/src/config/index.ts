@@ -9,6 +9,8 @@ export {
   type Config,
   type ListenerConfig,
   type ServiceConfig,
+  isClosed,
+  type Membership,
 } from './config.ts'
 export { duration, formatDuration, parseDuration } from './duration.ts'
 export { ConfigError, type ConfigProblem, errnoOf } from './error.ts'

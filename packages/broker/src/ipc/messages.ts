@@ -2,7 +2,7 @@ import type { ListenerConfig } from '../config/index.ts'
 import type { Change } from '../api/events.ts'
 import type { BackendState } from '../metrics/index.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
-import type { PeerProcess } from '../supervise/peer-process.ts'
+import type { PeerProcess } from '../supervise/proc.ts'
 
 /** The number of a worker's end of its channel to the master. */
 export const WORKER_CHANNEL = 3

@@ -1,10 +1,13 @@
 import { readFileSync, readlinkSync } from 'node:fs'
+import type { PeerCredentials } from '@baton/native-sendmsg'
 
 /** What /proc says of a process (proc_pid_stat(5)). */
 export interface ProcessFacts {
   readonly pid: number
   /** Of its program, at most 15 bytes. */
   readonly name: string
+  /** `R`, `S`, `T` and so on. */
+  readonly state: string
   readonly parent: number
   readonly group: number
   readonly session: number
@@ -12,7 +15,7 @@ export interface ProcessFacts {
   readonly startedAt: string
 }
 
-/** Undefined when there is no such process. */
+/** Undefined when there is no such process, or when /proc does not show it. */
 export function factsOf(pid: number): ProcessFacts | undefined {
   const text = readOr(`/proc/${pid}/stat`)
   if (text === undefined) return undefined
@@ -22,10 +25,43 @@ export function factsOf(pid: number): ProcessFacts | undefined {
   return {
     pid,
     name: text.slice(text.indexOf('(') + 1, end),
+    state: fields[0] ?? '',
     parent: Number(fields[1]),
     group: Number(fields[2]),
     session: Number(fields[3]),
     startedAt: fields[19] ?? '',
+  }
+}
+
+/** A process as the kernel names it, never as it names itself. */
+export interface PeerProcess {
+  /** 0 for a process of a pid namespace that cannot be seen from here: a container beside this one. */
+  readonly pid: number
+  readonly uid: number
+  /** When it started, in clock ticks since boot: a pid is used again. Null when /proc does not show it. */
+  readonly started: string | null
+}
+
+export function processOf({ pid, uid }: PeerCredentials): PeerProcess {
+  return { pid, uid, started: (pid > 0 ? factsOf(pid)?.startedAt : undefined) ?? null }
+}
+
+/**
+ * Whether both are one process, as far as the kernel tells: of processes that cannot be seen from here it tells the user alone. What was
+ * not recorded does not make a difference.
+ */
+export function isSameProcess(one: PeerProcess, other: PeerProcess): boolean {
+  if (one.pid !== other.pid || one.uid !== other.uid) return false
+  return one.started === null || other.started === null || one.started === other.started
+}
+
+/** Whether there is such a process; one that has ended and was not reaped yet counts as one. */
+export function processExists(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }
 

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { factsOf } from '../../supervise/proc.ts'
 
 /** What the kernel says of a process's main thread (proc(5)). */
 export interface ProcessSight {
@@ -21,9 +22,8 @@ const STATES: Readonly<Record<string, string>> = {
 /** Undefined where /proc does not tell. */
 export function lookAt(pid: number): ProcessSight | undefined {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    // Its name is in parentheses, and may have some itself.
-    const letter = stat.charAt(stat.lastIndexOf(')') + 2)
+    const letter = factsOf(pid)?.state
+    if (letter === undefined) return undefined
     const [running, waiting] = readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ').map(Number)
     if (running === undefined || waiting === undefined) return undefined
     const state = `${letter} (${STATES[letter] ?? 'unknown'})`
@@ -44,15 +44,4 @@ export function wasStarved(
 ): boolean {
   if (before === undefined || now === undefined) return false
   return now.waiting - before.waiting > STARVED * elapsed
-}
-
-/** Whether there is such a process; one that has ended and was not reaped yet counts as one. */
-export function processExists(pid: number): boolean {
-  if (pid <= 1) return false
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }

@@ -6,7 +6,7 @@ import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '..
 import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import type { MetricSnapshot } from '../../metrics/index.ts'
-import { processExists } from '../../supervise/peer-process.ts'
+import { processExists } from '../../supervise/proc.ts'
 import { RestartBackoff } from '../../supervise/backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from '../listening-sockets.ts'

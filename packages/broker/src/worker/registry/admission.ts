@@ -1,6 +1,6 @@
 import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import type { Config, ServiceConfig } from '../../config/index.ts'
+import { type Config, isClosed, type Membership } from '../../config/index.ts'
 
 /** Why a process may not register. `retry`: the same HELLO may be accepted later. The text holds no secrets. */
 export interface Refusal {
@@ -31,12 +31,6 @@ export interface Applicant {
 
 /** Characters of a refusal that may go to the names of the services that there are. */
 const LONGEST_LIST = 1024
-type Membership = Pick<ServiceConfig, 'command' | 'external'>
-
-/** Whether the backends of a service are those that Baton starts, and no others. */
-export function isClosed({ command, external }: Membership): boolean {
-  return command !== null && !external
-}
 
 /** Whether processes of this user may register at all. */
 export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): boolean {

@@ -1,4 +1,4 @@
-import { isSameProcess, type PeerProcess, processExists } from '../../supervise/peer-process.ts'
+import { isSameProcess, type PeerProcess, processExists } from '../../supervise/proc.ts'
 
 /** Ids of backends that have gone are remembered up to this many, the newest. */
 const REMEMBERED = 4096

@@ -1,16 +1,16 @@
 import type { ManagedReport } from '../../ipc/messages.ts'
-import { processExists, readStat, type ProcessStat } from '../../supervise/peer-process.ts'
+import { factsOf, type ProcessFacts, processExists } from '../../supervise/proc.ts'
 
 /** Parents that are looked at before a process is taken for a stranger: a command is some shells and runners deep. */
 const MOST_PARENTS = 64
 
 /** What is asked of the system about a process: where a test puts its own. */
 export interface ProcessTable {
-  stat(pid: number): ProcessStat | undefined
+  stat(pid: number): Pick<ProcessFacts, 'parent' | 'session'> | undefined
   exists(pid: number): boolean
 }
 
-const systemTable: ProcessTable = { stat: readStat, exists: processExists }
+const systemTable: ProcessTable = { stat: factsOf, exists: processExists }
 
 /**
  * The processes that the master runs for services with a `command`, as it said last, and which of them a peer belongs to. What the
