@@ -637,7 +637,7 @@ inline forgetParked(b, i) {
 #define ALONE(b) (session[b] == SETTLING && LANE_AT_EOF(b))
 #endif
 
-/* One process with the SDK's `Session` and `TokenLedger` in it. */
+/* One process with the SDK's `OperatorSession` and `TokenLedger` in it. */
 proctype backend(byte b) {
   byte i;
 #ifdef NO_TOKEN_MATCH

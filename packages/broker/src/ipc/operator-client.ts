@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import type { MasterStatus } from '../api/master-status.ts'
 import { errnoOf } from '../config/index.ts'
-import { AnswerReader, type Outcome } from './operator-protocol.ts'
+import { AnswerReader, type CommandResult } from './operator-protocol.ts'
 
 /** There was no master to ask, or it ended without an answer. Its message says all there is to say. */
 export class NoAnswerError extends Error {
@@ -20,7 +20,7 @@ export async function askMaster(
   runtimeDir: string,
   command: string,
   progress: (line: string) => void = () => {},
-): Promise<Outcome> {
+): Promise<CommandResult> {
   const path = join(runtimeDir, 'master.sock')
   const reader = new AnswerReader(progress)
   let rest = ''

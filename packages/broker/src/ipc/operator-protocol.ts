@@ -4,13 +4,13 @@
  */
 
 /** How a command ended, and what is to be said of it. */
-export interface Outcome {
+export interface CommandResult {
   readonly success: boolean
   readonly log: readonly string[]
 }
 
 /** Nothing was done, and why. */
-export function refusal(why: string): Outcome {
+export function refusal(why: string): CommandResult {
   return { success: false, log: [why] }
 }
 
@@ -30,7 +30,7 @@ export class AnswerReader {
   }
 
   /** Undefined until it has come. */
-  get answer(): Outcome | undefined {
+  get answer(): CommandResult | undefined {
     return this.#success === undefined ? undefined : { success: this.#success, log: this.#log }
   }
 

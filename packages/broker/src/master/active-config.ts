@@ -3,7 +3,7 @@ import { type Config, isClosed, parseConfigText } from '../config/index.ts'
 import { define, type FleetConfig } from './fleet/index.ts'
 import type { LogFormat } from '../log/logger.ts'
 import { modeOfSockets } from '../listening/sockets.ts'
-import { controlPath, type HeldSockets } from './listening-sockets.ts'
+import { controlPath, type ListeningSockets } from './listening-sockets.ts'
 import type { Assignment } from './workers/worker-pool.ts'
 
 /** A configuration, with the text that it was read from. */
@@ -16,11 +16,11 @@ export interface Settings {
 /**
  * The configuration that is in force and the sockets that are open for it; they change together. Owner of the sockets.
  */
-export class InForce {
+export class ActiveConfig {
   #settings: Settings
-  #sockets: HeldSockets
+  #sockets: ListeningSockets
 
-  constructor(settings: Settings, sockets: HeldSockets) {
+  constructor(settings: Settings, sockets: ListeningSockets) {
     this.#settings = settings
     this.#sockets = sockets
   }
@@ -33,7 +33,7 @@ export class InForce {
     return this.#settings.config
   }
 
-  get sockets(): HeldSockets {
+  get sockets(): ListeningSockets {
     return this.#sockets
   }
 
@@ -44,7 +44,7 @@ export class InForce {
     return { services, base: dirname(file), drainDeadline }
   }
 
-  replace(settings: Settings, sockets: HeldSockets): void {
+  replace(settings: Settings, sockets: ListeningSockets): void {
     this.#settings = settings
     this.#sockets = sockets
   }
@@ -58,7 +58,7 @@ export class InForce {
 /** With what a worker is started. */
 export function assign(
   { file, text, config }: Settings,
-  sockets: HeldSockets,
+  sockets: ListeningSockets,
   format: LogFormat,
 ): Assignment {
   return {

@@ -4,7 +4,7 @@ export const LONGEST_LINE = 16 * 1024
 const NEWLINE = 0x0a
 const NOTHING = Buffer.alloc(0)
 
-/** Bytes of one stream to lines. Keeps the incomplete last one, never more than `LONGEST_LINE` of it. */
+/** Bytes of one stream to lines. Keeps the incomplete last one, never more than `MAX_LINE_BYTES` of it. */
 export class LineSplitter {
   #partial: Buffer
 

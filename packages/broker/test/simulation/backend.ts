@@ -29,7 +29,7 @@ export interface BackendSession {
   readonly lane: SimulatedBackendLane
 }
 
-/** A backend's process: the real `Session`s, and an app that keeps what it adopts for a while. */
+/** A backend's process: the real `OperatorSession`s, and an app that keeps what it adopts for a while. */
 export class Backend {
   readonly process: Process
   readonly sessions = new Set<BackendSession>()

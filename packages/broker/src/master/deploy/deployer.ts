@@ -5,10 +5,10 @@ import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.t
 import type { DeployResult } from './progress.ts'
 import type { Change } from '../../api/events.ts'
 import { define, type Fleet } from '../fleet/index.ts'
-import { type Outcome, refusal } from '../../ipc/operator-protocol.ts'
+import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
-import type { InForce } from '../active-config.ts'
-import type { Occupation } from '../operation-lock.ts'
+import type { ActiveConfig } from '../active-config.ts'
+import type { OperationLock } from '../operation-lock.ts'
 
 export interface DeployCommand {
   readonly service: string
@@ -24,8 +24,8 @@ export interface DeployCommand {
 /** What of a master a deploy deals with. */
 export interface DeployerParts {
   readonly fleet: Fleet
-  readonly inForce: InForce
-  readonly occupation: Occupation
+  readonly activeConfig: ActiveConfig
+  readonly operationLock: OperationLock
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
   /** Those who listen to the events hear it. */
@@ -42,12 +42,12 @@ export class Deployer {
   }
 
   /** Resolves when it is over, with what its asker reads behind the progress. */
-  async deploy(command: DeployCommand): Promise<Outcome> {
+  async deploy(command: DeployCommand): Promise<CommandResult> {
     const { service: name, abort, by } = command
-    const { inForce, occupation, tell } = this.#parts
-    const service = inForce.config.services.get(name)
+    const { activeConfig, operationLock, tell } = this.#parts
+    const service = activeConfig.config.services.get(name)
     if (service === undefined) {
-      const known = [...inForce.config.services.keys()].join(', ')
+      const known = [...activeConfig.config.services.keys()].join(', ')
       return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
     }
     const told = { kind: 'deploy', service: name, by } as const
@@ -56,8 +56,8 @@ export class Deployer {
       tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
-    if (occupation.refusal !== undefined) return refusal(occupation.refusal)
-    occupation.begin('deploy')
+    if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
+    operationLock.begin('deploy')
     try {
       const way = abort ? 'returns to the old version of' : 'deploys'
       const running = this.#run(service, command)
@@ -71,7 +71,7 @@ export class Deployer {
       tell({ ...told, text: `service ${name} is not deployed: ${why}` })
       return refusal(why)
     } finally {
-      occupation.end('deploy')
+      operationLock.end('deploy')
     }
   }
 
@@ -85,12 +85,12 @@ export class Deployer {
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
-    const { fleet, inForce, files, logger } = this.#parts
+    const { fleet, activeConfig, files, logger } = this.#parts
     // A new process has to find the control socket.
     files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
-    const base = dirname(inForce.settings.file)
+    const base = dirname(activeConfig.settings.file)
     const folder = define(service, base)?.cwd
     let moved: string | undefined
     const deploy = begin(fleet, {
@@ -129,7 +129,7 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
 }
 
 /** What the asker reads behind the progress. */
-function answerOf(result: DeployResult, aborting: boolean): Outcome {
+function answerOf(result: DeployResult, aborting: boolean): CommandResult {
   if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
   const kept =
     result.complete === true

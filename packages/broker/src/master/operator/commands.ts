@@ -1,33 +1,37 @@
 import {
   answerText,
-  type Outcome,
+  type CommandResult,
   parse,
   type PortRequest,
   portRequest,
   refusal,
 } from '../../ipc/operator-protocol.ts'
 import type { DeployCommand } from '../deploy/deployer.ts'
-import type { Session } from './operator-session.ts'
+import type { OperatorSession } from './operator-session.ts'
 
 /** What an operator can ask of a master. Refusals are outcomes, not errors. */
-export interface Commanded {
+export interface OperatorCommands {
   status(): unknown
-  deploy(command: DeployCommand): Promise<Outcome>
-  listen(request: PortRequest): Promise<Outcome>
+  deploy(command: DeployCommand): Promise<CommandResult>
+  listen(request: PortRequest): Promise<CommandResult>
   /** Answers the session itself: in this program, or in the one that replaces it. Refuses while something else goes on, unless it may wait. */
-  reload(session: Session, wait: boolean): void
+  reload(session: OperatorSession, wait: boolean): void
   /** Answers the session itself, when all is over. */
-  stop(session: Session): void
+  stop(session: OperatorSession): void
 }
 
 /** Characters. No name is longer, and what is not understood is repeated in the answer. */
-const LONGEST_WORD = 255
+const MAX_WORD_LENGTH = 255
 
 /** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
-export function obey(session: Session, [command = '', ...rest]: readonly string[], master: Commanded): void {
+export function runCommand(
+  session: OperatorSession,
+  [command = '', ...rest]: readonly string[],
+  master: OperatorCommands,
+): void {
   const refuse = (why: string) => reply(session, refusal(why))
-  if ([command, ...rest].some(({ length }) => length > LONGEST_WORD))
-    return refuse(`a word has at most ${LONGEST_WORD} characters`)
+  if ([command, ...rest].some(({ length }) => length > MAX_WORD_LENGTH))
+    return refuse(`a word has at most ${MAX_WORD_LENGTH} characters`)
   const { words, options } = parse(rest)
   switch (command) {
     case 'prompt':
@@ -64,11 +68,11 @@ export function obey(session: Session, [command = '', ...rest]: readonly string[
   master.stop(session)
 }
 
-export function reply(session: Session, { success, log }: Outcome): void {
+export function reply(session: OperatorSession, { success, log }: CommandResult): void {
   session.write(answerText(success, log))
   session.answered()
 }
 
-async function answerWith(session: Session, outcome: Promise<Outcome>): Promise<void> {
+async function answerWith(session: OperatorSession, outcome: Promise<CommandResult>): Promise<void> {
   reply(session, await outcome)
 }

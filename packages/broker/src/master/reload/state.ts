@@ -5,7 +5,7 @@ import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
 import type { FleetState, LifelineState } from '../fleet/index.ts'
 import type { CountersState } from '../workers/counters.ts'
 import type { RunState } from '../run/app-run.ts'
-import type { HeldSocketsState } from '../listening-sockets.ts'
+import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
 import type { ProgramNames } from './installed-program.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
@@ -14,7 +14,7 @@ import type { WorkerState } from '../workers/worker-process.ts'
 export const STATE_VARIABLE = 'BATON_MASTER_STATE'
 
 /** Who asked for a reload, and is told how it went. */
-export type Asker =
+export type Requester =
   | { readonly kind: 'session' }
   | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
   | { readonly kind: 'signal' }
@@ -31,7 +31,7 @@ export interface MasterState {
   readonly text: string
   readonly candidate: string
   readonly lock: number
-  readonly sockets: HeldSocketsState
+  readonly sockets: ListeningSocketsState
   /** The socketpair through which the sessions that asked go. */
   readonly pair: readonly [number, number]
   readonly workers: readonly WorkerState[]
@@ -44,8 +44,8 @@ export interface MasterState {
   /** Missing in the state that an older program wrote. */
   readonly lifeline?: LifelineState
   /** Who asked for the reload that goes on, and for the one behind it. Their sessions are in the pair, in this order. */
-  readonly askers: readonly Asker[]
-  readonly waiting: readonly Asker[]
+  readonly askers: readonly Requester[]
+  readonly waiting: readonly Requester[]
   /** ISO 8601: of the process. */
   readonly startedAt: string
   readonly run: RunState | null
@@ -54,7 +54,7 @@ export interface MasterState {
 }
 
 /** Version 1: requests did not wait. */
-type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Asker }
+type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Requester }
 
 /** All that the state names but for the fleet's. */
 export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {

@@ -3,18 +3,18 @@ import type { Logger } from 'pino'
 import type { CommandError } from '../../exit-codes.ts'
 import type { BackendReport, Fleet, ManagedProcess, ProcessExit } from '../fleet/index.ts'
 import { openListener } from '../../listening/sockets.ts'
-import { type Outcome, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
+import { type CommandResult, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
 import { type Launcher, watchLaunchers } from './launchers.ts'
-import { type InForce, readSettings } from '../active-config.ts'
-import { type Claims, decide, describePort, writeDown } from './port-assignments.ts'
-import type { Roster } from '../workers/worker-pool.ts'
-import type { StartRow } from './start-row.ts'
+import { type ActiveConfig, readSettings } from '../active-config.ts'
+import { type PortAssignments, planListener, describePort, writeDown } from './port-assignments.ts'
+import type { WorkerPool } from '../workers/worker-pool.ts'
+import type { StartHistory } from './start-history.ts'
 import { StartWatch } from './start-watch.ts'
 
 /** What `baton run` was told, and has come to know of its app. */
 export interface RunState {
-  readonly claims: Claims
+  readonly claims: PortAssignments
   /** The folder whose changes redeploy the app; null when none. */
   readonly watch: string | null
   /** Made for this run, and to be removed with it. */
@@ -22,15 +22,15 @@ export interface RunState {
   /** `always`: an app that does not start is tried for ever. Absent in the state of an older version: the same. */
   readonly restart?: 'limited' | 'always'
   /** What the app's starts came to so far. */
-  readonly starts?: StartRow
+  readonly starts?: StartHistory
   /** What ran this program; it ends with them. */
   readonly launchers?: readonly Launcher[]
 }
 
 /** What of a master an app deals with. */
 export interface AppRunParts {
-  readonly inForce: InForce
-  readonly roster: Pick<Roster, 'listen'>
+  readonly activeConfig: ActiveConfig
+  readonly workerPool: Pick<WorkerPool, 'listen'>
   readonly deployer: Pick<Deployer, 'deploy'>
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
@@ -60,10 +60,10 @@ export class AppRun {
     this.#state = state
     this.#parts = parts
     if (state === undefined) return
-    const { inForce, fleet, logger, stop } = parts
+    const { activeConfig, fleet, logger, stop } = parts
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
     this.#starts = new StartWatch(policy, state.starts, {
-      minHealthy: () => managedService(inForce)?.minHealthy ?? 0,
+      minHealthy: () => managedService(activeConfig)?.minHealthy ?? 0,
       statuses: () => fleet.statuses(),
       ports: () => Object.keys(this.#state?.claims ?? {}),
       warn: (instance, text) => logger.warn({ instance }, text),
@@ -72,7 +72,7 @@ export class AppRun {
   }
 
   get state(): RunState | undefined {
-    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.row }) }
+    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }) }
   }
 
   /** The app's processes were started. */
@@ -98,11 +98,11 @@ export class AppRun {
   }
 
   /** A port that the app listens on. Each of its processes asks for the same ones. */
-  async listen(request: PortRequest): Promise<Outcome> {
-    const { inForce, roster, logger } = this.#parts
-    const { file, text } = inForce.settings
+  async listen(request: PortRequest): Promise<CommandResult> {
+    const { activeConfig, workerPool, logger } = this.#parts
+    const { file, text } = activeConfig.settings
     if (this.#state === undefined) return refusal(`listeners are those of ${file}`)
-    const decision = decide(text, this.#state.claims, request)
+    const decision = planListener(text, this.#state.claims, request)
     const claims = { ...this.#state.claims, [String(request.port)]: decision.listener }
     if (decision.kind === 'new') {
       let fd: OwnedFd
@@ -111,16 +111,16 @@ export class AppRun {
       } catch (error) {
         return refusal(error instanceof Error ? error.message : String(error))
       }
-      const sockets = inForce.sockets.add(decision.listener, fd, decision.listen)
-      inForce.replace(readSettings(file, decision.text), sockets)
+      const sockets = activeConfig.sockets.add(decision.listener, fd, decision.listen)
+      activeConfig.replace(readSettings(file, decision.text), sockets)
       writeDown(file, decision.text)
       this.#state = { ...this.#state, claims }
-      await roster.listen(decision.listener, decision.parts, fd)
+      await workerPool.listen(decision.listener, decision.parts, fd)
     }
     this.#state = { ...this.#state, claims }
-    const held = inForce.sockets.listeners.get(decision.listener)
+    const held = activeConfig.sockets.listeners.get(decision.listener)
     if (held === undefined || held.fd.closed) return refusal('the broker stops')
-    const opened = describePort(inForce.settings.text, file, decision.listener, held.fd)
+    const opened = describePort(activeConfig.settings.text, file, decision.listener, held.fd)
     if (decision.kind === 'new') logger.info(opened, 'listening for the app')
     return { success: true, log: [JSON.stringify(opened)] }
   }
@@ -140,10 +140,10 @@ export class AppRun {
 
   async #redeploy(): Promise<void> {
     this.#redeploying = true
-    const { inForce, deployer, logger } = this.#parts
+    const { activeConfig, deployer, logger } = this.#parts
     while (this.#changed && !this.#over) {
       this.#changed = false
-      for (const { name, command } of inForce.config.services.values()) {
+      for (const { name, command } of activeConfig.config.services.values()) {
         if (command === null) continue
         const { success, log } = await deployer.deploy({
           service: name,
@@ -160,6 +160,6 @@ export class AppRun {
 }
 
 /** The service whose processes Baton runs; those of the app's other ports have none of their own. */
-function managedService({ config }: InForce) {
+function managedService({ config }: ActiveConfig) {
   return [...config.services.values()].find(({ command }) => command !== null)
 }

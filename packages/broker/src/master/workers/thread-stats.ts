@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { factsOf } from '../../supervise/proc.ts'
 
 /** What the kernel says of a process's main thread (proc(5)). */
-export interface ProcessSight {
+export interface ThreadStats {
   /** A letter and its meaning, such as `T (stopped)`. */
   readonly state: string
   /** Milliseconds on a processor, and waiting for one, since it was started. */
@@ -20,7 +20,7 @@ const STATES: Readonly<Record<string, string>> = {
 }
 
 /** Undefined where /proc does not tell. */
-export function lookAt(pid: number): ProcessSight | undefined {
+export function threadStats(pid: number): ThreadStats | undefined {
   try {
     const letter = factsOf(pid)?.state
     if (letter === undefined) return undefined
@@ -38,8 +38,8 @@ const STARVED = 0.8
 
 /** @param elapsed milliseconds between the two */
 export function wasStarved(
-  before: ProcessSight | undefined,
-  now: ProcessSight | undefined,
+  before: ThreadStats | undefined,
+  now: ThreadStats | undefined,
   elapsed: number,
 ): boolean {
   if (before === undefined || now === undefined) return false
