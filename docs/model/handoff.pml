@@ -6,7 +6,7 @@
  * state of its own.
  *
  *     broker   service(), link(b)   packages/broker/src/worker/service, backend
- *     backend  backend(b)           packages/backend-sdk/src/session.ts, token-ledger.ts
+ *     backend  backend(b)           packages/backend-sdk/src/broker-session.ts, token-ledger.ts
  *     rest     faults()             SIGKILL of each process, registering again
  *
  * Rules are taken out with -DNO_..., sizes are set with -DNC=2 and so on; check.mjs knows the combinations.

@@ -3,7 +3,7 @@ import { close, dup, NativeError, OwnedFd, ReceiveBatch } from '@baton/native-se
 import { NACK_REASONS } from '@baton/backend-sdk/protocol'
 import t from 'tap'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
-import { decide, failureOf, type FailureCode } from '../src/worker/connection/failure.ts'
+import { consequenceOf, failureOf, type FailureCode } from '../src/worker/connection/failure.ts'
 import { FailureLimit } from '../src/worker/backend/failure-limit.ts'
 import { Lane } from '../src/worker/backend/lane.ts'
 import { OfferLedger, type OpenOffer, type Unmatched } from '../src/worker/backend/offer-ledger.ts'
@@ -177,7 +177,7 @@ void t.test('row 16: each failure has its decision, and metrics know each', asyn
     FailureCode,
     [boolean, string],
   ][]) {
-    t.same(decide(code), { countsAgainstBackend, next }, code)
+    t.same(consequenceOf(code), { countsAgainstBackend, next }, code)
   }
   t.same([...FAILURE_REASONS].toSorted(), Object.keys(table).toSorted())
   for (const reason of NACK_REASONS) t.ok(reason in table, reason)

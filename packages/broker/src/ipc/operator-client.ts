@@ -30,7 +30,7 @@ export async function askMaster(
     for await (const chunk of socket.setEncoding('utf8')) {
       const lines = (rest + String(chunk)).split('\n')
       rest = lines.pop() ?? ''
-      for (const line of lines) reader.hear(line)
+      for (const line of lines) reader.push(line)
     }
   } catch (error) {
     const errno = errnoOf(error)

@@ -34,7 +34,7 @@ export class AnswerReader {
     return this.#success === undefined ? undefined : { success: this.#success, log: this.#log }
   }
 
-  hear(line: string): void {
+  push(line: string): void {
     if (this.#success === undefined) {
       const answer = /^Success=([01])$/.exec(line)
       if (answer === null) this.#progress(line)

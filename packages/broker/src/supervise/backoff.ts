@@ -1,15 +1,15 @@
 /** Milliseconds. The first restart is soon: most exits are single ones. */
-const FIRST_DELAY = 100
-const LONGEST_DELAY = 10_000
+const FIRST_DELAY_MS = 100
+const MAX_DELAY_MS = 10_000
 /** Without a worker no client is served. */
-const LONGEST_OF_WORKERS = 5000
+const MAX_WORKER_DELAY_MS = 5000
 /** A process that lived for so long had started; its exit counts for nothing. */
-const LONG_LIFE = 10_000
+const LONG_LIFE_MS = 10_000
 /** So many short lives within the window are a crash loop. With the delays above, 8 exits at start take 13 s. */
 const CRASHES = 8
-const WINDOW = 60_000
+const WINDOW_MS = 60_000
 /** How often one that is in a crash loop is tried, in case that what it lacks has come. */
-const CRASHED_DELAY = 60_000
+const CRASHED_DELAY_MS = 60_000
 
 /** What an instance's past says about its next start. Plain data: it outlives the process that decides. */
 export interface RestartHistory {
@@ -20,7 +20,7 @@ export interface RestartHistory {
   readonly crashed: boolean
 }
 
-export const NO_HISTORY: RestartHistory = { delay: FIRST_DELAY, crashes: [], crashed: false }
+export const NO_HISTORY: RestartHistory = { delay: FIRST_DELAY_MS, crashes: [], crashed: false }
 
 export interface Restart {
   readonly history: RestartHistory
@@ -35,16 +35,16 @@ export interface Restart {
  * within a minute are a crash loop: from then on one try a minute, until one lives for 10 s.
  */
 export function restartAfter(history: RestartHistory, exit: { now: number; lived: number }): Restart {
-  if (exit.lived >= LONG_LIFE) return { history: afterDelay(NO_HISTORY), delay: FIRST_DELAY }
-  const recent = [...history.crashes, exit.now].filter((at) => exit.now - at < WINDOW)
+  if (exit.lived >= LONG_LIFE_MS) return { history: afterDelay(NO_HISTORY), delay: FIRST_DELAY_MS }
+  const recent = [...history.crashes, exit.now].filter((at) => exit.now - at < WINDOW_MS)
   const crashes = recent.slice(-CRASHES)
   const crashed = history.crashed || crashes.length === CRASHES
   const next = { ...afterDelay(history), crashes, crashed }
-  return { history: next, delay: crashed ? CRASHED_DELAY : history.delay }
+  return { history: next, delay: crashed ? CRASHED_DELAY_MS : history.delay }
 }
 
 function afterDelay(history: RestartHistory): RestartHistory {
-  return { ...history, delay: doubled(history.delay, LONGEST_DELAY) }
+  return { ...history, delay: doubled(history.delay, MAX_DELAY_MS) }
 }
 
 /** How long to wait before a worker that died is replaced: not at all the first time, then doubling. */
@@ -53,13 +53,13 @@ export class RestartBackoff {
 
   /** @param lived milliseconds @returns milliseconds */
   next(lived: number): number {
-    if (lived >= LONG_LIFE) this.#delay = 0
+    if (lived >= LONG_LIFE_MS) this.#delay = 0
     const delay = this.#delay
-    this.#delay = doubled(delay, LONGEST_OF_WORKERS)
+    this.#delay = doubled(delay, MAX_WORKER_DELAY_MS)
     return delay
   }
 }
 
 function doubled(delay: number, longest: number): number {
-  return Math.min(longest, Math.max(FIRST_DELAY, delay * 2))
+  return Math.min(longest, Math.max(FIRST_DELAY_MS, delay * 2))
 }

@@ -202,7 +202,7 @@ export class ReloadPreparation {
     if (asker.kind !== 'session') return asker
     if (session?.open !== true) return { kind: 'signal' }
     try {
-      this.#parts.sessionHandover.enter(session)
+      this.#parts.sessionHandover.sendSession(session)
       return asker
     } catch (error) {
       // The reload goes on without an answer to this session.

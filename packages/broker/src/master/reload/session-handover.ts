@@ -35,7 +35,7 @@ export class SessionHandover {
    *
    * @throws {NativeError}
    */
-  enter({ fd }: OperatorSession): void {
+  sendSession({ fd }: OperatorSession): void {
     this.#near.sendFd(fd)
   }
 

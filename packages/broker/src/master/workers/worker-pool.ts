@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { MOST_DESCRIPTORS } from '../../ipc/channel.ts'
+import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
@@ -422,8 +422,8 @@ export class WorkerPool {
     this.#building.add(worker)
     this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
-    for (let from = 0; from < listeners.length; from += MOST_DESCRIPTORS) {
-      const batch = listeners.slice(from, from + MOST_DESCRIPTORS)
+    for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
+      const batch = listeners.slice(from, from + MAX_DESCRIPTORS)
       const names = batch.map(([name]) => name)
       worker.send(
         { type: 'sockets', role: 'listener', names },

@@ -1,6 +1,6 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import { decide, type Failure } from '../connection/failure.ts'
+import { consequenceOf, type Failure } from '../connection/failure.ts'
 import { FailureLimit, type FailureLimitOptions } from './failure-limit.ts'
 import type { Os } from '../os.ts'
 import { Heartbeat } from './heartbeat.ts'
@@ -77,7 +77,7 @@ export class Eligibility {
 
   /** An attempt has failed. Too many in a short time suppress further ones for a while. */
   failed({ code }: Failure): void {
-    if (!decide(code).countsAgainstBackend) return
+    if (!consequenceOf(code).countsAgainstBackend) return
     const now = this.#os.now()
     this.#failures.failed(now)
     const pause = this.#failures.retryAfter(now)

@@ -10,7 +10,7 @@ export interface Candidate {
 }
 
 /** What is known of the client. `source` is its IP address, absent on a Unix socket. */
-export interface ChooseKey {
+export interface BalanceKey {
   readonly source?: string
 }
 
@@ -18,6 +18,6 @@ export interface ChooseKey {
  * Chooses among the candidates of one service. A chooser may remember its earlier answers, so a service keeps
  * one for its whole life; it does no I/O and keeps nothing of a candidate that has gone.
  */
-export interface Chooser {
-  choose<C extends Candidate>(candidates: readonly C[], key: ChooseKey): C | undefined
+export interface Balancer {
+  choose<C extends Candidate>(candidates: readonly C[], key: BalanceKey): C | undefined
 }

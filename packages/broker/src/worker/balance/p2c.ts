@@ -1,11 +1,11 @@
-import type { Candidate, Chooser } from './candidate.ts'
+import type { Candidate, Balancer } from './candidate.ts'
 
 /**
  * The power of two choices (Mitzenmacher, 2001): two different backends are drawn by weight and the one with the
  * lower load for its weight is taken. Several brokers that know only their own load do not all run to the same
  * backend, as they do with the lowest of all.
  */
-export function powerOfTwoChoices(random: () => number): Chooser {
+export function powerOfTwoChoices(random: () => number): Balancer {
   return {
     choose<C extends Candidate>(candidates: readonly C[]) {
       const first = draw(candidates, random)

@@ -1,11 +1,11 @@
-import type { Candidate, Chooser } from './candidate.ts'
+import type { Candidate, Balancer } from './candidate.ts'
 
 /**
  * Smooth weighted round robin, as nginx does it (ngx_http_upstream_round_robin.c): each candidate gains its
  * weight at every turn, the richest is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not
  * a a a a a b c. Candidates that are absent from a turn lose what they had.
  */
-export function roundRobin(): Chooser {
+export function roundRobin(): Balancer {
   let credit = new Map<string, number>()
   return {
     choose<C extends Candidate>(candidates: readonly C[]) {

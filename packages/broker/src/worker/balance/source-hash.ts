@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 
-import type { Candidate, ChooseKey, Chooser } from './candidate.ts'
+import type { Candidate, BalanceKey, Balancer } from './candidate.ts'
 import { draw } from './p2c.ts'
 
 /**
@@ -9,9 +9,9 @@ import { draw } from './p2c.ts'
  * to the weights. When a backend goes, only its own clients move, and they spread over all that stay. A client
  * without an address (a Unix socket) is drawn at random, by weight.
  */
-export function sourceHash(random: () => number): Chooser {
+export function sourceHash(random: () => number): Balancer {
   return {
-    choose<C extends Candidate>(candidates: readonly C[], { source }: ChooseKey) {
+    choose<C extends Candidate>(candidates: readonly C[], { source }: BalanceKey) {
       if (source === undefined) return draw(candidates, random)
       let best: C | undefined
       let bestScore = Number.POSITIVE_INFINITY

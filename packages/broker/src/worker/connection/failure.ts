@@ -20,16 +20,16 @@ export type Failure =
 export type FailureCode = Failure['code']
 
 /** What a failure means for the backend, and for the client that waits. */
-export interface Decision {
+export interface Consequence {
   /** The backend's failures in a row stop attempts to it; pressure and polite refusals are not its fault. */
   readonly countsAgainstBackend: boolean
   readonly next: 'next-backend' | 'wait' | 'reconnect' | 'never-reoffered'
 }
 
-const fault: Decision = { countsAgainstBackend: true, next: 'next-backend' }
-const refusal: Decision = { countsAgainstBackend: false, next: 'next-backend' }
+const fault: Consequence = { countsAgainstBackend: true, next: 'next-backend' }
+const refusal: Consequence = { countsAgainstBackend: false, next: 'next-backend' }
 
-const DECISIONS: Readonly<Record<FailureCode, Decision>> = {
+const CONSEQUENCES: Readonly<Record<FailureCode, Consequence>> = {
   UnsupportedPlatform: { countsAgainstBackend: false, next: 'reconnect' },
   PermissionDenied: fault,
   BackendSocketUnavailable: fault,
@@ -50,8 +50,8 @@ const DECISIONS: Readonly<Record<FailureCode, Decision>> = {
   ProtocolViolation: fault,
 }
 
-export function decide(code: FailureCode): Decision {
-  return DECISIONS[code]
+export function consequenceOf(code: FailureCode): Consequence {
+  return CONSEQUENCES[code]
 }
 
 const UNAVAILABLE = new Set(['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTCONN'])

@@ -4,8 +4,8 @@ import type { Percentiles } from '../../api/events.ts'
 const PARTS = 16
 const PART_BITS = 4
 /** In microseconds: 2^27 is more than two minutes, and what takes longer counts as that. */
-const MOST = 2 ** 27 - 1
-const BUCKETS = indexOf(MOST) + 1
+const MAX_MICROSECONDS = 2 ** 27 - 1
+const BUCKETS = indexOf(MAX_MICROSECONDS) + 1
 
 /** Counts of times since the start. Observing one is an addition; percentiles come from the difference of two snapshots. */
 export class LatencyHistogram {
@@ -13,7 +13,7 @@ export class LatencyHistogram {
 
   /** @param milliseconds since accept */
   observe(milliseconds: number): void {
-    const index = indexOf(Math.min(MOST, Math.max(0, milliseconds * 1000)))
+    const index = indexOf(Math.min(MAX_MICROSECONDS, Math.max(0, milliseconds * 1000)))
     this.#counts[index] = (this.#counts[index] as number) + 1
   }
 

@@ -4,7 +4,7 @@ import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import { type OwnedFd, refuseDescriptors, socketpair } from '@baton/native-sendmsg'
 import type { ClientConnection, ProbeHost } from '../connection/connection.ts'
 import { createConnectionId } from '../connection/connection-id.ts'
-import { decide, type Failure } from '../connection/failure.ts'
+import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 
 /**
@@ -87,7 +87,7 @@ export class Probe implements ProbeHost {
 
   handedOff(): void {
     this.#far.close()
-    this.#ask(this.#near)
+    this.#request(this.#near)
   }
 
   /** Owns `upstream` from now on. */
@@ -95,13 +95,13 @@ export class Probe implements ProbeHost {
     this.#far.close()
     this.#near.destroy()
     this.#upstream = upstream
-    this.#ask(upstream)
+    this.#request(upstream)
   }
 
   returned({ code }: Failure): void {
     this.#far.close()
     // Pressure and polite refusals say nothing of the backend's health, as they do not count against it elsewhere.
-    this.#conclude({ result: decide(code).countsAgainstBackend ? 'failed' : 'unknown', reason: code })
+    this.#conclude({ result: consequenceOf(code).countsAgainstBackend ? 'failed' : 'unknown', reason: code })
   }
 
   relinquished(): void {
@@ -123,7 +123,7 @@ export class Probe implements ProbeHost {
     }
   }
 
-  #ask(socket: Socket): void {
+  #request(socket: Socket): void {
     this.#acknowledged = true
     if (this.#over) return void socket.destroy()
     ask(socket, this.#options.path, (answer) => this.#conclude(verdictOn(answer)))
