@@ -232,7 +232,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await first.backends(1)
 
   const commands = new Program(t, process.execPath, [join(root, 'test/programs/commands.mjs')], {
-    env: { RUN: join(root, 'packages/broker/dist/cli/run.js') },
+    env: { RUN: join(root, 'packages/broker/dist/cli/program.js') },
   })
   let run = 0
   /** `baton start` that comes to nothing: its one line. */

@@ -6,7 +6,7 @@
  * state of its own.
  *
  *     broker   service(), link(b)   packages/broker/src/service, registry, handoff
- *     backend  backend(b)           packages/backend-sdk/src/session.ts, token-ledger.ts
+ *     backend  backend(b)           packages/backend-sdk/src/broker-session.ts, token-ledger.ts
  *     rest     faults()             SIGKILL of each process, registering again
  *
  * Rules are taken out with -DNO_..., sizes are set with -DNC=2 and so on; check.mjs knows the combinations.
@@ -637,7 +637,7 @@ inline forgetParked(b, i) {
 #define ALONE(b) (session[b] == SETTLING && LANE_AT_EOF(b))
 #endif
 
-/* One process with the SDK's `Session` and `TokenLedger` in it. */
+/* One process with the SDK's `OperatorSession` and `TokenLedger` in it. */
 proctype backend(byte b) {
   byte i;
 #ifdef NO_TOKEN_MATCH

@@ -9,7 +9,7 @@ import { openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Offer } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
-import type { Delivery } from './session.ts'
+import type { Delivery } from './broker-session.ts'
 
 /** A socket that carries metadata, under the symbol of its backend. */
 interface Described {

@@ -9,12 +9,12 @@ import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
-import { isOrphaned, leaveWithMaster, outliveReader, watchFromStart } from './orphan.ts'
+import { isOrphaned, stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
-import { openTransport, Session, type SessionHost } from './session.ts'
+import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
 
 watchFromStart()
@@ -60,13 +60,13 @@ const MASTER_GONE = 'the master is gone'
 const DEFAULT_DRAIN_DEADLINE = 30_000
 
 /** setTimeout takes a 32-bit count; what is longer than 24 days is no deadline. */
-const LONGEST_TIMER = 2 ** 31 - 1
+const MAX_TIMER_MS = 2 ** 31 - 1
 
 /** A session that lived for less, in milliseconds, counts as a failed dial: a broker that drops whom it welcomes. */
-const SHORTEST_SESSION = 1000
+const MIN_SESSION_MS = 1000
 
 /** What a refusal asks for is waited for up to this, in milliseconds: the broker may be another one by then. */
-const LONGEST_RETRY_AFTER = 60_000
+const MAX_RETRY_AFTER_MS = 60_000
 
 /**
  * The backend's half of Baton in one process: registers with the broker, takes connections off its lane, and gives them
@@ -76,7 +76,7 @@ const LONGEST_RETRY_AFTER = 60_000
  */
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
-  readonly #sessions = new Set<Session>()
+  readonly #sessions = new Set<BrokerSession>()
   readonly #adoption: Adoption
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
@@ -98,7 +98,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#adoption = new Adoption(this.#options, this)
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
-    this.#stayWithoutMaster = leaveWithMaster(() => this.#leaveWithMaster())
+    this.#stayWithoutMaster = stopWithMaster(() => this.#stopWithMaster())
   }
 
   /** Where it stands between `createBackend()` and its end. */
@@ -205,7 +205,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /** No other process would end this one, and the next master starts others. */
-  async #leaveWithMaster(): Promise<void> {
+  async #stopWithMaster(): Promise<void> {
     if (this.#draining === undefined && this.#state !== 'closed') {
       const { BATON_MASTER_PID: master } = process.env
       this.#options.logger.warn({ master }, 'the master that started this process is gone; draining')
@@ -244,7 +244,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     const attachment = this.#attachment
     attachment?.drain()
     const cut =
-      deadline > LONGEST_TIMER
+      deadline > MAX_TIMER_MS
         ? undefined
         : setTimeout(() => {
             this.#options.logger.warn(
@@ -276,19 +276,19 @@ export class Backend extends EventEmitter<BackendEvents> {
     const backoff = new Backoff()
     const { signal } = this.#stop
     while (!signal.aborted) {
-      if (isOrphaned()) return void this.#leaveWithMaster()
+      if (isOrphaned()) return void this.#stopWithMaster()
       try {
         const registration = await register(this.#options.socket, this.#hello(), signal)
         if (signal.aborted) return closeRegistration(registration)
         const since = performance.now()
         await this.#serve(registration)
-        if (performance.now() - since >= SHORTEST_SESSION) backoff.reset()
+        if (performance.now() - since >= MIN_SESSION_MS) backoff.reset()
         else await sleep(backoff.next(), undefined, { signal }).catch(() => undefined)
       } catch (error) {
         if (signal.aborted) return
         this.#registrationFailed(error as Error)
         const notBefore =
-          error instanceof RegistrationRefused ? Math.min(error.retryAfter, LONGEST_RETRY_AFTER) : 0
+          error instanceof RegistrationRefused ? Math.min(error.retryAfter, MAX_RETRY_AFTER_MS) : 0
         await sleep(notBefore + backoff.next(), undefined, { signal }).catch(() => undefined)
       }
     }
@@ -300,9 +300,9 @@ export class Backend extends EventEmitter<BackendEvents> {
     const over = new Promise<void>((resolve) => {
       due = resolve
     })
-    let session: Session
+    let session: BrokerSession
     try {
-      session = new Session(
+      session = new BrokerSession(
         openTransport(registration),
         this.#hostOf(() => session, due),
       )
@@ -325,7 +325,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     return over
   }
 
-  #hostOf(session: () => Session, due: () => void): SessionHost {
+  #hostOf(session: () => BrokerSession, due: () => void): BrokerSessionHost {
     return {
       refusal: (pending) => this.#refusal(pending),
       adopt: (offer, delivery) => this.#adoption.adopt(this.#attachment as Attachment, offer, delivery),

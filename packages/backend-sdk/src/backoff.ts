@@ -1,12 +1,12 @@
-const FIRST_DELAY = 50
-const LONGEST_DELAY = 2000
+const FIRST_DELAY_MS = 50
+const MAX_DELAY_MS = 2000
 
 /**
  * Delays between dials of the control socket, in milliseconds: doubling from 50 ms to 2 s, each drawn evenly from
  * the upper half of its step, so that the backends of a broker that died do not all come back in the same instant.
  */
 export class Backoff {
-  #step = FIRST_DELAY
+  #step = FIRST_DELAY_MS
   readonly #random: () => number
 
   constructor(random: () => number = Math.random) {
@@ -15,11 +15,11 @@ export class Backoff {
 
   next(): number {
     const step = this.#step
-    this.#step = Math.min(step * 2, LONGEST_DELAY)
+    this.#step = Math.min(step * 2, MAX_DELAY_MS)
     return step / 2 + (step / 2) * this.#random()
   }
 
   reset(): void {
-    this.#step = FIRST_DELAY
+    this.#step = FIRST_DELAY_MS
   }
 }

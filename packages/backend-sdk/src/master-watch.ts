@@ -17,10 +17,10 @@ export interface MasterMark {
 }
 
 /** What one look at the master shows. `unknown`: it cannot be seen from here. */
-export type Sight = 'alive' | 'gone' | 'unknown'
+export type MasterState = 'alive' | 'gone' | 'unknown'
 
 /** Time from one look at the master to the next, in milliseconds. */
-const LOOK_INTERVAL = 1000
+const CHECK_INTERVAL_MS = 1000
 
 /** When this module was loaded: a process whose parent dies is given another one. */
 export const firstParent = process.ppid
@@ -59,12 +59,12 @@ export function watchMaster(mark: MasterMark, gone: () => void): () => void {
   }
   const lifeline = openLifeline(mark)
   if (typeof lifeline === 'number') pipe = awaitEnd(lifeline, tell)
-  const first = lookAt(mark)
+  const first = masterState(mark)
   if (lifeline === 'ended' || (lifeline === undefined && first === 'gone')) setImmediate(tell)
   const looks = setInterval(() => {
     // A first look that the pipe contradicts proves that looks are worth nothing here: a time namespace, say.
-    if ((first === 'alive' || pipe === undefined) && lookAt(mark) === 'gone') tell()
-  }, LOOK_INTERVAL)
+    if ((first === 'alive' || pipe === undefined) && masterState(mark) === 'gone') tell()
+  }, CHECK_INTERVAL_MS)
   looks.unref()
   return stop
 }
@@ -111,7 +111,7 @@ function awaitEnd(fd: number, ended: () => void): Socket {
 }
 
 /** Whether the master can be seen, in /proc. */
-export function lookAt({ pid, start, namespace }: MasterMark): Sight {
+export function masterState({ pid, start, namespace }: MasterMark): MasterState {
   // A child of the master needs no /proc.
   if (pid === firstParent && process.ppid !== firstParent) return 'gone'
   // The pid is another process's in another namespace.

@@ -1,7 +1,7 @@
 import type { Offer } from './protocol/index.ts'
 
 /** So many places that offers have left are kept, or as many as there are offers, before the rest moves up. */
-const MOST_EMPTY = 256
+const MAX_EMPTY = 256
 
 /**
  * Offers in the order in which they were made, which is also the order in which their descriptors come: nearly always the
@@ -27,7 +27,7 @@ export class OfferQueue {
     for (let at = this.#first; at < this.#places.length; at++) {
       const offer = this.#places[at]
       if (offer === undefined || !matches(offer)) continue
-      this.#leave(at)
+      this.#remove(at)
       return offer
     }
     return undefined
@@ -39,13 +39,13 @@ export class OfferQueue {
     this.#size = 0
   }
 
-  #leave(at: number): void {
+  #remove(at: number): void {
     this.#places[at] = undefined
     this.#size -= 1
     if (this.#size === 0) return this.clear()
     while (this.#places[this.#first] === undefined) this.#first += 1
     // Also those behind an offer that stays: each search goes through them.
-    if (this.#places.length - this.#size < Math.max(MOST_EMPTY, this.#size)) return
+    if (this.#places.length - this.#size < Math.max(MAX_EMPTY, this.#size)) return
     this.#places = this.#places.filter((offer) => offer !== undefined)
     this.#first = 0
   }

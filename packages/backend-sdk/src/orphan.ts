@@ -5,10 +5,10 @@ import { firstParent, masterOf, watchMaster } from './master-watch.ts'
 export type Leave = () => Promise<unknown>
 
 /** How long a process that serves no clients goes on for those who need it, in milliseconds: the time that backends get to drain. */
-const PATIENCE = 30_000
+const STOP_TIMEOUT_MS = 30_000
 
 /** Time between two looks at whether another process still needs this one, in milliseconds. */
-const LOOK_INTERVAL = 1000
+const CHECK_INTERVAL_MS = 1000
 
 /** Time from SIGTERM to SIGKILL, in milliseconds: what a master gives a process that has drained. */
 const GRACE = 10_000
@@ -47,7 +47,7 @@ export function isOrphaned(): boolean {
  *
  * @returns to be called when there is nothing left to be ended
  */
-export function leaveWithMaster(leave: Leave): () => void {
+export function stopWithMaster(leave: Leave): () => void {
   const shared = (ours ??= share())
   shared.leaving.add(leave)
   shared.late?.(leave)
@@ -86,7 +86,7 @@ function orphaned(known: Shared): void {
  * that has not come to listen. It is needed while it has children, and by its parent while that lives.
  */
 function endUnlessNeeded(serves: () => boolean): void {
-  const until = performance.now() + PATIENCE
+  const until = performance.now() + STOP_TIMEOUT_MS
   const look = () => {
     if (serves()) return clearInterval(looks)
     const needed = hasChildren() || (process.ppid === firstParent && firstParent !== 1)
@@ -94,7 +94,7 @@ function endUnlessNeeded(serves: () => boolean): void {
     clearInterval(looks)
     return end()
   }
-  const looks = setInterval(look, LOOK_INTERVAL)
+  const looks = setInterval(look, CHECK_INTERVAL_MS)
   looks.unref()
 }
 
@@ -108,7 +108,7 @@ function end(): void {
   if (ending) return
   ending = true
   // Other threads may still have clients.
-  if (!isMainThread) return void setTimeout(signal, PATIENCE).unref()
+  if (!isMainThread) return void setTimeout(signal, STOP_TIMEOUT_MS).unref()
   signal()
 }
 

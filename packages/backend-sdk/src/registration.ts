@@ -40,12 +40,12 @@ export function closeRegistration({ control, lane, relays }: Registration): void
 }
 
 /** A broker whose event loop is stuck accepts (the kernel does) and says nothing. */
-const ANSWER_TIMEOUT = 5000
+const ANSWER_TIMEOUT_MS = 5000
 
 const LENGTH_BYTES = 4
 
 /** How long a relay may take to show its header, in milliseconds; it is sent at once. */
-const RELAY_PATIENCE = 5000
+const RELAY_TIMEOUT_MS = 5000
 
 /**
  * Dials the control socket, says HELLO and takes the answer.
@@ -66,12 +66,12 @@ export async function register(
   const received: OwnedFd[] = []
   let relays: Relays = noRelays
   const patience = new AbortController()
-  const timeout = setTimeout(() => patience.abort(new Error('no answer')), ANSWER_TIMEOUT)
+  const timeout = setTimeout(() => patience.abort(new Error('no answer')), ANSWER_TIMEOUT_MS)
   const stop = () => patience.abort(signal.reason)
   signal.addEventListener('abort', stop)
   try {
     const shared = peerCredentials(control.fd).uid !== process.getuid?.()
-    const opened = await openRelays(path, shared, RELAY_PATIENCE)
+    const opened = await openRelays(path, shared, RELAY_TIMEOUT_MS)
     relays = opened.relays
     const reconnect = relays.path === null ? null : { path: relays.path }
     send(control.fd, encodeFrame({ ...greeting, reconnect }))
@@ -112,7 +112,7 @@ export async function register(
     control.close()
     relays.close()
     if (patience.signal.aborted && !signal.aborted) {
-      throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT} ms, ${path}`, {
+      throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT_MS} ms, ${path}`, {
         cause: error,
       })
     }

@@ -1,6 +1,6 @@
 /** Words of an entry: whether it is used, then the token. */
 const STRIDE = 5
-const LEAST_CAPACITY = 64
+const MIN_CAPACITY = 64
 
 /**
  * The tokens that were spent, for at least the time given, in constant memory for each and none of it on the heap of
@@ -10,8 +10,8 @@ const LEAST_CAPACITY = 64
  */
 export class SpentTokens {
   readonly #keep: bigint
-  #young = new Table(LEAST_CAPACITY)
-  #old = new Table(LEAST_CAPACITY)
+  #young = new Table(MIN_CAPACITY)
+  #old = new Table(MIN_CAPACITY)
   #turn: bigint | undefined
 
   /** @param keep nanoseconds for which a token is remembered at least, and twice that at most */
@@ -44,7 +44,7 @@ class Table {
   #mask: number
 
   constructor(atLeast: number) {
-    const capacity = 2 ** Math.ceil(Math.log2(Math.max(LEAST_CAPACITY, atLeast)))
+    const capacity = 2 ** Math.ceil(Math.log2(Math.max(MIN_CAPACITY, atLeast)))
     this.#words = new Int32Array(capacity * STRIDE)
     this.#mask = capacity - 1
   }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import * as fc from 'fast-check'
 import t from 'tap'
 import { ProxyHeaderError } from '../src/protocol/errors.ts'
-import { decodeProxyHeader, encodeProxyHeader, LONGEST_PROXY_HEADER } from '../src/protocol/proxy-header.ts'
+import { decodeProxyHeader, encodeProxyHeader, MAX_PROXY_HEADER_BYTES } from '../src/protocol/proxy-header.ts'
 
 const addresses = {
   family: 'IPv4' as const,
@@ -91,7 +91,7 @@ void t.test('what cannot become a header is refused as soon as that is known', a
   }
   refused(bent(12, 0x11), /version/)
   refused(bent(13, 0x31), /family 0x31/)
-  refused(bent(14, 0xff), new RegExp(`at most ${LONGEST_PROXY_HEADER}`))
+  refused(bent(14, 0xff), new RegExp(`at most ${MAX_PROXY_HEADER_BYTES}`))
   refused(bent(16 + 12 + 2, 0xff), /TLV is cut short/)
   refused(bent(15, 5), /addresses are cut short/)
 })

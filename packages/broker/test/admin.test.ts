@@ -14,12 +14,12 @@ import t, { type Test } from 'tap'
 
 import { eventually } from '../../../test/support/eventually.ts'
 import { ADMIN_ERRORS, AdminError } from '../src/worker/admin/errors.ts'
-import { MOST_CONNECTIONS, createAdmin } from '../src/worker/admin/server.ts'
+import { MAX_CONNECTIONS, createAdmin } from '../src/worker/admin/server.ts'
 import { parseAddress, type Address } from '../src/config/address.ts'
 import { Secret } from '../src/config/secret.ts'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { createConnectionId } from '../src/worker/connection/connection-id.ts'
-import { MOST_STREAMS } from '../src/worker/events/event-feed.ts'
+import { MAX_STREAMS } from '../src/worker/events/event-feed.ts'
 import type { FlightRecord } from '../src/api/flight-record.ts'
 import { backend, fakeView, healthy } from './worker-view.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
@@ -455,7 +455,7 @@ void t.test(
 
 void t.test('more streams than there is room for are refused', { timeout: LIMIT }, async (t) => {
   const { ask, address, events } = await serve(t)
-  const listeners = await Promise.all(Array.from({ length: MOST_STREAMS }, () => listenTo(t, address)))
+  const listeners = await Promise.all(Array.from({ length: MAX_STREAMS }, () => listenTo(t, address)))
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
     json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 streams/ } },
@@ -600,7 +600,7 @@ void t.test('who was being answered when the server left does not keep its conne
   t.equal((await ask({ path: '/api/v1/status', agent })).headers['connection'], 'keep-alive')
   const answer = ask({ method: 'POST', path: '/api/v1/reload', agent })
   await asked
-  const left = admin.leave()
+  const left = admin.drain()
   reloaded()
   t.match(await answer, { status: 200, headers: { connection: 'close' } })
   await left
@@ -644,8 +644,8 @@ for (const [what, text] of Object.entries(HOARDERS)) {
       // The end of a connection is not seen by a client that does not read.
       for (const socket of sockets) socket.resume()
       await eventually(
-        () => sockets.size <= MOST_CONNECTIONS,
-        () => `at most ${MOST_CONNECTIONS} are kept: ${sockets.size}`,
+        () => sockets.size <= MAX_CONNECTIONS,
+        () => `at most ${MAX_CONNECTIONS} are kept: ${sockets.size}`,
       )
       t.notOk(stream.destroyed, 'a stream of events is not cut off for others')
       t.ok(logged.filter((line) => line.includes('too many admin connections')).length <= 1)

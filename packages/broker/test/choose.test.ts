@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import t from 'tap'
 
-import { createChooser, type Balance } from '../src/worker/balance/balancer.ts'
+import { createBalancer, type Balance } from '../src/worker/balance/balancer.ts'
 import type { Candidate } from '../src/worker/balance/candidate.ts'
 
 const BALANCES: readonly Balance[] = ['least-connections', 'round-robin', 'p2c', 'source-hash']
@@ -27,11 +27,11 @@ const client = (index: number) => ({
 
 /** How often each is chosen when every connection stays open and so adds to the load. */
 function spread(balance: Balance, weights: readonly number[], turns: number): number[] {
-  const chooser = createChooser(balance, seeded(1))
+  const balancer = createBalancer(balance, seeded(1))
   const loads = weights.map(() => 0)
   for (let turn = 0; turn < turns; turn++) {
     const candidates = weights.map((weight, index) => candidate(`web-${index}`, weight, loads[index]))
-    const chosen = chooser.choose(candidates, client(turn))
+    const chosen = balancer.choose(candidates, client(turn))
     if (chosen === undefined) throw new Error('nobody was chosen')
     const index = candidates.indexOf(chosen)
     loads[index] = (loads[index] ?? 0) + 1
@@ -55,14 +55,14 @@ const candidates = fc
 
 void t.test('whoever is chosen is a candidate, and nobody is when there is none', async (t) => {
   for (const balance of BALANCES) {
-    const chooser = createChooser(balance)
-    t.equal(chooser.choose([], { source: '10.0.0.1' }), undefined, balance)
-    t.equal(chooser.choose([], {}), undefined, balance)
+    const balancer = createBalancer(balance)
+    t.equal(balancer.choose([], { source: '10.0.0.1' }), undefined, balance)
+    t.equal(balancer.choose([], {}), undefined, balance)
     const only = candidate('only', 3, 9)
-    t.equal(chooser.choose([only], {}), only, balance)
+    t.equal(balancer.choose([only], {}), only, balance)
     fc.assert(
       fc.property(candidates, fc.option(fc.ipV4(), { nil: undefined }), (list, source) => {
-        const chosen = chooser.choose(list, source === undefined ? {} : { source })
+        const chosen = balancer.choose(list, source === undefined ? {} : { source })
         return list.length === 0 ? chosen === undefined : list.includes(chosen as Candidate)
       }),
     )
@@ -86,19 +86,19 @@ void t.test('each balance respects weights', async (t) => {
 void t.test(
   'least-connections takes the lowest load for its weight, and goes round among equals',
   async (t) => {
-    const chooser = createChooser('least-connections')
+    const balancer = createBalancer('least-connections')
     const list = [candidate('a', 1, 2), candidate('b', 4, 6), candidate('c', 1, 3)]
-    t.equal(chooser.choose(list, {})?.id, 'b', '6 / 4 is below 2 / 1')
+    t.equal(balancer.choose(list, {})?.id, 'b', '6 / 4 is below 2 / 1')
     fc.assert(
       fc.property(candidates, (many) => {
-        const chosen = chooser.choose(many, {})
+        const chosen = balancer.choose(many, {})
         return many.every(
           ({ load, weight }) => chosen !== undefined && chosen.load / chosen.weight <= load / weight,
         )
       }),
     )
     const idle = ['a', 'b', 'c'].map((id) => candidate(id))
-    const fair = createChooser('least-connections')
+    const fair = createBalancer('least-connections')
     const turns = Array.from({ length: 6 }, () => fair.choose(idle, {})?.id)
     t.same(turns.slice(0, 3).toSorted(alphabetically), ['a', 'b', 'c'])
     t.same(turns.slice(3).toSorted(alphabetically), ['a', 'b', 'c'])
@@ -106,31 +106,31 @@ void t.test(
 )
 
 void t.test('round-robin is smooth', async (t) => {
-  const chooser = createChooser('round-robin')
+  const balancer = createBalancer('round-robin')
   const list = [candidate('a', 5), candidate('b', 1), candidate('c', 1)]
-  const turns = Array.from({ length: 14 }, () => chooser.choose(list, {})?.id).join('')
+  const turns = Array.from({ length: 14 }, () => balancer.choose(list, {})?.id).join('')
   t.equal(turns, 'aabacaaaabacaa', 'the sequence that nginx documents')
 })
 
 void t.test('round-robin goes on when a backend comes or goes', async (t) => {
-  const chooser = createChooser('round-robin')
+  const balancer = createBalancer('round-robin')
   const all = ['a', 'b', 'c'].map((id) => candidate(id))
-  for (let turn = 0; turn < 7; turn++) chooser.choose(all, {})
-  const two = Array.from({ length: 100 }, () => chooser.choose(all.slice(0, 2), {})?.id)
+  for (let turn = 0; turn < 7; turn++) balancer.choose(all, {})
+  const two = Array.from({ length: 100 }, () => balancer.choose(all.slice(0, 2), {})?.id)
   t.ok(Math.abs(two.filter((id) => id === 'a').length - 50) <= 1, 'the two that stay share evenly')
-  const back = Array.from({ length: 99 }, () => chooser.choose(all, {})?.id)
+  const back = Array.from({ length: 99 }, () => balancer.choose(all, {})?.id)
   t.ok(Math.abs(back.filter((id) => id === 'c').length - 33) <= 1, 'who returns is not owed its absence')
 })
 
 void t.test('p2c compares two different backends', async (t) => {
   const draws = [0, 0]
-  const chooser = createChooser('p2c', () => draws.shift() ?? 0)
+  const balancer = createBalancer('p2c', () => draws.shift() ?? 0)
   t.equal(
-    chooser.choose([candidate('busy', 1, 5), candidate('idle', 1, 1)], {})?.id,
+    balancer.choose([candidate('busy', 1, 5), candidate('idle', 1, 1)], {})?.id,
     'idle',
     'the same draw is not the same backend',
   )
-  const random = createChooser('p2c', seeded(2))
+  const random = createBalancer('p2c', seeded(2))
   const list = [candidate('a', 1, 9), candidate('b', 1, 1), candidate('c', 1, 5)]
   const counts = new Map<string, number>()
   for (let turn = 0; turn < 3000; turn++) {
@@ -142,15 +142,15 @@ void t.test('p2c compares two different backends', async (t) => {
 })
 
 void t.test('source-hash: a client stays, and only the clients of a lost backend move', async (t) => {
-  const chooser = createChooser('source-hash')
+  const balancer = createBalancer('source-hash')
   const all = [candidate('a', 1), candidate('b', 2), candidate('c', 3), candidate('d', 1)]
   const moved = new Map<string, number>()
   let lost = 0
   for (let index = 0; index < 5000; index++) {
-    const before = chooser.choose(all, client(index))
+    const before = balancer.choose(all, client(index))
     const shuffled = all.toReversed().map(({ id, weight }) => candidate(id, weight, index))
-    if (chooser.choose(shuffled, client(index))?.id !== before?.id) t.fail('order or load mattered')
-    const after = chooser.choose(
+    if (balancer.choose(shuffled, client(index))?.id !== before?.id) t.fail('order or load mattered')
+    const after = balancer.choose(
       all.filter(({ id }) => id !== 'c'),
       client(index),
     )
@@ -174,9 +174,9 @@ void t.test('source-hash: a client stays, and only the clients of a lost backend
 })
 
 void t.test('source-hash without an address draws by weight', async (t) => {
-  const chooser = createChooser('source-hash', seeded(3))
+  const balancer = createBalancer('source-hash', seeded(3))
   const list = [candidate('a', 1), candidate('b', 3)]
   let a = 0
-  for (let turn = 0; turn < 4000; turn++) if (chooser.choose(list, {})?.id === 'a') a += 1
+  for (let turn = 0; turn < 4000; turn++) if (balancer.choose(list, {})?.id === 'a') a += 1
   t.ok(Math.abs(a - 1000) < 110, `${a} of 4000`)
 })

@@ -1,6 +1,6 @@
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 import t from 'tap'
-import { EventFeed, type EventSink, type EventSource, MOST_STREAMS } from '../src/worker/events/event-feed.ts'
+import { EventFeed, type EventSink, type EventSource, MAX_STREAMS } from '../src/worker/events/event-feed.ts'
 import { type Counted, Rates } from '../src/worker/events/rates.ts'
 import { LatencyHistogram, percentiles } from '../src/worker/events/latency-histogram.ts'
 import { backend } from './worker-view.ts'
@@ -216,8 +216,8 @@ void t.test('the status comes at once and each second, with an id', async (t) =>
 
 void t.test('nothing is done while nobody listens', async (t) => {
   const { clock, events, looked } = feed()
-  events.look()
-  events.tell({ kind: 'drain', text: 'x' })
+  events.sample()
+  events.announce({ kind: 'drain', text: 'x' })
   clock.advance(5000)
   t.equal(clock.running, 0)
   t.equal(looked.status, 0)
@@ -263,7 +263,7 @@ void t.test('changes of backends are told when they happen', async (t) => {
   ]
   t.same(listener.changes(), expected)
   set(backend('web-2', { state: 'starting', pid: 7 }))
-  events.look()
+  events.sample()
   t.same(listener.changes().slice(2), [
     {
       kind: 'backend_deregistered',
@@ -273,7 +273,7 @@ void t.test('changes of backends are told when they happen', async (t) => {
       text: 'web-1 of service web is gone (it was unresponsive)',
     },
   ])
-  events.tell({ kind: 'drain', service: 'web', by: 'somebody', text: 'somebody drains service web' })
+  events.announce({ kind: 'drain', service: 'web', by: 'somebody', text: 'somebody drains service web' })
   t.match(listener.changes().at(-1), { kind: 'drain', by: 'somebody' })
   const ids = listener.events.map(({ id }) => id)
   t.equal(new Set(ids).size, ids.length)
@@ -295,7 +295,7 @@ void t.test('a listener that does not read is cut off, and the others are not', 
 
 void t.test('there is room for so many, and for nobody after the end', async (t) => {
   const { clock, events } = feed()
-  const listeners = Array.from({ length: MOST_STREAMS }, () => new Listener())
+  const listeners = Array.from({ length: MAX_STREAMS }, () => new Listener())
   const leaves = listeners.map((listener) => events.open(listener))
   t.notOk(events.room)
   leaves[0]?.()
@@ -305,6 +305,6 @@ void t.test('there is room for so many, and for nobody after the end', async (t)
   t.ok(listeners.slice(1).every(({ over }) => over === 'ended'))
   t.equal(listeners[0]?.over, undefined)
   t.equal(clock.running, 0)
-  events.tell({ kind: 'drain', text: 'x' })
+  events.announce({ kind: 'drain', text: 'x' })
   events.close()
 })

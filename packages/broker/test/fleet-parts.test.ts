@@ -9,7 +9,7 @@ import { parseConfig } from '../src/config/index.ts'
 import { define, sameDefinition } from '../src/master/fleet/definition.ts'
 import { environmentOf } from '../src/master/fleet/environment.ts'
 import { NEW_INSTANCE, step } from '../src/master/fleet/instance-state.ts'
-import { LineSplitter, LONGEST_LINE } from '../src/supervise/lines.ts'
+import { LineSplitter, MAX_LINE_BYTES } from '../src/supervise/lines.ts'
 import { OutputPipe } from '../src/supervise/output-pipe.ts'
 import { live, type ProcessLife } from '../src/master/fleet/process-life.ts'
 import { NO_HISTORY, restartAfter } from '../src/supervise/backoff.ts'
@@ -98,17 +98,17 @@ void t.test('lines: what is left goes on in another splitter', async (t) => {
 })
 
 void t.test('lines: a long one is cut, between characters', async (t) => {
-  const line = 'é'.repeat(LONGEST_LINE)
+  const line = 'é'.repeat(MAX_LINE_BYTES)
   const splitter = new LineSplitter()
   const pieces = [...splitter.push(Buffer.from(`x${line}\nshort\n`))]
   t.equal(pieces.pop(), 'short')
   t.equal(pieces.join(''), `x${line}`)
-  t.ok(pieces.every((piece) => Buffer.byteLength(piece) <= LONGEST_LINE))
+  t.ok(pieces.every((piece) => Buffer.byteLength(piece) <= MAX_LINE_BYTES))
   for (let chunk = 0; chunk < 100; chunk++) {
     splitter.push(Buffer.alloc(1000, 'y'))
-    t.ok(splitter.partial.length <= LONGEST_LINE)
+    t.ok(splitter.partial.length <= MAX_LINE_BYTES)
   }
-  const bytes = splitter.push(Buffer.alloc(LONGEST_LINE * 2, 0x80))
+  const bytes = splitter.push(Buffer.alloc(MAX_LINE_BYTES * 2, 0x80))
   t.ok(bytes.length > 0, 'what is no UTF-8 goes on as well')
 })
 

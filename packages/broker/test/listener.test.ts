@@ -92,7 +92,7 @@ function openRegistry(t: Test): Reception {
   })
   const service = new Service('web', config.services.get('web') as ServiceConfig, {
     poller: room.poller,
-    farewell: { reject: () => t.fail('rejected') },
+    lingeringClose: { reject: () => t.fail('rejected') },
     metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
     logger,
   })

@@ -4,7 +4,7 @@ import { Pulse } from '../src/master/systemd/watchdog.ts'
 void t.test('the broker lives while the worker is heard', async (t) => {
   const pulse = new Pulse(0)
   t.ok(pulse.due(3000), 'nobody could be heard yet')
-  t.notOk(pulse.heard(3500), 'nothing is owed')
+  t.notOk(pulse.beat(3500), 'nothing is owed')
   t.ok(pulse.due(6500))
   t.notOk(pulse.due(6501))
   t.notOk(pulse.due(60_000))
@@ -13,7 +13,7 @@ void t.test('the broker lives while the worker is heard', async (t) => {
 void t.test('a worker that was late is told of at once, for the next time is too far', async (t) => {
   const pulse = new Pulse(0)
   t.notOk(pulse.due(15_000))
-  t.ok(pulse.heard(15_500))
-  t.notOk(pulse.heard(16_500), 'once')
+  t.ok(pulse.beat(15_500))
+  t.notOk(pulse.beat(16_500), 'once')
   t.ok(pulse.due(19_000))
 })

@@ -1,9 +1,9 @@
 import t from 'tap'
-import { Allowance } from '../src/worker/registry/allowance.ts'
+import { TokenBuckets } from '../src/worker/registry/token-buckets.ts'
 import { RegistrationLimits } from '../src/worker/registry/registration-limits.ts'
 
 void t.test('an allowance gives its burst at once, then as much as comes back', async (t) => {
-  const allowance = new Allowance({ burst: 3, perSecond: 2 })
+  const allowance = new TokenBuckets({ burst: 3, perSecond: 2 })
   const taken = (now: number) => allowance.take('one', now)
   t.same([taken(0), taken(0), taken(0)], [undefined, undefined, undefined])
   t.equal(taken(0), 500)
@@ -15,7 +15,7 @@ void t.test('an allowance gives its burst at once, then as much as comes back', 
 })
 
 void t.test('with a debt, a peer that goes on although it was refused stays out', async (t) => {
-  const allowance = new Allowance({ burst: 1, perSecond: 1, debt: 3 })
+  const allowance = new TokenBuckets({ burst: 1, perSecond: 1, debt: 3 })
   const take = (now: number) => allowance.take('one', now)
   t.notOk(allowance.isExhausted('one', 0))
   t.equal(take(0), undefined)
@@ -32,7 +32,7 @@ void t.test('with a debt, a peer that goes on although it was refused stays out'
 void t.test(
   'accounts are forgotten when they are full, and the oldest when there are too many',
   async (t) => {
-    const allowance = new Allowance({ burst: 2, perSecond: 1 })
+    const allowance = new TokenBuckets({ burst: 2, perSecond: 1 })
     for (let key = 0; key < 10_000; key++) allowance.take(String(key), 0)
     t.ok(allowance.size < 5000, `${allowance.size} accounts`)
     for (let key = 0; key < 5000; key++) allowance.take('again', 60_000)

@@ -150,7 +150,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     await once(peer, 'finish')
     await turn()
     t.equal(pending.socket.bytesRead, 0)
-    pending.settle()
+    pending.detach()
     const answer = once(pending.socket, 'data')
     const ended = once(pending.socket, 'end')
     pending.socket.resume()

@@ -157,7 +157,7 @@ class Stage {
     }
     this.service = new Service('web', this.config, {
       poller: { add: () => ({ modify: () => undefined, remove: () => undefined }) },
-      farewell: { reject: () => t.fail('rejected') },
+      lingeringClose: { reject: () => t.fail('rejected') },
       metrics: this.#metrics,
       logger: pino({ enabled: false }),
       acknowledged: () => (this.acknowledged += 1),
@@ -175,7 +175,7 @@ class Stage {
   }
 
   async tokensRejected(reason: NackReason): Promise<number> {
-    this.service.tally.publish('web', this.#metrics, { in: 0, out: 0 })
+    this.service.serviceStats.publish('web', this.#metrics, { in: 0, out: 0 })
     const series = `baton_tokens_rejected_total{service="web",reason="${reason}"} `
     const line = (await this.#metrics.text()).split('\n').find((each) => each.startsWith(series))
     return Number(line?.slice(series.length))
@@ -328,9 +328,9 @@ void t.test('a NACK of what is settled is counted, however often it comes', asyn
   stage.arrive(1)
   backend.acknowledge()
   backend.nack(1, undefined, 1000)
-  t.equal(stage.service.tally.lateAnswers, 1000)
+  t.equal(stage.service.serviceStats.lateAnswers, 1000)
   t.same(backend.cutOff, [])
-  t.equal(stage.service.tally.outcomes.handed_off, 1, 'and changes nothing')
+  t.equal(stage.service.serviceStats.outcomes.handed_off, 1, 'and changes nothing')
 })
 
 void t.test(
@@ -341,7 +341,7 @@ void t.test(
     stage.arrive(1)
     backend.nack(2)
     t.same(backend.cutOff, ['NACK for an offer that was never made'])
-    t.equal(stage.service.tally.lateAnswers, 0)
+    t.equal(stage.service.serviceStats.lateAnswers, 0)
     t.equal(stage.service.inFlight, 1, 'the offer that was made is none the wiser')
   },
 )
@@ -353,11 +353,11 @@ void t.test('256 NACKs with a token that was never offered can be explained, one
   const before = backend.offered
   backend.refuse('token', 'TokenNotPending')
   t.equal(other.offered, 40, 'what is known by its token is settled')
-  t.equal(stage.service.tally.lateAnswers, 0, 'and not strange')
+  t.equal(stage.service.serviceStats.lateAnswers, 0, 'and not strange')
   backend.nack(1, undefined, 50)
-  t.equal(stage.service.tally.lateAnswers, 50, 'nor is one with a sequence')
+  t.equal(stage.service.serviceStats.lateAnswers, 50, 'nor is one with a sequence')
   backend.nack(0, undefined, 256)
-  t.equal(stage.service.tally.lateAnswers, 306)
+  t.equal(stage.service.serviceStats.lateAnswers, 306)
   t.same(backend.cutOff, [])
   backend.nack(0)
   t.same(backend.cutOff, ['too many NACKs for tokens that were never offered'])
@@ -427,11 +427,11 @@ void t.test('what one ACK frame says is settled together', async (t) => {
   stage.arrive(20)
   backend.acknowledge(12)
   t.same(stage.closed, [12])
-  t.equal(stage.service.tally.outcomes.handed_off, 12)
+  t.equal(stage.service.serviceStats.outcomes.handed_off, 12)
   t.equal(stage.service.inFlight, 8)
   t.equal(stage.acknowledged, 1)
   backend.acknowledge()
   t.same(stage.closed, [12, 8])
-  t.equal(stage.service.tally.outcomes.handed_off, 20)
+  t.equal(stage.service.serviceStats.outcomes.handed_off, 20)
   t.equal(stage.service.inFlight, 0)
 })

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { temporaryFolder } from '../../../test/support/process.ts'
 import { unstartable } from '../src/supervise/startable.ts'
-import { countStart, isHopeless, NO_STARTS, type StartEvent } from '../src/master/run/start-row.ts'
+import { countStart, hasFailedTooOften, NO_STARTS, type StartEvent } from '../src/master/run/start-history.ts'
 
 void t.test('what exec would refuse, with the exit code of a shell', async (t) => {
   const cwd = temporaryFolder(t)
@@ -59,10 +59,10 @@ void t.test('the app is given up when each instance has failed five times in a r
   const failed = (instance: string, times: number): StartEvent[] =>
     Array.from({ length: times }, () => ({ kind: 'failed', instance }))
   const both = ['app.1', 'app.2']
-  t.notOk(isHopeless(after(...failed('app.1', 4)), ['app.1']))
-  t.ok(isHopeless(after(...failed('app.1', 5)), ['app.1']))
-  t.notOk(isHopeless(after(...failed('app.1', 50)), both), 'the other one may serve')
-  t.ok(isHopeless(after(...failed('app.1', 7), ...failed('app.2', 5)), both))
+  t.notOk(hasFailedTooOften(after(...failed('app.1', 4)), ['app.1']))
+  t.ok(hasFailedTooOften(after(...failed('app.1', 5)), ['app.1']))
+  t.notOk(hasFailedTooOften(after(...failed('app.1', 50)), both), 'the other one may serve')
+  t.ok(hasFailedTooOften(after(...failed('app.1', 7), ...failed('app.2', 5)), both))
   const served = after(
     ...failed('app.1', 4),
     ...failed('app.2', 5),
@@ -70,6 +70,6 @@ void t.test('the app is given up when each instance has failed five times in a r
     ...failed('app.1', 4),
   )
   t.match(served, { served: true, failed: { 'app.1': 4 } })
-  t.notOk(isHopeless(served, ['app.1']))
-  t.notOk(isHopeless(NO_STARTS, []))
+  t.notOk(hasFailedTooOften(served, ['app.1']))
+  t.notOk(hasFailedTooOften(NO_STARTS, []))
 })

@@ -7,8 +7,8 @@ import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
 import { createSocket } from './sockets.ts'
 
 /** Far more than any service manager reads (systemd: 4 KiB). */
-const LARGEST = 64 * 1024
-const messageArena = lazyArena(LARGEST)
+const MAX_BYTES = 64 * 1024
+const messageArena = lazyArena(MAX_BYTES)
 
 /**
  * Sends one datagram to a Unix socket and never waits: what a service manager's NOTIFY_SOCKET wants
@@ -19,7 +19,7 @@ const messageArena = lazyArena(LARGEST)
 export function sendDatagram(path: string, bytes: Uint8Array): void {
   const target = addressArena()
   const length = writeUnixAddress(target, 'sendto', path.startsWith('@') ? `\0${path.slice(1)}` : path)
-  if (bytes.length > LARGEST) throw new NativeError('sendto', EMSGSIZE, { path, fd: -1 })
+  if (bytes.length > MAX_BYTES) throw new NativeError('sendto', EMSGSIZE, { path, fd: -1 })
   const message = messageArena()
   message.buffer.set(bytes)
   const socket = createSocket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)

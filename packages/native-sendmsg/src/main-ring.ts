@@ -36,7 +36,7 @@ interface NoRing {
 const PASSING = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'ENOBUFS'])
 /** Milliseconds from one attempt to the next, and how many are made: each may leave its memory behind (`opened`). */
 const RETRY = 1000
-const MOST_ATTEMPTS = 10
+const MAX_ATTEMPTS = 10
 
 let found: MainRing | NoRing | undefined
 let attempts = 0
@@ -63,7 +63,7 @@ export function whyNoRing(): string | undefined {
 }
 
 function isToBeTriedAgain(last: MainRing | NoRing): boolean {
-  return 'reason' in last && last.passing && attempts < MOST_ATTEMPTS && performance.now() >= nextAttempt
+  return 'reason' in last && last.passing && attempts < MAX_ATTEMPTS && performance.now() >= nextAttempt
 }
 
 function open(): MainRing | NoRing {

@@ -22,7 +22,7 @@ import { EPOLLERR, EPOLLHUP, type ReadinessListener, Watch, type Watcher } from 
 /** Events that one wait brings back; the kernel brings the others first the next time (it goes round). */
 const EVENTS_PER_WAIT = 256
 /** Milliseconds; the least that a timer of Node's takes, and less than a busy backend needs for a batch. */
-const MOST_HELD_BACK = 1
+const MAX_HELD_BACK = 1
 /** Generation of what a waiter may have in the set for itself; watches count from 1. */
 const WAKE = 0
 const LAST_GENERATION = 0xffff_ffff
@@ -34,7 +34,7 @@ export interface PollerOptions {
   afterWake?: (() => void) | undefined
   /**
    * Asked after `afterWake`: whether the next round may wait for a call of `advance`, because those who would be given what
-   * comes are busy with what they have. It comes by itself after a millisecond or two (`MOST_HELD_BACK`). So batches grow just
+   * comes are busy with what they have. It comes by itself after a millisecond or two (`MAX_HELD_BACK`). So batches grow just
    * when they save work, and nobody waits for them otherwise.
    */
   holdBack?: (() => boolean) | undefined
@@ -133,7 +133,7 @@ export class Poller {
     this.#closed = true
     // Nobody else has the epoll set: its entries end with it.
     this.#watches.clear()
-    if (this.#state === 'idle' || this.#state === 'held back') this.#release()
+    if (this.#state === 'idle' || this.#state === 'held back') this.#closeAll()
     else this.wake()
   }
 
@@ -187,7 +187,7 @@ export class Poller {
     this.#state = 'dispatching'
     this.#dispatch(count)
     this.#state = 'idle'
-    if (this.#closed) return this.#release()
+    if (this.#closed) return this.#closeAll()
     if (this.#watches.size === 0) this.#waiter.rest()
     else if (count > 0 && this.#mayWait()) this.#wait()
     else this.#arm()
@@ -205,7 +205,7 @@ export class Poller {
   #wait(): void {
     this.#state = 'held back'
     if (this.#heldBackUntil) this.#heldBackUntil.refresh()
-    else this.#heldBackUntil = setTimeout(() => this.#collect(), MOST_HELD_BACK)
+    else this.#heldBackUntil = setTimeout(() => this.#collect(), MAX_HELD_BACK)
   }
 
   /** A round without a wait, since it is likely that there is something. */
@@ -234,7 +234,7 @@ export class Poller {
     if (wanted !== 0) guarded(() => watch.listener(wanted))
   }
 
-  #release(): void {
+  #closeAll(): void {
     // An `advance` may be on its way, and the number of the set is somebody else's soon.
     this.#state = 'idle'
     open.delete(this)

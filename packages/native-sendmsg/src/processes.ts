@@ -5,7 +5,7 @@ import { OwnedFd } from './descriptors.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
-const LARGEST_PID = 0x7fff_ffff
+const MAX_PID = 0x7fff_ffff
 
 /** How a process ended, as `ChildProcess` tells it. */
 export interface ProcessExit {
@@ -81,7 +81,7 @@ function parseStatus(status: number): ProcessExit {
 
 /** 0 and negative numbers mean groups of processes, and so would a number that wraps around to one. */
 function refuseGroups(pid: number): void {
-  if (!Number.isInteger(pid) || pid <= 0 || pid > LARGEST_PID) {
+  if (!Number.isInteger(pid) || pid <= 0 || pid > MAX_PID) {
     throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', `pid ${pid}`)
   }
 }

@@ -15,9 +15,9 @@ const KERNEL = 1
 const SELF = 2
 
 /** While the kernel takes no chain, for want of memory, the set is asked so often: milliseconds. */
-const REFUSED_PAUSE = 10
+const REFUSED_PAUSE_MS = 10
 /** How often somebody looks whether a chain has ended without a sound: milliseconds. */
-const CHECK_INTERVAL = 1000
+const CHECK_INTERVAL_MS = 1000
 
 /** Closed while the kernel would not give their chain back: it may write into their memory yet. */
 const abandoned = new Set<RingWaiter>()
@@ -86,7 +86,7 @@ export class RingWaiter implements Waiter {
         flags: SKIP_SUCCESS,
       },
     ]
-    this.#check = setInterval(() => this.#checkUp(), CHECK_INTERVAL)
+    this.#check = setInterval(() => this.#checkUp(), CHECK_INTERVAL_MS)
     this.#check.unref()
   }
 
@@ -106,7 +106,7 @@ export class RingWaiter implements Waiter {
       this.#pause ??= setTimeout(() => {
         this.#pause = undefined
         if (!this.#chained && this.#disarmed()) this.#waiting.onEvents(this.#fetch())
-      }, REFUSED_PAUSE)
+      }, REFUSED_PAUSE_MS)
     }
   }
 

@@ -7,7 +7,7 @@ import { lastErrno, libc } from './libc.ts'
 
 /** Bytes that one call moves at most; the arena they pass through is this large. */
 const CHUNK = 64 * 1024
-const DEFAULT_READ_LIMIT = 16 * 1024 * 1024
+const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 const chunkArena = lazyArena(CHUNK)
 
 /**
@@ -55,7 +55,7 @@ export function peek(fd: BorrowedFd, max: number): Buffer | undefined {
  * A peer that closed with unread data of its own makes the first receive say ECONNRESET, and only the
  * following ones deliver the queue (unix(7) sockets, Linux 6.18): so a first ECONNRESET is not the end.
  */
-export function readToEnd(fd: BorrowedFd, max = DEFAULT_READ_LIMIT): { data: Buffer; ended: boolean } {
+export function readToEnd(fd: BorrowedFd, max = DEFAULT_MAX_BYTES): { data: Buffer; ended: boolean } {
   const chunks: Buffer[] = []
   let size = 0
   let wasReset = false

@@ -112,7 +112,7 @@ export class ControlConnection {
   }
 
   /** Closes the last copy: from here on the peer may take the end of control for what it states. Harmless twice. */
-  release(): void {
+  close(): void {
     this.#socket.destroy()
     this.#stream.close()
   }

@@ -25,7 +25,7 @@ export interface ProxyAddresses {
 export const TOKEN_TLV = 0xe0
 
 /** No header of ours is longer than about 100 bytes; a peer that announces more is not a broker. */
-export const LONGEST_PROXY_HEADER = 1024
+export const MAX_PROXY_HEADER_BYTES = 1024
 
 const SIGNATURE = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
 const FIXED = 16
@@ -66,8 +66,8 @@ export function decodeProxyHeader(bytes: Buffer): { header: ProxyHeader; length:
   if (version !== VERSION_PROXY && version !== VERSION_LOCAL)
     throw new ProxyHeaderError('wrong version or command')
   const length = FIXED + bytes.readUInt16BE(14)
-  if (length > LONGEST_PROXY_HEADER)
-    throw new ProxyHeaderError(`${length} bytes, at most ${LONGEST_PROXY_HEADER}`)
+  if (length > MAX_PROXY_HEADER_BYTES)
+    throw new ProxyHeaderError(`${length} bytes, at most ${MAX_PROXY_HEADER_BYTES}`)
   if (bytes.length < length) return undefined
 
   const family = bytes.readUInt8(13)

@@ -22,13 +22,13 @@ export interface Opened {
 }
 
 /** In milliseconds. */
-const ANSWER_TIMEOUT = 30_000
+const ANSWER_TIMEOUT_MS = 30_000
 
 /** A master that reloads cuts the sessions that it has and answers the next one: so often is it asked, within about 5 s. */
-const MOST_SESSIONS = 8
+const MAX_SESSIONS = 8
 
 /** An answer is a line or two. */
-const LONGEST_ANSWER = 64 * 1024
+const MAX_ANSWER_BYTES = 64 * 1024
 
 /** What an app may look for in `error.code`, as Node's own `listen()` reports it. */
 const SYSTEM_CODES = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL', 'EAFNOSUPPORT'] as const
@@ -44,7 +44,7 @@ export async function askMaster(path: string, request: ListenRequest, signal: Ab
   const line = `listen service=${service} host=${host} port=${port} protocol=${protocol}\n`
   const backoff = new Backoff()
   let answer = await converse(path, line, signal)
-  for (let session = 1; answer === '' && session < MOST_SESSIONS; session++) {
+  for (let session = 1; answer === '' && session < MAX_SESSIONS; session++) {
     await sleep(backoff.next(), undefined, { signal })
     answer = await converse(path, line, signal)
   }
@@ -90,16 +90,16 @@ function unreachable(path: string, detail: string, cause?: unknown): RegisterErr
 /** Says one line and reads until the master closes the session; empty when it was cut. */
 async function converse(path: string, line: string, signal: AbortSignal): Promise<string> {
   signal.throwIfAborted()
-  const socket = connect({ path, timeout: ANSWER_TIMEOUT })
+  const socket = connect({ path, timeout: ANSWER_TIMEOUT_MS })
   const abort = () => socket.destroy(signal.reason as Error)
   signal.addEventListener('abort', abort)
-  socket.on('timeout', () => socket.destroy(new Error(`no answer within ${ANSWER_TIMEOUT} ms`)))
+  socket.on('timeout', () => socket.destroy(new Error(`no answer within ${ANSWER_TIMEOUT_MS} ms`)))
   let answer = ''
   try {
     socket.write(line)
     for await (const chunk of socket.setEncoding('utf8')) {
       answer += String(chunk)
-      if (answer.length > LONGEST_ANSWER) throw new Error('its answer has no end')
+      if (answer.length > MAX_ANSWER_BYTES) throw new Error('its answer has no end')
     }
   } catch (error) {
     signal.throwIfAborted()

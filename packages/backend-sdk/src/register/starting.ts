@@ -35,7 +35,7 @@ export class Starting {
       return server
     })
     server.once('close', this.#ended)
-    this.#obey(target.signal)
+    this.#applySignal(target.signal)
   }
 
   /** Aborted when the app closes the server before it was attached. */
@@ -66,7 +66,7 @@ export class Starting {
     this.#onEnd()
   }
 
-  #obey(signal: AbortSignal | undefined): void {
+  #applySignal(signal: AbortSignal | undefined): void {
     if (signal?.aborted) process.nextTick(this.#close)
     else signal?.addEventListener('abort', this.#close, { once: true })
   }

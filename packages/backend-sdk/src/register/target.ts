@@ -10,7 +10,7 @@ export interface ListenTarget {
   readonly callback: (() => void) | undefined
 }
 
-const LARGEST_PORT = 65_535
+const MAX_PORT = 65_535
 
 /**
  * Reads the arguments as `net.Server.listen()` does (https://nodejs.org/api/net.html#serverlisten): `port[, host][, backlog][,
@@ -44,6 +44,6 @@ function targetOf(
 ): ListenTarget | undefined {
   // A string that is a number is a port, any other one a path.
   const port = typeof given === 'string' && given.trim() !== '' ? Number(given) : given
-  if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > LARGEST_PORT) return undefined
+  if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > MAX_PORT) return undefined
   return { host: host === '' ? undefined : host, port, signal, callback }
 }

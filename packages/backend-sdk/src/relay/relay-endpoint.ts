@@ -19,16 +19,16 @@ export interface IncomingRelay {
 }
 
 /** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
-const MOST_STRANGERS = 256
+const MAX_PENDING = 256
 
 /** As Node's own. */
 const BACKLOG = 511
 
 /** sun_path holds 108 bytes, the terminating NUL among them (unix(7)). */
-const LONGEST_PATH = 107
+const MAX_PATH_BYTES = 107
 
 /** How often the socket's file is checked, in ms: a cleaner of temporary folders may remove it. */
-const CHECK_INTERVAL = 1000
+const CHECK_INTERVAL_MS = 1000
 
 /** Others may connect to what is in it, and not list or change it. */
 const SHARED_FOLDER = 0o711
@@ -55,7 +55,7 @@ export class RelayEndpoint {
   #closed = false
   #check: NodeJS.Timeout | undefined
   #restoring = false
-  readonly #strangers = new Set<Socket>()
+  readonly #pendingConnections = new Set<Socket>()
   readonly #patience: number
   /** Dialled by a broker whose WELCOME this process has not read yet: they wait for the session. */
   readonly #early: IncomingRelay[] = []
@@ -107,7 +107,7 @@ export class RelayEndpoint {
   async #listen(shared: boolean): Promise<this> {
     this.#shared = shared
     await this.#serve()
-    this.#check = setInterval(() => void this.#restore(), CHECK_INTERVAL)
+    this.#check = setInterval(() => void this.#restore(), CHECK_INTERVAL_MS)
     // The control connection keeps the process alive for as long as it is registered.
     this.#check.unref()
     return this
@@ -115,7 +115,7 @@ export class RelayEndpoint {
 
   /** Rejects with what listen says. */
   async #serve(): Promise<void> {
-    const server = createServer({ allowHalfOpen: true }, (socket) => this.#meet(socket))
+    const server = createServer({ allowHalfOpen: true }, (socket) => this.#accepted(socket))
     this.#server = server
     // Not Node's own listen(path): descriptors have to be refused before another process can connect.
     const fd = listenUnix({
@@ -165,7 +165,7 @@ export class RelayEndpoint {
   close(): void {
     this.#closed = true
     clearInterval(this.#check)
-    for (const stranger of this.#strangers) stranger.destroy()
+    for (const stranger of this.#pendingConnections) stranger.destroy()
     for (const { socket } of this.#early.splice(0)) socket.destroy()
     this.#remove()
   }
@@ -182,9 +182,9 @@ export class RelayEndpoint {
     }
   }
 
-  #meet(socket: Socket): void {
-    if (this.#strangers.size + this.#early.length >= MOST_STRANGERS) return void socket.destroy()
-    this.#strangers.add(socket)
+  #accepted(socket: Socket): void {
+    if (this.#pendingConnections.size + this.#early.length >= MAX_PENDING) return void socket.destroy()
+    this.#pendingConnections.add(socket)
     let read: Buffer = Buffer.alloc(0)
     const drop = () => {
       socket.destroy()
@@ -212,7 +212,7 @@ export class RelayEndpoint {
     }
     const forget = () => {
       clearTimeout(timeout)
-      this.#strangers.delete(socket)
+      this.#pendingConnections.delete(socket)
       socket.off('data', onData).off('end', drop).off('close', forget)
     }
     // Errors are followed by 'close'; until the app has the socket, nobody else listens for them.
@@ -240,7 +240,7 @@ const REASONS = new Map([
 ])
 /** Node cuts a longer path to what fits, without an error, and then nothing is found under the whole one (Node 20, libuv 1.46). */
 function fits(path: string): boolean {
-  return Buffer.byteLength(path) <= LONGEST_PATH
+  return Buffer.byteLength(path) <= MAX_PATH_BYTES
 }
 
 function identityOf(path: string): string | undefined {

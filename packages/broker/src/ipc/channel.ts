@@ -39,16 +39,16 @@ const HEADER_BYTES = 6
 const LENGTH_BYTES = 4
 
 /** As many as one sendmsg can carry with room to spare (253). */
-export const MOST_DESCRIPTORS = 200
+export const MAX_DESCRIPTORS = 200
 
 /** A snapshot of all metrics of a broker with many services is some hundred kB. */
-const LONGEST_FRAME = 64 * 1024 * 1024
+const MAX_FRAME_BYTES = 64 * 1024 * 1024
 const CHUNK = 64 * 1024
 
 /** When the kernel holds too many descriptors in flight, nobody tells when there is room again: milliseconds. */
 const RETRY = 10
 /** Nor when somebody has closed a descriptor. Less than a listener's pause, so that who came first is taken first. */
-const ROOM_PAUSE = 20
+const ROOM_PAUSE_MS = 20
 
 interface Outgoing {
   bytes: Buffer
@@ -113,7 +113,7 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #enqueue(message: Out, fds: OwnedFd[]): void {
-    if (fds.length > MOST_DESCRIPTORS) throw new RangeError(`${fds.length} descriptors in one message`)
+    if (fds.length > MAX_DESCRIPTORS) throw new RangeError(`${fds.length} descriptors in one message`)
     const text = Buffer.from(JSON.stringify(message))
     const header = Buffer.alloc(HEADER_BYTES)
     header.writeUInt32LE(HEADER_BYTES - LENGTH_BYTES + text.length)
@@ -181,7 +181,7 @@ export class Channel<In extends Message, Out extends Message> {
     try {
       while (!this.#over) {
         if (this.#host.room?.() === false) return this.#waitForRoom()
-        const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MOST_DESCRIPTORS })
+        const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
         if (message === undefined) return
         this.#fds.push(...message.fds)
         if (message.controlTruncated || message.surplus > 0)
@@ -203,14 +203,14 @@ export class Channel<In extends Message, Out extends Message> {
       this.#untilRoom = undefined
       this.#watch.modify(EPOLLIN)
       this.#receive()
-    }, ROOM_PAUSE)
+    }, ROOM_PAUSE_MS)
   }
 
   #decode(): void {
     while (this.#length >= HEADER_BYTES) {
       const bytes = this.#joined()
       const length = LENGTH_BYTES + bytes.readUInt32LE()
-      if (length > LONGEST_FRAME) throw new Error(`a frame of ${length} bytes`)
+      if (length > MAX_FRAME_BYTES) throw new Error(`a frame of ${length} bytes`)
       if (bytes.length < length) return
       const kind = bytes.readUInt8(LENGTH_BYTES)
       const count = bytes.readUInt8(LENGTH_BYTES + 1)

@@ -5,25 +5,25 @@ import { LineBuffer, type Origin } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
 
 /** Bytes that wait for a slow reader, a full disk or a hung one before lines are dropped. */
-const BUFFER_LIMIT = 4 * 1024 * 1024
+const MAX_BUFFER_BYTES = 4 * 1024 * 1024
 
 /** What of it output of managed backends does not fill. */
-const BUFFER_RESERVE = BUFFER_LIMIT / 8
+const BUFFER_RESERVE = MAX_BUFFER_BYTES / 8
 
 /** Above this size, in bytes, a source of many lines does well to wait for a moment. */
-const CONGESTED_SIZE = BUFFER_LIMIT / 8
+const CONGESTED_SIZE = MAX_BUFFER_BYTES / 8
 
 /** An output that has not taken a byte for this time, in ms, is not worth waiting for. */
-const STALLED_AFTER = 250
+const STALLED_AFTER_MS = 250
 
 /** A write that failed is tried again after this time, in ms. There is no event for "the disk has room". */
-const RETRY_DELAY = 250
+const RETRY_DELAY_MS = 250
 
 /** Delay before a descriptor that was reported writable and did not accept a byte is tried again, in ms: another process was faster. */
-const CONTENTION_DELAY = 20
+const CONTENTION_DELAY_MS = 20
 
 /** Interval at which `settled` looks whether there is progress, in ms. */
-const LOOK_INTERVAL = 5
+const POLL_INTERVAL_MS = 5
 
 const { O_APPEND, O_CREAT, O_NOCTTY, O_NONBLOCK, O_WRONLY } = constants
 
@@ -63,7 +63,7 @@ export class Sink {
   /** Called when lines are accepted again after some were dropped: the place to say so. `cause`: an errno; EAGAIN for a slow reader. */
   onResume: (lines: number, cause: string) => void = () => {}
   readonly #fd: number
-  readonly #buffer = new LineBuffer({ limit: BUFFER_LIMIT, reserve: BUFFER_RESERVE })
+  readonly #buffer = new LineBuffer({ limit: MAX_BUFFER_BYTES, reserve: BUFFER_RESERVE })
   #outlet: Outlet | undefined
   #progress: Progress = IDLE
   /** When the output last took something, or had nothing to take. */
@@ -102,7 +102,7 @@ export class Sink {
 
   /** Much waits, and the output is taking it: to wait for it keeps lines that would be dropped. */
   get congested(): boolean {
-    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#tookAt < STALLED_AFTER
+    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#tookAt < STALLED_AFTER_MS
   }
 
   get state(): SinkState {
@@ -160,7 +160,7 @@ export class Sink {
       const waited = performance.now() - began
       if (this.empty || (waited >= limit && !this.writing)) return true
       if (waited >= threadLimit) return !this.writing
-      await new Promise((resolve) => setTimeout(resolve, LOOK_INTERVAL))
+      await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL_MS))
     }
   }
 
@@ -240,7 +240,7 @@ export class Sink {
         if (chunk.length === 0) return
         const written = this.#outlet.write(chunk)
         if (typeof written !== 'number') return void this.#await(written, chunk.length)
-        if (written === 0) return this.#retry(RETRY_DELAY)
+        if (written === 0) return this.#retry(RETRY_DELAY_MS)
         this.#took(written)
       }
     } catch (error) {
@@ -268,21 +268,21 @@ export class Sink {
     this.#inThread = 0
     if (failure !== undefined) return this.#failed(failure)
     this.#took(written)
-    if (written === 0) this.#retry(RETRY_DELAY)
+    if (written === 0) this.#retry(RETRY_DELAY_MS)
     else this.#writeOn()
   }
 
   #failed(error: unknown): void {
     const errno = errnoOf(error) ?? String(error)
     this.#cause = errno
-    if (errno !== 'EAGAIN') return this.#retry(RETRY_DELAY)
+    if (errno !== 'EAGAIN') return this.#retry(RETRY_DELAY_MS)
     this.#awaitRoom()
   }
 
   #awaitRoom(): void {
     const fd = this.#outlet?.pollable
     if (this.#closed) return
-    if (fd === undefined) return this.#retry(RETRY_DELAY)
+    if (fd === undefined) return this.#retry(RETRY_DELAY_MS)
     try {
       const watch = sharedPoller().add(fd, EPOLLOUT, () => {
         watch.remove()
@@ -291,13 +291,13 @@ export class Sink {
         this.#writeOn()
         if (this.#progress.kind === 'full' && this.#buffer.size === size) {
           this.#progress.watch.remove()
-          this.#retry(CONTENTION_DELAY)
+          this.#retry(CONTENTION_DELAY_MS)
         }
       })
       this.#progress = { kind: 'full', watch }
     } catch {
       // It cannot be watched, or there is no descriptor to do so.
-      this.#retry(RETRY_DELAY)
+      this.#retry(RETRY_DELAY_MS)
     }
   }
 

@@ -2,7 +2,7 @@ import { exitAtOnce } from '@baton/native-sendmsg'
 import { Sink } from './sink.ts'
 
 /** How long the end of a process waits for its output to be written, in ms. */
-const END_LIMIT = 500
+const END_TIMEOUT_MS = 500
 
 const sinks = new Map<1 | 2, Sink>()
 
@@ -27,7 +27,7 @@ export const standardError = (): Sink => sinkOf(2)
  * @returns false when a thread is stuck in a write, which `process.exit` would wait for
  */
 export async function finishOutput(): Promise<boolean> {
-  const done = await Promise.all([...sinks.values()].map((sink) => sink.settled(END_LIMIT)))
+  const done = await Promise.all([...sinks.values()].map((sink) => sink.settled(END_TIMEOUT_MS)))
   for (const sink of sinks.values()) sink.close()
   return done.every(Boolean)
 }

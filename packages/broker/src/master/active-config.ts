@@ -4,7 +4,7 @@ import { define, type FleetConfig } from './fleet/index.ts'
 import type { LogFormat } from '../log/logger.ts'
 import { isClosed } from '../worker/registry/admission.ts'
 import { modeOfSockets } from '../listening/sockets.ts'
-import { controlPath, type HeldSockets } from './listening-sockets.ts'
+import { controlPath, type ListeningSockets } from './listening-sockets.ts'
 import type { Assignment } from './workers/worker-pool.ts'
 
 /** A configuration, with the text that it was read from. */
@@ -17,11 +17,11 @@ export interface Settings {
 /**
  * The configuration that is in force and the sockets that are open for it; they change together. Owner of the sockets.
  */
-export class InForce {
+export class ActiveConfig {
   #settings: Settings
-  #sockets: HeldSockets
+  #sockets: ListeningSockets
 
-  constructor(settings: Settings, sockets: HeldSockets) {
+  constructor(settings: Settings, sockets: ListeningSockets) {
     this.#settings = settings
     this.#sockets = sockets
   }
@@ -34,7 +34,7 @@ export class InForce {
     return this.#settings.config
   }
 
-  get sockets(): HeldSockets {
+  get sockets(): ListeningSockets {
     return this.#sockets
   }
 
@@ -45,7 +45,7 @@ export class InForce {
     return { services, base: dirname(file), drainDeadline }
   }
 
-  replace(settings: Settings, sockets: HeldSockets): void {
+  replace(settings: Settings, sockets: ListeningSockets): void {
     this.#settings = settings
     this.#sockets = sockets
   }
@@ -59,7 +59,7 @@ export class InForce {
 /** With what a worker is started. */
 export function assign(
   { file, text, config }: Settings,
-  sockets: HeldSockets,
+  sockets: ListeningSockets,
   format: LogFormat,
 ): Assignment {
   return {

@@ -25,20 +25,20 @@ import {
 } from '../listening/sockets.ts'
 import type { Counters } from './workers/counters.ts'
 import { type FileIdentity, identityOf, identityOfFolder, identityOfOpen } from './file-identity.ts'
-import type { Held } from './listening-sockets.ts'
-import type { InForce } from './active-config.ts'
+import type { ListeningSocket } from './listening-sockets.ts'
+import type { ActiveConfig } from './active-config.ts'
 import type { Operator } from './operator/operator.ts'
-import type { Roster } from './workers/worker-pool.ts'
+import type { WorkerPool } from './workers/worker-pool.ts'
 
 /** How often every file is checked, in ms. inotify may be missing or exhausted, and does not tell that a link on the way has moved. */
-const CHECK_INTERVAL = 1000
+const CHECK_INTERVAL_MS = 1000
 
 /** After a change in `runtimeDir`, in ms: a cleaner removes several files at a time. */
-const CHANGE_DELAY = 20
+const CHANGE_DELAY_MS = 20
 
 export interface FilesOnDiskParts {
-  readonly inForce: InForce
-  readonly roster: Pick<Roster, 'isServing' | 'replaceSocket'>
+  readonly activeConfig: ActiveConfig
+  readonly workerPool: Pick<WorkerPool, 'isServing' | 'replaceSocket'>
   readonly operator: Pick<Operator, 'replaceSocket'>
   readonly counters: Pick<Counters, 'fileRestored'>
   readonly logger: Logger
@@ -84,8 +84,8 @@ export class FilesOnDisk {
   }
 
   start(): void {
-    this.#folder = currentFolder(this.#parts.inForce.config.runtimeDir)
-    this.#interval = setInterval(() => this.#check(false), CHECK_INTERVAL)
+    this.#folder = currentFolder(this.#parts.activeConfig.config.runtimeDir)
+    this.#interval = setInterval(() => this.#check(false), CHECK_INTERVAL_MS)
     this.#check(false)
   }
 
@@ -125,8 +125,8 @@ export class FilesOnDisk {
 
   /** @param now also without a worker to take over what waits in the accept queues */
   #restore(now: boolean): string | undefined {
-    const { inForce, roster, operator } = this.#parts
-    const { config, sockets } = inForce
+    const { activeConfig, workerPool, operator } = this.#parts
+    const { config, sockets } = activeConfig
     const problems: string[] = []
     const succeeds = (path: string, work: () => void): boolean => {
       try {
@@ -138,12 +138,12 @@ export class FilesOnDisk {
         return false
       }
     }
-    const served = now || roster.isServing
+    const served = now || workerPool.isServing
     const own =
       succeeds(config.runtimeDir, () => this.#restoreFolder()) &&
       succeeds(lockPath(config), () => this.#restoreLock())
     if (own) {
-      const restore = (held: Held, give: (fd: OwnedFd) => void) =>
+      const restore = (held: ListeningSocket, give: (fd: OwnedFd) => void) =>
         succeeds(pathOf(held), () =>
           this.#restoreSocket(held, give, (path) => {
             makeRoom(path)
@@ -151,7 +151,7 @@ export class FilesOnDisk {
           }),
         )
       restore(sockets.operator, (fd) => operator.replaceSocket(fd))
-      if (served) restore(sockets.control, (fd) => roster.replaceSocket('control', undefined, fd))
+      if (served) restore(sockets.control, (fd) => workerPool.replaceSocket('control', undefined, fd))
     }
     if (served) {
       for (const [name, held] of sockets.listeners) {
@@ -159,7 +159,7 @@ export class FilesOnDisk {
         succeeds(formatAddress(address), () =>
           this.#restoreSocket(
             held,
-            (fd) => roster.replaceSocket('listener', name, fd),
+            (fd) => workerPool.replaceSocket('listener', name, fd),
             () => openListener({ name, listen: address }),
           ),
         )
@@ -167,17 +167,17 @@ export class FilesOnDisk {
       succeeds(formatAddress(sockets.admin.address), () =>
         this.#restoreSocket(
           sockets.admin,
-          (fd) => roster.replaceSocket('admin', undefined, fd),
+          (fd) => workerPool.replaceSocket('admin', undefined, fd),
           () => openAdmin(config),
         ),
       )
     }
-    if (this.#parts.ownsFile) succeeds(inForce.settings.file, () => this.#restoreConfiguration())
+    if (this.#parts.ownsFile) succeeds(activeConfig.settings.file, () => this.#restoreConfiguration())
     return problems.length === 0 ? undefined : problems.join('; ')
   }
 
   #restoreFolder(): void {
-    const { config } = this.#parts.inForce
+    const { config } = this.#parts.activeConfig
     const found = identityOfFolder(config.runtimeDir)
     if (found !== undefined && found === this.#folder) return
     prepareRuntimeDir(config)
@@ -186,7 +186,7 @@ export class FilesOnDisk {
   }
 
   #restoreLock(): void {
-    const path = lockPath(this.#parts.inForce.config)
+    const path = lockPath(this.#parts.activeConfig.config)
     if (identityOf(path) === identityOfOpen(this.#lock.fd)) return
     if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) makeRoom(path)
     // The lock that this process still has is of a file that no other can find. Whoever locks the file of that name owns the folder.
@@ -197,7 +197,7 @@ export class FilesOnDisk {
     this.#restored(path)
   }
 
-  #restoreSocket(held: Held, give: (fd: OwnedFd) => void, open: (path: string) => OwnedFd): void {
+  #restoreSocket(held: ListeningSocket, give: (fd: OwnedFd) => void, open: (path: string) => OwnedFd): void {
     const { address, given, fd: former } = held
     if (address.kind !== 'unix' || given === true || former.closed) return
     const { path } = address
@@ -239,7 +239,7 @@ export class FilesOnDisk {
   }
 
   #restoreConfiguration(): void {
-    const { file, text } = this.#parts.inForce.settings
+    const { file, text } = this.#parts.activeConfig.settings
     if (identityOf(file) !== undefined) return
     writeFileSync(file, text)
     this.#restored(file)
@@ -255,7 +255,7 @@ export class FilesOnDisk {
 
   /** Most removals are noticed at once; where inotify is not to be had, with the next check. */
   #watchFolder(): void {
-    const { runtimeDir } = this.#parts.inForce.config
+    const { runtimeDir } = this.#parts.activeConfig.config
     const folder = currentFolder(runtimeDir)
     if (folder === undefined || (folder === this.#watched && this.#watcher !== undefined)) return
     this.#watcher?.close()
@@ -265,7 +265,7 @@ export class FilesOnDisk {
         this.#soon ??= setTimeout(() => {
           this.#soon = undefined
           this.#check(false)
-        }, CHANGE_DELAY)
+        }, CHANGE_DELAY_MS)
       })
       this.#watcher.on('error', () => {})
     } catch {
@@ -281,7 +281,7 @@ function makeRoom(path: string): void {
   else if (found !== undefined) renameSync(path, `${path}.replaced`)
 }
 
-function pathOf({ address }: Held): string {
+function pathOf({ address }: ListeningSocket): string {
   return address.kind === 'unix' ? address.path : ''
 }
 

@@ -12,10 +12,10 @@ import {
   prepareRuntimeDir,
   removeSocket,
 } from '../listening/sockets.ts'
-import type { GivenSockets, WantedSocket } from './systemd/index.ts'
+import type { PassedSockets, WantedSocket } from './systemd/index.ts'
 import { type FileIdentity, identityOf } from './file-identity.ts'
 
-export interface Held {
+export interface ListeningSocket {
   /** Another one once the socket's file had to be created again (`FilesOnDisk`). */
   fd: OwnedFd
   /** As configured: where it says port 0, the kernel has chosen one, and a reload keeps that. */
@@ -26,8 +26,8 @@ export interface Held {
   file?: FileIdentity | undefined
 }
 
-/** A `Held` by its number. */
-interface HeldState {
+/** A `ListeningSocket` by its number. */
+interface ListeningSocketState {
   readonly fd: number
   readonly address: Address
   readonly given?: boolean | undefined
@@ -35,9 +35,9 @@ interface HeldState {
 }
 
 /** What crosses the master's exec. */
-export interface HeldSocketsState {
-  readonly listeners: readonly (HeldState & { readonly name: string })[]
-  readonly admin: HeldState
+export interface ListeningSocketsState {
+  readonly listeners: readonly (ListeningSocketState & { readonly name: string })[]
+  readonly admin: ListeningSocketState
   readonly control: number
   readonly operator: number
   /** Absent in the state of an older program. */
@@ -49,7 +49,7 @@ export interface HeldSocketsState {
 
 /** What a reload does to the sockets: either is called, once. */
 export interface SocketsChange {
-  readonly sockets: HeldSockets
+  readonly sockets: ListeningSockets
   /** Names of listeners, as they were, whose sockets nobody serves any more. */
   readonly removed: readonly string[]
   /** Closes what is not needed any more. */
@@ -62,13 +62,13 @@ export interface SocketsChange {
  * Every listening socket of a broker: of clients by the name of the listener, of the admin server, and the two in
  * `runtimeDir`, on which backends and operators connect. They outlive workers, and programs. Their single owner.
  */
-export class HeldSockets {
-  readonly listeners: ReadonlyMap<string, Held>
-  readonly admin: Held
+export class ListeningSockets {
+  readonly listeners: ReadonlyMap<string, ListeningSocket>
+  readonly admin: ListeningSocket
   /** On which backends register. */
-  readonly control: Held
+  readonly control: ListeningSocket
   /** On which the operator's commands come. */
-  readonly operator: Held
+  readonly operator: ListeningSocket
 
   /**
    * Opens all of them, or none. To be called with the lock of `runtimeDir`. Takes out of `given` what need not be opened.
@@ -76,7 +76,7 @@ export class HeldSockets {
    * @throws {BrokerError} BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_ALREADY_RUNNING
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
    */
-  static open(config: Config, given?: GivenSockets): HeldSockets {
+  static open(config: Config, given?: PassedSockets): ListeningSockets {
     // Only a master has this one open. The lock alone does not prove that there is none: its file may have been removed.
     if (isServed(operatorPath(config))) {
       throw new BrokerError('BATON_ERR_ALREADY_RUNNING', operatorPath(config))
@@ -89,7 +89,7 @@ export class HeldSockets {
     try {
       const found = given?.assign(wantedBy(config)) ?? []
       for (const fd of found) if (fd !== undefined) keep(fd)
-      const use = (index: number, address: Address, open: () => OwnedFd): Held => {
+      const use = (index: number, address: Address, open: () => OwnedFd): ListeningSocket => {
         const fd = found[index]
         return fd === undefined ? named(keep(open()), address) : { fd, address, given: true }
       }
@@ -101,13 +101,13 @@ export class HeldSockets {
       const open = (path: string) => named(keep(openInRuntimeDir(path, mode)), { kind: 'unix', path })
       const control = open(controlPath(config))
       const operator = open(operatorPath(config))
-      const listeners = new Map<string, Held>()
+      const listeners = new Map<string, ListeningSocket>()
       for (const [index, listener] of config.listeners.entries()) {
         const held = use(index, listener.listen, () => openListener(listener))
         listeners.set(listener.name, held)
       }
       const admin = use(config.listeners.length, config.admin.listen, () => openAdmin(config))
-      return new HeldSockets(listeners, admin, control, operator)
+      return new ListeningSockets(listeners, admin, control, operator)
     } catch (error) {
       for (const fd of opened) fd.close()
       removeSocket(controlPath(config))
@@ -116,10 +116,10 @@ export class HeldSockets {
     }
   }
 
-  static restore(state: HeldSocketsState, config: Pick<Config, 'runtimeDir'>): HeldSockets {
+  static restore(state: ListeningSocketsState, config: Pick<Config, 'runtimeDir'>): ListeningSockets {
     const inRuntimeDir = (fd: number, path: string, file: FileIdentity | undefined) =>
       inherited({ fd, address: { kind: 'unix', path }, file })
-    return new HeldSockets(
+    return new ListeningSockets(
       new Map(state.listeners.map((listener) => [listener.name, inherited(listener)])),
       inherited(state.admin),
       inRuntimeDir(state.control, controlPath(config), state.files?.control),
@@ -127,14 +127,19 @@ export class HeldSockets {
     )
   }
 
-  private constructor(listeners: ReadonlyMap<string, Held>, admin: Held, control: Held, operator: Held) {
+  private constructor(
+    listeners: ReadonlyMap<string, ListeningSocket>,
+    admin: ListeningSocket,
+    control: ListeningSocket,
+    operator: ListeningSocket,
+  ) {
     this.listeners = listeners
     this.admin = admin
     this.control = control
     this.operator = operator
   }
 
-  get state(): HeldSocketsState {
+  get state(): ListeningSocketsState {
     return {
       listeners: [...this.listeners].map(([name, held]) => ({ ...held, name, fd: held.fd.fd })),
       admin: { ...this.admin, fd: this.admin.fd.fd },
@@ -151,13 +156,13 @@ export class HeldSockets {
    * @throws as `open`, and then nothing has changed
    */
   change(config: Config): SocketsChange {
-    const opened: Held[] = []
+    const opened: ListeningSocket[] = []
     const rollBack = () => {
       for (const held of opened) release(held)
     }
     try {
       const unused = new Map(this.listeners)
-      const listeners = new Map<string, Held>()
+      const listeners = new Map<string, ListeningSocket>()
       const open = (fd: OwnedFd, address: Address) => {
         const held = named(fd, address)
         opened.push(held)
@@ -171,7 +176,7 @@ export class HeldSockets {
       const same = formatAddress(this.admin.address) === formatAddress(config.admin.listen)
       const admin = same ? this.admin : open(openAdmin(config), config.admin.listen)
       return {
-        sockets: new HeldSockets(listeners, admin, this.control, this.operator),
+        sockets: new ListeningSockets(listeners, admin, this.control, this.operator),
         removed: [...unused.keys()],
         commit: () => {
           for (const held of unused.values()) release(held)
@@ -189,9 +194,9 @@ export class HeldSockets {
   }
 
   /** One more listener. */
-  add(name: string, fd: OwnedFd, address: Address): HeldSockets {
+  add(name: string, fd: OwnedFd, address: Address): ListeningSockets {
     const listeners = new Map([...this.listeners, [name, named(fd, address)]])
-    return new HeldSockets(listeners, this.admin, this.control, this.operator)
+    return new ListeningSockets(listeners, this.admin, this.control, this.operator)
   }
 
   /** No more clients: a worker has its own copies, and takes what waits in their queues. */
@@ -229,23 +234,23 @@ function wantedBy({ listeners, admin }: Config): WantedSocket[] {
   ]
 }
 
-function inherited({ fd, address, given, file }: HeldState): Held {
+function inherited({ fd, address, given, file }: ListeningSocketState): ListeningSocket {
   if (file === undefined) return named(new OwnedFd(fd), address, given)
   return { fd: new OwnedFd(fd), address, given, file }
 }
 
 /** With the file that its address names now. */
-function named(fd: OwnedFd, address: Address, given?: boolean): Held {
+function named(fd: OwnedFd, address: Address, given?: boolean): ListeningSocket {
   const file = address.kind === 'unix' && given !== true ? identityOf(address.path) : undefined
   return { fd, address, given, file }
 }
 
 /** By its name first: two listeners may both say port 0. */
 function findSame(
-  among: ReadonlyMap<string, Held>,
+  among: ReadonlyMap<string, ListeningSocket>,
   name: string,
   listen: Address,
-): [string, Held] | undefined {
+): [string, ListeningSocket] | undefined {
   const text = formatAddress(listen)
   const own = among.get(name)
   if (own !== undefined && formatAddress(own.address) === text) return [name, own]
@@ -254,7 +259,7 @@ function findSame(
 }
 
 /** A second call does nothing. */
-function release({ fd, address, file }: Held): void {
+function release({ fd, address, file }: ListeningSocket): void {
   if (fd.closed) return
   const own = address.kind === 'unix' && file !== undefined && identityOf(address.path) === file
   fd.close()

@@ -4,7 +4,7 @@ import { forgetKeeper, unblockSignals } from '@baton/native-sendmsg'
 import { MASTER_SIGNALS, type MasterSignal, takeEarlySignals } from '../early-signals.ts'
 import { DONE, FAILED } from '../exit-codes.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
-import { GivenSockets, Notifier } from './systemd/index.ts'
+import { PassedSockets, Notifier } from './systemd/index.ts'
 import { InstalledProgram } from './reload/installed-program.ts'
 import { Master } from './master.ts'
 import { findLaunchers, isUnderNohup } from './run/launchers.ts'
@@ -14,7 +14,7 @@ import { takeState } from './reload/state.ts'
 import type { RunState } from './run/app-run.ts'
 
 /** A second signal within so many milliseconds is the first one, passed on by a launcher. */
-const ECHO_LIMIT = 500
+const ECHO_WINDOW_MS = 500
 
 /** Where signals come from: the process. */
 export interface SignalSource {
@@ -57,7 +57,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const isLaunched = findLaunchers().length > 0
   let first = 0
   const onEnd = (signal: MasterSignal) => {
-    if (isLaunched && count === 1 && performance.now() - first < ECHO_LIMIT) return
+    if (isLaunched && count === 1 && performance.now() - first < ECHO_WINDOW_MS) return
     first = performance.now()
     count += 1
     if (count === 1) return obey(signal)
@@ -86,7 +86,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     const options = { log, program, run, notifier }
     if (state === undefined) {
       warn()
-      const given = GivenSockets.take(process.env, log.logger)
+      const given = PassedSockets.take(process.env, log.logger)
       // Not by getcwd(2): the folder may have been entered through a link, which is followed again at each reload.
       const { folder } = program.names
       process.env['PWD'] = folder

@@ -6,24 +6,24 @@ import { BrokerError } from '../errors.ts'
 import type { Change } from '../api/events.ts'
 import { Fleet, type FleetOptions, Lifeline, systemFleetOs } from './fleet/index.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
-import type { GivenSockets, Notifier } from './systemd/index.ts'
+import type { PassedSockets, Notifier } from './systemd/index.ts'
 import { BROKER_VERSION } from '../version.ts'
-import { AfterExec } from './reload/resume.ts'
+import { ReloadResumption } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
-import { BeforeExec } from './reload/prepare.ts'
-import { type Commanded, obey } from './operator/commands.ts'
+import { ReloadPreparation } from './reload/prepare.ts'
+import { type OperatorCommands, runCommand } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
-import { Crossing } from './reload/session-handover.ts'
+import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
-import { controlPath, HeldSockets } from './listening-sockets.ts'
-import { assign, InForce, readSettings, restoreSettings } from './active-config.ts'
-import { Occupation } from './operation-lock.ts'
+import { controlPath, ListeningSockets } from './listening-sockets.ts'
+import { assign, ActiveConfig, readSettings, restoreSettings } from './active-config.ts'
+import { OperationLock } from './operation-lock.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
 import { type ReloadRequest, Reloads } from './reload/reloads.ts'
-import { Roster } from './workers/worker-pool.ts'
+import { WorkerPool } from './workers/worker-pool.ts'
 import { StopReport } from './stop-report.ts'
 import type { StartLog } from './start-log.ts'
 import { logStatus } from './status-log.ts'
@@ -31,11 +31,11 @@ import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
 /** What a master has when it begins, whether it opened it or was left it. */
-interface Belongings {
-  readonly inForce: InForce
+interface MasterInit {
+  readonly activeConfig: ActiveConfig
   readonly lock: OwnedFd
   readonly lifeline: Lifeline
-  readonly crossing: Crossing
+  readonly sessionHandover: SessionHandover
   readonly counters: Counters
   readonly startedAt: string
   readonly executions: number
@@ -52,7 +52,7 @@ export interface MasterOptions {
   /** Hears how it goes. The master closes it. */
   readonly notifier: Notifier
   /** Sockets that the service manager has opened: what fits is taken out. */
-  readonly given?: GivenSockets | undefined
+  readonly given?: PassedSockets | undefined
 }
 
 /**
@@ -69,17 +69,17 @@ export class Master {
   readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
-  readonly #occupation = new Occupation()
-  readonly #inForce: InForce
+  readonly #operationLock = new OperationLock()
+  readonly #activeConfig: ActiveConfig
   readonly #files: FilesOnDisk
-  readonly #roster: Roster
+  readonly #workerPool: WorkerPool
   readonly #fleet: Fleet
   readonly #operator: Operator
-  readonly #crossing: Crossing
+  readonly #sessionHandover: SessionHandover
   readonly #deployer: Deployer
   readonly #appRun: AppRun
-  readonly #beforeExec: BeforeExec
-  readonly #afterExec: AfterExec
+  readonly #beforeExec: ReloadPreparation
+  readonly #afterExec: ReloadResumption
   readonly #reloads: Reloads
   /** The reload that the program before this one began: until it is answered, and until it is decided what is in force. */
   #finishing: Promise<void> | undefined
@@ -104,9 +104,9 @@ export class Master {
     prepareRuntimeDir(config)
     const lock = lockFile(lockPath(config))
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
-    let inForce: InForce
+    let activeConfig: ActiveConfig
     try {
-      inForce = new InForce(settings, HeldSockets.open(config, options.given))
+      activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, options.given))
     } catch (error) {
       lock.close()
       throw error
@@ -115,10 +115,10 @@ export class Master {
     try {
       master = new Master(
         {
-          inForce,
+          activeConfig,
           lock,
           lifeline: new Lifeline(),
-          crossing: Crossing.open(),
+          sessionHandover: SessionHandover.open(),
           counters: new Counters(undefined, () => options.log.dropped),
           startedAt: new Date().toISOString(),
           executions: 0,
@@ -128,20 +128,20 @@ export class Master {
         options,
       )
     } catch (error) {
-      inForce.close()
+      activeConfig.close()
       lock.close()
       throw error
     }
     try {
-      await master.#roster.start()
-      master.#fleet.apply(inForce.fleetConfig)
+      await master.#workerPool.start()
+      master.#fleet.apply(activeConfig.fleetConfig)
       master.#appRun.begin()
     } catch (error) {
       master.kill()
-      master.#release()
+      master.#close()
       throw error
     }
-    master.#occupation.end('start')
+    master.#operationLock.end('start')
     options.notifier.ready('serving')
     master.#files.start()
     master.#appRun.watch()
@@ -157,10 +157,10 @@ export class Master {
     const settings = restoreSettings(state.file, state.text)
     const master = new Master(
       {
-        inForce: new InForce(settings, HeldSockets.restore(state.sockets, settings.config)),
+        activeConfig: new ActiveConfig(settings, ListeningSockets.restore(state.sockets, settings.config)),
         lock: new OwnedFd(state.lock),
         lifeline: new Lifeline(state.lifeline),
-        crossing: Crossing.restore(state.pair),
+        sessionHandover: SessionHandover.restore(state.pair),
         counters,
         startedAt: state.startedAt,
         executions: state.executions,
@@ -170,7 +170,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#roster.takeOver(state.workers, state.known)
+    master.#workerPool.takeOver(state.workers, state.known)
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
@@ -178,53 +178,62 @@ export class Master {
     return master
   }
 
-  private constructor(belongings: Belongings, { log, program, notifier }: MasterOptions, fleet?: unknown) {
-    const { inForce, lock, lifeline, crossing, counters, startedAt, executions, workersStarted, run } =
-      belongings
+  private constructor(init: MasterInit, { log, program, notifier }: MasterOptions, fleet?: unknown) {
+    const {
+      activeConfig,
+      lock,
+      lifeline,
+      sessionHandover,
+      counters,
+      startedAt,
+      executions,
+      workersStarted,
+      run,
+    } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
     this.#notifier = notifier
-    this.#inForce = inForce
+    this.#activeConfig = activeConfig
     this.#lifeline = lifeline
-    this.#crossing = crossing
+    this.#sessionHandover = sessionHandover
     this.#startedAt = startedAt
     this.#executions = executions
     const { logger } = log
     const host = {
-      assignment: () => assign(inForce.settings, inForce.sockets, log.format),
-      message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
+      assignment: () => assign(activeConfig.settings, activeConfig.sockets, log.format),
+      message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
-      workerTimeout: () => inForce.config.workerTimeout,
+      workerTimeout: () => activeConfig.config.workerTimeout,
       node: () => {
-        program.leaveRemovedFolder()
+        program.enterExistingFolder()
         return program.nodeForWorker()
       },
       programGone: () => this.reload(),
       managed: () => this.#fleet.managed(),
     }
-    this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
-    const roster = this.#roster
+    this.#workerPool = new WorkerPool(this.#poller, counters, host, logger, workersStarted)
+    const workerPool = this.#workerPool
     const fleetOptions: FleetOptions = {
       logger,
       os: systemFleetOs(this.#poller, lifeline),
-      socket: controlPath(inForce.config),
+      socket: controlPath(activeConfig.config),
       env: process.env,
       master: lifeline.environment,
       // When the fleet has settled what changes: a process is in its place only after it was started.
-      changed: () => queueMicrotask(() => roster.tellManaged()),
+      changed: () => queueMicrotask(() => workerPool.sendManaged()),
       // Of a service that a reload removed only the worker that leaves knows.
       drain: (service, backend, deadline) => {
-        for (const worker of roster.workers) worker.send({ type: 'drain', service, backend, deadline })
+        for (const worker of workerPool.workers) worker.send({ type: 'drain', service, backend, deadline })
       },
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
-    this.#operator = new Operator(inForce.sockets.operator.fd, this.#poller, {
-      command: (session, words) => obey(session, words, this.#commanded),
+    this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, {
+      command: (session, words) => runCommand(session, words, this.#commanded),
     })
     this.#files = new FilesOnDisk(lock, {
-      inForce,
-      roster,
+      activeConfig,
+      workerPool,
       operator: this.#operator,
       counters,
       logger,
@@ -234,14 +243,14 @@ export class Master {
       log,
       logger,
       notifier,
-      occupation: this.#occupation,
-      inForce,
-      roster,
+      operationLock: this.#operationLock,
+      activeConfig,
+      workerPool,
       fleet: this.#fleet,
       counters,
-      crossing,
+      sessionHandover,
       files: this.#files,
-      tell: (change: Change) => roster.current?.send({ type: 'changed', change }),
+      tell: (change: Change) => workerPool.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
     this.#appRun = new AppRun(run, {
@@ -253,7 +262,7 @@ export class Master {
         void this.stop(reason)
       },
     })
-    this.#beforeExec = new BeforeExec(parts, program, () => ({
+    this.#beforeExec = new ReloadPreparation(parts, program, () => ({
       lock: this.#files.lock,
       lifeline: lifeline.state,
       executions: executions + 1,
@@ -264,7 +273,7 @@ export class Master {
     this.#reloads = new Reloads(parts, ([first, ...others]) => {
       if (first !== undefined) void this.#reloadFor([first, ...others])
     })
-    this.#afterExec = new AfterExec(parts, this.#operator, this.#reloads)
+    this.#afterExec = new ReloadResumption(parts, this.#operator, this.#reloads)
   }
 
   /** Why it stops, when that is a failure of the app under `baton run`. */
@@ -279,7 +288,7 @@ export class Master {
 
   /** For SIGHUP: only the log says how it went. */
   reload(): void {
-    this.#reloads.ask({ asker: { kind: 'signal' }, session: undefined }, true)
+    this.#reloads.submit({ requester: { kind: 'signal' }, session: undefined }, true)
   }
 
   #reloadFor(requests: readonly [ReloadRequest, ...ReloadRequest[]]): Promise<void> {
@@ -290,13 +299,13 @@ export class Master {
 
   /** The log file was opened again: the workers write to it, too. `stdout` is borrowed. */
   reopenLog(stdout: number): void {
-    for (const worker of this.#roster.workers) worker.send({ type: 'log' }, [stdout])
+    for (const worker of this.#workerPool.workers) worker.send({ type: 'log' }, [stdout])
   }
 
   /** For SIGUSR2: what `status` answers goes to the log, and each worker adds what it knows. */
   logStatus(): void {
     logStatus(this.#log.logger, this.#status(), this.#reloads.waiting.length)
-    for (const worker of this.#roster.workers) worker.send({ type: 'dump' })
+    for (const worker of this.#workerPool.workers) worker.send({ type: 'dump' })
   }
 
   /** Files have changed (`baton run --watch`). */
@@ -311,86 +320,86 @@ export class Master {
 
   /** Ends everything at once. */
   kill(): void {
-    this.#roster.kill()
+    this.#workerPool.kill()
     this.#fleet.close()
   }
 
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
     // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
-    this.#roster.hurry()
+    this.#workerPool.hurry()
     await this.#finishing
-    this.#occupation.begin('stop')
-    const { drainDeadline } = this.#inForce.config
+    this.#operationLock.begin('stop')
+    const { drainDeadline } = this.#activeConfig.config
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline
-    const report = new StopReport(this.#inForce.sockets, this.#roster, this.#fleet, end, (line) => {
+    const report = new StopReport(this.#activeConfig.sockets, this.#workerPool, this.#fleet, end, (line) => {
       this.#log.logger.info(line)
-      this.#operator.tell(line)
+      this.#operator.broadcast(line)
     })
-    this.#inForce.sockets.closeListeners()
+    this.#activeConfig.sockets.closeListeners()
     // Those who wait may still be taken by a backend, so the backends go last.
-    await this.#roster.stop(drainDeadline)
+    await this.#workerPool.stop(drainDeadline)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
     report.end()
     this.#log.logger.info('stopped')
     this.#operator.finish(answerText(true, []))
-    this.#release()
+    this.#close()
   }
 
-  #release(): void {
+  #close(): void {
     this.#notifier.close()
     this.#operator.close()
-    this.#inForce.close()
-    this.#crossing.close()
+    this.#activeConfig.close()
+    this.#sessionHandover.close()
     this.#lifeline.close()
     this.#files.close()
     this.#poller.close()
     this.#ended()
   }
 
-  readonly #commanded: Commanded = {
+  readonly #commanded: OperatorCommands = {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
     listen: async (request) => {
       await this.#decided
       return this.#appRun.listen(request)
     },
-    reload: (session, wait) => this.#reloads.ask({ asker: { kind: 'session' }, session }, wait),
+    reload: (session, wait) => this.#reloads.submit({ requester: { kind: 'session' }, session }, wait),
     stop: (session) => {
       void this.stop('asked by the operator', session.peer)
       this.#operator.awaitEnd(session)
     },
   }
 
-  #heard(worker: WorkerProcess, message: FromWorker): void {
+  #received(worker: WorkerProcess, message: FromWorker): void {
     if (message.type === 'backends') {
       const backends = this.#backends()
       if (worker.role === 'leaving') this.#fleet.lost(backends)
       // Without a worker that serves nobody knows anything.
-      if (this.#roster.current !== undefined) {
+      if (this.#workerPool.current !== undefined) {
         this.#fleet.reported(backends)
         this.#appRun.reported(backends)
       }
     }
-    if (worker === this.#roster.current) this.#notifier.workerHeard()
+    if (worker === this.#workerPool.current) this.#notifier.workerAnswered()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
       const asker = { kind: 'worker', worker: worker.number, ask, by } as const
-      this.#reloads.ask({ asker, session: undefined }, wait)
+      this.#reloads.submit({ requester: asker, session: undefined }, wait)
     }
   }
 
   /** All that any worker lists: during a reload a backend is with two. */
   #backends(): BackendReport[] {
-    return [...this.#roster.workers].flatMap(({ backends }) => backends)
+    return [...this.#workerPool.workers].flatMap(({ backends }) => backends)
   }
 
   async #answerMetrics(worker: WorkerProcess, ask: number): Promise<void> {
-    worker.send({ type: 'metrics', ask, snapshots: await this.#roster.snapshots(worker) })
+    worker.send({ type: 'metrics', ask, snapshots: await this.#workerPool.snapshots(worker) })
   }
 
   #status() {
@@ -400,12 +409,12 @@ export class Master {
         version: BROKER_VERSION,
         startedAt: this.#startedAt,
         reloads: this.#executions,
-        busy: this.#occupation.activity ?? null,
+        busy: this.#operationLock.activity ?? null,
       },
       managed: this.#fleet.statuses(),
-      workers: [...this.#roster.workers].map(({ pid, role }) => ({
+      workers: [...this.#workerPool.workers].map(({ pid, role }) => ({
         pid,
-        role: pid === this.#roster.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
+        role: pid === this.#workerPool.current?.pid ? 'serving' : role === 'leaving' ? 'leaving' : 'starting',
       })),
     }
   }

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { factsOf, openFileOf } from '../supervise/proc.ts'
 
 /** Where clients connect: ports, and paths of Unix sockets. */
-export interface Entrances {
+export interface ListeningEnds {
   readonly ports: ReadonlySet<number>
   readonly paths: ReadonlySet<string>
 }
@@ -18,10 +18,10 @@ const CONNECTED = '03'
  */
 export async function openConnections(
   leaders: readonly number[],
-  entrances: Entrances,
+  listeningEnds: ListeningEnds,
 ): Promise<ReadonlyMap<number, number>> {
   const owners = socketsOf(new Set(leaders))
-  const inodes = (await Promise.all(tables(entrances))).flat()
+  const inodes = (await Promise.all(tables(listeningEnds))).flat()
   const counts = new Map(leaders.map((leader) => [leader, 0]))
   for (const inode of inodes) {
     const leader = owners.get(inode)
@@ -55,7 +55,7 @@ function descriptorsOf(pid: number): number[] {
   }
 }
 
-function* tables({ ports, paths }: Entrances): Generator<Promise<string[]>> {
+function* tables({ ports, paths }: ListeningEnds): Generator<Promise<string[]>> {
   if (ports.size > 0) for (const file of ['tcp', 'tcp6']) yield inodesOfTcp(file, ports)
   if (paths.size > 0) yield inodesOfUnix(paths)
 }

@@ -1,14 +1,14 @@
-export type Activity = 'start' | 'reload' | 'deploy' | 'stop'
+export type Operation = 'start' | 'reload' | 'deploy' | 'stop'
 
 /**
  * What goes on in a master that excludes other changes. A deploy that comes second is refused by name, a reload waits (`Reloads`),
  * and a stop takes any place.
  */
-export class Occupation {
-  #activity: Activity | undefined = 'start'
-  #changed: (activity: Activity | undefined) => void = () => {}
+export class OperationLock {
+  #activity: Operation | undefined = 'start'
+  #changed: (activity: Operation | undefined) => void = () => {}
 
-  get activity(): Activity | undefined {
+  get activity(): Operation | undefined {
     return this.#activity
   }
 
@@ -18,17 +18,17 @@ export class Occupation {
   }
 
   /** `changed` is called after each change, with what goes on now. */
-  watch(changed: (activity: Activity | undefined) => void): void {
+  watch(changed: (activity: Operation | undefined) => void): void {
     this.#changed = changed
   }
 
-  begin(activity: Activity): void {
+  begin(activity: Operation): void {
     this.#activity = activity
     this.#changed(activity)
   }
 
   /** A stop that has begun meanwhile goes on. */
-  end(activity: Activity): void {
+  end(activity: Operation): void {
     if (this.#activity !== activity) return
     this.#activity = undefined
     this.#changed(undefined)

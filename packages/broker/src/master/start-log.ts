@@ -8,12 +8,12 @@ import { standardError, standardOutput } from '../log/standard.ts'
  * Limits of what is kept, in characters: an operator's session holds no more than 1 MiB. Output of managed backends has a smaller one
  * of its own, so that a chatty app does not displace the reason why a reload failed.
  */
-const MOST_KEPT = 512 * 1024
-const MOST_OUTPUT_KEPT = 64 * 1024
+const MAX_KEPT_BYTES = 512 * 1024
+const MAX_KEPT_OUTPUT_BYTES = 64 * 1024
 
 /** How long the output may take to accept what waits before the rest crosses exec, and how long a thread may be in a write, in ms. */
-const SETTLE_LIMIT = 250
-const THREAD_LIMIT = 2000
+const SETTLE_TIMEOUT_MS = 250
+const THREAD_TIMEOUT_MS = 2000
 
 /** What crosses the master's exec: lines that were not written, and what was dropped. */
 export interface LogState {
@@ -52,7 +52,7 @@ export class StartLog {
   #keep(line: string): void {
     if (this.#lines === undefined) return
     const kind = isOutput(line) ? 'output' : 'own'
-    if (this.#kept[kind] + line.length > (kind === 'own' ? MOST_KEPT : MOST_OUTPUT_KEPT)) return
+    if (this.#kept[kind] + line.length > (kind === 'own' ? MAX_KEPT_BYTES : MAX_KEPT_OUTPUT_BYTES)) return
     this.#kept[kind] += line.length
     this.#lines.push(line.trimEnd())
   }
@@ -72,13 +72,15 @@ export class StartLog {
    */
   async pause(): Promise<void> {
     const outputs = [this.#stdout, this.#stderr]
-    const settled = await Promise.all(outputs.map((output) => output.settled(SETTLE_LIMIT, THREAD_LIMIT)))
+    const settled = await Promise.all(
+      outputs.map((output) => output.settled(SETTLE_TIMEOUT_MS, THREAD_TIMEOUT_MS)),
+    )
     for (const output of outputs) output.pause()
     // The other one may have begun another write meanwhile.
-    const still = await Promise.all(outputs.map((output) => output.settled(0, THREAD_LIMIT)))
+    const still = await Promise.all(outputs.map((output) => output.settled(0, THREAD_TIMEOUT_MS)))
     if ([...settled, ...still].every(Boolean)) return
     this.proceed()
-    throw new BrokerError('BATON_ERR_LOG_STUCK', `a write has been going on for ${THREAD_LIMIT} ms`)
+    throw new BrokerError('BATON_ERR_LOG_STUCK', `a write has been going on for ${THREAD_TIMEOUT_MS} ms`)
   }
 
   proceed(): void {

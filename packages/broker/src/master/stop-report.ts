@@ -1,9 +1,9 @@
 import { localAddress, NativeError } from '@baton/native-sendmsg'
 import type { Fleet } from './fleet/index.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
-import type { HeldSockets } from './listening-sockets.ts'
-import { type Entrances, openConnections } from './open-connections.ts'
-import type { Roster } from './workers/worker-pool.ts'
+import type { ListeningSockets } from './listening-sockets.ts'
+import { type ListeningEnds, openConnections } from './open-connections.ts'
+import type { WorkerPool } from './workers/worker-pool.ts'
 
 /** Milliseconds between two lines. */
 const INTERVAL = 5000
@@ -17,28 +17,28 @@ const GAUGES: readonly (readonly [metric: string, one: string, many: string])[] 
 
 /** Says at intervals, while the master stops, what it waits for. */
 export class StopReport {
-  readonly #entrances: Entrances
-  readonly #roster: Pick<Roster, 'workers'>
+  readonly #listeningEnds: ListeningEnds
+  readonly #workerPool: Pick<WorkerPool, 'workers'>
   readonly #fleet: Pick<Fleet, 'statuses'>
   /** `performance.now()` at which the drain deadline is over. */
   readonly #deadline: number
-  readonly #say: (line: string) => void
+  readonly #print: (line: string) => void
   readonly #timer: NodeJS.Timeout
   #over = false
 
   /** @param sockets still open: where clients have come in is not known afterwards */
   constructor(
-    sockets: HeldSockets,
-    roster: Pick<Roster, 'workers'>,
+    sockets: ListeningSockets,
+    workerPool: Pick<WorkerPool, 'workers'>,
     fleet: Pick<Fleet, 'statuses'>,
     deadline: number,
     say: (line: string) => void,
   ) {
-    this.#entrances = entrancesOf(sockets)
-    this.#roster = roster
+    this.#listeningEnds = listeningEndsOf(sockets)
+    this.#workerPool = workerPool
     this.#fleet = fleet
     this.#deadline = deadline
-    this.#say = say
+    this.#print = say
     this.#timer = setInterval(() => void this.#report(), INTERVAL)
   }
 
@@ -52,11 +52,11 @@ export class StopReport {
     // It may have ended while that was read.
     if (this.#over || waiting.length === 0) return
     const left = Math.round((this.#deadline - performance.now()) / 1000)
-    this.#say(`waiting for ${waiting.join(', ')}; ${left > 0 ? `${left} s left` : 'the deadline is over'}`)
+    this.#print(`waiting for ${waiting.join(', ')}; ${left > 0 ? `${left} s left` : 'the deadline is over'}`)
   }
 
   #workers(): string[] {
-    const workers = [...this.#roster.workers]
+    const workers = [...this.#workerPool.workers]
     const counted = GAUGES.flatMap(([metric, one, many]) =>
       [
         ...gauge(
@@ -73,7 +73,7 @@ export class StopReport {
     const statuses = this.#fleet.statuses()
     const pids = statuses.flatMap(({ pid }) => pid ?? [])
     if (pids.length === 0) return []
-    const open = await openConnections(pids, this.#entrances)
+    const open = await openConnections(pids, this.#listeningEnds)
     return statuses.flatMap(({ instance, pid }) => {
       if (pid === null) return []
       const count = open.get(pid) ?? 0
@@ -95,7 +95,7 @@ function gauge(snapshots: readonly MetricSnapshot[], name: string): ReadonlyMap<
   return sums
 }
 
-function entrancesOf({ listeners }: HeldSockets): Entrances {
+function listeningEndsOf({ listeners }: ListeningSockets): ListeningEnds {
   const [ports, paths] = [new Set<number>(), new Set<string>()]
   for (const { fd, address } of listeners.values()) {
     if (address.kind === 'unix') paths.add(address.path)

@@ -1,10 +1,10 @@
 /** Longer lines are cut into pieces of so many bytes: one line must not fill the master's memory. */
-export const LONGEST_LINE = 16 * 1024
+export const MAX_LINE_BYTES = 16 * 1024
 
 const NEWLINE = 0x0a
 const NOTHING = Buffer.alloc(0)
 
-/** Bytes of one stream to lines. Keeps the incomplete last one, never more than `LONGEST_LINE` of it. */
+/** Bytes of one stream to lines. Keeps the incomplete last one, never more than `MAX_LINE_BYTES` of it. */
 export class LineSplitter {
   #partial: Buffer
 
@@ -25,8 +25,8 @@ export class LineSplitter {
     while (rest.length > 0) {
       const end = rest.indexOf(NEWLINE)
       const length = end === -1 ? rest.length : end
-      if (length > LONGEST_LINE) {
-        const cut = characterBoundary(rest, LONGEST_LINE)
+      if (length > MAX_LINE_BYTES) {
+        const cut = characterBoundary(rest, MAX_LINE_BYTES)
         lines.push(text(rest.subarray(0, cut)))
         rest = rest.subarray(cut)
       } else if (end === -1) break

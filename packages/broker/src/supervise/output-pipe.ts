@@ -9,7 +9,7 @@ const buffer = Buffer.allocUnsafe(64 * 1024)
  * While the log is congested, reading pauses for this time at most, in ms, after each `PACED_BYTES`: a burst is written rather than
  * dropped, and an app that prints up to 1.3 MB a second never waits for whoever reads the log.
  */
-const LONGEST_PAUSE = 50
+const MAX_PAUSE_MS = 50
 const PACED_BYTES = 64 * 1024
 
 export interface OutputPipeHost {
@@ -63,7 +63,7 @@ export class OutputPipe {
     this.#paced = output.congested ? this.#paced + count : 0
     if (this.#paced < PACED_BYTES) return true
     this.#paced = 0
-    void output.relieved(LONGEST_PAUSE).then(() => this.#socket?.resume())
+    void output.relieved(MAX_PAUSE_MS).then(() => this.#socket?.resume())
     return false
   }
 

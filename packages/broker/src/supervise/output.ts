@@ -34,12 +34,12 @@ export class ProcessOutput {
 
   write(stream: OutputStream, chunk: Buffer): void {
     const { splitter, logger } = this.#streams[stream]
-    this.#tell(splitter.push(chunk), logger)
+    this.#log(splitter.push(chunk), logger)
   }
 
   /** Nothing more comes. */
   end(): void {
-    for (const { splitter, logger } of Object.values(this.#streams)) this.#tell(splitter.end(), logger)
+    for (const { splitter, logger } of Object.values(this.#streams)) this.#log(splitter.end(), logger)
   }
 
   /** A line that is not the process's own, such as why it could not be started. */
@@ -47,7 +47,7 @@ export class ProcessOutput {
     this.#keep([line])
   }
 
-  #tell(lines: string[], logger: Logger): void {
+  #log(lines: string[], logger: Logger): void {
     for (const line of lines) logger.info(line)
     this.#keep(lines)
   }

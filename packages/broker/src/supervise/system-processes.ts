@@ -13,10 +13,10 @@ import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProces
  * How long output is waited for after the exit, in milliseconds. What the process wrote is in the socket already; only a
  * process that it has left behind, and that holds the other end, makes this wait go on.
  */
-const OUTPUT_WAIT = 500
+const OUTPUT_TIMEOUT_MS = 500
 
 /** From the descriptors 0 to 2 to LIFELINE: such an entry leaves the number closed. */
-const NOTHING_BETWEEN = Array.from({ length: LIFELINE - 3 }, () => 'ignore' as const)
+const CLOSED_BETWEEN = Array.from({ length: LIFELINE - 3 }, () => 'ignore' as const)
 
 /**
  * @param poller tells the end of processes that were taken over
@@ -60,7 +60,7 @@ function startProcess(
     const [stderr, childStderr] = pair()
     // The descriptors are ours, not pipes of Node's: their numbers are known, so they can outlive this image.
     // A session of its own: Ctrl-C at the master's terminal is the master's to obey, who drains first.
-    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd, ...NOTHING_BETWEEN, lifeline]
+    const stdio = ['ignore' as const, childStdout.fd, childStderr.fd, ...CLOSED_BETWEEN, lifeline]
     child = spawn(program, args, { env, cwd: where, stdio, detached: true })
     childStdout.close()
     childStderr.close()
@@ -73,13 +73,13 @@ function startProcess(
     if (child.pid === undefined) run.ended(failedStart(error))
   })
   child.on('exit', (code, signal) => {
-    leaveNobody(child.pid)
+    signalLeftovers(child.pid)
     run.ended({ code, signal })
   })
   run.handle = {
     signal: (signal) => {
       child.kill(signal)
-      if (signal === 'SIGKILL') leaveNobody(child.pid, signal)
+      if (signal === 'SIGKILL') signalLeftovers(child.pid, signal)
     },
     release: () => {
       child.removeAllListeners('exit')
@@ -93,7 +93,7 @@ function startProcess(
  * `npm start`, or a shell, ends at SIGTERM and tells nobody: the app below it would go on, and serve beside its successor. Not
  * before the process itself has ended, which may need what it has started to finish its work.
  */
-function leaveNobody(leader: number | undefined, signal: NodeJS.Signals = 'SIGTERM'): void {
+function signalLeftovers(leader: number | undefined, signal: NodeJS.Signals = 'SIGTERM'): void {
   if (leader !== undefined) signalGroup(leader, signal)
 }
 
@@ -169,7 +169,7 @@ class Run implements RunningProcess {
   ended(exit: ProcessExit): void {
     this.handle = undefined
     this.#exit = exit
-    this.#wait = setTimeout(() => this.#report(exit), OUTPUT_WAIT)
+    this.#wait = setTimeout(() => this.#report(exit), OUTPUT_TIMEOUT_MS)
     // Not at once: `takeOver` has not returned yet.
     setImmediate(() => this.#settle())
   }
@@ -189,7 +189,7 @@ class Run implements RunningProcess {
 function adopt(run: Run, pid: number, poller: Poller): void {
   try {
     run.handle = new InheritedProcess(pid, poller, (exit) => {
-      leaveNobody(pid)
+      signalLeftovers(pid)
       run.ended(exit)
     })
   } catch (error) {

@@ -3,7 +3,7 @@ import { WORKER_CHANNEL } from '../ipc/messages.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
 import { exitProcess } from '../log/standard.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
-import { Employee } from './supervised-worker.ts'
+import { SupervisedWorker } from './supervised-worker.ts'
 
 /** Serves this process's master until it says otherwise. The caller listens for signals. */
 export function runWorker(format: string | undefined): void {
@@ -11,7 +11,7 @@ export function runWorker(format: string | undefined): void {
   const socket = new OwnedFd(WORKER_CHANNEL)
   setCloseOnExec(socket.fd, true)
   const logger = createLogger((format ?? 'json') as LogFormat)
-  const poller = new Poller({ afterWake: () => employee.flush(), holdBack: () => employee.busy() })
-  const employee: Employee = new Employee(socket, poller, logger, exitProcess)
+  const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
+  const worker: SupervisedWorker = new SupervisedWorker(socket, poller, logger, exitProcess)
   closeStrayInspector(logger)
 }

@@ -11,17 +11,17 @@ import { standardOutput } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
-import { createWorker, type EmployedWorker } from './worker.ts'
+import { createWorker, type ReplaceableWorker } from './worker.ts'
 import { logWorkerStatus } from './status-log.ts'
 
 /** How often the master hears what was counted: what a SIGKILL costs at most, in milliseconds. */
-const COUNT_INTERVAL = 1000
+const COUNT_INTERVAL_MS = 1000
 
 /** Clients of one message from a predecessor: well below what a reserve of descriptors has room for. */
-const MOST_CLIENTS = 32
+const MAX_CLIENTS = 32
 
 /** A master that does not answer a question for so long is stuck: milliseconds. */
-const ANSWER_PATIENCE = 1000
+const ANSWER_TIMEOUT_MS = 1000
 
 type Ask = (answer: ToWorker | undefined) => void
 
@@ -30,7 +30,7 @@ type Ask = (answer: ToWorker | undefined) => void
  * messages (`ToWorker`): waiting for sockets, built, serving, accepting, finishing. When the master dies, nobody can replace this worker
  * any more: it drains and ends, so that the next master finds the addresses free.
  */
-export class Employee {
+export class SupervisedWorker {
   readonly #poller: Poller
   readonly #logger: Logger
   readonly #end: (code: number) => void
@@ -39,7 +39,7 @@ export class Employee {
   readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
-  #worker: EmployedWorker | undefined
+  #worker: ReplaceableWorker | undefined
   #drainDeadline = 0
   readonly #asked = new Map<number, Ask>()
   /** Until each has said that no client of its comes here any more. */
@@ -59,7 +59,7 @@ export class Employee {
     this.#logger = logger
     this.#end = end
     this.#channel = new Channel<ToWorker, FromWorker>(socket, poller, {
-      message: (message, fds) => this.#hear(message, fds),
+      message: (message, fds) => this.#received(message, fds),
       ended: () => void this.#orphaned(),
     })
   }
@@ -73,7 +73,7 @@ export class Employee {
   }
 
   /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
-  #hear(message: ToWorker, fds: readonly OwnedFd[]): void {
+  #received(message: ToWorker, fds: readonly OwnedFd[]): void {
     if (message.type === 'managed') return this.#managed.update(message.processes)
     // Before any later word about them.
     if (message.type === 'start') this.#managed.update(message.managed ?? [])
@@ -85,7 +85,7 @@ export class Employee {
     if (message.type === 'dump') return logWorkerStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
-        const done = this.#obey(message, fds)
+        const done = this.#run(message, fds)
         if (message.type !== 'finish' && message.type !== 'stop') return done
         done.catch((error: unknown) => this.#fail(error))
         return undefined
@@ -93,7 +93,7 @@ export class Employee {
       .catch((error: unknown) => this.#fail(error))
   }
 
-  async #obey(message: ToWorker, fds: readonly OwnedFd[]): Promise<void> {
+  async #run(message: ToWorker, fds: readonly OwnedFd[]): Promise<void> {
     switch (message.type) {
       case 'sockets':
         return this.#take(message.role, message.names, fds)
@@ -107,9 +107,9 @@ export class Employee {
       case 'pause':
         return this.#worker?.pause()
       case 'release':
-        return this.#worker?.release(message.reason)
+        return this.#worker?.askToReconnect(message.reason)
       case 'peer':
-        return this.#meetPredecessor(fds[0] as OwnedFd)
+        return this.#connectPredecessor(fds[0] as OwnedFd)
       case 'finish':
         return this.#finish(message, fds[0] as OwnedFd)
       case 'stop':
@@ -119,7 +119,7 @@ export class Employee {
       case 'log':
         return this.#followLog(fds[0] as OwnedFd)
       case 'changed':
-        return this.#worker?.tell(message.change)
+        return this.#worker?.announce(message.change)
       case 'listen': {
         const { listener, service } = parseParts(message.listener, message.service)
         this.#worker?.listen(listener, fds[0] as OwnedFd, service)
@@ -167,7 +167,7 @@ export class Employee {
       // States change with time, too.
       this.#report()
       void this.#count()
-    }, COUNT_INTERVAL)
+    }, COUNT_INTERVAL_MS)
     this.#channel.send({ type: 'ready' })
   }
 
@@ -191,12 +191,12 @@ export class Employee {
 
   async #collect(): Promise<readonly MetricSnapshot[]> {
     // A master that replaces its program, or is stuck, does not make counters fall: what it said last is nearer than nothing.
-    await this.#ask((ask) => ({ type: 'collect', ask }), ANSWER_PATIENCE)
+    await this.#request((ask) => ({ type: 'collect', ask }), ANSWER_TIMEOUT_MS)
     return this.#collected
   }
 
   async #reload(by: string, wait: boolean): Promise<ReloadResult> {
-    const asked = this.#ask((ask) => ({ type: 'reload', ask, by, wait }))
+    const asked = this.#request((ask) => ({ type: 'reload', ask, by, wait }))
     this.#reloading.add(asked)
     const answer = await asked
     this.#reloading.delete(asked)
@@ -204,11 +204,11 @@ export class Employee {
     return { success: false, log: ['the master is gone'] }
   }
 
-  #ask(question: (ask: number) => FromWorker, patience?: number): Promise<ToWorker | undefined> {
+  #request(question: (ask: number) => FromWorker, timeout?: number): Promise<ToWorker | undefined> {
     if (!this.#channel.open) return Promise.resolve(undefined)
     const ask = ++this.#asks
     return new Promise((resolve) => {
-      const timer = patience === undefined ? undefined : setTimeout(() => settle(undefined), patience)
+      const timer = timeout === undefined ? undefined : setTimeout(() => settle(undefined), timeout)
       const settle: Ask = (answer) => {
         clearTimeout(timer)
         this.#asked.delete(ask)
@@ -220,7 +220,7 @@ export class Employee {
   }
 
   /** The pair's other end is at a worker that leaves; it closes it when nobody waits there any more. */
-  #meetPredecessor(socket: OwnedFd): void {
+  #connectPredecessor(socket: OwnedFd): void {
     let over!: () => void
     const end = new Promise<void>((resolve) => (over = resolve))
     this.#predecessors.add(end)
@@ -270,7 +270,7 @@ export class Employee {
       answered: () => Promise.all(this.#reloading),
     })
     await this.#endOf(successor)
-    await this.#leave()
+    await this.#exit()
   }
 
   /** Nobody comes any more: when all have gone over, the successor hears it. */
@@ -285,8 +285,8 @@ export class Employee {
     connections: readonly ClientConnection[],
   ): boolean {
     if (!successor.open) return false
-    for (let from = 0; from < connections.length; from += MOST_CLIENTS) {
-      const batch = connections.slice(from, from + MOST_CLIENTS)
+    for (let from = 0; from < connections.length; from += MAX_CLIENTS) {
+      const batch = connections.slice(from, from + MAX_CLIENTS)
       const clients = batch.map(({ id, listener, acceptedAt }) => ({
         service,
         listener: listener.name,
@@ -308,10 +308,10 @@ export class Employee {
     this.#ending = true
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
-    if (first) await this.#leave()
+    if (first) await this.#exit()
   }
 
-  async #leave(): Promise<void> {
+  async #exit(): Promise<void> {
     clearInterval(this.#counting)
     await this.#count()
     await this.#channel.sent()
@@ -324,7 +324,7 @@ export class Employee {
     if (this.#ending) return
     this.#logger.error('the master is gone; draining')
     // The next master finds the name free, and its worker the backends.
-    this.#worker?.leave('the master is gone')
+    this.#worker?.withdraw('the master is gone')
     await this.#stop(Math.max(1, this.#drainDeadline))
   }
 

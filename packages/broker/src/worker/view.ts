@@ -6,7 +6,7 @@ import type { Service } from './service/service.ts'
 
 /** What the admin API shows of a service. */
 export function serviceStatus(service: Service): ServiceStatus {
-  const { lateAnswers, outcomes, movedIn, movedOut } = service.tally
+  const { lateAnswers, outcomes, movedIn, movedOut } = service.serviceStats
   return {
     name: service.name,
     balance: service.config.balance,
@@ -41,16 +41,16 @@ export function serviceStatus(service: Service): ServiceStatus {
 }
 
 /** What the stream of events makes rates of. */
-export function countedOf({ name, tally }: Service, listeners: readonly Listener[]): Counted {
+export function countedOf({ name, serviceStats }: Service, listeners: readonly Listener[]): Counted {
   return {
     name,
     accepted: listeners
       .filter(({ service }) => service === name)
       .reduce((sum, { accepted }) => sum + accepted, 0),
-    handedOff: tally.outcomes.handed_off,
-    fallbacks: Object.fromEntries(tally.fallbacks),
-    rejects: Object.fromEntries(tally.rejections),
-    latency: tally.latency.snapshot(),
+    handedOff: serviceStats.outcomes.handed_off,
+    fallbacks: Object.fromEntries(serviceStats.fallbacks),
+    rejects: Object.fromEntries(serviceStats.rejections),
+    latency: serviceStats.latency.snapshot(),
   }
 }
 

@@ -10,7 +10,7 @@ import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } f
 import type { ClientConnection } from './connection/connection.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
-import { Farewell } from './reject/lingering-close.ts'
+import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from '../metrics/index.ts'
@@ -29,7 +29,7 @@ export interface WorkerOptions {
 }
 
 /** What a master gives the worker that it starts; without one the worker has all of it to itself. */
-export interface Employment {
+export interface WorkerContext {
   readonly sockets: Sockets
   /** The listening socket of the admin server. */
   readonly admin: OwnedFd
@@ -66,7 +66,7 @@ export interface Worker {
 }
 
 /** A worker that others work beside: it is told when to begin with what, and when to hand over. */
-export interface EmployedWorker extends Worker {
+export interface ReplaceableWorker extends Worker {
   /** Registers backends, from the first call on answers the admin API. Again after `pause`. */
   serve(): Promise<void>
   /** Accepts clients. */
@@ -74,9 +74,9 @@ export interface EmployedWorker extends Worker {
   /** Registers nobody new. */
   pause(): void
   /** Asks the backends to register with the successor. */
-  release(reason: string): void
+  askToReconnect(reason: string): void
   /** The same, when nobody knows whether there will be one: closes the control socket and the admin server's as well. */
-  leave(reason: string): void
+  withdraw(reason: string): void
   /**
    * Accepts no more: of the `removed` listeners what waits in the kernel's queue first. Who waits, now or later, goes to
    * `successor` with the descriptor. Resolves when nothing is left here, relays at the latest after `deadline` milliseconds.
@@ -102,7 +102,7 @@ export interface EmployedWorker extends Worker {
   /** One backend, and those that come from the same managed process. */
   drainBackend(service: string, backend: string, deadline: number): void
   /** Tells those who listen to the events of what the master has begun. */
-  tell(change: Change): void
+  announce(change: Change): void
   backends(): BackendReport[]
   snapshot(): Promise<MetricSnapshot>
   /** To be called after each round of the poller: what was accepted in it is offered together. */
@@ -119,7 +119,7 @@ export interface EmployedWorker extends Worker {
 export async function startWorker(config: Config, { logger }: WorkerOptions): Promise<Worker> {
   const sockets = openSockets(config)
   const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
-  const worker: EmployedWorker = createWorker(config, logger, { sockets, poller })
+  const worker: ReplaceableWorker = createWorker(config, logger, { sockets, poller })
   try {
     await worker.serve()
   } catch (error) {
@@ -134,10 +134,10 @@ export async function startWorker(config: Config, { logger }: WorkerOptions): Pr
 export function createWorker(
   config: Config,
   logger: Logger,
-  given: Partial<Employment> & Pick<Employment, 'sockets' | 'poller'>,
-): EmployedWorker {
+  given: Partial<WorkerContext> & Pick<WorkerContext, 'sockets' | 'poller'>,
+): ReplaceableWorker {
   const { sockets, poller } = given
-  const employed = given.admin !== undefined
+  const context = given.admin !== undefined
   const id = ulid()
   const startedAt = new Date()
   const metrics = new Metrics({
@@ -147,18 +147,18 @@ export function createWorker(
     droppedLines: given.droppedLines,
   })
   const services = new Map<string, Service>()
-  const farewell = new Farewell(poller)
+  const lingeringClose = new LingeringClose(poller)
   const recorder = config.recorder === 0 ? undefined : new FlightRecorder(config.recorder)
-  const surroundings = {
+  const deps = {
     poller,
-    farewell,
+    lingeringClose,
     metrics,
     logger,
     acknowledged: () => poller.advance(),
     ...(recorder && { recorder }),
   }
   const addService = (service: ServiceConfig) => {
-    services.set(service.name, new Service(service.name, service, surroundings))
+    services.set(service.name, new Service(service.name, service, deps))
   }
   const listeners: Listener[] = []
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -179,7 +179,7 @@ export function createWorker(
     known: given.known,
     managed: given.managed,
     onChange: () => {
-      events.look()
+      events.sample()
       given.onBackends?.()
     },
     logger,
@@ -189,7 +189,7 @@ export function createWorker(
   const beginDrain = () => {
     state = 'draining'
     const text = 'this process of the broker accepts no more'
-    events.tell({ kind: 'broker_state', from: 'running', to: state, text })
+    events.announce({ kind: 'broker_state', from: 'running', to: state, text })
   }
   const published = new Map<string, number>()
   const publish = () => {
@@ -206,7 +206,7 @@ export function createWorker(
         id,
         version: BROKER_VERSION,
         pid: process.pid,
-        master: employed ? process.ppid : null,
+        master: context ? process.ppid : null,
         startedAt: startedAt.toISOString(),
         state,
       },
@@ -231,8 +231,8 @@ export function createWorker(
     asked: (change) => {
       const { kind, service, backend, by } = change
       logger.info({ service, backend: backend?.id, slot: backend?.slot, by }, `${kind} asked for`)
-      events.tell(change)
-      events.look()
+      events.announce(change)
+      events.sample()
     },
     connections: recorder,
     get events() {
@@ -268,17 +268,17 @@ export function createWorker(
   const shut = async () => {
     registry.close()
     await Promise.all([...services.values()].map((service) => service.close()))
-    if (!employed) removeSocket(sockets.control.path)
-    await farewell.settled()
+    if (!context) removeSocket(sockets.control.path)
+    await lingeringClose.idle()
     // An employed worker has still to speak with its master, which may be busy; the poller ends with the process.
-    if (!employed) poller.close()
+    if (!context) poller.close()
     events.close()
     await admin.close()
   }
   const stop = async (deadline: number) => {
     beginDrain()
     for (const listener of listeners) listener.close()
-    if (!employed)
+    if (!context)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
     const drained = Promise.all([...services.values()].map((service) => service.drained()))
     if (deadline > 0) await settledWithin(drained, deadline)
@@ -318,27 +318,27 @@ export function createWorker(
       )
     },
     pause: () => registry.pause(),
-    release: (reason) => registry.release(reason),
-    leave(reason) {
-      registry.release(reason)
+    askToReconnect: (reason) => registry.askToReconnect(reason),
+    withdraw(reason) {
+      registry.askToReconnect(reason)
       registry.close()
-      void admin.leave()
+      void admin.drain()
     },
     async finish(removed, successor, deadline, { predecessors, settled, answered }) {
       beginDrain()
       const end = performance.now() + deadline
       for (const listener of listeners) {
         if (removed.includes(listener.name)) listener.close()
-        else listener.leave()
+        else listener.closeCopy()
       }
       for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
-      const stopped = admin.leave()
+      const stopped = admin.drain()
       // Who listens connects again, and hears the successor.
       events.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
       await settledWithin(
-        Promise.all(all.map((service) => service.settled())),
+        Promise.all(all.map((service) => service.idle())),
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
@@ -361,7 +361,7 @@ export function createWorker(
       for (const connection of connections) {
         metrics.connections.inc({ service: name, outcome: 'rejected' })
         metrics.rejections.inc({ service: name, reason: 'shutdown' })
-        farewell.reject(connection)
+        lingeringClose.reject(connection)
       }
     },
     listen(listener, fd, service) {
@@ -386,7 +386,7 @@ export function createWorker(
         deadline,
       )
     },
-    tell: (change) => events.tell(change),
+    announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {
       publish()

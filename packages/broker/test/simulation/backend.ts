@@ -7,7 +7,7 @@ import {
   ProtocolError,
   type WelcomeFrame,
 } from '../../../backend-sdk/src/protocol/index.ts'
-import { type Delivery, Session } from '../../../backend-sdk/src/session.ts'
+import { type Delivery, BrokerSession } from '../../../backend-sdk/src/broker-session.ts'
 import type { ServiceConfig } from '../../src/config/index.ts'
 import { type Broker, HEARTBEAT_INTERVAL } from './broker.ts'
 import type { Client } from './client.ts'
@@ -24,12 +24,12 @@ const STRANGER = 1_000_000
 
 /** One registration, for the scheduler to stir. */
 export interface BackendSession {
-  readonly session: Session
+  readonly session: BrokerSession
   readonly socket: SimulatedSocket
   readonly lane: SimulatedBackendLane
 }
 
-/** A backend's process: the real `Session`s, and an app that keeps what it adopts for a while. */
+/** A backend's process: the real `OperatorSession`s, and an app that keeps what it adopts for a while. */
 export class Backend {
   readonly process: Process
   readonly sessions = new Set<BackendSession>()
@@ -91,7 +91,7 @@ export class Backend {
       this.pending = undefined
       const order = new FrameOrder('backend')
       order.check(welcome)
-      const session = new Session(
+      const session = new BrokerSession(
         { control: stream, lane, relays: endpoint, welcome, order },
         {
           refusal: () => {

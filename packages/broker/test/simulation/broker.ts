@@ -65,7 +65,7 @@ export class Broker {
     this.#logger = this.#log()
     this.service = new Service('web', config, {
       poller: { add: (fd, events, listener) => this.#watch(fd, events, listener) },
-      farewell: { reject: (connection) => this.#reject(connection) },
+      lingeringClose: { reject: (connection) => this.#reject(connection) },
       metrics,
       logger: this.#logger,
       os: this.#os,
@@ -155,7 +155,7 @@ export class Broker {
         lateAnswer: () => service.lateAnswer(),
         available: () => service.available(),
         ended: (ended) => {
-          this.#slots.release(slot)
+          this.#slots.giveBack(slot)
           this.links.delete(entry)
           service.ended(ended)
         },
@@ -184,7 +184,7 @@ export class Broker {
   /** I4. */
   checkConservation(): void {
     const { service, accepted } = this
-    const ended = Object.values(service.tally.outcomes).reduce((sum, count) => sum + count, 0)
+    const ended = Object.values(service.serviceStats.outcomes).reduce((sum, count) => sum + count, 0)
     const { held, inFlight } = service
     if (ended + held + inFlight !== accepted) {
       this.#kernel.violate(

@@ -65,7 +65,7 @@ export class RelayPipe {
     return {
       socket: Object.assign(socket, { pipe: this }) as unknown as Socket,
       cancel: () => this.close(),
-      settle: () => {
+      detach: () => {
         this.#state = 'settled'
       },
     }

@@ -82,7 +82,7 @@ class Schedule {
       if (!(error instanceof Violation)) throw error
     }
     for (const { service } of this.#brokers) {
-      for (const [outcome, count] of Object.entries(service.tally.outcomes)) this.#note(outcome, count)
+      for (const [outcome, count] of Object.entries(service.serviceStats.outcomes)) this.#note(outcome, count)
     }
     const { violation } = this.#kernel
     return { steps: this.#steps, accepted: this.#clients.length, violation, seen: this.#seen }

@@ -10,7 +10,7 @@ import { describeRecord, listRecords } from '../output/timeline.ts'
 /** 26 letters and digits of Crockford's alphabet (github.com/ulid/spec), which has no capitals to insist on. */
 const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/i
 /** Of the API. */
-const MOST = 1000
+const MAX_RECORDS = 1000
 
 export const trace: Command = {
   name: 'trace',
@@ -22,7 +22,7 @@ export const trace: Command = {
     'longest from accept to their outcome. Only the last connections are recorded.',
   ].join('\n'),
   options: {
-    slowest: { value: 'N', help: `list so many of the slowest, at most ${MOST}` },
+    slowest: { value: 'N', help: `list so many of the slowest, at most ${MAX_RECORDS}` },
     service: { value: 'SERVICE', help: 'with --slowest: those of one service' },
     json: { help: 'print what the admin API answers' },
     ...configOption,
@@ -50,8 +50,8 @@ function parse({ operands, values }: Invocation): Asked {
     return { id: id.toUpperCase() }
   }
   if (slowest === undefined) throw new UsageError('trace needs ID, or --slowest N')
-  if (!/^[1-9]\d*$/.test(slowest) || Number(slowest) > MOST)
-    throw new UsageError(`--slowest: ${JSON.stringify(slowest)} is no number from 1 to ${MOST}`)
+  if (!/^[1-9]\d*$/.test(slowest) || Number(slowest) > MAX_RECORDS)
+    throw new UsageError(`--slowest: ${JSON.stringify(slowest)} is no number from 1 to ${MAX_RECORDS}`)
   const query = new URLSearchParams({ slowest: 'true', limit: slowest })
   if (service !== undefined) query.set('service', service)
   return { id: undefined, query }

@@ -7,7 +7,7 @@ import type { Rates, Snapshot } from './snapshot.ts'
 import { sparkline } from './sparkline.ts'
 
 /** So many reasons are listed; those behind them hardly ever happen. */
-const MOST_REASONS = 8
+const MAX_REASONS = 8
 
 /** What `top` shows: a head that stays, and a body that can be longer than the screen. */
 export interface Frame {
@@ -113,7 +113,7 @@ function reasons({ rates }: Snapshot, paint: Paint): string[] {
   if (all.length === 0) return []
   const rows = all
     .toSorted((a, b) => b.perSecond - a.perSecond || b.total - a.total)
-    .slice(0, MOST_REASONS)
+    .slice(0, MAX_REASONS)
     .map(({ service, what, perSecond, total }): Cell[] => [
       service,
       { text: what, style: perSecond === 0 ? undefined : what.startsWith('reject/') ? 'red' : 'yellow' },

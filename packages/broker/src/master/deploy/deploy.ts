@@ -2,7 +2,7 @@ import { formatDuration } from '../../config/duration.ts'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import { type BackendReport, type FleetClock, type ProcessExit } from '../fleet/index.ts'
 import { reportedState } from '../fleet/backend-report.ts'
-import { type Candidate, observe, settledAt, whyLate } from './candidate.ts'
+import { type Trial, observe, settledAt, whyLate } from './trial.ts'
 import type { DeployProgress, DeployResult } from './progress.ts'
 
 export interface DeployPlan {
@@ -42,17 +42,17 @@ export interface DeployHost {
   finished(result: DeployResult): void
 }
 
-const START_LIMIT = 60_000
+const START_TIMEOUT_MS = 60_000
 
 /** Time for the last of the former backends to be listed no longer, in milliseconds: reports come once a second, or from a new worker. */
-const SETTLE_LIMIT = 10_000
+const SETTLE_TIMEOUT_MS = 10_000
 
 /** How many of those that are left are named. */
-const MOST_NAMED = 5
+const MAX_NAMED = 5
 
 type Phase =
   /** New processes run beside the old ones and are watched; no old one was touched. */
-  | { readonly kind: 'starting'; readonly candidates: Map<number, Candidate> }
+  | { readonly kind: 'starting'; readonly trials: Map<number, Trial> }
   /** The new ones have their places; the old ones, by id, drain and end. */
   | { readonly kind: 'retiring'; readonly former: Map<string, number> }
   /** All places are taken over; backends that belong to none of them are still listed. */
@@ -84,7 +84,7 @@ export class Deploy {
   constructor(plan: DeployPlan, host: DeployHost) {
     this.#plan = plan
     this.#host = host
-    this.#limit = (plan.startLimit ?? START_LIMIT) + plan.minHealthy
+    this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
     this.#ahead = [...plan.instances]
   }
 
@@ -102,12 +102,12 @@ export class Deploy {
     }
     if (this.#phase.kind === 'settling' && this.#others().length === 0) return this.#finish()
     if (this.#phase.kind !== 'starting') return
-    const { candidates } = this.#phase
-    for (const [instance, before] of candidates) {
+    const { trials } = this.#phase
+    for (const [instance, before] of trials) {
       const after = observe(before, reportedState(reports, before.id), this.#host.clock.now())
-      candidates.set(instance, after)
+      trials.set(instance, after)
       if (after.state === 'unhealthy') return this.#fail(instance, 'fails its health check')
-      this.#tellReadiness(instance, before, after)
+      this.#reportReadiness(instance, before, after)
     }
     this.#review()
   }
@@ -117,14 +117,14 @@ export class Deploy {
     const taken = this.#taken.get(id)
     if (taken !== undefined) return this.#fail(taken, `${describeExit(exit)} after it had taken over`, output)
     if (this.#phase.kind === 'starting') {
-      for (const [instance, candidate] of this.#phase.candidates) {
-        if (candidate.id === id) return this.#fail(instance, describeExit(exit), output)
+      for (const [instance, trial] of this.#phase.trials) {
+        if (trial.id === id) return this.#fail(instance, describeExit(exit), output)
       }
     } else if (this.#phase.kind === 'retiring') {
       const instance = this.#phase.former.get(id)
       if (instance === undefined) return
       this.#phase.former.delete(id)
-      this.#tell('stopped', instance, 'the former process has ended')
+      this.#report('stopped', instance, 'the former process has ended')
       if (this.#phase.former.size === 0) this.#next()
     }
   }
@@ -136,7 +136,7 @@ export class Deploy {
     this.#version = 'old'
     this.#ahead = [...this.#taken.values()].toReversed()
     this.#taken = new Map()
-    this.#tell('aborted', undefined, `returning ${this.#ahead.length} to the old version`)
+    this.#report('aborted', undefined, `returning ${this.#ahead.length} to the old version`)
     this.#next()
   }
 
@@ -148,13 +148,13 @@ export class Deploy {
   #next(): void {
     const step = this.#ahead.splice(0, this.#plan.atOnce)
     if (step.length === 0) return this.#settle()
-    const candidates = new Map<number, Candidate>()
-    this.#phase = { kind: 'starting', candidates }
+    const trials = new Map<number, Trial>()
+    this.#phase = { kind: 'starting', trials }
     for (const instance of step) {
       const { id, pid } = this.#host.start(instance, this.#version)
       const startedAt = this.#host.clock.now()
-      candidates.set(instance, { id, startedAt, state: undefined, readySince: undefined })
-      this.#tell(
+      trials.set(instance, { id, startedAt, state: undefined, readySince: undefined })
+      this.#report(
         'started',
         instance,
         `${this.#version} version started (pid ${pid ?? 'none'}, backend ${id})`,
@@ -169,15 +169,15 @@ export class Deploy {
     if (this.#phase.kind !== 'starting') return
     const { minHealthy } = this.#plan
     const now = this.#host.clock.now()
-    const candidates = [...this.#phase.candidates]
-    const settled = Math.max(...candidates.map(([, candidate]) => settledAt(candidate, minHealthy)))
+    const trials = [...this.#phase.trials]
+    const settled = Math.max(...trials.map(([, trial]) => settledAt(trial, minHealthy)))
     if (settled <= now) return this.#takeOver()
-    for (const [instance, candidate] of candidates) {
-      if (settledAt(candidate, minHealthy) > now && candidate.startedAt + this.#limit <= now) {
-        return this.#fail(instance, whyLate(candidate, this.#limit))
+    for (const [instance, trial] of trials) {
+      if (settledAt(trial, minHealthy) > now && trial.startedAt + this.#limit <= now) {
+        return this.#fail(instance, whyLate(trial, this.#limit))
       }
     }
-    const late = Math.min(...candidates.map(([, { startedAt }]) => startedAt + this.#limit))
+    const late = Math.min(...trials.map(([, { startedAt }]) => startedAt + this.#limit))
     const look = Math.min(settled, late > now ? late : settled)
     this.#timer = this.#host.clock.setTimeout(() => this.#review(), look - now)
   }
@@ -185,12 +185,12 @@ export class Deploy {
   #takeOver(): void {
     if (this.#phase.kind !== 'starting') return
     const former = new Map<string, number>()
-    for (const [instance, { id }] of this.#phase.candidates) {
+    for (const [instance, { id }] of this.#phase.trials) {
       this.#taken.set(id, instance)
       const replaced = this.#host.promote(instance)
       if (replaced === undefined) continue
       former.set(replaced, instance)
-      this.#tell('draining', instance, `has taken over; draining ${replaced}`)
+      this.#report('draining', instance, `has taken over; draining ${replaced}`)
     }
     this.#phase = { kind: 'retiring', former }
     if (former.size === 0) this.#next()
@@ -198,7 +198,7 @@ export class Deploy {
 
   #fail(instance: number, what: string, output: readonly string[] = []): void {
     const reason = `${this.#name(instance)} ${what}`
-    this.#tell('failed', instance, what)
+    this.#report('failed', instance, what)
     this.#finishFailed(reason, output)
   }
 
@@ -220,7 +220,7 @@ export class Deploy {
       if (this.#others().some(({ state }) => state !== 'draining')) return drained()
       // The broker drains what a managed process has left behind.
       this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
-    }, SETTLE_LIMIT)
+    }, SETTLE_TIMEOUT_MS)
   }
 
   /** Backends of the service that this deploy did not replace. */
@@ -237,12 +237,10 @@ export class Deploy {
   #finishBeside(others: readonly BackendReport[]): void {
     if (others.length === 0) return this.#finish()
     this.#phase = { kind: 'over' }
-    const named = others
-      .slice(0, MOST_NAMED)
-      .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
-    if (others.length > MOST_NAMED) named.push(`${others.length - MOST_NAMED} more`)
+    const named = others.slice(0, MAX_NAMED).map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
+    if (others.length > MAX_NAMED) named.push(`${others.length - MAX_NAMED} more`)
     const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
-    this.#tell('failed', undefined, reason)
+    this.#report('failed', undefined, reason)
     const aborted = this.#version === 'old'
     this.#host.finished({
       success: false,
@@ -259,10 +257,10 @@ export class Deploy {
     this.#phase = { kind: 'over' }
     const replaced = this.#taken.size
     if (this.#version === 'old') {
-      this.#tell('done', undefined, 'everything is the old version again')
+      this.#report('done', undefined, 'everything is the old version again')
       this.#host.finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
     } else {
-      this.#tell('done', undefined, `${replaced} replaced`)
+      this.#report('done', undefined, `${replaced} replaced`)
       this.#host.finished({ success: true, replaced })
     }
   }
@@ -271,19 +269,23 @@ export class Deploy {
   #discard(): void {
     this.#host.clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
-    for (const instance of this.#phase.candidates.keys()) this.#host.discard(instance)
+    for (const instance of this.#phase.trials.keys()) this.#host.discard(instance)
   }
 
-  #tellReadiness(instance: number, before: Candidate, after: Candidate): void {
+  #reportReadiness(instance: number, before: Trial, after: Trial): void {
     if (before.readySince === undefined && after.readySince !== undefined) {
       const wait = this.#plan.minHealthy
-      this.#tell('ready', instance, `ready${wait > 0 ? `, and is watched for ${formatDuration(wait)}` : ''}`)
+      this.#report(
+        'ready',
+        instance,
+        `ready${wait > 0 ? `, and is watched for ${formatDuration(wait)}` : ''}`,
+      )
     } else if (before.readySince !== undefined && after.readySince === undefined) {
-      this.#tell('started', instance, `not ready any more (${after.state ?? 'gone from the broker'})`)
+      this.#report('started', instance, `not ready any more (${after.state ?? 'gone from the broker'})`)
     }
   }
 
-  #tell(step: DeployProgress['step'], instance: number | undefined, text: string): void {
+  #report(step: DeployProgress['step'], instance: number | undefined, text: string): void {
     this.#host.progress({ step, instance: this.#name(instance), text })
   }
 

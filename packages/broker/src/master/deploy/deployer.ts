@@ -7,14 +7,14 @@ import type { Change } from '../../api/events.ts'
 import { define, type Fleet } from '../fleet/index.ts'
 import { type Outcome, refusal } from '../../ipc/operator-protocol.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
-import type { InForce } from '../active-config.ts'
-import type { Occupation } from '../operation-lock.ts'
+import type { ActiveConfig } from '../active-config.ts'
+import type { OperationLock } from '../operation-lock.ts'
 
 /** What of a master a deploy deals with. */
 export interface DeployerParts {
   readonly fleet: Fleet
-  readonly inForce: InForce
-  readonly occupation: Occupation
+  readonly activeConfig: ActiveConfig
+  readonly operationLock: OperationLock
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
   /** Those who listen to the events hear it. */
@@ -33,10 +33,10 @@ export class Deployer {
   /** Resolves when it is over, with what its asker reads behind the progress. */
   async deploy(command: DeployCommand): Promise<Outcome> {
     const { service: name, abort, by } = command
-    const { inForce, occupation, tell } = this.#parts
-    const service = inForce.config.services.get(name)
+    const { activeConfig, operationLock, tell } = this.#parts
+    const service = activeConfig.config.services.get(name)
     if (service === undefined) {
-      const known = [...inForce.config.services.keys()].join(', ')
+      const known = [...activeConfig.config.services.keys()].join(', ')
       return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
     }
     const told = { kind: 'deploy', service: name, by } as const
@@ -45,8 +45,8 @@ export class Deployer {
       tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
-    if (occupation.refusal !== undefined) return refusal(occupation.refusal)
-    occupation.begin('deploy')
+    if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
+    operationLock.begin('deploy')
     try {
       const way = abort ? 'returns to the old version of' : 'deploys'
       const running = this.#run(service, command)
@@ -60,7 +60,7 @@ export class Deployer {
       tell({ ...told, text: `service ${name} is not deployed: ${why}` })
       return refusal(why)
     } finally {
-      occupation.end('deploy')
+      operationLock.end('deploy')
     }
   }
 
@@ -74,12 +74,12 @@ export class Deployer {
 
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
-    const { fleet, inForce, files, logger } = this.#parts
+    const { fleet, activeConfig, files, logger } = this.#parts
     // A new process has to find the control socket.
     files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
-    const base = dirname(inForce.settings.file)
+    const base = dirname(activeConfig.settings.file)
     const folder = define(service, base)?.cwd
     let moved: string | undefined
     const deploy = begin(fleet, {

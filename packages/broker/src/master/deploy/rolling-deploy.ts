@@ -91,7 +91,7 @@ function roll(
     reports: () => fleet.reports,
     progress: (event) => progress?.(event),
     finished(result) {
-      if (result.success || result.complete === true) service.settle(generation)
+      if (result.success || result.complete === true) service.commit(generation)
       forget()
       settle(result)
     },

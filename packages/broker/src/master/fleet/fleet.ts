@@ -223,7 +223,7 @@ export class Fleet {
   /** A service whose last processes are still on their way out can come back as something else. */
   #begin(name: string, definition: Definition, known: ManagedService | undefined): ManagedService {
     if (known !== undefined) {
-      known.settle(known.nextGeneration(definition))
+      known.commit(known.nextGeneration(definition))
       return known
     }
     const service = new ManagedService({ number: 1, definition }, 1, this.#drainDeadline, this.#serviceHost())

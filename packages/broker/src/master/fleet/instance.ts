@@ -140,13 +140,13 @@ export class Instance {
           retires = true
           break
         case 'backoff':
-          this.#tellBackoff(effect)
+          this.#reportBackoff(effect)
       }
     }
     return retires
   }
 
-  #tellBackoff({ delay, crashed }: { delay: number; crashed: boolean }): void {
+  #reportBackoff({ delay, crashed }: { delay: number; crashed: boolean }): void {
     const facts = { service: this.#generation.definition.service, instance: this.name, delayMs: delay }
     if (crashed) {
       this.#host.logger.error(

@@ -136,7 +136,7 @@ export class ManagedService {
   /** Every process is brought to its end, `deadline` milliseconds for each phase of it. */
   stop(deadline: number): void {
     for (const number of this.numbers) this.#stopInstance(number, deadline)
-    for (const process of this.#successors.values()) this.#leave(process, deadline)
+    for (const process of this.#successors.values()) this.#retire(process, deadline)
     this.#successors.clear()
     for (const process of this.#leaving) process.retire(deadline, this.#host.isListed(process.id))
     this.#host.changed()
@@ -148,7 +148,7 @@ export class ManagedService {
     return { number: this.#latest, definition }
   }
 
-  settle(generation: Generation): void {
+  commit(generation: Generation): void {
     this.#stable = generation
   }
 
@@ -172,7 +172,7 @@ export class ManagedService {
     if (successor === undefined || instance === undefined) return undefined
     this.#successors.delete(number)
     const former = instance.replace(successor)
-    if (former !== undefined) this.#leave(former, this.#drainDeadline)
+    if (former !== undefined) this.#retire(former, this.#drainDeadline)
     this.#host.changed()
     return former
   }
@@ -182,7 +182,7 @@ export class ManagedService {
     const successor = this.#successors.get(number)
     if (successor === undefined) return
     this.#successors.delete(number)
-    this.#leave(successor, this.#drainDeadline)
+    this.#retire(successor, this.#drainDeadline)
     this.#host.changed()
   }
 
@@ -226,10 +226,10 @@ export class ManagedService {
   #stopInstance(number: number, deadline: number): void {
     const process = this.#instances.get(number)?.stop()
     this.#instances.delete(number)
-    if (process !== undefined) this.#leave(process, deadline)
+    if (process !== undefined) this.#retire(process, deadline)
   }
 
-  #leave(process: ManagedProcess, deadline: number): void {
+  #retire(process: ManagedProcess, deadline: number): void {
     this.#leaving.add(process)
     process.retire(deadline, this.#host.isListed(process.id))
   }

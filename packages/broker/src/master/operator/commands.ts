@@ -1,5 +1,5 @@
 import type { PortRequest } from '../../ipc/operator-protocol.ts'
-import type { Session } from './operator-session.ts'
+import type { OperatorSession } from './operator-session.ts'
 
 /** How a command ended, and what is to be said of it. */
 export interface Outcome {
@@ -24,26 +24,30 @@ export interface DeployCommand {
 }
 
 /** What an operator can ask of a master. Refusals are outcomes, not errors. */
-export interface Commanded {
+export interface OperatorCommands {
   status(): unknown
   deploy(command: DeployCommand): Promise<Outcome>
   listen(request: PortRequest): Promise<Outcome>
   /** Answers the session itself: in this program, or in the one that replaces it. Refuses while something else goes on, unless it may wait. */
-  reload(session: Session, wait: boolean): void
+  reload(session: OperatorSession, wait: boolean): void
   /** Answers the session itself, when all is over. */
-  stop(session: Session): void
+  stop(session: OperatorSession): void
 }
 
 /** Characters. No name is longer, and what is not understood is repeated in the answer. */
-const LONGEST_WORD = 255
+const MAX_WORD_LENGTH = 255
 
 const PROTOCOLS = ['http', 'tls', 'tcp'] as const
 
 /** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
-export function obey(session: Session, [command = '', ...rest]: readonly string[], master: Commanded): void {
+export function runCommand(
+  session: OperatorSession,
+  [command = '', ...rest]: readonly string[],
+  master: OperatorCommands,
+): void {
   const refuse = (why: string) => reply(session, refusal(why))
-  if ([command, ...rest].some(({ length }) => length > LONGEST_WORD))
-    return refuse(`a word has at most ${LONGEST_WORD} characters`)
+  if ([command, ...rest].some(({ length }) => length > MAX_WORD_LENGTH))
+    return refuse(`a word has at most ${MAX_WORD_LENGTH} characters`)
   const { words, options } = parse(rest)
   switch (command) {
     case 'prompt':
@@ -80,7 +84,7 @@ export function obey(session: Session, [command = '', ...rest]: readonly string[
   master.stop(session)
 }
 
-export function reply(session: Session, { success, log }: Outcome): void {
+export function reply(session: OperatorSession, { success, log }: Outcome): void {
   session.write(answerText(success, log))
   session.answered()
 }
@@ -89,7 +93,7 @@ export function answerText(success: boolean, log: readonly string[]): string {
   return [`Success=${success ? 1 : 0}`, '--', ...log, ''].join('\n')
 }
 
-async function answerWith(session: Session, outcome: Promise<Outcome>): Promise<void> {
+async function answerWith(session: OperatorSession, outcome: Promise<Outcome>): Promise<void> {
   reply(session, await outcome)
 }
 

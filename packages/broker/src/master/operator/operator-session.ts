@@ -14,10 +14,10 @@ import {
 } from '@baton/native-sendmsg'
 
 /** A command is a line of words; nobody types a longer one. */
-const LONGEST_LINE = 4096
+const MAX_LINE_BYTES = 4096
 
 /** Bytes that an operator who does not read may let wait. */
-const MOST_WAITING = 1024 * 1024
+const MAX_UNSENT_BYTES = 1024 * 1024
 
 /** How long what was written may take to be read after the end, in milliseconds. */
 const LAST_WORDS = 10_000
@@ -25,10 +25,10 @@ const LAST_WORDS = 10_000
 /** What who is at the other end may do: an operator everything, a reader look. */
 export type Rights = 'operator' | 'reader'
 
-export interface SessionHost {
+export interface OperatorSessionHost {
   /** One line. No other is delivered before `answered`. */
-  line(session: Session, text: string): void
-  closed(session: Session): void
+  line(session: OperatorSession, text: string): void
+  closed(session: OperatorSession): void
 }
 
 /**
@@ -37,13 +37,13 @@ export interface SessionHost {
  *
  * Owns its descriptor until `release`.
  */
-export class Session {
+export class OperatorSession {
   readonly rights: Rights
   /** The user and the process at the other end, for the log. */
   readonly peer: string
   prompt = false
   readonly #fd: OwnedFd
-  readonly #host: SessionHost
+  readonly #host: OperatorSessionHost
   #watch: Watch | undefined
   #input = ''
   #inputEnded = false
@@ -54,9 +54,9 @@ export class Session {
 
   constructor(
     fd: OwnedFd,
-    { rights, peer }: Pick<Session, 'rights' | 'peer'>,
+    { rights, peer }: Pick<OperatorSession, 'rights' | 'peer'>,
     poller: Poller,
-    host: SessionHost,
+    host: OperatorSessionHost,
   ) {
     this.#fd = fd
     this.rights = rights
@@ -77,7 +77,7 @@ export class Session {
   write(text: string): void {
     if (!this.open || this.#ending) return
     this.#output = Buffer.concat([this.#output, Buffer.from(text)])
-    if (this.#output.length > MOST_WAITING) return this.close()
+    if (this.#output.length > MAX_UNSENT_BYTES) return this.close()
     this.#flush()
   }
 
@@ -115,10 +115,10 @@ export class Session {
 
   #read(): void {
     try {
-      const bytes = receivePlain(this.#fd.fd, LONGEST_LINE)
+      const bytes = receivePlain(this.#fd.fd, MAX_LINE_BYTES)
       // After `quit` nothing is heard any more; behind a command that takes its time only so much.
       if (!this.#ending) this.#input += bytes.toString('latin1')
-      if (this.#input.length > 2 * LONGEST_LINE) return this.close()
+      if (this.#input.length > 2 * MAX_LINE_BYTES) return this.close()
       if (bytes.length === 0) {
         this.#inputEnded = true
         this.#watch?.modify(this.#output.length > 0 ? EPOLLOUT : 0)
@@ -136,7 +136,7 @@ export class Session {
     if (this.#running) return
     this.#running = true
     try {
-      while (this.#obeyOne()) {
+      while (this.#runOne()) {
         // Until one takes its time, or there is none.
       }
     } finally {
@@ -144,11 +144,11 @@ export class Session {
     }
   }
 
-  #obeyOne(): boolean {
+  #runOne(): boolean {
     if (this.#busy || this.#ending || !this.open) return false
     const end = this.#input.indexOf('\n')
     if (end < 0) {
-      if (this.#inputEnded || this.#input.length >= LONGEST_LINE) this.end()
+      if (this.#inputEnded || this.#input.length >= MAX_LINE_BYTES) this.end()
       return false
     }
     const line = this.#input.slice(0, end).trim()

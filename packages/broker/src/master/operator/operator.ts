@@ -9,20 +9,20 @@ import {
   refuseDescriptors,
   type Watch,
 } from '@baton/native-sendmsg'
-import { type Rights, Session } from './operator-session.ts'
+import { type Rights, OperatorSession } from './operator-session.ts'
 
 /** More operators, or readers, than that are a program that forgets to close. */
-const MOST_SESSIONS = 64
+const MAX_SESSIONS = 64
 /** Of them for one user who may only read, so that the other users can. */
 const MAX_SESSIONS_PER_READER = 16
 /** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
 const MAX_ACCEPTS = 32
 /** Out of descriptors: milliseconds until the next look. */
-const PRESSURE_PAUSE = 100
+const PRESSURE_PAUSE_MS = 100
 
 export interface OperatorHost {
   /** To be answered with `session.write` and `session.answered`. */
-  command(session: Session, words: readonly string[]): void
+  command(session: OperatorSession, words: readonly string[]): void
 }
 
 /** Accepts on the operator's socket. Who has this process's user, or root, is an operator; everybody else a reader. */
@@ -30,9 +30,9 @@ export class Operator {
   #socket: OwnedFd
   readonly #poller: Poller
   readonly #host: OperatorHost
-  readonly #sessions = new Set<Session>()
-  readonly #awaitingEnd = new Set<Session>()
-  readonly #uids = new WeakMap<Session, number>()
+  readonly #sessions = new Set<OperatorSession>()
+  readonly #awaitingEnd = new Set<OperatorSession>()
+  readonly #uids = new WeakMap<OperatorSession, number>()
   #watch: Watch
   #resume: NodeJS.Timeout | undefined
 
@@ -53,7 +53,7 @@ export class Operator {
   replaceSocket(socket: OwnedFd): void {
     for (;;) {
       const { connections, error } = acceptMany(this.#socket.fd, MAX_ACCEPTS)
-      for (const accepted of connections) this.#meet(new OwnedFd(accepted.fd))
+      for (const accepted of connections) this.#openSession(new OwnedFd(accepted.fd))
       if (error !== undefined) throw error
       // Its file is gone: no more can come.
       if (connections.length < MAX_ACCEPTS) break
@@ -66,12 +66,12 @@ export class Operator {
   }
 
   /** Goes on with a connection that was accepted before; owns `fd`. */
-  adopt(fd: OwnedFd): Session {
+  adopt(fd: OwnedFd): OperatorSession {
     return this.#begin(fd, peerOf(fd))
   }
 
-  #begin(fd: OwnedFd, peer: { rights: Rights; peer: string }): Session {
-    const session: Session = new Session(fd, peer, this.#poller, {
+  #begin(fd: OwnedFd, peer: { rights: Rights; peer: string }): OperatorSession {
+    const session: OperatorSession = new OperatorSession(fd, peer, this.#poller, {
       line: (from, text) => this.#host.command(from, text.split(/\s+/)),
       closed: (from) => void this.#sessions.delete(from),
     })
@@ -80,12 +80,12 @@ export class Operator {
   }
 
   /** The session hears when the broker ends. */
-  awaitEnd(session: Session): void {
+  awaitEnd(session: OperatorSession): void {
     this.#awaitingEnd.add(session)
   }
 
   /** A line to those who wait for the end: what is waited for. */
-  tell(line: string): void {
+  broadcast(line: string): void {
     for (const session of this.#awaitingEnd) session.write(`${line}\n`)
   }
 
@@ -106,7 +106,7 @@ export class Operator {
     for (const accepted of connections) {
       const fd = new OwnedFd(accepted.fd)
       try {
-        this.#meet(fd)
+        this.#openSession(fd)
       } catch (reason) {
         if (!(reason instanceof NativeError)) throw reason
         closeReachable(fd, true)
@@ -115,11 +115,11 @@ export class Operator {
     }
     if (failure === undefined) return
     this.#watch.modify(0)
-    this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE)
+    this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE_MS)
   }
 
   /** Readers take no operator's place, and no other reader's. */
-  #meet(fd: OwnedFd): void {
+  #openSession(fd: OwnedFd): void {
     const { rights, peer, uid } = peerOf(fd)
     let same = 0
     let own = 0
@@ -127,7 +127,7 @@ export class Operator {
       if (session.rights === rights) same += 1
       if (this.#uids.get(session) === uid) own += 1
     }
-    if (same >= MOST_SESSIONS || (rights === 'reader' && own >= MAX_SESSIONS_PER_READER))
+    if (same >= MAX_SESSIONS || (rights === 'reader' && own >= MAX_SESSIONS_PER_READER))
       return closeReachable(fd, true)
     this.#uids.set(this.#begin(fd, { rights, peer }), uid)
   }

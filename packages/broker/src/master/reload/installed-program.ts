@@ -89,12 +89,12 @@ export class InstalledProgram {
     try {
       process.chdir(this.names.folder)
     } catch {
-      this.leaveRemovedFolder()
+      this.enterExistingFolder()
     }
   }
 
   /** A program that is started in a folder that was removed cannot resolve a relative path. */
-  leaveRemovedFolder(): void {
+  enterExistingFolder(): void {
     if (!isRemoved()) return
     try {
       process.chdir(this.names.folder)

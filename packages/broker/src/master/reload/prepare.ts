@@ -5,28 +5,28 @@ import type { Change } from '../../api/events.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
 import type { Counters } from '../workers/counters.ts'
-import type { Crossing } from './session-handover.ts'
+import type { SessionHandover } from './session-handover.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
-import { type InForce, readSettings } from '../active-config.ts'
+import { type ActiveConfig, readSettings } from '../active-config.ts'
 import type { CommandLine, InstalledProgram } from './installed-program.ts'
-import type { Occupation } from '../operation-lock.ts'
+import type { OperationLock } from '../operation-lock.ts'
 import { type ReloadRequest, requesterOf } from './reloads.ts'
 import { checkProgram } from './program-check.ts'
-import type { Roster } from '../workers/worker-pool.ts'
+import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartLog } from '../start-log.ts'
-import { type Asker, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
+import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
 
 /** What of a master both halves of a reload deal with. */
 export interface ReloadParts {
   readonly log: StartLog
   readonly notifier: Notifier
-  readonly occupation: Occupation
-  readonly inForce: InForce
-  readonly roster: Roster
+  readonly operationLock: OperationLock
+  readonly activeConfig: ActiveConfig
+  readonly workerPool: WorkerPool
   readonly fleet: Fleet
   readonly counters: Counters
-  readonly crossing: Crossing
+  readonly sessionHandover: SessionHandover
   readonly files: Pick<FilesOnDisk, 'ensure'>
   /** Those who listen to the events hear it. */
   readonly tell: (change: Change) => void
@@ -40,9 +40,9 @@ type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt
 
 /**
  * The first half of a reload, in the program that is to be replaced: looks at all that can be refused, and hands over. The other half is
- * `AfterExec` of the program that replaces it.
+ * `ReloadResumption` of the program that replaces it.
  */
-export class BeforeExec {
+export class ReloadPreparation {
   readonly #parts: ReloadParts
   readonly #program: InstalledProgram
   readonly #carried: () => Carried
@@ -66,23 +66,23 @@ export class BeforeExec {
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
     refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, occupation, inForce, roster, counters, files, tell } = this.#parts
-    occupation.begin('reload')
+    const { log, notifier, operationLock, activeConfig, workerPool, counters, files, tell } = this.#parts
+    operationLock.begin('reload')
     notifier.reloading()
     const [first] = requests
     const by = requesterOf(first)
     const joined = requests.length > 1 && { requests: requests.length }
-    const givesWay = () => occupation.activity !== 'reload'
+    const givesWay = () => operationLock.activity !== 'reload'
     let why: string
     try {
-      log.logger.info({ asker: first.asker.kind, by, ...joined }, 'reloading')
+      log.logger.info({ asker: first.requester.kind, by, ...joined }, 'reloading')
       tell({ kind: 'reload', by, text: `${by} reloads the broker` })
       // A broker that no backend and no operator can reach is not reloaded.
       files.ensure()
       this.#program.enterFolder()
-      const candidate = this.#readCandidate()
+      const next = this.#readNext()
       const program = this.#program.forReload()
-      const problem = await checkProgram(program, inForce.settings.file)
+      const problem = await checkProgram(program, activeConfig.settings.file)
       const stops = () => {
         if (!givesWay()) return false
         log.proceed()
@@ -92,15 +92,15 @@ export class BeforeExec {
       if (stops()) return
       await log.pause()
       // Everything that is half said in a channel is read first.
-      await roster.becomeQuiet()
+      await workerPool.becomeQuiet()
       if (stops()) return
-      why = problem ?? (await this.#executeQuietly(program, requests, candidate))
+      why = problem ?? (await this.#executeQuietly(program, requests, next))
       if (stops()) return
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }
     log.proceed()
-    occupation.end('reload')
+    operationLock.end('reload')
     counters.reloaded('failure', Date.now() / 1000)
     log.logger.error({ reason: why }, 'reload failed; nothing has changed')
     tell({ kind: 'reload', by, text: `the reload failed, and nothing has changed: ${why}` })
@@ -113,16 +113,16 @@ export class BeforeExec {
    *
    * @throws {ConfigError}
    */
-  #readCandidate(): string {
-    const { settings, config } = this.#parts.inForce
+  #readNext(): string {
+    const { settings, config } = this.#parts.activeConfig
     const { file } = settings
-    const candidate = readSettings(file, readConfigText(file))
-    if (candidate.config.runtimeDir !== config.runtimeDir) {
+    const next = readSettings(file, readConfigText(file))
+    if (next.config.runtimeDir !== config.runtimeDir) {
       throw new ConfigError(file, [
         { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },
       ])
     }
-    return candidate.text
+    return next.text
   }
 
   /**
@@ -132,18 +132,18 @@ export class BeforeExec {
   async #executeQuietly(
     program: CommandLine,
     requests: readonly ReloadRequest[],
-    candidate: string,
+    next: string,
   ): Promise<string> {
-    const { roster, occupation } = this.#parts
+    const { workerPool, operationLock } = this.#parts
     const restore = blockSignals()
     try {
       do {
         await setImmediate()
         await setImmediate()
-        await roster.becomeQuiet()
-      } while (!roster.quiet)
-      return occupation.activity === 'reload'
-        ? this.#execute(program, requests, candidate)
+        await workerPool.becomeQuiet()
+      } while (!workerPool.quiet)
+      return operationLock.activity === 'reload'
+        ? this.#execute(program, requests, next)
         : 'a stop is going on'
     } finally {
       restore()
@@ -151,9 +151,9 @@ export class BeforeExec {
   }
 
   /** Replaces this program. Returns only when that failed, with the reason. */
-  #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], candidate: string): string {
-    const { notifier, inForce, roster, counters, crossing } = this.#parts
-    const { file, text } = inForce.settings
+  #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], next: string): string {
+    const { notifier, activeConfig, workerPool, counters, sessionHandover } = this.#parts
+    const { file, text } = activeConfig.settings
     const { waiting, ...carried } = this.#carried()
     const askers = requests.map((request) => this.#enter(request))
     const later = waiting.map((request) => this.#enter(request))
@@ -166,12 +166,12 @@ export class BeforeExec {
         program: this.#program.names,
         file,
         text,
-        candidate,
-        sockets: inForce.sockets.state,
-        pair: crossing.numbers,
-        workers: [...roster.workers].map((worker) => worker.state),
-        known: roster.known,
-        started: roster.started,
+        candidate: next,
+        sockets: activeConfig.sockets.state,
+        pair: sessionHandover.numbers,
+        workers: [...workerPool.workers].map((worker) => worker.state),
+        known: workerPool.known,
+        started: workerPool.started,
         counters: counters.state,
         fleet: fleet.state,
         log: this.#parts.log.state,
@@ -189,7 +189,8 @@ export class BeforeExec {
       return 'exec has returned'
     } catch (error) {
       // What waits in the pair are duplicates of what the sessions still have.
-      for (const { kind } of [...askers, ...later]) if (kind === 'session') crossing.leave().close()
+      for (const { kind } of [...askers, ...later])
+        if (kind === 'session') sessionHandover.receiveSession().close()
       return error instanceof Error ? error.message : String(error)
     } finally {
       written?.close()
@@ -197,11 +198,11 @@ export class BeforeExec {
   }
 
   /** @returns the asker as the next program finds it: a session that is over, or cannot cross, is like a signal */
-  #enter({ asker, session }: ReloadRequest): Asker {
+  #enter({ requester: asker, session }: ReloadRequest): Requester {
     if (asker.kind !== 'session') return asker
     if (session?.open !== true) return { kind: 'signal' }
     try {
-      this.#parts.crossing.enter(session)
+      this.#parts.sessionHandover.sendSession(session)
       return asker
     } catch (error) {
       // The reload goes on without an answer to this session.

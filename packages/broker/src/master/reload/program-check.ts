@@ -3,7 +3,7 @@ import type { CommandLine } from './installed-program.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 
 /** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
-const PATIENCE = 120_000
+const CHECK_TIMEOUT_MS = 120_000
 
 /**
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
@@ -19,7 +19,7 @@ export async function checkProgram({ node, args }: CommandLine, file: string): P
   let printed = ''
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk: Buffer) => (printed += chunk.toString()))
-  const timeout = setTimeout(() => child.kill('SIGKILL'), PATIENCE)
+  const timeout = setTimeout(() => child.kill('SIGKILL'), CHECK_TIMEOUT_MS)
   const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
     child.on('error', (error) => {
       printed += error.message

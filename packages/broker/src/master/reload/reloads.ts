@@ -1,27 +1,27 @@
 import type { Logger } from 'pino'
 import { reply } from '../operator/commands.ts'
 import { type Outcome, refusal } from '../../ipc/operator-protocol.ts'
-import type { Occupation } from '../operation-lock.ts'
-import type { Roster } from '../workers/worker-pool.ts'
-import type { Session } from '../operator/operator-session.ts'
-import type { Asker } from './state.ts'
+import type { OperationLock } from '../operation-lock.ts'
+import type { WorkerPool } from '../workers/worker-pool.ts'
+import type { OperatorSession } from '../operator/operator-session.ts'
+import type { Requester } from './state.ts'
 
 /** One request for a reload. */
 export interface ReloadRequest {
-  readonly asker: Asker
+  readonly requester: Requester
   /** Of an asker of that kind, unless it was lost on the way. */
-  readonly session: Session | undefined
+  readonly session: OperatorSession | undefined
 }
 
 export interface ReloadsParts {
-  readonly occupation: Occupation
-  readonly roster: Roster
+  readonly operationLock: OperationLock
+  readonly workerPool: WorkerPool
   readonly logger: Logger
 }
 
 /** Who asks, for the log. */
-export function requesterOf({ asker, session }: ReloadRequest): string {
-  return asker.kind === 'worker' ? asker.by : (session?.peer ?? 'SIGHUP')
+export function requesterOf({ requester, session }: ReloadRequest): string {
+  return requester.kind === 'worker' ? requester.by : (session?.peer ?? 'SIGHUP')
 }
 
 /**
@@ -40,7 +40,7 @@ export class Reloads {
     this.#parts = parts
     this.#begin = begin
     // In a turn of its own: what has just ended is answered first.
-    parts.occupation.watch((activity) => {
+    parts.operationLock.watch((activity) => {
       if (activity === undefined) setImmediate(() => this.#next())
       else if (activity === 'stop') this.#refuseAll()
     })
@@ -52,11 +52,15 @@ export class Reloads {
   }
 
   /** @param wait otherwise it is refused while something else goes on */
-  ask(request: ReloadRequest, wait: boolean): void {
-    const { activity, refusal: why } = this.#parts.occupation
+  submit(request: ReloadRequest, wait: boolean): void {
+    const { activity, refusal: why } = this.#parts.operationLock
     if (why !== undefined && (activity === 'stop' || !wait)) return this.answer(request, refusal(why))
     // One more signal changes nothing.
-    if (request.asker.kind === 'signal' && this.#waiting.some(({ asker }) => asker.kind === 'signal')) return
+    if (
+      request.requester.kind === 'signal' &&
+      this.#waiting.some(({ requester }) => requester.kind === 'signal')
+    )
+      return
     this.wait(request)
     if (activity === undefined) return
     const by = requesterOf(request)
@@ -70,20 +74,20 @@ export class Reloads {
   }
 
   /** As each asker can be told. */
-  answer({ asker, session }: ReloadRequest, { success, log }: Outcome): void {
-    const { roster, logger } = this.#parts
-    if (asker.kind === 'signal') {
+  answer({ requester, session }: ReloadRequest, { success, log }: Outcome): void {
+    const { workerPool, logger } = this.#parts
+    if (requester.kind === 'signal') {
       if (!success) for (const reason of log) logger.error({ reason }, 'reload refused')
-    } else if (asker.kind === 'session') {
+    } else if (requester.kind === 'session') {
       if (session !== undefined) reply(session, { success, log })
     } else {
-      const worker = [...roster.workers].find(({ number }) => number === asker.worker)
-      worker?.send({ type: 'reloaded', ask: asker.ask, success, log })
+      const worker = [...workerPool.workers].find(({ number }) => number === requester.worker)
+      worker?.send({ type: 'reloaded', ask: requester.ask, success, log })
     }
   }
 
   #next(): void {
-    if (this.#parts.occupation.activity !== undefined || this.#waiting.length === 0) return
+    if (this.#parts.operationLock.activity !== undefined || this.#waiting.length === 0) return
     this.#begin(this.#waiting.splice(0))
   }
 

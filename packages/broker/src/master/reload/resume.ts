@@ -5,16 +5,16 @@ import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
 import { assign, readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
-import type { Roster } from '../workers/worker-pool.ts'
+import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { ReloadRequest, Reloads } from './reloads.ts'
-import type { Session } from '../operator/operator-session.ts'
-import type { Asker, MasterState } from './state.ts'
+import type { OperatorSession } from '../operator/operator-session.ts'
+import type { Requester, MasterState } from './state.ts'
 
 /**
- * The second half of a reload, in the program that has replaced the one that was asked (`BeforeExec`): puts the new configuration in force
+ * The second half of a reload, in the program that has replaced the one that was asked (`ReloadPreparation`): puts the new configuration in force
  * with a new worker, and answers.
  */
-export class AfterExec {
+export class ReloadResumption {
   readonly #parts: ReloadParts
   readonly #operator: Pick<Operator, 'adopt'>
   readonly #reloads: Pick<Reloads, 'wait' | 'answer'>
@@ -38,9 +38,9 @@ export class AfterExec {
     { askers, waiting, executions, file, candidate }: MasterState,
     decided: () => void,
   ): Promise<void> {
-    const { log, notifier, occupation, counters, tell } = this.#parts
+    const { log, notifier, operationLock, counters, tell } = this.#parts
     const { logger } = log
-    occupation.begin('reload')
+    operationLock.begin('reload')
     logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload goes on')
     const requests = askers.map((asker) => this.#restore(asker))
     for (const asker of waiting) this.#reloads.wait(this.#restore(asker))
@@ -67,21 +67,21 @@ export class AfterExec {
       tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })
     }
     counters.reloaded(result, Date.now() / 1000)
-    occupation.end('reload')
+    operationLock.end('reload')
     notifier.ready(status)
     const outcome = { success: result === 'success', log: log.take() }
     for (const request of requests) this.#reloads.answer(request, outcome)
   }
 
-  #restore(asker: Asker): ReloadRequest {
-    return { asker, session: this.#takeSession(asker) }
+  #restore(asker: Requester): ReloadRequest {
+    return { requester: asker, session: this.#takeSession(asker) }
   }
 
   /** It has waited in the kernel while there was no program to have it. It is a new session: of its modes nothing is left. */
-  #takeSession(asker: Asker): Session | undefined {
+  #takeSession(asker: Requester): OperatorSession | undefined {
     if (asker.kind !== 'session') return undefined
     try {
-      return this.#operator.adopt(this.#parts.crossing.leave())
+      return this.#operator.adopt(this.#parts.sessionHandover.receiveSession())
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       this.#parts.log.logger.error({ err: error }, 'the session that asked was lost in the reload')
@@ -94,18 +94,18 @@ export class AfterExec {
    * @throws what makes it fail, and then nothing has changed
    */
   async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
-    const { log, inForce, roster, files } = this.#parts
+    const { log, activeConfig, workerPool, files } = this.#parts
     files.ensure()
-    const { drainDeadline } = inForce.config
-    const change = inForce.sockets.change(next.config)
-    let replaced: Awaited<ReturnType<Roster['replace']>>
+    const { drainDeadline } = activeConfig.config
+    const change = activeConfig.sockets.change(next.config)
+    let replaced: Awaited<ReturnType<WorkerPool['replace']>>
     try {
-      replaced = await roster.replace(assign(next, change.sockets, log.format))
+      replaced = await workerPool.replace(assign(next, change.sockets, log.format))
     } catch (error) {
       change.rollBack()
       throw error
     }
-    inForce.replace(next, change.sockets)
+    activeConfig.replace(next, change.sockets)
     // Backends of a service that is gone are with the old worker alone: it is told to drain them before it lets them go.
     this.#applyToFleet()
     replaced.finish(change.removed, drainDeadline)
@@ -115,13 +115,13 @@ export class AfterExec {
       // It is done all the same: the new worker serves.
       log.logger.error({ err: error }, 'what the reload made superfluous could not be cleared away')
     }
-    return replaced.settled
+    return replaced.backendsMoved
   }
 
   #applyToFleet(): void {
-    const { log, inForce, fleet } = this.#parts
+    const { log, activeConfig, fleet } = this.#parts
     try {
-      fleet.apply(inForce.fleetConfig)
+      fleet.apply(activeConfig.fleetConfig)
     } catch (error) {
       // A folder has gone since it was looked at.
       log.logger.error({ err: error }, 'managed backends stay as they were')

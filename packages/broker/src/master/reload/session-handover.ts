@@ -1,12 +1,12 @@
 import { Endpoint, OwnedFd } from '@baton/native-sendmsg'
-import type { Session } from '../operator/operator-session.ts'
+import type { OperatorSession } from '../operator/operator-session.ts'
 
 /**
  * The socketpair through which sessions that ask for a reload go: they wait in the kernel while there is no program to have them.
  *
  * Owner of the pair.
  */
-export class Crossing {
+export class SessionHandover {
   readonly #near: Endpoint
   readonly #far: Endpoint
 
@@ -16,13 +16,13 @@ export class Crossing {
   }
 
   /** @throws {NativeError} the pair cannot be made */
-  static open(): Crossing {
-    return new Crossing(...Endpoint.pair())
+  static open(): SessionHandover {
+    return new SessionHandover(...Endpoint.pair())
   }
 
   /** The pair of the program before this one. */
-  static restore([near, far]: readonly [number, number]): Crossing {
-    return new Crossing(new Endpoint(new OwnedFd(near)), new Endpoint(new OwnedFd(far)))
+  static restore([near, far]: readonly [number, number]): SessionHandover {
+    return new SessionHandover(new Endpoint(new OwnedFd(near)), new Endpoint(new OwnedFd(far)))
   }
 
   /** What has to live on over exec. */
@@ -35,7 +35,7 @@ export class Crossing {
    *
    * @throws {NativeError}
    */
-  enter({ fd }: Session): void {
+  sendSession({ fd }: OperatorSession): void {
     this.#near.sendFd(fd)
   }
 
@@ -44,7 +44,7 @@ export class Crossing {
    *
    * @throws {NativeError} EAGAIN: nothing is in it
    */
-  leave(): OwnedFd {
+  receiveSession(): OwnedFd {
     return this.#far.recvFdNonblock()
   }
 

@@ -4,11 +4,11 @@ import type { BackendReport } from '../../ipc/messages.ts'
 import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
 import type { FleetState, LifelineState } from '../fleet/index.ts'
 import type { CountersState } from '../workers/counters.ts'
-import type { Claims } from '../run/port-assignments.ts'
-import type { HeldSocketsState } from '../listening-sockets.ts'
+import type { PortAssignments } from '../run/port-assignments.ts'
+import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
 import type { Launcher } from '../run/launchers.ts'
-import type { StartRow } from '../run/start-row.ts'
+import type { StartHistory } from '../run/start-history.ts'
 import type { ProgramNames } from './installed-program.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
@@ -16,14 +16,14 @@ import type { WorkerState } from '../workers/worker-process.ts'
 export const STATE_VARIABLE = 'BATON_MASTER_STATE'
 
 /** Who asked for a reload, and is told how it went. */
-export type Asker =
+export type Requester =
   | { readonly kind: 'session' }
   | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
   | { readonly kind: 'signal' }
 
 /** What `baton run` was told, and has come to know of its app. */
 export interface RunState {
-  readonly claims: Claims
+  readonly claims: PortAssignments
   /** The folder whose changes redeploy the app; null when none. */
   readonly watch: string | null
   /** Made for this run, and to be removed with it. */
@@ -31,7 +31,7 @@ export interface RunState {
   /** `always`: an app that does not start is tried for ever. Absent in the state of an older version: the same. */
   readonly restart?: 'limited' | 'always'
   /** What the app's starts came to so far. */
-  readonly starts?: StartRow
+  readonly starts?: StartHistory
   /** What ran this program; it ends with them. */
   readonly launchers?: readonly Launcher[]
 }
@@ -48,7 +48,7 @@ export interface MasterState {
   readonly text: string
   readonly candidate: string
   readonly lock: number
-  readonly sockets: HeldSocketsState
+  readonly sockets: ListeningSocketsState
   /** The socketpair through which the sessions that asked go. */
   readonly pair: readonly [number, number]
   readonly workers: readonly WorkerState[]
@@ -61,8 +61,8 @@ export interface MasterState {
   /** Missing in the state that an older program wrote. */
   readonly lifeline?: LifelineState
   /** Who asked for the reload that goes on, and for the one behind it. Their sessions are in the pair, in this order. */
-  readonly askers: readonly Asker[]
-  readonly waiting: readonly Asker[]
+  readonly askers: readonly Requester[]
+  readonly waiting: readonly Requester[]
   /** ISO 8601: of the process. */
   readonly startedAt: string
   readonly run: RunState | null
@@ -71,7 +71,7 @@ export interface MasterState {
 }
 
 /** Version 1: requests did not wait. */
-type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Asker }
+type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Requester }
 
 /** All that the state names but for the fleet's. */
 export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {

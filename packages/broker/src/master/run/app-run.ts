@@ -6,15 +6,15 @@ import { openListener } from '../../listening/sockets.ts'
 import { type Outcome, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
 import { watchLaunchers } from './launchers.ts'
-import { type InForce, readSettings } from '../active-config.ts'
-import { decide, describePort, writeDown } from './port-assignments.ts'
-import type { Roster } from '../workers/worker-pool.ts'
+import { type ActiveConfig, readSettings } from '../active-config.ts'
+import { planListener, describePort, writeDown } from './port-assignments.ts'
+import type { WorkerPool } from '../workers/worker-pool.ts'
 import { StartWatch } from './start-watch.ts'
 
 /** What of a master an app deals with. */
 export interface AppRunParts {
-  readonly inForce: InForce
-  readonly roster: Pick<Roster, 'listen'>
+  readonly activeConfig: ActiveConfig
+  readonly workerPool: Pick<WorkerPool, 'listen'>
   readonly deployer: Pick<Deployer, 'deploy'>
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
@@ -44,10 +44,10 @@ export class AppRun {
     this.#state = state
     this.#parts = parts
     if (state === undefined) return
-    const { inForce, fleet, logger, stop } = parts
+    const { activeConfig, fleet, logger, stop } = parts
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
     this.#starts = new StartWatch(policy, state.starts, {
-      minHealthy: () => managedService(inForce)?.minHealthy ?? 0,
+      minHealthy: () => managedService(activeConfig)?.minHealthy ?? 0,
       statuses: () => fleet.statuses(),
       ports: () => Object.keys(this.#state?.claims ?? {}),
       warn: (instance, text) => logger.warn({ instance }, text),
@@ -56,7 +56,7 @@ export class AppRun {
   }
 
   get state(): RunState | undefined {
-    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.row }) }
+    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }) }
   }
 
   /** The app's processes were started. */
@@ -83,10 +83,10 @@ export class AppRun {
 
   /** A port that the app listens on. Each of its processes asks for the same ones. */
   async listen(request: PortRequest): Promise<Outcome> {
-    const { inForce, roster, logger } = this.#parts
-    const { file, text } = inForce.settings
+    const { activeConfig, workerPool, logger } = this.#parts
+    const { file, text } = activeConfig.settings
     if (this.#state === undefined) return refusal(`listeners are those of ${file}`)
-    const decision = decide(text, this.#state.claims, request)
+    const decision = planListener(text, this.#state.claims, request)
     const claims = { ...this.#state.claims, [String(request.port)]: decision.listener }
     if (decision.kind === 'new') {
       let fd: OwnedFd
@@ -95,16 +95,16 @@ export class AppRun {
       } catch (error) {
         return refusal(error instanceof Error ? error.message : String(error))
       }
-      const sockets = inForce.sockets.add(decision.listener, fd, decision.listen)
-      inForce.replace(readSettings(file, decision.text), sockets)
+      const sockets = activeConfig.sockets.add(decision.listener, fd, decision.listen)
+      activeConfig.replace(readSettings(file, decision.text), sockets)
       writeDown(file, decision.text)
       this.#state = { ...this.#state, claims }
-      await roster.listen(decision.listener, decision.parts, fd)
+      await workerPool.listen(decision.listener, decision.parts, fd)
     }
     this.#state = { ...this.#state, claims }
-    const held = inForce.sockets.listeners.get(decision.listener)
+    const held = activeConfig.sockets.listeners.get(decision.listener)
     if (held === undefined || held.fd.closed) return refusal('the broker stops')
-    const opened = describePort(inForce.settings.text, file, decision.listener, held.fd)
+    const opened = describePort(activeConfig.settings.text, file, decision.listener, held.fd)
     if (decision.kind === 'new') logger.info(opened, 'listening for the app')
     return { success: true, log: [JSON.stringify(opened)] }
   }
@@ -124,10 +124,10 @@ export class AppRun {
 
   async #redeploy(): Promise<void> {
     this.#redeploying = true
-    const { inForce, deployer, logger } = this.#parts
+    const { activeConfig, deployer, logger } = this.#parts
     while (this.#changed && !this.#over) {
       this.#changed = false
-      for (const { name, command } of inForce.config.services.values()) {
+      for (const { name, command } of activeConfig.config.services.values()) {
         if (command === null) continue
         const { success, log } = await deployer.deploy({
           service: name,
@@ -144,6 +144,6 @@ export class AppRun {
 }
 
 /** The service whose processes Baton runs; those of the app's other ports have none of their own. */
-function managedService({ config }: InForce) {
+function managedService({ config }: ActiveConfig) {
   return [...config.services.values()].find(({ command }) => command !== null)
 }

@@ -20,7 +20,7 @@ export interface OpenedPort {
 }
 
 /** Which listener serves a port that the app asked for; by port, since each of its processes asks for the same. */
-export type Claims = Readonly<Record<string, string>>
+export type PortAssignments = Readonly<Record<string, string>>
 
 /** Name of the listener of `baton run --listen ADDR`, which is the app's first port whatever it asks for. */
 export const GIVEN_LISTENER = 'listen'
@@ -31,7 +31,7 @@ interface Parts {
 }
 
 /** A claim, decided: the listener that is there for it, or the configuration with one more. */
-export type Decision =
+export type ListenerPlan =
   | { readonly kind: 'there'; readonly listener: string }
   | {
       readonly kind: 'new'
@@ -45,11 +45,11 @@ export type Decision =
  * The first port of an app is its service's own; each other one gets a service beside it. Several addresses of one port (`localhost`
  * may be two) are several listeners of one service.
  */
-export function decide(
+export function planListener(
   text: string,
-  claims: Claims,
+  claims: PortAssignments,
   { service, host, port, protocol }: PortRequest,
-): Decision {
+): ListenerPlan {
   const parts = JSON.parse(text) as Parts
   const listen = { kind: 'tcp', host, port } as const
   const address = formatAddress(listen)

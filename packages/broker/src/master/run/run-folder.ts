@@ -7,7 +7,7 @@ import { BrokerError } from '../../errors.ts'
 
 const TEMPLATE = 'baton-run-'
 /** What mkdtemp(3) appends, and the longest name of a socket in the folder, with its slash: a relay endpoint of a backend. */
-const LONGEST_REST = `${TEMPLATE}XXXXXX/relay-000000000000.sock`.length
+const MAX_REST_BYTES = `${TEMPLATE}XXXXXX/relay-000000000000.sock`.length
 
 /**
  * The folder of one `baton run`: its configuration and its sockets.
@@ -16,9 +16,9 @@ const LONGEST_REST = `${TEMPLATE}XXXXXX/relay-000000000000.sock`.length
  */
 export function makeRunFolder(): string {
   const parent = resolve(tmpdir())
-  const bytes = Buffer.byteLength(join(parent, '/')) + LONGEST_REST
+  const bytes = Buffer.byteLength(join(parent, '/')) + MAX_REST_BYTES
   if (bytes > MAX_UNIX_PATH_BYTES) {
-    const most = MAX_UNIX_PATH_BYTES - LONGEST_REST - 1
+    const most = MAX_UNIX_PATH_BYTES - MAX_REST_BYTES - 1
     throw unusable(parent, `has ${Buffer.byteLength(parent)} bytes, and sockets in it leave room for ${most}`)
   }
   try {

@@ -4,10 +4,16 @@ import { FAILED } from '../../exit-codes.ts'
 import { formatDuration } from '../../config/duration.ts'
 import { type BackendReport, fleetClock, type ManagedProcess, type ProcessExit } from '../fleet/index.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
-import { countStart, isHopeless, MOST_FAILED_STARTS, NO_STARTS, type StartRow } from './start-row.ts'
+import {
+  countStart,
+  hasFailedTooOften,
+  MAX_FAILED_STARTS,
+  NO_STARTS,
+  type StartHistory,
+} from './start-history.ts'
 
 /** An app that has not listened by then may do so later, or never: milliseconds. */
-const LISTEN_LIMIT = 10_000
+const LISTEN_TIMEOUT_MS = 10_000
 
 /** Lines of an app that did not start, which tell why. */
 const LAST_LINES = 20
@@ -34,23 +40,27 @@ export class StartWatch {
   readonly #policy: 'limited' | 'first' | 'always'
   /** When each backend began to be ready, and when it was so last; milliseconds. */
   readonly #ready = new Map<string, { readonly since: number; until: number | undefined }>()
-  #row: StartRow
+  #history: StartHistory
   #listened = false
   #timer: NodeJS.Timeout | undefined
 
-  constructor(policy: 'limited' | 'first' | 'always', row: StartRow = NO_STARTS, host: StartWatchHost) {
+  constructor(
+    policy: 'limited' | 'first' | 'always',
+    history: StartHistory = NO_STARTS,
+    host: StartWatchHost,
+  ) {
     this.#policy = policy
-    this.#row = row
+    this.#history = history
     this.#host = host
   }
 
-  get row(): StartRow {
-    return this.#row
+  get history(): StartHistory {
+    return this.#history
   }
 
   /** The processes were started. */
   begin(): void {
-    this.#remind(LISTEN_LIMIT)
+    this.#remind(LISTEN_TIMEOUT_MS)
   }
 
   end(): void {
@@ -78,19 +88,19 @@ export class StartWatch {
     const own = this.#ready.get(id)
     const listened = own !== undefined
     this.#ready.delete(id)
-    if (served) this.#row = countStart(this.#row, { kind: 'served' })
+    if (served) this.#history = countStart(this.#history, { kind: 'served' })
     // Those that have gone have told what they had to.
     for (const [each, { until }] of this.#ready) if (until !== undefined) this.#ready.delete(each)
     if (served) return
-    this.#row = countStart(this.#row, { kind: 'failed', instance: identity.instance })
-    if (this.#policy === 'always' || (this.#policy === 'first' && this.#row.served)) return
+    this.#history = countStart(this.#history, { kind: 'failed', instance: identity.instance })
+    if (this.#policy === 'always' || (this.#policy === 'first' && this.#history.served)) return
     const [program = ''] = identity.generation.definition.command
-    if (exit.error !== undefined && !this.#row.served) {
+    if (exit.error !== undefined && !this.#history.served) {
       const { code, reason } = unstartableBy(program, exit.errno)
       return this.#host.giveUp(new CommandError(reason, { exitCode: code }))
     }
     const instances = this.#host.statuses().map(({ instance }) => instance)
-    if (!isHopeless(this.#row, instances)) return
+    if (!hasFailedTooOften(this.#history, instances)) return
     const command = identity.generation.definition.command.join(' ')
     const when = listened
       ? `within ${formatDuration(wanted)} of listening`
@@ -99,7 +109,7 @@ export class StartWatch {
     this.#host.giveUp(
       new CommandError(
         [
-          `${command} ended ${MOST_FAILED_STARTS} times in a row ${when} (${howItEnded(exit)}); ${
+          `${command} ended ${MAX_FAILED_STARTS} times in a row ${when} (${howItEnded(exit)}); ${
             lines.length === 0 ? 'it printed nothing' : 'its last lines:'
           }`,
           ...lines,
@@ -110,23 +120,23 @@ export class StartWatch {
   }
 
   #remind(delay: number): void {
-    this.#timer = setTimeout(() => this.#look(), delay)
+    this.#timer = setTimeout(() => this.#check(), delay)
     this.#timer.unref()
   }
 
-  #look(): void {
+  #check(): void {
     if (this.#listened) return
     const now = Date.now()
     const running = this.#host.statuses().filter(({ pid, state }) => pid !== null && state === 'running')
     const [oldest] = running.toSorted((one, other) => Date.parse(one.since) - Date.parse(other.since))
     // Between two starts, or soon after one.
-    if (oldest === undefined) return this.#remind(LISTEN_LIMIT / 10)
+    if (oldest === undefined) return this.#remind(LISTEN_TIMEOUT_MS / 10)
     const age = now - Date.parse(oldest.since)
-    if (age < LISTEN_LIMIT) return this.#remind(LISTEN_LIMIT - age)
+    if (age < LISTEN_TIMEOUT_MS) return this.#remind(LISTEN_TIMEOUT_MS - age)
     const ports = this.#host.ports()
     this.#host.warn(
       oldest.instance,
-      `has not listened after ${formatDuration(LISTEN_LIMIT)}${
+      `has not listened after ${formatDuration(LISTEN_TIMEOUT_MS)}${
         ports.length === 0
           ? ': Baton serves the ports that a Node app listens on by number, and until it does there is nothing to connect to'
           : `: it has asked for port ${ports.join(', ')} and is not ready yet`

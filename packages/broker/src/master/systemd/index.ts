@@ -1,2 +1,2 @@
 export { Notifier } from './notify.ts'
-export { GivenSockets, type WantedSocket } from './socket-activation.ts'
+export { PassedSockets, type WantedSocket } from './socket-activation.ts'

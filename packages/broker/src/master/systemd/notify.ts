@@ -5,7 +5,7 @@ import { Pulse } from './watchdog.ts'
 const VARIABLES = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
 
 /** What a timer takes. */
-const LONGEST_INTERVAL = 2 ** 31 - 1
+const MAX_INTERVAL_MS = 2 ** 31 - 1
 
 /** The manager's queue is full, which passes when it reads: milliseconds until the next attempt. */
 const RETRY = 50
@@ -49,29 +49,29 @@ export class Notifier {
     const microseconds = Number(WATCHDOG_USEC)
     const ours = WATCHDOG_PID === undefined || Number(WATCHDOG_PID) === process.pid
     // Half of the time, as sd_watchdog_enabled(3) recommends.
-    if (ours && microseconds > 0) this.#interval = Math.min(microseconds / 1000 / 2, LONGEST_INTERVAL)
+    if (ours && microseconds > 0) this.#interval = Math.min(microseconds / 1000 / 2, MAX_INTERVAL_MS)
   }
 
   /** It serves: after the start, and after each reload, done or failed, for which systemd waits. */
   ready(status: string): void {
-    this.#tell('READY=1', `STATUS=${firstLine(status)}`, `MAINPID=${process.pid}`)
+    this.#notify('READY=1', `STATUS=${firstLine(status)}`, `MAINPID=${process.pid}`)
     this.watch()
   }
 
   /** A `ready` has to follow. systemd matches it with its own request by the time, CLOCK_MONOTONIC, in microseconds. */
   reloading(): void {
     const now = process.hrtime.bigint() / 1000n
-    this.#tell('RELOADING=1', `MONOTONIC_USEC=${now}`, 'STATUS=reloading')
+    this.#notify('RELOADING=1', `MONOTONIC_USEC=${now}`, 'STATUS=reloading')
   }
 
   /** It ends within `deadline` milliseconds: for so long, and no longer, the manager is asked to wait. */
   stopping(deadline: number): void {
-    this.#tell('STOPPING=1', 'STATUS=draining')
+    this.#notify('STOPPING=1', 'STATUS=draining')
     // From here on it is the stop's own time limit that counts, and a worker that has finished is silent.
     clearInterval(this.#watchdog)
     const end = performance.now() + deadline
     const extend = () => {
-      this.#tell(`EXTEND_TIMEOUT_USEC=${EXTEND_BY * 1000}`)
+      this.#notify(`EXTEND_TIMEOUT_USEC=${EXTEND_BY * 1000}`)
       if (performance.now() + EXTEND_EVERY > end) clearInterval(this.#extending)
     }
     this.#extending = setInterval(extend, EXTEND_EVERY).unref()
@@ -91,8 +91,8 @@ export class Notifier {
   }
 
   /** The worker that serves has said something. */
-  workerHeard(): void {
-    if (this.#pulse?.heard(performance.now()) === true) this.#live()
+  workerAnswered(): void {
+    if (this.#pulse?.beat(performance.now()) === true) this.#live()
   }
 
   close(): void {
@@ -103,10 +103,10 @@ export class Notifier {
 
   /** Never late: behind something that waits, the next one is as good. */
   #live(): void {
-    if (this.#waiting.length === 0) this.#tell('WATCHDOG=1')
+    if (this.#waiting.length === 0) this.#notify('WATCHDOG=1')
   }
 
-  #tell(...lines: string[]): void {
+  #notify(...lines: string[]): void {
     if (this.#socket === undefined) return
     this.#waiting.push(lines.join('\n'))
     if (this.#waiting.length === 1) this.#flush(this.#socket)

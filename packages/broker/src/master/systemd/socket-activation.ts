@@ -16,7 +16,7 @@ export interface WantedSocket {
   readonly accepts?: (bound: Address) => boolean
 }
 
-interface GivenSocket {
+interface PassedSocket {
   readonly name: string
   readonly fd: OwnedFd
   readonly address: Address
@@ -26,27 +26,27 @@ interface GivenSocket {
  * Listening sockets that were open before this process: the service manager has bound them, keeps them, and hands over copies
  * (sd_listen_fds(3)). Owner of those that nobody has taken yet.
  */
-export class GivenSockets {
+export class PassedSockets {
   readonly #logger: Logger
-  #sockets: GivenSocket[]
+  #sockets: PassedSocket[]
 
   /** Once, and before any descriptor of that number is anything else. Takes the variables out of `environment`. */
-  static take(environment: NodeJS.ProcessEnv, logger: Logger): GivenSockets {
+  static take(environment: NodeJS.ProcessEnv, logger: Logger): PassedSockets {
     const { LISTEN_PID: pid, LISTEN_FDS: count, LISTEN_FDNAMES: names = '' } = environment
     for (const variable of VARIABLES) delete environment[variable]
     // A shell in between passes the variables on, but they are not meant for us.
-    if (count === undefined || Number(pid) !== process.pid) return new GivenSockets([], logger)
+    if (count === undefined || Number(pid) !== process.pid) return new PassedSockets([], logger)
     const words = names.split(':')
     const sockets = Array.from({ length: Number(count) }, (_, index) =>
       inspect(FIRST + index, words[index] || 'unknown', logger),
     )
-    return new GivenSockets(
+    return new PassedSockets(
       sockets.filter((socket) => socket !== undefined),
       logger,
     )
   }
 
-  private constructor(sockets: GivenSocket[], logger: Logger) {
+  private constructor(sockets: PassedSocket[], logger: Logger) {
     this.#sockets = sockets
     this.#logger = logger
   }
@@ -73,14 +73,14 @@ export class GivenSockets {
     this.#sockets = []
   }
 
-  #remove(fits: (socket: GivenSocket) => boolean): OwnedFd | undefined {
+  #remove(fits: (socket: PassedSocket) => boolean): OwnedFd | undefined {
     const found = this.#sockets.find(fits)
     this.#sockets = this.#sockets.filter((each) => each !== found)
     return found?.fd
   }
 }
 
-function inspect(number: number, name: string, logger: Logger): GivenSocket | undefined {
+function inspect(number: number, name: string, logger: Logger): PassedSocket | undefined {
   try {
     setCloseOnExec(number, true)
     // If the count is wrong it may be a descriptor of Node's own, which are no sockets: those stay as they are.

@@ -1,5 +1,5 @@
 /** A worker speaks once a second. One that has missed so much, in milliseconds, is stuck. */
-const PATIENCE = 3000
+const SILENCE_TIMEOUT_MS = 3000
 
 /**
  * Whether the broker lives, for a watchdog that has to be told so at intervals. It does while the worker that serves is heard: a
@@ -16,12 +16,12 @@ export class Pulse {
 
   /** The interval is over; returns whether to say that the broker lives. */
   due(now: number): boolean {
-    this.#owed = now - this.#heardAt > PATIENCE
+    this.#owed = now - this.#heardAt > SILENCE_TIMEOUT_MS
     return !this.#owed
   }
 
   /** The worker has said something; returns whether to say now what could not be said when it was due. */
-  heard(now: number): boolean {
+  beat(now: number): boolean {
     const owed = this.#owed
     this.#heardAt = now
     this.#owed = false

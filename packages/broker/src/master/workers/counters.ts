@@ -22,7 +22,7 @@ export type ReloadResult = 'success' | 'failure' | 'incomplete'
 const NONE: CountersState = { ended: [], succeeded: 0, failed: 0, deaths: 0, lastReload: 0 }
 
 /** So many snapshots are kept apart before they are added up. */
-const MOST_APART = 4
+const MAX_APART = 4
 
 /**
  * What the workers of a broker have counted beyond the life of each of them, and what the master counts itself. A worker that
@@ -110,7 +110,7 @@ export class Counters {
   /** A worker has ended: its counters stay. */
   keep(snapshot: MetricSnapshot): void {
     this.#ended.push(lasting(snapshot))
-    if (this.#ended.length > MOST_APART && !this.#adding) void this.#addUp()
+    if (this.#ended.length > MAX_APART && !this.#adding) void this.#addUp()
   }
 
   /** All of it as it is at this moment, and what living workers have counted beside it. */

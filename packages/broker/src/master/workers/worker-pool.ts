@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { MOST_DESCRIPTORS } from '../../ipc/channel.ts'
+import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
@@ -9,39 +9,39 @@ import type { MetricSnapshot } from '../../metrics/index.ts'
 import { processExists } from '../../supervise/peer-process.ts'
 import { RestartBackoff } from '../../supervise/backoff.ts'
 import type { Counters } from './counters.ts'
-import type { HeldSockets } from '../listening-sockets.ts'
+import type { ListeningSockets } from '../listening-sockets.ts'
 import { afterRunning, RunningTime } from './running-time.ts'
-import { type Sighting, Watchman } from './watchman.ts'
+import { type Observation, WorkerMonitor } from './worker-monitor.ts'
 import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
 
 /** A worker that is not built after so long, in milliseconds, will not be. */
-const START_LIMIT = 30_000
+const START_TIMEOUT_MS = 30_000
 
 /** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
-const MOVE_LIMIT = 2000
+const MOVE_TIMEOUT_MS = 2000
 
 /** Timeout for backends to move before a reload is answered, in ms: for those that do not answer heartbeats, and for all others. */
-const UNRESPONSIVE_LIMIT = 10_000
-const MOVED_LIMIT = 30_000
+const UNRESPONSIVE_TIMEOUT_MS = 10_000
+const MOVED_TIMEOUT_MS = 30_000
 
 /** Timeout for workers to finish what they are sending, in ms, beyond the time in which one that is stuck is replaced; and how often to look. */
-const QUIET_LIMIT = 30_000
+const QUIET_TIMEOUT_MS = 30_000
 const QUIET_LOOK = 2
 
 /** Timeout for a process to be gone after SIGKILL, in ms: one that the kernel cannot end yet does not hold up its successor. */
-const KILL_LIMIT = 2000
+const KILL_TIMEOUT_MS = 2000
 
 /** Who scrapes does not wait longer for a worker that does not answer: milliseconds. */
-const COUNT_LIMIT = 300
+const COUNT_TIMEOUT_MS = 300
 
 /** A worker gets so long beyond its deadline to end, in milliseconds; one that does not is stuck. */
 const STOP_GRACE = 5000
 
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
-const MOST_LEAVING = 4
+const MAX_LEAVING = 4
 
 /** Backends of earlier workers that the next one is told of, at most. */
-const MOST_KNOWN = 4096
+const MAX_KNOWN_BACKENDS = 4096
 
 /** What a worker is started with. */
 export interface Assignment {
@@ -49,7 +49,7 @@ export interface Assignment {
   readonly file: string
   readonly controlPath: string
   readonly controlMode: number
-  readonly sockets: HeldSockets
+  readonly sockets: ListeningSockets
   readonly format: LogFormat
   /** Their names. */
   readonly services: ReadonlySet<string>
@@ -68,10 +68,10 @@ export interface Replaced {
   /** To be called next: the old worker hands over, lets its backends go and finishes. */
   readonly finish: Finish
   /** After that: resolves when every backend of the old worker is at the new one or has ended, or with those that are not. */
-  readonly settled: () => Promise<BrokerError | undefined>
+  readonly backendsMoved: () => Promise<BrokerError | undefined>
 }
 
-export interface RosterHost {
+export interface WorkerPoolHost {
   /** Of the configuration in force, in milliseconds. */
   workerTimeout(): number
   /** With what the next worker starts: what is in force now. */
@@ -94,11 +94,11 @@ export interface RosterHost {
  *
  * Owner of the worker processes.
  */
-export class Roster {
+export class WorkerPool {
   readonly #poller: Poller
   readonly #counters: Counters
   readonly #logger: Logger
-  readonly #host: RosterHost
+  readonly #host: WorkerPoolHost
   readonly #workers = new Set<WorkerProcess>()
   readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
   readonly #built = new WeakSet<WorkerProcess>()
@@ -115,7 +115,7 @@ export class Roster {
   #hurried = false
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
   #replacing = false
-  readonly #watchman: Watchman
+  readonly #workerMonitor: WorkerMonitor
   /** Workers that have not answered within the timeout, and what was seen of them then. */
   readonly #hung = new WeakMap<WorkerProcess, object>()
   /** Those of them that are to end. */
@@ -127,16 +127,16 @@ export class Roster {
   /** What the workers were told of managed processes. */
   #managed = ''
 
-  constructor(poller: Poller, counters: Counters, host: RosterHost, logger: Logger, started = 0) {
+  constructor(poller: Poller, counters: Counters, host: WorkerPoolHost, logger: Logger, started = 0) {
     this.#poller = poller
     this.#counters = counters
     this.#host = host
     this.#logger = logger
     this.#started = started
-    this.#watchman = new Watchman({
+    this.#workerMonitor = new WorkerMonitor({
       workers: this.#workers,
       workerTimeout: () => host.workerTimeout(),
-      seen: (worker, sighting) => this.#seen(worker, sighting),
+      observed: (worker, observation) => this.#observed(worker, observation),
     })
   }
 
@@ -160,7 +160,7 @@ export class Roster {
    */
   async becomeQuiet(): Promise<void> {
     const time = new RunningTime(10 * QUIET_LOOK)
-    let left = QUIET_LIMIT + 2 * this.#host.workerTimeout()
+    let left = QUIET_TIMEOUT_MS + 2 * this.#host.workerTimeout()
     for (;;) {
       const busy = this.#busy()
       if (busy === undefined) return
@@ -189,7 +189,7 @@ export class Roster {
     const before = alive.map(({ counts }) => counts)
     for (const worker of alive) worker.send({ type: 'count' })
     const fresh = () => alive.every((worker, index) => !worker.alive || worker.counts > (before[index] ?? 0))
-    await this.#until(fresh, COUNT_LIMIT)
+    await this.#until(fresh, COUNT_TIMEOUT_MS)
     // What the ended ones had is taken in the same turn: one that ends now is either here or there.
     const others = [...this.#workers].filter((worker) => worker !== except).map(({ snapshot }) => snapshot)
     return this.#counters.snapshots(others)
@@ -210,7 +210,7 @@ export class Roster {
       this.#startedAt.set(worker, performance.now())
       if (state.role === 'current') this.#current = worker
     }
-    this.#watchman.start()
+    this.#workerMonitor.start()
   }
 
   /**
@@ -220,7 +220,7 @@ export class Roster {
    */
   async start(): Promise<void> {
     const worker = await this.#build(this.#host.assignment())
-    this.#watchman.start()
+    this.#workerMonitor.start()
     this.#take(worker)
   }
 
@@ -256,17 +256,17 @@ export class Roster {
     const withoutOld = () => {
       const all = movable(old === undefined ? this.#known : old.backends)
       this.#take(next)
-      return { finish: () => {}, settled: () => this.#settled(all, undefined) }
+      return { finish: () => {}, backendsMoved: () => this.#backendsMoved(all, undefined) }
     }
     if (old === undefined || !old.alive) {
-      await this.#tellOthers(next)
+      await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
       return withoutOld()
     }
     const all = movable(old.backends)
     const expected = all.filter(({ state }) => state !== 'unresponsive')
     old.send({ type: 'pause' })
-    await this.#tellOthers(next)
+    await this.#reportOthers(next)
     next.send({ type: 'serve' })
     old.send({ type: 'release', reason: 'reload' })
     const moved = () => {
@@ -274,7 +274,7 @@ export class Roster {
       const left = new Set(old.backends.map(({ id }) => id))
       return !next.alive || !old.alive || expected.every(({ id }) => registered.has(id) || !left.has(id))
     }
-    await this.#until(moved, MOVE_LIMIT)
+    await this.#until(moved, MOVE_TIMEOUT_MS)
     if (!next.alive) {
       // Backends that had moved dial again, and find the old one.
       old.send({ type: 'serve' })
@@ -295,12 +295,12 @@ export class Roster {
         ours.close()
         this.#limitLeaving()
       },
-      settled: () => this.#settled(waitedFor, old),
+      backendsMoved: () => this.#backendsMoved(waitedFor, old),
     }
   }
 
   /** @param old that had the backends; undefined when it has ended */
-  async #settled(
+  async #backendsMoved(
     backends: readonly BackendReport[],
     old: WorkerProcess | undefined,
   ): Promise<BrokerError | undefined> {
@@ -311,16 +311,16 @@ export class Roster {
         .map((backend) => ({ ...backend, state: states.get(backend.id) ?? backend.state }))
         .filter(({ id, pid }) => !moved.has(id) && (processExists(pid) || states.has(id)))
     }
-    await this.#until(() => this.#hurried || left().length === 0, UNRESPONSIVE_LIMIT)
+    await this.#until(() => this.#hurried || left().length === 0, UNRESPONSIVE_TIMEOUT_MS)
     const stuck = () => left().every(({ state }) => state === 'unresponsive')
-    await this.#until(() => this.#hurried || stuck(), MOVED_LIMIT - UNRESPONSIVE_LIMIT)
+    await this.#until(() => this.#hurried || stuck(), MOVED_TIMEOUT_MS - UNRESPONSIVE_TIMEOUT_MS)
     const names = left().map(({ service, slot, pid, state }) => `${service}/${slot} (pid ${pid}, ${state})`)
     if (names.length === 0) return undefined
     return new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
   }
 
   /** Tells the workers which processes of services with a `command` run now. */
-  tellManaged(): void {
+  sendManaged(): void {
     const processes = this.#host.managed()
     const text = JSON.stringify(processes)
     if (text === this.#managed) return
@@ -356,7 +356,7 @@ export class Roster {
   /** From now on a reload does not wait for backends that have not moved. */
   hurry(): void {
     this.#hurried = true
-    this.#look()
+    this.#checkWorkers()
   }
 
   /** Lets the workers finish, and resolves when all have ended. */
@@ -403,7 +403,7 @@ export class Roster {
     })
   }
 
-  #look(): void {
+  #checkWorkers(): void {
     for (const waiter of this.#waiting) if (waiter.check()) waiter.resolve()
   }
 
@@ -422,8 +422,8 @@ export class Roster {
     this.#building.add(worker)
     this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
-    for (let from = 0; from < listeners.length; from += MOST_DESCRIPTORS) {
-      const batch = listeners.slice(from, from + MOST_DESCRIPTORS)
+    for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
+      const batch = listeners.slice(from, from + MAX_DESCRIPTORS)
       const names = batch.map(([name]) => name)
       worker.send(
         { type: 'sockets', role: 'listener', names },
@@ -442,7 +442,7 @@ export class Roster {
     })
     await this.#untilOr(
       () => this.#built.has(worker) || !worker.alive,
-      (over) => afterRunning(START_LIMIT, over),
+      (over) => afterRunning(START_TIMEOUT_MS, over),
     )
     if (this.#built.has(worker) && worker.alive) return worker
     const error = this.#failed(worker)
@@ -455,7 +455,7 @@ export class Roster {
   #remember(backends: readonly BackendReport[]): void {
     const named = new Set(backends.map(({ id }) => id))
     const others = this.#known.filter(({ id, pid }) => !named.has(id) && pid > 0 && processExists(pid))
-    this.#known = [...backends, ...others].slice(0, MOST_KNOWN)
+    this.#known = [...backends, ...others].slice(0, MAX_KNOWN_BACKENDS)
   }
 
   /** A pair for the two; while there is none, nothing has changed yet. */
@@ -470,7 +470,7 @@ export class Roster {
   }
 
   /** What it answers to who scrapes it while this master cannot be asked. */
-  async #tellOthers(worker: WorkerProcess): Promise<void> {
+  async #reportOthers(worker: WorkerProcess): Promise<void> {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
   }
 
@@ -482,14 +482,17 @@ export class Roster {
   }
 
   #failed(worker: WorkerProcess): BrokerError {
-    const said = this.#failures.get(worker) ?? worker.lastWords.join('\n')
+    const said = this.#failures.get(worker) ?? worker.lastLines.join('\n')
     const why = said === '' ? 'without a word' : said
-    return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? `not within ${START_LIMIT} ms` : why)
+    return new BrokerError(
+      'BATON_ERR_WORKER_FAILED',
+      worker.alive ? `not within ${START_TIMEOUT_MS} ms` : why,
+    )
   }
 
   #limitLeaving(): void {
     const leaving = [...this.#workers].filter(({ role }) => role === 'leaving')
-    for (const worker of leaving.slice(0, Math.max(0, leaving.length - MOST_LEAVING))) {
+    for (const worker of leaving.slice(0, Math.max(0, leaving.length - MAX_LEAVING))) {
       this.#logger.warn({ workerPid: worker.pid }, 'too many workers are finishing; the oldest is ended')
       worker.send({ type: 'stop', deadline: 0 })
     }
@@ -505,7 +508,7 @@ export class Roster {
         const names = this.#listening.get(worker) ?? new Set()
         this.#listening.set(worker, names.add(message.listener))
       } else this.#host.message(worker, message)
-      this.#look()
+      this.#checkWorkers()
     },
     ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),
   }
@@ -525,28 +528,28 @@ export class Roster {
     if (serving) {
       this.#current = undefined
       this.#remember(worker.backends)
-    } else if (this.#current !== undefined) void this.#tellOthers(this.#current)
-    this.#look()
+    } else if (this.#current !== undefined) void this.#reportOthers(this.#current)
+    this.#checkWorkers()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
   }
 
-  #seen(worker: WorkerProcess, { verdict, ...sighting }: Sighting): void {
-    if (verdict === 'suspect' || verdict === 'hung') this.#suspect(worker, sighting)
-    if (verdict === 'hung') this.#convict(worker, sighting)
+  #observed(worker: WorkerProcess, { verdict, ...observation }: Observation): void {
+    if (verdict === 'suspect' || verdict === 'hung') this.#suspect(worker, observation)
+    if (verdict === 'hung') this.#convict(worker, observation)
     // The one that may be hung may answer again.
-    this.#look()
+    this.#checkWorkers()
   }
 
   /** The worker that serves may be hung: a successor is built before it is ended. */
-  #suspect(worker: WorkerProcess, sighting: object): void {
+  #suspect(worker: WorkerProcess, observation: object): void {
     if (worker !== this.#current || this.#stopping || this.#replacing || this.#hung.has(worker)) return
-    this.#logger.warn({ workerPid: worker.pid, ...sighting }, 'worker does not answer; starting another')
+    this.#logger.warn({ workerPid: worker.pid, ...observation }, 'worker does not answer; starting another')
     void this.#replaceSilent(worker)
   }
 
-  #convict(worker: WorkerProcess, sighting: object): void {
+  #convict(worker: WorkerProcess, observation: object): void {
     if (this.#hung.has(worker)) return
-    this.#hung.set(worker, sighting)
+    this.#hung.set(worker, observation)
     // That one is kept until there is a successor, if there is to be one.
     if (worker !== this.#silent || this.#stopping) this.#end(worker)
   }
@@ -562,11 +565,11 @@ export class Roster {
   async #replaceSilent(silent: WorkerProcess): Promise<void> {
     this.#replacing = true
     this.#silent = silent
-    const heard = silent.heard
+    const heard = silent.messagesReceived
     try {
       const next = await this.#build(this.#host.assignment())
-      await this.#until(() => !silent.alive || this.#hung.has(silent) || silent.heard !== heard)
-      if (silent.alive && silent.heard !== heard) {
+      await this.#until(() => !silent.alive || this.#hung.has(silent) || silent.messagesReceived !== heard)
+      if (silent.alive && silent.messagesReceived !== heard) {
         this.#hung.delete(silent)
         this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
         return this.#retire(next)
@@ -574,16 +577,16 @@ export class Roster {
       // Its control connections end with it: then its backends dial the successor. Clients that it held are lost.
       if (silent.alive) this.#end(silent)
       if (this.#stopping) return
-      await this.#until(() => !this.#workers.has(silent), KILL_LIMIT)
+      await this.#until(() => !this.#workers.has(silent), KILL_TIMEOUT_MS)
       silent.role = 'leaving'
-      await this.#tellOthers(next)
+      await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
       this.#take(next)
     } catch (error) {
       if (!this.#stopping) this.#logger.error({ err: error }, 'worker could not be replaced')
       // It may still answer again. Until then this is tried again, after another timeout.
       this.#hung.delete(silent)
-      this.#watchman.forget(silent)
+      this.#workerMonitor.forget(silent)
     } finally {
       this.#replacing = false
       this.#silent = undefined
@@ -612,7 +615,7 @@ export class Roster {
     if (!wanted()) return
     try {
       const next = await this.#build(this.#host.assignment())
-      await this.#tellOthers(next)
+      await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
       if (wanted()) return this.#take(next)
       this.#retire(next)

@@ -63,12 +63,12 @@ export class WorkerProcess {
   counts = 0
   backends: readonly BackendReport[] = []
   /** How many messages have come. */
-  heard = 0
+  messagesReceived = 0
   /** It is known to answer pings: built by this program, or it has done so. Workers of an older one do not. */
   answers = false
   readonly #channel: Channel<FromWorker, ToWorker>
   readonly #stderr: OwnedFd
-  readonly #words: Socket
+  readonly #stderrSocket: Socket
   readonly #lines: string[] = []
   readonly #host: WorkerHost
   #partial = ''
@@ -138,7 +138,7 @@ export class WorkerProcess {
     this.#channel = new Channel<FromWorker, ToWorker>(channel, poller, {
       message: (message, fds) => {
         for (const fd of fds) fd.close()
-        this.heard += 1
+        this.messagesReceived += 1
         if (message.type === 'pong') this.answers = true
         if (message.type === 'counted') {
           this.snapshot = message.snapshot
@@ -149,8 +149,8 @@ export class WorkerProcess {
       ended: () => this.#done(),
     })
     // A duplicate, since a net.Socket closes the number that it is given.
-    this.#words = new Socket({ fd: stderr.dup().release(), readable: true, writable: false })
-    this.#words.on('error', () => {}).on('data', (chunk: Buffer) => this.#hear(chunk))
+    this.#stderrSocket = new Socket({ fd: stderr.dup().release(), readable: true, writable: false })
+    this.#stderrSocket.on('error', () => {}).on('data', (chunk: Buffer) => this.#readStderr(chunk))
   }
 
   /** Neither the process nor its channel has ended. */
@@ -164,7 +164,7 @@ export class WorkerProcess {
   }
 
   /** The last lines of its standard error. */
-  get lastWords(): readonly string[] {
+  get lastLines(): readonly string[] {
     return this.#lines
   }
 
@@ -188,7 +188,7 @@ export class WorkerProcess {
     return { number, pid, role, ...numbers, snapshot, backends, answers }
   }
 
-  #hear(chunk: Buffer): void {
+  #readStderr(chunk: Buffer): void {
     standardError().write(chunk)
     const lines = (this.#partial + chunk.toString()).split('\n')
     this.#partial = lines.pop() ?? ''
@@ -225,13 +225,13 @@ export class WorkerProcess {
     this.#waiting -= 1
     if (this.#waiting > 0) return
     const end = () => {
-      this.#words.destroy()
+      this.#stderrSocket.destroy()
       if (!this.#stderr.closed) this.#stderr.close()
       this.#host.ended(this, this.#exit)
     }
     // Its last words may still be on their way; nobody else holds the other end.
-    if (this.#words.readableEnded || this.#words.destroyed) end()
-    else this.#words.once('close', end)
+    if (this.#stderrSocket.readableEnded || this.#stderrSocket.destroyed) end()
+    else this.#stderrSocket.once('close', end)
   }
 }
 

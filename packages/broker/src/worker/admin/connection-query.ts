@@ -4,9 +4,9 @@ import { RECORDED_OUTCOMES, type RecordQuery } from '../../api/flight-record.ts'
 import { AdminError } from './errors.ts'
 import { quoted } from './quoted.ts'
 
-const MOST_RECORDS = 1000
+const MAX_RECORDS = 1000
 /** Characters: what zod finds repeats the names of unknown parameters. */
-const LONGEST_PROBLEM = 512
+const MAX_PROBLEM_LENGTH = 512
 
 const query = z.strictObject({
   service: z.string().optional(),
@@ -15,7 +15,7 @@ const query = z.strictObject({
   limit: z
     .string()
     .transform((text) => (/^\d+$/.test(text) ? Number(text) : 0))
-    .refine((limit) => limit >= 1 && limit <= MOST_RECORDS, `is a whole number from 1 to ${MOST_RECORDS}`)
+    .refine((limit) => limit >= 1 && limit <= MAX_RECORDS, `is a whole number from 1 to ${MAX_RECORDS}`)
     .default(50),
 })
 
@@ -40,5 +40,5 @@ export function connectionId(text: string): Buffer {
 /** What zod found, as one line. */
 export function badRequest({ issues }: z.ZodError): AdminError {
   const problem = issues.map(({ path, message }) => [...path, message].join(': ')).join('; ')
-  return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', problem.slice(0, LONGEST_PROBLEM))
+  return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', problem.slice(0, MAX_PROBLEM_LENGTH))
 }

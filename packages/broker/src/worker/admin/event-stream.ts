@@ -1,5 +1,5 @@
 import type { FastifyReply } from 'fastify'
-import { type EventFeed, MOST_STREAMS } from '../events/event-feed.ts'
+import { type EventFeed, MAX_STREAMS } from '../events/event-feed.ts'
 import { AdminError } from './errors.ts'
 
 /** Answers with the feed's events for as long as both sides want. */
@@ -7,7 +7,7 @@ export function streamEvents(reply: FastifyReply, feed: EventFeed): void {
   if (!feed.room) {
     throw new AdminError(
       'BATON_ERR_ADMIN_STREAMS',
-      feed.closed ? 'this process ends; connect again' : `${MOST_STREAMS} streams of events are open already`,
+      feed.closed ? 'this process ends; connect again' : `${MAX_STREAMS} streams of events are open already`,
     )
   }
   // Written by hand from here on, and so are the headers that every answer has.

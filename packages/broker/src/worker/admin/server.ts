@@ -34,15 +34,15 @@ const KEEP_ALIVE_TIMEOUT_MS = 5000
 /** How often Node looks for connections whose time is over. */
 const TIMEOUT_CHECK_MS = 1000
 /** Characters of a request's path and query. No route needs more. */
-const LONGEST_URL = 2048
+const MAX_URL_LENGTH = 2048
 const BODY_LIMIT_BYTES = 16 * 1024
 /**
  * Whoever may connect (on loopback that is every user of this host) takes one of the worker's descriptors with each connection,
  * and clients need those.
  */
-export const MOST_CONNECTIONS = 256
+export const MAX_CONNECTIONS = 256
 /** While the process is short of descriptors. They are in the reserve that clients may not take. */
-const MOST_CONNECTIONS_UNDER_PRESSURE = 32
+const MAX_CONNECTIONS_UNDER_PRESSURE = 32
 /** Of the log lines that say that there were too many connections. */
 const FULL_LOG_INTERVAL_MS = 60_000
 /** What `close` waits for answers that are being written. */
@@ -69,7 +69,7 @@ export interface Admin {
   /** Accepts on one more listening socket, whose file was created again. Owns `fd`. */
   replaceSocket(fd: OwnedFd): void
   /** Accepts no more; resolves when the last request is answered. */
-  leave(): Promise<void>
+  drain(): Promise<void>
   /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
   close(): Promise<void>
 }
@@ -90,12 +90,12 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
       requireHostHeader: false,
     },
     bodyLimit: BODY_LIMIT_BYTES,
-    routerOptions: { maxParamLength: LONGEST_URL },
+    routerOptions: { maxParamLength: MAX_URL_LENGTH },
     clientErrorHandler: (error, client) => refuseClient(error, client, limit.isAnswering(client)),
     frameworkErrors: (error, _request, reply) => {
       void answer(
         reply,
-        new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', error.message.slice(0, LONGEST_MESSAGE)),
+        new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', error.message.slice(0, MAX_MESSAGE_LENGTH)),
       )
     },
   }
@@ -103,19 +103,19 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
   let fullSince = -FULL_LOG_INTERVAL_MS
   const limit = new ConnectionLimit(
     app.server,
-    () => (pressed?.() === true ? MOST_CONNECTIONS_UNDER_PRESSURE : MOST_CONNECTIONS),
-    MOST_CONNECTIONS,
+    () => (pressed?.() === true ? MAX_CONNECTIONS_UNDER_PRESSURE : MAX_CONNECTIONS),
+    MAX_CONNECTIONS,
     (peer) => {
       if (performance.now() - fullSince < FULL_LOG_INTERVAL_MS) return
       fullSince = performance.now()
-      logger.warn({ peer, connections: MOST_CONNECTIONS }, 'too many admin connections; idle ones are closed')
+      logger.warn({ peer, connections: MAX_CONNECTIONS }, 'too many admin connections; idle ones are closed')
     },
   )
   // An expectation that is unknown may be ignored (RFC 9110, section 10.1.1); Node would answer with an empty body.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
   app.server.on('connect', (_request, client: Socket) => refuseConnect(client))
   let leaving = false
-  const second = new SecondSocket(app.server, MOST_CONNECTIONS)
+  const second = new SecondSocket(app.server, MAX_CONNECTIONS)
   acceptJsonOnly(app)
   app.addHook('onRequest', (request, _reply, done) => {
     const route = request.routeOptions.url
@@ -157,7 +157,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
       if (leaving) fd.close()
       else second.replace(fd)
     },
-    async leave() {
+    async drain() {
       leaving = true
       const ended = second.close()
       // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
@@ -205,7 +205,7 @@ function answerErrors(app: FastifyInstance): void {
     routes.push({ pattern: new RegExp(`^${url.replaceAll(/:\w+/g, '[^/]+')}$`), methods: [method].flat() })
   })
   app.setNotFoundHandler((request, reply) => {
-    const path = (request.url.split('?', 1)[0] ?? '').slice(0, LONGEST_MESSAGE)
+    const path = (request.url.split('?', 1)[0] ?? '').slice(0, MAX_MESSAGE_LENGTH)
     const allowed = routes.filter(({ pattern }) => pattern.test(path)).flatMap(({ methods }) => methods)
     if (allowed.length === 0)
       return answer(
@@ -221,7 +221,7 @@ function answerErrors(app: FastifyInstance): void {
     if (error instanceof AdminError) return answer(reply, error)
     const code = FASTIFY_CODES.get(error.statusCode ?? 500)
     if (code !== undefined)
-      return answer(reply, new AdminError(code, error.message.slice(0, LONGEST_MESSAGE)))
+      return answer(reply, new AdminError(code, error.message.slice(0, MAX_MESSAGE_LENGTH)))
     request.log.error({ err: error }, 'admin request failed')
     return answer(
       reply,
@@ -243,11 +243,11 @@ function answer(reply: FastifyReply, { code, statusCode, message }: AdminError):
 }
 
 /** Characters of a message that may repeat what the client has sent. */
-const LONGEST_MESSAGE = 512
+const MAX_MESSAGE_LENGTH = 512
 
 function checkRequest({ url, raw }: FastifyRequest): AdminError | undefined {
-  if (url.length > LONGEST_URL)
-    return new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', `a path has at most ${LONGEST_URL} characters`)
+  if (url.length > MAX_URL_LENGTH)
+    return new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', `a path has at most ${MAX_URL_LENGTH} characters`)
   if (raw.httpVersion === '1.1' && raw.headers.host === undefined)
     return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', 'the Host header is missing')
   return undefined

@@ -14,10 +14,10 @@ import { RelayDials } from './relay-dials.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
 /** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
-const MOST_STRANGE_NACKS = 256
+const MAX_UNKNOWN_NACKS = 256
 
 /** A backend that owes answers and has given none for so long is stuck rather than busy: milliseconds, several times what a batch takes. */
-const LONGEST_BUSY = 50
+const BUSY_TIMEOUT_MS = 50
 
 /** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
 export interface BackendIdentity {
@@ -125,7 +125,7 @@ export class BackendLink implements Candidate {
 
   /** It owes answers, and has begun to owe them or given some a moment ago. Times as of the clock, in milliseconds. */
   isBusy(now: number): boolean {
-    return this.expectedAcks > 0 && now - this.#owesSince <= LONGEST_BUSY
+    return this.expectedAcks > 0 && now - this.#owesSince <= BUSY_TIMEOUT_MS
   }
 
   /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
@@ -201,7 +201,7 @@ export class BackendLink implements Candidate {
   }
 
   /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
-  release(reason: string): void {
+  askToReconnect(reason: string): void {
     // One that drains takes no connection any more, so no other worker has to know it.
     if (this.eligibility.draining) return
     this.#askedToReconnect = true
@@ -268,7 +268,7 @@ export class BackendLink implements Candidate {
         // First those who are somebody else's already: what goes wrong with a relay must not keep their descriptors open.
         if (adopted.length > 0) this.#host.handedOff(adopted)
         for (const { connection, pending } of relayed) {
-          pending.settle()
+          pending.detach()
           this.#host.relayed(connection, pending.socket)
         }
         this.#host.available()
@@ -324,7 +324,7 @@ export class BackendLink implements Candidate {
   /** A refusal of something that was never on this lane. A few can be explained, and looking for each costs time. */
   #strangersToken(): void {
     this.#strange += 1
-    if (this.#strange <= MOST_STRANGE_NACKS) return
+    if (this.#strange <= MAX_UNKNOWN_NACKS) return
     this.#control.cutOff(
       new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'too many NACKs for tokens that were never offered'),
     )

@@ -8,7 +8,7 @@ import { type BackendEndpoint, type PendingDial, relayHeader } from '../relay/di
  * A cleaner of temporary folders may remove the endpoint's file, and the SDK creates it again within a second: milliseconds in which that
  * is no failure of an endpoint that worked before.
  */
-const RESTORE_TIME = 3000
+const RESTORE_TIMEOUT_MS = 3000
 
 /**
  * The connections to one backend's relay endpoint whose offers are not acknowledged yet. Owner of their sockets, until `take`.
@@ -64,7 +64,7 @@ export class RelayDials {
     if (code !== 'ENOENT' || !this.#reached) return false
     const now = this.#os.now()
     this.#missingSince ??= now
-    return now - this.#missingSince < RESTORE_TIME
+    return now - this.#missingSince < RESTORE_TIMEOUT_MS
   }
 
   #fail(offer: OpenOffer, failure: Failure, reason: string): void {

@@ -30,7 +30,7 @@ export interface Chooser {
 export type Balance = 'least-connections' | 'round-robin' | 'p2c' | 'source-hash'
 
 /** @param random uniform in [0, 1), like Math.random */
-export function createChooser(balance: Balance, random: () => number = Math.random): Chooser {
+export function createBalancer(balance: Balance, random: () => number = Math.random): Chooser {
   return BALANCES[balance](random)
 }
 

@@ -1,1 +1,1 @@
-export { createChooser, type Balance, type Candidate, type Chooser, type ChooseKey } from './balancer.ts'
+export { createBalancer, type Balance, type Candidate, type Chooser, type ChooseKey } from './balancer.ts'

@@ -25,7 +25,7 @@ export class BackendChanges {
     this.#seen = seenNow(services)
   }
 
-  look(services: Iterable<WatchedService>): Change[] {
+  compare(services: Iterable<WatchedService>): Change[] {
     const before = this.#seen
     const now = (this.#seen = seenNow(services))
     const changes: Change[] = []

@@ -4,13 +4,13 @@ import type { Change } from '../../api/events.ts'
 import { type Counted, Rates } from './rates.ts'
 
 /** Who listens: a page, a `baton top`. More of them than that is a program that forgets to close. */
-export const MOST_STREAMS = 64
+export const MAX_STREAMS = 64
 /** Bytes that a listener may let wait before it is cut off. */
-const MOST_WAITING = 1024 * 1024
+const MAX_UNSENT_BYTES = 1024 * 1024
 
 /** Milliseconds. */
-const STATUS_INTERVAL = 1000
-const LOOK_INTERVAL = 100
+const STATUS_INTERVAL_MS = 1000
+const SAMPLE_INTERVAL_MS = 100
 /** In status events: every 15 seconds. */
 const KEEP_ALIVE = 15
 
@@ -66,7 +66,7 @@ export class EventFeed {
 
   /** Whether one more may listen. */
   get room(): boolean {
-    return !this.#closed && this.#sinks.size < MOST_STREAMS
+    return !this.#closed && this.#sinks.size < MAX_STREAMS
   }
 
   /**
@@ -78,16 +78,16 @@ export class EventFeed {
     if (this.#sinks.size === 0) this.#begin()
     this.#sinks.add(sink)
     this.#send([sink], this.#event('status', this.#status()))
-    return () => this.#leave(sink)
+    return () => this.#remove(sink)
   }
 
   /** Something may have changed: looks now. */
-  look(): void {
+  sample(): void {
     if (this.#sinks.size === 0) return
-    for (const change of this.#changes.look(this.#source.status().services)) this.tell(change)
+    for (const change of this.#changes.compare(this.#source.status().services)) this.announce(change)
   }
 
-  tell(change: Change): void {
+  announce(change: Change): void {
     if (this.#sinks.size === 0) return
     this.#send(this.#sinks, this.#event('change', { at: new Date().toISOString(), ...change }))
   }
@@ -103,8 +103,8 @@ export class EventFeed {
   #begin(): void {
     this.#rates.begin(this.#clock.now(), this.#source.counted())
     this.#changes.begin(this.#source.status().services)
-    this.#statusTimer = this.#clock.setInterval(() => this.#tick(), STATUS_INTERVAL)
-    this.#lookTimer = this.#clock.setInterval(() => this.look(), LOOK_INTERVAL)
+    this.#statusTimer = this.#clock.setInterval(() => this.#tick(), STATUS_INTERVAL_MS)
+    this.#lookTimer = this.#clock.setInterval(() => this.sample(), SAMPLE_INTERVAL_MS)
   }
 
   #rest(): void {
@@ -131,15 +131,15 @@ export class EventFeed {
 
   #send(sinks: Iterable<EventSink>, text: string): void {
     for (const sink of sinks) {
-      if (sink.waiting <= MOST_WAITING) sink.write(text)
+      if (sink.waiting <= MAX_UNSENT_BYTES) sink.write(text)
       else {
-        this.#leave(sink)
+        this.#remove(sink)
         sink.cut()
       }
     }
   }
 
-  #leave(sink: EventSink): void {
+  #remove(sink: EventSink): void {
     if (this.#sinks.delete(sink) && this.#sinks.size === 0) this.#rest()
   }
 }

@@ -1,3 +1,3 @@
 export { type Change, type ChangedBackend, type ChangeKind } from '../../api/change.ts'
 export type { Counted, ServiceRates } from './rates.ts'
-export { EventFeed, type EventSink, type EventSource, MOST_STREAMS } from './event-feed.ts'
+export { EventFeed, type EventSink, type EventSource, MAX_STREAMS } from './event-feed.ts'

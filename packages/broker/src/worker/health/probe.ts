@@ -87,7 +87,7 @@ export class Probe implements ProbeHost {
 
   handedOff(): void {
     this.#far.close()
-    this.#ask(this.#near)
+    this.#request(this.#near)
   }
 
   /** Owns `upstream` from now on. */
@@ -95,7 +95,7 @@ export class Probe implements ProbeHost {
     this.#far.close()
     this.#near.destroy()
     this.#upstream = upstream
-    this.#ask(upstream)
+    this.#request(upstream)
   }
 
   returned({ code }: Failure): void {
@@ -123,7 +123,7 @@ export class Probe implements ProbeHost {
     }
   }
 
-  #ask(socket: Socket): void {
+  #request(socket: Socket): void {
     this.#acknowledged = true
     if (this.#over) return void socket.destroy()
     ask(socket, this.#options.path, (answer) => this.#conclude(verdictOn(answer)))

@@ -47,7 +47,7 @@ export class HoldQueue {
 
   add(connection: ClientConnection): void {
     const watch = this.#poller.add(connection.fd.fd, EPOLLRDHUP | EPOLLONESHOT, (events) => {
-      if (this.#isGone(connection, events)) return this.#leave(connection)
+      if (this.#isGone(connection, events)) return this.#remove(connection)
       // Half-closed, with a request that waits to be read: still a client. Errors and hang-ups are reported anyway.
       watch.modify(EPOLLONESHOT)
     })
@@ -80,7 +80,7 @@ export class HoldQueue {
     this.#os.clear(this.#timer)
   }
 
-  #leave(connection: ClientConnection): void {
+  #remove(connection: ClientConnection): void {
     const index = this.#indexOf(connection)
     const held = this.#queue[index]
     if (held?.connection !== connection) return

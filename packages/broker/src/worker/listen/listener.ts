@@ -13,13 +13,13 @@ import { AcceptedClient, type ClientConnection } from '../connection/connection.
 import { sharedReserve } from './descriptor-reserve.ts'
 
 /** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
-const MOST_AT_ONCE = 64
+const MAX_ACCEPTS = 64
 
 /** Out of descriptors or memory, accept fails at once and the socket stays readable: without a pause that is a spin. */
-const PRESSURE_PAUSE = 100
+const PRESSURE_PAUSE_MS = 100
 
 /** More than any backlog holds, and an end all the same when clients keep coming. */
-const MOST_AT_CLOSE = 65_536
+const MAX_ACCEPTS_AT_CLOSE = 65_536
 
 let accepts = 0
 
@@ -72,7 +72,7 @@ export class Listener {
 
   start(poller: Poller): void {
     this.#poller = poller
-    const watch = (fd: OwnedFd) => poller.add(fd.fd, EPOLLIN, () => this.#accept(MOST_AT_ONCE))
+    const watch = (fd: OwnedFd) => poller.add(fd.fd, EPOLLIN, () => this.#accept(MAX_ACCEPTS))
     for (const former of this.#former.keys()) this.#former.set(former, watch(former))
     this.#watch = watch(this.#fd)
   }
@@ -84,20 +84,20 @@ export class Listener {
     this.#fd = fd
     // Before `start`, which watches both.
     if (this.#watch === undefined) return
-    this.#watch = this.#poller?.add(fd.fd, EPOLLIN, () => this.#accept(MOST_AT_ONCE))
-    this.#accept(MOST_AT_ONCE)
+    this.#watch = this.#poller?.add(fd.fd, EPOLLIN, () => this.#accept(MAX_ACCEPTS))
+    this.#accept(MAX_ACCEPTS)
   }
 
   /** Takes what waits in the kernel's queue, whose clients would be reset by the close, and closes. */
   close(): void {
     this.#stop()
-    if (!this.#fd.closed) this.#accept(MOST_AT_CLOSE)
+    if (!this.#fd.closed) this.#accept(MAX_ACCEPTS_AT_CLOSE)
     this.#stop()
     this.#closeAll()
   }
 
   /** Closes this copy of the socket: somebody else goes on with it, and has what waits in its queue. */
-  leave(): void {
+  closeCopy(): void {
     this.#stop()
     this.#closeAll()
   }
@@ -169,7 +169,7 @@ export class Listener {
   #pause(): void {
     this.#watchFor(0)
     clearTimeout(this.#resume)
-    this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE)
+    this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE_MS)
   }
 
   #watchFor(events: number): void {

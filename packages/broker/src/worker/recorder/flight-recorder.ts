@@ -20,7 +20,7 @@ const ID_BYTES = 16
 const ROOM = 8
 
 /** A connection that goes from backend to backend for the whole of `holdTimeout` has an end all the same. */
-const MOST_STEPS = 64
+const MAX_STEPS = 64
 
 const REASONS: readonly StepReason[] = [...FALLBACK_REASONS, ...REJECTION_REASONS]
 /** 0 is none. */
@@ -179,7 +179,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
   #noteFurther(slot: number, step: FurtherStep): void {
     const further = this.#further.get(slot)
     if (further === undefined) this.#further.set(slot, [step])
-    else if (further.length < MOST_STEPS - ROOM) further.push(step)
+    else if (further.length < MAX_STEPS - ROOM) further.push(step)
     else further[further.length - 1] = step
   }
 

@@ -19,7 +19,7 @@ export interface Refusal {
   readonly retryAfter?: number
 }
 
-export interface Applicant {
+export interface RegistrationRequest {
   readonly hello: HelloFrame
   /** From the kernel (SO_PEERCRED), at the time of connect. */
   readonly credentials: PeerCredentials
@@ -30,7 +30,7 @@ export interface Applicant {
 }
 
 /** Characters of a refusal that may go to the names of the services that there are. */
-const LONGEST_LIST = 1024
+const MAX_LIST_LENGTH = 1024
 type Membership = Pick<ServiceConfig, 'command' | 'external'>
 
 /** Whether the backends of a service are those that Baton starts, and no others. */
@@ -49,11 +49,11 @@ export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): 
  * @param services by name; there may be more than are configured (`baton run`)
  */
 export function admit(
-  applicant: Applicant,
+  request: RegistrationRequest,
   config: Config,
   services: Pick<ReadonlyMap<string, { readonly config: Membership }>, 'get' | 'keys'>,
 ): Refusal | undefined {
-  const { hello, credentials, managed, socketProblem } = applicant
+  const { hello, credentials, managed, socketProblem } = request
   const { registrationSecret } = config.security
   if (socketProblem !== undefined) return { code: 'SocketModeInsecure', message: socketProblem, retry: true }
   if (!isAllowed(credentials, config)) {
@@ -71,7 +71,7 @@ export function admit(
   }
   const service = services.get(hello.service)
   if (service === undefined) {
-    const known = [...services.keys()].join(', ').slice(0, LONGEST_LIST)
+    const known = [...services.keys()].join(', ').slice(0, MAX_LIST_LENGTH)
     return {
       code: 'UnknownService',
       message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,

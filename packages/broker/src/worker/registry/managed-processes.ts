@@ -2,7 +2,7 @@ import type { ManagedReport } from '../../ipc/messages.ts'
 import { processExists, readStat, type ProcessStat } from '../../supervise/peer-process.ts'
 
 /** Parents that are looked at before a process is taken for a stranger: a command is some shells and runners deep. */
-const MOST_PARENTS = 64
+const MAX_PARENTS = 64
 
 /** What is asked of the system about a process: where a test puts its own. */
 export interface ProcessTable {
@@ -54,7 +54,7 @@ export class ManagedProcesses {
    * @param claimed the id in HELLO: believed only where /proc hides the process
    */
   ownerOf(pid: number, claimed: string | null): ManagedReport | undefined {
-    for (let at = pid, hops = 0; at > 1 && hops < MOST_PARENTS; hops++) {
+    for (let at = pid, hops = 0; at > 1 && hops < MAX_PARENTS; hops++) {
       const leader = this.#byPid.get(at)
       if (leader !== undefined) return leader
       const stat = this.#table.stat(at)

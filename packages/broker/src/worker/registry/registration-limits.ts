@@ -1,5 +1,5 @@
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import { Allowance } from './allowance.ts'
+import { TokenBuckets } from './token-buckets.ts'
 import type { Refusal } from './admission.ts'
 
 /**
@@ -29,9 +29,9 @@ const REPLACEMENT_RETRY_MS = 1000
 
 /** How often a process may register: what a backend that dials too often may cost a worker. */
 export class RegistrationLimits {
-  readonly #dials = new Allowance(DIALS)
-  readonly #unnamedDials = new Allowance(UNNAMED_DIALS)
-  readonly #replacements = new Allowance(REPLACEMENTS)
+  readonly #dials = new TokenBuckets(DIALS)
+  readonly #unnamedDials = new TokenBuckets(UNNAMED_DIALS)
+  readonly #replacements = new TokenBuckets(REPLACEMENTS)
 
   /** Whether a process that connects has dialled so often that it is not worth an answer. */
   isExhausted(peer: PeerCredentials, now: number): boolean {
@@ -66,7 +66,7 @@ export class RegistrationLimits {
     return { code: 'TooManyRegistrations', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
 
-  #accountOf({ pid, uid }: PeerCredentials): [Allowance, string] {
+  #accountOf({ pid, uid }: PeerCredentials): [TokenBuckets, string] {
     return pid === 0 ? [this.#unnamedDials, String(uid)] : [this.#dials, `${uid}/${pid}`]
   }
 }

@@ -44,26 +44,26 @@ import { Slots } from './slots.ts'
 import { Tarpit } from './tarpit.ts'
 
 /** A process that connects has this long to say HELLO, in milliseconds. */
-const HELLO_TIMEOUT = 5000
+const HELLO_TIMEOUT_MS = 5000
 /** So many may be connected without having said HELLO; more wait in the kernel. */
-const MOST_STRANGERS = 128
+const MAX_PENDING = 128
 /** Of them for one user, where several may register: further ones are closed, so that one user cannot keep the others out. */
 const MAX_PENDING_PER_USER = 96
 /** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
 const MAX_ACCEPTS = 32
 /** The same for users who may not register: they hear why if they ask at once, and take nobody's place. */
-const MOST_UNWELCOME = 8
-const UNWELCOME_TIMEOUT = 500
+const MAX_DISALLOWED = 8
+const DISALLOWED_TIMEOUT_MS = 500
 /** What a peer calls a service may be long; a log line and an answer need not. */
-const LONGEST_NAME = 64
+const MAX_NAME_LENGTH = 64
 /** Out of descriptors: pause before the next accept, in milliseconds. */
-const PRESSURE_PAUSE = 100
+const PRESSURE_PAUSE_MS = 100
 /** What the master says of a process that it has just started arrives within this time, in milliseconds, also on a busy machine. */
-const MANAGED_TIMEOUT = 1000
+const MANAGED_TIMEOUT_MS = 1000
 /** How long a backend may outlive its managed process before it is drained, in milliseconds: most end together. */
-const LEFTOVER_PAUSE = 500
+const LEFTOVER_PAUSE_MS = 500
 /** How often each backend's event loop is probed, in milliseconds. */
-export const HEARTBEAT_INTERVAL = 1000
+export const HEARTBEAT_INTERVAL_MS = 1000
 
 /** The process that registers. */
 interface Peer {
@@ -111,7 +111,7 @@ export class Registry {
   readonly #refusals = new LogOnce()
   readonly #limits = new RegistrationLimits()
   readonly #tarpit = new Tarpit()
-  readonly #strangers = new Set<ControlConnection>()
+  readonly #pendingConnections = new Set<ControlConnection>()
   /** How many of them each user has. */
   readonly #pending = new Map<number, number>()
   /** Links whose managed process has ended. */
@@ -124,7 +124,7 @@ export class Registry {
   readonly #bindings = new Bindings()
   readonly #onChange: (() => void) | undefined
   #releasing: string | undefined
-  #unwelcome = 0
+  #disallowed = 0
   #pressure: string | undefined
   #poller: Poller | undefined
   #watch: Watch | undefined
@@ -184,9 +184,10 @@ export class Registry {
   }
 
   /** Asks every backend, also those that register yet, to do so with whoever accepts on the control socket now. */
-  release(reason: string): void {
+  askToReconnect(reason: string): void {
     this.#releasing = reason
-    for (const service of this.#services.values()) for (const link of service.links) link.release(reason)
+    for (const service of this.#services.values())
+      for (const link of service.links) link.askToReconnect(reason)
   }
 
   /** Nobody can register any more. The links belong to their services. */
@@ -194,7 +195,7 @@ export class Registry {
     this.pause()
     this.#socket.fd.close()
     this.#tarpit.end()
-    for (const stranger of this.#strangers) stranger.cutOff()
+    for (const stranger of this.#pendingConnections) stranger.cutOff()
   }
 
   get #watches(): Watch[] {
@@ -220,7 +221,7 @@ export class Registry {
 
   /** @returns whether its queue is empty; it is looked at again otherwise */
   #acceptFrom(socket: OwnedFd): boolean {
-    const room = Math.min(MAX_ACCEPTS, MOST_STRANGERS - this.#strangers.size)
+    const room = Math.min(MAX_ACCEPTS, MAX_PENDING - this.#pendingConnections.size)
     if (room <= 0) {
       this.#pause()
       return false
@@ -229,7 +230,7 @@ export class Registry {
     let failure = error
     for (const accepted of connections) {
       try {
-        this.#meet(new OwnedFd(accepted.fd))
+        this.#accepted(new OwnedFd(accepted.fd))
       } catch (reason) {
         if (!(reason instanceof NativeError)) throw reason
         failure ??= reason
@@ -249,7 +250,7 @@ export class Registry {
   /** The socket stays readable while nobody is accepted from it; looking again later is not a spin. */
   #pause(): void {
     this.#watchFor(0)
-    this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE)
+    this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE_MS)
   }
 
   #watchFor(events: number): void {
@@ -257,7 +258,7 @@ export class Registry {
   }
 
   /** From accept to HELLO. Afterwards the connection's frames go to its link. Owns `fd`, also when it throws. */
-  #meet(fd: OwnedFd): void {
+  #accepted(fd: OwnedFd): void {
     let credentials: PeerCredentials
     try {
       credentials = peerCredentials(fd.fd)
@@ -270,7 +271,7 @@ export class Registry {
     const pending = this.#pending.get(credentials.uid) ?? 0
     const full = welcome
       ? pending >= MAX_PENDING_PER_USER && isShared(this.#config)
-      : this.#unwelcome >= MOST_UNWELCOME
+      : this.#disallowed >= MAX_DISALLOWED
     if (full) return closeReachable(fd, true)
 
     let link: BackendLink | undefined
@@ -312,17 +313,17 @@ export class Registry {
         }
         control.cutOff()
       },
-      welcome ? HELLO_TIMEOUT : UNWELCOME_TIMEOUT,
+      welcome ? HELLO_TIMEOUT_MS : DISALLOWED_TIMEOUT_MS,
     )
     const forget = () => {
       if (known) return
       known = true
       clearTimeout(timeout)
-      if (!welcome) this.#unwelcome -= 1
-      else if (this.#strangers.delete(control)) this.#count(credentials.uid, -1)
+      if (!welcome) this.#disallowed -= 1
+      else if (this.#pendingConnections.delete(control)) this.#count(credentials.uid, -1)
     }
-    if (!welcome) this.#unwelcome += 1
-    else if (this.#strangers.add(control)) this.#count(credentials.uid, 1)
+    if (!welcome) this.#disallowed += 1
+    else if (this.#pendingConnections.add(control)) this.#count(credentials.uid, 1)
   }
 
   #notUnderstood({ code, message }: ProtocolError, { pid, uid }: PeerCredentials): void {
@@ -368,7 +369,7 @@ export class Registry {
       stop()
       decide()
     }
-    const timer = setTimeout(settle, MANAGED_TIMEOUT)
+    const timer = setTimeout(settle, MANAGED_TIMEOUT_MS)
     const forget = managed?.onUpdate(() => {
       if (isKnown()) settle()
     })
@@ -403,7 +404,7 @@ export class Registry {
             peerPid: pid,
             uid,
             gid,
-            service: hello.service.slice(0, LONGEST_NAME),
+            service: hello.service.slice(0, MAX_NAME_LENGTH),
             backend: hello.backend,
             code,
             reason: message,
@@ -418,7 +419,7 @@ export class Registry {
     return this.#welcome(control, hello, { process, owner }, service, older)
   }
 
-  /** Users who may not register have limits of their own (`MOST_UNWELCOME`), and are told that. */
+  /** Users who may not register have limits of their own (`MAX_DISALLOWED`), and are told that. */
   #limitProblem(credentials: PeerCredentials): Refusal | undefined {
     if (!isAllowed(credentials, this.#config)) return undefined
     return this.#limits.dialled(credentials, performance.now())
@@ -475,7 +476,7 @@ export class Registry {
           backend: id,
           slot: identity.slot,
           service: service.name,
-          heartbeatInterval: HEARTBEAT_INTERVAL,
+          heartbeatInterval: HEARTBEAT_INTERVAL_MS,
           tokenTtl: config.tokenTtl,
           ackDeadline: config.ackDeadline,
         },
@@ -484,7 +485,7 @@ export class Registry {
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       this.#logger.warn({ peerPid: process.pid, code: error.code }, 'WELCOME could not be sent')
-      this.#slots.release(identity.slot)
+      this.#slots.giveBack(identity.slot)
       lane?.close()
       control.cutOff()
       return undefined
@@ -494,7 +495,7 @@ export class Registry {
     const link = new BackendLink(
       identity,
       { control, lane },
-      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
+      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL_MS },
       apartFromProbes({
         handedOff: (connections) => service.handedOff(connections),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
@@ -507,7 +508,7 @@ export class Registry {
           checks?.stop()
           if (this.#links.get(id) === ended) this.#links.delete(id)
           this.#removeRelaySocket(identity)
-          this.#slots.release(identity.slot)
+          this.#slots.giveBack(identity.slot)
           service.ended(ended)
           this.#onChange?.()
         },
@@ -543,7 +544,7 @@ export class Registry {
     }
     this.#links.set(id, link)
     service.joined(link)
-    if (this.#releasing !== undefined) link.release(this.#releasing)
+    if (this.#releasing !== undefined) link.askToReconnect(this.#releasing)
     if (owner?.leaving === true)
       this.#retire(link, 'it belongs to a process that is being replaced or stopped')
     this.#onChange?.()
@@ -594,7 +595,7 @@ export class Registry {
       setTimeout(() => {
         if (this.#links.get(link.identity.ulid) === link)
           this.#retire(link, 'the process that Baton started it with has ended')
-      }, LEFTOVER_PAUSE).unref()
+      }, LEFTOVER_PAUSE_MS).unref()
     }
   }
 

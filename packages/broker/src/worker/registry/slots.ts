@@ -16,7 +16,7 @@ export class Slots {
     }
   }
 
-  release(slot: string): void {
+  giveBack(slot: string): void {
     this.#used.delete(slot)
   }
 }

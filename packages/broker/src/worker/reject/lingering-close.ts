@@ -28,7 +28,7 @@ const CHUNK = 64 * 1024
  * A close with unread data makes the kernel send a reset, which overtakes an answer that the client has not read yet. So
  * after a 503 what the client sends is read and thrown away until it closes, or its time is up (RFC 9112, 9.6).
  */
-export class Farewell {
+export class LingeringClose {
   readonly #poller: Poller
   readonly #lingering = new Map<ClientConnection, { watch: Watch; timer: NodeJS.Timeout }>()
   readonly #idle: (() => void)[] = []
@@ -54,7 +54,7 @@ export class Farewell {
   }
 
   /** Resolves when the last client has gone: at most a second. */
-  async settled(): Promise<void> {
+  async idle(): Promise<void> {
     if (this.#lingering.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 

@@ -11,7 +11,7 @@ export interface PendingDial {
   /** Gives up, without a word to the host. */
   cancel(): void
   /** From now on the caller watches the socket itself. */
-  settle(): void
+  detach(): void
 }
 
 export interface DialHost {
@@ -58,7 +58,7 @@ function dialUnix(endpoint: UnixEndpoint, host: DialHost): PendingDial {
   try {
     socket = connectAs(endpoint)
   } catch (error) {
-    if (!(error instanceof NativeError) && !(error instanceof StrangerError)) throw error
+    if (!(error instanceof NativeError) && !(error instanceof UnexpectedPeerError)) throw error
     // Never connected. The error is told through it, so that it reaches whoever watches it then.
     socket = new Socket()
     const attempt = new Attempt(socket, host)
@@ -91,7 +91,7 @@ class Attempt implements PendingDial {
     this.socket.destroy()
   }
 
-  settle(): void {
+  detach(): void {
     this.#open = false
     this.socket.off('close', this.#onClose).off('error', this.#onError)
   }
@@ -107,7 +107,7 @@ class Attempt implements PendingDial {
 }
 
 /** Somebody else listens there than the backend that named the address. */
-class StrangerError extends Error {
+class UnexpectedPeerError extends Error {
   readonly code = 'EACCES'
   readonly errno = constants.errno.EACCES
 
@@ -127,7 +127,7 @@ function connectAs(endpoint: UnixEndpoint): Socket {
   try {
     if (endpoint.uid !== undefined) {
       const { uid } = peerCredentials(fd.fd)
-      if (uid !== endpoint.uid) throw new StrangerError(endpoint, uid)
+      if (uid !== endpoint.uid) throw new UnexpectedPeerError(endpoint, uid)
     }
     // A socket that is made of a descriptor reads at once, unless `manualStart` (lib/net.js; the types leave it out) keeps it
     // from that until it is piped. Paused instead, it would never get to full speed: half the throughput of a relay.

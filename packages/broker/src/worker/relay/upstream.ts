@@ -53,7 +53,7 @@ export class Upstream implements Candidate {
     const pending = this.#os.dial(target, {
       connected: () => {
         this.#forget(pending)
-        pending.settle()
+        pending.detach()
         this.#live += 1
         pending.socket.once('close', () => {
           this.#live -= 1

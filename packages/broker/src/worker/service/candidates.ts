@@ -7,21 +7,21 @@ import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
 
 /** A backend that may be offered descriptors; what a round of choosing has promised it already counts as load. */
-export interface Taker extends Candidate {
+export interface HandoffCandidate extends Candidate {
   readonly link: BackendLink
   load: number
 }
 
 /** Somebody who may be asked to take bytes. */
-export interface Carrier extends Candidate {
+export interface RelayCandidate extends Candidate {
   /** Distinct from the backend's id: to have refused a descriptor is not to have refused a relay. */
   readonly mark: string
   readonly recipient: Recipient
   connect(connection: ClientConnection): Failure | undefined
 }
 
-export function takers(links: Iterable<BackendLink>): Taker[] {
-  const found: Taker[] = []
+export function handoffCandidates(links: Iterable<BackendLink>): HandoffCandidate[] {
+  const found: HandoffCandidate[] = []
   for (const link of links) {
     if (link.eligibility.state === 'ready')
       found.push({ id: link.id, weight: link.weight, load: link.load, link })
@@ -30,8 +30,11 @@ export function takers(links: Iterable<BackendLink>): Taker[] {
 }
 
 /** Backends whose descriptors are refused or paused may still take bytes; one that does not answer may not. */
-export function carriers(links: Iterable<BackendLink>, upstreams: readonly Upstream[]): Carrier[] {
-  const found: Carrier[] = upstreams.map((upstream) => ({
+export function relayCandidates(
+  links: Iterable<BackendLink>,
+  upstreams: readonly Upstream[],
+): RelayCandidate[] {
+  const found: RelayCandidate[] = upstreams.map((upstream) => ({
     id: upstream.id,
     mark: upstream.id,
     recipient: { ulid: null, slot: upstream.id },
@@ -62,7 +65,7 @@ export function relayMark(slot: string): string {
   return `relay/${slot}`
 }
 
-export function chooseKey(balance: ServiceConfig['balance'], { peer }: ClientConnection): ChooseKey {
+export function balanceKey(balance: ServiceConfig['balance'], { peer }: ClientConnection): ChooseKey {
   return balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
 }
 

@@ -7,7 +7,7 @@ export type Rung =
   | { readonly action: 'hold' }
   | { readonly action: 'reject'; readonly reason: RejectionReason }
 
-export interface Standing {
+export interface FallbackState {
   /** Why the rung before was left. */
   readonly why: FallbackReason
   /** Milliseconds since accept. */
@@ -23,7 +23,7 @@ export interface Standing {
 }
 
 /** For how much of `ackDeadline` want of room is waited out. At the whole of it the lane is read back. */
-const PATIENCE = 0.5
+const PRESSURE_SHARE = 0.5
 
 /** Want of room, which passes by itself within milliseconds. */
 const PRESSURE: ReadonlySet<FallbackReason> = new Set(['WouldBlock', 'FdPressure'])
@@ -37,11 +37,12 @@ export function isPressure(why: FallbackReason): boolean {
  * lasts, so under pressure a client waits first, and is relayed when the pressure lasts.
  */
 export function nextRung(
-  { why, waited, pressed, carrier, held, stopped }: Standing,
+  { why, waited, pressed, carrier, held, stopped }: FallbackState,
   config: Pick<ServiceConfig, 'ackDeadline' | 'holdTimeout' | 'maxHeld'>,
 ): Rung {
   if (stopped) return { action: 'reject', reason: 'shutdown' }
-  if (carrier && !(isPressure(why) && pressed < config.ackDeadline * PATIENCE)) return { action: 'reconnect' }
+  if (carrier && !(isPressure(why) && pressed < config.ackDeadline * PRESSURE_SHARE))
+    return { action: 'reconnect' }
   if (waited >= config.holdTimeout) return { action: 'reject', reason: 'hold_timeout' }
   if (held >= config.maxHeld) return { action: 'reject', reason: 'hold_full' }
   return { action: 'hold' }

@@ -1,39 +1,39 @@
 import { NativeError } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import { createChooser } from '../balance/balancer.ts'
+import { createBalancer } from '../balance/balancer.ts'
 import type { Candidate, Chooser } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/index.ts'
 import type { ClientConnection } from '../connection/connection.ts'
-import type { Farewell } from '../reject/lingering-close.ts'
+import type { LingeringClose } from '../reject/lingering-close.ts'
 import { HoldQueue, type Watcher } from '../hold/hold-queue.ts'
 import type { FallbackReason, RejectionReason } from '../../metrics/index.ts'
 import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
-import { type Carrier, carriers, chooseKey, markTried, relayMark } from './candidates.ts'
+import { type RelayCandidate, relayCandidates, balanceKey, markTried, relayMark } from './candidates.ts'
 import { isPressure, nextRung } from './fallback-ladder.ts'
-import type { Tally } from './service-stats.ts'
+import type { ServiceStats } from './service-stats.ts'
 
 /** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
 const UPSTREAM_RETRY = 250
 
-export interface LowerRungsParts {
+export interface FallbackDeps {
   readonly service: string
   readonly config: ServiceConfig
   /** By slot. The service's. */
   readonly links: ReadonlyMap<string, BackendLink>
   readonly upstreams: readonly Upstream[]
   readonly poller: Watcher
-  readonly farewell: Pick<Farewell, 'reject'>
-  readonly tally: Tally
+  readonly lingeringClose: Pick<LingeringClose, 'reject'>
+  readonly serviceStats: ServiceStats
   readonly recorder: Recorder
   readonly logger: Logger
   readonly os: Os
 }
 
-export interface LowerRungsHost {
+export interface FallbackHost {
   /** Nobody waits any more: the broker ends. */
   readonly stopped: boolean
   /** Nobody is taken here any more: who has nobody is passed on. */
@@ -51,26 +51,26 @@ export interface LowerRungsHost {
  *
  * Owner of the queue, and of the descriptors in it.
  */
-export class LowerRungs {
+export class Fallback {
   /** Who waits. */
   readonly held: HoldQueue
-  readonly #parts: LowerRungsParts
-  readonly #host: LowerRungsHost
+  readonly #parts: FallbackDeps
+  readonly #host: FallbackHost
   /** Its own memory: who takes bytes is another list than who takes descriptors. */
-  readonly #chooser: Chooser
+  readonly #balancer: Chooser
   #retry: Timer | undefined
 
-  constructor(parts: LowerRungsParts, host: LowerRungsHost) {
+  constructor(parts: FallbackDeps, host: FallbackHost) {
     this.#parts = parts
     this.#host = host
-    const { poller, config, tally, recorder, os } = parts
-    this.#chooser = createChooser(config.balance, os.random)
+    const { poller, config, serviceStats, recorder, os } = parts
+    this.#balancer = createBalancer(config.balance, os.random)
     this.held = new HoldQueue(
       poller,
       config.holdTimeout,
       {
         clientGone: (connection) => {
-          tally.outcomes.client_gone += 1
+          serviceStats.outcomes.client_gone += 1
           recorder.note('client_gone', [connection], os.now())
           os.closeClients([connection])
           host.noteIdle()
@@ -82,9 +82,9 @@ export class LowerRungs {
   }
 
   /** Who may be asked to take bytes. */
-  carriers(): Carrier[] {
+  carriers(): RelayCandidate[] {
     const { links, upstreams } = this.#parts
-    return this.#host.leaving ? [] : carriers(links.values(), upstreams)
+    return this.#host.leaving ? [] : relayCandidates(links.values(), upstreams)
   }
 
   /** Why no backend takes descriptors now. */
@@ -101,7 +101,7 @@ export class LowerRungs {
       connection.tried = undefined
       return this.#host.pass([connection])
     }
-    const { config, tally, recorder, os } = this.#parts
+    const { config, serviceStats, recorder, os } = this.#parts
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
@@ -119,14 +119,14 @@ export class LowerRungs {
     )
     if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
     if (rung.action === 'hold') return this.#wait(connection, why)
-    const carrier = this.#chooser.choose(able, chooseKey(config.balance, connection)) as Carrier
-    tally.fellBack('reconnect', why)
+    const carrier = this.#balancer.choose(able, balanceKey(config.balance, connection)) as RelayCandidate
+    serviceStats.fellBack('reconnect', why)
     markTried(connection, carrier.mark)
     recorder.note('relay_offered', [connection], now, carrier.recipient)
     const failure = carrier.connect(connection)
     if (failure === undefined) return
     recorder.note('returned', [connection], os.now(), undefined, failure.code)
-    tally.failed(failure.code, 1)
+    serviceStats.failed(failure.code, 1)
     this.fallBack(connection, failure.code)
   }
 
@@ -167,7 +167,7 @@ export class LowerRungs {
 
   /** Keeps the client, unread, until somebody can take it. */
   #wait(connection: ClientConnection, why: FallbackReason): void {
-    const { service, tally, recorder, logger, os } = this.#parts
+    const { service, serviceStats, recorder, logger, os } = this.#parts
     // Lack of room passes by itself; a backend that has refused it is not asked again before the others (`startOver`).
     if (isPressure(why)) connection.tried = undefined
     if (this.#host.leaving) {
@@ -182,17 +182,17 @@ export class LowerRungs {
       logger.error({ service, code: error.code }, 'a client cannot be watched')
       return this.#reject(connection, 'hold_full', why)
     }
-    tally.fellBack('hold', why)
+    serviceStats.fellBack('hold', why)
     recorder.note('held', [connection], os.now(), undefined, why)
     this.#armRetry()
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
-    const { farewell, tally, recorder, os } = this.#parts
-    tally.rejected(reason)
-    tally.fellBack('reject', why)
+    const { lingeringClose, serviceStats, recorder, os } = this.#parts
+    serviceStats.rejected(reason)
+    serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
-    farewell.reject(connection)
+    lingeringClose.reject(connection)
     this.#host.noteIdle()
   }
 

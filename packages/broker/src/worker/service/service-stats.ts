@@ -16,7 +16,7 @@ import { LatencyHistogram } from '../events/latency-histogram.ts'
  * What one service has counted since the start; the single owner of these numbers. Counting is an addition, since it
  * happens for each connection; metrics are brought up to date when somebody looks (`publish`).
  */
-export class Tally {
+export class ServiceStats {
   readonly outcomes: Record<Outcome, number> = Object.fromEntries(
     OUTCOMES.map((outcome) => [outcome, 0]),
   ) as Record<Outcome, number>

@@ -1,12 +1,12 @@
 import type { Socket } from 'node:net'
 import type { NackReason } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import { createChooser } from '../balance/balancer.ts'
+import { createBalancer } from '../balance/balancer.ts'
 import type { Chooser } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/index.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { decide, type Failure } from '../connection/failure.ts'
-import type { Farewell } from '../reject/lingering-close.ts'
+import type { LingeringClose } from '../reject/lingering-close.ts'
 import type { Watcher } from '../hold/hold-queue.ts'
 import { BACKEND_STATES, type FallbackReason, type Metrics } from '../../metrics/index.ts'
 import { type Os, systemOs } from '../os.ts'
@@ -15,20 +15,20 @@ import type { BackendLink } from '../backend/backend-link.ts'
 import type { LinkHost } from '../backend/link-host.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
-import { chooseKey, markTried, type Taker, takers } from './candidates.ts'
-import { LowerRungs, type LowerRungsHost } from './fallback.ts'
-import { Tally } from './service-stats.ts'
+import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
+import { Fallback, type FallbackHost } from './fallback.ts'
+import { ServiceStats } from './service-stats.ts'
 
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
 const PUMP_BATCH = 64
 
 /** At most so many clients that come together go to one backend before another one is chosen: more saves hardly anything. */
-const LONGEST_RUN = 8
+const MAX_RUN = 8
 
 /** What all services of a worker share. */
-interface Surroundings {
+interface ServiceDeps {
   readonly poller: Watcher
-  readonly farewell: Pick<Farewell, 'reject'>
+  readonly lingeringClose: Pick<LingeringClose, 'reject'>
   readonly metrics: Metrics
   readonly logger: Logger
   /** A backend has answered: who was held back because all were busy may come. */
@@ -41,17 +41,17 @@ interface Surroundings {
 
 /**
  * The connections of one service between accept and outcome: chooses a backend for each, offers, and tries the next one with what
- * comes back; for whom there is none it asks the `LowerRungs`. Owner of every client descriptor on that way, and of the counts.
+ * comes back; for whom there is none it asks the `Fallback`. Owner of every client descriptor on that way, and of the counts.
  *
  * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
  */
-export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
+export class Service implements LinkHost, UpstreamHost, FallbackHost {
   readonly name: string
   readonly config: ServiceConfig
-  readonly tally = new Tally()
+  readonly serviceStats = new ServiceStats()
   readonly #links = new Map<string, BackendLink>()
-  readonly #chooser: Chooser
-  readonly #rungs: LowerRungs
+  readonly #balancer: Chooser
+  readonly #fallback: Fallback
   readonly #os: Os
   readonly #relays: Relays
   readonly #upstreams: readonly Upstream[]
@@ -62,29 +62,36 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
   readonly #unlinked: (() => void)[] = []
-  readonly #settled: (() => void)[] = []
+  readonly #whenIdle: (() => void)[] = []
   #stopped = false
   /** Whose everybody is who would wait here. */
   #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
 
-  constructor(name: string, config: ServiceConfig, surroundings: Surroundings) {
+  constructor(name: string, config: ServiceConfig, deps: ServiceDeps) {
     this.name = name
     this.config = config
-    const { poller, farewell, metrics, logger, acknowledged = () => {}, os = systemOs } = surroundings
-    const { recorder = noRecorder } = surroundings
+    const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
+    const { recorder = noRecorder } = deps
     this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
     this.#relays = new Relays(os, () => this.noteIdle())
     this.#metrics = metrics
     this.#logger = logger
-    this.#chooser = createChooser(config.balance, os.random)
+    this.#balancer = createBalancer(config.balance, os.random)
     this.#upstreams = config.upstreams.map(
       ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this, os),
     )
-    const { tally } = this
-    const parts = { service: name, config, links: this.#links, upstreams: this.#upstreams, poller, farewell }
-    this.#rungs = new LowerRungs({ ...parts, tally, recorder, logger, os }, this)
+    const { serviceStats } = this
+    const parts = {
+      service: name,
+      config,
+      links: this.#links,
+      upstreams: this.#upstreams,
+      poller,
+      lingeringClose,
+    }
+    this.#fallback = new Fallback({ ...parts, serviceStats, recorder, logger, os }, this)
   }
 
   get links(): Iterable<BackendLink> {
@@ -92,7 +99,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   }
 
   get held(): number {
-    return this.#rungs.held.size
+    return this.#fallback.held.size
   }
 
   get inFlight(): number {
@@ -143,15 +150,15 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   flush(): void {
     if (this.#fresh.length === 0) return
     const fresh = this.#fresh.splice(0)
-    if (this.#rungs.held.size === 0) return this.#place(fresh)
+    if (this.#fallback.held.size === 0) return this.#place(fresh)
     // First come, first served: nobody overtakes those who wait.
-    for (const connection of fresh) this.#rungs.queue(connection)
+    for (const connection of fresh) this.#fallback.queue(connection)
     this.available()
   }
 
   joined(link: BackendLink): void {
     this.#links.set(link.id, link)
-    this.#rungs.joined(link.id)
+    this.#fallback.joined(link.id)
     this.available()
   }
 
@@ -164,14 +171,14 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
     this.#successor = successor
     this.flush()
-    const held = this.#rungs.held.take(this.#rungs.held.size)
+    const held = this.#fallback.held.take(this.#fallback.held.size)
     if (held.length > 0) this.pass(held)
     this.noteIdle()
   }
 
   /** Clients that waited at a predecessor, in order of arrival. */
   inherit(connections: readonly ClientConnection[]): void {
-    this.tally.movedIn += connections.length
+    this.serviceStats.movedIn += connections.length
     for (const connection of connections) this.#recorder.accepted(connection, this.name)
     this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
@@ -179,8 +186,8 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   }
 
   /** Resolves when no client is on its way or waits. */
-  async settled(): Promise<void> {
-    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
+  async idle(): Promise<void> {
+    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve))
   }
 
   /** Lets the backends go; resolves when each link has given back what it held. */
@@ -198,7 +205,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
   async close(): Promise<void> {
     this.#stopped = true
-    this.#rungs.close()
+    this.#fallback.close()
     const ended = this.letGo()
     this.#relays.close()
     await ended
@@ -207,7 +214,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   publish(): void {
     const service = this.name
     const metrics = this.#metrics
-    this.tally.publish(service, metrics, this.#relays.bytes)
+    this.serviceStats.publish(service, metrics, this.#relays.bytes)
     metrics.connectionsHeld.set({ service }, this.held)
     metrics.handoffsInFlight.set({ service }, this.inFlight)
     metrics.relayConnections.set({ service }, this.relaying)
@@ -224,12 +231,12 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
 
   handedOff(connections: readonly ClientConnection[]): void {
     const now = this.#os.now()
-    this.tally.outcomes.handed_off += connections.length
+    this.serviceStats.outcomes.handed_off += connections.length
     this.#recorder.note('acknowledged', connections, now)
     this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
     for (const { acceptedAt } of connections) {
-      this.tally.latency.observe(now - acceptedAt)
+      this.serviceStats.latency.observe(now - acceptedAt)
       this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
     }
     this.noteIdle()
@@ -237,7 +244,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   }
 
   relayed(connection: ClientConnection, upstream: Socket): void {
-    this.tally.outcomes.relayed += 1
+    this.serviceStats.outcomes.relayed += 1
     this.#recorder.note('relayed', [connection], this.#os.now())
     this.#relays.begin(connection, upstream, () =>
       this.#recorder.note('closed', [connection], this.#os.now()),
@@ -246,7 +253,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
   }
 
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void {
-    this.tally.failed(failure.code, connections.length)
+    this.serviceStats.failed(failure.code, connections.length)
     this.#recorder.note('returned', connections, this.#os.now(), undefined, failure.code)
     for (const connection of connections) {
       markTried(connection, by)
@@ -256,33 +263,33 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
     const { next } = decide(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(inOrder(connections), failure.code)
-    else for (const connection of inOrder(connections)) this.#rungs.fallBack(connection, failure.code)
+    else for (const connection of inOrder(connections)) this.#fallback.fallBack(connection, failure.code)
     this.noteIdle()
   }
 
   relinquished(connection: ClientConnection): void {
-    this.tally.outcomes.relinquished += 1
+    this.serviceStats.outcomes.relinquished += 1
     this.#recorder.note('relinquished', [connection], this.#os.now())
     this.#os.closeClients([connection])
     this.noteIdle()
   }
 
   tokenRejected(reason: NackReason): void {
-    this.tally.refusedBy(reason)
+    this.serviceStats.refusedBy(reason)
   }
 
   lateAnswer(): void {
-    this.tally.lateAnswers += 1
+    this.serviceStats.lateAnswers += 1
   }
 
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
-    if (this.#rungs.held.size === 0) return
+    if (this.#fallback.held.size === 0) return
     const ready = this.#takers()
-    const able = ready.length + this.#rungs.carriers().length
+    const able = ready.length + this.#fallback.carriers().length
     if (able === 0) return
-    const connections = this.#rungs.held.take(able * PUMP_BATCH)
-    this.#rungs.startOver(connections, ready)
+    const connections = this.#fallback.held.take(able * PUMP_BATCH)
+    this.#fallback.startOver(connections, ready)
     this.#place(connections)
   }
 
@@ -309,7 +316,7 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
 
   pass(connections: readonly ClientConnection[]): void {
     if (this.#successor?.(connections) === true) {
-      this.tally.movedOut += connections.length
+      this.serviceStats.movedOut += connections.length
       this.#recorder.note('moved', connections, this.#os.now())
       return
     }
@@ -320,8 +327,8 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
 
   /** One less is on its way, waits, or is relayed. */
   noteIdle(): void {
-    if (this.#settled.length > 0 && this.held + this.inFlight === 0) {
-      for (const resolve of this.#settled.splice(0)) resolve()
+    if (this.#whenIdle.length > 0 && this.held + this.inFlight === 0) {
+      for (const resolve of this.#whenIdle.splice(0)) resolve()
     }
     if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
@@ -346,10 +353,10 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
         this.#recorder.note('returned', unsent, now, undefined, refused.failure.code)
         for (const connection of unsent) markTried(connection, link.id)
         why = refused.failure.code
-        this.tally.failed(why, unsent.length)
+        this.serviceStats.failed(why, unsent.length)
         const { next } = decide(why)
         if (next === 'next-backend') failed.push(...unsent)
-        else for (const connection of unsent) this.#rungs.fallBack(connection, why)
+        else for (const connection of unsent) this.#fallback.fallBack(connection, why)
       }
       rest = inOrder(failed)
     }
@@ -360,17 +367,18 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
     const ready = this.#takers()
     const groups = new Map<BackendLink, ClientConnection[]>()
     const run = this.#runLength(ready.length)
-    let last: Taker | undefined
+    let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/model)
       const again = index % run !== 0 && connection.tried === undefined
-      const chosen: Taker | undefined = (again ? last : undefined) ?? this.#choose(ready, connection)
+      const chosen: HandoffCandidate | undefined =
+        (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
       if (chosen === undefined) {
-        this.#rungs.fallBack(connection, why ?? this.#rungs.whyNobody())
+        this.#fallback.fallBack(connection, why ?? this.#fallback.whyNobody())
         continue
       }
-      if (why !== undefined) this.tally.fellBack('next_backend', why)
+      if (why !== undefined) this.serviceStats.fellBack('next_backend', why)
       chosen.load += 1
       const group = groups.get(chosen.link)
       if (group) group.push(connection)
@@ -386,19 +394,19 @@ export class Service implements LinkHost, UpstreamHost, LowerRungsHost {
    */
   #runLength(ready: number): number {
     const byLoad = this.config.balance === 'least-connections' || this.config.balance === 'p2c'
-    return byLoad && ready > this.#os.parallelism ? LONGEST_RUN : 1
+    return byLoad && ready > this.#os.parallelism ? MAX_RUN : 1
   }
 
-  #choose(ready: readonly Taker[], connection: ClientConnection): Taker | undefined {
+  #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
     const { tried } = connection
     // Rule: ASK_EACH_ONCE (docs/model)
     const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
-    return this.#chooser.choose(untried, chooseKey(this.config.balance, connection))
+    return this.#balancer.choose(untried, balanceKey(this.config.balance, connection))
   }
 
-  #takers(): Taker[] {
+  #takers(): HandoffCandidate[] {
     if (this.#stopped || this.#successor !== undefined || this.config.handoff === 'off') return []
-    return takers(this.#links.values())
+    return handoffCandidates(this.#links.values())
   }
 
   #isIdle(): boolean {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 
 /** What the kernel says of a process's main thread (proc(5)). */
-export interface ProcessSight {
+export interface ThreadStats {
   /** A letter and its meaning, such as `T (stopped)`. */
   readonly state: string
   /** Milliseconds on a processor, and waiting for one, since it was started. */
@@ -19,7 +19,7 @@ const STATES: Readonly<Record<string, string>> = {
 }
 
 /** Undefined where /proc does not tell. */
-export function lookAt(pid: number): ProcessSight | undefined {
+export function threadStats(pid: number): ThreadStats | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
     // Its name is in parentheses, and may have some itself.
@@ -38,8 +38,8 @@ const STARVED = 0.8
 
 /** @param elapsed milliseconds between the two */
 export function wasStarved(
-  before: ProcessSight | undefined,
-  now: ProcessSight | undefined,
+  before: ThreadStats | undefined,
+  now: ThreadStats | undefined,
   elapsed: number,
 ): boolean {
   if (before === undefined || now === undefined) return false

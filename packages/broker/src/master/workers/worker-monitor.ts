@@ -1,15 +1,15 @@
-import { lookAt, type ProcessSight, wasStarved } from './process-sight.ts'
+import { threadStats, type ThreadStats, wasStarved } from './thread-stats.ts'
 import { RunningTime } from './running-time.ts'
-import { type Verdict, Vigil } from './vigil.ts'
+import { type Verdict, SilenceTimer } from './silence-timer.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
 /** Ticks for each timeout, and the shortest and the longest time between two, in milliseconds. */
-const TICKS = 20
-const SHORTEST = 50
-const LONGEST = 250
+const TICKS_PER_TIMEOUT = 20
+const MIN_INTERVAL_MS = 50
+const MAX_INTERVAL_MS = 250
 
 /** What was seen of a worker that does not answer. */
-export interface Sighting {
+export interface Observation {
   readonly verdict: Verdict
   /** Milliseconds. */
   readonly silentMs: number
@@ -18,31 +18,31 @@ export interface Sighting {
   readonly cpuMs: number | undefined
 }
 
-export interface WatchmanHost {
+export interface WorkerMonitorHost {
   readonly workers: Iterable<WorkerProcess>
   /** Milliseconds. */
   workerTimeout(): number
   /** After each look at a worker. */
-  seen(worker: WorkerProcess, sighting: Sighting): void
+  observed(worker: WorkerProcess, observation: Observation): void
 }
 
 interface Watched {
-  readonly vigil: Vigil
+  readonly silenceTimer: SilenceTimer
   heard: number
   /** When it was last known to answer, and the last time. */
-  first: ProcessSight | undefined
-  last: ProcessSight | undefined
+  first: ThreadStats | undefined
+  last: ThreadStats | undefined
 }
 
 /** Pings workers, and looks closer at one that does not answer. */
-export class Watchman {
-  readonly #host: WatchmanHost
+export class WorkerMonitor {
+  readonly #host: WorkerMonitorHost
   readonly #watched = new WeakMap<WorkerProcess, Watched>()
   /** Whether they answer pings at all. */
   readonly #asked = new WeakSet<WorkerProcess>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(host: WatchmanHost) {
+  constructor(host: WorkerMonitorHost) {
     this.#host = host
   }
 
@@ -56,16 +56,19 @@ export class Watchman {
   }
 
   #schedule(): void {
-    const interval = Math.min(LONGEST, Math.max(SHORTEST, this.#host.workerTimeout() / TICKS))
+    const interval = Math.min(
+      MAX_INTERVAL_MS,
+      Math.max(MIN_INTERVAL_MS, this.#host.workerTimeout() / TICKS_PER_TIMEOUT),
+    )
     const time = new RunningTime(2 * interval)
     this.#timer = setTimeout(() => {
       const elapsed = time.step()
-      for (const worker of this.#host.workers) if (worker.alive) this.#look(worker, elapsed)
+      for (const worker of this.#host.workers) if (worker.alive) this.#check(worker, elapsed)
       this.#schedule()
     }, interval).unref()
   }
 
-  #look(worker: WorkerProcess, elapsed: number): void {
+  #check(worker: WorkerProcess, elapsed: number): void {
     if (worker.answers) return this.#tick(worker, elapsed)
     if (this.#asked.has(worker)) return
     this.#asked.add(worker)
@@ -75,24 +78,24 @@ export class Watchman {
   #tick(worker: WorkerProcess, elapsed: number): void {
     let watched = this.#watched.get(worker)
     if (watched === undefined) {
-      watched = { vigil: new Vigil(), heard: -1, first: undefined, last: undefined }
+      watched = { silenceTimer: new SilenceTimer(), heard: -1, first: undefined, last: undefined }
       this.#watched.set(worker, watched)
     }
-    const heard = worker.heard !== watched.heard
-    watched.heard = worker.heard
-    let sight: ProcessSight | undefined
-    if (!heard) sight = lookAt(worker.pid)
-    const starved = !heard && wasStarved(watched.last, sight, elapsed)
-    watched.first = heard ? undefined : (watched.first ?? sight)
-    watched.last = sight
-    const verdict = watched.vigil.tick({ elapsed, heard, starved }, this.#host.workerTimeout())
+    const heard = worker.messagesReceived !== watched.heard
+    watched.heard = worker.messagesReceived
+    let stats: ThreadStats | undefined
+    if (!heard) stats = threadStats(worker.pid)
+    const starved = !heard && wasStarved(watched.last, stats, elapsed)
+    watched.first = heard ? undefined : (watched.first ?? stats)
+    watched.last = stats
+    const verdict = watched.silenceTimer.tick({ elapsed, heard, starved }, this.#host.workerTimeout())
     // One at a time: a worker that goes on answers that one.
     if (heard) worker.send({ type: 'ping' })
-    this.#host.seen(worker, {
+    this.#host.observed(worker, {
       verdict,
-      silentMs: Math.round(watched.vigil.silent),
-      state: sight?.state,
-      cpuMs: sight && Math.round(sight.running - (watched.first?.running ?? sight.running)),
+      silentMs: Math.round(watched.silenceTimer.silent),
+      state: stats?.state,
+      cpuMs: stats && Math.round(stats.running - (watched.first?.running ?? stats.running)),
     })
   }
 }

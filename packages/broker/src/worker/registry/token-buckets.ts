@@ -1,4 +1,4 @@
-export interface AllowanceOptions {
+export interface TokenBucketOptions {
   /** How much may be taken at once. */
   readonly burst: number
   /** How much comes back each second. */
@@ -20,12 +20,12 @@ interface Account {
 }
 
 /** Token buckets, one for each key. Pure: the caller says what time it is. */
-export class Allowance {
-  readonly #options: Required<AllowanceOptions>
+export class TokenBuckets {
+  readonly #options: Required<TokenBucketOptions>
   /** In the order of their last use. */
   readonly #accounts = new Map<string, Account>()
 
-  constructor({ burst, perSecond, debt = 0 }: AllowanceOptions) {
+  constructor({ burst, perSecond, debt = 0 }: TokenBucketOptions) {
     this.#options = { burst, perSecond, debt }
   }
 

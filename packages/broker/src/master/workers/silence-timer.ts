@@ -22,7 +22,7 @@ export interface Tick {
 }
 
 /** Judges one worker by whether it answers. Pure: has no clock of its own. */
-export class Vigil {
+export class SilenceTimer {
   /** Milliseconds. */
   #silent = 0
   #starved = 0

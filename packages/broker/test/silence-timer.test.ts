@@ -1,42 +1,42 @@
 import t from 'tap'
-import { wasStarved } from '../src/master/workers/process-sight.ts'
-import { type Tick, Vigil } from '../src/master/workers/vigil.ts'
+import { wasStarved } from '../src/master/workers/thread-stats.ts'
+import { type Tick, SilenceTimer } from '../src/master/workers/silence-timer.ts'
 
 const TIMEOUT = 1000
 const QUIET: Tick = { elapsed: 100, heard: false, starved: false }
 
 /** The verdicts of `count` equal ticks. */
-function verdicts(vigil: Vigil, tick: Tick, count: number): string[] {
-  return Array.from({ length: count }, () => vigil.tick(tick, TIMEOUT))
+function verdicts(silenceTimer: SilenceTimer, tick: Tick, count: number): string[] {
+  return Array.from({ length: count }, () => silenceTimer.tick(tick, TIMEOUT))
 }
 
 void t.test('a worker that is silent is suspected, and then hung', (t) => {
-  const vigil = new Vigil()
-  t.equal(vigil.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
-  t.same(verdicts(vigil, QUIET, 10), [
+  const silenceTimer = new SilenceTimer()
+  t.equal(silenceTimer.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
+  t.same(verdicts(silenceTimer, QUIET, 10), [
     ...Array<string>(5).fill('silent'),
     ...Array<string>(4).fill('suspect'),
     'hung',
   ])
-  t.equal(vigil.silent, TIMEOUT)
-  t.equal(vigil.tick(QUIET, TIMEOUT), 'hung')
+  t.equal(silenceTimer.silent, TIMEOUT)
+  t.equal(silenceTimer.tick(QUIET, TIMEOUT), 'hung')
   t.end()
 })
 
 void t.test('one answer clears it', (t) => {
-  const vigil = new Vigil()
-  verdicts(vigil, QUIET, 9)
-  t.equal(vigil.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
-  t.equal(vigil.silent, 0)
-  t.equal(verdicts(vigil, QUIET, 9).at(-1), 'suspect')
+  const silenceTimer = new SilenceTimer()
+  verdicts(silenceTimer, QUIET, 9)
+  t.equal(silenceTimer.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
+  t.equal(silenceTimer.silent, 0)
+  t.equal(verdicts(silenceTimer, QUIET, 9).at(-1), 'suspect')
   t.end()
 })
 
 void t.test('a worker without a processor is not blamed, up to a bound', (t) => {
-  const vigil = new Vigil()
+  const silenceTimer = new SilenceTimer()
   const starved = { ...QUIET, starved: true }
-  t.same(new Set(verdicts(vigil, starved, 50)), new Set(['silent']), 'five times the timeout')
-  t.equal(verdicts(vigil, starved, 10).at(-1), 'hung')
+  t.same(new Set(verdicts(silenceTimer, starved, 50)), new Set(['silent']), 'five times the timeout')
+  t.equal(verdicts(silenceTimer, starved, 10).at(-1), 'hung')
   t.end()
 })
 

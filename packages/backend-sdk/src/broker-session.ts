@@ -28,7 +28,7 @@ export function openTransport({ control, lane, ...rest }: Registration): Session
 }
 
 /** What a session asks of the backend it belongs to. */
-export interface SessionHost {
+export interface BrokerSessionHost {
   /** A reason to turn a verified connection away, or undefined to adopt it. `pending`: verified, not yet adopted. */
   refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined
   /** From here on the connection is the host's. Called only when the ACK is in the kernel (I2), or can not matter. */
@@ -60,9 +60,9 @@ const TICK = 1000
  *
  * The session owns each descriptor from the moment it leaves the lane until `host.adopt` or `close`.
  */
-export class Session {
+export class BrokerSession {
   readonly welcome: WelcomeFrame
-  readonly #host: SessionHost
+  readonly #host: BrokerSessionHost
   readonly #control: ControlConnection
   readonly #lane: BackendLane
   readonly #clock: Clock
@@ -77,7 +77,7 @@ export class Session {
   #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
 
-  constructor(transport: SessionTransport, host: SessionHost, clock: Clock = systemClock) {
+  constructor(transport: SessionTransport, host: BrokerSessionHost, clock: Clock = systemClock) {
     this.#host = host
     this.#clock = clock
     this.welcome = transport.welcome
@@ -312,7 +312,7 @@ export class Session {
     if (wasOpen && end.by === 'peer') return this.#settle(end.frames)
     // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
     this.#dropUnadopted()
-    this.#release()
+    this.#closeTransport()
   }
 
   /**
@@ -331,7 +331,7 @@ export class Session {
       this.#hold(late)
       this.#discard(this.#endLedgers())
       this.#adopt(this.#unacked.length)
-      this.#release()
+      this.#closeTransport()
     }
     // Rule: LANE_EOF (docs/model)
     if (this.#lane.ended) return finish()
@@ -348,7 +348,7 @@ export class Session {
     this.#abandon = () => {
       stop()
       this.#dropUnadopted()
-      this.#release()
+      this.#closeTransport()
     }
     // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
     const giveUp = this.#clock.setTimeout(this.#abandon, this.welcome.tokenTtl)
@@ -370,11 +370,11 @@ export class Session {
     return [...this.#descriptors.end(), ...this.#dialled.end()]
   }
 
-  #release(): void {
+  #closeTransport(): void {
     this.#state = 'closed'
     this.#relays.close()
     this.#lane.close()
-    this.#control.release()
+    this.#control.close()
     this.#host.closed()
   }
 

@@ -1,7 +1,7 @@
 import { formatDuration } from '../../config/duration.ts'
 
 /** What is known of a new process that has not taken its place yet. Times are CLOCK_MONOTONIC in milliseconds. */
-export interface Candidate {
+export interface Trial {
   readonly id: string
   readonly startedAt: number
   /** As the broker said last; undefined while it lists no such backend. */
@@ -11,18 +11,18 @@ export interface Candidate {
 }
 
 /** Pure: what a report makes of a candidate. Any other state than ready takes it back to the beginning. */
-export function observe(candidate: Candidate, state: string | undefined, now: number): Candidate {
-  const readySince = state === 'ready' ? (candidate.readySince ?? now) : undefined
-  return { ...candidate, state, readySince }
+export function observe(trial: Trial, state: string | undefined, now: number): Trial {
+  const readySince = state === 'ready' ? (trial.readySince ?? now) : undefined
+  return { ...trial, state, readySince }
 }
 
 /** When it may take its place, if it stays ready until then. */
-export function settledAt({ readySince }: Candidate, minHealthy: number): number {
+export function settledAt({ readySince }: Trial, minHealthy: number): number {
   return readySince === undefined ? Number.POSITIVE_INFINITY : readySince + minHealthy
 }
 
 /** Why a candidate whose time is over did not make it. */
-export function whyLate({ state, readySince }: Candidate, limit: number): string {
+export function whyLate({ state, readySince }: Trial, limit: number): string {
   const within = `within ${formatDuration(limit)}`
   if (readySince !== undefined) return `did not stay ready long enough ${within}`
   if (state === undefined) return `did not register with the broker ${within}`
