@@ -57,6 +57,31 @@ void t.test('a process with more backends than it may dial for at once gets all 
   t.ok(now < 30_000, `${now} ms`)
 })
 
+void t.test('a pod that dials in a loop does not keep out another one of its user', async (t) => {
+  // Both are pid 0. The one in the loop used up what came back, and the other one was never registered.
+  const limits = new RegistrationLimits()
+  const peer = { pid: 0, uid: 0, gid: 0 }
+  let hammers = 0
+  let due = 20_000
+  let granted = false
+  let now = 0
+  for (; !granted && now < 120_000; now++) {
+    if (hammers <= now) {
+      const exhausted = limits.isExhausted(peer, now)
+      if (!exhausted) limits.dialled(peer, now)
+      hammers = now + (exhausted ? 1000 : 2)
+    }
+    if (due > now) continue
+    if (limits.isExhausted(peer, now)) due = now + 2600
+    else {
+      const refusal = limits.dialled(peer, now)
+      granted = refusal === undefined
+      due = now + 1600 + Number(refusal?.retryAfter ?? 0)
+    }
+  }
+  t.ok(granted && now < 30_000, `after ${now - 20_000} ms`)
+})
+
 void t.test(
   'accounts are forgotten when they are full, and the oldest when there are too many',
   async (t) => {
@@ -89,10 +114,12 @@ void t.test(
   },
 )
 
-void t.test('a process has no more than 256 registrations that live', async (t) => {
+void t.test('a process has no more than 256 registrations that live, and pods no more than 2,048', async (t) => {
   const limits = new RegistrationLimits()
   const process = { pid: 1, uid: 0, gid: 0 }
   t.equal(limits.adds(process, 255), undefined)
   t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
-  t.equal(limits.adds({ ...process, pid: 0 }, 1000), undefined, 'the kernel does not tell them apart')
+  const unnamed = { ...process, pid: 0 }
+  t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
+  t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
 })

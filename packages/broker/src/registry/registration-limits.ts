@@ -15,7 +15,7 @@ const DIALS = { burst: 64, perSecond: 8 }
  */
 const REFUSALS = { burst: 8, perSecond: 1 }
 
-/** The kernel names pid 0 for every process of another PID namespace (a pod), so those of one user share an allowance. */
+/** The kernel names pid 0 for every process of another PID namespace (a pod), so those of one user share what is this much more. */
 const UNNAMED_FACTOR = 8
 
 /**
@@ -68,7 +68,7 @@ export class RegistrationLimits {
 
   /** @param living registrations of this process, none of them under the id of its HELLO */
   adds({ pid }: PeerCredentials, living: number): Refusal | undefined {
-    if (pid === 0 || living < MAX_LIVING) return undefined
+    if (living < (pid === 0 ? MAX_LIVING * UNNAMED_FACTOR : MAX_LIVING)) return undefined
     const message = `process ${pid} has ${living} registrations that live`
     return { code: 'TooManyRegistrations', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
