@@ -76,7 +76,7 @@ void t.test('a pod that dials in a loop does not keep out another one of its use
     else {
       const refusal = limits.dialled(peer, now)
       granted = refusal === undefined
-      due = now + 1600 + Number(refusal?.retryAfter ?? 0)
+      due = now + 1600 + (refusal?.retryAfter ?? 0)
     }
   }
   t.ok(granted && now < 30_000, `after ${now - 20_000} ms`)
@@ -114,12 +114,15 @@ void t.test(
   },
 )
 
-void t.test('a process has no more than 256 registrations that live, and pods no more than 2,048', async (t) => {
-  const limits = new RegistrationLimits()
-  const process = { pid: 1, uid: 0, gid: 0 }
-  t.equal(limits.adds(process, 255), undefined)
-  t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
-  const unnamed = { ...process, pid: 0 }
-  t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
-  t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
-})
+void t.test(
+  'a process has no more than 256 registrations that live, and pods no more than 2,048',
+  async (t) => {
+    const limits = new RegistrationLimits()
+    const process = { pid: 1, uid: 0, gid: 0 }
+    t.equal(limits.adds(process, 255), undefined)
+    t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
+    const unnamed = { ...process, pid: 0 }
+    t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
+    t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
+  },
+)
