@@ -194,11 +194,12 @@ export class Master {
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
       workerTimeout: () => inForce.config.workerTimeout,
-      node: () => {
+      node: (failures: number) => {
         program.leaveRemovedFolder()
-        return program.nodeForWorker()
+        return program.nodeForWorker(failures)
       },
-      programGone: () => this.reload(),
+      // One that goes on brings a worker of the program that is installed now.
+      programGone: () => void (this.#occupation.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
