@@ -321,6 +321,7 @@ export class Master {
     this.#roster.hurry()
     await this.#finishing
     this.#occupation.begin('stop')
+    this.#beforeExec.stop()
     const { drainDeadline } = this.#inForce.config
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
