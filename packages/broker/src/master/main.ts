@@ -52,6 +52,17 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const state = takeState(process.env)
   const ofRun = state === undefined ? run : (state.run ?? undefined)
   const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
+  let failed = false
+  const onFailure = (error: unknown) => {
+    if (failed) return
+    failed = true
+    log.logger.fatal({ err: error }, 'the master failed; its workers drain')
+    master?.leaveFiles()
+    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    exit(FAILED)
+  }
+  // Node would write it to standard error, and wait there for a reader that has stopped.
+  process.on('uncaughtException', onFailure)
   // npm passes on what a terminal has sent to the whole group already.
   const isLaunched = findLaunchers().length > 0
   let first = 0
@@ -107,5 +118,6 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     unwatch?.()
     if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
     for (const signal of MASTER_SIGNALS) signals.off(signal, onSignal)
+    process.off('uncaughtException', onFailure)
   }
 }

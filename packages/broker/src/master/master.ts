@@ -315,6 +315,11 @@ export class Master {
     this.#fleet.close()
   }
 
+  /** From now on what is removed from disk is not created again. */
+  leaveFiles(): void {
+    this.#files.close()
+  }
+
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
     // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
