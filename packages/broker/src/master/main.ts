@@ -9,7 +9,7 @@ import { InstalledProgram } from './installed-program.ts'
 import { Master } from './master.ts'
 import { findLaunchers, isUnderNohup } from './launchers.ts'
 import { StartLog } from './start-log.ts'
-import { watchFolder } from './watch-folder.ts'
+import { hasChangedSince, watchFolder } from './watch-folder.ts'
 import { type RunState, takeState } from './state.ts'
 
 /** A second signal within so many milliseconds is the first one, passed on by a launcher. */
@@ -108,9 +108,12 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     closeStrayInspector(log.logger)
     for (const signal of early) onSignal(signal)
     const stopping = asked.then((signal) => running.stop(signal))
+    const { watch: folder, watchedUntil } = ofRun ?? {}
+    if (typeof folder === 'string') {
+      unwatch = watchFolder(folder, () => running.redeploy())
+      if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil)) running.redeploy()
+    }
     await Promise.race([running.finished, stopping])
-    const folder = ofRun?.watch
-    if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
     await Promise.race([stopping, running.stopped])
     if (running.failure !== undefined) throw running.failure
     return DONE
