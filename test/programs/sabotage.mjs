@@ -3,7 +3,7 @@
 // check of the new program, and a master between two programs, that take as long as the file is there; `gap`, the same for a
 // master that does not listen for any signal yet. Then it says so in a file of its own, `slow-master-reached`. `busy-worker` and
 // `blocked-worker`: workers in an endless loop, or in a call that does not return, as long as the file is there.
-// `patient-master`: a master that waits a hundred times as long as its limits of
+// SIGWINCH: a master that throws. `patient-master`: a master that waits a hundred times as long as its limits of
 // 2 s and more say, so that a test can do in the middle of such a wait what it has to.
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -32,6 +32,9 @@ if (BATON_MASTER_STATE !== undefined) {
   process.on('newListener', first)
 }
 if (process.argv[2] === 'start') {
+  process.on('SIGWINCH', () => {
+    throw new Error('sabotaged')
+  })
   const { setTimeout } = globalThis
   globalThis.setTimeout = (then, milliseconds, ...more) => {
     const factor = milliseconds >= 2000 && wanted('patient-master') ? 100 : 1

@@ -6,17 +6,22 @@ import { openListener } from '../sockets.ts'
 import { type Outcome, refusal } from './commands.ts'
 import type { Deployer } from './deployer.ts'
 import { watchLaunchers } from './launchers.ts'
+import type { Occupation } from './occupation.ts'
 import { type InForce, readSettings } from './in-force.ts'
 import { decide, describePort, type PortRequest, writeDown } from './opened-ports.ts'
 import type { Roster } from './roster.ts'
 import { StartWatch } from './start-watch.ts'
 import type { RunState } from './state.ts'
 
+/** A change of a file may not have been heard of after so long, in milliseconds: `watchFolder` waits for its last one. */
+const UNHEARD = 1000
+
 /** What of a master an app deals with. */
 export interface AppRunParts {
   readonly inForce: InForce
   readonly roster: Pick<Roster, 'listen'>
   readonly deployer: Pick<Deployer, 'deploy'>
+  readonly occupation: Pick<Occupation, 'idle'>
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
   readonly poller: Poller
@@ -57,7 +62,8 @@ export class AppRun {
   }
 
   get state(): RunState | undefined {
-    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.row }) }
+    const watchedUntil = this.#changed ? 0 : Date.now() - UNHEARD
+    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.row }), watchedUntil }
   }
 
   /** The app's processes were started. */
@@ -110,7 +116,7 @@ export class AppRun {
     return { success: true, log: [JSON.stringify(opened)] }
   }
 
-  /** Files have changed: a deploy, and another one when they change during it. */
+  /** Files have changed: a deploy, once nothing else goes on, and another one when they change during it. */
   redeploy(): void {
     this.#changed = true
     if (!this.#redeploying) void this.#redeploy()
@@ -125,8 +131,9 @@ export class AppRun {
 
   async #redeploy(): Promise<void> {
     this.#redeploying = true
-    const { inForce, deployer, logger } = this.#parts
+    const { inForce, deployer, occupation, logger } = this.#parts
     while (this.#changed && !this.#over) {
+      await occupation.idle()
       this.#changed = false
       for (const { name, command } of inForce.config.services.values()) {
         if (command === null) continue

@@ -46,6 +46,7 @@ export class BeforeExec {
   readonly #parts: ReloadParts
   readonly #program: InstalledProgram
   readonly #carried: () => Carried
+  readonly #stopped = new AbortController()
 
   /**
    * @param program that replaces this one
@@ -55,6 +56,11 @@ export class BeforeExec {
     this.#parts = parts
     this.#program = program
     this.#carried = carried
+  }
+
+  /** The master stops: a reload that goes on gives way, whatever it waits for. */
+  stop(): void {
+    this.#stopped.abort()
   }
 
   /**
@@ -82,7 +88,7 @@ export class BeforeExec {
       this.#program.enterFolder()
       const candidate = this.#readCandidate()
       const program = this.#program.forReload()
-      const problem = await checkProgram(program, inForce.settings.file)
+      const problem = await checkProgram(program, inForce.settings.file, this.#stopped.signal)
       const stops = () => {
         if (!givesWay()) return false
         log.proceed()

@@ -194,11 +194,12 @@ export class Master {
       message: (worker: WorkerProcess, message: FromWorker) => this.#heard(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
       workerTimeout: () => inForce.config.workerTimeout,
-      node: () => {
+      node: (failures: number) => {
         program.leaveRemovedFolder()
-        return program.nodeForWorker()
+        return program.nodeForWorker(failures)
       },
-      programGone: () => this.reload(),
+      // One that goes on brings a worker of the program that is installed now.
+      programGone: () => void (this.#occupation.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
     }
     this.#roster = new Roster(this.#poller, counters, host, logger, workersStarted)
@@ -314,12 +315,18 @@ export class Master {
     this.#fleet.close()
   }
 
+  /** From now on what is removed from disk is not created again. */
+  leaveFiles(): void {
+    this.#files.close()
+  }
+
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
     // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
     this.#roster.hurry()
     await this.#finishing
     this.#occupation.begin('stop')
+    this.#beforeExec.stop()
     const { drainDeadline } = this.#inForce.config
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')

@@ -82,8 +82,8 @@ export interface RosterHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
   ended(): void
-  /** The binary for the next one. */
-  node(): string
+  /** The binary for the next one, when so many in a row could not be started. */
+  node(failures: number): string
   /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
   programGone(): void
 }
@@ -111,6 +111,8 @@ export class Roster {
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
   #started: number
+  /** Workers in a row that were not built. */
+  #failedStarts = 0
   #stopping = false
   #hurried = false
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
@@ -416,7 +418,7 @@ export class Roster {
     sockets,
     format,
   }: Assignment): Promise<WorkerProcess> {
-    const node = this.#host.node()
+    const node = this.#host.node(this.#failedStarts)
     const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
     this.#building.add(worker)
@@ -444,7 +446,11 @@ export class Roster {
       () => this.#built.has(worker) || !worker.alive,
       (over) => afterRunning(START_LIMIT, over),
     )
-    if (this.#built.has(worker) && worker.alive) return worker
+    if (this.#built.has(worker) && worker.alive) {
+      this.#failedStarts = 0
+      return worker
+    }
+    this.#failedStarts += 1
     const error = this.#failed(worker)
     worker.kill('SIGKILL')
     await this.#until(() => !this.#workers.has(worker))
@@ -580,7 +586,7 @@ export class Roster {
       if (!next.alive) throw this.#failed(next)
       this.#take(next)
     } catch (error) {
-      if (!this.#stopping) this.#logger.error({ err: error }, 'worker could not be replaced')
+      if (!this.#stopping) this.#notReplaced(error)
       // It may still answer again. Until then this is tried again, after another timeout.
       this.#hung.delete(silent)
       this.#watchman.forget(silent)
@@ -617,10 +623,14 @@ export class Roster {
       if (wanted()) return this.#take(next)
       this.#retire(next)
     } catch (error) {
-      this.#logger.error({ err: error }, 'worker could not be replaced')
-      if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
+      this.#notReplaced(error)
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
+  }
+
+  #notReplaced(error: unknown): void {
+    this.#logger.error({ err: error }, 'worker could not be replaced')
+    if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
   }
 }
 
