@@ -105,11 +105,18 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     const worker = await onlyWorker(t, broker)
     const deaths = logged(broker, 'worker died')
     signal(worker, 'SIGSTOP')
+    // In the kernel's queue, which the successor that ends emptied: they were rejected there.
+    const clients = await Promise.all(Array.from({ length: 20 }, () => visit(t, broker)))
     await eventually(
       () => said(broker, 'worker does not answer; starting another', worker) !== undefined,
       'suspected',
     )
+    const begun = logged(broker, 'worker has finished')
+    await eventually(async () => (await masterStatus(t, broker)).workers.length > 1, 'there is a successor')
     signal(worker, 'SIGCONT')
+    for (const client of clients) t.match(await client.answer(), { status: 200 })
+    for (const client of clients) client.socket.destroy()
+    await logs(broker, 'worker has finished', begun + 1)
     await eventually(() => said(broker, 'worker answers again; it stays', worker) !== undefined, 'it stays')
     t.equal(await onlyWorker(t, broker), worker)
     t.equal(logged(broker, 'worker died'), deaths)
