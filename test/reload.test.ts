@@ -16,6 +16,7 @@ import {
   openSession,
   operatorSocket,
   parseAnswer,
+  reload,
   rest,
   samples,
   say,
@@ -232,6 +233,17 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     const last = values.get('baton_last_reload_timestamp_seconds') ?? 0
     t.ok(last > begun, 'after the test began')
     t.ok(last <= Date.now() / 1000)
+  })
+  // `pkill -USR2 -f baton`: Node has no listeners yet while it starts, and such a signal ended it. The reload was refused, and a start
+  // failed.
+  await t.test('signals that end a check or a worker while it starts', async (t) => {
+    for (const name of ['SIGUSR2', 'SIGHUP', 'SIGTERM']) {
+      scene.begin('signalled-check', name)
+      scene.begin('signalled-worker', name)
+      t.match(await reload(t, broker), { success: true }, name)
+    }
+    await logs(broker, 'a signal ended or stopped a worker that was starting; starting another', 3)
+    t.equal(await servedBy(t, broker), backend.pid)
   })
   await t.test('what is no command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })

@@ -1,9 +1,17 @@
 import { spawn } from 'node:child_process'
 import type { CommandLine } from './installed-program.ts'
+import { strayEnd } from './process-sight.ts'
+import { afterStopped } from './running-time.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from './state-version.ts'
 
 /** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
 const PATIENCE = 120_000
+
+/** A check that is stopped (SIGSTOP) for so long, in ms, is made again. */
+const STOPPED_LIMIT = 2000
+
+/** Maximum checks, when it is signals that end them. */
+const MOST_CHECKS = 20
 
 /**
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
@@ -11,7 +19,17 @@ const PATIENCE = 120_000
  *
  * @returns what is wrong, or undefined
  */
-export async function checkProgram({ node, args }: CommandLine, file: string): Promise<string | undefined> {
+export async function checkProgram(program: CommandLine, file: string): Promise<string | undefined> {
+  for (let checks = 1; ; checks += 1) {
+    const { code, signal, stopped, printed } = await check(program, file)
+    if (code === 0 && signal === null) return undefined
+    const stray = stopped || strayEnd({ code, signal }) !== undefined
+    if (!stray || checks === MOST_CHECKS)
+      return `the new program does not load (${signal ?? `exit code ${code}`}): ${printed.trim()}`
+  }
+}
+
+async function check({ node, args }: CommandLine, file: string) {
   const child = spawn(node, [...args, 'check', '--config', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
@@ -20,6 +38,11 @@ export async function checkProgram({ node, args }: CommandLine, file: string): P
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk: Buffer) => (printed += chunk.toString()))
   const timeout = setTimeout(() => child.kill('SIGKILL'), PATIENCE)
+  let stopped = false
+  const cancel = afterStopped(child.pid ?? 0, STOPPED_LIMIT, () => {
+    stopped = true
+    child.kill('SIGKILL')
+  })
   const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
     child.on('error', (error) => {
       printed += error.message
@@ -28,6 +51,6 @@ export async function checkProgram({ node, args }: CommandLine, file: string): P
     child.on('close', (...how) => resolve(how))
   })
   clearTimeout(timeout)
-  if (code === 0) return undefined
-  return `the new program does not load (${signal ?? `exit code ${code}`}): ${printed.trim()}`
+  cancel()
+  return { code, signal, stopped, printed }
 }
