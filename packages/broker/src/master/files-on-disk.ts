@@ -288,7 +288,14 @@ export class FilesOnDisk {
 function makeRoom(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
   if (found?.isSocket() === true) unlinkSync(path)
-  else if (found !== undefined) renameSync(path, `${path}.replaced`)
+  else if (found !== undefined) renameSync(path, unusedName(`${path}.replaced`))
+}
+
+function unusedName(path: string): string {
+  let name = path
+  for (let number = 2; lstatSync(name, { throwIfNoEntry: false }) !== undefined; number += 1)
+    name = `${path}-${number}`
+  return name
 }
 
 function pathOf({ address }: Held): string {
