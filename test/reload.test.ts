@@ -1,5 +1,13 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
@@ -244,6 +252,15 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     }
     await logs(broker, 'a signal ended or stopped a worker that was starting; starting another', 3)
     t.equal(await servedBy(t, broker), backend.pid)
+  })
+  // The master waited in open(2) for a writer: nothing was answered, and a worker that died was not replaced.
+  await t.test('a configuration that is a FIFO', async (t) => {
+    const aside = `${broker.configFile}.aside`
+    renameSync(broker.configFile, aside)
+    t.equal(spawnSync('mkfifo', [broker.configFile]).status, 0)
+    t.match(await reload(t, broker), { success: false, log: [/not a regular file; a reload cannot read it/] })
+    renameSync(aside, broker.configFile)
+    t.match(await reload(t, broker), { success: true })
   })
   await t.test('what is no command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })
