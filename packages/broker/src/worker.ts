@@ -263,6 +263,7 @@ export function createWorker(
   const admin = createAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
+  let accepts = false
   const shut = async () => {
     registry.close()
     await Promise.all([...services.values()].map((service) => service.close()))
@@ -275,7 +276,11 @@ export function createWorker(
   }
   const stop = async (deadline: number) => {
     beginDrain()
-    for (const listener of listeners) listener.close()
+    for (const listener of listeners) {
+      // Clients that wait in the queue of a socket that this worker was never to accept from are those of another one.
+      if (deadline === 0 && !accepts) listener.leave()
+      else listener.close()
+    }
     if (!employed)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
     const drained = Promise.all([...services.values()].map((service) => service.drained()))
@@ -301,6 +306,7 @@ export function createWorker(
       registry.start(poller)
     },
     accept() {
+      accepts = true
       for (const listener of listeners) listener.start(poller)
       logger.info(
         {

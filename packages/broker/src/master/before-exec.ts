@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
-import { ConfigError, readConfigText } from '../config/index.ts'
+import { ConfigError, readConfigTextAtOnce } from '../config/index.ts'
 import type { Change } from '../events/index.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
@@ -122,7 +122,7 @@ export class BeforeExec {
   #readCandidate(): string {
     const { settings, config } = this.#parts.inForce
     const { file } = settings
-    const candidate = readSettings(file, readConfigText(file))
+    const candidate = readSettings(file, readConfigTextAtOnce(file))
     if (candidate.config.runtimeDir !== config.runtimeDir) {
       throw new ConfigError(file, [
         { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },

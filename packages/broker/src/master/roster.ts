@@ -10,12 +10,19 @@ import { processExists } from '../registry/peer-process.ts'
 import { RestartBackoff } from './backoff.ts'
 import type { Counters } from './counters.ts'
 import type { HeldSockets } from './held-sockets.ts'
-import { afterRunning, RunningTime } from './running-time.ts'
+import { isStopped, strayEnd } from './process-sight.ts'
+import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
 import { type Sighting, Watchman } from './watchman.ts'
 import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
 
 /** A worker that is not built after so long, in milliseconds, will not be. */
 const START_LIMIT = 30_000
+
+/** Maximum starts of one worker, when it is signals that end them. */
+const MOST_STARTS = 20
+
+/** Share of the worker timeout for which a worker that is starting may be stopped (SIGSTOP), before another one is started. */
+const STOPPED_SHARE = 0.4
 
 /** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
 const MOVE_LIMIT = 2000
@@ -105,6 +112,8 @@ export class Roster {
   /** Until they serve. */
   readonly #building = new WeakSet<WorkerProcess>()
   readonly #failures = new WeakMap<WorkerProcess, string>()
+  /** Signals that ended workers and that say nothing of the worker. */
+  readonly #strayEnds = new WeakMap<WorkerProcess, string>()
   readonly #startedAt = new WeakMap<WorkerProcess, number>()
   readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
   readonly #backoff = new RestartBackoff()
@@ -409,15 +418,44 @@ export class Roster {
     for (const waiter of this.#waiting) if (waiter.check()) waiter.resolve()
   }
 
-  /** Resolves when it is built and has accepted nothing yet. */
-  async #build({
-    text,
-    file,
-    controlPath,
-    controlMode,
-    sockets,
-    format,
-  }: Assignment): Promise<WorkerProcess> {
+  /**
+   * Resolves when it is built and has accepted nothing yet. Signals have their defaults while Node starts: `pkill -USR2 -f baton` ends a
+   * worker that is starting, and a SIGSTOP may be meant for another one. Neither is a reason to give up.
+   */
+  async #build(assignment: Assignment): Promise<WorkerProcess> {
+    for (let starts = 1; ; starts += 1) {
+      const worker = this.#launch(assignment)
+      await this.#untilOr(
+        () => this.#built.has(worker) || !worker.alive,
+        (over) => {
+          const cancels = [
+            afterRunning(START_LIMIT, over),
+            afterStopped(worker.pid, STOPPED_SHARE * this.#host.workerTimeout(), over),
+          ]
+          return () => {
+            for (const cancel of cancels) cancel()
+          }
+        },
+      )
+      if (this.#built.has(worker) && worker.alive) {
+        this.#failedStarts = 0
+        return worker
+      }
+      const stopped = worker.alive && isStopped(worker.pid)
+      const error = this.#failed(worker, stopped)
+      worker.kill('SIGKILL')
+      await this.#until(() => !this.#workers.has(worker))
+      const signal = stopped ? 'SIGSTOP' : this.#strayEnds.get(worker)
+      if (signal === undefined) this.#failedStarts += 1
+      if (signal === undefined || this.#stopping || starts === MOST_STARTS) throw error
+      this.#logger.warn(
+        { workerPid: worker.pid, signal },
+        'a signal ended or stopped a worker that was starting; starting another',
+      )
+    }
+  }
+
+  #launch({ text, file, controlPath, controlMode, sockets, format }: Assignment): WorkerProcess {
     const node = this.#host.node(this.#failedStarts)
     const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
@@ -442,19 +480,7 @@ export class Roster {
       known: knownOf(this.known),
       managed: this.#host.managed(),
     })
-    await this.#untilOr(
-      () => this.#built.has(worker) || !worker.alive,
-      (over) => afterRunning(START_LIMIT, over),
-    )
-    if (this.#built.has(worker) && worker.alive) {
-      this.#failedStarts = 0
-      return worker
-    }
-    this.#failedStarts += 1
-    const error = this.#failed(worker)
-    worker.kill('SIGKILL')
-    await this.#until(() => !this.#workers.has(worker))
-    throw error
+    return worker
   }
 
   /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
@@ -487,10 +513,12 @@ export class Roster {
     worker.send({ type: 'accept' })
   }
 
-  #failed(worker: WorkerProcess): BrokerError {
+  #failed(worker: WorkerProcess, stopped = false): BrokerError {
     const said = this.#failures.get(worker) ?? worker.lastWords.join('\n')
-    const why = said === '' ? 'without a word' : said
-    return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? `not within ${START_LIMIT} ms` : why)
+    const signal = this.#strayEnds.get(worker)
+    const why = said === '' ? (signal ?? 'without a word') : said
+    const late = stopped ? 'stopped (SIGSTOP)' : `not within ${START_LIMIT} ms`
+    return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? late : why)
   }
 
   #limitLeaving(): void {
@@ -516,8 +544,11 @@ export class Roster {
     ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),
   }
 
-  #ended(worker: WorkerProcess, { code, signal }: Exit): void {
+  #ended(worker: WorkerProcess, exit: Exit): void {
+    const { code, signal } = exit
     this.#workers.delete(worker)
+    const stray = strayEnd(exit)
+    if (stray !== undefined) this.#strayEnds.set(worker, stray)
     this.#counters.keep(worker.snapshot)
     this.#host.ended()
     const asked = this.#stopping || worker.role === 'leaving'
