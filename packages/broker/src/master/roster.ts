@@ -3,6 +3,7 @@ import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { MOST_DESCRIPTORS } from '../channel/channel.ts'
 import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../channel/messages.ts'
+import { MASTER_SIGNALS } from '../cli/early-signals.ts'
 import { BrokerError } from '../errors.ts'
 import type { LogFormat } from '../log/logger.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
@@ -39,6 +40,14 @@ const STOP_GRACE = 5000
 
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MOST_LEAVING = 4
+
+/** Attempts to build a worker that a signal ends each time: a second Ctrl-C, and some more. */
+const MAX_BUILDS = 5
+
+/** One that was sent to the whole process group, by a terminal for instance, and reached a worker that did not ignore it yet. */
+function isStray({ signal }: Exit): boolean {
+  return signal !== null && (MASTER_SIGNALS as readonly NodeJS.Signals[]).includes(signal)
+}
 
 /** Backends of earlier workers that the next one is told of, at most. */
 const MOST_KNOWN = 4096
@@ -408,14 +417,15 @@ export class Roster {
   }
 
   /** Resolves when it is built and has accepted nothing yet. */
-  async #build({
-    text,
-    file,
-    controlPath,
-    controlMode,
-    sockets,
-    format,
-  }: Assignment): Promise<WorkerProcess> {
+  async #build(assignment: Assignment): Promise<WorkerProcess> {
+    for (let attempt = 1; ; attempt++) {
+      const built = await this.#buildOnce(assignment)
+      if (built instanceof WorkerProcess) return built
+      if (!built.byStraySignal || this.#stopping || attempt === MAX_BUILDS) throw built.error
+    }
+  }
+
+  async #buildOnce({ text, file, controlPath, controlMode, sockets, format }: Assignment) {
     const node = this.#host.node()
     const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
@@ -448,7 +458,7 @@ export class Roster {
     const error = this.#failed(worker)
     worker.kill('SIGKILL')
     await this.#until(() => !this.#workers.has(worker))
-    throw error
+    return { error, byStraySignal: isStray(worker.exit) }
   }
 
   /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
@@ -517,6 +527,8 @@ export class Roster {
     const asked = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
     if (asked && code === 0) this.#logger.info(log, 'worker has finished')
+    else if (this.#building.has(worker) && isStray({ code, signal }))
+      this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
       this.#counters.workerDied()
       this.#logger.error(log, 'worker died')

@@ -163,6 +163,11 @@ export class WorkerProcess {
     return this.#channel.quiet
   }
 
+  /** How it has ended. */
+  get exit(): Exit {
+    return this.#exit
+  }
+
   /** The last lines of its standard error. */
   get lastWords(): readonly string[] {
     return this.#lines
