@@ -12,6 +12,7 @@ import { Farewell } from './farewell.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from './metrics/index.ts'
+import { oneAtATime } from './metrics/one-at-a-time.ts'
 import { FlightRecorder } from './recorder/index.ts'
 import type { BackendLink } from './registry/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
@@ -221,10 +222,10 @@ export function createWorker(
     drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
     drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
     ...(reload && { reload }),
-    metricsText: async () => {
+    metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())
-    },
+    }),
     metricsContentType: metrics.contentType,
     asked: (change) => {
       const { kind, service, backend, by } = change

@@ -554,6 +554,8 @@ export class Roster {
     const asked = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
     if (asked && code === 0) this.#logger.info(log, 'worker has finished')
+    else if (stray !== undefined && this.#building.has(worker))
+      this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
       this.#counters.workerDied()
       this.#logger.error(log, 'worker died')
