@@ -2,7 +2,7 @@ import { request as httpRequest, type IncomingMessage, type RequestOptions } fro
 
 import { errnoOf, formatAddress, type Address, type Config } from '../config/index.ts'
 import { printable } from '../log/printable.ts'
-import { CommandError } from './output/terminal.ts'
+import { CommandError } from '../exit-codes.ts'
 
 /** The broker answers from memory; one that takes longer is stuck. */
 const TIMEOUT_MS = 5000

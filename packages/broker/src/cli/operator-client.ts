@@ -1,7 +1,7 @@
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { errnoOf } from '../config/index.ts'
-import { CommandError } from './output/terminal.ts'
+import { CommandError } from '../exit-codes.ts'
 
 /** What the master said at the end. */
 export interface OperatorAnswer {

@@ -13,8 +13,8 @@ import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
 import { top } from './commands/top.ts'
 import { trace } from './commands/trace.ts'
-import { CommandError, UsageError, type Terminal } from './output/terminal.ts'
-import { DONE, FAILED, USAGE } from '../exit-codes.ts'
+import { UsageError, type Terminal } from './output/terminal.ts'
+import { DONE, FAILED, USAGE, CommandError } from '../exit-codes.ts'
 
 const COMMANDS: readonly Command[] = [
   runApp,

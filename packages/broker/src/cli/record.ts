@@ -1,5 +1,5 @@
 import type { FlightRecord } from '../api/flight-record.ts'
-import { CommandError } from './output/terminal.ts'
+import { CommandError } from '../exit-codes.ts'
 
 /** @throws CommandError for what is no record of this version */
 export function checkedRecord(answer: unknown): FlightRecord {

@@ -1,7 +1,7 @@
 import type { Status } from '../api/status.ts'
 import type { Config } from '../config/index.ts'
 import { askBroker } from './admin-client.ts'
-import { CommandError } from './output/terminal.ts'
+import { CommandError } from '../exit-codes.ts'
 
 /** @throws CommandError when nobody answers, or somebody else */
 export async function askStatus(config: Config, signal?: AbortSignal): Promise<Status> {

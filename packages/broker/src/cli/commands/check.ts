@@ -1,8 +1,8 @@
 import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
-import { CommandError, type Terminal } from '../output/terminal.ts'
-import { DONE } from '../../exit-codes.ts'
+import type { Terminal } from '../output/terminal.ts'
+import { DONE, CommandError } from '../../exit-codes.ts'
 
 export const check: Command = {
   name: 'check',

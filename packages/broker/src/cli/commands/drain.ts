@@ -1,8 +1,8 @@
 import { formatDuration, loadConfig, parseDuration } from '../../config/index.ts'
 import { askBroker } from '../admin-client.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
-import { CommandError, UsageError } from '../output/terminal.ts'
-import { DONE } from '../../exit-codes.ts'
+import { UsageError } from '../output/terminal.ts'
+import { DONE, CommandError } from '../../exit-codes.ts'
 
 export const drain: Command = {
   name: 'drain',

@@ -7,8 +7,8 @@ import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { brokerEvents } from '../event-stream.ts'
 import { printable } from '../../log/printable.ts'
 import { checkedStatus } from '../answers.ts'
-import { CommandError, type Terminal } from '../output/terminal.ts'
-import { DONE } from '../../exit-codes.ts'
+import type { Terminal } from '../output/terminal.ts'
+import { DONE, CommandError } from '../../exit-codes.ts'
 
 /** From one attempt to the next. A stream that has lasted for longer is opened again at once: a reload has its successor ready. */
 const RETRY_MS = 1000

@@ -7,7 +7,8 @@ import { parseAddress } from '../../config/address.ts'
 import { logicalFolder, throughLinks } from '../../config/working-folder.ts'
 import type { Command } from '../command.ts'
 import { NOT_FOUND, unstartable } from '../../supervise/startable.ts'
-import { CommandError, UsageError } from '../output/terminal.ts'
+import { UsageError } from '../output/terminal.ts'
+import { CommandError } from '../../exit-codes.ts'
 
 /** The service of the app that `baton run` runs. */
 const SERVICE = 'app'

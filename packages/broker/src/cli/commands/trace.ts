@@ -3,8 +3,8 @@ import { askBroker, RefusedError } from '../admin-client.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command, type Invocation } from '../command.ts'
 import { checkedRecord, checkedRecords } from '../answers.ts'
-import { CommandError, UsageError, type Terminal } from '../output/terminal.ts'
-import { DONE } from '../../exit-codes.ts'
+import { UsageError, type Terminal } from '../output/terminal.ts'
+import { DONE, CommandError } from '../../exit-codes.ts'
 import { describeRecord, listRecords } from '../output/timeline.ts'
 
 /** 26 letters and digits of Crockford's alphabet (github.com/ulid/spec), which has no capitals to insist on. */

@@ -32,6 +32,8 @@ export interface RunState {
   readonly restart?: 'limited' | 'always'
   /** What the app's starts came to so far. */
   readonly starts?: StartHistory
+  /** Changes of files after that, in milliseconds since the Unix epoch, are still to be deployed. Absent at the start. */
+  readonly watchedUntil?: number
   /** What ran this program; it ends with them. */
   readonly launchers?: readonly Launcher[]
 }

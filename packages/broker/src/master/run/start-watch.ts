@@ -1,6 +1,5 @@
 import { unstartableBy } from '../../supervise/startable.ts'
-import { CommandError } from '../../cli/output/terminal.ts'
-import { FAILED } from '../../exit-codes.ts'
+import { FAILED, CommandError } from '../../exit-codes.ts'
 import { formatDuration } from '../../config/duration.ts'
 import { type BackendReport, fleetClock, type ManagedProcess, type ProcessExit } from '../fleet/index.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
