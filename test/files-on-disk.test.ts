@@ -181,6 +181,17 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     })
     t.ok(isSocket(control))
     t.equal(statSync(`${control}.replaced`).size, 8)
+    // The second one lost the first, or could not be moved away: then no command could be given any more.
+    for (const path of [control, lock]) {
+      for (const name of ['one', 'other'])
+        await loses(path, () => {
+          rmSync(path)
+          mkdirSync(join(path, name), { recursive: true })
+        })
+    }
+    t.equal(statSync(`${control}.replaced`).size, 8)
+    t.ok(statSync(`${control}.replaced-3/other`).isDirectory())
+    t.ok(statSync(`${lock}.replaced-2/other`).isDirectory())
     await loses(web)
     t.equal((await ask(web)).pid, first.pid)
     t.match((await ask(admin, '/metrics')).body, /^baton_files_restored_total [1-9]\d+$/m)

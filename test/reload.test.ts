@@ -1,5 +1,13 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
@@ -16,6 +24,7 @@ import {
   openSession,
   operatorSocket,
   parseAnswer,
+  reload,
   rest,
   samples,
   say,
@@ -232,6 +241,26 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     const last = values.get('baton_last_reload_timestamp_seconds') ?? 0
     t.ok(last > begun, 'after the test began')
     t.ok(last <= Date.now() / 1000)
+  })
+  // `pkill -USR2 -f baton`: Node has no listeners yet while it starts, and such a signal ended it. The reload was refused, and a start
+  // failed.
+  await t.test('signals that end a check or a worker while it starts', async (t) => {
+    for (const name of ['SIGUSR2', 'SIGHUP', 'SIGTERM']) {
+      scene.begin('signalled-check', name)
+      scene.begin('signalled-worker', name)
+      t.match(await reload(t, broker), { success: true }, name)
+    }
+    await logs(broker, 'a signal ended or stopped a worker that was starting; starting another', 3)
+    t.equal(await servedBy(t, broker), backend.pid)
+  })
+  // The master waited in open(2) for a writer: nothing was answered, and a worker that died was not replaced.
+  await t.test('a configuration that is a FIFO', async (t) => {
+    const aside = `${broker.configFile}.aside`
+    renameSync(broker.configFile, aside)
+    t.equal(spawnSync('mkfifo', [broker.configFile]).status, 0)
+    t.match(await reload(t, broker), { success: false, log: [/not a regular file; a reload cannot read it/] })
+    renameSync(aside, broker.configFile)
+    t.match(await reload(t, broker), { success: true })
   })
   await t.test('what is no command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })

@@ -1,11 +1,14 @@
+import { readFileSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker } from './support/broker.ts'
+import { batonCommand, type Broker, startBroker } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import { isInspected } from './support/inspector.ts'
 import { LIMIT } from './support/limits.ts'
 import { logs, masterStatus, onlyWorker } from './support/operator.ts'
+import { Program, temporaryFolder } from './support/process.ts'
 import { signal, signalGroup } from './support/signal.ts'
 import { servedBy, visit } from './support/visit.ts'
 
@@ -35,6 +38,10 @@ const HARMLESS = [
 async function delivered(t: Test, broker: Broker): Promise<void> {
   await masterStatus(t, broker)
   await broker.status()
+}
+
+function childrenOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
 }
 
 /** Those of the status, by their `msg`. */
@@ -107,3 +114,33 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
     await eventually(() => !broker.program.running, 'it has ended')
   })
 })
+
+void t.test(
+  'Ctrl-C while the worker starts stops the broker, which is no failure',
+  { timeout: LIMIT },
+  async (t) => {
+    // The worker ignores signals, but only once its first line runs: before, "the worker process did not start: without a word".
+    const folder = temporaryFolder(t)
+    const file = join(folder, 'baton.json')
+    const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }]
+    const admin = { listen: '127.0.0.1:0' }
+    writeFileSync(file, JSON.stringify({ runtimeDir: 'run', admin, listeners, services: { web: {} } }))
+    const program = new Program(t, process.execPath, [batonCommand, 'start', '--config', file], {
+      group: true,
+    })
+    await eventually(() => childrenOf(program.pid).length > 0, 'there is a worker')
+    const [worker] = childrenOf(program.pid)
+    signalGroup(program.pid, 'SIGINT')
+    t.same(await program.exited, { code: 0, signal: null })
+    const messages = program.messages()
+    t.match(
+      messages.find(({ workerPid }) => workerPid === worker),
+      { msg: 'worker was ended by a signal while it started', signal: 'SIGINT' },
+    )
+    t.match(messages.at(-1), { msg: 'stopped' })
+    t.notOk(
+      messages.some(({ level }) => Number(level) > 40),
+      'no error',
+    )
+  },
+)

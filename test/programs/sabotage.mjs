@@ -3,9 +3,10 @@
 // check of the new program, and a master between two programs, that take as long as the file is there; `gap`, the same for a
 // master that does not listen for any signal yet. Then it says so in a file of its own, `slow-master-reached`. `busy-worker` and
 // `blocked-worker`: workers in an endless loop, or in a call that does not return, as long as the file is there.
-// `patient-master`: a master that waits a hundred times as long as its limits of
+// `signalled-worker` and `signalled-check`: one that is starting gets the signal that the file names, once.
+// SIGWINCH: a master that throws. `patient-master`: a master that waits a hundred times as long as its limits of
 // 2 s and more say, so that a test can do in the middle of such a wait what it has to.
-import { existsSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 const { SABOTAGE: folder = '/nowhere', BATON_MASTER_STATE, BATON_MASTER_STATE_VERSION } = process.env
@@ -16,7 +17,15 @@ const block = (name) => {
   while (wanted(name)) Atomics.wait(cell, 0, 0, 10)
 }
 
+const signalled = (name) => {
+  if (!wanted(name)) return
+  const signal = readFileSync(join(folder, name), 'utf8')
+  rmSync(join(folder, name))
+  process.kill(process.pid, signal)
+}
+
 if (BATON_MASTER_STATE_VERSION !== undefined) {
+  signalled('signalled-check')
   block('slow-check')
   if (wanted('check')) throw new Error('this code does not load')
 }
@@ -32,6 +41,9 @@ if (BATON_MASTER_STATE !== undefined) {
   process.on('newListener', first)
 }
 if (process.argv[2] === 'start') {
+  process.on('SIGWINCH', () => {
+    throw new Error('sabotaged')
+  })
   const { setTimeout } = globalThis
   globalThis.setTimeout = (then, milliseconds, ...more) => {
     const factor = milliseconds >= 2000 && wanted('patient-master') ? 100 : 1
@@ -39,6 +51,7 @@ if (process.argv[2] === 'start') {
   }
 }
 if (process.argv[1].endsWith('worker/main.js')) {
+  signalled('signalled-worker')
   if (wanted('worker')) throw new Error('this worker does not start')
   const hang = () => {
     block('blocked-worker')

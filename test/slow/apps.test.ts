@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
@@ -8,10 +8,11 @@ import { io } from 'socket.io-client'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { AppRun, ask, Clients, NOTHING_LEFT } from '../support/app-run.ts'
+import { batonCommand } from '../support/broker.ts'
 import { freePort } from '../support/free-port.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
-import { root, temporaryFolder } from '../support/process.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 import { exists, signalGroup } from '../support/signal.ts'
 
@@ -233,10 +234,12 @@ void t.test('--watch deploys what has changed, and nobody notices', { timeout: L
       `require('node:http').createServer((_, response) => response.end('${answer}')).listen(${port})`,
     )
   write('old')
+  const sabotage = temporaryFolder(t)
   const run = new AppRun(t, {
     command: ['node', 'server.js'],
     options: [...TWO, '--watch'],
     cwd: folder,
+    env: { SABOTAGE: sabotage, NODE_OPTIONS: `--import=${join(root, 'test/programs/sabotage.mjs')}` },
   })
   await run.serving(2)
   const url = `http://127.0.0.1:${port}/`
@@ -246,6 +249,20 @@ void t.test('--watch deploys what has changed, and nobody notices', { timeout: L
   write('new')
   await run.program.line((line) => line.startsWith('deployed '), 'that it has deployed')
   for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, 'new')
+  // A change was lost when it came during a reload: it was refused, or there was no program to see it.
+  const config = ['--config', await run.configFile()]
+  const deploys = () => run.program.lines.filter((line) => line.startsWith('deployed ')).length
+  for (const stage of ['slow-check', 'slow-master']) {
+    const before = deploys()
+    writeFileSync(join(sabotage, stage), '')
+    const reload = new Program(t, process.execPath, [batonCommand, 'reload', ...config])
+    await eventually(() => existsSync(join(sabotage, `${stage}-reached`)), stage)
+    write(stage)
+    rmSync(join(sabotage, stage))
+    t.match(await reload.exited, { code: 0 }, reload.lines.join('\n'))
+    await eventually(() => deploys() > before, 'what changed meanwhile is deployed')
+    for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, stage)
+  }
   await clients.stop()
   t.same(clients.failures, [])
   t.same(await run.end('SIGINT'), NOTHING_LEFT)

@@ -1,4 +1,13 @@
-import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import {
+  appendFileSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import { AppRun, ask } from '../support/app-run.ts'
@@ -40,9 +49,43 @@ void t.test('baton run: the folder with its configuration and sockets', { timeou
   const deploy = await run.deploy()
   t.equal((await deploy.exited).code, 0, deploy.lines.join('\n'))
 
+  truncateSync(file)
+  await eventually(() => restored() === 3, 'an empty file is none')
+
   run.program.kill('SIGTERM')
   t.equal((await run.program.exited).code, 0)
   t.notOk(existsSync(dirname(file)))
+})
+
+// What had been written of the file before the disk was full was taken for the file: no command could be given any more.
+const asRoot = { timeout: LIMIT, skip: process.getuid?.() !== 0 && 'needs root' }
+void t.test('baton run: the disk is full when the folder is removed', asRoot, async (t) => {
+  const disk = temporaryFolder(t)
+  const { status, stderr } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', disk])
+  t.equal(status, 0, stderr.toString())
+  t.teardown(() => spawnSync('umount', ['-l', disk]))
+  const run = await new AppRun(t, {
+    command: [process.execPath, join(root, 'test/apps/http.mjs')],
+    env: { PORT: String(await freePort()) },
+    temporary: disk,
+  }).serving(1)
+  const file = await run.configFile()
+  const text = readFileSync(file, 'utf8')
+  const ballast = join(disk, 'ballast')
+  const full = () => {
+    // The folder may have been restored before the ballast took its room.
+    rmSync(dirname(file), { recursive: true, force: true })
+    try {
+      for (;;) appendFileSync(ballast, Buffer.alloc(4096))
+    } catch {
+      return run.program.lines.some((line) => line.includes(`${file}: ENOSPC`))
+    }
+  }
+  await eventually(full, 'the file cannot be written')
+  rmSync(ballast)
+  await eventually(() => existsSync(file) && readFileSync(file, 'utf8') === text, 'it is written as a whole')
+  const deploy = await run.deploy()
+  t.equal((await deploy.exited).code, 0, deploy.lines.join('\n'))
 })
 
 void t.test(

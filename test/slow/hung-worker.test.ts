@@ -15,6 +15,8 @@ import { servedBy, visit } from '../support/visit.ts'
 const TIMEOUT = 5000
 const GRACE = 2000
 
+const STRAY = 'a signal ended or stopped a worker that was starting; starting another'
+
 /** What the master has said of a worker since then. */
 function said(broker: Broker, msg: string, workerPid: number) {
   return broker.program.messages().find((each) => each['msg'] === msg && each['workerPid'] === workerPid)
@@ -105,14 +107,45 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     const worker = await onlyWorker(t, broker)
     const deaths = logged(broker, 'worker died')
     signal(worker, 'SIGSTOP')
+    // In the kernel's queue, which the successor that ends emptied: they were rejected there.
+    const clients = await Promise.all(Array.from({ length: 20 }, () => visit(t, broker)))
     await eventually(
       () => said(broker, 'worker does not answer; starting another', worker) !== undefined,
       'suspected',
     )
+    const begun = logged(broker, 'worker has finished')
+    await eventually(async () => (await masterStatus(t, broker)).workers.length > 1, 'there is a successor')
     signal(worker, 'SIGCONT')
+    for (const client of clients) t.match(await client.answer(), { status: 200 })
+    for (const client of clients) client.socket.destroy()
+    await logs(broker, 'worker has finished', begun + 1)
     await eventually(() => said(broker, 'worker answers again; it stays', worker) !== undefined, 'it stays')
     t.equal(await onlyWorker(t, broker), worker)
     t.equal(logged(broker, 'worker died'), deaths)
+    await served(t)
+  })
+
+  await t.test('its successor is stopped as well, while it starts', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    scene.begin('signalled-worker', 'SIGSTOP')
+    const stray = logged(broker, STRAY)
+    signal(worker, 'SIGSTOP')
+    const begun = performance.now()
+    const client = await visit(t, broker)
+    t.match(await client.answer(), { status: 200 })
+    const waited = performance.now() - begun
+    client.socket.destroy()
+    t.comment(`waited ${Math.round(waited)} ms`)
+    t.ok(waited < TIMEOUT + Math.max(GRACE, 2 * Number(process.env['TEST_START_MS'] ?? 3000)))
+    t.equal(logged(broker, STRAY), stray + 1)
+    await replaced(broker, worker)
+    await served(t)
+  })
+
+  await t.test('in a reload the check and the new worker are stopped while they start', async (t) => {
+    scene.begin('signalled-check', 'SIGSTOP')
+    scene.begin('signalled-worker', 'SIGSTOP')
+    t.match(await reload(t, broker), { success: true })
     await served(t)
   })
 

@@ -5,6 +5,7 @@ import {
   mkdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -89,8 +90,12 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
       node('v1'),
       'a worker is of the same Node for as long as that is there',
     )
+    // As a package manager does that is in the middle of an upgrade.
+    writeFileSync(join(folder, 'half'), '#!/bin/sh\nexit 3\n', { mode: 0o755 })
+    renameSync(join(folder, 'half'), node('v1'))
+    t.match(binaryOf(await loseWorker(t)), 'node/v1/bin/node (deleted)')
     rmSync(join(folder, 'node/v1'), { recursive: true })
-    t.equal(binaryOf(await loseWorker(t)), node('v2'))
+    t.match(binaryOf(await loseWorker(t)), 'node/v1/bin/node (deleted)', 'and when it was removed')
     await reloads(t, '0.0.1')
     t.equal(binaryOf(program.pid), node('v2'))
   })
@@ -132,11 +137,21 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     )
   })
 
+  await t.test('the running Baton is removed, and its worker hangs', async (t) => {
+    installBaton(releases.add('three-b'), '0.0.31')
+    releases.use('three-b')
+    releases.remove('three')
+    const reloaded = logged(broker, 'reloaded')
+    signal(await onlyWorker(t, broker), 'SIGSTOP')
+    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
+    t.equal(await release(), 'one')
+  })
+
   await t.test('no Baton is installed any longer', async (t) => {
     const four = releases.add('four')
     releases.use('four')
-    await reloads(t, '0.0.3')
-    releases.remove('three')
+    await reloads(t, '0.0.31')
+    releases.remove('three-b')
     t.match(await reload(t, broker), {
       success: false,
       log: [

@@ -1,5 +1,14 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from '../support/backend.ts'
@@ -264,6 +273,15 @@ void t.test('Ctrl-S in the terminal of baton run', { timeout: LIMIT, skip: noScr
   const master = parentOf(await run.answers())
   signal(master, 'SIGTERM')
   await eventually(() => !exists(master), 'SIGTERM is obeyed')
+})
+
+// Node aborted when it ended: it restores the terminal's settings, and there was none any more.
+void t.test('a terminal that is closed', { timeout: LIMIT }, async (t) => {
+  const { terminal, run, exitCode } = await RedirectedRun.inTerminal(t, { SIZE: '900', EVERY: '10' })
+  await run.answers()
+  await terminal.hangUp()
+  await eventually(() => existsSync(exitCode) && readFileSync(exitCode, 'utf8') !== '', 'it ends')
+  t.equal(readFileSync(exitCode, 'utf8'), '0\n')
 })
 
 // It is the terminal or the pipe of another user: it cannot be opened again, and its flags are not ours to change.

@@ -7,7 +7,7 @@ import { startBackend } from '../support/backend.ts'
 import { batonCommand, Broker, startBroker } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
 import { LIMIT, starts } from '../support/limits.ts'
-import { masterStatus, operatorSocket } from '../support/operator.ts'
+import { masterStatus, operatorSocket, reload } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { PATIENT } from '../support/service.ts'
 import { visit } from '../support/visit.ts'
@@ -110,3 +110,26 @@ for (const ring of ['on', 'off']) {
     },
   )
 }
+
+void t.test(
+  'a process with a hundred backends registers all of them, and again after a reload',
+  { timeout: LIMIT },
+  async (t) => {
+    // Those that were refused took from what the process may dial: 64 were registered, and the others never.
+    const BACKENDS = 100
+    const broker = await startBroker(t, { config: { services: { web: PATIENT } } })
+    const program = new Program(
+      t,
+      process.execPath,
+      [join(root, 'test/programs/many-backends.mjs'), String(BACKENDS)],
+      { env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' } },
+    )
+    const all = (found: Record<string, unknown>) => found['count'] === BACKENDS
+    await eventually(() => program.messages().some(all), 'all are registered')
+    t.ok((await reload(t, broker)).success)
+    const { services } = (await (await fetch(`${broker.admin}/api/v1/status`)).json()) as {
+      services: { backends: unknown[] }[]
+    }
+    t.equal(services[0]?.backends.length, BACKENDS)
+  },
+)

@@ -225,16 +225,25 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     t.same(await broker.program.exited, { code: 1, signal: null })
     await gone(broker.pid)
   })
+  await t.test('a fault of the master is on its log, and ends it with exit code 1', async (t) => {
+    const { broker } = await Sabotaged.start(t)
+    broker.program.kill('SIGWINCH')
+    t.match(await broker.program.message('the master failed; its workers drain'), {
+      level: 60,
+      err: { message: 'sabotaged' },
+    })
+    t.same(await broker.program.exited, { code: 1, signal: null })
+    await gone(broker.pid)
+  })
   await t.test('during a reload that cannot go on any more', async (t) => {
     const scene = await Sabotaged.start(t)
     const { broker } = scene
+    // A new program that never gets to its end is not waited for.
     scene.begin('slow-check')
     const client = await Client.open(t, { path: join(broker.control, '../master.sock') })
     client.send('reload\n')
-    await broker.program.message('reloading')
+    await scene.reached('slow-check')
     broker.program.kill('SIGTERM')
-    await broker.program.message('draining')
-    scene.end('slow-check')
     t.same(await broker.program.exited, { code: 0, signal: null })
     t.notOk(exists(broker.pid))
     await client.ended

@@ -16,6 +16,8 @@ export interface AppRunOptions {
   readonly options?: readonly string[]
   readonly env?: NodeJS.ProcessEnv
   readonly cwd?: string
+  /** For its folder, instead of a new one. */
+  readonly temporary?: string
   /** Below a shell that runs this, in which `"$0" "$@"` is `baton run`: the shell is `program`. */
   readonly shell?: string
 }
@@ -27,9 +29,12 @@ export class AppRun {
   readonly #folder: string
   readonly #test: Test
 
-  constructor(t: Test, { command, options = [], env, cwd, shell }: AppRunOptions) {
+  constructor(
+    t: Test,
+    { command, options = [], env, cwd, shell, temporary = temporaryFolder(t) }: AppRunOptions,
+  ) {
     this.#test = t
-    this.#folder = temporaryFolder(t)
+    this.#folder = temporary
     const whole = [process.execPath, batonCommand, 'run', ...options, '--', ...command]
     const [file = '', ...args] = shell === undefined ? whole : ['bash', '-c', shell, ...whole]
     this.program = new Program(t, file, args, {

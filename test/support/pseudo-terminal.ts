@@ -36,6 +36,12 @@ export class PseudoTerminal {
     this.#child.stdin?.write(text)
   }
 
+  /** As if its window was closed. */
+  async hangUp(): Promise<void> {
+    this.#child.kill('SIGKILL')
+    await this.#ended
+  }
+
   /** Resolves with what `pattern` found, in what came since `from`. */
   async shows(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
     let found: RegExpExecArray | null = null

@@ -109,23 +109,25 @@ export class RedirectedRun {
     return run
   }
 
-  /** The same in a terminal, which shows its output. */
+  /** The same in a terminal, which shows its output. `exitCode`: the file that the exit code is written to. */
   static async inTerminal(
     t: Test,
     env: NodeJS.ProcessEnv,
-  ): Promise<{ run: RedirectedRun; terminal: PseudoTerminal }> {
+  ): Promise<{ run: RedirectedRun; terminal: PseudoTerminal; exitCode: string }> {
     const temporary = temporaryFolder(t)
+    const exitCode = join(temporaryFolder(t), 'exit-code')
     const port = await freePort()
     const terminal = new PseudoTerminal(
       t,
-      `exec ${process.execPath} ${batonCommand} run -- ${process.execPath} ${APP}`,
+      // The shell outlives its terminal.
+      `trap : HUP; ${process.execPath} ${batonCommand} run -- ${process.execPath} ${APP}; echo $? > ${exitCode}`,
       {
         env: { ...env, TMPDIR: temporary, PORT: String(port) },
       },
     )
     const run = new RedirectedRun(undefined, port, temporary)
     await run.answers()
-    return { run, terminal }
+    return { run, terminal, exitCode }
   }
 
   get program(): Program {

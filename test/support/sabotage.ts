@@ -14,6 +14,8 @@ type Fault =
   | 'patient-master'
   | 'busy-worker'
   | 'blocked-worker'
+  | 'signalled-check'
+  | 'signalled-worker'
 
 /** A broker whose reloads can be made to go wrong: `test/programs/sabotage.mjs`. */
 export class Sabotaged {
@@ -34,8 +36,9 @@ export class Sabotaged {
     return new Sabotaged(await startBroker(t, { config, env }), folder)
   }
 
-  begin(what: Fault): void {
-    writeFileSync(join(this.#folder, what), '')
+  /** @param detail the signal, where the fault is one */
+  begin(what: Fault, detail = ''): void {
+    writeFileSync(join(this.#folder, what), detail)
   }
 
   end(what: Fault): void {

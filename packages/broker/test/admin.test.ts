@@ -14,6 +14,7 @@ import t, { type Test } from 'tap'
 
 import { eventually } from '../../../test/support/eventually.ts'
 import { ADMIN_ERRORS, AdminError } from '../src/worker/admin/errors.ts'
+import { MAX_PIPELINED } from '../src/worker/admin/connection-limit.ts'
 import { MAX_CONNECTIONS, createAdmin } from '../src/worker/admin/server.ts'
 import { parseAddress, type Address } from '../src/config/address.ts'
 import { Secret } from '../src/config/secret.ts'
@@ -692,6 +693,7 @@ void t.test(
     const { address } = await serve(t)
     if (address.kind !== 'tcp') throw new Error('not TCP')
     const host = 'Host: localhost\r\n'
+    const post = `POST /api/v1/services/web/drain HTTP/1.1\r\n${host}Content-Type: application/json\r\n`
     const cases: [bytes: string, code: keyof typeof ADMIN_ERRORS][] = [
       ['this is not HTTP\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
       ['PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'BATON_ERR_ADMIN_BAD_REQUEST'],
@@ -708,6 +710,10 @@ void t.test(
       [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_URI_TOO_LONG'],
       [`CONNECT db:5432 HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_METHOD'],
       [`GET /healthz HTTP/1.1\r\n${host}X: half`, 'BATON_ERR_ADMIN_TIMEOUT'],
+      // The handler has begun with these: nothing was answered.
+      [`${post}Content-Length: 10\r\n\r\n{`, 'BATON_ERR_ADMIN_TIMEOUT'],
+      [`${post}Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n`, 'BATON_ERR_ADMIN_TIMEOUT'],
+      [`${post}Transfer-Encoding: chunked\r\n\r\nzz\r\n`, 'BATON_ERR_ADMIN_BAD_REQUEST'],
       ['', 'BATON_ERR_ADMIN_TIMEOUT'],
     ]
     await Promise.all(
@@ -726,6 +732,37 @@ void t.test(
     t.match(unknown, /^HTTP\/1.1 200 /)
   },
 )
+
+void t.test('requests that pile up on one connection are refused', { timeout: LIMIT }, async (t) => {
+  // One read brings Node thousands of them, and all were handled in one turn: the worker was found hung, and killed.
+  const { address, ask, state } = await serve(t)
+  if (address.kind !== 'tcp') throw new Error('not TCP')
+  let handled = 0
+  let finish: (text: string) => void = () => {}
+  const text = new Promise<string>((resolve) => (finish = resolve))
+  Object.defineProperty(state, 'metrics', { get: () => ((handled += 1), text) })
+  const client = connect(address.port, address.host)
+  t.teardown(() => client.destroy())
+  let answers = ''
+  client.setEncoding('utf8').on('data', (chunk: string) => (answers += chunk))
+  client.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(1000))
+  await eventually(() => handled > 0, 'the first ones are handled')
+  t.equal((await ask({ path: '/healthz' })).status, 200)
+  t.equal(handled, MAX_PIPELINED, 'and no others')
+  finish('# the text\n')
+  await once(client, 'close')
+  t.equal(answers.split('# the text').length - 1, MAX_PIPELINED, 'those are answered')
+  const last = answers.slice(answers.lastIndexOf('HTTP/1.1'))
+  t.match(last, /^HTTP\/1.1 429 [^]*BATON_ERR_ADMIN_TOO_MANY_REQUESTS/, 'and one says why there are no more')
+
+  const flood = connect(address.port, address.host)
+  t.teardown(() => flood.destroy())
+  const cut = new Promise((resolve) => flood.on('close', resolve))
+  flood.on('error', () => {})
+  flood.write('GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(20_000))
+  await cut
+  t.pass('one that goes on is cut off, also behind a response that has no end')
+})
 
 void t.test('close ends a connection that sends half a request', { timeout: LIMIT }, async (t) => {
   const { admin, address } = await serve(t)

@@ -211,12 +211,13 @@ void t.test(
 
 const DESCRIPTORS = 640
 const CROWD = 70
+/** More than the table has room for, batch after batch. */
+const MASS = 300
 
-void t.test('listeners that are called in one round share one reserve', { timeout: LIMIT }, async (t) => {
-  // Each looked at the number of its own newest client and at nobody else's: two listeners with full queues took what was kept
-  // for registrations, four took everything.
+/** Runs `crowded.mjs` with a crowd at each of its listeners. */
+async function crowd(t: Test, listeners: number, clients: number, gaps: number) {
   const script = 'ulimit -n "$0"; exec "$@"'
-  const program = ['packages/broker/test/programs/crowded.mjs', `${DESCRIPTORS}`, '4']
+  const program = ['packages/broker/test/programs/crowded.mjs', DESCRIPTORS, listeners, gaps].map(String)
   const crowded = new Program(t, 'sh', ['-c', script, `${DESCRIPTORS}`, process.execPath, ...program], {
     cwd: root,
   })
@@ -225,7 +226,7 @@ void t.test('listeners that are called in one round share one reserve', { timeou
   ) as string[]
   for (const address of addresses) {
     const port = Number(address.split(':')[1])
-    for (let count = 0; count < CROWD; count++) {
+    for (let count = 0; count < clients; count++) {
       const socket = connect(port, '127.0.0.1')
       t.teardown(() => socket.destroy())
       // The program is gone before they are.
@@ -239,13 +240,27 @@ void t.test('listeners that are called in one round share one reserve', { timeou
     left: number
     logs: string[]
   }
-  t.ok(said.accepted > 0, 'the first was let in')
   t.ok(said.left >= 64, `${said.left} descriptors are left`)
   t.same(
     new Set(said.logs),
     new Set(['cannot accept; clients wait in the kernel: descriptor reserve reached']),
     JSON.stringify(said),
   )
+  return said
+}
+
+void t.test('listeners that are called in one round share one reserve', { timeout: LIMIT }, async (t) => {
+  // Each looked at the number of its own newest client only: two listeners with full queues took what was kept for registrations,
+  // four took everything.
+  const { accepted } = await crowd(t, 4, CROWD, 0)
+  t.ok(accepted > 0, 'the first was let in')
+})
+
+void t.test('one free low number is no room for a batch of clients', { timeout: LIMIT }, async (t) => {
+  // The next number was asked for, and a low one had just been freed (an idle connection to the admin server): a batch of 64 was
+  // accepted each time, until the table was full. A worker with a full table lost its channel to the next master.
+  const { accepted } = await crowd(t, 1, MASS, 5)
+  t.ok(accepted < 64 + 64, `${accepted} were accepted`)
 })
 
 void t.test('a reserve is suspected from the first descriptor in it to a look that finds room', async (t) => {
@@ -257,5 +272,7 @@ void t.test('a reserve is suspected from the first descriptor in it to a look th
   t.notOk(reserve.isReached(5000))
   t.ok(reserve.isSuspected, 'one low number says nothing: somebody has just left')
   t.notOk(reserve.isReachedNow(0), 'the next number of this process is a low one')
+  t.ok(reserve.isSuspected, 'nor does one free number')
+  t.equal(reserve.roomFor(0, 64), 64)
   t.notOk(reserve.isSuspected)
 })

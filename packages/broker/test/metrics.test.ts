@@ -4,6 +4,8 @@ import t from 'tap'
 
 import { Counters } from '../src/master/workers/counters.ts'
 import { FAILURE_REASONS, FALLBACK_ACTIONS, FALLBACK_REASONS, Metrics } from '../src/metrics/index.ts'
+import { oneAtATime } from '../src/metrics/one-at-a-time.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 
 const fresh = () => new Metrics({ version: '1.2.3', listeners: ['http'], services: ['web', 'api'] })
 
@@ -101,4 +103,26 @@ void t.test('docs/metrics.md and the registry have the same metrics, types and l
   t.match(text, /^# HELP baton_/m)
   t.notMatch(text, /^# TYPE \S+_total gauge$/m, 'promtool refuses a gauge with the name of a counter')
   t.match(metrics.contentType, 'text/plain; version=0.0.4')
+})
+
+void t.test('what is rendered for many is rendered once, after the last of them asked', async (t) => {
+  const runs: { started: number; finish: (error?: Error) => void }[] = []
+  let asked = 0
+  const render = oneAtATime(
+    () =>
+      new Promise<number>((resolve, reject) => {
+        const started = asked
+        runs.push({ started, finish: (error) => (error ? reject(error) : resolve(started)) })
+      }),
+  )
+  const ask = () => ((asked += 1), render())
+  const first = [ask(), ask(), ask()]
+  await eventually(() => runs.length === 1, 'the first run')
+  const second = [ask(), ask()]
+  runs[0]?.finish(new Error('in vain'))
+  for (const each of first) await t.rejects(each, /in vain/)
+  await eventually(() => runs.length === 2, 'the second run, after a failed one')
+  runs[1]?.finish()
+  t.same(await Promise.all(second), [5, 5], 'began when all five had asked')
+  t.equal(runs.length, 2)
 })

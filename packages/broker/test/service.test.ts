@@ -51,7 +51,7 @@ class Backend {
         return true
       },
       cutOff: (error: Error) => this.cutOff.push(error.message),
-      release: () => undefined,
+      close: () => undefined,
     } as unknown as ControlConnection
     const { service, config } = stage
     this.link = new BackendLink(

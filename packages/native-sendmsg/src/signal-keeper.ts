@@ -102,9 +102,10 @@ const MACHINE = { x64: 62, arm64: 183 } as const
 
 const NAMES = '\0pthread_sigmask\0'
 
-/** The variable that ld.so reads. */
+/** The variable that ld.so reads, and removes from the environment of a program that has more rights than its caller. */
 const VARIABLE = 'LD_PRELOAD'
-const OURS = /^\/proc\/self\/fd\/(\d+)(?::|$)/
+/** Number of the memory file, which has to be closed in any case. */
+const NUMBER_VARIABLE = 'BATON_SIGNAL_KEEPER'
 
 /**
  * Puts the object into a memory file and names it in `env`; the caller keeps the descriptor over execve. Undefined where it
@@ -120,8 +121,9 @@ export function preloadKeeper(
   const object = sharedObject(arch)
   for (let at = 0; at < object.length;) at += writeSync(file.fd, object, at, object.length - at, at)
   const before = env[VARIABLE]
-  const path = `/proc/self/fd/${file.fd}`
-  return { file, env: { ...env, [VARIABLE]: before === undefined ? path : `${path}:${before}` } }
+  const path = pathOf(file.fd)
+  const preload = before === undefined ? path : `${path}:${before}`
+  return { file, env: { ...env, [VARIABLE]: preload, [NUMBER_VARIABLE]: String(file.fd) } }
 }
 
 /**
@@ -130,13 +132,20 @@ export function preloadKeeper(
  * @returns the number of the memory file, to be closed; undefined in a program that was not given one
  */
 export function forgetKeeper(env: Record<string, string | undefined>): number | undefined {
-  const value = env[VARIABLE] ?? ''
-  const found = OURS.exec(value)
-  if (found === null) return undefined
-  const rest = value.slice(found[0].length)
-  if (rest === '') delete env[VARIABLE]
-  else env[VARIABLE] = rest
-  return Number(found[1])
+  const number = env[NUMBER_VARIABLE]
+  if (number === undefined) return undefined
+  delete env[NUMBER_VARIABLE]
+  const fd = Number(number)
+  const [first, ...rest] = (env[VARIABLE] ?? '').split(':')
+  if (first === pathOf(fd)) {
+    if (rest.length === 0) delete env[VARIABLE]
+    else env[VARIABLE] = rest.join(':')
+  }
+  return fd
+}
+
+function pathOf(fd: number): string {
+  return `/proc/self/fd/${fd}`
 }
 
 /** MFD_EXEC is known since Linux 6.3. Undefined where the system forbids memory files that can be executed. */

@@ -176,6 +176,18 @@ void t.test('signals wait while the program is replaced', { timeout: LIMIT }, as
   t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'what was preloaded stays')
 })
 
+// So it is with a Node that has capabilities (setcap(8), to listen on port 80): each reload left a descriptor behind, for all children.
+void t.test(
+  'what was to be preloaded is closed where ld.so did not load it',
+  { timeout: LIMIT },
+  async (t) => {
+    const child = startFixture('unloaded-keeper.mjs', [])
+    const { stdout, stderr } = await ended(child)
+    t.equal(stderr, '')
+    t.same(JSON.parse(stdout), { left: [], variables: [] })
+  },
+)
+
 void t.test('a program that cannot be executed leaves the signal mask as it was', (t) => {
   const mask = () => /^SigBlk.*$/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[0]
   const before = mask()

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 
@@ -122,6 +122,24 @@ export function readConfigText(path: string): string {
   } catch (error) {
     throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
   }
+}
+
+/**
+ * The same in a process that must not wait: a FIFO has a reader wait for a writer, and some devices never end.
+ *
+ * @throws ConfigError also when it is no regular file
+ */
+export function readConfigTextAtOnce(path: string): string {
+  let fd: number | undefined
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    if (fstatSync(fd).isFile()) return readFileSync(fd, 'utf8')
+  } catch (error) {
+    throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
+  } finally {
+    if (fd !== undefined) closeSync(fd)
+  }
+  throw new ConfigError(path, [{ path: '', message: 'not a regular file; a reload cannot read it' }])
 }
 
 /**

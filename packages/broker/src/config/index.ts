@@ -6,6 +6,7 @@ export {
   parseConfigText,
   parseParts,
   readConfigText,
+  readConfigTextAtOnce,
   type Config,
   type ListenerConfig,
   type ServiceConfig,

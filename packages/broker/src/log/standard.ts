@@ -1,4 +1,5 @@
 import { exitAtOnce } from '@baton/native-sendmsg'
+import { leaveClosedTerminals } from './leave-terminals.ts'
 import { Sink } from './sink.ts'
 
 /** How long the end of a process waits for its output to be written, in ms. */
@@ -9,7 +10,11 @@ const sinks = new Map<1 | 2, Sink>()
 function sinkOf(fd: 1 | 2): Sink {
   const known = sinks.get(fd)
   if (known !== undefined) return known
-  if (sinks.size === 0) process.on('exit', () => sinks.forEach((sink) => sink.exit()))
+  if (sinks.size === 0)
+    process.on('exit', () => {
+      sinks.forEach((sink) => sink.exit())
+      leaveClosedTerminals()
+    })
   const sink = new Sink(fd)
   sinks.set(fd, sink)
   return sink

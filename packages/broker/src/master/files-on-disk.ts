@@ -5,6 +5,7 @@ import {
   lstatSync,
   mkdirSync,
   renameSync,
+  rmSync,
   statSync,
   unlinkSync,
   watch,
@@ -240,8 +241,17 @@ export class FilesOnDisk {
 
   #restoreConfiguration(): void {
     const { file, text } = this.#parts.activeConfig.settings
-    if (identityOf(file) !== undefined) return
-    writeFileSync(file, text)
+    // One that is empty could not be written, or was truncated.
+    if ((lstatSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0) return
+    const whole = `${file}.new`
+    try {
+      writeFileSync(whole, text)
+      renameSync(whole, file)
+    } catch (error) {
+      // A full disk: what there is of it must not be taken for the file.
+      rmSync(whole, { force: true })
+      throw error
+    }
     this.#restored(file)
   }
 
@@ -278,7 +288,14 @@ export class FilesOnDisk {
 function makeRoom(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
   if (found?.isSocket() === true) unlinkSync(path)
-  else if (found !== undefined) renameSync(path, `${path}.replaced`)
+  else if (found !== undefined) renameSync(path, unusedName(`${path}.replaced`))
+}
+
+function unusedName(path: string): string {
+  let name = path
+  for (let number = 2; lstatSync(name, { throwIfNoEntry: false }) !== undefined; number += 1)
+    name = `${path}-${number}`
+  return name
 }
 
 function pathOf({ address }: ListeningSocket): string {

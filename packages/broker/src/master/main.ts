@@ -9,7 +9,7 @@ import { InstalledProgram } from './reload/installed-program.ts'
 import { Master } from './master.ts'
 import { findLaunchers, isUnderNohup } from './run/launchers.ts'
 import { StartLog } from './start-log.ts'
-import { watchFolder } from './run/watch-folder.ts'
+import { hasChangedSince, watchFolder } from './run/watch-folder.ts'
 import { takeState } from './reload/state.ts'
 import type { RunState } from './run/app-run.ts'
 
@@ -57,6 +57,17 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const state = takeState(process.env)
   const ofRun = state === undefined ? run : (state.run ?? undefined)
   const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
+  let failed = false
+  const onFailure = (error: unknown) => {
+    if (failed) return
+    failed = true
+    log.logger.fatal({ err: error }, 'the master failed; its workers drain')
+    master?.leaveFiles()
+    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    exit(FAILED)
+  }
+  // Node would write it to standard error, and wait there for a reader that has stopped.
+  process.on('uncaughtException', onFailure)
   // npm passes on what a terminal has sent to the whole group already.
   const isLaunched = findLaunchers().length > 0
   let first = 0
@@ -102,9 +113,12 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     closeStrayInspector(log.logger)
     for (const signal of early) onSignal(signal)
     const stopping = asked.then((signal) => running.stop(signal))
+    const { watch: folder, watchedUntil } = ofRun ?? {}
+    if (typeof folder === 'string') {
+      unwatch = watchFolder(folder, () => running.redeploy())
+      if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil)) running.redeploy()
+    }
     await Promise.race([running.finished, stopping])
-    const folder = ofRun?.watch
-    if (typeof folder === 'string') unwatch = watchFolder(folder, () => running.redeploy())
     await Promise.race([stopping, running.stopped])
     if (running.failure !== undefined) throw running.failure
     return DONE
@@ -112,5 +126,6 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     unwatch?.()
     if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
     for (const signal of MASTER_SIGNALS) signals.off(signal, onSignal)
+    process.off('uncaughtException', onFailure)
   }
 }

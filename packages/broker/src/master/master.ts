@@ -204,11 +204,12 @@ export class Master {
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
       workerTimeout: () => activeConfig.config.workerTimeout,
-      node: () => {
+      node: (failures: number) => {
         program.enterExistingFolder()
-        return program.nodeForWorker()
+        return program.nodeForWorker(failures)
       },
-      programGone: () => this.reload(),
+      // One that goes on brings a worker of the program that is installed now.
+      programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
     }
     this.#workerPool = new WorkerPool(this.#poller, counters, host, logger, workersStarted)
@@ -324,12 +325,18 @@ export class Master {
     this.#fleet.close()
   }
 
+  /** From now on what is removed from disk is not created again. */
+  leaveFiles(): void {
+    this.#files.close()
+  }
+
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
     // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
     this.#workerPool.hurry()
     await this.#finishing
     this.#operationLock.begin('stop')
+    this.#beforeExec.stop()
     const { drainDeadline } = this.#activeConfig.config
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')

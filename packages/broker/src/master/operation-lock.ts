@@ -7,6 +7,7 @@ export type Operation = 'start' | 'reload' | 'deploy' | 'stop'
 export class OperationLock {
   #activity: Operation | undefined = 'start'
   #changed: (activity: Operation | undefined) => void = () => {}
+  readonly #waiting = new Set<() => void>()
 
   get activity(): Operation | undefined {
     return this.#activity
@@ -22,6 +23,11 @@ export class OperationLock {
     this.#changed = changed
   }
 
+  /** Resolves when something may begin; never once a stop has begun. */
+  async idle(): Promise<void> {
+    while (this.#activity !== undefined) await new Promise<void>((resolve) => this.#waiting.add(resolve))
+  }
+
   begin(activity: Operation): void {
     this.#activity = activity
     this.#changed(activity)
@@ -32,5 +38,7 @@ export class OperationLock {
     if (this.#activity !== activity) return
     this.#activity = undefined
     this.#changed(undefined)
+    for (const resolve of this.#waiting) resolve()
+    this.#waiting.clear()
   }
 }

@@ -227,7 +227,7 @@ export class SupervisedWorker {
     const reserve = sharedReserve()
     const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
       // Those that were accepted here may have filled the table.
-      room: () => !reserve.isReachedNow(channel.fd),
+      room: () => reserve.fits(channel.fd, MAX_CLIENTS),
       message: ({ clients }, fds) => {
         for (const [index, client] of clients.entries()) {
           const fd = fds[index] as OwnedFd

@@ -14,6 +14,7 @@ import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
 import { Metrics, type MetricSnapshot } from '../metrics/index.ts'
+import { oneAtATime } from '../metrics/one-at-a-time.ts'
 import { FlightRecorder } from './recorder/flight-recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
@@ -223,10 +224,10 @@ export function createWorker(
     drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
     drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
     ...(reload && { reload }),
-    metricsText: async () => {
+    metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())
-    },
+    }),
     metricsContentType: metrics.contentType,
     asked: (change) => {
       const { kind, service, backend, by } = change
@@ -265,6 +266,7 @@ export function createWorker(
   const admin = createAdmin({ config, view, logger, socket: given.admin, pressed })
   let adminAddress: string | undefined
   let closing: Promise<void> | undefined
+  let accepts = false
   const shut = async () => {
     registry.close()
     await Promise.all([...services.values()].map((service) => service.close()))
@@ -277,7 +279,11 @@ export function createWorker(
   }
   const stop = async (deadline: number) => {
     beginDrain()
-    for (const listener of listeners) listener.close()
+    for (const listener of listeners) {
+      // Clients that wait in the queue of a socket that this worker was never to accept from are those of another one.
+      if (deadline === 0 && !accepts) listener.closeCopy()
+      else listener.close()
+    }
     if (!context)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
     const drained = Promise.all([...services.values()].map((service) => service.drained()))
@@ -303,6 +309,7 @@ export function createWorker(
       registry.start(poller)
     },
     accept() {
+      accepts = true
       for (const listener of listeners) listener.start(poller)
       logger.info(
         {

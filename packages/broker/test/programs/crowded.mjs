@@ -1,29 +1,33 @@
 // Several listeners of one process whose descriptors run short: prints their ports, and with a line on stdin fills the table up
-// to the reserve, accepts one round, and prints how many descriptors are left.
+// to the reserve, accepts one round, and prints how many descriptors are left. The third argument: so many times afterwards one
+// low number becomes free, and a client is accepted.
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { dup, EPOLLIN, listenTcp, Poller, send, socketpair } from '@baton/native-sendmsg'
 import { Listener } from '../../dist/worker/listen/listener.js'
 
-const [limit, count] = process.argv.slice(2).map(Number)
+const [limit, count, gaps = 0] = process.argv.slice(2).map(Number)
 const logs = []
 const logger = { error: ({ code }, message) => logs.push(`${message}: ${code}`) }
 let accepted = 0
+let noticed = () => {}
 const listeners = Array.from({ length: count }, (_, index) => {
   const config = { name: `l${index}`, service: 'web', protocol: 'tcp' }
   const fd = listenTcp({ host: '127.0.0.1', port: 0, backlog: 512 })
-  return new Listener(config, fd, () => (accepted += 1), logger)
+  return new Listener(config, fd, () => noticed((accepted += 1)), logger)
 })
 console.log(JSON.stringify(listeners.map(({ address }) => address)))
 await once(process.stdin, 'data')
 
 const descriptors = () => readdirSync('/proc/self/fd').length - 1
+const fillers = []
 await new Promise((resolve) => {
   let rounds = 0
   const poller = new Poller({ afterWake: () => (rounds += 1) === 2 && resolve() })
   const [near, far] = socketpair('stream')
   // One less than what is kept free: 64 for all that is no client, and 64 more for a batch of clients.
-  while (dup(0).fd < limit - 130);
+  do fillers.push(dup(0))
+  while (fillers.at(-1).fd < limit - 130)
   // From within a round, so that the next one brings all of them.
   const watch = poller.add(near.fd, EPOLLIN, () => {
     watch.remove()
@@ -31,5 +35,10 @@ await new Promise((resolve) => {
   })
   send(far.fd, Buffer.from('x'))
 })
+for (let gap = 0; gap < gaps; gap++) {
+  const next = new Promise((resolve) => (noticed = resolve))
+  fillers[gap].close()
+  await next
+}
 console.log(JSON.stringify({ accepted, left: limit - descriptors(), logs }))
 process.exit(0)

@@ -1,4 +1,5 @@
 import { errnoOf } from '../../config/index.ts'
+import { leaveClosedTerminals } from '../../log/leave-terminals.ts'
 import { displayOf } from './display.ts'
 import type { Terminal } from './terminal.ts'
 import { FAILED } from '../../exit-codes.ts'
@@ -11,6 +12,7 @@ export function commandTerminal(
   process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'stderr' | 'env' | 'exitCode'>,
 ): { terminal: Terminal; exitCode: (code: number) => number } {
   const { stdout, stderr } = process
+  globalThis.process.once('exit', leaveClosedTerminals)
   const unread = new AbortController()
   let failed = false
   stdout.on('error', (error) => {

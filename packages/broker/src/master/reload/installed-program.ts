@@ -63,9 +63,19 @@ export class InstalledProgram {
     return new InstalledProgram({ argv0, script, execPath, execArgv, env, cwd: process.cwd() }, names)
   }
 
-  /** Of a worker: this process's own version, as long as that is there. */
-  nodeForWorker(): string {
-    return this.#firstNode([this.#facts.execPath, this.names.node])
+  /**
+   * Of a worker: the very binary that runs this process, also once it was removed. What has replaced it under its name may be half
+   * installed, or another version. A removed one may lack its libraries, though, so after a failure the next one is tried.
+   *
+   * @param failures of workers in a row
+   */
+  nodeForWorker(failures: number): string {
+    const { execPath, env } = this.#facts
+    const own = isSame(execPath, RUNNING_BINARY) ? execPath : RUNNING_BINARY
+    const found = [own, this.names.node, inPath('node', env)].filter(
+      (path) => typeof path === 'string' && isExecutable(path),
+    )
+    return found[failures % found.length] ?? execPath
   }
 
   /**

@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
-import { ConfigError, readConfigText } from '../../config/index.ts'
+import { ConfigError, readConfigTextAtOnce } from '../../config/index.ts'
 import type { Change } from '../../api/events.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
@@ -46,6 +46,7 @@ export class ReloadPreparation {
   readonly #parts: ReloadParts
   readonly #program: InstalledProgram
   readonly #carried: () => Carried
+  readonly #stopped = new AbortController()
 
   /**
    * @param program that replaces this one
@@ -55,6 +56,11 @@ export class ReloadPreparation {
     this.#parts = parts
     this.#program = program
     this.#carried = carried
+  }
+
+  /** The master stops: a reload that goes on gives way, whatever it waits for. */
+  stop(): void {
+    this.#stopped.abort()
   }
 
   /**
@@ -82,7 +88,7 @@ export class ReloadPreparation {
       this.#program.enterFolder()
       const next = this.#readNext()
       const program = this.#program.forReload()
-      const problem = await checkProgram(program, activeConfig.settings.file)
+      const problem = await checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
       const stops = () => {
         if (!givesWay()) return false
         log.proceed()
@@ -116,7 +122,7 @@ export class ReloadPreparation {
   #readNext(): string {
     const { settings, config } = this.#parts.activeConfig
     const { file } = settings
-    const next = readSettings(file, readConfigText(file))
+    const next = readSettings(file, readConfigTextAtOnce(file))
     if (next.config.runtimeDir !== config.runtimeDir) {
       throw new ConfigError(file, [
         { path: 'runtimeDir', message: 'cannot be changed by a reload; stop and start' },

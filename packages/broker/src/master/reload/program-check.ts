@@ -1,17 +1,40 @@
 import { spawn } from 'node:child_process'
 import type { CommandLine } from './installed-program.ts'
+import { strayEnd } from '../workers/thread-stats.ts'
+import { afterStopped } from '../workers/running-time.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 
 /** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
 const CHECK_TIMEOUT_MS = 120_000
 
+/** A check that is stopped (SIGSTOP) for so long, in ms, is made again. */
+const STOPPED_LIMIT = 2000
+
+/** Maximum checks, when it is signals that end them. */
+const MOST_CHECKS = 20
+
 /**
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
  * configuration, and can read what this master would leave to it.
  *
+ * @param cancelled ends the child
  * @returns what is wrong, or undefined
  */
-export async function checkProgram({ node, args }: CommandLine, file: string): Promise<string | undefined> {
+export async function checkProgram(
+  program: CommandLine,
+  file: string,
+  cancelled: AbortSignal,
+): Promise<string | undefined> {
+  for (let checks = 1; ; checks += 1) {
+    const { code, signal, stopped, printed } = await check(program, file, cancelled)
+    if (code === 0 && signal === null) return undefined
+    const stray = stopped || strayEnd({ code, signal }) !== undefined
+    if (!stray || checks === MOST_CHECKS || cancelled.aborted)
+      return `the new program does not load (${signal ?? `exit code ${code}`}): ${printed.trim()}`
+  }
+}
+
+async function check({ node, args }: CommandLine, file: string, cancelled: AbortSignal) {
   const child = spawn(node, [...args, 'check', '--config', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
@@ -19,7 +42,19 @@ export async function checkProgram({ node, args }: CommandLine, file: string): P
   let printed = ''
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk: Buffer) => (printed += chunk.toString()))
-  const timeout = setTimeout(() => child.kill('SIGKILL'), CHECK_TIMEOUT_MS)
+  const kill = () => {
+    child.kill('SIGKILL')
+    // What it has started itself may hold the other ends.
+    child.stdout.destroy()
+    child.stderr.destroy()
+  }
+  const timeout = setTimeout(kill, CHECK_TIMEOUT_MS)
+  cancelled.addEventListener('abort', kill)
+  let stopped = false
+  const cancel = afterStopped(child.pid ?? 0, STOPPED_LIMIT, () => {
+    stopped = true
+    kill()
+  })
   const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
     child.on('error', (error) => {
       printed += error.message
@@ -28,6 +63,7 @@ export async function checkProgram({ node, args }: CommandLine, file: string): P
     child.on('close', (...how) => resolve(how))
   })
   clearTimeout(timeout)
-  if (code === 0) return undefined
-  return `the new program does not load (${signal ?? `exit code ${code}`}): ${printed.trim()}`
+  cancelled.removeEventListener('abort', kill)
+  cancel()
+  return { code, signal, stopped, printed }
 }

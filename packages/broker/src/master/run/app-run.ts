@@ -6,6 +6,7 @@ import { openListener } from '../../listening/sockets.ts'
 import { type CommandResult, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
 import { type Launcher, watchLaunchers } from './launchers.ts'
+import type { OperationLock } from '../operation-lock.ts'
 import { type ActiveConfig, readSettings } from '../active-config.ts'
 import { type PortAssignments, planListener, describePort, writeDown } from './port-assignments.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
@@ -23,15 +24,21 @@ export interface RunState {
   readonly restart?: 'limited' | 'always'
   /** What the app's starts came to so far. */
   readonly starts?: StartHistory
+  /** Changes of files after that, in milliseconds since the Unix epoch, are still to be deployed. Absent at the start. */
+  readonly watchedUntil?: number
   /** What ran this program; it ends with them. */
   readonly launchers?: readonly Launcher[]
 }
+
+/** A change of a file may not have been heard of after so long, in milliseconds: `watchFolder` waits for its last one. */
+const UNHEARD = 1000
 
 /** What of a master an app deals with. */
 export interface AppRunParts {
   readonly activeConfig: ActiveConfig
   readonly workerPool: Pick<WorkerPool, 'listen'>
   readonly deployer: Pick<Deployer, 'deploy'>
+  readonly operationLock: Pick<OperationLock, 'idle'>
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
   readonly poller: Poller
@@ -72,7 +79,10 @@ export class AppRun {
   }
 
   get state(): RunState | undefined {
-    return this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }) }
+    const watchedUntil = this.#changed ? 0 : Date.now() - UNHEARD
+    return (
+      this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }), watchedUntil }
+    )
   }
 
   /** The app's processes were started. */
@@ -125,7 +135,7 @@ export class AppRun {
     return { success: true, log: [JSON.stringify(opened)] }
   }
 
-  /** Files have changed: a deploy, and another one when they change during it. */
+  /** Files have changed: a deploy, once nothing else goes on, and another one when they change during it. */
   redeploy(): void {
     this.#changed = true
     if (!this.#redeploying) void this.#redeploy()
@@ -140,8 +150,9 @@ export class AppRun {
 
   async #redeploy(): Promise<void> {
     this.#redeploying = true
-    const { activeConfig, deployer, logger } = this.#parts
+    const { activeConfig, deployer, operationLock, logger } = this.#parts
     while (this.#changed && !this.#over) {
+      await operationLock.idle()
       this.#changed = false
       for (const { name, command } of activeConfig.config.services.values()) {
         if (command === null) continue

@@ -1,4 +1,4 @@
-import { type FSWatcher, readdirSync, watch } from 'node:fs'
+import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
 import { join } from 'node:path'
 
 /** An editor, or a compiler, writes many files at once: milliseconds without a change before anybody hears of one. */
@@ -44,6 +44,30 @@ export function watchFolder(folder: string, onChange: () => void): () => void {
   return () => {
     clearTimeout(timer)
     for (const path of watchers.keys()) drop(path)
+  }
+}
+
+/** Whether anything that `watchFolder` watches has changed after `time`, in milliseconds since the Unix epoch. */
+export function hasChangedSince(folder: string, time: number): boolean {
+  return foldersBelow(folder).some((each) => [each, ...filesIn(each)].some((path) => changedAt(path) > time))
+}
+
+function filesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder)
+      .filter(isOwn)
+      .map((name) => join(folder, name))
+  } catch {
+    return []
+  }
+}
+
+/** A file that is gone has changed its folder. */
+function changedAt(path: string): number {
+  try {
+    return lstatSync(path).ctimeMs
+  } catch {
+    return 0
   }
 }
 

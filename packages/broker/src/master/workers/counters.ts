@@ -67,7 +67,7 @@ export class Counters {
     this.#counted = counted
     this.#reloads.inc({ result: 'success' }, counted.succeeded)
     this.#reloads.inc({ result: 'failure' }, counted.failed)
-    if (counted.incomplete) this.#reloads.inc({ result: 'incomplete' }, counted.incomplete)
+    this.#reloads.inc({ result: 'incomplete' }, counted.incomplete ?? 0)
     this.#deaths.inc(counted.deaths)
     this.#hangs.inc(counted.hangs ?? 0)
     this.#restored.inc(counted.restored ?? 0)

@@ -1,3 +1,5 @@
+import { isStopped } from './thread-stats.ts'
+
 /**
  * Time in which this process ran, in milliseconds: a stop (SIGSTOP, a frozen cgroup, a machine without processors to spare) counts
  * as one step at most. What came meanwhile is read before the next step, so that a limit does not end what was in time.
@@ -31,6 +33,24 @@ export function afterRunning(milliseconds: number, over: () => void): () => void
   let left = milliseconds
   const timer = setInterval(() => {
     left -= time.step()
+    if (left > 0) return
+    clearInterval(timer)
+    over()
+  }, STEP)
+  return () => clearInterval(timer)
+}
+
+/**
+ * Calls `over` when a process has been stopped (SIGSTOP) for `milliseconds` of this one's running time without a break.
+ *
+ * @returns cancels it
+ */
+export function afterStopped(pid: number, milliseconds: number, over: () => void): () => void {
+  const time = new RunningTime(2 * STEP)
+  let left = milliseconds
+  const timer = setInterval(() => {
+    const elapsed = time.step()
+    left = isStopped(pid) ? left - elapsed : milliseconds
     if (left > 0) return
     clearInterval(timer)
     over()

@@ -45,3 +45,32 @@ export function wasStarved(
   if (before === undefined || now === undefined) return false
   return now.waiting - before.waiting > STARVED * elapsed
 }
+
+/** Stopped by a signal, until a SIGCONT. */
+export function isStopped(pid: number): boolean {
+  return threadStats(pid)?.state.startsWith('T') === true
+}
+
+/** Signals by which a process ends that is at fault, or that is to be ended whatever it does. */
+const MEANT = new Set<NodeJS.Signals>([
+  'SIGABRT',
+  'SIGBUS',
+  'SIGFPE',
+  'SIGILL',
+  'SIGKILL',
+  'SIGSEGV',
+  'SIGSYS',
+  'SIGTRAP',
+])
+
+/** The signal that ended a process through no fault of its own: one that it would not have ended by, had it been there a little longer. */
+export function strayEnd({ code, signal }: Exit): string | undefined {
+  // Node has no names for real-time signals: such an end looks like an exit.
+  if (signal === null || (signal as string) === '') return code === 0 ? 'a real-time signal' : undefined
+  return MEANT.has(signal) ? undefined : signal
+}
+
+interface Exit {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+}

@@ -10,12 +10,19 @@ import { processExists } from '../../supervise/proc.ts'
 import { RestartBackoff } from '../../supervise/backoff.ts'
 import type { Counters } from './counters.ts'
 import type { ListeningSockets } from '../listening-sockets.ts'
-import { afterRunning, RunningTime } from './running-time.ts'
+import { isStopped, strayEnd } from './thread-stats.ts'
+import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
 import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
 
 /** A worker that is not built after so long, in milliseconds, will not be. */
 const START_TIMEOUT_MS = 30_000
+
+/** Maximum starts of one worker, when it is signals that end them. */
+const MOST_STARTS = 20
+
+/** Share of the worker timeout for which a worker that is starting may be stopped (SIGSTOP), before another one is started. */
+const STOPPED_SHARE = 0.4
 
 /** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
 const MOVE_TIMEOUT_MS = 2000
@@ -82,8 +89,8 @@ export interface WorkerPoolHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
   ended(): void
-  /** The binary for the next one. */
-  node(): string
+  /** The binary for the next one, when so many in a row could not be started. */
+  node(failures: number): string
   /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
   programGone(): void
 }
@@ -105,12 +112,16 @@ export class WorkerPool {
   /** Until they serve. */
   readonly #building = new WeakSet<WorkerProcess>()
   readonly #failures = new WeakMap<WorkerProcess, string>()
+  /** Signals that ended workers and that say nothing of the worker. */
+  readonly #strayEnds = new WeakMap<WorkerProcess, string>()
   readonly #startedAt = new WeakMap<WorkerProcess, number>()
   readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
   readonly #backoff = new RestartBackoff()
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
   #started: number
+  /** Workers in a row that were not built. */
+  #failedStarts = 0
   #stopping = false
   #hurried = false
   /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
@@ -407,16 +418,45 @@ export class WorkerPool {
     for (const waiter of this.#waiting) if (waiter.check()) waiter.resolve()
   }
 
-  /** Resolves when it is built and has accepted nothing yet. */
-  async #build({
-    text,
-    file,
-    controlPath,
-    controlMode,
-    sockets,
-    format,
-  }: Assignment): Promise<WorkerProcess> {
-    const node = this.#host.node()
+  /**
+   * Resolves when it is built and has accepted nothing yet. Signals have their defaults while Node starts: `pkill -USR2 -f baton` ends a
+   * worker that is starting, and a SIGSTOP may be meant for another one. Neither is a reason to give up.
+   */
+  async #build(assignment: Assignment): Promise<WorkerProcess> {
+    for (let starts = 1; ; starts += 1) {
+      const worker = this.#launch(assignment)
+      await this.#untilOr(
+        () => this.#built.has(worker) || !worker.alive,
+        (over) => {
+          const cancels = [
+            afterRunning(START_TIMEOUT_MS, over),
+            afterStopped(worker.pid, STOPPED_SHARE * this.#host.workerTimeout(), over),
+          ]
+          return () => {
+            for (const cancel of cancels) cancel()
+          }
+        },
+      )
+      if (this.#built.has(worker) && worker.alive) {
+        this.#failedStarts = 0
+        return worker
+      }
+      const stopped = worker.alive && isStopped(worker.pid)
+      const error = this.#failed(worker, stopped)
+      worker.kill('SIGKILL')
+      await this.#until(() => !this.#workers.has(worker))
+      const signal = stopped ? 'SIGSTOP' : this.#strayEnds.get(worker)
+      if (signal === undefined) this.#failedStarts += 1
+      if (signal === undefined || this.#stopping || starts === MOST_STARTS) throw error
+      this.#logger.warn(
+        { workerPid: worker.pid, signal },
+        'a signal ended or stopped a worker that was starting; starting another',
+      )
+    }
+  }
+
+  #launch({ text, file, controlPath, controlMode, sockets, format }: Assignment): WorkerProcess {
+    const node = this.#host.node(this.#failedStarts)
     const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
     this.#workers.add(worker)
     this.#building.add(worker)
@@ -440,15 +480,7 @@ export class WorkerPool {
       known: knownOf(this.known),
       managed: this.#host.managed(),
     })
-    await this.#untilOr(
-      () => this.#built.has(worker) || !worker.alive,
-      (over) => afterRunning(START_TIMEOUT_MS, over),
-    )
-    if (this.#built.has(worker) && worker.alive) return worker
-    const error = this.#failed(worker)
-    worker.kill('SIGKILL')
-    await this.#until(() => !this.#workers.has(worker))
-    throw error
+    return worker
   }
 
   /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
@@ -481,13 +513,12 @@ export class WorkerPool {
     worker.send({ type: 'accept' })
   }
 
-  #failed(worker: WorkerProcess): BrokerError {
+  #failed(worker: WorkerProcess, stopped = false): BrokerError {
     const said = this.#failures.get(worker) ?? worker.lastLines.join('\n')
-    const why = said === '' ? 'without a word' : said
-    return new BrokerError(
-      'BATON_ERR_WORKER_FAILED',
-      worker.alive ? `not within ${START_TIMEOUT_MS} ms` : why,
-    )
+    const signal = this.#strayEnds.get(worker)
+    const why = said === '' ? (signal ?? 'without a word') : said
+    const late = stopped ? 'stopped (SIGSTOP)' : `not within ${START_TIMEOUT_MS} ms`
+    return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? late : why)
   }
 
   #limitLeaving(): void {
@@ -513,13 +544,18 @@ export class WorkerPool {
     ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),
   }
 
-  #ended(worker: WorkerProcess, { code, signal }: Exit): void {
+  #ended(worker: WorkerProcess, exit: Exit): void {
+    const { code, signal } = exit
     this.#workers.delete(worker)
+    const stray = strayEnd(exit)
+    if (stray !== undefined) this.#strayEnds.set(worker, stray)
     this.#counters.keep(worker.snapshot)
     this.#host.ended()
     const asked = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
     if (asked && code === 0) this.#logger.info(log, 'worker has finished')
+    else if (stray !== undefined && this.#building.has(worker))
+      this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
       this.#counters.workerDied()
       this.#logger.error(log, 'worker died')
@@ -583,7 +619,7 @@ export class WorkerPool {
       if (!next.alive) throw this.#failed(next)
       this.#take(next)
     } catch (error) {
-      if (!this.#stopping) this.#logger.error({ err: error }, 'worker could not be replaced')
+      if (!this.#stopping) this.#notReplaced(error)
       // It may still answer again. Until then this is tried again, after another timeout.
       this.#hung.delete(silent)
       this.#workerMonitor.forget(silent)
@@ -620,10 +656,14 @@ export class WorkerPool {
       if (wanted()) return this.#take(next)
       this.#retire(next)
     } catch (error) {
-      this.#logger.error({ err: error }, 'worker could not be replaced')
-      if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
+      this.#notReplaced(error)
       if (wanted()) this.#restartIn(this.#backoff.next(0))
     }
+  }
+
+  #notReplaced(error: unknown): void {
+    this.#logger.error({ err: error }, 'worker could not be replaced')
+    if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
   }
 }
 

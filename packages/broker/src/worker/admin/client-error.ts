@@ -1,4 +1,4 @@
-import { STATUS_CODES } from 'node:http'
+import { STATUS_CODES, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { AdminError } from './errors.ts'
 
@@ -18,7 +18,7 @@ interface ClientError extends Error {
 const refused = new WeakSet<Socket>()
 
 /**
- * Answers a request that is no HTTP, in the form of every other error. `answering`: a response to an earlier request is being
+ * Answers a request that is no HTTP, in the form of every other error. `answering`: a response to an earlier request is due or being
  * written, so that the connection can only be closed.
  */
 export function refuseClient(error: ClientError, socket: Socket, answering: boolean): void {
@@ -39,6 +39,16 @@ export function refuseConnect(socket: Socket): void {
   setTimeout(() => socket.destroy(), LAST_WORDS).unref()
 }
 
+/** Of one request too many before the responses to earlier ones: this response is the last one of its connection. */
+export function refusePipelined(response: ServerResponse, limit: number): void {
+  const { code, message, statusCode } = new AdminError(
+    'BATON_ERR_ADMIN_TOO_MANY_REQUESTS',
+    `at most ${limit} requests of a connection may wait for their responses`,
+  )
+  response.writeHead(statusCode, { ...ANSWER_HEADERS, Connection: 'close' })
+  response.end(JSON.stringify({ error: { code, message } }))
+}
+
 function refusalOf({ code, message, rawPacket }: ClientError): AdminError {
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
     return new AdminError('BATON_ERR_ADMIN_TIMEOUT', 'the request did not arrive in time')
@@ -56,14 +66,18 @@ function isLongRequestLine(packet: unknown): boolean {
   return end === -1 || end > LONG_LINE
 }
 
+const ANSWER_HEADERS = {
+  'Content-Type': 'application/json; charset=utf-8',
+  'Cache-Control': 'no-store',
+  'X-Content-Type-Options': 'nosniff',
+}
+
 function answerText({ code, message, statusCode }: AdminError): string {
   const body = JSON.stringify({ error: { code, message } })
   return [
     `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode] ?? ''}`,
-    'Content-Type: application/json; charset=utf-8',
+    ...Object.entries(ANSWER_HEADERS).map(([name, value]) => `${name}: ${value}`),
     `Content-Length: ${Buffer.byteLength(body)}`,
-    'Cache-Control: no-store',
-    'X-Content-Type-Options: nosniff',
     'Connection: close',
     '',
     body,

@@ -1,14 +1,24 @@
-import type { Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
 /** Beyond the limit, while sockets that were closed for others have not been reported closed yet. */
 const CLOSING_MARGIN = 64
+
+/**
+ * Requests of one connection that may wait for their responses (pipelining). Node hands all that one read has brought to the handler
+ * in one turn of the event loop, which can be thousands.
+ */
+export const MAX_PIPELINED = 4
+/** Requests over that limit, after which the connection is closed without waiting for the responses that are due. */
+const MAX_IGNORED = 4096
 
 interface Connection {
   readonly socket: Socket
   readonly peer: string
   /** Requests whose response has not ended. */
   requests: number
+  /** The response to the last of them. */
+  last: ServerResponse<IncomingMessage> | undefined
   /** One of them is an event stream, or changes something: neither is cut off for another client. */
   busy: boolean
 }
@@ -34,19 +44,31 @@ export class ConnectionLimit {
     this.#onFull = onFull
     server.maxConnections = most + CLOSING_MARGIN
     server.on('connection', (socket: Socket) => this.#add(socket))
-    server.on('request', (request, response) => {
-      const connection = this.#connections.get(request.socket)
-      if (connection === undefined) return
-      connection.requests += 1
-      request.once('end', () => {
-        connection.busy ||= request.method !== 'GET' && request.method !== 'HEAD'
-      })
-      response.once('close', () => {
-        connection.requests -= 1
-        if (connection.requests === 0) connection.busy = false
-        if (this.#connections.delete(request.socket)) this.#connections.set(request.socket, connection)
-      })
+  }
+
+  /**
+   * A request has come. `refuse`: too many of this connection wait already; answer so, and close it. `ignore`: the answer to an
+   * earlier one ends the connection.
+   */
+  admit(request: IncomingMessage, response: ServerResponse<IncomingMessage>): 'handle' | 'refuse' | 'ignore' {
+    const connection = this.#connections.get(request.socket)
+    // It was closed, and its parser has not stopped yet.
+    if (connection === undefined || request.socket.destroyed) return 'ignore'
+    connection.requests += 1
+    if (connection.requests > MAX_PIPELINED + 1) {
+      if (connection.requests > MAX_IGNORED) request.socket.destroy()
+      return 'ignore'
+    }
+    connection.last = response
+    request.once('end', () => {
+      connection.busy ||= request.method !== 'GET' && request.method !== 'HEAD'
     })
+    response.once('close', () => {
+      connection.requests -= 1
+      if (connection.requests === 0) connection.busy = false
+      if (this.#connections.delete(request.socket)) this.#connections.set(request.socket, connection)
+    })
+    return connection.requests > MAX_PIPELINED ? 'refuse' : 'handle'
   }
 
   /** Its response is an event stream. */
@@ -55,9 +77,11 @@ export class ConnectionLimit {
     if (connection !== undefined) connection.busy = true
   }
 
-  /** Whether a response to this client is not over: nothing else may be written. */
+  /** Whether a response to this client has begun or is due, other than to a request that has not arrived as a whole: nothing else may be written. */
   isAnswering(socket: Socket): boolean {
-    return (this.#connections.get(socket)?.requests ?? 0) > 0
+    const { requests = 0, last } = this.#connections.get(socket) ?? {}
+    const isOfThisRequest = requests === 1 && last?.headersSent === false && !last.req.complete
+    return requests > 0 && !isOfThisRequest
   }
 
   #add(socket: Socket): void {
@@ -69,7 +93,7 @@ export class ConnectionLimit {
       this.#onFull(last.peer)
     }
     const peer = socket.remoteAddress ?? 'a Unix socket'
-    this.#connections.set(socket, { socket, peer, requests: 0, busy: false })
+    this.#connections.set(socket, { socket, peer, requests: 0, last: undefined, busy: false })
     socket.once('close', () => this.#connections.delete(socket))
   }
 

@@ -1,5 +1,5 @@
 import { chmodSync } from 'node:fs'
-import type { Server } from 'node:http'
+import { createServer, type Server } from 'node:http'
 import type { Socket } from 'node:net'
 
 import Fastify, {
@@ -16,8 +16,8 @@ import type { Logger } from 'pino'
 import type { Address, Config } from '../../config/index.ts'
 import { AdminError, type AdminErrorCode } from './errors.ts'
 import { adminListenError } from '../../listening/admin-errors.ts'
-import { refuseClient, refuseConnect } from './client-error.ts'
-import { ConnectionLimit } from './connection-limit.ts'
+import { refuseClient, refuseConnect, refusePipelined } from './client-error.ts'
+import { ConnectionLimit, MAX_PIPELINED } from './connection-limit.ts'
 import { guard } from './guard.ts'
 import { addPage } from './page.ts'
 import { addRoutes } from './routes.ts'
@@ -81,14 +81,22 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
     loggerInstance: logger.child({ component: 'admin' }),
     // A scrape every few seconds is no news; failures are logged by the error handler.
     logController: new LogController({ disableRequestLogging: true }),
-    requestTimeout: REQUEST_TIMEOUT_MS,
-    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
-    http: {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      connectionsCheckingInterval: TIMEOUT_CHECK_MS,
-      // Node would answer with an empty body.
-      requireHostHeader: false,
-    },
+    serverFactory: (handle) =>
+      createServer(
+        {
+          requestTimeout: REQUEST_TIMEOUT_MS,
+          keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+          headersTimeout: HEADERS_TIMEOUT_MS,
+          connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+          // Node would answer with an empty body.
+          requireHostHeader: false,
+        },
+        (request, response) => {
+          const verdict = limit.admit(request, response)
+          if (verdict === 'handle') handle(request, response)
+          else if (verdict === 'refuse') refusePipelined(response, MAX_PIPELINED)
+        },
+      ),
     bodyLimit: BODY_LIMIT_BYTES,
     routerOptions: { maxParamLength: MAX_URL_LENGTH },
     clientErrorHandler: (error, client) => refuseClient(error, client, limit.isAnswering(client)),

@@ -134,12 +134,11 @@ export class Listener {
   #acceptFrom(socket: OwnedFd, most: number): boolean {
     const reserve = this.#reserve
     const suspected = this.#pressure !== undefined || reserve.isSuspected
-    if (suspected && reserve.isReachedNow(socket.fd)) {
-      return this.#pauseFor(this.#pressure ?? 'descriptor reserve reached')
-    }
     let empty = false
     for (let room = most; room > 0;) {
-      const asked = Math.min(room, reserve.batch)
+      // The first time in full; then a gap of a few free numbers must not be taken for room for a batch.
+      const asked = Math.min(room, suspected ? reserve.roomFor(socket.fd, reserve.batch) : reserve.batch)
+      if (asked === 0) return this.#pauseFor(this.#pressure ?? 'descriptor reserve reached')
       const { connections, error } = acceptMany(socket.fd, asked)
       this.#accepted += connections.length
       room -= connections.length

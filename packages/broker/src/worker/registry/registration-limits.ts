@@ -1,16 +1,22 @@
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import { TokenBuckets } from './token-buckets.ts'
+import { TokenBuckets, type TokenBucketOptions } from './token-buckets.ts'
 import type { Refusal } from './admission.ts'
 
 /**
- * HELLOs of one process. 64 at once is more than the backends that a process has; 8 a second is more than ten of them need that
- * are refused (the SDK dials each 1 to 2 s), and costs the worker some percent of a processor at most. The first 8 over the
- * limit are told so; then connections of that process are closed late and unread.
+ * HELLOs of one process. 64 at once is more than the backends that most processes have, and those of one with more get in
+ * 8 a second, at a cost to the worker of some percent of a processor at most.
  */
-const DIALS = { burst: 64, perSecond: 8, debt: 8 }
+const DIALS = { burst: 64, perSecond: 8 }
 
-/** The kernel names pid 0 for every process of another PID namespace (a pod), so those of one user share an allowance. */
-const UNNAMED_DIALS = { burst: 8 * DIALS.burst, perSecond: 8 * DIALS.perSecond, debt: 8 * DIALS.debt }
+/**
+ * Of HELLOs over the limit, those that are answered, 8 at once and one a second; the connections of a process that has used up both are
+ * closed late and unread. An account of its own: if refusals took from what dials get back, a process with a hundred backends that
+ * wait would use up all of it, and none of them would ever register.
+ */
+const REFUSALS = { burst: 8, perSecond: 1 }
+
+/** The kernel names pid 0 for every process of another PID namespace (a pod), so those of one user share what is this much more. */
+const UNNAMED_FACTOR = 8
 
 /**
  * Registrations that replace a living one of the same process without a RECONNECT. A backend has no reason for any, unless it
@@ -29,21 +35,22 @@ const REPLACEMENT_RETRY_MS = 1000
 
 /** How often a process may register: what a backend that dials too often may cost a worker. */
 export class RegistrationLimits {
-  readonly #dials = new TokenBuckets(DIALS)
-  readonly #unnamedDials = new TokenBuckets(UNNAMED_DIALS)
+  readonly #named = { dials: new TokenBuckets(DIALS), refusals: new TokenBuckets(REFUSALS) }
+  readonly #unnamed = { dials: new TokenBuckets(times(DIALS)), refusals: new TokenBuckets(times(REFUSALS)) }
   readonly #replacements = new TokenBuckets(REPLACEMENTS)
 
   /** Whether a process that connects has dialled so often that it is not worth an answer. */
   isExhausted(peer: PeerCredentials, now: number): boolean {
-    const [allowance, key] = this.#accountOf(peer)
-    return allowance.isExhausted(key, now)
+    const [{ dials, refusals }, key] = this.#accountOf(peer)
+    return dials.isEmpty(key, now) && refusals.isEmpty(key, now)
   }
 
   /** A process has sent HELLO. */
   dialled(peer: PeerCredentials, now: number): Refusal | undefined {
-    const [allowance, key] = this.#accountOf(peer)
-    const retryAfter = allowance.take(key, now)
+    const [{ dials, refusals }, key] = this.#accountOf(peer)
+    const retryAfter = dials.take(key, now)
     if (retryAfter === undefined) return undefined
+    refusals.take(key, now)
     const message = `process ${peer.pid} dials more often than ${DIALS.perSecond} times a second`
     return { code: 'TooManyRegistrations', message, retry: true, retryAfter }
   }
@@ -61,12 +68,21 @@ export class RegistrationLimits {
 
   /** @param living registrations of this process, none of them under the id of its HELLO */
   adds({ pid }: PeerCredentials, living: number): Refusal | undefined {
-    if (pid === 0 || living < MAX_LIVING) return undefined
+    if (living < (pid === 0 ? MAX_LIVING * UNNAMED_FACTOR : MAX_LIVING)) return undefined
     const message = `process ${pid} has ${living} registrations that live`
     return { code: 'TooManyRegistrations', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
 
-  #accountOf({ pid, uid }: PeerCredentials): [TokenBuckets, string] {
-    return pid === 0 ? [this.#unnamedDials, String(uid)] : [this.#dials, `${uid}/${pid}`]
+  #accountOf({ pid, uid }: PeerCredentials): [Accounts, string] {
+    return pid === 0 ? [this.#unnamed, String(uid)] : [this.#named, `${uid}/${pid}`]
   }
+}
+
+interface Accounts {
+  readonly dials: TokenBuckets
+  readonly refusals: TokenBuckets
+}
+
+function times({ burst, perSecond }: TokenBucketOptions): TokenBucketOptions {
+  return { burst: burst * UNNAMED_FACTOR, perSecond: perSecond * UNNAMED_FACTOR }
 }

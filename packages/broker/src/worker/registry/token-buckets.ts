@@ -3,8 +3,6 @@ export interface TokenBucketOptions {
   readonly burst: number
   /** How much comes back each second. */
   readonly perSecond: number
-  /** How far below zero an account may go: each refusal costs as much as a grant. Default 0: refusals cost nothing. */
-  readonly debt?: number
 }
 
 /** Milliseconds until the next one is granted; undefined when this one is. */
@@ -21,21 +19,21 @@ interface Account {
 
 /** Token buckets, one for each key. Pure: the caller says what time it is. */
 export class TokenBuckets {
-  readonly #options: Required<TokenBucketOptions>
+  readonly #options: TokenBucketOptions
   /** In the order of their last use. */
   readonly #accounts = new Map<string, Account>()
 
-  constructor({ burst, perSecond, debt = 0 }: TokenBucketOptions) {
-    this.#options = { burst, perSecond, debt }
+  constructor(options: TokenBucketOptions) {
+    this.#options = options
   }
 
   get size(): number {
     return this.#accounts.size
   }
 
-  /** @param now milliseconds of a clock that never goes back */
+  /** A refusal costs nothing. @param now milliseconds of a clock that never goes back */
   take(key: string, now: number): RetryAfter {
-    const { burst, perSecond, debt } = this.#options
+    const { burst, perSecond } = this.#options
     const account = this.#accounts.get(key) ?? { level: burst, at: now }
     account.level = this.#levelOf(account, now)
     account.at = now
@@ -46,14 +44,13 @@ export class TokenBuckets {
       account.level -= 1
       return undefined
     }
-    if (debt > 0) account.level = Math.max(account.level - 1, -debt)
     return Math.ceil(((1 - account.level) / perSecond) * 1000)
   }
 
-  /** Whether the debt is as deep as it gets, so that there is nothing new to say. Takes nothing. */
-  isExhausted(key: string, now: number): boolean {
+  /** Whether `take` would refuse. Takes nothing. */
+  isEmpty(key: string, now: number): boolean {
     const account = this.#accounts.get(key)
-    return account !== undefined && this.#levelOf(account, now) < 1 - this.#options.debt
+    return account !== undefined && this.#levelOf(account, now) < 1
   }
 
   #levelOf({ level, at }: Account, now: number): number {

@@ -1,5 +1,5 @@
 import { Socket } from 'node:net'
-import { closeAll, type OwnedFd, resetAll } from '@baton/native-sendmsg'
+import { clearLinger, closeAll, NativeError, type OwnedFd, resetAll } from '@baton/native-sendmsg'
 import type { ClientConnection } from '../connection/connection.ts'
 
 /**
@@ -25,7 +25,7 @@ export class Relay {
     this.connection = connection
     this.#onEnd = onEnd
     this.#upstream = upstream
-    this.#last = connection.shared === true ? connection.fd.dup() : undefined
+    this.#last = connection.shared === true ? lastOf(connection.fd) : undefined
     this.#client = new Socket({ fd: connection.fd.release(), allowHalfOpen: true })
     this.#client.once('close', () => this.#closeLast())
     this.#join(this.#client, upstream)
@@ -67,6 +67,17 @@ export class Relay {
     if (this.#last === undefined) return
     if (this.#reset) resetAll([this.#last])
     else closeAll([this.#last])
+  }
+}
+
+/** Undefined when the process is out of descriptors: then libuv's close is the last, and SO_LINGER is off at least now. */
+function lastOf(fd: OwnedFd): OwnedFd | undefined {
+  try {
+    return fd.dup()
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error
+    clearLinger(fd.fd)
+    return undefined
   }
 }
 
