@@ -9,7 +9,7 @@ import {
   type ReceivedMessage,
   sharedPoller,
 } from '@baton/native-sendmsg'
-import { TOKEN_BYTES } from './token-ledger.ts'
+import { TOKEN_LENGTH } from './protocol/index.ts'
 
 /** As many lane messages are taken with one recvmmsg. */
 export const LANE_BATCH = 64
@@ -29,7 +29,7 @@ export interface BackendLane {
 
 /** Owns `fd` from now on. */
 export function openBackendLane(fd: OwnedFd): BackendLane {
-  const arena = new ReceiveBatch(LANE_BATCH, TOKEN_BYTES + 1)
+  const arena = new ReceiveBatch(LANE_BATCH, TOKEN_LENGTH + 1)
   return {
     // Rule: NEVER_PEEK (docs/model)
     take: (max) => arena.receiveViews(fd.fd, max),

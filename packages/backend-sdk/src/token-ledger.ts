@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import { OfferQueue } from './offer-queue.ts'
-import type { NackReason, Offer } from './protocol/index.ts'
+import { type NackReason, type Offer, TOKEN_LENGTH } from './protocol/index.ts'
 import { SpentTokens } from './spent-tokens.ts'
 
 /**
@@ -45,8 +45,6 @@ interface Parked<D> {
   readonly until: bigint
 }
 
-export const TOKEN_BYTES = 16
-
 /** A lane with default buffers holds 278 messages, so an honest broker can not have more than that parked. */
 const MAX_PARKED = 512
 
@@ -87,7 +85,7 @@ export class TokenLedger<D = number> {
   arrived(arrival: Arrival<D>, now: bigint): Verdict<D> | undefined {
     const { bytes, fds } = arrival
     if (arrival.length === 0) return refuse(0, 'TokenMissing', bytes, fds)
-    if (arrival.length !== TOKEN_BYTES) return refuse(0, 'TokenInvalidLength', bytes, fds)
+    if (arrival.length !== TOKEN_LENGTH) return refuse(0, 'TokenInvalidLength', bytes, fds)
 
     // Descriptors come in the order of their offers, so the first comparison is nearly always the right one; the offers it
     // skips are those that were revoked.
@@ -149,7 +147,7 @@ export class TokenLedger<D = number> {
 }
 
 function refuse<D>(sequence: number, reason: NackReason, bytes: Buffer, fds: readonly D[]): Verdict<D> {
-  const token = Buffer.alloc(TOKEN_BYTES)
-  bytes.copy(token, 0, 0, TOKEN_BYTES)
+  const token = Buffer.alloc(TOKEN_LENGTH)
+  bytes.copy(token, 0, 0, TOKEN_LENGTH)
   return { kind: 'refuse', sequence, reason, token, fds }
 }

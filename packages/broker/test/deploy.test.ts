@@ -48,13 +48,18 @@ class Scene {
   }
 
   /** The broker's list has it in this state from now on; undefined: not any more. */
-  says(process: VirtualProcess, state: string | undefined): void {
+  says(process: VirtualProcess, state: BackendReport['state'] | undefined): void {
     this.lists({ id: process.id, pid: process.pid, state })
   }
 
   /** The same of any backend. */
-  lists(report: Partial<Omit<BackendReport, 'state'>> & { id: string; state?: string | undefined }): void {
-    const { state, ...rest } = { state: 'ready', ...report }
+  lists(
+    report: Partial<Omit<BackendReport, 'state'>> & {
+      id: string
+      state?: BackendReport['state'] | undefined
+    },
+  ): void {
+    const { state, ...rest } = { state: 'ready' as const, ...report }
     this.#reports = this.#reports.filter(({ id }) => id !== report.id)
     if (state !== undefined) {
       this.#reports.push({ service: 'web', slot: 'web-1', pid: 1, ...rest, state })

@@ -258,7 +258,13 @@ void t.test('what a broker lists is drained before it gets SIGTERM', { timeout: 
   scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
   await eventually(() => scene.lines().includes('up'), 'the trap is set')
   const { backend, pid } = scene.only
-  const listed = { service: 'web', id: backend as string, slot: 'web-1', pid: pid as number, state: 'ready' }
+  const listed = {
+    service: 'web',
+    id: backend as string,
+    slot: 'web-1',
+    pid: pid as number,
+    state: 'ready' as const,
+  }
   scene.fleet.reported([listed])
   scene.apply(undefined)
   t.same(scene.drains, [backend])
@@ -284,7 +290,7 @@ void t.test(
       id: backend as string,
       slot: 'web-1',
       pid: pid as number,
-      state: 'ready',
+      state: 'ready' as const,
     }
     scene.fleet.reported([listed])
     scene.apply(undefined)
@@ -349,7 +355,7 @@ void t.test(
           .flatMap(({ backend, pid, state, service }) =>
             backend === null || state === 'stopping'
               ? []
-              : [{ service, id: backend, slot: 'web-1', pid: pid ?? 0, state: 'ready' }],
+              : [{ service, id: backend, slot: 'web-1', pid: pid ?? 0, state: 'ready' as const }],
           ),
       )
     report()

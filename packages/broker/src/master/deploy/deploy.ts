@@ -228,7 +228,7 @@ export class Deploy {
     const { service, external = false } = this.#plan
     const places = this.#host.places()
     return this.#host.reports().filter((report) => {
-      if (report.service !== service || report.state === 'drained') return false
+      if (report.service !== service) return false
       if (external && typeof report.owner !== 'string') return false
       return !places.has(report.owner ?? report.id)
     })

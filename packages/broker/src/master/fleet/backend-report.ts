@@ -1,15 +1,7 @@
-/** One backend as the worker that serves it sees it. */
-export interface BackendReport {
-  readonly service: string
-  /** ULID. */
-  readonly id: string
-  readonly slot: string
-  readonly pid: number
-  /** `ready`, `draining`, `unhealthy` and so on; only some of them mean something here. */
-  readonly state: string
-  /** ULID of the managed process that it is, or comes from. */
-  readonly owner?: string | null
-}
+import type * as ipc from '../../ipc/messages.ts'
+
+/** What of a worker's report the fleet and its deploys go by. */
+export type BackendReport = Pick<ipc.BackendReport, 'service' | 'id' | 'slot' | 'pid' | 'state' | 'owner'>
 
 /** Whether it is the backend of the managed process `id`, or one of its backends. */
 function isOf(id: string, report: BackendReport): boolean {
@@ -18,7 +10,7 @@ function isOf(id: string, report: BackendReport): boolean {
 
 /** Whether a broker may still give it connections, or waits for those that it has. */
 export function isListed(reports: readonly BackendReport[], id: string): boolean {
-  return reports.some((report) => isOf(id, report) && report.state !== 'drained')
+  return reports.some((report) => isOf(id, report))
 }
 
 /** The state that serves best: during a reload a backend may be registered with two workers. Undefined when nobody lists it. */

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { ControlConnection, ControlEnd, Frame, Timer } from '@baton/backend-sdk/protocol'
 import { ProtocolError } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
@@ -24,6 +25,8 @@ export interface LinkOptions extends EligibilityOptions {
   readonly ackDeadline: number
   readonly tokenTtl: number
   readonly maxStuck: number
+  /** Called after the host was: the link is over. */
+  readonly ended?: (link: BackendLink) => void
 }
 
 /**
@@ -247,10 +250,10 @@ export class BackendLink implements Candidate {
         }
         if (adopted.length + relayed.length > 0) this.eligibility.succeeded()
         // First those who are somebody else's already: what goes wrong with a relay must not keep their descriptors open.
-        if (adopted.length > 0) this.#host.handedOff(adopted)
+        if (adopted.length > 0) this.#handedOff(adopted)
         for (const { connection, pending } of relayed) {
           pending.detach()
-          this.#host.relayed(connection, pending.socket)
+          this.#relayed(connection, pending.socket)
         }
         this.#host.available()
         return
@@ -265,7 +268,7 @@ export class BackendLink implements Candidate {
           this.#dials.take(offer)?.cancel()
           const failure: Failure = { code: reason }
           this.eligibility.failed(failure)
-          this.#host.returned([offer.connection], failure, this.id)
+          this.#returned([offer.connection], failure)
         }
         return
       case 'stats':
@@ -343,7 +346,7 @@ export class BackendLink implements Candidate {
     if (!this.#ledger.cancel(offer)) return
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
     this.eligibility.failed(failure)
-    this.#host.returned([offer.connection], failure, this.id)
+    this.#returned([offer.connection], failure)
     this.#endIfSuperseded()
   }
 
@@ -375,9 +378,9 @@ export class BackendLink implements Candidate {
     for (;;) {
       const oldest = this.#ledger.relinquish(this.#options.maxStuck)
       if (oldest === undefined) break
-      this.#host.relinquished(oldest.connection)
+      this.#relinquished(oldest.connection)
     }
-    if (revoked.length > 0) this.#host.returned(revoked, failure, this.id)
+    if (revoked.length > 0) this.#returned(revoked, failure)
     this.#endIfSuperseded()
   }
 
@@ -418,12 +421,44 @@ export class BackendLink implements Candidate {
     for (const offer of rest) {
       this.#dials.take(offer)?.cancel()
       if ((untouched && whole) || offer.kind === 'relay') back.push(offer)
-      else this.#host.relinquished(offer.connection)
+      else this.#relinquished(offer.connection)
     }
     this.#lane.close()
     this.#control.close()
     this.#host.ended(this)
+    this.#options.ended?.(this)
     const connections = back.map(({ connection }) => connection)
-    if (connections.length > 0) this.#host.returned(connections, failure, this.id)
+    if (connections.length > 0) this.#returned(connections, failure)
   }
+
+  // A health check goes the way of a client, and receives its own outcome: it is neither an outcome nor a failure of the service, and is
+  // never offered again.
+
+  #handedOff(connections: readonly ClientConnection[]): void {
+    for (const { probe } of connections) probe?.handedOff()
+    const clients = clientsOf(connections)
+    if (clients.length > 0) this.#host.handedOff(clients)
+  }
+
+  #relayed(connection: ClientConnection, upstream: Socket): void {
+    if (connection.probe) connection.probe.relayed(upstream)
+    else this.#host.relayed(connection, upstream)
+  }
+
+  #returned(connections: readonly ClientConnection[], failure: Failure): void {
+    for (const { probe } of connections) probe?.returned(failure)
+    const clients = clientsOf(connections)
+    if (clients.length > 0) this.#host.returned(clients, failure, this.id)
+  }
+
+  #relinquished(connection: ClientConnection): void {
+    if (connection.probe) connection.probe.relinquished()
+    else this.#host.relinquished(connection)
+  }
+}
+
+function clientsOf(connections: readonly ClientConnection[]): readonly ClientConnection[] {
+  return connections.some(({ probe }) => probe !== undefined)
+    ? connections.filter(({ probe }) => probe === undefined)
+    : connections
 }

@@ -1,3 +1,4 @@
+import { TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 import {
   close,
   closeReachable,
@@ -8,7 +9,6 @@ import {
   SendBatch,
   socketpair,
 } from '@baton/native-sendmsg'
-import { TOKEN_BYTES } from './token.ts'
 
 export interface LaneMessage {
   readonly bytes: Buffer
@@ -25,8 +25,8 @@ export interface HandoffLane {
 }
 
 /** One arena serves every lane of the process: a batch is laid out, sent and done within one call. */
-const sending = new SendBatch(BATCH, TOKEN_BYTES)
-const receiving = new ReceiveBatch(BATCH, TOKEN_BYTES)
+const sending = new SendBatch(BATCH, TOKEN_LENGTH)
+const receiving = new ReceiveBatch(BATCH, TOKEN_LENGTH)
 
 /**
  * The private channel on which descriptors go to one backend: a SOCK_SEQPACKET pair. The backend gets a duplicate of

@@ -1,6 +1,5 @@
 import { randomFillSync } from 'node:crypto'
-
-export const TOKEN_BYTES = 16
+import { TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 
 /** Tokens are drawn 256 at a time from the system's CSPRNG: one call costs more than a token. */
 const BATCH = 256
@@ -11,9 +10,9 @@ let used = 0
 /** A one-time token. Never logged, never shown: it proves that a descriptor and an offer belong together. */
 export function createToken(): Buffer {
   if (used === batch.length) {
-    batch = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_BYTES * BATCH))
+    batch = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_LENGTH * BATCH))
     used = 0
   }
-  used += TOKEN_BYTES
-  return batch.subarray(used - TOKEN_BYTES, used)
+  used += TOKEN_LENGTH
+  return batch.subarray(used - TOKEN_LENGTH, used)
 }

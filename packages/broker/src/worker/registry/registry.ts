@@ -27,7 +27,6 @@ import type { KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { type Config, isClosed } from '../../config/index.ts'
 import { Lane } from '../backend/lane.ts'
 import { HealthChecks } from '../health/health-checks.ts'
-import { apartFromProbes } from '../health/probe-routing.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'
 import type { ControlSocket } from '../../listening/sockets.ts'
 import type { Service } from '../service/service.ts'
@@ -485,27 +484,24 @@ export class Registry {
     }
     control.welcomed()
     const { ackDeadline, tokenTtl, maxStuck, failureLimit, healthCheck } = config
-    const link = new BackendLink(
+    const link: BackendLink = new BackendLink(
       identity,
       { control, lane },
-      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL_MS },
-      apartFromProbes({
-        handedOff: (connections) => service.handedOff(connections),
-        relayed: (connection, upstream) => service.relayed(connection, upstream),
-        returned: (connections, failure, by) => service.returned(connections, failure, by),
-        relinquished: (connection) => service.relinquished(connection),
-        tokenRejected: (reason) => service.tokenRejected(reason),
-        lateAnswer: () => service.lateAnswer(),
-        available: () => service.available(),
+      {
+        ackDeadline,
+        tokenTtl,
+        maxStuck,
+        failureLimit,
+        heartbeatInterval: HEARTBEAT_INTERVAL_MS,
         ended: (ended) => {
           checks?.stop()
           if (this.#links.get(id) === ended) this.#links.delete(id)
           this.#removeRelaySocket(identity)
           this.#slots.giveBack(identity.slot)
-          service.ended(ended)
           this.#onChange?.()
         },
-      }),
+      },
+      service,
       this.#logger,
     )
     const checks =
