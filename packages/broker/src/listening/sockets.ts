@@ -6,8 +6,7 @@ import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@
 import { adminListenError } from './admin-errors.ts'
 import { type Config, errnoOf, formatAddress, type ListenerConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
-import { makeFolder } from './make-folder.ts'
-import { exposureOf } from './folder-trust.ts'
+import { exposureOf, makeFolder } from './runtime-folder.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
 const BACKLOG = 4096

@@ -1,6 +1,6 @@
 import { errnoOf } from '../../config/index.ts'
 import { leaveClosedTerminals } from '../../log/leave-terminals.ts'
-import { displayOf } from './display.ts'
+import { wantsColours } from './colours.ts'
 import type { Terminal } from './terminal.ts'
 import { FAILED } from '../../exit-codes.ts'
 
@@ -34,4 +34,12 @@ export function commandTerminal(
     unread: unread.signal,
   }
   return { terminal, exitCode: (code) => (failed && code === 0 ? FAILED : code) }
+}
+
+/** What standard output is to a command; nothing for a file, a pipe, or a terminal that says that it can do little. */
+function displayOf(process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'env'>): Pick<Terminal, 'display'> {
+  const { stdout, env } = process
+  if (!stdout.isTTY || env['TERM'] === 'dumb') return {}
+  const keyboard = () => (process.stdin.isTTY ? process.stdin : undefined)
+  return { display: { colours: wantsColours(env), output: stdout, keyboard } }
 }

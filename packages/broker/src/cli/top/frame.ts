@@ -4,7 +4,6 @@ import type { Paint } from '../output/colours.ts'
 import { printable } from '../../log/printable.ts'
 import { table, type Cell } from '../output/table.ts'
 import type { Rates, Snapshot } from './snapshot.ts'
-import { sparkline } from './sparkline.ts'
 
 /** So many reasons are listed; those behind them hardly ever happen. */
 const MAX_REASONS = 8
@@ -195,4 +194,14 @@ export function linesOf({ at, status, rates }: Snapshot): string[] {
 
 function measured(value: number | null, digits: number): string {
   return value === null ? '-' : value.toFixed(digits)
+}
+
+const BARS = '▁▂▃▄▅▆▇█'
+
+/** Values as a line of bars, the greatest being the highest; nothing but zeros is a flat line. */
+export function sparkline(values: readonly number[]): string {
+  const greatest = Math.max(...values, 0)
+  return values
+    .map((value) => BARS[greatest === 0 ? 0 : Math.round((value / greatest) * (BARS.length - 1))])
+    .join('')
 }

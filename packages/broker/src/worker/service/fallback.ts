@@ -31,18 +31,10 @@ export interface FallbackDeps {
   readonly recorder: Recorder
   readonly logger: Logger
   readonly os: Os
-}
-
-export interface FallbackHost {
-  /** Nobody waits any more: the broker ends. */
-  readonly stopped: boolean
-  /** Nobody is taken here any more: who has nobody is passed on. */
-  readonly leaving: boolean
-  pass(connections: readonly ClientConnection[]): void
-  /** Who waits may ask again. */
-  available(): void
-  /** One less is on its way, or waits. */
-  noteIdle(): void
+  /** Called when held connections may be offered again: upstreams do not announce that they are back. */
+  readonly retry: () => void
+  /** Called after each outcome: one connection less is held or in flight. */
+  readonly settled: () => void
 }
 
 /**
@@ -55,14 +47,15 @@ export class Fallback {
   /** Who waits. */
   readonly held: HoldQueue
   readonly #parts: FallbackDeps
-  readonly #host: FallbackHost
   /** Its own memory: who takes bytes is another list than who takes descriptors. */
   readonly #balancer: Balancer
   #retry: Timer | undefined
+  #stopped = false
+  /** Set while a successor takes what nothing here can: connections are then left to the caller, and no relay begins. */
+  leaving = false
 
-  constructor(parts: FallbackDeps, host: FallbackHost) {
+  constructor(parts: FallbackDeps) {
     this.#parts = parts
-    this.#host = host
     const { poller, config, serviceStats, recorder, os } = parts
     this.#balancer = createBalancer(config.balance, os.random)
     this.held = new HoldQueue(
@@ -73,7 +66,7 @@ export class Fallback {
           serviceStats.outcomes.client_gone += 1
           recorder.note('client_gone', [connection], os.now())
           os.closeClients([connection])
-          host.noteIdle()
+          parts.settled()
         },
         timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.whyNobody()),
       },
@@ -84,7 +77,7 @@ export class Fallback {
   /** Who may be asked to take bytes. */
   carriers(): RelayCandidate[] {
     const { links, upstreams } = this.#parts
-    return this.#host.leaving ? [] : relayCandidates(links.values(), upstreams)
+    return this.leaving ? [] : relayCandidates(links.values(), upstreams)
   }
 
   /** Why no backend takes descriptors now. */
@@ -95,11 +88,15 @@ export class Fallback {
     return 'NoReadyBackend'
   }
 
-  /** No descriptor of this connection can be passed. */
-  fallBack(connection: ClientConnection, why: FallbackReason): void {
-    if (this.#host.leaving) {
+  /**
+   * No backend takes the descriptor of this connection: relays, holds or rejects it.
+   *
+   * @returns false when this worker is leaving: the connection is still the caller's, for the successor
+   */
+  fallBack(connection: ClientConnection, why: FallbackReason): boolean {
+    if (this.leaving) {
       connection.tried = undefined
-      return this.#host.pass([connection])
+      return false
     }
     const { config, serviceStats, recorder, os } = this.#parts
     const now = os.now()
@@ -113,28 +110,42 @@ export class Fallback {
         pressed: now - (pressedSince ?? now),
         carrier: able.length > 0,
         held: this.held.size,
-        stopped: this.#host.stopped,
+        stopped: this.#stopped,
       },
       config,
     )
-    if (rung.action === 'reject') return this.#reject(connection, rung.reason, why)
-    if (rung.action === 'hold') return this.#wait(connection, why)
+    if (rung.action === 'reject') {
+      this.#reject(connection, rung.reason, why)
+      return true
+    }
+    if (rung.action === 'hold') {
+      this.#wait(connection, why)
+      return true
+    }
     const carrier = this.#balancer.choose(able, balanceKey(config.balance, connection)) as RelayCandidate
     serviceStats.fellBack('reconnect', why)
     markTried(connection, carrier.mark)
     recorder.note('relay_offered', [connection], now, carrier.recipient)
     const failure = carrier.connect(connection)
-    if (failure === undefined) return
+    if (failure === undefined) return true
     recorder.note('returned', [connection], os.now(), undefined, failure.code)
     serviceStats.failed(failure.code, 1)
-    this.fallBack(connection, failure.code)
+    return this.fallBack(connection, failure.code)
   }
 
-  /** Behind those who wait already, if there is room. */
-  queue(connection: ClientConnection): void {
+  /**
+   * Holds it behind those that wait already, if there is room.
+   *
+   * @returns as `fallBack`
+   */
+  queue(connection: ClientConnection): boolean {
     const why = this.whyNobody()
     if (this.held.size >= this.#parts.config.maxHeld) this.#reject(connection, 'hold_full', why)
-    else this.#wait(connection, why)
+    else if (this.leaving) {
+      connection.tried = undefined
+      return false
+    } else this.#wait(connection, why)
+    return true
   }
 
   /**
@@ -159,6 +170,7 @@ export class Fallback {
 
   /** Gives up: who still waits is rejected. */
   close(): void {
+    this.#stopped = true
     for (const connection of this.held.take(this.held.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
     this.#parts.os.clear(this.#retry)
@@ -170,10 +182,6 @@ export class Fallback {
     const { service, serviceStats, recorder, logger, os } = this.#parts
     // Lack of room passes by itself; a backend that has refused it is not asked again before the others (`startOver`).
     if (isPressure(why)) connection.tried = undefined
-    if (this.#host.leaving) {
-      connection.tried = undefined
-      return this.#host.pass([connection])
-    }
     try {
       this.held.add(connection)
     } catch (error) {
@@ -193,7 +201,7 @@ export class Fallback {
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
     lingeringClose.reject(connection)
-    this.#host.noteIdle()
+    this.#parts.settled()
   }
 
   #armRetry(): void {
@@ -201,7 +209,7 @@ export class Fallback {
     if (this.#retry !== undefined || (upstreams.length === 0 && links.size === 0)) return
     this.#retry = os.setTimeout(() => {
       this.#retry = undefined
-      this.#host.available()
+      this.#parts.retry()
       if (this.held.size > 0) this.#armRetry()
     }, UPSTREAM_RETRY)
   }

@@ -16,7 +16,7 @@ import type { EndedLink, LinkHost } from '../backend/link-host.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
 import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
-import { Fallback, type FallbackHost } from './fallback.ts'
+import { Fallback } from './fallback.ts'
 import { ServiceStats } from './service-stats.ts'
 
 /** So many held clients are offered to each ready backend at once; its ACK asks for more. */
@@ -45,7 +45,7 @@ interface ServiceDeps {
  *
  * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
  */
-export class Service implements LinkHost, UpstreamHost, FallbackHost {
+export class Service implements LinkHost, UpstreamHost {
   readonly name: string
   readonly config: ServiceConfig
   readonly serviceStats = new ServiceStats()
@@ -64,7 +64,7 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
   readonly #unlinked: (() => void)[] = []
   readonly #whenIdle: (() => void)[] = []
   #stopped = false
-  /** Whose everybody is who would wait here. */
+  /** Where waiting connections go once this worker hands over to its successor. */
   #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
 
   constructor(name: string, config: ServiceConfig, deps: ServiceDeps) {
@@ -91,7 +91,15 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
       poller,
       lingeringClose,
     }
-    this.#fallback = new Fallback({ ...parts, serviceStats, recorder, logger, os }, this)
+    this.#fallback = new Fallback({
+      ...parts,
+      serviceStats,
+      recorder,
+      logger,
+      os,
+      retry: () => this.available(),
+      settled: () => this.noteIdle(),
+    })
   }
 
   get links(): Iterable<BackendLink> {
@@ -152,7 +160,7 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
     const fresh = this.#fresh.splice(0)
     if (this.#fallback.held.size === 0) return this.#place(fresh)
     // First come, first served: nobody overtakes those who wait.
-    for (const connection of fresh) this.#fallback.queue(connection)
+    for (const connection of fresh) if (!this.#fallback.queue(connection)) this.#pass([connection])
     this.available()
   }
 
@@ -170,9 +178,10 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
    */
   handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
     this.#successor = successor
+    this.#fallback.leaving = true
     this.flush()
     const held = this.#fallback.held.take(this.#fallback.held.size)
-    if (held.length > 0) this.pass(held)
+    if (held.length > 0) this.#pass(held)
     this.noteIdle()
   }
 
@@ -263,7 +272,7 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
     const { next } = consequenceOf(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
     else if (next === 'next-backend') this.#place(inOrder(connections), failure.code)
-    else for (const connection of inOrder(connections)) this.#fallback.fallBack(connection, failure.code)
+    else for (const connection of inOrder(connections)) this.#fallBack(connection, failure.code)
     this.noteIdle()
   }
 
@@ -304,17 +313,12 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
     )
   }
 
-  // What the lower rungs ask, and say.
-
-  get stopped(): boolean {
-    return this.#stopped
+  #fallBack(connection: ClientConnection, why: FallbackReason): void {
+    if (!this.#fallback.fallBack(connection, why)) this.#pass([connection])
   }
 
-  get leaving(): boolean {
-    return this.#successor !== undefined
-  }
-
-  pass(connections: readonly ClientConnection[]): void {
+  /** To the successor, in this order. */
+  #pass(connections: readonly ClientConnection[]): void {
     if (this.#successor?.(connections) === true) {
       this.serviceStats.movedOut += connections.length
       this.#recorder.note('moved', connections, this.#os.now())
@@ -322,6 +326,7 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
     }
     // It has ended before this worker: back to the backends that are still here.
     this.#successor = undefined
+    this.#fallback.leaving = false
     this.#place(inOrder(connections))
   }
 
@@ -356,7 +361,7 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
         this.serviceStats.failed(why, unsent.length)
         const { next } = consequenceOf(why)
         if (next === 'next-backend') failed.push(...unsent)
-        else for (const connection of unsent) this.#fallback.fallBack(connection, why)
+        else for (const connection of unsent) this.#fallBack(connection, why)
       }
       rest = inOrder(failed)
     }
@@ -375,7 +380,7 @@ export class Service implements LinkHost, UpstreamHost, FallbackHost {
         (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
       if (chosen === undefined) {
-        this.#fallback.fallBack(connection, why ?? this.#fallback.whyNobody())
+        this.#fallBack(connection, why ?? this.#fallback.whyNobody())
         continue
       }
       if (why !== undefined) this.serviceStats.fellBack('next_backend', why)

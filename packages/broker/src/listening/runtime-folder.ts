@@ -1,5 +1,6 @@
-import { lstatSync, readlinkSync, statSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readlinkSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { errnoOf } from '../config/index.ts'
 
 /** As the kernel's own limit on links in one path (path_resolution(7)). */
 const MAX_LINKS = 40
@@ -61,4 +62,24 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
 
 function parts(path: string): string[] {
   return path.split('/').filter((part) => part !== '' && part !== '.')
+}
+
+/**
+ * Makes a folder and those above it that are missing. `recursive` of mkdirSync does not return where mkdir(2) answers ENOENT although
+ * the folder above is there, as below /proc (Node 20 to 24).
+ *
+ * @throws {Error} of mkdir(2)
+ */
+export function makeFolder(path: string, mode: number): void {
+  try {
+    mkdirSync(path, { mode })
+  } catch (error) {
+    const errno = errnoOf(error)
+    // What is there may be something else: the caller looks.
+    if (errno === 'EEXIST') return
+    const above = dirname(path)
+    if (errno !== 'ENOENT' || above === path || existsSync(above)) throw error
+    makeFolder(above, mode)
+    makeFolder(path, mode)
+  }
 }
