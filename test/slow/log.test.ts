@@ -278,8 +278,10 @@ void t.test('Ctrl-S in the terminal of baton run', { timeout: LIMIT, skip: noScr
 // Node aborted when it ended: it restores the terminal's settings, and there was none any more.
 void t.test('a terminal that is closed', { timeout: LIMIT }, async (t) => {
   const { terminal, run, exitCode } = await RedirectedRun.inTerminal(t, { SIZE: '900', EVERY: '10' })
-  await run.answers()
+  const master = parentOf(await run.answers())
   await terminal.hangUp()
+  // The shell in between keeps the kernel's; an interactive one passes it on to its jobs.
+  signal(master, 'SIGHUP')
   await eventually(() => existsSync(exitCode) && readFileSync(exitCode, 'utf8') !== '', 'it ends')
   t.equal(readFileSync(exitCode, 'utf8'), '0\n')
 })
