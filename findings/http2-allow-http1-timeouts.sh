@@ -3,7 +3,7 @@
 #
 # Expected: HTTP/1.1 clients of http2.createSecureServer({ allowHTTP1: true }) are handled like those of https: idle ones
 #   are closed after keepAliveTimeout, half a request gets 408 after headersTimeout.
-# Seen: Node 20.20.2 and 22.23.3 do neither, whether or not the options are given; both connections stay open. An
+# Seen: Node 20.20.2 and 22.23.3 do neither, though the options are given; both connections stay open. An
 #   https server with the same options closes both on all lines, and Node 24.21.0 enforces them in both.
 # Why it matters: one server for both protocols is the usual TLS front end. HTTP/1.1 clients (health checks,
 #   proxies) hold descriptors for as long as they like, and a drain that waits for idle ones to time out

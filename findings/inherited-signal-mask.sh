@@ -5,7 +5,7 @@
 #   the program has its listener waits, and is delivered then.
 # Seen: Bun 1.4.5 does that. Node 20 and 26 set an empty mask before any JavaScript runs: a SIGTERM that was
 #   pending at exec ends Node before the first line of the script. Deno 2.9.6 never unblocks: the
-#   script starts, its SIGTERM listener never runs, and only SIGKILL stops the program.
+#   script starts, its SIGTERM listener never runs, and SIGTERM cannot stop the program.
 # Why it matters: a program that replaces itself with exec cannot use the mask to bridge the time until its
 #   listeners are set, if it is Node (a signal that is ignored, SIG_IGN, stays ignored). A launcher that forgets
 #   to restore its own mask makes Deno programs deaf to a graceful stop, where Node hides the mistake.

@@ -21,7 +21,7 @@ echo "prom-client 15.1.3, node $("$node" --version)"
 cat > scrape.cjs <<'JS'
 const cluster = require('node:cluster')
 const { AggregatorRegistry, Counter } = require('prom-client')
-const registry = new AggregatorRegistry()
+const registry = new AggregatorRegistry() // in workers, too: it is what answers the primary
 if (cluster.isWorker) {
   new Counter({ name: 'requests', help: 'requests' }).inc(Number(process.env.COUNT))
   process.send('ready')

@@ -7,8 +7,8 @@
 #   and then FIN (nc -N, a half-closing RPC client) is answered by the process that accepted it; after the hand-over it gets a
 #   clean end without a byte. The child's write goes into a socket that was ended for it. Setting
 #   `socket.allowHalfOpen = true` in the child repairs it for a socket that was sent.
-# Why it matters: the protocol works until connections are spread over children. Send the option along and set it
-#   again in the receiver, for pauseOnConnect and noDelay of a shared server too.
+# Why it matters: the protocol works until connections are spread over children. Send the option along, and set it
+#   again in the receiver before the first event.
 # Documentation: the Node manual (child process, subprocess.send) describes the handle that may be
 #   passed, and no option that stays behind.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.

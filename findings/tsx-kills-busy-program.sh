@@ -3,8 +3,8 @@
 #
 # Expected: a launcher passes SIGTERM on and waits for the program to end, or does nothing at all.
 # Seen: tsx 4.23.15 asks its child whether the signal arrived, and takes silence for a child without a
-#   handler. A program whose event loop is busy for 500 ms at that moment (a large JSON, a template, a
-#   garbage collection) is killed with SIGKILL before its handler runs. With an idle event loop the same program
+#   handler. A program whose event loop is busy for 500 ms at that moment (a large JSON document, a
+#   template) is killed with SIGKILL before its handler runs. With an idle event loop the same program
 #   drains for a second and ends with 0. `node --import tsx`, without the launcher in between, drains in both cases.
 #   SIGHUP ends tsx at once and leaves the program running without a parent.
 # Why it matters: the shutdown works in every test and is skipped under load, which is when it matters. Start
