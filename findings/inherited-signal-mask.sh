@@ -7,8 +7,8 @@
 #   pending at exec ends Node before the first line of the script. Deno 2.9.6 never unblocks: the
 #   script starts, its SIGTERM listener never runs, and SIGTERM cannot stop the program.
 # Why it matters: a program that replaces itself with exec cannot use the mask to bridge the time until its
-#   listeners are set, if it is Node (a signal that is ignored, SIG_IGN, stays ignored). A launcher that forgets
-#   to restore its own mask makes Deno programs deaf to a graceful stop, where Node hides the mistake.
+#   listeners are set, if it is Node. A launcher that forgets to restore its own mask makes Deno programs deaf to
+#   a graceful stop, where Node hides the mistake.
 # Documentation: signal(7) says that the mask is preserved across execve(2). The Node manual (process, signal
 #   events) does not mention the mask.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
