@@ -9,7 +9,7 @@
 #   itself again cannot ignore a signal to bridge the time until its listeners are there. setsid, or a
 #   listener in the program, protects.
 # Documentation: execve(2) and signal(7) say that ignored signals stay ignored. The Node manual (process, signal events)
-#   says that SIGHUP ends Node by default, and a comment in node.cc that an inherited SIG_IGN is undone.
+#   says that SIGHUP ends Node by default, and does not mention signals that the parent ignored.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 for program in npm nohup python3; do
