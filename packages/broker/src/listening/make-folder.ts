@@ -18,6 +18,11 @@ export function makeFolder(path: string, mode: number): void {
     const above = dirname(path)
     if (errno !== 'ENOENT' || above === path || existsSync(above)) throw error
     makeFolder(above, mode)
-    makeFolder(path, mode)
+    try {
+      mkdirSync(path, { mode })
+    } catch (failure) {
+      // Again ENOENT where the one above is a link to nothing.
+      if (errnoOf(failure) !== 'EEXIST') throw failure
+    }
   }
 }

@@ -18,7 +18,7 @@ interface Connection {
   /** Requests whose response has not ended. */
   requests: number
   /** The response to the last of them. */
-  last: ServerResponse<IncomingMessage> | undefined
+  last: ServerResponse | undefined
   /** One of them is an event stream, or changes something: neither is cut off for another client. */
   busy: boolean
 }
@@ -50,7 +50,7 @@ export class ConnectionLimit {
    * A request has come. `refuse`: too many of this connection wait already; answer so, and close it. `ignore`: the answer to an
    * earlier one ends the connection.
    */
-  admit(request: IncomingMessage, response: ServerResponse<IncomingMessage>): 'handle' | 'refuse' | 'ignore' {
+  admit(request: IncomingMessage, response: ServerResponse): 'handle' | 'refuse' | 'ignore' {
     const connection = this.#connections.get(request.socket)
     // It was closed, and its parser has not stopped yet.
     if (connection === undefined || request.socket.destroyed) return 'ignore'
