@@ -5,7 +5,7 @@
 #   accept queue until a worker has room.
 # Seen: on Node 20, 22 and 26 a worker that is full hands the connection back, and the primary offers it to the
 #   next one at once. With every worker full this does not stop: one client that sends nothing makes the primary pass
-#   thousands of messages a second and use much of a processor, for as long as the client waits. The client gets neither a
+#   thousands of messages a second and stay busy, for as long as the client waits. The client gets neither a
 #   close nor a byte, and no worker sees 'drop'. `server.dropMaxConnection = true` (22 and later) closes it instead.
 # Why it matters: the limit that is to protect a loaded service takes processor time from it just when it is full, and
 #   a health check that connects hangs. Without dropMaxConnection the limit is no overload protection.

@@ -8,8 +8,8 @@
 #   a second process that holds the socket has room for them. Bun 1.4.5 leaves them in the queue,
 #   and the second process serves them.
 # Why it matters: with a shared or inherited listener one process at its limit fails clients of all
-#   others, and it is the fastest to accept, since it does no work for them. Watch the count of descriptors.
-# Documentation: the Node manual has no word on it; the comment is in libuv's source (unix/stream.c).
+#   others, and it accepts faster than they do, since it does no work for a client. Watch the count of descriptors.
+# Documentation: the Node manual has no word on it; a comment in libuv's source (unix/stream.c) explains it.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5.
 set -euo pipefail
 for program in npm python3; do

@@ -310,6 +310,16 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
           )
       },
     )
+    await t.test("one below another user's folder, of mode 755", { skip: !asRoot }, async (t) => {
+      const above = folderOf(t, NOBODY)
+      const line = await refusedFolder(t, join(above, 'run'))
+      t.match(line, `${above} belongs to uid ${NOBODY}, who can replace ${join(above, 'run')}`)
+    })
+    await t.test('one below a link that leads nowhere', async (t) => {
+      const link = join(temporaryFolder(t), 'link')
+      symlinkSync('../nowhere', link)
+      t.match(await refusedFolder(t, join(link, 'run')), /link\/run: ENOENT/)
+    })
     await t.test('a file', async (t) => {
       const unsafe = join(temporaryFolder(t), 'run')
       writeFileSync(unsafe, '')

@@ -15,7 +15,7 @@ import { startBackend } from '../support/backend.ts'
 import { batonCommand } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
 import { LIMIT } from '../support/limits.ts'
-import { onlyWorker, reload } from '../support/operator.ts'
+import { masterStatus, onlyWorker, reload } from '../support/operator.ts'
 import { PacedClients } from '../support/paced-clients.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from '../support/process.ts'
 import { RedirectedRun, SlowReader, startRedirected } from '../support/redirected.ts'
@@ -148,6 +148,19 @@ void t.test('a reload of a chatty app whose log is not read', { timeout: LIMIT }
   await stop(run)
 })
 
+// The master did nothing but read what the apps printed.
+void t.test('apps that print at full speed into a log that is not read', { timeout: LIMIT }, async (t) => {
+  const { path } = new SlowReader(t)
+  const services = { web: {}, noisy: { command: ['yes'], instances: 2 } }
+  const broker = await startRedirected(t, `> ${path} 2>&1`, { config: { services, drainDeadline: '1s' } })
+  await eventually(async () => (await masterStatus(t, broker)).managed.length === 2, 'both apps run')
+  signal(broker.pid, 'SIGKILL')
+  const isReplaced = async () => (await onlyWorker(t, broker)) !== broker.pid
+  await eventually(isReplaced, 'the worker that was killed is replaced')
+  signal(broker.program.pid, 'SIGTERM')
+  t.same(await broker.program.exited, { code: 0, signal: null })
+})
+
 void t.test('a burst is written, not dropped, where the log is read', { timeout: LIMIT }, async (t) => {
   const file = join(temporaryFolder(t), 'log')
   // 20 MB in one go: three times what fits into all buffers.
@@ -278,8 +291,10 @@ void t.test('Ctrl-S in the terminal of baton run', { timeout: LIMIT, skip: noScr
 // Node aborted when it ended: it restores the terminal's settings, and there was none any more.
 void t.test('a terminal that is closed', { timeout: LIMIT }, async (t) => {
   const { terminal, run, exitCode } = await RedirectedRun.inTerminal(t, { SIZE: '900', EVERY: '10' })
-  await run.answers()
+  const master = parentOf(await run.answers())
   await terminal.hangUp()
+  // The shell in between keeps the kernel's; an interactive one passes it on to its jobs.
+  signal(master, 'SIGHUP')
   await eventually(() => existsSync(exitCode) && readFileSync(exitCode, 'utf8') !== '', 'it ends')
   t.equal(readFileSync(exitCode, 'utf8'), '0\n')
 })

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { fstatSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, unlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { socketpair } from '@baton/native-sendmsg'
+import { send, socketpair } from '@baton/native-sendmsg'
 import * as fc from 'fast-check'
 import t from 'tap'
 import { parseConfig } from '../src/config/index.ts'
@@ -130,6 +130,46 @@ void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, as
   })
   t.ok(turns.length > 0)
   t.notOk(turns.includes(false), `${turns.length} turns`)
+})
+
+// libuv reads up to 32 times before it serves another socket. An app that printed short lines at full speed kept the master
+// from everything else: it did not replace a worker, answer an operator or stop.
+void t.test('output: a pipe that is never empty leaves time for the rest', { timeout: LIMIT }, async (t) => {
+  const WORK = 12
+  const chunksOf = async (count: number) => {
+    const pairs = Array.from({ length: count }, () => socketpair('stream'))
+    for (const [, theirs] of pairs) send(theirs.fd, Buffer.alloc(128 * 1024, 'y\n'))
+    let chunks = 0
+    let most = 0
+    let left = count
+    let between = 0
+    const turn = () => {
+      most = Math.max(most, between)
+      between = 0
+      if (left > 0) setImmediate(turn)
+    }
+    turn()
+    await new Promise<void>((resolve) => {
+      const data = () => {
+        chunks += 1
+        between += 1
+        for (const began = performance.now(); performance.now() - began < WORK;);
+      }
+      const ended = () => {
+        left -= 1
+        if (left === 0) resolve()
+      }
+      for (const [ours, theirs] of pairs) {
+        new OutputPipe(ours.release(), { data, ended })
+        theirs.close()
+      }
+    })
+    return { chunks, most }
+  }
+  const one = await chunksOf(1)
+  t.ok(one.chunks > 2, 'everything is read')
+  t.equal(one.most, 1, 'one piece of work in a turn')
+  t.ok((await chunksOf(4)).most <= 4, 'one for each pipe at most')
 })
 
 function isOpen(fd: number): boolean {

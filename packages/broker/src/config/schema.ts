@@ -243,7 +243,7 @@ export const schema = z
       "Without it, `$XDG_RUNTIME_DIR/baton`, or `baton-<uid>` in the system's temporary folder.",
       'One that belongs to another user, or that others may write to, stops the start; so does a second broker in the same one.',
       'A folder above it that others may write to (a group, too, unless it is that of root or has the number of this user) must be sticky,',
-      'and what is in it on the way to `runtimeDir` must belong to this user or root.',
+      'and what is on the way to `runtimeDir` must belong to this user or root.',
       '`<runtimeDir>/control.sock` has at most 107 bytes. A reload cannot change it.',
     ),
     drainDeadline: describe(

@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, mkdirSync, readlinkSync, statSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { errnoOf } from '../config/index.ts'
 
@@ -16,8 +16,8 @@ export interface Identity {
 }
 
 /**
- * Whether other users can put another folder in place of `path`: one above it can be written to by them, and lacks the sticky bit, or has
- * it and the entry that leads to `path` is theirs (unlink(2), rename(2)). Follows each link, which is an entry as well.
+ * Whether other users can put another folder in place of `path`: one above it is theirs, or can be written to by them, and lacks the sticky
+ * bit, or has it and the entry that leads to `path` is theirs (unlink(2), rename(2)). Follows each link, which is an entry as well.
  *
  * A group may write where it is root's, or this user's own (gid and uid are the same number, as useradd(8) makes them).
  *
@@ -36,7 +36,9 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
     }
     const entry = join(folder, name)
     const found = lstatSync(entry, { throwIfNoEntry: false })
-    const { mode, gid: group } = statSync(folder)
+    const { mode, uid: owner, gid: group } = statSync(folder)
+    if (owner !== uid && owner !== 0 && !isOutside(owner))
+      return `${folder} belongs to uid ${owner}, who can replace ${entry}; name another runtimeDir`
     const groupIsOurs = group === 0 || (group === gid && gid === uid)
     const writable = (mode & OTHER_WRITE) !== 0 || ((mode & GROUP_WRITE) !== 0 && !groupIsOurs)
     if (writable && (mode & STICKY) === 0) {
@@ -60,6 +62,15 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
   return undefined
 }
 
+/** Whether the number stands for users that this user namespace does not have, such as root of the host (user_namespaces(7)). */
+function isOutside(uid: number): boolean {
+  const ranges = readFileSync('/proc/self/uid_map', 'latin1').trim().split('\n')
+  return !ranges.some((range) => {
+    const [first = 0, , count = 0] = range.trim().split(/\s+/).map(Number)
+    return uid >= first && uid < first + count
+  })
+}
+
 function parts(path: string): string[] {
   return path.split('/').filter((part) => part !== '' && part !== '.')
 }
@@ -80,6 +91,11 @@ export function makeFolder(path: string, mode: number): void {
     const above = dirname(path)
     if (errno !== 'ENOENT' || above === path || existsSync(above)) throw error
     makeFolder(above, mode)
-    makeFolder(path, mode)
+    try {
+      mkdirSync(path, { mode })
+    } catch (failure) {
+      // Again ENOENT where the one above is a link to nothing.
+      if (errnoOf(failure) !== 'EEXIST') throw failure
+    }
   }
 }

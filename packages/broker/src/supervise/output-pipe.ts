@@ -1,9 +1,10 @@
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net'
 import { setCloseOnExec } from '@baton/native-sendmsg'
 import { standardOutput } from '../log/standard.ts'
+import { outputPace } from './output-pace.ts'
 
-/** One for all pipes: what was read is told before the next read. */
-const buffer = Buffer.allocUnsafe(64 * 1024)
+/** One for all pipes: what was read is told before the next read. Its size bounds one piece of work: it may hold 8192 lines (`yes`). */
+const buffer = Buffer.allocUnsafe(16 * 1024)
 
 /**
  * While the log is congested, reading pauses for this time at most, in ms, after each `PACED_BYTES`: a burst is written rather than
@@ -38,8 +39,9 @@ export class OutputPipe {
     const onread = {
       buffer,
       callback: (count: number) => {
+        const began = performance.now()
         host.data(buffer.subarray(0, count))
-        return this.#mayReadOn(count)
+        return this.#mayReadOn(count, performance.now() - began)
       },
     }
     const options: SocketConstructorOpts & { onread: OnReadOpts } = {
@@ -58,12 +60,18 @@ export class OutputPipe {
     })
   }
 
-  #mayReadOn(count: number): boolean {
+  /** @param ms what the bytes cost */
+  #mayReadOn(count: number, ms: number): boolean {
+    const inBudget = outputPace.spend(ms)
+    const resume = () => this.#socket?.resume()
     const output = standardOutput()
     this.#paced = output.congested ? this.#paced + count : 0
-    if (this.#paced < PACED_BYTES) return true
+    if (this.#paced < PACED_BYTES) {
+      if (!inBudget) outputPace.rest(resume)
+      return inBudget
+    }
     this.#paced = 0
-    void output.relieved(MAX_PAUSE_MS).then(() => this.#socket?.resume())
+    void output.relieved(MAX_PAUSE_MS).then(inBudget ? resume : () => outputPace.rest(resume))
     return false
   }
 
