@@ -6,7 +6,7 @@ import { type ListeningEnds, openConnections } from './open-connections.ts'
 import type { WorkerPool } from './workers/worker-pool.ts'
 
 /** Milliseconds between two lines. */
-const INTERVAL = 5000
+const INTERVAL_MS = 5000
 
 /** Gauges of a worker that a stop waits for, and what they count. */
 const GAUGES: readonly (readonly [metric: string, one: string, many: string])[] = [
@@ -39,7 +39,7 @@ export class StopReport {
     this.#fleet = fleet
     this.#deadline = deadline
     this.#print = say
-    this.#timer = setInterval(() => void this.#report(), INTERVAL)
+    this.#timer = setInterval(() => void this.#report(), INTERVAL_MS)
   }
 
   end(): void {

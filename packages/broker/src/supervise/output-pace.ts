@@ -1,9 +1,9 @@
 /** Most time that the output of all processes takes in one turn of the event loop before their pipes rest, in ms. */
-const TURN_BUDGET = 10
+const TURN_BUDGET_MS = 10
 
 /** Limits of a rest, in ms. It is as long as the work before it. */
-const SHORTEST_REST = 1
-const LONGEST_REST = 50
+const MIN_REST_MS = 1
+const MAX_REST_MS = 50
 
 /**
  * Shares the event loop with apps that print at full speed: libuv reads up to 32 times from a socket before it serves another one, and
@@ -13,7 +13,7 @@ const LONGEST_REST = 50
 class OutputPace {
   /** In this turn of the event loop, in ms. */
   #spent = 0
-  #rest = SHORTEST_REST
+  #rest = MIN_REST_MS
   readonly #resting: (() => void)[] = []
   #timer: NodeJS.Timeout | undefined
 
@@ -25,12 +25,12 @@ class OutputPace {
   spend(ms: number): boolean {
     if (this.#spent === 0) setImmediate(() => (this.#spent = 0))
     this.#spent += Math.max(ms, Number.MIN_VALUE)
-    return this.#spent < TURN_BUDGET
+    return this.#spent < TURN_BUDGET_MS
   }
 
   /** Calls `resume` when it is this pipe's turn. */
   rest(resume: () => void): void {
-    this.#rest = Math.min(LONGEST_REST, Math.max(SHORTEST_REST, this.#spent))
+    this.#rest = Math.min(MAX_REST_MS, Math.max(MIN_REST_MS, this.#spent))
     this.#resting.push(resume)
     this.#schedule()
   }

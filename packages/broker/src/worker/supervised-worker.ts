@@ -41,7 +41,7 @@ export class SupervisedWorker {
   #admin: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
   #drainDeadline = 0
-  readonly #asked = new Map<number, Ask>()
+  readonly #pendingRequests = new Map<number, Ask>()
   /** Until each has said that no client of its comes here any more. */
   readonly #predecessors = new Set<Promise<void>>()
   /** Reloads that were asked for over the API here, and are not answered yet. */
@@ -79,7 +79,7 @@ export class SupervisedWorker {
     if (message.type === 'start') this.#managed.update(message.managed ?? [])
     if (message.type === 'metrics') this.#collected = message.snapshots
     if (message.type === 'metrics' || message.type === 'reloaded')
-      return this.#asked.get(message.ask)?.(message)
+      return this.#pendingRequests.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
     if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
     if (message.type === 'dump') return logWorkerStatus(this.#logger, this.#worker)
@@ -196,10 +196,10 @@ export class SupervisedWorker {
   }
 
   async #reload(by: string, wait: boolean): Promise<ReloadResult> {
-    const asked = this.#request((ask) => ({ type: 'reload', ask, by, wait }))
-    this.#reloading.add(asked)
-    const answer = await asked
-    this.#reloading.delete(asked)
+    const pendingRequests = this.#request((ask) => ({ type: 'reload', ask, by, wait }))
+    this.#reloading.add(pendingRequests)
+    const answer = await pendingRequests
+    this.#reloading.delete(pendingRequests)
     if (answer?.type === 'reloaded') return { success: answer.success, log: answer.log }
     return { success: false, log: ['the master is gone'] }
   }
@@ -211,10 +211,10 @@ export class SupervisedWorker {
       const timer = timeout === undefined ? undefined : setTimeout(() => settle(undefined), timeout)
       const settle: Ask = (answer) => {
         clearTimeout(timer)
-        this.#asked.delete(ask)
+        this.#pendingRequests.delete(ask)
         resolve(answer)
       }
-      this.#asked.set(ask, settle)
+      this.#pendingRequests.set(ask, settle)
       this.#channel.send(question(ask))
     })
   }
@@ -320,7 +320,7 @@ export class SupervisedWorker {
   }
 
   async #orphaned(): Promise<void> {
-    for (const settle of this.#asked.values()) settle(undefined)
+    for (const settle of this.#pendingRequests.values()) settle(undefined)
     if (this.#ending) return
     this.#logger.error('the master is gone; draining')
     // The next master finds the name free, and its worker the backends.

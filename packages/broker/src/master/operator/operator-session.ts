@@ -20,7 +20,7 @@ const MAX_LINE_BYTES = 4096
 const MAX_UNSENT_BYTES = 1024 * 1024
 
 /** How long what was written may take to be read after the end, in milliseconds. */
-const LAST_WORDS = 10_000
+const ANSWER_TIMEOUT_MS = 10_000
 
 /** What who is at the other end may do: an operator everything, a reader look. */
 export type Rights = 'operator' | 'reader'
@@ -96,7 +96,7 @@ export class OperatorSession {
     if (!this.open) return
     if (this.#output.length === 0) return this.close()
     // Who does not read does not keep its place for ever.
-    setTimeout(() => this.close(), LAST_WORDS).unref()
+    setTimeout(() => this.close(), ANSWER_TIMEOUT_MS).unref()
   }
 
   close(): void {

@@ -8,10 +8,10 @@ import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.t
 const CHECK_TIMEOUT_MS = 120_000
 
 /** A check that is stopped (SIGSTOP) for so long, in ms, is made again. */
-const STOPPED_LIMIT = 2000
+const STOPPED_TIMEOUT_MS = 2000
 
 /** Maximum checks, when it is signals that end them. */
-const MOST_CHECKS = 20
+const MAX_CHECKS = 20
 
 /**
  * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
@@ -29,7 +29,7 @@ export async function checkProgram(
     const { code, signal, stopped, printed } = await check(program, file, cancelled)
     if (code === 0 && signal === null) return undefined
     const stray = stopped || strayEnd({ code, signal }) !== undefined
-    if (!stray || checks === MOST_CHECKS || cancelled.aborted)
+    if (!stray || checks === MAX_CHECKS || cancelled.aborted)
       return `the new program does not load (${signal ?? `exit code ${code}`}): ${printed.trim()}`
   }
 }
@@ -51,7 +51,7 @@ async function check({ node, args }: CommandLine, file: string, cancelled: Abort
   const timeout = setTimeout(kill, CHECK_TIMEOUT_MS)
   cancelled.addEventListener('abort', kill)
   let stopped = false
-  const cancel = afterStopped(child.pid ?? 0, STOPPED_LIMIT, () => {
+  const cancel = afterStopped(child.pid ?? 0, STOPPED_TIMEOUT_MS, () => {
     stopped = true
     kill()
   })

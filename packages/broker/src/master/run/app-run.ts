@@ -31,7 +31,7 @@ export interface RunState {
 }
 
 /** A change of a file may not have been heard of after so long, in milliseconds: `watchFolder` waits for its last one. */
-const UNHEARD = 1000
+const WATCH_DELAY_MS = 1000
 
 /** What of a master an app deals with. */
 export interface AppRunParts {
@@ -79,7 +79,7 @@ export class AppRun {
   }
 
   get state(): RunState | undefined {
-    const watchedUntil = this.#changed ? 0 : Date.now() - UNHEARD
+    const watchedUntil = this.#changed ? 0 : Date.now() - WATCH_DELAY_MS
     return (
       this.#state && { ...this.#state, ...(this.#starts && { starts: this.#starts.history }), watchedUntil }
     )

@@ -2,7 +2,7 @@ import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
 import { join } from 'node:path'
 
 /** An editor, or a compiler, writes many files at once: milliseconds without a change before anybody hears of one. */
-const QUIET = 200
+const QUIET_MS = 200
 
 /** Not the app's own: what is installed, and what begins with a dot. */
 const isOwn = (name: string) => name !== 'node_modules' && !name.startsWith('.')
@@ -21,7 +21,7 @@ export function watchFolder(folder: string, onChange: () => void): () => void {
     timer = setTimeout(() => {
       for (const path of foldersBelow(folder)) add(path)
       onChange()
-    }, QUIET)
+    }, QUIET_MS)
   }
   const add = (path: string) => {
     if (watchers.has(path)) return

@@ -8,11 +8,11 @@ const VARIABLES = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
 const MAX_INTERVAL_MS = 2 ** 31 - 1
 
 /** The manager's queue is full, which passes when it reads: milliseconds until the next attempt. */
-const RETRY = 50
+const RETRY_DELAY_MS = 50
 
 /** While the broker drains: how often it asks for more time, and for how much. Milliseconds. */
-const EXTEND_EVERY = 5000
-const EXTEND_BY = 15_000
+const EXTEND_INTERVAL_MS = 5000
+const EXTENSION_MS = 15_000
 
 /**
  * Tells the service manager how the broker is (sd_notify(3)), and its watchdog that it lives. Without a service manager nothing
@@ -71,10 +71,10 @@ export class Notifier {
     clearInterval(this.#watchdog)
     const end = performance.now() + deadline
     const extend = () => {
-      this.#notify(`EXTEND_TIMEOUT_USEC=${EXTEND_BY * 1000}`)
-      if (performance.now() + EXTEND_EVERY > end) clearInterval(this.#extending)
+      this.#notify(`EXTEND_TIMEOUT_USEC=${EXTENSION_MS * 1000}`)
+      if (performance.now() + EXTEND_INTERVAL_MS > end) clearInterval(this.#extending)
     }
-    this.#extending = setInterval(extend, EXTEND_EVERY).unref()
+    this.#extending = setInterval(extend, EXTEND_INTERVAL_MS).unref()
     extend()
   }
 
@@ -121,7 +121,7 @@ export class Notifier {
       }
     } catch (error) {
       if (error instanceof NativeError && error.code === 'EAGAIN') {
-        this.#retry = setTimeout(() => this.#flush(socket), RETRY).unref()
+        this.#retry = setTimeout(() => this.#flush(socket), RETRY_DELAY_MS).unref()
         return
       }
       this.#waiting.length = 0

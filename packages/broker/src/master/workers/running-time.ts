@@ -21,7 +21,7 @@ export class RunningTime {
   }
 }
 
-const STEP = 100
+const STEP_MS = 100
 
 /**
  * Calls `over` after `milliseconds` of running time.
@@ -29,14 +29,14 @@ const STEP = 100
  * @returns cancels it
  */
 export function afterRunning(milliseconds: number, over: () => void): () => void {
-  const time = new RunningTime(2 * STEP)
+  const time = new RunningTime(2 * STEP_MS)
   let left = milliseconds
   const timer = setInterval(() => {
     left -= time.step()
     if (left > 0) return
     clearInterval(timer)
     over()
-  }, STEP)
+  }, STEP_MS)
   return () => clearInterval(timer)
 }
 
@@ -46,7 +46,7 @@ export function afterRunning(milliseconds: number, over: () => void): () => void
  * @returns cancels it
  */
 export function afterStopped(pid: number, milliseconds: number, over: () => void): () => void {
-  const time = new RunningTime(2 * STEP)
+  const time = new RunningTime(2 * STEP_MS)
   let left = milliseconds
   const timer = setInterval(() => {
     const elapsed = time.step()
@@ -54,6 +54,6 @@ export function afterStopped(pid: number, milliseconds: number, over: () => void
     if (left > 0) return
     clearInterval(timer)
     over()
-  }, STEP)
+  }, STEP_MS)
   return () => clearInterval(timer)
 }

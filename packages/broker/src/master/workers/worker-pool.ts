@@ -19,7 +19,7 @@ import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
 const START_TIMEOUT_MS = 30_000
 
 /** Maximum starts of one worker, when it is signals that end them. */
-const MOST_STARTS = 20
+const MAX_STARTS = 20
 
 /** Share of the worker timeout for which a worker that is starting may be stopped (SIGSTOP), before another one is started. */
 const STOPPED_SHARE = 0.4
@@ -33,7 +33,7 @@ const MOVED_TIMEOUT_MS = 30_000
 
 /** Timeout for workers to finish what they are sending, in ms, beyond the time in which one that is stuck is replaced; and how often to look. */
 const QUIET_TIMEOUT_MS = 30_000
-const QUIET_LOOK = 2
+const QUIET_INTERVAL_MS = 2
 
 /** Timeout for a process to be gone after SIGKILL, in ms: one that the kernel cannot end yet does not hold up its successor. */
 const KILL_TIMEOUT_MS = 2000
@@ -42,7 +42,7 @@ const KILL_TIMEOUT_MS = 2000
 const COUNT_TIMEOUT_MS = 300
 
 /** A worker gets so long beyond its deadline to end, in milliseconds; one that does not is stuck. */
-const STOP_GRACE = 5000
+const STOP_GRACE_MS = 5000
 
 /** So many workers may be finishing at a time; the oldest is ended before there are more. */
 const MAX_LEAVING = 4
@@ -170,14 +170,14 @@ export class WorkerPool {
    * @throws {BrokerError} BATON_ERR_WORKER_SILENT
    */
   async becomeQuiet(): Promise<void> {
-    const time = new RunningTime(10 * QUIET_LOOK)
+    const time = new RunningTime(10 * QUIET_INTERVAL_MS)
     let left = QUIET_TIMEOUT_MS + 2 * this.#host.workerTimeout()
     for (;;) {
       const busy = this.#busy()
       if (busy === undefined) return
       left -= time.step()
       if (left <= 0) throw new BrokerError('BATON_ERR_WORKER_SILENT', `pid ${busy.pid}`)
-      await sleep(QUIET_LOOK)
+      await sleep(QUIET_INTERVAL_MS)
     }
   }
 
@@ -375,7 +375,7 @@ export class WorkerPool {
     this.#stopping = true
     clearTimeout(this.#restart)
     for (const worker of this.#workers) worker.send({ type: 'stop', deadline })
-    await this.#until(() => this.#workers.size === 0, deadline + STOP_GRACE)
+    await this.#until(() => this.#workers.size === 0, deadline + STOP_GRACE_MS)
     for (const worker of this.#workers) {
       this.#logger.error({ workerPid: worker.pid }, 'worker does not end; killed')
       worker.kill('SIGKILL')
@@ -447,7 +447,7 @@ export class WorkerPool {
       await this.#until(() => !this.#workers.has(worker))
       const signal = stopped ? 'SIGSTOP' : this.#strayEnds.get(worker)
       if (signal === undefined) this.#failedStarts += 1
-      if (signal === undefined || this.#stopping || starts === MOST_STARTS) throw error
+      if (signal === undefined || this.#stopping || starts === MAX_STARTS) throw error
       this.#logger.warn(
         { workerPid: worker.pid, signal },
         'a signal ended or stopped a worker that was starting; starting another',

@@ -72,7 +72,7 @@ export class WorkerProcess {
   readonly #lines: string[] = []
   readonly #host: WorkerHost
   #partial = ''
-  #waiting = 2
+  #openEnds = 2
   #exit: Exit = { code: null, signal: null }
 
   /**
@@ -155,7 +155,7 @@ export class WorkerProcess {
 
   /** Neither the process nor its channel has ended. */
   get alive(): boolean {
-    return this.#waiting === 2
+    return this.#openEnds === 2
   }
 
   /** Nothing is half sent or half received. */
@@ -222,8 +222,8 @@ export class WorkerProcess {
 
   /** Both the channel and the process have ended. */
   #done(): void {
-    this.#waiting -= 1
-    if (this.#waiting > 0) return
+    this.#openEnds -= 1
+    if (this.#openEnds > 0) return
     const end = () => {
       this.#stderrSocket.destroy()
       if (!this.#stderr.closed) this.#stderr.close()

@@ -3,10 +3,10 @@ import type { Socket } from 'node:net'
 import { AdminError } from './errors.ts'
 
 /** How long a client whose request was refused may go on sending, in milliseconds: a close with unread data would reset the answer. */
-const LAST_WORDS = 500
+const DRAIN_TIMEOUT_MS = 500
 
 /** Bytes: half of what Node takes for a whole head. */
-const LONG_LINE = 8192
+const LONG_LINE_BYTES = 8192
 
 interface ClientError extends Error {
   readonly code?: string | undefined
@@ -26,7 +26,7 @@ export function refuseClient(error: ClientError, socket: Socket, answering: bool
   if (error.code === 'ECONNRESET' || !socket.writable || answering) return void socket.destroy()
   refused.add(socket)
   socket.end(answerText(refusalOf(error)))
-  setTimeout(() => socket.destroy(), LAST_WORDS).unref()
+  setTimeout(() => socket.destroy(), DRAIN_TIMEOUT_MS).unref()
 }
 
 /** As `refuseClient`, of CONNECT: Node passes it on without a response object. */
@@ -36,7 +36,7 @@ export function refuseConnect(socket: Socket): void {
   socket.end(
     answerText(new AdminError('BATON_ERR_ADMIN_METHOD', 'this server is no proxy: there is no CONNECT')),
   )
-  setTimeout(() => socket.destroy(), LAST_WORDS).unref()
+  setTimeout(() => socket.destroy(), DRAIN_TIMEOUT_MS).unref()
 }
 
 /** Of one request too many before the responses to earlier ones: this response is the last one of its connection. */
@@ -63,7 +63,7 @@ function refusalOf({ code, message, rawPacket }: ClientError): AdminError {
 function isLongRequestLine(packet: unknown): boolean {
   if (!Buffer.isBuffer(packet) || !/^[A-Z]+ /.test(packet.toString('latin1', 0, 32))) return false
   const end = packet.indexOf('\n')
-  return end === -1 || end > LONG_LINE
+  return end === -1 || end > LONG_LINE_BYTES
 }
 
 const ANSWER_HEADERS = {

@@ -54,7 +54,7 @@ export class BackendLink implements Candidate {
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
-  #strange = 0
+  #unknownNacks = 0
   /** When it last answered, or was asked while it owed nothing. */
   #owesSince = 0
 
@@ -263,7 +263,7 @@ export class BackendLink implements Candidate {
         for (const { sequence, reason, token } of frame.nacks) {
           this.#host.tokenRejected(reason)
           const offer = this.#ledger.nacked(sequence, token)
-          if (sequence === 0 && offer === 'settled') this.#strangersToken()
+          if (sequence === 0 && offer === 'settled') this.#unknownToken()
           if (!this.#isMatched(offer, 'NACK')) continue
           this.#dials.take(offer)?.cancel()
           const failure: Failure = { code: reason }
@@ -306,9 +306,9 @@ export class BackendLink implements Candidate {
   }
 
   /** A refusal of something that was never on this lane. A few can be explained, and looking for each costs time. */
-  #strangersToken(): void {
-    this.#strange += 1
-    if (this.#strange <= MAX_UNKNOWN_NACKS) return
+  #unknownToken(): void {
+    this.#unknownNacks += 1
+    if (this.#unknownNacks <= MAX_UNKNOWN_NACKS) return
     this.#control.cutOff(
       new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'too many NACKs for tokens that were never offered'),
     )

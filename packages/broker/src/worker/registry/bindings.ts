@@ -1,7 +1,7 @@
 import { isSameProcess, type PeerProcess, processExists } from '../../supervise/proc.ts'
 
 /** Ids of backends that have gone are remembered up to this many, the newest. */
-const REMEMBERED = 4096
+const MAX_REMEMBERED = 4096
 
 /**
  * Which process each backend's id belongs to: the one that first registered under it, whatever another one says in its HELLO. An id is
@@ -13,7 +13,7 @@ export class Bindings {
   bind(id: string, process: PeerProcess): void {
     this.#processes.delete(id)
     this.#processes.set(id, process)
-    if (this.#processes.size > REMEMBERED)
+    if (this.#processes.size > MAX_REMEMBERED)
       this.#processes.delete(this.#processes.keys().next().value as string)
   }
 

@@ -1,5 +1,5 @@
 /** Refusals repeat at each dial of the same process; this many different ones are remembered. */
-const REMEMBERED = 1000
+const MAX_REMEMBERED = 1000
 
 /** Says whether something is new. Forgets the oldest when it has seen too much. */
 export class LogOnce {
@@ -7,7 +7,7 @@ export class LogOnce {
 
   isNew(key: string): boolean {
     if (this.#seen.has(key)) return false
-    if (this.#seen.size >= REMEMBERED) this.#seen.delete(this.#seen.values().next().value as string)
+    if (this.#seen.size >= MAX_REMEMBERED) this.#seen.delete(this.#seen.values().next().value as string)
     this.#seen.add(key)
     return true
   }

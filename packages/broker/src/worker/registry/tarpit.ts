@@ -1,7 +1,7 @@
 import { closeReachable, type OwnedFd } from '@baton/native-sendmsg'
 
 /** How long a connection is kept waiting, in milliseconds. */
-const DELAY = 1000
+const DELAY_MS = 1000
 /** Maximum connections that are kept waiting; further ones are closed at once. */
 const MAX_WAITING = 32
 
@@ -17,7 +17,7 @@ export class Tarpit {
     if (this.#waiting.size >= MAX_WAITING) return closeReachable(fd, true)
     this.#waiting.set(
       fd,
-      setTimeout(() => this.#end(fd), DELAY),
+      setTimeout(() => this.#end(fd), DELAY_MS),
     )
   }
 

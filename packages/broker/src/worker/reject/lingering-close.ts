@@ -18,7 +18,7 @@ const RESPONSE = Buffer.from(
 )
 
 /** How long a client may take to read its 503 and close, in milliseconds. */
-const LINGER = 1000
+const LINGER_MS = 1000
 /** Bytes of its request that are thrown away at once. */
 const CHUNK = 64 * 1024
 
@@ -49,7 +49,7 @@ export class LingeringClose {
       if (error instanceof NativeError) return
       throw error
     }
-    const timer = setTimeout(() => this.#close(connection), LINGER)
+    const timer = setTimeout(() => this.#close(connection), LINGER_MS)
     this.#lingering.set(connection, { watch, timer })
   }
 

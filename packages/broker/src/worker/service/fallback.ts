@@ -17,7 +17,7 @@ import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { ServiceStats } from './service-stats.ts'
 
 /** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
-const UPSTREAM_RETRY = 250
+const UPSTREAM_RETRY_MS = 250
 
 export interface FallbackDeps {
   readonly service: string
@@ -68,20 +68,20 @@ export class Fallback {
           os.closeClients([connection])
           parts.settled()
         },
-        timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.whyNobody()),
+        timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
       },
       os,
     )
   }
 
   /** Who may be asked to take bytes. */
-  carriers(): RelayCandidate[] {
+  relayCandidates(): RelayCandidate[] {
     const { links, upstreams } = this.#parts
     return this.leaving ? [] : relayCandidates(links.values(), upstreams)
   }
 
   /** Why no backend takes descriptors now. */
-  whyNobody(): FallbackReason {
+  noBackendReason(): FallbackReason {
     if (this.#parts.config.handoff === 'off') return 'ServicePolicyDisabled'
     for (const link of this.#parts.links.values())
       if (link.eligibility.state === 'paused') return 'FailedAttemptRateLimited'
@@ -102,7 +102,7 @@ export class Fallback {
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
-    const able = this.carriers().filter(({ mark }) => !tried?.has(mark))
+    const able = this.relayCandidates().filter(({ mark }) => !tried?.has(mark))
     const rung = nextRung(
       {
         why,
@@ -139,7 +139,7 @@ export class Fallback {
    * @returns as `fallBack`
    */
   queue(connection: ClientConnection): boolean {
-    const why = this.whyNobody()
+    const why = this.noBackendReason()
     if (this.held.size >= this.#parts.config.maxHeld) this.#reject(connection, 'hold_full', why)
     else if (this.leaving) {
       connection.tried = undefined
@@ -153,7 +153,8 @@ export class Fallback {
    * count: a backend that answers again is offered the descriptor, not a relay.
    */
   startOver(connections: readonly ClientConnection[], takers: readonly Candidate[]): void {
-    const marks = takers.length > 0 ? takers.map(({ id }) => id) : this.carriers().map(({ mark }) => mark)
+    const marks =
+      takers.length > 0 ? takers.map(({ id }) => id) : this.relayCandidates().map(({ mark }) => mark)
     for (const connection of connections) {
       const { tried } = connection
       if (tried !== undefined && marks.every((mark) => tried.has(mark))) connection.tried = undefined
@@ -211,6 +212,6 @@ export class Fallback {
       this.#retry = undefined
       this.#parts.retry()
       if (this.held.size > 0) this.#armRetry()
-    }, UPSTREAM_RETRY)
+    }, UPSTREAM_RETRY_MS)
   }
 }

@@ -294,8 +294,8 @@ export class Service implements LinkHost, UpstreamHost {
   /** Somebody may have room: offers to those who wait, in their order. */
   available(): void {
     if (this.#fallback.held.size === 0) return
-    const ready = this.#takers()
-    const able = ready.length + this.#fallback.carriers().length
+    const ready = this.#handoffCandidates()
+    const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
@@ -369,7 +369,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** One backend for each connection; those for which there is none go a rung down. */
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
-    const ready = this.#takers()
+    const ready = this.#handoffCandidates()
     const groups = new Map<BackendLink, ClientConnection[]>()
     const run = this.#runLength(ready.length)
     let last: HandoffCandidate | undefined
@@ -380,7 +380,7 @@ export class Service implements LinkHost, UpstreamHost {
         (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
       if (chosen === undefined) {
-        this.#fallBack(connection, why ?? this.#fallback.whyNobody())
+        this.#fallBack(connection, why ?? this.#fallback.noBackendReason())
         continue
       }
       if (why !== undefined) this.serviceStats.fellBack('next_backend', why)
@@ -409,7 +409,7 @@ export class Service implements LinkHost, UpstreamHost {
     return this.#balancer.choose(untried, balanceKey(this.config.balance, connection))
   }
 
-  #takers(): HandoffCandidate[] {
+  #handoffCandidates(): HandoffCandidate[] {
     if (this.#stopped || this.#successor !== undefined || this.config.handoff === 'off') return []
     return handoffCandidates(this.#links.values())
   }
