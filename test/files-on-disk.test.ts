@@ -201,19 +201,21 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
 
   await t.test('after a reload, too: something else in its place is kept', async (t) => {
     t.match(await reload(t, broker), { success: true })
-    await loses(control, () => {
-      rmSync(control)
-      writeFileSync(control, 'precious')
-    })
+    // Stopped, so that it creates nothing between the removal and what replaces it.
+    const replaces = (path: string, by: () => void) =>
+      loses(path, () => {
+        signal(program.pid, 'SIGSTOP')
+        rmSync(path)
+        by()
+        signal(program.pid, 'SIGCONT')
+      })
+    await replaces(control, () => writeFileSync(control, 'precious'))
     t.ok(isSocket(control))
     t.equal(statSync(`${control}.replaced`).size, 8)
     // The second one lost the first, or could not be moved away: then no command could be given any more.
     for (const path of [control, lock]) {
       for (const name of ['one', 'other'])
-        await loses(path, () => {
-          rmSync(path)
-          mkdirSync(join(path, name), { recursive: true })
-        })
+        await replaces(path, () => mkdirSync(join(path, name), { recursive: true }))
     }
     t.equal(statSync(`${control}.replaced`).size, 8)
     t.ok(statSync(`${control}.replaced-3/other`).isDirectory())
