@@ -104,6 +104,7 @@ void t.test(
       t.equal(code, 0)
       t.same(err, [])
       t.match(out[0], new RegExp(`^broker [0-9A-Z]{26}: running, version .*, pid ${broker.pid}, since`))
+      t.equal(out[1], `master, which takes signals: pid ${broker.program.pid}`)
       const text = out.join('\n')
       t.match(text, new RegExp(`^web +${listen.replaceAll('.', '\\.')} +http +web +1$`, 'm'))
       t.match(text, new RegExp(`^web/web-1 +ready .* ${backend.pid} .* ${id}$`, 'm'))

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { lstatSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, lstatSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createConnection } from 'node:net'
 import { dirname, join } from 'node:path'
@@ -15,6 +15,7 @@ import { signal } from './support/signal.ts'
 // A cleaner of temporary folders removes what a running broker needs on disk: it is created again, and works.
 
 const CREATED = 'a file that the broker needs was removed or replaced; created it again'
+const CHANGED = 'owner or mode of a file that the broker needs was changed; restored them'
 const FAILED = 'a file that the broker needs is gone and cannot be created; trying again every second'
 
 /** One request over a Unix socket; the pid of the backend that answers. */
@@ -147,6 +148,31 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.equal((await masterStatus(t, broker)).master.pid, program.pid)
   })
 
+  // A reload succeeded while no backend could register any more, or no command could be given.
+  await t.test('owner and mode of what is in runtimeDir', async (t) => {
+    const isRoot = process.getuid?.() === 0
+    for (const [path, mode] of [
+      [control, 0o600],
+      [master, 0o600],
+      [lock, 0o600],
+      [run, 0o700],
+    ] as const) {
+      for (const change of [0o777, 0, 'owner'] as const) {
+        if (change === 'owner' && !isRoot) continue
+        const before = told(CHANGED, `"${path}"`)
+        if (change === 'owner') chownSync(path, 65_534, 65_534)
+        else chmodSync(path, change)
+        await eventually(() => told(CHANGED, `"${path}"`) > before, `${path} is restored after ${change}`)
+        const { uid, mode: found } = statSync(path)
+        t.match({ uid, mode: found & 0o777 }, { uid: process.getuid?.(), mode }, `${path} ${change}`)
+      }
+    }
+    const late = await startBackend(t, broker)
+    await eventually(async () => (await ask(web)).pid === late.pid, 'backends register')
+    late.kill('SIGKILL')
+    await late.exited
+  })
+
   await t.test('what cannot be created: a reload says so, until it can', async (t) => {
     rmSync(dirname(web), { recursive: true })
     writeFileSync(dirname(web), '')
@@ -175,19 +201,21 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
 
   await t.test('after a reload, too: something else in its place is kept', async (t) => {
     t.match(await reload(t, broker), { success: true })
-    await loses(control, () => {
-      rmSync(control)
-      writeFileSync(control, 'precious')
-    })
+    // Stopped, so that it creates nothing between the removal and what replaces it.
+    const replaces = (path: string, by: () => void) =>
+      loses(path, () => {
+        signal(program.pid, 'SIGSTOP')
+        rmSync(path)
+        by()
+        signal(program.pid, 'SIGCONT')
+      })
+    await replaces(control, () => writeFileSync(control, 'precious'))
     t.ok(isSocket(control))
     t.equal(statSync(`${control}.replaced`).size, 8)
     // The second one lost the first, or could not be moved away: then no command could be given any more.
     for (const path of [control, lock]) {
       for (const name of ['one', 'other'])
-        await loses(path, () => {
-          rmSync(path)
-          mkdirSync(join(path, name), { recursive: true })
-        })
+        await replaces(path, () => mkdirSync(join(path, name), { recursive: true }))
     }
     t.equal(statSync(`${control}.replaced`).size, 8)
     t.ok(statSync(`${control}.replaced-3/other`).isDirectory())

@@ -61,6 +61,9 @@ void t.test('baton start: neither output can be written', { timeout: LIMIT }, as
   const refused = 'baton: standard output cannot be written: ENOSPC: no space left on device, write'
   t.same(await redirected(t, '> /dev/full', ['status', ...config]), { code: 1, lines: [refused] })
   t.same(await redirected(t, '> /dev/full', ['start', '--help']), { code: 1, lines: [refused] })
+  // A deploy that succeeded ended with 1: what it prints is not what it is for.
+  t.same(await redirected(t, '> /dev/full', ['reload', ...config]), { code: 0, lines: [refused] })
+  t.same(await redirected(t, '> /dev/full', ['reload', '--help']), { code: 1, lines: [refused] })
 
   signal(broker.program.pid, 'SIGTERM')
   t.same(await broker.program.exited, { code: 0, signal: null })

@@ -20,6 +20,7 @@ import { eventually } from './support/eventually.ts'
 import { answerOn, FalseBackend, hello, refusal } from './support/false-backend.ts'
 import { LIMIT } from './support/limits.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
+import { signal } from './support/signal.ts'
 import { visit } from './support/visit.ts'
 
 // Who may be a backend, and what all are told when they may not.
@@ -212,6 +213,8 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await scene(
     'a control socket that others were let into is not believed, until it is private again',
     async (t) => {
+      // The master would restore the mode at once.
+      signal(first.program.pid, 'SIGSTOP')
       chmodSync(control, 0o666)
       const { code, retry, message } = await refusal(control, hello('web'))
       t.same({ code, retry }, { code: 'SocketModeInsecure', retry: true })
@@ -224,8 +227,9 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       )
       await logsRefusal(first, process.pid, 'SocketModeInsecure')
       t.equal(await servedBy(t, first), app.pid, 'who was in before stays')
-      chmodSync(control, 0o600)
+      signal(first.program.pid, 'SIGCONT')
       await ready
+      t.equal(statSync(control).mode & 0o777, 0o600)
       t.equal(refusals(first, process.pid).length, 1, 'it dialled until it was let in, and was logged once')
     },
   )
@@ -342,13 +346,13 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   let disconnections = 0
 
   /** The broker ends, another follows: the backend is found there by its id, with what it has. */
-  const follows = async (t: Test, ends: Broker, signal: 'SIGTERM' | 'SIGKILL', config: object) => {
-    ends.program.kill(signal)
+  const follows = async (t: Test, ends: Broker, how: 'SIGTERM' | 'SIGKILL', config: object) => {
+    ends.program.kill(how)
     await ends.program.exited
     disconnections += 1
     const said = () => app.messages().filter(({ msg }) => msg === 'disconnected').length
     await eventually(() => said() === disconnections, 'the backend says that it was disconnected')
-    if (signal === 'SIGKILL')
+    if (how === 'SIGKILL')
       t.ok(statSync(control).isSocket(), 'the control socket of a dead one is still there')
 
     const next = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT }, ...config } })

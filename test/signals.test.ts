@@ -97,6 +97,19 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
     await logs(broker, 'status: master', 3)
     await same(t)
   })
+  await t.test('Ctrl-Z stops the master alone', async (t) => {
+    // To a process group without a shell above it, such as this one, the kernel does not deliver SIGTSTP.
+    const catches = (process: number) => {
+      const mask = /^SigCgt:\s+(\w+)/m.exec(readFileSync(`/proc/${process}/status`, 'utf8'))?.[1]
+      return ((BigInt(`0x${mask}`) >> BigInt(constants.signals.SIGTSTP - 1)) & 1n) === 1n
+    }
+    t.ok(catches(broker.pid))
+    t.notOk(catches(pid))
+    signal(pid, 'SIGSTOP')
+    t.equal(await servedBy(t, broker), backend.pid)
+    signal(pid, 'SIGCONT')
+    await same(t)
+  })
   await t.test('without a name', async (t) => {
     // The first real-time signal that the C library leaves to programs; TypeScript knows no number as a signal.
     const realTime = (constants.signals.SIGSYS + 3) as unknown as NodeJS.Signals

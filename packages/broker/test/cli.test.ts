@@ -233,6 +233,7 @@ void t.test('status and drain talk to the broker that the configuration names', 
     shown.out,
     [
       'broker 01J00000000000000000BROKER: running, version 1.2.3, pid 4000, since 2026-01-02T03:04:00.000Z',
+      'master, which takes signals: pid 3999',
       '',
       'LISTENER  ADDRESS         PROTOCOL  SERVICE  ACCEPTED',
       'http      127.0.0.1:8080  http      web            12',

@@ -159,10 +159,9 @@ void t.test('output: a pipe that is never empty leaves time for the rest', { tim
         left -= 1
         if (left === 0) resolve()
       }
-      for (const [ours, theirs] of pairs) {
-        new OutputPipe(ours.release(), { data, ended })
-        theirs.close()
-      }
+      const pipes = pairs.map(([ours]) => new OutputPipe(ours.release(), { data, ended }))
+      t.equal(pipes.length, count)
+      for (const [, theirs] of pairs) theirs.close()
     })
     return { chunks, most }
   }

@@ -215,7 +215,10 @@ void t.test('what top shows', async (t) => {
   const snapshots = new Snapshots()
   const snapshot = snapshots.next(AT, healthy, { web: RATES })
   const { head, body } = frameOf(snapshot, { paint: plain, history: [0, 60, 120.3] })
-  t.same(head, ['baton 1.2.3  running  up 10m 0s  pid 4000  03:14:00', 'handoffs/s 120.3  ▁▄█'])
+  t.same(head, [
+    'baton 1.2.3  running  up 10m 0s  master 3999, worker 4000  03:14:00',
+    'handoffs/s 120.3  ▁▄█',
+  ])
   t.same(body, [
     '',
     'SERVICE  READY  ACCEPT/S  HANDOFF/S  REJECT/S  FALLBACK/S  HELD  P50 MS  P90 MS  P99 MS  IN FLIGHT  STUCK  RELAYING',

@@ -3,6 +3,8 @@ import { keepEarlySignals, takeEarlySignals } from '../early-signals.ts'
 
 // Only a master has signals to obey later; any other command ends by them.
 const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
+/** Commands whose output reports on what they do; a script that cannot read it must not take a deploy that succeeded for a failure. */
+const isChange = ['deploy', 'drain', 'reload', 'stop'].includes(process.argv[2] ?? '')
 if (isMaster) keepEarlySignals()
 const { run } = await import('./program.ts')
 
@@ -14,7 +16,7 @@ if (isMaster && !asksForHelp(args)) {
   await endOutput(process.exitCode)
 } else {
   const { commandTerminal } = await import('./output/command-terminal.ts')
-  const { terminal, exitCode } = commandTerminal(process)
+  const { terminal, exitCode } = commandTerminal(process, !isChange || asksForHelp(args))
   process.exitCode = exitCode(await run(args, terminal))
 }
 // Of a start that came to nothing.

@@ -244,6 +244,7 @@ export const schema = z
       'One that belongs to another user, or that others may write to, stops the start; so does a second broker in the same one.',
       'A folder above it that others may write to (a group, too, unless it is that of root or has the number of this user) must be sticky,',
       'and what is on the way to `runtimeDir` must belong to this user or root.',
+      'Backends that you start yourself look for it in the default place: set `BATON_SOCKET=<runtimeDir>/control.sock` for them.',
       '`<runtimeDir>/control.sock` has at most 107 bytes. A reload cannot change it.',
     ),
     drainDeadline: describe(

@@ -85,9 +85,14 @@ export function modeOfSockets(config: Config): number {
   return isShared(config) ? SHARED_SOCKET : PRIVATE_SOCKET
 }
 
+/** Of `runtimeDir`. */
+export function modeOfFolder(config: Config): number {
+  return isShared(config) ? SHARED_FOLDER : PRIVATE_FOLDER
+}
+
 /** @throws {BrokerError} BATON_ERR_RUNTIME_DIR */
 export function prepareRuntimeDir(config: Config): void {
-  prepareFolder(config.runtimeDir, isShared(config) ? SHARED_FOLDER : PRIVATE_FOLDER)
+  prepareFolder(config.runtimeDir, modeOfFolder(config))
 }
 
 /** @throws {BrokerError} BATON_ERR_RUNTIME_DIR, BATON_ERR_ALREADY_RUNNING */

@@ -17,6 +17,7 @@ import type { Logger } from 'pino'
 import { formatAddress } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
 import {
+  modeOfFolder,
   modeOfSockets,
   openAdmin,
   openInRuntimeDir,
@@ -33,6 +34,8 @@ import type { WorkerPool } from './workers/worker-pool.ts'
 
 /** How often every file is checked, in ms. inotify may be missing or exhausted, and does not tell that a link on the way has moved. */
 const CHECK_INTERVAL_MS = 1000
+
+const LOCK_MODE = 0o600
 
 /** After a change in `runtimeDir`, in ms: a cleaner removes several files at a time. */
 const CHANGE_DELAY_MS = 20
@@ -145,12 +148,13 @@ export class FilesOnDisk {
       succeeds(lockPath(config), () => this.#restoreLock())
     if (own) {
       const restore = (held: ListeningSocket, give: (fd: OwnedFd) => void) =>
-        succeeds(pathOf(held), () =>
+        succeeds(pathOf(held), () => {
           this.#restoreSocket(held, give, (path) => {
             makeRoom(path)
             return openInRuntimeDir(path, modeOfSockets(config))
-          }),
-        )
+          })
+          this.#restoreAccess(pathOf(held), modeOfSockets(config))
+        })
       restore(sockets.operator, (fd) => operator.replaceSocket(fd))
       if (served) restore(sockets.control, (fd) => workerPool.replaceSocket('control', undefined, fd))
     }
@@ -180,15 +184,40 @@ export class FilesOnDisk {
   #restoreFolder(): void {
     const { config } = this.#parts.activeConfig
     const found = identityOfFolder(config.runtimeDir)
-    if (found !== undefined && found === this.#folder) return
+    if (found !== undefined && found === this.#folder) {
+      return this.#restoreAccess(config.runtimeDir, modeOfFolder(config))
+    }
     prepareRuntimeDir(config)
     this.#folder = identityOfFolder(config.runtimeDir)
     this.#restored(config.runtimeDir)
   }
 
+  /**
+   * Owner and mode, when this user can no longer use the file, or others can. A shared socket that the operator has closed to some of the
+   * others stays so.
+   */
+  #restoreAccess(path: string, wanted: number): void {
+    const { uid, mode } = statSync(path)
+    const self = process.getuid?.()
+    const bits = mode & 0o777
+    const access = (bits | (wanted & 0o700)) & wanted
+    if (uid === self && bits === access) return
+    const found = { uid, mode: bits.toString(8).padStart(4, '0') }
+    if (uid !== self) {
+      if (self !== 0) throw new Error(`${path} belongs to uid ${uid} now`)
+      chownSync(path, 0, -1)
+    }
+    chmodSync(path, (mode & ~0o777) | access)
+    this.#parts.counters.fileRestored()
+    this.#parts.logger.warn(
+      { path, ...found },
+      'owner or mode of a file that the broker needs was changed; restored them',
+    )
+  }
+
   #restoreLock(): void {
     const path = lockPath(this.#parts.activeConfig.config)
-    if (identityOf(path) === identityOfOpen(this.#lock.fd)) return
+    if (identityOf(path) === identityOfOpen(this.#lock.fd)) return this.#restoreAccess(path, LOCK_MODE)
     if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) makeRoom(path)
     // The lock that this process still has is of a file that no other can find. Whoever locks the file of that name owns the folder.
     const lock = lockFile(path)

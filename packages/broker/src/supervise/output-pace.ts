@@ -15,7 +15,7 @@ class OutputPace {
   #spent = 0
   #rest = MIN_REST_MS
   readonly #resting: (() => void)[] = []
-  #timer: NodeJS.Timeout | undefined
+  #scheduled = false
 
   /**
    * After a chunk was logged, which took `ms`.
@@ -36,9 +36,10 @@ class OutputPace {
   }
 
   #schedule(): void {
-    if (this.#resting.length === 0) return
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined
+    if (this.#scheduled || this.#resting.length === 0) return
+    this.#scheduled = true
+    setTimeout(() => {
+      this.#scheduled = false
       this.#resting.shift()?.()
       this.#schedule()
     }, this.#rest)

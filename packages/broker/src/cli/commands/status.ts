@@ -65,6 +65,7 @@ function describeStatus({ broker, listeners, services }: Status, paint: Paint): 
   const state = broker.state === 'running' ? broker.state : paint('yellow', broker.state)
   return [
     `broker ${broker.id}: ${state}, version ${broker.version}, pid ${broker.pid}, since ${broker.startedAt}`,
+    ...(broker.master === null ? [] : [`master, which takes signals: pid ${broker.master}`]),
     '',
     ...table(
       [

@@ -5,11 +5,14 @@ import type { Terminal } from './terminal.ts'
 import { FAILED } from '../../exit-codes.ts'
 
 /**
- * Standard output and standard error of a command that ends. One whose results cannot be written has failed, whatever it did: the
- * reader of a pipe that has seen enough (`baton status | head`) and a terminal that was closed are no failure.
+ * Standard output and standard error of a command that ends. A command whose result cannot be written has failed. The reader of a pipe
+ * that has seen enough (`baton status | head`) and a terminal that was closed are no failure.
+ *
+ * @param isResult whether what the command prints is what it was run for
  */
 export function commandTerminal(
   process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'stderr' | 'env' | 'exitCode'>,
+  isResult: boolean,
 ): { terminal: Terminal; exitCode: (code: number) => number } {
   const { stdout, stderr } = process
   globalThis.process.once('exit', leaveClosedTerminals)
@@ -20,9 +23,9 @@ export function commandTerminal(
     const first = !unread.signal.aborted
     unread.abort()
     if (!first || errno === 'EPIPE' || (errno === 'EIO' && stdout.isTTY)) return
-    failed = true
+    failed = isResult
     // It may come after the command has ended.
-    process.exitCode = FAILED
+    if (failed) process.exitCode = FAILED
     stderr.write(`baton: standard output cannot be written: ${error.message}\n`)
   })
   // Where nothing can be said, the exit code is left.

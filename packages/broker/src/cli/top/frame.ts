@@ -47,7 +47,7 @@ function headline({ at, source, status: { broker, listeners } }: Snapshot, paint
     paint('bold', `baton ${printable(broker.version)}`),
     paint(broker.state === 'running' ? 'green' : 'yellow', broker.state),
     `up ${elapsed(now - Date.parse(broker.startedAt))}`,
-    `pid ${broker.pid}`,
+    broker.master === null ? `pid ${broker.pid}` : `master ${broker.master}, worker ${broker.pid}`,
     new Date(now).toISOString().slice(11, 19),
     ...(source === 'polling' ? [paint('yellow', 'no events: asked once a second')] : []),
     ...(closed.length > 0 ? [paint('yellow', `not accepting: ${closed.map(nameOf).join(', ')}`)] : []),
