@@ -94,6 +94,8 @@ void t.test('what has not listened after 10 s is told of once, and runs', { time
     })),
   )
   t.ok(warnings().every(({ hint }) => /createBackend\(\).*baton run/.test(String(hint))))
+  signal(broker.program.pid, 'SIGTERM')
+  t.match(await broker.program.exited, { code: 0 })
   t.match(await run.end('SIGTERM'), { code: 0, files: [] })
 })
 
