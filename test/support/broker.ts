@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { freshRequest } from './fresh-request.ts'
 import { SOON } from './limits.ts'
 import { Program, root, temporaryFolder } from './process.ts'
 import { signal } from './signal.ts'
@@ -60,11 +61,12 @@ export class Broker {
   }
 
   async status(): Promise<Status> {
-    return (await (await fetch(`${this.admin}/api/v1/status`)).json()) as Status
+    const [, body] = await freshRequest(`${this.admin}/api/v1/status`)
+    return JSON.parse(body) as Status
   }
 
   async metrics(): Promise<string> {
-    return (await fetch(`${this.admin}/metrics`)).text()
+    return (await freshRequest(`${this.admin}/metrics`))[1]
   }
 
   /** Value of one series; label order as in the exposition. */
