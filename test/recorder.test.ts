@@ -10,7 +10,6 @@ import { batonCommand, type Broker, startBroker, type Status } from './support/b
 import { Client } from './support/client.ts'
 import { EventStream } from './support/event-stream.ts'
 import { eventually } from './support/eventually.ts'
-import { freshRequest } from './support/fresh-request.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
 import { configure, parseAnswer, reload, say } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
@@ -35,8 +34,7 @@ interface FlightRecord {
 const authorization = 'Bearer open-sesame'
 
 async function ask<Answer>(broker: Broker, path: string): Promise<Answer> {
-  const [, body] = await freshRequest(`${broker.admin}${path}`, { headers: { authorization } })
-  return JSON.parse(body) as Answer
+  return (await (await fetch(`${broker.admin}${path}`, { headers: { authorization } })).json()) as Answer
 }
 
 function statusOf(broker: Broker): Promise<Status> {

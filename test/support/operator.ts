@@ -1,10 +1,10 @@
 import { readFileSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { Broker } from './broker.ts'
 import { Client } from './client.ts'
 import { eventually } from './eventually.ts'
-import { freshRequest } from './fresh-request.ts'
 
 /** What the master answers: `Success=0|1`, a line `--`, and lines of its log. */
 export interface OperatorAnswer {
@@ -72,7 +72,17 @@ export async function onlyWorker(t: Test, broker: Broker): Promise<number> {
  * @returns the status code and the body
  */
 export function askAdmin(broker: Broker, path: string, method = 'GET'): Promise<[number, string]> {
-  return freshRequest(`${broker.admin}${path}`, { method })
+  return new Promise((resolve, reject) => {
+    const request = http.request(`${broker.admin}${path}`, { method, agent: false }, (response) => {
+      let body = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => (body += chunk))
+      response.on('error', reject)
+      response.on('end', () => resolve([response.statusCode ?? 0, body]))
+    })
+    request.on('error', reject)
+    request.end()
+  })
 }
 
 /** Every sample of /metrics, by its series as it is written. */
