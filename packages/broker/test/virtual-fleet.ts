@@ -23,7 +23,7 @@ export class VirtualClock {
     return this.#timers.length
   }
 
-  /** The process that it belongs to is stopped for so long: what became due meanwhile is called once, late. */
+  /** The process that it belongs to is stopped for this time: what became due meanwhile is called once, late. */
   stall(milliseconds: number): void {
     this.#now += milliseconds
     const due = this.#timers.filter(({ at }) => at <= this.#now)

@@ -93,7 +93,7 @@ export class LineBuffer {
     return end === this.#first + 1 ? first : Buffer.concat(this.#lines.slice(this.#first, end), size)
   }
 
-  /** So many bytes of what `next` returned have been written. */
+  /** This number of bytes of what `next` returned has been written. */
   written(count: number): void {
     this.#size -= count
     this.#offset += count

@@ -12,7 +12,7 @@ import { StartLog } from './start-log.ts'
 import { hasChangedSince, watchFolder } from './watch-folder.ts'
 import { type RunState, takeState } from './state.ts'
 
-/** A second signal within so many milliseconds is the first one, passed on by a launcher. */
+/** A second signal within this time, in ms, is the first one, passed on by a launcher. */
 const ECHO_LIMIT = 500
 
 /** Where signals come from: the process. */
