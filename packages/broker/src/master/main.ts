@@ -13,7 +13,7 @@ import { hasChangedSince, watchFolder } from './run/watch-folder.ts'
 import { takeState } from './reload/state.ts'
 import type { RunState } from './run/app-run.ts'
 
-/** A second signal within so many milliseconds is the first one, passed on by a launcher. */
+/** A second signal within this time, in ms, is the first one, passed on by a launcher. */
 const ECHO_WINDOW_MS = 500
 
 /** Where signals come from: the process. */
