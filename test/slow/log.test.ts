@@ -1,5 +1,6 @@
-import { spawnSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import {
+  appendFileSync,
   chmodSync,
   existsSync,
   mkdirSync,
@@ -213,6 +214,28 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   signal(await onlyWorker(t, broker), 'SIGKILL')
   await logsTo(file, 'accepting connections')
 
+  // A disk that is full in the middle of a line: a reload takes its start along.
+  const limit = async (size: number | string) => {
+    for (const pid of [broker.program.pid, await onlyWorker(t, broker)])
+      execFileSync('prlimit', ['--pid', String(pid), `--fsize=${size}:`])
+  }
+  // The limit is that of every file: what a reload writes to others is less.
+  appendFileSync(file, '{}\n'.repeat(MIB / 3))
+  const full = statSync(file).size + 10
+  await limit(full)
+  signal(broker.program.pid, 'SIGUSR2')
+  await eventually(() => statSync(file).size === full, 'it is full')
+  t.notOk(contents(file).endsWith('\n'))
+  t.ok((await reload(t, broker)).success)
+  renameSync(file, `${file}.3`)
+  signal(broker.program.pid, 'SIGUSR1')
+  await logsTo(file, 'log reopened')
+  await limit('unlimited')
+  await logsTo(file, 'reloaded')
+  const lines = contents(file).split('\n').slice(0, -1)
+  t.match(JSON.parse(lines[0] ?? ''), { msg: /^status: / }, 'the line is begun again')
+  for (const line of lines) t.doesNotThrow(() => JSON.parse(line) as unknown)
+
   // What cannot be opened changes nothing.
   rmSync(file)
   mkdirSync(file)
@@ -229,7 +252,7 @@ void t.test('commands whose output cannot be written', { timeout: LIMIT }, async
   const broker = await startRedirected(t, '>&- 2>&-')
   const config = ['--config', broker.configFile]
   const refused = 'baton: standard output cannot be written: ENOSPC: no space left on device, write'
-  for (const command of ['status', 'top', 'check', 'trace', 'reload']) {
+  for (const command of ['status', 'top', 'check', 'trace']) {
     const args = command === 'trace' ? ['trace', '--slowest', '1', ...config] : [command, ...config]
     t.same(await redirected(t, '> /dev/full', args), { code: 1, lines: [refused] }, command)
   }

@@ -2,15 +2,18 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { AppRun, ask, NOTHING_LEFT } from '../support/app-run.ts'
-import { batonCommand } from '../support/broker.ts'
+import { batonCommand, startBroker } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { freePort } from '../support/free-port.ts'
 import { LIMIT } from '../support/limits.ts'
-import { Program, temporaryFolder } from '../support/process.ts'
+import { masterStatus } from '../support/operator.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
 import { exists, signal } from '../support/signal.ts'
 
 // How `baton run` ends, and does not: what takes longer than in test/run.test.ts.
+
+const UNREGISTERED = 'backend process has not registered'
 
 /** Answers at once, but for `/never`. */
 const serving = (port: number, answer = 'hello') =>
@@ -54,6 +57,17 @@ void t.test(
 )
 
 void t.test('what has not listened after 10 s is told of once, and runs', { timeout: LIMIT }, async (t) => {
+  // Under `baton start`, meanwhile: an app that listens by itself, one that does so as an upstream, and one with the SDK.
+  const plain = { command: app(t, 0) }
+  const backend = join(root, 'test/programs/http-backend.mjs')
+  const upstreams = [{ address: '127.0.0.1:1' }]
+  const services = {
+    web: { ...plain, instances: 2 },
+    upstream: { ...plain, upstreams },
+    sdk: { command: [process.execPath, backend] },
+  }
+  const broker = await startBroker(t, { config: { services, drainDeadline: '1s' } })
+
   const run = new AppRun(t, { command: ['sh', '-c', 'while sleep 1; do echo working; done'] })
   const isHint = (line: string) => line.startsWith('app.1 | warning: has not listened after 10s')
   await run.program.line(isHint, 'that it has not listened')
@@ -63,6 +77,25 @@ void t.test('what has not listened after 10 s is told of once, and runs', { time
     'it goes on',
   )
   t.equal(run.program.lines.filter(isHint).length, 1)
+  t.notMatch(run.program.lines.join('\n'), UNREGISTERED)
+
+  const warnings = () => broker.program.messages().filter(({ msg }) => msg === UNREGISTERED)
+  await eventually(
+    () => warnings().length >= 2,
+    () => `both are warned of: ${JSON.stringify(warnings())}`,
+  )
+  const { managed } = await masterStatus(t, broker)
+  t.same(
+    warnings().map(({ service, instance, peerPid }) => ({ service, instance, peerPid })),
+    ['web.1', 'web.2'].map((instance) => ({
+      service: 'web',
+      instance,
+      peerPid: managed.find((each) => each.instance === instance)?.pid,
+    })),
+  )
+  t.ok(warnings().every(({ hint }) => /createBackend\(\).*baton run/.test(String(hint))))
+  signal(broker.program.pid, 'SIGTERM')
+  t.match(await broker.program.exited, { code: 0 })
   t.match(await run.end('SIGTERM'), { code: 0, files: [] })
 })
 

@@ -59,12 +59,24 @@ export class Broker {
     await this.program.exited
   }
 
+  /**
+   * Over a kept connection, which belongs to one worker and ends with it. A request that was sent at that moment is sent again, as an HTTP
+   * client may do with a GET (RFC 9112, 9.3.1); `fetch` does not.
+   */
+  async #get(path: string): Promise<string> {
+    const get = async () => (await fetch(`${this.admin}${path}`)).text()
+    return get().catch((error: Error & { cause?: { code?: string } }) => {
+      if (!['UND_ERR_SOCKET', 'ECONNRESET'].includes(error.cause?.code ?? '')) throw error
+      return get()
+    })
+  }
+
   async status(): Promise<Status> {
-    return (await (await fetch(`${this.admin}/api/v1/status`)).json()) as Status
+    return JSON.parse(await this.#get('/api/v1/status')) as Status
   }
 
   async metrics(): Promise<string> {
-    return (await fetch(`${this.admin}/metrics`)).text()
+    return this.#get('/metrics')
   }
 
   /** Value of one series; label order as in the exposition. */

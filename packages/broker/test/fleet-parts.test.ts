@@ -4,9 +4,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { send, socketpair } from '@baton/native-sendmsg'
 import * as fc from 'fast-check'
+import { pino } from 'pino'
 import t from 'tap'
 import { parseConfig } from '../src/config/index.ts'
 import { define, sameDefinition } from '../src/master/fleet/definition.ts'
+import { type BackendReport, Fleet, type FleetOptions } from '../src/master/fleet/index.ts'
 import { environmentOf } from '../src/master/fleet/environment.ts'
 import { NEW_INSTANCE, step } from '../src/master/fleet/instance-state.ts'
 import { LineSplitter, MAX_LINE_BYTES } from '../src/supervise/lines.ts'
@@ -14,6 +16,7 @@ import { OutputPipe } from '../src/supervise/output-pipe.ts'
 import { live, type ProcessLife } from '../src/master/fleet/process-life.ts'
 import { NO_HISTORY, restartAfter } from '../src/supervise/backoff.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
 
 function service(settings: Record<string, unknown> = {}) {
   const config = parseConfig({
@@ -274,6 +277,107 @@ void t.test('the life of a process whose drain nobody sees any more', async (t) 
   t.same(late.life, { kind: 'terminating', until: 30_000 }, 'and it gets no more time by that')
   for (const other of [{ kind: 'running' }, { kind: 'terminating', until: 1 }] satisfies ProcessLife[])
     t.same(live(other, { kind: 'lost' }), { life: other, effects: [] })
+})
+
+const UNREGISTERED = 'backend process has not registered'
+
+/** A fleet whose service `web` may be registered with while `serves`, and what its log says of processes that do not. */
+function registrations(os: VirtualOs, saved?: unknown) {
+  const warnings: Record<string, unknown>[] = []
+  const scene = { warnings, serves: true }
+  const write = (line: string): void => {
+    const entry = JSON.parse(line) as Record<string, unknown>
+    if (entry['msg'] === UNREGISTERED) warnings.push(entry)
+  }
+  const options: FleetOptions = {
+    logger: pino({}, { write }),
+    os,
+    socket: '/run/control.sock',
+    env: {},
+    master: {},
+    drain: () => undefined,
+    registrable: (name) => name === 'web' && scene.serves,
+  }
+  const fleet = saved === undefined ? new Fleet(options) : Fleet.restore(saved, options)
+  fleet.apply({ ...TWO, base: tmpdir(), drainDeadline: 30_000 })
+  return Object.assign(scene, { fleet })
+}
+
+const TWO = { services: new Map([['web', service({ instances: 2 })]]) }
+
+const listing = (process: VirtualProcess | undefined): BackendReport => {
+  if (process === undefined) throw new Error('there is no such process')
+  return { service: 'web', id: process.id, slot: 'web-1', pid: process.pid, state: 'ready' }
+}
+
+// Such a process was in no line of the log: `running` in `baton status`, and clients waited until they got a 503.
+void t.test('a process that does not register is a warning, once', async (t) => {
+  const os = new VirtualOs()
+  const { fleet, warnings } = registrations(os)
+  const [registered, silent] = os.processes
+  os.advance(4000)
+  fleet.reported([listing(registered)])
+  // The worker died, and the next one has not been registered with yet.
+  fleet.reported([])
+  os.advance(5999)
+  t.same(warnings, [])
+  os.advance(1)
+  const warning = { level: 40, service: 'web', peerPid: silent?.pid, msg: UNREGISTERED }
+  t.match(warnings, [
+    { ...warning, instance: 'web.2', backend: silent?.id, hint: /createBackend.*baton run/ },
+  ])
+  t.match(fleet.statuses(), [{ state: 'running' }, { state: 'running' }])
+  os.advance(60_000)
+  t.equal(warnings.length, 1, 'once')
+  fleet.reported([listing(silent)])
+  os.advance(60_000)
+  t.equal(warnings.length, 1)
+
+  registered?.exit({ code: 1, signal: null })
+  os.advance(100 + 10_000)
+  t.match(warnings.slice(1), [{ ...warning, instance: 'web.1', peerPid: os.last.pid }], 'another process')
+  fleet.close()
+  t.equal(os.timers, 0)
+})
+
+void t.test('only running time with a worker counts towards it, also over a re-execution', async (t) => {
+  const os = new VirtualOs()
+  const scene = registrations(os)
+  scene.fleet.reported([listing(os.processes[0])])
+  os.advance(3000)
+  scene.serves = false
+  os.advance(20_000)
+  scene.serves = true
+  os.advance(3000)
+  const { state } = scene.fleet.serialize()
+  scene.fleet.close()
+
+  const next = registrations(os, JSON.parse(JSON.stringify(state)))
+  os.advance(3000)
+  // Stopped meanwhile: what the worker has reported is read after the timer that was due.
+  os.stall(60_000)
+  t.same([...scene.warnings, ...next.warnings], [])
+  os.advance(1000)
+  t.match(next.warnings, [{ instance: 'web.2' }])
+  const last = registrations(os, JSON.parse(JSON.stringify(next.fleet.serialize().state)))
+  next.fleet.close()
+  os.advance(60_000)
+  t.same(last.warnings, [], 'not again')
+  last.fleet.close()
+})
+
+void t.test('a process that is to end, or need not register, is not expected to', async (t) => {
+  const os = new VirtualOs()
+  const { fleet, warnings } = registrations(os)
+  os.advance(9000)
+  fleet.apply({
+    services: new Map([['other', { ...service(), name: 'other' }]]),
+    base: tmpdir(),
+    drainDeadline: 30_000,
+  })
+  os.advance(20_000)
+  t.same(warnings, [])
+  fleet.close()
 })
 
 void t.test('an instance starts again what has ended, until it is stopped', async (t) => {

@@ -1,9 +1,22 @@
-import { spawnSync } from 'node:child_process'
-import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import { open } from 'node:fs/promises'
+import { constants as os, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isNonblocking, recv, socketpair } from '@baton/native-sendmsg'
+import { ignoreSignal, isNonblocking, poll, POLLIN, recv, socketpair } from '@baton/native-sendmsg'
 import * as fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { eventually } from '../../../test/support/eventually.ts'
@@ -89,9 +102,52 @@ void t.test('a line that was begun is finished after an exec, and what is to be 
   first.written(2)
   const second = new LineBuffer({ limit: 20, reserve: 0 })
   second.restore(first.rest(), first)
-  t.equal(second.next(100).toString(), 'c\ndef\n')
+  t.equal(second.rest().toString(), 'c\ndef\n')
+  t.equal(second.next(100).toString(), 'c\n', 'the rest of a line alone')
   t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
 })
+
+// After a full disk and a rotation the old file ended in half a line, and the new one began with the other half.
+void t.test('a line that was begun is begun again in another file, also after an exec', async (t) => {
+  const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
+  const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }), fc.constantFrom('another file', 'exec'))
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
+      let buffer = new LineBuffer({ limit: 300, reserve: 0 })
+      let accepted = ''
+      const files = ['']
+      for (const each of steps) {
+        if (each === 'exec') {
+          const next = new LineBuffer({ limit: 300, reserve: 0 })
+          next.restore(buffer.rest(), { ...countsOf(buffer), begun: buffer.begun })
+          buffer = next
+        } else if (each === 'another file') {
+          buffer.beginAgain()
+          files.push('')
+        } else if (typeof each === 'number') {
+          const count = Math.min(each, buffer.next(50).length)
+          files.push(files.pop() + buffer.next(50).toString('latin1', 0, count))
+          buffer.written(count)
+          if (buffer.mayResume) buffer.resume()
+        } else {
+          const before = buffer.dropped
+          buffer.push(each, 'own')
+          if (buffer.dropped === before) accepted += each.toString()
+        }
+        // What is begun again was accepted once.
+        if (buffer.size > 300 + 60) return false
+      }
+      const last = `${files.pop()}${buffer.rest().toString()}`
+      const whole = files.map((file) => file.slice(0, file.lastIndexOf('\n') + 1))
+      return whole.join('') + last === accepted
+    }),
+  )
+  t.pass()
+})
+
+function countsOf({ dropped, unreported }: LineBuffer) {
+  return { dropped, unreported }
+}
 
 // Every process shares the flags of an open file: a log that made a shell's terminal nonblocking would break what runs there next.
 void t.test(
@@ -148,7 +204,8 @@ void t.test('a socket whose reader has stopped', { timeout: LIMIT }, async (t) =
   let size = 0
   await eventually(
     () => {
-      if (!sink.empty) size += recv(theirs.fd, 65_536).length
+      // What waits may be on its way still.
+      if (poll(theirs.fd, POLLIN) !== 0) size += recv(theirs.fd, 65_536).length
       return sink.empty
     },
     () => `everything is read: ${size}`,
@@ -211,6 +268,106 @@ void t.test(
     closeSync(fd)
   },
 )
+
+/** Maximum size of the files that this process writes, in bytes: a disk that fills in the middle of a line. */
+function limitFiles(size: number | 'unlimited'): void {
+  execFileSync('prlimit', ['--pid', `${process.pid}`, `--fsize=${size}:`])
+}
+
+const noPrlimit = spawnSync('prlimit', ['--version']).error !== undefined && 'prlimit is not installed'
+void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t) => {
+  const path = join(folder(t), 'log')
+  const sizeOf = (file: string) => statSync(file).size
+  ignoreSignal(os.signals.SIGXFSZ)
+  t.teardown(() => limitFiles('unlimited'))
+  const fd = openSync(path, 'a')
+  let sink = new Sink(fd)
+  /** The file takes 6 bytes of a line of 11. */
+  const fill = async (line: string): Promise<void> => {
+    const full = sizeOf(path) + 6
+    limitFiles(full)
+    sink.write(`${line}\n`)
+    await eventually(
+      () => sizeOf(path) === full,
+      () => `${sizeOf(path)} of ${full} bytes`,
+    )
+    await sink.settled(0, LIMIT)
+  }
+  const rotate = (name: string): void => {
+    renameSync(path, `${path}.${name}`)
+    t.equal(sink.reopen(), path)
+    limitFiles('unlimited')
+  }
+
+  await t.test('the line is begun again in the next one', async (t) => {
+    await fill('first line')
+    sink.write('after it\n')
+    rotate('1')
+    await sink.settled(LIMIT)
+    t.equal(readFileSync(`${path}.1`, 'utf8'), 'first ')
+    t.equal(readFileSync(path, 'utf8'), 'first line\nafter it\n')
+  })
+
+  await t.test('also by the program that follows in the process', async (t) => {
+    await fill('other line')
+    const next = new Sink(fd)
+    next.restore(sink.state)
+    sink.pause()
+    sink.close()
+    sink = next
+    rotate('2')
+    await sink.settled(LIMIT)
+    t.equal(readFileSync(`${path}.2`, 'utf8'), 'first line\nafter it\nother ')
+    t.equal(readFileSync(path, 'utf8'), 'other line\n')
+  })
+
+  await t.test('not where the same file is opened again', async (t) => {
+    await fill('third line')
+    sink.reopen()
+    limitFiles('unlimited')
+    await sink.settled(LIMIT)
+    t.equal(readFileSync(path, 'utf8'), 'other line\nthird line\n')
+  })
+
+  // A write that waits for a thread is one to the file that was there when it began.
+  await t.test('a write that is under way ends in the file in which it began', async (t) => {
+    await fill('fourth one')
+    const busy = await occupyThreads(folder(t))
+    await eventually(() => sink.writing, 'the rest waits for a thread')
+    rotate('3')
+    sink.write('after it\n')
+    await busy.end()
+    await sink.settled(LIMIT)
+    t.equal(readFileSync(`${path}.3`, 'utf8'), 'other line\nthird line\nfourth one\n')
+    t.equal(readFileSync(path, 'utf8'), 'after it\n')
+  })
+
+  const before = openFiles()
+  rotate('4')
+  sink.write('last\n')
+  await sink.settled(LIMIT)
+  await eventually(() => openFiles() === before, 'the old file is closed')
+  sink.close()
+  closeSync(fd)
+})
+
+const openFiles = () => readdirSync('/proc/self/fd').length
+
+/** All threads of libuv's pool are in open(2) of a FIFO, until `end`. */
+async function occupyThreads(folder: string): Promise<{ end(): Promise<void> }> {
+  const path = join(folder, 'fifo')
+  execFileSync('mkfifo', [path])
+  const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4)
+  const opening = Array.from({ length: threads }, () => open(path, 'r'))
+  return {
+    async end() {
+      // Each open for reading returns as soon as there is a writer.
+      const writer = openSync(path, 'r+')
+      for (const file of await Promise.all(opening)) await file.close()
+      closeSync(writer)
+    },
+  }
+}
 
 function readAll(fd: number): string {
   const buffer = Buffer.alloc(65_536)

@@ -23,6 +23,16 @@ export class VirtualClock {
     return this.#timers.length
   }
 
+  /** The process that it belongs to is stopped for this time: what became due meanwhile is called once, late. */
+  stall(milliseconds: number): void {
+    this.#now += milliseconds
+    const due = this.#timers.filter(({ at }) => at <= this.#now)
+    for (const timer of due) {
+      this.clear(timer)
+      timer.callback()
+    }
+  }
+
   advance(milliseconds: number): void {
     const end = this.#now + milliseconds
     for (;;) {

@@ -5,6 +5,9 @@ export interface LineBufferOptions {
   readonly reserve: number
 }
 
+/** What another buffer needs beside the lines that wait. */
+export type LineBufferState = Pick<LineBuffer, 'begun' | 'dropped' | 'unreported'>
+
 /** Whether a line is the process's own, or what a managed backend printed. */
 export type Origin = 'own' | 'output'
 
@@ -90,7 +93,7 @@ export class LineBuffer {
     return end === this.#first + 1 ? first : Buffer.concat(this.#lines.slice(this.#first, end), size)
   }
 
-  /** So many bytes of what `next` returned have been written. */
+  /** This number of bytes of what `next` returned has been written. */
   written(count: number): void {
     this.#size -= count
     this.#offset += count
@@ -105,19 +108,36 @@ export class LineBuffer {
     }
   }
 
+  /**
+   * A line of which only a part has been written waits as a whole again: what comes next goes to another file. The size may exceed
+   * the limit by that part.
+   */
+  beginAgain(): void {
+    this.#size += this.#offset
+    this.#offset = 0
+  }
+
   /** Everything that waits, as one text; begins with the rest of a line if a part of it was written. */
   rest(): Buffer {
     return Buffer.concat(this.#lines.slice(this.#first)).subarray(this.#offset)
   }
 
+  /** The part of a line that was written, whose rest is the first of what waits; mostly empty. */
+  get begun(): Buffer {
+    return this.#lines[this.#first]?.subarray(0, this.#offset) ?? EMPTY
+  }
+
   /** Goes on where another buffer has ended, which had these; before anything is pushed. */
-  restore(rest: Buffer, { dropped, unreported }: { dropped: number; unreported: number }): void {
-    for (let at = 0; at < rest.length;) {
-      const newline = rest.indexOf(NEWLINE, at)
-      const end = newline === -1 ? rest.length : newline + 1
-      this.#append(rest.subarray(at, end))
+  restore(rest: Buffer, { dropped, unreported, begun }: LineBufferState): void {
+    const lines = Buffer.concat([begun, rest])
+    for (let at = 0; at < lines.length;) {
+      const newline = lines.indexOf(NEWLINE, at)
+      const end = newline === -1 ? lines.length : newline + 1
+      this.#append(lines.subarray(at, end))
       at = end
     }
+    this.#offset = begun.length
+    this.#size -= begun.length
     this.#dropped += dropped
     this.#unreported += unreported
     if (this.#unreported > 0) this.#dropping = 'output'

@@ -1,6 +1,6 @@
 import { close, constants, fstatSync, openSync, readFileSync, write, writeSync } from 'node:fs'
 import { promisify } from 'node:util'
-import { poll, POLLERR, POLLHUP, POLLOUT, send } from '@baton/native-sendmsg'
+import { dup, type OwnedFd, poll, POLLERR, POLLHUP, POLLOUT, send } from '@baton/native-sendmsg'
 import { errnoOf } from '../config/index.ts'
 
 /** A way to write to an open file without ever blocking this thread. */
@@ -106,25 +106,44 @@ class SocketOutlet implements Outlet {
   close(): void {}
 }
 
-/** A slow or hung disk blocks write(2) whatever the flags are: it blocks a thread of libuv's pool, not this one. */
+/**
+ * A slow or hung disk blocks write(2) whatever the flags are: it blocks a thread of libuv's pool, not this one. Through a descriptor of
+ * our own, so that a write which waits for a thread goes to this file, whatever the descriptor has become meanwhile.
+ */
 class FileOutlet implements Outlet {
   readonly pollable = undefined
   readonly limit = FILE_CHUNK
-  readonly #fd: number
+  readonly #file: OwnedFd
+  #writing = false
+  #closed = false
 
   constructor(fd: number) {
-    this.#fd = fd
+    this.#file = dup(fd)
   }
 
-  write(bytes: Buffer): Promise<number> {
-    return writeInThread(this.#fd, bytes)
+  async write(bytes: Buffer): Promise<number> {
+    this.#writing = true
+    try {
+      return await writeInThread(this.#file.fd, bytes)
+    } finally {
+      this.#writing = false
+      this.#closeIfDone()
+    }
   }
 
   writeFile(bytes: Buffer): number {
-    return writeSync(this.#fd, bytes)
+    return writeSync(this.#file.fd, bytes)
   }
 
-  close(): void {}
+  close(): void {
+    this.#closed = true
+    this.#closeIfDone()
+  }
+
+  /** By a thread: a disk that hangs blocks close(2) as well. */
+  #closeIfDone(): void {
+    if (this.#closed && !this.#writing && !this.#file.closed) close(this.#file.release(), () => {})
+  }
 }
 
 /**

@@ -31,6 +31,8 @@ const { O_APPEND, O_CREAT, O_NOCTTY, O_NONBLOCK, O_WRONLY } = constants
 export interface SinkState {
   /** Lines that were not written, in base64. */
   readonly pending: string
+  /** The part of a line that was written and whose rest comes first in `pending`, in base64. Absent in the state of an older version. */
+  readonly begun?: string
   /** Lines dropped since the process was started, and those of them that no line has reported yet. */
   readonly dropped: number
   readonly unreported: number
@@ -71,6 +73,8 @@ export class Sink {
   readonly #waiting = new Set<() => void>()
   /** Bytes that a thread writes. */
   #inThread = 0
+  /** The output became another file while a thread was in a write to the former one. */
+  #movedInWrite = false
   /** The last failure, which is why lines are dropped. */
   #cause = 'EAGAIN'
   /** No write begins: the program is about to be replaced. */
@@ -106,13 +110,19 @@ export class Sink {
   }
 
   get state(): SinkState {
-    const { dropped, unreported } = this.#buffer
-    return { pending: this.#buffer.rest().toString('base64'), dropped, unreported, path: this.#path }
+    const { dropped, unreported, begun } = this.#buffer
+    return {
+      pending: this.#buffer.rest().toString('base64'),
+      begun: begun.toString('base64'),
+      dropped,
+      unreported,
+      path: this.#path,
+    }
   }
 
   /** Goes on where the sink of the previous program has ended; before the first `write`. */
-  restore({ pending, path, ...counts }: SinkState): void {
-    this.#buffer.restore(Buffer.from(pending, 'base64'), counts)
+  restore({ pending, begun = '', path, ...counts }: SinkState): void {
+    this.#buffer.restore(Buffer.from(pending, 'base64'), { ...counts, begun: Buffer.from(begun, 'base64') })
     this.#path = path
     this.#schedule()
   }
@@ -192,12 +202,18 @@ export class Sink {
     return path
   }
 
-  /** Writes to the open file of `fd` from now on, which stays the caller's. */
+  /**
+   * Writes to the open file of `fd` from now on, which stays the caller's. A line of which only a part was written is begun again if
+   * it is another file; a write that is under way ends in the former one.
+   */
   follow(fd: number): void {
+    const another = !isSameFile(fd, this.#fd)
     dupOnto(fd, this.#fd)
     this.#stopWaiting()
     this.#outlet?.close()
     this.#outlet = undefined
+    if (another && !this.writing) this.#buffer.beginAgain()
+    this.#movedInWrite = another && this.writing
     this.#schedule()
   }
 
@@ -266,8 +282,13 @@ export class Sink {
     }
     this.#progress = IDLE
     this.#inThread = 0
-    if (failure !== undefined) return this.#failed(failure)
     this.#took(written)
+    if (this.#movedInWrite) {
+      this.#movedInWrite = false
+      this.#buffer.beginAgain()
+      return this.#writeOn()
+    }
+    if (failure !== undefined) return this.#failed(failure)
     if (written === 0) this.#retry(RETRY_DELAY_MS)
     else this.#writeOn()
   }
@@ -321,6 +342,16 @@ export class Sink {
   #resume(): void {
     const lines = this.#buffer.resume()
     this.onResume(lines, this.#cause)
+  }
+}
+
+function isSameFile(one: number, other: number): boolean {
+  try {
+    const [file, another] = [fstatSync(one), fstatSync(other)]
+    return file.dev === another.dev && file.ino === another.ino
+  } catch {
+    // The former one was closed.
+    return false
   }
 }
 

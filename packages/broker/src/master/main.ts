@@ -17,7 +17,7 @@ export { findLaunchers } from './run/launchers.ts'
 export { GIVEN_LISTENER } from './run/port-assignments.ts'
 export { makeRunFolder } from './run/run-folder.ts'
 
-/** A second signal within so many milliseconds is the first one, passed on by a launcher. */
+/** A second signal within this time, in ms, is the first one, passed on by a launcher. */
 const ECHO_WINDOW_MS = 500
 
 /** Where signals come from: the process. */

@@ -226,6 +226,13 @@ export class Master {
       drain: (service, backend, deadline) => {
         for (const worker of workerPool.workers) worker.send({ type: 'drain', service, backend, deadline })
       },
+      // Under `baton run` the app is told that it has not listened. What listens by itself is an upstream.
+      registrable:
+        run === undefined
+          ? (service) =>
+              workerPool.current !== undefined &&
+              activeConfig.config.services.get(service)?.upstreams.length === 0
+          : undefined,
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)

@@ -10,10 +10,13 @@ import type { OutputStream } from './output.ts'
 import type { ProcessExit, Processes, ProcessHost, ProcessNumbers, RunningProcess } from './processes.ts'
 
 /**
- * How long output is waited for after the exit, in milliseconds. What the process wrote is in the socket already; only a
- * process that it has left behind, and that holds the other end, makes this wait go on.
+ * After the exit, how long to wait for the next output, in ms. What the process wrote is in the socket already; only a process that it
+ * has left behind, and that holds the other end, makes this wait go on.
  */
 const OUTPUT_TIMEOUT_MS = 500
+
+/** The same from the exit to the last output, in ms: what still comes then was written by a process left behind. */
+const MAX_OUTPUT_WAIT = 10_000
 
 /** From the descriptors 0 to 2 to LIFELINE: such an entry leaves the number closed. */
 const CLOSED_BETWEEN = Array.from({ length: LIFELINE - 3 }, () => 'ignore' as const)
@@ -129,6 +132,8 @@ class Run implements RunningProcess {
   readonly #pipes: Record<OutputStream, OutputPipe>
   #exit: ProcessExit | null = null
   #wait: NodeJS.Timeout | undefined
+  /** As performance.now() has it. */
+  #lastWait = 0
   #over = false
 
   /** Owns the descriptors. */
@@ -141,7 +146,11 @@ class Run implements RunningProcess {
     this.pid = pid
     const pipe = (stream: OutputStream) =>
       new OutputPipe(fds[stream], {
-        data: (chunk) => host.output(stream, chunk),
+        data: (chunk) => {
+          host.output(stream, chunk)
+          // Reading takes turns with everything else that this process does, and can take longer than the wait.
+          if (this.#exit !== null) this.#waitForOutput(this.#exit)
+        },
         ended: () => this.#settle(),
       })
     this.#pipes = { stdout: pipe('stdout'), stderr: pipe('stderr') }
@@ -169,9 +178,16 @@ class Run implements RunningProcess {
   ended(exit: ProcessExit): void {
     this.handle = undefined
     this.#exit = exit
-    this.#wait = setTimeout(() => this.#report(exit), OUTPUT_TIMEOUT_MS)
+    this.#lastWait = performance.now() + MAX_OUTPUT_WAIT
+    this.#waitForOutput(exit)
     // Not at once: `takeOver` has not returned yet.
     setImmediate(() => this.#settle())
+  }
+
+  #waitForOutput(exit: ProcessExit): void {
+    if (this.#over || (this.#wait !== undefined && performance.now() > this.#lastWait)) return
+    clearTimeout(this.#wait)
+    this.#wait = setTimeout(() => this.#report(exit), OUTPUT_TIMEOUT_MS)
   }
 
   #settle(): void {

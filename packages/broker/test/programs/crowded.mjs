@@ -1,5 +1,5 @@
 // Several listeners of one process whose descriptors run short: prints their ports, and with a line on stdin fills the table up
-// to the reserve, accepts one round, and prints how many descriptors are left. The third argument: so many times afterwards one
+// to the reserve, accepts one round, and prints how many descriptors are left. The third argument: how many times afterwards one
 // low number becomes free, and a client is accepted.
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'

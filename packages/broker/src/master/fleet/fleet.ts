@@ -32,6 +32,11 @@ export interface FleetOptions {
   readonly master: NodeJS.ProcessEnv
   /** Asks the worker to give a backend no new connections. Answered by a report that lacks it. */
   drain(service: string, backend: string, deadline: number): void
+  /**
+   * Whether a process of the service can register at the moment, and has to: one that does not in 10 s of such time is a warning in the
+   * log. Absent: none is.
+   */
+  readonly registrable?: ((service: string) => boolean) | undefined
   /** `statuses` may have something new. Called often, also from within calls that change something. */
   changed?(): void
   /** The process of an instance has ended without having been asked to, or could not be started. */
@@ -232,10 +237,11 @@ export class Fleet {
   }
 
   #serviceHost(): ServiceHost {
-    const { os, logger, socket, env, master } = this.#options
+    const { os, logger, socket, env, master, registrable } = this.#options
     return {
       os,
       logger,
+      registrable,
       environment: (definition, backend) => environmentOf(definition, { socket, backend, master }, env),
       isListed: (id) => isListed(this.#reports, id),
       drain: (service, id, deadline) => this.#options.drain(service, id, deadline),

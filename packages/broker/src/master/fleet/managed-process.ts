@@ -5,6 +5,7 @@ import type { FleetOs } from './os.ts'
 import { ProcessOutput } from '../../supervise/output.ts'
 import { type LifeEvent, live, type ProcessLife } from './process-life.ts'
 import type { ProcessExit, ProcessHost, RunningProcess } from '../../supervise/processes.ts'
+import { REGISTRATION_LIMIT, RegistrationWatch } from './registration-watch.ts'
 import type { ProcessState } from './state.ts'
 
 /** What a process is, apart from what becomes of it. */
@@ -23,9 +24,14 @@ export interface ProcessIdentity {
 export interface ManagedProcessHost {
   /** Asks the broker to give this backend no new connections. `deadline` in milliseconds. */
   drain(process: ManagedProcess, deadline: number): void
+  /** Whether there is a worker that it can register with, and that it is of use to. Undefined: nothing is said if it does not register. */
+  readonly registrable: (() => boolean) | undefined
   /** It has ended and its output was read. Told once, and not after `close`. */
   exited(process: ManagedProcess, exit: ProcessExit): void
 }
+
+const REGISTRATION_HINT =
+  'does it call createBackend() and ready()? An app as it is, without the SDK, runs under "baton run"'
 
 /** One process of a managed service, from start to exit: its output, and how it is brought to its end. */
 export class ManagedProcess {
@@ -35,6 +41,7 @@ export class ManagedProcess {
   readonly #logger: Logger
   readonly #output: ProcessOutput
   readonly #process: RunningProcess
+  readonly #registration: RegistrationWatch
   #life: ProcessLife
   #timer: Timer | undefined
 
@@ -56,6 +63,13 @@ export class ManagedProcess {
     const { service } = generation.definition
     this.#logger = context.logger.child({ service, instance, backend: id, peerPid: this.pid })
     this.#output = new ProcessOutput(this.#logger, saved && decode(saved.partial))
+    const { registrable } = context.host
+    const left = saved === undefined ? REGISTRATION_LIMIT : saved.unregistered
+    this.#registration = new RegistrationWatch(registrable && this.pid !== undefined ? left : null, {
+      clock: context.os,
+      registrable: () => registrable?.() === true,
+      overdue: () => this.#logger.warn({ hint: REGISTRATION_HINT }, 'backend process has not registered'),
+    })
     this.#arm()
   }
 
@@ -107,6 +121,16 @@ export class ManagedProcess {
     return this.#life
   }
 
+  /** Whether it has not registered yet, and is expected to. */
+  get unregistered(): boolean {
+    return this.#registration.left !== null
+  }
+
+  /** A worker lists it. */
+  registered(): void {
+    this.#registration.end()
+  }
+
   /** Its last lines, oldest first. */
   get output(): readonly string[] {
     return this.#output.last
@@ -150,18 +174,21 @@ export class ManagedProcess {
       numbers,
       partial: { stdout: stdout.toString('base64'), stderr: stderr.toString('base64') },
       life: this.#life,
+      unregistered: this.#registration.left,
     }
   }
 
-  /** Lets go of it: closes our ends of its output and forgets its timer. It is not stopped by that. */
+  /** Lets go of it: closes our ends of its output and forgets its timers. It is not stopped by that. */
   close(): void {
     this.#os.clear(this.#timer)
+    this.#registration.close()
     this.#process.close()
   }
 
   #on(event: LifeEvent): void {
     const { life, effects } = live(this.#life, event)
     this.#life = life
+    if (life.kind !== 'running') this.#registration.end()
     this.#arm()
     for (const effect of effects) {
       if (effect.kind === 'drain') this.#host.drain(this, effect.deadline)

@@ -16,6 +16,8 @@ export interface ServiceHost {
   environment(definition: Definition, id: string): NodeJS.ProcessEnv
   isListed(id: string): boolean
   drain(service: string, id: string, deadline: number): void
+  /** See `FleetOptions`. */
+  readonly registrable: ((service: string) => boolean) | undefined
   /** A process has ended, and the service has drawn its conclusions. `inPlace`: it was an instance's, and none that was retired. */
   exited(process: ManagedProcess, exit: ProcessExit, inPlace: boolean): void
   /** Something that `statuses` shows is another. */
@@ -189,6 +191,8 @@ export class ManagedService {
   /** The broker lists other backends than before. */
   reported(): void {
     for (const process of this.#leaving) if (!this.#host.isListed(process.id)) process.drained()
+    for (const process of this.processes)
+      if (process.unregistered && this.#host.isListed(process.id)) process.registered()
   }
 
   /** A worker has gone that saw some of them drain; the others see those that are listed. */
@@ -241,11 +245,13 @@ export class ManagedService {
   }
 
   #context(): { os: FleetOs; host: ManagedProcessHost; logger: Logger } {
+    const { os, logger, registrable } = this.#host
     return {
-      os: this.#host.os,
-      logger: this.#host.logger,
+      os,
+      logger,
       host: {
         drain: (process, deadline) => this.#host.drain(this.name, process.id, deadline),
+        registrable: registrable && (() => registrable(this.name)),
         exited: (process, exit) => this.#exited(process, exit),
       },
     }

@@ -46,6 +46,8 @@ const process = z.object({
   /** Base64. */
   partial: z.object({ stdout: z.string(), stderr: z.string() }),
   life,
+  /** Time left to register, in ms; null when it has, or was reported. */
+  unregistered: whole.nullable().default(null),
 })
 
 const instance = z.object({

@@ -7,7 +7,7 @@ import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.t
 /** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
 const CHECK_TIMEOUT_MS = 120_000
 
-/** A check that is stopped (SIGSTOP) for so long, in ms, is made again. */
+/** A check that is stopped (SIGSTOP) for this time, in ms, is made again. */
 const STOPPED_TIMEOUT_MS = 2000
 
 /** Maximum checks, when it is signals that end them. */

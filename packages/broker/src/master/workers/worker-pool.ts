@@ -89,7 +89,7 @@ export interface WorkerPoolHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** One has ended, and is none of `workers` any more. */
   ended(): void
-  /** The binary for the next one, when so many in a row could not be started. */
+  /** The binary for the next one, after this number of failed starts in a row. */
   node(failures: number): string
   /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
   programGone(): void

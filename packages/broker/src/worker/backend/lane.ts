@@ -39,7 +39,7 @@ export class Lane implements HandoffLane {
 
   constructor() {
     ;[this.#sendEnd, this.#receiveEnd] = socketpair('seqpacket')
-    // The backend could send the other way, and what nobody reads is closed with this end.
+    // The backend could send the other way, and what is never read is closed with this end.
     refuseDescriptors(this.#sendEnd.fd)
   }
 

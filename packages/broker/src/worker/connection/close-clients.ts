@@ -9,7 +9,7 @@ export function closeClients(connections: readonly Pick<ClientConnection, 'fd' |
   close(connections, false)
 }
 
-/** As `closeClients`, of one that belongs to nobody else: what it has sent is thrown away. */
+/** As `closeClients`, of one that no other process has: what it has sent is thrown away. */
 export function discardClient(connection: Pick<ClientConnection, 'fd' | 'peer'>): void {
   close([connection], true)
 }
