@@ -1,5 +1,5 @@
 /*
- * floor CONTROL_PATH: the least that a broker of Baton's wire protocol (docs/protocol.md) can cost.
+ * floor CONTROL_PATH: the least that a broker of Baton's wire protocol (docs/reference/protocol.md) can cost.
  *
  * It accepts, puts {token, descriptor} on a lane, writes OFFER, reads ACK and closes its duplicate, in batches and on
  * one thread, for the same SDK that Baton's own broker serves. It has none of what makes a broker safe: no deadline, no

@@ -28,7 +28,7 @@ void t.test('every link of the pages leads to a file, and to a heading of it', a
 })
 
 void t.test('every page of docs is in its list, and every guide in that of the guides', async (t) => {
-  for (const list of ['docs/README.md', 'docs/guides/README.md']) {
+  for (const list of ['docs/README.md', 'docs/how-to/README.md']) {
     const folder = dirname(list)
     const pages = filesBelow(folder, '.md').filter((page) => page !== list && dirname(page) === folder)
     for (const page of pages)
@@ -48,7 +48,7 @@ for (const [page, source, writer] of [
 }
 
 void t.test('security.md names tests that there are', async (t) => {
-  const named = [...read('docs/security.md').matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
+  const named = [...read('docs/explanation/security.md').matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
   t.ok(named.length > 20)
   for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
 })
@@ -57,7 +57,7 @@ void t.test('what operations.md says is logged, is', async (t) => {
   const sources = filesBelow('packages', '.ts').filter((file) => file.includes('/src/'))
   const text = sources.map(read).join('\n')
   const section = /^## What you see when something goes wrong\n([^]*?)\n\n`baton status`/m
-  const [, table = ''] = section.exec(read('docs/operations.md')) ?? []
+  const [, table = ''] = section.exec(read('docs/how-to/operations.md')) ?? []
   const logged = [...table.matchAll(/^\| [^|]+ \| ([^|]*) \|/gm)]
     .flatMap(([, cell = '']) => [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code))
     // Members of the line, and messages whose end differs from time to time.
@@ -85,7 +85,7 @@ void t.test('master.md has every message of the channel, and no other', async (t
 })
 
 void t.test('admin.md has every route, step, outcome and kind of change, and no other', async (t) => {
-  const page = read('docs/admin.md')
+  const page = read('docs/reference/admin.md')
   const broker = (file: string) => read(`packages/broker/src/${file}`)
   const routes = [
     ...broker('worker/admin/routes.ts').matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g),

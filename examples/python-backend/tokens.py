@@ -1,4 +1,4 @@
-"""Which descriptor belongs to which offer: the matching rules of docs/protocol.md, with no I/O.
+"""Which descriptor belongs to which offer: the matching rules of docs/reference/protocol.md, with no I/O.
 
 A token comes twice, in an OFFER and beside a descriptor, and either may be read first. The ledger closes nothing: each
 descriptor that goes in comes out in exactly one verdict, and whoever gets the verdict owns it.

@@ -28,7 +28,7 @@ const tools = ['spin', 'gcc'].filter((tool) => spawnSync(tool, ['--version']).er
 const missing = tools.length === 0 ? false : `${tools.join(' and ')} not installed`
 
 async function check(): Promise<readonly Result[]> {
-  const script = join(root, 'docs/model/check.mjs')
+  const script = join(root, 'docs/internals/model/check.mjs')
   const child = spawn(process.execPath, [script, '--quick', '--json'], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
@@ -38,7 +38,7 @@ async function check(): Promise<readonly Result[]> {
 
 /** The rules of the model's README, each with the files that keep it. */
 function rules(): { name: string; files: string[] }[] {
-  const readme = readFileSync(join(root, 'docs/model/README.md'), 'utf8')
+  const readme = readFileSync(join(root, 'docs/internals/model/README.md'), 'utf8')
   return [...readme.matchAll(/^\| `(\w+)` \|.*$/gm)].map(([line, name = '']) => ({
     name,
     files: [...line.matchAll(/`(packages\/[^`]+)`/g)].map(([, file = '']) => file),

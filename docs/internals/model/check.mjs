@@ -1,6 +1,6 @@
 // Checks handoff.pml with spin: the rules hold, and without any one of them something breaks.
 //
-//   node docs/model/check.mjs [--quick] [--only TEXT] [--json] [--trace] [--write]
+//   node docs/internals/model/check.mjs [--quick] [--only TEXT] [--json] [--trace] [--write]
 //
 // --quick leaves the largest searches out, --trace prints each counterexample, --write puts the results into README.md.
 // Exit codes: 0 every verdict is the expected one, 1 one is not, 2 usage, or spin and gcc are not installed.

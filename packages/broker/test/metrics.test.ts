@@ -73,8 +73,8 @@ void t.test('each instance has a registry of its own', async (t) => {
   t.same(await samples(other, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
 })
 
-void t.test('docs/metrics.md and the registry have the same metrics, types and labels', async (t) => {
-  const page = readFileSync(new URL('../../../docs/metrics.md', import.meta.url), 'utf8')
+void t.test('docs/reference/metrics.md and the registry have the same metrics, types and labels', async (t) => {
+  const page = readFileSync(new URL('../../../docs/reference/metrics.md', import.meta.url), 'utf8')
   const documented = [...page.matchAll(/^\| `([a-z_0-9]+)` \| (\w+) \|([^|]*)\| /gm)].map(
     ([, name, type, labels]) => ({
       name,
