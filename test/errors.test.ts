@@ -78,7 +78,9 @@ void t.test(
   'the protocol page has the same refusals, and says rightly which may succeed later',
   async (t) => {
     const section =
-      /\n### Refusals\n([^]*?)\n### /.exec(readFileSync(join(root, 'docs/reference/protocol.md'), 'utf8'))?.[1] ?? ''
+      /\n### Refusals\n([^]*?)\n### /.exec(
+        readFileSync(join(root, 'docs/reference/protocol.md'), 'utf8'),
+      )?.[1] ?? ''
     const rows = [...section.matchAll(/^\| `(\w+)` \| (true|false) \|/gm)]
     t.same(sorted(rows.map(([, code = '']) => code)), sorted(listed('Refusals')))
     const sources =

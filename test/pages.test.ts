@@ -47,11 +47,13 @@ for (const [page, source, writer] of [
   })
 }
 
-void t.test('security.md names tests that there are', async (t) => {
-  const named = [...read('docs/explanation/security.md').matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
-  t.ok(named.length > 20)
-  for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
-})
+for (const page of ['docs/explanation/security.md', 'docs/internals/promises.md']) {
+  void t.test(`every test that ${page} names exists`, async (t) => {
+    const named = [...read(page).matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
+    t.ok(named.length > 20)
+    for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
+  })
+}
 
 void t.test('what operations.md says is logged, is', async (t) => {
   const sources = filesBelow('packages', '.ts').filter((file) => file.includes('/src/'))

@@ -107,7 +107,9 @@ void t.test('a run writes between the markers of the page, and nowhere else', as
   for (const bad of ['', `${END}\n${BEGIN}`, `${page}${page}`, BEGIN]) {
     t.throws(() => withMeasured(bad, 'new'), /the page must have/)
   }
-  t.doesNotThrow(() => withMeasured(readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8'), 'new'))
+  t.doesNotThrow(() =>
+    withMeasured(readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8'), 'new'),
+  )
 })
 
 /** Whatever a run starts inherits its environment, this folder in it. */

@@ -16,14 +16,6 @@ interface Result {
   readonly steps: readonly string[]
 }
 
-/** Rows of the checklist that a run shows, by its name. */
-const ROWS: Record<string, string> = {
-  'without TOKEN_MATCH': 'row 24',
-  'without REROUTE_ONLY_ON_PROOF': 'row 27',
-  'without READ_CONTROL_TO_END': 'row 27',
-  'without LATE_ACK_IGNORED': 'row 28',
-}
-
 const tools = ['spin', 'gcc'].filter((tool) => spawnSync(tool, ['--version']).error !== undefined)
 const missing = tools.length === 0 ? false : `${tools.join(' and ')} not installed`
 
@@ -54,8 +46,7 @@ void t.test('the model of the handoff', { skip: missing, timeout: LIMIT }, async
   const results = await check()
   test.ok(results.length > 0)
   for (const { name, expected, verdict, states, steps } of results) {
-    const row = ROWS[name]
-    test.equal(verdict, expected, `${row === undefined ? '' : `${row}: `}${name}: ${expected}`, {
+    test.equal(verdict, expected, `${name}: ${expected}`, {
       states,
       steps,
     })
