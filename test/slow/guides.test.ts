@@ -41,6 +41,29 @@ function servesBothWays(t: Test, tour: Tour): void {
 }
 
 const guides: readonly Guide[] = [
+  {
+    page: 'docs/tutorial/first-deploy.md',
+    async seen(t, tour) {
+      const looking = tour.lines('terminal-3')
+      const [before, after] = looking.flatMap((line) => /^Hello from (\d+)$/.exec(line)?.[1] ?? [])
+      t.ok(before)
+      t.ok(after)
+      t.not(after, before, 'the new process answers after the deploy')
+      for (const [slot, pid] of [
+        ['web-1', before],
+        ['web-2', after],
+      ])
+        t.ok(
+          looking.some((line) => new RegExp(`^web/${slot} +ready .*\\b${pid}\\b`).test(line)),
+          `status shows ${slot}`,
+        )
+      t.ok(looking.includes('baton_connections_total{service="web",outcome="handed_off"} 1'))
+      t.ok(looking.some((line) => line.startsWith('web/web-1: draining 1 backend')))
+      t.ok(looking.includes('reloaded'))
+      await tour.prompt('terminal-2')
+      t.pass('the drained process has ended by itself')
+    },
+  },
   { page: 'docs/how-to/fastify.md', seen: servesBothWays },
   { page: 'docs/how-to/express.md', seen: servesBothWays },
   {

@@ -9,6 +9,7 @@ import { Program } from './process.ts'
 /** The pages whose terminals are typed: by `test/slow/readme.test.ts`, and by `test/slow/guides.test.ts`. */
 export const TOURS = [
   'README.md',
+  'docs/tutorial/first-deploy.md',
   'docs/how-to/fastify.md',
   'docs/how-to/express.md',
   'docs/how-to/nestjs.md',
