@@ -12,7 +12,7 @@ interface Result {
   readonly expected: string
   readonly verdict: string
   readonly states: number
-  /** What everybody did up to the failure. */
+  /** The steps of all processes up to the failure. */
   readonly steps: readonly string[]
 }
 

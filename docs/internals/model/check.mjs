@@ -32,7 +32,7 @@ const OWNERS = 'two owners'
 const OFFER = "another client's offer"
 const LOST = 'lost silently'
 const TWICE = 'two outcomes'
-const WAITS = 'waits for ever'
+const WAITS = 'waits indefinitely'
 
 /** How pan says it; the texts are those of the assertions in handoff.pml. */
 const PROPERTIES = [
@@ -63,7 +63,7 @@ const one = { NC: 1, SLOTS: 1 }
 const live = { LIVENESS: true, ...one }
 const served = { ...live, GOOD: true }
 
-/** A rule taken out. Only a second owner counts, nobody is rejected: the two that are found are two backends. */
+/** One rule removed. Only a second owner counts and no client is rejected, so the two owners found are two backends. */
 function without(rule, options = {}) {
   const { size = one, property = OWNERS, define = `NO_${rule}` } = options
   const defines = { ...size, [define]: true }
@@ -72,7 +72,7 @@ function without(rule, options = {}) {
 }
 
 const RUNS = [
-  // All rules, safety. No assertion fails, and there is no state in which somebody is stuck and should not be.
+  // All rules, safety. No assertion fails, and there is no state in which a process is stuck and should not be.
   {
     name: 'all rules, two clients',
     mode: 'exhaustive',
@@ -88,7 +88,7 @@ const RUNS = [
     quick: true,
   },
   {
-    name: 'all rules, nobody is waited for',
+    name: 'all rules, no silent backend is waited for',
     mode: 'exhaustive',
     defines: { NC: 2, SLOTS: 1, MAXSTUCK: 0 },
     expected: HOLDS,
@@ -136,7 +136,7 @@ const RUNS = [
     expected: HOLDS,
   },
   {
-    name: 'control closed before the lane is read back, given up all the same',
+    name: 'control closed before the lane is read back, but given up',
     mode: 'exhaustive',
     defines: { NC: 2, SLOTS: 1, BROKER_CLOSES_EARLY: true },
     expected: HOLDS,
@@ -164,14 +164,14 @@ const RUNS = [
     quick: true,
   },
   {
-    name: 'nobody need serve, nobody is waited for: settled',
+    name: 'no backend need serve, no silent backend is waited for: settled',
     mode: 'liveness',
     defines: { ...live, MAXSTUCK: 0 },
     expected: HOLDS,
     quick: true,
   },
   {
-    name: 'nobody need serve: settled, or taken',
+    name: 'no backend need serve: settled, or taken',
     mode: 'liveness',
     defines: live,
     expected: HOLDS,
@@ -205,7 +205,7 @@ const RUNS = [
     quick: true,
   },
   {
-    name: 'all are down, nobody comes back',
+    name: 'all are down, none comes back',
     mode: 'liveness',
     defines: { ...served, DOWN: true },
     expected: WAITS,
@@ -233,7 +233,7 @@ function verdictOf(text) {
   return complete ? HOLDS : 'not completed'
 }
 
-/** What everybody did up to the failure, one line for each step, from the printf statements of the model. */
+/** The steps of all processes up to the failure, one line for each, from the printf statements of the model. */
 async function story(model, defines, cwd) {
   const { stdout } = await execute('spin', ['-t', '-k', 'handoff.pml.trail', ...flags(defines), model], {
     cwd,

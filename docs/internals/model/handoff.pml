@@ -2,7 +2,7 @@
  * The handoff between one broker and two backends, as the kernel lets it happen.
  *
  * One atomic step is one thing that the kernel does indivisibly, with what its process does in its own memory
- * around it. Between two steps anybody else may run, for as long as it likes, or be killed: so "stuck" needs no
+ * around it. Between two steps any other process may run, for as long as it likes, or be killed: so "stuck" needs no
  * state of its own.
  *
  *     broker   service(), link(b)   packages/broker/src/worker/service, backend
@@ -18,7 +18,7 @@
 #define NC 2 /* client connections: 1 or 2 */
 #endif
 #ifndef SLOTS
-#define SLOTS 2 /* offers of one backend that somebody still remembers: 1, 2 or 3. The next waits (WouldBlock). */
+#define SLOTS 2 /* offers of one backend that any process still remembers: 1, 2 or 3. The next waits (WouldBlock). */
 #endif
 #ifndef MAXSTUCK
 #define MAXSTUCK 1
@@ -29,7 +29,7 @@
 
 mtype = { OFFER, REVOKE, ACK, NACK };
 
-/* ---- What the kernel keeps. A queue outlives its writer; it is gone when nobody can read it any more. ---- */
+/* ---- What the kernel keeps. A queue outlives its writer; it is gone when no process can read it. ---- */
 
 /* A lane message is a token and a descriptor. A token is never used twice, and a slot is not reused while its
  * number is on a queue or in a table anywhere, so the slot's number is the token (and the sequence). */
@@ -79,7 +79,7 @@ byte token[NB * SLOTS];
 #define BROKER 9 /* backends are 1 and 2 */
 byte owner[NC];
 
-bit calm; /* no more faults: so that a rest can be reached with anybody alive */
+bit calm; /* no more faults: so that a rest can be reached with processes alive */
 #if REJOIN > 0
 byte rejoined[NB];
 #endif
@@ -148,7 +148,7 @@ inline settle(c, outcome) {
   conn[c] = outcome
 }
 
-/* What comes back was never touched; with OWNERS_ONLY the second touch must happen before anybody complains. */
+/* What comes back was never touched; with OWNERS_ONLY the second touch must happen before an assertion fails. */
 inline takeBack(c) {
   printf("broker has client %d again\n", c);
 #ifndef OWNERS_ONLY
@@ -158,7 +158,7 @@ inline takeBack(c) {
   conn[c] = HERE
 }
 
-/* The backend's copy may be used: the broker neither has the connection nor has given it to somebody else. */
+/* The backend's copy may be used: the broker neither has the connection nor has given it to another backend. */
 inline touchByBackend(c, b, i) {
   printf("backend %d reads and writes client %d\n", b, c);
 #ifndef OWNERS_ONLY
@@ -242,7 +242,7 @@ inline brokerClosesControl(b) {
 /* ---- Broker ---- */
 
 #ifdef LIVENESS
-/* The broker's manners, which safety does not need: nobody is asked twice in a round, and who missed a deadline is
+/* The broker's fairness, which safety does not need: no backend is tried twice in a round, and one that missed a deadline is
  * not chosen until it has answered. With GOOD, backend 0 can serve: it never refuses, leaves or dies, and misses a
  * few deadlines at most. Backend 1 may do anything, or nothing, for ever. */
 #define LATE 3
@@ -277,7 +277,7 @@ bit expired; /* holdTimeout, which runs from accept */
 #define CHOOSE_CONNECTION(c) if :: conn[0] == HERE -> c = 0 :: conn[1] == HERE -> c = 1 fi
 #endif
 
-/* A slot that nobody remembers is like a new one: keeps the number of states down, and nothing else. */
+/* A slot that no process remembers is like a new one: keeps the number of states down, and nothing else. */
 #if NC > 1
 #define TIDY(b, i) offered[AT(b, i)] = (UNUSED(b, i) -> 0 : offered[AT(b, i)])
 #define tidy(b) EACH(TIDY, b)
@@ -630,7 +630,7 @@ inline forgetParked(b, i) {
 #define LANE_AT_EOF(b) (!laneEnds[b])
 #endif
 
-/* Adopting without an ACK: nobody is left to hear it. */
+/* Adopting without an ACK: there is no broker left to receive it. */
 #ifdef NO_BACKEND_LETS_GO_FIRST
 #define ALONE(b) ((session[b] == SETTLING && LANE_AT_EOF(b)) || session[b] == CLOSED)
 #else
@@ -932,7 +932,7 @@ proctype holdTimeout() {
 #if !defined(LIVENESS) && !defined(OWNERS_ONLY)
 #define AT_REST(b, i) assert(!LIVES(b) || token[AT(b, i)] == NONE || token[AT(b, i)] == WAITING)
 
-/* When nobody can do anything any more: nothing was lost silently, and no backend sits on a descriptor. */
+/* When no process can take a step: nothing was lost silently, and no backend keeps a descriptor. */
 proctype rest() {
   atomic {
     timeout ->
@@ -948,7 +948,7 @@ proctype rest() {
 
 init {
   atomic {
-#ifdef DOWN /* nobody is there at first */
+#ifdef DOWN /* no backend is there at first */
     killBackend(0);
     killBackend(1);
     brokerClosesLane(0);
