@@ -212,7 +212,7 @@ inline forgetOrder(b) {
 #endif
 }
 
-/* The backend cannot read any more. What it wrote stays; its lane stays too while the broker's duplicate is open. */
+/* The backend can no longer read. What it wrote stays; its lane stays too while the broker's duplicate is open. */
 inline backendCloses(b) {
   backendEnd[b] = 0;
   drain2(down[b]);
@@ -244,7 +244,7 @@ inline brokerClosesControl(b) {
 #ifdef LIVENESS
 /* The broker's fairness, which safety does not need: no backend is tried twice in a round, and one that missed a deadline is
  * not chosen until it has answered. With GOOD, backend 0 can serve: it never refuses, leaves or dies, and misses a
- * few deadlines at most. Backend 1 may do anything, or nothing, for ever. */
+ * few deadlines at most. Backend 1 may do anything, or nothing, indefinitely. */
 #define LATE 3
 byte late; /* deadlines that backend 0 has missed, with GOOD */
 bit tried[NB];
@@ -531,7 +531,7 @@ end:
        settle(0, REJECTED);
        touch(0, BROKER)
      }
-  :: atomic { /* Everybody who is ready was asked: the client waits, and a new round begins. */
+  :: atomic { /* Every ready backend was tried: the client waits, and a new round begins. */
        IDLE && conn[0] == HERE && !READY(0) && !READY(1) && (tried[0] || tried[1]) ->
        tried[0] = 0;
        tried[1] = 0
@@ -821,7 +821,7 @@ end:
 #ifdef LIVENESS
     /* Answers a heartbeat that was sent after the deadline it missed, having read what stood before it. */
     :: atomic { session[b] == OPEN && unresponsive[b] && empty(down[b]) -> unresponsive[b] = 0 }
-    /* Stuck for ever: fairness asks no more of it than this. */
+    /* Stuck indefinitely: fairness requires no more of it than this. */
     :: !WELL(b)
 #endif
     od
@@ -873,7 +873,7 @@ inline killBackend(b) {
   tidy(b)
 }
 
-/* Registered anew: fresh control, fresh lane. The kernel has dropped what was left of the old ones. */
+/* Registered again: fresh control, fresh lane. The kernel has dropped what was left of the old ones. */
 inline register(b) {
   printf("backend %d registers again\n", b);
   rejoined[b]++;
@@ -983,11 +983,11 @@ init {
 #define taken0 ANY(TAKEN, 0)
 #define taken1 ANY(TAKEN, 1)
 #ifdef GOOD
-/* Somebody can serve: the client is served, unless the other one took it and never says a word. */
+/* One backend can serve: the client is served, unless the other one took it and never answers. */
 ltl live { <> served || <> [] taken1 }
 #else
 #if MAXSTUCK == 0
-/* Nobody need be able to serve, and the bound is nothing: every client's wait ends. */
+/* No backend needs to be able to serve, and the bound is 0: every client's wait ends. */
 ltl live { <> settled }
 #else
 ltl live { <> settled || <> [] taken0 || <> [] taken1 }
