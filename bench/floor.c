@@ -1,10 +1,10 @@
 /*
- * floor CONTROL_PATH: the least that a broker of Baton's wire protocol (docs/protocol.md) can cost.
+ * floor CONTROL_PATH: the least that a broker of Baton's wire protocol (docs/reference/protocol.md) can cost.
  *
  * It accepts, puts {token, descriptor} on a lane, writes OFFER, reads ACK and closes its duplicate, in batches and on
  * one thread, for the same SDK that Baton's own broker serves. It has none of what makes a broker safe: no deadline, no
  * fallback, no hold, no load, no metrics. Whatever it does not expect ends it with a message; its backends then dial
- * again, and nobody answers.
+ * again, and nothing answers.
  *
  * Prints {"msg":"listening","port":N}, and {"msg":"registered","pid":N} for each backend. Ends with its parent.
  */

@@ -43,7 +43,7 @@ function asRoot() {
 const tried = new Set()
 
 /**
- * Installs a program with apt-get, where that can be done without asking anybody anything.
+ * Installs a program with apt-get, where that needs no password or question.
  *
  * @param {keyof typeof PACKAGES} name
  */

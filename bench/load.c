@@ -8,8 +8,8 @@
  *   load paced PORT KEPT REQUESTS_PER_SECOND CONNECTIONS_PER_SECOND LEAD SECONDS
  *     An open loop. Requests on KEPT keep-alive connections in turn, and new connections with one request each, both on a
  *     schedule that does not wait for answers. An answer's time runs from the moment that its request was due, so a server
- *     that stops for a while is charged for everybody who would have come meanwhile. What was due in the first LEAD seconds
- *     is not counted.
+ *     that stops for a while is charged for all requests that were due meanwhile. Requests due in the first LEAD seconds
+ *     are not counted.
  *     {"kept":{"count":N,"failed":N,"p50":..,"p99":..,"max":..},"fresh":{...}}
  */
 #define _GNU_SOURCE

@@ -1,11 +1,11 @@
-// Interleaved rounds: every peer once in each, in an order that begins with another one each time.
+// Interleaved rounds: every peer once in each, in an order that starts with a different one each time.
 
 /** @template T @param {readonly T[]} list @param {number} by */
 export const rotated = (list, by) => [...list.slice(by % list.length), ...list.slice(0, by % list.length)]
 
 /**
- * One sample of each peer in each round. A peer that fails is left out from then on, with all that it had; Baton's own failure
- * is everybody's.
+ * One sample of each peer in each round. A peer that fails is left out, with all its samples; if Baton
+ * itself fails, the run does.
  *
  * @template {{ name: string }} P
  * @template S

@@ -1,7 +1,7 @@
 // node bench/run.mjs [--quick] [--rounds N] [--only MEASURE,...] [--peer NAME]... [--connections N] [--no-write] [--json FILE]
 //
 // Baton beside its peers: every measure in interleaved rounds, as tables with the targets beside them. A whole run
-// writes them into docs/performance.md; one that is quick, or leaves something out by hand, or says --no-write, only prints.
+// writes them into docs/explanation/performance.md; one that is quick, or leaves something out by hand, or says --no-write, only prints.
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { MEASURES } from './measures/index.mjs'
@@ -11,7 +11,7 @@ import { machine, versions } from './report/machine.mjs'
 import { measuredPart, writePage } from './report/page.mjs'
 import { endOnSignals, program } from './scratch.mjs'
 
-const PAGE = program('docs/performance.md')
+const PAGE = program('docs/explanation/performance.md')
 const FEWEST_ROUNDS = 5
 /** After so many seconds a quick run begins no measure: it is to end within a minute, and the longest takes 12 s. */
 const LAST_BEGIN = 45

@@ -1,7 +1,7 @@
 // node bench/worker-death.mjs [--kills 100] [--seed S] [--quick]
 //
 // SIGKILL of the worker at random moments under 64 keep-alive connections and a stream of new ones. A new connection may be
-// lost if nobody had adopted it and a worker was killed between its begin and its end: it was accepted and not on a lane
+// lost if no backend had adopted it and a worker was killed between its begin and its end: it was accepted and not on a lane
 // yet. Ends with 1 for any other failure, and if the counters are older than a second (and the scrape's own time).
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,10 +1,10 @@
-// Writes what `baton --help` and each `baton COMMAND --help` print into docs/command.md. Run after a build.
+// Writes what `baton --help` and each `baton COMMAND --help` print into docs/reference/command.md. Run after a build.
 // `--check`: writes nothing, and fails when the page says something else.
 import { readFileSync, writeFileSync } from 'node:fs'
 // In this process: the start of one for each page is most of what that would cost.
 import { run } from '../packages/broker/dist/cli/program.js'
 
-const page = new URL('../docs/command.md', import.meta.url)
+const page = new URL('../docs/reference/command.md', import.meta.url)
 
 async function help(...args) {
   const lines = []
@@ -30,6 +30,6 @@ const after = before.replace(
 )
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/command.md is not what the command says: npm run docs:command')
+  console.error('docs/reference/command.md is not what the command says: npm run docs:command')
   process.exit(1)
 }

@@ -1,11 +1,11 @@
-// Writes the generated parts of docs/configuration.md from the published JSON Schema.
+// Writes the generated parts of docs/reference/configuration.md from the published JSON Schema.
 // `--check`: writes nothing, and fails when the page says something else.
 //
 // `<!-- all keys -->` begins the table of all keys. `<!-- keys: PATH... -->` begins the entries of each PATH and of what is below it,
 // less what another part names more precisely; without a PATH, of what is left. So no key can be forgotten.
 import { readFileSync, writeFileSync } from 'node:fs'
 
-const page = new URL('../docs/configuration.md', import.meta.url)
+const page = new URL('../docs/reference/configuration.md', import.meta.url)
 const schemaFile = new URL('../packages/broker/baton.schema.json', import.meta.url)
 const KINDS = '#kinds-of-values'
 
@@ -135,11 +135,12 @@ const pathsOf = (list) => (list.trim() === '' ? [''] : list.trim().split(' '))
 const named = [...before.matchAll(PART)].flatMap(([, , list]) => pathsOf(list))
 const unknown = named.filter((name) => name !== '' && !keys.some(({ path }) => path === name))
 if (unknown.length > 0) throw new Error(`the schema has no ${unknown.join(', ')}`)
-if (!ALL.test(before)) throw new Error('docs/configuration.md has no place for the table of all keys')
+if (!ALL.test(before))
+  throw new Error('docs/reference/configuration.md has no place for the table of all keys')
 const kinds = new Set([...JSON.stringify(keys).matchAll(/"title":"([^"]+)"/g)].map(([, title]) => title))
 for (const kind of kinds)
   if (!before.includes(`\n- **${kind}**: `))
-    throw new Error(`docs/configuration.md does not say what a ${kind} is`)
+    throw new Error(`docs/reference/configuration.md does not say what a ${kind} is`)
 const homeless = keys.filter(({ path }) => homeOf(path, named) === undefined)
 if (homeless.length > 0) throw new Error(`no part has ${homeless.map(({ path }) => path).join(', ')}`)
 
@@ -152,6 +153,6 @@ const after = before
   })
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/configuration.md is not what the schema says: npm run docs:configuration')
+  console.error('docs/reference/configuration.md is not what the schema says: npm run docs:configuration')
   process.exit(1)
 }

@@ -32,8 +32,8 @@ const elsewhere: readonly Elsewhere[] = [
     begins: 'npm test -- packages/broker/test/simulation',
     because: SUITE,
   },
-  { page: 'docs/reliability.md', begins: 'npm run chaos', because: SUITE },
-  { page: 'docs/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/slow/sdk-reference.test.ts' },
+  { page: 'docs/explanation/reliability.md', begins: 'npm run chaos', because: SUITE },
+  { page: 'docs/reference/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/slow/sdk-reference.test.ts' },
   { ...EXAMPLES, begins: 'npx baton start --config examples/baton.json' },
   { ...EXAMPLES, begins: 'export BATON_SOCKET=' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=web node examples/dist/fastify.js' },
@@ -58,7 +58,7 @@ const elsewhere: readonly Elsewhere[] = [
   {
     page: 'packages/broker/README.md',
     begins: 'baton run -i 2',
-    because: 'one line each; docs/command.md is held to --help',
+    because: 'one line each; docs/reference/command.md is held to --help',
   },
   {
     page: 'packages/backend-sdk/README.md',

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { root } from './support/process.ts'
 
-const page = readFileSync(join(root, 'docs/errors.md'), 'utf8')
+const page = readFileSync(join(root, 'docs/reference/errors.md'), 'utf8')
 
 /** First cells of the tables under a heading, without their backticks. */
 function listed(heading: string): string[] {
@@ -78,7 +78,9 @@ void t.test(
   'the protocol page has the same refusals, and says rightly which may succeed later',
   async (t) => {
     const section =
-      /\n### Refusals\n([^]*?)\n### /.exec(readFileSync(join(root, 'docs/protocol.md'), 'utf8'))?.[1] ?? ''
+      /\n### Refusals\n([^]*?)\n### /.exec(
+        readFileSync(join(root, 'docs/reference/protocol.md'), 'utf8'),
+      )?.[1] ?? ''
     const rows = [...section.matchAll(/^\| `(\w+)` \| (true|false) \|/gm)]
     t.same(sorted(rows.map(([, code = '']) => code)), sorted(listed('Refusals')))
     const sources =

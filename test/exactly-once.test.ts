@@ -8,13 +8,13 @@ import { Program } from './support/process.ts'
 import { type Service, startServices } from './support/service.ts'
 
 // The promise under load: whatever dies between accept and adoption, no client sees an error that another backend could have
-// hidden. Here are short forms of `bench/kill.mjs` and `bench/hold.mjs`; the longer ones, with that of `bench/stuck.mjs` (row 14),
+// hidden. Here are short forms of `bench/kill.mjs` and `bench/hold.mjs`; the longer ones, with that of `bench/stuck.mjs`,
 // are in `test/slow/exactly-once.test.ts`.
 
 const { broker, services } = await startServices(t, { killed: {}, down: {} })
 
 void t.test(
-  'row 27: SIGKILL of backends under load: no error for a connection that had no whole ACK',
+  'SIGKILL of backends under load: no error for a connection that had no whole ACK',
   { timeout: LIMIT },
   async (t) => {
     await killBackends(t, services.killed, 8)

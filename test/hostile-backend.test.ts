@@ -209,43 +209,40 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     ],
   ]
   for (const [what, code, bytes] of violations) {
-    await scene(
-      `row 26, row 27: ${what}: cut off; what waited goes on, what it had taken does not`,
-      async (t) => {
-        const peer = await world.hostile(t, 'patient')
-        const [taken, ...queued] = (await world.clients(t, 'patient', 3)) as [Client, Client, Client]
-        const offers = await peer.offers(3)
-        peer.take(1)
-        await world.joinHonest('patient')
-        const { outcomes } = await world.service('patient')
-        const failed = await world.failures('patient', 'ProtocolViolation')
+    await scene(`${what}: cut off; what waited goes on, what it had taken does not`, async (t) => {
+      const peer = await world.hostile(t, 'patient')
+      const [taken, ...queued] = (await world.clients(t, 'patient', 3)) as [Client, Client, Client]
+      const offers = await peer.offers(3)
+      peer.take(1)
+      await world.joinHonest('patient')
+      const { outcomes } = await world.service('patient')
+      const failed = await world.failures('patient', 'ProtocolViolation')
 
-        peer.wire.write(bytes(offers))
-        await peer.wire.end()
-        t.same(peer.restOfLane(), { count: 0, ended: true }, 'read back before control was closed')
-        await world.servedHonestly(t, ...queued)
-        await world.handedOff('patient', outcomes.handed_off, 2)
-        const after = (await world.service('patient')).outcomes
-        t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
-        t.equal(after.handed_off - outcomes.handed_off, 2)
-        t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
-        const said = () =>
-          broker.program
-            .messages()
-            .filter(
-              ({ msg, backend }) =>
-                msg === 'backend broke the protocol and is cut off' && backend === peer.welcome.backend,
-            )
-        await eventually(() => said().length > 0, 'the broker says why')
-        t.match(said(), [{ code }], 'once')
-        peer.die()
-        await taken.ended
-        t.equal(taken.received, '', 'nobody else answers the client that it had taken')
-      },
-    )
+      peer.wire.write(bytes(offers))
+      await peer.wire.end()
+      t.same(peer.restOfLane(), { count: 0, ended: true }, 'read back before control was closed')
+      await world.servedHonestly(t, ...queued)
+      await world.handedOff('patient', outcomes.handed_off, 2)
+      const after = (await world.service('patient')).outcomes
+      t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
+      t.equal(after.handed_off - outcomes.handed_off, 2)
+      t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
+      const said = () =>
+        broker.program
+          .messages()
+          .filter(
+            ({ msg, backend }) =>
+              msg === 'backend broke the protocol and is cut off' && backend === peer.welcome.backend,
+          )
+      await eventually(() => said().length > 0, 'the broker says why')
+      t.match(said(), [{ code }], 'once')
+      peer.die()
+      await taken.ended
+      t.equal(taken.received, '', 'nobody else answers the client that it had taken')
+    })
   }
 
-  await scene('row 28: an ACK that comes twice is ignored the second time', async (t) => {
+  await scene('an ACK that comes twice is ignored the second time', async (t) => {
     const peer = await world.hostile(t, 'patient')
     for (const turn of [1, 2]) {
       const client = await world.client(t, 'patient')
@@ -261,7 +258,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal((await world.service('patient')).backends.length, 1, 'no violation')
   })
 
-  await scene('row 27: a NACK sends the client on, and an ACK behind it changes nothing', async (t) => {
+  await scene('a NACK sends the client on, and an ACK behind it changes nothing', async (t) => {
     const peer = await world.hostile(t, 'patient')
     const client = await world.client(t, 'patient')
     const [offer] = (await peer.offers(1)) as [Offer]
@@ -279,33 +276,30 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   })
 
   for (const silence of ['silent', 'partial', 'trickling'] as const) {
-    await scene(
-      `row 25: a ${silence} ACK meets the deadline all the same; row 28: late, it is ignored`,
-      async (t) => {
-        const earlier = (await world.service('prompt')).outcomes.handed_off
-        const peer = await world.hostile(t, 'prompt')
-        const client = await world.client(t, 'prompt')
-        const [offer] = (await peer.offers(1)) as [Offer]
-        await world.joinHonest('prompt')
-        const ack = encodeFrame({
-          type: 'ack',
-          acks: [{ sequence: offer.sequence, connection: offer.connection }],
-        })
-        const soon = { silent: 0, partial: 10, trickling: 20 }[silence]
-        for (const byte of ack.subarray(0, soon)) peer.wire.write(Buffer.from([byte]))
-        const { sequences } = await peer.wire.frame('revoke')
-        t.same(sequences, [offer.sequence])
-        await world.servedHonestly(t, client)
-        await world.handedOff('prompt', earlier, 1)
-        const before = (await world.service('prompt')).outcomes.handed_off
-        peer.wire.write(ack.subarray(soon))
-        await peer.probe()
-        const { outcomes, backends } = await world.service('prompt')
-        t.equal(outcomes.handed_off, before, 'it completes nothing')
-        t.equal(backends.length, 2, 'and is no violation')
-        t.same(peer.restOfLane(), { count: 0, ended: false }, 'the lane was read back')
-      },
-    )
+    await scene(`a ${silence} ACK meets the deadline all the same; late, it is ignored`, async (t) => {
+      const earlier = (await world.service('prompt')).outcomes.handed_off
+      const peer = await world.hostile(t, 'prompt')
+      const client = await world.client(t, 'prompt')
+      const [offer] = (await peer.offers(1)) as [Offer]
+      await world.joinHonest('prompt')
+      const ack = encodeFrame({
+        type: 'ack',
+        acks: [{ sequence: offer.sequence, connection: offer.connection }],
+      })
+      const soon = { silent: 0, partial: 10, trickling: 20 }[silence]
+      for (const byte of ack.subarray(0, soon)) peer.wire.write(Buffer.from([byte]))
+      const { sequences } = await peer.wire.frame('revoke')
+      t.same(sequences, [offer.sequence])
+      await world.servedHonestly(t, client)
+      await world.handedOff('prompt', earlier, 1)
+      const before = (await world.service('prompt')).outcomes.handed_off
+      peer.wire.write(ack.subarray(soon))
+      await peer.probe()
+      const { outcomes, backends } = await world.service('prompt')
+      t.equal(outcomes.handed_off, before, 'it completes nothing')
+      t.equal(backends.length, 2, 'and is no violation')
+      t.same(peer.restOfLane(), { count: 0, ended: false }, 'the lane was read back')
+    })
   }
 
   /** One client whose descriptor the hostile backend took and never answered for, past the deadline. */
@@ -328,7 +322,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   }
 
   await scene(
-    'row 27: a descriptor taken and not answered for is offered to nobody else; a late ACK settles it',
+    'a descriptor taken and not answered for is offered to nobody else; a late ACK settles it',
     async (t) => {
       const { peer, client, offer, taken } = await stuck(t)
       peer.ack(offer)
@@ -339,20 +333,20 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await scene('row 27: a late NACK settles it, and the client goes on', async (t) => {
+  await scene('a late NACK settles it, and the client goes on', async (t) => {
     const { peer, client, offer, taken } = await stuck(t)
     taken?.fd.close()
     peer.nack(offer)
     await world.servedHonestly(t, client)
   })
 
-  await scene('row 27: the end of control settles it, and the client goes on', async (t) => {
+  await scene('the end of control settles it, and the client goes on', async (t) => {
     const { peer, client } = await stuck(t)
     peer.die()
     await world.servedHonestly(t, client)
   })
 
-  await scene('row 30: of more than maxStuck the oldest is relinquished, and counted', async (t) => {
+  await scene('of more than maxStuck the oldest is relinquished, and counted', async (t) => {
     const peer = await world.hostile(t, 'bounded')
     const [oldest, youngest] = (await world.clients(t, 'bounded', 2)) as [Client, Client]
     const offers = (await peer.offers(2)) as [Offer, Offer]
@@ -378,22 +372,19 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal(oldest.received, '')
   })
 
-  await scene(
-    'row 27: taken, and control closed without an ACK: the client goes to the honest one',
-    async (t) => {
-      const peer = await world.hostile(t, 'patient')
-      const clients = await world.clients(t, 'patient', 3)
-      await peer.offers(3)
-      peer.take(1)
-      await world.joinHonest('patient')
-      const gone = await world.failures('patient', 'BackendGone')
-      peer.die()
-      await world.servedHonestly(t, ...clients)
-      t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
-    },
-  )
+  await scene('taken, and control closed without an ACK: the client goes to the honest one', async (t) => {
+    const peer = await world.hostile(t, 'patient')
+    const clients = await world.clients(t, 'patient', 3)
+    await peer.offers(3)
+    peer.take(1)
+    await world.joinHonest('patient')
+    const gone = await world.failures('patient', 'BackendGone')
+    peer.die()
+    await world.servedHonestly(t, ...clients)
+    t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
+  })
 
-  await scene('row 27: an ACK is its last word: the client is not offered again', async (t) => {
+  await scene('an ACK is its last word: the client is not offered again', async (t) => {
     const peer = await world.hostile(t, 'patient')
     const [first, second] = (await world.clients(t, 'patient', 2)) as [Client, Client]
     const offers = (await peer.offers(2)) as [Offer, Offer]
@@ -416,7 +407,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   })
 
   await scene(
-    'row 30: control that is never read is backed up: nothing is offered there, others are served',
+    'control that is never read is backed up: nothing is offered there, others are served',
     async (t) => {
       await world.joinHonest('robin')
       const peer = await world.hostile(t, 'robin')
@@ -440,7 +431,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await scene('row 22: a refused backend that goes on talking is not heard', async (t) => {
+  await scene('a refused backend that goes on talking is not heard', async (t) => {
     // More than the broker reads at once, and all there when it looks: what is behind comes when it has refused.
     const skipped = Buffer.concat(
       Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
@@ -457,7 +448,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   })
 
   await scene(
-    'row 25: a HELLO that trickles is a HELLO, one that never comes or stays partial is cut after 5 s',
+    'a HELLO that trickles is a HELLO, one that never comes or stays partial is cut after 5 s',
     async (t) => {
       const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
       await peer.probe()
@@ -474,7 +465,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await t.test('row 23: no token is in a log, a metric, an error or an answer of the API', async (t) => {
+  await t.test('no token is in a log, a metric, an error or an answer of the API', async (t) => {
     const answers = await Promise.all(
       ['/metrics', '/api/v1/status', '/api/v1/services/patient', '/api/v1/services/none', '/readyz'].map(
         async (path) => (await fetch(`${broker.admin}${path}`)).text(),

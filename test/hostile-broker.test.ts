@@ -78,7 +78,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
       t.pass('its descriptors are as many as before')
     })
 
-  await bad('row 24: a token that is not the one of the offer is a TokenMismatch, at tokenTtl', async (t) => {
+  await bad('a token that is not the one of the offer is a TokenMismatch, at tokenTtl', async (t) => {
     const client = new PassedClient(t)
     const offer = peer.offer()
     const other = peer.offer().token
@@ -92,7 +92,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     await untouched(t, client)
   })
 
-  await bad('row 19: after a wrong token the pending one stays intact', async (t) => {
+  await bad('after a wrong token the pending one stays intact', async (t) => {
     const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
     const offer = patient(peer)
     const other = peer.offer().token
@@ -107,35 +107,32 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     right.leave()
   })
 
-  await bad(
-    'row 20: a token works once, whether only its descriptor or its OFFER too comes again',
-    async (t) => {
-      const first = new PassedClient(t)
-      const offer = patient(peer)
-      peer.post(offer.token, first.fd)
-      peer.ring(offer)
-      await peer.acked(offer)
-      for (const offered of ['once', 'twice']) {
-        const again = offered === 'once' ? [] : [{ ...patient(peer), token: offer.token }]
-        const replayed = new PassedClient(t)
-        const fair = patient(peer)
-        const beside = new PassedClient(t)
-        const refused = peer.nacks.length
-        peer.post(offer.token, replayed.fd)
-        peer.post(fair.token, beside.fd)
-        peer.ring(...again, fair)
-        await eventually(() => peer.nacks.length > refused, 'the replay is refused')
-        t.same(peer.nacks.slice(refused), ['TokenNotPending'])
-        await untouched(t, replayed)
-        t.equal(await beside.servedBy(), pid)
-        beside.leave()
-      }
-      t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
-      first.leave()
-    },
-  )
+  await bad('a token works once, whether only its descriptor or its OFFER too comes again', async (t) => {
+    const first = new PassedClient(t)
+    const offer = patient(peer)
+    peer.post(offer.token, first.fd)
+    peer.ring(offer)
+    await peer.acked(offer)
+    for (const offered of ['once', 'twice']) {
+      const again = offered === 'once' ? [] : [{ ...patient(peer), token: offer.token }]
+      const replayed = new PassedClient(t)
+      const fair = patient(peer)
+      const beside = new PassedClient(t)
+      const refused = peer.nacks.length
+      peer.post(offer.token, replayed.fd)
+      peer.post(fair.token, beside.fd)
+      peer.ring(...again, fair)
+      await eventually(() => peer.nacks.length > refused, 'the replay is refused')
+      t.same(peer.nacks.slice(refused), ['TokenNotPending'])
+      await untouched(t, replayed)
+      t.equal(await beside.servedBy(), pid)
+      beside.leave()
+    }
+    t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
+    first.leave()
+  })
 
-  await bad('row 21: a token past its deadline is TokenExpired, told apart from a mismatch', async (t) => {
+  await bad('a token past its deadline is TokenExpired, told apart from a mismatch', async (t) => {
     const client = new PassedClient(t)
     const offer = peer.offer({ deadline: process.hrtime.bigint() - 1n })
     peer.post(offer.token, client.fd)
@@ -147,7 +144,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
 
   for (const length of [1, 15, 17, 64]) {
     await bad(
-      `row 22: a token of ${length} bytes is TokenInvalidLength, and the pending one stays intact`,
+      `a token of ${length} bytes is TokenInvalidLength, and the pending one stays intact`,
       async (t) => {
         const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
         const offer = patient(peer)
@@ -165,7 +162,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     )
   }
 
-  await bad('row 22: a descriptor with no token at all is TokenMissing', async (t) => {
+  await bad('a descriptor with no token at all is TokenMissing', async (t) => {
     const client = new PassedClient(t)
     // Our own transport refuses to send an empty message; the kernel does not.
     const script = [
@@ -193,7 +190,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     ['two descriptors', 2],
     ['200 descriptors', 200],
   ] as const) {
-    await bad(`row 24: a right token with ${name} is ControlTruncated`, async (t) => {
+    await bad(`a right token with ${name} is ControlTruncated`, async (t) => {
       const clients = [new PassedClient(t), new PassedClient(t)]
       const offer = patient(peer)
       peer.post(offer.token, ...Array.from({ length: count }, (_, index) => clients[index % 2]?.fd ?? -1))
@@ -204,7 +201,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     })
   }
 
-  await bad('row 18: an OFFER whose descriptor never comes is dropped without a word', async (t) => {
+  await bad('an OFFER whose descriptor never comes is dropped without a word', async (t) => {
     const refused = peer.nacks.length
     peer.ring(peer.offer(), peer.offer())
     await honest(t, peer, pid)
@@ -214,7 +211,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   })
 
   await bad(
-    'row 28: a revoked offer is forgotten; its descriptor, should it come after all, is refused',
+    'a revoked offer is forgotten; its descriptor, should it come after all, is refused',
     async (t) => {
       const refused = peer.nacks.length
       const offer = patient(peer)
@@ -233,29 +230,26 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   // A time longer than the way from one sweep to the next: a sweep within it must leave alone what is parked.
   const longer = 1.2 * SWEEP
   const other = await startBackend(t, broker, { tokenTtl: longer })
-  await t.test(
-    'row 18: a descriptor without OFFER is parked, and refused at tokenTtl, not before',
-    async (t) => {
-      const client = new PassedClient(t)
-      const { token } = other.peer.offer()
-      const before = openDescriptors(other.program.pid)
-      const sent = performance.now()
-      other.peer.post(token, client.fd)
-      await honest(t, other.peer, other.program.pid)
-      await other.peer.laneEmpty()
-      const { reason, sequence, at } = await other.peer.nacked(token)
-      t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
-      t.ok(at - sent >= longer, `parked for ${at - sent} ms`)
-      t.ok(at - sent < longer + 2 * SWEEP + starts(1), 'and not for ever')
-      await untouched(t, client)
-      await eventually(
-        () => openDescriptors(other.program.pid) === before,
-        'its descriptors are as many as before',
-      )
-    },
-  )
+  await t.test('a descriptor without OFFER is parked, and refused at tokenTtl, not before', async (t) => {
+    const client = new PassedClient(t)
+    const { token } = other.peer.offer()
+    const before = openDescriptors(other.program.pid)
+    const sent = performance.now()
+    other.peer.post(token, client.fd)
+    await honest(t, other.peer, other.program.pid)
+    await other.peer.laneEmpty()
+    const { reason, sequence, at } = await other.peer.nacked(token)
+    t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
+    t.ok(at - sent >= longer, `parked for ${at - sent} ms`)
+    t.ok(at - sent < longer + 2 * SWEEP + starts(1), 'and not for ever')
+    await untouched(t, client)
+    await eventually(
+      () => openDescriptors(other.program.pid) === before,
+      'its descriptors are as many as before',
+    )
+  })
 
-  await t.test("row 26: another backend's token is worth nothing here, and stays intact there", async (t) => {
+  await t.test("another backend's token is worth nothing here, and stays intact there", async (t) => {
     const refused = other.peer.nacks.length
     const [wrong, right] = [new PassedClient(t), new PassedClient(t)]
     const offer = patient(other.peer)
@@ -271,23 +265,20 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     t.equal(other.peer.nacks.length, refused, 'and nothing was refused there')
   })
 
-  await t.test(
-    'row 23: of all the tokens that were on the wire, none is in what the backend printed',
-    async (t) => {
-      program.kill('SIGTERM')
-      await program.exited
-      const printed = program.lines.join('\n')
-      t.match(printed, 'TokenMismatch', 'what it refused is there')
-      t.ok(peer.tokens.length > 20)
-      for (const token of peer.tokens) {
-        for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
-          const form = token.toString(encoding)
-          if (printed.toLowerCase().includes(form.toLowerCase())) t.fail(`a token as ${encoding}`)
-        }
-        if (printed.includes([...token].join(','))) t.fail('a token as a list')
+  await t.test('of all the tokens that were on the wire, none is in what the backend printed', async (t) => {
+    program.kill('SIGTERM')
+    await program.exited
+    const printed = program.lines.join('\n')
+    t.match(printed, 'TokenMismatch', 'what it refused is there')
+    t.ok(peer.tokens.length > 20)
+    for (const token of peer.tokens) {
+      for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
+        const form = token.toString(encoding)
+        if (printed.toLowerCase().includes(form.toLowerCase())) t.fail(`a token as ${encoding}`)
       }
-    },
-  )
+      if (printed.includes([...token].join(','))) t.fail('a token as a list')
+    }
+  })
 })
 
 /** Makes the backend write until the kernel takes no more: each probe is answered, and nobody reads. */
@@ -313,33 +304,29 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
   /** Says so, too: its line may come later than its answer. */
   const hasAdopted = (count: number) => eventually(() => heard('adopt') === count, `${count} are adopted`)
 
-  await t.test(
-    'row 18: ACK before touch, when the ACK can not reach the kernel',
-    { timeout: LIMIT },
-    async (t) => {
-      const { peer } = first
-      await backUp(peer, program)
-      const client = new PassedClient(t)
-      const offer = patient(peer)
-      peer.post(offer.token, client.fd)
-      peer.ring(offer)
-      await peer.laneEmpty()
-      // Its event loop has turned: an adoption would show.
-      await direct(program)
-      await direct(program)
-      t.ok(client.untouched, 'taken and verified, and not a byte read or written')
-      t.equal(heard('adopt'), 0)
-      peer.wire.read()
-      await peer.acked(offer)
-      t.equal(await client.servedBy(), program.pid, 'adopted once the ACK could go')
-      await hasAdopted(1)
-      client.leave()
-      peer.die()
-    },
-  )
+  await t.test('ACK before touch, when the ACK can not reach the kernel', { timeout: LIMIT }, async (t) => {
+    const { peer } = first
+    await backUp(peer, program)
+    const client = new PassedClient(t)
+    const offer = patient(peer)
+    peer.post(offer.token, client.fd)
+    peer.ring(offer)
+    await peer.laneEmpty()
+    // Its event loop has turned: an adoption would show.
+    await direct(program)
+    await direct(program)
+    t.ok(client.untouched, 'taken and verified, and not a byte read or written')
+    t.equal(heard('adopt'), 0)
+    peer.wire.read()
+    await peer.acked(offer)
+    t.equal(await client.servedBy(), program.pid, 'adopted once the ACK could go')
+    await hasAdopted(1)
+    client.leave()
+    peer.die()
+  })
 
   await t.test(
-    'row 27: control ends with the ACK undelivered, and the lane stays open',
+    'control ends with the ACK undelivered, and the lane stays open',
     { timeout: LIMIT },
     async (t) => {
       const backedUp = async (t: Test, tokenTtl: number) => {
@@ -379,7 +366,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
   )
 
   await t.test(
-    'row 27: a broker that dies leaves what is on the lane, with its OFFER, to the backend',
+    'a broker that dies leaves what is on the lane, with its OFFER, to the backend',
     { timeout: LIMIT },
     async (t) => {
       const peer = await broker.registered({ tokenTtl: MINUTES })

@@ -27,8 +27,10 @@ void t.test('every link of the pages leads to a file, and to a heading of it', a
   t.pass('all of them')
 })
 
-void t.test('every page of docs is in its list, and every guide in that of the guides', async (t) => {
-  for (const list of ['docs/README.md', 'docs/guides/README.md']) {
+void t.test('every page of docs is in the list of its folder', async (t) => {
+  const lists = filesBelow('docs', 'README.md')
+  t.ok(lists.length >= 5)
+  for (const list of lists) {
     const folder = dirname(list)
     const pages = filesBelow(folder, '.md').filter((page) => page !== list && dirname(page) === folder)
     for (const page of pages)
@@ -47,17 +49,19 @@ for (const [page, source, writer] of [
   })
 }
 
-void t.test('security.md names tests that there are', async (t) => {
-  const named = [...read('docs/security.md').matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
-  t.ok(named.length > 20)
-  for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
-})
+for (const page of ['docs/explanation/security.md', 'docs/internals/promises.md']) {
+  void t.test(`every test that ${page} names exists`, async (t) => {
+    const named = [...read(page).matchAll(/`([\w/.-]+\.test\.ts)`: "([^"]+)"/g)]
+    t.ok(named.length > 20)
+    for (const [, file = '', title = ''] of named) t.ok(read(file).includes(title), `${file}: ${title}`)
+  })
+}
 
-void t.test('what operations.md says is logged, is', async (t) => {
+void t.test('what failures.md says is logged, is', async (t) => {
   const sources = filesBelow('packages', '.ts').filter((file) => file.includes('/src/'))
   const text = sources.map(read).join('\n')
-  const section = /^## What you see when something goes wrong\n([^]*?)\n\n`baton status`/m
-  const [, table = ''] = section.exec(read('docs/operations.md')) ?? []
+  const section = /^## Failures\n([^]*?)\n## /m
+  const [, table = ''] = section.exec(read('docs/reference/failures.md')) ?? []
   const logged = [...table.matchAll(/^\| [^|]+ \| ([^|]*) \|/gm)]
     .flatMap(([, cell = '']) => [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code))
     // Members of the line, and messages whose end differs from time to time.
@@ -85,7 +89,7 @@ void t.test('master.md has every message of the channel, and no other', async (t
 })
 
 void t.test('admin.md has every route, step, outcome and kind of change, and no other', async (t) => {
-  const page = read('docs/admin.md')
+  const page = read('docs/reference/admin.md')
   const broker = (file: string) => read(`packages/broker/src/${file}`)
   const routes = [
     ...broker('worker/admin/routes.ts').matchAll(/app\.(get|post)(?:<\w+>)?\(\s*'([^']+)'/g),
@@ -126,4 +130,17 @@ void t.test("master.md has every command of the operator's protocol, and no othe
   const [, list = ''] = /!\[([^\]]*)\]\.includes\(command\)/.exec(source) ?? []
   const obeyed = [...`${[...source.matchAll(/case '\w+'/g)].join(' ')} ${list}`.matchAll(/'(\w+)'/g)]
   t.same(new Set(named), new Set(obeyed.map(([, command]) => command)))
+})
+
+void t.test('pages name what acts, in words that readers know', async (t) => {
+  const avoided = /\b(?:nobody|somebody|everybody|whom|anew|can not|any more|in the place of|so long)\b/gi
+  for (const page of allPages()) {
+    const byHand = read(page)
+      .replaceAll(/^```[^]*?^```$/gm, '')
+      // Held to the schema and to the command.
+      .replaceAll(/<!-- (?:keys|help)[^]*?<!-- (?:help: )?end -->/g, '')
+      // Titles of tests.
+      .replaceAll(/"[^"\n]*"/g, '')
+    t.same(byHand.match(avoided) ?? [], [], page)
+  }
 })

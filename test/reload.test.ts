@@ -81,7 +81,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   const born = startOf(pid)
   const backend = await startBackend(t, broker)
 
-  await t.test('row 38: a session that leaves does not stop its reload', async (t) => {
+  await t.test('a session that leaves does not stop its reload', async (t) => {
     scene.begin('slow-check')
     const early = await openSession(t, broker)
     early.send('reload\n')
@@ -134,7 +134,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   session.send('reload\n')
   await scene.reached('slow-check')
   await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
-  await t.test('row 36: a reader may look, and nothing else', onlyAsRoot, async (t) => {
+  await t.test('a reader may look, and nothing else', onlyAsRoot, async (t) => {
     t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
     t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
     t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
@@ -145,7 +145,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     )
     t.equal(await onlyWorker(t, broker), before)
   })
-  await t.test('row 40: a second reload during one that is not to wait is refused by name', async (t) => {
+  await t.test('a second reload during one that is not to wait is refused by name', async (t) => {
     const refused = { success: false, log: ['a reload is going on'] }
     t.same(parseAnswer(await say(t, broker, 'reload no-wait')), refused)
     t.same(await askAdmin(broker, '/api/v1/reload?wait=false', 'POST'), [409, JSON.stringify(refused)])
@@ -171,12 +171,12 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   await logs(broker, 'reload waits', waited + 3)
   scene.begin('slow-master')
   scene.end('slow-check')
-  await t.test('row 32: other sessions are cut', async (t) => {
+  await t.test('other sessions are cut', async (t) => {
     t.equal(await other.ended, 'end')
     t.equal(other.received, '> ', 'without a word')
   })
   await scene.reached('slow-master')
-  await t.test('row 33: while there is no program the session waits in the kernel', async (t) => {
+  await t.test('while there is no program the session waits in the kernel', async (t) => {
     const crossing = sessionInodes(broker)
     t.equal(crossing.length, 2, 'with the one that waits behind it')
     t.ok(
@@ -201,35 +201,29 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(logged(broker, 'reload refused'), 0)
   })
   scene.end('patient-master')
-  await t.test(
-    'row 31: the session that asked survives, and hears the answer from the same process',
-    async (t) => {
-      t.equal(startOf(pid), born)
-      const status = await masterStatus(t, broker)
-      t.match(status.master, { pid, reloads: 5, busy: null })
-      t.not(await onlyWorker(t, broker), before, 'another worker')
-      t.equal(await servedBy(t, broker), backend.pid)
-    },
-  )
-  await t.test('row 34: it is a new context: the prompt is gone, and with the answer it is over', (t) => {
+  await t.test('the session that asked survives, and hears the answer from the same process', async (t) => {
+    t.equal(startOf(pid), born)
+    const status = await masterStatus(t, broker)
+    t.match(status.master, { pid, reloads: 5, busy: null })
+    t.not(await onlyWorker(t, broker), before, 'another worker')
+    t.equal(await servedBy(t, broker), backend.pid)
+  })
+  await t.test('it is a new context: the prompt is gone, and with the answer it is over', (t) => {
     t.match(text, /^> Success=1\n--\n/)
     t.notMatch(text.slice(2), /^> /m)
     t.end()
   })
-  await t.test(
-    'row 40: the answer is Success=1, a line of dashes, and what the new program has logged',
-    (t) => {
-      const { success, log } = parseAnswer(text.slice(2))
-      t.equal(success, true)
-      const lines = log.map((line) => JSON.parse(line) as Record<string, unknown>)
-      t.ok(lines.every((line) => line['pid'] === pid))
-      t.match(
-        lines.map(({ msg }) => msg),
-        ['program replaced, reload goes on', 'reloaded'],
-      )
-      t.end()
-    },
-  )
+  await t.test('the answer is Success=1, a line of dashes, and what the new program has logged', (t) => {
+    const { success, log } = parseAnswer(text.slice(2))
+    t.equal(success, true)
+    const lines = log.map((line) => JSON.parse(line) as Record<string, unknown>)
+    t.ok(lines.every((line) => line['pid'] === pid))
+    t.match(
+      lines.map(({ msg }) => msg),
+      ['program replaced, reload goes on', 'reloaded'],
+    )
+    t.end()
+  })
 
   await t.test('all of them are counted', async (t) => {
     const { master } = await masterStatus(t, broker)
@@ -276,7 +270,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
 })
 
 void t.test(
-  'row 39: a start that cannot open what it needs says so and ends with 1',
+  'a start that cannot open what it needs says so and ends with 1',
   { timeout: LIMIT },
   async (t) => {
     const start = async (t: Test, listeners: object[], limit?: number): Promise<string> => {

@@ -1,5 +1,5 @@
 // One of several servers is stuck in a busy loop while new connections come on schedule. A client is counted apart if the stuck
-// process had taken its connection before the loop began: nobody else may touch that.
+// process had taken its connection before the loop began: no other process may touch it.
 import { join } from 'node:path'
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { startBroker } from '../broker.mjs'
@@ -74,7 +74,7 @@ export async function measure({ rounds, size, leaveOut }) {
     sections: [
       comparison({
         title: 'One of four backends stuck, worst wait',
-        note: `In a busy loop for ${situation.busy / 1000} s, under ${situation.rate} new connections/s on schedule. Clients whose connection it had taken before are not counted: nobody else may touch those. Baton's \`ackDeadline\` is ${ACK_DEADLINE} ms, its default.`,
+        note: `In a busy loop for ${situation.busy / 1000} s, under ${situation.rate} new connections/s on schedule. Clients whose connection it had already taken are not counted: no other process may touch those. Baton's \`ackDeadline\` is ${ACK_DEADLINE} ms, its default.`,
         unit: 'ms',
         samples,
         metric: 'worst',

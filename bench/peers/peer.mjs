@@ -58,7 +58,7 @@ export async function startApps({ count = 1, mode, bodyBytes, env = {} }) {
 export const appEnvironment = (bodyBytes) =>
   bodyBytes === undefined ? {} : { BODY_BYTES: String(bodyBytes) }
 
-/** Resolves once somebody listens. @param {number} port */
+/** Resolves once a process listens. @param {number} port */
 export async function listening(port) {
   const deadline = performance.now() + PATIENCE
   for (;;) {

@@ -1,4 +1,4 @@
-// Processes that share a port by SO_REUSEPORT: the kernel spreads the connections, and nobody stands in front.
+// Processes that share a port by SO_REUSEPORT: the kernel spreads the connections, with nothing in front.
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { freePort } from '../scratch.mjs'

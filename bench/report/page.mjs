@@ -1,4 +1,4 @@
-// The part of docs/performance.md that a run writes. What stands outside the markers is people's.
+// The part of docs/explanation/performance.md that a run writes. The rest of the page is written by hand.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { machine, versions } from './machine.mjs'
 import { markdownTable } from './table.mjs'

@@ -1,4 +1,4 @@
-"""The frames of docs/protocol.md that a backend sends and receives: bytes to Python values and back."""
+"""The frames of docs/reference/protocol.md that a backend sends and receives: bytes to Python values and back."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""One registration with one broker: a control connection, a lane, and the tokens between them (docs/protocol.md)."""
+"""One registration with one broker: a control connection, a lane, and the tokens between them (docs/reference/protocol.md)."""
 
 import array
 import os

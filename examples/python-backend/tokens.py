@@ -1,4 +1,4 @@
-"""Which descriptor belongs to which offer: the matching rules of docs/protocol.md, with no I/O.
+"""Which descriptor belongs to which offer: the matching rules of docs/reference/protocol.md, with no I/O.
 
 A token comes twice, in an OFFER and beside a descriptor, and either may be read first. The ledger closes nothing: each
 descriptor that goes in comes out in exactly one verdict, and whoever gets the verdict owns it.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import frames
 
-# A lane holds 278 messages with default buffers; a broker in good order can not have more than that parked.
+# A lane holds 278 messages with default buffers; a correct broker cannot have more than that parked.
 MAX_PARKED = 512
 
 
@@ -92,7 +92,7 @@ class Ledger:
         return refused
 
     def end(self) -> list[Verdict]:
-        """No OFFER can come any more."""
+        """No further OFFER can arrive."""
         self._waiting.clear()
         parked, self._parked = self._parked, []
         return [_refuse(0, frames.TOKEN_NOT_PENDING, each.token, [each.fd]) for each in parked]

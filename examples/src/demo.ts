@@ -148,7 +148,7 @@ async function stop(code: number): Promise<void> {
   clearTimeout(late)
 }
 
-/** `wanted` when nobody listens there, else a port of the kernel's choice. */
+/** `wanted` if that port is free, else a port that the kernel chooses. */
 async function freePort(wanted: number): Promise<number> {
   const server = createServer()
   server.listen(wanted, '127.0.0.1')

@@ -15,5 +15,5 @@ const backend = createBackend()
 backend.attach(server)
 await backend.ready()
 
-// Nobody but the client knows when such a session is over, so it may go on until the deadline, and is cut then.
+// Only the client knows when such a session is over, so it may continue until the deadline, and is then cut.
 process.once('SIGTERM', () => void backend.drain({ deadline: '60s' }))

@@ -6,12 +6,12 @@ import { BlockList, isIPv4, type Socket } from 'node:net'
 import { createBackend } from '@baton/backend-sdk'
 import { decodeProxyHeader } from '@baton/backend-sdk/protocol'
 
-/** Whoever sends the header says who the client is, so only balancers may: anybody else is cut off. */
+/** The header states who the client is, so only balancers may send it: other connections are cut off. */
 const balancers = new BlockList()
 for (const address of (process.env['BALANCERS'] ?? '127.0.0.1').split(','))
   balancers.addAddress(address, isIPv4(address) ? 'ipv4' : 'ipv6')
 
-/** A balancer sends it at once; who does not is no balancer. */
+/** A balancer sends it immediately; a connection without it is not from one. */
 const HEADER_WITHIN = 3000
 
 const server = createServer((request, response) => {
@@ -48,14 +48,14 @@ async function takeHeader(socket: Socket): Promise<void> {
     const decoded = decodeProxyHeader(read)
     if (decoded === undefined) continue
     const { header, length } = decoded
-    // LOCAL: the balancer's own check, which is about itself.
+    // LOCAL: the balancer's own health check.
     if (header.addresses !== undefined) show(socket, header.addresses)
     if (read.length > length) socket.unshift(read.subarray(length))
     return
   }
 }
 
-/** As if the client had dialled here: frameworks read these two. */
+/** As if the client had connected directly: frameworks read these two. */
 function show(
   socket: Socket,
   { source, sourcePort }: { readonly source: string; readonly sourcePort: number },

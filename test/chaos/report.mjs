@@ -3,7 +3,7 @@ import { release } from 'node:os'
 import { join } from 'node:path'
 import { FAULT_KINDS } from './schedule.mjs'
 
-const page = join(import.meta.dirname, '../../docs/reliability.md')
+const page = join(import.meta.dirname, '../../docs/explanation/reliability.md')
 const BEGIN = '<!-- chaos: begin -->'
 const END = '<!-- chaos: end -->'
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A backend that dials more often than docs/protocol.md asks for, to show what that costs a broker.
+"""A backend that dials more often than docs/reference/protocol.md asks for, to show what that costs a broker.
 
     python3 literal-backend.py CONTROL.SOCK SERVICE [--deaf]
 

@@ -107,7 +107,9 @@ void t.test('a run writes between the markers of the page, and nowhere else', as
   for (const bad of ['', `${END}\n${BEGIN}`, `${page}${page}`, BEGIN]) {
     t.throws(() => withMeasured(bad, 'new'), /the page must have/)
   }
-  t.doesNotThrow(() => withMeasured(readFileSync(join(root, 'docs/performance.md'), 'utf8'), 'new'))
+  t.doesNotThrow(() =>
+    withMeasured(readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8'), 'new'),
+  )
 })
 
 /** Whatever a run starts inherits its environment, this folder in it. */
@@ -131,7 +133,7 @@ void t.test(
   { timeout: LIMIT },
   async (t) => {
     const raw = join(temporaryFolder(t), 'raw.json')
-    const before = readFileSync(join(root, 'docs/performance.md'), 'utf8')
+    const before = readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8')
     const temporary = temporaryFolder(t)
     const args = [join(root, 'bench/run.mjs'), ...SMALL_RUN, '--json', raw]
     const run = new Program(t, process.execPath, args, { env: { TMPDIR: temporary } })
@@ -140,7 +142,7 @@ void t.test(
     t.match(text, /^\| Baton +\| +[\d,]+ \|/m)
     t.match(text, /^\| cluster +\| +[\d,]+ \|.* at least 1.3, stretch 1.5 \| (not )?met/m)
     t.match(text, /^nothing is written|; nothing is written/m)
-    t.equal(readFileSync(join(root, 'docs/performance.md'), 'utf8'), before)
+    t.equal(readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8'), before)
     const { measures } = JSON.parse(readFileSync(raw, 'utf8'))
     for (const peer of ['Baton', 'cluster']) {
       t.equal(measures.connections[peer].length, 2, `${peer} in both rounds`)

@@ -41,15 +41,38 @@ function servesBothWays(t: Test, tour: Tour): void {
 }
 
 const guides: readonly Guide[] = [
-  { page: 'docs/guides/fastify.md', seen: servesBothWays },
-  { page: 'docs/guides/express.md', seen: servesBothWays },
   {
-    page: 'docs/guides/nestjs.md',
+    page: 'docs/tutorial/first-deploy.md',
+    async seen(t, tour) {
+      const looking = tour.lines('terminal-3')
+      const [before, after] = looking.flatMap((line) => /^Hello from (\d+)$/.exec(line)?.[1] ?? [])
+      t.ok(before)
+      t.ok(after)
+      t.not(after, before, 'the new process answers after the deploy')
+      for (const [slot, pid] of [
+        ['web-1', before],
+        ['web-2', after],
+      ])
+        t.ok(
+          looking.some((line) => new RegExp(`^web/${slot} +ready .*\\b${pid}\\b`).test(line)),
+          `status shows ${slot}`,
+        )
+      t.ok(looking.includes('baton_connections_total{service="web",outcome="handed_off"} 1'))
+      t.ok(looking.some((line) => line.startsWith('web/web-1: draining 1 backend')))
+      t.ok(looking.includes('reloaded'))
+      await tour.prompt('terminal-2')
+      t.pass('the drained process has ended by itself')
+    },
+  },
+  { page: 'docs/how-to/fastify.md', seen: servesBothWays },
+  { page: 'docs/how-to/express.md', seen: servesBothWays },
+  {
+    page: 'docs/how-to/nestjs.md',
     files: { 'dist/main.js': 'test/apps/nest.mjs' },
     seen: servesBothWays,
   },
   {
-    page: 'docs/guides/socket-io.md',
+    page: 'docs/how-to/socket-io.md',
     async seen(t, tour) {
       const client = tour.lines('terminal-4')
       const heard = () => client.flatMap((line) => /^process (\d+) heard hello$/.exec(line)?.[1] ?? [])
@@ -66,7 +89,7 @@ const guides: readonly Guide[] = [
     },
   },
   {
-    page: 'docs/guides/tls.md',
+    page: 'docs/how-to/tls.md',
     seen(t, tour) {
       const answers = tour.lines('terminal-2')
       t.match(answers[0], /^HTTP\/2\.0 from process \d+\. You are (?:127\.0\.0\.1|::1):\d+\.$/)
@@ -74,7 +97,7 @@ const guides: readonly Guide[] = [
     },
   },
   {
-    page: 'docs/guides/several-hosts.md',
+    page: 'docs/how-to/several-hosts.md',
     needs: 'haproxy',
     seen(t, tour) {
       const text = tour.lines('terminal-2').join('\n')

@@ -113,7 +113,9 @@ void t.test('every alert fires in a test, does not in another, and is in the doc
     t.match(labels.severity, /^(critical|warning)$/)
     t.match(Object.keys(annotations), ['summary', 'description'])
   }
-  const documented = [...read('docs/operations.md').matchAll(/^\| `(Baton\w+)` \|/gm)].map(([, name]) => name)
+  const documented = [...read('docs/how-to/alerts.md').matchAll(/^\| `(Baton\w+)` \|/gm)].map(
+    ([, name]) => name,
+  )
   t.same(
     documented,
     rules.map(({ alert }) => alert),

@@ -49,7 +49,7 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
 const RELOADS = Number(process.env['RELOADS'] ?? 4)
 
 void t.test(
-  `row 35, row 37: the pair survives ${RELOADS} reloads; no request fails, and no descriptor stays behind`,
+  `the pair survives ${RELOADS} reloads; no request fails, and no descriptor stays behind`,
   { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)

@@ -9,12 +9,13 @@ import { Program } from './process.ts'
 /** The pages whose terminals are typed: by `test/slow/readme.test.ts`, and by `test/slow/guides.test.ts`. */
 export const TOURS = [
   'README.md',
-  'docs/guides/fastify.md',
-  'docs/guides/express.md',
-  'docs/guides/nestjs.md',
-  'docs/guides/socket-io.md',
-  'docs/guides/tls.md',
-  'docs/guides/several-hosts.md',
+  'docs/tutorial/first-deploy.md',
+  'docs/how-to/fastify.md',
+  'docs/how-to/express.md',
+  'docs/how-to/nestjs.md',
+  'docs/how-to/socket-io.md',
+  'docs/how-to/tls.md',
+  'docs/how-to/several-hosts.md',
 ]
 
 /** The ports that pages name; each tour has others in their place. */

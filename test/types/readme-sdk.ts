@@ -8,8 +8,8 @@ const server = createServer((request, response) => {
 })
 
 const backend = createBackend({ service: 'web', version: '1.2.0', weight: 1 })
-backend.attach(server) // in the place of server.listen(); both may be had
-backend.on('disconnected', () => console.log('no broker for now, adopted connections go on'))
+backend.attach(server) // instead of server.listen(); you can also do both
+backend.on('disconnected', () => console.log('no broker for now, adopted connections continue'))
 
 await backend.ready({ signal: AbortSignal.timeout(10_000) }) // registered; without a broker it waits
 process.once('SIGTERM', () => void backend.drain({ deadline: '30s' }))

@@ -31,7 +31,7 @@ export interface BackendLane {
 export function openBackendLane(fd: OwnedFd): BackendLane {
   const arena = new ReceiveBatch(LANE_BATCH, TOKEN_LENGTH + 1)
   return {
-    // Rule: NEVER_PEEK (docs/model)
+    // Rule: NEVER_PEEK (docs/internals/model)
     take: (max) => arena.receiveViews(fd.fd, max),
     discard: (descriptor) => close(descriptor),
     get ended() {

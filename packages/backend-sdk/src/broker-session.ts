@@ -129,7 +129,7 @@ export class BrokerSession {
     this.#clock.clear(this.#tick)
     // An ACK that still waits for the kernel must not follow the descriptor that it speaks for.
     const ackQueued = this.#unacked.length > 0
-    // Rule: BACKEND_LETS_GO_FIRST (docs/model)
+    // Rule: BACKEND_LETS_GO_FIRST (docs/internals/model)
     this.#dropUnadopted()
     if (ackQueued) return this.#control.cutOff()
     this.#control.finish()
@@ -236,7 +236,7 @@ export class BrokerSession {
         fds: [fd],
       })
     }
-    // Rule: NACK_AFTER_CLOSE (docs/model)
+    // Rule: NACK_AFTER_CLOSE (docs/internals/model)
     // Closed first: NACK says that this process holds no copy any more.
     this.#discard(refused)
     if (refused.length > 0) {
@@ -261,7 +261,7 @@ export class BrokerSession {
         if (error === undefined) this.#adopt(accepted.length)
       },
     )
-    // Rule: ACK_BEFORE_TOUCH (docs/model)
+    // Rule: ACK_BEFORE_TOUCH (docs/internals/model)
     if (taken) this.#adopt(accepted.length)
   }
 
@@ -333,7 +333,7 @@ export class BrokerSession {
       this.#adopt(this.#unacked.length)
       this.#closeTransport()
     }
-    // Rule: LANE_EOF (docs/model)
+    // Rule: LANE_EOF (docs/internals/model)
     if (this.#lane.ended) return finish()
 
     const unwatch = this.#lane.whenEnded(() => {

@@ -15,7 +15,7 @@ export const messages = {
   BATON_ERR_LANE_MISSING: 'the answer to the registration did not carry exactly one descriptor',
 } as const
 
-/** Stable codes of `BackendError`; docs/errors.md has cause and remedy of each. */
+/** Stable codes of `BackendError`; docs/reference/errors.md has cause and remedy of each. */
 export type BackendErrorCode = keyof typeof messages
 
 /** An error that the SDK raises by itself. */

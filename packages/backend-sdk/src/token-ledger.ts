@@ -89,7 +89,7 @@ export class TokenLedger<D = number> {
 
     // Descriptors come in the order of their offers, so the first comparison is nearly always the right one; the offers it
     // skips are those that were revoked.
-    // Rule: TOKEN_MATCH (docs/model)
+    // Rule: TOKEN_MATCH (docs/internals/model)
     const offer = this.#waiting.takeFirst(({ token }) => timingSafeEqual(token, bytes))
     const [fd] = fds
     if (fds.length !== 1 || fd === undefined || arrival.controlTruncated) {

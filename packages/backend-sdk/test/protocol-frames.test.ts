@@ -319,7 +319,7 @@ void t.test('a frame over its limit throws; a batch over it goes as several fram
   t.throws(() => encodeBatch({ type: 'revoke', sequences: [0] }), { code: 'BATON_ERR_FRAME_NOT_ENCODABLE' })
 })
 
-void t.test('row 23: a token or a secret is not in what a decoded frame or an error prints', async (t) => {
+void t.test('a token or a secret is not in what a decoded frame or an error prints', async (t) => {
   const token = Buffer.from('0123456789abcdef')
   const traces = /0123456789|30 31 32|48,49,50|3031/
   t.match(shown({ token }), traces, 'an unsealed token would be seen')

@@ -13,7 +13,7 @@ import {
   ulidToBytes,
 } from '../src/protocol/index.ts'
 
-const page = readFileSync(new URL('../../../docs/protocol.md', import.meta.url), 'utf8')
+const page = readFileSync(new URL('../../../docs/reference/protocol.md', import.meta.url), 'utf8')
 const errors = readFileSync(new URL('../src/protocol/errors.ts', import.meta.url), 'utf8')
 
 /** The cells of each table row that starts with something that `first` matches. */

@@ -28,7 +28,7 @@ function reasonOf(verdict: Verdict | undefined): string {
 }
 
 void t.test(
-  'row 18: a descriptor is accepted when its token is that of an offer, whichever is read first',
+  'a descriptor is accepted when its token is that of an offer, whichever is read first',
   async (t) => {
     const ledger = new TokenLedger(TTL)
     const first = offer(1)
@@ -45,41 +45,38 @@ void t.test(
   },
 )
 
-void t.test(
-  'row 19, row 24: a wrong token is refused at tokenTtl, and the pending token stays intact',
-  async (t) => {
-    const ledger = new TokenLedger(TTL)
-    const honest = offer(1)
-    const wrong = randomBytes(16)
-    ledger.offered(honest, 0n)
-    t.equal(reasonOf(ledger.arrived(arrival(wrong, [8]), 1n)), 'parked')
-    t.same(ledger.expire(TTL), [], 'not before its time')
-    t.equal(
-      reasonOf(ledger.arrived(arrival(honest.token), TTL - 1n)),
-      'accept',
-      'the pending token was not consumed',
-    )
+void t.test('a wrong token is refused at tokenTtl, and the pending token stays intact', async (t) => {
+  const ledger = new TokenLedger(TTL)
+  const honest = offer(1)
+  const wrong = randomBytes(16)
+  ledger.offered(honest, 0n)
+  t.equal(reasonOf(ledger.arrived(arrival(wrong, [8]), 1n)), 'parked')
+  t.same(ledger.expire(TTL), [], 'not before its time')
+  t.equal(
+    reasonOf(ledger.arrived(arrival(honest.token), TTL - 1n)),
+    'accept',
+    'the pending token was not consumed',
+  )
 
-    const robbed = offer(2, undefined, 2n * TTL)
-    ledger.offered(robbed, TTL)
-    const [first, ...others] = ledger.expire(1n + TTL)
-    t.match(
-      first,
-      { sequence: 0, reason: 'TokenNotPending', token: wrong, fds: [8] },
-      'no offer waited all that time',
-    )
-    t.equal(others.length, 0)
+  const robbed = offer(2, undefined, 2n * TTL)
+  ledger.offered(robbed, TTL)
+  const [first, ...others] = ledger.expire(1n + TTL)
+  t.match(
+    first,
+    { sequence: 0, reason: 'TokenNotPending', token: wrong, fds: [8] },
+    'no offer waited all that time',
+  )
+  t.equal(others.length, 0)
 
-    ledger.arrived(arrival(wrong, [9]), TTL + 2n)
-    t.match(
-      ledger.expire(2n * TTL + 2n),
-      [{ reason: 'TokenMismatch', fds: [9] }],
-      'an offer waited in vain beside it',
-    )
-  },
-)
+  ledger.arrived(arrival(wrong, [9]), TTL + 2n)
+  t.match(
+    ledger.expire(2n * TTL + 2n),
+    [{ reason: 'TokenMismatch', fds: [9] }],
+    'an offer waited in vain beside it',
+  )
+})
 
-void t.test('row 20: a token works once; a replay is refused at once', async (t) => {
+void t.test('a token works once; a replay is refused at once', async (t) => {
   const ledger = new TokenLedger(TTL)
   const once = offer(1)
   ledger.offered(once, 0n)
@@ -89,7 +86,7 @@ void t.test('row 20: a token works once; a replay is refused at once', async (t)
   t.equal(ledger.waiting, 0, 'an offer with a spent token waits for nothing')
 })
 
-void t.test('row 21: a token expires, and expiry is told apart from mismatch', async (t) => {
+void t.test('a token expires, and expiry is told apart from mismatch', async (t) => {
   const ledger = new TokenLedger(TTL)
   const late = offer(1)
   ledger.offered(late, 0n)
@@ -106,7 +103,7 @@ void t.test('row 21: a token expires, and expiry is told apart from mismatch', a
   t.equal(ledger.waiting, 0, 'dropped without a word in the end')
 })
 
-void t.test('row 22: a token of wrong length and a missing one have their own errors', async (t) => {
+void t.test('a token of wrong length and a missing one have their own errors', async (t) => {
   const ledger = new TokenLedger(TTL)
   for (const length of [1, 15, 17]) {
     const verdict = ledger.arrived(arrival(randomBytes(length), [8]), 0n)
@@ -153,7 +150,7 @@ void t.test('REVOKE: the offer is forgotten, and descriptors behind it still fin
   t.equal(reasonOf(ledger.arrived(arrival(second.token), 1n)), 'accept')
 })
 
-void t.test('row 30: what can be parked is bounded', async (t) => {
+void t.test('what can be parked is bounded', async (t) => {
   const ledger = new TokenLedger(TTL)
   const reasons = Array.from({ length: 600 }, (_, fd) =>
     reasonOf(ledger.arrived(arrival(randomBytes(16), [fd]), 0n)),

@@ -1,4 +1,4 @@
-// The admin API, as docs/operations.md has it. Addresses are relative: behind a proxy the page may have a prefix.
+// The admin API, as docs/reference/admin.md has it. Addresses are relative: behind a proxy the page may have a prefix.
 
 /** Kept here alone: it is gone with the page, and no script of another origin can read it. */
 let token = ''

@@ -243,7 +243,7 @@ void t.test('the page of the server itself, and every name of loopback, may ask'
   }
 })
 
-void t.test('row 23: a token opens everything but health and readiness, and is shown nowhere', async (t) => {
+void t.test('a token opens everything but health and readiness, and is shown nowhere', async (t) => {
   const { ask, state, logged } = await serve(t, { token: 'open-sesame' })
   t.equal((await ask({ path: '/healthz' })).status, 200)
   t.equal((await ask({ path: '/readyz?x=1' })).status, 200)

@@ -381,7 +381,7 @@ void t.test('the JSON reader agrees with JSON.parse and tells where it does not'
   t.match(parseJson('{a: 1}'), { ok: false, column: 2, message: 'expected a key in double quotes, got "a"' })
 })
 
-void t.test('row 23: a secret shows itself nowhere', async (t) => {
+void t.test('a secret shows itself nowhere', async (t) => {
   const secret = new Secret('hunter2')
   t.equal(secret.reveal(), 'hunter2')
   for (const shown of [

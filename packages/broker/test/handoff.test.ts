@@ -43,20 +43,17 @@ void t.test('tokens: 16 bytes each, no two alike, one not a view that a later on
   )
 })
 
-void t.test(
-  'row 26: an ACK with a wrong echo, or for another connection, does not settle this one',
-  async (t) => {
-    const ledger = new OfferLedger()
-    const [mine, other] = [connection(), connection()]
-    const first = ledger.open(mine, createToken(), 500)
-    ledger.open(other, createToken(), 500)
-    t.equal(ledger.acked(first.sequence, other.id), 'never-made', 'the echo of another connection')
-    t.equal(ledger.acked(first.sequence, randomBytes(16)), 'never-made')
-    t.equal(ledger.size, 2, 'both are open still')
-    t.equal(ledger.acked(first.sequence, mine.id), first)
-    t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
-  },
-)
+void t.test('an ACK with a wrong echo, or for another connection, does not settle this one', async (t) => {
+  const ledger = new OfferLedger()
+  const [mine, other] = [connection(), connection()]
+  const first = ledger.open(mine, createToken(), 500)
+  ledger.open(other, createToken(), 500)
+  t.equal(ledger.acked(first.sequence, other.id), 'never-made', 'the echo of another connection')
+  t.equal(ledger.acked(first.sequence, randomBytes(16)), 'never-made')
+  t.equal(ledger.size, 2, 'both are open still')
+  t.equal(ledger.acked(first.sequence, mine.id), first)
+  t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
+})
 
 void t.test(
   'the first late ACK of an offer that was given up is told apart from its repetitions',
@@ -81,7 +78,7 @@ void t.test(
   },
 )
 
-void t.test('row 28: a late ACK is ignored and counted: its offer is settled', async (t) => {
+void t.test('a late ACK is ignored and counted: its offer is settled', async (t) => {
   const ledger = new OfferLedger()
   const client = connection()
   const offer = ledger.open(client, createToken(), 500)
@@ -92,7 +89,7 @@ void t.test('row 28: a late ACK is ignored and counted: its offer is settled', a
 })
 
 void t.test(
-  'row 27: what was taken is nobody else’s until an answer or the end; over the bound the oldest goes',
+  'what was taken is nobody else’s until an answer or the end; over the bound the oldest goes',
   async (t) => {
     const ledger = new OfferLedger()
     const offers = Array.from({ length: 4 }, (_, index) =>
@@ -152,7 +149,7 @@ void t.test('a lane that ends says that nobody but the backend can read it any m
   ])
 })
 
-void t.test('row 16: each failure has its decision, and metrics know each', async (t) => {
+void t.test('each failure has its decision, and metrics know each', async (t) => {
   const table: Record<FailureCode, [counts: boolean, next: string]> = {
     UnsupportedPlatform: [false, 'reconnect'],
     PermissionDenied: [true, 'next-backend'],
@@ -183,7 +180,7 @@ void t.test('row 16: each failure has its decision, and metrics know each', asyn
   for (const reason of NACK_REASONS) t.ok(reason in table, reason)
 })
 
-void t.test('rows 9 to 12: errno to failure', async (t) => {
+void t.test('each errno is the failure that it stands for', async (t) => {
   const cases: [errno: number, code: FailureCode][] = [
     [1, 'PermissionDenied'],
     [2, 'BackendSocketUnavailable'],
@@ -207,25 +204,22 @@ void t.test('rows 9 to 12: errno to failure', async (t) => {
   t.match(failureOf(new NativeError('sendmsg', 22, {}), '/run/x', 7), { code: 'SendFailed', errno: 22 })
 })
 
-void t.test(
-  'row 29: eight failures in 30 s suppress attempts for 30 s; a success resets the count',
-  async (t) => {
-    const limit = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
-    for (let at = 0; at < 7; at++) limit.failed(at * 1000)
-    t.equal(limit.retryAfter(7000), 0)
-    limit.succeeded()
-    for (let at = 8; at < 15; at++) limit.failed(at * 1000)
-    t.equal(limit.retryAfter(15_000), 0, 'the count began anew')
-    limit.failed(15_000)
-    t.equal(limit.retryAfter(15_000), 30_000)
-    t.equal(limit.retryAfter(44_000), 1000)
-    t.equal(limit.retryAfter(45_000), 0)
+void t.test('eight failures in 30 s suppress attempts for 30 s; a success resets the count', async (t) => {
+  const limit = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
+  for (let at = 0; at < 7; at++) limit.failed(at * 1000)
+  t.equal(limit.retryAfter(7000), 0)
+  limit.succeeded()
+  for (let at = 8; at < 15; at++) limit.failed(at * 1000)
+  t.equal(limit.retryAfter(15_000), 0, 'the count began anew')
+  limit.failed(15_000)
+  t.equal(limit.retryAfter(15_000), 30_000)
+  t.equal(limit.retryAfter(44_000), 1000)
+  t.equal(limit.retryAfter(45_000), 0)
 
-    const slow = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
-    for (let at = 0; at < 20; at++) slow.failed(at * 5000)
-    t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
-  },
-)
+  const slow = new FailureLimit({ failures: 8, window: 30_000, pause: 30_000 })
+  for (let at = 0; at < 20; at++) slow.failed(at * 5000)
+  t.equal(slow.retryAfter(100_000), 0, 'never eight within 30 s')
+})
 
 void t.test(
   'a backend is unresponsive after three unanswered probes or a missed deadline, until it answers a later one',

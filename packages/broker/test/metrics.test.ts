@@ -73,37 +73,40 @@ void t.test('each instance has a registry of its own', async (t) => {
   t.same(await samples(other, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
 })
 
-void t.test('docs/metrics.md and the registry have the same metrics, types and labels', async (t) => {
-  const page = readFileSync(new URL('../../../docs/metrics.md', import.meta.url), 'utf8')
-  const documented = [...page.matchAll(/^\| `([a-z_0-9]+)` \| (\w+) \|([^|]*)\| /gm)].map(
-    ([, name, type, labels]) => ({
-      name,
-      type,
-      labels: [...(labels ?? '').matchAll(/`(\w+)`/g)].map(([, label]) => label),
-    }),
-  )
-  const metrics = fresh()
-  metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 0)
-  const text = await metrics.text(await new Counters().snapshots())
-  const registered = new Map(
-    [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]),
-  )
-  t.equal(documented.length, registered.size)
-  t.same(new Set(documented.map(({ name }) => name)), new Set(registered.keys()))
-  for (const { name = '', type, labels } of documented) {
-    t.equal(type, registered.get(name), `type of ${name}`)
-    if (!name.startsWith('baton_')) continue
-    const sample = new RegExp(`^${name}(?:_count)?\\{(.*)\\} `, 'm').exec(text)?.[1] ?? ''
-    t.same(
-      [...sample.matchAll(/(\w+)="/g)].map(([, label]) => label),
-      labels,
-      `labels of ${name}`,
+void t.test(
+  'docs/reference/metrics.md and the registry have the same metrics, types and labels',
+  async (t) => {
+    const page = readFileSync(new URL('../../../docs/reference/metrics.md', import.meta.url), 'utf8')
+    const documented = [...page.matchAll(/^\| `([a-z_0-9]+)` \| (\w+) \|([^|]*)\| /gm)].map(
+      ([, name, type, labels]) => ({
+        name,
+        type,
+        labels: [...(labels ?? '').matchAll(/`(\w+)`/g)].map(([, label]) => label),
+      }),
     )
-  }
-  t.match(text, /^# HELP baton_/m)
-  t.notMatch(text, /^# TYPE \S+_total gauge$/m, 'promtool refuses a gauge with the name of a counter')
-  t.match(metrics.contentType, 'text/plain; version=0.0.4')
-})
+    const metrics = fresh()
+    metrics.backendConnections.set({ service: 'web', backend: 'web-1' }, 0)
+    const text = await metrics.text(await new Counters().snapshots())
+    const registered = new Map(
+      [...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]),
+    )
+    t.equal(documented.length, registered.size)
+    t.same(new Set(documented.map(({ name }) => name)), new Set(registered.keys()))
+    for (const { name = '', type, labels } of documented) {
+      t.equal(type, registered.get(name), `type of ${name}`)
+      if (!name.startsWith('baton_')) continue
+      const sample = new RegExp(`^${name}(?:_count)?\\{(.*)\\} `, 'm').exec(text)?.[1] ?? ''
+      t.same(
+        [...sample.matchAll(/(\w+)="/g)].map(([, label]) => label),
+        labels,
+        `labels of ${name}`,
+      )
+    }
+    t.match(text, /^# HELP baton_/m)
+    t.notMatch(text, /^# TYPE \S+_total gauge$/m, 'promtool refuses a gauge with the name of a counter')
+    t.match(metrics.contentType, 'text/plain; version=0.0.4')
+  },
+)
 
 void t.test('what is rendered for many is rendered once, after the last of them asked', async (t) => {
   const runs: { started: number; finish: (error?: Error) => void }[] = []

@@ -38,7 +38,7 @@ if (SEED !== undefined) {
   })
 } else {
   void t.test(
-    'row 27: in no schedule has a client two owners, is one offered again without proof, lost, overtaken or left over',
+    'in no schedule has a client two owners, is one offered again without proof, lost, overtaken or left over',
     { timeout: LIMIT + starts(SEEDS / 100) },
     async (t) => {
       const seen = new Map<string, number>()

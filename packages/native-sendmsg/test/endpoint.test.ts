@@ -21,14 +21,14 @@ function endpoints(t: Test): [Endpoint, Endpoint] {
   return pair
 }
 
-void t.test('row 41: a connected pair, both ends CLOEXEC', async (t) => {
+void t.test('a connected pair, both ends CLOEXEC', async (t) => {
   const [a, b] = endpoints(t)
   t.not(a.fd, b.fd)
   t.ok(isCloseOnExec(a.fd))
   t.ok(isCloseOnExec(b.fd))
 })
 
-void t.test('row 43: a nonblocking receive on an empty endpoint is EAGAIN', async (t) => {
+void t.test('a nonblocking receive on an empty endpoint is EAGAIN', async (t) => {
   const [a, b] = endpoints(t)
   t.equal(
     codeOf(() => a.recvFdNonblock()),
@@ -40,7 +40,7 @@ void t.test('row 43: a nonblocking receive on an empty endpoint is EAGAIN', asyn
   )
 })
 
-void t.test('row 42: what arrives is the same open file, both ways', { timeout: LIMIT }, async (t) => {
+void t.test('what arrives is the same open file, both ways', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const ends = socketpair('stream')
   closing(t, ...ends)
@@ -54,7 +54,7 @@ void t.test('row 42: what arrives is the same open file, both ways', { timeout: 
   t.ok(isCloseOnExec(first.fd))
 })
 
-void t.test('row 42: waiting receives are served in order', { timeout: LIMIT }, async (t) => {
+void t.test('waiting receives are served in order', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const ends = socketpair('stream')
   closing(t, ...ends)
@@ -71,7 +71,7 @@ void t.test('row 42: waiting receives are served in order', { timeout: LIMIT }, 
 })
 
 void t.test(
-  'row 44: shutdown unblocks waiting receives on both ends and closes nothing',
+  'shutdown unblocks waiting receives on both ends and closes nothing',
   { timeout: LIMIT },
   async (t) => {
     const [a, b] = endpoints(t)
@@ -96,30 +96,27 @@ void t.test(
   },
 )
 
-void t.test('row 44: shutdown of one end unblocks the other', { timeout: LIMIT }, async (t) => {
+void t.test('shutdown of one end unblocks the other', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const waiting = b.recvFd()
   a.shutdown()
   await t.rejects(waiting, { code: 'BATON_ERR_UNEXPECTED_END' })
 })
 
-void t.test(
-  'row 45: each wrong message has an error of its own, and what it carried is closed',
-  async (t) => {
-    const [a, b] = endpoints(t)
-    const before = openDescriptors()
-    const receive = (): string => codeOf(() => b.recvFdNonblock())
-    sendMessage(a.fd, { bytes: Buffer.from([0]) })
-    t.equal(receive(), 'BATON_ERR_NO_DESCRIPTOR')
-    sendMessage(a.fd, { bytes: Buffer.from([0]), fds: [a.fd, b.fd] })
-    t.equal(receive(), 'BATON_ERR_CONTROL_INVALID', 'two descriptors')
-    t.equal(openDescriptors(), before)
-    a.destroy()
-    t.equal(receive(), 'BATON_ERR_UNEXPECTED_END')
-  },
-)
+void t.test('each wrong message has an error of its own, and what it carried is closed', async (t) => {
+  const [a, b] = endpoints(t)
+  const before = openDescriptors()
+  const receive = (): string => codeOf(() => b.recvFdNonblock())
+  sendMessage(a.fd, { bytes: Buffer.from([0]) })
+  t.equal(receive(), 'BATON_ERR_NO_DESCRIPTOR')
+  sendMessage(a.fd, { bytes: Buffer.from([0]), fds: [a.fd, b.fd] })
+  t.equal(receive(), 'BATON_ERR_CONTROL_INVALID', 'two descriptors')
+  t.equal(openDescriptors(), before)
+  a.destroy()
+  t.equal(receive(), 'BATON_ERR_UNEXPECTED_END')
+})
 
-void t.test('row 46: destroy releases, and a second one hits no stranger', { timeout: LIMIT }, async (t) => {
+void t.test('destroy releases, and a second one hits no stranger', { timeout: LIMIT }, async (t) => {
   const before = openDescriptors()
   const [a, b] = Endpoint.pair()
   const { fd } = a
@@ -137,7 +134,7 @@ void t.test('row 46: destroy releases, and a second one hits no stranger', { tim
   t.equal(openDescriptors(), before)
 })
 
-void t.test('row 46: destroy ends a receive that waits', { timeout: LIMIT }, async (t) => {
+void t.test('destroy ends a receive that waits', { timeout: LIMIT }, async (t) => {
   const [a, b] = Endpoint.pair()
   const waiting = a.recvFd()
   a.destroy()
@@ -188,7 +185,7 @@ async function hear(poller: Poller, { channel }: Introduced): Promise<IncomingMe
 }
 
 void t.test(
-  'row 47: a pair to a child works both ways, and its unused ends are closed',
+  'a pair to a child works both ways, and its unused ends are closed',
   { timeout: LIMIT },
   async (t) => {
     const poller = new Poller()
@@ -205,7 +202,7 @@ void t.test(
 )
 
 void t.test(
-  'row 48: messages with and without descriptors are told apart by their first byte',
+  'messages with and without descriptors are told apart by their first byte',
   { timeout: LIMIT },
   async (t) => {
     const poller = new Poller()
@@ -234,27 +231,23 @@ void t.test(
   },
 )
 
-void t.test(
-  'row 49: a parent introduces two children, and they talk directly',
-  { timeout: LIMIT },
-  async (t) => {
-    const poller = new Poller()
-    t.teardown(() => poller.close())
-    const [first, second] = [start(t), start(t)]
-    const exits = [ended(first.child), ended(second.child)]
-    const [left, right] = socketpair('seqpacket')
-    say(first, 'L', '', left.fd)
-    say(second, 'L', '', right.fd)
-    left.close()
-    right.close()
-    say(first, 'S', 'from the first')
-    t.equal((await hear(poller, second)).bytes.toString(), 'Rfrom the first')
-    say(second, 'S', 'from the second')
-    t.equal((await hear(poller, first)).bytes.toString(), 'Rfrom the second')
-    say(first, 'Q', '')
-    t.match(await exits[0], { code: 0 })
-    t.equal((await hear(poller, second)).bytes.toString(), 'R', 'the second sees the end of the first')
-    say(second, 'Q', '')
-    t.match(await exits[1], { code: 0 })
-  },
-)
+void t.test('a parent introduces two children, and they talk directly', { timeout: LIMIT }, async (t) => {
+  const poller = new Poller()
+  t.teardown(() => poller.close())
+  const [first, second] = [start(t), start(t)]
+  const exits = [ended(first.child), ended(second.child)]
+  const [left, right] = socketpair('seqpacket')
+  say(first, 'L', '', left.fd)
+  say(second, 'L', '', right.fd)
+  left.close()
+  right.close()
+  say(first, 'S', 'from the first')
+  t.equal((await hear(poller, second)).bytes.toString(), 'Rfrom the first')
+  say(second, 'S', 'from the second')
+  t.equal((await hear(poller, first)).bytes.toString(), 'Rfrom the second')
+  say(first, 'Q', '')
+  t.match(await exits[0], { code: 0 })
+  t.equal((await hear(poller, second)).bytes.toString(), 'R', 'the second sees the end of the first')
+  say(second, 'Q', '')
+  t.match(await exits[1], { code: 0 })
+})

@@ -64,7 +64,7 @@ function closeOnExecFlags(): Record<string, boolean | string> {
 }
 
 void t.test(
-  'row 33: a session waits in a socketpair during exec, and is received and answered afterwards',
+  'a session waits in a socketpair during exec, and is received and answered afterwards',
   { timeout: LIMIT },
   async (t) => {
     const { pid, answer, waiting } = await session(t, 1)
@@ -74,7 +74,7 @@ void t.test(
 )
 
 void t.test(
-  `row 35: the pair survives ${EXECS} execs, found again through the environment, and no descriptor is left over`,
+  `the pair survives ${EXECS} execs, found again through the environment, and no descriptor is left over`,
   { timeout: LIMIT },
   async (t) => {
     const { pid, answer, waiting } = await session(t, EXECS)

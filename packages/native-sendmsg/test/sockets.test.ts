@@ -417,7 +417,7 @@ void t.test('poll tells what holds without waiting', async (t) => {
 })
 
 void t.test(
-  'row 15: elsewhere the package imports, and each function is a typed error',
+  'elsewhere the package imports, and each function is a typed error',
   { timeout: LIMIT },
   async (t) => {
     t.equal(supported, true)

@@ -6,7 +6,7 @@ export const attachMessages = {
     'attach() takes a server of http, https, http2, tls or net (one that does not listen is enough)',
 } as const
 
-/** Stable codes of `AttachError`; docs/errors.md has cause and remedy of each. */
+/** Stable codes of `AttachError`; docs/reference/errors.md has cause and remedy of each. */
 export type AttachErrorCode = keyof typeof attachMessages
 
 /** `backend.attach()` was given something that it cannot take. */

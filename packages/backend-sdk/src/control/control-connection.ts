@@ -90,7 +90,7 @@ export class ControlConnection {
       if (!settled) onTaken?.(error ?? undefined)
     })
     // The length is 0 after EPIPE too, hence the second half.
-    // Rule: ACK_BEFORE_TOUCH (docs/model)
+    // Rule: ACK_BEFORE_TOUCH (docs/internals/model)
     settled = socket.writableLength === 0 && socket.errored === null
     return settled
   }
@@ -153,7 +153,7 @@ export class ControlConnection {
     let frames: readonly Frame[] = []
     if (!(this.#fault instanceof ProtocolError)) {
       try {
-        // Rule: READ_CONTROL_TO_END (docs/model)
+        // Rule: READ_CONTROL_TO_END (docs/internals/model)
         const { data, ended } = this.#stream.readToEnd(MAX_UNREAD)
         if (ended) by = 'peer'
         const last = this.#decode(data)

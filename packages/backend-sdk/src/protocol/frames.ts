@@ -1,6 +1,6 @@
 /**
  * What the two ends of a control connection say to each other: one interface for each frame.
- * `docs/protocol.md` gives the bytes. "SDK" below is whatever speaks the backend's half.
+ * `docs/reference/protocol.md` gives the bytes. "SDK" below is whatever speaks the backend's half.
  */
 
 /** The only protocol version so far. HELLO and WELCOME carry it; a broker answers another with REFUSED. */

@@ -8,13 +8,13 @@ export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
 const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_" and begins with a letter or digit'
 
 /**
- * Says what a key does and what happens at its limits, a sentence each. Editors show it, and docs/configuration.md is made of it
+ * Says what a key does and what happens at its limits, a sentence each. Editors show it, and docs/reference/configuration.md is made of it
  * (`npm run docs:configuration`).
  */
 const describe = <Schema extends z.ZodType>(schema: Schema, ...sentences: readonly string[]) =>
   schema.meta({ description: sentences.join(' ') })
 
-// What a kind of value is called, its title, is explained under "Kinds of values" in docs/configuration.md.
+// What a kind of value is called, its title, is explained under "Kinds of values" in docs/reference/configuration.md.
 const name = z.string().regex(NAME, NAME_EXPECTED).meta({ title: 'name' })
 const path = z.string().min(1).meta({ title: 'path' })
 const secretFile = z.string().min(1).nullable().default(null).meta({ title: 'secret file' })
@@ -227,7 +227,7 @@ const security = z.strictObject({
 })
 
 /**
- * `baton.json`. Its input side is what editors get as JSON Schema, and what docs/configuration.md is made of; its output side is
+ * `baton.json`. Its input side is what editors get as JSON Schema, and what docs/reference/configuration.md is made of; its output side is
  * what the rest of Baton reads.
  */
 export const schema = z

@@ -212,7 +212,7 @@ export class BackendLink implements Candidate {
   controlEnded(end: ControlEnd): void {
     if (this.#over) return
     // Whole frames at the very end count: an ACK there means that the connection was adopted before its owner died.
-    // Rule: READ_CONTROL_TO_END (docs/model)
+    // Rule: READ_CONTROL_TO_END (docs/internals/model)
     for (const frame of end.frames) if (frame.type === 'ack' || frame.type === 'nack') this.#handle(frame)
     if (this.#over) return
     const violation = end.error instanceof ProtocolError
@@ -368,7 +368,7 @@ export class BackendLink implements Candidate {
     const now = this.#os.now()
     const due = this.#ledger.nextDue()
     if (due === undefined || due > now) return
-    // Rule: REROUTE_ONLY_ON_PROOF, ACK_DEADLINE (docs/model)
+    // Rule: REROUTE_ONLY_ON_PROOF, ACK_DEADLINE (docs/internals/model)
     const revoked = this.#revoke(now)
     const taken = this.#ledger.noteTaken(now)
     this.#control.write({ type: 'heartbeat', id: this.eligibility.missed(now), reply: false })
@@ -415,7 +415,7 @@ export class BackendLink implements Candidate {
     this.#over = true
     this.eligibility.close()
     this.#os.clear(this.#ackTimer)
-    // Rule: BROKER_LETS_GO_FIRST, RETURN_AT_END (docs/model)
+    // Rule: BROKER_LETS_GO_FIRST, RETURN_AT_END (docs/internals/model)
     const { offers: back, whole } = this.#readLaneBack()
     const rest = this.#ledger.end()
     for (const offer of rest) {

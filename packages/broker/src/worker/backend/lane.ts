@@ -72,7 +72,7 @@ export class Lane implements HandoffLane {
 
   /** The receive end first: the end of the lane, as the backend sees it, says that nobody else can read it any more. */
   close(): void {
-    // Rule: LANE_EOF (docs/model)
+    // Rule: LANE_EOF (docs/internals/model)
     this.#receiveEnd.close()
     closeReachable(this.#sendEnd, true)
   }

@@ -75,7 +75,7 @@ export class OfferLedger {
   /** The offer that an ACK settles. An echo of another connection answers an offer that was never made. */
   acked(sequence: number, id: Buffer): OpenOffer | Unmatched {
     const offer = this.#open.get(sequence)
-    // Rule: LATE_ACK_IGNORED (docs/model)
+    // Rule: LATE_ACK_IGNORED (docs/internals/model)
     if (offer === undefined) return this.#unmatched(sequence)
     if (!offer.connection.id.equals(id)) return 'never-made'
     return this.#close(offer)

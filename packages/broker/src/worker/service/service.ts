@@ -374,7 +374,7 @@ export class Service implements LinkHost, UpstreamHost {
     const run = this.#runLength(ready.length)
     let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
-      // Rule: ASK_EACH_ONCE (docs/model)
+      // Rule: ASK_EACH_ONCE (docs/internals/model)
       const again = index % run !== 0 && connection.tried === undefined
       const chosen: HandoffCandidate | undefined =
         (again ? last : undefined) ?? this.#choose(ready, connection)
@@ -404,7 +404,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
     const { tried } = connection
-    // Rule: ASK_EACH_ONCE (docs/model)
+    // Rule: ASK_EACH_ONCE (docs/internals/model)
     const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
     return this.#balancer.choose(untried, balanceKey(this.config.balance, connection))
   }

@@ -1,0 +1,166 @@
+import { join } from 'node:path'
+import type { NackReason } from '@baton/backend-sdk/protocol'
+import { NACK_REASONS } from '@baton/backend-sdk/protocol'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { startBroker, unaccounted } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { FalseBackend, hello } from './support/false-backend.ts'
+import { LIMIT, starts } from './support/limits.ts'
+import { Program, root } from './support/process.ts'
+
+// A backend by hand makes each failure; the client must see nothing of it.
+
+/** Half a start of a broker: far longer than an honest backend needs, and short for one that never answers. */
+const ACK_DEADLINE = starts(0.05)
+/** No time of a service is up except where a test is about that. */
+const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m', failureLimit: { failures: 1000 } }
+const PROMPT = { ...PATIENT, ackDeadline: ACK_DEADLINE }
+
+/** Each is a service of its own: the failure, and what a backend by hand does with the one offer that it has. */
+const FAULTS: Record<string, [failure: string, act: (peer: FalseBackend) => void | Promise<void>]> = {
+  ...Object.fromEntries(
+    NACK_REASONS.map((reason) => [reason, [reason, (peer: FalseBackend) => refuse(peer, reason)]]),
+  ),
+  late: ['BackendAckTimeout', async ({ wire }) => void (await wire.frame('revoke'))],
+  babbles: ['ProtocolViolation', ({ wire }) => wire.write(Buffer.from([1, 0, 0, 0, 0x7f]))],
+  dies: ['BackendGone', (peer) => peer.die()],
+  'dies-with-it': [
+    'BackendGone',
+    (peer) => {
+      peer.take(1)
+      peer.die()
+    },
+  ],
+}
+
+function refuse(peer: FalseBackend, reason: NackReason): void {
+  const [offer] = peer.wire.all('offer').flatMap(({ offers }) => offers)
+  if (offer === undefined) throw new Error('nothing was offered')
+  for (const { fd } of peer.take(1)) fd.close()
+  const { sequence, token } = offer
+  peer.wire.write({ type: 'nack', nacks: [{ sequence, reason, token }] })
+}
+
+void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, async (t) => {
+  const services: Record<string, object> = {
+    // A client that waited may be offered to the faulty one again, which then lets the deadline pass.
+    ...Object.fromEntries(Object.keys(FAULTS).map((name) => [name, PROMPT])),
+    prompt: PROMPT,
+    relayed: { ...PROMPT, handoff: 'off' },
+    forbidden: { ...PATIENT, handoff: 'off', holdTimeout: '200ms' },
+  }
+  const broker = await startBroker(t, {
+    config: {
+      listeners: Object.keys(services).map((name) => ({
+        name,
+        listen: '127.0.0.1:0',
+        protocol: 'http',
+        service: name,
+      })),
+      services,
+    },
+  })
+  // An honest backend of each service, once it is told to join it.
+  const honest = new Program(t, process.execPath, [join(root, 'test/programs/service-backends.mjs')], {
+    env: { BATON_SOCKET: broker.control },
+  })
+  const register = (t: Test, name: string) => FalseBackend.register(t, broker.control, hello(name))
+  const ask = async (t: Test, name: string): Promise<Client> => {
+    const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(name) })
+    client.request()
+    return client
+  }
+  const failures = (name: string, reason: string) =>
+    broker.metric(`baton_handoff_failures_total{service="${name}",reason="${reason}"}`)
+
+  await t.test(
+    'no ACK by the deadline is BackendAckTimeout, and what was not taken goes on',
+    { timeout: LIMIT },
+    async (t) => {
+      const peer = await register(t, 'prompt')
+      const asked = performance.now()
+      const client = await ask(t, 'prompt')
+      const [offer] = await peer.offers(1)
+      honest.say('join prompt')
+      t.equal((await client.answer()).body, `${honest.pid}`)
+
+      t.same((await peer.wire.frame('revoke')).sequences, [offer?.sequence])
+      const waited = (peer.wire.frames.find(({ frame }) => frame.type === 'revoke')?.at ?? 0) - asked
+      t.ok(waited >= ACK_DEADLINE, `not before the deadline: ${Math.round(waited)} ms`)
+      t.equal(await failures('prompt', 'BackendAckTimeout'), 1)
+      t.equal(unaccounted(await broker.status()), 0)
+    },
+  )
+
+  await t.test('a relay without an ACK by the deadline goes on, too', { timeout: LIMIT }, async (t) => {
+    // An endpoint that takes the header and says nothing.
+    const silent = await startBackend(t, broker, 'http-backend.mjs', { service: 'relayed' })
+    silent.kill('SIGSTOP')
+    const client = await ask(t, 'relayed')
+    const relayed = ({ services }: Awaited<ReturnType<typeof broker.status>>) =>
+      services.find(({ name }) => name === 'relayed')
+    await broker.until((status) => relayed(status)?.inFlight === 1, 'the relay is offered')
+    honest.say('join relayed')
+    t.equal((await client.answer()).body, `${honest.pid}`)
+    t.equal(await failures('relayed', 'BackendAckTimeout'), 1)
+    silent.kill('SIGCONT')
+    const status = await broker.backends(2, 'relayed')
+    t.equal(relayed(status)?.outcomes.relayed, 1, 'it has one owner')
+    t.equal(unaccounted(status), 0)
+  })
+
+  await t.test(
+    'where policy forbids the handoff no attempt is made, and the reason is ServicePolicyDisabled',
+    { timeout: LIMIT },
+    async (t) => {
+      const peer = await register(t, 'forbidden')
+      const client = await ask(t, 'forbidden')
+      t.equal((await client.answer()).status, 503, 'none takes its bytes either')
+      const reason = 'ServicePolicyDisabled'
+      const held = `baton_fallbacks_total{service="forbidden",action="hold",reason="${reason}"}`
+      t.equal(await broker.metric(held), 1)
+      const attempts = /^baton_handoff_failures_total\{service="forbidden".* [1-9]/m
+      t.notMatch(await broker.metrics(), attempts, 'it counts as no attempt')
+      await peer.probe()
+      t.same(peer.restOfLane(), { count: 0, ended: false })
+      t.same(peer.wire.all('offer'), [])
+    },
+  )
+
+  await t.test(
+    'whatever goes wrong with a handoff, the client hears nothing of it and is served',
+    { timeout: LIMIT },
+    async (t) => {
+      const all = t
+      const waiting = new Map<string, Client>()
+      for (const [name, [failure, act]] of Object.entries(FAULTS)) {
+        await t.test(`${name}: ${failure}`, { timeout: LIMIT }, async (t) => {
+          const faulty = await register(all, name)
+          const client = await ask(all, name)
+          await faulty.offers(1)
+          await act(faulty)
+          await broker.until(
+            ({ services }) => services.find((service) => service.name === name)?.held === 1,
+            'its client waits for another one',
+          )
+          t.equal(await failures(name, failure), 1)
+          t.ok(client.open, 'no FIN and no RST')
+          t.equal(client.received, '', 'not a byte')
+          waiting.set(name, client)
+        })
+      }
+      for (const name of waiting.keys()) honest.say(`join ${name}`)
+      for (const [name, client] of waiting) {
+        t.equal((await client.answer()).body, `${honest.pid}`, `${name}: then it is served`)
+      }
+      t.equal(waiting.size, Object.keys(FAULTS).length)
+      const status = await broker.until(
+        ({ services }) =>
+          services.every(({ name, outcomes }) => !(name in FAULTS) || outcomes.handed_off === 1),
+        'each is handed off once',
+      )
+      t.equal(unaccounted(status), 0)
+    },
+  )
+})
