@@ -530,5 +530,7 @@ function welcomeBytes(): Buffer {
     heartbeatInterval: 1000,
     tokenTtl: 5000,
     ackDeadline: 500,
+    handBackWindow: null,
+    parkAfter: null,
   })
 }

@@ -102,6 +102,8 @@ export class Registered {
       heartbeatInterval: 1000,
       tokenTtl,
       ackDeadline: 500,
+      handBackWindow: null,
+      parkAfter: null,
     }
     sendMessage(wire.fd.fd, { bytes: encodeFrame(welcome), fds: [this.receiveEnd.fd] })
   }

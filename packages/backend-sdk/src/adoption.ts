@@ -2,14 +2,14 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import type { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import { close as closeFd } from '@baton/native-sendmsg'
-import type { Attachment } from './attach/index.ts'
+import { close as closeFd, dup } from '@baton/native-sendmsg'
+import type { Attachment, IdleConnection } from './attach/index.ts'
 import { ConnectionInfo } from './connection-info.ts'
 import { openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
-import type { Offer } from './protocol/index.ts'
+import { NO_KEEP_ALIVE_LIMIT, type Offer } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
-import type { Delivery } from './broker-session.ts'
+import type { Delivery, Departure } from './broker-session.ts'
 
 /** A socket that carries metadata, under the symbol of its backend. */
 interface Described {
@@ -18,6 +18,14 @@ interface Described {
 
 /** What is heard of each adoption, in the middle of it. */
 type AdoptionEvents = Pick<EventEmitter<{ adopt: [socket: Socket, connection: ConnectionInfo] }>, 'emit'>
+
+/** libuv's number of the descriptor below a socket; the `net.Socket` that Baton made of it has no public reader for it. */
+function descriptorOf(socket: Socket): number | undefined {
+  const handle: unknown = Reflect.get(socket, '_handle')
+  if (typeof handle !== 'object' || handle === null) return undefined
+  const fd: unknown = Reflect.get(handle, 'fd')
+  return typeof fd === 'number' && fd >= 0 ? fd : undefined
+}
 
 /**
  * From a descriptor, or a relay, to a socket that the server believes to have accepted, and that knows its connection.
@@ -53,6 +61,50 @@ export class Adoption {
     // A relay was paused behind its header; a descriptor's socket reads from the start.
     if (connection.via === 'relay') socket.resume()
     this.#events.emit('adopt', socket, connection)
+  }
+
+  /** Whether this connection came as a descriptor, so that it can leave as one. */
+  canLeave(socket: Socket): boolean {
+    const connection = this.connection(socket)
+    return connection?.via === 'handoff' && !connection.stays && !socket.destroyed
+  }
+
+  /**
+   * An idle connection that may leave: with a duplicate of its descriptor, which the caller owns.
+   *
+   * @throws {NativeError} EMFILE
+   */
+  departure({ socket, left }: IdleConnection): Departure | undefined {
+    const connection = this.connection(socket)
+    const fd = descriptorOf(socket)
+    if (connection === undefined || fd === undefined) return undefined
+    const { idBytes, listener, meta } = connection
+    const keepAlive = Number.isFinite(left) ? Math.max(1, Math.round(left)) : NO_KEEP_ALIVE_LIMIT
+    return {
+      fd: dup(fd),
+      described: { connection: idBytes, listener, meta },
+      keepAlive: Math.min(keepAlive, NO_KEEP_ALIVE_LIMIT),
+    }
+  }
+
+  /**
+   * This process touches the socket no more: its descriptor is closed without a word to the client (close(2), no
+   * shutdown(2)), and the connection lives on with the duplicate. The app's `close` listeners find `movedOn`.
+   */
+  letGo(socket: Socket): void {
+    const connection = this.connection(socket)
+    if (connection !== undefined) connection.movedOn = true
+    socket.destroy()
+  }
+
+  /** One that was handed back and is this process's again. Owns its descriptor. `stays`: it is not handed back again. */
+  adoptAgain(attachment: Attachment, { fd, described, keepAlive }: Departure, stays: boolean): void {
+    const connection = new ConnectionInfo({ ...described, kind: 'descriptor' }, this.#options.service)
+    connection.stays = stays
+    const socket = this.#open(fd.release(), attachment.allowHalfOpen, connection)
+    if (socket === undefined) return
+    ;(socket as Described & Socket)[this.#metadata] = connection
+    attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
   }
 
   /** What is known of a socket that was adopted; undefined for any other. */

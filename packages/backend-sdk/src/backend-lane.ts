@@ -7,6 +7,7 @@ import {
   poll,
   ReceiveBatch,
   type ReceivedMessage,
+  SendBatch,
   sharedPoller,
 } from '@baton/native-sendmsg'
 import { TOKEN_LENGTH } from './protocol/index.ts'
@@ -14,10 +15,16 @@ import { TOKEN_LENGTH } from './protocol/index.ts'
 /** As many lane messages are taken with one recvmmsg. */
 export const LANE_BATCH = 64
 
-/** The backend's end of its lane: descriptors come out of it, and nothing goes in. */
+/** The backend's end of its lane: descriptors come out of it, and go in when they are handed back. */
 export interface BackendLane {
   /** Takes up to `max` messages (at most `LANE_BATCH`), never waiting. The caller owns their descriptors; `bytes` are overwritten by the next. */
   take(max: number): { messages: ReceivedMessage[]; error?: NativeError }
+  /**
+   * Sends connections that are handed back, each with its token, never waiting. The caller keeps its descriptors.
+   *
+   * @returns how many went, from the front
+   */
+  handBack(connections: readonly { readonly bytes: Buffer; readonly fd: number }[]): number
   /** Closes a descriptor that came from here. */
   discard(fd: number): void
   /** The send end is closed: what is in the queue now is the last, and nobody can read it back. */
@@ -27,12 +34,15 @@ export interface BackendLane {
   close(): void
 }
 
+const sending = new SendBatch(LANE_BATCH, TOKEN_LENGTH)
+
 /** Owns `fd` from now on. */
 export function openBackendLane(fd: OwnedFd): BackendLane {
   const arena = new ReceiveBatch(LANE_BATCH, TOKEN_LENGTH + 1)
   return {
     // Rule: NEVER_PEEK (docs/internals/model)
     take: (max) => arena.receiveViews(fd.fd, max),
+    handBack: (connections) => sending.send(fd.fd, connections).sent,
     discard: (descriptor) => close(descriptor),
     get ended() {
       return (poll(fd.fd, 0) & POLLHUP) !== 0

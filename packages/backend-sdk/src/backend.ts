@@ -1,9 +1,10 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { Adoption } from './adoption.ts'
-import { type AttachableServer, type Attachment, attachServer } from './attach/index.ts'
+import { type AttachableServer, type Attachment, attachServer, type IdleConnection } from './attach/index.ts'
 import { Backoff } from './backoff.ts'
 import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
@@ -12,9 +13,9 @@ import { EventLoopLag } from './event-loop-lag.ts'
 import { isOrphaned, stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { takeInitialId } from './initial-id.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
-import { type HelloFrame, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
+import { type HelloFrame, HANDBACK_CAPABILITY, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
-import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
+import { openTransport, BrokerSession, type BrokerSessionHost, type Departure } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
 
 watchFromStart()
@@ -59,6 +60,13 @@ const MASTER_GONE = 'the master is gone'
 
 const DEFAULT_DRAIN_DEADLINE = 30_000
 
+/** How often idle connections are looked through for those to be parked, in ms: a quarter of `parkAfter` within these. */
+const MIN_PARKING_INTERVAL_MS = 50
+const MAX_PARKING_INTERVAL_MS = 1000
+
+/** Closed connections are reported to the broker within this time, in ms. */
+const CLOSED_DELAY_MS = 50
+
 /** setTimeout takes a 32-bit count; what is longer than 24 days is no deadline. */
 const MAX_TIMER_MS = 2 ** 31 - 1
 
@@ -90,6 +98,9 @@ export class Backend extends EventEmitter<BackendEvents> {
   #logged: string | undefined
   #relayProblemLogged = false
   #endsHere = false
+  #handBackScheduled = false
+  #parking: NodeJS.Timeout | undefined
+  #statsDue: NodeJS.Timeout | undefined
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
@@ -129,6 +140,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
     this.#attachment = attachServer(server, {
       onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
+      onIdle: () => this.#handBackSoon(),
+      onClosed: () => this.#noteClosed(),
     })
     this.#attachment.address = options.address
     if ('setSecureContext' in server) {
@@ -230,7 +243,9 @@ export class Backend extends EventEmitter<BackendEvents> {
    * connections would be worth keeping.
    */
   #closeIdle(): void {
-    if (!this.#endsHere || this.#state !== 'draining') return
+    if (this.#state !== 'draining') return
+    if (this.#receiver === undefined) this.#attachment?.shortenKeepAlive()
+    if (!this.#endsHere) return
     if (![...this.#sessions].some(({ open }) => open)) this.#attachment?.closeIdle()
   }
 
@@ -242,7 +257,8 @@ export class Backend extends EventEmitter<BackendEvents> {
       session.announceDrain(Number.isFinite(deadline) ? Math.round(deadline) : null, reason)
     process.nextTick(() => this.emit('drain', reason))
     const attachment = this.#attachment
-    attachment?.drain()
+    attachment?.drain((socket) => this.#handsBack(socket))
+    this.#handBack()
     const cut =
       deadline > MAX_TIMER_MS
         ? undefined
@@ -254,8 +270,11 @@ export class Backend extends EventEmitter<BackendEvents> {
             for (const session of this.#sessions) session.close()
             attachment?.destroyAll()
           }, deadline)
-    await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
-    await attachment?.whenEmpty()
+    // What the broker gives back is live here again.
+    do {
+      await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
+      await attachment?.whenEmpty()
+    } while ([...this.#sessions].some((session) => !session.isSettled))
     clearTimeout(cut)
     for (const session of this.#sessions) session.announceDrained()
     this.#shut()
@@ -269,6 +288,101 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#rejectWaiting(this.#stop.signal.reason)
     for (const session of this.#sessions) session.close()
     this.#lag.stop()
+    clearInterval(this.#parking)
+  }
+
+  /** The newest registration at which connections can be handed back. */
+  get #receiver(): BrokerSession | undefined {
+    return [...this.#sessions].findLast((session) => session.takesBack)
+  }
+
+  /** Whether this connection (undefined: any) leaves when it is idle. */
+  #handsBack(socket: Duplex | undefined): boolean {
+    if (this.#receiver === undefined) return false
+    return socket === undefined || this.#adoption.canLeave(socket as Socket)
+  }
+
+  /** Once for all answers that end in this turn of the event loop. */
+  #handBackSoon(): void {
+    if (this.#handBackScheduled || (this.#state !== 'draining' && this.#receiver?.welcome.parkAfter !== 0))
+      return
+    this.#handBackScheduled = true
+    setImmediate(() => {
+      this.#handBackScheduled = false
+      this.#handBack()
+    })
+  }
+
+  /**
+   * Hands back idle connections, as many as the window has room for; what is left goes when there is room again. Checking that a
+   * connection is idle and letting go of it are one step (M2).
+   */
+  #handBack(
+    isDue: (since: number) => boolean = (since) => this.#isDue(since),
+    most: number = Number.POSITIVE_INFINITY,
+  ): void {
+    const session = this.#receiver
+    const attachment = this.#attachment
+    if (session === undefined || attachment === undefined) return
+    let wanted = most
+    let due: IdleConnection[] | undefined
+    for (;;) {
+      const room = Math.min(session.handBackRoom, wanted)
+      if (room === 0) return
+      due ??= attachment.idle().filter(({ socket, since }) => isDue(since) && this.#adoption.canLeave(socket))
+      const chosen = due.splice(0, room)
+      if (chosen.length === 0) return
+      const sent = this.#handBackSome(session, chosen)
+      if (sent < chosen.length) return
+      wanted -= sent
+    }
+  }
+
+  /** @returns how many have left */
+  #handBackSome(session: BrokerSession, connections: readonly IdleConnection[]): number {
+    const departures: Departure[] = []
+    try {
+      for (const connection of connections) {
+        const departure = this.#adoption.departure(connection)
+        if (departure === undefined) break
+        departures.push(departure)
+      }
+    } catch (error) {
+      // Out of descriptors: these go later, or end as they would have.
+      this.#options.logger.warn({ error: error as Error }, 'connections could not be handed back')
+    }
+    const sent = session.handBack(departures, (index) =>
+      this.#adoption.letGo((connections[index] as IdleConnection).socket),
+    )
+    for (const { fd } of departures.slice(sent)) fd.close()
+    return sent
+  }
+
+  #isDue(since: number): boolean {
+    if (this.#state === 'draining') return true
+    const after = this.#receiver?.welcome.parkAfter ?? null
+    return after !== null && performance.now() - since >= after
+  }
+
+  /** With `parkAfter`, connections become due by time alone. */
+  #startParking(after: number | null): void {
+    clearInterval(this.#parking)
+    if (after === null || after === 0) return
+    this.#parking = setInterval(
+      () => this.#handBack(),
+      Math.min(MAX_PARKING_INTERVAL_MS, Math.max(MIN_PARKING_INTERVAL_MS, after / 4)),
+    )
+    this.#parking.unref()
+  }
+
+  /** The broker counts what is live here: it hears of closed connections soon, once for many. */
+  #noteClosed(): void {
+    if (this.#statsDue !== undefined) return
+    this.#statsDue = setTimeout(() => {
+      this.#statsDue = undefined
+      for (const session of this.#sessions) session.sendStats()
+    }, CLOSED_DELAY_MS)
+    this.#statsDue.unref()
   }
 
   /** Dials for as long as the backend lives: at first, after a broker's death, and when a broker hands over to another. */
@@ -312,7 +426,8 @@ export class Backend extends EventEmitter<BackendEvents> {
       throw error
     }
     this.#sessions.add(session)
-    const { backend: id, slot } = session.welcome
+    const { backend: id, slot, parkAfter } = session.welcome
+    this.#startParking(parkAfter)
     this.#id = id
     this.#slot = slot
     this.#state = 'registered'
@@ -337,6 +452,13 @@ export class Backend extends EventEmitter<BackendEvents> {
       }),
       drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
       reconnectRequested: due,
+      rebalance: (count) => void this.#handBack(() => true, count),
+      handBackRoom: () => this.#handBackSoon(),
+      adoptAgain: (connections, reason) => {
+        for (const each of connections)
+          this.#adoption.adoptAgain(this.#attachment as Attachment, each, reason !== undefined)
+        this.#closeIdle()
+      },
       ended: (end) => {
         // A broker that reloads lets go once another one has this backend.
         const elsewhere = [...this.#sessions].some(({ open }) => open)
@@ -362,7 +484,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     return {
       type: 'hello',
       protocol: PROTOCOL_VERSION,
-      capabilities: [],
+      capabilities: [HANDBACK_CAPABILITY],
       service,
       version,
       weight,

@@ -1,8 +1,21 @@
+import { randomBytes } from 'node:crypto'
+import type { OwnedFd } from '@baton/native-sendmsg'
 import { type BackendLane, LANE_BATCH, openBackendLane } from './backend-lane.ts'
 import { type Clock, systemClock, type Timer } from './clock.ts'
+import { HandBackLedger } from './hand-back-ledger.ts'
 import { ControlConnection, type ControlEnd } from './control/control-connection.ts'
 import { type ControlStream, openControlStream } from './control/control-stream.ts'
-import type { Frame, FrameOrder, NackReason, Offer, StatsFrame, WelcomeFrame } from './protocol/index.ts'
+import {
+  type Frame,
+  type FrameOrder,
+  type GivenBackReason,
+  HANDBACK_CAPABILITY,
+  type NackReason,
+  type Offer,
+  type StatsFrame,
+  TOKEN_LENGTH,
+  type WelcomeFrame,
+} from './protocol/index.ts'
 import type { Registration } from './registration.ts'
 import type { IncomingRelay } from './relay/relay-endpoint.ts'
 import type { Relays } from './relay/relays.ts'
@@ -37,10 +50,25 @@ export interface BrokerSessionHost {
   stats(): Omit<StatsFrame, 'type'>
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
+  /** Others would serve `count` connections better. */
+  rebalance(count: number): void
   /** The control connection cannot be used any more. The session still settles what it holds by itself. */
   ended(end: ControlEnd): void
+  /** These connections were handed back and are this process's again: adopts them as the next backend would have. Owns their descriptors. */
+  adoptAgain(connections: readonly Departure[], reason: GivenBackReason | undefined): void
+  /** More connections may be handed back than before. */
+  handBackRoom(): void
   /** It holds nothing any more. */
   closed(): void
+}
+
+/** An idle connection that leaves this process. */
+export interface Departure {
+  /** Its duplicate, until the broker has taken it. */
+  readonly fd: OwnedFd
+  readonly described: Pick<Offer, 'connection' | 'listener' | 'meta'>
+  /** Milliseconds that it may stay idle; `NO_KEEP_ALIVE_LIMIT` for no limit. */
+  readonly keepAlive: number
 }
 
 /** How a connection comes: a descriptor from the lane, or a socket that the broker dialled to carry the client's bytes. */
@@ -48,6 +76,11 @@ export type Delivery = number | IncomingRelay
 
 type Accepted = Extract<Verdict<Delivery>, { kind: 'accept' }>
 type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
+
+const EMPTY = Buffer.alloc(0)
+
+/** What is still of use when it is found at the very end of control. */
+const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
 /** STATS, and a sweep of the lane, in milliseconds. The protocol asks for at least one each second. */
 const TICK = 1000
@@ -73,6 +106,9 @@ export class BrokerSession {
   /** Verified, their ACK written but not known to be in the kernel, in that order. Untouched until it is. */
   readonly #unacked: Accepted[] = []
   readonly #settled: (() => void)[] = []
+  readonly #departures: HandBackLedger<Departure>
+  /** The broker has said that it takes none. */
+  #handBackOff: boolean
   /** While settling: lets go of everything. */
   #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
@@ -83,6 +119,9 @@ export class BrokerSession {
     this.welcome = transport.welcome
     this.#lane = transport.lane
     this.#relays = transport.relays
+    const { capabilities, handBackWindow } = transport.welcome
+    this.#handBackOff = !capabilities.includes(HANDBACK_CAPABILITY)
+    this.#departures = new HandBackLedger(handBackWindow ?? 0)
     const tokenTtl = BigInt(transport.welcome.tokenTtl) * 1_000_000n
     this.#descriptors = new TokenLedger(tokenTtl)
     this.#dialled = new TokenLedger(tokenTtl)
@@ -102,9 +141,58 @@ export class BrokerSession {
     return this.#state === 'open'
   }
 
-  /** Resolves when nothing is between its ACK and its adoption. */
+  /** Resolves when nothing is between its ACK and its adoption, and every connection that was handed back is answered for. */
   async whenSettled(): Promise<void> {
-    while (this.#unacked.length > 0) await new Promise<void>((resolve) => this.#settled.push(resolve))
+    while (!this.isSettled) await new Promise<void>((resolve) => this.#settled.push(resolve))
+  }
+
+  get isSettled(): boolean {
+    return this.#unacked.length + this.#departures.unanswered === 0
+  }
+
+  /** Whether the broker takes connections back from here. */
+  get takesBack(): boolean {
+    return this.open && !this.#handBackOff
+  }
+
+  /** How many connections can be handed back now. */
+  get handBackRoom(): number {
+    return this.takesBack && !this.#control.backedUp ? Math.min(this.#departures.room, LANE_BATCH) : 0
+  }
+
+  /**
+   * Hands connections back, as many as there is room for on the lane; those are the session's from here on. `letGo` is called for each
+   * of them: this process must not touch its socket afterwards. The others stay the caller's, descriptors included. All in one
+   * step, without a turn of the event loop in which something could be read (M2).
+   *
+   * @param departures at most `handBackRoom`
+   * @returns how many, from the front
+   */
+  handBack(departures: readonly Departure[], letGo: (index: number) => void): number {
+    // Rule: HANDBACK_LANE_FIRST (docs/internals/model)
+    const messages = departures.map(({ fd }) => ({ bytes: randomBytes(TOKEN_LENGTH), fd: fd.fd }))
+    const sent = this.#lane.handBack(messages)
+    if (sent === 0) return 0
+    const entries = departures.slice(0, sent).map((departure, index) => {
+      letGo(index)
+      const { connection, listener, meta } = departure.described
+      return {
+        sequence: this.#departures.add(departure),
+        token: (messages[index] as { bytes: Buffer }).bytes,
+        connection,
+        kind: 'idle' as const,
+        keepAlive: departure.keepAlive,
+        listener,
+        meta,
+        schema: '',
+        prefix: EMPTY,
+        requestHead: EMPTY,
+        answerHead: EMPTY,
+        state: EMPTY,
+      }
+    })
+    this.#control.write({ type: 'handback', entries })
+    return sent
   }
 
   /** Tells the broker to choose others from now on. */
@@ -131,6 +219,8 @@ export class BrokerSession {
     const ackQueued = this.#unacked.length > 0
     // Rule: BACKEND_LETS_GO_FIRST (docs/internals/model)
     this.#dropUnadopted()
+    for (const { fd } of this.#departures.end()) fd.close()
+    this.#noteSettled()
     if (ackQueued) return this.#control.cutOff()
     this.#control.finish()
     // A broker that reads nothing must not keep this process: its kernel has the frames, or never will.
@@ -172,6 +262,22 @@ export class BrokerSession {
       case 'reconnect':
         this.#host.reconnectRequested(frame.reason)
         return
+      case 'taken':
+        // Rule: GIVER_KEEPS_UNTIL_TAKEN (docs/internals/model)
+        for (const { fd } of this.#departures.taken(frame.sequences)) fd.close()
+        this.#noteSettled()
+        return
+      case 'given_back':
+        for (const { sequence, reason } of frame.entries) this.#givenBack(sequence, reason)
+        this.#noteSettled()
+        return
+      case 'settled':
+        for (const { sequence } of frame.entries) this.#departures.settled(sequence)
+        this.#host.handBackRoom()
+        return
+      case 'rebalance':
+        this.#host.rebalance(frame.count)
+        return
       // FrameOrder lets none of these through to a backend.
       case 'hello':
       case 'welcome':
@@ -180,8 +286,18 @@ export class BrokerSession {
       case 'stats':
       case 'ack':
       case 'nack':
+      case 'handback':
+      case 'resumes':
         return
     }
+  }
+
+  #givenBack(sequence: number, reason: GivenBackReason): void {
+    const departure = this.#departures.givenBack(sequence)
+    if (departure === undefined) return
+    // The listener of one connection may be gone; any other reason holds for all.
+    if (reason !== 'NoTaker') this.#handBackOff = true
+    this.#host.adoptAgain([departure], reason)
   }
 
   /** The relay counterpart of a message on the lane: the token in its header is all that it is known by. */
@@ -286,7 +402,7 @@ export class BrokerSession {
   }
 
   #noteSettled(): void {
-    if (this.#unacked.length === 0) for (const resolve of this.#settled.splice(0)) resolve()
+    if (this.isSettled) for (const resolve of this.#settled.splice(0)) resolve()
   }
 
   /**
@@ -298,8 +414,12 @@ export class BrokerSession {
     const verdicts: Verdict<Delivery>[] = [...this.#descriptors.expire(now), ...this.#dialled.expire(now)]
     this.#takeFromLane(verdicts, LANE_BATCH)
     this.#answer(verdicts)
-    // Counts are cumulative: what a broker that does not read is not told now, it is told later.
-    if (!this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
+    this.sendStats()
+  }
+
+  /** Counts are cumulative: what a broker that does not read is not told now, it is told later. */
+  sendStats(): void {
+    if (this.open && !this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
   }
 
   #ended(end: ControlEnd): void {
@@ -311,6 +431,8 @@ export class BrokerSession {
     }
     if (wasOpen && end.by === 'peer') return this.#settle(end.frames)
     // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
+    // Whether the broker has taken what was handed back cannot be known: it must not have two owners.
+    for (const { fd } of this.#departures.end()) fd.close()
     this.#dropUnadopted()
     this.#closeTransport()
   }
@@ -322,8 +444,12 @@ export class BrokerSession {
   #settle(frames: readonly Frame[]): void {
     const verdicts: Verdict<Delivery>[] = []
     for (const frame of frames) {
-      if (frame.type === 'offer' || frame.type === 'revoke') this.#handle(frame, verdicts)
+      if (SETTLING_FRAMES.has(frame.type)) this.#handle(frame, verdicts)
     }
+    // Rule: ADOPT_AGAIN_ONLY_WITHOUT_TAKEN (docs/internals/model)
+    const departures = this.#departures.end()
+    if (departures.length > 0) this.#host.adoptAgain(departures, undefined)
+    this.#noteSettled()
     this.#hold(verdicts)
     const finish = () => {
       const late: Verdict<Delivery>[] = []

@@ -1,5 +1,8 @@
 import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 
+/** What an offer says of a connection. */
+export type Described = Pick<Offer, 'connection' | 'kind' | 'listener' | 'meta'>
+
 /** What the broker said of an adopted connection. Names and ids are made when they are asked for. */
 export class ConnectionInfo {
   /** Name of the listener that the client has dialled; `baton:health` for the broker's own health checks. */
@@ -10,15 +13,27 @@ export class ConnectionInfo {
   readonly via: 'handoff' | 'relay'
   /** What the broker has added; nothing so far. */
   readonly meta: Readonly<Record<string, unknown>> | undefined
+  /**
+   * In the `close` listeners of its socket: the connection was handed back to the broker and goes on in another process. The client has
+   * not left.
+   */
+  movedOn = false
+  /** @internal The broker does not take it back. */
+  stays = false
   readonly #id: Buffer
 
   /** @internal */
-  constructor(offer: Offer, service: string) {
+  constructor(offer: Described, service: string) {
     this.listener = offer.listener
     this.service = service
     this.via = offer.kind === 'relay' ? 'relay' : 'handoff'
     this.meta = offer.meta
     this.#id = offer.connection
+  }
+
+  /** @internal The 16 bytes of the ULID. */
+  get idBytes(): Buffer {
+    return this.#id
   }
 
   /** ULID; the same in the broker's log and API. */

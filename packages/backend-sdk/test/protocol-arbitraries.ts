@@ -1,6 +1,13 @@
 /** What the property tests of the protocol draw from: any frame that may stand on the wire. */
 import * as fc from 'fast-check'
-import { type Frame, NACK_REASONS, OFFER_KINDS, ulidFromBytes } from '../src/protocol/index.ts'
+import {
+  type Frame,
+  GIVEN_BACK_REASONS,
+  NACK_REASONS,
+  OFFER_KINDS,
+  SETTLED_OUTCOMES,
+  ulidFromBytes,
+} from '../src/protocol/index.ts'
 
 export const bytes = (length: number): fc.Arbitrary<Buffer> =>
   fc.uint8Array({ minLength: length, maxLength: length }).map((array) => Buffer.from(array))
@@ -37,15 +44,49 @@ const offer = record({
   meta: fc.option(meta, { nil: undefined }),
 })
 
-// Strictly increasing sequences: a set of numbers, sorted.
-const offers = fc.uniqueArray(sequence, { minLength: 1, maxLength: 100 }).chain((sequences) =>
-  fc.array(offer, { minLength: sequences.length, maxLength: sequences.length }).map((drawn) =>
-    drawn.map((one, index) => ({
-      sequence: sequences.toSorted((a, b) => a - b)[index] ?? 0,
-      ...one,
-    })),
-  ),
+const blob = fc.uint8Array({ maxLength: 40 }).map((array) => Buffer.from(array))
+const common = {
+  token: bytes(16),
+  connection: bytes(16),
+  keepAlive: fc.nat(0xffff_ffff),
+  listener: fc.string({ unit: 'binary', maxLength: 60 }),
+  meta: fc.option(meta, { nil: undefined }),
+}
+const empty = fc.constant(Buffer.alloc(0))
+const handBack = fc.oneof(
+  record({
+    ...common,
+    kind: fc.constant('idle' as const),
+    schema: fc.constant(''),
+    prefix: empty,
+    requestHead: empty,
+    answerHead: empty,
+    state: empty,
+  }),
+  record({
+    ...common,
+    kind: fc.constantFrom('replay' as const, 'raw' as const),
+    schema: fc.string({ unit: 'binary', maxLength: 60 }),
+    prefix: blob,
+    requestHead: blob,
+    answerHead: blob,
+    state: blob,
+  }),
 )
+
+// Strictly increasing sequences: a set of numbers, sorted.
+const inSequence = <T extends object>(entry: fc.Arbitrary<T>) =>
+  fc.uniqueArray(sequence, { minLength: 1, maxLength: 100 }).chain((sequences) =>
+    fc.array(entry, { minLength: sequences.length, maxLength: sequences.length }).map((drawn) =>
+      drawn.map((one, index) => ({
+        sequence: sequences.toSorted((a, b) => a - b)[index] ?? 0,
+        ...one,
+      })),
+    ),
+  )
+
+const offers = inSequence(offer)
+const handBacks = inSequence(handBack)
 
 const batch = <T>(entry: fc.Arbitrary<T>) => fc.array(entry, { minLength: 1, maxLength: 100 })
 
@@ -74,6 +115,8 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     heartbeatInterval: period,
     tokenTtl: period,
     ackDeadline: period,
+    handBackWindow: orNull(fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER })),
+    parkAfter: orNull(milliseconds),
   }),
   refused: record({
     type: type('refused'),
@@ -100,6 +143,18 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     ),
   }),
   revoke: record({ type: type('revoke'), sequences: batch(sequence) }),
+  rebalance: record({ type: type('rebalance'), count: sequence }),
+  resumes: record({ type: type('resumes'), schemas: fc.array(name, { maxLength: 5 }) }),
+  handback: record({ type: type('handback'), entries: handBacks }),
+  taken: record({ type: type('taken'), sequences: batch(sequence) }),
+  given_back: record({
+    type: type('given_back'),
+    entries: batch(record({ sequence, reason: fc.constantFrom(...GIVEN_BACK_REASONS) })),
+  }),
+  settled: record({
+    type: type('settled'),
+    entries: batch(record({ sequence, outcome: fc.constantFrom(...SETTLED_OUTCOMES) })),
+  }),
 }
 
 export const anyFrame: fc.Arbitrary<Frame> = fc.oneof(...Object.values(frames))

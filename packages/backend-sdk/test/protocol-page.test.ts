@@ -57,6 +57,8 @@ const example: Frame[] = [
     heartbeatInterval: 1000,
     tokenTtl: 5000,
     ackDeadline: 500,
+    handBackWindow: null,
+    parkAfter: null,
   },
   { type: 'stats', adopted: 0, closed: 0, lag: 0 },
   {

@@ -41,6 +41,7 @@ class Backend {
         return { sent: this.#lane.push(...messages) && messages.length }
       },
       readBack: () => ({ tokens: this.#lane.splice(0).map(({ bytes }) => bytes) }),
+      takeHandBacks: () => [],
       close: () => undefined,
     }
     const control = {

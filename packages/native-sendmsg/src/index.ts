@@ -27,6 +27,7 @@ export {
 export { executeInPlace, type ExecuteOptions } from './execute.ts'
 export {
   isListening,
+  isStream,
   localAddress,
   peerAddress,
   peerCredentials,

@@ -92,6 +92,19 @@ export function isListening(fd: BorrowedFd): boolean {
   }
 }
 
+/**
+ * Whether `fd` is a stream socket of a connection: one that does not listen. False for what is no socket; NativeError EBADF for what is
+ * not open.
+ */
+export function isStream(fd: BorrowedFd): boolean {
+  try {
+    return readInt(fd, SO_TYPE) === SOCK_STREAM && readInt(fd, SO_ACCEPTCONN) === 0
+  } catch (error) {
+    if (error instanceof NativeError && error.errno === ENOTSOCK) return false
+    throw error
+  }
+}
+
 const pollArena = lazyArena(8)
 
 /**

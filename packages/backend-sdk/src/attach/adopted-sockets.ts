@@ -3,6 +3,8 @@ import type { Socket } from 'node:net'
 /** Where a socket stands in the list. */
 interface Place {
   readonly socket: Socket
+  /** performance.now() when it was added. */
+  readonly since: number
   index: number
 }
 
@@ -20,7 +22,7 @@ export class AdoptedSockets implements Iterable<Socket> {
 
   /** `onGone` is called once, when the socket has closed and is in the list no more. */
   add(socket: Socket, onGone: () => void): void {
-    const place = { socket, index: this.#places.length }
+    const place = { socket, since: performance.now(), index: this.#places.length }
     this.#places.push(place)
     socket.on('close', () => {
       if (this.#remove(place)) onGone()
@@ -30,6 +32,11 @@ export class AdoptedSockets implements Iterable<Socket> {
   *[Symbol.iterator](): Generator<Socket> {
     // Of a copy: whoever is destroyed while the list is gone through leaves it.
     for (const { socket } of this.#places.slice()) yield socket
+  }
+
+  /** Those that have received nothing, with the time of `performance.now()` when each was added. */
+  silent(): { socket: Socket; since: number }[] {
+    return this.#places.filter(({ socket }) => socket.bytesRead === 0)
   }
 
   #remove(place: Place): boolean {

@@ -1,5 +1,6 @@
 import type { EventEmitter } from 'node:events'
 import { type AddressInfo, Server as NetServer, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { AdoptedSockets } from './adopted-sockets.ts'
 import { allowHalfOpen, applyAcceptOptions, connectionLimit } from './accept-options.ts'
@@ -15,6 +16,19 @@ import { type AttachableServer, type ServerKind, serverKind } from './server-kin
 export interface AttachHooks {
   /** The app called `server.close()`: the backend must take no new connection. Called once. */
   onServerClose(): void
+  /** A connection has had its last answer, and no request has been read behind it. */
+  onIdle?(): void
+  /** An adopted connection has closed. */
+  onClosed?(): void
+}
+
+/** An HTTP/1 connection on which nothing is under way. */
+export interface IdleConnection {
+  readonly socket: Socket
+  /** performance.now() since when. */
+  readonly since: number
+  /** Milliseconds that the server would still keep it; `Infinity` for no limit. */
+  readonly left: number
 }
 
 /**
@@ -47,14 +61,30 @@ export interface Attachment {
    * server owns it. The socket must be the raw one, also for TLS.
    */
   adopt(socket: Socket): void
+  /**
+   * An idle connection that comes back: the server gets it with its next byte, since `headersTimeout` counts from the moment that it gets
+   * one. Closed after `keepAlive` milliseconds (`Infinity` for never) without one.
+   */
+  adoptIdle(socket: Socket, keepAlive: number): void
+  /**
+   * Plain HTTP/1 connections, adopted or not, on which nothing is under way: by the word of Node's parser, and with nothing left
+   * to be sent. Also those on which no request has begun.
+   */
+  idle(): IdleConnection[]
   /** The first live adopted socket that the predicate holds for. */
   find(predicate: (socket: Socket) => boolean): Socket | undefined
   /**
    * No new work: each HTTP/1 connection goes after its next answer, which says `Connection: close`; each HTTP/2 one after
    * its open streams (GOAWAY). Idle HTTP/1 connections are not cut: see `closeIdle`. WebSockets, `net` and plain `tls` live until they end.
    * It reaches the connections that the server accepted by itself too.
+   *
+   * @param handsBack whether this connection can be handed back when it is idle: it is not closed then. Asked again and again.
    */
-  drain(): void
+  drain(handsBack?: (socket: Duplex | undefined) => boolean): void
+  /**
+   * While draining: idle connections get a short time only, unless they can be handed back. To be called when that is no longer so.
+   */
+  shortenKeepAlive(): void
   /**
    * Where no next request can be expected, since what sends them has ended: HTTP/1 connections that are idle now, and stay so
    * for half a second, are closed. After `drain()`.
@@ -85,6 +115,21 @@ export function attachServer(server: AttachableServer, hooks: AttachHooks): Atta
  */
 const DRAIN_KEEP_ALIVE_MS = 1000
 
+/** Milliseconds; 0 in the server's property means no limit. */
+function limitOf(
+  server: AttachableServer,
+  name: 'keepAliveTimeout' | 'headersTimeout',
+  value: unknown = Reflect.get(server, name),
+): number {
+  return typeof value === 'number' && value > 0 ? value : Number.POSITIVE_INFINITY
+}
+
+/** Nothing is to be written any more, nothing was read and not consumed, and neither side has ended. */
+function isQuiet(socket: Socket): boolean {
+  const { destroyed, readable, writable, writableEnded, writableLength, readableLength } = socket
+  return !destroyed && readable && writable && !writableEnded && writableLength === 0 && readableLength === 0
+}
+
 type Emit = (event: string | symbol, ...args: unknown[]) => boolean
 
 class ServerAttachment implements Attachment {
@@ -95,7 +140,7 @@ class ServerAttachment implements Attachment {
   readonly #overlay: Overlay
   readonly #speaksHttp1: boolean
   readonly #sockets = new AdoptedSockets()
-  readonly #answers = new LastAnswers()
+  readonly #answers: LastAnswers
   readonly #streams = new LastStreams()
   #adopted = 0
   #empty: PromiseWithResolvers | undefined
@@ -107,6 +152,11 @@ class ServerAttachment implements Attachment {
   #closeHeld = false
   #restoreKeepAlive: (() => void) | undefined
   #closesIdle = false
+  /** `server.keepAliveTimeout` before draining shortened it. */
+  #keepAlive: unknown
+  #handsBack: (socket: Duplex | undefined) => boolean = () => false
+  /** Node's own, below what lies over it while draining. */
+  #closeIdleConnections: () => void = () => {}
   /** Of an https server: connections on which no request has come yet. */
   readonly #secured = new Set<TLSSocket>()
 
@@ -114,6 +164,7 @@ class ServerAttachment implements Attachment {
     this.server = server
     this.kind = serverKind(server)
     this.#hooks = hooks
+    this.#answers = new LastAnswers(() => hooks.onIdle?.())
     this.#speaksHttp1 = startConnectionTracking(server)
     this.#overlay = this.#behaveAsListening()
   }
@@ -142,9 +193,42 @@ class ServerAttachment implements Attachment {
     this.#adopted += 1
     // Its `close` event is over, so nobody would ever let go of it.
     if (socket.closed) return
-    this.#sockets.add(socket, () => this.#ended())
-    applyAcceptOptions(this.server, socket)
-    this.server.emit('connection', socket)
+    this.#add(socket)
+    this.#give(socket)
+  }
+
+  adoptIdle(socket: Socket, keepAlive: number): void {
+    this.#adopted += 1
+    this.#add(socket)
+    const give = () => {
+      socket.removeListener('timeout', late)
+      socket.removeListener('error', ignore)
+      socket.setTimeout(0)
+      this.#give(socket)
+    }
+    const late = () => socket.destroy()
+    const ignore = () => {}
+    if (Number.isFinite(keepAlive)) socket.setTimeout(Math.max(1, keepAlive))
+    socket.once('timeout', late).on('error', ignore).once('readable', give)
+  }
+
+  idle(): IdleConnection[] {
+    const { server } = this
+    if (this.kind !== 'http' || !('closeIdleConnections' in server)) return []
+    const now = performance.now()
+    const keepAlive = limitOf(server, 'keepAliveTimeout', this.#keepAlive)
+    const headers = limitOf(server, 'headersTimeout')
+    const quiet = betweenRequests(server, this.#closeIdleConnections)
+      .filter((socket) => !this.#answers.isAnswering(socket) && isQuiet(socket))
+      .map((socket) => {
+        const since = this.#answers.idleSince(socket) ?? now
+        return { socket, since, left: keepAlive - (now - since) }
+      })
+    const silent = this.#sockets
+      .silent()
+      .filter(({ socket }) => isQuiet(socket))
+      .map(({ socket, since }) => ({ socket, since, left: headers - (now - since) }))
+    return [...quiet, ...silent]
   }
 
   find(predicate: (socket: Socket) => boolean): Socket | undefined {
@@ -152,19 +236,29 @@ class ServerAttachment implements Attachment {
     return undefined
   }
 
-  drain(): void {
+  drain(handsBack: (socket: Duplex | undefined) => boolean = () => false): void {
     if (this.#answers.draining) return
-    this.#answers.drain()
+    this.#handsBack = (socket) => this.kind === 'http' && handsBack(socket)
+    this.#answers.drain((socket) => this.#handsBack(socket))
     this.#streams.drain()
-    if (this.#speaksHttp1) this.#restoreKeepAlive = shortenKeepAlive(this.server)
+    this.#keepAlive = Reflect.get(this.server, 'keepAliveTimeout')
+    this.shortenKeepAlive()
+  }
+
+  shortenKeepAlive(): void {
+    if (!this.#speaksHttp1 || this.#restoreKeepAlive !== undefined || this.#handsBack(undefined)) return
+    this.#restoreKeepAlive = shortenKeepAlive(this.server)
   }
 
   closeIdle(): void {
     const { server } = this
+    this.shortenKeepAlive()
     if (this.#closesIdle || !this.#speaksHttp1 || !('closeIdleConnections' in server)) return
     this.#closesIdle = true
     closeWhenQuiet(() => [
-      ...betweenRequests(server).filter((socket) => !this.#answers.isAnswering(socket)),
+      ...betweenRequests(server, this.#closeIdleConnections).filter(
+        (socket) => !this.#answers.isAnswering(socket),
+      ),
       ...this.#silent(),
     ])
   }
@@ -189,10 +283,20 @@ class ServerAttachment implements Attachment {
   /** Connections on which no request has begun: browsers open some in advance. Node's parser does not call them idle. */
   #silent(): Socket[] {
     if (this.kind === 'https') return [...this.#secured].filter(({ bytesRead }) => bytesRead === 0)
-    return [...this.#sockets].filter(({ bytesRead }) => bytesRead === 0)
+    return this.#sockets.silent().map(({ socket }) => socket)
+  }
+
+  #add(socket: Socket): void {
+    this.#sockets.add(socket, () => this.#ended())
+  }
+
+  #give(socket: Socket): void {
+    applyAcceptOptions(this.server, socket)
+    this.server.emit('connection', socket)
   }
 
   #ended(): void {
+    this.#hooks.onClosed?.()
     if (this.#sockets.size > 0) return
     this.#empty?.resolve()
     this.#empty = undefined
@@ -237,6 +341,15 @@ class ServerAttachment implements Attachment {
       }
       return close()
     })
+
+    // `close()` calls it, and so do frameworks. Connections that are about to be handed back are not idle for nothing.
+    const closeIdle: unknown = Reflect.get(server, 'closeIdleConnections')
+    if (typeof closeIdle === 'function') {
+      this.#closeIdleConnections = () => Reflect.apply(closeIdle, server, [])
+      overlay.method('closeIdleConnections', this.#closeIdleConnections, () => {
+        if (!this.#answers.draining || !this.#handsBack(undefined)) this.#closeIdleConnections()
+      })
+    }
 
     // Node's own, of `net.Server`, does nothing when there is no listening socket.
     const dispose = base[Symbol.asyncDispose].bind(base)

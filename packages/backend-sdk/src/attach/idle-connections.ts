@@ -15,8 +15,13 @@ const QUIET_MS = 500
  * HTTP/1 connections of `server` that are between two requests, as Node's parser knows it: it has read nothing of the next one.
  * `closeIdleConnections()` is the only public way to ask, so what it would destroy is noted instead, for as long as the call
  * lasts. Node passes over those with an unfinished response; those whose response is not sent to its end are left out here.
+ *
+ * @param closeIdle Node's own `closeIdleConnections()` of it
  */
-export function betweenRequests(server: Http1Server): Socket[] {
+export function betweenRequests(
+  server: Http1Server,
+  closeIdle = () => server.closeIdleConnections(),
+): Socket[] {
   const found: Socket[] = []
   const note = function (this: Socket): Socket {
     found.push(this)
@@ -26,7 +31,7 @@ export function betweenRequests(server: Http1Server): Socket[] {
   const own = Object.getOwnPropertyDescriptor(Socket.prototype, 'destroy')
   Object.defineProperty(Socket.prototype, 'destroy', { value: note, configurable: true, writable: true })
   try {
-    server.closeIdleConnections()
+    closeIdle()
   } finally {
     Reflect.deleteProperty(Socket.prototype, 'destroy')
     if (own !== undefined) Object.defineProperty(Socket.prototype, 'destroy', own)

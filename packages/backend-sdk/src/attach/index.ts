@@ -1,3 +1,3 @@
-export { type Attachment, type AttachHooks, attachServer } from './attachment.ts'
+export { type Attachment, type AttachHooks, attachServer, type IdleConnection } from './attachment.ts'
 export { AttachError, type AttachErrorCode, attachMessages } from './errors.ts'
 export type { AttachableServer, ServerKind } from './server-kind.ts'

@@ -4,6 +4,8 @@ import type { Duplex } from 'node:stream'
 /** One HTTP/1 connection: the answer to the newest request that was read from it, until that answer is over. */
 interface Exchange {
   newest: ServerResponse | undefined
+  /** performance.now() when the last answer was over. */
+  idleSince: number
 }
 
 /** Events of an `http.Server` that hand out a request and its response. */
@@ -27,7 +29,14 @@ export function isRequest(
  */
 export class LastAnswers {
   readonly #exchanges = new Map<Duplex, Exchange>()
+  readonly #onIdle: () => void
   #draining = false
+  #staysOpen: (socket: Duplex) => boolean = () => false
+
+  /** @param onIdle called when the answer to the newest request of a connection is over */
+  constructor(onIdle: () => void = () => {}) {
+    this.#onIdle = onIdle
+  }
 
   get draining(): boolean {
     return this.#draining
@@ -38,27 +47,44 @@ export class LastAnswers {
     return this.#exchanges.get(socket)?.newest !== undefined
   }
 
+  /** When its last answer was over, by performance.now(); undefined before the first request. */
+  idleSince(socket: Duplex): number | undefined {
+    return this.#exchanges.get(socket)?.idleSince
+  }
+
   /** To be called for each request before the app sees it. */
   received(request: IncomingMessage, response: ServerResponse): void {
     const exchange = this.#exchanges.get(request.socket) ?? this.#open(request.socket)
     exchange.newest = response
     response.once('close', () => {
-      if (exchange.newest === response) exchange.newest = undefined
+      if (exchange.newest !== response) return
+      exchange.newest = undefined
+      exchange.idleSince = performance.now()
+      this.#onIdle()
     })
-    if (this.#draining) sayCloseIf(() => exchange.newest === response, response)
+    if (this.#draining) this.#sayClose(request.socket, exchange, response)
   }
 
-  /** An answer whose head was written already stays as it is: what it promised is kept. */
-  drain(): void {
+  /**
+   * An answer whose head was written already stays as it is: what it promised is kept.
+   *
+   * @param staysOpen asked when the head of an answer is written: the connection can go on elsewhere, so it is not to be closed
+   */
+  drain(staysOpen: (socket: Duplex) => boolean): void {
     this.#draining = true
-    for (const exchange of this.#exchanges.values()) {
+    this.#staysOpen = staysOpen
+    for (const [socket, exchange] of this.#exchanges) {
       const { newest } = exchange
-      if (newest && !newest.headersSent) sayCloseIf(() => exchange.newest === newest, newest)
+      if (newest && !newest.headersSent) this.#sayClose(socket, exchange, newest)
     }
   }
 
+  #sayClose(socket: Duplex, exchange: Exchange, response: ServerResponse): void {
+    sayCloseIf(() => exchange.newest === response && !this.#staysOpen(socket), response)
+  }
+
   #open(socket: Duplex): Exchange {
-    const exchange: Exchange = { newest: undefined }
+    const exchange: Exchange = { newest: undefined, idleSince: performance.now() }
     this.#exchanges.set(socket, exchange)
     socket.once('close', () => this.#exchanges.delete(socket))
     return exchange

@@ -1,21 +1,30 @@
-/** OFFER, ACK, NACK and REVOKE off the wire. Nothing that is returned refers to the bytes it came from. */
+/** The batches off the wire. Nothing that is returned refers to the bytes it came from. */
 import { isUtf8 } from 'node:buffer'
 import {
   ACK_SIZE,
   COUNT_SIZE,
+  HANDBACK_HEAD_SIZE,
   META_LENGTH_SIZE,
   NACK_SIZE,
   OFFER_HEAD_SIZE,
   SEQUENCE_SIZE,
   U32_SPAN,
+  VERDICT_SIZE,
 } from './batch-layout.ts'
 import { ProtocolError } from './errors.ts'
 import {
   type Ack,
+  GIVEN_BACK_REASONS,
+  type GivenBack,
+  HANDBACK_KINDS,
+  type HandBack,
+  MAX_HANDBACK_BYTES,
   type Nack,
   NACK_REASONS,
   type Offer,
   OFFER_KINDS,
+  type Settled,
+  SETTLED_OUTCOMES,
   TOKEN_LENGTH,
   ULID_LENGTH,
 } from './frames.ts'
@@ -49,12 +58,13 @@ export function decodeOffers(payload: Buffer): Offer[] {
     const listenerSize = payload.readUInt8(at + 9)
     at += 10
     need('OFFER', payload, at, listenerSize + META_LENGTH_SIZE)
-    const listener = readListener(payload, at, listenerSize)
+    const listener = readListener('OFFER', payload, at, listenerSize)
     at += listenerSize
     const metaSize = payload.readUInt16LE(at)
     at += META_LENGTH_SIZE
     need('OFFER', payload, at, metaSize)
-    const meta = metaSize === 0 ? undefined : parseMeta(readText('OFFER', 'meta', payload, at, metaSize))
+    const meta =
+      metaSize === 0 ? undefined : parseMeta('OFFER', readText('OFFER', 'meta', payload, at, metaSize))
     at += metaSize
     offers.push({ sequence, token, connection, deadline, kind, listener, meta })
   }
@@ -91,12 +101,120 @@ export function decodeNacks(payload: Buffer): Nack[] {
 
 /** The sequences of a REVOKE payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeRevokes(payload: Buffer): number[] {
-  checkFixedSize('REVOKE', payload, SEQUENCE_SIZE)
+  return decodeSequences('REVOKE', payload)
+}
+
+/** The sequences of a TAKEN payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+export function decodeTaken(payload: Buffer): number[] {
+  return decodeSequences('TAKEN', payload)
+}
+
+/** The entries of a GIVEN_BACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+export function decodeGivenBack(payload: Buffer): GivenBack[] {
+  return decodeVerdicts('GIVEN_BACK', payload, (sequence, code) => ({
+    sequence,
+    reason: nameOf(GIVEN_BACK_REASONS, code, 'GIVEN_BACK', 'reason'),
+  }))
+}
+
+/** The entries of a SETTLED payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+export function decodeSettled(payload: Buffer): Settled[] {
+  return decodeVerdicts('SETTLED', payload, (sequence, code) => ({
+    sequence,
+    outcome: nameOf(SETTLED_OUTCOMES, code, 'SETTLED', 'outcome'),
+  }))
+}
+
+/** The entries of a HANDBACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+export function decodeHandBacks(payload: Buffer): HandBack[] {
+  const frame = 'HANDBACK'
+  const count = readCount(frame, payload)
+  const entries: HandBack[] = []
+  let at = COUNT_SIZE
+  let previous = 0
+  for (let index = 0; index < count; index++) {
+    need(frame, payload, at, HANDBACK_HEAD_SIZE)
+    const sequence = readSequence(frame, payload, at, 1)
+    if (sequence <= previous) throw malformed(frame, 'sequences do not increase')
+    previous = sequence
+    at += SEQUENCE_SIZE
+    const token = sealToken(keep(payload, at, TOKEN_LENGTH))
+    at += TOKEN_LENGTH
+    const connection = keep(payload, at, ULID_LENGTH)
+    at += ULID_LENGTH
+    const kind = nameOf(HANDBACK_KINDS, payload.readUInt8(at), frame, 'kind')
+    const keepAlive = payload.readUInt32LE(at + 1)
+    at += 5
+    const start = at
+    let lengths = 0
+    /** The bytes of a part behind their length, which is `bytes` long. */
+    const part = (bytes: 1 | 2 | 4): [from: number, to: number] => {
+      need(frame, payload, at, bytes)
+      const size = payload.readUIntLE(at, bytes)
+      at += bytes
+      lengths += bytes
+      need(frame, payload, at, size)
+      at += size
+      return [at - size, at]
+    }
+    const [listenerAt, listenerEnd] = part(1)
+    const listener = readListener(frame, payload, listenerAt, listenerEnd - listenerAt)
+    const [metaAt, metaEnd] = part(2)
+    const meta =
+      metaAt === metaEnd
+        ? undefined
+        : parseMeta(frame, readText(frame, 'meta', payload, metaAt, metaEnd - metaAt))
+    const [schemaAt, schemaEnd] = part(1)
+    const schema = readText(frame, 'schema', payload, schemaAt, schemaEnd - schemaAt)
+    const [prefix, requestHead, answerHead, state] = [part(4), part(4), part(4), part(4)].map(([from, to]) =>
+      Buffer.from(payload.subarray(from, to)),
+    ) as [Buffer, Buffer, Buffer, Buffer]
+    if (at - start - lengths > MAX_HANDBACK_BYTES)
+      throw malformed(frame, `an entry is over ${MAX_HANDBACK_BYTES} bytes`)
+    if (
+      kind === 'idle' &&
+      schema.length + prefix.length + requestHead.length + answerHead.length + state.length > 0
+    )
+      throw malformed(frame, 'an idle connection carries nothing')
+    entries.push({
+      sequence,
+      token,
+      connection,
+      kind,
+      keepAlive,
+      listener,
+      meta,
+      schema,
+      prefix,
+      requestHead,
+      answerHead,
+      state,
+    })
+  }
+  if (at !== payload.length) throw malformed(frame, `${payload.length - at} bytes after the last entry`)
+  return entries
+}
+
+function decodeSequences(frame: string, payload: Buffer): number[] {
+  checkFixedSize(frame, payload, SEQUENCE_SIZE)
   const sequences: number[] = []
   for (let at = COUNT_SIZE; at < payload.length; at += SEQUENCE_SIZE) {
-    sequences.push(readSequence('REVOKE', payload, at, 1))
+    sequences.push(readSequence(frame, payload, at, 1))
   }
   return sequences
+}
+
+function decodeVerdicts<T>(
+  frame: string,
+  payload: Buffer,
+  entry: (sequence: number, code: number) => T,
+): T[] {
+  checkFixedSize(frame, payload, VERDICT_SIZE)
+  const entries: T[] = []
+  for (let at = COUNT_SIZE; at < payload.length; at += VERDICT_SIZE) {
+    entries.push(entry(readSequence(frame, payload, at, 1), payload.readUInt8(at + SEQUENCE_SIZE)))
+  }
+  return entries
 }
 
 // Not from Buffer's shared pool: tokens would lie among strangers' bytes, and pin the pool.
@@ -147,24 +265,24 @@ let lastName = ''
 let lastBytes: Uint8Array = Buffer.alloc(0)
 
 /** A broker has few listeners, and most offers are of the one that the offer before was of. */
-function readListener(payload: Buffer, at: number, length: number): string {
+function readListener(frame: string, payload: Buffer, at: number, length: number): string {
   let same = length === lastBytes.length
   for (let index = 0; same && index < length; index++) same = payload[at + index] === lastBytes[index]
   if (!same) {
-    lastName = readText('OFFER', 'listener', payload, at, length)
+    lastName = readText(frame, 'listener', payload, at, length)
     lastBytes = Uint8Array.prototype.slice.call(payload, at, at + length)
   }
   return lastName
 }
 
-function parseMeta(text: string): Record<string, unknown> {
+function parseMeta(frame: string, text: string): Record<string, unknown> {
   let meta: unknown
   try {
     meta = JSON.parse(text)
   } catch {
-    throw malformed('OFFER', 'meta is not JSON')
+    throw malformed(frame, 'meta is not JSON')
   }
-  if (!isJsonObject(meta)) throw malformed('OFFER', 'meta is not a JSON object')
+  if (!isJsonObject(meta)) throw malformed(frame, 'meta is not a JSON object')
   return meta
 }
 

@@ -1,22 +1,31 @@
-/** OFFER, ACK, NACK and REVOKE onto the wire. OFFER is the hot path: a few entries for each wake-up. */
+/** The batches onto the wire. OFFER is the hot path: a few entries for each wake-up. */
 import {
   ACK_SIZE,
   COUNT_SIZE,
+  HANDBACK_HEAD_SIZE,
   META_LENGTH_SIZE,
   NACK_SIZE,
   OFFER_HEAD_SIZE,
   SEQUENCE_SIZE,
   U32_SPAN,
+  VERDICT_SIZE,
 } from './batch-layout.ts'
 import { FrameEncodeError } from './errors.ts'
 import {
   type Ack,
   FrameType,
+  GIVEN_BACK_REASONS,
+  type GivenBack,
+  HANDBACK_KINDS,
+  type HandBack,
   MAX_BATCH_ENTRIES,
+  MAX_HANDBACK_BYTES,
   NACK_REASONS,
   type Nack,
   type Offer,
   OFFER_KINDS,
+  type Settled,
+  SETTLED_OUTCOMES,
   TOKEN_LENGTH,
   ULID_LENGTH,
 } from './frames.ts'
@@ -24,14 +33,15 @@ import { PAYLOAD_OFFSET, startFrame } from './framing.ts'
 
 const MAX_LISTENER_BYTES = 255
 const MAX_META_BYTES = 65_535
+const MAX_SCHEMA_BYTES = 255
 const MAX_U64 = 0xffff_ffff_ffff_ffffn
 const NONE = new Uint8Array(0)
 
 // Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry without encoding.
 
 export function encodeOffers(offers: readonly Offer[]): Buffer {
-  const metas = offers.map(metaBytes)
-  const listeners = offers.map(listenerBytes)
+  const metas = offers.map((offer) => metaBytes('OFFER', offer))
+  const listeners = offers.map((offer) => listenerBytes('OFFER', offer))
   let size = COUNT_SIZE + offers.length * (OFFER_HEAD_SIZE + META_LENGTH_SIZE)
   for (const bytes of listeners) size += bytes.length
   for (const bytes of metas) size += bytes.length
@@ -81,10 +91,102 @@ export function encodeNacks(nacks: readonly Nack[]): Buffer {
 }
 
 export function encodeRevokes(sequences: readonly number[]): Buffer {
-  const size = COUNT_SIZE + sequences.length * SEQUENCE_SIZE
-  const out = startBatch('REVOKE', FrameType.REVOKE, sequences.length, size)
+  return encodeSequences('REVOKE', FrameType.REVOKE, sequences)
+}
+
+export function encodeTaken(sequences: readonly number[]): Buffer {
+  return encodeSequences('TAKEN', FrameType.TAKEN, sequences)
+}
+
+export function encodeGivenBack(entries: readonly GivenBack[]): Buffer {
+  return encodeVerdicts('GIVEN_BACK', FrameType.GIVEN_BACK, entries, ({ reason }) =>
+    codeOf(GIVEN_BACK_REASONS, reason, 'GIVEN_BACK', 'reason'),
+  )
+}
+
+export function encodeSettled(entries: readonly Settled[]): Buffer {
+  return encodeVerdicts('SETTLED', FrameType.SETTLED, entries, ({ outcome }) =>
+    codeOf(SETTLED_OUTCOMES, outcome, 'SETTLED', 'outcome'),
+  )
+}
+
+export function encodeHandBacks(entries: readonly HandBack[]): Buffer {
+  const parts = entries.map(variableParts)
+  let size = COUNT_SIZE
+  for (const { listener, meta, schema, blobs } of parts) {
+    size += HANDBACK_HEAD_SIZE + listener.length + META_LENGTH_SIZE + meta.length + 1 + schema.length
+    for (const blob of blobs) size += 4 + blob.length
+  }
+  const out = startBatch('HANDBACK', FrameType.HANDBACK, entries.length, size)
   let at = PAYLOAD_OFFSET + COUNT_SIZE
-  for (const sequence of sequences) at = writeSequence(out, at, 'REVOKE', sequence, 1)
+  let previous = 0
+  for (const [index, entry] of entries.entries()) {
+    const { listener, meta, schema, blobs } = parts[index] as HandBackParts
+    if (entry.sequence <= previous) throw unencodable('HANDBACK', 'sequences do not increase')
+    previous = entry.sequence
+    at = writeSequence(out, at, 'HANDBACK', entry.sequence, 1)
+    at = writeExactly(out, at, 'HANDBACK', 'token', entry.token, TOKEN_LENGTH)
+    at = writeExactly(out, at, 'HANDBACK', 'connection', entry.connection, ULID_LENGTH)
+    at = out.writeUInt8(codeOf(HANDBACK_KINDS, entry.kind, 'HANDBACK', 'kind'), at)
+    if (!isU32(entry.keepAlive)) throw unencodable('HANDBACK', 'keepAlive is not a u32')
+    at = out.writeUInt32LE(entry.keepAlive, at)
+    at = out.writeUInt8(listener.length, at)
+    at = writeBytes(out, at, listener)
+    at = out.writeUInt16LE(meta.length, at)
+    at = writeBytes(out, at, meta)
+    at = out.writeUInt8(schema.length, at)
+    at = writeBytes(out, at, schema)
+    for (const blob of blobs) {
+      at = out.writeUInt32LE(blob.length, at)
+      at = writeBytes(out, at, blob)
+    }
+  }
+  return out
+}
+
+interface HandBackParts {
+  readonly listener: Uint8Array
+  readonly meta: Uint8Array
+  readonly schema: Uint8Array
+  readonly blobs: readonly Uint8Array[]
+}
+
+function variableParts(entry: HandBack): HandBackParts {
+  const { kind, prefix, requestHead, answerHead, state } = entry
+  const listener = listenerBytes('HANDBACK', entry)
+  const meta = metaBytes('HANDBACK', entry)
+  const schema = Buffer.from(entry.schema)
+  if (schema.length > MAX_SCHEMA_BYTES)
+    throw unencodable('HANDBACK', `schema is over ${MAX_SCHEMA_BYTES} bytes`)
+  const blobs = [prefix, requestHead, answerHead, state]
+  let size = listener.length + meta.length + schema.length
+  for (const blob of blobs) size += blob.length
+  if (size > MAX_HANDBACK_BYTES) throw unencodable('HANDBACK', `an entry is over ${MAX_HANDBACK_BYTES} bytes`)
+  if (kind === 'idle' && schema.length + blobs.reduce((sum, blob) => sum + blob.length, 0) > 0)
+    throw unencodable('HANDBACK', 'an idle connection carries nothing')
+  return { listener, meta, schema, blobs }
+}
+
+function encodeSequences(frame: string, code: number, sequences: readonly number[]): Buffer {
+  const size = COUNT_SIZE + sequences.length * SEQUENCE_SIZE
+  const out = startBatch(frame, code, sequences.length, size)
+  let at = PAYLOAD_OFFSET + COUNT_SIZE
+  for (const sequence of sequences) at = writeSequence(out, at, frame, sequence, 1)
+  return out
+}
+
+function encodeVerdicts<T extends { sequence: number }>(
+  frame: string,
+  code: number,
+  entries: readonly T[],
+  verdict: (entry: T) => number,
+): Buffer {
+  const out = startBatch(frame, code, entries.length, COUNT_SIZE + entries.length * VERDICT_SIZE)
+  let at = PAYLOAD_OFFSET + COUNT_SIZE
+  for (const entry of entries) {
+    at = writeSequence(out, at, frame, entry.sequence, 1)
+    at = out.writeUInt8(verdict(entry), at)
+  }
   return out
 }
 
@@ -101,15 +203,15 @@ function startBatch(frame: string, code: number, count: number, size: number): B
   return out
 }
 
-function metaBytes({ meta }: Offer): Uint8Array {
+function metaBytes(frame: string, { meta }: Pick<Offer, 'meta'>): Uint8Array {
   if (meta === undefined) return NONE
   let bytes: Uint8Array
   try {
     bytes = Buffer.from(JSON.stringify(meta))
   } catch (cause) {
-    throw unencodable('OFFER', 'meta has no JSON form', cause)
+    throw unencodable(frame, 'meta has no JSON form', cause)
   }
-  if (bytes.length > MAX_META_BYTES) throw unencodable('OFFER', `meta is over ${MAX_META_BYTES} bytes`)
+  if (bytes.length > MAX_META_BYTES) throw unencodable(frame, `meta is over ${MAX_META_BYTES} bytes`)
   return bytes
 }
 
@@ -117,11 +219,11 @@ let lastListener = ''
 let lastBytes: Uint8Array = NONE
 
 /** A broker has few listeners, and most offers are of the one that the offer before was of. */
-function listenerBytes({ listener }: Offer): Uint8Array {
+function listenerBytes(frame: string, { listener }: Pick<Offer, 'listener'>): Uint8Array {
   if (listener !== lastListener) {
     const bytes = Buffer.from(listener)
     if (bytes.length > MAX_LISTENER_BYTES)
-      throw unencodable('OFFER', `listener is over ${MAX_LISTENER_BYTES} bytes`)
+      throw unencodable(frame, `listener is over ${MAX_LISTENER_BYTES} bytes`)
     lastListener = listener
     lastBytes = bytes
   }
@@ -147,6 +249,15 @@ function writeExactly(
   if (bytes.length !== length) throw unencodable(frame, `${member} is not ${length} bytes`)
   out.set(bytes, at)
   return at + length
+}
+
+function writeBytes(out: Buffer, at: number, bytes: Uint8Array): number {
+  out.set(bytes, at)
+  return at + bytes.length
+}
+
+function isU32(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value < U32_SPAN
 }
 
 function codeOf(names: readonly string[], name: string, frame: string, member: string): number {

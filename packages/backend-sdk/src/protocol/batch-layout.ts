@@ -8,6 +8,10 @@ export const NACK_SIZE = SEQUENCE_SIZE + 1 + TOKEN_LENGTH
 /** Sequence, token, ULID, deadline, kind, length of the listener's name; the name and meta follow. */
 export const OFFER_HEAD_SIZE = SEQUENCE_SIZE + TOKEN_LENGTH + ULID_LENGTH + 8 + 1 + 1
 export const META_LENGTH_SIZE = 2
+/** Sequence and one byte: the reason of GIVEN_BACK, the outcome of SETTLED. */
+export const VERDICT_SIZE = SEQUENCE_SIZE + 1
+/** Sequence, token, ULID, kind, keepAlive, length of the listener's name; what follows has lengths of its own. */
+export const HANDBACK_HEAD_SIZE = SEQUENCE_SIZE + TOKEN_LENGTH + ULID_LENGTH + 1 + 4 + 1
 
 /** A sequence is a u64 read as two u32, since a bigint for each would be garbage on the hot path. */
 export const U32_SPAN = 0x1_0000_0000

@@ -1,4 +1,13 @@
-import { decodeAcks, decodeNacks, decodeOffers, decodeRevokes } from './batch-decoder.ts'
+import {
+  decodeAcks,
+  decodeGivenBack,
+  decodeHandBacks,
+  decodeNacks,
+  decodeOffers,
+  decodeRevokes,
+  decodeSettled,
+  decodeTaken,
+} from './batch-decoder.ts'
 import { ProtocolError } from './errors.ts'
 import { FIRST_SKIPPABLE_TYPE, type Frame, FrameType } from './frames.ts'
 import { LENGTH_SIZE } from './framing.ts'
@@ -23,6 +32,12 @@ const DECODERS: ReadonlyMap<number, (payload: Buffer) => Frame> = new Map<number
     [FrameType.ACK, (payload) => ({ type: 'ack', acks: decodeAcks(payload) })],
     [FrameType.NACK, (payload) => ({ type: 'nack', nacks: decodeNacks(payload) })],
     [FrameType.REVOKE, (payload) => ({ type: 'revoke', sequences: decodeRevokes(payload) })],
+    [FrameType.REBALANCE, (payload) => decodeJsonPayload('rebalance', payload)],
+    [FrameType.RESUMES, (payload) => decodeJsonPayload('resumes', payload)],
+    [FrameType.HANDBACK, (payload) => ({ type: 'handback', entries: decodeHandBacks(payload) })],
+    [FrameType.TAKEN, (payload) => ({ type: 'taken', sequences: decodeTaken(payload) })],
+    [FrameType.GIVEN_BACK, (payload) => ({ type: 'given_back', entries: decodeGivenBack(payload) })],
+    [FrameType.SETTLED, (payload) => ({ type: 'settled', entries: decodeSettled(payload) })],
   ],
 )
 

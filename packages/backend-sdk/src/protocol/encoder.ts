@@ -1,4 +1,13 @@
-import { encodeAcks, encodeNacks, encodeOffers, encodeRevokes } from './batch-encoder.ts'
+import {
+  encodeAcks,
+  encodeGivenBack,
+  encodeHandBacks,
+  encodeNacks,
+  encodeOffers,
+  encodeRevokes,
+  encodeSettled,
+  encodeTaken,
+} from './batch-encoder.ts'
 import { FrameEncodeError } from './errors.ts'
 import type { BatchFrame, Frame } from './frames.ts'
 import { encodeJsonFrame } from './json-frames.ts'
@@ -13,6 +22,10 @@ export function encodeFrame(frame: Frame): Buffer {
   if (frame.type === 'ack') return encodeAcks(frame.acks)
   if (frame.type === 'nack') return encodeNacks(frame.nacks)
   if (frame.type === 'revoke') return encodeRevokes(frame.sequences)
+  if (frame.type === 'handback') return encodeHandBacks(frame.entries)
+  if (frame.type === 'taken') return encodeTaken(frame.sequences)
+  if (frame.type === 'given_back') return encodeGivenBack(frame.entries)
+  if (frame.type === 'settled') return encodeSettled(frame.entries)
   return encodeJsonFrame(frame)
 }
 
@@ -24,7 +37,11 @@ export function encodeBatch(frame: BatchFrame): Buffer[] {
   if (frame.type === 'offer') return encodeInParts(frame.offers, encodeOffers)
   if (frame.type === 'ack') return encodeInParts(frame.acks, encodeAcks)
   if (frame.type === 'nack') return encodeInParts(frame.nacks, encodeNacks)
-  return encodeInParts(frame.sequences, encodeRevokes)
+  if (frame.type === 'revoke') return encodeInParts(frame.sequences, encodeRevokes)
+  if (frame.type === 'handback') return encodeInParts(frame.entries, encodeHandBacks)
+  if (frame.type === 'taken') return encodeInParts(frame.sequences, encodeTaken)
+  if (frame.type === 'given_back') return encodeInParts(frame.entries, encodeGivenBack)
+  return encodeInParts(frame.entries, encodeSettled)
 }
 
 /** Halves what does not fit. That ends: one entry always fits, since its parts have limits of their own. */

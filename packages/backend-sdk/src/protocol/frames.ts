@@ -32,6 +32,12 @@ export const FrameType = {
   ACK: 0x11,
   NACK: 0x12,
   REVOKE: 0x13,
+  REBALANCE: 0x80,
+  HANDBACK: 0x81,
+  TAKEN: 0x82,
+  GIVEN_BACK: 0x83,
+  SETTLED: 0x84,
+  RESUMES: 0x85,
 } as const
 
 export const FIRST_SKIPPABLE_TYPE = 0x80
@@ -49,6 +55,41 @@ export const NACK_REASONS = [
 ] as const
 
 export type NackReason = (typeof NACK_REASONS)[number]
+
+/** In HELLO: this backend can hand connections back. In WELCOME: it may. Frames from 0x80 up follow only then. */
+export const HANDBACK_CAPABILITY = 'handback/1'
+
+/** Greatest sum of an entry's prefix, heads, state and names in HANDBACK, in bytes. */
+export const MAX_HANDBACK_BYTES = 262_144
+
+/** An idle connection may stay idle without limit. */
+export const NO_KEEP_ALIVE_LIMIT = 0xffff_ffff
+
+/**
+ * What is handed back. `idle`: HTTP/1.1 between two requests, nothing of the next one read; any backend can take it as a fresh
+ * connection. `replay`: a WebSocket or an open answer, which the next backend opens again from the recorded request.
+ * `raw`: a TCP connection with state of the app. The position, from 1, is the byte on the wire.
+ */
+export const HANDBACK_KINDS = ['idle', 'replay', 'raw'] as const
+
+export type HandBackKind = (typeof HANDBACK_KINDS)[number]
+
+/**
+ * Why the broker gives a connection back to its giver. The position, from 1, is the byte on the wire.
+ *
+ * - `NoTaker`: no registered backend resumes its schema, or its listener is gone.
+ * - `Stopping`: the broker ends.
+ * - `TooMany`: more than `handBackWindow` are unsettled.
+ * - `Disabled`: the service does not take connections back.
+ */
+export const GIVEN_BACK_REASONS = ['NoTaker', 'Stopping', 'TooMany', 'Disabled'] as const
+
+export type GivenBackReason = (typeof GIVEN_BACK_REASONS)[number]
+
+/** What became of a connection that was taken. `ended`: its client left, or it was closed. The position, from 1, is the byte. */
+export const SETTLED_OUTCOMES = ['parked', 'resumed', 'ended'] as const
+
+export type SettledOutcome = (typeof SETTLED_OUTCOMES)[number]
 
 /** `descriptor`: the client's socket is on the lane. `relay`: it will be dialled at the reconnect endpoint. */
 export const OFFER_KINDS = ['descriptor', 'relay'] as const
@@ -92,6 +133,10 @@ export interface WelcomeFrame {
   tokenTtl: number
   /** Milliseconds after which the broker reads back an offer without ACK. */
   ackDeadline: number
+  /** Greatest number of hand-backs without SETTLED or GIVEN_BACK; `null` (or absent) without `handback/1`. */
+  handBackWindow: number | null
+  /** Milliseconds for which an HTTP connection may be idle here before it is to be handed back; `null` for never. */
+  parkAfter: number | null
 }
 
 /** Broker to SDK in place of WELCOME; the connection ends after it. */
@@ -196,6 +241,80 @@ export interface RevokeFrame {
   sequences: number[]
 }
 
+/** Broker to SDK: hand `count` connections back, idle ones first; others would serve them better. */
+export interface RebalanceFrame {
+  type: 'rebalance'
+  count: number
+}
+
+/** SDK to broker: the states that this backend can resume from now on. Replaces the last list. */
+export interface ResumesFrame {
+  type: 'resumes'
+  /** At most 64 names of at most 255 characters. */
+  schemas: string[]
+}
+
+/** One connection that a backend hands back. Its descriptor lies on the lane behind the same token. */
+export interface HandBack {
+  /** From 1, strictly increasing on one control connection. */
+  sequence: number
+  /** 16 secret bytes of the giver. */
+  token: Buffer
+  /** The connection's ULID, as its OFFER named it. */
+  connection: Buffer
+  kind: HandBackKind
+  /** Milliseconds that an `idle` connection may stay idle; {@link NO_KEEP_ALIVE_LIMIT} for no limit; 0 for other kinds. */
+  keepAlive: number
+  /** As its OFFER named it. */
+  listener: string
+  /** As in its OFFER. */
+  meta: Record<string, unknown> | undefined
+  /** Name of the format of `state`, at most 255 bytes; empty for `idle`. */
+  schema: string
+  /** Bytes that were read from the client and not consumed. */
+  prefix: Buffer
+  /** Head of the request that opened a `replay`. */
+  requestHead: Buffer
+  /** Head of the answer to it. */
+  answerHead: Buffer
+  /** JSON of the app. */
+  state: Buffer
+}
+
+/** SDK to broker. At least one entry; at most {@link MAX_HANDBACK_BYTES} in each. */
+export interface HandBackFrame {
+  type: 'handback'
+  entries: HandBack[]
+}
+
+/** Broker to SDK: these belong to the broker now; the giver closes its duplicates. */
+export interface TakenFrame {
+  type: 'taken'
+  sequences: number[]
+}
+
+export interface GivenBack {
+  sequence: number
+  reason: GivenBackReason
+}
+
+/** Broker to SDK: the broker has closed its copies of these; the giver goes on with them. */
+export interface GivenBackFrame {
+  type: 'given_back'
+  entries: GivenBack[]
+}
+
+export interface Settled {
+  sequence: number
+  outcome: SettledOutcome
+}
+
+/** Broker to SDK: what became of connections that were taken. */
+export interface SettledFrame {
+  type: 'settled'
+  entries: Settled[]
+}
+
 /** The frames whose payload is a JSON object. */
 export type JsonFrame =
   | HelloFrame
@@ -206,8 +325,18 @@ export type JsonFrame =
   | DrainedFrame
   | HeartbeatFrame
   | StatsFrame
+  | RebalanceFrame
+  | ResumesFrame
 
 /** The frames whose payload is a counted batch of binary entries. */
-export type BatchFrame = OfferFrame | AckFrame | NackFrame | RevokeFrame
+export type BatchFrame =
+  | OfferFrame
+  | AckFrame
+  | NackFrame
+  | RevokeFrame
+  | HandBackFrame
+  | TakenFrame
+  | GivenBackFrame
+  | SettledFrame
 
 export type Frame = JsonFrame | BatchFrame

@@ -13,6 +13,8 @@ const JSON_FRAME_CODES: Readonly<Record<JsonFrame['type'], number>> = {
   drained: FrameType.DRAINED,
   heartbeat: FrameType.HEARTBEAT,
   stats: FrameType.STATS,
+  rebalance: FrameType.REBALANCE,
+  resumes: FrameType.RESUMES,
 }
 
 // RFC 8259 section 8.1 lets a parser refuse a byte order mark, and ignoreBOM keeps it for JSON.parse to refuse.

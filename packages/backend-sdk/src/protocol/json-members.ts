@@ -7,8 +7,10 @@ import type {
   HeartbeatFrame,
   HelloFrame,
   JsonFrame,
+  RebalanceFrame,
   ReconnectFrame,
   RefusedFrame,
+  ResumesFrame,
   StatsFrame,
   WelcomeFrame,
 } from './frames.ts'
@@ -18,6 +20,8 @@ import { isUlid } from './ulid.ts'
 export const MAX_VERSION = 128
 /** Bytes of `sun_path`, less the NUL (unix(7)). */
 const MAX_CAPABILITIES = 64
+/** Formats of state that one backend can name in RESUMES. */
+const MAX_SCHEMAS = 64
 
 interface Member<T> {
   /** What is wanted, in words for the error. */
@@ -101,6 +105,8 @@ const WELCOME: Members<WelcomeFrame> = {
   heartbeatInterval: period,
   tokenTtl: period,
   ackDeadline: period,
+  handBackWindow: orNull(positive),
+  parkAfter: orNull(milliseconds),
 }
 
 const REFUSED: Members<RefusedFrame> = {
@@ -112,6 +118,14 @@ const REFUSED: Members<RefusedFrame> = {
 const RECONNECT: Members<ReconnectFrame> = { reason: sentence }
 const DRAIN: Members<DrainFrame> = { deadline: orNull(milliseconds), reason: sentence }
 const HEARTBEAT: Members<HeartbeatFrame> = { id: count, reply: flag }
+const REBALANCE: Members<RebalanceFrame> = { count: positive }
+const schema = name(255)
+const RESUMES: Members<ResumesFrame> = {
+  schemas: member<string[]>(
+    `an array of at most ${MAX_SCHEMAS} strings of 1 to 255 characters`,
+    (value) => Array.isArray(value) && value.length <= MAX_SCHEMAS && value.every(schema.accepts),
+  ),
+}
 const STATS: Members<StatsFrame> = { adopted: count, closed: count, lag: milliseconds }
 
 const MEMBERS: Record<JsonFrame['type'], Readonly<Record<string, Member<unknown>>>> = {
@@ -123,6 +137,8 @@ const MEMBERS: Record<JsonFrame['type'], Readonly<Record<string, Member<unknown>
   drained: {},
   heartbeat: HEARTBEAT,
   stats: STATS,
+  rebalance: REBALANCE,
+  resumes: RESUMES,
 }
 
 /**

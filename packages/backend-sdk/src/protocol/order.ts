@@ -12,14 +12,24 @@ interface Rules {
 const RULES: Record<'broker' | 'backend', Rules> = {
   broker: {
     greetings: new Map<Type, State>([['hello', 'registered']]),
-    registered: ['drain', 'drained', 'heartbeat', 'stats', 'ack', 'nack'],
+    registered: ['drain', 'drained', 'heartbeat', 'stats', 'ack', 'nack', 'handback', 'resumes'],
   },
   backend: {
     greetings: new Map<Type, State>([
       ['welcome', 'registered'],
       ['refused', 'refused'],
     ]),
-    registered: ['offer', 'revoke', 'drain', 'heartbeat', 'reconnect'],
+    registered: [
+      'offer',
+      'revoke',
+      'drain',
+      'heartbeat',
+      'reconnect',
+      'rebalance',
+      'taken',
+      'given_back',
+      'settled',
+    ],
   },
 }
 

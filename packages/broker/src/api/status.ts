@@ -52,6 +52,10 @@ export interface ServiceStatus {
   readonly stuck: number
   /** Clients whose bytes the broker carries now. */
   readonly relaying: number
+  /** Idle connections that backends handed back and that wait, unread, for their next request. */
+  readonly parked: number
+  /** Live connections that were handed back since the start; each is an arrival, as an accept is. */
+  readonly handedBack: number
   /** Answers to offers that were settled already: they crossed something, and were ignored. */
   readonly lateAnswers: number
   readonly outcomes: Readonly<Record<Outcome, number>>

@@ -146,6 +146,22 @@ const service = z.strictObject({
     'Until it answers or ends, the broker keeps a descriptor of each, and offers none of them to anybody else.',
     'One more, and the oldest is relinquished: the broker lets go of it for good and counts it as `relinquished`.',
   ),
+  handBack: describe(
+    z.enum(['drain', 'off']).default('drain'),
+    '`drain`: a backend that drains hands its idle HTTP connections back, and they go on with another one. It serves them for as long as it',
+    'takes, without `Connection: close`. Needs an SDK that can; connections that are relayed, or whose TLS ends in Node, stay where they are.',
+    '`off`: a connection stays with the backend that adopted it.',
+  ),
+  parkAfter: describe(
+    duration(0).nullable().default(null),
+    'How long an HTTP connection may be idle in a backend before the backend hands it back. The broker then keeps it, unread, for the rest of',
+    'the server\'s `keepAliveTimeout`, and offers it like a new one when its next request comes. `"0ms"`: after each answer, so that each request',
+    'goes to the backend that suits best now. `null`: only when a backend drains.',
+  ),
+  handBackWindow: describe(
+    count(1).max(1024).default(64),
+    'How many connections a backend may be handing back at a time. The others go on meanwhile.',
+  ),
   failureLimit: describe(
     failureLimit.prefault({}),
     'When a backend that fails is left alone for a while (`paused`). One success clears the count.',

@@ -132,7 +132,7 @@ export type FromWorker =
     }
   | { readonly type: 'pong' }
 
-/** From a worker to its successor: clients that wait, in order of arrival; their descriptors ride along. */
+/** From a worker to its successor: clients that wait, in order of arrival, and idle connections; their descriptors ride along. */
 export interface HeldClients {
   readonly type: 'held'
   readonly clients: readonly {
@@ -143,5 +143,10 @@ export interface HeldClients {
     readonly id: string
     /** CLOCK_MONOTONIC at accept, milliseconds: all processes of a host share it. */
     readonly acceptedAt: number
+    /**
+     * Of an idle connection that was handed back: how long it may stay idle from now on, in milliseconds; null for no limit. Absent for a client
+     * that waits for a backend; a worker of an older version does not know it, and offers the connection at once.
+     */
+    readonly idleFor?: number | null
   }[]
 }

@@ -1,5 +1,12 @@
 /** How an accepted connection can end. Each ends in exactly one. */
-export const OUTCOMES = ['handed_off', 'relayed', 'rejected', 'client_gone', 'relinquished'] as const
+export const OUTCOMES = [
+  'handed_off',
+  'relayed',
+  'rejected',
+  'client_gone',
+  'relinquished',
+  'idle_closed',
+] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
 /** Why a connection was rejected: its time was spent, no room to wait, or the broker itself stops. */
@@ -57,6 +64,13 @@ export const BACKEND_STATES = [
   'paused',
 ] as const
 export type BackendState = (typeof BACKEND_STATES)[number]
+
+/** What is handed back; see `HANDBACK_KINDS` of the protocol. */
+export { HANDBACK_KINDS, type HandBackKind } from '@baton/backend-sdk/protocol'
+
+/** What the broker did with a connection that was handed back. */
+export const HANDBACK_RESULTS = ['taken', 'given_back', 'refused'] as const
+export type HandBackResult = (typeof HANDBACK_RESULTS)[number]
 
 /** Seen from the client: `in` is what it sends. */
 export const RELAY_DIRECTIONS = ['in', 'out'] as const

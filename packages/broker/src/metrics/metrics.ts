@@ -5,6 +5,8 @@ import {
   FAILURE_REASONS,
   FALLBACK_ACTIONS,
   FALLBACK_REASONS,
+  HANDBACK_KINDS,
+  HANDBACK_RESULTS,
   OUTCOMES,
   REJECTION_REASONS,
   RELAY_DIRECTIONS,
@@ -13,6 +15,8 @@ import {
   type FailureReason,
   type FallbackAction,
   type FallbackReason,
+  type HandBackKind,
+  type HandBackResult,
   type Outcome,
   type RejectionReason,
   type RelayDirection,
@@ -93,6 +97,27 @@ export class Metrics {
     help: 'Time from accept to the acknowledgement of a backend.',
     labels: ['service'],
     buckets: HANDOFF_BUCKETS,
+  })
+
+  readonly connectionsHandedBack = counter<{ service: string; kind: HandBackKind; result: HandBackResult }>(
+    this.#registry,
+    {
+      name: 'baton_connections_handed_back_total',
+      help: 'Live connections that backends handed back, by what the broker did with them.',
+      labels: ['service', 'kind', 'result'],
+    },
+  )
+
+  readonly connectionsParked = gauge<{ service: string }>(this.#registry, {
+    name: 'baton_connections_parked',
+    help: 'Idle connections that were handed back and wait, unread, for their next request.',
+    labels: ['service'],
+  })
+
+  readonly connectionsResumed = counter<{ service: string; kind: HandBackKind }>(this.#registry, {
+    name: 'baton_connections_resumed_total',
+    help: 'Connections that were handed back and that a backend has adopted again.',
+    labels: ['service', 'kind'],
   })
 
   readonly relayConnections = gauge<{ service: string }>(this.#registry, {
@@ -187,7 +212,12 @@ export class Metrics {
     for (const action of FALLBACK_ACTIONS) {
       for (const reason of FALLBACK_REASONS) this.fallbacks.inc({ service, action, reason }, 0)
     }
+    for (const kind of HANDBACK_KINDS) {
+      this.connectionsResumed.inc({ service, kind }, 0)
+      for (const result of HANDBACK_RESULTS) this.connectionsHandedBack.inc({ service, kind, result }, 0)
+    }
     this.connectionsHeld.set({ service }, 0)
+    this.connectionsParked.set({ service }, 0)
     this.handoffsInFlight.set({ service }, 0)
     this.relayConnections.set({ service }, 0)
     this.handoffDuration.zero({ service })

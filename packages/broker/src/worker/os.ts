@@ -1,7 +1,18 @@
 import type { Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
-import { clearLinger, peek, setNonblocking } from '@baton/native-sendmsg'
+import {
+  clearLinger,
+  closeAside,
+  isStream,
+  localAddress,
+  NativeError,
+  OwnedFd,
+  peek,
+  peerAddress,
+  setNonblocking,
+  type SocketAddress,
+} from '@baton/native-sendmsg'
 import { closeClients } from './connection/close-clients.ts'
 import type { ClientConnection } from './connection/connection.ts'
 import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
@@ -27,6 +38,12 @@ export interface Os extends Clock {
   peek(fd: number, max: number): Buffer | undefined
   /** See `closeClients`. */
   closeClients(connections: readonly Pick<ClientConnection, 'fd' | 'peer'>[]): void
+  /** The address of the client behind a connected socket; an empty Unix address when it has left. */
+  peer(fd: number): SocketAddress
+  /** The local address of the connection behind `fd`; undefined for anything else than a stream socket that is connected or was. */
+  local(fd: number): SocketAddress | undefined
+  /** Closes descriptors of unknown kind, which a backend has sent, without ever waiting. */
+  discard(fds: readonly number[]): void
   /** Undoes what a backend may have set on the open file that it shared: O_NONBLOCK on, SO_LINGER off. */
   takeBack(fd: number): void
   /** Dials an upstream. */
@@ -43,6 +60,19 @@ export const systemOs: Os = {
   random: Math.random,
   peek,
   closeClients,
+  peer: (fd) => peerAddress(fd) ?? { family: 'unix', address: '', port: 0 },
+  local: (fd) => {
+    try {
+      return isStream(fd) ? localAddress(fd) : undefined
+    } catch (error) {
+      // A family without addresses that are known here.
+      if (error instanceof NativeError) return undefined
+      throw error
+    }
+  },
+  discard: (fds) => {
+    for (const fd of fds) closeAside(new OwnedFd(fd))
+  },
   takeBack: (fd) => {
     setNonblocking(fd, true)
     clearLinger(fd)

@@ -5,7 +5,8 @@ import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import type { FromWorker, HeldClients, ToWorker } from '../ipc/messages.ts'
 import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
-import { type ClientConnection, FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
+import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
+import type { Waiting } from './service/service.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { standardOutput } from '../log/standard.ts'
 import type { MetricSnapshot } from '../metrics/index.ts'
@@ -231,13 +232,21 @@ export class SupervisedWorker {
       message: ({ clients }, fds) => {
         for (const [index, client] of clients.entries()) {
           const fd = fds[index] as OwnedFd
+          const listener = { name: client.listener, protocol: client.protocol }
+          const id = ulidToBytes(client.id)
+          if (client.idleFor !== undefined) {
+            const idleUntil =
+              client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
+            this.#worker?.inheritParked(client.service, [{ fd, listener, id, idleUntil }])
+            continue
+          }
           const connection = new InheritedClient(fd, {
             // Behind those that came before it, and before everybody who was accepted here.
             order: this.#inherited++,
-            listener: { name: client.listener, protocol: client.protocol },
+            listener,
             // Of one that has left nobody knows it any more; who reads from it will see that.
             peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
-            id: ulidToBytes(client.id),
+            id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
           })
           this.#worker?.inherit(client.service, [connection])
@@ -262,7 +271,7 @@ export class SupervisedWorker {
       message: () => {},
       ended: () => {},
     })
-    const pass = (service: string, connections: readonly ClientConnection[]) =>
+    const pass = (service: string, connections: readonly Waiting[]) =>
       this.#pass(successor, service, connections)
     await worker.finish(removed, pass, deadline, {
       predecessors: Promise.all(this.#predecessors),
@@ -279,21 +288,23 @@ export class SupervisedWorker {
     successor.close()
   }
 
-  #pass(
-    successor: Channel<never, HeldClients>,
-    service: string,
-    connections: readonly ClientConnection[],
-  ): boolean {
+  #pass(successor: Channel<never, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
     if (!successor.open) return false
     for (let from = 0; from < connections.length; from += MAX_CLIENTS) {
       const batch = connections.slice(from, from + MAX_CLIENTS)
-      const clients = batch.map(({ id, listener, acceptedAt }) => ({
-        service,
-        listener: listener.name,
-        protocol: listener.protocol,
-        id: ulidFromBytes(id),
-        acceptedAt: monotonic() - (performance.now() - acceptedAt),
-      }))
+      const clients = batch.map((connection) => {
+        const { id, listener } = connection
+        const isIdle = 'idleUntil' in connection
+        const idleFor = isIdle ? connection.idleUntil - performance.now() : undefined
+        return {
+          service,
+          listener: listener.name,
+          protocol: listener.protocol,
+          id: ulidFromBytes(id),
+          acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
+          ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
+        }
+      })
       // Not duplicates: there may be no room for any.
       successor.give(
         { type: 'held', clients },

@@ -15,6 +15,8 @@ export function serviceStatus(service: Service): ServiceStatus {
     inFlight: service.inFlight,
     stuck: service.stuck,
     relaying: service.relaying,
+    parked: service.parkedCount,
+    handedBack: service.serviceStats.taken,
     lateAnswers,
     outcomes: { ...outcomes },
     movedIn,

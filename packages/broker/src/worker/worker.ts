@@ -7,7 +7,7 @@ import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
 import { type Config, formatAddress, type ListenerConfig, type ServiceConfig } from '../config/index.ts'
-import type { ClientConnection } from './connection/connection.ts'
+import type { ClientConnection, ParkedClient } from './connection/connection.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
@@ -20,7 +20,8 @@ import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
-import { Service } from './service/service.ts'
+import { systemOs } from './os.ts'
+import { Service, type Waiting } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { backendReports, countedOf, serviceStatus } from './view.ts'
@@ -84,7 +85,7 @@ export interface ReplaceableWorker extends Worker {
    */
   finish(
     removed: readonly string[],
-    successor: (service: string, connections: readonly ClientConnection[]) => boolean,
+    successor: (service: string, connections: readonly Waiting[]) => boolean,
     deadline: number,
     /** Those whose clients may still come here; and told when none goes to the successor any more: resolves when it has them all. */
     neighbours: {
@@ -96,6 +97,8 @@ export interface ReplaceableWorker extends Worker {
   ): Promise<void>
   /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
+  /** The same for connections that were parked there. */
+  inheritParked(service: string, connections: readonly ParkedClient[]): void
   /** Serves one more listener, and its service if that is new. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
   /** A socket whose file was created again, beside the one before. Owns `fd`. */
@@ -156,6 +159,7 @@ export function createWorker(
     metrics,
     logger,
     acknowledged: () => poller.advance(),
+    listeners: (service: string) => listeners.filter((listener) => listener.service === service),
     ...(recorder && { recorder }),
   }
   const addService = (service: ServiceConfig) => {
@@ -370,6 +374,16 @@ export function createWorker(
         metrics.rejections.inc({ service: name, reason: 'shutdown' })
         lingeringClose.reject(connection)
       }
+    },
+    inheritParked(name, connections) {
+      const service = services.get(name)
+      if (service !== undefined) return service.inheritParked(connections)
+      logger.warn(
+        { service: name, clients: connections.length },
+        'idle connections of a service that is gone are closed',
+      )
+      metrics.connections.inc({ service: name, outcome: 'idle_closed' }, connections.length)
+      systemOs.closeClients(connections.map(({ fd }) => ({ fd, peer: systemOs.peer(fd.fd) })))
     },
     listen(listener, fd, service) {
       if (!services.has(service.name)) {

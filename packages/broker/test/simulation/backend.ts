@@ -86,6 +86,8 @@ export class Backend {
       heartbeatInterval: HEARTBEAT_INTERVAL,
       tokenTtl,
       ackDeadline,
+      handBackWindow: null,
+      parkAfter: null,
     }
     this.pending = () => {
       this.pending = undefined
@@ -107,6 +109,9 @@ export class Backend {
               if (!(error instanceof Violation)) throw error
             }
           },
+          rebalance: () => {},
+          adoptAgain: () => {},
+          handBackRoom: () => {},
           rejected: (reason) => this.#kernel.trace(process.name, `has refused: ${reason}`),
           stats: () => ({ adopted: this.#adopted, closed: this.#ended, lag: 0 }),
           drainRequested: () => this.drain(),

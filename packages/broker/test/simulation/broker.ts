@@ -301,6 +301,9 @@ export class Broker {
         return Buffer.from(state === 'sent' || state === 'asked' ? 'G' : '')
       },
       closeClients: (connections) => connections.forEach(({ fd }) => fd.close()),
+      peer: () => ({ family: 'IPv4', address: '127.0.0.1', port: 1 }),
+      local: () => undefined,
+      discard: (fds) => fds.forEach((fd) => process.close(fd)),
       takeBack: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
       dial: () => this.#kernel.violate('no upstream here'),
       dialBackend: ({ path }, host) => this.#dial(path, host),

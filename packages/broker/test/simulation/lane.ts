@@ -93,6 +93,11 @@ export class SimulatedLane implements HandoffLane {
     }
   }
 
+  /** No simulated backend hands anything back yet. */
+  takeHandBacks(): [] {
+    return []
+  }
+
   /** A message that has been on the lane for longer than `milliseconds`. */
   overdue(milliseconds: number): Client | undefined {
     const { now } = this.#broker.kernel
@@ -147,6 +152,10 @@ export class SimulatedBackendLane implements BackendLane {
       return taken
     })
     return { messages }
+  }
+
+  handBack(): number {
+    return 0
   }
 
   discard(fd: number): void {

@@ -11,6 +11,7 @@ import { createToken } from './token.ts'
 import { type Os, systemOs } from '../os.ts'
 import type { PendingDial } from '../relay/dial.ts'
 import type { BackendIdentity, LinkHost } from './link-host.ts'
+import { HandBacks } from './hand-backs.ts'
 import { RelayDials } from './relay-dials.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
@@ -25,6 +26,8 @@ export interface LinkOptions extends EligibilityOptions {
   readonly ackDeadline: number
   readonly tokenTtl: number
   readonly maxStuck: number
+  /** How many connections it may be handing back; undefined when it may not. */
+  readonly handBackWindow?: number | undefined
   /** Called after the host was: the link is over. */
   readonly ended?: (link: BackendLink) => void
 }
@@ -46,6 +49,7 @@ export class BackendLink implements Candidate {
   readonly #os: Os
   readonly #ledger = new OfferLedger()
   readonly #dials: RelayDials
+  readonly #returns: HandBacks
   #ackTimer: Timer | undefined
   #superseded = false
   #askedToReconnect = false
@@ -74,6 +78,7 @@ export class BackendLink implements Candidate {
     this.#host = host
     const { ulid: backend, slot, service } = identity
     this.#logger = logger.child({ backend, slot, service })
+    this.#returns = new HandBacks(transport, options.handBackWindow, host, os)
     this.#dials = new RelayDials(os, this.#logger, (offer, failure) => this.#relayFailed(offer, failure))
     this.eligibility = new Eligibility(
       options,
@@ -294,6 +299,15 @@ export class BackendLink implements Candidate {
         this.eligibility.drain()
         this.#logger.info('backend has drained')
         return
+      case 'handback': {
+        const { given, fault } = this.#returns.received(frame.entries, this.#acked)
+        // The giver goes on with these, and counts them as adopted once more.
+        this.#acked += given
+        if (fault !== undefined) this.#control.cutOff(fault)
+        return
+      }
+      case 'resumes':
+        return
       // FrameOrder lets none of these through to a broker.
       case 'hello':
       case 'welcome':
@@ -301,6 +315,10 @@ export class BackendLink implements Candidate {
       case 'reconnect':
       case 'offer':
       case 'revoke':
+      case 'rebalance':
+      case 'taken':
+      case 'given_back':
+      case 'settled':
         return
     }
   }

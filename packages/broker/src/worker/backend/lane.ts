@@ -21,7 +21,18 @@ const BATCH = 64
 export interface HandoffLane {
   send(messages: readonly LaneMessage[]): { sent: number; error?: NativeError }
   readBack(): { tokens: Buffer[]; error?: NativeError }
+  /** Takes up to `max` connections that the backend hands back; the caller owns the descriptors. */
+  takeHandBacks(max: number): LaneArrival[]
   close(): void
+}
+
+/** What a backend has sent with one message. */
+export interface LaneArrival {
+  readonly bytes: Buffer
+  readonly length: number
+  readonly fds: readonly number[]
+  /** Descriptors were lost on arrival: more were sent than have room, or this process may open no more. */
+  readonly controlTruncated: boolean
 }
 
 /** One arena serves every lane of the process: a batch is laid out, sent and done within one call. */
@@ -37,10 +48,11 @@ export class Lane implements HandoffLane {
   readonly #sendEnd: OwnedFd
   readonly #receiveEnd: OwnedFd
 
-  constructor() {
+  /** @param handsBack whether the backend may send descriptors as well */
+  constructor(handsBack = false) {
     ;[this.#sendEnd, this.#receiveEnd] = socketpair('seqpacket')
     // The backend could send the other way, and what is never read is closed with this end.
-    refuseDescriptors(this.#sendEnd.fd)
+    if (!handsBack) refuseDescriptors(this.#sendEnd.fd)
   }
 
   /** To be sent with WELCOME; the lane keeps it. */
@@ -68,6 +80,17 @@ export class Lane implements HandoffLane {
       if (error) return { tokens, error }
       if (messages.length < BATCH) return { tokens }
     }
+  }
+
+  takeHandBacks(max: number): LaneArrival[] {
+    const taken: LaneArrival[] = []
+    while (taken.length < max) {
+      const wanted = Math.min(BATCH, max - taken.length)
+      const { messages } = receiving.receive(this.#sendEnd.fd, wanted)
+      taken.push(...messages)
+      if (messages.length < wanted) break
+    }
+    return taken
   }
 
   /** The receive end first: the end of the lane, as the backend sees it, says that nobody else can read it any more. */

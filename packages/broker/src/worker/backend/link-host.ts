@@ -1,6 +1,7 @@
-import type { NackReason } from '@baton/backend-sdk/protocol'
+import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
-import type { ClientConnection } from '../connection/connection.ts'
+import type { ListenerConfig } from '../../config/index.ts'
+import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
 
 /** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
@@ -32,6 +33,17 @@ export interface LinkHost {
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
   /** Nobody can prove anything, and the bound is reached: it is let go. */
   relinquished(connection: ClientConnection): void
+  /**
+   * Whether this may be a connection of one of the service's listeners, by the local address of the socket that was sent; the listener
+   * that it came in at. Nothing is taken by asking.
+   */
+  listenerOf(fd: number, name: string): HandBackOrigin
+  /** Why no idle connection is taken back now; undefined when they are. */
+  handBackRefusal(): GivenBackReason | undefined
+  /** TAKEN is in the kernel: they are the host's. */
+  parked(connections: readonly ParkedClient[]): void
+  /** So many were given back, or refused because the backend broke the rules. */
+  notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void
   tokenRejected(reason: NackReason): void
   /** An answer that crossed the settlement of its offer. */
   lateAnswer(): void
@@ -40,6 +52,9 @@ export interface LinkHost {
   /** The link is over; everything it held has come back. */
   ended(link: EndedLink): void
 }
+
+/** Where a socket that is handed back comes from. `foreign`: not from here; `gone`: from a listener that is there no more. */
+export type HandBackOrigin = Pick<ListenerConfig, 'name' | 'protocol'> | 'foreign' | 'gone'
 
 /** A link by its slot; it holds nothing any more. */
 export interface EndedLink {

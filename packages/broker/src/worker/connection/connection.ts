@@ -3,6 +3,7 @@ import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
 import type { ListenerConfig } from '../../config/index.ts'
+import type { HandBackKind } from '../../metrics/index.ts'
 
 /** Order of the first client that comes from a predecessor: each of those came before everybody who is accepted here. */
 export const FIRST_INHERITED = -1_000_000_000
@@ -30,6 +31,15 @@ export interface ClientConnection {
   shared?: boolean
   /** Set when there is no client behind it but a health check, which hears what becomes of it instead of the service. */
   readonly probe?: ProbeHost
+  /** A backend has handed it back: what it was then. */
+  readonly handedBack?: HandBackKind
+}
+
+let arrivals = 0
+
+/** The `order` of a client that arrives now. */
+export function nextArrival(): number {
+  return ++arrivals
 }
 
 /** What becomes of a connection that a health check has made. One of these, once; it is never offered again. */
@@ -69,6 +79,16 @@ export class AcceptedClient implements ClientConnection {
   }
 }
 
+/** An idle connection that a backend has handed back, until its next request comes: then it arrives like a new one. */
+export interface ParkedClient {
+  readonly fd: OwnedFd
+  readonly listener: ClientConnection['listener']
+  /** The 16 bytes of the connection's ULID. */
+  readonly id: Buffer
+  /** performance.now() at which it is closed, milliseconds; Infinity for never. */
+  readonly idleUntil: number
+}
+
 /** A client that waited at a predecessor, with the id and the time that it was given there. */
 export class InheritedClient implements ClientConnection {
   readonly order: number
@@ -80,11 +100,19 @@ export class InheritedClient implements ClientConnection {
   tried: Set<string> | undefined
   pressedSince: number | undefined
   shared = true
+  readonly handedBack?: HandBackKind
 
   /** Owns `fd`. */
   constructor(
     fd: OwnedFd,
-    { order, listener, peer, id, acceptedAt }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
+    {
+      order,
+      listener,
+      peer,
+      id,
+      acceptedAt,
+      handedBack,
+    }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
     this.order = order
     this.fd = fd
@@ -92,5 +120,6 @@ export class InheritedClient implements ClientConnection {
     this.peer = peer
     this.id = id
     this.acceptedAt = acceptedAt
+    if (handedBack !== undefined) this.handedBack = handedBack
   }
 }

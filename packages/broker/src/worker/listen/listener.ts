@@ -5,11 +5,12 @@ import {
   OwnedFd,
   type Poller,
   refuseDescriptors,
+  type SocketAddress,
   type Watch,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../../config/index.ts'
-import { AcceptedClient, type ClientConnection } from '../connection/connection.ts'
+import { AcceptedClient, type ClientConnection, nextArrival } from '../connection/connection.ts'
 import { sharedReserve } from './descriptor-reserve.ts'
 
 /** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
@@ -21,7 +22,13 @@ const PRESSURE_PAUSE_MS = 100
 /** More than any backlog holds, and an end all the same when clients keep coming. */
 const MAX_ACCEPTS_AT_CLOSE = 65_536
 
-let accepts = 0
+/** Bound to all addresses of the host. */
+const WILDCARDS: ReadonlySet<string> = new Set(['0.0.0.0', '::'])
+
+/** An IPv4 address, also where an IPv6 socket shows it as a mapped one. */
+function plain(address: string): string {
+  return address.replace(/^::ffff:(?=\d+\.)/i, '')
+}
 
 /** A listening socket: owns it, accepts from it, and knows nothing of backends. */
 export class Listener {
@@ -30,6 +37,7 @@ export class Listener {
   readonly protocol: ListenerConfig['protocol']
   /** As bound: with the port that the kernel chose. */
   readonly address: string
+  readonly #bound: SocketAddress
   #fd: OwnedFd
   /** Replaced ones, until their accept queues are empty. */
   readonly #former = new Map<OwnedFd, Watch | undefined>()
@@ -54,7 +62,8 @@ export class Listener {
     this.#fd = fd
     this.#onConnection = onConnection
     this.#logger = logger
-    const { family, address, port } = localAddress(fd.fd)
+    this.#bound = localAddress(fd.fd)
+    const { family, address, port } = this.#bound
     if (family === 'unix') {
       this.address = `unix:${address}`
       // It may have been opened by a service manager, or by an older program before a reload.
@@ -68,6 +77,14 @@ export class Listener {
 
   get accepting(): boolean {
     return this.#watch !== undefined
+  }
+
+  /** Whether a socket with this local address can be a connection that was accepted here. */
+  couldHaveAccepted(local: SocketAddress): boolean {
+    const { family, address, port } = this.#bound
+    if (family === 'unix') return local.family === 'unix' && local.address === address
+    if (local.family === 'unix' || local.port !== port) return false
+    return WILDCARDS.has(address) || plain(local.address) === plain(address)
   }
 
   start(poller: Poller): void {
@@ -145,7 +162,7 @@ export class Listener {
       let short = false
       for (const { fd, peer } of connections) {
         short ||= reserve.isReached(fd)
-        this.#onConnection(new AcceptedClient(++accepts, new OwnedFd(fd), peer, this))
+        this.#onConnection(new AcceptedClient(nextArrival(), new OwnedFd(fd), peer, this))
       }
       if (error !== undefined) return this.#pauseFor(error.code)
       if (short) return this.#pauseFor('descriptor reserve reached')

@@ -4,6 +4,7 @@ import {
   type ControlEnd,
   type Frame,
   FrameOrder,
+  HANDBACK_CAPABILITY,
   type HelloFrame,
   openControlStream,
   PROTOCOL_VERSION,
@@ -441,6 +442,10 @@ export class Registry {
     const { config } = service
     const { process, owner } = peer
     let lane: Lane | undefined
+    const grantsHandBack =
+      config.handBack !== 'off' &&
+      config.handoff !== 'off' &&
+      hello.capabilities.includes(HANDBACK_CAPABILITY)
     // Its slot is free then, unless it has offers out.
     older?.supersede()
     const id = older?.identity.ulid ?? this.#idFor(hello, peer)
@@ -458,12 +463,12 @@ export class Registry {
       reconnect: endpoint.path,
     }
     try {
-      lane = new Lane()
+      lane = new Lane(grantsHandBack)
       control.writeWithDescriptor(
         {
           type: 'welcome',
           protocol: PROTOCOL_VERSION,
-          capabilities: [],
+          capabilities: grantsHandBack ? [HANDBACK_CAPABILITY] : [],
           broker: this.#brokerId,
           backend: id,
           slot: identity.slot,
@@ -471,6 +476,8 @@ export class Registry {
           heartbeatInterval: HEARTBEAT_INTERVAL_MS,
           tokenTtl: config.tokenTtl,
           ackDeadline: config.ackDeadline,
+          handBackWindow: grantsHandBack ? config.handBackWindow : null,
+          parkAfter: grantsHandBack ? config.parkAfter : null,
         },
         lane.receiveEnd,
       )
@@ -491,6 +498,7 @@ export class Registry {
         ackDeadline,
         tokenTtl,
         maxStuck,
+        handBackWindow: grantsHandBack ? config.handBackWindow : undefined,
         failureLimit,
         heartbeatInterval: HEARTBEAT_INTERVAL_MS,
         ended: (ended) => {

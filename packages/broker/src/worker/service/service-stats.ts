@@ -2,6 +2,9 @@ import type { FailureCode } from '../connection/failure.ts'
 import {
   type FallbackAction,
   type FallbackReason,
+  HANDBACK_KINDS,
+  type HandBackKind,
+  type HandBackResult,
   type Metrics,
   OUTCOMES,
   type Outcome,
@@ -27,6 +30,8 @@ export class ServiceStats {
   /** From accept to the ACK. */
   readonly latency = new LatencyHistogram()
   readonly #rejections = new Map<RejectionReason, number>()
+  readonly #handedBack = new Map<`${HandBackKind}/${HandBackResult}`, number>()
+  readonly #resumed = new Map<HandBackKind, number>()
   readonly #failures = new Map<FailureCode, number>()
   readonly #fallbacks = new Map<`${FallbackAction}/${FallbackReason}`, number>()
   readonly #tokens = new Map<TokenReason, number>()
@@ -54,6 +59,19 @@ export class ServiceStats {
     add(this.#fallbacks, `${action}/${reason}`)
   }
 
+  handedBack(kind: HandBackKind, result: HandBackResult, times = 1): void {
+    add(this.#handedBack, `${kind}/${result}`, times)
+  }
+
+  resumed(kind: HandBackKind): void {
+    add(this.#resumed, kind)
+  }
+
+  /** Hand-backs that were taken: each is an arrival, as an accept is. */
+  get taken(): number {
+    return HANDBACK_KINDS.reduce((sum, kind) => sum + (this.#handedBack.get(`${kind}/taken`) ?? 0), 0)
+  }
+
   refusedBy(reason: string): void {
     if (isTokenReason(reason)) add(this.#tokens, reason)
   }
@@ -76,6 +94,15 @@ export class ServiceStats {
     for (const [step, count] of this.#fallbacks) {
       const [action, reason] = step.split('/') as [FallbackAction, FallbackReason]
       this.#since(`fallback/${step}`, count, (by) => metrics.fallbacks.inc({ service, action, reason }, by))
+    }
+    for (const [key, count] of this.#handedBack) {
+      const [kind, result] = key.split('/') as [HandBackKind, HandBackResult]
+      this.#since(`handback/${key}`, count, (by) =>
+        metrics.connectionsHandedBack.inc({ service, kind, result }, by),
+      )
+    }
+    for (const [kind, count] of this.#resumed) {
+      this.#since(`resumed/${kind}`, count, (by) => metrics.connectionsResumed.inc({ service, kind }, by))
     }
     for (const direction of RELAY_DIRECTIONS) {
       this.#since(`relay/${direction}`, relayed[direction], (by) =>

@@ -1,10 +1,16 @@
 import type { Socket } from 'node:net'
-import type { NackReason } from '@baton/backend-sdk/protocol'
+import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
+import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
 import type { Balancer } from '../balance/candidate.ts'
-import type { ServiceConfig } from '../../config/index.ts'
-import type { ClientConnection } from '../connection/connection.ts'
+import type { ListenerConfig, ServiceConfig } from '../../config/index.ts'
+import {
+  type ClientConnection,
+  InheritedClient,
+  nextArrival,
+  type ParkedClient,
+} from '../connection/connection.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import type { Watcher } from '../hold/hold-queue.ts'
@@ -12,7 +18,8 @@ import { BACKEND_STATES, type FallbackReason, type Metrics } from '../../metrics
 import { type Os, systemOs } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
-import type { EndedLink, LinkHost } from '../backend/link-host.ts'
+import type { EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
+import { Parking } from '../park/parking.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
 import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
@@ -35,15 +42,25 @@ interface ServiceDeps {
   readonly acknowledged?: () => void
   /** Hears every step of every client; nobody by default. */
   readonly recorder?: Recorder
+  /** Listeners of a service, as they are now. */
+  readonly listeners?: (service: string) => readonly ListenerOfService[]
   /** The system's own by default. */
   readonly os?: Os
 }
+
+/** What is to be known of a listener to recognise its connections. */
+export interface ListenerOfService extends Pick<ListenerConfig, 'name' | 'protocol'> {
+  couldHaveAccepted(local: SocketAddress): boolean
+}
+
+/** What a worker passes on to its successor. */
+export type Waiting = ClientConnection | ParkedClient
 
 /**
  * The connections of one service between accept and outcome: chooses a backend for each, offers, and tries the next one with what
  * comes back; for whom there is none it asks the `Fallback`. Owner of every client descriptor on that way, and of the counts.
  *
- * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
+ * At rest: accepted + handed back = sum of outcomes + held + parked + in flight (invariants I4 and M9).
  */
 export class Service implements LinkHost, UpstreamHost {
   readonly name: string
@@ -52,6 +69,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #links = new Map<string, BackendLink>()
   readonly #balancer: Balancer
   readonly #fallback: Fallback
+  readonly #parking: Parking
+  readonly #listeners: () => readonly ListenerOfService[]
   readonly #os: Os
   readonly #relays: Relays
   readonly #upstreams: readonly Upstream[]
@@ -65,13 +84,21 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #whenIdle: (() => void)[] = []
   #stopped = false
   /** Where waiting connections go once this worker hands over to its successor. */
-  #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
+  #successor: ((connections: readonly Waiting[]) => boolean) | undefined
+  /** No idle connection is kept from now on. */
+  #ending = false
 
   constructor(name: string, config: ServiceConfig, deps: ServiceDeps) {
     this.name = name
     this.config = config
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
-    const { recorder = noRecorder } = deps
+    const { recorder = noRecorder, listeners = () => [] } = deps
+    this.#listeners = () => listeners(name)
+    this.#parking = new Parking(
+      poller,
+      { awake: (connection) => this.#awake(connection), over: (connection) => this.#idleClosed(connection) },
+      os,
+    )
     this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
@@ -108,6 +135,11 @@ export class Service implements LinkHost, UpstreamHost {
 
   get held(): number {
     return this.#fallback.held.size
+  }
+
+  /** Idle connections that backends have handed back. */
+  get parkedCount(): number {
+    return this.#parking.size
   }
 
   get inFlight(): number {
@@ -176,10 +208,12 @@ export class Service implements LinkHost, UpstreamHost {
    *
    * @param successor false: it is gone, and they stay this service's
    */
-  handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
+  handOver(successor: (connections: readonly Waiting[]) => boolean): void {
     this.#successor = successor
     this.#fallback.leaving = true
     this.flush()
+    const idle = this.#parking.take()
+    if (idle.length > 0) this.#passIdle(idle)
     const held = this.#fallback.held.take(this.#fallback.held.size)
     if (held.length > 0) this.#pass(held)
     this.noteIdle()
@@ -192,6 +226,12 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
     this.flush()
+  }
+
+  /** Connections that were parked at a predecessor. */
+  inheritParked(connections: readonly ParkedClient[]): void {
+    this.serviceStats.movedIn += connections.length
+    for (const connection of connections) this.#park(connection)
   }
 
   /** Resolves when no client is on its way or waits. */
@@ -207,12 +247,15 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** Resolves when no client is on its way, waits, or is relayed. Those that wait go on hoping for a backend until `close`. */
   async drained(): Promise<void> {
+    this.#endParking()
     this.flush()
     if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
   /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
   async close(): Promise<void> {
+    this.#endParking()
+    this.flush()
     this.#stopped = true
     this.#fallback.close()
     const ended = this.letGo()
@@ -225,6 +268,7 @@ export class Service implements LinkHost, UpstreamHost {
     const metrics = this.#metrics
     this.serviceStats.publish(service, metrics, this.#relays.bytes)
     metrics.connectionsHeld.set({ service }, this.held)
+    metrics.connectionsParked.set({ service }, this.parkedCount)
     metrics.handoffsInFlight.set({ service }, this.inFlight)
     metrics.relayConnections.set({ service }, this.relaying)
     const states = Object.fromEntries(BACKEND_STATES.map((state) => [state, 0]))
@@ -244,7 +288,8 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('acknowledged', connections, now)
     this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
-    for (const { acceptedAt } of connections) {
+    for (const { acceptedAt, handedBack } of connections) {
+      if (handedBack !== undefined) this.serviceStats.resumed(handedBack)
       this.serviceStats.latency.observe(now - acceptedAt)
       this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
     }
@@ -281,6 +326,32 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('relinquished', [connection], this.#os.now())
     this.#os.closeClients([connection])
     this.noteIdle()
+  }
+
+  listenerOf(fd: number, name: string): HandBackOrigin {
+    const local = this.#os.local(fd)
+    if (local === undefined) return 'foreign'
+    const listeners = this.#listeners()
+    const found = listeners.find((listener) => listener.couldHaveAccepted(local))
+    if (found !== undefined) return { name: found.name, protocol: found.protocol }
+    return listeners.some((listener) => listener.name === name) ? 'foreign' : 'gone'
+  }
+
+  handBackRefusal(): GivenBackReason | undefined {
+    if (this.#ending) return 'Stopping'
+    return this.config.handBack === 'off' ? 'Disabled' : undefined
+  }
+
+  parked(connections: readonly ParkedClient[]): void {
+    this.serviceStats.handedBack('idle', 'taken', connections.length)
+    // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
+    for (const { fd } of connections) this.#os.takeBack(fd.fd)
+    if (this.#successor !== undefined) this.#passIdle(connections)
+    else for (const connection of connections) this.#park(connection)
+  }
+
+  notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void {
+    this.serviceStats.handedBack(kind, result, times)
   }
 
   tokenRejected(reason: NackReason): void {
@@ -328,6 +399,47 @@ export class Service implements LinkHost, UpstreamHost {
     this.#successor = undefined
     this.#fallback.leaving = false
     this.#place(inOrder(connections))
+  }
+
+  #park(connection: ParkedClient): void {
+    if (this.#ending) return this.#idleClosed(connection)
+    try {
+      this.#parking.add(connection)
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#logger.error({ service: this.name, code: error.code }, 'an idle connection cannot be watched')
+      this.#idleClosed(connection)
+    }
+  }
+
+  /** Its next request is there: it arrives like a new client, behind those that came before. */
+  #awake({ fd, listener, id }: ParkedClient): void {
+    this.arrive(
+      new InheritedClient(fd, {
+        order: nextArrival(),
+        listener,
+        peer: this.#os.peer(fd.fd),
+        id,
+        acceptedAt: this.#os.now(),
+        handedBack: 'idle',
+      }),
+    )
+  }
+
+  #idleClosed({ fd }: ParkedClient): void {
+    this.serviceStats.outcomes.idle_closed += 1
+    this.#os.closeClients([{ fd, peer: this.#os.peer(fd.fd) }])
+  }
+
+  #endParking(): void {
+    this.#ending = true
+    this.#parking.end()
+  }
+
+  /** To the successor; back here if it has ended before this worker. */
+  #passIdle(connections: readonly ParkedClient[]): void {
+    if (this.#successor?.(connections) === true) this.serviceStats.movedOut += connections.length
+    else for (const connection of connections) this.#park(connection)
   }
 
   /** One less is on its way, waits, or is relayed. */

@@ -1,0 +1,135 @@
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLONESHOT,
+  EPOLLRDHUP,
+  NativeError,
+  type Watch,
+} from '@baton/native-sendmsg'
+import type { Timer } from '@baton/backend-sdk/protocol'
+import type { ParkedClient } from '../connection/connection.ts'
+import type { Watcher } from '../hold/hold-queue.ts'
+import { type Os, systemOs } from '../os.ts'
+
+/** Parked connections are closed this much after their time at most, in ms: one timer serves all that end within it. */
+const TICK_MS = 250
+
+const EVENTS = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT
+
+export interface ParkingHost {
+  /** Bytes of its next request are there, unread: the connection is the host's. */
+  awake(connection: ParkedClient): void
+  /** The client has left, or its time is over: the connection is the host's, to be closed. */
+  over(connection: ParkedClient): void
+}
+
+interface Parked {
+  readonly connection: ParkedClient
+  readonly watch: Pick<Watch, 'modify' | 'remove'>
+  /** The tick at which its time is over; Infinity for never. */
+  readonly tick: number
+}
+
+/**
+ * Idle connections that backends have handed back. Each is watched for its first byte, and closed when the rest of its keep-alive time is
+ * over. The parking owns the watch of each socket; the connection itself leaves by its host, or by `take`.
+ */
+export class Parking {
+  readonly #poller: Watcher
+  readonly #host: ParkingHost
+  readonly #os: Os
+  readonly #parked = new Set<Parked>()
+  /** By the tick at which they end. */
+  readonly #ends = new Map<number, Set<Parked>>()
+  #timer: Timer | undefined
+
+  constructor(poller: Watcher, host: ParkingHost, os: Os = systemOs) {
+    this.#poller = poller
+    this.#host = host
+    this.#os = os
+  }
+
+  get size(): number {
+    return this.#parked.size
+  }
+
+  /** @throws {NativeError} it cannot be watched; the connection is still the caller's */
+  add(connection: ParkedClient): void {
+    const watch = this.#poller.add(connection.fd.fd, EVENTS, (events) => this.#ready(parked, events))
+    const parked: Parked = { connection, watch, tick: Math.ceil(connection.idleUntil / TICK_MS) }
+    this.#parked.add(parked)
+    if (!Number.isFinite(parked.tick)) return
+    const ends = this.#ends.get(parked.tick)
+    if (ends === undefined) this.#ends.set(parked.tick, new Set([parked]))
+    else ends.add(parked)
+    this.#arm()
+  }
+
+  /** All of them; they are not watched any longer. */
+  take(): ParkedClient[] {
+    const all = [...this.#parked]
+    for (const parked of all) this.#remove(parked)
+    return all.map(({ connection }) => connection)
+  }
+
+  close(): void {
+    this.#os.clear(this.#timer)
+  }
+
+  /** Lets all of them go: those whose next request is there are awake, the others are over. */
+  end(): void {
+    for (const parked of [...this.#parked]) this.#settle(parked, this.#received(parked))
+    this.close()
+  }
+
+  #ready(parked: Parked, events: number): void {
+    if (!this.#parked.has(parked)) return
+    if ((events & (EPOLLERR | EPOLLHUP)) !== 0) return this.#settle(parked, 0)
+    const received = this.#received(parked)
+    if (received === undefined) parked.watch.modify(EVENTS)
+    else this.#settle(parked, received)
+  }
+
+  /** Bytes that wait (1 for some); 0 at the end of the client's side; undefined while there are none. */
+  #received({ connection }: Parked): number | undefined {
+    try {
+      return this.#os.peek(connection.fd.fd, 1)?.length
+    } catch (error) {
+      if (error instanceof NativeError) return 0
+      throw error
+    }
+  }
+
+  /** A byte that is there counts, whatever else has happened: a half-closed client may wait for its answer. */
+  #settle(parked: Parked, received: number | undefined): void {
+    this.#remove(parked)
+    if (received === undefined || received === 0) this.#host.over(parked.connection)
+    else this.#host.awake(parked.connection)
+  }
+
+  #remove(parked: Parked): void {
+    parked.watch.remove()
+    this.#parked.delete(parked)
+    const ends = this.#ends.get(parked.tick)
+    ends?.delete(parked)
+    if (ends?.size === 0) this.#ends.delete(parked.tick)
+  }
+
+  #arm(): void {
+    if (this.#timer !== undefined || this.#ends.size === 0) return
+    this.#timer = this.#os.setTimeout(() => {
+      this.#timer = undefined
+      this.#expire()
+      this.#arm()
+    }, TICK_MS)
+  }
+
+  #expire(): void {
+    const now = this.#os.now()
+    for (const [tick, ends] of this.#ends) {
+      if (tick * TICK_MS > now) continue
+      for (const parked of ends) this.#settle(parked, this.#received(parked))
+    }
+  }
+}
