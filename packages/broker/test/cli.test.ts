@@ -195,7 +195,7 @@ void t.test(
     const cases: [listen: string, why: string][] = [
       [port, 'the address is in use by another process (EADDRINUSE)'],
       // RFC 5737: for documentation, so never an address of this machine.
-      ['192.0.2.1:8080', 'the address belongs to no interface of this machine (EADDRNOTAVAIL)'],
+      ['192.0.2.1:8080', 'no interface of this machine has the address (EADDRNOTAVAIL)'],
       [file, ''],
       // It was said to be another broker's runtime folder.
       [served, 'the address is in use by another process (EADDRINUSE)'],
