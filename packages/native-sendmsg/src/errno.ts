@@ -1,7 +1,7 @@
 import { constants as os } from 'node:os'
 
 /**
- * Linux errors that Node's table of constants leaves out, and that passing descriptors can meet (errno(3)).
+ * Linux errors that can occur when passing descriptors but are missing from Node's constants (errno(3)).
  */
 const missing: readonly (readonly [number, string])[] = [
   [108, 'ESHUTDOWN'],
@@ -9,8 +9,8 @@ const missing: readonly (readonly [number, string])[] = [
 ]
 
 /**
- * errno to its name. Two names share 11 and 95 on Linux; we use EAGAIN and EOPNOTSUPP, which sendmsg(2)
- * uses.
+ * Names of errno values. 11 and 95 have two names each on Linux; we use EAGAIN and EOPNOTSUPP, as sendmsg(2)
+ * does.
  */
 export const errnoNames: ReadonlyMap<number, string> = new Map([
   ...missing,
