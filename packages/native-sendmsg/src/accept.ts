@@ -49,13 +49,13 @@ export function acceptOne(listenFd: BorrowedFd): AcceptedConnection | undefined 
     if (fd !== -1) return { fd, peer: parseAddress(arena) }
     const errno = lastErrno()
     if (errno === EAGAIN) return undefined
-    if (!isPassing(errno)) throw new NativeError('accept4', errno, { fd: listenFd })
+    if (!isTransient(errno)) throw new NativeError('accept4', errno, { fd: listenFd })
   }
 }
 
 /**
- * Accepts up to `max` queued connections: with io_uring, many in one system call; otherwise one at a time. Otherwise like
- * `acceptOne`.
+ * Like `acceptOne`, for up to `max` queued connections. With io_uring, many are accepted in one system call; without it, one at
+ * a time.
  */
 export function acceptMany(listenFd: BorrowedFd, max: number): AcceptedBatch {
   const ring = mainRing()?.ring
@@ -78,21 +78,21 @@ function acceptSingly(listenFd: BorrowedFd, max: number): AcceptedBatch {
 }
 
 /** Room for the address of each connection of a batch. */
-const ROOM = SOCKADDR + SOCKADDR_CAPACITY
-const rooms = lazyArena(RING_ENTRIES * ROOM)
+const ADDRESS_SLOT = SOCKADDR + SOCKADDR_CAPACITY
+const addressSlots = lazyArena(RING_ENTRIES * ADDRESS_SLOT)
 
 /** Size of the last batch, as an estimate for the next one. An accept that finds nothing costs a fraction of a successful one. */
-let usual = 1
+let lastCount = 1
 
 function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): AcceptedBatch {
   const connections: AcceptedConnection[] = []
-  const arena = rooms()
-  let tries = Math.min(max, usual + 1, RING_ENTRIES)
+  const arena = addressSlots()
+  let tries = Math.min(max, lastCount + 1, RING_ENTRIES)
   let error: NativeError | undefined
   let empty = false
   while (!empty && error === undefined && connections.length < max) {
     for (let index = 0; index < tries; index++) {
-      const at = index * ROOM
+      const at = index * ADDRESS_SLOT
       resetAddress(arena, at)
       ring.add({
         opcode: OPCODES.accept,
@@ -107,17 +107,17 @@ function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): Accepted
     // Check every result, even after a failure: a later accept may have returned a connection.
     for (let index = 0; index < tries; index++) {
       const result = ring.result(index)
-      if (result >= 0) connections.push({ fd: result, peer: parseAddress(arena, index * ROOM) })
+      if (result >= 0) connections.push({ fd: result, peer: parseAddress(arena, index * ADDRESS_SLOT) })
       else if (result === -EAGAIN) empty = true
-      else if (!isPassing(-result)) error ??= new NativeError('accept4', -result, { fd: listenFd })
+      else if (!isTransient(-result)) error ??= new NativeError('accept4', -result, { fd: listenFd })
     }
     tries = Math.min(max - connections.length, tries * 2, RING_ENTRIES)
   }
-  usual = Math.max(1, connections.length)
+  lastCount = Math.max(1, connections.length)
   return error === undefined ? { connections } : { connections, error }
 }
 
 /** Whether the error concerns only one connection, so that the next accept may succeed. */
-function isPassing(errno: number): boolean {
+function isTransient(errno: number): boolean {
   return errno === EINTR || errno === ECONNABORTED || errno === EPROTO
 }

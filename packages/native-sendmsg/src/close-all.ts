@@ -62,8 +62,8 @@ export function closeAside(owned: OwnedFd): void {
   const ring = mainRing()?.ring
   try {
     if (ring !== undefined) {
-      const pair = aside.of(fd, lingerOff().address)
-      return ring.leave([pair.linger, pair.close])
+      const pair = backgroundPair.of(fd, lingerOff().address)
+      return ring.submitChain([pair.linger, pair.close])
     }
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
@@ -117,21 +117,21 @@ class ClosingPair {
   }
 }
 
-const waited = new ClosingPair(0)
-const aside = new ClosingPair(ASYNC | SKIP_SUCCESS)
+const inlinePair = new ClosingPair(0)
+const backgroundPair = new ClosingPair(ASYNC | SKIP_SUCCESS)
 
 function closeTogether(ring: Ring, fds: readonly number[], linger: number): NativeError[] {
   const failures: NativeError[] = []
-  const most = RING_ENTRIES / 2
-  for (let at = 0; at < fds.length; at += most) {
-    const some = fds.slice(at, at + most)
-    for (const fd of some) {
-      const pair = waited.of(fd, linger)
+  const perBatch = RING_ENTRIES / 2
+  for (let at = 0; at < fds.length; at += perBatch) {
+    const batch = fds.slice(at, at + perBatch)
+    for (const fd of batch) {
+      const pair = inlinePair.of(fd, linger)
       ring.add(pair.linger)
       ring.add(pair.close)
     }
     ring.run()
-    for (const [index, fd] of some.entries()) {
+    for (const [index, fd] of batch.entries()) {
       const result = ring.result(2 * index + 1)
       // Not started, for lack of memory. close(2) itself never fails with ECANCELED.
       const failure = result === -ECANCELED ? failureOf(fd) : failed(fd, result)

@@ -61,7 +61,7 @@ function describe<E extends boolean>(
   name: string,
   result: 'int' | 'word',
   kinds: readonly Kind[],
-  asksWhy: E,
+  fetchErrno: E,
 ): Call<E> {
   const { DataType } = binding()
   const types = { int: DataType.I32, word: DataType.I64, string: DataType.String }
@@ -71,7 +71,7 @@ function describe<E extends boolean>(
     retType: result === 'int' ? DataType.I32 : DataType.I64,
     paramsType: kinds.map((kind) => types[kind]),
     paramsValue: [],
-    errno: asksWhy,
+    errno: fetchErrno,
     freeResultMemory: false,
   }
 }
@@ -104,12 +104,12 @@ function bindRepeatable(
   ...kinds: Kind[]
 ): (...values: Value[]) => number {
   let call: Call<false> | undefined
-  const askWhy = bind(name, result, ...kinds)
+  const callAgain = bind(name, result, ...kinds)
   return (...values) => {
     call ??= describe(name, result, kinds, false)
     call.paramsValue = values
     const value = binding().load<Call<false>['retType'], false>(call)
-    return value === -1 ? askWhy(...values) : value
+    return value === -1 ? callAgain(...values) : value
   }
 }
 

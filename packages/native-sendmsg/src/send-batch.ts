@@ -6,10 +6,7 @@ import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { MessageArena } from './message-arena.ts'
 
-/**
- * One message of a batch: bytes and one descriptor. The caller keeps the
- * descriptor.
- */
+/** One message of a batch: bytes and one descriptor, which the caller keeps. */
 export interface BatchItem {
   readonly bytes: Uint8Array
   readonly fd: BorrowedFd

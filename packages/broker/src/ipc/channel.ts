@@ -74,7 +74,7 @@ export class Channel<In extends Message, Out extends Message> {
   #length = 0
   #retry: NodeJS.Timeout | undefined
   #untilRoom: NodeJS.Timeout | undefined
-  #over = false
+  #ended = false
 
   /** Takes ownership of `socket`, one end of a connected pair. */
   constructor(socket: OwnedFd, poller: Poller, host: ChannelHost<In>) {
@@ -82,7 +82,7 @@ export class Channel<In extends Message, Out extends Message> {
     this.#host = host
     this.#watch = poller.add(socket.fd, EPOLLIN, (events) => {
       if ((events & EPOLLOUT) !== 0) this.#flush()
-      if (!this.#over && this.#untilRoom === undefined) this.#receive()
+      if (!this.#ended && this.#untilRoom === undefined) this.#receive()
     })
   }
 
@@ -92,23 +92,23 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   get open(): boolean {
-    return !this.#over
+    return !this.#ended
   }
 
   /** True if no message is partially sent or received, so that another program can take over the socket without losing one. */
   get quiet(): boolean {
-    return this.#over || (this.#outgoing.length === 0 && this.#length === 0)
+    return this.#ended || (this.#outgoing.length === 0 && this.#length === 0)
   }
 
   /** After the channel has ended, messages are dropped silently. NativeError EMFILE if the descriptors cannot be duplicated. */
   send(message: Out, fds: readonly BorrowedFd[] = []): void {
-    if (!this.#over) this.#enqueue(message, dupAll(fds))
+    if (!this.#ended) this.#enqueue(message, dupAll(fds))
   }
 
   /** Like `send`, but takes ownership of the descriptors in any case, so no duplicates are needed. */
   give(message: Out, fds: readonly OwnedFd[]): void {
     const given = fds.map((fd) => new OwnedFd(fd.release()))
-    if (this.#over) for (const fd of given) fd.close()
+    if (this.#ended) for (const fd of given) fd.close()
     else this.#enqueue(message, given)
   }
 
@@ -130,8 +130,8 @@ export class Channel<In extends Message, Out extends Message> {
 
   /** Drops what the kernel has not accepted yet; see `sent`. */
   close(): void {
-    if (this.#over) return
-    this.#over = true
+    if (this.#ended) return
+    this.#ended = true
     clearTimeout(this.#retry)
     clearTimeout(this.#untilRoom)
     this.#watch.remove()
@@ -153,7 +153,7 @@ export class Channel<In extends Message, Out extends Message> {
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       if (error.code === 'EAGAIN') return this.#watch.modify(EPOLLIN | EPOLLOUT)
-      if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#later()
+      if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#retryLater()
       // EPIPE: read what the other end has sent; EOF follows and ends the channel.
       for (const { fds } of this.#outgoing.splice(0)) for (const fd of fds) fd.close()
     }
@@ -170,7 +170,7 @@ export class Channel<In extends Message, Out extends Message> {
     }
   }
 
-  #later(): void {
+  #retryLater(): void {
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined
       this.#flush()
@@ -179,7 +179,7 @@ export class Channel<In extends Message, Out extends Message> {
 
   #receive(): void {
     try {
-      while (!this.#over) {
+      while (!this.#ended) {
         if (this.#host.room?.() === false) return this.#waitForRoom()
         const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
         if (message === undefined) return
@@ -220,7 +220,7 @@ export class Channel<In extends Message, Out extends Message> {
       this.#read = [bytes.subarray(length)]
       this.#length = bytes.length - length
       this.#host.message(message, this.#fds.splice(0, count))
-      if (this.#over) return
+      if (this.#ended) return
     }
   }
 
@@ -231,7 +231,7 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #end(error: Error | undefined): void {
-    if (this.#over) return
+    if (this.#ended) return
     this.close()
     this.#host.ended(error)
   }

@@ -38,7 +38,7 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
     const entry = join(folder, name)
     const found = lstatSync(entry, { throwIfNoEntry: false })
     const { mode, uid: owner, gid: group } = statSync(folder)
-    if (owner !== uid && owner !== 0 && !isOutside(owner))
+    if (owner !== uid && owner !== 0 && !isUnmapped(owner))
       return `${folder} belongs to uid ${owner}, who can replace ${entry}; choose another runtimeDir`
     const groupIsOurs = group === 0 || (group === gid && gid === uid)
     const writable = (mode & OTHER_WRITE) !== 0 || ((mode & GROUP_WRITE) !== 0 && !groupIsOurs)
@@ -64,7 +64,7 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
 }
 
 /** Whether the uid is not mapped in this user namespace, like the host's root in a container (user_namespaces(7)). */
-function isOutside(uid: number): boolean {
+function isUnmapped(uid: number): boolean {
   const ranges = readFileSync('/proc/self/uid_map', 'latin1').trim().split('\n')
   return !ranges.some((range) => {
     const [first = 0, , count = 0] = range.trim().split(/\s+/).map(Number)

@@ -25,7 +25,7 @@ export function createLogger(format: LogFormat, listener?: (line: string) => voi
   )
   reportDropped(logger, 'stdout', output)
   reportDropped(logger, 'stderr', standardError())
-  takeWarnings(logger)
+  captureWarnings(logger)
   return logger
 }
 
@@ -42,7 +42,7 @@ function reportDropped(logger: Logger, output: 'stdout' | 'stderr', sink: Sink):
 }
 
 /** Logs Node's warnings: Node would write them to `process.stderr`, where a write error would end the process. */
-function takeWarnings(logger: Logger): void {
+function captureWarnings(logger: Logger): void {
   // With --no-warnings, Node installs no listener.
   if (process.listenerCount('warning') === 0) return
   process.removeAllListeners('warning')

@@ -7,7 +7,7 @@ const ERROR = 50
 /** Fields already shown at the start of the line, or of no use to a human reader. */
 const OMITTED = new Set(['time', 'pid', 'hostname', 'name', 'msg', 'level', 'reason'])
 /** Fields implied by the instance name at the start of the line of a managed backend. */
-const OF_INSTANCE = new Set(['service', 'instance', 'backend', 'peerPid', 'stream'])
+const INSTANCE_FIELDS = new Set(['service', 'instance', 'backend', 'peerPid', 'stream'])
 
 /**
  * Formats a JSON log line for a human reader. Any other line is returned unchanged, and so is the text that a managed backend prints. The
@@ -18,9 +18,9 @@ export function readable(line: string): string {
   if (entry === undefined) return line
   const { msg, reason, level, instance, stream } = entry
   if (typeof instance === 'string' && typeof stream === 'string') return `${instance} | ${String(msg)}`
-  const whose = typeof instance === 'string' ? OF_INSTANCE : undefined
+  const implied = typeof instance === 'string' ? INSTANCE_FIELDS : undefined
   const more = Object.entries(entry)
-    .filter(([name]) => !OMITTED.has(name) && whose?.has(name) !== true)
+    .filter(([name]) => !OMITTED.has(name) && implied?.has(name) !== true)
     .map(([name, value]) => ` ${name}=${shown(value)}`)
   const text = [
     ...(typeof instance === 'string' ? [`${instance} | `] : []),

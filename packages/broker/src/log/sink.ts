@@ -69,7 +69,7 @@ export class Sink {
   #outlet: Outlet | undefined
   #progress: Progress = IDLE
   /** When the output last accepted bytes, or had nothing pending. */
-  #tookAt = performance.now()
+  #lastProgressAt = performance.now()
   readonly #waiting = new Set<() => void>()
   /** Bytes being written by a pool thread. */
   #inThread = 0
@@ -106,7 +106,7 @@ export class Sink {
 
   /** True if much is pending but the output is accepting it: waiting avoids dropped lines. */
   get congested(): boolean {
-    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#tookAt < STALLED_AFTER_MS
+    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#lastProgressAt < STALLED_AFTER_MS
   }
 
   get state(): SinkState {
@@ -143,7 +143,7 @@ export class Sink {
   /** @param text whole lines */
   write(text: string | Buffer, origin: Origin = 'own'): void {
     if (this.#buffer.mayResume) this.#resume()
-    if (this.empty) this.#tookAt = performance.now()
+    if (this.empty) this.#lastProgressAt = performance.now()
     this.#buffer.push(typeof text === 'string' ? Buffer.from(text) : text, origin)
     this.#schedule()
   }
@@ -257,16 +257,16 @@ export class Sink {
         const written = this.#outlet.write(chunk)
         if (typeof written !== 'number') return void this.#await(written, chunk.length)
         if (written === 0) return this.#retry(RETRY_DELAY_MS)
-        this.#took(written)
+        this.#noteWritten(written)
       }
     } catch (error) {
       this.#failed(error)
     }
   }
 
-  #took(count: number): void {
+  #noteWritten(count: number): void {
     this.#buffer.written(count)
-    this.#tookAt = performance.now()
+    this.#lastProgressAt = performance.now()
     if (this.#buffer.size <= CONGESTED_SIZE) for (const done of this.#waiting) done()
   }
 
@@ -282,7 +282,7 @@ export class Sink {
     }
     this.#progress = IDLE
     this.#inThread = 0
-    this.#took(written)
+    this.#noteWritten(written)
     if (this.#movedInWrite) {
       this.#movedInWrite = false
       this.#buffer.beginAgain()
