@@ -50,10 +50,7 @@ export const align8 = (bytes: number): number => Math.ceil(bytes / 8) * 8
 /** Maximum number of descriptors in one message (kernel `include/net/scm.h`); more are EINVAL. */
 export const SCM_MAX_FD = 253
 export const SCM_RIGHTS = 1
-/**
- * A pidfd of the sender, created for a receiver with SO_PASSPIDFD (Linux 6.5). The receiver must close
- * it.
- */
+/** A pidfd of the sender, created for a receiver with SO_PASSPIDFD (Linux 6.5), which must close it. */
 export const SCM_PIDFD = 4
 
 export const AF_UNIX = 1

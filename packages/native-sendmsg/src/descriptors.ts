@@ -2,10 +2,7 @@ import { F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_NONB
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
-/**
- * A descriptor that the caller keeps: a function that takes one does not close it, or use it after
- * returning.
- */
+/** A descriptor that the caller keeps: a function that takes one does not close it, or use it after returning. */
 export type BorrowedFd = number
 
 /**
@@ -54,10 +51,7 @@ export class OwnedFd {
   }
 }
 
-/**
- * close(2). Linux frees the number before it reports EINTR or EIO, so a failed close is reported but must not be
- * retried.
- */
+/** close(2). Linux frees the number before it reports EINTR or EIO, so a failed close must not be retried. */
 export function close(fd: number): void {
   if (libc.close(fd) === -1) throw new NativeError('close', lastErrno(), { fd })
 }

@@ -88,8 +88,8 @@ function definitions(env: ExecuteOptions['env']): string[] {
 const memory = new Set<Arena>()
 
 /**
- * Lays out two NULL-terminated pointer arrays, followed by their strings. Returns the
- * addresses of the first string, which is the path, and of the arrays.
+ * Lays out two NULL-terminated pointer arrays, followed by their strings. Returns the addresses of the first
+ * string, which is the path, and of the arrays.
  */
 function layOut(
   argv: readonly string[],

@@ -17,10 +17,7 @@ import { MessageArena } from './message-arena.ts'
 export interface OutgoingMessage {
   /** One message, whole or in pieces, which are concatenated. */
   bytes: Uint8Array | readonly Uint8Array[]
-  /**
-   * At most 253; more are EINVAL. The caller keeps them. Sending descriptors requires at least one byte of
-   * data.
-   */
+  /** At most 253; more are EINVAL. The caller keeps them. Sending descriptors requires at least one byte of data. */
   fds?: readonly BorrowedFd[] | undefined
 }
 

@@ -21,7 +21,7 @@ import { EPOLLERR, EPOLLHUP, type ReadinessListener, Watch, type Watcher } from 
 
 /** Maximum events per wait. epoll is fair: the next wait starts with the others. */
 const EVENTS_PER_WAIT = 256
-/** In ms: the shortest Node timer, and less than a busy backend needs for a batch. */
+/** In ms: the shortest Node timer, and less than a busy consumer needs for a batch. */
 const MAX_HOLD_BACK_MS = 1
 /** Generation of a waiter's own descriptor in the epoll set; those of watches start at 1. */
 const WAKE = 0
@@ -33,9 +33,9 @@ export interface PollerOptions {
   /** Called after the listeners of each wake-up, before the next wait, for example to send batches. */
   afterWake?: (() => void) | undefined
   /**
-   * Called after `afterWake`: whether to hold back the next round until `advance` is called, because the backends that would
-   * receive new connections are busy. The round starts after a millisecond or two anyway (`MAX_HOLD_BACK_MS`). So batches grow
-   * only when that saves work (docs/internals/decisions/0015-hold-back.md).
+   * Called after `afterWake`: whether to hold back the next round until `advance` is called, because the consumers of its events
+   * are busy. The round starts after a millisecond or two anyway (`MAX_HOLD_BACK_MS`). So batches grow only when that saves work,
+   * and there is no delay otherwise.
    */
   holdBack?: (() => boolean) | undefined
   /** Whether to wait through io_uring, if the kernel supports it. Default true. */
@@ -268,8 +268,8 @@ function guarded(call: () => void): void {
 let shared: Poller | undefined
 
 /**
- * The poller of this thread for code without its own, created on first use and never
- * closed. No io_uring: it is used rarely, and inside applications.
+ * The poller of this thread for code without its own, created on first use and never closed. No io_uring: it
+ * is used rarely, and inside applications.
  */
 export function sharedPoller(): Poller {
   return (shared ??= new Poller({ ring: false }))

@@ -153,9 +153,7 @@ function compress(groups: readonly number[]): string {
   return `${hex.slice(0, start).join(':')}::${hex.slice(start + length).join(':')}`
 }
 
-/**
- * The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)).
- */
+/** The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)). */
 function formatPath(raw: Buffer): string {
   if (raw.length === 0) return ''
   const end = raw[0] === 0 ? raw.length : raw.indexOf(0)

@@ -28,8 +28,7 @@ export function send(fd: BorrowedFd, bytes: Uint8Array, flags = 0): number {
 
 /**
  * Receives up to `max` bytes (at most 64 KiB) into a new buffer; empty at EOF. Throws NativeError, including
- * EAGAIN. The kernel closes descriptors attached to the bytes: use `receiveMessage` where there can be
- * any.
+ * EAGAIN. The kernel closes descriptors attached to the bytes: use `receiveMessage` if there can be any.
  */
 export function recv(fd: BorrowedFd, max: number): Buffer {
   const count = receiveChunk(fd, max, 0)

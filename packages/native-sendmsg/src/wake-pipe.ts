@@ -60,8 +60,7 @@ export class WakePipe {
 
 /**
  * Moves a descriptor to a number returned by `fs.openSync`, which Node closes at the very end of a Worker
- * (`trackUnmanagedFds`, on by default). To close it earlier, use `fs.closeSync`, which also ends the
- * tracking.
+ * (`trackUnmanagedFds`, on by default). To close it earlier, use `fs.closeSync`, which ends the tracking too.
  */
 export function closedWithEnvironment(owned: OwnedFd): number {
   try {

@@ -53,10 +53,7 @@ export class Watch {
     return this.#events
   }
 
-  /**
-   * Changes the requested events; re-arms an EPOLLONESHOT watch. BATON_ERR_FD_CLOSED after
-   * `remove`.
-   */
+  /** Changes the requested events; re-arms an EPOLLONESHOT watch. BATON_ERR_FD_CLOSED after `remove`. */
   modify(events: number): void {
     if (this.#removed) {
       throw new BatonNativeError('BATON_ERR_FD_CLOSED', `the watch of fd ${this.fd} was removed`)

@@ -32,7 +32,7 @@ export function isClosed({ command, external }: Membership): boolean {
 export interface Config {
   /** The file it was read from, as given by the caller. */
   readonly file: string | undefined
-  /** Absolute path; created with mode 0700 if missing. */
+  /** Absolute path; created if missing. */
   readonly runtimeDir: string
   readonly drainDeadline: number
   /** A worker that has not answered its master for this many milliseconds is replaced. */

@@ -108,7 +108,7 @@ const service = z.strictObject({
     z.enum(['least-connections', 'round-robin', 'p2c', 'source-hash']).default('least-connections'),
     'How a backend is chosen. `least-connections`: lowest load relative to its weight. `round-robin`: in turn, by weight.',
     '`p2c`: the less loaded of two backends drawn at random by weight.',
-    "`source-hash`: by the client's IP address, so that a client always reaches the same backend. When a backend leaves, only its own",
+    "`source-hash`: by the client's IP address, so that a client stays with the same backend. When a backend leaves, only its own",
     'clients move. Clients of a Unix socket are assigned at random by weight.',
   ),
   handoff: describe(
@@ -144,7 +144,7 @@ const service = z.strictObject({
   ),
   maxStuck: describe(
     count(1).default(1024),
-    'Maximum number of connections that a backend has taken but not answered within `ackDeadline`.',
+    'Maximum number of connections that a backend may have taken without answering within `ackDeadline`.',
     'Until the backend answers or ends, the broker keeps a descriptor of each and offers it to no other backend.',
     'Beyond the limit, the oldest is given up: the broker closes its descriptor and counts the connection as `relinquished`.',
   ),
@@ -244,15 +244,15 @@ export const schema = z
       'It is created with mode 0700, or 0711 if `security` admits other users or groups.',
       "Default: `$XDG_RUNTIME_DIR/baton`, or else `baton-<uid>` in the system's temporary folder.",
       'The broker does not start if the folder belongs to another user, is writable by others, or is in use by another broker.',
-      "A parent folder that others may write to (including a group, unless it is root's or has the same number as the user) must be sticky,",
+      "A parent folder that others may write to (including a group, unless it is root's, or the user's own with gid equal to uid) must be sticky,",
       'and everything on the path to `runtimeDir` must belong to this user or root.',
       'Backends that you start yourself use the default folder: set `BATON_SOCKET=<runtimeDir>/control.sock` for them.',
       '`<runtimeDir>/control.sock` may have at most 107 bytes. A reload cannot change `runtimeDir`.',
     ),
     drainDeadline: describe(
       duration(0).prefault('30s'),
-      'How long connections in flight may take to finish when the broker stops, when a backend is drained (`baton drain` can set another',
-      'time) or a managed backend replaced, and, for relays, after a reload.',
+      'How long connections in flight may take to finish: when the broker stops, when a backend is drained (`baton drain` can set another',
+      'time), when a managed backend is replaced, and, for relays, after a reload.',
       'Remaining connections are then cut. With `0s`, they are cut immediately.',
     ),
     workerTimeout: describe(

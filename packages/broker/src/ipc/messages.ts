@@ -100,7 +100,7 @@ export type ToWorker =
   | { readonly type: 'log' }
   /** The master has started or finished an operation, to be sent to subscribers of the event stream. */
   | { readonly type: 'changed'; readonly change: Change }
-  /** Counters of other processes: the answer to `collect` with this `ask`, or 0 if sent unasked. */
+  /** Counters of other processes: the answer to the `collect` with this `ask`, or unsolicited if it is 0. */
   | { readonly type: 'metrics'; readonly ask: number; readonly snapshots: readonly MetricSnapshot[] }
   | {
       readonly type: 'reloaded'

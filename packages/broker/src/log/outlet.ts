@@ -29,7 +29,7 @@ const PIPE_BUF = 4096
 /** Writes to a regular file are atomic: they hold the inode's lock. */
 const FILE_CHUNK = 256 * 1024
 
-/** Device number of /dev/ptmx, which must not be reopened: that creates another terminal. */
+/** Device number of /dev/ptmx, which cannot be reopened: opening it creates another terminal. */
 const PTMX = 0x502
 
 const writeAsync = promisify(write)
