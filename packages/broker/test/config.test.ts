@@ -166,14 +166,16 @@ void t.test('one address serves one purpose, however it is written', async (t) =
     /^listeners\[1\]\.listen: \[::1\]:8080 is already the address of/,
   ])
   t.match(twice('unix:/tmp/a', 'unix:/tmp/a'), [/is already the address of/])
-  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [/^listeners\[0\]\.listen: .* of admin\.listen already$/])
+  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [
+    /^listeners\[0\]\.listen: .* is already the address of admin\.listen$/,
+  ])
   t.same(twice('127.0.0.1:0', '127.0.0.1:0'), [], 'port 0 is another port each time')
   const control = {
     ...smallest,
     runtimeDir: '/tmp/r',
     listeners: [{ ...listener, listen: 'unix:/tmp/r/control.sock' }],
   }
-  t.match(problems(control), [/of the control socket already$/])
+  t.match(problems(control), [/is already the address of the control socket$/])
 })
 
 void t.test('an admin server that other hosts can reach needs a token', async (t) => {
