@@ -278,7 +278,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         mkdirSync(unsafe)
         chmodSync(unsafe, mode)
         const line = await refusedFolder(t, unsafe)
-        t.match(line, `the runtime folder cannot be used: ${unsafe} can be written to by others`)
+        t.match(line, `the runtime folder cannot be used: ${unsafe} is writable by others`)
         t.equal(statSync(unsafe).mode & 0o7777, mode, 'left as it was')
       })
     }
@@ -293,7 +293,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         if (asRoot) chownSync(above, 0, gid)
         chmodSync(above, mode)
         const line = await refusedFolder(t, join(above, where))
-        t.match(line, `${above} can be written to by others (mode ${mode.toString(8)})`)
+        t.match(line, `${above} is writable by others (mode ${mode.toString(8)})`)
         t.same(readdirSync(above), [], 'in which nothing was made')
       })
     }

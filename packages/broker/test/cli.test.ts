@@ -144,7 +144,7 @@ void t.test('check and start refuse what is wrong: a line for each thing, with i
     },
     {
       changes: { listeners: [listener, listener] },
-      says: ['listeners[1].name: "web" is the name of listeners[0] already'],
+      says: ['listeners[1].name: "web" is already the name of listeners[0]'],
     },
     {
       changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
@@ -155,7 +155,7 @@ void t.test('check and start refuse what is wrong: a line for each thing, with i
     },
     {
       changes: { security: { registrationSecretFile: 'none' } },
-      says: ['security.registrationSecretFile: can not read'],
+      says: ['security.registrationSecretFile: cannot read'],
     },
   ]
   for (const { changes, says } of cases) {
@@ -175,7 +175,7 @@ void t.test('check and start refuse what is wrong: a line for each thing, with i
     t.same(await baton(command, '--config', missing), {
       code: 1,
       out: '',
-      err: `${missing}: no such file; name another one with --config FILE`,
+      err: `${missing}: no such file; use --config FILE to name another`,
     })
 })
 
@@ -195,7 +195,7 @@ void t.test(
     const cases: [listen: string, why: string][] = [
       [port, 'the address is in use by another process (EADDRINUSE)'],
       // RFC 5737: for documentation, so never an address of this machine.
-      ['192.0.2.1:8080', 'the address belongs to no interface of this machine (EADDRNOTAVAIL)'],
+      ['192.0.2.1:8080', 'no interface of this machine has the address (EADDRNOTAVAIL)'],
       [file, ''],
       // It was said to be another broker's runtime folder.
       [served, 'the address is in use by another process (EADDRINUSE)'],

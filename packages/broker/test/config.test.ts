@@ -124,7 +124,7 @@ void t.test('every problem is told, with its path and what is right', async (t) 
     ],
     [
       { ...smallest, listeners: [listener, listener] },
-      /^listeners\[1\]\.name: "web" is the name of listeners\[0\] already$/,
+      /^listeners\[1\]\.name: "web" is already the name of listeners\[0\]$/,
     ],
     [
       { ...smallest, admin: { listen: '0.0.0.0:9180' } },
@@ -160,20 +160,22 @@ void t.test('one address serves one purpose, however it is written', async (t) =
       ],
     })
   t.match(twice('127.0.0.1:8080', 'localhost:8080'), [
-    /^listeners\[1\]\.listen: 127\.0\.0\.1:8080 is the address of listeners\[0\]\.listen already$/,
+    /^listeners\[1\]\.listen: 127\.0\.0\.1:8080 is already the address of listeners\[0\]\.listen$/,
   ])
   t.match(twice('[::1]:8080', '[0:0:0:0:0:0:0:1]:8080'), [
-    /^listeners\[1\]\.listen: \[::1\]:8080 is the address of/,
+    /^listeners\[1\]\.listen: \[::1\]:8080 is already the address of/,
   ])
-  t.match(twice('unix:/tmp/a', 'unix:/tmp/a'), [/is the address of/])
-  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [/^listeners\[0\]\.listen: .* of admin\.listen already$/])
+  t.match(twice('unix:/tmp/a', 'unix:/tmp/a'), [/is already the address of/])
+  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [
+    /^listeners\[0\]\.listen: .* is already the address of admin\.listen$/,
+  ])
   t.same(twice('127.0.0.1:0', '127.0.0.1:0'), [], 'port 0 is another port each time')
   const control = {
     ...smallest,
     runtimeDir: '/tmp/r',
     listeners: [{ ...listener, listen: 'unix:/tmp/r/control.sock' }],
   }
-  t.match(problems(control), [/of the control socket already$/])
+  t.match(problems(control), [/is already the address of the control socket$/])
 })
 
 void t.test('an admin server that other hosts can reach needs a token', async (t) => {
@@ -283,7 +285,7 @@ void t.test('addresses', async (t) => {
     ['256.1.1.1:80', /not an IP address/],
     ['unix:relative', /absolute path/],
     ['unix:/a\0b', /NUL/],
-    [`unix:/${'x'.repeat(107)}`, /108 bytes and the kernel takes at most 107/],
+    [`unix:/${'x'.repeat(107)}`, /108 bytes; the kernel allows at most 107/],
   ]
   for (const [text, why] of bad) t.match(parseAddress(text), why, JSON.stringify(text).slice(0, 40))
   t.type(parseAddress(`unix:/${'x'.repeat(106)}`), 'object', '107 bytes still fit')
@@ -323,7 +325,7 @@ void t.test('files that can not be used are named', async (t) => {
       return String(error)
     }
   }
-  t.match(message('none.json'), /none\.json: no such file; name another one with --config FILE$/)
+  t.match(message('none.json'), /none\.json: no such file; use --config FILE to name another$/)
   t.match(message('folder'), /folder: is a folder, not a file$/)
   t.match(message('empty.json'), /empty\.json: line 1, column 1: expected a value, got the end of the file$/)
   t.match(message('bad.json'), /bad\.json: line 2, column 17: expected a value, got ","$/)
@@ -336,7 +338,7 @@ void t.test(
   async (t) => {
     const dir = t.testdir({ 'a.json': '{}' })
     chmodSync(join(dir, 'a.json'), 0)
-    t.throws(() => loadConfig(join(dir, 'a.json')), /may not read the file \(EACCES\)/)
+    t.throws(() => loadConfig(join(dir, 'a.json')), /no permission to read the file \(EACCES\)/)
   },
 )
 
@@ -414,11 +416,11 @@ void t.test('secret files are relative to the configuration, private, and not em
   t.throws(
     () => loadConfig(file),
     new RegExp(
-      `admin.tokenFile: ${path('token')} is open to other users \\(mode 0640\\); run: chmod 600 ${path('token')}`,
+      `admin.tokenFile: ${path('token')} is accessible to other users \\(mode 0640\\); run: chmod 600 ${path('token')}`,
     ),
   )
   t.throws(() => loadConfig(file), /security\.registrationSecretFile: .*key is empty$/)
-  t.match(readSecretFile(join(dir, 'none')), /can not read .*none: ENOENT/)
+  t.match(readSecretFile(join(dir, 'none')), /cannot read .*none: ENOENT/)
   t.match(readSecretFile(dir), /not a regular file/)
   execFileSync('mkfifo', ['-m', '600', join(dir, 'fifo')])
   t.match(readSecretFile(join(dir, 'fifo')), /not a regular file/, 'and does not wait for a writer')

@@ -312,18 +312,18 @@ void t.test(
     const others = new Set(sockets())
     const poller = new Poller()
     t.teardown(() => poller.close())
-    const clapper = present(sockets().findLast((fd) => !others.has(fd)))
-    const kept = dup(clapper)
+    const button = present(sockets().findLast((fd) => !others.has(fd)))
+    const kept = dup(button)
     const nothing = new OwnedFd(openSync('/dev/null', 'w'))
     closing(t, kept, nothing)
     const [near, far] = socketpair('stream')
     closing(t, near, far)
-    libc.dup3(nothing.fd, clapper, O_CLOEXEC)
+    libc.dup3(nothing.fd, button, O_CLOEXEC)
     let rounds = 0
     await new Promise<void>((resolve) => {
       poller.add(far.fd, EPOLLIN, () => {
         rounds += 1
-        if (rounds === 1) libc.dup3(kept.fd, clapper, O_CLOEXEC)
+        if (rounds === 1) libc.dup3(kept.fd, button, O_CLOEXEC)
         if (rounds === 3) resolve()
       })
       send(near.fd, byte)
