@@ -14,7 +14,7 @@ export interface Carried {
   close(): void
 }
 
-/** Side effects of links and services, beyond lanes and control connections, behind an interface so that a simulation can replace them. */
+/** Side effects of links and services beyond lanes and control connections, behind an interface that a simulation can replace. */
 export interface Os extends Clock {
   /** Processors that backends can run on at the same time. */
   readonly parallelism: number

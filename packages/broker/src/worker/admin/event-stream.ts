@@ -7,7 +7,9 @@ export function streamEvents(reply: FastifyReply, feed: EventFeed): void {
   if (!feed.room) {
     throw new AdminError(
       'BATON_ERR_ADMIN_STREAMS',
-      feed.closed ? 'this worker is shutting down; reconnect' : `${MAX_STREAMS} event streams are already open`,
+      feed.closed
+        ? 'this worker is shutting down; reconnect'
+        : `${MAX_STREAMS} event streams are already open`,
     )
   }
   // Bypasses Fastify from here on, including the headers that its hooks add to every response.

@@ -93,10 +93,7 @@ export function addRoutes(
 
   app.post('/api/v1/reload', async (request, reply) => {
     if (view.reload === undefined) {
-      throw new AdminError(
-        'BATON_ERR_ADMIN_NO_MASTER',
-        'this broker has no master, so it cannot reload',
-      )
+      throw new AdminError('BATON_ERR_ADMIN_NO_MASTER', 'this broker has no master, so it cannot reload')
     }
     const { success, log } = await view.reload(requester(request), waitOf(request.query))
     return reply.code(success ? 200 : 409).send({ success, log })

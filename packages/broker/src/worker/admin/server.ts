@@ -230,10 +230,7 @@ function answerErrors(app: FastifyInstance): void {
     if (code !== undefined)
       return answer(reply, new AdminError(code, error.message.slice(0, MAX_MESSAGE_LENGTH)))
     request.log.error({ err: error }, 'admin request failed')
-    return answer(
-      reply,
-      new AdminError('BATON_ERR_ADMIN_INTERNAL', "internal error; see the broker's log"),
-    )
+    return answer(reply, new AdminError('BATON_ERR_ADMIN_INTERNAL', "internal error; see the broker's log"))
   })
 }
 
@@ -254,7 +251,10 @@ const MAX_MESSAGE_LENGTH = 512
 
 function checkRequest({ url, raw }: FastifyRequest): AdminError | undefined {
   if (url.length > MAX_URL_LENGTH)
-    return new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', `the URL is longer than ${MAX_URL_LENGTH} characters`)
+    return new AdminError(
+      'BATON_ERR_ADMIN_URI_TOO_LONG',
+      `the URL is longer than ${MAX_URL_LENGTH} characters`,
+    )
   if (raw.httpVersion === '1.1' && raw.headers.host === undefined)
     return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', 'the Host header is missing')
   return undefined

@@ -14,7 +14,7 @@ import type { BackendIdentity, LinkHost } from './link-host.ts'
 import { RelayDials } from './relay-dials.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
-/** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
+/** Maximum NACKs with sequence 0 and an unknown token before a backend is cut off. */
 const MAX_UNKNOWN_NACKS = 256
 
 /** After this many milliseconds without an answer a backend counts as stuck, not busy. Several times a typical batch. */
@@ -111,7 +111,7 @@ export class BackendLink implements Candidate {
     return this.expectedAcks > 0 && now - this.#busySince <= BUSY_TIMEOUT_MS
   }
 
-  /** `inFlight` leaves out health checks. */
+  /** `inFlight` excludes health checks. */
   get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
     return {
       adopted: this.#acked,
@@ -128,7 +128,7 @@ export class BackendLink implements Candidate {
    * @returns why `connections` from index `from` on could not be sent; outcomes of the others go to the host
    */
   offer(connections: readonly ClientConnection[]): { failure: Failure; from: number } | undefined {
-    // Nothing goes on a lane whose control has bytes that the kernel has not taken yet: the doorbell must not be late.
+    // No descriptor is sent while control has unwritten bytes: the doorbell must not be late.
     if (this.#control.backedUp || !this.#control.writable) return { failure: { code: 'WouldBlock' }, from: 0 }
     const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
     const { sent, error } = this.#lane.send(messages)

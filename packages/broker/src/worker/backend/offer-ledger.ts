@@ -8,7 +8,7 @@ import type { ClientConnection } from '../connection/connection.ts'
  *
  *     offered -- ACK ------------------------------------------> handed off
  *             -- NACK, read back from the lane, end without ACK -> free to go elsewhere
- *             -- deadline passed, not on the lane any more -----> taken
+ *             -- deadline passed, no longer on the lane --------> taken
  *     taken   -- ACK, NACK, end of control ---------------------> as above
  *             -- more than `maxStuck` of them ------------------> relinquished (never offered again)
  *

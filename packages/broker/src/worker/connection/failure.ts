@@ -21,7 +21,7 @@ export type FailureCode = Failure['code']
 
 /** What a failure means for the backend and for the client. */
 export interface Consequence {
-  /** Too many of these pause the backend (`FailureLimit`). Pressure and regular refusals are not its fault. */
+  /** Too many of these pause the backend (`FailureLimit`). Pressure and ordinary refusals are not its fault. */
   readonly countsAgainstBackend: boolean
   readonly next: 'next-backend' | 'wait' | 'reconnect' | 'never-reoffered'
 }

@@ -100,7 +100,7 @@ export class Probe implements ProbeHost {
 
   returned({ code }: Failure): void {
     this.#far.close()
-    // Pressure and regular refusals say nothing about the backend's health, and do not count against it elsewhere either.
+    // Pressure and ordinary refusals say nothing about the backend's health, and do not count against it elsewhere either.
     this.#conclude({ result: consequenceOf(code).countsAgainstBackend ? 'failed' : 'unknown', reason: code })
   }
 

@@ -21,8 +21,8 @@ interface Held {
 }
 
 /**
- * Connections waiting for a backend, in order of arrival, also those that come back from an offer. Their data is not read. The queue owns
- * only the watch on each socket; a connection leaves it by `take` or through the host.
+ * Connections waiting for a backend, unread and in order of arrival, even if they come back from an offer. The queue owns only the
+ * watch on each socket; a connection leaves it by `take` or through the host.
  */
 export class HoldQueue {
   readonly #poller: Watcher
@@ -125,8 +125,8 @@ export class HoldQueue {
   }
 
   /**
-   * EPOLLERR and EPOLLHUP mean that both directions are closed. A client that has only stopped sending may still expect an answer: on tcp
-   * and tls always, on http if it has sent something.
+   * EPOLLERR and EPOLLHUP mean that both directions are closed. A client that has only stopped sending may still expect an answer:
+   * on tcp and tls always, on http if it has sent something.
    */
   #isGone({ fd, listener }: ClientConnection, events: number): boolean {
     if ((events & (EPOLLERR | EPOLLHUP)) !== 0) return true

@@ -1,7 +1,7 @@
 /** Maximum keys remembered. */
 const MAX_REMEMBERED = 1000
 
-/** Tells whether a key is new, so that refusals repeated at each dial of a process are logged once. Forgets the oldest key when full. */
+/** Whether a key is new, so that refusals repeated at each dial are logged once. Forgets the oldest key when full. */
 export class LogOnce {
   readonly #seen = new Set<string>()
 

@@ -51,7 +51,7 @@ const MAX_PENDING = 128
 const MAX_PENDING_PER_USER = 96
 /** Maximum accepts per wake-up. The poller reports the rest again, after everything else that is ready. */
 const MAX_ACCEPTS = 32
-/** Limit and timeout for users who may not register: they get the reason if they send HELLO at once, and use up no place of others. */
+/** Limit and timeout for users who may not register: they get the reason if they send HELLO at once, without taking others' places. */
 const MAX_DISALLOWED = 8
 const DISALLOWED_TIMEOUT_MS = 500
 /** Characters of a peer's service name that are logged. */
@@ -534,8 +534,7 @@ export class Registry {
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.askToReconnect(this.#releasing)
-    if (owner?.leaving === true)
-      this.#retire(link, 'its managed process is being replaced or stopped')
+    if (owner?.leaving === true) this.#retire(link, 'its managed process is being replaced or stopped')
     this.#onChange?.()
     checks?.start()
     return link
@@ -582,8 +581,7 @@ export class Registry {
       this.#leftovers.add(link)
       // Usually the backend exits at the same moment.
       setTimeout(() => {
-        if (this.#links.get(link.identity.ulid) === link)
-          this.#retire(link, 'its managed process has exited')
+        if (this.#links.get(link.identity.ulid) === link) this.#retire(link, 'its managed process has exited')
       }, LEFTOVER_PAUSE_MS).unref()
     }
   }

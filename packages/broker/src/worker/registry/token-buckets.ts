@@ -58,7 +58,7 @@ export class TokenBuckets {
     return Math.min(burst, level + ((now - at) / 1000) * perSecond)
   }
 
-  /** Up to two per call, so that no call takes long; each adds at most one. */
+  /** Forgets up to two per call, so that no call takes long; a call adds at most one. */
   #forget(now: number): void {
     let forgotten = 0
     for (const [key, account] of this.#accounts) {

@@ -112,9 +112,7 @@ class UnexpectedPeerError extends Error {
   readonly errno = constants.errno.EACCES
 
   constructor({ path, uid }: UnixEndpoint, found: number) {
-    super(
-      `connect ${path}: uid ${found} listens there, wanted uid ${uid}, with which the backend registered`,
-    )
+    super(`connect ${path}: uid ${found} listens there, wanted uid ${uid}, with which the backend registered`)
   }
 }
 

@@ -40,8 +40,8 @@ interface ServiceDeps {
 }
 
 /**
- * The connections of one service between accept and outcome: chooses a backend for each, offers it, and tries the next backend
- * when it comes back; connections without a backend go to the `Fallback`. Owns all client descriptors until an outcome, and the counters.
+ * The connections of one service between accept and outcome: chooses a backend for each, offers it, and tries the next backend when
+ * it comes back; connections without a backend go to the `Fallback`. Owns the client descriptors until an outcome, and the counters.
  *
  * At rest: accepted = sum of outcomes + held + in flight (invariant I4).
  */
@@ -129,9 +129,8 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * True when more than one offer is unanswered, and as many backends as can run at the same time have one: new clients may then
-   * wait in the kernel for a moment, to be offered together. A single client is offered immediately, and stuck backends are not
-   * waited for.
+   * True when several offers are unanswered, at as many backends as can run at the same time: new clients may then wait in the
+   * kernel for a moment, to be offered together. A single client is offered immediately, and stuck backends are not waited for.
    */
   get busy(): boolean {
     const now = this.#os.now()
