@@ -44,7 +44,7 @@ export interface FallbackDeps {
  */
 export class Fallback {
   readonly held: HoldQueue
-  readonly #parts: FallbackDeps
+  readonly #deps: FallbackDeps
   /** Not the service's balancer, because relay candidates differ from handoff candidates. */
   readonly #balancer: Balancer
   #retry: Timer | undefined
@@ -52,9 +52,9 @@ export class Fallback {
   /** This worker is leaving: connections without a backend are left to the caller, for the successor, and no relay begins. */
   leaving = false
 
-  constructor(parts: FallbackDeps) {
-    this.#parts = parts
-    const { poller, config, serviceStats, recorder, os } = parts
+  constructor(deps: FallbackDeps) {
+    this.#deps = deps
+    const { poller, config, serviceStats, recorder, os } = deps
     this.#balancer = createBalancer(config.balance, os.random)
     this.held = new HoldQueue(
       poller,
@@ -64,7 +64,7 @@ export class Fallback {
           serviceStats.outcomes.client_gone += 1
           recorder.note('client_gone', [connection], os.now())
           os.closeClients([connection])
-          parts.settled()
+          deps.settled()
         },
         timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
       },
@@ -74,14 +74,14 @@ export class Fallback {
 
   /** Backends and upstreams eligible for a relay. */
   relayCandidates(): RelayCandidate[] {
-    const { links, upstreams } = this.#parts
+    const { links, upstreams } = this.#deps
     return this.leaving ? [] : relayCandidates(links.values(), upstreams)
   }
 
   /** Why no backend takes descriptors now. */
   noBackendReason(): FallbackReason {
-    if (this.#parts.config.handoff === 'off') return 'ServicePolicyDisabled'
-    for (const link of this.#parts.links.values())
+    if (this.#deps.config.handoff === 'off') return 'ServicePolicyDisabled'
+    for (const link of this.#deps.links.values())
       if (link.eligibility.state === 'paused') return 'FailedAttemptRateLimited'
     return 'NoReadyBackend'
   }
@@ -96,7 +96,7 @@ export class Fallback {
       connection.tried = undefined
       return false
     }
-    const { config, serviceStats, recorder, os } = this.#parts
+    const { config, serviceStats, recorder, os } = this.#deps
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
@@ -138,7 +138,7 @@ export class Fallback {
    */
   queue(connection: ClientConnection): boolean {
     const why = this.noBackendReason()
-    if (this.held.size >= this.#parts.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    if (this.held.size >= this.#deps.config.maxHeld) this.#reject(connection, 'hold_full', why)
     else if (this.leaving) {
       connection.tried = undefined
       return false
@@ -172,12 +172,12 @@ export class Fallback {
     this.#stopped = true
     for (const connection of this.held.take(this.held.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
-    this.#parts.os.clear(this.#retry)
+    this.#deps.os.clear(this.#retry)
     this.held.close()
   }
 
   #hold(connection: ClientConnection, why: FallbackReason): void {
-    const { service, serviceStats, recorder, logger, os } = this.#parts
+    const { service, serviceStats, recorder, logger, os } = this.#deps
     // Pressure passes by itself. After a refusal the other backends are tried first (`startOver`).
     if (isPressure(why)) connection.tried = undefined
     try {
@@ -194,20 +194,20 @@ export class Fallback {
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
-    const { lingeringClose, serviceStats, recorder, os } = this.#parts
+    const { lingeringClose, serviceStats, recorder, os } = this.#deps
     serviceStats.rejected(reason)
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
     lingeringClose.reject(connection)
-    this.#parts.settled()
+    this.#deps.settled()
   }
 
   #armRetry(): void {
-    const { links, upstreams, os } = this.#parts
+    const { links, upstreams, os } = this.#deps
     if (this.#retry !== undefined || (upstreams.length === 0 && links.size === 0)) return
     this.#retry = os.setTimeout(() => {
       this.#retry = undefined
-      this.#parts.retry()
+      this.#deps.retry()
       if (this.held.size > 0) this.#armRetry()
     }, UPSTREAM_RETRY_MS)
   }
