@@ -459,7 +459,7 @@ void t.test('more streams than there is room for are refused', { timeout: LIMIT 
   const listeners = await Promise.all(Array.from({ length: MAX_STREAMS }, () => listenTo(t, address)))
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
-    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 streams/ } },
+    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 event streams/ } },
   })
   listeners[0]?.request.destroy()
   await eventually(() => events.room, 'room again')
@@ -467,7 +467,7 @@ void t.test('more streams than there is room for are refused', { timeout: LIMIT 
   events.close()
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
-    json: { error: { message: /connect again/ } },
+    json: { error: { message: /reconnect/ } },
   })
 })
 
