@@ -38,10 +38,10 @@ export class ConnectionLimit {
    * @param limit evaluated for each new connection
    * @param onFull a connection of this peer was closed to make room
    */
-  constructor(server: Server, limit: () => number, most: number, onFull: (peer: string) => void) {
+  constructor(server: Server, limit: () => number, max: number, onFull: (peer: string) => void) {
     this.#limit = limit
     this.#onFull = onFull
-    server.maxConnections = most + CLOSING_MARGIN
+    server.maxConnections = max + CLOSING_MARGIN
     server.on('connection', (socket: Socket) => this.#add(socket))
   }
 

@@ -17,7 +17,7 @@ export interface EligibilityOptions {
 }
 
 export interface EligibilityHost {
-  /** Send a heartbeat with this id. If it cannot be sent, it counts as unanswered. */
+  /** A heartbeat with this id is due. If it cannot be sent, it counts as unanswered. */
   probe(id: number): void
   /** A pause has ended. */
   resumed(): void

@@ -50,13 +50,13 @@ export class DescriptorReserve {
   }
 
   /**
-   * How many of `most` clients may be accepted now, judging by the next free numbers. If all may, `isSuspected` ends.
+   * How many of `max` clients may be accepted now, judging by the next free numbers. If all may, `isSuspected` ends.
    *
    * @param fd any open descriptor
    */
-  roomFor(fd: number, most: number): number {
-    const room = this.#freeNumbers(fd, most, this.#highest)
-    this.#suspected = room < most
+  roomFor(fd: number, max: number): number {
+    const room = this.#freeNumbers(fd, max, this.#highest)
+    this.#suspected = room < max
     return room
   }
 
@@ -70,16 +70,16 @@ export class DescriptorReserve {
     return !this.isReachedNow(fd) && this.#freeNumbers(fd, count, this.#ceiling) === count
   }
 
-  /** Number of free descriptors below `end`, at most `most`. */
-  #freeNumbers(fd: number, most: number, end: number): number {
+  /** Number of free descriptors below `end`, at most `max`. */
+  #freeNumbers(fd: number, max: number, end: number): number {
     const probes: OwnedFd[] = []
     try {
-      while (probes.length < most) {
+      while (probes.length < max) {
         const probe = dup(fd)
         probes.push(probe)
         if (probe.fd >= end) return probes.length - 1
       }
-      return most
+      return max
     } catch (error) {
       if (error instanceof NativeError) return probes.length
       throw error

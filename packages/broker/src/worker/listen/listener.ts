@@ -119,23 +119,23 @@ export class Listener {
     return [...this.#former.values(), this.#watch].filter((watch) => watch !== undefined)
   }
 
-  #accept(most: number): void {
+  #accept(max: number): void {
     for (const [former, watch] of this.#former) {
-      if (!this.#acceptFrom(former, most)) return
+      if (!this.#acceptFrom(former, max)) return
       // Its file is gone, so no more clients can arrive.
       watch?.remove()
       this.#former.delete(former)
       former.close()
     }
-    this.#acceptFrom(this.#fd, most)
+    this.#acceptFrom(this.#fd, max)
   }
 
   /** @returns whether its queue is empty */
-  #acceptFrom(socket: OwnedFd, most: number): boolean {
+  #acceptFrom(socket: OwnedFd, max: number): boolean {
     const reserve = this.#reserve
     const suspected = this.#pressure !== undefined || reserve.isSuspected
     let empty = false
-    for (let room = most; room > 0;) {
+    for (let room = max; room > 0;) {
       // A full batch unless descriptors look scarce; then a gap of a few free numbers must not pass for room for a batch.
       const asked = Math.min(room, suspected ? reserve.roomFor(socket.fd, reserve.batch) : reserve.batch)
       if (asked === 0) return this.#pauseFor(this.#pressure ?? 'descriptor reserve reached')
