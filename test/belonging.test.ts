@@ -32,7 +32,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     for (const backend of [null, managed.id]) {
       const { code, retry, message } = await refusal(control, hello('web', { backend }))
       t.same({ code, retry }, { code: 'NotManaged', retry: false })
-      t.match(message, `process ${process.pid} is none of them`)
+      t.match(message, `process ${process.pid} is not (or no longer) one of them`)
     }
     await logs(broker, 'registration refused')
     const refused = broker.program.messages().filter(({ msg }) => msg === 'registration refused')
@@ -81,7 +81,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
   })
 })
 
-const CLAIM = 'the id that a process claimed belongs to another one; it gets a new id'
+const CLAIM = 'the claimed backend id belongs to another process; assigning a new one'
 
 function onlyBackend({ services }: Status, name: string) {
   const [backend] = services.find((service) => service.name === name)?.backends ?? []

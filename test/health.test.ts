@@ -189,7 +189,7 @@ void t.test('an answer that does not come in time is a failure', { timeout: LIMI
   t.same((await app.changes(2))[1], {
     level: 40,
     msg: UNHEALTHY,
-    reason: `no answer within ${SHORT} ms`,
+    reason: `no response within ${SHORT} ms`,
   })
   app.tell('well')
   await services.late.backends(1)

@@ -416,7 +416,7 @@ void t.test(
         await isHeld(broker, 'web', 1)
         broker.program.kill('SIGTERM')
         await broker.until(({ broker: { state } }) => state === 'draining', 'the broker drains')
-        const deaf = Object.keys(SERVICES).map((name) => `listener ${name} does not accept`)
+        const deaf = Object.keys(SERVICES).map((name) => `listener ${name} is not accepting`)
         t.same(await ask('/readyz'), lacking('the broker is draining', ...deaf, none))
         t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } }, 'alive all the same')
         held.socket.resetAndDestroy()

@@ -388,9 +388,9 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
   await t.test('a drain, without the token and with it', async (t) => {
     const path = `${broker.admin}/api/v1/services/managed/drain`
     t.equal((await fetch(path, { method: 'POST' })).status, 401)
-    t.notOk(broker.program.messages().some(({ msg }) => msg === 'drain asked for'))
+    t.notOk(broker.program.messages().some(({ msg }) => msg === 'drain requested'))
     t.equal((await fetch(path, { method: 'POST', headers: { authorization } })).status, 202)
-    t.match(await logged(broker, 'drain asked for'), { service: 'managed', by: address })
+    t.match(await logged(broker, 'drain requested'), { service: 'managed', by: address })
     const { data } = await listener.change(({ kind }) => kind === 'drain', 'drain')
     t.match(data, { service: 'managed', by: address, text: /drains service managed$/ })
     t.notOk(broker.program.lines.some((line) => line.includes('sesame')))

@@ -119,7 +119,7 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
     const [greeter] = strangers as [OwnedFd]
     send(greeter.fd, encodeFrame(hello('web')))
     await eventually(() => hungUp(greeter), 'the broker lets go of it')
-    t.match(await broker.program.message('WELCOME could not be sent'), { code: 'EMFILE' })
+    t.match(await broker.program.message('cannot send WELCOME'), { code: 'EMFILE' })
     leave()
     const backend = await startBackend(t, broker)
     t.equal(await servedBy(t, broker), backend.pid)

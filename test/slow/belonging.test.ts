@@ -299,7 +299,7 @@ void t.test(
         services[0].backends.every(({ pid, state }) => (pid === old) === (state === 'draining')),
       'the old one drains again, and the new one is ready',
     )
-    await logs(broker, 'backend is drained')
+    await logs(broker, 'draining backend')
     signal(old, 'SIGKILL')
     t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   },

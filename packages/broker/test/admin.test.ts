@@ -110,7 +110,7 @@ void t.test('health, readiness, metrics and status are read from the worker', as
   }
   const reasons = [
     'the broker is draining',
-    'listener http does not accept',
+    'listener http is not accepting',
     'service web has no ready backend',
   ]
   t.match(await ask({ path: '/readyz' }), { status: 503, json: { ready: false, reasons } })
@@ -205,7 +205,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
     [
       { path: '/api/v1/connections?limit=0' },
       'BATON_ERR_ADMIN_BAD_REQUEST',
-      /^limit: is a whole number from 1/,
+      /^limit: must be a whole number from 1/,
     ],
     [{ path: '/api/v1/connections?limit=1001' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^limit: .* to 1000$/],
     [{ path: '/api/v1/connections?limit=1e1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^limit: /],
@@ -213,7 +213,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
     [{ path: '/api/v1/connections?slowest=yes' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^slowest: /],
     [{ path: '/api/v1/connections?servise=web' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /servise/],
     [{ path: '/api/v1/connections?service=wbe' }, 'BATON_ERR_ADMIN_NO_SERVICE', /"wbe"/],
-    [{ path: '/api/v1/connections/1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /"1" is no id of a connection/],
+    [{ path: '/api/v1/connections/1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /"1" is not a connection id/],
     [
       { path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' },
       'BATON_ERR_ADMIN_NO_CONNECTION',
@@ -459,7 +459,7 @@ void t.test('more streams than there is room for are refused', { timeout: LIMIT 
   const listeners = await Promise.all(Array.from({ length: MAX_STREAMS }, () => listenTo(t, address)))
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
-    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 streams/ } },
+    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 event streams/ } },
   })
   listeners[0]?.request.destroy()
   await eventually(() => events.room, 'room again')
@@ -467,7 +467,7 @@ void t.test('more streams than there is room for are refused', { timeout: LIMIT 
   events.close()
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
-    json: { error: { message: /connect again/ } },
+    json: { error: { message: /reconnect/ } },
   })
 })
 

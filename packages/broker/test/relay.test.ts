@@ -170,7 +170,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.same(heard, [], 'nothing before it returns')
     t.equal(
       await outcome,
-      `EACCES connect ${path}: uid ${own} listens there, wanted uid ${own + 1}, as which the backend has registered`,
+      `EACCES connect ${path}: uid ${own} listens there, wanted uid ${own + 1}, with which the backend registered`,
     )
     const peer = await accepted
     peer.resume()

@@ -72,8 +72,8 @@ void t.test('a log for a person: what backends say in it does nothing to the ter
   // lines that looked like the broker's.
   const line = (entry: object) => readable(JSON.stringify({ level: 30, time: 1, name: 'baton', ...entry }))
   t.equal(
-    line({ slot: 'web-1', reason: `done${ESC}[2J\u009B1m`, msg: 'backend drains' }),
-    String.raw`backend drains: done\u{1b}[2J\u{9b}1m slot=web-1`,
+    line({ slot: 'web-1', reason: `done${ESC}[2J\u009B1m`, msg: 'backend is draining' }),
+    String.raw`backend is draining: done\u{1b}[2J\u{9b}1m slot=web-1`,
   )
   t.equal(
     line({ level: 50, reason: 'first\nsecond', msg: 'refused' }),
