@@ -53,7 +53,7 @@ export class ActiveConfig {
   }
 }
 
-/** What a worker is started with. */
+/** The configuration and sockets that a worker is started with. */
 export function assign(
   { file, text, config }: Settings,
   sockets: ListeningSockets,

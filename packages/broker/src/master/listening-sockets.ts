@@ -34,7 +34,7 @@ interface ListeningSocketState {
   readonly file?: FileIdentity | undefined
 }
 
-/** What crosses the master's exec. */
+/** State that crosses the master's exec. */
 export interface ListeningSocketsState {
   readonly listeners: readonly (ListeningSocketState & { readonly name: string })[]
   readonly admin: ListeningSocketState
@@ -47,7 +47,7 @@ export interface ListeningSocketsState {
   }
 }
 
-/** What a reload does to the sockets. Call either `commit` or `rollBack`, once. */
+/** A change of the sockets by a reload. Call either `commit` or `rollBack`, once. */
 export interface SocketsChange {
   readonly sockets: ListeningSockets
   /** Former names of the listeners whose sockets are no longer served. */

@@ -55,15 +55,15 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   let unwatch: (() => void) | undefined
   let count = 0
   const state = takeState(process.env)
-  const ofRun = state === undefined ? run : (state.run ?? undefined)
-  const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
+  const runState = state === undefined ? run : (state.run ?? undefined)
+  const log = new StartLog(runState === undefined ? 'json' : 'text', state?.log)
   let failed = false
   const onFailure = (error: unknown) => {
     if (failed) return
     failed = true
     log.logger.fatal({ err: error }, 'the master failed; its workers drain')
     master?.leaveFiles()
-    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    if (runState !== undefined) rmSync(runState.folder, { recursive: true, force: true })
     exit(FAILED)
   }
   // Node itself would write the error to standard error, and block if the reader has stopped.
@@ -85,7 +85,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const onSignal = (signal: MasterSignal) => {
     if (signal === 'SIGTERM' || signal === 'SIGINT' || signal === 'SIGQUIT') return onEnd(signal)
     // Under `baton run`, SIGHUP means that the terminal is gone, which a program under nohup(1) should survive.
-    if (signal === 'SIGHUP' && ofRun !== undefined) return void (isUnderNohup() || onEnd(signal))
+    if (signal === 'SIGHUP' && runState !== undefined) return void (isUnderNohup() || onEnd(signal))
     if (master === undefined) return void early.add(signal)
     if (signal === 'SIGHUP') master.reload()
     else if (signal === 'SIGUSR2') master.logStatus()
@@ -113,7 +113,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     closeStrayInspector(log.logger)
     for (const signal of early) onSignal(signal)
     const stopping = endRequested.then((signal) => running.stop(signal))
-    const { watch: folder, watchedUntil } = ofRun ?? {}
+    const { watch: folder, watchedUntil } = runState ?? {}
     if (typeof folder === 'string') {
       unwatch = watchFolder(folder, () => running.redeploy())
       if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil)) running.redeploy()
@@ -124,7 +124,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     return DONE
   } finally {
     unwatch?.()
-    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    if (runState !== undefined) rmSync(runState.folder, { recursive: true, force: true })
     for (const signal of MASTER_SIGNALS) signals.off(signal, onSignal)
     process.off('uncaughtException', onFailure)
   }

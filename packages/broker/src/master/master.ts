@@ -49,9 +49,9 @@ export interface MasterOptions {
   readonly program: InstalledProgram
   /** Under `baton run`. */
   readonly run?: RunState | undefined
-  /** Is notified of the state. The master closes it. */
+  /** Notified of each change of state. The master closes it. */
   readonly notifier: Notifier
-  /** Sockets that the service manager has passed. Those that match are taken from it. */
+  /** Sockets that the service manager has passed. Those that match a listener are taken. */
   readonly given?: PassedSockets | undefined
 }
 
@@ -94,9 +94,10 @@ export class Master {
    * Opens everything and starts the first worker. Resolves when it accepts clients.
    *
    * @throws {ConfigError}
-   * @throws {BrokerError} BATON_ERR_ALREADY_RUNNING, BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_WORKER_FAILED
+   * @throws {BrokerError} BATON_ERR_ALREADY_RUNNING, BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_WORKER_FAILED,
+   *   BATON_ERR_BACKEND_FOLDER
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
-   * @throws {NativeError} the pair cannot be made
+   * @throws {NativeError} the pair for sessions cannot be created
    */
   static async start(file: string, options: MasterOptions): Promise<Master> {
     const settings = readSettings(file, readConfigText(file))
@@ -226,7 +227,8 @@ export class Master {
       drain: (service, backend, deadline) => {
         for (const worker of workerPool.workers) worker.send({ type: 'drain', service, backend, deadline })
       },
-      // Not under `baton run`, where `StartWatch` warns about an app that does not listen. A process of a service with upstreams listens itself, without registering.
+      // Not under `baton run`, where `StartWatch` warns about an app that does not listen. The process of a service with upstreams
+      // listens itself, without registering.
       registrable:
         run === undefined
           ? (service) =>
@@ -402,8 +404,8 @@ export class Master {
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
-      const asker = { kind: 'worker', worker: worker.number, ask, by } as const
-      this.#reloads.submit({ requester: asker, session: undefined }, wait)
+      const requester = { kind: 'worker', worker: worker.number, ask, by } as const
+      this.#reloads.submit({ requester, session: undefined }, wait)
     }
   }
 

@@ -76,8 +76,8 @@ export class Deploy {
   readonly #limit: number
   #version: 'new' | 'old' = 'new'
   /** Instances still to be replaced by this version, and those that are, by the id of the new process. */
-  #ahead: number[]
-  #taken = new Map<string, number>()
+  #remaining: number[]
+  #replaced = new Map<string, number>()
   #phase: Phase = { kind: 'over' }
   #timer: Timer | undefined
 
@@ -85,7 +85,7 @@ export class Deploy {
     this.#plan = plan
     this.#host = host
     this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
-    this.#ahead = [...plan.instances]
+    this.#remaining = [...plan.instances]
   }
 
   /** Call once. */
@@ -96,11 +96,11 @@ export class Deploy {
   /** All registered backends, of every service. */
   reported(reports: readonly BackendReport[]): void {
     if (this.#phase.kind === 'over') return
-    for (const [id, instance] of this.#taken) {
+    for (const [id, instance] of this.#replaced) {
       if (reportedState(reports, id) === 'unhealthy')
         return this.#fail(instance, 'became unhealthy after taking over')
     }
-    if (this.#phase.kind === 'settling' && this.#others().length === 0) return this.#finish()
+    if (this.#phase.kind === 'settling' && this.#leftovers().length === 0) return this.#finish()
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
@@ -114,8 +114,8 @@ export class Deploy {
 
   /** Any process of the service has exited. `output`: its last lines. */
   exited(id: string, exit: ProcessExit, output: readonly string[]): void {
-    const taken = this.#taken.get(id)
-    if (taken !== undefined) return this.#fail(taken, `${describeExit(exit)} after taking over`, output)
+    const replaced = this.#replaced.get(id)
+    if (replaced !== undefined) return this.#fail(replaced, `${describeExit(exit)} after taking over`, output)
     if (this.#phase.kind === 'starting') {
       for (const [instance, trial] of this.#phase.trials) {
         if (trial.id === id) return this.#fail(instance, describeExit(exit), output)
@@ -134,9 +134,9 @@ export class Deploy {
     if (this.#phase.kind === 'over' || this.#version === 'old') return
     this.#discard()
     this.#version = 'old'
-    this.#ahead = [...this.#taken.values()].toReversed()
-    this.#taken = new Map()
-    this.#report('aborted', undefined, `reverting ${this.#ahead.length} to the old version`)
+    this.#remaining = [...this.#replaced.values()].toReversed()
+    this.#replaced = new Map()
+    this.#report('aborted', undefined, `reverting ${this.#remaining.length} to the old version`)
     this.#next()
   }
 
@@ -146,7 +146,7 @@ export class Deploy {
   }
 
   #next(): void {
-    const step = this.#ahead.splice(0, this.#plan.atOnce)
+    const step = this.#remaining.splice(0, this.#plan.atOnce)
     if (step.length === 0) return this.#settle()
     const trials = new Map<number, Trial>()
     this.#phase = { kind: 'starting', trials }
@@ -186,7 +186,7 @@ export class Deploy {
     if (this.#phase.kind !== 'starting') return
     const former = new Map<string, number>()
     for (const [instance, { id }] of this.#phase.trials) {
-      this.#taken.set(id, instance)
+      this.#replaced.set(id, instance)
       const replaced = this.#host.promote(instance)
       if (replaced === undefined) continue
       former.set(replaced, instance)
@@ -196,9 +196,9 @@ export class Deploy {
     if (former.size === 0) this.#next()
   }
 
-  #fail(instance: number, what: string, output: readonly string[] = []): void {
-    const reason = `${this.#name(instance)} ${what}`
-    this.#report('failed', instance, what)
+  #fail(instance: number, problem: string, output: readonly string[] = []): void {
+    const reason = `${this.#name(instance)} ${problem}`
+    this.#report('failed', instance, problem)
     this.#finishFailed(reason, output)
   }
 
@@ -206,25 +206,25 @@ export class Deploy {
     this.#discard()
     this.#phase = { kind: 'over' }
     const aborted = this.#version === 'old'
-    const returned = !aborted && this.#taken.size === 0
+    const returned = !aborted && this.#replaced.size === 0
     this.#host.finished({ success: false, reason, output, aborted, returned })
   }
 
   /** Finishes once every registered backend of the service belongs to one of its instances. */
   #settle(): void {
-    if (this.#others().length === 0) return this.#finish()
+    if (this.#leftovers().length === 0) return this.#finish()
     this.#phase = { kind: 'settling' }
     const { clock } = this.#host
-    const drained = () => this.#finishBeside(this.#others())
+    const drained = () => this.#finishWithLeftovers(this.#leftovers())
     this.#timer = clock.setTimeout(() => {
-      if (this.#others().some(({ state }) => state !== 'draining')) return drained()
+      if (this.#leftovers().some(({ state }) => state !== 'draining')) return drained()
       // The broker drains backends that a managed process has left behind.
       this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
     }, SETTLE_TIMEOUT_MS)
   }
 
   /** Backends of the service that this deploy did not replace. */
-  #others(): BackendReport[] {
+  #leftovers(): BackendReport[] {
     const { service, external = false } = this.#plan
     const places = this.#host.places()
     return this.#host.reports().filter((report) => {
@@ -234,11 +234,13 @@ export class Deploy {
     })
   }
 
-  #finishBeside(others: readonly BackendReport[]): void {
-    if (others.length === 0) return this.#finish()
+  #finishWithLeftovers(leftovers: readonly BackendReport[]): void {
+    if (leftovers.length === 0) return this.#finish()
     this.#phase = { kind: 'over' }
-    const named = others.slice(0, MAX_NAMED).map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
-    if (others.length > MAX_NAMED) named.push(`${others.length - MAX_NAMED} more`)
+    const named = leftovers
+      .slice(0, MAX_NAMED)
+      .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
+    if (leftovers.length > MAX_NAMED) named.push(`${leftovers.length - MAX_NAMED} more`)
     const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
     this.#report('failed', undefined, reason)
     const aborted = this.#version === 'old'
@@ -255,7 +257,7 @@ export class Deploy {
   #finish(): void {
     this.#host.clock.clear(this.#timer)
     this.#phase = { kind: 'over' }
-    const replaced = this.#taken.size
+    const replaced = this.#replaced.size
     if (this.#version === 'old') {
       this.#report('done', undefined, 'every instance runs the old version again')
       this.#host.finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })

@@ -50,10 +50,10 @@ export class Deployer {
       const known = [...activeConfig.config.services.keys()].join(', ')
       return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
     }
-    const told = { kind: 'deploy', service: name, by } as const
+    const change = { kind: 'deploy', service: name, by } as const
     const aborted = abort ? this.#abort(name, by) : undefined
     if (aborted !== undefined) {
-      tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
+      tell({ ...change, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
@@ -61,14 +61,14 @@ export class Deployer {
     try {
       const verb = abort ? 'reverts the deploy of' : 'deploys'
       const running = this.#run(service, command)
-      tell({ ...told, text: `${by} ${verb} service ${name}` })
+      tell({ ...change, text: `${by} ${verb} service ${name}` })
       const result = await running
       const end = result.success ? 'was deployed' : `could not be deployed: ${result.reason}`
-      tell({ ...told, text: `service ${name} ${end}` })
+      tell({ ...change, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error)
-      tell({ ...told, text: `service ${name} was not deployed: ${why}` })
+      tell({ ...change, text: `service ${name} was not deployed: ${why}` })
       return refusal(why)
     } finally {
       operationLock.end('deploy')

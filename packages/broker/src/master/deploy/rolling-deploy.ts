@@ -77,8 +77,8 @@ function roll(
     drainDeadline: fleet.drainDeadline,
     ...(startLimit !== undefined && { startLimit }),
   }
-  let settle: (result: DeployResult) => void
-  const done = new Promise<DeployResult>((resolve) => (settle = resolve))
+  let resolveDone: (result: DeployResult) => void
+  const done = new Promise<DeployResult>((resolve) => (resolveDone = resolve))
   const old = service.stable
   let generation: Generation
   const deploy = new Deploy(plan, {
@@ -92,7 +92,7 @@ function roll(
     finished(result) {
       if (result.success || result.complete === true) service.commit(generation)
       forget()
-      settle(result)
+      resolveDone(result)
     },
   })
   const forget = fleet.observe(service.name, {

@@ -6,7 +6,7 @@ import { isSame, logicalFolder, throughLinks } from '../../config/working-folder
 /** The running binary, even after its file was removed (proc(5)). */
 const RUNNING_BINARY = '/proc/self/exe'
 
-/** Names as given when the broker was started. What they lead to may change. */
+/** Names as given when the broker was started. Their targets may change. */
 export interface ProgramNames {
   /** Node; null unless it was started by a name that leads to the running binary. */
   readonly node: string | null

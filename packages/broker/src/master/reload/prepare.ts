@@ -88,19 +88,19 @@ export class ReloadPreparation {
       const next = this.#readNext()
       const program = this.#program.forReload()
       const problem = await checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
-      const isCancelled = () => {
+      const cancelIfStopping = () => {
         if (operationLock.activity === 'reload') return false
         log.proceed()
         refused(['the broker is stopping'])
         return true
       }
-      if (isCancelled()) return
+      if (cancelIfStopping()) return
       await log.pause()
       // Read the rest of partially received messages first.
       await workerPool.becomeQuiet()
-      if (isCancelled()) return
+      if (cancelIfStopping()) return
       why = problem ?? (await this.#executeQuietly(program, requests, next))
-      if (isCancelled()) return
+      if (cancelIfStopping()) return
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }

@@ -13,7 +13,7 @@ import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartHistory } from './start-history.ts'
 import { StartWatch } from './start-watch.ts'
 
-/** Options of `baton run`, and what is known of its app. */
+/** Options of `baton run`, and the state of its app. */
 export interface RunState {
   readonly claims: PortAssignments
   /** The folder whose changes redeploy the app; null without `--watch`. */

@@ -76,7 +76,7 @@ function areDistinct(before: string, { host }: Address & { kind: 'tcp' }): boole
   return former.host !== host && ![former.host, host].some((each) => EVERY_ADDRESS.includes(each))
 }
 
-/** What the app receives: the result of `server.address()`. */
+/** The answer to the app, as `server.address()` returns it. */
 export function describePort(text: string, file: string, listener: string, fd: OwnedFd): OpenedPort {
   const found = parseConfigText(text, file).listeners.find(({ name }) => name === listener)
   const { address, port } = localAddress(fd.fd)

@@ -42,8 +42,8 @@ const REASONS = new Map([
 
 function unusable(parent: string, why: string, cause?: unknown): BrokerError {
   const named = ['TMPDIR', 'TMP', 'TEMP'].find((name) => (process.env[name] ?? '') !== '')
-  const what = named === undefined ? parent : `${named}=${process.env[named] ?? ''}`
-  return new BrokerError('BATON_ERR_TEMPORARY_FOLDER', `${what} ${why}; set TMPDIR to another folder`, {
+  const folder = named === undefined ? parent : `${named}=${process.env[named] ?? ''}`
+  return new BrokerError('BATON_ERR_TEMPORARY_FOLDER', `${folder} ${why}; set TMPDIR to another folder`, {
     cause,
   })
 }
