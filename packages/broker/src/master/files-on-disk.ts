@@ -127,7 +127,7 @@ export class FilesOnDisk {
     return problem
   }
 
-  /** @param now even while no worker is serving, which could accept what is queued on the old sockets */
+  /** @param now also replace the workers' sockets while no worker is serving that could accept what is queued on the old ones */
   #restore(now: boolean): string | undefined {
     const { activeConfig, workerPool, operator } = this.#parts
     const { config, sockets } = activeConfig

@@ -40,7 +40,7 @@ export interface ListeningSocketsState {
   readonly admin: ListeningSocketState
   readonly control: number
   readonly operator: number
-  /** Absent in the state of an older program. */
+  /** Absent in the state of an older version. */
   readonly files?: {
     readonly control?: FileIdentity | undefined
     readonly operator?: FileIdentity | undefined

@@ -1,8 +1,8 @@
 export type Operation = 'start' | 'reload' | 'deploy' | 'stop'
 
 /**
- * The operation that a master is executing, which excludes others: a second deploy is refused with the name of the current operation,
- * a reload waits (`Reloads`), and a stop replaces any other.
+ * The operation that a master is executing, which excludes others: a deploy is refused with the name of the current operation, a
+ * reload waits (`Reloads`), and a stop replaces any other.
  */
 export class OperationLock {
   #activity: Operation | undefined = 'start'

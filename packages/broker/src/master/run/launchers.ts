@@ -40,7 +40,7 @@ export function findLaunchers(): Launcher[] {
 
 /**
  * nohup(1) ignores SIGHUP, which Node undoes when it starts. Two traces are left: its name in `_`, where the shell puts the command
- * it executes, and an unreadable standard input in place of a terminal.
+ * it executes, and an unreadable standard input instead of a terminal.
  */
 export function isUnderNohup(env: NodeJS.ProcessEnv = process.env): boolean {
   if (basename(env['_'] ?? '') === 'nohup' && !isatty(1)) return true
