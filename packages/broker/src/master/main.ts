@@ -50,7 +50,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const keeper = forgetKeeper(process.env)
   if (keeper !== undefined) closeSync(keeper)
   let requestEnd: (signal: MasterSignal) => void
-  const endRequested = new Promise<MasterSignal>((resolve) => (requestEnd = resolve))
+  const endRequested = new Promise<MasterSignal>((done) => (requestEnd = done))
   let master: Master | undefined
   let unwatch: (() => void) | undefined
   let count = 0
