@@ -375,7 +375,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     const abort = baton('deploy', 'managed', '--abort')
     await Promise.all([deploy.exited, abort.exited])
     const aborter = `uid ${uid} (pid ${abort.pid})`
-    t.match(await logged(broker, 'deploy is aborted'), { service: 'managed', by: aborter })
+    t.match(await logged(broker, 'aborting deploy'), { service: 'managed', by: aborter })
     await listener.change(({ text }) => text === `${aborter} aborts the deploy of service managed`, 'abort')
     await listener.change(
       ({ text }) => String(text).startsWith('service managed could not be deployed: '),

@@ -73,7 +73,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     t.notMatch(answer, /^done/m)
     t.match(
       answer,
-      `its cwd led to ${releases.path('five')}, and leads to ${releases.path('four')} since; deploy again`,
+      `its cwd led to ${releases.path('five')} and now leads to ${releases.path('four')}; deploy again`,
     )
     t.match(answer, /^Success=0$/m)
     t.match(await say(t, broker, 'deploy web'), /^Success=1$/m)

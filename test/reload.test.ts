@@ -135,18 +135,24 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   await scene.reached('slow-check')
   await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
   await t.test('a reader may look, and nothing else', onlyAsRoot, async (t) => {
-    t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
-    t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
+    t.equal(
+      await askAs(t, broker, NOBODY, 'reload'),
+      `Success=0\n--\npermission denied: reload requires the broker's user or root\n`,
+    )
+    t.equal(
+      await askAs(t, broker, NOBODY, 'stop'),
+      `Success=0\n--\npermission denied: stop requires the broker's user or root\n`,
+    )
     t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
     t.equal(
       await askAs(t, broker, 0, 'reload no-wait'),
-      'Success=0\n--\na reload is going on\n',
+      'Success=0\n--\na reload is already in progress\n',
       'who has the right hears another reason',
     )
     t.equal(await onlyWorker(t, broker), before)
   })
   await t.test('a second reload during one that is not to wait is refused by name', async (t) => {
-    const refused = { success: false, log: ['a reload is going on'] }
+    const refused = { success: false, log: ['a reload is already in progress'] }
     t.same(parseAnswer(await say(t, broker, 'reload no-wait')), refused)
     t.same(await askAdmin(broker, '/api/v1/reload?wait=false', 'POST'), [409, JSON.stringify(refused)])
     const command = new Program(t, process.execPath, [
@@ -157,7 +163,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
       broker.configFile,
     ])
     t.same(await command.exited, { code: 1, signal: null })
-    t.same(command.lines, ['a reload is going on'])
+    t.same(command.lines, ['a reload is already in progress'])
     t.match(await askAdmin(broker, '/api/v1/reload?wait=maybe', 'POST'), [400, /BATON_ERR_ADMIN_BAD_REQUEST/])
     t.ok(other.open)
     t.equal(session.received, '> ', 'the first one does not notice')
@@ -220,7 +226,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.ok(lines.every((line) => line['pid'] === pid))
     t.match(
       lines.map(({ msg }) => msg),
-      ['program replaced, reload goes on', 'reloaded'],
+      ['program replaced, reload continues', 'reloaded'],
     )
     t.end()
   })
@@ -264,7 +270,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     })
     t.same(parseAnswer(await say(t, broker, 'reload now')), {
       success: false,
-      log: ['reload takes no argument but no-wait'],
+      log: ['reload takes no argument except no-wait'],
     })
   })
 })

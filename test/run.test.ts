@@ -46,7 +46,7 @@ void t.test('a temporary folder that cannot be used is one line', { timeout: LIM
   const run = new Program(t, process.execPath, [batonCommand, 'run', '--', 'node'], { env })
   t.match(await run.exited, { code: 1 })
   t.same(run.lines, [
-    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another one',
+    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another folder',
   ])
 })
 
@@ -95,7 +95,7 @@ void t.test(
     t.same(await run.ended(processes), { ...NOTHING_LEFT, code: null })
     t.ok(
       run.program.lines.some((line) =>
-        /^draining signal="bash \(pid \d+\), which started it, has ended"/.test(line),
+        /^draining signal="bash \(pid \d+\), which started the broker, has exited"/.test(line),
       ),
     )
   },

@@ -262,7 +262,7 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     t.equal(code, 1)
     t.match(text, `bad still has backends that this deploy did not replace: `)
     t.match(text, `(pid ${pid}, backend ${id})`)
-    t.match(text, 'every instance is the new version')
+    t.match(text, 'every instance runs the new version')
   })
 
   // What stands beside the new instances outlives the broker.

@@ -154,9 +154,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('three-b')
     t.match(await reload(t, broker), {
       success: false,
-      log: [
-        `the program of the broker is not installed any longer: ${releases.current}/node_modules/.bin/baton`,
-      ],
+      log: [`the broker's program is no longer installed: ${releases.current}/node_modules/.bin/baton`],
     })
     t.equal(await release(), 'one')
     installBaton(four, '0.0.4')

@@ -366,7 +366,7 @@ void t.test(
     const successor = await run.answers(app)
     t.ok(successor)
     const refused = await redirected(t, '', ['reload', '--config', run.configFile])
-    t.match(refused, { code: 1, lines: [/the log cannot be written: its disk does not answer/] })
+    t.match(refused, { code: 1, lines: [/the log cannot be written: its disk does not respond/] })
     t.equal(await run.answers(), successor)
     thaw()
     await eventually(() => /log lines were dropped/.test(readFileSync(file, 'latin1')), 'the log goes on')

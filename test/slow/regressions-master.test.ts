@@ -102,10 +102,10 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     scene.begin('patient-master')
     door.shut()
     const session = await openSession(t, broker)
-    const replaced = logged(broker, 'program replaced, reload goes on') + 1
+    const replaced = logged(broker, 'program replaced, reload continues') + 1
     session.send('reload\n')
     // A session that asks for the status while the program is replaced would be cut.
-    await logs(broker, 'program replaced, reload goes on', replaced)
+    await logs(broker, 'program replaced, reload continues', replaced)
     const successor = await workerThatIs(t, broker, 'starting')
     await eventually(
       () => others.every((backend) => registrations(backend, successor) === 1),

@@ -185,7 +185,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
       t.ok(waiting.every(({ open, received }) => open && received === ''))
       signal(before, 'SIGCONT')
       t.same(await exited, { code: 0, signal: null })
-      t.match(lines[0], /^program replaced, reload goes on\b/)
+      t.match(lines[0], /^program replaced, reload continues\b/)
       t.match(lines.at(-1), /^reloaded\b/)
     })
     for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)

@@ -65,7 +65,7 @@ void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
     const args = `--port ${broker.port()} --kept 8 --fresh 3 --pause 20`.split(' ')
     const load = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
     await load.message('loading')
-    const before = logged(broker, 'program replaced, reload goes on')
+    const before = logged(broker, 'program replaced, reload continues')
     const names = [
       'SIGHUP',
       'SIGUSR1',
@@ -76,7 +76,7 @@ void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
       'SIGHUP',
       'SIGTTOU',
     ] as const
-    for (let sent = 0; logged(broker, 'program replaced, reload goes on') < before + RELOADS; sent++) {
+    for (let sent = 0; logged(broker, 'program replaced, reload continues') < before + RELOADS; sent++) {
       program.kill(names[sent % names.length] ?? 'SIGHUP')
       // Nothing is waited for here: this is how often they come.
       await new Promise((resolve) => setTimeout(resolve, 3))
@@ -125,7 +125,7 @@ void t.test('a reload that is asked for during a deploy waits for it', { timeout
   await logs(broker, 'reload waits')
   const refused = await openSession(t, broker)
   refused.send('reload no-wait\n')
-  t.same(parseAnswer(await rest(refused)), { success: false, log: ['a deploy is going on'] })
+  t.same(parseAnswer(await rest(refused)), { success: false, log: ['a deploy is already in progress'] })
   t.match(await rest(deploy), /Success=1/)
   await logs(broker, 'reloaded')
   const messages = broker.program.messages().map(({ msg }) => msg)

@@ -285,7 +285,7 @@ void t.test('a manager that cannot be reached is mentioned once', { timeout: LIM
   t.match(await reload(t, broker), { success: false })
   broker.program.kill('SIGTERM')
   t.match(await broker.program.exited, { code: 0 })
-  const said = broker.program.messages().filter(({ msg }) => msg === 'the service manager cannot be told')
+  const said = broker.program.messages().filter(({ msg }) => msg === 'cannot notify the service manager')
   t.match(said, [{ level: 40, err: { code: 'ENOENT' } }])
 })
 
@@ -420,8 +420,8 @@ void t.test('what fits nothing is closed and named', { timeout: LIMIT }, async (
     warnings.map(({ name, msg }) => [name, msg]),
     [
       ['datagram', /not a listening stream; closed/],
-      ['else', /fits no listener; closed/],
-      ['admin', /fits no listener; closed/],
+      ['else', /matches no listener; closed/],
+      ['admin', /matches no listener; closed/],
     ],
   )
   signal(master, 'SIGTERM')

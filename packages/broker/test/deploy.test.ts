@@ -159,7 +159,7 @@ void t.test(
     scene.os.last.exit({ code: 1, signal: null })
     t.same(await done, {
       success: false,
-      reason: 'web.1 ended with exit code 1',
+      reason: 'web.1 exited with code 1',
       output: ['listening', 'no such file: key.pem'],
       aborted: false,
       returned: true,
@@ -181,13 +181,13 @@ void t.test('a new version that can not be started, or is killed', async (t) => 
   })
   const killed = scene.deploy()
   scene.os.last.exit({ code: null, signal: 'SIGSEGV' })
-  t.match(await killed.done, { reason: 'web.1 was ended by SIGSEGV' })
+  t.match(await killed.done, { reason: 'web.1 was killed by SIGSEGV' })
 })
 
 void t.test('a new version that is not ready in time', async (t) => {
   for (const [state, reason] of [
     [undefined, 'web.1 did not register with the broker within 61s'],
-    ['starting', 'web.1 was not ready within 61s; the broker says it is starting'],
+    ['starting', 'web.1 was not ready within 61s; the broker reports it as starting'],
   ] as const) {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -219,7 +219,7 @@ void t.test('a new version that fails its health check', async (t) => {
   const scene = new Scene(2)
   const { done } = scene.deploy()
   scene.says(scene.os.last, 'unhealthy')
-  t.match(await done, { success: false, reason: 'web.1 fails its health check', returned: true })
+  t.match(await done, { success: false, reason: 'web.1 failed its health check', returned: true })
 })
 
 void t.test(
@@ -231,7 +231,7 @@ void t.test(
     scene.os.advance(1000)
     scene.leave(scene.os.processes[0] as VirtualProcess)
     scene.os.last.exit({ code: 1, signal: null })
-    t.match(await done, { success: false, reason: 'web.2 ended with exit code 1', returned: false })
+    t.match(await done, { success: false, reason: 'web.2 exited with code 1', returned: false })
     t.same(scene.shape, ['web.1 v2 running', 'web.2 v1 running'])
     const back = scene.return()
     scene.says(scene.os.last, 'ready')
@@ -252,7 +252,7 @@ void t.test(
     scene.says(first, 'ready')
     scene.os.advance(1000)
     first.exit({ code: 3, signal: null })
-    t.match(await done, { reason: 'web.1 ended with exit code 3 after it had taken over', returned: false })
+    t.match(await done, { reason: 'web.1 exited with code 3 after taking over', returned: false })
     t.same(scene.shape, ['web.1 v2 backoff', 'web.2 v1 running', 'web.1 v1 stopping'])
     scene.os.advance(100)
     t.match(scene.shape, ['web.1 v2 running'])
@@ -315,7 +315,7 @@ void t.test('an abort whose old version does not start says so', async (t) => {
   scene.os.advance(1000)
   deploy.abort()
   scene.os.last.exit({ code: 9, signal: null })
-  t.match(await deploy.done, { reason: 'web.1 ended with exit code 9', aborted: true, returned: false })
+  t.match(await deploy.done, { reason: 'web.1 exited with code 9', aborted: true, returned: false })
 })
 
 void t.test('two at a time: none is drained before both are ready', async (t) => {
@@ -420,7 +420,7 @@ void t.test('a deploy and everything else that moves processes exclude each othe
   t.throws(() => scene.fleet.apply(config), { code: 'BATON_ERR_DEPLOY_RUNNING' })
   t.throws(() => scene.fleet.serialize(), { code: 'BATON_ERR_DEPLOY_RUNNING' })
   const stopped = scene.fleet.stop(1000)
-  t.match(await deploy.done, { success: false, reason: 'the broker stops' })
+  t.match(await deploy.done, { success: false, reason: 'the broker is stopping' })
   for (const process of scene.os.running) process.exit()
   await stopped
   t.throws(() => scene.deploy(), { code: 'BATON_ERR_NOT_MANAGED' })

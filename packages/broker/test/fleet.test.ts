@@ -330,7 +330,7 @@ void t.test(
     const pids = scene.fleet.statuses().map(({ pid }) => pid)
     const service = services(`echo starting; echo 'no key.pem' >&2; exit 4`).get('web')!
     const result = await startDeploy(scene.fleet, { service, base: scene.folder }).done
-    t.match(result, { success: false, reason: 'web.1 ended with exit code 4', returned: true })
+    t.match(result, { success: false, reason: 'web.1 exited with code 4', returned: true })
     t.same(result.success ? [] : [...result.output].toSorted(), ['no key.pem', 'starting'])
     t.same(
       scene.fleet.statuses().map(({ pid }) => pid),
