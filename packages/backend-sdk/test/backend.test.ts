@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { inspect } from 'node:util'
 import t, { type Test } from 'tap'
 import { listenUnix } from '@baton/native-sendmsg'
+import { temporaryFolder } from '../../../test/support/process.ts'
 import { type BackendOptions, createBackend } from '../src/index.ts'
 
 void t.test('what was not adopted has no metadata', async (t) => {
@@ -83,11 +84,11 @@ async function firstWarning(t: Test, options: BackendOptions): Promise<{ text: s
   })
 }
 
-// It said `connect PATH (fd -1)`, with a descriptor that there is not.
+// The error was `connect PATH (fd -1)`: a descriptor that does not exist.
 void t.test(
   'without a broker the log names the socket, and BATON_SOCKET only if it was not set',
   async (t) => {
-    const folder = t.testdir()
+    const folder = temporaryFolder(t)
     const socket = join(folder, 'control.sock')
     const absent = await firstWarning(t, { socket })
     t.equal(absent.text, 'no broker yet, dialling again')
@@ -111,7 +112,7 @@ void t.test(
 )
 
 void t.test('a broker that is there but cannot be used is not called absent', async (t) => {
-  const socket = join(t.testdir(), 'control.sock')
+  const socket = join(temporaryFolder(t), 'control.sock')
   const server = createTcpServer((client) => client.destroy()).listen(socket)
   t.teardown(() => server.close())
   await once(server, 'listening')
