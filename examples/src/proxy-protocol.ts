@@ -48,7 +48,7 @@ async function takeHeader(socket: Socket): Promise<void> {
     const decoded = decodeProxyHeader(read)
     if (decoded === undefined) continue
     const { header, length } = decoded
-    // Without addresses it is a LOCAL header: the load balancer's own health check.
+    // A LOCAL header has no addresses: the load balancer's own health check.
     if (header.addresses !== undefined) show(socket, header.addresses)
     if (read.length > length) socket.unshift(read.subarray(length))
     return

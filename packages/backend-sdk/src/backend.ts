@@ -62,7 +62,7 @@ const DEFAULT_DRAIN_DEADLINE = 30_000
 /** The longest delay of setTimeout, a signed 32-bit number of milliseconds: 24 days. A longer deadline counts as none. */
 const MAX_TIMER_MS = 2 ** 31 - 1
 
-/** A session shorter than this (ms) counts as a failed dial for backoff: the broker drops backends right after WELCOME. */
+/** A session shorter than this (ms) counts as a failed dial for backoff: the broker may be dropping backends right after WELCOME. */
 const MIN_SESSION_MS = 1000
 
 /** Maximum wait after a refusal, in ms, even if its `retryAfter` is longer: the broker may have been replaced by then. */
@@ -224,7 +224,7 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   async #drain(reason: string, deadline: number): Promise<void> {
     if (this.#state === 'closed') return
-    // When the broker drains this backend, other backends serve on. A drain from here may be part of a full stop.
+    // When the broker drains this backend, other backends continue to serve. A drain from here may be part of a full stop.
     if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
     this.#closeIdle()
@@ -277,7 +277,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#lag.stop()
   }
 
-  /** Dials until the backend closes: at the start, when the broker has died, and when it asks to register again. */
+  /** Dials until the backend closes: at the start, after the broker has died, and whenever a broker sends RECONNECT. */
   async #stayRegistered(): Promise<void> {
     const backoff = new Backoff()
     const { signal } = this.#stop
@@ -417,8 +417,8 @@ export class Backend extends EventEmitter<BackendEvents> {
 }
 
 /**
- * Creates a backend; it registers when `ready()` is called. Options that are not given come from the environment, see
- * `BackendOptions`.
+ * Creates a backend, which registers when `ready()` is called. Options that are not given come from the environment or have
+ * defaults, see `BackendOptions`.
  *
  * @throws {BackendError} BATON_ERR_NO_SERVICE, BATON_ERR_INVALID_OPTION
  */
