@@ -38,6 +38,16 @@ void t.test('the decorator is on the instance that registers, before and after r
   t.equal(app.baton.state, 'registering', 'without a broker the app is ready all the same')
 })
 
+void t.test("options of Fastify's register() are allowed, unknown ones are refused", async (t) => {
+  const options: object = { prefix: '/api', logLevel: 'warn', logSerializers: {} }
+  t.equal((await makeApp(t, options)).baton.state, 'idle')
+  const wrong: object = { service: 'web', drainDedline: '7s' }
+  await t.rejects(async () => fastify().register(baton, wrong), {
+    code: 'BATON_ERR_INVALID_OPTION',
+    message: /"drainDedline"/,
+  })
+})
+
 void t.test(
   'the server is attached when the app is ready, and may listen as well',
   { timeout: LIMIT },

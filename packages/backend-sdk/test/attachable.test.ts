@@ -100,7 +100,7 @@ void t.test('what is no server is refused by name, with what to pass instead', a
   for (const [what, value, says] of given) {
     const error = refusal(value)
     t.match(error, { name: 'AttachError', code: 'BATON_ERR_NOT_A_SERVER', message: says }, what)
-    t.match(error.message, /^attach\(\) takes a server of http, https, http2, tls or net/)
+    t.match(error.message, /^attach\(\) needs an http, https, http2, tls or net server/)
   }
   t.doesNotThrow(() => attachServer(httpServer, hooks).detach(), 'and a refusal leaves nothing behind')
 })

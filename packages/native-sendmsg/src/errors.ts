@@ -110,7 +110,7 @@ export class NativeError extends Error {
     const code = errnoNames.get(errno) ?? `ERRNO_${errno}`
     const place = context.path ?? context.address
     const target = place === undefined ? '' : ` ${place}`
-    const descriptor = context.fd === undefined ? '' : ` (fd ${context.fd})`
+    const descriptor = context.fd === undefined || context.fd < 0 ? '' : ` (fd ${context.fd})`
     const subject = context.pid === undefined ? '' : ` (pid ${context.pid})`
     super(`${syscall}${target}${descriptor}${subject}: ${code}${describe(errno)}`)
     this.code = code

@@ -1,4 +1,4 @@
-/** OFFER, ACK, NACK and REVOKE onto the wire. OFFER is the hot path: a few entries for each wake-up. */
+/** Encodes OFFER, ACK, NACK and REVOKE. OFFER is the hot path: a few entries for each wake-up. */
 import {
   ACK_SIZE,
   COUNT_SIZE,
@@ -27,7 +27,7 @@ const MAX_META_BYTES = 65_535
 const MAX_U64 = 0xffff_ffff_ffff_ffffn
 const NONE = new Uint8Array(0)
 
-// Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry without encoding.
+// Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry that cannot be encoded.
 
 export function encodeOffers(offers: readonly Offer[]): Buffer {
   const metas = offers.map(metaBytes)
@@ -107,7 +107,7 @@ function metaBytes({ meta }: Offer): Uint8Array {
   try {
     bytes = Buffer.from(JSON.stringify(meta))
   } catch (cause) {
-    throw unencodable('OFFER', 'meta has no JSON form', cause)
+    throw unencodable('OFFER', 'meta cannot be encoded as JSON', cause)
   }
   if (bytes.length > MAX_META_BYTES) throw unencodable('OFFER', `meta is over ${MAX_META_BYTES} bytes`)
   return bytes
@@ -116,7 +116,7 @@ function metaBytes({ meta }: Offer): Uint8Array {
 let lastListener = ''
 let lastBytes: Uint8Array = NONE
 
-/** A broker has few listeners, and most offers are of the one that the offer before was of. */
+/** Encodes the name only if it differs from the previous offer's: a broker has few listeners. */
 function listenerBytes({ listener }: Offer): Uint8Array {
   if (listener !== lastListener) {
     const bytes = Buffer.from(listener)
