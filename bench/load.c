@@ -33,7 +33,7 @@
 /* An answer's head; the app's has some 150 bytes. */
 #define HEAD 2048
 /* How long answers are waited for when the last request was due. */
-#define PATIENCE (10 * SECOND)
+#define ANSWER_TIMEOUT (10 * SECOND)
 
 static const char keep_request[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 static const char close_request[] = "GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
@@ -251,7 +251,7 @@ static void paced(size_t kept_count, uint64_t requests, uint64_t connections, do
       dial_fresh(next_connection);
       dialled++;
     }
-    if (time >= last_due && (open_answers == 0 || time >= last_due + PATIENCE)) break;
+    if (time >= last_due && (open_answers == 0 || time >= last_due + ANSWER_TIMEOUT)) break;
     uint64_t wake = next_request < next_connection ? next_request : next_connection;
     if (time >= last_due) wake = time + SECOND / 100;
     struct itimerspec at = {.it_value = {.tv_sec = wake / SECOND, .tv_nsec = wake % SECOND}};

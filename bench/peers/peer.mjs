@@ -25,7 +25,7 @@ export const APP = program('bench/programs/app.mjs')
 
 /** So many start at a time: each compiles its own code, and more of them would only wait for a processor. */
 const AT_ONCE = 4
-const PATIENCE = 20_000
+const START_TIMEOUT_MS = 20_000
 
 /**
  * Processes of the app, serving when this resolves.
@@ -60,7 +60,7 @@ export const appEnvironment = (bodyBytes) =>
 
 /** Resolves once a process listens. @param {number} port */
 export async function listening(port) {
-  const deadline = performance.now() + PATIENCE
+  const deadline = performance.now() + START_TIMEOUT_MS
   for (;;) {
     const socket = connect(port, '127.0.0.1')
     try {

@@ -9,7 +9,7 @@ const program = join(import.meta.dirname, 'programs/backend.mjs')
 const DESCRIPTORS = 2048
 
 /** Deaths that nobody asked for, after which the run ends: something is broken, and starting anew does not help. */
-const MOST_SURPRISES = 8
+const MAX_SURPRISES = 8
 
 /** One backend process, from start to end, and what was done to it. Times are `now()`. */
 export class Backend {
@@ -124,7 +124,7 @@ export class Fleet {
       this.surprises.push(
         `backend ${instance} (pid ${pid}) ended with ${code ?? signal}:\n${backend.lastWords()}`,
       )
-      if (this.surprises.length > MOST_SURPRISES) throw new Error(this.surprises.join('\n'))
+      if (this.surprises.length > MAX_SURPRISES) throw new Error(this.surprises.join('\n'))
     }
     if (this.#slots[backend.slot] === backend) this.replace(backend.slot)
   }

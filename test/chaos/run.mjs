@@ -22,7 +22,7 @@ import { judge } from './verdict.mjs'
 const SLOTS = 4
 /** Of drains, in milliseconds. */
 const DEADLINE = { quick: 1500, full: 4000 }
-const MOST_SHOWN = 20
+const MAX_SHOWN = 20
 
 const options = readOptions(process.argv.slice(2))
 const { seed, seconds, quick } = options
@@ -61,8 +61,8 @@ const violations = await run().catch((error) => {
   // A broker that ends by itself breaks every promise; anything else is the run's own trouble.
   return broker.ended === undefined ? [] : [`the broker ended with ${broker.ended}`]
 })
-for (const text of violations.slice(0, MOST_SHOWN)) console.log(`VIOLATION ${text}`)
-if (violations.length > MOST_SHOWN) console.log(`... and ${violations.length - MOST_SHOWN} more`)
+for (const text of violations.slice(0, MAX_SHOWN)) console.log(`VIOLATION ${text}`)
+if (violations.length > MAX_SHOWN) console.log(`... and ${violations.length - MAX_SHOWN} more`)
 if (failure !== undefined) console.log(`chaos: the run failed: ${failure.stack}`)
 if (violations.length === 0 && failure === undefined) rmSync(folder, { recursive: true, force: true })
 else console.log(`chaos: seed ${seed}; journals and logs are in ${folder}`)

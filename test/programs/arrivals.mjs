@@ -6,7 +6,7 @@ import net from 'node:net'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 
-const PATIENCE = 30_000
+const ANSWER_TIMEOUT_MS = 30_000
 
 const { values } = parseArgs({
   options: {
@@ -40,7 +40,7 @@ function connect() {
   let localPort = 0
   const socket = net.connect({ port, host: '127.0.0.1', noDelay: true })
   socket.setEncoding('latin1')
-  socket.setTimeout(PATIENCE, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
+  socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
   socket.on('connect', () => {
     localPort = socket.localPort
   })

@@ -5,7 +5,7 @@ import net from 'node:net'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 
-const PATIENCE = 30_000
+const ANSWER_TIMEOUT_MS = 30_000
 
 const { values } = parseArgs({
   options: {
@@ -58,7 +58,7 @@ function connect(kind) {
     socket.write(request)
   }
   socket.setEncoding('latin1')
-  socket.setTimeout(PATIENCE, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
+  socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
   socket.on('connect', () => {
     local = socket.localPort
   })

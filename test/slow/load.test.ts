@@ -20,9 +20,9 @@ const WARM_UP = TOTAL / 10
 /** A busy machine must not make an ACK late: that would be another policy's business. */
 const PATIENT = { ackDeadline: '1m', tokenTtl: TOKEN_TTL }
 /** Of live objects, buffers among them: 42 bytes for each connection of a backend. One entry of a map is more. */
-const MOST_LIVE_GROWTH = 2 * MIB
+const MAX_LIVE_GROWTH = 2 * MIB
 /** Of everything, with native memory and what V8 does not care to collect yet (up to 36 MiB between two looks). */
-const MOST_RESIDENT_GROWTH = 96 * MIB
+const MAX_RESIDENT_GROWTH = 96 * MIB
 
 void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT }, async (t) => {
   const env = { NODE_OPTIONS: `--import=${pathToFileURL(join(root, 'test/programs/live-memory.mjs')).href}` }
@@ -89,7 +89,7 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
 
   // What a backend remembers is its spent tokens, and after their time nothing of these connections.
   let after = await look()
-  const grown = () => after.some(({ live }, index) => live - (before[index]?.live ?? 0) >= MOST_LIVE_GROWTH)
+  const grown = () => after.some(({ live }, index) => live - (before[index]?.live ?? 0) >= MAX_LIVE_GROWTH)
   for (const end = performance.now() + 2 * TOKEN_TTL + SOON; grown() && performance.now() < end;) {
     await new Promise((resolve) => setTimeout(resolve, 1000))
     after = await look()
@@ -103,8 +103,8 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
       `${name}: ${(live / MIB).toFixed(2)} MiB live, ${(resident / MIB).toFixed(1)} MiB resident more`,
     )
     t.equal(now.descriptors, then.descriptors, `${name} has as many descriptors as before`)
-    t.ok(live < MOST_LIVE_GROWTH, `${name} keeps nothing of a connection that has ended`)
-    t.ok(resident < MOST_RESIDENT_GROWTH, `${name} stays as large as it was`)
+    t.ok(live < MAX_LIVE_GROWTH, `${name} keeps nothing of a connection that has ended`)
+    t.ok(resident < MAX_RESIDENT_GROWTH, `${name} stays as large as it was`)
   }
 })
 

@@ -30,7 +30,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 // closed, a table of descriptors that is full stays full.
 
 /** Of strangers that a registry keeps. */
-const MOST_STRANGERS = 128
+const MAX_PENDING = 128
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length
 
@@ -122,7 +122,7 @@ void t.test(
   'what accepts on Unix sockets goes on when it could not for a while',
   { timeout: LIMIT },
   async (t) => {
-    const limit = openDescriptors() + 3 * MOST_STRANGERS + 64
+    const limit = openDescriptors() + 3 * MAX_PENDING + 64
     execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${limit}:`])
     // What the process has once and keeps.
     sharedPoller()
@@ -156,7 +156,7 @@ void t.test(
 
     await scene('a registry with as many strangers as it keeps', async (t) => {
       const reception = openRegistry(t)
-      const strangers = Array.from({ length: MOST_STRANGERS }, () => connectUnix(reception.path))
+      const strangers = Array.from({ length: MAX_PENDING }, () => connectUnix(reception.path))
       const leave = () => {
         for (const stranger of strangers.splice(0)) stranger.close()
       }

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { WebSocket } from 'ws'
 import { now } from '../clock.mjs'
 import { AnswerReader, DownloadReader, WholeReader } from './readers.mjs'
-import { PATIENCE, Wire } from './wire.mjs'
+import { ANSWER_TIMEOUT_MS, Wire } from './wire.mjs'
 
 // Each function is the life of one connection of its kind. They resolve when it is over, however it ended.
 
@@ -92,7 +92,7 @@ export function webSocket({ port, service, ledger, random }) {
   let sent = performance.now()
   let what
   let left = random.integer(1, 20)
-  let timer = setTimeout(() => fail('no answer in time'), PATIENCE)
+  let timer = setTimeout(() => fail('no answer in time'), ANSWER_TIMEOUT_MS)
   const fail = (how) => {
     what ??= how
     socket.terminate()

@@ -2,7 +2,7 @@ import net from 'node:net'
 import { now } from '../clock.mjs'
 
 /** A client waits for as long as this for one answer, in milliseconds; longer than any fault lasts. */
-export const PATIENCE = Number(process.env.CHAOS_PATIENCE)
+export const ANSWER_TIMEOUT_MS = Number(process.env.CHAOS_PATIENCE)
 
 /**
  * One client connection with nothing between it and what happens to it: each exchange ends in an answer, or in the way in
@@ -46,7 +46,7 @@ export class Wire {
     return new Promise((resolve) => {
       this.#settle = resolve
       this.#reader = reader
-      this.#timer = setTimeout(() => this.#finish('no answer in time'), PATIENCE)
+      this.#timer = setTimeout(() => this.#finish('no answer in time'), ANSWER_TIMEOUT_MS)
       if (this.ended !== undefined) return this.#finish(this.ended)
       if (half) this.#socket.end(bytes)
       else this.#socket.write(bytes)

@@ -10,14 +10,14 @@ export type { Sabotage } from './kernel.ts'
 /** Steps of a schedule while faults happen. */
 const STEPS = 160
 /** Steps within which everything must settle once they have stopped; each is an event, so far more than it takes. */
-const PATIENCE_STEPS = 20_000
+const MAX_SETTLING_STEPS = 20_000
 /** The same in milliseconds of simulated time. */
-const PATIENCE = 15_000
+const SETTLING_TIMEOUT_MS = 15_000
 /** After this long without faults nobody may be rejected any more. */
 const GRACE = 4000
-const MOST_BACKENDS = 4
+const MAX_BACKENDS = 4
 /** Processes that may be stopped in the middle of a system call at the same time. */
-const MOST_SUSPENDED = 2
+const MAX_SUSPENDED = 2
 
 interface Action {
   readonly weight: number
@@ -203,7 +203,7 @@ class Schedule {
         add(0.1, `${client.label} moves`, undefined, () => this.#move(client))
     }
     for (const backend of this.#backends) if (backend.process.alive) this.#backendFaults(backend, add)
-    if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MOST_BACKENDS)
+    if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MAX_BACKENDS)
       add(0.5, 'a backend starts', undefined, () => this.#startBackend())
     return actions
   }
@@ -265,7 +265,7 @@ class Schedule {
 
   /** Others run while `process` is stopped in the middle of what it does. */
   #preempt(process: Process): void {
-    if (this.#suspended >= MOST_SUSPENDED || !this.#random.chance(this.#terms.preemption)) return
+    if (this.#suspended >= MAX_SUSPENDED || !this.#random.chance(this.#terms.preemption)) return
     this.#kernel.trace(process.name, '--- stopped in the middle')
     this.#note('preempted')
     this.#suspended += 1
@@ -295,7 +295,7 @@ class Schedule {
     for (let count = 0; service.held + service.inFlight > 0 || this.#unready() !== undefined; count++) {
       const waited = this.#kernel.now - start
       if (waited > GRACE) this.#broker.mustServe = true
-      if (count > PATIENCE_STEPS || waited > PATIENCE || !this.#step()) {
+      if (count > MAX_SETTLING_STEPS || waited > SETTLING_TIMEOUT_MS || !this.#step()) {
         this.#kernel.violate(
           `liveness: after ${waited} ms without faults ${service.held} are held, ${service.inFlight} in flight, ` +
             `and not ready: ${this.#unready() ?? 'nobody'}`,
@@ -325,7 +325,7 @@ class Schedule {
     })
     const ending = this.#kernel.now
     // Past each timer that could still let something go.
-    while (this.#kernel.now - ending < 2 * PATIENCE) {
+    while (this.#kernel.now - ending < 2 * SETTLING_TIMEOUT_MS) {
       for (const backend of this.#backends) {
         if (backend.process.alive && backend.pending === undefined && backend.state !== 'closed')
           this.#perform({ weight: 1, label: 'ends', process: backend.process, run: () => backend.close() })
