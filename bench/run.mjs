@@ -1,7 +1,7 @@
 // node bench/run.mjs [--quick] [--rounds N] [--only MEASURE,...] [--peer NAME]... [--connections N] [--no-write] [--json FILE]
 //
-// Baton beside its peers: every measure in interleaved rounds, as tables with the targets beside them. A whole run
-// writes them into docs/explanation/performance.md; one that is quick, or leaves something out by hand, or says --no-write, only prints.
+// Baton compared with its peers: every measure in interleaved rounds, as tables with their targets. A full run writes them
+// into docs/explanation/performance.md; a quick or partial run, or one with --no-write, only prints them.
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { MEASURES } from './measures/index.mjs'
@@ -13,7 +13,7 @@ import { endOnSignals, program } from './scratch.mjs'
 
 const PAGE = program('docs/explanation/performance.md')
 const FEWEST_ROUNDS = 5
-/** After so many seconds a quick run begins no measure: it is to end within a minute, and the longest takes 12 s. */
+/** Seconds after which a quick run starts no further measure: it must end within a minute, and the longest takes 12 s. */
 const LAST_BEGIN = 45
 
 const { values } = parseArgs({
@@ -57,7 +57,7 @@ for (const name of shared) await measure(name)
 await stopPeers(peers)
 for (const name of names) if (!shared.includes(name)) await measure(name)
 
-// Where the raw rounds go is of this machine, and changes no figure.
+// The path for the raw rounds is specific to this machine, and affects no figure.
 const told = process.argv
   .slice(2)
   .filter((argument) => !/^--json(=|$)/.test(argument) && argument !== values.json)

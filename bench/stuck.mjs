@@ -1,7 +1,7 @@
 // node bench/stuck.mjs [--quick] [--backends N]
 //
-// One of two backends is stuck in a 5 s busy loop, under 500 new connections a second that come on schedule whatever the
-// answers. Beside it the same app under Node's `cluster` (measures/stuck.mjs).
+// One of two backends is stuck in a 5 s busy loop, under 500 new connections a second that arrive on schedule regardless of
+// responses. For comparison, the same app under Node's `cluster` (measures/stuck.mjs).
 import { parseArgs } from 'node:util'
 import { ACK_DEADLINE, stuckUnderBaton, stuckUnderCluster } from './measures/stuck.mjs'
 

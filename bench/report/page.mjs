@@ -9,7 +9,7 @@ export const END = '<!-- measured: end -->'
 /**
  * @param {string} page
  * @param {string} measured
- * @returns {string} the page with this between the markers
+ * @returns {string} the page with `measured` between the markers
  */
 export function withMeasured(page, measured) {
   const [begin, end] = [page.indexOf(BEGIN), page.indexOf(END)]

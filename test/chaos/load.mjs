@@ -25,7 +25,7 @@ export class Load {
     this.#answersPath = join(folder, 'answers')
     const argument = JSON.stringify({ ...parameters, answersPath: this.#answersPath })
     this.#child = fork(program, [argument], {
-      env: { ...environment, CHAOS_PATIENCE: String(patience) },
+      env: { ...environment, CHAOS_ANSWER_TIMEOUT_MS: String(patience) },
     })
     this.#done = new Promise((resolve) => {
       this.#child.on('message', ({ failure, done, clients }) => {

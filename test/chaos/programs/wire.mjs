@@ -2,7 +2,7 @@ import net from 'node:net'
 import { now } from '../clock.mjs'
 
 /** A client waits for as long as this for one answer, in milliseconds; longer than any fault lasts. */
-export const ANSWER_TIMEOUT_MS = Number(process.env.CHAOS_PATIENCE)
+export const ANSWER_TIMEOUT_MS = Number(process.env.CHAOS_ANSWER_TIMEOUT_MS)
 
 /**
  * One client connection with nothing between it and what happens to it: each exchange ends in an answer, or in the way in
