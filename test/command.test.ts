@@ -9,13 +9,13 @@ import { freePort } from './support/free-port.ts'
 import { temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 
-// The command as a user types it: what it prints, and the exit code that a script sees. All that it can be told wrong is in
-// packages/broker/test/cli.test.ts, which needs no process of its own for each.
+// The command as a user types it: its output, and the exit code that a script sees. Usage errors are tested in
+// packages/broker/test/cli.test.ts, which needs no process for each.
 
 const LISTENER = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
 const WORKING = { admin: { listen: '127.0.0.1:0' }, listeners: [LISTENER], services: { web: {} } }
 
-/** A client waits until the test, or the end of the broker, is done with it; a backend on a busy machine may take its time. */
+/** Clients are held until the test or the broker ends, and a backend on a busy machine has time to adopt. */
 const PATIENT = { services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } } }
 
 function configured(t: Test, config: object): string {
@@ -39,7 +39,7 @@ void t.test(
   },
 )
 
-/** What holds for each broker that was asked to end, and had until its drainDeadline. */
+/** Holds for every broker that was asked to stop and had until its drainDeadline. */
 async function drainedInOrder(t: Test, broker: Broker): Promise<void> {
   t.same(await broker.program.exited, { code: 0, signal: null })
   t.same(
@@ -58,7 +58,7 @@ async function heldClient(t: Test, broker: Broker): Promise<Client> {
   return client
 }
 
-/** Node's options of the worker. */
+/** Whether the worker runs with Node options for a small heap. */
 function isSmall(broker: Broker): boolean {
   return readFileSync(`/proc/${broker.pid}/cmdline`, 'utf8').split('\0').includes('--max-semi-space-size=4')
 }
@@ -77,7 +77,7 @@ void t.test(
     const broker = await startBroker(t, { config })
     let complaints = ''
     broker.program.child.stderr?.on('data', (chunk: Buffer) => (complaints += chunk.toString()))
-    /** `baton ...` that asks a running broker finds it through its configuration. */
+    // Client commands find a running broker through its configuration file.
     const file = broker.configFile
     const smallAtFirst = isSmall(broker)
 
@@ -168,7 +168,7 @@ void t.test(
       })
     })
 
-    // With a client that has closed first, and one that was closed.
+    // One connection was closed by the client, one by the server.
     const next = await startBroker(t, { config, env: { NODE_OPTIONS: '--max-semi-space-size=32' } })
     t.equal(next.address(), listen, 'a drained broker can be started again at once on the same addresses')
     t.equal(next.admin, `http://${admin}`)

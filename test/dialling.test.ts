@@ -11,11 +11,11 @@ import { PassedClient } from './support/passed-client.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
 import { startServices } from './support/service.ts'
 
-// How often backends register: what the page asks of them, and what a worker lets a backend cost that does otherwise.
+// How often backends register: the rules for backends, and the limits that a worker enforces against one that breaks them.
 
 const NOBODY = 65_534
 const asRoot = process.getuid?.() === 0
-/** Another user must be able to read this repository, too. */
+/** The other user must be able to read this repository. */
 const canBeNobody =
   asRoot &&
   spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
@@ -29,11 +29,11 @@ const withoutPython =
   spawnSync('python3', ['--version']).status !== 0 &&
   'python3 is not installed'
 
-/** Registrations of one backend after one reload: the one that is due, and those that a worker allows a backend that dials for nothing. */
+/** Registrations of one backend per reload: the one that is due, plus those that a worker allows a backend that dials needlessly. */
 const MAX_REGISTRATIONS = 1 + 4
-/** Far above these, and far below the thousands that there were. */
+/** Far above both limits, and far below the thousands seen before the fix. */
 const STORM = 50
-/** What `literal-backend.py` says after a dial. */
+/** Messages that `literal-backend.py` prints after a dial. */
 const DIALLED = new Set(['registered', 'refused', 'no answer'])
 
 void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (t) => {
@@ -62,7 +62,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     program.messages().filter((line) => line['msg'] === msg && (code === undefined || line['code'] === code))
       .length
 
-  // All for which a reload means something, so that one reload serves them all.
+  // All backends that a reload affects, so that one reload tests them all.
   const literal = (...args: string[]) =>
     new Program(t, 'python3', [join(root, 'test/programs/literal-backend.py'), control, ...args])
   const eager = withoutPython === false ? literal('literal') : undefined
@@ -73,7 +73,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
           env: { BATON_SOCKET: control, BATON_SERVICE: 'example', PYTHONDONTWRITEBYTECODE: '1' },
         })
       : undefined
-  // It may write neither beside the control socket nor to its temporary folder.
+  // It can write neither next to the control socket nor to its temporary folder.
   const foreign = canBeNobody
     ? new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
         env: { BATON_SOCKET: control, BATON_SERVICE: 'foreign', TMPDIR: '/proc/no-such-folder' },
@@ -138,7 +138,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   await scene(
     'a backend that can make no relay endpoint registers without',
     async (t) => {
-      // It dialled for ever, and was never registered.
+      // It redialled forever and was never registered.
       await foreign?.message('ready')
       t.same(await services.foreign.answeredBy(t, 1), new Set([foreign?.pid]))
     },
@@ -168,8 +168,8 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   await scene(
     'one that dials at every end registers a few times after a reload, and serves',
     async (t) => {
-      // The end of the old worker's registration made it dial. That registration took the place of the one with the new worker,
-      // whose end made it dial, and so on: thousands within seconds, from one reload.
+      // It redialled when its registration with the old worker ended. The new registration replaced the one with the new
+      // worker, whose end made it redial, and so on: one reload caused thousands of dials within seconds.
       const backend = eager as Program
       const refusals = () => count(backend, 'refused', 'AlreadyRegistered')
       const registrations = () => count(backend, 'registered') - 1
@@ -197,7 +197,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       const late = () => count(backend, 'no answer')
       const storms = () => count(backend, 'registered') > STORM
       await eventually(() => refusals() > 0 || storms(), 'it is told that it dials too often')
-      // 8 dials are refused at once, then one is closed late: between two late ones lies a second. It was thousands.
+      // 8 dials are refused immediately, then one is closed late: late ones are at least a second apart. There were thousands.
       const seen = late()
       await eventually(() => late() > seen || storms(), 'its dials are closed late')
       const dials = () => backend.messages().filter(({ msg }) => DIALLED.has(String(msg))).length
@@ -250,7 +250,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     withoutPython,
   )
 
-  // The last: this process has dialled more often than it may, from then on.
+  // Must be last: from here on this process is over its dial limit.
   await scene(
     'a process that registers hundreds of backends at once is refused the most of them',
     async (t) => {
@@ -285,7 +285,7 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
   const backend = new Program(t, process.execPath, [join(root, 'test/programs/told-backend.mjs')], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', DRAIN_DEADLINE: '10m' },
   })
-  /** Everything sent before has been dealt with when this resolves. */
+  /** Resolves once the backend has handled everything sent before. */
   const probe = async ({ wire }: Registered, id: number) => {
     wire.write({ type: 'heartbeat', id, reply: false })
     await wire.frame('heartbeat', (frame) => frame.reply && frame.id === id)
@@ -299,7 +299,7 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
     wire.close()
     const again = await broker.dialled()
     const waited = performance.now() - at
-    // 25 to 50 ms of its own come on top.
+    // The backend adds 25 to 50 ms of its own.
     t.ok(waited >= 424, `after ${Math.round(waited)} ms`)
     again.wire.close()
   })

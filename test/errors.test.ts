@@ -5,7 +5,7 @@ import { root } from './support/process.ts'
 
 const page = readFileSync(join(root, 'docs/reference/errors.md'), 'utf8')
 
-/** First cells of the tables under a heading, without their backticks. */
+/** First cells of the tables below a heading, without backticks. */
 function listed(heading: string): string[] {
   const from = page.indexOf(`\n## ${heading}`)
   const to = page.indexOf('\n## ', from + 1)

@@ -8,8 +8,8 @@ import { Program } from './support/process.ts'
 import { type Service, startServices } from './support/service.ts'
 
 // The promise under load: whatever dies between accept and adoption, no client sees an error that another backend could have
-// hidden. Here are short forms of `bench/kill.mjs` and `bench/hold.mjs`; the longer ones, with that of `bench/stuck.mjs`,
-// are in `test/slow/exactly-once.test.ts`.
+// hidden. These are short forms of `bench/kill.mjs` and `bench/hold.mjs`; `test/slow/exactly-once.test.ts` has longer ones,
+// and a form of `bench/stuck.mjs`.
 
 const { broker, services } = await startServices(t, { killed: {}, down: {} })
 
@@ -39,7 +39,7 @@ void t.test(
     }
     await down.until(({ backends }) => backends.length === 0, 'all are down')
 
-    // More than are offered to one backend at once.
+    // More clients than are offered to one backend at once.
     const arrived = await arrive(t, down, 100)
     const stayed = arrived.filter(({ kind }) => kind !== 'leaves')
     await down.until(({ held }) => held === stayed.length, 'those who left are gone')
@@ -69,7 +69,7 @@ void t.test(
 
 type Kind = 'waits' | 'half-closes' | 'leaves'
 
-/** Clients in four waves; the broker has accepted each wave before the next one begins. */
+/** Clients in four waves; the broker has accepted each wave before the next begins. */
 async function arrive(
   t: Test,
   service: Service,
@@ -92,7 +92,7 @@ async function arrive(
   return arrived
 }
 
-/** Client ports in the order of their adoption, as `recording-backend.mjs` writes them down. */
+/** Client ports in order of adoption, as recorded by `recording-backend.mjs`. */
 function adoptedPorts(file: string): number[] {
   return readFileSync(file, 'utf8')
     .trimEnd()

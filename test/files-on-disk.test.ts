@@ -12,13 +12,13 @@ import { masterStatus, reload } from './support/operator.ts'
 import { cleanEnvironment, Program, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
 
-// A cleaner of temporary folders removes what a running broker needs on disk: it is created again, and works.
+// A temporary-folder cleaner removes files that a running broker needs: the broker recreates them, and they work.
 
 const CREATED = 'a file that the broker needs was removed or replaced; created it again'
 const CHANGED = 'owner or mode of a file that the broker needs was changed; restored them'
 const FAILED = 'a file that the broker needs is gone and cannot be created; trying again every second'
 
-/** One request over a Unix socket; the pid of the backend that answers. */
+/** Sends one request over a Unix socket; resolves with the pid of the backend that answers. */
 function ask(socketPath: string, path = '/'): Promise<{ status: number; pid: number; body: string }> {
   return new Promise((resolve, reject) => {
     const request = http.get({ socketPath, path, agent: false }, (response) => {
@@ -63,7 +63,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
   const broker = new Broker(program, folder, configFile, await program.message('accepting connections'))
   const told = (msg: string, about: string) =>
     program.messages().filter((each) => each['msg'] === msg && JSON.stringify(each).includes(about)).length
-  /** Removes it, and waits until the broker says that it is there again. */
+  /** Removes it, and waits until the broker logs that it was recreated. */
   const loses = async (path: string, remove = () => rmSync(path, { recursive: true })) => {
     const before = told(CREATED, `"${path}"`)
     remove()
@@ -143,12 +143,12 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await loses(control, () => rmSync(run, { recursive: true }))
     t.equal(statSync(run).mode & 0o777, 0o700)
     for (const path of [control, master, lock]) await eventually(() => isSocket(path) || path === lock, path)
-    // Held until the backend has created its endpoint again.
+    // Held until the backend has recreated its endpoint.
     t.equal((await ask(relayed)).pid, relay.pid, 'relays go on')
     t.equal((await masterStatus(t, broker)).master.pid, program.pid)
   })
 
-  // A reload succeeded while no backend could register any more, or no command could be given.
+  // A reload used to succeed although no backend could register any longer, or no command could be sent.
   await t.test('owner and mode of what is in runtimeDir', async (t) => {
     const isRoot = process.getuid?.() === 0
     for (const [path, mode] of [
@@ -201,7 +201,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
 
   await t.test('after a reload, too: something else in its place is kept', async (t) => {
     t.match(await reload(t, broker), { success: true })
-    // Stopped, so that it creates nothing between the removal and what replaces it.
+    // Stopped, so that it recreates nothing between the removal and the replacement.
     const replaces = (path: string, by: () => void) =>
       loses(path, () => {
         signal(program.pid, 'SIGSTOP')
@@ -212,7 +212,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await replaces(control, () => writeFileSync(control, 'precious'))
     t.ok(isSocket(control))
     t.equal(statSync(`${control}.replaced`).size, 8)
-    // The second one lost the first, or could not be moved away: then no command could be given any more.
+    // The second file replaced the first, or could not be moved away, and then no command could be sent any longer.
     for (const path of [control, lock]) {
       for (const name of ['one', 'other'])
         await replaces(path, () => mkdirSync(join(path, name), { recursive: true }))

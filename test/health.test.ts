@@ -9,15 +9,15 @@ import { openDescriptors } from './support/proc.ts'
 import { Program, root } from './support/process.ts'
 import { type Service, type ServiceState, startServices } from './support/service.ts'
 
-// Health checks: what an operator configures, what the backends see of it, and that clients and counts do not.
+// Health checks: the configuration, what backends see of them, and that clients and counters do not.
 
 const HEALTHY = 'backend is healthy'
 const UNHEALTHY = 'backend is unhealthy and not chosen'
 
-/** Over for a backend that does not answer, and for no other. */
+/** Expires only for a backend that does not answer. */
 const SHORT = starts(0.05)
 
-/** A check that no slow machine makes late. */
+/** Even the slowest machine answers this check in time. */
 const check = { path: '/healthz?deep=1', interval: 50, timeout: '10m' }
 
 const { broker, services } = await startServices(t, {
@@ -37,7 +37,7 @@ const apps = new Program(t, process.execPath, [join(root, 'test/programs/health-
 })
 await apps.message('started')
 
-/** One app: a backend among those in the process of all apps, which leaves with its scene. */
+/** One app: a backend in the process shared by all apps; it leaves at the end of its scene. */
 class App {
   readonly #service: Service
   readonly name: string
@@ -64,7 +64,7 @@ class App {
     apps.say(`tell ${this.name} ${health}`)
   }
 
-  /** The checks that it has answered so far, or was to answer. */
+  /** The checks that it has received so far. */
   checks(health?: string): Record<string, unknown>[] {
     return apps
       .messages()
@@ -95,7 +95,7 @@ class App {
     return changes(this.id, count)
   }
 
-  /** All changes of its health up to now: it falls ill, so that the log has one more of which it is known that it is the last. */
+  /** All its health changes so far. Makes it fail first, so that a known last line is in the log. */
   async changesBefore(last = 'ill'): Promise<Record<string, unknown>[]> {
     this.tell(last)
     await this.untilState('unhealthy')
@@ -112,7 +112,7 @@ function changesIn(id: string): Record<string, unknown>[] {
     .map(({ level, msg, reason }) => ({ level, msg, reason }))
 }
 
-/** What the broker has said of changes of one backend, once there are `count` of them. */
+/** Logged health changes of one backend, once there are `count` of them. */
 async function changes(id: string, count: number): Promise<Record<string, unknown>[]> {
   await eventually(() => changesIn(id).length >= count, `${count} changes in the log`)
   return changesIn(id)
@@ -126,7 +126,7 @@ async function servedBy(t: Test, service: Service): Promise<string | undefined> 
   return headers['x-app']
 }
 
-/** The fewest open at any of some moments: between two checks, when there is such a moment. */
+/** The smallest of several counts of open descriptors: the count between two checks, if one was taken then. */
 async function restingDescriptors(pid: number, port?: number): Promise<number> {
   let fewest = Number.POSITIVE_INFINITY
   for (let look = 0; look < 40; look++) {
@@ -354,7 +354,7 @@ void t.test('a tcp service is asked in HTTP all the same', { timeout: LIMIT }, a
   await service.backends(1)
 })
 
-// The last one: it ends the broker of all.
+// Last: it stops the shared broker.
 void t.test('a broker that ends does not wait for a check', { timeout: LIMIT }, async (t) => {
   const app = await App.join(t, services.ending, 'silent')
   await app.checked(1)

@@ -14,12 +14,12 @@ import { Program, root, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
 import { Wire } from './support/wire.ts'
 
-// A real broker, an honest backend, and beside it one that breaks the rules: whom the clients are given to.
+// A real broker, an honest backend, and one that breaks the rules: which of them gets the clients.
 
 const SECRET = randomBytes(12).toString('hex')
-/** Long enough that no deadline passes while a test looks elsewhere. */
+/** Long enough that no deadline expires while a test does something else. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
-/** Half a start of a broker: far longer than the honest backend needs. */
+/** Half a broker start: far longer than the honest backend needs. */
 const PROMPT = { ...PATIENT, ackDeadline: starts(0.05) }
 const SERVICES = {
   patient: PATIENT,
@@ -41,7 +41,7 @@ class World {
     this.honest = honest
   }
 
-  /** The backend that breaks the rules. It registers first, so that the first clients are offered to it. */
+  /** The backend that breaks the rules. It registers first, so the first clients are offered to it. */
   async hostile(t: Test, service: Service): Promise<FalseBackend> {
     const peer = await FalseBackend.register(t, this.broker.control, hello(service, { secret: SECRET }))
     this.#peers.push(peer)
@@ -65,7 +65,7 @@ class World {
     return clients
   }
 
-  /** Serves as a proof that the honest backend has the client. */
+  /** Proves that the honest backend has the client. */
   async servedHonestly(t: Test, ...clients: Client[]): Promise<void> {
     for (const client of clients) t.equal((await client.answer()).body, String(this.honest.pid))
   }
@@ -77,7 +77,7 @@ class World {
     return found
   }
 
-  /** Resolves when the broker has read `more` ACKs beyond `before`: a client may be answered earlier. */
+  /** Resolves once the broker has read `more` ACKs beyond `before`: a client may get its response earlier. */
   async handedOff(name: Service, before: number, more: number): Promise<void> {
     await this.broker.until(
       ({ services }) =>
@@ -90,7 +90,7 @@ class World {
     return this.broker.metric(`baton_handoff_failures_total{service="${service}",reason="${reason}"}`)
   }
 
-  /** Everybody leaves; remembers the tokens that were on the wire. */
+  /** Closes all clients and backends; records the tokens that were on the wire. */
   async clear(): Promise<void> {
     for (const peer of this.#peers.splice(0)) {
       for (const { offers } of peer.wire.all('offer')) this.tokens.push(...offers.map(({ token }) => token))
@@ -302,7 +302,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     })
   }
 
-  /** One client whose descriptor the hostile backend took and never answered for, past the deadline. */
+  /** One client whose descriptor the hostile backend took without answering, past the deadline. */
   const stuck = async (t: Test) => {
     const peer = await world.hostile(t, 'bounded')
     const client = await world.client(t, 'bounded')
@@ -393,7 +393,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal((await first.answer()).body, 'adopted')
     await world.joinHonest('patient')
     const before = (await world.service('patient')).outcomes.handed_off
-    // A frame that is cut short counts as absent, and the whole one before it does not.
+    // A truncated frame counts as absent; the complete one before it does not.
     peer.wire.write(
       encodeFrame({ type: 'ack', acks: [offers[0]] }),
       Buffer.from([25, 0, 0, 0, FrameType.ACK]),
@@ -412,7 +412,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       await world.joinHonest('robin')
       const peer = await world.hostile(t, 'robin')
       peer.wire.pause()
-      // Answers that nobody reads, until the kernel takes no more of them.
+      // Replies that the peer does not read, until the kernel's buffer is full.
       const probes = Buffer.concat(
         Array.from({ length: 1000 }, (_, id) => encodeFrame({ type: 'heartbeat', id, reply: false })),
       )
@@ -432,7 +432,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   )
 
   await scene('a refused backend that goes on talking is not heard', async (t) => {
-    // More than the broker reads at once, and all there when it looks: what is behind comes when it has refused.
+    // More than the broker reads at once, all available when it reads: the rest arrives after the refusal.
     const skipped = Buffer.concat(
       Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
     )

@@ -11,12 +11,12 @@ import { PassedClient } from './support/passed-client.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program, root } from './support/process.ts'
 
-// A real backend, and in the broker's place a peer that breaks the rules: what the SDK adopts and what it must not touch.
+// A real backend and a broker that breaks the rules: what the SDK adopts and what it must not touch.
 
 const TTL = 300
 /** Never reached in a test. */
 const MINUTES = 600_000
-/** The SDK looks after what has expired once a second. */
+/** The SDK removes expired entries once a second. */
 const SWEEP = 1000
 
 async function startBackend(t: Test, broker: FalseBroker, options: { tokenTtl?: number } = {}) {
@@ -28,12 +28,12 @@ async function startBackend(t: Test, broker: FalseBroker, options: { tokenTtl?: 
   return { program, peer }
 }
 
-/** An offer that no backend is too slow for. */
+/** An offer with deadlines that no backend misses. */
 function patient(peer: Registered, over: Partial<Offer> = {}): Offer {
   return peer.offer({ deadline: process.hrtime.bigint() + 600_000_000_000n, ...over })
 }
 
-/** An honest handoff from beginning to end: the backend answers on the connection. */
+/** A complete honest handoff: the backend answers on the connection. */
 async function handOver(t: Test, peer: Registered, pid: number): Promise<PassedClient> {
   const client = new PassedClient(t)
   const offer = patient(peer)
@@ -49,7 +49,7 @@ async function honest(t: Test, peer: Registered, pid: number): Promise<void> {
   client.leave()
 }
 
-/** Everything that the backend got was closed, and nothing was read from or written to it. */
+/** Everything that the backend received was closed, and nothing was read from or written to it. */
 async function untouched(t: Test, client: PassedClient): Promise<void> {
   t.ok(client.untouched, 'no byte was read or written')
   t.equal(await client.closed(), '', 'every copy is closed, and the client got nothing')
@@ -66,7 +66,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   const { pid } = program
   const before = openDescriptors(pid)
 
-  /** Each case: what goes wrong, with an honest connection behind it, and the backend's descriptors afterwards. */
+  /** Each case: the attack, an honest connection after it, and the backend's descriptors afterwards. */
   const bad = (name: string, attack: (t: Test) => Promise<void>) =>
     t.test(name, { timeout: LIMIT }, async (t) => {
       await attack(t)
@@ -164,7 +164,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
 
   await bad('a descriptor with no token at all is TokenMissing', async (t) => {
     const client = new PassedClient(t)
-    // Our own transport refuses to send an empty message; the kernel does not.
+    // This package refuses to send an empty message; the kernel does not.
     const script = [
       'import array, socket',
       'lane = socket.socket(fileno=3)',
@@ -205,7 +205,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     const refused = peer.nacks.length
     peer.ring(peer.offer(), peer.offer())
     await honest(t, peer, pid)
-    // Two sweeps after it came, its deadline and the time that a late descriptor has are both over.
+    // Two sweeps later, its deadline and the grace period for a late descriptor have both expired.
     await peer.wire.more('stats', 2)
     t.equal(peer.nacks.length, refused, 'not a word')
   })
@@ -227,7 +227,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     },
   )
 
-  // A time longer than the way from one sweep to the next: a sweep within it must leave alone what is parked.
+  // Longer than the interval between sweeps: a sweep in between must not remove parked descriptors.
   const longer = 1.2 * SWEEP
   const other = await startBackend(t, broker, { tokenTtl: longer })
   await t.test('a descriptor without OFFER is parked, and refused at tokenTtl, not before', async (t) => {
@@ -281,7 +281,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** Makes the backend write until the kernel takes no more: each probe is answered, and nobody reads. */
+/** Makes the backend write until the kernel's buffer is full: it answers each probe, and the test reads none. */
 async function backUp(peer: Registered, program: Program): Promise<void> {
   peer.wire.pause()
   const probes: Frame[] = Array.from({ length: 1000 }, (_, index) => ({
@@ -301,7 +301,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
   const first = await startBackend(t, broker, { tokenTtl: MINUTES })
   const { program } = first
   const heard = (msg: string) => program.messages().filter((message) => message['msg'] === msg).length
-  /** Says so, too: its line may come later than its answer. */
+  /** Its log line may arrive later than its response. */
   const hasAdopted = (count: number) => eventually(() => heard('adopt') === count, `${count} are adopted`)
 
   await t.test('ACK before touch, when the ACK can not reach the kernel', { timeout: LIMIT }, async (t) => {
@@ -312,7 +312,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
     peer.post(offer.token, client.fd)
     peer.ring(offer)
     await peer.laneEmpty()
-    // Its event loop has turned: an adoption would show.
+    // Its event loop has turned since, so an adoption would show.
     await direct(program)
     await direct(program)
     t.ok(client.untouched, 'taken and verified, and not a byte read or written')
@@ -475,7 +475,7 @@ void t.test(
         await honest(t, scene.peer, scene.program.pid)
       })
 
-    // A backend that is dropped again and again dials ever more slowly, so a new one takes over after a few.
+    // A backend that is dropped repeatedly dials more and more slowly, so a new one takes over after a few.
     const cases = [
       ...after.map((each) => (scene: Scene) => brokenAfter(each, scene)),
       ...instead.map((each) => (scene: Scene) => brokenInstead(each, scene)),

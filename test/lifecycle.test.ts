@@ -17,7 +17,7 @@ import {
 import { Program } from './support/process.ts'
 import { Service, type ServiceState, startServices } from './support/service.ts'
 
-/** Over for a backend that is stopped, and for no other: one that runs needs thousandths of it. */
+/** Expires only for a stopped backend: a running one needs a thousandth of it. */
 const ACK_DEADLINE = starts(0.1)
 const STOPPED = { ackDeadline: ACK_DEADLINE, tokenTtl: 2 * ACK_DEADLINE }
 
@@ -27,7 +27,7 @@ const { broker, services } = await startServices(
     order: { protocol: 'tcp' },
     leaving: {},
     later: {},
-    /** Two backends, which go on from scene to scene (`keep`). */
+    /** Two backends that are kept from scene to scene (`keep`). */
     web: { config: { ...STOPPED, balance: 'round-robin' } },
     sigterm: {},
     crossing: {},
@@ -41,7 +41,7 @@ void t.test(
   async (t) => {
     const { order } = services
     const clients: Client[] = []
-    // More than are offered to one backend at a time.
+    // More clients than are offered to one backend at a time.
     for (let index = 0; index < 150; index++) clients.push(await order.open(t))
     const { outcomes } = await order.until(({ held }) => held === 150, '150 wait')
     t.match(outcomes, { handed_off: 0, rejected: 0 })
@@ -86,7 +86,7 @@ void t.test('a backend that starts later begins to receive', { timeout: LIMIT },
   const late = await later.start(t)
   const both = new Set([early.pid, late.pid])
   const seen = new Set<number>()
-  // How many it takes depends on when the broker hears that the first ones have ended.
+  // The number depends on when the broker learns that the first connections have ended.
   while (seen.size < 2) for (const pid of await later.answeredBy(t, 1)) seen.add(pid)
   t.same(seen, both)
 })
@@ -180,7 +180,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
       const backend = await crossing.start(t)
       const clients = await crossing.openMany(t, 50)
       await Promise.all(clients.map((client) => client.get()))
-      // The drain and the requests leave together: some are read before it, some behind it.
+      // The drain and the requests are sent together: some are read before it, some after it.
       let begun: unknown
       for (const [index, client] of clients.entries()) {
         if (index === 25) begun = drain(backend)
@@ -190,7 +190,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
       t.equal(answers.filter(({ status, body }) => status === 200 && body.includes('/crossing')).length, 50)
       await begun
       await backend.message('draining')
-      // Those that were answered before the drain began were promised a kept connection, and use it once more.
+      // Clients answered before the drain began were promised keep-alive, and use it once more.
       const promised = clients.filter((_, index) => answers[index]?.headers['connection'] !== 'close')
       const last = await Promise.all(promised.map((client) => client.get('/last')))
       t.ok(
@@ -272,7 +272,7 @@ void t.test(
     test.equal(after.unaccounted, 0)
     await descriptorsAre(web, descriptors)
 
-    // A backend that dies and one that comes for it leave nothing behind either.
+    // A backend that dies and its replacement leave nothing behind either.
     backends[0].kill('SIGKILL')
     await backends[0].exited
     await web.until(({ backends }) => backends.length === 1, 'it is gone')
@@ -285,7 +285,7 @@ void t.test('a backend at SIGKILL takes only its own clients with it', { timeout
   await killUnderLoad(test, services.web, await pair(), 800)
 })
 
-// Of a broker of its own, which is killed, and of the next one in its folder, which is told to stop.
+// A broker of its own that is killed, and the next one in its folder, which is told to stop.
 void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
   const first = await startServices(t, { web: {}, stopping: { config: STOPPED } })
   let next: Broker | undefined
@@ -380,7 +380,7 @@ void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** The two backends of `web`, which every scene leaves as it found them, or dead. */
+/** The two backends of `web`. A scene may leave them dead, but otherwise unchanged. */
 async function pair(): Promise<[Program, Program]> {
   const [one, other] = await services.web.keep(t, 2)
   if (one === undefined || other === undefined) throw new Error('there are not two')
@@ -395,7 +395,7 @@ function idsOf({ backends }: ServiceState): string[] {
   return backends.map(({ id }) => id)
 }
 
-/** The broker has read `count` ACKs since `before`. */
+/** Resolves once the broker has read `count` ACKs since `before`. */
 function handedOff(service: Service, before: ServiceState, count: number): Promise<ServiceState> {
   return service.until(
     (state) => outcomesSince(before, state).handed_off === count,

@@ -11,9 +11,9 @@ import { FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT, starts } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
 
-// What an operator sees: /metrics, /healthz and /readyz of a real broker, after real traffic and real failures.
+// The operator's view: /metrics, /healthz and /readyz of a real broker, after real traffic and real failures.
 
-/** No time of a service is up but where a scene is about that. */
+/** No deadline expires except where a scene is about that. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 const HELD_BRIEFLY = { holdTimeout: '300ms' }
 const SERVICES = {
@@ -22,7 +22,7 @@ const SERVICES = {
   full: { ...PATIENT, maxHeld: 1 },
   raw: HELD_BRIEFLY,
   refused: { ...PATIENT, failureLimit: { failures: 1000 } },
-  // Half a start of a broker: far longer than an honest backend needs, and short for one that never answers.
+  // Half a broker start: far longer than an honest backend needs, and short for one that never answers.
   silent: { ...PATIENT, ackDeadline: starts(0.05), maxStuck: 1 },
 }
 type Service = keyof typeof SERVICES
@@ -42,7 +42,7 @@ function start(t: Test): Promise<Broker> {
   })
 }
 
-/** Every sample of the exposition; the key is the series as it is written. */
+/** Every sample of the exposition; the key is the series as printed. */
 async function samples(broker: Broker): Promise<Map<string, number>> {
   const text = await broker.metrics()
   return new Map(
@@ -56,7 +56,7 @@ async function samples(broker: Broker): Promise<Map<string, number>> {
   )
 }
 
-/** What has changed since: counters that did not move are left out, and gauges. */
+/** The counters that have changed since, and by how much; gauges are left out. */
 function moved(before: Map<string, number>, after: Map<string, number>): Record<string, number> {
   return Object.fromEntries(
     [...after]
@@ -81,7 +81,7 @@ class Honest {
     return this.program.pid
   }
 
-  /** Resolves when it is done. */
+  /** Resolves when the process confirms. */
   async tell(command: 'join' | 'leave', service: Service): Promise<void> {
     this.#asked += 1
     this.program.say(`${command} ${service}`)
@@ -107,7 +107,7 @@ void t.test(
   async (t) => {
     const broker = await start(t)
     const honest = new Honest(t, broker)
-    /** Runs `act` and compares every counter of ours that moved, whatever its name. */
+    /** Runs `act` and compares every Baton counter that moved, whatever its name. */
     const counts = (title: string, wanted: Record<string, number>, act: (t: Test) => Promise<void>) =>
       t.test(title, { timeout: LIMIT }, async (t) => {
         const before = await samples(broker)
@@ -236,7 +236,7 @@ void t.test(
       },
       async (t) => {
         const client = await connectTo(t, broker, 'raw')
-        // Half-closed, and on tcp still there: a protocol may be all about what comes back.
+        // Half-closed, and on tcp kept: the protocol may only care about the response.
         client.socket.end()
         t.equal(await client.ended, 'end')
         t.equal(client.received, '')
@@ -266,7 +266,7 @@ void t.test(
         ),
       },
       async (t) => {
-        // It alone is there when the clients come, so each is offered to it first.
+        // It is the only backend when the clients arrive, so each is offered to it first.
         const peer = await FalseBackend.register(t, broker.control, hello('refused'))
         const clients = []
         for (const _ of NACK_REASONS) clients.push(await connectTo(t, broker, 'refused'))
@@ -401,7 +401,7 @@ void t.test(
         await broker.backends(0)
         t.same(await ask('/readyz'), lacking(none), 'the only backend has died')
 
-        // Its second backend drains while a request is served, and then the broker itself while a client is held.
+        // The second backend drains while a request is served, and then the broker itself while a client is held.
         const next = await startBackend(t, broker, 'http-backend.mjs', { env: { DRAIN_DEADLINE: '10m' } })
         t.same(await ask('/readyz'), ready)
         const busy = await connectTo(t, broker, 'web')

@@ -6,9 +6,9 @@ import { allPages, anchorsOf, filesBelow, read } from './support/markdown.ts'
 import { cleanEnvironment, root } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 
-// What the pages of docs/ say of the sources, held to them.
+// Statements in docs/ about the sources, checked against them.
 
-/** First cells of the rows of the tables in `section`, each `code` span of them by itself. */
+/** The `code` spans in the first cells of the section's tables, one by one. */
 function codesInFirstCells(section: string): string[] {
   return [...section.matchAll(/^\| ([^|]+) \|/gm)].flatMap(([, cell = '']) =>
     [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code),
@@ -64,7 +64,7 @@ void t.test('what failures.md says is logged, is', async (t) => {
   const [, table = ''] = section.exec(read('docs/reference/failures.md')) ?? []
   const logged = [...table.matchAll(/^\| [^|]+ \| ([^|]*) \|/gm)]
     .flatMap(([, cell = '']) => [...cell.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code))
-    // Members of the line, and messages whose end differs from time to time.
+    // Not log fields; of messages with a variable end, only the constant part.
     .filter((code) => code.includes(' '))
     .map((code) => code.replace(/\.{3}$/, '').trim())
   t.ok(logged.length > 20, `${logged.length} messages`)
@@ -137,9 +137,9 @@ void t.test('pages name what acts, in words that readers know', async (t) => {
   for (const page of allPages()) {
     const byHand = read(page)
       .replaceAll(/^```[^]*?^```$/gm, '')
-      // Held to the schema and to the command.
+      // Generated from the schema and from the command, and checked there.
       .replaceAll(/<!-- (?:keys|help)[^]*?<!-- (?:help: )?end -->/g, '')
-      // Titles of tests.
+      // Test titles.
       .replaceAll(/"[^"\n]*"/g, '')
     t.same(byHand.match(avoided) ?? [], [], page)
   }

@@ -23,12 +23,12 @@ import { cleanEnvironment, Program, root, temporaryFolder } from './support/proc
 import { signal } from './support/signal.ts'
 import { visit } from './support/visit.ts'
 
-// Who may be a backend, and what all are told when they may not.
+// Who may register as a backend, and which error the others get.
 
 const asRoot = process.getuid?.() === 0
 const own = process.getuid?.() ?? -1
 const NOBODY = 65_534
-/** Another user must be able to read this repository, too. */
+/** The other user must be able to read this repository. */
 const canBeNobody =
   asRoot &&
   spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
@@ -49,7 +49,7 @@ interface BackendSettings {
   timeout?: number
 }
 
-/** A backend that is a process of its own, whose log is what an operator reads. */
+/** A backend in its own process, whose log is the operator's view. */
 function program(t: Test, { control, service = 'web', secret, uid, timeout }: BackendSettings): Program {
   return new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
     env: {
@@ -57,14 +57,14 @@ function program(t: Test, { control, service = 'web', secret, uid, timeout }: Ba
       BATON_SERVICE: service,
       ...(secret !== undefined && { SECRET: secret }),
       ...(timeout !== undefined && { READY_TIMEOUT: String(timeout) }),
-      // Where relays come in, it needs a folder that it can write to.
+      // For relays it needs a folder that it can write to.
       ...(uid !== undefined && { TMPDIR: folderOf(t, uid) }),
     },
     ...(uid !== undefined && { uid }),
   })
 }
 
-/** A backend in this process. What it logs is in `said`. */
+/** A backend in this process. Its log is in `said`. */
 function backendHere(t: Test, options: BackendOptions) {
   const said: string[] = []
   const log = (context: object, message: string) =>
@@ -76,7 +76,7 @@ function backendHere(t: Test, options: BackendOptions) {
   return { backend, server, said }
 }
 
-/** The backend's `ready()` says why, and the broker's log does, once. */
+/** The backend's `ready()` rejects with the reason, and the broker logs it once. */
 async function isRefused(t: Test, broker: Broker, settings: BackendSettings, reason: string): Promise<void> {
   const refused = program(t, settings)
   const { name, code, reason: given } = await refused.message('not ready')
@@ -92,7 +92,7 @@ async function isRefused(t: Test, broker: Broker, settings: BackendSettings, rea
   t.match(refusals(broker, refused.pid), [{ code: reason }])
 }
 
-/** The same of one in this process. */
+/** The same for a backend in this process. */
 async function isRefusedHere(t: Test, broker: Broker, options: BackendOptions, reason: string) {
   const { backend, server, said } = backendHere(t, { socket: broker.control, service: 'web', ...options })
   await t.rejects(backend.ready(), {
@@ -113,7 +113,7 @@ async function isRefusedHere(t: Test, broker: Broker, options: BackendOptions, r
   await logsRefusal(broker, process.pid, reason)
 }
 
-/** The backend hears why before the broker's log line has come through its pipe. */
+/** The backend gets the reason before the broker's log line has come through its pipe. */
 async function logsRefusal(broker: Broker, pid: number, reason: string): Promise<void> {
   const told = (line: string) =>
     line.includes('"registration refused"') &&
@@ -128,7 +128,7 @@ function refusals(broker: Broker, pid: number): Record<string, unknown>[] {
     .filter(({ msg, peerPid }) => msg === 'registration refused' && peerPid === pid)
 }
 
-/** The pid of the backend that a new client of the broker gets. */
+/** The pid of the backend that serves a new client of the broker. */
 async function servedBy(t: Test, broker: Broker): Promise<number> {
   const client = await visit(t, broker)
   const { headers } = await client.answer()
@@ -136,7 +136,7 @@ async function servedBy(t: Test, broker: Broker): Promise<number> {
   return Number(headers['x-pid'])
 }
 
-/** A folder in which processes of every user can find what they are told the name of. */
+/** A folder whose files are readable by every user that knows their names. */
 function openFolder(t: Test): string {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
@@ -156,10 +156,10 @@ void t.test('the own user is refused, when only others are allowed', { timeout: 
   t.equal((await broker.status()).services[0]?.backends.length, 0)
 })
 
-/** No time of a service is up, however slow a busy backend is. */
+/** No deadline expires, however slow a busy backend is. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 
-/** Of the last broker: services that have scenes of their own. */
+/** Services of the last broker that have their own scenes. */
 const SCENES = ['door', 'ids', 'place']
 
 void t.test('brokers that follow each other in one runtime folder', { timeout: LIMIT }, async (whole) => {
@@ -213,7 +213,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await scene(
     'a control socket that others were let into is not believed, until it is private again',
     async (t) => {
-      // The master would restore the mode at once.
+      // Otherwise the master would restore the mode immediately.
       signal(first.program.pid, 'SIGSTOP')
       chmodSync(control, 0o666)
       const { code, retry, message } = await refusal(control, hello('web'))
@@ -239,7 +239,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     env: { RUN: join(root, 'packages/broker/dist/cli/program.js') },
   })
   let run = 0
-  /** `baton start` that comes to nothing: its one line. */
+  /** The single line of output of a `baton start` that fails. */
   const refusedStart = async (t: Test, config: string): Promise<string> => {
     commands.say(JSON.stringify(['start', '--config', config]))
     const { code, said } = await commands.message(`ran ${++run}`)
@@ -345,7 +345,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await servesKept(t)
   let disconnections = 0
 
-  /** The broker ends, another follows: the backend is found there by its id, with what it has. */
+  /** The broker ends and another follows: the backend keeps its id and its connections there. */
   const follows = async (t: Test, ends: Broker, how: 'SIGTERM' | 'SIGKILL', config: object) => {
     ends.program.kill(how)
     await ends.program.exited
@@ -427,7 +427,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       const { code, message, retry } = await refusal(control, hello('web', { secret: SECRET, protocol: 2 }))
       t.same({ code, retry }, { code: 'ProtocolVersion', retry: false })
       t.match(message, /2.*wanted 1/)
-      // The last line: with it, those before are there.
+      // The last line: once it is there, the earlier ones are too.
       await logsRefusal(broker, process.pid, 'ProtocolVersion')
       t.match(
         refusals(broker, process.pid).map((refusal) => refusal['code']),

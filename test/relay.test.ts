@@ -19,17 +19,17 @@ import { type Service, startServices } from './support/service.ts'
 const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
 const NOBODY = 65_534
 
-/** No descriptor is ever passed: everything takes the second rung. */
+/** No descriptor is passed: every connection is relayed. */
 const handoff = 'off'
 
-/** Over for a token that was never offered, and for no other. */
+/** Expires only for a token that was never offered. */
 const TOKEN_TTL = starts(0.1)
-/** Half of it must be over before the relay, and the whole of it only when the scene is. */
+/** Half of it must pass before the relay, and all of it only after the scene. */
 const LANE_DEADLINE = starts(0.4)
 
-// Upstreams have to be there before the broker that is told of them.
+// Upstreams must exist before the broker that is configured with them.
 
-/** The side that answers: it ends first in one half, last in the other. Plain upstreams, so that both ends are seen. */
+/** The responding side: it ends first in one half, last in the other. Plain upstreams, so that both ends are visible. */
 const answering = await listen(
   t,
   createServer({ allowHalfOpen: true }, (socket) => {
@@ -78,7 +78,7 @@ const { broker, services } = await startServices(t, {
   ending: { config: { handoff } },
 })
 
-/** @returns its port; it is closed with the file. */
+/** @returns its port; it is closed at the end of the file. */
 async function listen(t: Test, server: Server | http.Server): Promise<number> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -90,7 +90,7 @@ async function body(response: http.IncomingMessage): Promise<Buffer> {
   return Buffer.concat(await response.toArray())
 }
 
-/** The whole conversation on one raw connection: what came, and how it ended. */
+/** A complete conversation on one raw connection: what was received, and how it ended. */
 async function converse(socket: Socket): Promise<Buffer> {
   const chunks: Buffer[] = []
   socket.on('data', (chunk: Buffer) => chunks.push(chunk))
@@ -98,7 +98,7 @@ async function converse(socket: Socket): Promise<Buffer> {
   return Buffer.concat(chunks)
 }
 
-/** The endpoint of a backend: the one of all such listening sockets whose inode is in its descriptor table. */
+/** A backend's endpoint: the listening socket of that kind whose inode is in its descriptor table. */
 function relayPath(pid: number): string {
   const inodes = new Set(
     readdirSync(`/proc/${pid}/fd`).map(
@@ -322,7 +322,7 @@ void t.test(
     const { foreign } = services
     const denied = () => foreign.metric('baton_handoff_failures_total', 'reason="PermissionDenied"')
     const peer = await FalseBackend.register(t, broker.control, hello('foreign', { reconnect: { path } }))
-    // The descriptors of earlier scenes are gone with their backends.
+    // The descriptors of earlier scenes went with their backends.
     await broker.until(
       ({ services }) =>
         services.every(
@@ -346,7 +346,7 @@ void t.test(
 
     const honest = await foreign.start(t)
     t.equal((await client.answer()).headers['x-pid'], String(honest.pid), 'served by another backend')
-    // As often as it is chosen first, it costs the client a detour, and nothing else.
+    // Whenever it is chosen first, the client is delayed, and nothing more.
     for (let round = 0; round < 100 && (await denied()) < 3; round++) {
       const response = await fetch(foreign.url(), { headers: { connection: 'close' } })
       t.equal(response.headers.get('x-pid'), String(honest.pid))
@@ -375,7 +375,7 @@ void t.test(
 void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: LIMIT }, async (t) => {
   const { full } = services
   const endpoint = join(broker.folder, 'relay.sock')
-  // Takes relays and nothing else: what comes on its lane stays there until the lane is full.
+  // Accepts relays only: messages stay on its lane until the lane is full.
   const peer = await FalseBackend.register(
     t,
     broker.control,
@@ -438,7 +438,7 @@ void t.test(
   'a relay of a client that a backend has refused needs no descriptor more',
   { timeout: LIMIT },
   async (t) => {
-    // The worker takes a duplicate of such a client's. Without room for it the client was lost, and the backend was cut off.
+    // The worker duplicated the descriptor of such a client. Without room for it, the client was lost and the backend cut off.
     const { scarce } = services
     const path = join(broker.folder, 'scarce.sock')
     const server = createServer()
@@ -554,7 +554,7 @@ void t.test(
   },
 )
 
-// The last one: it ends the broker of all.
+// Last: it stops the shared broker.
 void t.test(
   'broker SIGTERM: a relay is finished, for as long as drainDeadline allows',
   { timeout: LIMIT },

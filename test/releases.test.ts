@@ -9,7 +9,7 @@ import { Program, temporaryFolder } from './support/process.ts'
 import { Releases } from './support/release.ts'
 import { signal } from './support/signal.ts'
 
-// A broker that was started from a `current` link follows it, wherever it leads by then.
+// A broker started from a `current` link follows the link, wherever it leads at that moment.
 
 void t.test('releases come and go under one broker', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
@@ -21,7 +21,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
   })
   releases.add('one')
   releases.use('one')
-  // As an init script does it: the configuration is not named, and getcwd(2) does not know the link.
+  // Like an init script: the configuration is not named, and getcwd(2) does not know the link.
   const program = new Program(
     t,
     'sh',

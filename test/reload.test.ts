@@ -35,18 +35,18 @@ import { Sabotaged } from './support/sabotage.ts'
 import { servedBy } from './support/visit.ts'
 import { LIMIT } from './support/limits.ts'
 
-// Who asks for a reload hears how it went; and what goes wrong with one changes nothing.
+// The requester of a reload gets its result, and a failed reload changes nothing.
 
 const NOBODY = 65_534
 const OPERATOR = join(root, 'test/programs/operator.mjs')
-/** Another user must be able to read this repository, too. */
+/** The other user must be able to read this repository. */
 const canBeNobody =
   process.getuid?.() === 0 &&
   spawnSync(process.execPath, ['--check', OPERATOR], { cwd: root, uid: NOBODY, env: cleanEnvironment() })
     .status === 0
 const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a repository that everybody can read' }
 
-/** When a process was started, of the kernel's clock: with the pid it names a process for good (proc(5), starttime). */
+/** Start time of a process on the kernel's clock: together with the pid it identifies a process for good (proc(5), starttime). */
 function startOf(pid: number): string | undefined {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
   return stat.slice(stat.lastIndexOf(')')).split(' ')[20]
@@ -62,7 +62,7 @@ function holds(pid: number, inode: string): boolean {
   })
 }
 
-/** What a program of the user `uid` is answered. */
+/** The answer that a program of user `uid` gets. */
 async function askAs(t: Test, broker: Broker, uid: number, line: string): Promise<string> {
   const program = new Program(t, process.execPath, [OPERATOR, operatorSocket(broker), line], { uid })
   return (await program.message('answered'))['text'] as string
@@ -115,7 +115,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(startOf(pid), born)
   })
 
-  // After those that have left it crosses as ever.
+  // Once those sessions have left, a session is handed over as usual.
   const before = await onlyWorker(t, broker)
   const begun = Date.now() / 1000
   const session = await openSession(t, broker)
@@ -162,7 +162,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.ok(other.open)
     t.equal(session.received, '> ', 'the first one does not notice')
   })
-  // They were refused, and a configuration that was newer than what the first one had read never came into force.
+  // They were refused, and a configuration newer than the one the first reload had read never took effect.
   const joined = await openSession(t, broker)
   joined.send('reload\n')
   const overHttp = askAdmin(broker, '/api/v1/reload', 'POST')
@@ -236,8 +236,8 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.ok(last > begun, 'after the test began')
     t.ok(last <= Date.now() / 1000)
   })
-  // `pkill -USR2 -f baton`: Node has no listeners yet while it starts, and such a signal ended it. The reload was refused, and a start
-  // failed.
+  // `pkill -USR2 -f baton`: while Node starts it has no listeners yet, and such a signal killed it. The reload was refused, or
+  // the start failed.
   await t.test('signals that end a check or a worker while it starts', async (t) => {
     for (const name of ['SIGUSR2', 'SIGHUP', 'SIGTERM']) {
       scene.begin('signalled-check', name)
@@ -247,7 +247,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     await logs(broker, 'a signal ended or stopped a worker that was starting; starting another', 3)
     t.equal(await servedBy(t, broker), backend.pid)
   })
-  // The master waited in open(2) for a writer: nothing was answered, and a worker that died was not replaced.
+  // The master blocked in open(2), waiting for a writer: it answered nothing, and a worker that died was not replaced.
   await t.test('a configuration that is a FIFO', async (t) => {
     const aside = `${broker.configFile}.aside`
     renameSync(broker.configFile, aside)
@@ -309,7 +309,7 @@ void t.test(
         `baton: cannot listen: listener "web" on 127.0.0.1:${port}: the address is in use`,
       )
     })
-    // As many listeners as leave no room: for the worker's sockets, for its channel, for the pair, for themselves.
+    // Too many listeners: no room for the worker's sockets, for its channel, for the socketpair, for the listeners themselves.
     for (const count of [100, 130, 133, 170]) {
       await t.test(`${count} listeners, 160 descriptors`, async (t) => {
         const listeners = Array.from({ length: count }, (_, index) => listener(`web-${index}`))

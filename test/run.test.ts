@@ -10,9 +10,9 @@ import { LIMIT } from './support/limits.ts'
 import { Program, temporaryFolder } from './support/process.ts'
 import { exists, signal } from './support/signal.ts'
 
-// How `baton run` ends. What it serves is in test/slow/apps.test.ts, and what takes its time in test/slow/run.test.ts.
+// How `baton run` ends. How it serves is in test/slow/apps.test.ts; slower cases are in test/slow/run.test.ts.
 
-/** Keeps connections for longer than a stop may take. */
+/** Keeps connections open for longer than a stop may take. */
 function app(t: Test, port: number): string[] {
   const file = join(temporaryFolder(t), 'app.mjs')
   writeFileSync(
@@ -84,7 +84,7 @@ void t.test(
     const idle = await Client.open(t, { host: '127.0.0.1', port })
     t.equal((await idle.get()).body, 'hello')
     const silent = await Client.open(t, { host: '127.0.0.1', port })
-    // It is adopted by now: the one behind it is answered.
+    // It has been adopted by now, because the one after it was answered.
     const last = await Client.open(t, { host: '127.0.0.1', port })
     t.equal((await last.get()).body, 'hello')
     const processes = run.processes()

@@ -4,8 +4,8 @@ import t from 'tap'
 import { LIMIT } from './support/limits.ts'
 import { exists, signal, signalGroup } from './support/signal.ts'
 
-// What tests send signals with. To kill(2) the process 0 is the group of the sender, and -1 all that its user has: `pid ?? 0` of a
-// worker that was not there ended the test run itself.
+// The function that tests send signals with. For kill(2), pid 0 is the sender's process group and -1 is every process of the
+// user: `pid ?? 0` for a worker that did not exist ended the test run itself.
 
 const NO_PIDS = [0, 1, -1, -2, Number.NaN, Number.POSITIVE_INFINITY, 1.5, undefined, null]
 
@@ -47,7 +47,7 @@ void t.test('a group gets one by its leader', { timeout: LIMIT }, async (t) => {
   const member = Number(line.toString())
   t.equal(exists(member), true)
   signalGroup(leader.pid, 'SIGKILL')
-  // Its pipe closes when both have ended.
+  // The pipe closes once both have exited.
   t.same(await once(leader, 'close'), [null, 'SIGKILL'])
   t.equal(exists(member), false)
 })

@@ -17,7 +17,7 @@ import { passBothWays, relayedBytes } from './support/traffic-scenes.ts'
 
 const MIB = 1024 * 1024
 
-/** What `http-backend.mjs` says of a connection. */
+/** The JSON that `http-backend.mjs` returns about a connection. */
 interface Seen {
   pid: number
   remoteAddress: string
@@ -95,7 +95,7 @@ void t.test(
     await t.test(
       'autocannon: keep-alive requests cost the broker one handoff for each connection',
       async (t) => {
-        // An answer may be there before the broker has read the ACK of its connection.
+        // A response may arrive before the broker has read the ACK of its connection.
         await web.until(({ inFlight }) => inFlight === 0, 'nothing in flight')
         const before = (await web.state()).outcomes.handed_off
         const autocannon = new Program(t, process.execPath, [
@@ -155,7 +155,7 @@ void t.test('server-sent events come one by one while the answer is open', { tim
   answer.setEncoding('utf8')
   const chunks = answer[Symbol.asyncIterator]() as AsyncIterator<string>
   t.equal((await chunks.next()).value, ': open\n\n')
-  // The backend says the next one only when it is told to, so each has come by itself.
+  // The backend sends the next event only when told to, so each has arrived by itself.
   for (const event of ['one', 'two', 'three']) {
     backend.child.stdin?.write(`${event}\n`)
     t.equal((await chunks.next()).value, `data: ${event}\n\n`)
@@ -222,7 +222,7 @@ void t.test('HTTP/2 over TLS that ends in the backend', { timeout: LIMIT }, asyn
   await tls.backends(2)
 
   const served = new Set<number>()
-  // The first one stays while the second one comes: its backend is then the one that is chosen second.
+  // The first stays open while the second connects, so the second goes to the other backend.
   const sessions: ReturnType<typeof connectHttp2>[] = []
   for (let connection = 0; connection < 2; connection++) {
     const session = connectHttp2(`https://localhost:${tls.port}`, {
