@@ -31,7 +31,7 @@ def send(path, seconds, uid=None):
         os.setgid(int(uid))
         os.setuid(int(uid))
     server = socket.create_server(('127.0.0.1', 0))
-    # Not create_connection: it looks for a codec, which this user may not be allowed to read.
+    # Not create_connection: it loads a codec, which this user may not be able to read.
     near = socket.socket()
     near.connect(server.getsockname())
     far, _ = server.accept()
