@@ -16,21 +16,21 @@ import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 import { exists, signalGroup } from '../support/signal.ts'
 
-// `baton run`: apps that know nothing of Baton, as their frameworks' own pages write them (`test/apps`).
+// `baton run` with apps that know nothing about Baton, as written in their frameworks' own documentation (`test/apps`).
 
-/** So many processes of the app. */
+/** Options for two processes of the app. */
 const TWO = ['-i', '2']
 
 const app = (name: string) => [process.execPath, join(root, 'test/apps', name)]
 
-/** A program of the test's own. */
+/** A program written by the test. */
 function script(t: Test, code: string): string[] {
   const file = join(temporaryFolder(t), 'app.mjs')
   writeFileSync(file, code)
   return [process.execPath, file]
 }
 
-/** Pids that sign the answers to new connections, asked until `count` have: who is chosen is as loaded as was last said. */
+/** Pids in the responses to new connections, until `count` have answered: the choice depends on the load last reported. */
 async function answering(url: string, count: number): Promise<Set<string>> {
   const pids = new Set<string>()
   await eventually(
@@ -44,7 +44,7 @@ async function answering(url: string, count: number): Promise<Set<string>> {
   return pids
 }
 
-/** Both processes answer, each knows its client; a deploy replaces them under load; nothing is left. */
+/** Both processes answer, and see the client's address; a deploy replaces them under load; nothing is left. */
 async function serves(
   t: Test,
   { name, protocol = 'http', env }: { name: string; protocol?: 'http' | 'tls'; env?: NodeJS.ProcessEnv },
@@ -78,7 +78,7 @@ async function serves(
   t.same(await run.end(signal), NOTHING_LEFT)
 }
 
-// It takes its time; it is looked at when the others are done.
+// Slow, so its result is checked after the others.
 const crashing = new AppRun(t, {
   command: [process.execPath, '-e', 'process.exit(3)'],
   options: ['--restart', 'always'],
@@ -106,14 +106,14 @@ void t.test('https', { timeout: LIMIT }, async (t) => {
 })
 
 interface Talk {
-  /** What the server said first. */
+  /** The server's first message. */
   readonly greeting: string
-  /** Sends a text, and resolves to the answer. */
+  /** Sends a text; resolves with the reply. */
   readonly say: (text: string) => Promise<string>
   readonly end: () => void
 }
 
-/** Two processes talk; a conversation outlives the deploy of its process, which waits for it. */
+/** Both processes talk; a conversation outlives the deploy of its process, which waits for it. */
 async function talks(t: Test, name: string, open: (t: Test, port: number) => Promise<Talk>): Promise<void> {
   const port = await freePort()
   const run = await new AppRun(t, { command: app(name), options: TWO, env: { PORT: String(port) } }).serving(
@@ -125,7 +125,7 @@ async function talks(t: Test, name: string, open: (t: Test, port: number) => Pro
   t.ok(first.every(({ greeting }) => / (?:::ffff:)?127\.0\.0\.1 \d+$/.test(greeting)))
 
   const deploy = await run.deploy('--at-once', '2')
-  // Both new ones are there, and the old ones have clients still.
+  // Both new processes are there, and the old ones still have clients.
   await run.serving(4)
   await eventually(
     async () => {
@@ -249,7 +249,7 @@ void t.test('--watch deploys what has changed, and nobody notices', { timeout: L
   write('new')
   await run.program.line((line) => line.startsWith('deployed '), 'that it has deployed')
   for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, 'new')
-  // A change was lost when it came during a reload: it was refused, or there was no program to see it.
+  // A change during a reload was lost: it was refused, or no program was running to see it.
   const config = ['--config', await run.configFile()]
   const deploys = () => run.program.lines.filter((line) => line.startsWith('deployed ')).length
   for (const stage of ['slow-check', 'slow-master']) {

@@ -9,7 +9,7 @@ import { eventually } from '../support/eventually.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// What `npm run bench` makes of its samples, and one small run of it.
+// The statistics of `npm run bench`, and one small run of it.
 
 void t.test('medians and quantiles, between two samples where none is exactly there', async (t) => {
   t.equal(median([3, 1, 2]), 2)
@@ -112,13 +112,13 @@ void t.test('a run writes between the markers of the page, and nowhere else', as
   )
 })
 
-/** Whatever a run starts inherits its environment, this folder in it. */
+/** Every process of a run inherits its environment, which contains this folder. */
 function processesOf(temporary: string): string[] {
   return readdirSync('/proc').filter((entry) => {
     try {
       return /^\d+$/.test(entry) && readFileSync(`/proc/${entry}/environ`, 'utf8').includes(temporary)
     } catch {
-      // It has ended meanwhile, or is somebody else's.
+      // It has exited meanwhile, or belongs to another user.
       return false
     }
   })

@@ -8,10 +8,10 @@ import { Program } from '../support/process.ts'
 import { startServices } from '../support/service.ts'
 import { signal } from '../support/signal.ts'
 
-// What belongs to `test/exactly-once.test.ts` and takes long: series, and measurements. Short forms of `bench/stuck.mjs`,
-// `bench/kill.mjs` and `bench/hold.mjs`, which have the figures.
+// The slow part of `test/exactly-once.test.ts`: series, and measurements. Short forms of `bench/stuck.mjs`,
+// `bench/kill.mjs` and `bench/hold.mjs`, which produce the published figures.
 
-/** Over for a backend that is stuck, and for no other; far over what else can keep a client waiting. */
+/** Expires only for a stuck backend; far above any other delay of a client. */
 const ACK_DEADLINE = starts(0.2)
 
 interface Waits {
@@ -25,7 +25,7 @@ interface Round {
   readonly connections: number
   readonly failures: Record<string, number>
   readonly waits: Waits
-  /** Of clients whose connection the stuck backend had taken already. */
+  /** Clients whose connection the stuck backend had already taken. */
   readonly apart: Waits
 }
 
@@ -96,7 +96,7 @@ void t.test('a held client costs less than 1 KiB of live memory', { timeout: LIM
     await broker.until(({ services }) => services[0]?.held === 0, 'all gone')
   }
 
-  // What is compiled and laid out once is no client's.
+  // Compilation and first allocations must not count for a client.
   await leave(await hold(count / 4))
   const rest = await look()
   const waiting = await hold(count)

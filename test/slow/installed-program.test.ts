@@ -20,9 +20,9 @@ import { Program, root, temporaryFolder } from '../support/process.ts'
 import { installNode, moveLink, Releases } from '../support/release.ts'
 import { signal } from '../support/signal.ts'
 
-// Node and Baton are upgraded, and their former versions removed, below a broker that runs.
+// Node and Baton are upgraded, and their old versions removed, while a broker runs.
 
-/** As npm installs it: packages, and the command as a link. Other dependencies are found in a folder above. */
+/** As npm installs it: packages, and the command as a link. Other dependencies are found in a parent folder. */
 function installBaton(release: string, version: string): void {
   const modules = join(release, 'node_modules')
   for (const name of ['broker', 'backend-sdk', 'native-sendmsg']) {
@@ -90,7 +90,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
       node('v1'),
       'a worker is of the same Node for as long as that is there',
     )
-    // As a package manager does that is in the middle of an upgrade.
+    // Like a package manager in the middle of an upgrade.
     writeFileSync(join(folder, 'half'), '#!/bin/sh\nexit 3\n', { mode: 0o755 })
     renameSync(join(folder, 'half'), node('v1'))
     t.match(binaryOf(await loseWorker(t)), 'node/v1/bin/node (deleted)')

@@ -28,7 +28,7 @@ async function check(): Promise<readonly Result[]> {
   return JSON.parse(await text(child.stdout)) as Result[]
 }
 
-/** The rules of the model's README, each with the files that keep it. */
+/** The rules in the model's README, each with the files that implement it. */
 function rules(): { name: string; files: string[] }[] {
   const readme = readFileSync(join(root, 'docs/internals/model/README.md'), 'utf8')
   return [...readme.matchAll(/^\| `(\w+)` \|.*$/gm)].map(([line, name = '']) => ({
@@ -70,7 +70,7 @@ void t.test('the model of the handoff', { skip: missing, timeout: LIMIT }, async
     )
   }
 
-  // LANE_EOF is the second lock on a door: its run is there to hold.
+  // LANE_EOF is redundant protection: the model is expected to hold without it.
   const tried = new Set(results.map(({ name }) => name))
   for (const { name } of rules()) test.ok(tried.has(`without ${name}`), `${name} is taken out once`)
 })

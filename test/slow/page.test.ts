@@ -13,15 +13,15 @@ import { temporaryFolder } from '../support/process.ts'
 import { visit } from '../support/visit.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// The page of the admin server in a real browser, in front of a real broker with real backends.
+// The admin server's page in a real browser, with a real broker and real backends.
 
 const LIVE = `document.querySelector('#feed').dataset.state === 'live'`
 const OPEN = `document.querySelector('#ask').open`
 
-/** One browser for all of them; it starts while the broker does. */
+/** One browser for all tests; it starts while the broker does. */
 const chromium = Chromium.start(t)
 
-/** Roles that nobody can use, or find, without a name. */
+/** Roles that are unusable, or cannot be found, without a name. */
 const NAMED = new Set([
   'button',
   'link',
@@ -35,12 +35,12 @@ const NAMED = new Set([
   'form',
 ])
 
-/** An expression: the row of a backend, by its slot. */
+/** An expression: a backend's row, by slot. */
 function rowOf(slot: string): string {
   return `[...document.querySelectorAll('.backends tbody tr')].find((row) => row.querySelector('th').innerText === '${slot}')`
 }
 
-/** An expression: the text of a cell of that row. */
+/** An expression: the text of a cell in that row. */
 function cellOf(slot: string, title: string): string {
   return `${rowOf(slot)}?.querySelector('[data-label="${title}"]').innerText`
 }
@@ -49,26 +49,26 @@ function drainButton(slot: string): string {
   return `button[aria-label="Drain ${slot}"]`
 }
 
-/** An expression: the figure beside this word, in the facts of a service. */
+/** An expression: the figure next to this word, in a service's facts. */
 function factOf(service: string, word: string): string {
   return `[...document.querySelectorAll('[aria-labelledby="service-${service}"] .facts div')]
     .find((fact) => fact.querySelector('dt').innerText === '${word}')?.querySelector('dd').innerText`
 }
 
-/** An expression: what a chart says that it shows. */
+/** An expression: a chart's description of what it shows. */
 function chartOf(service: string, title: string): string {
   return `document.querySelector('[aria-labelledby="service-${service}"] svg[aria-label^="${title}"]').getAttribute('aria-label')`
 }
 
-/** Asserts that nothing needs to be scrolled sideways. */
+/** Asserts that nothing needs horizontal scrolling. */
 async function fits(t: Test, tab: Tab, width: number, what: string): Promise<void> {
   await tab.viewport(width, 700)
   t.equal(await tab.evaluate('document.documentElement.scrollWidth'), width, what)
 }
 
-/** Where Tab leads from the top of the page, until it leaves it. */
+/** The elements reached by Tab, from the top of the page until focus leaves it. */
 async function tabOrder(tab: Tab): Promise<string[]> {
-  // The browser goes on from where the last click was; the body comes before everything.
+  // The browser continues from the last click; the body comes before everything.
   await tab.evaluate(
     `(document.body.tabIndex = -1, document.body.focus(), document.body.removeAttribute('tabindex'))`,
   )
@@ -178,7 +178,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     await tab.until(`document.querySelector('#lookup-problem').innerText.includes('BATON_ERR_')`)
     t.equal(tab.complaints.splice(0).length, 1, 'the browser tells of the 404 itself')
 
-    // The list that comes takes the place of the one that may be there, under whatever is clicked meanwhile.
+    // A new list replaces the old one, under whatever is clicked meanwhile.
     await tab.evaluate(`document.querySelector('#list').firstElementChild?.setAttribute('data-old', '')`)
     await tab.click('#filter-again')
     await tab.until(`document.querySelectorAll('#list table:not([data-old]) tbody tr').length === 15`)
@@ -229,7 +229,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     )
     t.ok(wanted.length > 10)
     t.same(await tabOrder(tab), wanted)
-    // By the keyboard: whether a browser shows a focus that a script has set depends on what was done before.
+    // With the keyboard: whether a browser shows a focus set by a script depends on the input before it.
     for (let count = 0; count <= wanted.length; count++) {
       await tab.press('Tab')
       if ((await tab.evaluate('document.activeElement.id')) === 'reload') break
@@ -361,7 +361,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
   })
 
   await t.test('without a stream of events it asks for the status', async (t) => {
-    // What stands between browser and broker may not let a stream through.
+    // Proxies between browser and broker may not pass a stream through.
     const proxy = createServer((incoming, outgoing) => {
       if (incoming.url === '/api/v1/events') {
         outgoing.writeHead(502).end()

@@ -13,7 +13,7 @@ import { cleanEnvironment, Program, root, temporaryFolder } from '../support/pro
 import { selectorsOf } from '../support/promql.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// What lies in examples/prometheus, with Prometheus' own tools and a real Prometheus, on a real broker.
+// The files in examples/prometheus, with Prometheus' own tools and a real Prometheus, against a real broker.
 
 const folder = join(root, 'examples/prometheus')
 const example = (file: string) => readFileSync(join(folder, file), 'utf8')
@@ -53,7 +53,7 @@ interface Dashboard {
 }
 const dashboard = JSON.parse(example('dashboard.json')) as Dashboard
 
-/** What Grafana puts in the place of its variables when everything is chosen. */
+/** Replaces the dashboard's variables as Grafana does when everything is selected. */
 function filled(expression: string): string {
   return expression.replaceAll('$__rate_interval', '1m').replaceAll(/\$(?:job|instance|service)\b/g, '.*')
 }
@@ -66,7 +66,7 @@ const expressions = [
   ...dashboard.annotations.list.map(({ expr }) => ({ from: 'annotation', expr: filled(expr) })),
 ]
 
-/** Prometheus' own, about each scrape. */
+/** Prometheus' own metric about each scrape. */
 const OF_PROMETHEUS = 'up'
 
 const missing =
@@ -225,12 +225,12 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
       const { status, error } = await ask(expr)
       t.equal(status, 'success', `${from}: ${expr}: ${error}`)
     }
-    // Values of labels too: series are there from the start, with 0.
+    // Label values too: series exist from the start, with 0.
     const selectors = new Set(
       expressions.flatMap(({ expr }) => selectorsOf(expr).map(({ selector }) => selector)),
     )
     for (const selector of selectors) t.not((await ask(selector)).data.result.length, 0, selector)
-    // Not every panel has something to show on a quiet broker, but these always do.
+    // Not every panel has data on a quiet broker, but these always do.
     for (const { title, type, targets = [] } of dashboard.panels.filter(
       ({ type: each }) => each === 'stat',
     )) {
@@ -258,7 +258,7 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
     )
     const all = await evaluated()
     t.equal(all.length, rules.length)
-    // The event loop of a machine that is busy with something else does lag.
+    // On a busy machine the event loop does lag.
     const pending = ['BatonNoReadyBackend', 'BatonEventLoopLag']
     for (const { name, health, state, lastError } of all) {
       t.equal(health, 'ok', `${name}: ${lastError}`)
@@ -267,7 +267,7 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
   })
 })
 
-/** The configuration that a user would copy, with another target, and seconds instead of quarters of a minute. */
+/** The configuration that a user would copy, with another target, and with seconds instead of quarters of a minute. */
 async function startPrometheus(t: Test, broker: Broker): Promise<string> {
   const own = temporaryFolder(t)
   const config = example('prometheus.yml')

@@ -24,9 +24,9 @@ import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT } from '../support/limits.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// What a reload takes over, and what it refuses; a refusal changes nothing.
+// What a reload applies, and what it refuses; a refusal changes nothing.
 
-/** No time of the product's is to be over before a busy machine has done its work. */
+/** No deadline of the product may expire before a busy machine has done its work. */
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
 const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
 const swapped = { ...web, name: 'swapped' }
@@ -34,7 +34,7 @@ const doomed = { ...web, name: 'doomed' }
 
 void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
-    // A worker that is stopped here goes on later.
+    // A worker that is stopped here continues later.
     workerTimeout: '1h',
     listeners: [web, swapped, doomed],
     services: { web: PATIENT },
@@ -164,7 +164,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
     t.equal(await ask(broker.port('doomed')), first.pid)
     signal(before, 'SIGSTOP')
     t.teardown(() => {
-      // It may have ended.
+      // It may have exited.
       if (exists(before)) signal(before, 'SIGCONT')
     })
     const waiting = await Promise.all(
@@ -180,7 +180,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
         '--config',
         broker.configFile,
       ])
-      // Its backends cannot move while it is stopped, and the reload is not done before they have.
+      // Its backends cannot move while it is stopped, and the reload waits for them.
       await logs(broker, 'accepting connections', accepting + 1)
       t.ok(waiting.every(({ open, received }) => open && received === ''))
       signal(before, 'SIGCONT')
@@ -201,7 +201,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
   t.ok(program.running && existsSync(control))
 }
 
-/** How a connection attempt ends. */
+/** The result of a connection attempt. */
 async function refused(t: Test, port: number): Promise<string> {
   return new Client(t, { host: '127.0.0.1', port }).ended
 }

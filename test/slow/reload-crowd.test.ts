@@ -5,8 +5,8 @@ import { LIMIT } from '../support/limits.ts'
 import { reload } from '../support/operator.ts'
 import { allServed, visitorsOf } from '../support/waiting-room.ts'
 
-// The clients that a leaving worker held went to its successor through a socket that has room for some 2,600. The rest waited for
-// the poller to tell of room, and the worker had closed its poller: it stayed for ever, and they with it.
+// A leaving worker's held clients went to its successor through a socket with room for about 2,600. The rest waited for
+// the poller to report room, but the worker had closed its poller: it never exited, and the clients were stuck.
 void t.test(
   'a reload takes along more clients than the kernel has room for',
   { timeout: LIMIT },

@@ -9,11 +9,11 @@ import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 
-// What clients and who scrapes notice of a reload: nothing.
+// What clients and scrapers notice of a reload: nothing.
 
 const MINUTE = 60_000
 
-/** How often what may go wrong by chance is done; `npm run test:long` sets it. */
+/** Repetitions of cases that may fail by chance; `npm run test:long` sets it. */
 const TURNS = process.env['RELOADS'] === undefined ? 1 : 4
 
 async function status(broker: Broker): Promise<Status> {
@@ -26,7 +26,7 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
 }
 
 void t.test('clients that wait move with their order and their time', { timeout: LIMIT }, async (t) => {
-  // It must not be over before both reloads are.
+  // Must not expire before both reloads are done.
   const holdTimeout = Math.min(starts(1.5), MINUTE)
   const broker = await startBroker(t, {
     config: {
@@ -79,7 +79,7 @@ void t.test('clients that wait move with their order and their time', { timeout:
 
 void t.test('relays finish in the old worker, for at most drainDeadline', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
-    // Long enough for what is done before it is over.
+    // Long enough for the steps before it expires.
     config: { drainDeadline: Math.min(starts(1.5), MINUTE), services: { web: { handoff: 'off' } } },
   })
   const backend = await startBackend(t, broker)
@@ -105,7 +105,7 @@ void t.test('relays finish in the old worker, for at most drainDeadline', { time
 
 void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
-    // Nor may the relays of a worker that leaves be cut before the test has done with them.
+    // The relays of a leaving worker must not be cut before the test is done with them either.
     drainDeadline: '10m',
     services: { web: { handoff: 'off' } },
   })
@@ -154,7 +154,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** Again and again, one after the other. */
+/** Repeats, one call at a time. */
 async function until(signal: AbortSignal, act: () => Promise<unknown>): Promise<void> {
   while (!signal.aborted) await act()
 }

@@ -11,11 +11,11 @@ import { masterStatus } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// How `baton run` ends, and does not: what takes longer than in test/run.test.ts.
+// How `baton run` ends, or does not: the cases that take longer than those in test/run.test.ts.
 
 const UNREGISTERED = 'backend process has not registered'
 
-/** Answers at once, but for `/never`. */
+/** Answers immediately, except for `/never`. */
 const serving = (port: number, answer = 'hello') =>
   `require('node:http').createServer((request, response) => {
     if (request.url === '/never') console.log('asked')
@@ -57,7 +57,7 @@ void t.test(
 )
 
 void t.test('what has not listened after 10 s is told of once, and runs', { timeout: LIMIT }, async (t) => {
-  // Under `baton start`, meanwhile: an app that listens by itself, one that does so as an upstream, and one with the SDK.
+  // Meanwhile, under `baton start`: an app that listens by itself, one that listens as an upstream, and one with the SDK.
   const plain = { command: app(t, 0) }
   const backend = join(root, 'test/programs/http-backend.mjs')
   const upstreams = [{ address: '127.0.0.1:1' }]
@@ -110,7 +110,7 @@ void t.test(
     await run.serving(1)
     const url = `http://127.0.0.1:${port}/`
     t.equal((await ask(url)).body, 'old')
-    // A life of minHealthy is what counts as having served.
+    // An app that has lived for minHealthy counts as having served.
     await new Promise((resolve) => setTimeout(resolve, 1500))
     write('typo(')
     await run.program.line((line) => line.startsWith('error: deploy failed'), 'that the typo is not deployed')
@@ -149,7 +149,7 @@ for (const [what, shell] of OUTLIVES) {
     signal(run.program.pid, 'SIGKILL')
     await eventually(() => !exists(run.program.pid), 'the shell is gone')
     if (what.startsWith('nohup')) signal(master, 'SIGHUP')
-    // Whatever ends it would have begun to by the time that a stop takes.
+    // An end would have begun within the time that a stop takes.
     for (let each = 0; each < 20; each++) {
       t.equal((await ask(`http://127.0.0.1:${port}/`)).body, 'hello')
       await new Promise((resolve) => setTimeout(resolve, 50))

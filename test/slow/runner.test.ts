@@ -5,9 +5,9 @@ import { LIMIT, START } from '../support/limits.ts'
 import { Program } from '../support/process.ts'
 import { processesOf } from '../runner/leftovers.mjs'
 
-// The runner of the tests, run on files that no test should be like.
+// The test runner, run on bad test files.
 
-/** @param start what it is told that a start of a broker takes, in ms */
+/** @param start the start-up time of a broker that it is given, in ms */
 function run(t: Test, files: string[], start = START): Program {
   return new Program(t, process.execPath, ['test/runner/main.mjs', ...files], {
     env: { TEST_START_MS: String(start) },
@@ -15,7 +15,7 @@ function run(t: Test, files: string[], start = START): Program {
   })
 }
 
-/** Processes of a run are known by its temporary folder's name. */
+/** The processes of a run are identified by its temporary folder's name. */
 function isGone(folder: string): boolean {
   return !existsSync(folder) && processesOf(folder.split('/').at(-1) ?? '').length === 0
 }

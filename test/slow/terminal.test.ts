@@ -20,7 +20,7 @@ const LEAVE = `${ESC}[?7h${ESC}[?25h${ESC}[?1049l`
 
 const baton = `${process.execPath} ${batonCommand}`
 
-/** The configuration of a running broker, with the admin port that was chosen: what a command is given. */
+/** The configuration of a running broker with its actual admin port, for the commands. */
 function asking(t: Test, broker: Broker): string {
   const file = join(temporaryFolder(t), 'baton.json')
   const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
@@ -28,7 +28,7 @@ function asking(t: Test, broker: Broker): string {
   return file
 }
 
-/** On a connection of its own: a kept one leads to the worker before a reload. */
+/** On its own connection: a kept one leads to the worker from before a reload. */
 async function workerOf(broker: Broker): Promise<Status['broker']> {
   const [, body] = await askAdmin(broker, '/api/v1/status')
   return (JSON.parse(body) as Status).broker
@@ -40,7 +40,7 @@ async function run(t: Test, ...args: string[]): Promise<{ code: number | null; l
   return { code, lines: program.lines }
 }
 
-/** Asks the service for an answer now and then, until the test is over. */
+/** Sends the service a request now and then, until the test is over. */
 function traffic(t: Test, broker: Broker): void {
   const end = new AbortController()
   const visit = async () => {
@@ -56,7 +56,7 @@ function traffic(t: Test, broker: Broker): void {
   })
 }
 
-// Most of it is waiting for the next second.
+// Most of the time is spent waiting for the next second.
 t.jobs = 2
 
 void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, async (t) => {
@@ -151,7 +151,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
     const missing = (shell: string) =>
       spawnSync(shell, ['--version']).error !== undefined &&
       !process.env['CI'] && { skip: `${shell} is not installed` }
-    /** In a file that can be sourced; every command is in it. */
+    /** Written to a file that can be sourced; it contains every command. */
     const scriptFor = async (t: Test, shell: string) => {
       const [overview, { code, lines }] = await Promise.all([run(t, '--help'), run(t, 'completion', shell)])
       t.equal(code, 0)
@@ -163,7 +163,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       for (const command of commands) t.match(script, new RegExp(`\\b${command}\\b`))
       return made
     }
-    /** Answers a line for each of `lines`: what it was completed to, words with blanks between them. */
+    /** Prints the completion of each of `lines`, as words separated by spaces. */
     const answers = async (t: Test, shell: string, args: string[], program: string) => {
       const asked = new Program(t, shell, [...args, '-c', program], { ...there, group: true })
       await asked.exited
@@ -210,7 +210,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
         ['baton run -i 2 -- true completion.z', 'baton run -i 2 -- true completion.zsh'],
         ['baton --v', 'baton --version'],
       ]
-      // A shell in a terminal of its own; a key shows the line that Tab has made.
+      // A shell in its own terminal; a key prints the line as completed by Tab.
       const setUp = [
         'PS1=; unsetopt beep; autoload -U compinit; compinit -D -u',
         `source ${await scriptFor(t, 'zsh')}`,
@@ -264,7 +264,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   await startBackend(t, broker)
   const file = asking(t, broker)
   traffic(t, broker)
-  /** The terminal tells afterwards how it was left. */
+  /** Afterwards the terminal prints the state in which it was left. */
   const top = (options?: ConstructorParameters<typeof PseudoTerminal>[2], before = '') =>
     new PseudoTerminal(
       t,
@@ -274,7 +274,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   const restored = (t: Test, output: string, code: number) => {
     const behind = output.slice(output.lastIndexOf(LEAVE))
     t.match(behind, new RegExp(`code=${code}\\r\\n`))
-    // stty's words for a terminal that reads by lines, echoes, and turns Ctrl-C into a signal.
+    // stty's terms for a terminal in line mode, with echo, that turns Ctrl-C into a signal.
     t.match(behind, /(?=[^]* icanon )(?=[^]* echo )(?=[^]*\bisig )/)
     t.equal(output.split(ENTER).length, output.split(LEAVE).length, 'left as often as entered')
   }
@@ -428,7 +428,7 @@ void t.test(
     t.equal(drained.code, 0)
     await text.line((line) => /Z  drain +web\/web-1  .* drains web-1 of service web/.test(line), 'who asked')
     await text.line((line) => /Z  backend_deregistered +web\/web-1  /.test(line), 'it is gone')
-    // Another process, which may be told later.
+    // Another process, whose message may come later.
     await json.line((line) => line.includes('backend_deregistered'), 'it is gone')
     t.notMatch(text.lines.join('\n'), ESC)
     t.ok(text.running && json.running, 'they follow')

@@ -13,12 +13,12 @@ import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// A worker that dies costs those who were in its hands, and nobody else; and how a broker ends.
+// A dying worker costs only the clients it still owned; and how a broker ends.
 
-/** `npm run test:long` asks for more. */
+/** `npm run test:long` sets more. */
 const KILLS = Number(process.env['RELOADS'] ?? 2)
 
-/** How often the master hears what was counted: nothing tells when it has, so more than that is waited. Milliseconds. */
+/** The interval, in milliseconds, at which the master receives the counts. There is no event for it, so the tests wait longer. */
 const COUNT_INTERVAL = 1000
 
 interface Failure {
@@ -35,7 +35,7 @@ function gone(pid: number, timeout?: number): Promise<void> {
   return eventually(() => !exists(pid), `process ${pid} has ended`, timeout)
 }
 
-/** Both addresses are the configuration's, so that another broker needs the very same. */
+/** Both addresses are fixed in the configuration, so that another broker needs exactly the same ones. */
 async function fixedAddresses() {
   const [web, admin] = [await freePort(), await freePort()]
   return {
@@ -130,7 +130,7 @@ void t.test(
       .filter(({ msg }) => msg === 'worker could not be replaced')
       .map(({ time }) => Number(time))
     const pause = (index: number) => (times[index] ?? 0) - (times[index - 1] ?? 0)
-    // The first is replaced at once, then after 100 ms, and twice as long each time.
+    // The first is replaced at once, then after 100 ms, doubling each time.
     t.ok(
       pause(3) >= 400 && pause(4) >= 800,
       `milliseconds between failures: ${times.map((_, index) => (index === 0 ? 0 : pause(index))).join(', ')}`,
@@ -238,7 +238,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
   await t.test('during a reload that cannot go on any more', async (t) => {
     const scene = await Sabotaged.start(t)
     const { broker } = scene
-    // A new program that never gets to its end is not waited for.
+    // A new program that never finishes starting is not waited for.
     scene.begin('slow-check')
     const client = await Client.open(t, { path: join(broker.control, '../master.sock') })
     client.send('reload\n')
