@@ -9,7 +9,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 type Note = (line: string) => void
 type Story<S> = (server: S, dial: () => Promise<Client>, note: Note) => Promise<void>
 
-/** Tells one story to a server that listens and to one that is attached: what was seen must be the same. */
+/** Runs one story on a listening server and on an attached one: the observations must be the same. */
 async function asListening<S extends net.Server>(t: Test, make: () => S, story: Story<S>): Promise<string[]> {
   const listening: string[] = []
   const server = make()
@@ -43,7 +43,7 @@ function close(server: net.Server): Promise<string> {
   )
 }
 
-/** `/held` waits to be answered by the test, anything else is answered at once. */
+/** `/held` waits for the test's answer; everything else is answered immediately. */
 function holding(): { server: http.Server; held: ServerResponse[] } {
   const held: ServerResponse[] = []
   const server = http.createServer({ keepAliveTimeout: 60_000 }, (request, response) => {
@@ -214,7 +214,7 @@ void t.test('a server that listens as well closes both', { timeout: LIMIT }, asy
   t.equal(refused.code, 'ECONNREFUSED', 'the listening socket closed at once')
   held[1]?.setHeader('Connection', 'close').end('own')
   await own.ended()
-  // Node's part is over; its close event would come within a tick of the loop.
+  // Node's own part has closed; its close event would be emitted within one turn of the loop.
   await new Promise((resolve) => setImmediate(resolve))
   t.equal(events, 0, 'the adopted connection is waited for')
   held[0]?.setHeader('Connection', 'close').end('adopted')

@@ -7,7 +7,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 
 const STATUS = /HTTP\/1\.1 \d+ /g
 
-/** One line for each answer: status, Connection header, body. */
+/** One line per response: status, Connection header, body. */
 function answers(received: string): string[] {
   const starts = [...received.matchAll(STATUS)].map((match) => match.index)
   return starts.map((start, i) => {
@@ -18,7 +18,7 @@ function answers(received: string): string[] {
   })
 }
 
-/** `/hold...` is answered when the test says so, everything else at once with its path. */
+/** `/hold...` waits for the test's answer; everything else is answered immediately with its path. */
 function makeServer(options: http.ServerOptions = {}, routes: Record<string, RequestListener> = {}) {
   const held = new Map<string, ServerResponse>()
   const server = http.createServer({ keepAliveTimeout: 60_000, ...options }, (request, response) => {
@@ -50,7 +50,7 @@ void t.test(
     await ask(client, '/before')
     f.attachment.drain()
     f.attachment.drain()
-    // A further round trip through the same event loop: whatever draining was to cut would be cut by now.
+    // One more round trip through the same event loop: anything that draining cuts would be cut by now.
     const other = await f.dial()
     other.get('/late')
     t.same(answers(await other.ended()), ['200 close /late'], 'one that was on its way is served too')

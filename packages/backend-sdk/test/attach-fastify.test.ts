@@ -7,7 +7,7 @@ import baton, { type BatonPluginOptions } from '../src/fastify.ts'
 import { dial, gate, listen } from './attach-front.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** No broker is there: `socket` leads into an empty folder. */
+/** There is no broker: `socket` points into an empty folder. */
 async function makeApp(t: Test, options: Partial<BatonPluginOptions> = {}) {
   const app = fastify({ forceCloseConnections: false })
   await app.register(baton, {
@@ -21,7 +21,7 @@ async function makeApp(t: Test, options: Partial<BatonPluginOptions> = {}) {
   return app
 }
 
-/** Hands connections to the app's server in the broker's place. */
+/** Hands connections to the app's server, like the broker. */
 async function handOver(t: Test, app: Awaited<ReturnType<typeof makeApp>>) {
   return listen(
     t,

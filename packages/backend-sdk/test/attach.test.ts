@@ -47,7 +47,7 @@ void t.test('sockets made of descriptors: the way that a handoff takes', { timeo
     },
   )
   const attachment = attachServer(server, silent)
-  // The client has connected, so the kernel holds the connection for accept4(2).
+  // The client has connected, so the kernel has the connection ready for accept4(2).
   const handOff = async () => {
     const client = await dial(t, port)
     const accepted = acceptOne(listener.fd)
@@ -104,7 +104,7 @@ void t.test(
   },
 )
 
-/** Column `tr` of /proc/net/tcp: 02 is the keep-alive timer (proc(5)). The socket is known by its two ports. */
+/** Column `tr` of /proc/net/tcp: 02 is the keep-alive timer (proc(5)). The two ports identify the socket. */
 function keepAliveTimer(socket: Socket): boolean {
   const hex = (port: number | undefined) => (port ?? 0).toString(16).toUpperCase().padStart(4, '0')
   const ports = new RegExp(`^ *\\d+: \\w+:${hex(socket.localPort)} \\w+:${hex(socket.remotePort)} `)
@@ -258,7 +258,7 @@ void t.test(
   },
 )
 
-/** Collects until `enough`, at most 50 times: finalizers run in tasks of their own. `--expose-gc` for this file alone. */
+/** Collects garbage until `enough`, at most 50 times: finalizers run in their own tasks. `--expose-gc` is set for this file only. */
 async function collect(enough: () => boolean): Promise<void> {
   setFlagsFromString('--expose-gc')
   const gc: unknown = runInNewContext('gc')
@@ -306,7 +306,7 @@ void t.test(`${CONNECTIONS} connections leave nothing behind`, { timeout: LIMIT 
   for (let done = 0; done < CONNECTIONS; done += 50) await Promise.all(Array.from({ length: 50 }, visit))
   await attachment.whenEmpty()
   t.same([attachment.live, attachment.adopted, attachment.closed], [0, CONNECTIONS, CONNECTIONS])
-  // Node's parser pool and the last wave may hold on to some.
+  // Node's parser pool and the last wave may keep some alive.
   const most = CONNECTIONS - 100
   await collect(() => collected >= most)
   t.ok(collected >= most, `${collected} of ${CONNECTIONS} sockets collected while still attached`)

@@ -9,13 +9,13 @@ void t.test('what was not adopted has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())
   t.equal(backend.connection(new Socket()), undefined)
-  // `response.socket`, in a program without types that looks after the response has ended: it was a TypeError.
+  // `response.socket` is null after the response has ended: in a program without types, this was a TypeError.
   const none: unknown = null
   t.equal(backend.connection(none as Socket), undefined)
   t.equal(backend.connection(undefined as unknown as Socket), undefined)
 })
 
-// Its proxy throws at every question: `connection()` threw it on, where it had said undefined.
+// Its proxy throws on every access: `connection()` threw as well instead of returning undefined.
 void t.test('the socket of an HTTP/2 session that is over has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())

@@ -23,7 +23,7 @@ const raw = (code: number, payload: Uint8Array): Buffer => {
   return frame
 }
 
-/** Pushes the pieces that `cuts` make of `stream`. */
+/** Pushes `stream` in the pieces given by `cuts`. */
 const pushCut = (into: FrameDecoder, stream: Buffer, cuts: readonly number[]): Frame[] => {
   const ends = [...cuts.map((cut) => cut % (stream.length + 1)), stream.length].toSorted((a, b) => a - b)
   let at = 0
@@ -101,7 +101,7 @@ void t.test(
   'garbage gives typed errors only, and the decoder never holds more than one frame may have',
   async (t) => {
     const limit = 4096
-    // Pure noise seldom gets past the length, so half of it is given a plausible one, and some are damaged frames.
+    // Pure noise rarely has a valid length, so half of it is given a plausible one, and some are damaged frames.
     const body = fc.uint8Array({ minLength: 1, maxLength: 200 })
     const framed = fc
       .tuple(fc.oneof(fc.constantFrom(...Object.values(FrameType)), fc.nat({ max: 255 })), body)

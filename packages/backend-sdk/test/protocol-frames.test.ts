@@ -25,7 +25,7 @@ import { anyFrame, bytes, frames } from './protocol-arbitraries.ts'
 
 const decode = (encoded: Uint8Array): Frame[] => new FrameDecoder({ limit: POST_WELCOME_LIMIT }).push(encoded)
 
-/** Plain copies to compare: tokens and HELLO carry what hides them when printed. */
+/** Plain copies for comparison: tokens and HELLO hide their secrets when printed. */
 const plain = (frame: Frame): unknown => {
   if (frame.type === 'offer') {
     return { ...frame, offers: frame.offers.map((offer) => ({ ...offer, token: Buffer.from(offer.token) })) }
@@ -382,7 +382,7 @@ void t.test(
 )
 
 void t.test('ULID: text and bytes stand for each other', async (t) => {
-  // The example of https://github.com/ulid/javascript with a known time.
+  // The example from https://github.com/ulid/javascript with a known time.
   const ulid = '01ARYZ6S41TSV4RRFFQ69G5FAV'
   t.equal(ulidTime(ulidToBytes(ulid)), 1_469_918_176_385)
   t.equal(ulidToBytes('7ZZZZZZZZZZZZZZZZZZZZZZZZZ').toString('hex'), 'f'.repeat(32))

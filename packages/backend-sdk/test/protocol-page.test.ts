@@ -16,7 +16,7 @@ import {
 const page = readFileSync(new URL('../../../docs/reference/protocol.md', import.meta.url), 'utf8')
 const errors = readFileSync(new URL('../src/protocol/errors.ts', import.meta.url), 'utf8')
 
-/** The cells of each table row that starts with something that `first` matches. */
+/** The cells of each table row whose first cell matches `first`. */
 const rows = (first: RegExp): string[][] =>
   page
     .split('\n')

@@ -53,7 +53,7 @@ void t.test('every header comes back, at any split, and leaves what follows alon
       }
       const decoded = decodeProxyHeader(bytes)
       if (decoded?.length !== whole.length) throw new Error('wrong length')
-      // An address can be written in several ways; encoding what was decoded must give the same bytes.
+      // An address can be written in several ways, but encoding the decoded header must give the same bytes.
       t.ok(encodeProxyHeader(decoded.header).equals(whole))
     }),
     { numRuns: 200 },

@@ -15,11 +15,11 @@ import { FalseMaster, type Answer, opened, silence } from './false-master.ts'
 import { listenTarget } from '../src/register/target.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// The preload of apps that know nothing of Baton: each is a process of its own, with a master and a broker by hand.
+// The preload for apps that know nothing about Baton: each app is a process of its own, with a scripted master and broker.
 
 const PRELOAD = join(root, 'packages/backend-sdk/dist/register/index.js')
 
-/** What each app here begins with. */
+/** The first lines of each app. */
 const PROLOGUE = `
 import http from 'node:http'
 import net from 'node:net'
@@ -35,7 +35,7 @@ function preloaded(code: string): string[] {
   return [process.execPath, '--import', PRELOAD, '--input-type=module', '-e', PROLOGUE + code]
 }
 
-/** No token is to run out while a busy machine lets an app wait. */
+/** No token may expire while a busy machine slows an app down. */
 const PATIENT = { tokenTtl: 600_000 }
 
 interface Rig {
@@ -57,7 +57,7 @@ async function rig(t: Test, answer?: Answer): Promise<Rig> {
     master,
     broker,
     run: (code, env = {}) =>
-      // The test runner puts a loader of its own into every child, with listeners for signals.
+      // The test runner passes a loader to every child, with signal listeners.
       new Program(t, 'env', ['-u', 'NODE_OPTIONS', ...preloaded(code)], {
         env: { ...environment, ...env },
       }),
@@ -70,7 +70,7 @@ function handOver(registered: Registered, fd: number): void {
   registered.ring(offer)
 }
 
-/** A client of the app that has asked for `/`. */
+/** A client of the app that has sent a request for `/`. */
 function visit(t: Test, registered: Registered): PassedClient {
   const client = new PassedClient(t)
   handOver(registered, client.fd)
@@ -121,7 +121,7 @@ void t.test('which calls of listen() are taken', async (t) => {
     [{ fd: 3, port: 3000 }],
     [{ handle: {}, port: 3000 }],
     [createServer()],
-    // Node refuses these, in its own words.
+    // Node refuses these with its own errors.
     [65_536],
     [-1],
     [3000.5],
@@ -504,7 +504,7 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
   })
 })
 
-/** An app that answers `/` when stdin says so. */
+/** An app that answers `/` on a command on stdin. */
 const WAITING = `
   const server = saidOf(http.createServer((request, response) => {
     process.stdin.once('data', () => response.end('late'))
@@ -613,7 +613,7 @@ void t.test(
       await eventually(() => said(app, 'listening').length === 2, 'both listen')
       const known = both.find(({ hello }) => hello.backend === id) as Registered
       const other = both.find((each) => each !== known) as Registered
-      // Which of the two servers was first to ask is known to the app alone.
+      // Only the app knows which of the two servers registered first.
       const clients = both.map((each) => visit(t, each))
       await app.message('request')
       known.wire.write({ type: 'drain', deadline: null, reason: 'a deploy' })

@@ -5,7 +5,7 @@ import { SpentTokens } from '../src/spent-tokens.ts'
 
 const KEEP = 1000n
 
-/** Tokens of which many fall on the same place of the table, since their first bytes are the same. */
+/** Tokens that often collide in the table, because their first bytes are the same. */
 function token(number: number): Buffer {
   const bytes = Buffer.alloc(16)
   bytes.writeUInt32LE(number % 3, 0)
@@ -91,7 +91,7 @@ void t.test(
               throw new Error(`${number} is forgotten too early`)
           }
         }
-        // Nothing comes for long enough: two turns, each told of.
+        // No further tokens, for longer than the memory: two turns of the table, each announced with forget().
         spent.forget(now + KEEP)
         spent.forget(now + 2n * KEEP)
         for (const number of model.keys())

@@ -212,7 +212,7 @@ void t.test(
           out.toSorted((a, b) => a - b),
           given,
         )
-        // A token may be offered anew once it was forgotten; within its memory it may not be accepted again.
+        // A forgotten token may be offered again; while it is remembered, it must not be accepted twice.
         return accepted.length <= sequence
       }),
       { numRuns: 300 },

@@ -25,7 +25,7 @@ import type { FlightRecord } from '../src/api/flight-record.ts'
 import { backend, fakeView, healthy } from './worker-view.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** A Unix socket path has 107 bytes at most, which a folder below the tests may use up. */
+/** A Unix socket path is limited to 107 bytes, and a folder below the tests may be longer. */
 function shortFolder(t: Test): string {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
@@ -50,7 +50,7 @@ function addressOf(text: string): Address {
   return address
 }
 
-/** An admin server that runs until the test ends, and a way to ask it. */
+/** An admin server that runs until the test ends, and a function to send it requests. */
 async function serve(
   t: Test,
   {
@@ -289,12 +289,12 @@ void t.test('nothing that a page of another origin can send changes anything', a
     { origin: 'null' },
     { origin: `http://127.0.0.1:${port + 1}` },
     { origin: `http://127.0.0.1.evil.example:${port}` },
-    // Where a proxy or an old browser leaves Origin out.
+    // For proxies and old browsers that leave Origin out.
     { 'sec-fetch-site': 'cross-site' },
     { 'sec-fetch-site': 'same-site' },
     { origin: own, 'sec-fetch-site': 'cross-site' },
   ]
-  // What fetch or a form may send without asking first (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+  // Content types that fetch or a form may send without preflight (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
   const forms = ['application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'text/plain']
   for (const path of [
     '/api/v1/services/web/drain',
@@ -360,7 +360,7 @@ void t.test('who asks for a change is told: the address, or the user of a Unix s
   t.equal(local.asked.length, 1, 'what is refused is no change')
 })
 
-/** A client of the listener `http`, of which the recorder hears. */
+/** A client of the listener `http`, known to the recorder. */
 function passenger(order: number): ClientConnection {
   return {
     order,
@@ -406,7 +406,7 @@ void t.test('with a recorder that is off there are no records', async (t) => {
   })
 })
 
-/** A stream of events that is read; `ended` when the server has ended it. */
+/** A stream of events; `ended` is set once the server has ended it. */
 async function listenTo(t: Test, address: Address, headers: Record<string, string> = {}) {
   if (address.kind !== 'tcp') throw new Error('not TCP')
   const path = '/api/v1/events'
@@ -417,7 +417,7 @@ async function listenTo(t: Test, address: Address, headers: Record<string, strin
   let text = ''
   response.setEncoding('utf8')
   response.on('data', (chunk: string) => (text += chunk))
-  // It may be this side that breaks it off.
+  // This side may abort it.
   request.on('error', () => {})
   response.on('error', () => {})
   const ended = new Promise((resolve) => response.on('close', resolve))
@@ -475,8 +475,8 @@ void t.test(
   'a listener that leaves before its answer has begun is forgotten',
   { timeout: LIMIT },
   async (t) => {
-    // The stream waited behind the answer to a request on the same connection (pipelining). Its client was gone before that was
-    // written, and nobody said so: after 64 of them nobody could listen any more.
+    // The stream was queued after a response on the same connection (pipelining). If its client disconnected before that was
+    // written, its slot was never freed: after 64 of them no further stream was possible.
     const { address, events, state } = await serve(t)
     if (address.kind !== 'tcp') throw new Error('not TCP')
     let answer: (text: string) => void = () => {}
@@ -586,7 +586,7 @@ void t.test(
 
 void t.test('who was being answered when the server left does not keep its connection', async (t) => {
   const { admin, ask, view } = await serve(t)
-  // A browser that reloads the broker would go on with the worker that has answered, and not with the next one.
+  // Otherwise a browser that reloads the broker would stay with the worker that answered, and miss the next one.
   let reloaded: () => void = () => {}
   const asked = new Promise<void>((resolve) => {
     view.reload = () => {
@@ -607,7 +607,7 @@ void t.test('who was being answered when the server left does not keep its conne
   await left
 })
 
-/** What a client sends that wants to keep its connection for nothing. */
+/** Requests of clients that keep their connections without using them. */
 const HOARDERS = {
   'says nothing': '',
   'sends half a head': 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ',
@@ -622,7 +622,7 @@ for (const [what, text] of Object.entries(HOARDERS)) {
     `/healthz and /metrics answer while hundreds of clients keep a connection: each ${what}`,
     { timeout: LIMIT },
     async (t) => {
-      // Every user of the host could take all the descriptors that the worker had; then, with a bound, all the connections.
+      // Any user of the host could take all of the worker's descriptors; and once there was a limit, all of the connections.
       const { address, ask, logged } = await serve(t)
       if (address.kind !== 'tcp') throw new Error('not TCP')
       const stream = connect(address.port, address.host)
@@ -642,7 +642,7 @@ for (const [what, text] of Object.entries(HOARDERS)) {
         t.equal((await ask({ path: '/healthz' })).status, 200)
         t.equal((await ask({ path: '/metrics' })).status, 200)
       }
-      // The end of a connection is not seen by a client that does not read.
+      // A client that does not read does not see the end of its connection.
       for (const socket of sockets) socket.resume()
       await eventually(
         () => sockets.size <= MAX_CONNECTIONS,
@@ -676,7 +676,7 @@ void t.test(
   },
 )
 
-/** What the server says to these bytes, to the end of the connection. */
+/** The server's response to these bytes, to the end of the connection. */
 async function sayRaw(port: number, bytes: string): Promise<string> {
   const client = connect(port, '127.0.0.1')
   let answer = ''
@@ -710,7 +710,7 @@ void t.test(
       [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_URI_TOO_LONG'],
       [`CONNECT db:5432 HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_METHOD'],
       [`GET /healthz HTTP/1.1\r\n${host}X: half`, 'BATON_ERR_ADMIN_TIMEOUT'],
-      // The handler has begun with these: nothing was answered.
+      // Their handler has started, but nothing was answered yet.
       [`${post}Content-Length: 10\r\n\r\n{`, 'BATON_ERR_ADMIN_TIMEOUT'],
       [`${post}Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n`, 'BATON_ERR_ADMIN_TIMEOUT'],
       [`${post}Transfer-Encoding: chunked\r\n\r\nzz\r\n`, 'BATON_ERR_ADMIN_BAD_REQUEST'],
@@ -734,7 +734,7 @@ void t.test(
 )
 
 void t.test('requests that pile up on one connection are refused', { timeout: LIMIT }, async (t) => {
-  // One read brings Node thousands of them, and all were handled in one turn: the worker was found hung, and killed.
+  // One read gives Node thousands of them, and all were handled in one turn: the worker was taken for hung, and killed.
   const { address, ask, state } = await serve(t)
   if (address.kind !== 'tcp') throw new Error('not TCP')
   let handled = 0

@@ -8,7 +8,7 @@ const BALANCES: readonly Balance[] = ['least-connections', 'round-robin', 'p2c',
 
 const candidate = (id: string, weight = 1, load = 0): Candidate => ({ id, weight, load })
 
-/** A seeded uniform source in [0, 1) (mulberry32), so that a failure repeats. */
+/** A seeded uniform source in [0, 1) (mulberry32), so that failures are reproducible. */
 function seeded(seed: number): () => number {
   let state = seed
   return () => {
@@ -25,7 +25,7 @@ const client = (index: number) => ({
   source: `10.${(index >> 16) & 255}.${(index >> 8) & 255}.${index & 255}`,
 })
 
-/** How often each is chosen when every connection stays open and so adds to the load. */
+/** How often each is chosen if every connection stays open and so counts as load. */
 function spread(balance: Balance, weights: readonly number[], turns: number): number[] {
   const balancer = createBalancer(balance, seeded(1))
   const loads = weights.map(() => 0)
@@ -74,7 +74,7 @@ void t.test('each balance respects weights', async (t) => {
   const weights = [1, 2, 3]
   for (const balance of BALANCES) {
     const counts = spread(balance, weights, turns)
-    // Drawing and hashing only come near: four standard deviations of a binomial share, at most 220 of 12,000.
+    // Drawing and hashing are approximate: four standard deviations of a binomial share, at most 220 of 12,000.
     const slack = balance === 'round-robin' || balance === 'least-connections' ? 1 : 220
     for (const [index, weight] of weights.entries()) {
       const expected = (turns * weight) / 6

@@ -25,7 +25,7 @@ async function baton(...args: string[]) {
 
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
 
-/** A configuration file in a folder of its own. */
+/** A configuration file in its own folder. */
 function configFile(t: Test, changes: Record<string, unknown> = {}): string {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
@@ -35,7 +35,7 @@ function configFile(t: Test, changes: Record<string, unknown> = {}): string {
   return file
 }
 
-/** A server that is not Baton's, on a free port. */
+/** A server other than Baton, on a free port. */
 async function listening(t: Test, server: Server): Promise<string> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -194,12 +194,12 @@ void t.test(
     writeFileSync(file.slice('unix:'.length), '')
     const cases: [listen: string, why: string][] = [
       [port, 'the address is in use by another process (EADDRINUSE)'],
-      // RFC 5737: for documentation, so never an address of this machine.
+      // RFC 5737: reserved for documentation, so never an address of this machine.
       ['192.0.2.1:8080', 'the address belongs to no interface of this machine (EADDRNOTAVAIL)'],
       [file, ''],
-      // It was said to be another broker's runtime folder.
+      // The error used to blame another broker's runtime folder.
       [served, 'the address is in use by another process (EADDRINUSE)'],
-      // /nonexistent was there on a machine on which something had been installed for a user without a home.
+      // Not /nonexistent: it exists on machines where packages were installed for a user without a home.
       [`unix:${join(folder, 'missing/web.sock')}`, ''],
     ]
     for (const [listen, why] of cases) {

@@ -20,7 +20,7 @@ import { warningsOf } from '../src/config/warnings.ts'
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
 const smallest = { listeners: [listener], services: { web: {} } }
 
-/** What is wrong with a configuration, as `path: message`. */
+/** The problems of a configuration, as `path: message`. */
 function problems(json: unknown): string[] {
   try {
     parseConfig(json)

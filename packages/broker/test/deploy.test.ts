@@ -9,7 +9,7 @@ import type { DeployProgress } from '../src/master/deploy/progress.ts'
 import { type BackendReport, Fleet } from '../src/master/fleet/index.ts'
 import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
 
-/** A fleet without processes, and a broker that knows what the test says. */
+/** A fleet without processes, and a broker whose list is set by the test. */
 class Scene {
   readonly os = new VirtualOs()
   readonly drains: string[] = []
@@ -47,12 +47,12 @@ class Scene {
     return startReturn(this.fleet, this.#options(this.config(2, '1').services.get('web')!))
   }
 
-  /** The broker's list has it in this state from now on; undefined: not any more. */
+  /** From now on the broker lists it in this state; undefined: not at all. */
   says(process: VirtualProcess, state: BackendReport['state'] | undefined): void {
     this.lists({ id: process.id, pid: process.pid, state })
   }
 
-  /** The same of any backend. */
+  /** The same for any backend. */
   lists(
     report: Partial<Omit<BackendReport, 'state'>> & {
       id: string
@@ -67,14 +67,14 @@ class Scene {
     this.fleet.reported(this.#reports)
   }
 
-  /** As a good old process does: drained, then SIGTERM, then gone. */
+  /** Exits like a well-behaved old process: drained, SIGTERM, gone. */
   leave(process: VirtualProcess): void {
     this.says(process, 'draining')
     this.says(process, undefined)
     process.exit()
   }
 
-  /** Instance, version and state of everything. */
+  /** Instance, version and state of every process. */
   get shape(): string[] {
     return this.fleet.statuses().map(({ instance, version, state }) => `${instance} v${version} ${state}`)
   }
@@ -506,7 +506,7 @@ void t.test('whatever happens: no place is emptied by a deploy, and nothing is l
             if (state === 'running') assert.ok(holder?.running && holder.signals.length === 0, 'told to end')
           }
         }
-        // Everybody behaves from here on.
+        // From here on all processes behave well.
         for (let turn = 0; turn < 40; turn++) {
           for (const process of scene.os.running) {
             if (process.signals.length > 0) {

@@ -5,7 +5,7 @@ import { type Counted, Rates } from '../src/worker/events/rates.ts'
 import { LatencyHistogram, percentiles } from '../src/worker/events/latency-histogram.ts'
 import { backend } from './worker-view.ts'
 
-/** A clock that goes when it is told to. */
+/** A clock that the test advances. */
 class HandClock implements Clock {
   #now = 0
   readonly #timers = new Map<object, { every: number; due: number; callback: () => void }>()
@@ -41,7 +41,7 @@ class HandClock implements Clock {
   }
 }
 
-/** A listener, and what it heard. */
+/** A stream's client, with everything it received. */
 class Listener implements EventSink {
   text = ''
   waiting = 0
@@ -58,7 +58,7 @@ class Listener implements EventSink {
     this.over = 'cut'
   }
 
-  /** Fields of each event, and comments as they are. */
+  /** The fields of each event; comments unchanged. */
   get events(): { id: string; event: string; data: Record<string, unknown> }[] {
     return this.text
       .split('\n\n')

@@ -30,7 +30,7 @@ void t.test('restarts: delays double from 100 ms to 10 s while lives are short',
   let history = NO_HISTORY
   const delays: number[] = []
   for (let now = 0, exits = 0; exits < 12; exits++) {
-    // Lives of 9 s never make eight within a minute.
+    // With lives of 9 s there are never eight within a minute.
     now += 9_000
     const restart = restartAfter(history, { now, lived: 9_000 })
     history = restart.history
@@ -115,8 +115,8 @@ void t.test('lines: a long one is cut, between characters', async (t) => {
   t.ok(bytes.length > 0, 'what is no UTF-8 goes on as well')
 })
 
-// A reload in the turn in which a process's output ended passed on the number of a descriptor that libuv had closed: it failed with
-// EBADF, and had the number been given to another file by then, that one would have gone along.
+// A reload in the same turn as the end of a process's output passed on a descriptor number that libuv had closed: it failed with
+// EBADF, and if another file had got the number by then, that file would have been passed on.
 void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, async (t) => {
   const [ours, theirs] = socketpair('stream')
   const fd = ours.release()
@@ -136,7 +136,7 @@ void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, as
 })
 
 // libuv reads up to 32 times before it serves another socket. An app that printed short lines at full speed kept the master
-// from everything else: it did not replace a worker, answer an operator or stop.
+// from everything else: it replaced no worker, answered no operator and did not stop.
 void t.test('output: a pipe that is never empty leaves time for the rest', { timeout: LIMIT }, async (t) => {
   const WORK = 12
   const chunksOf = async (count: number) => {
@@ -281,7 +281,7 @@ void t.test('the life of a process whose drain nobody sees any more', async (t) 
 
 const UNREGISTERED = 'backend process has not registered'
 
-/** A fleet whose service `web` may be registered with while `serves`, and what its log says of processes that do not. */
+/** A fleet whose service `web` accepts registrations while `serves`, and its log lines about processes that do not register. */
 function registrations(os: VirtualOs, saved?: unknown) {
   const warnings: Record<string, unknown>[] = []
   const scene = { warnings, serves: true }
@@ -310,14 +310,14 @@ const listing = (process: VirtualProcess | undefined): BackendReport => {
   return { service: 'web', id: process.id, slot: 'web-1', pid: process.pid, state: 'ready' }
 }
 
-// Such a process was in no line of the log: `running` in `baton status`, and clients waited until they got a 503.
+// Such a process was in no log line: it was `running` in `baton status`, and clients waited until they got a 503.
 void t.test('a process that does not register is a warning, once', async (t) => {
   const os = new VirtualOs()
   const { fleet, warnings } = registrations(os)
   const [registered, silent] = os.processes
   os.advance(4000)
   fleet.reported([listing(registered)])
-  // The worker died, and the next one has not been registered with yet.
+  // The worker died, and nothing has registered with the next one yet.
   fleet.reported([])
   os.advance(5999)
   t.same(warnings, [])
@@ -354,7 +354,7 @@ void t.test('only running time with a worker counts towards it, also over a re-e
 
   const next = registrations(os, JSON.parse(JSON.stringify(state)))
   os.advance(3000)
-  // Stopped meanwhile: what the worker has reported is read after the timer that was due.
+  // The process was stopped meanwhile: the worker's report is read after the timer that was due.
   os.stall(60_000)
   t.same([...scene.warnings, ...next.warnings], [])
   os.advance(1000)

@@ -12,14 +12,14 @@ import { cleanEnvironment, Program, temporaryFolder } from '../../../test/suppor
 import { LIMIT } from '../../../test/support/limits.ts'
 import { signal } from '../../../test/support/signal.ts'
 
-// Managed backends as real processes. What they are to a broker is the business of the whole-system tests.
+// Managed backends as real processes. How they work with a broker is tested by the whole-system tests.
 
 interface LogLine {
   readonly msg: string
   readonly [key: string]: unknown
 }
 
-/** One poller for all: it holds a thread of the pool. */
+/** One poller for all: it occupies a thread of the pool. */
 const poller = new Poller()
 const lifeline = new Lifeline()
 t.teardown(() => {
@@ -27,7 +27,7 @@ t.teardown(() => {
   lifeline.close()
 })
 
-/** A fleet that can not outlive its test, its log, and what it asked a broker for. */
+/** A fleet that cannot outlive its test, its log, and its requests to a broker. */
 class Scene {
   readonly fleet: Fleet
   readonly log: LogLine[] = []
@@ -53,7 +53,7 @@ class Scene {
     this.fleet.apply({ services: services(script, settings), base: this.folder, drainDeadline: 600_000 })
   }
 
-  /** Lines that its processes wrote. */
+  /** Lines written by its processes. */
   lines(stream: 'stdout' | 'stderr' = 'stdout'): string[] {
     return this.log.filter((line) => line['stream'] === stream).map(({ msg }) => msg)
   }
@@ -79,7 +79,7 @@ function services(script: string | undefined, settings: Record<string, unknown> 
 
 const descriptors = () => readdirSync('/proc/self/fd').length
 
-/** State letters of a process's children, as in proc(5): `Z` is one that was not reaped. */
+/** State letters of a process's children, as in proc(5): `Z` has not been reaped. */
 function childStates(pid: number): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -95,7 +95,7 @@ function readStat(pid: string): string {
   try {
     return readFileSync(`/proc/${pid}/stat`, 'utf8')
   } catch {
-    // It has ended since the listing.
+    // It has exited since the folder was listed.
     return ''
   }
 }
@@ -184,7 +184,7 @@ void t.test(
   'a process that ends is started again, with a new id; a crash loop is told loudly',
   { timeout: LIMIT },
   async (t) => {
-    // No delay below is more than 6.4 s; the eighth exit comes after 12.7 s of a clock that goes on to where each pause ends.
+    // No delay below exceeds 6.4 s; the eighth exit is at 12.7 s on a clock that is advanced to the end of each pause.
     let ahead = 0
     const scene = new Scene(
       t,
@@ -391,13 +391,13 @@ void t.test('close kills what still runs', { timeout: LIMIT }, async (t) => {
   t.equal(descriptors(), before)
 })
 
-/** Only while it is the master's child: the number may be another's by now. */
+/** Only while it is the master's child: later the pid may belong to another process. */
 function killIfRunning(pid: number, parent: number): void {
   const stat = existsSync(`/proc/${pid}/stat`) ? readStat(String(pid)) : ''
   if (Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent) signal(pid, 'SIGKILL')
 }
 
-/** A master in a process of its own, that can re-execute itself, with a script for sh(1) in each of its services. */
+/** A master in its own process that can re-execute itself, with a sh(1) script in each service. */
 class Master {
   readonly program: Program
   readonly folder: string
@@ -432,7 +432,7 @@ class Master {
     return JSON.parse(line) as Record<string, unknown>
   }
 
-  /** The line of its log with this `msg`, of this service, for which `holds`, once it is there. */
+  /** The log line with this `msg`, for this service, for which `holds`, once it is there. */
   async told(
     service: string,
     msg: string,
@@ -453,7 +453,7 @@ class Master {
       .filter((line) => line['msg'] === msg && (service === undefined || line['service'] === service))
   }
 
-  /** What the process said on stdout, and on stderr if that is asked for. */
+  /** The process's output on stdout, and on stderr if requested. */
   spoken(backend: string | null, streams = ['stdout']): string[] {
     return this.program
       .messages()
@@ -466,14 +466,14 @@ class Master {
   }
 }
 
-/** Some are enough to see what piles up; `test/long/repetitions.test.ts` has more. */
+/** Enough to find leaks; `test/long/repetitions.test.ts` runs more. */
 const EXECS = Number(process.env['EXECS'] ?? 2)
 const PAUSE = 'backend process is started again after a pause'
 const ENDED = 'backend process ended'
 
 void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) => {
   const master = new Master(t, {
-    // Its first word comes before the re-execution, the rest after it.
+    // Its first output comes before the re-execution, the rest after it.
     speaker: {
       script: `printf 'be'; echo up >&2; while [ ! -e go ]; do sleep 0.05; done; echo gin; seq 1 500; exit 7`,
     },
@@ -531,7 +531,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
     await master.ask('pass', 'passed')
     await master.told('speaker', 'backend process started', (line) => line['backend'] !== backend)
-    // And says it all again.
+    // Its successor prints everything again.
     await master.told('speaker', PAUSE, ({ delayMs }) => delayMs === 200)
   })
 

@@ -14,7 +14,7 @@ import { Heartbeat } from '../src/worker/backend/heartbeat.ts'
 
 let order = 0
 
-/** The ledger looks at the id and at nothing else of a connection. */
+/** The ledger reads only the id of a connection. */
 function connection(): ClientConnection {
   return {
     order: ++order,
@@ -58,7 +58,7 @@ void t.test('an ACK with a wrong echo, or for another connection, does not settl
 void t.test(
   'the first late ACK of an offer that was given up is told apart from its repetitions',
   async (t) => {
-    // Each late ACK counted as load: a backend that repeated one looked as busy as it liked.
+    // Every late ACK was counted as load: a backend could repeat one to look as busy as it liked.
     const ledger = new OfferLedger()
     const client = connection()
     const offer = ledger.open(client, randomBytes(16), 10)
@@ -128,8 +128,8 @@ void t.test('a NACK without a sequence settles the offer whose token came with t
 })
 
 void t.test('a lane that ends says that nobody but the backend can read it any more', async (t) => {
-  // The end that a backend sees is that of the send end. It adopts then without an ACK, so the broker's own way of taking
-  // messages back must be gone before.
+  // The backend sees the end of the lane when the send end is closed, and then adopts without an ACK. So the broker must
+  // first close its own copy of the receive end, which could take messages back.
   const lane = new Lane()
   const backend = dup(lane.receiveEnd)
   t.teardown(() => close(backend.release()))

@@ -26,15 +26,15 @@ import { greet, hello } from '../../../test/support/false-backend.ts'
 import { Program, root, temporaryFolder } from '../../../test/support/process.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// The sockets of backends (control.sock) and of operators (master.sock). First in this file: as long as nothing else is being
-// closed, a table of descriptors that is full stays full.
+// The sockets for backends (control.sock) and for operators (master.sock). First in this file: the descriptor table only
+// stays full while nothing else is being closed.
 
-/** Of strangers that a registry keeps. */
+/** Maximum number of pending connections in a registry. */
 const MAX_PENDING = 128
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length
 
-/** Takes what descriptors this process may still open; `leave` gives them back. */
+/** Opens all descriptors that this process may still open; `leave` closes them. */
 function exhaust(t: Test): { leave: () => void } {
   const fillers: OwnedFd[] = []
   const leave = () => {
@@ -51,7 +51,7 @@ function exhaust(t: Test): { leave: () => void } {
   }
 }
 
-/** Watches a socket, and counts how often it is woken. */
+/** Watches a socket, and counts its wake-ups. */
 class Room {
   readonly path: string
   readonly listening: OwnedFd
@@ -68,7 +68,7 @@ class Room {
     })
   }
 
-  /** Fails if the socket, on which somebody waits, keeps this process busy. A look every 100 ms is what it may take. */
+  /** Fails if the socket, on which a client waits, keeps this process busy. One check every 100 ms is allowed. */
   async rests(t: Test): Promise<void> {
     const before = this.wakes
     await new Promise((resolve) => setTimeout(resolve, 500))
@@ -81,7 +81,7 @@ interface Reception extends Room {
   readonly logs: Record<string, unknown>[]
 }
 
-/** A registry of one service, alone. */
+/** A registry with one service, without a worker. */
 function openRegistry(t: Test): Reception {
   const room = new Room(t)
   const logs: Record<string, unknown>[] = []
@@ -110,7 +110,7 @@ function openRegistry(t: Test): Reception {
   return Object.assign(room, { registry, logs })
 }
 
-/** An honest backend that connects is registered. */
+/** Connects an honest backend, and checks that it is registered. */
 async function registers(t: Test, path: string): Promise<void> {
   const { answer, connection, lane } = await greet(path, hello('web'))
   t.equal(answer.type, 'welcome')
@@ -124,14 +124,14 @@ void t.test(
   async (t) => {
     const limit = openDescriptors() + 3 * MAX_PENDING + 64
     execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${limit}:`])
-    // What the process has once and keeps.
+    // Opened once and kept by the process.
     sharedPoller()
     const poller = new Poller()
     t.teardown(() => poller.close())
     const before = openDescriptors()
     const scene = (title: string, act: (t: Test) => Promise<void>) =>
       t.test(title, { timeout: LIMIT }, async (t) => {
-        // What one scene has closed may be gone a moment later.
+        // Descriptors closed by a scene may be released a moment later.
         await eventually(
           () => openDescriptors() === before,
           () => `${before} descriptors; there are ${openDescriptors()}`,
@@ -207,14 +207,14 @@ void t.test(
   },
 )
 
-// Listeners, which share what descriptors there are.
+// Listeners, which share the free descriptors.
 
 const DESCRIPTORS = 640
 const CROWD = 70
-/** More than the table has room for, batch after batch. */
+/** More than the table has room for, in several batches. */
 const MASS = 300
 
-/** Runs `crowded.mjs` with a crowd at each of its listeners. */
+/** Runs `crowded.mjs` with many clients at each of its listeners. */
 async function crowd(t: Test, listeners: number, clients: number, gaps: number) {
   const script = 'ulimit -n "$0"; exec "$@"'
   const program = ['packages/broker/test/programs/crowded.mjs', DESCRIPTORS, listeners, gaps].map(String)
@@ -229,7 +229,7 @@ async function crowd(t: Test, listeners: number, clients: number, gaps: number) 
     for (let count = 0; count < clients; count++) {
       const socket = connect(port, '127.0.0.1')
       t.teardown(() => socket.destroy())
-      // The program is gone before they are.
+      // The program exits before them.
       socket.on('error', () => undefined)
       await once(socket, 'connect')
     }
@@ -250,15 +250,15 @@ async function crowd(t: Test, listeners: number, clients: number, gaps: number) 
 }
 
 void t.test('listeners that are called in one round share one reserve', { timeout: LIMIT }, async (t) => {
-  // Each looked at the number of its own newest client only: two listeners with full queues took what was kept for registrations,
-  // four took everything.
+  // Each listener only checked its own newest client's number: two listeners with full queues used up the descriptors reserved
+  // for registrations, four used up everything.
   const { accepted } = await crowd(t, 4, CROWD, 0)
   t.ok(accepted > 0, 'the first was let in')
 })
 
 void t.test('one free low number is no room for a batch of clients', { timeout: LIMIT }, async (t) => {
-  // The next number was asked for, and a low one had just been freed (an idle connection to the admin server): a batch of 64 was
-  // accepted each time, until the table was full. A worker with a full table lost its channel to the next master.
+  // The check used the next free number, and a low one had just been freed (an idle connection to the admin server): a batch of 64
+  // was accepted each time, until the table was full. A worker with a full table lost its channel to the next master.
   const { accepted } = await crowd(t, 1, MASS, 5)
   t.ok(accepted < 64 + 64, `${accepted} were accepted`)
 })

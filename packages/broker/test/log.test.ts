@@ -107,7 +107,7 @@ void t.test('a line that was begun is finished after an exec, and what is to be 
   t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
 })
 
-// After a full disk and a rotation the old file ended in half a line, and the new one began with the other half.
+// After a full disk and a rotation, the old file ended in half a line, and the new one began with the other half.
 void t.test('a line that was begun is begun again in another file, also after an exec', async (t) => {
   const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
   const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }), fc.constantFrom('another file', 'exec'))
@@ -134,7 +134,7 @@ void t.test('a line that was begun is begun again in another file, also after an
           buffer.push(each, 'own')
           if (buffer.dropped === before) accepted += each.toString()
         }
-        // What is begun again was accepted once.
+        // The restarted line had been accepted before, so it may exceed the limit.
         if (buffer.size > 300 + 60) return false
       }
       const last = `${files.pop()}${buffer.rest().toString()}`
@@ -149,7 +149,7 @@ function countsOf({ dropped, unreported }: LineBuffer) {
   return { dropped, unreported }
 }
 
-// Every process shares the flags of an open file: a log that made a shell's terminal nonblocking would break what runs there next.
+// All processes share the flags of an open file: a log that made a shell's terminal nonblocking would break the next program there.
 void t.test(
   'a pipe without a reader: lines wait, then are dropped, and are counted',
   { timeout: LIMIT },
@@ -204,7 +204,7 @@ void t.test('a socket whose reader has stopped', { timeout: LIMIT }, async (t) =
   let size = 0
   await eventually(
     () => {
-      // What waits may be on its way still.
+      // Data may still be on its way.
       if (poll(theirs.fd, POLLIN) !== 0) size += recv(theirs.fd, 65_536).length
       return sink.empty
     },
@@ -253,7 +253,7 @@ void t.test(
     sink.write('two\n')
     sink.exit()
     t.equal(readFileSync(path, 'utf8'), 'one\ntwo\n')
-    // Another process that shares the open file, and so its offset.
+    // Another process with the same open file, and so the same offset.
     writeSync(fd, 'three\n')
     sink.write('four\n')
     await sink.settled(1000)
@@ -269,7 +269,7 @@ void t.test(
   },
 )
 
-/** Maximum size of the files that this process writes, in bytes: a disk that fills in the middle of a line. */
+/** Maximum size in bytes of the files written by this process: simulates a disk that fills up in the middle of a line. */
 function limitFiles(size: number | 'unlimited'): void {
   execFileSync('prlimit', ['--pid', `${process.pid}`, `--fsize=${size}:`])
 }
@@ -282,7 +282,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
   t.teardown(() => limitFiles('unlimited'))
   const fd = openSync(path, 'a')
   let sink = new Sink(fd)
-  /** The file takes 6 bytes of a line of 11. */
+  /** The file takes 6 bytes of an 11-byte line. */
   const fill = async (line: string): Promise<void> => {
     const full = sizeOf(path) + 6
     limitFiles(full)
@@ -329,7 +329,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     t.equal(readFileSync(path, 'utf8'), 'other line\nthird line\n')
   })
 
-  // A write that waits for a thread is one to the file that was there when it began.
+  // A write in a thread goes to the file that was open when it began.
   await t.test('a write that is under way ends in the file in which it began', async (t) => {
     await fill('fourth one')
     const busy = await occupyThreads(folder(t))
@@ -353,7 +353,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
 
 const openFiles = () => readdirSync('/proc/self/fd').length
 
-/** All threads of libuv's pool are in open(2) of a FIFO, until `end`. */
+/** Blocks all threads of libuv's pool in open(2) of a FIFO, until `end`. */
 async function occupyThreads(folder: string): Promise<{ end(): Promise<void> }> {
   const path = join(folder, 'fifo')
   execFileSync('mkfifo', [path])

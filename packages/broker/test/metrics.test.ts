@@ -9,7 +9,7 @@ import { eventually } from '../../../test/support/eventually.ts'
 
 const fresh = () => new Metrics({ version: '1.2.3', listeners: ['http'], services: ['web', 'api'] })
 
-/** The samples of one metric: `{labels}` to value, as the text shows them. */
+/** The samples of one metric: `{labels}` to value, as printed. */
 async function samples(metrics: Metrics, name: string): Promise<Record<string, number>> {
   const lines = (await metrics.text()).split('\n').filter((line) => line.startsWith(`${name}{`))
   return Object.fromEntries(

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 
-// What of the page does not need a browser. The browser is in test/slow/page.test.ts.
+// The parts of the page that need no browser. test/slow/page.test.ts uses one.
 
 const folder = join(import.meta.dirname, '../page')
 

@@ -17,12 +17,12 @@ const web2 = { ulid: '01J0000000000000000000WEB2', slot: 'web-2' }
 const upstream = { ulid: null, slot: '127.0.0.1:3000' }
 const listener = { name: 'public', protocol: 'http' } as const
 
-/** The recorder never looks at it. */
+/** Never used by the recorder. */
 const noDescriptor = {} as OwnedFd
 
 const START = 1000
 
-/** Accepted at `START` of the clock, one millisecond after the other. */
+/** Accepted from `START` on, one millisecond apart. */
 function client(order: number, changes: Partial<ClientConnection> = {}): ClientConnection {
   return {
     order,

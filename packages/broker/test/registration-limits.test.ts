@@ -32,11 +32,11 @@ void t.test('a process that goes on although it was refused is not answered', as
 })
 
 void t.test('a process with more backends than it may dial for at once gets all of them in', async (t) => {
-  // Refused dials took from what comes back: from some 85 backends on, those that waited kept each other out for good.
+  // Refused dials used up the allowance as it came back: from about 85 backends on, the waiting ones kept each other out for good.
   const limits = new RegistrationLimits()
   const peer = { pid: 1, uid: 0, gid: 0 }
   const BACKENDS = 200
-  /** When each dials next: as the SDK does, within 2 s, and not before a refusal's `retryAfter`. */
+  /** When each backend redials: like the SDK, within 2 s, and not before a refusal's `retryAfter`. */
   const due = Array.from({ length: BACKENDS }, () => 0)
   let registered = 0
   let now = 0
@@ -58,7 +58,7 @@ void t.test('a process with more backends than it may dial for at once gets all 
 })
 
 void t.test('a pod that dials in a loop does not keep out another one of its user', async (t) => {
-  // Both are pid 0. The one in the loop used up what came back, and the other one was never registered.
+  // Both have pid 0. The one in the loop used up the allowance as it came back, and the other was never registered.
   const limits = new RegistrationLimits()
   const peer = { pid: 0, uid: 0, gid: 0 }
   let hammers = 0

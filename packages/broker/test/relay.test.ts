@@ -21,7 +21,7 @@ import { Relay } from '../src/worker/relay/relay.ts'
 import { removeRelaySocket, sweepRelaySockets } from '../src/worker/relay/relay-sockets.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** A client's connection as the broker accepts it, and the client at its other end. */
+/** A client's connection as the broker accepts it, and the client's end. */
 async function accepted(t: Test): Promise<{ client: Socket; connection: ClientConnection }> {
   const listener = listenTcp({ host: '127.0.0.1', port: 0, backlog: 8 })
   const { port } = localAddress(listener.fd) as AddressInfo
@@ -56,13 +56,13 @@ function dialled(t: Test): { upstream: Socket; backend: Socket } {
 
 void t.test('a backend that fails right behind the end of its answer', { timeout: LIMIT }, async (t) => {
   // A backend was killed: the broker read the end of its stream, passed it on to the client, and in the same turn wrote the
-  // client's next request to nobody (EPIPE). The reset that followed met a shutdown under way, and the client's descriptor
-  // was never closed; at the end the broker could not exit.
+  // client's next request to the closed socket (EPIPE). The reset that followed hit a shutdown in progress, and the client's
+  // descriptor was never closed; at the end the broker could not exit.
   const { client, connection } = await accepted(t)
   const { upstream, backend } = dialled(t)
   const before = descriptors()
   const relay = new Promise<Relay>((resolve) => new Relay(connection, upstream, resolve))
-  // Behind the relay's own listener, which has just ended the client.
+  // After the relay's own listener, which has just ended the client.
   upstream.once('end', () => upstream.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' })))
   let answer = ''
   client.setEncoding('latin1').on('data', (text: string) => (answer += text))
@@ -92,7 +92,7 @@ void t.test('a backend that fails in the middle of its answer', { timeout: LIMIT
   t.equal(descriptors(), before - 3, 'both sides are closed, and the client has gone')
 })
 
-/** An endpoint as backends have them, of this process's user. */
+/** An endpoint like a backend's, owned by this process's user. */
 async function endpoint(t: Test) {
   const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -112,7 +112,7 @@ async function endpoint(t: Test) {
 interface Dialled {
   readonly pending: PendingDial
   readonly heard: string[]
-  /** What is heard first. */
+  /** The first event. */
   readonly outcome: Promise<string>
 }
 
@@ -228,8 +228,8 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
 void t.test(
   'of an endpoint that a backend has left behind nothing is removed but its own socket',
   async (t) => {
-    // The broker removed whatever file beside the control socket a backend had named: another user's endpoint as well, and a folder
-    // or a name with a NUL was an error that ended the worker, and a folder each worker after it.
+    // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
+    // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
     const own = process.getuid?.() ?? -1
     const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
     t.teardown(() => rmSync(folder, { recursive: true, force: true }))

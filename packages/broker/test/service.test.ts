@@ -12,9 +12,9 @@ import { BackendLink } from '../src/worker/backend/backend-link.ts'
 import { Service } from '../src/worker/service/service.ts'
 import { VirtualClock } from './virtual-fleet.ts'
 
-// The real `Service` and `BackendLink`s; the system below them and the backends behind them do what the test says.
+// The real `Service` and `BackendLink`s, with a scripted system below them and scripted backends.
 
-/** Numbers that this process has not open. */
+/** Numbers that are not open in this process. */
 const FIRST_DESCRIPTOR = 1000
 
 class Descriptor extends OwnedFd {
@@ -23,12 +23,12 @@ class Descriptor extends OwnedFd {
   }
 }
 
-/** A backend that answers what it was offered when the test says so. */
+/** A backend that answers offers when the test says so. */
 class Backend {
   readonly link: BackendLink
-  /** Sizes of the batches that came. */
+  /** Sizes of the batches received. */
   readonly batches: number[] = []
-  /** Why the broker has cut it off, each time that it wanted to. */
+  /** Every reason for which the broker has cut it off. */
   readonly cutOff: string[] = []
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
@@ -79,12 +79,12 @@ class Backend {
     return this.#offers.length
   }
 
-  /** It has taken what lies on the lane, and says nothing yet. */
+  /** Takes everything on the lane, without an answer yet. */
   take(): void {
     this.#lane.length = 0
   }
 
-  /** One ACK for the oldest `count`. */
+  /** Sends one ACK for the oldest `count`. */
   acknowledge(count = this.#offers.length): void {
     this.take()
     const acks = this.#offers.splice(0, count)
@@ -93,7 +93,7 @@ class Backend {
     ])
   }
 
-  /** Everything that it was offered. `by`: of an OFFER that it has not read, it knows the token alone. */
+  /** Refuses all its offers. `by`: if it has not read the OFFER, it only knows the token. */
   refuse(by: 'sequence' | 'token' = 'sequence', reason: NackReason = 'BackendOverloaded'): void {
     this.take()
     const offers = this.#offers
@@ -101,7 +101,7 @@ class Backend {
     for (const { sequence, token } of offers) this.nack(by === 'sequence' ? sequence : 0, token, 1, reason)
   }
 
-  /** The same NACK, `count` times. */
+  /** Sends the same NACK `count` times. */
   nack(
     sequence: number,
     token: Buffer = randomBytes(16),
@@ -113,7 +113,7 @@ class Backend {
     ])
   }
 
-  /** All that it was given has ended. */
+  /** Reports that all its connections have ended. */
   report(adopted: number, closed = adopted): void {
     this.link.read([{ type: 'stats', adopted, closed, lag: 0 }])
   }
@@ -128,7 +128,7 @@ class Stage {
   readonly closed: number[] = []
   /** Descriptors whose open file a backend has made blocking. */
   readonly blocking = new Set<number>()
-  /** How many of them were on a lane as they were. */
+  /** How many of them were offered while still blocking. */
   offeredBlocking = 0
   acknowledged = 0
   readonly #metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
@@ -169,7 +169,7 @@ class Stage {
     return weights.map((weight, index) => new Backend(this, `web-${index + 1}`, weight))
   }
 
-  /** Descriptors of the `count` clients that came last. */
+  /** Descriptors of the last `count` clients. */
   newest(count: number): number[] {
     return Array.from({ length: count }, (_, index) => FIRST_DESCRIPTOR + this.#order - index)
   }
@@ -181,7 +181,7 @@ class Stage {
     return Number(line?.slice(series.length))
   }
 
-  /** Clients that come in one wake-up; `sources` are their addresses, one each. */
+  /** Clients that arrive in one wake-up; `source` gives the address of each. */
   arrive(count: number, source: (index: number) => string = () => '10.0.0.1'): void {
     for (let index = 0; index < count; index++) {
       this.#order += 1
@@ -309,7 +309,7 @@ const takenBack: readonly [how: string, back: (backend: Backend, stage: Stage) =
 ]
 for (const [how, back] of takenBack) {
   void t.test(`a client that was ${how} is non-blocking again before it is offered to another`, async (t) => {
-    // Status flags are the open file's, and so the backend's as well, which may have made it blocking (I8).
+    // Status flags belong to the open file, so a backend can make it blocking (I8).
     const stage = new Stage(t, 'least-connections', 1)
     const [first, second] = stage.backends(1, 1) as [Backend, Backend]
     stage.arrive(4)
@@ -380,7 +380,7 @@ void t.test('busy is a service of which as many backends as can run have somethi
   t.equal(stage.acknowledged, 1, 'who was held back is told')
   stage.arrive(1)
   t.ok(stage.service.busy)
-  // The two have taken their offers and are stuck: nobody waits for them once their time is over.
+  // Both have taken their offers and are stuck: after the deadline the broker no longer waits for them.
   second.take()
   third.take()
   stage.clock.advance(500)
@@ -388,8 +388,8 @@ void t.test('busy is a service of which as many backends as can run have somethi
 })
 
 void t.test('nobody waits in the kernel for backends that are stuck', async (t) => {
-  // Two of three stopped on two processors: until their deadline each new client waited for a millisecond or two, although the
-  // third was idle.
+  // Two of three backends were stopped, on two processors: until their deadline each new client waited a millisecond or two,
+  // although the third was idle.
   const stage = new Stage(t, 'round-robin', 2)
   const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
   stage.arrive(3)

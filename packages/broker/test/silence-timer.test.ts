@@ -5,7 +5,7 @@ import { type Tick, SilenceTimer } from '../src/master/workers/silence-timer.ts'
 const TIMEOUT = 1000
 const QUIET: Tick = { elapsed: 100, heard: false, starved: false }
 
-/** The verdicts of `count` equal ticks. */
+/** The verdicts after `count` equal ticks. */
 function verdicts(silenceTimer: SilenceTimer, tick: Tick, count: number): string[] {
   return Array.from({ length: count }, () => silenceTimer.tick(tick, TIMEOUT))
 }

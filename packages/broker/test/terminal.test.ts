@@ -25,7 +25,7 @@ import { readable } from '../src/log/readable.ts'
 import type { FlightRecord } from '../src/api/flight-record.ts'
 import { backend, healthy } from './worker-view.ts'
 
-// The parts of what a person sees in a terminal, each by itself. test/slow/terminal.test.ts runs the commands.
+// The parts of the terminal output, one by one. test/slow/terminal.test.ts runs the commands.
 
 const ESC = '\u001B'
 
@@ -68,7 +68,7 @@ void t.test('what a backend calls itself does nothing to the terminal', async (t
 })
 
 void t.test('a log for a person: what backends say in it does nothing to the terminal', async (t) => {
-  // The reason that a backend gave for draining went to the terminal of `baton run` as it was: it could move the cursor, or write
+  // A backend's reason for draining was printed unescaped in the terminal of `baton run`: it could move the cursor, or print
   // lines that looked like the broker's.
   const line = (entry: object) => readable(JSON.stringify({ level: 30, time: 1, name: 'baton', ...entry }))
   t.equal(
@@ -147,7 +147,7 @@ const RATES: ServiceRates = {
   rejects: { hold_timeout: 7, hold_full: 0 },
 }
 
-/** As `healthy`, some time later. */
+/** Like `healthy`, some time later. */
 function later(changes: { handedOff?: number; rejected?: number; accepted?: number; id?: string }): Status {
   const { handedOff = 0, rejected = 0, accepted = 0, id = healthy.broker.id } = changes
   const [service] = healthy.services
@@ -181,7 +181,7 @@ void t.test('rates: the broker’s own, where it sends events', async (t) => {
     accepted: 121,
     handoffs: 120.25,
     rejects: 1,
-    // A rejection is told once, by its own reason.
+    // A rejection is reported once, by its own reason.
     fallbacks: 0.5,
     latencyMs: { p99: 12.5 },
     reasons: [
@@ -310,7 +310,7 @@ void t.test('a list of connections', async (t) => {
   t.same(listRecords([], plain), ['no connection is recorded'])
 })
 
-/** Somebody who answers as `answer` says, and a configuration that leads there. */
+/** A server that answers with `answer`, and a configuration that points to it. */
 async function answering(
   t: Test,
   answer: (request: IncomingMessage, response: ServerResponse) => void,
@@ -345,7 +345,7 @@ function refusal(response: ServerResponse, status: number, code: string, message
   json(response, status, { error: { code, message } })
 }
 
-/** The first `count` things that a watcher sees. */
+/** The first `count` observations of a watcher. */
 async function seen(file: string, count: number): Promise<Observation[]> {
   const end = new AbortController()
   const all: Observation[] = []
@@ -411,7 +411,7 @@ void t.test('a wrong token, another server, and nobody are lost, and said', asyn
   t.match(await seen(gone, 1), [{ kind: 'lost', message: /^nobody answers at / }])
 })
 
-/** Runs `baton ARGS...` in this process, until its reader has seen enough. */
+/** Runs `baton ARGS...` in this process until it has printed `enough` lines. */
 async function baton(enough: number, ...args: string[]) {
   const out: string[] = []
   const err: string[] = []

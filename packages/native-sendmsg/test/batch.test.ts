@@ -198,7 +198,7 @@ void t.test('a peer that closed with unread messages: ECONNRESET first, then the
   result.messages.forEach(({ fds }) => fds.forEach(close))
 })
 
-/** Stands in for recvmmsg(2), which is made twice to hear why it failed (see `bindRepeatable`), until the end of the test. */
+/** Replaces recvmmsg(2), which is called twice to get its errno (see `bindRepeatable`), until the end of the test. */
 function replaceReceive(t: Test, receive: (socket: number, header: number, flags: number) => number): void {
   const calls: { recvmmsg: typeof libc.recvmmsg } = libc
   const { recvmmsg } = calls
@@ -207,7 +207,7 @@ function replaceReceive(t: Test, receive: (socket: number, header: number, flags
 }
 
 void t.test('a peer that closes with unread messages a moment after nothing had come', async (t) => {
-  // The first try takes a reset with it that was there before, and hears EAGAIN in this case; the second hears of the reset.
+  // The first call consumes a pending reset and gets EAGAIN in this case; the second gets the reset.
   const [a, b] = lane(t)
   const { recvmmsg } = libc
   let told = ''
@@ -216,7 +216,7 @@ void t.test('a peer that closes with unread messages a moment after nothing had 
     sendMessage(b.fd, { bytes: token })
     new SendBatch(4, 16).send(a.fd, items(3, b.fd))
     a.close()
-    // A `struct mmsghdr` begins with what recvmsg(2) takes.
+    // A `struct mmsghdr` begins with the structure that recvmsg(2) takes.
     const outcome = libc.recvmsg(socket, header, flags)
     told = codeOf(() => {
       throw new NativeError('recvmsg', lastErrno())

@@ -30,7 +30,7 @@ import {
 import { libc } from '../src/libc.ts'
 import { closing, nativeError, openDescriptors, present, temporaryFolder } from './support.ts'
 
-/** Seconds that a close would wait: longer than any test. */
+/** Seconds that a close would block: longer than any test. */
 const LINGER = Math.ceil((10 * LIMIT) / 1000)
 
 const option = new Arena(16)
@@ -47,7 +47,7 @@ function lingers(fd: number): boolean {
   return option.words[0] !== 0
 }
 
-/** TCP connections whose peer reads nothing, with more to send than the kernel has room for, and SO_LINGER. */
+/** TCP connections with SO_LINGER, whose peer reads nothing, and with more to send than the kernel can buffer. */
 async function clogged(t: Test, count: number): Promise<OwnedFd[]> {
   const listener = listenTcp({ host: '127.0.0.1', port: 0 })
   closing(t, listener)
@@ -78,7 +78,7 @@ for (const how of ['one', 'many'] as const) {
     `closing never waits for what another process asked it to wait for: ${how}`,
     { timeout: LIMIT },
     async (t) => {
-      // Whoever sends a descriptor, or has been sent one, could freeze the process that closed it last.
+      // A process that sends a descriptor, or has received one, could freeze the process that closed it last.
       const fds = await clogged(t, how === 'one' ? 1 : 20)
       const before = openDescriptors()
       closeAll(fds)

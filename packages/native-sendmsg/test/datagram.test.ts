@@ -14,7 +14,7 @@ interface Datagram {
   own: boolean
 }
 
-/** A receiver in another program, bound to `name`; the returned function ends it and tells what it got. */
+/** A receiver in another program, bound to `name`; the returned function ends it and resolves with what it received. */
 async function receiver(t: Test, name: string): Promise<() => Promise<Datagram[]>> {
   const program = fileURLToPath(new URL('fixtures/datagrams.py', import.meta.url))
   const child = spawn('python3', [program, name], { stdio: ['pipe', 'pipe', 'inherit'] })

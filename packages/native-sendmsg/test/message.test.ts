@@ -181,7 +181,7 @@ void t.test('EACCES on connect has fd -1; an error on send has the real one', as
   const folder = temporaryFolder(t)
   const path = join(folder, 'private.sock')
   closing(t, listenUnix({ path, mode: 0o600 }))
-  // Permissions do not bind root: the dial is somebody else's.
+  // Permissions do not apply to root, so another user connects.
   const options = process.getuid?.() === 0 ? { uid: 65_534 } : {}
   chmodSync(folder, 0o755)
   if (process.getuid?.() !== 0) chmodSync(path, 0)

@@ -30,7 +30,7 @@ function pair(t: Test): [OwnedFd, OwnedFd] {
   return ends
 }
 
-/** A promise and what settles it. */
+/** A promise, and the function that resolves it. */
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
   let resolve: (value: T) => void = () => undefined
   const promise = new Promise<T>((settle) => (resolve = settle))
@@ -75,7 +75,7 @@ void t.test('afterWake comes once behind all listeners of a wake-up', { timeout:
   const [trigger, triggered] = pair(t)
   const start = watched.add(triggered.fd, EPOLLIN, () => {
     start.remove()
-    // Both become readable during this round, so that the next wait brings them together.
+    // Both become readable during this round, so that the next wait returns them together.
     for (const [end] of pairs) send(end.fd, byte)
   })
   for (const [index, [, end]] of pairs.entries()) {
@@ -132,7 +132,7 @@ void t.test(
     const first = pair(t)
     const second = pair(t)
     const blocker = pair(t)
-    // Both become readable while this listener runs, so that one wait brings both back.
+    // Both become readable while this listener runs, so that one wait returns both.
     const start = watched.add(blocker[1].fd, EPOLLIN, () => {
       start.remove()
       send(first[0].fd, byte)
@@ -144,7 +144,7 @@ void t.test(
         const other = watches[1 - index]
         watches[index]?.remove()
         other?.remove()
-        // The same number, watched again: the event that was fetched for the old watch is not for this one.
+        // The same number, watched again: the event fetched for the old watch must not reach this one.
         const fd = index === 0 ? second[1].fd : first[1].fd
         const again = watched.add(fd, EPOLLIN, () => {
           called.push('again')
@@ -262,7 +262,7 @@ void t.test('close releases everything: idle, waiting and from a listener', { ti
   t.match(child, { code: 0, stderr: '', stdout: '0 descriptors, 0 exit listeners\n' })
 })
 
-/** Where there is no io_uring both are the thread of the pool. */
+/** Without io_uring, both are the thread of the pool. */
 function waiter(ring: boolean): string {
   return ring ? 'io_uring' : 'pool thread'
 }
@@ -290,7 +290,7 @@ for (const ring of [true, false]) {
   }
 }
 
-// Those which end because nothing is left to do share a process: each begins where it would have ended of the one before.
+// Ways to end because nothing is left to do share a process: each begins where the process would have ended for the one before.
 const natural: [name: string, how: string, stdout: string][] = [
   ['a process with a waiting poller ends: natural', 'natural', ''],
   ['a process with a waiting poller ends: idle', 'idle', ''],
@@ -310,7 +310,7 @@ const natural: [name: string, how: string, stdout: string][] = [
     'round 1, round 2, whatever is next, round 3\n',
   ],
   ['a poller that is held back can be closed', 'close-held-back', 'round 1\n'],
-  // The round that was on its way waited for a set that was closed, and the process ended of EBADF.
+  // The round in progress waited for a closed set, and the process died of EBADF.
   ['a poller that is closed after advance has no round more', 'close-advanced', 'round 1\n'],
   [
     'a poller that is held back and has lost its only watch keeps no process',
@@ -324,7 +324,7 @@ const natural: [name: string, how: string, stdout: string][] = [
     'hold-back-throws',
     'round 1\nuncaught: from holdBack\nround 2\n',
   ],
-  // Once as what was there when the poller was woken, and once more as what the ring had brought: the second recv said EAGAIN.
+  // It was reported by the wake-up itself, and again as the ring's result: the second recv got EAGAIN.
   ['however often a poller is woken, an event is told once', 'woken-often', 'told of 1\n'],
 ]
 

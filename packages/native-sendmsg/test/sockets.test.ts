@@ -66,7 +66,7 @@ import {
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** Connects a Node client to a listener; teardown closes all. */
+/** Connects a Node client to a listener; teardown closes everything. */
 async function accepted(t: Test, listener: OwnedFd, host: string): Promise<[AcceptedConnection, Socket]> {
   const poller = new Poller()
   const client = connect(localAddress(listener.fd).port, host)
@@ -301,7 +301,7 @@ void t.test('the file of a Unix listener is never wider than its mode', { timeou
   const path = join(folder, 'a.sock')
   const restored = process.umask(0)
   t.teardown(() => process.umask(restored))
-  // A file that was made wide and narrowed afterwards would show a change of its attributes.
+  // A file created with a wider mode and narrowed afterwards would cause a change event.
   const seen: string[] = []
   const watcher = watch(folder)
   t.teardown(() => watcher.close())
@@ -390,7 +390,7 @@ void t.test('a listening stream socket is told from everything else', async (t) 
   const datagrams = new OwnedFd(libc.socket(AF_UNIX, SOCK_DGRAM, 0))
   const file = new OwnedFd(openSync('/dev/null', 'r'))
   closing(t, tcp, unix, dialled, a, b, unbound, packets, datagrams, file)
-  // An address of the family alone: the kernel chooses an abstract name (unix(7), autobind).
+  // An address with only a family: the kernel chooses an abstract name (unix(7), autobind).
   const address = new Arena(2)
   address.buffer.writeUInt16LE(AF_UNIX)
   t.equal(libc.bind(packets.fd, address.address, 2), 0)
