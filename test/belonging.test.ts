@@ -40,7 +40,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     t.match(await only('web'), { id: managed.id, pid: managed.pid })
   })
 
-  await scene('what the environment says makes no process a managed one', async (t) => {
+  await scene('environment variables do not make a process managed', async (t) => {
     const env = { BATON_SOCKET: control, BATON_SERVICE: 'web', BATON_BACKEND_ID: managed.id }
     const stranger = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
       env,
@@ -48,7 +48,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     t.match(await stranger.message('not ready'), { reason: 'NotManaged' })
   })
 
-  await scene('"external": true lets it in', async (t) => {
+  await scene('"external": true allows it', async (t) => {
     const { id } = await only('mixed')
     const other = await FalseBackend.register(t, control, hello('mixed', { backend: id }))
     t.not(other.welcome.backend, id, 'under an id of its own')
@@ -75,7 +75,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     t.equal(again.welcome.backend, id, 'and that process finds it again')
   })
 
-  await scene('the pid that HELLO names is not believed', async (t) => {
+  await scene('the pid in HELLO is not trusted', async (t) => {
     const backend = await FalseBackend.register(t, control, hello('second', { pid: managed.pid }))
     t.match(await only('second'), { id: backend.welcome.backend, pid: process.pid })
   })

@@ -73,7 +73,7 @@ const blocks = pages.flatMap(blocksOf)
 const placeOf = ({ page, line }: Block) => `${page}, line ${line}`
 const isShell = ({ language }: Block) => ['sh', 'bash', 'shell'].includes(language)
 
-void t.test('every command block is run, or it is said why not', async (t) => {
+void t.test('every command block is run, or listed with the reason why not', async (t) => {
   const shells = blocks.filter(isShell)
   t.ok(shells.length > 40, `${shells.length} blocks`)
   for (const block of shells) {
@@ -95,7 +95,7 @@ void t.test('every command block is run, or it is said why not', async (t) => {
 })
 
 void t.test(
-  'what a reader types or writes says where, in words: a fence shows only its language',
+  'the text says where a reader types or saves a block: a fence shows only its language',
   async (t) => {
     for (const { page, line, target } of TOURS.flatMap(tourOf)) {
       const before =
@@ -111,7 +111,7 @@ void t.test(
   },
 )
 
-void t.test('every npm script that a page names is there', async (t) => {
+void t.test('every npm script that a page names exists', async (t) => {
   const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
   const named = pages.flatMap((page) =>
     [...read(page).matchAll(/\bnpm (?:run ([a-z][\w:-]*)|(start|test)\b)/g)].map(([, script, short]) => ({
@@ -123,7 +123,7 @@ void t.test('every npm script that a page names is there', async (t) => {
   for (const { page, script } of named) t.ok(script in scripts, `${page}: npm run ${script}`)
 })
 
-void t.test('every configuration that a page shows passes baton check', async (t) => {
+void t.test('every configuration on a page passes baton check', async (t) => {
   const listener = { name: 'web', listen: '127.0.0.1:8080', service: 'web' }
   const configurations = blocks
     .filter(({ language }) => language === 'json')
@@ -159,7 +159,7 @@ function written(t: Test, config: Record<string, unknown>): string {
   return file
 }
 
-void t.test('every program that quotes a file is what that file says', async (t) => {
+void t.test('every program that quotes a file matches it', async (t) => {
   const quotes = blocks.filter(({ from }) => from !== undefined)
   t.ok(quotes.length >= 10)
   for (const block of quotes)

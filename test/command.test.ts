@@ -81,7 +81,7 @@ void t.test(
     const file = broker.configFile
     const smallAtFirst = isSmall(broker)
 
-    await t.test('a second broker is told what is in use, and says so with exit code 1', async (t) => {
+    await t.test('a second broker exits with 1, and names what is in use', async (t) => {
       const sameListener = configured(t, { ...WORKING, listeners: [{ ...LISTENER, listen }] })
       const sameAdmin = configured(t, { ...WORKING, admin: { listen: admin } })
       const taken = await baton(t, ['start', '--config', sameListener])
@@ -118,7 +118,7 @@ void t.test(
       t.match(printed.services[0]?.outcomes, { handed_off: 1 })
     })
 
-    await t.test('drain of what is not there: exit code 1, by its name', async (t) => {
+    await t.test('drain of a missing service or backend: exit code 1, with its name', async (t) => {
       for (const [name, says] of [
         ['wbe', 'baton: there is no service "wbe"; there are: web'],
         ['web/web-7', 'baton: service web has no backend "web-7"'],
@@ -158,7 +158,7 @@ void t.test(
       )
     })
 
-    await t.test('after its end there is no answer: exit code 1, and where', async (t) => {
+    await t.test('after its end there is no answer: exit code 1, with the address', async (t) => {
       t.same(await batonHere('status', '--config', file), {
         code: 1,
         out: [],
@@ -173,13 +173,10 @@ void t.test(
     t.equal(next.address(), listen, 'a drained broker can be started again at once on the same addresses')
     t.equal(next.admin, `http://${admin}`)
 
-    await t.test(
-      "a worker keeps little room for what is new, unless Node's options say otherwise",
-      async (t) => {
-        t.ok(smallAtFirst)
-        t.notOk(isSmall(next))
-      },
-    )
+    await t.test('a worker has a small young generation, unless Node options set one', async (t) => {
+      t.ok(smallAtFirst)
+      t.notOk(isSmall(next))
+    })
 
     await t.test('SIGINT drains and exits 0; a client that waits has until drainDeadline', async (t) => {
       const waiting = await heldClient(t, next)
@@ -190,7 +187,7 @@ void t.test(
   },
 )
 
-void t.test('a second signal ends it at once, with exit code 1', { timeout: LIMIT }, async (t) => {
+void t.test('a second signal ends the broker at once, with exit code 1', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { ...PATIENT, drainDeadline: '5m' } })
   const waiting = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
   await broker.until(

@@ -81,35 +81,32 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       })
     : undefined
 
-  await scene(
-    'a registration that lives can be replaced a few times, one that has ended at once',
-    async (t) => {
-      const register = (backend: string | null) =>
-        FalseBackend.register(t, control, hello('places', { backend }))
-      let peer = await register(null)
-      const { backend } = peer.welcome
-      for (let replacement = 0; replacement < 4; replacement++) {
-        const older = peer
-        peer = await register(backend)
-        t.equal(peer.welcome.backend, backend)
-        await older.wire.end()
-      }
-      const { code, retry, retryAfter, message } = await refusal(control, hello('places', { backend }))
-      t.same({ code, retry, retryAfter }, { code: 'AlreadyRegistered', retry: true, retryAfter: 1000 })
-      t.match(message, new RegExp(`registered as ${peer.welcome.slot} \\(${backend}\\)`))
-      await peer.probe()
-      t.notOk(peer.wire.ended, 'the one that lives is not touched')
-
-      peer.die()
-      await services.places.backends(0)
+  await scene('a live registration can be replaced a few times, an ended one at once', async (t) => {
+    const register = (backend: string | null) =>
+      FalseBackend.register(t, control, hello('places', { backend }))
+    let peer = await register(null)
+    const { backend } = peer.welcome
+    for (let replacement = 0; replacement < 4; replacement++) {
+      const older = peer
       peer = await register(backend)
-      t.equal(peer.welcome.backend, backend, 'a backend whose registration has ended comes back at once')
-      t.match((await services.places.backends(1)).backends, [{ id: backend }])
-      peer.die()
-    },
-  )
+      t.equal(peer.welcome.backend, backend)
+      await older.wire.end()
+    }
+    const { code, retry, retryAfter, message } = await refusal(control, hello('places', { backend }))
+    t.same({ code, retry, retryAfter }, { code: 'AlreadyRegistered', retry: true, retryAfter: 1000 })
+    t.match(message, new RegExp(`registered as ${peer.welcome.slot} \\(${backend}\\)`))
+    await peer.probe()
+    t.notOk(peer.wire.ended, 'the one that lives is not touched')
 
-  await scene('a relay endpoint that no broker could dial counts as none', async (t) => {
+    peer.die()
+    await services.places.backends(0)
+    peer = await register(backend)
+    t.equal(peer.welcome.backend, backend, 'a backend whose registration has ended comes back at once')
+    t.match((await services.places.backends(1)).backends, [{ id: backend }])
+    peer.die()
+  })
+
+  await scene('a relay endpoint that the broker could not dial counts as none', async (t) => {
     for (const path of ['relay.sock', '\0relay', '/relay\0', `/${'é'.repeat(53)}x`]) {
       const { answer, connection, lane } = await greet(control, hello('paths', { reconnect: { path } }))
       t.equal(answer.type, 'welcome', JSON.stringify(path))
@@ -136,7 +133,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   })
 
   await scene(
-    'a backend that can make no relay endpoint registers without',
+    'a backend that cannot create a relay endpoint registers without one',
     async (t) => {
       // It redialled forever and was never registered.
       await foreign?.message('ready')
@@ -145,7 +142,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     notNobody,
   )
 
-  await scene('at a reload a backend is asked to register again, one that drains is not', async (t) => {
+  await scene('at a reload a backend is asked to register again, but not if it drains', async (t) => {
     const stays = await FalseBackend.register(t, control, hello('moving'))
     const drains = await FalseBackend.register(t, control, hello('moving'))
     drains.wire.write({ type: 'drain', deadline: null, reason: 'test' })
@@ -166,7 +163,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   })
 
   await scene(
-    'one that dials at every end registers a few times after a reload, and serves',
+    'a backend that redials at every end registers a few times after a reload, and serves',
     async (t) => {
       // It redialled when its registration with the old worker ended. The new registration replaced the one with the new
       // worker, whose end made it redial, and so on: one reload caused thousands of dials within seconds.
@@ -190,7 +187,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   )
 
   await scene(
-    'one that hammers costs the worker next to nothing, and others register meanwhile',
+    'a backend that hammers costs the worker next to nothing, and others can register',
     async (t) => {
       const backend = deaf as Program
       const refusals = () => count(backend, 'refused', 'TooManyRegistrations')
@@ -219,7 +216,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   )
 
   await scene(
-    'a backend without a relay endpoint says so once, however often it registers',
+    'a backend without a relay endpoint logs it once, however often it registers',
     async (t) => {
       const backend = foreign as Program
       await eventually(() => count(backend, 'connected') === 2, 'it is registered with the next worker')
@@ -251,36 +248,33 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   )
 
   // Must be last: from here on this process is over its dial limit.
-  await scene(
-    'a process that registers hundreds of backends at once is refused the most of them',
-    async (t) => {
-      const from = performance.now()
-      const dials = await Promise.allSettled(
-        Array.from({ length: 300 }, async () => {
-          const { answer, connection, lane } = await greet(control, hello('places'))
-          t.teardown(() => {
-            connection.close()
-            lane?.close()
-          })
-          return answer
-        }),
-      )
-      const answers = dials.flatMap((dial) => (dial.status === 'fulfilled' ? [dial.value] : []))
-      const refused = answers.filter((answer) => answer.type === 'refused')
-      const welcomed = answers.length - refused.length
-      const most = 64 + ((performance.now() - from) / 1000) * 8
-      t.ok(welcomed > 0 && welcomed <= most + 1, `${welcomed} registrations, ${refused.length} refusals`)
-      t.ok(refused.length > 0)
-      const reasons = refused.map(({ code, retry }) => `${code} ${retry}`)
-      t.same(new Set(reasons), new Set(['TooManyRegistrations true']))
-      t.ok(refused.every(({ retryAfter }) => Number(retryAfter) > 0))
-      const other = await services.other.start(t)
-      t.same(await services.other.answeredBy(t, 1), new Set([other.pid]), 'other processes register')
-    },
-  )
+  await scene('a process that registers hundreds of backends at once is refused most of them', async (t) => {
+    const from = performance.now()
+    const dials = await Promise.allSettled(
+      Array.from({ length: 300 }, async () => {
+        const { answer, connection, lane } = await greet(control, hello('places'))
+        t.teardown(() => {
+          connection.close()
+          lane?.close()
+        })
+        return answer
+      }),
+    )
+    const answers = dials.flatMap((dial) => (dial.status === 'fulfilled' ? [dial.value] : []))
+    const refused = answers.filter((answer) => answer.type === 'refused')
+    const welcomed = answers.length - refused.length
+    const most = 64 + ((performance.now() - from) / 1000) * 8
+    t.ok(welcomed > 0 && welcomed <= most + 1, `${welcomed} registrations, ${refused.length} refusals`)
+    t.ok(refused.length > 0)
+    const reasons = refused.map(({ code, retry }) => `${code} ${retry}`)
+    t.same(new Set(reasons), new Set(['TooManyRegistrations true']))
+    t.ok(refused.every(({ retryAfter }) => Number(retryAfter) > 0))
+    const other = await services.other.start(t)
+    t.same(await services.other.answeredBy(t, 1), new Set([other.pid]), 'other processes register')
+  })
 })
 
-void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, async (t) => {
+void t.test('a backend with the SDK, and a scripted broker', { timeout: LIMIT }, async (t) => {
   const broker = new FalseBroker(t)
   const backend = new Program(t, process.execPath, [join(root, 'test/programs/told-backend.mjs')], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', DRAIN_DEADLINE: '10m' },
@@ -291,7 +285,7 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
     await wire.frame('heartbeat', (frame) => frame.reply && frame.id === id)
   }
 
-  await t.test('it does not dial before the time that a refusal names', { timeout: LIMIT }, async (t) => {
+  await t.test('it does not dial before the retry time of a refusal', { timeout: LIMIT }, async (t) => {
     const { wire } = await broker.dialled()
     const at = performance.now()
     const answer = { code: 'TooManyRegistrations', message: 'too often', retry: true, retryAfter: 400 }
@@ -331,25 +325,29 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
     },
   )
 
-  await t.test('one that drains answers no RECONNECT, and dials no more', { timeout: LIMIT }, async (t) => {
-    const passed = new PassedClient(t, '/wait')
-    const offer = newest.offer()
-    newest.post(offer.token, passed.fd)
-    newest.ring(offer)
-    await newest.acked(offer)
-    newest.wire.write({ type: 'drain', deadline: null, reason: 'test' })
-    await newest.wire.frame('drain', () => true)
-    newest.wire.write({ type: 'reconnect', reason: 'test' })
-    await probe(newest, 4)
-    t.equal(broker.pending, 0, 'no answer to RECONNECT')
-    newest.die()
-    await eventually(
-      () => backend.messages().filter(({ msg }) => msg === 'disconnected').length === 3,
-      'it notices the end',
-    )
-    passed.leave()
-    backend.child.stdin?.end()
-    t.same(await backend.exited, { code: 0, signal: null }, 'it finishes by itself')
-    t.equal(broker.pending, 0)
-  })
+  await t.test(
+    'a draining backend does not answer RECONNECT, and does not dial again',
+    { timeout: LIMIT },
+    async (t) => {
+      const passed = new PassedClient(t, '/wait')
+      const offer = newest.offer()
+      newest.post(offer.token, passed.fd)
+      newest.ring(offer)
+      await newest.acked(offer)
+      newest.wire.write({ type: 'drain', deadline: null, reason: 'test' })
+      await newest.wire.frame('drain', () => true)
+      newest.wire.write({ type: 'reconnect', reason: 'test' })
+      await probe(newest, 4)
+      t.equal(broker.pending, 0, 'no answer to RECONNECT')
+      newest.die()
+      await eventually(
+        () => backend.messages().filter(({ msg }) => msg === 'disconnected').length === 3,
+        'it notices the end',
+      )
+      passed.leave()
+      backend.child.stdin?.end()
+      t.same(await backend.exited, { code: 0, signal: null }, 'it finishes by itself')
+      t.equal(broker.pending, 0)
+    },
+  )
 })

@@ -75,7 +75,7 @@ void t.test('every refusal is on the page, and no other', async (t) => {
 })
 
 void t.test(
-  'the protocol page has the same refusals, and says rightly which may succeed later',
+  'the protocol page has the same refusals, with the correct ones marked as temporary',
   async (t) => {
     const section =
       /\n### Refusals\n([^]*?)\n### /.exec(

@@ -14,7 +14,7 @@ import { type Service, startServices } from './support/service.ts'
 const { broker, services } = await startServices(t, { killed: {}, down: {} })
 
 void t.test(
-  'SIGKILL of backends under load: no error for a connection that had no whole ACK',
+  'SIGKILL of backends under load: no error for a connection without a complete ACK',
   { timeout: LIMIT },
   async (t) => {
     await killBackends(t, services.killed, 8)
@@ -22,7 +22,7 @@ void t.test(
 )
 
 void t.test(
-  'all backends down: those who waited are served in order of arrival, those who left are counted',
+  'all backends down: held clients are served in order of arrival, those that left are counted',
   { timeout: LIMIT },
   async (t) => {
     const { down } = services

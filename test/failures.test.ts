@@ -75,7 +75,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     broker.metric(`baton_handoff_failures_total{service="${name}",reason="${reason}"}`)
 
   await t.test(
-    'no ACK by the deadline is BackendAckTimeout, and what was not taken goes on',
+    'no ACK by the deadline is BackendAckTimeout, and untaken clients move on',
     { timeout: LIMIT },
     async (t) => {
       const peer = await register(t, 'prompt')
@@ -93,7 +93,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     },
   )
 
-  await t.test('a relay without an ACK by the deadline goes on, too', { timeout: LIMIT }, async (t) => {
+  await t.test('a relay without an ACK by the deadline moves on, too', { timeout: LIMIT }, async (t) => {
     // An endpoint that reads the header and sends nothing.
     const silent = await startBackend(t, broker, 'http-backend.mjs', { service: 'relayed' })
     silent.kill('SIGSTOP')
@@ -111,7 +111,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
   })
 
   await t.test(
-    'where policy forbids the handoff no attempt is made, and the reason is ServicePolicyDisabled',
+    'if policy forbids the handoff, no attempt is made, and the reason is ServicePolicyDisabled',
     { timeout: LIMIT },
     async (t) => {
       const peer = await register(t, 'forbidden')
@@ -129,7 +129,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
   )
 
   await t.test(
-    'whatever goes wrong with a handoff, the client hears nothing of it and is served',
+    'whatever goes wrong with a handoff, the client does not notice and is served',
     { timeout: LIMIT },
     async (t) => {
       const all = t

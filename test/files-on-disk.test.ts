@@ -36,7 +36,7 @@ function isSocket(path: string): boolean {
   return lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true
 }
 
-void t.test('one broker loses one file after the other', { timeout: LIMIT }, async (t) => {
+void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const run = join(folder, 'run')
   const [web, relayed, admin] = ['web', 'relayed', 'admin'].map((name) =>
@@ -88,7 +88,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.equal((await masterStatus(t, broker)).master.pid, program.pid)
   })
 
-  await t.test('the socket of a listener: what waits in the queue of the former one is served', async (t) => {
+  await t.test('the socket of a listener: clients in the queue of the old one are served', async (t) => {
     const { workers } = await masterStatus(t, broker)
     const worker = workers[0]?.pid
     signal(worker, 'SIGSTOP')
@@ -104,7 +104,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.equal(lstatSync(web).mode & 0o777, 0o666)
   })
 
-  await t.test('the folder of a listener, which is created as it was', async (t) => {
+  await t.test('the folder of a listener, which is recreated as it was', async (t) => {
     await loses(web, () => rmSync(dirname(web), { recursive: true }))
     t.equal(statSync(dirname(web)).mode & 0o777, 0o750)
     t.equal((await ask(web)).pid, first.pid)
@@ -173,7 +173,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await late.exited
   })
 
-  await t.test('what cannot be created: a reload says so, until it can', async (t) => {
+  await t.test('files that cannot be created: a reload reports it, until they can', async (t) => {
     rmSync(dirname(web), { recursive: true })
     writeFileSync(dirname(web), '')
     await eventually(() => told(FAILED, web) > 0, 'it is told')
@@ -199,7 +199,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await loses(control, () => other.say(''))
   })
 
-  await t.test('after a reload, too: something else in its place is kept', async (t) => {
+  await t.test('after a reload, too: other files at these paths are kept', async (t) => {
     t.match(await reload(t, broker), { success: true })
     // Stopped, so that it recreates nothing between the removal and the replacement.
     const replaces = (path: string, by: () => void) =>
@@ -225,7 +225,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.match((await ask(admin, '/metrics')).body, /^baton_files_restored_total [1-9]\d+$/m)
   })
 
-  await t.test('a stop takes away what it has created', async (t) => {
+  await t.test('a stop removes the files that it has created', async (t) => {
     program.kill('SIGTERM')
     t.equal((await program.exited).code, 0)
     for (const path of [control, master, web, admin]) t.notOk(isSocket(path), path)

@@ -181,7 +181,7 @@ void t.test('one failure is a hiccup', { timeout: LIMIT }, async (t) => {
   )
 })
 
-void t.test('an answer that does not come in time is a failure', { timeout: LIMIT }, async (t) => {
+void t.test('a response that is late is a failure', { timeout: LIMIT }, async (t) => {
   const app = await App.join(t, services.late)
   await services.late.backends(1)
   app.tell('silent')
@@ -224,7 +224,7 @@ void t.test(
 )
 
 for (const handoff of ['auto', 'off'] as const) {
-  void t.test(`handoff ${handoff}: checks are in no count`, { timeout: LIMIT }, async (t) => {
+  void t.test(`handoff ${handoff}: checks are not counted`, { timeout: LIMIT }, async (t) => {
     const service = services[handoff]
     const app = await App.join(t, service)
     await service.backends(1)
@@ -268,20 +268,16 @@ for (const handoff of ['auto', 'off'] as const) {
   })
 }
 
-void t.test(
-  'handoff off: a check that fails takes the backend out of choice',
-  { timeout: LIMIT },
-  async (t) => {
-    const service = services.carried
-    const [app, other] = [await App.join(t, service), await App.join(t, service)]
-    await service.backends(2)
-    app.tell('ill')
-    await app.untilState('unhealthy')
-    for (let each = 0; each < 4; each++) t.equal(await servedBy(t, service), other.name)
-    app.tell('well')
-    await service.backends(2)
-  },
-)
+void t.test('handoff off: a failed check makes the backend ineligible', { timeout: LIMIT }, async (t) => {
+  const service = services.carried
+  const [app, other] = [await App.join(t, service), await App.join(t, service)]
+  await service.backends(2)
+  app.tell('ill')
+  await app.untilState('unhealthy')
+  for (let each = 0; each < 4; each++) t.equal(await servedBy(t, service), other.name)
+  app.tell('well')
+  await service.backends(2)
+})
 
 void t.test('a check is never offered to another backend', { timeout: LIMIT }, async (t) => {
   const service = services.offered
@@ -315,7 +311,7 @@ void t.test('a check is never offered to another backend', { timeout: LIMIT }, a
     peer.die()
   })
 
-  await t.test('taken, and acknowledged when the broker waits for it no more', async (t) => {
+  await t.test('taken, and ACKed after the broker has stopped waiting', async (t) => {
     const peer = await register(t)
     const [offer] = (await peer.offers(1)) as [Offer]
     const fd = peer.take(1)[0]?.fd as OwnedFd
@@ -343,7 +339,7 @@ void t.test('a check is never offered to another backend', { timeout: LIMIT }, a
   )
 })
 
-void t.test('a tcp service is asked in HTTP all the same', { timeout: LIMIT }, async (t) => {
+void t.test('a tcp service is also checked over HTTP', { timeout: LIMIT }, async (t) => {
   const service = services.lines
   const lines = await service.start(t, 'tcp-backend.mjs')
   const state = await service.until(({ backends }) => backends[0]?.state === 'unhealthy', 'it is unhealthy')

@@ -202,14 +202,14 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
         }),
     ],
     [
-      'an ACK with a ULID of nobody',
+      'an ACK with an unknown ULID',
       'BATON_ERR_FRAME_MALFORMED',
       ([first]) =>
         encodeFrame({ type: 'ack', acks: [{ sequence: first?.sequence ?? 0, connection: stranger }] }),
     ],
   ]
   for (const [what, code, bytes] of violations) {
-    await scene(`${what}: cut off; what waited goes on, what it had taken does not`, async (t) => {
+    await scene(`${what}: cut off; untaken clients move on, taken ones do not`, async (t) => {
       const peer = await world.hostile(t, 'patient')
       const [taken, ...queued] = (await world.clients(t, 'patient', 3)) as [Client, Client, Client]
       const offers = await peer.offers(3)
@@ -258,7 +258,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal((await world.service('patient')).backends.length, 1, 'no violation')
   })
 
-  await scene('a NACK sends the client on, and an ACK behind it changes nothing', async (t) => {
+  await scene('a NACK moves the client on, and a later ACK changes nothing', async (t) => {
     const peer = await world.hostile(t, 'patient')
     const client = await world.client(t, 'patient')
     const [offer] = (await peer.offers(1)) as [Offer]
@@ -276,7 +276,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   })
 
   for (const silence of ['silent', 'partial', 'trickling'] as const) {
-    await scene(`a ${silence} ACK meets the deadline all the same; late, it is ignored`, async (t) => {
+    await scene(`a ${silence} ACK still hits the deadline; late, it is ignored`, async (t) => {
       const earlier = (await world.service('prompt')).outcomes.handed_off
       const peer = await world.hostile(t, 'prompt')
       const client = await world.client(t, 'prompt')
@@ -322,7 +322,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   }
 
   await scene(
-    'a descriptor taken and not answered for is offered to nobody else; a late ACK settles it',
+    'a descriptor that was taken without an answer is not offered again; a late ACK settles it',
     async (t) => {
       const { peer, client, offer, taken } = await stuck(t)
       peer.ack(offer)
@@ -333,20 +333,20 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await scene('a late NACK settles it, and the client goes on', async (t) => {
+  await scene('a late NACK settles it, and the client moves on', async (t) => {
     const { peer, client, offer, taken } = await stuck(t)
     taken?.fd.close()
     peer.nack(offer)
     await world.servedHonestly(t, client)
   })
 
-  await scene('the end of control settles it, and the client goes on', async (t) => {
+  await scene('the end of control settles it, and the client moves on', async (t) => {
     const { peer, client } = await stuck(t)
     peer.die()
     await world.servedHonestly(t, client)
   })
 
-  await scene('of more than maxStuck the oldest is relinquished, and counted', async (t) => {
+  await scene('over maxStuck the oldest is relinquished, and counted', async (t) => {
     const peer = await world.hostile(t, 'bounded')
     const [oldest, youngest] = (await world.clients(t, 'bounded', 2)) as [Client, Client]
     const offers = (await peer.offers(2)) as [Offer, Offer]
@@ -372,19 +372,22 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal(oldest.received, '')
   })
 
-  await scene('taken, and control closed without an ACK: the client goes to the honest one', async (t) => {
-    const peer = await world.hostile(t, 'patient')
-    const clients = await world.clients(t, 'patient', 3)
-    await peer.offers(3)
-    peer.take(1)
-    await world.joinHonest('patient')
-    const gone = await world.failures('patient', 'BackendGone')
-    peer.die()
-    await world.servedHonestly(t, ...clients)
-    t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
-  })
+  await scene(
+    'taken, and control closed without an ACK: the client goes to the honest backend',
+    async (t) => {
+      const peer = await world.hostile(t, 'patient')
+      const clients = await world.clients(t, 'patient', 3)
+      await peer.offers(3)
+      peer.take(1)
+      await world.joinHonest('patient')
+      const gone = await world.failures('patient', 'BackendGone')
+      peer.die()
+      await world.servedHonestly(t, ...clients)
+      t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
+    },
+  )
 
-  await scene('an ACK is its last word: the client is not offered again', async (t) => {
+  await scene('an ACK is final: the client is not offered again', async (t) => {
     const peer = await world.hostile(t, 'patient')
     const [first, second] = (await world.clients(t, 'patient', 2)) as [Client, Client]
     const offers = (await peer.offers(2)) as [Offer, Offer]
@@ -407,7 +410,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   })
 
   await scene(
-    'control that is never read is backed up: nothing is offered there, others are served',
+    'control that is never read fills up: that backend is offered nothing, others are served',
     async (t) => {
       await world.joinHonest('robin')
       const peer = await world.hostile(t, 'robin')
@@ -431,7 +434,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await scene('a refused backend that goes on talking is not heard', async (t) => {
+  await scene('a refused backend that keeps sending is ignored', async (t) => {
     // More than the broker reads at once, all available when it reads: the rest arrives after the refusal.
     const skipped = Buffer.concat(
       Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
@@ -447,25 +450,22 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.ok(broker.program.running)
   })
 
-  await scene(
-    'a HELLO that trickles is a HELLO, one that never comes or stays partial is cut after 5 s',
-    async (t) => {
-      const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
-      await peer.probe()
-      peer.die()
-      const began = performance.now()
-      const [silent, partial] = [connectUnix(broker.control), connectUnix(broker.control)]
-      send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
-      await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
-      t.ok(performance.now() - began > 4500, 'it had its time')
-      const silence = 'a process connected and did not say HELLO'
-      await broker.program.message(silence)
-      const said = broker.program.messages().filter(({ msg }) => msg === silence)
-      t.equal(said.length, 1, 'said once, however many they are')
-    },
-  )
+  await scene('a slow HELLO is accepted; a missing or partial one is cut off after 5 s', async (t) => {
+    const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
+    await peer.probe()
+    peer.die()
+    const began = performance.now()
+    const [silent, partial] = [connectUnix(broker.control), connectUnix(broker.control)]
+    send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
+    await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
+    t.ok(performance.now() - began > 4500, 'it had its time')
+    const silence = 'a process connected and did not say HELLO'
+    await broker.program.message(silence)
+    const said = broker.program.messages().filter(({ msg }) => msg === silence)
+    t.equal(said.length, 1, 'said once, however many they are')
+  })
 
-  await t.test('no token is in a log, a metric, an error or an answer of the API', async (t) => {
+  await t.test('no log, metric, error or API response contains a token', async (t) => {
     const answers = await Promise.all(
       ['/metrics', '/api/v1/status', '/api/v1/services/patient', '/api/v1/services/none', '/readyz'].map(
         async (path) => (await fetch(`${broker.admin}${path}`)).text(),

@@ -78,7 +78,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
       t.pass('its descriptors are as many as before')
     })
 
-  await bad('a token that is not the one of the offer is a TokenMismatch, at tokenTtl', async (t) => {
+  await bad('a token that does not match the offer is a TokenMismatch, at tokenTtl', async (t) => {
     const client = new PassedClient(t)
     const offer = peer.offer()
     const other = peer.offer().token
@@ -107,7 +107,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     right.leave()
   })
 
-  await bad('a token works once, whether only its descriptor or its OFFER too comes again', async (t) => {
+  await bad('a token works once, whether its descriptor is repeated alone or with its OFFER', async (t) => {
     const first = new PassedClient(t)
     const offer = patient(peer)
     peer.post(offer.token, first.fd)
@@ -201,7 +201,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     })
   }
 
-  await bad('an OFFER whose descriptor never comes is dropped without a word', async (t) => {
+  await bad('an OFFER whose descriptor never comes is dropped silently', async (t) => {
     const refused = peer.nacks.length
     peer.ring(peer.offer(), peer.offer())
     await honest(t, peer, pid)
@@ -210,22 +210,19 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     t.equal(peer.nacks.length, refused, 'not a word')
   })
 
-  await bad(
-    'a revoked offer is forgotten; its descriptor, should it come after all, is refused',
-    async (t) => {
-      const refused = peer.nacks.length
-      const offer = patient(peer)
-      peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
-      await honest(t, peer, pid)
-      t.equal(peer.nacks.length, refused, 'not a word')
-      const client = new PassedClient(t)
-      peer.post(offer.token, client.fd)
-      await honest(t, peer, pid)
-      t.ok(client.untouched, 'its time is not over, and it is not adopted')
-      t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
-      await untouched(t, client)
-    },
-  )
+  await bad('a revoked offer is forgotten; its descriptor, if it still comes, is refused', async (t) => {
+    const refused = peer.nacks.length
+    const offer = patient(peer)
+    peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
+    await honest(t, peer, pid)
+    t.equal(peer.nacks.length, refused, 'not a word')
+    const client = new PassedClient(t)
+    peer.post(offer.token, client.fd)
+    await honest(t, peer, pid)
+    t.ok(client.untouched, 'its time is not over, and it is not adopted')
+    t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
+    await untouched(t, client)
+  })
 
   // Longer than the interval between sweeps: a sweep in between must not remove parked descriptors.
   const longer = 1.2 * SWEEP
@@ -265,7 +262,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     t.equal(other.peer.nacks.length, refused, 'and nothing was refused there')
   })
 
-  await t.test('of all the tokens that were on the wire, none is in what the backend printed', async (t) => {
+  await t.test('no token that was on the wire is in the output of the backend', async (t) => {
     program.kill('SIGTERM')
     await program.exited
     const printed = program.lines.join('\n')
@@ -295,7 +292,7 @@ async function backUp(peer: Registered, program: Program): Promise<void> {
   }
 }
 
-void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT }, async (t) => {
+void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, async (t) => {
   // One backend, which registers again after each scene.
   const broker = new FalseBroker(t)
   const first = await startBackend(t, broker, { tokenTtl: MINUTES })
@@ -304,7 +301,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
   /** Its log line may arrive later than its response. */
   const hasAdopted = (count: number) => eventually(() => heard('adopt') === count, `${count} are adopted`)
 
-  await t.test('ACK before touch, when the ACK can not reach the kernel', { timeout: LIMIT }, async (t) => {
+  await t.test('ACK before touch, when the ACK cannot reach the kernel', { timeout: LIMIT }, async (t) => {
     const { peer } = first
     await backUp(peer, program)
     const client = new PassedClient(t)
@@ -345,7 +342,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
         return { peer, client }
       }
 
-      await t.test('it is adopted when the lane ends too', async (t) => {
+      await t.test('it is adopted once the lane ends too', async (t) => {
         const { peer, client } = await backedUp(t, MINUTES)
         peer.receiveEnd.close()
         await direct(program)
@@ -366,7 +363,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
   )
 
   await t.test(
-    'a broker that dies leaves what is on the lane, with its OFFER, to the backend',
+    'offers on the lane of a broker that dies are adopted by the backend',
     { timeout: LIMIT },
     async (t) => {
       const peer = await broker.registered({ tokenTtl: MINUTES })
@@ -386,7 +383,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
 })
 
 void t.test(
-  'what is not the protocol ends the connection, and the backend dials again',
+  'protocol violations end the connection, and the backend redials',
   { timeout: LIMIT },
   async (t) => {
     const header = (length: number, type: number) => {
@@ -412,9 +409,9 @@ void t.test(
     const after: [what: string, code: string, bytes: Buffer][] = [
       ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.alloc(4)],
       ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', header(1_048_577, FrameType.OFFER)],
-      ['a type below 0x80 that nobody knows', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
+      ['an unknown type below 0x80', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
       [
-        'an OFFER that is cut short',
+        'a truncated OFFER',
         'BATON_ERR_FRAME_MALFORMED',
         Buffer.concat([header(3, FrameType.OFFER), Buffer.from([1, 0])]),
       ],
@@ -463,7 +460,7 @@ void t.test(
         await honest(t, scene.peer, program.pid)
       })
     const brokenInstead = ([what, answer, count]: (typeof instead)[number], scene: Scene) =>
-      t.test(`${what} in place of WELCOME: dials again`, async (t) => {
+      t.test(`${what} instead of WELCOME: redials`, async (t) => {
         scene.peer.die()
         const { wire } = await scene.broker.dialled()
         const [left, right] = socketpair('seqpacket')

@@ -134,7 +134,7 @@ void t.test('every file has a room, and imports what its room may', async (t) =>
   t.same(forbidden(broker), [])
 })
 
-void t.test('no two folders import each other, nor do several in a circle', async (t) => {
+void t.test('no folders import each other, directly or through others', async (t) => {
   t.same(circles(siblings(broker)), [])
 })
 
@@ -142,7 +142,7 @@ void t.test('no file imports itself through others, types included', async (t) =
   t.same(circles(broker), [])
 })
 
-void t.test('what a connection passes through is imported in that order', async (t) => {
+void t.test('the rooms on the path of a connection are imported in that order', async (t) => {
   const rooms = [...broker.keys()].map((file) => /^worker\/([^/]+)\//.exec(file)?.[1])
   t.same(
     [...new Set(rooms)].filter((room) => room !== undefined && !WAY.includes(room)),

@@ -36,7 +36,7 @@ const { broker, services } = await startServices(
 )
 
 void t.test(
-  'clients wait for a backend, and are served in the order in which they came',
+  'clients wait for a backend, and are served in order of arrival',
   { timeout: LIMIT },
   async (t) => {
     const { order } = services
@@ -61,7 +61,7 @@ void t.test(
 )
 
 void t.test(
-  'a client that half-closes behind its request waits as well; one that leaves is let go',
+  'a client that half-closes after its request is also held; one that leaves is dropped',
   { timeout: LIMIT },
   async (t) => {
     const { leaving } = services
@@ -79,7 +79,7 @@ void t.test(
   },
 )
 
-void t.test('a backend that starts later begins to receive', { timeout: LIMIT }, async (t) => {
+void t.test('a backend that starts later receives connections', { timeout: LIMIT }, async (t) => {
   const { later } = services
   const early = await later.start(t)
   t.same(await later.answeredBy(t, 4), new Set([early.pid]))
@@ -204,7 +204,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
 })
 
 void t.test(
-  'a backend that is stopped costs the clients in its queue the ACK deadline, and nothing more',
+  'a stopped backend costs the clients in its queue the ACK deadline, and nothing more',
   { timeout: LIMIT },
   async (test) => {
     const { web } = services
@@ -242,12 +242,12 @@ void t.test(
   },
 )
 
-void t.test('a backend that is stopped under load loses no client', { timeout: LIMIT }, async (test) => {
+void t.test('a backend that is stopped under load loses no clients', { timeout: LIMIT }, async (test) => {
   await stopUnderLoad(test, services.web, await pair(), { fresh: 16, pause: 50, apart: 100 })
 })
 
 void t.test(
-  'with both backends stopped clients wait, and the broker ends up as it was',
+  'with both backends stopped, clients wait, and the broker recovers',
   { timeout: LIMIT },
   async (test) => {
     const { web } = services

@@ -57,7 +57,7 @@ for (const page of ['docs/explanation/security.md', 'docs/internals/promises.md'
   })
 }
 
-void t.test('what failures.md says is logged, is', async (t) => {
+void t.test('every log message in failures.md exists', async (t) => {
   const sources = filesBelow('packages', '.ts').filter((file) => file.includes('/src/'))
   const text = sources.map(read).join('\n')
   const section = /^## Failures\n([^]*?)\n## /m

@@ -111,7 +111,7 @@ async function logged(broker: Broker, msg: string): Promise<Record<string, unkno
 /** No deadline expires by itself, even on a busy machine. */
 const LONG = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '10m' }
 
-void t.test('records of connections, and who asked for a change', { timeout: LIMIT }, async (t) => {
+void t.test('records of connections, and the requester of each change', { timeout: LIMIT }, async (t) => {
   const plain = http.createServer((_request, response) => response.end('plain')).listen(0, '127.0.0.1')
   await once(plain, 'listening')
   t.teardown(() => plain.close())
@@ -194,7 +194,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.ok(acceptedAt >= before - 1 && acceptedAt <= Date.now(), record.acceptedAt)
   })
 
-  await t.test('rejected, because its time was over or there was no room', async (t) => {
+  await t.test('rejected, by timeout or because the queue was full', async (t) => {
     const late = await visit(t, broker, 'soon')
     t.equal((await late.answer()).status, 503)
     const timedOut = await recordOf(broker, late.port, isOver)
@@ -208,7 +208,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.same(stepsOf(refused), ['accepted', 'rejected hold_full'])
   })
 
-  await t.test('gone while it waited', async (t) => {
+  await t.test('gone while held', async (t) => {
     const client = await Client.open(t, { host: '127.0.0.1', port: broker.port('waiting') })
     const { port } = client
     await recordOf(broker, port, ({ steps }) => steps.length === 2)
@@ -217,7 +217,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.match(record, { outcome: 'client_gone', reason: null, backend: null })
   })
 
-  await t.test('the list is filtered, and agrees with what is counted', async (t) => {
+  await t.test('the list is filtered, and agrees with the counters', async (t) => {
     const { services } = await statusOf(broker)
     for (const outcome of ['handed_off', 'rejected', 'client_gone', 'relayed', 'relinquished'] as const) {
       const counted = services.reduce((sum, { outcomes }) => sum + outcomes[outcome], 0)
@@ -409,7 +409,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
   })
 
   await t.test(
-    'a reload: a held client keeps its id and its time, and listeners are sent to the next worker',
+    'a reload: a held client keeps its id and its deadline, and streams move to the next worker',
     async (t) => {
       const client = await visit(t, broker, 'waiting')
       const before = await recordOf(broker, client.port, ({ steps }) => steps.length === 2)
@@ -460,7 +460,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
 })
 
 void t.test(
-  'the stream tells of the load, and of backends that come, drain and go; a recorder that is off records nothing',
+  'the stream reports the load, and backends that come, drain and go; a disabled recorder records nothing',
   { timeout: LIMIT },
   async (t) => {
     // A stop waits for clients, but not for listeners of the stream.
@@ -505,7 +505,7 @@ void t.test(
     const events = listener.events.map(({ id }) => id)
     t.equal(new Set(events).size, events.length)
 
-    await t.test('who listens does not delay the end', async (t) => {
+    await t.test('open streams do not delay the end', async (t) => {
       const from = performance.now()
       broker.program.kill('SIGTERM')
       await broker.program.exited

@@ -149,7 +149,7 @@ function folderOf(t: Test, uid: number): string {
   return folder
 }
 
-void t.test('the own user is refused, when only others are allowed', { timeout: LIMIT }, async (t) => {
+void t.test('the broker’s own user is refused, if only others are allowed', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { security: { allowUids: [own + 1] } } })
   await isRefused(t, broker, { control: broker.control }, 'UidNotAllowed')
   t.match(refusals(broker, process.pid), [], 'no other one was refused')
@@ -172,7 +172,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
 
   let first!: Broker
   await scene(
-    'without a broker ready() waits, says where it looks, and the app serves by itself',
+    'without a broker, ready() waits and names the socket, and the app serves by itself',
     async (t) => {
       const early = program(t, { control, timeout: 500 })
       const { name } = await early.message('not ready')
@@ -192,7 +192,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   )
 
   await scene(
-    'another user can not even knock when no other one is allowed',
+    'another user cannot even connect if no other user is allowed',
     async (t) => {
       t.equal(statSync(control).mode & 0o777, 0o600)
       t.equal(statSync(runtimeDir).mode & 0o777, 0o700)
@@ -211,7 +211,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await first.backends(1)
 
   await scene(
-    'a control socket that others were let into is not believed, until it is private again',
+    'a control socket that others could access is not trusted, until it is private again',
     async (t) => {
       // Otherwise the master would restore the mode immediately.
       signal(first.program.pid, 'SIGSTOP')
@@ -250,7 +250,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     return line
   }
 
-  await scene('a control socket that is served is not replaced', async (t) => {
+  await scene('a control socket in use is not replaced', async (t) => {
     t.equal(
       await refusedStart(t, first.configFile),
       `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control}`,
@@ -258,7 +258,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     t.equal(await servedBy(t, first), app.pid, 'the first one goes on')
   })
 
-  await scene('a runtime folder that is not safe is refused at the start, by its name', async (t) => {
+  await scene('an unsafe runtime folder is refused at the start, by name', async (t) => {
     const refusedFolder = (t: Test, unsafe: string): Promise<string> => {
       const config = join(temporaryFolder(t), 'baton.json')
       const listeners = [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }]
@@ -398,7 +398,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   }
 
   await scene(
-    'a user who is not allowed is refused, and who is allowed beside it registers',
+    'a user who is not allowed is refused, and an allowed one registers',
     async (t) => {
       await isRefused(t, broker, { control, uid: NOBODY, secret: SECRET }, 'UidNotAllowed')
       await backendHere(t, { socket: control, service: 'door', secret: SECRET }).backend.ready()
@@ -417,7 +417,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     isRefusedHere(t, broker, { secret: SECRET, service: 'wbe' }, 'UnknownService'),
   )
   await scene(
-    'another protocol version, and the log has each reason once for a process that dials many times',
+    'another protocol version, and each reason is logged once for a process that dials repeatedly',
     async (t) => {
       const many = 6
       for (let dial = 0; dial < many; dial++) {
@@ -440,7 +440,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     },
   )
 
-  await scene('no secret is in a log or an answer', async (t) => {
+  await scene('no log and no answer contains a secret', async (t) => {
     const { message } = await refusal(control, hello('web', { secret: WRONG }))
     const said = [
       ...broker.program.lines,
@@ -461,7 +461,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     t.equal((await fetch(broker.url('/', 'door'))).status, 200)
   })
 
-  await scene('a process that was given an id is known by it, its first backend alone', async (t) => {
+  await scene('a process with an assigned id is known by it, its first backend only', async (t) => {
     const given = '01JAZ3NDEKTSV4RRFFQ69G5FAV'
     const source = `
       import http from 'node:http'
@@ -507,13 +507,13 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     t.not(backend.id, given, 'an id that is in use is not given twice')
   })
 
-  await scene('a process that registers again under its id takes its own place', async (t) => {
+  await scene('a process that registers again under its id replaces its registration', async (t) => {
     const place = (over = {}) =>
       FalseBackend.register(t, control, hello('place', { secret: SECRET, ...over }))
     const older = await place()
     const { backend, slot } = older.welcome
 
-    await t.test('which is free when nothing is out', async (t) => {
+    await t.test('which is free if no offers are open', async (t) => {
       const newer = await place({ backend })
       t.match(newer.welcome, { backend, slot })
       await older.wire.end()
@@ -522,7 +522,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       await broker.backends(0, 'place')
     })
 
-    await t.test('and what it was offered before is still its to answer', async (t) => {
+    await t.test('and it can still answer earlier offers', async (t) => {
       const asks = async () => {
         const client = await Client.open(t, { host: '127.0.0.1', port: broker.port('place') })
         client.request()

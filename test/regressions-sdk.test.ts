@@ -69,7 +69,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     ['connection', 4],
     ['adopt', 5],
   ] as const) {
-    await story(`a '${fault}' listener that throws costs the others of its batch nothing`, async (t) => {
+    await story(`a '${fault}' listener that throws does not affect the rest of its batch`, async (t) => {
       // Five clients came in one batch, and the app's listener threw on the first. The exception aborted the loop that
       // adopted them: four were ACKed, closed at the broker, and neither passed to the server nor closed.
       const before = (await broker.status()).services[0]?.outcomes.handed_off ?? 0
@@ -137,7 +137,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     await broker.until(({ services }) => services[0]?.backends.length === 0, 'then it deregisters')
   })
 
-  await story("a 'drain' listener that drains is no recursion", async (t) => {
+  await story("a 'drain' listener that drains does not recurse", async (t) => {
     // An app called backend.drain() in its 'drain' listener, so that one handler serves the operator's drain and its own. The
     // event was emitted before the drain was recorded, each call began another, and the process died of a stack overflow.
     const app = toldBackend(t, control)
@@ -151,7 +151,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.same(said(app, 'uncaught'), [])
   })
 
-  await story('out of descriptors, a backend neither leaks nor leaves its ghost in the broker', async (t) => {
+  await story('out of descriptors, a backend neither leaks nor stays registered', async (t) => {
     // Registered, and then no descriptor was left to duplicate its control connection: the SDK dropped both descriptors
     // without closing them. The broker still considered the backend registered, and sent it clients.
     const program = join(root, 'test/programs/scarce-backend.mjs')
@@ -179,7 +179,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.equal(services.find(({ name }) => name === 'scarce')?.backends.length, 0)
   })
 
-  await story('over a Unix listener, a TLS socket is known by its own id', async (t) => {
+  await story('over a Unix listener, a TLS socket has its own id', async (t) => {
     // The TLS socket seen by the app was matched to the adopted one by its peer address. Clients of a Unix socket
     // have none: if their handshakes overlapped, all of them matched the last one.
     const env = { KEY: join(folder, 'key.pem'), CERTIFICATE: join(folder, 'certificate.pem') }
@@ -210,7 +210,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
   })
 
   await whole.test(
-    "a 'disconnected' listener that throws does not stop the dialling",
+    "a 'disconnected' listener that throws does not stop redialling",
     { timeout: LIMIT },
     async (t) => {
       // The broker died, the app's listener threw, and the code after it never ran: the backend stayed alive, and no
@@ -229,10 +229,10 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
   )
 })
 
-void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, async (whole) => {
+void t.test('a backend and a dishonest broker', { timeout: LIMIT }, async (whole) => {
   const story = (title: string, act: (t: Test) => Promise<void>) => whole.test(title, { timeout: LIMIT }, act)
 
-  await story('a broker that welcomes and drops is not dialled without pause', async (t) => {
+  await story('a broker that sends WELCOME and disconnects is dialled with backoff', async (t) => {
     // WELCOME reset the backoff. A broker that crashed just after it (out of descriptors, for example) was dialled a thousand
     // times a second by each of its backends, and could not recover.
     const broker = new FalseBroker(t)
@@ -249,7 +249,7 @@ void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, asy
     t.ok(taken >= 775, `six registrations took ${Math.round(taken)} ms`)
   })
 
-  await story('a relay that comes before WELCOME was read waits for it', async (t) => {
+  await story('a relay that arrives before WELCOME is read waits for it', async (t) => {
     // The endpoint listened from HELLO on, and dropped connections until the session had begun. A client held for
     // this very backend was relayed to it at once, lost a whole ACK deadline, and the backend was marked unresponsive.
     const broker = new FalseBroker(t)
@@ -270,7 +270,7 @@ void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, asy
     t.equal((await relay.get()).headers['x-pid'], String(app.pid))
   })
 
-  await story('a backend that was closed adopts nothing that a dead broker left on its lane', async (t) => {
+  await story('a closed backend adopts nothing that a dead broker left on its lane', async (t) => {
     // The broker died with an offer in flight, and the SDK waited for the end of its lane to adopt it. close() did not
     // know about that wait: a second after the app was told that everything was closed, it was given a client.
     const broker = new FalseBroker(t)

@@ -87,7 +87,7 @@ function hungUp({ fd }: OwnedFd): boolean {
   return (poll(fd, 0) & POLLHUP) !== 0
 }
 
-void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whole) => {
+void t.test('a broker with few descriptors', { timeout: LIMIT }, async (whole) => {
   const broker = await startBroker(whole, {
     descriptors: FEW_DESCRIPTORS,
     config: { drainDeadline: '100ms', services: { web: PATIENT } },
@@ -112,7 +112,7 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
     t.pass('as many as before')
   })
 
-  await story('a HELLO that no lane can be made for costs that backend alone', async (t) => {
+  await story('a HELLO for which no lane can be created affects only that backend', async (t) => {
     // Out of descriptors, the socketpair for a new backend's lane could not be created: the exception propagated through the
     // read of its HELLO and ended the broker, with every held client.
     const { strangers, leave } = await exhaust(t, broker)
@@ -127,7 +127,7 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
   await asBefore()
 
   const backends: Program[] = []
-  await story('clients leave room for the backend that they wait for', async (t) => {
+  await story('clients leave descriptors for the backend that they wait for', async (t) => {
     // No backend was there, and clients took every descriptor. The backend that came back could not register, so no client
     // was served and none left: for the whole hold timeout, although everything needed to serve them was there.
     const waiting = await visitors(t, broker, 2 * FEW_DESCRIPTORS)
@@ -143,7 +143,7 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
     t.equal(code, 'descriptor reserve reached')
   })
 
-  await story('a broker that stops gives an answer to clients that a backend sits on', async (t) => {
+  await story('a broker that stops answers clients that a stopped backend has not taken', async (t) => {
     // SIGTERM while a stopped backend had offers on its lane: the broker closed its poller first, then the links returned their
     // clients, and sending them a 503 needed the poller. The broker died with exit code 1 and reset them.
     backends[0]?.kill('SIGSTOP')
@@ -173,7 +173,7 @@ function unwelcome(t: Test, broker: Broker, mode: 'crowd' | 'ask'): Program {
   return new Program(t, process.execPath, args, { uid: NOBODY, cwd: '/' })
 }
 
-void t.test('a broker that others than its own user may register with', { timeout: LIMIT }, async (t) => {
+void t.test('a broker that other users may register with', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
   const broker = await startBroker(t, {
@@ -223,7 +223,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     )
   }
 
-  await story('a HELLO as long as it may be ends nothing but its own connection', async (t) => {
+  await story('a HELLO of maximum length ends only its own connection', async (t) => {
     // REFUSED repeated the service's name. For a name of nearly 64 KiB it exceeded the frame limit, and the
     // encoder's exception ended the broker: one HELLO from any process that may connect was enough.
     const named = (name: string) =>
@@ -262,7 +262,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     t.equal((await web()).backends.length, 1, 'and it may stay')
   })
 
-  await story('a backend that refuses what nobody offered is cut off, and its client served', async (t) => {
+  await story('a backend that refuses offers never made is cut off, and its client served', async (t) => {
     // A NACK without a sequence is looked up by its token among all open offers. One frame holds 40,000 of them; with
     // a thousand open offers the broker did nothing else for a minute.
     const peer = await FalseBackend.register(t, control, hello('web'))
@@ -289,7 +289,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     await servesHonestly(t)
   })
 
-  await story('nothing is offered to a backend that drains', async (t) => {
+  await story('a draining backend is offered nothing', async (t) => {
     const { handed_off } = (await web()).outcomes
     const peer = await FalseBackend.register(t, control, hello('web'))
     const first = await visit(t, broker)
@@ -312,7 +312,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     t.ok(first.open, 'what it has, it keeps')
   })
 
-  await story('a backend that names nonsense as its relay endpoint costs the worker nothing', async (t) => {
+  await story('a backend with a nonsensical relay endpoint does not harm the worker', async (t) => {
     // When the backend left, the broker removed its path: a folder, or a name with a NUL, was an error that ended the worker
     // and every held client. A folder that stayed prevented every later worker from starting.
     const folder = dirname(control)
@@ -339,7 +339,7 @@ void t.test('a broker that others than its own user may register with', { timeou
   })
 
   await story(
-    'a crowd of users who may not register keeps no backend out',
+    'a crowd that may not register does not keep backends out',
     async (t) => {
       // Each process that connected had five seconds to send HELLO, and only 128 could be in that state. Any local user could
       // occupy all 128 places indefinitely, and no backend registered again after a restart.
@@ -354,7 +354,7 @@ void t.test('a broker that others than its own user may register with', { timeou
   )
 
   await story(
-    'refusals of one user are one line in the log',
+    'refusals of one user are logged once',
     async (t) => {
       // A refusal was logged once per pid and service name, and the stranger chooses both: lines of 60 kB,
       // thousands of them a second, from a user who may not even register.
@@ -375,7 +375,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     onlyAsRoot,
   )
 
-  await t.test('a broker that stops at once says so to all that it has offered', async (t) => {
+  await t.test('a broker that stops at once answers every offered client', async (t) => {
     // The bug of the other broker's last story, in everyday conditions. Without time to drain, any backend that was busy for
     // a moment was enough: it always had an offer in flight.
     const backend = await startBackend(t, broker)

@@ -130,14 +130,14 @@ async function outcomes(service: Service, relays: number) {
 }
 
 void t.test(
-  'handoff off: clients are served by silent reconnect and cannot tell',
+  'handoff off: clients are served by silent reconnect, without noticing',
   { timeout: LIMIT },
   async (t) => {
     const { web } = services
     const backends = [await web.start(t), await web.start(t)]
     await web.backends(2)
 
-    await t.test('the client’s own address and port reach the app, and its metadata', async (t) => {
+    await t.test('the address and port of the client reach the app, and its metadata', async (t) => {
       const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
       t.teardown(() => agent.destroy())
       const seen = new Set<number>()
@@ -155,7 +155,7 @@ void t.test(
       t.ok(backends.some(({ pid }) => seen.has(pid)))
     })
 
-    await t.test('both backends are chosen, and the ledger is right', async (t) => {
+    await t.test('both backends are chosen, and the counters are correct', async (t) => {
       const before = await web.state()
       const pids = new Set<string | null>()
       for (let each = 0; each < 20; each++) {
@@ -199,7 +199,7 @@ void t.test(
   },
 )
 
-void t.test('half-close travels through a relay in both directions', { timeout: LIMIT }, async (t) => {
+void t.test('half-close works through a relay in both directions', { timeout: LIMIT }, async (t) => {
   const socket = connect({ port: services.answering.port, host: '127.0.0.1', allowHalfOpen: true })
   const [first] = (await once(socket, 'data')) as [Buffer]
   t.equal(first.toString(), 'hello ', 'the server may speak first')
@@ -272,7 +272,7 @@ void t.test(
         Buffer.concat([encodeProxyHeader({ addresses, token: randomBytes(16) }), request]),
       ],
       [
-        'half a header, and then the end',
+        'half a header, and then FIN',
         encodeProxyHeader({ addresses, token: randomBytes(16) }).subarray(0, 20),
       ],
     ]
@@ -305,7 +305,7 @@ void t.test(
 )
 
 void t.test(
-  'a socket of another user is sent nothing for a backend that names it',
+  'a socket of another user gets no client when a backend names it',
   { timeout: LIMIT, skip: onlyAsRoot },
   async (t) => {
     const folder = temporaryFolder(t)
@@ -372,7 +372,7 @@ void t.test(
   },
 )
 
-void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: LIMIT }, async (t) => {
+void t.test('a lane that stays full: further clients are relayed', { timeout: LIMIT }, async (t) => {
   const { full } = services
   const endpoint = join(broker.folder, 'relay.sock')
   // Accepts relays only: messages stay on its lane until the lane is full.
@@ -434,48 +434,44 @@ void t.test('a lane that stays full: who finds no room on it is relayed', { time
   t.equal(state.unaccounted, 0)
 })
 
-void t.test(
-  'a relay of a client that a backend has refused needs no descriptor more',
-  { timeout: LIMIT },
-  async (t) => {
-    // The worker duplicated the descriptor of such a client. Without room for it, the client was lost and the backend cut off.
-    const { scarce } = services
-    const path = join(broker.folder, 'scarce.sock')
-    const server = createServer()
-    server.listen(path)
-    await once(server, 'listening')
-    t.teardown(() => server.close())
-    const peer = await FalseBackend.register(t, broker.control, hello('scarce', { reconnect: { path } }))
-    stayAlive(t, peer)
-    const dialled = once(server, 'connection') as Promise<[Socket]>
-    const client = await scarce.visit(t)
-    const [first] = await peer.offers(1)
-    for (const { fd } of peer.take(1)) fd.close()
-    peer.nack(first as Offer)
-    const [, relay] = await peer.offers(2)
-    t.equal(relay?.kind, 'relay')
-    const [socket] = await dialled
-    await once(socket, 'data')
+void t.test('a relay of a refused client needs no further descriptor', { timeout: LIMIT }, async (t) => {
+  // The worker duplicated the descriptor of such a client. Without room for it, the client was lost and the backend cut off.
+  const { scarce } = services
+  const path = join(broker.folder, 'scarce.sock')
+  const server = createServer()
+  server.listen(path)
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const peer = await FalseBackend.register(t, broker.control, hello('scarce', { reconnect: { path } }))
+  stayAlive(t, peer)
+  const dialled = once(server, 'connection') as Promise<[Socket]>
+  const client = await scarce.visit(t)
+  const [first] = await peer.offers(1)
+  for (const { fd } of peer.take(1)) fd.close()
+  peer.nack(first as Offer)
+  const [, relay] = await peer.offers(2)
+  t.equal(relay?.kind, 'relay')
+  const [socket] = await dialled
+  await once(socket, 'data')
 
-    const limit = (count: string) =>
-      execFileSync('prlimit', ['--pid', String(broker.pid), `--nofile=${count}:`])
-    const before = Number(
-      /^Max open files\s+(\d+)/m.exec(readFileSync(`/proc/${broker.pid}/limits`, 'utf8'))?.[1],
-    )
-    limit('1')
-    try {
-      peer.ack(relay as Offer)
-      await once(socket, 'data')
-      socket.end('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok')
-      t.equal((await client.answer()).body, 'ok')
-    } finally {
-      limit(String(before))
-    }
-    const state = await scarce.until(({ inFlight }) => inFlight === 0, 'settled')
-    t.equal(state.outcomes.relayed, 1)
-    t.equal(state.unaccounted, 0)
-  },
-)
+  const limit = (count: string) =>
+    execFileSync('prlimit', ['--pid', String(broker.pid), `--nofile=${count}:`])
+  const before = Number(
+    /^Max open files\s+(\d+)/m.exec(readFileSync(`/proc/${broker.pid}/limits`, 'utf8'))?.[1],
+  )
+  limit('1')
+  try {
+    peer.ack(relay as Offer)
+    await once(socket, 'data')
+    socket.end('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok')
+    t.equal((await client.answer()).body, 'ok')
+  } finally {
+    limit(String(before))
+  }
+  const state = await scarce.until(({ inFlight }) => inFlight === 0, 'settled')
+  t.equal(state.outcomes.relayed, 1)
+  t.equal(state.unaccounted, 0)
+})
 
 /** Answers the broker's heartbeats: a backend that reads its control connection, whatever it does with its lane. */
 function stayAlive(t: Test, { wire }: FalseBackend): void {
@@ -533,7 +529,7 @@ void t.test(
 )
 
 void t.test(
-  'a relay whose backend dies before its ACK costs the client nothing',
+  'a relay whose backend dies before its ACK does not affect the client',
   { timeout: LIMIT },
   async (t) => {
     const { dying } = services

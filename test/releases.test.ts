@@ -52,13 +52,13 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     t.equal(await release(), 'two')
   })
 
-  await t.test('and where the link leads once that was removed', async () => {
+  await t.test('and where the link leads once that release was removed', async () => {
     releases.remove('two')
     signal(await managedPid(), 'SIGKILL')
     await eventually(async () => (await release()) === 'three', 'the third release serves')
   })
 
-  await t.test('a deploy that the link leaves meanwhile is not done', async (t) => {
+  await t.test('a deploy fails if the link moves meanwhile', async (t) => {
     releases.add('four')
     const hold = join(releases.add('five'), 'hold')
     writeFileSync(hold, '')

@@ -81,7 +81,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   const born = startOf(pid)
   const backend = await startBackend(t, broker)
 
-  await t.test('a session that leaves does not stop its reload', async (t) => {
+  await t.test('a session that disconnects does not stop its reload', async (t) => {
     scene.begin('slow-check')
     const early = await openSession(t, broker)
     early.send('reload\n')
@@ -100,16 +100,13 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
       'it waits in the kernel',
     )
     late.socket.destroy()
-    await t.test(
-      'a SIGHUP that comes while the program is replaced does not end the broker, and reloads it',
-      async (t) => {
-        broker.program.kill('SIGHUP')
-        scene.end('slow-master')
-        await logs(broker, 'reloaded', 3)
-        t.ok(broker.program.running)
-        t.equal(await servedBy(t, broker), backend.pid)
-      },
-    )
+    await t.test('a SIGHUP during exec does not end the broker, and reloads it', async (t) => {
+      broker.program.kill('SIGHUP')
+      scene.end('slow-master')
+      await logs(broker, 'reloaded', 3)
+      t.ok(broker.program.running)
+      t.equal(await servedBy(t, broker), backend.pid)
+    })
     const { master } = await masterStatus(t, broker)
     t.match(master, { pid, reloads: 3 })
     t.equal(startOf(pid), born)
@@ -134,7 +131,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   session.send('reload\n')
   await scene.reached('slow-check')
   await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
-  await t.test('a reader may look, and nothing else', onlyAsRoot, async (t) => {
+  await t.test('a reader may only query', onlyAsRoot, async (t) => {
     t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
     t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
     t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
@@ -145,7 +142,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     )
     t.equal(await onlyWorker(t, broker), before)
   })
-  await t.test('a second reload during one that is not to wait is refused by name', async (t) => {
+  await t.test('a second reload that is not to wait is refused with the reason', async (t) => {
     const refused = { success: false, log: ['a reload is going on'] }
     t.same(parseAnswer(await say(t, broker, 'reload no-wait')), refused)
     t.same(await askAdmin(broker, '/api/v1/reload?wait=false', 'POST'), [409, JSON.stringify(refused)])
@@ -176,7 +173,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(other.received, '> ', 'without a word')
   })
   await scene.reached('slow-master')
-  await t.test('while there is no program the session waits in the kernel', async (t) => {
+  await t.test('during exec the session waits in the kernel', async (t) => {
     const crossing = sessionInodes(broker)
     t.equal(crossing.length, 2, 'with the one that waits behind it')
     t.ok(
@@ -201,19 +198,19 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(logged(broker, 'reload refused'), 0)
   })
   scene.end('patient-master')
-  await t.test('the session that asked survives, and hears the answer from the same process', async (t) => {
+  await t.test('the requesting session survives, and gets the answer from the same process', async (t) => {
     t.equal(startOf(pid), born)
     const status = await masterStatus(t, broker)
     t.match(status.master, { pid, reloads: 5, busy: null })
     t.not(await onlyWorker(t, broker), before, 'another worker')
     t.equal(await servedBy(t, broker), backend.pid)
   })
-  await t.test('it is a new context: the prompt is gone, and with the answer it is over', (t) => {
+  await t.test('it is a new session: the prompt is gone, and it ends with the answer', (t) => {
     t.match(text, /^> Success=1\n--\n/)
     t.notMatch(text.slice(2), /^> /m)
     t.end()
   })
-  await t.test('the answer is Success=1, a line of dashes, and what the new program has logged', (t) => {
+  await t.test('the answer is Success=1, a line of dashes, and the log lines of the new program', (t) => {
     const { success, log } = parseAnswer(text.slice(2))
     t.equal(success, true)
     const lines = log.map((line) => JSON.parse(line) as Record<string, unknown>)
@@ -238,7 +235,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   })
   // `pkill -USR2 -f baton`: while Node starts it has no listeners yet, and such a signal killed it. The reload was refused, or
   // the start failed.
-  await t.test('signals that end a check or a worker while it starts', async (t) => {
+  await t.test('signals that would end a check or a worker while it starts', async (t) => {
     for (const name of ['SIGUSR2', 'SIGHUP', 'SIGTERM']) {
       scene.begin('signalled-check', name)
       scene.begin('signalled-worker', name)
@@ -256,7 +253,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     renameSync(aside, broker.configFile)
     t.match(await reload(t, broker), { success: true })
   })
-  await t.test('what is no command is answered, too', async (t) => {
+  await t.test('an unknown command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })
     t.same(parseAnswer(await say(t, broker, 'x'.repeat(256))), {
       success: false,
@@ -270,7 +267,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
 })
 
 void t.test(
-  'a start that cannot open what it needs says so and ends with 1',
+  'a start that cannot open what it needs exits with 1 and the reason',
   { timeout: LIMIT },
   async (t) => {
     const start = async (t: Test, listeners: object[], limit?: number): Promise<string> => {
@@ -299,7 +296,7 @@ void t.test(
       protocol: 'http',
       service: 'web',
     })
-    await t.test('a port that is taken', async (t) => {
+    await t.test('a port in use', async (t) => {
       const server = createServer().listen(0, '127.0.0.1')
       t.teardown(() => server.close())
       await once(server, 'listening')

@@ -9,7 +9,7 @@ import { exists, signal, signalGroup } from './support/signal.ts'
 
 const NO_PIDS = [0, 1, -1, -2, Number.NaN, Number.POSITIVE_INFINITY, 1.5, undefined, null]
 
-void t.test('what is not the pid of one process is refused, and nothing is sent', (t) => {
+void t.test('anything but the pid of one process is refused, and nothing is sent', (t) => {
   const sent = t.capture(process, 'kill', () => true)
   for (const pid of NO_PIDS) {
     t.throws(() => signal(pid, 'SIGKILL'), new TypeError(`${pid} is not the pid of a process`))
@@ -29,7 +29,7 @@ void t.test('what is not the pid of one process is refused, and nothing is sent'
   t.end()
 })
 
-void t.test('a process gets its signal, and is there until it has ended', { timeout: LIMIT }, async (t) => {
+void t.test('a process gets its signal, and exists until it has exited', { timeout: LIMIT }, async (t) => {
   const child = spawn('sleep', ['infinity'], { detached: true })
   t.teardown(() => child.kill('SIGKILL'))
   await once(child, 'spawn')
@@ -40,7 +40,7 @@ void t.test('a process gets its signal, and is there until it has ended', { time
   t.throws(() => signal(child.pid, 'SIGTERM'), { code: 'ESRCH' })
 })
 
-void t.test('a group gets one by its leader', { timeout: LIMIT }, async (t) => {
+void t.test('a group is signalled by its leader', { timeout: LIMIT }, async (t) => {
   const leader = spawn('sh', ['-c', 'sleep infinity & echo $!; wait'], { detached: true })
   await once(leader, 'spawn')
   const [line] = (await once(leader.stdout, 'data')) as [Buffer]

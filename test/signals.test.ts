@@ -54,7 +54,7 @@ function statusLines(broker: Broker): Record<string, Record<string, unknown>[]> 
   return found
 }
 
-void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => {
+void t.test('signals affect no client', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { drainDeadline: '10m' } })
   const { pid } = broker.program
   const backend = await startBackend(t, broker)
@@ -97,7 +97,7 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
     await logs(broker, 'status: master', 3)
     await same(t)
   })
-  await t.test('Ctrl-Z stops the master alone', async (t) => {
+  await t.test('Ctrl-Z stops only the master', async (t) => {
     // The kernel does not deliver SIGTSTP to an orphaned process group (one without a shell above it), such as this one.
     const catches = (process: number) => {
       const mask = /^SigCgt:\s+(\w+)/m.exec(readFileSync(`/proc/${process}/status`, 'utf8'))?.[1]
@@ -129,7 +129,7 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
 })
 
 void t.test(
-  'Ctrl-C while the worker starts stops the broker, which is no failure',
+  'Ctrl-C while the worker starts stops the broker, with exit code 0',
   { timeout: LIMIT },
   async (t) => {
     // The worker ignores signals, but only once its first line runs: before that, "the worker process did not start: without a word".

@@ -94,7 +94,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   }
 
   await t.test(
-    'a descriptor whose close waits freezes nobody, whichever socket it is sent to',
+    'a descriptor whose close blocks freezes no process, whichever socket it is sent to',
     { skip: withPython },
     async (t) => {
       // If bytes are read without recvmsg(2), the kernel closes the descriptors sent with them in the reading process: for as long
@@ -119,7 +119,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
 
   for (const answer of ['ack', 'nack']) {
     await t.test(
-      `a backend that makes the close of a client wait, and answers ${answer.toUpperCase()}, freezes nobody`,
+      `a backend that makes the close of a client block, and answers ${answer.toUpperCase()}, freezes no process`,
       { skip: withPython },
       async (t) => {
         // After an ACK as well: if the backend closes its own copy first, the broker has the last one.
@@ -143,7 +143,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   }
 
   await t.test(
-    'what one backend has done to a client is undone before another one is offered it',
+    'socket options set by one backend are reset before the client is offered to another',
     { skip: withPython },
     async (t) => {
       // A backend that refused such a client could freeze the honest backend that closed it later.
@@ -160,7 +160,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   )
 
   await t.test(
-    'a backend that refused a client and keeps a copy of it cannot make the end of its relay wait',
+    'a backend that refused a client and keeps a copy of it cannot block the end of its relay',
     { skip: withPython },
     async (t) => {
       // libuv closes the client's socket when a relay ends, and knows nothing about this.
@@ -185,7 +185,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   )
 
   await t.test(
-    'descriptors are refused on every Unix socket on which none is wanted',
+    'descriptors are refused on every Unix socket that needs none',
     { skip: !descriptorsCanBeRefused() && 'SO_PASSRIGHTS is Linux 6.16’s' },
     async (t) => {
       const dial = (path: string): OwnedFd => {
@@ -218,7 +218,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     },
   )
 
-  await t.test('an ACK that is repeated is no load', async (t) => {
+  await t.test('a repeated ACK does not count as load', async (t) => {
     // Load is ACKs minus closes. A backend, through a bug or on purpose, could make itself look so busy that the
     // others got all connections.
     const backend = await FalseBackend.register(t, broker.control, hello('web'))
@@ -234,7 +234,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     await broker.backends(0)
   })
 
-  await t.test('a client that a backend has refused is offered to the next one that joins', async (t) => {
+  await t.test('a refused client is offered to the next backend that joins', async (t) => {
     // It was also offered again to the first backend, which had just refused it.
     const COUNT = 6
     const first = await FalseBackend.register(t, broker.control, hello('web'))
@@ -259,7 +259,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     await broker.backends(0)
   })
 
-  await t.test('a HELLO with a text that has no end is refused, and the log names the member', async (t) => {
+  await t.test('a HELLO with an endless text is refused, and the log names the member', async (t) => {
     // `version` could be as long as a frame, and was stored, logged and shown for as long as the backend was registered.
     const text = JSON.stringify({
       protocol: 1,

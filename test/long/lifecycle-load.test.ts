@@ -14,7 +14,7 @@ void t.test('a backend at SIGKILL takes only its own clients with it', { timeout
   await killUnderLoad(test, web, await pair(web), 6000)
 })
 
-void t.test('a backend that is stopped under load loses no client', { timeout: LIMIT }, async (test) => {
+void t.test('a backend that is stopped under load loses no clients', { timeout: LIMIT }, async (test) => {
   const { web } = (await startServices(test, { web: { config: STOPPED } })).services
   await stopUnderLoad(test, web, await pair(web), { fresh: 48, pause: 0, apart: 1500 })
 })

@@ -183,7 +183,7 @@ void t.test('socket.io', { timeout: LIMIT }, (t) =>
   }),
 )
 
-void t.test('Ctrl-C reaches everybody in the terminal; what is in flight finishes', async (t) => {
+void t.test('Ctrl-C reaches every process in the terminal; requests in flight finish', async (t) => {
   const port = await freePort()
   const command = script(
     t,
@@ -206,7 +206,7 @@ void t.test('Ctrl-C reaches everybody in the terminal; what is in flight finishe
   t.same(await run.ended(processes), NOTHING_LEFT)
 })
 
-void t.test('an app below a shell that ends without a word to it, as npm does', async (t) => {
+void t.test('an app below a shell that exits without forwarding the signal, like npm', async (t) => {
   const port = await freePort()
   const [node = '', file = ''] = app('http.mjs')
   const run = await new AppRun(t, {
@@ -225,7 +225,7 @@ void t.test('an app below a shell that ends without a word to it, as npm does', 
   await eventually(() => !processes.some(exists), 'the apps have ended, too')
 })
 
-void t.test('--watch deploys what has changed, and nobody notices', { timeout: LIMIT }, async (t) => {
+void t.test('--watch deploys changes, and no client notices', { timeout: LIMIT }, async (t) => {
   const port = await freePort()
   const folder = temporaryFolder(t)
   const write = (answer: string) =>
@@ -306,26 +306,23 @@ void t.test('an app with two ports, one of them on two addresses', { timeout: LI
   t.same(await run.end('SIGTERM'), NOTHING_LEFT)
 })
 
-void t.test(
-  'a port that is taken is an error as Node has it; once it is free, the app gets it',
-  async (t) => {
-    const occupant = createServer().listen(0)
-    await once(occupant, 'listening')
-    const { port } = occupant.address() as AddressInfo
-    const run = new AppRun(t, { command: app('http.mjs'), env: { PORT: String(port) } })
-    await run.program.line(
-      (line) => line === `app.1 | Error: listen EADDRINUSE: address already in use :::${port}`,
-      'the error',
-    )
-    await run.program.line((line) => line.includes("code: 'EADDRINUSE'"), 'its code')
-    occupant.close()
-    await run.serving(1)
-    t.match((await ask(`http://127.0.0.1:${port}/`)).body, /^\d+ /)
-    t.same(await run.end('SIGTERM'), NOTHING_LEFT)
-  },
-)
+void t.test('a port in use is the same error as in Node; once it is free, the app gets it', async (t) => {
+  const occupant = createServer().listen(0)
+  await once(occupant, 'listening')
+  const { port } = occupant.address() as AddressInfo
+  const run = new AppRun(t, { command: app('http.mjs'), env: { PORT: String(port) } })
+  await run.program.line(
+    (line) => line === `app.1 | Error: listen EADDRINUSE: address already in use :::${port}`,
+    'the error',
+  )
+  await run.program.line((line) => line.includes("code: 'EADDRINUSE'"), 'its code')
+  occupant.close()
+  await run.serving(1)
+  t.match((await ask(`http://127.0.0.1:${port}/`)).body, /^\d+ /)
+  t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+})
 
-void t.test('--listen ADDR is where it listens, whatever the app asks for; -i max', async (t) => {
+void t.test('--listen ADDR overrides the address of the app; -i max', async (t) => {
   const [port, asked] = [await freePort(), await freePort()]
   const run = new AppRun(t, {
     command: app('http.mjs'),
@@ -339,7 +336,7 @@ void t.test('--listen ADDR is where it listens, whatever the app asks for; -i ma
   t.same(await run.end('SIGTERM'), NOTHING_LEFT)
 })
 
-void t.test('an app that never listens runs all the same', async (t) => {
+void t.test('an app that never listens still runs', async (t) => {
   const command = script(t, `console.log('working'); setInterval(() => {}, 60_000)`)
   const run = new AppRun(t, { command })
   await run.program.line((line) => line === 'app.1 | working', 'what the app says')
@@ -348,7 +345,7 @@ void t.test('an app that never listens runs all the same', async (t) => {
 })
 
 void t.test(
-  'an app that crashes at start, with --restart always: each exit is told, and it goes on like that',
+  'an app that crashes at start, with --restart always: each exit is logged, and restarts continue',
   async (t) => {
     const { lines } = crashing.program
     const told = await crashing.program.line((line) => line.startsWith('app.1 | error: '), 'the crash loop')

@@ -66,7 +66,7 @@ void t.test(
 )
 
 // `baton run` puts its preload into every Node process below it: those that serve no clients end as well.
-void t.test('what runs under `baton run` ends with its master', { timeout: starts(60) }, async (t) => {
+void t.test('processes under `baton run` end with its master', { timeout: starts(60) }, async (t) => {
   const folder = temporaryFolder(t)
   const port = await freePort()
   writeFileSync(
@@ -102,7 +102,7 @@ void t.test('what runs under `baton run` ends with its master', { timeout: start
   }
 })
 
-void t.test('a backend that another master has left', { timeout: starts(60) }, async (t) => {
+void t.test('a backend left behind by another master', { timeout: starts(60) }, async (t) => {
   // Like an older SDK below a shell: it cannot see its master.
   const blind = ['env', '-u', 'BATON_MASTER_START', '-u', 'BATON_MASTER_LIFELINE', ...program()]
   const command = behind.shell(blind)
@@ -205,7 +205,7 @@ void t.test('an id, while its worker is gone', { timeout: starts(60) }, async (t
   ])
 })
 
-void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) => {
+void t.test('backends that a deploy did not replace', { timeout: starts(60) }, async (t) => {
   const beside = (left: string) => {
     const [node, file] = program(left)
     // In its own session, which signals to the app's group do not reach.
@@ -242,7 +242,7 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     return one
   }
 
-  await t.test('is drained, and awaited', async (t) => {
+  await t.test('are drained, and awaited', async (t) => {
     const { pid } = await left('good')
     configure(broker, {
       services: { web: {}, good: service(program()), bad: service(beside('stubborn-backend.mjs')) },
@@ -256,7 +256,7 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     t.notOk(exists(pid))
   })
 
-  await t.test('and what does not go is the failure of the deploy', async (t) => {
+  await t.test('and fail the deploy if they do not leave', async (t) => {
     const { pid, id } = await left('bad')
     const { code, text } = await deploy('bad')
     t.equal(code, 1)
@@ -271,7 +271,7 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
 })
 
 void t.test(
-  'a replaced process that registers again is drained at once',
+  'a replaced process that registers again is drained immediately',
   { timeout: starts(60) },
   async (t) => {
     const service = (command: string[]) => ({ web: { command, minHealthy: '0s' } })

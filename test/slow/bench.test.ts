@@ -11,7 +11,7 @@ import { LIMIT } from '../support/limits.ts'
 
 // The statistics of `npm run bench`, and one small run of it.
 
-void t.test('medians and quantiles, between two samples where none is exactly there', async (t) => {
+void t.test('medians and quantiles, interpolated between two samples', async (t) => {
   t.equal(median([3, 1, 2]), 2)
   t.equal(median([4, 1, 3, 2]), 2.5)
   t.equal(quantile([10, 20, 30, 40, 50], 0.25), 20)
@@ -53,26 +53,29 @@ void t.test('rounds are interleaved, and begin with another peer each time', asy
   t.same(leftOut, [])
 })
 
-void t.test('a peer that fails is left out with all that it had; Baton fails the run', async (t) => {
-  const peers = [{ name: 'Baton' }, { name: 'b' }]
-  const leftOut: string[] = []
-  const failing = (failed: string) => {
-    let asked = 0
-    return interleaved({
-      peers,
-      rounds: 2,
-      sample: async ({ name }) => {
-        asked += 1
-        if (name === failed && asked > 2) throw new Error('3 of 5 failed')
-        return asked
-      },
-      leaveOut: (name, reason) => leftOut.push(`${name}: ${reason}`),
-    })
-  }
-  t.same([...(await failing('b')).keys()], ['Baton'])
-  t.same(leftOut, ['b: 3 of 5 failed'])
-  await t.rejects(failing('Baton'), { message: '3 of 5 failed' })
-})
+void t.test(
+  'a peer that fails is left out with all its samples; if Baton fails, the run fails',
+  async (t) => {
+    const peers = [{ name: 'Baton' }, { name: 'b' }]
+    const leftOut: string[] = []
+    const failing = (failed: string) => {
+      let asked = 0
+      return interleaved({
+        peers,
+        rounds: 2,
+        sample: async ({ name }) => {
+          asked += 1
+          if (name === failed && asked > 2) throw new Error('3 of 5 failed')
+          return asked
+        },
+        leaveOut: (name, reason) => leftOut.push(`${name}: ${reason}`),
+      })
+    }
+    t.same([...(await failing('b')).keys()], ['Baton'])
+    t.same(leftOut, ['b: 3 of 5 failed'])
+    await t.rejects(failing('Baton'), { message: '3 of 5 failed' })
+  },
+)
 
 void t.test('targets are judged by the median of the paired ratios', async (t) => {
   const rows = (...values: number[]) => values.map((value) => ({ value }))

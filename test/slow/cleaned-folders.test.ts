@@ -89,7 +89,7 @@ void t.test('baton run: the disk is full when the folder is removed', asRoot, as
 })
 
 void t.test(
-  'the folder of a relay endpoint that has no room beside the control socket',
+  'the folder of a relay endpoint that is not next to the control socket',
   { timeout: LIMIT },
   async (t) => {
     const folder = temporaryFolder(t)

@@ -30,7 +30,7 @@ interface Round {
 }
 
 void t.test(
-  'one of two backends is stuck: nobody waits longer than its ACK deadline allows, and none fails',
+  'one of two backends is stuck: no client waits longer than the ACK deadline allows, and none fails',
   { timeout: LIMIT },
   async (t) => {
     const config = { ackDeadline: ACK_DEADLINE, tokenTtl: 2 * ACK_DEADLINE, balance: 'round-robin' }
@@ -61,7 +61,7 @@ void t.test(
 )
 
 void t.test(
-  'SIGKILL of backends under load: no error for a connection that had no whole ACK',
+  'SIGKILL of backends under load: no error for a connection without a complete ACK',
   { timeout: LIMIT },
   async (t) => {
     await killBackends(t, (await startServices(t, { web: {} })).services.web, 25)

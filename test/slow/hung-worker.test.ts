@@ -103,7 +103,7 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     })
   }
 
-  await t.test('one that answers again in time stays, and its clients with it', async (t) => {
+  await t.test('a worker that answers again in time stays, and keeps its clients', async (t) => {
     const worker = await onlyWorker(t, broker)
     const deaths = logged(broker, 'worker died')
     signal(worker, 'SIGSTOP')
@@ -172,7 +172,7 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     await served(t)
   })
 
-  await t.test('while it leaves: it is ended, and nothing else happens', async (t) => {
+  await t.test('while it leaves: it is killed, and nothing else happens', async (t) => {
     const worker = await onlyWorker(t, broker)
     // Both are stopped, so that the offer gets no answer and the worker waits for it.
     for (const backend of backends) backend.kill('SIGSTOP')

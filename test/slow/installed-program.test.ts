@@ -100,7 +100,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     t.equal(binaryOf(program.pid), node('v2'))
   })
 
-  await t.test('no Node at all is left under its name', async (t) => {
+  await t.test('no Node is left under its name', async (t) => {
     rmSync(join(folder, 'node'), { recursive: true })
     t.match(binaryOf(await loseWorker(t)), 'node/v2/bin/node (deleted)')
     await reloads(t, '0.0.1')
@@ -108,7 +108,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     t.match(binaryOf(program.pid), 'node/v2/bin/node (deleted)')
   })
 
-  await t.test('it is there again', async (t) => {
+  await t.test('it is installed again', async (t) => {
     installNode(node('v3'))
     moveLink(stable, '../node/v3/bin/node')
     await reloads(t, '0.0.1')

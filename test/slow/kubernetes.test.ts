@@ -123,7 +123,7 @@ void t.test('their configurations pass baton check', async (t) => {
 })
 
 void t.test(
-  'a sidecar: every container has processes of its own',
+  'a sidecar: every container has its own processes',
   { timeout: LIMIT, ...onlyContained },
   async (t) => {
     const { node, url, admin } = await nodeOf(t, 'sidecar.yaml')
@@ -160,7 +160,7 @@ void t.test(
 )
 
 void t.test(
-  'a DaemonSet: the app is replaced, and what it has adopted outlives the pod of the broker',
+  'a DaemonSet: the app is replaced, and adopted connections outlive the pod of the broker',
   { timeout: LIMIT, ...onlyContained },
   async (t) => {
     const { node, url, port, admin } = await nodeOf(t, 'daemonset.yaml')

@@ -108,7 +108,7 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
   }
 })
 
-void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
+void t.test('the choice of the next backend', { timeout: LIMIT }, async (t) => {
   const ways = ['round-robin', 'least-connections', 'p2c', 'source-hash']
   const broker = await startBroker(t, {
     config: {
@@ -130,7 +130,7 @@ void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
     t.same(answers, { [heavy.pid]: 1500, [light.pid]: 500 })
   })
 
-  await t.test('least-connections: who is busy gets none until the others are as busy', async (t) => {
+  await t.test('least-connections: a busy backend gets none until the others are as busy', async (t) => {
     const service = 'least-connections'
     const busy = await join(service)
     // Each with a request in flight, permanently.
@@ -147,7 +147,7 @@ void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
     t.same(await pidsOf(t, broker, service, 20), { [busy.pid]: 10, [idle.pid]: 10 }, 'equal from then on')
   })
 
-  await t.test('p2c: of three, the most loaded one loses to whichever it meets', async (t) => {
+  await t.test('p2c: of three, the most loaded one is never chosen', async (t) => {
     await join('p2c')
     await pidsOf(t, broker, 'p2c', 40)
     const others = [(await join('p2c')).pid, (await join('p2c')).pid]

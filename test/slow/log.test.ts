@@ -162,7 +162,7 @@ void t.test('apps that print at full speed into a log that is not read', { timeo
   t.same(await broker.program.exited, { code: 0, signal: null })
 })
 
-void t.test('a burst is written, not dropped, where the log is read', { timeout: LIMIT }, async (t) => {
+void t.test('a burst is written, not dropped, if the log is read', { timeout: LIMIT }, async (t) => {
   const file = join(temporaryFolder(t), 'log')
   // 20 MB in one go: three times the size of all buffers.
   const run = await RedirectedRun.start(t, `> >(cat > ${file})`, {
@@ -265,7 +265,7 @@ void t.test('commands whose output cannot be written', { timeout: LIMIT }, async
 })
 
 void t.test(
-  'standard output is closed, or for reading, or goes to a reader that has gone',
+  'standard output is closed, or read-only, or a pipe without a reader',
   { timeout: LIMIT },
   async (t) => {
     for (const redirection of ['>&- 2>&-', '1< /dev/null', '> >(true)']) {
@@ -312,7 +312,7 @@ void t.test('Ctrl-S in the terminal of baton run', { timeout: LIMIT, skip: noScr
 })
 
 // Node aborted at exit: it restores the terminal's settings, and the terminal was gone.
-void t.test('a terminal that is closed', { timeout: LIMIT }, async (t) => {
+void t.test('a closed terminal', { timeout: LIMIT }, async (t) => {
   const { terminal, run, exitCode } = await RedirectedRun.inTerminal(t, { SIZE: '900', EVERY: '10' })
   const master = parentOf(await run.answers())
   await terminal.hangUp()

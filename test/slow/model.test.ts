@@ -37,7 +37,7 @@ function rules(): { name: string; files: string[] }[] {
   }))
 }
 
-void t.test('the model checker is here where it has to be', (test) => {
+void t.test('the model checker is installed where it is required', (test) => {
   if (process.env['CI']) test.equal(missing, false, 'CI installs spin and gcc')
   test.end()
 })
@@ -75,7 +75,7 @@ void t.test('the model of the handoff', { skip: missing, timeout: LIMIT }, async
   for (const { name } of rules()) test.ok(tried.has(`without ${name}`), `${name} is taken out once`)
 })
 
-void t.test('the code names each rule of the model where it keeps it', (test) => {
+void t.test('the code names each rule of the model where it implements it', (test) => {
   test.ok(rules().length > 0)
   for (const { name, files } of rules()) {
     test.ok(files.length > 0, `${name} is kept somewhere`)

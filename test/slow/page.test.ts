@@ -84,7 +84,7 @@ async function tabOrder(tab: Tab): Promise<string[]> {
   return reached
 }
 
-void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }, async (t) => {
+void t.test('the page shows a working broker, and controls it', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: {
       listeners: ['web', 'idle'].map((name) => ({
@@ -103,7 +103,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
   const tab = await (await chromium).open()
   await tab.viewport(1280, 800)
 
-  await t.test('it loads without a complaint, under a strict policy, and is live', async (t) => {
+  await t.test('it loads without errors, under a strict policy, and is live', async (t) => {
     const { headers } = await fetch(broker.admin)
     const policy = headers.get('content-security-policy') ?? ''
     t.match(policy, /default-src 'none'.*script-src 'self'.*frame-ancestors 'none'/)
@@ -132,7 +132,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.match(await tab.text('#services'), broker.address())
   })
 
-  await t.test('figures move with the load, and a client that waits is seen', async (t) => {
+  await t.test('figures follow the load, and a held client is shown', async (t) => {
     t.match(await tab.evaluate(chartOf('web', 'Handoffs per second')), /at most 0$/)
     const stays = await visit(t, broker)
     await stays.answer()
@@ -152,7 +152,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.same(tab.complaints, [])
   })
 
-  await t.test('the record of a connection is found by its id, step by step', async (t) => {
+  await t.test('the record of a connection is found by id, step by step', async (t) => {
     const client = await visit(t, broker)
     const { connection } = JSON.parse((await client.answer()).body) as { connection: string }
     await tab.click('#lookup-id')
@@ -293,7 +293,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     })
   }
 
-  await t.test('drain asks first, then drains', async (t) => {
+  await t.test('drain asks for confirmation, then drains', async (t) => {
     const find = async () =>
       (await broker.status()).services[0]?.backends.find(({ slot }) => slot === 'web-1')
     const stateOf = async () => (await find())?.state
@@ -339,7 +339,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     await tab.until(`!${rowOf('web-1')}`)
   })
 
-  await t.test('reload says what came of it, and the page goes on with the next worker', async (t) => {
+  await t.test('reload shows its result, and the page continues with the next worker', async (t) => {
     const before = await broker.status()
     await tab.click('#reload')
     await tab.click('#ask-confirm')
@@ -360,7 +360,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.equal((await broker.status()).broker.id, after.broker.id)
   })
 
-  await t.test('without a stream of events it asks for the status', async (t) => {
+  await t.test('without an event stream it polls the status', async (t) => {
     // Proxies between browser and broker may not pass a stream through.
     const proxy = createServer((incoming, outgoing) => {
       if (incoming.url === '/api/v1/events') {
@@ -391,7 +391,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
   await tab.close()
 })
 
-void t.test('with a token, and with a broker that goes and comes back', { timeout: LIMIT }, async (t) => {
+void t.test('with a token, and with a broker that stops and starts again', { timeout: LIMIT }, async (t) => {
   const tokenFile = join(temporaryFolder(t), 'token')
   writeFileSync(tokenFile, 'open-sesame\n', { mode: 0o600 })
   const admin = { listen: '127.0.0.1:0', tokenFile }

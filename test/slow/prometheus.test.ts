@@ -82,7 +82,7 @@ async function promtool(...args: string[]): Promise<{ code: number; said: string
   return { code, said }
 }
 
-void t.test('promtool: the rules are rules, and true when they should be', missing, async (t) => {
+void t.test('promtool: the rules are valid, and fire when they should', missing, async (t) => {
   for (const args of [
     ['check', 'rules', '--lint=all', '--lint-fatal', 'alerts.yml'],
     ['check', 'config', 'prometheus.yml'],
@@ -93,7 +93,7 @@ void t.test('promtool: the rules are rules, and true when they should be', missi
   }
 })
 
-void t.test('every alert fires in a test, does not in another, and is in the docs', async (t) => {
+void t.test('every alert fires in one test, does not fire in another, and is in the docs', async (t) => {
   interface Case {
     readonly alertname: string
     readonly exp_alerts: readonly unknown[]
@@ -122,7 +122,7 @@ void t.test('every alert fires in a test, does not in another, and is in the doc
   )
 })
 
-void t.test('the dashboard can be imported, and asks for what it declares', async (t) => {
+void t.test('the dashboard can be imported, and uses what it declares', async (t) => {
   t.match(dashboard, { uid: 'baton', title: 'Baton' })
   t.notOk('id' in dashboard, 'Grafana gives one')
   const variables = new Set(dashboard.templating.list.map(({ name }) => name))
@@ -183,33 +183,30 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
     }
   })
 
-  await t.test(
-    'every metric of the rules, of their tests and of the dashboard is one that it has',
-    async (t) => {
-      const names = new Set([...exposition.matchAll(/^([a-z]\w*)[{ ]/gm)].map(([, name]) => name))
-      const used = expressions.flatMap(({ from, expr }) =>
-        selectorsOf(expr).map(({ name }) => ({ from, name })),
-      )
-      t.ok(used.length > 60, `${used.length}`)
-      const inputs = [...example('alerts.test.yml').matchAll(/series: '(\w+)/g)].map(([, name = '']) => ({
-        from: 'alerts.test.yml',
-        name,
-      }))
-      const variables = dashboard.templating.list.flatMap(({ name: from, query }) =>
-        [...JSON.stringify(query).matchAll(/label_values\((\w+)/g)].map(([, name = '']) => ({ from, name })),
-      )
-      t.equal(variables.length, 3)
-      for (const { from, name } of [...used, ...inputs, ...variables])
-        t.ok(names.has(name) || name === OF_PROMETHEUS, `${from}: ${name}`)
-      const shown = new Set(used.map(({ name }) => name.replace(/_(bucket|sum|count)$/, '')))
-      const all = [...exposition.matchAll(/^# TYPE (baton_\w+) /gm)].map(([, name = '']) => name)
-      t.same(
-        all.filter((name) => !shown.has(name)),
-        [],
-        'and every metric of Baton is on it',
-      )
-    },
-  )
+  await t.test('every metric in the rules, their tests and the dashboard exists', async (t) => {
+    const names = new Set([...exposition.matchAll(/^([a-z]\w*)[{ ]/gm)].map(([, name]) => name))
+    const used = expressions.flatMap(({ from, expr }) =>
+      selectorsOf(expr).map(({ name }) => ({ from, name })),
+    )
+    t.ok(used.length > 60, `${used.length}`)
+    const inputs = [...example('alerts.test.yml').matchAll(/series: '(\w+)/g)].map(([, name = '']) => ({
+      from: 'alerts.test.yml',
+      name,
+    }))
+    const variables = dashboard.templating.list.flatMap(({ name: from, query }) =>
+      [...JSON.stringify(query).matchAll(/label_values\((\w+)/g)].map(([, name = '']) => ({ from, name })),
+    )
+    t.equal(variables.length, 3)
+    for (const { from, name } of [...used, ...inputs, ...variables])
+      t.ok(names.has(name) || name === OF_PROMETHEUS, `${from}: ${name}`)
+    const shown = new Set(used.map(({ name }) => name.replace(/_(bucket|sum|count)$/, '')))
+    const all = [...exposition.matchAll(/^# TYPE (baton_\w+) /gm)].map(([, name = '']) => name)
+    t.same(
+      all.filter((name) => !shown.has(name)),
+      [],
+      'and every metric of Baton is on it',
+    )
+  })
 
   await t.test('Prometheus scrapes it and answers every expression', async (t) => {
     const prometheus = await startPrometheus(t, broker)

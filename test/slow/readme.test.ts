@@ -15,7 +15,7 @@ const pages = [
 
 t.setTimeout(LIMIT)
 
-void t.test('the tour of the README is true', { timeout: LIMIT }, async (t) => {
+void t.test('the tour of the README works', { timeout: LIMIT }, async (t) => {
   t.same(
     [...new Set(tourOf('README.md').map(({ target }) => target))],
     ['terminal-1', 'server.js', 'terminal-2'],

@@ -68,7 +68,7 @@ class Door {
   }
 }
 
-void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT }, async (t) => {
+void t.test('one broker, and past bugs of reloads', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
     listeners: [listener('web')],
     services: {
@@ -132,28 +132,25 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
 
   // Backends that were asked to move still had their link to the old worker, and got a second one there when the successor
   // died: with another id and slot, and with all of their connections counted as its load.
-  await t.test(
-    'backends that have moved to a worker which dies are back under their names, once',
-    async (t) => {
-      const kept = await visit(t, broker)
-      await kept.answer()
-      const { session, successor } = await beginReload(t, [moving])
-      signal(successor, 'SIGKILL')
-      await session.ended
-      endReload()
-      t.match(session.received, /^Success=0\n/)
-      await eventually(() => registrations(moving) === 3 && registrations(staying) === 2, 'both are back')
+  await t.test('backends that moved to a worker that dies return once, under their names', async (t) => {
+    const kept = await visit(t, broker)
+    await kept.answer()
+    const { session, successor } = await beginReload(t, [moving])
+    signal(successor, 'SIGKILL')
+    await session.ended
+    endReload()
+    t.match(session.received, /^Success=0\n/)
+    await eventually(() => registrations(moving) === 3 && registrations(staying) === 2, 'both are back')
 
-      await broker.backends(2)
-      t.equal((await statusNow(broker)).broker.pid, broker.pid, 'at the same worker')
-      t.same(namesOf(await serviceNow(broker, 'web')), known)
-      t.match(await kept.get(), { status: 200 })
-      const pids = []
-      for (let count = 0; count < 4; count++) pids.push(await servedBy(t, broker))
-      t.same(new Set(pids), new Set([moving.pid, staying.pid]))
-      t.equal(unaccounted(await broker.status()), 0)
-    },
-  )
+    await broker.backends(2)
+    t.equal((await statusNow(broker)).broker.pid, broker.pid, 'at the same worker')
+    t.same(namesOf(await serviceNow(broker, 'web')), known)
+    t.match(await kept.get(), { status: 200 })
+    const pids = []
+    for (let count = 0; count < 4; count++) pids.push(await servedBy(t, broker))
+    t.same(new Set(pids), new Set([moving.pid, staying.pid]))
+    t.equal(unaccounted(await broker.status()), 0)
+  })
 
   // While a reload waited for a backend that did not move, the old worker was killed: from then on both its replacement and the
   // reload's own worker served, the backends were registered with one of them, and every second client was never served.
@@ -166,7 +163,7 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
       'that the successor serves',
     )
     // After each reload, a slow health check left a moment in which no backend was ready.
-    await t.test('a backend that was healthy need not prove it anew after a reload', async (t) => {
+    await t.test('a healthy backend stays healthy over a reload', async (t) => {
       const [, text] = await askAdmin(broker, '/api/v1/services/checked')
       t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
       t.equal((await statusNow(broker)).broker.pid, successor)
@@ -220,7 +217,7 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
   })
 
   // These commands only need the runtime folder, and a broken configuration file is exactly when they are needed.
-  await t.test('a broker is stopped although its configuration file is broken by now', async (t) => {
+  await t.test('a broker can be stopped although its configuration file is broken', async (t) => {
     configure(broker, { listeners: [] })
     const command = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
     t.equal((await command.exited).code, 1)
@@ -232,7 +229,7 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
 })
 
 // The start used to remove whatever was at the path of its sockets, including a user's file.
-void t.test('a file in the place of a socket is left alone', { timeout: LIMIT }, async (t) => {
+void t.test('a file at the path of a socket is left alone', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const run = join(folder, 'run')
   mkdirSync(run, { mode: 0o700 })
@@ -257,7 +254,7 @@ void t.test('a file in the place of a socket is left alone', { timeout: LIMIT },
   t.equal(readFileSync(join(run, 'master.sock'), 'utf8'), 'precious')
 })
 
-void t.test('managed backends, and a table of descriptors that is full', { timeout: LIMIT }, async (t) => {
+void t.test('managed backends, and a full descriptor table', { timeout: LIMIT }, async (t) => {
   const streams = {
     ...PATIENT,
     command: [process.execPath, join(root, 'test/programs/stream-backend.mjs')],
@@ -310,7 +307,7 @@ void t.test('managed backends, and a table of descriptors that is full', { timeo
   // A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with every
   // client held there. By then the successor had filled its own table from the accept queue, so descriptors were lost in
   // transit.
-  await t.test('a reload loses nobody when descriptors are short', async (t) => {
+  await t.test('a reload loses no client when descriptors are short', async (t) => {
     const waiting = await visitorsOf(t, broker.port('crowd'), 700)
     await broker.program.message('cannot accept; clients wait in the kernel')
     const { held } = await serviceNow(broker, 'crowd')

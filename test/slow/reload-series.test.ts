@@ -93,7 +93,7 @@ void t.test(
       t.equal(values.get('baton_handoff_duration_seconds_count{service="web"}'), connections)
       t.equal(values.get('baton_reloads_total{result="success"}'), RELOADS)
     })
-    await t.test('there was no moment without a backend: nobody had to wait for one', async (t) => {
+    await t.test('there was always a backend: no client was held', async (t) => {
       const held = [...(await samples(broker))].filter(
         ([series, value]) => series.startsWith('baton_fallbacks_total{') && value > 0,
       )

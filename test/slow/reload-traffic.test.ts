@@ -25,7 +25,7 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
   if (!success) throw new Error(`the reload failed:\n${log.join('\n')}`)
 }
 
-void t.test('clients that wait move with their order and their time', { timeout: LIMIT }, async (t) => {
+void t.test('held clients move with their order and their deadlines', { timeout: LIMIT }, async (t) => {
   // Must not expire before both reloads are done.
   const holdTimeout = Math.min(starts(1.5), MINUTE)
   const broker = await startBroker(t, {
@@ -121,7 +121,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
     scene.end('slow-master')
     await logs(broker, 'reloaded', 2)
   })
-  await t.test('when a worker leaves, and has counted since it last told', async (t) => {
+  await t.test('when a worker leaves, and has counted since its last report', async (t) => {
     const relayed = await visit(t, broker, '/')
     t.match(await relayed.answer(), { status: 200 })
     const seen: number[] = []
@@ -136,7 +136,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
     relayed.socket.destroy()
     await onlyWorker(t, broker)
   })
-  await t.test('nor twice when a worker ends while somebody scrapes', async (t) => {
+  await t.test('nor counted twice if a worker ends during a scrape', async (t) => {
     for (let turn = 0; turn < TURNS; turn++) {
       const relayed = await visit(t, broker)
       t.match(await relayed.answer(), { status: 200 })

@@ -21,7 +21,7 @@ function isGone(folder: string): boolean {
 }
 
 void t.test(
-  'a file that leaves a process and a file behind fails, and they go',
+  'a file that leaves a process and a file behind fails, and they are removed',
   { timeout: LIMIT },
   async (t) => {
     const runner = run(t, ['test/runner/samples/forgetful.ts'])
@@ -33,7 +33,7 @@ void t.test(
 )
 
 void t.test(
-  'a run that is killed takes its broker, backends and folders with it',
+  'when a run is killed, its broker, backends and folders go with it',
   { timeout: LIMIT },
   async (t) => {
     const runner = run(t, ['test/runner/samples/endless.ts'])

@@ -38,7 +38,7 @@ void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
 
   // Node clears the signal mask and resets all dispositions when it starts: each of these signals ended the master then, or opened
   // the inspector.
-  await t.test('before the new program listens for any', async (t) => {
+  await t.test('before the new program listens for signals', async (t) => {
     scene.begin('gap')
     const session = await openSession(t, broker)
     session.send('reload\n')

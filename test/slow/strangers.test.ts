@@ -37,7 +37,7 @@ function openTo(others: number, folder: string): Record<string, unknown> {
 }
 
 void t.test(
-  'a user who may not register and connects without a pause keeps the broker from nothing',
+  'a user who may not register and connects without pause does not slow the broker down',
   { skip: !asRoot && 'needs root', timeout: LIMIT },
   async (t) => {
     // The worker stayed in its accept loop as long as there was another connection, and answered nothing.
@@ -58,7 +58,7 @@ void t.test(
 
 for (const ring of ['on', 'off']) {
   void t.test(
-    `before Linux 6.16 a descriptor whose close waits freezes nobody either: io_uring ${ring}`,
+    `before Linux 6.16, a descriptor whose close blocks freezes no process either: io_uring ${ring}`,
     { skip: withPython, timeout: starts(40) },
     async (t) => {
       const folder = temporaryFolder(t)

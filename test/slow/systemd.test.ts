@@ -155,7 +155,7 @@ void t.test('from READY=1 over reloads to STOPPING=1', { timeout: LIMIT }, async
 })
 
 void t.test(
-  'a manager with an abstract name; a SIGHUP during a reload is one more reload behind it',
+  'a manager with an abstract name; a SIGHUP during a reload causes one more reload after it',
   { timeout: LIMIT },
   async (t) => {
     const folder = temporaryFolder(t)
@@ -216,7 +216,7 @@ async function stops(t: Test, broker: Broker, manager: Manager): Promise<void> {
   t.match(await broker.program.exited, { code: 0 })
 }
 
-void t.test('the watchdog hears of a master whose worker lives', { timeout: LIMIT }, async (t) => {
+void t.test('the watchdog is notified while the worker is alive', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -279,7 +279,7 @@ function writeConfig(folder: string, more: Record<string, unknown>): string {
   return configFile
 }
 
-void t.test('a manager that cannot be reached is mentioned once', { timeout: LIMIT }, async (t) => {
+void t.test('an unreachable manager is logged once', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'nobody') } })
   writeFileSync(broker.configFile, '{')
   t.match(await reload(t, broker), { success: false })
@@ -400,7 +400,7 @@ void t.test(
   },
 )
 
-void t.test('what fits nothing is closed and named', { timeout: LIMIT }, async (t) => {
+void t.test('sockets that match no listener are closed and named', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const sockets = [
     { name: 'datagram', udp: '127.0.0.1' },

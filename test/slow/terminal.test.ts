@@ -93,7 +93,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
     )
   })
 
-  await t.test('trace: the way of a connection', async (t) => {
+  await t.test('trace: the path of a connection', async (t) => {
     const rejected = await fetch(broker.url('/', 'other'))
     t.equal(rejected.status, 503)
     const waiting = fetch(broker.url('/', 'late'), { headers: { connection: 'close' } })
@@ -116,7 +116,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       )
     })
 
-    await t.test('--json: as the API answers', async (t) => {
+    await t.test('--json: the response of the API', async (t) => {
       const { lines } = await run(t, 'trace', connection, '--json', '--config', file)
       const answer = await fetch(`${broker.admin}/api/v1/connections/${connection}`)
       t.same(JSON.parse(lines.join('\n')), await answer.json())
@@ -134,7 +134,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       t.match(late.lines.slice(1), [new RegExp(`^${connection}  late +handed_off `)])
     })
 
-    await t.test('what is not there: exit code 1, and why', async (t) => {
+    await t.test('an unknown connection: exit code 1, and the reason', async (t) => {
       const unknown = await run(t, 'trace', '01J00000000000000000000000', '--config', file)
       t.match(unknown, { code: 1, lines: [/^baton: no record of connection "01J0{23}"/] })
       const service = await run(t, 'trace', '--slowest', '1', '--service', 'wbe', '--config', file)
@@ -279,7 +279,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.equal(output.split(ENTER).length, output.split(LEAVE).length, 'left as often as entered')
   }
 
-  await t.test('draws in place, goes on over a reload, and gives the terminal back on q', async (t) => {
+  await t.test('draws in place, continues over a reload, and restores the terminal on q', async (t) => {
     const screen = top()
     await screen.shows(/web {6}1\/1 +\d+\.\d +[1-9]\d*\.\d /)
     const [, drawn] = await screen.shows(/pid (\d+)  \d\d:\d\d:\d\d/)
@@ -308,7 +308,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     restored(t, await second.end(), 0)
   })
 
-  await t.test('an error nobody foresaw is read on the screen that was there before', async (t) => {
+  await t.test('an unexpected error is printed on the original screen', async (t) => {
     const folder = temporaryFolder(t)
     const [bomb, fuse] = [join(folder, 'bomb.mjs'), join(folder, 'fuse')]
     writeFileSync(
@@ -327,7 +327,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     restored(t, output, 1)
   })
 
-  await t.test('Ctrl-Z gives the terminal back, and fg takes it again', async (t) => {
+  await t.test('Ctrl-Z restores the terminal, and fg takes it again', async (t) => {
     const shell = new PseudoTerminal(t, 'bash --norc -i', { env: { PS1: 'ready$ ' } })
     await shell.shows(/ready\$ /)
     shell.type(`${baton} top --config ${file}\n`)
@@ -356,7 +356,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     for (const line of frames.flatMap((frame) => frame.split('\r\n'))) t.ok(seen(line).length <= 40, line)
   })
 
-  await t.test('without a terminal: a line a second, until nobody reads', async (t) => {
+  await t.test('without a terminal: one line per second, until the reader is gone', async (t) => {
     const command = `${baton} top --config ${file} | head -n 2; echo over`
     const program = new Program(t, 'sh', ['-c', command])
     t.same((await program.exited).code, 0)
@@ -371,7 +371,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.ok((times[1] as number) - (times[0] as number) > 500)
   })
 
-  await t.test('--once: one picture', async (t) => {
+  await t.test('--once: one screen', async (t) => {
     const { code, lines } = await run(t, 'top', '--once', '--config', file)
     t.equal(code, 0)
     t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up \d+s  pid \d+  \d\d:\d\d:\d\d$/)
@@ -379,7 +379,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.match(lines.at(-1), /^web\/web-1  ready /)
   })
 
-  await t.test('a broker that is gone is waited for', async (t) => {
+  await t.test('it waits for a broker that is gone', async (t) => {
     const other = await startBroker(t)
     const screen = new PseudoTerminal(t, `${baton} top --config ${asking(t, other)}; echo code=$?; stty -a`)
     await screen.shows(/no backend is registered/)

@@ -52,7 +52,7 @@ async function startAgain(t: Test, { folder, configFile }: Broker): Promise<Brok
 }
 
 void t.test(
-  'SIGKILL of the worker under load: nobody is refused, and who was handed off does not notice',
+  'SIGKILL of the worker under load: no client is refused, and handed-off ones do not notice',
   { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
@@ -65,7 +65,7 @@ void t.test(
       await eventually(() => logged(broker, 'accepting connections') > deaths, 'another one accepts')
     }
 
-    await t.test('counters of a worker that died are at most a second old', async (t) => {
+    await t.test('counters of a dead worker are at most a second old', async (t) => {
       for (let count = 0; count < 7; count++) await servedBy(t, broker)
       await elapsed(Math.max(2 * COUNT_INTERVAL, starts(0.3)))
       await kill()
@@ -114,7 +114,7 @@ void t.test(
 )
 
 void t.test(
-  'a worker that dies again and again is not started in a spin, and clients wait in the kernel',
+  'a worker that dies repeatedly is restarted with a delay, and clients wait in the kernel',
   { timeout: LIMIT },
   async (t) => {
     const scene = await Sabotaged.start(t)
@@ -158,7 +158,7 @@ void t.test(
       t.equal(await servedBy(t, next), backend.pid)
       t.match(await kept.get(), { status: 200 }, 'what was handed off goes on')
     })
-    await t.test('with a relay that goes on', async (t) => {
+    await t.test('with a relay that continues', async (t) => {
       const broker = await startBroker(t, {
         config: { ...(await fixedAddresses()), drainDeadline: '10m', services: { web: { handoff: 'off' } } },
       })
@@ -198,7 +198,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     SIGTERM: (_t, { program }) => Promise.resolve(program.kill('SIGTERM')),
   }
   for (const [way, end] of Object.entries(ways)) {
-    await t.test(`by ${way}: who waits is served first, and no process is left`, async (t) => {
+    await t.test(`by ${way}: waiting clients are served first, and no process is left`, async (t) => {
       const broker = await startBroker(t)
       const waiting = await visit(t, broker)
       await broker.until(({ services }) => services[0]?.held === 1, 'a client waits')
@@ -212,7 +212,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
       t.match(await waiting.get(), { status: 200 }, 'what was handed off goes on')
     })
   }
-  await t.test('a second signal ends all at once', async (t) => {
+  await t.test('a second signal ends everything at once', async (t) => {
     const broker = await startBroker(t, {
       config: { drainDeadline: '5m', services: { web: { holdTimeout: '5m' } } },
     })
@@ -225,7 +225,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     t.same(await broker.program.exited, { code: 1, signal: null })
     await gone(broker.pid)
   })
-  await t.test('a fault of the master is on its log, and ends it with exit code 1', async (t) => {
+  await t.test('an exception in the master is logged, and ends it with exit code 1', async (t) => {
     const { broker } = await Sabotaged.start(t)
     broker.program.kill('SIGWINCH')
     t.match(await broker.program.message('the master failed; its workers drain'), {
@@ -235,7 +235,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     t.same(await broker.program.exited, { code: 1, signal: null })
     await gone(broker.pid)
   })
-  await t.test('during a reload that cannot go on any more', async (t) => {
+  await t.test('during a reload that cannot continue', async (t) => {
     const scene = await Sabotaged.start(t)
     const { broker } = scene
     // A new program that never finishes starting is not waited for.

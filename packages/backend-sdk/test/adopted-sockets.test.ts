@@ -3,7 +3,7 @@ import * as fc from 'fast-check'
 import t from 'tap'
 import { AdoptedSockets } from '../src/attach/adopted-sockets.ts'
 
-void t.test('a socket is in the list until it has closed, and its end is told once', async (t) => {
+void t.test('a socket is in the list until it has closed, and its end is reported once', async (t) => {
   const sockets = new AdoptedSockets()
   const socket = new Socket()
   let gone = 0
@@ -17,7 +17,7 @@ void t.test('a socket is in the list until it has closed, and its end is told on
   t.equal(gone, 1)
 })
 
-void t.test('sockets that close while the list is gone through', async (t) => {
+void t.test('sockets that close during iteration', async (t) => {
   const sockets = new AdoptedSockets()
   const all = Array.from({ length: 5 }, () => new Socket())
   for (const socket of all) sockets.add(socket, () => undefined)

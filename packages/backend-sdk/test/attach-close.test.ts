@@ -163,7 +163,7 @@ void t.test(
   },
 )
 
-void t.test('the owner is told once, whichever way the app closes', { timeout: LIMIT }, async (t) => {
+void t.test('the owner is notified once, whichever way the app closes', { timeout: LIMIT }, async (t) => {
   const { server } = holding()
   const f = await front(t, server)
   const client = await f.dial()
@@ -191,7 +191,7 @@ void t.test(
   },
 )
 
-void t.test('a server that listens as well closes both', { timeout: LIMIT }, async (t) => {
+void t.test('a server that also listens closes both', { timeout: LIMIT }, async (t) => {
   const { server, held } = holding()
   const port = await listen(t, server)
   const f = await front(t, server)
@@ -259,7 +259,7 @@ void t.test('detach() gives the instance its own members back', { timeout: LIMIT
   t.equal(await count(server), 1, 'only its own')
 })
 
-void t.test('a layer that somebody laid over ours stays, and ours passes through', async (t) => {
+void t.test('another wrapper on top of ours stays, and ours becomes a pass-through', async (t) => {
   const server = http.createServer()
   const attachment = attachServer(server, { onServerClose: () => t.fail('detached') })
   const ours = server.close.bind(server)
@@ -275,7 +275,7 @@ void t.test('a layer that somebody laid over ours stays, and ours passes through
   t.equal(calls, 1)
 })
 
-void t.test('an instance with a close() of its own keeps it below ours', async (t) => {
+void t.test('a close() of the instance itself is kept below ours', async (t) => {
   const server = http.createServer()
   const calls: string[] = []
   const native = server.close.bind(server)

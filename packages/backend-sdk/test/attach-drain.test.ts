@@ -40,7 +40,7 @@ async function ask(client: Client, path: string): Promise<void> {
 }
 
 void t.test(
-  'an idle connection is let go after its next answer, not before',
+  'an idle connection is closed after its next response, not before',
   { timeout: LIMIT },
   async (t) => {
     const { server } = makeServer()
@@ -65,7 +65,7 @@ void t.test(
 )
 
 void t.test(
-  'an answer in flight says close, and one that has begun keeps its promise',
+  'a response in flight says close, and one that has begun keeps its promise',
   { timeout: LIMIT },
   async (t) => {
     const { server, held, holding } = makeServer()
@@ -87,7 +87,7 @@ void t.test(
   },
 )
 
-void t.test('after a kept promise a silent client is let go soon', { timeout: LIMIT }, async (t) => {
+void t.test('after a kept promise, a silent client is closed soon', { timeout: LIMIT }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const client = await f.dial()
@@ -136,7 +136,7 @@ void t.test('pipelined requests that come while draining are all answered', { ti
   t.same(answers(await behind.ended()), ['200 keep-alive 1', '200 close 2'])
 })
 
-void t.test('every form of answer says close', { timeout: LIMIT }, async (t) => {
+void t.test('every form of response says close', { timeout: LIMIT }, async (t) => {
   const keep = { Connection: 'keep-alive' }
   const cookies = ['Set-Cookie', 'a=1', 'Set-Cookie', 'b=2']
   const forms: Record<string, RequestListener> = {
@@ -185,25 +185,29 @@ void t.test('every form of answer says close', { timeout: LIMIT }, async (t) => 
   t.match(await post.ended(), /200 OK[^]*\r\nConnection: close\r\n/)
 })
 
-void t.test('a body that comes with its head is read whole while draining', { timeout: LIMIT }, async (t) => {
-  const { server } = makeServer(
-    {},
-    {
-      '/sum': (request, response) => {
-        let length = 0
-        request
-          .on('data', (chunk: Buffer) => (length += chunk.length))
-          .on('end', () => response.end(`${length}`))
+void t.test(
+  'a body that arrives with its head is read completely while draining',
+  { timeout: LIMIT },
+  async (t) => {
+    const { server } = makeServer(
+      {},
+      {
+        '/sum': (request, response) => {
+          let length = 0
+          request
+            .on('data', (chunk: Buffer) => (length += chunk.length))
+            .on('end', () => response.end(`${length}`))
+        },
       },
-    },
-  )
-  const f = await front(t, server)
-  f.attachment.drain()
-  const client = await f.dial()
-  const size = 300_000
-  client.write(`POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n${'x'.repeat(size)}`)
-  t.same(answers(await client.ended()), [`200 close ${size}`])
-})
+    )
+    const f = await front(t, server)
+    f.attachment.drain()
+    const client = await f.dial()
+    const size = 300_000
+    client.write(`POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n${'x'.repeat(size)}`)
+    t.same(answers(await client.ended()), [`200 close ${size}`])
+  },
+)
 
 void t.test('upgraded connections and net servers live until they end', { timeout: LIMIT }, async (t) => {
   const { server } = makeServer()

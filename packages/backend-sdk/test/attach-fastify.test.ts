@@ -29,7 +29,7 @@ async function handOver(t: Test, app: Awaited<ReturnType<typeof makeApp>>) {
   )
 }
 
-void t.test('the decorator is on the instance that registers, before and after ready', async (t) => {
+void t.test('the registering instance has the decorator, before and after ready', async (t) => {
   const app = await makeApp(t)
   t.equal(typeof app.baton.ready, 'function')
   t.equal(app.baton.state, 'idle')
@@ -39,7 +39,7 @@ void t.test('the decorator is on the instance that registers, before and after r
 })
 
 void t.test(
-  'the server is attached when the app is ready, and may listen as well',
+  'the server is attached when the app is ready, and may also listen',
   { timeout: LIMIT },
   async (t) => {
     const app = await makeApp(t)
@@ -96,7 +96,7 @@ void t.test('an onReady hook that waits does not change the order', { timeout: L
   t.same(order, ['drain', 'preClose', 'onClose'])
 })
 
-void t.test('an app that closes before it was ready has nothing to drain', { timeout: LIMIT }, async (t) => {
+void t.test('an app that closes before it is ready has nothing to drain', { timeout: LIMIT }, async (t) => {
   const app = await makeApp(t)
   await app.close()
   t.pass('closed')

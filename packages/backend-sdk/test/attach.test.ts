@@ -16,27 +16,31 @@ const silent = { onServerClose() {} }
 /** `test/long/repetitions.test.ts` makes ten times as many. */
 const CONNECTIONS = Number(process.env['ATTACHED'] ?? 1000)
 
-void t.test('an adopted connection is served, counted, and the client’s', { timeout: LIMIT }, async (t) => {
-  const server = http.createServer((request, response) =>
-    response.end(`${request.socket.remotePort} ${request.socket.remoteAddress}`),
-  )
-  const f = await front(t, server)
-  t.equal(f.attachment.kind, 'http')
-  t.equal(f.attachment.allowHalfOpen, true)
-  const client = await f.dial()
-  t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [1, 1, 0])
-  client.get('/', '1.1', 'Connection: close\r\n')
-  const { localPort } = client.socket
-  t.match(await client.ended(), new RegExp(`\\b${localPort} 127.0.0.1$`))
-  await f.attachment.whenEmpty()
-  t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [0, 1, 1])
-  t.equal(
-    f.attachment.find(() => true),
-    undefined,
-  )
-})
+void t.test(
+  'an adopted connection is served, counted, and has the address of its client',
+  { timeout: LIMIT },
+  async (t) => {
+    const server = http.createServer((request, response) =>
+      response.end(`${request.socket.remotePort} ${request.socket.remoteAddress}`),
+    )
+    const f = await front(t, server)
+    t.equal(f.attachment.kind, 'http')
+    t.equal(f.attachment.allowHalfOpen, true)
+    const client = await f.dial()
+    t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [1, 1, 0])
+    client.get('/', '1.1', 'Connection: close\r\n')
+    const { localPort } = client.socket
+    t.match(await client.ended(), new RegExp(`\\b${localPort} 127.0.0.1$`))
+    await f.attachment.whenEmpty()
+    t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [0, 1, 1])
+    t.equal(
+      f.attachment.find(() => true),
+      undefined,
+    )
+  },
+)
 
-void t.test('sockets made of descriptors: the way that a handoff takes', { timeout: LIMIT }, async (t) => {
+void t.test('sockets made from descriptors, as in a handoff', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0 })
   t.teardown(() => listener.close())
   const { port } = localAddress(listener.fd)
@@ -78,7 +82,7 @@ void t.test('a server is attached once at a time', async (t) => {
 })
 
 void t.test(
-  'maxConnections is read at each connection, and counts those on their way',
+  'maxConnections is read at each connection, and includes those in transit',
   { timeout: LIMIT },
   async (t) => {
     const server = net.createServer((socket) => socket.resume())
@@ -115,7 +119,7 @@ function keepAliveTimer(socket: Socket): boolean {
 }
 
 void t.test(
-  'sockets get the options that the server gives to those it accepts',
+  'sockets get the same options as those that the server accepts',
   { timeout: LIMIT },
   async (t) => {
     const calls: unknown[][] = []
@@ -173,7 +177,7 @@ void t.test(
   },
 )
 
-void t.test('a socket that closed on the way is counted, and not handed out', async (t) => {
+void t.test('a socket that closed in transit is counted, and not handed out', async (t) => {
   const server = net.createServer(() => t.fail('a dead socket was handed out'))
   const attachment = attachServer(server, silent)
   const socket = new net.Socket()
@@ -246,7 +250,7 @@ void t.test('the app’s own listening listeners are not called', async (t) => {
 })
 
 void t.test(
-  'a Node without connection tracking is warned of, not guessed at',
+  'a Node without connection tracking causes a warning, not a guess',
   { timeout: LIMIT },
   async (t) => {
     const warned = once(process, 'warning')
@@ -269,7 +273,7 @@ async function collect(enough: () => boolean): Promise<void> {
   }
 }
 
-void t.test('an idle connection holds no answer', { timeout: LIMIT }, async (t) => {
+void t.test('an idle connection keeps no response alive', { timeout: LIMIT }, async (t) => {
   let collected = false
   const registry = new FinalizationRegistry(() => (collected = true))
   const server = http.createServer((_request, response) => {

@@ -5,7 +5,7 @@ import { inspect } from 'node:util'
 import t from 'tap'
 import { createBackend } from '../src/index.ts'
 
-void t.test('what was not adopted has no metadata', async (t) => {
+void t.test('a socket that was not adopted has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())
   t.equal(backend.connection(new Socket()), undefined)
@@ -28,7 +28,7 @@ void t.test('the socket of an HTTP/2 session that is over has no metadata', asyn
   t.equal(backend.connection(socket), undefined)
 })
 
-void t.test('a deadline that is no length of time is refused', async (t) => {
+void t.test('a deadline that is not a duration is refused', async (t) => {
   const idle = () => createBackend({ service: 'web', logger: false })
   for (const deadline of [
     '',

@@ -85,7 +85,7 @@ void t.test('a queue of offers behaves like a list of them', async () => {
 })
 
 void t.test(
-  'an offer that stays for long does not make those behind it slow',
+  'an offer that stays for a long time does not slow down later ones',
   { timeout: LIMIT },
   async (t) => {
     // An offer whose descriptor never comes stays for its deadline plus a tokenTtl. Every later offer left a hole after

@@ -86,7 +86,7 @@ async function answered(client: PassedClient, body: string): Promise<void> {
 
 const said = (program: Program, msg: string) => program.messages().filter((message) => message['msg'] === msg)
 
-void t.test('which calls of listen() are taken', async (t) => {
+void t.test('which calls of listen() are intercepted', async (t) => {
   const callback = () => {}
   const { signal } = new AbortController()
   const base = { host: undefined, port: 3000, signal: undefined, callback: undefined }
@@ -133,7 +133,7 @@ void t.test('which calls of listen() are taken', async (t) => {
 })
 
 void t.test(
-  'an app that listens is served by the broker, in whatever way it listens',
+  'an app that listens is served by the broker, however it calls listen()',
   { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t)
@@ -234,7 +234,7 @@ void t.test('http, https, tls and net servers', { timeout: LIMIT }, async (t) =>
   )
 })
 
-void t.test('where there is no IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
+void t.test('without IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t, (request) =>
     request['host'] === '::' ? 'Success=0\n--\nbind: EAFNOSUPPORT\n' : opened(request),
   )
@@ -251,7 +251,7 @@ void t.test('where there is no IPv6, no host means all of IPv4', { timeout: LIMI
   ])
 })
 
-void t.test('what is not for a port of its own choice is left to Node', { timeout: LIMIT }, async (t) => {
+void t.test('calls without a port of their own are left to Node', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const path = join(master.path, '..', 'app.sock')
   const app = run(`
@@ -279,7 +279,7 @@ void t.test('what is not for a port of its own choice is left to Node', { timeou
   t.same(master.requests, [])
 })
 
-void t.test('without a master Node’s own listen() is in its place', { timeout: LIMIT }, async (t) => {
+void t.test('without a master, listen() is Node’s own', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const port = await freePort()
   const app = run(
@@ -295,7 +295,7 @@ void t.test('without a master Node’s own listen() is in its place', { timeout:
   t.same(master.requests, [])
 })
 
-void t.test('what goes wrong is an error event of the server', { timeout: LIMIT }, async (t) => {
+void t.test('errors are error events of the server', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
   const refuse = (reason: string) => `Success=0\n--\n${reason}\n`
   const saying: Record<string, string> = {
@@ -346,7 +346,7 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
   t.match(await fails(run(ports(3005), { BATON_SERVICE: '' })), { 3005: { code: 'BATON_ERR_NO_SERVICE' } })
 
   await t.test(
-    'with a listener for it, listen() may be tried again; without one, it ends the process',
+    'with an error listener, listen() may be tried again; without one, the process ends',
     async (t) => {
       const before = master.requests.length
       const stubborn = run(`
@@ -366,7 +366,7 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
 })
 
 void t.test(
-  'what listen() reports leads to the app’s own call; a port that the app itself has taken is taken',
+  'the stack of listen() leads to the app’s own call; a port that the app already uses is in use',
   { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t)
@@ -406,7 +406,7 @@ void t.test(
 )
 
 void t.test(
-  'a session that a reload of the master cuts is asked for again; a second listen() throws, before and after the first one listens',
+  'a session cut by a reload of the master is opened again; a second listen() throws, before and after the first one listens',
   { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t, (request) =>
@@ -430,7 +430,7 @@ void t.test(
   },
 )
 
-void t.test('close() is as on a server that listens', { timeout: LIMIT }, async (t) => {
+void t.test('close() behaves as on a listening server', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
 
   await t.test('requests in flight finish, then the process has nothing left to do', async (t) => {
@@ -459,10 +459,12 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
     t.same(await app.exited, { code: 0, signal: null })
   })
 
-  await t.test('before the master has answered, before the broker has, and by an AbortSignal', async (t) => {
-    const { answer } = master
-    master.answer = (request) => (request['port'] === '3000' ? silence : opened(request))
-    const app = run(`
+  await t.test(
+    'before the answer of the master, before that of the broker, and by an AbortSignal',
+    async (t) => {
+      const { answer } = master
+      master.answer = (request) => (request['port'] === '3000' ? silence : opened(request))
+      const app = run(`
       const first = saidOf(net.createServer(), 'silence').listen(3000, () => say('callback'))
       setImmediate(() => first.close((error) => say('closed', { error })))
       const abort = new AbortController()
@@ -473,23 +475,24 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
       })
       saidOf(net.createServer(), 'early').listen({ port: 3002, signal: AbortSignal.abort() })
     `)
-    await broker.registered(PATIENT)
-    await broker.dialled()
-    app.child.stdin?.write('close')
-    t.same(await app.exited, { code: 0, signal: null })
-    t.same(said(app, 'closed').length, 2)
-    t.same(said(app, 'error').length + said(app, 'callback').length, 0)
-    t.equal(said(app, 'close').length, 4)
-    t.same(
-      new Set(said(app, 'close').map(({ name }) => name)),
-      new Set(['dialled', 'early', 'late', 'silence']),
-    )
-    t.same(
-      said(app, 'listening').map(({ name }) => name),
-      ['late'],
-    )
-    master.answer = answer
-  })
+      await broker.registered(PATIENT)
+      await broker.dialled()
+      app.child.stdin?.write('close')
+      t.same(await app.exited, { code: 0, signal: null })
+      t.same(said(app, 'closed').length, 2)
+      t.same(said(app, 'error').length + said(app, 'callback').length, 0)
+      t.equal(said(app, 'close').length, 4)
+      t.same(
+        new Set(said(app, 'close').map(({ name }) => name)),
+        new Set(['dialled', 'early', 'late', 'silence']),
+      )
+      t.same(
+        said(app, 'listening').map(({ name }) => name),
+        ['late'],
+      )
+      master.answer = answer
+    },
+  )
 
   await t.test('and the server may listen again', async (t) => {
     const app = run(`
@@ -513,7 +516,7 @@ const WAITING = `
 `
 
 void t.test(
-  'SIGTERM and drain: an app ends when its clients have their answers',
+  'SIGTERM and drain: an app exits once its clients have their responses',
   { timeout: LIMIT },
   async (t) => {
     const { broker, run } = await rig(t)
@@ -573,7 +576,7 @@ void t.test(
     })
 
     for (const place of ['before', 'after'] as const) {
-      await t.test(`an app that listens for SIGTERM decides itself (${place} listen())`, async (t) => {
+      await t.test(`an app with its own SIGTERM handler decides itself (${place} listen())`, async (t) => {
         const own = `process.once('SIGTERM', () => { say('own'); server.close(() => say('closed')) });`
         const app = run(
           place === 'before' ? `var server; ${own} ${WAITING.replace('const ', '')}` : WAITING + own,
@@ -589,7 +592,7 @@ void t.test(
       })
     }
 
-    await t.test('with several servers, the last one ends it', async (t) => {
+    await t.test('with several servers, the app exits after the last one', async (t) => {
       const app = run(
         `saidOf(net.createServer(), 'one').listen(3000); saidOf(net.createServer(), 'two').listen(3001)`,
       )
@@ -602,7 +605,7 @@ void t.test(
       t.same(await app.exited, { code: 0, signal: null })
     })
 
-    await t.test('with several servers, they go with the one that the master knows it by', async (t) => {
+    await t.test('with several servers, all follow the one that the master knows', async (t) => {
       const id = '01ARZ3NDEKTSV4RRFFQ69G5FAV'
       const app = run(
         `saidOf(net.createServer((socket) => socket.once('data', () => socket.destroy())), 'one').listen(3000)
@@ -627,7 +630,7 @@ void t.test(
 )
 
 void t.test(
-  'an app with workers of its own keeps its ports, and is told so once',
+  'an app with its own workers keeps its ports, and gets one warning',
   { timeout: LIMIT },
   async (t) => {
     const { master, run } = await rig(t)
@@ -658,7 +661,7 @@ void t.test(
   },
 )
 
-void t.test('a process that never listens runs as ever', { timeout: LIMIT }, async (t) => {
+void t.test('a process that never listens runs as usual', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const app = run(`
     const before = process.listenerCount('SIGTERM')

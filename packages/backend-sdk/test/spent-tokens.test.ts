@@ -13,7 +13,7 @@ function token(number: number): Buffer {
   return bytes
 }
 
-void t.test('a token of zeros is one like any other', async (t) => {
+void t.test('a token of zeros is like any other', async (t) => {
   const spent = new SpentTokens(KEEP)
   const zeros = Buffer.alloc(16)
   t.notOk(spent.has(zeros))
@@ -44,7 +44,7 @@ void t.test('the bytes of a token may be overwritten once it was added', async (
   t.notOk(spent.has(lane))
 })
 
-void t.test('thousands are remembered through growth, and forgotten in the end', async (t) => {
+void t.test('thousands are remembered while the table grows, and forgotten in the end', async (t) => {
   const spent = new SpentTokens(KEEP)
   const tokens = Array.from({ length: 5000 }, () => randomBytes(16))
   for (const each of tokens) spent.add(each, 0n)
@@ -58,46 +58,43 @@ void t.test('thousands are remembered through growth, and forgotten in the end',
   t.notOk(tokens.some((each) => spent.has(each)))
 })
 
-void t.test(
-  'a token is remembered for its whole time whatever comes between, and one that was never spent is unknown',
-  async () => {
-    const step = fc.oneof(
-      {
-        weight: 4,
-        arbitrary: fc.record({ do: fc.constant('add' as const), from: fc.nat(400), count: fc.nat(90) }),
-      },
-      { weight: 2, arbitrary: fc.record({ do: fc.constant('wait' as const), by: fc.nat(1500) }) },
-      { weight: 1, arbitrary: fc.record({ do: fc.constant('forget' as const) }) },
-    )
-    fc.assert(
-      fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
-        const spent = new SpentTokens(KEEP)
-        const model = new Map<number, bigint>()
-        let now = 0n
-        for (const each of steps) {
-          if (each.do === 'wait') now += BigInt(each.by)
-          else if (each.do === 'forget') spent.forget(now)
-          else {
-            for (let number = each.from; number < each.from + each.count; number++) {
-              spent.add(token(number), now)
-              model.set(number, now)
-            }
-          }
-          for (let number = 0; number < 500; number++) {
-            const since = model.get(number)
-            const has = spent.has(token(number))
-            if (since === undefined && has) throw new Error(`${number} was never spent`)
-            if (since !== undefined && now - since < KEEP && !has)
-              throw new Error(`${number} is forgotten too early`)
+void t.test('a token is remembered for its whole time, and one that was never spent is unknown', async () => {
+  const step = fc.oneof(
+    {
+      weight: 4,
+      arbitrary: fc.record({ do: fc.constant('add' as const), from: fc.nat(400), count: fc.nat(90) }),
+    },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('wait' as const), by: fc.nat(1500) }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constant('forget' as const) }) },
+  )
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
+      const spent = new SpentTokens(KEEP)
+      const model = new Map<number, bigint>()
+      let now = 0n
+      for (const each of steps) {
+        if (each.do === 'wait') now += BigInt(each.by)
+        else if (each.do === 'forget') spent.forget(now)
+        else {
+          for (let number = each.from; number < each.from + each.count; number++) {
+            spent.add(token(number), now)
+            model.set(number, now)
           }
         }
-        // No further tokens, for longer than the memory: two turns of the table, each announced with forget().
-        spent.forget(now + KEEP)
-        spent.forget(now + 2n * KEEP)
-        for (const number of model.keys())
-          if (spent.has(token(number))) throw new Error(`${number} stays for ever`)
-      }),
-      { numRuns: 60 },
-    )
-  },
-)
+        for (let number = 0; number < 500; number++) {
+          const since = model.get(number)
+          const has = spent.has(token(number))
+          if (since === undefined && has) throw new Error(`${number} was never spent`)
+          if (since !== undefined && now - since < KEEP && !has)
+            throw new Error(`${number} is forgotten too early`)
+        }
+      }
+      // No further tokens, for longer than the memory: two turns of the table, each announced with forget().
+      spent.forget(now + KEEP)
+      spent.forget(now + 2n * KEEP)
+      for (const number of model.keys())
+        if (spent.has(token(number))) throw new Error(`${number} stays for ever`)
+    }),
+    { numRuns: 60 },
+  )
+})

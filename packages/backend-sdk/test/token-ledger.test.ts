@@ -27,23 +27,20 @@ function reasonOf(verdict: Verdict | undefined): string {
   return verdict.kind === 'accept' ? 'accept' : verdict.reason
 }
 
-void t.test(
-  'a descriptor is accepted when its token is that of an offer, whichever is read first',
-  async (t) => {
-    const ledger = new TokenLedger(TTL)
-    const first = offer(1)
-    const second = offer(2)
-    t.equal(ledger.offered(first, 0n), undefined)
-    t.equal(ledger.waiting, 1)
-    t.same(ledger.arrived(arrival(first.token, [11]), 1n), { kind: 'accept', offer: first, fd: 11 })
-    t.equal(ledger.waiting, 0)
+void t.test('a descriptor is accepted if its token matches an offer, whichever is read first', async (t) => {
+  const ledger = new TokenLedger(TTL)
+  const first = offer(1)
+  const second = offer(2)
+  t.equal(ledger.offered(first, 0n), undefined)
+  t.equal(ledger.waiting, 1)
+  t.same(ledger.arrived(arrival(first.token, [11]), 1n), { kind: 'accept', offer: first, fd: 11 })
+  t.equal(ledger.waiting, 0)
 
-    t.equal(ledger.arrived(arrival(second.token, [12]), 2n), undefined, 'its OFFER is unread: parked')
-    t.equal(ledger.parked, 1)
-    t.same(ledger.offered(second, 3n), { kind: 'accept', offer: second, fd: 12 })
-    t.equal(ledger.parked, 0)
-  },
-)
+  t.equal(ledger.arrived(arrival(second.token, [12]), 2n), undefined, 'its OFFER is unread: parked')
+  t.equal(ledger.parked, 1)
+  t.same(ledger.offered(second, 3n), { kind: 'accept', offer: second, fd: 12 })
+  t.equal(ledger.parked, 0)
+})
 
 void t.test('a wrong token is refused at tokenTtl, and the pending token stays intact', async (t) => {
   const ledger = new TokenLedger(TTL)
@@ -140,7 +137,7 @@ void t.test(
   },
 )
 
-void t.test('REVOKE: the offer is forgotten, and descriptors behind it still find theirs', async (t) => {
+void t.test('REVOKE: the offer is forgotten, and later descriptors still match their offers', async (t) => {
   const ledger = new TokenLedger(TTL)
   const [first, second] = [offer(1), offer(2)]
   ledger.offered(first, 0n)
@@ -150,7 +147,7 @@ void t.test('REVOKE: the offer is forgotten, and descriptors behind it still fin
   t.equal(reasonOf(ledger.arrived(arrival(second.token), 1n)), 'accept')
 })
 
-void t.test('what can be parked is bounded', async (t) => {
+void t.test('the number of parked descriptors is limited', async (t) => {
   const ledger = new TokenLedger(TTL)
   const reasons = Array.from({ length: 600 }, (_, fd) =>
     reasonOf(ledger.arrived(arrival(randomBytes(16), [fd]), 0n)),
@@ -160,62 +157,59 @@ void t.test('what can be parked is bounded', async (t) => {
   t.equal(ledger.end().length + reasons.filter((reason) => reason === 'TokenNotPending').length, 600)
 })
 
-void t.test(
-  'every descriptor that goes in comes out in exactly one verdict, and no token is accepted twice',
-  async (t) => {
-    type Step = { do: 'offer' | 'arrive' | 'revoke'; token: number; fds: number } | { do: 'time'; by: number }
-    const step: fc.Arbitrary<Step> = fc.oneof(
-      fc.record({
-        do: fc.constantFrom('offer' as const, 'arrive' as const, 'revoke' as const),
-        token: fc.nat(7),
-        fds: fc.constantFrom(1, 1, 1, 1, 0, 2),
-      }),
-      fc.record({ do: fc.constant('time' as const), by: fc.nat(800) }),
-    )
-    fc.assert(
-      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
-        const tokens = Array.from({ length: 8 }, (_, index) => Buffer.alloc(16, index + 1))
-        const ledger = new TokenLedger(TTL)
-        const given: number[] = []
-        const out: number[] = []
-        const accepted: string[] = []
-        let now = 0n
-        let sequence = 0
-        let nextFd = 100
-        const take = (verdict: Verdict | undefined) => {
-          if (verdict === undefined) return
-          if (verdict.kind === 'refuse') {
-            out.push(...verdict.fds)
-            return
-          }
-          out.push(verdict.fd)
-          accepted.push(verdict.offer.token.toString('hex'))
-          if (verdict.offer.deadline < now) throw new Error('accepted after its deadline')
+void t.test('every descriptor gets exactly one verdict, and no token is accepted twice', async (t) => {
+  type Step = { do: 'offer' | 'arrive' | 'revoke'; token: number; fds: number } | { do: 'time'; by: number }
+  const step: fc.Arbitrary<Step> = fc.oneof(
+    fc.record({
+      do: fc.constantFrom('offer' as const, 'arrive' as const, 'revoke' as const),
+      token: fc.nat(7),
+      fds: fc.constantFrom(1, 1, 1, 1, 0, 2),
+    }),
+    fc.record({ do: fc.constant('time' as const), by: fc.nat(800) }),
+  )
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const tokens = Array.from({ length: 8 }, (_, index) => Buffer.alloc(16, index + 1))
+      const ledger = new TokenLedger(TTL)
+      const given: number[] = []
+      const out: number[] = []
+      const accepted: string[] = []
+      let now = 0n
+      let sequence = 0
+      let nextFd = 100
+      const take = (verdict: Verdict | undefined) => {
+        if (verdict === undefined) return
+        if (verdict.kind === 'refuse') {
+          out.push(...verdict.fds)
+          return
         }
-        for (const each of steps) {
-          if (each.do === 'time') {
-            now += BigInt(each.by)
-            ledger.expire(now).forEach(take)
-            continue
-          }
-          const token = tokens[each.token] as Buffer
-          if (each.do === 'offer') take(ledger.offered(offer(++sequence, token, now + TTL), now))
-          else if (each.do === 'revoke') ledger.revoked([each.token])
-          else {
-            const fds = Array.from({ length: each.fds }, () => nextFd++)
-            given.push(...fds)
-            take(ledger.arrived(arrival(token, fds), now))
-          }
+        out.push(verdict.fd)
+        accepted.push(verdict.offer.token.toString('hex'))
+        if (verdict.offer.deadline < now) throw new Error('accepted after its deadline')
+      }
+      for (const each of steps) {
+        if (each.do === 'time') {
+          now += BigInt(each.by)
+          ledger.expire(now).forEach(take)
+          continue
         }
-        ledger.end().forEach(take)
-        t.same(
-          out.toSorted((a, b) => a - b),
-          given,
-        )
-        // A forgotten token may be offered again; while it is remembered, it must not be accepted twice.
-        return accepted.length <= sequence
-      }),
-      { numRuns: 300 },
-    )
-  },
-)
+        const token = tokens[each.token] as Buffer
+        if (each.do === 'offer') take(ledger.offered(offer(++sequence, token, now + TTL), now))
+        else if (each.do === 'revoke') ledger.revoked([each.token])
+        else {
+          const fds = Array.from({ length: each.fds }, () => nextFd++)
+          given.push(...fds)
+          take(ledger.arrived(arrival(token, fds), now))
+        }
+      }
+      ledger.end().forEach(take)
+      t.same(
+        out.toSorted((a, b) => a - b),
+        given,
+      )
+      // A forgotten token may be offered again; while it is remembered, it must not be accepted twice.
+      return accepted.length <= sequence
+    }),
+    { numRuns: 300 },
+  )
+})

@@ -117,7 +117,7 @@ void t.test('health, readiness, metrics and status are read from the worker', as
   t.equal((await ask({ path: '/healthz' })).status, 200, 'alive all the same')
 })
 
-void t.test('drain begins for a service, or for a backend by slot or id', async (t) => {
+void t.test('drain starts for a service, or for a backend by slot or id', async (t) => {
   const { ask, drained } = await serve(t)
   const post = (path: string, body?: string) =>
     ask({
@@ -149,7 +149,7 @@ void t.test('drain begins for a service, or for a backend by slot or id', async 
   ])
 })
 
-void t.test('a request that is wrong is answered with a typed error, and nothing is drained', async (t) => {
+void t.test('an invalid request is answered with a typed error, and nothing is drained', async (t) => {
   const { ask, drained } = await serve(t)
   const json = { 'content-type': 'application/json' }
   const drain = { method: 'POST', path: '/api/v1/services/web/drain' }
@@ -229,7 +229,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
   t.same(drained, [])
 })
 
-void t.test('the page of the server itself, and every name of loopback, may ask', async (t) => {
+void t.test('requests from the server’s own page and under every loopback name are allowed', async (t) => {
   const { ask, address } = await serve(t)
   const port = address.kind === 'tcp' ? address.port : 0
   for (const host of [`localhost:${port}`, `127.0.0.1:${port}`, '[::1]:80', 'LOCALHOST']) {
@@ -280,7 +280,7 @@ void t.test('a token opens everything but health and readiness, and is shown now
   t.notMatch(logged.join(''), 'sesame')
 })
 
-void t.test('nothing that a page of another origin can send changes anything', async (t) => {
+void t.test('no request that a page of another origin can send changes anything', async (t) => {
   const { ask, address, drained, asked } = await serve(t)
   const port = address.kind === 'tcp' ? address.port : 0
   const own = `http://127.0.0.1:${port}`
@@ -330,7 +330,7 @@ void t.test('nothing that a page of another origin can send changes anything', a
   t.equal((await ask({ method: 'POST', path: '/api/v1/services/web/drain', headers: typed })).status, 202)
 })
 
-void t.test('who asks for a change is told: the address, or the user of a Unix socket', async (t) => {
+void t.test('the requester of a change is recorded: the address, or the user of a Unix socket', async (t) => {
   const open = await serve(t)
   await open.ask({ method: 'POST', path: '/api/v1/services/web/drain' })
   t.match(open.asked, [
@@ -374,7 +374,7 @@ function passenger(order: number): ClientConnection {
   }
 }
 
-void t.test('flight records: a list that can be asked for, and each by its id', async (t) => {
+void t.test('flight records: as a list, and each by its id', async (t) => {
   const { ask, connections } = await serve(t)
   t.same((await ask({ path: '/api/v1/connections' })).json, { connections: [], recorded: 0, capacity: 16 })
   const clients = [1, 2, 3].map(passenger)
@@ -398,7 +398,7 @@ void t.test('flight records: a list that can be asked for, and each by its id', 
   t.same((await ask({ path: `/api/v1/connections/${id.toLowerCase()}` })).json, answer.json)
 })
 
-void t.test('with a recorder that is off there are no records', async (t) => {
+void t.test('without a recorder there are no records', async (t) => {
   const { ask } = await serve(t, { recorder: 0 })
   t.same((await ask({ path: '/api/v1/connections' })).json, { connections: [], recorded: 0, capacity: 0 })
   t.match((await ask({ path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' })).json, {
@@ -454,7 +454,7 @@ void t.test(
   },
 )
 
-void t.test('more streams than there is room for are refused', { timeout: LIMIT }, async (t) => {
+void t.test('streams over the limit are refused', { timeout: LIMIT }, async (t) => {
   const { ask, address, events } = await serve(t)
   const listeners = await Promise.all(Array.from({ length: MAX_STREAMS }, () => listenTo(t, address)))
   t.match(await ask({ path: '/api/v1/events' }), {
@@ -472,7 +472,7 @@ void t.test('more streams than there is room for are refused', { timeout: LIMIT 
 })
 
 void t.test(
-  'a listener that leaves before its answer has begun is forgotten',
+  'a client that disconnects before its stream has begun is forgotten',
   { timeout: LIMIT },
   async (t) => {
     // The stream was queued after a response on the same connection (pipelining). If its client disconnected before that was
@@ -491,53 +491,41 @@ void t.test(
   },
 )
 
-void t.test(
-  'the page is served to everybody, under a policy that runs nothing but its own files',
-  async (t) => {
-    const { ask } = await serve(t, { token: 'open-sesame' })
-    const files: [path: string, type: string][] = [
-      ['/', 'text/html; charset=utf-8'],
-      ['/page/app.js', 'text/javascript; charset=utf-8'],
-      ['/page/app.css', 'text/css; charset=utf-8'],
-      ['/page/icon.svg', 'image/svg+xml'],
-    ]
-    for (const [path, type] of files) {
-      const { status, headers, text } = await ask({ path })
-      t.equal(status, 200, path)
-      t.match(headers, {
-        'content-type': type,
-        'content-security-policy':
-          /^default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'/,
-        'x-content-type-options': 'nosniff',
-        'referrer-policy': 'no-referrer',
-      })
-      t.notMatch(text, 'sesame')
-    }
-    t.equal((await ask({ method: 'HEAD', path: '/' })).status, 200)
-    for (const path of [
-      '/page/none.js',
-      '/page/..%2fpackage.json',
-      '/page/tsconfig.json',
-      '/page/shapes.d.ts',
-    ])
-      t.match(
-        await ask({ path }),
-        { status: 404, json: { error: { code: 'BATON_ERR_ADMIN_NO_ROUTE' } } },
-        path,
-      )
-    for (const path of ['/page/', '/page/../package.json', '/package.json'])
-      t.match(await ask({ path }), { status: /^40[14]$/ }, path)
-    t.equal((await ask({ path: '/', headers: { host: 'evil.example' } })).status, 403)
-  },
-)
+void t.test('the page is served to every client, under a policy that runs only its own files', async (t) => {
+  const { ask } = await serve(t, { token: 'open-sesame' })
+  const files: [path: string, type: string][] = [
+    ['/', 'text/html; charset=utf-8'],
+    ['/page/app.js', 'text/javascript; charset=utf-8'],
+    ['/page/app.css', 'text/css; charset=utf-8'],
+    ['/page/icon.svg', 'image/svg+xml'],
+  ]
+  for (const [path, type] of files) {
+    const { status, headers, text } = await ask({ path })
+    t.equal(status, 200, path)
+    t.match(headers, {
+      'content-type': type,
+      'content-security-policy':
+        /^default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'/,
+      'x-content-type-options': 'nosniff',
+      'referrer-policy': 'no-referrer',
+    })
+    t.notMatch(text, 'sesame')
+  }
+  t.equal((await ask({ method: 'HEAD', path: '/' })).status, 200)
+  for (const path of ['/page/none.js', '/page/..%2fpackage.json', '/page/tsconfig.json', '/page/shapes.d.ts'])
+    t.match(await ask({ path }), { status: 404, json: { error: { code: 'BATON_ERR_ADMIN_NO_ROUTE' } } }, path)
+  for (const path of ['/page/', '/page/../package.json', '/package.json'])
+    t.match(await ask({ path }), { status: /^40[14]$/ }, path)
+  t.equal((await ask({ path: '/', headers: { host: 'evil.example' } })).status, 403)
+})
 
-void t.test('every code has its status', async (t) => {
+void t.test('every code has a status', async (t) => {
   for (const [code, status] of Object.entries(ADMIN_ERRORS)) {
     t.equal(new AdminError(code as keyof typeof ADMIN_ERRORS, 'x').statusCode, status)
   }
 })
 
-void t.test('an address in use names it and the key', async (t) => {
+void t.test('the error for an address in use names the address and the key', async (t) => {
   const { address, admin } = await serve(t)
   const text = address.kind === 'tcp' ? `${address.host}:${address.port}` : ''
   const { view } = fakeView()
@@ -584,7 +572,7 @@ void t.test(
   },
 )
 
-void t.test('who was being answered when the server left does not keep its connection', async (t) => {
+void t.test('a response in flight when the server drains does not keep its connection', async (t) => {
   const { admin, ask, view } = await serve(t)
   // Otherwise a browser that reloads the broker would stay with the worker that answered, and miss the next one.
   let reloaded: () => void = () => {}
@@ -687,7 +675,7 @@ async function sayRaw(port: number, bytes: string): Promise<string> {
 }
 
 void t.test(
-  'what HTTP refuses is refused in the form of every other error',
+  'requests refused by the HTTP parser get the same form of error as others',
   { timeout: LIMIT },
   async (t) => {
     const { address } = await serve(t)

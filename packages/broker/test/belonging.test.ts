@@ -23,7 +23,7 @@ function table(
 const web1 = { id: 'WEB1', service: 'web', pid: 100, leaving: false }
 const web2 = { id: 'WEB2', service: 'web', pid: 200, leaving: true }
 
-void t.test('a process belongs to the managed one that it is, or comes from', async (t) => {
+void t.test('a process belongs to the managed process that it is, or descends from', async (t) => {
   const managed = new ManagedProcesses(
     table(
       {
@@ -65,7 +65,7 @@ void t.test('a process belongs to the managed one that it is, or comes from', as
   t.equal(told, 1)
 })
 
-void t.test('an id belongs to one process, until that is another one', async (t) => {
+void t.test('an id belongs to one process, until it is given to another one', async (t) => {
   const bindings = new Bindings()
   const mine = processOf({ pid: process.pid, uid: 1000, gid: 1000 })
   t.equal(mine.started, factsOf(process.pid)?.startedAt)

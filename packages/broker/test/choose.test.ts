@@ -53,7 +53,7 @@ const candidates = fc
   )
   .map((list): Candidate[] => list)
 
-void t.test('whoever is chosen is a candidate, and nobody is when there is none', async (t) => {
+void t.test('the choice is always one of the candidates, and undefined if there are none', async (t) => {
   for (const balance of BALANCES) {
     const balancer = createBalancer(balance)
     t.equal(balancer.choose([], { source: '10.0.0.1' }), undefined, balance)
@@ -84,7 +84,7 @@ void t.test('each balance respects weights', async (t) => {
 })
 
 void t.test(
-  'least-connections takes the lowest load for its weight, and goes round among equals',
+  'least-connections takes the lowest load for its weight, and alternates among equals',
   async (t) => {
     const balancer = createBalancer('least-connections')
     const list = [candidate('a', 1, 2), candidate('b', 4, 6), candidate('c', 1, 3)]
@@ -112,7 +112,7 @@ void t.test('round-robin is smooth', async (t) => {
   t.equal(turns, 'aabacaaaabacaa', 'the sequence that nginx documents')
 })
 
-void t.test('round-robin goes on when a backend comes or goes', async (t) => {
+void t.test('round-robin continues when a backend comes or goes', async (t) => {
   const balancer = createBalancer('round-robin')
   const all = ['a', 'b', 'c'].map((id) => candidate(id))
   for (let turn = 0; turn < 7; turn++) balancer.choose(all, {})

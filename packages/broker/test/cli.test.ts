@@ -59,7 +59,7 @@ void t.test('help and version', async (t) => {
   t.same(await baton('--version'), { code: 0, out: manifest.version, err: '' })
 })
 
-void t.test('a command line that makes no sense is exit code 2, with what was meant', async (t) => {
+void t.test('an invalid command line is exit code 2, with a suggestion', async (t) => {
   const cases: [args: string[], message: RegExp][] = [
     [[], /^baton: which command\?\nTry: baton --help$/],
     [['strat'], /^baton: unknown command "strat" \(did you mean start\?\)\nTry: baton --help$/],
@@ -104,7 +104,7 @@ void t.test('a command line that makes no sense is exit code 2, with what was me
   }
 })
 
-void t.test('check says that a configuration is right, and what is doubtful', async (t) => {
+void t.test('check confirms a valid configuration, and prints warnings', async (t) => {
   const file = configFile(t)
   t.same(await baton('check', '--config', file), {
     code: 0,
@@ -124,63 +124,66 @@ void t.test('check says that a configuration is right, and what is doubtful', as
   })
 })
 
-void t.test('check and start refuse what is wrong: a line for each thing, with its place', async (t) => {
-  const cases: { changes: Record<string, unknown> | string; says: string[] }[] = [
-    {
-      changes: { listeners: [{ ...listener, listen: 'x' }], services: { web: { maxHeld: -1 } } },
-      says: [
-        'listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"',
-        'services.web.maxHeld: must be at least 0',
-      ],
-    },
-    { changes: '{\n  "listeners": [,]\n}', says: ['line 2, column 17: expected a value, got ","'] },
-    {
-      changes: { services: { web: { holdTimout: '5s' } } },
-      says: ['services.web.holdTimout: unknown key (did you mean "holdTimeout"?)'],
-    },
-    {
-      changes: { services: { web: { maxHeld: '10' } } },
-      says: ['services.web.maxHeld: expected a number, got "10"'],
-    },
-    {
-      changes: { listeners: [listener, listener] },
-      says: ['listeners[1].name: "web" is the name of listeners[0] already'],
-    },
-    {
-      changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
-      says: [
-        'listeners[0].service: there is no service "wbe" (did you mean "web"?)',
-        'admin.listen: 0.0.0.0:1 can be reached from other hosts',
-      ],
-    },
-    {
-      changes: { security: { registrationSecretFile: 'none' } },
-      says: ['security.registrationSecretFile: can not read'],
-    },
-  ]
-  for (const { changes, says } of cases) {
-    const wrong = configFile(t, typeof changes === 'string' ? {} : changes)
-    if (typeof changes === 'string') writeFileSync(wrong, changes)
-    for (const command of ['check', 'start']) {
-      const { code, out, err } = await baton(command, '--config', wrong)
-      const lines = err.split('\n')
-      t.same({ code, out }, { code: 1, out: '' })
-      t.equal(lines.length, says.length, `${err}: a line for each`)
-      for (const [index, text] of says.entries())
-        t.ok(lines[index]?.startsWith(`${wrong}: ${text}`), `${lines[index]}\nwanted: ${text}`)
+void t.test(
+  'check and start refuse an invalid configuration: one line for each problem, with its path',
+  async (t) => {
+    const cases: { changes: Record<string, unknown> | string; says: string[] }[] = [
+      {
+        changes: { listeners: [{ ...listener, listen: 'x' }], services: { web: { maxHeld: -1 } } },
+        says: [
+          'listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"',
+          'services.web.maxHeld: must be at least 0',
+        ],
+      },
+      { changes: '{\n  "listeners": [,]\n}', says: ['line 2, column 17: expected a value, got ","'] },
+      {
+        changes: { services: { web: { holdTimout: '5s' } } },
+        says: ['services.web.holdTimout: unknown key (did you mean "holdTimeout"?)'],
+      },
+      {
+        changes: { services: { web: { maxHeld: '10' } } },
+        says: ['services.web.maxHeld: expected a number, got "10"'],
+      },
+      {
+        changes: { listeners: [listener, listener] },
+        says: ['listeners[1].name: "web" is the name of listeners[0] already'],
+      },
+      {
+        changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
+        says: [
+          'listeners[0].service: there is no service "wbe" (did you mean "web"?)',
+          'admin.listen: 0.0.0.0:1 can be reached from other hosts',
+        ],
+      },
+      {
+        changes: { security: { registrationSecretFile: 'none' } },
+        says: ['security.registrationSecretFile: can not read'],
+      },
+    ]
+    for (const { changes, says } of cases) {
+      const wrong = configFile(t, typeof changes === 'string' ? {} : changes)
+      if (typeof changes === 'string') writeFileSync(wrong, changes)
+      for (const command of ['check', 'start']) {
+        const { code, out, err } = await baton(command, '--config', wrong)
+        const lines = err.split('\n')
+        t.same({ code, out }, { code: 1, out: '' })
+        t.equal(lines.length, says.length, `${err}: a line for each`)
+        for (const [index, text] of says.entries())
+          t.ok(lines[index]?.startsWith(`${wrong}: ${text}`), `${lines[index]}\nwanted: ${text}`)
+      }
     }
-  }
-  const missing = join(dirname(configFile(t)), 'missing.json')
-  for (const command of ['check', 'start'])
-    t.same(await baton(command, '--config', missing), {
-      code: 1,
-      out: '',
-      err: `${missing}: no such file; name another one with --config FILE`,
-    })
-})
+    const missing = join(dirname(configFile(t)), 'missing.json')
+    for (const command of ['check', 'start'])
+      t.same(await baton(command, '--config', missing), {
+        code: 1,
+        out: '',
+        err: `${missing}: no such file; name another one with --config FILE`,
+      })
+  },
+)
 
 void t.test(
-  'an address that can not be had: exit code 1, and the name of the listener and the address',
+  'an address that cannot be bound: exit code 1, and the name of the listener and the address',
   { timeout: LIMIT },
   async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'baton-'))
@@ -214,7 +217,7 @@ void t.test(
   },
 )
 
-void t.test('status and drain talk to the broker that the configuration names', async (t) => {
+void t.test('status and drain connect to the broker named by the configuration', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
   writeFileSync(join(folder, 'token'), 'open-sesame', { mode: 0o600 })

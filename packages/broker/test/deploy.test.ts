@@ -134,7 +134,7 @@ void t.test('instance by instance: start, ready for minHealthy, drain, stop, nex
   t.same(scene.shape, ['web.1 v2 running', 'web.2 v2 running'], 'a restart is the new version')
 })
 
-void t.test('a drop of readiness begins the wait anew', async (t) => {
+void t.test('a drop of readiness restarts the wait', async (t) => {
   const scene = new Scene(1)
   const { done } = scene.deploy()
   const candidate = scene.os.last
@@ -151,7 +151,7 @@ void t.test('a drop of readiness begins the wait anew', async (t) => {
 })
 
 void t.test(
-  'a new version that ends at start: nothing else changes, and its last words are told',
+  'a new version that exits at start: nothing else changes, and its last output is reported',
   async (t) => {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -171,7 +171,7 @@ void t.test(
   },
 )
 
-void t.test('a new version that can not be started, or is killed', async (t) => {
+void t.test('a new version that cannot be started, or is killed', async (t) => {
   const scene = new Scene(1)
   const missing = scene.deploy()
   scene.os.last.exit({ code: null, signal: null, error: 'spawn app ENOENT' })
@@ -203,7 +203,7 @@ void t.test('a new version that is not ready in time', async (t) => {
   }
 })
 
-void t.test('a new version that flaps is too late at last', async (t) => {
+void t.test('a new version that flaps misses the deadline', async (t) => {
   const scene = new Scene(1)
   const { done } = scene.deploy()
   for (let second = 0; second < 61; second++) {
@@ -223,7 +223,7 @@ void t.test('a new version that fails its health check', async (t) => {
 })
 
 void t.test(
-  'a failure in the second step keeps what is there, and a return takes the first one back',
+  'a failure in the second step keeps the current processes, and a rollback reverts the first step',
   async (t) => {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -244,7 +244,7 @@ void t.test(
 )
 
 void t.test(
-  'a new one that ends after it has taken over fails the deploy, and is started again',
+  'a new process that exits after it has taken over fails the deploy, and is started again',
   async (t) => {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -259,7 +259,7 @@ void t.test(
   },
 )
 
-void t.test('abort while a new one starts: it stops, and what was replaced is replaced back', async (t) => {
+void t.test('abort while a new process starts: it stops, and replaced ones are rolled back', async (t) => {
   const scene = new Scene(2)
   const deploy = scene.deploy()
   const first = scene.os.last
@@ -308,7 +308,7 @@ void t.test('abort before anything was replaced, and while an old one drains', a
   t.same(late.shape, ['web.1 v1 running'])
 })
 
-void t.test('an abort whose old version does not start says so', async (t) => {
+void t.test('an abort reports that the old version does not start', async (t) => {
   const scene = new Scene(1)
   const deploy = scene.deploy()
   scene.says(scene.os.last, 'ready')
@@ -351,7 +351,7 @@ void t.test('a version in a crash loop is replaced without waiting for it', asyn
   t.equal(scene.os.timers, 0, 'the old one is not tried any more')
 })
 
-void t.test('backends that a deploy did not replace are its failure, by name', async (t) => {
+void t.test('backends that were not replaced fail the deploy, by name', async (t) => {
   const deployed = async (...others: Partial<BackendReport>[]) => {
     const scene = new Scene(1)
     const [first] = scene.os.running as [VirtualProcess]
@@ -398,7 +398,7 @@ void t.test('backends that a deploy did not replace are its failure, by name', a
     late.scene.os.advance(40_000)
     t.match(await late.done, { success: false, complete: true })
   })
-  await t.test('more backends of one instance, and other services, are no others', async (t) => {
+  await t.test('further backends of an instance, and of other services, do not count', async (t) => {
     const { scene, done } = await deployed({ service: 'api' })
     t.same(await done, { success: true, replaced: 1 })
     const [second] = scene.os.running as [VirtualProcess]
@@ -441,7 +441,7 @@ void t.test('a changed definition waits for a deploy; scaling does not', async (
 })
 
 void t.test(
-  'what is on its way out is so after a re-execution, and waits go on where they were',
+  'after a re-execution, leaving processes still leave, and waits continue where they were',
   async (t) => {
     const scene = new Scene(2)
     scene.fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
@@ -476,7 +476,7 @@ void t.test(
   },
 )
 
-void t.test('whatever happens: no place is emptied by a deploy, and nothing is left over', async () => {
+void t.test('in any case, no slot is emptied by a deploy, and nothing is left over', async () => {
   const happening = fc.record({
     what: fc.constantFrom('ready', 'starting', 'unhealthy', 'gone', 'exit', 'time', 'abort'),
     who: fc.nat(),

@@ -107,7 +107,7 @@ function feed(source: Partial<EventSource> = {}) {
   return { clock, events, set, looked }
 }
 
-void t.test('percentiles are right to 6 %, whatever the times', async (t) => {
+void t.test('percentiles are within 6 %, whatever the times', async (t) => {
   for (const [from, to] of [
     [0.001, 0.015],
     [0.05, 2],
@@ -132,7 +132,7 @@ void t.test('percentiles are right to 6 %, whatever the times', async (t) => {
   }
 })
 
-void t.test('what is too long, or negative, is counted all the same', async (t) => {
+void t.test('times that are too long, or negative, are still counted', async (t) => {
   const histogram = new LatencyHistogram()
   for (const time of [-5, 1e12, Number.MAX_VALUE]) histogram.observe(time)
   const { p50 = 0, p99 = 0 } = percentiles(undefined, histogram.snapshot()) ?? {}
@@ -142,7 +142,7 @@ void t.test('what is too long, or negative, is counted all the same', async (t) 
   t.equal(percentiles(undefined, histogram.snapshot())?.p50, 0)
 })
 
-void t.test('percentiles are of what came in between', async (t) => {
+void t.test('percentiles cover the interval between two readings', async (t) => {
   const histogram = new LatencyHistogram()
   histogram.observe(5000)
   const before = histogram.snapshot()
@@ -151,7 +151,7 @@ void t.test('percentiles are of what came in between', async (t) => {
   t.match(percentiles(before, histogram.snapshot()), { p50: 0.01, p99: 0.01 })
 })
 
-void t.test('rates are of the last second, latencies of the last ten', async (t) => {
+void t.test('rates cover the last second, latencies the last ten', async (t) => {
   const rates = new Rates()
   const latency = new LatencyHistogram()
   t.same(rates.current, {})
@@ -214,7 +214,7 @@ void t.test('the status comes at once and each second, with an id', async (t) =>
   t.match(listener.text, /\n\n: keep-alive\n\n/)
 })
 
-void t.test('nothing is done while nobody listens', async (t) => {
+void t.test('nothing is sampled while no stream is open', async (t) => {
   const { clock, events, looked } = feed()
   events.sample()
   events.announce({ kind: 'drain', text: 'x' })
@@ -234,7 +234,7 @@ void t.test('nothing is done while nobody listens', async (t) => {
   t.equal(clock.running, 2, 'and again')
 })
 
-void t.test('changes of backends are told when they happen', async (t) => {
+void t.test('changes of backends are sent when they happen', async (t) => {
   const { clock, events, set } = feed()
   const listener = new Listener()
   events.open(listener)
@@ -279,7 +279,7 @@ void t.test('changes of backends are told when they happen', async (t) => {
   t.equal(new Set(ids).size, ids.length)
 })
 
-void t.test('a listener that does not read is cut off, and the others are not', async (t) => {
+void t.test('a client that does not read is cut off, and the others are not', async (t) => {
   const { clock, events } = feed()
   const [slow, other] = [new Listener(), new Listener()]
   events.open(slow)
@@ -293,7 +293,7 @@ void t.test('a listener that does not read is cut off, and the others are not', 
   t.equal(events.streams, 1)
 })
 
-void t.test('there is room for so many, and for nobody after the end', async (t) => {
+void t.test('streams are limited in number, and refused after the end', async (t) => {
   const { clock, events } = feed()
   const listeners = Array.from({ length: MAX_STREAMS }, () => new Listener())
   const leaves = listeners.map((listener) => events.open(listener))

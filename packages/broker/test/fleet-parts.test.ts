@@ -41,7 +41,7 @@ void t.test('restarts: delays double from 100 ms to 10 s while lives are short',
   t.notOk(history.crashed)
 })
 
-void t.test('restarts: a life of 10 s takes the delay back to the beginning', async (t) => {
+void t.test('restarts: a life of 10 s resets the delay', async (t) => {
   const worn = { delay: 6400, crashes: [1, 2, 3], crashed: false }
   const { history, delay } = restartAfter(worn, { now: 20_000, lived: 10_000 })
   t.equal(delay, 100)
@@ -69,7 +69,7 @@ void t.test(
   },
 )
 
-void t.test('lines: however the bytes are cut, the lines are the same', async () => {
+void t.test('lines: the lines are the same, wherever the bytes are cut', async () => {
   fc.assert(
     fc.property(
       fc.array(fc.string({ unit: 'grapheme' }).filter((line) => !/[\r\n]/.test(line))),
@@ -91,7 +91,7 @@ void t.test('lines: however the bytes are cut, the lines are the same', async ()
   )
 })
 
-void t.test('lines: what is left goes on in another splitter', async (t) => {
+void t.test('lines: a partial line continues in another splitter', async (t) => {
   const first = new LineSplitter()
   t.same(first.push(Buffer.from('one\ntw')), ['one'])
   const second = new LineSplitter(first.partial)
@@ -117,7 +117,7 @@ void t.test('lines: a long one is cut, between characters', async (t) => {
 
 // A reload in the same turn as the end of a process's output passed on a descriptor number that libuv had closed: it failed with
 // EBADF, and if another file had got the number by then, that file would have been passed on.
-void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, async (t) => {
+void t.test('output: a descriptor that is passed on is open', { timeout: LIMIT }, async (t) => {
   const [ours, theirs] = socketpair('stream')
   const fd = ours.release()
   const turns: boolean[] = []
@@ -137,42 +137,46 @@ void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, as
 
 // libuv reads up to 32 times before it serves another socket. An app that printed short lines at full speed kept the master
 // from everything else: it replaced no worker, answered no operator and did not stop.
-void t.test('output: a pipe that is never empty leaves time for the rest', { timeout: LIMIT }, async (t) => {
-  const WORK = 12
-  const chunksOf = async (count: number) => {
-    const pairs = Array.from({ length: count }, () => socketpair('stream'))
-    for (const [, theirs] of pairs) send(theirs.fd, Buffer.alloc(128 * 1024, 'y\n'))
-    let chunks = 0
-    let most = 0
-    let left = count
-    let between = 0
-    const turn = () => {
-      most = Math.max(most, between)
-      between = 0
-      if (left > 0) setImmediate(turn)
+void t.test(
+  'output: a pipe that is never empty leaves time for other work',
+  { timeout: LIMIT },
+  async (t) => {
+    const WORK = 12
+    const chunksOf = async (count: number) => {
+      const pairs = Array.from({ length: count }, () => socketpair('stream'))
+      for (const [, theirs] of pairs) send(theirs.fd, Buffer.alloc(128 * 1024, 'y\n'))
+      let chunks = 0
+      let most = 0
+      let left = count
+      let between = 0
+      const turn = () => {
+        most = Math.max(most, between)
+        between = 0
+        if (left > 0) setImmediate(turn)
+      }
+      turn()
+      await new Promise<void>((resolve) => {
+        const data = () => {
+          chunks += 1
+          between += 1
+          for (const began = performance.now(); performance.now() - began < WORK;);
+        }
+        const ended = () => {
+          left -= 1
+          if (left === 0) resolve()
+        }
+        const pipes = pairs.map(([ours]) => new OutputPipe(ours.release(), { data, ended }))
+        t.equal(pipes.length, count)
+        for (const [, theirs] of pairs) theirs.close()
+      })
+      return { chunks, most }
     }
-    turn()
-    await new Promise<void>((resolve) => {
-      const data = () => {
-        chunks += 1
-        between += 1
-        for (const began = performance.now(); performance.now() - began < WORK;);
-      }
-      const ended = () => {
-        left -= 1
-        if (left === 0) resolve()
-      }
-      const pipes = pairs.map(([ours]) => new OutputPipe(ours.release(), { data, ended }))
-      t.equal(pipes.length, count)
-      for (const [, theirs] of pairs) theirs.close()
-    })
-    return { chunks, most }
-  }
-  const one = await chunksOf(1)
-  t.ok(one.chunks > 2, 'everything is read')
-  t.equal(one.most, 1, 'one piece of work in a turn')
-  t.ok((await chunksOf(4)).most <= 4, 'one for each pipe at most')
-})
+    const one = await chunksOf(1)
+    t.ok(one.chunks > 2, 'everything is read')
+    t.equal(one.most, 1, 'one piece of work in a turn')
+    t.ok((await chunksOf(4)).most <= 4, 'one for each pipe at most')
+  },
+)
 
 function isOpen(fd: number): boolean {
   try {
@@ -183,7 +187,7 @@ function isOpen(fd: number): boolean {
   }
 }
 
-void t.test('a definition follows links now, and is compared by what it says', async (t) => {
+void t.test('a definition resolves links at once, and is compared by value', async (t) => {
   const base = realpathSync(mkdtempSync(join(tmpdir(), 'baton-t-')))
   t.teardown(() => rmSync(base, { recursive: true }))
   mkdirSync(join(base, 'one'))
@@ -209,7 +213,7 @@ void t.test('a definition follows links now, and is compared by what it says', a
   t.throws(() => define(service({ cwd: 'three' }), base), { code: 'BATON_ERR_BACKEND_FOLDER' })
 })
 
-void t.test('a process gets the environment without what is the master’s own', async (t) => {
+void t.test('a process gets the environment without the master’s own variables', async (t) => {
   const definition = define(service({ env: { PATH: '/app/bin', BATON_SOCKET: 'no' } }), tmpdir())!
   const master = { BATON_MASTER_PID: '7' }
   const inherited = {
@@ -237,7 +241,7 @@ void t.test('a process gets the environment without what is the master’s own',
   })
 })
 
-void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in its time', async (t) => {
+void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in time', async (t) => {
   const running: ProcessLife = { kind: 'running' }
   const retired = live(running, { kind: 'retire', now: 0, deadline: 30_000, listed: true })
   t.same(retired, {
@@ -265,7 +269,7 @@ void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in its time'
   t.same(unknown.life, { kind: 'terminating', until: 300 }, 'nobody has to drain what nobody lists')
 })
 
-void t.test('the life of a process whose drain nobody sees any more', async (t) => {
+void t.test('the life of a process whose drain can no longer be observed', async (t) => {
   const draining: ProcessLife = { kind: 'draining', until: 30_000 }
   const { life, effects } = live(draining, { kind: 'lost' })
   t.same(effects, [])
@@ -311,7 +315,7 @@ const listing = (process: VirtualProcess | undefined): BackendReport => {
 }
 
 // Such a process was in no log line: it was `running` in `baton status`, and clients waited until they got a 503.
-void t.test('a process that does not register is a warning, once', async (t) => {
+void t.test('a process that does not register causes one warning', async (t) => {
   const os = new VirtualOs()
   const { fleet, warnings } = registrations(os)
   const [registered, silent] = os.processes
@@ -366,7 +370,7 @@ void t.test('only running time with a worker counts towards it, also over a re-e
   last.fleet.close()
 })
 
-void t.test('a process that is to end, or need not register, is not expected to', async (t) => {
+void t.test('a process that is ending, or need not register, is not expected to', async (t) => {
   const os = new VirtualOs()
   const { fleet, warnings } = registrations(os)
   os.advance(9000)
@@ -380,7 +384,7 @@ void t.test('a process that is to end, or need not register, is not expected to'
   fleet.close()
 })
 
-void t.test('an instance starts again what has ended, until it is stopped', async (t) => {
+void t.test('an instance restarts exited processes, until it is stopped', async (t) => {
   const started = step(NEW_INSTANCE, { kind: 'start', id: 'a' })
   t.same(started.effects, [{ kind: 'spawn', id: 'a' }])
   t.equal(started.state.restarts, 0)

@@ -100,34 +100,30 @@ function readStat(pid: string): string {
   }
 }
 
-void t.test(
-  'each process gets its environment, its folder and an id of its own',
-  { timeout: LIMIT },
-  async (t) => {
-    const scene = new Scene(t, { KEPT: 'yes', NOTIFY_SOCKET: '/run/n' })
-    const script =
-      'echo "$BATON_SERVICE $BATON_SOCKET $BATON_VERSION $KEPT $MORE [$NOTIFY_SOCKET] $BATON_BACKEND_ID"; pwd; exec sleep 60'
-    scene.apply(script, { instances: 2, env: { BATON_VERSION: '7', MORE: 'too' } })
-    await eventually(() => scene.lines().length === 4, 'both have spoken')
-    const statuses = scene.fleet.statuses()
-    t.match(statuses, [
-      { service: 'web', instance: 'web.1', state: 'running', restarts: 0, generation: 1, version: '7' },
-      { service: 'web', instance: 'web.2', state: 'running' },
-    ])
-    for (const { backend, pid } of statuses) {
-      t.match(backend, /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
-      t.ok(scene.lines().includes(`web /nowhere/control.sock 7 yes too [] ${backend}`))
-      t.match(
-        scene.messages('backend process started').find((line) => line['backend'] === backend),
-        {
-          service: 'web',
-          peerPid: pid,
-        },
-      )
-    }
-    t.equal(scene.lines().filter((line) => line === scene.folder).length, 2)
-  },
-)
+void t.test('each process gets its environment, its folder and its own id', { timeout: LIMIT }, async (t) => {
+  const scene = new Scene(t, { KEPT: 'yes', NOTIFY_SOCKET: '/run/n' })
+  const script =
+    'echo "$BATON_SERVICE $BATON_SOCKET $BATON_VERSION $KEPT $MORE [$NOTIFY_SOCKET] $BATON_BACKEND_ID"; pwd; exec sleep 60'
+  scene.apply(script, { instances: 2, env: { BATON_VERSION: '7', MORE: 'too' } })
+  await eventually(() => scene.lines().length === 4, 'both have spoken')
+  const statuses = scene.fleet.statuses()
+  t.match(statuses, [
+    { service: 'web', instance: 'web.1', state: 'running', restarts: 0, generation: 1, version: '7' },
+    { service: 'web', instance: 'web.2', state: 'running' },
+  ])
+  for (const { backend, pid } of statuses) {
+    t.match(backend, /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
+    t.ok(scene.lines().includes(`web /nowhere/control.sock 7 yes too [] ${backend}`))
+    t.match(
+      scene.messages('backend process started').find((line) => line['backend'] === backend),
+      {
+        service: 'web',
+        peerPid: pid,
+      },
+    )
+  }
+  t.equal(scene.lines().filter((line) => line === scene.folder).length, 2)
+})
 
 void t.test(
   'output: lines of both streams, partial ones, long ones, and the last without an end',
@@ -166,22 +162,18 @@ void t.test(
   },
 )
 
-void t.test(
-  'a process that leaves another behind with its output is over all the same',
-  { timeout: LIMIT },
-  async (t) => {
-    const scene = new Scene(t)
-    const stay = join(scene.folder, 'stay')
-    writeFileSync(stay, '')
-    t.teardown(() => rmSync(stay))
-    scene.apply(`while [ -e ${stay} ]; do sleep 0.2; done & exit 3`)
-    await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
-    t.match(scene.messages('backend process ended')[0], { code: 3, signal: null })
-  },
-)
+void t.test('a process has ended even if a child still holds its output', { timeout: LIMIT }, async (t) => {
+  const scene = new Scene(t)
+  const stay = join(scene.folder, 'stay')
+  writeFileSync(stay, '')
+  t.teardown(() => rmSync(stay))
+  scene.apply(`while [ -e ${stay} ]; do sleep 0.2; done & exit 3`)
+  await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
+  t.match(scene.messages('backend process ended')[0], { code: 3, signal: null })
+})
 
 void t.test(
-  'a process that ends is started again, with a new id; a crash loop is told loudly',
+  'a process that exits is restarted with a new id; a crash loop is logged as an error',
   { timeout: LIMIT },
   async (t) => {
     // No delay below exceeds 6.4 s; the eighth exit is at 12.7 s on a clock that is advanced to the end of each pause.
@@ -220,7 +212,7 @@ void t.test(
 )
 
 void t.test(
-  'a program that is not there, and a folder that has gone, are exits that say so',
+  'a missing program and a missing folder are exits with a reason',
   { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
@@ -240,7 +232,7 @@ void t.test(
   },
 )
 
-void t.test('SIGTERM, and SIGKILL for who ignores it', { timeout: LIMIT }, async (t) => {
+void t.test('SIGTERM, and SIGKILL for a process that ignores it', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   const before = descriptors()
   scene.apply(`trap '' TERM; echo deaf; while :; do sleep 0.05; done`)
@@ -253,32 +245,36 @@ void t.test('SIGTERM, and SIGKILL for who ignores it', { timeout: LIMIT }, async
   t.equal(descriptors(), before)
 })
 
-void t.test('what a broker lists is drained before it gets SIGTERM', { timeout: LIMIT }, async (t) => {
-  const scene = new Scene(t)
-  scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
-  await eventually(() => scene.lines().includes('up'), 'the trap is set')
-  const { backend, pid } = scene.only
-  const listed = {
-    service: 'web',
-    id: backend as string,
-    slot: 'web-1',
-    pid: pid as number,
-    state: 'ready' as const,
-  }
-  scene.fleet.reported([listed])
-  scene.apply(undefined)
-  t.same(scene.drains, [backend])
-  t.equal(scene.only.state, 'stopping')
-  scene.fleet.reported([{ ...listed, state: 'draining' }])
-  t.notOk(scene.lines().includes('bye'))
-  scene.fleet.reported([])
-  await eventually(() => scene.fleet.statuses().length === 0, 'it is gone')
-  t.ok(scene.lines().includes('bye'))
-  t.match(scene.messages('backend process ended'), [{ level: 30, code: 0 }])
-})
+void t.test(
+  'a process that the broker lists is drained before it gets SIGTERM',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t)
+    scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
+    await eventually(() => scene.lines().includes('up'), 'the trap is set')
+    const { backend, pid } = scene.only
+    const listed = {
+      service: 'web',
+      id: backend as string,
+      slot: 'web-1',
+      pid: pid as number,
+      state: 'ready' as const,
+    }
+    scene.fleet.reported([listed])
+    scene.apply(undefined)
+    t.same(scene.drains, [backend])
+    t.equal(scene.only.state, 'stopping')
+    scene.fleet.reported([{ ...listed, state: 'draining' }])
+    t.notOk(scene.lines().includes('bye'))
+    scene.fleet.reported([])
+    await eventually(() => scene.fleet.statuses().length === 0, 'it is gone')
+    t.ok(scene.lines().includes('bye'))
+    t.match(scene.messages('backend process ended'), [{ level: 30, code: 0 }])
+  },
+)
 
 void t.test(
-  'what a lost worker saw drain has its deadline, also over a re-execution of the master',
+  'a drain observed by a lost worker keeps its deadline, also over a re-execution of the master',
   { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
@@ -307,7 +303,7 @@ void t.test(
   },
 )
 
-void t.test('a changed definition is told, and waits for a deploy', { timeout: LIMIT }, async (t) => {
+void t.test('a changed definition is logged, and waits for a deploy', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   scene.apply('exec sleep 60')
   const { pid } = scene.only
@@ -322,7 +318,7 @@ void t.test('a changed definition is told, and waits for a deploy', { timeout: L
 })
 
 void t.test(
-  'a deploy whose new version ends at start keeps the old one and has its last words',
+  'a deploy whose new version exits at start keeps the old one, and reports its last output',
   { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
@@ -379,7 +375,7 @@ void t.test(
   },
 )
 
-void t.test('close kills what still runs', { timeout: LIMIT }, async (t) => {
+void t.test('close kills processes that still run', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   const before = descriptors()
   scene.apply(`trap '' TERM; echo up; while :; do sleep 0.05; done`)
@@ -509,7 +505,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(childStates(master.program.pid).includes('Z'))
   })
 
-  await t.test('goes on with a crash loop where it was', async (t) => {
+  await t.test('continues a crash loop where it was', async (t) => {
     t.equal(of('crasher').restarts, 2)
     const [pause, ...others] = (await master.ask('pass', 'passed'))['pauses'] as number[]
     t.same(others, [])
@@ -521,7 +517,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     )
   })
 
-  await t.test('has the output of a process, and how it ends', async (t) => {
+  await t.test('gets the output of a process, and its exit', async (t) => {
     const { backend, pid } = of('speaker')
     writeFileSync(join(master.folder, 'go'), '')
     const end = await master.told('speaker', ENDED)
@@ -535,7 +531,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     await master.told('speaker', PAUSE, ({ delayMs }) => delayMs === 200)
   })
 
-  await t.test('reaps a process that ended meanwhile, and tells its last words', async (t) => {
+  await t.test('reaps a process that exited meanwhile, and logs its last output', async (t) => {
     const { backend, pid } = of('mortal')
     await master.ask('exec over the dead', 'up again')
     t.match(await master.told('mortal', ENDED), { code: 9, signal: null, backend })
@@ -543,7 +539,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
   })
 
-  await t.test('signals its processes, and has lost no line of theirs', async (t) => {
+  await t.test('signals its processes, and has lost none of their lines', async (t) => {
     const counters = before.filter(({ service }) => service === 'counter')
     t.equal(counters.length, 2)
     for (const { backend } of counters)

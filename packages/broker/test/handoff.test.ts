@@ -32,7 +32,7 @@ function isOffer(found: OpenOffer | Unmatched): found is OpenOffer {
   return typeof found !== 'string'
 }
 
-void t.test('tokens: 16 bytes each, no two alike, one not a view that a later one writes into', async (t) => {
+void t.test('tokens: 16 bytes each, no two alike, none overwritten by a later one', async (t) => {
   const tokens = Array.from({ length: 1000 }, createToken)
   const copies = tokens.map((token) => token.toString('hex'))
   t.ok(tokens.every((token) => token.length === 16))
@@ -55,28 +55,25 @@ void t.test('an ACK with a wrong echo, or for another connection, does not settl
   t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
 })
 
-void t.test(
-  'the first late ACK of an offer that was given up is told apart from its repetitions',
-  async (t) => {
-    // Every late ACK was counted as load: a backend could repeat one to look as busy as it liked.
-    const ledger = new OfferLedger()
-    const client = connection()
-    const offer = ledger.open(client, randomBytes(16), 10)
-    t.equal(ledger.noteTaken(11), 1)
-    t.equal(ledger.relinquish(0), offer)
-    t.equal(ledger.acked(offer.sequence, client.id), 'given-up')
-    t.equal(ledger.acked(offer.sequence, client.id), 'settled')
-    const relay = ledger.open(connection(), randomBytes(16), 10, 'relay')
-    t.same(ledger.overdueRelays(11), [relay])
-    t.equal(ledger.acked(relay.sequence, relay.connection.id), 'given-up')
-    t.equal(ledger.acked(relay.sequence, relay.connection.id), 'settled')
-    const refused = ledger.open(connection(), randomBytes(16), 10)
-    t.equal(ledger.nacked(refused.sequence, refused.token), refused)
-    t.equal(ledger.acked(refused.sequence, refused.connection.id), 'settled')
-    t.equal(ledger.acked(99, client.id), 'never-made')
-    t.equal(ledger.size, 0)
-  },
-)
+void t.test('the first late ACK of a relinquished offer is told apart from its repetitions', async (t) => {
+  // Every late ACK was counted as load: a backend could repeat one to look as busy as it liked.
+  const ledger = new OfferLedger()
+  const client = connection()
+  const offer = ledger.open(client, randomBytes(16), 10)
+  t.equal(ledger.noteTaken(11), 1)
+  t.equal(ledger.relinquish(0), offer)
+  t.equal(ledger.acked(offer.sequence, client.id), 'given-up')
+  t.equal(ledger.acked(offer.sequence, client.id), 'settled')
+  const relay = ledger.open(connection(), randomBytes(16), 10, 'relay')
+  t.same(ledger.overdueRelays(11), [relay])
+  t.equal(ledger.acked(relay.sequence, relay.connection.id), 'given-up')
+  t.equal(ledger.acked(relay.sequence, relay.connection.id), 'settled')
+  const refused = ledger.open(connection(), randomBytes(16), 10)
+  t.equal(ledger.nacked(refused.sequence, refused.token), refused)
+  t.equal(ledger.acked(refused.sequence, refused.connection.id), 'settled')
+  t.equal(ledger.acked(99, client.id), 'never-made')
+  t.equal(ledger.size, 0)
+})
 
 void t.test('a late ACK is ignored and counted: its offer is settled', async (t) => {
   const ledger = new OfferLedger()
@@ -89,7 +86,7 @@ void t.test('a late ACK is ignored and counted: its offer is settled', async (t)
 })
 
 void t.test(
-  'what was taken is nobody else’s until an answer or the end; over the bound the oldest goes',
+  'a taken offer stays with its backend until an answer or the end; over the bound the oldest is relinquished',
   async (t) => {
     const ledger = new OfferLedger()
     const offers = Array.from({ length: 4 }, (_, index) =>
@@ -127,7 +124,7 @@ void t.test('a NACK without a sequence settles the offer whose token came with t
   t.equal(ledger.nacked(99, offer.token), 'never-made')
 })
 
-void t.test('a lane that ends says that nobody but the backend can read it any more', async (t) => {
+void t.test('when a lane ends, only the backend can read it', async (t) => {
   // The backend sees the end of the lane when the send end is closed, and then adopts without an ACK. So the broker must
   // first close its own copy of the receive end, which could take messages back.
   const lane = new Lane()
@@ -149,7 +146,7 @@ void t.test('a lane that ends says that nobody but the backend can read it any m
   ])
 })
 
-void t.test('each failure has its decision, and metrics know each', async (t) => {
+void t.test('each failure has its decision, and its metric', async (t) => {
   const table: Record<FailureCode, [counts: boolean, next: string]> = {
     UnsupportedPlatform: [false, 'reconnect'],
     PermissionDenied: [true, 'next-backend'],
@@ -180,7 +177,7 @@ void t.test('each failure has its decision, and metrics know each', async (t) =>
   for (const reason of NACK_REASONS) t.ok(reason in table, reason)
 })
 
-void t.test('each errno is the failure that it stands for', async (t) => {
+void t.test('each errno is mapped to its failure', async (t) => {
   const cases: [errno: number, code: FailureCode][] = [
     [1, 'PermissionDenied'],
     [2, 'BackendSocketUnavailable'],

@@ -119,7 +119,7 @@ async function registers(t: Test, path: string): Promise<void> {
 }
 
 void t.test(
-  'what accepts on Unix sockets goes on when it could not for a while',
+  'listeners on Unix sockets resume accepting after an interruption',
   { timeout: LIMIT },
   async (t) => {
     const limit = openDescriptors() + 3 * MAX_PENDING + 64
@@ -154,7 +154,7 @@ void t.test(
       await registers(t, reception.path)
     })
 
-    await scene('a registry with as many strangers as it keeps', async (t) => {
+    await scene('a registry with its maximum of pending connections', async (t) => {
       const reception = openRegistry(t)
       const strangers = Array.from({ length: MAX_PENDING }, () => connectUnix(reception.path))
       const leave = () => {
@@ -171,7 +171,7 @@ void t.test(
       await registered
     })
 
-    await scene('a registry that was told to pause, and to start', async (t) => {
+    await scene('a registry that was paused, and started again', async (t) => {
       const reception = openRegistry(t)
       reception.registry.start(reception.poller)
       await registers(t, reception.path)
@@ -256,14 +256,14 @@ void t.test('listeners that are called in one round share one reserve', { timeou
   t.ok(accepted > 0, 'the first was let in')
 })
 
-void t.test('one free low number is no room for a batch of clients', { timeout: LIMIT }, async (t) => {
+void t.test('one free low number is not room for a batch of clients', { timeout: LIMIT }, async (t) => {
   // The check used the next free number, and a low one had just been freed (an idle connection to the admin server): a batch of 64
   // was accepted each time, until the table was full. A worker with a full table lost its channel to the next master.
   const { accepted } = await crowd(t, 1, MASS, 5)
   t.ok(accepted < 64 + 64, `${accepted} were accepted`)
 })
 
-void t.test('a reserve is suspected from the first descriptor in it to a look that finds room', async (t) => {
+void t.test('a reserve is suspected from its first used descriptor until a check finds room', async (t) => {
   const reserve = new DescriptorReserve(10_000)
   t.notOk(reserve.isSuspected)
   t.notOk(reserve.isReached(5000))

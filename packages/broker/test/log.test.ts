@@ -30,7 +30,7 @@ function folder(t: Test): string {
   return path
 }
 
-void t.test('what is not dropped comes out once, in order, in pieces of whole lines', async (t) => {
+void t.test('lines that are not dropped are written once, in order, in pieces of whole lines', async (t) => {
   const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
   const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }))
   fc.assert(
@@ -64,22 +64,25 @@ void t.test('what is not dropped comes out once, in order, in pieces of whole li
   t.pass()
 })
 
-void t.test('after the first line that is dropped all are, until half of the buffer is free', async (t) => {
-  const buffer = new LineBuffer({ limit: 100, reserve: 0 })
-  for (let index = 0; index < 12; index++) buffer.push(Buffer.from('123456789\n'), 'own')
-  t.equal(buffer.dropped, 2)
-  t.equal(buffer.next(40).length, 40)
-  buffer.written(40)
-  buffer.push(Buffer.from('short\n'), 'own')
-  t.match(buffer, { dropped: 3, mayResume: false })
-  buffer.written(10)
-  t.match(buffer, { mayResume: true, unreported: 3 })
-  t.equal(buffer.resume(), 3)
-  buffer.push(Buffer.from('short\n'), 'own')
-  t.match(buffer, { dropped: 3, unreported: 0, size: 56 })
-})
+void t.test(
+  'after the first dropped line all lines are dropped, until half of the buffer is free',
+  async (t) => {
+    const buffer = new LineBuffer({ limit: 100, reserve: 0 })
+    for (let index = 0; index < 12; index++) buffer.push(Buffer.from('123456789\n'), 'own')
+    t.equal(buffer.dropped, 2)
+    t.equal(buffer.next(40).length, 40)
+    buffer.written(40)
+    buffer.push(Buffer.from('short\n'), 'own')
+    t.match(buffer, { dropped: 3, mayResume: false })
+    buffer.written(10)
+    t.match(buffer, { mayResume: true, unreported: 3 })
+    t.equal(buffer.resume(), 3)
+    buffer.push(Buffer.from('short\n'), 'own')
+    t.match(buffer, { dropped: 3, unreported: 0, size: 56 })
+  },
+)
 
-void t.test('output of an app leaves room for what is said of it', async (t) => {
+void t.test('output of an app leaves room for log lines about it', async (t) => {
   const buffer = new LineBuffer({ limit: 100, reserve: 30 })
   for (let index = 0; index < 20; index++) buffer.push(Buffer.from('123456789\n'), 'output')
   t.match(buffer, { size: 70, dropped: 13 })
@@ -93,7 +96,7 @@ void t.test('output of an app leaves room for what is said of it', async (t) => 
   t.match(buffer, { size: 95, dropped: 20 })
 })
 
-void t.test('a line that was begun is finished after an exec, and what is to be said is said', async (t) => {
+void t.test('a partial line is finished after an exec, and pending notices are logged', async (t) => {
   const first = new LineBuffer({ limit: 20, reserve: 0 })
   first.push(Buffer.from('abc\n'), 'own')
   first.push(Buffer.from('def\n'), 'own')
@@ -108,7 +111,7 @@ void t.test('a line that was begun is finished after an exec, and what is to be 
 })
 
 // After a full disk and a rotation, the old file ended in half a line, and the new one began with the other half.
-void t.test('a line that was begun is begun again in another file, also after an exec', async (t) => {
+void t.test('a partial line is written again in another file, also after an exec', async (t) => {
   const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
   const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }), fc.constantFrom('another file', 'exec'))
   fc.assert(
@@ -242,7 +245,7 @@ void t.test(
 )
 
 void t.test(
-  'a file: written by a thread, in order, and at an exit at once',
+  'a file: written by a thread, in order, and synchronously at exit',
   { timeout: LIMIT },
   async (t) => {
     const path = join(folder(t), 'log')
@@ -299,7 +302,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     limitFiles('unlimited')
   }
 
-  await t.test('the line is begun again in the next one', async (t) => {
+  await t.test('the line is written again in the next one', async (t) => {
     await fill('first line')
     sink.write('after it\n')
     rotate('1')
@@ -308,7 +311,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     t.equal(readFileSync(path, 'utf8'), 'first line\nafter it\n')
   })
 
-  await t.test('also by the program that follows in the process', async (t) => {
+  await t.test('also by the next program in the process', async (t) => {
     await fill('other line')
     const next = new Sink(fd)
     next.restore(sink.state)
@@ -321,7 +324,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     t.equal(readFileSync(path, 'utf8'), 'other line\n')
   })
 
-  await t.test('not where the same file is opened again', async (t) => {
+  await t.test('not if the same file is reopened', async (t) => {
     await fill('third line')
     sink.reopen()
     limitFiles('unlimited')
@@ -330,7 +333,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
   })
 
   // A write in a thread goes to the file that was open when it began.
-  await t.test('a write that is under way ends in the file in which it began', async (t) => {
+  await t.test('a write in progress ends in the file in which it began', async (t) => {
     await fill('fourth one')
     const busy = await occupyThreads(folder(t))
     await eventually(() => sink.writing, 'the rest waits for a thread')

@@ -2,7 +2,7 @@ import t from 'tap'
 import { TokenBuckets } from '../src/worker/registry/token-buckets.ts'
 import { RegistrationLimits } from '../src/worker/registry/registration-limits.ts'
 
-void t.test('an allowance gives its burst at once, then as much as comes back', async (t) => {
+void t.test('an allowance gives its burst at once, then its rate', async (t) => {
   const allowance = new TokenBuckets({ burst: 3, perSecond: 2 })
   const taken = (now: number) => allowance.take('one', now)
   t.same([taken(0), taken(0), taken(0)], [undefined, undefined, undefined])
@@ -14,7 +14,7 @@ void t.test('an allowance gives its burst at once, then as much as comes back', 
   t.equal(taken(60_000), 500, 'never more than the burst')
 })
 
-void t.test('a process that goes on although it was refused is not answered', async (t) => {
+void t.test('a process that keeps dialling after a refusal gets no answer', async (t) => {
   const limits = new RegistrationLimits()
   const peer = { pid: 1, uid: 0, gid: 0 }
   const answered = (now: number) => {
@@ -31,7 +31,7 @@ void t.test('a process that goes on although it was refused is not answered', as
   t.equal(limits.dialled(peer, 1200), undefined, 'a dial that it may make again is granted')
 })
 
-void t.test('a process with more backends than it may dial for at once gets all of them in', async (t) => {
+void t.test('a process with more backends than its burst gets all of them registered', async (t) => {
   // Refused dials used up the allowance as it came back: from about 85 backends on, the waiting ones kept each other out for good.
   const limits = new RegistrationLimits()
   const peer = { pid: 1, uid: 0, gid: 0 }
@@ -57,7 +57,7 @@ void t.test('a process with more backends than it may dial for at once gets all 
   t.ok(now < 30_000, `${now} ms`)
 })
 
-void t.test('a pod that dials in a loop does not keep out another one of its user', async (t) => {
+void t.test('a pod that dials in a loop does not keep out another pod of its user', async (t) => {
   // Both have pid 0. The one in the loop used up the allowance as it came back, and the other was never registered.
   const limits = new RegistrationLimits()
   const peer = { pid: 0, uid: 0, gid: 0 }
@@ -93,36 +93,30 @@ void t.test(
   },
 )
 
-void t.test(
-  'dials are counted for each process, and for each user where the kernel names none',
-  async (t) => {
-    const limits = new RegistrationLimits()
-    const granted = (peer: { pid: number; uid: number }) => {
-      let count = 0
-      while (limits.dialled({ gid: 0, ...peer }, 0) === undefined) count += 1
-      return count
-    }
-    t.equal(granted({ pid: 1, uid: 0 }), 64)
-    t.equal(granted({ pid: 2, uid: 0 }), 64)
-    t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid that another user had is another process')
-    t.equal(granted({ pid: 0, uid: 0 }), 512, 'all of a user in another PID namespace')
-    t.match(limits.dialled({ pid: 1, uid: 0, gid: 0 }, 0), {
-      code: 'TooManyRegistrations',
-      retry: true,
-      retryAfter: 125,
-    })
-  },
-)
+void t.test('dials are counted per process, and per user where the kernel reports no pid', async (t) => {
+  const limits = new RegistrationLimits()
+  const granted = (peer: { pid: number; uid: number }) => {
+    let count = 0
+    while (limits.dialled({ gid: 0, ...peer }, 0) === undefined) count += 1
+    return count
+  }
+  t.equal(granted({ pid: 1, uid: 0 }), 64)
+  t.equal(granted({ pid: 2, uid: 0 }), 64)
+  t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid that another user had is another process')
+  t.equal(granted({ pid: 0, uid: 0 }), 512, 'all of a user in another PID namespace')
+  t.match(limits.dialled({ pid: 1, uid: 0, gid: 0 }, 0), {
+    code: 'TooManyRegistrations',
+    retry: true,
+    retryAfter: 125,
+  })
+})
 
-void t.test(
-  'a process has no more than 256 registrations that live, and pods no more than 2,048',
-  async (t) => {
-    const limits = new RegistrationLimits()
-    const process = { pid: 1, uid: 0, gid: 0 }
-    t.equal(limits.adds(process, 255), undefined)
-    t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
-    const unnamed = { ...process, pid: 0 }
-    t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
-    t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
-  },
-)
+void t.test('a process has at most 256 live registrations, and pods at most 2,048', async (t) => {
+  const limits = new RegistrationLimits()
+  const process = { pid: 1, uid: 0, gid: 0 }
+  t.equal(limits.adds(process, 255), undefined)
+  t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
+  const unnamed = { ...process, pid: 0 }
+  t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
+  t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
+})

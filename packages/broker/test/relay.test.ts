@@ -54,7 +54,7 @@ function dialled(t: Test): { upstream: Socket; backend: Socket } {
   return { upstream, backend }
 }
 
-void t.test('a backend that fails right behind the end of its answer', { timeout: LIMIT }, async (t) => {
+void t.test('a backend that fails right after the end of its response', { timeout: LIMIT }, async (t) => {
   // A backend was killed: the broker read the end of its stream, passed it on to the client, and in the same turn wrote the
   // client's next request to the closed socket (EPIPE). The reset that followed hit a shutdown in progress, and the client's
   // descriptor was never closed; at the end the broker could not exit.
@@ -74,7 +74,7 @@ void t.test('a backend that fails right behind the end of its answer', { timeout
   t.equal(descriptors(), before - 2, 'both sides are closed')
 })
 
-void t.test('a backend that fails in the middle of its answer', { timeout: LIMIT }, async (t) => {
+void t.test('a backend that fails in the middle of its response', { timeout: LIMIT }, async (t) => {
   const { client, connection } = await accepted(t)
   const { upstream, backend } = dialled(t)
   const before = descriptors()
@@ -183,7 +183,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.equal(descriptors(), before)
   })
 
-  await t.test('nobody’s: the kernel’s answer, later', async (t) => {
+  await t.test('no listener: the errno of the kernel, later', async (t) => {
     const before = descriptors()
     const { heard, outcome } = dialAs(own, '/nowhere/relay.sock')
     t.same(heard, [])
@@ -191,7 +191,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.equal(descriptors(), before)
   })
 
-  await t.test('given up at once: nothing is heard of it, whoever listens', async (t) => {
+  await t.test('given up at once: no event, whatever listens', async (t) => {
     const { path, accept } = await endpoint(t)
     const before = descriptors()
     for (const [uid, where] of [
@@ -225,39 +225,36 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
   })
 })
 
-void t.test(
-  'of an endpoint that a backend has left behind nothing is removed but its own socket',
-  async (t) => {
-    // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
-    // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
-    const own = process.getuid?.() ?? -1
-    const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
-    t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-    const abandoned = (name: string) => {
-      listenUnix({ path: join(folder, name) }).close()
-      return join(folder, name)
-    }
-    const file = join(folder, 'relay-file')
-    writeFileSync(file, 'somebody’s')
-    const subfolder = join(folder, 'relay-folder')
-    mkdirSync(subfolder)
-    const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
+void t.test('only the backend’s own socket is removed when it leaves an endpoint behind', async (t) => {
+  // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
+  // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
+  const own = process.getuid?.() ?? -1
+  const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  const abandoned = (name: string) => {
+    listenUnix({ path: join(folder, name) }).close()
+    return join(folder, name)
+  }
+  const file = join(folder, 'relay-file')
+  writeFileSync(file, 'somebody’s')
+  const subfolder = join(folder, 'relay-folder')
+  mkdirSync(subfolder)
+  const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
 
-    removeRelaySocket(folder, { path: abandoned('relay-own'), uid: own })
-    removeRelaySocket(folder, { path: join(folder, 'relay-of-another'), uid: own + 1 })
-    for (const name of ['relay-file', 'relay-folder', 'control.sock', 'relay-\0', 'relay-gone'])
-      removeRelaySocket(folder, { path: join(folder, name), uid: own })
-    removeRelaySocket(join(folder, 'elsewhere'), { path: join(folder, 'relay-of-another'), uid: own })
-    const names = () => readdirSync(folder).map((name) => join(folder, name))
-    t.same(names().toSorted(), kept.toSorted())
+  removeRelaySocket(folder, { path: abandoned('relay-own'), uid: own })
+  removeRelaySocket(folder, { path: join(folder, 'relay-of-another'), uid: own + 1 })
+  for (const name of ['relay-file', 'relay-folder', 'control.sock', 'relay-\0', 'relay-gone'])
+    removeRelaySocket(folder, { path: join(folder, name), uid: own })
+  removeRelaySocket(join(folder, 'elsewhere'), { path: join(folder, 'relay-of-another'), uid: own })
+  const names = () => readdirSync(folder).map((name) => join(folder, name))
+  t.same(names().toSorted(), kept.toSorted())
 
-    const served = listenUnix({ path: join(folder, 'relay-served') })
-    t.teardown(() => served.close())
-    sweepRelaySockets(folder)
-    const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
-    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
-  },
-)
+  const served = listenUnix({ path: join(folder, 'relay-served') })
+  t.teardown(() => served.close())
+  sweepRelaySockets(folder)
+  const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
+  t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
+})
 
 function descriptors(): number {
   return readdirSync('/proc/self/fd').length

@@ -224,7 +224,7 @@ void t.test('clients that come together go to few of many backends, eight to eac
   )
 })
 
-void t.test('round-robin gives each its turn, whoever comes together', async (t) => {
+void t.test('round-robin gives each its turn, whatever the batches', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
   const backends = stage.backends(1, 1, 1, 1)
   stage.arrive(6)
@@ -233,7 +233,7 @@ void t.test('round-robin gives each its turn, whoever comes together', async (t)
   t.same(offered(backends), [4, 4, 4, 3])
 })
 
-void t.test('as many backends as processors share evenly what comes together', async (t) => {
+void t.test('with as many backends as processors, a batch is shared evenly', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
   const backends = stage.backends(1, 1)
   stage.arrive(6)
@@ -246,7 +246,7 @@ void t.test('as many backends as processors share evenly what comes together', a
 })
 
 void t.test(
-  'a run does not make the load of a backend higher than that of the idle ones by more',
+  'a run raises the load of a backend above that of idle ones by no more than its length',
   async (t) => {
     const stage = new Stage(t, 'least-connections', 2)
     const backends = stage.backends(1, 1, 1)
@@ -286,7 +286,7 @@ void t.test('with source-hash there are no runs: each client goes where its addr
   t.ok(together.filter((count) => count > 0).length > 1)
 })
 
-void t.test('who was refused is chosen a backend for by itself, and never the same again', async (t) => {
+void t.test('a refused client gets another backend individually, and never the same one again', async (t) => {
   const stage = new Stage(t, 'least-connections', 1)
   const [refusing, ...others] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
   stage.arrive(8)
@@ -322,7 +322,7 @@ for (const [how, back] of takenBack) {
   })
 }
 
-void t.test('a NACK of what is settled is counted, however often it comes', async (t) => {
+void t.test('a NACK of a settled offer is counted, however often it is repeated', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const [backend] = stage.backends(1) as [Backend]
   stage.arrive(1)
@@ -334,7 +334,7 @@ void t.test('a NACK of what is settled is counted, however often it comes', asyn
 })
 
 void t.test(
-  'a NACK of an offer that was never made breaks the protocol, and is no late answer',
+  'a NACK of an offer that was never made violates the protocol, and is not a late answer',
   async (t) => {
     const stage = new Stage(t, 'round-robin', 1)
     const [backend] = stage.backends(1) as [Backend]
@@ -346,7 +346,7 @@ void t.test(
   },
 )
 
-void t.test('256 NACKs with a token that was never offered can be explained, one more can not', async (t) => {
+void t.test('256 NACKs with a token that was never offered are tolerated, one more is not', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const [backend, other] = stage.backends(1, 1) as [Backend, Backend]
   stage.arrive(40)
@@ -365,7 +365,7 @@ void t.test('256 NACKs with a token that was never offered can be explained, one
   t.equal(await stage.tokensRejected('TokenNotPending'), rejected, 'each has a reason, which is counted')
 })
 
-void t.test('busy is a service of which as many backends as can run have something to answer', async (t) => {
+void t.test('a service is busy when as many of its backends as can run have unanswered offers', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
   t.notOk(stage.service.busy, 'nobody is there')
   const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
@@ -387,7 +387,7 @@ void t.test('busy is a service of which as many backends as can run have somethi
   t.notOk(stage.service.busy)
 })
 
-void t.test('nobody waits in the kernel for backends that are stuck', async (t) => {
+void t.test('no client waits in the kernel for backends that are stuck', async (t) => {
   // Two of three backends were stopped, on two processors: until their deadline each new client waited a millisecond or two,
   // although the third was idle.
   const stage = new Stage(t, 'round-robin', 2)
@@ -408,7 +408,7 @@ void t.test('nobody waits in the kernel for backends that are stuck', async (t) 
   second.acknowledge()
 })
 
-void t.test('a backend that takes no new clients is nobody to wait for', async (t) => {
+void t.test('a backend that takes no new clients is not waited for', async (t) => {
   const stage = new Stage(t, 'round-robin', 4)
   const [first, second] = stage.backends(1, 1) as [Backend, Backend]
   stage.arrive(4)
@@ -421,7 +421,7 @@ void t.test('a backend that takes no new clients is nobody to wait for', async (
   t.notOk(stage.service.busy)
 })
 
-void t.test('what one ACK frame says is settled together', async (t) => {
+void t.test('the entries of one ACK frame are settled together', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const [backend] = stage.backends(1) as [Backend]
   stage.arrive(20)

@@ -38,7 +38,7 @@ if (SEED !== undefined) {
   })
 } else {
   void t.test(
-    'in no schedule has a client two owners, is one offered again without proof, lost, overtaken or left over',
+    'in no schedule does a client have two owners, or is offered again without proof, lost, overtaken or left over',
     { timeout: LIMIT + starts(SEEDS / 100) },
     async (t) => {
       const seen = new Map<string, number>()
@@ -78,7 +78,7 @@ if (SEED !== undefined) {
   })
 
   const sabotages: [sabotage: Sabotage, rule: RegExp][] = [
-    ['a write is believed before the kernel has it', /^I2/],
+    ['a write is believed before the kernel has accepted it', /^I2/],
     ['control is not read to its end', /^(I1|I3)/],
     ['a read-back leaves the message on the lane', /^(I1|I3)/],
     ['a refused descriptor stays open', /^I3/],

@@ -74,7 +74,7 @@ void t.test('more items than the capacity go in several calls, and are received 
   t.same(receiver.receive(b.fd, 0), { messages: [], ended: false })
 })
 
-void t.test('a full lane is EAGAIN behind what went', async (t) => {
+void t.test('a full lane is EAGAIN after the messages that were sent', async (t) => {
   const [a, b] = lane(t)
   const { sent, error } = new SendBatch(64, 16).send(a.fd, items(2000, a.fd))
   t.match(error, { code: 'EAGAIN', syscall: 'sendmmsg', fd: a.fd })
@@ -113,7 +113,7 @@ void t.test('an item that does not fit is refused', async (t) => {
   }
 })
 
-void t.test('a message that is too long or too short is seen at its true length', async (t) => {
+void t.test('a message that is too long or too short has its true length', async (t) => {
   const [a, b] = lane(t)
   for (const size of [15, 16, 17, 4096]) sendMessage(a.fd, { bytes: Buffer.alloc(size, 'x'), fds: [a.fd] })
   const { messages } = new ReceiveBatch(64, 16).receive(b.fd, 64)
@@ -156,7 +156,7 @@ void t.test('none, two, four and five descriptors are counted', async (t) => {
   t.equal(openDescriptors(), before, 'the kernel closed the rest')
 })
 
-void t.test('options that another holder of the socket set cost no descriptor', async (t) => {
+void t.test('options set by another holder of the socket cost no descriptor', async (t) => {
   const [a, b] = lane(t)
   const SO_PASSCRED = 16
   const SO_PASSPIDFD = 76
@@ -172,7 +172,7 @@ void t.test('options that another holder of the socket set cost no descriptor', 
   t.equal(openDescriptors(), before)
 })
 
-void t.test('what was sent before the end is still received, and then the end', async (t) => {
+void t.test('messages sent before the end are still received, and then the end', async (t) => {
   const [a, b] = lane(t)
   new SendBatch(4, 16).send(a.fd, items(2, b.fd))
   a.close()
@@ -206,7 +206,7 @@ function replaceReceive(t: Test, receive: (socket: number, header: number, flags
   calls.recvmmsg = (socket, header, _count, flags) => receive(Number(socket), Number(header), Number(flags))
 }
 
-void t.test('a peer that closes with unread messages a moment after nothing had come', async (t) => {
+void t.test('a peer that closes with unread messages just after an empty read', async (t) => {
   // The first call consumes a pending reset and gets EAGAIN in this case; the second gets the reset.
   const [a, b] = lane(t)
   const { recvmmsg } = libc
@@ -231,7 +231,7 @@ void t.test('a peer that closes with unread messages a moment after nothing had 
   result.messages.forEach(({ fds }) => fds.forEach(close))
 })
 
-void t.test('a reset that is told twice is an error beside what came', async (t) => {
+void t.test('a reset that is reported twice is an error next to the messages', async (t) => {
   const [, b] = lane(t)
   let times = 0
   replaceReceive(t, (_socket, header, flags) => {
@@ -270,7 +270,7 @@ void t.test('an empty message is not the end', async (t) => {
   t.equal(last.ended, true)
 })
 
-void t.test('a socket that is no socket is an error beside what came', async (t) => {
+void t.test('a descriptor that is not a socket is an error next to the messages', async (t) => {
   t.match(new ReceiveBatch(4, 16).receive(99_999, 4), {
     messages: [],
     ended: false,

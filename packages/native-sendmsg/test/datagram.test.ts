@@ -47,7 +47,7 @@ void t.test('a datagram goes to a path and to an abstract name', { timeout: LIMI
   t.equal(openDescriptors(), before)
 })
 
-void t.test('a receiver that does not read makes nobody wait', { timeout: LIMIT }, async (t) => {
+void t.test('a receiver that does not read does not block the sender', { timeout: LIMIT }, async (t) => {
   const name = join(temporaryFolder(t), 'notify')
   const received = await receiver(t, name)
   let sent = 0
@@ -65,7 +65,7 @@ void t.test('a receiver that does not read makes nobody wait', { timeout: LIMIT 
   )
 })
 
-void t.test('a datagram that nobody can have is an error with the path', { timeout: LIMIT }, async (t) => {
+void t.test('a datagram without a receiver is an error with the path', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const before = openDescriptors()
   const path = join(folder, 'notify')

@@ -84,7 +84,7 @@ void t.test(
 )
 
 void t.test(
-  'the new program has 0, 1, 2 and what was kept, and nothing else',
+  'the new program has 0, 1, 2 and the kept descriptors, and no others',
   { timeout: LIMIT },
   async (t) => {
     const { code, stdout, stderr } = await ended(startFixture('inherited.mjs', []))
@@ -146,7 +146,7 @@ void t.test('an execve that fails leaves everything as it was', { timeout: LIMIT
   await arrived
 })
 
-void t.test('a Worker can not replace the program', { timeout: LIMIT }, async (t) => {
+void t.test('a Worker cannot replace the program', { timeout: LIMIT }, async (t) => {
   const index = new URL('../dist/index.js', import.meta.url).href
   const code = `import(${JSON.stringify(index)}).then(({ executeInPlace }) =>
     executeInPlace({ path: '/bin/false', args: [], env: {}, keep: [] }),
@@ -177,16 +177,12 @@ void t.test('signals wait while the program is replaced', { timeout: LIMIT }, as
 })
 
 // A Node with capabilities (setcap(8), to listen on port 80) ignores LD_PRELOAD: each reload leaked a descriptor into all children.
-void t.test(
-  'what was to be preloaded is closed where ld.so did not load it',
-  { timeout: LIMIT },
-  async (t) => {
-    const child = startFixture('unloaded-keeper.mjs', [])
-    const { stdout, stderr } = await ended(child)
-    t.equal(stderr, '')
-    t.same(JSON.parse(stdout), { left: [], variables: [] })
-  },
-)
+void t.test('the library to preload is closed if ld.so did not load it', { timeout: LIMIT }, async (t) => {
+  const child = startFixture('unloaded-keeper.mjs', [])
+  const { stdout, stderr } = await ended(child)
+  t.equal(stderr, '')
+  t.same(JSON.parse(stdout), { left: [], variables: [] })
+})
 
 void t.test('a program that cannot be executed leaves the signal mask as it was', (t) => {
   const mask = () => /^SigBlk.*$/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[0]

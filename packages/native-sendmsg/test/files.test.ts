@@ -104,7 +104,7 @@ void t.test(
   },
 )
 
-void t.test('a lock that can not be had names the file', async (t) => {
+void t.test('the error for a lock held elsewhere names the file', async (t) => {
   const folder = temporaryFolder(t)
   const before = openDescriptors()
   const missing = join(folder, 'none', 'lock')

@@ -154,7 +154,7 @@ void t.test('a dial never blocks on a silent or full peer', { timeout: LIMIT }, 
   t.equal(full.code, 'EAGAIN')
 })
 
-void t.test('a peer that is gone raises no signal', async (t) => {
+void t.test('a closed peer raises no signal', async (t) => {
   for (const type of ['stream', 'seqpacket'] as const) {
     const [a, b] = pair(t, type)
     b.close()
@@ -339,7 +339,7 @@ void t.test(
   },
 )
 
-void t.test('a message that is longer than asked for says so', async (t) => {
+void t.test('a message that is longer than requested is marked', async (t) => {
   const [a, b] = pair(t)
   sendMessage(a.fd, { bytes: Buffer.from('seventeen bytes!!') })
   const message = receiveMessage(b.fd, { size: 16, maxFds: 0 })
@@ -355,7 +355,7 @@ void t.test('descriptors need a byte to ride on', async (t) => {
   )
 })
 
-void t.test('receiveExact takes what it asked for and not a byte more', { timeout: LIMIT }, async (t) => {
+void t.test('receiveExact takes exactly the requested bytes', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t, 'stream')
   const poller = new Poller()
   t.teardown(() => poller.close())
@@ -373,7 +373,7 @@ void t.test('receiveExact takes what it asked for and not a byte more', { timeou
   t.equal((await receiveExact(poller, b.fd, 3, { maxFds: 0 })).bytes.toString(), 'now', 'without a wait')
 })
 
-void t.test('receiveExact closes what it holds when it rejects', { timeout: LIMIT }, async (t) => {
+void t.test('receiveExact closes received descriptors when it rejects', { timeout: LIMIT }, async (t) => {
   const poller = new Poller()
   t.teardown(() => poller.close())
   const [a, b] = pair(t, 'stream')

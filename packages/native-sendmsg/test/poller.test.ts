@@ -38,7 +38,7 @@ function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
 }
 
 void t.test(
-  'a listener is called with what holds, again and again until it is dealt with',
+  'a listener is called with the events that hold, repeatedly, until they are handled',
   { timeout: LIMIT },
   async (t) => {
     const [a, b] = pair(t)
@@ -62,7 +62,7 @@ void t.test(
   },
 )
 
-void t.test('afterWake comes once behind all listeners of a wake-up', { timeout: LIMIT }, async (t) => {
+void t.test('afterWake is called once, after all listeners of a wake-up', { timeout: LIMIT }, async (t) => {
   const order: string[] = []
   const done = deferred<void>()
   const watched = poller(t, {
@@ -89,7 +89,7 @@ void t.test('afterWake comes once behind all listeners of a wake-up', { timeout:
   t.same(order, ['after', 'one', 'two', 'after'])
 })
 
-void t.test('the peer going is told apart from bytes', { timeout: LIMIT }, async (t) => {
+void t.test('a closed peer is told apart from bytes', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t)
   const gone = deferred<number>()
   const watch = poller(t).add(b.fd, EPOLLRDHUP, (events) => {
@@ -167,7 +167,7 @@ void t.test(
 )
 
 void t.test(
-  'events that a listener of the same round stopped asking for are not told',
+  'events dropped by a listener of the same round are not reported',
   { timeout: LIMIT },
   async (t) => {
     const watched = poller(t)
@@ -244,7 +244,7 @@ void t.test(
   },
 )
 
-void t.test('a poller that is closed is of no use, and a second close is harmless', async (t) => {
+void t.test('a closed poller cannot be used, and a second close is harmless', async (t) => {
   const [, b] = pair(t)
   const closed = new Poller()
   closed.add(b.fd, EPOLLIN, () => t.fail('called after close'))
@@ -299,24 +299,20 @@ const natural: [name: string, how: string, stdout: string][] = [
   ['a process with a waiting poller ends: worker-throw', 'worker-throw', '0 left\n'],
   ['a process with a waiting poller ends: worker-natural', 'worker-natural', '0 left\n'],
   [
-    'a listener that throws is an uncaught exception and stops no other',
+    'a listener that throws is an uncaught exception, and the others still run',
     'listener-throws',
     'second called\nuncaught: from the listener\nuncaught: from afterWake\n',
   ],
-  ['a round that is held back comes by itself, and keeps the process until then', 'held-back', '20 rounds\n'],
+  ['a held-back round happens by itself, and keeps the process alive until then', 'held-back', '20 rounds\n'],
   [
-    'a round that is held back comes at once on advance',
+    'a held-back round happens at once on advance',
     'advance',
     'round 1, round 2, whatever is next, round 3\n',
   ],
   ['a poller that is held back can be closed', 'close-held-back', 'round 1\n'],
   // The round in progress waited for a closed set, and the process died of EBADF.
-  ['a poller that is closed after advance has no round more', 'close-advanced', 'round 1\n'],
-  [
-    'a poller that is held back and has lost its only watch keeps no process',
-    'remove-held-back',
-    'round 1\n',
-  ],
+  ['a poller that is closed after advance has no further round', 'close-advanced', 'round 1\n'],
+  ['a held-back poller without watches does not keep the process alive', 'remove-held-back', 'round 1\n'],
   ['a watch that is added while the poller is held back is called', 'add-held-back', 'called\n'],
   // The poller was never armed again.
   [
@@ -325,7 +321,7 @@ const natural: [name: string, how: string, stdout: string][] = [
     'round 1\nuncaught: from holdBack\nround 2\n',
   ],
   // It was reported by the wake-up itself, and again as the ring's result: the second recv got EAGAIN.
-  ['however often a poller is woken, an event is told once', 'woken-often', 'told of 1\n'],
+  ['an event is reported once, however often a poller is woken', 'woken-often', 'told of 1\n'],
 ]
 
 for (const ring of [true, false]) {

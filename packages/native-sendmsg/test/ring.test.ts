@@ -41,9 +41,9 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
     'order',
     { empty: 0, accepted: 200, batches: [64, 64, 64, 8], inOrder: true, flags: true, left: 0 },
   ],
-  ['no more than asked for are accepted', 'max', { none: 0, one: 1, some: 5, rest: 4 }],
+  ['no more connections than requested are accepted', 'max', { none: 0, one: 1, some: 5, rest: 4 }],
   [
-    'out of descriptors in the middle of a batch, those that have one are the caller’s and the others wait',
+    'out of descriptors in the middle of a batch, accepted connections are returned and the others wait',
     'exhausted',
     {
       accepted: 10,
@@ -67,16 +67,20 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
     { accepted: 0, error: 'EINVAL', notASocket: 'ENOTSOCK', closed: 'EBADF' },
   ],
   [
-    'all are closed, whatever was closed before and however many there are',
+    'all are closed, whatever was closed before, in any number',
     'close',
     { none: 'no error', one: 'no error', twice: 'no error', leaked: 0, ended: true },
   ],
   // Those after the first 128 were left open if one of them could not be closed.
-  ['one that cannot be closed keeps no other open', 'close-bad', { code: 'EBADF', fd: true, leaked: 0 }],
+  [
+    'one that cannot be closed does not keep others open',
+    'close-bad',
+    { code: 'EBADF', fd: true, leaked: 0 },
+  ],
   // The kernel wrote the last completions of a Worker's ring into memory freed with its heap: SIGSEGV.
   ['a Worker has no ring, and its end does no harm', 'workers', { accepted: 30, rings: 0 }],
   [
-    'the ring goes on after a child was forked, and in a second copy of the package',
+    'the ring works after a fork, and in a second copy of the package',
     'fork',
     { before: 3, during: 3, copy: 3, after: 3 },
   ],
@@ -146,7 +150,7 @@ async function clients(t: Test, count: number): Promise<{ listener: OwnedFd; soc
 const noRing = mainRing() === undefined ? 'no io_uring here' : false
 
 void t.test(
-  'a batch that the kernel breaks off loses no client',
+  'a batch interrupted by the kernel loses no client',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener, sockets } = await clients(t, 8)
@@ -175,7 +179,7 @@ void t.test(
 )
 
 void t.test(
-  'a batch that the kernel does not begin is an error of the listener',
+  'a batch that the kernel does not start is an error of the listener',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener } = await clients(t, 1)
@@ -188,23 +192,27 @@ void t.test(
   },
 )
 
-void t.test('what the kernel does not close together is closed one by one', { skip: noRing }, async (t) => {
-  socketpair('stream').forEach((end) => end.close())
-  const before = openDescriptors()
-  const all = Array.from({ length: 10 }, () => socketpair('stream')).flat()
-  const bad = all[15] as OwnedFd
-  const number = bad.fd
-  closeSync(number)
-  refusingAfter(t, 7)
-  const error = nativeError(() => closeAll(all))
-  t.match(error, { code: 'EBADF', syscall: 'close', fd: number })
-  t.ok(error instanceof NativeError)
-  t.equal(openDescriptors(), before)
-  t.ok(all.every(({ closed }) => closed))
-})
+void t.test(
+  'descriptors that the kernel does not close together are closed one by one',
+  { skip: noRing },
+  async (t) => {
+    socketpair('stream').forEach((end) => end.close())
+    const before = openDescriptors()
+    const all = Array.from({ length: 10 }, () => socketpair('stream')).flat()
+    const bad = all[15] as OwnedFd
+    const number = bad.fd
+    closeSync(number)
+    refusingAfter(t, 7)
+    const error = nativeError(() => closeAll(all))
+    t.match(error, { code: 'EBADF', syscall: 'close', fd: number })
+    t.ok(error instanceof NativeError)
+    t.equal(openDescriptors(), before)
+    t.ok(all.every(({ closed }) => closed))
+  },
+)
 
 void t.test(
-  'a program that is short of descriptors has a ring later',
+  'a program that is short of descriptors gets a ring later',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     // The first failure was permanent, and reported nowhere.
@@ -242,7 +250,7 @@ function listening(t: Test) {
 }
 
 void t.test(
-  'a poller goes on while the kernel takes no chain, and after that',
+  'a poller works while the kernel accepts no chain, and afterwards',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     // io_uring_enter(2) may fail with ENOMEM, EAGAIN or EBUSY. That was an exception inside the poller, which ended the
@@ -289,7 +297,7 @@ void t.test(
 )
 
 void t.test(
-  'a chain of which the kernel takes half does no harm',
+  'a chain accepted halfway by the kernel does no harm',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { begin, hear } = listening(t)

@@ -178,7 +178,7 @@ void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeou
   t.match(error, { code: 'ECONNREFUSED' })
 })
 
-void t.test('IPv6 addresses are written as Node writes them', async (t) => {
+void t.test('IPv6 addresses are formatted as in Node', async (t) => {
   const before = openDescriptors()
   for (const host of ['::', '::1']) {
     const listener = listenTcp({ host, port: 0 })
@@ -228,7 +228,7 @@ void t.test('an address in use is named', async (t) => {
   t.equal(openDescriptors(), before)
 })
 
-void t.test('an address is packed and comes back, as the kernel or anybody wrote it', async (t) => {
+void t.test('an address is packed and parsed, as written by the kernel or by a user', async (t) => {
   const bytes = Buffer.alloc(8 + PACKED_ADDRESS, 0xff)
   const through = (address: SocketAddress) => {
     bytes.fill(0xff)
@@ -335,7 +335,7 @@ void t.test('peek leaves the bytes where they are', async (t) => {
   b.close()
 })
 
-void t.test('send is short when the kernel is full; recv says EAGAIN and EOF', async (t) => {
+void t.test('send is short when the buffer is full; recv reports EAGAIN and EOF', async (t) => {
   const [a, b] = socketpair('stream')
   closing(t, a, b)
   t.equal(
@@ -358,7 +358,7 @@ void t.test('send is short when the kernel is full; recv says EAGAIN and EOF', a
   t.equal(recv(b.fd, 1).length, 0)
 })
 
-void t.test('readToEnd stops where nothing more has come, or at the end, or at the limit', async (t) => {
+void t.test('readToEnd stops when no more has arrived, at the end, or at the limit', async (t) => {
   const [a, b] = socketpair('stream')
   closing(t, a, b)
   t.same(readToEnd(b.fd), { data: Buffer.alloc(0), ended: false })
@@ -379,7 +379,7 @@ void t.test('readToEnd stops where nothing more has come, or at the end, or at t
   t.equal(readToEnd(d.fd, 10).data.length, 10)
 })
 
-void t.test('a listening stream socket is told from everything else', async (t) => {
+void t.test('a listening stream socket is told apart from everything else', async (t) => {
   const tcp = listenTcp({ host: '127.0.0.1', port: 0 })
   const path = join(temporaryFolder(t), 'a.sock')
   const unix = listenUnix({ path })
@@ -404,7 +404,7 @@ void t.test('a listening stream socket is told from everything else', async (t) 
   )
 })
 
-void t.test('poll tells what holds without waiting', async (t) => {
+void t.test('poll reports events without waiting', async (t) => {
   const [a, b] = socketpair('stream')
   closing(t, a, b)
   t.equal(poll(b.fd, POLLIN | POLLRDHUP), 0)
@@ -417,7 +417,7 @@ void t.test('poll tells what holds without waiting', async (t) => {
 })
 
 void t.test(
-  'elsewhere the package imports, and each function is a typed error',
+  'on other platforms the package can be imported, and each function throws a typed error',
   { timeout: LIMIT },
   async (t) => {
     t.equal(supported, true)
@@ -445,7 +445,7 @@ void t.test('the README explains each error code, and no other', async (t) => {
   t.same(explained.toSorted(), Object.keys(errorMessages).toSorted())
 })
 
-void t.test('every errno of this machine has one name', async (t) => {
+void t.test('every errno of this machine has exactly one name', async (t) => {
   const names = [...errnoNames.values()]
   t.equal(new Set(names).size, names.length)
   t.equal(errnoNames.get(11), 'EAGAIN')

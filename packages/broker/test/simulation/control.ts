@@ -125,7 +125,7 @@ export class SimulatedSocket implements ControlSocket {
     this.writableLength += bytes.length
     this.#pending.push({ bytes, onTaken })
     if (this.#pending.length === 1) this.#flush((done) => this.#process.tasks.push(done))
-    if (this.#process.kernel.sabotage === 'a write is believed before the kernel has it')
+    if (this.#process.kernel.sabotage === 'a write is believed before the kernel has accepted it')
       this.writableLength = 0
   }
 

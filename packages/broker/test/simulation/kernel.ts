@@ -38,7 +38,7 @@ export interface Interrupts {
 
 /** A bug in the kernel (or in code next to it), to check that the rules detect it. */
 export type Sabotage =
-  | 'a write is believed before the kernel has it'
+  | 'a write is believed before the kernel has accepted it'
   | 'control is not read to its end'
   | 'a read-back leaves the message on the lane'
   | 'a refused descriptor stays open'
