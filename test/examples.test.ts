@@ -181,34 +181,38 @@ void t.test('examples', async (t) => {
     },
   )
 
-  void t.test('tls.js serves HTTP/2 and HTTP/1.1 with its own certificate', { timeout: LIMIT }, async (t) => {
-    const folder = temporaryFolder(t)
-    symlinkSync(join(root, 'examples'), join(folder, 'examples'))
-    const openssl = readme.split('\n').find((line) => line.startsWith('openssl '))
-    execFileSync('sh', ['-c', openssl as string], { cwd: folder, stdio: 'pipe' })
-    const ca = readFileSync(join(folder, 'cert.pem'))
+  void t.test(
+    'tls.js serves both HTTP/2 and HTTP/1.1 with its own certificate',
+    { timeout: LIMIT },
+    async (t) => {
+      const folder = temporaryFolder(t)
+      symlinkSync(join(root, 'examples'), join(folder, 'examples'))
+      const openssl = readme.split('\n').find((line) => line.startsWith('openssl '))
+      execFileSync('sh', ['-c', openssl as string], { cwd: folder, stdio: 'pipe' })
+      const ca = readFileSync(join(folder, 'cert.pem'))
 
-    const program = await startExample(t, broker, 'tls.js', folder)
-    const url = `https://127.0.0.1:${broker.port('tls')}`
-    const request = httpsRequest(url, { ca, agent: false })
-    request.end()
-    const [response] = (await once(request, 'response')) as [IncomingMessage]
-    const { localPort } = response.socket
-    t.equal(await text(response), `HTTP/1.1 from process ${program.pid}. You are 127.0.0.1:${localPort}.\n`)
+      const program = await startExample(t, broker, 'tls.js', folder)
+      const url = `https://127.0.0.1:${broker.port('tls')}`
+      const request = httpsRequest(url, { ca, agent: false })
+      request.end()
+      const [response] = (await once(request, 'response')) as [IncomingMessage]
+      const { localPort } = response.socket
+      t.equal(await text(response), `HTTP/1.1 from process ${program.pid}. You are 127.0.0.1:${localPort}.\n`)
 
-    const session = connectHttp2(url, { ca })
-    t.teardown(() => session.destroy())
-    const stream = session.request({ ':path': '/' })
-    t.equal(
-      await text(stream),
-      `HTTP/2.0 from process ${program.pid}. You are 127.0.0.1:${session.socket.localPort}.\n`,
-    )
+      const session = connectHttp2(url, { ca })
+      t.teardown(() => session.destroy())
+      const stream = session.request({ ':path': '/' })
+      t.equal(
+        await text(stream),
+        `HTTP/2.0 from process ${program.pid}. You are 127.0.0.1:${session.socket.localPort}.\n`,
+      )
 
-    const goaway = once(session, 'goaway')
-    program.kill('SIGTERM')
-    t.equal((await goaway)[0], 0, 'GOAWAY without an error')
-    t.same(await program.exited, { code: 0, signal: null })
-  })
+      const goaway = once(session, 'goaway')
+      program.kill('SIGTERM')
+      t.equal((await goaway)[0], 0, 'GOAWAY without an error')
+      t.same(await program.exited, { code: 0, signal: null })
+    },
+  )
 
   void t.test('tls.js without a certificate prints its usage', { timeout: LIMIT }, async (t) => {
     const program = new Program(t, process.execPath, [join(root, 'examples/dist/tls.js')], {

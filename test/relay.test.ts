@@ -434,44 +434,48 @@ void t.test('a lane that stays full: further clients are relayed', { timeout: LI
   t.equal(state.unaccounted, 0)
 })
 
-void t.test('a relay of a refused client needs no further descriptor', { timeout: LIMIT }, async (t) => {
-  // The worker duplicated the descriptor of such a client. Without room for it, the client was lost and the backend cut off.
-  const { scarce } = services
-  const path = join(broker.folder, 'scarce.sock')
-  const server = createServer()
-  server.listen(path)
-  await once(server, 'listening')
-  t.teardown(() => server.close())
-  const peer = await FalseBackend.register(t, broker.control, hello('scarce', { reconnect: { path } }))
-  stayAlive(t, peer)
-  const dialled = once(server, 'connection') as Promise<[Socket]>
-  const client = await scarce.visit(t)
-  const [first] = await peer.offers(1)
-  for (const { fd } of peer.take(1)) fd.close()
-  peer.nack(first as Offer)
-  const [, relay] = await peer.offers(2)
-  t.equal(relay?.kind, 'relay')
-  const [socket] = await dialled
-  await once(socket, 'data')
-
-  const limit = (count: string) =>
-    execFileSync('prlimit', ['--pid', String(broker.pid), `--nofile=${count}:`])
-  const before = Number(
-    /^Max open files\s+(\d+)/m.exec(readFileSync(`/proc/${broker.pid}/limits`, 'utf8'))?.[1],
-  )
-  limit('1')
-  try {
-    peer.ack(relay as Offer)
+void t.test(
+  'a relay of a client that a backend has refused needs no further descriptor',
+  { timeout: LIMIT },
+  async (t) => {
+    // The worker duplicated the descriptor of such a client. Without room for it, the client was lost and the backend cut off.
+    const { scarce } = services
+    const path = join(broker.folder, 'scarce.sock')
+    const server = createServer()
+    server.listen(path)
+    await once(server, 'listening')
+    t.teardown(() => server.close())
+    const peer = await FalseBackend.register(t, broker.control, hello('scarce', { reconnect: { path } }))
+    stayAlive(t, peer)
+    const dialled = once(server, 'connection') as Promise<[Socket]>
+    const client = await scarce.visit(t)
+    const [first] = await peer.offers(1)
+    for (const { fd } of peer.take(1)) fd.close()
+    peer.nack(first as Offer)
+    const [, relay] = await peer.offers(2)
+    t.equal(relay?.kind, 'relay')
+    const [socket] = await dialled
     await once(socket, 'data')
-    socket.end('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok')
-    t.equal((await client.answer()).body, 'ok')
-  } finally {
-    limit(String(before))
-  }
-  const state = await scarce.until(({ inFlight }) => inFlight === 0, 'settled')
-  t.equal(state.outcomes.relayed, 1)
-  t.equal(state.unaccounted, 0)
-})
+
+    const limit = (count: string) =>
+      execFileSync('prlimit', ['--pid', String(broker.pid), `--nofile=${count}:`])
+    const before = Number(
+      /^Max open files\s+(\d+)/m.exec(readFileSync(`/proc/${broker.pid}/limits`, 'utf8'))?.[1],
+    )
+    limit('1')
+    try {
+      peer.ack(relay as Offer)
+      await once(socket, 'data')
+      socket.end('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok')
+      t.equal((await client.answer()).body, 'ok')
+    } finally {
+      limit(String(before))
+    }
+    const state = await scarce.until(({ inFlight }) => inFlight === 0, 'settled')
+    t.equal(state.outcomes.relayed, 1)
+    t.equal(state.unaccounted, 0)
+  },
+)
 
 /** Answers the broker's heartbeats: a backend that reads its control connection, whatever it does with its lane. */
 function stayAlive(t: Test, { wire }: FalseBackend): void {

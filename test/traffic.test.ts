@@ -92,27 +92,30 @@ void t.test(
       },
     )
 
-    await t.test('autocannon: keep-alive requests cost the broker one handoff per connection', async (t) => {
-      // A response may arrive before the broker has read the ACK of its connection.
-      await web.until(({ inFlight }) => inFlight === 0, 'nothing in flight')
-      const before = (await web.state()).outcomes.handed_off
-      const autocannon = new Program(t, process.execPath, [
-        join(root, 'node_modules/autocannon/autocannon.js'),
-        ...'--json --no-progress --timeout 600 --connections 24 --amount 1200'.split(' '),
-        web.url(),
-      ])
-      const result = JSON.parse(await autocannon.line((line) => line.startsWith('{'), 'its result')) as {
-        '2xx': number
-        errors: number
-        timeouts: number
-        non2xx: number
-        mismatches: number
-      }
-      t.match(result, { '2xx': 1200, errors: 0, timeouts: 0, non2xx: 0, mismatches: 0 })
-      const after = await web.until(({ inFlight, held }) => inFlight + held === 0, 'nothing in flight')
-      t.equal(after.outcomes.handed_off - before, 24)
-      t.equal(after.unaccounted, 0)
-    })
+    await t.test(
+      'autocannon: keep-alive requests cost the broker one handoff for each connection',
+      async (t) => {
+        // A response may arrive before the broker has read the ACK of its connection.
+        await web.until(({ inFlight }) => inFlight === 0, 'nothing in flight')
+        const before = (await web.state()).outcomes.handed_off
+        const autocannon = new Program(t, process.execPath, [
+          join(root, 'node_modules/autocannon/autocannon.js'),
+          ...'--json --no-progress --timeout 600 --connections 24 --amount 1200'.split(' '),
+          web.url(),
+        ])
+        const result = JSON.parse(await autocannon.line((line) => line.startsWith('{'), 'its result')) as {
+          '2xx': number
+          errors: number
+          timeouts: number
+          non2xx: number
+          mismatches: number
+        }
+        t.match(result, { '2xx': 1200, errors: 0, timeouts: 0, non2xx: 0, mismatches: 0 })
+        const after = await web.until(({ inFlight, held }) => inFlight + held === 0, 'nothing in flight')
+        t.equal(after.outcomes.handed_off - before, 24)
+        t.equal(after.unaccounted, 0)
+      },
+    )
 
     await t.test('pipelined requests are answered in order', async (t) => {
       const client = await web.open(t)
@@ -143,28 +146,24 @@ void t.test('128 MiB each way past the broker arrive intact', { timeout: LIMIT }
   await passBothWays(t, stream, await stream.start(t, 'stream-backend.mjs'), 128, 96)
 })
 
-void t.test(
-  'server-sent events arrive one by one while the response is open',
-  { timeout: LIMIT },
-  async (t) => {
-    const { stream } = services
-    const backend = await stream.start(t, 'stream-backend.mjs')
-    const events = get(stream.url('/events'), { agent: false })
-    const [answer] = (await once(events, 'response')) as [IncomingMessage]
-    t.equal(answer.headers['content-type'], 'text/event-stream')
-    answer.setEncoding('utf8')
-    const chunks = answer[Symbol.asyncIterator]() as AsyncIterator<string>
-    t.equal((await chunks.next()).value, ': open\n\n')
-    // The backend sends the next event only when told to, so each has arrived by itself.
-    for (const event of ['one', 'two', 'three']) {
-      backend.child.stdin?.write(`${event}\n`)
-      t.equal((await chunks.next()).value, `data: ${event}\n\n`)
-      t.notOk(answer.complete)
-    }
-    events.destroy()
-    await backend.message('events closed')
-  },
-)
+void t.test('server-sent events arrive one by one during the response', { timeout: LIMIT }, async (t) => {
+  const { stream } = services
+  const backend = await stream.start(t, 'stream-backend.mjs')
+  const events = get(stream.url('/events'), { agent: false })
+  const [answer] = (await once(events, 'response')) as [IncomingMessage]
+  t.equal(answer.headers['content-type'], 'text/event-stream')
+  answer.setEncoding('utf8')
+  const chunks = answer[Symbol.asyncIterator]() as AsyncIterator<string>
+  t.equal((await chunks.next()).value, ': open\n\n')
+  // The backend sends the next event only when told to, so each has arrived by itself.
+  for (const event of ['one', 'two', 'three']) {
+    backend.child.stdin?.write(`${event}\n`)
+    t.equal((await chunks.next()).value, `data: ${event}\n\n`)
+    t.notOk(answer.complete)
+  }
+  events.destroy()
+  await backend.message('events closed')
+})
 
 void t.test('WebSocket: echo both ways, and close codes of either side', { timeout: LIMIT }, async (t) => {
   const { stream } = services

@@ -306,21 +306,24 @@ void t.test('an app with two ports, one of them on two addresses', { timeout: LI
   t.same(await run.end('SIGTERM'), NOTHING_LEFT)
 })
 
-void t.test('a port in use is the same error as in Node; once it is free, the app gets it', async (t) => {
-  const occupant = createServer().listen(0)
-  await once(occupant, 'listening')
-  const { port } = occupant.address() as AddressInfo
-  const run = new AppRun(t, { command: app('http.mjs'), env: { PORT: String(port) } })
-  await run.program.line(
-    (line) => line === `app.1 | Error: listen EADDRINUSE: address already in use :::${port}`,
-    'the error',
-  )
-  await run.program.line((line) => line.includes("code: 'EADDRINUSE'"), 'its code')
-  occupant.close()
-  await run.serving(1)
-  t.match((await ask(`http://127.0.0.1:${port}/`)).body, /^\d+ /)
-  t.same(await run.end('SIGTERM'), NOTHING_LEFT)
-})
+void t.test(
+  'a port in use is the same error as in plain Node; once it is free, the app gets it',
+  async (t) => {
+    const occupant = createServer().listen(0)
+    await once(occupant, 'listening')
+    const { port } = occupant.address() as AddressInfo
+    const run = new AppRun(t, { command: app('http.mjs'), env: { PORT: String(port) } })
+    await run.program.line(
+      (line) => line === `app.1 | Error: listen EADDRINUSE: address already in use :::${port}`,
+      'the error',
+    )
+    await run.program.line((line) => line.includes("code: 'EADDRINUSE'"), 'its code')
+    occupant.close()
+    await run.serving(1)
+    t.match((await ask(`http://127.0.0.1:${port}/`)).body, /^\d+ /)
+    t.same(await run.end('SIGTERM'), NOTHING_LEFT)
+  },
+)
 
 void t.test('--listen ADDR overrides the address of the app; -i max', async (t) => {
   const [port, asked] = [await freePort(), await freePort()]

@@ -132,25 +132,28 @@ void t.test('one broker, and past bugs of reloads', { timeout: LIMIT }, async (t
 
   // Backends that were asked to move still had their link to the old worker, and got a second one there when the successor
   // died: with another id and slot, and with all of their connections counted as its load.
-  await t.test('backends that moved to a worker that dies return once, under their names', async (t) => {
-    const kept = await visit(t, broker)
-    await kept.answer()
-    const { session, successor } = await beginReload(t, [moving])
-    signal(successor, 'SIGKILL')
-    await session.ended
-    endReload()
-    t.match(session.received, /^Success=0\n/)
-    await eventually(() => registrations(moving) === 3 && registrations(staying) === 2, 'both are back')
+  await t.test(
+    'backends that moved to a worker that dies return once each, under their old names',
+    async (t) => {
+      const kept = await visit(t, broker)
+      await kept.answer()
+      const { session, successor } = await beginReload(t, [moving])
+      signal(successor, 'SIGKILL')
+      await session.ended
+      endReload()
+      t.match(session.received, /^Success=0\n/)
+      await eventually(() => registrations(moving) === 3 && registrations(staying) === 2, 'both are back')
 
-    await broker.backends(2)
-    t.equal((await statusNow(broker)).broker.pid, broker.pid, 'at the same worker')
-    t.same(namesOf(await serviceNow(broker, 'web')), known)
-    t.match(await kept.get(), { status: 200 })
-    const pids = []
-    for (let count = 0; count < 4; count++) pids.push(await servedBy(t, broker))
-    t.same(new Set(pids), new Set([moving.pid, staying.pid]))
-    t.equal(unaccounted(await broker.status()), 0)
-  })
+      await broker.backends(2)
+      t.equal((await statusNow(broker)).broker.pid, broker.pid, 'at the same worker')
+      t.same(namesOf(await serviceNow(broker, 'web')), known)
+      t.match(await kept.get(), { status: 200 })
+      const pids = []
+      for (let count = 0; count < 4; count++) pids.push(await servedBy(t, broker))
+      t.same(new Set(pids), new Set([moving.pid, staying.pid]))
+      t.equal(unaccounted(await broker.status()), 0)
+    },
+  )
 
   // While a reload waited for a backend that did not move, the old worker was killed: from then on both its replacement and the
   // reload's own worker served, the backends were registered with one of them, and every second client was never served.

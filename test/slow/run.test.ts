@@ -56,52 +56,48 @@ void t.test(
   },
 )
 
-void t.test(
-  'an app that has not listened after 10 s is reported once, and runs',
-  { timeout: LIMIT },
-  async (t) => {
-    // Meanwhile, under `baton start`: an app that listens by itself, one that listens as an upstream, and one with the SDK.
-    const plain = { command: app(t, 0) }
-    const backend = join(root, 'test/programs/http-backend.mjs')
-    const upstreams = [{ address: '127.0.0.1:1' }]
-    const services = {
-      web: { ...plain, instances: 2 },
-      upstream: { ...plain, upstreams },
-      sdk: { command: [process.execPath, backend] },
-    }
-    const broker = await startBroker(t, { config: { services, drainDeadline: '1s' } })
+void t.test('an app not listening after 10 s is reported once, and runs', { timeout: LIMIT }, async (t) => {
+  // Meanwhile, under `baton start`: an app that listens by itself, one that listens as an upstream, and one with the SDK.
+  const plain = { command: app(t, 0) }
+  const backend = join(root, 'test/programs/http-backend.mjs')
+  const upstreams = [{ address: '127.0.0.1:1' }]
+  const services = {
+    web: { ...plain, instances: 2 },
+    upstream: { ...plain, upstreams },
+    sdk: { command: [process.execPath, backend] },
+  }
+  const broker = await startBroker(t, { config: { services, drainDeadline: '1s' } })
 
-    const run = new AppRun(t, { command: ['sh', '-c', 'while sleep 1; do echo working; done'] })
-    const isHint = (line: string) => line.startsWith('app.1 | warning: has not listened after 10s')
-    await run.program.line(isHint, 'that it has not listened')
-    const from = run.program.lines.length
-    await eventually(
-      () => run.program.lines.slice(from).filter((line) => line === 'app.1 | working').length > 12,
-      'it goes on',
-    )
-    t.equal(run.program.lines.filter(isHint).length, 1)
-    t.notMatch(run.program.lines.join('\n'), UNREGISTERED)
+  const run = new AppRun(t, { command: ['sh', '-c', 'while sleep 1; do echo working; done'] })
+  const isHint = (line: string) => line.startsWith('app.1 | warning: has not listened after 10s')
+  await run.program.line(isHint, 'that it has not listened')
+  const from = run.program.lines.length
+  await eventually(
+    () => run.program.lines.slice(from).filter((line) => line === 'app.1 | working').length > 12,
+    'it goes on',
+  )
+  t.equal(run.program.lines.filter(isHint).length, 1)
+  t.notMatch(run.program.lines.join('\n'), UNREGISTERED)
 
-    const warnings = () => broker.program.messages().filter(({ msg }) => msg === UNREGISTERED)
-    await eventually(
-      () => warnings().length >= 2,
-      () => `both are warned of: ${JSON.stringify(warnings())}`,
-    )
-    const { managed } = await masterStatus(t, broker)
-    t.same(
-      warnings().map(({ service, instance, peerPid }) => ({ service, instance, peerPid })),
-      ['web.1', 'web.2'].map((instance) => ({
-        service: 'web',
-        instance,
-        peerPid: managed.find((each) => each.instance === instance)?.pid,
-      })),
-    )
-    t.ok(warnings().every(({ hint }) => /createBackend\(\).*baton run/.test(String(hint))))
-    signal(broker.program.pid, 'SIGTERM')
-    t.match(await broker.program.exited, { code: 0 })
-    t.match(await run.end('SIGTERM'), { code: 0, files: [] })
-  },
-)
+  const warnings = () => broker.program.messages().filter(({ msg }) => msg === UNREGISTERED)
+  await eventually(
+    () => warnings().length >= 2,
+    () => `both are warned of: ${JSON.stringify(warnings())}`,
+  )
+  const { managed } = await masterStatus(t, broker)
+  t.same(
+    warnings().map(({ service, instance, peerPid }) => ({ service, instance, peerPid })),
+    ['web.1', 'web.2'].map((instance) => ({
+      service: 'web',
+      instance,
+      peerPid: managed.find((each) => each.instance === instance)?.pid,
+    })),
+  )
+  t.ok(warnings().every(({ hint }) => /createBackend\(\).*baton run/.test(String(hint))))
+  signal(broker.program.pid, 'SIGTERM')
+  t.match(await broker.program.exited, { code: 0 })
+  t.match(await run.end('SIGTERM'), { code: 0, files: [] })
+})
 
 void t.test(
   'with --watch, an app that has served is not given up: the next change fixes it',

@@ -459,12 +459,10 @@ void t.test('close() behaves as on a listening server', { timeout: LIMIT }, asyn
     t.same(await app.exited, { code: 0, signal: null })
   })
 
-  await t.test(
-    'before the answer of the master, before that of the broker, and by an AbortSignal',
-    async (t) => {
-      const { answer } = master
-      master.answer = (request) => (request['port'] === '3000' ? silence : opened(request))
-      const app = run(`
+  await t.test('before the master answers, before the broker does, and by an AbortSignal', async (t) => {
+    const { answer } = master
+    master.answer = (request) => (request['port'] === '3000' ? silence : opened(request))
+    const app = run(`
       const first = saidOf(net.createServer(), 'silence').listen(3000, () => say('callback'))
       setImmediate(() => first.close((error) => say('closed', { error })))
       const abort = new AbortController()
@@ -475,24 +473,23 @@ void t.test('close() behaves as on a listening server', { timeout: LIMIT }, asyn
       })
       saidOf(net.createServer(), 'early').listen({ port: 3002, signal: AbortSignal.abort() })
     `)
-      await broker.registered(PATIENT)
-      await broker.dialled()
-      app.child.stdin?.write('close')
-      t.same(await app.exited, { code: 0, signal: null })
-      t.same(said(app, 'closed').length, 2)
-      t.same(said(app, 'error').length + said(app, 'callback').length, 0)
-      t.equal(said(app, 'close').length, 4)
-      t.same(
-        new Set(said(app, 'close').map(({ name }) => name)),
-        new Set(['dialled', 'early', 'late', 'silence']),
-      )
-      t.same(
-        said(app, 'listening').map(({ name }) => name),
-        ['late'],
-      )
-      master.answer = answer
-    },
-  )
+    await broker.registered(PATIENT)
+    await broker.dialled()
+    app.child.stdin?.write('close')
+    t.same(await app.exited, { code: 0, signal: null })
+    t.same(said(app, 'closed').length, 2)
+    t.same(said(app, 'error').length + said(app, 'callback').length, 0)
+    t.equal(said(app, 'close').length, 4)
+    t.same(
+      new Set(said(app, 'close').map(({ name }) => name)),
+      new Set(['dialled', 'early', 'late', 'silence']),
+    )
+    t.same(
+      said(app, 'listening').map(({ name }) => name),
+      ['late'],
+    )
+    master.answer = answer
+  })
 
   await t.test('and the server may listen again', async (t) => {
     const app = run(`

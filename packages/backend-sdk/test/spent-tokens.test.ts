@@ -58,43 +58,46 @@ void t.test('thousands are remembered while the table grows, and forgotten in th
   t.notOk(tokens.some((each) => spent.has(each)))
 })
 
-void t.test('a token is remembered for its whole time, and one that was never spent is unknown', async () => {
-  const step = fc.oneof(
-    {
-      weight: 4,
-      arbitrary: fc.record({ do: fc.constant('add' as const), from: fc.nat(400), count: fc.nat(90) }),
-    },
-    { weight: 2, arbitrary: fc.record({ do: fc.constant('wait' as const), by: fc.nat(1500) }) },
-    { weight: 1, arbitrary: fc.record({ do: fc.constant('forget' as const) }) },
-  )
-  fc.assert(
-    fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
-      const spent = new SpentTokens(KEEP)
-      const model = new Map<number, bigint>()
-      let now = 0n
-      for (const each of steps) {
-        if (each.do === 'wait') now += BigInt(each.by)
-        else if (each.do === 'forget') spent.forget(now)
-        else {
-          for (let number = each.from; number < each.from + each.count; number++) {
-            spent.add(token(number), now)
-            model.set(number, now)
+void t.test(
+  'a token is remembered for its whole time, and a token that was never spent is unknown',
+  async () => {
+    const step = fc.oneof(
+      {
+        weight: 4,
+        arbitrary: fc.record({ do: fc.constant('add' as const), from: fc.nat(400), count: fc.nat(90) }),
+      },
+      { weight: 2, arbitrary: fc.record({ do: fc.constant('wait' as const), by: fc.nat(1500) }) },
+      { weight: 1, arbitrary: fc.record({ do: fc.constant('forget' as const) }) },
+    )
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
+        const spent = new SpentTokens(KEEP)
+        const model = new Map<number, bigint>()
+        let now = 0n
+        for (const each of steps) {
+          if (each.do === 'wait') now += BigInt(each.by)
+          else if (each.do === 'forget') spent.forget(now)
+          else {
+            for (let number = each.from; number < each.from + each.count; number++) {
+              spent.add(token(number), now)
+              model.set(number, now)
+            }
+          }
+          for (let number = 0; number < 500; number++) {
+            const since = model.get(number)
+            const has = spent.has(token(number))
+            if (since === undefined && has) throw new Error(`${number} was never spent`)
+            if (since !== undefined && now - since < KEEP && !has)
+              throw new Error(`${number} is forgotten too early`)
           }
         }
-        for (let number = 0; number < 500; number++) {
-          const since = model.get(number)
-          const has = spent.has(token(number))
-          if (since === undefined && has) throw new Error(`${number} was never spent`)
-          if (since !== undefined && now - since < KEEP && !has)
-            throw new Error(`${number} is forgotten too early`)
-        }
-      }
-      // No further tokens, for longer than the memory: two turns of the table, each announced with forget().
-      spent.forget(now + KEEP)
-      spent.forget(now + 2n * KEEP)
-      for (const number of model.keys())
-        if (spent.has(token(number))) throw new Error(`${number} stays for ever`)
-    }),
-    { numRuns: 60 },
-  )
-})
+        // No further tokens, for longer than the memory: two turns of the table, each announced with forget().
+        spent.forget(now + KEEP)
+        spent.forget(now + 2n * KEEP)
+        for (const number of model.keys())
+          if (spent.has(token(number))) throw new Error(`${number} stays for ever`)
+      }),
+      { numRuns: 60 },
+    )
+  },
+)

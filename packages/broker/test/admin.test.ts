@@ -491,33 +491,45 @@ void t.test(
   },
 )
 
-void t.test('the page is served to every client, under a policy that runs only its own files', async (t) => {
-  const { ask } = await serve(t, { token: 'open-sesame' })
-  const files: [path: string, type: string][] = [
-    ['/', 'text/html; charset=utf-8'],
-    ['/page/app.js', 'text/javascript; charset=utf-8'],
-    ['/page/app.css', 'text/css; charset=utf-8'],
-    ['/page/icon.svg', 'image/svg+xml'],
-  ]
-  for (const [path, type] of files) {
-    const { status, headers, text } = await ask({ path })
-    t.equal(status, 200, path)
-    t.match(headers, {
-      'content-type': type,
-      'content-security-policy':
-        /^default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'/,
-      'x-content-type-options': 'nosniff',
-      'referrer-policy': 'no-referrer',
-    })
-    t.notMatch(text, 'sesame')
-  }
-  t.equal((await ask({ method: 'HEAD', path: '/' })).status, 200)
-  for (const path of ['/page/none.js', '/page/..%2fpackage.json', '/page/tsconfig.json', '/page/shapes.d.ts'])
-    t.match(await ask({ path }), { status: 404, json: { error: { code: 'BATON_ERR_ADMIN_NO_ROUTE' } } }, path)
-  for (const path of ['/page/', '/page/../package.json', '/package.json'])
-    t.match(await ask({ path }), { status: /^40[14]$/ }, path)
-  t.equal((await ask({ path: '/', headers: { host: 'evil.example' } })).status, 403)
-})
+void t.test(
+  'the page is served to every client, under a policy that allows only its own files',
+  async (t) => {
+    const { ask } = await serve(t, { token: 'open-sesame' })
+    const files: [path: string, type: string][] = [
+      ['/', 'text/html; charset=utf-8'],
+      ['/page/app.js', 'text/javascript; charset=utf-8'],
+      ['/page/app.css', 'text/css; charset=utf-8'],
+      ['/page/icon.svg', 'image/svg+xml'],
+    ]
+    for (const [path, type] of files) {
+      const { status, headers, text } = await ask({ path })
+      t.equal(status, 200, path)
+      t.match(headers, {
+        'content-type': type,
+        'content-security-policy':
+          /^default-src 'none'; script-src 'self'; style-src 'self';.*frame-ancestors 'none'/,
+        'x-content-type-options': 'nosniff',
+        'referrer-policy': 'no-referrer',
+      })
+      t.notMatch(text, 'sesame')
+    }
+    t.equal((await ask({ method: 'HEAD', path: '/' })).status, 200)
+    for (const path of [
+      '/page/none.js',
+      '/page/..%2fpackage.json',
+      '/page/tsconfig.json',
+      '/page/shapes.d.ts',
+    ])
+      t.match(
+        await ask({ path }),
+        { status: 404, json: { error: { code: 'BATON_ERR_ADMIN_NO_ROUTE' } } },
+        path,
+      )
+    for (const path of ['/page/', '/page/../package.json', '/package.json'])
+      t.match(await ask({ path }), { status: /^40[14]$/ }, path)
+    t.equal((await ask({ path: '/', headers: { host: 'evil.example' } })).status, 403)
+  },
+)
 
 void t.test('every code has a status', async (t) => {
   for (const [code, status] of Object.entries(ADMIN_ERRORS)) {

@@ -124,63 +124,60 @@ void t.test('check confirms a valid configuration, and prints warnings', async (
   })
 })
 
-void t.test(
-  'check and start refuse an invalid configuration: one line for each problem, with its path',
-  async (t) => {
-    const cases: { changes: Record<string, unknown> | string; says: string[] }[] = [
-      {
-        changes: { listeners: [{ ...listener, listen: 'x' }], services: { web: { maxHeld: -1 } } },
-        says: [
-          'listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"',
-          'services.web.maxHeld: must be at least 0',
-        ],
-      },
-      { changes: '{\n  "listeners": [,]\n}', says: ['line 2, column 17: expected a value, got ","'] },
-      {
-        changes: { services: { web: { holdTimout: '5s' } } },
-        says: ['services.web.holdTimout: unknown key (did you mean "holdTimeout"?)'],
-      },
-      {
-        changes: { services: { web: { maxHeld: '10' } } },
-        says: ['services.web.maxHeld: expected a number, got "10"'],
-      },
-      {
-        changes: { listeners: [listener, listener] },
-        says: ['listeners[1].name: "web" is the name of listeners[0] already'],
-      },
-      {
-        changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
-        says: [
-          'listeners[0].service: there is no service "wbe" (did you mean "web"?)',
-          'admin.listen: 0.0.0.0:1 can be reached from other hosts',
-        ],
-      },
-      {
-        changes: { security: { registrationSecretFile: 'none' } },
-        says: ['security.registrationSecretFile: can not read'],
-      },
-    ]
-    for (const { changes, says } of cases) {
-      const wrong = configFile(t, typeof changes === 'string' ? {} : changes)
-      if (typeof changes === 'string') writeFileSync(wrong, changes)
-      for (const command of ['check', 'start']) {
-        const { code, out, err } = await baton(command, '--config', wrong)
-        const lines = err.split('\n')
-        t.same({ code, out }, { code: 1, out: '' })
-        t.equal(lines.length, says.length, `${err}: a line for each`)
-        for (const [index, text] of says.entries())
-          t.ok(lines[index]?.startsWith(`${wrong}: ${text}`), `${lines[index]}\nwanted: ${text}`)
-      }
+void t.test('check and start refuse bad configurations: a line per problem, with its path', async (t) => {
+  const cases: { changes: Record<string, unknown> | string; says: string[] }[] = [
+    {
+      changes: { listeners: [{ ...listener, listen: 'x' }], services: { web: { maxHeld: -1 } } },
+      says: [
+        'listeners[0].listen: expected "host:port", "[v6]:port" or "unix:/path"',
+        'services.web.maxHeld: must be at least 0',
+      ],
+    },
+    { changes: '{\n  "listeners": [,]\n}', says: ['line 2, column 17: expected a value, got ","'] },
+    {
+      changes: { services: { web: { holdTimout: '5s' } } },
+      says: ['services.web.holdTimout: unknown key (did you mean "holdTimeout"?)'],
+    },
+    {
+      changes: { services: { web: { maxHeld: '10' } } },
+      says: ['services.web.maxHeld: expected a number, got "10"'],
+    },
+    {
+      changes: { listeners: [listener, listener] },
+      says: ['listeners[1].name: "web" is the name of listeners[0] already'],
+    },
+    {
+      changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
+      says: [
+        'listeners[0].service: there is no service "wbe" (did you mean "web"?)',
+        'admin.listen: 0.0.0.0:1 can be reached from other hosts',
+      ],
+    },
+    {
+      changes: { security: { registrationSecretFile: 'none' } },
+      says: ['security.registrationSecretFile: can not read'],
+    },
+  ]
+  for (const { changes, says } of cases) {
+    const wrong = configFile(t, typeof changes === 'string' ? {} : changes)
+    if (typeof changes === 'string') writeFileSync(wrong, changes)
+    for (const command of ['check', 'start']) {
+      const { code, out, err } = await baton(command, '--config', wrong)
+      const lines = err.split('\n')
+      t.same({ code, out }, { code: 1, out: '' })
+      t.equal(lines.length, says.length, `${err}: a line for each`)
+      for (const [index, text] of says.entries())
+        t.ok(lines[index]?.startsWith(`${wrong}: ${text}`), `${lines[index]}\nwanted: ${text}`)
     }
-    const missing = join(dirname(configFile(t)), 'missing.json')
-    for (const command of ['check', 'start'])
-      t.same(await baton(command, '--config', missing), {
-        code: 1,
-        out: '',
-        err: `${missing}: no such file; name another one with --config FILE`,
-      })
-  },
-)
+  }
+  const missing = join(dirname(configFile(t)), 'missing.json')
+  for (const command of ['check', 'start'])
+    t.same(await baton(command, '--config', missing), {
+      code: 1,
+      out: '',
+      err: `${missing}: no such file; name another one with --config FILE`,
+    })
+})
 
 void t.test(
   'an address that cannot be bound: exit code 1, and the name of the listener and the address',

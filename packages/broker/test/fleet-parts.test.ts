@@ -137,46 +137,42 @@ void t.test('output: a descriptor that is passed on is open', { timeout: LIMIT }
 
 // libuv reads up to 32 times before it serves another socket. An app that printed short lines at full speed kept the master
 // from everything else: it replaced no worker, answered no operator and did not stop.
-void t.test(
-  'output: a pipe that is never empty leaves time for other work',
-  { timeout: LIMIT },
-  async (t) => {
-    const WORK = 12
-    const chunksOf = async (count: number) => {
-      const pairs = Array.from({ length: count }, () => socketpair('stream'))
-      for (const [, theirs] of pairs) send(theirs.fd, Buffer.alloc(128 * 1024, 'y\n'))
-      let chunks = 0
-      let most = 0
-      let left = count
-      let between = 0
-      const turn = () => {
-        most = Math.max(most, between)
-        between = 0
-        if (left > 0) setImmediate(turn)
-      }
-      turn()
-      await new Promise<void>((resolve) => {
-        const data = () => {
-          chunks += 1
-          between += 1
-          for (const began = performance.now(); performance.now() - began < WORK;);
-        }
-        const ended = () => {
-          left -= 1
-          if (left === 0) resolve()
-        }
-        const pipes = pairs.map(([ours]) => new OutputPipe(ours.release(), { data, ended }))
-        t.equal(pipes.length, count)
-        for (const [, theirs] of pairs) theirs.close()
-      })
-      return { chunks, most }
+void t.test('output: a never-empty pipe leaves time for other work', { timeout: LIMIT }, async (t) => {
+  const WORK = 12
+  const chunksOf = async (count: number) => {
+    const pairs = Array.from({ length: count }, () => socketpair('stream'))
+    for (const [, theirs] of pairs) send(theirs.fd, Buffer.alloc(128 * 1024, 'y\n'))
+    let chunks = 0
+    let most = 0
+    let left = count
+    let between = 0
+    const turn = () => {
+      most = Math.max(most, between)
+      between = 0
+      if (left > 0) setImmediate(turn)
     }
-    const one = await chunksOf(1)
-    t.ok(one.chunks > 2, 'everything is read')
-    t.equal(one.most, 1, 'one piece of work in a turn')
-    t.ok((await chunksOf(4)).most <= 4, 'one for each pipe at most')
-  },
-)
+    turn()
+    await new Promise<void>((resolve) => {
+      const data = () => {
+        chunks += 1
+        between += 1
+        for (const began = performance.now(); performance.now() - began < WORK;);
+      }
+      const ended = () => {
+        left -= 1
+        if (left === 0) resolve()
+      }
+      const pipes = pairs.map(([ours]) => new OutputPipe(ours.release(), { data, ended }))
+      t.equal(pipes.length, count)
+      for (const [, theirs] of pairs) theirs.close()
+    })
+    return { chunks, most }
+  }
+  const one = await chunksOf(1)
+  t.ok(one.chunks > 2, 'everything is read')
+  t.equal(one.most, 1, 'one piece of work in a turn')
+  t.ok((await chunksOf(4)).most <= 4, 'one for each pipe at most')
+})
 
 function isOpen(fd: number): boolean {
   try {

@@ -100,30 +100,34 @@ function readStat(pid: string): string {
   }
 }
 
-void t.test('each process gets its environment, its folder and its own id', { timeout: LIMIT }, async (t) => {
-  const scene = new Scene(t, { KEPT: 'yes', NOTIFY_SOCKET: '/run/n' })
-  const script =
-    'echo "$BATON_SERVICE $BATON_SOCKET $BATON_VERSION $KEPT $MORE [$NOTIFY_SOCKET] $BATON_BACKEND_ID"; pwd; exec sleep 60'
-  scene.apply(script, { instances: 2, env: { BATON_VERSION: '7', MORE: 'too' } })
-  await eventually(() => scene.lines().length === 4, 'both have spoken')
-  const statuses = scene.fleet.statuses()
-  t.match(statuses, [
-    { service: 'web', instance: 'web.1', state: 'running', restarts: 0, generation: 1, version: '7' },
-    { service: 'web', instance: 'web.2', state: 'running' },
-  ])
-  for (const { backend, pid } of statuses) {
-    t.match(backend, /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
-    t.ok(scene.lines().includes(`web /nowhere/control.sock 7 yes too [] ${backend}`))
-    t.match(
-      scene.messages('backend process started').find((line) => line['backend'] === backend),
-      {
-        service: 'web',
-        peerPid: pid,
-      },
-    )
-  }
-  t.equal(scene.lines().filter((line) => line === scene.folder).length, 2)
-})
+void t.test(
+  'each process gets its environment, its folder and an id of its own',
+  { timeout: LIMIT },
+  async (t) => {
+    const scene = new Scene(t, { KEPT: 'yes', NOTIFY_SOCKET: '/run/n' })
+    const script =
+      'echo "$BATON_SERVICE $BATON_SOCKET $BATON_VERSION $KEPT $MORE [$NOTIFY_SOCKET] $BATON_BACKEND_ID"; pwd; exec sleep 60'
+    scene.apply(script, { instances: 2, env: { BATON_VERSION: '7', MORE: 'too' } })
+    await eventually(() => scene.lines().length === 4, 'both have spoken')
+    const statuses = scene.fleet.statuses()
+    t.match(statuses, [
+      { service: 'web', instance: 'web.1', state: 'running', restarts: 0, generation: 1, version: '7' },
+      { service: 'web', instance: 'web.2', state: 'running' },
+    ])
+    for (const { backend, pid } of statuses) {
+      t.match(backend, /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
+      t.ok(scene.lines().includes(`web /nowhere/control.sock 7 yes too [] ${backend}`))
+      t.match(
+        scene.messages('backend process started').find((line) => line['backend'] === backend),
+        {
+          service: 'web',
+          peerPid: pid,
+        },
+      )
+    }
+    t.equal(scene.lines().filter((line) => line === scene.folder).length, 2)
+  },
+)
 
 void t.test(
   'output: lines of both streams, partial ones, long ones, and the last without an end',
@@ -245,33 +249,29 @@ void t.test('SIGTERM, and SIGKILL for a process that ignores it', { timeout: LIM
   t.equal(descriptors(), before)
 })
 
-void t.test(
-  'a process that the broker lists is drained before it gets SIGTERM',
-  { timeout: LIMIT },
-  async (t) => {
-    const scene = new Scene(t)
-    scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
-    await eventually(() => scene.lines().includes('up'), 'the trap is set')
-    const { backend, pid } = scene.only
-    const listed = {
-      service: 'web',
-      id: backend as string,
-      slot: 'web-1',
-      pid: pid as number,
-      state: 'ready' as const,
-    }
-    scene.fleet.reported([listed])
-    scene.apply(undefined)
-    t.same(scene.drains, [backend])
-    t.equal(scene.only.state, 'stopping')
-    scene.fleet.reported([{ ...listed, state: 'draining' }])
-    t.notOk(scene.lines().includes('bye'))
-    scene.fleet.reported([])
-    await eventually(() => scene.fleet.statuses().length === 0, 'it is gone')
-    t.ok(scene.lines().includes('bye'))
-    t.match(scene.messages('backend process ended'), [{ level: 30, code: 0 }])
-  },
-)
+void t.test('a listed process is drained before it gets SIGTERM', { timeout: LIMIT }, async (t) => {
+  const scene = new Scene(t)
+  scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
+  await eventually(() => scene.lines().includes('up'), 'the trap is set')
+  const { backend, pid } = scene.only
+  const listed = {
+    service: 'web',
+    id: backend as string,
+    slot: 'web-1',
+    pid: pid as number,
+    state: 'ready' as const,
+  }
+  scene.fleet.reported([listed])
+  scene.apply(undefined)
+  t.same(scene.drains, [backend])
+  t.equal(scene.only.state, 'stopping')
+  scene.fleet.reported([{ ...listed, state: 'draining' }])
+  t.notOk(scene.lines().includes('bye'))
+  scene.fleet.reported([])
+  await eventually(() => scene.fleet.statuses().length === 0, 'it is gone')
+  t.ok(scene.lines().includes('bye'))
+  t.match(scene.messages('backend process ended'), [{ level: 30, code: 0 }])
+})
 
 void t.test(
   'a drain observed by a lost worker keeps its deadline, also over a re-execution of the master',

@@ -55,25 +55,28 @@ void t.test('an ACK with a wrong echo, or for another connection, does not settl
   t.equal(ledger.acked(3, mine.id), 'never-made', 'a sequence that was not offered yet')
 })
 
-void t.test('the first late ACK of a relinquished offer is told apart from its repetitions', async (t) => {
-  // Every late ACK was counted as load: a backend could repeat one to look as busy as it liked.
-  const ledger = new OfferLedger()
-  const client = connection()
-  const offer = ledger.open(client, randomBytes(16), 10)
-  t.equal(ledger.noteTaken(11), 1)
-  t.equal(ledger.relinquish(0), offer)
-  t.equal(ledger.acked(offer.sequence, client.id), 'given-up')
-  t.equal(ledger.acked(offer.sequence, client.id), 'settled')
-  const relay = ledger.open(connection(), randomBytes(16), 10, 'relay')
-  t.same(ledger.overdueRelays(11), [relay])
-  t.equal(ledger.acked(relay.sequence, relay.connection.id), 'given-up')
-  t.equal(ledger.acked(relay.sequence, relay.connection.id), 'settled')
-  const refused = ledger.open(connection(), randomBytes(16), 10)
-  t.equal(ledger.nacked(refused.sequence, refused.token), refused)
-  t.equal(ledger.acked(refused.sequence, refused.connection.id), 'settled')
-  t.equal(ledger.acked(99, client.id), 'never-made')
-  t.equal(ledger.size, 0)
-})
+void t.test(
+  'the first late ACK of a relinquished offer is told apart from its later repetitions',
+  async (t) => {
+    // Every late ACK was counted as load: a backend could repeat one to look as busy as it liked.
+    const ledger = new OfferLedger()
+    const client = connection()
+    const offer = ledger.open(client, randomBytes(16), 10)
+    t.equal(ledger.noteTaken(11), 1)
+    t.equal(ledger.relinquish(0), offer)
+    t.equal(ledger.acked(offer.sequence, client.id), 'given-up')
+    t.equal(ledger.acked(offer.sequence, client.id), 'settled')
+    const relay = ledger.open(connection(), randomBytes(16), 10, 'relay')
+    t.same(ledger.overdueRelays(11), [relay])
+    t.equal(ledger.acked(relay.sequence, relay.connection.id), 'given-up')
+    t.equal(ledger.acked(relay.sequence, relay.connection.id), 'settled')
+    const refused = ledger.open(connection(), randomBytes(16), 10)
+    t.equal(ledger.nacked(refused.sequence, refused.token), refused)
+    t.equal(ledger.acked(refused.sequence, refused.connection.id), 'settled')
+    t.equal(ledger.acked(99, client.id), 'never-made')
+    t.equal(ledger.size, 0)
+  },
+)
 
 void t.test('a late ACK is ignored and counted: its offer is settled', async (t) => {
   const ledger = new OfferLedger()

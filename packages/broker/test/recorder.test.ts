@@ -194,7 +194,7 @@ void t.test('the ring keeps the last ones, and ignores steps of the others', asy
   )
 })
 
-void t.test('clients of a predecessor sort before all others, and are evicted first', async (t) => {
+void t.test('clients of a predecessor sort before all other clients, and are evicted first', async (t) => {
   for (const capacity of [4, 5, 7]) {
     const recorder = new FlightRecorder(capacity)
     const clients = [FIRST_INHERITED, FIRST_INHERITED + 1, 1, 2].map((order) => client(order))

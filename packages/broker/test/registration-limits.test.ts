@@ -93,23 +93,26 @@ void t.test(
   },
 )
 
-void t.test('dials are counted per process, and per user where the kernel reports no pid', async (t) => {
-  const limits = new RegistrationLimits()
-  const granted = (peer: { pid: number; uid: number }) => {
-    let count = 0
-    while (limits.dialled({ gid: 0, ...peer }, 0) === undefined) count += 1
-    return count
-  }
-  t.equal(granted({ pid: 1, uid: 0 }), 64)
-  t.equal(granted({ pid: 2, uid: 0 }), 64)
-  t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid that another user had is another process')
-  t.equal(granted({ pid: 0, uid: 0 }), 512, 'all of a user in another PID namespace')
-  t.match(limits.dialled({ pid: 1, uid: 0, gid: 0 }, 0), {
-    code: 'TooManyRegistrations',
-    retry: true,
-    retryAfter: 125,
-  })
-})
+void t.test(
+  'dials are counted per process, and per user where the kernel does not report a pid',
+  async (t) => {
+    const limits = new RegistrationLimits()
+    const granted = (peer: { pid: number; uid: number }) => {
+      let count = 0
+      while (limits.dialled({ gid: 0, ...peer }, 0) === undefined) count += 1
+      return count
+    }
+    t.equal(granted({ pid: 1, uid: 0 }), 64)
+    t.equal(granted({ pid: 2, uid: 0 }), 64)
+    t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid that another user had is another process')
+    t.equal(granted({ pid: 0, uid: 0 }), 512, 'all of a user in another PID namespace')
+    t.match(limits.dialled({ pid: 1, uid: 0, gid: 0 }, 0), {
+      code: 'TooManyRegistrations',
+      retry: true,
+      retryAfter: 125,
+    })
+  },
+)
 
 void t.test('a process has at most 256 live registrations, and pods at most 2,048', async (t) => {
   const limits = new RegistrationLimits()

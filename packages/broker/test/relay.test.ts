@@ -225,36 +225,39 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
   })
 })
 
-void t.test('only the backend’s own socket is removed when it leaves an endpoint behind', async (t) => {
-  // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
-  // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
-  const own = process.getuid?.() ?? -1
-  const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  const abandoned = (name: string) => {
-    listenUnix({ path: join(folder, name) }).close()
-    return join(folder, name)
-  }
-  const file = join(folder, 'relay-file')
-  writeFileSync(file, 'somebody’s')
-  const subfolder = join(folder, 'relay-folder')
-  mkdirSync(subfolder)
-  const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
+void t.test(
+  'only the backend’s own socket is removed when a backend leaves an endpoint behind',
+  async (t) => {
+    // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
+    // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
+    const own = process.getuid?.() ?? -1
+    const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
+    t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+    const abandoned = (name: string) => {
+      listenUnix({ path: join(folder, name) }).close()
+      return join(folder, name)
+    }
+    const file = join(folder, 'relay-file')
+    writeFileSync(file, 'somebody’s')
+    const subfolder = join(folder, 'relay-folder')
+    mkdirSync(subfolder)
+    const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
 
-  removeRelaySocket(folder, { path: abandoned('relay-own'), uid: own })
-  removeRelaySocket(folder, { path: join(folder, 'relay-of-another'), uid: own + 1 })
-  for (const name of ['relay-file', 'relay-folder', 'control.sock', 'relay-\0', 'relay-gone'])
-    removeRelaySocket(folder, { path: join(folder, name), uid: own })
-  removeRelaySocket(join(folder, 'elsewhere'), { path: join(folder, 'relay-of-another'), uid: own })
-  const names = () => readdirSync(folder).map((name) => join(folder, name))
-  t.same(names().toSorted(), kept.toSorted())
+    removeRelaySocket(folder, { path: abandoned('relay-own'), uid: own })
+    removeRelaySocket(folder, { path: join(folder, 'relay-of-another'), uid: own + 1 })
+    for (const name of ['relay-file', 'relay-folder', 'control.sock', 'relay-\0', 'relay-gone'])
+      removeRelaySocket(folder, { path: join(folder, name), uid: own })
+    removeRelaySocket(join(folder, 'elsewhere'), { path: join(folder, 'relay-of-another'), uid: own })
+    const names = () => readdirSync(folder).map((name) => join(folder, name))
+    t.same(names().toSorted(), kept.toSorted())
 
-  const served = listenUnix({ path: join(folder, 'relay-served') })
-  t.teardown(() => served.close())
-  sweepRelaySockets(folder)
-  const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
-  t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
-})
+    const served = listenUnix({ path: join(folder, 'relay-served') })
+    t.teardown(() => served.close())
+    sweepRelaySockets(folder)
+    const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
+    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
+  },
+)
 
 function descriptors(): number {
   return readdirSync('/proc/self/fd').length

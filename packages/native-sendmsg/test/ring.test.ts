@@ -192,24 +192,20 @@ void t.test(
   },
 )
 
-void t.test(
-  'descriptors that the kernel does not close together are closed one by one',
-  { skip: noRing },
-  async (t) => {
-    socketpair('stream').forEach((end) => end.close())
-    const before = openDescriptors()
-    const all = Array.from({ length: 10 }, () => socketpair('stream')).flat()
-    const bad = all[15] as OwnedFd
-    const number = bad.fd
-    closeSync(number)
-    refusingAfter(t, 7)
-    const error = nativeError(() => closeAll(all))
-    t.match(error, { code: 'EBADF', syscall: 'close', fd: number })
-    t.ok(error instanceof NativeError)
-    t.equal(openDescriptors(), before)
-    t.ok(all.every(({ closed }) => closed))
-  },
-)
+void t.test('descriptors not closed together are closed one by one', { skip: noRing }, async (t) => {
+  socketpair('stream').forEach((end) => end.close())
+  const before = openDescriptors()
+  const all = Array.from({ length: 10 }, () => socketpair('stream')).flat()
+  const bad = all[15] as OwnedFd
+  const number = bad.fd
+  closeSync(number)
+  refusingAfter(t, 7)
+  const error = nativeError(() => closeAll(all))
+  t.match(error, { code: 'EBADF', syscall: 'close', fd: number })
+  t.ok(error instanceof NativeError)
+  t.equal(openDescriptors(), before)
+  t.ok(all.every(({ closed }) => closed))
+})
 
 void t.test(
   'a program that is short of descriptors gets a ring later',
