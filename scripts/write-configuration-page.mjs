@@ -140,7 +140,7 @@ if (!ALL.test(before))
 const kinds = new Set([...JSON.stringify(keys).matchAll(/"title":"([^"]+)"/g)].map(([, title]) => title))
 for (const kind of kinds)
   if (!before.includes(`\n- **${kind}**: `))
-    throw new Error(`docs/reference/configuration.md does not say what a ${kind} is`)
+    throw new Error(`docs/reference/configuration.md does not explain ${kind}`)
 const homeless = keys.filter(({ path }) => homeOf(path, named) === undefined)
 if (homeless.length > 0) throw new Error(`no part has ${homeless.map(({ path }) => path).join(', ')}`)
 
@@ -153,6 +153,6 @@ const after = before
   })
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/reference/configuration.md is not what the schema says: npm run docs:configuration')
+  console.error('docs/reference/configuration.md differs from the schema: npm run docs:configuration')
   process.exit(1)
 }

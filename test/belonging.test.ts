@@ -51,7 +51,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
   await scene('"external": true allows it', async (t) => {
     const { id } = await only('mixed')
     const other = await FalseBackend.register(t, control, hello('mixed', { backend: id }))
-    t.not(other.welcome.backend, id, 'under an id of its own')
+    t.not(other.welcome.backend, id, 'under its own id')
     await logs(broker, CLAIM)
     await broker.backends(2, 'mixed')
   })

@@ -148,7 +148,7 @@ void t.test(
       broker.program.kill('SIGTERM')
       await broker.program.message('draining')
       idle.socket.destroy()
-      t.equal((await waiting.answer()).status, 503, 'then it is told')
+      t.equal((await waiting.answer()).status, 503, 'then it is rejected')
       await drainedInOrder(t, broker)
       t.equal(complaints, '')
       t.same(
@@ -181,7 +181,7 @@ void t.test(
     await t.test('SIGINT drains and exits 0; a client that waits has until drainDeadline', async (t) => {
       const waiting = await heldClient(t, next)
       next.program.kill('SIGINT')
-      t.equal((await waiting.answer()).status, 503, 'then it is told')
+      t.equal((await waiting.answer()).status, 503, 'then it is rejected')
       await drainedInOrder(t, next)
     })
   },

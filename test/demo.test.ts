@@ -23,7 +23,7 @@ async function startDemo(t: Test): Promise<Demo> {
   const program = new Program(t, process.execPath, [join(root, 'examples/dist/demo.js')], {
     env: { TMPDIR: temporary },
   })
-  await program.line((line) => line.startsWith('Ctrl-C'), 'what to try')
+  await program.line((line) => line.startsWith('Ctrl-C'), 'the suggestions')
   const printed = program.lines.join('\n')
   const pids = /\(pids (\d+) and (\d+)\)/.exec(printed)?.slice(1).map(Number) ?? []
   const url = /^ +(http:\S+)$/m.exec(printed)?.[1] as string

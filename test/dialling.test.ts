@@ -103,7 +103,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       peer.die()
       await services.places.backends(0)
       peer = await register(backend)
-      t.equal(peer.welcome.backend, backend, 'a backend whose registration has ended comes back at once')
+      t.equal(peer.welcome.backend, backend, 'a backend whose registration has ended returns at once')
       t.match((await services.places.backends(1)).backends, [{ id: backend }])
       peer.die()
     },
@@ -196,14 +196,14 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       const refusals = () => count(backend, 'refused', 'TooManyRegistrations')
       const late = () => count(backend, 'no answer')
       const storms = () => count(backend, 'registered') > STORM
-      await eventually(() => refusals() > 0 || storms(), 'it is told that it dials too often')
+      await eventually(() => refusals() > 0 || storms(), 'it is refused for dialling too often')
       // 8 dials are refused immediately, then one is closed late: late ones are at least a second apart. There were thousands.
       const seen = late()
       await eventually(() => late() > seen || storms(), 'its dials are closed late')
       const dials = () => backend.messages().filter(({ msg }) => DIALLED.has(String(msg))).length
       const from = { late: late(), dials: dials(), at: performance.now() }
       const other = await services.other.start(t)
-      await eventually(() => late() >= from.late + 3 || storms(), 'it goes on, slowed')
+      await eventually(() => late() >= from.late + 3 || storms(), 'it continues, more slowly')
       const rate = ((dials() - from.dials) / (performance.now() - from.at)) * 1000
       t.ok(rate < 20, `${rate.toFixed(1)} dials a second`)
       t.ok(count(backend, 'registered') <= 1 + MAX_REGISTRATIONS)
@@ -322,7 +322,7 @@ void t.test('a backend with the SDK, and a scripted broker', { timeout: LIMIT },
         'it notices the end',
       )
       await probe(newest, 2)
-      t.equal(broker.pending, 0, 'the end of what was told RECONNECT causes no dial')
+      t.equal(broker.pending, 0, 'the end of a registration that got RECONNECT causes no dial')
       newest.die()
       newest = await broker.registered()
       t.equal(newest.hello.backend, older.id)

@@ -42,15 +42,15 @@ void t.test(
     // More clients than are offered to one backend at once.
     const arrived = await arrive(t, down, 100)
     const stayed = arrived.filter(({ kind }) => kind !== 'leaves')
-    await down.until(({ held }) => held === stayed.length, 'those who left are gone')
+    await down.until(({ held }) => held === stayed.length, 'clients that left are gone')
     t.ok(
       stayed.every(({ client }) => client.open && client.received === ''),
-      'silence meanwhile',
+      'no bytes meanwhile',
     )
 
     const last = await start()
     const bodies = await Promise.all(stayed.map(async ({ client }) => (await client.answer()).body))
-    t.same(new Set(bodies), new Set([`${last.pid}\n`]), 'all who waited are served')
+    t.same(new Set(bodies), new Set([`${last.pid}\n`]), 'all held clients are served')
     t.same(
       adoptedPorts(env.ADOPTIONS),
       stayed.map(({ port }) => port),

@@ -151,7 +151,7 @@ void t.test('examples', async (t) => {
       await draining(broker, program.pid)
       const sent = 'x'.repeat(1 << 20)
       client.end(sent)
-      t.equal(await text(client), sent, 'all of it, after the client has said that it is done')
+      t.equal(await text(client), sent, 'all of it, after the client’s FIN')
       t.same(await program.exited, { code: 0, signal: null })
     },
   )

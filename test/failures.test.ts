@@ -116,7 +116,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     async (t) => {
       const peer = await register(t, 'forbidden')
       const client = await ask(t, 'forbidden')
-      t.equal((await client.answer()).status, 503, 'none takes its bytes either')
+      t.equal((await client.answer()).status, 503, 'it is not relayed either')
       const reason = 'ServicePolicyDisabled'
       const held = `baton_fallbacks_total{service="forbidden",action="hold",reason="${reason}"}`
       t.equal(await broker.metric(held), 1)

@@ -129,11 +129,11 @@ void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (
     t.match(
       second,
       { status: 1, stderr: /another broker serves this runtime folder/ },
-      'before it is created again',
+      'before it is recreated',
     )
-    await eventually(() => told(CREATED, lock) > 0, 'it is created again')
+    await eventually(() => told(CREATED, lock) > 0, 'it is recreated')
     t.equal(spawnSync('flock', ['--nonblock', lock, 'true']).status, 1, 'and locked')
-    t.ok(isSocket(control) && isSocket(master), 'whose sockets are left alone')
+    t.ok(isSocket(control) && isSocket(master), 'and its sockets are left alone')
     t.equal((await ask(web)).pid, first.pid)
   })
 
@@ -144,7 +144,7 @@ void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (
     t.equal(statSync(run).mode & 0o777, 0o700)
     for (const path of [control, master, lock]) await eventually(() => isSocket(path) || path === lock, path)
     // Held until the backend has recreated its endpoint.
-    t.equal((await ask(relayed)).pid, relay.pid, 'relays go on')
+    t.equal((await ask(relayed)).pid, relay.pid, 'relays continue')
     t.equal((await masterStatus(t, broker)).master.pid, program.pid)
   })
 
@@ -176,7 +176,7 @@ void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (
   await t.test('files that cannot be created: a reload reports it, until they can', async (t) => {
     rmSync(dirname(web), { recursive: true })
     writeFileSync(dirname(web), '')
-    await eventually(() => told(FAILED, web) > 0, 'it is told')
+    await eventually(() => told(FAILED, web) > 0, 'it is logged')
     t.match(await reload(t, broker), {
       success: false,
       log: [new RegExp(`^a file that the broker needs is gone and cannot be created again: .*${web}`)],
@@ -193,7 +193,7 @@ void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (
     await other.line((line) => line === 'locked', 'that it is locked')
     rmSync(control)
     signal(program.pid, 'SIGCONT')
-    await eventually(() => told(FAILED, 'another broker serves') > 0, 'it is told')
+    await eventually(() => told(FAILED, 'another broker serves') > 0, 'it is logged')
     t.match(await reload(t, broker), { success: false, log: [/another broker serves this runtime folder/] })
     t.notOk(isSocket(control))
     await loses(control, () => other.say(''))

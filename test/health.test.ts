@@ -217,7 +217,7 @@ void t.test(
     t.same(await ill.changes(1), [{ level: 40, msg: UNHEALTHY, reason: 'status 503' }])
     t.equal((await service.state()).held, 1)
     ill.tell('well')
-    t.equal((await client.answer()).headers['x-app'], ill.name, 'it is served as soon as one is well')
+    t.equal((await client.answer()).headers['x-app'], ill.name, 'it is served as soon as one is healthy')
     t.equal(app.stateIn(await service.state()), 'starting')
     t.notMatch(await readiness(), { text: /service starting has/ })
   },
@@ -331,7 +331,7 @@ void t.test('a check is never offered to another backend', { timeout: LIMIT }, a
     0,
   )
   await app.checked(state.backends.find(({ id }) => id === app.id)?.adopted ?? Number.NaN)
-  t.pass('and it was asked nothing but its own questions')
+  t.pass('and it received only its own checks')
   t.same(
     await app.changesBefore(),
     [{ level: 30, msg: HEALTHY, reason: 'status 200' }],

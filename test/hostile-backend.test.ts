@@ -146,7 +146,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
         (status) =>
           unaccounted(status) === 0 &&
           status.services.every(({ held, inFlight, backends }) => held + inFlight + backends.length === 0),
-        'every client is accounted for, and nobody is registered',
+        'every client is accounted for, and no backend is registered',
       )
       await eventually(
         () => openDescriptors(broker.pid, admin) === before,
@@ -224,7 +224,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       await world.servedHonestly(t, ...queued)
       await world.handedOff('patient', outcomes.handed_off, 2)
       const after = (await world.service('patient')).outcomes
-      t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
+      t.equal(after.relinquished - outcomes.relinquished, 1, 'taken clients are relinquished')
       t.equal(after.handed_off - outcomes.handed_off, 2)
       t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
       const said = () =>
@@ -234,11 +234,11 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
             ({ msg, backend }) =>
               msg === 'backend broke the protocol and is cut off' && backend === peer.welcome.backend,
           )
-      await eventually(() => said().length > 0, 'the broker says why')
+      await eventually(() => said().length > 0, 'the broker logs the reason')
       t.match(said(), [{ code }], 'once')
       peer.die()
       await taken.ended
-      t.equal(taken.received, '', 'nobody else answers the client that it had taken')
+      t.equal(taken.received, '', 'no other backend answers the client that it had taken')
     })
   }
 
@@ -316,7 +316,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     await world.handedOff('bounded', handed_off, 1)
     t.equal(client.received, '')
     const { inFlight, backends } = await world.service('bounded')
-    t.equal(inFlight, 1, 'the one that it took stays in flight, whoever else is ready')
+    t.equal(inFlight, 1, 'the one that it took stays in flight, whatever other backends are ready')
     t.equal(backends.find(({ id }) => id === peer.welcome.backend)?.state, 'unresponsive')
     return { peer, client, offer, taken }
   }
@@ -406,7 +406,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     await world.handedOff('patient', before, 2)
     t.equal((await world.service('patient')).outcomes.handed_off - before, 2)
     await first.ended
-    t.equal(first.received, '', 'it had one answer, and ends with the process that gave it')
+    t.equal(first.received, '', 'it had one response, and ends with its backend')
   })
 
   await scene(
@@ -462,7 +462,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     const silence = 'a process connected and did not say HELLO'
     await broker.program.message(silence)
     const said = broker.program.messages().filter(({ msg }) => msg === silence)
-    t.equal(said.length, 1, 'said once, however many they are')
+    t.equal(said.length, 1, 'logged once, however many there are')
   })
 
   await t.test('no log, metric, error or API response contains a token', async (t) => {
@@ -473,7 +473,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     )
     const said = [...broker.program.lines, ...honest.lines, ...answers].join('\n')
     t.ok(world.tokens.length > 40, `${world.tokens.length} tokens were on the wire`)
-    t.match(said, 'backend broke the protocol', 'and what went wrong was logged')
+    t.match(said, 'backend broke the protocol', 'and the errors were logged')
     for (const token of world.tokens) {
       const forms = [
         ...(['hex', 'base64', 'base64url', 'latin1', 'utf8'] as const).map((encoding) =>

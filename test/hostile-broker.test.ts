@@ -40,7 +40,7 @@ async function handOver(t: Test, peer: Registered, pid: number): Promise<PassedC
   peer.post(offer.token, client.fd)
   peer.ring(offer)
   await peer.acked(offer)
-  t.equal(await client.servedBy(), pid, 'the honest connection beside it is served')
+  t.equal(await client.servedBy(), pid, 'the honest connection is served meanwhile')
   return client
 }
 
@@ -88,7 +88,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     const { reason, at } = await peer.nacked(other)
     t.equal(reason, 'TokenMismatch')
     t.ok(at - sent >= TTL, `parked for ${at - sent} ms`)
-    t.ok(at - sent < TTL + 2 * SWEEP + starts(1), 'and not for ever')
+    t.ok(at - sent < TTL + 2 * SWEEP + starts(1), 'and not indefinitely')
     await untouched(t, client)
   })
 
@@ -128,7 +128,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
       t.equal(await beside.servedBy(), pid)
       beside.leave()
     }
-    t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
+    t.equal(await first.servedBy(), pid, 'the connection that spent it continues')
     first.leave()
   })
 
@@ -219,7 +219,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     const client = new PassedClient(t)
     peer.post(offer.token, client.fd)
     await honest(t, peer, pid)
-    t.ok(client.untouched, 'its time is not over, and it is not adopted')
+    t.ok(client.untouched, 'its deadline has not passed, and it is not adopted')
     t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
     await untouched(t, client)
   })
@@ -238,7 +238,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     const { reason, sequence, at } = await other.peer.nacked(token)
     t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
     t.ok(at - sent >= longer, `parked for ${at - sent} ms`)
-    t.ok(at - sent < longer + 2 * SWEEP + starts(1), 'and not for ever')
+    t.ok(at - sent < longer + 2 * SWEEP + starts(1), 'and not indefinitely')
     await untouched(t, client)
     await eventually(
       () => openDescriptors(other.program.pid) === before,
@@ -266,7 +266,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     program.kill('SIGTERM')
     await program.exited
     const printed = program.lines.join('\n')
-    t.match(printed, 'TokenMismatch', 'what it refused is there')
+    t.match(printed, 'TokenMismatch', 'its refusals are in the output')
     t.ok(peer.tokens.length > 20)
     for (const token of peer.tokens) {
       for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
@@ -336,7 +336,7 @@ void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, 
         await peer.laneEmpty()
         const disconnections = heard('disconnected')
         peer.wire.close()
-        await eventually(() => heard('disconnected') > disconnections, 'it says that it was disconnected')
+        await eventually(() => heard('disconnected') > disconnections, 'it emits disconnected')
         await direct(program)
         t.ok(client.untouched, 'not adopted: another one may hold the lane')
         return { peer, client }
@@ -346,7 +346,7 @@ void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, 
         const { peer, client } = await backedUp(t, MINUTES)
         peer.receiveEnd.close()
         await direct(program)
-        t.ok(client.untouched, 'the send end alone may still be held by another process')
+        t.ok(client.untouched, 'another process may still hold the send end')
         peer.lane.close()
         t.equal(await client.servedBy(), program.pid)
         await hasAdopted(2)
@@ -451,7 +451,7 @@ void t.test(
         peer.post(peer.offer().token, pending.fd)
         peer.wire.write(bytes)
         await peer.wire.end()
-        await eventually(() => codes().length > earlier, 'the backend says that it was disconnected')
+        await eventually(() => codes().length > earlier, 'the backend emits disconnected')
         t.same(codes().slice(earlier), [code])
         peer.die()
         await untouched(t, pending)

@@ -138,8 +138,8 @@ void t.test('drain of one backend by its operator', { timeout: LIMIT }, async (s
         headers: { connection: 'close' },
       })
       test.equal(await inFlight.ended, 'end')
-      test.same(await drained.exited, { code: 0, signal: null }, 'nothing keeps the process any more')
-      const after = await web.until(({ backends }) => backends.length === 1, 'it has gone')
+      test.same(await drained.exited, { code: 0, signal: null }, 'nothing keeps the process alive')
+      const after = await web.until(({ backends }) => backends.length === 1, 'it has left')
       test.equal(after.unaccounted, 0)
     })
   }
@@ -224,7 +224,7 @@ void t.test(
     test.ok(took < ACK_DEADLINE + starts(1), 'but then')
 
     const state = ({ backends }: ServiceState) => backends.find(({ pid }) => pid === stopped.pid)?.state
-    await web.until((service) => state(service) === 'unresponsive', 'it is not chosen any more')
+    await web.until((service) => state(service) === 'unresponsive', 'it is no longer chosen')
     test.equal(
       (await ackTimeouts(web)) - late,
       20,
@@ -323,7 +323,7 @@ void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
       const found = new Service(next, 'web')
       const after = await found.backends(2)
       test.ok(performance.now() - begun < starts(1), 'not long after the longest pause between two dials')
-      test.same(new Set(idsOf(after)), new Set(idsOf(before)), 'under the names that they had')
+      test.same(new Set(idsOf(after)), new Set(idsOf(before)), 'under their old names')
       const held = await found.until(
         ({ backends }) => backends.reduce((sum, { load }) => sum + load, 0) === 2,
         'it knows of the connections from before',
@@ -362,18 +362,18 @@ void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
         broker.state === 'draining' && listeners.every(({ accepting }) => !accepting),
       'it drains',
     )
-    test.equal(await refused(stopping.port), 'ECONNREFUSED', 'no client can connect any more')
-    test.ok(broker.program.running, 'it waits for those who wait')
+    test.equal(await refused(stopping.port), 'ECONNREFUSED', 'no client can connect')
+    test.ok(broker.program.running, 'it waits for held clients')
 
     backend.kill('SIGCONT')
     const answers = await Promise.all(waiting.map((client) => client.answer()))
-    test.ok(answers.every(served), 'those who waited are served')
+    test.ok(answers.every(served), 'held clients are served')
     test.same(await broker.program.exited, { code: 0, signal: null })
     backend.say('answer')
     test.match(
       await inFlight.answer(),
       { status: 200, body: `waited ${backend.pid}` },
-      'what was adopted goes on',
+      'adopted connections continue',
     )
     test.match(await idle.get('/afterwards'), { status: 200 })
     test.ok(backend.running)

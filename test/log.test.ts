@@ -39,7 +39,7 @@ void t.test('baton run: the reader of its output stops', { timeout: LIMIT }, asy
   t.same(
     cut.map((line) => `${line.slice(0, 40)}...${line.slice(-40)}`),
     [],
-    'what is not dropped is whole',
+    'lines that are not dropped are complete',
   )
 
   signal(run.program.pid, 'SIGTERM')
@@ -55,7 +55,11 @@ void t.test('baton start: neither output can be written', { timeout: LIMIT }, as
   signal(broker.program.pid, 'SIGUSR1')
   signal(broker.pid, 'SIGUSR1')
   t.equal(await servedBy(t, broker), backend.pid)
-  t.equal((await samples(broker)).get('baton_log_lines_dropped_total'), 0, 'what fits into the buffer waits')
+  t.equal(
+    (await samples(broker)).get('baton_log_lines_dropped_total'),
+    0,
+    'lines that fit into the buffer wait',
+  )
 
   const config = ['--config', broker.configFile]
   const refused = 'baton: standard output cannot be written: ENOSPC: no space left on device, write'

@@ -409,7 +409,7 @@ void t.test(
         await broker.until(({ services }) => services[0]?.backends[0]?.adopted === 1, 'it has the request')
         next.kill('SIGTERM')
         await broker.until(({ services }) => services[0]?.backends[0]?.state === 'draining', 'it drains')
-        t.same(await ask('/readyz'), lacking(none), 'who drains takes nothing new')
+        t.same(await ask('/readyz'), lacking(none), 'a draining backend takes nothing new')
         t.equal(await broker.metric('baton_backends{service="web",state="draining"}'), 1)
 
         const held = await connectTo(t, broker, 'web')
@@ -418,7 +418,7 @@ void t.test(
         await broker.until(({ broker: { state } }) => state === 'draining', 'the broker drains')
         const deaf = Object.keys(SERVICES).map((name) => `listener ${name} does not accept`)
         t.same(await ask('/readyz'), lacking('the broker is draining', ...deaf, none))
-        t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } }, 'alive all the same')
+        t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } }, 'still alive')
         held.socket.resetAndDestroy()
         t.equal((await broker.program.exited).code, 0)
       },

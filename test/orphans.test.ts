@@ -44,7 +44,7 @@ void t.test(
     await broker.die()
     await eventually(() => pids.filter(exists).length === 1, 'one has nothing left to do, and ends')
     client.send('.')
-    t.match(await client.answer(), { status: 200 }, 'what was asked is answered')
+    t.match(await client.answer(), { status: 200 }, 'the request is answered')
     await haveEnded(pids)
   },
 )

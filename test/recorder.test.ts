@@ -493,14 +493,14 @@ void t.test(
     const stuck = await listener.change(({ to }) => to === 'unresponsive', 'it is stuck')
     t.match(stuck.data, { kind: 'backend_state', from: 'ready', backend: { slot: 'web-1' } })
     backend.kill('SIGCONT')
-    await listener.change(({ from, to }) => from === 'unresponsive' && to === 'ready', 'it goes on')
+    await listener.change(({ from, to }) => from === 'unresponsive' && to === 'ready', 'it continues')
     backend.kill('SIGTERM')
     for (const each of [listener, other])
       await each.change(({ kind }) => kind === 'backend_deregistered', 'it has gone')
     t.same(
       other.changes.map(({ text }) => text),
       listener.changes.map(({ text }) => text),
-      'both hear the same',
+      'both receive the same',
     )
     const events = listener.events.map(({ id }) => id)
     t.equal(new Set(events).size, events.length)

@@ -85,9 +85,9 @@ async function isRefused(t: Test, broker: Broker, settings: BackendSettings, rea
     { name: 'RegistrationRefused', code: 'BATON_ERR_REGISTRATION_REFUSED', given: reason },
   )
   const warning = `baton: the broker refused the registration socket=${settings.control}`
-  t.ok(await refused.line((line) => line.includes(warning), 'the warning'), 'the log says where')
+  t.ok(await refused.line((line) => line.includes(warning), 'the warning'), 'the log has the path')
   const port = Number((await refused.message('listening'))['port'])
-  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app serves by itself all the same')
+  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app still serves by itself')
   await logsRefusal(broker, refused.pid, reason)
   t.match(refusals(broker, refused.pid), [{ code: reason }])
 }
@@ -103,13 +103,13 @@ async function isRefusedHere(t: Test, broker: Broker, options: BackendOptions, r
   t.match(
     said,
     [new RegExp(`the broker refused the registration.* ${broker.control} `)],
-    'the log says where',
+    'the log has the path',
   )
   server.listen(0, '127.0.0.1')
   t.teardown(() => server.close())
   await new Promise((resolve) => server.once('listening', resolve))
   const { port } = server.address() as AddressInfo
-  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app serves by itself all the same')
+  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app still serves by itself')
   await logsRefusal(broker, process.pid, reason)
 }
 
@@ -177,9 +177,9 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       const early = program(t, { control, timeout: 500 })
       const { name } = await early.message('not ready')
       t.equal(name, 'TimeoutError', 'for as long as its signal lets it')
-      await early.line((line) => line.includes('no broker yet'), 'where it looks')
+      await early.line((line) => line.includes('no broker yet'), 'the path it waits for')
       const log = early.lines.filter((line) => line.includes('no broker yet'))
-      t.equal(log.length, 1, 'said once, not at each dial')
+      t.equal(log.length, 1, 'logged once, not on each dial')
       t.match(log[0], control)
       const port = Number((await early.message('listening'))['port'])
       t.match(await (await fetch(`http://127.0.0.1:${port}/`)).json(), { pid: early.pid, connection: null })
@@ -200,7 +200,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       t.equal((await stranger.message('not ready'))['name'], 'TimeoutError')
       t.ok(
         await stranger.line((line) => line.includes('EACCES'), 'why'),
-        'the kernel refuses, and the SDK says so',
+        'the kernel refuses, and the SDK reports it',
       )
     },
     onlyAsRoot,
@@ -226,7 +226,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         'why it was refused',
       )
       await logsRefusal(first, process.pid, 'SocketModeInsecure')
-      t.equal(await servedBy(t, first), app.pid, 'who was in before stays')
+      t.equal(await servedBy(t, first), app.pid, 'earlier registrations stay')
       signal(first.program.pid, 'SIGCONT')
       await ready
       t.equal(statSync(control).mode & 0o777, 0o600)
@@ -255,7 +255,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       await refusedStart(t, first.configFile),
       `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control}`,
     )
-    t.equal(await servedBy(t, first), app.pid, 'the first one goes on')
+    t.equal(await servedBy(t, first), app.pid, 'the first one continues')
   })
 
   await scene('an unsafe runtime folder is refused at the start, by name', async (t) => {
@@ -340,7 +340,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
 
   const kept = await Client.open(t, { host: '127.0.0.1', port: first.port() })
   const servesKept = async (t: Test) => {
-    t.match((await kept.get()).body, `"pid":${app.pid}`, 'the connection that it had adopted does not notice')
+    t.match((await kept.get()).body, `"pid":${app.pid}`, 'its adopted connection is unaffected')
   }
   await servesKept(t)
   let disconnections = 0
@@ -351,14 +351,14 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     await ends.program.exited
     disconnections += 1
     const said = () => app.messages().filter(({ msg }) => msg === 'disconnected').length
-    await eventually(() => said() === disconnections, 'the backend says that it was disconnected')
+    await eventually(() => said() === disconnections, 'the backend emits disconnected')
     if (how === 'SIGKILL')
       t.ok(statSync(control).isSocket(), 'the control socket of a dead one is still there')
 
     const next = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT }, ...config } })
     await next.until(
       ({ services }) => services[0]?.backends[0]?.load === 1,
-      'what it holds counts as its load',
+      'its connections count as its load',
     )
     const [now] = (await next.backends(1)).services[0]?.backends ?? []
     t.equal(now?.id, id)
@@ -538,7 +538,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       t.not(newer.welcome.slot, former.welcome.slot, 'while that has an offer out')
       await asks()
       await newer.offers(1)
-      t.equal(former.wire.all('offer').length, 1, 'new clients go to the newer one alone')
+      t.equal(former.wire.all('offer').length, 1, 'new clients go only to the newer one')
       t.notOk(former.wire.ended)
 
       former.ack(offer)

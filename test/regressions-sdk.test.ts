@@ -90,7 +90,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       t.match(
         await app.message('uncaught'),
         { message: `a bug in a ${fault} listener` },
-        'the app hears of it',
+        'the app is notified',
       )
       t.equal(said(app, 'uncaught').length, 1)
       const status = await broker.until(
@@ -118,7 +118,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.equal(registered.length, 1)
     t.equal((await broker.status()).services[0]?.backends.length, 1)
     await app.message('uncaught')
-    t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app hears of it')
+    t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app is notified')
   })
 
   await story('a drain may take a month', async (t) => {
@@ -224,7 +224,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       const second = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT } } })
       await second.backends(1)
       t.equal(await servedBy(t, second), app.pid)
-      await eventually(() => said(app, 'connected').length === 2, 'the app hears of it')
+      await eventually(() => said(app, 'connected').length === 2, 'the app is notified')
     },
   )
 })

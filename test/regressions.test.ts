@@ -309,7 +309,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
     await peer.probe()
     t.equal((await peer.offers(1)).length, peer.wire.all('offer').flatMap(({ offers }) => offers).length)
     t.same(peer.restOfLane(), { count: 0, ended: false }, 'nor was anything put on its lane')
-    t.ok(first.open, 'what it has, it keeps')
+    t.ok(first.open, 'it keeps its connections')
   })
 
   await story('a backend with a nonsensical relay endpoint does not harm the worker', async (t) => {
@@ -317,7 +317,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
     // and every held client. A folder that stayed prevented every later worker from starting.
     const folder = dirname(control)
     mkdirSync(join(folder, 'relay-folder'))
-    writeFileSync(join(folder, 'relay-file'), 'somebody’s')
+    writeFileSync(join(folder, 'relay-file'), 'precious')
     const waiting = await visit(t, broker)
     await broker.until(({ services }) => services[0]?.held === 1, 'the client waits')
     for (const name of ['relay-folder', 'relay-file', 'relay-\0']) {
@@ -390,7 +390,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
     await stops(t, broker, waiting)
     backend.kill('SIGCONT')
     backend.say('answer')
-    t.equal((await served.answer()).body, `waited ${backend.pid}`, 'who has a backend does not notice')
+    t.equal((await served.answer()).body, `waited ${backend.pid}`, 'adopted clients do not notice')
   })
 })
 

@@ -362,7 +362,7 @@ void t.test(
     const said = broker.program
       .messages()
       .filter(({ msg }) => msg === 'relay endpoint of a backend cannot be used')
-    t.equal(said.length, 1, 'said once, however often it is tried')
+    t.equal(said.length, 1, 'logged once, however often it is tried')
     t.match(said[0], { failure: 'PermissionDenied', slot: 'foreign-1' })
     t.match(said[0]?.['reason'], `${path}: uid ${NOBODY} listens there, wanted uid 0`)
     client.socket.destroy()

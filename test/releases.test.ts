@@ -48,7 +48,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     releases.add('three')
     releases.use('three')
     signal(await managedPid(), 'SIGKILL')
-    await eventually(async () => (await managedPid()) !== null, 'it is started again')
+    await eventually(async () => (await managedPid()) !== null, 'it is restarted')
     t.equal(await release(), 'two')
   })
 
@@ -84,7 +84,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     releases.remove('four')
     const named = new RegExp(`the working folder ${releases.current} is gone`)
     signal(await managedPid(), 'SIGKILL')
-    await program.line((line) => named.test(line), 'why it is not started')
+    await program.line((line) => named.test(line), 'the reason why it is not started')
     t.match(parseAnswer(await say(t, broker, 'deploy web')), {
       success: false,
       log: [new RegExp(`services\\.web\\.cwd: .*${releases.current}`)],
@@ -94,6 +94,6 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
       log: [new RegExp(`^${releases.current}/baton.json: no such file`)],
     })
     releases.use('three')
-    await eventually(async () => (await release()) === 'three', 'a release that is there serves')
+    await eventually(async () => (await release()) === 'three', 'an existing release serves')
   })
 })

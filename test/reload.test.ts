@@ -44,7 +44,7 @@ const canBeNobody =
   process.getuid?.() === 0 &&
   spawnSync(process.execPath, ['--check', OPERATOR], { cwd: root, uid: NOBODY, env: cleanEnvironment() })
     .status === 0
-const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a repository that everybody can read' }
+const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a world-readable repository' }
 
 /** Start time of a process on the kernel's clock: together with the pid it identifies a process for good (proc(5), starttime). */
 function startOf(pid: number): string | undefined {
@@ -130,7 +130,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   scene.begin('slow-check')
   session.send('reload\n')
   await scene.reached('slow-check')
-  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
+  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is in progress')
   await t.test('a reader may only query', onlyAsRoot, async (t) => {
     t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
     t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
@@ -138,7 +138,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(
       await askAs(t, broker, 0, 'reload no-wait'),
       'Success=0\n--\na reload is going on\n',
-      'who has the right hears another reason',
+      'an operator gets another reason',
     )
     t.equal(await onlyWorker(t, broker), before)
   })
@@ -175,14 +175,14 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   await scene.reached('slow-master')
   await t.test('during exec the session waits in the kernel', async (t) => {
     const crossing = sessionInodes(broker)
-    t.equal(crossing.length, 2, 'with the one that waits behind it')
+    t.equal(crossing.length, 2, 'together with the next one in the queue')
     t.ok(
       crossing.some((inode) => inodes.includes(inode)),
       'the same connection',
     )
     t.notOk(
       crossing.some((inode) => holds(pid, inode)),
-      'nobody has it',
+      'no process has it',
     )
     t.ok(session.open)
     t.equal(session.received, '> ')
@@ -192,7 +192,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   const text = await rest(session)
   await t.test('requests that came during a reload share the next one', async (t) => {
     t.match(parseAnswer(await rest(joined)), { success: true })
-    t.match(await overHttp, [200, /"success":true/], 'over a worker that has left meanwhile')
+    t.match(await overHttp, [200, /"success":true/], 'including a worker that has left meanwhile')
     await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'all are done')
     t.equal((await masterStatus(t, broker)).master.reloads, 5)
     t.equal(logged(broker, 'reload refused'), 0)
@@ -286,7 +286,7 @@ void t.test(
       t.same(
         ['control.sock', 'master.sock'].filter((name) => existsSync(join(folder, 'run', name))),
         [],
-        'nothing stays behind',
+        'nothing is left',
       )
       return lines.join('\n')
     }

@@ -61,7 +61,7 @@ void t.test(
         seen.push(answer)
       }
       t.same(new Set(seen.map(({ pid }) => pid)), new Set(pids))
-      t.equal(new Set(seen.map(({ connection }) => connection)).size, 10, 'each has an id of its own')
+      t.equal(new Set(seen.map(({ connection }) => connection)).size, 10, 'each has its own id')
     })
 
     await t.test(

@@ -80,7 +80,7 @@ export class Faults {
         }
         if (asked.size === services.length || !backend.alive) break
         if (performance.now() > end)
-          throw new Error(`backend ${backend.instance} is registered for ${[...asked].join(', ')} alone`)
+          throw new Error(`backend ${backend.instance} is registered for ${[...asked].join(', ')} only`)
         await pause(50)
       }
       await this.#leaves(backend)

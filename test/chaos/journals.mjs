@@ -24,7 +24,7 @@ export function readJournals(backends, lastId, wanted) {
       if (what === 'r') {
         const id = Number(rest[0])
         if (!(id > 0 && id <= lastId))
-          doubles.push(`backend ${instance} read a request that nobody sent: ${line}`)
+          doubles.push(`backend ${instance} read a request that was never sent: ${line}`)
         else if (readBy[id] !== 0)
           doubles.push(`request ${id} was read by backend ${readBy[id]} and by ${instance}`)
         else readBy[id] = instance

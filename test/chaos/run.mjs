@@ -33,7 +33,7 @@ const again = `npm run chaos -- --seconds ${seconds} --seed ${seed} --clients ${
 console.log(`chaos: seed ${seed}`)
 console.log(`again: ${again}`)
 console.log(
-  'The seed draws the faults, their times and what each client does; when the kernel runs whom, nobody draws.\n',
+  'The seed determines the faults, their times and the actions of each client, but not the scheduling of the kernel.\n',
 )
 
 const environment = cleanEnvironment()

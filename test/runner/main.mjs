@@ -111,7 +111,7 @@ for (const [index, job] of jobs.entries()) {
     ]
     await t.spawn('env', command, { name: 'tests', cwd: root, env, timeout: limit })
     const left = await whatIsLeft(env)
-    if (left.length > 0) t.fail(`leaves nothing behind, but: ${left.join(', ')}`)
+    if (left.length > 0) t.fail(`left behind: ${left.join(', ')}`)
   })
 }
 

@@ -260,7 +260,7 @@ void t.test('--watch deploys changes, and no client notices', { timeout: LIMIT }
     write(stage)
     rmSync(join(sabotage, stage))
     t.match(await reload.exited, { code: 0 }, reload.lines.join('\n'))
-    await eventually(() => deploys() > before, 'what changed meanwhile is deployed')
+    await eventually(() => deploys() > before, 'changes made meanwhile are deployed')
     for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, stage)
   }
   await clients.stop()
@@ -342,7 +342,7 @@ void t.test('--listen ADDR overrides the address of the app; -i max', async (t) 
 void t.test('an app that never listens still runs', async (t) => {
   const command = script(t, `console.log('working'); setInterval(() => {}, 60_000)`)
   const run = new AppRun(t, { command })
-  await run.program.line((line) => line === 'app.1 | working', 'what the app says')
+  await run.program.line((line) => line === 'app.1 | working', 'the output of the app')
   t.same(await run.listeners(), [])
   t.same(await run.end('SIGINT'), NOTHING_LEFT)
 })

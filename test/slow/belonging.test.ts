@@ -136,7 +136,7 @@ void t.test('a backend left behind by another master', { timeout: starts(60) }, 
   ])
   t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   t.not(await served(), stale)
-  t.ok(exists(stale), 'it goes on, and serves no client')
+  t.ok(exists(stale), 'it continues, and serves no client')
   // SIGTERM, because its backends would not notice any other end.
   second.program.kill('SIGTERM')
   t.match(await second.program.exited, { code: 0 })

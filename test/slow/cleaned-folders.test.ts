@@ -40,7 +40,7 @@ void t.test('baton run: the folder with its configuration and sockets', { timeou
     t.equal(statSync(dirname(file)).mode & 0o777, 0o700)
   }
   const listeners = await run.listeners()
-  t.match(listeners, [{ listen: `[::]:${port}` }], 'with what the app has asked for meanwhile')
+  t.match(listeners, [{ listen: `[::]:${port}` }], 'with the app’s requests since then')
 
   signal(pid, 'SIGKILL')
   // The new process asks the master for its port, and registers.

@@ -49,13 +49,13 @@ void t.test(
     t.same(baseline.failures, {})
     t.same(stuck.failures, {}, 'none fails')
     t.ok(stuck.connections > 300, 'clients came all the time')
-    t.ok(stuck.waits.worst > 0.8 * ACK_DEADLINE, 'some had been offered to the stuck one')
+    t.ok(stuck.waits.worst > 0.8 * ACK_DEADLINE, 'some were offered to the stuck backend')
     t.ok(
       stuck.waits.worst < 1.5 * ACK_DEADLINE + baseline.waits.worst,
-      'none waits for a second deadline, beside what the machine makes all wait',
+      'none waits for a second deadline, apart from the delay of the machine itself',
     )
     const failures = 'baton_handoff_failures_total{service="web",reason="BackendAckTimeout"}'
-    t.ok((await broker.metric(failures)) > 0, 'what lay on its lane was taken back')
+    t.ok((await broker.metric(failures)) > 0, 'clients on its lane were taken back')
     t.equal((await services.web.state()).unaccounted, 0)
   },
 )

@@ -85,11 +85,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
   await t.test('the link leads to another Node, and the former one is removed', async (t) => {
     installNode(node('v2'))
     moveLink(stable, '../node/v2/bin/node')
-    t.equal(
-      binaryOf(await loseWorker(t)),
-      node('v1'),
-      'a worker is of the same Node for as long as that is there',
-    )
+    t.equal(binaryOf(await loseWorker(t)), node('v1'), 'a worker uses the same Node as long as it exists')
     // Like a package manager in the middle of an upgrade.
     writeFileSync(join(folder, 'half'), '#!/bin/sh\nexit 3\n', { mode: 0o755 })
     renameSync(join(folder, 'half'), node('v1'))
@@ -127,7 +123,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('two')
     const reloaded = logged(broker, 'reloaded')
     signal(await onlyWorker(t, broker), 'SIGKILL')
-    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
+    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to get a worker')
     t.equal(await release(), 'one')
     t.match(
       program.messages().findLast(({ msg }) => String(msg).startsWith('program replaced')),
@@ -143,7 +139,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('three')
     const reloaded = logged(broker, 'reloaded')
     signal(await onlyWorker(t, broker), 'SIGSTOP')
-    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
+    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to get a worker')
     t.equal(await release(), 'one')
   })
 

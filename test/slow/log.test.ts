@@ -90,7 +90,7 @@ async function underLoad(
   recover()
   await eventually(
     () => /warning: log lines were dropped: .*\napp\.1/.test(log()),
-    () => `the log goes on:\n${log().slice(-1000)}`,
+    () => `the log continues:\n${log().slice(-1000)}`,
   )
   await clients.stop()
   t.same(clients.failures, [], `${clients.answers} clients`)
@@ -108,7 +108,7 @@ async function underLoad(
   t.equal(
     told.reduce((sum, lines) => sum + lines, 0),
     dropped,
-    'the lines that say so tell all of it',
+    'the reported numbers add up',
   )
   await stop(run)
 }
@@ -142,10 +142,10 @@ void t.test('a reload of a chatty app whose log is not read', { timeout: LIMIT }
   for (const round of [1, 2]) {
     const dropped = await run.dropped()
     t.same((await redirected(t, '', ['reload', '--config', run.configFile])).code, 0, `reload ${round}`)
-    t.ok((await run.dropped()) >= dropped, 'the counter goes on')
+    t.ok((await run.dropped()) >= dropped, 'the counter continues')
   }
   const text = await reader.reads(/ reloads=2\n[^]*log lines were dropped/)
-  t.match(text, /program replaced/, 'what the broker says itself is not displaced by what the app prints')
+  t.match(text, /program replaced/, 'the broker’s own lines are not displaced by the app’s output')
   await stop(run)
 })
 
@@ -233,14 +233,14 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   await limit('unlimited')
   await logsTo(file, 'reloaded')
   const lines = contents(file).split('\n').slice(0, -1)
-  t.match(JSON.parse(lines[0] ?? ''), { msg: /^status: / }, 'the line is begun again')
+  t.match(JSON.parse(lines[0] ?? ''), { msg: /^status: / }, 'the line is written again')
   for (const line of lines) t.doesNotThrow(() => JSON.parse(line) as unknown)
 
   // If the file cannot be opened, nothing changes.
   rmSync(file)
   mkdirSync(file)
   signal(broker.program.pid, 'SIGUSR1')
-  await eventually(async () => (await reload(t, broker)).success, 'it goes on')
+  await eventually(async () => (await reload(t, broker)).success, 'it continues')
   rmSync(file, { recursive: true })
   signal(broker.program.pid, 'SIGUSR1')
   await logsTo(file, 'log reopened')
@@ -325,7 +325,7 @@ void t.test('a closed terminal', { timeout: LIMIT }, async (t) => {
 // It is another user's terminal or pipe: it cannot be reopened, and its flags must not be changed.
 const onlyAsRoot = {
   timeout: LIMIT,
-  skip: !canBeNobody && 'needs root, and a repository that everybody can read',
+  skip: !canBeNobody && 'needs root, and a world-readable repository',
 }
 void t.test('a pipe that only its owner may open', onlyAsRoot, async (t) => {
   const reader = new SlowReader(t)
@@ -369,7 +369,7 @@ void t.test(
     t.match(refused, { code: 1, lines: [/the log cannot be written: its disk does not answer/] })
     t.equal(await run.answers(), successor)
     thaw()
-    await eventually(() => /log lines were dropped/.test(readFileSync(file, 'latin1')), 'the log goes on')
+    await eventually(() => /log lines were dropped/.test(readFileSync(file, 'latin1')), 'the log continues')
     t.same((await redirected(t, '', ['reload', '--config', run.configFile])).code, 0)
     t.equal(await run.answers(), successor)
     await stop(run)

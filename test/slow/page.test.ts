@@ -176,7 +176,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
     await tab.evaluate(`document.querySelector('#lookup-id').value = '01ARZ3NDEKTSV4RRFFQ69G5FAV'`)
     await tab.click('#lookup button')
     await tab.until(`document.querySelector('#lookup-problem').innerText.includes('BATON_ERR_')`)
-    t.equal(tab.complaints.splice(0).length, 1, 'the browser tells of the 404 itself')
+    t.equal(tab.complaints.splice(0).length, 1, 'the browser logs the 404 itself')
 
     // A new list replaces the old one, under whatever is clicked meanwhile.
     await tab.evaluate(`document.querySelector('#list').firstElementChild?.setAttribute('data-old', '')`)
@@ -248,7 +248,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
     t.equal(await tab.evaluate('document.activeElement.id'), 'ask-confirm')
     await tab.press('Escape')
     await tab.until(`!${OPEN}`)
-    t.equal(await tab.evaluate('document.activeElement.id'), 'reload', 'back where it was')
+    t.equal(await tab.evaluate('document.activeElement.id'), 'reload', 'focus is back')
   })
 
   await t.test('it fits a phone, with a record and the dialog open', async (t) => {
@@ -319,7 +319,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
       `document.querySelector('#ask-outcome').innerText.includes('BATON_ERR_ADMIN_BAD_REQUEST')`,
     )
     t.equal(await stateOf(), 'ready', 'nor then')
-    t.equal(tab.complaints.splice(0).length, 1, 'the browser tells of the 400 itself')
+    t.equal(tab.complaints.splice(0).length, 1, 'the browser logs the 400 itself')
     await tab.evaluate(`document.querySelector('#ask-deadline').value = ''`)
     await tab.click('#ask-deadline')
     await tab.type('20s')
@@ -331,7 +331,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
     await tab.click('#ask-cancel')
     await tab.until(`${cellOf('web-1', 'State')}?.includes('draining')`)
     await tab.until(`document.querySelector('#change-list').innerText.includes('web-1')`)
-    t.match(await tab.text('#announcer'), /web-1/, 'and it is said')
+    t.match(await tab.text('#announcer'), /web-1/, 'and it is shown')
     for (const upload of uploads) {
       upload.send('x')
       t.equal((await upload.answer()).status, 200, 'served to the end')
@@ -415,7 +415,7 @@ void t.test('with a token, and with a broker that stops and starts again', { tim
       `[localStorage.length, sessionStorage.length, document.cookie, location.href.includes('sesame'), document.querySelector('#token').value]`,
     ),
     [0, 0, '', false, ''],
-    'the token is in memory alone',
+    'the token is only in memory',
   )
 
   await broker.die()

@@ -131,7 +131,7 @@ void t.test('the dashboard can be imported, and uses what it declares', async (t
   t.equal(new Set(panels.map(({ id }) => id)).size, panels.length)
   for (const [index, panel] of panels.entries()) {
     const { title, description = '', type, targets = [], gridPos } = panel
-    if (type !== 'row') t.match(description, /\.$/, `${title}: what it tells`)
+    if (type !== 'row') t.match(description, /\.$/, `${title}: its description`)
     t.ok(gridPos.x + gridPos.w <= 24, `${title}: within the page`)
     for (const other of panels.slice(index + 1))
       t.notOk(overlap(gridPos, other.gridPos), `${title}, ${other.title}`)
@@ -178,7 +178,7 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
     t.equal(new Set(own.map(([, help]) => help)).size, own.length)
     for (const [name = '', help] of own) t.match(help, /^[A-Z].{10,}\.$/, name)
     for (const [name = '', type] of types) {
-      t.equal(name.endsWith('_total'), type === 'counter', `${name}: counters, and they alone, end in _total`)
+      t.equal(name.endsWith('_total'), type === 'counter', `${name}: counters, and only they, end in _total`)
       if (type === 'histogram') t.match(name, /_seconds$/)
     }
   })

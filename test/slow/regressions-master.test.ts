@@ -171,7 +171,7 @@ void t.test('one broker, and past bugs of reloads', { timeout: LIMIT }, async (t
       t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
       t.equal((await statusNow(broker)).broker.pid, successor)
     })
-    t.equal(session.received, '', 'it is not done before the last backend has moved')
+    t.equal(session.received, '', 'it is not finished before the last backend has moved')
     endReload()
     await session.ended
     t.match(session.received, /^Success=1\n/)
@@ -293,14 +293,14 @@ void t.test('managed backends, and a full descriptor table', { timeout: LIMIT },
   const served = (instance: string) => {
     const pid = managed.find((each) => each.instance === instance)?.pid
     const client = clients.find(({ received }) => received.includes(`x-pid: ${pid}\r\n`))
-    if (client === undefined) throw new Error(`nobody is served by ${instance}`)
+    if (client === undefined) throw new Error(`no client is served by ${instance}`)
     return { pid, client }
   }
   const [second, third, gone] = [served('web.2'), served('web.3'), served('gone.1')]
   const end = (pid: unknown) =>
     broker.program.messages().find(({ msg, peerPid }) => msg === 'backend process ended' && peerPid === pid)
   const drains = async (t: Test, { pid, client }: ReturnType<typeof served>) => {
-    t.equal(client.open, true, 'its answer goes on')
+    t.equal(client.open, true, 'its response continues')
     t.equal(end(pid), undefined)
     client.socket.destroy()
     await eventually(() => end(pid) !== undefined, 'it ends with its last answer')

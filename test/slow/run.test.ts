@@ -74,7 +74,7 @@ void t.test('an app not listening after 10 s is reported once, and runs', { time
   const from = run.program.lines.length
   await eventually(
     () => run.program.lines.slice(from).filter((line) => line === 'app.1 | working').length > 12,
-    'it goes on',
+    'it continues',
   )
   t.equal(run.program.lines.filter(isHint).length, 1)
   t.notMatch(run.program.lines.join('\n'), UNREGISTERED)
@@ -114,7 +114,7 @@ void t.test(
     await new Promise((resolve) => setTimeout(resolve, 1500))
     write('typo(')
     await run.program.line((line) => line.startsWith('error: deploy failed'), 'that the typo is not deployed')
-    t.equal((await ask(url)).body, 'old', 'the old version goes on')
+    t.equal((await ask(url)).body, 'old', 'the old version continues')
     const started = /^app\.1 \| backend process started/
     const starts = run.program.lines.filter((line) => started.test(line)).length
     // The master has a worker, and the app.
@@ -122,7 +122,7 @@ void t.test(
     signal(children.at(-1), 'SIGKILL')
     await eventually(
       () => run.program.lines.filter((line) => started.test(line)).length >= starts + 7,
-      'it is tried more than five times',
+      'it is started more than five times',
     )
     write(serving(port, 'mended'))
     await run.program.line((line) => line.startsWith('deployed '), 'that it has deployed')

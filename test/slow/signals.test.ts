@@ -27,7 +27,7 @@ const RELOADS = Number(process.env['RELOADS'] ?? 3)
 const listener = (name: string) => ({ name, listen: '127.0.0.1:0', protocol: 'http', service: 'web' })
 
 async function idle(t: Test, broker: Broker): Promise<void> {
-  await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'nothing goes on')
+  await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'the master is idle')
 }
 
 void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {

@@ -188,7 +188,7 @@ void t.test(
     t.match((await manager.next()).said, { READY: '1', STATUS: 'serving; reloaded' })
     const { said } = await manager.next()
     t.match(said, { RELOADING: '1' })
-    t.ok(BigInt(said['MONOTONIC_USEC'] ?? 0) > asked, 'later than what systemd asked for last')
+    t.ok(BigInt(said['MONOTONIC_USEC'] ?? 0) > asked, 'later than systemd’s last request')
     t.match((await manager.next()).said, { READY: '1', STATUS: 'serving; reloaded' })
     t.equal((await masterStatus(t, broker)).master.reloads, 2)
 
@@ -230,7 +230,7 @@ void t.test('the watchdog is notified while the worker is alive', { timeout: LIM
   t.match(await reload(t, broker), { success: true })
   const after = now()
   while ((await manager.tick()).at < after);
-  t.pass('it goes on in the new program')
+  t.pass('it continues in the new program')
 
   const worker = await onlyWorker(t, broker)
   signal(worker, 'SIGSTOP')
@@ -238,7 +238,7 @@ void t.test('the watchdog is notified while the worker is alive', { timeout: LIM
   const stuck = now()
   signal(worker, 'SIGCONT')
   while ((await manager.tick()).at < stuck);
-  t.pass('and again when the worker goes on')
+  t.pass('and again when the worker continues')
 
   broker.program.kill('SIGTERM')
   await broker.program.exited
@@ -457,7 +457,7 @@ void t.test('no child has a variable of the manager’s, or its sockets', { time
 
   t.match(await reload(t, broker), { success: true })
   t.match((await manager.next()).said, { RELOADING: '1' })
-  t.match((await manager.next()).said, { READY: '1' }, 'but the program that goes on knows the manager')
+  t.match((await manager.next()).said, { READY: '1' }, 'but the surviving program knows the manager')
   const worker = await onlyWorker(t, broker)
   t.same(managersVariables(readFileSync(`/proc/${worker}/environ`, 'utf8'), '\0'), [])
   signal(master, 'SIGTERM')

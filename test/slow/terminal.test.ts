@@ -86,11 +86,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       t.match(text, /^web\/web-1  ready /m)
       t.notMatch(text, ESC)
     }
-    t.match(
-      plain.lines.at(-1),
-      String.raw`1.0\u{1b}[31m`,
-      'what a backend calls itself is no escape sequence',
-    )
+    t.match(plain.lines.at(-1), String.raw`1.0\u{1b}[31m`, 'the name of a backend is not an escape sequence')
   })
 
   await t.test('trace: the path of a connection', async (t) => {

@@ -91,7 +91,7 @@ void t.test(
     t.same(
       failures.filter(({ kind }) => kind === 'kept'),
       [],
-      'no connection that a backend had',
+      'no connection owned by a backend',
     )
     t.same(
       failures.filter(({ failure }) => failure.includes('ECONNREFUSED') || failure === 'timeout'),
@@ -99,7 +99,7 @@ void t.test(
     )
     t.ok(
       failures.every(({ begun, ended }) => kills.some((at) => begun <= at && at <= ended)),
-      'lost were those of the moment, in the hands of the worker',
+      'only clients that the worker still owned were lost',
     )
     t.ok(failures.length <= 3 * kills.length, 'not more than there were at a time')
 
@@ -156,7 +156,7 @@ void t.test(
       const next = await startAgain(t, broker)
       await gone(broker.pid)
       t.equal(await servedBy(t, next), backend.pid)
-      t.match(await kept.get(), { status: 200 }, 'what was handed off goes on')
+      t.match(await kept.get(), { status: 200 }, 'handed-off connections continue')
     })
     await t.test('with a relay that continues', async (t) => {
       const broker = await startBroker(t, {
@@ -168,7 +168,7 @@ void t.test(
       broker.program.kill('SIGKILL')
       const next = await startAgain(t, broker)
       t.equal(await servedBy(t, next), backend.pid)
-      t.equal(relayed.received, '', 'while the relay goes on')
+      t.equal(relayed.received, '', 'while the relay continues')
       backend.say('answer')
       t.match(await relayed.answer(), { status: 200 })
       relayed.socket.end()
@@ -209,7 +209,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
       await ended
       t.same(await broker.program.exited, { code: 0, signal: null })
       t.notOk(exists(broker.pid), 'the worker has ended before its master')
-      t.match(await waiting.get(), { status: 200 }, 'what was handed off goes on')
+      t.match(await waiting.get(), { status: 200 }, 'handed-off connections continue')
     })
   }
   await t.test('a second signal ends everything at once', async (t) => {

@@ -23,7 +23,7 @@ export class Chromium {
     this.#socket = socket
     socket.on('message', (data: Buffer) => this.#take(JSON.parse(data.toString()) as Message))
     socket.on('close', () => {
-      for (const { reject } of this.#waiting.values()) reject(new Error('chromium has gone'))
+      for (const { reject } of this.#waiting.values()) reject(new Error('chromium has exited'))
       this.#waiting.clear()
     })
   }

@@ -159,7 +159,7 @@ export class Registered {
   async laneEmpty(): Promise<void> {
     await eventually(
       () => (poll(this.receiveEnd.fd, POLLIN) & POLLIN) === 0,
-      'the backend takes what is on the lane',
+      'the backend takes everything on the lane',
     )
   }
 

@@ -84,7 +84,7 @@ export async function killUnderLoad(
     'all that the survivor took were answered',
   )
   t.equal(sum(answers) + sum(failures), total)
-  t.ok(sum(failures) <= 64, 'lost were at most those that the dead one was answering')
+  t.ok(sum(failures) <= 64, 'at most the requests in flight in the dead backend were lost')
   t.ok((answers[doomed.pid] ?? 0) > 0)
   await web.start(t)
   await web.backends(2)
@@ -110,7 +110,7 @@ export async function stopUnderLoad(
       'the load is under way',
     )
     stopped.kill('SIGSTOP')
-    await eventually(async () => (await ackTimeouts(web)) > late, 'some have waited behind the stopped one')
+    await eventually(async () => (await ackTimeouts(web)) > late, 'some were queued to the stopped backend')
     await web.until(
       ({ backends }) => backends.find(({ pid }) => pid === stopped.pid)?.state === 'unresponsive',
       'it is noticed',
@@ -134,7 +134,7 @@ export async function stopUnderLoad(
     () =>
       `as many descriptors as before, ${descriptors.join(' and ')}; there are ${descriptorsOf(web)} and ${openDescriptors(stopped.pid)}`,
   )
-  t.pass('and nothing stays open')
+  t.pass('and nothing is left open')
   t.equal(after.unaccounted, 0)
   t.match(outcomesSince(before, after), {
     handed_off: connections,

@@ -196,7 +196,7 @@ void t.test('a server that also listens closes both', { timeout: LIMIT }, async 
   const port = await listen(t, server)
   const f = await front(t, server)
   t.equal(f.attachment.address, undefined)
-  t.equal((server.address() as net.AddressInfo).port, port, 'its own address stands')
+  t.equal((server.address() as net.AddressInfo).port, port, 'it keeps its own address')
 
   const [adopted, own] = [await f.dial(), await dial(t, port)]
   adopted.get('/held')

@@ -35,7 +35,7 @@ void t.test('the registering instance has the decorator, before and after ready'
   t.equal(app.baton.state, 'idle')
   t.ok(app.hasPlugin('@baton/backend-sdk'))
   await app.ready()
-  t.equal(app.baton.state, 'registering', 'without a broker the app is ready all the same')
+  t.equal(app.baton.state, 'registering', 'without a broker the app still becomes ready')
 })
 
 void t.test(

@@ -329,7 +329,7 @@ void t.test('a decoded frame or an error prints no token and no secret', async (
   t.notMatch(inspect(offer, { depth: 9, showHidden: true }), traces)
   t.notMatch(JSON.stringify({ token: entry?.token }), traces)
   t.match(inspect(offer, { depth: 9 }), /\[token\]/)
-  t.ok(entry?.token.equals(token), 'the bytes are there for who compares them')
+  t.ok(entry?.token.equals(token), 'the bytes are available for comparison')
   t.ok(Buffer.isBuffer(sealToken(Buffer.alloc(16))))
 
   const [nack] = decode(

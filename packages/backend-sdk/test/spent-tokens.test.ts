@@ -95,7 +95,7 @@ void t.test(
         spent.forget(now + KEEP)
         spent.forget(now + 2n * KEEP)
         for (const number of model.keys())
-          if (spent.has(token(number))) throw new Error(`${number} stays for ever`)
+          if (spent.has(token(number))) throw new Error(`${number} is never forgotten`)
       }),
       { numRuns: 60 },
     )

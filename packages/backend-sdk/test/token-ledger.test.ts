@@ -69,7 +69,7 @@ void t.test('a wrong token is refused at tokenTtl, and the pending token stays i
   t.match(
     ledger.expire(2n * TTL + 2n),
     [{ reason: 'TokenMismatch', fds: [9] }],
-    'an offer waited in vain beside it',
+    'an offer next to it expired',
   )
 })
 

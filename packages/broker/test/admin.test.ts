@@ -114,7 +114,7 @@ void t.test('health, readiness, metrics and status are read from the worker', as
     'service web has no ready backend',
   ]
   t.match(await ask({ path: '/readyz' }), { status: 503, json: { ready: false, reasons } })
-  t.equal((await ask({ path: '/healthz' })).status, 200, 'alive all the same')
+  t.equal((await ask({ path: '/healthz' })).status, 200, 'still alive')
 })
 
 void t.test('drain starts for a service, or for a backend by slot or id', async (t) => {
@@ -357,7 +357,7 @@ void t.test('the requester of a change is recorded: the address, or the user of 
   await local.ask({ method: 'POST', path: '/api/v1/services/web/drain' })
   t.equal(local.asked[0]?.by, 'a Unix socket without a token')
   await local.ask({ method: 'POST', path: '/api/v1/services/wbe/drain' })
-  t.equal(local.asked.length, 1, 'what is refused is no change')
+  t.equal(local.asked.length, 1, 'a refused request is not a change')
 })
 
 /** A client of the listener `http`, known to the recorder. */
@@ -443,7 +443,7 @@ void t.test(
     const gone = await listenTo(t, address, { authorization: 'Bearer open-sesame' })
     t.equal(events.streams, 2)
     gone.request.destroy()
-    await eventually(() => events.streams === 1, 'who has gone is forgotten')
+    await eventually(() => events.streams === 1, 'a disconnected client is forgotten')
 
     const from = performance.now()
     events.close()
@@ -561,7 +561,7 @@ void t.test(
     const path = join(shortFolder(t), 'admin.sock')
     const script = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`
     t.equal(spawnSync(process.execPath, ['-e', script]).signal, 'SIGKILL')
-    t.ok(existsSync(path), 'the file of the dead one is there')
+    t.ok(existsSync(path), 'the file of the dead process exists')
 
     const { ask, admin, address } = await serve(t, { listen: `unix:${path}` })
     t.same(address, { kind: 'unix', path })
@@ -579,7 +579,7 @@ void t.test(
     writeFileSync(path, 'not a socket')
     const third = createAdmin({ config, view, logger: pino({ level: 'silent' }) })
     await t.rejects(third.listen(), /EADDRINUSE/)
-    t.ok(statSync(path).isFile(), 'a file of somebody else stays')
+    t.ok(statSync(path).isFile(), 'another program’s file stays')
     await third.close()
   },
 )
@@ -751,9 +751,13 @@ void t.test('requests that pile up on one connection are refused', { timeout: LI
   t.equal(handled, MAX_PIPELINED, 'and no others')
   finish('# the text\n')
   await once(client, 'close')
-  t.equal(answers.split('# the text').length - 1, MAX_PIPELINED, 'those are answered')
+  t.equal(answers.split('# the text').length - 1, MAX_PIPELINED, 'they are answered')
   const last = answers.slice(answers.lastIndexOf('HTTP/1.1'))
-  t.match(last, /^HTTP\/1.1 429 [^]*BATON_ERR_ADMIN_TOO_MANY_REQUESTS/, 'and one says why there are no more')
+  t.match(
+    last,
+    /^HTTP\/1.1 429 [^]*BATON_ERR_ADMIN_TOO_MANY_REQUESTS/,
+    'and one response gives the reason for the end',
+  )
 
   const flood = connect(address.port, address.host)
   t.teardown(() => flood.destroy())
@@ -761,7 +765,7 @@ void t.test('requests that pile up on one connection are refused', { timeout: LI
   flood.on('error', () => {})
   flood.write('GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(20_000))
   await cut
-  t.pass('one that goes on is cut off, also behind a response that has no end')
+  t.pass('a client that keeps sending is cut off, also during an endless response')
 })
 
 void t.test('close ends a connection that sends half a request', { timeout: LIMIT }, async (t) => {

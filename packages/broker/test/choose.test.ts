@@ -32,7 +32,7 @@ function spread(balance: Balance, weights: readonly number[], turns: number): nu
   for (let turn = 0; turn < turns; turn++) {
     const candidates = weights.map((weight, index) => candidate(`web-${index}`, weight, loads[index]))
     const chosen = balancer.choose(candidates, client(turn))
-    if (chosen === undefined) throw new Error('nobody was chosen')
+    if (chosen === undefined) throw new Error('no candidate was chosen')
     const index = candidates.indexOf(chosen)
     loads[index] = (loads[index] ?? 0) + 1
   }
@@ -119,7 +119,10 @@ void t.test('round-robin continues when a backend comes or goes', async (t) => {
   const two = Array.from({ length: 100 }, () => balancer.choose(all.slice(0, 2), {})?.id)
   t.ok(Math.abs(two.filter((id) => id === 'a').length - 50) <= 1, 'the two that stay share evenly')
   const back = Array.from({ length: 99 }, () => balancer.choose(all, {})?.id)
-  t.ok(Math.abs(back.filter((id) => id === 'c').length - 33) <= 1, 'who returns is not owed its absence')
+  t.ok(
+    Math.abs(back.filter((id) => id === 'c').length - 33) <= 1,
+    'a returning backend is not compensated for its absence',
+  )
 })
 
 void t.test('p2c compares two different backends', async (t) => {
@@ -137,7 +140,7 @@ void t.test('p2c compares two different backends', async (t) => {
     const id = random.choose(list, {})?.id ?? ''
     counts.set(id, (counts.get(id) ?? 0) + 1)
   }
-  t.equal(counts.get('a'), undefined, 'the busiest loses against either')
+  t.equal(counts.get('a'), undefined, 'the busiest is never chosen')
   t.ok((counts.get('b') ?? 0) > 1850 && (counts.get('c') ?? 0) > 850, 'two of three pairs have the idlest')
 })
 

@@ -100,7 +100,7 @@ void t.test('an invalid command line is exit code 2, with a suggestion', async (
     t.equal(code, 2, args.join(' '))
     t.equal(out, '')
     t.match(err, message)
-    t.match(err, /^[^\n]*\nTry: baton .*--help$/, 'what is wrong, where to look, and no more')
+    t.match(err, /^[^\n]*\nTry: baton .*--help$/, 'the error, where to look, and nothing else')
   }
 })
 

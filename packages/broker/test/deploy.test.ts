@@ -198,7 +198,7 @@ void t.test('a new version that is not ready in time', async (t) => {
     scene.os.advance(1)
     t.match(await done, { success: false, reason, returned: true })
     if (state === undefined) t.same(candidate.signals, ['SIGTERM'])
-    else t.same(scene.drains, [candidate.id], 'what the broker lists is drained first')
+    else t.same(scene.drains, [candidate.id], 'a process that the broker lists is drained first')
     t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running', 'web.1 v2 stopping'])
   }
 })
@@ -348,7 +348,7 @@ void t.test('a version in a crash loop is replaced without waiting for it', asyn
   t.same(await done, { success: true, replaced: 1 })
   t.equal(scene.os.running.length, 1)
   t.same(scene.shape, ['web.1 v2 running'])
-  t.equal(scene.os.timers, 0, 'the old one is not tried any more')
+  t.equal(scene.os.timers, 0, 'the old one is no longer retried')
 })
 
 void t.test('backends that were not replaced fail the deploy, by name', async (t) => {
@@ -367,7 +367,7 @@ void t.test('backends that were not replaced fail the deploy, by name', async (t
     for (const owner of ['AN EARLIER ONE', null]) {
       const { scene, done } = await deployed({ owner, slot: 'web-2', pid: 77 })
       scene.os.advance(9999)
-      t.ok(scene.fleet.deploying, 'it may still be on its way out')
+      t.ok(scene.fleet.deploying, 'it may still be exiting')
       scene.os.advance(1)
       t.same(await done, {
         success: false,
@@ -378,7 +378,7 @@ void t.test('backends that were not replaced fail the deploy, by name', async (t
         complete: true,
       })
       t.same(scene.shape, ['web.1 v2 running'])
-      t.equal(scene.fleet.service('web')?.stable.number, 2, 'the new version is what runs')
+      t.equal(scene.fleet.service('web')?.stable.number, 2, 'the new version is running')
     }
   })
   await t.test('many: some are named, and counted', async (t) => {
@@ -469,7 +469,7 @@ void t.test(
     os.advance(29_899)
     t.same(os.processes[0]?.signals, [])
     os.advance(1)
-    t.same(os.processes[0]?.signals, ['SIGTERM'], 'the drain’s deadline goes on')
+    t.same(os.processes[0]?.signals, ['SIGTERM'], 'the drain’s deadline continues')
     os.advance(10_000)
     t.same(os.processes[0]?.signals, ['SIGTERM', 'SIGKILL'])
     t.throws(() => Fleet.restore({ services: 1 }, {} as never), { name: 'ZodError' })

@@ -228,7 +228,7 @@ void t.test('nothing is sampled while no stream is open', async (t) => {
   leave()
   leave()
   t.equal(clock.running, 0)
-  t.equal(listener.over, undefined, 'it has gone by itself')
+  t.equal(listener.over, undefined, 'it has disconnected by itself')
 
   events.open(new Listener())
   t.equal(clock.running, 2, 'and again')
@@ -239,7 +239,7 @@ void t.test('changes of backends are sent when they happen', async (t) => {
   const listener = new Listener()
   events.open(listener)
   clock.advance(500)
-  t.same(listener.changes(), [], 'what is there is no change')
+  t.same(listener.changes(), [], 'the initial state is not a change')
   set(backend('web-1', { state: 'unresponsive' }), backend('web-2', { state: 'starting', pid: 7 }))
   clock.advance(100)
   const one = { id: backend('web-1').id, slot: 'web-1', version: '2.0.1', pid: 4242 }

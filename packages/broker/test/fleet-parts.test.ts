@@ -112,7 +112,7 @@ void t.test('lines: a long one is cut, between characters', async (t) => {
     t.ok(splitter.partial.length <= MAX_LINE_BYTES)
   }
   const bytes = splitter.push(Buffer.alloc(MAX_LINE_BYTES * 2, 0x80))
-  t.ok(bytes.length > 0, 'what is no UTF-8 goes on as well')
+  t.ok(bytes.length > 0, 'invalid UTF-8 is passed on as well')
 })
 
 // A reload in the same turn as the end of a process's output passed on a descriptor number that libuv had closed: it failed with
@@ -260,19 +260,23 @@ void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in time', as
   const hurried = live(drained.life, { kind: 'retire', now: 6, deadline: 100, listed: false })
   t.same(hurried, { life: { kind: 'terminating', until: 106 }, effects: [] })
   t.same(live(hurried.life, { kind: 'exited' }), { life: { kind: 'gone' }, effects: [] })
-  t.same(live({ kind: 'gone' }, { kind: 'kill' }).effects, [], 'the pid may be a stranger’s')
+  t.same(live({ kind: 'gone' }, { kind: 'kill' }).effects, [], 'the pid may belong to another process')
   const unknown = live(running, { kind: 'retire', now: 0, deadline: 300, listed: false })
-  t.same(unknown.life, { kind: 'terminating', until: 300 }, 'nobody has to drain what nobody lists')
+  t.same(unknown.life, { kind: 'terminating', until: 300 }, 'an unlisted process is not drained')
 })
 
 void t.test('the life of a process whose drain can no longer be observed', async (t) => {
   const draining: ProcessLife = { kind: 'draining', until: 30_000 }
   const { life, effects } = live(draining, { kind: 'lost' })
   t.same(effects, [])
-  t.same(live(life, { kind: 'drained', now: 5 }), { life, effects: [] }, 'that nobody lists it says nothing')
+  t.same(
+    live(life, { kind: 'drained', now: 5 }),
+    { life, effects: [] },
+    'being unlisted does not mean drained',
+  )
   t.same(live(life, { kind: 'due', now: 30_000 }).life, { kind: 'terminating', until: 40_000 })
   const hurried = live(life, { kind: 'retire', now: 5, deadline: 100, listed: false })
-  t.same(hurried.life, { kind: 'terminating', until: 105 }, 'nobody can be asked to hurry it')
+  t.same(hurried.life, { kind: 'terminating', until: 105 }, 'no broker can be asked to hurry it')
   const late = live(life, { kind: 'retire', now: 5, deadline: 60_000, listed: false })
   t.same(late.life, { kind: 'terminating', until: 30_000 }, 'and it gets no more time by that')
   for (const other of [{ kind: 'running' }, { kind: 'terminating', until: 1 }] satisfies ProcessLife[])
@@ -385,7 +389,7 @@ void t.test('an instance restarts exited processes, until it is stopped', async 
   t.same(started.effects, [{ kind: 'spawn', id: 'a' }])
   t.equal(started.state.restarts, 0)
   const other = step(started.state, { kind: 'exited', id: 'x', now: 5, lived: 5 })
-  t.same(other, { state: started.state, effects: [] }, 'another process is not its own')
+  t.same(other, { state: started.state, effects: [] }, 'another process is ignored')
   const waiting = step(started.state, { kind: 'exited', id: 'a', now: 5, lived: 5 })
   t.same(waiting.state.phase, { kind: 'waiting', until: 105 })
   t.same(waiting.effects, [{ kind: 'backoff', delay: 100, crashed: false }])

@@ -145,7 +145,7 @@ void t.test(
       lines.slice(1, 4).map(({ length }) => length),
       [16_384, 16_384, 40_000 - 2 * 16_384],
     )
-    t.equal(lines[4], 'last', 'before the exit is told')
+    t.equal(lines[4], 'last', 'before the exit is logged')
     t.match(
       before.find((line) => line['stream'] === 'stderr'),
       { msg: 'oops', service: 'web', instance: 'web.1' },

@@ -97,7 +97,7 @@ void t.test(
     )
     t.equal(ledger.nextDue(), 500)
     ledger.readBack((offers[3] as OpenOffer).token)
-    t.equal(ledger.noteTaken(501), 2, 'those past their deadline')
+    t.equal(ledger.noteTaken(501), 2, 'those past the deadline')
     t.equal(ledger.nextDue(), 502, 'taken ones are not due again')
     t.equal(ledger.noteTaken(600), 1)
     t.equal(ledger.taken, 3)
@@ -120,7 +120,11 @@ void t.test(
 void t.test('a NACK without a sequence settles the offer whose token came with the descriptor', async (t) => {
   const ledger = new OfferLedger()
   const offer = ledger.open(connection(), createToken(), 500)
-  t.equal(ledger.nacked(0, randomBytes(16)), 'settled', 'of no offer: nothing moves, and it is no violation')
+  t.equal(
+    ledger.nacked(0, randomBytes(16)),
+    'settled',
+    'for no offer: nothing moves, and it is not a violation',
+  )
   t.equal(ledger.size, 1)
   const found = ledger.nacked(0, offer.token)
   t.ok(isOffer(found) && found === offer)
@@ -210,7 +214,7 @@ void t.test('eight failures in 30 s suppress attempts for 30 s; a success resets
   t.equal(limit.retryAfter(7000), 0)
   limit.succeeded()
   for (let at = 8; at < 15; at++) limit.failed(at * 1000)
-  t.equal(limit.retryAfter(15_000), 0, 'the count began anew')
+  t.equal(limit.retryAfter(15_000), 0, 'the count restarted')
   limit.failed(15_000)
   t.equal(limit.retryAfter(15_000), 30_000)
   t.equal(limit.retryAfter(44_000), 1000)

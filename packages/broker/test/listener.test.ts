@@ -146,7 +146,7 @@ void t.test(
       const { leave } = exhaust(t)
       reception.registry.start(reception.poller)
       const said = () => reception.logs.filter(({ msg }) => msg === 'cannot accept on the control socket')
-      await eventually(() => said().length > 0, 'it says so')
+      await eventually(() => said().length > 0, 'it is logged')
       await reception.rests(t)
       t.match(said(), [{ code: 'EMFILE' }])
       t.equal(said().length, 1, 'once')
@@ -201,7 +201,7 @@ void t.test(
       await room.rests(t)
       t.same(commands, [])
       leave()
-      await eventually(() => commands.length > 0, 'it is heard')
+      await eventually(() => commands.length > 0, 'the command arrives')
       t.same(commands, ['status web'])
     })
   },
@@ -235,7 +235,7 @@ async function crowd(t: Test, listeners: number, clients: number, gaps: number) 
     }
   }
   crowded.child.stdin?.write('go\n')
-  const said = JSON.parse(await crowded.line((line) => line.startsWith('{'), 'what became of them')) as {
+  const said = JSON.parse(await crowded.line((line) => line.startsWith('{'), 'the results')) as {
     accepted: number
     left: number
     logs: string[]
@@ -270,7 +270,7 @@ void t.test('a reserve is suspected from its first used descriptor until a check
   t.notOk(reserve.isSuspected)
   t.ok(reserve.isReached(9999))
   t.notOk(reserve.isReached(5000))
-  t.ok(reserve.isSuspected, 'one low number says nothing: somebody has just left')
+  t.ok(reserve.isSuspected, 'one low number proves nothing: one client has just left')
   t.notOk(reserve.isReachedNow(0), 'the next number of this process is a low one')
   t.ok(reserve.isSuspected, 'nor does one free number')
   t.equal(reserve.roomFor(0, 64), 64)

@@ -103,7 +103,7 @@ void t.test('a partial line is finished after an exec, and pending notices are l
   const second = new LineBuffer({ limit: 20, reserve: 0 })
   second.restore(first.rest(), first)
   t.equal(second.rest().toString(), 'c\ndef\n')
-  t.equal(second.next(100).toString(), 'c\n', 'the rest of a line alone')
+  t.equal(second.next(100).toString(), 'c\n', 'only the rest of a line')
   t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
 })
 

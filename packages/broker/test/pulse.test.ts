@@ -3,7 +3,7 @@ import { Pulse } from '../src/master/systemd/watchdog.ts'
 
 void t.test('the broker is alive while the worker reports', async (t) => {
   const pulse = new Pulse(0)
-  t.ok(pulse.due(3000), 'nobody could be heard yet')
+  t.ok(pulse.due(3000), 'no report was possible yet')
   t.notOk(pulse.beat(3500), 'nothing is owed')
   t.ok(pulse.due(6500))
   t.notOk(pulse.due(6501))

@@ -190,7 +190,7 @@ void t.test('the ring keeps the last ones, and ignores steps of the others', asy
   t.same(
     recorder.list(all).map(({ steps }) => steps.length),
     [5, 5, 5],
-    'what happened to those before them is not in their records',
+    'earlier clients’ steps are not in their records',
   )
 })
 
@@ -214,7 +214,7 @@ void t.test('clients of a predecessor sort before all other clients, and are evi
         .slice(2)
         .toReversed()
         .map(({ id }) => ulidFromBytes(id)),
-      'they have made room, and nobody else',
+      'they were evicted, and no others',
     )
   }
 })

@@ -7,7 +7,7 @@ void t.test('an allowance gives its burst at once, then its rate', async (t) => 
   const taken = (now: number) => allowance.take('one', now)
   t.same([taken(0), taken(0), taken(0)], [undefined, undefined, undefined])
   t.equal(taken(0), 500)
-  t.equal(taken(300), 200, 'what is refused costs nothing')
+  t.equal(taken(300), 200, 'a refused dial costs nothing')
   t.equal(taken(500), undefined)
   t.equal(allowance.take('other', 500), undefined, 'each has its own')
   t.same([taken(60_000), taken(60_000), taken(60_000)], [undefined, undefined, undefined])
@@ -27,8 +27,8 @@ void t.test('a process that keeps dialling after a refusal gets no answer', asyn
   }
   t.equal(answered(0), 64 + 8)
   t.equal(answered(0), 0)
-  t.equal(answered(1000), 8 + 1, 'a second later: what has come back of both')
-  t.equal(limits.dialled(peer, 1200), undefined, 'a dial that it may make again is granted')
+  t.equal(answered(1000), 8 + 1, 'a second later: both have regained some')
+  t.equal(limits.dialled(peer, 1200), undefined, 'a dial within its allowance is granted')
 })
 
 void t.test('a process with more backends than its burst gets all of them registered', async (t) => {
@@ -104,7 +104,7 @@ void t.test(
     }
     t.equal(granted({ pid: 1, uid: 0 }), 64)
     t.equal(granted({ pid: 2, uid: 0 }), 64)
-    t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid that another user had is another process')
+    t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid reused by another user is another process')
     t.equal(granted({ pid: 0, uid: 0 }), 512, 'all of a user in another PID namespace')
     t.match(limits.dialled({ pid: 1, uid: 0, gid: 0 }, 0), {
       code: 'TooManyRegistrations',

@@ -30,7 +30,7 @@ async function accepted(t: Test): Promise<{ client: Socket; connection: ClientCo
   await once(client, 'connect')
   poll(listener.fd, POLLIN)
   const incoming = acceptOne(listener.fd)
-  if (incoming === undefined) throw new Error('nobody was accepted')
+  if (incoming === undefined) throw new Error('no connection was accepted')
   listener.close()
   const connection: ClientConnection = {
     order: 1,
@@ -69,7 +69,7 @@ void t.test('a backend that fails right after the end of its response', { timeou
   const ended = once(client, 'end')
   backend.end('answer')
   await ended
-  t.equal(answer, 'answer', 'what was written before is whole')
+  t.equal(answer, 'answer', 'earlier bytes are complete')
   t.same((await relay).bytes, { in: 0, out: 6 })
   t.equal(descriptors(), before - 2, 'both sides are closed')
 })
@@ -238,7 +238,7 @@ void t.test(
       return join(folder, name)
     }
     const file = join(folder, 'relay-file')
-    writeFileSync(file, 'somebody’s')
+    writeFileSync(file, 'precious')
     const subfolder = join(folder, 'relay-folder')
     mkdirSync(subfolder)
     const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
@@ -255,7 +255,7 @@ void t.test(
     t.teardown(() => served.close())
     sweepRelaySockets(folder)
     const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
-    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
+    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets without a listener')
   },
 )
 

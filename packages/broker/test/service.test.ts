@@ -242,7 +242,7 @@ void t.test('with as many backends as processors, a batch is shared evenly', asy
   t.same(offered(backends), [35, 35])
   stage.arrive(1)
   stage.arrive(1)
-  t.same(offered(backends), [36, 36], 'who comes alone is one of the round')
+  t.same(offered(backends), [36, 36], 'a single client is part of the round')
 })
 
 void t.test(
@@ -352,7 +352,7 @@ void t.test('256 NACKs with a token that was never offered are tolerated, one mo
   stage.arrive(40)
   const before = backend.offered
   backend.refuse('token', 'TokenNotPending')
-  t.equal(other.offered, 40, 'what is known by its token is settled')
+  t.equal(other.offered, 40, 'the offer with that token is settled')
   t.equal(stage.service.serviceStats.lateAnswers, 0, 'and not strange')
   backend.nack(1, undefined, 50)
   t.equal(stage.service.serviceStats.lateAnswers, 50, 'nor is one with a sequence')
@@ -367,17 +367,17 @@ void t.test('256 NACKs with a token that was never offered are tolerated, one mo
 
 void t.test('a service is busy when as many of its backends as can run have unanswered offers', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
-  t.notOk(stage.service.busy, 'nobody is there')
+  t.notOk(stage.service.busy, 'no backend is registered')
   const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
-  t.notOk(stage.service.busy, 'nobody has been asked')
+  t.notOk(stage.service.busy, 'no backend has an offer')
   stage.arrive(1)
-  t.notOk(stage.service.busy, 'one of two that can run; and who comes alone keeps nobody waiting')
+  t.notOk(stage.service.busy, 'one of two that can run; and a single client delays no others')
   stage.arrive(1)
   t.ok(stage.service.busy)
   first.acknowledge()
   t.notOk(stage.service.busy)
   t.same(stage.closed, [1])
-  t.equal(stage.acknowledged, 1, 'who was held back is told')
+  t.equal(stage.acknowledged, 1, 'held-back clients are released')
   stage.arrive(1)
   t.ok(stage.service.busy)
   // Both have taken their offers and are stuck: after the deadline the broker no longer waits for them.
@@ -398,7 +398,7 @@ void t.test('no client waits in the kernel for backends that are stuck', async (
   stage.clock.advance(51)
   t.notOk(stage.service.busy, 'the two owe answers for longer than a batch takes')
   stage.arrive(6)
-  t.ok(stage.service.busy, 'the third alone is worth waiting for')
+  t.ok(stage.service.busy, 'only the third is worth waiting for')
   third.acknowledge()
   t.notOk(stage.service.busy)
   first.acknowledge(1)
@@ -412,11 +412,11 @@ void t.test('a backend that takes no new clients is not waited for', async (t) =
   const stage = new Stage(t, 'round-robin', 4)
   const [first, second] = stage.backends(1, 1) as [Backend, Backend]
   stage.arrive(4)
-  t.ok(stage.service.busy, 'all that are there')
+  t.ok(stage.service.busy, 'all of them')
   second.link.drain(1000, 'test')
   t.ok(stage.service.busy)
   first.acknowledge()
-  t.notOk(stage.service.busy, 'what the draining one has to answer does not count')
+  t.notOk(stage.service.busy, 'open offers of the draining one do not count')
   first.link.drain(1000, 'test')
   t.notOk(stage.service.busy)
 })

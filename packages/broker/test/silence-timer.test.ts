@@ -43,7 +43,7 @@ void t.test('a worker without a processor is not blamed, up to a bound', (t) => 
 void t.test('a worker is starved if it waited for a processor nearly all of the time', (t) => {
   const at = (running: number, waiting: number) => ({ state: 'R (running)', running, waiting })
   t.equal(wasStarved(at(10, 20), at(15, 115), 100), true)
-  t.equal(wasStarved(at(10, 20), at(60, 70), 100), false, 'an endless loop beside another process')
+  t.equal(wasStarved(at(10, 20), at(60, 70), 100), false, 'an endless loop next to another busy process')
   t.equal(wasStarved(at(10, 20), at(10, 20), 100), false, 'stopped')
   t.equal(wasStarved(undefined, at(10, 20), 100), false)
   t.equal(wasStarved(at(10, 20), undefined, 100), false, 'no /proc')

@@ -78,14 +78,14 @@ void t.test('a readable log: text from backends cannot control the terminal', as
   t.equal(
     line({ level: 50, reason: 'first\nsecond', msg: 'refused' }),
     'error: refused: first\n  second',
-    'what has several lines keeps them, and none looks like another entry',
+    'a multi-line text keeps its lines, and none looks like another entry',
   )
   t.equal(line({ version: '1\u202E\u009B', msg: 'new' }), String.raw`new version="1\u{202e}\u{9b}"`)
   const printed = `${ESC}[32mready${ESC}[0m`
   t.equal(
     line({ instance: 'web-1', stream: 'stdout', msg: printed }),
     `web-1 | ${printed}`,
-    'what a managed backend prints is its own affair, colours and all',
+    'the output of a managed backend is unchanged, including colours',
   )
 })
 

@@ -80,7 +80,7 @@ void t.test('a full lane is EAGAIN after the messages that were sent', async (t)
   t.match(error, { code: 'EAGAIN', syscall: 'sendmmsg', fd: a.fd })
   t.ok(sent > 100 && sent < 2000, `${sent} messages fit`)
   const { messages } = new ReceiveBatch(64, 16).receive(b.fd, 2000)
-  t.equal(messages.length, sent, 'each of them is there')
+  t.equal(messages.length, sent, 'each of them arrived')
   t.equal(messages.at(-1)?.bytes.readUInt32LE(), sent - 1)
   messages.forEach(({ fds }) => fds.forEach(close))
 })
@@ -265,7 +265,7 @@ void t.test('an empty message is not the end', async (t) => {
   t.same(
     last.messages.map(({ length }) => length),
     [0, 16],
-    'nor with a message behind it',
+    'nor with a message after it',
   )
   t.equal(last.ended, true)
 })

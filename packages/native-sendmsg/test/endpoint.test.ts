@@ -197,7 +197,7 @@ void t.test(
     parent.child.kill('SIGKILL')
     await exit
     const end = await hear(poller, parent)
-    t.equal(end.bytes.length, 0, 'EOF: the parent kept no copy of the end that the child had')
+    t.equal(end.bytes.length, 0, 'EOF: the parent kept no copy of the child’s end')
   },
 )
 

@@ -173,7 +173,7 @@ void t.test('signals wait while the program is replaced', { timeout: LIMIT }, as
       .map((line) => JSON.parse(line) as unknown)
   }
   t.same(await run(['3']), [report, report, report])
-  t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'what was preloaded stays')
+  t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'the user’s own preload stays')
 })
 
 // A Node with capabilities (setcap(8), to listen on port 80) ignores LD_PRELOAD: each reload leaked a descriptor into all children.

@@ -203,7 +203,7 @@ void t.test('a full queue is EAGAIN', async (t) => {
   t.ok(sent > 100 && sent < 2000, `${sent} messages fit`)
   const before = openDescriptors()
   b.close()
-  t.equal(openDescriptors(), before - 1, 'what waited in the queue ended with it')
+  t.equal(openDescriptors(), before - 1, 'queued messages ended with it')
 })
 
 void t.test('ECONNREFUSED, ECONNRESET, EPIPE, ENOTCONN', async (t) => {
@@ -282,7 +282,11 @@ void t.test('control messages of another level, type or length are errors', asyn
   writeRights(control, 0, [7])
   writeRights(control, 24, [8])
   control.writeInt32LE(4, 12)
-  t.match(readControl(control, 0, 48), { fds: [8], strays: [7] }, 'a pidfd is told apart from what was sent')
+  t.match(
+    readControl(control, 0, 48),
+    { fds: [8], strays: [7] },
+    'a pidfd is told apart from the sent descriptors',
+  )
 })
 
 void t.test('foreign control messages close what came with them', async (t) => {

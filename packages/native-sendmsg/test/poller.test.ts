@@ -160,7 +160,7 @@ void t.test(
     t.same(
       called,
       ['round', winner, 'replaced', 'round', 'again', 'round'],
-      'the new watch is called in a round of its own',
+      'the new watch is called in the next round',
     )
     t.equal(watched.size, 0)
   },
@@ -237,7 +237,7 @@ void t.test(
     const called = deferred<void>()
     const watch = watched.add(fd, EPOLLIN, () => called.resolve())
     stale.remove()
-    t.equal(watched.size, 1, 'the old watch removes itself alone')
+    t.equal(watched.size, 1, 'the old watch removes only itself')
     send(reused === c ? d.fd : c.fd, byte)
     await called.promise
     watch.remove()

@@ -160,7 +160,7 @@ void t.test(
     refusingAfter(t, 1)
     const broken = acceptMany(listener.fd, 64)
     t.match(broken, { connections: [{}], error: { code: 'EBADF', syscall: 'io_uring_enter' } })
-    t.equal(openDescriptors(), before + 2, 'what the kernel had done is told')
+    t.equal(openDescriptors(), before + 2, 'the completed part is reported')
     const rest = acceptMany(listener.fd, 64)
     t.equal(rest.error, undefined)
     const all = [first, ...broken.connections, ...rest.connections]
@@ -332,7 +332,7 @@ void t.test(
       })
       send(near.fd, byte)
     })
-    t.equal(rounds, 3, 'and is heard again')
+    t.equal(rounds, 3, 'and is called again')
   },
 )
 

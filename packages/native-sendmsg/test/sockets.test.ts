@@ -145,7 +145,7 @@ void t.test('listen and accept over IPv4', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0, noDelay: true, keepAlive: true })
   closing(t, listener)
   t.ok(isNonblocking(listener.fd) && isCloseOnExec(listener.fd))
-  t.equal(acceptOne(listener.fd), undefined, 'nobody waits')
+  t.equal(acceptOne(listener.fd), undefined, 'the queue is empty')
   const [connection, client] = await accepted(t, listener, '127.0.0.1')
   const { fd, peer } = connection
   t.ok(isNonblocking(fd) && isCloseOnExec(fd))
@@ -158,7 +158,7 @@ void t.test('listen and accept over IPv4', { timeout: LIMIT }, async (t) => {
   t.equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1, 'inherited')
   t.equal(peerAddress(listener.fd), undefined)
   t.equal(socketError(fd), 0)
-  t.equal(peerCredentials(fd).pid, 0, 'TCP tells nobody')
+  t.equal(peerCredentials(fd).pid, 0, 'TCP has no credentials')
 })
 
 void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeout: LIMIT }, async (t) => {
@@ -233,7 +233,7 @@ void t.test('an address is packed and parsed, as written by the kernel or by a u
   const through = (address: SocketAddress) => {
     bytes.fill(0xff)
     packAddress(address, bytes, 8)
-    t.same(bytes.subarray(0, 8), Buffer.alloc(8, 0xff), 'nothing beside its place')
+    t.same(bytes.subarray(0, 8), Buffer.alloc(8, 0xff), 'no bytes outside its place')
     return unpackAddress(bytes, 8)
   }
   for (const host of ['127.0.0.1', '::1']) {
@@ -243,7 +243,7 @@ void t.test('an address is packed and parsed, as written by the kernel or by a u
     const packed = through(peer)
     t.same(packed, { family: peer.family, address: client.localAddress, port: client.localPort })
     bytes.fill(0)
-    t.equal(packed.address, client.localAddress, 'it is no view of the bytes')
+    t.equal(packed.address, client.localAddress, 'it is not a view of the bytes')
   }
   const literals: SocketAddress[] = [
     { family: 'IPv4', address: '255.0.254.1', port: 65_535 },
@@ -268,7 +268,7 @@ void t.test('a Unix listener, its mode and its peer', async (t) => {
   const path = join(folder, 'a.sock')
   const listener = listenUnix({ path })
   closing(t, listener)
-  t.equal(lstatSync(path).mode & 0o777, 0o600, 'nobody else, by default')
+  t.equal(lstatSync(path).mode & 0o777, 0o600, 'private by default')
   const client = connectUnix(path)
   closing(t, client)
   const { fd, peer } = present(acceptOne(listener.fd))
@@ -319,7 +319,7 @@ void t.test('the file of a Unix listener is never wider than its mode', { timeou
   process.umask(0o077)
   const shared = join(folder, 'b.sock')
   closing(t, listenUnix({ path: shared, mode: 0o666 }))
-  t.equal(lstatSync(shared).mode & 0o777, 0o666, 'what the umask took is given back')
+  t.equal(lstatSync(shared).mode & 0o777, 0o666, 'bits removed by the umask are restored')
 })
 
 void t.test('peek leaves the bytes where they are', async (t) => {
@@ -367,7 +367,7 @@ void t.test('readToEnd stops when no more has arrived, at the end, or at the lim
   send(a.fd, Buffer.from('two'))
   send(b.fd, Buffer.from('never read'))
   a.close()
-  t.same(readToEnd(b.fd), { data: Buffer.from('two'), ended: true }, 'behind an ECONNRESET')
+  t.same(readToEnd(b.fd), { data: Buffer.from('two'), ended: true }, 'after an ECONNRESET')
   const [c, d] = socketpair('stream')
   closing(t, c, d)
   send(c.fd, Buffer.alloc(11))

@@ -13,7 +13,7 @@ export class AnswerReader {
     const { close, length } = readHead(this.#text.slice(0, head))
     const body = this.#text.slice(head + HEAD_END.length)
     if (body.length < length) return undefined
-    if (body.length > length) throw new Error(`${body.length - length} bytes behind the answer`)
+    if (body.length > length) throw new Error(`${body.length - length} bytes after the response`)
     return { body, close }
   }
 }

@@ -55,9 +55,7 @@ export class Client extends File {
     const broker = this.#acceptedBy
     if (this.owner !== undefined || this.state === 'gone' || this.state === 'half-closed') return
     if (this.relinquished || !broker.alive || [...this.ackedBy].some(({ alive }) => !alive)) return
-    broker.kernel.violate(
-      `I5: ${this.label} was closed by ${by?.name ?? 'the lane'} and nobody had answered it`,
-    )
+    broker.kernel.violate(`I5: ${this.label} was closed unanswered by ${by?.name ?? 'the lane'}`)
   }
 }
 

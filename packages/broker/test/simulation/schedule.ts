@@ -314,7 +314,7 @@ class Schedule {
 
   /** All processes exit cleanly; after that, nothing of them is left. */
   #shut(): void {
-    this.#kernel.trace('', '=== everybody ends')
+    this.#kernel.trace('', '=== shutdown')
     const broker = this.#broker
     broker.stopped = true
     this.#perform({
@@ -343,7 +343,7 @@ class Schedule {
       if (left.length > 0) this.#kernel.violate(`I6: ${process.name} has left open: ${left.join('; ')}`)
     }
     for (const client of this.#clients) {
-      if (client.open) this.#kernel.violate(`I4: ${client.label} is open, and nobody has it`)
+      if (client.open) this.#kernel.violate(`I4: ${client.label} is open, but has no holder`)
     }
   }
 
