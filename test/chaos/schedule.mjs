@@ -36,13 +36,13 @@ export function drawSchedule({ seed, seconds, slots, quick }) {
   for (let at = random.integer(...pause); at < end; at += random.integer(...pause)) {
     if (deck.length === 0) deck = random.shuffled(cards(quick))
     const kind = deck.pop()
-    const everybody = kind === 'kill all'
+    const all = kind === 'kill all'
     const slot = random.shuffled(free.keys()).toSorted((a, b) => free[a] - free[b])[0]
     const [least, most] = DECK[kind].lasts
     const lasts = Math.round(random.integer(least, most) * (quick ? QUICK : 1))
-    at = Math.max(at, everybody ? Math.max(...free) : free[slot])
+    at = Math.max(at, all ? Math.max(...free) : free[slot])
     if (at + lasts >= end) break
-    for (const each of everybody ? free.keys() : [slot])
+    for (const each of all ? free.keys() : [slot])
       free[each] = at + lasts + (quick ? RECOVERY / 2 : RECOVERY)
     faults.push({ at, kind, slot, lasts })
   }

@@ -280,7 +280,7 @@ function writeConfig(folder: string, more: Record<string, unknown>): string {
 }
 
 void t.test('an unreachable manager is logged once', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'nobody') } })
+  const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'missing') } })
   writeFileSync(broker.configFile, '{')
   t.match(await reload(t, broker), { success: false })
   broker.program.kill('SIGTERM')

@@ -305,7 +305,7 @@ void t.test('the ring is the tail of a list that forgets nothing', async (t) => 
   const STEPS: readonly Step[] = ['chosen', 'offered', 'held', 'returned', 'relay_offered', 'rejected']
   const action = fc.oneof(
     fc.constant({ kind: 'accept' as const }),
-    fc.record({ kind: fc.constant('note' as const), whom: fc.nat(20), step: fc.constantFrom(...STEPS) }),
+    fc.record({ kind: fc.constant('note' as const), back: fc.nat(20), step: fc.constantFrom(...STEPS) }),
   )
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 8 }), fc.array(action, { maxLength: 120 }), (capacity, actions) => {
@@ -317,7 +317,7 @@ void t.test('the ring is the tail of a list that forgets nothing', async (t) => 
           expected.push({ connection, steps: ['accepted'] })
           recorder.accepted(connection, 'web')
         } else {
-          const met = expected.at(-1 - each.whom)
+          const met = expected.at(-1 - each.back)
           if (met === undefined) continue
           if (met.steps.length < 60) {
             met.steps.push(each.step)

@@ -71,7 +71,7 @@ void t.test('a datagram without a receiver is an error with the path', { timeout
   const path = join(folder, 'notify')
   const to = (target: string) => (): void => sendDatagram(target, Buffer.from('READY=1'))
   t.match(nativeError(to(path)), { code: 'ENOENT', syscall: 'sendto', path })
-  const abstract = `@baton-nobody-${process.pid}`
+  const abstract = `@baton-missing-${process.pid}`
   t.match(nativeError(to(abstract)), { code: 'ECONNREFUSED', path: abstract })
   const file = join(folder, 'file')
   writeFileSync(file, '')

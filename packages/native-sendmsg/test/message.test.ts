@@ -168,7 +168,7 @@ void t.test('a closed peer raises no signal', async (t) => {
 })
 
 void t.test('a missing socket path is named', async (t) => {
-  const path = join(temporaryFolder(t), 'nobody.sock')
+  const path = join(temporaryFolder(t), 'missing.sock')
   const before = openDescriptors()
   const error = nativeError(() => dialAndSend(path, token, []))
   t.equal(openDescriptors(), before)

@@ -298,7 +298,7 @@ class Schedule {
       if (count > MAX_SETTLING_STEPS || waited > SETTLING_TIMEOUT_MS || !this.#step()) {
         this.#kernel.violate(
           `liveness: after ${waited} ms without faults ${service.held} are held, ${service.inFlight} in flight, ` +
-            `and not ready: ${this.#unready() ?? 'nobody'}`,
+            `and not ready: ${this.#unready() ?? 'none'}`,
         )
       }
     }
