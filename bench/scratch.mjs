@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 /** The path of a program in this repository. */
 export const program = (path) => fileURLToPath(new URL(`../${path}`, import.meta.url))
 
-/** What was installed; kept between runs, and not in git. */
+/** For installed programs; kept between runs, and not in git. */
 export const CACHE = program('.cache/bench')
 
 /** Cleanups that must run however this process ends. @type {Set<() => void>} */

@@ -131,16 +131,3 @@ void t.test("master.md has every command of the operator's protocol, and no othe
   const obeyed = [...`${[...source.matchAll(/case '\w+'/g)].join(' ')} ${list}`.matchAll(/'(\w+)'/g)]
   t.same(new Set(named), new Set(obeyed.map(([, command]) => command)))
 })
-
-void t.test('pages name what acts, in words that readers know', async (t) => {
-  const avoided = /\b(?:nobody|somebody|everybody|whom|anew|can not|any more|in the place of|so long)\b/gi
-  for (const page of allPages()) {
-    const byHand = read(page)
-      .replaceAll(/^```[^]*?^```$/gm, '')
-      // Generated from the schema and from the command, and checked there.
-      .replaceAll(/<!-- (?:keys|help)[^]*?<!-- (?:help: )?end -->/g, '')
-      // Test titles.
-      .replaceAll(/"[^"\n]*"/g, '')
-    t.same(byHand.match(avoided) ?? [], [], page)
-  }
-})

@@ -23,7 +23,7 @@ import { cleanEnvironment, Program, root, temporaryFolder } from './support/proc
 import { signal } from './support/signal.ts'
 import { visit } from './support/visit.ts'
 
-// Who may register as a backend, and which error the others get.
+// Admission of backends, and the error that refused ones get.
 
 const asRoot = process.getuid?.() === 0
 const own = process.getuid?.() ?? -1

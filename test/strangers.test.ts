@@ -20,7 +20,7 @@ import { masterStatus, operatorSocket } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { PATIENT } from './support/service.ts'
 
-// What other users of the host, clients of Unix sockets and backends can do to a broker; none of it stops the broker's work.
+// Attacks on a broker by other users of the host, clients of Unix sockets and backends; none of them stops its work.
 
 const asRoot = process.getuid?.() === 0
 const NOBODY = 65_534

@@ -14,7 +14,7 @@ const ALLOWED = {
   idle: 'idle connection of a killed or draining backend closed',
 }
 
-/** What no fault excuses. */
+/** Failures that no fault excuses. */
 const NEVER = /^(wrong answer|no answer in time|unexpected bytes)/
 
 /**

@@ -24,7 +24,7 @@ import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT } from '../support/limits.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// What a reload applies, and what it refuses; a refusal changes nothing.
+// Changes that a reload applies, and those it refuses; a refusal changes nothing.
 
 /** No deadline of the product may expire before a busy machine has done its work. */
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }

@@ -9,7 +9,7 @@ import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 
-// What clients and scrapers notice of a reload: nothing.
+// Clients and scrapers notice nothing of a reload.
 
 const MINUTE = 60_000
 

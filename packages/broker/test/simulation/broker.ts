@@ -92,7 +92,7 @@ export class Broker {
     this.service.flush()
   }
 
-  /** What the registry does after a valid HELLO. `endpoint`: where the backend accepts relays. */
+  /** Registers a backend after a valid HELLO, like the registry. `endpoint`: where the backend accepts relays. */
   welcome(
     name: string,
     end: StreamEnd,
@@ -194,7 +194,7 @@ export class Broker {
     if (held !== this.#watched.size) this.#kernel.violate(`${held} held, but ${this.#watched.size} watched`)
   }
 
-  /** What a backend has not taken by the deadline has been read back. */
+  /** By the deadline, everything that a backend has not taken is read back. */
   checkReadBack(): void {
     const { kernel, nextDue = Infinity } = this.process
     if (nextDue <= kernel.now) return

@@ -30,7 +30,7 @@ interface SimulatedTimer extends Timer {
   readonly run: () => void
 }
 
-/** What the scheduler may do to a process at each of its system calls. */
+/** Actions of the scheduler at a process's system calls. */
 export interface Interrupts {
   /** Other processes may run meanwhile, for any length of time. */
   preempt(process: Process): void

@@ -115,7 +115,7 @@ class Schedule {
     this.#broker.checkReadBack()
   }
 
-  /** What the processes do by themselves. */
+  /** Actions of the processes themselves. */
   #progress(): Action[] {
     const actions: Action[] = []
     const { kernel, add } = { kernel: this.#kernel, add: adder(actions) }
@@ -180,7 +180,7 @@ class Schedule {
     } else if (backend.state === 'draining') add(0.5, 'has drained', process, () => backend.finishDrain())
   }
 
-  /** What is done to them. */
+  /** Actions on the processes. */
   #faults(): Action[] {
     const actions: Action[] = []
     const add = adder(actions)
