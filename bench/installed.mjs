@@ -70,7 +70,7 @@ function install(name) {
 export function needed(name) {
   if (found(name) === undefined) install(name)
   const path = found(name)
-  if (path === undefined) throw new LeftOut(`there is no ${name} here, and it could not be installed`)
+  if (path === undefined) throw new LeftOut(`${name} is not installed, and could not be installed`)
   return path
 }
 

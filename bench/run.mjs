@@ -67,7 +67,7 @@ console.log(part)
 if (isWritten) writePage(PAGE, part)
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(raw(), undefined, 2)}\n`)
 console.error(
-  `\n${seconds()} s; ${isWritten ? `${PAGE} is written` : 'nothing is written: the page takes whole runs of five rounds or more'}`,
+  `\n${seconds()} s; ${isWritten ? `wrote ${PAGE}` : 'nothing written: the page needs a full run of at least five rounds'}`,
 )
 process.exit()
 

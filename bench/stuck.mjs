@@ -26,12 +26,12 @@ console.log(
 const head = ['clients', 'failed', 'median', 'p99', 'worst', 'apart', 'worst', 'behind']
 console.log(' '.repeat(26) + head.map((name) => name.padStart(8)).join(''))
 const measured = await stuckUnderBaton({ servers, busy, rate })
-row('Baton, processor burnt', measured.baseline)
+row('Baton, CPU busy', measured.baseline)
 row('Baton, backend stuck', measured.stuck)
 const beside = await stuckUnderCluster({ servers, busy, rate })
-row('cluster, processor burnt', beside.baseline)
+row('cluster, CPU busy', beside.baseline)
 row('cluster, worker stuck', beside.stuck)
 console.log(
-  `\nBaton's worst is ackDeadline ${(measured.stuck.waits.worst - ACK_DEADLINE).toFixed(0)} ms more; outcomes ${JSON.stringify(measured.outcomes)}`,
+  `\nBaton's worst wait is ${(measured.stuck.waits.worst - ACK_DEADLINE).toFixed(0)} ms over ackDeadline; outcomes ${JSON.stringify(measured.outcomes)}`,
 )
 process.exit()

@@ -83,7 +83,7 @@ const lines = {
   requests,
   connections,
   'refused connections': refused.length,
-  'handed-off connections that noticed': noticed.length,
+  'handed-off connections that failed': noticed.length,
   'lost, accepted and not yet on a lane at a kill': failures.length - unexplained.length,
   'lost for any other reason': unexplained.length,
   'age of the counters, worst, milliseconds': Math.max(...ages).toFixed(0),

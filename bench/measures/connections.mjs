@@ -73,7 +73,7 @@ export async function measure({ peers: running, rounds, size, connections, leave
       }),
       comparison({
         title: 'CPU time of a new connection in the broker',
-        note: 'Of that, what stands in front of the backend: Baton is its worker and its master, `cluster` its primary, PM2 its daemon.',
+        note: 'The part in front of the backend: for Baton its worker and master, for `cluster` its primary, for PM2 its daemon.',
         unit: 'us',
         samples: withBroker,
         metric: 'broker',
@@ -83,7 +83,7 @@ export async function measure({ peers: running, rounds, size, connections, leave
       }),
       comparison({
         title: 'CPU time of a new connection in the backend',
-        note: 'The rest.',
+        note: "The backend's part.",
         unit: 'us',
         samples,
         metric: 'backend',

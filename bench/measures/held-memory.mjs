@@ -71,7 +71,7 @@ export async function measure({ rounds, size }) {
     sections: [
       absolute({
         title: 'Memory of a held connection',
-        note: `Resident memory of the broker with ${count.toLocaleString('en-US')} clients on hold, less that at rest, for each of them; both after a garbage collection. A new broker in each round. What the kernel keeps for a socket is not in it.`,
+        note: `Resident memory of the broker per client with ${count.toLocaleString('en-US')} clients on hold, minus that at rest; both after a garbage collection. A new broker in each round. The kernel's memory for sockets is not included.`,
         unit: 'bytes',
         samples,
         metric: 'resident',

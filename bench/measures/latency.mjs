@@ -27,7 +27,7 @@ export async function measure({ peers: running, rounds, size, leaveOut }) {
     sections: [
       comparison({
         title: 'Latency of a new connection, median',
-        note: `One at a time, from connect() to the first byte of the answer; ${connections.toLocaleString('en-US')} in a round.`,
+        note: `One at a time, from connect() to the first byte of the response; ${connections.toLocaleString('en-US')} in a round.`,
         unit: 'us',
         samples,
         metric: 'p50',

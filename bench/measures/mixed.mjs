@@ -51,7 +51,7 @@ export async function measure({ peers: running, rounds, size, leaveOut }) {
       }),
       comparison({
         title: 'New connections beside keep-alive requests, p99',
-        note: 'In the same rounds, to the whole answer.',
+        note: 'In the same rounds, to the end of the response.',
         unit: 'us',
         samples,
         metric: 'fresh99',
