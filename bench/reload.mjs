@@ -75,9 +75,9 @@ const samePid = status.master.pid === pid && survived === born
 const grown = Object.keys(before).filter((name) => after[name] > before[name])
 const lines = {
   reloads: `${reloads} in ${seconds(took)} s`,
-  'answers Success=1': reloads - unsuccessful.length,
-  'milliseconds to the answer, median': times[times.length >> 1].toFixed(0),
-  'milliseconds to the answer, worst': times.at(-1).toFixed(0),
+  'successful reloads': reloads - unsuccessful.length,
+  'time of a reload, median, milliseconds': times[times.length >> 1].toFixed(0),
+  'time of a reload, worst, milliseconds': times.at(-1).toFixed(0),
   requests,
   connections,
   'counted as accepted, over all workers': accepted,

@@ -41,7 +41,7 @@ export function report({ seed, seconds, took, clients, processes, load, faults, 
     ),
     '',
     ...table(
-      ['what befell clients, and may', 'times'],
+      ['allowed failures of clients', 'times'],
       [
         ...Object.entries(verdict.allowed),
         ['relay ACKed too late, offered again before a byte was read', verdict.crossedRelays],
