@@ -12,7 +12,7 @@ import { measuredPart, writePage } from './report/page.mjs'
 import { endOnSignals, program } from './scratch.mjs'
 
 const PAGE = program('docs/explanation/performance.md')
-const FEWEST_ROUNDS = 5
+const MIN_ROUNDS = 5
 /** Seconds after which a quick run starts no further measure: it must end within a minute, and the longest takes 12 s. */
 const LAST_BEGIN = 45
 
@@ -28,12 +28,12 @@ const { values } = parseArgs({
   },
 })
 const size = values.quick ? 'quick' : 'full'
-const rounds = wholeNumber('rounds') ?? (values.quick ? 1 : FEWEST_ROUNDS)
+const rounds = wholeNumber('rounds') ?? (values.quick ? 1 : MIN_ROUNDS)
 const count = wholeNumber('connections')
 const names = chosen(values.only?.split(','), Object.keys(MEASURES), 'measure')
 const peerNames = chosen(values.peer, Object.keys(PEERS), 'peer')
 const isWhole = [values.only, values.peer, values.connections].every((value) => value === undefined)
-const isWritten = isWhole && !values.quick && !values['no-write'] && rounds >= FEWEST_ROUNDS
+const isWritten = isWhole && !values.quick && !values['no-write'] && rounds >= MIN_ROUNDS
 
 endOnSignals()
 

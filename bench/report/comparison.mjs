@@ -32,13 +32,13 @@ export function wanted(target) {
 }
 
 /** Upper limit for the interval's high end divided by its low end. A wider interval would include 1 whatever the truth. */
-const WIDEST = 1.1
+const MAX_INTERVAL_RATIO = 1.1
 
 /** An interval entirely above 1 is not Baton's fault, but is reported. */
 function judgedInterval(interval) {
   if (interval === undefined) return 'needs more rounds'
   if (interval.high < 1) return 'not met'
-  if (interval.high / interval.low > WIDEST) return 'too wide to tell'
+  if (interval.high / interval.low > MAX_INTERVAL_RATIO) return 'too wide to tell'
   return interval.low > 1 ? 'met, above 1' : 'met'
 }
 

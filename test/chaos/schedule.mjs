@@ -42,8 +42,7 @@ export function drawSchedule({ seed, seconds, slots, quick }) {
     const lasts = Math.round(random.integer(least, most) * (quick ? QUICK : 1))
     at = Math.max(at, all ? Math.max(...free) : free[slot])
     if (at + lasts >= end) break
-    for (const each of all ? free.keys() : [slot])
-      free[each] = at + lasts + (quick ? RECOVERY / 2 : RECOVERY)
+    for (const each of all ? free.keys() : [slot]) free[each] = at + lasts + (quick ? RECOVERY / 2 : RECOVERY)
     faults.push({ at, kind, slot, lasts })
   }
   return faults

@@ -3,10 +3,10 @@ import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 
 /** The first of the kernel's ephemeral ports, used as source ports and for `listen(0)`. */
-const FIRST_OF_THE_KERNEL = Number(
+const FIRST_EPHEMERAL = Number(
   /^\d+/.exec(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8'))?.[0],
 )
-const LEAST = 10_000
+const FIRST_PORT = 10_000
 const given = new Set<number>()
 
 /**
@@ -15,7 +15,7 @@ const given = new Set<number>()
  */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const port = LEAST + Math.floor(Math.random() * (FIRST_OF_THE_KERNEL - LEAST))
+    const port = FIRST_PORT + Math.floor(Math.random() * (FIRST_EPHEMERAL - FIRST_PORT))
     if (given.has(port) || !(await isFree(port))) continue
     given.add(port)
     return port

@@ -273,7 +273,12 @@ void t.test('changes of backends are sent when they happen', async (t) => {
       text: 'web-1 of service web is gone (it was unresponsive)',
     },
   ])
-  events.announce({ kind: 'drain', service: 'web', by: 'an operator', text: 'an operator drains service web' })
+  events.announce({
+    kind: 'drain',
+    service: 'web',
+    by: 'an operator',
+    text: 'an operator drains service web',
+  })
   t.match(listener.changes().at(-1), { kind: 'drain', by: 'an operator' })
   const ids = listener.events.map(({ id }) => id)
   t.equal(new Set(ids).size, ids.length)

@@ -176,7 +176,7 @@ void t.test('signals wait while the program is replaced', { timeout: LIMIT }, as
   t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'the user’s own preload stays')
 })
 
-// A Node with capabilities (setcap(8), to listen on port 80) ignores LD_PRELOAD: each reload leaked a descriptor into all children.
+// ld.so ignores LD_PRELOAD for a Node with capabilities (setcap(8), to listen on port 80): each reload leaked a descriptor into all children.
 void t.test('the library to preload is closed if ld.so did not load it', { timeout: LIMIT }, async (t) => {
   const child = startFixture('unloaded-keeper.mjs', [])
   const { stdout, stderr } = await ended(child)
