@@ -3,7 +3,7 @@ import { circles, edgesOf, type Imports, isIn, readImports, siblings } from './s
 
 // A line's process can be read from its path. This test enforces the rooms (CONTRIBUTING.md describes them).
 
-/** Each folder of the broker's sources and each file beside them, and what it may import: rooms, or single files of them. */
+/** Each folder of the broker's sources and each file next to them, and what it may import: rooms, or single files of them. */
 const ROOMS: Readonly<Record<string, readonly string[]>> = {
   // Shared vocabulary.
   'errors.ts': [],

@@ -50,7 +50,7 @@ void t.test(
 )
 
 // The session ended while the master was still there, and the backend did not check again: it redialled forever, and then
-// served old code beside its own successor.
+// served old code next to its own successor.
 void t.test('managed backends also notice when the worker died first', { timeout: LIMIT }, async (t) => {
   const { broker, pids } = await startWithBackends(t, 1)
   t.equal(pids.length, 1)
