@@ -27,7 +27,7 @@ void t.test(
     const runner = run(t, ['test/runner/samples/forgetful.ts'])
     t.equal((await runner.exited).code, 1)
     const output = runner.lines.join('\n')
-    t.match(output, /not ok 2 - leaves nothing behind, but: process \d+ sleep 1000, forgotten$/m)
+    t.match(output, /not ok 2 - left behind: process \d+ sleep 1000, forgotten$/m)
     t.match(output, /^# \{ total: 2, pass: 1, fail: 1 \}$/m)
   },
 )
