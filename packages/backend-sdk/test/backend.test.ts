@@ -9,17 +9,17 @@ import { listenUnix } from '@baton/native-sendmsg'
 import { temporaryFolder } from '../../../test/support/process.ts'
 import { type BackendOptions, createBackend } from '../src/index.ts'
 
-void t.test('what was not adopted has no metadata', async (t) => {
+void t.test('a socket that was not adopted has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())
   t.equal(backend.connection(new Socket()), undefined)
-  // `response.socket`, in a program without types that looks after the response has ended: it was a TypeError.
+  // `response.socket` is null after the response has ended: in a program without types, this was a TypeError.
   const none: unknown = null
   t.equal(backend.connection(none as Socket), undefined)
   t.equal(backend.connection(undefined as unknown as Socket), undefined)
 })
 
-// Its proxy throws at every question: `connection()` threw it on, where it had said undefined.
+// Its proxy throws on every access: `connection()` threw as well instead of returning undefined.
 void t.test('the socket of an HTTP/2 session that is over has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())
@@ -32,7 +32,7 @@ void t.test('the socket of an HTTP/2 session that is over has no metadata', asyn
   t.equal(backend.connection(socket), undefined)
 })
 
-void t.test('a deadline that is no length of time is refused', async (t) => {
+void t.test('a deadline that is not a duration is refused', async (t) => {
   const idle = () => createBackend({ service: 'web', logger: false })
   for (const deadline of [
     '',

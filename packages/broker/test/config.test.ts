@@ -20,7 +20,7 @@ import { warningsOf } from '../src/config/warnings.ts'
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
 const smallest = { listeners: [listener], services: { web: {} } }
 
-/** What is wrong with a configuration, as `path: message`. */
+/** The problems of a configuration, as `path: message`. */
 function problems(json: unknown): string[] {
   try {
     parseConfig(json)
@@ -71,7 +71,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
   t.same(config.security, { allowUids: [process.getuid?.()], allowGids: [], registrationSecret: null })
 })
 
-void t.test('every problem is told, with its path and what is right', async (t) => {
+void t.test('every problem is reported, with its path and the valid values', async (t) => {
   const cases: [json: unknown, problem: RegExp][] = [
     [
       { ...smallest, drainDedline: '1s' },
@@ -150,7 +150,7 @@ void t.test('every problem is told, with its path and what is right', async (t) 
   )
 })
 
-void t.test('one address serves one purpose, however it is written', async (t) => {
+void t.test('an address has one purpose, however it is written', async (t) => {
   const twice = (a: string, b: string) =>
     problems({
       ...smallest,
@@ -207,7 +207,7 @@ void t.test('an admin server that other hosts can reach needs a token', async (t
     t.same(withAdmin(listen, null), [], listen)
 })
 
-void t.test('the flight recorder is on unless it is told otherwise', async (t) => {
+void t.test('the flight recorder is on by default', async (t) => {
   t.equal(parseConfig(smallest).recorder, 4096)
   t.equal(parseConfig({ ...smallest, recorder: 0 }).recorder, 0)
   t.match(problems({ ...smallest, recorder: -1 }), [/^recorder: must be at least 0$/])
@@ -221,7 +221,7 @@ void t.test('an upstream needs a port', async (t) => {
   ])
 })
 
-void t.test('an allowed and doubtful configuration is warned of', async (t) => {
+void t.test('a valid but doubtful configuration gets a warning', async (t) => {
   const config = parseConfig({ ...smallest, services: { web: { holdTimeout: 0 }, idle: {} } })
   t.match(warningsOf(config), [{ path: 'services.web.holdTimeout' }, { path: 'services.idle' }])
   t.same(warningsOf(parseConfig(smallest)), [])
@@ -309,7 +309,7 @@ void t.test('near misses', async (t) => {
   t.equal(nearMiss('', known), undefined)
 })
 
-void t.test('files that can not be used are named', async (t) => {
+void t.test('unusable files are named', async (t) => {
   const dir = t.testdir({
     'empty.json': '',
     'bad.json': '{\n  "listeners": [,]\n}',
@@ -333,7 +333,7 @@ void t.test('files that can not be used are named', async (t) => {
 })
 
 void t.test(
-  'a file that this user may not read is told',
+  'a file that this user may not read is reported',
   { skip: process.getuid?.() === 0 && 'root reads everything' },
   async (t) => {
     const dir = t.testdir({ 'a.json': '{}' })
@@ -342,7 +342,7 @@ void t.test(
   },
 )
 
-void t.test('the JSON reader agrees with JSON.parse and tells where it does not', async (t) => {
+void t.test('the JSON reader agrees with JSON.parse, and errors have a position', async (t) => {
   const accepts = (text: string) => {
     try {
       JSON.parse(text)
@@ -383,7 +383,7 @@ void t.test('the JSON reader agrees with JSON.parse and tells where it does not'
   t.match(parseJson('{a: 1}'), { ok: false, column: 2, message: 'expected a key in double quotes, got "a"' })
 })
 
-void t.test('a secret shows itself nowhere', async (t) => {
+void t.test('a secret is never printed', async (t) => {
   const secret = new Secret('hunter2')
   t.equal(secret.reveal(), 'hunter2')
   for (const shown of [
@@ -453,7 +453,7 @@ void t.test('runtimeDir follows the environment, and the file', async (t) => {
   t.equal(dirWith('/run/user/7', 'run'), '/etc/baton/run')
 })
 
-void t.test('a service may be called like a method of Object', async (t) => {
+void t.test('a service may be named like a method of Object', async (t) => {
   const config = parseConfig({
     listeners: [{ ...listener, service: 'constructor' }],
     services: { constructor: {} },
@@ -461,7 +461,7 @@ void t.test('a service may be called like a method of Object', async (t) => {
   t.equal(config.services.get('constructor')?.balance, 'least-connections')
 })
 
-void t.test('the published JSON Schema is the one that Baton checks with', async (t) => {
+void t.test('the published JSON Schema is the one that Baton uses', async (t) => {
   const published: unknown = JSON.parse(
     readFileSync(new URL('../baton.schema.json', import.meta.url), 'utf8'),
   )
