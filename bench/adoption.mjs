@@ -1,7 +1,7 @@
 // node bench/adoption.mjs [--quick]
 //
-// What it takes to make a `net.Socket` of a descriptor: with the descriptor alone, and with every option named that the
-// constructor would add itself (packages/backend-sdk/src/open-socket.ts). Rounds of both by turns.
+// The cost of making a `net.Socket` from a descriptor: with the descriptor alone, and with every option that the
+// constructor would otherwise fill in (packages/backend-sdk/src/open-socket.ts). Rounds of the two alternate.
 import { Socket } from 'node:net'
 import { parseArgs } from 'node:util'
 import { socketpair } from '@baton/native-sendmsg'

@@ -1,10 +1,10 @@
-// A broker for one measurement: `baton start` in a folder of its own, on ports that the kernel chooses.
+// A broker for one measurement: `baton start` in its own folder, on ports chosen by the kernel.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
 import { atEnd, kill, program, temporaryFolder } from './scratch.mjs'
 
-/** Resolves when it accepts connections. `service`: the configuration of its one service, `web`. */
+/** Resolves once the broker accepts connections. `service`: the configuration of its one service, `web`. */
 export async function startBroker({ service = {}, env = {}, wrapper = [] } = {}) {
   const folder = temporaryFolder()
   const file = join(folder, 'baton.json')
@@ -29,7 +29,7 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
   })
   return {
     child,
-    /** Of the worker, with which clients and backends deal. */
+    /** The worker's pid: the process that serves clients and backends. */
     pid,
     folder,
     control,

@@ -1,5 +1,5 @@
-// Node's own `cluster`, WORKERS of them (two), round robin, with the stdin and stdout of `test/programs/recording-backend.mjs`: the
-// first worker is the one that gets stuck.
+// Node's own `cluster`: WORKERS workers (default: two), round robin, with the stdin and stdout protocol of
+// `test/programs/recording-backend.mjs`. The first worker is the one that gets stuck.
 import cluster from 'node:cluster'
 import { openSync, writeSync } from 'node:fs'
 import http from 'node:http'

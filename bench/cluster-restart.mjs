@@ -1,5 +1,5 @@
-// The deploy that Node's documentation knows: `cluster`, and each worker replaced by a new one when that listens. A line on
-// standard input asks for one deploy.
+// The rolling restart from Node's documentation: each `cluster` worker is replaced once its successor listens. A line
+// on standard input triggers one deploy.
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'

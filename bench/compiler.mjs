@@ -1,4 +1,4 @@
-// The C programs of this folder, compiled for this machine when they are first wanted.
+// Compiles the C programs of this folder for this machine on first use.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { found, needed } from './installed.mjs'
@@ -9,14 +9,14 @@ const FLAGS = ['-O2', '-Wall', '-Wextra', '-Werror']
 /** @type {Map<string, string>} */
 const done = new Map()
 
-/** @returns {string | undefined} the first line of what it says of itself */
+/** @returns {string | undefined} the first line of the compiler's version output */
 export function compilerVersion() {
   const compiler = found('cc')
   return compiler && spawnSync(compiler, ['--version'], { encoding: 'utf8' }).stdout.split('\n')[0]
 }
 
 /**
- * The path of the program that `bench/NAME.c` makes.
+ * The path of the compiled `bench/NAME.c`.
  *
  * @param {string} name
  * @throws {import('./peers/peer.mjs').LeftOut} there is no compiler

@@ -1,8 +1,8 @@
 // node bench/deploy.mjs [--deploys N] [--quick] [--peer NAME]...
 //
-// Rolling deploys of the same Fastify app, one after the other without a pause, under 64 keep-alive connections and a stream of
-// new ones: under Baton, Node's `cluster`, and PM2 (installed once; left out by name where it cannot be).
-// A keep-alive connection whose answer says `Connection: close` is let go as HTTP has it, and is no failure.
+// Rolling deploys of the same Fastify app, back to back, under 64 keep-alive connections and a stream of new ones: under
+// Baton, Node's `cluster`, and PM2 (installed once; skipped by name where it cannot be).
+// A keep-alive connection whose response says `Connection: close` ends as HTTP allows, and is not a failure.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'

@@ -1,12 +1,12 @@
 /*
- * floor CONTROL_PATH: the least that a broker of Baton's wire protocol (docs/reference/protocol.md) can cost.
+ * floor CONTROL_PATH: the lowest possible cost of a broker that speaks Baton's wire protocol (docs/reference/protocol.md).
  *
  * It accepts, puts {token, descriptor} on a lane, writes OFFER, reads ACK and closes its duplicate, in batches and on
- * one thread, for the same SDK that Baton's own broker serves. It has none of what makes a broker safe: no deadline, no
- * fallback, no hold, no load, no metrics. Whatever it does not expect ends it with a message; its backends then dial
- * again, and nothing answers.
+ * one thread, for the same SDK that Baton's own broker serves. It has none of what makes a broker safe: no deadlines, no
+ * fallback, no hold, no load, no metrics. Anything unexpected ends it with a message; its backends then redial without an
+ * answer.
  *
- * Prints {"msg":"listening","port":N}, and {"msg":"registered","pid":N} for each backend. Ends with its parent.
+ * Prints {"msg":"listening","port":N}, and {"msg":"registered","pid":N} for each backend. Exits with its parent.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,16 +27,16 @@
 #include <time.h>
 #include <unistd.h>
 
-/* As many as Baton accepts in one wake-up, and as its listeners queue. */
+/* Baton's accepts per wake-up, and its listen backlog. */
 #define BATCH 64
 #define BACKLOG 4096
 #define BACKENDS 256
-/* More than a lane holds: offers of one backend whose ACK has not come. A power of two. */
+/* Maximum un-ACKed offers per backend, more than a lane holds. A power of two. */
 #define PENDING 1024
 #define TOKEN 16
 #define ULID 16
 #define TOKEN_TTL_NS 5000000000ull
-/* Bytes, and frames longer than this are not expected of a backend. */
+/* Bytes. Backends are not expected to send longer frames. */
 #define INPUT 65536
 #define LISTENER "web"
 
@@ -45,10 +45,10 @@ enum { HELLO = 1, WELCOME, HEARTBEAT = 7, STATS, OFFER = 0x10, ACK, NACK };
 struct backend {
   int control;
   int lane;
-  /* Kept as Baton keeps it, and never read here. */
+  /* Kept open as Baton keeps it; never read here. */
   int lane_receive;
   uint64_t sequence;
-  /* The duplicate of each connection that was offered, by sequence, until its ACK. */
+  /* The duplicate of each offered connection, by sequence, until its ACK. */
   int pending[PENDING];
   uint8_t input[INPUT];
   size_t length;
@@ -89,7 +89,7 @@ static uint64_t clock_ns(clockid_t clock) {
   return now.tv_sec * 1000000000ull + now.tv_nsec;
 }
 
-/* From the kernel's CSPRNG, in bulk: a system call for each token would cost as much as accept4. */
+/* From the kernel's CSPRNG, in bulk: one system call per token would cost as much as accept4. */
 static void random_bytes(uint8_t *to, size_t count) {
   static uint8_t pool[8192];
   static size_t used = sizeof pool;
@@ -107,7 +107,7 @@ static void ulid(uint8_t *to, uint64_t milliseconds) {
   random_bytes(to + 6, ULID - 6);
 }
 
-/* 26 characters of Crockford's base 32: 2 bits of nothing, then 128. */
+/* 26 characters of Crockford's base 32: 2 zero bits, then 128. */
 static void new_ulid_text(char *to) {
   static const char digits[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
   uint8_t id[ULID];
@@ -126,7 +126,7 @@ static void watch(int fd, void *tag) {
   check(epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
-/* What goes out of here is short, and waits for room: no more is offered to a backend that does not read. */
+/* Messages from here are short. Blocks while the buffer is full, so a backend that does not read is offered nothing. */
 static void send_all(int fd, const uint8_t *bytes, size_t count) {
   while (count > 0) {
     ssize_t sent = send(fd, bytes, count, MSG_NOSIGNAL);
@@ -136,7 +136,7 @@ static void send_all(int fd, const uint8_t *bytes, size_t count) {
   }
 }
 
-/* ---- a connection: accept, lane, OFFER, and at ACK close ---- */
+/* ---- a connection: accept, lane, OFFER, close on ACK ---- */
 
 static struct mmsghdr messages[BATCH];
 static struct iovec vectors[BATCH];
@@ -146,7 +146,7 @@ static union {
   char bytes[CMSG_SPACE(sizeof(int))];
 } controls[BATCH];
 
-/* Everything that is the same for each message is written once. */
+/* Fields shared by all messages are written once. */
 static void lay_out_messages(void) {
   for (int i = 0; i < BATCH; i++) {
     vectors[i] = (struct iovec){tokens[i], TOKEN};
@@ -188,7 +188,7 @@ static void offer(struct backend *backend, const int *clients, int count) {
   send_all(backend->control, frame, at - frame);
 }
 
-/* One backend for all that is accepted in a wake-up, in turn, so that batches stay whole. */
+/* One backend per wake-up, in turn, so that batches stay whole. */
 static void accept_clients(void) {
   int clients[BATCH], count = 0;
   while (count < BATCH) {
@@ -214,7 +214,7 @@ static void acknowledged(struct backend *backend, const uint8_t *payload, size_t
   }
 }
 
-/* ---- a backend: HELLO, WELCOME, frames, its end ---- */
+/* ---- a backend: HELLO, WELCOME, frames, end ---- */
 
 static uint8_t *json_frame(uint8_t *frame, int type, size_t length) {
   put(frame, length + 1, 4);
@@ -222,7 +222,7 @@ static uint8_t *json_frame(uint8_t *frame, int type, size_t length) {
   return frame + 5 + length;
 }
 
-/* The probe with its one answer changed; a backend's JSON has no spaces (JSON.stringify). */
+/* Echoes the probe with `reply` changed; a backend's JSON has no spaces (JSON.stringify). */
 static void heartbeat(struct backend *backend, const char *json) {
   const char *id = strstr(json, "\"id\":");
   if (id == NULL) unexpected("a malformed HEARTBEAT");
@@ -290,7 +290,7 @@ static void welcome(struct backend *backend, const char *service) {
   if (sendmsg(backend->control, &message, MSG_NOSIGNAL) != (ssize_t)size) die("sendmsg of WELCOME");
 }
 
-/* A backend says HELLO as soon as it has dialled, so this waits for it. */
+/* Blocks: a backend sends HELLO as soon as it has connected. */
 static void register_backend(void) {
   if (backend_count == BACKENDS) unexpected("too many backends");
   struct backend *backend = malloc(sizeof *backend);
@@ -321,7 +321,7 @@ static int listen_tcp(void) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t size = sizeof address;
   check(fd, "socket");
-  /* Inherited by what is accepted, so nothing is set on each connection. */
+  /* Accepted sockets inherit these options, so none are set per connection. */
   check(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), "TCP_NODELAY");
   check(bind(fd, (struct sockaddr *)&address, size), "bind");
   check(listen(fd, BACKLOG), "listen");

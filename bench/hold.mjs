@@ -1,6 +1,6 @@
 // node bench/hold.mjs [--quick]
 //
-// Memory of the broker for each of 10,000 held connections, and the median of five brokers' (measures/held-memory.mjs).
+// Broker memory per held connection, with 10,000 of them; the median over five brokers (measures/held-memory.mjs).
 import { parseArgs } from 'node:util'
 import { heldMemory } from './measures/held-memory.mjs'
 import { median } from './statistics.mjs'

@@ -1,4 +1,4 @@
-// Programs that are not ours: found, else installed, else left out by name.
+// Third-party programs: found, otherwise installed, otherwise skipped by name.
 import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
@@ -8,7 +8,7 @@ import { CACHE } from './scratch.mjs'
 
 const run = promisify(execFile)
 
-/** A program, and the Debian packages that it comes with. */
+/** Each program, and the Debian packages that contain it. */
 const PACKAGES = {
   ab: ['apache2-utils'],
   cc: ['gcc', 'libc6-dev'],
@@ -16,16 +16,16 @@ const PACKAGES = {
   nginx: ['nginx'],
   wrk: ['wrk'],
 }
-/** Debian starts these when it installs them. */
+/** Services that Debian starts on installation. */
 const SERVICES = ['haproxy', 'nginx']
 
 const PM2 = 'pm2@6.0.13'
 const PM2_FOLDER = join(CACHE, PM2)
 const PM2_COMMAND = join(PM2_FOLDER, 'node_modules/.bin/pm2')
-/** Milliseconds; a registry that does not answer must not stop the rest. */
-const PM2_PATIENCE = 60_000
+/** Milliseconds; an unresponsive registry must not block the other measures. */
+const PM2_TIMEOUT_MS = 60_000
 
-/** Where daemons are is not in every user's PATH. */
+/** Daemons live in folders that are not in every user's PATH. */
 const FOLDERS = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin', '/usr/local/sbin']
 
 /** @param {string} name @returns {string | undefined} its path */
@@ -33,17 +33,17 @@ export function found(name) {
   return FOLDERS.map((folder) => join(folder, name)).find(existsSync)
 }
 
-/** @returns {string[] | undefined} what stands before a command of root's */
+/** @returns {string[] | undefined} the prefix for commands that need root */
 function asRoot() {
   if (process.getuid() === 0) return []
   return spawnSync('sudo', ['-n', 'true']).status === 0 ? ['sudo', '-n'] : undefined
 }
 
-/** Not twice: what could not be had will not be had a moment later. @type {Set<string>} */
+/** An installation that has failed is not tried again. @type {Set<string>} */
 const tried = new Set()
 
 /**
- * Installs a program with apt-get, where that needs no password or question.
+ * Installs a program with apt-get, if that needs no password or confirmation.
  *
  * @param {keyof typeof PACKAGES} name
  */
@@ -65,12 +65,12 @@ function install(name) {
 /**
  * @param {keyof typeof PACKAGES} name
  * @returns {string} its path
- * @throws {LeftOut} it is not here, and could not be installed
+ * @throws {LeftOut} if it is not installed and cannot be
  */
 export function needed(name) {
   if (found(name) === undefined) install(name)
   const path = found(name)
-  if (path === undefined) throw new LeftOut(`there is no ${name} here, and it could not be installed`)
+  if (path === undefined) throw new LeftOut(`${name} is not installed, and could not be installed`)
   return path
 }
 
@@ -80,7 +80,7 @@ export async function pm2Command() {
   mkdirSync(PM2_FOLDER, { recursive: true })
   try {
     await run('npm', ['install', '--no-audit', '--no-fund', '--prefix', PM2_FOLDER, PM2], {
-      timeout: PM2_PATIENCE,
+      timeout: PM2_TIMEOUT_MS,
     })
   } catch (error) {
     throw new LeftOut(`${PM2} could not be installed: ${error.message.split('\n')[0]}`)

@@ -1,7 +1,7 @@
 // node bench/kill.mjs [--kills 1000] [--seed S] [--quick]
 //
-// SIGKILL of backends at random moments under load of new connections. No client may see an error unless a whole ACK for its
-// connection was in control when its backend died. Ends with 1 if one does, or if the counts do not add up.
+// SIGKILL of backends at random moments under a load of new connections. A client may see an error only if a complete ACK
+// for its connection was in control when its backend died. Exits with 1 on any other error, or if the counts do not add up.
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
@@ -31,9 +31,9 @@ const lines = {
   kills: `${kills} in ${seconds.toFixed(0)} s, seed ${values.seed}`,
   clients,
   answered,
-  'on their way to a backend that was killed, served by another': rerouted,
+  'offered to a backend that was killed, served by another': rerouted,
   'errors, adopted by a backend that was killed': errors.adopted,
-  'errors, acknowledged and killed before it was adopted': errors.unnoted,
+  'errors, backend killed between ACK and adoption': errors.unnoted,
   'accepted by the broker': accepted,
   ...outcomes,
   violations: violations.length,

@@ -1,4 +1,4 @@
-// The programs that make load, and what they say.
+// The load generators, and parsers for their output.
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { compiled } from './compiler.mjs'
@@ -9,7 +9,7 @@ const run = promisify(execFile)
 const url = (port) => `http://127.0.0.1:${port}/`
 
 /**
- * `ab`: connections with one request each, so many at a time.
+ * `ab`: connections with one request each, `concurrency` at a time.
  *
  * @param {number} port
  * @param {{ connections: number, concurrency: number }} options
@@ -32,11 +32,11 @@ export async function ab(port, { connections, concurrency }) {
   return { perSecond: complete / read('Time taken for tests') }
 }
 
-/** Seconds beyond its duration that `wrk` may take. */
-const WRK_PATIENCE = 10
+/** Seconds that `wrk` may take beyond its duration. */
+const WRK_EXTRA_SECONDS = 10
 
 /**
- * `wrk`: requests on connections that are kept, each asking again as soon as it has its answer.
+ * `wrk`: requests on keep-alive connections, each sending the next request as soon as it has its response.
  *
  * @param {number} port
  * @param {{ connections: number, seconds: number }} options
@@ -44,7 +44,7 @@ const WRK_PATIENCE = 10
  */
 export async function wrk(port, { connections, seconds }) {
   const args = ['-t1', `-c${connections}`, `-d${seconds}s`, '-s', program('bench/wrk-summary.lua'), url(port)]
-  const { stdout } = await run(needed('wrk'), args, { timeout: (seconds + WRK_PATIENCE) * 1000 })
+  const { stdout } = await run(needed('wrk'), args, { timeout: (seconds + WRK_EXTRA_SECONDS) * 1000 })
   const { requests, microseconds, bytes, errors } = JSON.parse(stdout.trimEnd().split('\n').at(-1))
   if (errors > 0) throw new Error(`wrk: ${errors} of ${requests} requests failed`)
   return { requests, bytes, seconds: microseconds / 1e6 }
@@ -58,7 +58,7 @@ async function load(args) {
 }
 
 /**
- * New connections one after the other: from connect() to the first byte of the answer.
+ * New connections, one at a time: from connect() to the first byte of the response.
  *
  * @param {number} port
  * @param {{ connections: number, seconds: number }} options `seconds`: at most
@@ -71,11 +71,11 @@ export async function oneByOne(port, { connections, seconds }) {
 }
 
 /**
- * An open loop: requests on kept connections and new connections, each on schedule.
+ * An open loop: requests on keep-alive connections and new connections, both on a schedule.
  *
  * @param {number} port
  * @param {{ kept: number, requests: number, connections: number, lead: number, seconds: number }} options `requests`,
- *   `connections`: each second; `lead`: seconds before it counts
+ *   `connections`: per second; `lead`: warm-up seconds, not counted
  * @returns {Promise<{ kept: Latencies, fresh: Latencies }>}
  */
 export async function onSchedule(port, { kept, requests, connections, lead, seconds }) {

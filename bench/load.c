@@ -1,14 +1,14 @@
 /*
- * Clients that ab and wrk cannot play. One JSON object on stdout; times in microseconds, from CLOCK_MONOTONIC.
+ * Clients that ab and wrk cannot simulate. One JSON object on stdout; times in microseconds, from CLOCK_MONOTONIC.
  *
  *   load latency PORT COUNT SECONDS
- *     One connection after the other, one request each: from connect() to the first byte of the answer.
+ *     One connection at a time, one request each: from connect() to the first byte of the response.
  *     {"count":N,"p50":..,"p99":..,"max":..}
  *
  *   load paced PORT KEPT REQUESTS_PER_SECOND CONNECTIONS_PER_SECOND LEAD SECONDS
  *     An open loop. Requests on KEPT keep-alive connections in turn, and new connections with one request each, both on a
- *     schedule that does not wait for answers. An answer's time runs from the moment that its request was due, so a server
- *     that stops for a while is charged for all requests that were due meanwhile. Requests due in the first LEAD seconds
+ *     schedule that does not wait for responses. A response's time runs from the moment its request was due, so a server
+ *     that pauses is charged for all requests that were due meanwhile. Requests due in the first LEAD seconds
  *     are not counted.
  *     {"kept":{"count":N,"failed":N,"p50":..,"p99":..,"max":..},"fresh":{...}}
  */
@@ -30,10 +30,10 @@
 #include <unistd.h>
 
 #define SECOND 1000000000ull
-/* An answer's head; the app's has some 150 bytes. */
+/* A response's head; the app's has about 150 bytes. */
 #define HEAD 2048
-/* How long answers are waited for when the last request was due. */
-#define PATIENCE (10 * SECOND)
+/* How long to wait for responses after the last request was due, in ns. */
+#define ANSWER_TIMEOUT (10 * SECOND)
 
 static const char keep_request[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 static const char close_request[] = "GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
@@ -85,7 +85,7 @@ static void print(struct latencies *all) {
          at(all, 0.99), at(all, 1));
 }
 
-/* ---- one connection after the other ---- */
+/* ---- one connection at a time ---- */
 
 static void latency(size_t count, uint64_t seconds) {
   struct latencies all = {0};
@@ -101,7 +101,7 @@ static void latency(size_t count, uint64_t seconds) {
     uint64_t took = now() - begun;
     if (got < 12 || memcmp(buffer + 9, "200", 3) != 0) all.failed++;
     else record(&all, took);
-    /* The server closes first, so that no port of ours is left in TIME_WAIT. */
+    /* The server closes first, so no port on this side is left in TIME_WAIT. */
     while (got > 0) got = recv(fd, buffer, sizeof buffer, 0);
     close(fd);
   }
@@ -114,13 +114,13 @@ struct connection {
   int fd;
   int is_kept;
   int is_waiting;
-  /* When the request that waits for its answer was due; of a kept one, when the next one is. */
+  /* Due time of the request in flight; for a kept connection, of the next one. */
   uint64_t due, next;
-  /* Requests that are due, of a kept one: they wait for the answer before them. */
+  /* Kept connections: requests that are due but wait for the response before them. */
   size_t owed;
   char head[HEAD];
   size_t head_length;
-  /* Of the body; -1 while the head is not complete. */
+  /* Bytes left of the body; -1 while the head is incomplete. */
   ssize_t left;
 };
 
@@ -144,7 +144,7 @@ static void watch(struct connection *connection, int operation, uint32_t events)
   if (epoll_ctl(poller, operation, connection->fd, &event) < 0) die("epoll_ctl");
 }
 
-/* A fresh one ends by the server's doing, after its answer or before it; a kept one had no reason to. */
+/* Fresh connections are closed by the server, before or after the response; a kept one should never be closed. */
 static void ended(struct connection *connection) {
   if (connection->is_kept) {
     fprintf(stderr, "load: a keep-alive connection has ended\n");
@@ -173,7 +173,7 @@ static void ask_kept(struct connection *connection) {
   if (!ask(connection, keep_request, sizeof keep_request - 1)) ended(connection);
 }
 
-/* Takes the head apart once it is whole; 0 when it is none of a good answer. */
+/* Parses the head once it is complete; 0 if it is not a valid 200 response. */
 static int read_head(struct connection *connection, size_t *body) {
   connection->head[connection->head_length] = 0;
   char *end = strstr(connection->head, "\r\n\r\n");
@@ -189,7 +189,7 @@ static void readable(struct connection *connection) {
   char buffer[16384];
   ssize_t got = recv(connection->fd, buffer, sizeof buffer, MSG_DONTWAIT);
   if (got < 0 && errno == EAGAIN) return;
-  /* The end after a whole answer is what a fresh one waits for. */
+  /* The server's close completes a fresh connection. */
   if (got <= 0 || !connection->is_waiting) return ended(connection);
   size_t body = got;
   if (connection->left < 0) {
@@ -224,7 +224,7 @@ static void paced(size_t kept_count, uint64_t requests, uint64_t connections, do
   if (poller < 0 || timer < 0) die("epoll_create1, timerfd_create");
   struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
   if (epoll_ctl(poller, EPOLL_CTL_ADD, timer, &event) < 0) die("epoll_ctl");
-  /* A timer may else be 50 us late (prctl(2)). */
+  /* Otherwise timers may be 50 us late (prctl(2)). */
   prctl(PR_SET_TIMERSLACK, 1);
 
   struct connection *all = calloc(kept_count, sizeof *all);
@@ -251,7 +251,7 @@ static void paced(size_t kept_count, uint64_t requests, uint64_t connections, do
       dial_fresh(next_connection);
       dialled++;
     }
-    if (time >= last_due && (open_answers == 0 || time >= last_due + PATIENCE)) break;
+    if (time >= last_due && (open_answers == 0 || time >= last_due + ANSWER_TIMEOUT)) break;
     uint64_t wake = next_request < next_connection ? next_request : next_connection;
     if (time >= last_due) wake = time + SECOND / 100;
     struct itimerspec at = {.it_value = {.tv_sec = wake / SECOND, .tv_nsec = wake % SECOND}};
@@ -270,7 +270,7 @@ static void paced(size_t kept_count, uint64_t requests, uint64_t connections, do
       } else readable(connection);
     }
   }
-  /* What was never answered, and what could not be asked for because of that. */
+  /* Unanswered requests, and those that could not be sent because of them. */
   fresh.failed += open_answers;
   for (size_t i = 0; i < kept_count; i++) {
     kept.failed += all[i].is_waiting + all[i].owed;

@@ -3,7 +3,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
 
-/** Says one line, and resolves to all that comes until the end of the session. */
+/** Sends one line; resolves to everything received until the session ends. */
 export function askMaster({ control }, line) {
   return new Promise((resolve, reject) => {
     let text = ''
@@ -16,7 +16,7 @@ export function askMaster({ control }, line) {
   })
 }
 
-/** The pid of the worker that serves, once no other one is left. */
+/** The pid of the serving worker, once it is the only one. */
 export async function onlyWorker(broker) {
   for (;;) {
     const { workers } = JSON.parse(await askMaster(broker, 'status'))

@@ -1,9 +1,9 @@
-// CPU time as the kernel accounts it: all threads of a process, in user and kernel mode, those that have ended included.
+// CPU time as accounted by the kernel: all threads of a process, exited ones included, in user and kernel mode.
 import { readFileSync } from 'node:fs'
 
-/** USER_HZ of every architecture that Node runs on (proc_pid_stat(5)). */
+/** USER_HZ on every architecture that Node supports (proc_pid_stat(5)). */
 const TICKS_PER_SECOND = 100
-/** utime is field 14; behind the name, which may have spaces, field 3 is the first. */
+/** utime is field 14; the first field after the name, which may contain spaces, is field 3. */
 const UTIME = 14 - 3
 
 /** Seconds. @param {number} pid */
@@ -25,7 +25,7 @@ export function processorTime(processes) {
 }
 
 /**
- * Runs `work`, and tells what it cost the processes of a peer.
+ * Runs `work` and returns its cost in the processes of a peer.
  *
  * @template T
  * @param {import('./peers/peer.mjs').Peer} peer

@@ -1,9 +1,9 @@
 // node --expose-gc --min-semi-space-size=256 --max-semi-space-size=256 bench/recorder.mjs [--quick]
 //
-// What the flight recorder costs on the straight path (accepted, chosen, offered, acknowledged, released): time for each
-// connection, beside that of a recorder that keeps nothing (what is left of it is reading the clock for the steps), and bytes
-// that it allocates; and its memory. The steps are noted for batches, as the broker does: alone, and with as many others as wait
-// together under load.
+// The cost of the flight recorder on the straight path (accepted, chosen, offered, acknowledged, released): time and
+// allocated bytes per connection, compared with a recorder that keeps nothing (what remains of it is reading the clock for
+// the steps); and its memory. Steps are recorded in batches, as in the broker: batches of one, and of as many as
+// wait together under load.
 import { connect } from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
@@ -21,7 +21,7 @@ const backend = { ulid: '01M7YV1SGN39A5C4T8V6Z8QCEJ', slot: 'web-1' }
 const listener = { name: 'web', protocol: 'http' }
 const peer = await anAddress()
 
-/** Of a client as accept gives it. */
+/** A client address as accept returns it. */
 async function anAddress() {
   const server = listenTcp({ host: '127.0.0.1', port: 0 })
   const client = connect(localAddress(server.fd).port, '127.0.0.1')
@@ -37,7 +37,7 @@ async function anAddress() {
 }
 
 let order = 0
-/** Batches of clients that have ids: what is made of a connection without a recorder is not the recorder's. */
+/** Batches of clients whose ids exist already: making the id is not the recorder's cost. */
 function clients(batch) {
   return Array.from({ length: CONNECTIONS / batch }, () =>
     Array.from({ length: batch }, () => {
@@ -53,7 +53,7 @@ function fly(recorder, batches) {
     for (const connection of batch) recorder.accepted(connection, 'web')
     recorder.note('chosen', batch, performance.now(), backend)
     recorder.note('offered', batch, performance.now())
-    // The time of the ACK is taken for the metric in any case.
+    // Needed for the metric with or without a recorder.
     const now = performance.now()
     recorder.note('acknowledged', batch, now)
     recorder.note('released', batch, performance.now())
@@ -83,7 +83,7 @@ function memoryOfSlot(slots) {
   const before = memory()
   const recorder = new FlightRecorder(slots)
   const bytes = (memory() - before) / slots
-  // Not before it was measured.
+  // Keeps the recorder alive until after the measurement.
   if (recorder.capacity !== slots) throw new Error('another recorder')
   return bytes
 }
@@ -97,7 +97,7 @@ for (const batch of [1, 16]) {
     const without = nanoseconds(noRecorder, clients(batch))
     const withIt = nanoseconds(recorder, clients(batch))
     const garbage = allocated(recorder, clients(batch)) - allocated(noRecorder, clients(batch))
-    // The first ones are for the compiler.
+    // The first rounds warm up the compiler.
     if (round < 0) continue
     off.push(without)
     on.push(withIt)

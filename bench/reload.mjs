@@ -1,7 +1,7 @@
 // node bench/reload.mjs [--reloads 200] [--quick | --long]
 //
-// Reloads one after the other, without a pause, under 64 keep-alive connections and a stream of new ones. Ends with 1 if a
-// request fails, a connection is refused, a reload does not succeed, the master is another process, or a descriptor stays behind.
+// Reloads back to back, under 64 keep-alive connections and a stream of new ones. Exits with 1 if a request fails, a
+// connection is refused, a reload fails, the master's process changes, or a descriptor leaks.
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
@@ -18,7 +18,7 @@ const { values } = parseArgs({
   },
 })
 const reloads = Number(values.reloads ?? (values.quick ? 5 : values.long ? 1000 : 200))
-/** What a program has open for good it has after so many. */
+/** After this number of reloads, a program has opened everything that it keeps open permanently. */
 const WARM_UP = 2
 
 const broker = await startBroker()
@@ -34,7 +34,7 @@ const reload = async () => {
   const text = await askMaster(broker, 'reload')
   return { milliseconds: performance.now() - begun, success: text.startsWith('Success=1\n--\n'), text }
 }
-/** Open descriptors, once the old workers have ended. */
+/** Open descriptors, once the old workers have exited. */
 const descriptors = async () => {
   const worker = await onlyWorker(broker)
   await elapsed(1000)
@@ -75,9 +75,9 @@ const samePid = status.master.pid === pid && survived === born
 const grown = Object.keys(before).filter((name) => after[name] > before[name])
 const lines = {
   reloads: `${reloads} in ${seconds(took)} s`,
-  'answers Success=1': reloads - unsuccessful.length,
-  'milliseconds to the answer, median': times[times.length >> 1].toFixed(0),
-  'milliseconds to the answer, worst': times.at(-1).toFixed(0),
+  'successful reloads': reloads - unsuccessful.length,
+  'time of a reload, median, milliseconds': times[times.length >> 1].toFixed(0),
+  'time of a reload, worst, milliseconds': times.at(-1).toFixed(0),
   requests,
   connections,
   'counted as accepted, over all workers': accepted,
@@ -101,7 +101,7 @@ function count(process) {
   return readdirSync(`/proc/${process}/fd`).length
 }
 
-/** When the process was started, of the kernel's clock: proc(5), `starttime`. */
+/** The process's start time on the kernel's clock: proc(5), `starttime`. */
 function startTime(process) {
   const stat = readFileSync(`/proc/${process}/stat`, 'utf8')
   return stat.slice(stat.lastIndexOf(')')).split(' ')[20]

@@ -1,11 +1,11 @@
-// Interleaved rounds: every peer once in each, in an order that starts with a different one each time.
+// Interleaved rounds: every peer runs once per round, and each round starts with a different one.
 
 /** @template T @param {readonly T[]} list @param {number} by */
 export const rotated = (list, by) => [...list.slice(by % list.length), ...list.slice(0, by % list.length)]
 
 /**
- * One sample of each peer in each round. A peer that fails is left out, with all its samples; if Baton
- * itself fails, the run does.
+ * One sample of each peer per round. A peer that fails is left out with all its samples; if Baton
+ * itself fails, the run fails.
  *
  * @template {{ name: string }} P
  * @template S

@@ -1,7 +1,7 @@
 // node bench/run.mjs [--quick] [--rounds N] [--only MEASURE,...] [--peer NAME]... [--connections N] [--no-write] [--json FILE]
 //
-// Baton beside its peers: every measure in interleaved rounds, as tables with the targets beside them. A whole run
-// writes them into docs/explanation/performance.md; one that is quick, or leaves something out by hand, or says --no-write, only prints.
+// Baton compared with its peers: every measure in interleaved rounds, as tables with their targets. A full run writes them
+// into docs/explanation/performance.md; a quick or partial run, or one with --no-write, only prints them.
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { MEASURES } from './measures/index.mjs'
@@ -12,8 +12,8 @@ import { measuredPart, writePage } from './report/page.mjs'
 import { endOnSignals, program } from './scratch.mjs'
 
 const PAGE = program('docs/explanation/performance.md')
-const FEWEST_ROUNDS = 5
-/** After so many seconds a quick run begins no measure: it is to end within a minute, and the longest takes 12 s. */
+const MIN_ROUNDS = 5
+/** Seconds after which a quick run starts no further measure: it must end within a minute, and the longest takes 12 s. */
 const LAST_BEGIN = 45
 
 const { values } = parseArgs({
@@ -28,12 +28,12 @@ const { values } = parseArgs({
   },
 })
 const size = values.quick ? 'quick' : 'full'
-const rounds = wholeNumber('rounds') ?? (values.quick ? 1 : FEWEST_ROUNDS)
+const rounds = wholeNumber('rounds') ?? (values.quick ? 1 : MIN_ROUNDS)
 const count = wholeNumber('connections')
 const names = chosen(values.only?.split(','), Object.keys(MEASURES), 'measure')
 const peerNames = chosen(values.peer, Object.keys(PEERS), 'peer')
 const isWhole = [values.only, values.peer, values.connections].every((value) => value === undefined)
-const isWritten = isWhole && !values.quick && !values['no-write'] && rounds >= FEWEST_ROUNDS
+const isWritten = isWhole && !values.quick && !values['no-write'] && rounds >= MIN_ROUNDS
 
 endOnSignals()
 
@@ -57,7 +57,7 @@ for (const name of shared) await measure(name)
 await stopPeers(peers)
 for (const name of names) if (!shared.includes(name)) await measure(name)
 
-// Where the raw rounds go is of this machine, and changes no figure.
+// The path for the raw rounds is specific to this machine, and affects no figure.
 const told = process.argv
   .slice(2)
   .filter((argument) => !/^--json(=|$)/.test(argument) && argument !== values.json)
@@ -67,7 +67,7 @@ console.log(part)
 if (isWritten) writePage(PAGE, part)
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(raw(), undefined, 2)}\n`)
 console.error(
-  `\n${seconds()} s; ${isWritten ? `${PAGE} is written` : 'nothing is written: the page takes whole runs of five rounds or more'}`,
+  `\n${seconds()} s; ${isWritten ? `wrote ${PAGE}` : 'nothing written: the page needs a full run of at least five rounds'}`,
 )
 process.exit()
 

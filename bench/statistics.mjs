@@ -1,11 +1,11 @@
-// What is made of a handful of samples. Rounds are paired: the two sides of a ratio were measured one after the other, so that
-// a machine that drifts changes both.
+// Statistics of small samples. Rounds are paired: the two sides of a ratio are measured back to back, so that drift of the
+// machine affects both.
 
 /** @param {readonly number[]} values */
 const ascending = (values) => values.toSorted((a, b) => a - b)
 
 /**
- * Between the two nearest samples where none is exactly there (the default of R and NumPy).
+ * Interpolates between the two nearest samples (the default of R and NumPy).
  *
  * @param {readonly number[]} values at least one
  * @param {number} share 0 to 1
@@ -27,10 +27,10 @@ export function summary(values) {
 }
 
 /**
- * Round by round.
+ * Ratios, round by round.
  *
  * @param {readonly number[]} numerators
- * @param {readonly number[]} denominators as many
+ * @param {readonly number[]} denominators of the same length
  */
 export function pairedRatios(numerators, denominators) {
   if (numerators.length !== denominators.length)
@@ -38,17 +38,17 @@ export function pairedRatios(numerators, denominators) {
   return numerators.map((value, round) => value / denominators[round])
 }
 
-/** Student's t for 95 %, two-sided, by degrees of freedom from 1 (any table of it). */
+/** Student's t for 95 %, two-sided, by degrees of freedom from 1 (from any published table). */
 const STUDENT = [
   12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131,
   2.12, 2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
 ]
-/** Beyond the table, where the t falls by 0.08 in all; the larger, so that no interval is too narrow. */
+/** For larger samples, where t falls by only another 0.08; the larger value, so that no interval is too narrow. */
 const STUDENT_BEYOND = 2.042
 
 /**
- * The 95 % interval of the mean of ratios, from their logarithms: a ratio and its inverse then say the same. Undefined with
- * one ratio, which says nothing of how far they scatter.
+ * The 95 % interval of the mean ratio, computed from logarithms, so that a ratio and its inverse agree. Undefined for a
+ * single ratio, which has no spread.
  *
  * @param {readonly number[]} ratios
  * @returns {{ low: number, high: number } | undefined}

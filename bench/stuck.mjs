@@ -1,7 +1,7 @@
 // node bench/stuck.mjs [--quick] [--backends N]
 //
-// One of two backends is stuck in a 5 s busy loop, under 500 new connections a second that come on schedule whatever the
-// answers. Beside it the same app under Node's `cluster` (measures/stuck.mjs).
+// One of two backends is stuck in a 5 s busy loop, under 500 new connections a second that arrive on schedule regardless of
+// responses. For comparison, the same app under Node's `cluster` (measures/stuck.mjs).
 import { parseArgs } from 'node:util'
 import { ACK_DEADLINE, stuckUnderBaton, stuckUnderCluster } from './measures/stuck.mjs'
 
@@ -26,12 +26,12 @@ console.log(
 const head = ['clients', 'failed', 'median', 'p99', 'worst', 'apart', 'worst', 'behind']
 console.log(' '.repeat(26) + head.map((name) => name.padStart(8)).join(''))
 const measured = await stuckUnderBaton({ servers, busy, rate })
-row('Baton, processor burnt', measured.baseline)
+row('Baton, CPU busy', measured.baseline)
 row('Baton, backend stuck', measured.stuck)
 const beside = await stuckUnderCluster({ servers, busy, rate })
-row('cluster, processor burnt', beside.baseline)
+row('cluster, CPU busy', beside.baseline)
 row('cluster, worker stuck', beside.stuck)
 console.log(
-  `\nBaton's worst is ackDeadline ${(measured.stuck.waits.worst - ACK_DEADLINE).toFixed(0)} ms more; outcomes ${JSON.stringify(measured.outcomes)}`,
+  `\nBaton's worst wait is ${(measured.stuck.waits.worst - ACK_DEADLINE).toFixed(0)} ms over ackDeadline; outcomes ${JSON.stringify(measured.outcomes)}`,
 )
 process.exit()

@@ -1,8 +1,8 @@
 // node bench/worker-death.mjs [--kills 100] [--seed S] [--quick]
 //
 // SIGKILL of the worker at random moments under 64 keep-alive connections and a stream of new ones. A new connection may be
-// lost if no backend had adopted it and a worker was killed between its begin and its end: it was accepted and not on a lane
-// yet. Ends with 1 for any other failure, and if the counters are older than a second (and the scrape's own time).
+// lost only if no backend had adopted it and a worker was killed during its lifetime: it was accepted and not yet on a
+// lane. Exits with 1 on any other failure, and if the counters are older than a second (plus the scrape's own time).
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -20,9 +20,9 @@ const { values } = parseArgs({
   },
 })
 const kills = Number(values.kills ?? (values.quick ? 5 : 100))
-/** A kill comes within so many milliseconds after a new worker has told its counters once. */
+/** Maximum delay in ms between a new worker's first report of its counters and the kill. */
 const MOMENT = 500
-/** How often a worker tells what it has counted, with some time for a busy machine: milliseconds. */
+/** The interval at which a worker reports its counters, plus some time for a busy machine: milliseconds. */
 const OLDEST = 1000 + 250
 
 const now = () => Number(process.hrtime.bigint()) / 1e6
@@ -40,7 +40,7 @@ const load = new SpeakingChild(program('test/programs/two-kinds-load.mjs'), {
 await load.heard('loading')
 
 const killed = []
-/** Of what was kept: since the last scrape that said no more than that, until the kill. Milliseconds. */
+/** Age of the surviving counters at the kill: the time since the last scrape that showed no more than they do. Milliseconds. */
 const ages = []
 const begun = now()
 for (let number = 1; number <= kills; number++) {
@@ -55,7 +55,7 @@ for (let number = 1; number <= kills; number++) {
   killed.push(now())
   process.kill(worker, 'SIGKILL')
   while ((await onlyWorker(broker)) === worker) await elapsed(5)
-  // Less what the new worker has accepted by itself until a moment later: at most what was kept of the old ones.
+  // Minus what the new worker accepted itself until a moment later: at most what survived of the old workers' counts.
   const total = await accepted()
   const kept = total - (await ask('/api/v1/status', 'json')).listeners[0].accepted
   const newest = scrapes.filter(([, count]) => count <= kept).at(-1)
@@ -83,7 +83,7 @@ const lines = {
   requests,
   connections,
   'refused connections': refused.length,
-  'handed-off connections that noticed': noticed.length,
+  'handed-off connections that failed': noticed.length,
   'lost, accepted and not yet on a lane at a kill': failures.length - unexplained.length,
   'lost for any other reason': unexplained.length,
   'age of the counters, worst, milliseconds': Math.max(...ages).toFixed(0),
@@ -94,7 +94,7 @@ for (const failure of unexplained.slice(0, 10)) console.log(JSON.stringify(failu
 const good = unexplained.length === 0 && deaths === kills && ages.every((age) => age <= OLDEST)
 process.exit(good ? 0 : 1)
 
-/** On a connection of its own: a kept one ends with its worker. */
+/** On its own connection: a kept one ends with its worker. */
 async function ask(path, kind) {
   const response = await fetch(`${broker.admin}${path}`, { headers: { connection: 'close' } })
   return response[kind]()
@@ -121,7 +121,7 @@ function generator(seed) {
   }
 }
 
-/** Client port -> when it was adopted. */
+/** Client port -> time of adoption. */
 function readNotes() {
   const found = new Map()
   for (const line of readFileSync(adoptions, 'utf8').trimEnd().split('\n')) {

@@ -1,4 +1,4 @@
--- wrk's own summary rounds; this says what was counted, as JSON on the last line.
+-- wrk's own summary rounds its figures; this prints the exact counts, as JSON on the last line.
 done = function(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format(

@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
 # Node 20 pads abstract Unix socket names with NULs, so Node 22 and other runtimes miss them.
 #
-# Expected: server.listen('\0name') binds the abstract name "name", which other programs reach
-#   as @name.
-# Seen: Node 20.20.2 binds all 108 bytes of sun_path: the name and a tail of NULs, which are
-#   part of an abstract name. Node 22, Bun and Deno bind the exact name. The two sides
-#   get ECONNREFUSED from each other, and both say that they listen on the same string.
-# Why it matters: a broker and its backends that talk over an abstract socket lose each other
-#   when one of them moves from Node 20 to 22.
-# Documentation: unix(7) says that the NUL bytes of an abstract name have no special meaning and
-#   that the address length counts. The Node manual (net, IPC support) shows '\0' names without a
-#   word on padding.
+# Expected: server.listen('\0name') binds the abstract name "name", which other programs reach as @name.
+# Seen: Node 20.20.2 binds all 108 bytes of sun_path: the name and a tail of NULs, which are part of an abstract
+#   name. Node 22, Bun and Deno bind the exact name. The two sides get ECONNREFUSED from each other, and both
+#   report the same name.
+# Why it matters: a broker and its backends that talk over an abstract socket lose each other when one of them
+#   moves from Node 20 to 22.
+# Documentation: unix(7) says that the NUL bytes of an abstract name have no special meaning and that the
+#   address length counts. The Node manual (net, IPC support) shows '\0' names and does not mention padding.
 # Versions: Node 20.20.2, 22.23.3, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 for program in npm python3; do

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# In Bun, http.createServer().listen({ fd }) ignores the descriptor and listens on a random port, on all addresses.
+# In Bun, http.createServer().listen({ fd }) ignores the descriptor and listens on a random port, on all
+# addresses.
 #
 # Expected: node:http listens on the inherited socket, as node:net does in the same runtime, or throws.
-# Seen: Bun 1.4.5 calls back as if it listened. The server is on a free port of `::`; clients of the inherited
-#   socket connect and get nothing. net and http2 take the descriptor, http and https do not.
-#   Node 24 and Deno 2.9.6 do it in all four.
-# Why it matters: under socket activation, or below a supervisor that passes the socket, the service
-#   looks started. Its clients hang, and the program answers on a port that no firewall rule knows.
-#   Compare server.address() with what was passed.
+# Seen: Bun 1.4.5 calls back as if it were listening. The server is on a free port of `::`; clients of the
+#   inherited socket connect and get nothing. net and http2 take the descriptor, http and https do not. Node 24
+#   and Deno 2.9.6 use it in all four.
+# Why it matters: under socket activation, or under a supervisor that passes the socket, the service seems to
+#   have started. Its clients hang, and the program answers on a port that no firewall rule knows. Compare
+#   server.address() with what was passed.
 # Documentation: the Node manual (net, server.listen) describes `fd` for all servers. Bun's Node compatibility
 #   page counts node:http as implemented.
 # Versions: Bun 1.4.5, Node 24.21.0, Deno 2.9.6.

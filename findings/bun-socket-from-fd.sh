@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Bun and Node adopt an inherited descriptor through opposite calls.
 #
-# Expected: Bun implements node:net, so `new net.Socket({ fd })` adopts a connected
-#   descriptor there as it does in Node and Deno, or throws.
-# Seen: in Bun 1.4.5 the constructor accepts the descriptor and reads nothing: no error, no
-#   'close', `pending` stays true, while `readyState` says "open". The call that works is
-#   `new net.Socket().connect({ fd })`, which Node and Deno refuse with ERR_MISSING_ARGS.
-# Why it matters: a backend that takes descriptors from a front process has no single call
-#   for both runtimes. With the wrong one the client waits, and the log stays empty. Check
-#   `socket.pending` before you tell the sender that the connection was adopted.
-# Documentation: the Node manual (net, new net.Socket) describes the option `fd` as wrapping an
-#   existing socket, and Bun's Node compatibility page counts node:net as complete. The gap is
-#   described in oven-sh/bun pull request 35341, which was closed.
+# Expected: Bun implements node:net, so `new net.Socket({ fd })` adopts a connected descriptor there as it does
+#   in Node and Deno, or throws.
+# Seen: in Bun 1.4.5 the constructor accepts the descriptor and reads nothing: no error, no 'close', `pending`
+#   stays true, while `readyState` says "open". The call that works is `new net.Socket().connect({ fd })`, which
+#   Node and Deno refuse with ERR_MISSING_ARGS.
+# Why it matters: a backend that takes descriptors from a front process has no single call for both runtimes.
+#   With the wrong one the client waits, and the log stays empty. Check `socket.pending` before you report to
+#   the sender that the connection was adopted.
+# Documentation: the Node manual (net, new net.Socket) describes the option `fd` as wrapping an existing socket,
+#   and Bun's Node compatibility page counts node:net as complete. The gap is described in oven-sh/bun pull
+#   request 35341, which was closed.
 # Versions: Bun 1.4.5, Node 24.21.0, Deno 2.9.6.
 set -euo pipefail
 for program in npm python3; do

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# With all cluster workers at maxConnections, the primary passes a waiting client round in a busy loop.
+# With all cluster workers at maxConnections, the primary passes a waiting client around in a busy loop.
 #
 # Expected: a connection over the limit is closed with a 'drop' event, as without cluster, or waits in the
 #   accept queue until a worker has room.
 # Seen: on Node 20, 22 and 26 a worker that is full hands the connection back, and the primary offers it to the
-#   next one at once. With every worker full this does not stop: one client that sends nothing makes the primary pass
-#   thousands of messages a second and stay busy, for as long as the client waits. The client gets neither a
-#   close nor a byte, and no worker sees 'drop'. `server.dropMaxConnection = true` (22 and later) closes it instead.
-# Why it matters: the limit that is to protect a loaded service takes processor time from it just when it is full, and
-#   a health check that connects hangs. Without dropMaxConnection the limit is no overload protection.
-# Documentation: the Node manual (net, server.maxConnections) says that in cluster mode the connection is
-#   routed to another worker by default, and does not say what happens if all are full.
+#   next one at once. With every worker full this does not stop: one client that sends nothing makes the primary
+#   pass thousands of messages a second and stay busy, for as long as the client waits. The client gets neither
+#   a close nor a byte, and no worker sees 'drop'. `server.dropMaxConnection = true` (22 and later) closes it
+#   instead.
+# Why it matters: the limit meant to protect a loaded service costs it processor time exactly when it is full,
+#   and a health check that connects hangs. Without dropMaxConnection the limit is no overload protection.
+# Documentation: the Node manual (net, server.maxConnections) says that in cluster mode the connection is routed
+#   to another worker by default, and does not say what happens if all are full.
 # Versions: Node 20.20.2, 22.23.3, 26.12.1.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

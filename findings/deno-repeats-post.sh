@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Deno sends a POST a second time after the server has read it and closed the connection.
 #
-# Expected: when a kept connection ends without an answer, a client repeats a GET at most. It cannot know what
-#   became of a POST, and reports an error.
+# Expected: when a kept connection ends without an answer, a client repeats a GET at most. It cannot know
+#   whether a POST was processed, and reports an error.
 # Seen: fetch() and node:http in Deno 2.9.6 send the POST again on a new connection, also when the server took
-#   the whole body, worked for 500 ms and then closed with FIN or RST. The program gets one answer and no
-#   error; the server has the order twice. curl does the same. Node's fetch and undici report an error for
-#   GET and POST, Bun and got repeat only the GET.
-# Why it matters: a backend that is killed in the middle of a request leaves that request to be run again by its
-#   successor. Nothing in front of it can prevent that; the operation has to be idempotent, or carry a key.
-# Documentation: RFC 9110, section 9.2.2: no automatic retry of a non-idempotent request, unless
-#   the client knows that it was not applied. denoland/deno pull request 32566 added the repetition on the ground
-#   that the server never received the request; 36415 limited it to kept connections; issue 36786 is a related case.
+#   the whole body, worked for 500 ms and then closed with FIN or RST. The program gets one answer and no error;
+#   the server receives the order twice. curl does the same. Node's fetch and undici report an error for GET and
+#   POST, Bun and got repeat only the GET.
+# Why it matters: a backend that is killed in the middle of a request leaves that request to be executed again
+#   by its successor. Nothing in front of it can prevent that; the operation has to be idempotent, or carry a
+#   key.
+# Documentation: RFC 9110, section 9.2.2: no automatic retry of a non-idempotent request, unless the client
+#   knows that it was not applied. denoland/deno pull request 32566 added the repetition on the ground that the
+#   server never received the request; 36415 limited it to kept connections; issue 36786 is a related case.
 # Versions: Deno 2.9.6, Node 26.12.1, undici 8.13.1, got 16.1.0, Bun 1.4.5, and the curl that is installed.
 set -euo pipefail
 for program in npm python3 curl; do
@@ -42,7 +43,7 @@ const clients = {
 }
 for (const number of ['1', '2']) {
   await clients[client](method === 'POST' ? number : undefined).catch(() => console.log('error'))
-  await new Promise((resolve) => setTimeout(resolve, 50)) // the connection goes back to the pool
+  await new Promise((resolve) => setTimeout(resolve, 50)) // the connection returns to the pool
 }
 process.exit()
 JS

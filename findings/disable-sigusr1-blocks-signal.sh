@@ -3,13 +3,14 @@
 #
 # Expected: the option keeps SIGUSR1 from opening the debugger; a program that uses the signal itself, for log
 #   rotation or a status dump, gets it.
-# Seen: on Node 22, 24 and 26 the signal is still blocked when the script starts, and stays so. process.on('SIGUSR1')
-#   adds a listener without an error; the signal remains pending. Without the option the listener runs. SIGUSR2 works
-#   in both cases.
+# Seen: on Node 22, 24 and 26 the signal is still blocked when the script starts, and remains blocked.
+#   process.on('SIGUSR1') adds a listener without an error; the signal remains pending. Without the option the
+#   listener runs. SIGUSR2 works in both cases.
 # Why it matters: images for production set the option as a safety measure, and log rotation or a status dump by
-#   SIGUSR1 stops without a trace. Use another signal where the option may be set.
+#   SIGUSR1 silently stops working. Use another signal where the option may be set.
 # Documentation: the Node manual (--disable-sigusr1) says that it disables the start of a debugging session by
-#   SIGUSR1; for process.on('SIGUSR1') it says that it is possible to install a listener, which might interfere with the debugger.
+#   SIGUSR1; for process.on('SIGUSR1') it says that it is possible to install a listener, which might interfere
+#   with the debugger.
 # Versions: Node 22.23.3, 24.21.0, 26.12.1.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

@@ -4,12 +4,13 @@
 # Expected: a process that cannot open a descriptor leaves clients in the accept queue, where another process
 #   with the same socket takes them, or the process itself does later.
 # Seen: Node 20 and 26 keep one descriptor in reserve, and on EMFILE use it to accept clients and close them
-#   until the queue is empty. No 'error' and no 'drop' event tells. Clients see a clean end without a byte, though
-#   a second process that holds the socket has room for them. Bun 1.4.5 leaves them in the queue,
-#   and the second process serves them.
-# Why it matters: with a shared or inherited listener one process at its limit fails clients of all
-#   others, and it accepts faster than they do, since it does no work for a client. Watch the count of descriptors.
-# Documentation: the Node manual has no word on it; a comment in libuv's source (unix/stream.c) explains it.
+#   until the queue is empty. No 'error' or 'drop' event is emitted. Clients see a clean end without a byte,
+#   though a second process that holds the socket has room for them. Bun 1.4.5 leaves them in the queue, and the
+#   second process serves them.
+# Why it matters: with a shared or inherited listener one process at its limit makes clients of all others fail,
+#   and it accepts faster than they do, since it does no work for a client. Monitor the number of open
+#   descriptors.
+# Documentation: the Node manual does not mention it; a comment in libuv's source (unix/stream.c) explains it.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5.
 set -euo pipefail
 for program in npm python3; do
@@ -42,7 +43,7 @@ process = subprocess.Popen(runtime + ['serve.cjs'], pass_fds=[listener.fileno()]
 process.stdout.readline()
 clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
 time.sleep(0.5)
-listener.setblocking(False)  # this process has the same listener, and takes what is left after half a second
+listener.setblocking(False)  # this process has the same listener, and takes the remaining clients after half a second
 for _ in clients:
     try:
         accepted, _ = listener.accept()

@@ -2,11 +2,12 @@
 # A descriptor sent with no data: lost without an error on a stream, and like EOF on seqpacket.
 #
 # Expected: sendmsg() with a descriptor and no byte is refused, or the descriptor arrives.
-# Seen: on a stream Unix socket it returns 0 with no error and nothing arrives. On a seqpacket socket
-#   the descriptor arrives with 0 bytes, so recv() returns 0 exactly as at the end, and the
-#   descriptor is gone if the reader used recv() or took the 0 for the end. One byte of data repairs both.
-# Why it matters: both forms lose a client's connection in silence: the sender closes its copy after a
-#   "successful" send. Always send at least one byte, and tell the end by control data too.
+# Seen: on a stream Unix socket it returns 0 with no error and nothing arrives. On a seqpacket socket the
+#   descriptor arrives with 0 bytes, so recv() returns 0 exactly as at the end, and the descriptor is lost if
+#   the reader used recv() or took the 0 for the end. One byte of data fixes both.
+# Why it matters: both forms silently lose a client's connection: the sender closes its copy after a
+#   "successful" send. Always send at least one byte, and check for control data before taking 0 bytes for the
+#   end.
 # Documentation: unix(7) says that a stream needs a byte of real data to carry ancillary data; it does not say
 #   that the call succeeds without it.
 # Versions: the kernel and the Python that the first line names.

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One 503 ends an EventSource for good; a connection that is cut does not.
+# One 503 ends an EventSource permanently; a connection that is cut does not.
 #
-# Expected: an event source that reconnects after every cut also tries again after a 503 with Retry-After,
-#   the usual answer during a deploy.
+# Expected: an event source that reconnects after every cut also tries again after a 503 with Retry-After, the
+#   usual answer during a deploy.
 # Seen: eventsource 3.0.7, 4.1.1 and undici 7.30.2 go to CLOSED (2) at the first 503 and send no more requests.
 #   eventsource 2.0.2 tried again. After a plain close all four reconnect.
-# Why it matters: for event streams a broker or proxy does better to hold the client, or to close without an
-#   answer, than to say 503: with the polite answer the page stays silent until it is reloaded. An
-#   update from eventsource 2 to 3 changes this without an error in the code.
+# Why it matters: for event streams a broker or proxy should hold the client, or close without an answer, rather
+#   than send 503: after a 503 the page stays silent until it is reloaded. An update from eventsource 2 to 3
+#   changes this without any error.
 # Documentation: the HTML standard fails the connection on any status but 200, so 3, 4 and undici follow it.
 # Versions: eventsource 2.0.2, 3.0.7, 4.1.1, undici 7.30.2, Node 24.21.0.
 set -euo pipefail

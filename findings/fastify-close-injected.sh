@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Fastify: close() with forceCloseConnections leaves injected connections open.
 #
-# Expected: `forceCloseConnections: true` makes close() end all connections of app.server, and
-#   "idle" (the default) those without a request in progress.
-# Seen: in fastify 5.12.8 close() resolves at once and every injected connection stays open,
-#   with true, "idle" and false alike, where app.server never listened. A listening app closes
-#   the connection with each of the three.
-# Why it matters: a Fastify app that is handed its sockets reports a finished shutdown while
+# Expected: `forceCloseConnections: true` makes close() end all connections of app.server, and "idle" (the
+#   default) those without a request in progress.
+# Seen: in fastify 5.12.8 close() resolves at once and every injected connection stays open, with true, "idle"
+#   and false alike, where app.server never listened. A listening app closes the connection with each of the
+#   three.
+# Why it matters: a Fastify app that receives its sockets from another process reports a finished shutdown while
 #   clients still hold connections to it. Keep a set of sockets, and end them yourself.
-# Documentation: the Server reference describes the option for the server's connections, with no
-#   word on how they arrived. The Node manual offers server.emit('connection', socket).
+# Documentation: the Server reference describes the option for the server's connections, and makes no exception
+#   for how they arrived. The Node manual offers server.emit('connection', socket).
 # Versions: fastify 5.12.8, Node 24.21.0.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

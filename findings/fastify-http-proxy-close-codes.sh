@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# @fastify/http-proxy turns a WebSocket that was cut into a clean close with code 4006, in both directions.
+# @fastify/http-proxy reports a WebSocket that was cut as a clean close with code 4006, in both directions.
 #
 # Expected: when the upstream's connection breaks, the client sees what it would see without a proxy: 1006, no
 #   close frame. A proxy that answers for its upstream would send 1011, 1012 or 1014.
-# Seen: @fastify/http-proxy 11.6.3 sends a close frame with 4006, a code of the range that belongs to the application, so the
-#   browser's event says wasClean. A client that is killed reaches the upstream as 4006 as well. httpxy 0.5.6 in the
-#   same place ends the connection, and both sides see 1006. Codes of a real close frame pass through both.
-# Why it matters: clients that reconnect after 1006 only, or take 4000 and up for a decision of the application (log
-#   out, kicked, do not come back), do not return after a deploy of the backend.
-# Documentation: the README of @fastify/http-proxy does not mention codes. RFC 6455, section 7.4.2: 4000 to
-#   4999 are for private use by applications.
+# Seen: @fastify/http-proxy 11.6.3 sends a close frame with 4006, from the range reserved for applications, so
+#   the browser's event says wasClean. The upstream also gets 4006 when the client is killed. httpxy 0.5.6 in
+#   the same place ends the connection, and both sides see 1006. Codes of a real close frame pass through both.
+# Why it matters: clients that reconnect after 1006 only, or treat codes from 4000 up as a decision of the
+#   application (logged out, kicked, do not reconnect), do not return after a deploy of the backend.
+# Documentation: the README of @fastify/http-proxy does not mention codes. RFC 6455, section 7.4.2: 4000 to 4999
+#   are for private use by applications.
 # Versions: @fastify/http-proxy 11.6.3, fastify 5.12.8, httpxy 0.5.6, ws 8.23.0, Node 24.21.0.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

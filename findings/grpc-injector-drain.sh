@@ -1,20 +1,18 @@
 #!/usr/bin/env bash
-# grpc-js: one drain() of a connection injector also cuts connections injected after it, and
-# the calls end with CANCELLED.
+# grpc-js: one drain() of a connection injector also cuts connections injected after it, and the calls end with
+# CANCELLED.
 #
-# Expected: injector.drain(grace) does for injected connections what server.drain(port, grace)
-#   does for a bound port: it ends the connections that exist now. Later connections are new.
-#   A server that goes away answers UNAVAILABLE, which retry policies name.
-# Seen: in @grpc/grpc-js 1.14.7 the injector's drain() destroys, when the grace time is over,
-#   every session that the injector has at that moment, so a connection injected during the
-#   grace time dies with it. The call in progress gets CANCELLED. With server.drain(port) a
-#   connection made in the same window lives.
-# Why it matters: a process that receives connections by descriptor uses the injector. If it
-#   drains and then takes one more connection (a drain that was called off, a hand-over that
-#   crossed it), that caller sees CANCELLED, and retry policies for UNAVAILABLE do not apply.
-#   Make one injector per generation.
-# Documentation: the type declarations document Server.drain as acting on a "previously bound"
-#   port; ConnectionInjector.drain(graceTimeMs) has no comment.
+# Expected: injector.drain(grace) does for injected connections what server.drain(port, grace) does for a bound
+#   port: it ends the connections that exist now. Later connections are new. A server that goes away answers
+#   UNAVAILABLE, which retry policies name.
+# Seen: in @grpc/grpc-js 1.14.7 the injector's drain() destroys, after the grace time, every session that the
+#   injector has at that moment, so a connection injected during the grace time dies with it. The call in
+#   progress gets CANCELLED. With server.drain(port) a connection made in the same window lives.
+# Why it matters: a process that receives connections by descriptor uses the injector. If it drains and then
+#   takes one more connection (a drain that was called off, a hand-over that crossed it), that caller sees
+#   CANCELLED, and retry policies for UNAVAILABLE do not apply. Create one injector per generation.
+# Documentation: the type declarations document Server.drain as acting on a "previously bound" port;
+#   ConnectionInjector.drain(graceTimeMs) has no comment.
 # Versions: @grpc/grpc-js 1.14.7, Node 24.21.0.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

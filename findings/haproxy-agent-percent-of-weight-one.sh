@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
 # HAProxy agent-check: "50%" turns a server of the default weight off.
 #
-# Expected: an agent that answers 50% gets half of the server's traffic; where it is the only server, all
-#   of it.
-# Seen: in HAProxy 2.6 the percentage is taken of the configured weight in whole numbers. With the default
-#   weight of 1 everything below 100% is 0, which means no new connections, and a backend whose
-#   servers all say 50% refuses its clients. The state does not say DRAIN or DOWN.
-#   With `weight 100` the same answer gives 50.
-# Why it matters: an agent that reports its load as a percentage works on the test bench (100%) and takes
-#   its host out of service at the first lower figure.
-# Documentation: the configuration manual describes the percentage as relative to the initial weight, and
-#   weight 0 as no load balancing. It does not connect the two with the default of 1.
+# Expected: an agent that answers 50% gets half of the server's traffic; where it is the only server, all of it.
+# Seen: in HAProxy 2.6 the percentage of the configured weight is computed in integers. With the default weight
+#   of 1 everything below 100% is 0, which means no new connections, and a backend whose servers all say 50%
+#   refuses its clients. The state does not say DRAIN or DOWN. With `weight 100` the same answer gives 50.
+# Why it matters: an agent that reports its load as a percentage works in a test (100%), and takes its host out
+#   of service at the first lower value.
+# Documentation: the configuration manual describes the percentage as relative to the initial weight, and weight
+#   0 as no load balancing. It does not connect the two with the default of 1.
 # Versions: HAProxy 2.6.12.
 set -euo pipefail
 for program in haproxy python3; do
@@ -54,7 +52,7 @@ listen weight_hundred
   bind 127.0.0.1:{ports[1]}
   server s {check} weight 100
 ''')
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is stopped below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def stats():
     with socket.socket(socket.AF_UNIX) as client:

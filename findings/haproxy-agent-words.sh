@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # HAProxy agent-check: "down#reason" leaves the server up, and "up" does not end "drain" or "maint".
 #
-# Expected: "down", with a reason after #, takes the server out; "up" puts it in again, whatever the agent
-#   said before.
-# Seen: in HAProxy 2.6 "down#full" is one unknown word, so the server stays in service; "down #full"
-#   works. "up" clears what "down" did, and leaves "drain" and "maint" as they are; those end only with
-#   "ready". "down" without a newline is ignored too.
-# Why it matters: an agent with one of these forms looks right in its own log. Send "up ready" and
-#   "down #reason", each with a newline.
-# Documentation: the configuration manual (agent-check) lists the words and says that a description may
-#   follow "down", "stopped" or "fail" after a #. It says that words are delimited by spaces, tabs or commas.
+# Expected: "down", with a reason after #, takes the server out; "up" puts it back, whatever the agent sent
+#   before.
+# Seen: in HAProxy 2.6 "down#full" is one unknown word, so the server stays in service; "down #full" works. "up"
+#   clears what "down" did, and leaves "drain" and "maint" as they are; those end only with "ready". "down"
+#   without a newline is ignored too.
+# Why it matters: an agent with one of these forms looks right in its own log. Send "up ready" and "down
+#   #reason", each with a newline.
+# Documentation: the configuration manual (agent-check) lists the words and says that a description may follow
+#   "down", "stopped" or "fail" after a #. It says that words are delimited by spaces, tabs or commas.
 # Versions: HAProxy 2.6.12.
 set -euo pipefail
 for program in haproxy python3; do
@@ -42,7 +42,7 @@ defaults
 backend b
   server s 127.0.0.1:{port} agent-check agent-port {agent.getsockname()[1]} agent-inter 100ms
 ''')
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is stopped below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def state():
     with socket.socket(socket.AF_UNIX) as client:

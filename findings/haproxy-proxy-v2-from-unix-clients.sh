@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # HAProxy sends PROXY v2 LOCAL, the "health check" header, in front of real traffic.
 #
-# Expected: LOCAL marks connections that the proxy makes for itself (checks); clients come with PROXY.
+# Expected: LOCAL marks connections that the proxy opens for itself (checks); clients come with PROXY.
 # Seen: HAProxy 2.6 sends the same 16 bytes, LOCAL with no address, before the request of a client that came
-#   over a Unix socket. With version 1 it sends "PROXY UNKNOWN". Of two decoders on npm, one returns
-#   an empty object for it, and one throws ERR_OUT_OF_RANGE; both decode the TCP client's header.
+#   over a Unix socket. With version 1 it sends "PROXY UNKNOWN". Of two decoders on npm, one returns an empty
+#   object for it, and one throws ERR_OUT_OF_RANGE; both decode the TCP client's header.
 # Why it matters: a receiver that closes LOCAL connections, answers them as a check, or leaves them out of its
-#   counters, drops all clients of a local TLS terminator or sidecar. LOCAL means: serve, and use the
-#   address of the connection itself.
-# Documentation: the PROXY protocol text introduces LOCAL for connections that the proxy opens itself,
-#   such as health checks, and asks receivers to accept it and to use the real endpoints.
-# Versions: HAProxy 2.6.12, proxy-protocol-v2 1.0.0-dev-81558e6, @balena/proxy-protocol-parser 1.0.2, Node 24.21.0.
+#   counters, drops all clients of a local TLS terminator or sidecar. LOCAL means: serve, and use the address of
+#   the connection itself.
+# Documentation: the PROXY protocol text introduces LOCAL for connections that the proxy opens itself, such as
+#   health checks, and asks receivers to accept it and to use the real endpoints.
+# Versions: HAProxy 2.6.12, proxy-protocol-v2 1.0.0-dev-81558e6, @balena/proxy-protocol-parser 1.0.2, Node
+#   24.21.0.
 set -euo pipefail
 for program in haproxy npm python3; do
   command -v "$program" >/dev/null || { echo "needs $program"; exit 2; }
@@ -42,7 +43,7 @@ listen one
   bind unix@{os.getcwd()}/one.sock
   server s 127.0.0.1:{target.getsockname()[1]} send-proxy
 ''')
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is stopped below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def connect(family, address):
     for _ in range(50):  # until HAProxy listens

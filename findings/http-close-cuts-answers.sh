@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# http.Server.close() cuts an answer that is finished in the program and still on its way.
+# http.Server.close() cuts a response that the program has finished and the client has not fully received.
 #
-# Expected: close() closes idle connections. A connection whose client is still receiving an answer is not idle.
-# Seen: on Node 20 and 26 and Bun 1.4.5 a connection counts as idle as soon as response.end() was called.
-#   close() destroys it with everything that was not yet written, so a client that reads slowly gets a
-#   part of the 16 MiB that Content-Length promised, then a clean end. close() calls back and reports no error.
-#   stoppable 1.1.0 and http-graceful-shutdown 4.0.0, each with 5 s of grace, cut it too. http-terminator 3.2.0
-#   and Deno 2.9.6 deliver the whole answer. So does Node if net.Server.prototype.close is called instead.
-# Why it matters: these are the calls that a graceful shutdown is made of. Large answers and slow clients
-#   are damaged at each deploy; access logs show a 200. Wait for 'finish' of each response before close().
+# Expected: close() closes idle connections. A connection whose client is still receiving a response is not
+#   idle.
+# Seen: on Node 20 and 26 and Bun 1.4.5 a connection counts as idle as soon as response.end() has been called.
+#   close() destroys it with all unwritten data, so a client that reads slowly gets a part of the 16 MiB that
+#   Content-Length promised, then a clean end. close() calls back and reports no error. stoppable 1.1.0 and
+#   http-graceful-shutdown 4.0.0, each with 5 s of grace, cut it too. http-terminator 3.2.0 and Deno 2.9.6
+#   deliver the whole response. So does Node if net.Server.prototype.close is called instead.
+# Why it matters: graceful shutdown is built on these calls. Large responses to slow clients are cut at each
+#   deploy, and access logs show a 200. Wait for 'finish' of each response before close().
 # Documentation: the Node manual (http, server.close) says that it closes connections which are not sending a
 #   request or waiting for a response.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6, stoppable 1.1.0, http-graceful-shutdown 4.0.0,
@@ -50,7 +51,7 @@ async function main() {
   client.pause()
   client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
   await called
-  await wait(300) // the buffers of both ends are full; the client reads again half a second later
+  await wait(300) // the buffers of both ends are full; the client resumes reading half a second later
   stop()
   await wait(500)
   let head = -1

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# A closed http.Server goes on serving a kept connection, and says "keep-alive" while it does.
+# A closed http.Server keeps serving a kept-alive connection, and says "keep-alive" while it does.
 #
-# Expected: after server.close() a connection that was busy at that moment gets its answer,
-#   with "Connection: close", and is then closed, so that the callback comes soon.
-# Seen: on Node 20 and 26 every answer after close() still says "Connection:
-#   keep-alive". A client that keeps asking within keepAliveTimeout is served for as long as it
-#   likes, and close() does not call back until it stops. The neighbour that was idle at the
-#   call is closed at once. Fastify 5.12.8 on the same Node says "close" in the second answer.
-# Why it matters: the old process of a deploy does not end by itself. Set "Connection: close"
-#   on answers while draining.
-# Documentation: the Node manual (http, server.close) says that connections which are not
-#   sending a request or waiting for a response are closed; it does not say that the others may
-#   begin new requests.
+# Expected: after server.close() a connection that was busy at that moment gets its answer, with "Connection:
+#   close", and is then closed, so that the callback comes soon.
+# Seen: on Node 20 and 26 every answer after close() still says "Connection: keep-alive". A client that keeps
+#   asking within keepAliveTimeout is served indefinitely, and close() does not call back until it stops. A
+#   connection that was idle at the call is closed at once. Fastify 5.12.8 on the same Node says "close" in the
+#   second answer.
+# Why it matters: the old process of a deploy does not exit by itself. Set "Connection: close" on answers while
+#   draining.
+# Documentation: the Node manual (http, server.close) says that connections which are not sending a request or
+#   waiting for a response are closed; it does not say that the others may begin new requests.
 # Versions: Node 20.20.2, 26.12.1, fastify 5.12.8.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

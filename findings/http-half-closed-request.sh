@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
 # A complete HTTP request followed by a half-close gets no answer from node:http.
 #
-# Expected: http servers are created with allowHalfOpen, so a client that sends its whole
-#   request and then FIN (nc -N, many scripts, some health checks) is answered.
-# Seen: Node 20 and 26, Bun 1.4.5 and Deno 2.9.6 end their side when the FIN arrives.
-#   A handler that answers in the same tick is served; one that answers 200 ms later writes
-#   into nothing, and the client sees a clean end without a byte. `server.httpAllowHalfOpen =
-#   true` (a property that the manual does not list) brings the answer back in Node.
-#   Python's http.server answers such clients.
-# Why it matters: a broker or proxy that sees EOF after a request must not take the client for
-#   gone, yet cannot expect an answer from Node either; one that passes the half-close on
-#   to a Node upstream loses the answer.
-# Documentation: the Node manual (net.createServer) explains allowHalfOpen, and http servers do
-#   set it (printed below); the early end comes from the HTTP layer above.
+# Expected: http servers are created with allowHalfOpen, so a client that sends its whole request and then FIN
+#   (nc -N, many scripts, some health checks) is answered.
+# Seen: Node 20 and 26, Bun 1.4.5 and Deno 2.9.6 end their side when the FIN arrives. A handler that answers in
+#   the same tick is served; the response of one that answers 200 ms later is lost, and the client sees a clean
+#   end without a byte. `server.httpAllowHalfOpen = true` (a property that the manual does not list) restores
+#   the answer in Node. Python's http.server answers such clients.
+# Why it matters: a broker or proxy that sees EOF after a request must not treat the client as gone, yet cannot
+#   expect an answer from Node either; if it passes the half-close on to a Node upstream, the answer is lost.
+# Documentation: the Node manual (net.createServer) explains allowHalfOpen, and http servers do set it (printed
+#   below); the early end comes from the HTTP layer above.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6, Python 3.
 set -euo pipefail
 for program in npm python3; do

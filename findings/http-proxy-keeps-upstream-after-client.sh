@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# http-proxy keeps the upstream connection of a client that has left an event stream.
+# http-proxy keeps the upstream connection of an event stream after the client has disconnected.
 #
-# Expected: when the client of a proxied GET goes away, the proxy ends the request to the upstream.
-# Seen: http-proxy 1.18.1 on Node 24 does not. The upstream goes on writing the stream into the proxy; its
-#   response sees no 'close'. http-proxy-3 1.23.3 and httpxy 0.5.6, with the same API, end it at once.
-#   http-proxy waits for 'aborted' on the request, which does not come once a request without a
-#   body was read to its end.
+# Expected: when the client of a proxied GET disconnects, the proxy ends the request to the upstream.
+# Seen: http-proxy 1.18.1 on Node 24 does not. The upstream keeps writing the stream to the proxy; its response
+#   sees no 'close'. http-proxy-3 1.23.3 and httpxy 0.5.6, with the same API, end it at once. http-proxy waits
+#   for 'aborted' on the request, which does not come once a request without a body has been read completely.
 # Why it matters: behind such a proxy each reconnect of an EventSource leaves one more open stream in the
 #   backend. A drain that waits for open responses does not end.
 # Versions: http-proxy 1.18.1, http-proxy-3 1.23.3, httpxy 0.5.6, Node 24.21.0.

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # An http.Server that never listened does not enforce headersTimeout or requestTimeout.
 #
-# Expected: headersTimeout and requestTimeout belong to the server's options, so a connection
-#   injected with server.emit('connection', socket) gets its 408 like an accepted one.
-# Seen: on Node 20 and 26 the check runs only on a server that listened. An injected
-#   client that sends half a head, or nothing, keeps its socket for as long as it likes.
-# Why it matters: a backend that is handed its sockets usually never calls listen(), and loses
-#   the protection against slow clients with no warning.
-# Documentation: the Node manual (http, event 'connection') says that connections may be
-#   injected by emitting the event, and describes both timeouts without this condition.
+# Expected: headersTimeout and requestTimeout belong to the server's options, so a connection injected with
+#   server.emit('connection', socket) gets its 408 like an accepted one.
+# Seen: on Node 20 and 26 the check runs only on a server that listened. An injected client that sends half a
+#   head, or nothing, keeps its socket indefinitely.
+# Why it matters: a backend that receives its sockets from another process usually never calls listen(), and
+#   loses the protection against slow clients without a warning.
+# Documentation: the Node manual (http, event 'connection') says that connections may be injected by emitting
+#   the event, and describes both timeouts without this condition.
 # Versions: Node 20.20.2, 26.12.1.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

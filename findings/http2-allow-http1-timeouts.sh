@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # On Node 20 and 22 an HTTP/2 server with allowHTTP1 does not enforce timeouts on its HTTP/1.1 connections.
 #
-# Expected: HTTP/1.1 clients of http2.createSecureServer({ allowHTTP1: true }) are handled like those of https: idle ones
-#   are closed after keepAliveTimeout, half a request gets 408 after headersTimeout.
-# Seen: Node 20.20.2 and 22.23.3 do neither, though the options are given; both connections stay open. An
-#   https server with the same options closes both on all lines, and Node 24.21.0 enforces them in both.
+# Expected: HTTP/1.1 clients of http2.createSecureServer({ allowHTTP1: true }) are handled like those of https:
+#   idle ones are closed after keepAliveTimeout, half a request gets 408 after headersTimeout.
+# Seen: Node 20.20.2 and 22.23.3 do neither, though the options are given; both connections stay open. An https
+#   server with the same options closes both on all lines, and Node 24.21.0 enforces them in both.
 # Why it matters: one server for both protocols is the usual TLS front end. HTTP/1.1 clients (health checks,
-#   proxies) hold descriptors for as long as they like, and a drain that waits for idle ones to time out
-#   does not end.
-# Documentation: the Node manual (http2, createSecureServer) names allowHTTP1 and says that any tls option may be given;
-#   it has no word on HTTP/1.1 timeouts.
+#   proxies) hold descriptors indefinitely, and a drain that waits for idle ones to time out does not end.
+# Documentation: the Node manual (http2, createSecureServer) names allowHTTP1 and says that any tls option may
+#   be given; it does not mention HTTP/1.1 timeouts.
 # Versions: Node 20.20.2, 22.23.3, 24.21.0.
 set -euo pipefail
 for program in npm openssl; do

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # http2 server.close() ends sessions on Node 24; on Node 22 it leaves them alone.
 #
-# Expected: the call means the same on all lines that are in use.
-# Seen: on Node 22.23.3 an open session gets no GOAWAY, new requests on it are
-#   served after close(), and the callback does not come. On 24.21.0 close() sends GOAWAY,
-#   lets the request in progress finish, refuses later ones, and calls back.
-# Why it matters: the same shutdown code drains at once on one line and never on another. Keep
-#   the sessions and close each of them yourself where Node 22 is supported.
-# Documentation: the Node manual for http2server.close() says that it does not prevent new
-#   streams on existing sessions, and asks for http2session.close() on each: this describes 22.
+# Expected: the call does the same on all supported lines.
+# Seen: on Node 22.23.3 an open session gets no GOAWAY, new requests on it are served after close(), and the
+#   callback is not called. On 24.21.0 close() sends GOAWAY, lets the request in progress finish, refuses later
+#   ones, and calls back.
+# Why it matters: the same shutdown code drains immediately on one line and never on another. Keep the sessions
+#   and close each of them yourself where Node 22 is supported.
+# Documentation: the Node manual for http2server.close() says that it does not prevent new streams on existing
+#   sessions, and asks for http2session.close() on each: this describes 22.
 # Versions: Node 22.23.3, 24.21.0.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

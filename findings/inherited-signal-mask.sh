@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Node undoes a signal mask that its parent set, Deno keeps it for good; only Bun does what one expects.
+# Node resets a signal mask that its parent set, Deno keeps it permanently; only Bun behaves as expected.
 #
-# Expected: the signal mask survives execve(). A launcher blocks SIGTERM and starts the program; a signal that comes before
-#   the program has its listener waits, and is delivered then.
+# Expected: the signal mask survives execve(). A launcher blocks SIGTERM and starts the program; a signal that
+#   arrives before the program has a listener stays pending until then.
 # Seen: Bun 1.4.5 does that. Node 20 and 26 set an empty mask before any JavaScript runs: a SIGTERM that was
-#   pending at exec ends Node before the first line of the script. Deno 2.9.6 never unblocks: the
-#   script starts, its SIGTERM listener never runs, and SIGTERM cannot stop the program.
+#   pending at exec ends Node before the first line of the script. Deno 2.9.6 never unblocks: the script starts,
+#   its SIGTERM listener never runs, and SIGTERM cannot stop the program.
 # Why it matters: a program that replaces itself with exec cannot use the mask to bridge the time until its
-#   listeners are set, if it is Node. A launcher that forgets to restore its own mask makes Deno programs deaf to
-#   a graceful stop, where Node hides the mistake.
+#   listeners are set, if it is Node. A launcher that forgets to restore its own mask makes Deno programs ignore
+#   a graceful stop, while Node hides the mistake.
 # Documentation: signal(7) says that the mask is preserved across execve(2). The Node manual (process, signal
 #   events) does not mention the mask.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# subprocess.send(message, socket) reports success, and keeps the connection open for good when
-# the child dies before it reads.
+# subprocess.send(message, socket) reports success, and keeps the connection open indefinitely if the child dies
+# before it reads.
 #
-# Expected: the callback of send() tells whether the socket was handed over. If the child ends
-#   first, the callback gets an error, or the parent's copy is closed and the client sees it.
-# Seen: on Node 20 and 26 the callback gets null at once. The parent keeps its copy until the child
-#   confirms it, and a child that is stopped and then killed never does. Half a second after the child's
-#   'exit' the client's connection is still open: no FIN, no RST, no socket object in the parent that
-#   could end it. With a running child the client is served, and where the child is
-#   killed after it read the message, the client sees the end.
-# Why it matters: a child that hangs and is then killed is the usual deploy accident. A hand-over
-#   needs an answer from the receiver, not the sender's callback, and a copy that the sender can close.
-# Documentation: the Node manual (child process, subprocess.send) says that the callback is called
-#   after the message is sent, before the child may have received it. It does not say what
-#   becomes of the socket.
+# Expected: the callback of send() reports whether the socket was handed over. If the child ends first, the
+#   callback gets an error, or the parent's copy is closed and the client sees it.
+# Seen: on Node 20 and 26 the callback gets null at once. The parent keeps its copy until the child confirms it,
+#   and a child that is stopped and then killed never does. Half a second after the child's 'exit' the client's
+#   connection is still open: no FIN, no RST, no socket object in the parent that could end it. With a running
+#   child the client is served, and if the child is killed after it has read the message, the client sees the
+#   end.
+# Why it matters: a child that hangs and is then killed is the usual deploy accident. A hand-over needs an
+#   answer from the receiver, not the sender's callback, and a copy that the sender can close.
+# Documentation: the Node manual (child process, subprocess.send) says that the callback is called after the
+#   message is sent, before the child may have received it. It does not say what happens to the socket.
 # Versions: Node 20.20.2, 26.12.1.
 set -euo pipefail
 for program in npm; do

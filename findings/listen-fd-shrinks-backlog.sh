@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # server.listen({ fd }) on a listening socket lowers the backlog that its owner set.
 #
-# Expected: a socket that already listens (systemd socket activation, a supervisor) keeps the
-#   backlog that its owner chose; the process that inherits it only accepts.
-# Seen: Node 20 and 26 and Bun 1.4.5 call listen(2) again with 511, so a backlog of 1000 becomes 511
-#   for all holders of the socket, and stays so when the process has ended. `backlog: 1000`
-#   beside `fd` is ignored. Deno 2.9.6 leaves the backlog as it was.
-# Why it matters: zero-downtime restarts lean on the accept queue of a socket that outlives the
-#   processes. The first Node process cuts that queue, and no log says so.
-# Documentation: listen(2) is silent on a second call. The Node manual lists `fd` and `backlog`
-#   (default 511) as options of the same call.
+# Expected: a socket that already listens (systemd socket activation, a supervisor) keeps the backlog that its
+#   owner chose; the process that inherits it only accepts.
+# Seen: Node 20 and 26 and Bun 1.4.5 call listen(2) again with 511, so a backlog of 1000 becomes 511 for all
+#   holders of the socket, even after the process has ended. `backlog: 1000` beside `fd` is ignored. Deno 2.9.6
+#   leaves the backlog as it was.
+# Why it matters: zero-downtime restarts rely on the accept queue of a socket that outlives the processes. The
+#   first Node process shortens that queue, and nothing is logged.
+# Documentation: listen(2) is silent on a second call. The Node manual lists `fd` and `backlog` (default 511) as
+#   options of the same call.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 for program in npm python3; do

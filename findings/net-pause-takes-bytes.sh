@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# socket.pause() in the 'connection' handler does not stop Node from reading; the bytes are lost when
-# the socket is sent to a child.
+# socket.pause() in the 'connection' handler does not stop Node from reading; the bytes are lost when the socket
+# is sent to a child.
 #
-# Expected: a socket that was paused before anything arrived leaves its bytes in the kernel, so that the
-#   process it is sent to reads them. That is what Deno 2.9.6 does.
-# Seen: Node 20 and 26 and Bun 1.4.5 go on reading into the stream's own buffer until that is full. What came
-#   before send() is gone with the parent's socket object: the child reads the rest of the
-#   stream from its middle, without an error. With the server's option `pauseOnConnect` nothing is read.
-# Why it matters: a short request that arrives at once always falls into this gap, while a test whose client
+# Expected: a socket that was paused before anything arrived leaves its bytes in the kernel, so that the process
+#   it is sent to reads them. That is what Deno 2.9.6 does.
+# Seen: Node 20 and 26 and Bun 1.4.5 keep reading into the stream's own buffer until that is full. Bytes that
+#   arrived before send() are lost with the parent's socket object: the child reads the rest of the stream from
+#   its middle, without an error. With the server's option `pauseOnConnect` nothing is read.
+# Why it matters: a short request that arrives immediately always falls into this gap, while a test whose client
 #   writes later passes. Only pauseOnConnect is safe before a hand-over.
 # Documentation: the Node manual (net, socket.pause) says "pauses the reading of data", and then that 'data'
-#   events are not emitted; pauseOnConnect is described apart from it.
+#   events are not emitted; pauseOnConnect is described separately.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

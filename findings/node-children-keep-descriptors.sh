@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Which inherited descriptors reach the children of a Node program depends on their numbers.
 #
-# Expected: Node either closes what it inherited for its children, or does not.
+# Expected: Node either closes all inherited descriptors in its children, or none.
 # Seen: Node 20 and 26 set close-on-exec at start on descriptors from 0 up, and stop at the first free number
-#   above 15. A listening socket passed as descriptor 3 is closed in each child; the same socket as 20 stays open in
-#   all of them, and the port goes on accepting after the Node program has ended. In Bun 1.4.5 neither reaches a child, in Deno 2.9.6 both do.
-# Why it matters: a long-lived child (a log shipper, an image tool) keeps a listener that it knows nothing of: clients
-#   connect and get no answer, and the next start fails with EADDRINUSE. The other way round, a Node launcher
-#   between systemd and a service (npm, a wrapper script) loses the descriptors from 3 on that belong to the service.
-# Documentation: libuv calls uv_disable_stdio_inheritance() a best effort. The Node manual does not
-#   mention it; for `stdio` of spawn() it says that further descriptors have to be named.
+#   above 15. A listening socket passed as descriptor 3 is closed in each child; the same socket as 20 stays
+#   open in all of them, and the port keeps accepting after the Node program has ended. In Bun 1.4.5 neither
+#   reaches a child, in Deno 2.9.6 both do.
+# Why it matters: a long-lived child (a log shipper, an image tool) keeps a listener that it does not know
+#   about: clients connect and get no answer, and the next start fails with EADDRINUSE. Conversely, a Node
+#   launcher between systemd and a service (npm, a wrapper script) loses the descriptors from 3 on that belong
+#   to the service.
+# Documentation: libuv calls uv_disable_stdio_inheritance() a best effort. The Node manual does not mention it;
+#   for `stdio` of spawn() it says that further descriptors have to be named.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 for program in npm python3; do

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# `nohup node` ends at SIGHUP: Node sets signals that were ignored by its parent back to their default.
+# `nohup node` is ended by SIGHUP: Node resets signals that its parent ignored to their default action.
 #
-# Expected: a signal that is ignored at execve() stays ignored, which is all that nohup, `trap '' HUP` and launchers like
-#   them do. The program survives the end of its terminal.
-# Seen: Node 20 and 26 set the default action again at start, before any JavaScript runs, so SIGHUP ends the
-#   program, and so does an ignored SIGTERM. Bun 1.4.5 and Deno 2.9.6 keep both ignored, and go on.
-# Why it matters: a server that was started with nohup over ssh is lost with the session. A program that executes
-#   itself again cannot ignore a signal to bridge the time until its listeners are there. setsid, or a
-#   listener in the program, protects.
-# Documentation: execve(2) and signal(7) say that ignored signals stay ignored. The Node manual (process, signal events)
-#   says that SIGHUP ends Node by default, and does not mention signals that the parent ignored.
+# Expected: a signal that is ignored at execve() stays ignored, which is how nohup, `trap '' HUP` and similar
+#   launchers work. The program survives the end of its terminal.
+# Seen: Node 20 and 26 restore the default action at start, before any JavaScript runs, so SIGHUP ends the
+#   program, and so does an ignored SIGTERM. Bun 1.4.5 and Deno 2.9.6 keep both ignored, and continue.
+# Why it matters: a server that was started with nohup over ssh is lost with the session. A program that
+#   executes itself again cannot ignore a signal to bridge the time until its listeners are set. setsid, or a
+#   listener in the program, does protect.
+# Documentation: execve(2) and signal(7) say that ignored signals stay ignored. The Node manual (process, signal
+#   events) says that SIGHUP ends Node by default, and does not mention signals that the parent ignored.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 for program in npm nohup python3; do

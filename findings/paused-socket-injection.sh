@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# A socket accepted with pauseOnConnect works when it is injected into https, and is silent in
-# http and in cleartext HTTP/2.
+# A socket accepted with pauseOnConnect works when injected into https, and stays silent in http and in
+# cleartext HTTP/2.
 #
-# Expected: server.emit('connection', socket) treats a socket the same way whichever server it
-#   is given to; the server reads from it when it needs data, as it does after accept.
-# Seen: on Node 20 and 26 https and secure HTTP/2 read past the paused state, because
-#   TLS takes over the handle below the stream. http and h2c respect the pause: no answer, no
-#   error. socket.resume() before the emit repairs both. In Deno 2.9.6 h2c answers as well.
-# Why it matters: pauseOnConnect is what the manual advises for sockets that move between
-#   processes. A front end that was tried with https passes, and hangs as soon as the same
-#   code serves http behind a TLS terminator.
-# Documentation: the Node manual (net.createServer) says that a paused socket's data stays
-#   unread until socket.resume() is called; https and secure HTTP/2 do not keep to it.
+# Expected: server.emit('connection', socket) treats a socket the same way on every kind of server; the server
+#   reads from it when it needs data, as it does after accept.
+# Seen: on Node 20 and 26 https and secure HTTP/2 read past the paused state, because TLS takes over the handle
+#   below the stream. http and h2c respect the pause: no answer, no error. socket.resume() before the emit fixes
+#   both. In Deno 2.9.6 h2c answers as well.
+# Why it matters: pauseOnConnect is what the manual advises for sockets that move between processes. A front end
+#   tested with https works, and hangs as soon as the same code serves http behind a TLS terminator.
+# Documentation: the Node manual (net.createServer) says that a paused socket's data stays unread until
+#   socket.resume() is called; https and secure HTTP/2 do not follow this.
 # Versions: Node 20.20.2, 26.12.1, Deno 2.9.6.
 set -euo pipefail
 for program in npm openssl; do

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# prom-client in a cluster: one worker that is stuck fails the scrape of all, and a worker's exit lowers counters.
+# prom-client in a cluster: one stuck worker fails the scrape of all, and a worker's exit lowers counters.
 #
-# Expected: clusterMetrics() adds up what the workers answer, leaves out one that does not, and keeps what ended
-#   workers had counted: a counter only rises while the primary runs.
-# Seen: prom-client 15.1.3 rejects after 5 s if a single worker gives no answer, though it has those of the others. When
-#   a worker exits, its numbers leave the sum: 10 becomes 5, and with its successor's 1 it is 6. Prometheus
-#   takes a smaller number for a restart and counts the 6 as new, so rate() shows requests that were not there.
-# Why it matters: a rolling restart of workers, the normal way to deploy a cluster, makes false peaks in each graph, and
-#   a worker in a long computation takes the metrics of the whole service away when they are needed.
+# Expected: clusterMetrics() adds up the workers' answers, leaves out one that does not answer, and keeps the
+#   counts of workers that have exited: a counter only rises while the primary runs.
+# Seen: prom-client 15.1.3 rejects after 5 s if a single worker gives no answer, though the others have
+#   answered. When a worker exits, its numbers leave the sum: 10 becomes 5, and with its successor's 1 it is 6.
+#   Prometheus takes a smaller number for a restart and counts the 6 as new, so rate() shows requests that never
+#   happened.
+# Why it matters: a rolling restart of workers, the normal way to deploy a cluster, causes false peaks in each
+#   graph, and a worker in a long computation makes the metrics of the whole service unavailable when they are
+#   needed.
 # Documentation: the README says that metrics are summed across workers. It mentions neither case.
 # Versions: prom-client 15.1.3, Node 24.21.0.
 set -euo pipefail
@@ -21,7 +23,7 @@ echo "prom-client 15.1.3, node $("$node" --version)"
 cat > scrape.cjs <<'JS'
 const cluster = require('node:cluster')
 const { AggregatorRegistry, Counter } = require('prom-client')
-const registry = new AggregatorRegistry() // in workers, too: it is what answers the primary
+const registry = new AggregatorRegistry() // also in workers, where it answers the primary
 if (cluster.isWorker) {
   new Counter({ name: 'requests', help: 'requests' }).inc(Number(process.env.COUNT))
   process.send('ready')

@@ -2,13 +2,13 @@
 # proxy-protocol-js hands the TLVs of a PROXY v2 header to the application as the client's first bytes.
 #
 # Expected: parse() ends the header where its length field says, so `data` is what the client sent.
-# Seen: proxy-protocol-js 4.0.6 goes by the fixed size of the addresses. Behind HAProxy with
-#   `proxy-v2-options crc32c,unique-id` the TLVs (CRC32C, UNIQUE_ID) come out in front of the request.
-#   Without options, `data` is right.
-# Why it matters: a receiver that was tried with the plain header breaks, with garbage before the request
-#   line, when the operator of the proxy turns on one option, or when its clients negotiate ALPN.
-# Documentation: the PROXY protocol text: the length counts addresses and TLVs, and receivers must skip
-#   what they do not know.
+# Seen: proxy-protocol-js 4.0.6 uses the fixed size of the addresses. Behind HAProxy with `proxy-v2-options
+#   crc32c,unique-id` the TLVs (CRC32C, UNIQUE_ID) are returned in front of the request. Without options, `data`
+#   is right.
+# Why it matters: a receiver tested with the plain header breaks, with garbage before the request line, when the
+#   proxy's operator turns on one option, or when its clients negotiate ALPN.
+# Documentation: the PROXY protocol text: the length counts addresses and TLVs, and receivers must skip what
+#   they do not know.
 # Versions: proxy-protocol-js 4.0.6, HAProxy 2.6.12, Node 24.21.0.
 set -euo pipefail
 for program in haproxy npm python3; do
@@ -42,7 +42,7 @@ listen options
   unique-id-format probe
   {server} proxy-v2-options crc32c,unique-id
 ''')
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is ended below
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that HAProxy is stopped below
 proxy = subprocess.Popen(['haproxy', '-f', 'haproxy.cfg', '-db'], stderr=subprocess.DEVNULL)
 def connect(port):
     for _ in range(50):

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Python's socket.recv_fds() ignores its flags.
 #
-# Expected: recv_fds(sock, size, maxfds, flags) passes the flags to recvmsg, so MSG_CMSG_CLOEXEC makes
-#   the descriptors close-on-exec and MSG_DONTWAIT makes the call return at once.
-# Seen: in Python 3.11 neither does. The descriptor is inherited by exec, which Python's own descriptors
-#   are not, and the call waits. sock.recvmsg() with the same flags does both.
+# Expected: recv_fds(sock, size, maxfds, flags) passes the flags to recvmsg, so MSG_CMSG_CLOEXEC makes the
+#   descriptors close-on-exec and MSG_DONTWAIT makes the call return at once.
+# Seen: in Python 3.11 neither works. The descriptor is inherited by exec, which Python's own descriptors are
+#   not, and the call waits. sock.recvmsg() with the same flags does both.
 # Why it matters: a received client socket leaks into every program that the receiver starts with
-#   close_fds=False (or os.exec), and stays open there after the receiver has closed it: the client never sees the
-#   end.
-# Documentation: the socket module lists flags as a parameter and refers to recvmsg() for the meaning of
-#   the parameters. PEP 446 says that new descriptors are not inheritable.
+#   close_fds=False (or os.exec), and stays open there after the receiver has closed it: the client never sees
+#   the end.
+# Documentation: the socket module lists flags as a parameter and refers to recvmsg() for the meaning of the
+#   parameters. PEP 446 says that new descriptors are not inheritable.
 # Versions: Python 3.11.7.
 set -euo pipefail
 for program in python3; do

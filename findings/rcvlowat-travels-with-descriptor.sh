@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SO_RCVLOWAT stays on a passed socket, and a Node or Deno receiver never sees a short request.
 #
-# Expected: a low-water mark belongs to whoever waits: it was set to wait for a whole ClientHello or PROXY
-#   header, and the next owner reads what is there.
+# Expected: a low-water mark affects only the process that set it, to wait for a whole ClientHello or PROXY
+#   header; the next owner reads any data.
 # Seen: the mark is part of the socket. With a mark of 4000 a request of 18 bytes never reaches the receiver: no
 #   event in Node 24 or Deno 2.9.6, no error. With the mark at 1 it does. A mark of 4,000,000 also raises
 #   SO_RCVBUF, and setting it back to 1 does not lower that.
-# Why it matters: the mark is the right tool against spinning while a broker peeks. Put it back to 1
-#   before the descriptor leaves; there is no API in Node to see or clear it.
-# Documentation: socket(7) describes SO_RCVLOWAT for one process, and says that poll and epoll honour
-#   it since Linux 2.6.28 and 4.20. It does not mention the buffer.
+# Why it matters: the mark is the right tool against spinning while a broker peeks. Reset it to 1 before passing
+#   the descriptor; there is no API in Node to see or clear it.
+# Documentation: socket(7) describes SO_RCVLOWAT for one process, and says that poll and epoll honour it since
+#   Linux 2.6.28 and 4.20. It does not mention the buffer.
 # Versions: Node 24.21.0, Deno 2.9.6, the kernel that the first line names.
 set -euo pipefail
 for program in npm python3; do

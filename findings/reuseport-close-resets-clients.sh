@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Closing one of two `reusePort` listeners resets clients while the other one has room.
 #
-# Expected: with two servers on one port the port never stops listening, so closing one of them costs no client;
-#   what waits goes to the other.
-# Seen: each server has an accept queue of its own. Clients that the kernel had put in the queue of the closed one get
-#   ECONNRESET, though connect() had succeeded and the other server was idle. With one listening
-#   socket that both processes would share (here: a duplicate kept by the parent) none is reset.
-# Why it matters: "start the new process on the same port, then stop the old one" is not free of loss; passing the
-#   listening descriptor is. The sysctl net.ipv4.tcp_migrate_req is off by default.
-# Documentation: the Node manual describes reusePort as a way to spread connections over listeners; what a
-#   close costs stands in the kernel's ip-sysctl text under tcp_migrate_req.
+# Expected: with two servers on one port the port never stops listening, so closing one of them loses no client;
+#   waiting clients go to the other.
+# Seen: each server has an accept queue of its own. Clients that the kernel had put in the queue of the closed
+#   one get ECONNRESET, though connect() had succeeded and the other server was idle. With one listening socket
+#   that both processes would share (here: a duplicate kept by the parent) none is reset.
+# Why it matters: "start the new process on the same port, then stop the old one" loses clients; passing the
+#   listening descriptor does not. The sysctl net.ipv4.tcp_migrate_req is off by default.
+# Documentation: the Node manual describes reusePort as a way to spread connections over listeners; the kernel's
+#   ip-sysctl text describes the loss at close, under tcp_migrate_req.
 # Versions: Node 24.21.0, the kernel that the first line names.
 set -euo pipefail
 for program in npm python3; do
@@ -38,7 +38,7 @@ print('served all' if seen['served'] == 60 else 'some reset' if seen['served'] a
 PY
 cat > listen.cjs <<'JS'
 // Two listeners on one port in one process. While the loop is blocked, clients gather in the
-// queues; then the first listener closes and the second goes on.
+// queues; then the first listener closes and the second continues.
 const { spawn } = require('node:child_process')
 const fs = require('node:fs')
 const net = require('node:net')

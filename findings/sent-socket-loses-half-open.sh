@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # allowHalfOpen does not travel with a socket or server that is sent to a child; the answer is lost.
 #
-# Expected: subprocess.send(message, socket) moves the socket, and subprocess.send(message, server) shares the server,
-#   with the options that they were made with.
-# Seen: on Node 20 and 26, Bun 1.4.5 and Deno 2.9.6 the child's object has allowHalfOpen false. A client that sends its question
-#   and then FIN (nc -N, a half-closing RPC client) is answered by the process that accepted it; after the hand-over it gets a
-#   clean end without a byte. The child's write goes into a socket that was ended for it. Setting
-#   `socket.allowHalfOpen = true` in the child repairs it for a socket that was sent.
-# Why it matters: the protocol works until connections are spread over children. Send the option along, and set it
-#   again in the receiver before the first event.
-# Documentation: the Node manual (child process, subprocess.send) describes the handle that may be
-#   passed, and no option that stays behind.
+# Expected: subprocess.send(message, socket) moves the socket, and subprocess.send(message, server) shares the
+#   server, with their options.
+# Seen: on Node 20 and 26, Bun 1.4.5 and Deno 2.9.6 the child's object has allowHalfOpen false. A client that
+#   sends its request and then FIN (nc -N, a half-closing RPC client) is answered by the process that accepted
+#   it; after the hand-over it gets a clean end without a byte. The child writes to a socket that Node has
+#   already ended. Setting `socket.allowHalfOpen = true` in the child fixes it for a sent socket.
+# Why it matters: the protocol works until connections are spread over children. Send the option with the
+#   socket, and set it again in the receiver before the first event.
+# Documentation: the Node manual (child process, subprocess.send) describes which handles can be passed, but not
+#   that options are lost.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

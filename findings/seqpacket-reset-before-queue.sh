@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # On a SOCK_SEQPACKET Unix socket, ECONNRESET comes before the messages that are still queued.
 #
-# Expected: what the peer sent before it closed is read first; an error or the end comes after it.
-# Seen: that is so on stream Unix sockets and on TCP. If the peer of a seqpacket socket closed with unread
-#   input of its own, the first receive fails with ECONNRESET and the following ones deliver the
-#   queue, then the end. Without unread input there is no error.
-# Why it matters: seqpacket carries descriptors with message borders. A receiver that closes at the first
-#   ECONNRESET throws away messages, and with them the descriptors of clients that were handed over. After
-#   ECONNRESET go on receiving until the end.
-# Documentation: unix(7) gives ECONNRESET for a peer that closed with unread data, without an order. socket(7)
-#   calls seqpacket reliable and ordered.
+# Expected: data that the peer sent before it closed is read first; an error or the end follows.
+# Seen: that is so on stream Unix sockets and on TCP. If the peer of a seqpacket socket closed with unread input
+#   of its own, the first receive fails with ECONNRESET and the following ones deliver the queue, then the end.
+#   Without unread input there is no error.
+# Why it matters: seqpacket carries descriptors and keeps message boundaries. A receiver that closes at the
+#   first ECONNRESET discards messages, and with them the descriptors of clients. After ECONNRESET, keep
+#   receiving until the end.
+# Documentation: unix(7) gives ECONNRESET for a peer that closed with unread data, but does not specify the
+#   order. socket(7) calls seqpacket reliable and ordered.
 # Versions: the kernel and the Python that the first line names.
 set -euo pipefail
 for program in python3; do

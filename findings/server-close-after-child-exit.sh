@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # After the last child that was sent a socket has exited, server.close() never calls back.
 #
-# Expected: once a child has served its socket and exited, the parent's server has nothing left to
-#   wait for.
-# Seen: on Node 20 and 26 close() and getConnections() of the parent's server work while the child
-#   is there, and never call back once it has exited, also after an orderly exit
-#   with every connection closed. A server that sent no socket to a child is not affected.
+# Expected: once a child has served its socket and exited, the parent's server has nothing left to wait for.
+# Seen: on Node 20 and 26 close() and getConnections() of the parent's server work while the child runs, and
+#   never call back once it has exited, even after an orderly exit with every connection closed. A server that
+#   sent no socket to a child is not affected.
 # Why it matters: a parent that hands sockets to children with send(), replaces them, and later awaits
 #   server.close() in its own shutdown waits until it is killed.
-# Documentation: the Node manual (net, server.getConnections) speaks of sockets that were sent to
-#   forks and gives only the asynchronous form for them.
+# Documentation: the Node manual (net, server.getConnections) speaks of sockets that were sent to forks and
+#   gives only the asynchronous form for them.
 # Versions: Node 20.20.2, 26.12.1.
 set -euo pipefail
 for program in npm; do

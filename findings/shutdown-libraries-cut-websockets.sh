@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Graceful shutdown libraries destroy WebSockets at once, whatever grace they were given; server.close() waits for them without limit.
+# Graceful shutdown libraries destroy WebSockets at once, whatever grace they were given; server.close() waits
+# for them without limit.
 #
-# Expected: with 4 s of grace a WebSocket stays usable for 4 s, or gets a close frame, so that it can say where it was.
+# Expected: with 4 s of grace a WebSocket stays usable for 4 s, or gets a close frame.
 # Seen: stoppable 1.1.0, http-terminator 3.2.0 and http-graceful-shutdown 4.0.0 count a WebSocket as an idle
-#   connection, because no HTTP response is pending on it, and destroy it within the first second. The
-#   client sees 1006, which stands for no close frame. An HTTP answer that takes 2 s in the same server gets
-#   its grace. server.close() of Node alone leaves the WebSocket open and does not call back.
-# Why it matters: the grace that was configured for a deploy does not exist for WebSockets. Close them yourself, with 1001 or
-#   1012, before the library is called.
-# Documentation: none of the three READMEs names upgraded connections. ws says that its own close()
-#   does not close clients.
+#   connection, because no HTTP response is pending on it, and destroy it within the first second. The client
+#   sees 1006, which means that there was no close frame. An HTTP response that takes 2 s on the same server
+#   gets its grace period. server.close() of Node alone leaves the WebSocket open and does not call back.
+# Why it matters: the grace period configured for a deploy does not apply to WebSockets. Close them yourself,
+#   with 1001 or 1012, before the library is called.
+# Documentation: none of the three READMEs mentions upgraded connections. ws says that its own close() does not
+#   close clients.
 # Versions: stoppable 1.1.0, http-terminator 3.2.0, http-graceful-shutdown 4.0.0, ws 8.23.0, Node 24.21.0.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # smtp-server: close() calls back at once while injected clients stay connected.
 #
-# Expected: SMTPServer.close() waits up to closeTimeout for clients, ends those that are left
-#   with 421, then calls back.
-# Seen: in smtp-server 3.21.6 that holds for a server that listens. Where the inner net.Server
-#   (server.server) was only given sockets by emit('connection'), the callback comes at once,
-#   without an error, and the clients stay connected without a word: the 421 comes
-#   only in answer to a client's next command.
-# Why it matters: "closed" is the usual signal for process.exit(); with handed-in sockets that
-#   cuts SMTP transactions in progress.
+# Expected: SMTPServer.close() waits up to closeTimeout for clients, ends those that are left with 421, then
+#   calls back.
+# Seen: in smtp-server 3.21.6 that holds for a server that listens. Where the inner net.Server (server.server)
+#   was only given sockets by emit('connection'), the callback comes at once, without an error, and the clients
+#   stay connected without notice: the 421 is sent only in answer to a client's next command.
+# Why it matters: "closed" is the usual signal for process.exit(); with injected sockets that cuts SMTP
+#   transactions in progress.
 # Versions: smtp-server 3.21.6, Node 24.21.0.
 set -euo pipefail
 command -v npm >/dev/null || { echo "needs npm"; exit 2; }

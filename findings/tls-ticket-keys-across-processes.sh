@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Equal ticketKeys are not enough to resume TLS sessions in a second process.
 #
-# Expected: two servers with the same `ticketKeys` resume each other's sessions, which is what the option is for.
+# Expected: two servers with the same `ticketKeys` resume each other's sessions, which is the purpose of the
+#   option.
 # Seen: Node 24 does so only if the script has the same path: from another release folder every session starts
-#   with a full handshake, with no event that tells. An equal `sessionIdContext` repairs it. Bun 1.4.5 and
-#   Deno 2.9.6 take the option and ignore it: no other process resumes, with or without a
-#   context; within one process resumption works, so a test with one server passes.
+#   with a full handshake, and no event reports it. The same `sessionIdContext` fixes it. Bun 1.4.5 and Deno
+#   2.9.6 accept the option and ignore it: no other process resumes, with or without a context; within one
+#   process resumption works, so a test with one server passes.
 # Why it matters: after a deploy into a new folder, or a hand-over of connections to another process, every
 #   client pays a full handshake at the same moment.
-# Documentation: the Node manual (tls, session tickets) tells operators to share ticketKeys between servers.
-#   The option sessionIdContext is described apart from it; its default comes from the command line.
+# Documentation: the Node manual (tls, session tickets) tells operators to share ticketKeys between servers. The
+#   option sessionIdContext is described separately; its default comes from the command line.
 # Versions: Node 24.21.0, Bun 1.4.5, Deno 2.9.6, the OpenSSL of the Python that the first line names.
 set -euo pipefail
 for program in npm openssl python3; do

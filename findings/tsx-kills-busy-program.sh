@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # tsx kills a program with SIGKILL if it does not react to SIGTERM within a few hundredths of a second.
 #
-# Expected: a launcher passes SIGTERM on and waits for the program to end, or does nothing at all.
-# Seen: tsx 4.23.15 asks its child whether the signal arrived, and takes silence for a child without a
-#   handler. A program whose event loop is busy for 500 ms at that moment (a large JSON document, a
-#   template) is killed with SIGKILL before its handler runs. With an idle event loop the same program
-#   drains for a second and ends with 0. `node --import tsx`, without the launcher in between, drains in both cases.
-#   SIGHUP ends tsx at once and leaves the program running without a parent.
-# Why it matters: the shutdown works in every test and is skipped under load, which is when it matters. Start
-#   services with node --import tsx.
-# Documentation: the tsx pages do not mention signals. Issues 95 and 253 of privatenumber/tsx speak of
-#   graceful exits that were cut short; both are closed.
+# Expected: a launcher passes SIGTERM on and waits for the program to end, or does not interfere.
+# Seen: tsx 4.23.15 asks its child whether the signal arrived, and treats silence as a missing handler. A
+#   program whose event loop is busy for 500 ms at that moment (a large JSON document, a template) is killed
+#   with SIGKILL before its handler runs. With an idle event loop the same program drains for a second and exits
+#   with 0. `node --import tsx`, without the launcher, drains in both cases. SIGHUP ends tsx at once and leaves
+#   the program running without a parent.
+# Why it matters: the shutdown works in every test, and is skipped under load, when it matters. Start services
+#   with node --import tsx.
+# Documentation: the tsx pages do not mention signals. Issues 95 and 253 of privatenumber/tsx speak of graceful
+#   exits that were cut short; both are closed.
 # Versions: tsx 4.23.15, Node 24.21.0.
 set -euo pipefail
 for program in npm python3; do

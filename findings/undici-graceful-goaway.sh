@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# undici 7 over HTTP/2 fails requests in progress when the server says a graceful GOAWAY.
+# undici 7 over HTTP/2 fails requests in progress when the server sends a graceful GOAWAY.
 #
-# Expected: GOAWAY with NO_ERROR and a last stream id lets the streams up to that id finish; the client only
-#   opens no new ones. A server drains with it and no request is lost.
-# Seen: undici 7.30.2 with allowH2 rejects the request in progress with UND_ERR_SOCKET as soon as
-#   the frame arrives, though the server answers it 300 ms later. undici 8.13.1 and node:http2 deliver the answer.
-# Why it matters: a drain by GOAWAY, which is the clean one for HTTP/2 and gRPC backends, shows as failed
-#   requests at callers that use undici 7, and a POST is not repeated.
+# Expected: GOAWAY with NO_ERROR and a last stream id lets the streams up to that id finish; the client just
+#   opens no new ones. A server that drains with it loses no request.
+# Seen: undici 7.30.2 with allowH2 rejects the request in progress with UND_ERR_SOCKET as soon as the frame
+#   arrives, though the server answers it 300 ms later. undici 8.13.1 and node:http2 deliver the answer.
+# Why it matters: a drain by GOAWAY, which is the clean one for HTTP/2 and gRPC backends, causes failed requests
+#   in callers that use undici 7, and a POST is not repeated.
 # Documentation: RFC 9113, section 6.8.
 # Versions: undici 7.30.2, 8.13.1, Node 24.21.0.
 set -euo pipefail
@@ -54,7 +54,7 @@ if (name === 'node:http2') {
 }
 const attempt = ask().catch((error) => error.code)
 await wait(200)
-sessions[0].close() // GOAWAY, NO_ERROR, and the streams in progress may finish
+sessions[0].close() // GOAWAY with NO_ERROR: streams in progress may finish
 console.log(`${name}: request in progress at GOAWAY: ${await attempt}; a new request: ${name === 'node:http2' ? 'not tried' : await ask().catch((error) => error.code)}`)
 process.exit()
 JS

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # undici 7 and 8 do not pipeline with `pipelining: 10`; undici 6 did.
 #
-# Expected: a Client with `pipelining: 10` puts up to ten GET requests on the wire before the first
-#   answer.
+# Expected: a Client with `pipelining: 10` puts up to ten GET requests on the wire before the first answer.
 # Seen: undici 6.29.1 sends ten. 7.30.2 and 8.13.1 send one and wait, with the same options; only with
 #   `blocking: false` on each request do they send ten.
-# Why it matters: tests that use undici to check pipelined input (a hand-over between two requests, a proxy
-#   that must keep the order) pass without a pipelined byte.
-# Documentation: the Client reference describes `pipelining` as the number of concurrent requests sent on
-#   one connection. `blocking` is documented for requests whose answer may take long.
+# Why it matters: tests that use undici to check pipelined input (a hand-over between two requests, a proxy that
+#   must keep the order) pass without pipelining a single byte.
+# Documentation: the Client reference describes `pipelining` as the number of concurrent requests sent on one
+#   connection. `blocking` is documented for requests whose answer may take long.
 # Versions: undici 6.29.1, 7.30.2, 8.13.1, Node 26.12.1.
 set -euo pipefail
 for program in npm; do

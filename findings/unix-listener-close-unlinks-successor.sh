@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Closing an old Unix listener removes the socket file of its successor.
 #
-# Expected: server.close() takes away what that server made. After a successor has unlinked the
-#   path and bound its own socket there, the old server's close() leaves the new file alone.
-# Seen: Node 20 and 26, Bun and Deno unlink by name at close(). The successor goes on
-#   listening on a socket that has no name: clients get ENOENT, and no process sees an error.
-#   An old process that exits without close() leaves the successor's file alone.
-# Why it matters: overlapping restarts on a Unix path (start the new one, then stop the old one)
-#   end in an outage that begins when the old process closes. Bind to a new name and
-#   rename() it over the path, and let the old process exit without close().
-# Documentation: the Node manual (net, IPC support) says that server.close() unlinks the path. It
-#   does not say that it does so when the path has changed hands.
+# Expected: server.close() removes only what that server created. After a successor has unlinked the path and
+#   bound its own socket there, the old server's close() leaves the new file alone.
+# Seen: Node 20 and 26, Bun and Deno unlink by name at close(). The successor keeps listening on a socket
+#   without a name: clients get ENOENT, and no process sees an error. An old process that exits without close()
+#   leaves the successor's file alone.
+# Why it matters: overlapping restarts on a Unix path (start the new one, then stop the old one) cause an outage
+#   that begins when the old process closes its listener. Bind to a new name and rename() it over the path, and
+#   let the old process exit without close().
+# Documentation: the Node manual (net, IPC support) says that server.close() unlinks the path. It does not say
+#   that this includes a path that now belongs to another server.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6.
 set -euo pipefail
 for program in npm python3; do

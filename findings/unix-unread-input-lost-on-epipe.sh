@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # A failed write makes net.Socket drop input that the kernel still holds.
 #
-# Expected: a peer that sends its last message and closes can still be read. A write that fails
-#   with EPIPE concerns the other direction.
-# Seen: on a Unix socket Node 20 and 26, Bun 1.4.5 and Deno 2.9.6 destroy the socket at EPIPE,
-#   and the message that was queued before is never emitted. Python, after the same failed
-#   send, reads it. On TCP the first write succeeds, so the message arrives, and
-#   tests over TCP do not show the loss.
-# Why it matters: protocols over Unix sockets put the important word last ("taken", "done") and then
-#   exit. A side that writes at that moment decides without it. Keep a duplicate of the
-#   descriptor and read it to its end after 'close'.
-# Documentation: the Node manual says that after 'error' comes 'close'; it does not say that unread
-#   input is discarded.
+# Expected: a peer that sends its last message and closes can still be read. A write that fails with EPIPE
+#   concerns the other direction.
+# Seen: on a Unix socket Node 20 and 26, Bun 1.4.5 and Deno 2.9.6 destroy the socket at EPIPE, and the message
+#   that was already queued is never emitted. Python, after the same failed send, reads it. On TCP the first
+#   write succeeds, so the message arrives, and tests over TCP do not show the loss.
+# Why it matters: programs that use Unix sockets often send the important message last ("taken", "done") and
+#   then exit. A peer that writes at that moment never gets it. Keep a duplicate of the descriptor and read it
+#   to its end after 'close'.
+# Documentation: the Node manual says that after 'error' comes 'close'; it does not say that unread input is
+#   discarded.
 # Versions: Node 20.20.2, 26.12.1, Bun 1.4.5, Deno 2.9.6, Python 3.
 set -euo pipefail
 for program in npm python3; do

@@ -1,5 +1,5 @@
-// What a user would install of each package: packed once, then looked at by publint (does package.json say what is there?) and by
-// attw (do the types that TypeScript finds belong to the code that Node finds?). Run after a build.
+// Checks each package as a user would install it: packed once, then checked by publint (does package.json match its
+// contents?) and by attw (do the types TypeScript finds belong to the code Node finds?). Run after a build.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const folder = mkdtempSync(join(tmpdir(), 'baton-pack-'))
 let failures = 0
 
-/** One command line, no word of it with a space. Prints what the program says when it is not content. */
+/** One command line; no argument may contain a space. Prints the program's output if it fails. */
 function demand(line) {
   const [command, ...args] = line.split(' ')
   const { status, stdout, stderr, error } = spawnSync(command, args, { cwd: root, encoding: 'utf8' })

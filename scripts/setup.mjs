@@ -1,5 +1,5 @@
 // Makes a fresh clone runnable: installs what the lock file names, then builds. Both steps are skipped or
-// cached when nothing changed, so it can stand in front of `npm start` and `npm test`.
+// cached if nothing has changed, so `npm start` and `npm test` run this first.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'

@@ -1,6 +1,6 @@
 // Runs the suite on the newest release of each supported Node line. The binaries come from the registry's
-// `node-linux-<arch>` package, so nothing but npm is needed. `npm run test:matrix -- 22 24` runs it on just these,
-// `npm run test:matrix -- 22 test/relay.test.ts` some files.
+// `node-linux-<arch>` package, so npm is all that is needed. `npm run test:matrix -- 22 24` runs the suite on these two
+// only, `npm run test:matrix -- 22 test/relay.test.ts` runs single files.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -20,7 +20,7 @@ function byNumber(a, b) {
   return index === -1 ? 0 : left[index] - right[index]
 }
 
-/** The folder that holds the `node` of a line. */
+/** The folder that contains the `node` of a release line. */
 function install(line) {
   const name = `node-linux-${process.arch}`
   const found = run('npm', ['view', `${name}@${line}`, 'version', '--json'])

@@ -1,7 +1,7 @@
 // Writes what `baton --help` and each `baton COMMAND --help` print into docs/reference/command.md. Run after a build.
-// `--check`: writes nothing, and fails when the page says something else.
+// `--check`: writes nothing, and fails if the page differs.
 import { readFileSync, writeFileSync } from 'node:fs'
-// In this process: the start of one for each page is most of what that would cost.
+// In process: starting a process for each help page would take most of the time.
 import { run } from '../packages/broker/dist/cli/program.js'
 
 const page = new URL('../docs/reference/command.md', import.meta.url)
@@ -30,6 +30,6 @@ const after = before.replace(
 )
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/reference/command.md is not what the command says: npm run docs:command')
+  console.error('docs/reference/command.md differs from the help texts: npm run docs:command')
   process.exit(1)
 }

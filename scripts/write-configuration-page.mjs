@@ -1,15 +1,15 @@
 // Writes the generated parts of docs/reference/configuration.md from the published JSON Schema.
-// `--check`: writes nothing, and fails when the page says something else.
+// `--check`: writes nothing, and fails if the page differs.
 //
-// `<!-- all keys -->` begins the table of all keys. `<!-- keys: PATH... -->` begins the entries of each PATH and of what is below it,
-// less what another part names more precisely; without a PATH, of what is left. So no key can be forgotten.
+// `<!-- all keys -->` begins the table of all keys. `<!-- keys: PATH... -->` begins the entries of each PATH and the keys
+// below it, except those that another part names more precisely; without a PATH, of all remaining keys. So no key is omitted.
 import { readFileSync, writeFileSync } from 'node:fs'
 
 const page = new URL('../docs/reference/configuration.md', import.meta.url)
 const schemaFile = new URL('../packages/broker/baton.schema.json', import.meta.url)
 const KINDS = '#kinds-of-values'
 
-/** The objects that a value may be or hold: itself, its items, or what stands under names of the user's choice. */
+/** The objects that a value may be or contain: itself, its items, or values under user-defined names. */
 function* objectsIn(node, path) {
   for (const option of node.anyOf ?? [node]) {
     if (option.properties) yield [option, path]
@@ -35,7 +35,7 @@ function isParent(node) {
   return !objectsIn(node, '').next().done
 }
 
-/** In words, with the kinds that the page explains as links to there. */
+/** In words; kinds that the page explains become links. */
 function valueOf(node) {
   const options = node.anyOf ?? [node]
   const least = options.find(({ type }) => type === 'integer' || type === 'number')
@@ -74,7 +74,7 @@ function plural(node) {
 }
 
 function range({ minimum, exclusiveMinimum, maximum }) {
-  // The largest safe integer is no limit of ours.
+  // The largest safe integer is not a limit of Baton's.
   const most = maximum === Number.MAX_SAFE_INTEGER ? undefined : maximum
   if (exclusiveMinimum !== undefined) return ` above ${exclusiveMinimum}, at most ${most}`
   return most === undefined ? `, at least ${minimum}` : ` from ${minimum} to ${most}`
@@ -89,7 +89,7 @@ function defaultOf({ node, required }) {
   return node.default === undefined ? '' : `\`${JSON.stringify(node.default)}\``
 }
 
-/** As GitHub makes it of a heading. */
+/** The anchor that GitHub derives from the heading. */
 function anchorOf({ path }) {
   return `#${path.toLowerCase().replaceAll(/[^a-z0-9_-]/g, '')}`
 }
@@ -101,7 +101,7 @@ function tableOf(keys) {
   return ['| key | value | default |', '| --- | --- | --- |', ...rows].join('\n')
 }
 
-/** The page has a heading of its own for each object at the top; all other keys get one here. */
+/** The page has a hand-written heading for each top-level object; all other keys get theirs here. */
 function entryOf(key) {
   const { path, node, required, section } = key
   if (!node.description) throw new Error(`${path} has no description in the schema`)
@@ -112,12 +112,12 @@ function entryOf(key) {
   return `#### \`${path}\`\n\n${facts.join(' · ')}\n\n${description}`
 }
 
-/** For who reads the page in a terminal. */
+/** For reading in a terminal. */
 function wrapped(text) {
   return text.replaceAll(/(.{1,120})(?: |$)/g, '$1\n').trimEnd()
 }
 
-/** Of the paths that the parts of the page name, the one that says most of where `path` is. */
+/** The most specific of the `named` paths that contain `path`. */
 function homeOf(path, named) {
   const fitting = named.filter(
     (name) =>
@@ -140,7 +140,7 @@ if (!ALL.test(before))
 const kinds = new Set([...JSON.stringify(keys).matchAll(/"title":"([^"]+)"/g)].map(([, title]) => title))
 for (const kind of kinds)
   if (!before.includes(`\n- **${kind}**: `))
-    throw new Error(`docs/reference/configuration.md does not say what a ${kind} is`)
+    throw new Error(`docs/reference/configuration.md does not explain ${kind}`)
 const homeless = keys.filter(({ path }) => homeOf(path, named) === undefined)
 if (homeless.length > 0) throw new Error(`no part has ${homeless.map(({ path }) => path).join(', ')}`)
 
@@ -153,6 +153,6 @@ const after = before
   })
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/reference/configuration.md is not what the schema says: npm run docs:configuration')
+  console.error('docs/reference/configuration.md differs from the schema: npm run docs:configuration')
   process.exit(1)
 }

@@ -7,7 +7,7 @@ import { LIMIT } from './support/limits.ts'
 import { logs } from './support/operator.ts'
 import { Program, root } from './support/process.ts'
 
-// Which backends are a service's own, and whose an id is. Neither is a matter of what a process says.
+// Which backends belong to a service, and which process owns an id. Neither is decided by what a process claims.
 
 const OPEN = ['open', 'kept', 'second']
 
@@ -27,12 +27,12 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
   const only = async (name: string) => onlyBackend(await broker.backends(1, name), name)
   const managed = await only('web')
 
-  // It would have joined the managed ones, and stayed when a deploy replaced these.
+  // The stranger would have joined the managed backends, and stayed when a deploy replaced them.
   await scene('a service with a command refuses a process that Baton did not start', async (t) => {
     for (const backend of [null, managed.id]) {
       const { code, retry, message } = await refusal(control, hello('web', { backend }))
       t.same({ code, retry }, { code: 'NotManaged', retry: false })
-      t.match(message, `process ${process.pid} is none of them`)
+      t.match(message, `process ${process.pid} is not (or no longer) one of them`)
     }
     await logs(broker, 'registration refused')
     const refused = broker.program.messages().filter(({ msg }) => msg === 'registration refused')
@@ -40,7 +40,7 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     t.match(await only('web'), { id: managed.id, pid: managed.pid })
   })
 
-  await scene('what the environment says makes no process a managed one', async (t) => {
+  await scene('environment variables do not make a process managed', async (t) => {
     const env = { BATON_SOCKET: control, BATON_SERVICE: 'web', BATON_BACKEND_ID: managed.id }
     const stranger = new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
       env,
@@ -48,16 +48,16 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     t.match(await stranger.message('not ready'), { reason: 'NotManaged' })
   })
 
-  await scene('"external": true lets it in', async (t) => {
+  await scene('"external": true allows it', async (t) => {
     const { id } = await only('mixed')
     const other = await FalseBackend.register(t, control, hello('mixed', { backend: id }))
-    t.not(other.welcome.backend, id, 'under an id of its own')
+    t.not(other.welcome.backend, id, 'under its own id')
     await logs(broker, CLAIM)
     await broker.backends(2, 'mixed')
   })
 
-  // Whoever came first after a worker's death, or after the backend itself had gone for a moment, had the id: an operator who drained one
-  // backend by its id drained another.
+  // After a worker's death, or a moment's absence of the backend itself, the first process to claim an id got it: an
+  // operator who drained one backend by its id drained another.
   await scene('an id stays with the process that first registered under it', async (t) => {
     const first = await FalseBackend.register(t, control, hello('kept'))
     const { backend: id } = first.welcome
@@ -75,13 +75,13 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     t.equal(again.welcome.backend, id, 'and that process finds it again')
   })
 
-  await scene('the pid that HELLO names is not believed', async (t) => {
+  await scene('the pid in HELLO is not trusted', async (t) => {
     const backend = await FalseBackend.register(t, control, hello('second', { pid: managed.pid }))
     t.match(await only('second'), { id: backend.welcome.backend, pid: process.pid })
   })
 })
 
-const CLAIM = 'the id that a process claimed belongs to another one; it gets a new id'
+const CLAIM = 'the claimed backend id belongs to another process; assigning a new one'
 
 function onlyBackend({ services }: Status, name: string) {
   const [backend] = services.find((service) => service.name === name)?.backends ?? []

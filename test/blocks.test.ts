@@ -6,17 +6,17 @@ import { allPages, type Block, blocksOf, read } from './support/markdown.ts'
 import { temporaryFolder } from './support/process.ts'
 import { tourOf, TOURS } from './support/tour.ts'
 
-// Each command and each program that a page shows is run somewhere, or it is said here why it cannot be.
+// Every command and program on a page is run by some test, or listed here with the reason why not.
 
 interface Elsewhere {
   readonly page: string
-  /** What the block begins with. */
+  /** First characters of the block. */
   readonly begins: string
-  /** The test that runs it, or the program that it is the name of. */
+  /** The test that runs it, or the program whose name it shows. */
   readonly runBy?: string
-  /** How that test writes it, where it neither reads the page nor has the name of the program. */
+  /** How that test writes the command, if it neither reads the page nor contains the program's name. */
   readonly as?: string
-  /** Why no test can. */
+  /** Why no test can run it. */
   readonly because?: string
 }
 
@@ -73,7 +73,7 @@ const blocks = pages.flatMap(blocksOf)
 const placeOf = ({ page, line }: Block) => `${page}, line ${line}`
 const isShell = ({ language }: Block) => ['sh', 'bash', 'shell'].includes(language)
 
-void t.test('every command block is run, or it is said why not', async (t) => {
+void t.test('every command block is run, or listed with the reason why not', async (t) => {
   const shells = blocks.filter(isShell)
   t.ok(shells.length > 40, `${shells.length} blocks`)
   for (const block of shells) {
@@ -95,7 +95,7 @@ void t.test('every command block is run, or it is said why not', async (t) => {
 })
 
 void t.test(
-  'what a reader types or writes says where, in words: a fence shows only its language',
+  'the text says where a reader types or saves a block: a fence shows only its language',
   async (t) => {
     for (const { page, line, target } of TOURS.flatMap(tourOf)) {
       const before =
@@ -111,7 +111,7 @@ void t.test(
   },
 )
 
-void t.test('every npm script that a page names is there', async (t) => {
+void t.test('every npm script that a page names exists', async (t) => {
   const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
   const named = pages.flatMap((page) =>
     [...read(page).matchAll(/\bnpm (?:run ([a-z][\w:-]*)|(start|test)\b)/g)].map(([, script, short]) => ({
@@ -123,14 +123,14 @@ void t.test('every npm script that a page names is there', async (t) => {
   for (const { page, script } of named) t.ok(script in scripts, `${page}: npm run ${script}`)
 })
 
-void t.test('every configuration that a page shows passes baton check', async (t) => {
+void t.test('every configuration on a page passes baton check', async (t) => {
   const listener = { name: 'web', listen: '127.0.0.1:8080', service: 'web' }
   const configurations = blocks
     .filter(({ language }) => language === 'json')
     .flatMap((block) => {
       const shown = JSON.parse(block.text) as Record<string, unknown>
       if (!('listeners' in shown || 'services' in shown)) return []
-      // Some show the one part that they are about.
+      // Some configurations show only the part that they are about.
       return [{ block, config: { listeners: [listener], services: { web: {} }, ...shown } }]
     })
   t.ok(configurations.length > 5)
@@ -140,7 +140,7 @@ void t.test('every configuration that a page shows passes baton check', async (t
     t.same(err, [], `${placeOf(block)}: no warning`)
   }
 
-  // As a reader types it, in the folder of the largest.
+  // As a reader types it, in the folder of the largest configuration.
   const [{ config } = { config: {} }] = configurations.toSorted(
     (a, b) => b.block.text.length - a.block.text.length,
   )
@@ -148,7 +148,7 @@ void t.test('every configuration that a page shows passes baton check', async (t
   t.match(typed, { code: 0, out: [/^baton\.json: ok \(/], err: [] })
 })
 
-/** In a folder of its own, with what it names beside it. */
+/** Written to its own folder, together with the files it names. */
 function written(t: Test, config: Record<string, unknown>): string {
   const folder = temporaryFolder(t)
   for (const [, name] of JSON.stringify(config).matchAll(/"\w+File":"([^"/]+)"/g))
@@ -159,7 +159,7 @@ function written(t: Test, config: Record<string, unknown>): string {
   return file
 }
 
-void t.test('every program that quotes a file is what that file says', async (t) => {
+void t.test('every program that quotes a file matches it', async (t) => {
   const quotes = blocks.filter(({ from }) => from !== undefined)
   t.ok(quotes.length >= 10)
   for (const block of quotes)
@@ -169,7 +169,7 @@ void t.test('every program that quotes a file is what that file says', async (t)
 void t.test('every program of a guide or a README is run or compiled', async (t) => {
   const programs = blocks.filter(({ language }) => ['js', 'ts'].includes(language))
   for (const block of programs) {
-    // Its fragments have placeholders; each function has tests of its own.
+    // Its fragments contain placeholders; each function has its own tests.
     if (block.page === 'packages/native-sendmsg/README.md') continue
     const written = block.target !== undefined && TOURS.includes(block.page)
     t.ok(block.from !== undefined || written, placeOf(block))

@@ -5,7 +5,7 @@ import { judge } from './chaos/verdict.mjs'
 import { LIMIT, SOON } from './support/limits.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 
-/** Draws each kind of fault once but `kill all`; test/long/chaos.test.ts has that too. */
+/** Draws each kind of fault once except `kill all`, which only test/long/chaos.test.ts covers. */
 const SEED = 161
 
 void t.test(
@@ -39,7 +39,7 @@ void t.test('chaos: wrong usage is told apart from a violation', { timeout: LIMI
   t.match(run.lines, [/many is not a whole number/, /^usage: npm run chaos/])
 })
 
-/** The verdict on one relayed client of port 7, reset at 50 ms, by what two backends wrote down; the first was killed at `killedAt`. */
+/** Verdict on one relayed client on port 7, reset at 50 ms, from the journals of two backends; the first was killed at `killedAt`. */
 function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: number | undefined) {
   const folder = temporaryFolder(t)
   const backends = journals.map((lines, index) => {
@@ -76,8 +76,8 @@ function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: n
   })
 }
 
-// A run of ten minutes once blamed a living backend for the reset of a client that it had never owned: it had slept through
-// the offer of a relay, and adopted it long after the broker had cut it and given the client to another.
+// A ten-minute run once blamed a live backend for the reset of a client that it had never owned: it had slept through
+// the offer of a relay, and adopted it long after the broker had cut it and given the client to another backend.
 void t.test('chaos: a relay that was cut before it was adopted owns no client', (t) => {
   const owner = ['a 1000 carried 7 relay C', 'r 1500 carried 7 1']
   const sleeper = ['a 40000 carried 7 relay C', 'u 41000 carried 7 C']

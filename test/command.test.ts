@@ -9,13 +9,13 @@ import { freePort } from './support/free-port.ts'
 import { temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 
-// The command as a user types it: what it prints, and the exit code that a script sees. All that it can be told wrong is in
-// packages/broker/test/cli.test.ts, which needs no process of its own for each.
+// The command as a user types it: its output, and the exit code that a script sees. Usage errors are tested in
+// packages/broker/test/cli.test.ts, which needs no process for each.
 
 const LISTENER = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
 const WORKING = { admin: { listen: '127.0.0.1:0' }, listeners: [LISTENER], services: { web: {} } }
 
-/** A client waits until the test, or the end of the broker, is done with it; a backend on a busy machine may take its time. */
+/** Clients are held until the test or the broker ends, and a backend on a busy machine has time to adopt. */
 const PATIENT = { services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } } }
 
 function configured(t: Test, config: object): string {
@@ -39,7 +39,7 @@ void t.test(
   },
 )
 
-/** What holds for each broker that was asked to end, and had until its drainDeadline. */
+/** Holds for every broker that was asked to stop and had until its drainDeadline. */
 async function drainedInOrder(t: Test, broker: Broker): Promise<void> {
   t.same(await broker.program.exited, { code: 0, signal: null })
   t.same(
@@ -58,7 +58,7 @@ async function heldClient(t: Test, broker: Broker): Promise<Client> {
   return client
 }
 
-/** Node's options of the worker. */
+/** Whether the worker runs with Node options for a small heap. */
 function isSmall(broker: Broker): boolean {
   return readFileSync(`/proc/${broker.pid}/cmdline`, 'utf8').split('\0').includes('--max-semi-space-size=4')
 }
@@ -77,11 +77,11 @@ void t.test(
     const broker = await startBroker(t, { config })
     let complaints = ''
     broker.program.child.stderr?.on('data', (chunk: Buffer) => (complaints += chunk.toString()))
-    /** `baton ...` that asks a running broker finds it through its configuration. */
+    // Client commands find a running broker through its configuration file.
     const file = broker.configFile
     const smallAtFirst = isSmall(broker)
 
-    await t.test('a second broker is told what is in use, and says so with exit code 1', async (t) => {
+    await t.test('a second broker exits with 1, and names what is in use', async (t) => {
       const sameListener = configured(t, { ...WORKING, listeners: [{ ...LISTENER, listen }] })
       const sameAdmin = configured(t, { ...WORKING, admin: { listen: admin } })
       const taken = await baton(t, ['start', '--config', sameListener])
@@ -118,7 +118,7 @@ void t.test(
       t.match(printed.services[0]?.outcomes, { handed_off: 1 })
     })
 
-    await t.test('drain of what is not there: exit code 1, by its name', async (t) => {
+    await t.test('drain of a missing service or backend: exit code 1, with its name', async (t) => {
       for (const [name, says] of [
         ['wbe', 'baton: there is no service "wbe"; there are: web'],
         ['web/web-7', 'baton: service web has no backend "web-7"'],
@@ -148,7 +148,7 @@ void t.test(
       broker.program.kill('SIGTERM')
       await broker.program.message('draining')
       idle.socket.destroy()
-      t.equal((await waiting.answer()).status, 503, 'then it is told')
+      t.equal((await waiting.answer()).status, 503, 'then it is rejected')
       await drainedInOrder(t, broker)
       t.equal(complaints, '')
       t.same(
@@ -158,7 +158,7 @@ void t.test(
       )
     })
 
-    await t.test('after its end there is no answer: exit code 1, and where', async (t) => {
+    await t.test('after its end there is no answer: exit code 1, with the address', async (t) => {
       t.same(await batonHere('status', '--config', file), {
         code: 1,
         out: [],
@@ -168,29 +168,26 @@ void t.test(
       })
     })
 
-    // With a client that has closed first, and one that was closed.
+    // One connection was closed by the client, one by the server.
     const next = await startBroker(t, { config, env: { NODE_OPTIONS: '--max-semi-space-size=32' } })
     t.equal(next.address(), listen, 'a drained broker can be started again at once on the same addresses')
     t.equal(next.admin, `http://${admin}`)
 
-    await t.test(
-      "a worker keeps little room for what is new, unless Node's options say otherwise",
-      async (t) => {
-        t.ok(smallAtFirst)
-        t.notOk(isSmall(next))
-      },
-    )
+    await t.test('a worker has a small young generation, unless Node options set one', async (t) => {
+      t.ok(smallAtFirst)
+      t.notOk(isSmall(next))
+    })
 
     await t.test('SIGINT drains and exits 0; a client that waits has until drainDeadline', async (t) => {
       const waiting = await heldClient(t, next)
       next.program.kill('SIGINT')
-      t.equal((await waiting.answer()).status, 503, 'then it is told')
+      t.equal((await waiting.answer()).status, 503, 'then it is rejected')
       await drainedInOrder(t, next)
     })
   },
 )
 
-void t.test('a second signal ends it at once, with exit code 1', { timeout: LIMIT }, async (t) => {
+void t.test('a second signal ends the broker at once, with exit code 1', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { ...PATIENT, drainDeadline: '5m' } })
   const waiting = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
   await broker.until(

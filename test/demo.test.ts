@@ -23,7 +23,7 @@ async function startDemo(t: Test): Promise<Demo> {
   const program = new Program(t, process.execPath, [join(root, 'examples/dist/demo.js')], {
     env: { TMPDIR: temporary },
   })
-  await program.line((line) => line.startsWith('Ctrl-C'), 'what to try')
+  await program.line((line) => line.startsWith('Ctrl-C'), 'the suggestions')
   const printed = program.lines.join('\n')
   const pids = /\(pids (\d+) and (\d+)\)/.exec(printed)?.slice(1).map(Number) ?? []
   const url = /^ +(http:\S+)$/m.exec(printed)?.[1] as string
@@ -31,7 +31,7 @@ async function startDemo(t: Test): Promise<Demo> {
   return { program, url, admin, pids, temporary }
 }
 
-/** The pid that answered, over a connection of its own. */
+/** The pid that answered, on a new connection. */
 async function answeredBy(url: string): Promise<number> {
   const request = httpRequest(url, { agent: false })
   request.end()
@@ -48,7 +48,7 @@ async function statusOf({ admin }: Demo): Promise<Seen> {
   return (await (await fetch(`${admin}/api/v1/status`)).json()) as Seen
 }
 
-/** How often the broker had to take a connection to another backend. */
+/** How many connections the broker had to pass to another backend. */
 async function failures({ admin }: Demo): Promise<number> {
   const text = await (await fetch(`${admin}/metrics`)).text()
   const counts = [...text.matchAll(/^baton_handoff_failures_total\{.*\} (\d+)$/gm)]
@@ -56,8 +56,8 @@ async function failures({ admin }: Demo): Promise<number> {
 }
 
 /**
- * Which backends answer two clients, asked in turn. The demo's backends have the half second of the default to take a client; on a busy machine
- * that may not do, and the other one gets it: then two others are asked.
+ * The backends that answer two clients, asked in turn. The demo's backends have the default half second to take a client; on a
+ * busy machine that may be too short and the other backend gets it, so two more clients are tried.
  */
 async function twoAnswers(demo: Demo): Promise<Set<number>> {
   for (;;) {
@@ -71,7 +71,7 @@ async function twoAnswers(demo: Demo): Promise<Set<number>> {
   }
 }
 
-/** Somebody else has the port, or this test does: either way it is not free. */
+/** The port ends up taken, either by another process or by this test. */
 async function occupy(t: Test, port: number): Promise<void> {
   const server = createServer()
   server.listen(port, '127.0.0.1')
@@ -114,10 +114,10 @@ void t.test(
 
     const { broker } = await statusOf(demo)
     program.kill('SIGINT')
-    // Terminals and npm may send it twice.
+    // Terminals and npm may send SIGINT twice.
     program.kill('SIGINT')
     t.same(await program.exited, { code: 0, signal: null })
-    // What did not end within the three seconds that the demo gives was killed, and may be on its way out.
+    // A process that outlived the demo's three seconds was killed, and may still be exiting.
     await eventually(() => ![broker.pid, other, replacement].some(exists), 'no process is left')
     t.same(readdirSync(temporary), [], 'nor a file')
   },

@@ -11,11 +11,11 @@ import { PassedClient } from './support/passed-client.ts'
 import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
 import { startServices } from './support/service.ts'
 
-// How often backends register: what the page asks of them, and what a worker lets a backend cost that does otherwise.
+// How often backends register: the rules for backends, and the limits that a worker enforces against one that breaks them.
 
 const NOBODY = 65_534
 const asRoot = process.getuid?.() === 0
-/** Another user must be able to read this repository, too. */
+/** The other user must be able to read this repository. */
 const canBeNobody =
   asRoot &&
   spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
@@ -29,11 +29,11 @@ const withoutPython =
   spawnSync('python3', ['--version']).status !== 0 &&
   'python3 is not installed'
 
-/** Registrations of one backend after one reload: the one that is due, and those that a worker allows a backend that dials for nothing. */
+/** Registrations of one backend per reload: the one that is due, plus those that a worker allows a backend that dials needlessly. */
 const MAX_REGISTRATIONS = 1 + 4
-/** Far above these, and far below the thousands that there were. */
+/** Far above both limits, and far below the thousands seen before the fix. */
 const STORM = 50
-/** What `literal-backend.py` says after a dial. */
+/** Messages that `literal-backend.py` prints after a dial. */
 const DIALLED = new Set(['registered', 'refused', 'no answer'])
 
 void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (t) => {
@@ -62,7 +62,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     program.messages().filter((line) => line['msg'] === msg && (code === undefined || line['code'] === code))
       .length
 
-  // All for which a reload means something, so that one reload serves them all.
+  // All backends that a reload affects, so that one reload tests them all.
   const literal = (...args: string[]) =>
     new Program(t, 'python3', [join(root, 'test/programs/literal-backend.py'), control, ...args])
   const eager = withoutPython === false ? literal('literal') : undefined
@@ -73,7 +73,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
           env: { BATON_SOCKET: control, BATON_SERVICE: 'example', PYTHONDONTWRITEBYTECODE: '1' },
         })
       : undefined
-  // It may write neither beside the control socket nor to its temporary folder.
+  // It can write neither next to the control socket nor to its temporary folder.
   const foreign = canBeNobody
     ? new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
         env: { BATON_SOCKET: control, BATON_SERVICE: 'foreign', TMPDIR: '/proc/no-such-folder' },
@@ -82,7 +82,7 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     : undefined
 
   await scene(
-    'a registration that lives can be replaced a few times, one that has ended at once',
+    'a live registration can be replaced only a few times, one that has ended at once',
     async (t) => {
       const register = (backend: string | null) =>
         FalseBackend.register(t, control, hello('places', { backend }))
@@ -103,13 +103,13 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
       peer.die()
       await services.places.backends(0)
       peer = await register(backend)
-      t.equal(peer.welcome.backend, backend, 'a backend whose registration has ended comes back at once')
+      t.equal(peer.welcome.backend, backend, 'a backend whose registration has ended returns at once')
       t.match((await services.places.backends(1)).backends, [{ id: backend }])
       peer.die()
     },
   )
 
-  await scene('a relay endpoint that no broker could dial counts as none', async (t) => {
+  await scene('a relay endpoint that the broker could not dial counts as none', async (t) => {
     for (const path of ['relay.sock', '\0relay', '/relay\0', `/${'é'.repeat(53)}x`]) {
       const { answer, connection, lane } = await greet(control, hello('paths', { reconnect: { path } }))
       t.equal(answer.type, 'welcome', JSON.stringify(path))
@@ -136,16 +136,16 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   })
 
   await scene(
-    'a backend that can make no relay endpoint registers without',
+    'a backend that cannot create a relay endpoint registers without one',
     async (t) => {
-      // It dialled for ever, and was never registered.
+      // It redialled forever and was never registered.
       await foreign?.message('ready')
       t.same(await services.foreign.answeredBy(t, 1), new Set([foreign?.pid]))
     },
     notNobody,
   )
 
-  await scene('at a reload a backend is asked to register again, one that drains is not', async (t) => {
+  await scene('at a reload a backend is asked to register again, but not if it drains', async (t) => {
     const stays = await FalseBackend.register(t, control, hello('moving'))
     const drains = await FalseBackend.register(t, control, hello('moving'))
     drains.wire.write({ type: 'drain', deadline: null, reason: 'test' })
@@ -166,10 +166,10 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   })
 
   await scene(
-    'one that dials at every end registers a few times after a reload, and serves',
+    'a backend that redials at every end registers a few times after a reload, and serves',
     async (t) => {
-      // The end of the old worker's registration made it dial. That registration took the place of the one with the new worker,
-      // whose end made it dial, and so on: thousands within seconds, from one reload.
+      // It redialled when its registration with the old worker ended. The new registration replaced the one with the new
+      // worker, whose end made it redial, and so on: one reload caused thousands of dials within seconds.
       const backend = eager as Program
       const refusals = () => count(backend, 'refused', 'AlreadyRegistered')
       const registrations = () => count(backend, 'registered') - 1
@@ -190,20 +190,20 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   )
 
   await scene(
-    'one that hammers costs the worker next to nothing, and others register meanwhile',
+    'a backend that hammers costs the worker next to nothing, and others can register',
     async (t) => {
       const backend = deaf as Program
       const refusals = () => count(backend, 'refused', 'TooManyRegistrations')
       const late = () => count(backend, 'no answer')
       const storms = () => count(backend, 'registered') > STORM
-      await eventually(() => refusals() > 0 || storms(), 'it is told that it dials too often')
-      // 8 dials are refused at once, then one is closed late: between two late ones lies a second. It was thousands.
+      await eventually(() => refusals() > 0 || storms(), 'it is refused for dialling too often')
+      // 8 dials are refused immediately, then one is closed late: late ones are at least a second apart. There were thousands.
       const seen = late()
       await eventually(() => late() > seen || storms(), 'its dials are closed late')
       const dials = () => backend.messages().filter(({ msg }) => DIALLED.has(String(msg))).length
       const from = { late: late(), dials: dials(), at: performance.now() }
       const other = await services.other.start(t)
-      await eventually(() => late() >= from.late + 3 || storms(), 'it goes on, slowed')
+      await eventually(() => late() >= from.late + 3 || storms(), 'it continues, more slowly')
       const rate = ((dials() - from.dials) / (performance.now() - from.at)) * 1000
       t.ok(rate < 20, `${rate.toFixed(1)} dials a second`)
       t.ok(count(backend, 'registered') <= 1 + MAX_REGISTRATIONS)
@@ -219,13 +219,13 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   )
 
   await scene(
-    'a backend without a relay endpoint says so once, however often it registers',
+    'a backend without a relay endpoint logs it once, however often it registers',
     async (t) => {
       const backend = foreign as Program
       await eventually(() => count(backend, 'connected') === 2, 'it is registered with the next worker')
       await services.foreign.backends(1)
       t.same(await services.foreign.answeredBy(t, 1), new Set([backend.pid]))
-      const warnings = backend.lines.filter((line) => line.includes('no socket for relays could be made'))
+      const warnings = backend.lines.filter((line) => line.includes('cannot create a socket for relays'))
       t.equal(warnings.length, 1)
       t.match(warnings[0], '/proc/no-such-folder')
     },
@@ -250,9 +250,9 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
     withoutPython,
   )
 
-  // The last: this process has dialled more often than it may, from then on.
+  // Must be last: from here on this process is over its dial limit.
   await scene(
-    'a process that registers hundreds of backends at once is refused the most of them',
+    'a process that registers hundreds of backends at once is refused for most of them',
     async (t) => {
       const from = performance.now()
       const dials = await Promise.allSettled(
@@ -280,18 +280,18 @@ void t.test('one broker, and backends that dial it', { timeout: LIMIT }, async (
   )
 })
 
-void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, async (t) => {
+void t.test('a backend with the SDK, and a scripted broker', { timeout: LIMIT }, async (t) => {
   const broker = new FalseBroker(t)
   const backend = new Program(t, process.execPath, [join(root, 'test/programs/told-backend.mjs')], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', DRAIN_DEADLINE: '10m' },
   })
-  /** Everything sent before has been dealt with when this resolves. */
+  /** Resolves once the backend has handled everything sent before. */
   const probe = async ({ wire }: Registered, id: number) => {
     wire.write({ type: 'heartbeat', id, reply: false })
     await wire.frame('heartbeat', (frame) => frame.reply && frame.id === id)
   }
 
-  await t.test('it does not dial before the time that a refusal names', { timeout: LIMIT }, async (t) => {
+  await t.test('it does not dial before the retry time of a refusal', { timeout: LIMIT }, async (t) => {
     const { wire } = await broker.dialled()
     const at = performance.now()
     const answer = { code: 'TooManyRegistrations', message: 'too often', retry: true, retryAfter: 400 }
@@ -299,7 +299,7 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
     wire.close()
     const again = await broker.dialled()
     const waited = performance.now() - at
-    // 25 to 50 ms of its own come on top.
+    // The backend adds 25 to 50 ms of its own.
     t.ok(waited >= 424, `after ${Math.round(waited)} ms`)
     again.wire.close()
   })
@@ -322,7 +322,7 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
         'it notices the end',
       )
       await probe(newest, 2)
-      t.equal(broker.pending, 0, 'the end of what was told RECONNECT causes no dial')
+      t.equal(broker.pending, 0, 'the end of a registration that got RECONNECT causes no dial')
       newest.die()
       newest = await broker.registered()
       t.equal(newest.hello.backend, older.id)
@@ -331,25 +331,29 @@ void t.test('a backend with the SDK, and a broker by hand', { timeout: LIMIT }, 
     },
   )
 
-  await t.test('one that drains answers no RECONNECT, and dials no more', { timeout: LIMIT }, async (t) => {
-    const passed = new PassedClient(t, '/wait')
-    const offer = newest.offer()
-    newest.post(offer.token, passed.fd)
-    newest.ring(offer)
-    await newest.acked(offer)
-    newest.wire.write({ type: 'drain', deadline: null, reason: 'test' })
-    await newest.wire.frame('drain', () => true)
-    newest.wire.write({ type: 'reconnect', reason: 'test' })
-    await probe(newest, 4)
-    t.equal(broker.pending, 0, 'no answer to RECONNECT')
-    newest.die()
-    await eventually(
-      () => backend.messages().filter(({ msg }) => msg === 'disconnected').length === 3,
-      'it notices the end',
-    )
-    passed.leave()
-    backend.child.stdin?.end()
-    t.same(await backend.exited, { code: 0, signal: null }, 'it finishes by itself')
-    t.equal(broker.pending, 0)
-  })
+  await t.test(
+    'a draining backend does not answer RECONNECT or dial again',
+    { timeout: LIMIT },
+    async (t) => {
+      const passed = new PassedClient(t, '/wait')
+      const offer = newest.offer()
+      newest.post(offer.token, passed.fd)
+      newest.ring(offer)
+      await newest.acked(offer)
+      newest.wire.write({ type: 'drain', deadline: null, reason: 'test' })
+      await newest.wire.frame('drain', () => true)
+      newest.wire.write({ type: 'reconnect', reason: 'test' })
+      await probe(newest, 4)
+      t.equal(broker.pending, 0, 'no answer to RECONNECT')
+      newest.die()
+      await eventually(
+        () => backend.messages().filter(({ msg }) => msg === 'disconnected').length === 3,
+        'it notices the end',
+      )
+      passed.leave()
+      backend.child.stdin?.end()
+      t.same(await backend.exited, { code: 0, signal: null }, 'it finishes by itself')
+      t.equal(broker.pending, 0)
+    },
+  )
 })

@@ -5,7 +5,7 @@ import { root } from './support/process.ts'
 
 const page = readFileSync(join(root, 'docs/reference/errors.md'), 'utf8')
 
-/** First cells of the tables under a heading, without their backticks. */
+/** First cells of the tables below a heading, without backticks. */
 function listed(heading: string): string[] {
   const from = page.indexOf(`\n## ${heading}`)
   const to = page.indexOf('\n## ', from + 1)
@@ -75,7 +75,7 @@ void t.test('every refusal is on the page, and no other', async (t) => {
 })
 
 void t.test(
-  'the protocol page has the same refusals, and says rightly which may succeed later',
+  'the protocol page has the same refusals, with the correct ones marked as temporary',
   async (t) => {
     const section =
       /\n### Refusals\n([^]*?)\n### /.exec(

@@ -8,13 +8,13 @@ import { Program } from './support/process.ts'
 import { type Service, startServices } from './support/service.ts'
 
 // The promise under load: whatever dies between accept and adoption, no client sees an error that another backend could have
-// hidden. Here are short forms of `bench/kill.mjs` and `bench/hold.mjs`; the longer ones, with that of `bench/stuck.mjs`,
-// are in `test/slow/exactly-once.test.ts`.
+// hidden. These are short forms of `bench/kill.mjs` and `bench/hold.mjs`; `test/slow/exactly-once.test.ts` has longer ones,
+// and a form of `bench/stuck.mjs`.
 
 const { broker, services } = await startServices(t, { killed: {}, down: {} })
 
 void t.test(
-  'SIGKILL of backends under load: no error for a connection that had no whole ACK',
+  'SIGKILL of backends under load: no error for a connection without a complete ACK',
   { timeout: LIMIT },
   async (t) => {
     await killBackends(t, services.killed, 8)
@@ -22,7 +22,7 @@ void t.test(
 )
 
 void t.test(
-  'all backends down: those who waited are served in order of arrival, those who left are counted',
+  'all backends down: held clients are served in order of arrival, those that left are counted',
   { timeout: LIMIT },
   async (t) => {
     const { down } = services
@@ -39,18 +39,18 @@ void t.test(
     }
     await down.until(({ backends }) => backends.length === 0, 'all are down')
 
-    // More than are offered to one backend at once.
+    // More clients than are offered to one backend at once.
     const arrived = await arrive(t, down, 100)
     const stayed = arrived.filter(({ kind }) => kind !== 'leaves')
-    await down.until(({ held }) => held === stayed.length, 'those who left are gone')
+    await down.until(({ held }) => held === stayed.length, 'clients that left are gone')
     t.ok(
       stayed.every(({ client }) => client.open && client.received === ''),
-      'silence meanwhile',
+      'no bytes meanwhile',
     )
 
     const last = await start()
     const bodies = await Promise.all(stayed.map(async ({ client }) => (await client.answer()).body))
-    t.same(new Set(bodies), new Set([`${last.pid}\n`]), 'all who waited are served')
+    t.same(new Set(bodies), new Set([`${last.pid}\n`]), 'all held clients are served')
     t.same(
       adoptedPorts(env.ADOPTIONS),
       stayed.map(({ port }) => port),
@@ -69,7 +69,7 @@ void t.test(
 
 type Kind = 'waits' | 'half-closes' | 'leaves'
 
-/** Clients in four waves; the broker has accepted each wave before the next one begins. */
+/** Clients in four waves; the broker has accepted each wave before the next begins. */
 async function arrive(
   t: Test,
   service: Service,
@@ -92,7 +92,7 @@ async function arrive(
   return arrived
 }
 
-/** Client ports in the order of their adoption, as `recording-backend.mjs` writes them down. */
+/** Client ports in order of adoption, as recorded by `recording-backend.mjs`. */
 function adoptedPorts(file: string): number[] {
   return readFileSync(file, 'utf8')
     .trimEnd()

@@ -15,7 +15,7 @@ import { LIMIT } from './support/limits.ts'
 
 const readme = readFileSync(join(root, 'examples/README.md'), 'utf8')
 
-/** The command of examples/README.md that runs this program: what stands there is what is tested. */
+/** The command in examples/README.md that runs this program, so the documented command is the one tested. */
 function commandOf(file: string): { command: string; args: string[]; env: Record<string, string> } {
   const line = readme.split('\n').find((each) => /^[A-Z_]+=\S+ /.test(each) && each.includes(`/${file}`))
   if (line === undefined) throw new Error(`examples/README.md has no command that runs ${file}`)
@@ -29,7 +29,7 @@ function commandOf(file: string): { command: string; args: string[]; env: Record
   return { command: command === 'node' ? process.execPath : command, args, env }
 }
 
-/** Runs an example as its README says, registered when this resolves. `cwd`: a folder with `examples` in it. */
+/** Runs an example as its README says; resolves once it has registered. `cwd`: a folder that contains `examples`. */
 async function startExample(test: Test, broker: Broker, file: string, cwd = root): Promise<Program> {
   const { command, args, env } = commandOf(file)
   const before = new Set(
@@ -52,7 +52,7 @@ async function startExample(test: Test, broker: Broker, file: string, cwd = root
   return program
 }
 
-/** Waits until the broker gives it no connection any more; it is gone from the status when it had nothing to finish. */
+/** Waits until the broker offers it no more connections. A backend with nothing to finish disappears from the status. */
 async function draining(broker: Broker, pid: number): Promise<void> {
   await broker.until(
     ({ services }) =>
@@ -79,7 +79,7 @@ async function get(url: string, agent: Agent): Promise<Answer> {
   return { status, connection: headers.connection, body: await text(response), localPort }
 }
 
-/** Where the suite must be complete, a missing interpreter is a failure of its own, and not a reason to skip. */
+/** In CI a missing interpreter is a failure, not a reason to skip. */
 function pythonIsHere(): boolean {
   return process.env['CI'] !== undefined || spawnSync('python3', ['--version']).status === 0
 }
@@ -90,8 +90,8 @@ function startAll(test: Test): Promise<Broker> {
     listeners: { listen: string }[]
     services: Record<string, object>
   }
-  // As it stands there, but for what tests that run at the same time would share, and for the time that a backend on a busy
-  // machine may take.
+  // The documented file, except for names shared with other tests that run at the same time, and for deadlines that a
+  // busy machine could miss.
   const patient = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
   const services = Object.fromEntries(
     Object.entries(config.services).map(([name, service]) => [name, { ...service, ...patient }]),
@@ -151,13 +151,13 @@ void t.test('examples', async (t) => {
       await draining(broker, program.pid)
       const sent = 'x'.repeat(1 << 20)
       client.end(sent)
-      t.equal(await text(client), sent, 'all of it, after the client has said that it is done')
+      t.equal(await text(client), sent, 'all of it, after the client’s FIN')
       t.same(await program.exited, { code: 0, signal: null })
     },
   )
 
   void t.test(
-    'ws-chat.js lets clients hear each other, and sends them away when it drains',
+    'ws-chat.js broadcasts to its clients, and closes them when it drains',
     { timeout: LIMIT },
     async (t) => {
       const program = await startExample(t, broker, 'ws-chat.js')
@@ -182,7 +182,7 @@ void t.test('examples', async (t) => {
   )
 
   void t.test(
-    'tls.js speaks HTTP/2 and HTTP/1.1 with a certificate of its own',
+    'tls.js serves both HTTP/2 and HTTP/1.1 with its own certificate',
     { timeout: LIMIT },
     async (t) => {
       const folder = temporaryFolder(t)
@@ -214,7 +214,7 @@ void t.test('examples', async (t) => {
     },
   )
 
-  void t.test('tls.js without a certificate says how it is called', { timeout: LIMIT }, async (t) => {
+  void t.test('tls.js without a certificate prints its usage', { timeout: LIMIT }, async (t) => {
     const program = new Program(t, process.execPath, [join(root, 'examples/dist/tls.js')], {
       env: { BATON_SERVICE: 'tls', BATON_SOCKET: broker.control },
     })

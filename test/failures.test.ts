@@ -9,15 +9,15 @@ import { FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT, starts } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
 
-// A backend by hand makes each failure; the client must see nothing of it.
+// Every failure of a handoff, caused by a scripted backend; the client must not notice it.
 
-/** Half a start of a broker: far longer than an honest backend needs, and short for one that never answers. */
+/** Half a broker start: far longer than an honest backend needs, and short for one that never answers. */
 const ACK_DEADLINE = starts(0.05)
-/** No time of a service is up except where a test is about that. */
+/** No deadline expires except where a test is about that. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m', failureLimit: { failures: 1000 } }
 const PROMPT = { ...PATIENT, ackDeadline: ACK_DEADLINE }
 
-/** Each is a service of its own: the failure, and what a backend by hand does with the one offer that it has. */
+/** Each has its own service: the failure, and what the scripted backend does with the one offer it gets. */
 const FAULTS: Record<string, [failure: string, act: (peer: FalseBackend) => void | Promise<void>]> = {
   ...Object.fromEntries(
     NACK_REASONS.map((reason) => [reason, [reason, (peer: FalseBackend) => refuse(peer, reason)]]),
@@ -44,7 +44,7 @@ function refuse(peer: FalseBackend, reason: NackReason): void {
 
 void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, async (t) => {
   const services: Record<string, object> = {
-    // A client that waited may be offered to the faulty one again, which then lets the deadline pass.
+    // A held client may be offered to the faulty backend again, which then lets the deadline expire.
     ...Object.fromEntries(Object.keys(FAULTS).map((name) => [name, PROMPT])),
     prompt: PROMPT,
     relayed: { ...PROMPT, handoff: 'off' },
@@ -61,7 +61,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
       services,
     },
   })
-  // An honest backend of each service, once it is told to join it.
+  // An honest backend for each service, once told to join.
   const honest = new Program(t, process.execPath, [join(root, 'test/programs/service-backends.mjs')], {
     env: { BATON_SOCKET: broker.control },
   })
@@ -75,7 +75,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     broker.metric(`baton_handoff_failures_total{service="${name}",reason="${reason}"}`)
 
   await t.test(
-    'no ACK by the deadline is BackendAckTimeout, and what was not taken goes on',
+    'no ACK by the deadline is BackendAckTimeout, and untaken clients move on',
     { timeout: LIMIT },
     async (t) => {
       const peer = await register(t, 'prompt')
@@ -93,8 +93,8 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
     },
   )
 
-  await t.test('a relay without an ACK by the deadline goes on, too', { timeout: LIMIT }, async (t) => {
-    // An endpoint that takes the header and says nothing.
+  await t.test('a relay without an ACK by the deadline moves on, too', { timeout: LIMIT }, async (t) => {
+    // An endpoint that reads the header and sends nothing.
     const silent = await startBackend(t, broker, 'http-backend.mjs', { service: 'relayed' })
     silent.kill('SIGSTOP')
     const client = await ask(t, 'relayed')
@@ -111,12 +111,12 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
   })
 
   await t.test(
-    'where policy forbids the handoff no attempt is made, and the reason is ServicePolicyDisabled',
+    'if policy forbids the handoff, no attempt is made, and the reason is ServicePolicyDisabled',
     { timeout: LIMIT },
     async (t) => {
       const peer = await register(t, 'forbidden')
       const client = await ask(t, 'forbidden')
-      t.equal((await client.answer()).status, 503, 'none takes its bytes either')
+      t.equal((await client.answer()).status, 503, 'it is not relayed either')
       const reason = 'ServicePolicyDisabled'
       const held = `baton_fallbacks_total{service="forbidden",action="hold",reason="${reason}"}`
       t.equal(await broker.metric(held), 1)
@@ -129,7 +129,7 @@ void t.test('failures of a handoff, seen by the client', { timeout: LIMIT }, asy
   )
 
   await t.test(
-    'whatever goes wrong with a handoff, the client hears nothing of it and is served',
+    'whatever goes wrong with a handoff, the client does not notice and is served',
     { timeout: LIMIT },
     async (t) => {
       const all = t

@@ -12,13 +12,13 @@ import { masterStatus, reload } from './support/operator.ts'
 import { cleanEnvironment, Program, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
 
-// A cleaner of temporary folders removes what a running broker needs on disk: it is created again, and works.
+// A temporary-folder cleaner removes files that a running broker needs: the broker recreates them, and they work.
 
 const CREATED = 'a file that the broker needs was removed or replaced; created it again'
 const CHANGED = 'owner or mode of a file that the broker needs was changed; restored them'
 const FAILED = 'a file that the broker needs is gone and cannot be created; trying again every second'
 
-/** One request over a Unix socket; the pid of the backend that answers. */
+/** Sends one request over a Unix socket; resolves with the pid of the backend that answers. */
 function ask(socketPath: string, path = '/'): Promise<{ status: number; pid: number; body: string }> {
   return new Promise((resolve, reject) => {
     const request = http.get({ socketPath, path, agent: false }, (response) => {
@@ -36,7 +36,7 @@ function isSocket(path: string): boolean {
   return lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true
 }
 
-void t.test('one broker loses one file after the other', { timeout: LIMIT }, async (t) => {
+void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const run = join(folder, 'run')
   const [web, relayed, admin] = ['web', 'relayed', 'admin'].map((name) =>
@@ -63,7 +63,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
   const broker = new Broker(program, folder, configFile, await program.message('accepting connections'))
   const told = (msg: string, about: string) =>
     program.messages().filter((each) => each['msg'] === msg && JSON.stringify(each).includes(about)).length
-  /** Removes it, and waits until the broker says that it is there again. */
+  /** Removes it, and waits until the broker logs that it was recreated. */
   const loses = async (path: string, remove = () => rmSync(path, { recursive: true })) => {
     const before = told(CREATED, `"${path}"`)
     remove()
@@ -88,7 +88,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.equal((await masterStatus(t, broker)).master.pid, program.pid)
   })
 
-  await t.test('the socket of a listener: what waits in the queue of the former one is served', async (t) => {
+  await t.test('the socket of a listener: clients in the queue of the old one are served', async (t) => {
     const { workers } = await masterStatus(t, broker)
     const worker = workers[0]?.pid
     signal(worker, 'SIGSTOP')
@@ -104,7 +104,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.equal(lstatSync(web).mode & 0o777, 0o666)
   })
 
-  await t.test('the folder of a listener, which is created as it was', async (t) => {
+  await t.test('the folder of a listener, which is recreated as it was', async (t) => {
     await loses(web, () => rmSync(dirname(web), { recursive: true }))
     t.equal(statSync(dirname(web)).mode & 0o777, 0o750)
     t.equal((await ask(web)).pid, first.pid)
@@ -129,11 +129,11 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.match(
       second,
       { status: 1, stderr: /another broker serves this runtime folder/ },
-      'before it is created again',
+      'before it is recreated',
     )
-    await eventually(() => told(CREATED, lock) > 0, 'it is created again')
+    await eventually(() => told(CREATED, lock) > 0, 'it is recreated')
     t.equal(spawnSync('flock', ['--nonblock', lock, 'true']).status, 1, 'and locked')
-    t.ok(isSocket(control) && isSocket(master), 'whose sockets are left alone')
+    t.ok(isSocket(control) && isSocket(master), 'and its sockets are left alone')
     t.equal((await ask(web)).pid, first.pid)
   })
 
@@ -143,12 +143,12 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await loses(control, () => rmSync(run, { recursive: true }))
     t.equal(statSync(run).mode & 0o777, 0o700)
     for (const path of [control, master, lock]) await eventually(() => isSocket(path) || path === lock, path)
-    // Held until the backend has created its endpoint again.
-    t.equal((await ask(relayed)).pid, relay.pid, 'relays go on')
+    // Held until the backend has recreated its endpoint.
+    t.equal((await ask(relayed)).pid, relay.pid, 'relays continue')
     t.equal((await masterStatus(t, broker)).master.pid, program.pid)
   })
 
-  // A reload succeeded while no backend could register any more, or no command could be given.
+  // A reload used to succeed although no backend could register any longer, or no command could be sent.
   await t.test('owner and mode of what is in runtimeDir', async (t) => {
     const isRoot = process.getuid?.() === 0
     for (const [path, mode] of [
@@ -173,10 +173,10 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await late.exited
   })
 
-  await t.test('what cannot be created: a reload says so, until it can', async (t) => {
+  await t.test('files that cannot be created: a reload reports it, until they can', async (t) => {
     rmSync(dirname(web), { recursive: true })
     writeFileSync(dirname(web), '')
-    await eventually(() => told(FAILED, web) > 0, 'it is told')
+    await eventually(() => told(FAILED, web) > 0, 'it is logged')
     t.match(await reload(t, broker), {
       success: false,
       log: [new RegExp(`^a file that the broker needs is gone and cannot be created again: .*${web}`)],
@@ -193,15 +193,15 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await other.line((line) => line === 'locked', 'that it is locked')
     rmSync(control)
     signal(program.pid, 'SIGCONT')
-    await eventually(() => told(FAILED, 'another broker serves') > 0, 'it is told')
+    await eventually(() => told(FAILED, 'another broker serves') > 0, 'it is logged')
     t.match(await reload(t, broker), { success: false, log: [/another broker serves this runtime folder/] })
     t.notOk(isSocket(control))
     await loses(control, () => other.say(''))
   })
 
-  await t.test('after a reload, too: something else in its place is kept', async (t) => {
+  await t.test('after a reload, too: other files at these paths are kept', async (t) => {
     t.match(await reload(t, broker), { success: true })
-    // Stopped, so that it creates nothing between the removal and what replaces it.
+    // Stopped, so that it recreates nothing between the removal and the replacement.
     const replaces = (path: string, by: () => void) =>
       loses(path, () => {
         signal(program.pid, 'SIGSTOP')
@@ -212,7 +212,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     await replaces(control, () => writeFileSync(control, 'precious'))
     t.ok(isSocket(control))
     t.equal(statSync(`${control}.replaced`).size, 8)
-    // The second one lost the first, or could not be moved away: then no command could be given any more.
+    // The second file replaced the first, or could not be moved away, and then no command could be sent any longer.
     for (const path of [control, lock]) {
       for (const name of ['one', 'other'])
         await replaces(path, () => mkdirSync(join(path, name), { recursive: true }))
@@ -225,7 +225,7 @@ void t.test('one broker loses one file after the other', { timeout: LIMIT }, asy
     t.match((await ask(admin, '/metrics')).body, /^baton_files_restored_total [1-9]\d+$/m)
   })
 
-  await t.test('a stop takes away what it has created', async (t) => {
+  await t.test('a stop removes the files that it has created', async (t) => {
     program.kill('SIGTERM')
     t.equal((await program.exited).code, 0)
     for (const path of [control, master, web, admin]) t.notOk(isSocket(path), path)

@@ -9,15 +9,15 @@ import { openDescriptors } from './support/proc.ts'
 import { Program, root } from './support/process.ts'
 import { type Service, type ServiceState, startServices } from './support/service.ts'
 
-// Health checks: what an operator configures, what the backends see of it, and that clients and counts do not.
+// Health checks: the configuration, what backends see of them, and that clients and counters do not.
 
 const HEALTHY = 'backend is healthy'
 const UNHEALTHY = 'backend is unhealthy and not chosen'
 
-/** Over for a backend that does not answer, and for no other. */
+/** Expires only for a backend that does not answer. */
 const SHORT = starts(0.05)
 
-/** A check that no slow machine makes late. */
+/** Even the slowest machine answers this check in time. */
 const check = { path: '/healthz?deep=1', interval: 50, timeout: '10m' }
 
 const { broker, services } = await startServices(t, {
@@ -37,7 +37,7 @@ const apps = new Program(t, process.execPath, [join(root, 'test/programs/health-
 })
 await apps.message('started')
 
-/** One app: a backend among those in the process of all apps, which leaves with its scene. */
+/** One app: a backend in the process shared by all apps; it leaves at the end of its scene. */
 class App {
   readonly #service: Service
   readonly name: string
@@ -64,7 +64,7 @@ class App {
     apps.say(`tell ${this.name} ${health}`)
   }
 
-  /** The checks that it has answered so far, or was to answer. */
+  /** The checks that it has received so far. */
   checks(health?: string): Record<string, unknown>[] {
     return apps
       .messages()
@@ -95,7 +95,7 @@ class App {
     return changes(this.id, count)
   }
 
-  /** All changes of its health up to now: it falls ill, so that the log has one more of which it is known that it is the last. */
+  /** All its health changes so far. Makes it fail first, so that a known last line is in the log. */
   async changesBefore(last = 'ill'): Promise<Record<string, unknown>[]> {
     this.tell(last)
     await this.untilState('unhealthy')
@@ -112,7 +112,7 @@ function changesIn(id: string): Record<string, unknown>[] {
     .map(({ level, msg, reason }) => ({ level, msg, reason }))
 }
 
-/** What the broker has said of changes of one backend, once there are `count` of them. */
+/** Logged health changes of one backend, once there are `count` of them. */
 async function changes(id: string, count: number): Promise<Record<string, unknown>[]> {
   await eventually(() => changesIn(id).length >= count, `${count} changes in the log`)
   return changesIn(id)
@@ -126,7 +126,7 @@ async function servedBy(t: Test, service: Service): Promise<string | undefined> 
   return headers['x-app']
 }
 
-/** The fewest open at any of some moments: between two checks, when there is such a moment. */
+/** The smallest of several counts of open descriptors: the count between two checks, if one was taken then. */
 async function restingDescriptors(pid: number, port?: number): Promise<number> {
   let fewest = Number.POSITIVE_INFINITY
   for (let look = 0; look < 40; look++) {
@@ -181,7 +181,7 @@ void t.test('one failure is a hiccup', { timeout: LIMIT }, async (t) => {
   )
 })
 
-void t.test('an answer that does not come in time is a failure', { timeout: LIMIT }, async (t) => {
+void t.test('a response that is late is a failure', { timeout: LIMIT }, async (t) => {
   const app = await App.join(t, services.late)
   await services.late.backends(1)
   app.tell('silent')
@@ -189,7 +189,7 @@ void t.test('an answer that does not come in time is a failure', { timeout: LIMI
   t.same((await app.changes(2))[1], {
     level: 40,
     msg: UNHEALTHY,
-    reason: `no answer within ${SHORT} ms`,
+    reason: `no response within ${SHORT} ms`,
   })
   app.tell('well')
   await services.late.backends(1)
@@ -217,14 +217,14 @@ void t.test(
     t.same(await ill.changes(1), [{ level: 40, msg: UNHEALTHY, reason: 'status 503' }])
     t.equal((await service.state()).held, 1)
     ill.tell('well')
-    t.equal((await client.answer()).headers['x-app'], ill.name, 'it is served as soon as one is well')
+    t.equal((await client.answer()).headers['x-app'], ill.name, 'it is served as soon as one is healthy')
     t.equal(app.stateIn(await service.state()), 'starting')
     t.notMatch(await readiness(), { text: /service starting has/ })
   },
 )
 
 for (const handoff of ['auto', 'off'] as const) {
-  void t.test(`handoff ${handoff}: checks are in no count`, { timeout: LIMIT }, async (t) => {
+  void t.test(`handoff ${handoff}: checks are not counted`, { timeout: LIMIT }, async (t) => {
     const service = services[handoff]
     const app = await App.join(t, service)
     await service.backends(1)
@@ -268,20 +268,16 @@ for (const handoff of ['auto', 'off'] as const) {
   })
 }
 
-void t.test(
-  'handoff off: a check that fails takes the backend out of choice',
-  { timeout: LIMIT },
-  async (t) => {
-    const service = services.carried
-    const [app, other] = [await App.join(t, service), await App.join(t, service)]
-    await service.backends(2)
-    app.tell('ill')
-    await app.untilState('unhealthy')
-    for (let each = 0; each < 4; each++) t.equal(await servedBy(t, service), other.name)
-    app.tell('well')
-    await service.backends(2)
-  },
-)
+void t.test('handoff off: a failed check makes the backend ineligible', { timeout: LIMIT }, async (t) => {
+  const service = services.carried
+  const [app, other] = [await App.join(t, service), await App.join(t, service)]
+  await service.backends(2)
+  app.tell('ill')
+  await app.untilState('unhealthy')
+  for (let each = 0; each < 4; each++) t.equal(await servedBy(t, service), other.name)
+  app.tell('well')
+  await service.backends(2)
+})
 
 void t.test('a check is never offered to another backend', { timeout: LIMIT }, async (t) => {
   const service = services.offered
@@ -315,7 +311,7 @@ void t.test('a check is never offered to another backend', { timeout: LIMIT }, a
     peer.die()
   })
 
-  await t.test('taken, and acknowledged when the broker waits for it no more', async (t) => {
+  await t.test('taken, and ACKed after the broker has stopped waiting', async (t) => {
     const peer = await register(t)
     const [offer] = (await peer.offers(1)) as [Offer]
     const fd = peer.take(1)[0]?.fd as OwnedFd
@@ -335,7 +331,7 @@ void t.test('a check is never offered to another backend', { timeout: LIMIT }, a
     0,
   )
   await app.checked(state.backends.find(({ id }) => id === app.id)?.adopted ?? Number.NaN)
-  t.pass('and it was asked nothing but its own questions')
+  t.pass('and it received only its own checks')
   t.same(
     await app.changesBefore(),
     [{ level: 30, msg: HEALTHY, reason: 'status 200' }],
@@ -343,7 +339,7 @@ void t.test('a check is never offered to another backend', { timeout: LIMIT }, a
   )
 })
 
-void t.test('a tcp service is asked in HTTP all the same', { timeout: LIMIT }, async (t) => {
+void t.test('a tcp service is also checked over HTTP', { timeout: LIMIT }, async (t) => {
   const service = services.lines
   const lines = await service.start(t, 'tcp-backend.mjs')
   const state = await service.until(({ backends }) => backends[0]?.state === 'unhealthy', 'it is unhealthy')
@@ -354,7 +350,7 @@ void t.test('a tcp service is asked in HTTP all the same', { timeout: LIMIT }, a
   await service.backends(1)
 })
 
-// The last one: it ends the broker of all.
+// Last: it stops the shared broker.
 void t.test('a broker that ends does not wait for a check', { timeout: LIMIT }, async (t) => {
   const app = await App.join(t, services.ending, 'silent')
   await app.checked(1)

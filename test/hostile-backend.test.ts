@@ -14,12 +14,12 @@ import { Program, root, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
 import { Wire } from './support/wire.ts'
 
-// A real broker, an honest backend, and beside it one that breaks the rules: whom the clients are given to.
+// A real broker, an honest backend, and one that breaks the rules: which of them gets the clients.
 
 const SECRET = randomBytes(12).toString('hex')
-/** Long enough that no deadline passes while a test looks elsewhere. */
+/** Long enough that no deadline expires while a test does something else. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
-/** Half a start of a broker: far longer than the honest backend needs. */
+/** Half a broker start: far longer than the honest backend needs. */
 const PROMPT = { ...PATIENT, ackDeadline: starts(0.05) }
 const SERVICES = {
   patient: PATIENT,
@@ -41,7 +41,7 @@ class World {
     this.honest = honest
   }
 
-  /** The backend that breaks the rules. It registers first, so that the first clients are offered to it. */
+  /** The backend that breaks the rules. It registers first, so the first clients are offered to it. */
   async hostile(t: Test, service: Service): Promise<FalseBackend> {
     const peer = await FalseBackend.register(t, this.broker.control, hello(service, { secret: SECRET }))
     this.#peers.push(peer)
@@ -65,7 +65,7 @@ class World {
     return clients
   }
 
-  /** Serves as a proof that the honest backend has the client. */
+  /** Proves that the honest backend has the client. */
   async servedHonestly(t: Test, ...clients: Client[]): Promise<void> {
     for (const client of clients) t.equal((await client.answer()).body, String(this.honest.pid))
   }
@@ -77,7 +77,7 @@ class World {
     return found
   }
 
-  /** Resolves when the broker has read `more` ACKs beyond `before`: a client may be answered earlier. */
+  /** Resolves once the broker has read `more` ACKs beyond `before`: a client may get its response earlier. */
   async handedOff(name: Service, before: number, more: number): Promise<void> {
     await this.broker.until(
       ({ services }) =>
@@ -90,7 +90,7 @@ class World {
     return this.broker.metric(`baton_handoff_failures_total{service="${service}",reason="${reason}"}`)
   }
 
-  /** Everybody leaves; remembers the tokens that were on the wire. */
+  /** Closes all clients and backends; records the tokens that were on the wire. */
   async clear(): Promise<void> {
     for (const peer of this.#peers.splice(0)) {
       for (const { offers } of peer.wire.all('offer')) this.tokens.push(...offers.map(({ token }) => token))
@@ -146,7 +146,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
         (status) =>
           unaccounted(status) === 0 &&
           status.services.every(({ held, inFlight, backends }) => held + inFlight + backends.length === 0),
-        'every client is accounted for, and nobody is registered',
+        'every client is accounted for, and no backend is registered',
       )
       await eventually(
         () => openDescriptors(broker.pid, admin) === before,
@@ -202,14 +202,14 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
         }),
     ],
     [
-      'an ACK with a ULID of nobody',
+      'an ACK with an unknown ULID',
       'BATON_ERR_FRAME_MALFORMED',
       ([first]) =>
         encodeFrame({ type: 'ack', acks: [{ sequence: first?.sequence ?? 0, connection: stranger }] }),
     ],
   ]
   for (const [what, code, bytes] of violations) {
-    await scene(`${what}: cut off; what waited goes on, what it had taken does not`, async (t) => {
+    await scene(`${what}: cut off; untaken clients move on, taken ones do not`, async (t) => {
       const peer = await world.hostile(t, 'patient')
       const [taken, ...queued] = (await world.clients(t, 'patient', 3)) as [Client, Client, Client]
       const offers = await peer.offers(3)
@@ -224,7 +224,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       await world.servedHonestly(t, ...queued)
       await world.handedOff('patient', outcomes.handed_off, 2)
       const after = (await world.service('patient')).outcomes
-      t.equal(after.relinquished - outcomes.relinquished, 1, 'what it had taken is given up for good')
+      t.equal(after.relinquished - outcomes.relinquished, 1, 'taken clients are relinquished')
       t.equal(after.handed_off - outcomes.handed_off, 2)
       t.equal((await world.failures('patient', 'ProtocolViolation')) - failed, 2)
       const said = () =>
@@ -234,11 +234,11 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
             ({ msg, backend }) =>
               msg === 'backend broke the protocol and is cut off' && backend === peer.welcome.backend,
           )
-      await eventually(() => said().length > 0, 'the broker says why')
+      await eventually(() => said().length > 0, 'the broker logs the reason')
       t.match(said(), [{ code }], 'once')
       peer.die()
       await taken.ended
-      t.equal(taken.received, '', 'nobody else answers the client that it had taken')
+      t.equal(taken.received, '', 'no other backend answers the client that it had taken')
     })
   }
 
@@ -258,7 +258,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal((await world.service('patient')).backends.length, 1, 'no violation')
   })
 
-  await scene('a NACK sends the client on, and an ACK behind it changes nothing', async (t) => {
+  await scene('a NACK moves the client on, and a later ACK changes nothing', async (t) => {
     const peer = await world.hostile(t, 'patient')
     const client = await world.client(t, 'patient')
     const [offer] = (await peer.offers(1)) as [Offer]
@@ -276,7 +276,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   })
 
   for (const silence of ['silent', 'partial', 'trickling'] as const) {
-    await scene(`a ${silence} ACK meets the deadline all the same; late, it is ignored`, async (t) => {
+    await scene(`a ${silence} ACK still hits the deadline; late, it is ignored`, async (t) => {
       const earlier = (await world.service('prompt')).outcomes.handed_off
       const peer = await world.hostile(t, 'prompt')
       const client = await world.client(t, 'prompt')
@@ -302,7 +302,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     })
   }
 
-  /** One client whose descriptor the hostile backend took and never answered for, past the deadline. */
+  /** One client whose descriptor the hostile backend took without answering, past the deadline. */
   const stuck = async (t: Test) => {
     const peer = await world.hostile(t, 'bounded')
     const client = await world.client(t, 'bounded')
@@ -316,13 +316,13 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     await world.handedOff('bounded', handed_off, 1)
     t.equal(client.received, '')
     const { inFlight, backends } = await world.service('bounded')
-    t.equal(inFlight, 1, 'the one that it took stays in flight, whoever else is ready')
+    t.equal(inFlight, 1, 'the one that it took stays in flight, whatever other backends are ready')
     t.equal(backends.find(({ id }) => id === peer.welcome.backend)?.state, 'unresponsive')
     return { peer, client, offer, taken }
   }
 
   await scene(
-    'a descriptor taken and not answered for is offered to nobody else; a late ACK settles it',
+    'a descriptor that was taken without an answer is not offered again; a late ACK settles it',
     async (t) => {
       const { peer, client, offer, taken } = await stuck(t)
       peer.ack(offer)
@@ -333,20 +333,20 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await scene('a late NACK settles it, and the client goes on', async (t) => {
+  await scene('a late NACK settles it, and the client moves on', async (t) => {
     const { peer, client, offer, taken } = await stuck(t)
     taken?.fd.close()
     peer.nack(offer)
     await world.servedHonestly(t, client)
   })
 
-  await scene('the end of control settles it, and the client goes on', async (t) => {
+  await scene('the end of control settles it, and the client moves on', async (t) => {
     const { peer, client } = await stuck(t)
     peer.die()
     await world.servedHonestly(t, client)
   })
 
-  await scene('of more than maxStuck the oldest is relinquished, and counted', async (t) => {
+  await scene('over maxStuck the oldest is relinquished, and counted', async (t) => {
     const peer = await world.hostile(t, 'bounded')
     const [oldest, youngest] = (await world.clients(t, 'bounded', 2)) as [Client, Client]
     const offers = (await peer.offers(2)) as [Offer, Offer]
@@ -372,19 +372,22 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal(oldest.received, '')
   })
 
-  await scene('taken, and control closed without an ACK: the client goes to the honest one', async (t) => {
-    const peer = await world.hostile(t, 'patient')
-    const clients = await world.clients(t, 'patient', 3)
-    await peer.offers(3)
-    peer.take(1)
-    await world.joinHonest('patient')
-    const gone = await world.failures('patient', 'BackendGone')
-    peer.die()
-    await world.servedHonestly(t, ...clients)
-    t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
-  })
+  await scene(
+    'taken, and control closed without an ACK: the client goes to the honest backend',
+    async (t) => {
+      const peer = await world.hostile(t, 'patient')
+      const clients = await world.clients(t, 'patient', 3)
+      await peer.offers(3)
+      peer.take(1)
+      await world.joinHonest('patient')
+      const gone = await world.failures('patient', 'BackendGone')
+      peer.die()
+      await world.servedHonestly(t, ...clients)
+      t.equal((await world.failures('patient', 'BackendGone')) - gone, 3)
+    },
+  )
 
-  await scene('an ACK is its last word: the client is not offered again', async (t) => {
+  await scene('an ACK is final: the client is not offered again', async (t) => {
     const peer = await world.hostile(t, 'patient')
     const [first, second] = (await world.clients(t, 'patient', 2)) as [Client, Client]
     const offers = (await peer.offers(2)) as [Offer, Offer]
@@ -393,7 +396,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.equal((await first.answer()).body, 'adopted')
     await world.joinHonest('patient')
     const before = (await world.service('patient')).outcomes.handed_off
-    // A frame that is cut short counts as absent, and the whole one before it does not.
+    // A truncated frame counts as absent; the complete one before it does not.
     peer.wire.write(
       encodeFrame({ type: 'ack', acks: [offers[0]] }),
       Buffer.from([25, 0, 0, 0, FrameType.ACK]),
@@ -403,16 +406,16 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     await world.handedOff('patient', before, 2)
     t.equal((await world.service('patient')).outcomes.handed_off - before, 2)
     await first.ended
-    t.equal(first.received, '', 'it had one answer, and ends with the process that gave it')
+    t.equal(first.received, '', 'it had one response, and ends with its backend')
   })
 
   await scene(
-    'control that is never read is backed up: nothing is offered there, others are served',
+    'control that is never read fills up: that backend is offered nothing, others are served',
     async (t) => {
       await world.joinHonest('robin')
       const peer = await world.hostile(t, 'robin')
       peer.wire.pause()
-      // Answers that nobody reads, until the kernel takes no more of them.
+      // Replies that the peer does not read, until the kernel's buffer is full.
       const probes = Buffer.concat(
         Array.from({ length: 1000 }, (_, id) => encodeFrame({ type: 'heartbeat', id, reply: false })),
       )
@@ -431,8 +434,8 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     },
   )
 
-  await scene('a refused backend that goes on talking is not heard', async (t) => {
-    // More than the broker reads at once, and all there when it looks: what is behind comes when it has refused.
+  await scene('a refused backend that keeps sending is ignored', async (t) => {
+    // More than the broker reads at once, all available when it reads: the rest arrives after the refusal.
     const skipped = Buffer.concat(
       Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
     )
@@ -447,25 +450,22 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     t.ok(broker.program.running)
   })
 
-  await scene(
-    'a HELLO that trickles is a HELLO, one that never comes or stays partial is cut after 5 s',
-    async (t) => {
-      const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
-      await peer.probe()
-      peer.die()
-      const began = performance.now()
-      const [silent, partial] = [connectUnix(broker.control), connectUnix(broker.control)]
-      send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
-      await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
-      t.ok(performance.now() - began > 4500, 'it had its time')
-      const silence = 'a process connected and did not say HELLO'
-      await broker.program.message(silence)
-      const said = broker.program.messages().filter(({ msg }) => msg === silence)
-      t.equal(said.length, 1, 'said once, however many they are')
-    },
-  )
+  await scene('a slow HELLO is accepted; a missing or partial one is cut off after 5 s', async (t) => {
+    const peer = await FalseBackend.trickle(t, broker.control, hello('patient', { secret: SECRET }))
+    await peer.probe()
+    peer.die()
+    const began = performance.now()
+    const [silent, partial] = [connectUnix(broker.control), connectUnix(broker.control)]
+    send(partial.fd, encodeFrame(hello('patient', { secret: SECRET })).subarray(0, 40))
+    await Promise.all([silent, partial].map((connection) => new Wire(t, connection).read().end()))
+    t.ok(performance.now() - began > 4500, 'it had its time')
+    const silence = 'a process connected and sent no HELLO'
+    await broker.program.message(silence)
+    const said = broker.program.messages().filter(({ msg }) => msg === silence)
+    t.equal(said.length, 1, 'logged once, however many there are')
+  })
 
-  await t.test('no token is in a log, a metric, an error or an answer of the API', async (t) => {
+  await t.test('no log, metric, error or API response contains a token', async (t) => {
     const answers = await Promise.all(
       ['/metrics', '/api/v1/status', '/api/v1/services/patient', '/api/v1/services/none', '/readyz'].map(
         async (path) => (await fetch(`${broker.admin}${path}`)).text(),
@@ -473,7 +473,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
     )
     const said = [...broker.program.lines, ...honest.lines, ...answers].join('\n')
     t.ok(world.tokens.length > 40, `${world.tokens.length} tokens were on the wire`)
-    t.match(said, 'backend broke the protocol', 'and what went wrong was logged')
+    t.match(said, 'backend broke the protocol', 'and the errors were logged')
     for (const token of world.tokens) {
       const forms = [
         ...(['hex', 'base64', 'base64url', 'latin1', 'utf8'] as const).map((encoding) =>

@@ -11,12 +11,12 @@ import { PassedClient } from './support/passed-client.ts'
 import { openDescriptors } from './support/proc.ts'
 import { Program, root } from './support/process.ts'
 
-// A real backend, and in the broker's place a peer that breaks the rules: what the SDK adopts and what it must not touch.
+// A real backend and a broker that breaks the rules: what the SDK adopts and what it must not touch.
 
 const TTL = 300
 /** Never reached in a test. */
 const MINUTES = 600_000
-/** The SDK looks after what has expired once a second. */
+/** The SDK removes expired entries once a second. */
 const SWEEP = 1000
 
 async function startBackend(t: Test, broker: FalseBroker, options: { tokenTtl?: number } = {}) {
@@ -28,19 +28,19 @@ async function startBackend(t: Test, broker: FalseBroker, options: { tokenTtl?: 
   return { program, peer }
 }
 
-/** An offer that no backend is too slow for. */
+/** An offer with deadlines that no backend misses. */
 function patient(peer: Registered, over: Partial<Offer> = {}): Offer {
   return peer.offer({ deadline: process.hrtime.bigint() + 600_000_000_000n, ...over })
 }
 
-/** An honest handoff from beginning to end: the backend answers on the connection. */
+/** A complete honest handoff: the backend answers on the connection. */
 async function handOver(t: Test, peer: Registered, pid: number): Promise<PassedClient> {
   const client = new PassedClient(t)
   const offer = patient(peer)
   peer.post(offer.token, client.fd)
   peer.ring(offer)
   await peer.acked(offer)
-  t.equal(await client.servedBy(), pid, 'the honest connection beside it is served')
+  t.equal(await client.servedBy(), pid, 'the honest connection is served meanwhile')
   return client
 }
 
@@ -49,7 +49,7 @@ async function honest(t: Test, peer: Registered, pid: number): Promise<void> {
   client.leave()
 }
 
-/** Everything that the backend got was closed, and nothing was read from or written to it. */
+/** Everything that the backend received was closed, and nothing was read from or written to it. */
 async function untouched(t: Test, client: PassedClient): Promise<void> {
   t.ok(client.untouched, 'no byte was read or written')
   t.equal(await client.closed(), '', 'every copy is closed, and the client got nothing')
@@ -66,7 +66,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   const { pid } = program
   const before = openDescriptors(pid)
 
-  /** Each case: what goes wrong, with an honest connection behind it, and the backend's descriptors afterwards. */
+  /** Each case: the attack, an honest connection after it, and the backend's descriptors afterwards. */
   const bad = (name: string, attack: (t: Test) => Promise<void>) =>
     t.test(name, { timeout: LIMIT }, async (t) => {
       await attack(t)
@@ -78,7 +78,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
       t.pass('its descriptors are as many as before')
     })
 
-  await bad('a token that is not the one of the offer is a TokenMismatch, at tokenTtl', async (t) => {
+  await bad('a token that does not match the offer is a TokenMismatch, at tokenTtl', async (t) => {
     const client = new PassedClient(t)
     const offer = peer.offer()
     const other = peer.offer().token
@@ -88,7 +88,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     const { reason, at } = await peer.nacked(other)
     t.equal(reason, 'TokenMismatch')
     t.ok(at - sent >= TTL, `parked for ${at - sent} ms`)
-    t.ok(at - sent < TTL + 2 * SWEEP + starts(1), 'and not for ever')
+    t.ok(at - sent < TTL + 2 * SWEEP + starts(1), 'and not indefinitely')
     await untouched(t, client)
   })
 
@@ -107,7 +107,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     right.leave()
   })
 
-  await bad('a token works once, whether only its descriptor or its OFFER too comes again', async (t) => {
+  await bad('a token works once, whether its descriptor is repeated alone or with its OFFER', async (t) => {
     const first = new PassedClient(t)
     const offer = patient(peer)
     peer.post(offer.token, first.fd)
@@ -128,7 +128,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
       t.equal(await beside.servedBy(), pid)
       beside.leave()
     }
-    t.equal(await first.servedBy(), pid, 'the connection that spent it goes on')
+    t.equal(await first.servedBy(), pid, 'the connection that spent it continues')
     first.leave()
   })
 
@@ -164,7 +164,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
 
   await bad('a descriptor with no token at all is TokenMissing', async (t) => {
     const client = new PassedClient(t)
-    // Our own transport refuses to send an empty message; the kernel does not.
+    // This package refuses to send an empty message; the kernel does not.
     const script = [
       'import array, socket',
       'lane = socket.socket(fileno=3)',
@@ -201,33 +201,30 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     })
   }
 
-  await bad('an OFFER whose descriptor never comes is dropped without a word', async (t) => {
+  await bad('an OFFER whose descriptor never comes is dropped silently', async (t) => {
     const refused = peer.nacks.length
     peer.ring(peer.offer(), peer.offer())
     await honest(t, peer, pid)
-    // Two sweeps after it came, its deadline and the time that a late descriptor has are both over.
+    // Two sweeps later, its deadline and the grace period for a late descriptor have both expired.
     await peer.wire.more('stats', 2)
     t.equal(peer.nacks.length, refused, 'not a word')
   })
 
-  await bad(
-    'a revoked offer is forgotten; its descriptor, should it come after all, is refused',
-    async (t) => {
-      const refused = peer.nacks.length
-      const offer = patient(peer)
-      peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
-      await honest(t, peer, pid)
-      t.equal(peer.nacks.length, refused, 'not a word')
-      const client = new PassedClient(t)
-      peer.post(offer.token, client.fd)
-      await honest(t, peer, pid)
-      t.ok(client.untouched, 'its time is not over, and it is not adopted')
-      t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
-      await untouched(t, client)
-    },
-  )
+  await bad('a revoked offer is forgotten; its descriptor, if it still comes, is refused', async (t) => {
+    const refused = peer.nacks.length
+    const offer = patient(peer)
+    peer.wire.write({ type: 'offer', offers: [offer] }, { type: 'revoke', sequences: [offer.sequence] })
+    await honest(t, peer, pid)
+    t.equal(peer.nacks.length, refused, 'not a word')
+    const client = new PassedClient(t)
+    peer.post(offer.token, client.fd)
+    await honest(t, peer, pid)
+    t.ok(client.untouched, 'its deadline has not passed, and it is not adopted')
+    t.equal((await peer.nacked(offer.token)).reason, 'TokenNotPending')
+    await untouched(t, client)
+  })
 
-  // A time longer than the way from one sweep to the next: a sweep within it must leave alone what is parked.
+  // Longer than the interval between sweeps: a sweep in between must not remove parked descriptors.
   const longer = 1.2 * SWEEP
   const other = await startBackend(t, broker, { tokenTtl: longer })
   await t.test('a descriptor without OFFER is parked, and refused at tokenTtl, not before', async (t) => {
@@ -241,7 +238,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     const { reason, sequence, at } = await other.peer.nacked(token)
     t.same({ reason, sequence }, { reason: 'TokenNotPending', sequence: 0 })
     t.ok(at - sent >= longer, `parked for ${at - sent} ms`)
-    t.ok(at - sent < longer + 2 * SWEEP + starts(1), 'and not for ever')
+    t.ok(at - sent < longer + 2 * SWEEP + starts(1), 'and not indefinitely')
     await untouched(t, client)
     await eventually(
       () => openDescriptors(other.program.pid) === before,
@@ -265,11 +262,11 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     t.equal(other.peer.nacks.length, refused, 'and nothing was refused there')
   })
 
-  await t.test('of all the tokens that were on the wire, none is in what the backend printed', async (t) => {
+  await t.test('no token that was on the wire is in the output of the backend', async (t) => {
     program.kill('SIGTERM')
     await program.exited
     const printed = program.lines.join('\n')
-    t.match(printed, 'TokenMismatch', 'what it refused is there')
+    t.match(printed, 'TokenMismatch', 'its refusals are in the output')
     t.ok(peer.tokens.length > 20)
     for (const token of peer.tokens) {
       for (const encoding of ['hex', 'base64', 'base64url', 'latin1'] as const) {
@@ -281,7 +278,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** Makes the backend write until the kernel takes no more: each probe is answered, and nobody reads. */
+/** Makes the backend write until the kernel's buffer is full: it answers each probe, and the test reads none. */
 async function backUp(peer: Registered, program: Program): Promise<void> {
   peer.wire.pause()
   const probes: Frame[] = Array.from({ length: 1000 }, (_, index) => ({
@@ -295,16 +292,16 @@ async function backUp(peer: Registered, program: Program): Promise<void> {
   }
 }
 
-void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT }, async (t) => {
+void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, async (t) => {
   // One backend, which registers again after each scene.
   const broker = new FalseBroker(t)
   const first = await startBackend(t, broker, { tokenTtl: MINUTES })
   const { program } = first
   const heard = (msg: string) => program.messages().filter((message) => message['msg'] === msg).length
-  /** Says so, too: its line may come later than its answer. */
+  /** Its log line may arrive later than its response. */
   const hasAdopted = (count: number) => eventually(() => heard('adopt') === count, `${count} are adopted`)
 
-  await t.test('ACK before touch, when the ACK can not reach the kernel', { timeout: LIMIT }, async (t) => {
+  await t.test('ACK before touch, when the ACK cannot reach the kernel', { timeout: LIMIT }, async (t) => {
     const { peer } = first
     await backUp(peer, program)
     const client = new PassedClient(t)
@@ -312,7 +309,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
     peer.post(offer.token, client.fd)
     peer.ring(offer)
     await peer.laneEmpty()
-    // Its event loop has turned: an adoption would show.
+    // Its event loop has turned since, so an adoption would show.
     await direct(program)
     await direct(program)
     t.ok(client.untouched, 'taken and verified, and not a byte read or written')
@@ -339,17 +336,17 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
         await peer.laneEmpty()
         const disconnections = heard('disconnected')
         peer.wire.close()
-        await eventually(() => heard('disconnected') > disconnections, 'it says that it was disconnected')
+        await eventually(() => heard('disconnected') > disconnections, 'it emits disconnected')
         await direct(program)
         t.ok(client.untouched, 'not adopted: another one may hold the lane')
         return { peer, client }
       }
 
-      await t.test('it is adopted when the lane ends too', async (t) => {
+      await t.test('it is adopted once the lane ends too', async (t) => {
         const { peer, client } = await backedUp(t, MINUTES)
         peer.receiveEnd.close()
         await direct(program)
-        t.ok(client.untouched, 'the send end alone may still be held by another process')
+        t.ok(client.untouched, 'another process may still hold the send end')
         peer.lane.close()
         t.equal(await client.servedBy(), program.pid)
         await hasAdopted(2)
@@ -366,7 +363,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
   )
 
   await t.test(
-    'a broker that dies leaves what is on the lane, with its OFFER, to the backend',
+    'offers on the lane of a broker that dies are adopted by the backend',
     { timeout: LIMIT },
     async (t) => {
       const peer = await broker.registered({ tokenTtl: MINUTES })
@@ -386,7 +383,7 @@ void t.test('an ACK that can not go, and a lane that is left', { timeout: LIMIT 
 })
 
 void t.test(
-  'what is not the protocol ends the connection, and the backend dials again',
+  'protocol violations end the connection, and the backend redials',
   { timeout: LIMIT },
   async (t) => {
     const header = (length: number, type: number) => {
@@ -412,9 +409,9 @@ void t.test(
     const after: [what: string, code: string, bytes: Buffer][] = [
       ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.alloc(4)],
       ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', header(1_048_577, FrameType.OFFER)],
-      ['a type below 0x80 that nobody knows', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
+      ['an unknown type below 0x80', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
       [
-        'an OFFER that is cut short',
+        'a truncated OFFER',
         'BATON_ERR_FRAME_MALFORMED',
         Buffer.concat([header(3, FrameType.OFFER), Buffer.from([1, 0])]),
       ],
@@ -454,7 +451,7 @@ void t.test(
         peer.post(peer.offer().token, pending.fd)
         peer.wire.write(bytes)
         await peer.wire.end()
-        await eventually(() => codes().length > earlier, 'the backend says that it was disconnected')
+        await eventually(() => codes().length > earlier, 'the backend emits disconnected')
         t.same(codes().slice(earlier), [code])
         peer.die()
         await untouched(t, pending)
@@ -463,7 +460,7 @@ void t.test(
         await honest(t, scene.peer, program.pid)
       })
     const brokenInstead = ([what, answer, count]: (typeof instead)[number], scene: Scene) =>
-      t.test(`${what} in place of WELCOME: dials again`, async (t) => {
+      t.test(`${what} instead of WELCOME: redials`, async (t) => {
         scene.peer.die()
         const { wire } = await scene.broker.dialled()
         const [left, right] = socketpair('seqpacket')
@@ -475,7 +472,7 @@ void t.test(
         await honest(t, scene.peer, scene.program.pid)
       })
 
-    // A backend that is dropped again and again dials ever more slowly, so a new one takes over after a few.
+    // A backend that is dropped repeatedly dials more and more slowly, so a new one takes over after a few.
     const cases = [
       ...after.map((each) => (scene: Scene) => brokenAfter(each, scene)),
       ...instead.map((each) => (scene: Scene) => brokenInstead(each, scene)),

@@ -1,11 +1,11 @@
 import t from 'tap'
 import { circles, edgesOf, type Imports, isIn, readImports, siblings } from './support/imports.ts'
 
-// Which process a line of the broker runs in can be read from its path. This holds the rooms apart (CONTRIBUTING.md has what each is for).
+// A line's process can be read from its path. This test enforces the rooms (CONTRIBUTING.md describes them).
 
-/** Each folder of the broker's sources and each file beside them, and what it may import: rooms, or single files of them. */
+/** Each folder of the broker's sources and each file next to them, and what it may import: rooms, or single files of them. */
 const ROOMS: Readonly<Record<string, readonly string[]>> = {
-  // Words for all.
+  // Shared vocabulary.
   'errors.ts': [],
   'version.ts': [],
   'exit-codes.ts': [],
@@ -18,7 +18,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   api: ['config', 'metrics'],
   listening: ['config', 'errors.ts'],
   ipc: ['api', 'config', 'metrics', 'supervise'],
-  // The processes. A master and its workers share words, and no code of either.
+  // The processes. A master and its workers share types and messages, but no code of either.
   master: [
     'api',
     'config',
@@ -45,7 +45,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'supervise',
     'version.ts',
   ],
-  // It becomes a master; of all others it asks for what it wants to know.
+  // It becomes a master; everything else it requests over sockets.
   cli: [
     'api',
     'config',
@@ -60,12 +60,12 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'supervise',
     'version.ts',
   ],
-  // Doors: for apps that embed a worker, and for `baton check`, which loads what a reload would execute.
+  // Entry points: for apps that embed a worker, and for `baton check`, which loads what a reload would execute.
   'index.ts': ['config', 'errors.ts', 'worker/worker.ts'],
   'programs.ts': ['master/main.ts', 'worker/supervised-worker.ts'],
 }
 
-/** The way of a connection through a worker, and what is told of it on the way. Each room imports those behind it. */
+/** A connection's path through a worker, and the reporting along it. Each room imports only the ones after it. */
 const WAY = [
   'listen',
   'connection',
@@ -84,10 +84,10 @@ const WAY = [
   'recorder',
 ]
 
-/** What travels: every room of the way knows it. */
+/** The connection itself: every room on the path knows it. */
 const TRAVELLER = 'connection'
 
-/** Imports against the way, each with its reason. */
+/** Exceptions: imports against the path's direction, with their reasons. */
 const BACKWARDS: Readonly<Record<string, string>> = {
   'backend -> balance': 'a link is one of the candidates that are chosen among (a type)',
   'relay -> balance': 'so is an upstream (a type)',
@@ -107,7 +107,7 @@ function forbidden(imports: Imports): string[] {
     .map((edge) => edge.join(' -> '))
 }
 
-/** By rooms: `backend -> balance`. */
+/** As pairs of rooms: `backend -> balance`. */
 function againstTheWay(imports: Imports): string[] {
   const placeOf = (file: string) => WAY.findIndex((room) => isIn(file, `worker/${room}`))
   const found = edgesOf(imports)
@@ -134,7 +134,7 @@ void t.test('every file has a room, and imports what its room may', async (t) =>
   t.same(forbidden(broker), [])
 })
 
-void t.test('no two folders import each other, nor do several in a circle', async (t) => {
+void t.test('no folders import each other, directly or through others', async (t) => {
   t.same(circles(siblings(broker)), [])
 })
 
@@ -142,14 +142,14 @@ void t.test('no file imports itself through others, types included', async (t) =
   t.same(circles(broker), [])
 })
 
-void t.test('what a connection passes through is imported in that order', async (t) => {
+void t.test('the rooms on the path of a connection are imported in that order', async (t) => {
   const rooms = [...broker.keys()].map((file) => /^worker\/([^/]+)\//.exec(file)?.[1])
   t.same(
     [...new Set(rooms)].filter((room) => room !== undefined && !WAY.includes(room)),
     [],
     'every room of a worker has its place on the way',
   )
-  // No more than these, and no fewer: a reason that nothing needs any more is to go.
+  // Exactly these: an exception that is no longer needed must be removed.
   t.same(againstTheWay(broker), Object.keys(BACKWARDS).toSorted())
 })
 

@@ -17,7 +17,7 @@ import {
 import { Program } from './support/process.ts'
 import { Service, type ServiceState, startServices } from './support/service.ts'
 
-/** Over for a backend that is stopped, and for no other: one that runs needs thousandths of it. */
+/** Expires only for a stopped backend: a running one needs a thousandth of it. */
 const ACK_DEADLINE = starts(0.1)
 const STOPPED = { ackDeadline: ACK_DEADLINE, tokenTtl: 2 * ACK_DEADLINE }
 
@@ -27,7 +27,7 @@ const { broker, services } = await startServices(
     order: { protocol: 'tcp' },
     leaving: {},
     later: {},
-    /** Two backends, which go on from scene to scene (`keep`). */
+    /** Two backends that are kept from scene to scene (`keep`). */
     web: { config: { ...STOPPED, balance: 'round-robin' } },
     sigterm: {},
     crossing: {},
@@ -36,12 +36,12 @@ const { broker, services } = await startServices(
 )
 
 void t.test(
-  'clients wait for a backend, and are served in the order in which they came',
+  'clients wait for a backend, and are served in order of arrival',
   { timeout: LIMIT },
   async (t) => {
     const { order } = services
     const clients: Client[] = []
-    // More than are offered to one backend at a time.
+    // More clients than are offered to one backend at a time.
     for (let index = 0; index < 150; index++) clients.push(await order.open(t))
     const { outcomes } = await order.until(({ held }) => held === 150, '150 wait')
     t.match(outcomes, { handed_off: 0, rejected: 0 })
@@ -61,7 +61,7 @@ void t.test(
 )
 
 void t.test(
-  'a client that half-closes behind its request waits as well; one that leaves is let go',
+  'a client that half-closes after its request is also held; one that leaves is dropped',
   { timeout: LIMIT },
   async (t) => {
     const { leaving } = services
@@ -79,14 +79,14 @@ void t.test(
   },
 )
 
-void t.test('a backend that starts later begins to receive', { timeout: LIMIT }, async (t) => {
+void t.test('a backend that starts later receives connections', { timeout: LIMIT }, async (t) => {
   const { later } = services
   const early = await later.start(t)
   t.same(await later.answeredBy(t, 4), new Set([early.pid]))
   const late = await later.start(t)
   const both = new Set([early.pid, late.pid])
   const seen = new Set<number>()
-  // How many it takes depends on when the broker hears that the first ones have ended.
+  // The number depends on when the broker learns that the first connections have ended.
   while (seen.size < 2) for (const pid of await later.answeredBy(t, 1)) seen.add(pid)
   t.same(seen, both)
 })
@@ -138,8 +138,8 @@ void t.test('drain of one backend by its operator', { timeout: LIMIT }, async (s
         headers: { connection: 'close' },
       })
       test.equal(await inFlight.ended, 'end')
-      test.same(await drained.exited, { code: 0, signal: null }, 'nothing keeps the process any more')
-      const after = await web.until(({ backends }) => backends.length === 1, 'it has gone')
+      test.same(await drained.exited, { code: 0, signal: null }, 'nothing keeps the process alive')
+      const after = await web.until(({ backends }) => backends.length === 1, 'it has left')
       test.equal(after.unaccounted, 0)
     })
   }
@@ -180,7 +180,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
       const backend = await crossing.start(t)
       const clients = await crossing.openMany(t, 50)
       await Promise.all(clients.map((client) => client.get()))
-      // The drain and the requests leave together: some are read before it, some behind it.
+      // The drain and the requests are sent together: some are read before it, some after it.
       let begun: unknown
       for (const [index, client] of clients.entries()) {
         if (index === 25) begun = drain(backend)
@@ -190,7 +190,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
       t.equal(answers.filter(({ status, body }) => status === 200 && body.includes('/crossing')).length, 50)
       await begun
       await backend.message('draining')
-      // Those that were answered before the drain began were promised a kept connection, and use it once more.
+      // Clients answered before the drain began were promised keep-alive, and use it once more.
       const promised = clients.filter((_, index) => answers[index]?.headers['connection'] !== 'close')
       const last = await Promise.all(promised.map((client) => client.get('/last')))
       t.ok(
@@ -204,7 +204,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
 })
 
 void t.test(
-  'a backend that is stopped costs the clients in its queue the ACK deadline, and nothing more',
+  'a stopped backend costs the clients in its queue the ACK deadline, and nothing more',
   { timeout: LIMIT },
   async (test) => {
     const { web } = services
@@ -224,7 +224,7 @@ void t.test(
     test.ok(took < ACK_DEADLINE + starts(1), 'but then')
 
     const state = ({ backends }: ServiceState) => backends.find(({ pid }) => pid === stopped.pid)?.state
-    await web.until((service) => state(service) === 'unresponsive', 'it is not chosen any more')
+    await web.until((service) => state(service) === 'unresponsive', 'it is no longer chosen')
     test.equal(
       (await ackTimeouts(web)) - late,
       20,
@@ -242,12 +242,12 @@ void t.test(
   },
 )
 
-void t.test('a backend that is stopped under load loses no client', { timeout: LIMIT }, async (test) => {
+void t.test('a backend that is stopped under load loses no clients', { timeout: LIMIT }, async (test) => {
   await stopUnderLoad(test, services.web, await pair(), { fresh: 16, pause: 50, apart: 100 })
 })
 
 void t.test(
-  'with both backends stopped clients wait, and the broker ends up as it was',
+  'with both backends stopped, clients wait, and the broker recovers',
   { timeout: LIMIT },
   async (test) => {
     const { web } = services
@@ -272,7 +272,7 @@ void t.test(
     test.equal(after.unaccounted, 0)
     await descriptorsAre(web, descriptors)
 
-    // A backend that dies and one that comes for it leave nothing behind either.
+    // A backend that dies and its replacement leave nothing behind either.
     backends[0].kill('SIGKILL')
     await backends[0].exited
     await web.until(({ backends }) => backends.length === 1, 'it is gone')
@@ -285,7 +285,7 @@ void t.test('a backend at SIGKILL takes only its own clients with it', { timeout
   await killUnderLoad(test, services.web, await pair(), 800)
 })
 
-// Of a broker of its own, which is killed, and of the next one in its folder, which is told to stop.
+// A broker of its own that is killed, and the next one in its folder, which is told to stop.
 void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
   const first = await startServices(t, { web: {}, stopping: { config: STOPPED } })
   let next: Broker | undefined
@@ -323,7 +323,7 @@ void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
       const found = new Service(next, 'web')
       const after = await found.backends(2)
       test.ok(performance.now() - begun < starts(1), 'not long after the longest pause between two dials')
-      test.same(new Set(idsOf(after)), new Set(idsOf(before)), 'under the names that they had')
+      test.same(new Set(idsOf(after)), new Set(idsOf(before)), 'under their old names')
       const held = await found.until(
         ({ backends }) => backends.reduce((sum, { load }) => sum + load, 0) === 2,
         'it knows of the connections from before',
@@ -362,25 +362,25 @@ void t.test('a broker that ends', { timeout: LIMIT }, async (t) => {
         broker.state === 'draining' && listeners.every(({ accepting }) => !accepting),
       'it drains',
     )
-    test.equal(await refused(stopping.port), 'ECONNREFUSED', 'no client can connect any more')
-    test.ok(broker.program.running, 'it waits for those who wait')
+    test.equal(await refused(stopping.port), 'ECONNREFUSED', 'no client can connect')
+    test.ok(broker.program.running, 'it waits for held clients')
 
     backend.kill('SIGCONT')
     const answers = await Promise.all(waiting.map((client) => client.answer()))
-    test.ok(answers.every(served), 'those who waited are served')
+    test.ok(answers.every(served), 'held clients are served')
     test.same(await broker.program.exited, { code: 0, signal: null })
     backend.say('answer')
     test.match(
       await inFlight.answer(),
       { status: 200, body: `waited ${backend.pid}` },
-      'what was adopted goes on',
+      'adopted connections continue',
     )
     test.match(await idle.get('/afterwards'), { status: 200 })
     test.ok(backend.running)
   })
 })
 
-/** The two backends of `web`, which every scene leaves as it found them, or dead. */
+/** The two backends of `web`. A scene may leave them dead, but otherwise unchanged. */
 async function pair(): Promise<[Program, Program]> {
   const [one, other] = await services.web.keep(t, 2)
   if (one === undefined || other === undefined) throw new Error('there are not two')
@@ -395,7 +395,7 @@ function idsOf({ backends }: ServiceState): string[] {
   return backends.map(({ id }) => id)
 }
 
-/** The broker has read `count` ACKs since `before`. */
+/** Resolves once the broker has read `count` ACKs since `before`. */
 function handedOff(service: Service, before: ServiceState, count: number): Promise<ServiceState> {
   return service.until(
     (state) => outcomesSince(before, state).handed_off === count,

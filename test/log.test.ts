@@ -9,9 +9,9 @@ import { RedirectedRun, SlowReader, startRedirected } from './support/redirected
 import { signal } from './support/signal.ts'
 import { servedBy } from './support/visit.ts'
 
-// Nothing that becomes of standard output or standard error ends or blocks a broker: slow/log.test.ts has more of it.
+// No state of standard output or standard error may stop or block a broker: slow/log.test.ts covers more of them.
 
-/** `baton ARGS...` with its output redirected: the exit code, and what it still printed. */
+/** `baton ARGS...` with its output redirected: the exit code, and the lines that still got through. */
 async function redirected(t: Test, redirection: string, args: readonly string[]) {
   const command = ['-c', `exec "$@" ${redirection}`, 'sh', process.execPath, batonCommand, ...args]
   const program = new Program(t, 'sh', command)
@@ -21,8 +21,8 @@ async function redirected(t: Test, redirection: string, args: readonly string[])
 
 const DROPPED = /warning: log lines were dropped: the output was too slow output=stdout lines=\d+\n/
 
-// The reader of the log stopped, and the master waited for it in write(2): a killed app was not replaced, a reload did not
-// answer, SIGTERM was not obeyed.
+// The log's reader stopped, and the master blocked in write(2): a killed app was not replaced, a reload got no
+// answer, SIGTERM was ignored.
 void t.test('baton run: the reader of its output stops', { timeout: LIMIT }, async (t) => {
   const reader = new SlowReader(t)
   const run = await RedirectedRun.start(t, `> ${reader.path} 2>&1`, { SIZE: '3900', EVERY: '20' })
@@ -39,29 +39,33 @@ void t.test('baton run: the reader of its output stops', { timeout: LIMIT }, asy
   t.same(
     cut.map((line) => `${line.slice(0, 40)}...${line.slice(-40)}`),
     [],
-    'what is not dropped is whole',
+    'lines that are not dropped are complete',
   )
 
   signal(run.program.pid, 'SIGTERM')
   t.same(await run.program.exited, { code: 0, signal: null })
 })
 
-// The first line of the log that could not be written was an uncaught exception of master and worker.
+// The first log line that could not be written was an uncaught exception in master and worker.
 void t.test('baton start: neither output can be written', { timeout: LIMIT }, async (t) => {
   const broker = await startRedirected(t, '> /dev/full 2> /dev/full')
   const backend = await startBackend(t, broker)
   t.equal(await servedBy(t, broker), backend.pid)
-  // Without a file there is nothing to open again; Node's inspector is not what was asked for.
+  // Without a log file there is nothing to reopen, and Node's inspector must not open either.
   signal(broker.program.pid, 'SIGUSR1')
   signal(broker.pid, 'SIGUSR1')
   t.equal(await servedBy(t, broker), backend.pid)
-  t.equal((await samples(broker)).get('baton_log_lines_dropped_total'), 0, 'what fits into the buffer waits')
+  t.equal(
+    (await samples(broker)).get('baton_log_lines_dropped_total'),
+    0,
+    'lines that fit into the buffer wait',
+  )
 
   const config = ['--config', broker.configFile]
   const refused = 'baton: standard output cannot be written: ENOSPC: no space left on device, write'
   t.same(await redirected(t, '> /dev/full', ['status', ...config]), { code: 1, lines: [refused] })
   t.same(await redirected(t, '> /dev/full', ['start', '--help']), { code: 1, lines: [refused] })
-  // A deploy that succeeded ended with 1: what it prints is not what it is for.
+  // A successful deploy exited with 1 because its output could not be written.
   t.same(await redirected(t, '> /dev/full', ['reload', ...config]), { code: 0, lines: [refused] })
   t.same(await redirected(t, '> /dev/full', ['reload', '--help']), { code: 1, lines: [refused] })
 

@@ -11,9 +11,9 @@ import { FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT, starts } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
 
-// What an operator sees: /metrics, /healthz and /readyz of a real broker, after real traffic and real failures.
+// The operator's view: /metrics, /healthz and /readyz of a real broker, after real traffic and real failures.
 
-/** No time of a service is up but where a scene is about that. */
+/** No deadline expires except where a scene is about that. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 const HELD_BRIEFLY = { holdTimeout: '300ms' }
 const SERVICES = {
@@ -22,7 +22,7 @@ const SERVICES = {
   full: { ...PATIENT, maxHeld: 1 },
   raw: HELD_BRIEFLY,
   refused: { ...PATIENT, failureLimit: { failures: 1000 } },
-  // Half a start of a broker: far longer than an honest backend needs, and short for one that never answers.
+  // Half a broker start: far longer than an honest backend needs, and short for one that never answers.
   silent: { ...PATIENT, ackDeadline: starts(0.05), maxStuck: 1 },
 }
 type Service = keyof typeof SERVICES
@@ -42,7 +42,7 @@ function start(t: Test): Promise<Broker> {
   })
 }
 
-/** Every sample of the exposition; the key is the series as it is written. */
+/** Every sample of the exposition; the key is the series as printed. */
 async function samples(broker: Broker): Promise<Map<string, number>> {
   const text = await broker.metrics()
   return new Map(
@@ -56,7 +56,7 @@ async function samples(broker: Broker): Promise<Map<string, number>> {
   )
 }
 
-/** What has changed since: counters that did not move are left out, and gauges. */
+/** The counters that have changed since, and by how much; gauges are left out. */
 function moved(before: Map<string, number>, after: Map<string, number>): Record<string, number> {
   return Object.fromEntries(
     [...after]
@@ -81,7 +81,7 @@ class Honest {
     return this.program.pid
   }
 
-  /** Resolves when it is done. */
+  /** Resolves when the process confirms. */
   async tell(command: 'join' | 'leave', service: Service): Promise<void> {
     this.#asked += 1
     this.program.say(`${command} ${service}`)
@@ -102,12 +102,12 @@ function isHeld(broker: Broker, service: Service, count: number): Promise<unknow
 }
 
 void t.test(
-  'counters move as they should, and by nothing else; health says what is so',
+  'counters move as expected, and no others do; health is correct',
   { timeout: LIMIT },
   async (t) => {
     const broker = await start(t)
     const honest = new Honest(t, broker)
-    /** Runs `act` and compares every counter of ours that moved, whatever its name. */
+    /** Runs `act` and compares every Baton counter that moved, whatever its name. */
     const counts = (title: string, wanted: Record<string, number>, act: (t: Test) => Promise<void>) =>
       t.test(title, { timeout: LIMIT }, async (t) => {
         const before = await samples(broker)
@@ -121,7 +121,7 @@ void t.test(
       })
 
     await counts(
-      'handed_off, in one step',
+      'handed_off, directly',
       {
         'baton_connections_accepted_total{listener="web"}': 3,
         'baton_connections_total{service="web",outcome="handed_off"}': 3,
@@ -142,7 +142,7 @@ void t.test(
     )
 
     await counts(
-      'handed_off, after a time on hold',
+      'handed_off, after being held',
       {
         'baton_connections_accepted_total{listener="web"}': 1,
         'baton_connections_total{service="web",outcome="handed_off"}': 1,
@@ -181,7 +181,7 @@ void t.test(
     }
 
     await counts(
-      'rejected, hold_full: the one that finds no room is told at once; the one that waits goes on waiting',
+      'rejected, hold_full: a client over the limit is rejected at once; a held one stays held',
       {
         'baton_connections_accepted_total{listener="full"}': 2,
         'baton_connections_total{service="full",outcome="client_gone"}': 1,
@@ -202,7 +202,7 @@ void t.test(
     )
 
     await counts(
-      'rejected, hold_timeout on http: 503 with Retry-After, and not a byte more',
+      'rejected, hold_timeout on http: 503 with Retry-After, and nothing else',
       {
         'baton_connections_accepted_total{listener="brief"}': 1,
         'baton_connections_total{service="brief",outcome="rejected"}': 1,
@@ -236,7 +236,7 @@ void t.test(
       },
       async (t) => {
         const client = await connectTo(t, broker, 'raw')
-        // Half-closed, and on tcp still there: a protocol may be all about what comes back.
+        // Half-closed, and on tcp kept: the protocol may only care about the response.
         client.socket.end()
         t.equal(await client.ended, 'end')
         t.equal(client.received, '')
@@ -247,7 +247,7 @@ void t.test(
     const perReason = (series: (reason: NackReason) => string, reasons: readonly NackReason[]) =>
       Object.fromEntries(reasons.map((reason) => [series(reason), 1]))
     await counts(
-      'every reason for which a backend refuses, each by its name',
+      'every reason of a NACK, by name',
       {
         'baton_connections_accepted_total{listener="refused"}': NACK_REASONS.length,
         'baton_connections_total{service="refused",outcome="handed_off"}': NACK_REASONS.length,
@@ -266,7 +266,7 @@ void t.test(
         ),
       },
       async (t) => {
-        // It alone is there when the clients come, so each is offered to it first.
+        // It is the only backend when the clients arrive, so each is offered to it first.
         const peer = await FalseBackend.register(t, broker.control, hello('refused'))
         const clients = []
         for (const _ of NACK_REASONS) clients.push(await connectTo(t, broker, 'refused'))
@@ -328,7 +328,7 @@ void t.test(
 
     const noPromtool = spawnSync('promtool', ['--version']).error !== undefined && !process.env['CI']
     await t.test(
-      'promtool has nothing to say',
+      'promtool has no complaints',
       { skip: noPromtool && 'promtool is not installed' },
       async (t) => {
         const promtool = spawn('promtool', ['check', 'metrics'])
@@ -341,7 +341,7 @@ void t.test(
       },
     )
 
-    await t.test('every name is there', async (t) => {
+    await t.test('every metric exists', async (t) => {
       const text = await broker.metrics()
       const types = new Map(
         [...text.matchAll(/^# TYPE (baton_\w+) (\w+)$/gm)].map(([, name, type]) => [name, type]),
@@ -378,7 +378,7 @@ void t.test(
     })
 
     await t.test(
-      '/healthz says that the process answers, /readyz that it can serve',
+      '/healthz reports that the process answers, /readyz that it can serve',
       { timeout: LIMIT },
       async (t) => {
         const others = (['brief', 'full', 'raw'] as const).map((service) => honest.tell('join', service))
@@ -401,7 +401,7 @@ void t.test(
         await broker.backends(0)
         t.same(await ask('/readyz'), lacking(none), 'the only backend has died')
 
-        // Its second backend drains while a request is served, and then the broker itself while a client is held.
+        // The second backend drains while a request is served, and then the broker itself while a client is held.
         const next = await startBackend(t, broker, 'http-backend.mjs', { env: { DRAIN_DEADLINE: '10m' } })
         t.same(await ask('/readyz'), ready)
         const busy = await connectTo(t, broker, 'web')
@@ -409,16 +409,16 @@ void t.test(
         await broker.until(({ services }) => services[0]?.backends[0]?.adopted === 1, 'it has the request')
         next.kill('SIGTERM')
         await broker.until(({ services }) => services[0]?.backends[0]?.state === 'draining', 'it drains')
-        t.same(await ask('/readyz'), lacking(none), 'who drains takes nothing new')
+        t.same(await ask('/readyz'), lacking(none), 'a draining backend takes nothing new')
         t.equal(await broker.metric('baton_backends{service="web",state="draining"}'), 1)
 
         const held = await connectTo(t, broker, 'web')
         await isHeld(broker, 'web', 1)
         broker.program.kill('SIGTERM')
         await broker.until(({ broker: { state } }) => state === 'draining', 'the broker drains')
-        const deaf = Object.keys(SERVICES).map((name) => `listener ${name} does not accept`)
+        const deaf = Object.keys(SERVICES).map((name) => `listener ${name} is not accepting`)
         t.same(await ask('/readyz'), lacking('the broker is draining', ...deaf, none))
-        t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } }, 'alive all the same')
+        t.same(await ask('/healthz'), { status: 200, body: { status: 'ok' } }, 'still alive')
         held.socket.resetAndDestroy()
         t.equal((await broker.program.exited).code, 0)
       },

@@ -25,16 +25,16 @@ async function haveEnded(pids: readonly number[]): Promise<void> {
   )
 }
 
-// Whoever kills the master leaves its managed backends behind: nobody would stop or replace them, and the next master starts
-// others beside them. Their output had been read by the master, and the SDK's own line about the lost broker once ended them,
-// and every connection that they had, by EPIPE.
+// A killed master leaves its managed backends behind: no process would stop or replace them, and the next master starts
+// others. The master had read their output, so the SDK's own line about the lost broker once ended them by EPIPE,
+// together with all of their connections.
 void t.test(
   'managed backends whose master is killed finish what they have, and end',
   { timeout: LIMIT },
   async (t) => {
     const { broker, pids } = await startWithBackends(t, 2)
     const client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
-    // The answer comes with the last byte of the request.
+    // The response is sent on the last byte of the request.
     client.send('POST /whole HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\n')
     await broker.until(
       (status) => status.services[0]?.outcomes.handed_off === 1,
@@ -44,14 +44,14 @@ void t.test(
     await broker.die()
     await eventually(() => pids.filter(exists).length === 1, 'one has nothing left to do, and ends')
     client.send('.')
-    t.match(await client.answer(), { status: 200 }, 'what was asked is answered')
+    t.match(await client.answer(), { status: 200 }, 'the request is answered')
     await haveEnded(pids)
   },
 )
 
-// The session ended while the master was still there, and nobody looked again: the backend dialled for ever, and then served old code
-// beside its own successor.
-void t.test('managed backends notice as well when the worker went first', { timeout: LIMIT }, async (t) => {
+// The session ended while the master was still there, and the backend did not check again: it redialled forever, and then
+// served old code next to its own successor.
+void t.test('managed backends also notice when the worker died first', { timeout: LIMIT }, async (t) => {
   const { broker, pids } = await startWithBackends(t, 1)
   t.equal(pids.length, 1)
   signal(broker.pid, 'SIGKILL')
@@ -61,10 +61,10 @@ void t.test('managed backends notice as well when the worker went first', { time
   t.pass('they have ended')
 })
 
-/** npm would leave its compiled modules in the temporary folder. */
+/** Otherwise npm would leave compiled modules in the temporary folder. */
 const NO_CACHE = { NODE_DISABLE_COMPILE_CACHE: '1' }
 
-/** Apps, each for a service of its own, and each another way in which a process does not see its master's end by itself. */
+/** Apps, each with its own service, and each in a different way unable to notice its master's end by itself. */
 function apps(t: Test): Record<string, string[]> {
   const waits = `setInterval(() => {}, 60_000)`
   const inline = (source: string) => [process.execPath, '--input-type=module', '-e', source]
@@ -73,26 +73,26 @@ function apps(t: Test): Record<string, string[]> {
     shell: behind.shell(program()),
     npm: behind.npm(program(), temporaryFolder(t)),
     loader: behind.loader(program()),
-    // Drains, and has more to do than that.
+    // Drains, but has other work left.
     busy: inline(
       `import http from 'node:http'
       import { createBackend } from '@baton/backend-sdk'
       await createBackend().attach(http.createServer()).ready()
       ${waits}`,
     ),
-    // Has not come as far as to register.
+    // Not registered yet.
     quiet: inline(`import '@baton/backend-sdk'; ${waits}`),
   }
 }
 
-/** Which processes have the write end of the pipe that a managed process watches. */
+/** The processes that hold the write end of the pipe that a managed process watches. */
 function writersOfLifeline(managed: number): number[] {
   const [, inode] =
     /BATON_MASTER_LIFELINE=\d+:(\d+)/.exec(readFileSync(`/proc/${managed}/environ`, 'latin1')) ?? []
   return holders(`pipe:[${inode}]`, constants.O_WRONLY)
 }
 
-/** Every managed process, as soon as it was started. */
+/** All managed processes, as soon as they have started. */
 async function leaders(broker: Broker, count: number): Promise<number[]> {
   const started = () => broker.program.messages().filter(({ msg }) => msg === 'backend process started')
   await eventually(
@@ -110,7 +110,7 @@ async function sessionsHaveEnded(pids: readonly number[]): Promise<void> {
   )
 }
 
-/** The services that the processes of `apps` are started for; `cwd` is where they find the SDK. */
+/** Services for the commands of `apps`; in `cwd` they find the SDK. */
 function managed(commands: Record<string, string[]>): Record<string, unknown> {
   const services = Object.entries(commands).map(([name, command]) => [name, { command, cwd: root }])
   return {
@@ -118,14 +118,14 @@ function managed(commands: Record<string, string[]>): Record<string, unknown> {
   }
 }
 
-// Whether the master lived was read from the direct parent, and that once, when the SDK was loaded: a process below a shell, or one that still
-// started when the master was killed, went on for ever.
-void t.test('whatever lies between, a backend ends with its master', { timeout: LIMIT }, async (t) => {
+// The backend checked its direct parent, and only when the SDK was loaded: a process below a shell, or one that was still
+// starting when the master was killed, ran on forever.
+void t.test('a backend ends with its master, whatever is in between', { timeout: LIMIT }, async (t) => {
   const commands = apps(t)
   const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
   const pids = await leaders(broker, Object.keys(commands).length)
   for (const name of ['direct', 'shell', 'npm', 'loader', 'busy']) await broker.backends(1, name)
-  // In place: the same process with a new program, and the same pipe.
+  // In place: same process, new program, same pipe.
   t.match(await reload(t, broker), { success: true })
   t.same(
     pids.filter((pid) => inSession(pid).length === 0),

@@ -15,7 +15,7 @@ import { configure, parseAnswer, reload, say } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { LIMIT, SOON } from './support/limits.ts'
 
-// What the API says of connections, beside what happened to them; what the stream of events tells; and who asked for what.
+// Flight records compared with what really happened; the event stream; and who requested each change.
 
 interface FlightRecord {
   id: string
@@ -30,7 +30,7 @@ interface FlightRecord {
   steps: { at: number; step: string; backend?: string; reason?: string }[]
 }
 
-/** Of the broker that wants one. */
+/** For the broker with a token. */
 const authorization = 'Bearer open-sesame'
 
 async function ask<Answer>(broker: Broker, path: string): Promise<Answer> {
@@ -49,7 +49,7 @@ function find(broker: Broker, id: string): Promise<FlightRecord> {
   return ask(broker, `/api/v1/connections/${id}`)
 }
 
-/** The record of this client, once `holds`: what a client sees of the broker comes before or after the broker has noted it. */
+/** The record of this client, once `holds`: the client may see a step before or after the broker has recorded it. */
 async function recordOf(
   broker: Broker,
   port: number,
@@ -74,7 +74,7 @@ function stepsOf({ steps }: FlightRecord): string[] {
   )
 }
 
-/** Times go forward, from accept on; the outcome lies among them. */
+/** Times never decrease, from accept on, and the outcome's is among them. */
 function checkTimes(t: Test, { steps, durationMs, id }: FlightRecord): void {
   const times = steps.map(({ at }) => at)
   t.equal(times[0], 0, id)
@@ -95,23 +95,23 @@ async function served(client: Client): Promise<Served> {
   return JSON.parse((await client.answer()).body) as Served
 }
 
-/** A client of this listener that has asked. */
+/** A client of this listener that has sent a request. */
 async function visit(t: Test, broker: Broker, listener = 'web'): Promise<Client> {
   const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(listener) })
   client.request()
   return client
 }
 
-/** A record of who asked, on the log of the master or of a worker. */
+/** A log line of the master or a worker that names the requester. */
 async function logged(broker: Broker, msg: string): Promise<Record<string, unknown>> {
   await broker.program.message(msg)
   return broker.program.messages().findLast((each) => each['msg'] === msg) as Record<string, unknown>
 }
 
-/** Nothing here is to run out by itself, however long a busy machine takes. */
+/** No deadline expires by itself, even on a busy machine. */
 const LONG = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '10m' }
 
-void t.test('records of connections, and who asked for a change', { timeout: LIMIT }, async (t) => {
+void t.test('records of connections, and the requester of each change', { timeout: LIMIT }, async (t) => {
   const plain = http.createServer((_request, response) => response.end('plain')).listen(0, '127.0.0.1')
   await once(plain, 'listening')
   t.teardown(() => plain.close())
@@ -132,7 +132,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
   }
   const managed = {
     command: [process.execPath, join(root, 'test/programs/http-backend.mjs')],
-    // So that there is a deploy to be aborted, however slowly the command starts that asks for it.
+    // So that there is still a deploy to abort, however slowly the `abort` command starts.
     minHealthy: '10m',
   }
   const broker = await startBroker(t, {
@@ -178,7 +178,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     const client = await visit(t, broker)
     const { connection } = await served(client)
     const record = await recordOf(broker, client.port, isOver)
-    // Not when the client was answered: the backend may do that before the broker has read its ACK.
+    // Not the time of the response: the backend may send it before the broker has read its ACK.
     const took = performance.now() - from
     t.equal(record.id, connection)
     t.same(stepsOf(record), [
@@ -194,7 +194,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.ok(acceptedAt >= before - 1 && acceptedAt <= Date.now(), record.acceptedAt)
   })
 
-  await t.test('rejected, because its time was over or there was no room', async (t) => {
+  await t.test('rejected, by timeout or because the queue was full', async (t) => {
     const late = await visit(t, broker, 'soon')
     t.equal((await late.answer()).status, 503)
     const timedOut = await recordOf(broker, late.port, isOver)
@@ -208,7 +208,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.same(stepsOf(refused), ['accepted', 'rejected hold_full'])
   })
 
-  await t.test('gone while it waited', async (t) => {
+  await t.test('gone while held', async (t) => {
     const client = await Client.open(t, { host: '127.0.0.1', port: broker.port('waiting') })
     const { port } = client
     await recordOf(broker, port, ({ steps }) => steps.length === 2)
@@ -217,7 +217,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.match(record, { outcome: 'client_gone', reason: null, backend: null })
   })
 
-  await t.test('the list is filtered, and agrees with what is counted', async (t) => {
+  await t.test('the list is filtered, and agrees with the counters', async (t) => {
     const { services } = await statusOf(broker)
     for (const outcome of ['handed_off', 'rejected', 'client_gone', 'relayed', 'relinquished'] as const) {
       const counted = services.reduce((sum, { outcomes }) => sum + outcomes[outcome], 0)
@@ -265,7 +265,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
   })
 
   await t.test('refused, revoked, and relinquished', async (t) => {
-    // It refuses the first offer, and does not even look at the next one, of the same client.
+    // It refuses the first offer, and does not read the next one, for the same client.
     const unwilling = await FalseBackend.register(t, broker.control, hello('refusing'))
     const client = await visit(t, broker, 'refusing')
     const [offer] = (await unwilling.offers(1)) as [Offer]
@@ -298,7 +298,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     ])
     t.match(back, { outcome: null, backend: null })
 
-    // It takes a client, says nothing of it, and breaks the protocol: there is no way to know whether it has touched it.
+    // It takes a client, sends nothing, and violates the protocol: there is no way to know whether it touched the client.
     const liar = await FalseBackend.register(t, broker.control, hello('lost'))
     const victim = await Client.open(t, { host: '127.0.0.1', port: broker.port('lost') })
     const [taken] = (await liar.offers(1)) as [Offer]
@@ -314,7 +314,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.same(await records(broker, '?outcome=relinquished'), [lost])
     for (const record of [again, back, lost]) checkTimes(t, record)
 
-    // They would be held until the end: a client that has asked and sent its FIN still wants the answer.
+    // Both would be held until the broker ends: a client that has sent a request and FIN still wants the response.
     for (const [backend, waits] of [
       [unwilling, client],
       [silent, forgotten],
@@ -350,7 +350,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     t.same(stepsOf(record), ['accepted', `relay_offered ${upstream}`, `relayed ${upstream}`])
   })
 
-  // Every change is on the log and in the stream, with who asked.
+  // Every change is in the log and in the stream, with its requester.
   const uid = process.getuid?.()
   const own = `uid ${uid} (pid ${process.pid})`
   const address = /^127\.0\.0\.1:\d+ with a token$/
@@ -375,7 +375,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
     const abort = baton('deploy', 'managed', '--abort')
     await Promise.all([deploy.exited, abort.exited])
     const aborter = `uid ${uid} (pid ${abort.pid})`
-    t.match(await logged(broker, 'deploy is aborted'), { service: 'managed', by: aborter })
+    t.match(await logged(broker, 'aborting deploy'), { service: 'managed', by: aborter })
     await listener.change(({ text }) => text === `${aborter} aborts the deploy of service managed`, 'abort')
     await listener.change(
       ({ text }) => String(text).startsWith('service managed could not be deployed: '),
@@ -388,9 +388,9 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
   await t.test('a drain, without the token and with it', async (t) => {
     const path = `${broker.admin}/api/v1/services/managed/drain`
     t.equal((await fetch(path, { method: 'POST' })).status, 401)
-    t.notOk(broker.program.messages().some(({ msg }) => msg === 'drain asked for'))
+    t.notOk(broker.program.messages().some(({ msg }) => msg === 'drain requested'))
     t.equal((await fetch(path, { method: 'POST', headers: { authorization } })).status, 202)
-    t.match(await logged(broker, 'drain asked for'), { service: 'managed', by: address })
+    t.match(await logged(broker, 'drain requested'), { service: 'managed', by: address })
     const { data } = await listener.change(({ kind }) => kind === 'drain', 'drain')
     t.match(data, { service: 'managed', by: address, text: /drains service managed$/ })
     t.notOk(broker.program.lines.some((line) => line.includes('sesame')))
@@ -409,7 +409,7 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
   })
 
   await t.test(
-    'a reload: a held client keeps its id and its time, and listeners are sent to the next worker',
+    'a reload: a held client keeps its id and its deadline, and streams move to the next worker',
     async (t) => {
       const client = await visit(t, broker, 'waiting')
       const before = await recordOf(broker, client.port, ({ steps }) => steps.length === 2)
@@ -460,10 +460,10 @@ void t.test('records of connections, and who asked for a change', { timeout: LIM
 })
 
 void t.test(
-  'the stream tells of the load, and of backends that come, drain and go; a recorder that is off records nothing',
+  'the stream reports the load, and backends that come, drain and go; a disabled recorder records nothing',
   { timeout: LIMIT },
   async (t) => {
-    // Who listens is not waited for, as a client would be.
+    // A stop waits for clients, but not for listeners of the stream.
     const broker = await startBroker(t, { config: { recorder: 0, drainDeadline: '10m' } })
     const listener = await EventStream.open(t, broker)
     const other = await EventStream.open(t, broker)
@@ -473,7 +473,7 @@ void t.test(
     const registered = await listener.change(({ kind }) => kind === 'backend_registered', 'registered')
     t.match(registered.data, { service: 'web', to: 'ready', backend: { slot: 'web-1', pid: backend.pid } })
 
-    // Visits that are slow may lie in one second with their accept, and in the next with their handoff.
+    // Slow visits may be accepted in one second and handed off in the next.
     const loaded = () =>
       listener.events
         .filter(({ event }) => event === 'status')
@@ -497,19 +497,19 @@ void t.test(
     const stuck = await listener.change(({ to }) => to === 'unresponsive', 'it is stuck')
     t.match(stuck.data, { kind: 'backend_state', from: 'ready', backend: { slot: 'web-1' } })
     backend.kill('SIGCONT')
-    await listener.change(({ from, to }) => from === 'unresponsive' && to === 'ready', 'it goes on')
+    await listener.change(({ from, to }) => from === 'unresponsive' && to === 'ready', 'it continues')
     backend.kill('SIGTERM')
     for (const each of [listener, other])
       await each.change(({ kind }) => kind === 'backend_deregistered', 'it has gone')
     t.same(
       other.changes.map(({ text }) => text),
       listener.changes.map(({ text }) => text),
-      'both hear the same',
+      'both receive the same',
     )
     const events = listener.events.map(({ id }) => id)
     t.equal(new Set(events).size, events.length)
 
-    await t.test('who listens does not delay the end', async (t) => {
+    await t.test('open streams do not delay the end', async (t) => {
       const from = performance.now()
       broker.program.kill('SIGTERM')
       await broker.program.exited

@@ -23,12 +23,12 @@ import { cleanEnvironment, Program, root, temporaryFolder } from './support/proc
 import { signal } from './support/signal.ts'
 import { visit } from './support/visit.ts'
 
-// Who may be a backend, and what all are told when they may not.
+// Admission of backends, and the error that refused ones get.
 
 const asRoot = process.getuid?.() === 0
 const own = process.getuid?.() ?? -1
 const NOBODY = 65_534
-/** Another user must be able to read this repository, too. */
+/** The other user must be able to read this repository. */
 const canBeNobody =
   asRoot &&
   spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
@@ -49,7 +49,7 @@ interface BackendSettings {
   timeout?: number
 }
 
-/** A backend that is a process of its own, whose log is what an operator reads. */
+/** A backend in its own process, whose log is the operator's view. */
 function program(t: Test, { control, service = 'web', secret, uid, timeout }: BackendSettings): Program {
   return new Program(t, process.execPath, [join(root, 'test/programs/listening-backend.mjs')], {
     env: {
@@ -57,14 +57,14 @@ function program(t: Test, { control, service = 'web', secret, uid, timeout }: Ba
       BATON_SERVICE: service,
       ...(secret !== undefined && { SECRET: secret }),
       ...(timeout !== undefined && { READY_TIMEOUT: String(timeout) }),
-      // Where relays come in, it needs a folder that it can write to.
+      // For relays it needs a folder that it can write to.
       ...(uid !== undefined && { TMPDIR: folderOf(t, uid) }),
     },
     ...(uid !== undefined && { uid }),
   })
 }
 
-/** A backend in this process. What it logs is in `said`. */
+/** A backend in this process. Its log is in `said`. */
 function backendHere(t: Test, options: BackendOptions) {
   const said: string[] = []
   const log = (context: object, message: string) =>
@@ -76,7 +76,7 @@ function backendHere(t: Test, options: BackendOptions) {
   return { backend, server, said }
 }
 
-/** The backend's `ready()` says why, and the broker's log does, once. */
+/** The backend's `ready()` rejects with the reason, and the broker logs it once. */
 async function isRefused(t: Test, broker: Broker, settings: BackendSettings, reason: string): Promise<void> {
   const refused = program(t, settings)
   const { name, code, reason: given } = await refused.message('not ready')
@@ -85,14 +85,14 @@ async function isRefused(t: Test, broker: Broker, settings: BackendSettings, rea
     { name: 'RegistrationRefused', code: 'BATON_ERR_REGISTRATION_REFUSED', given: reason },
   )
   const warning = `baton: the broker refused the registration socket=${settings.control}`
-  t.ok(await refused.line((line) => line.includes(warning), 'the warning'), 'the log says where')
+  t.ok(await refused.line((line) => line.includes(warning), 'the warning'), 'the log has the path')
   const port = Number((await refused.message('listening'))['port'])
-  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app serves by itself all the same')
+  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app still serves by itself')
   await logsRefusal(broker, refused.pid, reason)
   t.match(refusals(broker, refused.pid), [{ code: reason }])
 }
 
-/** The same of one in this process. */
+/** The same for a backend in this process. */
 async function isRefusedHere(t: Test, broker: Broker, options: BackendOptions, reason: string) {
   const { backend, server, said } = backendHere(t, { socket: broker.control, service: 'web', ...options })
   await t.rejects(backend.ready(), {
@@ -103,17 +103,17 @@ async function isRefusedHere(t: Test, broker: Broker, options: BackendOptions, r
   t.match(
     said,
     [new RegExp(`the broker refused the registration.* ${broker.control} `)],
-    'the log says where',
+    'the log has the path',
   )
   server.listen(0, '127.0.0.1')
   t.teardown(() => server.close())
   await new Promise((resolve) => server.once('listening', resolve))
   const { port } = server.address() as AddressInfo
-  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app serves by itself all the same')
+  t.equal((await fetch(`http://127.0.0.1:${port}/`)).status, 200, 'the app still serves by itself')
   await logsRefusal(broker, process.pid, reason)
 }
 
-/** The backend hears why before the broker's log line has come through its pipe. */
+/** The backend gets the reason before the broker's log line has come through its pipe. */
 async function logsRefusal(broker: Broker, pid: number, reason: string): Promise<void> {
   const told = (line: string) =>
     line.includes('"registration refused"') &&
@@ -128,7 +128,7 @@ function refusals(broker: Broker, pid: number): Record<string, unknown>[] {
     .filter(({ msg, peerPid }) => msg === 'registration refused' && peerPid === pid)
 }
 
-/** The pid of the backend that a new client of the broker gets. */
+/** The pid of the backend that serves a new client of the broker. */
 async function servedBy(t: Test, broker: Broker): Promise<number> {
   const client = await visit(t, broker)
   const { headers } = await client.answer()
@@ -136,7 +136,7 @@ async function servedBy(t: Test, broker: Broker): Promise<number> {
   return Number(headers['x-pid'])
 }
 
-/** A folder in which processes of every user can find what they are told the name of. */
+/** A folder whose files are readable by every user that knows their names. */
 function openFolder(t: Test): string {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
@@ -149,17 +149,17 @@ function folderOf(t: Test, uid: number): string {
   return folder
 }
 
-void t.test('the own user is refused, when only others are allowed', { timeout: LIMIT }, async (t) => {
+void t.test('the broker’s own user is refused, if only others are allowed', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { security: { allowUids: [own + 1] } } })
   await isRefused(t, broker, { control: broker.control }, 'UidNotAllowed')
   t.match(refusals(broker, process.pid), [], 'no other one was refused')
   t.equal((await broker.status()).services[0]?.backends.length, 0)
 })
 
-/** No time of a service is up, however slow a busy backend is. */
+/** No deadline expires, however slow a busy backend is. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 
-/** Of the last broker: services that have scenes of their own. */
+/** Services of the last broker that have their own scenes. */
 const SCENES = ['door', 'ids', 'place']
 
 void t.test('brokers that follow each other in one runtime folder', { timeout: LIMIT }, async (whole) => {
@@ -172,14 +172,14 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
 
   let first!: Broker
   await scene(
-    'without a broker ready() waits, says where it looks, and the app serves by itself',
+    'without a broker, ready() waits and names the socket, and the app serves by itself',
     async (t) => {
       const early = program(t, { control, timeout: 500 })
       const { name } = await early.message('not ready')
       t.equal(name, 'TimeoutError', 'for as long as its signal lets it')
-      await early.line((line) => line.includes('no broker yet'), 'where it looks')
+      await early.line((line) => line.includes('no broker yet'), 'the path it waits for')
       const log = early.lines.filter((line) => line.includes('no broker yet'))
-      t.equal(log.length, 1, 'said once, not at each dial')
+      t.equal(log.length, 1, 'logged once, not on each dial')
       t.match(log[0], control)
       const port = Number((await early.message('listening'))['port'])
       t.match(await (await fetch(`http://127.0.0.1:${port}/`)).json(), { pid: early.pid, connection: null })
@@ -192,7 +192,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   )
 
   await scene(
-    'another user can not even knock when no other one is allowed',
+    'another user cannot even connect if no other user is allowed',
     async (t) => {
       t.equal(statSync(control).mode & 0o777, 0o600)
       t.equal(statSync(runtimeDir).mode & 0o777, 0o700)
@@ -200,7 +200,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       t.equal((await stranger.message('not ready'))['name'], 'TimeoutError')
       t.ok(
         await stranger.line((line) => line.includes('EACCES'), 'why'),
-        'the kernel refuses, and the SDK says so',
+        'the kernel refuses, and the SDK reports it',
       )
     },
     onlyAsRoot,
@@ -211,9 +211,9 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await first.backends(1)
 
   await scene(
-    'a control socket that others were let into is not believed, until it is private again',
+    'a control socket that others could access is not trusted, until it is private again',
     async (t) => {
-      // The master would restore the mode at once.
+      // Otherwise the master would restore the mode immediately.
       signal(first.program.pid, 'SIGSTOP')
       chmodSync(control, 0o666)
       const { code, retry, message } = await refusal(control, hello('web'))
@@ -226,7 +226,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         'why it was refused',
       )
       await logsRefusal(first, process.pid, 'SocketModeInsecure')
-      t.equal(await servedBy(t, first), app.pid, 'who was in before stays')
+      t.equal(await servedBy(t, first), app.pid, 'earlier registrations stay')
       signal(first.program.pid, 'SIGCONT')
       await ready
       t.equal(statSync(control).mode & 0o777, 0o600)
@@ -239,7 +239,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     env: { RUN: join(root, 'packages/broker/dist/cli/program.js') },
   })
   let run = 0
-  /** `baton start` that comes to nothing: its one line. */
+  /** The single line of output of a `baton start` that fails. */
   const refusedStart = async (t: Test, config: string): Promise<string> => {
     commands.say(JSON.stringify(['start', '--config', config]))
     const { code, said } = await commands.message(`ran ${++run}`)
@@ -250,15 +250,15 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     return line
   }
 
-  await scene('a control socket that is served is not replaced', async (t) => {
+  await scene('a control socket in use is not replaced', async (t) => {
     t.equal(
       await refusedStart(t, first.configFile),
       `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control}`,
     )
-    t.equal(await servedBy(t, first), app.pid, 'the first one goes on')
+    t.equal(await servedBy(t, first), app.pid, 'the first one continues')
   })
 
-  await scene('a runtime folder that is not safe is refused at the start, by its name', async (t) => {
+  await scene('an unsafe runtime folder is refused at the start, by name', async (t) => {
     const refusedFolder = (t: Test, unsafe: string): Promise<string> => {
       const config = join(temporaryFolder(t), 'baton.json')
       const listeners = [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }]
@@ -278,7 +278,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         mkdirSync(unsafe)
         chmodSync(unsafe, mode)
         const line = await refusedFolder(t, unsafe)
-        t.match(line, `the runtime folder cannot be used: ${unsafe} can be written to by others`)
+        t.match(line, `the runtime folder cannot be used: ${unsafe} is writable by others`)
         t.equal(statSync(unsafe).mode & 0o7777, mode, 'left as it was')
       })
     }
@@ -293,7 +293,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
         if (asRoot) chownSync(above, 0, gid)
         chmodSync(above, mode)
         const line = await refusedFolder(t, join(above, where))
-        t.match(line, `${above} can be written to by others (mode ${mode.toString(8)})`)
+        t.match(line, `${above} is writable by others (mode ${mode.toString(8)})`)
         t.same(readdirSync(above), [], 'in which nothing was made')
       })
     }
@@ -340,25 +340,25 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
 
   const kept = await Client.open(t, { host: '127.0.0.1', port: first.port() })
   const servesKept = async (t: Test) => {
-    t.match((await kept.get()).body, `"pid":${app.pid}`, 'the connection that it had adopted does not notice')
+    t.match((await kept.get()).body, `"pid":${app.pid}`, 'its adopted connection is unaffected')
   }
   await servesKept(t)
   let disconnections = 0
 
-  /** The broker ends, another follows: the backend is found there by its id, with what it has. */
+  /** The broker ends and another follows: the backend keeps its id and its connections there. */
   const follows = async (t: Test, ends: Broker, how: 'SIGTERM' | 'SIGKILL', config: object) => {
     ends.program.kill(how)
     await ends.program.exited
     disconnections += 1
     const said = () => app.messages().filter(({ msg }) => msg === 'disconnected').length
-    await eventually(() => said() === disconnections, 'the backend says that it was disconnected')
+    await eventually(() => said() === disconnections, 'the backend emits disconnected')
     if (how === 'SIGKILL')
       t.ok(statSync(control).isSocket(), 'the control socket of a dead one is still there')
 
     const next = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT }, ...config } })
     await next.until(
       ({ services }) => services[0]?.backends[0]?.load === 1,
-      'what it holds counts as its load',
+      'its connections count as its load',
     )
     const [now] = (await next.backends(1)).services[0]?.backends ?? []
     t.equal(now?.id, id)
@@ -398,7 +398,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   }
 
   await scene(
-    'a user who is not allowed is refused, and who is allowed beside it registers',
+    'a user who is not allowed is refused, and an allowed one registers',
     async (t) => {
       await isRefused(t, broker, { control, uid: NOBODY, secret: SECRET }, 'UidNotAllowed')
       await backendHere(t, { socket: control, service: 'door', secret: SECRET }).backend.ready()
@@ -417,7 +417,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     isRefusedHere(t, broker, { secret: SECRET, service: 'wbe' }, 'UnknownService'),
   )
   await scene(
-    'another protocol version, and the log has each reason once for a process that dials many times',
+    'another protocol version, and each reason is logged once for a process that dials repeatedly',
     async (t) => {
       const many = 6
       for (let dial = 0; dial < many; dial++) {
@@ -427,7 +427,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       const { code, message, retry } = await refusal(control, hello('web', { secret: SECRET, protocol: 2 }))
       t.same({ code, retry }, { code: 'ProtocolVersion', retry: false })
       t.match(message, /2.*wanted 1/)
-      // The last line: with it, those before are there.
+      // The last line: once it is there, the earlier ones are too.
       await logsRefusal(broker, process.pid, 'ProtocolVersion')
       t.match(
         refusals(broker, process.pid).map((refusal) => refusal['code']),
@@ -440,7 +440,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     },
   )
 
-  await scene('no secret is in a log or an answer', async (t) => {
+  await scene('no log and no answer contains a secret', async (t) => {
     const { message } = await refusal(control, hello('web', { secret: WRONG }))
     const said = [
       ...broker.program.lines,
@@ -461,7 +461,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     t.equal((await fetch(broker.url('/', 'door'))).status, 200)
   })
 
-  await scene('a process that was given an id is known by it, its first backend alone', async (t) => {
+  await scene('a process with an assigned id is known by it, its first backend only', async (t) => {
     const given = '01JAZ3NDEKTSV4RRFFQ69G5FAV'
     const source = `
       import http from 'node:http'
@@ -507,13 +507,13 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
     t.not(backend.id, given, 'an id that is in use is not given twice')
   })
 
-  await scene('a process that registers again under its id takes its own place', async (t) => {
+  await scene('a process that registers again under its id replaces its registration', async (t) => {
     const place = (over = {}) =>
       FalseBackend.register(t, control, hello('place', { secret: SECRET, ...over }))
     const older = await place()
     const { backend, slot } = older.welcome
 
-    await t.test('which is free when nothing is out', async (t) => {
+    await t.test('which is free if no offers are open', async (t) => {
       const newer = await place({ backend })
       t.match(newer.welcome, { backend, slot })
       await older.wire.end()
@@ -522,7 +522,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       await broker.backends(0, 'place')
     })
 
-    await t.test('and what it was offered before is still its to answer', async (t) => {
+    await t.test('and it can still answer earlier offers', async (t) => {
       const asks = async () => {
         const client = await Client.open(t, { host: '127.0.0.1', port: broker.port('place') })
         client.request()
@@ -538,7 +538,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
       t.not(newer.welcome.slot, former.welcome.slot, 'while that has an offer out')
       await asks()
       await newer.offers(1)
-      t.equal(former.wire.all('offer').length, 1, 'new clients go to the newer one alone')
+      t.equal(former.wire.all('offer').length, 1, 'new clients go only to the newer one')
       t.notOk(former.wire.ended)
 
       former.ack(offer)

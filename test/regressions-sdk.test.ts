@@ -19,9 +19,9 @@ import { openSockets } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
 
-// What once went wrong in a backend, each under the story of how it was found out.
+// Past bugs of the SDK, each with its story.
 
-/** No time of a service is up while a story is told. */
+/** No deadline expires during a story. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 
 /** `test/programs/told-backend.mjs`, not yet registered. */
@@ -55,7 +55,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
   })
   const { control } = broker
 
-  /** Each ends as it began: with no backend, and no client. */
+  /** Each ends as it began: without a backend or a client. */
   const story = async (title: string, act: (t: Test) => Promise<void>) => {
     await whole.test(title, { timeout: LIMIT }, act)
     await broker.until(
@@ -69,9 +69,9 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     ['connection', 4],
     ['adopt', 5],
   ] as const) {
-    await story(`a '${fault}' listener that throws costs the others of its batch nothing`, async (t) => {
-      // Five clients came in one batch, and the app's listener threw for the first. The exception broke off the loop that
-      // adopted them: four were acknowledged, closed at the broker, and never given to the server nor closed.
+    await story(`a '${fault}' listener that throws does not affect the rest of its batch`, async (t) => {
+      // Five clients came in one batch, and the app's listener threw on the first. The exception aborted the loop that
+      // adopted them: four were ACKed, closed at the broker, and neither passed to the server nor closed.
       const before = (await broker.status()).services[0]?.outcomes.handed_off ?? 0
       const clients = await visitors(t, broker, 5)
       await broker.until(({ services }) => services[0]?.held === 5, 'they wait')
@@ -90,7 +90,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       t.match(
         await app.message('uncaught'),
         { message: `a bug in a ${fault} listener` },
-        'the app hears of it',
+        'the app is notified',
       )
       t.equal(said(app, 'uncaught').length, 1)
       const status = await broker.until(
@@ -103,12 +103,12 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
   }
 
   await story("a 'connected' listener that throws does not undo the registration", async (t) => {
-    // The exception came back into the registration loop, which took it for a failed dial and registered again, and again;
-    // each time another backend of the same process stayed behind in the broker.
+    // The exception propagated into the registration loop, which took it for a failed dial and registered again and again;
+    // each time another backend of the same process stayed registered at the broker.
     const app = toldBackend(t, control, { FAULT: 'connected' })
     await app.message('ready')
     const pids = new Set<number>()
-    // For longer than the loop takes to dial again: 25 to 50 ms.
+    // Longer than the loop's delay before it redials: 25 to 50 ms.
     for (const end = performance.now() + 300; performance.now() < end;) {
       pids.add(await servedBy(t, broker))
       await new Promise((resolve) => setTimeout(resolve, 20))
@@ -118,11 +118,11 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.equal(registered.length, 1)
     t.equal((await broker.status()).services[0]?.backends.length, 1)
     await app.message('uncaught')
-    t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app hears of it')
+    t.match(said(app, 'uncaught'), [{ message: 'a bug in a connected listener' }], 'the app is notified')
   })
 
   await story('a drain may take a month', async (t) => {
-    // setTimeout takes no more than 24.8 days, and for more it takes one millisecond: a deadline of 720 hours cut every
+    // setTimeout is limited to 24.8 days, and turns longer times into one millisecond: a deadline of 720 hours cut every
     // request in flight at once.
     const app = toldBackend(t, control, { DRAIN_DEADLINE: '720h' })
     const waiting = await visit(t, broker, '/wait')
@@ -137,9 +137,9 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     await broker.until(({ services }) => services[0]?.backends.length === 0, 'then it deregisters')
   })
 
-  await story("a 'drain' listener that drains is no recursion", async (t) => {
+  await story("a 'drain' listener that drains does not recurse", async (t) => {
     // An app called backend.drain() in its 'drain' listener, so that one handler serves the operator's drain and its own. The
-    // event was emitted before the drain was on record, each call began another, and the process died of its stack.
+    // event was emitted before the drain was recorded, each call began another, and the process died of a stack overflow.
     const app = toldBackend(t, control)
     await app.message('ready')
     tell(app, 'drain')
@@ -151,16 +151,16 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.same(said(app, 'uncaught'), [])
   })
 
-  await story('out of descriptors, a backend neither leaks nor leaves its ghost in the broker', async (t) => {
-    // Registered, and then no descriptor left to duplicate its control connection with: the SDK dropped both descriptors
-    // without closing them. The broker went on believing in that backend, and sent it clients.
+  await story('out of descriptors, a backend neither leaks nor stays registered', async (t) => {
+    // Registered, and then no descriptor was left to duplicate its control connection: the SDK dropped both descriptors
+    // without closing them. The broker still considered the backend registered, and sent it clients.
     const program = join(root, 'test/programs/scarce-backend.mjs')
     const app = new Program(t, 'prlimit', ['--nofile=128', process.execPath, program], {
       env: { BATON_SOCKET: control, BATON_SERVICE: 'scarce' },
     })
     await app.message('started')
     const before = openSockets(app.pid)
-    // Once in peace: what the process opens for good, it has then.
+    // A first round with descriptors to spare, so that what the process opens permanently is open.
     tell(app, 'all')
     await app.message('tried with all')
     const outcomes: unknown[] = []
@@ -179,9 +179,9 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.equal(services.find(({ name }) => name === 'scarce')?.backends.length, 0)
   })
 
-  await story('over a Unix listener, a TLS socket is known by its own id', async (t) => {
-    // The TLS socket that the app sees was matched with the adopted one by the address of its peer. Clients of a Unix
-    // socket have none: of those whose handshakes overlapped, all were the last.
+  await story('over a Unix listener, a TLS socket has its own id', async (t) => {
+    // The TLS socket seen by the app was matched to the adopted one by its peer address. Clients of a Unix socket
+    // have none: if their handshakes overlapped, all of them matched the last one.
     const env = { KEY: join(folder, 'key.pem'), CERTIFICATE: join(folder, 'certificate.pem') }
     const key =
       'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost'
@@ -210,31 +210,31 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
   })
 
   await whole.test(
-    "a 'disconnected' listener that throws does not stop the dialling",
+    "a 'disconnected' listener that throws does not stop redialling",
     { timeout: LIMIT },
     async (t) => {
-      // The broker died, the app's listener threw, and what was to come after it never came: the backend lived on and no
-      // broker ever heard of it again.
+      // The broker died, the app's listener threw, and the code after it never ran: the backend stayed alive, and no
+      // broker ever saw it again.
       const app = toldBackend(t, control, { FAULT: 'disconnected' })
       await app.message('ready')
       broker.program.kill('SIGKILL')
       await app.message('uncaught')
-      // Its worker, too, has let go of the addresses then.
+      // By then its worker has released the addresses too.
       await broker.program.exited
       const second = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT } } })
       await second.backends(1)
       t.equal(await servedBy(t, second), app.pid)
-      await eventually(() => said(app, 'connected').length === 2, 'the app hears of it')
+      await eventually(() => said(app, 'connected').length === 2, 'the app is notified')
     },
   )
 })
 
-void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, async (whole) => {
+void t.test('a backend and a dishonest broker', { timeout: LIMIT }, async (whole) => {
   const story = (title: string, act: (t: Test) => Promise<void>) => whole.test(title, { timeout: LIMIT }, act)
 
-  await story('a broker that welcomes and drops is not dialled without pause', async (t) => {
-    // A WELCOME reset the backoff. A broker that fell over just after it (out of descriptors, say) was dialled a thousand
-    // times a second by each of its backends, and did not get up again.
+  await story('a broker that sends WELCOME and disconnects is dialled with backoff', async (t) => {
+    // WELCOME reset the backoff. A broker that crashed just after it (out of descriptors, for example) was dialled a thousand
+    // times a second by each of its backends, and could not recover.
     const broker = new FalseBroker(t)
     toldBackend(t, broker.control)
     const times: number[] = []
@@ -249,9 +249,9 @@ void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, asy
     t.ok(taken >= 775, `six registrations took ${Math.round(taken)} ms`)
   })
 
-  await story('a relay that comes before WELCOME was read waits for it', async (t) => {
-    // The endpoint listened from HELLO on, and dropped whatever came before the session had begun. A client that waited for
-    // this very backend was relayed to it at once, and lost a whole ACK deadline, and the backend was taken for unresponsive.
+  await story('a relay that arrives before WELCOME is read waits for it', async (t) => {
+    // The endpoint listened from HELLO on, and dropped connections until the session had begun. A client held for
+    // this very backend was relayed to it at once, lost a whole ACK deadline, and the backend was marked unresponsive.
     const broker = new FalseBroker(t)
     const app = toldBackend(t, broker.control)
     const { wire, hello } = await broker.dialled()
@@ -262,7 +262,7 @@ void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, asy
     const stranger = await Client.open(t, { path })
     stranger.send('no header at all')
     await stranger.ended
-    // The relay had come before the stranger, who was read and turned away.
+    // The relay connected before the stranger, who was read and rejected.
     const peer = new Registered(t, wire, hello, 1, 600_000)
     const offer = peer.offer({ kind: 'relay', token })
     peer.ring(offer)
@@ -270,16 +270,16 @@ void t.test('a backend and a broker that is not honest', { timeout: LIMIT }, asy
     t.equal((await relay.get()).headers['x-pid'], String(app.pid))
   })
 
-  await story('a backend that was closed adopts nothing that a dead broker left on its lane', async (t) => {
-    // The broker died with an offer under way, and the SDK waited for the end of its lane to adopt it. close() did not
-    // know of that wait: a second after the app was told that all was closed, it was given a client.
+  await story('a closed backend adopts nothing that a dead broker left on its lane', async (t) => {
+    // The broker died with an offer in flight, and the SDK waited for the end of its lane to adopt it. close() did not
+    // know about that wait: a second after the app was told that everything was closed, it was given a client.
     const broker = new FalseBroker(t)
     const app = toldBackend(t, broker.control)
     const peer = await broker.registered({ tokenTtl: 600_000 })
     await app.message('ready')
     const passed = new PassedClient(t)
     const offer = peer.offer()
-    // Stopped, so that its ACK finds nobody any more.
+    // Stopped, so that its ACK finds no broker.
     app.kill('SIGSTOP')
     peer.post(offer.token, passed.fd)
     peer.ring(offer)

@@ -14,31 +14,31 @@ import { openSockets, residentBytes } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
 
-// What once went wrong in a broker, each under the story of how it was found out. There are two brokers: one that has few
-// descriptors, and one that has enough. The last story of each is about its end.
+// Past bugs of the broker, each with its story. There are two brokers: one with few descriptors and one with
+// enough. The last story of each is about its shutdown.
 
 const asRoot = process.getuid?.() === 0
 const onlyAsRoot = !asRoot && 'needs root'
 const NOBODY = 65_534
 const MIB = 1024 * 1024
 
-/** Soon filled, and enough to start with: Node opens many modules at a time. */
+/** Quickly used up, but enough to start: Node opens many modules at a time. */
 const FEW_DESCRIPTORS = 128
 
-/** No time of a service is up while a story is told. */
+/** No deadline expires during a story. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
 
 /** Batches of 2000 probes. `npm run test:long` sends 200. */
 const PROBE_BATCHES = Number(process.env['PROBE_BATCHES'] ?? 60)
-/** Bytes: half of what the answer to a probe took while it waited. */
+/** Bytes: half of the memory that a queued reply to a probe took. */
 const HALF_AN_ANSWER = 140
 
-/** Descriptors that RLIMIT_NOFILE counts: one that was inherited may lie above it. */
+/** Descriptors below RLIMIT_NOFILE; an inherited one may be above it. */
 function taken(pid: number): number {
   return readdirSync(`/proc/${pid}/fd`).filter((fd) => Number(fd) < FEW_DESCRIPTORS).length
 }
 
-/** Resolves when the broker has logged this `msg` more than `times` times; gives the newest. */
+/** Resolves with the newest line once the broker has logged this `msg` more than `times` times. */
 async function logsAgain(broker: Broker, msg: string, times: number): Promise<Record<string, unknown>> {
   const all = () => broker.program.messages().filter((message) => message['msg'] === msg)
   await eventually(
@@ -52,13 +52,13 @@ function logged(broker: Broker, msg: string): number {
   return broker.program.messages().filter((message) => message['msg'] === msg).length
 }
 
-/** Those who knocked at a control socket until there was no room for one more. */
+/** Connections to the control socket that use up the broker's descriptors. */
 interface Crowd {
   readonly strangers: readonly OwnedFd[]
   readonly leave: () => void
 }
 
-/** Leaves one descriptor to the broker, which keeps two for each who knocks, and knocks once more. */
+/** Leaves one descriptor to the broker, which keeps two per pending connection, and connects once more. */
 async function exhaust(t: Test, broker: Broker): Promise<Crowd> {
   const { pid } = broker
   const before = taken(pid)
@@ -87,7 +87,7 @@ function hungUp({ fd }: OwnedFd): boolean {
   return (poll(fd, 0) & POLLHUP) !== 0
 }
 
-void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whole) => {
+void t.test('a broker with few descriptors', { timeout: LIMIT }, async (whole) => {
   const broker = await startBroker(whole, {
     descriptors: FEW_DESCRIPTORS,
     config: { drainDeadline: '100ms', services: { web: PATIENT } },
@@ -99,12 +99,12 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
       () => taken(pid) === before,
       () => `${taken(pid)} descriptors, not ${before}`,
     )
-  // Without a request to the admin server meanwhile, whose connections would be counted.
+  // No request to the admin server during a story: its connections would be counted.
   const story = (title: string, act: (t: Test) => Promise<void>) => whole.test(title, { timeout: LIMIT }, act)
 
   await story('control connections that cannot be kept are closed', async (t) => {
-    // With one descriptor left the broker accepted a backend and could not duplicate it. The accepted one was forgotten
-    // open: ten times a second, whenever another one left, until nothing was left but a restart.
+    // With one descriptor left, the broker accepted a backend and could not duplicate the descriptor. The accepted one leaked:
+    // ten times a second, whenever another became free, until only a restart helped.
     const { strangers, leave } = await exhaust(t, broker)
     await eventually(() => hungUp(strangers.at(-1) as OwnedFd), 'the one too many is closed')
     leave()
@@ -112,14 +112,14 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
     t.pass('as many as before')
   })
 
-  await story('a HELLO that no lane can be made for costs that backend alone', async (t) => {
-    // Out of descriptors, the pair for a new backend's lane could not be created: the exception went up through the read
-    // of its HELLO and ended the broker, and with it every client that waited.
+  await story('a HELLO for which no lane can be created affects only that backend', async (t) => {
+    // Out of descriptors, the socketpair for a new backend's lane could not be created: the exception propagated through the
+    // read of its HELLO and ended the broker, with every held client.
     const { strangers, leave } = await exhaust(t, broker)
     const [greeter] = strangers as [OwnedFd]
     send(greeter.fd, encodeFrame(hello('web')))
     await eventually(() => hungUp(greeter), 'the broker lets go of it')
-    t.match(await broker.program.message('WELCOME could not be sent'), { code: 'EMFILE' })
+    t.match(await broker.program.message('cannot send WELCOME'), { code: 'EMFILE' })
     leave()
     const backend = await startBackend(t, broker)
     t.equal(await servedBy(t, broker), backend.pid)
@@ -127,9 +127,9 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
   await asBefore()
 
   const backends: Program[] = []
-  await story('clients leave room for the backend that they wait for', async (t) => {
+  await story('clients leave descriptors for the backend that they wait for', async (t) => {
     // No backend was there, and clients took every descriptor. The backend that came back could not register, so no client
-    // was served, so none left: for the whole hold timeout, with everything there to serve them.
+    // was served and none left: for the whole hold timeout, although everything needed to serve them was there.
     const waiting = await visitors(t, broker, 2 * FEW_DESCRIPTORS)
     const { code } = await broker.program.message('cannot accept; clients wait in the kernel')
     const backend = await startBackend(whole, broker)
@@ -143,9 +143,9 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
     t.equal(code, 'descriptor reserve reached')
   })
 
-  await story('a broker that stops gives an answer to clients that a backend sits on', async (t) => {
-    // SIGTERM while a stopped backend had offers on its lane: the broker closed its poller first, the links gave their
-    // clients back afterwards, and to say 503 to those needed the poller. It died of that, exit code 1, and reset them.
+  await story('a broker that stops answers clients that a stopped backend has not taken', async (t) => {
+    // SIGTERM while a stopped backend had offers on its lane: the broker closed its poller first, then the links returned their
+    // clients, and sending them a 503 needed the poller. The broker died with exit code 1 and reset them.
     backends[0]?.kill('SIGSTOP')
     const waiting = await visitors(t, broker, 3)
     await broker.until(({ services }) => services[0]?.inFlight === 3, 'three offers in flight')
@@ -153,12 +153,12 @@ void t.test('a broker that has few descriptors', { timeout: LIMIT }, async (whol
   })
 })
 
-/** It says 503 to all that wait, counts each of them, and ends well. */
+/** The broker sends 503 to all held clients, counts each of them, and exits with 0. */
 async function stops(t: Test, broker: Broker, waiting: readonly Client[]): Promise<void> {
   broker.program.kill('SIGTERM')
   const answers = await Promise.all(waiting.map((each) => each.answer()))
   t.same(new Set(answers.map(({ status }) => status)), new Set([503]))
-  // A client that has its answer may take its time to close, and so long the broker is there.
+  // A client may take its time to close after its response, and the broker stays until then.
   const status = await broker.status()
   t.equal(status.services[0]?.outcomes.rejected, waiting.length, 'all rejected')
   t.equal(unaccounted(status), 0)
@@ -166,14 +166,14 @@ async function stops(t: Test, broker: Broker, waiting: readonly Client[]): Promi
   t.same(await broker.program.exited, { code: 0, signal: null })
 }
 
-/** Runs as a user who may knock and may not register. */
+/** Runs as a user who may connect to the control socket but not register. */
 function unwelcome(t: Test, broker: Broker, mode: 'crowd' | 'ask'): Program {
   const text = readFileSync(join(root, 'test/programs/unwelcome.mjs'), 'utf8')
   const args = ['--input-type=module', '--eval', text, mode, broker.control]
   return new Program(t, process.execPath, args, { uid: NOBODY, cwd: '/' })
 }
 
-void t.test('a broker that others than its own user may register with', { timeout: LIMIT }, async (t) => {
+void t.test('a broker that other users may register with', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   chmodSync(folder, 0o711)
   const broker = await startBroker(t, {
@@ -186,12 +186,12 @@ void t.test('a broker that others than its own user may register with', { timeou
   })
   const { control } = broker
 
-  // An honest backend, which is there when a story needs it.
+  // An honest backend that joins when a story needs it.
   const honest = new Program(t, process.execPath, [join(root, 'test/programs/service-backends.mjs')], {
     env: { BATON_SOCKET: control },
   })
   let turns = 0
-  /** Each turn is a coming and a going. */
+  /** Each turn is one join and one leave. */
   const tell = async (command: 'join' | 'leave', done: 'joined' | 'left') => {
     honest.say(`${command} web`)
     const said = () => honest.messages().filter(({ msg }) => msg === done).length
@@ -211,7 +211,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     return found
   }
 
-  /** Each ends as it began: with no backend, and no client. */
+  /** Each ends as it began: without a backend or a client. */
   const story = async (title: string, act: (t: Test) => Promise<void>, skip: string | false = false) => {
     const before = turns
     await t.test(title, { timeout: LIMIT, skip }, act)
@@ -223,9 +223,9 @@ void t.test('a broker that others than its own user may register with', { timeou
     )
   }
 
-  await story('a HELLO as long as it may be ends nothing but its own connection', async (t) => {
-    // REFUSED repeated the name of the service. That of a name of nearly 64 KiB was longer than a frame may be, and the
-    // encoder's exception ended the broker: one HELLO from any process that may connect.
+  await story('a HELLO of maximum length ends only its own connection', async (t) => {
+    // REFUSED repeated the service's name. For a name of nearly 64 KiB it exceeded the frame limit, and the
+    // encoder's exception ended the broker: one HELLO from any process that may connect was enough.
     const named = (name: string) =>
       Buffer.from(`\u0000{"protocol":1,"capabilities":[],"service":"${name}","weight":1,"pid":1,"sdk":""}`)
     const body = named('x'.repeat(PRE_WELCOME_LIMIT - named('').length))
@@ -237,7 +237,7 @@ void t.test('a broker that others than its own user may register with', { timeou
       code: 'BATON_ERR_FRAME_MALFORMED',
       reason: /^HELLO: member "service" /,
     })
-    // The longest name that a service may be given here, in characters of three bytes.
+    // The longest allowed service name, in characters of three bytes.
     const { answer, connection } = await greet(control, hello('\uffee'.repeat(255)))
     connection.close()
     t.match(answer, { type: 'refused', code: 'UnknownService' })
@@ -247,7 +247,7 @@ void t.test('a broker that others than its own user may register with', { timeou
   })
 
   await story('a backend that probes and never reads costs the broker no memory', async (t) => {
-    // The broker answered each HEARTBEAT. The answers to a peer that does not read them piled up in its memory, hundreds
+    // The broker answered each HEARTBEAT. Replies to a peer that did not read them piled up in its memory, hundreds
     // of megabytes within seconds.
     const peer = await FalseBackend.register(t, control, hello('web'))
     await peer.probe()
@@ -262,9 +262,9 @@ void t.test('a broker that others than its own user may register with', { timeou
     t.equal((await web()).backends.length, 1, 'and it may stay')
   })
 
-  await story('a backend that refuses what nobody offered is cut off, and its client served', async (t) => {
-    // A NACK without a sequence is looked for by its token among all open offers. One frame holds 40,000 of them, and with
-    // a thousand offers open that was a minute in which the broker did nothing else.
+  await story('a backend that refuses offers never made is cut off, and its client served', async (t) => {
+    // A NACK without a sequence is looked up by its token among all open offers. One frame holds 40,000 of them; with
+    // a thousand open offers the broker did nothing else for a minute.
     const peer = await FalseBackend.register(t, control, hello('web'))
     const offered = await visit(t, broker)
     await peer.offers(1)
@@ -289,7 +289,7 @@ void t.test('a broker that others than its own user may register with', { timeou
     await servesHonestly(t)
   })
 
-  await story('nothing is offered to a backend that drains', async (t) => {
+  await story('a draining backend is offered nothing', async (t) => {
     const { handed_off } = (await web()).outcomes
     const peer = await FalseBackend.register(t, control, hello('web'))
     const first = await visit(t, broker)
@@ -309,15 +309,15 @@ void t.test('a broker that others than its own user may register with', { timeou
     await peer.probe()
     t.equal((await peer.offers(1)).length, peer.wire.all('offer').flatMap(({ offers }) => offers).length)
     t.same(peer.restOfLane(), { count: 0, ended: false }, 'nor was anything put on its lane')
-    t.ok(first.open, 'what it has, it keeps')
+    t.ok(first.open, 'it keeps its connections')
   })
 
-  await story('a backend that names nonsense as its relay endpoint costs the worker nothing', async (t) => {
-    // When it left, the broker removed the path: a folder, or a name with a NUL, was an error that ended the worker, and with it
-    // every client that waited. A folder that stayed kept each worker after it from starting.
+  await story('a backend with a nonsensical relay endpoint does not harm the worker', async (t) => {
+    // When the backend left, the broker removed its path: a folder, or a name with a NUL, was an error that ended the worker
+    // and every held client. A folder that stayed prevented every later worker from starting.
     const folder = dirname(control)
     mkdirSync(join(folder, 'relay-folder'))
-    writeFileSync(join(folder, 'relay-file'), 'somebody’s')
+    writeFileSync(join(folder, 'relay-file'), 'precious')
     const waiting = await visit(t, broker)
     await broker.until(({ services }) => services[0]?.held === 1, 'the client waits')
     for (const name of ['relay-folder', 'relay-file', 'relay-\0']) {
@@ -339,10 +339,10 @@ void t.test('a broker that others than its own user may register with', { timeou
   })
 
   await story(
-    'a crowd of users who may not register keeps no backend out',
+    'a crowd that may not register does not keep backends out',
     async (t) => {
-      // Each process that connected had five seconds to say HELLO, and only 128 might be in that state. Any local user could
-      // take all 128 places for ever, and no backend registered again after a restart.
+      // Each process that connected had five seconds to send HELLO, and only 128 could be in that state. Any local user could
+      // occupy all 128 places indefinitely, and no backend registered again after a restart.
       const before = openSockets(broker.pid)
       await unwelcome(t, broker, 'crowd').message('crowded')
       await joins()
@@ -354,14 +354,14 @@ void t.test('a broker that others than its own user may register with', { timeou
   )
 
   await story(
-    'refusals of one user are one line in the log',
+    'refusals of one user are logged once',
     async (t) => {
-      // A refusal was logged once for each pid and name of a service, and both are the stranger's to choose: 60 kB a line,
-      // thousands of lines a second, from a user who may not even register.
+      // A refusal was logged once per pid and service name, and the stranger chooses both: lines of 60 kB,
+      // thousands of them a second, from a user who may not even register.
       const from = broker.program.lines.length
       await unwelcome(t, broker, 'ask').message('asked')
       await unwelcome(t, broker, 'ask').message('asked')
-      // The line of a refusal that comes behind them: theirs are all there.
+      // The line of a later refusal: once it is there, theirs are complete.
       const { connection } = await greet(control, hello('web', { protocol: 2 }))
       connection.close()
       await broker.program.line((line) => line.includes('"ProtocolVersion"'), 'the last refusal')
@@ -375,14 +375,14 @@ void t.test('a broker that others than its own user may register with', { timeou
     onlyAsRoot,
   )
 
-  await t.test('a broker that stops at once says so to all that it has offered', async (t) => {
-    // The death of the other one's last story, in daily life. With no time to drain at all, any backend that was busy for a
-    // moment was enough: behind it there was always an offer in flight.
+  await t.test('a broker that stops at once answers every offered client', async (t) => {
+    // The bug of the other broker's last story, in everyday conditions. Without time to drain, any backend that was busy for
+    // a moment was enough: it always had an offer in flight.
     const backend = await startBackend(t, broker)
     const { handed_off } = (await web()).outcomes
     const served = await visit(t, broker, '/wait')
     await broker.until(({ services }) => services[0]?.outcomes.handed_off === handed_off + 1, 'it is served')
-    // Stopped before it has read the request, it would hear the word to answer first.
+    // If it were stopped before it has read the request, it would read the `answer` command first.
     await backend.message('waiting')
     backend.kill('SIGSTOP')
     const waiting = await visitors(t, broker, 16)
@@ -390,11 +390,11 @@ void t.test('a broker that others than its own user may register with', { timeou
     await stops(t, broker, waiting)
     backend.kill('SIGCONT')
     backend.say('answer')
-    t.equal((await served.answer()).body, `waited ${backend.pid}`, 'who has a backend does not notice')
+    t.equal((await served.answer()).body, `waited ${backend.pid}`, 'adopted clients do not notice')
   })
 })
 
-/** The kernel takes it in parts, as the broker reads. */
+/** The kernel accepts it in parts, as the broker reads. */
 async function sendAll(fd: OwnedFd, bytes: Buffer): Promise<void> {
   let sent = 0
   await eventually(() => {

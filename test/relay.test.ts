@@ -19,17 +19,17 @@ import { type Service, startServices } from './support/service.ts'
 const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
 const NOBODY = 65_534
 
-/** No descriptor is ever passed: everything takes the second rung. */
+/** No descriptor is passed: every connection is relayed. */
 const handoff = 'off'
 
-/** Over for a token that was never offered, and for no other. */
+/** Expires only for a token that was never offered. */
 const TOKEN_TTL = starts(0.1)
-/** Half of it must be over before the relay, and the whole of it only when the scene is. */
+/** Half of it must pass before the relay, and all of it only after the scene. */
 const LANE_DEADLINE = starts(0.4)
 
-// Upstreams have to be there before the broker that is told of them.
+// Upstreams must exist before the broker that is configured with them.
 
-/** The side that answers: it ends first in one half, last in the other. Plain upstreams, so that both ends are seen. */
+/** The responding side: it ends first in one half, last in the other. Plain upstreams, so that both ends are visible. */
 const answering = await listen(
   t,
   createServer({ allowHalfOpen: true }, (socket) => {
@@ -78,7 +78,7 @@ const { broker, services } = await startServices(t, {
   ending: { config: { handoff } },
 })
 
-/** @returns its port; it is closed with the file. */
+/** @returns its port; it is closed at the end of the file. */
 async function listen(t: Test, server: Server | http.Server): Promise<number> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -90,7 +90,7 @@ async function body(response: http.IncomingMessage): Promise<Buffer> {
   return Buffer.concat(await response.toArray())
 }
 
-/** The whole conversation on one raw connection: what came, and how it ended. */
+/** A complete conversation on one raw connection: what was received, and how it ended. */
 async function converse(socket: Socket): Promise<Buffer> {
   const chunks: Buffer[] = []
   socket.on('data', (chunk: Buffer) => chunks.push(chunk))
@@ -98,7 +98,7 @@ async function converse(socket: Socket): Promise<Buffer> {
   return Buffer.concat(chunks)
 }
 
-/** The endpoint of a backend: the one of all such listening sockets whose inode is in its descriptor table. */
+/** A backend's endpoint: the listening socket of that kind whose inode is in its descriptor table. */
 function relayPath(pid: number): string {
   const inodes = new Set(
     readdirSync(`/proc/${pid}/fd`).map(
@@ -130,14 +130,14 @@ async function outcomes(service: Service, relays: number) {
 }
 
 void t.test(
-  'handoff off: clients are served by silent reconnect and cannot tell',
+  'handoff off: clients are served by silent reconnect, without noticing',
   { timeout: LIMIT },
   async (t) => {
     const { web } = services
     const backends = [await web.start(t), await web.start(t)]
     await web.backends(2)
 
-    await t.test('the client’s own address and port reach the app, and its metadata', async (t) => {
+    await t.test('the address and port of the client reach the app, and its metadata', async (t) => {
       const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
       t.teardown(() => agent.destroy())
       const seen = new Set<number>()
@@ -155,7 +155,7 @@ void t.test(
       t.ok(backends.some(({ pid }) => seen.has(pid)))
     })
 
-    await t.test('both backends are chosen, and the ledger is right', async (t) => {
+    await t.test('both backends are chosen, and the counters are correct', async (t) => {
       const before = await web.state()
       const pids = new Set<string | null>()
       for (let each = 0; each < 20; each++) {
@@ -199,7 +199,7 @@ void t.test(
   },
 )
 
-void t.test('half-close travels through a relay in both directions', { timeout: LIMIT }, async (t) => {
+void t.test('half-close works through a relay in both directions', { timeout: LIMIT }, async (t) => {
   const socket = connect({ port: services.answering.port, host: '127.0.0.1', allowHalfOpen: true })
   const [first] = (await once(socket, 'data')) as [Buffer]
   t.equal(first.toString(), 'hello ', 'the server may speak first')
@@ -272,7 +272,7 @@ void t.test(
         Buffer.concat([encodeProxyHeader({ addresses, token: randomBytes(16) }), request]),
       ],
       [
-        'half a header, and then the end',
+        'half a header, and then FIN',
         encodeProxyHeader({ addresses, token: randomBytes(16) }).subarray(0, 20),
       ],
     ]
@@ -305,7 +305,7 @@ void t.test(
 )
 
 void t.test(
-  'a socket of another user is sent nothing for a backend that names it',
+  'a socket of another user gets no client when a backend names it',
   { timeout: LIMIT, skip: onlyAsRoot },
   async (t) => {
     const folder = temporaryFolder(t)
@@ -322,7 +322,7 @@ void t.test(
     const { foreign } = services
     const denied = () => foreign.metric('baton_handoff_failures_total', 'reason="PermissionDenied"')
     const peer = await FalseBackend.register(t, broker.control, hello('foreign', { reconnect: { path } }))
-    // The descriptors of earlier scenes are gone with their backends.
+    // The descriptors of earlier scenes went with their backends.
     await broker.until(
       ({ services }) =>
         services.every(
@@ -346,7 +346,7 @@ void t.test(
 
     const honest = await foreign.start(t)
     t.equal((await client.answer()).headers['x-pid'], String(honest.pid), 'served by another backend')
-    // As often as it is chosen first, it costs the client a detour, and nothing else.
+    // Whenever it is chosen first, the client is delayed, and nothing more.
     for (let round = 0; round < 100 && (await denied()) < 3; round++) {
       const response = await fetch(foreign.url(), { headers: { connection: 'close' } })
       t.equal(response.headers.get('x-pid'), String(honest.pid))
@@ -362,7 +362,7 @@ void t.test(
     const said = broker.program
       .messages()
       .filter(({ msg }) => msg === 'relay endpoint of a backend cannot be used')
-    t.equal(said.length, 1, 'said once, however often it is tried')
+    t.equal(said.length, 1, 'logged once, however often it is tried')
     t.match(said[0], { failure: 'PermissionDenied', slot: 'foreign-1' })
     t.match(said[0]?.['reason'], `${path}: uid ${NOBODY} listens there, wanted uid 0`)
     client.socket.destroy()
@@ -372,10 +372,10 @@ void t.test(
   },
 )
 
-void t.test('a lane that stays full: who finds no room on it is relayed', { timeout: LIMIT }, async (t) => {
+void t.test('a lane that stays full: further clients are relayed', { timeout: LIMIT }, async (t) => {
   const { full } = services
   const endpoint = join(broker.folder, 'relay.sock')
-  // Takes relays and nothing else: what comes on its lane stays there until the lane is full.
+  // Accepts relays only: messages stay on its lane until the lane is full.
   const peer = await FalseBackend.register(
     t,
     broker.control,
@@ -435,10 +435,10 @@ void t.test('a lane that stays full: who finds no room on it is relayed', { time
 })
 
 void t.test(
-  'a relay of a client that a backend has refused needs no descriptor more',
+  'a relay of a client that a backend has refused needs no further descriptor',
   { timeout: LIMIT },
   async (t) => {
-    // The worker takes a duplicate of such a client's. Without room for it the client was lost, and the backend was cut off.
+    // The worker duplicated the descriptor of such a client. Without room for it, the client was lost and the backend cut off.
     const { scarce } = services
     const path = join(broker.folder, 'scarce.sock')
     const server = createServer()
@@ -533,7 +533,7 @@ void t.test(
 )
 
 void t.test(
-  'a relay whose backend dies before its ACK costs the client nothing',
+  'a relay whose backend dies before its ACK does not affect the client',
   { timeout: LIMIT },
   async (t) => {
     const { dying } = services
@@ -554,7 +554,7 @@ void t.test(
   },
 )
 
-// The last one: it ends the broker of all.
+// Last: it stops the shared broker.
 void t.test(
   'broker SIGTERM: a relay is finished, for as long as drainDeadline allows',
   { timeout: LIMIT },

@@ -9,7 +9,7 @@ import { Program, temporaryFolder } from './support/process.ts'
 import { Releases } from './support/release.ts'
 import { signal } from './support/signal.ts'
 
-// A broker that was started from a `current` link follows it, wherever it leads by then.
+// A broker started from a `current` link follows the link, wherever it leads at that moment.
 
 void t.test('releases come and go under one broker', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
@@ -21,7 +21,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
   })
   releases.add('one')
   releases.use('one')
-  // As an init script does it: the configuration is not named, and getcwd(2) does not know the link.
+  // Like an init script: the configuration is not named, and getcwd(2) does not know the link.
   const program = new Program(
     t,
     'sh',
@@ -48,17 +48,17 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     releases.add('three')
     releases.use('three')
     signal(await managedPid(), 'SIGKILL')
-    await eventually(async () => (await managedPid()) !== null, 'it is started again')
+    await eventually(async () => (await managedPid()) !== null, 'it is restarted')
     t.equal(await release(), 'two')
   })
 
-  await t.test('and where the link leads once that was removed', async () => {
+  await t.test('and where the link leads once that release was removed', async () => {
     releases.remove('two')
     signal(await managedPid(), 'SIGKILL')
     await eventually(async () => (await release()) === 'three', 'the third release serves')
   })
 
-  await t.test('a deploy that the link leaves meanwhile is not done', async (t) => {
+  await t.test('a deploy fails if the link moves meanwhile', async (t) => {
     releases.add('four')
     const hold = join(releases.add('five'), 'hold')
     writeFileSync(hold, '')
@@ -73,7 +73,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     t.notMatch(answer, /^done/m)
     t.match(
       answer,
-      `its cwd led to ${releases.path('five')}, and leads to ${releases.path('four')} since; deploy again`,
+      `its cwd led to ${releases.path('five')} and now leads to ${releases.path('four')}; deploy again`,
     )
     t.match(answer, /^Success=0$/m)
     t.match(await say(t, broker, 'deploy web'), /^Success=1$/m)
@@ -84,7 +84,7 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
     releases.remove('four')
     const named = new RegExp(`the working folder ${releases.current} is gone`)
     signal(await managedPid(), 'SIGKILL')
-    await program.line((line) => named.test(line), 'why it is not started')
+    await program.line((line) => named.test(line), 'the reason why it is not started')
     t.match(parseAnswer(await say(t, broker, 'deploy web')), {
       success: false,
       log: [new RegExp(`services\\.web\\.cwd: .*${releases.current}`)],
@@ -94,6 +94,6 @@ void t.test('releases come and go under one broker', { timeout: LIMIT }, async (
       log: [new RegExp(`^${releases.current}/baton.json: no such file`)],
     })
     releases.use('three')
-    await eventually(async () => (await release()) === 'three', 'a release that is there serves')
+    await eventually(async () => (await release()) === 'three', 'an existing release serves')
   })
 })

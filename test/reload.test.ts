@@ -35,18 +35,18 @@ import { Sabotaged } from './support/sabotage.ts'
 import { servedBy } from './support/visit.ts'
 import { LIMIT } from './support/limits.ts'
 
-// Who asks for a reload hears how it went; and what goes wrong with one changes nothing.
+// The requester of a reload gets its result, and a failed reload changes nothing.
 
 const NOBODY = 65_534
 const OPERATOR = join(root, 'test/programs/operator.mjs')
-/** Another user must be able to read this repository, too. */
+/** The other user must be able to read this repository. */
 const canBeNobody =
   process.getuid?.() === 0 &&
   spawnSync(process.execPath, ['--check', OPERATOR], { cwd: root, uid: NOBODY, env: cleanEnvironment() })
     .status === 0
-const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a repository that everybody can read' }
+const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a world-readable repository' }
 
-/** When a process was started, of the kernel's clock: with the pid it names a process for good (proc(5), starttime). */
+/** Start time of a process on the kernel's clock: together with the pid it identifies a process for good (proc(5), starttime). */
 function startOf(pid: number): string | undefined {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
   return stat.slice(stat.lastIndexOf(')')).split(' ')[20]
@@ -62,7 +62,7 @@ function holds(pid: number, inode: string): boolean {
   })
 }
 
-/** What a program of the user `uid` is answered. */
+/** The answer that a program of user `uid` gets. */
 async function askAs(t: Test, broker: Broker, uid: number, line: string): Promise<string> {
   const program = new Program(t, process.execPath, [OPERATOR, operatorSocket(broker), line], { uid })
   return (await program.message('answered'))['text'] as string
@@ -81,7 +81,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   const born = startOf(pid)
   const backend = await startBackend(t, broker)
 
-  await t.test('a session that leaves does not stop its reload', async (t) => {
+  await t.test('a session that disconnects does not stop its reload', async (t) => {
     scene.begin('slow-check')
     const early = await openSession(t, broker)
     early.send('reload\n')
@@ -100,22 +100,19 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
       'it waits in the kernel',
     )
     late.socket.destroy()
-    await t.test(
-      'a SIGHUP that comes while the program is replaced does not end the broker, and reloads it',
-      async (t) => {
-        broker.program.kill('SIGHUP')
-        scene.end('slow-master')
-        await logs(broker, 'reloaded', 3)
-        t.ok(broker.program.running)
-        t.equal(await servedBy(t, broker), backend.pid)
-      },
-    )
+    await t.test('a SIGHUP during exec does not end the broker, and reloads it', async (t) => {
+      broker.program.kill('SIGHUP')
+      scene.end('slow-master')
+      await logs(broker, 'reloaded', 3)
+      t.ok(broker.program.running)
+      t.equal(await servedBy(t, broker), backend.pid)
+    })
     const { master } = await masterStatus(t, broker)
     t.match(master, { pid, reloads: 3 })
     t.equal(startOf(pid), born)
   })
 
-  // After those that have left it crosses as ever.
+  // Once those sessions have left, a session is handed over as usual.
   const before = await onlyWorker(t, broker)
   const begun = Date.now() / 1000
   const session = await openSession(t, broker)
@@ -133,20 +130,26 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   scene.begin('slow-check')
   session.send('reload\n')
   await scene.reached('slow-check')
-  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is under way')
-  await t.test('a reader may look, and nothing else', onlyAsRoot, async (t) => {
-    t.equal(await askAs(t, broker, NOBODY, 'reload'), 'Success=0\n--\nthis user may not reload\n')
-    t.equal(await askAs(t, broker, NOBODY, 'stop'), 'Success=0\n--\nthis user may not stop\n')
+  await eventually(async () => (await masterStatus(t, broker)).master.busy === 'reload', 'it is in progress')
+  await t.test('a reader may only query', onlyAsRoot, async (t) => {
+    t.equal(
+      await askAs(t, broker, NOBODY, 'reload'),
+      `Success=0\n--\npermission denied: reload requires the broker's user or root\n`,
+    )
+    t.equal(
+      await askAs(t, broker, NOBODY, 'stop'),
+      `Success=0\n--\npermission denied: stop requires the broker's user or root\n`,
+    )
     t.match(JSON.parse(await askAs(t, broker, NOBODY, 'status')), { master: { reloads: 3, busy: 'reload' } })
     t.equal(
       await askAs(t, broker, 0, 'reload no-wait'),
-      'Success=0\n--\na reload is going on\n',
-      'who has the right hears another reason',
+      'Success=0\n--\na reload is already in progress\n',
+      'an operator gets another reason',
     )
     t.equal(await onlyWorker(t, broker), before)
   })
-  await t.test('a second reload during one that is not to wait is refused by name', async (t) => {
-    const refused = { success: false, log: ['a reload is going on'] }
+  await t.test('a second reload that is not to wait is refused with the reason', async (t) => {
+    const refused = { success: false, log: ['a reload is already in progress'] }
     t.same(parseAnswer(await say(t, broker, 'reload no-wait')), refused)
     t.same(await askAdmin(broker, '/api/v1/reload?wait=false', 'POST'), [409, JSON.stringify(refused)])
     const command = new Program(t, process.execPath, [
@@ -157,12 +160,12 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
       broker.configFile,
     ])
     t.same(await command.exited, { code: 1, signal: null })
-    t.same(command.lines, ['a reload is going on'])
+    t.same(command.lines, ['a reload is already in progress'])
     t.match(await askAdmin(broker, '/api/v1/reload?wait=maybe', 'POST'), [400, /BATON_ERR_ADMIN_BAD_REQUEST/])
     t.ok(other.open)
     t.equal(session.received, '> ', 'the first one does not notice')
   })
-  // They were refused, and a configuration that was newer than what the first one had read never came into force.
+  // They were refused, and a configuration newer than the one the first reload had read never took effect.
   const joined = await openSession(t, broker)
   joined.send('reload\n')
   const overHttp = askAdmin(broker, '/api/v1/reload', 'POST')
@@ -176,16 +179,16 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.equal(other.received, '> ', 'without a word')
   })
   await scene.reached('slow-master')
-  await t.test('while there is no program the session waits in the kernel', async (t) => {
+  await t.test('during exec the session waits in the kernel', async (t) => {
     const crossing = sessionInodes(broker)
-    t.equal(crossing.length, 2, 'with the one that waits behind it')
+    t.equal(crossing.length, 2, 'together with the next one in the queue')
     t.ok(
       crossing.some((inode) => inodes.includes(inode)),
       'the same connection',
     )
     t.notOk(
       crossing.some((inode) => holds(pid, inode)),
-      'nobody has it',
+      'no process has it',
     )
     t.ok(session.open)
     t.equal(session.received, '> ')
@@ -195,32 +198,32 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
   const text = await rest(session)
   await t.test('requests that came during a reload share the next one', async (t) => {
     t.match(parseAnswer(await rest(joined)), { success: true })
-    t.match(await overHttp, [200, /"success":true/], 'over a worker that has left meanwhile')
+    t.match(await overHttp, [200, /"success":true/], 'including a worker that has left meanwhile')
     await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'all are done')
     t.equal((await masterStatus(t, broker)).master.reloads, 5)
     t.equal(logged(broker, 'reload refused'), 0)
   })
   scene.end('patient-master')
-  await t.test('the session that asked survives, and hears the answer from the same process', async (t) => {
+  await t.test('the requesting session survives, and gets the answer from the same process', async (t) => {
     t.equal(startOf(pid), born)
     const status = await masterStatus(t, broker)
     t.match(status.master, { pid, reloads: 5, busy: null })
     t.not(await onlyWorker(t, broker), before, 'another worker')
     t.equal(await servedBy(t, broker), backend.pid)
   })
-  await t.test('it is a new context: the prompt is gone, and with the answer it is over', (t) => {
+  await t.test('it is a new session: the prompt is gone, and it ends with the answer', (t) => {
     t.match(text, /^> Success=1\n--\n/)
     t.notMatch(text.slice(2), /^> /m)
     t.end()
   })
-  await t.test('the answer is Success=1, a line of dashes, and what the new program has logged', (t) => {
+  await t.test('the answer is Success=1, a line of dashes, and the log lines of the new program', (t) => {
     const { success, log } = parseAnswer(text.slice(2))
     t.equal(success, true)
     const lines = log.map((line) => JSON.parse(line) as Record<string, unknown>)
     t.ok(lines.every((line) => line['pid'] === pid))
     t.match(
       lines.map(({ msg }) => msg),
-      ['program replaced, reload goes on', 'reloaded'],
+      ['program replaced, reload continues', 'reloaded'],
     )
     t.end()
   })
@@ -236,9 +239,9 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.ok(last > begun, 'after the test began')
     t.ok(last <= Date.now() / 1000)
   })
-  // `pkill -USR2 -f baton`: Node has no listeners yet while it starts, and such a signal ended it. The reload was refused, and a start
-  // failed.
-  await t.test('signals that end a check or a worker while it starts', async (t) => {
+  // `pkill -USR2 -f baton`: while Node starts it has no listeners yet, and such a signal killed it. The reload was refused, or
+  // the start failed.
+  await t.test('signals that would end a check or a worker while it starts', async (t) => {
     for (const name of ['SIGUSR2', 'SIGHUP', 'SIGTERM']) {
       scene.begin('signalled-check', name)
       scene.begin('signalled-worker', name)
@@ -247,7 +250,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     await logs(broker, 'a signal ended or stopped a worker that was starting; starting another', 3)
     t.equal(await servedBy(t, broker), backend.pid)
   })
-  // The master waited in open(2) for a writer: nothing was answered, and a worker that died was not replaced.
+  // The master blocked in open(2), waiting for a writer: it answered nothing, and a worker that died was not replaced.
   await t.test('a configuration that is a FIFO', async (t) => {
     const aside = `${broker.configFile}.aside`
     renameSync(broker.configFile, aside)
@@ -256,7 +259,7 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     renameSync(aside, broker.configFile)
     t.match(await reload(t, broker), { success: true })
   })
-  await t.test('what is no command is answered, too', async (t) => {
+  await t.test('an unknown command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })
     t.same(parseAnswer(await say(t, broker, 'x'.repeat(256))), {
       success: false,
@@ -264,13 +267,13 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     })
     t.same(parseAnswer(await say(t, broker, 'reload now')), {
       success: false,
-      log: ['reload takes no argument but no-wait'],
+      log: ['reload takes no argument except no-wait'],
     })
   })
 })
 
 void t.test(
-  'a start that cannot open what it needs says so and ends with 1',
+  'a start that cannot open what it needs exits with 1 and the reason',
   { timeout: LIMIT },
   async (t) => {
     const start = async (t: Test, listeners: object[], limit?: number): Promise<string> => {
@@ -289,7 +292,7 @@ void t.test(
       t.same(
         ['control.sock', 'master.sock'].filter((name) => existsSync(join(folder, 'run', name))),
         [],
-        'nothing stays behind',
+        'nothing is left',
       )
       return lines.join('\n')
     }
@@ -299,7 +302,7 @@ void t.test(
       protocol: 'http',
       service: 'web',
     })
-    await t.test('a port that is taken', async (t) => {
+    await t.test('a port in use', async (t) => {
       const server = createServer().listen(0, '127.0.0.1')
       t.teardown(() => server.close())
       await once(server, 'listening')
@@ -309,7 +312,7 @@ void t.test(
         `baton: cannot listen: listener "web" on 127.0.0.1:${port}: the address is in use`,
       )
     })
-    // As many listeners as leave no room: for the worker's sockets, for its channel, for the pair, for themselves.
+    // Too many listeners: no room for the worker's sockets, for its channel, for the socketpair, for the listeners themselves.
     for (const count of [100, 130, 133, 170]) {
       await t.test(`${count} listeners, 160 descriptors`, async (t) => {
         const listeners = Array.from({ length: count }, (_, index) => listener(`web-${index}`))

@@ -10,9 +10,9 @@ import { LIMIT } from './support/limits.ts'
 import { Program, temporaryFolder } from './support/process.ts'
 import { exists, signal } from './support/signal.ts'
 
-// How `baton run` ends. What it serves is in test/slow/apps.test.ts, and what takes its time in test/slow/run.test.ts.
+// How `baton run` ends. How it serves is in test/slow/apps.test.ts; slower cases are in test/slow/run.test.ts.
 
-/** Keeps connections for longer than a stop may take. */
+/** Keeps connections open for longer than a stop may take. */
 function app(t: Test, port: number): string[] {
   const file = join(temporaryFolder(t), 'app.mjs')
   writeFileSync(
@@ -26,7 +26,7 @@ function app(t: Test, port: number): string[] {
 }
 
 void t.test(
-  'a command that cannot be started ends it at once: a shell’s exit code, one line, nothing left',
+  'a command that cannot be started ends baton run at once: a shell’s exit code, one line, nothing left',
   { timeout: LIMIT },
   async (t) => {
     const file = join(temporaryFolder(t), 'app.js')
@@ -41,17 +41,17 @@ void t.test(
   },
 )
 
-void t.test('a temporary folder that cannot be used is one line', { timeout: LIMIT }, async (t) => {
+void t.test('an unusable temporary folder is one line', { timeout: LIMIT }, async (t) => {
   const env = { TMPDIR: '/dev/null', TMP: undefined, TEMP: undefined }
   const run = new Program(t, process.execPath, [batonCommand, 'run', '--', 'node'], { env })
   t.match(await run.exited, { code: 1 })
   t.same(run.lines, [
-    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another one',
+    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another folder',
   ])
 })
 
 void t.test(
-  'an app that ends five times in a row ends it with exit code 1 and its last lines',
+  'an app that exits five times in a row ends baton run with exit code 1 and the last lines',
   { timeout: LIMIT },
   async (t) => {
     const run = new AppRun(t, { command: ['sh', '-c', 'echo typo; exit 3'] })
@@ -71,7 +71,7 @@ void t.test(
 )
 
 void t.test(
-  'a shell above it that is killed takes it along, and idle connections do not hold that up',
+  'baton run ends with its killed shell, and idle connections do not delay that',
   { timeout: LIMIT },
   async (t) => {
     const port = await freePort()
@@ -84,7 +84,7 @@ void t.test(
     const idle = await Client.open(t, { host: '127.0.0.1', port })
     t.equal((await idle.get()).body, 'hello')
     const silent = await Client.open(t, { host: '127.0.0.1', port })
-    // It is adopted by now: the one behind it is answered.
+    // It has been adopted by now, because the one after it was answered.
     const last = await Client.open(t, { host: '127.0.0.1', port })
     t.equal((await last.get()).body, 'hello')
     const processes = run.processes()
@@ -95,7 +95,7 @@ void t.test(
     t.same(await run.ended(processes), { ...NOTHING_LEFT, code: null })
     t.ok(
       run.program.lines.some((line) =>
-        /^draining signal="bash \(pid \d+\), which started it, has ended"/.test(line),
+        /^draining signal="bash \(pid \d+\), which started the broker, has exited"/.test(line),
       ),
     )
   },

@@ -4,12 +4,12 @@ import t from 'tap'
 import { LIMIT } from './support/limits.ts'
 import { exists, signal, signalGroup } from './support/signal.ts'
 
-// What tests send signals with. To kill(2) the process 0 is the group of the sender, and -1 all that its user has: `pid ?? 0` of a
-// worker that was not there ended the test run itself.
+// The function that tests send signals with. For kill(2), pid 0 is the sender's process group and -1 is every process of the
+// user: `pid ?? 0` for a worker that did not exist ended the test run itself.
 
 const NO_PIDS = [0, 1, -1, -2, Number.NaN, Number.POSITIVE_INFINITY, 1.5, undefined, null]
 
-void t.test('what is not the pid of one process is refused, and nothing is sent', (t) => {
+void t.test('anything but the pid of one process is refused, and nothing is sent', (t) => {
   const sent = t.capture(process, 'kill', () => true)
   for (const pid of NO_PIDS) {
     t.throws(() => signal(pid, 'SIGKILL'), new TypeError(`${pid} is not the pid of a process`))
@@ -29,7 +29,7 @@ void t.test('what is not the pid of one process is refused, and nothing is sent'
   t.end()
 })
 
-void t.test('a process gets its signal, and is there until it has ended', { timeout: LIMIT }, async (t) => {
+void t.test('a process gets its signal, and exists until it has exited', { timeout: LIMIT }, async (t) => {
   const child = spawn('sleep', ['infinity'], { detached: true })
   t.teardown(() => child.kill('SIGKILL'))
   await once(child, 'spawn')
@@ -40,14 +40,14 @@ void t.test('a process gets its signal, and is there until it has ended', { time
   t.throws(() => signal(child.pid, 'SIGTERM'), { code: 'ESRCH' })
 })
 
-void t.test('a group gets one by its leader', { timeout: LIMIT }, async (t) => {
+void t.test('a group is signalled by its leader', { timeout: LIMIT }, async (t) => {
   const leader = spawn('sh', ['-c', 'sleep infinity & echo $!; wait'], { detached: true })
   await once(leader, 'spawn')
   const [line] = (await once(leader.stdout, 'data')) as [Buffer]
   const member = Number(line.toString())
   t.equal(exists(member), true)
   signalGroup(leader.pid, 'SIGKILL')
-  // Its pipe closes when both have ended.
+  // The pipe closes once both have exited.
   t.same(await once(leader, 'close'), [null, 'SIGKILL'])
   t.equal(exists(member), false)
 })

@@ -20,28 +20,28 @@ import { masterStatus, operatorSocket } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { PATIENT } from './support/service.ts'
 
-// What other users of the host, clients of Unix sockets and backends may do to a broker: none of it keeps it from its work.
+// Attacks on a broker by other users of the host, clients of Unix sockets and backends; none of them stops its work.
 
 const asRoot = process.getuid?.() === 0
 const NOBODY = 65_534
 const withPython =
   spawnSync('python3', ['--version']).status !== 0 && process.env['CI'] === undefined && 'needs python3'
 
-/** Seconds that a close would wait: longer than a test may take. */
+/** Seconds that a close would block: longer than any test may take. */
 const LINGER = String(Math.ceil((10 * LIMIT) / 1000))
 
 function lingering(t: Test, ...args: string[]): Program {
   return new Program(t, 'python3', [join(root, 'test/programs/lingering.py'), ...args])
 }
 
-/** Worker and master do what they are asked: neither waits in a close. */
+/** Worker and master both handle requests: neither blocks in a close. */
 async function bothAnswer(t: Test, broker: Broker): Promise<void> {
   const answer = await fetch(`${broker.admin}/healthz`)
   t.equal(answer.status, 200)
   t.ok((await masterStatus(t, broker)).master.pid > 1)
 }
 
-/** What sending a descriptor to this Unix socket says. */
+/** The result of sending a descriptor to this Unix socket. */
 function sending(fd: number): string {
   try {
     sendMessage(fd, { bytes: Buffer.from('\n'), fds: [0] })
@@ -94,17 +94,17 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   }
 
   await t.test(
-    'a descriptor whose close waits freezes nobody, whichever socket it is sent to',
+    'a descriptor whose close blocks freezes no process, whichever socket it is sent to',
     { skip: withPython },
     async (t) => {
-      // The kernel closes what came with bytes that are read without recvmsg(2), in the process that reads: for as long as the
-      // sender chose, /healthz was silent, or the master answered no operator.
+      // If bytes are read without recvmsg(2), the kernel closes the descriptors sent with them in the reading process: for as long
+      // as the sender chose, /healthz did not answer, or the master answered no operator.
       const doors = [broker.control, operatorSocket(broker), unix]
       const strangers = doors.map((door) =>
         lingering(t, 'send', door, LINGER, ...(asRoot ? [String(NOBODY)] : [])),
       )
       for (const stranger of strangers) await stranger.message('done')
-      // The client of the Unix listener has been rejected, and its connection closed.
+      // The client of the Unix listener has been rejected and its connection closed.
       await broker.until(
         ({ services }) => (services.find(({ name }) => name === 'brief')?.outcomes.rejected ?? 0) >= 1,
         'the one that waits is rejected',
@@ -119,10 +119,10 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
 
   for (const answer of ['ack', 'nack']) {
     await t.test(
-      `a backend that makes the close of a client wait, and answers ${answer.toUpperCase()}, freezes nobody`,
+      `a backend that makes the close of a client block, and answers ${answer.toUpperCase()}, freezes no process`,
       { skip: withPython },
       async (t) => {
-        // After an ACK as well: a backend that has closed its own copy leaves the last one to the broker.
+        // After an ACK as well: if the backend closes its own copy first, the broker has the last one.
         const backend = lingering(t, 'backend', broker.control, 'brief', answer, LINGER)
         await backend.message('ready')
         const before = (await broker.status()).services.find(({ name }) => name === 'brief')?.outcomes
@@ -143,10 +143,10 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   }
 
   await t.test(
-    'what one backend has done to a client is undone before another one is offered it',
+    'socket options set by one backend are reset before the client is offered to another',
     { skip: withPython },
     async (t) => {
-      // An honest backend that closed such a client was frozen by one that had refused it.
+      // A backend that refused such a client could freeze the honest backend that closed it later.
       const hostile = lingering(t, 'backend', broker.control, 'web', 'nack', LINGER)
       await hostile.message('ready')
       await client(t, 'web')
@@ -160,10 +160,10 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   )
 
   await t.test(
-    'a backend that refused a client and keeps a copy of it cannot make the end of its relay wait',
+    'a backend that refused a client and keeps a copy of it cannot block the end of its relay',
     { skip: withPython },
     async (t) => {
-      // libuv closes the client's socket when a relay is over, and knows nothing of this.
+      // libuv closes the client's socket when a relay ends, and knows nothing about this.
       const hostile = lingering(t, 'keep', broker.control, 'relayed', LINGER)
       await hostile.message('ready')
       const arrived = once(upstream, 'connection')
@@ -185,7 +185,7 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
   )
 
   await t.test(
-    'descriptors are refused on every Unix socket on which none is wanted',
+    'descriptors are refused on every Unix socket that needs none',
     { skip: !descriptorsCanBeRefused() && 'SO_PASSRIGHTS is Linux 6.16’s' },
     async (t) => {
       const dial = (path: string): OwnedFd => {
@@ -218,9 +218,9 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     },
   )
 
-  await t.test('an ACK that is repeated is no load', async (t) => {
-    // Load is what was acknowledged less what was closed. A backend, or a bug in one, could make itself look so busy that the
-    // others got everything.
+  await t.test('a repeated ACK does not count as load', async (t) => {
+    // Load is ACKs minus closes. A backend, through a bug or on purpose, could make itself look so busy that the
+    // others got all connections.
     const backend = await FalseBackend.register(t, broker.control, hello('web'))
     await client(t, 'web')
     const [offer] = await backend.offers(1)
@@ -234,8 +234,8 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     await broker.backends(0)
   })
 
-  await t.test('a client that a backend has refused is offered to the next one that joins', async (t) => {
-    // It was offered to the first one again as well, which had just said no.
+  await t.test('a refused client is offered to the next backend that joins', async (t) => {
+    // It was also offered again to the first backend, which had just refused it.
     const COUNT = 6
     const first = await FalseBackend.register(t, broker.control, hello('web'))
     const clients = await Promise.all(
@@ -259,8 +259,8 @@ void t.test('a broker among strangers', { timeout: LIMIT }, async (t) => {
     await broker.backends(0)
   })
 
-  await t.test('a HELLO with a text that has no end is refused, and the log names the member', async (t) => {
-    // `version` could be as long as a frame, and was kept, logged and shown for as long as the backend was registered.
+  await t.test('a HELLO with an endless text is refused, and the log names the member', async (t) => {
+    // `version` could be as long as a frame, and was stored, logged and shown for as long as the backend was registered.
     const text = JSON.stringify({
       protocol: 1,
       capabilities: [],

@@ -17,7 +17,7 @@ import { passBothWays, relayedBytes } from './support/traffic-scenes.ts'
 
 const MIB = 1024 * 1024
 
-/** What `http-backend.mjs` says of a connection. */
+/** The JSON that `http-backend.mjs` returns about a connection. */
 interface Seen {
   pid: number
   remoteAddress: string
@@ -61,7 +61,7 @@ void t.test(
         seen.push(answer)
       }
       t.same(new Set(seen.map(({ pid }) => pid)), new Set(pids))
-      t.equal(new Set(seen.map(({ connection }) => connection)).size, 10, 'each has an id of its own')
+      t.equal(new Set(seen.map(({ connection }) => connection)).size, 10, 'each has its own id')
     })
 
     await t.test(
@@ -95,7 +95,7 @@ void t.test(
     await t.test(
       'autocannon: keep-alive requests cost the broker one handoff for each connection',
       async (t) => {
-        // An answer may be there before the broker has read the ACK of its connection.
+        // A response may arrive before the broker has read the ACK of its connection.
         await web.until(({ inFlight }) => inFlight === 0, 'nothing in flight')
         const before = (await web.state()).outcomes.handed_off
         const autocannon = new Program(t, process.execPath, [
@@ -117,7 +117,7 @@ void t.test(
       },
     )
 
-    await t.test('pipelined requests are answered in their order', async (t) => {
+    await t.test('pipelined requests are answered in order', async (t) => {
       const client = await web.open(t)
       const paths = ['/slow?ms=60', '/first', '/slow?ms=20', '/second', '/third']
       client.send(paths.map((path) => `GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`).join(''))
@@ -134,19 +134,19 @@ void t.test(
       t.ok(answers.every(({ headers }) => headers['x-pid'] === `${pid}`))
     })
 
-    await t.test('the broker carried nothing', async (t) => {
+    await t.test('the broker carried no bytes', async (t) => {
       t.equal(await relayedBytes(web), 0)
       t.match((await web.state()).outcomes, { relayed: 0, rejected: 0, relinquished: 0, client_gone: 0 })
     })
   },
 )
 
-void t.test('128 MiB go each way beside the broker, and come whole', { timeout: LIMIT }, async (t) => {
+void t.test('128 MiB each way past the broker arrive intact', { timeout: LIMIT }, async (t) => {
   const { stream } = services
   await passBothWays(t, stream, await stream.start(t, 'stream-backend.mjs'), 128, 96)
 })
 
-void t.test('server-sent events come one by one while the answer is open', { timeout: LIMIT }, async (t) => {
+void t.test('server-sent events arrive one by one during the response', { timeout: LIMIT }, async (t) => {
   const { stream } = services
   const backend = await stream.start(t, 'stream-backend.mjs')
   const events = get(stream.url('/events'), { agent: false })
@@ -155,7 +155,7 @@ void t.test('server-sent events come one by one while the answer is open', { tim
   answer.setEncoding('utf8')
   const chunks = answer[Symbol.asyncIterator]() as AsyncIterator<string>
   t.equal((await chunks.next()).value, ': open\n\n')
-  // The backend says the next one only when it is told to, so each has come by itself.
+  // The backend sends the next event only when told to, so each has arrived by itself.
   for (const event of ['one', 'two', 'three']) {
     backend.child.stdin?.write(`${event}\n`)
     t.equal((await chunks.next()).value, `data: ${event}\n\n`)
@@ -205,7 +205,7 @@ void t.test('WebSocket: echo both ways, and close codes of either side', { timeo
   t.equal(reason.toString(), 'asked to')
 })
 
-void t.test('HTTP/2 over TLS that ends in the backend', { timeout: LIMIT }, async (t) => {
+void t.test('HTTP/2 over TLS terminated in the backend', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const [KEY, CERTIFICATE] = [join(folder, 'key.pem'), join(folder, 'certificate.pem')]
   const key = 'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'
@@ -222,7 +222,7 @@ void t.test('HTTP/2 over TLS that ends in the backend', { timeout: LIMIT }, asyn
   await tls.backends(2)
 
   const served = new Set<number>()
-  // The first one stays while the second one comes: its backend is then the one that is chosen second.
+  // The first stays open while the second connects, so the second goes to the other backend.
   const sessions: ReturnType<typeof connectHttp2>[] = []
   for (let connection = 0; connection < 2; connection++) {
     const session = connectHttp2(`https://localhost:${tls.port}`, {

@@ -1,4 +1,4 @@
-// New connections, one request each: how many in a second, and what each costs in CPU time.
+// New connections, one request each: how many per second, and the CPU time of each.
 import { ab } from '../load-tools.mjs'
 import { withProcessorTime } from '../processor-time.mjs'
 import { comparison } from '../report/comparison.mjs'
@@ -18,7 +18,7 @@ export const peers = [
   'direct',
 ]
 
-/** Enough that a tick of 10 ms is little: 40,000 connections cost the C floor about 0.2 s. */
+/** Enough for a clock tick of 10 ms to be negligible: 40,000 connections cost the C floor about 0.2 s. */
 const SIZES = { full: { connections: 40_000, warmUp: 20_000 }, quick: { connections: 4000, warmUp: 1500 } }
 
 /** @type {import('./index.mjs').Measure} */
@@ -73,7 +73,7 @@ export async function measure({ peers: running, rounds, size, connections, leave
       }),
       comparison({
         title: 'CPU time of a new connection in the broker',
-        note: 'Of that, what stands in front of the backend: Baton is its worker and its master, `cluster` its primary, PM2 its daemon.',
+        note: 'The part in front of the backend: for Baton its worker and master, for `cluster` its primary, for PM2 its daemon.',
         unit: 'us',
         samples: withBroker,
         metric: 'broker',
@@ -83,7 +83,7 @@ export async function measure({ peers: running, rounds, size, connections, leave
       }),
       comparison({
         title: 'CPU time of a new connection in the backend',
-        note: 'The rest.',
+        note: "The backend's part.",
         unit: 'us',
         samples,
         metric: 'backend',

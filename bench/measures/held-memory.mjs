@@ -1,6 +1,6 @@
-// What a held connection costs: the broker's resident memory with clients on hold, less that at rest, both after a garbage
-// collection. How much of a page V8 has free decides what is resident, so each sample is a broker of its own. What the
-// kernel keeps for a socket is no part of it.
+// The cost of a held connection: the broker's resident memory with clients on hold minus that at rest, each after a garbage
+// collection. Resident memory depends on how much of each page V8 happens to have free, so every sample uses its own broker.
+// The kernel's memory for the socket is not included.
 import { readFileSync } from 'node:fs'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
@@ -8,17 +8,17 @@ import { startBroker } from '../broker.mjs'
 import { absolute } from '../report/comparison.mjs'
 import { program } from '../scratch.mjs'
 
-/** A process has few descriptors, so the clients are in two. */
+/** The clients are spread over two processes, because of the descriptor limit. */
 const PROCESSES = 2
-/** What is compiled and laid out for the first clients is no later one's. */
+/** Covers compilation and allocations that only the first clients cause. */
 const WARM_UP = 500
 const COUNT = { full: 10_000, quick: 2000 }
 
 /**
- * One sample, in bytes for each of `count` held connections.
+ * One sample: bytes per held connection, with `count` of them.
  *
  * @param {number} count
- * @returns {Promise<{ resident: number, live: number }>} `live`: what of it is objects, by V8's own account
+ * @returns {Promise<{ resident: number, live: number }>} `live`: the part that V8 counts as live objects
  */
 export async function heldMemory(count) {
   const broker = await startBroker({
@@ -71,7 +71,7 @@ export async function measure({ rounds, size }) {
     sections: [
       absolute({
         title: 'Memory of a held connection',
-        note: `Resident memory of the broker with ${count.toLocaleString('en-US')} clients on hold, less that at rest, for each of them; both after a garbage collection. A new broker in each round. What the kernel keeps for a socket is not in it.`,
+        note: `Resident memory of the broker per client with ${count.toLocaleString('en-US')} clients on hold, minus that at rest; both after a garbage collection. A new broker in each round. The kernel's memory for sockets is not included.`,
         unit: 'bytes',
         samples,
         metric: 'resident',

@@ -1,5 +1,5 @@
-// The measures by name, in the order in which they run: first those of the shared peers, which then end, and then those that start
-// what they need themselves.
+// The measures by name, in the order in which they run: first those that share peers, which then stop, and then those that
+// start what they need themselves.
 import * as connections from './connections.mjs'
 import * as heldMemory from './held-memory.mjs'
 import * as keepAlive from './keep-alive.mjs'
@@ -10,8 +10,8 @@ import * as relay from './relay.mjs'
 import * as stuck from './stuck.mjs'
 
 /**
- * Runs one measure. `peers`: those of the module's `peers` that run here; a module without them starts its own, those that
- * are wanted. `connections`: in a round, asked for by hand.
+ * Runs one measure. `peers`: those of the module's `peers` that run here; a module without them starts the wanted ones
+ * itself. `connections`: per round, from the command line.
  *
  * @typedef {(context: {
  *   peers: import('../peers/peer.mjs').Peer[]

@@ -1,7 +1,7 @@
-// Requests on connections that stay: once it is handed over, a connection of Baton's is one of the backend's own.
+// Requests on keep-alive connections: after the handoff, a connection belongs to the backend.
 //
-// Two processes of one program differ by some percent for as long as they live (what V8 has compiled, where memory lies). An
-// interval that is to say something of the program needs new processes for every ratio, so each round starts its own.
+// Two processes of one program differ by a few percent for as long as they live (what V8 has compiled, memory layout). For
+// an interval that describes the program, every ratio needs new processes, so each round starts its own.
 import { wrk } from '../load-tools.mjs'
 import { startPeers, thenStop } from '../peers/index.mjs'
 import { withProcessorTime } from '../processor-time.mjs'
@@ -10,7 +10,7 @@ import { interleaved, rotated } from '../rounds.mjs'
 
 const PEERS = ['Baton', 'direct', 'nginx', 'HAProxy http']
 const CONNECTIONS = 32
-/** Seconds. `sets` of processes, of each round asked for, and `samples` of each set. */
+/** `seconds`, `sets` of processes per requested round, and `samples` per set. */
 const SIZES = {
   full: { seconds: 3, warmUp: 2, sets: 2, samples: 1 },
   quick: { seconds: 1, warmUp: 0, sets: 1, samples: 2 },

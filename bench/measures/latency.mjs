@@ -1,4 +1,4 @@
-// A new connection when nothing else is going on: from connect() to the first byte of the answer.
+// A new connection on an idle machine: from connect() to the first byte of the response.
 import { oneByOne } from '../load-tools.mjs'
 import { comparison } from '../report/comparison.mjs'
 import { interleaved } from '../rounds.mjs'
@@ -9,7 +9,7 @@ export const quickPeers = ['Baton', 'C floor', 'cluster', 'direct']
 const SIZES = { full: { connections: 5000, warmUp: 2000 }, quick: { connections: 1000, warmUp: 300 } }
 /** @param {string} what */
 const target = (what) => [{ what, against: 'cluster', atMost: 1.2, stretch: 1 }]
-/** A round's bound, whatever the peer does. */
+/** Time limit of a round, for every peer. */
 const SECONDS = 10
 
 /** @type {import('./index.mjs').Measure} */
@@ -27,7 +27,7 @@ export async function measure({ peers: running, rounds, size, leaveOut }) {
     sections: [
       comparison({
         title: 'Latency of a new connection, median',
-        note: `One at a time, from connect() to the first byte of the answer; ${connections.toLocaleString('en-US')} in a round.`,
+        note: `One at a time, from connect() to the first byte of the response; ${connections.toLocaleString('en-US')} in a round.`,
         unit: 'us',
         samples,
         metric: 'p50',

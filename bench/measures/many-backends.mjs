@@ -1,4 +1,4 @@
-// What a connection costs the broker when there are many backends to choose from, and to talk to.
+// The broker's cost per connection when there are many backends to choose from and to communicate with.
 import { ab } from '../load-tools.mjs'
 import { startPeer, thenStop } from '../peers/index.mjs'
 import { withProcessorTime } from '../processor-time.mjs'

@@ -1,5 +1,5 @@
-// What new connections do to requests on kept ones. An open loop at a rate that leaves every peer idle for most of the time: what
-// shows is who stands in whose way, not who is full.
+// How new connections affect requests on keep-alive ones. An open loop, at a rate that leaves every peer mostly idle: it
+// shows interference, not saturation.
 import { onSchedule } from '../load-tools.mjs'
 import { comparison } from '../report/comparison.mjs'
 import { interleaved } from '../rounds.mjs'
@@ -7,7 +7,7 @@ import { interleaved } from '../rounds.mjs'
 export const peers = ['Baton', 'C floor', 'cluster', 'PM2', 'nginx', 'HAProxy http', 'direct']
 export const quickPeers = ['Baton', 'cluster']
 
-/** `requests` and `connections` each second. */
+/** `requests` and `connections` per second. */
 const LOAD = { kept: 32, requests: 2000, connections: 1000 }
 /** Seconds. */
 const SIZES = { full: { lead: 1, seconds: 8, warmUp: 2 }, quick: { lead: 0.3, seconds: 1, warmUp: 0.2 } }
@@ -51,7 +51,7 @@ export async function measure({ peers: running, rounds, size, leaveOut }) {
       }),
       comparison({
         title: 'New connections beside keep-alive requests, p99',
-        note: 'In the same rounds, to the whole answer.',
+        note: 'In the same rounds, to the end of the response.',
         unit: 'us',
         samples,
         metric: 'fresh99',

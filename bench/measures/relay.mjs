@@ -1,4 +1,4 @@
-// What the broker carries itself: large bodies over silent reconnect (`"handoff": "off"`), to the SDK's endpoint.
+// Traffic that the broker carries itself: large bodies over silent reconnect (`"handoff": "off"`), to the SDK's endpoint.
 import { wrk } from '../load-tools.mjs'
 import { startPeers, thenStop } from '../peers/index.mjs'
 import { withProcessorTime } from '../processor-time.mjs'

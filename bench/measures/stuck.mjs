@@ -1,5 +1,5 @@
-// One of several servers is stuck in a busy loop while new connections come on schedule. A client is counted apart if the stuck
-// process had taken its connection before the loop began: no other process may touch it.
+// One of several servers is stuck in a busy loop while new connections arrive on schedule. Clients whose connection the
+// stuck process had taken before the loop began are counted separately: no other process may touch them.
 import { join } from 'node:path'
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { startBroker } from '../broker.mjs'
@@ -8,7 +8,7 @@ import { interleaved } from '../rounds.mjs'
 import { program, temporaryFolder } from '../scratch.mjs'
 
 export const ACK_DEADLINE = 500
-/** New connections each second. */
+/** New connections per second. */
 const RATE = { full: 500, quick: 200 }
 const SERVERS = 4
 /** Milliseconds. */

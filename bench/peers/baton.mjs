@@ -1,5 +1,5 @@
-// Baton as `baton start` runs it: a master, a worker, and backends that have registered. The master does nothing for a
-// connection, but its time counts.
+// Baton as `baton start` runs it: a master, a worker, and registered backends. The master does nothing per
+// connection, but its CPU time is included.
 import { startBroker } from '../broker.mjs'
 import { startApps } from './peer.mjs'
 

@@ -1,4 +1,4 @@
-// Node's own `cluster`, round robin: the primary accepts, and passes each connection to a worker.
+// Node's own `cluster`, round robin: the primary accepts and passes each connection to a worker.
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { program } from '../scratch.mjs'
 import { APP, appEnvironment } from './peer.mjs'
@@ -16,7 +16,7 @@ export async function start({ backends = 1, bodyBytes } = {}) {
       { role: 'broker', pid: primary.pid },
       ...pids.map((pid) => ({ role: /** @type {const} */ ('backend'), pid })),
     ],
-    /** Its workers end with it: their channel to it is gone. */
+    /** Its workers exit with it, because their channel closes. */
     async stop() {
       primary.kill('SIGKILL')
       await primary.exited

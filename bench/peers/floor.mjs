@@ -1,4 +1,4 @@
-// The C broker of bench/floor.c with the same SDK behind it: what no broker of this protocol can go below.
+// The C broker of bench/floor.c with the same SDK behind it: the lower bound for any broker with this protocol.
 import { join } from 'node:path'
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { compiled } from '../compiler.mjs'

@@ -1,5 +1,5 @@
-// HAProxy with one thread: as an HTTP proxy that keeps connections to the app and gives them to any client's requests, and as a
-// relay of TCP.
+// HAProxy with one thread: as an HTTP proxy that reuses connections to the app for any client's requests, and as a
+// TCP relay.
 import { needed } from '../installed.mjs'
 import { BACKLOG, MAX_CLIENTS, startProxy } from './proxy.mjs'
 

@@ -1,4 +1,4 @@
-// The peers by the names that stand in the tables.
+// The peers, by the names used in the tables.
 import * as baton from './baton.mjs'
 import * as cluster from './cluster.mjs'
 import * as direct from './direct.mjs'
@@ -28,8 +28,8 @@ export const PEERS = {
  * @param {keyof typeof PEERS} name
  * @param {import('./peer.mjs').PeerOptions} options
  * @param {(name: string, reason: string) => void} leaveOut
- * @param {string} title what it is called in the tables
- * @returns {Promise<Peer | undefined>} undefined when it is left out
+ * @param {string} title its name in the tables
+ * @returns {Promise<Peer | undefined>} undefined if it is skipped
  */
 export async function startPeer(name, options, leaveOut, title = name) {
   try {
@@ -42,7 +42,7 @@ export async function startPeer(name, options, leaveOut, title = name) {
 }
 
 /**
- * Starts those that can be, one after the other.
+ * Starts the available peers, one at a time.
  *
  * @param {readonly string[]} names
  * @param {import('./peer.mjs').PeerOptions} options
@@ -59,7 +59,7 @@ export async function startPeers(names, options, leaveOut) {
 }
 
 /**
- * Stops them after `work`, however it ends.
+ * Stops them after `work`, whether it succeeds or fails.
  *
  * @template T
  * @param {readonly Peer[]} peers

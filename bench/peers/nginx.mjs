@@ -1,9 +1,9 @@
-// nginx as an HTTP proxy: one worker process, and connections to the app kept.
+// nginx as an HTTP proxy: one worker process, with keep-alive connections to the app.
 import { readFileSync } from 'node:fs'
 import { needed } from '../installed.mjs'
 import { BACKLOG, MAX_CLIENTS, startProxy } from './proxy.mjs'
 
-/** Started by root it would give its worker another user, who may not read this folder. */
+/** As root it would run its worker as another user, who cannot read this folder. */
 const user = () => (process.getuid() === 0 ? 'user root;' : '')
 
 const configuration = ({ port, upstreams, folder }) => `

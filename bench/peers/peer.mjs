@@ -1,4 +1,4 @@
-// What is measured, all in the same form.
+// The common interface of everything that is measured.
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -6,7 +6,7 @@ import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { program } from '../scratch.mjs'
 
 /**
- * A running peer: clients connect to 127.0.0.1:`port`. `processes` are all whose CPU time a connection costs.
+ * A running peer: clients connect to 127.0.0.1:`port`. `processes` are all those that spend CPU time on a connection.
  *
  * @typedef {{
  *   name: string
@@ -18,17 +18,17 @@ import { program } from '../scratch.mjs'
 
 /** @typedef {{ backends?: number, bodyBytes?: number, handoff?: 'auto' | 'off' }} PeerOptions */
 
-/** This machine does not have the peer, and cannot get it: its row says so by name. */
+/** The peer is missing on this machine and cannot be installed; its row says so. */
 export class LeftOut extends Error {}
 
 export const APP = program('bench/programs/app.mjs')
 
-/** So many start at a time: each compiles its own code, and more of them would only wait for a processor. */
+/** Processes started at a time: each compiles its own code, so more would only compete for the CPU. */
 const AT_ONCE = 4
-const PATIENCE = 20_000
+const START_TIMEOUT_MS = 20_000
 
 /**
- * Processes of the app, serving when this resolves.
+ * Starts processes of the app; resolves once they listen.
  *
  * @param {{ count?: number, mode: string, bodyBytes?: number, env?: NodeJS.ProcessEnv }} options
  */
@@ -60,7 +60,7 @@ export const appEnvironment = (bodyBytes) =>
 
 /** Resolves once a process listens. @param {number} port */
 export async function listening(port) {
-  const deadline = performance.now() + PATIENCE
+  const deadline = performance.now() + START_TIMEOUT_MS
   for (;;) {
     const socket = connect(port, '127.0.0.1')
     try {

@@ -22,7 +22,7 @@ export async function start({ backends = 1, bodyBytes } = {}) {
     ...appEnvironment(bodyBytes),
   }
   const call = (...args) => run(command, args, { env })
-  // Until its daemon has said which process it is, its own command is the way to end it.
+  // Until the daemon's pid is known, only its own command can end it.
   const isKnown = atEnd(() => spawnSync(command, ['kill'], { env }))
   await call('start', APP, '--name', 'app', '-i', String(backends), '--wait-ready')
   const daemon = Number(readFileSync(join(home, 'pm2.pid'), 'utf8'))

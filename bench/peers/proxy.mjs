@@ -1,4 +1,4 @@
-// What nginx and HAProxy have in common here: a configuration file, a daemon in the foreground, and apps behind it.
+// The common part of nginx and HAProxy: a configuration file, a daemon in the foreground, and apps behind it.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { atEnd, freePort, temporaryFolder } from '../scratch.mjs'
 import { listening, startApps } from './peer.mjs'
 
-/** As Baton's listeners, and as many clients as any measure has. */
+/** The backlog of Baton's listeners, and more clients than any measure uses. */
 export const BACKLOG = 4096
 export const MAX_CLIENTS = 8192
 
@@ -17,7 +17,7 @@ export const MAX_CLIENTS = 8192
  *   configuration: (place: { port: number, upstreams: number[], folder: string }) => string
  *   workers?: (pid: number) => number[]
  *   options: import('./peer.mjs').PeerOptions
- * }} proxy `workers`: its other processes, once it listens
+ * }} proxy `workers`: the pids of its other processes, once it listens
  * @returns {Promise<Omit<import('./peer.mjs').Peer, 'name'>>}
  */
 export async function startProxy({ command, args, configuration, workers = () => [], options }) {

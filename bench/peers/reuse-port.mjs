@@ -1,10 +1,10 @@
-// Processes that share a port by SO_REUSEPORT: the kernel spreads the connections, with nothing in front.
+// Processes that share a port with SO_REUSEPORT: the kernel spreads the connections, with nothing in front.
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { freePort } from '../scratch.mjs'
 import { LeftOut, startApps } from './peer.mjs'
 
-/** By trying: an older Node does not know the option, and the second process finds the port taken. */
+/** Tested by trying: older versions of Node ignore the option, and the second process finds the port in use. */
 async function isSupported(port) {
   const options = { port, host: '127.0.0.1', reusePort: true }
   const servers = [createServer(), createServer()]

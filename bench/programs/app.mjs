@@ -1,11 +1,11 @@
-// The one app behind every peer: a short fixed answer, or a long one (BODY_BYTES). What it is behind decides how it gets its
-// connections (APP_MODE): `attach` through the SDK (Baton, the C floor), `listen` on a port of its own or, in a worker of
-// `cluster`, on the primary's, `pm2` on the port that PM2's processes share, `reusePort` beside others on one port.
+// The app behind every peer: a short fixed response, or a long one (BODY_BYTES). APP_MODE is how it gets its connections:
+// `attach` through the SDK (Baton, the C floor), `listen` on its own port or, in a worker of `cluster`, on the primary's,
+// `pm2` on the port that PM2's processes share, `reusePort` sharing one port with other processes.
 import http from 'node:http'
 
-/** As many as Baton's listeners queue. */
+/** The backlog of Baton's listeners. */
 const BACKLOG = 4096
-/** Longer than nginx and HAProxy keep a connection to it: else they meet one that it has just closed. Milliseconds. */
+/** Longer than nginx and HAProxy keep a connection to it, so that they never use one that it has just closed. Milliseconds. */
 const KEEP_ALIVE = 120_000
 
 const { APP_MODE: mode, PORT: port = '0', BODY_BYTES: size = '13' } = process.env
@@ -33,5 +33,5 @@ if (mode === 'attach') {
   })
 }
 
-// It ends with whoever started it; PM2 gives its processes no stdin.
+// Exits with its parent; PM2 gives its processes no stdin.
 if (mode !== 'pm2') process.stdin.resume().on('end', () => process.exit())

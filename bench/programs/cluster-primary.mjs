@@ -1,4 +1,4 @@
-// node cluster-primary.mjs APP WORKERS: Node's own `cluster`, round robin. Says on which port, and with which processes.
+// node cluster-primary.mjs APP WORKERS: Node's own `cluster`, round robin. Prints its port and the pids of its processes.
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 

@@ -1,10 +1,10 @@
-// Samples of several peers as one table: each beside Baton, and the targets beside what was measured.
+// Samples of several peers as one table: each compared with Baton, and the targets next to the measured values.
 import { interval95, pairedRatios, summary } from '../statistics.mjs'
 import { markdownTable, number } from './table.mjs'
 
 /**
- * What a ratio is to be. `includesOne`: the 95 % interval of its paired ratios. `words`: how the target is written, where its
- * number says it badly.
+ * A target for a ratio. `includesOne`: its paired ratios' 95 % interval must include 1. `words`: how to print the target,
+ * where its number is misleading.
  *
  * @typedef {{ against: string, what: string, words?: string } & (
  *   { atLeast: number, stretch?: number } | { atMost: number, stretch?: number } | { includesOne: true }
@@ -31,14 +31,14 @@ export function wanted(target) {
   return target.stretch === undefined ? words : `${words}, stretch ${target.stretch}`
 }
 
-/** From its low end to its high end. A wider interval includes 1 whatever is true. */
-const WIDEST = 1.1
+/** Upper limit for the interval's high end divided by its low end. A wider interval would include 1 whatever the truth. */
+const MAX_INTERVAL_RATIO = 1.1
 
-/** One wholly above 1 is no fault of Baton's, and is said. */
+/** An interval entirely above 1 is not Baton's fault, but is reported. */
 function judgedInterval(interval) {
   if (interval === undefined) return 'needs more rounds'
   if (interval.high < 1) return 'not met'
-  if (interval.high / interval.low > WIDEST) return 'too wide to tell'
+  if (interval.high / interval.low > MAX_INTERVAL_RATIO) return 'too wide to tell'
   return interval.low > 1 ? 'met, above 1' : 'met'
 }
 
@@ -52,7 +52,7 @@ function judgedInterval(interval) {
  *   subject?: string
  *   targets?: Target[]
  *   withInterval?: boolean
- * }} options `subject`: whose ratio to each of the others is shown
+ * }} options `subject`: the peer whose ratio to each of the others is shown
  * @returns {Section}
  */
 export function comparison({
@@ -100,7 +100,7 @@ export function comparison({
 }
 
 /**
- * Samples of Baton alone, whose target is no ratio.
+ * Samples of Baton alone, with a target that is not a ratio.
  *
  * @param {{
  *   title: string

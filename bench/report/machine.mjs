@@ -1,4 +1,4 @@
-// Where the figures come from.
+// The machine that the figures come from.
 import { spawnSync } from 'node:child_process'
 import { cpus, release, totalmem } from 'node:os'
 import { compilerVersion } from '../compiler.mjs'
@@ -6,7 +6,7 @@ import { found, pm2Version } from '../installed.mjs'
 
 const GIBI = 1024 ** 3
 
-/** What a program says of itself, on either output: wrk and nginx use the other one. */
+/** A program's version output, on stdout or stderr: wrk and nginx use stderr. */
 function said(name, args, pattern) {
   const path = found(name)
   if (path === undefined) return undefined
@@ -14,7 +14,7 @@ function said(name, args, pattern) {
   return pattern.exec(stdout + stderr)?.[1]
 }
 
-/** @returns {Record<string, string>} what is not here is not in it */
+/** @returns {Record<string, string>} versions of the programs that are installed */
 export function versions() {
   const all = {
     Node: process.versions.node,

@@ -9,13 +9,13 @@ export const END = '<!-- measured: end -->'
 /**
  * @param {string} page
  * @param {string} measured
- * @returns {string} the page with this between the markers
+ * @returns {string} the page with `measured` between the markers
  */
 export function withMeasured(page, measured) {
   const [begin, end] = [page.indexOf(BEGIN), page.indexOf(END)]
   const isOnce = begin === page.lastIndexOf(BEGIN) && end === page.lastIndexOf(END)
   if (begin === -1 || end < begin || !isOnce)
-    throw new Error(`the page must have ${BEGIN} and, behind it, ${END}, each once`)
+    throw new Error(`the page must contain ${BEGIN}, and ${END} after it, once each`)
   return `${page.slice(0, begin + BEGIN.length)}\n\n${measured.trim()}\n\n${page.slice(end)}`
 }
 

@@ -1,11 +1,11 @@
-// Tables that read well both in a terminal and as Markdown.
+// Tables that are readable both in a terminal and as Markdown.
 
-/** A figure, or two with words between or behind them. */
+/** A figure, or two figures with words between or after them. */
 const FIGURES = /^[\d.,]+( to [\d.,]+| \(.*\))?$/
 
 /**
  * @param {readonly string[]} head
- * @param {readonly (readonly string[])[]} rows short ones are filled up
+ * @param {readonly (readonly string[])[]} rows short ones are padded
  */
 export function markdownTable(head, rows) {
   const columns = head.map((title, index) => {
@@ -20,7 +20,7 @@ export function markdownTable(head, rows) {
   return [line(head), rule, ...rows.map(line)].join('\n')
 }
 
-/** Three digits that matter, whole from 100 up. @param {number} value */
+/** Three significant digits; no decimals from 100 up. @param {number} value */
 export function number(value) {
   if (!Number.isFinite(value)) return String(value)
   const decimals = [2, 1].find((digits) => Number(value.toFixed(digits)) < 10 ** (3 - digits))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A Baton backend in Python's standard library alone: answers GET / with its pid and the client's address.
+"""A Baton backend that needs only Python's standard library. Answers GET / with its pid and the client's address.
 
     BATON_SOCKET=/run/baton/control.sock BATON_SERVICE=web python3 backend.py
 
-SIGTERM drains and exits 0; a second one ends at once. When the broker goes away, adopted connections go on, and the
-backend dials again for as long as it lives.
+SIGTERM drains and exits with 0; a second SIGTERM ends the process immediately. When the broker goes away, adopted
+connections continue, and the backend keeps dialling.
 """
 
 import http.server
@@ -20,19 +20,19 @@ import time
 import frames
 from session import RegistrationRefused, Session, log, register
 
-MAX_CONNECTIONS = 1000  # Each has a thread.
+MAX_CONNECTIONS = 1000  # One thread each.
 IDLE_TIMEOUT = 60.0
 DRAIN_DEADLINE = 10.0
-IDLE_GRACE = 1.0  # How long an idle connection is kept when a drain begins: a request may be on its way.
-FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0
-SHORTEST_REGISTRATION = 1.0  # One that lived for less counts as a failed dial.
-LONGEST_RETRY_AFTER = 60.0
+IDLE_GRACE = 1.0  # How long idle connections stay open when a drain begins: a request may be on its way.
+FIRST_DELAY, MAX_DELAY = 0.05, 2.0
+MIN_REGISTRATION = 1.0  # A shorter registration counts as a failed dial.
+MAX_RETRY_AFTER = 60.0
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_TIMEOUT
-    wbufsize = -1  # Header and body leave in one piece.
+    wbufsize = -1  # Buffered, so that header and body are sent together.
     server: "Backend"
 
     def setup(self) -> None:
@@ -63,30 +63,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """One line for each request would be most of this program's work."""
+        """No access log: a line per request would be most of this program's work."""
 
 
 class Backend:
-    """Owns the adopted connections, and stays registered. Its main loop runs on events from other threads."""
+    """Owns the adopted connections and stays registered. The main loop waits for events from other threads."""
 
     def __init__(self, path: str, service: str) -> None:
         self.draining = False
         self._path = path
         self._service = service
         self._id: str | None = None
-        # put() is safe inside a signal handler (SimpleQueue is documented to be reentrant).
+        # SimpleQueue.put() is documented to be reentrant, and so is safe in a signal handler.
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self._sessions: set[Session] = set()
         self._lock = threading.Lock()
-        self._live = 0  # Adopted, or accepted and about to be.
+        self._live = 0  # Connections adopted, or reserved for adoption.
         self._adopted = 0
         self._closed = 0
         self._open: set[socket.socket] = set()
-        self._idle: set[socket.socket] = set()  # Those between two requests.
+        self._idle: set[socket.socket] = set()  # Connections between two requests.
         self._delay = FIRST_DELAY
         self._complaint = ""
 
-    # What sessions ask for.
+    # Called by sessions, see `session.Host`.
 
     def reserve(self) -> int | None:
         with self._lock:
@@ -120,7 +120,7 @@ class Backend:
             return self._adopted, self._closed
 
     def set_idle(self, client: socket.socket, idle: bool) -> None:
-        """From the connection's thread."""
+        """Called from the connection's thread."""
         with self._lock:
             (self._idle.add if idle else self._idle.discard)(client)
 
@@ -129,9 +129,9 @@ class Backend:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            Handler(client, client.getpeername(), self)  # Returns when the connection is done.
+            Handler(client, client.getpeername(), self)  # Returns when the connection has ended.
         except OSError:
-            pass  # The client is gone, which is its right.
+            pass  # The client has disconnected.
         finally:
             self._done(client)
 
@@ -143,23 +143,23 @@ class Backend:
         client.close()
         self.release()
 
-    # The main thread.
+    # Called from the main thread.
 
     def run(self) -> None:
-        """Stays registered until it is asked to drain."""
+        """Stays registered until a drain is requested."""
         while True:
             drain = self._register()
             if drain:
                 return self._drain(*drain)
 
     def _register(self) -> tuple | None:
-        """One registration, until the next dial is due. Gives the details of a drain that was asked for meanwhile."""
+        """One registration, until the next dial is due. Returns the details of a drain if one was requested meanwhile."""
         try:
             control, lane, welcome = register(self._path, self._hello())
         except (OSError, frames.ProtocolError, RegistrationRefused) as error:
             self._complain(f"cannot register at {self._path}: {error}")
             retry_after = error.retry_after if isinstance(error, RegistrationRefused) else 0
-            return self._pause(min(retry_after, LONGEST_RETRY_AFTER) + self._next_delay())
+            return self._pause(min(retry_after, MAX_RETRY_AFTER) + self._next_delay())
         session = Session(control, lane, welcome, self)
         self._sessions.add(session)
         self._id = welcome["backend"]
@@ -169,13 +169,13 @@ class Backend:
         drain = self._until_due(session)
         if drain:
             return drain
-        if time.monotonic() - session.since >= SHORTEST_REGISTRATION:
+        if time.monotonic() - session.since >= MIN_REGISTRATION:
             self._delay = FIRST_DELAY
             return None
         return self._pause(self._next_delay())
 
     def _until_due(self, newest: Session) -> tuple | None:
-        """Waits for its RECONNECT or its end: either makes a dial due, and what an older session says makes none."""
+        """Waits until `newest` gets RECONNECT or ends, after which a dial is due. Events of older sessions make none due."""
         while True:
             event, *details = self._events.get()
             if event == "drain":
@@ -186,7 +186,7 @@ class Backend:
                 return None
 
     def _next_delay(self) -> float:
-        delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
+        delay, self._delay = self._delay, min(2 * self._delay, MAX_DELAY)
         return delay / 2 + delay / 2 * random.random()
 
     def _pause(self, seconds: float) -> tuple | None:
@@ -205,10 +205,10 @@ class Backend:
     def _forget(self, session: Session) -> None:
         self._sessions.discard(session)
         session.reap()
-        log("broker connection ended; adopted connections go on")
+        log("broker connection ended; adopted connections continue")
 
     def _drain(self, deadline: float | None, reason: str) -> None:
-        """No new connections, no new dials; those in flight finish; then deregisters."""
+        """Stops dialling and taking connections, lets current ones finish, then deregisters."""
         log(f"draining: {reason}")
         until = None if deadline is None else time.monotonic() + deadline
         with self._lock:
@@ -225,7 +225,7 @@ class Backend:
             session.finish()
 
     def _wait_idle(self, until: float | None) -> bool:
-        """Until the last connection has ended, or that time has come."""
+        """Waits until the last connection has ended (True), or until that time (False)."""
         while True:
             with self._lock:
                 if self._live == 0:
@@ -236,13 +236,13 @@ class Backend:
                 return False
 
     def _close_idle(self) -> None:
-        """Wakes their threads. A request that is in the kernel already is still read, and answered."""
+        """Wakes the threads of idle connections. A request that is already in the kernel is still read and answered."""
         with self._lock:
             for client in self._idle:
                 try:
                     client.shutdown(socket.SHUT_RD)
                 except OSError:
-                    pass  # It was over already.
+                    pass  # Already disconnected.
 
     def _cut(self) -> None:
         with self._lock:
@@ -251,7 +251,7 @@ class Backend:
                 try:
                     client.shutdown(socket.SHUT_RDWR)  # Wakes its thread, which closes it.
                 except OSError:
-                    pass  # It was over already.
+                    pass  # Already disconnected.
 
     def _hello(self) -> dict[str, object]:
         return {
@@ -268,7 +268,7 @@ class Backend:
         }
 
     def _complain(self, message: str) -> None:
-        """Says a thing once, not at each dial."""
+        """Logs a message once, not at each dial."""
         if message != self._complaint:
             log(message)
         self._complaint = message
@@ -277,7 +277,7 @@ class Backend:
 def main() -> int:
     path, service = os.environ.get("BATON_SOCKET"), os.environ.get("BATON_SERVICE", "web")
     if not path:
-        log("BATON_SOCKET is not set: the path of the broker's control.sock")
+        log("BATON_SOCKET is not set: it must be the path of the broker's control.sock")
         return 2
     backend = Backend(path, service)
 

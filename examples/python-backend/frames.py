@@ -1,4 +1,4 @@
-"""The frames of docs/reference/protocol.md that a backend sends and receives: bytes to Python values and back."""
+"""Encodes and decodes the frames of docs/reference/protocol.md that a backend sends and receives."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ _SEQUENCE = struct.Struct("<Q")
 
 
 class ProtocolError(Exception):
-    """The broker sent what the protocol does not allow."""
+    """The broker broke the protocol."""
 
 
 class Offer(NamedTuple):
@@ -43,7 +43,7 @@ class Offer(NamedTuple):
     listener: str
     meta: dict
 
-    def __repr__(self) -> str:  # A token is printed nowhere.
+    def __repr__(self) -> str:  # Without the token, which must not be printed.
         return f"Offer(sequence={self.sequence})"
 
 
@@ -76,14 +76,14 @@ def nack(nacks: Iterable[Nack]) -> bytes:
 
 
 class Decoder:
-    """Cuts the bytes of a control connection into (type, value), however they arrive."""
+    """Splits the bytes of a control connection into (type, value), however they arrive."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._buffer = bytearray()
 
     def push(self, chunk: bytes) -> Iterator[tuple[int, object]]:
-        """Yields frame by frame, so that those before a malformed one are not lost."""
+        """Yields one frame at a time, so that frames before a malformed one are not lost."""
         self._buffer += chunk
         while len(self._buffer) >= 4:
             (length,) = struct.unpack_from("<I", self._buffer)

@@ -11,16 +11,16 @@ from typing import Protocol
 import frames
 from tokens import Accepted, Ledger, Refused, Verdict
 
-ANSWER_TIMEOUT = 5.0  # A broker that is stuck accepts (its kernel does) and says nothing.
+ANSWER_TIMEOUT = 5.0  # If the broker is stuck, the kernel still accepts the connection, but no answer comes.
 WRITE_TIMEOUT = 5.0
-TICK = 1.0  # STATS at least each second.
-SWEEP = 64  # Messages looked for on the lane at each tick, with or without an OFFER.
-MAX_FDS = 8  # More than the one that is allowed, so that surplus ones are seen and closed.
+TICK = 1.0  # STATS at least once a second.
+SWEEP = 64  # Maximum messages read from the lane at each tick, with or without an OFFER.
+MAX_FDS = 8  # More than the one allowed, so that surplus descriptors are received and closed.
 SECOND = 1_000_000_000
 
 
 class RegistrationRefused(Exception):
-    """The broker said no, and why. `retry_after`: seconds before which another dial is refused as well."""
+    """The broker refused, and why. `retry_after`: seconds until which another dial is refused too."""
 
     def __init__(self, answer: dict) -> None:
         super().__init__(f"{answer['code']}: {answer['message']}")
@@ -28,16 +28,16 @@ class RegistrationRefused(Exception):
 
 
 class Host(Protocol):
-    """What a session asks of the process it serves. Called from the session's thread."""
+    """A session's interface to its process. Called from the session's thread."""
 
     def reserve(self) -> int | None:
-        """Makes room for one connection, or gives the NACK reason why there is none."""
+        """Reserves room for one connection, or returns the NACK reason why there is none."""
 
     def release(self) -> None:
-        """Gives the room back: the connection will not be adopted."""
+        """Frees the room: the connection will not be adopted."""
 
     def adopt(self, fd: int) -> None:
-        """Owns the descriptor from here on; its ACK is in the kernel."""
+        """Takes ownership of the descriptor; its ACK is in the kernel."""
 
     def stats(self) -> tuple[int, int]:
         """Connections adopted and closed since the process started."""
@@ -47,11 +47,11 @@ class Host(Protocol):
 
 
 def register(path: str, hello: dict[str, object]) -> tuple[socket.socket, socket.socket, dict]:
-    """Says HELLO and takes the answer: control, lane and WELCOME. The caller owns both sockets.
+    """Sends HELLO and receives the answer: control, lane and WELCOME. The caller owns both sockets.
 
     Raises OSError, ProtocolError or RegistrationRefused.
     """
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)  # CLOEXEC, as all sockets in Python.
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)  # CLOEXEC, like all sockets in Python.
     fds: list[int] = []
     try:
         control.settimeout(ANSWER_TIMEOUT)
@@ -59,7 +59,7 @@ def register(path: str, hello: dict[str, object]) -> tuple[socket.socket, socket
         control.sendall(frames.json_frame(frames.HELLO, **hello))
         head = _receive_exactly(control, 4, fds)
         decoder = frames.Decoder(frames.LIMIT_BEFORE_WELCOME)
-        answers = list(decoder.push(head))  # Checks the length before as many bytes are read.
+        answers = list(decoder.push(head))  # Checks the length before that many bytes are read.
         answers += decoder.push(_receive_exactly(control, int.from_bytes(head, "little"), fds))
         kind, answer = answers[0] if answers else (0, {})
         if kind == frames.REFUSED:
@@ -80,7 +80,7 @@ def register(path: str, hello: dict[str, object]) -> tuple[socket.socket, socket
 
 class Session:
     def __init__(self, control: socket.socket, lane: socket.socket, welcome: dict, host: Host) -> None:
-        """Takes both sockets over. `start` begins, in a thread of its own; every session is reaped."""
+        """Takes ownership of both sockets. `start` runs it in its own thread; the owner must call `reap`."""
         self.since = time.monotonic()
         self._control = control
         self._lane = lane
@@ -91,7 +91,7 @@ class Session:
         self._writing = threading.Lock()
         self._writable = True
         self._verdicts: list[Verdict] = []
-        self._unacked: list[Accepted] = []  # Room reserved, untouched: their ACK is not known to be in the kernel.
+        self._unacked: list[Accepted] = []  # Room is reserved; not to be touched until the ACK is in the kernel.
         self._heartbeats: list[int] = []
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
@@ -101,25 +101,25 @@ class Session:
         self._thread.start()
 
     def announce_drain(self, deadline: float | None, reason: str) -> None:
-        """From the main thread, as the next one."""
+        """Called from the main thread, like `finish` and `reap`."""
         milliseconds = None if deadline is None else round(deadline * 1000)
         self._write(frames.json_frame(frames.DRAIN, deadline=milliseconds, reason=reason))
 
     def finish(self) -> None:
-        """Everything adopted has ended: says so, lets go and waits for the thread."""
+        """Deregisters: all adopted connections have ended. Closes the session and waits for its thread."""
         self._write_stats(0)
         self._write(frames.json_frame(frames.DRAINED))
         self._give_up()
         self.reap()
 
     def reap(self) -> None:
-        """After `ended`, or to wait for it."""
+        """Waits for the thread, and frees the session's last descriptor."""
         self._thread.join()
         os.close(self._wake)
 
     def _run(self) -> None:
         try:
-            self._write_stats(0)  # Before the first ACK: the broker starts to count from here.
+            self._write_stats(0)  # Before the first ACK, so that the broker counts from here.
             if self._serve():
                 self._settle()
         except (frames.ProtocolError, OSError) as error:
@@ -129,7 +129,7 @@ class Session:
             self._host.post("ended", self)
 
     def _serve(self) -> bool:
-        """True: control has ended, and was read to its end. False: stopped from here."""
+        """True: control has ended and was read to its end. False: stopped by this process."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -149,7 +149,7 @@ class Session:
         return False
 
     def _read(self) -> bool:
-        """Every frame that is there, before the lane is touched: a REVOKE may stand behind its OFFER."""
+        """Handles all frames before the lane is read, because a REVOKE may follow its OFFER. True at the end of control."""
         while True:
             try:
                 chunk = self._control.recv(65_536)
@@ -173,7 +173,7 @@ class Session:
         elif kind == frames.REVOKE:
             self._ledger.revoked(value)
         elif kind == frames.HEARTBEAT:
-            # Answered later: a write that fails here would lose the frames behind this one.
+            # Answered later: a write that fails here would lose the frames after this one.
             if not value["reply"]:
                 self._heartbeats.append(value["id"])
         elif kind == frames.DRAIN:
@@ -186,7 +186,7 @@ class Session:
         while wanted > 0:
             for _ in range(wanted):
                 try:
-                    # Not recv_fds: it ignores its flags, and the descriptors would be inherited by what we exec.
+                    # Not recv_fds: it ignores its flags, and programs that we execute would inherit the descriptors.
                     token, control, flags, _ = self._lane.recvmsg(
                         frames.TOKEN_SIZE + 1,
                         socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize),
@@ -204,7 +204,7 @@ class Session:
             wanted = self._ledger.waiting
 
     def _answer(self) -> None:
-        """One NACK and one ACK for a whole wake-up. What was ACKed is adopted once the ACK is in the kernel."""
+        """Writes one NACK and one ACK per wake-up, and adopts the ACKed connections once the ACK is in the kernel."""
         refused = self._sort_verdicts()
         if refused:
             self._write(frames.nack(each.nack for each in refused))
@@ -215,7 +215,7 @@ class Session:
         self._heartbeats.clear()
 
     def _sort_verdicts(self) -> list[Refused]:
-        """Makes room for what is accepted, and closes what is not: a NACK says that it is closed."""
+        """Reserves room for accepted connections, and closes the refused ones: a NACK states that they are closed."""
         refused: list[Refused] = []
         for verdict in self._verdicts:
             if isinstance(verdict, Accepted):
@@ -236,9 +236,9 @@ class Session:
             self._host.adopt(self._unacked.pop(0).fd)
 
     def _settle(self) -> None:
-        """The broker is dead or has let go. What nobody can read back from the lane any more is ours alone."""
+        """The broker is dead or has closed control. Once the lane is at its end too, no other process can read it back."""
         poll = select.poll()
-        poll.register(self._lane, 0)  # POLLHUP comes unasked.
+        poll.register(self._lane, 0)  # POLLHUP is always reported.
         poll.register(self._wake, select.POLLIN)
         poll.poll(self._ttl * 1000)
         if not _at_end(self._lane):
@@ -248,7 +248,7 @@ class Session:
         self._adopt_unacked()
 
     def _let_go(self) -> None:
-        """The closing rule: what is not ACKed first, then the lane, then control."""
+        """Closes everything, in this order: connections without an ACK, the lane, control."""
         for verdict in self._verdicts + self._ledger.end():
             _close_all([verdict.fd] if isinstance(verdict, Accepted) else verdict.fds)
         self._verdicts.clear()
@@ -270,7 +270,7 @@ class Session:
         self._write(frames.json_frame(frames.STATS, adopted=adopted, closed=closed, lag=round(lag, 3)))
 
     def _write(self, data: bytes) -> bool:
-        """True when all of it is in the kernel. False when it never will be: the end of control follows."""
+        """True: all of it is in the kernel. False: it never will be, and the end of control follows."""
         with self._writing:
             rest = memoryview(data)
             while rest and self._writable:
@@ -278,7 +278,7 @@ class Session:
                     rest = rest[self._control.send(rest) :]
                 except BlockingIOError:
                     if not _wait_writable(self._control):
-                        log(f"the broker took nothing for {WRITE_TIMEOUT} s")
+                        log(f"the broker has read nothing for {WRITE_TIMEOUT} s")
                         self._writable = False
                         self._give_up()
                 except ConnectionError:
@@ -291,7 +291,7 @@ def log(message: str) -> None:
 
 
 def _receive_exactly(control: socket.socket, size: int, fds: list[int]) -> bytes:
-    """Not a byte more, and every descriptor that rides on them: a plain read would destroy it."""
+    """Receives exactly `size` bytes, and the descriptors that come with them; a plain read would destroy those."""
     data = b""
     while len(data) < size:
         chunk, ancillary, _, _ = control.recvmsg(

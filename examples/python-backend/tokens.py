@@ -1,7 +1,7 @@
-"""Which descriptor belongs to which offer: the matching rules of docs/reference/protocol.md, with no I/O.
+"""Matches descriptors to offers by the rules of docs/reference/protocol.md, without I/O.
 
-A token comes twice, in an OFFER and beside a descriptor, and either may be read first. The ledger closes nothing: each
-descriptor that goes in comes out in exactly one verdict, and whoever gets the verdict owns it.
+Each token arrives twice, in an OFFER and with a descriptor, and either may be read first. The ledger closes nothing:
+every descriptor that goes in comes out in exactly one verdict, and the caller that receives the verdict owns it.
 """
 
 import hmac
@@ -34,7 +34,7 @@ Verdict = Accepted | Refused
 
 class Ledger:
     def __init__(self, token_ttl: int) -> None:
-        """token_ttl and every `now` below: nanoseconds of CLOCK_MONOTONIC."""
+        """token_ttl and each `now` below are nanoseconds of CLOCK_MONOTONIC."""
         self._ttl = token_ttl
         self._waiting: dict[int, frames.Offer] = {}
         self._parked: list[_Parked] = []
@@ -42,7 +42,7 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """Offers whose descriptor has not come: as many messages may be taken from the lane."""
+        """Offers whose descriptor has not arrived: the number of messages to expect on the lane."""
         return len(self._waiting)
 
     def offered(self, offer: frames.Offer, now: int) -> list[Verdict]:
@@ -56,7 +56,7 @@ class Ledger:
         return []
 
     def arrived(self, token: bytes, fds: list[int], truncated: bool, now: int) -> list[Verdict]:
-        """One lane message. No verdict: its descriptor is parked."""
+        """One lane message was received. No verdict: its descriptor is parked."""
         if len(token) != frames.TOKEN_SIZE:
             reason = frames.TOKEN_INVALID_LENGTH if token else frames.TOKEN_MISSING
             return [_refuse(0, reason, token, fds)]
@@ -76,7 +76,7 @@ class Ledger:
             self._waiting.pop(sequence, None)
 
     def expire(self, now: int) -> list[Verdict]:
-        """Gives up what has waited for too long. Parked, waiting and spent are each in the order of their time."""
+        """Drops entries whose time is over. Parked, waiting and spent are each ordered by time."""
         refused: list[Verdict] = []
         while self._parked and self._parked[0].until <= now:
             parked = self._parked.pop(0)
@@ -113,7 +113,8 @@ class Ledger:
         self._spent[token] = now + 2 * self._ttl
 
     def _why_unclaimed(self, now: int) -> int:
-        # An offer that is past its deadline has waited in vain just as long, and accounts for one descriptor.
+        # If an offer has been waiting past its deadline, the two probably belong together and the token was wrong. Each
+        # such offer accounts for one descriptor.
         for sequence, offer in self._waiting.items():
             if offer.deadline > now:
                 break

@@ -1,5 +1,5 @@
-// `npm start`: a broker in front of two Fastify backends, each in a process of its own as in production. A backend that
-// dies is started again. Ctrl-C ends everything and removes what was made.
+// `npm start`: a broker in front of two Fastify backends, each in its own process as in production. A backend that dies is
+// restarted. Ctrl-C stops everything and removes all files.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -11,9 +11,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 const BACKENDS = 2
-/** Long enough to see in `baton status` that one is missing. */
+/** Delay in ms, long enough to see in `baton status` that a backend is missing. */
 const RESTART_AFTER = 1000
-/** A browser's idle connection would keep a draining backend for longer than whoever pressed Ctrl-C wants to wait. */
+/** Time in ms for everything to stop after Ctrl-C. Without a limit, a browser's idle connection would delay a draining backend. */
 const END_WITHIN = 3000
 const WARN = 40 // pino's level
 
@@ -35,7 +35,7 @@ process.on('exit', () => {
   for (const child of children) child.kill('SIGKILL')
   rmSync(folder, { recursive: true, force: true })
 })
-// Terminals send one, process managers the other, and npm passes on what its group was sent already: twice is no hurry.
+// From terminals and process managers. npm forwards a signal that its process group has already received, so a second one changes nothing.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void stop(0))
 
 const [port, adminPort] = [await freePort(8080), await freePort(9180)]
@@ -72,19 +72,19 @@ or try in another terminal:
 
     curl ${url}      several times: the backends take turns
     kill -9 ${pids[0]}      one of the two is gone; now curl again
-    curl http://127.0.0.1:${adminPort}/metrics      what the broker counts
+    curl http://127.0.0.1:${adminPort}/metrics      the broker's metrics
     ${baton} status --config ${configFile}
     ${baton} top --config ${configFile}      the same, live; in a browser: http://127.0.0.1:${adminPort}/
 
-To watch it under load, leave this running meanwhile:
+To see it under load, keep this running at the same time:
 
     while curl -sf ${url}; do sleep 0.05; done
 
-Ctrl-C ends everything.
+Ctrl-C stops everything.
 `)
 }
 
-/** Resolves with its pid when it is registered, so that connections may come; with undefined when it ended before. */
+/** Resolves with the backend's pid once it is registered, or with undefined if it ended before that. */
 async function startBackend(): Promise<number | undefined> {
   const backend = run([backendProgram], {
     BATON_SOCKET: join(folder, 'run/control.sock'),
@@ -96,7 +96,7 @@ async function startBackend(): Promise<number | undefined> {
 
 async function replace(dead: ChildProcess, why: string): Promise<void> {
   if (stopping.signal.aborted) return
-  console.log(`Backend ${dead.pid} ended (${why}). Another one starts in ${RESTART_AFTER} ms.`)
+  console.log(`Backend ${dead.pid} ended (${why}). A new one starts in ${RESTART_AFTER} ms.`)
   try {
     await sleep(RESTART_AFTER, undefined, { signal: stopping.signal })
   } catch {
@@ -107,7 +107,7 @@ async function replace(dead: ChildProcess, why: string): Promise<void> {
 }
 
 function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
-  // In a process group of its own: the terminal sends Ctrl-C to the whole group, and who ends when is for `stop` to say.
+  // In its own process group: a terminal sends Ctrl-C to the whole group, but `stop` controls when children end.
   const child = spawn(process.execPath, args, {
     detached: true,
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -125,7 +125,7 @@ function run(args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess
   return child
 }
 
-/** True at the first log line with this message, false when the child ended without one. */
+/** True at the first log line with this message; false if the child ends without one. */
 function logged(child: ChildProcess, message: string): Promise<boolean> {
   return new Promise((resolve) => {
     child.on('log', ({ msg }: LogLine) => {
@@ -148,7 +148,7 @@ async function stop(code: number): Promise<void> {
   clearTimeout(late)
 }
 
-/** `wanted` if that port is free, else a port that the kernel chooses. */
+/** `wanted` if that port is free, otherwise a port chosen by the kernel. */
 async function freePort(wanted: number): Promise<number> {
   const server = createServer()
   server.listen(wanted, '127.0.0.1')

@@ -1,4 +1,4 @@
-// An Express app behind Baton. Express makes a request handler, Node's http.Server around it is what is attached.
+// An Express app behind Baton. The Express app is a request handler; the http.Server around it is attached.
 import { createServer } from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
 import express from 'express'
@@ -9,12 +9,12 @@ app.get('/', (request, response) => {
   response.send(`Hello from process ${process.pid}. You are ${request.ip}:${request.socket.remotePort}.\n`)
 })
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
-// Instead of `server.listen()`: the broker has the listening socket, this server gets what it accepts.
+// Instead of `server.listen()`: the broker has the listening socket, and this server gets the connections.
 backend.attach(createServer(app))
-// From here on connections may come. Without a broker this waits for one.
+// Once this resolves, connections may arrive. Without a broker it waits for one.
 await backend.ready()
 
-// No new connection, answers in flight finish and say `Connection: close`; then nothing keeps the process alive.
+// Takes no more connections; current requests finish, and responses carry `Connection: close`. Then nothing keeps the process alive.
 process.once('SIGTERM', () => void backend.drain())

@@ -1,4 +1,4 @@
-// A NestJS app behind Baton, decorators and all. Nest makes an `http.Server` for its adapter; that one is attached.
+// A NestJS app behind Baton, decorators included. Nest creates an `http.Server` for its adapter; that server is attached.
 import { Controller, Get, Module, Req } from '@nestjs/common'
 import { NestFactory } from '@nestjs/core'
 import { createBackend } from '@baton/backend-sdk'
@@ -16,14 +16,14 @@ class AppController {
 class AppModule {}
 
 const app = await NestFactory.create(AppModule)
-// Instead of `app.listen()`: modules are initialised and routes are there, but no socket is opened.
+// Instead of `app.listen()`: initializes modules and routes, but opens no socket.
 await app.init()
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
 backend.attach(app.getHttpServer())
 await backend.ready()
 
-// First the connections, then Nest's own hooks (`OnModuleDestroy`, `OnApplicationShutdown`): what is in flight may need a
-// database until its answer is written. Not `app.enableShutdownHooks()`, which would close both at once.
+// Connections end first, then Nest's hooks run (`OnModuleDestroy`, `OnApplicationShutdown`): a request in flight may need the
+// database until its response is written. Not `app.enableShutdownHooks()`, which would close both at the same time.
 process.once('SIGTERM', () => void backend.drain().then(() => app.close()))

@@ -3,17 +3,17 @@ import { createServer } from 'node:net'
 import { pipeline } from 'node:stream'
 import { createBackend } from '@baton/backend-sdk'
 
-// Adopted sockets take the server's options. Half-open: a client that has sent all still gets the rest of its echo.
+// Adopted sockets get the server's options. allowHalfOpen: a client that has ended its side still gets the rest of its echo.
 const server = createServer({ allowHalfOpen: true }, (socket) => {
   pipeline(socket, socket, (error) => {
     if (error) console.error(`${socket.remoteAddress}:${socket.remotePort}: ${error.message}`)
   })
 })
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
 backend.attach(server)
 await backend.ready()
 
-// Only the client knows when such a session is over, so it may continue until the deadline, and is then cut.
+// Only the client knows when its session is over, so sessions may continue until the deadline and are then cut.
 process.once('SIGTERM', () => void backend.drain({ deadline: '60s' }))

@@ -1,4 +1,4 @@
-// An app as a pod runs it: it has no port, so it says by a file that it is ready, for the pod's readiness probe.
+// An app for a pod. It has no port, so it creates a file when it is ready, for the pod's readiness probe.
 import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
@@ -6,11 +6,11 @@ import { createBackend } from '@baton/backend-sdk'
 const server = createServer((request, response) => {
   const { remoteAddress, remotePort } = request.socket
   const hello = `Hello from process ${process.pid}. You are ${remoteAddress}:${remotePort}.\n`
-  // `/healthz` is what the broker asks (`healthCheck`), over a connection of its own.
+  // The broker requests `/healthz` (`healthCheck`), over its own connection.
   response.end(request.url === '/healthz' ? 'ok\n' : hello)
 })
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
 backend.attach(server)
 await backend.ready()

@@ -1,17 +1,17 @@
-// An HTTP app behind a balancer that sends the PROXY protocol, version 2. The broker reads no byte, so the header arrives here
-// as the first bytes of the connection: it is taken off before the HTTP parser sees them.
+// An HTTP app behind a load balancer that sends PROXY protocol version 2. The broker reads no client data, so the header arrives
+// here as the first bytes of the connection, and is removed before the HTTP parser reads it.
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { BlockList, isIPv4, type Socket } from 'node:net'
 import { createBackend } from '@baton/backend-sdk'
 import { decodeProxyHeader } from '@baton/backend-sdk/protocol'
 
-/** The header states who the client is, so only balancers may send it: other connections are cut off. */
+/** The header determines the client's address, so only load balancers may send it; other connections are cut. */
 const balancers = new BlockList()
 for (const address of (process.env['BALANCERS'] ?? '127.0.0.1').split(','))
   balancers.addAddress(address, isIPv4(address) ? 'ipv4' : 'ipv6')
 
-/** A balancer sends it immediately; a connection without it is not from one. */
+/** Time limit in ms. A load balancer sends the header immediately. */
 const HEADER_WITHIN = 3000
 
 const server = createServer((request, response) => {
@@ -34,7 +34,7 @@ server.on('connection', (socket: Socket) => {
 async function takeHeader(socket: Socket): Promise<void> {
   const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
   if (!balancers.check(address, isIPv4(address) ? 'ipv4' : 'ipv6'))
-    throw new Error(`${address} is no balancer`)
+    throw new Error(`${address} is not a load balancer`)
   const signal = AbortSignal.timeout(HEADER_WITHIN)
   let read: Buffer = Buffer.alloc(0)
   for (;;) {
@@ -48,14 +48,14 @@ async function takeHeader(socket: Socket): Promise<void> {
     const decoded = decodeProxyHeader(read)
     if (decoded === undefined) continue
     const { header, length } = decoded
-    // LOCAL: the balancer's own health check.
+    // A LOCAL header has no addresses: the load balancer's own health check.
     if (header.addresses !== undefined) show(socket, header.addresses)
     if (read.length > length) socket.unshift(read.subarray(length))
     return
   }
 }
 
-/** As if the client had connected directly: frameworks read these two. */
+/** Makes the socket look as if the client had connected directly: frameworks read these two properties. */
 function show(
   socket: Socket,
   { source, sourcePort }: { readonly source: string; readonly sourcePort: number },
@@ -64,7 +64,7 @@ function show(
   Object.defineProperty(socket, 'remotePort', { value: sourcePort })
 }
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
 backend.attach(server)
 await backend.ready()

@@ -1,5 +1,5 @@
 // socket.io behind Baton. Clients that may start with HTTP long-polling need `"balance": "source-hash"` in the service: each
-// poll can be a connection of its own, and has to reach the process that knows the session.
+// poll can be a new connection, and must reach the process that has the session.
 import { createServer } from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
 import { Server } from 'socket.io'
@@ -8,15 +8,14 @@ const server = createServer()
 const io = new Server(server)
 
 io.on('connection', (socket) => {
-  socket.on('message', (text: string) => socket.emit('message', `process ${process.pid} heard ${text}`))
+  socket.on('message', (text: string) => socket.emit('message', `process ${process.pid} received ${text}`))
 })
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
 backend.attach(server)
-// Ends the transports without a word of goodbye, so that clients dial again by themselves and reach a process that stays.
-// (After `socket.disconnect()` they would not: the server has sent them away.) The operator can ask for a drain too, hence
-// the event and not the signal.
+// Closes the transports without a disconnect packet, so that clients reconnect by themselves and reach another process. (After
+// `socket.disconnect()` they would not reconnect.) On the event, not on the signal, because the operator can request a drain too.
 backend.on('drain', () => void io.close())
 await backend.ready()
 

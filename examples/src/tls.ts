@@ -1,5 +1,5 @@
-// HTTPS with the TLS in the backend, on a listener with `"protocol": "tls"`: key and certificate are here, and the broker
-// sees no byte of the connection. Clients choose HTTP/2 or HTTP/1.1 (ALPN).
+// HTTPS with TLS in the backend, on a listener with `"protocol": "tls"`: only the backend has the key and the certificate, and
+// the broker reads nothing of the connection. Clients choose HTTP/2 or HTTP/1.1 (ALPN).
 import { readFileSync } from 'node:fs'
 import { createSecureServer } from 'node:http2'
 import { parseArgs } from 'node:util'
@@ -23,10 +23,10 @@ const server = createSecureServer(
   },
 )
 
-// Which broker and which service come from BATON_SOCKET and BATON_SERVICE.
+// BATON_SOCKET and BATON_SERVICE name the broker and the service.
 const backend = createBackend()
 backend.attach(server)
 await backend.ready()
 
-// HTTP/2 connections get GOAWAY and finish their open streams, HTTP/1.1 ones go after their next answer.
+// HTTP/2 connections get GOAWAY and finish their open streams; HTTP/1.1 connections close after their next response.
 process.once('SIGTERM', () => void backend.drain())

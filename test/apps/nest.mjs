@@ -1,4 +1,4 @@
-// https://docs.nestjs.com/first-steps, with its decorators called by hand: they need a compiler otherwise.
+// https://docs.nestjs.com/first-steps, with the decorators called as functions, because their syntax needs a compiler.
 import { Controller, Get, Module, Req } from '@nestjs/common'
 import { NestFactory } from '@nestjs/core'
 

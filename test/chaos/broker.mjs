@@ -16,7 +16,7 @@ const service = (handoff, holdTimeout) => ({
 /**
  * `carried` never passes a descriptor, so its connections are relays.
  *
- * @param hold longer than everything that can befall all backends at once: a client that is rejected is a finding
+ * @param hold longer than any fault that can hit all backends at once: a rejected client is a finding
  */
 const config = (folder, hold) => ({
   runtimeDir: join(folder, 'run'),
@@ -30,16 +30,16 @@ const config = (folder, hold) => ({
   services: { web: service('auto', hold), carried: service('off', hold), lines: service('auto', hold) },
 })
 
-/** The broker of a run, started as a user starts it. Its log is `broker.log` in the run's folder. */
+/** The broker of a run, started like a user's. Its log is `broker.log` in the run's folder. */
 export class Broker {
   #child
   #exited
   #admin
-  /** Of the listeners, by name. */
+  /** Ports of the listeners, by name. */
   ports = {}
   control
 
-  /** Of the worker, with which clients and backends deal. */
+  /** The worker's pid: the process that serves clients and backends. */
   pid
 
   /** @param patience of the clients, in seconds */
@@ -72,7 +72,7 @@ export class Broker {
     return this.#child?.exitCode === null && this.#child.signalCode === null
   }
 
-  /** Its exit code or signal; undefined while it runs, and when it was never there. */
+  /** Its exit code or signal; undefined while it runs, and if it was never started. */
   get ended() {
     return this.#child?.exitCode ?? this.#child?.signalCode ?? undefined
   }
@@ -81,13 +81,13 @@ export class Broker {
     return this.#ask('GET', '/api/v1/status')
   }
 
-  /** @returns whether there is such a backend */
+  /** @returns whether the backend exists */
   async drain(service, backend, deadline) {
     const path = `/api/v1/services/${service}/backends/${backend}/drain`
     return (await this.#ask('POST', path, { deadline })) !== undefined
   }
 
-  /** SIGTERM: resolves with its exit code, or with `SIGKILL` when it was still there after so many milliseconds. */
+  /** SIGTERM: resolves with its exit code, or with `SIGKILL` if it was still running after `longest` milliseconds. */
   async stop(longest) {
     const timer = setTimeout(() => this.kill(), longest)
     this.#child.kill('SIGTERM')
@@ -96,14 +96,14 @@ export class Broker {
     return code ?? signal
   }
 
-  /** At once; synchronous, for the end of a run that failed. */
+  /** Immediate and synchronous, for the end of a run that failed. */
   kill() {
     if (!this.running) return
     this.#child.kill('SIGKILL')
     if (this.pid !== undefined) process.kill(this.pid, 'SIGKILL')
   }
 
-  /** Undefined for what is not there. Without keep-alive: a connection to the admin server must not stay among the broker's descriptors. */
+  /** Undefined if not found. Without keep-alive, so that no connection to the admin server counts among the broker's descriptors. */
   async #ask(method, path, body) {
     const request = http.request(`${this.#admin}${path}`, {
       method,

@@ -5,8 +5,8 @@ const random = new Random(1)
 const block = Buffer.from(Array.from({ length: SIZE }, () => random.integer(0, 255)))
 
 /**
- * `length` bytes of the download `id`, from `offset` on: each download begins elsewhere in the same block, so a byte
- * that is lost, doubled, moved, or another download's is seen.
+ * `length` bytes of the download `id`, from `offset` on: each download begins at a different place in the same block, so a byte
+ * that is lost, doubled, moved, or from another download is detected.
  */
 export function content(id, offset, length) {
   const parts = []

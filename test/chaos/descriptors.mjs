@@ -5,8 +5,8 @@ const STEP = 20
 const STEADY = 10
 
 /**
- * Open descriptors of a process of this user (proc(5)), once they have not changed for a fifth of a second in which it had
- * nothing to do: on a busy machine it may be waiting for a processor, with something half done.
+ * Open descriptors of a process of this user (proc(5)), once they have not changed for a fifth of a second in which it was
+ * idle: on a busy machine it may be waiting for the CPU in the middle of something.
  */
 export async function steadyDescriptors(pid) {
   let count = descriptors(pid)
@@ -19,7 +19,7 @@ export async function steadyDescriptors(pid) {
   return count
 }
 
-/** No thread of it runs, or would if there were a processor. */
+/** No thread of it is running or runnable. */
 function isIdle(pid) {
   try {
     return readdirSync(`/proc/${pid}/task`).every((thread) => {
@@ -27,7 +27,7 @@ function isIdle(pid) {
       return stat[stat.lastIndexOf(')') + 2] === 'S'
     })
   } catch {
-    // A thread has ended since the listing.
+    // A thread has exited since the folder was listed.
     return false
   }
 }
@@ -36,7 +36,7 @@ export function descriptors(pid) {
   return readdirSync(`/proc/${pid}/fd`).length
 }
 
-/** What they are, newest last, for who looks for a leak: `37 socket:[4711] 0100007F:9C40 0100007F:C350 08`. */
+/** The descriptors' targets, newest last, to find a leak: `37 socket:[4711] 0100007F:9C40 0100007F:C350 08`. */
 export function describeDescriptors(pid) {
   const sockets = new Map()
   for (const family of ['tcp', 'unix']) {

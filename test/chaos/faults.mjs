@@ -2,8 +2,8 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { now } from './clock.mjs'
 
 /**
- * Does to the fleet what the schedule says, and counts it by kind. `missed` are the faults whose victim was still starting, or leaving already;
- * `complaints` say of whom a fault was the last that was heard.
+ * Applies the schedule's faults to the fleet, and counts them by kind. `missed`: faults whose victim was still starting or already leaving;
+ * `complaints`: backends that did not exit after a drain.
  */
 export class Faults {
   done = {}
@@ -16,7 +16,7 @@ export class Faults {
 
   /**
    * @param deadline of drains, milliseconds
-   * @param patience milliseconds that a victim may take to start, and to end by itself after a drain's deadline
+   * @param patience milliseconds that a victim may take to start, and to exit after a drain's deadline
    */
   constructor(fleet, broker, deadline, patience) {
     this.#fleet = fleet
@@ -70,7 +70,7 @@ export class Faults {
       backend.drain = { at: now(), deadline: this.#deadline }
       const asked = new Set()
       const end = performance.now() + this.#patience
-      // One that the broker has lost sight of, after a fault or on a busy machine, registers again.
+      // A backend whose registration was lost, through a fault or on a busy machine, registers again.
       for (;;) {
         const { services } = await this.#broker.status()
         for (const { name, backends } of services) {
@@ -80,7 +80,7 @@ export class Faults {
         }
         if (asked.size === services.length || !backend.alive) break
         if (performance.now() > end)
-          throw new Error(`backend ${backend.instance} is registered for ${[...asked].join(', ')} alone`)
+          throw new Error(`backend ${backend.instance} is registered for ${[...asked].join(', ')} only`)
         await pause(50)
       }
       await this.#leaves(backend)

@@ -5,22 +5,22 @@ import { now } from './clock.mjs'
 
 const program = join(import.meta.dirname, 'programs/backend.mjs')
 
-/** RLIMIT_NOFILE of a backend: more than the run has clients, and soon leaked away. */
+/** RLIMIT_NOFILE of a backend: more than the run has clients, but quickly used up by a leak. */
 const DESCRIPTORS = 2048
 
-/** Deaths that nobody asked for, after which the run ends: something is broken, and starting anew does not help. */
-const MOST_SURPRISES = 8
+/** Unexpected deaths after which the run ends: something is broken, and more restarts would not help. */
+const MAX_SURPRISES = 8
 
-/** One backend process, from start to end, and what was done to it. Times are `now()`. */
+/** One backend process from start to exit, with its faults. Times are `now()`. */
 export class Backend {
-  /** From 1 up; each process has its own. */
+  /** Counted from 1; unique for each process. */
   instance
   slot
   pid
   journalPath
   /** Set before SIGKILL is sent. */
   killedAt
-  /** Set before a drain is asked for: its connections may be cut when the deadline has passed. */
+  /** Set before a drain is requested: its connections may be cut after the deadline. */
   drain
   alive = true
   ready
@@ -53,7 +53,7 @@ export class Backend {
   }
 
   tell(message) {
-    // A process that dies under the message does not mind; its exit is told elsewhere.
+    // The process may die while the message is sent; its exit is handled elsewhere.
     if (this.#child.connected) this.#child.send(message, () => {})
   }
 
@@ -63,17 +63,17 @@ export class Backend {
     this.#child.kill(signal)
   }
 
-  /** What it wrote on stdout and stderr, the end of it. */
+  /** The end of its stdout and stderr. */
   lastWords() {
     return readFileSync(this.errorPath, 'utf8').slice(-2000)
   }
 }
 
-/** The supervisor: a process in each slot, and another one when it has ended. */
+/** The supervisor: one process per slot, replaced when it exits. */
 export class Fleet {
-  /** Every process that ever was. */
+  /** Every process so far. */
   all = []
-  /** Endings that no fault explains. */
+  /** Exits that no fault explains. */
   surprises = []
   #slots
   #folder
@@ -94,7 +94,7 @@ export class Fleet {
     await Promise.all(Array.from(this.#slots.keys(), (slot) => this.replace(slot).ready))
   }
 
-  /** Starts a process for the slot, beside the one that is there. */
+  /** Starts a process for the slot, next to the current one. */
   replace(slot) {
     const backend = new Backend(this.all.length + 1, slot, this.#folder, this.#environment)
     this.all.push(backend)
@@ -103,13 +103,13 @@ export class Fleet {
     return backend
   }
 
-  /** Each slot has a process that is registered. */
+  /** Resolves once each slot has a registered process. */
   async whole() {
     while (!this.#slots.every(({ alive }) => alive)) await Promise.all(this.#slots.map(({ ready }) => ready))
     await Promise.all(this.#slots.map(({ ready }) => ready))
   }
 
-  /** All of them, by pid; synchronous. */
+  /** Kills all of them, by pid; synchronous. */
   kill() {
     this.#ending = true
     for (const backend of this.all) backend.signal('SIGKILL')
@@ -124,7 +124,7 @@ export class Fleet {
       this.surprises.push(
         `backend ${instance} (pid ${pid}) ended with ${code ?? signal}:\n${backend.lastWords()}`,
       )
-      if (this.surprises.length > MOST_SURPRISES) throw new Error(this.surprises.join('\n'))
+      if (this.surprises.length > MAX_SURPRISES) throw new Error(this.surprises.join('\n'))
     }
     if (this.#slots[backend.slot] === backend) this.replace(backend.slot)
   }

@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs'
 
 /**
- * What the backends wrote down, read together.
+ * Reads and merges the journals of all backends.
  *
- * `readBy`: instance by request id. `adoptions`: of the ports in `wanted` (`service/port`), in order of time.
- * `counts`: by instance and service. `owned`: unique connections by service and way. `doubles`: what two processes, or
- * one process twice, say of the same request or the same connection.
+ * `readBy`: instance by request id. `adoptions`: for the ports in `wanted` (`service/port`), in order of time.
+ * `counts`: by instance and service. `owned`: unique connections by service and way. `doubles`: requests or connections
+ * recorded by two processes, or twice by one.
  */
 export function readJournals(backends, lastId, wanted) {
   const readBy = new Uint16Array(lastId + 1)
@@ -16,7 +16,7 @@ export function readJournals(backends, lastId, wanted) {
   const doubles = []
   /** `instance/connection` of relays that ended without a byte from the client. */
   const untouched = new Set()
-  /** Adoptions of a relay whose ACK crossed its deadline: the broker had cut it, and gave the client to somebody else. */
+  /** Adoptions of a relay whose ACK crossed its deadline: the broker had cut it, and given the client to another backend. */
   let crossedRelays = 0
   for (const { instance, journalPath } of backends) {
     for (const line of journal(journalPath)) {
@@ -24,7 +24,7 @@ export function readJournals(backends, lastId, wanted) {
       if (what === 'r') {
         const id = Number(rest[0])
         if (!(id > 0 && id <= lastId))
-          doubles.push(`backend ${instance} read a request that nobody sent: ${line}`)
+          doubles.push(`backend ${instance} read a request that was never sent: ${line}`)
         else if (readBy[id] !== 0)
           doubles.push(`request ${id} was read by backend ${readBy[id]} and by ${instance}`)
         else readBy[id] = instance
@@ -68,7 +68,7 @@ function journal(path) {
   try {
     return readFileSync(path, 'latin1').split('\n').slice(0, -1)
   } catch (error) {
-    // It died before it could write.
+    // It died before its first record.
     if (error.code === 'ENOENT') return []
     throw error
   }

@@ -6,17 +6,17 @@ import { setTimeout as pause } from 'node:timers/promises'
 
 const program = join(import.meta.dirname, 'programs/load.mjs')
 
-/** The process of the clients, which begin at once. */
+/** The clients' process. The clients start immediately. */
 export class Load {
-  /** How many they are. */
+  /** The number of clients. */
   clients = 0
   failures = []
-  /** Rejects when the process ends otherwise than by `end`. */
+  /** Rejects if the process exits other than by `end`. */
   failed
   #child
   #done
   #answersPath
-  /** For the clients to end, in milliseconds; longer than a client's own patience. */
+  /** Milliseconds for all clients to finish; longer than a client's own timeout. */
   #longestEnd
 
   /** @param patience of a client, in milliseconds */
@@ -25,7 +25,7 @@ export class Load {
     this.#answersPath = join(folder, 'answers')
     const argument = JSON.stringify({ ...parameters, answersPath: this.#answersPath })
     this.#child = fork(program, [argument], {
-      env: { ...environment, CHAOS_PATIENCE: String(patience) },
+      env: { ...environment, CHAOS_ANSWER_TIMEOUT_MS: String(patience) },
     })
     this.#done = new Promise((resolve) => {
       this.#child.on('message', ({ failure, done, clients }) => {
@@ -37,11 +37,11 @@ export class Load {
     this.failed = once(this.#child, 'exit').then(([code, signal]) => {
       if (code !== 0) throw new Error(`the clients' process ended with ${code ?? signal}`)
     })
-    // Whoever waits for something races it; in between nobody does.
+    // Every wait races it; in between it may reject without a handler.
     this.failed.catch(() => {})
   }
 
-  /** No new requests; resolves with the clients' counts when each has heard the end of its last one. */
+  /** Stops new requests; resolves with the clients' counts once the last response of each has ended. */
   async end() {
     this.#child.send('stop')
     const timeout = new AbortController()
@@ -58,7 +58,7 @@ export class Load {
     }
   }
 
-  /** After `end`: the instance that answered, by request id; 0 where nobody did. */
+  /** After `end`: the instance that answered, by request id; 0 if none did. */
   answers() {
     const file = readFileSync(this.#answersPath)
     return new Uint16Array(file.buffer.slice(file.byteOffset, file.byteOffset + file.length))

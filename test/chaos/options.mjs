@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util'
 const usage =
   'usage: npm run chaos -- [--seconds N] [--seed S] [--clients N] [--patience SECONDS] [--quick] [--write]'
 
-/** What the run was asked for. Ends the process with 2 when that cannot be understood. */
+/** The options of the run. Exits with 2 if they are invalid. */
 export function readOptions(args) {
   try {
     const { values } = parseArgs({

@@ -1,4 +1,4 @@
-/** A seeded generator (mulberry32): equal seeds give equal draws, in every process. Not for secrets. */
+/** A seeded generator (mulberry32): the same seed gives the same draws in every process. Not for secrets. */
 export class Random {
   #state
 
@@ -6,7 +6,7 @@ export class Random {
     this.#state = seed >>> 0
   }
 
-  /** From 0 up to 1. */
+  /** In [0, 1). */
   next() {
     this.#state = (this.#state + 0x6d2b79f5) >>> 0
     let mixed = this.#state
@@ -15,7 +15,7 @@ export class Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
 
-  /** Whole, both ends included. */
+  /** An integer in [least, most]. */
   integer(least, most) {
     return least + Math.floor(this.next() * (most - least + 1))
   }

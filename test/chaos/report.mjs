@@ -7,7 +7,7 @@ const page = join(import.meta.dirname, '../../docs/explanation/reliability.md')
 const BEGIN = '<!-- chaos: begin -->'
 const END = '<!-- chaos: end -->'
 
-/** The tables of one run, as Markdown that can be read in a terminal too. */
+/** The tables of one run, as Markdown that is readable in a terminal too. */
 export function report({ seed, seconds, took, clients, processes, load, faults, status, verdict }) {
   const kinds = Object.entries(load.kinds).toSorted(([a], [b]) => (a < b ? -1 : 1))
   const requests = kinds.reduce((sum, [, counts]) => sum + counts.requests, 0)
@@ -41,7 +41,7 @@ export function report({ seed, seconds, took, clients, processes, load, faults, 
     ),
     '',
     ...table(
-      ['what befell clients, and may', 'times'],
+      ['allowed failures of clients', 'times'],
       [
         ...Object.entries(verdict.allowed),
         ['relay ACKed too late, offered again before a byte was read', verdict.crossedRelays],
@@ -51,7 +51,7 @@ export function report({ seed, seconds, took, clients, processes, load, faults, 
   ].join('\n')
 }
 
-/** Puts the tables between the markers of the page. */
+/** Writes the tables between the markers of the page. */
 export function writePage(text) {
   const before = readFileSync(page, 'utf8')
   const [begin, end] = [before.indexOf(BEGIN), before.indexOf(END)]

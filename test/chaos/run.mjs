@@ -1,10 +1,10 @@
 // A chaos run: one broker, backends that are killed, stopped, drained and made to misbehave, and clients of many kinds.
-// Exits with 0 when nothing happened to a client that may not happen, 1 when something did, 2 for wrong usage, and 3 without
-// a verdict, because the run itself did not get to its end.
+// Exit codes: 0 if no client saw anything that it must not, 1 if one did, 2 for wrong usage, and 3 if there is no verdict
+// because the run itself failed.
 //
 //   npm run chaos -- --seconds 60 --seed 7 [--clients N] [--patience SECONDS] [--quick] [--write]
 //
-// Patience is what anything may take that has no other limit: an answer, a start, an end, the release of descriptors.
+// Patience is the limit for everything without its own: a response, a start, an exit, the release of descriptors.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -22,7 +22,7 @@ import { judge } from './verdict.mjs'
 const SLOTS = 4
 /** Of drains, in milliseconds. */
 const DEADLINE = { quick: 1500, full: 4000 }
-const MOST_SHOWN = 20
+const MAX_SHOWN = 20
 
 const options = readOptions(process.argv.slice(2))
 const { seed, seconds, quick } = options
@@ -33,7 +33,7 @@ const again = `npm run chaos -- --seconds ${seconds} --seed ${seed} --clients ${
 console.log(`chaos: seed ${seed}`)
 console.log(`again: ${again}`)
 console.log(
-  'The seed draws the faults, their times and what each client does; when the kernel runs whom, nobody draws.\n',
+  'The seed determines the faults, their times and the actions of each client, but not the scheduling of the kernel.\n',
 )
 
 const environment = cleanEnvironment()
@@ -41,7 +41,7 @@ const broker = new Broker()
 let fleet
 let load
 
-/** Everything this run started, by pid. Synchronous, so that it can be the last thing that happens. */
+/** Kills everything this run started, by pid. Synchronous, so that it can be the last thing to happen. */
 function endAll() {
   fleet?.kill()
   load?.kill()
@@ -58,11 +58,11 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 let failure
 const violations = await run().catch((error) => {
   failure = error
-  // A broker that ends by itself breaks every promise; anything else is the run's own trouble.
+  // A broker that exits by itself breaks every promise; any other error is the run's own.
   return broker.ended === undefined ? [] : [`the broker ended with ${broker.ended}`]
 })
-for (const text of violations.slice(0, MOST_SHOWN)) console.log(`VIOLATION ${text}`)
-if (violations.length > MOST_SHOWN) console.log(`... and ${violations.length - MOST_SHOWN} more`)
+for (const text of violations.slice(0, MAX_SHOWN)) console.log(`VIOLATION ${text}`)
+if (violations.length > MAX_SHOWN) console.log(`... and ${violations.length - MAX_SHOWN} more`)
 if (failure !== undefined) console.log(`chaos: the run failed: ${failure.stack}`)
 if (violations.length === 0 && failure === undefined) rmSync(folder, { recursive: true, force: true })
 else console.log(`chaos: seed ${seed}; journals and logs are in ${folder}`)
@@ -80,7 +80,7 @@ async function run() {
   })
   await fleet.start()
   await registered()
-  // Every backend is of the same program: what one holds when it has no client, each must come back to.
+  // All backends run the same program, so this is what each must return to when it has no clients.
   const atStart = {
     broker: await steadyDescriptors(broker.pid),
     backend: Math.max(...(await Promise.all(fleet.current.map(({ pid }) => steadyDescriptors(pid))))),
@@ -126,7 +126,7 @@ async function run() {
   return verdict.violations
 }
 
-/** Every slot's backend is registered for every service and chosen for new connections. */
+/** Resolves once every slot's backend is registered for every service and eligible for new connections. */
 async function registered() {
   const end = performance.now() + patience
   for (;;) {
@@ -144,7 +144,7 @@ async function registered() {
   }
 }
 
-/** I6: waits until nobody has a client any more, and every process as many descriptors as at the start. */
+/** I6: waits until no backend has a client, and every process has as many descriptors as at the start. */
 async function atRest(atStart) {
   await registered()
   const processes = [
@@ -176,7 +176,7 @@ async function endFleet() {
   await Promise.all(fleet.all.map(({ exited }) => exited))
 }
 
-/** A test runner's loader and variables are not for the children, who run as a user's would. */
+/** A test runner's loader and variables are not passed on: the children run as a user's would. */
 function cleanEnvironment() {
   const foreign = /^(NODE_OPTIONS$|_TAPJS|TAP|BATON_|CHAOS_)/
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)))

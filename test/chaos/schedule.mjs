@@ -1,6 +1,6 @@
 import { Random } from './random.mjs'
 
-/** How often each fault is in the deck that is dealt from, and how long it lasts: milliseconds, [least, most]. */
+/** The deck of faults: how many of each, and how long it lasts in milliseconds, [least, most]. */
 const DECK = {
   kill: { cards: 4, lasts: [0, 0] },
   'kill all': { cards: 1, lasts: [0, 0] },
@@ -14,17 +14,17 @@ const DECK = {
   'descriptor leak': { cards: 3, lasts: [500, 4000] },
 }
 
-/** Of the above in a quick run, which deals each fault once before it deals one twice. */
+/** The part of it in a quick run, which draws each fault once before any of them twice. */
 const QUICK = 0.15
 
 const PAUSE = { quick: [100, 500], full: [200, 1200] }
 
-/** A process that ends is given this long, in milliseconds, before its successor is struck. */
+/** Milliseconds between the exit of a process and the next fault for its successor. */
 const RECOVERY = 2000
 
 /**
- * The faults of one run, drawn from the seed alone: what strikes which of the `slots` backends, when (milliseconds from
- * the start of the load) and for how long. Nobody is struck twice at a time.
+ * The faults of one run, drawn from the seed alone: which of the `slots` backends each one hits, when (milliseconds from
+ * the start of the load) and for how long. No backend has two faults at a time.
  */
 export function drawSchedule({ seed, seconds, slots, quick }) {
   const random = new Random(seed)
@@ -36,14 +36,13 @@ export function drawSchedule({ seed, seconds, slots, quick }) {
   for (let at = random.integer(...pause); at < end; at += random.integer(...pause)) {
     if (deck.length === 0) deck = random.shuffled(cards(quick))
     const kind = deck.pop()
-    const everybody = kind === 'kill all'
+    const all = kind === 'kill all'
     const slot = random.shuffled(free.keys()).toSorted((a, b) => free[a] - free[b])[0]
     const [least, most] = DECK[kind].lasts
     const lasts = Math.round(random.integer(least, most) * (quick ? QUICK : 1))
-    at = Math.max(at, everybody ? Math.max(...free) : free[slot])
+    at = Math.max(at, all ? Math.max(...free) : free[slot])
     if (at + lasts >= end) break
-    for (const each of everybody ? free.keys() : [slot])
-      free[each] = at + lasts + (quick ? RECOVERY / 2 : RECOVERY)
+    for (const each of all ? free.keys() : [slot]) free[each] = at + lasts + (quick ? RECOVERY / 2 : RECOVERY)
     faults.push({ at, kind, slot, lasts })
   }
   return faults

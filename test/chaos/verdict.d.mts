@@ -1,2 +1,2 @@
-/** See `verdict.mjs`; tests look at no more than this. */
+/** See `verdict.mjs`; only what the tests use. */
 export function judge(run: object): { allowed: Record<string, number>; violations: string[] }

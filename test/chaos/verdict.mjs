@@ -1,9 +1,9 @@
 import { readJournals } from './journals.mjs'
 
-/** A client hears of a kill at once, and of nothing else that late, in microseconds for each millisecond of patience. */
+/** A client learns of a kill at once; this is the allowed delay, in microseconds per millisecond of patience. */
 const AFTER_KILL = 5_000_000 / 60_000
 
-/** What may happen to a client, each counted by itself. Everything else is a violation. */
+/** Allowed failures of clients, each counted separately. Everything else is a violation. */
 const ALLOWED = {
   killed: 'request in progress in a backend that was killed',
   unread: 'adopted, and killed before the request was read',
@@ -14,13 +14,13 @@ const ALLOWED = {
   idle: 'idle connection of a killed or draining backend closed',
 }
 
-/** The word for what the client saw, when no fault excuses it. */
-const NEVER = /^(wrong answer|no answer in time|bytes that nobody asked for)/
+/** Failures that no fault excuses. */
+const NEVER = /^(wrong answer|no answer in time|unexpected bytes)/
 
 /**
- * Holds what the clients saw against what the backends wrote down and what the broker counted.
+ * Compares what the clients saw with the backends' journals and the broker's counts.
  *
- * @returns `allowed`: counts by what is said in ALLOWED; `violations`: texts, by invariant
+ * @returns `allowed`: counts by the texts in ALLOWED; `violations`: texts, by invariant
  */
 export function judge({ backends, failures, answers, load, status, patience = 60_000 }) {
   const wanted = new Set(failures.map(({ service, port }) => `${service}/${port}`))
@@ -48,8 +48,8 @@ export function judge({ backends, failures, answers, load, status, patience = 60
 }
 
 /**
- * I4, and what it says of adoptions: gives, by service, how many connections were ACKed whose adoption nobody wrote down.
- * Their processes died in between, so each of them may explain one client that failed without an adoption.
+ * I4 for adoptions. Returns, by service, the number of ACKed connections without an adoption in a journal.
+ * Their processes died in between, so each may explain one client that failed without an adoption.
  */
 function conserve(status, { connected }, { owned }, violate) {
   const accepted = status.listeners.reduce((sum, listener) => sum + listener.accepted, 0)
@@ -74,7 +74,7 @@ function conserve(status, { connected }, { owned }, violate) {
   return unwritten
 }
 
-/** A process that lives has written down all that it ACKed. */
+/** A process that survived has recorded everything that it ACKed. */
 function survivors(status, backends, { counts }, violate) {
   for (const { name, backends: registered } of status.services) {
     for (const { pid, adopted } of registered) {
@@ -84,7 +84,7 @@ function survivors(status, backends, { counts }, violate) {
         continue
       }
       const { handoff, relay } = counts.get(`${backend.instance}/${name}`) ?? { handoff: 0, relay: 0 }
-      // A relay whose ACK came too late was adopted, and counted by nobody.
+      // A relay whose ACK came too late was adopted, but not counted.
       if (adopted < handoff || adopted > handoff + relay) {
         violate(
           'I4',
@@ -114,16 +114,16 @@ function explain(failure, { journals, byInstance, backends, unwritten, patience 
   }
   if (drain === undefined || drain.at > at) return undefined
   if (drain.at + drain.deadline * 1000 <= at) return 'deadline'
-  // HTTP has no way to say that a kept connection is about to end: a request may cross its FIN (RFC 9112, 9.6).
+  // HTTP cannot announce that a kept connection is about to end: a request may cross its FIN (RFC 9112, 9.6).
   if (failure.kind !== 'keep-alive' || answers === 0 || read) return undefined
   return id === 0 ? 'idle' : 'kept, drained'
 }
 
 /**
- * The backend that had the client's connection. The first that was adopted from its port is the client's own: after a RST the
- * kernel gives the port to somebody else before a busy client has heard of it. Of one connection it is the last owner, since
- * a relay that was cut may have come before; and a backend that slept through its offer adopts a relay long after the broker
- * cut it and gave the client to somebody else, which ends there without a byte.
+ * The backend that had the client's connection. The first adopted connection from its port is the client's own: after a RST the
+ * kernel may reuse the port before a busy client has noticed. Of one connection it is the last owner, because a relay that was
+ * cut may have come first; but a backend that slept through its offer adopts a relay long after the broker has cut it and
+ * given the client to another backend, and that relay ends without a byte.
  */
 function ownerOf(failure, journals) {
   const candidates = candidatesOf(failure, journals)

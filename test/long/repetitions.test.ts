@@ -3,7 +3,7 @@ import t from 'tap'
 import { starts } from '../support/limits.ts'
 import { Program, root } from '../support/process.ts'
 
-// What is done over and over to see what piles up, or drawn at random: a few times in `npm test`, many times here.
+// Tests that repeat something to find leaks, or draw at random: a few rounds in `npm test`, many here.
 
 const files: [file: string, env: Record<string, string>][] = [
   ['packages/native-sendmsg/test/execute.test.ts', { EXECS: '200' }],

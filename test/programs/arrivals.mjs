@@ -1,19 +1,19 @@
-// New connections on schedule, whatever becomes of the earlier ones (an open loop): a server that is slow does not slow its
-// clients down, as it would slow down those that wait for one answer before they ask again. Each connection sends one
-// request and reads the answer to its end; nothing is retried. `stop` on stdin ends the arrivals; the results of all
-// connections follow, once the last of them is over. Times are milliseconds of CLOCK_MONOTONIC.
+// New connections on schedule, whatever happens to earlier ones (an open loop): a slow server does not slow its clients down,
+// as it would with clients that wait for one response before the next request. Each connection sends one request
+// and reads the response to its end; nothing is retried. `stop` on stdin ends the arrivals; the results of all
+// connections are printed once the last of them is over. Times are milliseconds of CLOCK_MONOTONIC.
 import net from 'node:net'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 
-const PATIENCE = 30_000
+const ANSWER_TIMEOUT_MS = 30_000
 
 const { values } = parseArgs({
   options: {
     port: { type: 'string' },
-    /** Connections each second. */
+    /** Connections per second. */
     rate: { type: 'string' },
-    /** So many at the same moment. */
+    /** Connections opened at the same moment. */
     burst: { type: 'string', default: '1' },
   },
 })
@@ -25,11 +25,11 @@ const request = 'GET / HTTP/1.1\r\nHost: arrivals\r\nConnection: close\r\n\r\n'
 const now = () => Number(process.hrtime.bigint()) / 1e6
 const say = (msg, more) => console.log(JSON.stringify({ msg, ...more }))
 
-/** [local port, begun, milliseconds, pid of who answered or what went wrong] of each connection. */
+/** [local port, begun, milliseconds, pid of the server or the error] of each connection. */
 const results = []
 let open = 0
 let stopped = false
-/** The most that an arrival was behind its schedule. */
+/** Maximum delay of an arrival after its scheduled time. */
 let latest = 0
 
 function connect() {
@@ -40,7 +40,7 @@ function connect() {
   let localPort = 0
   const socket = net.connect({ port, host: '127.0.0.1', noDelay: true })
   socket.setEncoding('latin1')
-  socket.setTimeout(PATIENCE, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
+  socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
   socket.on('connect', () => {
     localPort = socket.localPort
   })
@@ -81,7 +81,7 @@ input.once('line', () => {
   input.close()
   finish()
 })
-// Whoever started it is gone.
+// The parent has exited.
 input.once('close', () => {
   if (!stopped) process.exit()
 })

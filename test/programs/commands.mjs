@@ -1,5 +1,5 @@
-// Runs `baton` once for each line on stdin, a JSON list of its arguments, all in this process: to see many of its failures for the price of
-// one start. RUN names the module that runs a command. Says of each the exit code, and what it wrote to stderr.
+// Runs `baton` once per line on stdin (a JSON list of arguments), all in this process: many failures for the cost of
+// one start. RUN names the module that runs a command. Prints each exit code, and what the command wrote to stderr.
 import { createInterface } from 'node:readline'
 
 const { run } = await import(process.env.RUN)

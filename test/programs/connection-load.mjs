@@ -1,5 +1,5 @@
-// Short connections: each sends one request and reads its answer to the end of the connection. Nothing is retried, so
-// every failure of every connection is in the count. Prints one line of JSON.
+// Short connections: each sends one request and reads its response to the end of the connection. Nothing is retried, so
+// every failure of every connection is counted. Prints one line of JSON.
 import net from 'node:net'
 import { parseArgs } from 'node:util'
 
@@ -20,9 +20,9 @@ const request = `GET ${values.path} HTTP/1.1\r\nHost: load\r\nConnection: close\
 let started = 0
 let finished = 0
 let slowest = 0
-/** Answers by the process that gave them. */
+/** Responses by the pid of the server. */
 const answers = {}
-/** Connections without a whole answer, by what happened to them. */
+/** Connections without a complete response, by what happened to them. */
 const failures = {}
 
 function count(counts, key) {

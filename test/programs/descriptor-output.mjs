@@ -1,4 +1,4 @@
-// A managed process that sends descriptors along with its output, which is a Unix socket to the master.
+// A managed process that sends descriptors along with its output, through a Unix socket to the master.
 import { NativeError, sendMessage } from '@baton/native-sendmsg'
 
 const said = [1, 2].map((fd) => {
@@ -12,5 +12,5 @@ const said = [1, 2].map((fd) => {
 })
 console.log(`a descriptor along with output: ${said.join(', ')}`)
 const parent = process.ppid
-// Ends with the master, which a test kills.
+// Exits with the master, which a test kills.
 setInterval(() => process.ppid === parent || process.exit(), 100)

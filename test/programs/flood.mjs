@@ -1,5 +1,5 @@
-// A user who may not register connects to a socket and closes, as fast as it can: `flood.mjs SOCKET UID`.
-// It becomes that user only once everything is loaded, which that user may not be allowed to read.
+// Connects to a socket and closes again, as fast as it can, as a user who may not register: `flood.mjs SOCKET UID`.
+// Changes to that user only once everything is loaded, because the user may not be able to read the repository.
 import { connectUnix, NativeError } from '@baton/native-sendmsg'
 
 const BATCH = 1000
@@ -19,7 +19,7 @@ function round() {
     try {
       connectUnix(path).close()
     } catch (error) {
-      // The queue is full.
+      // The accept queue is full.
       if (!(error instanceof NativeError) || error.code !== 'EAGAIN') throw error
     }
   }

@@ -1,5 +1,5 @@
-// Listens at a Unix socket as another user than it was started as: `UID PATH`. Says who comes, and how much each had to say.
-// Imports nothing of the repository: that user may not be allowed to read it.
+// Listens on a Unix socket as another user: `UID PATH`. Prints each connection, and how many bytes it sent.
+// Imports nothing from the repository: that user may not be able to read it.
 import net from 'node:net'
 
 const [uid, path] = process.argv.slice(-2)

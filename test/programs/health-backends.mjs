@@ -1,6 +1,6 @@
-// One process with many apps whose health is what stdin says: `join APP SERVICE HEALTH` registers one, `tell APP HEALTH`, and
-// `leave APP` takes it away. HEALTH: `well` answers its checks with 200, `ill` with 503, `hiccup` with 503 once and then
-// with 200, `moved` with a redirect, `silent` not at all. The name APP signs each answer (`x-app`), and stands in what is said.
+// One process with many apps whose health is set on stdin: `join APP SERVICE HEALTH` registers one, `tell APP HEALTH` changes it,
+// and `leave APP` removes it. HEALTH: `well` answers checks with 200, `ill` with 503, `hiccup` with 503 once and then
+// with 200, `moved` with a redirect, `silent` not at all. Responses (`x-app`) and output carry the name APP.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'

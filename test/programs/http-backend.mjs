@@ -1,6 +1,6 @@
-// An HTTP app as a user writes it, with paths for what the tests look at. SIGTERM drains; the process then ends by itself.
-// An idle connection is kept for long: Node's 5 s are over between two requests of a test on a slow machine.
-// The answers to `/wait` are due when a line `answer` comes on standard input: a test says when, no clock does.
+// An HTTP app like a user's, with paths that the tests need. SIGTERM drains it; the process then exits by itself.
+// Its keep-alive timeout is long: Node's default of 5 s is shorter than the pauses of a test on a slow machine.
+// `/wait` is answered on a line `answer` on standard input, so tests decide when, not a clock.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
@@ -20,7 +20,7 @@ const server = http.createServer((request, response) => {
     while (performance.now() < end);
     response.end(`busy ${process.pid}`)
   } else if (pathname === '/whole') {
-    // Its answer comes when the client has sent all of its request.
+    // Answered once the whole request has been received.
     request.resume().once('end', () => response.end(`whole ${process.pid}`))
   } else if (pathname === '/exit') {
     process.exit(1)
@@ -44,7 +44,7 @@ createInterface({ input: process.stdin }).on('line', () => {
   for (const response of waiting) response.end(`waited ${process.pid}`)
   waiting.clear()
 })
-// A process that has drained ends, whether or not somebody may still say something.
+// A drained process exits, even while standard input is open.
 process.stdin.unref?.()
 
 const backend = createBackend({ weight: Number(process.env.WEIGHT ?? 1) })

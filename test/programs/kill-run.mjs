@@ -1,12 +1,12 @@
-// Kills backends at random moments, under load of new connections, and judges each client by what was written down.
+// Kills backends at random moments under a load of new connections, and judges each client by the recorded adoptions.
 //
-// Three backends are registered, each is SIGKILLed sooner or later and a spare takes its place at once. Every backend
-// writes each adoption down before its app sees the connection (`recording-backend.mjs`). The broker counts a connection
-// as handed off for a whole ACK and for nothing else. So a client that got no answer is
+// Three backends are registered; each is SIGKILLed sooner or later, and a spare replaces it immediately. Every backend
+// records each adoption before its app sees the connection (`recording-backend.mjs`). The broker counts a connection
+// as handed off on a complete ACK only. So a client without a response is
 //
 //   - allowed, if the one backend that adopted it was killed afterwards;
-//   - allowed, if nobody adopted it and its backend was killed between the ACK and the note: the broker counts exactly as
-//     many ACKs as there are notes and such clients;
+//   - allowed, if no backend recorded it and its backend was killed between ACK and record: the broker's count of ACKs
+//     must equal the number of records plus these clients;
 //   - a violation otherwise.
 import { readFileSync } from 'node:fs'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -16,7 +16,7 @@ import { SpeakingChild } from './speaking-child.mjs'
 
 const REGISTERED = 3
 const SPARES = 2
-/** Longest time, in ms, from the moment there are two to choose from to the kill. */
+/** Maximum time in ms from having two backends to choose from until the kill. */
 const MOMENT = 60
 
 const program = (name) => fileURLToPath(new URL(name, import.meta.url))
@@ -28,7 +28,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     port: { type: 'string' },
     admin: { type: 'string' },
-    /** The service, whose listener has the same name. Without it: the only listener. */
+    /** The service, whose listener has the same name. Default: the only listener. */
     service: { type: 'string' },
     rate: { type: 'string', default: '200' },
     burst: { type: 'string', default: '8' },
@@ -49,7 +49,7 @@ function generator(seed) {
 const random = generator(Number(values.seed))
 const ready = []
 const spares = []
-/** pid -> when. */
+/** pid -> time. */
 const killed = new Map()
 let noteReady = () => {}
 
@@ -96,7 +96,7 @@ console.log(
 )
 process.exit()
 
-/** The broker's counts, once nobody is on the way any more. */
+/** The broker's counts, once no connection is in flight. */
 async function settled() {
   for (;;) {
     const { listeners, services } = await (await fetch(`${values.admin}/api/v1/status`)).json()
@@ -114,7 +114,7 @@ function judge({ accepted, ...outcomes }) {
   let adopted = 0
   let unnoted = 0
   for (const [port, from, wait, outcome] of results) {
-    // A port is used again, and so tells nothing without the time.
+    // Ports are reused, so a port identifies a client only together with the time.
     const owners = (notes.get(port) ?? []).filter(({ at }) => at >= from && at <= from + wait)
     const [owner] = owners
     const client = { port, outcome, owners }
@@ -146,7 +146,7 @@ function judge({ accepted, ...outcomes }) {
   }
 }
 
-/** Client port -> who adopted it, and when. */
+/** Client port -> pid and time of its adoptions. */
 function readNotes() {
   const notes = new Map()
   for (const line of readFileSync(process.env.ADOPTIONS, 'utf8').trimEnd().split('\n')) {

@@ -1,9 +1,9 @@
-"""Descriptors whose close(2) waits: TCP, SO_LINGER, and more to send than the peer ever reads.
+"""Descriptors whose close(2) blocks: TCP, SO_LINGER, and more to send than the peer ever reads.
 
-lingering.py send SOCKET SECONDS [UID]            sends one to a Unix socket, along with one byte; keeps the connection until its input ends
-lingering.py backend CONTROL SERVICE ack|nack SECONDS   registers, does that to each client that it is offered, closes it, and answers
-lingering.py keep CONTROL SERVICE SECONDS         registers, refuses the first client and keeps a copy; does that to it at the first line of its input, and closes it
-lingering.py look CONTROL SERVICE                 registers, and says of each client whether its close would wait
+lingering.py send SOCKET SECONDS [UID]            sends one to a Unix socket with one byte; keeps the connection until stdin closes
+lingering.py backend CONTROL SERVICE ack|nack SECONDS   registers, makes the close of each offered client block, closes its copy, and answers
+lingering.py keep CONTROL SERVICE SECONDS         registers, refuses the first client and keeps a copy; on the first line of stdin it makes its close block, and closes it
+lingering.py look CONTROL SERVICE                 registers, and prints for each client whether its close would block
 """
 import array, json, os, socket, struct, sys
 
@@ -31,7 +31,7 @@ def send(path, seconds, uid=None):
         os.setgid(int(uid))
         os.setuid(int(uid))
     server = socket.create_server(('127.0.0.1', 0))
-    # Not create_connection: it looks for a codec, which this user may not be allowed to read.
+    # Not create_connection: it loads a codec, which this user may not be able to read.
     near = socket.socket()
     near.connect(server.getsockname())
     far, _ = server.accept()

@@ -1,5 +1,5 @@
-// An app that listens on a port of its own as well, and says on stdout what its backend does. DIRECT requests (to that port)
-// show that its event loop turns.
+// An app that also listens on its own port, and prints its backend's events. DIRECT requests (to that port)
+// show that its event loop is running.
 import http from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
 
@@ -11,7 +11,7 @@ const server = http.createServer((request, response) => {
     JSON.stringify({ pid: process.pid, connection: backend.connection(request.socket)?.id ?? null }),
   )
 })
-// Node's own 5 s are over between two requests of a test on a slow machine.
+// Node's default of 5 s is shorter than the pauses of a test on a slow machine.
 server.keepAliveTimeout = 600_000
 const { SECRET: secret, READY_TIMEOUT: timeout } = process.env
 const backend = createBackend(secret === undefined ? {} : { secret })

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A backend that dials more often than docs/reference/protocol.md asks for, to show what that costs a broker.
+"""A backend that dials more often than docs/reference/protocol.md asks for, to measure the cost for a broker.
 
     python3 literal-backend.py CONTROL.SOCK SERVICE [--deaf]
 
-It obeys each sentence as it stands: dial again at RECONNECT, dial again at every end, dial again after REFUSED, always at
-once. With --deaf it does not wait for `retryAfter` either. Clients are answered with this process's pid. Each registration
+It follows each rule literally: it redials on RECONNECT, on every end, and after REFUSED, always immediately.
+With --deaf it does not wait for `retryAfter` either. Clients are answered with this process's pid. Each registration
 and each refusal is a line of JSON.
 """
 

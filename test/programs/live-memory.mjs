@@ -1,5 +1,5 @@
-// Preloaded (NODE_OPTIONS) into a process whose memory is looked at: at SIGUSR2 it collects its garbage and says what is
-// left. The resident size would say how much garbage V8 has let lie.
+// Preloaded (NODE_OPTIONS) into a process to measure its memory: on SIGUSR2 it collects garbage and prints the live
+// size. The resident size would include garbage that V8 has not collected.
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 
@@ -8,7 +8,7 @@ const collect = runInNewContext('gc')
 let asked = 0
 
 process.on('SIGUSR2', () => {
-  // What finalizers let go of in the first is collected in the second.
+  // The second collection frees what the finalizers of the first released.
   collect()
   setImmediate(() => {
     collect()

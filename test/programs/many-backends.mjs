@@ -1,4 +1,4 @@
-// COUNT backends in one process, each with a server of its own; says on stdout how many of them are registered, at each change.
+// COUNT backends in one process, each with its own server; prints how many are registered on every change.
 import http from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
 

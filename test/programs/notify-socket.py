@@ -1,5 +1,5 @@
 # A service manager's end of sd_notify: binds argv[1] (a path, or @name of an abstract socket) and prints a JSON line for
-# each datagram: its assignments, the pid of who sent it, and CLOCK_MONOTONIC in microseconds when it was read.
+# each datagram: its assignments, the sender's pid, and the time it was read (CLOCK_MONOTONIC, microseconds).
 import json
 import socket
 import struct

@@ -1,4 +1,4 @@
-// A session with a master at PATH as another program has it: says LINE, and prints what comes until the end.
+// A session with the master at PATH, from another program: sends LINE, and prints everything received.
 import { connect } from 'node:net'
 
 const [path, line] = process.argv.slice(2)

@@ -1,6 +1,6 @@
-// A backend that writes down each connection it adopts, `PID PORT TIME` (milliseconds of CLOCK_MONOTONIC), in the file
-// that ADOPTIONS names: at once and with write(2), so that no SIGKILL afterwards can undo it. Answers with its pid. Lines on
-// stdin: `register`, and `busy MS`, a loop in which no event is handled. It does not outlive its stdin.
+// A backend that records each connection it adopts as `PID PORT TIME` (milliseconds of CLOCK_MONOTONIC) in the file
+// ADOPTIONS, immediately and with write(2), so that a later SIGKILL cannot lose it. Answers with its pid. Lines on
+// stdin: `register`, and `busy MS`, which blocks the event loop. It does not outlive its stdin.
 import { openSync, writeSync } from 'node:fs'
 import http from 'node:http'
 import { createInterface } from 'node:readline'

@@ -1,11 +1,11 @@
-// Loaded into every process of a broker by NODE_OPTIONS=--import. In the folder SABOTAGE a file says what goes wrong:
-// `check`, code that does not load; `worker`, a worker that dies before it has said a word; `slow-check` and `slow-master`, a
-// check of the new program, and a master between two programs, that take as long as the file is there; `gap`, the same for a
-// master that does not listen for any signal yet. Then it says so in a file of its own, `slow-master-reached`. `busy-worker` and
-// `blocked-worker`: workers in an endless loop, or in a call that does not return, as long as the file is there.
-// `signalled-worker` and `signalled-check`: one that is starting gets the signal that the file names, once.
-// SIGWINCH: a master that throws. `patient-master`: a master that waits a hundred times as long as its limits of
-// 2 s and more say, so that a test can do in the middle of such a wait what it has to.
+// Loaded into every process of a broker by NODE_OPTIONS=--import. Files in the folder SABOTAGE select the faults:
+// `check`: code that does not load. `worker`: a worker that dies before its first message. `slow-check`, `slow-master`: a
+// check of the new program, and a master between two programs, that block while the file exists; `gap`: the same for a
+// master before it listens for signals. The process then creates `slow-master-reached` (named after the fault). `busy-worker`,
+// `blocked-worker`: workers in an endless loop, or in a call that does not return, while the file exists.
+// `signalled-worker`, `signalled-check`: a starting process gets the signal named in the file, once.
+// SIGWINCH makes a master throw. `patient-master`: a master whose limits of 2 s and more are a hundred times as long,
+// so that a test has time to act during such a wait.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -31,8 +31,8 @@ if (BATON_MASTER_STATE_VERSION !== undefined) {
 }
 if (BATON_MASTER_STATE !== undefined) {
   block('gap')
-  // The first thing that a master does is to listen for signals, with a listener of this name. What comes before that it cannot
-  // hear. (A test runner may have put listeners of its own into this process.)
+  // A master's first action is to listen for signals, with a listener of this name. Earlier signals are not
+  // delivered to it. (A test runner may have added listeners of its own to this process.)
   const first = (event, { name }) => {
     if (event !== 'SIGHUP' || name !== 'keepSignal') return
     process.off('newListener', first)

@@ -1,5 +1,5 @@
-// A process that is out of descriptors while it registers. Each line on stdin is a number, or `all`: so many are left to it
-// when it dials. When it has heard how that went it closes its backend, and has its descriptors again.
+// A process that runs out of descriptors while it registers. Each line on stdin is the number of descriptors left to it when
+// it dials, or `all`. After the result it closes its backend and frees its descriptors.
 import { closeSync, openSync } from 'node:fs'
 import http from 'node:http'
 import { createInterface } from 'node:readline'
@@ -8,7 +8,7 @@ import { sharedPoller } from '@baton/native-sendmsg'
 
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
 
-/** Resolves with the first thing that a new backend says of its registration. */
+/** Resolves with the first event of a new backend's registration. */
 async function register(spare) {
   let failed
   const heard = new Promise((resolve) => {
@@ -34,7 +34,7 @@ function takeAllBut(spare) {
   return taken
 }
 
-// Its doorbell is two sockets, which stay for good; so they are there before anybody counts.
+// Its doorbell is two permanent sockets; open them before the descriptors are counted.
 sharedPoller()
 say('started')
 const lines = createInterface({ input: process.stdin })

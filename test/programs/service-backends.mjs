@@ -1,4 +1,4 @@
-// One honest process that stands in for many: `join SERVICE` on stdin registers a backend for it, `leave SERVICE` takes it away.
+// One honest process with many backends: `join SERVICE` on stdin registers a backend, `leave SERVICE` closes it.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'

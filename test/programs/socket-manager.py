@@ -1,6 +1,6 @@
-# A service manager's part of socket activation: opens the sockets of argv[1] (JSON: name, and tcp, udp or unix), keeps
-# them, and at each line of input starts argv[2:] with copies of them from descriptor 3 on. The line is the LISTEN_PID of
-# that process, "own" for the right one.
+# A service manager's part of socket activation: opens the sockets in argv[1] (JSON: name, and tcp, udp or unix), keeps
+# them, and on each line of input starts argv[2:] with copies of them from descriptor 3 on. The line is the process's
+# LISTEN_PID, "own" for the correct one.
 import fcntl
 import json
 import os
@@ -36,7 +36,7 @@ say(msg="bound", ports=ports)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        # Out of the way first: one of them may have the number that another one is to get.
+        # First to high numbers: one socket may have the number that another one needs.
         spare = [fcntl.fcntl(made.fileno(), fcntl.F_DUPFD, SPARE) for made in sockets]
         for index, fd in enumerate(spare):
             os.dup2(fd, 3 + index, inheritable=True)

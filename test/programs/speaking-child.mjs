@@ -1,5 +1,5 @@
-// A child process that says one JSON object a line (`{"msg":...}`) and is told things on its stdin. For programs that run
-// others; ends with its parent, whose pipe to it is then closed, if it ends with its stdin.
+// A child process that prints one JSON object per line (`{"msg":...}`) and takes commands on stdin. For programs that run
+// others. It exits with its parent if it exits when its stdin closes.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -9,14 +9,14 @@ export class SpeakingChild {
   #said = new Map()
   #waiting = new Map()
 
-  /** `program`: a Node program unless `runtime` is empty; arguments and environment as of `spawn`. */
+  /** `program`: a Node program unless `runtime` is empty; arguments and environment as for `spawn`. */
   constructor(program, { args = [], env = {}, wrapper = [], runtime = [process.execPath] } = {}) {
     const [command, ...rest] = [...wrapper, ...runtime, program, ...args]
     this.#process = spawn(command, rest, {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, ...env },
     })
-    // It may be killed with words on their way to it.
+    // It may be killed while commands are still in the pipe.
     this.#process.stdin.on('error', () => {})
     this.exited = once(this.#process, 'exit').then(([code, signal]) => {
       const end = new Error(`${program} ended (${signal ?? code})`)
@@ -38,7 +38,7 @@ export class SpeakingChild {
     this.#process.kill(signal)
   }
 
-  /** The next object with this `msg`, or the last one if nobody has asked for it yet; rejects when the process ends first. */
+  /** The next object with this `msg`, or the last one that was not asked for yet; rejects if the process exits first. */
   heard(msg) {
     const said = this.#said.get(msg)
     if (said !== undefined) {

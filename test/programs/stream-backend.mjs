@@ -1,4 +1,4 @@
-// An HTTP app whose answers are long: a digest of what is uploaded, a download, server-sent events, WebSockets.
+// An HTTP app with long responses: a digest of the upload, a download, server-sent events, WebSockets.
 import { createHash, randomBytes } from 'node:crypto'
 import http from 'node:http'
 import { pipeline } from 'node:stream/promises'
@@ -9,7 +9,7 @@ const MIB = 1024 * 1024
 const block = randomBytes(MIB)
 const events = new Set()
 
-/** Blocks that are alike but for their number, so that one lost, doubled or moved is seen. */
+/** Blocks that differ only in their number, so that a lost, doubled or moved one is detected. */
 function* numbered(mebibytes, digest) {
   for (let number = 0; number < mebibytes; number++) {
     const stamp = Buffer.from(String(number).padStart(8, '0'))
@@ -29,7 +29,7 @@ const server = http.createServer((request, response) => {
   else response.end('ok')
 })
 
-// Node’s own 5 s are over between two requests of a test on a slow machine.
+// Node's default of 5 s is shorter than the pauses of a test on a slow machine.
 server.keepAliveTimeout = 600_000
 
 async function digestOf(request) {
@@ -42,7 +42,7 @@ async function digestOf(request) {
   return { bytes, sha256: digest.digest('hex') }
 }
 
-/** The digest is known when everything is sent: a trailer. */
+/** The digest is only known after the last byte, so it is a trailer. */
 async function download(mebibytes, response) {
   const digest = createHash('sha256')
   response.setHeader('trailer', 'x-sha256')
@@ -74,7 +74,7 @@ sockets.on('connection', (socket, request) => {
   )
 })
 
-// Each line on standard input is one event for everybody.
+// Each line on standard input is one event for every client.
 process.stdin.setEncoding('utf8')
 process.stdin.on('data', (text) => {
   for (const line of text.trim().split('\n'))

@@ -1,10 +1,10 @@
-// A backend by hand that does as little of what it is told as an old program may: it registers with the id in its environment, dials again when control
-// ends, and neither drains nor ends at SIGTERM.
+// A scripted backend that ignores as much as an old program might: it registers with the id in its environment, redials when
+// control ends, and neither drains nor exits on SIGTERM.
 import { connectUnix, receiveExact, send, sharedPoller } from '@baton/native-sendmsg'
 import { encodeFrame, FrameDecoder, PRE_WELCOME_LIMIT } from '@baton/backend-sdk/protocol'
 
 process.on('SIGTERM', () => {})
-// Nothing reads it once the master has let go of the process that started this one.
+// Nothing reads it once the master has dropped the process that started this one.
 process.stdout.on('error', () => {})
 const { BATON_SOCKET: socket, BATON_SERVICE: service, BATON_BACKEND_ID: id = null } = process.env
 const hello = { protocol: 1, capabilities: [], service, version: null, weight: 1, pid: process.pid }

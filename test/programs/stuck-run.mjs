@@ -1,14 +1,14 @@
-// What it costs clients that one of the servers gets stuck, under an open loop of new connections. Two rounds of the same
-// load: in the first a process that serves nobody burns a processor for as long (so much is the machine's doing), in the
-// second a server does, and handles no event meanwhile. A server is a program with the stdin and stdout of
-// `recording-backend.mjs`; the first that is started is the one that gets stuck.
+// The cost for clients when one server gets stuck, under an open loop of new connections. Two rounds of the same
+// load: in the first, a process that serves no clients burns CPU for the same time (the machine's share of the effect), in the
+// second a server does, and handles no events meanwhile. A server is a program with the stdin and stdout of
+// `recording-backend.mjs`; the first one started is the one that gets stuck.
 import { readFileSync } from 'node:fs'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { SpeakingChild } from './speaking-child.mjs'
 
-/** Before it gets stuck there are connections of every age; after it everything is as before. */
+/** Load before the server gets stuck, until there are connections of every age, and after it, until everything is back to normal. */
 const LEAD = 500
 const BURN = 'const end = Date.now() + Number(process.argv[1]); while (Date.now() < end);'
 
@@ -18,11 +18,11 @@ const { values } = parseArgs({
   options: {
     server: { type: 'string' },
     servers: { type: 'string', default: '2' },
-    /** Where clients connect; by default the server says it. */
+    /** Where clients connect; by default the server prints it. */
     port: { type: 'string' },
     rate: { type: 'string' },
     busy: { type: 'string' },
-    /** Without the round in which somebody else burns a processor. */
+    /** Skips the round in which another process burns CPU. */
     'only-stuck': { type: 'boolean', default: false },
   },
 })
@@ -40,7 +40,7 @@ async function round(port, stick) {
   return { latest, ...judge(results, pid, from) }
 }
 
-/** Apart: what the stuck server had taken and not answered to the end. Nobody else may touch those. */
+/** Separates the clients that the stuck server had taken and not finished. No other process may touch those. */
 function judge(results, pid, from) {
   const taken = new Set()
   for (const line of readFileSync(process.env.ADOPTIONS, 'utf8').split('\n')) {
@@ -72,7 +72,7 @@ for (const server of servers) {
   port ??= String((await server.heard('registered')).port)
 }
 const [victim] = servers
-// What is compiled and allocated for the first connections is no baseline.
+// Compilation and allocations for the first connections must not count as the baseline.
 await round(port, () => elapsed(LEAD, {}))
 const burnt = async () => {
   const burner = new SpeakingChild('--eval', { args: [BURN, values.busy] })

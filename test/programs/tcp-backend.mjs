@@ -1,5 +1,5 @@
-// A line protocol in which the server speaks first: a greeting that says whose turn it is, an echo, and a farewell to a
-// client that has stopped sending.
+// A line protocol in which the server speaks first: a greeting with the number of the connection, an echo, and a last
+// line once the client has stopped sending.
 import net from 'node:net'
 import { createBackend } from '@baton/backend-sdk'
 

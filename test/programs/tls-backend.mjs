@@ -1,4 +1,4 @@
-// TLS terminated in the backend: says each id that it adopts, and tells each client the id that its TLS socket is known by.
+// TLS terminated in the backend: prints each id that it adopts, and sends each client the id of its TLS socket.
 // KEY and CERTIFICATE name PEM files.
 import { readFileSync } from 'node:fs'
 import tls from 'node:tls'

@@ -1,6 +1,6 @@
-// An app that does what stdin tells it, one word a line: `answer` ends the responses to `/wait`, `block` keeps the event
+// An app controlled by one command per line on stdin: `answer` ends the responses to `/wait`, `block` blocks the event
 // loop for a while, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
-// An exception that nobody caught is said aloud, and the process goes on, as many a service in production has it.
+// Uncaught exceptions are printed, and the process continues, like many production services.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
@@ -17,7 +17,7 @@ const server = http.createServer((request, response) => {
   else response.end(JSON.stringify({ pid: process.pid }))
 })
 
-// Node's own 5 s are over between two requests of a test on a slow machine.
+// Node's default of 5 s is shorter than the pauses of a test on a slow machine.
 server.keepAliveTimeout = 600_000
 
 const backend = createBackend()
@@ -27,7 +27,7 @@ backend.on('disconnected', () => say('disconnected'))
 backend.on('adopt', () => say('adopt'))
 backend.on('drain', () => {
   say('draining')
-  // As an app does whose one handler serves the operator's drain and its own.
+  // Like an app with one handler for the operator's drain and its own.
   void backend.drain()
 })
 
@@ -37,7 +37,7 @@ if (fault !== undefined) {
   const fail = () => {
     throw new Error(`a bug in a ${fault} listener`)
   }
-  // Each time it registers; of connections only the first, so that there is something to see in the others.
+  // On every registration; for connections only on the first, so that the others can be observed.
   if (fault === 'connected') emitter.on(fault, fail)
   else emitter.prependOnceListener(fault, fail)
 }

@@ -1,18 +1,18 @@
-// Clients of two kinds, until `stop` on stdin: KEPT connections that ask one request after the other and are never closed, and
-// new connections, each for one request, FRESH at a time. Nothing is retried, and every failure is in the results with
-// the port and the time of its connection; a kept one that failed is replaced. Times are milliseconds of CLOCK_MONOTONIC.
+// Clients of two kinds, until `stop` on stdin: KEPT connections that send one request after another and are never closed, and
+// new connections with one request each, FRESH at a time. Nothing is retried, and every failure is in the results with
+// the port and the time of its connection; a kept connection that fails is replaced. Times are milliseconds of CLOCK_MONOTONIC.
 import net from 'node:net'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 
-const PATIENCE = 30_000
+const ANSWER_TIMEOUT_MS = 30_000
 
 const { values } = parseArgs({
   options: {
     port: { type: 'string' },
     kept: { type: 'string', default: '64' },
     fresh: { type: 'string', default: '2' },
-    /** Milliseconds between an answer and the next request of its kind. */
+    /** Milliseconds between a response and the next request of its kind. */
     pause: { type: 'string', default: '0' },
   },
 })
@@ -26,9 +26,9 @@ let open = 0
 let connections = 0
 let requests = 0
 let slowest = 0
-/** Kept connections that ended behind an answer with `Connection: close`, and were replaced. */
+/** Kept connections that ended after a response with `Connection: close`, and were replaced. */
 let lastAnswers = 0
-/** Local ports of the kept connections that a backend has answered: before that they may be in the broker's hands. */
+/** Local ports of the kept connections that a backend has answered: before that, the broker may still own them. */
 const keptPorts = new Set()
 const failures = []
 
@@ -44,7 +44,7 @@ function connect(kind) {
   let answered = 0
   let text = ''
   let failure
-  /** The answer said that it is the connection's last: HTTP's own way to let a connection go. */
+  /** The response had `Connection: close`: HTTP's own way to end a connection. */
   let announced = false
   connections += 1
   open += 1
@@ -58,7 +58,7 @@ function connect(kind) {
     socket.write(request)
   }
   socket.setEncoding('latin1')
-  socket.setTimeout(PATIENCE, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
+  socket.setTimeout(ANSWER_TIMEOUT_MS, () => socket.destroy(Object.assign(new Error(), { code: 'timeout' })))
   socket.on('connect', () => {
     local = socket.localPort
   })
@@ -111,7 +111,7 @@ input.once('line', () => {
   input.close()
   if (open === 0) finish()
 })
-// Whoever started it is gone.
+// The parent has exited.
 input.once('close', () => {
   if (!stopped) process.exit()
 })

@@ -1,6 +1,6 @@
-// What a process can do to a control socket that it may knock at, but not register with: `crowd` keeps 200 connections that
-// say nothing, and dials again for each that is closed; `ask` says HELLO 100 times, for another service each time.
-// Imports nothing of the repository: its user may not be allowed to read it.
+// Abuse of a control socket by a process that may connect but not register: `crowd` keeps 200 silent connections,
+// and redials for each one that is closed; `ask` sends HELLO 100 times, each for another service.
+// Imports nothing from the repository: its user may not be able to read it.
 import net from 'node:net'
 
 const CROWD = 200

@@ -1,4 +1,4 @@
-// COUNT clients that connect to PORT and wait, in silence, until this process ends. A few connect at a time, so that none is
+// COUNT clients that connect to PORT and wait silently until this process exits. A few connect at a time, so that none is
 // lost in the listener's queue.
 import { once } from 'node:events'
 import net from 'node:net'

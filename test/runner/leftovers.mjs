@@ -1,16 +1,16 @@
-// Finds what a test run started by a mark in the environment, which children inherit whatever group or session they
-// are in. Run as a program, `leftovers.mjs RUN FOLDER`, it waits for the end of its standard input, that is for the
-// runner's death from any cause, and then ends the processes of that run and removes its folder.
+// Finds the processes started by a test run through a mark in the environment, which children inherit whatever their group or
+// session. Run as a program, `leftovers.mjs RUN FOLDER`, it waits for its standard input to close, that is for the
+// runner's death from any cause, then ends the processes of that run and removes its folder.
 import { once } from 'node:events'
 import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
-/** The variable whose value is `RUN.FILE`: which run, and which of its test files. */
+/** The variable whose value is `RUN.FILE`: the run, and its test file. */
 export const MARK = 'TEST_FILE'
 
 /**
- * @param {string} value the whole value of the mark, or the beginning of it
- * @returns {{ pid: number, command: string }[]} processes that carry it, zombies and this process apart
+ * @param {string} value the mark's whole value, or its beginning
+ * @returns {{ pid: number, command: string }[]} processes with this mark, except zombies and this process
  */
 export function processesOf(value) {
   return readdirSync('/proc')
@@ -22,7 +22,7 @@ export function processesOf(value) {
     })
 }
 
-/** Ends them, and returns when the kernel has nothing left of them to run. */
+/** Kills them, and returns once none of them can run any longer. */
 export async function endAll(value) {
   for (;;) {
     const processes = processesOf(value)
@@ -38,7 +38,7 @@ export async function endAll(value) {
   }
 }
 
-/** Empty for a process that has ended meanwhile, and for one of another user. */
+/** Empty for a process that has exited meanwhile, and for one of another user. */
 function read(path) {
   try {
     return readFileSync(path, 'utf8')

@@ -1,10 +1,10 @@
-// Runs test files, each in a process of its own, as many at a time as there are processors. `npm test` runs them all,
+// Runs test files, each in its own process, one more at a time than there are processors. `npm test` runs them all,
 // `npm test -- FILE...` some of them. The output is TAP; it ends with the totals, `# { total: 12, pass: 12 }`.
 //
 // Three things are done here because no single test can do them:
-// - before the first test the start of a broker is timed: tests count their limits in such starts (support/limits.ts);
-// - a file fails if a process that it started, or a file in its temporary folder, is still there when it has ended;
-// - whatever ends this process, SIGKILL included, the processes and folders of the run go with it (leftovers.mjs).
+// - before the first test, a broker's start is timed: tests count their limits in such starts (support/limits.ts);
+// - a file fails if a process that it started, or a file in its temporary folder, is left when it has ended;
+// - whatever ends this process, SIGKILL included, the run's processes and folders are removed (leftovers.mjs).
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
@@ -15,13 +15,13 @@ import t from 'tap'
 import { endAll, MARK, processesOf } from './leftovers.mjs'
 import { timeOneStart } from './one-start.mjs'
 
-/** A file may take this many starts of a broker before it is ended: some minutes where a start takes a second. */
+/** Time limit of a file, in starts of a broker: some minutes if a start takes a second. */
 const STARTS_FOR_A_FILE = 300
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const here = (name) => fileURLToPath(new URL(name, import.meta.url))
 
-/** What `npm test` runs. Files in other folders are run when they are named. */
+/** The files that `npm test` runs. Files in other folders must be named. */
 function suite() {
   const packages = readdirSync(join(root, 'packages')).map((name) => join('packages', name, 'test'))
   return ['test', ...packages].flatMap((folder) =>
@@ -33,12 +33,12 @@ function suite() {
 
 const STARTS = /\b(start[A-Z]\w*|spawn|fork|new \w*(Program|AppRun|Terminal|Tour))\(|\.start\(/g
 
-/** Starts of programs are what takes time: files with many of them go first, so that none is left alone at the end. */
+/** Starting programs takes the most time: files with many starts go first, so that none is left alone at the end. */
 function startsIn(file) {
   return readFileSync(join(root, file), 'utf8').match(STARTS)?.length ?? 0
 }
 
-/** A process costs more than most files that start none: those of a package share one. */
+/** A process costs more than most files that start none, so those of a package share one. */
 function grouped(files) {
   const isLight = (file) => file.startsWith('packages/') && startsIn(file) === 0
   const alone = files.filter((file) => !isLight(file)).map((file) => ({ name: file, files: [file] }))
@@ -61,10 +61,10 @@ const jobs =
     ? named.map((file) => ({ name: file, files: [file] }))
     : grouped(suite().toSorted((a, b) => startsIn(b) - startsIn(a)))
 
-// The files have limits of their own, and on a busy machine the first start alone may take longer than tap's.
+// The files have their own limits, and on a busy machine the first start alone may exceed tap's.
 t.setTimeout(0)
 
-// Backends of another user are to come into the folders that tests make for them.
+// Backends of another user need access to the folders that tests create for them.
 const folder = mkdtempSync(join(tmpdir(), 'baton-test-'))
 chmodSync(folder, 0o711)
 const run = basename(folder)
@@ -77,20 +77,21 @@ t.teardown(async () => {
   await once(sweeper, 'exit')
 })
 
-/** @param {string} name of what is run, in this run */
+/** @param {string} name of the file or group, within this run */
 function environment(name) {
   const place = join(folder, name)
   return { ...process.env, [MARK]: `${run}.${name}`, TMPDIR: place, TMP: undefined, TEMP: undefined }
 }
 
-// A run inside of a test goes by what the run around it has measured.
+// A nested run uses the measurement of the outer one.
 const { TEST_START_MS: measured = await timeOneStart(join(folder, 'start'), environment('start')) } =
   process.env
 const start = Number(measured)
 t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = start * STARTS_FOR_A_FILE
 
-t.jobs = availableParallelism()
+// Files wait for deadlines a third of their time; one more of them keeps the processors busy meanwhile.
+t.jobs = availableParallelism() + 1
 for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
   const env = {
@@ -101,7 +102,7 @@ for (const [index, job] of jobs.entries()) {
   }
   mkdirSync(env.TMPDIR, { mode: 0o711 })
   void t.test(job.name, { buffered: true }, async (t) => {
-    // `env -u`: the coverage hooks that the runner's library gives to its children double what a file costs.
+    // `env -u`: the coverage hooks that the runner's library passes to its children double a file's cost.
     const command = [
       '-u',
       'NODE_OPTIONS',
@@ -111,11 +112,11 @@ for (const [index, job] of jobs.entries()) {
     ]
     await t.spawn('env', command, { name: 'tests', cwd: root, env, timeout: limit })
     const left = await whatIsLeft(env)
-    if (left.length > 0) t.fail(`leaves nothing behind, but: ${left.join(', ')}`)
+    if (left.length > 0) t.fail(`left behind: ${left.join(', ')}`)
   })
 }
 
-/** What was killed may take a moment to be gone; what is still there after that was forgotten, and is ended here. */
+/** A killed process may take a moment to exit; what is left after that was forgotten by the test, and is killed here. */
 async function whatIsLeft({ [MARK]: mark, TMPDIR: place }) {
   const patience = performance.now() + start
   let processes = processesOf(mark)

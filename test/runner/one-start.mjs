@@ -8,9 +8,9 @@ import { fileURLToPath } from 'node:url'
 const batonCommand = fileURLToPath(new URL('../../packages/broker/bin/baton.js', import.meta.url))
 
 /**
- * What `baton start` takes on this machine at this moment until it accepts connections: the unit of every limit.
+ * The time `baton start` takes on this machine now until it accepts connections: the unit of every limit.
  *
- * @param {string} folder one that does not exist yet
+ * @param {string} folder must not exist yet
  * @param {NodeJS.ProcessEnv} env
  * @returns {Promise<number>} milliseconds
  */

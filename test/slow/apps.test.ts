@@ -16,21 +16,21 @@ import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 import { exists, signalGroup } from '../support/signal.ts'
 
-// `baton run`: apps that know nothing of Baton, as their frameworks' own pages write them (`test/apps`).
+// `baton run` with apps that know nothing about Baton, as written in their frameworks' own documentation (`test/apps`).
 
-/** So many processes of the app. */
+/** Options for two processes of the app. */
 const TWO = ['-i', '2']
 
 const app = (name: string) => [process.execPath, join(root, 'test/apps', name)]
 
-/** A program of the test's own. */
+/** A program written by the test. */
 function script(t: Test, code: string): string[] {
   const file = join(temporaryFolder(t), 'app.mjs')
   writeFileSync(file, code)
   return [process.execPath, file]
 }
 
-/** Pids that sign the answers to new connections, asked until `count` have: who is chosen is as loaded as was last said. */
+/** Pids in the responses to new connections, until `count` have answered: the choice depends on the load last reported. */
 async function answering(url: string, count: number): Promise<Set<string>> {
   const pids = new Set<string>()
   await eventually(
@@ -44,7 +44,7 @@ async function answering(url: string, count: number): Promise<Set<string>> {
   return pids
 }
 
-/** Both processes answer, each knows its client; a deploy replaces them under load; nothing is left. */
+/** Both processes answer, and see the client's address; a deploy replaces them under load; nothing is left. */
 async function serves(
   t: Test,
   { name, protocol = 'http', env }: { name: string; protocol?: 'http' | 'tls'; env?: NodeJS.ProcessEnv },
@@ -78,7 +78,7 @@ async function serves(
   t.same(await run.end(signal), NOTHING_LEFT)
 }
 
-// It takes its time; it is looked at when the others are done.
+// Slow, so its result is checked after the others.
 const crashing = new AppRun(t, {
   command: [process.execPath, '-e', 'process.exit(3)'],
   options: ['--restart', 'always'],
@@ -106,14 +106,14 @@ void t.test('https', { timeout: LIMIT }, async (t) => {
 })
 
 interface Talk {
-  /** What the server said first. */
+  /** The server's first message. */
   readonly greeting: string
-  /** Sends a text, and resolves to the answer. */
+  /** Sends a text; resolves with the reply. */
   readonly say: (text: string) => Promise<string>
   readonly end: () => void
 }
 
-/** Two processes talk; a conversation outlives the deploy of its process, which waits for it. */
+/** Both processes talk; a conversation outlives the deploy of its process, which waits for it. */
 async function talks(t: Test, name: string, open: (t: Test, port: number) => Promise<Talk>): Promise<void> {
   const port = await freePort()
   const run = await new AppRun(t, { command: app(name), options: TWO, env: { PORT: String(port) } }).serving(
@@ -125,7 +125,7 @@ async function talks(t: Test, name: string, open: (t: Test, port: number) => Pro
   t.ok(first.every(({ greeting }) => / (?:::ffff:)?127\.0\.0\.1 \d+$/.test(greeting)))
 
   const deploy = await run.deploy('--at-once', '2')
-  // Both new ones are there, and the old ones have clients still.
+  // Both new processes are there, and the old ones still have clients.
   await run.serving(4)
   await eventually(
     async () => {
@@ -183,7 +183,7 @@ void t.test('socket.io', { timeout: LIMIT }, (t) =>
   }),
 )
 
-void t.test('Ctrl-C reaches everybody in the terminal; what is in flight finishes', async (t) => {
+void t.test('Ctrl-C reaches every process in the terminal; requests in flight finish', async (t) => {
   const port = await freePort()
   const command = script(
     t,
@@ -206,7 +206,7 @@ void t.test('Ctrl-C reaches everybody in the terminal; what is in flight finishe
   t.same(await run.ended(processes), NOTHING_LEFT)
 })
 
-void t.test('an app below a shell that ends without a word to it, as npm does', async (t) => {
+void t.test('an app below a shell that exits without forwarding the signal, like npm', async (t) => {
   const port = await freePort()
   const [node = '', file = ''] = app('http.mjs')
   const run = await new AppRun(t, {
@@ -225,7 +225,7 @@ void t.test('an app below a shell that ends without a word to it, as npm does', 
   await eventually(() => !processes.some(exists), 'the apps have ended, too')
 })
 
-void t.test('--watch deploys what has changed, and nobody notices', { timeout: LIMIT }, async (t) => {
+void t.test('--watch deploys changes, and no client notices', { timeout: LIMIT }, async (t) => {
   const port = await freePort()
   const folder = temporaryFolder(t)
   const write = (answer: string) =>
@@ -249,7 +249,7 @@ void t.test('--watch deploys what has changed, and nobody notices', { timeout: L
   write('new')
   await run.program.line((line) => line.startsWith('deployed '), 'that it has deployed')
   for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, 'new')
-  // A change was lost when it came during a reload: it was refused, or there was no program to see it.
+  // A change during a reload was lost: it was refused, or no program was running to see it.
   const config = ['--config', await run.configFile()]
   const deploys = () => run.program.lines.filter((line) => line.startsWith('deployed ')).length
   for (const stage of ['slow-check', 'slow-master']) {
@@ -260,7 +260,7 @@ void t.test('--watch deploys what has changed, and nobody notices', { timeout: L
     write(stage)
     rmSync(join(sabotage, stage))
     t.match(await reload.exited, { code: 0 }, reload.lines.join('\n'))
-    await eventually(() => deploys() > before, 'what changed meanwhile is deployed')
+    await eventually(() => deploys() > before, 'changes made meanwhile are deployed')
     for (let each = 0; each < 4; each++) t.equal((await ask(url)).body, stage)
   }
   await clients.stop()
@@ -307,7 +307,7 @@ void t.test('an app with two ports, one of them on two addresses', { timeout: LI
 })
 
 void t.test(
-  'a port that is taken is an error as Node has it; once it is free, the app gets it',
+  'a port in use is the same error as in plain Node; once it is free, the app gets it',
   async (t) => {
     const occupant = createServer().listen(0)
     await once(occupant, 'listening')
@@ -325,7 +325,7 @@ void t.test(
   },
 )
 
-void t.test('--listen ADDR is where it listens, whatever the app asks for; -i max', async (t) => {
+void t.test('--listen ADDR overrides the address of the app; -i max', async (t) => {
   const [port, asked] = [await freePort(), await freePort()]
   const run = new AppRun(t, {
     command: app('http.mjs'),
@@ -339,16 +339,16 @@ void t.test('--listen ADDR is where it listens, whatever the app asks for; -i ma
   t.same(await run.end('SIGTERM'), NOTHING_LEFT)
 })
 
-void t.test('an app that never listens runs all the same', async (t) => {
+void t.test('an app that never listens still runs', async (t) => {
   const command = script(t, `console.log('working'); setInterval(() => {}, 60_000)`)
   const run = new AppRun(t, { command })
-  await run.program.line((line) => line === 'app.1 | working', 'what the app says')
+  await run.program.line((line) => line === 'app.1 | working', 'the output of the app')
   t.same(await run.listeners(), [])
   t.same(await run.end('SIGINT'), NOTHING_LEFT)
 })
 
 void t.test(
-  'an app that crashes at start, with --restart always: each exit is told, and it goes on like that',
+  'an app that crashes at start, with --restart always: each exit is logged, and restarts continue',
   async (t) => {
     const { lines } = crashing.program
     const told = await crashing.program.line((line) => line.startsWith('app.1 | error: '), 'the crash loop')

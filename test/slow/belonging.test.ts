@@ -15,7 +15,7 @@ import { cleanEnvironment, Program, root, temporaryFolder } from '../support/pro
 import { exists, signal } from '../support/signal.ts'
 import { visit } from '../support/visit.ts'
 
-// Who belongs to whom, where it takes long to see: `test/belonging.test.ts` and `test/orphans.test.ts` have the short of it.
+// Which processes belong together: the slow cases. `test/belonging.test.ts` and `test/orphans.test.ts` have the fast ones.
 
 const NOBODY = 65_534
 const canBeNobody =
@@ -65,15 +65,15 @@ void t.test(
   },
 )
 
-// `baton run` puts its preload into every process of Node below it: those that serve nobody end as well.
-void t.test('what runs under `baton run` ends with its master', { timeout: starts(60) }, async (t) => {
+// `baton run` puts its preload into every Node process below it: those that serve no clients end as well.
+void t.test('processes under `baton run` end with its master', { timeout: starts(60) }, async (t) => {
   const folder = temporaryFolder(t)
   const port = await freePort()
   writeFileSync(
     join(folder, 'server.mjs'),
     `import { spawn } from 'node:child_process'
     import http from 'node:http'
-    // It helps the app, and is to live for as long as that answers.
+    // A helper of the app, which may live as long as the app answers.
     spawn(process.execPath, ['-e', 'setInterval(() => {}, 60_000)'], { stdio: 'inherit' })
     http.createServer((_, response) => response.end('served')).listen(${port})`,
   )
@@ -86,7 +86,7 @@ void t.test('what runs under `baton run` ends with its master', { timeout: start
     const run = new AppRun(t, {
       command,
       cwd: folder,
-      // npm would leave its compiled modules in the temporary folder.
+      // Otherwise npm would leave compiled modules in the temporary folder.
       env: { NODE_DISABLE_COMPILE_CACHE: '1' },
     })
     if (name === 'silent') await run.program.line((line) => line.endsWith('| up'), 'that it runs')
@@ -102,8 +102,8 @@ void t.test('what runs under `baton run` ends with its master', { timeout: start
   }
 })
 
-void t.test('a backend that another master has left', { timeout: starts(60) }, async (t) => {
-  // As an older SDK below a shell: it cannot see its master.
+void t.test('a backend left behind by another master', { timeout: starts(60) }, async (t) => {
+  // Like an older SDK below a shell: it cannot see its master.
   const blind = ['env', '-u', 'BATON_MASTER_START', '-u', 'BATON_MASTER_LIFELINE', ...program()]
   const command = behind.shell(blind)
   const runtimeDir = join(temporaryFolder(t), 'run')
@@ -136,8 +136,8 @@ void t.test('a backend that another master has left', { timeout: starts(60) }, a
   ])
   t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   t.not(await served(), stale)
-  t.ok(exists(stale), 'it goes on, and serves no client')
-  // Its backends would not notice another end.
+  t.ok(exists(stale), 'it continues, and serves no client')
+  // SIGTERM, because its backends would not notice any other end.
   second.program.kill('SIGTERM')
   t.match(await second.program.exited, { code: 0 })
 })
@@ -205,10 +205,10 @@ void t.test('an id, while its worker is gone', { timeout: starts(60) }, async (t
   ])
 })
 
-void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) => {
+void t.test('backends that a deploy did not replace', { timeout: starts(60) }, async (t) => {
   const beside = (left: string) => {
     const [node, file] = program(left)
-    // In a session of its own, which the signals to the app's group do not reach.
+    // In its own session, which signals to the app's group do not reach.
     return ['sh', '-c', `setsid "${node}" "${file}" & exec ${program().join(' ')}`]
   }
   const service = (command: string[]) => ({ command, minHealthy: '0s' })
@@ -227,7 +227,7 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     const deployed = new Program(t, process.execPath, command)
     return { ...(await deployed.exited), text: deployed.lines.join('\n') }
   }
-  /** The one that has left its instance's session. */
+  /** The process that has left its instance's session. */
   const left = async (name: string) => {
     const found = (status: Awaited<ReturnType<typeof broker.status>>) =>
       status.services.find((each) => each.name === name)?.backends ?? []
@@ -242,7 +242,7 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     return one
   }
 
-  await t.test('is drained, and awaited', async (t) => {
+  await t.test('are drained, and awaited', async (t) => {
     const { pid } = await left('good')
     configure(broker, {
       services: { web: {}, good: service(program()), bad: service(beside('stubborn-backend.mjs')) },
@@ -256,22 +256,22 @@ void t.test('what a deploy did not replace', { timeout: starts(60) }, async (t) 
     t.notOk(exists(pid))
   })
 
-  await t.test('and what does not go is the failure of the deploy', async (t) => {
+  await t.test('and fail the deploy if they do not leave', async (t) => {
     const { pid, id } = await left('bad')
     const { code, text } = await deploy('bad')
     t.equal(code, 1)
     t.match(text, `bad still has backends that this deploy did not replace: `)
     t.match(text, `(pid ${pid}, backend ${id})`)
-    t.match(text, 'every instance is the new version')
+    t.match(text, 'every instance runs the new version')
   })
 
-  // What stands beside the new instances outlives the broker.
+  // Backends next to the new instances outlive the broker.
   const { services } = await broker.status()
   for (const { pid } of services.flatMap(({ backends }) => backends)) signal(pid, 'SIGKILL')
 })
 
 void t.test(
-  'a replaced process that registers again is drained at once',
+  'a replaced process that registers again is drained immediately',
   { timeout: starts(60) },
   async (t) => {
     const service = (command: string[]) => ({ web: { command, minHealthy: '0s' } })
@@ -299,7 +299,7 @@ void t.test(
         services[0].backends.every(({ pid, state }) => (pid === old) === (state === 'draining')),
       'the old one drains again, and the new one is ready',
     )
-    await logs(broker, 'backend is drained')
+    await logs(broker, 'draining backend')
     signal(old, 'SIGKILL')
     t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
   },

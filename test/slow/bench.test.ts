@@ -9,9 +9,9 @@ import { eventually } from '../support/eventually.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// What `npm run bench` makes of its samples, and one small run of it.
+// The statistics of `npm run bench`, and one small run of it.
 
-void t.test('medians and quantiles, between two samples where none is exactly there', async (t) => {
+void t.test('medians and quantiles, interpolated between two samples', async (t) => {
   t.equal(median([3, 1, 2]), 2)
   t.equal(median([4, 1, 3, 2]), 2.5)
   t.equal(quantile([10, 20, 30, 40, 50], 0.25), 20)
@@ -53,7 +53,7 @@ void t.test('rounds are interleaved, and begin with another peer each time', asy
   t.same(leftOut, [])
 })
 
-void t.test('a peer that fails is left out with all that it had; Baton fails the run', async (t) => {
+void t.test('a failing peer is left out with its samples; Baton fails the run', async (t) => {
   const peers = [{ name: 'Baton' }, { name: 'b' }]
   const leftOut: string[] = []
   const failing = (failed: string) => {
@@ -105,20 +105,20 @@ void t.test('a run writes between the markers of the page, and nowhere else', as
   t.equal(once, `# Title\n\n${BEGIN}\n\nnew\n\n${END}\n\nprose\n`)
   t.equal(withMeasured(once, 'new'), once)
   for (const bad of ['', `${END}\n${BEGIN}`, `${page}${page}`, BEGIN]) {
-    t.throws(() => withMeasured(bad, 'new'), /the page must have/)
+    t.throws(() => withMeasured(bad, 'new'), /the page must contain/)
   }
   t.doesNotThrow(() =>
     withMeasured(readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8'), 'new'),
   )
 })
 
-/** Whatever a run starts inherits its environment, this folder in it. */
+/** Every process of a run inherits its environment, which contains this folder. */
 function processesOf(temporary: string): string[] {
   return readdirSync('/proc').filter((entry) => {
     try {
       return /^\d+$/.test(entry) && readFileSync(`/proc/${entry}/environ`, 'utf8').includes(temporary)
     } catch {
-      // It has ended meanwhile, or is somebody else's.
+      // It has exited meanwhile, or belongs to another user.
       return false
     }
   })
@@ -141,7 +141,7 @@ void t.test(
     const text = run.lines.join('\n')
     t.match(text, /^\| Baton +\| +[\d,]+ \|/m)
     t.match(text, /^\| cluster +\| +[\d,]+ \|.* at least 1.3, stretch 1.5 \| (not )?met/m)
-    t.match(text, /^nothing is written|; nothing is written/m)
+    t.match(text, /^nothing written|; nothing written/m)
     t.equal(readFileSync(join(root, 'docs/explanation/performance.md'), 'utf8'), before)
     const { measures } = JSON.parse(readFileSync(raw, 'utf8'))
     for (const peer of ['Baton', 'cluster']) {

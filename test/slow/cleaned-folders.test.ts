@@ -20,7 +20,7 @@ import { servedBy } from '../support/visit.ts'
 import { root, temporaryFolder } from '../support/process.ts'
 import { signal } from '../support/signal.ts'
 
-// Whole folders in a temporary folder are removed by a cleaner: of `baton run`, and of a backend.
+// A cleaner removes whole folders from the temporary folder: that of `baton run`, and that of a backend.
 
 void t.test('baton run: the folder with its configuration and sockets', { timeout: LIMIT }, async (t) => {
   const port = await freePort()
@@ -40,7 +40,7 @@ void t.test('baton run: the folder with its configuration and sockets', { timeou
     t.equal(statSync(dirname(file)).mode & 0o777, 0o700)
   }
   const listeners = await run.listeners()
-  t.match(listeners, [{ listen: `[::]:${port}` }], 'with what the app has asked for meanwhile')
+  t.match(listeners, [{ listen: `[::]:${port}` }], 'with the app’s requests since then')
 
   signal(pid, 'SIGKILL')
   // The new process asks the master for its port, and registers.
@@ -57,7 +57,7 @@ void t.test('baton run: the folder with its configuration and sockets', { timeou
   t.notOk(existsSync(dirname(file)))
 })
 
-// What had been written of the file before the disk was full was taken for the file: no command could be given any more.
+// The part of the file written before the disk was full was taken for the whole: no command could be sent any longer.
 const asRoot = { timeout: LIMIT, skip: process.getuid?.() !== 0 && 'needs root' }
 void t.test('baton run: the disk is full when the folder is removed', asRoot, async (t) => {
   const disk = temporaryFolder(t)
@@ -73,7 +73,7 @@ void t.test('baton run: the disk is full when the folder is removed', asRoot, as
   const text = readFileSync(file, 'utf8')
   const ballast = join(disk, 'ballast')
   const full = () => {
-    // The folder may have been restored before the ballast took its room.
+    // The folder may have been restored before the ballast filled its space.
     rmSync(dirname(file), { recursive: true, force: true })
     try {
       for (;;) appendFileSync(ballast, Buffer.alloc(4096))
@@ -89,7 +89,7 @@ void t.test('baton run: the disk is full when the folder is removed', asRoot, as
 })
 
 void t.test(
-  'the folder of a relay endpoint that has no room beside the control socket',
+  'the folder of a relay endpoint that is not next to the control socket',
   { timeout: LIMIT },
   async (t) => {
     const folder = temporaryFolder(t)
@@ -103,7 +103,7 @@ void t.test(
     const [own = ''] = readdirSync(temporary).filter((name) => name.startsWith('baton-relay-'))
     t.ok(own)
     rmSync(join(temporary, own), { recursive: true })
-    // Held until the endpoint is there again, under the path that the broker knows. More of them than failures are allowed.
+    // Held until the endpoint exists again under the path known to the broker. More clients than the failure limit.
     const served = await Promise.all(Array.from({ length: 20 }, () => servedBy(t, broker)))
     t.same(new Set(served), new Set([backend.pid]))
     t.notOk(broker.program.messages().some(({ msg }) => String(msg).startsWith('too many failures')))

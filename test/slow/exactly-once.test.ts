@@ -8,10 +8,10 @@ import { Program } from '../support/process.ts'
 import { startServices } from '../support/service.ts'
 import { signal } from '../support/signal.ts'
 
-// What belongs to `test/exactly-once.test.ts` and takes long: series, and measurements. Short forms of `bench/stuck.mjs`,
-// `bench/kill.mjs` and `bench/hold.mjs`, which have the figures.
+// The slow part of `test/exactly-once.test.ts`: series, and measurements. Short forms of `bench/stuck.mjs`,
+// `bench/kill.mjs` and `bench/hold.mjs`, which produce the published figures.
 
-/** Over for a backend that is stuck, and for no other; far over what else can keep a client waiting. */
+/** Expires only for a stuck backend; far above any other delay of a client. */
 const ACK_DEADLINE = starts(0.2)
 
 interface Waits {
@@ -25,12 +25,12 @@ interface Round {
   readonly connections: number
   readonly failures: Record<string, number>
   readonly waits: Waits
-  /** Of clients whose connection the stuck backend had taken already. */
+  /** Clients whose connection the stuck backend had already taken. */
   readonly apart: Waits
 }
 
 void t.test(
-  'one of two backends is stuck: nobody waits longer than its ACK deadline allows, and none fails',
+  'one of two backends is stuck: no client waits longer than the ACK deadline allows, and none fails',
   { timeout: LIMIT },
   async (t) => {
     const config = { ackDeadline: ACK_DEADLINE, tokenTtl: 2 * ACK_DEADLINE, balance: 'round-robin' }
@@ -49,19 +49,19 @@ void t.test(
     t.same(baseline.failures, {})
     t.same(stuck.failures, {}, 'none fails')
     t.ok(stuck.connections > 300, 'clients came all the time')
-    t.ok(stuck.waits.worst > 0.8 * ACK_DEADLINE, 'some had been offered to the stuck one')
+    t.ok(stuck.waits.worst > 0.8 * ACK_DEADLINE, 'some were offered to the stuck backend')
     t.ok(
       stuck.waits.worst < 1.5 * ACK_DEADLINE + baseline.waits.worst,
-      'none waits for a second deadline, beside what the machine makes all wait',
+      'none waits for a second deadline, apart from the delay of the machine itself',
     )
     const failures = 'baton_handoff_failures_total{service="web",reason="BackendAckTimeout"}'
-    t.ok((await broker.metric(failures)) > 0, 'what lay on its lane was taken back')
+    t.ok((await broker.metric(failures)) > 0, 'clients on its lane were taken back')
     t.equal((await services.web.state()).unaccounted, 0)
   },
 )
 
 void t.test(
-  'SIGKILL of backends under load: no error for a connection that had no whole ACK',
+  'SIGKILL of backends under load: no error for a connection without a complete ACK',
   { timeout: LIMIT },
   async (t) => {
     await killBackends(t, (await startServices(t, { web: {} })).services.web, 25)
@@ -96,7 +96,7 @@ void t.test('a held client costs less than 1 KiB of live memory', { timeout: LIM
     await broker.until(({ services }) => services[0]?.held === 0, 'all gone')
   }
 
-  // What is compiled and laid out once is no client's.
+  // Compilation and first allocations must not count for a client.
   await leave(await hold(count / 4))
   const rest = await look()
   const waiting = await hold(count)

@@ -8,15 +8,15 @@ import { root } from '../support/process.ts'
 import { Tour, TOURS } from '../support/tour.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// The guides, followed to the letter. What the packages' installation would bring is this repository's `node_modules`.
+// The guides, followed to the letter, with this repository's `node_modules` instead of installed packages.
 
 interface Guide {
   readonly page: string
-  /** What a reader's app has besides, by the name that the guide has for it. */
+  /** Further files of a reader's app, by the names used in the guide. */
   readonly files?: Readonly<Record<string, string>>
-  /** A program that readers of this page have; where the suite must be complete, so has this machine. */
+  /** A program that readers of this page have; required in CI. */
   readonly needs?: string
-  /** Looks at what the terminals have shown. */
+  /** Checks the output of the terminals. */
   readonly seen: (t: Test, tour: Tour) => void | Promise<void>
 }
 
@@ -24,11 +24,11 @@ function isHere(program: string): boolean {
   return process.env['CI'] !== undefined || spawnSync(program, ['-v']).status === 0
 }
 
-/** What an app says that runs as it is, and one with the SDK. */
+/** Output of an unmodified app, and of one with the SDK. */
 const AS_IT_IS = /^(\d+) (?:::ffff:)?127\.0\.0\.1 \d+$/
 const HELLO = /^Hello from process (\d+)\. You are 127\.0\.0\.1:\d+\.$/
 
-/** First as it is; then with the SDK, before and after a deploy. */
+/** First unmodified; then with the SDK, before and after a deploy. */
 function servesBothWays(t: Test, tour: Tour): void {
   t.match(tour.lines('terminal-2')[0], AS_IT_IS)
   const looking = tour.lines('terminal-4')
@@ -109,7 +109,7 @@ const guides: readonly Guide[] = [
   },
 ]
 
-// Each page has its own.
+// Each page has its own timeout.
 t.setTimeout(0)
 
 for (const { page, files = {}, needs, seen } of guides) {

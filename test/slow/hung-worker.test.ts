@@ -10,14 +10,14 @@ import { Sabotaged } from '../support/sabotage.ts'
 import { exists, signal } from '../support/signal.ts'
 import { servedBy, visit } from '../support/visit.ts'
 
-// A worker whose process lives and does not answer was left in place indefinitely, with every client that came and every backend.
+// A worker that was alive but did not respond was left in place indefinitely, with every new client and every backend.
 
 const TIMEOUT = 5000
 const GRACE = 2000
 
 const STRAY = 'a signal ended or stopped a worker that was starting; starting another'
 
-/** What the master has said of a worker since then. */
+/** The master's log lines with this `msg` about a worker. */
 function said(broker: Broker, msg: string, workerPid: number) {
   return broker.program.messages().find((each) => each['msg'] === msg && each['workerPid'] === workerPid)
 }
@@ -35,7 +35,7 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
   const backends = [await startBackend(t, broker), await startBackend(t, broker)]
   await broker.backends(2)
   const pids = new Set(backends.map(({ pid }) => pid))
-  /** Clients that come while it hangs, and after. */
+  /** Clients that connect while it hangs, and after. */
   const served = async (t: Test) => {
     const clients = await Promise.all(Array.from({ length: 20 }, () => visit(t, broker)))
     for (const client of clients) t.match(await client.answer(), { status: 200 })
@@ -53,7 +53,7 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     const worker = await onlyWorker(t, broker)
     signal(worker, 'SIGSTOP')
     const begun = performance.now()
-    // Not one of the load, which keeps its connections: it waits in the kernel's queue.
+    // Not a client of the load, whose connections are kept: this one waits in the accept queue.
     const client = await visit(t, broker)
     t.match(await client.answer(), { status: 200 })
     const waited = performance.now() - begun
@@ -61,7 +61,7 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     const dead = said(broker, 'worker hangs; ending it', worker)
     t.match(dead, { state: 'T (stopped)' })
     t.ok(Number(dead?.['silentMs']) >= TIMEOUT)
-    // On a machine that is busy with other things a start takes longer than the grace; that is measured by the test's own.
+    // On a busy machine a start takes longer than the grace period; the tests' measured start time accounts for that.
     t.ok(waited < TIMEOUT + Math.max(GRACE, 2 * Number(process.env['TEST_START_MS'] ?? 3000)))
     await replaced(broker, worker)
     await served(t)
@@ -75,7 +75,7 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     t.same(
       failures.filter(({ kind, failure }) => kind === 'kept' || failure !== 'ECONNRESET'),
       [],
-      'lost are only those that were in its hands',
+      'only its own clients are lost',
     )
     t.ok(failures.length <= 3)
     t.equal((await samples(broker)).get('baton_worker_hangs_total'), 1)
@@ -89,13 +89,13 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     await t.test(fault, async (t) => {
       const worker = await onlyWorker(t, broker)
       scene.begin(fault)
-      // Or the next one does the same.
+      // Otherwise the next one does the same.
       await eventually(
         () => said(broker, 'worker does not answer; starting another', worker) !== undefined,
         fault,
       )
       scene.end(fault)
-      // It may have been only slow so far, and would go on now.
+      // It might only have been slow so far, and would continue now.
       signal(worker, 'SIGSTOP')
       await replaced(broker, worker)
       t.match(said(broker, 'worker does not answer; starting another', worker), { state })
@@ -103,11 +103,11 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     })
   }
 
-  await t.test('one that answers again in time stays, and its clients with it', async (t) => {
+  await t.test('a worker that answers again in time stays, and keeps its clients', async (t) => {
     const worker = await onlyWorker(t, broker)
     const deaths = logged(broker, 'worker died')
     signal(worker, 'SIGSTOP')
-    // In the kernel's queue, which the successor that ends emptied: they were rejected there.
+    // In the accept queue. The successor that was ended had emptied it and rejected them.
     const clients = await Promise.all(Array.from({ length: 20 }, () => visit(t, broker)))
     await eventually(
       () => said(broker, 'worker does not answer; starting another', worker) !== undefined,
@@ -172,16 +172,16 @@ void t.test('a worker that hangs is replaced', { timeout: 2 * LIMIT }, async (t)
     await served(t)
   })
 
-  await t.test('while it leaves: it is ended, and nothing else happens', async (t) => {
+  await t.test('while it leaves: it is killed, and nothing else happens', async (t) => {
     const worker = await onlyWorker(t, broker)
-    // Both are stopped, so that the offer is not answered, and the worker stays for it.
+    // Both are stopped, so that the offer gets no answer and the worker waits for it.
     for (const backend of backends) backend.kill('SIGSTOP')
     const held = await visit(t, broker)
     await broker.until(({ services }) => (services[0]?.inFlight ?? 0) > 0, 'it is offered')
     const session = await openSession(t, broker)
     const accepting = logged(broker, 'accepting connections')
     session.send('reload\n')
-    // A session that asks for the status while the program is replaced would be cut.
+    // A session that requests the status while the program is being replaced would be cut.
     await logs(broker, 'accepting connections', accepting + 1)
     const { workers } = await masterStatus(t, broker)
     t.match(

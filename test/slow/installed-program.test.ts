@@ -20,9 +20,9 @@ import { Program, root, temporaryFolder } from '../support/process.ts'
 import { installNode, moveLink, Releases } from '../support/release.ts'
 import { signal } from '../support/signal.ts'
 
-// Node and Baton are upgraded, and their former versions removed, below a broker that runs.
+// Node and Baton are upgraded, and their old versions removed, while a broker runs.
 
-/** As npm installs it: packages, and the command as a link. Other dependencies are found in a folder above. */
+/** As npm installs it: packages, and the command as a link. Other dependencies are found in a parent folder. */
 function installBaton(release: string, version: string): void {
   const modules = join(release, 'node_modules')
   for (const name of ['broker', 'backend-sdk', 'native-sendmsg']) {
@@ -85,12 +85,8 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
   await t.test('the link leads to another Node, and the former one is removed', async (t) => {
     installNode(node('v2'))
     moveLink(stable, '../node/v2/bin/node')
-    t.equal(
-      binaryOf(await loseWorker(t)),
-      node('v1'),
-      'a worker is of the same Node for as long as that is there',
-    )
-    // As a package manager does that is in the middle of an upgrade.
+    t.equal(binaryOf(await loseWorker(t)), node('v1'), 'a worker uses the same Node as long as it exists')
+    // Like a package manager in the middle of an upgrade.
     writeFileSync(join(folder, 'half'), '#!/bin/sh\nexit 3\n', { mode: 0o755 })
     renameSync(join(folder, 'half'), node('v1'))
     t.match(binaryOf(await loseWorker(t)), 'node/v1/bin/node (deleted)')
@@ -100,7 +96,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     t.equal(binaryOf(program.pid), node('v2'))
   })
 
-  await t.test('no Node at all is left under its name', async (t) => {
+  await t.test('no Node is left under its name', async (t) => {
     rmSync(join(folder, 'node'), { recursive: true })
     t.match(binaryOf(await loseWorker(t)), 'node/v2/bin/node (deleted)')
     await reloads(t, '0.0.1')
@@ -108,7 +104,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     t.match(binaryOf(program.pid), 'node/v2/bin/node (deleted)')
   })
 
-  await t.test('it is there again', async (t) => {
+  await t.test('it is installed again', async (t) => {
     installNode(node('v3'))
     moveLink(stable, '../node/v3/bin/node')
     await reloads(t, '0.0.1')
@@ -127,7 +123,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('two')
     const reloaded = logged(broker, 'reloaded')
     signal(await onlyWorker(t, broker), 'SIGKILL')
-    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
+    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to get a worker')
     t.equal(await release(), 'one')
     t.match(
       program.messages().findLast(({ msg }) => String(msg).startsWith('program replaced')),
@@ -143,7 +139,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('three')
     const reloaded = logged(broker, 'reloaded')
     signal(await onlyWorker(t, broker), 'SIGSTOP')
-    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to have a worker')
+    await eventually(() => logged(broker, 'reloaded') > reloaded, 'it is reloaded, to get a worker')
     t.equal(await release(), 'one')
   })
 
@@ -154,9 +150,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     releases.remove('three-b')
     t.match(await reload(t, broker), {
       success: false,
-      log: [
-        `the program of the broker is not installed any longer: ${releases.current}/node_modules/.bin/baton`,
-      ],
+      log: [`the broker's program is no longer installed: ${releases.current}/node_modules/.bin/baton`],
     })
     t.equal(await release(), 'one')
     installBaton(four, '0.0.4')

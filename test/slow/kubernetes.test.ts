@@ -10,12 +10,12 @@ import { canContain, type Container, manifestFiles, manifestsOf, Node, type PodS
 import { temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// examples/kubernetes: the manifests fit together, and what they start works in containers' namespaces.
+// examples/kubernetes: the manifests are consistent, and their containers work in namespaces.
 
 const onlyContained = { skip: !canContain && 'needs root, and a repository that all users can read' }
 const HELLO = /^Hello from process \d+\. You are 127\.0\.0\.1:\d+\.\n$/
 
-/** Template of the pod of this name, in this file. */
+/** The pod template with this name in this file. */
 function podOf(file: string, name: string): PodSpec {
   const found = manifestsOf(`examples/kubernetes/${file}`).find(
     ({ metadata, spec }) => metadata.name === name && spec?.template !== undefined,
@@ -46,7 +46,7 @@ async function nodeOf(
   node.put('etc/baton/baton.json', configOf(file))
   for (const [name, mode] of [
     ['tmp', 0o1777],
-    // As a kubelet makes an emptyDir.
+    // Like an emptyDir created by the kubelet.
     ['run/baton', 0o777],
   ] as const) {
     mkdirSync(join(folder, name), { recursive: true })
@@ -55,7 +55,7 @@ async function nodeOf(
   return { node, port: web, url: `http://127.0.0.1:${web}/`, admin: `http://127.0.0.1:${admin}` }
 }
 
-/** A probe is a process of its own: for want of an event the broker is asked, until the probe will find what it looks for. */
+/** Each probe is a new process, so the broker is polled instead until the probe will succeed. */
 async function ready(admin: string, count: number): Promise<void> {
   await eventually(
     async () => (await backendsOf(admin)).filter(({ state }) => state === 'ready').length === count,
@@ -103,7 +103,7 @@ void t.test('selectors, volumes, ports and names of the manifests fit each other
         ...spec.containers,
       ])
         for (const words of [command, readinessProbe?.exec.command, lifecycle?.preStop.exec.command])
-          // YAML finds numbers and maps where people mean words.
+          // YAML may read words as numbers or maps.
           t.notOk(
             words?.some((word: unknown) => typeof word !== 'string'),
             `${file}: ${name}: ${String(words)}`,
@@ -123,7 +123,7 @@ void t.test('their configurations pass baton check', async (t) => {
 })
 
 void t.test(
-  'a sidecar: every container has processes of its own',
+  'a sidecar: every container has its own processes',
   { timeout: LIMIT, ...onlyContained },
   async (t) => {
     const { node, url, admin } = await nodeOf(t, 'sidecar.yaml')
@@ -160,14 +160,14 @@ void t.test(
 )
 
 void t.test(
-  'a DaemonSet: the app is replaced, and what it has adopted outlives the pod of the broker',
+  'a DaemonSet: the app is replaced, and adopted connections outlive the pod of the broker',
   { timeout: LIMIT, ...onlyContained },
   async (t) => {
     const { node, url, port, admin } = await nodeOf(t, 'daemonset.yaml')
     const pod = podOf('daemonset.yaml', 'baton')
     const app = podOf('daemonset.yaml', 'app')
     const [container] = app.containers as [Container]
-    // What the kubelet makes of a hostPath.
+    // Like a hostPath created by the kubelet.
     chmodSync(join(node.folder, 'run/baton'), 0o755)
     t.equal(await node.start(pod, containerOf(pod, 'folder')).ended(), 0)
 
@@ -180,13 +180,13 @@ void t.test(
     t.match((await ask(url)).body, HELLO, 'from a network namespace of its own')
 
     const next = node.start(app, container)
-    // The new one beside the old one.
+    // The new backend next to the old one.
     await ready(admin, 2)
     const client = await Client.open(t, { host: '127.0.0.1', port })
     t.match((await client.get()).body, HELLO)
     old.signal('SIGTERM')
     for (let request = 0; request < 20; request++) t.match((await ask(url)).body, HELLO)
-    // Idle for it, or adopted by the new one: in both cases it is served.
+    // Either idle in the old one or adopted by the new one: it is served in both cases.
     t.match((await client.get()).body, HELLO)
     t.equal(await old.ended(), 0)
 

@@ -12,17 +12,17 @@ import { signal } from '../support/signal.ts'
 
 const MIB = 1024 * 1024
 
-/** Milliseconds. A backend remembers spent tokens for twice as long. */
+/** Milliseconds. A backend remembers spent tokens for twice this time. */
 const TOKEN_TTL = 61_000
-/** `npm run test:long` asks for 100,000. */
+/** `npm run test:long` sets 100,000. */
 const TOTAL = Number(process.env['CONNECTIONS'] ?? 5000)
 const WARM_UP = TOTAL / 10
-/** A busy machine must not make an ACK late: that would be another policy's business. */
+/** A busy machine must not make an ACK late: that would test another policy. */
 const PATIENT = { ackDeadline: '1m', tokenTtl: TOKEN_TTL }
-/** Of live objects, buffers among them: 42 bytes for each connection of a backend. One entry of a map is more. */
-const MOST_LIVE_GROWTH = 2 * MIB
-/** Of everything, with native memory and what V8 does not care to collect yet (up to 36 MiB between two looks). */
-const MOST_RESIDENT_GROWTH = 96 * MIB
+/** For live objects, including buffers: 42 bytes per connection of a backend. A map entry takes more. */
+const MAX_LIVE_GROWTH = 2 * MIB
+/** For everything, including native memory and garbage that V8 has not collected (up to 36 MiB between two readings). */
+const MAX_RESIDENT_GROWTH = 96 * MIB
 
 void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT }, async (t) => {
   const env = { NODE_OPTIONS: `--import=${pathToFileURL(join(root, 'test/programs/live-memory.mjs')).href}` }
@@ -49,7 +49,7 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
       })),
     )
 
-  // Buffers, arenas and compiled code are there after it; what grows later is a leak.
+  // After it, buffers, arenas and compiled code are in place; later growth is a leak.
   await startLoad(t, broker, { total: WARM_UP, concurrency: 256 })
   const warm = await atRest(broker)
   const before = await look()
@@ -87,9 +87,9 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
   t.equal(seriesSum(metrics, 'baton_handoff_duration_seconds_count'), accepted)
   t.equal(seriesSum(metrics, 'baton_handoff_failures_total'), 0)
 
-  // What a backend remembers is its spent tokens, and after their time nothing of these connections.
+  // A backend remembers its spent tokens; after their time, nothing about these connections is left.
   let after = await look()
-  const grown = () => after.some(({ live }, index) => live - (before[index]?.live ?? 0) >= MOST_LIVE_GROWTH)
+  const grown = () => after.some(({ live }, index) => live - (before[index]?.live ?? 0) >= MAX_LIVE_GROWTH)
   for (const end = performance.now() + 2 * TOKEN_TTL + SOON; grown() && performance.now() < end;) {
     await new Promise((resolve) => setTimeout(resolve, 1000))
     after = await look()
@@ -103,12 +103,12 @@ void t.test(`${TOTAL} short connections at concurrency 256`, { timeout: LIMIT },
       `${name}: ${(live / MIB).toFixed(2)} MiB live, ${(resident / MIB).toFixed(1)} MiB resident more`,
     )
     t.equal(now.descriptors, then.descriptors, `${name} has as many descriptors as before`)
-    t.ok(live < MOST_LIVE_GROWTH, `${name} keeps nothing of a connection that has ended`)
-    t.ok(resident < MOST_RESIDENT_GROWTH, `${name} stays as large as it was`)
+    t.ok(live < MAX_LIVE_GROWTH, `${name} keeps nothing of a connection that has ended`)
+    t.ok(resident < MAX_RESIDENT_GROWTH, `${name} stays as large as it was`)
   }
 })
 
-void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
+void t.test('the choice of the next backend', { timeout: LIMIT }, async (t) => {
   const ways = ['round-robin', 'least-connections', 'p2c', 'source-hash']
   const broker = await startBroker(t, {
     config: {
@@ -130,10 +130,10 @@ void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
     t.same(answers, { [heavy.pid]: 1500, [light.pid]: 500 })
   })
 
-  await t.test('least-connections: who is busy gets none until the others are as busy', async (t) => {
+  await t.test('least-connections: a busy backend gets none until the others are as busy', async (t) => {
     const service = 'least-connections'
     const busy = await join(service)
-    // Each with a request in flight, for good.
+    // Each with a request in flight, permanently.
     for (let index = 0; index < 20; index++) {
       const client = await Client.open(t, { port: broker.port(service) })
       client.request('/wait')
@@ -147,12 +147,12 @@ void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
     t.same(await pidsOf(t, broker, service, 20), { [busy.pid]: 10, [idle.pid]: 10 }, 'equal from then on')
   })
 
-  await t.test('p2c: of three, the most loaded one loses to whichever it meets', async (t) => {
+  await t.test('p2c: of three, the most loaded one is never chosen', async (t) => {
     await join('p2c')
     await pidsOf(t, broker, 'p2c', 40)
     const others = [(await join('p2c')).pid, (await join('p2c')).pid]
     await broker.backends(3, 'p2c')
-    // With 40 connections against at most 39 it is never the lower of two.
+    // With 40 connections against at most 39, it never has the lower load of a pair.
     const counts = await pidsOf(t, broker, 'p2c', 39)
     t.same(new Set(Object.keys(counts).map(Number)), new Set(others))
   })
@@ -180,7 +180,7 @@ void t.test('who gets the next connection', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** Everything settled, and each backend has said (with its next STATS) that all connections have closed. */
+/** All connections have an outcome, and each backend has reported (in its next STATS) that they have closed. */
 function atRest(broker: Broker): Promise<Status> {
   return broker.until(
     ({ services }) =>
@@ -191,14 +191,14 @@ function atRest(broker: Broker): Promise<Status> {
   )
 }
 
-/** What a process with `live-memory.mjs` keeps when its garbage is collected. */
+/** The live size of a process with `live-memory.mjs`, after a garbage collection. */
 async function liveBytes(program: Program, pid: number): Promise<number> {
   const looks = program.messages().filter(({ msg }) => String(msg).startsWith('live memory ')).length
   signal(pid, 'SIGUSR2')
   return Number((await program.message(`live memory ${looks + 1}`))['bytes'])
 }
 
-/** Opens so many connections, one after the other, which stay open: how many of them each backend has. */
+/** Opens `count` connections, one at a time, and leaves them open; returns the number that each backend has. */
 async function pidsOf(
   t: Test,
   broker: Broker,
@@ -214,7 +214,7 @@ async function pidsOf(
   return counts
 }
 
-/** Of all series of one metric, whatever their labels. */
+/** The sum over all series of one metric, whatever their labels. */
 function seriesSum(metrics: string, name: string): number {
   return metrics
     .split('\n')

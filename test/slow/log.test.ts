@@ -23,7 +23,7 @@ import { RedirectedRun, SlowReader, startRedirected } from '../support/redirecte
 import { exists, signal } from '../support/signal.ts'
 import { servedBy } from '../support/visit.ts'
 
-// Nothing that becomes of standard output or standard error ends or blocks a broker, a command or an app.
+// No state of standard output or standard error may stop or block a broker, a command or an app.
 
 const MIB = 1024 * 1024
 const asRoot = { timeout: LIMIT, skip: process.getuid?.() !== 0 && 'needs root' }
@@ -33,7 +33,7 @@ const canBeNobody =
   spawnSync(process.execPath, ['--check', batonCommand], { cwd: root, uid: NOBODY, env: cleanEnvironment() })
     .status === 0
 
-/** `baton ARGS...` with its output redirected: the exit code, and what it still printed. */
+/** `baton ARGS...` with its output redirected: the exit code, and the lines that still got through. */
 async function redirected(t: Test, redirection: string, args: readonly string[]) {
   const command = ['-c', `exec "$@" ${redirection}`, 'sh', process.execPath, batonCommand, ...args]
   const program = new Program(t, 'sh', command)
@@ -46,7 +46,7 @@ async function stop({ program }: { program: Program }): Promise<void> {
   await program.exited
 }
 
-/** A folder of its own on a disk of its own, which goes with the test. */
+/** A folder on a separate disk, unmounted with the test. */
 function mount(t: Test, ...args: string[]): string {
   const path = temporaryFolder(t)
   const { status, stderr } = spawnSync('mount', [...args, path], { encoding: 'utf8' })
@@ -55,7 +55,7 @@ function mount(t: Test, ...args: string[]): string {
   return path
 }
 
-/** Of the lines that the app has numbered and that are in the log: those that are missing, and those that are not whole. */
+/** Of the app's numbered lines in the log: how many are missing, and those that are incomplete. */
 function accountOf(log: string, size: number): { missing: number; cut: string[] } {
   const lines = log.split('\n').slice(0, -1)
   const numbers: number[] = []
@@ -71,7 +71,7 @@ function accountOf(log: string, size: number): { missing: number; cut: string[] 
 const SIZE = 900
 const CHATTY = { SIZE: String(SIZE), EVERY: '10' }
 
-/** 300 new connections a second while the log cannot be written, and when it can be again. */
+/** 300 new connections a second, while the log cannot be written and after it can be written again. */
 async function underLoad(
   t: Test,
   run: RedirectedRun,
@@ -90,7 +90,7 @@ async function underLoad(
   recover()
   await eventually(
     () => /warning: log lines were dropped: .*\napp\.1/.test(log()),
-    () => `the log goes on:\n${log().slice(-1000)}`,
+    () => `the log continues:\n${log().slice(-1000)}`,
   )
   await clients.stop()
   t.same(clients.failures, [], `${clients.answers} clients`)
@@ -108,7 +108,7 @@ async function underLoad(
   t.equal(
     told.reduce((sum, lines) => sum + lines, 0),
     dropped,
-    'the lines that say so tell all of it',
+    'the reported numbers add up',
   )
   await stop(run)
 }
@@ -134,7 +134,7 @@ void t.test('the reader of the log stops for 30 s under load', { timeout: LIMIT 
   await underLoad(t, run, 30, { recover: () => (reading = true), log })
 })
 
-// A chatty app's output filled the answer to a reload beyond what a session may hold, and the session was cut.
+// The output of a chatty app filled the answer to a reload beyond a session's limit, and the session was cut.
 void t.test('a reload of a chatty app whose log is not read', { timeout: LIMIT }, async (t) => {
   const reader = new SlowReader(t)
   const run = await RedirectedRun.start(t, `> ${reader.path} 2>&1`, { SIZE: '16000', EVERY: '40' })
@@ -142,14 +142,14 @@ void t.test('a reload of a chatty app whose log is not read', { timeout: LIMIT }
   for (const round of [1, 2]) {
     const dropped = await run.dropped()
     t.same((await redirected(t, '', ['reload', '--config', run.configFile])).code, 0, `reload ${round}`)
-    t.ok((await run.dropped()) >= dropped, 'the counter goes on')
+    t.ok((await run.dropped()) >= dropped, 'the counter continues')
   }
   const text = await reader.reads(/ reloads=2\n[^]*log lines were dropped/)
-  t.match(text, /program replaced/, 'what the broker says itself is not displaced by what the app prints')
+  t.match(text, /program replaced/, 'the broker’s own lines are not displaced by the app’s output')
   await stop(run)
 })
 
-// The master did nothing but read what the apps printed.
+// The master did nothing but read the apps' output.
 void t.test('apps that print at full speed into a log that is not read', { timeout: LIMIT }, async (t) => {
   const { path } = new SlowReader(t)
   const services = { web: {}, noisy: { command: ['yes'], instances: 2 } }
@@ -162,9 +162,9 @@ void t.test('apps that print at full speed into a log that is not read', { timeo
   t.same(await broker.program.exited, { code: 0, signal: null })
 })
 
-void t.test('a burst is written, not dropped, where the log is read', { timeout: LIMIT }, async (t) => {
+void t.test('a burst is written, not dropped, if the log is read', { timeout: LIMIT }, async (t) => {
   const file = join(temporaryFolder(t), 'log')
-  // 20 MB in one go: three times what fits into all buffers.
+  // 20 MB in one go: three times the size of all buffers.
   const run = await RedirectedRun.start(t, `> >(cat > ${file})`, {
     SIZE: '100',
     EVERY: '1000000',
@@ -207,19 +207,19 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   backend.kill('SIGKILL')
   await logsTo(file, 'backend deregistered')
 
-  // A worker that is started later.
+  // This worker is started later.
   renameSync(file, `${file}.2`)
   signal(broker.program.pid, 'SIGUSR1')
   await logsTo(file, 'log reopened')
   signal(await onlyWorker(t, broker), 'SIGKILL')
   await logsTo(file, 'accepting connections')
 
-  // A disk that is full in the middle of a line: a reload takes its start along.
+  // A disk that fills up in the middle of a line: after a reload, the new program still has the beginning of that line.
   const limit = async (size: number | string) => {
     for (const pid of [broker.program.pid, await onlyWorker(t, broker)])
       execFileSync('prlimit', ['--pid', String(pid), `--fsize=${size}:`])
   }
-  // The limit is that of every file: what a reload writes to others is less.
+  // The limit applies to every file: the other files that a reload writes are smaller.
   appendFileSync(file, '{}\n'.repeat(MIB / 3))
   const full = statSync(file).size + 10
   await limit(full)
@@ -233,14 +233,14 @@ void t.test('SIGUSR1 opens a log file again, also after a reload', { timeout: LI
   await limit('unlimited')
   await logsTo(file, 'reloaded')
   const lines = contents(file).split('\n').slice(0, -1)
-  t.match(JSON.parse(lines[0] ?? ''), { msg: /^status: / }, 'the line is begun again')
+  t.match(JSON.parse(lines[0] ?? ''), { msg: /^status: / }, 'the line is written again')
   for (const line of lines) t.doesNotThrow(() => JSON.parse(line) as unknown)
 
-  // What cannot be opened changes nothing.
+  // If the file cannot be opened, nothing changes.
   rmSync(file)
   mkdirSync(file)
   signal(broker.program.pid, 'SIGUSR1')
-  await eventually(async () => (await reload(t, broker)).success, 'it goes on')
+  await eventually(async () => (await reload(t, broker)).success, 'it continues')
   rmSync(file, { recursive: true })
   signal(broker.program.pid, 'SIGUSR1')
   await logsTo(file, 'log reopened')
@@ -265,7 +265,7 @@ void t.test('commands whose output cannot be written', { timeout: LIMIT }, async
 })
 
 void t.test(
-  'standard output is closed, or for reading, or goes to a reader that has gone',
+  'standard output is closed, or read-only, or a pipe without a reader',
   { timeout: LIMIT },
   async (t) => {
     for (const redirection of ['>&- 2>&-', '1< /dev/null', '> >(true)']) {
@@ -281,7 +281,7 @@ void t.test(
   },
 )
 
-// As below systemd (journald) and docker.
+// As under systemd (journald) and Docker.
 void t.test('standard output is a socket whose reader has stopped', { timeout: LIMIT }, async (t) => {
   const run = await RedirectedRun.start(t, '', { SIZE: '3900', EVERY: '20' }, [], { pauseOutput: true })
   const app = await run.answers()
@@ -311,21 +311,21 @@ void t.test('Ctrl-S in the terminal of baton run', { timeout: LIMIT, skip: noScr
   await eventually(() => !exists(master), 'SIGTERM is obeyed')
 })
 
-// Node aborted when it ended: it restores the terminal's settings, and there was none any more.
-void t.test('a terminal that is closed', { timeout: LIMIT }, async (t) => {
+// Node aborted at exit: it restores the terminal's settings, and the terminal was gone.
+void t.test('a closed terminal', { timeout: LIMIT }, async (t) => {
   const { terminal, run, exitCode } = await RedirectedRun.inTerminal(t, { SIZE: '900', EVERY: '10' })
   const master = parentOf(await run.answers())
   await terminal.hangUp()
-  // The shell in between keeps the kernel's; an interactive one passes it on to its jobs.
+  // The shell in between absorbs the kernel's SIGHUP; an interactive one forwards it to its jobs.
   signal(master, 'SIGHUP')
   await eventually(() => existsSync(exitCode) && readFileSync(exitCode, 'utf8') !== '', 'it ends')
   t.equal(readFileSync(exitCode, 'utf8'), '0\n')
 })
 
-// It is the terminal or the pipe of another user: it cannot be opened again, and its flags are not ours to change.
+// It is another user's terminal or pipe: it cannot be reopened, and its flags must not be changed.
 const onlyAsRoot = {
   timeout: LIMIT,
-  skip: !canBeNobody && 'needs root, and a repository that everybody can read',
+  skip: !canBeNobody && 'needs root, and a world-readable repository',
 }
 void t.test('a pipe that only its owner may open', onlyAsRoot, async (t) => {
   const reader = new SlowReader(t)
@@ -366,10 +366,10 @@ void t.test(
     const successor = await run.answers(app)
     t.ok(successor)
     const refused = await redirected(t, '', ['reload', '--config', run.configFile])
-    t.match(refused, { code: 1, lines: [/the log cannot be written: its disk does not answer/] })
+    t.match(refused, { code: 1, lines: [/the log cannot be written: its disk does not respond/] })
     t.equal(await run.answers(), successor)
     thaw()
-    await eventually(() => /log lines were dropped/.test(readFileSync(file, 'latin1')), 'the log goes on')
+    await eventually(() => /log lines were dropped/.test(readFileSync(file, 'latin1')), 'the log continues')
     t.same((await redirected(t, '', ['reload', '--config', run.configFile])).code, 0)
     t.equal(await run.answers(), successor)
     await stop(run)

@@ -28,7 +28,7 @@ async function check(): Promise<readonly Result[]> {
   return JSON.parse(await text(child.stdout)) as Result[]
 }
 
-/** The rules of the model's README, each with the files that keep it. */
+/** The rules in the model's README, each with the files that implement it. */
 function rules(): { name: string; files: string[] }[] {
   const readme = readFileSync(join(root, 'docs/internals/model/README.md'), 'utf8')
   return [...readme.matchAll(/^\| `(\w+)` \|.*$/gm)].map(([line, name = '']) => ({
@@ -37,7 +37,7 @@ function rules(): { name: string; files: string[] }[] {
   }))
 }
 
-void t.test('the model checker is here where it has to be', (test) => {
+void t.test('the model checker is installed where it is required', (test) => {
   if (process.env['CI']) test.equal(missing, false, 'CI installs spin and gcc')
   test.end()
 })
@@ -70,12 +70,12 @@ void t.test('the model of the handoff', { skip: missing, timeout: LIMIT }, async
     )
   }
 
-  // LANE_EOF is the second lock on a door: its run is there to hold.
+  // LANE_EOF is redundant protection: the model is expected to hold without it.
   const tried = new Set(results.map(({ name }) => name))
   for (const { name } of rules()) test.ok(tried.has(`without ${name}`), `${name} is taken out once`)
 })
 
-void t.test('the code names each rule of the model where it keeps it', (test) => {
+void t.test('the code names each rule of the model where it implements it', (test) => {
   test.ok(rules().length > 0)
   for (const { name, files } of rules()) {
     test.ok(files.length > 0, `${name} is kept somewhere`)

@@ -9,8 +9,8 @@ import { eventually } from '../support/eventually.ts'
 import { cleanEnvironment, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// Next.js's custom server under `baton run`. Apart from the other apps: it is 340 MB, which whoever works on Baton need not have
-// among his own packages, so the test installs it for itself.
+// Next.js's custom server under `baton run`. Separate from the other apps: its 340 MB should not be a dependency of everyone
+// who works on Baton, so the test installs it itself.
 
 const run = promisify(execFile)
 

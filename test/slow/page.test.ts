@@ -13,15 +13,15 @@ import { temporaryFolder } from '../support/process.ts'
 import { visit } from '../support/visit.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// The page of the admin server in a real browser, in front of a real broker with real backends.
+// The admin server's page in a real browser, with a real broker and real backends.
 
 const LIVE = `document.querySelector('#feed').dataset.state === 'live'`
 const OPEN = `document.querySelector('#ask').open`
 
-/** One browser for all of them; it starts while the broker does. */
+/** One browser for all tests; it starts while the broker does. */
 const chromium = Chromium.start(t)
 
-/** Roles that nobody can use, or find, without a name. */
+/** Roles that are unusable, or cannot be found, without a name. */
 const NAMED = new Set([
   'button',
   'link',
@@ -35,12 +35,12 @@ const NAMED = new Set([
   'form',
 ])
 
-/** An expression: the row of a backend, by its slot. */
+/** An expression: a backend's row, by slot. */
 function rowOf(slot: string): string {
   return `[...document.querySelectorAll('.backends tbody tr')].find((row) => row.querySelector('th').innerText === '${slot}')`
 }
 
-/** An expression: the text of a cell of that row. */
+/** An expression: the text of a cell in that row. */
 function cellOf(slot: string, title: string): string {
   return `${rowOf(slot)}?.querySelector('[data-label="${title}"]').innerText`
 }
@@ -49,26 +49,26 @@ function drainButton(slot: string): string {
   return `button[aria-label="Drain ${slot}"]`
 }
 
-/** An expression: the figure beside this word, in the facts of a service. */
+/** An expression: the figure next to this word, in a service's facts. */
 function factOf(service: string, word: string): string {
   return `[...document.querySelectorAll('[aria-labelledby="service-${service}"] .facts div')]
     .find((fact) => fact.querySelector('dt').innerText === '${word}')?.querySelector('dd').innerText`
 }
 
-/** An expression: what a chart says that it shows. */
+/** An expression: a chart's description of what it shows. */
 function chartOf(service: string, title: string): string {
   return `document.querySelector('[aria-labelledby="service-${service}"] svg[aria-label^="${title}"]').getAttribute('aria-label')`
 }
 
-/** Asserts that nothing needs to be scrolled sideways. */
+/** Asserts that nothing needs horizontal scrolling. */
 async function fits(t: Test, tab: Tab, width: number, what: string): Promise<void> {
   await tab.viewport(width, 700)
   t.equal(await tab.evaluate('document.documentElement.scrollWidth'), width, what)
 }
 
-/** Where Tab leads from the top of the page, until it leaves it. */
+/** The elements reached by Tab, from the top of the page until focus leaves it. */
 async function tabOrder(tab: Tab): Promise<string[]> {
-  // The browser goes on from where the last click was; the body comes before everything.
+  // The browser continues from the last click; the body comes before everything.
   await tab.evaluate(
     `(document.body.tabIndex = -1, document.body.focus(), document.body.removeAttribute('tabindex'))`,
   )
@@ -84,7 +84,7 @@ async function tabOrder(tab: Tab): Promise<string[]> {
   return reached
 }
 
-void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }, async (t) => {
+void t.test('the page shows a working broker, and controls it', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: {
       listeners: ['web', 'idle'].map((name) => ({
@@ -103,7 +103,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
   const tab = await (await chromium).open()
   await tab.viewport(1280, 800)
 
-  await t.test('it loads without a complaint, under a strict policy, and is live', async (t) => {
+  await t.test('it loads without errors, under a strict policy, and is live', async (t) => {
     const { headers } = await fetch(broker.admin)
     const policy = headers.get('content-security-policy') ?? ''
     t.match(policy, /default-src 'none'.*script-src 'self'.*frame-ancestors 'none'/)
@@ -132,7 +132,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.match(await tab.text('#services'), broker.address())
   })
 
-  await t.test('figures move with the load, and a client that waits is seen', async (t) => {
+  await t.test('figures follow the load, and a held client is shown', async (t) => {
     t.match(await tab.evaluate(chartOf('web', 'Handoffs per second')), /at most 0$/)
     const stays = await visit(t, broker)
     await stays.answer()
@@ -152,7 +152,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.same(tab.complaints, [])
   })
 
-  await t.test('the record of a connection is found by its id, step by step', async (t) => {
+  await t.test('the record of a connection is found by id, step by step', async (t) => {
     const client = await visit(t, broker)
     const { connection } = JSON.parse((await client.answer()).body) as { connection: string }
     await tab.click('#lookup-id')
@@ -176,9 +176,9 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     await tab.evaluate(`document.querySelector('#lookup-id').value = '01ARZ3NDEKTSV4RRFFQ69G5FAV'`)
     await tab.click('#lookup button')
     await tab.until(`document.querySelector('#lookup-problem').innerText.includes('BATON_ERR_')`)
-    t.equal(tab.complaints.splice(0).length, 1, 'the browser tells of the 404 itself')
+    t.equal(tab.complaints.splice(0).length, 1, 'the browser logs the 404 itself')
 
-    // The list that comes takes the place of the one that may be there, under whatever is clicked meanwhile.
+    // A new list replaces the old one, under whatever is clicked meanwhile.
     await tab.evaluate(`document.querySelector('#list').firstElementChild?.setAttribute('data-old', '')`)
     await tab.click('#filter-again')
     await tab.until(`document.querySelectorAll('#list table:not([data-old]) tbody tr').length === 15`)
@@ -229,7 +229,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     )
     t.ok(wanted.length > 10)
     t.same(await tabOrder(tab), wanted)
-    // By the keyboard: whether a browser shows a focus that a script has set depends on what was done before.
+    // With the keyboard: whether a browser shows a focus set by a script depends on the input before it.
     for (let count = 0; count <= wanted.length; count++) {
       await tab.press('Tab')
       if ((await tab.evaluate('document.activeElement.id')) === 'reload') break
@@ -248,7 +248,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.equal(await tab.evaluate('document.activeElement.id'), 'ask-confirm')
     await tab.press('Escape')
     await tab.until(`!${OPEN}`)
-    t.equal(await tab.evaluate('document.activeElement.id'), 'reload', 'back where it was')
+    t.equal(await tab.evaluate('document.activeElement.id'), 'reload', 'focus is back')
   })
 
   await t.test('it fits a phone, with a record and the dialog open', async (t) => {
@@ -293,7 +293,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     })
   }
 
-  await t.test('drain asks first, then drains', async (t) => {
+  await t.test('drain asks for confirmation, then drains', async (t) => {
     const find = async () =>
       (await broker.status()).services[0]?.backends.find(({ slot }) => slot === 'web-1')
     const stateOf = async () => (await find())?.state
@@ -319,7 +319,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
       `document.querySelector('#ask-outcome').innerText.includes('BATON_ERR_ADMIN_BAD_REQUEST')`,
     )
     t.equal(await stateOf(), 'ready', 'nor then')
-    t.equal(tab.complaints.splice(0).length, 1, 'the browser tells of the 400 itself')
+    t.equal(tab.complaints.splice(0).length, 1, 'the browser logs the 400 itself')
     await tab.evaluate(`document.querySelector('#ask-deadline').value = ''`)
     await tab.click('#ask-deadline')
     await tab.type('20s')
@@ -331,7 +331,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     await tab.click('#ask-cancel')
     await tab.until(`${cellOf('web-1', 'State')}?.includes('draining')`)
     await tab.until(`document.querySelector('#change-list').innerText.includes('web-1')`)
-    t.match(await tab.text('#announcer'), /web-1/, 'and it is said')
+    t.match(await tab.text('#announcer'), /web-1/, 'and it is shown')
     for (const upload of uploads) {
       upload.send('x')
       t.equal((await upload.answer()).status, 200, 'served to the end')
@@ -339,7 +339,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     await tab.until(`!${rowOf('web-1')}`)
   })
 
-  await t.test('reload says what came of it, and the page goes on with the next worker', async (t) => {
+  await t.test('reload shows its result, and the page continues with the next worker', async (t) => {
     const before = await broker.status()
     await tab.click('#reload')
     await tab.click('#ask-confirm')
@@ -360,8 +360,8 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
     t.equal((await broker.status()).broker.id, after.broker.id)
   })
 
-  await t.test('without a stream of events it asks for the status', async (t) => {
-    // What stands between browser and broker may not let a stream through.
+  await t.test('without an event stream it polls the status', async (t) => {
+    // Proxies between browser and broker may not pass a stream through.
     const proxy = createServer((incoming, outgoing) => {
       if (incoming.url === '/api/v1/events') {
         outgoing.writeHead(502).end()
@@ -391,7 +391,7 @@ void t.test('the page shows a broker at work, and steers it', { timeout: LIMIT }
   await tab.close()
 })
 
-void t.test('with a token, and with a broker that goes and comes back', { timeout: LIMIT }, async (t) => {
+void t.test('with a token, and with a broker that stops and starts again', { timeout: LIMIT }, async (t) => {
   const tokenFile = join(temporaryFolder(t), 'token')
   writeFileSync(tokenFile, 'open-sesame\n', { mode: 0o600 })
   const admin = { listen: '127.0.0.1:0', tokenFile }
@@ -415,7 +415,7 @@ void t.test('with a token, and with a broker that goes and comes back', { timeou
       `[localStorage.length, sessionStorage.length, document.cookie, location.href.includes('sesame'), document.querySelector('#token').value]`,
     ),
     [0, 0, '', false, ''],
-    'the token is in memory alone',
+    'the token is only in memory',
   )
 
   await broker.die()

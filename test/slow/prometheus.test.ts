@@ -13,7 +13,7 @@ import { cleanEnvironment, Program, root, temporaryFolder } from '../support/pro
 import { selectorsOf } from '../support/promql.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// What lies in examples/prometheus, with Prometheus' own tools and a real Prometheus, on a real broker.
+// The files in examples/prometheus, with Prometheus' own tools and a real Prometheus, against a real broker.
 
 const folder = join(root, 'examples/prometheus')
 const example = (file: string) => readFileSync(join(folder, file), 'utf8')
@@ -53,7 +53,7 @@ interface Dashboard {
 }
 const dashboard = JSON.parse(example('dashboard.json')) as Dashboard
 
-/** What Grafana puts in the place of its variables when everything is chosen. */
+/** Replaces the dashboard's variables as Grafana does when everything is selected. */
 function filled(expression: string): string {
   return expression.replaceAll('$__rate_interval', '1m').replaceAll(/\$(?:job|instance|service)\b/g, '.*')
 }
@@ -66,7 +66,7 @@ const expressions = [
   ...dashboard.annotations.list.map(({ expr }) => ({ from: 'annotation', expr: filled(expr) })),
 ]
 
-/** Prometheus' own, about each scrape. */
+/** Prometheus' own metric about each scrape. */
 const OF_PROMETHEUS = 'up'
 
 const missing =
@@ -82,7 +82,7 @@ async function promtool(...args: string[]): Promise<{ code: number; said: string
   return { code, said }
 }
 
-void t.test('promtool: the rules are rules, and true when they should be', missing, async (t) => {
+void t.test('promtool: the rules are valid, and fire when they should', missing, async (t) => {
   for (const args of [
     ['check', 'rules', '--lint=all', '--lint-fatal', 'alerts.yml'],
     ['check', 'config', 'prometheus.yml'],
@@ -93,7 +93,7 @@ void t.test('promtool: the rules are rules, and true when they should be', missi
   }
 })
 
-void t.test('every alert fires in a test, does not in another, and is in the docs', async (t) => {
+void t.test('every alert fires in one test, does not fire in another, and is in the docs', async (t) => {
   interface Case {
     readonly alertname: string
     readonly exp_alerts: readonly unknown[]
@@ -122,7 +122,7 @@ void t.test('every alert fires in a test, does not in another, and is in the doc
   )
 })
 
-void t.test('the dashboard can be imported, and asks for what it declares', async (t) => {
+void t.test('the dashboard can be imported, and uses what it declares', async (t) => {
   t.match(dashboard, { uid: 'baton', title: 'Baton' })
   t.notOk('id' in dashboard, 'Grafana gives one')
   const variables = new Set(dashboard.templating.list.map(({ name }) => name))
@@ -131,7 +131,7 @@ void t.test('the dashboard can be imported, and asks for what it declares', asyn
   t.equal(new Set(panels.map(({ id }) => id)).size, panels.length)
   for (const [index, panel] of panels.entries()) {
     const { title, description = '', type, targets = [], gridPos } = panel
-    if (type !== 'row') t.match(description, /\.$/, `${title}: what it tells`)
+    if (type !== 'row') t.match(description, /\.$/, `${title}: its description`)
     t.ok(gridPos.x + gridPos.w <= 24, `${title}: within the page`)
     for (const other of panels.slice(index + 1))
       t.notOk(overlap(gridPos, other.gridPos), `${title}, ${other.title}`)
@@ -178,13 +178,13 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
     t.equal(new Set(own.map(([, help]) => help)).size, own.length)
     for (const [name = '', help] of own) t.match(help, /^[A-Z].{10,}\.$/, name)
     for (const [name = '', type] of types) {
-      t.equal(name.endsWith('_total'), type === 'counter', `${name}: counters, and they alone, end in _total`)
+      t.equal(name.endsWith('_total'), type === 'counter', `${name}: counters, and only they, end in _total`)
       if (type === 'histogram') t.match(name, /_seconds$/)
     }
   })
 
   await t.test(
-    'every metric of the rules, of their tests and of the dashboard is one that it has',
+    'every metric in the rules, in their tests and in the dashboard exists in the broker',
     async (t) => {
       const names = new Set([...exposition.matchAll(/^([a-z]\w*)[{ ]/gm)].map(([, name]) => name))
       const used = expressions.flatMap(({ from, expr }) =>
@@ -225,12 +225,12 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
       const { status, error } = await ask(expr)
       t.equal(status, 'success', `${from}: ${expr}: ${error}`)
     }
-    // Values of labels too: series are there from the start, with 0.
+    // Label values too: series exist from the start, with 0.
     const selectors = new Set(
       expressions.flatMap(({ expr }) => selectorsOf(expr).map(({ selector }) => selector)),
     )
     for (const selector of selectors) t.not((await ask(selector)).data.result.length, 0, selector)
-    // Not every panel has something to show on a quiet broker, but these always do.
+    // Not every panel has data on a quiet broker, but these always do.
     for (const { title, type, targets = [] } of dashboard.panels.filter(
       ({ type: each }) => each === 'stat',
     )) {
@@ -258,7 +258,7 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
     )
     const all = await evaluated()
     t.equal(all.length, rules.length)
-    // The event loop of a machine that is busy with something else does lag.
+    // On a busy machine the event loop does lag.
     const pending = ['BatonNoReadyBackend', 'BatonEventLoopLag']
     for (const { name, health, state, lastError } of all) {
       t.equal(health, 'ok', `${name}: ${lastError}`)
@@ -267,7 +267,7 @@ void t.test('with a real broker', { timeout: LIMIT, ...missing }, async (t) => {
   })
 })
 
-/** The configuration that a user would copy, with another target, and seconds instead of quarters of a minute. */
+/** The configuration that a user would copy, with another target, and with seconds instead of quarters of a minute. */
 async function startPrometheus(t: Test, broker: Broker): Promise<string> {
   const own = temporaryFolder(t)
   const config = example('prometheus.yml')

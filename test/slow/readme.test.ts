@@ -15,7 +15,7 @@ const pages = [
 
 t.setTimeout(LIMIT)
 
-void t.test('the tour of the README is true', { timeout: LIMIT }, async (t) => {
+void t.test('the tour of the README works', { timeout: LIMIT }, async (t) => {
   t.same(
     [...new Set(tourOf('README.md').map(({ target }) => target))],
     ['terminal-1', 'server.js', 'terminal-2'],
@@ -26,7 +26,7 @@ void t.test('the tour of the README is true', { timeout: LIMIT }, async (t) => {
 
   const greeted = tour.lines('terminal-2').filter((line) => /^Hello from \d+$/.test(line))
   t.equal(greeted.length, 2)
-  // The page's app has the half second of the default to take a client; on a busy machine that may not do, and the other
+  // The page's app has the default half second to take a client; on a busy machine that may be too short, and the other
   // process gets it.
   const inTime = !tour.lines('terminal-1').some((line) => line.includes('no ACK by the deadline'))
   if (inTime) t.not(greeted[0], greeted[1], 'under baton run, two processes of the app have answered')

@@ -24,11 +24,11 @@ import { allServed, type ServiceStatus, serviceNow, statusNow, visitorsOf } from
 import { LIMIT } from '../support/limits.ts'
 import { signal } from '../support/signal.ts'
 
-/** No time of the product's is to be over before a busy machine has done its work. */
+/** No deadline of the product may expire before a busy machine has done its work. */
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
 const listener = (name: string) => ({ name, listen: '127.0.0.1:0', protocol: 'http', service: name })
 
-/** The worker that has this role, once there is one. */
+/** The worker with this role, once there is one. */
 async function workerThatIs(
   t: Test,
   broker: Broker,
@@ -48,7 +48,7 @@ function namesOf({ backends }: ServiceStatus): unknown[] {
     .map(({ id, slot, pid }) => ({ id, slot, pid }))
 }
 
-/** The way of one backend to its broker: while it is shut, the backend goes on where it is registered, and cannot move. */
+/** One backend's path to its broker: while it is shut, the backend stays where it is registered, and cannot move. */
 class Door {
   readonly #control: string
   readonly path: string
@@ -68,12 +68,12 @@ class Door {
   }
 }
 
-void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT }, async (t) => {
+void t.test('one broker, and past bugs of reloads', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
     listeners: [listener('web')],
     services: {
       web: { ...PATIENT, balance: 'round-robin' },
-      // Its checks are never answered but for one.
+      // Its checks are never answered, except one.
       checked: { ...PATIENT, healthCheck: { path: '/wait', interval: '50ms', timeout: '10m' } },
     },
   })
@@ -95,17 +95,17 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
         ({ msg, pid, peerPid }) =>
           msg === 'backend registered' && peerPid === backend.pid && (at ?? pid) === pid,
       ).length
-  /** Asks for a reload that cannot end, for who comes by the door cannot move; the successor has the others when this resolves. */
+  /** Requests a reload that cannot finish, because the backend behind the door cannot move. Resolves once the successor has the others. */
   const beginReload = async (t: Test, others: readonly Program[]) => {
-    // A master does not wait for long for backends to move: after two seconds the successor serves, and is `starting` no more.
-    // A backend that is stopped is not waited for either, once it has missed three heartbeats.
+    // A master does not wait long for backends to move: after two seconds the successor serves, and is no longer `starting`.
+    // It also stops waiting for a stopped backend after three missed heartbeats.
     scene.begin('patient-master')
     door.shut()
     const session = await openSession(t, broker)
-    const replaced = logged(broker, 'program replaced, reload goes on') + 1
+    const replaced = logged(broker, 'program replaced, reload continues') + 1
     session.send('reload\n')
-    // A session that asks for the status while the program is replaced would be cut.
-    await logs(broker, 'program replaced, reload goes on', replaced)
+    // A session that requests the status while the program is being replaced would be cut.
+    await logs(broker, 'program replaced, reload continues', replaced)
     const successor = await workerThatIs(t, broker, 'starting')
     await eventually(
       () => others.every((backend) => registrations(backend, successor) === 1),
@@ -120,8 +120,8 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
   await broker.backends(2)
   const known = namesOf(await serviceNow(broker, 'web'))
 
-  // Each line that was answered at once was obeyed from within the answer to the one before it: a few thousand of them in one write were
-  // deeper than the stack.
+  // Each line that could be answered immediately was handled inside the answer to the line before: a few thousand lines in one
+  // write overflowed the stack.
   await t.test('many lines in one write do not end the master', async (t) => {
     const session = await openSession(t, broker)
     session.send(`prompt\n${'x\n'.repeat(2000)}quit\n`)
@@ -130,10 +130,10 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     t.match(await masterStatus(t, broker), { master: { busy: null } })
   })
 
-  // Backends that were asked to move still had their link to the worker before the reload, and got a second one there when the successor
-  // died: under another id and another slot, with all of their connections as its load.
+  // Backends that were asked to move still had their link to the old worker, and got a second one there when the successor
+  // died: with another id and slot, and with all of their connections counted as its load.
   await t.test(
-    'backends that have moved to a worker which dies are back under their names, once',
+    'backends that moved to a worker that dies return once each, under their old names',
     async (t) => {
       const kept = await visit(t, broker)
       await kept.answer()
@@ -155,8 +155,8 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     },
   )
 
-  // While a reload waited for a backend that did not move, the worker before it was killed: its replacement and the reload's own worker
-  // both served from then on, with the backends at one of them, and every other client waited in vain.
+  // While a reload waited for a backend that did not move, the old worker was killed: from then on both its replacement and the
+  // reload's own worker served, the backends were registered with one of them, and every second client was never served.
   await t.test('a worker that is killed during a reload is replaced once', async (t) => {
     const before = await onlyWorker(t, broker)
     const { session, successor } = await beginReload(t, [moving, checked])
@@ -165,13 +165,13 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
       (line) => line.includes('"accepting connections"') && line.includes(`"pid":${successor},`),
       'that the successor serves',
     )
-    // A health check that takes its time left a moment after each reload in which no backend was ready.
-    await t.test('a backend that was healthy need not prove it anew after a reload', async (t) => {
+    // After each reload, a slow health check left a moment in which no backend was ready.
+    await t.test('a healthy backend stays healthy over a reload', async (t) => {
       const [, text] = await askAdmin(broker, '/api/v1/services/checked')
       t.match(JSON.parse(text), { backends: [{ state: 'ready' }] }, 'at the very moment')
       t.equal((await statusNow(broker)).broker.pid, successor)
     })
-    t.equal(session.received, '', 'it is not done before the last backend has moved')
+    t.equal(session.received, '', 'it is not finished before the last backend has moved')
     endReload()
     await session.ended
     t.match(session.received, /^Success=1\n/)
@@ -183,8 +183,8 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     t.match(await masterStatus(t, broker), { workers: [{ pid: successor, role: 'serving' }] })
   })
 
-  // A client that was with a stuck backend came back to its worker when the successor, to whom it belonged by then, was dead: it was
-  // reset, with a backend ready beside it.
+  // A client was with a stuck backend and returned to its worker after the successor, which owned it by then, had died: it was
+  // reset although another backend was ready.
   await t.test('a client that comes back to a worker whose successor is dead is served', async (t) => {
     const [stuck, other] = [moving, staying]
     stuck.kill('SIGSTOP')
@@ -195,7 +195,7 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     )
     const session = await openSession(t, broker)
     session.send('reload\n')
-    // A reload said that it was done while a backend had not moved.
+    // A reload reported success although a backend had not moved.
     await session.ended
     t.match(session.received, /^Success=0\n/)
     t.match(
@@ -211,7 +211,7 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
       (line) => line.includes('"worker died"') && line.includes(`"workerPid":${successor},`),
       'that the successor is dead',
     )
-    // The lane of a backend that is dead is read back.
+    // The lane of a dead backend is read back.
     stuck.kill('SIGKILL')
     for (const client of clients) {
       t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(other.pid) } })
@@ -219,8 +219,8 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
     await onlyWorker(t, broker)
   })
 
-  // To find the runtime folder is all that these commands need, and a broken file is when they are needed.
-  await t.test('a broker is stopped although its configuration file is broken by now', async (t) => {
+  // These commands only need the runtime folder, and a broken configuration file is exactly when they are needed.
+  await t.test('a broker can be stopped although its configuration file is broken', async (t) => {
     configure(broker, { listeners: [] })
     const command = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
     t.equal((await command.exited).code, 1)
@@ -231,8 +231,8 @@ void t.test('one broker, and what has gone wrong with reloads', { timeout: LIMIT
   })
 })
 
-// The start used to clear the way for its sockets, and took a file of the user's with it.
-void t.test('a file in the place of a socket is left alone', { timeout: LIMIT }, async (t) => {
+// The start used to remove whatever was at the path of its sockets, including a user's file.
+void t.test('a file at the path of a socket is left alone', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const run = join(folder, 'run')
   mkdirSync(run, { mode: 0o700 })
@@ -257,7 +257,7 @@ void t.test('a file in the place of a socket is left alone', { timeout: LIMIT },
   t.equal(readFileSync(join(run, 'master.sock'), 'utf8'), 'precious')
 })
 
-void t.test('managed backends, and a table of descriptors that is full', { timeout: LIMIT }, async (t) => {
+void t.test('managed backends, and a full descriptor table', { timeout: LIMIT }, async (t) => {
   const streams = {
     ...PATIENT,
     command: [process.execPath, join(root, 'test/programs/stream-backend.mjs')],
@@ -289,28 +289,28 @@ void t.test('managed backends, and a table of descriptors that is full', { timeo
       return client
     }),
   )
-  /** An instance, and the client to whom it has something to say. */
+  /** An instance, and a client that it still has to answer. */
   const served = (instance: string) => {
     const pid = managed.find((each) => each.instance === instance)?.pid
     const client = clients.find(({ received }) => received.includes(`x-pid: ${pid}\r\n`))
-    if (client === undefined) throw new Error(`nobody is served by ${instance}`)
+    if (client === undefined) throw new Error(`no client is served by ${instance}`)
     return { pid, client }
   }
   const [second, third, gone] = [served('web.2'), served('web.3'), served('gone.1')]
   const end = (pid: unknown) =>
     broker.program.messages().find(({ msg, peerPid }) => msg === 'backend process ended' && peerPid === pid)
   const drains = async (t: Test, { pid, client }: ReturnType<typeof served>) => {
-    t.equal(client.open, true, 'its answer goes on')
+    t.equal(client.open, true, 'its response continues')
     t.equal(end(pid), undefined)
     client.socket.destroy()
     await eventually(() => end(pid) !== undefined, 'it ends with its last answer')
     t.match(end(pid), { code: 0, signal: null }, 'by itself')
   }
 
-  // A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with everybody
-  // who waited there. And the successor had filled its own table from the kernel's queue by then, so that descriptors were lost on
-  // the way.
-  await t.test('a reload loses nobody when descriptors are short', async (t) => {
+  // A leaving worker duplicated 200 descriptors at a time to pass them on, more than the reserve had: EMFILE ended it, with every
+  // client held there. By then the successor had filled its own table from the accept queue, so descriptors were lost in
+  // transit.
+  await t.test('a reload loses no client when descriptors are short', async (t) => {
     const waiting = await visitorsOf(t, broker.port('crowd'), 700)
     await broker.program.message('cannot accept; clients wait in the kernel')
     const { held } = await serviceNow(broker, 'crowd')
@@ -320,8 +320,8 @@ void t.test('managed backends, and a table of descriptors that is full', { timeo
     await allServed(t, broker, 'crowd', waiting)
   })
 
-  // A backend that drains does not register any more. When the worker that had seen it begin was gone, the master took that for a drain
-  // that is done, and an app without a handler of SIGTERM was cut off in the middle of its answers.
+  // A draining backend does not register again. When the worker that had seen the drain begin was gone, the master assumed that
+  // the drain was complete, and an app without a SIGTERM handler was killed in the middle of its responses.
   await t.test(
     'a managed backend drains to its end under a worker whose successor does not know the service',
     (t) => drains(t, gone),

@@ -24,9 +24,9 @@ import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT } from '../support/limits.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// What a reload takes over, and what it refuses; a refusal changes nothing.
+// Changes that a reload applies, and those it refuses; a refusal changes nothing.
 
-/** No time of the product's is to be over before a busy machine has done its work. */
+/** No deadline of the product may expire before a busy machine has done its work. */
 const PATIENT = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
 const web = { name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }
 const swapped = { ...web, name: 'swapped' }
@@ -34,7 +34,7 @@ const doomed = { ...web, name: 'doomed' }
 
 void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
-    // A worker that is stopped here goes on later.
+    // A worker that is stopped here continues later.
     workerTimeout: '1h',
     listeners: [web, swapped, doomed],
     services: { web: PATIENT },
@@ -43,7 +43,7 @@ void t.test('one broker is reloaded again and again', { timeout: LIMIT }, async 
   const backend = await startBackend(t, broker)
   const kept = await visit(t, broker)
   t.match(await kept.answer(), { status: 200 })
-  await t.test('what cannot be taken over changes nothing', (t) => refusals(t, scene, backend, kept))
+  await t.test('a refused configuration changes nothing', (t) => refusals(t, scene, backend, kept))
   await t.test('listeners and services come, change and go', (t) => changes(t, broker, backend))
   t.match(await kept.get(), { status: 200 }, 'a kept connection has noticed nothing')
 })
@@ -96,7 +96,7 @@ async function refusals(t: Test, scene: Sabotaged, backend: Program, kept: Clien
       descriptors.set(title, openDescriptors(broker.program.pid))
     })
   }
-  await t.test('the command says why and ends with 1', async (t) => {
+  await t.test('the command prints the reason and exits with 1', async (t) => {
     configure(broker, { listerners: [] })
     const command = new Program(t, process.execPath, [batonCommand, 'reload', '--config', broker.configFile])
     t.equal((await command.exited).code, 1)
@@ -134,7 +134,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
     before = worker
   }
 
-  await t.test('POST /api/v1/reload: then a good one is done', async (t) => {
+  await t.test('POST /api/v1/reload: a refused one, then a valid one', async (t) => {
     configure(broker, { services, listeners: [web, { ...swapped, service: 'other' }, doomed, extra] })
     const [status, body] = await askAdmin(broker, '/api/v1/reload', 'POST')
     t.equal(status, 200, 'answered by the worker that was asked, over the connection that it came on')
@@ -160,11 +160,11 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
   })
   const path = join(broker.folder, 'web.sock')
   const left = await portOf('extra')
-  await t.test('one goes: who waits in its queue is served, and nobody else gets in', async (t) => {
+  await t.test('one is removed: clients in its queue are served, and no others get in', async (t) => {
     t.equal(await ask(broker.port('doomed')), first.pid)
     signal(before, 'SIGSTOP')
     t.teardown(() => {
-      // It may have ended.
+      // It may have exited.
       if (exists(before)) signal(before, 'SIGCONT')
     })
     const waiting = await Promise.all(
@@ -180,12 +180,12 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
         '--config',
         broker.configFile,
       ])
-      // Its backends cannot move while it is stopped, and the reload is not done before they have.
+      // Its backends cannot move while it is stopped, and the reload waits for them.
       await logs(broker, 'accepting connections', accepting + 1)
       t.ok(waiting.every(({ open, received }) => open && received === ''))
       signal(before, 'SIGCONT')
       t.same(await exited, { code: 0, signal: null })
-      t.match(lines[0], /^program replaced, reload goes on\b/)
+      t.match(lines[0], /^program replaced, reload continues\b/)
       t.match(lines.at(-1), /^reloaded\b/)
     })
     for (const client of waiting) t.equal((await client.answer()).headers['x-pid'], `${first.pid}`)
@@ -201,7 +201,7 @@ async function changes(t: Test, broker: Broker, first: Program): Promise<void> {
   t.ok(program.running && existsSync(control))
 }
 
-/** How a connection attempt ends. */
+/** The result of a connection attempt. */
 async function refused(t: Test, port: number): Promise<string> {
   return new Client(t, { host: '127.0.0.1', port }).ended
 }

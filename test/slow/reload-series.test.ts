@@ -17,7 +17,7 @@ import { openDescriptors } from '../support/proc.ts'
 import { Program, root } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// Many reloads one after the other, without a pause, under load.
+// Many reloads back to back, under load.
 
 interface Results {
   readonly connections: number
@@ -25,7 +25,7 @@ interface Results {
   readonly failures: readonly { kind: 'kept' | 'fresh'; failure: string }[]
 }
 
-/** Clients of both kinds; what resolves stops them. */
+/** Starts clients of both kinds; resolves with a function that stops them. */
 async function startClients(t: Test, broker: Broker, kept: number): Promise<() => Promise<Results>> {
   const args = `--port ${broker.port()} --kept ${kept} --fresh 2 --pause 10`.split(' ')
   const program = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
@@ -45,7 +45,7 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
   if (!success) throw new Error(`the reload failed:\n${log.join('\n')}`)
 }
 
-/** `npm run test:long` asks for 20. More than the two that come first. */
+/** `npm run test:long` sets 20. Must exceed the two that come first. */
 const RELOADS = Number(process.env['RELOADS'] ?? 4)
 
 void t.test(
@@ -66,7 +66,7 @@ void t.test(
         backends: backends.map((backend) => openDescriptors(backend.pid)),
       }
     }
-    // What a program has open for good it has after the second.
+    // After the second reload, a program has opened everything that it keeps open permanently.
     for (let number = 1; number <= 2; number++) await succeed(t, broker)
     const before = await descriptors()
     const stop = await startClients(t, broker, 16)
@@ -93,7 +93,7 @@ void t.test(
       t.equal(values.get('baton_handoff_duration_seconds_count{service="web"}'), connections)
       t.equal(values.get('baton_reloads_total{result="success"}'), RELOADS)
     })
-    await t.test('there was no moment without a backend: nobody had to wait for one', async (t) => {
+    await t.test('there was always a backend: no client was held', async (t) => {
       const held = [...(await samples(broker))].filter(
         ([series, value]) => series.startsWith('baton_fallbacks_total{') && value > 0,
       )

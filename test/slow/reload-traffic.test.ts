@@ -9,11 +9,11 @@ import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 
-// What clients and who scrapes notice of a reload: nothing.
+// Clients and scrapers notice nothing of a reload.
 
 const MINUTE = 60_000
 
-/** How often what may go wrong by chance is done; `npm run test:long` sets it. */
+/** Repetitions of cases that may fail by chance; `npm run test:long` sets it. */
 const TURNS = process.env['RELOADS'] === undefined ? 1 : 4
 
 async function status(broker: Broker): Promise<Status> {
@@ -25,8 +25,8 @@ async function succeed(t: Test, broker: Broker): Promise<void> {
   if (!success) throw new Error(`the reload failed:\n${log.join('\n')}`)
 }
 
-void t.test('clients that wait move with their order and their time', { timeout: LIMIT }, async (t) => {
-  // It must not be over before both reloads are.
+void t.test('held clients move with their order and their deadlines', { timeout: LIMIT }, async (t) => {
+  // Must not expire before both reloads are done.
   const holdTimeout = Math.min(starts(1.5), MINUTE)
   const broker = await startBroker(t, {
     config: {
@@ -71,7 +71,7 @@ void t.test('clients that wait move with their order and their time', { timeout:
   t.equal(answer, 503)
   const waited = at - begun
   t.ok(waited > holdTimeout - 100, `not before its time: ${Math.round(waited)} ms`)
-  t.ok(waited < holdTimeout + moved / 2, `its time did not begin anew: ${Math.round(waited)} ms`)
+  t.ok(waited < holdTimeout + moved / 2, `its timeout did not restart: ${Math.round(waited)} ms`)
   await onlyWorker(t, broker)
   t.same(await ledger(broker), { accepted: 276, ended: 276 })
   t.equal(await broker.metric('baton_connections_total{service="web",outcome="client_gone"}'), 1)
@@ -79,7 +79,7 @@ void t.test('clients that wait move with their order and their time', { timeout:
 
 void t.test('relays finish in the old worker, for at most drainDeadline', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
-    // Long enough for what is done before it is over.
+    // Long enough for the steps before it expires.
     config: { drainDeadline: Math.min(starts(1.5), MINUTE), services: { web: { handoff: 'off' } } },
   })
   const backend = await startBackend(t, broker)
@@ -94,18 +94,18 @@ void t.test('relays finish in the old worker, for at most drainDeadline', { time
     ['leaving', 'other'],
   )
   t.equal(await servedBy(t, broker), backend.pid, 'new clients are relayed by the new one')
-  t.match(await kept.get(), { status: 200 }, 'a kept connection goes on')
+  t.match(await kept.get(), { status: 200 }, 'a kept connection continues')
   backend.say('answer')
   t.match(await begun.answer(), { status: 200, body: `waited ${backend.pid}` })
   begun.request('/wait')
-  t.not(await begun.ended, undefined, 'what takes longer is cut')
+  t.not(await begun.ended, undefined, 'a longer relay is cut')
   t.not(await onlyWorker(t, broker), broker.pid)
   t.same(await ledger(broker), { accepted: 3, ended: 3 })
 })
 
 void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
   const scene = await Sabotaged.start(t, {
-    // Nor may the relays of a worker that leaves be cut before the test has done with them.
+    // The relays of a leaving worker must not be cut before the test is done with them either.
     drainDeadline: '10m',
     services: { web: { handoff: 'off' } },
   })
@@ -121,7 +121,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
     scene.end('slow-master')
     await logs(broker, 'reloaded', 2)
   })
-  await t.test('when a worker leaves, and has counted since it last told', async (t) => {
+  await t.test('when a worker leaves, and has counted since its last report', async (t) => {
     const relayed = await visit(t, broker, '/')
     t.match(await relayed.answer(), { status: 200 })
     const seen: number[] = []
@@ -136,7 +136,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
     relayed.socket.destroy()
     await onlyWorker(t, broker)
   })
-  await t.test('nor twice when a worker ends while somebody scrapes', async (t) => {
+  await t.test('nor counted twice if a worker ends during a scrape', async (t) => {
     for (let turn = 0; turn < TURNS; turn++) {
       const relayed = await visit(t, broker)
       t.match(await relayed.answer(), { status: 200 })
@@ -146,7 +146,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
       broker.program.kill('SIGSTOP')
       const scrape = ledger(broker)
       relayed.socket.destroy()
-      await eventually(() => isZombie(leaving?.pid), 'it has ended, and nobody knows yet')
+      await eventually(() => isZombie(leaving?.pid), 'it has exited and not been reaped')
       broker.program.kill('SIGCONT')
       t.equal((await scrape).accepted, accepted)
       await onlyWorker(t, broker)
@@ -154,7 +154,7 @@ void t.test('counters never go back', { timeout: LIMIT }, async (t) => {
   })
 })
 
-/** Again and again, one after the other. */
+/** Repeats, one call at a time. */
 async function until(signal: AbortSignal, act: () => Promise<unknown>): Promise<void> {
   while (!signal.aborted) await act()
 }

@@ -11,11 +11,11 @@ import { masterStatus } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// How `baton run` ends, and does not: what takes longer than in test/run.test.ts.
+// How `baton run` ends, or does not: the cases that take longer than those in test/run.test.ts.
 
 const UNREGISTERED = 'backend process has not registered'
 
-/** Answers at once, but for `/never`. */
+/** Answers immediately, except for `/never`. */
 const serving = (port: number, answer = 'hello') =>
   `require('node:http').createServer((request, response) => {
     if (request.url === '/never') console.log('asked')
@@ -29,7 +29,7 @@ function app(t: Test, port: number): string[] {
 }
 
 void t.test(
-  'a stop says every 5 s what it waits for, in the log and to who asked for it, until --drain-deadline',
+  'a stop reports every 5 s what it waits for, in the log and to its requester, until --drain-deadline',
   { timeout: LIMIT },
   async (t) => {
     const port = await freePort()
@@ -56,8 +56,8 @@ void t.test(
   },
 )
 
-void t.test('what has not listened after 10 s is told of once, and runs', { timeout: LIMIT }, async (t) => {
-  // Under `baton start`, meanwhile: an app that listens by itself, one that does so as an upstream, and one with the SDK.
+void t.test('an app not listening after 10 s is reported once, and runs', { timeout: LIMIT }, async (t) => {
+  // Meanwhile, under `baton start`: an app that listens by itself, one that listens as an upstream, and one with the SDK.
   const plain = { command: app(t, 0) }
   const backend = join(root, 'test/programs/http-backend.mjs')
   const upstreams = [{ address: '127.0.0.1:1' }]
@@ -74,7 +74,7 @@ void t.test('what has not listened after 10 s is told of once, and runs', { time
   const from = run.program.lines.length
   await eventually(
     () => run.program.lines.slice(from).filter((line) => line === 'app.1 | working').length > 12,
-    'it goes on',
+    'it continues',
   )
   t.equal(run.program.lines.filter(isHint).length, 1)
   t.notMatch(run.program.lines.join('\n'), UNREGISTERED)
@@ -100,7 +100,7 @@ void t.test('what has not listened after 10 s is told of once, and runs', { time
 })
 
 void t.test(
-  'with --watch, an app that has served is not given up: the next change mends it',
+  'with --watch, an app that has served is not given up: the next change fixes it',
   { timeout: LIMIT },
   async (t) => {
     const [port, folder] = [await freePort(), temporaryFolder(t)]
@@ -110,11 +110,11 @@ void t.test(
     await run.serving(1)
     const url = `http://127.0.0.1:${port}/`
     t.equal((await ask(url)).body, 'old')
-    // A life of minHealthy is what counts as having served.
+    // An app that has lived for minHealthy counts as having served.
     await new Promise((resolve) => setTimeout(resolve, 1500))
     write('typo(')
     await run.program.line((line) => line.startsWith('error: deploy failed'), 'that the typo is not deployed')
-    t.equal((await ask(url)).body, 'old', 'the old version goes on')
+    t.equal((await ask(url)).body, 'old', 'the old version continues')
     const started = /^app\.1 \| backend process started/
     const starts = run.program.lines.filter((line) => started.test(line)).length
     // The master has a worker, and the app.
@@ -122,7 +122,7 @@ void t.test(
     signal(children.at(-1), 'SIGKILL')
     await eventually(
       () => run.program.lines.filter((line) => started.test(line)).length >= starts + 7,
-      'it is tried more than five times',
+      'it is started more than five times',
     )
     write(serving(port, 'mended'))
     await run.program.line((line) => line.startsWith('deployed '), 'that it has deployed')
@@ -137,7 +137,7 @@ const OUTLIVES: readonly [what: string, shell: string][] = [
     'nohup, where no shell says what was executed',
     'unset _; exec 0> /dev/null; env -u _ nohup "$0" "$@"; true',
   ],
-  ['the background of a script', '"$0" "$@" & wait'],
+  ['a background job of a script', '"$0" "$@" & wait'],
   ['setsid', 'setsid "$0" "$@"; true'],
 ]
 for (const [what, shell] of OUTLIVES) {
@@ -149,7 +149,7 @@ for (const [what, shell] of OUTLIVES) {
     signal(run.program.pid, 'SIGKILL')
     await eventually(() => !exists(run.program.pid), 'the shell is gone')
     if (what.startsWith('nohup')) signal(master, 'SIGHUP')
-    // Whatever ends it would have begun to by the time that a stop takes.
+    // An end would have begun within the time that a stop takes.
     for (let each = 0; each < 20; each++) {
       t.equal((await ask(`http://127.0.0.1:${port}/`)).body, 'hello')
       await new Promise((resolve) => setTimeout(resolve, 50))

@@ -5,9 +5,9 @@ import { LIMIT, START } from '../support/limits.ts'
 import { Program } from '../support/process.ts'
 import { processesOf } from '../runner/leftovers.mjs'
 
-// The runner of the tests, run on files that no test should be like.
+// The test runner, run on bad test files.
 
-/** @param start what it is told that a start of a broker takes, in ms */
+/** @param start the start-up time of a broker that it is given, in ms */
 function run(t: Test, files: string[], start = START): Program {
   return new Program(t, process.execPath, ['test/runner/main.mjs', ...files], {
     env: { TEST_START_MS: String(start) },
@@ -15,25 +15,25 @@ function run(t: Test, files: string[], start = START): Program {
   })
 }
 
-/** Processes of a run are known by its temporary folder's name. */
+/** The processes of a run are identified by its temporary folder's name. */
 function isGone(folder: string): boolean {
   return !existsSync(folder) && processesOf(folder.split('/').at(-1) ?? '').length === 0
 }
 
 void t.test(
-  'a file that leaves a process and a file behind fails, and they go',
+  'a file that leaves a process and a file behind fails, and they are removed',
   { timeout: LIMIT },
   async (t) => {
     const runner = run(t, ['test/runner/samples/forgetful.ts'])
     t.equal((await runner.exited).code, 1)
     const output = runner.lines.join('\n')
-    t.match(output, /not ok 2 - leaves nothing behind, but: process \d+ sleep 1000, forgotten$/m)
+    t.match(output, /not ok 2 - left behind: process \d+ sleep 1000, forgotten$/m)
     t.match(output, /^# \{ total: 2, pass: 1, fail: 1 \}$/m)
   },
 )
 
 void t.test(
-  'a run that is killed takes its broker, backends and folders with it',
+  'when a run is killed, its broker, backends and folders go with it',
   { timeout: LIMIT },
   async (t) => {
     const runner = run(t, ['test/runner/samples/endless.ts'])

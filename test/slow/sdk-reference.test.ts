@@ -6,7 +6,7 @@ import { read } from '../support/markdown.ts'
 import { cleanEnvironment, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-void t.test('the reference of the SDK is made without a warning', { timeout: LIMIT }, async (t) => {
+void t.test('the reference of the SDK is generated without warnings', { timeout: LIMIT }, async (t) => {
   const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
   t.match(scripts['docs:sdk'], /&& typedoc$/, 'npm run docs:sdk, after a build')
   const folder = temporaryFolder(t)

@@ -21,13 +21,13 @@ import { Program, root } from '../support/process.ts'
 import { Sabotaged } from '../support/sabotage.ts'
 import { servedBy } from '../support/visit.ts'
 
-/** `npm run test:long` asks for more. */
+/** `npm run test:long` sets more. */
 const RELOADS = Number(process.env['RELOADS'] ?? 3)
 
 const listener = (name: string) => ({ name, listen: '127.0.0.1:0', protocol: 'http', service: 'web' })
 
 async function idle(t: Test, broker: Broker): Promise<void> {
-  await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'nothing goes on')
+  await eventually(async () => (await masterStatus(t, broker)).master.busy === null, 'the master is idle')
 }
 
 void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
@@ -36,9 +36,9 @@ void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
   const { program } = broker
   const backend = await startBackend(t, broker)
 
-  // Node empties the signal mask and resets all dispositions when it starts: each of these ended the master there, or opened the
-  // inspector.
-  await t.test('before the new program listens for any', async (t) => {
+  // Node clears the signal mask and resets all dispositions when it starts: each of these signals ended the master then, or opened
+  // the inspector.
+  await t.test('before the new program listens for signals', async (t) => {
     scene.begin('gap')
     const session = await openSession(t, broker)
     session.send('reload\n')
@@ -65,7 +65,7 @@ void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
     const args = `--port ${broker.port()} --kept 8 --fresh 3 --pause 20`.split(' ')
     const load = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
     await load.message('loading')
-    const before = logged(broker, 'program replaced, reload goes on')
+    const before = logged(broker, 'program replaced, reload continues')
     const names = [
       'SIGHUP',
       'SIGUSR1',
@@ -76,9 +76,9 @@ void t.test('signals around exec', { timeout: 2 * LIMIT }, async (t) => {
       'SIGHUP',
       'SIGTTOU',
     ] as const
-    for (let sent = 0; logged(broker, 'program replaced, reload goes on') < before + RELOADS; sent++) {
+    for (let sent = 0; logged(broker, 'program replaced, reload continues') < before + RELOADS; sent++) {
       program.kill(names[sent % names.length] ?? 'SIGHUP')
-      // Nothing is waited for here: this is how often they come.
+      // Not a wait for anything: this is the interval between signals.
       await new Promise((resolve) => setTimeout(resolve, 3))
       if (!program.running) break
     }
@@ -111,7 +111,7 @@ void t.test('a reload that is asked for during a deploy waits for it', { timeout
     services: {
       web: {
         command: [process.execPath, join(root, 'test/programs/http-backend.mjs')],
-        // Time for what comes during the deploy.
+        // Time for the steps during the deploy.
         minHealthy: '10s',
       },
     },
@@ -125,7 +125,7 @@ void t.test('a reload that is asked for during a deploy waits for it', { timeout
   await logs(broker, 'reload waits')
   const refused = await openSession(t, broker)
   refused.send('reload no-wait\n')
-  t.same(parseAnswer(await rest(refused)), { success: false, log: ['a deploy is going on'] })
+  t.same(parseAnswer(await rest(refused)), { success: false, log: ['a deploy is already in progress'] })
   t.match(await rest(deploy), /Success=1/)
   await logs(broker, 'reloaded')
   const messages = broker.program.messages().map(({ msg }) => msg)

@@ -12,7 +12,7 @@ import { Program, root, temporaryFolder } from '../support/process.ts'
 import { PATIENT } from '../support/service.ts'
 import { visit } from '../support/visit.ts'
 
-// What test/strangers.test.ts shows, where it takes longer: a crowd, and a kernel that cannot refuse descriptors.
+// The slow cases of test/strangers.test.ts: a crowd, and a kernel that cannot refuse descriptors.
 
 const asRoot = process.getuid?.() === 0
 const NOBODY = 65_534
@@ -25,7 +25,7 @@ async function bothAnswer(t: Test, broker: Broker): Promise<void> {
   t.ok((await masterStatus(t, broker)).master.pid > 1)
 }
 
-/** Others than the broker's own user may connect to its sockets. */
+/** Lets other users connect to the broker's sockets. */
 function openTo(others: number, folder: string): Record<string, unknown> {
   chmodSync(folder, 0o711)
   return {
@@ -37,10 +37,10 @@ function openTo(others: number, folder: string): Record<string, unknown> {
 }
 
 void t.test(
-  'a user who may not register and connects without a pause keeps the broker from nothing',
+  'a user who may not register and connects without pause does not slow the broker down',
   { skip: !asRoot && 'needs root', timeout: LIMIT },
   async (t) => {
-    // The worker stayed in its accept loop for as long as there was one more, and answered nothing.
+    // The worker stayed in its accept loop as long as there was another connection, and answered nothing.
     const broker = await startBroker(t, {
       config: { ...openTo(NOBODY - 1, temporaryFolder(t)), services: { web: PATIENT } },
     })
@@ -58,7 +58,7 @@ void t.test(
 
 for (const ring of ['on', 'off']) {
   void t.test(
-    `before Linux 6.16 a descriptor whose close waits freezes nobody either: io_uring ${ring}`,
+    `before Linux 6.16, a descriptor whose close blocks freezes no process either: io_uring ${ring}`,
     { skip: withPython, timeout: starts(40) },
     async (t) => {
       const folder = temporaryFolder(t)
@@ -115,7 +115,7 @@ void t.test(
   'a process with a hundred backends registers all of them, and again after a reload',
   { timeout: LIMIT },
   async (t) => {
-    // Those that were refused took from what the process may dial: 64 were registered, and the others never.
+    // Refused dials counted against the process's allowance: 64 backends registered, and the others never did.
     const BACKENDS = 100
     const broker = await startBroker(t, { config: { services: { web: PATIENT } } })
     const program = new Program(

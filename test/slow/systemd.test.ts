@@ -12,10 +12,10 @@ import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 import { signal } from '../support/signal.ts'
 
-// What the broker tells a service manager, and what it takes from one. The manager's ends of both are real sockets, in
-// programs of their own.
+// The broker's messages to a service manager, and what it takes from one. The manager's ends of both are real sockets, in
+// separate programs.
 
-/** Milliseconds: what a busy machine is late by must be less than half of that. */
+/** Milliseconds: the delays of a busy machine must be less than half of this. */
 const WATCHDOG = Math.max(1000, starts(0.3))
 
 interface Notification {
@@ -25,7 +25,7 @@ interface Notification {
   readonly at: number
 }
 
-/** Reads what is said on a notify socket, in order. */
+/** Reads the notifications on a notify socket, in order. */
 class Manager {
   readonly #program: Program
   #read = 0
@@ -44,7 +44,7 @@ class Manager {
     return this.#program.messages().filter(({ msg }) => msg === 'notified') as unknown as Notification[]
   }
 
-  /** The next one that was not taken yet and is not the watchdog's. */
+  /** The next notification that was not taken yet and is not a watchdog message. */
   async next(): Promise<Notification> {
     for (;;) {
       const notification = await this.#next()
@@ -52,7 +52,7 @@ class Manager {
     }
   }
 
-  /** The next one of the watchdog. */
+  /** The next watchdog message. */
   async tick(): Promise<Notification> {
     for (;;) {
       const notification = await this.#next()
@@ -60,7 +60,7 @@ class Manager {
     }
   }
 
-  /** How long nothing of the watchdog has come, in milliseconds. */
+  /** Time since the last watchdog message, in milliseconds. */
   silence(): number {
     const last = this.all.findLast(({ said }) => said['WATCHDOG'] === '1')
     return now() / 1000 - (last?.at ?? Number.NaN) / 1000
@@ -78,7 +78,7 @@ function now(): number {
   return Number(process.hrtime.bigint() / 1000n)
 }
 
-/** Beside its standard descriptors, as `socket:[INODE]`. */
+/** Sockets other than its standard descriptors, as `socket:[INODE]`. */
 function otherSocketsOf(pid: number): string[] {
   return readdirSync(`/proc/${pid}/fd`)
     .filter((fd) => Number(fd) > 2)
@@ -140,7 +140,7 @@ void t.test('from READY=1 over reloads to STOPPING=1', { timeout: LIMIT }, async
     const listeners = [...config.listeners, { name: 'more', listen: `127.0.0.1:${port}`, service: 'web' }]
     const failures: [string, RegExp][] = [
       ['{', /^serving; reload failed: .*baton\.json/],
-      // Only the new program finds out.
+      // Only the new program detects this.
       [JSON.stringify({ ...config, listeners }), /^serving; reload failed: .*"more".*in use/],
     ]
     for (const [text, status] of failures) {
@@ -155,7 +155,7 @@ void t.test('from READY=1 over reloads to STOPPING=1', { timeout: LIMIT }, async
 })
 
 void t.test(
-  'a manager with an abstract name; a SIGHUP during a reload is one more reload behind it',
+  'a manager with an abstract name; a SIGHUP during a reload causes one more reload after it',
   { timeout: LIMIT },
   async (t) => {
     const folder = temporaryFolder(t)
@@ -188,7 +188,7 @@ void t.test(
     t.match((await manager.next()).said, { READY: '1', STATUS: 'serving; reloaded' })
     const { said } = await manager.next()
     t.match(said, { RELOADING: '1' })
-    t.ok(BigInt(said['MONOTONIC_USEC'] ?? 0) > asked, 'later than what systemd asked for last')
+    t.ok(BigInt(said['MONOTONIC_USEC'] ?? 0) > asked, 'later than systemd’s last request')
     t.match((await manager.next()).said, { READY: '1', STATUS: 'serving; reloaded' })
     t.equal((await masterStatus(t, broker)).master.reloads, 2)
 
@@ -199,7 +199,7 @@ void t.test(
   },
 )
 
-/** A Unix socket beside the port: a client can be there before the test knows the port. */
+/** A Unix socket besides the port: a client can connect before the test knows the port. */
 function withLocal(path: string): Record<string, unknown> {
   return {
     listeners: [
@@ -216,7 +216,7 @@ async function stops(t: Test, broker: Broker, manager: Manager): Promise<void> {
   t.match(await broker.program.exited, { code: 0 })
 }
 
-void t.test('the watchdog hears of a master whose worker lives', { timeout: LIMIT }, async (t) => {
+void t.test('the watchdog is notified while the worker is alive', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
@@ -230,7 +230,7 @@ void t.test('the watchdog hears of a master whose worker lives', { timeout: LIMI
   t.match(await reload(t, broker), { success: true })
   const after = now()
   while ((await manager.tick()).at < after);
-  t.pass('it goes on in the new program')
+  t.pass('it continues in the new program')
 
   const worker = await onlyWorker(t, broker)
   signal(worker, 'SIGSTOP')
@@ -238,7 +238,7 @@ void t.test('the watchdog hears of a master whose worker lives', { timeout: LIMI
   const stuck = now()
   signal(worker, 'SIGCONT')
   while ((await manager.tick()).at < stuck);
-  t.pass('and again when the worker goes on')
+  t.pass('and again when the worker continues')
 
   broker.program.kill('SIGTERM')
   await broker.program.exited
@@ -255,9 +255,9 @@ void t.test('the watchdog of another process is not served', { timeout: LIMIT },
   t.notOk(manager.all.some(({ said }) => said['WATCHDOG'] !== undefined))
 })
 
-/** With a watchdog. `pid` is a word of the shell, and `$$` the broker's own. */
+/** With a watchdog. `pid` is a shell word, and `$$` the broker's own pid. */
 async function startWatched(t: Test, folder: string, name: string, pid: string): Promise<Broker> {
-  // Or the master replaces the worker before the watchdog would notice.
+  // Otherwise the master would replace the worker before the watchdog noticed.
   const configFile = writeConfig(folder, { workerTimeout: '1h' })
   const command = `WATCHDOG_PID=${pid} exec "$0" "$@"`
   const args = ['-c', command, process.execPath, batonCommand, 'start', '--config', configFile]
@@ -279,17 +279,17 @@ function writeConfig(folder: string, more: Record<string, unknown>): string {
   return configFile
 }
 
-void t.test('a manager that cannot be reached is mentioned once', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'nobody') } })
+void t.test('an unreachable manager is logged once', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t, { env: { NOTIFY_SOCKET: join(temporaryFolder(t), 'missing') } })
   writeFileSync(broker.configFile, '{')
   t.match(await reload(t, broker), { success: false })
   broker.program.kill('SIGTERM')
   t.match(await broker.program.exited, { code: 0 })
-  const said = broker.program.messages().filter(({ msg }) => msg === 'the service manager cannot be told')
+  const said = broker.program.messages().filter(({ msg }) => msg === 'cannot notify the service manager')
   t.match(said, [{ level: 40, err: { code: 'ENOENT' } }])
 })
 
-/** The sockets of a manager that keeps them open, and a broker that it starts with them. */
+/** A manager that keeps its sockets open, and starts a broker with them. */
 class Activation {
   readonly program: Program
   readonly #folder: string
@@ -332,7 +332,7 @@ class Activation {
     return Number((await this.#nth('ended'))['code'])
   }
 
-  /** Of this start. */
+  /** The message of the current start. */
   async #nth(msg: string): Promise<Record<string, unknown>> {
     const those = () => this.program.messages().filter((message) => message['msg'] === msg)
     await this.program.line(() => those().length >= this.#starts, msg)
@@ -400,12 +400,12 @@ void t.test(
   },
 )
 
-void t.test('what fits nothing is closed and named', { timeout: LIMIT }, async (t) => {
+void t.test('sockets that match no listener are closed and named', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const sockets = [
     { name: 'datagram', udp: '127.0.0.1' },
     { name: 'else', tcp: '127.0.0.1' },
-    // Without a token the admin server is for this host alone.
+    // Without a token the admin server accepts this host only.
     { name: 'admin', tcp: '0.0.0.0' },
   ]
   const activation = new Activation(t, folder, sockets, {})
@@ -420,8 +420,8 @@ void t.test('what fits nothing is closed and named', { timeout: LIMIT }, async (
     warnings.map(({ name, msg }) => [name, msg]),
     [
       ['datagram', /not a listening stream; closed/],
-      ['else', /fits no listener; closed/],
-      ['admin', /fits no listener; closed/],
+      ['else', /matches no listener; closed/],
+      ['admin', /matches no listener; closed/],
     ],
   )
   signal(master, 'SIGTERM')
@@ -433,7 +433,7 @@ void t.test('no child has a variable of the manager’s, or its sockets', { time
   const name = join(folder, 'notify')
   const manager = await Manager.start(t, name)
   const printed = join(folder, 'environment')
-  // Written whole, then named.
+  // Written completely, then renamed.
   const script = `env > ${printed}.part; ls -l /proc/self/fd >> ${printed}.part; mv ${printed}.part ${printed}; exec sleep 60`
   const activation = new Activation(
     t,
@@ -457,7 +457,7 @@ void t.test('no child has a variable of the manager’s, or its sockets', { time
 
   t.match(await reload(t, broker), { success: true })
   t.match((await manager.next()).said, { RELOADING: '1' })
-  t.match((await manager.next()).said, { READY: '1' }, 'but the program that goes on knows the manager')
+  t.match((await manager.next()).said, { READY: '1' }, 'but the surviving program knows the manager')
   const worker = await onlyWorker(t, broker)
   t.same(managersVariables(readFileSync(`/proc/${worker}/environ`, 'utf8'), '\0'), [])
   signal(master, 'SIGTERM')
@@ -474,7 +474,7 @@ void t.test('sockets that are meant for another process are left alone', { timeo
 })
 
 const units = join(root, 'examples/systemd')
-/** `systemd 252 (252.38-1~deb12u1)`; undefined where there is none. */
+/** `systemd 252 (252.38-1~deb12u1)`; undefined if it is not installed. */
 const [, version] =
   /^systemd (\d+)/.exec(spawnSync('systemd-analyze', ['--version']).stdout?.toString() ?? '') ?? []
 
@@ -485,7 +485,7 @@ void t.test(
     const folder = temporaryFolder(t)
     const service = readFileSync(join(units, 'baton.service'), 'utf8')
     const command = join(root, 'packages/broker/bin/baton.js')
-    // What the comment says about older ones.
+    // As the comment for older versions says.
     const older = service.replace(/^#(?=Type=|ExecReload=)/gm, '').replace(/^Type=notify-reload\n/m, '')
     t.match(older, /^Type=notify\nExecReload=/m)
     const suits = Number(version) < 253 ? [older] : [older, service]
@@ -494,7 +494,7 @@ void t.test(
       writeFileSync(join(folder, 'baton.socket'), readFileSync(join(units, 'baton.socket')))
       const files = ['baton.service', 'baton.socket'].map((file) => join(folder, file))
       const { status, stdout, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...files])
-      // It looks at units of the host, too.
+      // It also checks units of the host.
       const complaints = `${stdout.toString()}${stderr.toString()}`
         .split('\n')
         .filter((line) => line.includes('baton'))

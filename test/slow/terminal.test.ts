@@ -20,7 +20,7 @@ const LEAVE = `${ESC}[?7h${ESC}[?25h${ESC}[?1049l`
 
 const baton = `${process.execPath} ${batonCommand}`
 
-/** The configuration of a running broker, with the admin port that was chosen: what a command is given. */
+/** The configuration of a running broker with its actual admin port, for the commands. */
 function asking(t: Test, broker: Broker): string {
   const file = join(temporaryFolder(t), 'baton.json')
   const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
@@ -28,7 +28,7 @@ function asking(t: Test, broker: Broker): string {
   return file
 }
 
-/** On a connection of its own: a kept one leads to the worker before a reload. */
+/** On its own connection: a kept one leads to the worker from before a reload. */
 async function workerOf(broker: Broker): Promise<Status['broker']> {
   const [, body] = await askAdmin(broker, '/api/v1/status')
   return (JSON.parse(body) as Status).broker
@@ -40,7 +40,7 @@ async function run(t: Test, ...args: string[]): Promise<{ code: number | null; l
   return { code, lines: program.lines }
 }
 
-/** Asks the service for an answer now and then, until the test is over. */
+/** Sends the service a request now and then, until the test is over. */
 function traffic(t: Test, broker: Broker): void {
   const end = new AbortController()
   const visit = async () => {
@@ -56,7 +56,7 @@ function traffic(t: Test, broker: Broker): void {
   })
 }
 
-// Most of it is waiting for the next second.
+// Most of the time is spent waiting for the next second.
 t.jobs = 2
 
 void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, async (t) => {
@@ -86,14 +86,10 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       t.match(text, /^web\/web-1  ready /m)
       t.notMatch(text, ESC)
     }
-    t.match(
-      plain.lines.at(-1),
-      String.raw`1.0\u{1b}[31m`,
-      'what a backend calls itself is no escape sequence',
-    )
+    t.match(plain.lines.at(-1), String.raw`1.0\u{1b}[31m`, 'the name of a backend is not an escape sequence')
   })
 
-  await t.test('trace: the way of a connection', async (t) => {
+  await t.test('trace: the path of a connection', async (t) => {
     const rejected = await fetch(broker.url('/', 'other'))
     t.equal(rejected.status, 503)
     const waiting = fetch(broker.url('/', 'late'), { headers: { connection: 'close' } })
@@ -116,7 +112,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       )
     })
 
-    await t.test('--json: as the API answers', async (t) => {
+    await t.test('--json: the response of the API', async (t) => {
       const { lines } = await run(t, 'trace', connection, '--json', '--config', file)
       const answer = await fetch(`${broker.admin}/api/v1/connections/${connection}`)
       t.same(JSON.parse(lines.join('\n')), await answer.json())
@@ -134,7 +130,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       t.match(late.lines.slice(1), [new RegExp(`^${connection}  late +handed_off `)])
     })
 
-    await t.test('what is not there: exit code 1, and why', async (t) => {
+    await t.test('an unknown connection: exit code 1, and the reason', async (t) => {
       const unknown = await run(t, 'trace', '01J00000000000000000000000', '--config', file)
       t.match(unknown, { code: 1, lines: [/^baton: no record of connection "01J0{23}"/] })
       const service = await run(t, 'trace', '--slowest', '1', '--service', 'wbe', '--config', file)
@@ -151,7 +147,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
     const missing = (shell: string) =>
       spawnSync(shell, ['--version']).error !== undefined &&
       !process.env['CI'] && { skip: `${shell} is not installed` }
-    /** In a file that can be sourced; every command is in it. */
+    /** Written to a file that can be sourced; it contains every command. */
     const scriptFor = async (t: Test, shell: string) => {
       const [overview, { code, lines }] = await Promise.all([run(t, '--help'), run(t, 'completion', shell)])
       t.equal(code, 0)
@@ -163,7 +159,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       for (const command of commands) t.match(script, new RegExp(`\\b${command}\\b`))
       return made
     }
-    /** Answers a line for each of `lines`: what it was completed to, words with blanks between them. */
+    /** Prints the completion of each of `lines`, as words separated by spaces. */
     const answers = async (t: Test, shell: string, args: string[], program: string) => {
       const asked = new Program(t, shell, [...args, '-c', program], { ...there, group: true })
       await asked.exited
@@ -210,7 +206,7 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
         ['baton run -i 2 -- true completion.z', 'baton run -i 2 -- true completion.zsh'],
         ['baton --v', 'baton --version'],
       ]
-      // A shell in a terminal of its own; a key shows the line that Tab has made.
+      // A shell in its own terminal; a key prints the line as completed by Tab.
       const setUp = [
         'PS1=; unsetopt beep; autoload -U compinit; compinit -D -u',
         `source ${await scriptFor(t, 'zsh')}`,
@@ -264,7 +260,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   await startBackend(t, broker)
   const file = asking(t, broker)
   traffic(t, broker)
-  /** The terminal tells afterwards how it was left. */
+  /** Afterwards the terminal prints the state in which it was left. */
   const top = (options?: ConstructorParameters<typeof PseudoTerminal>[2], before = '') =>
     new PseudoTerminal(
       t,
@@ -274,12 +270,12 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   const restored = (t: Test, output: string, code: number) => {
     const behind = output.slice(output.lastIndexOf(LEAVE))
     t.match(behind, new RegExp(`code=${code}\\r\\n`))
-    // stty's words for a terminal that reads by lines, echoes, and turns Ctrl-C into a signal.
+    // stty's terms for a terminal in line mode, with echo, that turns Ctrl-C into a signal.
     t.match(behind, /(?=[^]* icanon )(?=[^]* echo )(?=[^]*\bisig )/)
     t.equal(output.split(ENTER).length, output.split(LEAVE).length, 'left as often as entered')
   }
 
-  await t.test('draws in place, goes on over a reload, and gives the terminal back on q', async (t) => {
+  await t.test('draws in place, continues over a reload, and restores the terminal on q', async (t) => {
     const screen = top()
     await screen.shows(/web {6}1\/1 +\d+\.\d +[1-9]\d*\.\d /)
     const [, drawn] = await screen.shows(/pid (\d+)  \d\d:\d\d:\d\d/)
@@ -308,7 +304,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     restored(t, await second.end(), 0)
   })
 
-  await t.test('an error nobody foresaw is read on the screen that was there before', async (t) => {
+  await t.test('an unexpected error is printed on the original screen', async (t) => {
     const folder = temporaryFolder(t)
     const [bomb, fuse] = [join(folder, 'bomb.mjs'), join(folder, 'fuse')]
     writeFileSync(
@@ -327,7 +323,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     restored(t, output, 1)
   })
 
-  await t.test('Ctrl-Z gives the terminal back, and fg takes it again', async (t) => {
+  await t.test('Ctrl-Z restores the terminal, and fg takes it again', async (t) => {
     const shell = new PseudoTerminal(t, 'bash --norc -i', { env: { PS1: 'ready$ ' } })
     await shell.shows(/ready\$ /)
     shell.type(`${baton} top --config ${file}\n`)
@@ -356,7 +352,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     for (const line of frames.flatMap((frame) => frame.split('\r\n'))) t.ok(seen(line).length <= 40, line)
   })
 
-  await t.test('without a terminal: a line a second, until nobody reads', async (t) => {
+  await t.test('without a terminal: one line per second, until the reader is gone', async (t) => {
     const command = `${baton} top --config ${file} | head -n 2; echo over`
     const program = new Program(t, 'sh', ['-c', command])
     t.same((await program.exited).code, 0)
@@ -371,7 +367,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.ok((times[1] as number) - (times[0] as number) > 500)
   })
 
-  await t.test('--once: one picture', async (t) => {
+  await t.test('--once: one screen', async (t) => {
     const { code, lines } = await run(t, 'top', '--once', '--config', file)
     t.equal(code, 0)
     t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up \d+s  pid \d+  \d\d:\d\d:\d\d$/)
@@ -379,7 +375,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.match(lines.at(-1), /^web\/web-1  ready /)
   })
 
-  await t.test('a broker that is gone is waited for', async (t) => {
+  await t.test('it waits for a broker that is gone', async (t) => {
     const other = await startBroker(t)
     const screen = new PseudoTerminal(t, `${baton} top --config ${asking(t, other)}; echo code=$?; stty -a`)
     await screen.shows(/no backend is registered/)
@@ -428,7 +424,7 @@ void t.test(
     t.equal(drained.code, 0)
     await text.line((line) => /Z  drain +web\/web-1  .* drains web-1 of service web/.test(line), 'who asked')
     await text.line((line) => /Z  backend_deregistered +web\/web-1  /.test(line), 'it is gone')
-    // Another process, which may be told later.
+    // Another process, whose message may come later.
     await json.line((line) => line.includes('backend_deregistered'), 'it is gone')
     t.notMatch(text.lines.join('\n'), ESC)
     t.ok(text.running && json.running, 'they follow')

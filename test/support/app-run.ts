@@ -10,22 +10,22 @@ import { exists, signal, signalGroup } from './signal.ts'
 const PRINTED = /^to replace the app's processes: baton deploy app --config (\S+)$/
 
 export interface AppRunOptions {
-  /** Behind `--`. */
+  /** The app's command, after `--`. */
   readonly command: readonly string[]
-  /** Before it. */
+  /** Options before `--`. */
   readonly options?: readonly string[]
   readonly env?: NodeJS.ProcessEnv
   readonly cwd?: string
-  /** For its folder, instead of a new one. */
+  /** Temporary folder to use instead of a new one. */
   readonly temporary?: string
-  /** Below a shell that runs this, in which `"$0" "$@"` is `baton run`: the shell is `program`. */
+  /** Shell script to run it in, with `"$0" "$@"` for `baton run`; `program` is then the shell. */
   readonly shell?: string
 }
 
-/** An app under `baton run`, as a user starts it in a terminal: leader of a process group of its own. */
+/** An app under `baton run`, as started in a terminal: leader of its own process group. */
 export class AppRun {
   readonly program: Program
-  /** Where `baton run` makes its folder, which is to be empty afterwards. */
+  /** `baton run` creates its folder here; it must be empty afterwards. */
   readonly #folder: string
   readonly #test: Test
 
@@ -42,13 +42,13 @@ export class AppRun {
       group: true,
       ...(cwd !== undefined && { cwd }),
     })
-    // Before the program itself: the app's processes are in sessions of their own.
+    // Before the program is killed: the app's processes are in their own sessions.
     t.teardown(() => {
       for (const pid of this.program.running ? this.processes() : []) signal(pid, 'SIGKILL')
     })
   }
 
-  /** Resolves when `count` processes of the app have registered since it was started. */
+  /** Resolves once `count` processes of the app have registered since the start. */
   async serving(count: number, service = 'app'): Promise<this> {
     const registered = () =>
       this.program.lines.filter(
@@ -66,7 +66,7 @@ export class AppRun {
     return PRINTED.exec(line)?.[1] ?? ''
   }
 
-  /** The listeners that there are for the app. */
+  /** The listeners of the app. */
   async listeners(): Promise<{ name: string; listen: string; protocol: string; service: string }[]> {
     const config = JSON.parse(readFileSync(await this.configFile(), 'utf8')) as {
       listeners: { name: string; listen: string; protocol: string; service: string }[]
@@ -74,18 +74,18 @@ export class AppRun {
     return config.listeners.filter(({ name }) => name !== 'local')
   }
 
-  /** As it is printed to be typed. Not awaited: what it says can be. */
+  /** The deploy command exactly as printed. Not awaited, so that its output can be. */
   async deploy(...options: string[]): Promise<Program> {
     const args = ['deploy', 'app', '--config', await this.configFile(), ...options]
     return new Program(this.#test, process.execPath, [batonCommand, ...args])
   }
 
-  /** Everything below `baton run`. */
+  /** All descendants of `baton run`. */
   processes(): number[] {
     return descendants(this.program.pid)
   }
 
-  /** Sends the signal to the master, or to its whole process group as a terminal does; then looks at what is left. */
+  /** Sends the signal to the master, or to its whole process group like a terminal; then checks what is left. */
   async end(name: NodeJS.Signals, to: 'master' | 'group' = 'master'): Promise<AppRunEnd> {
     const processes = this.processes()
     if (to === 'master') signal(this.program.pid, name)
@@ -93,24 +93,24 @@ export class AppRun {
     return this.ended(processes)
   }
 
-  /** @param processes those that there were */
+  /** @param processes its descendants before the end */
   async ended(processes: readonly number[]): Promise<AppRunEnd> {
     const { code } = await this.program.exited
     return { code, processes: processes.filter(exists), files: readdirSync(this.#folder) }
   }
 }
 
-/** How `baton run` ended, and what it left. */
+/** How `baton run` ended, and what it left behind. */
 export interface AppRunEnd {
   readonly code: number | null
   readonly processes: readonly number[]
   readonly files: readonly string[]
 }
 
-/** As it should be. */
+/** The expected end. */
 export const NOTHING_LEFT: AppRunEnd = { code: 0, processes: [], files: [] }
 
-/** What one request is answered. Certificates are not looked at. */
+/** The response to one request. Certificates are not verified. */
 export function ask(
   url: string,
   options: http.RequestOptions = { agent: false },
@@ -133,7 +133,7 @@ export function ask(
   })
 }
 
-/** Clients that keep their connections, and clients that take a new one for each request, until they are told to stop. */
+/** Clients with keep-alive connections, and clients with a new connection per request, until stopped. */
 export class Clients {
   readonly failures: string[] = []
   answers = 0
@@ -150,7 +150,7 @@ export class Clients {
     t.teardown(() => this.stop())
   }
 
-  /** Resolves when so many more requests were answered. */
+  /** Resolves after `count` more responses. */
   async more(count: number): Promise<void> {
     const enough = this.answers + count
     await eventually(
@@ -173,7 +173,7 @@ export class Clients {
       } catch (error) {
         this.failures.push(String(error))
       }
-      // As people do: two processors are to be enough for everybody.
+      // A pause between requests: two processors have to run everything.
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
   }

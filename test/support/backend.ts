@@ -4,8 +4,8 @@ import type { Broker } from './broker.ts'
 import { Program, root } from './process.ts'
 
 /**
- * A backend process out of `test/programs`, registered when this resolves. Each program prints one JSON line
- * `{"msg":"ready","pid":...}` when it is.
+ * A backend process from `test/programs`; resolves once it has registered. Each program then prints one JSON line
+ * `{"msg":"ready","pid":...}`.
  */
 export async function startBackend(
   t: Test,

@@ -8,14 +8,14 @@ import { signal } from './signal.ts'
 export const batonCommand = join(root, 'packages/broker/dist/cli/main.js')
 
 export interface BrokerOptions {
-  /** Merged over one http listener `web` on a free port and one service `web`. */
+  /** Merged into a configuration with one http listener `web` on a free port and one service `web`. */
   config?: Record<string, unknown>
   env?: NodeJS.ProcessEnv
-  /** RLIMIT_NOFILE, from its start. */
+  /** RLIMIT_NOFILE, set before it starts. */
   descriptors?: number
 }
 
-/** A broker as a user starts it: `baton start --config FILE`, in a folder of its own. */
+/** A broker as a user starts it: `baton start --config FILE`, in its own folder. */
 export class Broker {
   readonly program: Program
   readonly folder: string
@@ -23,7 +23,7 @@ export class Broker {
   readonly control: string
   /** Base URL of the admin server. */
   readonly admin: string
-  /** The worker that accepted first: the process that clients and backends deal with. The master is `program`. */
+  /** The first worker: the process that serves clients and backends. The master is `program`. */
   readonly pid: number
   readonly #listeners: Record<string, string>
 
@@ -52,7 +52,7 @@ export class Broker {
     return `http://${this.address(listener)}${path}`
   }
 
-  /** SIGKILL of the whole broker, the master first, which would replace the worker. Resolves when both are gone. */
+  /** SIGKILL of the whole broker, starting with the master, which would otherwise replace the worker. Resolves when both are gone. */
   async die(): Promise<void> {
     this.program.kill('SIGKILL')
     signal(this.pid, 'SIGKILL')
@@ -60,8 +60,8 @@ export class Broker {
   }
 
   /**
-   * Over a kept connection, which belongs to one worker and ends with it. A request that was sent at that moment is sent again, as an HTTP
-   * client may do with a GET (RFC 9112, 9.3.1); `fetch` does not.
+   * Over a keep-alive connection, which belongs to one worker and ends with it. A request in flight at that moment is sent again, as
+   * HTTP clients may do with a GET (RFC 9112, 9.3.1); `fetch` does not.
    */
   async #get(path: string): Promise<string> {
     const get = async () => (await fetch(`${this.admin}${path}`)).text()
@@ -79,14 +79,14 @@ export class Broker {
     return this.#get('/metrics')
   }
 
-  /** Value of one series; label order as in the exposition. */
+  /** Value of one series; labels in the exposition's order. */
   async metric(series: string): Promise<number> {
     const line = (await this.metrics()).split('\n').find((each) => each.startsWith(`${series} `))
     if (line === undefined) throw new Error(`no series ${series}`)
     return Number(line.slice(series.length + 1))
   }
 
-  /** Asks again, at short intervals, until `holds`; the condition is the broker's state, for which there is no event. */
+  /** Polls at short intervals until `holds`, because there is no event for the broker's state. */
   async until(holds: (status: Status) => boolean, what: string, timeout = SOON): Promise<Status> {
     const end = performance.now() + timeout
     for (;;) {
@@ -150,7 +150,7 @@ export async function startBroker(t: Test, options: BrokerOptions = {}): Promise
   return new Broker(program, folder, configFile, await program.message('accepting connections'))
 }
 
-/** I4 at rest: what was accepted is accounted for, each connection once. */
+/** I4 at rest: each accepted connection is accounted for exactly once. */
 export function unaccounted(status: Status): number {
   const accepted = status.listeners.reduce((sum, listener) => sum + listener.accepted, 0)
   const accounted = status.services.reduce(

@@ -7,8 +7,8 @@ import { Program, temporaryFolder } from './process.ts'
 type Message = Record<string, unknown>
 
 /**
- * Debian's Chromium without a window, steered through the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/).
- * Has a profile of its own and does not outlive the test.
+ * Debian's Chromium in headless mode, controlled through the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/).
+ * Has its own profile and does not outlive the test.
  */
 export class Chromium {
   readonly #socket: WebSocket
@@ -23,7 +23,7 @@ export class Chromium {
     this.#socket = socket
     socket.on('message', (data: Buffer) => this.#take(JSON.parse(data.toString()) as Message))
     socket.on('close', () => {
-      for (const { reject } of this.#waiting.values()) reject(new Error('chromium has gone'))
+      for (const { reject } of this.#waiting.values()) reject(new Error('chromium has exited'))
       this.#waiting.clear()
     })
   }
@@ -35,7 +35,7 @@ export class Chromium {
       'chromium',
       [
         '--headless=new',
-        // Its sandbox does not work for root.
+        // Its sandbox does not work as root.
         ...(process.getuid?.() === 0 ? ['--no-sandbox'] : []),
         '--remote-debugging-port=0',
         `--user-data-dir=${profile}`,
@@ -49,7 +49,7 @@ export class Chromium {
         '--no-default-browser-check',
         'about:blank',
       ],
-      // Its own temporary folder is there for good when it is killed.
+      // When killed, it leaves its own temporary folder behind.
       { group: true, env: { TMPDIR: profile } },
     )
     const line = await program.line((each) => each.includes('DevTools listening on'), 'its address')
@@ -91,17 +91,17 @@ export class Chromium {
   }
 }
 
-/** A node of the accessibility tree: what a screen reader knows of a control. */
+/** A node of the accessibility tree: a control as a screen reader sees it. */
 export interface Accessible {
   readonly role: string
   readonly name: string
 }
 
-/** Virtual key codes of Windows, which the protocol wants beside the name. */
+/** Windows virtual key codes, which the protocol requires in addition to the name. */
 const KEYS = { Tab: 9, Enter: 13, Escape: 27 } as const
 
 export class Tab {
-  /** What the console would show in red or yellow: errors, uncaught exceptions, failed loads, violations of the policy. */
+  /** Errors and warnings on the console: uncaught exceptions, failed loads, policy violations. */
   readonly complaints: string[] = []
   readonly #chromium: Chromium
   readonly #session: string
@@ -142,14 +142,14 @@ export class Tab {
     await this.#chromium.send('Target.closeTarget', { targetId: this.#target })
   }
 
-  /** Resolves when the new document is there, before it is idle. */
+  /** Resolves once the new document has loaded; it may not be idle yet. */
   async goto(url: string): Promise<void> {
     const { errorText } = (await this.send('Page.navigate', { url })) as { errorText?: string }
     if (errorText !== undefined) throw new Error(`${url}: ${errorText}`)
     await this.until(`document.readyState === 'complete'`)
   }
 
-  /** What the expression gives, awaited and as JSON. */
+  /** The value of the expression, awaited and converted to JSON. */
   async evaluate<Value>(expression: string): Promise<Value> {
     const { result, exceptionDetails } = (await this.send('Runtime.evaluate', {
       expression,
@@ -161,14 +161,14 @@ export class Tab {
     return result.value
   }
 
-  /** Asks again, at short intervals, until the expression is true. */
+  /** Polls at short intervals until the expression is true. */
   async until(expression: string, timeout?: number): Promise<void> {
     let text = ''
     const holds = async () => {
       try {
         if (await this.evaluate<boolean>(`Boolean(${expression})`)) return true
       } catch (error) {
-        // A document that is being replaced.
+        // The document is being replaced.
         text = String(error)
         return false
       }
@@ -178,12 +178,12 @@ export class Tab {
     await eventually(holds, () => `${expression}\nof the page:\n${text}`, timeout)
   }
 
-  /** The text of the first element that matches, as it is rendered. */
+  /** The rendered text of the first matching element. */
   text(selector: string): Promise<string> {
     return this.evaluate(`document.querySelector(${JSON.stringify(selector)})?.innerText ?? ''`)
   }
 
-  /** A click of the mouse in its middle: what lies above it, or keeps it from being clicked, counts. */
+  /** A mouse click in its centre: elements on top of it, or anything that blocks clicks, make a difference. */
   async click(selector: string): Promise<void> {
     const found = JSON.stringify(selector)
     await this.until(`document.querySelector(${found})?.checkVisibility()`)
@@ -213,7 +213,7 @@ export class Tab {
     await this.send('Input.dispatchKeyEvent', { type: 'keyUp', ...shared })
   }
 
-  /** Everything of the accessibility tree that is not ignored. */
+  /** All nodes of the accessibility tree that are not ignored. */
   async accessible(): Promise<Accessible[]> {
     const { nodes } = (await this.send('Accessibility.getFullAXTree')) as {
       nodes: { ignored: boolean; role?: { value: string }; name?: { value: string } }[]

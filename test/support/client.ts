@@ -8,13 +8,13 @@ export interface Answer {
   readonly body: string
 }
 
-/** How a connection ended, as its client saw it: `end` is a FIN, anything else the errno (`ECONNRESET`). */
+/** How a connection ended from the client's point of view: `end` is a FIN, anything else the errno (`ECONNRESET`). */
 export type End = string
 
 /**
- * One client connection, with nothing between the test and the wire: what is sent is what was written, nothing is
- * retried, and the end of the connection is as visible as an answer. Speaks as much HTTP/1.1 as answers with a
- * `Content-Length` take.
+ * One client connection without an HTTP library: it sends exactly what the test writes, retries nothing, and
+ * reports the end of the connection as reliably as a response. Supports only responses with a
+ * `Content-Length`.
  */
 export class Client {
   readonly socket: Socket
@@ -44,14 +44,14 @@ export class Client {
     t.teardown(() => this.socket.destroy())
   }
 
-  /** Resolves when the connection is established. */
+  /** Resolves once the connection is established. */
   static async open(t: Test, options: NetConnectOpts): Promise<Client> {
     const client = new Client(t, options)
     await once(client.socket, 'connect')
     return client
   }
 
-  /** This end of the connection. */
+  /** The local port. */
   get port(): number {
     return this.socket.localPort as number
   }
@@ -60,7 +60,7 @@ export class Client {
     return this.#end === undefined
   }
 
-  /** What has come and was not taken yet. */
+  /** Received bytes that were not consumed yet. */
   get received(): string {
     return this.#received
   }
@@ -69,7 +69,7 @@ export class Client {
     this.socket.write(text)
   }
 
-  /** Sends a GET; `answer()` takes its answer. */
+  /** Sends a GET; `answer()` reads the response. */
   request(path = '/'): void {
     this.send(`GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`)
   }
@@ -79,7 +79,7 @@ export class Client {
     return this.answer()
   }
 
-  /** The next answer; fails when the connection ends without a whole one. */
+  /** The next response; rejects if the connection ends before it is complete. */
   async answer(): Promise<Answer> {
     const head = await this.#take('\r\n\r\n')
     const [statusLine = '', ...lines] = head.split('\r\n')
@@ -99,7 +99,7 @@ export class Client {
     return { status: Number(statusLine.split(' ')[1]), headers, body }
   }
 
-  /** The next line, without its end. */
+  /** The next line, without its line break. */
   async line(): Promise<string> {
     return (await this.#take('\n')).slice(0, -1)
   }

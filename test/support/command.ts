@@ -6,7 +6,7 @@ import { run } from '../../packages/broker/dist/cli/program.js'
 import { batonCommand } from './broker.ts'
 import { cleanEnvironment, temporaryFolder } from './process.ts'
 
-/** What `baton ARGS...` came to. */
+/** The result of `baton ARGS...`. */
 export interface Said {
   readonly code: number | null
   /** Lines of standard output. */
@@ -15,7 +15,7 @@ export interface Said {
   readonly err: readonly string[]
 }
 
-/** `baton ARGS...` in a process of its own, as a user starts it. */
+/** `baton ARGS...` in its own process, as a user starts it. */
 export async function baton(
   t: Test,
   args: readonly string[],
@@ -35,7 +35,7 @@ export async function baton(
   return { code, out: linesOf(out), err: linesOf(err) }
 }
 
-/** The same in this process, as it was built: most of what a process costs is its start. */
+/** The same in this process, with the built code: most of the cost of a process is its start. */
 export async function batonHere(...args: string[]): Promise<Said> {
   const out: string[] = []
   const err: string[] = []

@@ -2,15 +2,15 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from './process.ts'
 
-/** A program out of `test/programs`, as a managed service has it. */
+/** A program from `test/programs`, as a managed service's command. */
 export function program(name = 'http-backend.mjs'): string[] {
   return [process.execPath, join(root, 'test/programs', name)]
 }
 
-/** The same command as users write it, with something between Baton and the app: none of them hands signals on, or tells of its parent's end. */
+/** The same command with a wrapper between Baton and the app, as users write it: none of them forwards signals, or its parent's end. */
 export const behind = {
   shell: (command: readonly string[]) => ['sh', '-c', `${quoted(command)}; true`],
-  /** `npm start`, in a package that `folder` becomes. */
+  /** `npm start`, in `folder`, which becomes a package. */
   npm(command: readonly string[], folder: string): string[] {
     writeFileSync(
       join(folder, 'package.json'),
@@ -18,13 +18,13 @@ export const behind = {
     )
     return ['npm', 'start', '--silent', '--prefix', folder]
   },
-  /** As tsx and nodemon do. */
+  /** Like tsx and nodemon. */
   loader: ([, ...args]: readonly string[]) => [
     process.execPath,
     '-e',
     `require('node:child_process').spawn(process.execPath, ${JSON.stringify(args)}, { stdio: 'inherit' })`,
   ],
-  /** It closes all descriptors that it does not know before it starts the app. */
+  /** It closes all descriptors it does not know before it starts the app. */
   closing: (command: readonly string[]) => [
     'python3',
     '-c',

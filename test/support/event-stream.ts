@@ -11,9 +11,9 @@ export interface ServerEvent {
   readonly data: Record<string, unknown>
 }
 
-/** A listener of `GET /api/v1/events`, and all that it has heard. */
+/** A client of `GET /api/v1/events`, with everything it has received. */
 export class EventStream {
-  /** When the server has ended it. */
+  /** Resolves when the server ends the stream. */
   readonly ended: Promise<void>
   readonly response: IncomingMessage
   #text = ''
@@ -35,7 +35,7 @@ export class EventStream {
     return new EventStream(response)
   }
 
-  /** Whole ones. */
+  /** The complete events. */
   get events(): ServerEvent[] {
     return this.#text
       .split('\n\n')
@@ -51,7 +51,7 @@ export class EventStream {
     return this.events.filter(({ event }) => event === 'change').map(({ data }) => data)
   }
 
-  /** The first event that `matches`, of those that came and those to come. */
+  /** The first event that `matches`, past or future. */
   async event(
     event: string,
     matches: (data: Record<string, unknown>) => boolean,

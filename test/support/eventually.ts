@@ -1,6 +1,6 @@
 import { SOON } from './limits.ts'
 
-/** States of the kernel and of other processes come without an event: looks again, at short intervals, until `holds`. */
+/** Polls at short intervals until `holds`: for states of the kernel and of other processes, which have no event. */
 export async function eventually(
   holds: () => boolean | Promise<boolean>,
   what: string | (() => string),

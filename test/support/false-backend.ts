@@ -13,7 +13,7 @@ import type { Test } from 'tap'
 import { eventually } from './eventually.ts'
 import { Wire } from './wire.ts'
 
-/** A HELLO as an honest backend says it. */
+/** The HELLO of an honest backend. */
 export function hello(service: string, over: Partial<HelloFrame> = {}): HelloFrame {
   return {
     type: 'hello',
@@ -31,7 +31,7 @@ export function hello(service: string, over: Partial<HelloFrame> = {}): HelloFra
   }
 }
 
-/** Says HELLO and takes the broker's answer, with what came along. The caller owns all descriptors. */
+/** Sends HELLO and reads the broker's answer, with any descriptors. The caller owns all descriptors. */
 export async function greet(
   control: string,
   frame: HelloFrame | Buffer,
@@ -62,7 +62,7 @@ export async function refusal(control: string, frame: HelloFrame): Promise<Refus
   return answer
 }
 
-/** A backend by hand, registered with a real broker, that may do everything wrong. */
+/** A scripted backend, registered with a real broker, that can break every rule. */
 export class FalseBackend {
   readonly wire: Wire
   readonly welcome: WelcomeFrame
@@ -86,7 +86,7 @@ export class FalseBackend {
     return new FalseBackend(t, connection, lane, answer)
   }
 
-  /** As `register`, one byte of HELLO at a time. */
+  /** Like `register`, sending HELLO one byte at a time. */
   static async trickle(t: Test, control: string, frame: HelloFrame): Promise<FalseBackend> {
     const connection = connectUnix(control)
     for (const byte of encodeFrame(frame)) {
@@ -98,7 +98,7 @@ export class FalseBackend {
     return new FalseBackend(t, connection, lane, answer)
   }
 
-  /** The first `count` offers, once so many have come. */
+  /** The first `count` offers, once they have arrived. */
   async offers(count: number): Promise<Offer[]> {
     const all = () => this.wire.all('offer').flatMap(({ offers }) => offers)
     await eventually(
@@ -120,7 +120,7 @@ export class FalseBackend {
     })
   }
 
-  /** What the lane still holds; closed at once. `ended`: the broker has let go of the other end. */
+  /** Takes and closes the rest of the lane. `ended`: the broker has closed the other end. */
   restOfLane(): { count: number; ended: boolean } {
     const { messages, ended } = this.#arena.receive(this.lane.fd, 1000)
     for (const { fds } of messages) for (const fd of fds) new OwnedFd(fd).close()
@@ -138,14 +138,14 @@ export class FalseBackend {
     this.wire.write({ type: 'nack', nacks: [{ sequence, reason: 'TokenNotPending', token }] })
   }
 
-  /** Asks the broker for a sign of life: everything written before has been dealt with when this resolves. */
+  /** Sends the broker a probe: once this resolves, everything written before has been handled. */
   async probe(): Promise<void> {
     const id = Math.floor(Math.random() * 2 ** 40)
     this.wire.write({ type: 'heartbeat', id, reply: false })
     await this.wire.frame('heartbeat', (frame) => frame.reply && frame.id === id)
   }
 
-  /** Closes everything, what it took first (invariant I3 asks that of an honest one). Harmless twice. */
+  /** Closes everything, taken descriptors first (I3 requires this of an honest backend). May be called twice. */
   die(): void {
     for (const fd of this.#taken) fd.close()
     this.lane.close()
@@ -153,7 +153,7 @@ export class FalseBackend {
   }
 }
 
-/** Answers a client on a connection that was taken, as an adopting server would. */
+/** Answers a client on a taken connection, like a server that adopted it. */
 export function answerOn(fd: OwnedFd, body: string): void {
   send(fd.fd, Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`))
 }

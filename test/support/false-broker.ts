@@ -26,7 +26,7 @@ import { Wire } from './wire.ts'
 
 const BROKER_ID = '01ARZ3NDEKTSV4RRFFQ69G5FAV'
 
-/** A broker by hand, that may do everything wrong: it listens on a control socket, and the test says what it answers. */
+/** A scripted broker that can break every rule: it listens on a control socket, and the test decides its answers. */
 export class FalseBroker {
   readonly control: string
   readonly #t: Test
@@ -48,32 +48,32 @@ export class FalseBroker {
     })
   }
 
-  /** Connections that `dialled` and `registered` have not taken yet. */
+  /** Connections not yet taken by `dialled` and `registered`. */
   get pending(): number {
     return this.#accepted.length
   }
 
-  /** The next backend that dials, when its HELLO is there. */
+  /** The next backend that connects, with its HELLO. */
   async dialled(): Promise<{ wire: Wire; hello: HelloFrame }> {
     await eventually(() => this.#accepted.length > 0, 'a backend dials')
     const wire = (this.#accepted.shift() as Wire).read()
     return { wire, hello: await wire.frame('hello') }
   }
 
-  /** The next backend that dials, registered. */
+  /** The next backend that connects, after registering it. */
   async registered(options: { tokenTtl?: number } = {}): Promise<Registered> {
     const { wire, hello } = await this.dialled()
     return new Registered(this.#t, wire, hello, ++this.#registered, options.tokenTtl ?? 5000)
   }
 }
 
-/** A backend that was given a lane. Everything on the lane and on control is the test's to send. */
+/** A registered backend with a lane. The test sends everything on the lane and on control. */
 export class Registered {
   readonly wire: Wire
   readonly hello: HelloFrame
   readonly id: string
   readonly tokenTtl: number
-  /** The end that the descriptors go in. */
+  /** The end for sending descriptors. */
   readonly lane: OwnedFd
   /** The broker's own copy of the backend's end. */
   readonly receiveEnd: OwnedFd
@@ -108,7 +108,7 @@ export class Registered {
     sendMessage(wire.fd.fd, { bytes: encodeFrame(welcome), fds: [this.receiveEnd.fd] })
   }
 
-  /** An offer as an honest broker makes it, but for what `over` says. */
+  /** An honest offer, except for the fields in `over`. */
   offer(over: Partial<Offer> = {}): Offer {
     const token = over.token ?? randomBytes(16)
     this.tokens.push(Buffer.from(token))
@@ -124,12 +124,12 @@ export class Registered {
     }
   }
 
-  /** OFFER, the doorbell. */
+  /** Sends OFFER, the doorbell. */
   ring(...offers: Offer[]): void {
     this.wire.write({ type: 'offer', offers })
   }
 
-  /** Puts a message on the lane. */
+  /** Sends a message on the lane. */
   post(bytes: Buffer, ...fds: number[]): void {
     if (bytes.length === 16) this.tokens.push(Buffer.from(bytes))
     sendMessage(this.lane.fd, { bytes, fds })
@@ -139,7 +139,7 @@ export class Registered {
     await this.wire.frame('ack', ({ acks }) => acks.some(({ sequence }) => sequence === offer.sequence))
   }
 
-  /** The refusal of what came with this token, as its NACK said it; the token is the one of the lane, zero-padded. */
+  /** The NACK for this token, which is the lane's, zero-padded. */
   async nacked(token: Buffer): Promise<NackFrame['nacks'][number] & { at: number }> {
     const padded = Buffer.concat([token, Buffer.alloc(16)], 16)
     const matching = () =>
@@ -157,15 +157,15 @@ export class Registered {
     return this.wire.all('nack').flatMap(({ nacks }) => nacks.map(({ reason }) => reason))
   }
 
-  /** Everything that was on the lane was taken by the backend. */
+  /** Resolves once the backend has taken everything on the lane. */
   async laneEmpty(): Promise<void> {
     await eventually(
       () => (poll(this.receiveEnd.fd, POLLIN) & POLLIN) === 0,
-      'the backend takes what is on the lane',
+      'the backend takes everything on the lane',
     )
   }
 
-  /** Gone without a word more, as a broker that was killed: the lane first, control last. */
+  /** Closes everything without another message, like a killed broker: the lane first, control last. */
   die(): void {
     this.receiveEnd.close()
     this.lane.close()

@@ -2,20 +2,20 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 
-/** The first port that the kernel gives away by itself, as the source of a connection or for `listen(0)`. */
-const FIRST_OF_THE_KERNEL = Number(
+/** The first of the kernel's ephemeral ports, used as source ports and for `listen(0)`. */
+const FIRST_EPHEMERAL = Number(
   /^\d+/.exec(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8'))?.[0],
 )
-const LEAST = 10_000
+const FIRST_PORT = 10_000
 const given = new Set<number>()
 
 /**
- * A port on which nobody listens, for who has to name one before it listens. The kernel gives it to nobody meanwhile: one that
- * `listen(0)` had chosen, and that was closed again, could be the source of anybody's connection a moment later.
+ * A free port, for tests that must name one before listening. It is outside the kernel's ephemeral range: a port that `listen(0)` had
+ * chosen, and that was closed again, could become the source port of any connection a moment later.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const port = LEAST + Math.floor(Math.random() * (FIRST_OF_THE_KERNEL - LEAST))
+    const port = FIRST_PORT + Math.floor(Math.random() * (FIRST_EPHEMERAL - FIRST_PORT))
     if (given.has(port) || !(await isFree(port))) continue
     given.add(port)
     return port

@@ -1,13 +1,13 @@
 import { dirname, join, posix, relative } from 'node:path'
 import { filesBelow, read } from './markdown.ts'
 
-/** Which files import which, by paths below one folder. Imports of types count: who reads a type has to know its file. */
+/** Imports by file, as paths below one folder. Type imports count: to read a type, one has to know its file. */
 export type Imports = ReadonlyMap<string, readonly string[]>
 
 /**
  * Static, dynamic and type imports of the files below `folder`.
  *
- * @param lost hears of an import that leads to none of them
+ * @param lost called for an import that leads to none of them
  */
 export function readImports(folder: string, lost: (file: string, path: string) => void): Imports {
   const files = new Set(filesBelow(folder, '.ts').map((file) => relative(folder, file)))
@@ -33,8 +33,8 @@ export function isIn(file: string, place: string): boolean {
 }
 
 /**
- * The import between two folders side by side that stands for one between two files: of `a/b/x.ts` and `a/c/d/y.ts` those are `a/b` and
- * `a/c`. Undefined where a file lies in a folder that holds the other one.
+ * The import between sibling folders that an import between two files amounts to: for `a/b/x.ts` and `a/c/d/y.ts`, `a/b` and
+ * `a/c`. Undefined if one file's folder contains the other file.
  */
 function betweenSiblings(from: string, to: string): [string, string] | undefined {
   const [one, other] = [from.split('/'), to.split('/')]
@@ -43,7 +43,7 @@ function betweenSiblings(from: string, to: string): [string, string] | undefined
   return [one.slice(0, depth + 1).join('/'), other.slice(0, depth + 1).join('/')]
 }
 
-/** The folders that import one of those beside them. */
+/** The folders that import one of their siblings. */
 export function siblings(imports: Imports): Imports {
   const all = new Map<string, Set<string>>()
   for (const edge of edgesOf(imports)) {
@@ -55,7 +55,7 @@ export function siblings(imports: Imports): Imports {
   return new Map([...all].map(([from, to]) => [from, [...to]]))
 }
 
-/** Each way that ends where it began, by its names; a way that goes on in another one is told once. */
+/** Each import cycle, by its names; a cycle that is part of another one is reported once. */
 export function circles(imports: Imports): string[] {
   const found: string[] = []
   const done = new Set<string>()

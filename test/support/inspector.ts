@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
-/** Where Node's inspector listens unless it is told otherwise. */
+/** The default port of Node's inspector. */
 const PORT = 9229
 
 /** Whether this process has the inspector's port open. */

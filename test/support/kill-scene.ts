@@ -14,7 +14,7 @@ export function recording({ broker, name }: Service): NodeJS.ProcessEnv {
   }
 }
 
-/** `test/programs/kill-run.mjs`, which kills so many backends under load and judges each client; it wants a broker at rest. */
+/** `test/programs/kill-run.mjs`: kills `kills` backends under load and judges each client. The broker must be at rest. */
 export async function killBackends(t: Test, service: Service, kills: number): Promise<void> {
   const { broker, name, port } = service
   const seed = Math.floor(Math.random() * 2 ** 31)

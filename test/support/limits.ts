@@ -1,22 +1,22 @@
 /**
- * What the start of a broker takes on this machine, in milliseconds. The runner measures it before the first test; a
- * file that is run without the runner takes a slow machine's.
+ * The start-up time of a broker on this machine, in milliseconds. The runner measures it before the first test;
+ * without the runner, that of a slow machine is assumed.
  */
 export const START = Number(process.env['TEST_START_MS'] ?? 3000)
 
 /**
- * A limit is there to end what hangs, with the name of what it waited for. It is no part of what a test asserts, so it
- * is far over what the work takes, on a machine that is busy with other things as well.
+ * A limit ends a test that hangs, and names what it was waiting for. It is never part of an assertion, so it
+ * is far above the time the work takes, even on a busy machine.
  *
- * @param count how many starts of a broker the work is comparable to
+ * @param count the work's cost, in starts of a broker
  * @returns milliseconds
  */
 export function starts(count: number): number {
   return Math.ceil(count * START * 10)
 }
 
-/** For a test. */
+/** For a whole test. */
 export const LIMIT = starts(20)
 
-/** For one state that another process is to come to. */
+/** For one state of another process. */
 export const SOON = starts(6)

@@ -6,17 +6,17 @@ import { openDescriptors } from './proc.ts'
 import { Program, root } from './process.ts'
 import type { Service, ServiceState } from './service.ts'
 
-// Two backends under load, and what befalls one of them. `test/lifecycle.test.ts` plays the scenes with few connections,
-// `test/long/lifecycle-load.test.ts` with many. The service is `web`, and its ACK deadline is over for a backend that is stopped, and for no other.
+// Two backends under load, and faults of one of them. `test/lifecycle.test.ts` runs the scenes with few connections,
+// `test/long/lifecycle-load.test.ts` with many. The service is `web`, and its ACK deadline expires only for a stopped backend.
 
-/** Of the broker's own; those of who asks it for its status come and go. */
+/** The broker's own descriptors; those of status requests come and go. */
 export function descriptorsOf({ broker }: Service): number {
   return openDescriptors(broker.pid, Number(new URL(broker.admin).port))
 }
 
 /**
- * The number before a scene begins. A backend may answer a client before the broker has read its ACK and closed its own copy, so
- * that an answered client is no sign of a broker at rest.
+ * The count before a scene begins. A client may get its response before the broker has read the ACK and closed its own copy, so
+ * a response does not mean that the broker is at rest.
  */
 export async function restingDescriptors(service: Service): Promise<number> {
   await service.broker.until(
@@ -42,7 +42,7 @@ export function ackTimeouts(service: Service): Promise<number> {
   return service.metric('baton_handoff_failures_total', 'reason="BackendAckTimeout"')
 }
 
-/** What was counted since `before`. */
+/** Outcomes counted since `before`. */
 export function outcomesSince(before: ServiceState, now: ServiceState): ServiceState['outcomes'] {
   const { outcomes } = before
   const entries = Object.entries(now.outcomes) as [keyof typeof outcomes, number][]
@@ -84,7 +84,7 @@ export async function killUnderLoad(
     'all that the survivor took were answered',
   )
   t.equal(sum(answers) + sum(failures), total)
-  t.ok(sum(failures) <= 64, 'lost were at most those that the dead one was answering')
+  t.ok(sum(failures) <= 64, 'at most the requests in flight in the dead backend were lost')
   t.ok((answers[doomed.pid] ?? 0) > 0)
   await web.start(t)
   await web.backends(2)
@@ -92,7 +92,7 @@ export async function killUnderLoad(
   t.pass('the broker has as many descriptors as before')
 }
 
-/** @param load new connections at a time, the pause of each before the next, and how many there are from stop to stop */
+/** @param load concurrent new connections, the pause of each before its next one, and the number between stops */
 export async function stopUnderLoad(
   t: Test,
   web: Service,
@@ -110,7 +110,7 @@ export async function stopUnderLoad(
       'the load is under way',
     )
     stopped.kill('SIGSTOP')
-    await eventually(async () => (await ackTimeouts(web)) > late, 'some have waited behind the stopped one')
+    await eventually(async () => (await ackTimeouts(web)) > late, 'some were queued to the stopped backend')
     await web.until(
       ({ backends }) => backends.find(({ pid }) => pid === stopped.pid)?.state === 'unresponsive',
       'it is noticed',
@@ -134,7 +134,7 @@ export async function stopUnderLoad(
     () =>
       `as many descriptors as before, ${descriptors.join(' and ')}; there are ${descriptorsOf(web)} and ${openDescriptors(stopped.pid)}`,
   )
-  t.pass('and nothing stays open')
+  t.pass('and nothing is left open')
   t.equal(after.unaccounted, 0)
   t.match(outcomesSince(before, after), {
     handed_off: connections,

@@ -4,11 +4,11 @@ import type { Broker } from './broker.ts'
 import { Program, root } from './process.ts'
 
 export interface LoadResult {
-  /** Whole answers, by the pid of the backend that gave them. */
+  /** Complete responses, by the pid of the backend. */
   readonly answers: Readonly<Record<string, number>>
-  /** Connections without a whole answer, by what happened to them. */
+  /** Connections without a complete response, by what happened to them. */
   readonly failures: Readonly<Record<string, number>>
-  /** From connect to the end of the answer, milliseconds. */
+  /** From connect to the end of the response, milliseconds. */
   readonly slowest: number
   readonly seconds: number
 }
@@ -20,7 +20,7 @@ export interface LoadOptions {
   readonly listener?: string
 }
 
-/** Short connections from a process of their own, each with one request. Settles when the last of them is over. */
+/** Short connections from a separate process, each with one request. Settles when the last of them is over. */
 export async function startLoad(t: Test, broker: Broker, options: LoadOptions): Promise<LoadResult> {
   const { total, concurrency, path = '/', listener } = options
   const args = `--port ${broker.port(listener)} --total ${total} --concurrency ${concurrency} --path ${path}`

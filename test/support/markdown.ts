@@ -5,10 +5,10 @@ import { root } from './process.ts'
 /** One fenced block of a page. */
 export interface Block {
   readonly page: string
-  /** Of its first fence, counted from 1. */
+  /** Line of its opening fence, counted from 1. */
   readonly line: number
   readonly language: string
-  /** The second word of its fence: `terminal-1`, or the name of the file that a reader writes it to. */
+  /** The second word of its fence: `terminal-1`, or the file a reader saves it as. */
   readonly target: string | undefined
   /** `from=PATH` in its fence: the file of the repository that it quotes. */
   readonly from: string | undefined
@@ -19,14 +19,14 @@ export function read(file: string): string {
   return readFileSync(join(root, file), 'utf8')
 }
 
-/** Paths from the root, of all files below `folder` that end in `end`. */
+/** Paths from the root of all files below `folder` that end in `end`. */
 export function filesBelow(folder: string, end: string): string[] {
   return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
     .filter((file) => file.endsWith(end) && !file.includes('node_modules'))
     .map((file) => join(folder, file))
 }
 
-/** Every page that a reader is led to. */
+/** Every page that readers are pointed to. */
 export function allPages(): string[] {
   const packages = readdirSync(join(root, 'packages')).map((name) => `packages/${name}/README.md`)
   const folders = ['docs', 'examples', 'bench'].flatMap((folder) => filesBelow(folder, '.md'))
@@ -49,7 +49,7 @@ export function blocksOf(page: string): Block[] {
   })
 }
 
-/** As GitHub makes them of headings. */
+/** The anchors that GitHub derives from headings. */
 export function anchorsOf(text: string): Set<string> {
   const headings = [...text.replaceAll(/^```[^]*?^```$/gm, '').matchAll(/^#+ (.+)$/gm)]
   return new Set(

@@ -6,7 +6,7 @@ import type { Broker } from './broker.ts'
 import { Client } from './client.ts'
 import { eventually } from './eventually.ts'
 
-/** What the master answers: `Success=0|1`, a line `--`, and lines of its log. */
+/** The master's answer: `Success=0|1`, a line `--`, and lines of its log. */
 export interface OperatorAnswer {
   readonly success: boolean
   readonly log: readonly string[]
@@ -22,19 +22,19 @@ export function operatorSocket({ control }: Broker): string {
   return join(control, '../master.sock')
 }
 
-/** A connection to the master, with nothing between the test and its text. */
+/** A raw connection to the master. */
 export function openSession(t: Test, broker: Broker): Promise<Client> {
   return Client.open(t, { path: operatorSocket(broker) })
 }
 
-/** Says one line, and reads to the end of the session. */
+/** Sends one line, and reads to the end of the session. */
 export async function say(t: Test, broker: Broker, line: string): Promise<string> {
   const session = await openSession(t, broker)
   session.send(`${line}\n`)
   return rest(session)
 }
 
-/** All that a session still says. */
+/** Everything the session still sends. */
 export async function rest(session: Client): Promise<string> {
   const end = await session.ended
   if (end !== 'end') throw new Error(`the session ended with ${end} after ${session.received}`)
@@ -45,7 +45,7 @@ export async function reload(t: Test, broker: Broker): Promise<OperatorAnswer> {
   return parseAnswer(await say(t, broker, 'reload'))
 }
 
-/** Nothing before `Success=`, nothing but whole lines behind it. */
+/** Nothing before `Success=`, and only complete lines after it. */
 export function parseAnswer(text: string): OperatorAnswer {
   const [, success, log] = /^Success=([01])\n--\n((?:.*\n)*)$/.exec(text) ?? []
   if (success === undefined || log === undefined) throw new Error(`not an answer: ${JSON.stringify(text)}`)
@@ -56,7 +56,7 @@ export async function masterStatus(t: Test, broker: Broker): Promise<MasterStatu
   return JSON.parse(await say(t, broker, 'status')) as MasterStatus
 }
 
-/** The worker that serves now; resolves when no other one is left. */
+/** The serving worker; resolves once it is the only one. */
 export async function onlyWorker(t: Test, broker: Broker): Promise<number> {
   for (;;) {
     const { workers } = await masterStatus(t, broker)
@@ -67,7 +67,7 @@ export async function onlyWorker(t: Test, broker: Broker): Promise<number> {
 }
 
 /**
- * One request to the admin server on a connection of its own: a kept one belongs to a worker, and ends with it.
+ * One request to the admin server on its own connection: a kept one belongs to a worker, and ends with it.
  *
  * @returns the status code and the body
  */
@@ -85,7 +85,7 @@ export function askAdmin(broker: Broker, path: string, method = 'GET'): Promise<
   })
 }
 
-/** Every sample of /metrics, by its series as it is written. */
+/** Every sample of /metrics, by its series as printed. */
 export async function samples(broker: Broker): Promise<Map<string, number>> {
   const [, text] = await askAdmin(broker, '/metrics')
   const lines = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
@@ -96,7 +96,7 @@ function split(line: string, at: number): [string, number] {
   return [line.slice(0, at), Number(line.slice(at + 1))]
 }
 
-/** Over all workers that there have been: accepted, and the sum of outcomes. At rest they are equal (invariant I4). */
+/** Over all workers so far: accepted connections, and the sum of outcomes. Equal at rest (invariant I4). */
 export async function ledger(broker: Broker): Promise<{ accepted: number; ended: number }> {
   let accepted = 0
   let ended = 0
@@ -107,7 +107,7 @@ export async function ledger(broker: Broker): Promise<{ accepted: number; ended:
   return { accepted, ended }
 }
 
-/** Rewrites the configuration file; what is undefined is left out. */
+/** Rewrites the configuration file, without the members that are undefined. */
 export function configure(broker: Broker, change: Record<string, unknown>): void {
   const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
   writeFileSync(broker.configFile, JSON.stringify({ ...config, ...change }))
@@ -117,12 +117,12 @@ export function logged(broker: Broker, msg: string): number {
   return broker.program.messages().filter((message) => message['msg'] === msg).length
 }
 
-/** Resolves when the broker has logged `msg` `count` times. */
+/** Resolves once the broker has logged `msg` `count` times. */
 export function logs(broker: Broker, msg: string, count = 1): Promise<void> {
   return eventually(() => logged(broker, msg) >= count, `${count} times "${msg}"`)
 }
 
-/** Inodes of the master's ends of its sessions: those of the socket's name that are connected. */
+/** Inodes of the master's ends of its sessions: the connected sockets with the operator socket's name. */
 export function sessionInodes(broker: Broker): string[] {
   const path = operatorSocket(broker)
   return readFileSync('/proc/net/unix', 'utf8')

@@ -2,7 +2,7 @@ import http from 'node:http'
 import type { Test } from 'tap'
 import { LIMIT } from './limits.ts'
 
-/** New connections at a steady rate, each with one request, whatever becomes of the ones before. Nothing is retried. */
+/** New connections at a steady rate, each with one request, whatever happens to earlier ones. Nothing is retried. */
 export class PacedClients {
   answers = 0
   readonly failures: string[] = []
@@ -24,7 +24,7 @@ export class PacedClients {
     t.teardown(() => clearInterval(this.#timer))
   }
 
-  /** Begins no more, and resolves when every answer has come. */
+  /** Starts no more clients; resolves once every response has arrived. */
   async stop(): Promise<void> {
     clearInterval(this.#timer)
     while (this.#open > 0) await new Promise((resolve) => setTimeout(resolve, 10))

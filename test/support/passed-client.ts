@@ -3,8 +3,8 @@ import type { Test } from 'tap'
 import { eventually } from './eventually.ts'
 
 /**
- * A client whose connection a test passes on by hand: a socketpair on which a request waits. The test keeps a copy of the
- * passed end, and so can see what the receiver has done to it.
+ * A client whose connection the test passes on itself: a socketpair with a request on it. The test keeps a copy of the
+ * passed end, and so can check what the receiver has done to it.
  */
 export class PassedClient {
   readonly #request: Buffer
@@ -24,7 +24,7 @@ export class PassedClient {
     return this.#far.fd
   }
 
-  /** Not a byte was taken from the passed end, and none was written to it. */
+  /** No byte was read from the passed end, and none was written to it. */
   get untouched(): boolean {
     return (
       peek(this.#far.fd, 65_536)?.equals(this.#request) === true &&
@@ -32,19 +32,19 @@ export class PassedClient {
     )
   }
 
-  /** What came back so far. */
+  /** The response so far. */
   get answer(): string {
     if ((poll(this.#near.fd, POLLIN) & POLLIN) !== 0) this.#answer += readToEnd(this.#near.fd).data.toString()
     return this.#answer
   }
 
-  /** Sends the same request once more, on the same connection. */
+  /** Sends the same request again on the same connection. */
   again(): void {
     this.#answer = ''
     send(this.#near.fd, this.#request)
   }
 
-  /** The pid that has answered the request; the answer is one JSON object. */
+  /** The pid of the backend that answered; the response is one JSON object. */
   async servedBy(): Promise<number> {
     await eventually(
       () => this.answer.endsWith('}'),
@@ -54,8 +54,8 @@ export class PassedClient {
   }
 
   /**
-   * Closes the test's own copy and waits until the kernel says that there is none left; gives what the client got.
-   * A copy that leaked keeps the connection up, and this fails.
+   * Closes the test's own copy and waits until the kernel reports that no copy is left; returns what the client received.
+   * Fails if a copy leaked, because that keeps the connection open.
    */
   async closed(): Promise<string> {
     this.#far.close()
@@ -66,7 +66,7 @@ export class PassedClient {
     return this.answer
   }
 
-  /** The client goes; whoever adopted the connection sees its end. Harmless twice. */
+  /** The client disconnects; whatever process adopted the connection sees its end. May be called twice. */
   leave(): void {
     this.#near.close()
     this.#far.close()

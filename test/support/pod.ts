@@ -50,7 +50,7 @@ export interface Manifest {
 
 export const manifestFiles = filesBelow('examples/kubernetes', '.yaml')
 
-/** @throws with the place, when it is no YAML */
+/** @throws with the position, if it is not valid YAML */
 export function manifestsOf(file: string): Manifest[] {
   return parseAllDocuments(read(file)).map((document) => {
     const [error] = [...document.errors, ...document.warnings]
@@ -59,7 +59,7 @@ export function manifestsOf(file: string): Manifest[] {
   })
 }
 
-/** Containers are namespaces, and those take root; so does another user in them, who must be able to read this repository. */
+/** Containers are namespaces, which need root, and another user in them, who must be able to read this repository. */
 export const canContain =
   spawnSync('unshare', ['--pid', '--fork', '--mount-proc', '--net', 'true']).status === 0 &&
   spawnSync(process.execPath, [join(root, 'packages/broker/bin/baton.js'), '--version'], {
@@ -68,8 +68,8 @@ export const canContain =
   }).status === 0
 
 /**
- * One node, as far as a broker can tell: containers are processes with a pid namespace of their own and, in a pod of their own,
- * a network namespace without a network. Paths of the manifests lie below a folder of the test's.
+ * One node, as far as a broker can tell: containers are processes with their own pid namespace and, in a pod with its own
+ * network, an empty network namespace. The manifests' paths are mapped below a folder of the test.
  */
 export class Node {
   readonly folder: string
@@ -77,7 +77,7 @@ export class Node {
   readonly #port: string
   readonly #adminPort: string
 
-  /** @param folder that user 1000 can come to */
+  /** @param folder must be accessible to user 1000 */
   constructor(t: Test, folder: string, ports: { web: number; admin: number }) {
     this.#test = t
     this.folder = folder
@@ -94,7 +94,7 @@ export class Node {
     writeFileSync(file, this.here(text))
   }
 
-  /** What stands in a manifest, as it is on this node. */
+  /** Maps a manifest's text to this node. */
   here(text: string): string {
     return text
       .replaceAll(/(?<=^|["\s/])\/(run|etc|tmp)\//g, `${this.folder}/$1/`)
@@ -121,7 +121,7 @@ export class Node {
     )
   }
 
-  /** As the kubelet asks. */
+  /** Runs the probe like the kubelet. */
   isReady({ readinessProbe }: Container): boolean {
     const [command = '', ...args] = (readinessProbe?.exec.command ?? []).map((word) => this.here(word))
     return spawnSync(command, args, { cwd: this.folder, env: cleanEnvironment() }).status === 0
@@ -135,7 +135,7 @@ export class Running {
     this.program = program
   }
 
-  /** Process 1 of the container, whom the kubelet's signals go to. */
+  /** Signals process 1 of the container, like the kubelet. */
   signal(name: NodeJS.Signals): void {
     const { pid } = this.program
     const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')

@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
-/** What the kernel says of a process of this user: proc(5). Sizes are bytes. */
+// The kernel's data on processes of this user: proc(5). Sizes are in bytes.
 
-/** Open descriptors, less the IPv4 connections of the listening port `except` (those of who watches, say). */
+/** Open descriptors, minus the IPv4 connections of the listening port `except` (those of an observer, for example). */
 export function openDescriptors(pid: number, except?: number): number {
   const targets = descriptorTargets(pid)
   if (except === undefined) return targets.length
@@ -12,7 +12,7 @@ export function openDescriptors(pid: number, except?: number): number {
   return targets.filter((target) => !excepted.has(target)).length
 }
 
-/** Open sockets of all kinds, standard input and output among them when they are pipes of Node's making. */
+/** Open sockets of all kinds, including standard input and output if Node made them as pipes. */
 export function openSockets(pid: number): number {
   return descriptorTargets(pid).filter((target) => target.startsWith('socket:')).length
 }
@@ -21,37 +21,37 @@ export function residentBytes(pid: number): number {
   return statusBytes(pid, 'VmRSS')
 }
 
-/** The most that was ever resident. */
+/** Peak resident size. */
 export function peakResidentBytes(pid: number): number {
   return statusBytes(pid, 'VmHWM')
 }
 
-/** Everything that read(2) and its kin gave the process, sockets among it: libuv reads streams with read(2). */
+/** All bytes that the process got from read(2) and similar calls, sockets included: libuv reads streams with read(2). */
 export function bytesRead(pid: number): number {
   const found = /^rchar: (\d+)$/m.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))
   if (found === null) throw new Error(`no rchar in /proc/${pid}/io`)
   return Number(found[1])
 }
 
-/** Whether the process has a descriptor of the server's end of this IPv4 connection. */
+/** Whether the process holds the server's end of this IPv4 connection. */
 export function holdsServerEnd(pid: number, localPort: number, clientPort: number): boolean {
   const found = ipv4Sockets().find(({ local, remote }) => local === localPort && remote === clientPort)
   if (found === undefined) throw new Error(`no connection from port ${clientPort} to port ${localPort}`)
   return descriptorTargets(pid).includes(found.target)
 }
 
-/** How many IPv4 connections a listening port of this host has. */
+/** The number of IPv4 connections of a listening port on this host. */
 export function connectionsTo(port: number): number {
   return ipv4Sockets().filter(({ local, remote }) => local === port && remote !== 0).length
 }
 
-/** What each descriptor is, such as `socket:[INODE]`. */
+/** The target of each descriptor, such as `socket:[INODE]`. */
 function descriptorTargets(pid: number): string[] {
   return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
     try {
       return readlinkSync(`/proc/${pid}/fd/${fd}`)
     } catch (error) {
-      // Closed between the listing and the look.
+      // Closed after the folder was listed.
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
       throw error
     }
@@ -77,7 +77,7 @@ function statusBytes(pid: number, field: 'VmRSS' | 'VmHWM'): number {
   return Number(found[1]) * 1024
 }
 
-/** The processes of a session, by its leader: those that a managed process has started, whatever has ended in between. */
+/** The processes of a session: those that a managed process (its leader) has started, even if their parents have exited. */
 export function inSession(leader: number): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -96,7 +96,7 @@ function sessionOf(pid: number): number | undefined {
   }
 }
 
-/** The processes that have this file open, such as `pipe:[INODE]`, with this access mode. */
+/** The processes that have this file open with this access mode; `target` is, for example, `pipe:[INODE]`. */
 export function holders(target: string, mode: number): number[] {
   const numbers = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
   return numbers.map(Number).filter((pid) => {
@@ -107,7 +107,7 @@ export function holders(target: string, mode: number): number[] {
         return (Number.parseInt(flags, 8) & O_ACCMODE) === mode
       })
     } catch {
-      // It has ended, or has closed one meanwhile.
+      // It has exited, or closed one meanwhile.
       return false
     }
   })

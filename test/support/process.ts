@@ -10,14 +10,14 @@ import { signalGroup } from './signal.ts'
 /** The repository's root. */
 export const root = join(import.meta.dirname, '../..')
 
-/** A folder of its own for one test, short enough for Unix socket paths; gone with the test. */
+/** A temporary folder for one test, with a path short enough for Unix sockets; removed with the test. */
 export function temporaryFolder(t: Test): string {
   const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   return folder
 }
 
-/** tap puts its loader and its own variables into every child; a child of ours runs as a user's would. */
+/** tap passes its loader and variables to every child; the tests' children run as a user's would. */
 export function cleanEnvironment(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(
     ([name]) =>
@@ -29,7 +29,7 @@ export function cleanEnvironment(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessE
   return { ...Object.fromEntries(kept), ...extra }
 }
 
-/** A child process whose output is kept by lines, and which does not outlive its test. */
+/** A child process whose output is stored line by line, and which does not outlive its test. */
 export class Program {
   readonly child: ChildProcess
   readonly lines: string[] = []
@@ -40,7 +40,7 @@ export class Program {
     t: Test,
     command: string,
     args: readonly string[],
-    /** `group`: a shell, say, whose own children must not outlive the test either. */
+    /** `group`: for a shell, for example, whose own children must not outlive the test either. */
     options: { env?: NodeJS.ProcessEnv; cwd?: string; uid?: number; group?: boolean } = {},
   ) {
     this.child = spawn(command, args, {
@@ -83,12 +83,12 @@ export class Program {
     if (this.running) this.child.kill(signal)
   }
 
-  /** A line on its standard input, for a program that waits for the test's word. */
+  /** Writes a line to its standard input, for programs that wait for a command. */
   say(line: string): void {
     this.child.stdin?.write(`${line}\n`)
   }
 
-  /** The first line that `matches`, of those that came and those to come; fails when the program ends without it. */
+  /** The first line that `matches`, past or future; rejects if the program ends without it. */
   async line(matches: (line: string) => boolean, what: string): Promise<string> {
     for (let seen = 0; ;) {
       for (; seen < this.lines.length; seen++) {
@@ -121,7 +121,7 @@ export class Program {
   }
 }
 
-/** Its children may have the output still open when the leader is gone: that is when `close` has not come. */
+/** The children may hold the output open after the leader has exited; `close` is not emitted until they are gone. */
 function killGroup(leader: number): void {
   try {
     signalGroup(leader, 'SIGKILL')

@@ -1,14 +1,14 @@
-/** Words of the language that stand where a metric could. */
+/** Keywords in positions where a metric could be. */
 const KEYWORDS = new Set(['and', 'or', 'unless', 'bool', 'offset'])
 
-/** Labels, not metrics, stand in the brackets behind these. */
+/** Keywords followed by a list of labels, not metrics, in brackets. */
 const GROUPING = /\b(?:by|without|on|ignoring|group_left|group_right)\s*(?:\([^)]*\))?/g
 
-/** A whole name that is no function's, and its matchers. */
+/** A complete name that is not a function, with its matchers. */
 const SELECTOR = /(?<![\w:."])([a-zA-Z_:][\w:]*)(?![\w:]|\s*\()\s*(\{(?:"[^"]*"|[^"}])*\})?/g
 
 /**
- * The selectors of a PromQL expression, `name` or `name{...}`, in the order in which they stand
+ * The selectors of a PromQL expression, `name` or `name{...}`, in order of appearance
  * (https://prometheus.io/docs/prometheus/latest/querying/basics/).
  */
 export function selectorsOf(expression: string): { name: string; selector: string }[] {

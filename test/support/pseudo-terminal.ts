@@ -4,14 +4,14 @@ import type { Test } from 'tap'
 import { eventually } from './eventually.ts'
 import { cleanEnvironment } from './process.ts'
 
-/** A command before a keyboard and a screen of its own: script(1) gives it a pseudo-terminal. */
+/** A command with its own keyboard and screen: script(1) gives it a pseudo-terminal. */
 export class PseudoTerminal {
-  /** All that it was sent, escape sequences included. */
+  /** Everything it has received, escape sequences included. */
   output = ''
   readonly #child: ChildProcess
   readonly #ended: Promise<unknown>
 
-  /** @param command for a shell */
+  /** @param command a shell command */
   constructor(
     t: Test,
     command: string,
@@ -25,24 +25,24 @@ export class PseudoTerminal {
     this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.output += text))
     this.#ended = once(this.#child, 'close')
     t.teardown(async () => {
-      // The end of its input hangs it up: what runs in the terminal gets SIGHUP when script has gone.
+      // Killing script(1) hangs up the terminal: the program in it gets SIGHUP.
       this.#child.kill('SIGKILL')
       await this.#ended
     })
   }
 
-  /** As if on the keyboard. */
+  /** Types on the keyboard. */
   type(text: string): void {
     this.#child.stdin?.write(text)
   }
 
-  /** As if its window was closed. */
+  /** Like closing the terminal's window. */
   async hangUp(): Promise<void> {
     this.#child.kill('SIGKILL')
     await this.#ended
   }
 
-  /** Resolves with what `pattern` found, in what came since `from`. */
+  /** Resolves with the match of `pattern` in the output since `from`. */
   async shows(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
     let found: RegExpExecArray | null = null
     await eventually(
@@ -52,7 +52,7 @@ export class PseudoTerminal {
     return found as unknown as RegExpExecArray
   }
 
-  /** All of it, when the command has ended. */
+  /** The complete output, once the command has ended. */
   async end(): Promise<string> {
     await this.#ended
     return this.output

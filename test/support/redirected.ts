@@ -9,7 +9,7 @@ import { freePort } from './free-port.ts'
 import { PseudoTerminal } from './pseudo-terminal.ts'
 import { Program, root, temporaryFolder } from './process.ts'
 
-/** What every command line here begins with: the shell redirects, and becomes the command. `prefix`: setpriv, say. */
+/** Common start of all command lines here: the shell redirects, then becomes the command. `prefix`: for example setpriv. */
 function shell(redirection: string, command: readonly string[], prefix: readonly string[] = []): string[] {
   return ['-c', `exec "$@" ${redirection}`, 'sh', ...prefix, process.execPath, batonCommand, ...command]
 }
@@ -22,8 +22,8 @@ export interface RedirectedOptions {
 }
 
 /**
- * `baton start` with its output somewhere else than in the hands of the test, such as `> /dev/full`: it is asked whether it
- * serves. Its one listener `web` is of a free port.
+ * `baton start` with its output redirected away from the test, for example `> /dev/full`; resolves once it answers
+ * requests. Its one listener `web` is on a free port.
  */
 export async function startRedirected(
   t: Test,
@@ -62,9 +62,9 @@ export async function startRedirected(
 }
 
 export interface RedirectedRunOptions {
-  /** Nothing of what it prints is read. */
+  /** Its output is not read. */
   readonly pauseOutput?: boolean
-  /** Who may write to the folder for its files. */
+  /** Owner of the folder for its files. */
   readonly owner?: number
 }
 
@@ -99,17 +99,17 @@ export class RedirectedRun {
     if (pauseOutput) {
       const { stdout } = program.child
       stdout?.removeAllListeners('data').pause()
-      // Its end is not seen while nothing is read.
+      // While its output is not read, its end is not seen.
       t.teardown(() => stdout?.destroy())
     }
     const run = new RedirectedRun(program, port, temporary)
-    // The app's processes are in sessions of their own.
+    // The app's processes are in their own sessions.
     t.teardown(() => (program.running ? program.kill('SIGTERM') : undefined))
     await run.answers()
     return run
   }
 
-  /** The same in a terminal, which shows its output. `exitCode`: the file that the exit code is written to. */
+  /** The same in a terminal, which shows its output. `exitCode`: the file that receives the exit code. */
   static async inTerminal(
     t: Test,
     env: NodeJS.ProcessEnv,
@@ -135,7 +135,7 @@ export class RedirectedRun {
     return this.#program
   }
 
-  /** Resolves with the pid of the process of the app that answers, another one than `except`. */
+  /** Resolves with the pid of the app process that answers, once it is not `except`. */
   async answers(except?: number): Promise<number> {
     let pid = 0
     await eventually(
@@ -153,7 +153,7 @@ export class RedirectedRun {
     return this.#program?.lines.slice(-20).join('\n') ?? 'it runs in a terminal'
   }
 
-  /** Of what `baton run` has made. */
+  /** The folder created by `baton run`. */
   get folder(): string {
     const [name = ''] = readdirSync(this.#temporary).filter((each) => each.startsWith('baton-run-'))
     return join(this.#temporary, name)
@@ -169,7 +169,7 @@ export class RedirectedRun {
   }
 }
 
-/** A reader of a named pipe that reads when it is told to. It holds the pipe open until the test ends. */
+/** A reader of a named pipe that reads only when told to. It holds the pipe open until the test ends. */
 export class SlowReader {
   readonly path: string
   readonly #fd: number
@@ -183,7 +183,7 @@ export class SlowReader {
     t.teardown(() => closeSync(this.#fd))
   }
 
-  /** What is there now. */
+  /** Reads what is available now. */
   read(): string {
     let text = ''
     for (;;) {
@@ -196,7 +196,7 @@ export class SlowReader {
     }
   }
 
-  /** Reads until `pattern` is there. */
+  /** Reads until `pattern` matches. */
   async reads(pattern: RegExp): Promise<string> {
     let text = ''
     await eventually(
@@ -210,7 +210,7 @@ export class SlowReader {
   }
 }
 
-/** The body of one answer, on a connection of its own. */
+/** The body of one response, on its own connection. */
 function ask(where: string | http.RequestOptions): Promise<string> {
   return new Promise((resolve, reject) => {
     const options =

@@ -8,11 +8,11 @@ import type { Service } from './service.ts'
 const MIB = 1024 * 1024
 
 /**
- * An upload and a download through a relay of a `stream-backend.mjs`: `test/relay.test.ts` has some MiB, `test/long/relay.test.ts`
- * a hundred.
+ * An upload and a download through a relay of a `stream-backend.mjs`: some MiB in `test/relay.test.ts`, a hundred in
+ * `test/long/relay.test.ts`.
  *
  * @param size of each, MiB
- * @param most what the broker may grow by, MiB
+ * @param most maximum growth of the broker's memory, MiB
  */
 export async function relayBothWays(t: Test, service: Service, size: number, most: number): Promise<void> {
   const rss = () => residentBytes(service.broker.pid)

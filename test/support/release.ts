@@ -5,7 +5,7 @@ import { root } from './process.ts'
 
 const SDK = pathToFileURL(join(root, 'packages/backend-sdk/dist/index.js')).href
 
-/** Answers with the name of its release, once the file `hold` beside it is not there. */
+/** Answers with the name of its release, once the file `hold` next to it does not exist. */
 const app = (name: string) => `
 import { existsSync } from 'node:fs'
 import { createServer } from 'node:http'
@@ -19,12 +19,12 @@ await backend.ready()
 process.once('SIGTERM', () => void backend.drain())
 `
 
-/** Folders of releases, and the link `current` that leads to one of them: what a deploy tool leaves on a server. */
+/** Release folders and the link `current` to one of them, like a deploy tool leaves them on a server. */
 export class Releases {
   readonly folder: string
   readonly #config: Record<string, unknown>
 
-  /** @param config of each release; relative paths are relative to it */
+  /** @param config of each release; relative paths are relative to the release */
   constructor(folder: string, config: Record<string, unknown>) {
     this.folder = folder
     this.#config = config
@@ -38,7 +38,7 @@ export class Releases {
     return join(this.folder, 'releases', name)
   }
 
-  /** A release that is there, and not yet in use. */
+  /** Adds a release without using it yet. */
   add(name: string): string {
     const path = this.path(name)
     mkdirSync(path, { recursive: true })
@@ -47,7 +47,7 @@ export class Releases {
     return path
   }
 
-  /** Moves the link, at once for whoever follows it. */
+  /** Moves the link atomically. */
   use(name: string): void {
     moveLink(this.current, `releases/${name}`)
   }
@@ -62,7 +62,7 @@ export function moveLink(link: string, target: string): void {
   renameSync(`${link}.next`, link)
 }
 
-/** A Node of its own at `path`, which can be removed. */
+/** A separate Node at `path`, which can be removed. */
 export function installNode(path: string): void {
   mkdirSync(dirname(path), { recursive: true })
   try {

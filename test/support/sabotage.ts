@@ -17,7 +17,7 @@ type Fault =
   | 'signalled-check'
   | 'signalled-worker'
 
-/** A broker whose reloads can be made to go wrong: `test/programs/sabotage.mjs`. */
+/** A broker whose reloads can be made to fail: `test/programs/sabotage.mjs`. */
 export class Sabotaged {
   readonly broker: Broker
   readonly #folder: string
@@ -36,7 +36,7 @@ export class Sabotaged {
     return new Sabotaged(await startBroker(t, { config, env }), folder)
   }
 
-  /** @param detail the signal, where the fault is one */
+  /** @param detail the signal, if the fault is one */
   begin(what: Fault, detail = ''): void {
     writeFileSync(join(this.#folder, what), detail)
   }
@@ -45,7 +45,7 @@ export class Sabotaged {
     rmSync(join(this.#folder, what))
   }
 
-  /** Resolves when a process is at it: of those that are slow. */
+  /** Resolves when a process has reached the fault; only for slow ones. */
   async reached(what: 'slow-check' | 'slow-master' | 'gap'): Promise<void> {
     const file = join(this.#folder, `${what}-reached`)
     await eventually(() => existsSync(file), `${what} is reached`)

@@ -4,7 +4,7 @@ import { type Broker, startBroker, type Status } from './broker.ts'
 import { Client } from './client.ts'
 import { Program, root } from './process.ts'
 
-/** For a service in whose scenes no time of the broker's is to be over, however slow the machine is. */
+/** For a service whose deadlines must not expire, however slow the machine is. */
 export const PATIENT = {
   holdTimeout: '30m',
   ackDeadline: '10m',
@@ -13,21 +13,21 @@ export const PATIENT = {
 }
 
 export interface ServiceDefinition {
-  /** Of its listener, which has the service's name. */
+  /** Protocol of its listener, which has the service's name. */
   readonly protocol?: 'http' | 'tls' | 'tcp'
   readonly listen?: string
-  /** Beside `PATIENT`. */
+  /** In addition to `PATIENT`. */
   readonly config?: Record<string, unknown>
 }
 
 export type ServiceState = Status['services'][number] & {
   readonly accepted: number
   readonly accepting: boolean
-  /** I4: 0 at any time. */
+  /** I4: always 0. */
   readonly unaccounted: number
 }
 
-/** What a scene has to itself where many share one broker: a service, and a listener of the same name. */
+/** A scene's own part of a shared broker: a service, and a listener of the same name. */
 export class Service {
   readonly broker: Broker
   readonly name: string
@@ -69,18 +69,18 @@ export class Service {
     return this.stateIn(whole)
   }
 
-  /** Resolves when just so many of its backends are ready. */
+  /** Resolves once exactly `count` of its backends are ready. */
   async backends(count: number): Promise<ServiceState> {
     return this.stateIn(await this.broker.backends(count, this.name))
   }
 
-  /** Value of the series of this service; `labels` are those behind it, in the order of the exposition. */
+  /** Value of this service's series; `labels` are the ones after `service`, in the exposition's order. */
   metric(name: string, labels = ''): Promise<number> {
     const more = labels === '' ? '' : `,${labels}`
     return this.broker.metric(`${name}{service="${this.name}"${more}}`)
   }
 
-  /** A backend process out of `test/programs`, registered when this resolves. */
+  /** A backend process from `test/programs`; resolves once it has registered. */
   async start(t: Test, program = 'http-backend.mjs', env: NodeJS.ProcessEnv = {}): Promise<Program> {
     const backend = new Program(t, process.execPath, [join(root, 'test/programs', program)], {
       env: {
@@ -95,7 +95,7 @@ export class Service {
   }
 
   /**
-   * So many ready backends, those that an earlier scene has left first.
+   * `count` ready backends, reusing those that an earlier scene has left.
    *
    * @param t of the file: they live on
    */
@@ -115,14 +115,14 @@ export class Service {
     return Promise.all(Array.from({ length: count }, () => this.open(t)))
   }
 
-  /** A client that has asked; `answer()` takes its answer. */
+  /** A client that has sent a request; `answer()` reads the response. */
   async visit(t: Test, path = '/'): Promise<Client> {
     const client = await this.open(t)
     client.request(path)
     return client
   }
 
-  /** The pids that sign the answers (`x-pid`) to so many new clients, one after the other. */
+  /** The pids (`x-pid`) in the responses to `count` new clients, one at a time. */
   async answeredBy(t: Test, count: number): Promise<Set<number>> {
     const pids = new Set<number>()
     for (let index = 0; index < count; index++) {
@@ -134,7 +134,7 @@ export class Service {
   }
 }
 
-/** One broker with all these services. `more`: of the configuration, beside its services and listeners. */
+/** One broker with all these services. `more`: further configuration, besides its services and listeners. */
 export async function startServices<Name extends string>(
   t: Test,
   definitions: Record<Name, ServiceDefinition>,

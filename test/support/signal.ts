@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs'
 
 /**
- * Sends a signal to one process. This is the only way in which a test does so: to kill(2) the process 0 is the whole
- * group of the test run and -1 is all that the user has, and either is what a pid that was not found becomes.
+ * Sends a signal to one process; tests send signals in no other way. For kill(2), 0 is the whole process
+ * group of the test run and -1 every process of the user, and a pid that was not found can become either.
  *
  * @throws {TypeError} if `pid` is not the number of a process other than init
  */
@@ -10,12 +10,12 @@ export function signal(pid: number | null | undefined, name: NodeJS.Signals): vo
   process.kill(single(pid), name)
 }
 
-/** The same to a process group, by the pid of its leader: what Ctrl-C does. */
+/** The same for a process group, by the pid of its leader, like Ctrl-C. */
 export function signalGroup(leader: number | null | undefined, name: NodeJS.Signals): void {
   process.kill(-single(leader), name)
 }
 
-/** Whether there is such a process. A zombie is none: its parent has only not looked yet. */
+/** Whether the process exists. A zombie does not count: it has exited, and only its parent has not reaped it yet. */
 export function exists(pid: number): boolean {
   try {
     return !/^State:\s+Z/m.test(readFileSync(`/proc/${single(pid)}/status`, 'utf8'))

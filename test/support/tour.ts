@@ -6,7 +6,7 @@ import { freePort } from './free-port.ts'
 import { type Block, blocksOf, read } from './markdown.ts'
 import { Program } from './process.ts'
 
-/** The pages whose terminals are typed: by `test/slow/readme.test.ts`, and by `test/slow/guides.test.ts`. */
+/** The pages whose terminals are replayed: by `test/slow/readme.test.ts`, and by `test/slow/guides.test.ts`. */
 export const TOURS = [
   'README.md',
   'docs/tutorial/first-deploy.md',
@@ -18,23 +18,23 @@ export const TOURS = [
   'docs/how-to/several-hosts.md',
 ]
 
-/** The ports that pages name; each tour has others in their place. */
+/** The ports in the pages; each tour replaces them. */
 const PORTS = ['3000', '8080', '8443', '9180'] as const
 
-/** Programs say so once they serve; under `baton run` each of the two processes that the pages start does. */
+/** Programs log this once they serve; under `baton run` each of the two processes started by the pages does. */
 const SERVING = [/accepting connections|registered with the broker/]
 const SERVING_UNDER_RUN = [1, 2].map(
   (instance) => new RegExp(`^app\\.${instance} .*registered with the broker`),
 )
 
-/** The blocks of a page that say where they belong, in the order in which a reader meets them. */
+/** The blocks of a page that name their target, in the order of the page. */
 export function tourOf(page: string): (Block & { target: string })[] {
   return blocksOf(page).filter((block): block is Block & { target: string } => block.target !== undefined)
 }
 
-/** A page, followed to the letter: each `terminal-N` is a shell of its own, every other block a file. */
+/** A page, followed to the letter: each `terminal-N` is a separate shell, every other block a file. */
 export class Tour {
-  /** Removed with the test, after the programs that write here. */
+  /** Removed with the test, after the programs that write to it. */
   readonly folder: string
   readonly #test: Test
   readonly #env: NodeJS.ProcessEnv
@@ -55,8 +55,8 @@ export class Tour {
     mkdirSync(join(this.folder, 'tmp'))
     this.#env = {
       ...withoutNpm(),
-      // Pages leave the runtime folder to the defaults. With the last name that os.tmpdir() goes by, and an
-      // XDG_RUNTIME_DIR that is to be ignored, broker and SDK meet only if both have the whole rule.
+      // The pages rely on the default runtime folder. With the last variable that os.tmpdir() reads, and an
+      // XDG_RUNTIME_DIR that must be ignored, broker and SDK agree only if both implement the whole rule.
       TMPDIR: undefined,
       TMP: undefined,
       TEMP: join(this.folder, 'tmp'),
@@ -66,7 +66,7 @@ export class Tour {
     }
   }
 
-  /** @param work folder of the reader's files, below that of the tour */
+  /** @param work folder of the reader's files, below the tour's */
   async follow(page: string, work = '.'): Promise<void> {
     for (const block of tourOf(page)) {
       if (block.language === 'sh') await this.#terminal(block.target).type(this.#here(block.text))
@@ -74,24 +74,24 @@ export class Tour {
     }
   }
 
-  /** A file that a reader has already. */
+  /** A file that the reader already has. */
   write(name: string, text: string): void {
     const file = join(this.folder, name)
     mkdirSync(dirname(file), { recursive: true })
     writeFileSync(file, this.#here(text))
   }
 
-  /** With the ports of this tour. */
+  /** Replaces the pages' ports with those of this tour. */
   #here(text: string): string {
     return [...this.#ports].reduce((sum, [port, free]) => sum.replaceAll(port, free), text)
   }
 
-  /** What a terminal has shown so far. */
+  /** The output of a terminal so far. */
   lines(terminal: string): readonly string[] {
     return this.#terminal(terminal).program.lines
   }
 
-  /** Resolves when the program that the last block has left running there has ended by itself, with exit code 0. */
+  /** Resolves once the program that the last block left running there has exited with 0. */
   async prompt(terminal: string): Promise<void> {
     await this.#terminal(terminal).prompt()
   }
@@ -106,13 +106,13 @@ export class Tour {
 
   #writeBlock(name: string, { language, from = '', text }: Block): void {
     this.write(name, text)
-    // What a reader's own compiler does: `src/app.ts` becomes `dist/app.js`.
+    // The reader's own compiler: `src/app.ts` becomes `dist/app.js`.
     const compiled = (file: string) => file.replace(/\bsrc\/([\w-]+)\.ts$/, 'dist/$1.js')
     if (language === 'ts') this.write(compiled(name), read(compiled(from)))
   }
 }
 
-/** A shell that stops at the first command that fails. */
+/** A shell that stops at the first failing command. */
 class Terminal {
   readonly program: Program
   #blocks = 0
@@ -124,7 +124,7 @@ class Terminal {
   /** Resolves when the commands have ended, or the last of them is a program that now serves. */
   async type(text: string): Promise<void> {
     const ended = this.#marker()
-    // On a line of its own, whatever the last answer ended with.
+    // On a line of its own, even if the last output had no line break.
     this.program.child.stdin?.write(`${text}\nprintf '\\n%s\\n' '${ended}'\n`)
     for (const sign of text.includes('baton run') ? SERVING_UNDER_RUN : SERVING)
       await this.program.line((line) => line === ended || sign.test(line), `the end of:\n${text}`)
@@ -140,7 +140,7 @@ class Terminal {
   }
 }
 
-/** As a shell that npm did not start: what `npm test` puts into the environment would send npm to this repository. */
+/** Like a shell that npm did not start: the variables set by `npm test` would direct npm to this repository. */
 function withoutNpm(): NodeJS.ProcessEnv {
   const npms = Object.keys(process.env).filter(
     (name) => /^(npm_|INIT_CWD$)/.test(name) && name !== 'npm_config_registry',

@@ -17,10 +17,10 @@ export async function relayedBytes(service: Service): Promise<number> {
 }
 
 /**
- * An upload and a download beside the broker, on one connection of a `stream-backend.mjs`: `test/traffic.test.ts` has some MiB,
- * `test/long/traffic.test.ts` a GiB.
+ * An upload and a download past the broker, on one connection of a `stream-backend.mjs`: some MiB in `test/traffic.test.ts`,
+ * a GiB in `test/long/traffic.test.ts`.
  *
- * @param most what the backend may grow by, MiB
+ * @param most maximum growth of the backend's memory, MiB
  */
 export async function passBothWays(
   t: Test,
@@ -31,7 +31,7 @@ export async function passBothWays(
 ): Promise<void> {
   const { broker } = stream
   const resting = peakResidentBytes(backend.pid)
-  // One connection for all of it.
+  // One connection for everything.
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   t.teardown(() => agent.destroy())
   const options = { host: '127.0.0.1', port: stream.port, agent }
@@ -79,7 +79,7 @@ export async function passBothWays(
   t.ok(grown < most * MIB, `the backend has streamed: it grew by ${Math.round(grown / MIB)} MiB`)
 }
 
-/** Blocks that are alike but for their number, so that one lost, doubled or moved is seen. */
+/** Blocks that differ only in their number, so that a lost, doubled or moved one is detected. */
 function* numbered(mebibytes: number, digest: ReturnType<typeof createHash>): Generator<Buffer> {
   const block = randomBytes(MIB)
   for (let number = 0; number < mebibytes; number++) {

@@ -4,11 +4,11 @@ import { Client } from './client.ts'
 import { eventually } from './eventually.ts'
 import { askAdmin, onlyWorker } from './operator.ts'
 
-/** Many clients that wait while a worker is replaced by another. */
+// Many clients that are held while a worker is replaced by another.
 
 export type ServiceStatus = Status['services'][number]
 
-/** Of the worker that answers now: a kept connection of `Broker.status` belongs to one that may have ended. */
+/** The status of the worker that answers now: the kept connection of `Broker.status` may belong to one that has exited. */
 export async function statusNow(broker: Broker): Promise<Status> {
   return JSON.parse((await askAdmin(broker, '/api/v1/status'))[1]) as Status
 }
@@ -19,7 +19,7 @@ export async function serviceNow(broker: Broker, name: string): Promise<ServiceS
   return service
 }
 
-/** So many clients that have asked. */
+/** `count` clients that have sent a request. */
 export function visitorsOf(t: Test, port: number, count: number): Promise<Client[]> {
   return Promise.all(
     Array.from({ length: count }, async () => {
@@ -30,7 +30,7 @@ export function visitorsOf(t: Test, port: number, count: number): Promise<Client
   )
 }
 
-/** All who waited for `service` get their answer, the worker before ends, and the one that is left has handed each of them off. */
+/** All held clients of `service` get their response, the old worker exits, and the remaining one has handed each of them off. */
 export async function allServed(
   t: Test,
   broker: Broker,

@@ -6,12 +6,12 @@ import { eventually } from './eventually.ts'
 type FrameOf<T extends Frame['type']> = Extract<Frame, { type: T }>
 
 /**
- * One end of a control connection in a test's own hands: writes any bytes, and reads only while it is told to. What it
- * does not read fills the kernel's buffer, as with a peer whose event loop is stuck.
+ * One end of a control connection, controlled by the test: writes any bytes, and reads only when told to. Unread
+ * bytes fill the kernel's buffer, as with a peer whose event loop is stuck.
  */
 export class Wire {
   readonly fd: OwnedFd
-  /** Everything read so far, with the time of performance.now() at which it was. */
+  /** Everything read so far, with its time by performance.now(). */
   readonly frames: { frame: Frame; at: number }[] = []
   /** The peer has closed. */
   ended = false
@@ -24,7 +24,7 @@ export class Wire {
     t.teardown(() => this.close())
   }
 
-  /** Begins to read; goes on until `pause`. */
+  /** Starts reading, until `pause`. */
   read(): this {
     this.#watch ??= sharedPoller().add(this.fd.fd, EPOLLIN, () => {
       const { data, ended } = readToEnd(this.fd.fd)
@@ -42,7 +42,7 @@ export class Wire {
     this.#watch = undefined
   }
 
-  /** Frames, or any bytes; all of them in one write. */
+  /** Sends frames, or any bytes, all in one write. */
   write(...parts: (Frame | Buffer)[]): void {
     const bytes = Buffer.concat(parts.map((part) => (Buffer.isBuffer(part) ? part : encodeFrame(part))))
     const sent = send(this.fd.fd, bytes)
@@ -53,7 +53,7 @@ export class Wire {
     return this.frames.map(({ frame }) => frame).filter((frame): frame is FrameOf<T> => frame.type === type)
   }
 
-  /** The first frame of this type that `matches`, of those read and those to come. */
+  /** The first frame of this type that `matches`, past or future. */
   async frame<T extends Frame['type']>(
     type: T,
     matches: (frame: FrameOf<T>) => boolean = () => true,
@@ -66,7 +66,7 @@ export class Wire {
     return found as FrameOf<T>
   }
 
-  /** So many more frames of this type than there are now. */
+  /** Resolves after `count` more frames of this type. */
   async more(type: Frame['type'], count: number): Promise<void> {
     const wanted = this.all(type).length + count
     await eventually(() => this.all(type).length >= wanted, `${count} more ${type} frames`)
@@ -76,7 +76,7 @@ export class Wire {
     await eventually(() => this.ended, 'the end of the control connection')
   }
 
-  /** Harmless twice. */
+  /** May be called twice. */
   close(): void {
     this.pause()
     this.fd.close()

@@ -1,4 +1,4 @@
-// The types of `@baton/broker` as a program sees them.
+// The types of `@baton/broker` from a program's point of view.
 import {
   BrokerError,
   type BrokerErrorCode,
@@ -14,17 +14,17 @@ import { same } from './same.ts'
 
 const config = loadConfig('baton.json')
 same<Config, typeof config>(true)
-// What comes is checked when it runs, so anything may come.
+// The input is checked at run time, so it may be of any type.
 same<Config, ReturnType<typeof parseConfig>>(true)
 parseConfig(JSON.parse('{}'))
-// @ts-expect-error: checked already, and not to be changed
+// @ts-expect-error: a checked configuration is read-only
 config.drainDeadline = 5
-// @ts-expect-error: it was text in the file, and is milliseconds here
+// @ts-expect-error: text in the file, milliseconds here
 same<string, typeof config.drainDeadline>(true)
 
 const worker = startWorker(config, { logger: pino() })
 same<Promise<Worker>, typeof worker>(true)
-// @ts-expect-error: a broker that logs nowhere helps nobody
+// @ts-expect-error: the logger is required
 void startWorker(config, {})
 // @ts-expect-error: a configuration, not its file
 void startWorker('baton.json', { logger: pino() })

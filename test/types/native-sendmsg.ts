@@ -1,4 +1,4 @@
-// The types of `@baton/native-sendmsg` as a program sees them.
+// The types of `@baton/native-sendmsg` from a program's point of view.
 import {
   acceptOne,
   type AcceptedConnection,
@@ -23,24 +23,24 @@ import { same } from './same.ts'
 
 same<boolean, typeof supported>(true)
 
-// Who owns a descriptor is in its type: an argument is borrowed, a result is owned.
+// Ownership of a descriptor is in its type: arguments are borrowed, results are owned.
 const [ours, theirs] = socketpair('seqpacket')
 same<OwnedFd, typeof ours>(true)
 same<BorrowedFd, typeof ours.fd>(true)
 sendMessage(ours.fd, { bytes: Buffer.alloc(16), fds: [theirs.fd] })
-// @ts-expect-error: the number is lent, not its owner
+// @ts-expect-error: a number is passed, not its owner
 sendMessage(ours, { bytes: Buffer.alloc(16), fds: [] })
-// @ts-expect-error: only kinds of Unix sockets
+// @ts-expect-error: Unix socket types only
 socketpair('raw')
-// @ts-expect-error: closing is the owner's, by its method
+// @ts-expect-error: only the owner closes it, by its method
 ours.fd = -1
 
-// A queue with nothing in it is an answer, and has to be asked for.
+// An empty queue is a normal result, and must be checked for.
 const message = receiveMessage(theirs.fd, { size: 64, maxFds: 1 })
 // @ts-expect-error: it may be undefined
 void message.bytes
 if (message !== undefined) same<readonly OwnedFd[] | OwnedFd[], typeof message.fds | readonly OwnedFd[]>(true)
-// @ts-expect-error: how much to read is said by who reads
+// @ts-expect-error: the reader chooses the size
 receiveMessage(theirs.fd)
 
 const { sent, error } = new SendBatch(64, 16).send(ours.fd, [{ bytes: Buffer.alloc(16), fd: theirs.fd }])
@@ -48,7 +48,7 @@ same<number, typeof sent>(true)
 same<NativeError | undefined, typeof error>(true)
 const received = new ReceiveBatch(64, 16).receive(theirs.fd, 64)
 same<boolean, typeof received.ended>(true)
-// @ts-expect-error: room for a message has a size
+// @ts-expect-error: the size of a message is required
 void new SendBatch(64)
 
 const listener = listenTcp({ host: '::', port: 0 })
@@ -61,7 +61,7 @@ same<AcceptedConnection | undefined, typeof client>(true)
 const poller = new Poller()
 const watch = poller.add(listener.fd, EPOLLIN, (events) => same<number, typeof events>(true))
 watch.remove()
-// @ts-expect-error: somebody has to listen
+// @ts-expect-error: a listener is required
 poller.add(listener.fd, EPOLLIN)
 
 const [a] = Endpoint.pair()

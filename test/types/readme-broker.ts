@@ -1,4 +1,4 @@
-// What packages/broker/README.md shows.
+// The example in packages/broker/README.md.
 import { parseConfig, startWorker } from '@baton/broker'
 import { pino } from 'pino'
 

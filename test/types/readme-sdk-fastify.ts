@@ -1,4 +1,4 @@
-// What packages/backend-sdk/README.md shows.
+// The example in packages/backend-sdk/README.md.
 import Fastify from 'fastify'
 import baton from '@baton/backend-sdk/fastify'
 

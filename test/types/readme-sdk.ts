@@ -1,4 +1,4 @@
-// What packages/backend-sdk/README.md shows.
+// The example in packages/backend-sdk/README.md.
 import { createServer } from 'node:http'
 import { createBackend } from '@baton/backend-sdk'
 

@@ -1,7 +1,7 @@
-/** True for types that are one and the same, not merely assignable to each other. */
-// Whether two conditional types that are put off are the same is asked of the types that they depend on.
+/** True for identical types, not merely mutually assignable ones. */
+// TypeScript compares two deferred conditional types by the types that they depend on.
 /* oxlint-disable typescript/no-unnecessary-type-parameters */
 export type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
 
-/** `same<A, B>(true)` compiles only when they are. */
+/** `same<A, B>(true)` compiles only if the types are identical. */
 export function same<A, B>(_claim: Same<A, B>): void {}

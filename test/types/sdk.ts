@@ -1,5 +1,5 @@
-// The types of `@baton/backend-sdk` as an app sees them: what must compile does, and what must not is marked. A mark that is
-// not needed is an error as well.
+// The types of `@baton/backend-sdk` from an app's point of view: what must compile does, and what must not is marked. An
+// unnecessary mark is an error as well.
 import * as http from 'node:http'
 import * as http2 from 'node:http2'
 import * as https from 'node:https'
@@ -29,7 +29,7 @@ import Fastify from 'fastify'
 import { pino } from 'pino'
 import { same } from './same.ts'
 
-// Every option may be left out, and none is invented.
+// Every option may be left out, and unknown ones are errors.
 createBackend()
 createBackend({})
 const backend = createBackend({ socket: '/run/baton/control.sock', service: 'web', version: '1', weight: 2 })
@@ -38,19 +38,19 @@ same<Backend, typeof backend>(true)
 createBackend({ service: 7 })
 // @ts-expect-error: no such option
 createBackend({ servise: 'web' })
-// @ts-expect-error: an option that is not given is left out, not undefined
+// @ts-expect-error: leave an option out instead of passing undefined
 createBackend({ service: undefined })
 
-// Loggers: pino and Fastify's as they are, `false` for silence, and not `console`, whose arguments are the other way round.
+// Loggers: pino's and Fastify's unchanged, `false` for silence, but not `console`, whose arguments are the other way round.
 createBackend({ logger: pino() })
 createBackend({ logger: Fastify().log })
 createBackend({ logger: false })
 const mine: Logger = { info: () => {}, warn: () => {}, error: () => {} }
 createBackend({ logger: mine })
-// @ts-expect-error: `true` is no logger
+// @ts-expect-error: `true` is not a logger
 createBackend({ logger: true })
 
-// Servers of every kind; each call can be chained.
+// Every kind of server; calls can be chained.
 same<Backend, ReturnType<typeof backend.attach>>(true)
 backend.attach(http.createServer())
 backend.attach(https.createServer())
@@ -62,7 +62,7 @@ backend.attach(Fastify().server)
 backend.attach(http.createServer(), { address: { address: '127.0.0.1', family: 'IPv4', port: 80 } })
 // @ts-expect-error: the server, not the app
 backend.attach(Fastify())
-// @ts-expect-error: something to attach
+// @ts-expect-error: a server is required
 backend.attach()
 
 same<Promise<void>, ReturnType<typeof backend.ready>>(true)
@@ -77,10 +77,10 @@ same<Promise<void>, ReturnType<typeof backend.close>>(true)
 
 same<BackendState, 'idle' | 'registering' | 'registered' | 'draining' | 'closed'>(true)
 same<string | null, typeof backend.id>(true)
-// @ts-expect-error: it is the backend's to change
+// @ts-expect-error: read-only for the app
 backend.state = 'closed'
 
-// Events have the arguments that the README says.
+// Events have the arguments documented in the README.
 backend.on('adopt', (socket, connection) => {
   same<net.Socket, typeof socket>(true)
   same<ConnectionInfo, typeof connection>(true)
@@ -90,11 +90,11 @@ backend.on('disconnected', (error) => same<Error | undefined, typeof error>(true
 backend.on('drain', (reason) => same<string, typeof reason>(true))
 backend.on('reject', (reason) => {
   if (reason === 'TokenExpired') return
-  // @ts-expect-error: not a reason that there is
+  // @ts-expect-error: no such reason
   if (reason === 'TokenExpird') return
 })
 
-// Metadata of a connection: of a socket that was adopted, and of no other.
+// Metadata of a connection exists for adopted sockets only.
 const connection = backend.connection(new net.Socket())
 same<ConnectionInfo | undefined, typeof connection>(true)
 // @ts-expect-error: it may be undefined
@@ -102,7 +102,7 @@ void connection.id
 if (connection !== undefined) {
   same<'handoff' | 'relay', typeof connection.via>(true)
   same<number, typeof connection.acceptedAt>(true)
-  // @ts-expect-error: it is what the broker said
+  // @ts-expect-error: set by the broker, read-only
   connection.listener = 'other'
 }
 
@@ -114,7 +114,7 @@ if (failure instanceof RegistrationRefused)
 // @ts-expect-error: no such code
 void new BackendError('BATON_ERR_NO_SERVISE')
 
-// The Fastify plugin takes the SDK's options and one of its own; the instance has the backend.
+// The Fastify plugin takes the SDK's options and one more; the instance has the backend.
 const options: BatonPluginOptions & BackendOptions = { service: 'web', drainDeadline: '5s' }
 void Fastify().register(baton, options)
 // @ts-expect-error: no such option
@@ -122,7 +122,7 @@ void Fastify().register(baton, { deadline: '5s' })
 const app = Fastify()
 same<Backend, typeof app.baton>(true)
 
-// The protocol: frames go in and come out typed.
+// The protocol: frames are typed in both directions.
 same<1, typeof PROTOCOL_VERSION>(true)
 same<readonly Frame[] | Frame[], ReturnType<FrameDecoder['push']> | readonly Frame[]>(true)
 same<Buffer, ReturnType<typeof encodeFrame>>(true)

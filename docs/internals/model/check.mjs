@@ -2,7 +2,7 @@
 //
 //   node docs/internals/model/check.mjs [--quick] [--only TEXT] [--json] [--trace] [--write]
 //
-// --quick leaves the largest searches out, --trace prints each counterexample, --write puts the results into README.md.
+// --quick skips the largest searches, --trace prints each counterexample, --write updates the results in README.md.
 // Exit codes: 0 every verdict is the expected one, 1 one is not, 2 usage, or spin and gcc are not installed.
 import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
@@ -13,10 +13,10 @@ import { parseArgs, promisify } from 'node:util'
 const here = import.meta.dirname
 const readme = join(here, 'README.md')
 
-/** What is being waited for. None of it outlives this process. */
+/** Child processes that are running. None of them outlives this process. */
 const running = new Set()
 
-/** As promisify(execFile), which rejects when the process fails or is ended. */
+/** Like promisify(execFile): rejects when the process fails or is killed. */
 async function execute(...args) {
   const done = promisify(execFile)(...args)
   running.add(done.child)
@@ -34,7 +34,7 @@ const LOST = 'lost silently'
 const TWICE = 'two outcomes'
 const WAITS = 'waits indefinitely'
 
-/** How pan says it; the texts are those of the assertions in handoff.pml. */
+/** pan's error messages; the texts are those of the assertions in handoff.pml. */
 const PROPERTIES = [
   [/assertion violated \(owner\[/, OWNERS],
   [/assertion violated \(holds\[/, OFFER],
@@ -45,9 +45,9 @@ const PROPERTIES = [
 
 /**
  * `exhaustive` searches depth first and stores every state. `shortest` searches breadth first and stops at the nearest
- * counterexample; `nearer` finds one as near with a tenth of the states, depth first and each time less deep than the last one.
- * `liveness` looks for cycles under weak fairness. Of a short run most would be gcc's optimising: what ends at once has none of
- * it, what searches for seconds the cheapest.
+ * counterexample; `nearer` finds an equally short one with a tenth of the states, by depth-first searches of decreasing depth.
+ * `liveness` looks for cycles under weak fairness. Short searches would spend most of their time in gcc's optimiser: those
+ * that end at once are compiled without optimisation, those that take seconds with the cheapest level.
  */
 const MODES = {
   exhaustive: { compile: ['-Og', '-DSAFETY'], run: ['-m5000000', '-w20'] },
@@ -56,14 +56,14 @@ const MODES = {
   liveness: { compile: ['-Og', '-DNFAIR=4'], run: ['-a', '-f', '-m200000', '-w20'] },
 }
 
-/** And for those that take minutes. */
+/** For searches that take minutes. */
 const LARGE = { compile: ['-O2'], run: ['-w24'] }
 
 const one = { NC: 1, SLOTS: 1 }
 const live = { LIVENESS: true, ...one }
 const served = { ...live, GOOD: true }
 
-/** One rule removed. Only a second owner counts and no client is rejected, so the two owners found are two backends. */
+/** One rule removed. Only a second owner counts, and no client is rejected, so the two owners found are two backends. */
 function without(rule, options = {}) {
   const { size = one, property = OWNERS, define = `NO_${rule}` } = options
   const defines = { ...size, [define]: true }
@@ -72,7 +72,7 @@ function without(rule, options = {}) {
 }
 
 const RUNS = [
-  // All rules, safety. No assertion fails, and there is no state in which a process is stuck and should not be.
+  // All rules, safety: no assertion fails, and no process ends up stuck where it should not.
   {
     name: 'all rules, two clients',
     mode: 'exhaustive',
@@ -110,12 +110,12 @@ const RUNS = [
     mode: 'exhaustive',
     defines: { NC: 2, SLOTS: 2 },
     expected: HOLDS,
-    // Compressed without loss; states are compared whole, no hash stands for them.
+    // Lossless compression; states are compared in full, not by hash.
     compile: ['-O2', '-DCOLLAPSE'],
     run: ['-w27'],
   },
 
-  // One rule out at a time.
+  // One rule removed at a time.
   without('ACK_BEFORE_TOUCH'),
   without('REROUTE_ONLY_ON_PROOF'),
   without('READ_CONTROL_TO_END'),
@@ -127,7 +127,7 @@ const RUNS = [
   without('RETURN_AT_END', { property: LOST }),
   without('LATE_ACK_IGNORED', { size: { ...one, MAXSTUCK: 0 }, property: TWICE }),
 
-  // The second lock: nothing depends on it while the closing rule is kept, and it does not stand in for it.
+  // Redundant protection: nothing depends on it while the closing rule is kept, and it cannot replace that rule.
   without('LANE_EOF', { property: HOLDS }),
   {
     name: 'without LANE_EOF, two clients',
@@ -223,7 +223,7 @@ function figure(text, pattern) {
   return Number(pattern.exec(text)?.[1] ?? Number.NaN)
 }
 
-/** What pan found. Anything but a completed search counts as no verdict. */
+/** pan's finding. Anything but a completed search is not a verdict. */
 function verdictOf(text) {
   const failure = /^pan:1: (.*) \(at depth/m.exec(text)?.[1]
   if (failure !== undefined) return PROPERTIES.find(([pattern]) => pattern.test(failure))?.[1] ?? failure
@@ -233,7 +233,7 @@ function verdictOf(text) {
   return complete ? HOLDS : 'not completed'
 }
 
-/** The steps of all processes up to the failure, one line for each, from the printf statements of the model. */
+/** The steps of all processes up to the failure, one line each, from the printf statements of the model. */
 async function story(model, defines, cwd) {
   const { stdout } = await execute('spin', ['-t', '-k', 'handoff.pml.trail', ...flags(defines), model], {
     cwd,
@@ -252,7 +252,7 @@ async function check({ name, mode: wanted, defines, expected, quick, ...extra })
   const folder = await mkdtemp(join(tmpdir(), 'baton-model-'))
   const started = performance.now()
   try {
-    // Copied, because spin and pan name their files after it and write them beside it.
+    // A copy, because spin and pan name their files after it and write them next to it.
     const model = join(folder, 'handoff.pml')
     await writeFile(model, await readFile(join(here, 'handoff.pml')))
     const parts = [MODES[mode], quick ? {} : LARGE, extra]
@@ -358,7 +358,7 @@ if (options.write && (options.quick || options.only))
 if (!((await isInstalled('spin', '-V')) && (await isInstalled('gcc', '--version'))))
   usage('spin and gcc are needed: apt-get install spin gcc')
 
-// A search may run for minutes. Ending it makes its run fail, which removes its folder.
+// A search may take minutes. Killing it makes its run fail, which removes its folder.
 for (const signal of ['SIGINT', 'SIGTERM'])
   process.once(signal, () => running.forEach((child) => child.kill()))
 
@@ -378,7 +378,7 @@ async function work() {
     if (!options.json) tell(results[index])
   }
 }
-// The small ones two at a time; figures that are published, and searches that fill the memory, are by themselves.
+// Small searches run two at a time; those that fill the memory or whose figures are published run alone.
 await Promise.all(options.quick ? [work(), work()] : [work()])
 if (results.length === 0) usage(`no run has "${String(options.only)}" in its name`)
 if (options.json)

@@ -1,15 +1,15 @@
 /*
- * The handoff between one broker and two backends, as the kernel lets it happen.
+ * The handoff between one broker and two backends, at the granularity of the kernel.
  *
  * One atomic step is one thing that the kernel does indivisibly, with what its process does in its own memory
- * around it. Between two steps any other process may run, for as long as it likes, or be killed: so "stuck" needs no
+ * around it. Between two steps any other process may run for any length of time, or be killed, so "stuck" needs no
  * state of its own.
  *
  *     broker   service(), link(b)   packages/broker/src/worker/service, backend
  *     backend  backend(b)           packages/backend-sdk/src/broker-session.ts, token-ledger.ts
  *     rest     faults()             SIGKILL of each process, registering again
  *
- * Rules are taken out with -DNO_..., sizes are set with -DNC=2 and so on; check.mjs knows the combinations.
+ * Rules are removed with -DNO_..., sizes are set with -DNC=2 and so on; check.mjs knows the combinations.
  * The assertions name their property in a comment; check.mjs knows them by their text.
  */
 
@@ -24,12 +24,12 @@
 #define MAXSTUCK 1
 #endif
 #ifndef REJOIN
-#define REJOIN 0 /* times that each backend registers again after its registration is over */
+#define REJOIN 0 /* times that each backend registers again after its registration has ended */
 #endif
 
 mtype = { OFFER, REVOKE, ACK, NACK };
 
-/* ---- What the kernel keeps. A queue outlives its writer; it is gone when no process can read it. ---- */
+/* ---- Kernel state. A queue outlives its writer, and is gone when no process can read it. ---- */
 
 /* A lane message is a token and a descriptor. A token is never used twice, and a slot is not reused while its
  * number is on a queue or in a table anywhere, so the slot's number is the token (and the sequence). */
@@ -43,9 +43,9 @@ bit laneEnds[NB] = 1;   /* the broker's send end, and its duplicate of the recei
 /* ---- The broker's memory. ---- */
 
 bit brokerUp = 1;
-bit busy; /* one thread: a link that is in the middle of something keeps the others out */
+bit busy; /* single-threaded: while one link is in the middle of a step, the others wait */
 
-#define HERE         0 /* accepted, held, or taken back: the broker's alone */
+#define HERE         0 /* accepted, held, or taken back: owned by the broker */
 #define OUT          1 /* there is an open offer */
 #define HANDED       2
 #define RELINQUISHED 3
@@ -54,12 +54,12 @@ bit busy; /* one thread: a link that is in the middle of something keeps the oth
 byte conn[NC];
 
 bit ledger[NB * SLOTS];     /* the offer is open */
-byte offered[NB * SLOTS];   /* the connection that it is for */
+byte offered[NB * SLOTS];   /* the connection it is for */
 
 /* ---- The backends' memory. ---- */
 
 #define OPEN     0
-#define SETTLING 1 /* the broker's end of control was seen */
+#define SETTLING 1 /* the broker's end of control is known to be closed */
 #define CLOSED   2
 #define DEAD     3
 byte session[NB];
@@ -67,26 +67,26 @@ byte session[NB];
 #define NONE     0
 #define WAITING  1 /* OFFER read, no descriptor yet */
 #define PARKED   2 /* descriptor taken, no OFFER yet */
-#define VERIFIED 3 /* both, and the tokens are equal; its ACK is not known to be in the kernel */
+#define VERIFIED 3 /* both, with equal tokens; its ACK is not known to be in the kernel */
 #define ACKED    4 /* its ACK is in the kernel */
 #define OWING    5 /* NO_ACK_BEFORE_TOUCH: touched, its ACK still to be written */
-#define LEAVING  6 /* NO_NACK_AFTER_CLOSE: NACK written, about to say farewell to the client */
+#define LEAVING  6 /* NO_NACK_AFTER_CLOSE: NACK written, about to write to the client */
 byte token[NB * SLOTS];
 
-/* ---- Who has read or written the client's socket. ---- */
+/* ---- The process that has read or written the client's socket. ---- */
 
-#define NOBODY 0
+#define UNTOUCHED 0
 #define BROKER 9 /* backends are 1 and 2 */
 byte owner[NC];
 
-bit calm; /* no more faults: so that a rest can be reached with processes alive */
+bit calm; /* no more faults, so that a final state can be reached with processes alive */
 #if REJOIN > 0
 byte rejoined[NB];
 #endif
 
 #define AT(b, i) ((b) * SLOTS + (i))
 #define IDLE (brokerUp && !busy)
-/* A closed session holds nothing and says nothing: whether its process lives makes no difference. */
+/* A closed session holds nothing and sends nothing; whether its process is alive makes no difference. */
 #define LIVES(b) (session[b] == OPEN || session[b] == SETTLING)
 
 #define UNUSED(b, i) \
@@ -94,7 +94,7 @@ byte rejoined[NB];
    !(down[b]??[OFFER, eval(i)]) && !(down[b]??[REVOKE, eval(i)]) && \
    !(up[b]??[ACK, eval(i)]) && !(up[b]??[NACK, eval(i)]))
 
-/* For each slot, and with each connection. */
+/* Each slot, combined with each connection. */
 #if SLOTS == 1
 #define ANY(P, b) (P(b, 0))
 #define CHOOSE(P, b, i) if :: P(b, 0) -> i = 0 fi
@@ -131,9 +131,9 @@ byte rejoined[NB];
 
 /* ---- Properties ---- */
 
-/* One owner, ever: whoever reads or writes a client's socket is the only one that has done so. */
+/* One owner, ever: only one process has read or written a client's socket. */
 inline touch(c, who) {
-  assert(owner[c] == NOBODY); /* two owners */
+  assert(owner[c] == UNTOUCHED); /* two owners */
   owner[c] = who
 }
 
@@ -148,17 +148,17 @@ inline settle(c, outcome) {
   conn[c] = outcome
 }
 
-/* What comes back was never touched; with OWNERS_ONLY the second touch must happen before an assertion fails. */
+/* A returned connection was never touched; with OWNERS_ONLY the second touch must happen before an assertion fails. */
 inline takeBack(c) {
   printf("broker has client %d again\n", c);
 #ifndef OWNERS_ONLY
-  assert(owner[c] == NOBODY); /* taken back after it was touched */
+  assert(owner[c] == UNTOUCHED); /* taken back after it was touched */
 #endif
   assert(conn[c] == OUT); /* taken back twice */
   conn[c] = HERE
 }
 
-/* The backend's copy may be used: the broker neither has the connection nor has given it to another backend. */
+/* The backend may use its copy: the broker neither has the connection nor has given it to another backend. */
 inline touchByBackend(c, b, i) {
   printf("backend %d reads and writes client %d\n", b, c);
 #ifndef OWNERS_ONLY
@@ -167,9 +167,9 @@ inline touchByBackend(c, b, i) {
   touch(c, b + 1)
 }
 
-/* Descriptor and OFFER of one adoption are of the same client. */
+/* The descriptor and the OFFER of one adoption belong to the same client. */
 #ifdef NO_TOKEN_MATCH
-/* Pairs by order alone. The descriptor's own slot is kept apart from that of the OFFER it is paired with. */
+/* Pairs by order alone. The descriptor's own slot is recorded separately from that of the OFFER it is paired with. */
 chan waitingOrder[NB] = [SLOTS] of { byte };
 chan parkedOrder[NB] = [SLOTS] of { byte };
 byte holds[NB * SLOTS];
@@ -182,7 +182,7 @@ inline checkPair(b, i) {
 #define checkPair(b, i) skip
 #endif
 
-/* ---- Ends of processes and connections, as the kernel sees them. ---- */
+/* ---- Ends of processes and connections, as seen by the kernel. ---- */
 
 inline drain1(q) {
   do
@@ -243,8 +243,8 @@ inline brokerClosesControl(b) {
 
 #ifdef LIVENESS
 /* The broker's fairness, which safety does not need: no backend is tried twice in a round, and one that missed a deadline is
- * not chosen until it has answered. With GOOD, backend 0 can serve: it never refuses, leaves or dies, and misses a
- * few deadlines at most. Backend 1 may do anything, or nothing, indefinitely. */
+ * not chosen until it has answered. With GOOD, backend 0 can serve: it never refuses, leaves or dies, and misses at most
+ * LATE deadlines. Backend 1 may do anything, or nothing, indefinitely. */
 #define LATE 3
 byte late; /* deadlines that backend 0 has missed, with GOOD */
 bit tried[NB];
@@ -270,14 +270,14 @@ bit expired; /* holdTimeout, which runs from accept */
 #endif
 
 #if NC == 1
-#define SOMEBODY_IS_HERE (conn[0] == HERE)
+#define ANY_IS_HERE (conn[0] == HERE)
 #define CHOOSE_CONNECTION(c) c = 0
 #else
-#define SOMEBODY_IS_HERE (conn[0] == HERE || conn[1] == HERE)
+#define ANY_IS_HERE (conn[0] == HERE || conn[1] == HERE)
 #define CHOOSE_CONNECTION(c) if :: conn[0] == HERE -> c = 0 :: conn[1] == HERE -> c = 1 fi
 #endif
 
-/* A slot that no process remembers is like a new one: keeps the number of states down, and nothing else. */
+/* A slot that no process remembers equals a new one. This only reduces the number of states. */
 #if NC > 1
 #define TIDY(b, i) offered[AT(b, i)] = (UNUSED(b, i) -> 0 : offered[AT(b, i)])
 #define tidy(b) EACH(TIDY, b)
@@ -298,17 +298,17 @@ inline takeBackOffer(b, i) {
 #ifdef NO_REROUTE_ONLY_ON_PROOF
 #define IS_DUE(b) ANY(IS_OPEN, b)
 #else
-/* Nothing follows when the lane is empty and the bound is kept. */
+/* No action is needed when the lane is empty and the bound is kept. */
 #define IS_DUE(b) (nempty(lane[b]) || OPEN_COUNT(b) > MAXSTUCK)
 #endif
 
 #ifdef NO_READ_CONTROL_TO_END
-#define IS_READ_TO_END(b) 1 /* what is unread is thrown away when the end is closed */
+#define IS_READ_TO_END(b) 1 /* closing the end discards what is unread */
 #else
 #define IS_READ_TO_END(b) empty(up[b])
 #endif
 
-/* Reading back takes one message, the oldest, and either the broker gets it or the backend. */
+/* Reading back takes one message, the oldest; either the broker gets it or the backend. */
 inline readHeadBack(b) {
   if
   :: nempty(lane[b]) ->
@@ -343,7 +343,7 @@ inline revokeHead(b) {
   fi
 }
 
-/* The lane was read until it was empty: only this broker writes to it, so what is open now was taken. */
+/* The lane was read until it was empty. Only this broker writes to it, so offers that are still open were taken. */
 inline revoked(b) {
   if
   :: empty(lane[b]) ->
@@ -356,7 +356,7 @@ inline revoked(b) {
         GIVE_UP(b, i);
         i = 0
 #ifndef LIVENESS
-     :: true /* so many were taken, but not all of them are due */
+     :: true /* over the bound, but not all of them are due */
 #endif
      :: OPEN_COUNT(b) <= MAXSTUCK
      fi;
@@ -384,7 +384,7 @@ inline ended(b) {
   fi
 }
 
-/* Given up for good, then both ends of the lane closed; control is closed after that. */
+/* All open offers are given up, then both ends of the lane are closed; control is closed after that. */
 inline letGo(b) {
   if
   :: empty(lane[b]) ->
@@ -400,7 +400,7 @@ inline letGo(b) {
   fi
 }
 
-/* Two ways to break the closing rule: the order alone, and the decision with it. */
+/* Two ways to break the closing rule: the order alone, or the decision as well. */
 #if defined(NO_BROKER_LETS_GO_FIRST) || defined(BROKER_CLOSES_EARLY)
 #define CLOSES_CONTROL_FIRST
 #endif
@@ -414,7 +414,7 @@ end:
     do
     /* Offer: the descriptor and its token on the lane, then the OFFER on control. The broker may die in between. */
     :: atomic {
-         IDLE && SOMEBODY_IS_HERE && MAY_OFFER(b) && ANY(UNUSED, b) ->
+         IDLE && ANY_IS_HERE && MAY_OFFER(b) && ANY(UNUSED, b) ->
          busy = 1;
          CHOOSE_CONNECTION(c);
          i = 0;
@@ -442,7 +442,7 @@ end:
          busy = 0
        }
 
-    /* An answer. One for an offer that is settled already has crossed something, and is ignored. */
+    /* An answer. If its offer is settled already, the two crossed, and it is ignored. */
     :: atomic {
          IDLE && brokerEnd[b] && nempty(up[b]) ->
          up[b]?f, i;
@@ -462,7 +462,7 @@ end:
          i = 0
        }
 
-    /* The ACK deadline. What is still on the lane moves on, REVOKE tells; what is not there was taken, and waits. */
+    /* The ACK deadline. What is still on the lane moves on, and REVOKE is sent; what is no longer there was taken, and waits. */
 #ifndef NO_ACK_DEADLINE
     :: atomic {
          IDLE && brokerEnd[b] && MAY_BE_LATE(b) && IS_DUE(b) ->
@@ -480,7 +480,7 @@ end:
        od
 #endif
 
-    /* Control has ended, and is read to its very end: whatever holds no ACK was never touched. */
+    /* Control has ended and is read to its end: an offer without an ACK there was never touched. */
     :: atomic {
          IDLE && brokerEnd[b] && !backendEnd[b] && IS_READ_TO_END(b) ->
          printf("broker sees the end of backend %d's control\n", b);
@@ -492,7 +492,7 @@ end:
        :: atomic { readHeadBack(b); ended(b) }
        od
 
-    /* The broker cuts the backend off: it broke the protocol, or the broker ends. */
+    /* The broker cuts the backend off: it violated the protocol, or the broker is shutting down. */
     :: atomic {
          IDLE && brokerEnd[b] && !calm && !WELL(b) ->
          printf("broker cuts backend %d off\n", b);
@@ -521,7 +521,7 @@ closing:
   }
 }
 
-/* Who is held for as long as it may be is rejected: the broker itself writes to the client. */
+/* A client held until its timeout is rejected: the broker itself writes to the client. */
 proctype service() {
 end:
   do
@@ -550,7 +550,7 @@ end:
 
 /* ---- Backend ---- */
 
-/* The two halves of an offer meet. */
+/* An offer's two halves are matched. */
 inline readOffer(b, i) {
 #ifdef NO_TOKEN_MATCH
   if
@@ -589,7 +589,7 @@ inline readRevoke(b, i) {
   fi
 }
 
-/* A message came off the lane; with `parks` its OFFER can still come. */
+/* A message arrived on the lane; with `parks`, its OFFER can still come. */
 inline arrive(b, i, parks) {
 #ifdef NO_TOKEN_MATCH
   if
@@ -630,14 +630,14 @@ inline forgetParked(b, i) {
 #define LANE_AT_EOF(b) (!laneEnds[b])
 #endif
 
-/* Adopting without an ACK: there is no broker left to receive it. */
+/* Adoption without an ACK: there is no broker left to receive it. */
 #ifdef NO_BACKEND_LETS_GO_FIRST
 #define ALONE(b) ((session[b] == SETTLING && LANE_AT_EOF(b)) || session[b] == CLOSED)
 #else
 #define ALONE(b) (session[b] == SETTLING && LANE_AT_EOF(b))
 #endif
 
-/* One process with the SDK's `OperatorSession` and `TokenLedger` in it. */
+/* One process with the SDK's `BrokerSession` and `TokenLedger` in it. */
 proctype backend(byte b) {
   byte i;
 #ifdef NO_TOKEN_MATCH
@@ -682,7 +682,7 @@ end:
        }
 #endif
 
-    /* The answer. Only while the broker's end is open does the kernel take it. */
+    /* The answer. The kernel accepts it only while the broker's end is open. */
 #ifdef NO_ACK_BEFORE_TOUCH
     :: atomic {
          session[b] == OPEN && brokerEnd[b] && ANY(IS_VERIFIED, b) ->
@@ -725,7 +725,7 @@ end:
          i = 0
        }
 #ifndef NO_TOKEN_MATCH /* which fails soon enough without this */
-    /* Long after the deadline, an offer whose descriptor never came is forgotten. */
+    /* An offer whose descriptor never came is forgotten long after the deadline. */
     :: atomic {
          session[b] == OPEN && !WELL(b) && ANY(IS_WAITING, b) ->
          CHOOSE(IS_WAITING, b, i);
@@ -734,7 +734,7 @@ end:
          i = 0
        }
 #endif
-    /* Refused (draining, too late, no OFFER within tokenTtl): the copy is closed, then NACK says so. */
+    /* Refused (draining, too late, no OFFER within tokenTtl): the copy is closed, then NACK is sent. */
     :: atomic {
          session[b] == OPEN && brokerEnd[b] && !WELL(b) && ANY(IS_HELD, b) ->
          CHOOSE(IS_HELD, b, i);
@@ -760,7 +760,7 @@ end:
        }
 #endif
 
-    /* The broker's end of control: what it still held has been read. */
+    /* The broker's end of control has closed, and everything it still held has been read. */
     :: atomic {
          session[b] == OPEN && !brokerEnd[b] && empty(down[b]) ->
          printf("backend %d sees the end of its control\n", b);
@@ -776,7 +776,7 @@ end:
          i = 0
        }
 #ifndef NO_LANE_EOF
-    /* Control is over and the lane is not: after a while it gives up, untouched. */
+    /* Control has ended and the lane has not: after a while the backend gives up, untouched. */
     :: atomic {
          session[b] == SETTLING && laneEnds[b] ->
          EACH(DROP_UNACKED, b);
@@ -804,7 +804,7 @@ end:
          tidy(b)
        }
 
-    /* The backend closes (drained, or at once): what it has not ACKed is let go, untouched, and then control. */
+    /* The backend closes (drained, or at once): it first closes what it has not ACKed, untouched, and then control. */
     :: atomic {
          session[b] == OPEN && !calm && !WELL(b) ->
          printf("backend %d closes its control\n", b);
@@ -819,7 +819,7 @@ end:
          tidy(b)
        }
 #ifdef LIVENESS
-    /* Answers a heartbeat that was sent after the deadline it missed, having read what stood before it. */
+    /* Answers a heartbeat sent after the deadline it missed, having read everything before it. */
     :: atomic { session[b] == OPEN && unresponsive[b] && empty(down[b]) -> unresponsive[b] = 0 }
     /* Stuck indefinitely: fairness requires no more of it than this. */
     :: !WELL(b)
@@ -873,7 +873,7 @@ inline killBackend(b) {
   tidy(b)
 }
 
-/* Registered again: fresh control, fresh lane. The kernel has dropped what was left of the old ones. */
+/* Registers again: new control connection, new lane. The kernel has dropped the rest of the old ones. */
 inline register(b) {
   printf("backend %d registers again\n", b);
   rejoined[b]++;
@@ -914,7 +914,7 @@ end:
 #endif
 
 #ifdef LIVENESS
-/* Time passes even when nothing happens, so that every run is infinite. */
+/* Time passes even when nothing happens, so every run is infinite. */
 bit tick;
 proctype time() {
   do
@@ -922,7 +922,7 @@ proctype time() {
   od
 }
 
-#ifndef GOOD /* whoever can serve does so before the time is over */
+#ifndef GOOD /* with GOOD, a backend that can serve does so in time */
 proctype holdTimeout() {
   expired = 1
 }
@@ -948,7 +948,7 @@ proctype rest() {
 
 init {
   atomic {
-#ifdef DOWN /* no backend is there at first */
+#ifdef DOWN /* no backend is registered at first */
     killBackend(0);
     killBackend(1);
     brokerClosesLane(0);

@@ -11,12 +11,12 @@ import { NO_KEEP_ALIVE_LIMIT, type Offer } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
-/** A socket that carries metadata, under the symbol of its backend. */
+/** A socket with its metadata, under the symbol of its backend. */
 interface Described {
   [key: symbol]: ConnectionInfo | undefined
 }
 
-/** What is heard of each adoption, in the middle of it. */
+/** Receives `adopt` during each adoption. */
 type AdoptionEvents = Pick<EventEmitter<{ adopt: [socket: Socket, connection: ConnectionInfo] }>, 'emit'>
 
 /** libuv's number of the descriptor below a socket; the `net.Socket` that Baton made of it has no public reader for it. */
@@ -28,16 +28,15 @@ function descriptorOf(socket: Socket): number | undefined {
 }
 
 /**
- * From a descriptor, or a relay, to a socket that the server believes to have accepted, and that knows its connection.
- *
- * Owner of what is known of adopted sockets.
+ * Turns a descriptor or a relay into a socket, gives it to the server as if the server had accepted it, and keeps the metadata of
+ * adopted sockets.
  */
 export class Adoption {
   readonly #options: Pick<ResolvedOptions, 'service' | 'logger'>
   readonly #events: AdoptionEvents
-  /** Where an adopted socket carries what is known of it: a WeakMap's entries cost the garbage collector more than the sockets. */
+  /** Key of the metadata on an adopted socket. Not a WeakMap: its entries cost the garbage collector more than the sockets do. */
   readonly #metadata = Symbol('baton connection')
-  /** On TLS servers: what is adopted right now, for as long as its handshake lasts. */
+  /** On TLS servers: the connection of the current adoption, in the asynchronous context of its handshake. */
   readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
 
   constructor(options: Pick<ResolvedOptions, 'service' | 'logger'>, events: AdoptionEvents) {
@@ -45,7 +44,7 @@ export class Adoption {
     this.#events = events
   }
 
-  /** The ACK is in the kernel (I2): `delivery` is this process's. */
+  /** Takes ownership of `delivery`; its ACK is in the kernel (I2). */
   adopt(attachment: Attachment, offer: Offer, delivery: Delivery): void {
     const connection = new ConnectionInfo(offer, this.#options.service)
     const { allowHalfOpen } = attachment
@@ -58,7 +57,7 @@ export class Adoption {
     if (attachment.kind === 'tls' || attachment.kind === 'https') {
       this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
     } else attachment.adopt(socket)
-    // A relay was paused behind its header; a descriptor's socket reads from the start.
+    // A relay was paused after its header; a descriptor's socket reads from the start.
     if (connection.via === 'relay') socket.resume()
     this.#events.emit('adopt', socket, connection)
   }
@@ -107,21 +106,21 @@ export class Adoption {
     attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
   }
 
-  /** What is known of a socket that was adopted; undefined for any other. */
+  /** The metadata of an adopted socket; undefined for any other. */
   connection(socket: Socket): ConnectionInfo | undefined {
     try {
-      // Null in programs without types: `response.socket` is, once the response has ended.
+      // Untyped programs pass null: `response.socket`, once the response has ended.
       return (socket as (Described & Socket) | null)?.[this.#metadata]
     } catch {
-      // The `socket` of an HTTP/2 session stands for one, and throws at every question once the session is over.
+      // The `socket` of an HTTP/2 session is a proxy, and throws at every access once the session has ended.
       return undefined
     }
   }
 
   /**
-   * Apps see the TLSSocket, not the socket below it, and nothing public leads from one to the other. The handshake runs in
-   * the asynchronous context of the adoption, though. So both get the same metadata, and the client's address shows on
-   * both: over a relay the TLSSocket by itself would say that its peer is a Unix socket.
+   * Gives a TLSSocket, which is what apps see, the metadata of the socket below it. No public API leads from one to the other,
+   * but the handshake runs in the asynchronous context of the adoption. Over a relay it gets the client's addresses too: by
+   * itself it would report the Unix socket as its peer.
    */
   linkSecure(secure: TLSSocket): void {
     const handshake = this.#handshake.getStore()
@@ -138,7 +137,7 @@ export class Adoption {
       closeFd(fd)
       this.#options.logger.error(
         { connection: connection.id, error: error as Error },
-        'a connection could not be adopted',
+        'cannot adopt a connection',
       )
       return undefined
     }

@@ -12,12 +12,12 @@ import {
 } from '@baton/native-sendmsg'
 import { TOKEN_LENGTH } from './protocol/index.ts'
 
-/** As many lane messages are taken with one recvmmsg. */
+/** Maximum lane messages per recvmmsg. */
 export const LANE_BATCH = 64
 
-/** The backend's end of its lane: descriptors come out of it, and go in when they are handed back. */
+/** The backend's end of its lane: it receives descriptors, and sends those that it hands back. */
 export interface BackendLane {
-  /** Takes up to `max` messages (at most `LANE_BATCH`), never waiting. The caller owns their descriptors; `bytes` are overwritten by the next. */
+  /** Receives up to `max` messages (at most `LANE_BATCH`) without waiting. The caller owns their descriptors; the next call overwrites `bytes`. */
   take(max: number): { messages: ReceivedMessage[]; error?: NativeError }
   /**
    * Sends connections that are handed back, each with its token, never waiting. The caller keeps its descriptors.
@@ -25,18 +25,18 @@ export interface BackendLane {
    * @returns how many went, from the front
    */
   handBack(connections: readonly { readonly bytes: Buffer; readonly fd: number }[]): number
-  /** Closes a descriptor that came from here. */
+  /** Closes a descriptor that was received from this lane. */
   discard(fd: number): void
-  /** The send end is closed: what is in the queue now is the last, and nobody can read it back. */
+  /** The other end is closed: no message will be added to the queue, and no other process can read it back. */
   readonly ended: boolean
-  /** Calls once when that has come; what it returns stops the waiting. */
+  /** Calls `listener` once, when `ended` becomes true. @returns cancels the wait */
   whenEnded(listener: () => void): () => void
   close(): void
 }
 
 const sending = new SendBatch(LANE_BATCH, TOKEN_LENGTH)
 
-/** Owns `fd` from now on. */
+/** Takes ownership of `fd`. */
 export function openBackendLane(fd: OwnedFd): BackendLane {
   const arena = new ReceiveBatch(LANE_BATCH, TOKEN_LENGTH + 1)
   return {

@@ -20,41 +20,41 @@ import { SDK_VERSION } from './version.ts'
 
 watchFromStart()
 
-/** Events of a `Backend`, each a tick after what it tells of, `adopt` excepted. */
+/** Events of a `Backend`. Each is emitted one tick after its cause, except `adopt`, which is emitted during the adoption. */
 export interface BackendEvents {
-  /** A client's connection is now this process's. */
+  /** This process now owns a client's connection, and the server has received it. */
   adopt: [socket: Socket, connection: ConnectionInfo]
-  /** A descriptor was refused before it was touched; the broker gives the client to somebody else. */
+  /** A connection was refused before it was touched; the broker offers the client elsewhere. */
   reject: [reason: NackReason]
-  /** Registered, anew as well: with the id (a ULID) and the slot that metrics use, as `backend.id` and `backend.slot`. */
+  /** Registered, for the first time or again. `id` and `slot` are those of `backend.id` and `backend.slot`. */
   connected: [registration: Registered]
-  /** The broker is gone or restarts; adopted connections do not notice. The SDK dials again by itself. */
+  /** The broker is gone or restarting. Adopted connections are not affected, and the SDK dials again. */
   disconnected: [error: Error | undefined]
-  /** Draining has begun, asked for by the app or by the operator. */
+  /** Draining has begun, requested by the app or by the operator. */
   drain: [reason: string]
 }
 
 /**
- * `idle` -> `registering` <-> `registered` -> `draining` -> `closed`; `close()` goes there from anywhere.
+ * `idle` -> `registering` <-> `registered` -> `draining` -> `closed`; `close()` leads to `closed` from every state.
  */
 export type BackendState = 'idle' | 'registering' | 'registered' | 'draining' | 'closed'
 
-/** What a registration has given to a backend. */
+/** Assigned by the broker when a backend registers. */
 export interface Registered {
-  /** ULID, the same in the broker's logs. */
+  /** ULID, as in the broker's logs. */
   id: string
-  /** The small name that metrics use, such as `web-1`. */
+  /** Short name used in metrics, such as `web-1`. */
   slot: string
 }
 
-/** What `backend.drain()` takes. */
+/** Options of `backend.drain()`. */
 export interface DrainOptions {
-  /** How long connections in flight may take before they are cut: milliseconds or `"30s"`. Default: 30 s. */
+  /** How long connections may take to finish before they are cut: milliseconds, or a duration such as `"30s"`. Default: 30 s. */
   deadline?: number | string
 }
 
-/** Reasons of a drain that begins in this process; any other one comes from the broker. */
-export const APP_ASKED = 'asked by the app'
+/** Reasons for a drain that this process started; any other reason comes from the broker. */
+export const APP_ASKED = 'requested by the app'
 export const SERVER_CLOSED = 'the server was closed'
 const MASTER_GONE = 'the master is gone'
 
@@ -67,20 +67,20 @@ const MAX_PARKING_INTERVAL_MS = 1000
 /** Closed connections are reported to the broker within this time, in ms. */
 const CLOSED_DELAY_MS = 50
 
-/** setTimeout takes a 32-bit count; what is longer than 24 days is no deadline. */
+/** The longest delay of setTimeout, a signed 32-bit number of milliseconds: 24 days. A longer deadline counts as none. */
 const MAX_TIMER_MS = 2 ** 31 - 1
 
-/** A session that lived for less, in milliseconds, counts as a failed dial: a broker that drops whom it welcomes. */
+/** A session shorter than this (ms) counts as a failed dial for backoff: the broker may be dropping backends right after WELCOME. */
 const MIN_SESSION_MS = 1000
 
-/** What a refusal asks for is waited for up to this, in milliseconds: the broker may be another one by then. */
+/** Maximum wait after a refusal, in ms, even if its `retryAfter` is longer: the broker may have been replaced by then. */
 const MAX_RETRY_AFTER_MS = 60_000
 
 /**
- * The backend's half of Baton in one process: registers with the broker, takes connections off its lane, and gives them
- * to the attached server as if it had accepted them itself.
+ * The backend's half of Baton in one process: registers with the broker, receives connections from its lane, and gives them
+ * to the attached server as if the server had accepted them itself.
  *
- * Owner of: the registration loop, the sessions (one for each broker worker it is registered with) and the counts.
+ * Owns the registration loop, the sessions (one for each broker worker it is registered with) and the counters.
  */
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
@@ -112,29 +112,29 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#stayWithoutMaster = stopWithMaster(() => this.#stopWithMaster())
   }
 
-  /** Where it stands between `createBackend()` and its end. */
+  /** The current state. */
   get state(): BackendState {
     return this.#state
   }
 
   /**
-   * ULID of this backend, the same in the broker's logs. Given by the broker, and null before the first registration; a
-   * process that Baton has started was given it from the beginning.
+   * ULID of this backend, as in the broker's logs. Assigned by the broker, and null before the first registration; a process
+   * that Baton started has it from the beginning.
    */
   get id(): string | null {
     return this.#id
   }
 
-  /** The small name that metrics use, such as `web-1`; null before the first registration. */
+  /** Short name used in metrics, such as `web-1`; null before the first registration. */
   get slot(): string | null {
     return this.#slot
   }
 
   /**
-   * The server that client connections are given to: an `http`, `https`, `tls` or `net` server (or what a framework
-   * made of one). It need not listen; whether it does is left alone.
+   * Sets the server that receives client connections: an `http`, `https`, `http2`, `tls` or `net` server, or one that a
+   * framework created. It does not need to listen; if it does, it continues to.
    *
-   * @param options.address what `server.address()` says while the server does not listen by itself; null without it
+   * @param options.address what `server.address()` returns while the server does not listen itself; default null
    * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
    */
   attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
@@ -151,10 +151,11 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /**
-   * Registers; resolves when connections may come. Without a broker it waits, dials again with backoff and logs where it
-   * looks. After it was aborted the dialling goes on: a broker that comes later finds this backend all the same.
+   * Registers; resolves when connections may arrive. Without a broker it dials with backoff until there is one, and logs the
+   * socket's path. Aborting `signal` rejects this promise but does not stop the dialling: a broker that starts later still
+   * gets this backend.
    *
-   * @throws {RegistrationRefused} the broker said no (dialling goes on as well)
+   * @throws {RegistrationRefused} the broker refused, with `retry` false (dialling continues)
    * @throws {BackendError} BATON_ERR_NOTHING_ATTACHED, BATON_ERR_BACKEND_CLOSED
    */
   async ready(options: { signal?: AbortSignal } = {}): Promise<void> {
@@ -186,18 +187,23 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /**
-   * Takes no new connection from now on; those in flight finish (HTTP answers carry `Connection: close`), and are cut at
-   * the deadline. Then deregisters. Nothing of Baton keeps the process alive afterwards.
+   * Stops taking connections. Current ones finish (HTTP responses carry `Connection: close`), or are cut at the deadline.
+   * Then it deregisters, and Baton no longer keeps the process alive.
+   *
+   * @throws {BackendError} BATON_ERR_INVALID_OPTION, synchronously
    */
   drain(options: DrainOptions = {}): Promise<void> {
     const deadline = parseDuration(options.deadline ?? DEFAULT_DRAIN_DEADLINE)
     if (deadline === undefined) {
-      throw new BackendError('BATON_ERR_INVALID_OPTION', `deadline is ${JSON.stringify(options.deadline)}`)
+      throw new BackendError(
+        'BATON_ERR_INVALID_OPTION',
+        `deadline is ${JSON.stringify(options.deadline)}, wanted milliseconds or a duration such as "30s"`,
+      )
     }
     return this.#drain(APP_ASKED, deadline)
   }
 
-  /** At once: adopted connections are cut, what was not adopted yet goes back to the broker untouched. */
+  /** Closes immediately: adopted connections are cut, and those not adopted yet go back to the broker, untouched. */
   async close(): Promise<void> {
     this.#shut()
     this.#attachment?.destroyAll()
@@ -205,25 +211,25 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /**
-   * After `drain()` or `close()`: the server answers for itself again (`listening`, `address()`, `close()`), and can be attached to
-   * another backend.
+   * After `drain()` or `close()`: gives the server its own `listening`, `address()`, `close()` and so on back, so that it can be
+   * attached to another backend.
    */
   detach(): void {
     this.#attachment?.detach()
   }
 
-  /** What the broker said of a connection that the attached server was given; undefined for any other socket. */
+  /** The broker's information about a connection that the attached server received; undefined for any other socket. */
   connection(socket: Socket): ConnectionInfo | undefined {
     return this.#adoption.connection(socket)
   }
 
-  /** No other process would end this one, and the next master starts others. */
+  /** No other process would stop this one, and the next master starts its own. */
   async #stopWithMaster(): Promise<void> {
     if (this.#draining === undefined && this.#state !== 'closed') {
       const { BATON_MASTER_PID: master } = process.env
       this.#options.logger.warn({ master }, 'the master that started this process is gone; draining')
     }
-    // A drain that goes on already may have a longer deadline, or none.
+    // A drain already in progress may have a longer deadline, or none.
     const cut = setTimeout(() => void this.close(), DEFAULT_DRAIN_DEADLINE)
     await this.#drain(MASTER_GONE, DEFAULT_DRAIN_DEADLINE)
     clearTimeout(cut)
@@ -231,7 +237,7 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   async #drain(reason: string, deadline: number): Promise<void> {
     if (this.#state === 'closed') return
-    // Of what the broker drains, it goes on to serve elsewhere; what ends here by itself may be all there is.
+    // When the broker drains this backend, other backends continue to serve. A drain from here may be part of a full stop.
     if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
     this.#closeIdle()
@@ -239,8 +245,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /**
-   * A backend that was told to end, and has no broker any more, is part of a stop: nothing comes after it for which idle
-   * connections would be worth keeping.
+   * If the app ends this backend and the broker is gone too, the whole service is being stopped: no successor would answer
+   * on idle connections, so there is no reason to keep them.
    */
   #closeIdle(): void {
     if (this.#state !== 'draining') return
@@ -265,7 +271,7 @@ export class Backend extends EventEmitter<BackendEvents> {
         : setTimeout(() => {
             this.#options.logger.warn(
               { live: attachment?.live },
-              'drain deadline reached, cutting what is left',
+              'drain deadline reached, cutting the remaining connections',
             )
             for (const session of this.#sessions) session.close()
             attachment?.destroyAll()
@@ -385,7 +391,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#statsDue.unref()
   }
 
-  /** Dials for as long as the backend lives: at first, after a broker's death, and when a broker hands over to another. */
+  /** Dials until the backend closes: at the start, after the broker has died, and whenever a broker sends RECONNECT. */
   async #stayRegistered(): Promise<void> {
     const backoff = new Backoff()
     const { signal } = this.#stop
@@ -408,7 +414,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     }
   }
 
-  /** Resolves when another registration is due. The session may live on, if it was its broker that asked for it. */
+  /** Resolves when another registration is due. If the broker asked for it, this session continues meanwhile. */
   #serve(registration: Registration): Promise<void> {
     let due!: () => void
     const over = new Promise<void>((resolve) => {
@@ -421,7 +427,7 @@ export class Backend extends EventEmitter<BackendEvents> {
         this.#hostOf(() => session, due),
       )
     } catch (error) {
-      // Out of descriptors. A broker that goes on believing in us would send clients to nobody.
+      // Out of descriptors. Close the registration so that the broker stops sending clients here.
       closeRegistration(registration)
       throw error
     }
@@ -435,7 +441,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#noteRelayProblem(registration.relayProblem)
     this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
     for (const waiter of this.#waiting) waiter.resolve()
-    // A tick later, as the others: what a listener throws must not break off what goes on here.
+    // A tick later, like the other events: an exception in a listener must not interrupt this method.
     process.nextTick(() => this.emit('connected', { id, slot }))
     return over
   }
@@ -460,15 +466,15 @@ export class Backend extends EventEmitter<BackendEvents> {
         this.#closeIdle()
       },
       ended: (end) => {
-        // A broker that reloads lets go once another one has this backend.
+        // In a reload the old worker closes its session once the new worker has registered this backend.
         const elsewhere = [...this.#sessions].some(({ open }) => open)
         if (this.#state === 'registered' && !elsewhere) this.#state = 'registering'
         if (this.#state !== 'closed' && !elsewhere) {
           this.#options.logger.warn(
             { socket: this.#options.socket, ...(end.error && { error: end.error }) },
             this.#state === 'draining'
-              ? 'broker connection lost; adopted connections go on'
-              : 'broker connection lost; adopted connections go on, dialling again',
+              ? 'broker connection lost; adopted connections continue'
+              : 'broker connection lost; adopted connections continue, dialling again',
           )
         }
         this.#closeIdle()
@@ -495,29 +501,31 @@ export class Backend extends EventEmitter<BackendEvents> {
     }
   }
 
-  /** Said once: a process that cannot make a socket will not be able to the next time. */
+  /** Logged once: a process that cannot create the socket now will not be able to later either. */
   #noteRelayProblem(error: Error | undefined): void {
     if (error === undefined || this.#relayProblemLogged) return
     this.#relayProblemLogged = true
     const { logger, service } = this.#options
-    logger.warn({ service, error }, 'no socket for relays could be made; registered without')
+    logger.warn({ service, error }, 'cannot create a socket for relays; registered without one')
   }
 
-  /** Says each reason once, not at each dial. */
+  /** Logs a reason once, not at each dial. */
   #registrationFailed(error: Error & { code?: string }): void {
     const { socket, logger, service } = this.#options
     const reason = `${error.code} ${error.message}`
     if (reason !== this.#logged) {
       this.#logged = reason
-      const refused = error instanceof RegistrationRefused
-      const message = refused
-        ? 'the broker refused the registration'
-        : error.code === 'BATON_ERR_TEMPORARY_FOLDER'
-          ? 'not registered, dialling again'
-          : 'no broker yet, dialling again'
-      logger.warn({ socket, service, error }, message)
+      logger.warn({ socket, service, error }, this.#whyNotRegistered(error))
     }
     if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)
+  }
+
+  #whyNotRegistered(error: Error & { code?: string }): string {
+    if (error instanceof RegistrationRefused) return 'the broker refused the registration'
+    if (error.code === 'EACCES') return 'this user may not connect to the broker, dialling again'
+    if (error.code !== 'ENOENT' && error.code !== 'ECONNREFUSED') return 'not registered, dialling again'
+    if (!this.#options.socketIsDefault) return 'no broker yet, dialling again'
+    return 'no broker yet, dialling again; if its runtimeDir is not the default, set BATON_SOCKET'
   }
 
   #rejectWaiting(error: unknown): void {
@@ -530,7 +538,12 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 }
 
-/** All options have defaults beside the environment; see `BackendOptions`. */
+/**
+ * Creates a backend, which registers when `ready()` is called. Options that are not given come from the environment or have
+ * defaults, see `BackendOptions`.
+ *
+ * @throws {BackendError} BATON_ERR_NO_SERVICE, BATON_ERR_INVALID_OPTION
+ */
 export function createBackend(options: BackendOptions = {}): Backend {
   return new Backend(options)
 }

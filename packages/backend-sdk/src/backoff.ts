@@ -2,8 +2,8 @@ const FIRST_DELAY_MS = 50
 const MAX_DELAY_MS = 2000
 
 /**
- * Delays between dials of the control socket, in milliseconds: doubling from 50 ms to 2 s, each drawn evenly from
- * the upper half of its step, so that the backends of a broker that died do not all come back in the same instant.
+ * Delays between dials of the control socket, in milliseconds: steps double from 50 ms to 2 s, and each delay is uniformly
+ * random in the upper half of its step, so that the backends of a dead broker do not all dial at the same instant.
  */
 export class Backoff {
   #step = FIRST_DELAY_MS

@@ -21,30 +21,30 @@ import type { IncomingRelay } from './relay/relay-endpoint.ts'
 import type { Relays } from './relay/relays.ts'
 import { TokenLedger, type Verdict } from './token-ledger.ts'
 
-/** What a session works on, and owns. */
+/** The channels of a session, which owns them. */
 export interface SessionTransport {
   readonly control: ControlStream
   readonly lane: BackendLane
   readonly relays: Omit<Relays, 'path'>
   readonly welcome: WelcomeFrame
-  /** Has seen WELCOME. */
+  /** Has already checked WELCOME. */
   readonly order: FrameOrder
 }
 
 /**
- * Takes a registration over.
+ * Takes ownership of the registration's descriptors.
  *
- * @throws {NativeError} EMFILE: the registration is still to be closed
+ * @throws {NativeError} EMFILE; the caller must still close the registration
  */
 export function openTransport({ control, lane, ...rest }: Registration): SessionTransport {
   return { ...rest, control: openControlStream(control), lane: openBackendLane(lane) }
 }
 
-/** What a session asks of the backend it belongs to. */
+/** A session's interface to its backend. */
 export interface BrokerSessionHost {
-  /** A reason to turn a verified connection away, or undefined to adopt it. `pending`: verified, not yet adopted. */
+  /** Why a verified connection is to be refused, or undefined to adopt it. `pending`: connections verified but not yet adopted. */
   refusal(pending: number): 'BackendDraining' | 'BackendOverloaded' | undefined
-  /** From here on the connection is the host's. Called only when the ACK is in the kernel (I2), or can not matter. */
+  /** Takes ownership of the connection. Called only once the ACK is in the kernel (I2), or when the broker is gone. */
   adopt(offer: Offer, delivery: Delivery): void
   rejected(reason: NackReason): void
   stats(): Omit<StatsFrame, 'type'>
@@ -52,13 +52,13 @@ export interface BrokerSessionHost {
   reconnectRequested(reason: string): void
   /** Others would serve `count` connections better. */
   rebalance(count: number): void
-  /** The control connection cannot be used any more. The session still settles what it holds by itself. */
+  /** The control connection has ended. The session still decides about the connections it holds, and then calls `closed`. */
   ended(end: ControlEnd): void
   /** These connections were handed back and are this process's again: adopts them as the next backend would have. Owns their descriptors. */
   adoptAgain(connections: readonly Departure[], reason: GivenBackReason | undefined): void
   /** More connections may be handed back than before. */
   handBackRoom(): void
-  /** It holds nothing any more. */
+  /** The session has closed or given away everything it owned. */
   closed(): void
 }
 
@@ -71,7 +71,7 @@ export interface Departure {
   readonly keepAlive: number
 }
 
-/** How a connection comes: a descriptor from the lane, or a socket that the broker dialled to carry the client's bytes. */
+/** A connection as it arrives: a descriptor from the lane, or a relay that the broker has dialled. */
 export type Delivery = number | IncomingRelay
 
 type Accepted = Extract<Verdict<Delivery>, { kind: 'accept' }>
@@ -82,8 +82,8 @@ const EMPTY = Buffer.alloc(0)
 /** What is still of use when it is found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
-/** STATS, and a sweep of the lane, in milliseconds. The protocol asks for at least one each second. */
-const TICK = 1000
+/** Interval of STATS and of a sweep of the lane. The protocol requires STATS at least once a second. */
+const TICK_MS = 1000
 
 /**
  * One registration with one broker: a control connection, a lane and the tokens between them.
@@ -103,13 +103,13 @@ export class BrokerSession {
   readonly #descriptors: TokenLedger
   readonly #dialled: TokenLedger<IncomingRelay>
   readonly #tick: Timer
-  /** Verified, their ACK written but not known to be in the kernel, in that order. Untouched until it is. */
+  /** Verified connections whose ACK is written but not yet known to be in the kernel, oldest first. Not to be touched until it is. */
   readonly #unacked: Accepted[] = []
   readonly #settled: (() => void)[] = []
   readonly #departures: HandBackLedger<Departure>
   /** The broker has said that it takes none. */
   #handBackOff: boolean
-  /** While settling: lets go of everything. */
+  /** While settling: closes everything, untouched. */
   #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
 
@@ -130,9 +130,9 @@ export class BrokerSession {
       ended: (end) => this.#ended(end),
     })
     this.#control.welcomed()
-    // Before any ACK, so that the broker starts to count from what this backend holds already.
+    // Before any ACK, so that the broker counts from what this backend already holds.
     this.#control.write({ type: 'stats', ...host.stats() })
-    this.#tick = clock.setInterval(() => this.#onTick(), TICK)
+    this.#tick = clock.setInterval(() => this.#onTick(), TICK_MS)
     this.#tick.unref()
     this.#relays.onArrival((relay) => this.#onRelay(relay))
   }
@@ -141,7 +141,7 @@ export class BrokerSession {
     return this.#state === 'open'
   }
 
-  /** Resolves when nothing is between its ACK and its adoption, and every connection that was handed back is answered for. */
+  /** Resolves when no connection is between its ACK and its adoption, and the broker has answered for every one that was handed back. */
   async whenSettled(): Promise<void> {
     while (!this.isSettled) await new Promise<void>((resolve) => this.#settled.push(resolve))
   }
@@ -195,27 +195,27 @@ export class BrokerSession {
     return sent
   }
 
-  /** Tells the broker to choose others from now on. */
+  /** Asks the broker to send no more connections. */
   announceDrain(deadline: number | null, reason: string): void {
     this.#control.write({ type: 'drain', deadline, reason })
   }
 
-  /** Everything adopted has ended; deregisters. */
+  /** Deregisters: every adopted connection has ended. */
   announceDrained(): void {
     this.#control.write({ type: 'stats', ...this.#host.stats() })
     this.#control.write({ type: 'drained' })
   }
 
   /**
-   * Lets go: what was not ACKed is closed untouched, and only then control (I3). Descriptors still on the lane stay in
-   * its queue, where the broker reads them back.
+   * Closes the session: first the connections without an ACK, untouched, and only then control (I3). Descriptors that are still
+   * on the lane stay in its queue, where the broker reads them back.
    */
   close(): void {
     if (this.#state === 'settling') return this.#abandon?.()
     if (this.#state !== 'open') return
     this.#state = 'closed'
     this.#clock.clear(this.#tick)
-    // An ACK that still waits for the kernel must not follow the descriptor that it speaks for.
+    // An ACK that is not in the kernel yet must not be sent once its descriptor has been closed.
     const ackQueued = this.#unacked.length > 0
     // Rule: BACKEND_LETS_GO_FIRST (docs/internals/model)
     this.#dropUnadopted()
@@ -223,11 +223,11 @@ export class BrokerSession {
     this.#noteSettled()
     if (ackQueued) return this.#control.cutOff()
     this.#control.finish()
-    // A broker that reads nothing must not keep this process: its kernel has the frames, or never will.
-    this.#clock.setTimeout(() => this.#control.cutOff(), TICK).unref()
+    // A broker that does not read must not keep this process alive.
+    this.#clock.setTimeout(() => this.#control.cutOff(), TICK_MS).unref()
   }
 
-  /** Every frame that is there is decoded before the lane is touched: a REVOKE may stand behind its OFFER. */
+  /** Handles all frames before the lane is read, because a REVOKE may follow its OFFER. */
   #read(frames: readonly Frame[]): void {
     if (this.#state !== 'open') return
     const verdicts: Verdict<Delivery>[] = []
@@ -278,7 +278,7 @@ export class BrokerSession {
       case 'rebalance':
         this.#host.rebalance(frame.count)
         return
-      // FrameOrder lets none of these through to a backend.
+      // FrameOrder rejects these at a backend.
       case 'hello':
       case 'welcome':
       case 'refused':
@@ -300,7 +300,7 @@ export class BrokerSession {
     this.#host.adoptAgain([departure], reason)
   }
 
-  /** The relay counterpart of a message on the lane: the token in its header is all that it is known by. */
+  /** A relay corresponds to a message on the lane; the token in its header identifies it. */
   #onRelay(relay: IncomingRelay): void {
     if (this.#state !== 'open') return void relay.socket.destroy()
     const { token } = relay
@@ -311,7 +311,7 @@ export class BrokerSession {
     if (verdict) this.#answer([verdict])
   }
 
-  /** Takes as many messages as offers wait for theirs (at least `least`), and whatever else lies between them. */
+  /** Receives until every waiting offer has its message, or the lane is empty; at least `least` messages are tried. */
   #takeFromLane(verdicts: Verdict<Delivery>[], least = 0): void {
     let wanted = Math.max(this.#descriptors.waiting, least)
     while (wanted > 0) {
@@ -328,7 +328,7 @@ export class BrokerSession {
     }
   }
 
-  /** Writes one ACK and one NACK for a whole wake-up, and adopts what was ACKed once the ACK is in the kernel (I2). */
+  /** Writes one NACK and one ACK for a whole wake-up, and adopts the ACKed connections once the ACK is in the kernel (I2). */
   #answer(verdicts: readonly Verdict<Delivery>[]): void {
     if (verdicts.length === 0) return
     const accepted: Accepted[] = []
@@ -353,7 +353,7 @@ export class BrokerSession {
       })
     }
     // Rule: NACK_AFTER_CLOSE (docs/internals/model)
-    // Closed first: NACK says that this process holds no copy any more.
+    // Close first: a NACK states that this process no longer has a copy.
     this.#discard(refused)
     if (refused.length > 0) {
       this.#control.write({
@@ -372,7 +372,7 @@ export class BrokerSession {
         type: 'ack',
         acks: accepted.map(({ offer }) => ({ sequence: offer.sequence, connection: offer.connection })),
       },
-      // With an error they stay unacked: the end of control, which follows, decides.
+      // After an error they stay unacked; the end of control follows and decides.
       (error) => {
         if (error === undefined) this.#adopt(accepted.length)
       },
@@ -382,8 +382,8 @@ export class BrokerSession {
   }
 
   /**
-   * The oldest `count`: ACKs reach the kernel in the order in which they were written. None are left when they were let go of
-   * in the meantime, by close() or by the end of control.
+   * Adopts the oldest `count` connections: ACKs reach the kernel in the order in which they were written. Fewer are left if
+   * close() or the end of control has dropped them meanwhile.
    */
   #adopt(count: number): void {
     for (let left = count; left > 0; left--) {
@@ -392,7 +392,7 @@ export class BrokerSession {
       try {
         this.#host.adopt(each.offer, each.fd)
       } catch (error) {
-        // A listener of the app's threw. That is the app's to hear of, and must not cost the other connections theirs.
+        // An app listener threw. Rethrow asynchronously, so that the remaining connections are still adopted.
         process.nextTick(() => {
           throw error
         })
@@ -406,8 +406,8 @@ export class BrokerSession {
   }
 
   /**
-   * The doorbell rings before a descriptor is taken, so in good order the lane is empty here. What lies on it without
-   * an OFFER (or whose OFFER is yet unread) is parked and meets its deadline like everything else.
+   * Descriptors are received when their OFFER is read, so normally the lane is empty here. A message whose OFFER is missing or
+   * still unread is parked, and expires like any other.
    */
   #onTick(): void {
     const now = this.#clock.hrtime()
@@ -417,7 +417,7 @@ export class BrokerSession {
     this.sendStats()
   }
 
-  /** Counts are cumulative: what a broker that does not read is not told now, it is told later. */
+  /** The counters are cumulative, so skipping a report loses nothing if the broker does not read. */
   sendStats(): void {
     if (this.open && !this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
   }
@@ -430,7 +430,7 @@ export class BrokerSession {
       this.#host.ended(end)
     }
     if (wasOpen && end.by === 'peer') return this.#settle(end.frames)
-    // A broker that broke the protocol, or a failure of our own: let go, untouched, before control is closed (I3).
+    // The broker broke the protocol, or something failed here: close everything, untouched, before control (I3).
     // Whether the broker has taken what was handed back cannot be known: it must not have two owners.
     for (const { fd } of this.#departures.end()) fd.close()
     this.#dropUnadopted()
@@ -438,8 +438,8 @@ export class BrokerSession {
   }
 
   /**
-   * The broker is dead or has let go. What the lane still holds and whose OFFER was read is ours alone; it is adopted
-   * without a delivered ACK once the lane has reached EOF too, which says that nobody can read it back any more.
+   * The broker is dead or has closed control. Connections whose OFFER was read are adopted without a delivered ACK, but only
+   * once the lane has reached EOF too: then no other process can read them back, and they belong to this one alone.
    */
   #settle(frames: readonly Frame[]): void {
     const verdicts: Verdict<Delivery>[] = []
@@ -476,11 +476,11 @@ export class BrokerSession {
       this.#dropUnadopted()
       this.#closeTransport()
     }
-    // The send end outlives its broker only if somebody inherited it. Then nothing proves that the queue is ours.
+    // No EOF: another process inherited the lane's other end, so nothing proves that the queue is ours alone.
     const giveUp = this.#clock.setTimeout(this.#abandon, this.welcome.tokenTtl)
   }
 
-  /** Verified, and untouched until the lane is at its end; what was refused is closed. */
+  /** Keeps the accepted connections, untouched until the lane is at its end, and closes the refused ones. */
   #hold(verdicts: readonly Verdict<Delivery>[]): void {
     this.#discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
     for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.push(verdict)
@@ -504,7 +504,7 @@ export class BrokerSession {
     this.#host.closed()
   }
 
-  /** Closes, untouched, what came with these verdicts. */
+  /** Closes the connections of these verdicts, untouched. */
   #discard(verdicts: Iterable<Verdict<Delivery>>): void {
     for (const verdict of verdicts) {
       for (const delivery of verdict.kind === 'accept' ? [verdict.fd] : verdict.fds) {

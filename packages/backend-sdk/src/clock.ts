@@ -1,21 +1,21 @@
-/** A timer that was set; `Clock.clear` forgets it. */
+/** A running timer; `Clock.clear` cancels it. */
 export interface Timer {
-  /** The process may end without it. */
+  /** Lets the process exit while the timer runs. */
   unref(): unknown
 }
 
 /**
- * The time that state machines live by, and their timers. A simulation gives them another one than the system's; that is
- * why nothing that decides about a connection asks the system itself.
+ * Time and timers of the state machines. Code that decides about connections uses only this, never the system's clock, so
+ * that the simulation can replace it.
  */
 export interface Clock {
   /** Milliseconds, monotonic. */
   now(): number
-  /** CLOCK_MONOTONIC in nanoseconds, which all processes of a host share: the time of token deadlines. */
+  /** CLOCK_MONOTONIC in nanoseconds, shared by all processes of a host: token deadlines are in it. */
   hrtime(): bigint
   setTimeout(callback: () => void, milliseconds: number): Timer
   setInterval(callback: () => void, milliseconds: number): Timer
-  /** Harmless for a timer that is over. */
+  /** No effect on a timer that has already fired. */
   clear(timer: Timer | undefined): void
 }
 

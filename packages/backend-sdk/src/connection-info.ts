@@ -3,15 +3,15 @@ import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 /** What an offer says of a connection. */
 export type Described = Pick<Offer, 'connection' | 'kind' | 'listener' | 'meta'>
 
-/** What the broker said of an adopted connection. Names and ids are made when they are asked for. */
+/** The broker's information about an adopted connection. `id` and `acceptedAt` are computed on access. */
 export class ConnectionInfo {
-  /** Name of the listener that the client has dialled; `baton:health` for the broker's own health checks. */
+  /** Name of the listener that the client connected to; `baton:health` for the broker's own health checks. */
   readonly listener: string
-  /** Name of the service, which is this backend's. */
+  /** Name of this backend's service. */
   readonly service: string
-  /** How the connection came here. */
+  /** How the connection arrived: its descriptor, or its bytes through the broker. */
   readonly via: 'handoff' | 'relay'
-  /** What the broker has added; nothing so far. */
+  /** Data added by the broker; none so far. */
   readonly meta: Readonly<Record<string, unknown>> | undefined
   /**
    * In the `close` listeners of its socket: the connection was handed back to the broker and goes on in another process. The client has
@@ -36,12 +36,12 @@ export class ConnectionInfo {
     return this.#id
   }
 
-  /** ULID; the same in the broker's log and API. */
+  /** ULID, as in the broker's log and API. */
   get id(): string {
     return ulidFromBytes(this.#id)
   }
 
-  /** When the broker accepted the client, in milliseconds of the Unix epoch (the time part of the id). */
+  /** When the broker accepted the client, in milliseconds since the Unix epoch (the time part of the id). */
   get acceptedAt(): number {
     return ulidTime(this.#id)
   }

@@ -1,4 +1,4 @@
-/** Milliseconds of each unit that a length of time is written in, the longest first. */
+/** The units of a duration and their length in milliseconds, longest first. */
 export const DURATION_UNITS: ReadonlyMap<string, number> = new Map([
   ['h', 3_600_000],
   ['m', 60_000],
@@ -7,10 +7,10 @@ export const DURATION_UNITS: ReadonlyMap<string, number> = new Map([
 ])
 
 /**
- * A length of time as people write it: milliseconds as a number, or `"250ms"`, `"30s"`, `"5m"`, `"1h"`. What else a place asks of
- * it (whole, not too long) is that place's to check.
+ * Parses a duration: milliseconds as a number, or a string such as `"250ms"`, `"1.5s"`, `"5m"`, `"1h"`. Further limits (whole
+ * milliseconds, a maximum) are left to the caller.
  *
- * @returns milliseconds, or undefined when it is none of these
+ * @returns milliseconds, or undefined if `value` is not a duration
  */
 export function parseDuration(value: unknown): number | undefined {
   if (typeof value === 'number') return Number.isFinite(value) && value >= 0 ? value : undefined

@@ -1,13 +1,12 @@
 /**
- * Every error that this package raises by itself, in one list. `code` is stable across versions: match on it,
- * never on the message. Errors of the system keep the code of `@baton/native-sendmsg` (`ENOENT`, ...), errors of
- * the wire format that of `@baton/backend-sdk/protocol`.
+ * Codes and messages of `BackendError`. A `code` is stable across versions: match on it, never on the message. System errors
+ * keep the code of `@baton/native-sendmsg` (`ENOENT`, ...), errors of the wire format that of `@baton/backend-sdk/protocol`.
  */
 export const messages = {
   BATON_ERR_NO_SERVICE: 'no service name: pass { service } to createBackend() or set BATON_SERVICE',
-  BATON_ERR_INVALID_OPTION: 'invalid option for createBackend()',
+  BATON_ERR_INVALID_OPTION: 'invalid option',
   BATON_ERR_NOTHING_ATTACHED: 'no server attached: call backend.attach(server) before ready()',
-  BATON_ERR_BACKEND_CLOSED: 'the backend was closed; create a new one',
+  BATON_ERR_BACKEND_CLOSED: 'the backend is draining or closed; create a new one',
   BATON_ERR_REGISTRATION_REFUSED: 'the broker refused the registration',
   BATON_ERR_REGISTRATION_TIMEOUT:
     'the broker accepted the connection but did not answer the registration in time',
@@ -18,9 +17,9 @@ export const messages = {
 /** Stable codes of `BackendError`; docs/reference/errors.md has cause and remedy of each. */
 export type BackendErrorCode = keyof typeof messages
 
-/** An error that the SDK raises by itself. */
+/** An error raised by the SDK itself. */
 export class BackendError extends Error {
-  /** What to match on. */
+  /** Stable across versions: match on it. */
   readonly code: BackendErrorCode
 
   constructor(code: BackendErrorCode, detail?: string, options?: ErrorOptions) {
@@ -31,15 +30,15 @@ export class BackendError extends Error {
 }
 
 /**
- * The broker said no to HELLO. `reason` is the broker's own code (`UidNotAllowed`, `UnknownService`, ...);
- * `retry` tells whether the same HELLO may be accepted later without anybody changing a configuration.
+ * The broker refused the registration. `reason` is the broker's code (`UidNotAllowed`, `UnknownService`, ...); docs/reference/errors.md
+ * lists them.
  */
 export class RegistrationRefused extends BackendError {
-  /** The broker's own code. */
+  /** The broker's code, such as `UnknownService`. */
   readonly reason: string
-  /** Whether the same registration may be accepted later. */
+  /** Whether the same registration may be accepted later without a change of configuration. */
   readonly retry: boolean
-  /** Milliseconds before which another dial is refused as well; 0 when the broker names no such time. */
+  /** Do not dial again for this many milliseconds: until then the broker refuses. 0 if the broker gives no such time. */
   readonly retryAfter: number
 
   constructor(reason: string, message: string, retry: boolean, retryAfter = 0) {

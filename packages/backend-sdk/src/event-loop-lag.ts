@@ -1,9 +1,9 @@
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 
-/** How often the delay is sampled, in milliseconds; also the delay that an idle loop shows. */
+/** Sampling interval in ms. An idle event loop shows this much delay. */
 const RESOLUTION = 20
 
-/** The worst delay of this process's event loop since it was last read. Holds no process alive. */
+/** The greatest event-loop delay of this process since the last `take()`. Does not keep the process alive. */
 export class EventLoopLag {
   readonly #histogram: IntervalHistogram = monitorEventLoopDelay({ resolution: RESOLUTION })
 
@@ -11,7 +11,7 @@ export class EventLoopLag {
     this.#histogram.enable()
   }
 
-  /** Milliseconds; starts anew. */
+  /** Returns milliseconds, and resets. */
   take(): number {
     const worst = this.#histogram.max / 1e6 - RESOLUTION
     this.#histogram.reset()

@@ -1,44 +1,52 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, RegisterOptions } from 'fastify'
 import { type Backend, createBackend, type DrainOptions } from './backend.ts'
 import type { BackendOptions } from './options.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** What `createBackend()` made for this app: `await app.baton.ready()` waits until the broker sends connections. */
+    /** This app's backend: `await app.baton.ready()` waits until it is registered, so that connections may arrive. */
     baton: Backend
   }
 }
 
+/** Options of the plugin: those of `createBackend()`, and one of its own. */
 export interface BatonPluginOptions extends BackendOptions {
-  /** How long `app.close()` lets connections finish before it cuts them: milliseconds or `"30s"`. Default: 30 s. */
+  /** How long `app.close()` lets connections finish before it cuts them: milliseconds, or a duration such as `"30s"`. Default: 30 s. */
   drainDeadline?: NonNullable<DrainOptions['deadline']>
 }
 
 /**
- * Gives the app's server to Baton when the app is ready (`await app.ready()`; `app.listen()` may still be called, and
- * then both ways in are open) and drains before the app closes.
+ * Attaches the app's server when the app is ready (`await app.ready()`), and drains before the app closes. `app.listen()` may
+ * be called as well; clients can then connect both ways.
  *
- * Being ready does not wait for a broker, so that an app starts without one. The backend's log goes to `app.log`.
+ * `app.ready()` does not wait for a broker, so the app starts without one. The backend logs to `app.log` by default.
  */
-async function baton(app: FastifyInstance, options: BatonPluginOptions): Promise<void> {
-  const { drainDeadline, ...backendOptions } = options
+async function baton(app: FastifyInstance, options: BatonPluginOptions & RegisterOptions): Promise<void> {
+  // Fastify's own options of `register()` come in the same object.
+  const {
+    drainDeadline,
+    prefix: _prefix,
+    logLevel: _logLevel,
+    logSerializers: _logSerializers,
+    ...backendOptions
+  } = options
   const backend = createBackend({ logger: app.log, ...backendOptions })
   app.decorate('baton', backend)
   app.addHook('onReady', async () => {
     backend.attach(app.server)
     const drain = () => backend.drain(drainDeadline === undefined ? {} : { deadline: drainDeadline })
-    // avvio's own method, which Fastify's types leave out (`addHook` is closed by now): the newest close hook runs first.
-    // Fastify's, added just before this moment, answers 503 to every request from its start on, even in `preClose`, so
-    // draining has to be over by then.
+    // avvio's method, which Fastify's types leave out; `addHook` is no longer allowed here. The hook added last runs first.
+    // Fastify's own close hook, added just before this one, answers every request with 503 from its start on, even during
+    // `preClose`, so draining has to be over by then.
     Reflect.apply(Reflect.get(app, 'onClose'), app, [drain])
-    // Refused, or closed before a broker came: the backend logs the one, and the other is as the app asked.
+    // Refused (the backend has logged that), or closed by the app before there was a broker.
     backend.ready().catch((error: unknown) => app.log.debug({ err: error }, 'baton: not registered'))
   })
 }
 
 /** The plugin: `await app.register(baton, { service: 'web' })`. */
 export default Object.assign(baton, {
-  // What fastify-plugin sets: the decorator is for the instance that registers, not for a child of it.
+  // As fastify-plugin sets it, so that the registering instance itself gets the decorator, not a child of it.
   [Symbol.for('skip-override')]: true,
   [Symbol.for('fastify.display-name')]: '@baton/backend-sdk',
 })

@@ -3,9 +3,9 @@ import { isUlid } from './protocol/ulid.ts'
 let taken = false
 
 /**
- * The id that a master has given to this process (`BATON_BACKEND_ID`), so that it knows it again among the registered
- * ones; null when there is none. It names one backend: only the first one in the process gets it, and only for the service
- * that the process was started for. What is no ULID is ignored: the broker then gives an id.
+ * The id that the master assigned to this process (`BATON_BACKEND_ID`), by which it recognizes the registration; null if there
+ * is none. It identifies one backend, so only the first one in the process gets it, and only for the service that the process was
+ * started for. A value that is not a ULID is ignored; the broker then assigns an id.
  */
 export function takeInitialId(service: string, env: NodeJS.ProcessEnv): string | null {
   const id = env['BATON_BACKEND_ID']

@@ -1,14 +1,14 @@
-/** The part of pino's interface that the SDK uses; `console` does not fit, pino and Fastify's `app.log` do. */
+/** The part of pino's interface that the SDK uses. pino and Fastify's `app.log` fit; `console` does not. */
 export interface Logger {
-  /** What went as it should. */
+  /** Normal events. */
   info(context: object, message: string): void
-  /** What an operator should look at. */
+  /** Problems that an operator should check. */
   warn(context: object, message: string): void
-  /** What went wrong for a client. */
+  /** Failures that a client noticed. */
   error(context: object, message: string): void
 }
 
-/** Without a logger of the app's, what an operator must see goes to stderr, a line each. */
+/** The default logger: one line per event on stderr. */
 export const stderrLogger: Logger = {
   info: print,
   warn: print,

@@ -2,30 +2,30 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync, 
 import { Socket } from 'node:net'
 import { isMainThread } from 'node:worker_threads'
 
-/** How a process that Baton started knows its master again, from its environment. */
+/** Identity of the master that started this process, from the environment. */
 export interface MasterMark {
   /** BATON_MASTER_PID. */
   readonly pid: number
   /**
-   * BATON_MASTER_START: when the master started (field 22 of proc_pid_stat(5)) and its pid namespace. Both stay the same when the
-   * master replaces its own program. Undefined for a master that does not announce it.
+   * BATON_MASTER_START: when the master started (field 22 of proc_pid_stat(5)) and its pid namespace. Neither changes when the
+   * master replaces its own program. Undefined if the master does not set the variable.
    */
   readonly start: string | undefined
   readonly namespace: string | undefined
-  /** BATON_MASTER_LIFELINE: number and inode of the read end of a pipe whose write end no process but the master has. */
+  /** BATON_MASTER_LIFELINE: number and inode of the read end of a pipe whose write end only the master has. */
   readonly lifeline: { readonly fd: number; readonly inode: number } | undefined
 }
 
-/** What one look at the master shows. `unknown`: it cannot be seen from here. */
+/** Result of one check of the master. `unknown`: this process cannot see it. */
 export type MasterState = 'alive' | 'gone' | 'unknown'
 
-/** Time from one look at the master to the next, in milliseconds. */
+/** Interval of the checks in /proc. */
 const CHECK_INTERVAL_MS = 1000
 
-/** When this module was loaded: a process whose parent dies is given another one. */
+/** The parent when this module was loaded; a process whose parent dies gets another one. */
 export const firstParent = process.ppid
 
-/** Undefined for a process that Baton did not start. */
+/** Reads the variables above; undefined in a process that Baton did not start. */
 export function masterOf(env: NodeJS.ProcessEnv): MasterMark | undefined {
   const pid = Number(env['BATON_MASTER_PID'])
   if (!Number.isInteger(pid) || pid <= 0) return undefined
@@ -36,11 +36,12 @@ export function masterOf(env: NodeJS.ProcessEnv): MasterMark | undefined {
 }
 
 /**
- * Calls `gone` once the master is gone, never before this returns. It does not matter what lies between the master and this process
- * (a shell, `npm start`), and a process that gets the master's pid afterwards is not taken for it.
+ * Calls `gone` once the master is gone, never before this returns. It works through shells and `npm start` between the master and
+ * this process, and is not fooled by another process that later gets the master's pid.
  *
- * Two ways, and the first that tells is believed: the pipe ends at once, and survives shells and Node, which closes low numbers alone;
- * a look at /proc each second, for a program in between that closes what it does not know. Neither keeps the process alive.
+ * It watches in two ways, and the first to report wins. The pipe reports the end immediately; it survives shells, and Node, which
+ * closes only low inherited numbers. The check of /proc once a second covers programs in between that close all inherited
+ * descriptors. Neither keeps the process alive.
  *
  * @returns ends the watch
  */
@@ -49,39 +50,39 @@ export function watchMaster(mark: MasterMark, gone: () => void): () => void {
   let pipe: Socket | undefined
   const stop = () => {
     over = true
-    clearInterval(looks)
+    clearInterval(checks)
     pipe?.destroy()
   }
-  const tell = () => {
+  const report = () => {
     if (over) return
     stop()
     gone()
   }
   const lifeline = openLifeline(mark)
-  if (typeof lifeline === 'number') pipe = awaitEnd(lifeline, tell)
+  if (typeof lifeline === 'number') pipe = awaitEnd(lifeline, report)
   const first = masterState(mark)
-  if (lifeline === 'ended' || (lifeline === undefined && first === 'gone')) setImmediate(tell)
-  const looks = setInterval(() => {
-    // A first look that the pipe contradicts proves that looks are worth nothing here: a time namespace, say.
-    if ((first === 'alive' || pipe === undefined) && masterState(mark) === 'gone') tell()
+  if (lifeline === 'ended' || (lifeline === undefined && first === 'gone')) setImmediate(report)
+  const checks = setInterval(() => {
+    // If the pipe contradicts the first check, checks cannot be trusted here: in another time namespace, for example.
+    if ((first === 'alive' || pipe === undefined) && masterState(mark) === 'gone') report()
   }, CHECK_INTERVAL_MS)
-  looks.unref()
+  checks.unref()
   return stop
 }
 
 /**
- * This process's own descriptor of the pipe; `ended` when no process holds its write end; undefined when it was not inherited. The
- * inherited number stays as it is, for this process's children.
+ * Opens the pipe again, as a descriptor of this process's own; `ended` if no process has its write end, undefined if the pipe was not
+ * inherited. The inherited descriptor stays open for this process's children.
  */
 function openLifeline({ lifeline }: MasterMark): number | 'ended' | undefined {
-  // A Worker closes by itself, at its end, what `fs` has opened in it, also when a socket has closed it before.
+  // When a Worker ends, it closes every descriptor that `fs` opened in it, even one that a socket has already closed.
   if (lifeline === undefined || !isMainThread) return undefined
   let fd: number
   try {
     const { fd: inherited, inode } = lifeline
     const found = fstatSync(inherited)
     if (!found.isFIFO() || found.ino !== inode) return undefined
-    // Not a duplicate: O_NONBLOCK belongs to the open file, which other processes have, too.
+    // Not a duplicate: O_NONBLOCK belongs to the open file description, which other processes share.
     fd = openSync(`/proc/self/fd/${inherited}`, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch {
     return undefined
@@ -91,30 +92,30 @@ function openLifeline({ lifeline }: MasterMark): number | 'ended' | undefined {
   return 'ended'
 }
 
-/** A pipe that had no writer when it was opened never reports its end to epoll (fifo(7)), but to read(2). */
+/** If a pipe had no writer when it was opened, epoll never reports its end (fifo(7)), but read(2) does. */
 function isAtEnd(fd: number): boolean {
   try {
     return readSync(fd, Buffer.alloc(1)) === 0
   } catch {
-    // EAGAIN.
+    // EAGAIN: there is a writer.
     return false
   }
 }
 
-/** Owns `fd`. */
+/** Takes ownership of `fd`. */
 function awaitEnd(fd: number, ended: () => void): Socket {
   const pipe = new Socket({ fd, readable: true, writable: false })
-  pipe.on('end', ended).on('error', () => {}) // The looks go on.
+  pipe.on('end', ended).on('error', () => {}) // The checks in /proc continue.
   pipe.resume()
   pipe.unref()
   return pipe
 }
 
-/** Whether the master can be seen, in /proc. */
+/** Checks the master by its pid and /proc. */
 export function masterState({ pid, start, namespace }: MasterMark): MasterState {
-  // A child of the master needs no /proc.
+  // Known without /proc if the master was the parent.
   if (pid === firstParent && process.ppid !== firstParent) return 'gone'
-  // The pid is another process's in another namespace.
+  // In another pid namespace the pid means another process.
   if (start === undefined || namespace !== ownNamespace()) return 'unknown'
   try {
     process.kill(pid, 0)
@@ -122,7 +123,7 @@ export function masterState({ pid, start, namespace }: MasterMark): MasterState 
     if ((error as NodeJS.ErrnoException).code === 'ESRCH') return 'gone'
   }
   const found = stateOf(pid)
-  // /proc may hide the processes of other users.
+  // /proc may hide other users' processes (hidepid).
   if (found === undefined) return 'unknown'
   return found.start === start && found.state !== 'Z' && found.state !== 'X' ? 'alive' : 'gone'
 }
@@ -130,7 +131,7 @@ export function masterState({ pid, start, namespace }: MasterMark): MasterState 
 function stateOf(pid: number): { state: string | undefined; start: string | undefined } | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    // The name before it may contain anything, parentheses and blanks included.
+    // The process name, in parentheses before these fields, may itself contain parentheses and blanks.
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
     return { state: fields[0], start: fields[19] }
   } catch {

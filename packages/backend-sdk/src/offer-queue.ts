@@ -1,12 +1,12 @@
 import type { Offer } from './protocol/index.ts'
 
-/** So many places that offers have left are kept, or as many as there are offers, before the rest moves up. */
+/** The array is compacted when its empty places reach this number, or the number of offers if that is greater. */
 const MAX_EMPTY = 256
 
 /**
- * Offers in the order in which they were made, which is also the order in which their descriptors come: nearly always the
- * first is the one that leaves. (A Map makes a new table for every few dozen that come and go, and an old table keeps alive
- * what was in it.)
+ * Offers, oldest first. Descriptors arrive in the same order, so it is nearly always the first that is removed.
+ *
+ * Not a Map: it allocates a new table for every few dozen entries that come and go, and an old table keeps its entries alive.
  */
 export class OfferQueue {
   #places: (Offer | undefined)[] = []
@@ -22,7 +22,7 @@ export class OfferQueue {
     this.#size += 1
   }
 
-  /** Takes the oldest that `matches`. */
+  /** Removes and returns the oldest offer that `matches`. */
   takeFirst(matches: (offer: Offer) => boolean): Offer | undefined {
     for (let at = this.#first; at < this.#places.length; at++) {
       const offer = this.#places[at]
@@ -44,7 +44,7 @@ export class OfferQueue {
     this.#size -= 1
     if (this.#size === 0) return this.clear()
     while (this.#places[this.#first] === undefined) this.#first += 1
-    // Also those behind an offer that stays: each search goes through them.
+    // Empty places also collect behind an offer that stays, and every search passes them.
     if (this.#places.length - this.#size < Math.max(MAX_EMPTY, this.#size)) return
     this.#places = this.#places.filter((offer) => offer !== undefined)
     this.#first = 0

@@ -1,23 +1,23 @@
 import { isMainThread } from 'node:worker_threads'
 import { firstParent, masterOf, watchMaster } from './master-watch.ts'
 
-/** Ends what a part of this process does for clients; resolves when none is left. */
+/** Drains one part of this process; resolves when it serves no client. */
 export type Leave = () => Promise<unknown>
 
-/** How long a process that serves no clients goes on for those who need it, in milliseconds: the time that backends get to drain. */
+/** How long a process that serves no clients stays for processes that need it: as long as backends get to drain. */
 const STOP_TIMEOUT_MS = 30_000
 
-/** Time between two looks at whether another process still needs this one, in milliseconds. */
+/** How often to check whether another process still needs this one. */
 const CHECK_INTERVAL_MS = 1000
 
-/** Time from SIGTERM to SIGKILL, in milliseconds: what a master gives a process that has drained. */
-const GRACE = 10_000
+/** From SIGTERM to SIGKILL: as much as a master gives a process that has drained. */
+const GRACE_MS = 10_000
 
-/** What all copies of this package in one process share. Its shape is read by other versions: members are added, not changed. */
+/** State shared by all copies of this package in one process. Other versions read it, so members may be added but not changed. */
 interface Shared {
   gone: boolean
   readonly leaving: Set<Leave>
-  /** Set once the master is gone. */
+  /** Set once the master is gone: starts draining a part that was added afterwards. */
   late: ((leave: Leave) => void) | undefined
 }
 
@@ -26,26 +26,26 @@ const KEY = Symbol.for('@baton/backend-sdk/master')
 let ours: Shared | undefined
 
 /**
- * Begins to watch the master that started this process, if one did. To be called when a program loads this package: the master may die
- * while the app still starts, and some processes never create a backend.
+ * Starts watching the master that started this process, if one did. Called as soon as this package is loaded: the master may die
+ * while the app is starting, and some processes never create a backend.
  */
 export function watchFromStart(): void {
   ours ??= share()
 }
 
 /**
- * Whether the master that started this process is gone. No master would replace or stop this process any more, and the next
- * one starts processes of its own. False for a process that Baton did not start.
+ * Whether the master that started this process is gone. No other master will restart or stop this process, and the next one
+ * starts its own. False for a process that Baton did not start.
  */
 export function isOrphaned(): boolean {
   return ours?.gone === true
 }
 
 /**
- * When the master is gone, `leave` is called, and then this process is ended as the master would have done: SIGTERM, and SIGKILL
- * if that does not help. Never called before this returns.
+ * Calls `leave` when the master is gone, never before this returns, and then ends this process as the master would have done: with
+ * SIGTERM, and SIGKILL if it does not exit.
  *
- * @returns to be called when there is nothing left to be ended
+ * @returns to be called when there is nothing left to drain
  */
 export function stopWithMaster(leave: Leave): () => void {
   const shared = (ours ??= share())
@@ -54,7 +54,7 @@ export function stopWithMaster(leave: Leave): () => void {
   return () => void shared.leaving.delete(leave)
 }
 
-/** The first copy of this package in the process watches for all. */
+/** The first copy of this package in the process watches on behalf of all. */
 function share(): Shared {
   const known = Reflect.get(globalThis, KEY) as Shared | undefined
   if (known !== undefined) return known
@@ -82,20 +82,20 @@ function orphaned(known: Shared): void {
 }
 
 /**
- * A process that serves no clients: one that starts others (`npm start`), one that helps an app to answer what is under way, or an app
- * that has not come to listen. It is needed while it has children, and by its parent while that lives.
+ * Ends a process that serves no clients, once no other process needs it: a launcher (`npm start`), a helper of an app that is still
+ * answering, or an app that does not listen yet. It is needed while it has children, and while the parent that started it lives.
  */
 function endUnlessNeeded(serves: () => boolean): void {
   const until = performance.now() + STOP_TIMEOUT_MS
-  const look = () => {
-    if (serves()) return clearInterval(looks)
+  const check = () => {
+    if (serves()) return clearInterval(checks)
     const needed = hasChildren() || (process.ppid === firstParent && firstParent !== 1)
     if (needed && performance.now() < until) return undefined
-    clearInterval(looks)
+    clearInterval(checks)
     return end()
   }
-  const looks = setInterval(look, CHECK_INTERVAL_MS)
-  looks.unref()
+  const checks = setInterval(check, CHECK_INTERVAL_MS)
+  checks.unref()
 }
 
 function hasChildren(): boolean {
@@ -107,21 +107,21 @@ let ending = false
 function end(): void {
   if (ending) return
   ending = true
-  // Other threads may still have clients.
+  // This is a Worker, and other threads may still have clients.
   if (!isMainThread) return void setTimeout(signal, STOP_TIMEOUT_MS).unref()
   signal()
 }
 
 function signal(): void {
-  setTimeout(() => process.kill(process.pid, 'SIGKILL'), GRACE).unref()
+  setTimeout(() => process.kill(process.pid, 'SIGKILL'), GRACE_MS).unref()
   process.kill(process.pid, 'SIGTERM')
 }
 
 let guarded = false
 
 /**
- * The output of a process that Baton has started is read by its master. When that is killed, a line of log must not end the
- * process and the connections that it has: an EPIPE that nobody listens for does.
+ * Keeps a process that Baton started alive when its output fails. The master reads that output; if the master is killed, the next
+ * log line gets EPIPE, and an unhandled EPIPE would end the process and its connections.
  */
 export function outliveReader(env: NodeJS.ProcessEnv): void {
   if (guarded || env['BATON_MASTER_PID'] === undefined) return

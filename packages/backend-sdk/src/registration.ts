@@ -19,42 +19,42 @@ import {
 } from './protocol/index.ts'
 import { noRelays, openRelays, type Relays } from './relay/relays.ts'
 
-/** What a broker gave us: both descriptors are ours to close. */
+/** A registration accepted by the broker. The holder owns both descriptors and the relay endpoint. */
 export interface Registration {
   readonly control: OwnedFd
   readonly lane: OwnedFd
-  /** Where the broker dials what it cannot hand over. */
+  /** The endpoint that the broker dials for connections it cannot hand off. */
   readonly relays: Relays
-  /** Why there is no endpoint for relays; undefined when there is one. */
+  /** Why there is no relay endpoint; undefined if there is one. */
   readonly relayProblem: Error | undefined
   readonly welcome: WelcomeFrame
-  /** Has seen WELCOME; goes on with the control connection. */
+  /** Has already checked WELCOME; to be used for the rest of the control connection. */
   readonly order: FrameOrder
 }
 
-/** Lets go of what nobody has taken over. */
+/** Closes a registration that no session has taken over. */
 export function closeRegistration({ control, lane, relays }: Registration): void {
   lane.close()
   control.close()
   relays.close()
 }
 
-/** A broker whose event loop is stuck accepts (the kernel does) and says nothing. */
+/** If the broker's event loop is stuck, the kernel accepts the connection, but no answer comes. */
 const ANSWER_TIMEOUT_MS = 5000
 
 const LENGTH_BYTES = 4
 
-/** How long a relay may take to show its header, in milliseconds; it is sent at once. */
+/** Time limit for a relay's header, which the broker sends immediately. */
 const RELAY_TIMEOUT_MS = 5000
 
 /**
- * Dials the control socket, says HELLO and takes the answer.
+ * Dials the control socket, sends HELLO and receives the answer.
  *
- * WELCOME carries the backend's end of the lane. It is taken with exact recvmsg calls before libuv may read the
- * connection: a plain read would destroy the descriptor, and a byte too many would be lost to libuv.
+ * WELCOME carries the backend's end of the lane. It is received with recvmsg calls of exact size before libuv may read the
+ * connection: a plain read would destroy the descriptor, and libuv would never see a byte that was read beyond WELCOME.
  *
  * @throws {NativeError} ENOENT, ECONNREFUSED, EACCES, EAGAIN, ... with the path
- * @throws {RegistrationRefused} when the broker says no
+ * @throws {RegistrationRefused} the broker refused
  * @throws {BackendError} BATON_ERR_REGISTRATION_TIMEOUT, BATON_ERR_LANE_MISSING
  */
 export async function register(
@@ -65,9 +65,9 @@ export async function register(
   const control = connectUnix(path)
   const received: OwnedFd[] = []
   let relays: Relays = noRelays
-  const patience = new AbortController()
-  const timeout = setTimeout(() => patience.abort(new Error('no answer')), ANSWER_TIMEOUT_MS)
-  const stop = () => patience.abort(signal.reason)
+  const limit = new AbortController()
+  const timeout = setTimeout(() => limit.abort(new Error('no answer')), ANSWER_TIMEOUT_MS)
+  const stop = () => limit.abort(signal.reason)
   signal.addEventListener('abort', stop)
   try {
     const shared = peerCredentials(control.fd).uid !== process.getuid?.()
@@ -77,16 +77,16 @@ export async function register(
     send(control.fd, encodeFrame({ ...greeting, reconnect }))
     const take = async (size: number): Promise<Buffer> => {
       const { bytes, fds } = await receiveExact(sharedPoller(), control.fd, size, {
-        // One more than is right, so that a second one is seen.
+        // One more than expected, so that a second one is noticed.
         maxFds: 2,
-        signal: patience.signal,
+        signal: limit.signal,
       })
       received.push(...fds)
       return bytes
     }
     const decoder = new FrameDecoder({ limit: PRE_WELCOME_LIMIT })
     let answer: Frame | undefined
-    // A type from 0x80 up that is unknown here decodes to nothing; the answer stands behind it.
+    // An unknown type from 0x80 up decodes to nothing; the answer follows it.
     while (answer === undefined) {
       const prefix = await take(LENGTH_BYTES)
       decoder.push(prefix)
@@ -111,7 +111,7 @@ export async function register(
     for (const fd of received) fd.close()
     control.close()
     relays.close()
-    if (patience.signal.aborted && !signal.aborted) {
+    if (limit.signal.aborted && !signal.aborted) {
       throw new BackendError('BATON_ERR_REGISTRATION_TIMEOUT', `${ANSWER_TIMEOUT_MS} ms, ${path}`, {
         cause: error,
       })

@@ -1,12 +1,12 @@
-/** Words of an entry: whether it is used, then the token. */
+/** 32-bit words per entry: one that says whether the entry is used, and four of the token. */
 const STRIDE = 5
 const MIN_CAPACITY = 64
 
 /**
- * The tokens that were spent, for at least the time given, in constant memory for each and none of it on the heap of
- * JavaScript: thousands of strings a second that live for some seconds each were the dearest garbage of an adoption.
+ * Remembers spent tokens for at least a given time, in typed arrays outside the JavaScript heap: keeping thousands of short-lived
+ * strings per second was the most expensive allocation on the adoption path.
  *
- * Two tables take turns, and the older one is forgotten as a whole. Tokens are random, so the first bytes are the hash.
+ * Two tables rotate, and the older one is dropped as a whole. Tokens are random, so their first bytes serve as the hash.
  */
 export class SpentTokens {
   readonly #keep: bigint
@@ -14,7 +14,7 @@ export class SpentTokens {
   #old = new Table(MIN_CAPACITY)
   #turn: bigint | undefined
 
-  /** @param keep nanoseconds for which a token is remembered at least, and twice that at most */
+  /** @param keep how long to remember a token, in nanoseconds: at least this long, and usually at most twice as long */
   constructor(keep: bigint) {
     this.#keep = keep
   }
@@ -69,7 +69,7 @@ class Table {
     this.size += 1
   }
 
-  /** Where it is, or the free place where it would be. */
+  /** Index of the token's entry, or of the free entry where it belongs. */
   #find(a: number, b: number, c: number, d: number): number {
     const words = this.#words
     for (let index = a & this.#mask; ; index = (index + 1) & this.#mask) {

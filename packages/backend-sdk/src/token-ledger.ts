@@ -4,18 +4,18 @@ import { type NackReason, type Offer, TOKEN_LENGTH } from './protocol/index.ts'
 import { SpentTokens } from './spent-tokens.ts'
 
 /**
- * What the backend knows about the tokens of one control connection, without any I/O.
+ * The backend's record of the tokens of one control connection, without any I/O.
  *
- * A token comes to the backend twice: in an OFFER on control, and beside a descriptor on the lane. The two channels
- * are independent and either may be read first:
+ * Each token arrives twice: in an OFFER on control, and with a descriptor on the lane. The two channels are independent, and
+ * either may be read first:
  *
- *     OFFER read      -> waiting  -- its descriptor comes, token equal, in time --> accepted (token spent)
- *                                 -- REVOKE, or no descriptor until long after the deadline --> dropped, no word
+ *     OFFER read      -> waiting  -- its descriptor arrives with the same token, in time --> accepted (token spent)
+ *                                 -- REVOKE, or no descriptor until long after the deadline --> dropped silently
  *     descriptor read -> parked   -- its OFFER is read --> as above
  *                                 -- no OFFER within tokenTtl, or control ends --> refused
  *
- * The ledger never closes a descriptor: each one that goes in comes out again in exactly one verdict (`accept` or
- * `refuse`), and who asked for the verdict owns it.
+ * The ledger never closes a descriptor: every one that goes in comes out in exactly one verdict (`accept` or `refuse`), and
+ * the caller that receives the verdict owns it.
  */
 export type Verdict<D = number> =
   | { readonly kind: 'accept'; readonly offer: Offer; readonly fd: D }
@@ -24,13 +24,13 @@ export type Verdict<D = number> =
       /** 0 when the descriptor belongs to no known offer. */
       readonly sequence: number
       readonly reason: NackReason
-      /** The token as it came on the lane, cut or zero-padded to 16 bytes. */
+      /** The token as received on the lane, cut or zero-padded to 16 bytes. */
       readonly token: Buffer
-      /** All descriptors that came with it; to be closed. */
+      /** All descriptors that came with it, for the caller to close. */
       readonly fds: readonly D[]
     }
 
-/** One message of the lane, as `ReceiveBatch` delivers it; or a relay that was dialled, in a descriptor's place. */
+/** One lane message as `ReceiveBatch` delivers it, or a relay, which takes the place of the descriptor. */
 export interface Arrival<D = number> {
   /** Borrowed: the ledger copies what it keeps. */
   readonly bytes: Buffer
@@ -45,7 +45,7 @@ interface Parked<D> {
   readonly until: bigint
 }
 
-/** A lane with default buffers holds 278 messages, so an honest broker can not have more than that parked. */
+/** A lane with default buffers holds 278 messages, so a correct broker cannot have more than that parked. */
 const MAX_PARKED = 512
 
 export class TokenLedger<D = number> {
@@ -60,7 +60,7 @@ export class TokenLedger<D = number> {
     this.#spent = new SpentTokens(tokenTtl * 2n)
   }
 
-  /** Offers whose descriptor has not come: as many messages may be taken from the lane. */
+  /** Offers whose descriptor has not arrived: the number of messages to expect on the lane. */
   get waiting(): number {
     return this.#waiting.size
   }
@@ -69,7 +69,7 @@ export class TokenLedger<D = number> {
     return this.#parked.length
   }
 
-  /** An OFFER was read. Gives a verdict when its descriptor is here already. */
+  /** An OFFER was read. Returns a verdict if its descriptor has already arrived. */
   offered(offer: Offer, now: bigint): Verdict<D> | undefined {
     if (this.#spent.has(offer.token)) return undefined
     const index = this.#parked.findIndex((parked) => timingSafeEqual(parked.token, offer.token))
@@ -81,14 +81,14 @@ export class TokenLedger<D = number> {
     return this.#match(offer, parked.fd, now)
   }
 
-  /** A message was taken from the lane. `undefined`: its descriptor is parked and the ledger keeps it. */
+  /** A message was received from the lane. `undefined`: its descriptor is parked, and owned by the ledger. */
   arrived(arrival: Arrival<D>, now: bigint): Verdict<D> | undefined {
     const { bytes, fds } = arrival
     if (arrival.length === 0) return refuse(0, 'TokenMissing', bytes, fds)
     if (arrival.length !== TOKEN_LENGTH) return refuse(0, 'TokenInvalidLength', bytes, fds)
 
-    // Descriptors come in the order of their offers, so the first comparison is nearly always the right one; the offers it
-    // skips are those that were revoked.
+    // Descriptors arrive in the order of their offers, so the first comparison nearly always matches; the offers skipped are
+    // the revoked ones.
     // Rule: TOKEN_MATCH (docs/internals/model)
     const offer = this.#waiting.takeFirst(({ token }) => timingSafeEqual(token, bytes))
     const [fd] = fds
@@ -104,14 +104,14 @@ export class TokenLedger<D = number> {
     return undefined
   }
 
-  /** REVOKE was read: the broker has the descriptors of these offers back. Unknown sequences have crossed an answer. */
+  /** REVOKE was read: the broker has taken these offers' descriptors back. Unknown sequences crossed an answer. */
   revoked(sequences: readonly number[]): void {
     for (const revoked of sequences) this.#waiting.takeFirst(({ sequence }) => sequence === revoked)
   }
 
   /**
-   * Lets go of what will not come. An offer is kept for one `tokenTtl` after its deadline, so that a late descriptor
-   * is told `TokenExpired` rather than taken for a stranger's.
+   * Drops offers and descriptors whose time is over. An offer is kept for one `tokenTtl` after its deadline, so that a late
+   * descriptor is refused as `TokenExpired` and not as an unknown one.
    */
   expire(now: bigint): Verdict<D>[] {
     this.#spent.forget(now)
@@ -124,7 +124,7 @@ export class TokenLedger<D = number> {
     return refused
   }
 
-  /** Control has ended: no OFFER can come any more for what is parked. */
+  /** Control has ended: no OFFER can arrive for the parked descriptors. */
   end(): Verdict<D>[] {
     this.#waiting.clear()
     return this.#parked.splice(0).map(({ token, fd }) => refuse(0, 'TokenNotPending', token, [fd]))
@@ -137,12 +137,12 @@ export class TokenLedger<D = number> {
   }
 
   /**
-   * A descriptor that nobody claimed within `tokenTtl`: if an offer waited in vain for just as long, the two were meant
-   * for each other and the token was wrong. That offer is past its deadline and can explain only this one descriptor.
+   * Why no offer matched a descriptor within `tokenTtl`. If an offer has been waiting past its deadline, the two probably belong
+   * together and the token was wrong. Each such offer accounts for one descriptor.
    */
   #whyUnclaimed(now: bigint): NackReason {
-    const waitedInVain = this.#waiting.takeFirst(({ deadline }) => deadline <= now)
-    return waitedInVain === undefined ? 'TokenNotPending' : 'TokenMismatch'
+    const overdue = this.#waiting.takeFirst(({ deadline }) => deadline <= now)
+    return overdue === undefined ? 'TokenNotPending' : 'TokenMismatch'
   }
 }
 

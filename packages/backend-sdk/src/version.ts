@@ -4,5 +4,5 @@ const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.
   version: string
 }
 
-/** Of this package, as sent in HELLO. */
+/** Name and version of this package, as sent in HELLO. */
 export const SDK_VERSION = `@baton/backend-sdk/${manifest.version}`

@@ -3,13 +3,13 @@ import * as fc from 'fast-check'
 import t from 'tap'
 import { AdoptedSockets } from '../src/attach/adopted-sockets.ts'
 
-void t.test('a socket is in the list until it has closed, and its end is told once', async (t) => {
+void t.test('a socket is in the list until it has closed, and its end is reported once', async (t) => {
   const sockets = new AdoptedSockets()
   const socket = new Socket()
   let gone = 0
   sockets.add(socket, () => {
     gone += 1
-    t.equal(sockets.size, 0, 'it is in the list no more')
+    t.equal(sockets.size, 0, 'it is no longer in the list')
   })
   t.same([...sockets], [socket])
   socket.emit('close')
@@ -17,7 +17,7 @@ void t.test('a socket is in the list until it has closed, and its end is told on
   t.equal(gone, 1)
 })
 
-void t.test('sockets that close while the list is gone through', async (t) => {
+void t.test('sockets that close during iteration', async (t) => {
   const sockets = new AdoptedSockets()
   const all = Array.from({ length: 5 }, () => new Socket())
   for (const socket of all) sockets.add(socket, () => undefined)
@@ -29,7 +29,7 @@ void t.test('sockets that close while the list is gone through', async (t) => {
   }
   t.equal(seen.length, 5)
   t.ok(all.every((socket) => seen.includes(socket)))
-  t.equal(sockets.size, 5, 'those that came meanwhile')
+  t.equal(sockets.size, 5, 'those added meanwhile')
 })
 
 void t.test('a list of sockets behaves like a set of them', async () => {
@@ -52,13 +52,13 @@ void t.test('a list of sockets behaves like a set of them', async () => {
           if (socket === undefined) continue
           model.delete(socket)
           socket.emit('close')
-          if (gone.at(-1) !== socket) throw new Error('its end was not told')
+          if (gone.at(-1) !== socket) throw new Error('its end was not reported')
         }
         const listed = new Set(sockets)
         if (sockets.size !== model.size || listed.size !== model.size) throw new Error('another size')
         for (const socket of listed) if (!model.has(socket)) throw new Error('a stranger')
       }
-      if (new Set(gone).size !== gone.length) throw new Error('told twice')
+      if (new Set(gone).size !== gone.length) throw new Error('reported twice')
     }),
     { numRuns: 200 },
   )

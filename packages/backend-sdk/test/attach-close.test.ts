@@ -9,7 +9,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 type Note = (line: string) => void
 type Story<S> = (server: S, dial: () => Promise<Client>, note: Note) => Promise<void>
 
-/** Tells one story to a server that listens and to one that is attached: what was seen must be the same. */
+/** Runs one story on a listening server and on an attached one: the observations must be the same. */
 async function asListening<S extends net.Server>(t: Test, make: () => S, story: Story<S>): Promise<string[]> {
   const listening: string[] = []
   const server = make()
@@ -43,7 +43,7 @@ function close(server: net.Server): Promise<string> {
   )
 }
 
-/** `/held` waits to be answered by the test, anything else is answered at once. */
+/** `/held` waits for the test's answer; everything else is answered immediately. */
 function holding(): { server: http.Server; held: ServerResponse[] } {
   const held: ServerResponse[] = []
   const server = http.createServer({ keepAliveTimeout: 60_000 }, (request, response) => {
@@ -163,7 +163,7 @@ void t.test(
   },
 )
 
-void t.test('the owner is told once, whichever way the app closes', { timeout: LIMIT }, async (t) => {
+void t.test('the owner is notified once, whichever way the app closes', { timeout: LIMIT }, async (t) => {
   const { server } = holding()
   const f = await front(t, server)
   const client = await f.dial()
@@ -191,12 +191,12 @@ void t.test(
   },
 )
 
-void t.test('a server that listens as well closes both', { timeout: LIMIT }, async (t) => {
+void t.test('a server that also listens closes both', { timeout: LIMIT }, async (t) => {
   const { server, held } = holding()
   const port = await listen(t, server)
   const f = await front(t, server)
   t.equal(f.attachment.address, undefined)
-  t.equal((server.address() as net.AddressInfo).port, port, 'its own address stands')
+  t.equal((server.address() as net.AddressInfo).port, port, 'it keeps its own address')
 
   const [adopted, own] = [await f.dial(), await dial(t, port)]
   adopted.get('/held')
@@ -214,7 +214,7 @@ void t.test('a server that listens as well closes both', { timeout: LIMIT }, asy
   t.equal(refused.code, 'ECONNREFUSED', 'the listening socket closed at once')
   held[1]?.setHeader('Connection', 'close').end('own')
   await own.ended()
-  // Node's part is over; its close event would come within a tick of the loop.
+  // Node's own part has closed; its close event would be emitted within one turn of the loop.
   await new Promise((resolve) => setImmediate(resolve))
   t.equal(events, 0, 'the adopted connection is waited for')
   held[0]?.setHeader('Connection', 'close').end('adopted')
@@ -259,7 +259,7 @@ void t.test('detach() gives the instance its own members back', { timeout: LIMIT
   t.equal(await count(server), 1, 'only its own')
 })
 
-void t.test('a layer that somebody laid over ours stays, and ours passes through', async (t) => {
+void t.test('another wrapper on top of ours stays, and ours becomes a pass-through', async (t) => {
   const server = http.createServer()
   const attachment = attachServer(server, { onServerClose: () => t.fail('detached') })
   const ours = server.close.bind(server)
@@ -275,7 +275,7 @@ void t.test('a layer that somebody laid over ours stays, and ours passes through
   t.equal(calls, 1)
 })
 
-void t.test('an instance with a close() of its own keeps it below ours', async (t) => {
+void t.test('a close() of the instance itself is kept below ours', async (t) => {
   const server = http.createServer()
   const calls: string[] = []
   const native = server.close.bind(server)

@@ -7,7 +7,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 
 const STATUS = /HTTP\/1\.1 \d+ /g
 
-/** One line for each answer: status, Connection header, body. */
+/** One line per response: status, Connection header, body. */
 function answers(received: string): string[] {
   const starts = [...received.matchAll(STATUS)].map((match) => match.index)
   return starts.map((start, i) => {
@@ -18,7 +18,7 @@ function answers(received: string): string[] {
   })
 }
 
-/** `/hold...` is answered when the test says so, everything else at once with its path. */
+/** `/hold...` waits for the test's answer; everything else is answered immediately with its path. */
 function makeServer(options: http.ServerOptions = {}, routes: Record<string, RequestListener> = {}) {
   const held = new Map<string, ServerResponse>()
   const server = http.createServer({ keepAliveTimeout: 60_000, ...options }, (request, response) => {
@@ -40,7 +40,7 @@ async function ask(client: Client, path: string): Promise<void> {
 }
 
 void t.test(
-  'an idle connection is let go after its next answer, not before',
+  'an idle connection is closed after its next response, not before',
   { timeout: LIMIT },
   async (t) => {
     const { server } = makeServer()
@@ -50,7 +50,7 @@ void t.test(
     await ask(client, '/before')
     f.attachment.drain()
     f.attachment.drain()
-    // A further round trip through the same event loop: whatever draining was to cut would be cut by now.
+    // One more round trip through the same event loop: anything that draining cuts would be cut by now.
     const other = await f.dial()
     other.get('/late')
     t.same(answers(await other.ended()), ['200 close /late'], 'one that was on its way is served too')
@@ -65,7 +65,7 @@ void t.test(
 )
 
 void t.test(
-  'an answer in flight says close, and one that has begun keeps its promise',
+  'a response in flight says close, and one that has begun keeps its promise',
   { timeout: LIMIT },
   async (t) => {
     const { server, held, holding } = makeServer()
@@ -87,7 +87,7 @@ void t.test(
   },
 )
 
-void t.test('after a kept promise a silent client is let go soon', { timeout: LIMIT }, async (t) => {
+void t.test('after a kept promise, a silent client is closed soon', { timeout: LIMIT }, async (t) => {
   const { server, held, holding } = makeServer()
   const f = await front(t, server)
   const client = await f.dial()
@@ -136,7 +136,7 @@ void t.test('pipelined requests that come while draining are all answered', { ti
   t.same(answers(await behind.ended()), ['200 keep-alive 1', '200 close 2'])
 })
 
-void t.test('every form of answer says close', { timeout: LIMIT }, async (t) => {
+void t.test('every form of response says close', { timeout: LIMIT }, async (t) => {
   const keep = { Connection: 'keep-alive' }
   const cookies = ['Set-Cookie', 'a=1', 'Set-Cookie', 'b=2']
   const forms: Record<string, RequestListener> = {

@@ -7,7 +7,7 @@ import baton, { type BatonPluginOptions } from '../src/fastify.ts'
 import { dial, gate, listen } from './attach-front.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** No broker is there: `socket` leads into an empty folder. */
+/** There is no broker: `socket` points into an empty folder. */
 async function makeApp(t: Test, options: Partial<BatonPluginOptions> = {}) {
   const app = fastify({ forceCloseConnections: false })
   await app.register(baton, {
@@ -21,7 +21,7 @@ async function makeApp(t: Test, options: Partial<BatonPluginOptions> = {}) {
   return app
 }
 
-/** Hands connections to the app's server in the broker's place. */
+/** Hands connections to the app's server, like the broker. */
 async function handOver(t: Test, app: Awaited<ReturnType<typeof makeApp>>) {
   return listen(
     t,
@@ -29,17 +29,27 @@ async function handOver(t: Test, app: Awaited<ReturnType<typeof makeApp>>) {
   )
 }
 
-void t.test('the decorator is on the instance that registers, before and after ready', async (t) => {
+void t.test('the registering instance has the decorator, before and after ready', async (t) => {
   const app = await makeApp(t)
   t.equal(typeof app.baton.ready, 'function')
   t.equal(app.baton.state, 'idle')
   t.ok(app.hasPlugin('@baton/backend-sdk'))
   await app.ready()
-  t.equal(app.baton.state, 'registering', 'without a broker the app is ready all the same')
+  t.equal(app.baton.state, 'registering', 'without a broker the app still becomes ready')
+})
+
+void t.test("options of Fastify's register() are allowed, unknown ones are refused", async (t) => {
+  const options: object = { prefix: '/api', logLevel: 'warn', logSerializers: {} }
+  t.equal((await makeApp(t, options)).baton.state, 'idle')
+  const wrong: object = { service: 'web', drainDedline: '7s' }
+  await t.rejects(async () => fastify().register(baton, wrong), {
+    code: 'BATON_ERR_INVALID_OPTION',
+    message: /"drainDedline"/,
+  })
 })
 
 void t.test(
-  'the server is attached when the app is ready, and may listen as well',
+  'the server is attached when the app is ready, and may also listen',
   { timeout: LIMIT },
   async (t) => {
     const app = await makeApp(t)
@@ -96,7 +106,7 @@ void t.test('an onReady hook that waits does not change the order', { timeout: L
   t.same(order, ['drain', 'preClose', 'onClose'])
 })
 
-void t.test('an app that closes before it was ready has nothing to drain', { timeout: LIMIT }, async (t) => {
+void t.test('an app that closes before it is ready has nothing to drain', { timeout: LIMIT }, async (t) => {
   const app = await makeApp(t)
   await app.close()
   t.pass('closed')

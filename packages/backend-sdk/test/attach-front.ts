@@ -3,19 +3,19 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 import type { Test } from 'tap'
 import { type AttachableServer, type Attachment, attachServer } from '../src/attach/index.ts'
 
-/** A server that connections are handed to by somebody who listens in its place. */
+/** A server that gets its connections from a listener in front of it. */
 export interface Front {
   readonly attachment: Attachment
   readonly port: number
-  /** How often the server's owner was told that the app had closed it. */
+  /** How often the server's owner was notified that the app closed it. */
   readonly closes: () => number
-  /** The raw sockets handed over, in the order of their arrival. */
+  /** The raw sockets handed over, in order of arrival. */
   readonly sockets: Socket[]
-  /** Resolves when the connection was handed over. */
+  /** Resolves once the connection has been handed over. */
   dial(): Promise<Client>
 }
 
-/** Stands in for the broker: accepts, touches nothing, and hands the socket over. */
+/** Replaces the broker: accepts, reads nothing, and hands the socket over. */
 export async function front(t: Test, server: AttachableServer): Promise<Front> {
   let closes = 0
   const attachment = attachServer(server, { onServerClose: () => (closes += 1) })
@@ -54,7 +54,7 @@ export async function listen(t: Test, server: Server): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-/** A client that shows the bytes. */
+/** A client with access to the raw bytes. */
 export class Client {
   readonly socket: Socket
   #received = ''
@@ -63,7 +63,7 @@ export class Client {
     this.socket = socket
     socket.setEncoding('latin1')
     socket.on('data', (chunk: string) => (this.#received += chunk))
-    // A server that cuts a connection may reset it; what the tests look at is what came before.
+    // A server that cuts a connection may reset it; the tests check what came before.
     socket.on('error', () => {})
   }
 
@@ -79,7 +79,7 @@ export class Client {
     this.write(`GET ${path} HTTP/${version}\r\nHost: a\r\n${headers}\r\n`)
   }
 
-  /** Resolves when the pattern is in what came, rejects when the connection ends without it. */
+  /** Resolves once the pattern matches the received text; rejects if the connection ends first. */
   async until(pattern: RegExp): Promise<string> {
     while (!pattern.test(this.#received)) {
       if (this.socket.closed) throw new Error(`closed before ${pattern}: ${JSON.stringify(this.#received)}`)
@@ -94,7 +94,7 @@ export class Client {
     return this.#received
   }
 
-  /** Everything that came until the server closed the connection. */
+  /** Everything received until the server closed the connection. */
   async ended(): Promise<string> {
     if (!this.socket.closed) await once(this.socket, 'close')
     return this.#received
@@ -108,7 +108,7 @@ export async function dial(t: Test, port: number): Promise<Client> {
   return new Client(socket)
 }
 
-/** A promise and its two ends. */
+/** A promise, and the function that resolves it. */
 export function gate(): { opened: Promise<void>; open(): void } {
   let open!: () => void
   const opened = new Promise<void>((resolve) => {

@@ -4,10 +4,10 @@ import t from 'tap'
 import { LIMIT } from '../../../test/support/limits.ts'
 import { front } from './attach-front.ts'
 
-// What a backend does with idle connections once it was told to end and has no broker any more.
+// Idle connections of a backend that was told to end and has no broker any longer.
 
 void t.test(
-  'connections that are idle and stay so are closed; whatever has received anything is answered',
+  'connections that stay idle are closed; those that have received anything are answered',
   { timeout: LIMIT },
   async (t) => {
     const held: ServerResponse[] = []
@@ -26,7 +26,7 @@ void t.test(
     busy?.get('/held')
     while (held.length === 0) await once(server, 'request')
     partial?.write('GET /partial HT')
-    // In the kernel, and not read: the server has been told to wait.
+    // Still in the kernel's buffer: this socket is paused.
     const paused = f.sockets.find(({ remotePort }) => remotePort === unread?.socket.localPort)
     paused?.pause()
     unread?.get('/unread')
@@ -56,7 +56,7 @@ void t.test(
   },
 )
 
-void t.test('an answer that a client reads slowly is sent to its end', { timeout: LIMIT }, async (t) => {
+void t.test('a response that a client reads slowly is sent completely', { timeout: LIMIT }, async (t) => {
   const size = 32 * 1024 * 1024
   const server = http.createServer({ keepAliveTimeout: 60_000 }, (_, response) =>
     response.end(Buffer.alloc(size)),

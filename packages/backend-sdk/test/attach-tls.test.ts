@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { front, listen } from './attach-front.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** A pre-shared key in place of a certificate: TLS without a private key in the tree (TLS 1.2: Node has no PSK in 1.3). */
+/** A pre-shared key instead of a certificate: TLS without a private key in the repository (TLS 1.2: Node has no PSK in 1.3). */
 const psk = Buffer.from('0123456789abcdef')
 const serverTls = { ciphers: 'PSK', maxVersion: 'TLSv1.2' as const, pskCallback: () => psk }
 const clientTls = {
@@ -83,7 +83,7 @@ void t.test('a handshake that fails leaves nothing behind', { timeout: LIMIT }, 
   t.same([f.attachment.adopted, f.attachment.closed], [2, 2])
 })
 
-void t.test('destroyAll() cuts secured connections and half-made ones', { timeout: LIMIT }, async (t) => {
+void t.test('destroyAll() cuts connections during and after the handshake', { timeout: LIMIT }, async (t) => {
   const server = tls.createServer(serverTls, (socket) => socket.on('error', () => {}))
   const f = await front(t, server)
   const [client, half] = [await secure(t, f.port), await f.dial()]

@@ -16,27 +16,31 @@ const silent = { onServerClose() {} }
 /** `test/long/repetitions.test.ts` makes ten times as many. */
 const CONNECTIONS = Number(process.env['ATTACHED'] ?? 1000)
 
-void t.test('an adopted connection is served, counted, and the client’s', { timeout: LIMIT }, async (t) => {
-  const server = http.createServer((request, response) =>
-    response.end(`${request.socket.remotePort} ${request.socket.remoteAddress}`),
-  )
-  const f = await front(t, server)
-  t.equal(f.attachment.kind, 'http')
-  t.equal(f.attachment.allowHalfOpen, true)
-  const client = await f.dial()
-  t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [1, 1, 0])
-  client.get('/', '1.1', 'Connection: close\r\n')
-  const { localPort } = client.socket
-  t.match(await client.ended(), new RegExp(`\\b${localPort} 127.0.0.1$`))
-  await f.attachment.whenEmpty()
-  t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [0, 1, 1])
-  t.equal(
-    f.attachment.find(() => true),
-    undefined,
-  )
-})
+void t.test(
+  'an adopted connection is served, counted, and has the address of its client',
+  { timeout: LIMIT },
+  async (t) => {
+    const server = http.createServer((request, response) =>
+      response.end(`${request.socket.remotePort} ${request.socket.remoteAddress}`),
+    )
+    const f = await front(t, server)
+    t.equal(f.attachment.kind, 'http')
+    t.equal(f.attachment.allowHalfOpen, true)
+    const client = await f.dial()
+    t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [1, 1, 0])
+    client.get('/', '1.1', 'Connection: close\r\n')
+    const { localPort } = client.socket
+    t.match(await client.ended(), new RegExp(`\\b${localPort} 127.0.0.1$`))
+    await f.attachment.whenEmpty()
+    t.same([f.attachment.live, f.attachment.adopted, f.attachment.closed], [0, 1, 1])
+    t.equal(
+      f.attachment.find(() => true),
+      undefined,
+    )
+  },
+)
 
-void t.test('sockets made of descriptors: the way that a handoff takes', { timeout: LIMIT }, async (t) => {
+void t.test('sockets made from descriptors, as in a handoff', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0 })
   t.teardown(() => listener.close())
   const { port } = localAddress(listener.fd)
@@ -47,7 +51,7 @@ void t.test('sockets made of descriptors: the way that a handoff takes', { timeo
     },
   )
   const attachment = attachServer(server, silent)
-  // The client has connected, so the kernel holds the connection for accept4(2).
+  // The client has connected, so the kernel has the connection ready for accept4(2).
   const handOff = async () => {
     const client = await dial(t, port)
     const accepted = acceptOne(listener.fd)
@@ -78,7 +82,7 @@ void t.test('a server is attached once at a time', async (t) => {
 })
 
 void t.test(
-  'maxConnections is read at each connection, and counts those on their way',
+  'maxConnections is read at each connection, and includes those in transit',
   { timeout: LIMIT },
   async (t) => {
     const server = net.createServer((socket) => socket.resume())
@@ -104,7 +108,7 @@ void t.test(
   },
 )
 
-/** Column `tr` of /proc/net/tcp: 02 is the keep-alive timer (proc(5)). The socket is known by its two ports. */
+/** Column `tr` of /proc/net/tcp: 02 is the keep-alive timer (proc(5)). The two ports identify the socket. */
 function keepAliveTimer(socket: Socket): boolean {
   const hex = (port: number | undefined) => (port ?? 0).toString(16).toUpperCase().padStart(4, '0')
   const ports = new RegExp(`^ *\\d+: \\w+:${hex(socket.localPort)} \\w+:${hex(socket.remotePort)} `)
@@ -115,7 +119,7 @@ function keepAliveTimer(socket: Socket): boolean {
 }
 
 void t.test(
-  'sockets get the options that the server gives to those it accepts',
+  'sockets get the same options as those that the server accepts',
   { timeout: LIMIT },
   async (t) => {
     const calls: unknown[][] = []
@@ -173,7 +177,7 @@ void t.test(
   },
 )
 
-void t.test('a socket that closed on the way is counted, and not handed out', async (t) => {
+void t.test('a socket that closed in transit is counted, and not handed out', async (t) => {
   const server = net.createServer(() => t.fail('a dead socket was handed out'))
   const attachment = attachServer(server, silent)
   const socket = new net.Socket()
@@ -246,7 +250,7 @@ void t.test('the app’s own listening listeners are not called', async (t) => {
 })
 
 void t.test(
-  'a Node without connection tracking is warned of, not guessed at',
+  'a Node without connection tracking causes a warning, not a guess',
   { timeout: LIMIT },
   async (t) => {
     const warned = once(process, 'warning')
@@ -258,7 +262,7 @@ void t.test(
   },
 )
 
-/** Collects until `enough`, at most 50 times: finalizers run in tasks of their own. `--expose-gc` for this file alone. */
+/** Collects garbage until `enough`, at most 50 times: finalizers run in their own tasks. `--expose-gc` is set for this file only. */
 async function collect(enough: () => boolean): Promise<void> {
   setFlagsFromString('--expose-gc')
   const gc: unknown = runInNewContext('gc')
@@ -269,7 +273,7 @@ async function collect(enough: () => boolean): Promise<void> {
   }
 }
 
-void t.test('an idle connection holds no answer', { timeout: LIMIT }, async (t) => {
+void t.test('an idle connection keeps no response alive', { timeout: LIMIT }, async (t) => {
   let collected = false
   const registry = new FinalizationRegistry(() => (collected = true))
   const server = http.createServer((_request, response) => {
@@ -306,7 +310,7 @@ void t.test(`${CONNECTIONS} connections leave nothing behind`, { timeout: LIMIT 
   for (let done = 0; done < CONNECTIONS; done += 50) await Promise.all(Array.from({ length: 50 }, visit))
   await attachment.whenEmpty()
   t.same([attachment.live, attachment.adopted, attachment.closed], [0, CONNECTIONS, CONNECTIONS])
-  // Node's parser pool and the last wave may hold on to some.
+  // Node's parser pool and the last wave may keep some alive.
   const most = CONNECTIONS - 100
   await collect(() => collected >= most)
   t.ok(collected >= most, `${collected} of ${CONNECTIONS} sockets collected while still attached`)

@@ -25,7 +25,7 @@ function refusal(value: unknown): Error & { code?: string } {
   throw new Error('it was taken')
 }
 
-void t.test('every server of Node is taken, listening or not', async (t) => {
+void t.test('every kind of Node server is accepted, listening or not', async (t) => {
   const servers = [
     http.createServer(),
     https.createServer(),
@@ -42,7 +42,7 @@ void t.test('every server of Node is taken, listening or not', async (t) => {
   }
 })
 
-void t.test('what is no server is refused by name, with what to pass instead', async (t) => {
+void t.test('values that are not servers are refused by name, with what to pass instead', async (t) => {
   const app = fastify()
   const httpServer = http.createServer()
   const socket = new net.Socket()
@@ -100,7 +100,7 @@ void t.test('what is no server is refused by name, with what to pass instead', a
   for (const [what, value, says] of given) {
     const error = refusal(value)
     t.match(error, { name: 'AttachError', code: 'BATON_ERR_NOT_A_SERVER', message: says }, what)
-    t.match(error.message, /^attach\(\) takes a server of http, https, http2, tls or net/)
+    t.match(error.message, /^attach\(\) needs an http, https, http2, tls or net server/)
   }
   t.doesNotThrow(() => attachServer(httpServer, hooks).detach(), 'and a refusal leaves nothing behind')
 })

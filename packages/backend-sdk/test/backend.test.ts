@@ -1,21 +1,25 @@
 import { once } from 'node:events'
+import { createServer } from 'node:http'
 import { connect } from 'node:http2'
-import { Socket } from 'node:net'
+import { createServer as createTcpServer, Socket } from 'node:net'
+import { join } from 'node:path'
 import { inspect } from 'node:util'
-import t from 'tap'
-import { createBackend } from '../src/index.ts'
+import t, { type Test } from 'tap'
+import { listenUnix } from '@baton/native-sendmsg'
+import { temporaryFolder } from '../../../test/support/process.ts'
+import { type BackendOptions, createBackend } from '../src/index.ts'
 
-void t.test('what was not adopted has no metadata', async (t) => {
+void t.test('a socket that was not adopted has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())
   t.equal(backend.connection(new Socket()), undefined)
-  // `response.socket`, in a program without types that looks after the response has ended: it was a TypeError.
+  // `response.socket` is null after the response has ended: in a program without types, this was a TypeError.
   const none: unknown = null
   t.equal(backend.connection(none as Socket), undefined)
   t.equal(backend.connection(undefined as unknown as Socket), undefined)
 })
 
-// Its proxy throws at every question: `connection()` threw it on, where it had said undefined.
+// Its proxy throws on every access: `connection()` threw as well instead of returning undefined.
 void t.test('the socket of an HTTP/2 session that is over has no metadata', async (t) => {
   const backend = createBackend({ socket: '/nowhere/control.sock', service: 'web' })
   t.teardown(() => backend.close())
@@ -28,7 +32,7 @@ void t.test('the socket of an HTTP/2 session that is over has no metadata', asyn
   t.equal(backend.connection(socket), undefined)
 })
 
-void t.test('a deadline that is no length of time is refused', async (t) => {
+void t.test('a deadline that is not a duration is refused', async (t) => {
   const idle = () => createBackend({ service: 'web', logger: false })
   for (const deadline of [
     '',
@@ -48,4 +52,70 @@ void t.test('a deadline that is no length of time is refused', async (t) => {
   for (const deadline of ['250ms', '1.5s', '5m', '1000h', 0, 0.5]) {
     await t.resolves(idle().drain({ deadline }), inspect(deadline))
   }
+})
+
+void t.test('an unknown option is refused, and the message names it', async (t) => {
+  // As in a program without types.
+  const options: object = { service: 'web', servise: 'web' }
+  t.throws(() => createBackend(options), {
+    code: 'BATON_ERR_INVALID_OPTION',
+    message:
+      'invalid option: unknown option "servise", wanted one of socket, service, version, weight, secret, logger',
+  })
+  const inherited: object = { service: 'web', toString: undefined }
+  t.throws(() => createBackend(inherited), { code: 'BATON_ERR_INVALID_OPTION', message: /"toString"/ })
+})
+
+/** The first line that the SDK logs about a registration that fails. */
+async function firstWarning(t: Test, options: BackendOptions): Promise<{ text: string; error: Error }> {
+  return new Promise((resolve) => {
+    const backend = createBackend({
+      service: 'web',
+      logger: {
+        info: () => {},
+        warn: (context, text) => resolve({ text, error: (context as { error: Error }).error }),
+        error: () => {},
+      },
+      ...options,
+    })
+    t.teardown(() => backend.close())
+    backend.attach(createServer())
+    backend.ready().catch(() => {})
+  })
+}
+
+// The error was `connect PATH (fd -1)`: a descriptor that does not exist.
+void t.test(
+  'without a broker the log names the socket, and BATON_SOCKET only if it was not set',
+  async (t) => {
+    const folder = temporaryFolder(t)
+    const socket = join(folder, 'control.sock')
+    const absent = await firstWarning(t, { socket })
+    t.equal(absent.text, 'no broker yet, dialling again')
+    t.match(absent.error.message, new RegExp(`^connect ${socket}: ENOENT`))
+
+    listenUnix({ path: socket }).close()
+    const dead = await firstWarning(t, { socket })
+    t.equal(dead.text, 'no broker yet, dialling again')
+    t.match(dead.error, { code: 'ECONNREFUSED' })
+
+    const { env } = process
+    process.env = { ...env, XDG_RUNTIME_DIR: folder }
+    delete process.env['BATON_SOCKET']
+    t.teardown(() => {
+      process.env = env
+    })
+    const { text, error } = await firstWarning(t, {})
+    t.equal(text, 'no broker yet, dialling again; if its runtimeDir is not the default, set BATON_SOCKET')
+    t.match(error.message, join(folder, 'baton/control.sock'))
+  },
+)
+
+void t.test('a broker that is there but cannot be used is not called absent', async (t) => {
+  const socket = join(temporaryFolder(t), 'control.sock')
+  const server = createTcpServer((client) => client.destroy()).listen(socket)
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const { text } = await firstWarning(t, { socket })
+  t.equal(text, 'not registered, dialling again')
 })

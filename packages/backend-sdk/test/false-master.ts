@@ -3,17 +3,17 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import { temporaryFolder } from '../../../test/support/process.ts'
 
-/** What to say to a request; undefined cuts the session without a word, `silence` keeps it waiting. */
+/** The answer to a request; undefined cuts the session without an answer, `silence` leaves it waiting. */
 export type Answer = (request: Readonly<Record<string, string>>) => string | undefined
 export const silence = 'silence'
 
-/** As the master answers: it listens where it was asked to, on the IPv4 side of it. */
+/** The master's answer: it listens on the requested port, on the IPv4 address. */
 export const opened: Answer = ({ service, host, port }) => {
   const address = host === '::' ? '::' : '127.0.0.1'
   return `Success=1\n${JSON.stringify({ service, address, port: Number(port) })}\n`
 }
 
-/** A master by hand: hears what is asked on its operator socket, and answers what the test says. It opens nothing. */
+/** A scripted master: receives requests on its operator socket, and sends the test's answers. It opens nothing. */
 export class FalseMaster {
   readonly path: string
   readonly requests: string[] = []
@@ -38,7 +38,7 @@ export class FalseMaster {
         const said = master.answer(request as Record<string, string>)
         if (said !== silence) socket.end(said ?? '')
       })
-      // An app that ends is gone as it likes.
+      // An app may exit without closing its session.
       socket.on('error', () => {})
     })
     await new Promise<void>((resolve) => server.listen(master.path, resolve))

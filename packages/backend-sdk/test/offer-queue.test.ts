@@ -44,7 +44,7 @@ void t.test('a queue of offers behaves like a list of them', async () => {
       weight: 3,
       arbitrary: fc.record({ do: fc.constant('push' as const), count: fc.integer({ min: 1, max: 300 }) }),
     },
-    // By where it stands: 0 is the first, and beyond the end means one that is not there.
+    // By position: 0 is the first; a position beyond the end stands for an unknown offer.
     {
       weight: 3,
       arbitrary: fc.record({ do: fc.constant('take' as const), at: fc.nat(20), count: fc.nat(300) }),
@@ -85,11 +85,11 @@ void t.test('a queue of offers behaves like a list of them', async () => {
 })
 
 void t.test(
-  'an offer that stays for long does not make those behind it slow',
+  'an offer that stays for a long time does not slow down later ones',
   { timeout: LIMIT },
   async (t) => {
-    // An offer whose descriptor never comes stays until its deadline and a tokenTtl more. Each of the others left a hole behind
-    // it, and each search went through all of them: 200,000 took a quarter of a minute.
+    // An offer whose descriptor never comes stays for its deadline plus a tokenTtl. Every later offer left a hole after
+    // it, and every search went through all of them: 200,000 took 15 seconds.
     const queue = new OfferQueue()
     queue.push(offer(0))
     const start = process.cpuUsage()

@@ -1,4 +1,4 @@
-/** What the property tests of the protocol draw from: any frame that may stand on the wire. */
+/** Generators for the protocol's property tests: any frame that is valid on the wire. */
 import * as fc from 'fast-check'
 import {
   type Frame,
@@ -14,7 +14,7 @@ export const bytes = (length: number): fc.Arbitrary<Buffer> =>
 
 export const ulid = bytes(16).map((array) => ulidFromBytes(array))
 
-/** Records with the prototype that object literals have. */
+/** Records with the prototype of object literals. */
 const record = <T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }) =>
   fc.record(model, { noNullPrototype: true })
 
@@ -28,7 +28,7 @@ const milliseconds = fc.double({ min: 0, max: 1e9, noNaN: true }).map((value) =>
 const period = fc.double({ min: 0, minExcluded: true, max: 1e9, noNaN: true })
 const sequence = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER })
 
-// Through JSON and back, so that what is drawn has no -0 and compares as it will arrive.
+// Through JSON and back, so that the value has no -0 and compares equal after decoding.
 const meta = fc
   .dictionary(fc.string({ maxLength: 8 }), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 4 })
   .map((value): Record<string, unknown> => JSON.parse(JSON.stringify(value)))
@@ -74,7 +74,7 @@ const handBack = fc.oneof(
   }),
 )
 
-// Strictly increasing sequences: a set of numbers, sorted.
+// Strictly increasing sequences: a sorted set of numbers.
 const inSequence = <T extends object>(entry: fc.Arbitrary<T>) =>
   fc.uniqueArray(sequence, { minLength: 1, maxLength: 100 }).chain((sequences) =>
     fc.array(entry, { minLength: sequences.length, maxLength: sequences.length }).map((drawn) =>

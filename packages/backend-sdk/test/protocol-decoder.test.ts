@@ -23,7 +23,7 @@ const raw = (code: number, payload: Uint8Array): Buffer => {
   return frame
 }
 
-/** Pushes the pieces that `cuts` make of `stream`. */
+/** Pushes `stream` in the pieces given by `cuts`. */
 const pushCut = (into: FrameDecoder, stream: Buffer, cuts: readonly number[]): Frame[] => {
   const ends = [...cuts.map((cut) => cut % (stream.length + 1)), stream.length].toSorted((a, b) => a - b)
   let at = 0
@@ -50,7 +50,7 @@ const known: ReadonlySet<number> = new Set(Object.values(FrameType))
 const streams = fc.array(anyFrame, { minLength: 1, maxLength: 6 })
 const cuts = fc.array(fc.nat({ max: 100_000 }), { maxLength: 20 })
 
-void t.test('however a stream is cut, the same frames come out', async () => {
+void t.test('a stream gives the same frames, wherever it is cut', async () => {
   fc.assert(
     fc.property(streams, cuts, (frames, where) => {
       const stream = Buffer.concat(frames.map(encodeFrame))
@@ -74,7 +74,7 @@ void t.test('a stream that trickles in byte by byte gives the same frames', asyn
   )
 })
 
-void t.test('a frame that is cut short is no frame, and its bytes are counted', async (t) => {
+void t.test('a truncated frame is not a frame, and its bytes are counted', async (t) => {
   fc.assert(
     fc.property(anyFrame, anyFrame, fc.nat(), (first, cut, seed) => {
       const encoded = encodeFrame(cut)
@@ -90,7 +90,7 @@ void t.test('a frame that is cut short is no frame, and its bytes are counted', 
   t.equal(decoder().push(Buffer.alloc(0)).length, 0)
 })
 
-void t.test('any Uint8Array will do, with whatever offset in its memory', async (t) => {
+void t.test('any Uint8Array works, at any offset in its memory', async (t) => {
   const encoded = encodeFrame({ type: 'heartbeat', id: 3, reply: false })
   const memory = new Uint8Array(encoded.length + 7)
   memory.set(encoded, 7)
@@ -98,10 +98,10 @@ void t.test('any Uint8Array will do, with whatever offset in its memory', async 
 })
 
 void t.test(
-  'garbage gives typed errors only, and the decoder never holds more than one frame may have',
+  'garbage gives typed errors only, and the decoder never buffers more than the largest frame',
   async (t) => {
     const limit = 4096
-    // Pure noise seldom gets past the length, so half of it is given a plausible one, and some are damaged frames.
+    // Pure noise rarely has a valid length, so half of it is given a plausible one, and some are damaged frames.
     const body = fc.uint8Array({ minLength: 1, maxLength: 200 })
     const framed = fc
       .tuple(fc.oneof(fc.constantFrom(...Object.values(FrameType)), fc.nat({ max: 255 })), body)
@@ -169,7 +169,7 @@ void t.test('every cut inside a binary payload is malformed, never an index erro
 })
 
 void t.test(
-  'a length over the limit is refused when its four bytes are there, in however many pieces',
+  'a length over the limit is refused as soon as its four bytes are there, in any number of pieces',
   async (t) => {
     const length = Buffer.alloc(4)
     length.writeUInt32LE(PRE_WELCOME_LIMIT + 1)
@@ -202,7 +202,7 @@ void t.test('the limit may be raised between frames', async (t) => {
   }
 })
 
-void t.test('unknown types from 0x80 up are skipped, below it they are an error', async (t) => {
+void t.test('unknown types are skipped from 0x80 up, and an error below', async (t) => {
   const heartbeat = encodeFrame({ type: 'heartbeat', id: 1, reply: true })
   fc.assert(
     fc.property(
@@ -224,7 +224,7 @@ void t.test('unknown types from 0x80 up are skipped, below it they are an error'
   t.throws(() => decoder().push(raw(0x7f, Buffer.from([0]))), { message: 'frame type 0x7f' })
 })
 
-void t.test('frames before a fault in the same push are handed over with the error, once', async (t) => {
+void t.test('frames before an error in the same push are returned with the error, once', async (t) => {
   fc.assert(
     fc.property(streams, bytes(4), (frames, noise) => {
       const into = decoder()
@@ -247,7 +247,7 @@ void t.test('frames before a fault in the same push are handed over with the err
   t.match(error, { code: 'BATON_ERR_FRAME_MALFORMED', frames: [{ type: 'ack', acks: [{ sequence: 1 }] }] })
 })
 
-void t.test('memory for a frame grows with what arrives, not with what is announced', async (t) => {
+void t.test('memory for a frame grows with the bytes received, not with the length announced', async (t) => {
   const before = process.memoryUsage().arrayBuffers
   const decoders = Array.from({ length: 200 }, () => decoder())
   const announced = Buffer.alloc(5, FrameType.RECONNECT)

@@ -25,7 +25,7 @@ import { anyFrame, bytes, frames } from './protocol-arbitraries.ts'
 
 const decode = (encoded: Uint8Array): Frame[] => new FrameDecoder({ limit: POST_WELCOME_LIMIT }).push(encoded)
 
-/** Plain copies to compare: tokens and HELLO carry what hides them when printed. */
+/** Plain copies for comparison: tokens and HELLO hide their secrets when printed. */
 const plain = (frame: Frame): unknown => {
   if (frame.type === 'offer') {
     return { ...frame, offers: frame.offers.map((offer) => ({ ...offer, token: Buffer.from(offer.token) })) }
@@ -78,7 +78,7 @@ const hello: HelloFrame = {
   reconnect: null,
 }
 
-void t.test('each frame comes out of the decoder as it went into the encoder', async (t) => {
+void t.test('the decoder returns each frame as it was encoded', async (t) => {
   for (const [type, arbitrary] of Object.entries(frames)) {
     fc.assert(
       fc.property(arbitrary, (frame) => {
@@ -99,7 +99,7 @@ void t.test('the length field counts the type byte and the payload, little-endia
   )
 })
 
-void t.test('what was decoded can be kept: it shares no memory with the chunk and pins little', async (t) => {
+void t.test('a decoded frame can be kept: it shares no memory with the chunk and pins little', async (t) => {
   const chunk = Buffer.alloc(64 * 1024)
   const encoded = encodeFrame({ type: 'offer', offers: [1, 2].map((sequence) => anOffer(sequence)) })
   encoded.copy(chunk)
@@ -131,7 +131,7 @@ void t.test('JSON: unknown members are ignored and absent nullable members are n
 })
 
 void t.test(
-  'JSON: a member of a wrong type is malformed, named, and its value kept out of the message',
+  'JSON: a member of a wrong type is malformed, and named in the message without its value',
   async (t) => {
     const wrong: Partial<Record<keyof HelloFrame, unknown[]>> = {
       protocol: [0, 1.5, '1', null],
@@ -189,7 +189,7 @@ void t.test(
   },
 )
 
-void t.test('JSON: what is not a UTF-8 JSON object is malformed, and is not quoted', async (t) => {
+void t.test('JSON: anything but a UTF-8 JSON object is malformed, and is not quoted', async (t) => {
   const payloads = [
     '',
     'hunter2',
@@ -211,7 +211,7 @@ void t.test('JSON: what is not a UTF-8 JSON object is malformed, and is not quot
   }
 })
 
-void t.test('binary: entries that can not be are malformed', async (t) => {
+void t.test('binary: impossible entries are malformed', async (t) => {
   const malformed = { code: 'BATON_ERR_FRAME_MALFORMED' }
   const offer = encodeFrame({ type: 'offer', offers: [anOffer(1, { meta: { a: 1 } })] })
   const body = (change: (payload: Buffer) => Buffer | void) => {
@@ -263,7 +263,7 @@ void t.test('binary: entries that can not be are malformed', async (t) => {
   t.throws(() => decode(jsonFrame(FrameType.REVOKE, Buffer.alloc(1))), malformed, 'half a count')
 })
 
-void t.test('the encoder refuses what has no encoding', async (t) => {
+void t.test('the encoder refuses values that have no encoding', async (t) => {
   const refused = { name: 'FrameEncodeError', code: 'BATON_ERR_FRAME_NOT_ENCODABLE' }
   const loop: Record<string, unknown> = {}
   loop['self'] = loop
@@ -319,7 +319,7 @@ void t.test('a frame over its limit throws; a batch over it goes as several fram
   t.throws(() => encodeBatch({ type: 'revoke', sequences: [0] }), { code: 'BATON_ERR_FRAME_NOT_ENCODABLE' })
 })
 
-void t.test('a token or a secret is not in what a decoded frame or an error prints', async (t) => {
+void t.test('a decoded frame or an error prints no token and no secret', async (t) => {
   const token = Buffer.from('0123456789abcdef')
   const traces = /0123456789|30 31 32|48,49,50|3031/
   t.match(shown({ token }), traces, 'an unsealed token would be seen')
@@ -329,7 +329,7 @@ void t.test('a token or a secret is not in what a decoded frame or an error prin
   t.notMatch(inspect(offer, { depth: 9, showHidden: true }), traces)
   t.notMatch(JSON.stringify({ token: entry?.token }), traces)
   t.match(inspect(offer, { depth: 9 }), /\[token\]/)
-  t.ok(entry?.token.equals(token), 'the bytes are there for who compares them')
+  t.ok(entry?.token.equals(token), 'the bytes are available for comparison')
   t.ok(Buffer.isBuffer(sealToken(Buffer.alloc(16))))
 
   const [nack] = decode(
@@ -352,7 +352,7 @@ void t.test('a token or a secret is not in what a decoded frame or an error prin
 })
 
 void t.test(
-  'order: each side sees a greeting first and once, then what the other side may say',
+  'order: each side gets one greeting first, then only frames that the other side may send',
   async (t) => {
     const all = Object.values(frames).flatMap((arbitrary) => fc.sample(arbitrary, { numRuns: 1, seed: 1 }))
     const accepts = (role: 'broker' | 'backend', before: Frame['type'][]): string[] =>
@@ -381,8 +381,8 @@ void t.test(
   },
 )
 
-void t.test('ULID: text and bytes stand for each other', async (t) => {
-  // The example of https://github.com/ulid/javascript with a known time.
+void t.test('ULID: text and bytes convert to each other', async (t) => {
+  // The example from https://github.com/ulid/javascript with a known time.
   const ulid = '01ARYZ6S41TSV4RRFFQ69G5FAV'
   t.equal(ulidTime(ulidToBytes(ulid)), 1_469_918_176_385)
   t.equal(ulidToBytes('7ZZZZZZZZZZZZZZZZZZZZZZZZZ').toString('hex'), 'f'.repeat(32))
@@ -416,7 +416,7 @@ void t.test('ULID: text and bytes stand for each other', async (t) => {
   t.throws(() => ulidTime(Buffer.alloc(17)), invalid)
 })
 
-void t.test('frames that are drawn at random encode to within their limit', async () => {
+void t.test('random frames are encoded within their limit', async () => {
   fc.assert(
     fc.property(anyFrame, (frame) => {
       const encoded = encodeFrame(frame)

@@ -16,7 +16,7 @@ import {
 const page = readFileSync(new URL('../../../docs/reference/protocol.md', import.meta.url), 'utf8')
 const errors = readFileSync(new URL('../src/protocol/errors.ts', import.meta.url), 'utf8')
 
-/** The cells of each table row that starts with something that `first` matches. */
+/** The cells of each table row whose first cell matches `first`. */
 const rows = (first: RegExp): string[][] =>
   page
     .split('\n')
@@ -92,7 +92,7 @@ const example: Frame[] = [
   { type: 'drained' },
 ]
 
-void t.test('the bytes of the worked example are what the encoder gives and the decoder takes', async (t) => {
+void t.test('the worked example matches the encoder and the decoder', async (t) => {
   const blocks = [...page.matchAll(/^```hex\n(.*?)^```$/gms)].map(([, lines]) =>
     Buffer.from((lines ?? '').replaceAll(/ {2,}.*$/gm, '').replaceAll(/\s/g, ''), 'hex'),
   )
@@ -108,7 +108,7 @@ void t.test('the bytes of the worked example are what the encoder gives and the 
   deepStrictEqual(Buffer.concat(decoded.map(encodeFrame)), Buffer.concat(blocks))
 })
 
-void t.test('the header of the worked relay is what the encoder gives', async (t) => {
+void t.test('the header of the worked relay matches the encoder', async (t) => {
   const [, lines = ''] = /^```proxy\n(.*?)^```$/ms.exec(page) ?? []
   const addresses = {
     family: 'IPv4' as const,

@@ -12,7 +12,7 @@ const addresses = {
   destinationPort: 443,
 }
 
-void t.test('the bytes are those of the specification', async (t) => {
+void t.test('the bytes match the specification', async (t) => {
   const token = Buffer.from('00112233445566778899aabbccddeeff', 'hex')
   t.equal(
     encodeProxyHeader({ addresses, token }).toString('hex'),
@@ -21,7 +21,7 @@ void t.test('the bytes are those of the specification', async (t) => {
   )
 })
 
-void t.test('every header comes back, at any split, and leaves what follows alone', async (t) => {
+void t.test('every header is decoded, at any split, and the bytes after it are left alone', async (t) => {
   const header = fc.record({
     addresses: fc.option(
       fc.oneof(
@@ -53,14 +53,14 @@ void t.test('every header comes back, at any split, and leaves what follows alon
       }
       const decoded = decodeProxyHeader(bytes)
       if (decoded?.length !== whole.length) throw new Error('wrong length')
-      // An address can be written in several ways; encoding what was decoded must give the same bytes.
+      // An address can be written in several ways, but encoding the decoded header must give the same bytes.
       t.ok(encodeProxyHeader(decoded.header).equals(whole))
     }),
     { numRuns: 200 },
   )
 })
 
-void t.test('IPv6 addresses are shown as Node shows them', async (t) => {
+void t.test('IPv6 addresses are formatted as in Node', async (t) => {
   for (const source of [
     '::1',
     '2001:db8::1',
@@ -78,7 +78,7 @@ void t.test('IPv6 addresses are shown as Node shows them', async (t) => {
   }
 })
 
-void t.test('what cannot become a header is refused as soon as that is known', async (t) => {
+void t.test('bytes that cannot become a header are refused as early as possible', async (t) => {
   const refused = (bytes: Buffer, message: RegExp) =>
     t.throws(() => decodeProxyHeader(bytes), { name: 'ProxyHeaderError', message })
   refused(Buffer.from('G'), /signature/)
@@ -96,7 +96,7 @@ void t.test('what cannot become a header is refused as soon as that is known', a
   refused(bent(15, 5), /addresses are cut short/)
 })
 
-void t.test('garbage: a typed error or nothing, never another', async (t) => {
+void t.test('garbage: a typed error or nothing, never another error', async (t) => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 80 }), fc.boolean(), (noise, signed) => {
       const bytes = signed

@@ -15,11 +15,11 @@ import { FalseMaster, type Answer, opened, silence } from './false-master.ts'
 import { listenTarget } from '../src/register/target.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// The preload of apps that know nothing of Baton: each is a process of its own, with a master and a broker by hand.
+// The preload for apps that know nothing about Baton: each app is a process of its own, with a scripted master and broker.
 
 const PRELOAD = join(root, 'packages/backend-sdk/dist/register/index.js')
 
-/** What each app here begins with. */
+/** The first lines of each app. */
 const PROLOGUE = `
 import http from 'node:http'
 import net from 'node:net'
@@ -35,7 +35,7 @@ function preloaded(code: string): string[] {
   return [process.execPath, '--import', PRELOAD, '--input-type=module', '-e', PROLOGUE + code]
 }
 
-/** No token is to run out while a busy machine lets an app wait. */
+/** No token may expire while a busy machine slows an app down. */
 const PATIENT = { tokenTtl: 600_000 }
 
 interface Rig {
@@ -57,7 +57,7 @@ async function rig(t: Test, answer?: Answer): Promise<Rig> {
     master,
     broker,
     run: (code, env = {}) =>
-      // The test runner puts a loader of its own into every child, with listeners for signals.
+      // The test runner passes a loader to every child, with signal listeners.
       new Program(t, 'env', ['-u', 'NODE_OPTIONS', ...preloaded(code)], {
         env: { ...environment, ...env },
       }),
@@ -70,7 +70,7 @@ function handOver(registered: Registered, fd: number): void {
   registered.ring(offer)
 }
 
-/** A client of the app that has asked for `/`. */
+/** A client of the app that has sent a request for `/`. */
 function visit(t: Test, registered: Registered): PassedClient {
   const client = new PassedClient(t)
   handOver(registered, client.fd)
@@ -86,7 +86,7 @@ async function answered(client: PassedClient, body: string): Promise<void> {
 
 const said = (program: Program, msg: string) => program.messages().filter((message) => message['msg'] === msg)
 
-void t.test('which calls of listen() are taken', async (t) => {
+void t.test('which calls of listen() are intercepted', async (t) => {
   const callback = () => {}
   const { signal } = new AbortController()
   const base = { host: undefined, port: 3000, signal: undefined, callback: undefined }
@@ -121,7 +121,7 @@ void t.test('which calls of listen() are taken', async (t) => {
     [{ fd: 3, port: 3000 }],
     [{ handle: {}, port: 3000 }],
     [createServer()],
-    // Node refuses these, in its own words.
+    // Node refuses these with its own errors.
     [65_536],
     [-1],
     [3000.5],
@@ -133,7 +133,7 @@ void t.test('which calls of listen() are taken', async (t) => {
 })
 
 void t.test(
-  'an app that listens is served by the broker, in whatever way it listens',
+  'an app that listens is served by the broker, however it calls listen()',
   { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t)
@@ -234,7 +234,7 @@ void t.test('http, https, tls and net servers', { timeout: LIMIT }, async (t) =>
   )
 })
 
-void t.test('where there is no IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
+void t.test('without IPv6, no host means all of IPv4', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t, (request) =>
     request['host'] === '::' ? 'Success=0\n--\nbind: EAFNOSUPPORT\n' : opened(request),
   )
@@ -251,7 +251,7 @@ void t.test('where there is no IPv6, no host means all of IPv4', { timeout: LIMI
   ])
 })
 
-void t.test('what is not for a port of its own choice is left to Node', { timeout: LIMIT }, async (t) => {
+void t.test('calls without a port of their own are left to Node', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const path = join(master.path, '..', 'app.sock')
   const app = run(`
@@ -279,7 +279,7 @@ void t.test('what is not for a port of its own choice is left to Node', { timeou
   t.same(master.requests, [])
 })
 
-void t.test('without a master Node’s own listen() is in its place', { timeout: LIMIT }, async (t) => {
+void t.test('without a master, listen() is Node’s own', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const port = await freePort()
   const app = run(
@@ -295,7 +295,7 @@ void t.test('without a master Node’s own listen() is in its place', { timeout:
   t.same(master.requests, [])
 })
 
-void t.test('what goes wrong is an error event of the server', { timeout: LIMIT }, async (t) => {
+void t.test('errors are error events of the server', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
   const refuse = (reason: string) => `Success=0\n--\n${reason}\n`
   const saying: Record<string, string> = {
@@ -346,7 +346,7 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
   t.match(await fails(run(ports(3005), { BATON_SERVICE: '' })), { 3005: { code: 'BATON_ERR_NO_SERVICE' } })
 
   await t.test(
-    'with a listener for it, listen() may be tried again; without one, it ends the process',
+    'with an error listener, listen() may be tried again; without one, the process ends',
     async (t) => {
       const before = master.requests.length
       const stubborn = run(`
@@ -366,7 +366,7 @@ void t.test('what goes wrong is an error event of the server', { timeout: LIMIT 
 })
 
 void t.test(
-  'what listen() reports leads to the app’s own call; a port that the app itself has taken is taken',
+  'the stack of listen() leads to the app’s own call; a port that the app already uses is in use',
   { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t)
@@ -406,7 +406,7 @@ void t.test(
 )
 
 void t.test(
-  'a session that a reload of the master cuts is asked for again; a second listen() throws, before and after the first one listens',
+  'a session cut by a reload of the master is opened again; a second listen() throws, before and after the first one listens',
   { timeout: LIMIT },
   async (t) => {
     const { master, broker, run } = await rig(t, (request) =>
@@ -430,7 +430,7 @@ void t.test(
   },
 )
 
-void t.test('close() is as on a server that listens', { timeout: LIMIT }, async (t) => {
+void t.test('close() behaves as on a listening server', { timeout: LIMIT }, async (t) => {
   const { master, broker, run } = await rig(t)
 
   await t.test('requests in flight finish, then the process has nothing left to do', async (t) => {
@@ -459,7 +459,7 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
     t.same(await app.exited, { code: 0, signal: null })
   })
 
-  await t.test('before the master has answered, before the broker has, and by an AbortSignal', async (t) => {
+  await t.test('before the master answers, before the broker does, and by an AbortSignal', async (t) => {
     const { answer } = master
     master.answer = (request) => (request['port'] === '3000' ? silence : opened(request))
     const app = run(`
@@ -504,7 +504,7 @@ void t.test('close() is as on a server that listens', { timeout: LIMIT }, async 
   })
 })
 
-/** An app that answers `/` when stdin says so. */
+/** An app that answers `/` on a command on stdin. */
 const WAITING = `
   const server = saidOf(http.createServer((request, response) => {
     process.stdin.once('data', () => response.end('late'))
@@ -513,7 +513,7 @@ const WAITING = `
 `
 
 void t.test(
-  'SIGTERM and drain: an app ends when its clients have their answers',
+  'SIGTERM and drain: an app exits once its clients have their responses',
   { timeout: LIMIT },
   async (t) => {
     const { broker, run } = await rig(t)
@@ -573,7 +573,7 @@ void t.test(
     })
 
     for (const place of ['before', 'after'] as const) {
-      await t.test(`an app that listens for SIGTERM decides itself (${place} listen())`, async (t) => {
+      await t.test(`an app with its own SIGTERM handler decides itself (${place} listen())`, async (t) => {
         const own = `process.once('SIGTERM', () => { say('own'); server.close(() => say('closed')) });`
         const app = run(
           place === 'before' ? `var server; ${own} ${WAITING.replace('const ', '')}` : WAITING + own,
@@ -589,7 +589,7 @@ void t.test(
       })
     }
 
-    await t.test('with several servers, the last one ends it', async (t) => {
+    await t.test('with several servers, the app exits after the last one', async (t) => {
       const app = run(
         `saidOf(net.createServer(), 'one').listen(3000); saidOf(net.createServer(), 'two').listen(3001)`,
       )
@@ -602,7 +602,7 @@ void t.test(
       t.same(await app.exited, { code: 0, signal: null })
     })
 
-    await t.test('with several servers, they go with the one that the master knows it by', async (t) => {
+    await t.test('with several servers, all follow the one that the master knows', async (t) => {
       const id = '01ARZ3NDEKTSV4RRFFQ69G5FAV'
       const app = run(
         `saidOf(net.createServer((socket) => socket.once('data', () => socket.destroy())), 'one').listen(3000)
@@ -613,7 +613,7 @@ void t.test(
       await eventually(() => said(app, 'listening').length === 2, 'both listen')
       const known = both.find(({ hello }) => hello.backend === id) as Registered
       const other = both.find((each) => each !== known) as Registered
-      // Which of the two servers was first to ask is known to the app alone.
+      // Only the app knows which of the two servers registered first.
       const clients = both.map((each) => visit(t, each))
       await app.message('request')
       known.wire.write({ type: 'drain', deadline: null, reason: 'a deploy' })
@@ -627,7 +627,7 @@ void t.test(
 )
 
 void t.test(
-  'an app with workers of its own keeps its ports, and is told so once',
+  'an app with its own workers keeps its ports, and gets one warning',
   { timeout: LIMIT },
   async (t) => {
     const { master, run } = await rig(t)
@@ -658,7 +658,7 @@ void t.test(
   },
 )
 
-void t.test('a process that never listens runs as ever', { timeout: LIMIT }, async (t) => {
+void t.test('a process that never listens runs as usual', { timeout: LIMIT }, async (t) => {
   const { master, run } = await rig(t)
   const app = run(`
     const before = process.listenerCount('SIGTERM')

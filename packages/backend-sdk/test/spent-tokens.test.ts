@@ -5,7 +5,7 @@ import { SpentTokens } from '../src/spent-tokens.ts'
 
 const KEEP = 1000n
 
-/** Tokens of which many fall on the same place of the table, since their first bytes are the same. */
+/** Tokens that often collide in the table, because their first bytes are the same. */
 function token(number: number): Buffer {
   const bytes = Buffer.alloc(16)
   bytes.writeUInt32LE(number % 3, 0)
@@ -13,7 +13,7 @@ function token(number: number): Buffer {
   return bytes
 }
 
-void t.test('a token of zeros is one like any other', async (t) => {
+void t.test('a token of zeros is like any other', async (t) => {
   const spent = new SpentTokens(KEEP)
   const zeros = Buffer.alloc(16)
   t.notOk(spent.has(zeros))
@@ -44,7 +44,7 @@ void t.test('the bytes of a token may be overwritten once it was added', async (
   t.notOk(spent.has(lane))
 })
 
-void t.test('thousands are remembered through growth, and forgotten in the end', async (t) => {
+void t.test('thousands are remembered while the table grows, and forgotten in the end', async (t) => {
   const spent = new SpentTokens(KEEP)
   const tokens = Array.from({ length: 5000 }, () => randomBytes(16))
   for (const each of tokens) spent.add(each, 0n)
@@ -59,7 +59,7 @@ void t.test('thousands are remembered through growth, and forgotten in the end',
 })
 
 void t.test(
-  'a token is remembered for its whole time whatever comes between, and one that was never spent is unknown',
+  'a token is remembered for its whole time, and a token that was never spent is unknown',
   async () => {
     const step = fc.oneof(
       {
@@ -91,11 +91,11 @@ void t.test(
               throw new Error(`${number} is forgotten too early`)
           }
         }
-        // Nothing comes for long enough: two turns, each told of.
+        // No further tokens, for longer than the memory: two turns of the table, each announced with forget().
         spent.forget(now + KEEP)
         spent.forget(now + 2n * KEEP)
         for (const number of model.keys())
-          if (spent.has(token(number))) throw new Error(`${number} stays for ever`)
+          if (spent.has(token(number))) throw new Error(`${number} is never forgotten`)
       }),
       { numRuns: 60 },
     )

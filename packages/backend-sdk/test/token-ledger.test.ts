@@ -27,23 +27,20 @@ function reasonOf(verdict: Verdict | undefined): string {
   return verdict.kind === 'accept' ? 'accept' : verdict.reason
 }
 
-void t.test(
-  'a descriptor is accepted when its token is that of an offer, whichever is read first',
-  async (t) => {
-    const ledger = new TokenLedger(TTL)
-    const first = offer(1)
-    const second = offer(2)
-    t.equal(ledger.offered(first, 0n), undefined)
-    t.equal(ledger.waiting, 1)
-    t.same(ledger.arrived(arrival(first.token, [11]), 1n), { kind: 'accept', offer: first, fd: 11 })
-    t.equal(ledger.waiting, 0)
+void t.test('a descriptor is accepted if its token matches an offer, whichever is read first', async (t) => {
+  const ledger = new TokenLedger(TTL)
+  const first = offer(1)
+  const second = offer(2)
+  t.equal(ledger.offered(first, 0n), undefined)
+  t.equal(ledger.waiting, 1)
+  t.same(ledger.arrived(arrival(first.token, [11]), 1n), { kind: 'accept', offer: first, fd: 11 })
+  t.equal(ledger.waiting, 0)
 
-    t.equal(ledger.arrived(arrival(second.token, [12]), 2n), undefined, 'its OFFER is unread: parked')
-    t.equal(ledger.parked, 1)
-    t.same(ledger.offered(second, 3n), { kind: 'accept', offer: second, fd: 12 })
-    t.equal(ledger.parked, 0)
-  },
-)
+  t.equal(ledger.arrived(arrival(second.token, [12]), 2n), undefined, 'its OFFER is unread: parked')
+  t.equal(ledger.parked, 1)
+  t.same(ledger.offered(second, 3n), { kind: 'accept', offer: second, fd: 12 })
+  t.equal(ledger.parked, 0)
+})
 
 void t.test('a wrong token is refused at tokenTtl, and the pending token stays intact', async (t) => {
   const ledger = new TokenLedger(TTL)
@@ -72,7 +69,7 @@ void t.test('a wrong token is refused at tokenTtl, and the pending token stays i
   t.match(
     ledger.expire(2n * TTL + 2n),
     [{ reason: 'TokenMismatch', fds: [9] }],
-    'an offer waited in vain beside it',
+    'an offer next to it expired',
   )
 })
 
@@ -140,7 +137,7 @@ void t.test(
   },
 )
 
-void t.test('REVOKE: the offer is forgotten, and descriptors behind it still find theirs', async (t) => {
+void t.test('REVOKE: the offer is forgotten, and later descriptors still match their offers', async (t) => {
   const ledger = new TokenLedger(TTL)
   const [first, second] = [offer(1), offer(2)]
   ledger.offered(first, 0n)
@@ -150,7 +147,7 @@ void t.test('REVOKE: the offer is forgotten, and descriptors behind it still fin
   t.equal(reasonOf(ledger.arrived(arrival(second.token), 1n)), 'accept')
 })
 
-void t.test('what can be parked is bounded', async (t) => {
+void t.test('the number of parked descriptors is limited', async (t) => {
   const ledger = new TokenLedger(TTL)
   const reasons = Array.from({ length: 600 }, (_, fd) =>
     reasonOf(ledger.arrived(arrival(randomBytes(16), [fd]), 0n)),
@@ -161,7 +158,7 @@ void t.test('what can be parked is bounded', async (t) => {
 })
 
 void t.test(
-  'every descriptor that goes in comes out in exactly one verdict, and no token is accepted twice',
+  'every descriptor that arrives gets exactly one verdict, and no token is accepted twice',
   async (t) => {
     type Step = { do: 'offer' | 'arrive' | 'revoke'; token: number; fds: number } | { do: 'time'; by: number }
     const step: fc.Arbitrary<Step> = fc.oneof(
@@ -212,7 +209,7 @@ void t.test(
           out.toSorted((a, b) => a - b),
           given,
         )
-        // A token may be offered anew once it was forgotten; within its memory it may not be accepted again.
+        // A forgotten token may be offered again; while it is remembered, it must not be accepted twice.
         return accepted.length <= sequence
       }),
       { numRuns: 300 },

@@ -1,4 +1,4 @@
-/** Signals that a master takes as commands. What each means is decided in `master/main.ts`. */
+/** Signals the master handles; `master/main.ts` defines what each does. */
 export const MASTER_SIGNALS = ['SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const
 export type MasterSignal = (typeof MASTER_SIGNALS)[number]
 
@@ -6,15 +6,14 @@ const early: MasterSignal[] = []
 const keepSignal = (signal: MasterSignal) => void early.push(signal)
 
 /**
- * Keeps signals until there is a master to obey them: loading the program takes longer than a second signal may wait, and one
- * without a listener ends the process, or opens the inspector. A program that replaces another one finds those that came before
- * this pending (`keepSignals` of `executeInPlace`).
+ * Buffers signals until the master can handle them: while modules load, a signal without a listener would kill the process or open
+ * the inspector. After exec, signals that arrived before this call are blocked and pending (`keepSignals` of `executeInPlace`).
  */
 export function keepEarlySignals(): void {
   for (const signal of MASTER_SIGNALS) process.on(signal, keepSignal)
 }
 
-/** Those that have come, in order; the caller listens for them by itself from now on. */
+/** Stops buffering and returns the signals received so far, in order. The caller installs its own listeners. */
 export function takeEarlySignals(): readonly MasterSignal[] {
   for (const signal of MASTER_SIGNALS) process.off(signal, keepSignal)
   return early.splice(0)

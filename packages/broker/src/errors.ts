@@ -1,19 +1,19 @@
-/** Every error that the broker raises by itself. Its `code` is stable; match on it. */
+/** Every error that the broker itself raises. Match on its `code`, which is stable. */
 export const messages = {
   BATON_ERR_LISTEN: 'cannot listen',
   BATON_ERR_RUNTIME_DIR: 'the runtime folder cannot be used',
   BATON_ERR_TEMPORARY_FOLDER: 'the temporary folder cannot be used',
   BATON_ERR_FILES_MISSING: 'a file that the broker needs is gone and cannot be created again',
   BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder; stop it, or set another runtimeDir',
-  BATON_ERR_PROGRAM_GONE: 'the program of the broker is not installed any longer',
+  BATON_ERR_PROGRAM_GONE: "the broker's program is no longer installed",
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
-  BATON_ERR_WORKER_SILENT: 'a worker has stopped in the middle of a message',
-  BATON_ERR_LOG_STUCK: 'the log cannot be written: its disk does not answer',
+  BATON_ERR_WORKER_SILENT: 'a worker stopped responding',
+  BATON_ERR_LOG_STUCK: 'the log cannot be written: its disk does not respond',
   BATON_ERR_BACKENDS_NOT_MOVED: 'not every backend has moved to the new worker',
-  BATON_ERR_BACKEND_FOLDER: 'the working folder of managed backends cannot be used',
+  BATON_ERR_BACKEND_FOLDER: "the service's working directory cannot be used",
   BATON_ERR_NOT_MANAGED:
     'the service has no command: start the new version yourself, then drain the old one with baton drain',
-  BATON_ERR_DEPLOY_RUNNING: 'a deploy is going on',
+  BATON_ERR_DEPLOY_RUNNING: 'a deploy is already in progress',
 } as const
 
 export type BrokerErrorCode = keyof typeof messages

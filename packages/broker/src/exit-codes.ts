@@ -3,7 +3,7 @@ export const DONE = 0
 export const FAILED = 1
 export const USAGE = 2
 
-/** The command could not be done, and the message says all there is to say: no stack, exit code 1 if no other is given. */
+/** An expected failure: the message is printed without a stack, and `baton` exits with `exitCode` (default: 1). */
 export class CommandError extends Error {
   override readonly name = 'CommandError'
   readonly exitCode: number

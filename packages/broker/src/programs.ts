@@ -1,4 +1,4 @@
-/** The master's program and the worker's, loaded and not started: whether all of their code is there, and makes sense to this Node. */
+/** Imports the master's and the worker's program without starting them, to check that all of their code is installed and loads in this Node. */
 export async function loadPrograms(): Promise<void> {
   await Promise.all([import('./master/main.ts'), import('./worker/supervised-worker.ts')])
 }

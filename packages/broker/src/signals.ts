@@ -4,7 +4,7 @@ import { ignoreSignal } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 
 /**
- * Signals whose default would end or stop the process, and that are no command to it: other servers count their workers with
+ * Signals that mean nothing to Baton but end or stop a process by default: other servers change their number of workers on
  * SIGTTIN and SIGTTOU, timers send SIGALRM, power daemons SIGPWR. (SIGTSTP and SIGCONT are left to the shell's job control.)
  */
 const MEANINGLESS = [
@@ -21,24 +21,24 @@ const MEANINGLESS = [
   'SIGXFSZ',
 ] as const
 
-/** Real-time signals have no names in Node. Some container managers stop what they take for systemd with one of them. */
+/** Node has no names for real-time signals. Some container managers send one to stop a process they take for systemd. */
 const FIRST_REAL_TIME = 34
 const LAST_REAL_TIME = 64
 
-/** From here on these do nothing. Processes that this one starts have the defaults. */
+/** Ignores these signals from now on. Child processes start with the defaults. */
 export function ignoreMeaninglessSignals(): void {
   for (const name of MEANINGLESS) ignoreSignal(constants.signals[name])
   for (let number = FIRST_REAL_TIME; number <= LAST_REAL_TIME; number++) ignoreSignal(number)
 }
 
-/** A debugger was asked for on the command line or in NODE_OPTIONS. */
-function wasAskedFor(): boolean {
+/** Whether the command line or NODE_OPTIONS enables the debugger. */
+function isInspectorWanted(): boolean {
   return [...process.execArgv, process.env['NODE_OPTIONS'] ?? ''].some((text) => /--inspect/.test(text))
 }
 
-/** Node opens its inspector at a SIGUSR1 that comes before the program listens for that signal. */
+/** Node opens its inspector on a SIGUSR1 that arrives before the program listens for that signal. */
 export function closeStrayInspector(logger: Logger): void {
-  if (wasAskedFor() || inspector.url() === undefined) return
+  if (isInspectorWanted() || inspector.url() === undefined) return
   inspector.close()
-  logger.warn('a SIGUSR1 during the start had opened the inspector; it is closed')
+  logger.warn('a SIGUSR1 during the start opened the inspector; closed it')
 }

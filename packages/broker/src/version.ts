@@ -4,5 +4,5 @@ const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.
   version: string
 }
 
-/** Of the `@baton/broker` package: `baton --version`, status, and `baton_build_info`. */
+/** Version of the `@baton/broker` package, shown by `baton --version`, status and `baton_build_info`. */
 export const BROKER_VERSION = manifest.version

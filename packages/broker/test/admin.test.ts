@@ -25,7 +25,7 @@ import type { FlightRecord } from '../src/api/flight-record.ts'
 import { backend, fakeView, healthy } from './worker-view.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** A Unix socket path has 107 bytes at most, which a folder below the tests may use up. */
+/** A Unix socket path is limited to 107 bytes, and a folder below the tests may be longer. */
 function shortFolder(t: Test): string {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
@@ -50,7 +50,7 @@ function addressOf(text: string): Address {
   return address
 }
 
-/** An admin server that runs until the test ends, and a way to ask it. */
+/** An admin server that runs until the test ends, and a function to send it requests. */
 async function serve(
   t: Test,
   {
@@ -110,14 +110,14 @@ void t.test('health, readiness, metrics and status are read from the worker', as
   }
   const reasons = [
     'the broker is draining',
-    'listener http does not accept',
+    'listener http is not accepting',
     'service web has no ready backend',
   ]
   t.match(await ask({ path: '/readyz' }), { status: 503, json: { ready: false, reasons } })
-  t.equal((await ask({ path: '/healthz' })).status, 200, 'alive all the same')
+  t.equal((await ask({ path: '/healthz' })).status, 200, 'still alive')
 })
 
-void t.test('drain begins for a service, or for a backend by slot or id', async (t) => {
+void t.test('drain starts for a service, or for a backend by slot or id', async (t) => {
   const { ask, drained } = await serve(t)
   const post = (path: string, body?: string) =>
     ask({
@@ -149,7 +149,7 @@ void t.test('drain begins for a service, or for a backend by slot or id', async 
   ])
 })
 
-void t.test('a request that is wrong is answered with a typed error, and nothing is drained', async (t) => {
+void t.test('an invalid request is answered with a typed error, and nothing is drained', async (t) => {
   const { ask, drained } = await serve(t)
   const json = { 'content-type': 'application/json' }
   const drain = { method: 'POST', path: '/api/v1/services/web/drain' }
@@ -205,7 +205,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
     [
       { path: '/api/v1/connections?limit=0' },
       'BATON_ERR_ADMIN_BAD_REQUEST',
-      /^limit: is a whole number from 1/,
+      /^limit: must be a whole number from 1/,
     ],
     [{ path: '/api/v1/connections?limit=1001' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^limit: .* to 1000$/],
     [{ path: '/api/v1/connections?limit=1e1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^limit: /],
@@ -213,7 +213,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
     [{ path: '/api/v1/connections?slowest=yes' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /^slowest: /],
     [{ path: '/api/v1/connections?servise=web' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /servise/],
     [{ path: '/api/v1/connections?service=wbe' }, 'BATON_ERR_ADMIN_NO_SERVICE', /"wbe"/],
-    [{ path: '/api/v1/connections/1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /"1" is no id of a connection/],
+    [{ path: '/api/v1/connections/1' }, 'BATON_ERR_ADMIN_BAD_REQUEST', /"1" is not a connection id/],
     [
       { path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' },
       'BATON_ERR_ADMIN_NO_CONNECTION',
@@ -229,7 +229,7 @@ void t.test('a request that is wrong is answered with a typed error, and nothing
   t.same(drained, [])
 })
 
-void t.test('the page of the server itself, and every name of loopback, may ask', async (t) => {
+void t.test('requests from the server’s own page and under every loopback name are allowed', async (t) => {
   const { ask, address } = await serve(t)
   const port = address.kind === 'tcp' ? address.port : 0
   for (const host of [`localhost:${port}`, `127.0.0.1:${port}`, '[::1]:80', 'LOCALHOST']) {
@@ -280,7 +280,7 @@ void t.test('a token opens everything but health and readiness, and is shown now
   t.notMatch(logged.join(''), 'sesame')
 })
 
-void t.test('nothing that a page of another origin can send changes anything', async (t) => {
+void t.test('no request that a page of another origin can send changes anything', async (t) => {
   const { ask, address, drained, asked } = await serve(t)
   const port = address.kind === 'tcp' ? address.port : 0
   const own = `http://127.0.0.1:${port}`
@@ -289,12 +289,12 @@ void t.test('nothing that a page of another origin can send changes anything', a
     { origin: 'null' },
     { origin: `http://127.0.0.1:${port + 1}` },
     { origin: `http://127.0.0.1.evil.example:${port}` },
-    // Where a proxy or an old browser leaves Origin out.
+    // For proxies and old browsers that leave Origin out.
     { 'sec-fetch-site': 'cross-site' },
     { 'sec-fetch-site': 'same-site' },
     { origin: own, 'sec-fetch-site': 'cross-site' },
   ]
-  // What fetch or a form may send without asking first (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
+  // Content types that fetch or a form may send without preflight (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
   const forms = ['application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'text/plain']
   for (const path of [
     '/api/v1/services/web/drain',
@@ -330,7 +330,7 @@ void t.test('nothing that a page of another origin can send changes anything', a
   t.equal((await ask({ method: 'POST', path: '/api/v1/services/web/drain', headers: typed })).status, 202)
 })
 
-void t.test('who asks for a change is told: the address, or the user of a Unix socket', async (t) => {
+void t.test('the requester of a change is recorded: the address, or the user of a Unix socket', async (t) => {
   const open = await serve(t)
   await open.ask({ method: 'POST', path: '/api/v1/services/web/drain' })
   t.match(open.asked, [
@@ -357,10 +357,10 @@ void t.test('who asks for a change is told: the address, or the user of a Unix s
   await local.ask({ method: 'POST', path: '/api/v1/services/web/drain' })
   t.equal(local.asked[0]?.by, 'a Unix socket without a token')
   await local.ask({ method: 'POST', path: '/api/v1/services/wbe/drain' })
-  t.equal(local.asked.length, 1, 'what is refused is no change')
+  t.equal(local.asked.length, 1, 'a refused request is not a change')
 })
 
-/** A client of the listener `http`, of which the recorder hears. */
+/** A client of the listener `http`, known to the recorder. */
 function passenger(order: number): ClientConnection {
   return {
     order,
@@ -374,7 +374,7 @@ function passenger(order: number): ClientConnection {
   }
 }
 
-void t.test('flight records: a list that can be asked for, and each by its id', async (t) => {
+void t.test('flight records: as a list, and each by its id', async (t) => {
   const { ask, connections } = await serve(t)
   t.same((await ask({ path: '/api/v1/connections' })).json, { connections: [], recorded: 0, capacity: 16 })
   const clients = [1, 2, 3].map(passenger)
@@ -398,7 +398,7 @@ void t.test('flight records: a list that can be asked for, and each by its id', 
   t.same((await ask({ path: `/api/v1/connections/${id.toLowerCase()}` })).json, answer.json)
 })
 
-void t.test('with a recorder that is off there are no records', async (t) => {
+void t.test('without a recorder there are no records', async (t) => {
   const { ask } = await serve(t, { recorder: 0 })
   t.same((await ask({ path: '/api/v1/connections' })).json, { connections: [], recorded: 0, capacity: 0 })
   t.match((await ask({ path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' })).json, {
@@ -406,7 +406,7 @@ void t.test('with a recorder that is off there are no records', async (t) => {
   })
 })
 
-/** A stream of events that is read; `ended` when the server has ended it. */
+/** A stream of events; `ended` is set once the server has ended it. */
 async function listenTo(t: Test, address: Address, headers: Record<string, string> = {}) {
   if (address.kind !== 'tcp') throw new Error('not TCP')
   const path = '/api/v1/events'
@@ -417,7 +417,7 @@ async function listenTo(t: Test, address: Address, headers: Record<string, strin
   let text = ''
   response.setEncoding('utf8')
   response.on('data', (chunk: string) => (text += chunk))
-  // It may be this side that breaks it off.
+  // This side may abort it.
   request.on('error', () => {})
   response.on('error', () => {})
   const ended = new Promise((resolve) => response.on('close', resolve))
@@ -443,7 +443,7 @@ void t.test(
     const gone = await listenTo(t, address, { authorization: 'Bearer open-sesame' })
     t.equal(events.streams, 2)
     gone.request.destroy()
-    await eventually(() => events.streams === 1, 'who has gone is forgotten')
+    await eventually(() => events.streams === 1, 'a disconnected client is forgotten')
 
     const from = performance.now()
     events.close()
@@ -454,12 +454,12 @@ void t.test(
   },
 )
 
-void t.test('more streams than there is room for are refused', { timeout: LIMIT }, async (t) => {
+void t.test('streams over the limit are refused', { timeout: LIMIT }, async (t) => {
   const { ask, address, events } = await serve(t)
   const listeners = await Promise.all(Array.from({ length: MAX_STREAMS }, () => listenTo(t, address)))
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
-    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 streams/ } },
+    json: { error: { code: 'BATON_ERR_ADMIN_STREAMS', message: /64 event streams/ } },
   })
   listeners[0]?.request.destroy()
   await eventually(() => events.room, 'room again')
@@ -467,16 +467,16 @@ void t.test('more streams than there is room for are refused', { timeout: LIMIT 
   events.close()
   t.match(await ask({ path: '/api/v1/events' }), {
     status: 503,
-    json: { error: { message: /connect again/ } },
+    json: { error: { message: /reconnect/ } },
   })
 })
 
 void t.test(
-  'a listener that leaves before its answer has begun is forgotten',
+  'a client that disconnects before its stream has begun is forgotten',
   { timeout: LIMIT },
   async (t) => {
-    // The stream waited behind the answer to a request on the same connection (pipelining). Its client was gone before that was
-    // written, and nobody said so: after 64 of them nobody could listen any more.
+    // The stream was queued after a response on the same connection (pipelining). If its client disconnected before that was
+    // written, its slot was never freed: after 64 of them no further stream was possible.
     const { address, events, state } = await serve(t)
     if (address.kind !== 'tcp') throw new Error('not TCP')
     let answer: (text: string) => void = () => {}
@@ -492,7 +492,7 @@ void t.test(
 )
 
 void t.test(
-  'the page is served to everybody, under a policy that runs nothing but its own files',
+  'the page is served to every client, under a policy that allows only its own files',
   async (t) => {
     const { ask } = await serve(t, { token: 'open-sesame' })
     const files: [path: string, type: string][] = [
@@ -531,13 +531,13 @@ void t.test(
   },
 )
 
-void t.test('every code has its status', async (t) => {
+void t.test('every code has a status', async (t) => {
   for (const [code, status] of Object.entries(ADMIN_ERRORS)) {
     t.equal(new AdminError(code as keyof typeof ADMIN_ERRORS, 'x').statusCode, status)
   }
 })
 
-void t.test('an address in use names it and the key', async (t) => {
+void t.test('the error for an address in use names the address and the key', async (t) => {
   const { address, admin } = await serve(t)
   const text = address.kind === 'tcp' ? `${address.host}:${address.port}` : ''
   const { view } = fakeView()
@@ -561,7 +561,7 @@ void t.test(
     const path = join(shortFolder(t), 'admin.sock')
     const script = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`
     t.equal(spawnSync(process.execPath, ['-e', script]).signal, 'SIGKILL')
-    t.ok(existsSync(path), 'the file of the dead one is there')
+    t.ok(existsSync(path), 'the file of the dead process exists')
 
     const { ask, admin, address } = await serve(t, { listen: `unix:${path}` })
     t.same(address, { kind: 'unix', path })
@@ -579,14 +579,14 @@ void t.test(
     writeFileSync(path, 'not a socket')
     const third = createAdmin({ config, view, logger: pino({ level: 'silent' }) })
     await t.rejects(third.listen(), /EADDRINUSE/)
-    t.ok(statSync(path).isFile(), 'a file of somebody else stays')
+    t.ok(statSync(path).isFile(), 'another program’s file stays')
     await third.close()
   },
 )
 
-void t.test('who was being answered when the server left does not keep its connection', async (t) => {
+void t.test('a response in flight when the server drains does not keep its connection', async (t) => {
   const { admin, ask, view } = await serve(t)
-  // A browser that reloads the broker would go on with the worker that has answered, and not with the next one.
+  // Otherwise a browser that reloads the broker would stay with the worker that answered, and miss the next one.
   let reloaded: () => void = () => {}
   const asked = new Promise<void>((resolve) => {
     view.reload = () => {
@@ -607,7 +607,7 @@ void t.test('who was being answered when the server left does not keep its conne
   await left
 })
 
-/** What a client sends that wants to keep its connection for nothing. */
+/** Requests of clients that keep their connections without using them. */
 const HOARDERS = {
   'says nothing': '',
   'sends half a head': 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ',
@@ -622,7 +622,7 @@ for (const [what, text] of Object.entries(HOARDERS)) {
     `/healthz and /metrics answer while hundreds of clients keep a connection: each ${what}`,
     { timeout: LIMIT },
     async (t) => {
-      // Every user of the host could take all the descriptors that the worker had; then, with a bound, all the connections.
+      // Any user of the host could take all of the worker's descriptors; and once there was a limit, all of the connections.
       const { address, ask, logged } = await serve(t)
       if (address.kind !== 'tcp') throw new Error('not TCP')
       const stream = connect(address.port, address.host)
@@ -642,7 +642,7 @@ for (const [what, text] of Object.entries(HOARDERS)) {
         t.equal((await ask({ path: '/healthz' })).status, 200)
         t.equal((await ask({ path: '/metrics' })).status, 200)
       }
-      // The end of a connection is not seen by a client that does not read.
+      // A client that does not read does not see the end of its connection.
       for (const socket of sockets) socket.resume()
       await eventually(
         () => sockets.size <= MAX_CONNECTIONS,
@@ -676,7 +676,7 @@ void t.test(
   },
 )
 
-/** What the server says to these bytes, to the end of the connection. */
+/** The server's response to these bytes, to the end of the connection. */
 async function sayRaw(port: number, bytes: string): Promise<string> {
   const client = connect(port, '127.0.0.1')
   let answer = ''
@@ -687,7 +687,7 @@ async function sayRaw(port: number, bytes: string): Promise<string> {
 }
 
 void t.test(
-  'what HTTP refuses is refused in the form of every other error',
+  'requests refused by the HTTP parser get the same form of error as others',
   { timeout: LIMIT },
   async (t) => {
     const { address } = await serve(t)
@@ -710,7 +710,7 @@ void t.test(
       [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_URI_TOO_LONG'],
       [`CONNECT db:5432 HTTP/1.1\r\n${host}\r\n`, 'BATON_ERR_ADMIN_METHOD'],
       [`GET /healthz HTTP/1.1\r\n${host}X: half`, 'BATON_ERR_ADMIN_TIMEOUT'],
-      // The handler has begun with these: nothing was answered.
+      // Their handler has started, but nothing was answered yet.
       [`${post}Content-Length: 10\r\n\r\n{`, 'BATON_ERR_ADMIN_TIMEOUT'],
       [`${post}Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n`, 'BATON_ERR_ADMIN_TIMEOUT'],
       [`${post}Transfer-Encoding: chunked\r\n\r\nzz\r\n`, 'BATON_ERR_ADMIN_BAD_REQUEST'],
@@ -734,7 +734,7 @@ void t.test(
 )
 
 void t.test('requests that pile up on one connection are refused', { timeout: LIMIT }, async (t) => {
-  // One read brings Node thousands of them, and all were handled in one turn: the worker was found hung, and killed.
+  // One read gives Node thousands of them, and all were handled in one turn: the worker was taken for hung, and killed.
   const { address, ask, state } = await serve(t)
   if (address.kind !== 'tcp') throw new Error('not TCP')
   let handled = 0
@@ -751,9 +751,13 @@ void t.test('requests that pile up on one connection are refused', { timeout: LI
   t.equal(handled, MAX_PIPELINED, 'and no others')
   finish('# the text\n')
   await once(client, 'close')
-  t.equal(answers.split('# the text').length - 1, MAX_PIPELINED, 'those are answered')
+  t.equal(answers.split('# the text').length - 1, MAX_PIPELINED, 'they are answered')
   const last = answers.slice(answers.lastIndexOf('HTTP/1.1'))
-  t.match(last, /^HTTP\/1.1 429 [^]*BATON_ERR_ADMIN_TOO_MANY_REQUESTS/, 'and one says why there are no more')
+  t.match(
+    last,
+    /^HTTP\/1.1 429 [^]*BATON_ERR_ADMIN_TOO_MANY_REQUESTS/,
+    'and one response gives the reason for the end',
+  )
 
   const flood = connect(address.port, address.host)
   t.teardown(() => flood.destroy())
@@ -761,7 +765,7 @@ void t.test('requests that pile up on one connection are refused', { timeout: LI
   flood.on('error', () => {})
   flood.write('GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(20_000))
   await cut
-  t.pass('one that goes on is cut off, also behind a response that has no end')
+  t.pass('a client that keeps sending is cut off, also during an endless response')
 })
 
 void t.test('close ends a connection that sends half a request', { timeout: LIMIT }, async (t) => {

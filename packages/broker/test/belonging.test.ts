@@ -23,7 +23,7 @@ function table(
 const web1 = { id: 'WEB1', service: 'web', pid: 100, leaving: false }
 const web2 = { id: 'WEB2', service: 'web', pid: 200, leaving: true }
 
-void t.test('a process belongs to the managed one that it is, or comes from', async (t) => {
+void t.test('a process belongs to the managed process that it is, or descends from', async (t) => {
   const managed = new ManagedProcesses(
     table(
       {
@@ -47,14 +47,14 @@ void t.test('a process belongs to the managed one that it is, or comes from', as
   t.equal(owner(100), 'WEB1', 'itself')
   t.equal(owner(102), 'WEB1', 'below a shell')
   t.equal(owner(103), 'WEB1', 'the shell has ended: the session is left')
-  t.equal(owner(105), 'WEB1', 'a session of its own: the parents are left')
+  t.equal(owner(105), 'WEB1', 'its own session: only the parents remain')
   t.equal(owner(106, 'WEB1'), undefined, 'neither')
   t.equal(owner(200), 'WEB2')
   t.equal(owner(300, 'WEB1'), undefined, 'a child of the master that is no backend')
   t.equal(owner(0, 'WEB1'), undefined, 'another pid namespace')
   t.equal(owner(999, 'WEB1'), undefined, 'it has ended')
   t.equal(owner(400), undefined)
-  t.equal(owner(400, 'WEB1'), 'WEB1', 'hidden by /proc: what it says')
+  t.equal(owner(400, 'WEB1'), 'WEB1', 'hidden by /proc: its own claim')
   t.equal(owner(400, 'WEB9'), undefined)
   let told = 0
   const forget = managed.onUpdate(() => (told += 1))
@@ -65,7 +65,7 @@ void t.test('a process belongs to the managed one that it is, or comes from', as
   t.equal(told, 1)
 })
 
-void t.test('an id belongs to one process, until that is another one', async (t) => {
+void t.test('an id belongs to one process, until it is given to another one', async (t) => {
   const bindings = new Bindings()
   const mine = processOf({ pid: process.pid, uid: 1000, gid: 1000 })
   t.equal(mine.started, factsOf(process.pid)?.startedAt)

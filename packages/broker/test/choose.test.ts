@@ -8,7 +8,7 @@ const BALANCES: readonly Balance[] = ['least-connections', 'round-robin', 'p2c',
 
 const candidate = (id: string, weight = 1, load = 0): Candidate => ({ id, weight, load })
 
-/** A seeded uniform source in [0, 1) (mulberry32), so that a failure repeats. */
+/** A seeded uniform source in [0, 1) (mulberry32), so that failures are reproducible. */
 function seeded(seed: number): () => number {
   let state = seed
   return () => {
@@ -25,14 +25,14 @@ const client = (index: number) => ({
   source: `10.${(index >> 16) & 255}.${(index >> 8) & 255}.${index & 255}`,
 })
 
-/** How often each is chosen when every connection stays open and so adds to the load. */
+/** How often each is chosen if every connection stays open and so counts as load. */
 function spread(balance: Balance, weights: readonly number[], turns: number): number[] {
   const balancer = createBalancer(balance, seeded(1))
   const loads = weights.map(() => 0)
   for (let turn = 0; turn < turns; turn++) {
     const candidates = weights.map((weight, index) => candidate(`web-${index}`, weight, loads[index]))
     const chosen = balancer.choose(candidates, client(turn))
-    if (chosen === undefined) throw new Error('nobody was chosen')
+    if (chosen === undefined) throw new Error('no candidate was chosen')
     const index = candidates.indexOf(chosen)
     loads[index] = (loads[index] ?? 0) + 1
   }
@@ -53,7 +53,7 @@ const candidates = fc
   )
   .map((list): Candidate[] => list)
 
-void t.test('whoever is chosen is a candidate, and nobody is when there is none', async (t) => {
+void t.test('the choice is always one of the candidates, and undefined if there are none', async (t) => {
   for (const balance of BALANCES) {
     const balancer = createBalancer(balance)
     t.equal(balancer.choose([], { source: '10.0.0.1' }), undefined, balance)
@@ -74,7 +74,7 @@ void t.test('each balance respects weights', async (t) => {
   const weights = [1, 2, 3]
   for (const balance of BALANCES) {
     const counts = spread(balance, weights, turns)
-    // Drawing and hashing only come near: four standard deviations of a binomial share, at most 220 of 12,000.
+    // Drawing and hashing are approximate: four standard deviations of a binomial share, at most 220 of 12,000.
     const slack = balance === 'round-robin' || balance === 'least-connections' ? 1 : 220
     for (const [index, weight] of weights.entries()) {
       const expected = (turns * weight) / 6
@@ -84,7 +84,7 @@ void t.test('each balance respects weights', async (t) => {
 })
 
 void t.test(
-  'least-connections takes the lowest load for its weight, and goes round among equals',
+  'least-connections takes the lowest load for its weight, and alternates among equals',
   async (t) => {
     const balancer = createBalancer('least-connections')
     const list = [candidate('a', 1, 2), candidate('b', 4, 6), candidate('c', 1, 3)]
@@ -112,14 +112,17 @@ void t.test('round-robin is smooth', async (t) => {
   t.equal(turns, 'aabacaaaabacaa', 'the sequence that nginx documents')
 })
 
-void t.test('round-robin goes on when a backend comes or goes', async (t) => {
+void t.test('round-robin continues when a backend comes or goes', async (t) => {
   const balancer = createBalancer('round-robin')
   const all = ['a', 'b', 'c'].map((id) => candidate(id))
   for (let turn = 0; turn < 7; turn++) balancer.choose(all, {})
   const two = Array.from({ length: 100 }, () => balancer.choose(all.slice(0, 2), {})?.id)
   t.ok(Math.abs(two.filter((id) => id === 'a').length - 50) <= 1, 'the two that stay share evenly')
   const back = Array.from({ length: 99 }, () => balancer.choose(all, {})?.id)
-  t.ok(Math.abs(back.filter((id) => id === 'c').length - 33) <= 1, 'who returns is not owed its absence')
+  t.ok(
+    Math.abs(back.filter((id) => id === 'c').length - 33) <= 1,
+    'a returning backend is not compensated for its absence',
+  )
 })
 
 void t.test('p2c compares two different backends', async (t) => {
@@ -137,7 +140,7 @@ void t.test('p2c compares two different backends', async (t) => {
     const id = random.choose(list, {})?.id ?? ''
     counts.set(id, (counts.get(id) ?? 0) + 1)
   }
-  t.equal(counts.get('a'), undefined, 'the busiest loses against either')
+  t.equal(counts.get('a'), undefined, 'the busiest is never chosen')
   t.ok((counts.get('b') ?? 0) > 1850 && (counts.get('c') ?? 0) > 850, 'two of three pairs have the idlest')
 })
 

@@ -25,7 +25,7 @@ async function baton(...args: string[]) {
 
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
 
-/** A configuration file in a folder of its own. */
+/** A configuration file in its own folder. */
 function configFile(t: Test, changes: Record<string, unknown> = {}): string {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
@@ -35,7 +35,7 @@ function configFile(t: Test, changes: Record<string, unknown> = {}): string {
   return file
 }
 
-/** A server that is not Baton's, on a free port. */
+/** A server other than Baton, on a free port. */
 async function listening(t: Test, server: Server): Promise<string> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -59,7 +59,7 @@ void t.test('help and version', async (t) => {
   t.same(await baton('--version'), { code: 0, out: manifest.version, err: '' })
 })
 
-void t.test('a command line that makes no sense is exit code 2, with what was meant', async (t) => {
+void t.test('an invalid command line is exit code 2, with a suggestion', async (t) => {
   const cases: [args: string[], message: RegExp][] = [
     [[], /^baton: which command\?\nTry: baton --help$/],
     [['strat'], /^baton: unknown command "strat" \(did you mean start\?\)\nTry: baton --help$/],
@@ -100,11 +100,11 @@ void t.test('a command line that makes no sense is exit code 2, with what was me
     t.equal(code, 2, args.join(' '))
     t.equal(out, '')
     t.match(err, message)
-    t.match(err, /^[^\n]*\nTry: baton .*--help$/, 'what is wrong, where to look, and no more')
+    t.match(err, /^[^\n]*\nTry: baton .*--help$/, 'the error, where to look, and nothing else')
   }
 })
 
-void t.test('check says that a configuration is right, and what is doubtful', async (t) => {
+void t.test('check confirms a valid configuration, and prints warnings', async (t) => {
   const file = configFile(t)
   t.same(await baton('check', '--config', file), {
     code: 0,
@@ -124,7 +124,7 @@ void t.test('check says that a configuration is right, and what is doubtful', as
   })
 })
 
-void t.test('check and start refuse what is wrong: a line for each thing, with its place', async (t) => {
+void t.test('check and start refuse bad configurations: a line per problem, with its path', async (t) => {
   const cases: { changes: Record<string, unknown> | string; says: string[] }[] = [
     {
       changes: { listeners: [{ ...listener, listen: 'x' }], services: { web: { maxHeld: -1 } } },
@@ -144,7 +144,7 @@ void t.test('check and start refuse what is wrong: a line for each thing, with i
     },
     {
       changes: { listeners: [listener, listener] },
-      says: ['listeners[1].name: "web" is the name of listeners[0] already'],
+      says: ['listeners[1].name: "web" is already the name of listeners[0]'],
     },
     {
       changes: { listeners: [{ ...listener, service: 'wbe' }], admin: { listen: '0.0.0.0:1' } },
@@ -155,7 +155,7 @@ void t.test('check and start refuse what is wrong: a line for each thing, with i
     },
     {
       changes: { security: { registrationSecretFile: 'none' } },
-      says: ['security.registrationSecretFile: can not read'],
+      says: ['security.registrationSecretFile: cannot read'],
     },
   ]
   for (const { changes, says } of cases) {
@@ -175,12 +175,12 @@ void t.test('check and start refuse what is wrong: a line for each thing, with i
     t.same(await baton(command, '--config', missing), {
       code: 1,
       out: '',
-      err: `${missing}: no such file; name another one with --config FILE`,
+      err: `${missing}: no such file; use --config FILE to name another`,
     })
 })
 
 void t.test(
-  'an address that can not be had: exit code 1, and the name of the listener and the address',
+  'an address that cannot be bound: exit code 1, and the name of the listener and the address',
   { timeout: LIMIT },
   async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'baton-'))
@@ -194,12 +194,12 @@ void t.test(
     writeFileSync(file.slice('unix:'.length), '')
     const cases: [listen: string, why: string][] = [
       [port, 'the address is in use by another process (EADDRINUSE)'],
-      // RFC 5737: for documentation, so never an address of this machine.
-      ['192.0.2.1:8080', 'the address belongs to no interface of this machine (EADDRNOTAVAIL)'],
+      // RFC 5737: reserved for documentation, so never an address of this machine.
+      ['192.0.2.1:8080', 'no interface of this machine has the address (EADDRNOTAVAIL)'],
       [file, ''],
-      // It was said to be another broker's runtime folder.
+      // The error used to blame another broker's runtime folder.
       [served, 'the address is in use by another process (EADDRINUSE)'],
-      // /nonexistent was there on a machine on which something had been installed for a user without a home.
+      // Not /nonexistent: it exists on machines where packages were installed for a user without a home.
       [`unix:${join(folder, 'missing/web.sock')}`, ''],
     ]
     for (const [listen, why] of cases) {
@@ -214,7 +214,7 @@ void t.test(
   },
 )
 
-void t.test('status and drain talk to the broker that the configuration names', async (t) => {
+void t.test('status and drain connect to the broker named by the configuration', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'baton-'))
   t.teardown(() => rmSync(folder, { recursive: true }))
   writeFileSync(join(folder, 'token'), 'open-sesame', { mode: 0o600 })

@@ -20,7 +20,7 @@ import { warningsOf } from '../src/config/warnings.ts'
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
 const smallest = { listeners: [listener], services: { web: {} } }
 
-/** What is wrong with a configuration, as `path: message`. */
+/** The problems of a configuration, as `path: message`. */
 function problems(json: unknown): string[] {
   try {
     parseConfig(json)
@@ -71,7 +71,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
   t.same(config.security, { allowUids: [process.getuid?.()], allowGids: [], registrationSecret: null })
 })
 
-void t.test('every problem is told, with its path and what is right', async (t) => {
+void t.test('every problem is reported, with its path and the valid values', async (t) => {
   const cases: [json: unknown, problem: RegExp][] = [
     [
       { ...smallest, drainDedline: '1s' },
@@ -124,7 +124,7 @@ void t.test('every problem is told, with its path and what is right', async (t) 
     ],
     [
       { ...smallest, listeners: [listener, listener] },
-      /^listeners\[1\]\.name: "web" is the name of listeners\[0\] already$/,
+      /^listeners\[1\]\.name: "web" is already the name of listeners\[0\]$/,
     ],
     [
       { ...smallest, admin: { listen: '0.0.0.0:9180' } },
@@ -150,7 +150,7 @@ void t.test('every problem is told, with its path and what is right', async (t) 
   )
 })
 
-void t.test('one address serves one purpose, however it is written', async (t) => {
+void t.test('an address has one purpose, however it is written', async (t) => {
   const twice = (a: string, b: string) =>
     problems({
       ...smallest,
@@ -160,20 +160,22 @@ void t.test('one address serves one purpose, however it is written', async (t) =
       ],
     })
   t.match(twice('127.0.0.1:8080', 'localhost:8080'), [
-    /^listeners\[1\]\.listen: 127\.0\.0\.1:8080 is the address of listeners\[0\]\.listen already$/,
+    /^listeners\[1\]\.listen: 127\.0\.0\.1:8080 is already the address of listeners\[0\]\.listen$/,
   ])
   t.match(twice('[::1]:8080', '[0:0:0:0:0:0:0:1]:8080'), [
-    /^listeners\[1\]\.listen: \[::1\]:8080 is the address of/,
+    /^listeners\[1\]\.listen: \[::1\]:8080 is already the address of/,
   ])
-  t.match(twice('unix:/tmp/a', 'unix:/tmp/a'), [/is the address of/])
-  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [/^listeners\[0\]\.listen: .* of admin\.listen already$/])
+  t.match(twice('unix:/tmp/a', 'unix:/tmp/a'), [/is already the address of/])
+  t.match(twice('127.0.0.1:9180', '127.0.0.1:1'), [
+    /^listeners\[0\]\.listen: .* is already the address of admin\.listen$/,
+  ])
   t.same(twice('127.0.0.1:0', '127.0.0.1:0'), [], 'port 0 is another port each time')
   const control = {
     ...smallest,
     runtimeDir: '/tmp/r',
     listeners: [{ ...listener, listen: 'unix:/tmp/r/control.sock' }],
   }
-  t.match(problems(control), [/of the control socket already$/])
+  t.match(problems(control), [/is already the address of the control socket$/])
 })
 
 void t.test('an admin server that other hosts can reach needs a token', async (t) => {
@@ -205,7 +207,7 @@ void t.test('an admin server that other hosts can reach needs a token', async (t
     t.same(withAdmin(listen, null), [], listen)
 })
 
-void t.test('the flight recorder is on unless it is told otherwise', async (t) => {
+void t.test('the flight recorder is on by default', async (t) => {
   t.equal(parseConfig(smallest).recorder, 4096)
   t.equal(parseConfig({ ...smallest, recorder: 0 }).recorder, 0)
   t.match(problems({ ...smallest, recorder: -1 }), [/^recorder: must be at least 0$/])
@@ -219,7 +221,7 @@ void t.test('an upstream needs a port', async (t) => {
   ])
 })
 
-void t.test('an allowed and doubtful configuration is warned of', async (t) => {
+void t.test('a valid but doubtful configuration gets a warning', async (t) => {
   const config = parseConfig({ ...smallest, services: { web: { holdTimeout: 0 }, idle: {} } })
   t.match(warningsOf(config), [{ path: 'services.web.holdTimeout' }, { path: 'services.idle' }])
   t.same(warningsOf(parseConfig(smallest)), [])
@@ -283,7 +285,7 @@ void t.test('addresses', async (t) => {
     ['256.1.1.1:80', /not an IP address/],
     ['unix:relative', /absolute path/],
     ['unix:/a\0b', /NUL/],
-    [`unix:/${'x'.repeat(107)}`, /108 bytes and the kernel takes at most 107/],
+    [`unix:/${'x'.repeat(107)}`, /108 bytes; the kernel allows at most 107/],
   ]
   for (const [text, why] of bad) t.match(parseAddress(text), why, JSON.stringify(text).slice(0, 40))
   t.type(parseAddress(`unix:/${'x'.repeat(106)}`), 'object', '107 bytes still fit')
@@ -307,7 +309,7 @@ void t.test('near misses', async (t) => {
   t.equal(nearMiss('', known), undefined)
 })
 
-void t.test('files that can not be used are named', async (t) => {
+void t.test('unusable files are named', async (t) => {
   const dir = t.testdir({
     'empty.json': '',
     'bad.json': '{\n  "listeners": [,]\n}',
@@ -323,7 +325,7 @@ void t.test('files that can not be used are named', async (t) => {
       return String(error)
     }
   }
-  t.match(message('none.json'), /none\.json: no such file; name another one with --config FILE$/)
+  t.match(message('none.json'), /none\.json: no such file; use --config FILE to name another$/)
   t.match(message('folder'), /folder: is a folder, not a file$/)
   t.match(message('empty.json'), /empty\.json: line 1, column 1: expected a value, got the end of the file$/)
   t.match(message('bad.json'), /bad\.json: line 2, column 17: expected a value, got ","$/)
@@ -331,16 +333,16 @@ void t.test('files that can not be used are named', async (t) => {
 })
 
 void t.test(
-  'a file that this user may not read is told',
+  'a file that this user may not read is reported',
   { skip: process.getuid?.() === 0 && 'root reads everything' },
   async (t) => {
     const dir = t.testdir({ 'a.json': '{}' })
     chmodSync(join(dir, 'a.json'), 0)
-    t.throws(() => loadConfig(join(dir, 'a.json')), /may not read the file \(EACCES\)/)
+    t.throws(() => loadConfig(join(dir, 'a.json')), /no permission to read the file \(EACCES\)/)
   },
 )
 
-void t.test('the JSON reader agrees with JSON.parse and tells where it does not', async (t) => {
+void t.test('the JSON reader agrees with JSON.parse, and errors have a position', async (t) => {
   const accepts = (text: string) => {
     try {
       JSON.parse(text)
@@ -381,7 +383,7 @@ void t.test('the JSON reader agrees with JSON.parse and tells where it does not'
   t.match(parseJson('{a: 1}'), { ok: false, column: 2, message: 'expected a key in double quotes, got "a"' })
 })
 
-void t.test('a secret shows itself nowhere', async (t) => {
+void t.test('a secret is never printed', async (t) => {
   const secret = new Secret('hunter2')
   t.equal(secret.reveal(), 'hunter2')
   for (const shown of [
@@ -414,11 +416,11 @@ void t.test('secret files are relative to the configuration, private, and not em
   t.throws(
     () => loadConfig(file),
     new RegExp(
-      `admin.tokenFile: ${path('token')} is open to other users \\(mode 0640\\); run: chmod 600 ${path('token')}`,
+      `admin.tokenFile: ${path('token')} is accessible to other users \\(mode 0640\\); run: chmod 600 ${path('token')}`,
     ),
   )
   t.throws(() => loadConfig(file), /security\.registrationSecretFile: .*key is empty$/)
-  t.match(readSecretFile(join(dir, 'none')), /can not read .*none: ENOENT/)
+  t.match(readSecretFile(join(dir, 'none')), /cannot read .*none: ENOENT/)
   t.match(readSecretFile(dir), /not a regular file/)
   execFileSync('mkfifo', ['-m', '600', join(dir, 'fifo')])
   t.match(readSecretFile(join(dir, 'fifo')), /not a regular file/, 'and does not wait for a writer')
@@ -451,7 +453,7 @@ void t.test('runtimeDir follows the environment, and the file', async (t) => {
   t.equal(dirWith('/run/user/7', 'run'), '/etc/baton/run')
 })
 
-void t.test('a service may be called like a method of Object', async (t) => {
+void t.test('a service may be named like a method of Object', async (t) => {
   const config = parseConfig({
     listeners: [{ ...listener, service: 'constructor' }],
     services: { constructor: {} },
@@ -459,7 +461,7 @@ void t.test('a service may be called like a method of Object', async (t) => {
   t.equal(config.services.get('constructor')?.balance, 'least-connections')
 })
 
-void t.test('the published JSON Schema is the one that Baton checks with', async (t) => {
+void t.test('the published JSON Schema is the one that Baton uses', async (t) => {
   const published: unknown = JSON.parse(
     readFileSync(new URL('../baton.schema.json', import.meta.url), 'utf8'),
   )

@@ -9,7 +9,7 @@ import type { DeployProgress } from '../src/master/deploy/progress.ts'
 import { type BackendReport, Fleet } from '../src/master/fleet/index.ts'
 import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
 
-/** A fleet without processes, and a broker that knows what the test says. */
+/** A fleet without processes, and a broker whose list is set by the test. */
 class Scene {
   readonly os = new VirtualOs()
   readonly drains: string[] = []
@@ -47,12 +47,12 @@ class Scene {
     return startReturn(this.fleet, this.#options(this.config(2, '1').services.get('web')!))
   }
 
-  /** The broker's list has it in this state from now on; undefined: not any more. */
+  /** From now on the broker lists it in this state; undefined: not at all. */
   says(process: VirtualProcess, state: BackendReport['state'] | undefined): void {
     this.lists({ id: process.id, pid: process.pid, state })
   }
 
-  /** The same of any backend. */
+  /** The same for any backend. */
   lists(
     report: Partial<Omit<BackendReport, 'state'>> & {
       id: string
@@ -67,14 +67,14 @@ class Scene {
     this.fleet.reported(this.#reports)
   }
 
-  /** As a good old process does: drained, then SIGTERM, then gone. */
+  /** Exits like a well-behaved old process: drained, SIGTERM, gone. */
   leave(process: VirtualProcess): void {
     this.says(process, 'draining')
     this.says(process, undefined)
     process.exit()
   }
 
-  /** Instance, version and state of everything. */
+  /** Instance, version and state of every process. */
   get shape(): string[] {
     return this.fleet.statuses().map(({ instance, version, state }) => `${instance} v${version} ${state}`)
   }
@@ -134,7 +134,7 @@ void t.test('instance by instance: start, ready for minHealthy, drain, stop, nex
   t.same(scene.shape, ['web.1 v2 running', 'web.2 v2 running'], 'a restart is the new version')
 })
 
-void t.test('a drop of readiness begins the wait anew', async (t) => {
+void t.test('a drop of readiness restarts the wait', async (t) => {
   const scene = new Scene(1)
   const { done } = scene.deploy()
   const candidate = scene.os.last
@@ -151,7 +151,7 @@ void t.test('a drop of readiness begins the wait anew', async (t) => {
 })
 
 void t.test(
-  'a new version that ends at start: nothing else changes, and its last words are told',
+  'a new version that exits at start: nothing else changes, and its last output is reported',
   async (t) => {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -159,7 +159,7 @@ void t.test(
     scene.os.last.exit({ code: 1, signal: null })
     t.same(await done, {
       success: false,
-      reason: 'web.1 ended with exit code 1',
+      reason: 'web.1 exited with code 1',
       output: ['listening', 'no such file: key.pem'],
       aborted: false,
       returned: true,
@@ -171,7 +171,7 @@ void t.test(
   },
 )
 
-void t.test('a new version that can not be started, or is killed', async (t) => {
+void t.test('a new version that cannot be started, or is killed', async (t) => {
   const scene = new Scene(1)
   const missing = scene.deploy()
   scene.os.last.exit({ code: null, signal: null, error: 'spawn app ENOENT' })
@@ -181,13 +181,13 @@ void t.test('a new version that can not be started, or is killed', async (t) => 
   })
   const killed = scene.deploy()
   scene.os.last.exit({ code: null, signal: 'SIGSEGV' })
-  t.match(await killed.done, { reason: 'web.1 was ended by SIGSEGV' })
+  t.match(await killed.done, { reason: 'web.1 was killed by SIGSEGV' })
 })
 
 void t.test('a new version that is not ready in time', async (t) => {
   for (const [state, reason] of [
     [undefined, 'web.1 did not register with the broker within 61s'],
-    ['starting', 'web.1 was not ready within 61s; the broker says it is starting'],
+    ['starting', 'web.1 was not ready within 61s; the broker reports it as starting'],
   ] as const) {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -198,12 +198,12 @@ void t.test('a new version that is not ready in time', async (t) => {
     scene.os.advance(1)
     t.match(await done, { success: false, reason, returned: true })
     if (state === undefined) t.same(candidate.signals, ['SIGTERM'])
-    else t.same(scene.drains, [candidate.id], 'what the broker lists is drained first')
+    else t.same(scene.drains, [candidate.id], 'a process that the broker lists is drained first')
     t.same(scene.shape, ['web.1 v1 running', 'web.2 v1 running', 'web.1 v2 stopping'])
   }
 })
 
-void t.test('a new version that flaps is too late at last', async (t) => {
+void t.test('a new version that flaps misses the deadline', async (t) => {
   const scene = new Scene(1)
   const { done } = scene.deploy()
   for (let second = 0; second < 61; second++) {
@@ -219,11 +219,11 @@ void t.test('a new version that fails its health check', async (t) => {
   const scene = new Scene(2)
   const { done } = scene.deploy()
   scene.says(scene.os.last, 'unhealthy')
-  t.match(await done, { success: false, reason: 'web.1 fails its health check', returned: true })
+  t.match(await done, { success: false, reason: 'web.1 failed its health check', returned: true })
 })
 
 void t.test(
-  'a failure in the second step keeps what is there, and a return takes the first one back',
+  'a failure in the second step keeps the current processes, and a rollback reverts the first step',
   async (t) => {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -231,7 +231,7 @@ void t.test(
     scene.os.advance(1000)
     scene.leave(scene.os.processes[0] as VirtualProcess)
     scene.os.last.exit({ code: 1, signal: null })
-    t.match(await done, { success: false, reason: 'web.2 ended with exit code 1', returned: false })
+    t.match(await done, { success: false, reason: 'web.2 exited with code 1', returned: false })
     t.same(scene.shape, ['web.1 v2 running', 'web.2 v1 running'])
     const back = scene.return()
     scene.says(scene.os.last, 'ready')
@@ -244,7 +244,7 @@ void t.test(
 )
 
 void t.test(
-  'a new one that ends after it has taken over fails the deploy, and is started again',
+  'a new process that exits after it has taken over fails the deploy, and is started again',
   async (t) => {
     const scene = new Scene(2)
     const { done } = scene.deploy()
@@ -252,14 +252,14 @@ void t.test(
     scene.says(first, 'ready')
     scene.os.advance(1000)
     first.exit({ code: 3, signal: null })
-    t.match(await done, { reason: 'web.1 ended with exit code 3 after it had taken over', returned: false })
+    t.match(await done, { reason: 'web.1 exited with code 3 after taking over', returned: false })
     t.same(scene.shape, ['web.1 v2 backoff', 'web.2 v1 running', 'web.1 v1 stopping'])
     scene.os.advance(100)
     t.match(scene.shape, ['web.1 v2 running'])
   },
 )
 
-void t.test('abort while a new one starts: it stops, and what was replaced is replaced back', async (t) => {
+void t.test('abort while a new process starts: it stops, and replaced ones are rolled back', async (t) => {
   const scene = new Scene(2)
   const deploy = scene.deploy()
   const first = scene.os.last
@@ -308,14 +308,14 @@ void t.test('abort before anything was replaced, and while an old one drains', a
   t.same(late.shape, ['web.1 v1 running'])
 })
 
-void t.test('an abort whose old version does not start says so', async (t) => {
+void t.test('an abort reports that the old version does not start', async (t) => {
   const scene = new Scene(1)
   const deploy = scene.deploy()
   scene.says(scene.os.last, 'ready')
   scene.os.advance(1000)
   deploy.abort()
   scene.os.last.exit({ code: 9, signal: null })
-  t.match(await deploy.done, { reason: 'web.1 ended with exit code 9', aborted: true, returned: false })
+  t.match(await deploy.done, { reason: 'web.1 exited with code 9', aborted: true, returned: false })
 })
 
 void t.test('two at a time: none is drained before both are ready', async (t) => {
@@ -348,10 +348,10 @@ void t.test('a version in a crash loop is replaced without waiting for it', asyn
   t.same(await done, { success: true, replaced: 1 })
   t.equal(scene.os.running.length, 1)
   t.same(scene.shape, ['web.1 v2 running'])
-  t.equal(scene.os.timers, 0, 'the old one is not tried any more')
+  t.equal(scene.os.timers, 0, 'the old one is no longer retried')
 })
 
-void t.test('backends that a deploy did not replace are its failure, by name', async (t) => {
+void t.test('backends that were not replaced fail the deploy, by name', async (t) => {
   const deployed = async (...others: Partial<BackendReport>[]) => {
     const scene = new Scene(1)
     const [first] = scene.os.running as [VirtualProcess]
@@ -367,7 +367,7 @@ void t.test('backends that a deploy did not replace are its failure, by name', a
     for (const owner of ['AN EARLIER ONE', null]) {
       const { scene, done } = await deployed({ owner, slot: 'web-2', pid: 77 })
       scene.os.advance(9999)
-      t.ok(scene.fleet.deploying, 'it may still be on its way out')
+      t.ok(scene.fleet.deploying, 'it may still be exiting')
       scene.os.advance(1)
       t.same(await done, {
         success: false,
@@ -378,7 +378,7 @@ void t.test('backends that a deploy did not replace are its failure, by name', a
         complete: true,
       })
       t.same(scene.shape, ['web.1 v2 running'])
-      t.equal(scene.fleet.service('web')?.stable.number, 2, 'the new version is what runs')
+      t.equal(scene.fleet.service('web')?.stable.number, 2, 'the new version is running')
     }
   })
   await t.test('many: some are named, and counted', async (t) => {
@@ -398,7 +398,7 @@ void t.test('backends that a deploy did not replace are its failure, by name', a
     late.scene.os.advance(40_000)
     t.match(await late.done, { success: false, complete: true })
   })
-  await t.test('more backends of one instance, and other services, are no others', async (t) => {
+  await t.test('further backends of an instance, and of other services, do not count', async (t) => {
     const { scene, done } = await deployed({ service: 'api' })
     t.same(await done, { success: true, replaced: 1 })
     const [second] = scene.os.running as [VirtualProcess]
@@ -420,7 +420,7 @@ void t.test('a deploy and everything else that moves processes exclude each othe
   t.throws(() => scene.fleet.apply(config), { code: 'BATON_ERR_DEPLOY_RUNNING' })
   t.throws(() => scene.fleet.serialize(), { code: 'BATON_ERR_DEPLOY_RUNNING' })
   const stopped = scene.fleet.stop(1000)
-  t.match(await deploy.done, { success: false, reason: 'the broker stops' })
+  t.match(await deploy.done, { success: false, reason: 'the broker is stopping' })
   for (const process of scene.os.running) process.exit()
   await stopped
   t.throws(() => scene.deploy(), { code: 'BATON_ERR_NOT_MANAGED' })
@@ -441,7 +441,7 @@ void t.test('a changed definition waits for a deploy; scaling does not', async (
 })
 
 void t.test(
-  'what is on its way out is so after a re-execution, and waits go on where they were',
+  'after a re-execution, leaving processes still leave, and waits continue where they were',
   async (t) => {
     const scene = new Scene(2)
     scene.fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
@@ -469,14 +469,14 @@ void t.test(
     os.advance(29_899)
     t.same(os.processes[0]?.signals, [])
     os.advance(1)
-    t.same(os.processes[0]?.signals, ['SIGTERM'], 'the drain’s deadline goes on')
+    t.same(os.processes[0]?.signals, ['SIGTERM'], 'the drain’s deadline continues')
     os.advance(10_000)
     t.same(os.processes[0]?.signals, ['SIGTERM', 'SIGKILL'])
     t.throws(() => Fleet.restore({ services: 1 }, {} as never), { name: 'ZodError' })
   },
 )
 
-void t.test('whatever happens: no place is emptied by a deploy, and nothing is left over', async () => {
+void t.test('in any case, no slot is emptied by a deploy, and nothing is left over', async () => {
   const happening = fc.record({
     what: fc.constantFrom('ready', 'starting', 'unhealthy', 'gone', 'exit', 'time', 'abort'),
     who: fc.nat(),
@@ -506,7 +506,7 @@ void t.test('whatever happens: no place is emptied by a deploy, and nothing is l
             if (state === 'running') assert.ok(holder?.running && holder.signals.length === 0, 'told to end')
           }
         }
-        // Everybody behaves from here on.
+        // From here on all processes behave well.
         for (let turn = 0; turn < 40; turn++) {
           for (const process of scene.os.running) {
             if (process.signals.length > 0) {

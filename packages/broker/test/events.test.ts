@@ -5,7 +5,7 @@ import { type Counted, Rates } from '../src/worker/events/rates.ts'
 import { LatencyHistogram, percentiles } from '../src/worker/events/latency-histogram.ts'
 import { backend } from './worker-view.ts'
 
-/** A clock that goes when it is told to. */
+/** A clock that the test advances. */
 class HandClock implements Clock {
   #now = 0
   readonly #timers = new Map<object, { every: number; due: number; callback: () => void }>()
@@ -41,7 +41,7 @@ class HandClock implements Clock {
   }
 }
 
-/** A listener, and what it heard. */
+/** A stream's client, with everything it received. */
 class Listener implements EventSink {
   text = ''
   waiting = 0
@@ -58,7 +58,7 @@ class Listener implements EventSink {
     this.over = 'cut'
   }
 
-  /** Fields of each event, and comments as they are. */
+  /** The fields of each event; comments unchanged. */
   get events(): { id: string; event: string; data: Record<string, unknown> }[] {
     return this.text
       .split('\n\n')
@@ -107,7 +107,7 @@ function feed(source: Partial<EventSource> = {}) {
   return { clock, events, set, looked }
 }
 
-void t.test('percentiles are right to 6 %, whatever the times', async (t) => {
+void t.test('percentiles are within 6 %, whatever the times', async (t) => {
   for (const [from, to] of [
     [0.001, 0.015],
     [0.05, 2],
@@ -132,7 +132,7 @@ void t.test('percentiles are right to 6 %, whatever the times', async (t) => {
   }
 })
 
-void t.test('what is too long, or negative, is counted all the same', async (t) => {
+void t.test('times that are too long, or negative, are still counted', async (t) => {
   const histogram = new LatencyHistogram()
   for (const time of [-5, 1e12, Number.MAX_VALUE]) histogram.observe(time)
   const { p50 = 0, p99 = 0 } = percentiles(undefined, histogram.snapshot()) ?? {}
@@ -142,7 +142,7 @@ void t.test('what is too long, or negative, is counted all the same', async (t) 
   t.equal(percentiles(undefined, histogram.snapshot())?.p50, 0)
 })
 
-void t.test('percentiles are of what came in between', async (t) => {
+void t.test('percentiles cover the interval between two readings', async (t) => {
   const histogram = new LatencyHistogram()
   histogram.observe(5000)
   const before = histogram.snapshot()
@@ -151,7 +151,7 @@ void t.test('percentiles are of what came in between', async (t) => {
   t.match(percentiles(before, histogram.snapshot()), { p50: 0.01, p99: 0.01 })
 })
 
-void t.test('rates are of the last second, latencies of the last ten', async (t) => {
+void t.test('rates cover the last second, latencies the last ten', async (t) => {
   const rates = new Rates()
   const latency = new LatencyHistogram()
   t.same(rates.current, {})
@@ -214,7 +214,7 @@ void t.test('the status comes at once and each second, with an id', async (t) =>
   t.match(listener.text, /\n\n: keep-alive\n\n/)
 })
 
-void t.test('nothing is done while nobody listens', async (t) => {
+void t.test('nothing is sampled while no stream is open', async (t) => {
   const { clock, events, looked } = feed()
   events.sample()
   events.announce({ kind: 'drain', text: 'x' })
@@ -228,18 +228,18 @@ void t.test('nothing is done while nobody listens', async (t) => {
   leave()
   leave()
   t.equal(clock.running, 0)
-  t.equal(listener.over, undefined, 'it has gone by itself')
+  t.equal(listener.over, undefined, 'it has disconnected by itself')
 
   events.open(new Listener())
   t.equal(clock.running, 2, 'and again')
 })
 
-void t.test('changes of backends are told when they happen', async (t) => {
+void t.test('changes of backends are sent when they happen', async (t) => {
   const { clock, events, set } = feed()
   const listener = new Listener()
   events.open(listener)
   clock.advance(500)
-  t.same(listener.changes(), [], 'what is there is no change')
+  t.same(listener.changes(), [], 'the initial state is not a change')
   set(backend('web-1', { state: 'unresponsive' }), backend('web-2', { state: 'starting', pid: 7 }))
   clock.advance(100)
   const one = { id: backend('web-1').id, slot: 'web-1', version: '2.0.1', pid: 4242 }
@@ -273,13 +273,18 @@ void t.test('changes of backends are told when they happen', async (t) => {
       text: 'web-1 of service web is gone (it was unresponsive)',
     },
   ])
-  events.announce({ kind: 'drain', service: 'web', by: 'somebody', text: 'somebody drains service web' })
-  t.match(listener.changes().at(-1), { kind: 'drain', by: 'somebody' })
+  events.announce({
+    kind: 'drain',
+    service: 'web',
+    by: 'an operator',
+    text: 'an operator drains service web',
+  })
+  t.match(listener.changes().at(-1), { kind: 'drain', by: 'an operator' })
   const ids = listener.events.map(({ id }) => id)
   t.equal(new Set(ids).size, ids.length)
 })
 
-void t.test('a listener that does not read is cut off, and the others are not', async (t) => {
+void t.test('a client that does not read is cut off, and the others are not', async (t) => {
   const { clock, events } = feed()
   const [slow, other] = [new Listener(), new Listener()]
   events.open(slow)
@@ -293,7 +298,7 @@ void t.test('a listener that does not read is cut off, and the others are not', 
   t.equal(events.streams, 1)
 })
 
-void t.test('there is room for so many, and for nobody after the end', async (t) => {
+void t.test('streams are limited in number, and refused after the end', async (t) => {
   const { clock, events } = feed()
   const listeners = Array.from({ length: MAX_STREAMS }, () => new Listener())
   const leaves = listeners.map((listener) => events.open(listener))

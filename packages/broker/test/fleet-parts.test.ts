@@ -30,7 +30,7 @@ void t.test('restarts: delays double from 100 ms to 10 s while lives are short',
   let history = NO_HISTORY
   const delays: number[] = []
   for (let now = 0, exits = 0; exits < 12; exits++) {
-    // Lives of 9 s never make eight within a minute.
+    // With lives of 9 s there are never eight within a minute.
     now += 9_000
     const restart = restartAfter(history, { now, lived: 9_000 })
     history = restart.history
@@ -41,7 +41,7 @@ void t.test('restarts: delays double from 100 ms to 10 s while lives are short',
   t.notOk(history.crashed)
 })
 
-void t.test('restarts: a life of 10 s takes the delay back to the beginning', async (t) => {
+void t.test('restarts: a life of 10 s resets the delay', async (t) => {
   const worn = { delay: 6400, crashes: [1, 2, 3], crashed: false }
   const { history, delay } = restartAfter(worn, { now: 20_000, lived: 10_000 })
   t.equal(delay, 100)
@@ -69,7 +69,7 @@ void t.test(
   },
 )
 
-void t.test('lines: however the bytes are cut, the lines are the same', async () => {
+void t.test('lines: the lines are the same, wherever the bytes are cut', async () => {
   fc.assert(
     fc.property(
       fc.array(fc.string({ unit: 'grapheme' }).filter((line) => !/[\r\n]/.test(line))),
@@ -91,7 +91,7 @@ void t.test('lines: however the bytes are cut, the lines are the same', async ()
   )
 })
 
-void t.test('lines: what is left goes on in another splitter', async (t) => {
+void t.test('lines: a partial line continues in another splitter', async (t) => {
   const first = new LineSplitter()
   t.same(first.push(Buffer.from('one\ntw')), ['one'])
   const second = new LineSplitter(first.partial)
@@ -112,12 +112,12 @@ void t.test('lines: a long one is cut, between characters', async (t) => {
     t.ok(splitter.partial.length <= MAX_LINE_BYTES)
   }
   const bytes = splitter.push(Buffer.alloc(MAX_LINE_BYTES * 2, 0x80))
-  t.ok(bytes.length > 0, 'what is no UTF-8 goes on as well')
+  t.ok(bytes.length > 0, 'invalid UTF-8 is passed on as well')
 })
 
-// A reload in the turn in which a process's output ended passed on the number of a descriptor that libuv had closed: it failed with
-// EBADF, and had the number been given to another file by then, that one would have gone along.
-void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, async (t) => {
+// A reload in the same turn as the end of a process's output passed on a descriptor number that libuv had closed: it failed with
+// EBADF, and if another file had got the number by then, that file would have been passed on.
+void t.test('output: a descriptor that is passed on is open', { timeout: LIMIT }, async (t) => {
   const [ours, theirs] = socketpair('stream')
   const fd = ours.release()
   const turns: boolean[] = []
@@ -136,8 +136,8 @@ void t.test('output: a descriptor that is named is open', { timeout: LIMIT }, as
 })
 
 // libuv reads up to 32 times before it serves another socket. An app that printed short lines at full speed kept the master
-// from everything else: it did not replace a worker, answer an operator or stop.
-void t.test('output: a pipe that is never empty leaves time for the rest', { timeout: LIMIT }, async (t) => {
+// from everything else: it replaced no worker, answered no operator and did not stop.
+void t.test('output: a never-empty pipe leaves time for other work', { timeout: LIMIT }, async (t) => {
   const WORK = 12
   const chunksOf = async (count: number) => {
     const pairs = Array.from({ length: count }, () => socketpair('stream'))
@@ -183,7 +183,7 @@ function isOpen(fd: number): boolean {
   }
 }
 
-void t.test('a definition follows links now, and is compared by what it says', async (t) => {
+void t.test('a definition resolves links at once, and is compared by value', async (t) => {
   const base = realpathSync(mkdtempSync(join(tmpdir(), 'baton-t-')))
   t.teardown(() => rmSync(base, { recursive: true }))
   mkdirSync(join(base, 'one'))
@@ -209,7 +209,7 @@ void t.test('a definition follows links now, and is compared by what it says', a
   t.throws(() => define(service({ cwd: 'three' }), base), { code: 'BATON_ERR_BACKEND_FOLDER' })
 })
 
-void t.test('a process gets the environment without what is the master’s own', async (t) => {
+void t.test('a process gets the environment without the master’s own variables', async (t) => {
   const definition = define(service({ env: { PATH: '/app/bin', BATON_SOCKET: 'no' } }), tmpdir())!
   const master = { BATON_MASTER_PID: '7' }
   const inherited = {
@@ -237,7 +237,7 @@ void t.test('a process gets the environment without what is the master’s own',
   })
 })
 
-void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in its time', async (t) => {
+void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in time', async (t) => {
   const running: ProcessLife = { kind: 'running' }
   const retired = live(running, { kind: 'retire', now: 0, deadline: 30_000, listed: true })
   t.same(retired, {
@@ -260,19 +260,23 @@ void t.test('the life of a process: drained, SIGTERM, SIGKILL, each in its time'
   const hurried = live(drained.life, { kind: 'retire', now: 6, deadline: 100, listed: false })
   t.same(hurried, { life: { kind: 'terminating', until: 106 }, effects: [] })
   t.same(live(hurried.life, { kind: 'exited' }), { life: { kind: 'gone' }, effects: [] })
-  t.same(live({ kind: 'gone' }, { kind: 'kill' }).effects, [], 'the pid may be a stranger’s')
+  t.same(live({ kind: 'gone' }, { kind: 'kill' }).effects, [], 'the pid may belong to another process')
   const unknown = live(running, { kind: 'retire', now: 0, deadline: 300, listed: false })
-  t.same(unknown.life, { kind: 'terminating', until: 300 }, 'nobody has to drain what nobody lists')
+  t.same(unknown.life, { kind: 'terminating', until: 300 }, 'an unlisted process is not drained')
 })
 
-void t.test('the life of a process whose drain nobody sees any more', async (t) => {
+void t.test('the life of a process whose drain can no longer be observed', async (t) => {
   const draining: ProcessLife = { kind: 'draining', until: 30_000 }
   const { life, effects } = live(draining, { kind: 'lost' })
   t.same(effects, [])
-  t.same(live(life, { kind: 'drained', now: 5 }), { life, effects: [] }, 'that nobody lists it says nothing')
+  t.same(
+    live(life, { kind: 'drained', now: 5 }),
+    { life, effects: [] },
+    'being unlisted does not mean drained',
+  )
   t.same(live(life, { kind: 'due', now: 30_000 }).life, { kind: 'terminating', until: 40_000 })
   const hurried = live(life, { kind: 'retire', now: 5, deadline: 100, listed: false })
-  t.same(hurried.life, { kind: 'terminating', until: 105 }, 'nobody can be asked to hurry it')
+  t.same(hurried.life, { kind: 'terminating', until: 105 }, 'no broker can be asked to hurry it')
   const late = live(life, { kind: 'retire', now: 5, deadline: 60_000, listed: false })
   t.same(late.life, { kind: 'terminating', until: 30_000 }, 'and it gets no more time by that')
   for (const other of [{ kind: 'running' }, { kind: 'terminating', until: 1 }] satisfies ProcessLife[])
@@ -281,7 +285,7 @@ void t.test('the life of a process whose drain nobody sees any more', async (t) 
 
 const UNREGISTERED = 'backend process has not registered'
 
-/** A fleet whose service `web` may be registered with while `serves`, and what its log says of processes that do not. */
+/** A fleet whose service `web` accepts registrations while `serves`, and its log lines about processes that do not register. */
 function registrations(os: VirtualOs, saved?: unknown) {
   const warnings: Record<string, unknown>[] = []
   const scene = { warnings, serves: true }
@@ -310,14 +314,14 @@ const listing = (process: VirtualProcess | undefined): BackendReport => {
   return { service: 'web', id: process.id, slot: 'web-1', pid: process.pid, state: 'ready' }
 }
 
-// Such a process was in no line of the log: `running` in `baton status`, and clients waited until they got a 503.
-void t.test('a process that does not register is a warning, once', async (t) => {
+// Such a process was in no log line: it was `running` in `baton status`, and clients waited until they got a 503.
+void t.test('a process that does not register causes one warning', async (t) => {
   const os = new VirtualOs()
   const { fleet, warnings } = registrations(os)
   const [registered, silent] = os.processes
   os.advance(4000)
   fleet.reported([listing(registered)])
-  // The worker died, and the next one has not been registered with yet.
+  // The worker died, and nothing has registered with the next one yet.
   fleet.reported([])
   os.advance(5999)
   t.same(warnings, [])
@@ -354,7 +358,7 @@ void t.test('only running time with a worker counts towards it, also over a re-e
 
   const next = registrations(os, JSON.parse(JSON.stringify(state)))
   os.advance(3000)
-  // Stopped meanwhile: what the worker has reported is read after the timer that was due.
+  // The process was stopped meanwhile: the worker's report is read after the timer that was due.
   os.stall(60_000)
   t.same([...scene.warnings, ...next.warnings], [])
   os.advance(1000)
@@ -366,7 +370,7 @@ void t.test('only running time with a worker counts towards it, also over a re-e
   last.fleet.close()
 })
 
-void t.test('a process that is to end, or need not register, is not expected to', async (t) => {
+void t.test('a process that is ending, or need not register, is not expected to', async (t) => {
   const os = new VirtualOs()
   const { fleet, warnings } = registrations(os)
   os.advance(9000)
@@ -380,12 +384,12 @@ void t.test('a process that is to end, or need not register, is not expected to'
   fleet.close()
 })
 
-void t.test('an instance starts again what has ended, until it is stopped', async (t) => {
+void t.test('an instance restarts exited processes, until it is stopped', async (t) => {
   const started = step(NEW_INSTANCE, { kind: 'start', id: 'a' })
   t.same(started.effects, [{ kind: 'spawn', id: 'a' }])
   t.equal(started.state.restarts, 0)
   const other = step(started.state, { kind: 'exited', id: 'x', now: 5, lived: 5 })
-  t.same(other, { state: started.state, effects: [] }, 'another process is not its own')
+  t.same(other, { state: started.state, effects: [] }, 'another process is ignored')
   const waiting = step(started.state, { kind: 'exited', id: 'a', now: 5, lived: 5 })
   t.same(waiting.state.phase, { kind: 'waiting', until: 105 })
   t.same(waiting.effects, [{ kind: 'backoff', delay: 100, crashed: false }])

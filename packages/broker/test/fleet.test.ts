@@ -12,14 +12,14 @@ import { cleanEnvironment, Program, temporaryFolder } from '../../../test/suppor
 import { LIMIT } from '../../../test/support/limits.ts'
 import { signal } from '../../../test/support/signal.ts'
 
-// Managed backends as real processes. What they are to a broker is the business of the whole-system tests.
+// Managed backends as real processes. How they work with a broker is tested by the whole-system tests.
 
 interface LogLine {
   readonly msg: string
   readonly [key: string]: unknown
 }
 
-/** One poller for all: it holds a thread of the pool. */
+/** One poller for all: it occupies a thread of the pool. */
 const poller = new Poller()
 const lifeline = new Lifeline()
 t.teardown(() => {
@@ -27,7 +27,7 @@ t.teardown(() => {
   lifeline.close()
 })
 
-/** A fleet that can not outlive its test, its log, and what it asked a broker for. */
+/** A fleet that cannot outlive its test, its log, and its requests to a broker. */
 class Scene {
   readonly fleet: Fleet
   readonly log: LogLine[] = []
@@ -53,7 +53,7 @@ class Scene {
     this.fleet.apply({ services: services(script, settings), base: this.folder, drainDeadline: 600_000 })
   }
 
-  /** Lines that its processes wrote. */
+  /** Lines written by its processes. */
   lines(stream: 'stdout' | 'stderr' = 'stdout'): string[] {
     return this.log.filter((line) => line['stream'] === stream).map(({ msg }) => msg)
   }
@@ -79,7 +79,7 @@ function services(script: string | undefined, settings: Record<string, unknown> 
 
 const descriptors = () => readdirSync('/proc/self/fd').length
 
-/** State letters of a process's children, as in proc(5): `Z` is one that was not reaped. */
+/** State letters of a process's children, as in proc(5): `Z` has not been reaped. */
 function childStates(pid: number): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -95,7 +95,7 @@ function readStat(pid: string): string {
   try {
     return readFileSync(`/proc/${pid}/stat`, 'utf8')
   } catch {
-    // It has ended since the listing.
+    // It has exited since the folder was listed.
     return ''
   }
 }
@@ -145,7 +145,7 @@ void t.test(
       lines.slice(1, 4).map(({ length }) => length),
       [16_384, 16_384, 40_000 - 2 * 16_384],
     )
-    t.equal(lines[4], 'last', 'before the exit is told')
+    t.equal(lines[4], 'last', 'before the exit is logged')
     t.match(
       before.find((line) => line['stream'] === 'stderr'),
       { msg: 'oops', service: 'web', instance: 'web.1' },
@@ -166,25 +166,21 @@ void t.test(
   },
 )
 
-void t.test(
-  'a process that leaves another behind with its output is over all the same',
-  { timeout: LIMIT },
-  async (t) => {
-    const scene = new Scene(t)
-    const stay = join(scene.folder, 'stay')
-    writeFileSync(stay, '')
-    t.teardown(() => rmSync(stay))
-    scene.apply(`while [ -e ${stay} ]; do sleep 0.2; done & exit 3`)
-    await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
-    t.match(scene.messages('backend process ended')[0], { code: 3, signal: null })
-  },
-)
+void t.test('a process has ended even if a child still holds its output', { timeout: LIMIT }, async (t) => {
+  const scene = new Scene(t)
+  const stay = join(scene.folder, 'stay')
+  writeFileSync(stay, '')
+  t.teardown(() => rmSync(stay))
+  scene.apply(`while [ -e ${stay} ]; do sleep 0.2; done & exit 3`)
+  await eventually(() => scene.messages('backend process ended').length > 0, 'its end')
+  t.match(scene.messages('backend process ended')[0], { code: 3, signal: null })
+})
 
 void t.test(
-  'a process that ends is started again, with a new id; a crash loop is told loudly',
+  'a process that exits is restarted with a new id; a crash loop is logged as an error',
   { timeout: LIMIT },
   async (t) => {
-    // No delay below is more than 6.4 s; the eighth exit comes after 12.7 s of a clock that goes on to where each pause ends.
+    // No delay below exceeds 6.4 s; the eighth exit is at 12.7 s on a clock that is advanced to the end of each pause.
     let ahead = 0
     const scene = new Scene(
       t,
@@ -220,7 +216,7 @@ void t.test(
 )
 
 void t.test(
-  'a program that is not there, and a folder that has gone, are exits that say so',
+  'a missing program and a missing folder are exits with a reason',
   { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
@@ -240,7 +236,7 @@ void t.test(
   },
 )
 
-void t.test('SIGTERM, and SIGKILL for who ignores it', { timeout: LIMIT }, async (t) => {
+void t.test('SIGTERM, and SIGKILL for a process that ignores it', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   const before = descriptors()
   scene.apply(`trap '' TERM; echo deaf; while :; do sleep 0.05; done`)
@@ -253,7 +249,7 @@ void t.test('SIGTERM, and SIGKILL for who ignores it', { timeout: LIMIT }, async
   t.equal(descriptors(), before)
 })
 
-void t.test('what a broker lists is drained before it gets SIGTERM', { timeout: LIMIT }, async (t) => {
+void t.test('a listed process is drained before it gets SIGTERM', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   scene.apply(`trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done`)
   await eventually(() => scene.lines().includes('up'), 'the trap is set')
@@ -278,7 +274,7 @@ void t.test('what a broker lists is drained before it gets SIGTERM', { timeout: 
 })
 
 void t.test(
-  'what a lost worker saw drain has its deadline, also over a re-execution of the master',
+  'a drain observed by a lost worker keeps its deadline, also over a re-execution of the master',
   { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
@@ -307,7 +303,7 @@ void t.test(
   },
 )
 
-void t.test('a changed definition is told, and waits for a deploy', { timeout: LIMIT }, async (t) => {
+void t.test('a changed definition is logged, and waits for a deploy', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   scene.apply('exec sleep 60')
   const { pid } = scene.only
@@ -322,7 +318,7 @@ void t.test('a changed definition is told, and waits for a deploy', { timeout: L
 })
 
 void t.test(
-  'a deploy whose new version ends at start keeps the old one and has its last words',
+  'a deploy whose new version exits at start keeps the old one, and reports its last output',
   { timeout: LIMIT },
   async (t) => {
     const scene = new Scene(t)
@@ -330,7 +326,7 @@ void t.test(
     const pids = scene.fleet.statuses().map(({ pid }) => pid)
     const service = services(`echo starting; echo 'no key.pem' >&2; exit 4`).get('web')!
     const result = await startDeploy(scene.fleet, { service, base: scene.folder }).done
-    t.match(result, { success: false, reason: 'web.1 ended with exit code 4', returned: true })
+    t.match(result, { success: false, reason: 'web.1 exited with code 4', returned: true })
     t.same(result.success ? [] : [...result.output].toSorted(), ['no key.pem', 'starting'])
     t.same(
       scene.fleet.statuses().map(({ pid }) => pid),
@@ -379,7 +375,7 @@ void t.test(
   },
 )
 
-void t.test('close kills what still runs', { timeout: LIMIT }, async (t) => {
+void t.test('close kills processes that still run', { timeout: LIMIT }, async (t) => {
   const scene = new Scene(t)
   const before = descriptors()
   scene.apply(`trap '' TERM; echo up; while :; do sleep 0.05; done`)
@@ -391,13 +387,13 @@ void t.test('close kills what still runs', { timeout: LIMIT }, async (t) => {
   t.equal(descriptors(), before)
 })
 
-/** Only while it is the master's child: the number may be another's by now. */
+/** Only while it is the master's child: later the pid may belong to another process. */
 function killIfRunning(pid: number, parent: number): void {
   const stat = existsSync(`/proc/${pid}/stat`) ? readStat(String(pid)) : ''
   if (Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent) signal(pid, 'SIGKILL')
 }
 
-/** A master in a process of its own, that can re-execute itself, with a script for sh(1) in each of its services. */
+/** A master in its own process that can re-execute itself, with a sh(1) script in each service. */
 class Master {
   readonly program: Program
   readonly folder: string
@@ -432,7 +428,7 @@ class Master {
     return JSON.parse(line) as Record<string, unknown>
   }
 
-  /** The line of its log with this `msg`, of this service, for which `holds`, once it is there. */
+  /** The log line with this `msg`, for this service, for which `holds`, once it is there. */
   async told(
     service: string,
     msg: string,
@@ -453,7 +449,7 @@ class Master {
       .filter((line) => line['msg'] === msg && (service === undefined || line['service'] === service))
   }
 
-  /** What the process said on stdout, and on stderr if that is asked for. */
+  /** The process's output on stdout, and on stderr if requested. */
   spoken(backend: string | null, streams = ['stdout']): string[] {
     return this.program
       .messages()
@@ -466,14 +462,14 @@ class Master {
   }
 }
 
-/** Some are enough to see what piles up; `test/long/repetitions.test.ts` has more. */
+/** Enough to find leaks; `test/long/repetitions.test.ts` runs more. */
 const EXECS = Number(process.env['EXECS'] ?? 2)
 const PAUSE = 'backend process is started again after a pause'
 const ENDED = 'backend process ended'
 
 void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) => {
   const master = new Master(t, {
-    // Its first word comes before the re-execution, the rest after it.
+    // Its first output comes before the re-execution, the rest after it.
     speaker: {
       script: `printf 'be'; echo up >&2; while [ ! -e go ]; do sleep 0.05; done; echo gin; seq 1 500; exit 7`,
     },
@@ -509,7 +505,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(childStates(master.program.pid).includes('Z'))
   })
 
-  await t.test('goes on with a crash loop where it was', async (t) => {
+  await t.test('continues a crash loop where it was', async (t) => {
     t.equal(of('crasher').restarts, 2)
     const [pause, ...others] = (await master.ask('pass', 'passed'))['pauses'] as number[]
     t.same(others, [])
@@ -521,7 +517,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     )
   })
 
-  await t.test('has the output of a process, and how it ends', async (t) => {
+  await t.test('gets the output of a process, and its exit', async (t) => {
     const { backend, pid } = of('speaker')
     writeFileSync(join(master.folder, 'go'), '')
     const end = await master.told('speaker', ENDED)
@@ -531,11 +527,11 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
     await master.ask('pass', 'passed')
     await master.told('speaker', 'backend process started', (line) => line['backend'] !== backend)
-    // And says it all again.
+    // Its successor prints everything again.
     await master.told('speaker', PAUSE, ({ delayMs }) => delayMs === 200)
   })
 
-  await t.test('reaps a process that ended meanwhile, and tells its last words', async (t) => {
+  await t.test('reaps a process that exited meanwhile, and logs its last output', async (t) => {
     const { backend, pid } = of('mortal')
     await master.ask('exec over the dead', 'up again')
     t.match(await master.told('mortal', ENDED), { code: 9, signal: null, backend })
@@ -543,7 +539,7 @@ void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) =>
     t.notOk(existsSync(`/proc/${pid}`), 'it was reaped')
   })
 
-  await t.test('signals its processes, and has lost no line of theirs', async (t) => {
+  await t.test('signals its processes, and has lost none of their lines', async (t) => {
     const counters = before.filter(({ service }) => service === 'counter')
     t.equal(counters.length, 2)
     for (const { backend } of counters)

@@ -14,7 +14,7 @@ import { Heartbeat } from '../src/worker/backend/heartbeat.ts'
 
 let order = 0
 
-/** The ledger looks at the id and at nothing else of a connection. */
+/** The ledger reads only the id of a connection. */
 function connection(): ClientConnection {
   return {
     order: ++order,
@@ -32,7 +32,7 @@ function isOffer(found: OpenOffer | Unmatched): found is OpenOffer {
   return typeof found !== 'string'
 }
 
-void t.test('tokens: 16 bytes each, no two alike, one not a view that a later one writes into', async (t) => {
+void t.test('tokens: 16 bytes each, no two alike, none overwritten by a later one', async (t) => {
   const tokens = Array.from({ length: 1000 }, createToken)
   const copies = tokens.map((token) => token.toString('hex'))
   t.ok(tokens.every((token) => token.length === 16))
@@ -56,9 +56,9 @@ void t.test('an ACK with a wrong echo, or for another connection, does not settl
 })
 
 void t.test(
-  'the first late ACK of an offer that was given up is told apart from its repetitions',
+  'the first late ACK of a relinquished offer is told apart from its later repetitions',
   async (t) => {
-    // Each late ACK counted as load: a backend that repeated one looked as busy as it liked.
+    // Every late ACK was counted as load: a backend could repeat one to look as busy as it liked.
     const ledger = new OfferLedger()
     const client = connection()
     const offer = ledger.open(client, randomBytes(16), 10)
@@ -89,7 +89,7 @@ void t.test('a late ACK is ignored and counted: its offer is settled', async (t)
 })
 
 void t.test(
-  'what was taken is nobody else’s until an answer or the end; over the bound the oldest goes',
+  'a taken offer stays with its backend until an answer or the end; over the bound the oldest is relinquished',
   async (t) => {
     const ledger = new OfferLedger()
     const offers = Array.from({ length: 4 }, (_, index) =>
@@ -97,7 +97,7 @@ void t.test(
     )
     t.equal(ledger.nextDue(), 500)
     ledger.readBack((offers[3] as OpenOffer).token)
-    t.equal(ledger.noteTaken(501), 2, 'those past their deadline')
+    t.equal(ledger.noteTaken(501), 2, 'those past the deadline')
     t.equal(ledger.nextDue(), 502, 'taken ones are not due again')
     t.equal(ledger.noteTaken(600), 1)
     t.equal(ledger.taken, 3)
@@ -120,16 +120,20 @@ void t.test(
 void t.test('a NACK without a sequence settles the offer whose token came with the descriptor', async (t) => {
   const ledger = new OfferLedger()
   const offer = ledger.open(connection(), createToken(), 500)
-  t.equal(ledger.nacked(0, randomBytes(16)), 'settled', 'of no offer: nothing moves, and it is no violation')
+  t.equal(
+    ledger.nacked(0, randomBytes(16)),
+    'settled',
+    'for no offer: nothing moves, and it is not a violation',
+  )
   t.equal(ledger.size, 1)
   const found = ledger.nacked(0, offer.token)
   t.ok(isOffer(found) && found === offer)
   t.equal(ledger.nacked(99, offer.token), 'never-made')
 })
 
-void t.test('a lane that ends says that nobody but the backend can read it any more', async (t) => {
-  // The end that a backend sees is that of the send end. It adopts then without an ACK, so the broker's own way of taking
-  // messages back must be gone before.
+void t.test('when a lane ends, only the backend can read it', async (t) => {
+  // The backend sees the end of the lane when the send end is closed, and then adopts without an ACK. So the broker must
+  // first close its own copy of the receive end, which could take messages back.
   const lane = new Lane()
   const backend = dup(lane.receiveEnd)
   t.teardown(() => close(backend.release()))
@@ -149,7 +153,7 @@ void t.test('a lane that ends says that nobody but the backend can read it any m
   ])
 })
 
-void t.test('each failure has its decision, and metrics know each', async (t) => {
+void t.test('each failure has its decision, and its metric', async (t) => {
   const table: Record<FailureCode, [counts: boolean, next: string]> = {
     UnsupportedPlatform: [false, 'reconnect'],
     PermissionDenied: [true, 'next-backend'],
@@ -180,7 +184,7 @@ void t.test('each failure has its decision, and metrics know each', async (t) =>
   for (const reason of NACK_REASONS) t.ok(reason in table, reason)
 })
 
-void t.test('each errno is the failure that it stands for', async (t) => {
+void t.test('each errno is mapped to its failure', async (t) => {
   const cases: [errno: number, code: FailureCode][] = [
     [1, 'PermissionDenied'],
     [2, 'BackendSocketUnavailable'],
@@ -210,7 +214,7 @@ void t.test('eight failures in 30 s suppress attempts for 30 s; a success resets
   t.equal(limit.retryAfter(7000), 0)
   limit.succeeded()
   for (let at = 8; at < 15; at++) limit.failed(at * 1000)
-  t.equal(limit.retryAfter(15_000), 0, 'the count began anew')
+  t.equal(limit.retryAfter(15_000), 0, 'the count restarted')
   limit.failed(15_000)
   t.equal(limit.retryAfter(15_000), 30_000)
   t.equal(limit.retryAfter(44_000), 1000)

@@ -18,7 +18,7 @@ void t.test('a backend is healthy from its first success on', async (t) => {
   t.same(course('failed', 'failed', 'passed'), ['starting', 'starting', 'healthy'])
 })
 
-void t.test('three failures in a row make it unhealthy, and one success well again', async (t) => {
+void t.test('three failures in a row make it unhealthy, and one success healthy again', async (t) => {
   t.equal(FAILURES, 3)
   t.same(course('failed', 'failed', 'failed', 'failed'), ['starting', 'starting', 'unhealthy', 'unhealthy'])
   t.same(course('passed', 'failed', 'failed', 'failed', 'passed', 'failed'), [
@@ -31,17 +31,14 @@ void t.test('three failures in a row make it unhealthy, and one success well aga
   ])
 })
 
-void t.test('a success between failures forgets them', async (t) => {
+void t.test('a success between failures resets the count', async (t) => {
   const results: Result[] = ['passed', 'failed', 'failed', 'passed', 'failed', 'failed']
   t.same(new Set(course(...results)), new Set(['healthy']))
 })
 
-void t.test(
-  'a check is of nobody but the one it was made for: the record is not changed in place',
-  async (t) => {
-    const record = judge(UNCHECKED, 'failed')
-    judge(record, 'failed')
-    t.same(record, { health: 'starting', failures: 1 })
-    t.same(UNCHECKED, { health: 'starting', failures: 0 })
-  },
-)
+void t.test('a result affects only its own backend: the record is not changed in place', async (t) => {
+  const record = judge(UNCHECKED, 'failed')
+  judge(record, 'failed')
+  t.same(record, { health: 'starting', failures: 1 })
+  t.same(UNCHECKED, { health: 'starting', failures: 0 })
+})

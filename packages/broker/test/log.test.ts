@@ -30,7 +30,7 @@ function folder(t: Test): string {
   return path
 }
 
-void t.test('what is not dropped comes out once, in order, in pieces of whole lines', async (t) => {
+void t.test('lines that are not dropped are written once, in order, in pieces of whole lines', async (t) => {
   const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
   const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }))
   fc.assert(
@@ -64,7 +64,7 @@ void t.test('what is not dropped comes out once, in order, in pieces of whole li
   t.pass()
 })
 
-void t.test('after the first line that is dropped all are, until half of the buffer is free', async (t) => {
+void t.test('after a dropped line all lines are dropped, until half of the buffer is free', async (t) => {
   const buffer = new LineBuffer({ limit: 100, reserve: 0 })
   for (let index = 0; index < 12; index++) buffer.push(Buffer.from('123456789\n'), 'own')
   t.equal(buffer.dropped, 2)
@@ -79,7 +79,7 @@ void t.test('after the first line that is dropped all are, until half of the buf
   t.match(buffer, { dropped: 3, unreported: 0, size: 56 })
 })
 
-void t.test('output of an app leaves room for what is said of it', async (t) => {
+void t.test('output of an app leaves room for log lines about it', async (t) => {
   const buffer = new LineBuffer({ limit: 100, reserve: 30 })
   for (let index = 0; index < 20; index++) buffer.push(Buffer.from('123456789\n'), 'output')
   t.match(buffer, { size: 70, dropped: 13 })
@@ -93,7 +93,7 @@ void t.test('output of an app leaves room for what is said of it', async (t) => 
   t.match(buffer, { size: 95, dropped: 20 })
 })
 
-void t.test('a line that was begun is finished after an exec, and what is to be said is said', async (t) => {
+void t.test('a partial line is finished after an exec, and pending notices are logged', async (t) => {
   const first = new LineBuffer({ limit: 20, reserve: 0 })
   first.push(Buffer.from('abc\n'), 'own')
   first.push(Buffer.from('def\n'), 'own')
@@ -103,12 +103,12 @@ void t.test('a line that was begun is finished after an exec, and what is to be 
   const second = new LineBuffer({ limit: 20, reserve: 0 })
   second.restore(first.rest(), first)
   t.equal(second.rest().toString(), 'c\ndef\n')
-  t.equal(second.next(100).toString(), 'c\n', 'the rest of a line alone')
+  t.equal(second.next(100).toString(), 'c\n', 'only the rest of a line')
   t.match(second, { size: 6, dropped: 1, unreported: 1, mayResume: true })
 })
 
-// After a full disk and a rotation the old file ended in half a line, and the new one began with the other half.
-void t.test('a line that was begun is begun again in another file, also after an exec', async (t) => {
+// After a full disk and a rotation, the old file ended in half a line, and the new one began with the other half.
+void t.test('a partial line is written again in another file, also after an exec', async (t) => {
   const line = fc.integer({ min: 1, max: 60 }).map((size) => Buffer.from(`${'x'.repeat(size - 1)}\n`))
   const step = fc.oneof(line, fc.integer({ min: 0, max: 100 }), fc.constantFrom('another file', 'exec'))
   fc.assert(
@@ -134,7 +134,7 @@ void t.test('a line that was begun is begun again in another file, also after an
           buffer.push(each, 'own')
           if (buffer.dropped === before) accepted += each.toString()
         }
-        // What is begun again was accepted once.
+        // The restarted line had been accepted before, so it may exceed the limit.
         if (buffer.size > 300 + 60) return false
       }
       const last = `${files.pop()}${buffer.rest().toString()}`
@@ -149,7 +149,7 @@ function countsOf({ dropped, unreported }: LineBuffer) {
   return { dropped, unreported }
 }
 
-// Every process shares the flags of an open file: a log that made a shell's terminal nonblocking would break what runs there next.
+// All processes share the flags of an open file: a log that made a shell's terminal nonblocking would break the next program there.
 void t.test(
   'a pipe without a reader: lines wait, then are dropped, and are counted',
   { timeout: LIMIT },
@@ -204,7 +204,7 @@ void t.test('a socket whose reader has stopped', { timeout: LIMIT }, async (t) =
   let size = 0
   await eventually(
     () => {
-      // What waits may be on its way still.
+      // Data may still be on its way.
       if (poll(theirs.fd, POLLIN) !== 0) size += recv(theirs.fd, 65_536).length
       return sink.empty
     },
@@ -242,7 +242,7 @@ void t.test(
 )
 
 void t.test(
-  'a file: written by a thread, in order, and at an exit at once',
+  'a file: written by a thread, in order, and synchronously at exit',
   { timeout: LIMIT },
   async (t) => {
     const path = join(folder(t), 'log')
@@ -253,7 +253,7 @@ void t.test(
     sink.write('two\n')
     sink.exit()
     t.equal(readFileSync(path, 'utf8'), 'one\ntwo\n')
-    // Another process that shares the open file, and so its offset.
+    // Another process with the same open file, and so the same offset.
     writeSync(fd, 'three\n')
     sink.write('four\n')
     await sink.settled(1000)
@@ -269,7 +269,7 @@ void t.test(
   },
 )
 
-/** Maximum size of the files that this process writes, in bytes: a disk that fills in the middle of a line. */
+/** Maximum size in bytes of the files written by this process: simulates a disk that fills up in the middle of a line. */
 function limitFiles(size: number | 'unlimited'): void {
   execFileSync('prlimit', ['--pid', `${process.pid}`, `--fsize=${size}:`])
 }
@@ -282,7 +282,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
   t.teardown(() => limitFiles('unlimited'))
   const fd = openSync(path, 'a')
   let sink = new Sink(fd)
-  /** The file takes 6 bytes of a line of 11. */
+  /** The file takes 6 bytes of an 11-byte line. */
   const fill = async (line: string): Promise<void> => {
     const full = sizeOf(path) + 6
     limitFiles(full)
@@ -299,7 +299,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     limitFiles('unlimited')
   }
 
-  await t.test('the line is begun again in the next one', async (t) => {
+  await t.test('the line is written again in the next one', async (t) => {
     await fill('first line')
     sink.write('after it\n')
     rotate('1')
@@ -308,7 +308,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     t.equal(readFileSync(path, 'utf8'), 'first line\nafter it\n')
   })
 
-  await t.test('also by the program that follows in the process', async (t) => {
+  await t.test('also by the next program in the process', async (t) => {
     await fill('other line')
     const next = new Sink(fd)
     next.restore(sink.state)
@@ -321,7 +321,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     t.equal(readFileSync(path, 'utf8'), 'other line\n')
   })
 
-  await t.test('not where the same file is opened again', async (t) => {
+  await t.test('not if the same file is reopened', async (t) => {
     await fill('third line')
     sink.reopen()
     limitFiles('unlimited')
@@ -329,8 +329,8 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
     t.equal(readFileSync(path, 'utf8'), 'other line\nthird line\n')
   })
 
-  // A write that waits for a thread is one to the file that was there when it began.
-  await t.test('a write that is under way ends in the file in which it began', async (t) => {
+  // A write in a thread goes to the file that was open when it began.
+  await t.test('a write in progress ends in the file in which it began', async (t) => {
     await fill('fourth one')
     const busy = await occupyThreads(folder(t))
     await eventually(() => sink.writing, 'the rest waits for a thread')
@@ -353,7 +353,7 @@ void t.test('a file that is full', { timeout: LIMIT, skip: noPrlimit }, async (t
 
 const openFiles = () => readdirSync('/proc/self/fd').length
 
-/** All threads of libuv's pool are in open(2) of a FIFO, until `end`. */
+/** Blocks all threads of libuv's pool in open(2) of a FIFO, until `end`. */
 async function occupyThreads(folder: string): Promise<{ end(): Promise<void> }> {
   const path = join(folder, 'fifo')
   execFileSync('mkfifo', [path])

@@ -9,7 +9,7 @@ import { eventually } from '../../../test/support/eventually.ts'
 
 const fresh = () => new Metrics({ version: '1.2.3', listeners: ['http'], services: ['web', 'api'] })
 
-/** The samples of one metric: `{labels}` to value, as the text shows them. */
+/** The samples of one metric: `{labels}` to value, as printed. */
 async function samples(metrics: Metrics, name: string): Promise<Record<string, number>> {
   const lines = (await metrics.text()).split('\n').filter((line) => line.startsWith(`${name}{`))
   return Object.fromEntries(
@@ -20,7 +20,7 @@ async function samples(metrics: Metrics, name: string): Promise<Record<string, n
   )
 }
 
-void t.test('known series are there from the start, with 0', async (t) => {
+void t.test('known series exist from the start, with 0', async (t) => {
   const metrics = fresh()
   t.same(await samples(metrics, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
   t.same(Object.keys(await samples(metrics, 'baton_connections_total')).length, 2 * 5)
@@ -67,7 +67,7 @@ void t.test('counting, observing, and forgetting a backend', async (t) => {
   t.same(await samples(metrics, 'baton_backend_connections'), { '{service="web",backend="web-2"}': 4 })
 })
 
-void t.test('each instance has a registry of its own', async (t) => {
+void t.test('each instance has its own metrics registry', async (t) => {
   const [one, other] = [fresh(), fresh()]
   one.connectionsAccepted.inc({ listener: 'http' })
   t.same(await samples(other, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
@@ -108,7 +108,7 @@ void t.test(
   },
 )
 
-void t.test('what is rendered for many is rendered once, after the last of them asked', async (t) => {
+void t.test('concurrent scrapes are rendered once, after the last request', async (t) => {
   const runs: { started: number; finish: (error?: Error) => void }[] = []
   let asked = 0
   const render = oneAtATime(
@@ -122,8 +122,8 @@ void t.test('what is rendered for many is rendered once, after the last of them 
   const first = [ask(), ask(), ask()]
   await eventually(() => runs.length === 1, 'the first run')
   const second = [ask(), ask()]
-  runs[0]?.finish(new Error('in vain'))
-  for (const each of first) await t.rejects(each, /in vain/)
+  runs[0]?.finish(new Error('failed'))
+  for (const each of first) await t.rejects(each, /failed/)
   await eventually(() => runs.length === 2, 'the second run, after a failed one')
   runs[1]?.finish()
   t.same(await Promise.all(second), [5, 5], 'began when all five had asked')

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 
-// What of the page does not need a browser. The browser is in test/slow/page.test.ts.
+// The parts of the page that need no browser. test/slow/page.test.ts uses one.
 
 const folder = join(import.meta.dirname, '../page')
 
@@ -11,7 +11,7 @@ interface Parser {
   push(text: string): { event: string; data: string }[]
 }
 
-void t.test('a stream of events is the same, however it is cut into pieces', async (t) => {
+void t.test('a stream of events is the same, wherever it is cut', async (t) => {
   const module = (await import(join(folder, 'event-parser.js'))) as { EventParser: new () => Parser }
   const stream =
     ': keep-alive\n\nid: 1\nevent: status\ndata: {"a":\ndata: 1}\n\n' +
@@ -33,7 +33,7 @@ void t.test('a stream of events is the same, however it is cut into pieces', asy
   )
 })
 
-void t.test('the page needs nothing that it does not bring along', async (t) => {
+void t.test('the page loads nothing but its own files', async (t) => {
   const files = readdirSync(folder)
   for (const file of files.filter((name) => /\.(?:js|css|html|svg)$/.test(name))) {
     const text = readFileSync(join(folder, file), 'utf8')

@@ -1,16 +1,16 @@
 import t from 'tap'
 import { Pulse } from '../src/master/systemd/watchdog.ts'
 
-void t.test('the broker lives while the worker is heard', async (t) => {
+void t.test('the broker is alive while the worker reports', async (t) => {
   const pulse = new Pulse(0)
-  t.ok(pulse.due(3000), 'nobody could be heard yet')
+  t.ok(pulse.due(3000), 'no report was possible yet')
   t.notOk(pulse.beat(3500), 'nothing is owed')
   t.ok(pulse.due(6500))
   t.notOk(pulse.due(6501))
   t.notOk(pulse.due(60_000))
 })
 
-void t.test('a worker that was late is told of at once, for the next time is too far', async (t) => {
+void t.test('a late worker is reported at once, because the next time would be too late', async (t) => {
   const pulse = new Pulse(0)
   t.notOk(pulse.due(15_000))
   t.ok(pulse.beat(15_500))

@@ -17,12 +17,12 @@ const web2 = { ulid: '01J0000000000000000000WEB2', slot: 'web-2' }
 const upstream = { ulid: null, slot: '127.0.0.1:3000' }
 const listener = { name: 'public', protocol: 'http' } as const
 
-/** The recorder never looks at it. */
+/** Never used by the recorder. */
 const noDescriptor = {} as OwnedFd
 
 const START = 1000
 
-/** Accepted at `START` of the clock, one millisecond after the other. */
+/** Accepted from `START` on, one millisecond apart. */
 function client(order: number, changes: Partial<ClientConnection> = {}): ClientConnection {
   return {
     order,
@@ -73,7 +73,7 @@ void t.test('the straight path, with times since accept', async (t) => {
   t.equal(recorder.find(client(2).id), undefined)
 })
 
-void t.test('each end, with its reason and who has the client then', async (t) => {
+void t.test('each end, with its reason and the owner of the client', async (t) => {
   type Note = [step: Step, recipient?: Recipient | undefined, reason?: StepReason]
   const cases: [what: string, notes: Note[], expected: object][] = [
     ['held', [['held', undefined, 'NoReadyBackend']], { outcome: null, durationMs: null, backend: null }],
@@ -166,7 +166,7 @@ void t.test('each end, with its reason and who has the client then', async (t) =
   }
 })
 
-void t.test('the ring keeps the last ones, and hears no more of the others', async (t) => {
+void t.test('the ring keeps the last ones, and ignores steps of the others', async (t) => {
   const recorder = new FlightRecorder(3)
   const clients = [1, 2, 3, 4, 5].map((order) => client(order))
   for (const connection of clients) {
@@ -190,37 +190,34 @@ void t.test('the ring keeps the last ones, and hears no more of the others', asy
   t.same(
     recorder.list(all).map(({ steps }) => steps.length),
     [5, 5, 5],
-    'what happened to those before them is not in their records',
+    'earlier clients’ steps are not in their records',
   )
 })
 
-void t.test(
-  'clients of a predecessor came before all others, and make room for them at the end',
-  async (t) => {
-    for (const capacity of [4, 5, 7]) {
-      const recorder = new FlightRecorder(capacity)
-      const clients = [FIRST_INHERITED, FIRST_INHERITED + 1, 1, 2].map((order) => client(order))
-      for (const connection of clients) recorder.accepted(connection, 'web')
-      t.same(
-        recorder.list(all).map(({ id }) => id),
-        clients.toReversed().map(({ id }) => ulidFromBytes(id)),
-      )
-      for (let order = 3; order <= capacity; order++) {
-        clients.push(client(order))
-        recorder.accepted(clients.at(-1) as ClientConnection, 'web')
-      }
-      t.equal(recorder.recorded, capacity)
-      t.same(
-        recorder.list(all).map(({ id }) => id),
-        clients
-          .slice(2)
-          .toReversed()
-          .map(({ id }) => ulidFromBytes(id)),
-        'they have made room, and nobody else',
-      )
+void t.test('clients of a predecessor sort before all other clients, and are evicted first', async (t) => {
+  for (const capacity of [4, 5, 7]) {
+    const recorder = new FlightRecorder(capacity)
+    const clients = [FIRST_INHERITED, FIRST_INHERITED + 1, 1, 2].map((order) => client(order))
+    for (const connection of clients) recorder.accepted(connection, 'web')
+    t.same(
+      recorder.list(all).map(({ id }) => id),
+      clients.toReversed().map(({ id }) => ulidFromBytes(id)),
+    )
+    for (let order = 3; order <= capacity; order++) {
+      clients.push(client(order))
+      recorder.accepted(clients.at(-1) as ClientConnection, 'web')
     }
-  },
-)
+    t.equal(recorder.recorded, capacity)
+    t.same(
+      recorder.list(all).map(({ id }) => id),
+      clients
+        .slice(2)
+        .toReversed()
+        .map(({ id }) => ulidFromBytes(id)),
+      'they were evicted, and no others',
+    )
+  }
+})
 
 void t.test('by service, by outcome, the slowest, and not too many', async (t) => {
   const recorder = new FlightRecorder(16)
@@ -248,7 +245,7 @@ void t.test('by service, by outcome, the slowest, and not too many', async (t) =
   t.same(found({ slowest: true, outcome: 'handed_off', limit: 1 }), [2])
 })
 
-void t.test('an endless way has a bound, and its end is kept', async (t) => {
+void t.test('an endless path is limited, and its end is kept', async (t) => {
   const recorder = new FlightRecorder(2)
   const connection = client(1)
   recorder.accepted(connection, 'web')
@@ -265,7 +262,7 @@ void t.test('an endless way has a bound, and its end is kept', async (t) => {
   t.equal(recorder.list(all)[0]?.steps.length, 1, 'the next one in the slot has none of its steps')
 })
 
-void t.test('an id is made when somebody looks, or it is offered, and not before', async (t) => {
+void t.test('an id is created when it is read or offered, and not before', async (t) => {
   const recorder = new FlightRecorder(4)
   let made = 0
   const bytes = createConnectionId(Date.now())
@@ -287,7 +284,7 @@ void t.test('an id is made when somebody looks, or it is offered, and not before
   t.equal(made, 1)
 })
 
-void t.test('what an accepted client is given as id and what the record says are the same', async (t) => {
+void t.test('an accepted client and its record have the same id', async (t) => {
   const recorder = new FlightRecorder(4)
   const before = Date.now()
   const peer = { family: 'IPv6', address: '2001:db8::1', port: 443 } as const
@@ -308,7 +305,7 @@ void t.test('the ring is the tail of a list that forgets nothing', async (t) => 
   const STEPS: readonly Step[] = ['chosen', 'offered', 'held', 'returned', 'relay_offered', 'rejected']
   const action = fc.oneof(
     fc.constant({ kind: 'accept' as const }),
-    fc.record({ kind: fc.constant('note' as const), whom: fc.nat(20), step: fc.constantFrom(...STEPS) }),
+    fc.record({ kind: fc.constant('note' as const), back: fc.nat(20), step: fc.constantFrom(...STEPS) }),
   )
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 8 }), fc.array(action, { maxLength: 120 }), (capacity, actions) => {
@@ -320,7 +317,7 @@ void t.test('the ring is the tail of a list that forgets nothing', async (t) => 
           expected.push({ connection, steps: ['accepted'] })
           recorder.accepted(connection, 'web')
         } else {
-          const met = expected.at(-1 - each.whom)
+          const met = expected.at(-1 - each.back)
           if (met === undefined) continue
           if (met.steps.length < 60) {
             met.steps.push(each.step)
@@ -339,7 +336,7 @@ void t.test('the ring is the tail of a list that forgets nothing', async (t) => 
   )
 })
 
-void t.test('none is none', async (t) => {
+void t.test('no recorder keeps no records', async (t) => {
   noRecorder.accepted(client(1), 'web')
   noRecorder.note('rejected', [client(1)], START, undefined, 'shutdown')
   t.pass()

@@ -2,19 +2,19 @@ import t from 'tap'
 import { TokenBuckets } from '../src/worker/registry/token-buckets.ts'
 import { RegistrationLimits } from '../src/worker/registry/registration-limits.ts'
 
-void t.test('an allowance gives its burst at once, then as much as comes back', async (t) => {
+void t.test('an allowance gives its burst at once, then its rate', async (t) => {
   const allowance = new TokenBuckets({ burst: 3, perSecond: 2 })
   const taken = (now: number) => allowance.take('one', now)
   t.same([taken(0), taken(0), taken(0)], [undefined, undefined, undefined])
   t.equal(taken(0), 500)
-  t.equal(taken(300), 200, 'what is refused costs nothing')
+  t.equal(taken(300), 200, 'a refused dial costs nothing')
   t.equal(taken(500), undefined)
   t.equal(allowance.take('other', 500), undefined, 'each has its own')
   t.same([taken(60_000), taken(60_000), taken(60_000)], [undefined, undefined, undefined])
   t.equal(taken(60_000), 500, 'never more than the burst')
 })
 
-void t.test('a process that goes on although it was refused is not answered', async (t) => {
+void t.test('a process that keeps dialling after a refusal gets no answer', async (t) => {
   const limits = new RegistrationLimits()
   const peer = { pid: 1, uid: 0, gid: 0 }
   const answered = (now: number) => {
@@ -27,16 +27,16 @@ void t.test('a process that goes on although it was refused is not answered', as
   }
   t.equal(answered(0), 64 + 8)
   t.equal(answered(0), 0)
-  t.equal(answered(1000), 8 + 1, 'a second later: what has come back of both')
-  t.equal(limits.dialled(peer, 1200), undefined, 'a dial that it may make again is granted')
+  t.equal(answered(1000), 8 + 1, 'a second later: both have regained some')
+  t.equal(limits.dialled(peer, 1200), undefined, 'a dial within its allowance is granted')
 })
 
-void t.test('a process with more backends than it may dial for at once gets all of them in', async (t) => {
-  // Refused dials took from what comes back: from some 85 backends on, those that waited kept each other out for good.
+void t.test('a process with more backends than its burst gets all of them registered', async (t) => {
+  // Refused dials used up the allowance as it came back: from about 85 backends on, the waiting ones kept each other out for good.
   const limits = new RegistrationLimits()
   const peer = { pid: 1, uid: 0, gid: 0 }
   const BACKENDS = 200
-  /** When each dials next: as the SDK does, within 2 s, and not before a refusal's `retryAfter`. */
+  /** When each backend redials: like the SDK, within 2 s, and not before a refusal's `retryAfter`. */
   const due = Array.from({ length: BACKENDS }, () => 0)
   let registered = 0
   let now = 0
@@ -57,8 +57,8 @@ void t.test('a process with more backends than it may dial for at once gets all 
   t.ok(now < 30_000, `${now} ms`)
 })
 
-void t.test('a pod that dials in a loop does not keep out another one of its user', async (t) => {
-  // Both are pid 0. The one in the loop used up what came back, and the other one was never registered.
+void t.test('a pod that dials in a loop does not keep out another pod of its user', async (t) => {
+  // Both have pid 0. The one in the loop used up the allowance as it came back, and the other was never registered.
   const limits = new RegistrationLimits()
   const peer = { pid: 0, uid: 0, gid: 0 }
   let hammers = 0
@@ -94,7 +94,7 @@ void t.test(
 )
 
 void t.test(
-  'dials are counted for each process, and for each user where the kernel names none',
+  'dials are counted per process, and per user where the kernel does not report a pid',
   async (t) => {
     const limits = new RegistrationLimits()
     const granted = (peer: { pid: number; uid: number }) => {
@@ -104,7 +104,7 @@ void t.test(
     }
     t.equal(granted({ pid: 1, uid: 0 }), 64)
     t.equal(granted({ pid: 2, uid: 0 }), 64)
-    t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid that another user had is another process')
+    t.equal(granted({ pid: 1, uid: 1 }), 64, 'a pid reused by another user is another process')
     t.equal(granted({ pid: 0, uid: 0 }), 512, 'all of a user in another PID namespace')
     t.match(limits.dialled({ pid: 1, uid: 0, gid: 0 }, 0), {
       code: 'TooManyRegistrations',
@@ -114,15 +114,12 @@ void t.test(
   },
 )
 
-void t.test(
-  'a process has no more than 256 registrations that live, and pods no more than 2,048',
-  async (t) => {
-    const limits = new RegistrationLimits()
-    const process = { pid: 1, uid: 0, gid: 0 }
-    t.equal(limits.adds(process, 255), undefined)
-    t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
-    const unnamed = { ...process, pid: 0 }
-    t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
-    t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
-  },
-)
+void t.test('a process has at most 256 live registrations, and pods at most 2,048', async (t) => {
+  const limits = new RegistrationLimits()
+  const process = { pid: 1, uid: 0, gid: 0 }
+  t.equal(limits.adds(process, 255), undefined)
+  t.match(limits.adds(process, 256), { code: 'TooManyRegistrations', retry: true, retryAfter: 1000 })
+  const unnamed = { ...process, pid: 0 }
+  t.equal(limits.adds(unnamed, 2047), undefined, 'all of a user in another PID namespace')
+  t.match(limits.adds(unnamed, 2048), { code: 'TooManyRegistrations', retry: true })
+})

@@ -21,7 +21,7 @@ import { Relay } from '../src/worker/relay/relay.ts'
 import { removeRelaySocket, sweepRelaySockets } from '../src/worker/relay/relay-sockets.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** A client's connection as the broker accepts it, and the client at its other end. */
+/** A client's connection as the broker accepts it, and the client's end. */
 async function accepted(t: Test): Promise<{ client: Socket; connection: ClientConnection }> {
   const listener = listenTcp({ host: '127.0.0.1', port: 0, backlog: 8 })
   const { port } = localAddress(listener.fd) as AddressInfo
@@ -30,7 +30,7 @@ async function accepted(t: Test): Promise<{ client: Socket; connection: ClientCo
   await once(client, 'connect')
   poll(listener.fd, POLLIN)
   const incoming = acceptOne(listener.fd)
-  if (incoming === undefined) throw new Error('nobody was accepted')
+  if (incoming === undefined) throw new Error('no connection was accepted')
   listener.close()
   const connection: ClientConnection = {
     order: 1,
@@ -54,27 +54,27 @@ function dialled(t: Test): { upstream: Socket; backend: Socket } {
   return { upstream, backend }
 }
 
-void t.test('a backend that fails right behind the end of its answer', { timeout: LIMIT }, async (t) => {
+void t.test('a backend that fails right after the end of its response', { timeout: LIMIT }, async (t) => {
   // A backend was killed: the broker read the end of its stream, passed it on to the client, and in the same turn wrote the
-  // client's next request to nobody (EPIPE). The reset that followed met a shutdown under way, and the client's descriptor
-  // was never closed; at the end the broker could not exit.
+  // client's next request to the closed socket (EPIPE). The reset that followed hit a shutdown in progress, and the client's
+  // descriptor was never closed; at the end the broker could not exit.
   const { client, connection } = await accepted(t)
   const { upstream, backend } = dialled(t)
   const before = descriptors()
   const relay = new Promise<Relay>((resolve) => new Relay(connection, upstream, resolve))
-  // Behind the relay's own listener, which has just ended the client.
+  // After the relay's own listener, which has just ended the client.
   upstream.once('end', () => upstream.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' })))
   let answer = ''
   client.setEncoding('latin1').on('data', (text: string) => (answer += text))
   const ended = once(client, 'end')
   backend.end('answer')
   await ended
-  t.equal(answer, 'answer', 'what was written before is whole')
+  t.equal(answer, 'answer', 'earlier bytes are complete')
   t.same((await relay).bytes, { in: 0, out: 6 })
   t.equal(descriptors(), before - 2, 'both sides are closed')
 })
 
-void t.test('a backend that fails in the middle of its answer', { timeout: LIMIT }, async (t) => {
+void t.test('a backend that fails in the middle of its response', { timeout: LIMIT }, async (t) => {
   const { client, connection } = await accepted(t)
   const { upstream, backend } = dialled(t)
   const before = descriptors()
@@ -92,7 +92,7 @@ void t.test('a backend that fails in the middle of its answer', { timeout: LIMIT
   t.equal(descriptors(), before - 3, 'both sides are closed, and the client has gone')
 })
 
-/** An endpoint as backends have them, of this process's user. */
+/** An endpoint like a backend's, owned by this process's user. */
 async function endpoint(t: Test) {
   const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -112,7 +112,7 @@ async function endpoint(t: Test) {
 interface Dialled {
   readonly pending: PendingDial
   readonly heard: string[]
-  /** What is heard first. */
+  /** The first event. */
   readonly outcome: Promise<string>
 }
 
@@ -170,7 +170,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.same(heard, [], 'nothing before it returns')
     t.equal(
       await outcome,
-      `EACCES connect ${path}: uid ${own} listens there, wanted uid ${own + 1}, as which the backend has registered`,
+      `EACCES connect ${path}: uid ${own} listens there, wanted uid ${own + 1}, with which the backend registered`,
     )
     const peer = await accepted
     peer.resume()
@@ -183,7 +183,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.equal(descriptors(), before)
   })
 
-  await t.test('nobody’s: the kernel’s answer, later', async (t) => {
+  await t.test('no listener: the errno of the kernel, later', async (t) => {
     const before = descriptors()
     const { heard, outcome } = dialAs(own, '/nowhere/relay.sock')
     t.same(heard, [])
@@ -191,7 +191,7 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
     t.equal(descriptors(), before)
   })
 
-  await t.test('given up at once: nothing is heard of it, whoever listens', async (t) => {
+  await t.test('given up at once: no event, whatever listens', async (t) => {
     const { path, accept } = await endpoint(t)
     const before = descriptors()
     for (const [uid, where] of [
@@ -226,10 +226,10 @@ void t.test('the endpoint of a backend is dialled for its own user alone', { tim
 })
 
 void t.test(
-  'of an endpoint that a backend has left behind nothing is removed but its own socket',
+  'only the backend’s own socket is removed when a backend leaves an endpoint behind',
   async (t) => {
-    // The broker removed whatever file beside the control socket a backend had named: another user's endpoint as well, and a folder
-    // or a name with a NUL was an error that ended the worker, and a folder each worker after it.
+    // The broker removed whatever file next to the control socket a backend had named, including another user's endpoint; a folder
+    // or a name with a NUL was an error that ended the worker, and a folder also ended every later worker.
     const own = process.getuid?.() ?? -1
     const folder = mkdtempSync(join(tmpdir(), 'baton-t-'))
     t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -238,7 +238,7 @@ void t.test(
       return join(folder, name)
     }
     const file = join(folder, 'relay-file')
-    writeFileSync(file, 'somebody’s')
+    writeFileSync(file, 'precious')
     const subfolder = join(folder, 'relay-folder')
     mkdirSync(subfolder)
     const kept = [file, subfolder, abandoned('relay-of-another'), abandoned('control.sock')]
@@ -255,7 +255,7 @@ void t.test(
     t.teardown(() => served.close())
     sweepRelaySockets(folder)
     const swept = [file, subfolder, join(folder, 'control.sock'), join(folder, 'relay-served')]
-    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets that nobody serves')
+    t.same(names().toSorted(), swept.toSorted(), 'at a start only sockets without a listener')
   },
 )
 

@@ -12,9 +12,9 @@ import { BackendLink } from '../src/worker/backend/backend-link.ts'
 import { Service } from '../src/worker/service/service.ts'
 import { VirtualClock } from './virtual-fleet.ts'
 
-// The real `Service` and `BackendLink`s; the system below them and the backends behind them do what the test says.
+// The real `Service` and `BackendLink`s, with a scripted system below them and scripted backends.
 
-/** Numbers that this process has not open. */
+/** Numbers that are not open in this process. */
 const FIRST_DESCRIPTOR = 1000
 
 class Descriptor extends OwnedFd {
@@ -23,12 +23,12 @@ class Descriptor extends OwnedFd {
   }
 }
 
-/** A backend that answers what it was offered when the test says so. */
+/** A backend that answers offers when the test says so. */
 class Backend {
   readonly link: BackendLink
-  /** Sizes of the batches that came. */
+  /** Sizes of the batches received. */
   readonly batches: number[] = []
-  /** Why the broker has cut it off, each time that it wanted to. */
+  /** Every reason for which the broker has cut it off. */
   readonly cutOff: string[] = []
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
@@ -80,12 +80,12 @@ class Backend {
     return this.#offers.length
   }
 
-  /** It has taken what lies on the lane, and says nothing yet. */
+  /** Takes everything on the lane, without an answer yet. */
   take(): void {
     this.#lane.length = 0
   }
 
-  /** One ACK for the oldest `count`. */
+  /** Sends one ACK for the oldest `count`. */
   acknowledge(count = this.#offers.length): void {
     this.take()
     const acks = this.#offers.splice(0, count)
@@ -94,7 +94,7 @@ class Backend {
     ])
   }
 
-  /** Everything that it was offered. `by`: of an OFFER that it has not read, it knows the token alone. */
+  /** Refuses all its offers. `by`: if it has not read the OFFER, it only knows the token. */
   refuse(by: 'sequence' | 'token' = 'sequence', reason: NackReason = 'BackendOverloaded'): void {
     this.take()
     const offers = this.#offers
@@ -102,7 +102,7 @@ class Backend {
     for (const { sequence, token } of offers) this.nack(by === 'sequence' ? sequence : 0, token, 1, reason)
   }
 
-  /** The same NACK, `count` times. */
+  /** Sends the same NACK `count` times. */
   nack(
     sequence: number,
     token: Buffer = randomBytes(16),
@@ -114,7 +114,7 @@ class Backend {
     ])
   }
 
-  /** All that it was given has ended. */
+  /** Reports that all its connections have ended. */
   report(adopted: number, closed = adopted): void {
     this.link.read([{ type: 'stats', adopted, closed, lag: 0 }])
   }
@@ -129,7 +129,7 @@ class Stage {
   readonly closed: number[] = []
   /** Descriptors whose open file a backend has made blocking. */
   readonly blocking = new Set<number>()
-  /** How many of them were on a lane as they were. */
+  /** How many of them were offered while still blocking. */
   offeredBlocking = 0
   acknowledged = 0
   readonly #metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
@@ -170,7 +170,7 @@ class Stage {
     return weights.map((weight, index) => new Backend(this, `web-${index + 1}`, weight))
   }
 
-  /** Descriptors of the `count` clients that came last. */
+  /** Descriptors of the last `count` clients. */
   newest(count: number): number[] {
     return Array.from({ length: count }, (_, index) => FIRST_DESCRIPTOR + this.#order - index)
   }
@@ -182,7 +182,7 @@ class Stage {
     return Number(line?.slice(series.length))
   }
 
-  /** Clients that come in one wake-up; `sources` are their addresses, one each. */
+  /** Clients that arrive in one wake-up; `source` gives the address of each. */
   arrive(count: number, source: (index: number) => string = () => '10.0.0.1'): void {
     for (let index = 0; index < count; index++) {
       this.#order += 1
@@ -225,7 +225,7 @@ void t.test('clients that come together go to few of many backends, eight to eac
   )
 })
 
-void t.test('round-robin gives each its turn, whoever comes together', async (t) => {
+void t.test('round-robin gives each its turn, whatever the batches', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
   const backends = stage.backends(1, 1, 1, 1)
   stage.arrive(6)
@@ -234,7 +234,7 @@ void t.test('round-robin gives each its turn, whoever comes together', async (t)
   t.same(offered(backends), [4, 4, 4, 3])
 })
 
-void t.test('as many backends as processors share evenly what comes together', async (t) => {
+void t.test('with as many backends as processors, a batch is shared evenly', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
   const backends = stage.backends(1, 1)
   stage.arrive(6)
@@ -243,11 +243,11 @@ void t.test('as many backends as processors share evenly what comes together', a
   t.same(offered(backends), [35, 35])
   stage.arrive(1)
   stage.arrive(1)
-  t.same(offered(backends), [36, 36], 'who comes alone is one of the round')
+  t.same(offered(backends), [36, 36], 'a single client is part of the round')
 })
 
 void t.test(
-  'a run does not make the load of a backend higher than that of the idle ones by more',
+  'a run raises the load of a backend above that of idle ones by no more than its length',
   async (t) => {
     const stage = new Stage(t, 'least-connections', 2)
     const backends = stage.backends(1, 1, 1)
@@ -287,7 +287,7 @@ void t.test('with source-hash there are no runs: each client goes where its addr
   t.ok(together.filter((count) => count > 0).length > 1)
 })
 
-void t.test('who was refused is chosen a backend for by itself, and never the same again', async (t) => {
+void t.test('a refused client gets another backend individually, and never the same one again', async (t) => {
   const stage = new Stage(t, 'least-connections', 1)
   const [refusing, ...others] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
   stage.arrive(8)
@@ -310,7 +310,7 @@ const takenBack: readonly [how: string, back: (backend: Backend, stage: Stage) =
 ]
 for (const [how, back] of takenBack) {
   void t.test(`a client that was ${how} is non-blocking again before it is offered to another`, async (t) => {
-    // Status flags are the open file's, and so the backend's as well, which may have made it blocking (I8).
+    // Status flags belong to the open file, so a backend can make it blocking (I8).
     const stage = new Stage(t, 'least-connections', 1)
     const [first, second] = stage.backends(1, 1) as [Backend, Backend]
     stage.arrive(4)
@@ -323,7 +323,7 @@ for (const [how, back] of takenBack) {
   })
 }
 
-void t.test('a NACK of what is settled is counted, however often it comes', async (t) => {
+void t.test('a NACK of a settled offer is counted, however often it is repeated', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const [backend] = stage.backends(1) as [Backend]
   stage.arrive(1)
@@ -335,7 +335,7 @@ void t.test('a NACK of what is settled is counted, however often it comes', asyn
 })
 
 void t.test(
-  'a NACK of an offer that was never made breaks the protocol, and is no late answer',
+  'a NACK of an offer that was never made violates the protocol, and is not a late answer',
   async (t) => {
     const stage = new Stage(t, 'round-robin', 1)
     const [backend] = stage.backends(1) as [Backend]
@@ -347,13 +347,13 @@ void t.test(
   },
 )
 
-void t.test('256 NACKs with a token that was never offered can be explained, one more can not', async (t) => {
+void t.test('256 NACKs with a token that was never offered are tolerated, one more is not', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const [backend, other] = stage.backends(1, 1) as [Backend, Backend]
   stage.arrive(40)
   const before = backend.offered
   backend.refuse('token', 'TokenNotPending')
-  t.equal(other.offered, 40, 'what is known by its token is settled')
+  t.equal(other.offered, 40, 'the offer with that token is settled')
   t.equal(stage.service.serviceStats.lateAnswers, 0, 'and not strange')
   backend.nack(1, undefined, 50)
   t.equal(stage.service.serviceStats.lateAnswers, 50, 'nor is one with a sequence')
@@ -366,31 +366,31 @@ void t.test('256 NACKs with a token that was never offered can be explained, one
   t.equal(await stage.tokensRejected('TokenNotPending'), rejected, 'each has a reason, which is counted')
 })
 
-void t.test('busy is a service of which as many backends as can run have something to answer', async (t) => {
+void t.test('a service is busy when as many of its backends as can run have unanswered offers', async (t) => {
   const stage = new Stage(t, 'round-robin', 2)
-  t.notOk(stage.service.busy, 'nobody is there')
+  t.notOk(stage.service.busy, 'no backend is registered')
   const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
-  t.notOk(stage.service.busy, 'nobody has been asked')
+  t.notOk(stage.service.busy, 'no backend has an offer')
   stage.arrive(1)
-  t.notOk(stage.service.busy, 'one of two that can run; and who comes alone keeps nobody waiting')
+  t.notOk(stage.service.busy, 'one of two that can run; and a single client delays no others')
   stage.arrive(1)
   t.ok(stage.service.busy)
   first.acknowledge()
   t.notOk(stage.service.busy)
   t.same(stage.closed, [1])
-  t.equal(stage.acknowledged, 1, 'who was held back is told')
+  t.equal(stage.acknowledged, 1, 'held-back clients are released')
   stage.arrive(1)
   t.ok(stage.service.busy)
-  // The two have taken their offers and are stuck: nobody waits for them once their time is over.
+  // Both have taken their offers and are stuck: after the deadline the broker no longer waits for them.
   second.take()
   third.take()
   stage.clock.advance(500)
   t.notOk(stage.service.busy)
 })
 
-void t.test('nobody waits in the kernel for backends that are stuck', async (t) => {
-  // Two of three stopped on two processors: until their deadline each new client waited for a millisecond or two, although the
-  // third was idle.
+void t.test('no client waits in the kernel for backends that are stuck', async (t) => {
+  // Two of three backends were stopped, on two processors: until their deadline each new client waited a millisecond or two,
+  // although the third was idle.
   const stage = new Stage(t, 'round-robin', 2)
   const [first, second, third] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
   stage.arrive(3)
@@ -399,7 +399,7 @@ void t.test('nobody waits in the kernel for backends that are stuck', async (t) 
   stage.clock.advance(51)
   t.notOk(stage.service.busy, 'the two owe answers for longer than a batch takes')
   stage.arrive(6)
-  t.ok(stage.service.busy, 'the third alone is worth waiting for')
+  t.ok(stage.service.busy, 'only the third is worth waiting for')
   third.acknowledge()
   t.notOk(stage.service.busy)
   first.acknowledge(1)
@@ -409,20 +409,20 @@ void t.test('nobody waits in the kernel for backends that are stuck', async (t) 
   second.acknowledge()
 })
 
-void t.test('a backend that takes no new clients is nobody to wait for', async (t) => {
+void t.test('a backend that takes no new clients is not waited for', async (t) => {
   const stage = new Stage(t, 'round-robin', 4)
   const [first, second] = stage.backends(1, 1) as [Backend, Backend]
   stage.arrive(4)
-  t.ok(stage.service.busy, 'all that are there')
+  t.ok(stage.service.busy, 'all of them')
   second.link.drain(1000, 'test')
   t.ok(stage.service.busy)
   first.acknowledge()
-  t.notOk(stage.service.busy, 'what the draining one has to answer does not count')
+  t.notOk(stage.service.busy, 'open offers of the draining one do not count')
   first.link.drain(1000, 'test')
   t.notOk(stage.service.busy)
 })
 
-void t.test('what one ACK frame says is settled together', async (t) => {
+void t.test('the entries of one ACK frame are settled together', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   const [backend] = stage.backends(1) as [Backend]
   stage.arrive(20)

@@ -5,7 +5,7 @@ import { type Tick, SilenceTimer } from '../src/master/workers/silence-timer.ts'
 const TIMEOUT = 1000
 const QUIET: Tick = { elapsed: 100, heard: false, starved: false }
 
-/** The verdicts of `count` equal ticks. */
+/** The verdicts after `count` equal ticks. */
 function verdicts(silenceTimer: SilenceTimer, tick: Tick, count: number): string[] {
   return Array.from({ length: count }, () => silenceTimer.tick(tick, TIMEOUT))
 }
@@ -43,7 +43,7 @@ void t.test('a worker without a processor is not blamed, up to a bound', (t) => 
 void t.test('a worker is starved if it waited for a processor nearly all of the time', (t) => {
   const at = (running: number, waiting: number) => ({ state: 'R (running)', running, waiting })
   t.equal(wasStarved(at(10, 20), at(15, 115), 100), true)
-  t.equal(wasStarved(at(10, 20), at(60, 70), 100), false, 'an endless loop beside another process')
+  t.equal(wasStarved(at(10, 20), at(60, 70), 100), false, 'an endless loop next to another busy process')
   t.equal(wasStarved(at(10, 20), at(10, 20), 100), false, 'stopped')
   t.equal(wasStarved(undefined, at(10, 20), 100), false)
   t.equal(wasStarved(at(10, 20), undefined, 100), false, 'no /proc')

@@ -3,8 +3,8 @@ import { type Outcome, runSchedule, type Sabotage } from './simulation/schedule.
 import { LIMIT, starts } from '../../../test/support/limits.ts'
 
 /**
- * The real service, links, ledgers and sessions on a simulated kernel: seeded schedules in which processes are stopped at their
- * system calls, killed, frozen, drained, starved and made to lie, and what must never happen is looked for after each step.
+ * The real service, links, ledgers and sessions on a simulated kernel: seeded schedules stop processes at their
+ * system calls, kill, freeze, drain and starve them and make them lie, and every invariant is checked after each step.
  *
  *     SEEDS=20000 npm test -- packages/broker/test/simulation.test.ts    more schedules (test/long/repetitions.test.ts)
  *     SEED=162 npm test -- packages/broker/test/simulation.test.ts       one of them, with all its steps
@@ -12,7 +12,7 @@ import { LIMIT, starts } from '../../../test/support/limits.ts'
 const SEEDS = Number(process.env['SEEDS'] ?? 150)
 const SEED = process.env['SEED'] === undefined ? undefined : Number(process.env['SEED'])
 
-/** Last steps that are shown of a schedule that failed. */
+/** Number of last steps shown of a failed schedule. */
 const SHOWN = 60
 
 function trace(seed: number, sabotage?: Sabotage): { lines: string[]; outcome: Outcome } {
@@ -21,7 +21,7 @@ function trace(seed: number, sabotage?: Sabotage): { lines: string[]; outcome: O
   return { lines, outcome }
 }
 
-/** The first seed that fails, of so many. */
+/** The first seed from 1 to `most` that fails. */
 function firstFailure(most: number, sabotage?: Sabotage): { seed: number; message: string } | undefined {
   for (let seed = 1; seed <= most; seed++) {
     const { violation } = runSchedule(seed, { sabotage })
@@ -38,7 +38,7 @@ if (SEED !== undefined) {
   })
 } else {
   void t.test(
-    'in no schedule has a client two owners, is one offered again without proof, lost, overtaken or left over',
+    'in no schedule does a client have two owners, or is offered again without proof, lost, overtaken or left over',
     { timeout: LIMIT + starts(SEEDS / 100) },
     async (t) => {
       const seen = new Map<string, number>()
@@ -78,7 +78,7 @@ if (SEED !== undefined) {
   })
 
   const sabotages: [sabotage: Sabotage, rule: RegExp][] = [
-    ['a write is believed before the kernel has it', /^I2/],
+    ['a write is believed before the kernel has accepted it', /^I2/],
     ['control is not read to its end', /^(I1|I3)/],
     ['a read-back leaves the message on the lane', /^(I1|I3)/],
     ['a refused descriptor stays open', /^I3/],

@@ -5,7 +5,7 @@ import { temporaryFolder } from '../../../test/support/process.ts'
 import { unstartable } from '../src/supervise/startable.ts'
 import { countStart, hasFailedTooOften, NO_STARTS, type StartEvent } from '../src/master/run/start-history.ts'
 
-void t.test('what exec would refuse, with the exit code of a shell', async (t) => {
+void t.test('commands that exec would refuse, with the exit code of a shell', async (t) => {
   const cwd = temporaryFolder(t)
   const file = (name: string, content: string | Buffer, mode = 0o755) => {
     writeFileSync(join(cwd, name), content)

@@ -25,11 +25,11 @@ import { readable } from '../src/log/readable.ts'
 import type { FlightRecord } from '../src/api/flight-record.ts'
 import { backend, healthy } from './worker-view.ts'
 
-// The parts of what a person sees in a terminal, each by itself. test/slow/terminal.test.ts runs the commands.
+// The parts of the terminal output, one by one. test/slow/terminal.test.ts runs the commands.
 
 const ESC = '\u001B'
 
-void t.test('server-sent events, in whatever pieces they come', async (t) => {
+void t.test('server-sent events, wherever they are cut', async (t) => {
   const text = [
     ': keep-alive\n\n',
     'event: status\nid: 1\ndata: {"a":1}\n\n',
@@ -61,35 +61,35 @@ void t.test('NO_COLOR: any value that is not empty', async (t) => {
   for (const value of ['1', '0', 'false']) t.equal(wantsColours({ NO_COLOR: value }), false, value)
 })
 
-void t.test('what a backend calls itself does nothing to the terminal', async (t) => {
+void t.test('the name of a backend cannot control the terminal', async (t) => {
   t.equal(printable('1.2.3-ü ✓'), '1.2.3-ü ✓')
   t.equal(printable(`${ESC}[2J\u009B1m\r\n\u202E`), String.raw`\u{1b}[2J\u{9b}1m\u{d}\u{a}\u{202e}`)
   t.same(table([['VERSION'], [`${ESC}]0;owned\u0007`]]), ['VERSION', String.raw`\u{1b}]0;owned\u{7}`])
 })
 
-void t.test('a log for a person: what backends say in it does nothing to the terminal', async (t) => {
-  // The reason that a backend gave for draining went to the terminal of `baton run` as it was: it could move the cursor, or write
+void t.test('a readable log: text from backends cannot control the terminal', async (t) => {
+  // A backend's reason for draining was printed unescaped in the terminal of `baton run`: it could move the cursor, or print
   // lines that looked like the broker's.
   const line = (entry: object) => readable(JSON.stringify({ level: 30, time: 1, name: 'baton', ...entry }))
   t.equal(
-    line({ slot: 'web-1', reason: `done${ESC}[2J\u009B1m`, msg: 'backend drains' }),
-    String.raw`backend drains: done\u{1b}[2J\u{9b}1m slot=web-1`,
+    line({ slot: 'web-1', reason: `done${ESC}[2J\u009B1m`, msg: 'backend is draining' }),
+    String.raw`backend is draining: done\u{1b}[2J\u{9b}1m slot=web-1`,
   )
   t.equal(
     line({ level: 50, reason: 'first\nsecond', msg: 'refused' }),
     'error: refused: first\n  second',
-    'what has several lines keeps them, and none looks like another entry',
+    'a multi-line text keeps its lines, and none looks like another entry',
   )
   t.equal(line({ version: '1\u202E\u009B', msg: 'new' }), String.raw`new version="1\u{202e}\u{9b}"`)
   const printed = `${ESC}[32mready${ESC}[0m`
   t.equal(
     line({ instance: 'web-1', stream: 'stdout', msg: printed }),
     `web-1 | ${printed}`,
-    'what a managed backend prints is its own affair, colours and all',
+    'the output of a managed backend is unchanged, including colours',
   )
 })
 
-void t.test('a table: columns of numbers to the right, styles that take no room', async (t) => {
+void t.test('a table: columns of numbers are right-aligned, styles take no width', async (t) => {
   const rows = [
     ['NAME', 'STATE', 'LOAD', 'MS'],
     ['web-1', { text: 'ready', style: 'green' }, 7, { text: '1.5', right: true }],
@@ -101,7 +101,7 @@ void t.test('a table: columns of numbers to the right, styles that take no room'
   t.equal(painted[0], `${ESC}[1mNAME   STATE  LOAD   MS${ESC}[22m`)
 })
 
-void t.test('a line is cut by what is seen of it', async (t) => {
+void t.test('a line is cut by its visible width', async (t) => {
   t.equal(cut('abcdef', 4), 'abcd')
   t.equal(
     cut(`${ESC}[1mab${ESC}[22m${ESC}[31mcdef${ESC}[39m`, 3),
@@ -147,7 +147,7 @@ const RATES: ServiceRates = {
   rejects: { hold_timeout: 7, hold_full: 0 },
 }
 
-/** As `healthy`, some time later. */
+/** Like `healthy`, some time later. */
 function later(changes: { handedOff?: number; rejected?: number; accepted?: number; id?: string }): Status {
   const { handedOff = 0, rejected = 0, accepted = 0, id = healthy.broker.id } = changes
   const [service] = healthy.services
@@ -173,7 +173,7 @@ function later(changes: { handedOff?: number; rejected?: number; accepted?: numb
 
 const AT = Date.parse('2026-01-02T03:14:00.000Z')
 
-void t.test('rates: the broker’s own, where it sends events', async (t) => {
+void t.test('rates: the broker’s own, if it sends events', async (t) => {
   const snapshots = new Snapshots()
   snapshots.next(AT, healthy, { web: RATES })
   const snapshot = snapshots.next(AT + 2000, later({ handedOff: 30 }), { web: RATES })
@@ -181,7 +181,7 @@ void t.test('rates: the broker’s own, where it sends events', async (t) => {
     accepted: 121,
     handoffs: 120.25,
     rejects: 1,
-    // A rejection is told once, by its own reason.
+    // A rejection is reported once, by its own reason.
     fallbacks: 0.5,
     latencyMs: { p99: 12.5 },
     reasons: [
@@ -193,7 +193,7 @@ void t.test('rates: the broker’s own, where it sends events', async (t) => {
   t.same([...snapshot.adopted], [['01J0000000000000000000WEB-1', 15]], 'web-3 was not there before')
 })
 
-void t.test('rates: the difference of two answers, where it does not', async (t) => {
+void t.test('rates: the difference of two answers, if it does not', async (t) => {
   const snapshots = new Snapshots()
   const first = snapshots.next(AT, healthy, undefined)
   t.match(first.rates.get('web'), { accepted: null, handoffs: null, rejects: null })
@@ -211,7 +211,7 @@ void t.test('rates: the difference of two answers, where it does not', async (t)
   t.equal(successor.adopted.size, 0)
 })
 
-void t.test('what top shows', async (t) => {
+void t.test('the screen of top', async (t) => {
   const snapshots = new Snapshots()
   const snapshot = snapshots.next(AT, healthy, { web: RATES })
   const { head, body } = frameOf(snapshot, { paint: plain, history: [0, 60, 120.3] })
@@ -247,7 +247,7 @@ void t.test('what top shows', async (t) => {
   )
 })
 
-void t.test('what top prints where there is no terminal', async (t) => {
+void t.test('the output of top without a terminal', async (t) => {
   const [line] = linesOf(new Snapshots().next(AT, healthy, { web: RATES }))
   t.equal(
     line,
@@ -310,7 +310,7 @@ void t.test('a list of connections', async (t) => {
   t.same(listRecords([], plain), ['no connection is recorded'])
 })
 
-/** Somebody who answers as `answer` says, and a configuration that leads there. */
+/** A server that answers with `answer`, and a configuration that points to it. */
 async function answering(
   t: Test,
   answer: (request: IncomingMessage, response: ServerResponse) => void,
@@ -345,7 +345,7 @@ function refusal(response: ServerResponse, status: number, code: string, message
   json(response, status, { error: { code, message } })
 }
 
-/** The first `count` things that a watcher sees. */
+/** The first `count` observations of a watcher. */
 async function seen(file: string, count: number): Promise<Observation[]> {
   const end = new AbortController()
   const all: Observation[] = []
@@ -363,7 +363,7 @@ const statusEvent = `event: status\ndata: ${JSON.stringify({
   services: { web: RATES },
 })}\n\n`
 
-void t.test('a stream that ends is opened again', async (t) => {
+void t.test('a stream that ends is reopened', async (t) => {
   let streams = 0
   const file = await answering(t, (_request, response) => {
     streams += 1
@@ -378,7 +378,7 @@ void t.test('a stream that ends is opened again', async (t) => {
   t.equal(streams, 2)
 })
 
-void t.test('a broker without events, or without room for another reader, is asked', async (t) => {
+void t.test('a broker without events, or with too many streams, is polled', async (t) => {
   for (const [status, code] of [
     [404, 'BATON_ERR_ADMIN_NO_ROUTE'],
     [503, 'BATON_ERR_ADMIN_SOMETHING'],
@@ -394,7 +394,7 @@ void t.test('a broker without events, or without room for another reader, is ask
   }
 })
 
-void t.test('a wrong token, another server, and nobody are lost, and said', async (t) => {
+void t.test('a wrong token, another server, and no server are reported as lost', async (t) => {
   const refusing = await answering(t, (_request, response) =>
     refusal(response, 401, 'BATON_ERR_ADMIN_UNAUTHORIZED', 'the token is wrong'),
   )
@@ -411,7 +411,7 @@ void t.test('a wrong token, another server, and nobody are lost, and said', asyn
   t.match(await seen(gone, 1), [{ kind: 'lost', message: /^nobody answers at / }])
 })
 
-/** Runs `baton ARGS...` in this process, until its reader has seen enough. */
+/** Runs `baton ARGS...` in this process until it has printed `enough` lines. */
 async function baton(enough: number, ...args: string[]) {
   const out: string[] = []
   const err: string[] = []
@@ -427,7 +427,7 @@ async function baton(enough: number, ...args: string[]) {
   return { code, out, err }
 }
 
-void t.test('events: a line for each, and goes on after a break', async (t) => {
+void t.test('events: one line each, and continues after an interruption', async (t) => {
   const change = {
     at: '2026-01-02T03:04:05.678Z',
     kind: 'backend_state',
@@ -464,7 +464,7 @@ void t.test('events: a line for each, and goes on after a break', async (t) => {
   )
 })
 
-void t.test('events, trace and top of a broker that has none of it, or refuses', async (t) => {
+void t.test('events, trace and top with a broker that has none of it, or refuses', async (t) => {
   const old = await answering(t, (_request, response) =>
     refusal(response, 404, 'BATON_ERR_ADMIN_NO_ROUTE', 'there is no GET /api/v1/events'),
   )
@@ -489,7 +489,7 @@ void t.test('events, trace and top of a broker that has none of it, or refuses',
     })
 })
 
-void t.test('trace asks for what was typed', async (t) => {
+void t.test('trace sends the typed query', async (t) => {
   const asked: string[] = []
   const file = await answering(t, ({ url = '' }, response) => {
     asked.push(url)

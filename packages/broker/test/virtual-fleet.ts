@@ -1,7 +1,7 @@
 import type { FleetOs } from '../src/master/fleet/index.ts'
 import type { ProcessExit, ProcessHost, RunningProcess } from '../src/supervise/processes.ts'
 
-/** Time that passes when the test says so. */
+/** A clock that the test advances. */
 export class VirtualClock {
   #now = 1_000_000
   #timers: { at: number; callback: () => void }[] = []
@@ -23,7 +23,7 @@ export class VirtualClock {
     return this.#timers.length
   }
 
-  /** The process that it belongs to is stopped for this time: what became due meanwhile is called once, late. */
+  /** Stops its process for this time: timers that became due meanwhile are called once, late. */
   stall(milliseconds: number): void {
     this.#now += milliseconds
     const due = this.#timers.filter(({ at }) => at <= this.#now)
@@ -46,7 +46,7 @@ export class VirtualClock {
   }
 }
 
-/** A process that does nothing but what the test says. */
+/** A process that does only what the test says. */
 export class VirtualProcess implements RunningProcess {
   readonly pid: number
   readonly env: NodeJS.ProcessEnv

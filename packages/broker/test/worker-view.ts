@@ -60,7 +60,7 @@ export const healthy: Status = {
   ],
 }
 
-/** A worker that shows `state.status`, and remembers what it was asked to drain, and by whom. */
+/** A worker that shows `state.status`, and records drain requests and their requesters. */
 export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
   const state = { status: healthy, metrics: Promise.resolve('baton_build_info{version="1.2.3"} 1\n') }
   const drained: unknown[][] = []

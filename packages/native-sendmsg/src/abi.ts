@@ -5,12 +5,12 @@
  * `include/uapi/asm-generic/{fcntl,socket,unistd}.h`, `include/uapi/linux/{un,in,in6,eventpoll,memfd,wait}.h`;
  * glibc `bits/socket.h`; musl `include/sys/socket.h`.
  *
- * The C libraries declare some lengths with another width: glibc has `size_t msg_iovlen`, `size_t
- * msg_controllen` and `size_t cmsg_len`, musl has `int`/`socklen_t` followed by explicit padding. The
- * fields start at the same offsets, and on a little-endian machine a small number in 32 bits followed by 32
- * zero bits is the same 8 bytes as that number in 64 bits. So we write the low 32 bits and keep the high
- * ones zero, and the bytes serve the kernel, glibc and musl alike. (musl zeroes its padding itself; its
- * `sendmsg` copies the control buffer to do so and answers ENOMEM over 1,040 bytes: 253 descriptors need
+ * The C libraries declare some lengths with different widths: glibc has `size_t msg_iovlen`, `size_t
+ * msg_controllen` and `size_t cmsg_len`; musl has `int`/`socklen_t` followed by explicit padding. The
+ * fields start at the same offsets, and on a little-endian machine a small 32-bit number followed by 32
+ * zero bits is identical to that number in 64 bits. So we write the low 32 bits and keep the high
+ * ones zero, which suits the kernel, glibc and musl. (musl zeroes its padding itself; to do so, its
+ * `sendmsg` copies the control buffer, and fails with ENOMEM above 1,040 bytes. 253 descriptors need
  * 1,032.)
  */
 
@@ -30,7 +30,7 @@ export const MSGHDR = {
   controllen: 40,
   /** `int msg_flags`, then 4 bytes of padding */
   flags: 48,
-  /** `unsigned int msg_len` of `struct mmsghdr`, behind the 56 bytes of the header */
+  /** `unsigned int msg_len` of `struct mmsghdr`, after the 56 bytes of the header */
   len: 56,
 } as const
 
@@ -41,19 +41,16 @@ export const IOVEC_SIZE = 16
 /** `sizeof(struct cmsghdr)`: `size_t cmsg_len` at 0, `int cmsg_level` at 8, `int cmsg_type` at 12. */
 export const CMSGHDR_SIZE = 16
 
-/** `CMSG_LEN(bytes)`: what `cmsg_len` says for a payload of this size. */
+/** `CMSG_LEN(bytes)`: the value of `cmsg_len` for a payload of this size. */
 export const cmsgLength = (bytes: number): number => CMSGHDR_SIZE + bytes
-/** `CMSG_SPACE(bytes)`: what it takes in the buffer; the payload is padded to 8 bytes. */
+/** `CMSG_SPACE(bytes)`: the space it takes in the buffer; the payload is padded to 8 bytes. */
 export const cmsgSpace = (bytes: number): number => CMSGHDR_SIZE + align8(bytes)
 export const align8 = (bytes: number): number => Math.ceil(bytes / 8) * 8
 
-/** Most descriptors that one message can carry (kernel `include/net/scm.h`); one more is EINVAL. */
+/** Maximum number of descriptors in one message (kernel `include/net/scm.h`); more are EINVAL. */
 export const SCM_MAX_FD = 253
 export const SCM_RIGHTS = 1
-/**
- * A pidfd of the sender, made for a receiver with SO_PASSPIDFD (Linux 6.5); a descriptor that must be
- * closed.
- */
+/** A pidfd of the sender, created for a receiver with SO_PASSPIDFD (Linux 6.5), which must close it. */
 export const SCM_PIDFD = 4
 
 export const AF_UNIX = 1
@@ -104,9 +101,9 @@ export const LOCK_NB = 4
 export const MFD_CLOEXEC = 1
 export const MFD_EXEC = 0x10
 export const WNOHANG = 1
-/** pidfd_open(2) has one number on all architectures; glibc has a function for it only since 2.36. */
+/** pidfd_open(2) has the same number on all architectures; glibc has a wrapper only since 2.36. */
 export const SYS_PIDFD_OPEN = 434
-/** kcmp(2), which has no function, has one number on each architecture. */
+/** kcmp(2) has no libc wrapper; its number depends on the architecture. */
 export const SYS_KCMP = process.arch === 'arm64' ? 272 : 312
 export const KCMP_FILE = 0
 
@@ -115,7 +112,7 @@ export const SOCKADDR_UN_SIZE = 110
 export const SUN_PATH_SIZE = 108
 
 /**
- * `struct epoll_event` is packed on x86-64 alone (12 bytes, data at 4); elsewhere the u64 is aligned (16
+ * `struct epoll_event` is packed only on x86-64 (12 bytes, data at 4); elsewhere the u64 is aligned (16
  * bytes, data at 8). Source: `EPOLL_PACKED` in `include/uapi/linux/eventpoll.h`.
  */
 export const EPOLL_EVENT_SIZE = process.arch === 'x64' ? 12 : 16

@@ -20,15 +20,15 @@ import { mainRing } from './main-ring.ts'
 export interface AcceptedConnection {
   /** Nonblocking, CLOEXEC; the caller owns it. */
   fd: number
-  /** As accept4 filled it in, without another system call; turned into text when it is read. */
+  /** Filled in by accept4, without another system call; formatted as text when it is read. */
   peer: SocketAddress
 }
 
 export interface AcceptedBatch {
-  /** In the order of the kernel's queue; the caller owns all of them. */
+  /** In the order of the accept queue; the caller owns all of them. */
   connections: AcceptedConnection[]
   /**
-   * Why it ended before `max` and before the queue was empty. EMFILE and ENFILE say that a connection still waits and that a
+   * Why accepting stopped before `max` and before the queue was empty. EMFILE and ENFILE: a connection is still queued, and a
    * descriptor must be freed first.
    */
   error?: NativeError
@@ -37,8 +37,8 @@ export interface AcceptedBatch {
 const FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
 
 /**
- * Takes one connection from a listening socket that is nonblocking, or returns undefined when none waits. A
- * connection that died in the queue (ECONNABORTED, EPROTO) is skipped. Throws NativeError for the rest, as in
+ * Accepts one connection from a nonblocking listening socket; undefined if the queue is empty. Skips
+ * connections that failed in the queue (ECONNABORTED, EPROTO). Throws NativeError for other errors, as in
  * `AcceptedBatch.error`.
  */
 export function acceptOne(listenFd: BorrowedFd): AcceptedConnection | undefined {
@@ -49,13 +49,13 @@ export function acceptOne(listenFd: BorrowedFd): AcceptedConnection | undefined 
     if (fd !== -1) return { fd, peer: parseAddress(arena) }
     const errno = lastErrno()
     if (errno === EAGAIN) return undefined
-    if (!isPassing(errno)) throw new NativeError('accept4', errno, { fd: listenFd })
+    if (!isTransient(errno)) throw new NativeError('accept4', errno, { fd: listenFd })
   }
 }
 
 /**
- * Takes up to `max` connections that wait: many with one system call where there is io_uring, one by one elsewhere. As
- * `acceptOne` in all else.
+ * Like `acceptOne`, for up to `max` queued connections. With io_uring, many are accepted in one system call; without it, one at
+ * a time.
  */
 export function acceptMany(listenFd: BorrowedFd, max: number): AcceptedBatch {
   const ring = mainRing()?.ring
@@ -78,21 +78,21 @@ function acceptSingly(listenFd: BorrowedFd, max: number): AcceptedBatch {
 }
 
 /** Room for the address of each connection of a batch. */
-const ROOM = SOCKADDR + SOCKADDR_CAPACITY
-const rooms = lazyArena(RING_ENTRIES * ROOM)
+const ADDRESS_SLOT = SOCKADDR + SOCKADDR_CAPACITY
+const addressSlots = lazyArena(RING_ENTRIES * ADDRESS_SLOT)
 
-/** How many came the last time: as many are likely to wait now. One that finds nobody costs a fraction of one that does. */
-let usual = 1
+/** Size of the last batch, as an estimate for the next one. An accept that finds nothing costs a fraction of a successful one. */
+let lastCount = 1
 
 function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): AcceptedBatch {
   const connections: AcceptedConnection[] = []
-  const arena = rooms()
-  let tries = Math.min(max, usual + 1, RING_ENTRIES)
+  const arena = addressSlots()
+  let tries = Math.min(max, lastCount + 1, RING_ENTRIES)
   let error: NativeError | undefined
   let empty = false
   while (!empty && error === undefined && connections.length < max) {
     for (let index = 0; index < tries; index++) {
-      const at = index * ROOM
+      const at = index * ADDRESS_SLOT
       resetAddress(arena, at)
       ring.add({
         opcode: OPCODES.accept,
@@ -104,20 +104,20 @@ function acceptTogether(ring: Ring, listenFd: BorrowedFd, max: number): Accepted
       })
     }
     error = ring.run()
-    // Each of them is looked at, whatever the one before says: a later one may have a connection all the same.
+    // Check every result, even after a failure: a later accept may have returned a connection.
     for (let index = 0; index < tries; index++) {
       const result = ring.result(index)
-      if (result >= 0) connections.push({ fd: result, peer: parseAddress(arena, index * ROOM) })
+      if (result >= 0) connections.push({ fd: result, peer: parseAddress(arena, index * ADDRESS_SLOT) })
       else if (result === -EAGAIN) empty = true
-      else if (!isPassing(-result)) error ??= new NativeError('accept4', -result, { fd: listenFd })
+      else if (!isTransient(-result)) error ??= new NativeError('accept4', -result, { fd: listenFd })
     }
     tries = Math.min(max - connections.length, tries * 2, RING_ENTRIES)
   }
-  usual = Math.max(1, connections.length)
+  lastCount = Math.max(1, connections.length)
   return error === undefined ? { connections } : { connections, error }
 }
 
-/** Says nothing of the next connection. */
-function isPassing(errno: number): boolean {
+/** Whether the error concerns only one connection, so that the next accept may succeed. */
+function isTransient(errno: number): boolean {
   return errno === EINTR || errno === ECONNABORTED || errno === EPROTO
 }

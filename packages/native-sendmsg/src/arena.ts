@@ -1,14 +1,14 @@
 import { addressOf } from './libc.ts'
 
 /**
- * Zeroed memory that C may read and write: it has an address, and stays there.
+ * Zeroed memory at a fixed address, which C may read and write.
  *
  * The bytes belong to an ArrayBuffer, whose storage is never on the moving V8 heap (that of a small typed
- * array can be). They live as long as the arena is reachable: who hands out the address keeps the arena.
+ * array can be). They live as long as the arena is reachable, so code that passes on the address must keep the arena.
  */
 export class Arena {
   readonly buffer: Buffer
-  /** The same bytes as 32-bit words, for the fields that are written per message. */
+  /** The same bytes as 32-bit words, for fields that are written for every message. */
   readonly words: Uint32Array
   readonly address: number
 
@@ -20,13 +20,13 @@ export class Arena {
     this.address = addressOf(this.buffer)
   }
 
-  /** Writes a pointer to `target` bytes behind this arena's own start. */
+  /** Writes, at `offset`, a pointer to the byte at `target`; both are relative to the start of this arena. */
   writePointer(offset: number, target: number): void {
     this.buffer.writeBigUInt64LE(BigInt(this.address + target), offset)
   }
 }
 
-/** An arena that is made when it is first needed, so that importing costs nothing and never throws. */
+/** An arena that is created on first use, so that importing costs nothing and never throws. */
 export function lazyArena(size: number): () => Arena {
   let arena: Arena | undefined
   return () => (arena ??= new Arena(size))

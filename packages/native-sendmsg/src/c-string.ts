@@ -1,6 +1,6 @@
 import { BatonNativeError } from './errors.ts'
 
-/** C ends a string at its first NUL: what follows would be lost without a word, so it is refused. */
+/** Refuses text with a NUL, at which C would silently cut it off. */
 export function refuseNul(text: string, what: string): void {
-  if (text.includes('\0')) throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', `${what} has a NUL`)
+  if (text.includes('\0')) throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', `${what} contains a NUL`)
 }

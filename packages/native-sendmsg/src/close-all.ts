@@ -8,24 +8,24 @@ import { mainRing } from './main-ring.ts'
 import { ASYNC, COMMAND_SETSOCKOPT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
 import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
 
-/** `struct linger`, `l_onoff` and `l_linger`: off; and on without any time, which makes the last close(2) send a reset. */
+/** `struct linger` (`l_onoff`, `l_linger`): off, and on with a timeout of 0, which makes the last close(2) send a reset. */
 const lingerOff = lazyArena(8)
 const lingerReset = lazyArena(8)
 const LINGER_SIZE = 8
 
 /**
- * Closes all of them, each once, with one system call where there is io_uring; those that are closed already are left alone. Never waits for
- * unsent bytes: SO_LINGER belongs to the open file, so any process that ever had a duplicate may have set it, and close(2) of the
- * last descriptor then blocks for as long as that process chose, whatever O_NONBLOCK says. It is cleared immediately before
- * each close. The kernel goes on sending what is unsent, as after any other close.
+ * Closes all descriptors, skipping closed ones; with io_uring, in one system call per 64. Never waits for unsent bytes: SO_LINGER
+ * belongs to the open file, so any process that ever had a duplicate may have set it, and close(2) of the last descriptor would then
+ * block for as long as that process chose, whatever O_NONBLOCK says. So it is cleared immediately before each close. The kernel still
+ * sends unsent data, as after any other close.
  *
- * @throws {NativeError} what close(2) said of the first that failed; the others are closed anyway
+ * @throws {NativeError} the first failure of close(2); the other descriptors are closed anyway
  */
 export function closeAll(owned: readonly OwnedFd[]): void {
   closeAfter(lingerOff().address, owned)
 }
 
-/** As `closeAll`, and the peer of a TCP socket that nobody else holds gets a reset instead of an ordinary end. */
+/** Like `closeAll`, but a TCP socket that no other process holds is reset (RST) instead of closed normally (FIN). */
 export function resetAll(owned: readonly OwnedFd[]): void {
   const linger = lingerReset()
   linger.words[0] = 1
@@ -42,32 +42,32 @@ function closeAfter(linger: number, owned: readonly OwnedFd[]): void {
 }
 
 /**
- * Clears SO_LINGER, so that no holder of the open file waits for unsent bytes when it closes it. Anything else than a socket is left alone.
+ * Clears SO_LINGER, so that no holder of the open file waits for unsent bytes when closing it. Does nothing if `fd` is not a socket.
  */
 export function clearLinger(fd: BorrowedFd): void {
   setLinger(fd, lingerOff().address)
 }
 
-/** Fails on anything but a socket, which has nothing to linger for. */
+/** Fails silently if `fd` is not a socket; then there is nothing to linger for. */
 function setLinger(fd: BorrowedFd, linger: number): void {
   libc.trySetsockopt(fd, SOL_SOCKET, SO_LINGER, linger, LINGER_SIZE)
 }
 
 /**
- * Closes a descriptor of unknown kind, received from another process, on another thread: closing a file of a FUSE file system or a
- * terminal can block as well, and so can closing a Unix socket in whose queue such descriptors wait. A failure is not reported.
+ * Closes, on another thread, a descriptor of unknown type received from another process: closing a FUSE file or a terminal can block
+ * too, and so can closing a Unix socket whose queue contains such descriptors. A failure is not reported.
  */
 export function closeAside(owned: OwnedFd): void {
   const fd = owned.release()
   const ring = mainRing()?.ring
   try {
     if (ring !== undefined) {
-      const pair = aside.of(fd, lingerOff().address)
-      return ring.leave([pair.linger, pair.close])
+      const pair = backgroundPair.of(fd, lingerOff().address)
+      return ring.submitChain([pair.linger, pair.close])
     }
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
-    // Out of memory. If the kernel took the first half, clearing SO_LINGER twice is harmless.
+    // Out of memory. If the kernel accepted the first half, clearing SO_LINGER twice is harmless.
   }
   void setsockoptOnThread(fd, SOL_SOCKET, SO_LINGER, lingerOff().address, LINGER_SIZE).then(() =>
     closeOnThread(fd),
@@ -91,7 +91,7 @@ function failureOf(fd: number): NativeError | undefined {
   }
 }
 
-/** Sets SO_LINGER, and then closes, whether or not the first succeeded. One pair serves every descriptor: it is copied into the ring. */
+/** Sets SO_LINGER, then closes, whether or not the first succeeded. Reused for all descriptors, because it is copied into the ring. */
 class ClosingPair {
   readonly linger: { -readonly [K in keyof Submission]: Submission[K] }
   readonly close: { -readonly [K in keyof Submission]: Submission[K] }
@@ -102,7 +102,7 @@ class ClosingPair {
       fd: -1,
       flags: HARDLINK | flags,
       offset: COMMAND_SETSOCKOPT,
-      // `level` and `optname` share the word of the address.
+      // `level` and `optname` share the field of the address.
       address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
       optionLength: LINGER_SIZE,
     }
@@ -117,23 +117,23 @@ class ClosingPair {
   }
 }
 
-const waited = new ClosingPair(0)
-const aside = new ClosingPair(ASYNC | SKIP_SUCCESS)
+const inlinePair = new ClosingPair(0)
+const backgroundPair = new ClosingPair(ASYNC | SKIP_SUCCESS)
 
 function closeTogether(ring: Ring, fds: readonly number[], linger: number): NativeError[] {
   const failures: NativeError[] = []
-  const most = RING_ENTRIES / 2
-  for (let at = 0; at < fds.length; at += most) {
-    const some = fds.slice(at, at + most)
-    for (const fd of some) {
-      const pair = waited.of(fd, linger)
+  const perBatch = RING_ENTRIES / 2
+  for (let at = 0; at < fds.length; at += perBatch) {
+    const batch = fds.slice(at, at + perBatch)
+    for (const fd of batch) {
+      const pair = inlinePair.of(fd, linger)
       ring.add(pair.linger)
       ring.add(pair.close)
     }
     ring.run()
-    for (const [index, fd] of some.entries()) {
+    for (const [index, fd] of batch.entries()) {
       const result = ring.result(2 * index + 1)
-      // Not begun, for want of memory. close(2) itself never says so.
+      // Not started, for lack of memory. close(2) itself never fails with ECANCELED.
       const failure = result === -ECANCELED ? failureOf(fd) : failed(fd, result)
       if (failure !== undefined) failures.push(failure)
     }

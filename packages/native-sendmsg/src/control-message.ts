@@ -1,12 +1,12 @@
 import { align8, CMSGHDR_SIZE, cmsgLength, SCM_PIDFD, SCM_RIGHTS, SOL_SOCKET } from './abi.ts'
 
-/** What came in the control buffer of one message. Every descriptor in it belongs to the reader. */
+/** Contents of the control buffer of one message. The caller owns every descriptor in it. */
 export interface ControlContents {
-  /** Of SCM_RIGHTS, in the sender's order. */
+  /** From SCM_RIGHTS, in the sender's order. */
   fds: number[]
-  /** Descriptors that nobody sent: the pidfd of SO_PASSPIDFD. To be closed. */
+  /** Descriptors added by the kernel (the pidfd of SO_PASSPIDFD). Must be closed. */
   strays: number[]
-  /** The first thing that is not SCM_RIGHTS, or that has an impossible length: "got X, wanted Y". */
+  /** The first control message that is not SCM_RIGHTS, or whose length is impossible: "got X, wanted Y". */
   problem?: string
 }
 
@@ -17,7 +17,7 @@ export function writeRights(buffer: Buffer, offset: number, fds: readonly number
   return CMSGHDR_SIZE + align8(fds.length * 4)
 }
 
-/** The header alone, for arenas where only the descriptors change from message to message. */
+/** Writes only the header, for arenas where only the descriptors change from message to message. */
 export function writeRightsHeader(buffer: Buffer, offset: number, count: number): void {
   buffer.writeBigUInt64LE(BigInt(cmsgLength(count * 4)), offset)
   buffer.writeInt32LE(SOL_SOCKET, offset + 8)
@@ -25,8 +25,8 @@ export function writeRightsHeader(buffer: Buffer, offset: number, count: number)
 }
 
 /**
- * Reads the `length` bytes of control messages at `offset`. A trailing partial integer of SCM_RIGHTS is
- * ignored, as the kernel ignores it when it sends. Never throws: the descriptors found before a problem
+ * Parses `length` bytes of control messages at `offset`. A trailing partial integer of SCM_RIGHTS is
+ * ignored, as the kernel does when sending. Never throws, because the descriptors found before a problem
  * need an owner.
  */
 export function readControl(buffer: Buffer, offset: number, length: number): ControlContents {

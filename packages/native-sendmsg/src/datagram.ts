@@ -6,14 +6,14 @@ import { lastErrno, libc } from './libc.ts'
 import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
 import { createSocket } from './sockets.ts'
 
-/** Far more than any service manager reads (systemd: 4 KiB). */
+/** Much more than any service manager reads (systemd: 4 KiB). */
 const MAX_BYTES = 64 * 1024
 const messageArena = lazyArena(MAX_BYTES)
 
 /**
- * Sends one datagram to a Unix socket and never waits: what a service manager's NOTIFY_SOCKET wants
- * (sd_notify(3)). `path` is a path or `@name`, an abstract one. The datagram goes whole or not at all, and
- * the receiver can see who sent it (SCM_CREDENTIALS). NativeError with `path`: ENOENT, ECONNREFUSED (nobody
+ * Sends one datagram to a Unix socket, without blocking, as for a service manager's NOTIFY_SOCKET
+ * (sd_notify(3)). `path` is a path, or `@name` for an abstract socket. The datagram is sent whole or not at all, and
+ * the receiver can identify the sender (SCM_CREDENTIALS). NativeError with `path`: ENOENT, ECONNREFUSED (no process
  * has it open), EACCES, EAGAIN (the receiver's queue is full), EMSGSIZE (over 64 KiB), EPROTOTYPE (not a datagram socket).
  */
 export function sendDatagram(path: string, bytes: Uint8Array): void {

@@ -2,18 +2,15 @@ import { F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_NONB
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
-/**
- * A descriptor that stays the caller's: a function that takes one never closes it and keeps it no longer
- * than the call.
- */
+/** A descriptor that the caller keeps: a function that takes one does not close it, or use it after returning. */
 export type BorrowedFd = number
 
 /**
- * A descriptor that is closed exactly once. Whoever holds the `OwnedFd` owns it: close it, or `release()` the
- * number to a new owner. Nothing closes it when the object is collected.
+ * A descriptor that is closed exactly once. The holder of the `OwnedFd` owns it, and must close it or `release()` the
+ * number to a new owner. It is not closed when the object is garbage-collected.
  */
 export class OwnedFd {
-  /** -1 once closed or released: a second close can not hit a stranger that got the same number. */
+  /** -1 once closed or released: a second close cannot hit another descriptor that was given the same number. */
   #fd: number
 
   /** Takes ownership of `fd`. */
@@ -22,7 +19,7 @@ export class OwnedFd {
     this.#fd = fd
   }
 
-  /** The number, to borrow. Throws BATON_ERR_FD_CLOSED after `close` or `release`. */
+  /** The number, borrowed. Throws BATON_ERR_FD_CLOSED after `close` or `release`. */
   get fd(): BorrowedFd {
     if (this.#fd === -1) throw new BatonNativeError('BATON_ERR_FD_CLOSED')
     return this.#fd
@@ -38,7 +35,7 @@ export class OwnedFd {
     return dup(this.fd)
   }
 
-  /** Gives the number and the duty to close it to the caller. */
+  /** Transfers ownership to the caller, who must close the number. */
   release(): number {
     const fd = this.fd
     this.#fd = -1
@@ -54,10 +51,7 @@ export class OwnedFd {
   }
 }
 
-/**
- * close(2). The number is free again whatever the answer (Linux closes before it reports EINTR or EIO), so a
- * failure is told and must not be tried again.
- */
+/** close(2). Linux frees the number before it reports EINTR or EIO, so a failed close must not be retried. */
 export function close(fd: number): void {
   if (libc.close(fd) === -1) throw new NativeError('close', lastErrno(), { fd })
 }
@@ -68,8 +62,8 @@ export function dup(fd: BorrowedFd): OwnedFd {
 }
 
 /**
- * Makes `number` another descriptor of the open file of `fd` (dup3(2)); what it was before is closed. It is *not* CLOEXEC: meant
- * for 0, 1 and 2, which every child gets.
+ * Makes `number` refer to the open file of `fd` (dup3(2)), closing what it referred to before. The duplicate is *not* CLOEXEC: it
+ * is meant for 0, 1 and 2, which children inherit.
  */
 export function dupOnto(fd: BorrowedFd, number: number): void {
   if (libc.dup3(fd, number, 0) === -1) throw new NativeError('dup3', lastErrno(), { fd })
@@ -79,7 +73,7 @@ export function isCloseOnExec(fd: BorrowedFd): boolean {
   return (control(fd, F_GETFD, 0) & FD_CLOEXEC) !== 0
 }
 
-/** FD_CLOEXEC belongs to the descriptor: duplicates keep their own. */
+/** FD_CLOEXEC belongs to the descriptor; duplicates have their own. */
 export function setCloseOnExec(fd: BorrowedFd, on: boolean): void {
   const flags = control(fd, F_GETFD, 0)
   control(fd, F_SETFD, on ? flags | FD_CLOEXEC : flags & ~FD_CLOEXEC)
@@ -89,7 +83,7 @@ export function isNonblocking(fd: BorrowedFd): boolean {
   return (control(fd, F_GETFL, 0) & O_NONBLOCK) !== 0
 }
 
-/** O_NONBLOCK belongs to the open file: it changes for every process that holds a duplicate. */
+/** O_NONBLOCK belongs to the open file, so this affects every process that holds a duplicate. */
 export function setNonblocking(fd: BorrowedFd, on: boolean): void {
   const flags = control(fd, F_GETFL, 0)
   control(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK)

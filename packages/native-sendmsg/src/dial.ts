@@ -8,12 +8,12 @@ import { addressArena, SOCKADDR, writeUnixAddress } from './socket-address.ts'
 import { createSocket, socketType, type UnixSocketType } from './sockets.ts'
 
 /**
- * Connects to a Unix socket without ever blocking; the caller owns the connection, nonblocking and CLOEXEC.
- * A Unix connect is done when it returns. NativeError with `path` and fd -1: ENOENT (no such path),
- * ECONNREFUSED (nobody listens), EACCES (no write permission), EAGAIN (the listener's queue is full),
- * EPROTOTYPE (the other type).
+ * Connects to a Unix socket without blocking; the caller owns the connection, nonblocking and CLOEXEC.
+ * A Unix connect completes immediately. NativeError with `path` and fd -1: ENOENT (no such path),
+ * ECONNREFUSED (no process listens), EACCES (no write permission), EAGAIN (the accept queue is full),
+ * EPROTOTYPE (socket of the other type).
  *
- * @param options.descriptors whether the listener may send descriptors, default true. With false see `refuseDescriptors`.
+ * @param options.descriptors whether the listener may send descriptors (default true). False: see `refuseDescriptors`.
  */
 export function connectUnix(
   path: string,
@@ -33,9 +33,9 @@ export function connectUnix(
 }
 
 /**
- * Connects, sends one message with `fds` and returns the connection, which the caller owns; the caller
- * keeps `fds`. NativeError always names the path; ShortSendError means that the descriptors may have
- * arrived.
+ * Connects, sends one message with `fds`, and returns the connection, owned by the caller, who also
+ * keeps `fds`. NativeError always has `path`; ShortSendError means that the descriptors may have been
+ * received.
  */
 export function dialAndSend(path: string, bytes: Uint8Array | Uint8Array[], fds: BorrowedFd[]): OwnedFd {
   const connection = connectUnix(path)

@@ -6,7 +6,7 @@ import { sharedPoller } from './poller.ts'
 import { shutdownBoth, socketpair } from './sockets.ts'
 import { EPOLLIN, type Watch } from './watch.ts'
 
-/** The byte that each descriptor rides on. */
+/** The byte sent with each descriptor. */
 const CARRIER = Buffer.from([0])
 
 interface Waiter {
@@ -18,9 +18,9 @@ interface Waiter {
  * One end of a channel for descriptors: a seqpacket socket on which every message is one byte and one
  * descriptor.
  *
- * `sendFd`, `recvFdNonblock` and `shutdown` may be called at any time while a `recvFd` waits; several
- * `recvFd` may wait, and are served in order. After `destroy` nothing may be called but `destroy`; a
- * `recvFd` that still waits then rejects with BATON_ERR_FD_CLOSED.
+ * `sendFd`, `recvFdNonblock` and `shutdown` may be called at any time while a `recvFd` is pending. Several
+ * `recvFd` may be pending, and are served in order. After `destroy`, only `destroy` may be called; a pending
+ * `recvFd` rejects with BATON_ERR_FD_CLOSED.
  */
 export class Endpoint {
   readonly #socket: OwnedFd
@@ -38,13 +38,13 @@ export class Endpoint {
     this.#socket = fd
   }
 
-  /** To borrow, say for `stdio` of a child. BATON_ERR_FD_CLOSED after `destroy`. */
+  /** Borrowed, for example for `stdio` of a child. BATON_ERR_FD_CLOSED after `destroy`. */
   get fd(): BorrowedFd {
     return this.#socket.fd
   }
 
   /**
-   * Sends a duplicate of `fd`, which stays the caller's. Never waits: NativeError EAGAIN when the channel
+   * Sends a duplicate of `fd`; the caller keeps its own. Never blocks: NativeError EAGAIN if the channel
    * is full, EPIPE after a shutdown.
    */
   sendFd(fd: BorrowedFd): void {
@@ -52,8 +52,8 @@ export class Endpoint {
   }
 
   /**
-   * Waits for the next descriptor, which the caller owns; CLOEXEC from birth. Rejects with the errors of
-   * `recvFdNonblock` but EAGAIN, or the signal's reason.
+   * Waits for the next descriptor, CLOEXEC from birth and owned by the caller. Rejects with the errors of
+   * `recvFdNonblock` except EAGAIN, or with the signal's reason.
    */
   recvFd(options: { signal?: AbortSignal | undefined } = {}): Promise<OwnedFd> {
     const { signal } = options
@@ -73,10 +73,10 @@ export class Endpoint {
   }
 
   /**
-   * The next descriptor, which the caller owns. NativeError EAGAIN when none waits. UnexpectedEndError once
-   * the channel is shut down or the other end closed, and empty; BATON_ERR_NO_DESCRIPTOR,
-   * BATON_ERR_CONTROL_INVALID (more than one, another level or type) and BATON_ERR_CONTROL_TRUNCATED for a
-   * message that is wrong: it is consumed, and what it carried is closed.
+   * Receives the next descriptor, owned by the caller. NativeError EAGAIN if none is queued. UnexpectedEndError
+   * once the channel is empty, and shut down or closed at the other end. BATON_ERR_NO_DESCRIPTOR,
+   * BATON_ERR_CONTROL_INVALID (more than one descriptor, another level or type) and BATON_ERR_CONTROL_TRUNCATED
+   * for an invalid message, which is consumed and its descriptors closed.
    */
   recvFdNonblock(): OwnedFd {
     const received = this.#receive()
@@ -85,8 +85,8 @@ export class Endpoint {
   }
 
   /**
-   * Ends both directions: waiting receives of both ends return. Closes nothing; what was sent before can
-   * still be received.
+   * Shuts down both directions: pending receives at both ends return. Closes nothing; descriptors sent before
+   * can still be received.
    */
   shutdown(): void {
     shutdownBoth(this.fd)
@@ -145,7 +145,7 @@ export class Endpoint {
   }
 }
 
-/** The waiter, let go of the signal when it settles; `abandon` runs before an abort rejects it. */
+/** Rejects the waiter on abort, after calling `abandon`. The abort listener is removed when the waiter settles. */
 function withAbort(waiter: Waiter, signal: AbortSignal | undefined, abandon: () => void): Waiter {
   if (signal === undefined) return waiter
   const abort = (): void => {

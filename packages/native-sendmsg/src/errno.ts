@@ -1,17 +1,12 @@
 import { constants as os } from 'node:os'
 
-/**
- * Linux errors that Node's table of constants leaves out, and that passing descriptors can meet (errno(3)).
- */
+/** Linux errors that can occur when passing descriptors but are missing from Node's constants (errno(3)). */
 const missing: readonly (readonly [number, string])[] = [
   [108, 'ESHUTDOWN'],
   [109, 'ETOOMANYREFS'],
 ]
 
-/**
- * errno to its name. Two names share 11 and 95 on Linux; we use EAGAIN and EOPNOTSUPP, which sendmsg(2)
- * uses.
- */
+/** Names of errno values. On Linux, 11 and 95 have two names each; like sendmsg(2), we use EAGAIN and EOPNOTSUPP. */
 export const errnoNames: ReadonlyMap<number, string> = new Map([
   ...missing,
   ...Object.entries(os.errno)

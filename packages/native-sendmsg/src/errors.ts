@@ -2,20 +2,20 @@ import { getSystemErrorMap } from 'node:util'
 import { errnoNames } from './errno.ts'
 
 /**
- * Every error of this package that is not the kernel's own answer: its stable `code` and what it says. The
- * kernel's answers are `NativeError`, whose `code` is the errno's name.
+ * Errors of this package: stable `code` and message. Errors of system calls are `NativeError`, whose `code`
+ * is the errno name.
  */
 export const errorMessages = {
   BATON_ERR_UNSUPPORTED_PLATFORM: 'descriptor passing needs Linux on x64 or arm64',
-  BATON_ERR_SHORT_SEND: 'only a part of the message was sent; its descriptors may have gone with it',
-  BATON_ERR_UNEXPECTED_END: 'the peer ended the connection before everything had arrived',
-  BATON_ERR_LIMIT_EXCEEDED: 'there was more to read than the caller allows',
-  BATON_ERR_MESSAGE_TRUNCATED: 'the message was longer than the caller allows, and its rest is lost',
+  BATON_ERR_SHORT_SEND: 'only part of the message was sent; its descriptors may have been sent too',
+  BATON_ERR_UNEXPECTED_END: 'the peer closed the connection before everything had arrived',
+  BATON_ERR_LIMIT_EXCEEDED: 'more data than the caller allows',
+  BATON_ERR_MESSAGE_TRUNCATED: 'the message was longer than the caller allows; the rest is lost',
   BATON_ERR_CONTROL_TRUNCATED: 'descriptors were lost on arrival; is the process out of descriptors?',
-  BATON_ERR_CONTROL_INVALID: 'a control message is not what it must be',
+  BATON_ERR_CONTROL_INVALID: 'unexpected control message',
   BATON_ERR_NO_DESCRIPTOR: 'a message arrived without a descriptor',
-  BATON_ERR_FD_CLOSED: 'the descriptor was closed or given away',
-  BATON_ERR_INVALID_ARGUMENT: 'an argument can not be sent to the kernel',
+  BATON_ERR_FD_CLOSED: 'the descriptor was closed or released',
+  BATON_ERR_INVALID_ARGUMENT: 'invalid argument',
 } as const
 
 export type BatonNativeErrorCode = keyof typeof errorMessages
@@ -33,7 +33,7 @@ export class BatonNativeError extends Error {
   }
 }
 
-/** Thrown by each function where `supported` is false; importing the package never throws. */
+/** Thrown by every function if `supported` is false; importing the package never throws. */
 export class UnsupportedPlatformError extends BatonNativeError {
   static {
     this.prototype.name = 'UnsupportedPlatformError'
@@ -46,8 +46,8 @@ export class UnsupportedPlatformError extends BatonNativeError {
 }
 
 /**
- * A stream took `sent` of `wanted` bytes. The kernel attaches descriptors to the first byte, so they may
- * have arrived: who sent them can not know, and must treat them as given away.
+ * A stream accepted `sent` of `wanted` bytes. The kernel attaches descriptors to the first byte, so they may
+ * already have been received; the sender must treat them as gone.
  */
 export class ShortSendError extends BatonNativeError {
   static {
@@ -64,7 +64,7 @@ export class ShortSendError extends BatonNativeError {
   }
 }
 
-/** EOF after `received` of `wanted` bytes. Descriptors that had come with them are closed. */
+/** EOF after `received` of `wanted` bytes. Descriptors that arrived with them are closed. */
 export class UnexpectedEndError extends BatonNativeError {
   static {
     this.prototype.name = 'UnexpectedEndError'
@@ -87,7 +87,7 @@ export interface NativeErrorContext {
   pid?: number | undefined
 }
 
-/** The kernel refused a system call. `code` is the errno's name (`EAGAIN`, never `EWOULDBLOCK`). */
+/** A system call failed. `code` is the errno name (`EAGAIN`, never `EWOULDBLOCK`). */
 export class NativeError extends Error {
   static {
     this.prototype.name = 'NativeError'
@@ -97,20 +97,20 @@ export class NativeError extends Error {
   readonly errno: number
   /** The libc function, such as `sendmsg`. */
   readonly syscall: string
-  /** The Unix socket that was connected or bound, the file that was locked, the program to execute. */
+  /** The Unix socket to connect or bind, the file to lock, or the program to execute. */
   declare readonly path?: string
-  /** The descriptor that the call was made on; -1 where there was none yet. */
+  /** The descriptor that the call was made on; -1 if there was none yet. */
   declare readonly fd?: number
   /** `host:port` or `[host]:port` of a TCP listener. */
   declare readonly address?: string
-  /** The process that was asked for. */
+  /** The process that the call was about. */
   declare readonly pid?: number
 
   constructor(syscall: string, errno: number, context: NativeErrorContext = {}) {
     const code = errnoNames.get(errno) ?? `ERRNO_${errno}`
     const place = context.path ?? context.address
     const target = place === undefined ? '' : ` ${place}`
-    const descriptor = context.fd === undefined ? '' : ` (fd ${context.fd})`
+    const descriptor = context.fd === undefined || context.fd < 0 ? '' : ` (fd ${context.fd})`
     const subject = context.pid === undefined ? '' : ` (pid ${context.pid})`
     super(`${syscall}${target}${descriptor}${subject}: ${code}${describe(errno)}`)
     this.code = code

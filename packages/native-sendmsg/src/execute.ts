@@ -14,35 +14,35 @@ const STANDARD = [0, 1, 2] as const
 export interface ExecuteOptions {
   /** The program's file; PATH is not searched. */
   path: string
-  /** What follows `argv[0]`, which is `path`. */
+  /** Arguments after `argv[0]`, which is `path`. */
   args: readonly string[]
-  /** The whole environment; a variable that is undefined is left out. */
+  /** The whole environment; undefined variables are omitted. */
   env: Readonly<Record<string, string | undefined>>
-  /** What the program gets besides 0, 1 and 2, under the same numbers. They stay the caller's if it fails. */
+  /** Descriptors that the program inherits besides 0, 1 and 2, under the same numbers. The caller keeps them on failure. */
   keep: readonly BorrowedFd[]
   /**
-   * Signals (see `blockSignals`) are pending from here until the new program calls `unblockSignals`, instead of ending it while Node
-   * starts. Where that is not possible (see `preloadKeeper`) it has no effect. The new program takes `forgetKeeper` off its environment.
+   * Keeps signals (see `blockSignals`) pending from this call until the new program calls `unblockSignals`, so that they do not end it while
+   * Node starts. Has no effect where that is impossible (see `preloadKeeper`). The new program must call `forgetKeeper`.
    */
   keepSignals?: boolean
 }
 
 /**
  * Replaces the program of this process, which keeps its pid, its children and the descriptors in `keep`
- * (execve(2)). Does not return. BATON_ERR_INVALID_ARGUMENT outside of the main thread and for a NUL in a
- * string; NativeError with `path` from execve (ENOENT, EACCES, E2BIG, ENOEXEC) and with `fd` for a
- * descriptor in `keep` that is not open (EBADF). After an error everything is as it was, FD_CLOEXEC included.
+ * (execve(2)). Does not return. BATON_ERR_INVALID_ARGUMENT outside the main thread and for a NUL in a
+ * string; NativeError with `path` from execve (ENOENT, EACCES, E2BIG, ENOEXEC), and with `fd` for a
+ * descriptor in `keep` that is not open (EBADF). After an error, nothing has changed, including FD_CLOEXEC.
  *
- * What the caller has to know:
+ * What the caller must know:
  *
- * - Nothing is flushed and no `exit` listener runs: what waits in a stream is lost. Workers and the threads
- *   of the pool end at once, a wait of a `Poller` too.
- * - No Worker may start a process meanwhile: for an instant what is in `keep` is not CLOEXEC.
- * - The new program gets `keep` without FD_CLOEXEC and sets it again before it starts a process. Whatever else
- *   in this process is not CLOEXEC goes along too: descriptors of this package and of Node all are.
- * - A signal with a listener has its default action again from execve until the new program listens; one
- *   that comes in between ends the process, unless `keepSignals` is set. Ignored signals stay ignored (signal(7)), though
- *   Node resets them, and the signal mask as well, when it starts.
+ * - Nothing is flushed and no `exit` listener runs: data buffered in streams is lost. Workers and pool threads
+ *   end immediately, including the wait of a `Poller`.
+ * - No Worker may start a process during the call: the descriptors in `keep` are briefly not CLOEXEC.
+ * - The new program receives `keep` without FD_CLOEXEC, and must set it before it starts a process. Any other
+ *   descriptor without FD_CLOEXEC is inherited too; those of this package and of Node all have it.
+ * - A signal with a listener has its default action from execve until the new program adds a listener; one
+ *   that arrives in between ends the process, unless `keepSignals` is set. Ignored signals stay ignored (signal(7)),
+ *   but Node resets them, and the signal mask, when it starts.
  * - Children are still children, but Node's `ChildProcess` objects are gone: see `openProcess` and `reap`.
  */
 export function executeInPlace(options: ExecuteOptions): never {
@@ -69,7 +69,7 @@ export function executeInPlace(options: ExecuteOptions): never {
   throw new NativeError('execve', errno, { path })
 }
 
-/** Runs `call` while `fds` are not CLOEXEC. All are looked at first, so that a closed one changes nothing. */
+/** Runs `call` with FD_CLOEXEC cleared on `fds`. All are checked first, so that nothing changes if one is closed. */
 function inheriting<T>(fds: ReadonlySet<BorrowedFd>, call: () => T): T {
   const changed = [...fds].filter(isCloseOnExec)
   try {
@@ -84,12 +84,12 @@ function definitions(env: ExecuteOptions['env']): string[] {
   return Object.entries(env).flatMap(([name, value]) => (value === undefined ? [] : [`${name}=${value}`]))
 }
 
-/** What execve reads: kept reachable here while it does. */
+/** Memory that execve reads, kept reachable during the call. */
 const memory = new Set<Arena>()
 
 /**
- * Lays two vectors of pointers into `memory`, each ended by NULL, and the strings behind them. Returns the
- * addresses of the first string, which is the path, and of the vectors.
+ * Lays out two NULL-terminated pointer arrays, followed by their strings. Returns the addresses of the first
+ * string, which is the path, and of the arrays.
  */
 function layOut(
   argv: readonly string[],

@@ -21,7 +21,7 @@ export const POLLHUP = 0x010
 export const POLLNVAL = 0x020
 export const POLLRDHUP = 0x2000
 
-/** Where a socket is bound. */
+/** The address that a socket is bound to. */
 export function localAddress(fd: BorrowedFd): SocketAddress {
   const arena = addressArena()
   resetAddress(arena)
@@ -31,7 +31,7 @@ export function localAddress(fd: BorrowedFd): SocketAddress {
   return parseAddress(arena)
 }
 
-/** Who is at the other end; undefined when the socket is not connected (any more). */
+/** The address of the peer; undefined if the socket is not, or no longer, connected. */
 export function peerAddress(fd: BorrowedFd): SocketAddress | undefined {
   const arena = addressArena()
   resetAddress(arena)
@@ -65,23 +65,23 @@ function readOption(fd: BorrowedFd, option: number, size: number): Buffer {
 const readInt = (fd: BorrowedFd, option: number): number => readOption(fd, option, 4).readInt32LE(0)
 
 /**
- * Who connected (or listened, or made the pair), as the kernel noted at that moment: SO_PEERCRED, unix(7).
- * The pid may belong to somebody else by now. On other sockets than Unix ones the kernel answers pid 0, uid
- * and gid 4294967295.
+ * The process that connected (or listened, or created the pair), as the kernel recorded it at that moment:
+ * SO_PEERCRED, unix(7). The pid may have been reused since. For sockets other than Unix sockets, the kernel
+ * returns pid 0, and uid and gid 4294967295.
  */
 export function peerCredentials(fd: BorrowedFd): PeerCredentials {
   const raw = readOption(fd, SO_PEERCRED, 12)
   return { pid: raw.readInt32LE(0), uid: raw.readUInt32LE(4), gid: raw.readUInt32LE(8) }
 }
 
-/** The socket's pending errno, 0 for none; reading clears it (SO_ERROR, socket(7)). */
+/** The socket's pending error as an errno, 0 for none; reading clears it (SO_ERROR, socket(7)). */
 export function socketError(fd: BorrowedFd): number {
   return readInt(fd, SO_ERROR)
 }
 
 /**
- * Whether `fd` is a stream socket that listens (SO_ACCEPTCONN): what a descriptor given by a service manager
- * must be before it is accepted from. False for what is no socket; NativeError EBADF for what is not open.
+ * Whether `fd` is a listening stream socket (SO_ACCEPTCONN), as a descriptor from a service manager
+ * should be. False if it is not a socket; NativeError EBADF if it is not open.
  */
 export function isListening(fd: BorrowedFd): boolean {
   try {
@@ -108,7 +108,7 @@ export function isStream(fd: BorrowedFd): boolean {
 const pollArena = lazyArena(8)
 
 /**
- * poll(2) of one descriptor without waiting. Returns `revents`: 0 when nothing holds, POLLNVAL when it is
+ * poll(2) of one descriptor, without waiting. Returns `revents`: 0 if no event occurred, POLLNVAL if it is
  * not open.
  */
 export function poll(fd: BorrowedFd, events: number): number {

@@ -6,22 +6,22 @@ import { UnsupportedPlatformError } from './errors.ts'
 import { SYS_IO_URING_ENTER, SYS_IO_URING_SETUP } from './ring-abi.ts'
 
 /**
- * The C library of the process itself, through ffi-rs.
+ * The process's own C library, through ffi-rs.
  *
  * All arguments are numbers: descriptors, flags, and addresses of memory that an `Arena` owns. An address
- * is below 2^48 on both architectures (a process gets higher ones only by asking), so a double holds it
- * exactly. Numbers in a call object that is built once cost half of what `define` with Buffers does (3.9 us
- * against 7.9 us for a recv).
+ * is below 2^48 on both architectures (higher ones only on request), so a double represents it
+ * exactly. Passing numbers in a call object that is built once costs half as much as `define` with Buffers
+ * (3.9 us instead of 7.9 us for a recv).
  *
- * `fcntl`, `open` and `syscall` are variadic in C; on x64 and arm64 Linux their integer arguments travel as in
- * any other call.
+ * `fcntl`, `open` and `syscall` are variadic in C; on x64 and arm64 Linux, their integer arguments are passed
+ * as in any other call.
  */
 type Loaded = { ffi: typeof Ffi } | { reason: string; cause?: unknown }
 
 const LIBRARY = 'baton:libc'
 const loaded = load()
 
-/** True where descriptors can be passed: Linux on x64 or arm64, and ffi-rs loads. */
+/** True if descriptors can be passed: on Linux x64 or arm64, if ffi-rs loads. */
 export const supported: boolean = 'ffi' in loaded
 
 function load(): Loaded {
@@ -31,7 +31,7 @@ function load(): Loaded {
   }
   try {
     const ffi: typeof Ffi = createRequire(import.meta.url)('ffi-rs')
-    // An empty path is dlopen(NULL): the running program, and with it the libc (glibc or musl) that it uses.
+    // An empty path is dlopen(NULL): the running program, including its libc (glibc or musl).
     ffi.open({ library: LIBRARY, path: '' })
     return { ffi }
   } catch (cause) {
@@ -44,7 +44,7 @@ function binding(): typeof Ffi {
   throw new UnsupportedPlatformError(loaded.reason, { cause: loaded.cause })
 }
 
-/** int, an address or a size, a C string. */
+/** `word` is an address or a size; `string` is a C string. */
 type Kind = 'int' | 'word' | 'string'
 type Value = number | string
 
@@ -54,14 +54,14 @@ interface Call<E extends boolean> extends Ffi.FFIParams<Ffi.DataType.I32 | Ffi.D
 
 let errno = 0
 
-/** errno of the last call below that returned -1. Like C's: read it before the next call. */
+/** errno of the last call below that returned -1. As in C, read it before the next call. */
 export const lastErrno = (): number => errno
 
 function describe<E extends boolean>(
   name: string,
   result: 'int' | 'word',
   kinds: readonly Kind[],
-  asksWhy: E,
+  fetchErrno: E,
 ): Call<E> {
   const { DataType } = binding()
   const types = { int: DataType.I32, word: DataType.I64, string: DataType.String }
@@ -71,12 +71,12 @@ function describe<E extends boolean>(
     retType: result === 'int' ? DataType.I32 : DataType.I64,
     paramsType: kinds.map((kind) => types[kind]),
     paramsValue: [],
-    errno: asksWhy,
+    errno: fetchErrno,
     freeResultMemory: false,
   }
 }
 
-/** A system call that the C library has no function for: its number goes before the arguments. */
+/** Binds a system call without libc wrapper, through `syscall(number, ...)`. */
 function bindNumber(binder: typeof bind, number: number, ...kinds: Kind[]): (...values: Value[]) => number {
   const call = binder('syscall', 'word', 'word', ...kinds)
   return (...values) => call(number, ...values)
@@ -94,9 +94,9 @@ function bind(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...value
 }
 
 /**
- * As `bind`, for what is called for every connection. To ask for errno each time costs a fifth of a call (an object, and the
- * text of the error), so a call that failed is made again to hear why. Only for those of which a failure leaves everything as it
- * was; when the second one succeeds, that is what counts.
+ * Like `bind`, for functions called for every connection. Fetching errno costs a fifth of a call (an object, and the error text), so
+ * only a failed call fetches it, by calling again. Only for functions whose failure has no effect; if the second call succeeds, its
+ * result is returned.
  */
 function bindRepeatable(
   name: string,
@@ -104,16 +104,16 @@ function bindRepeatable(
   ...kinds: Kind[]
 ): (...values: Value[]) => number {
   let call: Call<false> | undefined
-  const askWhy = bind(name, result, ...kinds)
+  const callAgain = bind(name, result, ...kinds)
   return (...values) => {
     call ??= describe(name, result, kinds, false)
     call.paramsValue = values
     const value = binding().load<Call<false>['retType'], false>(call)
-    return value === -1 ? askWhy(...values) : value
+    return value === -1 ? callAgain(...values) : value
   }
 }
 
-/** As `bind`, without the reason of a failure: `lastErrno()` says nothing of it. */
+/** Like `bind`, but a failure does not set `lastErrno()`. */
 function bindSilent(name: string, result: 'int' | 'word', ...kinds: Kind[]): (...values: Value[]) => number {
   let call: Call<false> | undefined
   return (...values) => {
@@ -123,7 +123,7 @@ function bindSilent(name: string, result: 'int' | 'word', ...kinds: Kind[]): (..
   }
 }
 
-/** Each returns what the C function does: -1 for failure, with the reason in `lastErrno()`. */
+/** Each function returns what the C function does: -1 for failure, with the reason in `lastErrno()`. */
 export const libc = {
   close: bind('close', 'int', 'int'),
   exit: bind('_exit', 'int', 'int'),
@@ -147,7 +147,7 @@ export const libc = {
   getpeername: bind('getpeername', 'int', 'int', 'word', 'word'),
   getsockopt: bind('getsockopt', 'int', 'int', 'int', 'int', 'word', 'word'),
   setsockopt: bind('setsockopt', 'int', 'int', 'int', 'int', 'word', 'int'),
-  /** For each connection, where a failure means nothing: it does not ask for errno. */
+  /** For every connection. Failure does not matter, so errno is not fetched. */
   trySetsockopt: bindSilent('setsockopt', 'int', 'int', 'int', 'int', 'word', 'int'),
   sendto: bind('sendto', 'word', 'int', 'word', 'word', 'int', 'word', 'int'),
   send: bind('send', 'word', 'int', 'word', 'word', 'int'),
@@ -169,14 +169,14 @@ export const libc = {
   pidfd_open: bindNumber(bind, SYS_PIDFD_OPEN, 'word', 'word'),
   kcmp: bindNumber(bind, SYS_KCMP, 'word', 'word', 'word', 'word', 'word'),
   io_uring_setup: bindNumber(bind, SYS_IO_URING_SETUP, 'word', 'word'),
-  /** Without GETEVENTS the kernel does not look at the last two arguments, which are left out. */
+  /** Without GETEVENTS, the kernel ignores the last two arguments, which are omitted. */
   io_uring_enter: bindNumber(bindRepeatable, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word'),
-  /** With a signal mask and its size: 0 and 0 for none. */
+  /** With a signal mask and its size; 0 and 0 for none. */
   io_uring_wait: bindNumber(bind, SYS_IO_URING_ENTER, 'word', 'word', 'word', 'word', 'word', 'word'),
 } as const
 
 /**
- * epoll_wait(2) on a thread of libuv's pool, without a time limit. Resolves to the number of events, or to
+ * epoll_wait(2) on a thread of libuv's pool, without a timeout. Resolves to the number of events, or to
  * -errno. The memory at `events` must outlive the call.
  */
 export function epollWait(epoll: number, events: number, capacity: number): Promise<number> {
@@ -206,12 +206,12 @@ async function onThread(name: string, kinds: readonly Kind[], values: Value[]): 
   return outcome.value === -1 ? -outcome.errnoCode : outcome.value
 }
 
-/** Address of a buffer's first byte. The caller sees to it that the memory does not move (see `Arena`). */
+/** Address of a buffer's first byte. The caller ensures that the memory does not move (see `Arena`). */
 export function addressOf(buffer: Buffer): number {
   const { DataType } = binding()
   return binding().load({
     library: LIBRARY,
-    // Moving nothing onto itself: memmove(3) returns its first argument.
+    // memmove(3) returns its first argument; 0 bytes are moved.
     funcName: 'memmove',
     retType: DataType.I64,
     paramsType: [DataType.U8Array, DataType.U8Array, DataType.I64],

@@ -28,26 +28,26 @@ import {
 } from './socket-address.ts'
 import { createSocket, setOption } from './sockets.ts'
 
-/** Node's own default; the kernel cuts it to `net.core.somaxconn`. */
+/** Node's default; the kernel caps it at `net.core.somaxconn`. */
 const DEFAULT_BACKLOG = 511
 const DEFAULT_MODE = 0o600
 
 export interface ListenTcpOptions {
-  /** An IPv4 or IPv6 literal; names are not resolved. */
+  /** An IPv4 or IPv6 address; names are not resolved. */
   host: string
-  /** 0 lets the kernel choose; `localAddress` tells. */
+  /** 0 lets the kernel choose; `localAddress` returns the choice. */
   port: number
   backlog?: number | undefined
   /** TCP_NODELAY; accepted sockets inherit it. */
   noDelay?: boolean | undefined
   /** SO_KEEPALIVE; accepted sockets inherit it. */
   keepAlive?: boolean | undefined
-  /** Keeps an IPv6 wildcard from taking IPv4 clients too (default false). */
+  /** Prevents an IPv6 wildcard from also accepting IPv4 clients (default false). */
   ipv6Only?: boolean | undefined
 }
 
 /**
- * A listening TCP socket, nonblocking, CLOEXEC, SO_REUSEADDR; the caller owns it. NativeError (EADDRINUSE,
+ * Creates a listening TCP socket, nonblocking, CLOEXEC, SO_REUSEADDR, owned by the caller. NativeError (EADDRINUSE,
  * EADDRNOTAVAIL, EACCES...) names the address, also as `.address`.
  */
 export function listenTcp(options: ListenTcpOptions): OwnedFd {
@@ -70,20 +70,20 @@ export function listenTcp(options: ListenTcpOptions): OwnedFd {
 }
 
 export interface ListenUnixOptions {
-  /** Must not exist yet; `\0name` is an abstract socket, which has no mode. */
+  /** Must not exist; `\0name` is an abstract socket, which has no mode. */
   path: string
-  /** Who may connect (write permission), default 0o600. */
+  /** Permission bits; connecting requires write permission. Default 0o600. */
   mode?: number | undefined
   backlog?: number | undefined
-  /** Whether clients may send descriptors, default true. With false see `refuseDescriptors`. */
+  /** Whether clients may send descriptors (default true). False: see `refuseDescriptors`. */
   descriptors?: boolean | undefined
 }
 
 /**
- * A listening Unix stream socket, nonblocking, CLOEXEC; the caller owns it and unlinks the path. The file
- * is never wider than `mode`, even for an instant, and no other thread's umask is touched: bind(2) makes
- * the file with the mode of the socket's own inode less the umask (kernel `unix_bind_bsd`), so that mode is
- * set first; what the umask took away is given back before the socket listens.
+ * Creates a listening Unix stream socket, nonblocking, CLOEXEC; the caller owns it and unlinks the path. The
+ * permissions of the file never exceed `mode`, even briefly, and the umask of the process is not changed: bind(2)
+ * creates the file with the mode of the socket's own inode minus the umask (kernel `unix_bind_bsd`), so that mode
+ * is set first; bits removed by the umask are restored before the socket listens.
  */
 export function listenUnix(options: ListenUnixOptions): OwnedFd {
   const { path, mode = DEFAULT_MODE } = options
@@ -103,7 +103,7 @@ export function listenUnix(options: ListenUnixOptions): OwnedFd {
   }
 }
 
-/** Touches the file only where the umask took something away. */
+/** Changes the file only if the umask removed bits. */
 function widen(path: string, mode: number): void {
   if ((lstatSync(path).mode & 0o777) !== mode) chmodSync(path, mode)
 }

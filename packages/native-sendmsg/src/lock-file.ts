@@ -9,25 +9,25 @@ import { lastErrno, libc } from './libc.ts'
 const MODE = 0o600
 
 /**
- * Opens `path`, making it (0600 less the umask) when it is not there, and locks it for one holder
- * (flock(2), LOCK_EX | LOCK_NB). The caller owns the descriptor, CLOEXEC; undefined when somebody else holds
- * the lock, be it this very process through another call. NativeError with `path` for all else.
+ * Opens `path`, creating it if missing (mode 0600 minus the umask), and locks it exclusively
+ * (flock(2), LOCK_EX | LOCK_NB). The caller owns the descriptor, CLOEXEC; undefined if the lock is already
+ * held, by another process or by an earlier call in this one. NativeError with `path` for other failures.
  *
- * The lock belongs to the open file: it ends when the last duplicate is closed, at the latest with the last
- * process that has one, SIGKILL included. It crosses an exec that keeps the descriptor. A file that is removed
- * or replaced after this lets the next caller lock another file of the same name.
+ * The lock belongs to the open file: it is released when the last duplicate is closed, at the latest when the
+ * last process that holds one ends, even by SIGKILL. It survives an exec that keeps the descriptor. If the file
+ * is removed or replaced afterwards, the next caller locks a different file of the same name.
  */
 export function lockFile(path: string): OwnedFd | undefined {
   for (;;) {
     const file = openFile(path)
     if (!lock(file, path)) return undefined
-    // Removed or replaced between open(2) and flock(2): a lock of a file that no other process can find excludes none.
+    // Removed or replaced between open(2) and flock(2): locking a file that no other process can find excludes none.
     if (isAt(file.fd, path)) return file
     file.close()
   }
 }
 
-/** Whether `path` still leads to the open file `fd`. False when it is missing, or cannot be looked up. */
+/** Whether `path` still refers to the open file `fd`. False if it is missing, or stat(2) fails. */
 function isAt(fd: BorrowedFd, path: string): boolean {
   try {
     const open = fstatSync(fd, { bigint: true })
@@ -38,7 +38,7 @@ function isAt(fd: BorrowedFd, path: string): boolean {
   }
 }
 
-/** Closes `file` unless it is locked now. */
+/** Returns true if it could lock `file`; otherwise closes it. */
 function lock(file: OwnedFd, path: string): boolean {
   for (;;) {
     if (libc.flock(file.fd, LOCK_EX | LOCK_NB) !== -1) return true

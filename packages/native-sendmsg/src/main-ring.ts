@@ -22,77 +22,79 @@ import { EPOLLOUT } from './watch.ts'
 
 export interface MainRing {
   readonly ring: Ring
-  /** It can do an epoll_wait(2): Linux 6.15. */
+  /** Whether it supports IORING_OP_EPOLL_WAIT (Linux 6.15). */
   readonly waitsForEvents: boolean
 }
 
-/** Why there is none, and whether that may change. */
+/** Why there is no ring, and whether that may change. */
 interface NoRing {
   readonly reason: string
-  readonly passing: boolean
+  readonly transient: boolean
 }
 
-/** Of descriptors or memory there may be more later; anything else is what this kernel or its configuration says. */
-const PASSING = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'ENOBUFS'])
-/** Milliseconds from one attempt to the next, and how many are made: each may leave its memory behind (`opened`). */
-const RETRY = 1000
+/** Lack of descriptors or memory may pass; any other error is due to the kernel or its configuration. */
+const TRANSIENT = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'ENOBUFS'])
+/** Minimum time between attempts, in ms. */
+const RETRY_MS = 1000
+/** Limited because the memory of each attempt may be kept (`opened`). */
 const MAX_ATTEMPTS = 10
 
 let found: MainRing | NoRing | undefined
 let attempts = 0
 let nextAttempt = 0
-/** Never let go of: the kernel takes a closed ring apart later, and must not write into memory that is somebody else's by then. */
+/** Kept forever: the kernel destroys a closed ring asynchronously, and may still write to its memory. */
 const opened: Ring[] = []
 
 /**
- * The ring of the main thread, or undefined where none is to be had: Linux before 6.10, `kernel.io_uring_disabled`, a container
- * whose seccomp profile forbids it, `BATON_IO_URING=off`, or a Worker. Everything that uses it has another way. Where it failed
- * for want of descriptors or memory, it is tried again when somebody asks later.
+ * The ring of the main thread, or undefined if it is unavailable: Linux before 6.10, `kernel.io_uring_disabled`, a container
+ * whose seccomp profile forbids it, `BATON_IO_URING=off`, or a Worker. Callers have a fallback without it. If creation failed
+ * for lack of descriptors or memory, a later call tries again.
  *
- * A Worker has none because its heap, with the ring's memory in it, ends before the ring does: the kernel's last completions
- * were written into memory that had been freed (seen as a SIGSEGV of the whole process).
+ * A Worker has no ring because its heap, which includes the ring's memory, is freed before the ring is destroyed: the kernel
+ * wrote its last completions into freed memory (observed as a SIGSEGV of the whole process).
  */
 export function mainRing(): MainRing | undefined {
-  if (found === undefined || isToBeTriedAgain(found)) found = open()
+  if (found === undefined || isDueForRetry(found)) found = open()
   return 'ring' in found ? found : undefined
 }
 
-/** Why `mainRing` gives none. */
+/** Why `mainRing` returned undefined. */
 export function whyNoRing(): string | undefined {
   return found !== undefined && 'reason' in found ? found.reason : undefined
 }
 
-function isToBeTriedAgain(last: MainRing | NoRing): boolean {
-  return 'reason' in last && last.passing && attempts < MAX_ATTEMPTS && performance.now() >= nextAttempt
+function isDueForRetry(last: MainRing | NoRing): boolean {
+  return 'reason' in last && last.transient && attempts < MAX_ATTEMPTS && performance.now() >= nextAttempt
 }
 
 function open(): MainRing | NoRing {
-  if (!supported) return { reason: 'unsupported platform', passing: false }
-  if (!isMainThread) return { reason: 'this is a Worker', passing: false }
-  if (process.env['BATON_IO_URING'] === 'off') return { reason: 'BATON_IO_URING=off', passing: false }
+  if (!supported) return { reason: 'unsupported platform', transient: false }
+  if (!isMainThread) return { reason: 'not the main thread', transient: false }
+  if (process.env['BATON_IO_URING'] === 'off') return { reason: 'BATON_IO_URING=off', transient: false }
   attempts += 1
-  nextAttempt = performance.now() + RETRY
+  nextAttempt = performance.now() + RETRY_MS
   let ring: Ring | undefined
   let reason = 'this kernel’s io_uring is too old'
-  let passing = false
+  let transient = false
   try {
     ring = new Ring()
     opened.push(ring)
-    if (acceptsWithoutWaiting(ring) && ringsTheBell(ring)) return { ring, waitsForEvents: bringsEvents(ring) }
+    if (acceptsWithoutWaiting(ring) && ringsDoorbell(ring))
+      return { ring, waitsForEvents: waitReturnsEvents(ring) }
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
     reason = error.message
-    passing = PASSING.has(error.code)
+    transient = TRANSIENT.has(error.code)
   }
   ring?.close()
-  return { reason, passing }
+  return { reason, transient }
 }
 
-/** Kernels before 6.10 answer EINVAL. */
+/** Kernels before 6.10 fail with EINVAL. */
 function acceptsWithoutWaiting(ring: Ring): boolean {
   const socket = createSocket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
   try {
-    // A family alone: the kernel makes a name up (unix(7), autobind).
+    // Only a family: the kernel chooses an abstract name (unix(7), autobind).
     const address = new Arena(8)
     address.buffer.writeUInt16LE(AF_UNIX)
     if (libc.bind(socket.fd, address.address, 2) === -1) throw new NativeError('bind', lastErrno())
@@ -105,14 +107,14 @@ function acceptsWithoutWaiting(ring: Ring): boolean {
   }
 }
 
-function ringsTheBell(ring: Ring): boolean {
+function ringsDoorbell(ring: Ring): boolean {
   const [ready, far] = socketpair('stream')
   try {
     const byte = new Arena(8)
     const send = { opcode: OPCODES.send, address: byte.address, length: 1, flags: SKIP_SUCCESS }
-    ring.leave([{ ...send, fd: far.fd }])
+    ring.submitChain([{ ...send, fd: far.fd }])
     const poll = { opcode: OPCODES.pollAdd, fd: ready.fd, operationFlags: POLLIN }
-    ring.leave([
+    ring.submitChain([
       { ...poll, flags: HARDLINK | SKIP_SUCCESS },
       { ...send, fd: far.fd },
     ])
@@ -123,8 +125,8 @@ function ringsTheBell(ring: Ring): boolean {
   }
 }
 
-/** Kernels before 6.15 answer EINVAL. */
-function bringsEvents(ring: Ring): boolean {
+/** Kernels before 6.15 fail with EINVAL. */
+function waitReturnsEvents(ring: Ring): boolean {
   const epoll = libc.epoll_create1(O_CLOEXEC)
   if (epoll === -1) throw new NativeError('epoll_create1', lastErrno())
   const set = new OwnedFd(epoll)

@@ -5,9 +5,9 @@ import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
 /**
- * An empty file without a path that lives as long as somebody holds it (memfd_create(2)), CLOEXEC; the
- * caller owns it. `node:fs` reads and writes it by its number. `name` is only what `/proc/self/fd` shows;
- * NativeError EINVAL when it has more than 249 bytes.
+ * Creates an empty file without a path, which exists as long as a descriptor refers to it (memfd_create(2)),
+ * CLOEXEC and owned by the caller. `node:fs` reads and writes it by number. `name` is only shown in
+ * `/proc/self/fd`; NativeError EINVAL if it has more than 249 bytes.
  */
 export function createMemoryFile(name: string): OwnedFd {
   refuseNul(name, 'the name')

@@ -2,9 +2,9 @@ import { align8, IOVEC_SIZE, MMSGHDR_SIZE, MSGHDR } from './abi.ts'
 import { Arena } from './arena.ts'
 
 /**
- * Memory for `capacity` messages of one iovec and one control buffer each, every pointer in place: mmsghdr[],
- * then iovec[], then the control buffers, then the payloads. A message changes lengths, bytes and descriptors
- * only. The kernel writes `msg_controllen`, `msg_flags` and `msg_len` back, never the iovec.
+ * Memory for `capacity` messages of one iovec and one control buffer each: mmsghdr[], iovec[], control buffers,
+ * payloads. All pointers are set once; for each message, only lengths, bytes and descriptors change. The kernel
+ * writes `msg_controllen`, `msg_flags` and `msg_len`, never the iovec.
  */
 export class MessageArena {
   readonly capacity: number
@@ -18,7 +18,7 @@ export class MessageArena {
   readonly #payloads: number
   readonly #payloadStride: number
 
-  /** Sizes in bytes, for each message. */
+  /** Sizes in bytes, per message. */
   constructor(capacity: number, payloadSize: number, controlSize: number) {
     this.capacity = capacity
     this.payloadSize = payloadSize
@@ -44,7 +44,7 @@ export class MessageArena {
     this.setControlLength(index, this.controlSize)
   }
 
-  /** Address of a message's mmsghdr, whose start is its msghdr. The arena must outlive the use. */
+  /** Address of a message's mmsghdr, which starts with its msghdr. The arena must outlive its use. */
   headerAddress(index: number): number {
     return this.#arena.address + index * MMSGHDR_SIZE
   }
@@ -65,12 +65,12 @@ export class MessageArena {
     this.#words[(index * MMSGHDR_SIZE + MSGHDR.controllen) / 4] = bytes
   }
 
-  /** Bytes of control messages that came. */
+  /** Bytes of control messages received. */
   controlLength(index: number): number {
     return this.#words[(index * MMSGHDR_SIZE + MSGHDR.controllen) / 4] ?? 0
   }
 
-  /** `msg_flags` as the kernel left them: MSG_TRUNC, MSG_CTRUNC. */
+  /** `msg_flags` as set by the kernel: MSG_TRUNC, MSG_CTRUNC. */
   flags(index: number): number {
     return this.#words[(index * MMSGHDR_SIZE + MSGHDR.flags) / 4] ?? 0
   }

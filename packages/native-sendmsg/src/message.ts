@@ -15,31 +15,28 @@ import { lastErrno, libc } from './libc.ts'
 import { MessageArena } from './message-arena.ts'
 
 export interface OutgoingMessage {
-  /** One message, whole or in pieces that are gathered in order. */
+  /** One message, whole or in pieces, which are concatenated. */
   bytes: Uint8Array | readonly Uint8Array[]
-  /**
-   * At most 253 (the kernel answers EINVAL above). The caller keeps them, and they need at least one byte
-   * to ride on.
-   */
+  /** At most 253; more are EINVAL. The caller keeps them. Sending descriptors requires at least one byte of data. */
   fds?: readonly BorrowedFd[] | undefined
 }
 
 export interface IncomingMessage {
-  /** A copy of the caller's own. Empty without descriptors is EOF (or an empty seqpacket message). */
+  /** A copy, owned by the caller. Empty without descriptors is EOF (or an empty seqpacket message). */
   bytes: Buffer
   /** CLOEXEC from birth, at most `maxFds`; the caller owns them. */
   fds: OwnedFd[]
-  /** A seqpacket message was longer than `size`; its rest is lost. */
+  /** A seqpacket message was longer than `size`; the rest is lost. */
   truncated: boolean
-  /** Descriptors were lost on arrival, because the process may open no more (MSG_CTRUNC). */
+  /** Descriptors were lost on arrival, because the process has reached its descriptor limit (MSG_CTRUNC). */
   controlTruncated: boolean
-  /** How many descriptors came above `maxFds`; they are closed. */
+  /** Number of descriptors beyond `maxFds`; they have been closed. */
   surplus: number
 }
 
 const START_SIZE = 4096
 /**
- * All descriptors that one message can carry, and what the receiver's own socket options may add
+ * Room for all descriptors that one message can carry, and for what the receiver's socket options may add
  * (SO_PASSCRED, SO_PASSPIDFD, SO_PASSSEC).
  */
 const CONTROL_SIZE = cmsgSpace(SCM_MAX_FD * 4) + cmsgSpace(12) + cmsgSpace(4) + cmsgSpace(256)
@@ -47,19 +44,19 @@ const CONTROL_SIZE = cmsgSpace(SCM_MAX_FD * 4) + cmsgSpace(12) + cmsgSpace(4) + 
 let outgoing: MessageArena | undefined
 let incoming: MessageArena | undefined
 
-/** Grows by doubling: a caller with large messages pays for them once. */
+/** Grows to the next power of two, so that large messages cost one allocation. */
 function fitting(arena: MessageArena | undefined, size: number): MessageArena {
   if (arena !== undefined && arena.payloadSize >= size) return arena
   return new MessageArena(1, Math.max(START_SIZE, 2 ** Math.ceil(Math.log2(size))), CONTROL_SIZE)
 }
 
 /**
- * Sends one message in one sendmsg(2), never waiting and never raising SIGPIPE; returns its length in
- * bytes. The pieces are gathered into one block: across the FFI an address costs more than the copy, and a
- * small typed array may move.
+ * Sends one message with one sendmsg(2), without blocking or raising SIGPIPE; returns its length in
+ * bytes. The pieces are copied into one block: getting an address through the FFI costs more than the copy,
+ * and a small typed array may move.
  *
- * Throws NativeError (EAGAIN, EPIPE, ETOOMANYREFS...), or ShortSendError on a stream that took only a part;
- * then the descriptors may have gone.
+ * Throws NativeError (EAGAIN, EPIPE, ETOOMANYREFS...), or ShortSendError if a stream accepted only a part;
+ * the descriptors may then have been sent.
  */
 export function sendMessage(fd: BorrowedFd, message: OutgoingMessage): number {
   const pieces = message.bytes instanceof Uint8Array ? [message.bytes] : message.bytes
@@ -67,8 +64,8 @@ export function sendMessage(fd: BorrowedFd, message: OutgoingMessage): number {
   const size = pieces.reduce((sum, piece) => sum + piece.length, 0)
   if (fds.length > SCM_MAX_FD) throw new NativeError('sendmsg', EINVAL, { fd })
   if (fds.length > 0 && size === 0) {
-    // A stream would send nothing and drop the descriptors without a word.
-    throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', 'descriptors need at least one byte to ride on')
+    // A stream would send nothing and silently drop the descriptors.
+    throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', 'descriptors need at least one byte of data')
   }
   const arena = (outgoing = fitting(outgoing, size))
   let at = arena.payloadOffset(0)
@@ -85,12 +82,11 @@ export function sendMessage(fd: BorrowedFd, message: OutgoingMessage): number {
 }
 
 /**
- * Receives one message, or what a stream has of `size` bytes, never reading past them; undefined when
- * nothing has come. A stream stops behind bytes that carried descriptors, so descriptors of two sends never
- * mix.
+ * Receives one message, or up to `size` bytes from a stream; undefined if nothing is available. The kernel
+ * ends a read from a stream after bytes that carry descriptors, so descriptors of two sends never mix.
  *
- * Throws NativeError; BATON_ERR_CONTROL_INVALID when something else than SCM_RIGHTS arrived, after closing
- * every descriptor that came with it.
+ * Throws NativeError, or BATON_ERR_CONTROL_INVALID for a control message other than SCM_RIGHTS, after closing
+ * every descriptor that arrived with it.
  */
 export function receiveMessage(
   fd: BorrowedFd,
@@ -121,7 +117,7 @@ export function receiveMessage(
   }
 }
 
-/** The call's result, or -errno; a signal starts it anew. */
+/** The result of `call`, or -errno. Retried if a signal interrupts it. */
 function retried(call: () => number): number {
   for (;;) {
     const result = call()

@@ -7,7 +7,7 @@ import { lastErrno, libc } from './libc.ts'
 const ends = lazyArena(8)
 
 /**
- * A pipe (pipe2(2)), both ends CLOEXEC and owned by the caller. The read end reports the end of the file once
+ * Creates a pipe (pipe2(2)), both ends CLOEXEC and owned by the caller. The read end reports EOF once
  * no process holds the write end.
  */
 export function createPipe({ nonblocking = false } = {}): [readEnd: OwnedFd, writeEnd: OwnedFd] {

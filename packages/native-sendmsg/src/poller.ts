@@ -19,33 +19,33 @@ import type { Waiter, Waiting } from './waiter.ts'
 import { closedWithEnvironment } from './wake-pipe.ts'
 import { EPOLLERR, EPOLLHUP, type ReadinessListener, Watch, type Watcher } from './watch.ts'
 
-/** Events that one wait brings back; the kernel brings the others first the next time (it goes round). */
+/** Maximum events per wait. epoll is fair: the next wait starts with the others. */
 const EVENTS_PER_WAIT = 256
-/** Milliseconds; the least that a timer of Node's takes, and less than a busy backend needs for a batch. */
-const MAX_HELD_BACK = 1
-/** Generation of what a waiter may have in the set for itself; watches count from 1. */
+/** In ms: the shortest Node timer, and less than a busy consumer needs for a batch. */
+const MAX_HOLD_BACK_MS = 1
+/** Generation of a waiter's own descriptor in the epoll set; those of watches start at 1. */
 const WAKE = 0
 const LAST_GENERATION = 0xffff_ffff
 
 export { type ReadinessListener } from './watch.ts'
 
 export interface PollerOptions {
-  /** Called once after the listeners of each wake-up, before the next wait: the place to send batches. */
+  /** Called after the listeners of each wake-up, before the next wait, for example to send batches. */
   afterWake?: (() => void) | undefined
   /**
-   * Asked after `afterWake`: whether the next round may wait for a call of `advance`, because those who would be given what
-   * comes are busy with what they have. It comes by itself after a millisecond or two (`MAX_HELD_BACK`). So batches grow just
-   * when they save work, and nobody waits for them otherwise.
+   * Called after `afterWake`: whether to hold back the next round until `advance` is called, because the consumers of its events
+   * are busy. The round starts after a millisecond or two anyway (`MAX_HOLD_BACK_MS`). So batches grow only when that saves work,
+   * and there is no delay otherwise.
    */
   holdBack?: (() => boolean) | undefined
-  /** Whether the kernel may be asked to wait (io_uring), where it can. Default true. */
+  /** Whether to wait through io_uring, if the kernel supports it. Default true. */
   ring?: boolean | undefined
 }
 
-/** Who waits for a poller; if it is a thread, the reason says why. */
+/** How the poller waits. `reason` explains why a thread is used. */
 export type Readiness = { readonly by: 'io_uring' } | { readonly by: 'thread'; readonly reason: string }
 
-/** Pollers that this thread has open, for the one exit handler. */
+/** Open pollers of this thread, for the shared exit handler. */
 const open = new Set<Poller>()
 
 function exitAll(): void {
@@ -53,12 +53,12 @@ function exitAll(): void {
 }
 
 /**
- * Readiness of raw descriptors: one epoll set, level-triggered unless asked otherwise. Who waits for it is a `Waiter`: the
- * kernel, through io_uring, or a thread of libuv's pool. There is at most one wait at a time, and none that keeps the process
- * alive while nothing is watched. Listeners run on the thread that made the poller; the next wait begins after the last of them.
+ * Readiness of raw descriptors: one epoll set, level-triggered by default. A `Waiter` waits for it: the kernel, through io_uring,
+ * or a thread of libuv's pool. There is at most one wait at a time, and it does not keep the process alive while nothing is
+ * watched. Listeners run on the thread that created the poller; the next wait starts after the last listener has returned.
  *
- * Without io_uring a poller with watches takes one of the pool's threads (4 by default, for all Workers of the process
- * together), so have one.
+ * Without io_uring, a poller with watches occupies one thread of the pool (4 by default, shared by all Workers of the process),
+ * so create only one.
  */
 export class Poller {
   readonly readiness: Readiness
@@ -96,26 +96,29 @@ export class Poller {
           : new RingWaiter(found.ring, found.waitsForEvents, waiting)
       this.readiness =
         found === undefined
-          ? { by: 'thread', reason: (options.ring === false ? undefined : whyNoRing()) ?? 'asked for' }
+          ? {
+              by: 'thread',
+              reason: (options.ring === false ? undefined : whyNoRing()) ?? 'disabled by option',
+            }
           : { by: 'io_uring' }
     } catch (error) {
       closeSync(this.#epoll)
       throw error
     }
-    // First in line, because any exit listener may end the process before the later ones run.
+    // Prepended, because an exit listener may end the process before later ones run.
     if (open.size === 0) process.prependListener('exit', exitAll)
     open.add(this)
   }
 
-  /** How many descriptors are watched. */
+  /** Number of watched descriptors. */
   get size(): number {
     return this.#watches.size
   }
 
   /**
-   * Watches `fd` for `events` (EPOLLIN | ...). The listener gets those that hold. What it throws becomes an
-   * uncaught exception after the round; the other listeners still run. NativeError: EEXIST (watched
-   * already), EPERM (a regular file), ENOSPC.
+   * Watches `fd` for `events` (EPOLLIN | ...). The listener receives those that occurred. An error it throws
+   * becomes an uncaught exception after the round; other listeners still run. NativeError: EEXIST (already
+   * watched), EPERM (a regular file), ENOSPC.
    */
   add(fd: BorrowedFd, events: number, listener: ReadinessListener): Watch {
     if (this.#closed) throw new BatonNativeError('BATON_ERR_FD_CLOSED', 'the poller is closed')
@@ -127,17 +130,17 @@ export class Poller {
     return watch
   }
 
-  /** Drops all watches and closes the set as soon as its wait has returned. A second call does nothing. */
+  /** Drops all watches, and closes the set once an outstanding wait has returned. A second call does nothing. */
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    // Nobody else has the epoll set: its entries end with it.
+    // The epoll set is not shared, so closing it removes its entries.
     this.#watches.clear()
     if (this.#state === 'idle' || this.#state === 'held back') this.#closeAll()
     else this.wake()
   }
 
-  /** Begins the round that was held back. Not at once, but before anything else that the event loop has. */
+  /** Starts a round that is held back, in a `process.nextTick`. */
   advance(): void {
     if (this.#state === 'held back') process.nextTick(() => this.#collect())
   }
@@ -147,7 +150,7 @@ export class Poller {
     if (this.#state === 'waiting') this.#waiter.wake()
   }
 
-  /** The process ends. */
+  /** The process is exiting. */
   exit(): void {
     this.#waiter.exit()
   }
@@ -158,7 +161,7 @@ export class Poller {
   }
 
   #remove(watch: Watch): void {
-    // Another one: the descriptor was closed without a word, and its number is watched anew.
+    // Stale: the descriptor was closed without `remove`, and a new one with the same number is watched.
     if (this.#watches.get(watch.fd) !== watch) return
     this.#watches.delete(watch.fd)
     if (this.#watches.size === 0) this.wake()
@@ -181,7 +184,7 @@ export class Poller {
     this.#waiter.arm()
   }
 
-  /** Only a set that somebody else has closed makes epoll_wait fail; what is thrown here ends the process. */
+  /** epoll_wait fails only if other code has closed the set. The error is then uncaught and ends the process. */
   #woken(count: number): void {
     if (count < 0 && count !== -EINTR) throw new NativeError('epoll_wait', -count, { fd: this.#epoll })
     this.#state = 'dispatching'
@@ -189,11 +192,11 @@ export class Poller {
     this.#state = 'idle'
     if (this.#closed) return this.#closeAll()
     if (this.#watches.size === 0) this.#waiter.rest()
-    else if (count > 0 && this.#mayWait()) this.#wait()
+    else if (count > 0 && this.#mayHoldBack()) this.#startHoldBack()
     else this.#arm()
   }
 
-  #mayWait(): boolean {
+  #mayHoldBack(): boolean {
     let may = false
     guarded(() => {
       may = this.#holdBack()
@@ -201,14 +204,14 @@ export class Poller {
     return may
   }
 
-  /** The timer keeps the process: no thread waits meanwhile that would. */
-  #wait(): void {
+  /** The timer keeps the process alive, since no wait is outstanding that would. */
+  #startHoldBack(): void {
     this.#state = 'held back'
     if (this.#heldBackUntil) this.#heldBackUntil.refresh()
-    else this.#heldBackUntil = setTimeout(() => this.#collect(), MAX_HELD_BACK)
+    else this.#heldBackUntil = setTimeout(() => this.#collect(), MAX_HOLD_BACK_MS)
   }
 
-  /** A round without a wait, since it is likely that there is something. */
+  /** Starts a round with a nonblocking epoll_wait, since events are likely. */
   #collect(): void {
     if (this.#state !== 'held back') return
     const count = libc.epoll_wait(this.#epoll, this.#events.address, EVENTS_PER_WAIT, 0)
@@ -228,14 +231,14 @@ export class Poller {
 
   #deliver(fd: BorrowedFd, generation: number, events: number): void {
     const watch = this.#watches.get(fd)
-    // A listener before this one may have removed the watch, watched the number anew, or asked for less.
+    // An earlier listener may have removed the watch, added a new one for the number, or reduced its events.
     if (watch === undefined || watch.generation !== generation) return
     const wanted = events & (watch.events | EPOLLERR | EPOLLHUP)
     if (wanted !== 0) guarded(() => watch.listener(wanted))
   }
 
   #closeAll(): void {
-    // An `advance` may be on its way, and the number of the set is somebody else's soon.
+    // A pending `advance` must not use the number of the set, which may be reassigned.
     this.#state = 'idle'
     open.delete(this)
     if (open.size === 0) process.off('exit', exitAll)
@@ -251,7 +254,7 @@ function createEpoll(): number {
   return closedWithEnvironment(new OwnedFd(epoll))
 }
 
-/** What `call` throws becomes an uncaught exception once the round is over. */
+/** An error thrown by `call` becomes an uncaught exception after the round. */
 function guarded(call: () => void): void {
   try {
     call()
@@ -265,8 +268,8 @@ function guarded(call: () => void): void {
 let shared: Poller | undefined
 
 /**
- * The poller of this thread for those who have none of their own; made when it is first asked for, never
- * closed. It waits seldom and briefly, and in other people's programs, so it has no ring.
+ * The poller of this thread for code without its own, created on first use and never closed. No io_uring: it
+ * is used rarely, and inside applications.
  */
 export function sharedPoller(): Poller {
   return (shared ??= new Poller({ ring: false }))

@@ -7,15 +7,15 @@ import { lastErrno, libc } from './libc.ts'
 
 const MAX_PID = 0x7fff_ffff
 
-/** How a process ended, as `ChildProcess` tells it. */
+/** How a process ended, as reported by `ChildProcess`. */
 export interface ProcessExit {
-  /** Null when a signal ended it. */
+  /** Null if a signal ended it. */
   readonly code: number | null
-  /** Null when it exited by itself, and for a signal that has no name (the real-time ones). */
+  /** Null if it exited, or if the signal has no name (real-time signals). */
   readonly signal: NodeJS.Signals | null
 }
 
-/** The first name of each signal is the one that Node uses too: SIGABRT, not SIGIOT. */
+/** The first name of each signal, which Node uses too: SIGABRT, not SIGIOT. */
 const signalNames: ReadonlyMap<number, string> = new Map(
   Object.entries(constants.signals)
     .map(([name, number]): [number, string] => [number, name])
@@ -23,10 +23,9 @@ const signalNames: ReadonlyMap<number, string> = new Map(
 )
 
 /**
- * A descriptor of a process, CLOEXEC (pidfd_open(2), Linux 5.3); the caller owns it. It is readable
- * (EPOLLIN) once the process has ended, reaped or not, and never means another process of the same number:
- * ask for it while the pid can not be taken by somebody else, for a child before it is reaped. NativeError
- * with `pid`: ESRCH.
+ * Opens a pidfd, CLOEXEC and owned by the caller (pidfd_open(2), Linux 5.3). It is readable (EPOLLIN) once
+ * the process has ended, reaped or not, and never refers to another process with the same pid. Open it while
+ * the pid cannot be reused: for a child, before it is reaped. NativeError with `pid`: ESRCH.
  */
 export function openProcess(pid: number): OwnedFd {
   refuseGroups(pid)
@@ -35,12 +34,12 @@ export function openProcess(pid: number): OwnedFd {
   return new OwnedFd(fd)
 }
 
-/** A descriptor of a process: its pid, and the number there. */
+/** A descriptor of another process: its pid, and the descriptor's number there. */
 export type ForeignFd = readonly [pid: number, fd: number]
 
 /**
- * Whether two descriptors, of any processes of this user, refer to the same open file (kcmp(2)): one was inherited from the
- * other, and not opened again. Undefined where the kernel does not say: without CONFIG_KCMP, or forbidden (ptrace(2)).
+ * Whether two descriptors, in any processes of this user, refer to the same open file (kcmp(2)): inherited or passed, rather
+ * than opened separately. Undefined if the kernel cannot tell: no CONFIG_KCMP, or no permission (ptrace(2)).
  */
 export function sameOpenFile(one: ForeignFd, other: ForeignFd): boolean | undefined {
   refuseGroups(one[0])
@@ -52,9 +51,9 @@ export function sameOpenFile(one: ForeignFd, other: ForeignFd): boolean | undefi
 const statusArena = lazyArena(4)
 
 /**
- * Takes the exit status of one child (waitpid(2) with WNOHANG); undefined while it lives. NativeError ECHILD
- * with `pid` when it is no child of this process or was reaped before. Never for a child that Node has a
- * `ChildProcess` for: Node reaps that itself, by its pid too.
+ * Reaps one child (waitpid(2) with WNOHANG); undefined while it is running. NativeError ECHILD
+ * with `pid` if it is not a child of this process, or was already reaped. Not for children with a
+ * `ChildProcess`: Node reaps those itself, also by pid.
  */
 export function reap(pid: number): ProcessExit | undefined {
   refuseGroups(pid)
@@ -65,21 +64,21 @@ export function reap(pid: number): ProcessExit | undefined {
 }
 
 /**
- * Ends this process now (_exit(2)). `process.exit` joins the threads of libuv's pool first, and waits with them for a write(2) or
- * open(2) that blocks. No `exit` listener runs and no stream is flushed. Does not return.
+ * Ends this process immediately (_exit(2)). `process.exit` first joins the threads of libuv's pool, and so waits for a blocked
+ * write(2) or open(2). No `exit` listener runs, and no stream is flushed. Does not return.
  */
 export function exitAtOnce(code: number): void {
   libc.exit(code)
 }
 
-/** The status word of wait(2): the signal in the low 7 bits, 0 for none; the exit code in the second byte. */
+/** Parses the status of wait(2): the signal in the low 7 bits, 0 for none; the exit code in the second byte. */
 function parseStatus(status: number): ProcessExit {
   const signal = status & 0x7f
   if (signal === 0) return { code: (status >> 8) & 0xff, signal: null }
   return { code: null, signal: (signalNames.get(signal) ?? null) as NodeJS.Signals | null }
 }
 
-/** 0 and negative numbers mean groups of processes, and so would a number that wraps around to one. */
+/** 0 and negative numbers mean process groups, as would a number that wraps around to one. */
 function refuseGroups(pid: number): void {
   if (!Number.isInteger(pid) || pid <= 0 || pid > MAX_PID) {
     throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', `pid ${pid}`)

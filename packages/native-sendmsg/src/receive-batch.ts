@@ -18,60 +18,60 @@ import { lastErrno, libc } from './libc.ts'
 import { MessageArena } from './message-arena.ts'
 
 export interface ReceivedMessage {
-  /** What came, at most `payloadSize` bytes of it; the caller's own, unless it asked for views. */
+  /** At most `payloadSize` bytes of the message; a copy owned by the caller, except from `receiveViews`. */
   bytes: Buffer
-  /** The message's true length in bytes, as sent. */
+  /** Length of the message as sent, in bytes. */
   length: number
-  /** CLOEXEC from birth; the caller owns all of them, however many came. */
+  /** CLOEXEC from birth; the caller owns all of them. */
   fds: number[]
-  /** Descriptors were lost on arrival: more than 4 were sent, or the process may open no more. */
+  /** Descriptors were lost on arrival: more than 4 were sent, or the process has reached its descriptor limit. */
   controlTruncated: boolean
 }
 
 export interface ReceiveBatchResult {
-  /** In the sender's order; empty when nothing waits. */
+  /** In the sender's order; empty if nothing is queued. */
   messages: ReceivedMessage[]
-  /** The send end is closed and the queue is empty: nothing will come any more. */
+  /** The sending end is closed and the queue is empty: EOF. */
   ended: boolean
-  /** Set when the kernel refused; `messages` still belong to the caller. */
+  /** Set if a system call failed; the caller owns `messages` anyway. */
   error?: NativeError
 }
 
 /**
- * Room for four descriptors, so that extra ones are seen (the kernel's alignment lets two slip into a
- * buffer for one), and for what the socket's own options may put before them: SO_PASSCRED and SO_PASSPIDFD
- * are set on the shared description, and so by anybody who holds a duplicate.
+ * Room for four descriptors, so that extra ones are noticed (because of alignment, a buffer for one has room
+ * for two), and for what socket options may add before them: SO_PASSCRED and SO_PASSPIDFD belong to the open
+ * file, so any process that holds a duplicate can set them.
  */
 const CONTROL_SIZE = cmsgSpace(16) + cmsgSpace(12) + cmsgSpace(4)
 const FLAGS = MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC
 
 /**
- * Many messages with descriptors from a seqpacket socket in few recvmmsg(2) calls. The arena is laid out
- * once; only the headers that the kernel has written to are reset.
+ * Receives many messages with descriptors from a seqpacket socket with few recvmmsg(2) calls. The arena is laid
+ * out once; only headers that the kernel has written to are reset.
  */
 export class ReceiveBatch {
   readonly #arena: MessageArena
   readonly #views: Buffer[] = []
 
-  /** `capacity` messages a system call, `payloadSize` bytes each at most. */
+  /** Up to `capacity` messages per system call, of up to `payloadSize` bytes each. */
   constructor(capacity: number, payloadSize: number) {
     this.#arena = new MessageArena(capacity, payloadSize, CONTROL_SIZE)
   }
 
   /**
-   * Takes up to `max` messages, never waiting. Taking one is atomic: it is in the result, or still in the
-   * queue for another holder of the socket.
+   * Receives up to `max` messages, without blocking. Each message is received atomically: it is in the result,
+   * or still queued for other holders of the socket.
    *
-   * An empty message without descriptors looks like EOF; poll(2) tells them apart as long as the peer is
-   * there. Once it is gone, empty messages at the very end of what was read are taken for the end.
+   * An empty message without descriptors looks like EOF; poll(2) distinguishes them while the peer is
+   * connected. After that, empty messages at the end of the queue are treated as EOF.
    */
   receive(socketFd: BorrowedFd, max: number): ReceiveBatchResult {
     return this.#receive(socketFd, max, (view) => Buffer.from(view))
   }
 
   /**
-   * As `receive`, of at most `capacity` messages, and without a copy of their bytes: `bytes` is a view of the batch's own memory,
-   * which the next call overwrites.
+   * Like `receive`, for at most `capacity` messages, without copying: `bytes` is a view of the batch's memory, which the next
+   * call overwrites.
    */
   receiveViews(socketFd: BorrowedFd, max: number): ReceiveBatchResult {
     return this.#receive(socketFd, Math.min(max, this.#arena.capacity), (view) => view)
@@ -90,7 +90,7 @@ export class ReceiveBatch {
         if (errno !== ECONNRESET || wasReset) {
           return { messages, ended: false, error: new NativeError('recvmmsg', errno, { fd: socketFd }) }
         }
-        // A peer that closed with unread messages of its own: told once, and the queue comes after it.
+        // The peer closed with unread messages of its own: the kernel reports that once, then delivers the queue.
         wasReset = true
         continue
       }
@@ -117,7 +117,7 @@ export class ReceiveBatch {
     return message
   }
 
-  /** Messages of one length are the rule, so each place keeps its last view. */
+  /** Most messages have the same length, so the last view of each slot is kept. */
   #view(index: number, length: number): Buffer {
     const last = this.#views[index]
     if (last?.length === length) return last

@@ -5,18 +5,18 @@ import type { Poller } from './poller.ts'
 import { EPOLLIN } from './watch.ts'
 
 export interface ReceiveExactOptions {
-  /** Descriptors that are wanted, over all parts; any more are closed. */
+  /** Maximum number of descriptors, in total; further ones are closed. */
   maxFds: number
   signal?: AbortSignal | undefined
 }
 
 /**
- * Receives exactly `size` bytes from a stream, and never one more, with the descriptors that ride on them;
- * waits through the poller. The caller owns the descriptors. Nobody else may watch or read `fd` meanwhile.
+ * Receives exactly `size` bytes from a stream, with the descriptors attached to them; waits through the
+ * poller. The caller owns the descriptors. Until it settles, no other code may watch or read `fd`.
  *
- * Rejects, after closing every descriptor it holds, with UnexpectedEndError at EOF,
+ * Rejects, after closing every descriptor received, with UnexpectedEndError at EOF,
  * BATON_ERR_CONTROL_TRUNCATED, BATON_ERR_CONTROL_INVALID, BATON_ERR_MESSAGE_TRUNCATED (a seqpacket message
- * that is longer), NativeError, or the signal's reason.
+ * longer than `size`), NativeError, or the signal's reason.
  */
 export function receiveExact(
   poller: Poller,
@@ -29,7 +29,7 @@ export function receiveExact(
   const fds: OwnedFd[] = []
   let received = 0
 
-  /** Reads what there is; true when everything is here. */
+  /** Reads what is available; returns true once complete. */
   const advance = (): boolean => {
     while (received < size) {
       const part = receiveMessage(fd, { size: size - received, maxFds: maxFds - fds.length })

@@ -8,8 +8,8 @@ import { descriptorsCanBeRefused } from './refuse-descriptors.ts'
 import { recv } from './stream.ts'
 
 /**
- * As `recv`, from a Unix socket on which no descriptor is wanted. Where the kernel cannot refuse them (`refuseDescriptors`), those
- * that arrive are received and closed on another thread, instead of by the kernel in this one.
+ * Like `recv`, for a Unix socket on which no descriptors are expected. If the kernel cannot refuse them (`refuseDescriptors`), they
+ * are received and closed on another thread, rather than by the kernel on this one.
  */
 export function receivePlain(fd: BorrowedFd, max: number): Buffer {
   if (descriptorsCanBeRefused()) return recv(fd, max)
@@ -19,15 +19,15 @@ export function receivePlain(fd: BorrowedFd, max: number): Buffer {
   return message.bytes
 }
 
-/** Reads of what is unread at a close. More than a queue holds, unless its sender goes on. */
+/** Maximum number of reads before a close. Enough for a whole queue, unless the sender keeps sending. */
 const MAX_READS = 512
 const READ_SIZE = 64 * 1024
 
 /**
- * Closes a Unix socket to which another process may send. Where the kernel cannot refuse descriptors on it (`refuseDescriptors`),
- * those in its queue would be closed along with it: it is closed on another thread then. A second call does nothing.
+ * Closes a Unix socket to which another process may send. If the kernel cannot refuse descriptors on it (`refuseDescriptors`), the
+ * socket is closed on another thread, because closing it also closes the descriptors in its queue. A second call does nothing.
  *
- * @param sole No other process may read it: what is unread is thrown away first, so that the other thread is soon free again.
+ * @param sole no other process reads the socket, so unread data is discarded first, to free the other thread sooner
  */
 export function closeReachable(owned: OwnedFd, sole: boolean): void {
   if (owned.closed) return
@@ -40,7 +40,7 @@ function discardUnread(fd: BorrowedFd): void {
   try {
     for (let reads = 0; reads < MAX_READS && receivePlain(fd, READ_SIZE).length > 0; reads++);
   } catch (error) {
-    // Nothing is left, or the connection has failed.
+    // Nothing left (EAGAIN), or the connection has failed.
     if (!(error instanceof NativeError)) throw error
   }
 }

@@ -6,7 +6,7 @@ import { setOption, socketpair } from './sockets.ts'
 
 let known: boolean | undefined
 
-/** Whether this kernel has SO_PASSRIGHTS (Linux 6.16). */
+/** Whether the kernel has SO_PASSRIGHTS (Linux 6.16). */
 export function descriptorsCanBeRefused(): boolean {
   if (known !== undefined) return known
   const [one, other] = socketpair('stream')
@@ -19,12 +19,12 @@ export function descriptorsCanBeRefused(): boolean {
 }
 
 /**
- * Makes the kernel refuse descriptors that are sent to this Unix socket: sendmsg(2) of the peer answers EPERM. Connections
- * inherit it from their listener at connect(2). Where no descriptor is wanted, a socket needs this: what arrives with bytes
- * that are read without recvmsg(2), or is left unread at close, is closed by the kernel in this process, and that may block for
- * as long as the sender likes (SO_LINGER). Sockets of other families carry no descriptors and are left alone.
+ * Makes the kernel refuse descriptors sent to this Unix socket: the peer's sendmsg(2) fails with EPERM. Connections inherit
+ * the setting from their listener at connect(2). Every Unix socket on which no descriptors are expected needs it: a descriptor
+ * that arrives with bytes read without recvmsg(2), or is left unread at close, is closed by the kernel in this process, which
+ * can block for as long as the sender chose (SO_LINGER). Sockets of other families carry no descriptors and are left unchanged.
  *
- * @returns false where the kernel cannot (before Linux 6.16): see `receivePlain` and `closeReachable`
+ * @returns false if the kernel cannot do this (before Linux 6.16): see `receivePlain` and `closeReachable`
  */
 export function refuseDescriptors(fd: BorrowedFd): boolean {
   if (known === false) return false

@@ -10,50 +10,50 @@ import { PENDING, type Ring, type Submission } from './ring.ts'
 import { socketpair } from './sockets.ts'
 import type { Waiter, Waiting } from './waiter.ts'
 
-/** What lies in the bell says who rang. */
+/** The doorbell byte says who rang: the kernel, or `wake`. */
 const KERNEL = 1
 const SELF = 2
 
-/** While the kernel takes no chain, for want of memory, the set is asked so often: milliseconds. */
-const REFUSED_PAUSE_MS = 10
-/** How often somebody looks whether a chain has ended without a sound: milliseconds. */
+/** Interval, in ms, at which the set is polled while the kernel refuses chains for lack of memory. */
+const REFUSED_POLL_MS = 10
+/** Interval, in ms, of the check for a chain that completed without ringing. */
 const CHECK_INTERVAL_MS = 1000
 
-/** Closed while the kernel would not give their chain back: it may write into their memory yet. */
+/** Waiters closed although the kernel refused to cancel their chain. Kept reachable, because it may still write to their memory. */
 const abandoned = new Set<RingWaiter>()
 
 /**
- * Waits without a thread. Node can wait for bytes, not for readiness, so the kernel turns the one into the other: a wait for
- * the epoll set is linked to a send of one byte into a socketpair (io_uring, IOSQE_IO_HARDLINK) whose other end libuv reads.
- * No thread is woken to wake another one, which took 25 us and most of the context switches of a handoff.
+ * Waits without a thread. Node can wait for bytes, not for readiness, so the kernel converts one to the other: a wait for
+ * the epoll set is linked to a send of one byte into a socketpair (io_uring, IOSQE_IO_HARDLINK), the doorbell, whose other end
+ * libuv reads. This avoids a thread that wakes the event loop, which took 25 us and most of the context switches of a handoff.
  *
- * Since Linux 6.15 the wait brings the events along; before, it is a poll, and epoll_wait(2) follows.
+ * Since Linux 6.15, the wait also returns the events; on older kernels it is a poll, followed by epoll_wait(2).
  */
 export class RingWaiter implements Waiter {
   readonly #ring: Ring
   readonly #waiting: Waiting
   readonly #fetches: boolean
-  readonly #bell: Socket
-  readonly #clapper: Socket
-  readonly #clapperFd: number
+  readonly #doorbell: Socket
+  readonly #button: Socket
+  readonly #buttonFd: number
   readonly #marks = new Arena(8)
-  /** The kernel may write into it at any time while a chain is out, so the poller reads a copy. */
+  /** The kernel may write to it at any time while a chain is pending, so the poller gets a copy. */
   readonly #brought: Arena
-  /** Where the ring puts what the wait of a chain said. */
+  /** Index of the result of a chain's wait. */
   readonly #result: number
   readonly #chain: readonly Submission[]
-  /** The poller waits for a call. */
+  /** The poller expects a call of `onEvents`. */
   #armed = false
-  /** The kernel holds a chain that has not rung yet. */
+  /** The kernel has a chain that has not rung yet. */
   #chained = false
-  /** The kernel did not take the last chain; half of it may be out. */
+  /** The kernel refused the last chain; part of it may have been submitted. */
   #refused = false
   #pause: NodeJS.Timeout | undefined
-  /** The chain had ended at the last check, and had not rung. */
+  /** At the last check, the chain had completed but not rung. */
   #silent = false
   readonly #check: NodeJS.Timeout
 
-  /** `fetches`: whether the ring knows IORING_OP_EPOLL_WAIT. */
+  /** @param fetches whether the kernel has IORING_OP_EPOLL_WAIT */
   constructor(ring: Ring, fetches: boolean, waiting: Waiting) {
     this.#ring = ring
     this.#fetches = fetches
@@ -62,7 +62,7 @@ export class RingWaiter implements Waiter {
     this.#marks.buffer.set([KERNEL, SELF])
     const [near, far] = socketpair('stream')
     this.#result = ring.reserve()
-    // `onread` is an option of the constructor too (since Node 12.10); its types leave it out.
+    // `onread` is also a constructor option (since Node 12.10), but missing from its types.
     const options: SocketConstructorOpts & ConnectOpts = {
       fd: near.release(),
       onread: {
@@ -70,16 +70,16 @@ export class RingWaiter implements Waiter {
         callback: (size, buffer) => this.#rung(buffer, size),
       },
     }
-    this.#bell = new Socket(options)
-    this.#bell.unref()
-    // Nobody reads it. It is a handle so that it is closed with the environment, as the other end is.
-    this.#clapperFd = far.release()
-    this.#clapper = new Socket({ fd: this.#clapperFd, readable: false, writable: true })
+    this.#doorbell = new Socket(options)
+    this.#doorbell.unref()
+    // Never read. A Socket, so that it is closed with the environment, like the other end.
+    this.#buttonFd = far.release()
+    this.#button = new Socket({ fd: this.#buttonFd, readable: false, writable: true })
     this.#chain = [
       this.#wait(),
       {
         opcode: OPCODES.send,
-        fd: this.#clapperFd,
+        fd: this.#buttonFd,
         address: this.#markAddress(KERNEL),
         length: 1,
         operationFlags: MSG_NOSIGNAL,
@@ -90,14 +90,14 @@ export class RingWaiter implements Waiter {
     this.#check.unref()
   }
 
-  /** A kernel that is out of memory does not end the process: the set is asked now and then until a chain is taken again. */
+  /** If the kernel is out of memory, the set is polled until it accepts a chain again. */
   arm(): void {
-    if (!this.#armed) this.#bell.ref()
+    if (!this.#armed) this.#doorbell.ref()
     this.#armed = true
     if (this.#chained) return
     try {
       if (this.#refused) this.#cancelChain()
-      this.#ring.leave(this.#chain, this.#result)
+      this.#ring.submitChain(this.#chain, this.#result)
       this.#chained = true
       this.#refused = false
     } catch (error) {
@@ -106,35 +106,35 @@ export class RingWaiter implements Waiter {
       this.#pause ??= setTimeout(() => {
         this.#pause = undefined
         if (!this.#chained && this.#disarmed()) this.#waiting.onEvents(this.#fetch())
-      }, REFUSED_PAUSE_MS)
+      }, REFUSED_POLL_MS)
     }
   }
 
   wake(): void {
-    const fd = this.#clapperFd
+    const fd = this.#buttonFd
     if (libc.send(fd, this.#markAddress(SELF), 1, MSG_DONTWAIT | MSG_NOSIGNAL) !== -1) return
     const errno = lastErrno()
-    // Full: it rings already.
+    // EAGAIN: the buffer is full, so it is ringing already.
     if (errno !== EAGAIN) throw new NativeError('send', errno, { fd })
   }
 
-  /** Before the memory that the kernel would tell the end of the chain in. */
+  /** Cancels the chain before the memory for its result is freed. */
   exit(): void {
     this.#cancel()
   }
 
   rest(): void {
-    this.#bell.unref()
+    this.#doorbell.unref()
   }
 
   close(): void {
     clearInterval(this.#check)
     clearTimeout(this.#pause)
-    // The chain holds the epoll set, which would live on.
+    // A pending chain would keep the epoll set open.
     if (this.#cancel()) this.#ring.giveBack(this.#result)
     else abandoned.add(this)
-    this.#bell.destroy()
-    this.#clapper.destroy()
+    this.#doorbell.destroy()
+    this.#button.destroy()
   }
 
   #wait(): Submission {
@@ -145,7 +145,7 @@ export class RingWaiter implements Waiter {
     return { opcode: OPCODES.pollAdd, fd, operationFlags: POLLIN, flags: HARDLINK }
   }
 
-  /** False when the kernel refuses. */
+  /** Returns false if the kernel refuses. */
   #cancel(): boolean {
     if (!this.#chained && !this.#refused) return true
     this.#chained = false
@@ -160,7 +160,7 @@ export class RingWaiter implements Waiter {
 
   #cancelChain(): void {
     const { epoll: fd } = this.#waiting
-    this.#ring.leave([{ opcode: OPCODES.asyncCancel, fd, operationFlags: CANCEL_ALL_OF_FD }])
+    this.#ring.submitChain([{ opcode: OPCODES.asyncCancel, fd, operationFlags: CANCEL_ALL_OF_FD }])
   }
 
   #markAddress(who: typeof KERNEL | typeof SELF): number {
@@ -168,8 +168,8 @@ export class RingWaiter implements Waiter {
   }
 
   /**
-   * `wake` alone brings no events. A chain is out then, which may be bringing the same ones: told twice, they would be stale the
-   * second time. So a chain rings for one who is not armed only when nothing is watched.
+   * A ring by `wake` alone delivers no events: the pending chain may be about to deliver them, and the second report would be
+   * stale. So a chain rings while the waiter is not armed only if nothing is watched.
    */
   #rung(buffer: Uint8Array, size: number): boolean {
     let byKernel = false
@@ -184,7 +184,7 @@ export class RingWaiter implements Waiter {
     this.#silent = false
   }
 
-  /** True when the poller waits for a call, which is the caller's to make. */
+  /** True if the poller expects a call of `onEvents`, which the caller must then make. */
   #disarmed(): boolean {
     if (!this.#armed) return false
     this.#armed = false
@@ -192,12 +192,12 @@ export class RingWaiter implements Waiter {
   }
 
   /**
-   * The send is an operation of its own and needs memory of its own: it can fail, and nobody would ever hear of the events. Between
-   * two checks libuv reads the bell, so a chain that has ended before the first and not rung before the second never will.
+   * The send is a separate operation that needs memory, so it can fail, and the events would never be reported. Between two checks,
+   * libuv reads the doorbell, so a chain that has completed before the first check and not rung by the second never will.
    */
   #checkUp(): void {
     if (!this.#chained) return
-    this.#ring.look()
+    this.#ring.poll()
     const ended = this.#ring.result(this.#result) !== PENDING
     if (!ended || !this.#silent) {
       this.#silent = ended
@@ -211,9 +211,9 @@ export class RingWaiter implements Waiter {
     return this.#fetches ? this.#fetched() : this.#fetch()
   }
 
-  /** What the kernel has brought along. A wait that failed (memory, again) says nothing of the set, so that is asked itself. */
+  /** Copies the events that the wait returned. If the wait failed (out of memory), polls the set instead. */
   #fetched(): number {
-    this.#ring.look()
+    this.#ring.poll()
     const count = this.#ring.result(this.#result)
     if (count < 0) return this.#fetch()
     const { words } = this.#waiting.events

@@ -20,17 +20,17 @@ import {
   SQE_SIZE,
 } from './ring-abi.ts'
 
-/** Operations that one `submit` carries at most. */
+/** Maximum operations per submit. */
 export const RING_ENTRIES = 128
 const PAGE = 4096
 const SQE_BYTES = RING_ENTRIES * SQE_SIZE
-/** Heads, tails and masks, then twice as many completions as submissions; with room to spare. */
+/** Heads, tails and masks, and twice as many completions as submissions (4 KiB). */
 const RING_BYTES = 2 * PAGE
 
-/** The result of a chain that has not begun to ring; no errno is as low. */
+/** Result of a chain whose first operation has not completed. Lower than any -errno. */
 export const PENDING = -0x8000_0000
 
-/** What an operation needs; fields as in `struct io_uring_sqe` (io_uring_enter(2)). */
+/** An operation; fields as in `struct io_uring_sqe` (io_uring_enter(2)). */
 export interface Submission {
   readonly opcode: Opcode
   readonly fd: BorrowedFd
@@ -49,15 +49,15 @@ export interface Submission {
 }
 
 /**
- * An io_uring(7) whose rings lie in memory of ours, so that JavaScript fills in submissions and reads completions without
- * a call; one io_uring_enter(2) then does what would be a call for each of them.
+ * An io_uring(7) whose rings are in our own memory, so that JavaScript writes submissions and reads completions without
+ * a call; one io_uring_enter(2) then replaces a call for each operation.
  *
- * It is used for two things only. A `batch` is of operations that end at once: all their results are there when `run`
- * returns, and nothing is in flight afterwards. A `chain` is left behind in the kernel, and tells its end by what it does
- * (the doorbell of `ring-waiter.ts`), not by a completion.
+ * It has two uses. A *batch* consists of operations that complete immediately: all results are available when `run`
+ * returns, and nothing is in flight afterwards. A *chain* stays in the kernel, and signals its completion by its effect
+ * (the doorbell of `ring-waiter.ts`), not by a completion entry.
  *
- * The kernel writes into this object's memory for as long as the ring lives, and that is longer than its descriptor: whoever
- * makes one keeps it until the process ends (`main-ring.ts`).
+ * The kernel writes into this object's memory for as long as the ring exists, which is longer than its descriptor: the creator
+ * must keep the object until the process ends (`main-ring.ts`).
  */
 export class Ring {
   readonly #fd: OwnedFd
@@ -74,14 +74,14 @@ export class Ring {
   #tail = 0
   #queued = 0
   #batch = 0
-  /** Those of a batch, then those of chains. */
+  /** Results of the batch, then of chains. */
   readonly #results = new Int32Array(2 * RING_ENTRIES)
   #reserved = 0
   readonly #free: number[] = []
 
-  /** @throws {NativeError} what io_uring_setup(2) says: ENOSYS, EPERM (seccomp, sysctl), EINVAL (an old kernel) */
+  /** @throws {NativeError} io_uring_setup(2): ENOSYS, EPERM (seccomp, sysctl), EINVAL (an old kernel) */
   constructor() {
-    // Pages of their own, since the kernel maps whole ones.
+    // Page-aligned, because the kernel maps whole pages.
     this.#arena = new Arena(PAGE + RING_BYTES + SQE_BYTES)
     const { buffer, address } = this.#arena
     const rings = PAGE - (address % PAGE)
@@ -107,7 +107,7 @@ export class Ring {
     this.#cqes = at(PARAMS.completion, RING_OFFSETS.completions)
   }
 
-  /** Adds an operation to the next batch and returns the index of its result. At most `RING_ENTRIES` may be queued. */
+  /** Adds an operation to the next batch; returns the index of its result. At most `RING_ENTRIES` per batch. */
   add(submission: Submission): number {
     const index = this.#batch++
     this.#write(submission, index + 1)
@@ -115,9 +115,9 @@ export class Ring {
   }
 
   /**
-   * Does what was added; afterwards `result` tells of each.
+   * Runs the batch; afterwards, `result` gives the result of each operation.
    *
-   * @returns why the kernel has not begun all of it (io_uring_enter(2), out of memory); the results of the rest are -ECANCELED
+   * @returns why the kernel did not start all operations (io_uring_enter(2), out of memory); those not started result in -ECANCELED
    */
   run(): NativeError | undefined {
     this.#results.fill(-ECANCELED, 0, this.#batch)
@@ -125,17 +125,17 @@ export class Ring {
     let left = this.#batch - untaken
     this.#batch = 0
     left -= this.#reap()
-    // Nearly every operation of a batch ends within the call above; what follows one that failed may end later.
+    // Nearly all operations complete during the submit; one that is linked to a failed one may complete later.
     for (; left > 0; left -= this.#reap()) this.#wait(left)
     return error
   }
 
-  /** As a system call's, with -errno for a failure. */
+  /** The result of the system call, or -errno. */
   result(index: number): number {
     return this.#results[index] as number
   }
 
-  /** The index of the results of one user's chains, until it is given back. */
+  /** Reserves a result index for the chains of one caller, until `giveBack`. */
   reserve(): number {
     const index = this.#free.pop() ?? RING_ENTRIES + this.#reserved++
     if (index >= this.#results.length)
@@ -147,18 +147,18 @@ export class Ring {
     this.#free.push(index)
   }
 
-  /** Looks for what has ended in the meantime: `result(index)` of a chain's first operation is true afterwards. */
-  look(): void {
+  /** Reads new completions, so that `result(index)` of a chain is up to date. */
+  poll(): void {
     this.#reap()
   }
 
   /**
-   * Leaves linked operations behind in the kernel. The first one's result will be at `index`, if that is given, and is `PENDING`
-   * until then; of the others nobody hears, also when they fail.
+   * Submits linked operations without waiting for them. `index`, if given, is where the result of the first one will be; it is
+   * `PENDING` until then. Results of the others are not reported, even if they fail.
    *
-   * @throws {NativeError} io_uring_enter(2) refused it (ENOMEM, EAGAIN, EBUSY); the beginning of the chain may be out
+   * @throws {NativeError} io_uring_enter(2) refused the chain (ENOMEM, EAGAIN, EBUSY); its first operations may have been submitted
    */
-  leave(chain: readonly Submission[], index = -1): void {
+  submitChain(chain: readonly Submission[], index = -1): void {
     if (index !== -1) this.#results[index] = PENDING
     for (const [at, submission] of chain.entries()) this.#write(submission, at === 0 ? index + 1 : 0)
     const { error } = this.#submit()
@@ -166,7 +166,7 @@ export class Ring {
     if (error !== undefined) throw error
   }
 
-  /** For who found out that it does not work here. */
+  /** Only for a ring that turned out not to work on this kernel. */
   close(): void {
     this.#fd.close()
   }
@@ -194,7 +194,7 @@ export class Ring {
     words[at + SQE.optionValue + 1] = optionValue / 0x1_0000_0000
   }
 
-  /** How many the kernel has not begun, and why. */
+  /** @returns how many operations the kernel did not start, and why */
   #submit(): { untaken: number; error: NativeError | undefined } {
     this.#tail = (this.#tail + this.#queued) | 0
     Atomics.store(this.#words, this.#sqTail, this.#tail)
@@ -203,7 +203,7 @@ export class Ring {
       return { untaken: 0, error: undefined }
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      // What the kernel has not seen is taken back, so that it is not done behind somebody's back later.
+      // Take back what the kernel has not consumed, so that it is not executed by a later submit.
       const untaken = this.#queued
       this.#tail = (this.#tail - untaken) | 0
       Atomics.store(this.#words, this.#sqTail, this.#tail)
@@ -212,7 +212,7 @@ export class Ring {
     }
   }
 
-  /** How many submissions the kernel has taken. */
+  /** @returns how many submissions the kernel has consumed */
   #enter(submissions: number): number {
     for (;;) {
       const taken = libc.io_uring_enter(this.#fd.fd, submissions, 0, 0)
@@ -222,7 +222,7 @@ export class Ring {
     }
   }
 
-  /** For operations that have been taken and will end. */
+  /** Waits for `count` completions. */
   #wait(count: number): void {
     for (;;) {
       if (libc.io_uring_wait(this.#fd.fd, 0, count, ENTER_GETEVENTS, 0, 0) !== -1) return
@@ -231,7 +231,7 @@ export class Ring {
     }
   }
 
-  /** Gives how many operations of the batch have ended. */
+  /** Reads completions; returns how many belong to the batch. */
   #reap(): number {
     const words = this.#words
     const tail = Atomics.load(words, this.#cqTail)

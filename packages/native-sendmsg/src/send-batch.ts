@@ -6,31 +6,28 @@ import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 import { MessageArena } from './message-arena.ts'
 
-/**
- * One message of a batch: its bytes and the one descriptor that rides with them. The caller keeps the
- * descriptor.
- */
+/** One message of a batch: bytes and one descriptor, which the caller keeps. */
 export interface BatchItem {
   readonly bytes: Uint8Array
   readonly fd: BorrowedFd
 }
 
 export interface SendBatchResult {
-  /** Items that went whole, from the front. */
+  /** Number of items sent, from the start. Each was sent whole. */
   sent: number
-  /** Why the next one did not; set exactly when `sent` is less than the number of items. */
+  /** Why the next item was not sent; set if and only if `sent` is less than the number of items. */
   error?: NativeError
 }
 
 /**
- * Many {bytes, descriptor} messages to a seqpacket socket in few sendmmsg(2) calls. The arena is laid out
- * once: per message the bytes, their length and the descriptor are written. Not for streams, where a
- * message can go in part.
+ * Sends many {bytes, descriptor} messages to a seqpacket socket with few sendmmsg(2) calls. The arena is laid out
+ * once; each message writes only its bytes, their length and the descriptor. Not for streams, which can
+ * accept part of a message.
  */
 export class SendBatch {
   readonly #arena: MessageArena
 
-  /** `capacity` messages a system call (the kernel takes 1,024), `payloadSize` bytes each at most. */
+  /** Up to `capacity` messages per system call (the kernel's limit is 1,024), of up to `payloadSize` bytes each. */
   constructor(capacity: number, payloadSize: number) {
     this.#arena = new MessageArena(capacity, payloadSize, cmsgSpace(4))
     for (let index = 0; index < capacity; index++) {
@@ -38,7 +35,7 @@ export class SendBatch {
     }
   }
 
-  /** Sends in order, never waiting, and stops at the first message that the kernel refuses. */
+  /** Sends in order, without blocking, and stops at the first message that the kernel refuses. */
   send(socketFd: BorrowedFd, items: readonly BatchItem[]): SendBatchResult {
     let sent = 0
     while (sent < items.length) {
@@ -57,7 +54,7 @@ export class SendBatch {
       const item = items[start + index]
       if (item === undefined) return index
       if (item.bytes.length === 0 || item.bytes.length > arena.payloadSize) {
-        const detail = `${item.bytes.length} bytes where 1 to ${arena.payloadSize} fit`
+        const detail = `${item.bytes.length} bytes; must be 1 to ${arena.payloadSize}`
         throw new BatonNativeError('BATON_ERR_INVALID_ARGUMENT', detail)
       }
       arena.buffer.set(item.bytes, arena.payloadOffset(index))
@@ -67,11 +64,11 @@ export class SendBatch {
     return count
   }
 
-  /** How many of the first `count` messages went; fewer leaves the reason in `lastErrno()`. */
+  /** Sends the first `count` messages; returns how many were sent. If fewer, the reason is in `lastErrno()`. */
   #sendFilled(socketFd: BorrowedFd, count: number): number {
     let done = 0
     while (done < count) {
-      // sendmmsg tells an error only when nothing went, so a short count is followed by a call that says why.
+      // sendmmsg reports an error only if nothing was sent, so after a short count another call gets the reason.
       const went = libc.sendmmsg(
         socketFd,
         this.#arena.headerAddress(done),

@@ -5,18 +5,18 @@ import { EINVAL } from './errno.ts'
 import { lastErrno, libc } from './libc.ts'
 
 /**
- * Node empties the signal mask when it starts, before any JavaScript runs, and resets all dispositions: a signal that arrives
- * between execve and the program's first listener ends the process, blocked or not. This is a shared object of one function,
- * preloaded into the new program, that stands before the C library's `pthread_sigmask`. A call whose set is SIGUSR1 alone, which
- * is how Node's start-up makes and leaves its mask, only ever blocks; all others do what they say. So what was blocked before
- * execve stays blocked until `unblockSignals`, and waits.
+ * When Node starts, it clears the signal mask and resets all dispositions before any JavaScript runs: a signal that arrives
+ * between execve and the program's first listener ends the process, blocked or not. This shared object, preloaded into the new
+ * program, has one function, which overrides the C library's `pthread_sigmask`. A call whose set is SIGUSR1 alone, as Node's
+ * start-up makes to set and to restore its mask, only ever blocks; other calls are unchanged. So signals blocked before
+ * execve stay blocked and pending until `unblockSignals`.
  *
  *     int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) {
  *       if (set != NULL && set->bits[0] == 1 << (SIGUSR1 - 1)) how = SIG_BLOCK;
  *       return -rt_sigprocmask(how, set, old, 8);
  *     }
  *
- * Checked with Node 20, 22, 24 and 26. A Node that starts in another way behaves as if this were not there.
+ * Checked with Node 20, 22, 24 and 26. A version that starts differently behaves as without it.
  */
 const CODE = {
   x64: [
@@ -102,14 +102,14 @@ const MACHINE = { x64: 62, arm64: 183 } as const
 
 const NAMES = '\0pthread_sigmask\0'
 
-/** The variable that ld.so reads, and removes from the environment of a program that has more rights than its caller. */
+/** Read by ld.so, and removed by it from the environment of a program with more privileges than its caller. */
 const VARIABLE = 'LD_PRELOAD'
-/** Number of the memory file, which has to be closed in any case. */
+/** Holds the descriptor number of the memory file, which must be closed in any case. */
 const NUMBER_VARIABLE = 'BATON_SIGNAL_KEEPER'
 
 /**
- * Puts the object into a memory file and names it in `env`; the caller keeps the descriptor over execve. Undefined where it
- * cannot work.
+ * Writes the object to a memory file and adds it to `env`; the caller must keep the descriptor across execve. Undefined if that
+ * is not possible.
  */
 export function preloadKeeper(
   env: Readonly<Record<string, string | undefined>>,
@@ -127,9 +127,9 @@ export function preloadKeeper(
 }
 
 /**
- * In the new program, before it starts another one: takes the object out of `env`, where the children would find it.
+ * Removes the object from `env`, so that children do not load it. Call it in the new program before it starts another one.
  *
- * @returns the number of the memory file, to be closed; undefined in a program that was not given one
+ * @returns the descriptor number of the memory file, which the caller must close; undefined if there is none
  */
 export function forgetKeeper(env: Record<string, string | undefined>): number | undefined {
   const number = env[NUMBER_VARIABLE]
@@ -148,7 +148,7 @@ function pathOf(fd: number): string {
   return `/proc/self/fd/${fd}`
 }
 
-/** MFD_EXEC is known since Linux 6.3. Undefined where the system forbids memory files that can be executed. */
+/** MFD_EXEC exists since Linux 6.3. Returns undefined if the system forbids executable memory files. */
 function createExecutableFile(name: string): OwnedFd | undefined {
   let fd = libc.memfd_create(name, MFD_CLOEXEC | MFD_EXEC)
   if (fd === -1 && lastErrno() === EINVAL) fd = libc.memfd_create(name, MFD_CLOEXEC)
@@ -160,7 +160,7 @@ const PROGRAM_HEADER = 56
 const SYMBOL = 24
 const DYNAMIC = 16
 
-/** Where the parts lie in the file: headers, hash table, symbols, names, code, and the dynamic section. */
+/** File offsets: headers, hash table, symbols, names, code, dynamic section. */
 const HASH_AT = FILE_HEADER + 4 * PROGRAM_HEADER
 const SYMBOLS_AT = align(HASH_AT + 5 * 4)
 const NAMES_AT = SYMBOLS_AT + 2 * SYMBOL
@@ -169,17 +169,17 @@ const DYNAMIC_AT = align(CODE_AT + 64)
 const TAGS = 6
 const SIZE = DYNAMIC_AT + TAGS * DYNAMIC
 
-/** The largest page of both architectures. The dynamic section is written to by ld.so, so it is mapped once more, behind the code. */
+/** The largest page size of both architectures. ld.so writes to the dynamic section, so it is mapped separately, after the code. */
 const PAGE = 0x10000
 
-/** An ELF file that ld.so loads (elf(5)): four program headers, one symbol, no sections. */
+/** Builds an ELF file that ld.so can load (elf(5)): four program headers, one symbol, no sections. */
 function sharedObject(arch: keyof typeof CODE): Buffer {
   const code = CODE[arch]
   const file = Buffer.alloc(SIZE)
   const word = (at: number, value: number) => file.writeUInt32LE(value, at)
   const long = (at: number, value: number) => file.writeBigUInt64LE(BigInt(value), at)
 
-  // ELF, 64 bits, little-endian, version 1; a shared object (3).
+  // ELF, 64-bit, little-endian, version 1; type 3 is a shared object.
   file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1])
   file.writeUInt16LE(3, 16)
   file.writeUInt16LE(MACHINE[arch], 18)
@@ -204,15 +204,15 @@ function sharedObject(arch: keyof typeof CODE): Buffer {
   program(0, PT_LOAD, PF_R | PF_X, 0, 0, SIZE)
   program(1, PT_LOAD, PF_R | PF_W, DYNAMIC_AT, PAGE + DYNAMIC_AT, TAGS * DYNAMIC)
   program(2, PT_DYNAMIC, PF_R | PF_W, DYNAMIC_AT, PAGE + DYNAMIC_AT, TAGS * DYNAMIC)
-  // Without it the program's stack would be made executable.
+  // Without it, ld.so would make the program's stack executable.
   program(3, PT_GNU_STACK, PF_R | PF_W, 0, 0, 0)
 
-  // One bucket, two symbols of which the first is none; the chain ends with it.
+  // One bucket, two symbols; symbol 0 is undefined and ends the chain.
   for (const [index, value] of [1, 2, 1, 0, 0].entries()) word(HASH_AT + 4 * index, value)
   const symbol = SYMBOLS_AT + SYMBOL
   word(symbol, 1)
   file.writeUInt8(GLOBAL_FUNCTION, symbol + 4)
-  // Of some section: a symbol of section 0 is an undefined one.
+  // Any section index except 0, which means undefined.
   file.writeUInt16LE(1, symbol + 6)
   long(symbol + 8, CODE_AT)
   long(symbol + 16, code.length)

@@ -11,8 +11,8 @@ const SET_SIZE = 128
 const LAST_SIGNAL = 64
 
 /**
- * Faults of the program itself, which the kernel forces on it anyway; the end of children, of which Node would learn late, and
- * job control: none of the latter ends a process.
+ * Faults of the program itself, which the kernel delivers even if blocked; SIGCHLD, since Node must notice exits of children
+ * promptly; and job control, which does not end a process.
  */
 const NEVER_BLOCKED = [
   'SIGSEGV',
@@ -30,10 +30,10 @@ const NEVER_BLOCKED = [
 const sets = lazyArena(2 * SET_SIZE)
 
 /**
- * Blocks signals in the calling thread, so that what arrives stays pending (pthread_sigmask(3)): all but faults, SIGCHLD and those
- * of job control. SIGKILL and SIGSTOP cannot be blocked.
+ * Blocks signals in the calling thread, so that they stay pending (pthread_sigmask(3)): all except faults, SIGCHLD and job
+ * control. SIGKILL and SIGSTOP cannot be blocked.
  *
- * @returns restores the mask that was there before
+ * @returns a function that restores the previous mask
  */
 export function blockSignals(): () => void {
   const { buffer, address } = sets()
@@ -45,19 +45,19 @@ export function blockSignals(): () => void {
 }
 
 /**
- * Unblocks every signal in the calling thread; what was pending is delivered. To be called when there are listeners for all that
- * would end the process otherwise. Node itself leaves SIGUSR1 blocked with `--disable-sigusr1`, so that a listener never hears it.
+ * Unblocks all signals in the calling thread; pending ones are delivered. Call it once there are listeners for every signal that
+ * would otherwise end the process. With `--disable-sigusr1`, Node itself leaves SIGUSR1 blocked, and a listener never receives it.
  */
 export function unblockSignals(): void {
   setMask(0n)
 }
 
 /**
- * Ignores a signal by number (signal(7)). Unlike a listener that does nothing, an ignored signal interrupts no system call, and
- * writing to a terminal from the background is allowed while SIGTTOU is ignored. Children that Node starts have the default again.
+ * Ignores a signal by number (signal(7)). Unlike a signal with an empty listener, an ignored one interrupts no system call, and
+ * ignoring SIGTTOU allows background writes to a terminal. Children that Node starts have the default action again.
  */
 export function ignoreSignal(number: number): void {
-  // The C library keeps two real-time signals for itself and refuses them, which is what is wanted.
+  // The C library refuses the real-time signals that it reserves for itself, as intended.
   if (number >= 1 && number <= LAST_SIGNAL) libc.signal(number, SIG_IGN)
 }
 

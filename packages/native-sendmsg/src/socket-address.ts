@@ -5,30 +5,30 @@ import { EINVAL, ENAMETOOLONG } from './errno.ts'
 import { NativeError } from './errors.ts'
 import { libc } from './libc.ts'
 
-/** Where a socket is bound or connected to. */
+/** The address that a socket is bound or connected to. */
 export interface SocketAddress {
   readonly family: 'IPv4' | 'IPv6' | 'unix'
-  /** The literal as Node writes it, a path, `\0name` of an abstract socket, or '' for an unnamed one. */
+  /** An IP address as Node formats it, a path, `\0name` for an abstract socket, or '' for an unnamed one. */
   readonly address: string
   /** 0 for a Unix socket. */
   readonly port: number
 }
 
-/** A sockaddr as the kernel filled it in: `socklen_t` at 0, `struct sockaddr` at 8. */
+/** Layout of an address in an arena: `socklen_t` at 0, `struct sockaddr` at 8. */
 export const SOCKADDR_LENGTH = 0
 export const SOCKADDR = 8
-/** Any family's, with the kernel's own padding (`struct __kernel_sockaddr_storage`). */
+/** Fits any family, including the kernel's padding (`struct __kernel_sockaddr_storage`). */
 export const SOCKADDR_CAPACITY = 128
 
 /** Room for one address of any family. */
 export const addressArena = lazyArena(SOCKADDR + SOCKADDR_CAPACITY)
 
-/** Readies the length word before accept4, getsockname or getpeername write into it. `at`: where the room begins. */
+/** Sets the length to the capacity, before accept4, getsockname or getpeername fill in the address at `at`. */
 export function resetAddress(arena: Arena, at = 0): void {
   arena.words[(at + SOCKADDR_LENGTH) / 4] = SOCKADDR_CAPACITY
 }
 
-/** The address of an accepted connection. IPv6 and Unix addresses become text only when somebody asks. */
+/** The address of an accepted connection. Formatted as text only when it is read. */
 class ParsedAddress implements SocketAddress {
   readonly family: SocketAddress['family']
   readonly port: number
@@ -70,17 +70,17 @@ class ParsedAddress implements SocketAddress {
   }
 }
 
-/** Bytes of a packed address: family, a byte that is free, port, and 20 of an IPv6 host with its scope. */
+/** Bytes of a packed address: family, an unused byte, port (2), and an IPv6 host with its scope (20). */
 export const PACKED_ADDRESS = 24
 const PACKED_PORT = 2
 const PACKED_HOST = 4
 const FAMILIES = ['unix', 'IPv4', 'IPv6'] as const
 
 /**
- * Writes an address into `PACKED_ADDRESS` bytes of `target`, without making text of it: for who keeps many. The path of a Unix
- * socket is left out.
+ * Writes an address into `PACKED_ADDRESS` bytes of `target` without formatting it as text, to store many of them. The path of a Unix
+ * socket is omitted.
  *
- * @throws {NativeError} EINVAL for a host that is no literal of its family
+ * @throws {NativeError} EINVAL if the host is not an IP address of its family
  */
 export function packAddress(address: SocketAddress, target: Buffer, at: number): void {
   const { family, port } = address
@@ -97,7 +97,7 @@ export function packAddress(address: SocketAddress, target: Buffer, at: number):
   if (parsed instanceof ParsedAddress) parsed.pack(target, at)
 }
 
-/** What `packAddress` wrote. */
+/** Reads what `packAddress` wrote. */
 export function unpackAddress(packed: Buffer, at: number): SocketAddress {
   const family = FAMILIES[packed[at] ?? 0] ?? 'unix'
   const port = packed.readUInt16LE(at + PACKED_PORT)
@@ -107,7 +107,7 @@ export function unpackAddress(packed: Buffer, at: number): SocketAddress {
   return new ParsedAddress(family, packed.subarray(host, at + PACKED_ADDRESS), port).toJSON()
 }
 
-/** Reads the address out of `arena`, copying what is needed: the arena may be used again at once. */
+/** Parses the address in `arena`. Copies what it needs, so the arena can be reused immediately. */
 export function parseAddress(arena: Arena, at = 0): SocketAddress {
   const { buffer } = arena
   const length = Math.min(arena.words[(at + SOCKADDR_LENGTH) / 4] ?? 0, SOCKADDR_CAPACITY)
@@ -115,7 +115,7 @@ export function parseAddress(arena: Arena, at = 0): SocketAddress {
   const family = length < 2 ? AF_UNIX : buffer.readUInt16LE(start)
   // sockaddr_in: port (big-endian) at 2, address at 4; sockaddr_in6: port at 2, address at 8, scope at 24.
   if (family === AF_INET) {
-    // Signed, so that it is a small integer to V8, and no object, whatever the address.
+    // Read as signed: an unsigned number above 2^31 would be a heap object in V8.
     return new ParsedAddress('IPv4', buffer.readInt32LE(start + 4), buffer.readUInt16BE(start + 2))
   }
   if (family === AF_INET6) {
@@ -126,7 +126,7 @@ export function parseAddress(arena: Arena, at = 0): SocketAddress {
 }
 
 /**
- * RFC 5952, as inet_ntop(3) and so `socket.remoteAddress` write it; a scope is appended as a number (RFC
+ * RFC 5952 format, as in inet_ntop(3) and therefore `socket.remoteAddress`. A scope is appended as a number (RFC
  * 4007).
  */
 function formatIPv6(raw: Buffer): string {
@@ -153,22 +153,20 @@ function compress(groups: readonly number[]): string {
   return `${hex.slice(0, start).join(':')}::${hex.slice(start + length).join(':')}`
 }
 
-/**
- * The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)).
- */
+/** The kernel may or may not count a path's terminating NUL; a leading one marks an abstract name (unix(7)). */
 function formatPath(raw: Buffer): string {
   if (raw.length === 0) return ''
   const end = raw[0] === 0 ? raw.length : raw.indexOf(0)
   return raw.toString('utf8', 0, end === -1 ? raw.length : end)
 }
 
-/** `host:port`, with brackets around an IPv6 literal. */
+/** `host:port`, with brackets around an IPv6 address. */
 export const formatEndpoint = (host: string, port: number): string =>
   isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`
 
 /**
- * Writes a TCP address behind SOCKADDR and returns its length in bytes. `host` is a literal; an IPv6 one
- * may carry a zone (`fe80::1%eth0`). Throws NativeError EINVAL, as bind(2) would, for anything else.
+ * Writes a TCP address at SOCKADDR and returns its length in bytes. `host` is an IP address; an IPv6 address
+ * may have a zone (`fe80::1%eth0`). Throws NativeError EINVAL, as bind(2) would, for anything else.
  */
 export function writeInternetAddress(arena: Arena, host: string, port: number): number {
   const { buffer, address } = arena
@@ -191,12 +189,12 @@ export function writeInternetAddress(arena: Arena, host: string, port: number): 
   throw new NativeError('bind', EINVAL, { address: formatEndpoint(host, port) })
 }
 
-/** The number of a zone's interface; undefined when there is no such interface. */
+/** Interface index of a zone; undefined if there is no such interface. */
 function scopeOf(zone: string): number | undefined {
   return /^\d+$/.test(zone) ? Number(zone) : libc.if_nametoindex(zone) || undefined
 }
 
-/** Writes a Unix address behind SOCKADDR and returns its length in bytes. ENAMETOOLONG from 108 bytes on. */
+/** Writes a Unix address at SOCKADDR and returns its length in bytes. ENAMETOOLONG for a path of 108 bytes or more. */
 export function writeUnixAddress(arena: Arena, syscall: string, path: string): number {
   const bytes = Buffer.from(path)
   const abstract = bytes[0] === 0
@@ -207,6 +205,6 @@ export function writeUnixAddress(arena: Arena, syscall: string, path: string): n
   arena.buffer.fill(0, SOCKADDR, SOCKADDR + SOCKADDR_UN_SIZE)
   arena.buffer.writeUInt16LE(AF_UNIX, SOCKADDR)
   bytes.copy(arena.buffer, SOCKADDR + 2)
-  // An abstract name is as long as the address says; a path ends with its NUL.
+  // The length delimits an abstract name; a path ends with a NUL.
   return 2 + bytes.length + (abstract ? 0 : 1)
 }

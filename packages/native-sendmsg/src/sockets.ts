@@ -4,12 +4,12 @@ import { OwnedFd, type BorrowedFd } from './descriptors.ts'
 import { NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
-/** `stream` joins bytes; `seqpacket` keeps messages whole. Both are connected and reliable (unix(7)). */
+/** `stream` is a byte stream; `seqpacket` preserves message boundaries. Both are connected and reliable (unix(7)). */
 export type UnixSocketType = 'stream' | 'seqpacket'
 
 export const socketType = (type: UnixSocketType): number => (type === 'stream' ? SOCK_STREAM : SOCK_SEQPACKET)
 
-/** Makes a socket; the caller owns it. */
+/** Creates a socket, owned by the caller. */
 export function createSocket(family: number, type: number): OwnedFd {
   const fd = libc.socket(family, type, 0)
   if (fd === -1) throw new NativeError('socket', lastErrno(), { fd: -1 })
@@ -38,7 +38,7 @@ export function setOption(fd: BorrowedFd, level: number, option: number, value: 
   }
 }
 
-/** shutdown(2) of both directions, for everybody who holds the socket. Closes nothing. */
+/** shutdown(2) of both directions, for all holders of the socket. Closes nothing. */
 export function shutdownBoth(fd: BorrowedFd): void {
   if (libc.shutdown(fd, SHUT_RDWR) === -1) throw new NativeError('shutdown', lastErrno(), { fd })
 }

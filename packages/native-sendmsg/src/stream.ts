@@ -5,14 +5,14 @@ import { EAGAIN, ECONNRESET, EINTR } from './errno.ts'
 import { BatonNativeError, NativeError } from './errors.ts'
 import { lastErrno, libc } from './libc.ts'
 
-/** Bytes that one call moves at most; the arena they pass through is this large. */
+/** Maximum bytes per call: the size of the arena they are copied through. */
 const CHUNK = 64 * 1024
 const DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 const chunkArena = lazyArena(CHUNK)
 
 /**
- * send(2), never waiting and never raising SIGPIPE. Returns how many bytes went: at most 64 KiB a call, and
- * fewer when the kernel's buffer is nearly full. Throws NativeError, EAGAIN included.
+ * send(2), without blocking or raising SIGPIPE. Returns the number of bytes sent: at most 64 KiB per call, and
+ * fewer if the kernel's buffer is nearly full. Throws NativeError, including EAGAIN.
  */
 export function send(fd: BorrowedFd, bytes: Uint8Array, flags = 0): number {
   const arena = chunkArena()
@@ -27,9 +27,8 @@ export function send(fd: BorrowedFd, bytes: Uint8Array, flags = 0): number {
 }
 
 /**
- * Up to `max` (and 64 KiB) bytes in a buffer of the caller's own; empty at EOF. Throws NativeError, EAGAIN
- * included. Descriptors that ride with the bytes are destroyed by the kernel: use `receiveMessage` where
- * there can be any.
+ * Receives up to `max` bytes (at most 64 KiB) into a new buffer; empty at EOF. Throws NativeError, including
+ * EAGAIN. The kernel closes descriptors attached to the bytes: use `receiveMessage` if there can be any.
  */
 export function recv(fd: BorrowedFd, max: number): Buffer {
   const count = receiveChunk(fd, max, 0)
@@ -38,8 +37,8 @@ export function recv(fd: BorrowedFd, max: number): Buffer {
 }
 
 /**
- * Up to `max` (and 64 KiB) bytes, left in the socket for whoever reads it next; undefined when there are
- * none yet, empty at EOF. Never peek where descriptors can ride: a peek duplicates them.
+ * Like `recv`, but leaves the bytes in the socket for the next reader; undefined if there are none yet,
+ * empty at EOF. Never peek where descriptors may be attached: a peek duplicates them.
  */
 export function peek(fd: BorrowedFd, max: number): Buffer | undefined {
   const count = receiveChunk(fd, max, MSG_PEEK)
@@ -49,11 +48,11 @@ export function peek(fd: BorrowedFd, max: number): Buffer | undefined {
 }
 
 /**
- * Everything that the socket still holds: to EOF (`ended`), or to the point where nothing more has come.
- * BATON_ERR_LIMIT_EXCEEDED once there are more than `max` bytes.
+ * Reads everything available from the socket, up to EOF (`ended`) or until no more data has arrived.
+ * BATON_ERR_LIMIT_EXCEEDED if there are more than `max` bytes.
  *
- * A peer that closed with unread data of its own makes the first receive say ECONNRESET, and only the
- * following ones deliver the queue (unix(7) sockets, Linux 6.18): so a first ECONNRESET is not the end.
+ * If the peer closed with unread data of its own, the first receive fails with ECONNRESET, and only the
+ * following ones deliver the queue (unix(7) sockets, Linux 6.18), so a first ECONNRESET is not EOF.
  */
 export function readToEnd(fd: BorrowedFd, max = DEFAULT_MAX_BYTES): { data: Buffer; ended: boolean } {
   const chunks: Buffer[] = []
@@ -74,7 +73,7 @@ export function readToEnd(fd: BorrowedFd, max = DEFAULT_MAX_BYTES): { data: Buff
   }
 }
 
-/** The number of bytes now in the arena, or -errno. */
+/** Receives into the arena; returns the number of bytes, or -errno. */
 function receiveChunk(fd: BorrowedFd, max: number, flags: number): number {
   for (;;) {
     const count = libc.recv(fd, chunkArena().address, Math.min(max, CHUNK), flags | MSG_DONTWAIT)

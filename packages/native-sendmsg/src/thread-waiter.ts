@@ -7,8 +7,8 @@ import { WakePipe } from './wake-pipe.ts'
 import { EPOLLIN } from './watch.ts'
 
 /**
- * epoll_wait(2) on a thread of libuv's pool, woken by a pipe that is in the set too. Works everywhere, and takes one of the
- * pool's threads (4 by default, for all Workers of the process together) for as long as something is watched.
+ * epoll_wait(2) on a thread of libuv's pool, woken through a pipe in the set. Works everywhere, but occupies one thread of the
+ * pool (4 by default, shared by all Workers of the process) while anything is watched.
  */
 export class ThreadWaiter implements Waiter {
   readonly #waiting: Waiting
@@ -19,7 +19,7 @@ export class ThreadWaiter implements Waiter {
     this.#waiting = waiting
     const request = new Arena(EPOLL_EVENT_SIZE)
     request.buffer.writeUInt32LE(EPOLLIN, 0)
-    // Generation 0, which no watch has.
+    // The generation stays 0, which no watch has.
     request.buffer.writeInt32LE(this.#pipe.fd, EPOLL_DATA)
     if (libc.epoll_ctl(waiting.epoll, EPOLL_CTL_ADD, this.#pipe.fd, request.address) === -1) {
       const errno = lastErrno()
@@ -37,12 +37,12 @@ export class ThreadWaiter implements Waiter {
     if (this.#armed) this.#pipe.wake()
   }
 
-  /** A pool thread that waits for ever would keep the process. */
+  /** A pool thread that never returns would keep the process alive. */
   exit(): void {
     this.wake()
   }
 
-  /** No wait is outstanding, so no thread is taken. */
+  /** No wait is outstanding, so no thread is occupied. */
   rest(): void {}
 
   close(): void {

@@ -1,25 +1,25 @@
 import type { Arena } from './arena.ts'
 
 /**
- * Waits for an epoll set, for a `Poller`. After `arm` it calls the poller once, with the number of events that it has put
- * into the poller's memory (or -errno); until then it is not armed again.
+ * Waits for an epoll set on behalf of a `Poller`. After `arm`, it calls `onEvents` once, with the number of events written to
+ * the poller's memory, or -errno. It must not be armed again before that.
  */
 export interface Waiter {
   arm(): void
-  /** Makes an outstanding wait end, without events if there are none. Never blocks. */
+  /** Ends an outstanding wait, possibly without events. Never blocks. */
   wake(): void
-  /** The process ends, and nothing of this waiter may be left in its way. */
+  /** The process is exiting; nothing here may delay it. */
   exit(): void
-  /** Nothing is watched: it must not keep the process alive. Only when it is not armed. */
+  /** Nothing is watched, so the waiter must not keep the process alive. Only while it is not armed. */
   rest(): void
-  /** Only when it is not armed. */
+  /** Only while it is not armed. */
   close(): void
 }
 
-/** What a waiter waits for. */
+/** The epoll set to wait for. */
 export interface Waiting {
   readonly epoll: number
-  /** Room for `capacity` events. */
+  /** Memory for `capacity` events. */
   readonly events: Arena
   readonly capacity: number
   readonly onEvents: (count: number) => void

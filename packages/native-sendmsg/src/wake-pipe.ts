@@ -11,19 +11,18 @@ import { createPipe } from './pipe.ts'
 const scratch = lazyArena(64)
 
 /**
- * Makes a wait on a pool thread return: by `wake()`, and by itself when the environment ends without
+ * Makes a wait on a pool thread return: through `wake()`, or automatically when the environment ends without
  * running any JavaScript (`Worker.terminate()`).
  *
  * Node's clean-up first closes the handles of the environment, then waits for its thread-pool requests, and
- * only after that runs clean-up hooks and closes the descriptors that `fs` opened
- * (`Environment::RunCleanup`). A wait without a limit is one of those requests, so a hook comes too late
- * (measured: the Worker hangs). Therefore the write end belongs to a handle, a `net.Socket` that nobody
- * reads (so it does not keep the process alive); closing it raises EPOLLHUP at the read end. The read end
- * must outlive the wait, and so is closed last. All of this is public API; checked on Node 20.20, 22.23,
- * 24.21 and 26.10.
+ * only then runs clean-up hooks and closes the descriptors that `fs` opened (`Environment::RunCleanup`). A
+ * wait without a timeout is one of those requests, so a hook would run too late (measured: the Worker hangs).
+ * Therefore the write end belongs to a handle: a `net.Socket` that is not being read, and so does not keep the
+ * process alive. Closing it raises EPOLLHUP at the read end, which must outlive the wait and is closed last.
+ * All of this is public API; checked on Node 20.20, 22.23, 24.21 and 26.10.
  */
 export class WakePipe {
-  /** The read end, to be watched for EPOLLIN; EPOLLHUP is always reported. */
+  /** The read end; watch it for EPOLLIN. EPOLLHUP is always reported. */
   readonly fd: number
   readonly #writeFd: number
   readonly #writeEnd: Socket
@@ -40,14 +39,14 @@ export class WakePipe {
     this.#writeEnd = new Socket({ fd: this.#writeFd, readable: false, writable: true })
   }
 
-  /** Never blocks; a pipe that is full is awake already. */
+  /** Never blocks; a full pipe wakes the wait anyway. */
   wake(): void {
     if (libc.write(this.#writeFd, scratch().address, 1) !== -1) return
     const errno = lastErrno()
     if (errno !== EAGAIN) throw new NativeError('write', errno, { fd: this.#writeFd })
   }
 
-  /** Takes back what `wake` wrote. */
+  /** Reads what `wake` wrote. */
   drain(): void {
     while (libc.read(this.fd, scratch().address, 64) > 0);
   }
@@ -60,9 +59,8 @@ export class WakePipe {
 }
 
 /**
- * Moves a descriptor to a number that Node itself closes at the very end of a Worker (`trackUnmanagedFds`,
- * on by default): one that `fs.openSync` returned. The caller closes it earlier with `fs.closeSync`, which
- * also ends the tracking.
+ * Moves a descriptor to a number returned by `fs.openSync`, which Node closes at the very end of a Worker
+ * (`trackUnmanagedFds`, on by default). To close it earlier, use `fs.closeSync`, which ends the tracking too.
  */
 export function closedWithEnvironment(owned: OwnedFd): number {
   try {

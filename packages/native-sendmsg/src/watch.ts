@@ -20,14 +20,14 @@ export interface Watcher {
 }
 
 /**
- * One watched descriptor, borrowed: whoever owns it removes the watch before the descriptor is closed,
- * passed on or given away. Made by `Poller.add`.
+ * One watched descriptor, borrowed: its owner must remove the watch before closing the descriptor or giving
+ * it away. Created by `Poller.add`.
  *
- * It is also all that the poller knows of the descriptor: there may be ten thousand.
+ * It is also the poller's only record of the descriptor, and small, since there may be ten thousand.
  */
 export class Watch {
   readonly fd: BorrowedFd
-  /** Tells events of this watch from those of an earlier one of the same number. */
+  /** Distinguishes events of this watch from those of an earlier one for the same number. */
   readonly generation: number
   readonly listener: ReadinessListener
   readonly #watcher: Watcher
@@ -48,15 +48,12 @@ export class Watch {
     this.listener = listener
   }
 
-  /** What was asked for last. */
+  /** The events requested last. */
   get events(): number {
     return this.#events
   }
 
-  /**
-   * Asks for other events from now on; arms an EPOLLONESHOT watch again. BATON_ERR_FD_CLOSED after
-   * `remove`.
-   */
+  /** Changes the requested events; re-arms an EPOLLONESHOT watch. BATON_ERR_FD_CLOSED after `remove`. */
   modify(events: number): void {
     if (this.#removed) {
       throw new BatonNativeError('BATON_ERR_FD_CLOSED', `the watch of fd ${this.fd} was removed`)
@@ -66,9 +63,9 @@ export class Watch {
   }
 
   /**
-   * EPOLL_CTL_DEL; the listener is not called any more, not even for events that have been fetched already.
-   * A second call does nothing. NativeError (EBADF, ENOENT) when the descriptor was closed first: then the
-   * kernel goes on reporting the open file for as long as any process holds it, and nobody can stop it.
+   * EPOLL_CTL_DEL. The listener is no longer called, not even for events already fetched. A second call
+   * does nothing. NativeError (EBADF, ENOENT) if the descriptor was closed first: the kernel then keeps
+   * reporting the open file for as long as any process holds it, and the entry cannot be removed.
    */
   remove(): void {
     if (this.#removed) return

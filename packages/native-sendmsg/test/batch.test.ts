@@ -74,13 +74,13 @@ void t.test('more items than the capacity go in several calls, and are received 
   t.same(receiver.receive(b.fd, 0), { messages: [], ended: false })
 })
 
-void t.test('a full lane is EAGAIN behind what went', async (t) => {
+void t.test('a full lane is EAGAIN after the messages that were sent', async (t) => {
   const [a, b] = lane(t)
   const { sent, error } = new SendBatch(64, 16).send(a.fd, items(2000, a.fd))
   t.match(error, { code: 'EAGAIN', syscall: 'sendmmsg', fd: a.fd })
   t.ok(sent > 100 && sent < 2000, `${sent} messages fit`)
   const { messages } = new ReceiveBatch(64, 16).receive(b.fd, 2000)
-  t.equal(messages.length, sent, 'each of them is there')
+  t.equal(messages.length, sent, 'each of them arrived')
   t.equal(messages.at(-1)?.bytes.readUInt32LE(), sent - 1)
   messages.forEach(({ fds }) => fds.forEach(close))
 })
@@ -113,7 +113,7 @@ void t.test('an item that does not fit is refused', async (t) => {
   }
 })
 
-void t.test('a message that is too long or too short is seen at its true length', async (t) => {
+void t.test('a message that is too long or too short has its true length', async (t) => {
   const [a, b] = lane(t)
   for (const size of [15, 16, 17, 4096]) sendMessage(a.fd, { bytes: Buffer.alloc(size, 'x'), fds: [a.fd] })
   const { messages } = new ReceiveBatch(64, 16).receive(b.fd, 64)
@@ -156,7 +156,7 @@ void t.test('none, two, four and five descriptors are counted', async (t) => {
   t.equal(openDescriptors(), before, 'the kernel closed the rest')
 })
 
-void t.test('options that another holder of the socket set cost no descriptor', async (t) => {
+void t.test('options set by another holder of the socket cost no descriptor', async (t) => {
   const [a, b] = lane(t)
   const SO_PASSCRED = 16
   const SO_PASSPIDFD = 76
@@ -172,7 +172,7 @@ void t.test('options that another holder of the socket set cost no descriptor', 
   t.equal(openDescriptors(), before)
 })
 
-void t.test('what was sent before the end is still received, and then the end', async (t) => {
+void t.test('messages sent before the end are still received, and then the end', async (t) => {
   const [a, b] = lane(t)
   new SendBatch(4, 16).send(a.fd, items(2, b.fd))
   a.close()
@@ -198,7 +198,7 @@ void t.test('a peer that closed with unread messages: ECONNRESET first, then the
   result.messages.forEach(({ fds }) => fds.forEach(close))
 })
 
-/** Stands in for recvmmsg(2), which is made twice to hear why it failed (see `bindRepeatable`), until the end of the test. */
+/** Replaces recvmmsg(2), which is called twice to get its errno (see `bindRepeatable`), until the end of the test. */
 function replaceReceive(t: Test, receive: (socket: number, header: number, flags: number) => number): void {
   const calls: { recvmmsg: typeof libc.recvmmsg } = libc
   const { recvmmsg } = calls
@@ -206,8 +206,8 @@ function replaceReceive(t: Test, receive: (socket: number, header: number, flags
   calls.recvmmsg = (socket, header, _count, flags) => receive(Number(socket), Number(header), Number(flags))
 }
 
-void t.test('a peer that closes with unread messages a moment after nothing had come', async (t) => {
-  // The first try takes a reset with it that was there before, and hears EAGAIN in this case; the second hears of the reset.
+void t.test('a peer that closes with unread messages just after an empty read', async (t) => {
+  // The first call consumes a pending reset and gets EAGAIN in this case; the second gets the reset.
   const [a, b] = lane(t)
   const { recvmmsg } = libc
   let told = ''
@@ -216,7 +216,7 @@ void t.test('a peer that closes with unread messages a moment after nothing had 
     sendMessage(b.fd, { bytes: token })
     new SendBatch(4, 16).send(a.fd, items(3, b.fd))
     a.close()
-    // A `struct mmsghdr` begins with what recvmsg(2) takes.
+    // A `struct mmsghdr` begins with the structure that recvmsg(2) takes.
     const outcome = libc.recvmsg(socket, header, flags)
     told = codeOf(() => {
       throw new NativeError('recvmsg', lastErrno())
@@ -231,7 +231,7 @@ void t.test('a peer that closes with unread messages a moment after nothing had 
   result.messages.forEach(({ fds }) => fds.forEach(close))
 })
 
-void t.test('a reset that is told twice is an error beside what came', async (t) => {
+void t.test('a reset that is reported twice is an error next to the messages', async (t) => {
   const [, b] = lane(t)
   let times = 0
   replaceReceive(t, (_socket, header, flags) => {
@@ -265,12 +265,12 @@ void t.test('an empty message is not the end', async (t) => {
   t.same(
     last.messages.map(({ length }) => length),
     [0, 16],
-    'nor with a message behind it',
+    'nor with a message after it',
   )
   t.equal(last.ended, true)
 })
 
-void t.test('a socket that is no socket is an error beside what came', async (t) => {
+void t.test('a descriptor that is not a socket is an error next to the messages', async (t) => {
   t.match(new ReceiveBatch(4, 16).receive(99_999, 4), {
     messages: [],
     ended: false,

@@ -30,7 +30,7 @@ import {
 import { libc } from '../src/libc.ts'
 import { closing, nativeError, openDescriptors, present, temporaryFolder } from './support.ts'
 
-/** Seconds that a close would wait: longer than any test. */
+/** Seconds that a close would block: longer than any test. */
 const LINGER = Math.ceil((10 * LIMIT) / 1000)
 
 const option = new Arena(16)
@@ -47,7 +47,7 @@ function lingers(fd: number): boolean {
   return option.words[0] !== 0
 }
 
-/** TCP connections whose peer reads nothing, with more to send than the kernel has room for, and SO_LINGER. */
+/** TCP connections with SO_LINGER, whose peer reads nothing, and with more to send than the kernel can buffer. */
 async function clogged(t: Test, count: number): Promise<OwnedFd[]> {
   const listener = listenTcp({ host: '127.0.0.1', port: 0 })
   closing(t, listener)
@@ -75,10 +75,10 @@ function fill(fd: number): void {
 
 for (const how of ['one', 'many'] as const) {
   void t.test(
-    `closing never waits for what another process asked it to wait for: ${how}`,
+    `closing never waits for a linger set by another process: ${how}`,
     { timeout: LIMIT },
     async (t) => {
-      // Whoever sends a descriptor, or has been sent one, could freeze the process that closed it last.
+      // A process that sends a descriptor, or has received one, could freeze the process that closed it last.
       const fds = await clogged(t, how === 'one' ? 1 : 20)
       const before = openDescriptors()
       closeAll(fds)
@@ -100,7 +100,7 @@ void t.test('a descriptor of another process is closed on another thread', { tim
   )
 })
 
-void t.test('what is taken back does not linger for anybody', async (t) => {
+void t.test('a connection that is taken back does not linger', async (t) => {
   const fds = await clogged(t, 1)
   const [fd] = fds as [OwnedFd]
   const copy = dup(fd.fd)
@@ -115,7 +115,7 @@ void t.test('what is taken back does not linger for anybody', async (t) => {
 })
 
 void t.test(
-  'resetAll ends a connection with a reset, whatever the peer was still to be sent',
+  'resetAll ends a connection with a reset, even with unsent data',
   { timeout: LIMIT },
   async (t) => {
     const listener = listenTcp({ host: '127.0.0.1', port: 0 })
@@ -132,7 +132,7 @@ void t.test(
 )
 
 void t.test(
-  'a socket that wants no descriptors is sent none',
+  'a socket that refuses descriptors is sent none',
   { skip: !descriptorsCanBeRefused() && 'SO_PASSRIGHTS is Linux 6.16’s' },
   async (t) => {
     const path = join(temporaryFolder(t), 's')
@@ -164,7 +164,7 @@ void t.test(
   },
 )
 
-void t.test('as recv, receivePlain has an end and says when there is nothing', async (t) => {
+void t.test('like recv, receivePlain reports an end and an empty queue', async (t) => {
   const [near, far] = socketpair('stream')
   closing(t, near, far)
   t.equal(nativeError(() => receivePlain(near.fd, 10)).code, 'EAGAIN')

@@ -14,7 +14,7 @@ interface Datagram {
   own: boolean
 }
 
-/** A receiver in another program, bound to `name`; the returned function ends it and tells what it got. */
+/** A receiver in another program, bound to `name`; the returned function ends it and resolves with what it received. */
 async function receiver(t: Test, name: string): Promise<() => Promise<Datagram[]>> {
   const program = fileURLToPath(new URL('fixtures/datagrams.py', import.meta.url))
   const child = spawn('python3', [program, name], { stdio: ['pipe', 'pipe', 'inherit'] })
@@ -47,7 +47,7 @@ void t.test('a datagram goes to a path and to an abstract name', { timeout: LIMI
   t.equal(openDescriptors(), before)
 })
 
-void t.test('a receiver that does not read makes nobody wait', { timeout: LIMIT }, async (t) => {
+void t.test('a receiver that does not read does not block the sender', { timeout: LIMIT }, async (t) => {
   const name = join(temporaryFolder(t), 'notify')
   const received = await receiver(t, name)
   let sent = 0
@@ -65,13 +65,13 @@ void t.test('a receiver that does not read makes nobody wait', { timeout: LIMIT 
   )
 })
 
-void t.test('a datagram that nobody can have is an error with the path', { timeout: LIMIT }, async (t) => {
+void t.test('a datagram without a receiver is an error with the path', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const before = openDescriptors()
   const path = join(folder, 'notify')
   const to = (target: string) => (): void => sendDatagram(target, Buffer.from('READY=1'))
   t.match(nativeError(to(path)), { code: 'ENOENT', syscall: 'sendto', path })
-  const abstract = `@baton-nobody-${process.pid}`
+  const abstract = `@baton-missing-${process.pid}`
   t.match(nativeError(to(abstract)), { code: 'ECONNREFUSED', path: abstract })
   const file = join(folder, 'file')
   writeFileSync(file, '')

@@ -40,7 +40,7 @@ void t.test('a nonblocking receive on an empty endpoint is EAGAIN', async (t) =>
   )
 })
 
-void t.test('what arrives is the same open file, both ways', { timeout: LIMIT }, async (t) => {
+void t.test('the received descriptor is the same open file, both ways', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const ends = socketpair('stream')
   closing(t, ...ends)
@@ -103,7 +103,7 @@ void t.test('shutdown of one end unblocks the other', { timeout: LIMIT }, async 
   await t.rejects(waiting, { code: 'BATON_ERR_UNEXPECTED_END' })
 })
 
-void t.test('each wrong message has an error of its own, and what it carried is closed', async (t) => {
+void t.test('each invalid message has its own error, and its descriptors are closed', async (t) => {
   const [a, b] = endpoints(t)
   const before = openDescriptors()
   const receive = (): string => codeOf(() => b.recvFdNonblock())
@@ -116,7 +116,7 @@ void t.test('each wrong message has an error of its own, and what it carried is 
   t.equal(receive(), 'BATON_ERR_UNEXPECTED_END')
 })
 
-void t.test('destroy releases, and a second one hits no stranger', { timeout: LIMIT }, async (t) => {
+void t.test('destroy closes, and a second call closes nothing else', { timeout: LIMIT }, async (t) => {
   const before = openDescriptors()
   const [a, b] = Endpoint.pair()
   const { fd } = a
@@ -134,7 +134,7 @@ void t.test('destroy releases, and a second one hits no stranger', { timeout: LI
   t.equal(openDescriptors(), before)
 })
 
-void t.test('destroy ends a receive that waits', { timeout: LIMIT }, async (t) => {
+void t.test('destroy ends a pending receive', { timeout: LIMIT }, async (t) => {
   const [a, b] = Endpoint.pair()
   const waiting = a.recvFd()
   a.destroy()
@@ -143,7 +143,7 @@ void t.test('destroy ends a receive that waits', { timeout: LIMIT }, async (t) =
   t.equal(sharedPoller().size, 0)
 })
 
-void t.test('a receive can be given up, and the next one goes on', { timeout: LIMIT }, async (t) => {
+void t.test('a receive can be aborted, and the next one continues', { timeout: LIMIT }, async (t) => {
   const [a, b] = endpoints(t)
   const abort = new AbortController()
   const given = b.recvFd({ signal: abort.signal })
@@ -197,7 +197,7 @@ void t.test(
     parent.child.kill('SIGKILL')
     await exit
     const end = await hear(poller, parent)
-    t.equal(end.bytes.length, 0, 'EOF: the parent kept no copy of the end that the child had')
+    t.equal(end.bytes.length, 0, 'EOF: the parent kept no copy of the child’s end')
   },
 )
 

@@ -25,17 +25,17 @@ import {
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** Each is compared with the one before, so that some are enough; `test/long/repetitions.test.ts` has 200. */
+/** Each is compared with the one before, so a few are enough; `test/long/repetitions.test.ts` runs 200. */
 const EXECS = Number(process.env['EXECS'] ?? 10)
 
-/** What `socket` says until it ends. */
+/** Everything received from `socket` until it ends. */
 async function spoken(socket: Socket): Promise<string> {
   let text = ''
   for await (const chunk of socket) text += String(chunk)
   return text
 }
 
-/** A session that asks for so many rounds; returns what it and a client that waits meanwhile are told. */
+/** A session that requests `rounds` re-executions; resolves with its answer, and with that of a client that waits meanwhile. */
 async function session(t: Test, rounds: number): Promise<{ pid: number; answer: unknown; waiting: string }> {
   const path = join(temporaryFolder(t), 'session.sock')
   const child = startFixture('session.mjs', [path])
@@ -46,14 +46,14 @@ async function session(t: Test, rounds: number): Promise<{ pid: number; answer: 
   await once(asking, 'connect')
   asking.write(String(rounds))
   const answer = spoken(asking)
-  // Nobody accepts it before the last round: whoever is connected first is the session.
+  // It is accepted only after the last round: the first connection is the session.
   const waiting = connect(path)
   const [told, served, { code, signal, stderr }] = await Promise.all([answer, spoken(waiting), end])
   t.same({ code, signal, stderr }, { code: 0, signal: null, stderr: '' })
   return { pid: child.pid ?? 0, answer: JSON.parse(told), waiting: served }
 }
 
-/** FD_CLOEXEC of everything that is open. */
+/** FD_CLOEXEC of every open descriptor. */
 function closeOnExecFlags(): Record<string, boolean | string> {
   const flags = readdirSync('/proc/self/fd').map((fd): [string, boolean | string] => {
     let on: boolean | string = 'closed'
@@ -84,19 +84,19 @@ void t.test(
 )
 
 void t.test(
-  'the new program has 0, 1, 2 and what was kept, and nothing else',
+  'the new program has 0, 1, 2 and the kept descriptors, and no others',
   { timeout: LIMIT },
   async (t) => {
     const { code, stdout, stderr } = await ended(startFixture('inherited.mjs', []))
     t.same({ code, stderr }, { code: 0, stderr: '' })
     const [kept, ...listed] = stdout.trim().split('\n')
     const numbers = listed.filter((name) => /^\d+$/.test(name)).map(Number)
-    // Who started the tests may have left some open for whoever comes: they go through all programs in between.
+    // The process that started the tests may have left some open; they stay open through every program.
     const passing = Object.entries(closeOnExecFlags()).filter(([fd, on]) => on === false && Number(fd) > 2)
     const expected = new Set([0, 1, 2, Number(kept), ...passing.map(([fd]) => Number(fd))])
     let free = 0
     while (expected.has(free)) free++
-    // `ls` reads the folder through the lowest number that is free.
+    // `ls` reads the folder through the lowest free number.
     t.same(
       numbers.toSorted((a, b) => a - b),
       [...expected, free].toSorted((a, b) => a - b),
@@ -146,7 +146,7 @@ void t.test('an execve that fails leaves everything as it was', { timeout: LIMIT
   await arrived
 })
 
-void t.test('a Worker can not replace the program', { timeout: LIMIT }, async (t) => {
+void t.test('a Worker cannot replace the program', { timeout: LIMIT }, async (t) => {
   const index = new URL('../dist/index.js', import.meta.url).href
   const code = `import(${JSON.stringify(index)}).then(({ executeInPlace }) =>
     executeInPlace({ path: '/bin/false', args: [], env: {}, keep: [] }),
@@ -156,7 +156,7 @@ void t.test('a Worker can not replace the program', { timeout: LIMIT }, async (t
   await worker.terminate()
 })
 
-// Node empties the signal mask and resets all dispositions when it starts: a SIGHUP in that time ended the process, and a
+// Node clears the signal mask and resets all dispositions when it starts: a SIGHUP in that time ended the process, and a
 // SIGUSR1 opened the inspector.
 void t.test('signals wait while the program is replaced', { timeout: LIMIT }, async (t) => {
   const all = ['SIGALRM', 'SIGHUP', 'SIGINT', 'SIGPIPE', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2']
@@ -173,20 +173,16 @@ void t.test('signals wait while the program is replaced', { timeout: LIMIT }, as
       .map((line) => JSON.parse(line) as unknown)
   }
   t.same(await run(['3']), [report, report, report])
-  t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'what was preloaded stays')
+  t.same(await run(['1', 'libc.so.6']), [{ ...report, preload: 'libc.so.6' }], 'the user’s own preload stays')
 })
 
-// So it is with a Node that has capabilities (setcap(8), to listen on port 80): each reload left a descriptor behind, for all children.
-void t.test(
-  'what was to be preloaded is closed where ld.so did not load it',
-  { timeout: LIMIT },
-  async (t) => {
-    const child = startFixture('unloaded-keeper.mjs', [])
-    const { stdout, stderr } = await ended(child)
-    t.equal(stderr, '')
-    t.same(JSON.parse(stdout), { left: [], variables: [] })
-  },
-)
+// ld.so ignores LD_PRELOAD for a Node with capabilities (setcap(8), to listen on port 80): each reload leaked a descriptor into all children.
+void t.test('the library to preload is closed if ld.so did not load it', { timeout: LIMIT }, async (t) => {
+  const child = startFixture('unloaded-keeper.mjs', [])
+  const { stdout, stderr } = await ended(child)
+  t.equal(stderr, '')
+  t.same(JSON.parse(stdout), { left: [], variables: [] })
+})
 
 void t.test('a program that cannot be executed leaves the signal mask as it was', (t) => {
   const mask = () => /^SigBlk.*$/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[0]

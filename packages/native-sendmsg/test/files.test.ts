@@ -32,7 +32,7 @@ void t.test('a memory file is read and written by its number', async (t) => {
   const bytes = Buffer.alloc(8)
   t.equal(readSync(memory.fd, bytes, 0, 8, 0), 4)
   t.equal(bytes.toString('utf8', 0, 4), 'Zoë')
-  // Through another open file, which has an offset of its own.
+  // Through another open file, which has its own offset.
   t.equal(readFileSync(`/proc/self/fd/${memory.fd}`, 'utf8'), 'Zoë')
   memory.close()
   t.equal(openDescriptors(), before)
@@ -68,7 +68,7 @@ void t.test('a pipe ends for its reader when the last write end is closed', (t) 
   t.end()
 })
 
-/** The next thing that `child` says. */
+/** The next output of `child`. */
 async function said(child: ChildProcess): Promise<string> {
   const [chunk] = (await once(child.stdout ?? child, 'data')) as [Buffer]
   return chunk.toString().trim()
@@ -104,7 +104,7 @@ void t.test(
   },
 )
 
-void t.test('a lock that can not be had names the file', async (t) => {
+void t.test('the error for a lock held elsewhere names the file', async (t) => {
   const folder = temporaryFolder(t)
   const before = openDescriptors()
   const missing = join(folder, 'none', 'lock')

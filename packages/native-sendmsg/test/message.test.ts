@@ -154,7 +154,7 @@ void t.test('a dial never blocks on a silent or full peer', { timeout: LIMIT }, 
   t.equal(full.code, 'EAGAIN')
 })
 
-void t.test('a peer that is gone raises no signal', async (t) => {
+void t.test('a closed peer raises no signal', async (t) => {
   for (const type of ['stream', 'seqpacket'] as const) {
     const [a, b] = pair(t, type)
     b.close()
@@ -168,20 +168,20 @@ void t.test('a peer that is gone raises no signal', async (t) => {
 })
 
 void t.test('a missing socket path is named', async (t) => {
-  const path = join(temporaryFolder(t), 'nobody.sock')
+  const path = join(temporaryFolder(t), 'missing.sock')
   const before = openDescriptors()
   const error = nativeError(() => dialAndSend(path, token, []))
   t.equal(openDescriptors(), before)
   t.match(error, { code: 'ENOENT', syscall: 'connect', path, fd: -1, name: 'NativeError' })
   t.equal(error.errno, 2)
-  t.ok(error.message.includes(path) && error.message.includes('ENOENT'), error.message)
+  t.ok(error.message.startsWith(`connect ${path}: ENOENT`), error.message)
 })
 
 void t.test('EACCES on connect has fd -1; an error on send has the real one', async (t) => {
   const folder = temporaryFolder(t)
   const path = join(folder, 'private.sock')
   closing(t, listenUnix({ path, mode: 0o600 }))
-  // Permissions do not bind root: the dial is somebody else's.
+  // Permissions do not apply to root, so another user connects.
   const options = process.getuid?.() === 0 ? { uid: 65_534 } : {}
   chmodSync(folder, 0o755)
   if (process.getuid?.() !== 0) chmodSync(path, 0)
@@ -203,7 +203,7 @@ void t.test('a full queue is EAGAIN', async (t) => {
   t.ok(sent > 100 && sent < 2000, `${sent} messages fit`)
   const before = openDescriptors()
   b.close()
-  t.equal(openDescriptors(), before - 1, 'what waited in the queue ended with it')
+  t.equal(openDescriptors(), before - 1, 'queued messages ended with it')
 })
 
 void t.test('ECONNREFUSED, ECONNRESET, EPIPE, ENOTCONN', async (t) => {
@@ -282,7 +282,11 @@ void t.test('control messages of another level, type or length are errors', asyn
   writeRights(control, 0, [7])
   writeRights(control, 24, [8])
   control.writeInt32LE(4, 12)
-  t.match(readControl(control, 0, 48), { fds: [8], strays: [7] }, 'a pidfd is told apart from what was sent')
+  t.match(
+    readControl(control, 0, 48),
+    { fds: [8], strays: [7] },
+    'a pidfd is told apart from the sent descriptors',
+  )
 })
 
 void t.test('foreign control messages close what came with them', async (t) => {
@@ -339,7 +343,7 @@ void t.test(
   },
 )
 
-void t.test('a message that is longer than asked for says so', async (t) => {
+void t.test('a message that is longer than requested is marked', async (t) => {
   const [a, b] = pair(t)
   sendMessage(a.fd, { bytes: Buffer.from('seventeen bytes!!') })
   const message = receiveMessage(b.fd, { size: 16, maxFds: 0 })
@@ -355,7 +359,7 @@ void t.test('descriptors need a byte to ride on', async (t) => {
   )
 })
 
-void t.test('receiveExact takes what it asked for and not a byte more', { timeout: LIMIT }, async (t) => {
+void t.test('receiveExact takes exactly the requested bytes', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t, 'stream')
   const poller = new Poller()
   t.teardown(() => poller.close())
@@ -373,7 +377,7 @@ void t.test('receiveExact takes what it asked for and not a byte more', { timeou
   t.equal((await receiveExact(poller, b.fd, 3, { maxFds: 0 })).bytes.toString(), 'now', 'without a wait')
 })
 
-void t.test('receiveExact closes what it holds when it rejects', { timeout: LIMIT }, async (t) => {
+void t.test('receiveExact closes received descriptors when it rejects', { timeout: LIMIT }, async (t) => {
   const poller = new Poller()
   t.teardown(() => poller.close())
   const [a, b] = pair(t, 'stream')

@@ -30,7 +30,7 @@ function pair(t: Test): [OwnedFd, OwnedFd] {
   return ends
 }
 
-/** A promise and what settles it. */
+/** A promise, and the function that resolves it. */
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
   let resolve: (value: T) => void = () => undefined
   const promise = new Promise<T>((settle) => (resolve = settle))
@@ -38,7 +38,7 @@ function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {
 }
 
 void t.test(
-  'a listener is called with what holds, again and again until it is dealt with',
+  'a listener is called with the events that hold, repeatedly, until they are handled',
   { timeout: LIMIT },
   async (t) => {
     const [a, b] = pair(t)
@@ -62,7 +62,7 @@ void t.test(
   },
 )
 
-void t.test('afterWake comes once behind all listeners of a wake-up', { timeout: LIMIT }, async (t) => {
+void t.test('afterWake is called once, after all listeners of a wake-up', { timeout: LIMIT }, async (t) => {
   const order: string[] = []
   const done = deferred<void>()
   const watched = poller(t, {
@@ -75,7 +75,7 @@ void t.test('afterWake comes once behind all listeners of a wake-up', { timeout:
   const [trigger, triggered] = pair(t)
   const start = watched.add(triggered.fd, EPOLLIN, () => {
     start.remove()
-    // Both become readable during this round, so that the next wait brings them together.
+    // Both become readable during this round, so that the next wait returns them together.
     for (const [end] of pairs) send(end.fd, byte)
   })
   for (const [index, [, end]] of pairs.entries()) {
@@ -89,7 +89,7 @@ void t.test('afterWake comes once behind all listeners of a wake-up', { timeout:
   t.same(order, ['after', 'one', 'two', 'after'])
 })
 
-void t.test('the peer going is told apart from bytes', { timeout: LIMIT }, async (t) => {
+void t.test('a closed peer is told apart from bytes', { timeout: LIMIT }, async (t) => {
   const [a, b] = pair(t)
   const gone = deferred<number>()
   const watch = poller(t).add(b.fd, EPOLLRDHUP, (events) => {
@@ -132,7 +132,7 @@ void t.test(
     const first = pair(t)
     const second = pair(t)
     const blocker = pair(t)
-    // Both become readable while this listener runs, so that one wait brings both back.
+    // Both become readable while this listener runs, so that one wait returns both.
     const start = watched.add(blocker[1].fd, EPOLLIN, () => {
       start.remove()
       send(first[0].fd, byte)
@@ -144,7 +144,7 @@ void t.test(
         const other = watches[1 - index]
         watches[index]?.remove()
         other?.remove()
-        // The same number, watched again: the event that was fetched for the old watch is not for this one.
+        // The same number, watched again: the event fetched for the old watch must not reach this one.
         const fd = index === 0 ? second[1].fd : first[1].fd
         const again = watched.add(fd, EPOLLIN, () => {
           called.push('again')
@@ -160,14 +160,14 @@ void t.test(
     t.same(
       called,
       ['round', winner, 'replaced', 'round', 'again', 'round'],
-      'the new watch is called in a round of its own',
+      'the new watch is called in the next round',
     )
     t.equal(watched.size, 0)
   },
 )
 
 void t.test(
-  'events that a listener of the same round stopped asking for are not told',
+  'events dropped by a listener of the same round are not reported',
   { timeout: LIMIT },
   async (t) => {
     const watched = poller(t)
@@ -237,14 +237,14 @@ void t.test(
     const called = deferred<void>()
     const watch = watched.add(fd, EPOLLIN, () => called.resolve())
     stale.remove()
-    t.equal(watched.size, 1, 'the old watch removes itself alone')
+    t.equal(watched.size, 1, 'the old watch removes only itself')
     send(reused === c ? d.fd : c.fd, byte)
     await called.promise
     watch.remove()
   },
 )
 
-void t.test('a poller that is closed is of no use, and a second close is harmless', async (t) => {
+void t.test('a closed poller cannot be used, and a second close is harmless', async (t) => {
   const [, b] = pair(t)
   const closed = new Poller()
   closed.add(b.fd, EPOLLIN, () => t.fail('called after close'))
@@ -262,7 +262,7 @@ void t.test('close releases everything: idle, waiting and from a listener', { ti
   t.match(child, { code: 0, stderr: '', stdout: '0 descriptors, 0 exit listeners\n' })
 })
 
-/** Where there is no io_uring both are the thread of the pool. */
+/** Without io_uring, both are the thread of the pool. */
 function waiter(ring: boolean): string {
   return ring ? 'io_uring' : 'pool thread'
 }
@@ -290,7 +290,7 @@ for (const ring of [true, false]) {
   }
 }
 
-// Those which end because nothing is left to do share a process: each begins where it would have ended of the one before.
+// Ways to end because nothing is left to do share a process: each begins where the process would have ended for the one before.
 const natural: [name: string, how: string, stdout: string][] = [
   ['a process with a waiting poller ends: natural', 'natural', ''],
   ['a process with a waiting poller ends: idle', 'idle', ''],
@@ -299,24 +299,20 @@ const natural: [name: string, how: string, stdout: string][] = [
   ['a process with a waiting poller ends: worker-throw', 'worker-throw', '0 left\n'],
   ['a process with a waiting poller ends: worker-natural', 'worker-natural', '0 left\n'],
   [
-    'a listener that throws is an uncaught exception and stops no other',
+    'a listener that throws is an uncaught exception, and the others still run',
     'listener-throws',
     'second called\nuncaught: from the listener\nuncaught: from afterWake\n',
   ],
-  ['a round that is held back comes by itself, and keeps the process until then', 'held-back', '20 rounds\n'],
+  ['a held-back round happens by itself, and keeps the process alive until then', 'held-back', '20 rounds\n'],
   [
-    'a round that is held back comes at once on advance',
+    'a held-back round happens at once on advance',
     'advance',
     'round 1, round 2, whatever is next, round 3\n',
   ],
   ['a poller that is held back can be closed', 'close-held-back', 'round 1\n'],
-  // The round that was on its way waited for a set that was closed, and the process ended of EBADF.
-  ['a poller that is closed after advance has no round more', 'close-advanced', 'round 1\n'],
-  [
-    'a poller that is held back and has lost its only watch keeps no process',
-    'remove-held-back',
-    'round 1\n',
-  ],
+  // The round in progress waited for a closed set, and the process died of EBADF.
+  ['a poller that is closed after advance has no further round', 'close-advanced', 'round 1\n'],
+  ['a held-back poller without watches does not keep the process alive', 'remove-held-back', 'round 1\n'],
   ['a watch that is added while the poller is held back is called', 'add-held-back', 'called\n'],
   // The poller was never armed again.
   [
@@ -324,8 +320,8 @@ const natural: [name: string, how: string, stdout: string][] = [
     'hold-back-throws',
     'round 1\nuncaught: from holdBack\nround 2\n',
   ],
-  // Once as what was there when the poller was woken, and once more as what the ring had brought: the second recv said EAGAIN.
-  ['however often a poller is woken, an event is told once', 'woken-often', 'told of 1\n'],
+  // It was reported by the wake-up itself, and again as the ring's result: the second recv got EAGAIN.
+  ['an event is reported once, however often a poller is woken', 'woken-often', 'told of 1\n'],
 ]
 
 for (const ring of [true, false]) {

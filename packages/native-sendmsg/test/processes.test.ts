@@ -74,7 +74,7 @@ void t.test('whether two descriptors are one open file, or the same file opened 
   const child = spawn('/bin/cat', { stdio: ['pipe', one, 'ignore'] })
   const exit = once(child, 'exit')
   const pid = child.pid ?? 0
-  // CONFIG_KCMP, and no seccomp profile against it: else the kernel does not say.
+  // Needs CONFIG_KCMP and no seccomp profile against it; otherwise the kernel gives no answer.
   if (sameOpenFile([process.pid, one], [process.pid, one]) === undefined)
     t.comment('kcmp(2) is not available')
   else {

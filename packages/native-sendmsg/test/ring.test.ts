@@ -27,8 +27,8 @@ import { mainRing } from '../src/main-ring.ts'
 import { closing, type Ended, ended, nativeError, openDescriptors, present, startFixture } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// What one system call does for many descriptors. Each behaviour is the same where there is no io_uring: `batches.mjs`, which
-// looks at the package from outside, runs both ways.
+// One system call for many descriptors. Each behaviour is the same without io_uring: `batches.mjs`, which uses the package
+// from outside, runs both ways.
 
 interface Outcome {
   readonly ring: boolean
@@ -41,9 +41,9 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
     'order',
     { empty: 0, accepted: 200, batches: [64, 64, 64, 8], inOrder: true, flags: true, left: 0 },
   ],
-  ['no more than asked for are accepted', 'max', { none: 0, one: 1, some: 5, rest: 4 }],
+  ['no more connections than requested are accepted', 'max', { none: 0, one: 1, some: 5, rest: 4 }],
   [
-    'out of descriptors in the middle of a batch, those that have one are the caller’s and the others wait',
+    'out of descriptors in the middle of a batch, accepted connections are returned and the others wait',
     'exhausted',
     {
       accepted: 10,
@@ -67,23 +67,27 @@ const stories: [string, string, Outcome | object, { descriptors?: number }?][] =
     { accepted: 0, error: 'EINVAL', notASocket: 'ENOTSOCK', closed: 'EBADF' },
   ],
   [
-    'all are closed, whatever was closed before and however many there are',
+    'all are closed, whatever was closed before, in any number',
     'close',
     { none: 'no error', one: 'no error', twice: 'no error', leaked: 0, ended: true },
   ],
-  // Those behind the first 128 were left open when one of them could not be closed.
-  ['one that cannot be closed keeps no other open', 'close-bad', { code: 'EBADF', fd: true, leaked: 0 }],
-  // The kernel wrote the last completions of a Worker's ring into memory that had been freed with its heap: SIGSEGV.
+  // Those after the first 128 were left open if one of them could not be closed.
+  [
+    'one that cannot be closed does not keep others open',
+    'close-bad',
+    { code: 'EBADF', fd: true, leaked: 0 },
+  ],
+  // The kernel wrote the last completions of a Worker's ring into memory freed with its heap: SIGSEGV.
   ['a Worker has no ring, and its end does no harm', 'workers', { accepted: 30, rings: 0 }],
   [
-    'the ring goes on after a child was forked, and in a second copy of the package',
+    'the ring works after a fork, and in a second copy of the package',
     'fork',
     { before: 3, during: 3, copy: 3, after: 3 },
   ],
 ]
 
 for (const ring of [true, false]) {
-  // One process for all that have the same limit of descriptors.
+  // One process for all cases with the same descriptor limit.
   const running = new Map<number | undefined, Promise<Ended>>()
   for (const [name, how, outcome, { descriptors } = {}] of stories) {
     void t.test(`${ring ? 'io_uring' : 'one by one'}: ${name}`, { timeout: LIMIT }, async (t) => {
@@ -100,7 +104,7 @@ for (const ring of [true, false]) {
         .split('\n')
         .slice(0, -1)
         .map((line) => JSON.parse(line) as Record<string, unknown>)
-      // A kernel that has none runs the same way twice.
+      // Without io_uring in the kernel, both runs are the same.
       const has = ring && mainRing() !== undefined
       t.same(
         told.find((each) => each['name'] === how),
@@ -110,11 +114,11 @@ for (const ring of [true, false]) {
   }
 }
 
-// The rest is about a kernel that takes only a part of what it is given, for want of memory.
+// The rest is about a kernel that accepts only part of a submission, for lack of memory.
 
 const real = libc.io_uring_enter
 
-/** io_uring_enter(2) takes `most` operations, and the next call of it fails (EBADF stands for any error). */
+/** io_uring_enter(2) accepts `most` operations, and its next call fails (EBADF stands for any error). */
 function refusingAfter(t: Test, most: number): void {
   const calls = libc as { io_uring_enter: typeof real }
   let asked = 0
@@ -146,17 +150,17 @@ async function clients(t: Test, count: number): Promise<{ listener: OwnedFd; soc
 const noRing = mainRing() === undefined ? 'no io_uring here' : false
 
 void t.test(
-  'a batch that the kernel breaks off loses no client',
+  'a batch interrupted by the kernel loses no client',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener, sockets } = await clients(t, 8)
     const before = openDescriptors()
-    // So that the batch is of more than one.
+    // So that the batch has more than one connection.
     const first = present(acceptMany(listener.fd, 1).connections[0])
     refusingAfter(t, 1)
     const broken = acceptMany(listener.fd, 64)
     t.match(broken, { connections: [{}], error: { code: 'EBADF', syscall: 'io_uring_enter' } })
-    t.equal(openDescriptors(), before + 2, 'what the kernel had done is told')
+    t.equal(openDescriptors(), before + 2, 'the completed part is reported')
     const rest = acceptMany(listener.fd, 64)
     t.equal(rest.error, undefined)
     const all = [first, ...broken.connections, ...rest.connections]
@@ -175,7 +179,7 @@ void t.test(
 )
 
 void t.test(
-  'a batch that the kernel does not begin is an error of the listener',
+  'a batch that the kernel does not start is an error of the listener',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { listener } = await clients(t, 1)
@@ -188,7 +192,7 @@ void t.test(
   },
 )
 
-void t.test('what the kernel does not close together is closed one by one', { skip: noRing }, async (t) => {
+void t.test('descriptors not closed together are closed one by one', { skip: noRing }, async (t) => {
   socketpair('stream').forEach((end) => end.close())
   const before = openDescriptors()
   const all = Array.from({ length: 10 }, () => socketpair('stream')).flat()
@@ -204,10 +208,10 @@ void t.test('what the kernel does not close together is closed one by one', { sk
 })
 
 void t.test(
-  'a program that is short of descriptors has a ring later',
+  'a program that is short of descriptors gets a ring later',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
-    // The first failure was for good, and said nowhere.
+    // The first failure was permanent, and reported nowhere.
     const child = await ended(startFixture('late-ring.mjs', [], { descriptors: 64 }))
     t.match(child, { code: 0, signal: null, stderr: '' })
     t.match(JSON.parse(child.stdout), {
@@ -221,7 +225,7 @@ void t.test(
 
 const byte = Buffer.from('x')
 
-/** A poller that watches a socket; `hear` sends it a byte and resolves when its listener has been called for that. */
+/** A poller that watches a socket; `hear` sends a byte and resolves once the listener has been called for it. */
 function listening(t: Test) {
   const poller = new Poller()
   t.teardown(() => poller.close())
@@ -242,11 +246,11 @@ function listening(t: Test) {
 }
 
 void t.test(
-  'a poller goes on while the kernel takes no chain, and after that',
+  'a poller works while the kernel accepts no chain, and afterwards',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
-    // io_uring_enter(2) may say ENOMEM, EAGAIN or EBUSY. That was an exception in the middle of the poller, which ended the
-    // process; where it was caught, nothing was ever heard of any descriptor again.
+    // io_uring_enter(2) may fail with ENOMEM, EAGAIN or EBUSY. That was an exception inside the poller, which ended the
+    // process; where it was caught, no event was ever reported again for any descriptor.
     const calls = libc as { io_uring_enter: typeof real }
     t.teardown(() => (calls.io_uring_enter = real))
     const before = openDescriptors()
@@ -280,7 +284,7 @@ void t.test(
     again.begin()
     await again.hear()
     again.poller.close()
-    // A wait that is woken by close comes back on a later turn.
+    // A wait that is woken by close returns in a later turn.
     await eventually(
       () => openDescriptors() === before + 6,
       () => `but the three pairs, all is closed: ${openDescriptors() - before} are open`,
@@ -289,7 +293,7 @@ void t.test(
 )
 
 void t.test(
-  'a chain of which the kernel takes half does no harm',
+  'a chain accepted halfway by the kernel does no harm',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
     const { begin, hear } = listening(t)
@@ -303,8 +307,8 @@ void t.test(
   'a doorbell that the kernel could not ring is not waited for',
   { skip: noRing, timeout: LIMIT },
   async (t) => {
-    // The byte that rings it is sent by an operation of its own, which may fail (ENOBUFS); the poller was deaf then. Here what it
-    // sends into is no socket for a while.
+    // The byte that rings it is sent by a separate operation, which may fail (ENOBUFS); the poller then missed every wake-up.
+    // Here the operation's target is not a socket for a while.
     const sockets = () =>
       readdirSync('/proc/self/fd')
         .map(Number)
@@ -312,23 +316,23 @@ void t.test(
     const others = new Set(sockets())
     const poller = new Poller()
     t.teardown(() => poller.close())
-    const clapper = present(sockets().findLast((fd) => !others.has(fd)))
-    const kept = dup(clapper)
+    const button = present(sockets().findLast((fd) => !others.has(fd)))
+    const kept = dup(button)
     const nothing = new OwnedFd(openSync('/dev/null', 'w'))
     closing(t, kept, nothing)
     const [near, far] = socketpair('stream')
     closing(t, near, far)
-    libc.dup3(nothing.fd, clapper, O_CLOEXEC)
+    libc.dup3(nothing.fd, button, O_CLOEXEC)
     let rounds = 0
     await new Promise<void>((resolve) => {
       poller.add(far.fd, EPOLLIN, () => {
         rounds += 1
-        if (rounds === 1) libc.dup3(kept.fd, clapper, O_CLOEXEC)
+        if (rounds === 1) libc.dup3(kept.fd, button, O_CLOEXEC)
         if (rounds === 3) resolve()
       })
       send(near.fd, byte)
     })
-    t.equal(rounds, 3, 'and is heard again')
+    t.equal(rounds, 3, 'and is called again')
   },
 )
 

@@ -66,7 +66,7 @@ import {
 } from './support.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-/** Connects a Node client to a listener; teardown closes all. */
+/** Connects a Node client to a listener; teardown closes everything. */
 async function accepted(t: Test, listener: OwnedFd, host: string): Promise<[AcceptedConnection, Socket]> {
   const poller = new Poller()
   const client = connect(localAddress(listener.fd).port, host)
@@ -145,7 +145,7 @@ void t.test('listen and accept over IPv4', { timeout: LIMIT }, async (t) => {
   const listener = listenTcp({ host: '127.0.0.1', port: 0, noDelay: true, keepAlive: true })
   closing(t, listener)
   t.ok(isNonblocking(listener.fd) && isCloseOnExec(listener.fd))
-  t.equal(acceptOne(listener.fd), undefined, 'nobody waits')
+  t.equal(acceptOne(listener.fd), undefined, 'the queue is empty')
   const [connection, client] = await accepted(t, listener, '127.0.0.1')
   const { fd, peer } = connection
   t.ok(isNonblocking(fd) && isCloseOnExec(fd))
@@ -158,7 +158,7 @@ void t.test('listen and accept over IPv4', { timeout: LIMIT }, async (t) => {
   t.equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1, 'inherited')
   t.equal(peerAddress(listener.fd), undefined)
   t.equal(socketError(fd), 0)
-  t.equal(peerCredentials(fd).pid, 0, 'TCP tells nobody')
+  t.equal(peerCredentials(fd).pid, 0, 'TCP has no credentials')
 })
 
 void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeout: LIMIT }, async (t) => {
@@ -178,7 +178,7 @@ void t.test('listen and accept over IPv6, and IPv4 on the same socket', { timeou
   t.match(error, { code: 'ECONNREFUSED' })
 })
 
-void t.test('IPv6 addresses are written as Node writes them', async (t) => {
+void t.test('IPv6 addresses are formatted as in Node', async (t) => {
   const before = openDescriptors()
   for (const host of ['::', '::1']) {
     const listener = listenTcp({ host, port: 0 })
@@ -228,12 +228,12 @@ void t.test('an address in use is named', async (t) => {
   t.equal(openDescriptors(), before)
 })
 
-void t.test('an address is packed and comes back, as the kernel or anybody wrote it', async (t) => {
+void t.test('an address is packed and parsed, as written by the kernel or by a user', async (t) => {
   const bytes = Buffer.alloc(8 + PACKED_ADDRESS, 0xff)
   const through = (address: SocketAddress) => {
     bytes.fill(0xff)
     packAddress(address, bytes, 8)
-    t.same(bytes.subarray(0, 8), Buffer.alloc(8, 0xff), 'nothing beside its place')
+    t.same(bytes.subarray(0, 8), Buffer.alloc(8, 0xff), 'no bytes outside its place')
     return unpackAddress(bytes, 8)
   }
   for (const host of ['127.0.0.1', '::1']) {
@@ -243,7 +243,7 @@ void t.test('an address is packed and comes back, as the kernel or anybody wrote
     const packed = through(peer)
     t.same(packed, { family: peer.family, address: client.localAddress, port: client.localPort })
     bytes.fill(0)
-    t.equal(packed.address, client.localAddress, 'it is no view of the bytes')
+    t.equal(packed.address, client.localAddress, 'it is not a view of the bytes')
   }
   const literals: SocketAddress[] = [
     { family: 'IPv4', address: '255.0.254.1', port: 65_535 },
@@ -268,7 +268,7 @@ void t.test('a Unix listener, its mode and its peer', async (t) => {
   const path = join(folder, 'a.sock')
   const listener = listenUnix({ path })
   closing(t, listener)
-  t.equal(lstatSync(path).mode & 0o777, 0o600, 'nobody else, by default')
+  t.equal(lstatSync(path).mode & 0o777, 0o600, 'private by default')
   const client = connectUnix(path)
   closing(t, client)
   const { fd, peer } = present(acceptOne(listener.fd))
@@ -301,7 +301,7 @@ void t.test('the file of a Unix listener is never wider than its mode', { timeou
   const path = join(folder, 'a.sock')
   const restored = process.umask(0)
   t.teardown(() => process.umask(restored))
-  // A file that was made wide and narrowed afterwards would show a change of its attributes.
+  // A file created with a wider mode and narrowed afterwards would cause a change event.
   const seen: string[] = []
   const watcher = watch(folder)
   t.teardown(() => watcher.close())
@@ -319,7 +319,7 @@ void t.test('the file of a Unix listener is never wider than its mode', { timeou
   process.umask(0o077)
   const shared = join(folder, 'b.sock')
   closing(t, listenUnix({ path: shared, mode: 0o666 }))
-  t.equal(lstatSync(shared).mode & 0o777, 0o666, 'what the umask took is given back')
+  t.equal(lstatSync(shared).mode & 0o777, 0o666, 'bits removed by the umask are restored')
 })
 
 void t.test('peek leaves the bytes where they are', async (t) => {
@@ -335,7 +335,7 @@ void t.test('peek leaves the bytes where they are', async (t) => {
   b.close()
 })
 
-void t.test('send is short when the kernel is full; recv says EAGAIN and EOF', async (t) => {
+void t.test('send is short when the buffer is full; recv reports EAGAIN and EOF', async (t) => {
   const [a, b] = socketpair('stream')
   closing(t, a, b)
   t.equal(
@@ -358,7 +358,7 @@ void t.test('send is short when the kernel is full; recv says EAGAIN and EOF', a
   t.equal(recv(b.fd, 1).length, 0)
 })
 
-void t.test('readToEnd stops where nothing more has come, or at the end, or at the limit', async (t) => {
+void t.test('readToEnd stops when no more has arrived, at the end, or at the limit', async (t) => {
   const [a, b] = socketpair('stream')
   closing(t, a, b)
   t.same(readToEnd(b.fd), { data: Buffer.alloc(0), ended: false })
@@ -367,7 +367,7 @@ void t.test('readToEnd stops where nothing more has come, or at the end, or at t
   send(a.fd, Buffer.from('two'))
   send(b.fd, Buffer.from('never read'))
   a.close()
-  t.same(readToEnd(b.fd), { data: Buffer.from('two'), ended: true }, 'behind an ECONNRESET')
+  t.same(readToEnd(b.fd), { data: Buffer.from('two'), ended: true }, 'after an ECONNRESET')
   const [c, d] = socketpair('stream')
   closing(t, c, d)
   send(c.fd, Buffer.alloc(11))
@@ -379,7 +379,7 @@ void t.test('readToEnd stops where nothing more has come, or at the end, or at t
   t.equal(readToEnd(d.fd, 10).data.length, 10)
 })
 
-void t.test('a listening stream socket is told from everything else', async (t) => {
+void t.test('a listening stream socket is told apart from everything else', async (t) => {
   const tcp = listenTcp({ host: '127.0.0.1', port: 0 })
   const path = join(temporaryFolder(t), 'a.sock')
   const unix = listenUnix({ path })
@@ -390,7 +390,7 @@ void t.test('a listening stream socket is told from everything else', async (t) 
   const datagrams = new OwnedFd(libc.socket(AF_UNIX, SOCK_DGRAM, 0))
   const file = new OwnedFd(openSync('/dev/null', 'r'))
   closing(t, tcp, unix, dialled, a, b, unbound, packets, datagrams, file)
-  // An address of the family alone: the kernel chooses an abstract name (unix(7), autobind).
+  // An address with only a family: the kernel chooses an abstract name (unix(7), autobind).
   const address = new Arena(2)
   address.buffer.writeUInt16LE(AF_UNIX)
   t.equal(libc.bind(packets.fd, address.address, 2), 0)
@@ -404,7 +404,7 @@ void t.test('a listening stream socket is told from everything else', async (t) 
   )
 })
 
-void t.test('poll tells what holds without waiting', async (t) => {
+void t.test('poll reports events without waiting', async (t) => {
   const [a, b] = socketpair('stream')
   closing(t, a, b)
   t.equal(poll(b.fd, POLLIN | POLLRDHUP), 0)
@@ -417,7 +417,7 @@ void t.test('poll tells what holds without waiting', async (t) => {
 })
 
 void t.test(
-  'elsewhere the package imports, and each function is a typed error',
+  'on other platforms the package can be imported, and each function throws a typed error',
   { timeout: LIMIT },
   async (t) => {
     t.equal(supported, true)
@@ -445,7 +445,7 @@ void t.test('the README explains each error code, and no other', async (t) => {
   t.same(explained.toSorted(), Object.keys(errorMessages).toSorted())
 })
 
-void t.test('every errno of this machine has one name', async (t) => {
+void t.test('every errno of this machine has exactly one name', async (t) => {
   const names = [...errnoNames.values()]
   t.equal(new Set(names).size, names.length)
   t.equal(errnoNames.get(11), 'EAGAIN')

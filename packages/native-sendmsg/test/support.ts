@@ -6,10 +6,10 @@ import { fileURLToPath } from 'node:url'
 import { SOON } from '../../../test/support/limits.ts'
 import { BatonNativeError, EPOLLIN, NativeError, type OwnedFd, type Poller } from '../src/index.ts'
 
-/** How many descriptors this process has open (the listing's own one is in every count). */
+/** The number of open descriptors of this process (every count includes the listing's own one). */
 export const openDescriptors = (): number => readdirSync('/proc/self/fd').length
 
-/** What makes two descriptors the same open file. */
+/** Identifies the open file of a descriptor. */
 export const identity = (fd: number): string => {
   const { dev, ino } = fstatSync(fd)
   return `${dev}:${ino}`
@@ -20,7 +20,7 @@ export function present<T>(value: T | undefined): T {
   return value
 }
 
-/** The code of what `call` throws; anything that is not an error of the package is thrown on. */
+/** The code of the error that `call` throws; other errors than the package's are rethrown. */
 export function codeOf(call: () => unknown): string {
   try {
     call()
@@ -51,7 +51,7 @@ export function closing(t: { teardown(call: () => void): void }, ...fds: OwnedFd
   t.teardown(() => fds.forEach((fd) => fd.close()))
 }
 
-/** Resolves when `fd` has something to read. */
+/** Resolves once `fd` is readable. */
 export function readable(poller: Poller, fd: number): Promise<void> {
   return new Promise((resolve) => {
     const watch = poller.add(fd, EPOLLIN, () => {
@@ -66,13 +66,13 @@ export interface FixtureOptions {
   uid?: number
   /** RLIMIT_NOFILE of the child. */
   descriptors?: number
-  /** False: as where there is no io_uring. */
+  /** False: as without io_uring. */
   ring?: boolean
 }
 
 /**
- * Starts a program of test/fixtures, which uses the built package. The environment is empty (`ring` apart): test
- * runners leave things in it that change what a child does.
+ * Starts a program from test/fixtures, which uses the built package. The environment is empty (except for `ring`), because
+ * test runners set variables that affect children.
  */
 export function startFixture(name: string, args: string[], options: FixtureOptions = {}): ChildProcess {
   const path = fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
@@ -93,7 +93,7 @@ export interface Ended {
   stderr: string
 }
 
-/** Waits for the child's end; kills it, and says so by its signal, when that takes longer than `limit` ms. */
+/** Waits for the child's exit; after `limit` ms it kills the child, which shows in `signal`. */
 export function ended(child: ChildProcess, limit = SOON): Promise<Ended> {
   return new Promise((resolve, reject) => {
     let stdout = ''

@@ -1,6 +1,6 @@
-// A backend of three services, which writes down what it is given before it acts on it, and does wrong when told to.
+// A backend of three services that records everything before acting on it, and misbehaves on command.
 //
-// The journal is appended to with write(2), so what was written outlives a SIGKILL. One line each:
+// The journal is appended to with write(2), so records outlive a SIGKILL. One line each:
 //   a TIME SERVICE PORT VIA CONNECTION   adopted, from the client's port
 //   u TIME SERVICE PORT CONNECTION       a relay has ended without a byte from the client
 //   r TIME SERVICE PORT ID               read the request ID
@@ -15,7 +15,7 @@ import { content } from '../content.mjs'
 
 const { CHAOS_INSTANCE: instance, CHAOS_JOURNAL: journalPath, CHAOS_DEADLINE: deadline } = process.env
 const journal = openSync(journalPath, 'a')
-/** Every answer is late by so much, in milliseconds. */
+/** Delay of every response, in milliseconds. */
 let delay = 0
 
 function note(...words) {
@@ -27,7 +27,7 @@ function received(service, socket, id) {
 }
 
 function webServer(service) {
-  // An idle connection is closed by nobody but who drains or dies: what else a client sees is a finding.
+  // Only a backend that drains or dies closes an idle connection; any other close that a client sees is a finding.
   const server = http.createServer({ keepAliveTimeout: 0 }, (request, response) => {
     const [, what, id, size] = request.url.split('/')
     received(service, request.socket, id)
@@ -47,7 +47,7 @@ function webServer(service) {
   return server
 }
 
-/** Chunks of many sizes, not all at once, so that faults meet answers which are half out. */
+/** Chunks of many sizes, with pauses, so that faults hit half-sent responses. */
 async function download(id, size, response) {
   response.setHeader('x-instance', instance)
   for (let offset = 0, step = 1; offset < size && !response.destroyed; step++) {
@@ -59,7 +59,7 @@ async function download(id, size, response) {
   response.end()
 }
 
-/** One line, to which the end of the client's half belongs; answered with a line and the end of the other half. */
+/** One line and the client's FIN; answered with a line and a FIN. */
 function lineServer(service) {
   return net.createServer({ allowHalfOpen: true }, (socket) => {
     let text = ''
@@ -69,7 +69,7 @@ function lineServer(service) {
     })
     socket.on('end', () => {
       const [id, rest = ''] = text.split(' ')
-      // Of a client that left in the middle of a word.
+      // The client left in the middle of a line.
       if (!/^\d+$/.test(id)) return socket.end()
       received(service, socket, id)
       setTimeout(() => socket.end(`${id} ${instance} ${rest.length}\n`), delay)
@@ -94,7 +94,7 @@ const backends = Object.entries(servers).map(([service, server]) => {
   return backend
 })
 
-/** Whoever asked for the drain: when all three have drained nothing but the channel keeps this process. */
+/** Backends that have not drained: once all three have, only the channel keeps this process alive. */
 let left = backends.length
 for (const backend of backends) {
   backend.on('drain', () => process.nextTick(leave, backend))
@@ -134,7 +134,7 @@ const misbehaviour = {
       }
     }
     leak()
-    // Descriptors of connections that end are leaked as well.
+    // The descriptors of connections that end are leaked as well.
     const timer = setInterval(leak, 20)
     setTimeout(() => {
       clearInterval(timer)
@@ -144,7 +144,7 @@ const misbehaviour = {
 }
 process.on('message', ({ kind, lasts }) => misbehaviour[kind](lasts))
 process.on('disconnect', () => {
-  // Not by us: who watches over this process is gone, and so is the run.
+  // Not drained: the supervisor is gone, and with it the run.
   if (left > 0) process.exit(1)
 })
 

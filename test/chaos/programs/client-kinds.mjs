@@ -3,9 +3,9 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { WebSocket } from 'ws'
 import { now } from '../clock.mjs'
 import { AnswerReader, DownloadReader, WholeReader } from './readers.mjs'
-import { PATIENCE, Wire } from './wire.mjs'
+import { ANSWER_TIMEOUT_MS, Wire } from './wire.mjs'
 
-// Each function is the life of one connection of its kind. They resolve when it is over, however it ended.
+// Each function is the life of one connection of its kind. It resolves when that is over, however it ended.
 
 /** One request, `Connection: close`. */
 export async function exchange(client) {
@@ -17,7 +17,7 @@ export async function exchange(client) {
   wire.close()
 }
 
-/** Several requests with pauses on one connection. */
+/** Several requests on one connection, with pauses. */
 export async function requests(client) {
   const { ledger, random, service } = client
   const kind = 'keep-alive'
@@ -34,7 +34,7 @@ export async function requests(client) {
   wire.close()
 }
 
-/** A chunked answer of up to 256 KiB, each byte of which is compared. */
+/** A chunked response of up to 256 KiB, with every byte compared. */
 export async function download(client) {
   const wire = new Wire(client.port, client.ledger)
   const size = client.random.integer(1, 256 * 1024)
@@ -45,7 +45,7 @@ export async function download(client) {
   wire.close()
 }
 
-/** Says all that it has to say, closes its half, and reads the answer to the end of the other half. */
+/** Sends its whole line, closes its half, and reads the response to its FIN. */
 export async function lines(client) {
   const wire = new Wire(client.port, client.ledger)
   const size = client.random.integer(1, 20_000)
@@ -58,7 +58,7 @@ export async function lines(client) {
   wire.close()
 }
 
-/** Comes, says half a word at most, and goes: by FIN or by RST. Expects nothing. */
+/** Connects, sends half a line at most, and leaves: by FIN or by RST. Expects nothing. */
 export async function visit({ port, ledger, random }) {
   const socket = net.connect({ port, host: '127.0.0.1' })
   const closed = new Promise((resolve) => socket.once('close', resolve))
@@ -72,7 +72,7 @@ export async function visit({ port, ledger, random }) {
   await closed
 }
 
-/** Messages that come back as they are, and a close that both sides agree on. */
+/** Messages that are echoed, and a close handshake. */
 export function webSocket({ port, service, ledger, random }) {
   const kind = 'WebSocket'
   const wire = { begun: now(), localPort: 0, answers: 0 }
@@ -92,7 +92,7 @@ export function webSocket({ port, service, ledger, random }) {
   let sent = performance.now()
   let what
   let left = random.integer(1, 20)
-  let timer = setTimeout(() => fail('no answer in time'), PATIENCE)
+  let timer = setTimeout(() => fail('no answer in time'), ANSWER_TIMEOUT_MS)
   const fail = (how) => {
     what ??= how
     socket.terminate()
@@ -135,7 +135,7 @@ export function webSocket({ port, service, ledger, random }) {
   })
 }
 
-/** One request and its answer. Resolves with undefined after a failure, which was told to the ledger. */
+/** One request and its response. Resolves with undefined after a failure, which was reported to the ledger. */
 async function ask({ service, ledger }, kind, wire, compose) {
   const id = ledger.request(kind)
   const sent = performance.now()
@@ -154,7 +154,7 @@ async function ask({ service, ledger }, kind, wire, compose) {
   return answer
 }
 
-/** @param id 0 when nothing was asked at the time */
+/** @param id 0 if no request was in flight */
 function describe(kind, service, { begun, localPort, answers }, id, what) {
   return { kind, service, id, what, port: localPort, answers, begun, at: now() }
 }

@@ -1,11 +1,11 @@
-/** What the clients know: which id is out, who answered which, and what went wrong. */
+/** The clients' records: requests in flight, who answered which, and failures. */
 export class Ledger {
   #answeredBy = new Uint16Array(1 << 16)
   #lastId = 0
   #kinds = new Map()
   #report
 
-  /** @param report is told each failure at once */
+  /** @param report is called with each failure immediately */
   constructor(report) {
     this.#report = report
   }
@@ -24,7 +24,7 @@ export class Ledger {
     return this.#lastId
   }
 
-  /** @param took milliseconds from sending, or from connect when that came first */
+  /** @param took milliseconds from sending, or from connect if that came first */
   answered(kind, id, instance, took) {
     const counts = this.#of(kind)
     counts.answered += 1

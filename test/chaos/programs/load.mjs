@@ -1,5 +1,5 @@
-// The clients: closed loops of several kinds, all in this process. Nothing is retried. Each request has an id of its own,
-// and every failure goes to the parent as one message; the answers go to a file as {u16 instance} by id.
+// The clients: closed loops of several kinds, all in this process. Nothing is retried. Each request has its own id,
+// and every failure is sent to the parent as one message; the answers are written to a file as {u16 instance} by id.
 import { writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Random } from '../random.mjs'
@@ -8,7 +8,7 @@ import { Ledger } from './client-ledger.mjs'
 
 const { seed, clients, ports, answersPath } = JSON.parse(process.argv[2])
 
-/** Shares of the clients, by kind and service; milliseconds that each waits between two connections, at most. */
+/** Shares of the clients, by kind and service; maximum pause between two connections, in milliseconds. */
 const KINDS = [
   { run: exchange, service: 'web', share: 28, think: 60 },
   { run: exchange, service: 'carried', share: 8, think: 100 },

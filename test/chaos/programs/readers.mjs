@@ -2,7 +2,7 @@ import { content } from '../content.mjs'
 
 const HEAD_END = '\r\n\r\n'
 
-/** An HTTP answer with Content-Length: `{ body, close }`. Anything but 200 is wrong. */
+/** An HTTP response with Content-Length: `{ body, close }`. Anything but 200 is wrong. */
 export class AnswerReader {
   #text = ''
 
@@ -13,19 +13,19 @@ export class AnswerReader {
     const { close, length } = readHead(this.#text.slice(0, head))
     const body = this.#text.slice(head + HEAD_END.length)
     if (body.length < length) return undefined
-    if (body.length > length) throw new Error(`${body.length - length} bytes behind the answer`)
+    if (body.length > length) throw new Error(`${body.length - length} bytes after the response`)
     return { body, close }
   }
 }
 
-/** A chunked HTTP answer whose bytes must be those of the download `id`. */
+/** A chunked HTTP response whose bytes must be those of the download `id`. */
 export class DownloadReader {
   #id
   #size
   #rest = Buffer.alloc(0)
   #instance
   #offset = 0
-  /** Bytes of the present chunk that have not come. */
+  /** Bytes missing from the current chunk. */
   #chunk = 0
 
   constructor(id, size) {

@@ -1,20 +1,20 @@
 import net from 'node:net'
 import { now } from '../clock.mjs'
 
-/** A client waits for as long as this for one answer, in milliseconds; longer than any fault lasts. */
-export const PATIENCE = Number(process.env.CHAOS_PATIENCE)
+/** A client's limit for one response, in milliseconds; longer than any fault lasts. */
+export const ANSWER_TIMEOUT_MS = Number(process.env.CHAOS_ANSWER_TIMEOUT_MS)
 
 /**
- * One client connection with nothing between it and what happens to it: each exchange ends in an answer, or in the way in
- * which the connection ended without one. Times are `now()`.
+ * One raw client connection: each exchange ends with a response, or with the way in which the connection ended
+ * without one. Times are `now()`.
  */
 export class Wire {
   begun = now()
-  /** This end; 0 until it is established. */
+  /** The local port; 0 until the connection is established. */
   localPort = 0
-  /** FIN, an errno, or undefined while it lasts. */
+  /** FIN, an errno, or undefined while the connection is open. */
   ended
-  /** Whole answers so far. */
+  /** Complete responses so far. */
   answers = 0
   #socket
   #reader
@@ -22,7 +22,7 @@ export class Wire {
   #timer
   #onIdleEnd
 
-  /** @param onIdleEnd the connection ended while nothing was asked */
+  /** @param onIdleEnd called if the connection ends while no request is in flight */
   constructor(port, ledger, onIdleEnd) {
     this.#onIdleEnd = onIdleEnd
     const socket = net.connect({ port, host: '127.0.0.1', noDelay: true, allowHalfOpen: true })
@@ -37,16 +37,16 @@ export class Wire {
   }
 
   /**
-   * Sends, and reads until `reader.push(chunk)` gives something other than undefined. Resolves with `{ answer }` or with
-   * `{ failure }`; a reader that throws is a failure too.
+   * Sends, and reads until `reader.push(chunk)` returns something other than undefined. Resolves with `{ answer }` or with
+   * `{ failure }`; if the reader throws, that is a failure too.
    *
-   * @param reader `end()`, when there is one, gives the answer that the connection's FIN completes
+   * @param reader `end()`, if present, returns the answer that the connection's FIN completes
    */
   exchange(bytes, reader, { half = false } = {}) {
     return new Promise((resolve) => {
       this.#settle = resolve
       this.#reader = reader
-      this.#timer = setTimeout(() => this.#finish('no answer in time'), PATIENCE)
+      this.#timer = setTimeout(() => this.#finish('no answer in time'), ANSWER_TIMEOUT_MS)
       if (this.ended !== undefined) return this.#finish(this.ended)
       if (half) this.#socket.end(bytes)
       else this.#socket.write(bytes)
@@ -59,7 +59,7 @@ export class Wire {
   }
 
   #read(chunk) {
-    if (this.#reader === undefined) return this.#finish('bytes that nobody asked for')
+    if (this.#reader === undefined) return this.#finish('unexpected bytes')
     try {
       const answer = this.#reader.push(chunk)
       if (answer !== undefined) this.#answer(answer)

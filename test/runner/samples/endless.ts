@@ -1,4 +1,4 @@
-// A test file with a broker and a managed backend, which never ends.
+// A test file with a broker and a managed backend that never ends.
 import t from 'tap'
 import { startBroker } from '../../support/broker.ts'
 import { root } from '../../support/process.ts'

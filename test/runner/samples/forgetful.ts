@@ -1,4 +1,4 @@
-// A test file that leaves behind what it started and made.
+// A test file that leaves a process and a file behind.
 import { spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

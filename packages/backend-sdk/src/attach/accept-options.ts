@@ -2,8 +2,8 @@ import type { Socket } from 'node:net'
 import type { AttachableServer } from './server-kind.ts'
 
 /**
- * `net.Server` remembers its options in properties that have no public reader; the names are the same in Node 20.18, 22,
- * 24 and 26 (lib/net.js). One that is missing counts as unset, which leaves the socket as the kernel gave it.
+ * `net.Server` keeps its options in undocumented properties, with the same names in Node 20.18, 22, 24 and 26 (lib/net.js). A
+ * missing one counts as unset; the socket then keeps the kernel's default.
  */
 type Option = 'allowHalfOpen' | 'pauseOnConnect' | 'noDelay' | 'keepAlive'
 
@@ -15,23 +15,23 @@ export function allowHalfOpen(server: AttachableServer): boolean {
   return isSet(server, 'allowHalfOpen')
 }
 
-/** What `net.Server` does to a socket between accept(2) and its `connection` event. */
+/** Does what `net.Server` does to a socket between accept(2) and the `connection` event. */
 export function applyAcceptOptions(server: AttachableServer, socket: Socket): void {
   if (isSet(server, 'noDelay')) socket.setNoDelay(true)
   if (isSet(server, 'keepAlive')) socket.setKeepAlive(true, keepAliveDelay(server))
   if (isSet(server, 'pauseOnConnect')) socket.pause()
 }
 
-/** Milliseconds, as the option is. The server keeps whole seconds, which is what TCP_KEEPIDLE takes. */
+/** In milliseconds, like the option. The server stores whole seconds, the unit of TCP_KEEPIDLE. */
 function keepAliveDelay(server: AttachableServer): number {
   const seconds: unknown = Reflect.get(server, 'keepAliveInitialDelay')
   return typeof seconds === 'number' ? seconds * 1000 : 0
 }
 
-/** `maxConnections = 0` means no limit in Node 20, and no connection since 21 (documented under `server.maxConnections`). */
+/** `maxConnections = 0` means no limit in Node 20, and no connections since 21 (Node documentation of `server.maxConnections`). */
 const zeroIsNoLimit = Number.parseInt(process.versions.node, 10) < 21
 
-/** `server.maxConnections`, or Infinity. The app may change it at any time, so it is read at each connection. */
+/** `server.maxConnections`, or Infinity. The app may change it at any time, so it is read for each connection. */
 export function connectionLimit(server: AttachableServer): number {
   const limit: unknown = server.maxConnections
   if (typeof limit !== 'number' || (limit === 0 && zeroIsNoLimit)) return Number.POSITIVE_INFINITY

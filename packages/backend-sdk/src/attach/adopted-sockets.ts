@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 
-/** Where a socket stands in the list. */
+/** A socket and its index in the list; -1 once removed. */
 interface Place {
   readonly socket: Socket
   /** performance.now() when it was added. */
@@ -9,9 +9,9 @@ interface Place {
 }
 
 /**
- * The live sockets of a server. They come and go by the thousand, so they are a dense list in which the last one moves into
- * the place that becomes free. A Set makes a new table for every few dozen; an old table that was promoted keeps alive what
- * was in it, which doubled the garbage that survives.
+ * The live sockets of a server, as a dense list: on removal the last entry moves into the gap. Thousands come and go per second,
+ * and a Set allocates a new table for every few dozen of them. An old table that V8 has promoted keeps its entries alive, which
+ * doubled the surviving garbage.
  */
 export class AdoptedSockets implements Iterable<Socket> {
   readonly #places: Place[] = []
@@ -20,7 +20,7 @@ export class AdoptedSockets implements Iterable<Socket> {
     return this.#places.length
   }
 
-  /** `onGone` is called once, when the socket has closed and is in the list no more. */
+  /** Calls `onGone` once, after the socket has closed and left the list. */
   add(socket: Socket, onGone: () => void): void {
     const place = { socket, since: performance.now(), index: this.#places.length }
     this.#places.push(place)
@@ -30,7 +30,7 @@ export class AdoptedSockets implements Iterable<Socket> {
   }
 
   *[Symbol.iterator](): Generator<Socket> {
-    // Of a copy: whoever is destroyed while the list is gone through leaves it.
+    // Iterate over a copy: sockets that are destroyed meanwhile leave the list.
     for (const { socket } of this.#places.slice()) yield socket
   }
 

@@ -3,15 +3,15 @@ import { AttachError } from './errors.ts'
 import type { AttachableServer } from './server-kind.ts'
 
 /**
- * What client connections can be given to is a `net.Server`, which every other server of Node is made of.
+ * Checks that `value` can receive client connections: it must be a `net.Server`, the base class of Node's other servers.
  *
- * @throws {AttachError} BATON_ERR_NOT_A_SERVER, which says what the value is and what to pass instead
+ * @throws {AttachError} BATON_ERR_NOT_A_SERVER; the message says what the value is and what to pass instead
  */
 export function checkAttachable(value: unknown): asserts value is AttachableServer {
   if (!(value instanceof Server)) throw new AttachError('BATON_ERR_NOT_A_SERVER', describe(value))
 }
 
-/** What stands for a server in the frameworks, by what they show; the first that fits. */
+/** Values that are often passed instead of a server, recognized by their members; the first match counts. */
 const KNOWN: readonly (readonly [fits: (value: object) => boolean, text: string])[] = [
   [
     (value) => typeof value === 'function' && has(value, 'handle') && has(value, 'listen'),
@@ -30,21 +30,21 @@ const KNOWN: readonly (readonly [fits: (value: object) => boolean, text: string]
     'got a Fastify instance: attach app.server, or register the plugin of @baton/backend-sdk/fastify',
   ],
   [(value) => isServer(value, 'listener'), 'got a hapi server: attach server.listener'],
-  [(value) => isServer(value, 'httpServer'), 'got a server above an HTTP server: attach its httpServer'],
+  [(value) => isServer(value, 'httpServer'), 'got a wrapper around an HTTP server: attach its httpServer'],
   [
     (value) => isServer(value, '_server'),
-    'got a WebSocket server: attach the HTTP server that it was made with',
+    'got a WebSocket server: attach the HTTP server that it was created with',
   ],
-  [(value) => isServer(value, 'server'), 'got a server above another one: attach its server'],
+  [(value) => isServer(value, 'server'), 'got a wrapper around a server: attach its server'],
   [
     (value) => has(value, 'handleUpgrade'),
-    'got a WebSocket server without an HTTP server: make it with { server }, and attach that',
+    'got a WebSocket server without an HTTP server: create it with { server }, and attach that server',
   ],
-  // Fastify's instance is one as well.
+  // After Fastify: its instance is thenable too.
   [(value) => has(value, 'then'), 'got a promise: await it, and attach what it resolves to'],
   [
     (value) => has(value, 'fetch'),
-    'got a fetch handler: attach the http.Server that its adapter makes for Node',
+    'got a fetch handler: attach the http.Server that its Node adapter creates',
   ],
   [(value) => value instanceof Socket, 'got a connection: attach the server that it came from'],
   [

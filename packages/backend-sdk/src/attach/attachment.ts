@@ -14,7 +14,7 @@ import { Overlay } from './overlay.ts'
 import { type AttachableServer, type ServerKind, serverKind } from './server-kind.ts'
 
 export interface AttachHooks {
-  /** The app called `server.close()`: the backend must take no new connection. Called once. */
+  /** The app called `server.close()`: the backend must take no more connections. Called once. */
   onServerClose(): void
   /** A connection has had its last answer, and no request has been read behind it. */
   onIdle?(): void
@@ -32,33 +32,33 @@ export interface IdleConnection {
 }
 
 /**
- * One app's server that connections are given to without its having accepted them. While it lasts, `close`,
- * `getConnections`, `address`, `listening` and `Symbol.asyncDispose` of this instance answer as on a server that
- * listens, with adopted connections counted in. A server that listens by itself as well goes on doing so.
+ * An app's server that receives connections it did not accept itself. While attached, its `close`, `getConnections`, `address`,
+ * `listening` and `Symbol.asyncDispose` work as on a listening server, and include adopted connections. A server that also
+ * listens itself continues to.
  */
 export interface Attachment {
   readonly server: AttachableServer
   readonly kind: ServerKind
-  /** For `new net.Socket({ fd, allowHalfOpen })`. */
+  /** The server's option, for `new net.Socket({ fd, allowHalfOpen })`. */
   readonly allowHalfOpen: boolean
-  /** What `server.address()` says when the server does not listen by itself. Unset: null, as Node says for an unknown one. */
+  /** Returned by `server.address()` while the server does not listen itself. Unset: null, Node's answer without an address. */
   address: AddressInfo | undefined
-  /** Adopted and not closed yet. Connections that the server accepted by itself are never counted here. */
+  /** Adopted connections that are open. Those that the server accepted itself are never counted here. */
   readonly live: number
-  /** Adopted since attaching. */
+  /** Connections adopted since attaching. */
   readonly adopted: number
-  /** Of those, closed since. */
+  /** Adopted connections that have closed since. */
   readonly closed: number
   /**
-   * Whether one connection more would exceed `server.maxConnections`. The broker then gives it to somebody else, so there
-   * is no `drop` event: nothing was dropped.
+   * Whether another connection would exceed `server.maxConnections`. The broker then gives it to another backend, so no `drop`
+   * event is emitted: nothing was dropped.
    *
-   * @param pending verified, and not adopted yet
+   * @param pending connections verified but not yet adopted
    */
   overloaded(pending: number): boolean
   /**
-   * Gives the socket to the server as its listener would have: accept options, then `connection`. From here on the
-   * server owns it. The socket must be the raw one, also for TLS.
+   * Gives the socket to the server as its own listener would: applies accept options, then emits `connection`. The server owns the
+   * socket from then on. It must be the raw socket, also for TLS.
    */
   adopt(socket: Socket): void
   /**
@@ -71,12 +71,12 @@ export interface Attachment {
    * to be sent. Also those on which no request has begun.
    */
   idle(): IdleConnection[]
-  /** The first live adopted socket that the predicate holds for. */
+  /** The first open adopted socket that matches. */
   find(predicate: (socket: Socket) => boolean): Socket | undefined
   /**
-   * No new work: each HTTP/1 connection goes after its next answer, which says `Connection: close`; each HTTP/2 one after
-   * its open streams (GOAWAY). Idle HTTP/1 connections are not cut: see `closeIdle`. WebSockets, `net` and plain `tls` live until they end.
-   * It reaches the connections that the server accepted by itself too.
+   * Lets connections end: each HTTP/1 connection closes after its next response, which carries `Connection: close`; each HTTP/2
+   * connection gets GOAWAY and closes after its open streams. Idle HTTP/1 connections are not cut (see `closeIdle`); WebSockets,
+   * `net` and plain `tls` connections continue until they end. Includes connections that the server accepted itself.
    *
    * @param handsBack whether this connection can be handed back when it is idle: it is not closed then. Asked again and again.
    */
@@ -86,15 +86,15 @@ export interface Attachment {
    */
   shortenKeepAlive(): void
   /**
-   * Where no next request can be expected, since what sends them has ended: HTTP/1 connections that are idle now, and stay so
-   * for half a second, are closed. After `drain()`.
+   * Closes HTTP/1 connections that are idle now and stay idle for half a second. For use after `drain()`, when no more requests are
+   * expected because the broker is gone too.
    */
   closeIdle(): void
-  /** Resolves when no adopted connection is live. */
+  /** Resolves when no adopted connection is open. */
   whenEmpty(): Promise<void>
   /** Cuts all adopted connections. */
   destroyAll(): void
-  /** The instance gets its own members back. Adopted connections live on, and are counted until they end. */
+  /** Restores the server's own members. Adopted connections continue, and are counted until they end. */
   detach(): void
 }
 
@@ -109,9 +109,9 @@ export function attachServer(server: AttachableServer, hooks: AttachHooks): Atta
 }
 
 /**
- * An idle keep-alive connection that is drained has at most this long (or the server's own `keepAliveTimeout`, if that
- * is less) after an answer that had promised to keep it: much longer than a request can be under way, much shorter
- * than what stands behind a load balancer (a minute).
+ * `keepAliveTimeout` while draining, unless the server's own is shorter: how long an idle connection stays open after a response
+ * that promised keep-alive. Much longer than a request spends on the network, and much shorter than a load balancer keeps
+ * idle connections (a minute).
  */
 const DRAIN_KEEP_ALIVE_MS = 1000
 
@@ -148,7 +148,7 @@ class ServerAttachment implements Attachment {
   #open = true
   /** From `close()` to the `close` event. */
   #closing = false
-  /** Node's part of the server has closed; the event waits for the adopted connections. */
+  /** Node's own server has closed; its `close` event is delayed until the adopted connections have ended. */
   #closeHeld = false
   #restoreKeepAlive: (() => void) | undefined
   #closesIdle = false
@@ -157,7 +157,7 @@ class ServerAttachment implements Attachment {
   #handsBack: (socket: Duplex | undefined) => boolean = () => false
   /** Node's own, below what lies over it while draining. */
   #closeIdleConnections: () => void = () => {}
-  /** Of an https server: connections on which no request has come yet. */
+  /** https only: connections without a request so far. */
   readonly #secured = new Set<TLSSocket>()
 
   constructor(server: AttachableServer, hooks: AttachHooks) {
@@ -191,7 +191,7 @@ class ServerAttachment implements Attachment {
 
   adopt(socket: Socket): void {
     this.#adopted += 1
-    // Its `close` event is over, so nobody would ever let go of it.
+    // Already closed: no further `close` event would remove it from the set.
     if (socket.closed) return
     this.#add(socket)
     this.#give(socket)
@@ -280,7 +280,7 @@ class ServerAttachment implements Attachment {
     attached.delete(this.server)
   }
 
-  /** Connections on which no request has begun: browsers open some in advance. Node's parser does not call them idle. */
+  /** Connections without a first request, such as those that browsers open in advance. Node does not count them as idle. */
   #silent(): Socket[] {
     if (this.kind === 'https') return [...this.#secured].filter(({ bytesRead }) => bytesRead === 0)
     return this.#sockets.silent().map(({ socket }) => socket)
@@ -302,7 +302,7 @@ class ServerAttachment implements Attachment {
     this.#empty = undefined
     if (!this.#closeHeld) return
     this.#closeHeld = false
-    // As Node does, a tick later: the app's own `close` listeners of the socket come first.
+    // A tick later, as in Node: the app's own `close` listeners on the socket run first.
     process.nextTick(() => this.server.emit('close'))
   }
 
@@ -316,8 +316,8 @@ class ServerAttachment implements Attachment {
     const emit: Emit = events.emit.bind(events)
     overlay.method('emit', emit, (event, ...args) => this.#emitted(emit, event, args))
 
-    // True although there is no listening socket: connections come, and who asks (health checks, shutdown libraries)
-    // wants to know just that, or whether `close()` is due. `listen()` itself does not ask.
+    // True without a listening socket: health checks and shutdown libraries read it to learn whether connections may arrive, or
+    // whether to call `close()`. Node's `listen()` does not use it.
     overlay.getter('listening', listens, () => this.#open || listens())
 
     const address = base.address.bind(base)
@@ -331,7 +331,7 @@ class ServerAttachment implements Attachment {
 
     const close = base.close.bind(base)
     overlay.method('close', close, (callback) => {
-      // Closed already: ERR_SERVER_NOT_RUNNING is Node's to say.
+      // Already closed: Node reports ERR_SERVER_NOT_RUNNING.
       if (!this.#open && !listens()) return close(callback)
       if (typeof callback === 'function') server.once('close', () => callback())
       this.#closing = true
@@ -351,7 +351,7 @@ class ServerAttachment implements Attachment {
       })
     }
 
-    // Node's own, of `net.Server`, does nothing when there is no listening socket.
+    // Node's own method does nothing without a listening socket.
     const dispose = base[Symbol.asyncDispose].bind(base)
     overlay.method(Symbol.asyncDispose, dispose, async () => {
       if (!this.#open) return dispose()
@@ -371,8 +371,8 @@ class ServerAttachment implements Attachment {
       if (this.#secured.size > 0) this.#secured.delete(args[0].socket as TLSSocket)
       this.#answers.received(...args)
       if (!this.#answers.draining) return emit(event, ...args)
-      // Node's parser hands out the requests of one read one by one. By the next tick all of them are known, and an app
-      // that answers at once does not close the connection on those behind.
+      // Node emits the requests of one read one at a time. By the next tick all of them are known, so an app that responds
+      // synchronously does not close the connection before the requests behind are answered.
       process.nextTick(() => emit(event, ...args))
       return true
     }
@@ -388,7 +388,7 @@ class ServerAttachment implements Attachment {
   }
 }
 
-/** @returns puts back what was there */
+/** @returns restores the previous value */
 function shortenKeepAlive(server: AttachableServer): () => void {
   const before: unknown = Reflect.get(server, 'keepAliveTimeout')
   if (typeof before === 'number' && before > 0 && before <= DRAIN_KEEP_ALIVE_MS) return () => {}
@@ -396,7 +396,7 @@ function shortenKeepAlive(server: AttachableServer): () => void {
   return () => Reflect.set(server, 'keepAliveTimeout', before)
 }
 
-/** `Promise.withResolvers` is Node 22's. */
+/** `Promise.withResolvers` needs Node 22. */
 interface PromiseWithResolvers {
   readonly promise: Promise<void>
   resolve(): void

@@ -1,17 +1,17 @@
-/** Errors of attaching, by code. Codes are stable: match on them, never on the message. */
+/** Codes and messages of `AttachError`. Codes are stable: match on them, never on the message. */
 export const attachMessages = {
   BATON_ERR_ALREADY_ATTACHED:
-    'this server is attached already: detach it first, or attach one server per backend',
+    'this server is already attached: detach it first, or use one server per backend',
   BATON_ERR_NOT_A_SERVER:
-    'attach() takes a server of http, https, http2, tls or net (one that does not listen is enough)',
+    'attach() needs an http, https, http2, tls or net server (it does not have to listen)',
 } as const
 
 /** Stable codes of `AttachError`; docs/reference/errors.md has cause and remedy of each. */
 export type AttachErrorCode = keyof typeof attachMessages
 
-/** `backend.attach()` was given something that it cannot take. */
+/** `backend.attach()` was called with an unsuitable value. */
 export class AttachError extends Error {
-  /** What to match on. */
+  /** Stable across versions: match on it. */
   readonly code: AttachErrorCode
 
   constructor(code: AttachErrorCode, detail?: string) {

@@ -2,19 +2,19 @@ import type { Server } from 'node:http'
 import { Socket } from 'node:net'
 import { poll, POLLIN } from '@baton/native-sendmsg'
 
-/** Node's own methods of a server that speaks HTTP/1. */
+/** A server that speaks HTTP/1: the one method that is needed of it. */
 type Http1Server = Pick<Server, 'closeIdleConnections'>
 
 /**
- * How long a connection must have been idle before it is closed, in milliseconds: a request that is under way when draining
- * begins arrives sooner.
+ * How long a connection must have been idle before it is closed. A request that is already on the network when draining begins
+ * arrives sooner.
  */
 const QUIET_MS = 500
 
 /**
- * HTTP/1 connections of `server` that are between two requests, as Node's parser knows it: it has read nothing of the next one.
- * `closeIdleConnections()` is the only public way to ask, so what it would destroy is noted instead, for as long as the call
- * lasts. Node passes over those with an unfinished response; those whose response is not sent to its end are left out here.
+ * HTTP/1 connections of `server` that are between two requests: Node's parser has read nothing of the next one. The only public
+ * way to find them is `closeIdleConnections()`, so during that call `destroy` records the sockets instead of destroying them. Node
+ * skips connections with an unfinished response; this function also skips those whose response is not fully sent.
  *
  * @param closeIdle Node's own `closeIdleConnections()` of it
  */
@@ -23,13 +23,13 @@ export function betweenRequests(
   closeIdle = () => server.closeIdleConnections(),
 ): Socket[] {
   const found: Socket[] = []
-  const note = function (this: Socket): Socket {
+  const record = function (this: Socket): Socket {
     found.push(this)
     return this
   }
-  // On the prototype: those that the server accepted by itself are known to Node alone. Nothing else runs meanwhile.
+  // On the prototype, because only Node knows the sockets that the server accepted itself. No other code runs meanwhile.
   const own = Object.getOwnPropertyDescriptor(Socket.prototype, 'destroy')
-  Object.defineProperty(Socket.prototype, 'destroy', { value: note, configurable: true, writable: true })
+  Object.defineProperty(Socket.prototype, 'destroy', { value: record, configurable: true, writable: true })
   try {
     closeIdle()
   } finally {
@@ -40,10 +40,10 @@ export function betweenRequests(
 }
 
 /**
- * Closes those connections that are idle now and stay so for a moment. One that has received anything meanwhile, read or
- * not, is left alone: its answer will say `Connection: close`.
+ * Closes connections that are idle now and still idle `QUIET_MS` later. One that has received data meanwhile, read or unread, is
+ * left open: its response will carry `Connection: close`.
  *
- * @param idle asked now and again at the end
+ * @param idle returns the idle connections; called now and once more at the end
  */
 export function closeWhenQuiet(idle: () => Iterable<Socket>): void {
   const before = new Map([...idle()].map((socket) => [socket, socket.bytesRead]))
@@ -52,11 +52,11 @@ export function closeWhenQuiet(idle: () => Iterable<Socket>): void {
     for (const socket of idle())
       if (before.get(socket) === socket.bytesRead && !hasUnread(socket)) socket.destroy()
   }
-  // Behind the reads of this turn of the event loop: timers come before them.
+  // setImmediate: after the reads of this event-loop turn, which come after timers.
   setTimeout(() => setImmediate(close), QUIET_MS)
 }
 
-/** Whether the kernel has something for it that Node has not read. */
+/** Whether the kernel holds data or an end that Node has not read. */
 function hasUnread(socket: Socket): boolean {
   const handle: unknown = Reflect.get(socket, '_handle')
   if (typeof handle !== 'object' || handle === null) return false

@@ -1,31 +1,29 @@
 import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 
-/** One HTTP/1 connection: the answer to the newest request that was read from it, until that answer is over. */
+/** One HTTP/1 connection: the response to its newest request, until that response is finished. */
 interface Exchange {
   newest: ServerResponse | undefined
   /** performance.now() when the last answer was over. */
   idleSince: number
 }
 
-/** Events of an `http.Server` that hand out a request and its response. */
-const HANDOUT = new Set<string | symbol>(['request', 'checkContinue', 'checkExpectation'])
+/** Events with which an `http.Server` passes a request and its response to the app. */
+const REQUEST_EVENTS = new Set<string | symbol>(['request', 'checkContinue', 'checkExpectation'])
 
-/** Whether `server.emit(event, ...args)` hands an HTTP/1 request to the app. HTTP/2 has a response class of its own. */
+/** Whether `server.emit(event, ...args)` passes an HTTP/1 request to the app. HTTP/2 responses are of another class. */
 export function isRequest(
   event: string | symbol,
   args: unknown[],
 ): args is [IncomingMessage, ServerResponse] {
-  return HANDOUT.has(event) && args[0] instanceof IncomingMessage && args[1] instanceof ServerResponse
+  return REQUEST_EVENTS.has(event) && args[0] instanceof IncomingMessage && args[1] instanceof ServerResponse
 }
 
 /**
- * Lets HTTP/1 connections go without losing a request: once draining, the answer to the newest request of a connection
- * says `Connection: close`, and Node ends the connection behind it. An answer that other received requests wait behind
- * must not say so, since nothing may follow it (RFC 9112, 9.6); and whether it is the newest is known only when its head
- * is written. An idle connection is left alone until its next request: one may be on its way.
- *
- * Owns nothing but what it remembers of each connection, which ends with it.
+ * Ends HTTP/1 connections without losing a request: while draining, the response to the newest request of a connection carries
+ * `Connection: close`, and Node closes the connection after it. A response with further requests waiting behind it must not carry
+ * it, since nothing may follow (RFC 9112, 9.6), and whether it is the newest is known only when its head is written. An idle
+ * connection stays open until its next request, which may be on its way.
  */
 export class LastAnswers {
   readonly #exchanges = new Map<Duplex, Exchange>()
@@ -42,7 +40,7 @@ export class LastAnswers {
     return this.#draining
   }
 
-  /** Whether a request of this connection has no whole answer yet. */
+  /** Whether a request of this connection has no complete response yet. */
   isAnswering(socket: Duplex): boolean {
     return this.#exchanges.get(socket)?.newest !== undefined
   }
@@ -52,7 +50,7 @@ export class LastAnswers {
     return this.#exchanges.get(socket)?.idleSince
   }
 
-  /** To be called for each request before the app sees it. */
+  /** Must be called for each request before the app gets it. */
   received(request: IncomingMessage, response: ServerResponse): void {
     const exchange = this.#exchanges.get(request.socket) ?? this.#open(request.socket)
     exchange.newest = response
@@ -66,9 +64,9 @@ export class LastAnswers {
   }
 
   /**
-   * An answer whose head was written already stays as it is: what it promised is kept.
+   * A response whose head is already written keeps what it promised.
    *
-   * @param staysOpen asked when the head of an answer is written: the connection can go on elsewhere, so it is not to be closed
+   * @param staysOpen checked when the head of a response is written: true if the connection can continue elsewhere
    */
   drain(staysOpen: (socket: Duplex) => boolean): void {
     this.#draining = true
@@ -80,7 +78,7 @@ export class LastAnswers {
   }
 
   #sayClose(socket: Duplex, exchange: Exchange, response: ServerResponse): void {
-    sayCloseIf(() => exchange.newest === response && !this.#staysOpen(socket), response)
+    addCloseIf(() => exchange.newest === response && !this.#staysOpen(socket), response)
   }
 
   #open(socket: Duplex): Exchange {
@@ -91,13 +89,13 @@ export class LastAnswers {
   }
 }
 
-/** Node writes every head through `writeHead`, implicit ones too: only then is it asked whether this is the newest. */
-function sayCloseIf(newest: () => boolean, response: ServerResponse): void {
+/** Node writes every head through `writeHead`, including implicit ones; only then is `newest` called. */
+function addCloseIf(newest: () => boolean, response: ServerResponse): void {
   const below = response.writeHead.bind(response)
   const layer = (status: number, ...rest: unknown[]): unknown => {
     if (!newest()) return Reflect.apply(below, response, [status, ...rest])
     response.shouldKeepAlive = false
-    // The app's own header would win over `shouldKeepAlive`, and proxies copy `Connection: keep-alive` into every answer.
+    // The app's own header overrides `shouldKeepAlive`, and proxies copy `Connection: keep-alive` into every response.
     const set = response.getHeader('connection')
     if (set !== undefined) response.setHeader('Connection', closing(set))
     return Reflect.apply(below, response, [status, ...rest.map(withClose)])
@@ -105,7 +103,7 @@ function sayCloseIf(newest: () => boolean, response: ServerResponse): void {
   Object.defineProperty(response, 'writeHead', { value: layer, writable: true, configurable: true })
 }
 
-/** For an argument of `writeHead`: a reason phrase, or headers as an object, a flat list or a list of pairs. */
+/** An argument of `writeHead` may be a reason phrase, or headers as an object, a flat list or a list of pairs. */
 function withClose(argument: unknown): unknown {
   if (typeof argument !== 'object' || argument === null) return argument
   if (!Array.isArray(argument)) return Object.fromEntries(Object.entries(argument).map(pairWithClose))
@@ -123,7 +121,7 @@ function isConnection(name: unknown): boolean {
   return typeof name === 'string' && name.toLowerCase() === 'connection'
 }
 
-/** Other options of the header, such as `upgrade` in a 426, stay. */
+/** Keeps other options of the header, such as `upgrade` in a 426. */
 function closing(value: unknown): string {
   const options = String(value)
     .split(',')

@@ -1,8 +1,8 @@
 /**
- * Members laid over one object, and taken off again. The object's class and its other instances stay as they are.
+ * Overrides members of one object, reversibly. The object's class and other instances are not changed.
  *
- * If somebody has laid another function over ours by the time of `remove()` (a tracing library, say), theirs stays in
- * place and ours passes every call through: taking ours off would take theirs off too.
+ * If another library (for tracing, say) has overridden ours by the time of `remove()`, its function stays and ours passes every call
+ * through: removing ours would remove the other one too.
  */
 export class Overlay {
   readonly #target: object
@@ -13,7 +13,7 @@ export class Overlay {
     this.#target = target
   }
 
-  /** @param below the member as it was, bound to its object */
+  /** @param below the original member, bound to its object */
   method<A extends unknown[], R>(
     name: PropertyKey,
     below: (...args: A) => R,

@@ -3,12 +3,12 @@ import * as https from 'node:https'
 import type * as net from 'node:net'
 import * as tls from 'node:tls'
 
-/** What client connections can be given to. HTTP/2 servers are among them: a `tls.Server` or a `net.Server` by class. */
+/** Servers that can receive client connections. HTTP/2 servers are included: by class they are `tls.Server` or `net.Server`. */
 export type AttachableServer = http.Server | https.Server | tls.Server | net.Server
 
 export type ServerKind = 'http' | 'https' | 'tls' | 'net'
 
-/** `https.Server` and `http2.createSecureServer()` are made of `tls.Server`, and all of them of `net.Server`. */
+/** The most derived class counts: `https.Server` and HTTP/2's secure server extend `tls.Server`, and all extend `net.Server`. */
 export function serverKind(server: AttachableServer): ServerKind {
   if (server instanceof https.Server) return 'https'
   if (server instanceof http.Server) return 'http'

@@ -5,35 +5,35 @@ import { type Frame, POST_WELCOME_LIMIT, PRE_WELCOME_LIMIT } from '../protocol/f
 import type { FrameOrder } from '../protocol/order.ts'
 import type { ControlSocket, ControlStream } from './control-stream.ts'
 
-/** How a control connection came to its end, and what its very end still held. */
+/** How a control connection ended, and the last frames it delivered. */
 export interface ControlEnd {
-  /** `peer`: the other side is dead or has let go (read to EOF). `local`: we stopped first, and EOF was not seen. */
+  /** `peer`: the other side died or closed it, and it was read to EOF. `local`: this side stopped first, without seeing EOF. */
   readonly by: 'peer' | 'local'
-  /** Set when the peer broke the protocol, or when the socket failed. */
+  /** Set if the peer broke the protocol or the socket failed. */
   readonly error: Error | undefined
-  /** Whole frames that were left in the kernel's buffer; an incomplete one counts as absent. */
+  /** Whole frames that were still in the kernel's buffer. An incomplete one counts as absent. */
   readonly frames: readonly Frame[]
 }
 
 export interface ControlHandlers {
-  /** The whole frames of one read, in order, checked against the order that the protocol allows. */
+  /** The whole frames of one read, in order; each was allowed by the protocol at its position. */
   frames(frames: readonly Frame[]): void
   /**
-   * Exactly once, when nothing can be read or written any more. Control is not closed yet: the peer sees its end only
-   * after `release()`, which the owner calls when everything that this end would state is true (invariant I3).
+   * Called exactly once, when nothing more can be read or written. Control is still open: the peer sees its end only after
+   * `close()`, which the owner calls once everything that this end implies is true (I3).
    */
   ended(end: ControlEnd): void
 }
 
-/** More than both kernel buffers of a Unix socket can hold, so that the end of control is always read whole. */
+/** More than both kernel buffers of a Unix socket can hold, so that the end of control is always read completely. */
 const MAX_UNREAD = 8 * 1024 * 1024
 
 /**
- * The framed control connection, the same on both halves.
+ * The framed control connection, used by the broker and the SDK.
  *
- * libuv reads and writes it through a `net.Socket`. That throws away unread input when a write fails, so a duplicate of
- * the descriptor is kept, and after 'close' read to its very end before anybody decides who owns what. The connection
- * is closed when both copies are.
+ * libuv reads and writes it through a `net.Socket`, which discards unread input when a write fails. So a duplicate of the
+ * descriptor is kept, and after 'close' it is read to the end before ownership of any connection is decided. The connection is
+ * closed once both copies are.
  */
 export class ControlConnection {
   readonly #stream: ControlStream
@@ -44,7 +44,7 @@ export class ControlConnection {
   #fault: Error | undefined
   #peerEnded = false
 
-  /** Owns `stream`. `order` may have seen frames already (the SDK takes WELCOME with recvmsg). */
+  /** Takes ownership of `stream`. `order` may have checked frames before (the SDK receives WELCOME with recvmsg). */
   constructor(stream: ControlStream, order: FrameOrder, handlers: ControlHandlers) {
     this.#order = order
     this.#handlers = handlers
@@ -61,7 +61,7 @@ export class ControlConnection {
     this.#socket.on('close', () => this.#finish())
   }
 
-  /** Bytes wait for the kernel. While they do, nothing may go on the lane. */
+  /** Bytes are waiting to be written. Until they are, nothing may be sent on the lane. */
   get backedUp(): boolean {
     return this.#socket.writableLength > 0
   }
@@ -70,14 +70,14 @@ export class ControlConnection {
     return !this.#socket.destroyed && this.#socket.errored === null
   }
 
-  /** WELCOME was sent or read: from now on frames may be as long as 1 MiB. */
+  /** WELCOME was sent or received: frames of up to 1 MiB are allowed from now on. */
   welcomed(): void {
     this.#decoder.setLimit(POST_WELCOME_LIMIT)
   }
 
   /**
-   * Writes one frame. True: it is in the kernel's buffer of the connection, and a peer that reads to the end will find
-   * it there even if this process dies now. False: not known yet; `onTaken` tells (with an error when it never will).
+   * Writes one frame. True: it is in the kernel's buffer, and a peer that reads to the end receives it even if this process dies
+   * now. False: not known yet; `onTaken` is called once it is, or with an error if it never will be.
    */
   write(frame: Frame, onTaken?: (error: Error | undefined) => void): boolean {
     const socket = this.#socket
@@ -89,29 +89,29 @@ export class ControlConnection {
     socket.write(encodeFrame(frame), (error) => {
       if (!settled) onTaken?.(error ?? undefined)
     })
-    // The length is 0 after EPIPE too, hence the second half.
+    // After EPIPE the length is 0 too, hence the second condition.
     // Rule: ACK_BEFORE_TOUCH (docs/internals/model)
     settled = socket.writableLength === 0 && socket.errored === null
     return settled
   }
 
-  /** Sends WELCOME with its descriptor. Nothing may have been written before. The caller keeps `descriptor`. */
+  /** Sends WELCOME with its descriptor, which the caller keeps. Must be the first write. */
   writeWithDescriptor(frame: Frame, descriptor: number): void {
     this.#stream.sendWithDescriptor(encodeFrame(frame), descriptor)
   }
 
-  /** Stops reading and writing. `ended` follows; `release()` is still the owner's to call. */
+  /** Stops reading and writing. `ended` follows, and the owner must still call `close()`. */
   cutOff(error?: Error): void {
     this.#fault ??= error
     this.#socket.destroy()
   }
 
-  /** Hands the last written frames to the kernel before the connection stops, then as `cutOff`. */
+  /** As `cutOff`, but only after all written frames are in the kernel. */
   finish(): void {
     this.#socket.end(() => this.#socket.destroy())
   }
 
-  /** Closes the last copy: from here on the peer may take the end of control for what it states. Harmless twice. */
+  /** Closes the last copy, so that the peer sees the end of control and may rely on what it implies. Idempotent. */
   close(): void {
     this.#socket.destroy()
     this.#stream.close()
@@ -122,13 +122,13 @@ export class ControlConnection {
     try {
       if (frames.length > 0) this.#handlers.frames(frames)
     } catch (error) {
-      // A fault of ours in the middle of a frame: nobody knows what was done, and it must cost this connection alone.
+      // An internal error left this connection in an unknown state. Close it, and only it.
       this.cutOff(error as Error)
     }
     if (fault) this.cutOff(fault)
   }
 
-  /** Whole frames up to the first fault, if there is one: what came before it was said in good order and holds. */
+  /** Whole frames up to the first fault, if there is one. Those before it are valid and must be handled. */
   #decode(chunk: Buffer): { frames: readonly Frame[]; fault?: ProtocolError } {
     let fault: ProtocolError | undefined
     let decoded: readonly Frame[] = []

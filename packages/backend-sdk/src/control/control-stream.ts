@@ -10,7 +10,7 @@ import {
   sendMessage,
 } from '@baton/native-sendmsg'
 
-/** What a control connection needs of `net.Socket`. */
+/** The part of `net.Socket` that a control connection uses. */
 export interface ControlSocket {
   readonly writableLength: number
   readonly errored: Error | null
@@ -23,36 +23,36 @@ export interface ControlSocket {
 }
 
 /**
- * A connected stream socket twice: libuv reads and writes one descriptor through `socket`; the other is a duplicate that is
- * still there when libuv has closed its own and has thrown away what it had not read.
+ * A connected stream socket with two descriptors: libuv reads and writes one through `socket`; the other is a duplicate that
+ * still delivers unread input after libuv has closed its own.
  */
 export interface ControlStream {
   readonly socket: ControlSocket
-  /** Who hears what is read, from the next turn of the event loop on. A chunk is the stream's again when the call returns. */
+  /** Sets the listener for input, called from the next event-loop turn on. A chunk is valid only until the listener returns. */
   onData(listener: (chunk: Buffer) => void): void
   /**
-   * Everything that the kernel still holds; `ended`: up to EOF.
+   * Reads everything that the kernel still holds. `ended`: EOF was reached.
    * @throws {NativeError}
-   * @throws {BatonNativeError} BATON_ERR_LIMIT_EXCEEDED over `max` bytes
+   * @throws {BatonNativeError} BATON_ERR_LIMIT_EXCEEDED over `max` bytes; with a poller, RangeError
    */
   readToEnd(max: number): { data: Buffer; ended: boolean }
-  /** Past libuv: sends bytes with a descriptor, which the caller keeps. */
+  /** Sends bytes with a descriptor, bypassing libuv. The caller keeps the descriptor. */
   sendWithDescriptor(bytes: Uint8Array, descriptor: number): void
-  /** Closes the duplicate. Harmless twice. */
+  /** Closes the duplicate. Idempotent. */
   close(): void
 }
 
-/** One read's worth: a batch of 64 offers is 4 kB. */
+/** Maximum bytes per read; a batch of 64 offers is 4 kB. */
 const READ_SIZE = 16 * 1024
 
 /**
- * Takes ownership of `fd`, also when it throws (EMFILE).
+ * Takes ownership of `fd`, even if it throws (EMFILE).
  *
- * What is read lands in one buffer (`onread`, an option of the constructor since Node 12.10 that its types leave out): without
- * it each wake-up allocates 64 KiB for a frame of 60 bytes, and goes through the queue of a stream.
+ * All input is read into one buffer (`onread`, a constructor option since Node 12.10 that the types leave out). Without it each
+ * wake-up allocates 64 KiB for a frame of 60 bytes, and passes it through a stream's queue.
  *
- * @param poller Reads through it instead of libuv, and closes on another thread what descriptors the peer sends: for a peer that is not trusted, where
- * the kernel cannot refuse them (`refuseDescriptors` of native-sendmsg).
+ * @param poller Read through it instead of libuv, and close descriptors that the peer sends on another thread. For untrusted peers
+ * on kernels that cannot refuse descriptors (`refuseDescriptors` of native-sendmsg).
  */
 export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
   let duplicate: OwnedFd | undefined
@@ -97,7 +97,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
   }
 }
 
-/** Emits what a `net.Socket` that does not read would not: 'end' at EOF. @returns to be called before `fd` is closed */
+/** Reads in place of the `net.Socket`, and emits its 'end' at EOF. @returns must be called before `fd` is closed */
 function readThrough(
   poller: Poller,
   fd: OwnedFd,
@@ -117,12 +117,12 @@ function readThrough(
       socket.destroy(error)
     }
   })
-  // What is left is read to the end from then on.
+  // From then on `readToEnd` reads the rest.
   socket.once('close', () => watch.remove())
   return () => watch.remove()
 }
 
-/** As `readToEnd` of native-sendmsg, also in that a first ECONNRESET is not the end. */
+/** Like `readToEnd` of native-sendmsg, including that a first ECONNRESET is not the end. */
 function readPlainToEnd(fd: number, max: number): { data: Buffer; ended: boolean } {
   const chunks: Buffer[] = []
   let size = 0

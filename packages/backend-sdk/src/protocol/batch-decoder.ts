@@ -1,4 +1,4 @@
-/** The batches off the wire. Nothing that is returned refers to the bytes it came from. */
+/** Decodes the batches. No result refers to the payload it was decoded from. */
 import { isUtf8 } from 'node:buffer'
 import {
   ACK_SIZE,
@@ -32,12 +32,12 @@ import { isJsonObject } from './json-members.ts'
 import { sealToken } from './secrecy.ts'
 
 /**
- * Tokens and ULIDs share allocations of this many bytes, across frames. One for each would cost more than the rest of decoding it,
- * and what is kept of one (the ULID of a connection that lives for days) pins no more than this.
+ * Tokens and ULIDs share allocations of this size, across frames. Separate allocations would cost more than the rest of decoding,
+ * and a slice that is kept (the ULID of a connection that lives for days) pins only this much.
  */
 const ARENA_BYTES = 512
 
-/** The offers of an OFFER payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+/** Decodes an OFFER payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeOffers(payload: Buffer): Offer[] {
   const count = readCount('OFFER', payload)
   const offers: Offer[] = []
@@ -72,7 +72,7 @@ export function decodeOffers(payload: Buffer): Offer[] {
   return offers
 }
 
-/** The entries of an ACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+/** Decodes an ACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeAcks(payload: Buffer): Ack[] {
   checkFixedSize('ACK', payload, ACK_SIZE)
   const acks: Ack[] = []
@@ -85,7 +85,7 @@ export function decodeAcks(payload: Buffer): Ack[] {
   return acks
 }
 
-/** The entries of a NACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+/** Decodes a NACK payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeNacks(payload: Buffer): Nack[] {
   checkFixedSize('NACK', payload, NACK_SIZE)
   const nacks: Nack[] = []
@@ -99,7 +99,7 @@ export function decodeNacks(payload: Buffer): Nack[] {
   return nacks
 }
 
-/** The sequences of a REVOKE payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
+/** Decodes a REVOKE payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeRevokes(payload: Buffer): number[] {
   return decodeSequences('REVOKE', payload)
 }
@@ -217,11 +217,11 @@ function decodeVerdicts<T>(
   return entries
 }
 
-// Not from Buffer's shared pool: tokens would lie among strangers' bytes, and pin the pool.
+// Not from Buffer's shared pool: tokens would share memory with unrelated data, and pin the pool.
 let arena = Buffer.allocUnsafeSlow(ARENA_BYTES)
 let used = 0
 
-/** Copies a small piece out of a chunk that is about to go. */
+/** Copies a small piece of a chunk that is about to be reused. */
 function keep(source: Buffer, at: number, length: number): Buffer {
   if (used + length > arena.length) {
     arena = Buffer.allocUnsafeSlow(ARENA_BYTES)
@@ -254,7 +254,7 @@ function readSequence(frame: string, payload: Buffer, at: number, least: number)
 
 function readText(frame: string, member: string, payload: Buffer, at: number, length: number): string {
   const text = payload.toString('utf8', at, at + length)
-  // toString puts U+FFFD for bytes that are not UTF-8, so most texts need no second look.
+  // toString replaces invalid UTF-8 with U+FFFD, so a text without it needs no check.
   if (text.includes('\ufffd') && !isUtf8(payload.subarray(at, at + length))) {
     throw malformed(frame, `${member} is not UTF-8`)
   }
@@ -264,7 +264,7 @@ function readText(frame: string, member: string, payload: Buffer, at: number, le
 let lastName = ''
 let lastBytes: Uint8Array = Buffer.alloc(0)
 
-/** A broker has few listeners, and most offers are of the one that the offer before was of. */
+/** Decodes the name only if it differs from the previous offer's: a broker has few listeners. */
 function readListener(frame: string, payload: Buffer, at: number, length: number): string {
   let same = length === lastBytes.length
   for (let index = 0; same && index < length; index++) same = payload[at + index] === lastBytes[index]

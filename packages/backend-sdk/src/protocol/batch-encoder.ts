@@ -1,4 +1,4 @@
-/** The batches onto the wire. OFFER is the hot path: a few entries for each wake-up. */
+/** Encodes the batches. OFFER is the hot path: a few entries for each wake-up. */
 import {
   ACK_SIZE,
   COUNT_SIZE,
@@ -37,7 +37,7 @@ const MAX_SCHEMA_BYTES = 255
 const MAX_U64 = 0xffff_ffff_ffff_ffffn
 const NONE = new Uint8Array(0)
 
-// Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry without encoding.
+// Each of these throws FrameEncodeError for an empty batch, one over the limits, or an entry that cannot be encoded.
 
 export function encodeOffers(offers: readonly Offer[]): Buffer {
   const metas = offers.map((offer) => metaBytes('OFFER', offer))
@@ -209,7 +209,7 @@ function metaBytes(frame: string, { meta }: Pick<Offer, 'meta'>): Uint8Array {
   try {
     bytes = Buffer.from(JSON.stringify(meta))
   } catch (cause) {
-    throw unencodable(frame, 'meta has no JSON form', cause)
+    throw unencodable(frame, 'meta cannot be encoded as JSON', cause)
   }
   if (bytes.length > MAX_META_BYTES) throw unencodable(frame, `meta is over ${MAX_META_BYTES} bytes`)
   return bytes
@@ -218,7 +218,7 @@ function metaBytes(frame: string, { meta }: Pick<Offer, 'meta'>): Uint8Array {
 let lastListener = ''
 let lastBytes: Uint8Array = NONE
 
-/** A broker has few listeners, and most offers are of the one that the offer before was of. */
+/** Encodes the name only if it differs from the previous offer's: a broker has few listeners. */
 function listenerBytes(frame: string, { listener }: Pick<Offer, 'listener'>): Uint8Array {
   if (listener !== lastListener) {
     const bytes = Buffer.from(listener)

@@ -15,7 +15,7 @@ import { decodeJsonPayload } from './json-frames.ts'
 
 const MAX_U32 = 0xffff_ffff
 const NOTHING = Buffer.alloc(0)
-/** First allocation for a frame that did not come whole; it grows with what arrives, not with what is announced. */
+/** First allocation for an incomplete frame. It grows with the bytes that arrive, not with the announced length. */
 const FIRST_CAPACITY = 512
 
 const DECODERS: ReadonlyMap<number, (payload: Buffer) => Frame> = new Map<number, (payload: Buffer) => Frame>(
@@ -42,9 +42,9 @@ const DECODERS: ReadonlyMap<number, (payload: Buffer) => Frame> = new Map<number
 )
 
 /**
- * Turns the bytes of one control connection into frames, however they were cut. A frame that lies whole in
- * a chunk is decoded where it lies; of one that does not, the decoder keeps a copy. No frame and no state
- * refers to a chunk after `push` has returned.
+ * Turns the bytes of one control connection into frames, however they are split into chunks. A frame that is whole in a
+ * chunk is decoded in place; parts of an incomplete one are copied. After `push` has returned, no frame and no state
+ * refers to the chunk.
  */
 export class FrameDecoder {
   #limit: number
@@ -53,28 +53,28 @@ export class FrameDecoder {
   #heldTarget = LENGTH_SIZE
   #fault: ProtocolError | undefined
 
-  /** `limit`: greatest value of the length field, from 1. @throws {RangeError} for any other `limit`. */
+  /** `limit`: greatest allowed value of the length field, at least 1. @throws {RangeError} for an invalid `limit` */
   constructor(options: { limit: number }) {
     this.#limit = checkLimit(options.limit)
   }
 
   /**
-   * Applies to frames whose length field has not been read yet. A backend therefore takes WELCOME off the
-   * stream by itself, as it must for the descriptor, and raises the limit before it reads on.
+   * Applies to frames whose length field has not been read yet. So a backend receives WELCOME separately, as it must for the
+   * descriptor, and raises the limit before it reads further.
    */
   setLimit(limit: number): void {
     this.#limit = checkLimit(limit)
   }
 
-  /** Bytes of an incomplete frame: at the end of the stream, more than 0 means that it was cut. */
+  /** Bytes held of an incomplete frame. If it is not 0 at the end of the stream, the last frame was cut. */
   get buffered(): number {
     return this.#heldSize
   }
 
   /**
-   * The frames that `chunk` completes, in order. Frames of unknown types from 0x80 up are left out.
-   * @throws {ProtocolError} with `.frames` that stood before the fault. From then on each call throws an error of the
-   * same code and message, without frames.
+   * Returns the frames that `chunk` completes, in order. Frames of unknown types from 0x80 up are skipped.
+   * @throws {ProtocolError} its `frames` are those before the fault. After that every call throws an error with the same code
+   * and message, without frames.
    */
   push(chunk: Uint8Array): Frame[] {
     if (this.#fault) throw new ProtocolError(this.#fault.code, this.#fault.message)
@@ -105,14 +105,14 @@ export class FrameDecoder {
     }
   }
 
-  /** Where the frame that starts at `at` ends, when all of it is in `chunk`. */
+  /** End of the frame that starts at `at`, if all of it is in `chunk`. */
   #endOfWhole(chunk: Buffer, at: number): number | undefined {
     if (chunk.length - at < LENGTH_SIZE) return undefined
     const end = at + LENGTH_SIZE + this.#readLength(chunk, at)
     return end <= chunk.length ? end : undefined
   }
 
-  /** Copies no more than the frame in hand wants, first its length and then the rest; returns how much. */
+  /** Copies at most what the current frame still needs, first its length field and then the rest. Returns the number of bytes. */
   #hold(chunk: Buffer, at: number, frames: Frame[]): number {
     const taken = Math.min(this.#heldTarget - this.#heldSize, chunk.length - at)
     const size = this.#heldSize + taken
@@ -168,5 +168,5 @@ function collect(body: Buffer, frames: Frame[]): void {
 
 function checkLimit(limit: number): number {
   if (Number.isInteger(limit) && limit >= 1 && limit <= MAX_U32) return limit
-  throw new RangeError(`limit is a whole number of bytes from 1 to ${MAX_U32}, got ${limit}`)
+  throw new RangeError(`limit is ${limit}, wanted a whole number of bytes from 1 to ${MAX_U32}`)
 }

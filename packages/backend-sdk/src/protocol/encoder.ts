@@ -13,9 +13,9 @@ import type { BatchFrame, Frame } from './frames.ts'
 import { encodeJsonFrame } from './json-frames.ts'
 
 /**
- * One frame as it goes on the control connection, length field included, in memory that the caller owns.
- * @throws {FrameEncodeError} `BATON_ERR_FRAME_OVER_LIMIT` when it holds more than one frame may (see
- * {@link encodeBatch}), `BATON_ERR_FRAME_NOT_ENCODABLE` when a member has no encoding or a batch no entry.
+ * Encodes one frame for the control connection, including its length field. The caller owns the buffer.
+ * @throws {FrameEncodeError} `BATON_ERR_FRAME_OVER_LIMIT` if it is too large for one frame (see {@link encodeBatch}),
+ * `BATON_ERR_FRAME_NOT_ENCODABLE` if a member cannot be encoded or a batch is empty.
  */
 export function encodeFrame(frame: Frame): Buffer {
   if (frame.type === 'offer') return encodeOffers(frame.offers)
@@ -30,8 +30,8 @@ export function encodeFrame(frame: Frame): Buffer {
 }
 
 /**
- * A batch of any size as one or more frames, entries in their order; none for an empty batch.
- * @throws {FrameEncodeError} `BATON_ERR_FRAME_NOT_ENCODABLE` when an entry has no encoding.
+ * Encodes a batch of any size as one or more frames, in order. An empty batch gives no frame.
+ * @throws {FrameEncodeError} `BATON_ERR_FRAME_NOT_ENCODABLE` if an entry cannot be encoded.
  */
 export function encodeBatch(frame: BatchFrame): Buffer[] {
   if (frame.type === 'offer') return encodeInParts(frame.offers, encodeOffers)
@@ -44,7 +44,7 @@ export function encodeBatch(frame: BatchFrame): Buffer[] {
   return encodeInParts(frame.entries, encodeSettled)
 }
 
-/** Halves what does not fit. That ends: one entry always fits, since its parts have limits of their own. */
+/** Halves a batch that does not fit. This terminates because a single entry always fits: its parts are limited. */
 function encodeInParts<T>(entries: readonly T[], encode: (entries: readonly T[]) => Buffer): Buffer[] {
   if (entries.length === 0) return []
   try {

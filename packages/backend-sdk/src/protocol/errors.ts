@@ -7,15 +7,15 @@ export type ProtocolErrorCode =
   | 'BATON_ERR_FRAME_OUT_OF_ORDER'
 
 /**
- * The peer broke the protocol, and the control connection can not go on. The message names frame and
- * member, never a value: a value may be a token or a secret.
+ * The peer broke the protocol, and the control connection cannot continue. The message names frame and member, but never
+ * a value, which could be a token or a secret.
  */
 export class ProtocolError extends Error {
   override readonly name = 'ProtocolError'
   readonly code: ProtocolErrorCode
   /**
-   * Whole frames that stood before the fault in the bytes of the `push` that threw. They were said, and
-   * are to be handled: an ACK among them is an ACK.
+   * Whole frames before the fault in the bytes of the `push` that threw. They are valid and must be handled: an ACK among
+   * them counts.
    */
   frames: Frame[] = []
 
@@ -27,7 +27,7 @@ export class ProtocolError extends Error {
 
 export type FrameEncodeErrorCode = 'BATON_ERR_FRAME_OVER_LIMIT' | 'BATON_ERR_FRAME_NOT_ENCODABLE'
 
-/** The caller asked for a frame that can not be put on the wire: a fault on this side, not the peer's. */
+/** The caller passed a frame that cannot be encoded: an error on this side, not the peer's. */
 export class FrameEncodeError extends Error {
   override readonly name = 'FrameEncodeError'
   readonly code: FrameEncodeErrorCode
@@ -38,13 +38,13 @@ export class FrameEncodeError extends Error {
   }
 }
 
-/** Not the canonical text (26 characters, upper case) or not the 16 bytes of a ULID. */
+/** A text that is not a canonical ULID (26 characters, upper case), or not the 16 bytes of one. */
 export class InvalidUlidError extends TypeError {
   override readonly name = 'InvalidUlidError'
   readonly code = 'BATON_ERR_INVALID_ULID'
 }
 
-/** What was read where a relay should begin is no header of the PROXY protocol, version 2. */
+/** The bytes are not a PROXY protocol v2 header. */
 export class ProxyHeaderError extends Error {
   readonly code = 'BATON_ERR_PROXY_HEADER'
 

@@ -1,24 +1,24 @@
 /**
- * What the two ends of a control connection say to each other: one interface for each frame.
- * `docs/reference/protocol.md` gives the bytes. "SDK" below is whatever speaks the backend's half.
+ * The frames of a control connection, one interface each. `docs/reference/protocol.md` specifies the bytes. "SDK" below means
+ * any implementation of the backend's half.
  */
 
-/** The only protocol version so far. HELLO and WELCOME carry it; a broker answers another with REFUSED. */
+/** The only protocol version so far, sent in HELLO and WELCOME. The broker answers any other version with REFUSED. */
 export const PROTOCOL_VERSION = 1
 
-/** Greatest value of the length field (type byte and payload) up to and including WELCOME or REFUSED. */
+/** Greatest value of the length field (type byte and payload), up to and including WELCOME or REFUSED. */
 export const PRE_WELCOME_LIMIT = 65_536
 
 /** Greatest value of the length field after WELCOME. */
 export const POST_WELCOME_LIMIT = 1_048_576
 
-/** Entries that the u16 count of a batch can hold. */
+/** Maximum entries of a batch, whose count is a u16. */
 export const MAX_BATCH_ENTRIES = 65_535
 
 export const TOKEN_LENGTH = 16
 export const ULID_LENGTH = 16
 
-/** The type byte. From {@link FIRST_SKIPPABLE_TYPE} up, a receiver skips what it does not know. */
+/** The type byte. A receiver skips unknown types from {@link FIRST_SKIPPABLE_TYPE} up. */
 export const FrameType = {
   HELLO: 0x01,
   WELCOME: 0x02,
@@ -42,7 +42,7 @@ export const FrameType = {
 
 export const FIRST_SKIPPABLE_TYPE = 0x80
 
-/** Why a backend did not adopt a connection. The position, from 1, is the byte on the wire. */
+/** Why a backend did not adopt a connection. The byte on the wire is the position, from 1. */
 export const NACK_REASONS = [
   'TokenMissing',
   'TokenInvalidLength',
@@ -91,27 +91,27 @@ export const SETTLED_OUTCOMES = ['parked', 'resumed', 'ended'] as const
 
 export type SettledOutcome = (typeof SETTLED_OUTCOMES)[number]
 
-/** `descriptor`: the client's socket is on the lane. `relay`: it will be dialled at the reconnect endpoint. */
+/** `descriptor`: the client's socket is on the lane. `relay`: the broker dials the backend's endpoint. */
 export const OFFER_KINDS = ['descriptor', 'relay'] as const
 
 export type OfferKind = (typeof OFFER_KINDS)[number]
 
-/** SDK to broker, first and once. Holds a secret: neither `inspect` nor JSON shows it on a decoded frame. */
+/** SDK to broker, once, as the first frame. A decoded frame hides its secret from `inspect` and JSON. */
 export interface HelloFrame {
   type: 'hello'
   protocol: number
   capabilities: string[]
   service: string
   version: string | null
-  /** Share of new connections beside the service's other backends: 0 < weight <= 1000. */
+  /** Share of new connections relative to the service's other backends: 0 < weight <= 1000. */
   weight: number
   pid: number
-  /** ULID that an earlier WELCOME gave to this same backend, `null` the first time. */
+  /** ULID that an earlier WELCOME, or the master, assigned to this backend; `null` if there is none. */
   backend: string | null
   /** Name and version of the SDK, for the logs. */
   sdk: string
   secret: string | null
-  /** The Unix socket path on which relays are taken, `null` when this backend takes none. */
+  /** Path of the Unix socket for relays; `null` if this backend takes none. */
   reconnect: { path: string } | null
 }
 
@@ -124,14 +124,14 @@ export interface WelcomeFrame {
   broker: string
   /** ULID of this backend: the one that HELLO named, or a new one. */
   backend: string
-  /** Small stable name for metrics, such as `web-1`. */
+  /** Short stable name for metrics, such as `web-1`. */
   slot: string
   service: string
   /** Milliseconds between the broker's HEARTBEATs. */
   heartbeatInterval: number
-  /** Milliseconds for which a descriptor without its OFFER is parked. */
+  /** Milliseconds for which a descriptor waits for its OFFER. */
   tokenTtl: number
-  /** Milliseconds after which the broker reads back an offer without ACK. */
+  /** Milliseconds without an ACK after which the broker reads an offer's descriptor back. */
   ackDeadline: number
   /** Greatest number of hand-backs without SETTLED or GIVEN_BACK; `null` (or absent) without `handback/1`. */
   handBackWindow: number | null
@@ -139,32 +139,32 @@ export interface WelcomeFrame {
   parkAfter: number | null
 }
 
-/** Broker to SDK in place of WELCOME; the connection ends after it. */
+/** Broker to SDK, instead of WELCOME; the connection ends after it. */
 export interface RefusedFrame {
   type: 'refused'
   code: string
   message: string
   /** Whether the same HELLO may succeed later. */
   retry: boolean
-  /** Milliseconds before which another dial is refused as well; `null` (or absent) for no such time. */
+  /** Milliseconds until which another dial is refused too; `null` or absent if there is no such time. */
   retryAfter: number | null
 }
 
-/** Broker to SDK: register anew on the same socket path; this connection is let go of afterwards. */
+/** Broker to SDK: register again on the same socket path. The broker closes this connection afterwards. */
 export interface ReconnectFrame {
   type: 'reconnect'
   reason: string
 }
 
-/** Either way: no new connections to this backend from here on. */
+/** In either direction: no more connections to this backend. */
 export interface DrainFrame {
   type: 'drain'
-  /** Milliseconds from now that in-flight work may take, `null` for as long as it needs. */
+  /** Milliseconds from now that current connections may take to finish; `null` for no limit. */
   deadline: number | null
   reason: string
 }
 
-/** SDK to broker: drained, no adopted connection is left. */
+/** SDK to broker: drained, all adopted connections have ended. */
 export interface DrainedFrame {
   type: 'drained'
 }
@@ -176,25 +176,25 @@ export interface HeartbeatFrame {
   reply: boolean
 }
 
-/** SDK to broker, at least each second. */
+/** SDK to broker, at least once a second. */
 export interface StatsFrame {
   type: 'stats'
   /** Connections adopted since the backend started. */
   adopted: number
   /** Adopted connections that have ended since the backend started. */
   closed: number
-  /** Greatest event-loop delay since the last STATS, milliseconds. */
+  /** Greatest event-loop delay since the last STATS, in milliseconds. */
   lag: number
 }
 
 export interface Offer {
-  /** From 1, in the order of offering, unique on one control connection; at most `Number.MAX_SAFE_INTEGER`. */
+  /** From 1, increasing, unique on one control connection; at most `Number.MAX_SAFE_INTEGER`. */
   sequence: number
-  /** 16 secret bytes. On a decoded offer it is the receiver's to keep and prints as `[token]`. */
+  /** 16 secret bytes. A decoded offer owns its copy, which prints as `[token]`. */
   token: Buffer
-  /** The connection's ULID as 16 bytes. On a decoded offer it is the receiver's to keep. */
+  /** The connection's ULID as 16 bytes. A decoded offer owns its copy. */
   connection: Buffer
-  /** CLOCK_MONOTONIC nanoseconds after which the token is worth nothing (clock_gettime(2)). */
+  /** When the token expires, in nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)). */
   deadline: bigint
   kind: OfferKind
   /** Name of the listener that accepted the client: at most 255 bytes of UTF-8. */
@@ -211,31 +211,31 @@ export interface OfferFrame {
 
 export interface Ack {
   sequence: number
-  /** The offer's connection ULID, sent back. */
+  /** The connection ULID of the offer. */
   connection: Buffer
 }
 
-/** SDK to broker: these connections are the backend's from here on. */
+/** SDK to broker: the backend owns these connections from now on. */
 export interface AckFrame {
   type: 'ack'
   acks: Ack[]
 }
 
 export interface Nack {
-  /** 0 when what came on the lane belongs to no known offer. */
+  /** 0 if the lane message belongs to no known offer. */
   sequence: number
   reason: NackReason
-  /** What came on the lane as token, cut or padded with zeros to 16 bytes. */
+  /** The token as received on the lane, cut or padded with zeros to 16 bytes. */
   token: Buffer
 }
 
-/** SDK to broker: these were not adopted, and the backend has closed what it received of them. */
+/** SDK to broker: these were not adopted, and the backend has closed everything it received for them. */
 export interface NackFrame {
   type: 'nack'
   nacks: Nack[]
 }
 
-/** Broker to SDK: forget these offers, their descriptors will not come. */
+/** Broker to SDK: forget these offers; their descriptors will not arrive. */
 export interface RevokeFrame {
   type: 'revoke'
   sequences: number[]

@@ -1,17 +1,17 @@
 import { FrameEncodeError } from './errors.ts'
 import { FrameType, POST_WELCOME_LIMIT, PRE_WELCOME_LIMIT } from './frames.ts'
 
-/** The length field, which counts what follows it: the type byte and the payload. */
+/** Size of the length field, whose value is the size of what follows: type byte and payload. */
 export const LENGTH_SIZE = 4
 /** Length field and type byte: where the payload begins. */
 export const PAYLOAD_OFFSET = LENGTH_SIZE + 1
 
-// The peer reads these before it may raise its limit.
+// The receiver reads these before it raises its limit.
 const BEFORE_WELCOME: ReadonlySet<number> = new Set([FrameType.HELLO, FrameType.WELCOME, FrameType.REFUSED])
 
 /**
- * A frame with its length and type written, and room for `payloadSize` bytes from {@link PAYLOAD_OFFSET}.
- * @throws {FrameEncodeError} `BATON_ERR_FRAME_OVER_LIMIT` when the receiver would refuse its length.
+ * Allocates a frame with its length and type written, and room for `payloadSize` bytes at {@link PAYLOAD_OFFSET}.
+ * @throws {FrameEncodeError} `BATON_ERR_FRAME_OVER_LIMIT` if the receiver would refuse its length
  */
 export function startFrame(code: number, payloadSize: number): Buffer {
   const length = 1 + payloadSize

@@ -1,4 +1,4 @@
-/** What broker and backend share: bytes to frames and back (no I/O), and the connection that carries them. */
+/** The wire protocol, used by broker and backend: encoding and decoding of frames (no I/O), and the connection that carries them. */
 export { encodeBatch, encodeFrame } from './encoder.ts'
 export { FrameDecoder } from './decoder.ts'
 export { FrameOrder } from './order.ts'
@@ -13,13 +13,13 @@ export {
 export { sealToken } from './secrecy.ts'
 export { isUlid, ulidFromBytes, ulidTime, ulidToBytes } from './ulid.ts'
 export * from './frames.ts'
-/** The connection on which both halves speak it, with the rules of its end. */
 export { RELAY_SOCKET_PREFIX } from '../relay/relay-endpoint.ts'
+/** The control connection of both halves, including the rules for its end. */
 export { ControlConnection, type ControlEnd, type ControlHandlers } from '../control/control-connection.ts'
 export { type ControlSocket, type ControlStream, openControlStream } from '../control/control-stream.ts'
-/** The time that its deadlines are in. */
+/** The clock of its deadlines. */
 export { type Clock, systemClock, type Timer } from '../clock.ts'
-/** Lengths of time as people write them, the same in the broker's configuration and in a backend's options. */
+/** Durations, written the same way in the broker's configuration and in a backend's options. */
 export { DURATION_UNITS, parseDuration } from '../duration.ts'
 export {
   decodeProxyHeader,

@@ -17,10 +17,10 @@ const JSON_FRAME_CODES: Readonly<Record<JsonFrame['type'], number>> = {
   resumes: FrameType.RESUMES,
 }
 
-// RFC 8259 section 8.1 lets a parser refuse a byte order mark, and ignoreBOM keeps it for JSON.parse to refuse.
+// ignoreBOM keeps a byte order mark in the text, so that JSON.parse refuses it, as RFC 8259 section 8.1 allows.
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
-/** @throws {FrameEncodeError} for a member of another type than the decoder takes, or a frame over its limit. */
+/** @throws {FrameEncodeError} for a member that the decoder would refuse, or a frame over its limit */
 export function encodeJsonFrame(frame: JsonFrame): Buffer {
   const { type: _, ...members } = takeMembers(
     frame.type,
@@ -34,11 +34,11 @@ export function encodeJsonFrame(frame: JsonFrame): Buffer {
   return out
 }
 
-/** @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED`, naming the member and no value. */
+/** @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED`, which names the member but not its value */
 export function decodeJsonPayload(type: JsonFrame['type'], payload: Buffer): JsonFrame {
   const fail = (message: string) =>
     new ProtocolError('BATON_ERR_FRAME_MALFORMED', `${type.toUpperCase()}: ${message}`)
-  // The table that checks the members is typed by the frame's interface.
+  // Safe: the table that checks the members is typed by the frame's interface.
   const frame = takeMembers(type, parse(payload, fail), fail) as unknown as JsonFrame
   return frame.type === 'hello' ? sealHello(frame) : frame
 }
@@ -47,7 +47,7 @@ function parse(payload: Buffer, fail: (message: string) => Error): unknown {
   try {
     return JSON.parse(utf8.decode(payload))
   } catch {
-    // V8's own message quotes the text around the fault, and that may be the registration secret.
+    // Not V8's message, which quotes the text around the error: that could be the registration secret.
     throw fail('payload is not UTF-8 JSON')
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The members of each JSON payload and what they accept. Both directions go through these tables, so what
- * is encoded is what a decoder takes.
+ * The members of each JSON payload and their accepted values. Encoder and decoder share these tables, so a decoder accepts
+ * everything that is encoded.
  */
 import type {
   DrainFrame,
@@ -16,15 +16,14 @@ import type {
 } from './frames.ts'
 import { isUlid } from './ulid.ts'
 
-/** What a backend calls its version is kept, logged and shown for as long as it is registered. */
+/** Maximum characters of a backend's version, which the broker keeps, logs and shows. */
 export const MAX_VERSION = 128
-/** Bytes of `sun_path`, less the NUL (unix(7)). */
 const MAX_CAPABILITIES = 64
 /** Formats of state that one backend can name in RESUMES. */
 const MAX_SCHEMAS = 64
 
 interface Member<T> {
-  /** What is wanted, in words for the error. */
+  /** Description of accepted values, for the error. */
   readonly wanted: string
   readonly accepts: (value: unknown) => value is T
 }
@@ -42,7 +41,7 @@ const member = <T>(wanted: string, test: (value: unknown) => boolean): Member<T>
 const orNull = <T>(inner: Member<T>): Member<T | null> =>
   member(`${inner.wanted} or null`, (value) => value === null || inner.accepts(value))
 
-/** Characters are UTF-16 code units, as `length` counts them: no peer makes the other one keep, log or show more. */
+/** A string limited to `most` UTF-16 code units, so that a peer cannot make the other side keep, log or show more. */
 const text = (most: number) =>
   member<string>(
     `a string of at most ${most} characters`,
@@ -70,14 +69,14 @@ const milliseconds = numberWhere('milliseconds from 0', (value) => Number.isFini
 const period = numberWhere('milliseconds above 0', (value) => Number.isFinite(value) && value > 0)
 const weight = numberWhere('a number above 0 and up to 1000', (value) => value > 0 && value <= 1000)
 
-/** Which paths can be dialled is the broker's to decide: it does without the others. */
+/** The broker decides which paths it can dial; it does not use the others. */
 const path = name(4096)
 const endpoint = member<{ path: string }>(
   'an object with a string `path` of 1 to 4096 characters',
   (value) => isJsonObject(value) && path.accepts(value['path']),
 )
 
-/** Reasons and messages are for people. */
+/** Reasons, which are for people. */
 const sentence = text(1024)
 const serviceName = name(255)
 const code = name(64)
@@ -142,8 +141,8 @@ const MEMBERS: Record<JsonFrame['type'], Readonly<Record<string, Member<unknown>
 }
 
 /**
- * Copies the known members of `source` beside `type`, checked; a nullable member that is absent is null.
- * `fail` makes the error to throw from words that name the member and no value.
+ * Checks and copies the known members of `source`, and adds `type`. An absent nullable member becomes null. `fail` creates the
+ * error to throw from a message that names the member but not its value.
  */
 export function takeMembers(
   type: JsonFrame['type'],

@@ -34,8 +34,8 @@ const RULES: Record<'broker' | 'backend', Rules> = {
 }
 
 /**
- * Which frame may come next on one control connection, from the receiver's side: `role` is who receives.
- * One instance for each connection; it looks at the types of frames and at nothing else.
+ * Checks that each frame received on one control connection is allowed at its position; `role` is the receiver. It depends only on
+ * the types of frames. One instance per connection.
  */
 export class FrameOrder {
   readonly #role: 'broker' | 'backend'
@@ -45,14 +45,14 @@ export class FrameOrder {
     this.#role = role
   }
 
-  /** @throws {ProtocolError} `BATON_ERR_FRAME_OUT_OF_ORDER`, and the frame counts as not seen. */
+  /** @throws {ProtocolError} `BATON_ERR_FRAME_OUT_OF_ORDER`; the frame then does not count as received */
   check(frame: Frame): void {
     const allowed = this.#allowed()
     if (!allowed.includes(frame.type)) {
       const wanted = allowed.length === 0 ? 'nothing' : allowed.join(', ').toUpperCase()
       throw new ProtocolError(
         'BATON_ERR_FRAME_OUT_OF_ORDER',
-        `${frame.type.toUpperCase()} is out of order at the ${this.#role}, wanted ${wanted}`,
+        `the ${this.#role} got ${frame.type.toUpperCase()} out of order, wanted ${wanted}`,
       )
     }
     this.#state = RULES[this.#role].greetings.get(frame.type) ?? this.#state

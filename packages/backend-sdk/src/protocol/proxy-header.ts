@@ -2,14 +2,14 @@ import { ProxyHeaderError } from './errors.ts'
 import { sealToken } from './secrecy.ts'
 
 /**
- * The header with which a relay begins: PROXY protocol version 2
+ * The header at the start of a relay: PROXY protocol version 2
  * (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2), with the client's address, and the one-time
- * token of the relay's OFFER in a TLV of a type that the specification leaves to applications (0xE0 to 0xEF).
+ * token of the relay's OFFER in a TLV of a type reserved for applications (0xE0 to 0xEF).
  */
 export interface ProxyHeader {
-  /** Where the client comes from and what it dialled; undefined when it came over a Unix socket. */
+  /** The client's address and the one it connected to; undefined if it came over a Unix socket. */
   readonly addresses: ProxyAddresses | undefined
-  /** 16 secret bytes, as in the OFFER; undefined when the header has none. */
+  /** 16 secret bytes, as in the OFFER; undefined if the header has none. */
   readonly token: Buffer | undefined
 }
 
@@ -24,7 +24,7 @@ export interface ProxyAddresses {
 /** PP2_TYPE_MIN_CUSTOM. */
 export const TOKEN_TLV = 0xe0
 
-/** No header of ours is longer than about 100 bytes; a peer that announces more is not a broker. */
+/** Baton's headers have at most about 100 bytes; a peer that announces more than this is not a broker. */
 export const MAX_PROXY_HEADER_BYTES = 1024
 
 const SIGNATURE = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
@@ -52,10 +52,10 @@ export function encodeProxyHeader({ addresses, token }: ProxyHeader): Buffer {
 }
 
 /**
- * Decodes a header at the start of `bytes`. Undefined: it is not whole yet. `length` bytes belong to it; what follows is the
- * client's.
+ * Decodes a header at the start of `bytes`; undefined if it is incomplete. It has `length` bytes, and the client's data
+ * follows.
  *
- * @throws {ProxyHeaderError} as soon as the bytes cannot become a header any more
+ * @throws {ProxyHeaderError} as soon as the bytes cannot be the start of a header
  */
 export function decodeProxyHeader(bytes: Buffer): { header: ProxyHeader; length: number } | undefined {
   const known = Math.min(bytes.length, SIGNATURE.length)
@@ -89,7 +89,7 @@ function findToken(tlvs: Buffer): Buffer | undefined {
     if (at + TLV_HEADER > tlvs.length) throw new ProxyHeaderError('a TLV is cut short')
     const end = at + TLV_HEADER + tlvs.readUInt16BE(at + 1)
     if (end > tlvs.length) throw new ProxyHeaderError('a TLV is cut short')
-    // A copy: the token outlives the chunk that it came in.
+    // A copy, because the token outlives the chunk.
     if (tlvs.readUInt8(at) === TOKEN_TLV) token = sealToken(Buffer.from(tlvs.subarray(at + TLV_HEADER, end)))
     at = end
   }
@@ -130,7 +130,7 @@ function formatIPv4(bytes: Buffer): string {
   return bytes.join('.')
 }
 
-/** Any of the ways to write an IPv6 address (RFC 4291, 2.2); a zone is no part of it. */
+/** Accepts every notation of an IPv6 address (RFC 4291, 2.2), and drops a zone. */
 function parseIPv6(text: string): Buffer {
   const [address = ''] = text.split('%')
   const dotted = /^(.*:)(\d+\.\d+\.\d+\.\d+)$/.exec(address)
@@ -152,7 +152,7 @@ function hexPair(bytes: Buffer): string {
   return `${bytes.readUInt16BE(0).toString(16)}:${bytes.readUInt16BE(2).toString(16)}`
 }
 
-/** As Node shows peers: `::ffff:127.0.0.1` for mapped ones, RFC 5952 otherwise. */
+/** As Node formats peer addresses: `::ffff:127.0.0.1` for mapped ones, otherwise RFC 5952. */
 function formatIPv6(bytes: Buffer): string {
   const groups = Array.from({ length: 8 }, (_, index) => bytes.readUInt16BE(2 * index))
   if (groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff) {

@@ -1,6 +1,5 @@
 /**
- * Tokens and secrets end in logs through `inspect` and JSON, by accident and far from here. What this
- * protocol decodes therefore prints itself without them.
+ * Tokens and secrets get into logs by accident, through `inspect` and JSON. Therefore decoded frames print without them.
  */
 import { inspect, type InspectOptions } from 'node:util'
 import type { HelloFrame } from './frames.ts'
@@ -14,15 +13,15 @@ const sealedPrototype: object = Object.create(Buffer.prototype, {
 })
 
 /**
- * Makes a token print as `[token]` in `inspect` (console, assertion messages) and in JSON, and returns it.
- * It stays the same Buffer in all else; copies and slices of it are not sealed.
+ * Makes a token print as `[token]` in `inspect` (console, assertion messages) and in JSON, and returns it. Otherwise it remains an
+ * ordinary Buffer; copies and slices of it are not sealed.
  */
 export function sealToken(token: Buffer): Buffer {
   Object.setPrototypeOf(token, sealedPrototype)
   return token
 }
 
-/** Makes a HELLO print its secret as `[secret]`, and returns it. Its member `secret` stays as it is. */
+/** Makes a HELLO print its secret as `[secret]`, and returns it. The member `secret` keeps its value. */
 export function sealHello(hello: HelloFrame): HelloFrame {
   const shown = () => ({ ...hello, secret: hello.secret === null ? null : HIDDEN_SECRET })
   return Object.defineProperties(hello, {

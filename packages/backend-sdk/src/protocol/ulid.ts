@@ -1,6 +1,6 @@
 /**
- * ULID between its text and its 128 bits, most significant byte first: 48 bits of Unix milliseconds, then
- * 80 random bits (https://github.com/ulid/spec).
+ * Conversion of ULIDs between text and 128 bits, most significant byte first: 48 bits of Unix milliseconds, then 80 random bits
+ * (https://github.com/ulid/spec).
  */
 import { InvalidUlidError } from './errors.ts'
 import { ULID_LENGTH } from './frames.ts'
@@ -13,18 +13,18 @@ const CANONICAL = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/
 const VALUE_OF = new Uint8Array(128)
 for (let value = 0; value < ALPHABET.length; value++) VALUE_OF[ALPHABET.charCodeAt(value)] = value
 
-/** Whether `text` is a ULID as this protocol writes it: 26 characters, upper case. */
+/** Whether `text` is a ULID in canonical form: 26 characters, upper case. */
 export function isUlid(text: string): boolean {
   return CANONICAL.test(text)
 }
 
 /**
- * The 16 bytes of a ULID, in memory that the caller owns.
- * @throws {InvalidUlidError} when {@link isUlid} denies `ulid`.
+ * The 16 bytes of a ULID. The caller owns the buffer.
+ * @throws {InvalidUlidError} if `ulid` is not canonical, see {@link isUlid}
  */
 export function ulidToBytes(ulid: string): Buffer {
   if (!isUlid(ulid))
-    throw new InvalidUlidError('expected a ULID: 26 characters of upper-case base 32, first 0 to 7')
+    throw new InvalidUlidError('expected a ULID: 26 characters of upper-case base 32, the first from 0 to 7')
   const bytes = Buffer.allocUnsafeSlow(ULID_LENGTH)
   let pending = VALUE_OF[ulid.charCodeAt(0)] ?? 0
   let bits = 3
@@ -41,14 +41,14 @@ export function ulidToBytes(ulid: string): Buffer {
 }
 
 /**
- * The canonical text of 16 bytes.
- * @throws {InvalidUlidError} when `bytes` has another length.
+ * The canonical text of a ULID's 16 bytes.
+ * @throws {InvalidUlidError} if `bytes` has another length
  */
 export function ulidFromBytes(bytes: Uint8Array): string {
   checkLength(bytes)
   let text = ''
   let pending = 0
-  // Two zero bits before the 128 fill the first character.
+  // Two leading zero bits fill up the first character: 26 characters hold 130 bits.
   let bits = 2
   for (const byte of bytes) {
     pending = (pending << 8) | byte
@@ -63,8 +63,8 @@ export function ulidFromBytes(bytes: Uint8Array): string {
 }
 
 /**
- * When the ULID was made, in milliseconds since the Unix epoch.
- * @throws {InvalidUlidError} when `bytes` does not have 16 bytes.
+ * When the ULID was created, in milliseconds since the Unix epoch.
+ * @throws {InvalidUlidError} if `bytes` has another length than 16
  */
 export function ulidTime(bytes: Uint8Array): number {
   checkLength(bytes)

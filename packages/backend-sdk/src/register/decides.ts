@@ -1,27 +1,27 @@
-/** What signal-exit shows of itself: how many copies of it listen for signals. Version 3, then 4. */
-interface Shown {
+/** The state that signal-exit exposes: how many of its copies listen for signals. Keys of version 3 and version 4. */
+interface SignalExit {
   readonly count?: unknown
 }
 const V3 = '__signal_exit_emitter__'
 const V4 = Symbol.for('signal-exit emitter')
 
 /**
- * Whether the app decides itself what SIGTERM does: somebody listens for it besides the `own` listeners of the caller.
+ * Whether the app handles SIGTERM itself: it has listeners besides the caller's `own` ones.
  *
- * signal-exit, which is below many packages, does not count. It listens only to clean up before the process dies of the signal,
- * and kills it when it finds nobody listening but itself. Its copies count each other in the same way, through a property of
- * `process` and a global symbol; where neither is there, it counts as a listener of the app's.
+ * Listeners of signal-exit, a dependency of many packages, do not count: they only clean up before the signal kills the process, and
+ * kill it if there is no other listener. Copies of signal-exit count each other as this function does, through a property of
+ * `process` (version 3) and a global symbol (version 4). Without either, its listener counts as one of the app.
  */
 export function appDecides(own: number): boolean {
   const copies = [Reflect.get(process, V3), Reflect.get(globalThis, V4)].reduce<number>(
-    (sum, shown) => sum + countOf(shown),
+    (sum, state) => sum + countOf(state),
     0,
   )
   return process.listenerCount('SIGTERM') > own + copies
 }
 
-function countOf(shown: unknown): number {
-  if (typeof shown !== 'object' || shown === null) return 0
-  const { count } = shown as Shown
+function countOf(state: unknown): number {
+  if (typeof state !== 'object' || state === null) return 0
+  const { count } = state as SignalExit
   return typeof count === 'number' ? count : 0
 }

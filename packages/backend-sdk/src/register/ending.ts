@@ -1,10 +1,10 @@
 import { APP_ASKED, type Backend, type DrainOptions, SERVER_CLOSED } from '../backend.ts'
 import { appDecides } from './decides.ts'
 
-/** A process that SIGTERM has ended, as a shell reports it. */
+/** Exit code of a process killed by SIGTERM, as shells report it. */
 const TERMINATED = 128 + 15
 
-/** What `baton run --drain-deadline` says, in milliseconds. */
+/** Value of `baton run --drain-deadline`, in milliseconds. */
 const { BATON_DRAIN_DEADLINE } = process.env
 const deadline: DrainOptions =
   BATON_DRAIN_DEADLINE === undefined || !/^\d+$/.test(BATON_DRAIN_DEADLINE)
@@ -14,17 +14,17 @@ const deadline: DrainOptions =
 /** Backends that have not drained yet. */
 const living = new Set<Backend>()
 let watching = false
-/** Somebody other than the app wants this process to end: the operator, or who sent SIGTERM. */
+/** This process is to end, by the operator's request or by SIGTERM, not by the app's own decision. */
 let ending = false
 let terminated = false
 
 /**
- * An app that knows nothing of Baton cannot know when to end, either. It ends
- * - after SIGTERM, when the app has no listener of its own for it: all backends are drained first. A second one ends it at once;
- * - when the operator drains it: once all of its backends have drained. A deploy drains the one that Baton knows this process by,
- *   and the others go with it.
+ * Decides when to exit, which an unmodified app cannot know. It exits
+ * - after SIGTERM, unless the app handles that itself: all backends drain first. A second SIGTERM ends it immediately.
+ * - when the operator drains it, once all its backends have drained. A deploy drains only the backend with the id that Baton gave
+ *   this process; the others are drained along with it.
  *
- * An app that closes its servers itself goes on to do what it likes.
+ * An app that closes its servers itself is not ended.
  */
 export function endWith(backend: Backend): void {
   if (!watching) watchSigterm()
@@ -43,7 +43,7 @@ function gone(backend: Backend): void {
   if (ending && living.size === 0) process.exit()
 }
 
-/** Before those of the app: one that removes itself when it is called (`once`) is still there to be counted. */
+/** Runs before the app's listeners, so that one that removes itself when called (`once`) is still counted. */
 function watchSigterm(): void {
   watching = true
   process.prependListener('SIGTERM', terminate)

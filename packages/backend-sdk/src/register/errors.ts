@@ -1,11 +1,12 @@
-/** Errors of listening through Baton's master, by code. Codes are stable: match on them, never on the message. */
+/** Codes and messages of `RegisterError`. Codes are stable: match on them, never on the message. */
 export const registerMessages = {
-  BATON_ERR_MASTER_UNREACHABLE: "Baton's master, which opens the app's ports, does not answer",
+  BATON_ERR_MASTER_UNREACHABLE: "cannot ask Baton's master to open the port",
   BATON_ERR_LISTEN_REFUSED: "Baton's master did not open the port",
 } as const
 
 export type RegisterErrorCode = keyof typeof registerMessages
 
+/** Baton's master could not be asked for a port, or did not open it. */
 export class RegisterError extends Error {
   readonly code: RegisterErrorCode
 

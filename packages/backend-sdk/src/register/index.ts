@@ -1,11 +1,10 @@
 /**
- * Preload for apps that know nothing of Baton: `node --import @baton/backend-sdk/register server.js`. Where the app listens on
- * a TCP port, the port is opened by Baton's master instead, and the app's server gets its connections from the broker.
+ * Preload for unmodified apps: `node --import @baton/backend-sdk/register server.js`. When the app listens on a TCP port, Baton's
+ * master opens that port instead, and the app's server gets its connections from the broker.
  *
- * It changes one public member, `net.Server.prototype.listen`, which `http`, `https`, `http2`, `tls` and the frameworks above
- * them all go through, and only where BATON_MASTER_SOCKET names the master. It comes into each child process of the app
- * as well (NODE_OPTIONS is inherited), most of which never listen: before the first `listen()` nothing is loaded but the watch that
- * ends them with the master.
+ * It replaces one public member, `net.Server.prototype.listen`, which `http`, `https`, `http2`, `tls` and all frameworks use, and
+ * only if BATON_MASTER_SOCKET is set. The app's child processes load it too, because they inherit NODE_OPTIONS. Most of them never
+ * listen, so before the first `listen()` it loads only the watch that ends a process when its master dies.
  */
 import net from 'node:net'
 import { watchFromStart } from '../orphan.ts'
@@ -29,7 +28,7 @@ function install(masterSocket: string): void {
     Error.captureStackTrace(site, listen)
     const starting = new Starting(this, target, () => taken.delete(this), site.stack)
     taken.add(this)
-    // The rest of the SDK, and what it needs.
+    // Loads the rest of the SDK and its dependencies.
     void import('./serve.ts').then(
       ({ serve }) => serve(starting, masterSocket),
       (error: unknown) => starting.fail(error as Error),
@@ -40,7 +39,7 @@ function install(masterSocket: string): void {
   net.Server.prototype.listen = listen as typeof net.Server.prototype.listen
 }
 
-/** As Node says it. */
+/** Node's own error. */
 function alreadyListening(): Error {
   return Object.assign(new Error('Listen method has been called more than once without closing.'), {
     code: 'ERR_SERVER_ALREADY_LISTEN',

@@ -5,7 +5,7 @@ import { getSystemErrorMap } from 'node:util'
 import { Backoff } from '../backoff.ts'
 import { RegisterError } from './errors.ts'
 
-/** What is asked of the master: one line on its operator socket. */
+/** A request to the master: one line on its operator socket. */
 export interface ListenRequest {
   readonly service: string
   /** An IP address. */
@@ -14,30 +14,29 @@ export interface ListenRequest {
   readonly protocol: 'http' | 'tls' | 'tcp'
 }
 
-/** Where the master listens now, for this service. */
+/** The address that the master listens on for this service. */
 export interface Opened {
   readonly service: string
   readonly address: string
   readonly port: number
 }
 
-/** In milliseconds. */
 const ANSWER_TIMEOUT_MS = 30_000
 
-/** A master that reloads cuts the sessions that it has and answers the next one: so often is it asked, within about 5 s. */
+/** Maximum attempts, which take about 5 s. A master that reloads cuts its current sessions and answers a later one. */
 const MAX_SESSIONS = 8
 
 /** An answer is a line or two. */
 const MAX_ANSWER_BYTES = 64 * 1024
 
-/** What an app may look for in `error.code`, as Node's own `listen()` reports it. */
+/** Errors of Node's own `listen()`, which apps match by `error.code`. */
 const SYSTEM_CODES = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL', 'EAFNOSUPPORT'] as const
 
 /**
- * Has the master open a port.
+ * Asks the master to open a port.
  *
  * @throws {RegisterError} BATON_ERR_MASTER_UNREACHABLE, BATON_ERR_LISTEN_REFUSED
- * @throws {Error} EADDRINUSE, EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, in the form in which Node's own `listen()` reports them
+ * @throws {Error} EADDRINUSE, EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, in the form of Node's own `listen()` errors
  */
 export async function askMaster(path: string, request: ListenRequest, signal: AbortSignal): Promise<Opened> {
   const { service, host, port, protocol } = request
@@ -60,7 +59,7 @@ function openedOf(line: string, path: string): Opened {
     if (typeof service === 'string' && typeof address === 'string' && typeof port === 'number')
       return { service, address, port }
   } catch {
-    // Said below.
+    // Reported below.
   }
   throw unreachable(path, `it answered ${JSON.stringify(line.slice(0, 200))}`)
 }
@@ -72,7 +71,7 @@ function refusal(reason: string, request: ListenRequest): Error {
     : listenError(code, request)
 }
 
-/** In the form in which Node's own `listen()` reports it. */
+/** An error in the form of Node's own `listen()` errors. */
 export function listenError(
   code: (typeof SYSTEM_CODES)[number],
   { host, port }: Pick<ListenRequest, 'host' | 'port'>,
@@ -87,7 +86,7 @@ function unreachable(path: string, detail: string, cause?: unknown): RegisterErr
   return new RegisterError('BATON_ERR_MASTER_UNREACHABLE', `${path}: ${detail}`, { cause })
 }
 
-/** Says one line and reads until the master closes the session; empty when it was cut. */
+/** Sends one line and reads until the master closes the session. Returns an empty string if the session was cut. */
 async function converse(path: string, line: string, signal: AbortSignal): Promise<string> {
   signal.throwIfAborted()
   const socket = connect({ path, timeout: ANSWER_TIMEOUT_MS })
@@ -99,7 +98,7 @@ async function converse(path: string, line: string, signal: AbortSignal): Promis
     socket.write(line)
     for await (const chunk of socket.setEncoding('utf8')) {
       answer += String(chunk)
-      if (answer.length > MAX_ANSWER_BYTES) throw new Error('its answer has no end')
+      if (answer.length > MAX_ANSWER_BYTES) throw new Error(`it answered more than ${MAX_ANSWER_BYTES} bytes`)
     }
   } catch (error) {
     signal.throwIfAborted()

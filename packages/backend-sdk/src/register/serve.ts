@@ -8,15 +8,15 @@ import { askMaster, listenError, type ListenRequest, type Opened } from './maste
 import type { Starting } from './starting.ts'
 import type { ListenTarget } from './target.ts'
 
-/** How bind(2) and socket(2) say that a machine has no IPv6. */
+/** Errors of bind(2) and socket(2) on a machine without IPv6. */
 const NO_IPV6 = new Set(['EAFNOSUPPORT', 'EADDRNOTAVAIL'])
 
-/** By address and port: the servers of this process. One that was closed has given up its place. */
+/** This process's servers, by address and port. A closed one no longer occupies its address. */
 const serving = new Map<string, Server>()
 
 /**
- * From `listen()` to `listening`: the master opens the port, this process registers as a backend of its service, and the
- * server is told. What goes wrong is an `error` event of the server.
+ * From `listen()` to `listening`: the master opens the port, this process registers as a backend of the service, and the server
+ * emits `listening`. Any failure is an `error` event of the server.
  */
 export async function serve(starting: Starting, masterSocket: string): Promise<void> {
   try {
@@ -31,9 +31,9 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   const service = process.env['BATON_SERVICE']
   if (service === undefined || service === '') throw new BackendError('BATON_ERR_NO_SERVICE')
   const opened = await open(masterSocket, target, { service, protocol: protocolOf(server) }, signal)
-  // Closed while the answer was read.
+  // The app closed the server meanwhile.
   if (signal.aborted) return
-  // The master would give both of them a share: it opens a port once for all processes of the app.
+  // The master opens a port once for all processes of the app, so it would not refuse a second server of this process.
   const place = `${opened.address} ${opened.port}`
   if (serving.get(place)?.listening === true)
     throw listenError('EADDRINUSE', { host: target.host ?? opened.address, port: target.port })
@@ -46,19 +46,19 @@ async function listening(starting: Starting, masterSocket: string): Promise<void
   try {
     await backend.ready()
   } catch (error) {
-    // The app has closed the server, or was told to drain, before the broker was there: that is no error.
+    // Closed by the app, or drained, before it was registered: not an error.
     if (backend.state === 'draining' || backend.state === 'closed') return
     await backend.close()
     backend.detach()
     throw error
   }
-  // A tick later, so that what a listener throws is the app's to catch, as with Node, and no rejection of ours.
+  // A tick later, so that an exception in a listener is uncaught, as with Node, and not a rejection of this promise.
   process.nextTick(() => {
     if (server.listening) server.emit('listening')
   })
 }
 
-/** What Node's own `listen()` does when it is told no host: all addresses, or all of IPv4 where there is no IPv6. */
+/** Without a host, like Node's own `listen()`: all addresses, or all IPv4 addresses on a machine without IPv6. */
 async function open(
   masterSocket: string,
   { host, port }: ListenTarget,
@@ -75,7 +75,7 @@ async function open(
   }
 }
 
-/** What the broker may do with a connection that nobody takes: it answers only where it knows the language. */
+/** Tells the broker how to reject a connection that no backend takes: with a 503 on `http`, with a plain close otherwise. */
 function protocolOf(server: AttachableServer): ListenRequest['protocol'] {
   const kind = serverKind(server)
   if (kind === 'http') return 'http'

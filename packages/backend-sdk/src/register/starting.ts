@@ -3,8 +3,8 @@ import { Overlay } from '../attach/overlay.ts'
 import type { ListenTarget } from './target.ts'
 
 /**
- * A server between `listen()` and `listening`. Until it is attached there is nothing that Node could close, so its `close()` is
- * laid over: it ends what is under way, and the server closes without having listened.
+ * A server between `listen()` and `listening`. Until it is attached, Node has nothing to close, so `close()` is overridden: it cancels
+ * the request to the master, and the server closes without having listened.
  */
 export class Starting {
   readonly server: Server
@@ -15,8 +15,8 @@ export class Starting {
   readonly #site: unknown
 
   /**
-   * @param onEnd the server may listen again: it was closed, or could not listen
-   * @param site a stack that begins where the app called `listen()`
+   * @param onEnd called when the server may listen again: it was closed, or could not listen
+   * @param site a stack trace that begins at the app's call of `listen()`
    */
   constructor(server: Server, target: ListenTarget, onEnd: () => void, site?: unknown) {
     this.#site = site
@@ -38,17 +38,17 @@ export class Starting {
     this.#applySignal(target.signal)
   }
 
-  /** Aborted when the app closes the server before it was attached. */
+  /** Aborted when the app closes the server before it is attached. */
   get signal(): AbortSignal {
     return this.#abort.signal
   }
 
-  /** From now on `close()` is the attachment's. To be called right before attaching. */
+  /** Removes the override of `close()`. Must be called right before attaching. */
   attached(): void {
     this.#overlay.remove()
   }
 
-  /** It cannot listen. As with Node: the event comes later, without a listener it is thrown, and `listen()` may be tried again. */
+  /** Listening failed. As with Node, `error` is emitted later and thrown if it has no listener, and `listen()` may be called again. */
   fail(error: Error): void {
     this.attached()
     const { server, target } = this
@@ -72,9 +72,9 @@ export class Starting {
   }
 }
 
-/** As with Node, the error leads to the app's own call; where in this package it was noticed is of no use. */
+/** Gives the error the stack of the app's own call, as with Node; the place in this package is of no use to the app. */
 function pointTo(site: unknown, error: Error): void {
-  // An app may have replaced `Error.prepareStackTrace`.
+  // Not a string if the app has replaced `Error.prepareStackTrace`.
   if (typeof site !== 'string') return
   const frames = site.indexOf('\n')
   if (frames !== -1) error.stack = `${error.name}: ${error.message}${site.slice(frames)}`

@@ -1,10 +1,10 @@
-/** What a call of `server.listen()` asks for, when it is for a TCP port of its own choice. */
+/** The arguments of a `server.listen()` call for a given TCP port. */
 export interface ListenTarget {
-  /** As the app gave it: an IP address or a name. Undefined when it gave none: every address of this machine. */
+  /** IP address or host name, as given by the app. Undefined if it gave none: all addresses of this machine. */
   readonly host: string | undefined
   /** 1 to 65535. */
   readonly port: number
-  /** Closes the server. */
+  /** Closes the server when aborted. */
   readonly signal: AbortSignal | undefined
   /** Called when the server listens. */
   readonly callback: (() => void) | undefined
@@ -13,11 +13,11 @@ export interface ListenTarget {
 const MAX_PORT = 65_535
 
 /**
- * Reads the arguments as `net.Server.listen()` does (https://nodejs.org/api/net.html#serverlisten): `port[, host][, backlog][,
- * callback]` or `{ port, host, signal, ... }[, callback]`. Undefined for everything else: paths, handles, descriptors, port 0
- * (whoever lets the kernel choose wants a port of its own), and what Node refuses. Pure.
+ * Parses the arguments as `net.Server.listen()` does (https://nodejs.org/api/net.html#serverlisten): `port[, host][, backlog][,
+ * callback]` or `{ port, host, signal, ... }[, callback]`. Returns undefined for everything else: paths, handles, descriptors, port
+ * 0 (the process wants a port to itself), and arguments that Node refuses. Pure.
  *
- * `backlog`, `ipv6Only`, `exclusive` and `reusePort` are the business of whoever owns the socket.
+ * `backlog`, `ipv6Only`, `exclusive` and `reusePort` are left to the owner of the socket, the master.
  */
 export function listenTarget(args: readonly unknown[]): ListenTarget | undefined {
   const [first, second] = args
@@ -28,9 +28,9 @@ export function listenTarget(args: readonly unknown[]): ListenTarget | undefined
     return targetOf(first, host, undefined, callback)
   }
   const { port, host, signal, fd, handle } = first as Record<string, unknown>
-  // Node looks at these first.
+  // Node checks these first.
   if (handle !== undefined || typeof fd === 'number') return undefined
-  // Node's to refuse.
+  // Node refuses these.
   if (signal !== undefined && !(signal instanceof AbortSignal)) return undefined
   if (host !== undefined && host !== null && typeof host !== 'string') return undefined
   return targetOf(port, host ?? undefined, signal, callback)
@@ -42,7 +42,7 @@ function targetOf(
   signal: AbortSignal | undefined,
   callback: (() => void) | undefined,
 ): ListenTarget | undefined {
-  // A string that is a number is a port, any other one a path.
+  // A numeric string is a port; any other string is a path.
   const port = typeof given === 'string' && given.trim() !== '' ? Number(given) : given
   if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > MAX_PORT) return undefined
   return { host: host === '' ? undefined : host, port, signal, callback }

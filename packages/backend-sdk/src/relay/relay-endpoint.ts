@@ -7,45 +7,45 @@ import { listenUnix } from '@baton/native-sendmsg'
 import { BackendError } from '../errors.ts'
 import { decodeProxyHeader, type ProxyAddresses } from '../protocol/proxy-header.ts'
 
-/** A relay whose header was read and whose token was not looked at yet. Nothing behind the header was read. */
+/** A relay whose header has been read and whose token has not been checked yet. */
 export interface IncomingRelay {
   readonly socket: Socket
-  /** As the header claims; not to be believed before the token is verified. */
+  /** From the header; not to be trusted before the token is verified. */
   readonly addresses: ProxyAddresses | undefined
-  /** Empty when the header has none. */
+  /** Empty if the header has none. */
   readonly token: Buffer
-  /** Came with the header. A broker sends nothing before the ACK, so there is none from an honest one. */
+  /** Bytes received after the header. Empty from a correct broker, which sends nothing before the ACK. */
   readonly rest: Buffer
 }
 
-/** This many may be connected whose header has not come, or whose session has not begun; more are closed at once. */
+/** Maximum connections whose header has not arrived, or whose session has not begun; further ones are closed immediately. */
 const MAX_PENDING = 256
 
-/** As Node's own. */
+/** Node's own default. */
 const BACKLOG = 511
 
-/** sun_path holds 108 bytes, the terminating NUL among them (unix(7)). */
+/** sun_path holds 108 bytes, including the terminating NUL (unix(7)). */
 const MAX_PATH_BYTES = 107
 
-/** How often the socket's file is checked, in ms: a cleaner of temporary folders may remove it. */
+/** How often to check that the socket's file still exists: a cleaner of temporary folders may remove it. */
 const CHECK_INTERVAL_MS = 1000
 
-/** Others may connect to what is in it, and not list or change it. */
+/** Other users may connect to sockets in the folder, but not list or change it. */
 const SHARED_FOLDER = 0o711
 
 const FOLDER_PREFIX = 'baton-relay-'
 
-/** Begins the name of each endpoint beside the control socket: the broker removes those that the dead have left. */
+/** Prefix of the endpoints' names beside the control socket, by which the broker finds and removes those of dead backends. */
 export const RELAY_SOCKET_PREFIX = 'relay-'
 
 /**
- * Where the broker dials when it cannot pass a descriptor: a Unix socket, one for each registration. It lies beside the
- * control socket, where the broker cleans up after backends that died, or in a folder of its own when this user may not
- * write there (broker and backend are different users, or the path grows too long). Whoever can reach it must show a token that came over control; until then the app sees nothing.
+ * The Unix socket that the broker dials when it cannot pass a descriptor; one for each registration. It is beside the control
+ * socket, where the broker cleans up after dead backends, or in a folder of its own if that fails (another user's folder, or a path
+ * that is too long). Every peer must present a token that was sent over control; until then the app sees nothing of it.
  */
 export class RelayEndpoint {
   readonly path: string
-  /** Ours alone, to be removed with the socket; undefined beside the control socket. */
+  /** Created for the socket and removed with it; undefined beside the control socket. */
   readonly #folder: string | undefined
   /** Undefined while the socket's file is gone and cannot be created. */
   #server: Server | undefined
@@ -56,37 +56,38 @@ export class RelayEndpoint {
   #check: NodeJS.Timeout | undefined
   #restoring = false
   readonly #pendingConnections = new Set<Socket>()
-  readonly #patience: number
-  /** Dialled by a broker whose WELCOME this process has not read yet: they wait for the session. */
+  readonly #headerTimeout: number
+  /** Relays that arrived before this process has read WELCOME; they wait for the session. */
   readonly #early: IncomingRelay[] = []
   #onArrival: (relay: IncomingRelay) => void = (relay) => void this.#early.push(relay)
 
   /**
    * @param control path of the control socket that was dialled
-   * @param shared the broker runs as another user: everybody may connect, and the token decides
-   * @param patience milliseconds within which the header must be whole
+   * @param shared the broker runs as another user: all users may connect, and the token decides
+   * @param headerTimeout milliseconds within which the whole header must arrive
+   * @throws {BackendError} BATON_ERR_TEMPORARY_FOLDER
    */
-  static async open(control: string, shared: boolean, patience: number): Promise<RelayEndpoint> {
+  static async open(control: string, shared: boolean, headerTimeout: number): Promise<RelayEndpoint> {
     const name = `${RELAY_SOCKET_PREFIX}${randomBytes(6).toString('hex')}.sock`
     const path = join(dirname(resolve(control)), name)
     if (fits(path)) {
-      const beside = new RelayEndpoint(path, undefined, patience)
+      const beside = new RelayEndpoint(path, undefined, headerTimeout)
       try {
         return await beside.#listen(shared)
       } catch {
         beside.close()
       }
     }
-    const apart = RelayEndpoint.#apart(shared, patience)
+    const separate = RelayEndpoint.#inOwnFolder(shared, headerTimeout)
     try {
-      return await apart.#listen(shared)
+      return await separate.#listen(shared)
     } catch (error) {
-      apart.close()
+      separate.close()
       throw unusable(error)
     }
   }
 
-  static #apart(shared: boolean, patience: number): RelayEndpoint {
+  static #inOwnFolder(shared: boolean, headerTimeout: number): RelayEndpoint {
     let folder: string
     try {
       const temporary = fits(join(tmpdir(), `${FOLDER_PREFIX}XXXXXX`, 'relay.sock')) ? tmpdir() : '/tmp'
@@ -95,29 +96,29 @@ export class RelayEndpoint {
       throw unusable(error)
     }
     if (shared) chmodSync(folder, SHARED_FOLDER)
-    return new RelayEndpoint(join(folder, 'relay.sock'), folder, patience)
+    return new RelayEndpoint(join(folder, 'relay.sock'), folder, headerTimeout)
   }
 
-  private constructor(path: string, folder: string | undefined, patience: number) {
+  private constructor(path: string, folder: string | undefined, headerTimeout: number) {
     this.path = path
     this.#folder = folder
-    this.#patience = patience
+    this.#headerTimeout = headerTimeout
   }
 
   async #listen(shared: boolean): Promise<this> {
     this.#shared = shared
     await this.#serve()
     this.#check = setInterval(() => void this.#restore(), CHECK_INTERVAL_MS)
-    // The control connection keeps the process alive for as long as it is registered.
+    // The control connection keeps the process alive while it is registered.
     this.#check.unref()
     return this
   }
 
-  /** Rejects with what listen says. */
+  /** Rejects with the error of bind or listen. */
   async #serve(): Promise<void> {
     const server = createServer({ allowHalfOpen: true }, (socket) => this.#accepted(socket))
     this.#server = server
-    // Not Node's own listen(path): descriptors have to be refused before another process can connect.
+    // Not Node's listen(path): the socket must refuse descriptors before any process can connect.
     const fd = listenUnix({
       path: this.path,
       mode: this.#shared ? 0o666 : 0o600,
@@ -130,18 +131,18 @@ export class RelayEndpoint {
       server.listen({ fd: fd.release() }, () => done())
     })
     server.unref()
-    // Closed in the meantime.
+    // The endpoint was closed meanwhile.
     if (this.#closed) this.#remove()
   }
 
-  /** At the same path, which the broker knows. Relays that have arrived go on. */
+  /** Creates the socket again if its file is gone, at the same path, which the broker knows. Relays that have arrived continue. */
   async #restore(): Promise<void> {
     if (this.#restoring || (this.#file !== undefined && identityOf(this.path) === this.#file)) return
     this.#restoring = true
     this.#file = undefined
     try {
       this.#server?.close()
-      // Node did not make the file, so it does not remove what has taken its place.
+      // Node did not create the file, so its close() has not removed what is at the path now.
       rmSync(this.path, { force: true })
       this.#server = undefined
       if (this.#folder !== undefined && identityOf(this.#folder) === undefined) {
@@ -149,23 +150,23 @@ export class RelayEndpoint {
       }
       await this.#serve()
     } catch {
-      // The broker may be about to create the folder again; and a reload brings another endpoint.
+      // Tried again at the next check: the broker may be about to restore the folder.
     } finally {
       this.#restoring = false
     }
   }
 
-  /** Relays that have arrived before are told of at once. */
+  /** Sets the listener; relays that have already arrived are reported immediately. */
   onArrival(listener: (relay: IncomingRelay) => void): void {
     this.#onArrival = listener
     for (const relay of this.#early.splice(0)) listener(relay)
   }
 
-  /** No more relays; those that were handed on live on. The socket's name goes with it. */
+  /** Stops taking relays and removes the socket. Relays already reported continue. */
   close(): void {
     this.#closed = true
     clearInterval(this.#check)
-    for (const stranger of this.#pendingConnections) stranger.destroy()
+    for (const pending of this.#pendingConnections) pending.destroy()
     for (const { socket } of this.#early.splice(0)) socket.destroy()
     this.#remove()
   }
@@ -173,12 +174,12 @@ export class RelayEndpoint {
   #remove(): void {
     this.#server?.close()
     try {
-      // The broker may have removed it, and force does not mind.
+      // `force`: the broker may have removed it already.
       if (this.#file !== undefined) rmSync(this.path, { force: true })
       this.#file = undefined
       if (this.#folder !== undefined) rmdirSync(this.#folder)
     } catch {
-      // Out of descriptors, or somebody put a file there. An empty folder is left behind and harms nobody.
+      // Out of descriptors, or the folder is not empty. A folder left behind is harmless.
     }
   }
 
@@ -189,14 +190,14 @@ export class RelayEndpoint {
     const drop = () => {
       socket.destroy()
     }
-    const timeout = setTimeout(drop, this.#patience)
+    const timeout = setTimeout(drop, this.#headerTimeout)
     const onData = (chunk: Buffer) => {
       read = read.length === 0 ? chunk : Buffer.concat([read, chunk])
       let decoded: ReturnType<typeof decodeProxyHeader>
       try {
         decoded = decodeProxyHeader(read)
       } catch {
-        // Whoever this is gets no answer and no log line: anybody could write either as often as they like.
+        // No answer and no log line: any local process may connect, and could fill the log.
         return drop()
       }
       if (decoded === undefined) return
@@ -215,17 +216,17 @@ export class RelayEndpoint {
       this.#pendingConnections.delete(socket)
       socket.off('data', onData).off('end', drop).off('close', forget)
     }
-    // Errors are followed by 'close'; until the app has the socket, nobody else listens for them.
+    // Until the app has the socket, there is no other listener for errors; 'close' follows each.
     socket.on('error', drop).on('data', onData).on('end', drop).on('close', forget)
   }
 }
 
 function unusable(cause: unknown): BackendError {
   const { code = '' } = cause as NodeJS.ErrnoException
-  const why = REASONS.get(code) ?? (cause instanceof Error ? cause.message : String(cause))
+  const problem = REASONS.get(code) ?? (cause instanceof Error ? cause.message : String(cause))
   return new BackendError(
     'BATON_ERR_TEMPORARY_FOLDER',
-    `the endpoint for relays does not fit beside the control socket, and ${tmpdir()} ${why}; set TMPDIR to another folder`,
+    `the socket for relays cannot be beside the control socket, and ${tmpdir()} ${problem}; set TMPDIR to another folder`,
     { cause },
   )
 }
@@ -233,12 +234,13 @@ function unusable(cause: unknown): BackendError {
 const REASONS = new Map([
   ['ENOENT', 'does not exist (ENOENT)'],
   ['ENOTDIR', 'is not a folder (ENOTDIR)'],
-  ['EACCES', 'may not be written to by this user (EACCES)'],
+  ['EACCES', 'is not writable by this user (EACCES)'],
   ['EROFS', 'is on a read-only file system (EROFS)'],
   ['EINVAL', 'has a path too long for a socket (EINVAL)'],
   ['ENAMETOOLONG', 'has a path too long for a socket (ENAMETOOLONG)'],
 ])
-/** Node cuts a longer path to what fits, without an error, and then nothing is found under the whole one (Node 20, libuv 1.46). */
+
+/** Node silently truncates a longer path, and then the socket is not found under the full one (Node 20, libuv 1.46). */
 function fits(path: string): boolean {
   return Buffer.byteLength(path) <= MAX_PATH_BYTES
 }

@@ -5,7 +5,7 @@ const ADDRESSES = ['remoteFamily', 'remoteAddress', 'remotePort', 'localAddress'
 
 type Addresses = Partial<Record<(typeof ADDRESSES)[number], string | number | undefined>>
 
-/** Makes the socket of a verified relay look as if the client had dialled this process. */
+/** Makes the socket of a verified relay look as if the client had connected to this process. */
 export function presentAsClient({ socket, addresses, rest }: IncomingRelay, allowHalfOpen: boolean): Socket {
   if (addresses !== undefined) {
     show(socket, {
@@ -21,12 +21,12 @@ export function presentAsClient({ socket, addresses, rest }: IncomingRelay, allo
   return socket
 }
 
-/** Shows on `to` (a TLSSocket, say) the addresses of `from`. */
+/** Copies the addresses of `from` to `to`, such as a TLSSocket. */
 export function copyAddresses(from: Socket, to: Socket): void {
   show(to, from)
 }
 
-/** The properties are this instance's own; nothing of Node is changed. */
+/** Defines the properties on this instance only. */
 function show(socket: Socket, addresses: Addresses): void {
   for (const name of ADDRESSES) {
     Object.defineProperty(socket, name, { value: addresses[name], configurable: true, enumerable: true })

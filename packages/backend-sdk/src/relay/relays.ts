@@ -1,8 +1,8 @@
 import { type IncomingRelay, RelayEndpoint } from './relay-endpoint.ts'
 
-/** What a registration needs of its endpoint for relays. */
+/** The relay endpoint of a registration, or none. */
 export interface Relays {
-  /** Named in HELLO; null: this registration takes no relays. */
+  /** The path sent in HELLO; null: this registration takes no relays. */
   readonly path: string | null
   onArrival(listener: (relay: IncomingRelay) => void): void
   close(): void
@@ -12,18 +12,18 @@ export interface Relays {
 export const noRelays: Relays = { path: null, onArrival: () => {}, close: () => {} }
 
 /**
- * An endpoint, or none and the reason: where this user can write neither beside the control socket nor to the temporary folder,
- * and where the only paths are too long. Relays are a fallback, and a backend without one still takes descriptors.
+ * Opens an endpoint, or returns none and the reason: this user may write neither beside the control socket nor to the temporary
+ * folder, or both paths are too long. Relays are only a fallback; a backend without an endpoint still takes descriptors.
  *
  * Parameters are those of `RelayEndpoint.open`.
  */
 export async function openRelays(
   control: string,
   shared: boolean,
-  patience: number,
+  headerTimeout: number,
 ): Promise<{ relays: Relays; problem: Error | undefined }> {
   try {
-    return { relays: await RelayEndpoint.open(control, shared, patience), problem: undefined }
+    return { relays: await RelayEndpoint.open(control, shared, headerTimeout), problem: undefined }
   } catch (error) {
     return { relays: noRelays, problem: error as Error }
   }

@@ -1,13 +1,13 @@
-/** What has changed, as the stream of events tells it. */
+/** A change event of the event stream. */
 export interface Change {
   readonly kind: ChangeKind
   readonly service?: string
   readonly backend?: ChangedBackend
   readonly from?: string
   readonly to?: string
-  /** Who asked for it. */
+  /** The requester: an address, or a user. */
   readonly by?: string
-  /** One plain sentence. */
+  /** One sentence for people. */
   readonly text: string
 }
 
@@ -28,11 +28,11 @@ export interface ChangedBackend {
   readonly pid: number
 }
 
-/** What goes on in one service. */
+/** Rates and counters of one service. */
 export interface ServiceRates {
   readonly handoffsPerSecond: number
   readonly acceptedPerSecond: number
-  /** From accept to ACK, of the last ten seconds; null when nobody was handed off. */
+  /** From accept to ACK, over the last ten seconds; null if no connection was handed off. */
   readonly latencyMs: Percentiles | null
   readonly fallbacksPerSecond: Counts
   readonly rejectsPerSecond: Counts

@@ -1,31 +1,31 @@
 import { type FallbackReason, type Outcome, OUTCOMES, type RejectionReason } from '../metrics/index.ts'
 
-/** What can happen to a client in the broker. Where a step is the last one, it is the outcome, too. */
+/** Steps of a connection in the broker. The last one can be its outcome, too. */
 export const STEPS = [
-  /** From the kernel's queue. */
+  /** Accepted from the kernel's queue. */
   'accepted',
-  /** A backend, for its descriptor. */
+  /** A backend was chosen for the descriptor. */
   'chosen',
-  /** The descriptor lies on the backend's lane, and the OFFER on control. */
+  /** The descriptor is on the backend's lane, and the OFFER on control. */
   'offered',
-  /** A backend was asked to take its bytes, or an upstream is dialled. */
+  /** A relay was offered to a backend, or an upstream is being dialled. */
   'relay_offered',
   /** The backend has verified the token. */
   'acknowledged',
-  /** Proven untouched, it may go elsewhere. */
+  /** Proven untouched, so it may go elsewhere. */
   'returned',
-  /** It waits, unread. */
+  /** Waits for a backend, unread. */
   'held',
-  /** The broker's duplicate is closed. */
+  /** The broker's descriptor is closed. */
   'released',
-  /** Its bytes are carried. */
+  /** A relay has started. */
   'relayed',
   'rejected',
   'client_gone',
   'relinquished',
-  /** From a worker that leaves to the next: the last step there, an early one here. */
+  /** Sent from a leaving worker to its successor: the last step there, an early one here. */
   'moved',
-  /** A relay is over. */
+  /** The relay has ended. */
   'closed',
 ] as const
 export type Step = (typeof STEPS)[number]
@@ -33,11 +33,11 @@ export type Step = (typeof STEPS)[number]
 /** Why a step was taken. */
 export type StepReason = FallbackReason | RejectionReason
 
-/** How a connection can end for one worker: it may also have gone to the next one. */
+/** How a connection can end for one worker: it may also have moved to the successor. */
 export const RECORDED_OUTCOMES = [...OUTCOMES, 'moved'] as const
 export type RecordedOutcome = Outcome | 'moved'
 
-/** The way of one connection, as the admin API shows it. */
+/** The history of one connection, as the admin API shows it. */
 export interface FlightRecord {
   /** ULID, the same in the backend (`backend.connection(socket).id`). */
   readonly id: string
@@ -47,10 +47,10 @@ export interface FlightRecord {
   readonly peer: string
   /** ISO 8601. */
   readonly acceptedAt: string
-  /** Null while it is on its way or waits. */
+  /** Null while the connection is in flight or held. */
   readonly outcome: RecordedOutcome | null
   readonly reason: StepReason | null
-  /** Who has it, or was asked last; null when that is nobody, or an upstream. */
+  /** The backend that owns the connection, or was offered it last; null if there is none, or for an upstream. */
   readonly backend: { readonly id: string; readonly slot: string } | null
   /** Milliseconds from accept to the outcome. */
   readonly durationMs: number | null
@@ -66,20 +66,20 @@ export interface RecordedStep {
   readonly reason?: StepReason
 }
 
-/** Which records are wanted. */
+/** Selects records. */
 export interface RecordQuery {
   readonly service?: string | undefined
   readonly outcome?: RecordedOutcome | undefined
-  /** Those that took longest first, rather than the newest. */
+  /** Slowest first, instead of newest first. */
   readonly slowest: boolean
   readonly limit: number
 }
 
-/** What the admin API reads. */
+/** Read access to the flight recorder, for the admin API. */
 export interface FlightRecords {
-  /** How many it can hold; the oldest makes room for the newest. */
+  /** Maximum records; the newest replaces the oldest. */
   readonly capacity: number
-  /** How many it holds. */
+  /** Current number of records. */
   readonly recorded: number
   list(query: RecordQuery): FlightRecord[]
   /** By the 16 bytes of its ULID. */

@@ -1,4 +1,4 @@
-/** What the master says of itself, its workers, and the backends that it has started. */
+/** Status of the master, its workers, and the backends that it has started. */
 export interface MasterStatus {
   readonly master: { readonly pid: number; readonly reloads: number; readonly busy: string | null }
   readonly managed: readonly InstanceStatus[]
@@ -6,12 +6,12 @@ export interface MasterStatus {
 }
 
 /**
- * `starting`: a successor that a deploy is trying. `backoff` and `crashed`: nothing runs at the moment, and it is started
- * again soon, or once a minute. `stopping`: on its way out.
+ * `starting`: a successor on trial in a deploy. `backoff` and `crashed`: not running; restarted soon, or once a minute. `stopping`:
+ * being stopped.
  */
 export type InstanceStatusState = 'running' | 'starting' | 'backoff' | 'crashed' | 'stopping'
 
-/** One process of a managed service, or the place of one. During a deploy a place shows twice. */
+/** One process of a managed service, or its place while it is not running. During a deploy a place is listed twice. */
 export interface InstanceStatus {
   readonly service: string
   /** Such as `web.1`. */
@@ -20,7 +20,7 @@ export interface InstanceStatus {
   readonly backend: string | null
   readonly pid: number | null
   readonly state: InstanceStatusState
-  /** How often it was started again since its version was deployed. */
+  /** Restarts since its version was deployed. */
   readonly restarts: number
   readonly generation: number
   readonly version: string | null

@@ -1,14 +1,14 @@
 import type { BackendState, Outcome } from '../metrics/index.ts'
 
 export interface DrainResult {
-  /** How many backends were told to drain; one that is draining already is not told again. */
+  /** Number of backends that started to drain; those already draining are not counted. */
   readonly draining: number
   readonly deadlineMs: number
 }
 
 export interface ReloadResult {
   readonly success: boolean
-  /** What the new process logged while it started, one JSON line each. */
+  /** Log lines of the new process from its start, each a line of JSON. */
   readonly log: readonly string[]
 }
 
@@ -23,20 +23,20 @@ export interface BrokerStatus {
   readonly id: string
   readonly version: string
   readonly pid: number
-  /** The process that holds the listening sockets and starts this one; null when there is none. */
+  /** Pid of the master, which holds the listening sockets and started this process; null if there is none. */
   readonly master: number | null
-  /** ISO 8601, as every time in the API. */
+  /** ISO 8601, like all times in the API. */
   readonly startedAt: string
   readonly state: 'running' | 'draining'
 }
 
 export interface ListenerStatus {
   readonly name: string
-  /** As bound: where the configuration says port 0, the kernel's choice. */
+  /** The bound address, with the port that the kernel chose for port 0. */
   readonly address: string
   readonly protocol: 'http' | 'tls' | 'tcp'
   readonly service: string
-  /** False before the socket is open and after a drain has closed it. */
+  /** False before the worker starts to accept, and after a drain has closed the socket. */
   readonly accepting: boolean
   /** Connections since the start. */
   readonly accepted: number
@@ -48,32 +48,32 @@ export interface ServiceStatus {
   readonly handoff: 'auto' | 'off'
   readonly held: number
   readonly inFlight: number
-  /** Taken by a backend past the ACK deadline, and neither acknowledged nor refused. */
+  /** Connections taken by a backend and not answered by the ACK deadline. */
   readonly stuck: number
-  /** Clients whose bytes the broker carries now. */
+  /** Connections being relayed. */
   readonly relaying: number
   /** Idle connections that backends handed back and that wait, unread, for their next request. */
   readonly parked: number
   /** Live connections that were handed back since the start; each is an arrival, as an accept is. */
   readonly handedBack: number
-  /** Answers to offers that were settled already: they crossed something, and were ignored. */
+  /** Answers to offers that were settled already; they were ignored. */
   readonly lateAnswers: number
   readonly outcomes: Readonly<Record<Outcome, number>>
-  /** Clients that waited at the worker before this one and came here, and those that went to the one after it. */
+  /** Held connections received from the previous worker, and those sent to the next one. */
   readonly movedIn: number
   readonly movedOut: number
   readonly backends: readonly BackendStatus[]
 }
 
 export interface BackendStatus {
-  /** ULID, the same in the logs. */
+  /** ULID, as in the logs. */
   readonly id: string
-  /** The small name that labels its metrics: `web-1`. */
+  /** The short name that labels its metrics: `web-1`. */
   readonly slot: string
   readonly state: BackendState
   readonly pid: number
   readonly uid: number
-  /** What the backend calls its own version; null when it does not say. */
+  /** Version that the backend reports; null if it reports none. */
   readonly version: string | null
   readonly weight: number
   /** Connections acknowledged and not closed, and those in flight. */

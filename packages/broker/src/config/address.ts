@@ -1,18 +1,18 @@
 import { isIPv4, isIPv6, SocketAddress } from 'node:net'
 
-/** Where a listening socket is bound. `host` is a numeric address, IPv6 in its canonical form and without brackets. */
+/** Address of a listening socket. `host` is a numeric address; IPv6 is in canonical form, without brackets. */
 export type Address =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string }
 
-/** sun_path holds 108 bytes and the kernel wants the terminating NUL among them (unix(7)). */
+/** sun_path has 108 bytes, including the terminating NUL (unix(7)). */
 export const MAX_UNIX_PATH_BYTES = 107
 
 /**
- * Reads `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (always 127.0.0.1, the answer does not depend on a
- * resolver) or `unix:/run/app.sock`. Port 0 lets the kernel choose.
+ * Parses `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080` (always 127.0.0.1; no resolver is involved) or
+ * `unix:/run/app.sock`. Port 0 lets the kernel choose.
  *
- * @returns the address, or a sentence that says what is wrong with the text
+ * @returns the address, or an error message
  */
 export function parseAddress(text: string): Address | string {
   if (text.startsWith('unix:')) return parseUnix(text.slice('unix:'.length))
@@ -28,7 +28,7 @@ export function parseAddress(text: string): Address | string {
   if (v6 !== undefined) return parseV6(v6, port)
   if (host === 'localhost') return { kind: 'tcp', host: '127.0.0.1', port }
   if (host === '' || host === '*')
-    return `write the host out: "0.0.0.0:${port}" or "[::]:${port}" for all interfaces`
+    return `name a host: "0.0.0.0:${port}" or "[::]:${port}" for all interfaces`
   if (host !== undefined && isIPv4(host)) return { kind: 'tcp', host, port }
   return `"${host}" is not an IP address; host names other than "localhost" are not resolved`
 }
@@ -41,15 +41,15 @@ function parseV6(host: string, port: number): Address | string {
 
 function parseUnix(path: string): Address | string {
   if (!path.startsWith('/')) return 'a Unix socket needs an absolute path, like "unix:/run/app.sock"'
-  if (path.includes('\0')) return 'a Unix socket path can not hold a NUL byte'
+  if (path.includes('\0')) return 'a Unix socket path cannot contain a NUL byte'
   const bytes = Buffer.byteLength(path)
   if (bytes > MAX_UNIX_PATH_BYTES) {
-    return `the socket path has ${bytes} bytes and the kernel takes at most ${MAX_UNIX_PATH_BYTES}`
+    return `the socket path has ${bytes} bytes; the kernel allows at most ${MAX_UNIX_PATH_BYTES}`
   }
   return { kind: 'unix', path }
 }
 
-/** The text that `parseAddress` reads back as the same address. */
+/** Inverse of `parseAddress`. */
 export function formatAddress(address: Address): string {
   if (address.kind === 'unix') return `unix:${address.path}`
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`

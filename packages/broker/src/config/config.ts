@@ -20,31 +20,31 @@ export type ListenerConfig = Readonly<Parsed['listeners'][number]>
 /** A service and its policies. Every duration is in milliseconds. */
 export type ServiceConfig = Readonly<Parsed['services'][string]> & { readonly name: string }
 
-/** What decides who belongs to a service. */
+/** The settings that decide which processes may belong to a service. */
 export type Membership = Pick<ServiceConfig, 'command' | 'external'>
 
-/** Whether the backends of a service are those that Baton starts, and no others. */
+/** Whether only processes started by Baton may be backends of the service. */
 export function isClosed({ command, external }: Membership): boolean {
   return command !== null && !external
 }
 
 /** A checked configuration: defaults filled in, durations in milliseconds, addresses parsed, secrets read. */
 export interface Config {
-  /** The file it was read from, as it was named. */
+  /** The file it was read from, as given by the caller. */
   readonly file: string | undefined
-  /** Absolute. The worker makes it, mode 0700, when it is not there. */
+  /** Absolute path; created if missing. */
   readonly runtimeDir: string
   readonly drainDeadline: number
-  /** A worker that does not answer its master for this long, in milliseconds, is replaced. */
+  /** A worker that has not answered its master for this many milliseconds is replaced. */
   readonly workerTimeout: number
   readonly admin: { readonly listen: Address; readonly token: Secret | null }
-  /** Connections of which the flight recorder keeps the steps; 0 is none. */
+  /** Number of connections that the flight recorder keeps; 0 disables it. */
   readonly recorder: number
   readonly listeners: readonly ListenerConfig[]
   /** A Map, because a service may be called "constructor". */
   readonly services: ReadonlyMap<string, ServiceConfig>
   readonly security: {
-    /** Never empty: an empty list in the file has become the broker's own uid. */
+    /** Never empty: an empty list in the file is replaced by the broker's own uid. */
     readonly allowUids: readonly number[]
     readonly allowGids: readonly number[]
     readonly registrationSecret: Secret | null
@@ -52,10 +52,10 @@ export interface Config {
 }
 
 /**
- * Checks a configuration and fills in its defaults. Reads the secret files that it names; relative paths are
- * relative to the folder of `file`, or to the working directory without one.
+ * Validates a configuration, fills in defaults, and reads the secret files it names. Relative paths are resolved
+ * against the folder of `file`, or the working directory if there is none.
  *
- * @throws ConfigError with every problem that was found, not just the first
+ * @throws ConfigError with all problems found, not just the first
  */
 export function parseConfig(json: unknown, { file }: { file?: string } = {}): Config {
   const result = schema.safeParse(json, { error: explain })
@@ -94,19 +94,19 @@ export function parseConfig(json: unknown, { file }: { file?: string } = {}): Co
 }
 
 /**
- * Reads and checks a configuration file.
+ * Reads and validates a configuration file.
  *
- * @throws ConfigError when it is missing, unreadable, not JSON (with line and column), or wrong
+ * @throws ConfigError if it is missing, unreadable, not JSON (with line and column), or invalid
  */
 export function loadConfig(path: string): Config {
   return parseConfigText(readConfigText(path), path)
 }
 
 /**
- * Where the broker of a configuration file is found, also while that file is wrong: whoever mended it badly wants to stop the
- * broker all the same.
+ * The runtime folder of the broker that uses this configuration file. Works with an invalid file too, so that the operator can
+ * still stop the broker after a bad edit.
  *
- * @throws ConfigError when the file cannot be read, or is not JSON
+ * @throws ConfigError if the file cannot be read, or is not JSON
  */
 export function locateRuntimeDir(path: string): string {
   const json = parseJson(readConfigText(path))
@@ -115,7 +115,7 @@ export function locateRuntimeDir(path: string): string {
   return typeof runtimeDir === 'string' ? resolve(dirname(resolve(path)), runtimeDir) : defaultRuntimeDir()
 }
 
-/** @throws ConfigError when it is missing or unreadable */
+/** @throws ConfigError if the file is missing or unreadable */
 export function readConfigText(path: string): string {
   try {
     return readFileSync(path, 'utf8')
@@ -125,9 +125,9 @@ export function readConfigText(path: string): string {
 }
 
 /**
- * The same in a process that must not wait: a FIFO has a reader wait for a writer, and some devices never end.
+ * Like `readConfigText`, for a process that must not block: opening a FIFO waits for a writer, and some devices never reach EOF.
  *
- * @throws ConfigError also when it is no regular file
+ * @throws ConfigError also if it is not a regular file
  */
 export function readConfigTextAtOnce(path: string): string {
   let fd: number | undefined
@@ -143,10 +143,10 @@ export function readConfigTextAtOnce(path: string): string {
 }
 
 /**
- * Checks the text of a configuration file.
+ * Validates the text of a configuration file.
  *
- * @param path of the file: errors name it, and paths in it are relative to its folder
- * @throws ConfigError when it is not JSON (with line and column), or wrong
+ * @param path the file: named in errors, and its folder is the base of relative paths
+ * @throws ConfigError if it is not JSON (with line and column), or invalid
  */
 export function parseConfigText(text: string, path: string): Config {
   const json = parseJson(text)
@@ -158,19 +158,19 @@ export function parseConfigText(text: string, path: string): Config {
 }
 
 const UNREADABLE = new Map([
-  ['ENOENT', 'no such file; name another one with --config FILE'],
-  ['EACCES', 'this user may not read the file (EACCES)'],
+  ['ENOENT', 'no such file; use --config FILE to name another'],
+  ['EACCES', 'no permission to read the file (EACCES)'],
   ['EISDIR', 'is a folder, not a file'],
 ])
 
 function unreadable(error: unknown): string {
-  return UNREADABLE.get(errnoOf(error) ?? '') ?? `can not be read: ${String(error)}`
+  return UNREADABLE.get(errnoOf(error) ?? '') ?? `cannot be read: ${String(error)}`
 }
 
-/** $XDG_RUNTIME_DIR is private to the user by its specification; elsewhere the uid keeps users apart. */
+/** $XDG_RUNTIME_DIR is private to the user by specification; otherwise the uid in the name separates users. */
 function defaultRuntimeDir(): string {
   const xdg = process.env['XDG_RUNTIME_DIR']
-  // The XDG specification says that a relative path there is to be ignored.
+  // The XDG specification requires that a relative path be ignored.
   if (xdg?.startsWith('/') === true) return join(xdg, 'baton')
   return join(tmpdir(), `baton-${process.getuid?.() ?? 'user'}`)
 }
@@ -180,7 +180,7 @@ function ownUid(): number[] {
   return uid === undefined ? [] : [uid]
 }
 
-/** One listener and one service that come while the broker runs; both JSON, as the configuration file would have them. */
+/** Parses a listener and a service that are added at run time; both are JSON, in the format of the configuration file. */
 export function parseParts(
   listener: string,
   service: string,

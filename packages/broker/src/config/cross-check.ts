@@ -5,7 +5,7 @@ import type { ConfigProblem } from './error.ts'
 import { suggestion } from './problems.ts'
 import type { schema } from './schema.ts'
 
-/** What no single value can show: names that refer to each other, and values that only make sense together. */
+/** Checks that span several values: references by name, and values that must fit together. */
 export function crossCheck(parsed: z.output<typeof schema>, runtimeDir: string): ConfigProblem[] {
   return [
     ...listenerNames(parsed.listeners),
@@ -29,7 +29,7 @@ function listenerNames(listeners: Listeners): ConfigProblem[] {
       return []
     }
     return [
-      { path: `listeners[${index}].name`, message: `"${name}" is the name of listeners[${other}] already` },
+      { path: `listeners[${index}].name`, message: `"${name}" is already the name of listeners[${other}]` },
     ]
   })
 }
@@ -48,7 +48,7 @@ function addresses(admin: Address, runtimeDir: string, listeners: Listeners): Co
     [formatAddress(admin), 'admin.listen'],
   ])
   return listeners.flatMap(({ listen }, index) => {
-    // Each port 0 is another port.
+    // With port 0, the kernel assigns each listener a different port.
     if (listen.kind === 'tcp' && listen.port === 0) return []
     const text = formatAddress(listen)
     const path = `listeners[${index}].listen`
@@ -57,14 +57,14 @@ function addresses(admin: Address, runtimeDir: string, listeners: Listeners): Co
       first.set(text, path)
       return []
     }
-    return [{ path, message: `${text} is the address of ${other} already` }]
+    return [{ path, message: `${text} is already the address of ${other}` }]
   })
 }
 
 function deadlines(name: string, { ackDeadline, tokenTtl }: Service): ConfigProblem[] {
   if (ackDeadline < tokenTtl) return []
-  // A token that dies first would turn every slow ACK into a refusal.
-  const message = `must be shorter than tokenTtl (${ackDeadline} ms against ${tokenTtl} ms)`
+  // If the token expired first, every slow ACK would become a refusal.
+  const message = `must be shorter than tokenTtl (${ackDeadline} ms, tokenTtl is ${tokenTtl} ms)`
   return [{ path: `services.${name}.ackDeadline`, message }]
 }
 
@@ -77,6 +77,6 @@ function adminExposure({ listen, tokenFile }: z.output<typeof schema>['admin']):
 function controlPath(runtimeDir: string): ConfigProblem[] {
   const bytes = Buffer.byteLength(`${runtimeDir}/control.sock`)
   if (bytes <= MAX_UNIX_PATH_BYTES) return []
-  const message = `${runtimeDir}/control.sock has ${bytes} bytes and a socket path has at most ${MAX_UNIX_PATH_BYTES}`
+  const message = `${runtimeDir}/control.sock has ${bytes} bytes; a socket path may have at most ${MAX_UNIX_PATH_BYTES}`
   return [{ path: 'runtimeDir', message }]
 }

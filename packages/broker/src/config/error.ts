@@ -1,10 +1,10 @@
-/** One thing that is wrong. `path` is as one would write it in JavaScript (`listeners[0].listen`), '' for the file itself. */
+/** One problem. `path` uses JavaScript notation (`listeners[0].listen`); '' is the file itself. */
 export interface ConfigProblem {
   readonly path: string
   readonly message: string
 }
 
-/** The configuration can not be used. Its message has one line for each problem: `baton.json: listeners[0].listen: ...`. */
+/** The configuration is invalid. The message has one line per problem: `baton.json: listeners[0].listen: ...`. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
   readonly code = 'BATON_ERR_CONFIG'
@@ -20,7 +20,7 @@ function describe(file: string | undefined, { path, message }: ConfigProblem): s
   return [file ?? 'configuration', path, message].filter((part) => part !== '').join(': ')
 }
 
-/** Writes `['services', 'web', 'upstreams', 0]` as `services.web.upstreams[0]`. */
+/** Formats `['services', 'web', 'upstreams', 0]` as `services.web.upstreams[0]`. */
 export function formatPath(path: readonly PropertyKey[]): string {
   let text = ''
   for (const key of path) {
@@ -31,7 +31,7 @@ export function formatPath(path: readonly PropertyKey[]): string {
   return text
 }
 
-/** The `code` of a system error (`ENOENT`), undefined for everything else. */
+/** The `code` of a system error (`ENOENT`); undefined for any other error. */
 export function errnoOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
 }

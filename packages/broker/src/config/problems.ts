@@ -4,7 +4,7 @@ import { formatPath, type ConfigProblem } from './error.ts'
 import { nearMiss } from './near-miss.ts'
 import { jsonSchema, type JsonSchema } from './schema.ts'
 
-/** Turns what zod found into problems that name the whole path and say what would be right. */
+/** Converts zod's issues to problems that give the full path and what is expected. */
 export function problemsOf(error: z.ZodError): ConfigProblem[] {
   return error.issues.flatMap((issue) => {
     if (issue.code === 'unrecognized_keys') {
@@ -14,7 +14,7 @@ export function problemsOf(error: z.ZodError): ConfigProblem[] {
         message: `unknown key${suggestion(key, allowed)}; allowed here: ${allowed.join(', ')}`,
       }))
     }
-    // A record's key is wrapped: the message that says what a key may be is one level down.
+    // zod wraps the issues of a record's key: the message is one level down.
     if (issue.code === 'invalid_key') {
       return issue.issues.map(({ message }) => ({ path: formatPath(issue.path), message }))
     }
@@ -22,7 +22,7 @@ export function problemsOf(error: z.ZodError): ConfigProblem[] {
   })
 }
 
-/** Wording for what the schema itself does not word. Given to `safeParse` as its error map. */
+/** Messages for issues that the schema gives no message for. Passed to `safeParse` as its error map. */
 export function explain(issue: z.core.$ZodRawIssue): string | undefined {
   if (issue.code === 'invalid_type' || issue.code === 'invalid_value') {
     if (issue.input === undefined) return 'is required'
@@ -59,7 +59,7 @@ function child(object: JsonSchema | undefined, key: PropertyKey): Node {
   return object?.properties?.[String(key)] ?? object?.additionalProperties
 }
 
-/** A nullable object is written as `anyOf: [object, null]`. */
+/** zod writes a nullable object as `anyOf: [object, null]`. */
 function objectOf(node: Node): JsonSchema | undefined {
   if (typeof node !== 'object' || !isSchema(node)) return undefined
   return node.anyOf?.find((option) => option.type === 'object') ?? node

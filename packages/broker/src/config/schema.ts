@@ -3,18 +3,18 @@ import * as z from 'zod'
 import { parseAddress } from './address.ts'
 import { duration } from './duration.ts'
 
-/** Listener and service names become metric labels, URL segments and command arguments, so they stay plain. */
+/** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
-const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_" and begins with a letter or digit'
+const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_", and starts with a letter or digit'
 
 /**
- * Says what a key does and what happens at its limits, a sentence each. Editors show it, and docs/reference/configuration.md is made of it
- * (`npm run docs:configuration`).
+ * Describes a key: what it does and what happens at its limits, one sentence each. Editors show the text, and `npm run docs:configuration`
+ * writes it into docs/reference/configuration.md.
  */
 const describe = <Schema extends z.ZodType>(schema: Schema, ...sentences: readonly string[]) =>
   schema.meta({ description: sentences.join(' ') })
 
-// What a kind of value is called, its title, is explained under "Kinds of values" in docs/reference/configuration.md.
+// A `title` names a kind of value, explained under "Kinds of values" in docs/reference/configuration.md.
 const name = z.string().regex(NAME, NAME_EXPECTED).meta({ title: 'name' })
 const path = z.string().min(1).meta({ title: 'path' })
 const secretFile = z.string().min(1).nullable().default(null).meta({ title: 'secret file' })
@@ -35,36 +35,36 @@ const upstreamAddress = address.refine((parsed) => parsed.kind === 'unix' || par
 })
 
 const listener = z.strictObject({
-  name: describe(name, 'Unique among listeners; labels metrics and logs.'),
+  name: describe(name, 'Unique among listeners. Labels metrics and log lines.'),
   listen: describe(
     address,
     'Where clients connect: `host:port`, `[v6]:port` or `unix:/path`.',
-    'No two listeners may have the same address, nor may one have that of `admin.listen`.',
-    'While the broker cannot accept, up to 4096 clients wait in the kernel, or as many as `net.core.somaxconn` allows.',
-    'A Unix socket gets mode 0666; one that a dead process has left behind is replaced.',
+    'Must differ from the address of every other listener and from `admin.listen`.',
+    'While the broker is not accepting, the kernel queues up to 4096 clients, or `net.core.somaxconn` if that is lower.',
+    'A Unix socket is created with mode 0666; one left behind by a dead process is replaced.',
   ),
   protocol: describe(
     z.enum(['http', 'tls', 'tcp']).default('http'),
-    'What clients speak. Baton does not read the stream.',
-    'It decides how a client is rejected: `503` with `Retry-After` on `http`, a plain close on the others.',
-    'And on `http`, one that waits and half-closes before it has sent anything counts as gone.',
+    'Protocol that clients use. Baton does not read the stream.',
+    'The protocol decides how a client is rejected: `503` with `Retry-After` on `http`, a plain close on `tls` and `tcp`.',
+    'On `http`, a held client that half-closes before it has sent anything counts as disconnected.',
   ),
-  service: describe(name, 'The service that gets the connections. Several listeners may lead to one.'),
+  service: describe(name, 'Service that receives the connections. Several listeners may use the same one.'),
 })
 
 const failureLimit = z.strictObject({
   failures: describe(
     count(1).default(8),
-    'How many failed handoffs pause a backend.',
-    'Want of room, and refusals of a backend that drains or is full, do not count.',
+    'Number of failed handoffs after which a backend is paused.',
+    'A full lane, a lack of descriptors, and refusals by a backend that is draining or full do not count.',
   ),
   window: describe(
     duration(1).prefault('30s'),
-    'Within what time they must fail. Older failures are forgotten.',
+    'Period in which the failures are counted. Older ones are forgotten.',
   ),
   pause: describe(
     duration(1).prefault('30s'),
-    'How long no descriptor is offered to the backend then, unless a late ACK comes. It may still be given relays.',
+    'How long a paused backend is offered no descriptors. A late ACK ends the pause early. The backend may still receive relays.',
   ),
 })
 
@@ -72,27 +72,30 @@ const healthCheck = z.strictObject({
   path: describe(
     z
       .string()
-      .regex(/^\/[\x21-\x7e]*$/, 'a path begins with "/" and has no spaces; other characters are written %XX')
+      .regex(
+        /^\/[\x21-\x7e]*$/,
+        'a path starts with "/" and contains no spaces; write non-ASCII characters as %XX',
+      )
       .default('/healthz')
       .meta({ title: 'URL path' }),
-    'Path of the request. A whole answer with a status from 200 to 399 is healthy.',
+    'Path of the request. A complete response with a status from 200 to 399 is healthy.',
   ),
   interval: describe(
     duration(1).prefault('2s'),
-    'Time from one check to the next. One that is due while another is on its way is left out.',
+    'Time between checks. A check that is due while the previous one is still running is skipped.',
   ),
   timeout: describe(
     duration(1).prefault('1s'),
-    "Time for one answer, from the offer to the answer's end. One that takes longer has failed.",
+    'Maximum time from the offer to the end of the response. A check that takes longer has failed.',
   ),
 })
 
 const upstream = z.strictObject({
   address: describe(
     upstreamAddress,
-    'Where to connect, within `ackDeadline`; port 0 is refused.',
-    'The server sees the broker as its client: nothing is put before the bytes.',
-    'One that does not answer is passed over. While none does, clients wait, and all are asked again four times a second.',
+    'Where to connect, within `ackDeadline`. Port 0 is refused.',
+    'The server sees the broker as its client: no PROXY header is sent.',
+    'An upstream that cannot be reached is skipped. While none can be reached, clients are held, and all upstreams are tried four times a second.',
   ),
   weight: describe(
     z.number().positive().max(1000).default(1),
@@ -103,48 +106,47 @@ const upstream = z.strictObject({
 const service = z.strictObject({
   balance: describe(
     z.enum(['least-connections', 'round-robin', 'p2c', 'source-hash']).default('least-connections'),
-    'How a backend is chosen. `least-connections`: lowest load for its weight. `round-robin`: in turn, by weight.',
-    '`p2c`: the less loaded of two drawn by weight.',
-    "`source-hash`: by the client's IP address, so that a client stays with its backend; when a backend goes, only its own",
-    'clients move, and clients of a Unix socket are drawn by weight.',
+    'How a backend is chosen. `least-connections`: lowest load relative to its weight. `round-robin`: in turn, by weight.',
+    '`p2c`: the less loaded of two backends drawn at random by weight.',
+    "`source-hash`: by the client's IP address, so that a client stays with the same backend. When a backend leaves, only its own",
+    'clients move. Clients of a Unix socket are assigned at random by weight.',
   ),
   handoff: describe(
     z.enum(['auto', 'off']).default('auto'),
-    '`auto` hands the descriptor over, and relays only when that fails.',
-    '`off` never hands a descriptor over: every connection is relayed, to a backend of the SDK or to an upstream, and each',
-    'byte of it costs the broker processor time.',
+    '`auto` hands over the descriptor, and relays only if no backend can take it.',
+    '`off` relays every connection, to a backend that uses the SDK or to an upstream, so that each byte costs the broker processor time.',
   ),
   holdTimeout: describe(
     duration(0).prefault('30s'),
-    'How long a client may wait for a backend, from its accept. Clients wait unread, and are served in order of arrival.',
-    'Then it is rejected, for the reason `hold_timeout`: `503` with `Retry-After` on an `http` listener, a plain close on the',
-    'others. With `0s` nobody waits: whom no backend takes at once is rejected.',
-    '`baton check` warns of less than `ackDeadline`: one slow backend is then enough for a client to be rejected.',
+    'Maximum time, from accept, that a client is held until a backend can take it. Held clients are not read from, and are served in order of arrival.',
+    'Then the client is rejected with the reason `hold_timeout`: `503` with `Retry-After` on an `http` listener, a plain close on the',
+    'others. With `0s`, clients are not held: a client that no backend can take immediately is rejected.',
+    '`baton check` warns about a value below `ackDeadline`, because then a single slow backend can cause rejections.',
   ),
   maxHeld: describe(
     count(0).default(10_000),
-    'How many clients of the service may wait at a time.',
-    'One more is rejected at once, for the reason `hold_full`. With `0` nobody waits.',
-    'Each costs the broker a descriptor: keep `RLIMIT_NOFILE` well above it.',
+    'Maximum number of clients of the service that are held at a time.',
+    'Further ones are rejected immediately, with the reason `hold_full`. With `0`, clients are not held.',
+    'Each held client uses one descriptor of the broker: keep `RLIMIT_NOFILE` well above this value.',
   ),
   ackDeadline: describe(
     duration(1).prefault('500ms'),
-    "Time for a backend to acknowledge an offer. Then the broker takes back what is still in the backend's queue and offers it to",
-    'others; what the backend has taken stays with it (`maxStuck`).',
-    'That counts as a failure of the backend (`BackendAckTimeout`), and it is `unresponsive`, so not chosen, until it answers a heartbeat.',
-    'An upstream, or a backend that is to get a relay, must be connected within this time, too. Shorter than `tokenTtl`.',
+    "How long a backend may take to acknowledge an offer. After that, the broker takes back the offers still in the backend's queue and makes them to",
+    'other backends; connections that the backend has already taken stay with it (`maxStuck`).',
+    'A missed deadline counts as a failure of the backend (`BackendAckTimeout`), which is then `unresponsive` and not chosen until it answers a heartbeat.',
+    'The connection to an upstream, or to a backend for a relay, must also be established within this time. Must be shorter than `tokenTtl`.',
   ),
   tokenTtl: describe(
     duration(1).prefault('5s'),
-    'How long the one-time token of an offer is good for. Longer than `ackDeadline`.',
-    'A backend refuses what it takes later (`TokenExpired`), and the client goes to another one.',
-    'Backends remember spent tokens for 2 to 4 times as long, so a long one costs them memory.',
+    'How long the one-time token of an offer is valid. Must be longer than `ackDeadline`.',
+    'A backend refuses an offer with an expired token (`TokenExpired`), and the client goes to another backend.',
+    'Backends remember used tokens for 2 to 4 times as long, so a high value costs them memory.',
   ),
   maxStuck: describe(
     count(1).default(1024),
-    'How many connections a backend may have taken past `ackDeadline` without an answer.',
-    'Until it answers or ends, the broker keeps a descriptor of each, and offers none of them to anybody else.',
-    'One more, and the oldest is relinquished: the broker lets go of it for good and counts it as `relinquished`.',
+    'Maximum number of connections that a backend may have taken without answering within `ackDeadline`.',
+    'Until the backend answers or ends, the broker keeps a descriptor of each and offers it to no other backend.',
+    'Beyond the limit, the oldest is given up: the broker closes its descriptor and counts the connection as `relinquished`.',
   ),
   handBack: describe(
     z.enum(['drain', 'off']).default('drain'),
@@ -164,64 +166,64 @@ const service = z.strictObject({
   ),
   failureLimit: describe(
     failureLimit.prefault({}),
-    'When a backend that fails is left alone for a while (`paused`). One success clears the count.',
+    'When a failing backend is excluded for a while (`paused`). One success resets the count.',
   ),
   command: describe(
     z.array(z.string().min(1)).min(1).nullable().default(null),
-    'Program and arguments of a backend that Baton starts, without a shell; the program is looked up in `PATH`.',
-    'One that ends is started again. `null`: backends are yours to start.',
+    'Program and arguments of the backends that Baton starts, without a shell. The program is looked up in `PATH`.',
+    'A backend that exits is restarted. `null`: you start the backends yourself.',
   ),
   external: describe(
     z.boolean().default(false),
-    'Whether processes that Baton did not start may register for a service with a `command` as well. `false`: they are refused',
-    '(`NotManaged`), as is whatever an earlier deploy or another master left behind. `true`: they are yours to replace; `baton deploy` does not',
-    'count them. Set it, too, where the `command` hands the work to a process that does not descend from it (`docker run`). It has no effect',
+    'Whether processes that Baton did not start may also register for a service with a `command`. `false`: they are refused',
+    '(`NotManaged`), and so are leftovers of an earlier deploy or of another master. `true`: you replace them yourself, and `baton deploy` ignores',
+    'them. Also set it if the `command` delegates to a process that is not its descendant (`docker run`). It has no effect',
     'without a `command`.',
   ),
   instances: describe(
     count(1).max(1024).default(1),
-    'How many of them run. A reload starts what is missing; what is too many is drained and stopped.',
+    'Number of processes to run. A reload starts missing ones, and drains and stops surplus ones.',
   ),
   env: describe(
     z.record(z.string().min(1), z.string()).default({}),
-    "Environment variables added to the master's. `BATON_VERSION` here is the version that is shown.",
-    'Baton sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID`, `BATON_MASTER_PID`, `BATON_MASTER_START` and `BATON_MASTER_LIFELINE`,',
-    'whatever this says.',
+    "Environment variables of these processes, in addition to the master's. Set `BATON_VERSION` here to the version to display.",
+    'Baton always sets `BATON_SOCKET`, `BATON_SERVICE`, `BATON_BACKEND_ID`, `BATON_MASTER_PID`, `BATON_MASTER_START` and `BATON_MASTER_LIFELINE`',
+    'itself.',
   ),
   cwd: describe(
     path.default('.'),
-    'Their working directory, relative to the folder of the configuration file. Links in it are followed when a deploy starts, and not again when a process is restarted.',
+    'Working directory of these processes, relative to the folder of the configuration file. Symbolic links in it are resolved when a deploy starts, and not again when a process is restarted.',
   ),
   minHealthy: describe(
     duration(0).prefault('1s'),
-    'How long a new one must stay ready without a break, in a deploy, before it gets the place of an old one.',
-    'One that is not ready within 60 s, or does not stay so, stops the deploy, and the old one stays.',
-    'With `0s` it takes over as soon as it is ready.',
+    'In a deploy, how long a new process must stay ready without interruption before it replaces an old one.',
+    'If it is not ready within 60 s, or does not stay ready, the deploy stops and the old process keeps running.',
+    'With `0s`, it takes over as soon as it is ready.',
   ),
   healthCheck: describe(
     healthCheck.nullable().prefault(null),
-    'HTTP check of each registered backend, in plain HTTP whatever clients speak.',
-    'After three failures in a row it is `unhealthy`, so not chosen, until one check succeeds; before its first success it is',
+    'HTTP check of each registered backend. Uses plain HTTP whatever `protocol` the listeners have.',
+    'After three failures in a row, a backend is `unhealthy` and not chosen until a check succeeds. Before its first success it is',
     '`starting`, and not chosen either. `null`: a backend is ready once it has registered. Upstreams are not checked.',
   ),
   upstreams: describe(
     z.array(upstream).prefault([]),
-    'Plain addresses to relay to, for servers without the SDK.',
-    'They are used when no backend can take a descriptor; with `upstreams` alone, always.',
+    'Addresses to relay to, for servers that do not use the SDK.',
+    'Used when no backend can take a descriptor, so always if the service has no backends.',
   ),
 })
 
 const admin = z.strictObject({
   listen: describe(
     address.prefault('127.0.0.1:9180'),
-    'Where metrics, health, status, the API and the page are served.',
-    'An address that other hosts can reach is refused without `admin.tokenFile`. A Unix socket gets mode 0600.',
+    'Address that serves metrics, health, status, the API and the status page.',
+    'An address that other hosts can reach is refused unless `admin.tokenFile` is set. A Unix socket is created with mode 0600.',
   ),
   tokenFile: describe(
     secretFile,
-    'File, of mode 0600, with the bearer token that every request must then carry, but for `/healthz`, `/readyz` and the files of',
-    'the page, which asks for it.',
-    '`null`: who can connect may ask, drain and reload.',
+    'File, with mode 0600, that contains the bearer token. Every request must then carry it, except `/healthz`, `/readyz` and the files of',
+    'the status page, which prompts for it.',
+    '`null`: anyone who can connect may query, drain and reload.',
   ),
 })
 
@@ -229,58 +231,58 @@ const id = z.int().min(0).max(0xffff_fffe)
 const security = z.strictObject({
   allowUids: describe(
     z.array(id).default([]),
-    "Users whose processes may register; others are refused: `UidNotAllowed`. Empty means the broker's own user.",
-    'A list that is not empty must name that one, too, if its processes are to register, those that Baton starts included.',
+    "Users whose processes may register; others are refused (`UidNotAllowed`). Empty: only the broker's own user.",
+    "A list that is not empty must include the broker's own user if its processes are to register, including those that Baton starts.",
   ),
   allowGids: describe(
     z.array(id).default([]),
-    'Groups whose processes may register as well. Only the primary group of a process counts.',
+    'Groups whose processes may also register. Only the primary group of a process counts.',
   ),
   registrationSecretFile: describe(
     secretFile,
-    'File, of mode 0600, with a secret that a backend must show besides (`BATON_SECRET`). Without it, it is refused: `SecretMismatch`.',
+    'File, with mode 0600, that contains a secret that backends must also present (`BATON_SECRET`). Without it, a backend is refused (`SecretMismatch`).',
   ),
 })
 
 /**
- * `baton.json`. Its input side is what editors get as JSON Schema, and what docs/reference/configuration.md is made of; its output side is
- * what the rest of Baton reads.
+ * `baton.json`. The input side becomes the JSON Schema for editors and docs/reference/configuration.md; the output side is what the rest of
+ * Baton uses.
  */
 export const schema = z
   .strictObject({
     $schema: describe(
       z.string().optional(),
-      'For editors, which then complete and check the file. Baton does not read it.',
+      'JSON Schema for editors, which use it to complete and check the file. Baton ignores it.',
     ),
     runtimeDir: describe(
       path.optional(),
-      'Folder of the sockets on which backends and operators come, relative to that of the configuration file.',
-      'It is made with mode 0700, or 0711 where `security` lets other users or groups in.',
-      "Without it, `$XDG_RUNTIME_DIR/baton`, or `baton-<uid>` in the system's temporary folder.",
-      'One that belongs to another user, or that others may write to, stops the start; so does a second broker in the same one.',
-      'A folder above it that others may write to (a group, too, unless it is that of root or has the number of this user) must be sticky,',
-      'and what is on the way to `runtimeDir` must belong to this user or root.',
-      'Backends that you start yourself look for it in the default place: set `BATON_SOCKET=<runtimeDir>/control.sock` for them.',
-      '`<runtimeDir>/control.sock` has at most 107 bytes. A reload cannot change it.',
+      'Folder of the sockets for backends and operators, relative to the folder of the configuration file.',
+      'It is created with mode 0700, or 0711 if `security` admits other users or groups.',
+      "Default: `$XDG_RUNTIME_DIR/baton`, or else `baton-<uid>` in the system's temporary folder.",
+      'The broker does not start if the folder belongs to another user, is writable by others, or is in use by another broker.',
+      "A parent folder that others may write to (including a group, unless it is root's, or the user's own with gid equal to uid) must be sticky,",
+      'and everything on the path to `runtimeDir` must belong to this user or root.',
+      'Backends that you start yourself use the default folder: set `BATON_SOCKET=<runtimeDir>/control.sock` for them.',
+      '`<runtimeDir>/control.sock` may have at most 107 bytes. A reload cannot change `runtimeDir`.',
     ),
     drainDeadline: describe(
       duration(0).prefault('30s'),
-      'How long a drain waits for what is in flight: that of a broker that stops, of a backend (`baton drain` can name another',
-      'time), of a managed backend whose place is taken, and of relays after a reload.',
-      'What is left then is cut. With `0s` that is at once.',
+      'How long connections in flight may take to finish: when the broker stops, when a backend is drained (`baton drain` can set another',
+      'time), when a managed backend is replaced, and, for relays, after a reload.',
+      'Remaining connections are then cut. With `0s`, they are cut immediately.',
     ),
     workerTimeout: describe(
       duration(1000).prefault('5s'),
-      'How long the worker may leave its master without an answer. Then it is stuck: stopped, in an endless loop, or in a system call that blocks.',
-      'The master starts another on the same sockets and ends the stuck one with SIGKILL. Connections that backends have are not affected;',
+      'How long the worker may fail to answer its master before it is considered stuck: stopped, in an endless loop, or blocked in a system call.',
+      'The master starts another worker on the same sockets and kills the stuck one with SIGKILL. Connections that backends have are not affected;',
       'clients that the stuck worker held or relayed are lost, and new ones wait in the kernel until the next worker accepts.',
-      'Time in which the machine gives the worker no processor, or in which the master itself does not run, does not count.',
+      'Time during which the worker gets no processor, or the master itself does not run, does not count.',
     ),
     admin: describe(admin.prefault({}), 'The admin server.'),
     recorder: describe(
       count(0).max(100_000).default(4096),
-      'Of how many of the last connections each worker keeps the steps, for `baton trace` and the page.',
-      'The newest takes the place of the oldest. Memory for all of them is taken at the start. `0` keeps none.',
+      'Number of recent connections whose steps each worker records, for `baton trace` and the status page.',
+      'The newest replaces the oldest. Memory for all of them is allocated at startup. `0` disables recording.',
     ),
     listeners: describe(z.array(listener).min(1, 'needs at least one listener'), 'The listening sockets.'),
     services: describe(
@@ -288,14 +290,14 @@ export const schema = z
         .record(name, service)
         .refine((all) => Object.keys(all).length > 0, { error: 'needs at least one service' })
         .meta({ minProperties: 1 }),
-      'The services by name. Backends register for a name (`BATON_SERVICE`), and it labels metrics.',
-      '`baton check` warns of one to which no listener leads.',
+      'The services by name. Backends register under the name (`BATON_SERVICE`), and metrics are labelled with it.',
+      '`baton check` warns about a service that no listener uses.',
     ),
-    security: describe(security.prefault({}), 'Who may register a backend.'),
+    security: describe(security.prefault({}), 'Which processes may register as backends.'),
   })
   .meta({ title: 'Baton configuration' })
 
-/** As much of JSON Schema as zod writes for the configuration. Shape and order are those of the file itself. */
+/** The part of JSON Schema that zod writes for the configuration, in the shape and order of the file itself. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema
 
 /** The configuration file as JSON Schema (draft 2020-12), published as `@baton/broker/baton.schema.json`. */

@@ -4,12 +4,12 @@ import { inspect } from 'node:util'
 
 import { errnoOf } from './error.ts'
 
-/** A token or key file is one line; more than this is some other file. */
+/** A token or key file is one line; a larger file is presumably the wrong one. */
 const MAX_BYTES = 4096
 
 /**
- * A value that must not reach a log, an error or an API answer: printing, inspecting or serialising it gives
- * `[secret]`. The text itself is there only for who asks for it by name.
+ * A value that must not appear in a log, an error or an API response: printing, inspecting or serialising it gives
+ * `[secret]`. Only `reveal()` returns the text.
  */
 export class Secret {
   readonly #text: string
@@ -20,12 +20,12 @@ export class Secret {
     this.#digest = sha256(text)
   }
 
-  /** Compares in a time that depends on neither value; hashing first makes the lengths equal. */
+  /** Constant-time comparison; hashing first makes the lengths equal. */
   matches(candidate: string): boolean {
     return timingSafeEqual(this.#digest, sha256(candidate))
   }
 
-  /** The text, for a header or a frame that has to carry it. */
+  /** The text, to be sent in a header or a frame. */
   reveal(): string {
     return this.#text
   }
@@ -44,9 +44,9 @@ export class Secret {
 }
 
 /**
- * Reads a secret from a file that only its owner may touch.
+ * Reads a secret from a file to which only its owner has access.
  *
- * @returns the secret, or a sentence that names the file and says what is wrong with it
+ * @returns the secret, or an error message that names the file
  */
 export function readSecretFile(path: string): Secret | string {
   let fd: number
@@ -54,17 +54,17 @@ export function readSecretFile(path: string): Secret | string {
     // O_NONBLOCK: opening a FIFO by mistake must fail the check below, not wait for a writer.
     fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (error) {
-    return `can not read ${path}: ${errnoOf(error) ?? String(error)}`
+    return `cannot read ${path}: ${errnoOf(error) ?? String(error)}`
   }
   try {
-    // The mode is asked of the open descriptor: the name could point elsewhere by now.
+    // fstat, not stat: the name could refer to another file by now.
     const stat = fstatSync(fd)
     if (!stat.isFile()) return `${path} is not a regular file`
     if ((stat.mode & 0o077) !== 0) {
       const mode = (stat.mode & 0o777).toString(8).padStart(4, '0')
-      return `${path} is open to other users (mode ${mode}); run: chmod 600 ${path}`
+      return `${path} is accessible to other users (mode ${mode}); run: chmod 600 ${path}`
     }
-    if (stat.size > MAX_BYTES) return `${path} has ${stat.size} bytes; a secret has at most ${MAX_BYTES}`
+    if (stat.size > MAX_BYTES) return `${path} has ${stat.size} bytes; a secret may have at most ${MAX_BYTES}`
     const text = readFileSync(fd, 'utf8').trim()
     return text === '' ? `${path} is empty` : new Secret(text)
   } finally {

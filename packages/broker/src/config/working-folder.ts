@@ -2,8 +2,8 @@ import { statSync } from 'node:fs'
 import { basename, dirname, isAbsolute, join, relative } from 'node:path'
 
 /**
- * The working folder as it was entered: `cd /srv/app/current` makes it that, and getcwd(2) says `/srv/app/releases/7`. A shell keeps it
- * in PWD, which is believed where it names the folder that this process is in.
+ * The working folder as the user entered it: after `cd /srv/app/current`, getcwd(2) may return `/srv/app/releases/7`. A shell keeps
+ * the entered path in PWD, which is used if it refers to the actual working folder.
  *
  * @param physical from getcwd(2)
  */
@@ -13,8 +13,8 @@ export function logicalFolder(environment: NodeJS.ProcessEnv, physical: string):
 }
 
 /**
- * `path` by way of the links of `logical`, where it lies in a folder that both names lead through: npm, and Node for a relative path,
- * name a program by where it is, and not by the link through which it was reached.
+ * Rewrites `path` to go through the symbolic links of `logical`, if it is in a folder that both names of the working folder lead through.
+ * npm, and Node for a relative path, give the resolved path of a program rather than the link it was reached by.
  */
 export function throughLinks(path: string, logical: string, physical: string): string {
   let [link, target] = [logical, physical]
@@ -29,7 +29,7 @@ export function throughLinks(path: string, logical: string, physical: string): s
   return isSame(mapped, path) ? mapped : path
 }
 
-/** Whether both lead to the same file. */
+/** Whether both paths lead to the same file. */
 export function isSame(one: string, other: string): boolean {
   try {
     const [first, second] = [one, other].map((path) => statSync(path, { bigint: true }))

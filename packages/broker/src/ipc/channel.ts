@@ -13,54 +13,54 @@ import {
   type Watch,
 } from '@baton/native-sendmsg'
 
-/** What goes over a channel: told apart by `type`, whose rules are the two ends' own. */
+/** A message on a channel. The two ends define its types. */
 export interface Message {
   readonly type: string
 }
 
 export interface ChannelHost<In extends Message> {
-  /** The descriptors are the host's from now on. */
+  /** The host takes ownership of the descriptors. */
   message(message: In, fds: readonly OwnedFd[]): void
-  /** The other end is gone, or what it says makes no sense (`error`). Called once, and never after `close()`. */
+  /** The other end has closed, or sent something malformed (`error`). Called once, and never after `close()`. */
   ended(error: Error | undefined): void
   /**
-   * Asked before each read: whether there are descriptors enough for a message (the kernel drops those for which there are not).
-   * Until there are, the other end keeps them. For channels on which this end says nothing; always, if it is left out.
+   * Called before each read: whether this process has enough free descriptors for a message (the kernel drops those that do not fit).
+   * While it returns false, nothing is read. Only for channels on which this end sends nothing. Default: always true.
    */
   room?(): boolean
 }
 
-/** First byte of a frame: whether descriptors ride on it. */
+/** Kind of a frame: whether it carries descriptors. */
 const PLAIN = 0x4a
 const WITH_DESCRIPTORS = 0x46
 
-/** u32le length of what follows, u8 kind, u8 number of descriptors. */
+/** u32le length of the rest, u8 kind, u8 number of descriptors. */
 const HEADER_BYTES = 6
 const LENGTH_BYTES = 4
 
-/** As many as one sendmsg can carry with room to spare (253). */
+/** Well below the 253 that one sendmsg can carry. */
 export const MAX_DESCRIPTORS = 200
 
-/** A snapshot of all metrics of a broker with many services is some hundred kB. */
+/** For comparison: a snapshot of all metrics of a broker with many services has a few hundred kB. */
 const MAX_FRAME_BYTES = 64 * 1024 * 1024
 const CHUNK = 64 * 1024
 
-/** When the kernel holds too many descriptors in flight, nobody tells when there is room again: milliseconds. */
-const RETRY = 10
-/** Nor when somebody has closed a descriptor. Less than a listener's pause, so that who came first is taken first. */
+/** Retry interval, in ms, while the kernel has too many descriptors in flight: no event reports when there is room again. */
+const RETRY_MS = 10
+/** Poll interval for free descriptors, which cause no event either. Shorter than a listener's pause, so inherited clients come first. */
 const ROOM_PAUSE_MS = 20
 
 interface Outgoing {
   bytes: Buffer
-  /** The channel's own, until the first byte has gone. */
+  /** Owned by the channel until the first byte has been sent. */
   fds: OwnedFd[]
 }
 
 /**
- * JSON messages with descriptors between two processes of one broker, over a Unix stream socket: in order, of any size, and
- * never waiting. Both ends are ours and of one host; what is malformed ends the channel.
+ * JSON messages with descriptors between two processes of one broker, over a Unix stream socket: ordered, up to 64 MiB each, and
+ * nonblocking. Both ends are processes of Baton on one host; a malformed frame ends the channel.
  *
- * Owns its socket. A message's descriptors stay the sender's, who may close them right after `send`.
+ * Owns its socket. The caller keeps the descriptors it passes to `send`, and may close them right after the call.
  */
 export class Channel<In extends Message, Out extends Message> {
   readonly #socket: OwnedFd
@@ -68,47 +68,47 @@ export class Channel<In extends Message, Out extends Message> {
   readonly #watch: Watch
   readonly #outgoing: Outgoing[] = []
   readonly #drained: (() => void)[] = []
-  /** Whose frames are not whole yet, in order of arrival. */
+  /** Descriptors of incomplete frames, in order of arrival. */
   #fds: OwnedFd[] = []
   #read: Buffer[] = []
   #length = 0
   #retry: NodeJS.Timeout | undefined
   #untilRoom: NodeJS.Timeout | undefined
-  #over = false
+  #ended = false
 
-  /** Takes `socket`, one end of a connected pair. */
+  /** Takes ownership of `socket`, one end of a connected pair. */
   constructor(socket: OwnedFd, poller: Poller, host: ChannelHost<In>) {
     this.#socket = socket
     this.#host = host
     this.#watch = poller.add(socket.fd, EPOLLIN, (events) => {
       if ((events & EPOLLOUT) !== 0) this.#flush()
-      if (!this.#over && this.#untilRoom === undefined) this.#receive()
+      if (!this.#ended && this.#untilRoom === undefined) this.#receive()
     })
   }
 
-  /** To borrow, for who has to keep it across exec. */
+  /** Borrowed; for callers that keep it across exec. */
   get fd(): BorrowedFd {
     return this.#socket.fd
   }
 
   get open(): boolean {
-    return !this.#over
+    return !this.#ended
   }
 
-  /** No message is half sent or half received: who takes the socket over loses none. */
+  /** True if no message is partially sent or received, so that another program can take over the socket without losing one. */
   get quiet(): boolean {
-    return this.#over || (this.#outgoing.length === 0 && this.#length === 0)
+    return this.#ended || (this.#outgoing.length === 0 && this.#length === 0)
   }
 
-  /** After the end nothing is sent and nobody is told: the end says it. NativeError EMFILE when there is no room for duplicates. */
+  /** After the channel has ended, messages are dropped silently. NativeError EMFILE if the descriptors cannot be duplicated. */
   send(message: Out, fds: readonly BorrowedFd[] = []): void {
-    if (!this.#over) this.#enqueue(message, dupAll(fds))
+    if (!this.#ended) this.#enqueue(message, dupAll(fds))
   }
 
-  /** As `send`, of descriptors that are the channel's from now on, whatever happens: it needs no others. */
+  /** Like `send`, but takes ownership of the descriptors in any case, so no duplicates are needed. */
   give(message: Out, fds: readonly OwnedFd[]): void {
     const given = fds.map((fd) => new OwnedFd(fd.release()))
-    if (this.#over) for (const fd of given) fd.close()
+    if (this.#ended) for (const fd of given) fd.close()
     else this.#enqueue(message, given)
   }
 
@@ -123,15 +123,15 @@ export class Channel<In extends Message, Out extends Message> {
     if (this.#outgoing.length === 1) this.#flush()
   }
 
-  /** Resolves when all that was sent is in the kernel, or the channel is over. */
+  /** Resolves when the kernel has accepted everything sent, or the channel has ended. */
   async sent(): Promise<void> {
     if (this.#outgoing.length > 0) await new Promise<void>((resolve) => this.#drained.push(resolve))
   }
 
-  /** What was sent and not taken by the kernel yet is dropped; see `sent`. */
+  /** Drops what the kernel has not accepted yet; see `sent`. */
   close(): void {
-    if (this.#over) return
-    this.#over = true
+    if (this.#ended) return
+    this.#ended = true
     clearTimeout(this.#retry)
     clearTimeout(this.#untilRoom)
     this.#watch.remove()
@@ -145,7 +145,7 @@ export class Channel<In extends Message, Out extends Message> {
     try {
       for (let head = this.#outgoing[0]; head !== undefined; head = this.#outgoing[0]) {
         const sent = this.#sendSome(head)
-        // The descriptors ride on the first byte.
+        // The kernel attaches the descriptors to the first byte.
         for (const fd of head.fds.splice(0)) fd.close()
         head.bytes = head.bytes.subarray(sent)
         if (head.bytes.length === 0) this.#outgoing.shift()
@@ -153,8 +153,8 @@ export class Channel<In extends Message, Out extends Message> {
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       if (error.code === 'EAGAIN') return this.#watch.modify(EPOLLIN | EPOLLOUT)
-      if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#later()
-      // EPIPE: what the other end still said is read first, and its end tells.
+      if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#retryLater()
+      // EPIPE: read what the other end has sent; EOF follows and ends the channel.
       for (const { fds } of this.#outgoing.splice(0)) for (const fd of fds) fd.close()
     }
     this.#watch.modify(EPOLLIN)
@@ -170,22 +170,22 @@ export class Channel<In extends Message, Out extends Message> {
     }
   }
 
-  #later(): void {
+  #retryLater(): void {
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined
       this.#flush()
-    }, RETRY)
+    }, RETRY_MS)
   }
 
   #receive(): void {
     try {
-      while (!this.#over) {
+      while (!this.#ended) {
         if (this.#host.room?.() === false) return this.#waitForRoom()
         const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
         if (message === undefined) return
         this.#fds.push(...message.fds)
         if (message.controlTruncated || message.surplus > 0)
-          throw new Error('descriptors were lost on the way')
+          throw new Error('descriptors were lost on arrival')
         if (message.bytes.length === 0) return this.#end(undefined)
         this.#read.push(message.bytes)
         this.#length += message.bytes.length
@@ -197,7 +197,7 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #waitForRoom(): void {
-    // A hang-up is reported whether it is asked for or not: once, and then no more.
+    // A hang-up is always reported; EPOLLONESHOT limits that to once.
     this.#watch.modify(EPOLLONESHOT)
     this.#untilRoom = setTimeout(() => {
       this.#untilRoom = undefined
@@ -215,12 +215,12 @@ export class Channel<In extends Message, Out extends Message> {
       const kind = bytes.readUInt8(LENGTH_BYTES)
       const count = bytes.readUInt8(LENGTH_BYTES + 1)
       if (kind !== (count === 0 ? PLAIN : WITH_DESCRIPTORS)) throw new Error(`a frame of kind ${kind}`)
-      if (count > this.#fds.length) throw new Error(`${this.#fds.length} descriptors came, wanted ${count}`)
+      if (count > this.#fds.length) throw new Error(`got ${this.#fds.length} descriptors, wanted ${count}`)
       const message = JSON.parse(bytes.toString('utf8', HEADER_BYTES, length)) as In
       this.#read = [bytes.subarray(length)]
       this.#length = bytes.length - length
       this.#host.message(message, this.#fds.splice(0, count))
-      if (this.#over) return
+      if (this.#ended) return
     }
   }
 
@@ -231,13 +231,13 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #end(error: Error | undefined): void {
-    if (this.#over) return
+    if (this.#ended) return
     this.close()
     this.#host.ended(error)
   }
 }
 
-/** All, or none. */
+/** Duplicates all, or throws and leaves none open. */
 function dupAll(fds: readonly BorrowedFd[]): OwnedFd[] {
   const duplicates: OwnedFd[] = []
   try {

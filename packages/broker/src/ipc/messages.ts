@@ -4,38 +4,38 @@ import type { BackendState } from '../metrics/index.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { PeerProcess } from '../supervise/proc.ts'
 
-/** The number of a worker's end of its channel to the master. */
+/** Descriptor number of a worker's end of its channel to the master. */
 export const WORKER_CHANNEL = 3
 
-/** One backend as the worker that serves it sees it. */
+/** A backend, as reported by the worker it is registered with. */
 export interface BackendReport {
   readonly service: string
-  /** ULID; the same one when it registers anew with another worker. */
+  /** ULID; unchanged when the backend re-registers with another worker. */
   readonly id: string
   readonly slot: string
   readonly pid: number
   readonly state: BackendState
   readonly version: string | null
-  /** With the pid, which process it is (`PeerProcess`). A worker of an older version does not say. */
+  /** Identify the process, together with the pid (`PeerProcess`). Absent from workers of an older version. */
   readonly uid?: number
   readonly started?: string | null
-  /** ULID of the managed process that it is, or comes from; null when Baton did not start it. */
+  /** ULID of the managed process that it is, or descends from; null if Baton did not start it. */
   readonly owner?: string | null
 }
 
 /** A process that the master runs for a service with a `command`. */
 export interface ManagedReport {
-  /** ULID: the id of the backend that it is to be. */
+  /** ULID, under which it registers as a backend. */
   readonly id: string
   readonly service: string
   readonly pid: number
-  /** On its way out: a deploy has replaced it, or it is not wanted any more. */
+  /** Being stopped: a deploy has replaced it, or it is surplus. */
   readonly leaving: boolean
 }
 
 /**
- * By ULID: the metric slot that a backend has, so that it keeps its name when it moves to another worker, whether health
- * checks thought well of it (or there were none): it need not prove itself again, and the process that the id belongs to.
+ * Backends known to the previous worker, by ULID. `slot`: the metric slot, so that the backend keeps its name on the next worker.
+ * `healthy`: its health checks succeeded, or there are none, so it need not pass one again. `process`: the owner of the id.
  */
 export type KnownBackends = Readonly<
   Record<
@@ -45,13 +45,13 @@ export type KnownBackends = Readonly<
 >
 
 /**
- * From the master to a worker. A worker goes through `sockets` and `start`, then `serve` (backends and admin), `accept`
- * (clients), and leaves by `stop`, or by `pause`, `release` and `finish` when another one takes over.
+ * From the master to a worker. A worker receives `sockets` and `start`, then `serve` (backends and admin) and `accept`
+ * (clients). It ends with `stop`, or with `pause`, `release` and `finish` when a successor takes over.
  */
 export type ToWorker =
   /**
-   * Descriptors in the order of `names`: listeners by name. `role` tells what the others are. After `start`: the socket's file was
-   * created again, and this is the new one.
+   * Listening sockets, attached. Role `listener`: in the order of `names`; other roles: one socket, and `names` is empty. After `start`:
+   * the socket file was re-created, and this is the new socket.
    */
   | {
       readonly type: 'sockets'
@@ -60,47 +60,47 @@ export type ToWorker =
     }
   | {
       readonly type: 'start'
-      /** The text of the configuration file, checked by the master. */
+      /** Text of the configuration file, already validated by the master. */
       readonly config: string
       readonly file: string
       readonly control: { readonly path: string; readonly mode: number }
-      /** Backends of the worker before it. */
+      /** Backends of the previous worker. */
       readonly known: KnownBackends
-      /** As `managed`. */
+      /** As in `managed`. */
       readonly managed?: readonly ManagedReport[]
     }
-  /** All processes that the master runs for services with a `command`, after each change. */
+  /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
   | { readonly type: 'serve' }
-  /** Answered by `pong` at once, from the event loop: a worker that does not is stuck. */
+  /** Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. */
   | { readonly type: 'ping' }
-  /** Writes its status to the log. */
+  /** Write the status to the log. */
   | { readonly type: 'dump' }
-  /** Somebody scrapes another worker: what is counted by now? */
+  /** Another worker is being scraped: send the current counters (`counted`). */
   | { readonly type: 'count' }
   | { readonly type: 'accept' }
-  /** Registers nobody from now on, until `serve` says that the successor has failed. */
+  /** Register no more backends. A later `serve` means that the successor has failed. */
   | { readonly type: 'pause' }
-  /** Asks the backends to register with the successor. */
+  /** Ask the backends to register with the successor. */
   | { readonly type: 'release'; readonly reason: string }
   /**
-   * Accepts no more (of the `removed` listeners what waits in the kernel's queue first), sends who waits over `peer` (a
-   * descriptor rides along), and ends when nothing is left, relays at the latest after `deadline` milliseconds.
+   * Stop accepting, after accepting what is queued in the kernel for `removed` listeners. Send held clients to the successor over the
+   * attached socket (`peer` at the other end), and exit when nothing is left; relays are cut after `deadline` ms.
    */
   | { readonly type: 'finish'; readonly removed: readonly string[]; readonly deadline: number }
-  /** One end of a pair, on which a predecessor sends its held clients. */
+  /** Attached: one end of a socketpair, on which a predecessor sends its held clients. */
   | { readonly type: 'peer' }
-  /** Drains for at most so many milliseconds, then ends. */
+  /** Drain for at most `deadline` ms, then exit. */
   | { readonly type: 'stop'; readonly deadline: number }
-  /** Drains one backend, and those that come from the same managed process. */
+  /** Drain one backend, and those that descend from the same managed process. */
   | { readonly type: 'drain'; readonly service: string; readonly backend: string; readonly deadline: number }
-  /** A listener that is added while the worker runs; its descriptor rides along. Both are texts of the configuration. */
+  /** Add a listener at run time; its socket is attached. Both fields are JSON, as in the configuration. */
   | { readonly type: 'listen'; readonly listener: string; readonly service: string }
-  /** The log file was opened again; its descriptor rides along. */
+  /** The log file was reopened; its descriptor is attached. */
   | { readonly type: 'log' }
-  /** The master has begun something, or has come to its end, that those who listen to the events hear. */
+  /** The master has started or finished an operation, to be sent to subscribers of the event stream. */
   | { readonly type: 'changed'; readonly change: Change }
-  /** What others have counted: the answer to a question, or 0 for what the worker is to know before one. */
+  /** Counters of other processes: the answer to the `collect` with this `ask`, or unsolicited if it is 0. */
   | { readonly type: 'metrics'; readonly ask: number; readonly snapshots: readonly MetricSnapshot[] }
   | {
       readonly type: 'reloaded'
@@ -111,28 +111,28 @@ export type ToWorker =
 
 /** From a worker to its master. */
 export type FromWorker =
-  /** Built, and nothing accepted yet. */
+  /** Initialised; accepting nothing yet. */
   | { readonly type: 'ready' }
   | { readonly type: 'failed'; readonly code: string; readonly message: string }
-  /** All backends that are registered, after each change. */
+  /** All registered backends. Sent after each change. */
   | { readonly type: 'backends'; readonly backends: readonly BackendReport[] }
-  /** A listener that came while it runs accepts. */
+  /** A listener added at run time is accepting. */
   | { readonly type: 'listens'; readonly listener: string }
-  /** Its own counters, once a second and at its end. */
+  /** The worker's own counters, once a second and before it exits. */
   | { readonly type: 'counted'; readonly snapshot: MetricSnapshot }
-  /** Somebody scrapes: what do the others say? */
+  /** The worker is being scraped: send the counters of the other processes (`metrics`). */
   | { readonly type: 'collect'; readonly ask: number }
-  /** Somebody asks for a reload over the admin API. */
+  /** A reload was requested over the admin API. */
   | {
       readonly type: 'reload'
       readonly ask: number
       readonly by: string
-      /** False: refuse it while something else goes on. Absent from workers of an older program, which wait. */
+      /** False: refuse the reload while another operation is in progress. Absent from workers of an older program: wait. */
       readonly wait?: boolean
     }
   | { readonly type: 'pong' }
 
-/** From a worker to its successor: clients that wait, in order of arrival, and idle connections; their descriptors ride along. */
+/** From a worker to its successor: held clients, in order of arrival, and idle connections, with their descriptors attached. */
 export interface HeldClients {
   readonly type: 'held'
   readonly clients: readonly {
@@ -141,7 +141,7 @@ export interface HeldClients {
     readonly protocol: ListenerConfig['protocol']
     /** ULID. */
     readonly id: string
-    /** CLOCK_MONOTONIC at accept, milliseconds: all processes of a host share it. */
+    /** CLOCK_MONOTONIC at accept, in ms: one clock for all processes of a host. */
     readonly acceptedAt: number
     /**
      * Of an idle connection that was handed back: how long it may stay idle from now on, in milliseconds; null for no limit. Absent for a client

@@ -5,16 +5,16 @@ import type { MasterStatus } from '../api/master-status.ts'
 import { errnoOf } from '../config/index.ts'
 import { AnswerReader, type CommandResult } from './operator-protocol.ts'
 
-/** There was no master to ask, or it ended without an answer. Its message says all there is to say. */
+/** The master cannot be reached, or closed the connection without answering. The message is complete; no stack is needed. */
 export class NoAnswerError extends Error {
   override readonly name = 'NoAnswerError'
 }
 
 /**
- * Asks the running broker's master, on `<runtimeDir>/master.sock`, and waits for as long as it takes.
+ * Sends a command to the running broker's master, on `<runtimeDir>/master.sock`, and waits for the answer without a timeout.
  *
- * @param progress gets each line before the answer
- * @throws NoAnswerError when nobody answers, or the connection ends without an answer
+ * @param progress receives each line before the result
+ * @throws NoAnswerError if the master cannot be reached, or closes the connection without answering
  */
 export async function askMaster(
   runtimeDir: string,
@@ -34,12 +34,11 @@ export async function askMaster(
     }
   } catch (error) {
     const errno = errnoOf(error)
-    // The end of a master that was told to stop may look like that.
+    // A master that exits on `stop` may reset the connection after its answer.
     if (reader.answer === undefined) {
-      if (errno === 'EACCES')
-        throw new NoAnswerError(`this user may not connect to ${path}`, { cause: error })
+      if (errno === 'EACCES') throw new NoAnswerError(`no permission to connect to ${path}`, { cause: error })
       throw new NoAnswerError(
-        `nobody answers at ${path}: ${errno ?? String(error)}; is the broker running?`,
+        `cannot reach the broker at ${path}: ${errno ?? String(error)}; is it running?`,
         {
           cause: error,
         },
@@ -47,11 +46,11 @@ export async function askMaster(
     }
   }
   if (reader.answer === undefined)
-    throw new NoAnswerError(`the broker at ${path} ended without an answer; its log tells why`)
+    throw new NoAnswerError(`the broker at ${path} closed the connection without answering; see its log`)
   return reader.answer
 }
 
-/** Undefined where there is no master, or one that this user may not ask: an app may have embedded the broker. */
+/** Undefined if there is no master (an app may have embedded the broker), or this user has no access to it. */
 export async function masterStatus(runtimeDir: string): Promise<MasterStatus | undefined> {
   try {
     const socket = connect(join(runtimeDir, 'master.sock'))

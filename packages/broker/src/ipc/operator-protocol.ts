@@ -1,15 +1,15 @@
 /**
- * What an operator and a master say to each other on `master.sock`. A command is one line: `COMMAND WORD... KEY=VALUE...`. The answer is
- * any number of lines, then `Success=0` or `Success=1`, `--`, and more lines (docs/internals/master.md).
+ * The protocol between operators and the master on `master.sock`. A command is one line: `COMMAND WORD... KEY=VALUE...`. The answer is
+ * any number of progress lines, then `Success=0` or `Success=1`, `--`, and log lines (docs/internals/master.md).
  */
 
-/** How a command ended, and what is to be said of it. */
+/** Outcome of a command, and the lines to show the operator. */
 export interface CommandResult {
   readonly success: boolean
   readonly log: readonly string[]
 }
 
-/** Nothing was done, and why. */
+/** The result of a refused command. */
 export function refusal(why: string): CommandResult {
   return { success: false, log: [why] }
 }
@@ -18,18 +18,18 @@ export function answerText(success: boolean, log: readonly string[]): string {
   return [`Success=${success ? 1 : 0}`, '--', ...log, ''].join('\n')
 }
 
-/** What comes of the lines of an answer, one after the other. */
+/** Parses an answer line by line. */
 export class AnswerReader {
   readonly #progress: (line: string) => void
   readonly #log: string[] = []
   #success: boolean | undefined
 
-  /** @param progress gets each line before the answer */
+  /** @param progress receives each line before the result */
   constructor(progress: (line: string) => void) {
     this.#progress = progress
   }
 
-  /** Undefined until it has come. */
+  /** Undefined until the result has been received. */
   get answer(): CommandResult | undefined {
     return this.#success === undefined ? undefined : { success: this.#success, log: this.#log }
   }
@@ -43,7 +43,7 @@ export class AnswerReader {
   }
 }
 
-/** The words behind a command, and its options. */
+/** Splits what follows a command into words and options. */
 export function parse(rest: readonly string[]): { words: string[]; options: Map<string, string> } {
   const words: string[] = []
   const options = new Map<string, string>()
@@ -55,7 +55,7 @@ export function parse(rest: readonly string[]): { words: string[]; options: Map<
   return { words, options }
 }
 
-/** What a program asks for that calls `listen(port)` under `baton run`. */
+/** A `listen(port)` call made by a program under `baton run`. */
 export interface PortRequest {
   readonly service: string
   readonly host: string
@@ -63,7 +63,7 @@ export interface PortRequest {
   readonly protocol: 'http' | 'tls' | 'tcp'
 }
 
-/** Where it is served. */
+/** The address and port where the request was granted. */
 export interface OpenedPort {
   readonly service: string
   readonly address: string
@@ -72,13 +72,13 @@ export interface OpenedPort {
 
 const PROTOCOLS = ['http', 'tls', 'tcp'] as const
 
-/** What is wrong, or the request. */
+/** @returns the request, or an error message */
 export function portRequest(options: ReadonlyMap<string, string>): PortRequest | string {
   const service = options.get('service') ?? ''
   const host = options.get('host') ?? '::'
   const port = Number(options.get('port'))
   const protocol = PROTOCOLS.find((each) => each === (options.get('protocol') ?? 'http'))
   if (service === '' || protocol === undefined || !Number.isInteger(port) || port < 1 || port > 65_535)
-    return 'listen needs service=NAME, port=1..65535, and may have host= and protocol=http|tls|tcp'
+    return 'listen requires service=NAME and port=1..65535; host= and protocol=http|tls|tcp are optional'
   return { service, host, port, protocol }
 }

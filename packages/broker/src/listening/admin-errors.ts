@@ -1,6 +1,6 @@
 import { type Address, errnoOf, formatAddress } from '../config/index.ts'
 
-/** The admin server could not be bound. Its message names the key and the address. */
+/** The admin server's socket cannot be opened. The message names the key and the address. */
 export class AdminListenError extends Error {
   override readonly name = 'AdminListenError'
   readonly code = 'BATON_ERR_ADMIN_LISTEN'
@@ -8,7 +8,7 @@ export class AdminListenError extends Error {
 
 const LISTEN_FAILURES = new Map([
   ['EADDRINUSE', 'is in use by another process'],
-  ['EACCES', 'may not be bound by this user'],
+  ['EACCES', 'cannot be bound by this user'],
   ['EADDRNOTAVAIL', 'is not an address of this host'],
   ['ENOENT', 'is in a folder that does not exist'],
 ])
@@ -16,10 +16,10 @@ const LISTEN_FAILURES = new Map([
 function reason(error: unknown): string {
   const errno = errnoOf(error)
   const known = LISTEN_FAILURES.get(errno ?? '')
-  return known === undefined ? `can not be bound: ${String(error)}` : `${known} (${errno})`
+  return known === undefined ? `cannot be bound: ${String(error)}` : `${known} (${errno})`
 }
 
-/** Says of a failure to bind `admin.listen` what it is. */
+/** Describes a failure to bind `admin.listen`. */
 export function adminListenError(listen: Address, error: unknown): AdminListenError {
   return new AdminListenError(`admin.listen: ${formatAddress(listen)} ${reason(error)}`, { cause: error })
 }

@@ -2,7 +2,7 @@ import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, statSync 
 import { dirname, join } from 'node:path'
 import { errnoOf } from '../config/index.ts'
 
-/** As the kernel's own limit on links in one path (path_resolution(7)). */
+/** The kernel's own limit on symbolic links in a path (path_resolution(7)). */
 const MAX_LINKS = 40
 
 const STICKY = 0o1000
@@ -16,14 +16,15 @@ export interface Identity {
 }
 
 /**
- * Whether other users can put another folder in place of `path`: one above it is theirs, or can be written to by them, and lacks the sticky
- * bit, or has it and the entry that leads to `path` is theirs (unlink(2), rename(2)). Follows each link, which is an entry as well.
+ * Checks whether other users could replace `path`. They can if they own a folder above it, or if they may write to one that is not
+ * sticky, or that is sticky but contains an entry of theirs that leads to `path` (unlink(2), rename(2)). Symbolic links are followed, and
+ * checked like any other entry.
  *
- * A group may write where it is root's, or this user's own (gid and uid are the same number, as useradd(8) makes them).
+ * Write access of a group is accepted for root's group and the user's own (gid equal to uid, as useradd(8) creates them).
  *
- * @param path absolute; the end of it may not exist yet
- * @returns what is wrong, or undefined
- * @throws what lstat(2) says, other than ENOENT
+ * @param path absolute; its last components need not exist yet
+ * @returns an error message, or undefined
+ * @throws the error of lstat(2), except ENOENT
  */
 export function exposureOf(path: string, { uid, gid }: Identity): string | undefined {
   let folder = '/'
@@ -37,16 +38,16 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
     const entry = join(folder, name)
     const found = lstatSync(entry, { throwIfNoEntry: false })
     const { mode, uid: owner, gid: group } = statSync(folder)
-    if (owner !== uid && owner !== 0 && !isOutside(owner))
-      return `${folder} belongs to uid ${owner}, who can replace ${entry}; name another runtimeDir`
+    if (owner !== uid && owner !== 0 && !isUnmapped(owner))
+      return `${folder} belongs to uid ${owner}, who can replace ${entry}; choose another runtimeDir`
     const groupIsOurs = group === 0 || (group === gid && gid === uid)
     const writable = (mode & OTHER_WRITE) !== 0 || ((mode & GROUP_WRITE) !== 0 && !groupIsOurs)
     if (writable && (mode & STICKY) === 0) {
       const octal = (mode & 0o7777).toString(8)
-      return `${folder} can be written to by others (mode ${octal}), who can replace ${entry}; chmod +t it, or name another runtimeDir`
+      return `${folder} is writable by others (mode ${octal}), who can replace ${entry}; chmod +t it, or choose another runtimeDir`
     }
     if (writable && found !== undefined && found.uid !== uid && found.uid !== 0) {
-      return `${entry} belongs to uid ${found.uid}, in a folder that others may write to; name another runtimeDir`
+      return `${entry} belongs to uid ${found.uid}, in a folder that is writable by others; choose another runtimeDir`
     }
     if (found === undefined) return undefined
     if (!found.isSymbolicLink()) {
@@ -54,7 +55,7 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
       continue
     }
     links += 1
-    if (links > MAX_LINKS) return `${path} has too many links`
+    if (links > MAX_LINKS) return `${path} has too many symbolic links`
     const target = readlinkSync(entry)
     if (target.startsWith('/')) folder = '/'
     ahead.unshift(...parts(target))
@@ -62,8 +63,8 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
   return undefined
 }
 
-/** Whether the number stands for users that this user namespace does not have, such as root of the host (user_namespaces(7)). */
-function isOutside(uid: number): boolean {
+/** Whether the uid is not mapped in this user namespace, like the host's root in a container (user_namespaces(7)). */
+function isUnmapped(uid: number): boolean {
   const ranges = readFileSync('/proc/self/uid_map', 'latin1').trim().split('\n')
   return !ranges.some((range) => {
     const [first = 0, , count = 0] = range.trim().split(/\s+/).map(Number)
@@ -76,17 +77,17 @@ function parts(path: string): string[] {
 }
 
 /**
- * Makes a folder and those above it that are missing. `recursive` of mkdirSync does not return where mkdir(2) answers ENOENT although
- * the folder above is there, as below /proc (Node 20 to 24).
+ * Creates a folder and missing parents. The `recursive` option of mkdirSync hangs if mkdir(2) fails with ENOENT although the
+ * parent exists, as below /proc (Node 20 to 24).
  *
- * @throws {Error} of mkdir(2)
+ * @throws the error of mkdir(2)
  */
 export function makeFolder(path: string, mode: number): void {
   try {
     mkdirSync(path, { mode })
   } catch (error) {
     const errno = errnoOf(error)
-    // What is there may be something else: the caller looks.
+    // It may not be a folder; the caller checks.
     if (errno === 'EEXIST') return
     const above = dirname(path)
     if (errno !== 'ENOENT' || above === path || existsSync(above)) throw error
@@ -94,7 +95,7 @@ export function makeFolder(path: string, mode: number): void {
     try {
       mkdirSync(path, { mode })
     } catch (failure) {
-      // Again ENOENT where the one above is a link to nothing.
+      // ENOENT again if the parent is a dangling symbolic link.
       if (errnoOf(failure) !== 'EEXIST') throw failure
     }
   }

@@ -8,17 +8,17 @@ import { type Config, errnoOf, formatAddress, type ListenerConfig } from '../con
 import { BrokerError } from '../errors.ts'
 import { exposureOf, makeFolder } from './runtime-folder.ts'
 
-/** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
+/** Accept queue of each listener; the kernel caps it at net.core.somaxconn. */
 const BACKLOG = 4096
 const CONTROL_BACKLOG = 512
 
 const PRIVATE_FOLDER = 0o700
 const PRIVATE_SOCKET = 0o600
-/** With other users allowed, everybody may knock; the kernel's credentials say who it is. */
+/** If other users are allowed, anyone may connect; SO_PEERCRED then identifies the user. */
 const SHARED_FOLDER = 0o711
 const SHARED_SOCKET = 0o666
 
-/** The control socket as it was made, to be compared with what it is when somebody registers. */
+/** The control socket as created, for comparison with the file on disk when a backend registers. */
 export interface ControlSocket {
   readonly fd: OwnedFd
   readonly path: string
@@ -26,16 +26,16 @@ export interface ControlSocket {
   readonly mode: number
 }
 
-/** Every listening socket that a worker serves. Whoever opens them can keep them while workers come and go. */
+/** The listening sockets that a worker serves. The process that opens them can keep them across workers. */
 export interface Sockets {
   readonly listeners: ReadonlyMap<string, OwnedFd>
   readonly control: ControlSocket
 }
 
 /**
- * Opens all of them, or none.
+ * Opens all sockets, or none.
  *
- * @throws {BrokerError} BATON_ERR_LISTEN (naming listener and address), BATON_ERR_RUNTIME_DIR,
+ * @throws {BrokerError} BATON_ERR_LISTEN (names the listener and address), BATON_ERR_RUNTIME_DIR,
  * BATON_ERR_ALREADY_RUNNING
  */
 export function openSockets(config: Config): Sockets {
@@ -56,11 +56,11 @@ export function openSockets(config: Config): Sockets {
   }
 }
 
-/** @throws {BrokerError} BATON_ERR_LISTEN, naming listener and address */
+/** @throws {BrokerError} BATON_ERR_LISTEN, which names the listener and address */
 export function openListener({ name, listen }: Pick<ListenerConfig, 'name' | 'listen'>): OwnedFd {
   try {
     if (listen.kind === 'unix') return openUnix(listen.path, SHARED_SOCKET, BACKLOG)
-    // Accepted sockets inherit both options (tcp(7)), which saves two system calls for each connection.
+    // Accepted sockets inherit TCP_NODELAY, which saves a system call for each connection.
     return listenTcp({ host: listen.host, port: listen.port, backlog: BACKLOG, noDelay: true })
   } catch (error) {
     throw new BrokerError(
@@ -85,7 +85,7 @@ export function modeOfSockets(config: Config): number {
   return isShared(config) ? SHARED_SOCKET : PRIVATE_SOCKET
 }
 
-/** Of `runtimeDir`. */
+/** Permission bits of `runtimeDir`. */
 export function modeOfFolder(config: Config): number {
   return isShared(config) ? SHARED_FOLDER : PRIVATE_FOLDER
 }
@@ -105,10 +105,10 @@ export function openInRuntimeDir(path: string, mode: number): OwnedFd {
   }
 }
 
-/** @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN, naming the key and the address */
+/** @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN, which names the key and the address */
 export function openAdmin({ admin: { listen } }: Config): OwnedFd {
   try {
-    // Connecting needs write permission on the file; the token is not the only lock.
+    // Connecting requires write permission on the file, so access does not depend on the token alone.
     if (listen.kind === 'unix') return openUnix(listen.path, PRIVATE_SOCKET, CONTROL_BACKLOG)
     return listenTcp({ host: listen.host, port: listen.port })
   } catch (error) {
@@ -121,7 +121,7 @@ export function isShared({ security }: Config): boolean {
   return security.allowGids.length > 0 || security.allowUids.some((uid) => uid !== process.getuid?.())
 }
 
-/** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
+/** The folder may exist from a previous run. It is refused if another user owns it or can write to it. */
 function prepareFolder(path: string, mode: number): void {
   try {
     const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
@@ -134,35 +134,35 @@ function prepareFolder(path: string, mode: number): void {
     if (uid !== process.getuid?.()) {
       throw new BrokerError(
         'BATON_ERR_RUNTIME_DIR',
-        `${path} belongs to uid ${uid}; name another one as runtimeDir`,
+        `${path} belongs to uid ${uid}; choose another runtimeDir`,
       )
     }
     if ((found & 0o022) !== 0) {
       const octal = (found & 0o777).toString(8)
       throw new BrokerError(
         'BATON_ERR_RUNTIME_DIR',
-        `${path} can be written to by others (mode ${octal}); chmod 700 it`,
+        `${path} is writable by others (mode ${octal}); chmod 700 it`,
       )
     }
     chmodSync(path, mode)
   } catch (error) {
     if (error instanceof BrokerError) throw error
     const { message } = error as Error
-    const why = `${path}: ${message}; name another one as runtimeDir`
+    const why = `${path}: ${message}; choose another runtimeDir`
     throw new BrokerError('BATON_ERR_RUNTIME_DIR', why, { cause: error })
   }
 }
 
-/** A process listens there: not just a file that is in the way. */
+/** Another process listens on the path. */
 class ServedError extends Error {
   readonly code = 'EADDRINUSE'
 }
 
 /**
- * Binds a Unix socket; one that a dead process left behind is replaced.
+ * Binds a Unix socket, replacing one that a dead process left behind.
  *
- * @throws {ServedError} one that is served is not
- * @throws {NativeError} what bind(2) says
+ * @throws {ServedError} another process listens on it
+ * @throws {NativeError} bind(2) failed
  */
 function openUnix(path: string, mode: number, backlog: number): OwnedFd {
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) {
@@ -178,15 +178,15 @@ export function isServed(path: string): boolean {
     connectUnix(path, 'stream', { descriptors: false }).close()
     return true
   } catch (error) {
-    // A full backlog is somebody's, too.
+    // EAGAIN: a process listens, but its accept queue is full.
     return error instanceof NativeError && error.code === 'EAGAIN'
   }
 }
 
 const REASONS = new Map([
   ['EADDRINUSE', 'the address is in use by another process'],
-  ['EADDRNOTAVAIL', 'the address belongs to no interface of this machine'],
-  ['EACCES', 'this user may not use it (ports below 1024 need CAP_NET_BIND_SERVICE)'],
+  ['EADDRNOTAVAIL', 'no interface of this machine has the address'],
+  ['EACCES', 'no permission to bind it (ports below 1024 need CAP_NET_BIND_SERVICE)'],
 ])
 
 function reasonOf(error: unknown): string {
@@ -195,7 +195,7 @@ function reasonOf(error: unknown): string {
   return known === undefined ? message : `${known} (${code})`
 }
 
-/** Takes a socket's name away. One that is gone already is as good; what is no socket is not ours to take. */
+/** Unlinks a socket file. Does nothing if the path does not exist or is not a socket. */
 export function removeSocket(path: string): void {
   try {
     if (lstatSync(path).isSocket()) unlinkSync(path)
@@ -205,15 +205,15 @@ export function removeSocket(path: string): void {
 }
 
 /**
- * Removes a socket file that a killed process left behind. One that somebody listens on, and a file that is no
- * socket, stay: binding then fails with EADDRINUSE, as it should.
+ * Removes a socket file that a killed process left behind. A socket that a process listens on, and a file that is not
+ * a socket, are kept: binding then fails with EADDRINUSE, as it should.
  */
 export async function removeStaleSocket(path: string): Promise<void> {
   const probe = connect(path)
   try {
     await once(probe, 'connect')
   } catch (error) {
-    // ECONNREFUSED is also what connecting to a plain file gives; only a socket may be taken away.
+    // Connecting to a plain file gives ECONNREFUSED too; remove only sockets.
     if (errnoOf(error) === 'ECONNREFUSED' && lstatSync(path).isSocket()) unlinkSync(path)
   } finally {
     probe.destroy()

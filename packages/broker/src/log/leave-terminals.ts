@@ -4,16 +4,16 @@ import { isatty } from 'node:tty'
 const STANDARD = [0, 1, 2]
 
 /**
- * For an `exit` listener, the last one that writes. Node restores the settings of a terminal when it ends, and aborts (SIGABRT, with a core
- * file) where tcsetattr(3) fails: on one that was closed meanwhile. A descriptor that is closed it leaves alone.
+ * Closes standard descriptors whose terminal has gone; call it last in an `exit` listener. On exit, Node restores the terminal settings of
+ * open descriptors, and aborts (SIGABRT, with a core file) if tcsetattr(3) fails, as it does after a hang-up.
  */
 export function leaveClosedTerminals(): void {
   for (const fd of STANDARD) {
     try {
-      // To tcgetattr(3) a terminal that was hung up is none (EIO).
+      // After a hang-up, tcgetattr(3) fails with EIO, so isatty is false.
       if (fstatSync(fd).isCharacterDevice() && !isatty(fd)) closeSync(fd)
     } catch {
-      // Closed already.
+      // Already closed.
     }
   }
 }

@@ -1,27 +1,27 @@
 export interface LineBufferOptions {
   /** Maximum size, in bytes. */
   readonly limit: number
-  /** How much of it is for the process's own lines alone: the output of an app does not displace why it was restarted. */
+  /** Bytes reserved for the process's own lines, so that an app's output cannot displace the reason for its restart. */
   readonly reserve: number
 }
 
-/** What another buffer needs beside the lines that wait. */
+/** State to transfer to another buffer, besides the pending lines. */
 export type LineBufferState = Pick<LineBuffer, 'begun' | 'dropped' | 'unreported'>
 
-/** Whether a line is the process's own, or what a managed backend printed. */
+/** Source of a line: the process itself, or the output of a managed backend. */
 export type Origin = 'own' | 'output'
 
 /**
- * A bounded queue, without I/O. A line that does not fit is dropped and counted, and so are all of its origin that follow until half
- * of the buffer is free again: one gap in the log instead of many. A line of which a part has been written is never dropped.
+ * A bounded queue of lines, without I/O. A line that does not fit is dropped and counted, as are all further lines of its origin until
+ * half of the buffer is free: this leaves one gap in the log instead of many. A partially written line is never dropped.
  */
 export class LineBuffer {
   readonly #limit: number
   readonly #reserve: number
   readonly #lines: Buffer[] = []
-  /** Index of the first line that is not written; those before it are removed from time to time. */
+  /** Index of the first pending line; those before it are removed in batches. */
   #first = 0
-  /** Bytes of the first line that are written. */
+  /** Bytes of the first pending line already written. */
   #offset = 0
   #size = 0
   #dropping: 'nothing' | 'output' | 'everything' = 'nothing'
@@ -33,27 +33,27 @@ export class LineBuffer {
     this.#reserve = reserve
   }
 
-  /** Bytes that wait. */
+  /** Pending bytes. */
   get size(): number {
     return this.#size
   }
 
-  /** Lines dropped since `count` was last restored; never falls. */
+  /** Total lines dropped, including the restored count; never decreases. */
   get dropped(): number {
     return this.#dropped
   }
 
-  /** Lines dropped that `resume` has not returned yet. */
+  /** Dropped lines that `resume` has not returned yet. */
   get unreported(): number {
     return this.#unreported
   }
 
-  /** Lines were dropped, and there is room again. */
+  /** True if lines were dropped and there is room again. */
   get mayResume(): boolean {
     return this.#dropping !== 'nothing' && this.#size <= this.#limit / 2
   }
 
-  /** @param bytes kept as they are: the caller does not change them any more */
+  /** @param bytes kept by reference; the caller must not change them */
   push(bytes: Buffer, origin: Origin): void {
     if (bytes.length === 0) return
     if (!this.#accepts(bytes.length, origin)) {
@@ -67,7 +67,7 @@ export class LineBuffer {
     this.#append(bytes)
   }
 
-  /** Accepts lines again. @returns how many were dropped since the last time */
+  /** Accepts lines again. @returns the number dropped since the last call */
   resume(): number {
     const count = this.#unreported
     this.#dropping = 'nothing'
@@ -76,8 +76,8 @@ export class LineBuffer {
   }
 
   /**
-   * What to write next: as many whole lines as `limit` bytes hold; a longer one, or the rest of one, alone. Empty when nothing
-   * waits.
+   * The next bytes to write: as many whole lines as fit into `limit` bytes, or a single line that is longer or partially written.
+   * Empty if nothing is pending.
    */
   next(limit: number): Buffer {
     const first = this.#lines[this.#first]
@@ -93,7 +93,7 @@ export class LineBuffer {
     return end === this.#first + 1 ? first : Buffer.concat(this.#lines.slice(this.#first, end), size)
   }
 
-  /** This number of bytes of what `next` returned has been written. */
+  /** Removes `count` bytes that have been written, from the start of the last `next`. */
   written(count: number): void {
     this.#size -= count
     this.#offset += count
@@ -109,25 +109,25 @@ export class LineBuffer {
   }
 
   /**
-   * A line of which only a part has been written waits as a whole again: what comes next goes to another file. The size may exceed
-   * the limit by that part.
+   * Makes a partially written line pending as a whole, because output continues in another file. The size may then exceed the
+   * limit by the part already written.
    */
   beginAgain(): void {
     this.#size += this.#offset
     this.#offset = 0
   }
 
-  /** Everything that waits, as one text; begins with the rest of a line if a part of it was written. */
+  /** All pending bytes. They start with the rest of a line if it was partially written. */
   rest(): Buffer {
     return Buffer.concat(this.#lines.slice(this.#first)).subarray(this.#offset)
   }
 
-  /** The part of a line that was written, whose rest is the first of what waits; mostly empty. */
+  /** The written part of the first pending line; usually empty. */
   get begun(): Buffer {
     return this.#lines[this.#first]?.subarray(0, this.#offset) ?? EMPTY
   }
 
-  /** Goes on where another buffer has ended, which had these; before anything is pushed. */
+  /** Continues from the state of another buffer. Call before the first `push`. */
   restore(rest: Buffer, { dropped, unreported, begun }: LineBufferState): void {
     const lines = Buffer.concat([begun, rest])
     for (let at = 0; at < lines.length;) {
@@ -159,7 +159,7 @@ const NEWLINE = 0x0a
 /** Written lines are removed in batches: each removal moves the rest of the array. */
 const COMPACT_AFTER = 1024
 
-/** At least 1: a text without a line end is a line. */
+/** At least 1: text without a newline counts as a line. */
 function countLines(bytes: Buffer): number {
   let count = 0
   for (let at = bytes.indexOf(NEWLINE); at !== -1; at = bytes.indexOf(NEWLINE, at + 1)) count += 1

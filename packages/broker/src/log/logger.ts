@@ -3,13 +3,13 @@ import { readable } from './readable.ts'
 import { standardError, standardOutput } from './standard.ts'
 import type { Sink } from './sink.ts'
 
-/** `json` for machines; `text` where somebody sits before the terminal (`baton run`). */
+/** `json` for machines; `text` for a person at a terminal (`baton run`). */
 export type LogFormat = 'json' | 'text'
 
 /**
- * Standard output, by lines of pino's JSON. Node's own warnings, which it would write to standard error, are among them.
+ * Logs to standard output. Node's own warnings, which would go to standard error, are logged too.
  *
- * @param listener hears each line as well, before it is formatted
+ * @param listener also receives each line, as JSON
  */
 export function createLogger(format: LogFormat, listener?: (line: string) => void): Logger {
   const output = standardOutput()
@@ -25,11 +25,11 @@ export function createLogger(format: LogFormat, listener?: (line: string) => voi
   )
   reportDropped(logger, 'stdout', output)
   reportDropped(logger, 'stderr', standardError())
-  takeWarnings(logger)
+  captureWarnings(logger)
   return logger
 }
 
-/** Whether a line of JSON is what a managed backend printed. */
+/** Whether a JSON line contains output of a managed backend. */
 export function isOutput(line: string): boolean {
   return line.includes('"stream":"std')
 }
@@ -41,9 +41,9 @@ function reportDropped(logger: Logger, output: 'stdout' | 'stderr', sink: Sink):
   }
 }
 
-/** Node writes a warning to `process.stderr`, whose error would end the process. */
-function takeWarnings(logger: Logger): void {
-  // With --no-warnings there is no listener.
+/** Logs Node's warnings: Node would write them to `process.stderr`, where a write error would end the process. */
+function captureWarnings(logger: Logger): void {
+  // With --no-warnings, Node installs no listener.
   if (process.listenerCount('warning') === 0) return
   process.removeAllListeners('warning')
   process.on('warning', ({ name, message }) => logger.warn({ reason: `${name}: ${message}` }, 'warning'))

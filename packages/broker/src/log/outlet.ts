@@ -3,33 +3,33 @@ import { promisify } from 'node:util'
 import { dup, type OwnedFd, poll, POLLERR, POLLHUP, POLLOUT, send } from '@baton/native-sendmsg'
 import { errnoOf } from '../config/index.ts'
 
-/** A way to write to an open file without ever blocking this thread. */
+/** Writes to an open file without ever blocking this thread. */
 export interface Outlet {
-  /** Its EPOLLOUT says that there is room again; undefined where the kernel does not say. */
+  /** Descriptor whose EPOLLOUT reports room; undefined if the kernel cannot report it. */
   readonly pollable: number | undefined
-  /** Maximum size of one write that is to stay whole, in bytes. */
+  /** Maximum size of an atomic write, in bytes. */
   readonly limit: number
   /**
    * Returns or resolves with the number of bytes written.
    *
-   * @throws an error with an errno as its code: EAGAIN when there is no room
+   * @throws an error whose code is an errno name: EAGAIN if there is no room
    */
   write(bytes: Buffer): number | Promise<number>
-  /** The same for a file, in this thread, which may block. */
+  /** Only for files: writes in this thread, which may block. */
   writeFile?(bytes: Buffer): number
   close(): void
 }
 
 /**
- * A pipe takes up to 4096 bytes in one piece (PIPE_BUF, pipe(7)), and refuses them in one piece if it is nonblocking. Lines of the
- * master and of a worker, which share a pipe, do not cut each other.
+ * Writes of up to 4096 bytes to a pipe are atomic (PIPE_BUF, pipe(7)); a nonblocking pipe takes all of them or none. So lines of the
+ * master and of a worker, which share a pipe, do not interleave.
  */
 const PIPE_BUF = 4096
 
-/** Writes to a regular file are whole: they hold the inode's lock. */
+/** Writes to a regular file are atomic: they hold the inode's lock. */
 const FILE_CHUNK = 256 * 1024
 
-/** Device number of /dev/ptmx: opening it again makes another terminal. */
+/** Device number of /dev/ptmx, which cannot be reopened: opening it creates another terminal. */
 const PTMX = 0x502
 
 const writeAsync = promisify(write)
@@ -39,10 +39,10 @@ const { O_APPEND, O_NOCTTY, O_NONBLOCK, O_WRONLY } = constants
 const O_ACCMODE = 3
 
 /**
- * The right way to write to `fd`, which stays open and stays as it is: O_NONBLOCK belongs to the open file, and so would change the
+ * The right outlet for `fd`, which stays open and unchanged. O_NONBLOCK belongs to the open file, so setting it would affect the
  * terminal of a shell, or the output of any other process.
  *
- * @throws an error with an errno as its code, when it cannot be written to for now: ENXIO, EIO, EBADF
+ * @throws an error whose code is an errno name, if writing is not possible for now: ENXIO, EIO, EBADF
  */
 export function openOutlet(fd: number): Outlet {
   const stats = fstatSync(fd)
@@ -53,7 +53,7 @@ export function openOutlet(fd: number): Outlet {
     try {
       return new OwnOutlet(openSync(`/proc/self/fd/${fd}`, O_WRONLY | O_NONBLOCK | O_APPEND | O_NOCTTY))
     } catch (error) {
-      // No reader, a terminal that was hung up, no free descriptor. Other reasons are permanent: another user's terminal, no /proc.
+      // Temporary: no reader, a terminal after a hang-up, no free descriptor. Permanent: another user's terminal, no /proc.
       if (TEMPORARY.has(errnoOf(error) ?? '')) throw error
     }
   }
@@ -67,17 +67,17 @@ function isReadOnly(fd: number): boolean {
     const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1]
     return flags !== undefined && (Number.parseInt(flags, 8) & O_ACCMODE) === 0
   } catch {
-    // No /proc: the first write tells.
+    // No /proc: the first write will fail instead.
     return false
   }
 }
 
-/** A pipe or a device, through an open file of our own, which is nonblocking. */
+/** A pipe or a device, reopened as a nonblocking open file of our own. */
 class OwnOutlet implements Outlet {
   readonly pollable: number
   readonly limit = PIPE_BUF
 
-  /** Owns `fd`. */
+  /** Takes ownership of `fd`. */
   constructor(fd: number) {
     this.pollable = fd
   }
@@ -107,8 +107,8 @@ class SocketOutlet implements Outlet {
 }
 
 /**
- * A slow or hung disk blocks write(2) whatever the flags are: it blocks a thread of libuv's pool, not this one. Through a descriptor of
- * our own, so that a write which waits for a thread goes to this file, whatever the descriptor has become meanwhile.
+ * A slow or hung disk blocks write(2) whatever the flags, so a thread of libuv's pool does the writing. It uses a duplicate, so that a
+ * queued write goes to this file even if the original descriptor is replaced in the meantime.
  */
 class FileOutlet implements Outlet {
   readonly pollable = undefined
@@ -140,15 +140,15 @@ class FileOutlet implements Outlet {
     this.#closeIfDone()
   }
 
-  /** By a thread: a disk that hangs blocks close(2) as well. */
+  /** Closes in a pool thread, because a hung disk also blocks close(2). */
   #closeIfDone(): void {
     if (this.#closed && !this.#writing && !this.#file.closed) close(this.#file.release(), () => {})
   }
 }
 
 /**
- * What cannot be opened again. It is written to when it has room, in pieces for which that is enough; another process may take
- * the room first, and then a thread is blocked.
+ * A file that cannot be reopened. Written to only when poll(2) reports room, in chunks that fit; if another process fills the room
+ * first, a pool thread blocks.
  */
 class BlockingOutlet implements Outlet {
   readonly pollable: number

@@ -1,6 +1,6 @@
 /**
- * A text of somebody else's on a person's terminal: what a backend calls its version may hold control characters, which move the
- * cursor and more, or marks that turn the direction of the line. They are written as escapes.
+ * Makes untrusted text safe for a terminal. A backend's version, for example, may contain control characters, which can move the
+ * cursor, or marks that change the text direction. They are written as escapes.
  */
 export function printable(text: string): string {
   return text.replace(

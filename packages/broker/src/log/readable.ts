@@ -4,23 +4,23 @@ import { printable } from './printable.ts'
 const WARN = 40
 const ERROR = 50
 
-/** Said once at the start of a line, or of no use to a person. */
+/** Fields already shown at the start of the line, or of no use to a human reader. */
 const OMITTED = new Set(['time', 'pid', 'hostname', 'name', 'msg', 'level', 'reason'])
-/** Of a managed backend, whose instance stands before the line. */
-const OF_INSTANCE = new Set(['service', 'instance', 'backend', 'peerPid', 'stream'])
+/** Fields implied by the instance name at the start of the line of a managed backend. */
+const INSTANCE_FIELDS = new Set(['service', 'instance', 'backend', 'peerPid', 'stream'])
 
 /**
- * For a person: what a JSON log line says; any other line as it is, and so what a managed backend prints. The broker's own lines
- * repeat what backends say of themselves (why one drains, its version), which is not to reach the terminal's control.
+ * Formats a JSON log line for a human reader. Any other line is returned unchanged, and so is the text that a managed backend prints. The
+ * broker's own lines contain text from backends (a drain reason, a version), so control characters in them are escaped.
  */
 export function readable(line: string): string {
   const entry = parse(line)
   if (entry === undefined) return line
   const { msg, reason, level, instance, stream } = entry
   if (typeof instance === 'string' && typeof stream === 'string') return `${instance} | ${String(msg)}`
-  const whose = typeof instance === 'string' ? OF_INSTANCE : undefined
+  const implied = typeof instance === 'string' ? INSTANCE_FIELDS : undefined
   const more = Object.entries(entry)
-    .filter(([name]) => !OMITTED.has(name) && whose?.has(name) !== true)
+    .filter(([name]) => !OMITTED.has(name) && implied?.has(name) !== true)
     .map(([name, value]) => ` ${name}=${shown(value)}`)
   const text = [
     ...(typeof instance === 'string' ? [`${instance} | `] : []),
@@ -29,7 +29,7 @@ export function readable(line: string): string {
     ...(typeof reason === 'string' ? [`: ${reason}`] : []),
     ...more,
   ].join('')
-  // What has several lines (the faults of a configuration) keeps them; none of them passes for another line of the log.
+  // Text of several lines (configuration errors) keeps them, indented so that none looks like a separate log line.
   return text.split('\n').map(printable).join('\n  ')
 }
 
@@ -42,7 +42,7 @@ function parse(line: string): Record<string, unknown> | undefined {
   }
 }
 
-/** Text as it is, where it cannot be taken for something else. */
+/** Text is left unquoted where it is unambiguous. */
 function shown(value: unknown): string {
   if (typeof value === 'string' && /^[\w.:/@-]+$/.test(value)) return value
   if (value instanceof Object && 'message' in value) return JSON.stringify(value.message)

@@ -4,53 +4,53 @@ import { errnoOf } from '../config/index.ts'
 import { LineBuffer, type Origin } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
 
-/** Bytes that wait for a slow reader, a full disk or a hung one before lines are dropped. */
+/** Maximum bytes pending for a slow reader, or a full or hung disk, before lines are dropped. */
 const MAX_BUFFER_BYTES = 4 * 1024 * 1024
 
-/** What of it output of managed backends does not fill. */
+/** The part of the buffer that output of managed backends cannot use. */
 const BUFFER_RESERVE = MAX_BUFFER_BYTES / 8
 
-/** Above this size, in bytes, a source of many lines does well to wait for a moment. */
+/** Above this size, in bytes, a source of many lines should pause. */
 const CONGESTED_SIZE = MAX_BUFFER_BYTES / 8
 
-/** An output that has not taken a byte for this time, in ms, is not worth waiting for. */
+/** An output that has accepted no byte for this time, in ms, is considered stalled and not waited for. */
 const STALLED_AFTER_MS = 250
 
-/** A write that failed is tried again after this time, in ms. There is no event for "the disk has room". */
+/** Delay before a failed write is retried, in ms. No event reports that a disk has room again. */
 const RETRY_DELAY_MS = 250
 
-/** Delay before a descriptor that was reported writable and did not accept a byte is tried again, in ms: another process was faster. */
+/** Delay before retrying a descriptor that was reported writable but accepted no byte, in ms: another process was faster. */
 const CONTENTION_DELAY_MS = 20
 
-/** Interval at which `settled` looks whether there is progress, in ms. */
+/** Interval at which `settled` checks for progress, in ms. */
 const POLL_INTERVAL_MS = 5
 
 const { O_APPEND, O_CREAT, O_NOCTTY, O_NONBLOCK, O_WRONLY } = constants
 
-/** What crosses an exec in place. */
+/** State that is carried over an exec in place. */
 export interface SinkState {
-  /** Lines that were not written, in base64. */
+  /** Pending lines, in base64. */
   readonly pending: string
-  /** The part of a line that was written and whose rest comes first in `pending`, in base64. Absent in the state of an older version. */
+  /** The written part of a line whose rest starts `pending`, in base64. Absent in the state of an older version. */
   readonly begun?: string
-  /** Lines dropped since the process was started, and those of them that no line has reported yet. */
+  /** Lines dropped since the process was started, and how many of them have not been reported in the log yet. */
   readonly dropped: number
   readonly unreported: number
-  /** The file that the descriptor was when the process was started; null for anything but a file. */
+  /** Path of the file that the descriptor referred to when the process was started; null if it was not a file. */
   readonly path: string | null
 }
 
-/** How the sink is getting on with its output. */
+/** State of the output. */
 type Progress =
   /** Nothing to write. */
   | { readonly kind: 'idle' }
-  /** At the end of this turn of the event loop: what is logged in one turn is written together. */
+  /** A write is due in a microtask, so that lines logged together are written together. */
   | { readonly kind: 'scheduled' }
-  /** A thread writes. */
+  /** A pool thread is writing. */
   | { readonly kind: 'writing' }
-  /** The kernel tells when there is room. */
+  /** No room; the kernel reports when there is. */
   | { readonly kind: 'full'; readonly watch: Watch }
-  /** The timer tells when to try again. */
+  /** The last write failed; the timer retries. */
   | { readonly kind: 'failing'; readonly timer: NodeJS.Timeout }
 
 const IDLE: Progress = { kind: 'idle' }
@@ -58,28 +58,28 @@ const SCHEDULED: Progress = { kind: 'scheduled' }
 const WRITING: Progress = { kind: 'writing' }
 
 /**
- * Standard output or standard error of a process that must go on whatever becomes of them: nothing here throws, emits an error, or
- * waits. Lines are kept in a bounded buffer while the output does not take them, and dropped and counted beyond that.
+ * Standard output or standard error of a process that must keep running even if they fail: nothing here throws, emits an error, or
+ * blocks. Lines that the output does not accept are kept in a bounded buffer; lines beyond its limit are dropped and counted.
  */
 export class Sink {
-  /** Called when lines are accepted again after some were dropped: the place to say so. `cause`: an errno; EAGAIN for a slow reader. */
+  /** Called when lines are accepted again after some were dropped, to report them. `cause`: an errno name; EAGAIN for a slow reader. */
   onResume: (lines: number, cause: string) => void = () => {}
   readonly #fd: number
   readonly #buffer = new LineBuffer({ limit: MAX_BUFFER_BYTES, reserve: BUFFER_RESERVE })
   #outlet: Outlet | undefined
   #progress: Progress = IDLE
-  /** When the output last took something, or had nothing to take. */
-  #tookAt = performance.now()
+  /** When the output last accepted bytes, or had nothing pending. */
+  #lastProgressAt = performance.now()
   readonly #waiting = new Set<() => void>()
-  /** Bytes that a thread writes. */
+  /** Bytes being written by a pool thread. */
   #inThread = 0
-  /** The output became another file while a thread was in a write to the former one. */
+  /** The output was switched to another file while a thread was writing to the previous one. */
   #movedInWrite = false
-  /** The last failure, which is why lines are dropped. */
+  /** Errno name of the last failure: the cause of dropped lines. */
   #cause = 'EAGAIN'
-  /** No write begins: the program is about to be replaced. */
+  /** No new write is started: the program is about to be replaced. */
   #paused = false
-  /** The process is about to end: nothing may keep it. */
+  /** The process is about to exit: nothing here may keep it alive. */
   #closed = false
   #path: string | null
 
@@ -89,24 +89,24 @@ export class Sink {
     this.#path = pathOf(fd)
   }
 
-  /** Lines dropped since the process was started, over all its programs. */
+  /** Lines dropped since the process was started, including before an exec in place. */
   get dropped(): number {
     return this.#buffer.dropped
   }
 
-  /** Everything was written. */
+  /** True if everything has been written. */
   get empty(): boolean {
     return this.#buffer.size === 0
   }
 
-  /** A thread is in write(2), maybe for as long as a disk does not answer. */
+  /** True while a pool thread is in write(2), which lasts as long as a disk hangs. */
   get writing(): boolean {
     return this.#progress.kind === 'writing'
   }
 
-  /** Much waits, and the output is taking it: to wait for it keeps lines that would be dropped. */
+  /** True if much is pending but the output is accepting it: waiting avoids dropped lines. */
   get congested(): boolean {
-    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#tookAt < STALLED_AFTER_MS
+    return this.#buffer.size > CONGESTED_SIZE && performance.now() - this.#lastProgressAt < STALLED_AFTER_MS
   }
 
   get state(): SinkState {
@@ -120,14 +120,14 @@ export class Sink {
     }
   }
 
-  /** Goes on where the sink of the previous program has ended; before the first `write`. */
+  /** Continues from the sink of the previous program. Call before the first `write`. */
   restore({ pending, begun = '', path, ...counts }: SinkState): void {
     this.#buffer.restore(Buffer.from(pending, 'base64'), { ...counts, begun: Buffer.from(begun, 'base64') })
     this.#path = path
     this.#schedule()
   }
 
-  /** Resolves when it is congested no more, or after `limit` ms. */
+  /** Resolves when the output is no longer congested, or after `limit` ms. */
   relieved(limit: number): Promise<void> {
     return new Promise((resolve) => {
       const done = () => {
@@ -143,12 +143,12 @@ export class Sink {
   /** @param text whole lines */
   write(text: string | Buffer, origin: Origin = 'own'): void {
     if (this.#buffer.mayResume) this.#resume()
-    if (this.empty) this.#tookAt = performance.now()
+    if (this.empty) this.#lastProgressAt = performance.now()
     this.#buffer.push(typeof text === 'string' ? Buffer.from(text) : text, origin)
     this.#schedule()
   }
 
-  /** No write begins from now on, until `proceed`. */
+  /** Starts no new write until `proceed`. */
   pause(): void {
     this.#paused = true
   }
@@ -159,9 +159,9 @@ export class Sink {
   }
 
   /**
-   * Resolves when everything is written, or after `limit` ms. A thread that is in a write is waited for until `threadLimit` ms.
+   * Resolves when everything is written, or after `limit` ms; while a thread is in a write, after `threadLimit` ms.
    *
-   * @returns whether no thread is in a write
+   * @returns true if no thread is in a write
    */
   async settled(limit: number, threadLimit = limit): Promise<boolean> {
     this.#flush()
@@ -174,7 +174,7 @@ export class Sink {
     }
   }
 
-  /** Writes what the output takes at once, and waits for nothing any more. At the end of the process. */
+  /** Writes what the output accepts immediately, and stops waiting for more room. Call when the process exits. */
   close(): void {
     this.#closed = true
     this.#stopWaiting()
@@ -182,15 +182,15 @@ export class Sink {
   }
 
   /**
-   * Opens the file again that the descriptor was at the start (it was renamed, or removed), for this process and all that it starts later.
+   * Reopens the file that the descriptor referred to at the start, after it was renamed or removed, for this process and those it starts later.
    *
-   * @returns the path, or undefined when it is no file
-   * @throws what open(2) says, and then nothing has changed
+   * @returns the path, or undefined if it was not a file
+   * @throws the error of open(2); nothing has changed then
    */
   reopen(): string | undefined {
     const path = this.#path
     if (path === null) return undefined
-    // The mode of the file that it follows. O_NONBLOCK: a FIFO of this name must not block.
+    // The mode of the previous file. O_NONBLOCK: a FIFO of this name must not block.
     const mode = fstatSync(this.#fd).mode & 0o777
     const file = new OwnedFd(openSync(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, mode))
     try {
@@ -203,8 +203,8 @@ export class Sink {
   }
 
   /**
-   * Writes to the open file of `fd` from now on, which stays the caller's. A line of which only a part was written is begun again if
-   * it is another file; a write that is under way ends in the former one.
+   * Switches to the open file of `fd`, which is borrowed. If it is another file, a partially written line is written again as a whole; a
+   * write in progress finishes in the previous file.
    */
   follow(fd: number): void {
     const another = !isSameFile(fd, this.#fd)
@@ -217,17 +217,17 @@ export class Sink {
     this.#schedule()
   }
 
-  /** The last call, from an `exit` listener: the event loop does not turn any more. */
+  /** Final call, from an `exit` listener: the event loop has stopped. */
   exit(): void {
     try {
       this.#outlet ??= openOutlet(this.#fd)
       if (this.#outlet.writeFile === undefined) return this.close()
-      // Node waits for the thread that writes a part of it, so this blocks no longer than the end itself.
+      // Node waits at exit for the thread that is writing a part of it, so this blocks no longer than that.
       const rest = this.#buffer.rest().subarray(this.#inThread)
       for (let at = 0; at < rest.length;) at += this.#outlet.writeFile(rest.subarray(at))
       this.#buffer.written(rest.length + this.#inThread)
     } catch {
-      // Nothing else can be done.
+      // Nothing more can be done.
     }
   }
 
@@ -246,7 +246,7 @@ export class Sink {
     this.#writeOn()
   }
 
-  /** Writes until there is nothing left, no room, an error, or a thread is at work. */
+  /** Writes until nothing is left, there is no room, a write fails, or a thread takes over. */
   #writeOn(): void {
     try {
       while (!this.#paused) {
@@ -257,16 +257,16 @@ export class Sink {
         const written = this.#outlet.write(chunk)
         if (typeof written !== 'number') return void this.#await(written, chunk.length)
         if (written === 0) return this.#retry(RETRY_DELAY_MS)
-        this.#took(written)
+        this.#noteWritten(written)
       }
     } catch (error) {
       this.#failed(error)
     }
   }
 
-  #took(count: number): void {
+  #noteWritten(count: number): void {
     this.#buffer.written(count)
-    this.#tookAt = performance.now()
+    this.#lastProgressAt = performance.now()
     if (this.#buffer.size <= CONGESTED_SIZE) for (const done of this.#waiting) done()
   }
 
@@ -282,7 +282,7 @@ export class Sink {
     }
     this.#progress = IDLE
     this.#inThread = 0
-    this.#took(written)
+    this.#noteWritten(written)
     if (this.#movedInWrite) {
       this.#movedInWrite = false
       this.#buffer.beginAgain()
@@ -317,7 +317,7 @@ export class Sink {
       })
       this.#progress = { kind: 'full', watch }
     } catch {
-      // It cannot be watched, or there is no descriptor to do so.
+      // It cannot be watched, or the process is out of descriptors.
       this.#retry(RETRY_DELAY_MS)
     }
   }
@@ -350,12 +350,12 @@ function isSameFile(one: number, other: number): boolean {
     const [file, another] = [fstatSync(one), fstatSync(other)]
     return file.dev === another.dev && file.ino === another.ino
   } catch {
-    // The former one was closed.
+    // The previous one was closed.
     return false
   }
 }
 
-/** Its path, if it is a file that is still there under this name. */
+/** Path of `fd`, if it is a file that still exists under this name. */
 function pathOf(fd: number): string | null {
   try {
     const file = fstatSync(fd)

@@ -2,7 +2,7 @@ import { exitAtOnce } from '@baton/native-sendmsg'
 import { leaveClosedTerminals } from './leave-terminals.ts'
 import { Sink } from './sink.ts'
 
-/** How long the end of a process waits for its output to be written, in ms. */
+/** How long an exiting process waits for its output to be written, in ms. */
 const END_TIMEOUT_MS = 500
 
 const sinks = new Map<1 | 2, Sink>()
@@ -20,16 +20,16 @@ function sinkOf(fd: 1 | 2): Sink {
   return sink
 }
 
-/** Standard output of a process that must not depend on it: a master or a worker. There is one `Sink` for it. */
+/** Standard output of a master or a worker, which must keep running if it fails. One `Sink` per process. */
 export const standardOutput = (): Sink => sinkOf(1)
 
-/** The same for standard error. */
+/** As `standardOutput`, for standard error. */
 export const standardError = (): Sink => sinkOf(2)
 
 /**
- * Waits until everything is written, for a short time. Lines that come later are written if that is possible at once.
+ * Waits a short time for pending output to be written. Later lines are written only if that is possible immediately.
  *
- * @returns false when a thread is stuck in a write, which `process.exit` would wait for
+ * @returns false if a thread is stuck in a write, for which `process.exit` would wait
  */
 export async function finishOutput(): Promise<boolean> {
   const done = await Promise.all([...sinks.values()].map((sink) => sink.settled(END_TIMEOUT_MS)))
@@ -37,7 +37,7 @@ export async function finishOutput(): Promise<boolean> {
   return done.every(Boolean)
 }
 
-/** Ends the process, with the output written if it can be. */
+/** Ends the process after writing pending output, if possible. */
 export function exitProcess(code: number): void {
   void finishOutput().then((done) => (done ? process.exit(code) : exitAtOnce(code)))
 }

@@ -1,12 +1,12 @@
 import { fstatSync, lstatSync, statSync } from 'node:fs'
 
-/** Device and inode of a file. While a descriptor or a socket holds the file, the kernel gives the inode to no other. */
+/** Device and inode of a file. The kernel does not reuse the inode while a descriptor or a socket holds the file. */
 export type FileIdentity = string
 
 /**
- * The file of this very name; a link is not followed. Undefined when there is none.
+ * Identity of the file at `path`, without following a symbolic link. Undefined when it does not exist.
  *
- * @throws what lstat(2) says, other than that nothing is there
+ * @throws errors of lstat(2) other than ENOENT and ENOTDIR
  */
 export function identityOf(path: string): FileIdentity | undefined {
   try {
@@ -17,7 +17,7 @@ export function identityOf(path: string): FileIdentity | undefined {
   }
 }
 
-/** Of the folder that `path` leads to, whatever links are on the way; undefined when none is there. */
+/** Identity of the folder at `path`, following symbolic links. Undefined when it does not exist or is not a folder. */
 export function identityOfFolder(path: string): FileIdentity | undefined {
   try {
     const found = statSync(path, { bigint: true })

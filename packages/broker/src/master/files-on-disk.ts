@@ -32,12 +32,12 @@ import type { ActiveConfig } from './active-config.ts'
 import type { Operator } from './operator/operator.ts'
 import type { WorkerPool } from './workers/worker-pool.ts'
 
-/** How often every file is checked, in ms. inotify may be missing or exhausted, and does not tell that a link on the way has moved. */
+/** How often every file is checked, in ms. inotify may be unavailable or exhausted, and does not report that a link in the path has moved. */
 const CHECK_INTERVAL_MS = 1000
 
 const LOCK_MODE = 0o600
 
-/** After a change in `runtimeDir`, in ms: a cleaner removes several files at a time. */
+/** Delay from a change in `runtimeDir` to the check, in ms: a cleaner removes several files at a time. */
 const CHANGE_DELAY_MS = 20
 
 export interface FilesOnDiskParts {
@@ -46,7 +46,7 @@ export interface FilesOnDiskParts {
   readonly operator: Pick<Operator, 'replaceSocket'>
   readonly counters: Pick<Counters, 'fileRestored'>
   readonly logger: Logger
-  /** The configuration file is Baton's own (`baton run`), and is written again as well. */
+  /** The configuration file is Baton's own (`baton run`), so it is recreated as well. */
   readonly ownsFile: boolean
 }
 
@@ -55,11 +55,11 @@ export function lockPath({ runtimeDir }: { readonly runtimeDir: string }): strin
 }
 
 /**
- * Keeps the files that a running broker needs: `runtimeDir`, the lock and the sockets in it, and the files of `unix:` addresses. A cleaner of
- * temporary folders removes such files while they are in use. What is missing, or was replaced, is created again.
+ * Keeps the files that a running broker needs: `runtimeDir`, the lock and the sockets in it, and the files of `unix:` addresses. Cleaners of
+ * temporary folders remove such files while they are in use. A file that is missing or was replaced is created again.
  *
- * The order matters: without the folder there is no lock, and without the lock the names in the folder belong to whichever master has
- * it. A listening socket cannot be bound to a second name, so each is replaced by a new one, and the former one is closed once
+ * The order matters: the lock needs the folder, and without the lock the names in the folder belong to whichever master holds
+ * it. A listening socket cannot be bound to a second name, so each is replaced by a new one, and the old one is closed once
  * its accept queue is empty.
  *
  * Owner of the lock.
@@ -72,9 +72,9 @@ export class FilesOnDisk {
   #soon: NodeJS.Timeout | undefined
   #watcher: FSWatcher | undefined
   #watched: FileIdentity | undefined
-  /** `runtimeDir` as it was when it was last found to be ours. */
+  /** `runtimeDir` when it was last known to be ours. */
   #folder: FileIdentity | undefined
-  /** Folders of `unix:` addresses as they were found, to be created alike. */
+  /** Mode and owner of the folders of `unix:` addresses, for recreating them. */
   readonly #folders = new Map<string, { mode: number; uid: number; gid: number }>()
 
   constructor(lock: OwnedFd, parts: FilesOnDiskParts) {
@@ -82,7 +82,7 @@ export class FilesOnDisk {
     this.#parts = parts
   }
 
-  /** The number of the lock's descriptor at this moment. */
+  /** The lock's current descriptor number. */
   get lock(): number {
     return this.#lock.fd
   }
@@ -94,7 +94,7 @@ export class FilesOnDisk {
   }
 
   /**
-   * Checks everything now.
+   * Checks and restores everything now.
    *
    * @throws {BrokerError} BATON_ERR_FILES_MISSING
    */
@@ -103,7 +103,7 @@ export class FilesOnDisk {
     if (problem !== undefined) throw new BrokerError('BATON_ERR_FILES_MISSING', problem)
   }
 
-  /** Lets go of the lock. The files stay. */
+  /** Releases the lock. The files stay. */
   close(): void {
     clearInterval(this.#interval)
     clearTimeout(this.#soon)
@@ -113,7 +113,7 @@ export class FilesOnDisk {
     this.#lock.close()
   }
 
-  /** @returns what could not be created again */
+  /** @returns what could not be restored */
   #check(now: boolean): string | undefined {
     const problem = this.#restore(now)
     this.#watchFolder()
@@ -127,7 +127,7 @@ export class FilesOnDisk {
     return problem
   }
 
-  /** @param now also without a worker to take over what waits in the accept queues */
+  /** @param now also replace the workers' sockets while no worker is serving that could accept what is queued on the old ones */
   #restore(now: boolean): string | undefined {
     const { activeConfig, workerPool, operator } = this.#parts
     const { config, sockets } = activeConfig
@@ -147,23 +147,23 @@ export class FilesOnDisk {
       succeeds(config.runtimeDir, () => this.#restoreFolder()) &&
       succeeds(lockPath(config), () => this.#restoreLock())
     if (own) {
-      const restore = (held: ListeningSocket, give: (fd: OwnedFd) => void) =>
-        succeeds(pathOf(held), () => {
-          this.#restoreSocket(held, give, (path) => {
+      const restore = (socket: ListeningSocket, give: (fd: OwnedFd) => void) =>
+        succeeds(pathOf(socket), () => {
+          this.#restoreSocket(socket, give, (path) => {
             makeRoom(path)
             return openInRuntimeDir(path, modeOfSockets(config))
           })
-          this.#restoreAccess(pathOf(held), modeOfSockets(config))
+          this.#restoreAccess(pathOf(socket), modeOfSockets(config))
         })
       restore(sockets.operator, (fd) => operator.replaceSocket(fd))
       if (served) restore(sockets.control, (fd) => workerPool.replaceSocket('control', undefined, fd))
     }
     if (served) {
-      for (const [name, held] of sockets.listeners) {
-        const { address } = held
+      for (const [name, socket] of sockets.listeners) {
+        const { address } = socket
         succeeds(formatAddress(address), () =>
           this.#restoreSocket(
-            held,
+            socket,
             (fd) => workerPool.replaceSocket('listener', name, fd),
             () => openListener({ name, listen: address }),
           ),
@@ -193,8 +193,8 @@ export class FilesOnDisk {
   }
 
   /**
-   * Owner and mode, when this user can no longer use the file, or others can. A shared socket that the operator has closed to some of the
-   * others stays so.
+   * Restores owner and mode when this user can no longer use the file, or when users can who should not. Stricter permissions that the
+   * operator has set for others on a shared socket are kept.
    */
   #restoreAccess(path: string, wanted: number): void {
     const { uid, mode } = statSync(path)
@@ -204,7 +204,7 @@ export class FilesOnDisk {
     if (uid === self && bits === access) return
     const found = { uid, mode: bits.toString(8).padStart(4, '0') }
     if (uid !== self) {
-      if (self !== 0) throw new Error(`${path} belongs to uid ${uid} now`)
+      if (self !== 0) throw new Error(`${path} now belongs to uid ${uid}`)
       chownSync(path, 0, -1)
     }
     chmodSync(path, (mode & ~0o777) | access)
@@ -219,7 +219,7 @@ export class FilesOnDisk {
     const path = lockPath(this.#parts.activeConfig.config)
     if (identityOf(path) === identityOfOpen(this.#lock.fd)) return this.#restoreAccess(path, LOCK_MODE)
     if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) makeRoom(path)
-    // The lock that this process still has is of a file that no other can find. Whoever locks the file of that name owns the folder.
+    // Our lock is on a file that no longer has this name. The process that locks the file of this name owns the folder.
     const lock = lockFile(path)
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
     this.#lock.close()
@@ -227,12 +227,16 @@ export class FilesOnDisk {
     this.#restored(path)
   }
 
-  #restoreSocket(held: ListeningSocket, give: (fd: OwnedFd) => void, open: (path: string) => OwnedFd): void {
-    const { address, given, fd: former } = held
+  #restoreSocket(
+    socket: ListeningSocket,
+    give: (fd: OwnedFd) => void,
+    open: (path: string) => OwnedFd,
+  ): void {
+    const { address, given, fd: former } = socket
     if (address.kind !== 'unix' || given === true || former.closed) return
     const { path } = address
     const found = identityOf(path)
-    if (found !== undefined && found === held.file) {
+    if (found !== undefined && found === socket.file) {
       this.#rememberFolder(dirname(path))
       return
     }
@@ -245,8 +249,8 @@ export class FilesOnDisk {
       removeSocket(path)
       throw error
     }
-    held.fd = fd
-    held.file = identityOf(path)
+    socket.fd = fd
+    socket.file = identityOf(path)
     former.close()
     this.#restored(path)
   }
@@ -257,7 +261,7 @@ export class FilesOnDisk {
     this.#folders.set(folder, { mode: mode & 0o7777, uid, gid })
   }
 
-  /** As it was: a listener's folder decides who can connect. */
+  /** With the mode and owner it had: a listener's folder decides who can connect. */
   #restoreFolderOf(path: string): void {
     const folder = dirname(path)
     const before = this.#folders.get(folder)
@@ -270,14 +274,14 @@ export class FilesOnDisk {
 
   #restoreConfiguration(): void {
     const { file, text } = this.#parts.activeConfig.settings
-    // One that is empty could not be written, or was truncated.
+    // An empty file was truncated, or could not be written.
     if ((lstatSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0) return
     const whole = `${file}.new`
     try {
       writeFileSync(whole, text)
       renameSync(whole, file)
     } catch (error) {
-      // A full disk: what there is of it must not be taken for the file.
+      // A full disk: an incomplete copy must not stay.
       rmSync(whole, { force: true })
       throw error
     }
@@ -292,7 +296,7 @@ export class FilesOnDisk {
     )
   }
 
-  /** Most removals are noticed at once; where inotify is not to be had, with the next check. */
+  /** Detects most removals at once. Without inotify, the next check does. */
   #watchFolder(): void {
     const { runtimeDir } = this.#parts.activeConfig.config
     const folder = currentFolder(runtimeDir)
@@ -313,7 +317,7 @@ export class FilesOnDisk {
   }
 }
 
-/** The folder is private and its lock ours: a socket there is of no other broker. What is no socket is kept under another name. */
+/** The folder is private and the lock is ours, so a socket there is not another broker's. Anything else is renamed. */
 function makeRoom(path: string): void {
   const found = lstatSync(path, { throwIfNoEntry: false })
   if (found?.isSocket() === true) unlinkSync(path)

@@ -16,17 +16,17 @@ import type { PassedSockets, WantedSocket } from './systemd/index.ts'
 import { type FileIdentity, identityOf } from './file-identity.ts'
 
 export interface ListeningSocket {
-  /** Another one once the socket's file had to be created again (`FilesOnDisk`). */
+  /** Replaced when the socket's file had to be recreated (`FilesOnDisk`). */
   fd: OwnedFd
-  /** As configured: where it says port 0, the kernel has chosen one, and a reload keeps that. */
+  /** As configured. With port 0 the kernel has chosen a port, which a reload keeps. */
   readonly address: Address
-  /** The service manager has bound it, and takes its name away. */
+  /** The service manager has bound it, and removes its file. */
   readonly given?: boolean | undefined
-  /** Of its file, when it has one that is ours. */
+  /** Identity of its file, if it has one that is ours. */
   file?: FileIdentity | undefined
 }
 
-/** A `ListeningSocket` by its number. */
+/** A `ListeningSocket` with its descriptor as a number. */
 interface ListeningSocketState {
   readonly fd: number
   readonly address: Address
@@ -34,50 +34,50 @@ interface ListeningSocketState {
   readonly file?: FileIdentity | undefined
 }
 
-/** What crosses the master's exec. */
+/** State that crosses the master's exec. */
 export interface ListeningSocketsState {
   readonly listeners: readonly (ListeningSocketState & { readonly name: string })[]
   readonly admin: ListeningSocketState
   readonly control: number
   readonly operator: number
-  /** Absent in the state of an older program. */
+  /** Absent in the state of an older version. */
   readonly files?: {
     readonly control?: FileIdentity | undefined
     readonly operator?: FileIdentity | undefined
   }
 }
 
-/** What a reload does to the sockets: either is called, once. */
+/** A change of the sockets by a reload. Call either `commit` or `rollBack`, once. */
 export interface SocketsChange {
   readonly sockets: ListeningSockets
-  /** Names of listeners, as they were, whose sockets nobody serves any more. */
+  /** Former names of the listeners whose sockets are no longer served. */
   readonly removed: readonly string[]
-  /** Closes what is not needed any more. */
+  /** Closes what is no longer needed. */
   commit(): void
   /** Closes what was opened for the change. */
   rollBack(): void
 }
 
 /**
- * Every listening socket of a broker: of clients by the name of the listener, of the admin server, and the two in
- * `runtimeDir`, on which backends and operators connect. They outlive workers, and programs. Their single owner.
+ * Every listening socket of a broker: one per listener, the admin server's, and two in `runtimeDir`, for backends and operators.
+ * They outlive workers, and the program in a reload. Their single owner.
  */
 export class ListeningSockets {
   readonly listeners: ReadonlyMap<string, ListeningSocket>
   readonly admin: ListeningSocket
-  /** On which backends register. */
+  /** Backends register here. */
   readonly control: ListeningSocket
-  /** On which the operator's commands come. */
+  /** Operators connect here. */
   readonly operator: ListeningSocket
 
   /**
-   * Opens all of them, or none. To be called with the lock of `runtimeDir`. Takes out of `given` what need not be opened.
+   * Opens all of them, or none. The caller holds the lock of `runtimeDir`. Sockets that match are taken from `given` instead.
    *
    * @throws {BrokerError} BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_ALREADY_RUNNING
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
    */
   static open(config: Config, given?: PassedSockets): ListeningSockets {
-    // Only a master has this one open. The lock alone does not prove that there is none: its file may have been removed.
+    // Only a master has this socket open. The lock alone does not prove that there is none: its file may have been removed.
     if (isServed(operatorPath(config))) {
       throw new BrokerError('BATON_ERR_ALREADY_RUNNING', operatorPath(config))
     }
@@ -95,7 +95,7 @@ export class ListeningSockets {
       }
       prepareRuntimeDir(config)
       const mode = modeOfSockets(config)
-      // Nobody serves them: the lock is ours. A worker whose master was killed may still have one open.
+      // The lock is ours, so no master serves these. A worker whose master was killed may still have one open.
       removeSocket(controlPath(config))
       removeSocket(operatorPath(config))
       const open = (path: string) => named(keep(openInRuntimeDir(path, mode)), { kind: 'unix', path })
@@ -103,8 +103,8 @@ export class ListeningSockets {
       const operator = open(operatorPath(config))
       const listeners = new Map<string, ListeningSocket>()
       for (const [index, listener] of config.listeners.entries()) {
-        const held = use(index, listener.listen, () => openListener(listener))
-        listeners.set(listener.name, held)
+        const socket = use(index, listener.listen, () => openListener(listener))
+        listeners.set(listener.name, socket)
       }
       const admin = use(config.listeners.length, config.admin.listen, () => openAdmin(config))
       return new ListeningSockets(listeners, admin, control, operator)
@@ -141,7 +141,7 @@ export class ListeningSockets {
 
   get state(): ListeningSocketsState {
     return {
-      listeners: [...this.listeners].map(([name, held]) => ({ ...held, name, fd: held.fd.fd })),
+      listeners: [...this.listeners].map(([name, socket]) => ({ ...socket, name, fd: socket.fd.fd })),
       admin: { ...this.admin, fd: this.admin.fd.fd },
       control: this.control.fd.fd,
       operator: this.operator.fd.fd,
@@ -150,28 +150,27 @@ export class ListeningSockets {
   }
 
   /**
-   * What another configuration needs: a socket of the same address goes on whatever its listener is called now, the others are
-   * opened.
+   * Opens what another configuration needs. A socket with the same address is kept, even if its listener has another name now.
    *
-   * @throws as `open`, and then nothing has changed
+   * @throws as `open`; then nothing has changed
    */
   change(config: Config): SocketsChange {
     const opened: ListeningSocket[] = []
     const rollBack = () => {
-      for (const held of opened) release(held)
+      for (const socket of opened) release(socket)
     }
     try {
       const unused = new Map(this.listeners)
       const listeners = new Map<string, ListeningSocket>()
       const open = (fd: OwnedFd, address: Address) => {
-        const held = named(fd, address)
-        opened.push(held)
-        return held
+        const socket = named(fd, address)
+        opened.push(socket)
+        return socket
       }
       for (const { name, listen } of config.listeners) {
-        const [before, held] = findSame(unused, name, listen) ?? []
+        const [before, socket] = findSame(unused, name, listen) ?? []
         if (before !== undefined) unused.delete(before)
-        listeners.set(name, held ?? open(openListener({ name, listen }), listen))
+        listeners.set(name, socket ?? open(openListener({ name, listen }), listen))
       }
       const same = formatAddress(this.admin.address) === formatAddress(config.admin.listen)
       const admin = same ? this.admin : open(openAdmin(config), config.admin.listen)
@@ -179,7 +178,7 @@ export class ListeningSockets {
         sockets: new ListeningSockets(listeners, admin, this.control, this.operator),
         removed: [...unused.keys()],
         commit: () => {
-          for (const held of unused.values()) release(held)
+          for (const socket of unused.values()) release(socket)
           if (!same) release(this.admin)
           prepareRuntimeDir(config)
           for (const path of [controlPath(config), operatorPath(config)])
@@ -193,18 +192,18 @@ export class ListeningSockets {
     }
   }
 
-  /** One more listener. */
+  /** These sockets and one more listener. Takes ownership of `fd`. */
   add(name: string, fd: OwnedFd, address: Address): ListeningSockets {
     const listeners = new Map([...this.listeners, [name, named(fd, address)]])
     return new ListeningSockets(listeners, this.admin, this.control, this.operator)
   }
 
-  /** No more clients: a worker has its own copies, and takes what waits in their queues. */
+  /** Stops accepting clients here. Workers have their own copies, and accept what is still queued. */
   closeListeners(): void {
-    for (const held of this.listeners.values()) release(held)
+    for (const socket of this.listeners.values()) release(socket)
   }
 
-  /** Everything, and the names in `runtimeDir`. */
+  /** Closes every socket and removes the files in `runtimeDir`. */
   close(): void {
     this.closeListeners()
     release(this.admin)
@@ -221,14 +220,14 @@ export function operatorPath({ runtimeDir }: Pick<Config, 'runtimeDir'>): string
   return join(runtimeDir, 'master.sock')
 }
 
-/** In the order of the listeners, and the admin server's behind them. */
+/** The listeners in order, then the admin server. */
 function wantedBy({ listeners, admin }: Config): WantedSocket[] {
   return [
     ...listeners.map(({ name, listen }) => ({ name, address: listen })),
     {
       name: 'admin',
       address: admin.listen,
-      // What the configuration would not be allowed to say, a socket of that name may not do either.
+      // As in the configuration, only loopback is allowed without a token.
       accepts: (bound) => admin.token !== null || isLoopback(bound),
     },
   ]
@@ -239,13 +238,13 @@ function inherited({ fd, address, given, file }: ListeningSocketState): Listenin
   return { fd: new OwnedFd(fd), address, given, file }
 }
 
-/** With the file that its address names now. */
+/** With the identity of the file that its address names now. */
 function named(fd: OwnedFd, address: Address, given?: boolean): ListeningSocket {
   const file = address.kind === 'unix' && given !== true ? identityOf(address.path) : undefined
   return { fd, address, given, file }
 }
 
-/** By its name first: two listeners may both say port 0. */
+/** Matches by name first, because two listeners may both have port 0. */
 function findSame(
   among: ReadonlyMap<string, ListeningSocket>,
   name: string,
@@ -258,11 +257,11 @@ function findSame(
   return [...among].find(([, { address }]) => formatAddress(address) === text)
 }
 
-/** A second call does nothing. */
+/** Idempotent. */
 function release({ fd, address, file }: ListeningSocket): void {
   if (fd.closed) return
   const own = address.kind === 'unix' && file !== undefined && identityOf(address.path) === file
   fd.close()
-  // Another file of that name may be another broker's.
+  // A different file of this name may be another broker's.
   if (own) removeSocket(address.path)
 }

@@ -17,10 +17,10 @@ export { findLaunchers } from './run/launchers.ts'
 export { GIVEN_LISTENER } from './run/port-assignments.ts'
 export { makeRunFolder } from './run/run-folder.ts'
 
-/** A second signal within this time, in ms, is the first one, passed on by a launcher. */
+/** A second signal within this time, in ms, is the first one again, forwarded by a launcher. */
 const ECHO_WINDOW_MS = 500
 
-/** Where signals come from: the process. */
+/** Delivers signals: `process`. */
 export interface SignalSource {
   on(signal: MasterSignal, listener: (signal: MasterSignal) => void): unknown
   off(signal: MasterSignal, listener: (signal: MasterSignal) => void): unknown
@@ -29,63 +29,63 @@ export interface SignalSource {
 export interface MasterProcess {
   /** The configuration file. */
   readonly file: string
-  /** Says, once, what is odd about the configuration; throws what is wrong with it. */
+  /** Prints warnings about the configuration, once; throws if it is invalid. */
   readonly warn: () => void
   readonly signals: SignalSource
-  /** Ends the process at once. */
+  /** Exits immediately. */
   readonly exit: (code: number) => void
   /** Under `baton run`. */
   readonly run?: RunState
 }
 
 /**
- * Runs a master until the first SIGTERM, SIGINT or SIGQUIT, or `baton stop`, then drains it. Starts from nothing, or continues where
- * the program that this one has replaced left off. A signal that comes while it starts is kept until it can be handled.
+ * Runs a master until the first SIGTERM, SIGINT or SIGQUIT, or `baton stop`, then drains it. Starts a new master, or resumes one
+ * after exec. Signals that arrive while it starts are kept until they can be handled.
  *
  * @returns the exit code
  * @throws what `Master.start` throws
  */
 export async function runMaster({ file, warn, signals, exit, run }: MasterProcess): Promise<number> {
-  // Before any child is started, which would load it as well.
+  // Before any child is started, which would load the keeper as well.
   const keeper = forgetKeeper(process.env)
   if (keeper !== undefined) closeSync(keeper)
-  let obey: (signal: MasterSignal) => void
-  const asked = new Promise<MasterSignal>((done) => (obey = done))
+  let requestEnd: (signal: MasterSignal) => void
+  const endRequested = new Promise<MasterSignal>((done) => (requestEnd = done))
   let master: Master | undefined
   let unwatch: (() => void) | undefined
   let count = 0
   const state = takeState(process.env)
-  const ofRun = state === undefined ? run : (state.run ?? undefined)
-  const log = new StartLog(ofRun === undefined ? 'json' : 'text', state?.log)
+  const runState = state === undefined ? run : (state.run ?? undefined)
+  const log = new StartLog(runState === undefined ? 'json' : 'text', state?.log)
   let failed = false
   const onFailure = (error: unknown) => {
     if (failed) return
     failed = true
     log.logger.fatal({ err: error }, 'the master failed; its workers drain')
     master?.leaveFiles()
-    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    if (runState !== undefined) rmSync(runState.folder, { recursive: true, force: true })
     exit(FAILED)
   }
-  // Node would write it to standard error, and wait there for a reader that has stopped.
+  // Node itself would write the error to standard error, and block if the reader has stopped.
   process.on('uncaughtException', onFailure)
-  // npm passes on what a terminal has sent to the whole group already.
+  // npm forwards signals that the terminal has already sent to the whole process group.
   const isLaunched = findLaunchers().length > 0
   let first = 0
   const onEnd = (signal: MasterSignal) => {
     if (isLaunched && count === 1 && performance.now() - first < ECHO_WINDOW_MS) return
     first = performance.now()
     count += 1
-    if (count === 1) return obey(signal)
-    log.logger.warn({ signal }, 'second signal: ending at once')
+    if (count === 1) return requestEnd(signal)
+    log.logger.warn({ signal }, 'second signal: exiting immediately')
     master?.kill()
     return exit(FAILED)
   }
-  /** Those that came before there was a master to obey them. */
+  /** Signals that arrived before the master was ready. */
   const early = new Set<MasterSignal>()
   const onSignal = (signal: MasterSignal) => {
     if (signal === 'SIGTERM' || signal === 'SIGINT' || signal === 'SIGQUIT') return onEnd(signal)
-    // Under `baton run` it is what it says: the terminal is gone. nohup(1) is there to outlive that.
-    if (signal === 'SIGHUP' && ofRun !== undefined) return void (isUnderNohup() || onEnd(signal))
+    // Under `baton run`, SIGHUP means that the terminal is gone, which a program under nohup(1) should survive.
+    if (signal === 'SIGHUP' && runState !== undefined) return void (isUnderNohup() || onEnd(signal))
     if (master === undefined) return void early.add(signal)
     if (signal === 'SIGHUP') master.reload()
     else if (signal === 'SIGUSR2') master.logStatus()
@@ -102,7 +102,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     if (state === undefined) {
       warn()
       const given = PassedSockets.take(process.env, log.logger)
-      // Not by getcwd(2): the folder may have been entered through a link, which is followed again at each reload.
+      // Not from getcwd(2): the folder may have been entered through a link, which each reload follows again.
       const { folder } = program.names
       process.env['PWD'] = folder
       master = await Master.start(resolve(folder, file), { ...options, given })
@@ -112,8 +112,8 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     const running = master
     closeStrayInspector(log.logger)
     for (const signal of early) onSignal(signal)
-    const stopping = asked.then((signal) => running.stop(signal))
-    const { watch: folder, watchedUntil } = ofRun ?? {}
+    const stopping = endRequested.then((signal) => running.stop(signal))
+    const { watch: folder, watchedUntil } = runState ?? {}
     if (typeof folder === 'string') {
       unwatch = watchFolder(folder, () => running.redeploy())
       if (watchedUntil !== undefined && hasChangedSince(folder, watchedUntil)) running.redeploy()
@@ -124,7 +124,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     return DONE
   } finally {
     unwatch?.()
-    if (ofRun !== undefined) rmSync(ofRun.folder, { recursive: true, force: true })
+    if (runState !== undefined) rmSync(runState.folder, { recursive: true, force: true })
     for (const signal of MASTER_SIGNALS) signals.off(signal, onSignal)
     process.off('uncaughtException', onFailure)
   }

@@ -2,19 +2,19 @@ import { readdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { factsOf, openFileOf } from '../supervise/proc.ts'
 
-/** Where clients connect: ports, and paths of Unix sockets. */
+/** Where clients connect: TCP ports and paths of Unix sockets. */
 export interface ListeningEnds {
   readonly ports: ReadonlySet<number>
   readonly paths: ReadonlySet<string>
 }
 
-/** States of tcp(7) in /proc/net/tcp in which a connection is not over yet. */
+/** States in /proc/net/tcp of connections that have not ended: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT. */
 const LIVE = new Set(['01', '04', '05', '08'])
 const CONNECTED = '03'
 
 /**
- * How many client connections the processes of each session have open. A managed process leads a session of its own, so that
- * what it has started counts with it. As the kernel has it (proc(5)): no backend has to be asked, and one that hangs is counted.
+ * How many client connections the processes of each session have open. A managed process leads its own session, so its
+ * descendants count with it. Read from proc(5), so backends that hang are counted as well.
  */
 export async function openConnections(
   leaders: readonly number[],
@@ -30,7 +30,7 @@ export async function openConnections(
   return counts
 }
 
-/** Inodes of sockets, with the leader of the session that has them open. */
+/** Inodes of open sockets, each with the leader of the session that has it open. */
 function socketsOf(leaders: ReadonlySet<number>): Map<string, number> {
   const owners = new Map<string, number>()
   for (const name of readdirSync('/proc')) {
@@ -46,7 +46,7 @@ function socketsOf(leaders: ReadonlySet<number>): Map<string, number> {
   return owners
 }
 
-/** Empty for a process that has ended, or that this user may not look into. */
+/** Empty for a process that has exited, or that this user may not inspect. */
 function descriptorsOf(pid: number): number[] {
   try {
     return readdirSync(`/proc/${pid}/fd`).map(Number)
@@ -79,7 +79,7 @@ async function lines(file: string): Promise<string[]> {
   try {
     return (await readFile(`/proc/net/${file}`, 'latin1')).split('\n').slice(1)
   } catch {
-    // Without IPv6 there is no table of it.
+    // Without IPv6 there is no tcp6.
     return []
   }
 }

@@ -1,8 +1,8 @@
 export type Operation = 'start' | 'reload' | 'deploy' | 'stop'
 
 /**
- * What goes on in a master that excludes other changes. A deploy that comes second is refused by name, a reload waits (`Reloads`),
- * and a stop takes any place.
+ * The operation that a master is executing, which excludes others: a deploy is refused with the name of the current operation, a
+ * reload waits (`Reloads`), and a stop replaces any other.
  */
 export class OperationLock {
   #activity: Operation | undefined = 'start'
@@ -13,17 +13,17 @@ export class OperationLock {
     return this.#activity
   }
 
-  /** Why nothing else may begin; undefined when it may. */
+  /** Why no operation may begin now; undefined if one may. */
   get refusal(): string | undefined {
-    return this.#activity === undefined ? undefined : `a ${this.#activity} is going on`
+    return this.#activity === undefined ? undefined : `a ${this.#activity} is already in progress`
   }
 
-  /** `changed` is called after each change, with what goes on now. */
+  /** Calls `changed` after each change, with the current operation. */
   watch(changed: (activity: Operation | undefined) => void): void {
     this.#changed = changed
   }
 
-  /** Resolves when something may begin; never once a stop has begun. */
+  /** Resolves when an operation may begin. Never resolves once a stop has begun. */
   async idle(): Promise<void> {
     while (this.#activity !== undefined) await new Promise<void>((resolve) => this.#waiting.add(resolve))
   }
@@ -33,7 +33,7 @@ export class OperationLock {
     this.#changed(activity)
   }
 
-  /** A stop that has begun meanwhile goes on. */
+  /** Does nothing if a stop has begun meanwhile. */
   end(activity: Operation): void {
     if (this.#activity !== activity) return
     this.#activity = undefined

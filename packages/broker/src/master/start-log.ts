@@ -5,23 +5,23 @@ import type { SinkState } from '../log/sink.ts'
 import { standardError, standardOutput } from '../log/standard.ts'
 
 /**
- * Limits of what is kept, in characters: an operator's session holds no more than 1 MiB. Output of managed backends has a smaller one
- * of its own, so that a chatty app does not displace the reason why a reload failed.
+ * Limits of what is kept, in characters: an operator's session holds at most 1 MiB. Output of managed backends has its own, smaller
+ * limit, so that a chatty app does not displace the reason why a reload failed.
  */
 const MAX_KEPT_BYTES = 512 * 1024
 const MAX_KEPT_OUTPUT_BYTES = 64 * 1024
 
-/** How long the output may take to accept what waits before the rest crosses exec, and how long a thread may be in a write, in ms. */
+/** In ms: how long to wait for the output to accept pending lines before the rest crosses exec, and how long a thread may be in a write. */
 const SETTLE_TIMEOUT_MS = 250
 const THREAD_TIMEOUT_MS = 2000
 
-/** What crosses the master's exec: lines that were not written, and what was dropped. */
+/** Crosses the master's exec: unwritten lines, and the number of dropped ones. */
 export interface LogState {
   readonly stdout: SinkState
   readonly stderr: SinkState
 }
 
-/** The master's logger, and what it has written since this program began: the answer to who asked for a reload. */
+/** The master's logger. Keeps the lines logged since this program started, which are the answer to a request for a reload. */
 export class StartLog {
   readonly logger: Logger
   readonly format: LogFormat
@@ -30,7 +30,7 @@ export class StartLog {
   #lines: string[] | undefined = []
   #kept = { own: 0, output: 0 }
 
-  /** @param state of the previous program; absent at a start, and after a program that did not have it */
+  /** @param state from the previous program; absent at a start, and after a version that had none */
   constructor(format: LogFormat, state?: LogState) {
     this.format = format
     if (state !== undefined) {
@@ -40,7 +40,7 @@ export class StartLog {
     this.logger = createLogger(format, (line) => this.#keep(line))
   }
 
-  /** Lines that could not be written, since the process was started. */
+  /** Lines dropped since the process was started, because they could not be written. */
   get dropped(): number {
     return this.#stdout.dropped + this.#stderr.dropped
   }
@@ -57,7 +57,7 @@ export class StartLog {
     this.#lines.push(line.trimEnd())
   }
 
-  /** JSON lines, and the end of keeping them. */
+  /** Returns the kept lines, as JSON, and stops keeping them. */
   take(): readonly string[] {
     const lines = this.#lines ?? []
     this.#lines = undefined
@@ -65,8 +65,8 @@ export class StartLog {
   }
 
   /**
-   * Resolves when what waits is written, or the output does not take it for now. Nothing is written from then on, until `proceed`:
-   * exec would cut a write short, or wait for one that is stuck.
+   * Resolves when pending lines are written, or the output does not accept them for now. Writing then stops until `proceed`,
+   * because exec would cut a write short, or wait for one that is stuck.
    *
    * @throws {BrokerError} BATON_ERR_LOG_STUCK
    */
@@ -76,11 +76,11 @@ export class StartLog {
       outputs.map((output) => output.settled(SETTLE_TIMEOUT_MS, THREAD_TIMEOUT_MS)),
     )
     for (const output of outputs) output.pause()
-    // The other one may have begun another write meanwhile.
+    // The other output may have begun a write meanwhile.
     const still = await Promise.all(outputs.map((output) => output.settled(0, THREAD_TIMEOUT_MS)))
     if ([...settled, ...still].every(Boolean)) return
     this.proceed()
-    throw new BrokerError('BATON_ERR_LOG_STUCK', `a write has been going on for ${THREAD_TIMEOUT_MS} ms`)
+    throw new BrokerError('BATON_ERR_LOG_STUCK', `a write has been blocked for ${THREAD_TIMEOUT_MS} ms`)
   }
 
   proceed(): void {
@@ -89,9 +89,9 @@ export class StartLog {
   }
 
   /**
-   * Opens the log again where it is a file: log rotation has renamed or removed it.
+   * Reopens the log if it is a file, after log rotation has renamed or removed it.
    *
-   * @param reopened has processes that write to the old one follow
+   * @param reopened switches other processes to the new file; borrows the descriptor
    */
   reopen(reopened: (stdout: number) => void): void {
     const paths = [this.#reopen('stdout'), this.#reopen('stderr')].filter((path) => path !== undefined)
@@ -105,7 +105,7 @@ export class StartLog {
       return (name === 'stdout' ? this.#stdout : this.#stderr).reopen()
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
-      this.logger.error({ output: name, reason }, 'the log could not be reopened; the old file is written on')
+      this.logger.error({ output: name, reason }, 'cannot reopen the log; still writing to the old file')
       return undefined
     }
   }

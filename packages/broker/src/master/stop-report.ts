@@ -5,40 +5,40 @@ import type { ListeningSockets } from './listening-sockets.ts'
 import { type ListeningEnds, openConnections } from './open-connections.ts'
 import type { WorkerPool } from './workers/worker-pool.ts'
 
-/** Milliseconds between two lines. */
+/** Interval between lines, in ms. */
 const INTERVAL_MS = 5000
 
-/** Gauges of a worker that a stop waits for, and what they count. */
+/** Workers' gauges that a stop waits for, and what they count. */
 const GAUGES: readonly (readonly [metric: string, one: string, many: string])[] = [
   ['baton_connections_held', 'client held', 'clients held'],
   ['baton_handoffs_in_flight', 'handoff', 'handoffs'],
   ['baton_relay_connections', 'relay', 'relays'],
 ]
 
-/** Says at intervals, while the master stops, what it waits for. */
+/** While the master stops, reports at intervals what it is waiting for. */
 export class StopReport {
   readonly #listeningEnds: ListeningEnds
   readonly #workerPool: Pick<WorkerPool, 'workers'>
   readonly #fleet: Pick<Fleet, 'statuses'>
-  /** `performance.now()` at which the drain deadline is over. */
+  /** End of the drain deadline, on the clock of `performance.now()`. */
   readonly #deadline: number
   readonly #print: (line: string) => void
   readonly #timer: NodeJS.Timeout
   #over = false
 
-  /** @param sockets still open: where clients have come in is not known afterwards */
+  /** @param sockets still open, because the ports are not known afterwards */
   constructor(
     sockets: ListeningSockets,
     workerPool: Pick<WorkerPool, 'workers'>,
     fleet: Pick<Fleet, 'statuses'>,
     deadline: number,
-    say: (line: string) => void,
+    print: (line: string) => void,
   ) {
     this.#listeningEnds = listeningEndsOf(sockets)
     this.#workerPool = workerPool
     this.#fleet = fleet
     this.#deadline = deadline
-    this.#print = say
+    this.#print = print
     this.#timer = setInterval(() => void this.#report(), INTERVAL_MS)
   }
 
@@ -49,10 +49,12 @@ export class StopReport {
 
   async #report(): Promise<void> {
     const waiting = [...this.#workers(), ...(await this.#processes())]
-    // It may have ended while that was read.
+    // The stop may have ended meanwhile.
     if (this.#over || waiting.length === 0) return
     const left = Math.round((this.#deadline - performance.now()) / 1000)
-    this.#print(`waiting for ${waiting.join(', ')}; ${left > 0 ? `${left} s left` : 'the deadline is over'}`)
+    this.#print(
+      `waiting for ${waiting.join(', ')}; ${left > 0 ? `${left} s left` : 'the deadline has passed'}`,
+    )
   }
 
   #workers(): string[] {
@@ -83,7 +85,7 @@ export class StopReport {
   }
 }
 
-/** Sums of what is not 0, by service. */
+/** Sums by service of the values above 0. */
 function gauge(snapshots: readonly MetricSnapshot[], name: string): ReadonlyMap<string, number> {
   const sums = new Map<string, number>()
   for (const snapshot of snapshots) {
@@ -105,7 +107,7 @@ function listeningEndsOf({ listeners }: ListeningSockets): ListeningEnds {
   return { ports, paths }
 }
 
-/** 0, which no connection has, when the kernel does not say. */
+/** 0, which no connection has, if the kernel does not report it. */
 function boundPort(fd: number): number {
   try {
     return localAddress(fd).port

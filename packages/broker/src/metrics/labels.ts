@@ -1,4 +1,4 @@
-/** How an accepted connection can end. Each ends in exactly one. */
+/** How an accepted connection can end. Each has exactly one outcome (I4). */
 export const OUTCOMES = [
   'handed_off',
   'relayed',
@@ -9,11 +9,11 @@ export const OUTCOMES = [
 ] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
-/** Why a connection was rejected: its time was spent, no room to wait, or the broker itself stops. */
+/** Why a connection was rejected: hold timeout, hold queue full, or the broker is stopping. */
 export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown'] as const
 export type RejectionReason = (typeof REJECTION_REASONS)[number]
 
-/** The backend's reasons to refuse a token. */
+/** Why a backend refused a token. */
 export const TOKEN_REASONS = [
   'TokenMissing',
   'TokenInvalidLength',
@@ -23,7 +23,7 @@ export const TOKEN_REASONS = [
 ] as const
 export type TokenReason = (typeof TOKEN_REASONS)[number]
 
-/** Every way in which one handoff attempt can fail. */
+/** Every way that a handoff attempt can fail. */
 export const FAILURE_REASONS = [
   'UnsupportedPlatform',
   'PermissionDenied',
@@ -46,7 +46,7 @@ export type FailureReason = (typeof FAILURE_REASONS)[number]
 export const FALLBACK_ACTIONS = ['next_backend', 'reconnect', 'hold', 'reject'] as const
 export type FallbackAction = (typeof FALLBACK_ACTIONS)[number]
 
-/** Why it did: a failure, a policy that allowed no attempt, or nobody to try. */
+/** Why: a failed attempt, a policy that allowed no attempt, or no backend to try. */
 export const FALLBACK_REASONS = [
   ...FAILURE_REASONS,
   'ServicePolicyDisabled',

@@ -26,12 +26,12 @@ import { droppedLines } from './dropped-lines.ts'
 import { type MetricSnapshot, textOf } from './snapshot.ts'
 import { counter, gauge, histogram } from './typed.ts'
 
-/** An unhindered handoff takes well under a millisecond; one that waits for a backend takes up to holdTimeout. */
+/** Seconds. An immediate handoff takes well under a millisecond; one that waits for a backend takes up to `holdTimeout`. */
 const HANDOFF_BUCKETS = [
   0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 ]
 
-/** Gauges whose names end in `_total`, which the exposition format keeps for counters: promtool refuses them. */
+/** Gauges whose names end in `_total`, which the exposition format reserves for counters; promtool rejects them. */
 const MISNAMED = [
   'nodejs_active_handles_total',
   'nodejs_active_requests_total',
@@ -39,12 +39,12 @@ const MISNAMED = [
 ]
 
 /**
- * Everything that `/metrics` shows, in a registry of its own. Series whose labels are known beforehand are there
- * from the start with 0, because rate() over a series that appears with its first event does not see that event.
+ * Everything in `/metrics`, in its own metrics registry. Series whose labels are known in advance start at 0, because rate() misses
+ * the first event of a series that appears with it.
  */
 export class Metrics {
   readonly #registry = new Registry()
-  /** Of this process alone: nobody would add up its memory and another one's. */
+  /** Process metrics, such as memory, which are not summed across workers. */
   readonly #process = new Registry()
 
   readonly connectionsAccepted = counter<{ listener: string }>(this.#registry, {
@@ -55,7 +55,7 @@ export class Metrics {
 
   readonly connections = counter<{ service: string; outcome: Outcome }>(this.#registry, {
     name: 'baton_connections_total',
-    help: 'Client connections by how they ended for the broker.',
+    help: 'Client connections by outcome.',
     labels: ['service', 'outcome'],
   })
 
@@ -67,7 +67,7 @@ export class Metrics {
 
   readonly connectionsHeld = gauge<{ service: string }>(this.#registry, {
     name: 'baton_connections_held',
-    help: 'Client connections that wait, unread, for a backend.',
+    help: 'Client connections held, unread, until a backend is available.',
     labels: ['service'],
   })
 
@@ -87,14 +87,14 @@ export class Metrics {
     this.#registry,
     {
       name: 'baton_fallbacks_total',
-      help: 'Steps down the fallback ladder, by what was done and why.',
+      help: 'Fallbacks, by action and reason.',
       labels: ['service', 'action', 'reason'],
     },
   )
 
   readonly handoffDuration = histogram<{ service: string }>(this.#registry, {
     name: 'baton_handoff_duration_seconds',
-    help: 'Time from accept to the acknowledgement of a backend.',
+    help: "Time from accept to the backend's acknowledgement.",
     labels: ['service'],
     buckets: HANDOFF_BUCKETS,
   })
@@ -122,13 +122,13 @@ export class Metrics {
 
   readonly relayConnections = gauge<{ service: string }>(this.#registry, {
     name: 'baton_relay_connections',
-    help: 'Client connections whose bytes the broker carries.',
+    help: 'Client connections being relayed.',
     labels: ['service'],
   })
 
   readonly relayBytes = counter<{ service: string; direction: RelayDirection }>(this.#registry, {
     name: 'baton_relay_bytes_total',
-    help: 'Bytes carried by the broker: in comes from clients, out goes to them. Handed-off connections add nothing.',
+    help: 'Bytes relayed: in is from clients, out is to clients. Handed-off connections add nothing.',
     labels: ['service', 'direction'],
   })
 
@@ -140,7 +140,7 @@ export class Metrics {
 
   readonly backendConnections = gauge<{ service: string; backend: string }>(this.#registry, {
     name: 'baton_backend_connections',
-    help: 'Load of a backend: connections it acknowledged and has not closed, and those in flight to it.',
+    help: 'Load of a backend: connections it has acknowledged and not closed, and those in flight to it.',
     labels: ['service', 'backend'],
   })
 
@@ -154,7 +154,7 @@ export class Metrics {
     version: string
     listeners: Iterable<string>
     services: Iterable<string>
-    /** Lines of the log that this process has dropped so far. */
+    /** Log lines that this process has dropped so far. */
     droppedLines?: (() => number) | undefined
   }) {
     droppedLines(this.#registry, options.droppedLines)
@@ -163,7 +163,7 @@ export class Metrics {
 
     gauge<{ version: string }>(this.#process, {
       name: 'baton_build_info',
-      help: 'Always 1; the label tells the version.',
+      help: 'Always 1. The label is the version.',
       labels: ['version'],
     }).set({ version: options.version }, 1)
 
@@ -184,12 +184,12 @@ export class Metrics {
     return this.#registry.contentType
   }
 
-  /** What this process has counted, to be added to what others have. */
+  /** Counters of this process, to be added to those of others. */
   snapshot(): Promise<MetricSnapshot> {
     return this.#registry.getMetricsAsJSON()
   }
 
-  /** The text exposition format, version 0.0.4, with what other processes of this broker have counted. */
+  /** The text exposition format, version 0.0.4, including the counters of the broker's other processes. */
   async text(others: readonly MetricSnapshot[] = []): Promise<string> {
     const own = await this.#process.metrics()
     const counted =
@@ -197,7 +197,7 @@ export class Metrics {
     return `${own}\n${counted}`
   }
 
-  /** Forgets the series of one backend; `slot` is the small name (`web-1`) that labels them. */
+  /** Removes the series of one backend, labelled by its slot (`web-1`). */
   removeBackend(service: string, slot: string): void {
     this.backendConnections.remove({ service, backend: slot })
   }

@@ -1,8 +1,8 @@
 import { setImmediate } from 'node:timers/promises'
 
 /**
- * `make`, for callers that may be many: it runs once at a time. Calls that come in one turn of the event loop, or while it runs, share the
- * next run, which begins after all of them: none gets what was made before it asked.
+ * Wraps `make` so that it runs once at a time. Calls made in one turn of the event loop, or while it is running, share the next run,
+ * which starts after all of them: no caller gets a result that was made before its call.
  */
 export function oneAtATime<T>(make: () => Promise<T>): () => Promise<T> {
   let running: Promise<unknown> = Promise.resolve()

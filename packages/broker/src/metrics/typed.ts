@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 
-/** Label names and what each may hold. prom-client's own types let a label be left out. */
+/** Label names and their values. prom-client's own types allow labels to be omitted. */
 export type Labels = Readonly<Record<string, string>>
 
 export interface TypedCounter<L extends Labels> {
@@ -11,13 +11,13 @@ export interface TypedGauge<L extends Labels> {
   set(labels: L, value: number): void
   inc(labels: L, by?: number): void
   dec(labels: L, by?: number): void
-  /** Takes the series away; it is not zero afterwards but absent. */
+  /** Removes the series, instead of setting it to zero. */
   remove(labels: L): void
 }
 
 export interface TypedHistogram<L extends Labels> {
   observe(labels: L, value: number): void
-  /** Makes the series appear, with no observation. */
+  /** Creates the series without an observation. */
   zero(labels: L): void
 }
 

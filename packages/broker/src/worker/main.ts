@@ -1,5 +1,6 @@
-// The process of one worker: `main.js FORMAT`. Signals are for its master: a terminal sends Ctrl-C, Ctrl-\ and Ctrl-Z to the whole
-// group, and a worker that ended by itself would be replaced, one that stopped would serve no client. Before anything else is loaded.
+// Entry point of a worker process: `main.js LOG_FORMAT`. Ignores signals meant for the master, before anything else is loaded: a
+// terminal sends Ctrl-C, Ctrl-\ and Ctrl-Z to the whole group, but a worker that exited would be replaced, and a stopped one would
+// serve no client.
 for (const signal of ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGTSTP'] as const)
   process.on(signal, () => {})
 

@@ -18,17 +18,14 @@ import type { ClientConnection } from './connection/connection.ts'
 import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
 import { Relay } from './relay/relay.ts'
 
-/** A client whose bytes are carried. */
+/** A running relay. */
 export interface Carried {
   readonly bytes: { in: number; out: number }
-  /** Cuts both sides. */
+  /** Destroys both sides. */
   close(): void
 }
 
-/**
- * What links and services do to the world beside their lane and control connection. They decide; this is where it happens, and
- * where a simulation puts its own.
- */
+/** Side effects of links and services beyond lanes and control connections, behind an interface that a simulation can replace. */
 export interface Os extends Clock {
   /** Processors that backends can run on at the same time. */
   readonly parallelism: number
@@ -44,13 +41,13 @@ export interface Os extends Clock {
   local(fd: number): SocketAddress | undefined
   /** Closes descriptors of unknown kind, which a backend has sent, without ever waiting. */
   discard(fds: readonly number[]): void
-  /** Undoes what a backend may have set on the open file that it shared: O_NONBLOCK on, SO_LINGER off. */
+  /** Resets what a backend may have changed on the shared open file: turns O_NONBLOCK on and SO_LINGER off. */
   takeBack(fd: number): void
   /** Dials an upstream. */
   dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial
-  /** Dials the Unix socket on which a backend takes relays, if it is that backend's user who listens there. */
+  /** Dials a backend's relay endpoint; fails if another user listens there. */
   dialBackend(endpoint: BackendEndpoint, host: DialHost): PendingDial
-  /** Owns both sides from now on; `onEnd` when both are closed. */
+  /** Starts a relay. Takes ownership of both sides; calls `onEnd` when both are closed. */
   carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried
 }
 

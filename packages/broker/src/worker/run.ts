@@ -5,7 +5,7 @@ import { exitProcess } from '../log/standard.ts'
 import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import { SupervisedWorker } from './supervised-worker.ts'
 
-/** Serves this process's master until it says otherwise. The caller listens for signals. */
+/** Runs this process as a worker of its master. The caller has installed signal handlers. */
 export function runWorker(format: string | undefined): void {
   ignoreMeaninglessSignals()
   const socket = new OwnedFd(WORKER_CHANNEL)

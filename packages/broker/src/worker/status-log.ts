@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import type { Status } from '../api/status.ts'
 
-/** What `baton status` shows, as lines of the log: for the worker, each listener, each service and each backend. */
+/** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */
 export function logWorkerStatus(logger: Logger, worker: { status(): Status } | undefined): void {
   if (worker === undefined) return logger.info('status: not built yet')
   const { broker, listeners, services } = worker.status()

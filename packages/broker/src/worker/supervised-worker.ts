@@ -15,21 +15,21 @@ import { ManagedProcesses } from './registry/managed-processes.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 import { logWorkerStatus } from './status-log.ts'
 
-/** How often the master hears what was counted: what a SIGKILL costs at most, in milliseconds. */
+/** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
 const COUNT_INTERVAL_MS = 1000
 
-/** Clients of one message from a predecessor: well below what a reserve of descriptors has room for. */
+/** Maximum clients per message to a successor: well below the reserve of descriptors. */
 const MAX_CLIENTS = 32
 
-/** A master that does not answer a question for so long is stuck: milliseconds. */
+/** A master that does not answer within this time is stuck, in milliseconds. */
 const ANSWER_TIMEOUT_MS = 1000
 
 type Ask = (answer: ToWorker | undefined) => void
 
 /**
- * A worker under a master: does what the channel says, and tells what the master must know. Its states are those of the
- * messages (`ToWorker`): waiting for sockets, built, serving, accepting, finishing. When the master dies, nobody can replace this worker
- * any more: it drains and ends, so that the next master finds the addresses free.
+ * A worker under a master: executes the master's messages and reports back. Its states follow the messages (`ToWorker`): waiting for
+ * sockets, built, serving, accepting, finishing. If the master dies, no process can replace this worker, so it drains and exits,
+ * which frees the addresses for the next master.
  */
 export class SupervisedWorker {
   readonly #poller: Poller
@@ -43,9 +43,9 @@ export class SupervisedWorker {
   #worker: ReplaceableWorker | undefined
   #drainDeadline = 0
   readonly #pendingRequests = new Map<number, Ask>()
-  /** Until each has said that no client of its comes here any more. */
+  /** Pending until each predecessor has sent its last client. */
   readonly #predecessors = new Set<Promise<void>>()
-  /** Reloads that were asked for over the API here, and are not answered yet. */
+  /** Reloads requested over the API here and not answered yet. */
   readonly #reloading = new Set<Promise<unknown>>()
   #asks = 0
   #collected: readonly MetricSnapshot[] = []
@@ -54,7 +54,7 @@ export class SupervisedWorker {
   #inherited = FIRST_INHERITED
   #ending = false
 
-  /** Owns `socket`. `end` ends the process. */
+  /** Owns `socket`. `end` exits the process. */
   constructor(socket: OwnedFd, poller: Poller, logger: Logger, end: (code: number) => void) {
     this.#poller = poller
     this.#logger = logger
@@ -73,10 +73,13 @@ export class SupervisedWorker {
     return this.#worker?.busy() ?? false
   }
 
-  /** One after the other; but an answer is waited for by somebody, and an end does not wait for an end. */
+  /**
+   * Orders run one at a time. Exceptions: replies and questions, which are handled immediately, and `finish` and `stop`, which do not
+   * delay the next order, so that a later `stop` can overtake them.
+   */
   #received(message: ToWorker, fds: readonly OwnedFd[]): void {
     if (message.type === 'managed') return this.#managed.update(message.processes)
-    // Before any later word about them.
+    // Immediately, because a later `managed` does not wait for orders.
     if (message.type === 'start') this.#managed.update(message.managed ?? [])
     if (message.type === 'metrics') this.#collected = message.snapshots
     if (message.type === 'metrics' || message.type === 'reloaded')
@@ -137,7 +140,7 @@ export class SupervisedWorker {
     }
   }
 
-  /** Before the start, all that there are; afterwards one whose file was created again. */
+  /** Takes all sockets before the start; afterwards, sockets whose files were recreated. */
   #take(role: 'listener' | 'control' | 'admin', names: readonly string[], fds: readonly OwnedFd[]): void {
     if (this.#worker !== undefined) {
       for (const [index, fd] of fds.entries()) this.#worker.replaceSocket(role, names[index], fd)
@@ -165,7 +168,7 @@ export class SupervisedWorker {
       droppedLines: () => standardOutput().dropped,
     })
     this.#counting = setInterval(() => {
-      // States change with time, too.
+      // States also change with time.
       this.#report()
       void this.#count()
     }, COUNT_INTERVAL_MS)
@@ -191,16 +194,16 @@ export class SupervisedWorker {
   }
 
   async #collect(): Promise<readonly MetricSnapshot[]> {
-    // A master that replaces its program, or is stuck, does not make counters fall: what it said last is nearer than nothing.
+    // If the master is busy (exec, or stuck), use its last snapshots, so that counters never go backwards.
     await this.#request((ask) => ({ type: 'collect', ask }), ANSWER_TIMEOUT_MS)
     return this.#collected
   }
 
   async #reload(by: string, wait: boolean): Promise<ReloadResult> {
-    const pendingRequests = this.#request((ask) => ({ type: 'reload', ask, by, wait }))
-    this.#reloading.add(pendingRequests)
-    const answer = await pendingRequests
-    this.#reloading.delete(pendingRequests)
+    const request = this.#request((ask) => ({ type: 'reload', ask, by, wait }))
+    this.#reloading.add(request)
+    const answer = await request
+    this.#reloading.delete(request)
     if (answer?.type === 'reloaded') return { success: answer.success, log: answer.log }
     return { success: false, log: ['the master is gone'] }
   }
@@ -220,14 +223,14 @@ export class SupervisedWorker {
     })
   }
 
-  /** The pair's other end is at a worker that leaves; it closes it when nobody waits there any more. */
+  /** The other end belongs to a leaving worker, which closes it when it holds no more connections. Owns `socket`. */
   #connectPredecessor(socket: OwnedFd): void {
     let over!: () => void
     const end = new Promise<void>((resolve) => (over = resolve))
     this.#predecessors.add(end)
     const reserve = sharedReserve()
     const channel: Channel<HeldClients, never> = new Channel(socket, this.#poller, {
-      // Those that were accepted here may have filled the table.
+      // Clients accepted here may have filled the descriptor table.
       room: () => reserve.fits(channel.fd, MAX_CLIENTS),
       message: ({ clients }, fds) => {
         for (const [index, client] of clients.entries()) {
@@ -241,10 +244,10 @@ export class SupervisedWorker {
             continue
           }
           const connection = new InheritedClient(fd, {
-            // Behind those that came before it, and before everybody who was accepted here.
+            // Behind earlier inherited connections, and before all accepted here.
             order: this.#inherited++,
             listener,
-            // Of one that has left nobody knows it any more; who reads from it will see that.
+            // If the client has already disconnected, getpeername(2) fails; the end is seen when the socket is read.
             peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
             id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
@@ -255,7 +258,7 @@ export class SupervisedWorker {
       },
       ended: (error) => {
         if (error !== undefined)
-          this.#logger.error({ error: error.message }, 'held clients were lost on the way')
+          this.#logger.error({ error: error.message }, 'held clients from the previous worker were lost')
         channel.close()
         this.#predecessors.delete(end)
         over()
@@ -282,7 +285,7 @@ export class SupervisedWorker {
     await this.#exit()
   }
 
-  /** Nobody comes any more: when all have gone over, the successor hears it. */
+  /** No more clients will be sent: closes the channel once everything queued has been written. */
   async #endOf(successor: Channel<never, HeldClients>): Promise<void> {
     await successor.sent()
     successor.close()
@@ -305,7 +308,7 @@ export class SupervisedWorker {
           ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
         }
       })
-      // Not duplicates: there may be no room for any.
+      // The descriptors themselves, because there may be no room for duplicates.
       successor.give(
         { type: 'held', clients },
         batch.map(({ fd }) => fd),
@@ -334,7 +337,7 @@ export class SupervisedWorker {
     for (const settle of this.#pendingRequests.values()) settle(undefined)
     if (this.#ending) return
     this.#logger.error('the master is gone; draining')
-    // The next master finds the name free, and its worker the backends.
+    // Frees the control socket's path for the next master, whose worker the backends then dial.
     this.#worker?.withdraw('the master is gone')
     await this.#stop(Math.max(1, this.#drainDeadline))
   }
@@ -352,7 +355,7 @@ export class SupervisedWorker {
   }
 }
 
-/** CLOCK_MONOTONIC, which all processes of a host share, in milliseconds. */
+/** CLOCK_MONOTONIC in milliseconds, shared by all processes of a host. */
 function monotonic(): number {
   return Number(process.hrtime.bigint()) / 1e6
 }

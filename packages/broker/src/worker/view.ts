@@ -4,7 +4,7 @@ import type { Counted } from './events/rates.ts'
 import type { Listener } from './listen/listener.ts'
 import type { Service } from './service/service.ts'
 
-/** What the admin API shows of a service. */
+/** A service as the admin API shows it. */
 export function serviceStatus(service: Service): ServiceStatus {
   const { lateAnswers, outcomes, movedIn, movedOut } = service.serviceStats
   return {
@@ -42,7 +42,7 @@ export function serviceStatus(service: Service): ServiceStatus {
   }
 }
 
-/** What the stream of events makes rates of. */
+/** Raw counters from which the event stream computes rates. */
 export function countedOf({ name, serviceStats }: Service, listeners: readonly Listener[]): Counted {
   return {
     name,
@@ -56,7 +56,7 @@ export function countedOf({ name, serviceStats }: Service, listeners: readonly L
   }
 }
 
-/** What a master hears of the backends of all services. */
+/** Reports on the backends of all services, for the master. */
 export function backendReports(services: Iterable<Service>): BackendReport[] {
   return [...services].flatMap((service) =>
     [...service.links].map((link) => {

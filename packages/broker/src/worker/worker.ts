@@ -30,7 +30,7 @@ export interface WorkerOptions {
   readonly logger: Logger
 }
 
-/** What a master gives the worker that it starts; without one the worker has all of it to itself. */
+/** Resources and callbacks that a master provides. Without a master, the worker creates its own. */
 export interface WorkerContext {
   readonly sockets: Sockets
   /** The listening socket of the admin server. */
@@ -38,18 +38,18 @@ export interface WorkerContext {
   readonly poller: Poller
   /** Backends of a predecessor. */
   readonly known: KnownBackends
-  /** What the master runs. */
+  /** Processes that the master runs. */
   readonly managed: ManagedProcesses
-  /** Somebody has registered or gone. */
+  /** A backend has registered or gone, or its health has changed. */
   readonly onBackends: () => void
-  /** What other processes of this broker have counted. */
+  /** Counters of the broker's other processes. */
   readonly collect: () => Promise<readonly MetricSnapshot[]>
   readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
-  /** Lines of the log that this process has dropped. */
+  /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
 }
 
-/** Everything that serves connections in one process. A process runs one. */
+/** Everything that serves connections in one process. There is one per process. */
 export interface Worker {
   /** ULID of this broker process. */
   readonly id: string
@@ -59,64 +59,65 @@ export interface Worker {
   readonly controlPath: string
   status(): Status
   /**
-   * Stops accepting and waits until every accepted client is somebody's, for at most `deadline` milliseconds; what still
-   * waits is then rejected. Lets the backends go; connections that they adopted do not notice.
+   * Stops accepting and waits up to `deadline` milliseconds until every accepted client has been handed off; rejects the rest.
+   * Then disconnects the backends; adopted connections are unaffected.
    */
   drain(deadline: number): Promise<void>
-  /** The same without waiting. */
+  /** Like `drain`, without waiting. */
   close(): Promise<void>
 }
 
-/** A worker that others work beside: it is told when to begin with what, and when to hand over. */
+/** A worker run by a master, which tells it when to serve, accept and hand over. */
 export interface ReplaceableWorker extends Worker {
-  /** Registers backends, from the first call on answers the admin API. Again after `pause`. */
+  /** Starts to register backends, the first time also to answer the admin API. May be called again after `pause`. */
   serve(): Promise<void>
-  /** Accepts clients. */
+  /** Starts to accept clients. */
   accept(): void
-  /** Registers nobody new. */
+  /** Stops registering backends. */
   pause(): void
   /** Asks the backends to register with the successor. */
   askToReconnect(reason: string): void
-  /** The same, when nobody knows whether there will be one: closes the control socket and the admin server's as well. */
+  /** Like `askToReconnect`, but there may be no successor: also closes the control and admin sockets. */
   withdraw(reason: string): void
   /**
-   * Accepts no more: of the `removed` listeners what waits in the kernel's queue first. Who waits, now or later, goes to
-   * `successor` with the descriptor. Resolves when nothing is left here, relays at the latest after `deadline` milliseconds.
+   * Stops accepting; on `removed` listeners, only after accepting what is in the kernel's queue. Connections held now or later go to
+   * `successor` with their descriptors. Resolves when no connection is left here; relays are cut after `deadline` milliseconds.
    */
   finish(
     removed: readonly string[],
     successor: (service: string, connections: readonly Waiting[]) => boolean,
     deadline: number,
-    /** Those whose clients may still come here; and told when none goes to the successor any more: resolves when it has them all. */
     neighbours: {
+      /** Settles when no more clients will arrive from older workers. */
       readonly predecessors: Promise<unknown>
+      /** To be called when no more clients will be sent to the successor. Resolves when it has received all of them. */
       readonly settled: () => Promise<void>
-      /** Resolves when the master has answered all requests for a reload: they hold their connections to the admin server. */
+      /** Resolves when the master has answered all reload requests, whose connections to the admin server are still open. */
       readonly answered: () => Promise<unknown>
     },
   ): Promise<void>
-  /** Clients that waited at the predecessor, of one service. Owns their descriptors, also of a service that is unknown here. */
+  /** Takes connections of one service that a predecessor held. Owns their descriptors, even if the service is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** The same for connections that were parked there. */
   inheritParked(service: string, connections: readonly ParkedClient[]): void
-  /** Serves one more listener, and its service if that is new. */
+  /** Adds a listener, and its service if that is new. Owns `fd`. */
   listen(listener: ListenerConfig, fd: OwnedFd, service: ServiceConfig): void
-  /** A socket whose file was created again, beside the one before. Owns `fd`. */
+  /** A socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
   replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
-  /** One backend, and those that come from the same managed process. */
+  /** Drains the backend with this ULID, and all that descend from the managed process with it. `deadline`: milliseconds. */
   drainBackend(service: string, backend: string, deadline: number): void
-  /** Tells those who listen to the events of what the master has begun. */
+  /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
   snapshot(): Promise<MetricSnapshot>
-  /** To be called after each round of the poller: what was accepted in it is offered together. */
+  /** To be called after each wake-up of the poller: offers the clients accepted in it together. */
   flush(): void
-  /** Whether the next round of the poller may wait for an answer of a backend: each of them has something to answer. */
+  /** Whether the poller may hold back new clients, because the backends of every service are busy (`Service.busy`). */
   busy(): boolean
 }
 
 /**
- * Starts a worker by itself; resolves when it accepts connections.
+ * Starts a worker without a master; resolves when it accepts connections.
  *
  * @throws {BrokerError} see `openSockets`; the admin server's address in use
  */
@@ -134,7 +135,7 @@ export async function startWorker(config: Config, { logger }: WorkerOptions): Pr
   return worker
 }
 
-/** Builds a worker that accepts nothing yet. Owns the descriptors that it is given, and the poller. */
+/** Creates a worker that does not accept yet. Takes ownership of the descriptors in `given`, and of the poller. */
 export function createWorker(
   config: Config,
   logger: Logger,
@@ -193,7 +194,7 @@ export function createWorker(
   let state: Status['broker']['state'] = 'running'
   const beginDrain = () => {
     state = 'draining'
-    const text = 'this process of the broker accepts no more'
+    const text = 'this worker has stopped accepting connections'
     events.announce({ kind: 'broker_state', from: 'running', to: state, text })
   }
   const published = new Map<string, number>()
@@ -235,7 +236,7 @@ export function createWorker(
     metricsContentType: metrics.contentType,
     asked: (change) => {
       const { kind, service, backend, by } = change
-      logger.info({ service, backend: backend?.id, slot: backend?.slot, by }, `${kind} asked for`)
+      logger.info({ service, backend: backend?.id, slot: backend?.slot, by }, `${kind} requested`)
       events.announce(change)
       events.sample()
     },
@@ -259,7 +260,7 @@ export function createWorker(
 
   function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
     const fresh = links.filter((link) => link.eligibility.state !== 'draining')
-    for (const link of fresh) link.drain(deadline, 'asked by the operator')
+    for (const link of fresh) link.drain(deadline, 'requested by the operator')
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
   }
 
@@ -276,7 +277,7 @@ export function createWorker(
     await Promise.all([...services.values()].map((service) => service.close()))
     if (!context) removeSocket(sockets.control.path)
     await lingeringClose.idle()
-    // An employed worker has still to speak with its master, which may be busy; the poller ends with the process.
+    // A supervised worker still has to send to its master, which may be busy; the poller then ends with the process.
     if (!context) poller.close()
     events.close()
     await admin.close()
@@ -284,7 +285,7 @@ export function createWorker(
   const stop = async (deadline: number) => {
     beginDrain()
     for (const listener of listeners) {
-      // Clients that wait in the queue of a socket that this worker was never to accept from are those of another one.
+      // If this worker was never to accept, the clients in the queue belong to another worker.
       if (deadline === 0 && !accepts) listener.closeCopy()
       else listener.close()
     }
@@ -344,7 +345,7 @@ export function createWorker(
       }
       for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
       const stopped = admin.drain()
-      // Who listens connects again, and hears the successor.
+      // Clients of the event stream reconnect, and reach the successor.
       events.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
@@ -358,7 +359,7 @@ export function createWorker(
       await settledWithin(Promise.all(all.map((service) => service.drained())), left)
       await answered()
       await settledWithin(stopped, 1000)
-      // As long as it takes: what the kernel has no room for yet waits for the poller, which ends with this worker.
+      // No timeout: unsent messages need this worker's poller.
       await passed
       await (closing ??= shut())
     },
@@ -367,7 +368,7 @@ export function createWorker(
       if (service !== undefined) return service.inherit(connections)
       logger.warn(
         { service: name, clients: connections.length },
-        'clients of a service that is gone are rejected',
+        'service was removed; rejecting its held clients',
       )
       for (const connection of connections) {
         metrics.connections.inc({ service: name, outcome: 'rejected' })

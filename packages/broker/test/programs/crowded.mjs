@@ -1,6 +1,6 @@
-// Several listeners of one process whose descriptors run short: prints their ports, and with a line on stdin fills the table up
-// to the reserve, accepts one round, and prints how many descriptors are left. The third argument: how many times afterwards one
-// low number becomes free, and a client is accepted.
+// Several listeners of one process that runs out of descriptors: prints their ports; on a line on stdin it fills the table up
+// to the reserve, accepts one round, and prints the number of free descriptors. Third argument: how often one low number
+// is freed afterwards and a client accepted.
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { dup, EPOLLIN, listenTcp, Poller, send, socketpair } from '@baton/native-sendmsg'
@@ -25,10 +25,10 @@ await new Promise((resolve) => {
   let rounds = 0
   const poller = new Poller({ afterWake: () => (rounds += 1) === 2 && resolve() })
   const [near, far] = socketpair('stream')
-  // One less than what is kept free: 64 for all that is no client, and 64 more for a batch of clients.
+  // One less than the reserve: 64 for everything other than clients, and 64 more for a batch of clients.
   do fillers.push(dup(0))
   while (fillers.at(-1).fd < limit - 130)
-  // From within a round, so that the next one brings all of them.
+  // From within a round, so that the next one reports all of them.
   const watch = poller.add(near.fd, EPOLLIN, () => {
     watch.remove()
     for (const listener of listeners) listener.start(poller)

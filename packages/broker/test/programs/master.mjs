@@ -1,5 +1,5 @@
-// As much of a master as a fleet needs, and a re-execution when it is asked. Commands come on stdin, the log goes to stdout.
-// `exec` hands the fleet over to a new image of this program in the same process. No pause ends before `pass` says so.
+// The parts of a master that a fleet needs, with a re-execution on command. Commands come on stdin, the log goes to stdout.
+// `exec` hands the fleet over to a new image of this program in the same process. Pauses end only on `pass`.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { executeInPlace, Poller } from '@baton/native-sendmsg'
@@ -12,7 +12,7 @@ const logger = pino({ name: 'master' }, pino.destination({ sync: true }))
 const poller = new Poller()
 const lifeline = new Lifeline()
 const os = systemFleetOs(poller, lifeline)
-/** What waits, and for how many milliseconds. Undefined: time passes by itself. */
+/** Pending timers, with their milliseconds. Undefined: time passes by itself. */
 let pauses = new Map()
 const options = {
   logger,
@@ -50,7 +50,7 @@ const commands = {
   exec() {
     execute(fleet.serialize())
   },
-  /** That of the service `mortal`, told to end by a file, is dead before the new image is there, and that is not known yet. */
+  /** The process of the service `mortal` is dead before the new image starts, and the saved state does not know it. */
   'exec over the dead'() {
     const { pid } = fleet.statuses().find(({ service }) => service === 'mortal')
     const written = fleet.serialize()

@@ -16,30 +16,30 @@ import { type Kernel, Process, Violation } from './kernel.ts'
 import type { SimulatedBackendLane } from './lane.ts'
 import { SimulatedEndpoint } from './relay-pipe.ts'
 
-/** Before it dials again, in milliseconds. */
+/** Delay before it redials, in milliseconds. */
 const REDIAL = 100
 
-/** Of an offer that was never made. */
+/** Sequence of an offer that was never made. */
 const STRANGER = 1_000_000
 
-/** One registration, for the scheduler to stir. */
+/** One registration, for the scheduler. */
 export interface BackendSession {
   readonly session: BrokerSession
   readonly socket: SimulatedSocket
   readonly lane: SimulatedBackendLane
 }
 
-/** A backend's process: the real `OperatorSession`s, and an app that keeps what it adopts for a while. */
+/** A backend's process: the real `BrokerSession`s, and an app that keeps adopted connections for a while. */
 export class Backend {
   readonly process: Process
   readonly sessions = new Set<BackendSession>()
-  /** Adopted and not ended: what closes each. */
+  /** Functions that close the adopted connections that have not ended. */
   readonly live: (() => void)[] = []
-  /** The broker has welcomed it, and it has not read that yet. */
+  /** Set when the broker has sent WELCOME and the backend has not read it yet. */
   pending: (() => void) | undefined
   wantsRegistration = true
   state: 'up' | 'draining' | 'closed' = 'up'
-  /** The app's answer to each new connection. */
+  /** Whether the app refuses new connections. */
   overloaded = false
   /** Out of descriptors. */
   starved = false
@@ -58,12 +58,12 @@ export class Backend {
     this.process = new Process(kernel, name)
   }
 
-  /** It can take connections, or will. */
+  /** It can take connections, or will be able to. */
   get healthy(): boolean {
     return this.process.alive && this.state === 'up'
   }
 
-  /** The broker's half of registering, in the broker's time. The kernel's half is done at once, as connect(2) does it. */
+  /** Registers. The broker's half takes the broker's time; the kernel's half is immediate, as with connect(2). */
   dial(broker: Broker, controlRoom: number): void {
     const { process } = this
     this.wantsRegistration = false
@@ -105,7 +105,7 @@ export class Backend {
             try {
               this.#adopt(delivery, client, lane.ended && !theirs.open)
             } catch (error) {
-              // The kernel has it; the session takes what is thrown here for the app's, and throws it at nobody.
+              // Violations are recorded by the kernel. The session would take the exception for the app's and report it to no caller.
               if (!(error instanceof Violation)) throw error
             }
           },
@@ -133,7 +133,7 @@ export class Backend {
     for (const { session } of this.sessions) session.announceDrain(null, 'simulated')
   }
 
-  /** Everything it had adopted has ended. */
+  /** All adopted connections have ended. */
   finishDrain(): void {
     for (const { session } of this.sessions) session.announceDrained()
     this.close()
@@ -144,7 +144,7 @@ export class Backend {
     for (const { session } of this.sessions) session.close()
   }
 
-  /** Says what no honest backend says: from then on its ACKs are not to be found in what it wrote. */
+  /** Sends what no honest backend sends: from then on its output cannot be searched for ACKs. */
   misbehave(kind: 'garbage' | 'stranger'): void {
     this.#lies = true
     for (const { socket } of this.sessions) {
@@ -164,10 +164,10 @@ export class Backend {
     end?.()
   }
 
-  /** `alone`: nobody else can ever get at the connection. */
+  /** `alone`: no other process can ever get the connection. */
   #adopt(delivery: Delivery, client: Client, alone: boolean): void {
     const { process } = this
-    // What a dead process computes has no effect.
+    // The results of a dead process have no effect.
     if (!process.alive) return
     this.#adopted += 1
     if (typeof delivery !== 'number') {
@@ -184,7 +184,7 @@ export class Backend {
     this.live.push(() => process.close(delivery))
   }
 
-  /** Reads along what this process has written to the kernel. */
+  /** Reads what this process has written to the kernel. */
   #noteAcks(end: StreamEnd): void {
     const decoder = new FrameDecoder({ limit: POST_WELCOME_LIMIT })
     end.tap = (bytes) => {

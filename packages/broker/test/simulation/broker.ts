@@ -19,7 +19,7 @@ import { RelayPipe, type SimulatedEndpoint } from './relay-pipe.ts'
 
 export const HEARTBEAT_INTERVAL = 1000
 
-/** Prometheus counters are slow to make, and nothing is decided by them: one for all schedules. */
+/** Shared by all schedules: Prometheus counters are slow to create, and no decision depends on them. */
 const metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
 
 interface Watched {
@@ -28,7 +28,7 @@ interface Watched {
   events: number
 }
 
-/** What a link works on, for the scheduler to stir. */
+/** The sockets of a link, for the scheduler. */
 export interface BrokerLink {
   readonly link: BackendLink
   readonly socket: SimulatedSocket
@@ -43,7 +43,7 @@ export class Broker {
   readonly pipes = new Set<RelayPipe>()
   readonly endpoints = new Map<string, SimulatedEndpoint>()
   accepted = 0
-  /** From now on nobody may be rejected for want of a backend. */
+  /** From now on no client may be rejected because no backend is available. */
   mustServe = false
   stopped = false
   readonly #config: ServiceConfig
@@ -92,7 +92,7 @@ export class Broker {
     this.service.flush()
   }
 
-  /** What the registry does once a HELLO is found good. `endpoint`: where the backend takes relays. */
+  /** Registers a backend after a valid HELLO, like the registry. `endpoint`: where the backend accepts relays. */
   welcome(
     name: string,
     end: StreamEnd,
@@ -143,7 +143,7 @@ export class Broker {
             const clients = connections.map((each) => each.order).join(', ')
             this.#kernel.trace(this.process.name, `has back (${failure.code}) clients ${clients}`)
           }
-          // It had its turn, and goes on down the ladder; only those who wait for theirs are in order.
+          // They had their turn and move on to the fallbacks; only held clients that were never offered are in order.
           for (const connection of connections) this.#clientOf(connection).offered = true
           service.returned(connections, failure, by)
         },
@@ -151,6 +151,10 @@ export class Broker {
           this.#clientOf(connection).relinquished = true
           service.relinquished(connection)
         },
+        listenerOf: (fd, name) => service.listenerOf(fd, name),
+        handBackRefusal: () => service.handBackRefusal(),
+        parked: (connections) => service.parked(connections),
+        notTaken: (kind, result, times) => service.notTaken(kind, result, times),
         tokenRejected: (reason) => service.tokenRejected(reason),
         lateAnswer: () => service.lateAnswer(),
         available: () => service.available(),
@@ -168,13 +172,13 @@ export class Broker {
     return { lane, slot, join: () => service.joined(link) }
   }
 
-  /** What the poller would report now. */
+  /** The events that the poller would report now. */
   *pollEvents(): Iterable<() => void> {
     for (const watched of this.#watched.values()) {
       const events = eventsOf(watched.client) & (watched.events | EPOLLERR | EPOLLHUP)
       if (events === 0 || (watched.events === 0 && (events & EPOLLHUP) === 0)) continue
       yield () => {
-        // EPOLLONESHOT: nothing more until it is armed again.
+        // EPOLLONESHOT: no further event until it is armed again.
         if ((watched.events & EPOLLONESHOT) !== 0) watched.events = 0
         watched.listener(events)
       }
@@ -194,14 +198,14 @@ export class Broker {
     if (held !== this.#watched.size) this.#kernel.violate(`${held} held, but ${this.#watched.size} watched`)
   }
 
-  /** What a backend does not take by the deadline is somebody else's then. */
+  /** By the deadline, everything that a backend has not taken is read back. */
   checkReadBack(): void {
     const { kernel, nextDue = Infinity } = this.process
     if (nextDue <= kernel.now) return
     for (const { lane, link } of this.links) {
       if (link.counts.stuck > this.#config.maxStuck)
         kernel.violate(`bound: ${link.counts.stuck} are stuck at ${link.identity.ulid}`)
-      // A timer has whole milliseconds, and is armed a moment before the step ends.
+      // Timers have millisecond resolution, and are armed a moment before the step ends.
       const client = lane.overdue(this.#config.ackDeadline + 1)
       if (client !== undefined)
         kernel.violate(`deadline: ${client.label} is on the lane of ${link.identity.ulid} still`)
@@ -321,7 +325,7 @@ export class Broker {
     return logger as unknown as Logger
   }
 
-  /** A control connection may end as the kernel or the protocol says; any other error is a fault of the code. */
+  /** A control connection may end only for reasons of the kernel or the protocol; any other error is a bug. */
   #explain(error: Error | undefined): void {
     if (error === undefined || error instanceof SocketError || error instanceof Killed) return
     if (error.name === 'ProtocolError') return

@@ -2,22 +2,22 @@ import { OwnedFd } from '@baton/native-sendmsg'
 import { File, type Process } from './kernel.ts'
 
 /**
- * What a client has done so far, as its socket shows it. `asked`: sent its request and half-closed; `half-closed`: without
- * one.
+ * The client's actions so far, as its socket shows them. `asked`: sent its request and half-closed; `half-closed`: without
+ * a request.
  */
 export type ClientState = 'quiet' | 'sent' | 'asked' | 'half-closed' | 'gone'
 
-/** A client's socket: who holds it, and who has touched it. */
+/** A client's socket: its holders, and the process that has touched it. */
 export class Client extends File {
   readonly order: number
   state: ClientState = 'quiet'
-  /** Who has read from it or written to it. For good: nobody gives a client back that was touched. */
+  /** The process that has read from it or written to it. Permanent: a touched client cannot be returned. */
   owner: Process | undefined
-  /** Its turn has come: to a lane, or to a relay. */
+  /** It has been offered, to a lane or to a relay. */
   offered = false
-  /** Whose ACK for it the kernel has had: it may touch the client, and if it dies the client dies with it. */
+  /** Processes whose ACK for it has reached the kernel: they may touch the client, and if they die the client dies too. */
   readonly ackedBy = new Set<Process>()
-  /** Given up by the broker, with nobody to say whether it was touched. */
+  /** Given up by the broker, without knowing whether it was touched. */
   relinquished = false
   readonly #acceptedBy: Process
 
@@ -37,31 +37,29 @@ export class Client extends File {
     this.owner = by
   }
 
-  /** I3: only with nobody else who holds it, or can get it, has the broker got it back. */
+  /** I3: the broker may take the client back only if no other process holds it or can get it. */
   assertUnshared(by: Process, doing: string): void {
     const { kernel } = by
     if (this.owner !== undefined && this.owner !== by)
       kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${this.owner.name} has touched`)
     if (this.inFlight > 0) kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which is on a lane still`)
     for (const holder of this.holders.keys()) {
-      // The dead do nothing any more with what the kernel has yet to close.
+      // A dead process can do nothing with descriptors that the kernel has not closed yet.
       if (holder !== by && holder.alive)
         kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${holder.name} holds`)
     }
   }
 
-  /** I5: the client sees a FIN. A death, or giving up over the bound, explains it; nothing else does. */
+  /** I5: the client sees a FIN. Only a death, or giving up over the bound, explains it. */
   override released(by: Process | undefined): void {
     const broker = this.#acceptedBy
     if (this.owner !== undefined || this.state === 'gone' || this.state === 'half-closed') return
     if (this.relinquished || !broker.alive || [...this.ackedBy].some(({ alive }) => !alive)) return
-    broker.kernel.violate(
-      `I5: ${this.label} was closed by ${by?.name ?? 'the lane'} and nobody had answered it`,
-    )
+    broker.kernel.violate(`I5: ${this.label} was closed unanswered by ${by?.name ?? 'the lane'}`)
   }
 }
 
-/** The descriptor of a simulated client, in the place of one of this process's own. */
+/** The descriptor of a simulated client, in place of a real one. */
 export class SimulatedFd extends OwnedFd {
   readonly #process: Process
 

@@ -1,17 +1,17 @@
 import type { ControlSocket, ControlStream } from '@baton/backend-sdk/protocol'
 import { File, type Process } from './kernel.ts'
 
-/** One end of a Unix stream socket, with what waits to be read from it. */
+/** One end of a Unix stream socket, with the bytes waiting to be read from it. */
 export class StreamEnd extends File {
   peer!: StreamEnd
   readonly room: number
-  /** Sees what the kernel has taken from this end. */
+  /** Receives the bytes that the kernel has accepted from this end. */
   tap: ((bytes: Buffer) => void) | undefined
   #queue: Buffer[] = []
   #size = 0
-  /** The peer closed with unread data: told once, before the queue (unix(7) sockets, Linux 6.18). */
+  /** The peer closed with unread data: reported once, before the queued bytes (unix(7) sockets, Linux 6.18). */
   #reset = false
-  /** Nothing more will come: the peer is closed, or has shut its sending down. */
+  /** Nothing more will arrive: the peer has closed, or has shut down its sending side. */
   #ended = false
   #closed = false
 
@@ -28,7 +28,7 @@ export class StreamEnd extends File {
     return this.peer.#closed || this.peer.#size < this.room
   }
 
-  /** How many bytes the kernel takes; -1 is EPIPE. */
+  /** The number of bytes that the kernel accepts; -1 is EPIPE. */
   send(bytes: Uint8Array): number {
     const { peer } = this
     if (peer.#closed) return -1
@@ -80,12 +80,12 @@ type Events = {
   close: () => void
 }
 
-/** An error that the simulated kernel answered with. */
+/** An error returned by the simulated kernel. */
 export class SocketError extends Error {}
 
 /**
- * As net.Socket behaves on such a socket (Node 20): a write goes to the kernel at once if it can, and its callback comes
- * later; after EPIPE the length is 0 and `errored` is set; destroying throws away what was not read, and 'close' comes later.
+ * Behaves like net.Socket on such a socket (Node 20): a write goes to the kernel immediately if it can, and its callback comes
+ * later; after EPIPE the length is 0 and `errored` is set; destroy() discards unread bytes, and 'close' comes later.
  */
 export class SimulatedSocket implements ControlSocket {
   writableLength = 0
@@ -125,7 +125,7 @@ export class SimulatedSocket implements ControlSocket {
     this.writableLength += bytes.length
     this.#pending.push({ bytes, onTaken })
     if (this.#pending.length === 1) this.#flush((done) => this.#process.tasks.push(done))
-    if (this.#process.kernel.sabotage === 'a write is believed before the kernel has it')
+    if (this.#process.kernel.sabotage === 'a write is believed before the kernel has accepted it')
       this.writableLength = 0
   }
 

@@ -1,12 +1,12 @@
 import type { Clock, Timer } from '@baton/backend-sdk/protocol'
 
-/** A rule was broken. Kept by the kernel, too: the code under test may catch what is thrown through it. */
+/** A rule was broken. The kernel keeps it as well, because the code under test may catch exceptions thrown through it. */
 export class Violation extends Error {}
 
 /** Thrown through the code of a process that has just been killed, so that it does nothing more. */
 export class Killed extends Error {}
 
-/** An open file description: it lives for as long as any process, or any message on its way, refers to it. */
+/** An open file description: it lives as long as a process, or a message in flight, refers to it. */
 export abstract class File {
   readonly label: string
   readonly holders = new Map<Process, number>()
@@ -20,7 +20,7 @@ export abstract class File {
     return this.inFlight > 0 || this.holders.size > 0
   }
 
-  /** The last reference is gone. `by`: whose it was; undefined when it was on its way. */
+  /** The last reference is gone. `by`: its process; undefined if it was in flight. */
   abstract released(by: Process | undefined): void
 }
 
@@ -30,20 +30,20 @@ interface SimulatedTimer extends Timer {
   readonly run: () => void
 }
 
-/** What the scheduler may do to a process at each of its system calls. */
+/** Actions of the scheduler at a process's system calls. */
 export interface Interrupts {
-  /** Somebody else may run meanwhile, for as long as they like. */
+  /** Other processes may run meanwhile, for any length of time. */
   preempt(process: Process): void
 }
 
-/** A kernel (or a code beside it) that does not do what it must, to see that the rules notice. */
+/** A bug in the kernel (or in code next to it), to check that the rules detect it. */
 export type Sabotage =
-  | 'a write is believed before the kernel has it'
+  | 'a write is believed before the kernel has accepted it'
   | 'control is not read to its end'
   | 'a read-back leaves the message on the lane'
   | 'a refused descriptor stays open'
 
-/** Time, descriptors and the log. One for each schedule. */
+/** Time, descriptors and the log of one schedule. */
 export class Kernel {
   /** Milliseconds. */
   now = 1000
@@ -72,7 +72,7 @@ export class Kernel {
     throw this.violation
   }
 
-  /** Numbers are not used again, so that a second close is seen for what it is. */
+  /** Numbers are not reused, so that a second close is detected. */
   nextFd(): number {
     return ++this.#fds
   }
@@ -82,16 +82,16 @@ export class Kernel {
   }
 }
 
-/** One process: its descriptors, its timers, and what its event loop is about to run. */
+/** One process: its descriptors, its timers, and the pending work of its event loop. */
 export class Process implements Clock {
   readonly name: string
   readonly kernel: Kernel
   alive = true
-  /** SIGSTOP, or a loop that does not end. */
+  /** SIGSTOP, or an endless loop. */
   frozen = false
   /** Stopped in the middle of a system call, while others run. */
   suspended = 0
-  /** So many stops at system calls until it is killed. */
+  /** Number of stops at system calls until it is killed. */
   fuse: number | undefined
   readonly tasks: (() => void)[] = []
   readonly #fds = new Map<number, File>()
@@ -110,7 +110,7 @@ export class Process implements Clock {
     return [...this.#fds.values()]
   }
 
-  /** Whoever is killed or preempted, it is here: before or after the kernel has done what it was asked for. */
+  /** Processes are killed or preempted only here: before or after the kernel has performed the call. */
   call<T>(what: string, perform: () => T): T {
     this.#stop()
     const result = perform()
@@ -138,8 +138,8 @@ export class Process implements Clock {
   }
 
   /**
-   * SIGKILL: it does nothing more. What it wrote stays where it is; what it had open is closed by the kernel, in some order,
-   * while others go on (`reap`).
+   * SIGKILL: it does nothing more. What it wrote stays where it is; the kernel closes its open descriptors in some order,
+   * while other processes run (`reap`).
    */
   kill(): void {
     if (!this.alive) return
@@ -149,7 +149,7 @@ export class Process implements Clock {
     this.#timers.clear()
   }
 
-  /** Dead, and there is something open still. */
+  /** Dead, with descriptors still open. */
   get dying(): boolean {
     return !this.alive && this.#fds.size > 0
   }
@@ -174,7 +174,7 @@ export class Process implements Clock {
   }
 
   setInterval(callback: () => void, milliseconds: number): Timer {
-    // What stands for the interval stays the same while the timer below it changes.
+    // The interval's handle stays the same while the timer behind it changes.
     const handle = { unref: () => handle }
     const arm = () => {
       this.#intervals.set(

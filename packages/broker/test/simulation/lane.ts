@@ -9,15 +9,15 @@ const EAGAIN = 11
 interface Message {
   readonly token: Buffer
   readonly client: Client
-  /** When the broker was first seen to have gone on to something else. */
+  /** When the broker was first seen to have moved on to something else. */
   since: number | undefined
 }
 
-/** The queue of a seqpacket socket: what was sent stays until somebody takes it or nobody can. */
+/** The queue of a seqpacket socket: a message stays until it is received or no process can receive it. */
 class ReceiveEnd extends File {
   readonly queue: Message[] = []
 
-  /** Atomic: one of the holders gets it. */
+  /** Atomic: exactly one of the holders gets it. */
   take(): Message | undefined {
     const message = this.queue.shift()
     if (message !== undefined) message.client.inFlight -= 1
@@ -39,7 +39,7 @@ class SendEnd extends File {
   }
 }
 
-/** What the simulation checks of each send, and at which moment. */
+/** The simulation's checks of each send, and when they run. */
 export interface LaneWitness {
   sending(clients: readonly Client[]): void
 }
@@ -113,7 +113,7 @@ export class SimulatedLane implements HandoffLane {
     this.#broker.close(send)
   }
 
-  /** The backend's end, as it comes with WELCOME. */
+  /** The backend's end, as sent with WELCOME. */
   introduce(backend: Process, hasRoom: () => boolean): SimulatedBackendLane {
     return new SimulatedBackendLane(backend, this.#receiveEnd, this.#sendEnd, hasRoom)
   }
@@ -127,7 +127,7 @@ export class SimulatedBackendLane implements BackendLane {
   readonly #hasRoom: () => boolean
   #onEnd: (() => void) | undefined
 
-  /** @param hasRoom whether the process may open descriptors: otherwise messages come without theirs */
+  /** @param hasRoom whether the process may open descriptors: otherwise messages arrive without them */
   constructor(process: Process, receiveEnd: ReceiveEnd, sendEnd: SendEnd, hasRoom: () => boolean) {
     this.#process = process
     this.#receiveEnd = receiveEnd
@@ -137,7 +137,7 @@ export class SimulatedBackendLane implements BackendLane {
   }
 
   take(max: number): ReturnType<BackendLane['take']> {
-    // recvmmsg gives a short count when the queue is empty, and what it took before is its caller's.
+    // recvmmsg returns a short count when the queue is empty; the messages it has received belong to the caller.
     const messages = this.#process.call(`takes up to ${max} from its lane`, () => {
       const taken: ReturnType<BackendLane['take']>['messages'] = []
       while (taken.length < max) {
@@ -173,7 +173,7 @@ export class SimulatedBackendLane implements BackendLane {
     }
   }
 
-  /** The poller has something to say. */
+  /** The poller has an event to report. */
   get awaited(): boolean {
     return this.#onEnd !== undefined && this.ended
   }

@@ -1,9 +1,9 @@
-/** A seeded generator (mulberry32): the same seed draws the same numbers on every machine. */
+/** A seeded generator (mulberry32): the same seed gives the same numbers on every machine. */
 export class Random {
   #state: number
 
   constructor(seed: number) {
-    // Neighbouring seeds are to begin far apart.
+    // Neighbouring seeds must start far apart.
     this.#state = Math.imul(seed + 1, 0x9e3779b1) >>> 0
   }
 

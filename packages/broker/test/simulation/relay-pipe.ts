@@ -8,7 +8,7 @@ class PipeEnd extends File {
   override released(): void {}
 }
 
-/** Where one registration of a backend takes relays. */
+/** The address where one registration of a backend accepts relays. */
 export class SimulatedEndpoint {
   readonly process: Process
   open = true
@@ -31,7 +31,7 @@ export class SimulatedEndpoint {
   }
 }
 
-/** One connection that the broker dials to an endpoint: connect, header, and the end of either side. */
+/** One connection from the broker to an endpoint: connect, header, and the end of either side. */
 export class RelayPipe {
   readonly broker: Process
   readonly endpoint: SimulatedEndpoint
@@ -71,7 +71,7 @@ export class RelayPipe {
     }
   }
 
-  /** What the broker's event loop has to say about it. */
+  /** The next event for the broker's event loop. */
   get brokerEvent(): (() => void) | undefined {
     if (!this.#brokerEnd.open) return undefined
     const reachable = this.endpoint.open && this.endpoint.process.alive
@@ -88,7 +88,7 @@ export class RelayPipe {
     return this.#onBroken
   }
 
-  /** What the backend's event loop has to say about it. */
+  /** The next event for the backend's event loop. */
   get backendEvent(): (() => void) | undefined {
     const { process } = this.endpoint
     if (!this.#brokerEnd.open || !this.endpoint.open || this.#state !== 'connected') return undefined
@@ -113,12 +113,12 @@ export class RelayPipe {
     }
   }
 
-  /** Whose the pipe is once it is settled. */
+  /** Called by the pipe's owner, once it is settled. */
   whenBroken(listener: () => void): void {
     this.#onBroken = listener
   }
 
-  /** The broker's side. Harmless twice. */
+  /** The broker's side. May be called twice. */
   close(): void {
     if (this.over) return
     this.#state = 'over'

@@ -7,17 +7,17 @@ import { drawTerms, type Terms } from './terms.ts'
 
 export type { Sabotage } from './kernel.ts'
 
-/** Steps of a schedule while faults happen. */
+/** Steps of a schedule in which faults happen. */
 const STEPS = 160
-/** Steps within which everything must settle once they have stopped; each is an event, so far more than it takes. */
-const PATIENCE_STEPS = 20_000
-/** The same in milliseconds of simulated time. */
-const PATIENCE = 15_000
-/** After this long without faults nobody may be rejected any more. */
+/** Steps after the last fault within which everything must settle; each is an event, so this is far more than needed. */
+const MAX_SETTLING_STEPS = 20_000
+/** The same limit in simulated time. */
+const SETTLING_TIMEOUT_MS = 15_000
+/** Milliseconds without faults after which no client may be rejected. */
 const GRACE = 4000
-const MOST_BACKENDS = 4
+const MAX_BACKENDS = 4
 /** Processes that may be stopped in the middle of a system call at the same time. */
-const MOST_SUSPENDED = 2
+const MAX_SUSPENDED = 2
 
 interface Action {
   readonly weight: number
@@ -30,17 +30,17 @@ export interface Outcome {
   readonly steps: number
   readonly accepted: number
   readonly violation: Violation | undefined
-  /** What happened that a whole run must have seen. */
+  /** Events that must have happened in a whole run, with their counts. */
   readonly seen: ReadonlyMap<string, number>
 }
 
 export interface ScheduleOptions {
-  /** Gets each step, and each system call in it. */
+  /** Receives each step, and each system call in it. */
   readonly log?: ((line: string) => void) | undefined
   readonly sabotage?: Sabotage | undefined
 }
 
-/** Runs one schedule: the same seed is the same schedule, to the last step. */
+/** Runs one schedule: the same seed gives the same schedule, to the last step. */
 export function runSchedule(seed: number, options: ScheduleOptions = {}): Outcome {
   return new Schedule(seed, options).run()
 }
@@ -107,7 +107,7 @@ class Schedule {
     } catch (error) {
       if (!(error instanceof Killed)) throw error
     }
-    // The code under test may have caught it on its way here.
+    // The code under test may have caught the exception.
     if (this.#kernel.violation !== undefined) throw this.#kernel.violation
     const { process: broker } = this.#broker
     if (!broker.alive || broker.suspended > 0) return
@@ -115,7 +115,7 @@ class Schedule {
     this.#broker.checkReadBack()
   }
 
-  /** What the processes would do by themselves. */
+  /** Actions of the processes themselves. */
   #progress(): Action[] {
     const actions: Action[] = []
     const { kernel, add } = { kernel: this.#kernel, add: adder(actions) }
@@ -180,7 +180,7 @@ class Schedule {
     } else if (backend.state === 'draining') add(0.5, 'has drained', process, () => backend.finishDrain())
   }
 
-  /** What is done to them. */
+  /** Actions on the processes. */
   #faults(): Action[] {
     const actions: Action[] = []
     const add = adder(actions)
@@ -203,7 +203,7 @@ class Schedule {
         add(0.1, `${client.label} moves`, undefined, () => this.#move(client))
     }
     for (const backend of this.#backends) if (backend.process.alive) this.#backendFaults(backend, add)
-    if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MOST_BACKENDS)
+    if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MAX_BACKENDS)
       add(0.5, 'a backend starts', undefined, () => this.#startBackend())
     return actions
   }
@@ -246,7 +246,7 @@ class Schedule {
     }
   }
 
-  /** To the next timer of anybody who could run it, or a little while. */
+  /** Advances to the next timer of a process that can run it, or by a little. */
   #passTime(): Action[] {
     const actions: Action[] = []
     const add = adder(actions)
@@ -263,9 +263,9 @@ class Schedule {
     return actions
   }
 
-  /** Others run while `process` is stopped in the middle of what it does. */
+  /** Runs other processes while `process` is stopped in the middle of a call. */
   #preempt(process: Process): void {
-    if (this.#suspended >= MOST_SUSPENDED || !this.#random.chance(this.#terms.preemption)) return
+    if (this.#suspended >= MAX_SUSPENDED || !this.#random.chance(this.#terms.preemption)) return
     this.#kernel.trace(process.name, '--- stopped in the middle')
     this.#note('preempted')
     this.#suspended += 1
@@ -276,7 +276,7 @@ class Schedule {
     this.#kernel.trace(process.name, '--- goes on')
   }
 
-  /** Faults stop, everybody goes on, and there is a backend that can serve: now nobody may be left over. */
+  /** Faults stop, all processes run, and one backend can serve: from now on no client may be left over. */
   #settle(): void {
     this.#calm = true
     this.#kernel.trace('', '=== faults stop')
@@ -295,16 +295,16 @@ class Schedule {
     for (let count = 0; service.held + service.inFlight > 0 || this.#unready() !== undefined; count++) {
       const waited = this.#kernel.now - start
       if (waited > GRACE) this.#broker.mustServe = true
-      if (count > PATIENCE_STEPS || waited > PATIENCE || !this.#step()) {
+      if (count > MAX_SETTLING_STEPS || waited > SETTLING_TIMEOUT_MS || !this.#step()) {
         this.#kernel.violate(
           `liveness: after ${waited} ms without faults ${service.held} are held, ${service.inFlight} in flight, ` +
-            `and not ready: ${this.#unready() ?? 'nobody'}`,
+            `and not ready: ${this.#unready() ?? 'none'}`,
         )
       }
     }
   }
 
-  /** A backend that could serve and is not chosen. */
+  /** A backend that could serve and is not eligible. */
   #unready(): string | undefined {
     const ready = new Set(
       [...this.#broker.links].map(({ link }) => link.eligibility.state === 'ready' && link.identity.ulid),
@@ -312,9 +312,9 @@ class Schedule {
     return this.#backends.find(({ healthy, process }) => healthy && !ready.has(process.name))?.process.name
   }
 
-  /** Everybody ends in good order; then nothing is left of anybody. */
+  /** All processes exit cleanly; after that, nothing of them is left. */
   #shut(): void {
-    this.#kernel.trace('', '=== everybody ends')
+    this.#kernel.trace('', '=== shutdown')
     const broker = this.#broker
     broker.stopped = true
     this.#perform({
@@ -324,8 +324,8 @@ class Schedule {
       run: () => void broker.service.close(),
     })
     const ending = this.#kernel.now
-    // Past each timer that could still let something go.
-    while (this.#kernel.now - ending < 2 * PATIENCE) {
+    // Past every timer that could still release something.
+    while (this.#kernel.now - ending < 2 * SETTLING_TIMEOUT_MS) {
       for (const backend of this.#backends) {
         if (backend.process.alive && backend.pending === undefined && backend.state !== 'closed')
           this.#perform({ weight: 1, label: 'ends', process: backend.process, run: () => backend.close() })
@@ -343,7 +343,7 @@ class Schedule {
       if (left.length > 0) this.#kernel.violate(`I6: ${process.name} has left open: ${left.join('; ')}`)
     }
     for (const client of this.#clients) {
-      if (client.open) this.#kernel.violate(`I4: ${client.label} is open, and nobody has it`)
+      if (client.open) this.#kernel.violate(`I4: ${client.label} is open, but has no holder`)
     }
   }
 
@@ -381,7 +381,7 @@ class Schedule {
     this.#backends.push(new Backend(this.#kernel, name, this.#terms.service, clientOf))
   }
 
-  /** How much one read gets: streams may be cut anywhere. */
+  /** The size of one read: streams may be cut anywhere. */
   #chunk(): number {
     return this.#random.chance(0.3) ? this.#random.between(1, 64) : 64 * 1024
   }

@@ -1,25 +1,25 @@
 import { parseConfig, type ServiceConfig } from '../../src/config/index.ts'
 import type { Random } from './random.ts'
 
-/** What differs between schedules. */
+/** Parameters of a schedule. */
 export interface Terms {
   readonly service: ServiceConfig
   readonly protocol: 'http' | 'tcp'
   readonly laneRoom: number
   readonly controlRoom: number
-  /** That a process is stopped at one of its system calls. */
+  /** Probability that a process is stopped at one of its system calls. */
   readonly preemption: number
   readonly clients: number
   readonly kills: number
   readonly brokerKills: number
   readonly liars: number
-  /** Weight of freezing, draining, refusing and the like. */
+  /** Weight of freezing, draining, refusing and similar faults. */
   readonly trouble: number
 }
 
 const services = new Map<string, ServiceConfig>()
 
-/** Parsing costs more than a schedule; there are few that differ. */
+/** Cached: parsing costs more than a schedule, and few configurations differ. */
 function serviceOf(options: Record<string, unknown>): ServiceConfig {
   const key = JSON.stringify(options)
   let service = services.get(key)

@@ -7,36 +7,36 @@ import type { DeployProgress, DeployResult } from './progress.ts'
 
 export interface DeployPlan {
   readonly service: string
-  /** Which instances, in this order. */
+  /** Numbers of the instances, in order of replacement. */
   readonly instances: readonly number[]
-  /** How many of them at a time. */
+  /** How many to replace at a time. */
   readonly atOnce: number
-  /** Milliseconds that a new one must have been ready for without a break. */
+  /** How long a new process must stay ready before it takes over, in ms. */
   readonly minHealthy: number
-  /** Milliseconds that it may take to get there, `minHealthy` not counted. Default: 60 s. */
+  /** How long it may take to become ready, in ms. `minHealthy` is added. Default: 60 s. */
   readonly startLimit?: number
-  /** Milliseconds that a drain may take. */
+  /** In ms. */
   readonly drainDeadline: number
-  /** Backends that Baton did not start may be registered beside the instances. */
+  /** Whether backends that Baton did not start may be registered besides the instances. */
   readonly external?: boolean
 }
 
-/** What a deploy does to the world. Everything that comes of it comes back as an event. */
+/** Side effects of a deploy. Their results are reported to it as events. */
 export interface DeployHost {
   readonly clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>
-  /** Starts a process beside the one that has the place. `old`: what the service ran before. */
+  /** Starts a process next to the one that serves the instance. `old`: the version before the deploy. */
   start(instance: number, version: 'new' | 'old'): { readonly id: string; readonly pid: number | undefined }
   /**
-   * The new process gets the place; the former one is drained, then stopped.
+   * Lets the new process take over the instance; the old one is drained, then stopped.
    *
-   * @returns id of the former one, whose exit will be told; undefined when nothing ran there
+   * @returns id of the old process, whose exit will be reported; undefined when none was running
    */
   promote(instance: number): string | undefined
-  /** Stops the process that was started last for this place. */
+  /** Stops the new process of the instance, which has not taken over. */
   discard(instance: number): void
-  /** Ids of the processes that have the places now. */
+  /** Ids of the processes that serve the instances now. */
   places(): ReadonlySet<string>
-  /** What the broker listed last. */
+  /** All backends in the last reports of the workers. */
   reports(): readonly BackendReport[]
   progress(progress: DeployProgress): void
   finished(result: DeployResult): void
@@ -44,40 +44,40 @@ export interface DeployHost {
 
 const START_TIMEOUT_MS = 60_000
 
-/** Time for the last of the former backends to be listed no longer, in milliseconds: reports come once a second, or from a new worker. */
+/** How long the old backends may stay in the reports, in ms: reports come once a second, or from a new worker. */
 const SETTLE_TIMEOUT_MS = 10_000
 
-/** How many of those that are left are named. */
+/** How many of the remaining backends are named. */
 const MAX_NAMED = 5
 
 type Phase =
-  /** New processes run beside the old ones and are watched; no old one was touched. */
+  /** New processes are on trial next to the old ones, which are untouched. */
   | { readonly kind: 'starting'; readonly trials: Map<number, Trial> }
-  /** The new ones have their places; the old ones, by id, drain and end. */
+  /** The new processes have taken over; the old ones, by id, drain and exit. */
   | { readonly kind: 'retiring'; readonly former: Map<string, number> }
-  /** All places are taken over; backends that belong to none of them are still listed. */
+  /** All instances are replaced; backends that belong to none of them are still registered. */
   | { readonly kind: 'settling' }
   | { readonly kind: 'over' }
 
 /**
  * One rolling deploy of one service. No I/O: events come in, effects go out through the host.
  *
- * Step by step, `atOnce` instances at a time:
+ * It replaces `atOnce` instances per step:
  *
  *     starting --all ready for minHealthy--> retiring --all old ones gone--> next step, or settling
- *     settling --no other backend is listed--> over; --too late--> over, as a failure
- *     starting --exit, unhealthy, too late--> over (the new ones of this step stop, the old ones go on)
- *     any --a new one that has its place ends or gets unhealthy--> over
- *     any --abort--> starting, with the old version for every place that the new one has
+ *     settling --no other backend is registered--> over; --timeout--> over, as a failure
+ *     starting --exit, unhealthy, timeout--> over (the new processes of this step stop, the old ones continue)
+ *     any --a process that has taken over exits or becomes unhealthy--> over
+ *     any --abort--> starting, with the old version for every instance that was replaced
  */
 export class Deploy {
   readonly #plan: DeployPlan
   readonly #host: DeployHost
   readonly #limit: number
   #version: 'new' | 'old' = 'new'
-  /** Places that this version has yet to get, and those that it has, by the id of its process. */
-  #ahead: number[]
-  #taken = new Map<string, number>()
+  /** Instances still to be replaced by this version, and those that are, by the id of the new process. */
+  #remaining: number[]
+  #replaced = new Map<string, number>()
   #phase: Phase = { kind: 'over' }
   #timer: Timer | undefined
 
@@ -85,7 +85,7 @@ export class Deploy {
     this.#plan = plan
     this.#host = host
     this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
-    this.#ahead = [...plan.instances]
+    this.#remaining = [...plan.instances]
   }
 
   /** Call once. */
@@ -93,29 +93,29 @@ export class Deploy {
     this.#next()
   }
 
-  /** Everything that the broker lists. */
+  /** All registered backends, of every service. */
   reported(reports: readonly BackendReport[]): void {
     if (this.#phase.kind === 'over') return
-    for (const [id, instance] of this.#taken) {
+    for (const [id, instance] of this.#replaced) {
       if (reportedState(reports, id) === 'unhealthy')
-        return this.#fail(instance, 'got unhealthy after it had taken over')
+        return this.#fail(instance, 'became unhealthy after taking over')
     }
-    if (this.#phase.kind === 'settling' && this.#others().length === 0) return this.#finish()
+    if (this.#phase.kind === 'settling' && this.#leftovers().length === 0) return this.#finish()
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
       const after = observe(before, reportedState(reports, before.id), this.#host.clock.now())
       trials.set(instance, after)
-      if (after.state === 'unhealthy') return this.#fail(instance, 'fails its health check')
+      if (after.state === 'unhealthy') return this.#fail(instance, 'failed its health check')
       this.#reportReadiness(instance, before, after)
     }
     this.#review()
   }
 
-  /** A process of the service has ended; any of them. `output`: its last lines. */
+  /** Any process of the service has exited. `output`: its last lines. */
   exited(id: string, exit: ProcessExit, output: readonly string[]): void {
-    const taken = this.#taken.get(id)
-    if (taken !== undefined) return this.#fail(taken, `${describeExit(exit)} after it had taken over`, output)
+    const replaced = this.#replaced.get(id)
+    if (replaced !== undefined) return this.#fail(replaced, `${describeExit(exit)} after taking over`, output)
     if (this.#phase.kind === 'starting') {
       for (const [instance, trial] of this.#phase.trials) {
         if (trial.id === id) return this.#fail(instance, describeExit(exit), output)
@@ -124,29 +124,29 @@ export class Deploy {
       const instance = this.#phase.former.get(id)
       if (instance === undefined) return
       this.#phase.former.delete(id)
-      this.#report('stopped', instance, 'the former process has ended')
+      this.#report('stopped', instance, 'the old process has exited')
       if (this.#phase.former.size === 0) this.#next()
     }
   }
 
-  /** Returns to the old version, in the same manner. Does nothing while that goes on already, or when all is over. */
+  /** Reverts to the old version in the same way. Does nothing if already reverting, or when the deploy is over. */
   abort(): void {
     if (this.#phase.kind === 'over' || this.#version === 'old') return
     this.#discard()
     this.#version = 'old'
-    this.#ahead = [...this.#taken.values()].toReversed()
-    this.#taken = new Map()
-    this.#report('aborted', undefined, `returning ${this.#ahead.length} to the old version`)
+    this.#remaining = [...this.#replaced.values()].toReversed()
+    this.#replaced = new Map()
+    this.#report('aborted', undefined, `reverting ${this.#remaining.length} to the old version`)
     this.#next()
   }
 
-  /** Ends it where it is, because the service itself ends. */
+  /** Ends the deploy as it is, because the service is stopping. */
   cancel(reason: string): void {
     if (this.#phase.kind !== 'over') this.#finishFailed(reason, [])
   }
 
   #next(): void {
-    const step = this.#ahead.splice(0, this.#plan.atOnce)
+    const step = this.#remaining.splice(0, this.#plan.atOnce)
     if (step.length === 0) return this.#settle()
     const trials = new Map<number, Trial>()
     this.#phase = { kind: 'starting', trials }
@@ -163,7 +163,7 @@ export class Deploy {
     this.#review()
   }
 
-  /** Goes on when every candidate has settled, fails when one is too late, and otherwise looks again in time. */
+  /** Takes over when every trial has passed, fails when one has timed out, and otherwise schedules the next review. */
   #review(): void {
     this.#host.clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
@@ -178,15 +178,15 @@ export class Deploy {
       }
     }
     const late = Math.min(...trials.map(([, { startedAt }]) => startedAt + this.#limit))
-    const look = Math.min(settled, late > now ? late : settled)
-    this.#timer = this.#host.clock.setTimeout(() => this.#review(), look - now)
+    const next = Math.min(settled, late > now ? late : settled)
+    this.#timer = this.#host.clock.setTimeout(() => this.#review(), next - now)
   }
 
   #takeOver(): void {
     if (this.#phase.kind !== 'starting') return
     const former = new Map<string, number>()
     for (const [instance, { id }] of this.#phase.trials) {
-      this.#taken.set(id, instance)
+      this.#replaced.set(id, instance)
       const replaced = this.#host.promote(instance)
       if (replaced === undefined) continue
       former.set(replaced, instance)
@@ -196,9 +196,9 @@ export class Deploy {
     if (former.size === 0) this.#next()
   }
 
-  #fail(instance: number, what: string, output: readonly string[] = []): void {
-    const reason = `${this.#name(instance)} ${what}`
-    this.#report('failed', instance, what)
+  #fail(instance: number, problem: string, output: readonly string[] = []): void {
+    const reason = `${this.#name(instance)} ${problem}`
+    this.#report('failed', instance, problem)
     this.#finishFailed(reason, output)
   }
 
@@ -206,25 +206,25 @@ export class Deploy {
     this.#discard()
     this.#phase = { kind: 'over' }
     const aborted = this.#version === 'old'
-    const returned = !aborted && this.#taken.size === 0
+    const returned = !aborted && this.#replaced.size === 0
     this.#host.finished({ success: false, reason, output, aborted, returned })
   }
 
-  /** Done only when no backend of the service is left that belongs to none of the places. */
+  /** Finishes once every registered backend of the service belongs to one of its instances. */
   #settle(): void {
-    if (this.#others().length === 0) return this.#finish()
+    if (this.#leftovers().length === 0) return this.#finish()
     this.#phase = { kind: 'settling' }
     const { clock } = this.#host
-    const drained = () => this.#finishBeside(this.#others())
+    const drained = () => this.#finishWithLeftovers(this.#leftovers())
     this.#timer = clock.setTimeout(() => {
-      if (this.#others().some(({ state }) => state !== 'draining')) return drained()
-      // The broker drains what a managed process has left behind.
+      if (this.#leftovers().some(({ state }) => state !== 'draining')) return drained()
+      // The broker drains backends that a managed process has left behind.
       this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
     }, SETTLE_TIMEOUT_MS)
   }
 
   /** Backends of the service that this deploy did not replace. */
-  #others(): BackendReport[] {
+  #leftovers(): BackendReport[] {
     const { service, external = false } = this.#plan
     const places = this.#host.places()
     return this.#host.reports().filter((report) => {
@@ -234,11 +234,13 @@ export class Deploy {
     })
   }
 
-  #finishBeside(others: readonly BackendReport[]): void {
-    if (others.length === 0) return this.#finish()
+  #finishWithLeftovers(leftovers: readonly BackendReport[]): void {
+    if (leftovers.length === 0) return this.#finish()
     this.#phase = { kind: 'over' }
-    const named = others.slice(0, MAX_NAMED).map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
-    if (others.length > MAX_NAMED) named.push(`${others.length - MAX_NAMED} more`)
+    const named = leftovers
+      .slice(0, MAX_NAMED)
+      .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
+    if (leftovers.length > MAX_NAMED) named.push(`${leftovers.length - MAX_NAMED} more`)
     const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
     this.#report('failed', undefined, reason)
     const aborted = this.#version === 'old'
@@ -255,9 +257,9 @@ export class Deploy {
   #finish(): void {
     this.#host.clock.clear(this.#timer)
     this.#phase = { kind: 'over' }
-    const replaced = this.#taken.size
+    const replaced = this.#replaced.size
     if (this.#version === 'old') {
-      this.#report('done', undefined, 'everything is the old version again')
+      this.#report('done', undefined, 'every instance runs the old version again')
       this.#host.finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
     } else {
       this.#report('done', undefined, `${replaced} replaced`)
@@ -265,7 +267,7 @@ export class Deploy {
     }
   }
 
-  /** The new processes of the present step that have no place yet. */
+  /** Stops the new processes of this step that have not taken over. */
   #discard(): void {
     this.#host.clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
@@ -275,13 +277,9 @@ export class Deploy {
   #reportReadiness(instance: number, before: Trial, after: Trial): void {
     if (before.readySince === undefined && after.readySince !== undefined) {
       const wait = this.#plan.minHealthy
-      this.#report(
-        'ready',
-        instance,
-        `ready${wait > 0 ? `, and is watched for ${formatDuration(wait)}` : ''}`,
-      )
+      this.#report('ready', instance, `ready${wait > 0 ? `; watching it for ${formatDuration(wait)}` : ''}`)
     } else if (before.readySince !== undefined && after.readySince === undefined) {
-      this.#report('started', instance, `not ready any more (${after.state ?? 'gone from the broker'})`)
+      this.#report('started', instance, `no longer ready (${after.state ?? 'not registered'})`)
     }
   }
 
@@ -296,6 +294,6 @@ export class Deploy {
 
 function describeExit({ code, signal, error }: ProcessExit): string {
   if (error !== undefined) return `could not be started: ${error}`
-  if (code !== null) return `ended with exit code ${code}`
-  return `was ended by ${signal ?? 'a signal without a name'}`
+  if (code !== null) return `exited with code ${code}`
+  return `was killed by ${signal ?? 'an unnamed signal'}`
 }

@@ -12,27 +12,27 @@ import type { OperationLock } from '../operation-lock.ts'
 
 export interface DeployCommand {
   readonly service: string
-  /** How many instances at a time. */
+  /** How many instances to replace at a time. */
   readonly atOnce: number
-  /** Ends the one that goes on, or goes back to the old version. */
+  /** Aborts the current deploy, or reverts what a failed one has left. */
   readonly abort: boolean
-  /** Who asks. */
+  /** The requester, for logs and events. */
   readonly by: string
   readonly progress: (line: string) => void
 }
 
-/** What of a master a deploy deals with. */
+/** Parts of the master that a deploy uses. */
 export interface DeployerParts {
   readonly fleet: Fleet
   readonly activeConfig: ActiveConfig
   readonly operationLock: OperationLock
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
-  /** Those who listen to the events hear it. */
+  /** Publishes the change on the event stream. */
   readonly tell: (change: Change) => void
 }
 
-/** One deploy at a time, whoever asks for it. */
+/** Runs deploys for all requesters, one at a time. */
 export class Deployer {
   readonly #parts: DeployerParts
   #running: { readonly service: string; readonly deploy: RunningDeploy } | undefined
@@ -41,7 +41,7 @@ export class Deployer {
     this.#parts = parts
   }
 
-  /** Resolves when it is over, with what its asker reads behind the progress. */
+  /** Resolves when the deploy is over, with the answer that follows the progress lines. */
   async deploy(command: DeployCommand): Promise<CommandResult> {
     const { service: name, abort, by } = command
     const { activeConfig, operationLock, tell } = this.#parts
@@ -50,35 +50,35 @@ export class Deployer {
       const known = [...activeConfig.config.services.keys()].join(', ')
       return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
     }
-    const told = { kind: 'deploy', service: name, by } as const
+    const change = { kind: 'deploy', service: name, by } as const
     const aborted = abort ? this.#abort(name, by) : undefined
     if (aborted !== undefined) {
-      tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
+      tell({ ...change, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {
-      const way = abort ? 'returns to the old version of' : 'deploys'
+      const verb = abort ? 'reverts the deploy of' : 'deploys'
       const running = this.#run(service, command)
-      tell({ ...told, text: `${by} ${way} service ${name}` })
+      tell({ ...change, text: `${by} ${verb} service ${name}` })
       const result = await running
-      const end = result.success ? 'is deployed' : `could not be deployed: ${result.reason}`
-      tell({ ...told, text: `service ${name} ${end}` })
+      const end = result.success ? 'was deployed' : `could not be deployed: ${result.reason}`
+      tell({ ...change, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error)
-      tell({ ...told, text: `service ${name} is not deployed: ${why}` })
+      tell({ ...change, text: `service ${name} was not deployed: ${why}` })
       return refusal(why)
     } finally {
       operationLock.end('deploy')
     }
   }
 
-  /** Ends what goes on: its asker hears how that went, and so does who awaits this. Undefined when nothing goes on there. */
+  /** Aborts the current deploy of the service; both requesters get the result. Undefined when there is none. */
   #abort(service: string, by: string): Promise<DeployResult> | undefined {
     if (this.#running?.service !== service) return undefined
-    this.#parts.logger.info({ service, by }, 'deploy is aborted')
+    this.#parts.logger.info({ service, by }, 'aborting deploy')
     this.#running.deploy.abort()
     return this.#running.deploy.done
   }
@@ -86,7 +86,7 @@ export class Deployer {
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
     const { fleet, activeConfig, files, logger } = this.#parts
-    // A new process has to find the control socket.
+    // New processes need the control socket.
     files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
@@ -117,7 +117,7 @@ export class Deployer {
   }
 }
 
-/** Whether processes that were started in `folder` are of another release than the one that the links of `cwd` lead to now. */
+/** The problem, if `cwd` no longer leads to `folder`, where the processes were started: they are of another release. */
 function movedFrom(folder: string | undefined, service: ServiceConfig, base: string): string | undefined {
   let now: string | undefined
   try {
@@ -125,18 +125,18 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
   } catch (error) {
     return error instanceof Error ? error.message : String(error)
   }
-  return now === folder ? undefined : `its cwd led to ${folder}, and leads to ${now} since; deploy again`
+  return now === folder ? undefined : `its cwd led to ${folder} and now leads to ${now}; deploy again`
 }
 
-/** What the asker reads behind the progress. */
+/** The answer that follows the progress lines. */
 function answerOf(result: DeployResult, aborting: boolean): CommandResult {
-  if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
+  if (result.success) return { success: !aborting, log: aborting ? ['the deploy had already finished'] : [] }
   const kept =
     result.complete === true
-      ? 'every instance is the new version'
+      ? 'every instance runs the new version'
       : result.returned
-        ? 'everything is the old version'
-        : 'instances of the new version are left'
+        ? 'every instance runs the old version'
+        : 'some instances still run the new version'
   return {
     success: aborting && result.aborted && result.returned,
     log: [`${result.reason}; ${kept}`, ...result.output],

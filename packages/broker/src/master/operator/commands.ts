@@ -9,21 +9,21 @@ import {
 import type { DeployCommand } from '../deploy/deployer.ts'
 import type { OperatorSession } from './operator-session.ts'
 
-/** What an operator can ask of a master. Refusals are outcomes, not errors. */
+/** Commands of an operator. Refusals are results, not errors. */
 export interface OperatorCommands {
   status(): unknown
   deploy(command: DeployCommand): Promise<CommandResult>
   listen(request: PortRequest): Promise<CommandResult>
-  /** Answers the session itself: in this program, or in the one that replaces it. Refuses while something else goes on, unless it may wait. */
+  /** Answers the session itself, from this program or the next one. Refused during another operation unless it may wait. */
   reload(session: OperatorSession, wait: boolean): void
-  /** Answers the session itself, when all is over. */
+  /** Answers the session itself, once everything has stopped. */
   stop(session: OperatorSession): void
 }
 
-/** Characters. No name is longer, and what is not understood is repeated in the answer. */
+/** In characters. No name is longer, and an unknown word is repeated in the answer. */
 const MAX_WORD_LENGTH = 255
 
-/** One line of an operator: `COMMAND WORD... KEY=VALUE...`. */
+/** Runs one command line: `COMMAND WORD... KEY=VALUE...`. */
 export function runCommand(
   session: OperatorSession,
   [command = '', ...rest]: readonly string[],
@@ -45,11 +45,13 @@ export function runCommand(
   }
   if (!['reload', 'stop', 'deploy', 'listen'].includes(command))
     return refuse(`unknown command ${JSON.stringify(command)}`)
-  if (session.rights !== 'operator') return refuse(`this user may not ${command}`)
+  if (session.rights !== 'operator')
+    return refuse(`permission denied: ${command} requires the broker's user or root`)
   if (command === 'deploy') {
     const atOnce = Number(options.get('at-once') ?? 1)
     const [service = '', mode] = words
-    if (!Number.isInteger(atOnce) || atOnce < 1) return refuse('at-once is a number of instances')
+    if (!Number.isInteger(atOnce) || atOnce < 1)
+      return refuse('at-once must be a number of instances, at least 1')
     const progress = (line: string) => session.write(`${line}\n`)
     const request = { service, atOnce, abort: mode === 'abort', by: session.peer, progress }
     return void answerWith(session, master.deploy(request))
@@ -61,7 +63,7 @@ export function runCommand(
   if (command === 'reload') {
     const [mode] = rest
     if (rest.length > 1 || (mode !== undefined && mode !== 'no-wait'))
-      return refuse('reload takes no argument but no-wait')
+      return refuse('reload takes no argument except no-wait')
     return master.reload(session, mode === undefined)
   }
   if (rest.length > 0) return refuse(`${command} takes no arguments`)

@@ -13,33 +13,33 @@ import {
   type Watch,
 } from '@baton/native-sendmsg'
 
-/** A command is a line of words; nobody types a longer one. */
+/** Maximum length of a command line. */
 const MAX_LINE_BYTES = 4096
 
-/** Bytes that an operator who does not read may let wait. */
+/** Maximum unread output. A session with more is closed. */
 const MAX_UNSENT_BYTES = 1024 * 1024
 
-/** How long what was written may take to be read after the end, in milliseconds. */
+/** How long the peer may take to read the last answer, in ms. */
 const ANSWER_TIMEOUT_MS = 10_000
 
-/** What who is at the other end may do: an operator everything, a reader look. */
+/** Permissions of the peer: an operator may do everything, a reader may only query. */
 export type Rights = 'operator' | 'reader'
 
 export interface OperatorSessionHost {
-  /** One line. No other is delivered before `answered`. */
+  /** A command line. The next one is delivered only after `answered`. */
   line(session: OperatorSession, text: string): void
   closed(session: OperatorSession): void
 }
 
 /**
- * One operator's connection to the master: lines in, text out. After one answer it is over, unless the operator has asked for a
- * prompt; that mode belongs to the session, and a session that has crossed a reload is a new one.
+ * One operator's connection to the master: lines in, text out. It ends after one answer, unless the operator has requested a
+ * prompt. A session that crosses a reload becomes a new one, without a prompt.
  *
- * Owns its descriptor until `release`.
+ * Owns its descriptor until `close`.
  */
 export class OperatorSession {
   readonly rights: Rights
-  /** The user and the process at the other end, for the log. */
+  /** User and process at the other end, for logs. */
   readonly peer: string
   prompt = false
   readonly #fd: OwnedFd
@@ -69,7 +69,7 @@ export class OperatorSession {
     return !this.#fd.closed
   }
 
-  /** To borrow. */
+  /** Borrowed from this session. */
   get fd(): BorrowedFd {
     return this.#fd.fd
   }
@@ -81,7 +81,7 @@ export class OperatorSession {
     this.#flush()
   }
 
-  /** The command is done. */
+  /** The current command has been answered. */
   answered(): void {
     this.#busy = false
     if (!this.open) return
@@ -90,12 +90,12 @@ export class OperatorSession {
     this.#next()
   }
 
-  /** Closes when everything is written. */
+  /** Closes once everything is written. */
   end(): void {
     this.#ending = true
     if (!this.open) return
     if (this.#output.length === 0) return this.close()
-    // Who does not read does not keep its place for ever.
+    // Close peers that never read the answer.
     setTimeout(() => this.close(), ANSWER_TIMEOUT_MS).unref()
   }
 
@@ -116,7 +116,7 @@ export class OperatorSession {
   #read(): void {
     try {
       const bytes = receivePlain(this.#fd.fd, MAX_LINE_BYTES)
-      // After `quit` nothing is heard any more; behind a command that takes its time only so much.
+      // Input after `quit` is ignored. Input behind a running command is limited.
       if (!this.#ending) this.#input += bytes.toString('latin1')
       if (this.#input.length > 2 * MAX_LINE_BYTES) return this.close()
       if (bytes.length === 0) {
@@ -131,13 +131,13 @@ export class OperatorSession {
     this.#next()
   }
 
-  /** Not by recursion: a line that is answered at once asks for the next. */
+  /** A loop, because a line that is answered immediately would recurse into the next one. */
   #next(): void {
     if (this.#running) return
     this.#running = true
     try {
       while (this.#runOne()) {
-        // Until one takes its time, or there is none.
+        // Until a command is pending, or no line is left.
       }
     } finally {
       this.#running = false

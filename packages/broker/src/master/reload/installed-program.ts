@@ -3,29 +3,29 @@ import { delimiter, isAbsolute, join, resolve } from 'node:path'
 import { BrokerError } from '../../errors.ts'
 import { isSame, logicalFolder, throughLinks } from '../../config/working-folder.ts'
 
-/** The running binary, also after its file was removed (proc(5)). */
+/** The running binary, even after its file was removed (proc(5)). */
 const RUNNING_BINARY = '/proc/self/exe'
 
-/** As they were named when the broker was started; what they lead to may change. */
+/** Names as given when the broker was started. Their targets may change. */
 export interface ProgramNames {
-  /** Node, where it was started by a name that leads to the running binary. */
+  /** Node; null unless it was started by a name that leads to the running binary. */
   readonly node: string | null
   /** The `baton` command. */
   readonly script: string
-  /** The working folder. */
+  /** The working directory. */
   readonly folder: string
 }
 
 export interface CommandLine {
   readonly node: string
-  /** Of Node itself, and the command. */
+  /** Node's own options, then the `baton` command. */
   readonly args: readonly string[]
 }
 
-/** How a process was started, as it can tell. */
+/** How a process was started, as far as it can tell. */
 export interface ProcessFacts {
   readonly argv0: string
-  /** Absolute, by Node's own account. */
+  /** Absolute, as Node reports it. */
   readonly script: string
   readonly execPath: string
   readonly execArgv: readonly string[]
@@ -35,16 +35,16 @@ export interface ProcessFacts {
 }
 
 /**
- * This program as it is installed: Node, and the `baton` command. Both may be replaced while the broker runs (a Node upgrade removes the
- * versioned binary, a `current` link moves on, an old release is removed), so both are looked up each time they are needed.
+ * The installed program: Node and the `baton` command. Both may be replaced while the broker runs (a Node upgrade removes the
+ * versioned binary, a `current` link moves, an old release is removed), so both are looked up each time they are needed.
  */
 export class InstalledProgram {
   readonly names: ProgramNames
   readonly #facts: ProcessFacts
-  /** The command without links, as it is at the start. */
+  /** The command, with the links resolved that it had when this program started. */
   readonly #realScript: string
 
-  /** @param names of the program before this one, which knew how the first one was started */
+  /** @param names from the previous program, if any: those of the first start */
   constructor(facts: ProcessFacts, names?: ProgramNames) {
     const folder = logicalFolder(facts.env, facts.cwd)
     this.#facts = facts
@@ -56,7 +56,7 @@ export class InstalledProgram {
     }
   }
 
-  /** Of this process. */
+  /** For this process. */
   static ofProcess(names?: ProgramNames): InstalledProgram {
     const { argv0, execPath, execArgv, env } = process
     const script = resolve(process.argv[1] ?? '')
@@ -64,10 +64,10 @@ export class InstalledProgram {
   }
 
   /**
-   * Of a worker: the very binary that runs this process, also once it was removed. What has replaced it under its name may be half
-   * installed, or another version. A removed one may lack its libraries, though, so after a failure the next one is tried.
+   * Node for a worker: the binary that runs this process, even if it was removed, since its replacement may be half
+   * installed, or another version. A removed binary may lack its libraries, so after a failure the next candidate is used.
    *
-   * @param failures of workers in a row
+   * @param failures consecutive failures of workers
    */
   nodeForWorker(failures: number): string {
     const { execPath, env } = this.#facts
@@ -79,8 +79,8 @@ export class InstalledProgram {
   }
 
   /**
-   * The program that replaces this one: found by the names, and where one leads nowhere, the running one. Without links, so that the program
-   * that is checked is the one that is executed.
+   * The program that a reload executes: found by name, or the running one where a name leads nowhere. Links are resolved, so that the
+   * program that is checked is the one that is executed.
    *
    * @throws {BrokerError} BATON_ERR_PROGRAM_GONE
    */
@@ -94,7 +94,7 @@ export class InstalledProgram {
     }
   }
 
-  /** Where the name of the working folder leads now. When it leads nowhere the process stays where it is, unless that is gone as well. */
+  /** Enters the working directory by its name. If that fails, the process stays where it is, unless that is gone as well. */
   enterFolder(): void {
     try {
       process.chdir(this.names.folder)
@@ -103,7 +103,7 @@ export class InstalledProgram {
     }
   }
 
-  /** A program that is started in a folder that was removed cannot resolve a relative path. */
+  /** Leaves a working directory that was removed: a program started there cannot resolve relative paths. */
   enterExistingFolder(): void {
     if (!isRemoved()) return
     try {
@@ -119,7 +119,7 @@ export class InstalledProgram {
   }
 }
 
-/** The name by which Node was started, if it leads to the running binary: a version manager's own program may stand in between. */
+/** The name that Node was started by, if it leads to the running binary and not to a version manager's shim. */
 function nodeByName({ argv0, execPath, env, cwd }: ProcessFacts, folder: string): string | null {
   const named = argv0.includes('/') ? throughLinks(resolve(cwd, argv0), folder, cwd) : inPath(argv0, env)
   return named !== undefined && named !== RUNNING_BINARY && isSame(named, execPath) ? named : null
@@ -153,7 +153,7 @@ function realPath(path: string): string {
   }
 }
 
-/** process.cwd() answers from its memory, and getcwd(2) has no such answer that Node would pass on. */
+/** Whether the working directory was removed. process.cwd() cannot tell, because it returns a cached path. */
 function isRemoved(): boolean {
   try {
     return readlinkSync('/proc/self/cwd').endsWith(' (deleted)')

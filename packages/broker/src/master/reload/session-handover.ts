@@ -2,7 +2,7 @@ import { Endpoint, OwnedFd } from '@baton/native-sendmsg'
 import type { OperatorSession } from '../operator/operator-session.ts'
 
 /**
- * The socketpair through which sessions that ask for a reload go: they wait in the kernel while there is no program to have them.
+ * The socketpair that carries sessions over exec: their descriptors wait in the kernel until the next program receives them.
  *
  * Owner of the pair.
  */
@@ -15,23 +15,23 @@ export class SessionHandover {
     this.#far = far
   }
 
-  /** @throws {NativeError} the pair cannot be made */
+  /** @throws {NativeError} the pair cannot be created */
   static open(): SessionHandover {
     return new SessionHandover(...Endpoint.pair())
   }
 
-  /** The pair of the program before this one. */
+  /** The pair of the previous program. Takes ownership of both descriptors. */
   static restore([near, far]: readonly [number, number]): SessionHandover {
     return new SessionHandover(new Endpoint(new OwnedFd(near)), new Endpoint(new OwnedFd(far)))
   }
 
-  /** What has to live on over exec. */
+  /** Descriptors that must survive exec. */
   get numbers(): [number, number] {
     return [this.#near.fd, this.#far.fd]
   }
 
   /**
-   * Puts in a duplicate: the session keeps what it has.
+   * Sends a duplicate; the session keeps its descriptor.
    *
    * @throws {NativeError}
    */
@@ -40,9 +40,9 @@ export class SessionHandover {
   }
 
   /**
-   * Takes the first one out again. The caller owns it.
+   * Receives the first session. The caller owns the descriptor.
    *
-   * @throws {NativeError} EAGAIN: nothing is in it
+   * @throws {NativeError} EAGAIN: the pair is empty
    */
   receiveSession(): OwnedFd {
     return this.#far.recvFdNonblock()

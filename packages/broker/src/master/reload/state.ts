@@ -10,53 +10,53 @@ import type { LogState } from '../start-log.ts'
 import type { ProgramNames } from './installed-program.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
-/** Number of the memory file, in the environment of the program that takes over. */
+/** Environment variable of the next program: descriptor number of the memory file with the state. */
 export const STATE_VARIABLE = 'BATON_MASTER_STATE'
 
-/** Who asked for a reload, and is told how it went. */
+/** The source of a request for a reload, which gets the answer. */
 export type Requester =
   | { readonly kind: 'session' }
   | { readonly kind: 'worker'; readonly worker: number; readonly ask: number; readonly by: string }
   | { readonly kind: 'signal' }
 
-/** All that a master knows when it replaces its own program. Numbers of descriptors are those that cross exec. */
+/** Everything that a master carries over exec. Descriptors keep their numbers. */
 export interface MasterState {
   readonly version: number
-  /** How often this process has replaced its program. */
+  /** How often this process has executed a new program. */
   readonly executions: number
   readonly file: string
-  /** Absent in the state of an older program. */
+  /** Absent in the state of an older version. */
   readonly program?: ProgramNames
-  /** The configuration in force, and the one that is to be. */
+  /** The active configuration, and the next one. */
   readonly text: string
   readonly candidate: string
   readonly lock: number
   readonly sockets: ListeningSocketsState
-  /** The socketpair through which the sessions that asked go. */
+  /** The socketpair with the sessions of requesters. */
   readonly pair: readonly [number, number]
   readonly workers: readonly WorkerState[]
-  /** Backends that are known of earlier workers; missing in the state that an older program wrote. */
+  /** Backends known from earlier workers. Absent in the state of an older version. */
   readonly known?: readonly BackendReport[]
-  /** How many workers there have been. */
+  /** How many workers were started so far. */
   readonly started: number
   readonly counters: CountersState
   readonly fleet: FleetState
-  /** Missing in the state that an older program wrote. */
+  /** Absent in the state of an older version. */
   readonly lifeline?: LifelineState
-  /** Who asked for the reload that goes on, and for the one behind it. Their sessions are in the pair, in this order. */
+  /** Requesters of the current reload, and of the next one. Their sessions are in the pair, in this order. */
   readonly askers: readonly Requester[]
   readonly waiting: readonly Requester[]
-  /** ISO 8601: of the process. */
+  /** When the process was started; ISO 8601. */
   readonly startedAt: string
   readonly run: RunState | null
-  /** Absent in the state of a program that had none. */
+  /** Absent in the state of an older version. */
   readonly log?: LogState
 }
 
-/** Version 1: requests did not wait. */
+/** Version 1, in which requests did not wait. */
 type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Requester }
 
-/** All that the state names but for the fleet's. */
+/** All descriptors in the state, except the fleet's. */
 export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {
   return [
     lock,
@@ -70,7 +70,7 @@ export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: Master
   ]
 }
 
-/** Writes it down where the next program finds it. The caller keeps the descriptor over exec, or closes it. */
+/** Writes the state to a memory file. The caller owns the descriptor, and keeps it open over exec. */
 export function writeState(state: MasterState): OwnedFd {
   const file = createMemoryFile('baton-master-state')
   const bytes = Buffer.from(JSON.stringify(state))
@@ -79,8 +79,10 @@ export function writeState(state: MasterState): OwnedFd {
 }
 
 /**
- * What a program before this one has written down for it; undefined in a process that was started anew. Once: the variable
- * must not reach children.
+ * The state written by the previous program; undefined in a newly started process. Call once: removes the variable, which must
+ * not reach children, and closes the descriptor.
+ *
+ * @throws {Error} its version cannot be read
  */
 export function takeState(environment: NodeJS.ProcessEnv): MasterState | undefined {
   const number = environment[STATE_VARIABLE]
@@ -93,7 +95,7 @@ export function takeState(environment: NodeJS.ProcessEnv): MasterState | undefin
   const state = JSON.parse(bytes.toString()) as MasterState | FirstState
   if (!READABLE_VERSIONS.includes(state.version)) {
     throw new Error(
-      `the state is of version ${String(state.version)}, and this program reads ${READABLE_VERSIONS.join(', ')}`,
+      `the state has version ${String(state.version)}, but this program reads only ${READABLE_VERSIONS.join(', ')}`,
     )
   }
   return 'askers' in state ? state : { ...state, askers: [state.asker], waiting: [] }

@@ -11,7 +11,7 @@ import {
 } from '@baton/native-sendmsg'
 import { factsOf, flagsOf, openFileOf, type ProcessFacts } from '../../supervise/proc.ts'
 
-/** A process above this one that exists to run it: `npx`, `npm run`, the shell between them. */
+/** An ancestor that only exists to run this process: `npx`, `npm run`, the shell between them. */
 export type Launcher = Pick<ProcessFacts, 'pid' | 'name' | 'startedAt'>
 
 const NULL_DEVICE = '/dev/null'
@@ -19,9 +19,9 @@ const SHELLS = new Set(['sh', 'bash', 'dash', 'ash', 'busybox', 'zsh', 'ksh', 'm
 
 /**
  * The launchers of this process, nearest first: its ancestors in the same process group. A shell with job control gives each
- * command a group of its own; setsid, a service manager and a container's init do so as well, and none of them is a launcher.
- * Neither is a shell without job control (a script) that has put this process in the background: it then has /dev/null as its
- * standard input, opened by the shell (POSIX, 2.9.3). Under nohup there is no launcher at all.
+ * command its own group; so do setsid, a service manager and a container's init, and none of them is a launcher.
+ * Nor is a shell without job control (a script) that started this process in the background: standard input is then /dev/null,
+ * opened by the shell (POSIX, 2.9.3). Under nohup there are no launchers.
  */
 export function findLaunchers(): Launcher[] {
   if (isUnderNohup()) return []
@@ -39,8 +39,8 @@ export function findLaunchers(): Launcher[] {
 }
 
 /**
- * nohup(1) ignores SIGHUP, and Node undoes that at its start. What is left of it: its name, where the shell says what it has
- * executed, and a standard input that cannot be read, which replaced a terminal.
+ * nohup(1) ignores SIGHUP, which Node undoes when it starts. Two traces are left: its name in `_`, where the shell puts the command
+ * it executes, and an unreadable standard input instead of a terminal.
  */
 export function isUnderNohup(env: NodeJS.ProcessEnv = process.env): boolean {
   if (basename(env['_'] ?? '') === 'nohup' && !isatty(1)) return true
@@ -55,14 +55,14 @@ export function isUnderNohup(env: NodeJS.ProcessEnv = process.env): boolean {
 function isInBackground(child: number, shell: number): boolean {
   if (openFileOf(child, 0) !== NULL_DEVICE) return false
   if (openFileOf(shell, 0) !== NULL_DEVICE) return true
-  // Both have it: inherited in the foreground, opened by the shell for the background.
+  // Both have /dev/null: inherited in the foreground, opened by the shell for the background.
   return sameOpenFile([child, 0], [shell, 0]) === false
 }
 
 /**
  * Calls `ended` once, when the first of the launchers has ended.
  *
- * @returns what ends the watch
+ * @returns stops watching
  */
 export function watchLaunchers(
   launchers: readonly Launcher[],
@@ -73,18 +73,18 @@ export function watchLaunchers(
   const stop = () => {
     for (const each of undo.splice(0)) each()
   }
-  const tell = (launcher: Launcher) => {
+  const finish = (launcher: Launcher) => {
     stop()
     ended(launcher)
   }
   for (const launcher of launchers) {
     const fd = openLauncher(launcher)
     if (fd === undefined) {
-      const told = setImmediate(() => tell(launcher))
-      undo.push(() => clearImmediate(told))
+      const immediate = setImmediate(() => finish(launcher))
+      undo.push(() => clearImmediate(immediate))
       break
     }
-    const watch = poller.add(fd.fd, EPOLLIN, () => tell(launcher))
+    const watch = poller.add(fd.fd, EPOLLIN, () => finish(launcher))
     undo.push(() => {
       watch.remove()
       fd.close()
@@ -93,7 +93,7 @@ export function watchLaunchers(
   return stop
 }
 
-/** Undefined when it has ended: its pid may be another process's by now. */
+/** Undefined when the launcher has ended. Its pid may belong to another process by now. */
 function openLauncher({ pid, startedAt }: Launcher): OwnedFd | undefined {
   let fd: OwnedFd
   try {

@@ -5,10 +5,10 @@ import type { OpenedPort, PortRequest } from '../../ipc/operator-protocol.ts'
 import { parseAddress } from '../../config/address.ts'
 import { formatAddress, parseConfigText, type Address } from '../../config/index.ts'
 
-/** Which listener serves a port that the app asked for; by port, since each of its processes asks for the same. */
+/** The listener for each port that the app requested. By port, because each process requests the same ones. */
 export type PortAssignments = Readonly<Record<string, string>>
 
-/** Name of the listener of `baton run --listen ADDR`, which is the app's first port whatever it asks for. */
+/** Name of the listener of `baton run --listen ADDR`, which serves the app's first port, whatever its number. */
 export const GIVEN_LISTENER = 'listen'
 
 interface Parts {
@@ -16,7 +16,7 @@ interface Parts {
   services: Record<string, unknown>
 }
 
-/** A claim, decided: the listener that is there for it, or the configuration with one more. */
+/** How to serve a requested port: with an existing listener, or with a new one, for which `text` is the configuration. */
 export type ListenerPlan =
   | { readonly kind: 'there'; readonly listener: string }
   | {
@@ -28,8 +28,8 @@ export type ListenerPlan =
     }
 
 /**
- * The first port of an app is its service's own; each other one gets a service beside it. Several addresses of one port (`localhost`
- * may be two) are several listeners of one service.
+ * The first port of an app belongs to its service; each other port gets its own service. Several addresses of one port (`localhost`
+ * may be two) become several listeners of one service.
  */
 export function planListener(
   text: string,
@@ -69,21 +69,21 @@ export function planListener(
 
 const EVERY_ADDRESS = ['::', '0.0.0.0']
 
-/** Both can be listened on: neither contains the other. */
+/** Whether both addresses can be bound, because neither includes the other. */
 function areDistinct(before: string, { host }: Address & { kind: 'tcp' }): boolean {
   const former = parseAddress(before)
   if (typeof former === 'string' || former.kind === 'unix') return false
   return former.host !== host && ![former.host, host].some((each) => EVERY_ADDRESS.includes(each))
 }
 
-/** As the app is told: what `server.address()` says. */
+/** The answer to the app, as `server.address()` returns it. */
 export function describePort(text: string, file: string, listener: string, fd: OwnedFd): OpenedPort {
   const found = parseConfigText(text, file).listeners.find(({ name }) => name === listener)
   const { address, port } = localAddress(fd.fd)
   return { service: found?.service ?? '', address, port }
 }
 
-/** A reload, and a person, find what is served in the file. */
+/** So that a reload, and a person, find every listener in the file. */
 export function writeDown(file: string, text: string): void {
   writeFileSync(file, text)
 }

@@ -6,11 +6,11 @@ import { errnoOf } from '../../config/index.ts'
 import { BrokerError } from '../../errors.ts'
 
 const TEMPLATE = 'baton-run-'
-/** What mkdtemp(3) appends, and the longest name of a socket in the folder, with its slash: a relay endpoint of a backend. */
+/** Room for what mkdtemp(3) appends and for the longest socket name in the folder: a relay endpoint of a backend. */
 const MAX_REST_BYTES = `${TEMPLATE}XXXXXX/relay-000000000000.sock`.length
 
 /**
- * The folder of one `baton run`: its configuration and its sockets.
+ * Creates the folder of one `baton run`, for its configuration and its sockets.
  *
  * @throws {BrokerError} BATON_ERR_TEMPORARY_FOLDER
  */
@@ -19,7 +19,10 @@ export function makeRunFolder(): string {
   const bytes = Buffer.byteLength(join(parent, '/')) + MAX_REST_BYTES
   if (bytes > MAX_UNIX_PATH_BYTES) {
     const most = MAX_UNIX_PATH_BYTES - MAX_REST_BYTES - 1
-    throw unusable(parent, `has ${Buffer.byteLength(parent)} bytes, and sockets in it leave room for ${most}`)
+    throw unusable(
+      parent,
+      `is ${Buffer.byteLength(parent)} bytes long, and the paths of sockets in it leave room for ${most}`,
+    )
   }
   try {
     return mkdtempSync(join(parent, TEMPLATE))
@@ -31,14 +34,16 @@ export function makeRunFolder(): string {
 const REASONS = new Map([
   ['ENOENT', 'does not exist (ENOENT)'],
   ['ENOTDIR', 'is not a folder (ENOTDIR)'],
-  ['EACCES', 'may not be written to by this user (EACCES)'],
-  ['EPERM', 'may not be written to by this user (EPERM)'],
+  ['EACCES', 'is not writable by this user (EACCES)'],
+  ['EPERM', 'is not writable by this user (EPERM)'],
   ['EROFS', 'is on a read-only file system (EROFS)'],
   ['ENOSPC', 'is on a full file system (ENOSPC)'],
 ])
 
 function unusable(parent: string, why: string, cause?: unknown): BrokerError {
   const named = ['TMPDIR', 'TMP', 'TEMP'].find((name) => (process.env[name] ?? '') !== '')
-  const what = named === undefined ? parent : `${named}=${process.env[named] ?? ''}`
-  return new BrokerError('BATON_ERR_TEMPORARY_FOLDER', `${what} ${why}; set TMPDIR to another one`, { cause })
+  const folder = named === undefined ? parent : `${named}=${process.env[named] ?? ''}`
+  return new BrokerError('BATON_ERR_TEMPORARY_FOLDER', `${folder} ${why}; set TMPDIR to another folder`, {
+    cause,
+  })
 }

@@ -11,33 +11,33 @@ import {
   type StartHistory,
 } from './start-history.ts'
 
-/** An app that has not listened by then may do so later, or never: milliseconds. */
+/** When to warn that an app has not listened yet, in ms. It may still do so. */
 const LISTEN_TIMEOUT_MS = 10_000
 
-/** Lines of an app that did not start, which tell why. */
+/** How many of the last lines of a failed app are shown. */
 const LAST_LINES = 20
 
 export interface StartWatchHost {
-  /** For how long an app must be registered to have started, in milliseconds. */
+  /** How long an app must be registered to count as started, in ms. */
   minHealthy(): number
   statuses(): readonly InstanceStatus[]
-  /** Ports that the app has asked for. */
+  /** Ports that the app has requested. */
   ports(): readonly string[]
   warn(instance: string, text: string): void
-  /** The app is given up. */
+  /** Called when the app is given up. */
   giveUp(error: CommandError): void
 }
 
 /**
- * Watches under `baton run` whether the app starts: gives it up when it does not, and says once that it has not listened yet.
+ * Watches whether the app starts under `baton run`: gives it up when it keeps failing, and warns once if it has not listened yet.
  *
- * Owner of the row of failed starts.
+ * Owner of the history of starts.
  */
 export class StartWatch {
   readonly #host: StartWatchHost
-  /** `limited`: an app that fails again and again is given up. `first`: only before it has served. */
+  /** `limited`: give up an app that keeps failing. `first`: only before it has served. */
   readonly #policy: 'limited' | 'first' | 'always'
-  /** When each backend began to be ready, and when it was so last; milliseconds. */
+  /** When each backend became ready, and when it ceased to be; in ms. */
   readonly #ready = new Map<string, { readonly since: number; until: number | undefined }>()
   #history: StartHistory
   #listened = false
@@ -57,7 +57,7 @@ export class StartWatch {
     return this.#history
   }
 
-  /** The processes were started. */
+  /** Call when the processes were started. */
   begin(): void {
     this.#remind(LISTEN_TIMEOUT_MS)
   }
@@ -66,7 +66,7 @@ export class StartWatch {
     clearTimeout(this.#timer)
   }
 
-  /** What the workers list. */
+  /** All backends registered with the workers. */
   reported(reports: readonly BackendReport[]): void {
     const now = fleetClock.now()
     const ready = new Set(reports.filter(({ state }) => state === 'ready').map(({ id }) => id))
@@ -79,7 +79,7 @@ export class StartWatch {
     }
   }
 
-  /** The process of an instance has ended by itself, or was never started. */
+  /** The process of an instance has ended unasked, or could not be started. */
   exited({ id, identity, output }: ManagedProcess, exit: ProcessExit): void {
     const now = fleetClock.now()
     const wanted = this.#host.minHealthy()
@@ -88,7 +88,7 @@ export class StartWatch {
     const listened = own !== undefined
     this.#ready.delete(id)
     if (served) this.#history = countStart(this.#history, { kind: 'served' })
-    // Those that have gone have told what they had to.
+    // The ready periods that have ended are counted now.
     for (const [each, { until }] of this.#ready) if (until !== undefined) this.#ready.delete(each)
     if (served) return
     this.#history = countStart(this.#history, { kind: 'failed', instance: identity.instance })
@@ -128,7 +128,7 @@ export class StartWatch {
     const now = Date.now()
     const running = this.#host.statuses().filter(({ pid, state }) => pid !== null && state === 'running')
     const [oldest] = running.toSorted((one, other) => Date.parse(one.since) - Date.parse(other.since))
-    // Between two starts, or soon after one.
+    // Between two starts, or just after one.
     if (oldest === undefined) return this.#remind(LISTEN_TIMEOUT_MS / 10)
     const age = now - Date.parse(oldest.since)
     if (age < LISTEN_TIMEOUT_MS) return this.#remind(LISTEN_TIMEOUT_MS - age)
@@ -137,8 +137,8 @@ export class StartWatch {
       oldest.instance,
       `has not listened after ${formatDuration(LISTEN_TIMEOUT_MS)}${
         ports.length === 0
-          ? ': Baton serves the ports that a Node app listens on by number, and until it does there is nothing to connect to'
-          : `: it has asked for port ${ports.join(', ')} and is not ready yet`
+          ? ': Baton serves the ports that a Node app listens on by number, and until then there is nothing to connect to'
+          : `: it has requested port ${ports.join(', ')} and is not ready yet`
       }`,
     )
   }

@@ -1,17 +1,17 @@
 import { type FSWatcher, lstatSync, readdirSync, watch } from 'node:fs'
 import { join } from 'node:path'
 
-/** An editor, or a compiler, writes many files at once: milliseconds without a change before anybody hears of one. */
+/** Time without a change before changes are reported, in ms: an editor or a compiler writes many files at once. */
 const QUIET_MS = 200
 
-/** Not the app's own: what is installed, and what begins with a dot. */
+/** Excludes `node_modules` and names that begin with a dot. */
 const isOwn = (name: string) => name !== 'node_modules' && !name.startsWith('.')
 
 /**
- * Watches a folder of source code and everything below it, but for `node_modules` and what begins with a dot.
+ * Watches a folder of source code and everything below it, except `node_modules` and names that begin with a dot.
  *
- * @param onChange something has changed, and nothing since
- * @returns what ends it
+ * @param onChange called after a change, once there are no further ones
+ * @returns stops watching
  */
 export function watchFolder(folder: string, onChange: () => void): () => void {
   const watchers = new Map<string, FSWatcher>()
@@ -30,10 +30,10 @@ export function watchFolder(folder: string, onChange: () => void): () => void {
         if (name === null || isOwn(name)) changed()
       })
       watchers.set(path, watcher)
-      // It was removed.
+      // The folder was removed.
       watcher.on('error', () => drop(path))
     } catch {
-      // Gone between the look and the watch.
+      // Removed after it was listed.
     }
   }
   const drop = (path: string) => {
@@ -47,7 +47,7 @@ export function watchFolder(folder: string, onChange: () => void): () => void {
   }
 }
 
-/** Whether anything that `watchFolder` watches has changed after `time`, in milliseconds since the Unix epoch. */
+/** Whether anything that `watchFolder` watches has changed since `time`, a Unix time in ms. */
 export function hasChangedSince(folder: string, time: number): boolean {
   return foldersBelow(folder).some((each) => [each, ...filesIn(each)].some((path) => changedAt(path) > time))
 }
@@ -62,7 +62,7 @@ function filesIn(folder: string): string[] {
   }
 }
 
-/** A file that is gone has changed its folder. */
+/** 0 for a removed file: its folder has changed. */
 function changedAt(path: string): number {
   try {
     return lstatSync(path).ctimeMs

@@ -4,22 +4,22 @@ import { Pulse } from './watchdog.ts'
 
 const VARIABLES = ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const
 
-/** What a timer takes. */
+/** Longest delay of a Node timer. */
 const MAX_INTERVAL_MS = 2 ** 31 - 1
 
-/** The manager's queue is full, which passes when it reads: milliseconds until the next attempt. */
+/** Delay before the next attempt when the manager's queue is full, in ms. */
 const RETRY_DELAY_MS = 50
 
-/** While the broker drains: how often it asks for more time, and for how much. Milliseconds. */
+/** How often a draining broker requests more time, and how much, in ms. */
 const EXTEND_INTERVAL_MS = 5000
 const EXTENSION_MS = 15_000
 
 /**
- * Tells the service manager how the broker is (sd_notify(3)), and its watchdog that it lives. Without a service manager nothing
- * is told; one that cannot be reached is logged, once, and harms nothing.
+ * Reports the broker's state to the service manager (sd_notify(3)), and keeps its watchdog from firing. Does nothing without a
+ * service manager. One that cannot be reached is logged once and otherwise ignored.
  */
 export class Notifier {
-  /** What the program that replaces this one needs to go on. No other process is to have it. */
+  /** Variables that the next program needs at exec. No other process may have them. */
   readonly environment: Readonly<NodeJS.ProcessEnv>
   readonly #socket: string | undefined
   readonly #logger: Logger
@@ -31,7 +31,7 @@ export class Notifier {
   #pulse: Pulse | undefined
   #failed = false
 
-  /** Takes the variables out of `environment`: a child that believed them its own would speak in this process's name. */
+  /** Removes the variables from `environment`, so that no child notifies in this process's name. */
   static take(environment: NodeJS.ProcessEnv, logger: Logger): Notifier {
     const taken: NodeJS.ProcessEnv = {}
     for (const name of VARIABLES) {
@@ -52,22 +52,22 @@ export class Notifier {
     if (ours && microseconds > 0) this.#interval = Math.min(microseconds / 1000 / 2, MAX_INTERVAL_MS)
   }
 
-  /** It serves: after the start, and after each reload, done or failed, for which systemd waits. */
+  /** The broker is serving: after the start, and after each reload, successful or not, because systemd waits for it. */
   ready(status: string): void {
     this.#notify('READY=1', `STATUS=${firstLine(status)}`, `MAINPID=${process.pid}`)
     this.watch()
   }
 
-  /** A `ready` has to follow. systemd matches it with its own request by the time, CLOCK_MONOTONIC, in microseconds. */
+  /** A `ready` must follow. systemd matches this to its own request by the time: CLOCK_MONOTONIC, in microseconds. */
   reloading(): void {
     const now = process.hrtime.bigint() / 1000n
     this.#notify('RELOADING=1', `MONOTONIC_USEC=${now}`, 'STATUS=reloading')
   }
 
-  /** It ends within `deadline` milliseconds: for so long, and no longer, the manager is asked to wait. */
+  /** The broker stops within `deadline` ms, and requests extensions only until then. */
   stopping(deadline: number): void {
     this.#notify('STOPPING=1', 'STATUS=draining')
-    // From here on it is the stop's own time limit that counts, and a worker that has finished is silent.
+    // The stop has its own time limit, and a worker that has finished no longer reports.
     clearInterval(this.#watchdog)
     const end = performance.now() + deadline
     const extend = () => {
@@ -78,7 +78,7 @@ export class Notifier {
     extend()
   }
 
-  /** Begins to tell the watchdog, if there is one: from `ready` on, and in a program that goes on at once. */
+  /** Starts notifying the watchdog, if there is one. Called by `ready`, and right after exec. */
   watch(): void {
     if (this.#interval === undefined || this.#pulse !== undefined) return
     const pulse = new Pulse(performance.now())
@@ -90,7 +90,7 @@ export class Notifier {
     this.#watchdog = setInterval(tick, this.#interval).unref()
   }
 
-  /** The worker that serves has said something. */
+  /** The serving worker has sent a message. */
   workerAnswered(): void {
     if (this.#pulse?.beat(performance.now()) === true) this.#live()
   }
@@ -101,7 +101,7 @@ export class Notifier {
     clearInterval(this.#extending)
   }
 
-  /** Never late: behind something that waits, the next one is as good. */
+  /** Not queued behind other messages: the next one will do. */
   #live(): void {
     if (this.#waiting.length === 0) this.#notify('WATCHDOG=1')
   }
@@ -112,7 +112,7 @@ export class Notifier {
     if (this.#waiting.length === 1) this.#flush(this.#socket)
   }
 
-  /** In order. */
+  /** Sends queued messages in order. */
   #flush(socket: string): void {
     try {
       for (let [first] = this.#waiting; first !== undefined; [first] = this.#waiting) {
@@ -125,7 +125,7 @@ export class Notifier {
         return
       }
       this.#waiting.length = 0
-      if (!this.#failed) this.#logger.warn({ err: error, socket }, 'the service manager cannot be told')
+      if (!this.#failed) this.#logger.warn({ err: error, socket }, 'cannot notify the service manager')
       this.#failed = true
     }
   }

@@ -8,11 +8,11 @@ const FIRST = 3
 
 const VARIABLES = ['LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDS', 'LISTEN_FDNAMES'] as const
 
-/** A socket that the configuration asks for. */
+/** A socket that the configuration requires. */
 export interface WantedSocket {
   readonly name: string
   readonly address: Address
-  /** Whether it may be one that is bound there, when `address` says something else. */
+  /** Whether a socket of this name may be used that is bound to an address other than `address`. Default: yes. */
   readonly accepts?: (bound: Address) => boolean
 }
 
@@ -23,18 +23,18 @@ interface PassedSocket {
 }
 
 /**
- * Listening sockets that were open before this process: the service manager has bound them, keeps them, and hands over copies
- * (sd_listen_fds(3)). Owner of those that nobody has taken yet.
+ * Listening sockets that were opened before this process: the service manager binds and keeps them, and passes copies
+ * (sd_listen_fds(3)). Owner of those not assigned yet.
  */
 export class PassedSockets {
   readonly #logger: Logger
   #sockets: PassedSocket[]
 
-  /** Once, and before any descriptor of that number is anything else. Takes the variables out of `environment`. */
+  /** Call once, before the descriptor numbers can be reused. Removes the variables from `environment`. */
   static take(environment: NodeJS.ProcessEnv, logger: Logger): PassedSockets {
     const { LISTEN_PID: pid, LISTEN_FDS: count, LISTEN_FDNAMES: names = '' } = environment
     for (const variable of VARIABLES) delete environment[variable]
-    // A shell in between passes the variables on, but they are not meant for us.
+    // A shell in between passes on variables that are meant for it.
     if (count === undefined || Number(pid) !== process.pid) return new PassedSockets([], logger)
     const words = names.split(':')
     const sockets = Array.from({ length: Number(count) }, (_, index) =>
@@ -52,7 +52,7 @@ export class PassedSockets {
   }
 
   /**
-   * For each of `wanted` the one that is bound to its address, else the one of its name, else none. The caller owns them.
+   * For each of `wanted`, the socket bound to its address, else the one with its name, else none. The caller owns them.
    */
   assign(wanted: readonly WantedSocket[]): readonly (OwnedFd | undefined)[] {
     const byAddress = wanted.map(({ address }) => this.#remove((each) => isSame(each.address, address)))
@@ -63,11 +63,11 @@ export class PassedSockets {
     )
   }
 
-  /** Closes, and names, what nobody has taken. Its clients wait for as long as the service manager has it open. */
+  /** Logs and closes unassigned sockets. Their clients wait as long as the service manager keeps them open. */
   close(): void {
     for (const { name, fd, address } of this.#sockets) {
       const socket = { name, address: formatAddress(address) }
-      this.#logger.warn(socket, 'the service manager gave a socket that fits no listener; closed')
+      this.#logger.warn(socket, 'the service manager passed a socket that matches no listener; closed')
       fd.close()
     }
     this.#sockets = []
@@ -83,16 +83,16 @@ export class PassedSockets {
 function inspect(number: number, name: string, logger: Logger): PassedSocket | undefined {
   try {
     setCloseOnExec(number, true)
-    // If the count is wrong it may be a descriptor of Node's own, which are no sockets: those stay as they are.
+    // If the count is wrong, this may be one of Node's own descriptors, which are not sockets: leave it open.
     if (!fstatSync(number).isSocket()) {
-      logger.warn({ fd: number, name }, 'the service manager gave a descriptor that is no socket')
+      logger.warn({ fd: number, name }, 'the service manager passed a descriptor that is not a socket')
       return undefined
     }
     const fd = new OwnedFd(number)
     if (!isListening(number)) {
       logger.warn(
         { fd: number, name },
-        'the service manager gave a socket that is not a listening stream; closed',
+        'the service manager passed a socket that is not a listening stream; closed',
       )
       fd.close()
       return undefined
@@ -103,7 +103,10 @@ function inspect(number: number, name: string, logger: Logger): PassedSocket | u
       family === 'unix' ? { kind: 'unix', path: address } : { kind: 'tcp', host: address, port }
     return { name, fd, address: bound }
   } catch (error) {
-    logger.warn({ err: error, fd: number, name }, 'the service manager gave a descriptor that cannot be used')
+    logger.warn(
+      { err: error, fd: number, name },
+      'the service manager passed a descriptor that cannot be used',
+    )
     return undefined
   }
 }

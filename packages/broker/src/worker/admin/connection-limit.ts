@@ -1,15 +1,15 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
-/** Beyond the limit, while sockets that were closed for others have not been reported closed yet. */
+/** Connections over the limit, for sockets that were closed to make room and have not emitted `close` yet. */
 const CLOSING_MARGIN = 64
 
 /**
- * Requests of one connection that may wait for their responses (pipelining). Node hands all that one read has brought to the handler
- * in one turn of the event loop, which can be thousands.
+ * Maximum requests per connection waiting for their responses (pipelining). Node passes all requests of one read to the handler in
+ * one turn of the event loop, which can be thousands.
  */
 export const MAX_PIPELINED = 4
-/** Requests over that limit, after which the connection is closed without waiting for the responses that are due. */
+/** Pending requests after which the connection is closed without waiting for responses that are due. */
 const MAX_IGNORED = 4096
 
 interface Connection {
@@ -19,15 +19,14 @@ interface Connection {
   requests: number
   /** The response to the last of them. */
   last: ServerResponse | undefined
-  /** One of them is an event stream, or changes something: neither is cut off for another client. */
+  /** One of them is an event stream, or changes something. Such connections are not closed to make room. */
   busy: boolean
 }
 
 /**
- * Bounds the connections of an HTTP server without ever refusing a new one: `/healthz` and `/metrics` must answer however many
- * clients hold connections. At the limit a new connection takes the place of another one: of the peer that has most of them, the
- * one that has been idle longest, or has not sent a whole request for the longest time. Only if there is none, of those whose client does not read its
- * response.
+ * Limits the connections of an HTTP server without refusing new ones: `/healthz` and `/metrics` must answer however many clients
+ * hold connections. At the limit a new connection replaces one without a pending request: of the peer that has the most
+ * connections, the least recently active. If all have pending requests, it replaces one that is not `busy`.
  */
 export class ConnectionLimit {
   /** The least recently active first. */
@@ -36,23 +35,23 @@ export class ConnectionLimit {
   readonly #onFull: (peer: string) => void
 
   /**
-   * @param limit asked at each new connection
+   * @param limit evaluated for each new connection
    * @param onFull a connection of this peer was closed to make room
    */
-  constructor(server: Server, limit: () => number, most: number, onFull: (peer: string) => void) {
+  constructor(server: Server, limit: () => number, max: number, onFull: (peer: string) => void) {
     this.#limit = limit
     this.#onFull = onFull
-    server.maxConnections = most + CLOSING_MARGIN
+    server.maxConnections = max + CLOSING_MARGIN
     server.on('connection', (socket: Socket) => this.#add(socket))
   }
 
   /**
-   * A request has come. `refuse`: too many of this connection wait already; answer so, and close it. `ignore`: the answer to an
-   * earlier one ends the connection.
+   * Called for each request. `refuse`: too many are pending on this connection; answer with an error, and close it. `ignore`: the
+   * connection is closed, or will be after an earlier response.
    */
   admit(request: IncomingMessage, response: ServerResponse): 'handle' | 'refuse' | 'ignore' {
     const connection = this.#connections.get(request.socket)
-    // It was closed, and its parser has not stopped yet.
+    // The connection was closed, but its parser has not stopped yet.
     if (connection === undefined || request.socket.destroyed) return 'ignore'
     connection.requests += 1
     if (connection.requests > MAX_PIPELINED + 1) {
@@ -71,13 +70,16 @@ export class ConnectionLimit {
     return connection.requests > MAX_PIPELINED ? 'refuse' : 'handle'
   }
 
-  /** Its response is an event stream. */
+  /** Keeps a connection open whose response is an event stream. */
   keep(socket: Socket): void {
     const connection = this.#connections.get(socket)
     if (connection !== undefined) connection.busy = true
   }
 
-  /** Whether a response to this client has begun or is due, other than to a request that has not arrived as a whole: nothing else may be written. */
+  /**
+   * Whether a response to this client has begun or is due, so that nothing else may be written. A request that has not arrived
+   * completely does not count.
+   */
   isAnswering(socket: Socket): boolean {
     const { requests = 0, last } = this.#connections.get(socket) ?? {}
     const isOfThisRequest = requests === 1 && last?.headersSent === false && !last.req.complete

@@ -5,7 +5,7 @@ import { AdminError } from './errors.ts'
 import { quoted } from './quoted.ts'
 
 const MAX_RECORDS = 1000
-/** Characters: what zod finds repeats the names of unknown parameters. */
+/** Maximum characters of a validation error, in which zod repeats the names of unknown parameters. */
 const MAX_PROBLEM_LENGTH = 512
 
 const query = z.strictObject({
@@ -15,11 +15,11 @@ const query = z.strictObject({
   limit: z
     .string()
     .transform((text) => (/^\d+$/.test(text) ? Number(text) : 0))
-    .refine((limit) => limit >= 1 && limit <= MAX_RECORDS, `is a whole number from 1 to ${MAX_RECORDS}`)
+    .refine((limit) => limit >= 1 && limit <= MAX_RECORDS, `must be a whole number from 1 to ${MAX_RECORDS}`)
     .default(50),
 })
 
-/** @throws {AdminError} BATON_ERR_ADMIN_BAD_REQUEST, naming what is wrong */
+/** @throws {AdminError} BATON_ERR_ADMIN_BAD_REQUEST, naming the invalid parameter */
 export function connectionQuery(parameters: unknown): RecordQuery {
   const result = query.safeParse(parameters)
   if (!result.success) throw badRequest(result.error)
@@ -33,11 +33,11 @@ export function connectionId(text: string): Buffer {
   if (isUlid(id)) return ulidToBytes(id)
   throw new AdminError(
     'BATON_ERR_ADMIN_BAD_REQUEST',
-    `${quoted(text)} is no id of a connection: 26 characters of base 32`,
+    `${quoted(text)} is not a connection id: 26 characters of base 32`,
   )
 }
 
-/** What zod found, as one line. */
+/** Formats zod's issues as one line. */
 export function badRequest({ issues }: z.ZodError): AdminError {
   const problem = issues.map(({ path, message }) => [...path, message].join(': ')).join('; ')
   return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', problem.slice(0, MAX_PROBLEM_LENGTH))

@@ -1,4 +1,4 @@
-/** Every error of the admin API: its stable code, and the HTTP status that it is answered with. */
+/** Every error of the admin API: its stable code and its HTTP status. */
 export const ADMIN_ERRORS = {
   BATON_ERR_ADMIN_BAD_REQUEST: 400,
   BATON_ERR_ADMIN_UNAUTHORIZED: 401,
@@ -22,7 +22,7 @@ export const ADMIN_ERRORS = {
 
 export type AdminErrorCode = keyof typeof ADMIN_ERRORS
 
-/** A request that is refused. Its message goes to the client as it is. */
+/** Refuses a request. The message is sent to the client unchanged. */
 export class AdminError extends Error {
   override readonly name = 'AdminError'
   readonly code: AdminErrorCode

@@ -2,22 +2,24 @@ import type { FastifyReply } from 'fastify'
 import { type EventFeed, MAX_STREAMS } from '../events/event-feed.ts'
 import { AdminError } from './errors.ts'
 
-/** Answers with the feed's events for as long as both sides want. */
+/** Answers with the feed's events until either side ends the stream. */
 export function streamEvents(reply: FastifyReply, feed: EventFeed): void {
   if (!feed.room) {
     throw new AdminError(
       'BATON_ERR_ADMIN_STREAMS',
-      feed.closed ? 'this process ends; connect again' : `${MAX_STREAMS} streams of events are open already`,
+      feed.closed
+        ? 'this worker is shutting down; reconnect'
+        : `${MAX_STREAMS} event streams are already open`,
     )
   }
-  // Written by hand from here on, and so are the headers that every answer has.
+  // Bypasses Fastify from here on, including the headers that its hooks add to every response.
   reply.hijack()
   const { raw } = reply
   raw.writeHead(200, {
     'content-type': 'text/event-stream',
     'cache-control': 'no-store',
     'x-content-type-options': 'nosniff',
-    // The end of the stream is the end of the connection: the next one may belong to another worker.
+    // A client must reconnect after the stream ends, because another worker may be serving then.
     connection: 'close',
   })
   const leave = feed.open({
@@ -28,6 +30,6 @@ export function streamEvents(reply: FastifyReply, feed: EventFeed): void {
     end: () => raw.end(),
     cut: () => raw.destroy(),
   })
-  // Not of the answer: one that waits behind the answer to an earlier request (HTTP/1.1 pipelining) never hears of the end.
+  // Not the response's `close`: a response queued behind an earlier one (HTTP/1.1 pipelining) does not emit it.
   reply.request.raw.socket.once('close', leave)
 }

@@ -12,13 +12,13 @@ export interface GuardedRequest {
   readonly headers: IncomingHttpHeaders
 }
 
-/** Asked by machines and browsers that have no token, and telling nothing that needs one. */
+/** Routes for machines and browsers without a token. They reveal nothing that requires one. */
 const OPEN_ROUTES = new Set<string>(['/healthz', '/readyz', ...PAGE_ROUTES])
 
 /**
- * Decides whether a request may be answered at all. A browser on this host can be made to send requests here by
- * any page it shows, so being on loopback is not enough: the Host header must be one of ours (DNS rebinding
- * makes it the attacker's name) and a request that changes something must not come from another origin.
+ * Decides whether a request may be answered. Any page can make a browser on this host send requests here, so listening on loopback
+ * is not enough: the Host header must name this server (with DNS rebinding it names the attacker's), and a request that changes
+ * something must not come from another origin.
  *
  * @returns the refusal, or undefined
  */
@@ -34,8 +34,8 @@ export function guard(
 }
 
 function checkHost(listen: Address, host: string | undefined): AdminError | undefined {
-  // Beyond loopback a token is obligatory, and a page that can send it needs no tricks with names. A browser
-  // can not reach a Unix socket, and always sends Host.
+  // Other addresses require a token, and a page that knows it does not need DNS rebinding. A browser cannot reach a Unix socket, and
+  // always sends Host.
   if (listen.kind === 'unix' || !isLoopback(listen) || host === undefined) return undefined
   const name = host
     .replace(/:\d+$/, '')
@@ -51,17 +51,17 @@ function checkHost(listen: Address, host: string | undefined): AdminError | unde
 function checkOrigin({ method, headers }: GuardedRequest): AdminError | undefined {
   if (method === 'GET' || method === 'HEAD') return undefined
   if (isOwnPage(headers) && isSameSite(headers)) return undefined
-  return new AdminError('BATON_ERR_ADMIN_ORIGIN', 'a page of another origin may not do this')
+  return new AdminError('BATON_ERR_ADMIN_ORIGIN', 'requests from pages of another origin are not allowed')
 }
 
-/** What is no browser sends no Origin. */
+/** Clients other than browsers send no Origin. */
 function isOwnPage({ origin, host }: IncomingHttpHeaders): boolean {
   if (origin === undefined) return true
-  // A sandboxed page sends "null", which is no URL.
+  // A sandboxed page sends "null", which is not a URL.
   return URL.canParse(origin) && new URL(origin).host === host?.toLowerCase()
 }
 
-/** Said by the browser itself, whatever the page leaves out (https://w3c.github.io/webappsec-fetch-metadata/). */
+/** Set by the browser, beyond the page's control (https://w3c.github.io/webappsec-fetch-metadata/). */
 function isSameSite({ 'sec-fetch-site': site }: IncomingHttpHeaders): boolean {
   return site === undefined || site === 'same-origin' || site === 'none'
 }

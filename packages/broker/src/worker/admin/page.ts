@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import { AdminError } from './errors.ts'
 import { quoted } from './quoted.ts'
 
-/** `page/` of the package; as far from `dist/worker/admin` as from `src/worker/admin`. */
+/** `page/` of the package. The path is the same from `dist/worker/admin` and from `src/worker/admin`. */
 const FOLDER = join(import.meta.dirname, '../../../page')
 
 const TYPES = new Map([
@@ -17,8 +17,8 @@ const TYPES = new Map([
 ])
 
 /**
- * Nothing but the page's own files and this server's API: no inline script or style, no markup from strings (which
- * `trusted-types` forbids), no frame around it in which somebody could be made to click.
+ * Allows only the page's own files and this server's API: no inline scripts or styles, no markup from strings (`trusted-types`), and
+ * no frame around the page (clickjacking).
  */
 const POLICY = [
   "default-src 'none'",
@@ -40,12 +40,12 @@ const HEADERS = {
   'referrer-policy': 'no-referrer',
 }
 
-/** Served to who has no token yet: a browser can not send one with a page. They tell nothing about this broker. */
+/** Served without a token, since a browser cannot send one when it loads a page. They reveal nothing about this broker. */
 export const PAGE_ROUTES = ['/', '/page/:file'] as const
 
 /**
- * The page to look at. Its files are read here, once: a request names no file of the disk, and a package that is
- * replaced while the broker runs does not mix two versions.
+ * Adds the status page. Its files are read once, here: requests then cannot reach other files, and replacing the package while the
+ * broker runs does not mix two versions.
  */
 export function addPage(app: FastifyInstance): void {
   const files = new Map(

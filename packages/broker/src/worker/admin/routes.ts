@@ -25,8 +25,8 @@ interface ConnectionParams {
 const drainBody = z.strictObject({ deadline: duration(0).optional() })
 
 /**
- * @param withToken who comes this far has shown the token
- * @param keep told of the connection of an event stream
+ * @param withToken requests that get here have shown the token
+ * @param keep called with the connection of an event stream
  */
 export function addRoutes(
   app: FastifyInstance,
@@ -34,7 +34,7 @@ export function addRoutes(
   withToken: boolean,
   keep: (client: Socket) => void,
 ): void {
-  const asker = ({ socket }: FastifyRequest) => askerOf(socket, withToken)
+  const requester = ({ socket }: FastifyRequest) => requesterOf(socket, withToken)
 
   app.get('/healthz', () => ({ status: 'ok' }))
 
@@ -76,7 +76,7 @@ export function addRoutes(
   app.post<ServiceParams>('/api/v1/services/:service/drain', async (request, reply) => {
     const { name: service } = findService(view, request.params.service)
     const result = await view.drainService(service, deadlineOf(request.body))
-    const by = asker(request)
+    const by = requester(request)
     view.asked({ kind: 'drain', service, by, text: `${by} drains service ${service}` })
     return reply.code(202).send(begun(result))
   })
@@ -85,7 +85,7 @@ export function addRoutes(
     const { name: service, backends } = findService(view, request.params.service)
     const { id, slot, version, pid } = findBackend(service, backends, request.params.id)
     const result = await view.drainBackend(service, id, deadlineOf(request.body))
-    const by = asker(request)
+    const by = requester(request)
     const backend = { id, slot, version, pid }
     view.asked({ kind: 'drain', service, backend, by, text: `${by} drains ${slot} of service ${service}` })
     return reply.code(202).send(begun(result))
@@ -93,12 +93,9 @@ export function addRoutes(
 
   app.post('/api/v1/reload', async (request, reply) => {
     if (view.reload === undefined) {
-      throw new AdminError(
-        'BATON_ERR_ADMIN_NO_MASTER',
-        'this broker runs without a master that could reload it',
-      )
+      throw new AdminError('BATON_ERR_ADMIN_NO_MASTER', 'this broker has no master, so it cannot reload')
     }
-    const { success, log } = await view.reload(asker(request), waitOf(request.query))
+    const { success, log } = await view.reload(requester(request), waitOf(request.query))
     return reply.code(success ? 200 : 409).send({ success, log })
   })
 }
@@ -140,10 +137,10 @@ function deadlineOf(body: unknown): number | undefined {
 }
 
 /**
- * Who sends a request, for the log: the address that it came from, and whether it had to show the token. Behind a Unix socket the
- * kernel would know the user, and Node has no public way to ask it.
+ * Names the requester in the log: the peer's address, and whether a token was required. For a Unix socket the kernel knows the
+ * user, but Node has no public API for it.
  */
-function askerOf(socket: Socket, withToken: boolean): string {
+function requesterOf(socket: Socket, withToken: boolean): string {
   return `${peerOf(socket)} ${withToken ? 'with' : 'without'} a token`
 }
 
@@ -164,7 +161,7 @@ function readiness(status: Status): Readiness {
     ...(status.broker.state === 'running' ? [] : ['the broker is draining']),
     ...status.listeners
       .filter(({ accepting }) => !accepting)
-      .map(({ name }) => `listener ${name} does not accept`),
+      .map(({ name }) => `listener ${name} is not accepting`),
     ...status.services
       .filter(({ backends }) => !backends.some(({ state }) => state === 'ready'))
       .map(({ name }) => `service ${name} has no ready backend`),

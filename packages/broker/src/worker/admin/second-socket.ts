@@ -2,10 +2,9 @@ import { createServer, type Server } from 'node:net'
 import type { OwnedFd } from '@baton/native-sendmsg'
 
 /**
- * One more listening socket of an HTTP server. A `net.Server` listens once, and an HTTP server that is closed cuts its idle connections;
- * so a socket whose file had to be created again gets a server of its own, whose connections go to the HTTP server.
- *
- * Owner of the socket.
+ * A second listening socket of an HTTP server, for when its file had to be recreated. A `net.Server` listens only once, and closing
+ * the HTTP server would cut its idle connections, so the new socket gets its own `net.Server`, which passes its connections to the
+ * HTTP server. Owns the socket.
  */
 export class SecondSocket {
   readonly #http: Server
@@ -17,7 +16,7 @@ export class SecondSocket {
     this.#maxConnections = maxConnections
   }
 
-  /** Listens on `fd`, which it owns, and no longer on the one before. */
+  /** Listens on `fd` instead of the previous one. Owns `fd`. */
   replace(fd: OwnedFd): void {
     void this.close()
     const server = createServer({ allowHalfOpen: true }, (socket) => this.#http.emit('connection', socket))
@@ -27,7 +26,7 @@ export class SecondSocket {
     this.#server = server
   }
 
-  /** Resolves when the connections that came this way have ended. */
+  /** Stops listening; resolves when the connections accepted here have ended. */
   async close(): Promise<void> {
     const server = this.#server
     this.#server = undefined

@@ -25,36 +25,35 @@ import { SecondSocket } from './second-socket.ts'
 import { removeStaleSocket } from '../../listening/sockets.ts'
 import type { WorkerView } from './view.ts'
 
-/** A whole request must have come by then; a scraper that stalls holds no connection for ever. */
+/** Until a whole request must have arrived, so that a stalled client does not hold its connection indefinitely. */
 const REQUEST_TIMEOUT_MS = 10_000
-/** Its head, and the first one after the connect: clients that have not shown a token, or not sent anything. */
+/** Until a request's head must have arrived, the first also counted from the connect. Shorter, because no token has been shown yet. */
 const HEADERS_TIMEOUT_MS = 5000
-/** How long a connection may be idle between two requests. */
+/** How long a connection may be idle between requests. */
 const KEEP_ALIVE_TIMEOUT_MS = 5000
-/** How often Node looks for connections whose time is over. */
+/** How often Node checks these timeouts. */
 const TIMEOUT_CHECK_MS = 1000
 /** Characters of a request's path and query. No route needs more. */
 const MAX_URL_LENGTH = 2048
 const BODY_LIMIT_BYTES = 16 * 1024
 /**
- * Whoever may connect (on loopback that is every user of this host) takes one of the worker's descriptors with each connection,
- * and clients need those.
+ * Each connection uses one of the worker's descriptors, which clients need, and on loopback every user of the host can connect.
  */
 export const MAX_CONNECTIONS = 256
-/** While the process is short of descriptors. They are in the reserve that clients may not take. */
+/** Limit while descriptors are scarce. These come from the reserve that clients may not use up. */
 const MAX_CONNECTIONS_UNDER_PRESSURE = 32
-/** Of the log lines that say that there were too many connections. */
+/** Minimum time between log lines about too many connections. */
 const FULL_LOG_INTERVAL_MS = 60_000
-/** What `close` waits for answers that are being written. */
+/** How long `close` waits for responses that are being written. */
 const CLOSE_GRACE_MS = 1000
 
 export interface AdminOptions {
   readonly config: Pick<Config, 'admin'>
   readonly view: WorkerView
   readonly logger: Logger
-  /** Bound and listening already; the server owns it from `listen()` on. */
+  /** A socket that is already listening. Owned by the server. */
   readonly socket?: OwnedFd | undefined
-  /** Whether descriptors are scarce; never, if it is left out. */
+  /** Whether descriptors are scarce. Default: never. */
   readonly pressed?: (() => boolean) | undefined
 }
 
@@ -63,23 +62,23 @@ export interface Admin {
    * Binds `admin.listen`.
    *
    * @returns the bound address, with the port that the kernel chose for port 0
-   * @throws AdminListenError, naming the key and the address
+   * @throws {AdminListenError} names the configuration key and the address
    */
   listen(): Promise<{ address: Address }>
-  /** Accepts on one more listening socket, whose file was created again. Owns `fd`. */
+  /** The socket's file was recreated; also accepts on the new socket `fd`. Owns `fd`. */
   replaceSocket(fd: OwnedFd): void
-  /** Accepts no more; resolves when the last request is answered. */
+  /** Stops accepting; resolves when the last request is answered. */
   drain(): Promise<void>
-  /** Stops listening and ends every connection, at the latest after a second. Harmless before `listen` and when repeated. */
+  /** Stops listening and ends every connection, after a second at most. May be called before `listen`, and more than once. */
   close(): Promise<void>
 }
 
-/** The admin HTTP server: metrics, health, status, the requests to drain, and the page to look at. */
+/** The admin HTTP server: metrics, health, status, drain and reload requests, event streams and the status page. */
 export function createAdmin({ config, view, logger, socket, pressed }: AdminOptions): Admin {
   const { listen } = config.admin
   const options: FastifyHttpOptions<Server> = {
     loggerInstance: logger.child({ component: 'admin' }),
-    // A scrape every few seconds is no news; failures are logged by the error handler.
+    // A scrape every few seconds would fill the log; failures are logged by the error handler.
     logController: new LogController({ disableRequestLogging: true }),
     serverFactory: (handle) =>
       createServer(
@@ -88,7 +87,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
           keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
           headersTimeout: HEADERS_TIMEOUT_MS,
           connectionsCheckingInterval: TIMEOUT_CHECK_MS,
-          // Node would answer with an empty body.
+          // `checkRequest` does this: Node would answer with an empty body.
           requireHostHeader: false,
         },
         (request, response) => {
@@ -119,7 +118,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
       logger.warn({ peer, connections: MAX_CONNECTIONS }, 'too many admin connections; idle ones are closed')
     },
   )
-  // An expectation that is unknown may be ignored (RFC 9110, section 10.1.1); Node would answer with an empty body.
+  // Unknown expectations may be ignored (RFC 9110, section 10.1.1); Node would answer with an empty body.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
   app.server.on('connect', (_request, client: Socket) => refuseConnect(client))
   let leaving = false
@@ -133,7 +132,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
     )
   })
   app.addHook('onSend', (_request, reply, _payload, done) => {
-    // Who keeps the connection would go on asking a worker that knows nothing any more.
+    // On a kept connection a client would keep polling a worker that is leaving.
     if (leaving) reply.header('connection', 'close')
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
     done()
@@ -154,7 +153,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
         await app.listen(
           listen.kind === 'unix' ? { path: listen.path } : { host: listen.host, port: listen.port },
         )
-        // Connecting needs write permission on the file; the token is not the only lock.
+        // Connecting requires write permission on the file (unix(7)), so access does not depend on a token alone.
         if (listen.kind === 'unix') chmodSync(listen.path, 0o600)
       } catch (error) {
         throw adminListenError(listen, error)
@@ -168,7 +167,7 @@ export function createAdmin({ config, view, logger, socket, pressed }: AdminOpti
     async drain() {
       leaving = true
       const ended = second.close()
-      // What is being answered keeps its connection; idle ones are closed (net.Server.close, http.Server.close).
+      // Requests in progress keep their connections; idle ones are closed (net.Server.close, http.Server.close).
       if (app.server.listening) await new Promise<void>((resolve) => app.server.close(() => resolve()))
       await ended
     },
@@ -193,7 +192,7 @@ function listenOn(app: FastifyInstance, fd: number): Promise<void> {
   })
 }
 
-/** Forms and plain text are what a page of another origin may post without asking first; they are refused. */
+/** Refuses forms and plain text, which pages of another origin may post without a preflight request. */
 function acceptJsonOnly(app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => {
@@ -209,7 +208,7 @@ function acceptJsonOnly(app: FastifyInstance): void {
 function answerErrors(app: FastifyInstance): void {
   const routes: { pattern: RegExp; methods: string[] }[] = []
   app.addHook('onRoute', ({ url, method }) => {
-    // Their patterns have parameters, and nothing else that means something to a regular expression.
+    // Apart from parameters, the patterns contain nothing special to regular expressions.
     routes.push({ pattern: new RegExp(`^${url.replaceAll(/:\w+/g, '[^/]+')}$`), methods: [method].flat() })
   })
   app.setNotFoundHandler((request, reply) => {
@@ -220,7 +219,7 @@ function answerErrors(app: FastifyInstance): void {
         reply,
         new AdminError('BATON_ERR_ADMIN_NO_ROUTE', `there is no ${request.method} ${path}`),
       )
-    // RFC 9110, section 15.5.6: a 405 says what is allowed.
+    // RFC 9110, section 15.5.6: a 405 lists the allowed methods.
     const allow = [...new Set(allowed)].join(', ')
     reply.header('allow', allow)
     return answer(reply, new AdminError('BATON_ERR_ADMIN_METHOD', `${request.method} ${path}: only ${allow}`))
@@ -231,10 +230,7 @@ function answerErrors(app: FastifyInstance): void {
     if (code !== undefined)
       return answer(reply, new AdminError(code, error.message.slice(0, MAX_MESSAGE_LENGTH)))
     request.log.error({ err: error }, 'admin request failed')
-    return answer(
-      reply,
-      new AdminError('BATON_ERR_ADMIN_INTERNAL', 'internal error; the log of the broker tells more'),
-    )
+    return answer(reply, new AdminError('BATON_ERR_ADMIN_INTERNAL', "internal error; see the broker's log"))
   })
 }
 
@@ -245,17 +241,20 @@ const FASTIFY_CODES: ReadonlyMap<number, AdminErrorCode> = new Map([
 ])
 
 function answer(reply: FastifyReply, { code, statusCode, message }: AdminError): FastifyReply {
-  // RFC 9110, section 11.6.1: a 401 carries the challenge.
+  // RFC 9110, section 11.6.1: a 401 carries a challenge.
   if (statusCode === 401) reply.header('www-authenticate', 'Bearer')
   return reply.code(statusCode).send({ error: { code, message } })
 }
 
-/** Characters of a message that may repeat what the client has sent. */
+/** Maximum characters of a message that may repeat the client's input. */
 const MAX_MESSAGE_LENGTH = 512
 
 function checkRequest({ url, raw }: FastifyRequest): AdminError | undefined {
   if (url.length > MAX_URL_LENGTH)
-    return new AdminError('BATON_ERR_ADMIN_URI_TOO_LONG', `a path has at most ${MAX_URL_LENGTH} characters`)
+    return new AdminError(
+      'BATON_ERR_ADMIN_URI_TOO_LONG',
+      `the URL is longer than ${MAX_URL_LENGTH} characters`,
+    )
   if (raw.httpVersion === '1.1' && raw.headers.host === undefined)
     return new AdminError('BATON_ERR_ADMIN_BAD_REQUEST', 'the Host header is missing')
   return undefined

@@ -3,23 +3,25 @@ import type { Change } from '../../api/events.ts'
 import type { DrainResult, ReloadResult, Status } from '../../api/status.ts'
 import type { FlightRecords } from '../../api/flight-record.ts'
 
-/** What the admin server asks of the worker, and all that it knows of it. */
+/** The admin server's only view of the worker. */
 export interface WorkerView {
   /** A snapshot; the caller may keep it. */
   status(): Status
   /**
-   * Begins to drain every backend of a service and answers when it has begun, not when it is done. Without a
-   * deadline the configured `drainDeadline` holds.
+   * Starts to drain every backend of a service; resolves when that has started, not when it is done. Default deadline:
+   * `drainDeadline` of the configuration.
    */
   drainService(service: string, deadlineMs: number | undefined): Promise<DrainResult>
-  /** The same for one backend, named by its ULID. */
+  /** Like `drainService`, for one backend, named by its ULID. */
   drainBackend(service: string, id: string, deadlineMs: number | undefined): Promise<DrainResult>
   /**
-   * Reloads the whole broker and answers when that is done; undefined without a master. While something else goes on it waits, or
-   * is refused.
+   * Reloads the whole broker; resolves when that is done. Undefined without a master.
+   *
+   * @param by the requester, for the log
+   * @param wait whether to wait for another operation to end; otherwise the reload is refused
    */
   reload?(by: string, wait: boolean): Promise<ReloadResult>
-  /** An operator has asked for something, and it has begun: for the log, and for who listens to `events`. */
+  /** Logs an operator's request that has been started, and announces it to the event streams. */
   asked(change: Change & { readonly by: string }): void
   /** The flight recorder; undefined when it is off. */
   readonly connections: FlightRecords | undefined

@@ -15,10 +15,10 @@ import { HandBacks } from './hand-backs.ts'
 import { RelayDials } from './relay-dials.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
-/** NACKs without a sequence, for tokens that no open offer has, before a backend is cut off. */
+/** Maximum NACKs with sequence 0 and an unknown token before a backend is cut off. */
 const MAX_UNKNOWN_NACKS = 256
 
-/** A backend that owes answers and has given none for so long is stuck rather than busy: milliseconds, several times what a batch takes. */
+/** After this many milliseconds without an answer a backend counts as stuck, not busy. Several times a typical batch. */
 const BUSY_TIMEOUT_MS = 50
 
 export interface LinkOptions extends EligibilityOptions {
@@ -28,18 +28,17 @@ export interface LinkOptions extends EligibilityOptions {
   readonly maxStuck: number
   /** How many connections it may be handing back; undefined when it may not. */
   readonly handBackWindow?: number | undefined
-  /** Called after the host was: the link is over. */
+  /** The link has ended. Called after the host's `ended`. */
   readonly ended?: (link: BackendLink) => void
 }
 
 /**
- * One registered backend: its control connection, its lane and the account of what was offered to it.
+ * One registered backend: its control connection, its lane and the ledger of what was offered to it.
  *
- * It owns the offers; the descriptors stay with their connections, which the service owns.
+ * Owns the offers; the connections and their descriptors belong to the service.
  */
 export class BackendLink implements Candidate {
   readonly identity: BackendIdentity
-  /** Whether it may be chosen. */
   readonly eligibility: Eligibility
   readonly #control: ControlConnection
   readonly #lane: HandoffLane
@@ -59,8 +58,8 @@ export class BackendLink implements Candidate {
   #closed = 0
   #lag: number | null = null
   #unknownNacks = 0
-  /** When it last answered, or was asked while it owed nothing. */
-  #owesSince = 0
+  /** When it last answered, or received an offer while none was open. */
+  #busySince = 0
 
   constructor(
     identity: BackendIdentity,
@@ -93,7 +92,7 @@ export class BackendLink implements Candidate {
     )
   }
 
-  /** The slot, so that a backend's successor is chosen for the same clients (`source-hash`). */
+  /** The slot, so that under `source-hash` a backend's successor is chosen for the same clients. */
   get id(): string {
     return this.identity.slot
   }
@@ -102,22 +101,22 @@ export class BackendLink implements Candidate {
     return this.identity.weight
   }
 
-  /** Connections that it holds, and those on their way to it. */
+  /** Connections that it has adopted and not closed, and those in flight to it. */
   get load(): number {
     return Math.max(0, this.#acked - this.#closed) + this.#ledger.size
   }
 
-  /** Offers that it has not answered, and whose time is not over. */
+  /** Unanswered offers, without those taken past their deadline. */
   get expectedAcks(): number {
     return this.#ledger.size - this.#ledger.taken
   }
 
-  /** It owes answers, and has begun to owe them or given some a moment ago. Times as of the clock, in milliseconds. */
+  /** Has unanswered offers, and answered or received the first of them recently. `now`: milliseconds of `os.now()`. */
   isBusy(now: number): boolean {
-    return this.expectedAcks > 0 && now - this.#owesSince <= BUSY_TIMEOUT_MS
+    return this.expectedAcks > 0 && now - this.#busySince <= BUSY_TIMEOUT_MS
   }
 
-  /** `inFlight` and `stuck` are clients: a health check is nobody's connection. */
+  /** `inFlight` excludes health checks. */
   get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
     return {
       adopted: this.#acked,
@@ -129,11 +128,12 @@ export class BackendLink implements Candidate {
   }
 
   /**
-   * Offers connections: descriptors on the lane in one batch, then the OFFER on control, which is the doorbell. Gives
-   * back what could not be sent; for all others the host hears.
+   * Offers connections: descriptors on the lane in one batch, then the OFFER on control, which is the doorbell.
+   *
+   * @returns why `connections` from index `from` on could not be sent; outcomes of the others go to the host
    */
   offer(connections: readonly ClientConnection[]): { failure: Failure; from: number } | undefined {
-    // Nothing goes on a lane whose control has bytes that the kernel has not taken yet: the doorbell must not be late.
+    // No descriptor is sent while control has unwritten bytes: the doorbell must not be late.
     if (this.#control.backedUp || !this.#control.writable) return { failure: { code: 'WouldBlock' }, from: 0 }
     const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
     const { sent, error } = this.#lane.send(messages)
@@ -156,8 +156,8 @@ export class BackendLink implements Candidate {
   }
 
   /**
-   * Offers to carry the bytes: OFFER(relay) on control, and a connection to the backend's endpoint that begins with the same
-   * token. Until the ACK nothing is read from the client, so that a relay that fails has cost it nothing but time.
+   * Offers a relay: OFFER(relay) on control, and a connection to the backend's endpoint that begins with the same token. Nothing
+   * is read from the client before the ACK, so a relay that fails costs it only time.
    */
   offerRelay(connection: ClientConnection): Failure | undefined {
     const { reconnect, uid } = this.identity
@@ -170,36 +170,36 @@ export class BackendLink implements Candidate {
     return undefined
   }
 
-  /** Tells the backend to finish; no connection is offered to it from now on. */
+  /** Asks the backend to drain, and makes no further offers to it. */
   drain(deadline: number, reason: string): void {
     if (this.eligibility.draining) return
     this.eligibility.drain()
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
   }
 
-  /** The same backend has registered anew: nothing more is offered here, and the link ends when every offer is settled. */
+  /** The backend has registered again: makes no further offers here, and ends the link when every offer is settled. */
   supersede(): void {
     this.eligibility.drain()
     this.#superseded = true
     this.#endIfSuperseded()
   }
 
-  /** RECONNECT was sent: another registration of this process is due. */
+  /** RECONNECT was sent, so another registration of this process is expected. */
   get askedToReconnect(): boolean {
     return this.#askedToReconnect
   }
 
-  /** Asks the backend to register anew, with whoever accepts on the control socket now. This link goes on meanwhile. */
+  /** Asks the backend to register again, with the worker that accepts on the control socket now. This link stays open meanwhile. */
   askToReconnect(reason: string): void {
-    // One that drains takes no connection any more, so no other worker has to know it.
+    // A draining backend takes no more connections, so no other worker needs it.
     if (this.eligibility.draining) return
     this.#askedToReconnect = true
     this.#control.write({ type: 'reconnect', reason })
   }
 
   /**
-   * Lets the backend go because this broker ends. Closing control is a statement (I3): first the lane is read back, and
-   * what was taken and not acknowledged is given up for good.
+   * Disconnects the backend because this worker is leaving. Closing control has meaning (I3), so the lane is read back first, and
+   * connections that were taken and not acknowledged are relinquished.
    */
   close(): void {
     this.#control.cutOff()
@@ -213,7 +213,7 @@ export class BackendLink implements Candidate {
     if (this.#superseded) this.#endIfSuperseded()
   }
 
-  /** Control has ended: decides what each open offer is, and only then closes. */
+  /** Control has ended: settles every open offer, and only then closes. */
   controlEnded(end: ControlEnd): void {
     if (this.#over) return
     // Whole frames at the very end count: an ACK there means that the connection was adopted before its owner died.
@@ -227,7 +227,7 @@ export class BackendLink implements Candidate {
     } else if (end.error !== undefined) {
       this.#logger.warn({ error: end.error.message }, 'control connection failed')
     }
-    // (d) of I3: read to its end without an ACK. A connection that we cut ourselves, or whose end cannot be decoded,
+    // Control read to its end without an ACK is proof (I3). A connection that we cut off ourselves, or that broke the protocol,
     // proves nothing about what was taken.
     this.#finish(
       violation
@@ -240,13 +240,13 @@ export class BackendLink implements Candidate {
   #handle(frame: Frame): void {
     switch (frame.type) {
       case 'ack': {
-        this.#owesSince = this.#os.now()
+        this.#busySince = this.#os.now()
         const adopted: ClientConnection[] = []
         const relayed: { connection: ClientConnection; pending: PendingDial }[] = []
         for (const { sequence, connection } of frame.acks) {
           const offer = this.#ledger.acked(sequence, connection)
-          // The backend counts what it adopted, be it a relay that was given up meanwhile: the first late ACK of each offer counts,
-          // and no repetition.
+          // The backend counts each adoption, even of a relay that was given up meanwhile, so the first late ACK of an offer counts,
+          // but no repetition does.
           if (offer !== 'never-made' && offer !== 'settled') this.#acked += 1
           if (!this.#isMatched(offer, 'ACK')) continue
           const pending = this.#dials.take(offer)
@@ -254,7 +254,7 @@ export class BackendLink implements Candidate {
           else relayed.push({ connection: offer.connection, pending })
         }
         if (adopted.length + relayed.length > 0) this.eligibility.succeeded()
-        // First those who are somebody else's already: what goes wrong with a relay must not keep their descriptors open.
+        // Handoffs first, so that an error in a relay cannot keep their descriptors open.
         if (adopted.length > 0) this.#handedOff(adopted)
         for (const { connection, pending } of relayed) {
           pending.detach()
@@ -264,7 +264,7 @@ export class BackendLink implements Candidate {
         return
       }
       case 'nack':
-        this.#owesSince = this.#os.now()
+        this.#busySince = this.#os.now()
         for (const { sequence, reason, token } of frame.nacks) {
           this.#host.tokenRejected(reason)
           const offer = this.#ledger.nacked(sequence, token)
@@ -277,7 +277,7 @@ export class BackendLink implements Candidate {
         }
         return
       case 'stats':
-        // What it held before this registration counts as its load, too.
+        // Connections adopted before this registration count as load, too.
         if (this.#adopted === undefined) this.#acked += frame.adopted
         this.#adopted = frame.adopted
         this.#closed = frame.closed
@@ -292,7 +292,7 @@ export class BackendLink implements Candidate {
         }
         return
       case 'drain':
-        if (!this.eligibility.draining) this.#logger.info({ reason: frame.reason }, 'backend drains')
+        if (!this.eligibility.draining) this.#logger.info({ reason: frame.reason }, 'backend is draining')
         this.eligibility.drain()
         return
       case 'drained':
@@ -308,7 +308,7 @@ export class BackendLink implements Candidate {
       }
       case 'resumes':
         return
-      // FrameOrder lets none of these through to a broker.
+      // FrameOrder refuses these at a broker.
       case 'hello':
       case 'welcome':
       case 'refused':
@@ -323,7 +323,7 @@ export class BackendLink implements Candidate {
     }
   }
 
-  /** A refusal of something that was never on this lane. A few can be explained, and looking for each costs time. */
+  /** A NACK for an unknown token. Tolerates a few, but not many: each costs a search through the open offers. */
   #unknownToken(): void {
     this.#unknownNacks += 1
     if (this.#unknownNacks <= MAX_UNKNOWN_NACKS) return
@@ -332,7 +332,7 @@ export class BackendLink implements Candidate {
     )
   }
 
-  /** Not to a peer that does not read: its own probes must not fill this process's memory. */
+  /** Not to a peer that does not read: answers to its heartbeats must not fill this process's memory. */
   #reply(id: number): void {
     if (!this.#control.backedUp) this.#control.write({ type: 'heartbeat', id, reply: true })
   }
@@ -348,10 +348,10 @@ export class BackendLink implements Candidate {
     return false
   }
 
-  /** When the ACKs of what is offered now are due. */
+  /** When the ACKs of offers made now are due, in milliseconds of `os.now()`. */
   #dueFromNow(): number {
     const now = this.#os.now()
-    if (this.expectedAcks === 0) this.#owesSince = now
+    if (this.expectedAcks === 0) this.#busySince = now
     return now + this.#options.ackDeadline
   }
 
@@ -359,7 +359,7 @@ export class BackendLink implements Candidate {
     return this.#os.hrtime() + BigInt(Math.round(this.#options.tokenTtl * 1e6))
   }
 
-  /** The endpoint could not be reached, or what was connected broke before the ACK. */
+  /** The endpoint could not be reached, or the connection to it broke before the ACK. */
   #relayFailed(offer: OpenOffer, failure: Failure): void {
     if (!this.#ledger.cancel(offer)) return
     this.#control.write({ type: 'revoke', sequences: [offer.sequence] })
@@ -381,7 +381,7 @@ export class BackendLink implements Candidate {
     )
   }
 
-  /** The deadline of the oldest offer: reads the lane back. Whatever is still there waits behind a stuck event loop. */
+  /** The ACK deadline of the oldest offer: reads the lane back. Messages still there wait behind a stuck event loop. */
   #onAckTimer(): void {
     const now = this.#os.now()
     const due = this.#ledger.nextDue()
@@ -402,7 +402,7 @@ export class BackendLink implements Candidate {
     this.#endIfSuperseded()
   }
 
-  /** Nothing is out, so that control's end would decide nothing. */
+  /** Only once no offer is open, so that the end of control has nothing to settle. */
   #endIfSuperseded(): void {
     if (this.#superseded && !this.#over && this.#ledger.size === 0)
       this.#finish({ code: 'BackendDraining' }, true)
@@ -428,7 +428,7 @@ export class BackendLink implements Candidate {
     }
   }
 
-  /** `untouched`: what is neither on the lane nor acknowledged was proven never to have been touched. */
+  /** @param untouched control's end proves that nothing without an ACK was touched, even if it is no longer on the lane */
   #finish(failure: Failure, untouched: boolean): void {
     this.#over = true
     this.eligibility.close()
@@ -449,8 +449,8 @@ export class BackendLink implements Candidate {
     if (connections.length > 0) this.#returned(connections, failure)
   }
 
-  // A health check goes the way of a client, and receives its own outcome: it is neither an outcome nor a failure of the service, and is
-  // never offered again.
+  // Health checks are offered like clients, but receive their own outcome: it is not counted for the service, and they are never
+  // offered again.
 
   #handedOff(connections: readonly ClientConnection[]): void {
     for (const { probe } of connections) probe?.handedOff()

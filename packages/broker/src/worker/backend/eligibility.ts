@@ -5,7 +5,7 @@ import { FailureLimit, type FailureLimitOptions } from './failure-limit.ts'
 import type { Os } from '../os.ts'
 import { Heartbeat } from './heartbeat.ts'
 
-/** What health checks say of a backend. `starting`: registered, and no check has succeeded yet. */
+/** Result of health checks. `starting`: no check has succeeded yet. */
 export type Health = 'starting' | 'healthy' | 'unhealthy'
 
 export type LinkState = 'ready' | 'starting' | 'draining' | 'unresponsive' | 'unhealthy' | 'paused'
@@ -17,18 +17,18 @@ export interface EligibilityOptions {
 }
 
 export interface EligibilityHost {
-  /** A heartbeat is due. One that is not sent counts as unanswered all the same. */
+  /** A heartbeat with this id is due. If it cannot be sent, it counts as unanswered. */
   probe(id: number): void
-  /** A pause is over. */
+  /** A pause has ended. */
   resumed(): void
 }
 
 /**
- * Whether a backend may be chosen, and why not: it drains, its event loop does not answer, health checks say no, or it has failed too
- * often of late. Owner of the timers about that.
+ * Whether a backend may be chosen, and if not, why: it is draining, its event loop does not answer, health checks fail, or too many
+ * handoffs have failed recently. Owns the timers for this.
  */
 export class Eligibility {
-  /** What health checks say, set by who makes them. Without checks nobody doubts it. */
+  /** Latest result of health checks, set by `HealthChecks`. 'healthy' if the service has none. */
   health: Health = 'healthy'
   readonly #host: EligibilityHost
   readonly #os: Os
@@ -65,37 +65,37 @@ export class Eligibility {
     return this.#draining
   }
 
-  /** For good. */
+  /** Permanent. */
   drain(): void {
     this.#draining = true
   }
 
-  /** An attempt has succeeded: the failures before it are forgotten. */
+  /** A handoff has succeeded: forgets earlier failures. */
   succeeded(): void {
     this.#failures.succeeded()
   }
 
-  /** An attempt has failed. Too many in a short time suppress further ones for a while. */
+  /** A handoff has failed. Too many in a short time pause the backend. */
   failed({ code }: Failure): void {
     if (!consequenceOf(code).countsAgainstBackend) return
     const now = this.#os.now()
     this.#failures.failed(now)
     const pause = this.#failures.retryAfter(now)
     if (pause === 0 || this.#resume !== undefined) return
-    this.#logger.warn({ failure: code, pause }, 'too many failures; no attempts for a while')
+    this.#logger.warn({ failure: code, pause }, 'too many failures; backend paused')
     this.#resume = this.#os.setTimeout(() => {
       this.#resume = undefined
       this.#host.resumed()
     }, pause)
   }
 
-  /** It has let an ACK deadline pass, and is not chosen until it answers a probe: the id of the one that is to be sent now. */
+  /** The backend has missed an ACK deadline, and is not chosen until it answers a probe. Returns the id of the probe to send now. */
   missed(now: number): number {
     this.#heartbeat.missed()
     return this.#heartbeat.probe(now)
   }
 
-  /** True when this answer to a probe ends an unresponsive time. */
+  /** True if this answer to a probe makes the backend responsive again. */
   answered(id: number): boolean {
     return this.#heartbeat.answered(id)
   }

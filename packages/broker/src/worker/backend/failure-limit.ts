@@ -6,8 +6,8 @@ export interface FailureLimitOptions {
 }
 
 /**
- * Stops attempts to a backend that fails again and again: `failures` within `window` pause it for `pause`; one success
- * forgets them all. Times are milliseconds of any monotonic clock.
+ * Pauses a backend that keeps failing: `failures` within `window` pause it for `pause`; one success resets the count. Times are
+ * milliseconds of any monotonic clock.
  */
 export class FailureLimit {
   readonly #options: FailureLimitOptions
@@ -32,7 +32,7 @@ export class FailureLimit {
     this.#pausedUntil = 0
   }
 
-  /** Milliseconds until attempts may be made again; 0 when they may be made now. */
+  /** Milliseconds until the pause ends; 0 if there is none. */
   retryAfter(now: number): number {
     return Math.max(0, this.#pausedUntil - now)
   }

@@ -1,8 +1,8 @@
-/** So many probes in a row without an answer, and the backend is not chosen any more. */
+/** Unanswered probes in a row after which the backend is no longer chosen. */
 const MISSES = 3
 
 /**
- * Whether a backend's event loop answers. Pure: says what to send and what an answer means.
+ * Whether a backend's event loop answers. No I/O: decides what to send, and what an answer means.
  *
  *     responsive -- 3 probes unanswered, or an ACK deadline missed --> unresponsive
  *     unresponsive -- a probe sent since then is answered -----------> responsive
@@ -10,7 +10,7 @@ const MISSES = 3
 export class Heartbeat {
   #lastId = 0
   #answeredId = 0
-  /** Answers to probes up to this one were on their way before the trouble began, and prove nothing. */
+  /** The last probe sent before the trouble: answers up to this one may have been under way already, and prove nothing. */
   #troubleId: number | undefined
   #lastSent: number
 
@@ -22,14 +22,14 @@ export class Heartbeat {
     return this.#troubleId !== undefined
   }
 
-  /** A probe is due: its id. Undefined when one was sent within the interval. Times in milliseconds. */
+  /** The id of the probe that is due; undefined if one was sent within half the interval. Times in milliseconds. */
   next(now: number, interval: number): number | undefined {
     if (now - this.#lastSent < interval / 2) return undefined
     if (this.#lastId - this.#answeredId >= MISSES) this.missed()
     return this.probe(now)
   }
 
-  /** The id of a probe that is sent at once. */
+  /** The id of a probe to send now. */
   probe(now: number): number {
     this.#lastSent = now
     this.#lastId += 1
@@ -40,7 +40,7 @@ export class Heartbeat {
     this.#troubleId ??= this.#lastId
   }
 
-  /** True when this answer ends an unresponsive time. */
+  /** True if this answer makes the backend responsive again. */
   answered(id: number): boolean {
     if (id > this.#lastId) return false
     this.#answeredId = Math.max(this.#answeredId, id)

@@ -35,14 +35,14 @@ export interface LaneArrival {
   readonly controlTruncated: boolean
 }
 
-/** One arena serves every lane of the process: a batch is laid out, sent and done within one call. */
+/** Shared by all lanes of the process: a batch is prepared and sent within one call. */
 const sending = new SendBatch(BATCH, TOKEN_LENGTH)
 const receiving = new ReceiveBatch(BATCH, TOKEN_LENGTH)
 
 /**
- * The private channel on which descriptors go to one backend: a SOCK_SEQPACKET pair. The backend gets a duplicate of
- * the receive end with WELCOME, and the broker keeps its own, so that what the backend has not taken can be taken back.
- * Taking a message out of the queue is atomic in the kernel: one of the two gets it.
+ * The private channel that carries descriptors to one backend: a SOCK_SEQPACKET pair. The backend gets a duplicate of the receive
+ * end with WELCOME; the broker keeps its own, to read back messages that the backend has not taken. Receiving is atomic in the
+ * kernel: exactly one of the two gets a message.
  */
 export class Lane implements HandoffLane {
   readonly #sendEnd: OwnedFd
@@ -51,23 +51,23 @@ export class Lane implements HandoffLane {
   /** @param handsBack whether the backend may send descriptors as well */
   constructor(handsBack = false) {
     ;[this.#sendEnd, this.#receiveEnd] = socketpair('seqpacket')
-    // The backend could send the other way, and what is never read is closed with this end.
+    // The backend could send descriptors the other way. They are never read, and are closed with this end.
     if (!handsBack) refuseDescriptors(this.#sendEnd.fd)
   }
 
-  /** To be sent with WELCOME; the lane keeps it. */
+  /** Sent with WELCOME; owned by the lane. */
   get receiveEnd(): number {
     return this.#receiveEnd.fd
   }
 
-  /** Sends as many as the queue takes; the caller keeps its descriptors. `error` says why it was not all. */
+  /** Sends as many as the queue takes; the caller keeps its descriptors. `error` says why the rest was not sent. */
   send(messages: readonly LaneMessage[]): { sent: number; error?: NativeError } {
     return sending.send(this.#sendEnd.fd, messages)
   }
 
   /**
-   * Takes everything back that the backend has not taken, and closes the duplicates that come with it: the broker's own
-   * descriptor of each connection was never closed. Gives the tokens, oldest first; with an error, those read until then.
+   * Reads back all messages that the backend has not taken, and closes the duplicates in them; the broker still has its own
+   * descriptor of each connection. Returns the tokens, oldest first; with an error, those read until then.
    */
   readBack(): { tokens: Buffer[]; error?: NativeError } {
     const tokens: Buffer[] = []
@@ -93,7 +93,7 @@ export class Lane implements HandoffLane {
     return taken
   }
 
-  /** The receive end first: the end of the lane, as the backend sees it, says that nobody else can read it any more. */
+  /** Receive end first: when the backend sees the end of the lane, it must be its only reader. */
   close(): void {
     // Rule: LANE_EOF (docs/internals/model)
     this.#receiveEnd.close()

@@ -4,34 +4,34 @@ import type { ListenerConfig } from '../../config/index.ts'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
 
-/** Who a backend is: from HELLO, from the kernel (pid, uid), and what the registry gave it. */
+/** Identity of a backend: from HELLO, from the kernel (pid, uid), and assigned by the registry. */
 export interface BackendIdentity {
   readonly ulid: string
-  /** Small and reused, such as `web-1`: labels its metrics. */
+  /** A short, reused name such as `web-1`, which labels its metrics. */
   readonly slot: string
   readonly service: string
   readonly pid: number
   readonly uid: number
-  /** When its process started, as `PeerProcess` has it. */
+  /** When its process started, as in `PeerProcess`. */
   readonly started?: string | null
-  /** ULID of the managed process that it is, or comes from; null or missing when Baton did not start it. */
+  /** ULID of the managed process that it is, or descends from; null or missing if Baton did not start it. */
   readonly owner?: string | null
   readonly version: string | null
   readonly weight: number
   readonly registeredAt: Date
-  /** The Unix socket on which it takes relays; null when it takes none. */
+  /** Path of the Unix socket on which it takes relays; null if it takes none. */
   readonly reconnect: string | null
 }
 
-/** What becomes of the connections that a link was given. Each comes back exactly once. */
+/** Outcomes of offered connections. Each connection is reported exactly once. */
 export interface LinkHost {
   /** ACK: the backend owns them. */
   handedOff(connections: readonly ClientConnection[]): void
-  /** ACK of a relay: `upstream` is connected to the backend, and the host's from now on. */
+  /** ACK of a relay. `upstream` is connected to the backend; the host now owns it. */
   relayed(connection: ClientConnection, upstream: Socket): void
-  /** Proven untouched: they may go elsewhere. In any order. */
+  /** Proven untouched, so they may go elsewhere. In any order. `by`: id of the backend or upstream that returns them. */
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
-  /** Nobody can prove anything, and the bound is reached: it is let go. */
+  /** Taken and not answered, without proof that it is untouched: close it, and never offer it again. */
   relinquished(connection: ClientConnection): void
   /**
    * Whether this may be a connection of one of the service's listeners, by the local address of the socket that was sent; the listener
@@ -45,18 +45,18 @@ export interface LinkHost {
   /** So many were given back, or refused because the backend broke the rules. */
   notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void
   tokenRejected(reason: NackReason): void
-  /** An answer that crossed the settlement of its offer. */
+  /** An answer to an offer that was settled already. */
   lateAnswer(): void
-  /** There may be room again, or a backend again. */
+  /** The backend may have room again, or may be eligible again. */
   available(): void
-  /** The link is over; everything it held has come back. */
+  /** The link has ended. Connections that it still returns follow this call. */
   ended(link: EndedLink): void
 }
 
 /** Where a socket that is handed back comes from. `foreign`: not from here; `gone`: from a listener that is there no more. */
 export type HandBackOrigin = Pick<ListenerConfig, 'name' | 'protocol'> | 'foreign' | 'gone'
 
-/** A link by its slot; it holds nothing any more. */
+/** A link that has ended. `id`: its slot. */
 export interface EndedLink {
   readonly id: string
   readonly identity: BackendIdentity

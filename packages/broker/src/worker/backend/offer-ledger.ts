@@ -3,16 +3,16 @@ import type { Offer, OfferKind } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
 
 /**
- * The broker's account of one control connection: which connection was offered under which sequence, and what is known
- * of it. No I/O; the clock is an argument.
+ * The offers made over one control connection: which client was offered under which sequence, and its state. No I/O; the clock
+ * is an argument.
  *
  *     offered -- ACK ------------------------------------------> handed off
  *             -- NACK, read back from the lane, end without ACK -> free to go elsewhere
- *             -- deadline passed, not on the lane any more -----> taken
+ *             -- deadline passed, no longer on the lane --------> taken
  *     taken   -- ACK, NACK, end of control ---------------------> as above
  *             -- more than `maxStuck` of them ------------------> relinquished (never offered again)
  *
- * A late, missing or wrong answer alone moves nothing (I3).
+ * A late, missing or wrong answer alone never returns a connection (I3).
  */
 export interface OpenOffer {
   readonly sequence: number
@@ -20,35 +20,35 @@ export interface OpenOffer {
   readonly connection: ClientConnection
   /** Milliseconds of performance.now(): when the ACK is due. */
   readonly due: number
-  /** A relay has nothing on the lane: its client's descriptor never leaves the broker. */
+  /** `relay`: nothing is on the lane, and the client's descriptor never leaves the broker. */
   readonly kind: OfferKind
   state: 'offered' | 'taken'
 }
 
 /**
- * `settled`: the offer was made and is over, so the answer crossed something. `given-up`: the same, and it is the first answer to an
- * offer that was given up without one. `never-made`: the peer invented it.
+ * `settled`: the offer is already settled, so the answer crossed that. `given-up`: the same, and it is the first answer to an offer
+ * that was given up without one. `never-made`: the peer invented it.
  */
 export type Unmatched = 'settled' | 'given-up' | 'never-made'
 
-/** How many offers that were given up are remembered, so that a late ACK of each counts once. */
+/** Maximum offers remembered after they were given up, so that a late ACK of each counts once. */
 const MAX_GIVEN_UP = 4096
 
 export class OfferLedger {
-  /** In the order in which the offers were made, so the first that is not taken is due first. */
+  /** By sequence, in the order of the offers, so the first that is not taken is due first. */
   readonly #open = new Map<number, OpenOffer>()
   #lastSequence = 0
   #taken = 0
   /** The offer of a health check; there is at most one at a time. */
   #probe: OpenOffer | undefined
-  /** Sequences without an answer, the oldest first. */
+  /** Sequences that were given up without an answer, oldest first. */
   readonly #givenUp = new Set<number>()
 
   get size(): number {
     return this.#open.size
   }
 
-  /** Without the health check's. */
+  /** Open offers without that of a health check. */
   get clients(): number {
     return this.#open.size - (this.#probe === undefined ? 0 : 1)
   }
@@ -72,7 +72,7 @@ export class OfferLedger {
     return offer
   }
 
-  /** The offer that an ACK settles. An echo of another connection answers an offer that was never made. */
+  /** The offer that an ACK settles. An ACK that names another connection answers an offer that was never made. */
   acked(sequence: number, id: Buffer): OpenOffer | Unmatched {
     const offer = this.#open.get(sequence)
     // Rule: LATE_ACK_IGNORED (docs/internals/model)
@@ -81,16 +81,16 @@ export class OfferLedger {
     return this.#close(offer)
   }
 
-  /** The offer that a NACK settles: by its sequence, or (0) by the token that the descriptor came with. */
+  /** The offer that a NACK settles: by sequence, or, if that is 0, by the token that came with the descriptor. */
   nacked(sequence: number, token: Buffer): OpenOffer | Unmatched {
     if (sequence === 0) return this.readBack(token) ?? 'settled'
     const offer = this.#open.get(sequence)
     return offer === undefined ? this.#unmatched(sequence) : this.#close(offer)
   }
 
-  /** The offer whose message was read back out of the backend's queue. */
+  /** Settles the offer whose message was read back from the lane. */
   readBack(token: Buffer): OpenOffer | undefined {
-    // The oldest first: messages lie on the lane in the order of their offers.
+    // Oldest first: messages are on the lane in the order of their offers.
     for (const offer of this.#open.values()) {
       if (token.length === offer.token.length && timingSafeEqual(offer.token, token))
         return this.#close(offer)
@@ -104,7 +104,7 @@ export class OfferLedger {
     return undefined
   }
 
-  /** After the lane was read back: what is past its deadline and was not on it has been taken. Gives how many. */
+  /** After the lane was read back: offers past their deadline that were not on it have been taken. Returns how many. */
   noteTaken(now: number): number {
     let found = 0
     for (const offer of this.#open.values()) {
@@ -117,12 +117,12 @@ export class OfferLedger {
     return found
   }
 
-  /** A relay that will not come about. False when its offer is settled already. */
+  /** Gives up the offer of a relay that has failed. False if it is settled already. */
   cancel(offer: OpenOffer): boolean {
     return this.#open.get(offer.sequence) === offer && this.#giveUp(offer) === offer
   }
 
-  /** Relays without an ACK by their deadline, closed: nobody but the broker can have touched their clients. */
+  /** Gives up and returns relays without an ACK by their deadline. Only the broker can have touched their clients. */
   overdueRelays(now: number): OpenOffer[] {
     const overdue = [...this.#open.values()].filter(({ kind, due }) => kind === 'relay' && due <= now)
     for (const offer of overdue) this.#giveUp(offer)
@@ -130,8 +130,8 @@ export class OfferLedger {
   }
 
   /**
-   * The oldest taken offer, while there are more than `bound`. It is never offered again. A health check does not wait: there
-   * is no client to be lost.
+   * Gives up the oldest taken offer while there are more than `bound`; its connection is never offered again. The offer of a health
+   * check goes first, whatever the bound: no client is lost with it.
    */
   relinquish(bound: number): OpenOffer | undefined {
     if (this.#probe?.state === 'taken') return this.#giveUp(this.#probe)
@@ -140,7 +140,7 @@ export class OfferLedger {
     return undefined
   }
 
-  /** Everything that is still open, in order; the ledger is empty afterwards. */
+  /** Removes and returns all open offers, in order. */
   end(): OpenOffer[] {
     const rest = [...this.#open.values()]
     this.#open.clear()
@@ -169,7 +169,7 @@ export class OfferLedger {
   }
 }
 
-/** The wire form of an open offer. `deadline` is CLOCK_MONOTONIC in nanoseconds. */
+/** The wire form of an open offer. `deadline`: CLOCK_MONOTONIC, in nanoseconds. */
 export function toWire(offer: OpenOffer, deadline: bigint): Offer {
   return {
     sequence: offer.sequence,

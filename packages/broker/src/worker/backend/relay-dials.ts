@@ -5,14 +5,12 @@ import type { Os } from '../os.ts'
 import { type BackendEndpoint, type PendingDial, relayHeader } from '../relay/dial.ts'
 
 /**
- * A cleaner of temporary folders may remove the endpoint's file, and the SDK creates it again within a second: milliseconds in which that
- * is no failure of an endpoint that worked before.
+ * How long a missing file is not a failure of an endpoint that worked before, in milliseconds. A cleaner of temporary folders
+ * may remove the file; the SDK recreates it within a second.
  */
 const RESTORE_TIMEOUT_MS = 3000
 
-/**
- * The connections to one backend's relay endpoint whose offers are not acknowledged yet. Owner of their sockets, until `take`.
- */
+/** Connections to one backend's relay endpoint whose offers are not acknowledged yet. Owns their sockets until `take`. */
 export class RelayDials {
   readonly #os: Pick<Os, 'dialBackend' | 'now'>
   /** Logs with the backend's name. */
@@ -20,12 +18,12 @@ export class RelayDials {
   readonly #failed: (offer: OpenOffer, failure: Failure) => void
   /** By sequence. */
   readonly #dials = new Map<number, PendingDial>()
-  /** The endpoint is out of bounds, and the log says so: once, for it stays so until somebody changes that. */
+  /** Access to the endpoint is denied. Logged once, since it lasts until an operator fixes it. */
   #denied = false
   #reached = false
   #missingSince: number | undefined
 
-  /** @param failed the endpoint could not be reached, or what was connected broke before `take` */
+  /** @param failed the endpoint could not be reached, or the connection to it broke before `take` */
   constructor(
     os: Pick<Os, 'dialBackend' | 'now'>,
     logger: Pick<Logger, 'warn'>,
@@ -36,7 +34,7 @@ export class RelayDials {
     this.#failed = failed
   }
 
-  /** Connects, and says where the client comes from and whose offer this is. */
+  /** Connects, and sends the client's addresses and the offer's token. */
   dial(offer: OpenOffer, endpoint: BackendEndpoint): void {
     const pending = this.#os.dialBackend(endpoint, {
       connected: () => {
@@ -53,7 +51,7 @@ export class RelayDials {
     this.#dials.set(offer.sequence, pending)
   }
 
-  /** The caller settles or cancels it. Undefined when that offer was none of a relay. */
+  /** The caller detaches or cancels it. Undefined if the offer is not a relay's. */
   take({ sequence }: OpenOffer): PendingDial | undefined {
     const pending = this.#dials.get(sequence)
     this.#dials.delete(sequence)

@@ -1,7 +1,7 @@
 /**
- * A backend that may be chosen. `weight` is positive, `load` counts its live and promised connections. With
- * source-hash the `id` is what clients stick to: a slot name that the backend's successor takes over keeps them
- * together through a deployment, a ULID does not.
+ * A backend or upstream to choose from. `weight` is positive; `load` counts its connections, including those in flight. Under
+ * source-hash clients stick to the `id`: a slot name, which the backend's successor takes over, keeps them together through a
+ * deploy; a ULID would not.
  */
 export interface Candidate {
   readonly id: string
@@ -9,14 +9,14 @@ export interface Candidate {
   readonly load: number
 }
 
-/** What is known of the client. `source` is its IP address, absent on a Unix socket. */
+/** What is known about the client. `source` is its IP address, absent for a Unix socket. */
 export interface BalanceKey {
   readonly source?: string
 }
 
 /**
- * Chooses among the candidates of one service. A chooser may remember its earlier answers, so a service keeps
- * one for its whole life; it does no I/O and keeps nothing of a candidate that has gone.
+ * Chooses among the candidates of one service. A balancer may remember earlier choices, so a service keeps one for its whole
+ * life. No I/O; forgets candidates that are gone.
  */
 export interface Balancer {
   choose<C extends Candidate>(candidates: readonly C[], key: BalanceKey): C | undefined

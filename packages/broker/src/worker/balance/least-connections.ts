@@ -2,8 +2,8 @@ import type { Candidate, BalanceKey, Balancer } from './candidate.ts'
 import { roundRobin } from './round-robin.ts'
 
 /**
- * The lowest load for its weight. Idle backends are equal, and always taking the first of equals would send a
- * quiet service's every connection to one process, so ties go round, by weight.
+ * The lowest load relative to weight. Idle backends tie, and always taking the first would send every connection of a quiet
+ * service to one process, so ties are broken by weighted round robin.
  */
 export function leastConnections(): Balancer {
   const ties = roundRobin()

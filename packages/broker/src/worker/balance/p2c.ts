@@ -1,9 +1,9 @@
 import type { Candidate, Balancer } from './candidate.ts'
 
 /**
- * The power of two choices (Mitzenmacher, 2001): two different backends are drawn by weight and the one with the
- * lower load for its weight is taken. Several brokers that know only their own load do not all run to the same
- * backend, as they do with the lowest of all.
+ * The power of two choices (Mitzenmacher, 2001): draws two different backends by weight and takes the one with the lower load
+ * relative to weight. Brokers that know only their own load do not all rush to the same backend, as they would with least
+ * connections.
  */
 export function powerOfTwoChoices(random: () => number): Balancer {
   return {
@@ -20,13 +20,13 @@ export function powerOfTwoChoices(random: () => number): Balancer {
   }
 }
 
-/** One candidate, each with the probability weight / sum of weights. */
+/** Draws one candidate, each with probability weight / sum of weights. */
 export function draw<C extends Candidate>(candidates: readonly C[], random: () => number): C | undefined {
   let remaining = random() * candidates.reduce((sum, candidate) => sum + candidate.weight, 0)
   for (const candidate of candidates) {
     remaining -= candidate.weight
     if (remaining < 0) return candidate
   }
-  // Rounding can leave a rest that no weight covers.
+  // Rounding can leave a remainder that no weight covers.
   return candidates.at(-1)
 }

@@ -1,9 +1,9 @@
 import type { Candidate, Balancer } from './candidate.ts'
 
 /**
- * Smooth weighted round robin, as nginx does it (ngx_http_upstream_round_robin.c): each candidate gains its
- * weight at every turn, the richest is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not
- * a a a a a b c. Candidates that are absent from a turn lose what they had.
+ * Smooth weighted round robin, as in nginx (ngx_http_upstream_round_robin.c): at every turn each candidate gains its weight, and
+ * the one with the most credit is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A candidate
+ * absent from a turn loses its credit.
  */
 export function roundRobin(): Balancer {
   let credit = new Map<string, number>()

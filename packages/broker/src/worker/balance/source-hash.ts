@@ -4,10 +4,10 @@ import type { Candidate, BalanceKey, Balancer } from './candidate.ts'
 import { draw } from './p2c.ts'
 
 /**
- * The same client address goes to the same backend: rendezvous hashing (Thaler and Ravishankar, 1998). Each
- * candidate draws a number from the hash of client and id; with -ln(u) / weight the smallest wins in proportion
- * to the weights. When a backend goes, only its own clients move, and they spread over all that stay. A client
- * without an address (a Unix socket) is drawn at random, by weight.
+ * The same client address always goes to the same backend: rendezvous hashing (Thaler and Ravishankar, 1998). Each candidate gets a
+ * uniform number u from the hash of address and id; the smallest -ln(u) / weight wins, in proportion to the weights. When a
+ * backend goes away, only its own clients move, spread over all others. Clients without an address (Unix sockets) go to a
+ * random backend, by weight.
  */
 export function sourceHash(random: () => number): Balancer {
   return {
@@ -27,7 +27,7 @@ export function sourceHash(random: () => number): Balancer {
   }
 }
 
-/** In (0, 1], from 48 bits: a cheaper hash whose bits are not independent would bend the weights. */
+/** In (0, 1], from 48 bits of SHA-1: a cheaper hash whose bits are not independent would distort the weights. */
 function uniform(source: string, id: string): number {
   const digest = createHash('sha1').update(source).update('\0').update(id).digest()
   return (digest.readUIntBE(0, 6) + 1) / 2 ** 48

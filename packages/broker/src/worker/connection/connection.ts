@@ -5,31 +5,31 @@ import type { Failure } from './failure.ts'
 import type { ListenerConfig } from '../../config/index.ts'
 import type { HandBackKind } from '../../metrics/index.ts'
 
-/** Order of the first client that comes from a predecessor: each of those came before everybody who is accepted here. */
+/** Order of the first inherited connection: inherited ones sort before all that are accepted here. */
 export const FIRST_INHERITED = -1_000_000_000
 
 /**
- * One client, from accept to its outcome. While it exists the broker owns `fd`: a backend that is offered the
- * connection gets a duplicate, and the broker closes its own at ACK.
+ * One client, from accept to its outcome. The broker owns `fd`: a backend that is offered the connection gets a duplicate, and
+ * the broker closes its own at the ACK.
  */
 export interface ClientConnection {
-  /** Arrival order. Counts up from 1 with each accept of this process, and from `FIRST_INHERITED` with what is inherited. */
+  /** Arrival order: counts up from 1 for connections accepted by this process, from `FIRST_INHERITED` for inherited ones. */
   readonly order: number
   readonly fd: OwnedFd
-  /** Where it came in. */
+  /** The listener that accepted it. */
   readonly listener: Pick<ListenerConfig, 'name' | 'protocol'>
   readonly peer: SocketAddress
   /** The 16 bytes of the connection's ULID. */
   readonly id: Buffer
   /** performance.now() at accept, milliseconds. */
   readonly acceptedAt: number
-  /** Backends (slots) that this connection was offered to since it last waited; most never need the set. */
+  /** Candidates tried since it last started over (`markTried`). Most connections never need the set. */
   tried: Set<string> | undefined
-  /** performance.now() of the first attempt that failed for want of room. */
+  /** performance.now() of the first attempt that failed under pressure (`isPressure`). */
   pressedSince: number | undefined
-  /** A backend has been offered it, here or at a predecessor, and may still hold a duplicate. */
+  /** Was offered to a backend, here or at a predecessor: the backend may still hold a duplicate. */
   shared?: boolean
-  /** Set when there is no client behind it but a health check, which hears what becomes of it instead of the service. */
+  /** Set for a health-check connection. Outcomes are reported here, not to the service. */
   readonly probe?: ProbeHost
   /** A backend has handed it back: what it was then. */
   readonly handedBack?: HandBackKind
@@ -42,7 +42,7 @@ export function nextArrival(): number {
   return ++arrivals
 }
 
-/** What becomes of a connection that a health check has made. One of these, once; it is never offered again. */
+/** Outcome of a health-check connection: one of these is called, once. The connection is never offered again. */
 export interface ProbeHost {
   handedOff(): void
   relayed(upstream: Socket): void
@@ -51,8 +51,8 @@ export interface ProbeHost {
 }
 
 /**
- * A client as its listener accepts it. Ten thousand of them may wait, so what only an offer needs is made when it is first
- * asked for.
+ * A client accepted by a listener here. Ten thousand of them may be held, so the id, which only an offer needs, is made on
+ * first use.
  */
 export class AcceptedClient implements ClientConnection {
   readonly order: number
@@ -73,7 +73,7 @@ export class AcceptedClient implements ClientConnection {
     this.listener = listener
   }
 
-  /** Its time is that of accept, by the wall clock as it is now. */
+  /** Its timestamp is the time of accept, by the current wall clock. */
   get id(): Buffer {
     return (this.#id ??= createConnectionId(Date.now() - Math.round(performance.now() - this.acceptedAt)))
   }
@@ -89,7 +89,7 @@ export interface ParkedClient {
   readonly idleUntil: number
 }
 
-/** A client that waited at a predecessor, with the id and the time that it was given there. */
+/** A client held by a predecessor, with the id and accept time that it got there. */
 export class InheritedClient implements ClientConnection {
   readonly order: number
   readonly fd: OwnedFd

@@ -1,8 +1,8 @@
 import type { NackReason } from '@baton/backend-sdk/protocol'
 
 /**
- * How one handoff attempt can fail. Which failure it is says whether the client may be offered to somebody else: each
- * of these but `PartialSend` comes with the proof that this backend never touched the connection (invariant I3).
+ * How one handoff attempt can fail. All but `PartialSend` prove that the backend never touched the connection, so that it may go
+ * elsewhere (invariant I3).
  */
 export type Failure =
   | { readonly code: 'UnsupportedPlatform' }
@@ -19,9 +19,9 @@ export type Failure =
 
 export type FailureCode = Failure['code']
 
-/** What a failure means for the backend, and for the client that waits. */
+/** What a failure means for the backend and for the client. */
 export interface Consequence {
-  /** The backend's failures in a row stop attempts to it; pressure and polite refusals are not its fault. */
+  /** Too many of these pause the backend (`FailureLimit`). Pressure and ordinary refusals are not its fault. */
   readonly countsAgainstBackend: boolean
   readonly next: 'next-backend' | 'wait' | 'reconnect' | 'never-reoffered'
 }
@@ -59,7 +59,7 @@ const PERMISSION = new Set(['EACCES', 'EPERM'])
 const FULL = new Set(['EAGAIN', 'ENOBUFS'])
 const PRESSURE = new Set(['EMFILE', 'ENFILE', 'ETOOMANYREFS'])
 
-/** The failure that an errno of connect or send stands for. `fd`: what was to be sent, -1 when it did not come to that. */
+/** Maps an errno of connect or send to a failure. `fd`: the descriptor that was to be sent, -1 if there was none yet. */
 export function failureOf(
   error: { code?: string | undefined; errno?: number | undefined },
   path: string,

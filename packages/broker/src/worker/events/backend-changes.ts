@@ -1,7 +1,7 @@
 import type { BackendState } from '../../metrics/index.ts'
 import type { Change, ChangedBackend } from '../../api/events.ts'
 
-/** As much of a service as is watched. */
+/** The watched part of a service. */
 export interface WatchedService {
   readonly name: string
   readonly backends: readonly (ChangedBackend & { readonly state: BackendState })[]
@@ -14,17 +14,18 @@ interface Seen {
 }
 
 /**
- * What became of the backends since the last look. Their states follow from time and from what others do (a pause is over, a
- * heartbeat was missed), so nobody tells when one changes; they are compared.
+ * Detects changes of backends between two samples. A state can change without an event (a pause ends, a heartbeat is missed), so
+ * samples are compared.
  */
 export class BackendChanges {
   #seen = new Map<string, Seen>()
 
-  /** Everything is as it is now. */
+  /** Takes the first sample. */
   begin(services: Iterable<WatchedService>): void {
     this.#seen = seenNow(services)
   }
 
+  /** The changes since the last sample. */
   compare(services: Iterable<WatchedService>): Change[] {
     const before = this.#seen
     const now = (this.#seen = seenNow(services))

@@ -3,18 +3,17 @@ import { BackendChanges, type WatchedService } from './backend-changes.ts'
 import type { Change } from '../../api/events.ts'
 import { type Counted, Rates } from './rates.ts'
 
-/** Who listens: a page, a `baton top`. More of them than that is a program that forgets to close. */
+/** Maximum streams (status pages, `baton top`). More suggest a program that does not close them. */
 export const MAX_STREAMS = 64
-/** Bytes that a listener may let wait before it is cut off. */
+/** Unsent bytes after which a stream is cut off. */
 const MAX_UNSENT_BYTES = 1024 * 1024
 
-/** Milliseconds. */
 const STATUS_INTERVAL_MS = 1000
 const SAMPLE_INTERVAL_MS = 100
-/** In status events: every 15 seconds. */
+/** Status events from one keep-alive comment to the next: 15 seconds. */
 const KEEP_ALIVE = 15
 
-/** What the feed tells of. */
+/** The data that the feed reports. */
 export interface EventSource {
   /** As `GET /api/v1/status` answers. */
   status(): { readonly services: readonly WatchedService[] }
@@ -22,30 +21,30 @@ export interface EventSource {
   counted(): Counted[]
 }
 
-/** One listener. */
+/** One stream. */
 export interface EventSink {
   write(text: string): void
-  /** Bytes that were written and not taken yet. */
+  /** Bytes written and not sent yet. */
   readonly waiting: number
   end(): void
-  /** At once, with what waits. */
+  /** Ends the stream immediately; discards unsent bytes. */
   cut(): void
 }
 
 /**
- * Tells what goes on, as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the status
- * each second, changes when they happen. Works only while somebody listens, and never waits for a listener.
+ * Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the status each second, and changes when
+ * they happen. Does nothing while no stream is open, and never waits for a client.
  */
 export class EventFeed {
   readonly #source: EventSource
   readonly #clock: Clock
-  /** The beginning of each event's id: another worker's events are others. */
+  /** Prefix of event ids, different for each worker. */
   readonly #prefix: string
   readonly #sinks = new Set<EventSink>()
   readonly #rates = new Rates()
   readonly #changes = new BackendChanges()
   #statusTimer: Timer | undefined
-  #lookTimer: Timer | undefined
+  #sampleTimer: Timer | undefined
   #ticks = 0
   #events = 0
   #closed = false
@@ -64,15 +63,15 @@ export class EventFeed {
     return this.#sinks.size
   }
 
-  /** Whether one more may listen. */
+  /** Whether another stream may be opened. */
   get room(): boolean {
     return !this.#closed && this.#sinks.size < MAX_STREAMS
   }
 
   /**
-   * Begins with the status. `sink` is the feed's to end from now on.
+   * Opens a stream, which starts with the status. From now on the feed ends `sink`.
    *
-   * @returns to be called when the listener has gone
+   * @returns to be called when the client has gone
    */
   open(sink: EventSink): () => void {
     if (this.#sinks.size === 0) this.#begin()
@@ -81,7 +80,7 @@ export class EventFeed {
     return () => this.#remove(sink)
   }
 
-  /** Something may have changed: looks now. */
+  /** Takes a sample now, and announces what has changed. */
   sample(): void {
     if (this.#sinks.size === 0) return
     for (const change of this.#changes.compare(this.#source.status().services)) this.announce(change)
@@ -92,24 +91,24 @@ export class EventFeed {
     this.#send(this.#sinks, this.#event('change', { at: new Date().toISOString(), ...change }))
   }
 
-  /** Ends every stream; nobody can listen any more. */
+  /** Ends every stream, for good. */
   close(): void {
     this.#closed = true
     for (const sink of this.#sinks) sink.end()
     this.#sinks.clear()
-    this.#rest()
+    this.#stopTimers()
   }
 
   #begin(): void {
     this.#rates.begin(this.#clock.now(), this.#source.counted())
     this.#changes.begin(this.#source.status().services)
     this.#statusTimer = this.#clock.setInterval(() => this.#tick(), STATUS_INTERVAL_MS)
-    this.#lookTimer = this.#clock.setInterval(() => this.sample(), SAMPLE_INTERVAL_MS)
+    this.#sampleTimer = this.#clock.setInterval(() => this.sample(), SAMPLE_INTERVAL_MS)
   }
 
-  #rest(): void {
+  #stopTimers(): void {
     this.#clock.clear(this.#statusTimer)
-    this.#clock.clear(this.#lookTimer)
+    this.#clock.clear(this.#sampleTimer)
   }
 
   #tick(): void {
@@ -123,7 +122,7 @@ export class EventFeed {
     return { at: new Date().toISOString(), status: this.#source.status(), services: this.#rates.current }
   }
 
-  /** JSON has no line break, so the data is one line. */
+  /** JSON.stringify emits no line breaks, so the data is one line. */
   #event(name: string, data: object): string {
     this.#events += 1
     return `id: ${this.#prefix}/${this.#events}\nevent: ${name}\ndata: ${JSON.stringify(data)}\n\n`
@@ -140,6 +139,6 @@ export class EventFeed {
   }
 
   #remove(sink: EventSink): void {
-    if (this.#sinks.delete(sink) && this.#sinks.size === 0) this.#rest()
+    if (this.#sinks.delete(sink) && this.#sinks.size === 0) this.#stopTimers()
   }
 }

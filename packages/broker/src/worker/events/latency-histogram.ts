@@ -1,13 +1,13 @@
 import type { Percentiles } from '../../api/events.ts'
 
-/** Of each power of two, so that a value is told to 6 %. */
+/** Buckets per power of two: a resolution of 6 %. */
 const PARTS = 16
 const PART_BITS = 4
-/** In microseconds: 2^27 is more than two minutes, and what takes longer counts as that. */
+/** 2^27 microseconds are more than two minutes. Longer times count as this. */
 const MAX_MICROSECONDS = 2 ** 27 - 1
 const BUCKETS = indexOf(MAX_MICROSECONDS) + 1
 
-/** Counts of times since the start. Observing one is an addition; percentiles come from the difference of two snapshots. */
+/** Counts of latencies since the start. An observation is one addition; percentiles are computed from two snapshots. */
 export class LatencyHistogram {
   readonly #counts = new Uint32Array(BUCKETS)
 
@@ -22,7 +22,7 @@ export class LatencyHistogram {
   }
 }
 
-/** Of what came between two snapshots, in milliseconds; null when nothing did. */
+/** Percentiles of the latencies observed between two snapshots, in milliseconds; null if there are none. */
 export function percentiles(from: Uint32Array | undefined, to: Uint32Array): Percentiles | null {
   // The counts wrap around, and so does their difference.
   const counts = to.map((count, index) => count - (from?.[index] ?? 0))
@@ -37,7 +37,7 @@ export function percentiles(from: Uint32Array | undefined, to: Uint32Array): Per
   return { p50: at(0.5), p90: at(0.9), p99: at(0.99) }
 }
 
-/** Whole microseconds up to 15 have a bucket each, then each power of two has 16. */
+/** Whole microseconds up to 15 have one bucket each; from there each power of two has 16. */
 function indexOf(microseconds: number): number {
   const whole = microseconds | 0
   if (whole < PARTS) return whole

@@ -1,7 +1,7 @@
 import type { Counts, ServiceRates } from '../../api/events.ts'
 import { percentiles } from './latency-histogram.ts'
 
-/** What one service has counted since the start. */
+/** Counters of one service since the start. */
 export interface Counted {
   readonly name: string
   readonly accepted: number
@@ -10,7 +10,7 @@ export interface Counted {
   readonly fallbacks: Counts
   /** By reason. */
   readonly rejects: Counts
-  /** Of accept to ACK, see `LatencyHistogram`. */
+  /** From accept to ACK: a snapshot of the `LatencyHistogram`. */
   readonly latency: Uint32Array
 }
 
@@ -20,14 +20,14 @@ interface Sample {
   readonly services: ReadonlyMap<string, Counted>
 }
 
-/** Samples that latencies are taken over: one each second. */
+/** Samples over which latencies are computed, one per second. */
 const WINDOW = 10
 
-/** What changes in a second, out of counts that only grow. It keeps samples for as long as somebody wants rates. */
+/** Computes rates per second from counters that never decrease. */
 export class Rates {
   #samples: Sample[] = []
 
-  /** What was counted before is history. */
+  /** Discards earlier samples. `at`: milliseconds, monotonic. */
   begin(at: number, services: Iterable<Counted>): void {
     this.#samples = [sample(at, services)]
   }
@@ -37,7 +37,7 @@ export class Rates {
     if (this.#samples.length > WINDOW + 1) this.#samples.shift()
   }
 
-  /** By service. Zero until there are two samples. */
+  /** Rates by service. Zero until there are two samples. */
   get current(): Record<string, ServiceRates> {
     const first = this.#samples[0]
     const last = this.#samples.at(-1)

@@ -8,18 +8,18 @@ import { judge, UNCHECKED } from './health.ts'
 import { Probe, type ProbeOptions, type Verdict } from './probe.ts'
 
 export interface HealthCheckOptions extends ProbeOptions {
-  /** Milliseconds from one check to the next. */
+  /** Milliseconds between checks. */
   readonly interval: number
-  /** It was, when a worker before this one asked. */
+  /** Whether the backend was healthy at a previous worker, or before it registered again. */
   readonly healthy?: boolean
 }
 
-/** Nobody is asked who drains, whose event loop is stuck (the heartbeat looks after that), or who is left alone for a while. */
-const ASKED: ReadonlySet<LinkState> = new Set(['ready', 'starting', 'unhealthy'])
+/** States in which a backend is checked. Draining, unresponsive and paused backends are skipped. */
+const CHECKED: ReadonlySet<LinkState> = new Set(['ready', 'starting', 'unhealthy'])
 
 /**
- * Asks one backend again and again whether it is well, and tells its link. The first check is made at once; until one has
- * succeeded the backend is `starting`. At most one check is on its way.
+ * Checks the health of one backend at an interval, and sets it on its link. The first check is made immediately; until one has
+ * succeeded the backend is `starting`. At most one check is in progress.
  */
 export class HealthChecks {
   readonly #link: BackendLink
@@ -31,7 +31,7 @@ export class HealthChecks {
   #probe: Probe | undefined
   #timer: Timer | undefined
 
-  /** @param onChange the health of the link is another one now */
+  /** @param onChange the health of the link has changed */
   constructor(
     link: BackendLink,
     options: HealthCheckOptions,
@@ -60,9 +60,9 @@ export class HealthChecks {
 
   #check(): void {
     const last = this.#probe
-    // Its verdict may take longer than the interval; it will come.
-    if (!ASKED.has(this.#link.eligibility.state) || last?.over === false) return
-    // The backend has neither taken nor refused the last one. A second one would wait behind it.
+    // A check may take longer than the interval.
+    if (!CHECKED.has(this.#link.eligibility.state) || last?.over === false) return
+    // The offer of the last check is still open. Another check would only queue behind it.
     if (last?.settled === false) return this.#judge({ result: 'failed', reason: 'no ACK' })
     try {
       this.#probe = new Probe(this.#link, this.#options, this.#clock, (verdict) => this.#judge(verdict))

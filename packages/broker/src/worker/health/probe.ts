@@ -8,32 +8,32 @@ import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 
 /**
- * The listener that a check names in its OFFER. No listener of a configuration can have this name, so an app can tell
- * (`backend.connection(socket).listener`).
+ * The listener name in the OFFER of a check. No configured listener can have this name, so an app can recognise checks by
+ * `backend.connection(socket).listener`.
  */
 export const PROBE_LISTENER = 'baton:health'
 
 export interface ProbeOptions {
   /** Of the request. */
   readonly path: string
-  /** Milliseconds, from the offer to the end of the answer. */
+  /** Milliseconds, from the offer to the end of the response. */
   readonly timeout: number
-  /** Nothing is handed over in this service: ask over a relay. */
+  /** Check over a relay, because the service has handoff off. */
   readonly relay: boolean
 }
 
-/** `unknown`: what kept the check from being made is not the backend's doing. */
+/** `unknown`: the check could not be made, for a reason that is not the backend's fault. */
 export interface Verdict {
   readonly result: 'passed' | 'failed' | 'unknown'
   readonly reason: string
 }
 
 /**
- * One check of one backend. It goes the way of a client: one end of a socketpair is offered to the backend, and on the other
- * the question is asked once the backend has acknowledged. A relay is dialled, and the question asked on it.
+ * One check of one backend. Like a client, one end of a socketpair is offered to the backend; once the backend has acknowledged it,
+ * the request is sent on the other end. With a relay, the request is sent on the relay's connection.
  *
- * Owner of both ends of the pair. The end that was offered is closed when the link gives it back in whatever way, which can
- * be later than the verdict: until then the link may send it.
+ * Owns both ends of the pair. The offered end is closed when the link reports its outcome, which can be later than the verdict:
+ * until then the link may send it.
  */
 export class Probe implements ProbeHost {
   readonly #near: Socket
@@ -47,7 +47,7 @@ export class Probe implements ProbeHost {
   #over = false
 
   /**
-   * Offers it at once. The verdict comes exactly once unless the probe is cancelled, and may come before this returns.
+   * Offers the connection immediately. `onVerdict` is called exactly once unless the probe is cancelled, possibly before this returns.
    *
    * @throws {NativeError} EMFILE, ENFILE
    */
@@ -67,17 +67,17 @@ export class Probe implements ProbeHost {
     if (failure !== undefined) this.returned(failure)
   }
 
-  /** Whether the verdict is there, or the probe was cancelled. */
+  /** Whether there is a verdict, or the probe was cancelled. */
   get over(): boolean {
     return this.#over
   }
 
-  /** Whether the link has let go of it. */
+  /** Whether the link has reported the outcome of the offer. */
   get settled(): boolean {
     return this.#far.closed
   }
 
-  /** Nobody wants to know any more. */
+  /** Ends the check without a verdict. */
   cancel(): void {
     this.#over = true
     this.#clock.clear(this.#timer)
@@ -90,7 +90,7 @@ export class Probe implements ProbeHost {
     this.#request(this.#near)
   }
 
-  /** Owns `upstream` from now on. */
+  /** Takes ownership of `upstream`. */
   relayed(upstream: Socket): void {
     this.#far.close()
     this.#near.destroy()
@@ -100,7 +100,7 @@ export class Probe implements ProbeHost {
 
   returned({ code }: Failure): void {
     this.#far.close()
-    // Pressure and polite refusals say nothing of the backend's health, as they do not count against it elsewhere.
+    // Pressure and ordinary refusals say nothing about the backend's health, and do not count against it elsewhere either.
     this.#conclude({ result: consequenceOf(code).countsAgainstBackend ? 'failed' : 'unknown', reason: code })
   }
 
@@ -130,7 +130,7 @@ export class Probe implements ProbeHost {
   }
 
   #timedOut(): void {
-    const what = this.#acknowledged ? 'no answer' : 'no ACK'
+    const what = this.#acknowledged ? 'no response' : 'no ACK'
     this.#conclude({ result: 'failed', reason: `${what} within ${this.#options.timeout} ms` })
   }
 
@@ -147,7 +147,7 @@ function verdictOn(answer: Answer): Verdict {
   return { result: status >= 200 && status < 400 ? 'passed' : 'failed', reason: `status ${status}` }
 }
 
-/** The caller owns both. */
+/** The caller owns both ends. */
 function openPair(): { near: Socket; far: OwnedFd } {
   const [near, far] = socketpair('stream')
   try {
@@ -162,15 +162,15 @@ function openPair(): { near: Socket; far: OwnedFd } {
   }
 }
 
-/** A whole answer, or why there was none. */
+/** The status of a complete response, or why there was none. */
 type Answer = { readonly status: number } | { readonly error: string }
 
 /**
- * Asks `GET path` on a connection that is there already, and reads the answer to its end. `answered` is called at most once,
- * and not before this returns. The socket stays the caller's: whoever destroys it ends the question.
+ * Sends `GET path` on an existing connection and reads the response to its end. `answered` is called at most once, and only after
+ * this returns. The caller still owns the socket, and may destroy it to abort the request.
  */
 function ask(socket: Socket, path: string, answered: (answer: Answer) => void): void {
-  // Until the request takes the socket over, a tick from now, nobody else listens.
+  // The request adds its own error handler when it takes over the socket, a tick from now.
   socket.on('error', () => {})
   let over = false
   const end = (answer: Answer) => {
@@ -189,6 +189,6 @@ function ask(socket: Socket, path: string, answered: (answer: Answer) => void): 
     response.on('end', () => end({ status: response.statusCode ?? 0 }))
     response.resume()
   })
-  // A relay was dialled paused.
+  // The socket of a relay was paused while dialling.
   socket.resume()
 }

@@ -3,15 +3,15 @@ import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
 import { type Os, systemOs } from '../os.ts'
 
-/** What the queue needs of a poller. */
+/** The part of a poller that the queue uses. */
 export type Watcher = {
   add(...args: Parameters<Poller['add']>): Pick<Watch, 'modify' | 'remove'>
 }
 
 export interface HoldHost {
-  /** The client left while it waited. */
+  /** The client disconnected while held. */
   clientGone(connection: ClientConnection): void
-  /** It has waited for as long as it may. */
+  /** Its hold timeout has expired. */
   timedOut(connection: ClientConnection): void
 }
 
@@ -21,8 +21,8 @@ interface Held {
 }
 
 /**
- * Clients that wait, unread, until a backend can take them: first come, first served, whoever was offered in between.
- * The queue owns nothing but the watch on each socket; a connection leaves it by `take`, or through its host.
+ * Connections waiting for a backend, unread and in order of arrival, even if they come back from an offer. The queue owns only the
+ * watch on each socket; a connection leaves it by `take` or through the host.
  */
 export class HoldQueue {
   readonly #poller: Watcher
@@ -48,7 +48,7 @@ export class HoldQueue {
   add(connection: ClientConnection): void {
     const watch = this.#poller.add(connection.fd.fd, EPOLLRDHUP | EPOLLONESHOT, (events) => {
       if (this.#isGone(connection, events)) return this.#remove(connection)
-      // Half-closed, with a request that waits to be read: still a client. Errors and hang-ups are reported anyway.
+      // Half-closed, but still a client. Errors and hang-ups are reported anyway (epoll_ctl(2)).
       watch.modify(EPOLLONESHOT)
     })
     const held = { connection, watch }
@@ -56,19 +56,19 @@ export class HoldQueue {
     if (last === undefined || last.connection.order < connection.order) this.#queue.push(held)
     else this.#queue.splice(this.#indexOf(connection), 0, held)
     if (this.#queue[0] === held && this.#timer !== undefined) {
-      // It came later and has waited longer: from the queue of another worker.
+      // Inherited from another worker's queue: added later, but with an earlier deadline.
       this.#os.clear(this.#timer)
       this.#timer = undefined
     }
     this.#arm()
   }
 
-  /** Those that wait, in order of arrival. */
+  /** In order of arrival. */
   *connections(): Iterable<ClientConnection> {
     for (const { connection } of this.#queue) yield connection
   }
 
-  /** The first `count`, in order of arrival. They are not watched any more and may be passed on. */
+  /** Removes up to `count` connections from the head. They are no longer watched, and may be passed on. */
   take(count: number): ClientConnection[] {
     return this.#queue.splice(0, count).map(({ connection, watch }) => {
       watch.remove()
@@ -89,7 +89,7 @@ export class HoldQueue {
     this.#host.clientGone(connection)
   }
 
-  /** Where it is, or where it belongs. */
+  /** Index of the connection, or where it would be inserted. */
   #indexOf(connection: ClientConnection): number {
     let low = 0
     let high = this.#queue.length
@@ -101,7 +101,7 @@ export class HoldQueue {
     return low
   }
 
-  /** One timer, for the head: all have the same time to wait, so nobody's is over before that of the first. */
+  /** One timer for the head is enough: all entries share the same timeout. */
   #arm(): void {
     const head = this.#queue[0]
     if (this.#timer !== undefined || head === undefined) return
@@ -125,8 +125,8 @@ export class HoldQueue {
   }
 
   /**
-   * EPOLLERR and EPOLLHUP say that both directions are over. A client that only stopped sending may still wait for its
-   * answer: on tcp and tls always, on http when it has sent something to be answered.
+   * EPOLLERR and EPOLLHUP mean that both directions are closed. A client that has only stopped sending may still expect an answer:
+   * on tcp and tls always, on http if it has sent something.
    */
   #isGone({ fd, listener }: ClientConnection, events: number): boolean {
     if ((events & (EPOLLERR | EPOLLHUP)) !== 0) return true

@@ -1,26 +1,26 @@
 import { readFileSync } from 'node:fs'
 import { dup, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 
-/** Descriptors that clients may not take: registrations (5 each), relays, the admin server, files. */
+/** Descriptors that clients may not use up, kept for registrations (5 each), relays, the admin server and files. */
 const RESERVE = 64
 
-/** Maximum accepts before the table is checked again; as many more are kept for them. */
+/** Maximum accepts before the table is checked again. As many more descriptors are kept free, for the batch. */
 const BATCH = 64
 
-/** A table smaller than this is shared half and half, and checked after each client. */
+/** In a table smaller than this the reserve is at most half, and the table is checked after each client. */
 const SMALL = 8 * BATCH
 
 /**
- * Whether the process is so short of descriptors that another client would cost a backend its registration, and with it the
- * clients that wait for that backend. The kernel gives out the lowest free number (open(2)), so the number of the newest
- * descriptor tells how full the table is, unless a low number has just been freed: a single gap far below says nothing of the
- * rest, which is why as many numbers are tried as clients are to be taken.
+ * Detects when accepting another client could leave too few descriptors for a backend to register, on which held clients may
+ * depend. The kernel assigns the lowest free number (open(2)), so the number of the newest descriptor tells how full the table is,
+ * unless a low number has just been freed. One gap says nothing about the rest, so `roomFor` tries as many numbers as clients are
+ * to be accepted.
  */
 export class DescriptorReserve {
   readonly #highest: number
   readonly #ceiling: number
   #suspected = false
-  /** Maximum clients to accept at once. */
+  /** Maximum clients to accept before the next check. */
   readonly batch: number
 
   /** @param limit descriptors that the process may have open */
@@ -32,37 +32,37 @@ export class DescriptorReserve {
     this.#ceiling = limit - kept / 2
   }
 
-  /** A descriptor of the reserve has been given out, and the table has not been checked since. */
+  /** A client has got a descriptor of the reserve, and `roomFor` has not found enough room since. */
   get isSuspected(): boolean {
     return this.#suspected
   }
 
-  /** `fd`: one that was just opened. */
+  /** @param fd a descriptor that was just opened */
   isReached(fd: number): boolean {
     if (fd < this.#highest) return false
     this.#suspected = true
     return true
   }
 
-  /** Asks the kernel for one number, and gives it back. */
+  /** Checks now, by duplicating `fd` and closing the duplicate. */
   isReachedNow(fd: number): boolean {
     return this.#freeNumbers(fd, 1, this.#highest) === 0
   }
 
   /**
-   * How many of `most` clients may be accepted now, as far as the kernel's next numbers tell. Suspicion ends when all may.
+   * How many of `max` clients may be accepted now, judging by the next free numbers. If all may, `isSuspected` ends.
    *
    * @param fd any open descriptor
    */
-  roomFor(fd: number, most: number): number {
-    const room = this.#freeNumbers(fd, most, this.#highest)
-    this.#suspected = room < most
+  roomFor(fd: number, max: number): number {
+    const room = this.#freeNumbers(fd, max, this.#highest)
+    this.#suspected = room < max
     return room
   }
 
   /**
-   * Whether `count` descriptors that come together fit. The last of them may use half of the reserve: they cannot come one at a
-   * time, and those that wait longest are among them.
+   * Whether `count` descriptors that arrive in one message fit. They may use half of the reserve: they cannot be received one at a
+   * time, and the clients held longest are among them.
    *
    * @param fd any open descriptor
    */
@@ -70,16 +70,16 @@ export class DescriptorReserve {
     return !this.isReachedNow(fd) && this.#freeNumbers(fd, count, this.#ceiling) === count
   }
 
-  /** Free numbers below `end`: the lowest ones, `most` at most. */
-  #freeNumbers(fd: number, most: number, end: number): number {
+  /** Number of free descriptors below `end`, at most `max`. */
+  #freeNumbers(fd: number, max: number, end: number): number {
     const probes: OwnedFd[] = []
     try {
-      while (probes.length < most) {
+      while (probes.length < max) {
         const probe = dup(fd)
         probes.push(probe)
         if (probe.fd >= end) return probes.length - 1
       }
-      return most
+      return max
     } catch (error) {
       if (error instanceof NativeError) return probes.length
       throw error
@@ -91,12 +91,12 @@ export class DescriptorReserve {
 
 let shared: DescriptorReserve | undefined
 
-/** The one of this process: what a listener takes of it, the others must know. */
+/** The process's single reserve: all listeners draw on the same descriptors. */
 export function sharedReserve(): DescriptorReserve {
   return (shared ??= new DescriptorReserve())
 }
 
-/** RLIMIT_NOFILE of this process, which Node raises to the hard limit at start (proc(5), limits). */
+/** RLIMIT_NOFILE of this process, which Node raises to the hard limit at start-up (proc(5), limits). */
 function softLimit(): number {
   const line = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
   return line === null ? Number.POSITIVE_INFINITY : Number(line[1])

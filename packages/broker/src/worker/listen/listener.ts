@@ -13,13 +13,13 @@ import type { ListenerConfig } from '../../config/index.ts'
 import { AcceptedClient, type ClientConnection, nextArrival } from '../connection/connection.ts'
 import { sharedReserve } from './descriptor-reserve.ts'
 
-/** So many are accepted in one wake-up before they are handed on; the rest is reported again. */
+/** Maximum accepts per wake-up. The poller reports the rest again. */
 const MAX_ACCEPTS = 64
 
-/** Out of descriptors or memory, accept fails at once and the socket stays readable: without a pause that is a spin. */
+/** Pause when out of descriptors or memory: accept fails immediately and the socket stays readable, so retrying at once would spin. */
 const PRESSURE_PAUSE_MS = 100
 
-/** More than any backlog holds, and an end all the same when clients keep coming. */
+/** Larger than any backlog, but finite, since clients may keep arriving. */
 const MAX_ACCEPTS_AT_CLOSE = 65_536
 
 /** Bound to all addresses of the host. */
@@ -30,16 +30,16 @@ function plain(address: string): string {
   return address.replace(/^::ffff:(?=\d+\.)/i, '')
 }
 
-/** A listening socket: owns it, accepts from it, and knows nothing of backends. */
+/** Owns a listening socket and accepts from it. Knows nothing about backends. */
 export class Listener {
   readonly name: string
   readonly service: string
   readonly protocol: ListenerConfig['protocol']
-  /** As bound: with the port that the kernel chose. */
+  /** The bound address, with the port that the kernel chose for port 0. */
   readonly address: string
   readonly #bound: SocketAddress
   #fd: OwnedFd
-  /** Replaced ones, until their accept queues are empty. */
+  /** Replaced sockets, until their accept queues are empty. */
   readonly #former = new Map<OwnedFd, Watch | undefined>()
   readonly #onConnection: (connection: ClientConnection) => void
   readonly #logger: Logger
@@ -66,7 +66,7 @@ export class Listener {
     const { family, address, port } = this.#bound
     if (family === 'unix') {
       this.address = `unix:${address}`
-      // It may have been opened by a service manager, or by an older program before a reload.
+      // A service manager, or an older version of the program before a reload, may have opened it without this.
       refuseDescriptors(fd.fd)
     } else this.address = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`
   }
@@ -94,7 +94,7 @@ export class Listener {
     this.#watch = watch(this.#fd)
   }
 
-  /** The socket's file was created again. What waits in the queue of the former socket is accepted as well. Owns `fd`. */
+  /** The socket's file was recreated. Clients in the former socket's queue are still accepted. Owns `fd`. */
   replaceSocket(fd: OwnedFd): void {
     if (this.#fd.closed) return fd.close()
     this.#former.set(this.#fd, this.#watch)
@@ -105,7 +105,7 @@ export class Listener {
     this.#accept(MAX_ACCEPTS)
   }
 
-  /** Takes what waits in the kernel's queue, whose clients would be reset by the close, and closes. */
+  /** Accepts the clients in the kernel's queue, which a close would reset, and then closes. */
   close(): void {
     this.#stop()
     if (!this.#fd.closed) this.#accept(MAX_ACCEPTS_AT_CLOSE)
@@ -113,7 +113,7 @@ export class Listener {
     this.#closeAll()
   }
 
-  /** Closes this copy of the socket: somebody else goes on with it, and has what waits in its queue. */
+  /** Closes this process's copy of the socket. Another process keeps it open, and accepts the clients in its queue. */
   closeCopy(): void {
     this.#stop()
     this.#closeAll()
@@ -136,24 +136,24 @@ export class Listener {
     return [...this.#former.values(), this.#watch].filter((watch) => watch !== undefined)
   }
 
-  #accept(most: number): void {
+  #accept(max: number): void {
     for (const [former, watch] of this.#former) {
-      if (!this.#acceptFrom(former, most)) return
-      // Its file is gone: no more can come.
+      if (!this.#acceptFrom(former, max)) return
+      // Its file is gone, so no more clients can arrive.
       watch?.remove()
       this.#former.delete(former)
       former.close()
     }
-    this.#acceptFrom(this.#fd, most)
+    this.#acceptFrom(this.#fd, max)
   }
 
   /** @returns whether its queue is empty */
-  #acceptFrom(socket: OwnedFd, most: number): boolean {
+  #acceptFrom(socket: OwnedFd, max: number): boolean {
     const reserve = this.#reserve
     const suspected = this.#pressure !== undefined || reserve.isSuspected
     let empty = false
-    for (let room = most; room > 0;) {
-      // The first time in full; then a gap of a few free numbers must not be taken for room for a batch.
+    for (let room = max; room > 0;) {
+      // A full batch unless descriptors look scarce; then a gap of a few free numbers must not pass for room for a batch.
       const asked = Math.min(room, suspected ? reserve.roomFor(socket.fd, reserve.batch) : reserve.batch)
       if (asked === 0) return this.#pauseFor(this.#pressure ?? 'descriptor reserve reached')
       const { connections, error } = acceptMany(socket.fd, asked)

@@ -16,22 +16,22 @@ import type { Recipient, Recorder } from './recorder.ts'
 
 const ID_BYTES = 16
 
-/** Steps that every record has room for: a client that waited, was refused once and then taken has seven. */
+/** Steps that fit into every record: a client that was held, refused once and then handed off has seven. */
 const ROOM = 8
 
-/** A connection that goes from backend to backend for the whole of `holdTimeout` has an end all the same. */
+/** Maximum steps of a record, for connections that go from backend to backend until `holdTimeout`. */
 const MAX_STEPS = 64
 
 const REASONS: readonly StepReason[] = [...FALLBACK_REASONS, ...REJECTION_REASONS]
-/** 0 is none. */
+/** 0 means no reason. */
 const REASON_CODES = new Map(REASONS.map((reason, index) => [reason, index + 1]))
 const STEP_CODES = Object.fromEntries(STEPS.map((step, code) => [step, code])) as Record<Step, number>
 
-/** Steps before the connection's id is needed anywhere: it is made when it is, and until then held clients go without. */
+/** Steps that need no connection id. It is made on first use, so that held clients do not have one. */
 const NAMELESS: readonly Step[] = ['chosen', 'held', 'returned']
 const isNameless = STEPS.map((step) => NAMELESS.includes(step))
 
-/** What did not fit into the room that every record has. */
+/** A step that did not fit into `ROOM`. */
 interface FurtherStep {
   readonly at: number
   readonly code: number
@@ -40,16 +40,16 @@ interface FurtherStep {
 }
 
 /**
- * The last connections of a worker, with their steps: a ring of columns. A connection's slot follows from its order of arrival,
- * so nothing of the recorder is in the connection. On the straight path (chosen, offered, acknowledged, released) nothing is
- * allocated, and nothing that the connection has made is kept.
+ * Records the last connections of a worker, with their steps: a ring buffer, stored in columns. A connection's slot follows from its
+ * order of arrival, so connections hold no recorder state. On the fast path (chosen, offered, acknowledged, released) nothing is
+ * allocated, and no object of the connection is kept.
  *
- * Until a client is offered its record is a reference to the connection, for its id (`live`); from then on it stands alone.
- * A client that is still here when its slot is given to another one is forgotten.
+ * Until a connection is offered, its record refers to it, for its id (`live`); after that the record is independent. If a slot is
+ * reused while its connection is still here, the older record is lost.
  */
 export class FlightRecorder implements Recorder, FlightRecords {
   readonly capacity: number
-  /** Of arrival; NaN where nothing is recorded yet. */
+  /** Arrival order; NaN if the slot is unused. */
   readonly #order: Float64Array
   /** performance.now(), milliseconds. */
   readonly #acceptedAt: Float64Array
@@ -71,7 +71,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
   /** @param capacity connections, at least 1 */
   constructor(capacity: number) {
     this.capacity = capacity
-    // Written to once: the memory is the process's from its start, and no connection pays for a page.
+    // Filled, so that all pages are allocated now, and none while a connection is being served.
     this.#order = new Float64Array(capacity).fill(Number.NaN)
     this.#acceptedAt = new Float64Array(capacity).fill(Number.NaN)
     this.#ids = Buffer.alloc(capacity * ID_BYTES, 0xff)
@@ -139,7 +139,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
       if (service !== undefined && this.#services[slot] !== service) continue
       const end = outcome !== undefined || slowest ? this.#endOf(slot) : undefined
       if (outcome !== undefined && end?.outcome !== outcome) continue
-      // Who still waits has taken that long already.
+      // Connections without an outcome rank by their age.
       const rank = slowest ? (end?.at ?? now - (this.#acceptedAt[slot] as number)) : order
       found.push({ slot, rank })
     }
@@ -152,14 +152,14 @@ export class FlightRecorder implements Recorder, FlightRecords {
   find(id: Uint8Array): FlightRecord | undefined {
     for (let at = this.#ids.indexOf(id); at !== -1; at = this.#ids.indexOf(id, nextPlace(at))) {
       const slot = at / ID_BYTES
-      // Of a slot with a live connection these are the bytes of the record before it.
+      // While a slot refers to a live connection, these bytes belong to its previous record.
       if (Number.isInteger(slot) && !Number.isNaN(this.#order[slot]) && this.#live[slot] === undefined)
         return this.#read(slot)
     }
     return undefined
   }
 
-  /** Who is inherited fills the ring from its other end: nobody makes room for anybody while there is some. */
+  /** Inherited connections fill the ring from the opposite end, so nothing is evicted while there is free space. */
   #slotOf(order: number): number {
     const { capacity } = this
     return order < 0 ? capacity - 1 - ((order - FIRST_INHERITED) % capacity) : (order - 1) % capacity
@@ -175,7 +175,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
     this.#live[slot] = undefined
   }
 
-  /** Beyond the bound the last step takes the place of the one before it: how it ended is always there. */
+  /** At the limit, the new step replaces the last one, so that the outcome is always recorded. */
   #noteFurther(slot: number, step: FurtherStep): void {
     const further = this.#further.get(slot)
     if (further === undefined) this.#further.set(slot, [step])
@@ -196,7 +196,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
     yield* this.#further.get(slot) ?? []
   }
 
-  /** The outcome, which follows from the steps: some can only be the last, and an ACK is followed by `released` or `relayed`. */
+  /** Derives the outcome from the steps: some can only be the last, and an ACK is followed by `released` or `relayed`. */
   #endOf(slot: number): { outcome: RecordedOutcome; at: number; reason: number } | undefined {
     let end: { outcome: RecordedOutcome; at: number; reason: number } | undefined
     let acknowledgedAt = 0
@@ -205,7 +205,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
       if (step === 'acknowledged') acknowledgedAt = at
       else if (step === 'released') end = { outcome: 'handed_off', at: acknowledgedAt, reason }
       else if (isOutcome(step)) end = { outcome: step, at, reason }
-      // It has moved here, and went on.
+      // Not the outcome after all: it had moved here from another worker.
       else if (step !== 'closed') end = undefined
     }
     return end
@@ -220,7 +220,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
     for (const { at, code, reason, recipient } of this.#stepsOf(slot)) {
       const step = STEPS[code] as Step
       if (recipient !== undefined) current = recipient
-      // The relay of a backend begins with its ACK; an upstream is merely connected.
+      // A relay to a backend starts with its ACK; an upstream is only connected to.
       if (step === 'relayed' && current?.ulid) {
         steps.push({ at: round(at), step: 'acknowledged', backend: current.slot })
       }
@@ -238,7 +238,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
       service: this.#services[slot] as string,
       listener: this.#listeners[slot] as string,
       peer: formatPeer(this.#peers, slot * PACKED_ADDRESS),
-      // The id was made of it.
+      // The id contains the time of accept.
       acceptedAt: new Date(ulidTime(id)).toISOString(),
       outcome: end?.outcome ?? null,
       reason: (end !== undefined && REASONS[end.reason - 1]) || null,
@@ -249,7 +249,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
   }
 }
 
-/** Of the id behind `at`, which may lie across two. */
+/** Position of the next id after `at`, which may be inside an id. */
 function nextPlace(at: number): number {
   return at - (at % ID_BYTES) + ID_BYTES
 }
@@ -258,7 +258,7 @@ function isOutcome(step: Step): step is Step & RecordedOutcome {
   return ['relayed', 'rejected', 'client_gone', 'relinquished', 'moved'].includes(step)
 }
 
-/** To a microsecond. */
+/** Rounds to microseconds. */
 function round(milliseconds: number): number {
   return Math.round(milliseconds * 1000) / 1000
 }

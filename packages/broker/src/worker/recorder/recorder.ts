@@ -1,20 +1,20 @@
 import type { Step, StepReason } from '../../api/flight-record.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 
-/** Who is to get a connection: a backend, or (without a ULID) an upstream by its address. */
+/** Target of an offer: a backend, or an upstream (no ULID; `slot` is its address). */
 export interface Recipient {
   readonly ulid: string | null
   readonly slot: string
 }
 
-/** What a service tells of its clients. It happens for each of them, so it must cost next to nothing. */
+/** Records what happens to connections. Called for every step of every connection, so it must cost next to nothing. */
 export interface Recorder {
   accepted(connection: ClientConnection, service: string): void
   /**
-   * The same has happened to all of `connections`.
+   * Records the same step for all `connections`.
    *
    * @param at performance.now(), milliseconds
-   * @param recipient with `chosen` and `relay_offered`: those that follow are of the same one
+   * @param recipient with `chosen` and `relay_offered`; the steps that follow have the same one
    */
   note(
     step: Step,
@@ -25,5 +25,5 @@ export interface Recorder {
   ): void
 }
 
-/** Keeps nothing. */
+/** Records nothing. */
 export const noRecorder: Recorder = { accepted: () => {}, note: () => {} }

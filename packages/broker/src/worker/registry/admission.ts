@@ -2,7 +2,7 @@ import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
 import { type Config, isClosed, type Membership } from '../../config/index.ts'
 
-/** Why a process may not register. `retry`: the same HELLO may be accepted later. The text holds no secrets. */
+/** Why a process may not register. `retry`: the same HELLO may be accepted later. The message contains no secrets. */
 export interface Refusal {
   readonly code:
     | 'SocketModeInsecure'
@@ -15,32 +15,32 @@ export interface Refusal {
     | 'NotManaged'
   readonly message: string
   readonly retry: boolean
-  /** Milliseconds before which another dial is refused as well. */
+  /** Milliseconds within which another dial would also be refused. */
   readonly retryAfter?: number
 }
 
 export interface RegistrationRequest {
   readonly hello: HelloFrame
-  /** From the kernel (SO_PEERCRED), at the time of connect. */
+  /** From the kernel (SO_PEERCRED), as of connect. */
   readonly credentials: PeerCredentials
-  /** Whether Baton has started the process for this service, or it does not matter. */
+  /** Whether Baton started the process for this service, or there is no master to ask. */
   readonly managed: boolean
-  /** What is wrong with the control socket's owner or mode now; undefined when nothing is. */
+  /** What is wrong with the control socket's owner or mode; undefined if nothing is. */
   readonly socketProblem: string | undefined
 }
 
-/** Characters of a refusal that may go to the names of the services that there are. */
+/** Maximum characters of a refusal's list of services. */
 const MAX_LIST_LENGTH = 1024
 
-/** Whether processes of this user may register at all. */
+/** Whether processes of this user or group may register at all. */
 export function isAllowed({ uid, gid }: PeerCredentials, { security }: Config): boolean {
   return security.allowUids.includes(uid) || security.allowGids.includes(gid)
 }
 
 /**
- * Whether a process may register as a backend: pure, the same answer for the same question.
+ * Decides whether a process may register as a backend. Pure.
  *
- * @param services by name; there may be more than are configured (`baton run`)
+ * @param services by name; may include services that are not in `config` (`baton run`)
  */
 export function admit(
   request: RegistrationRequest,
@@ -60,7 +60,7 @@ export function admit(
     return { code: 'SecretMismatch', message, retry: false }
   }
   if (hello.protocol !== PROTOCOL_VERSION) {
-    const message = `protocol version ${hello.protocol} is not spoken here, wanted ${PROTOCOL_VERSION}`
+    const message = `protocol version ${hello.protocol} is not supported, wanted ${PROTOCOL_VERSION}`
     return { code: 'ProtocolVersion', message, retry: false }
   }
   const service = services.get(hello.service)
@@ -68,12 +68,12 @@ export function admit(
     const known = [...services.keys()].join(', ').slice(0, MAX_LIST_LENGTH)
     return {
       code: 'UnknownService',
-      message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,
+      message: `there is no service "${hello.service.slice(0, 64)}"; there are: ${known}`,
       retry: false,
     }
   }
   if (isClosed(service.config) && !managed) {
-    const message = `the backends of service "${hello.service}" are the processes of its "command", and process ${credentials.pid} is none of them (any more); give it a service of its own, or set "external": true`
+    const message = `service "${hello.service}" accepts only processes of its "command", and process ${credentials.pid} is not (or no longer) one of them; give it its own service, or set "external": true`
     return { code: 'NotManaged', message, retry: false }
   }
   return undefined

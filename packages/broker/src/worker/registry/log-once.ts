@@ -1,7 +1,7 @@
-/** Refusals repeat at each dial of the same process; this many different ones are remembered. */
+/** Maximum keys remembered. */
 const MAX_REMEMBERED = 1000
 
-/** Says whether something is new. Forgets the oldest when it has seen too much. */
+/** Whether a key is new, so that refusals repeated at each dial are logged once. Forgets the oldest key when full. */
 export class LogOnce {
   readonly #seen = new Set<string>()
 

@@ -1,10 +1,10 @@
 import type { ManagedReport } from '../../ipc/messages.ts'
 import { factsOf, type ProcessFacts, processExists } from '../../supervise/proc.ts'
 
-/** Parents that are looked at before a process is taken for a stranger: a command is some shells and runners deep. */
+/** Maximum ancestors checked before a process counts as unmanaged: a command may be several shells and runners deep. */
 const MAX_PARENTS = 64
 
-/** What is asked of the system about a process: where a test puts its own. */
+/** Process lookups, behind an interface so that tests can replace them. */
 export interface ProcessTable {
   stat(pid: number): Pick<ProcessFacts, 'parent' | 'session'> | undefined
   exists(pid: number): boolean
@@ -13,8 +13,8 @@ export interface ProcessTable {
 const systemTable: ProcessTable = { stat: factsOf, exists: processExists }
 
 /**
- * The processes that the master runs for services with a `command`, as it said last, and which of them a peer belongs to. What the
- * environment or HELLO says proves nothing here: the kernel's process tree does.
+ * The processes that the master runs for services with a `command`, according to its last report, and which of them a peer
+ * belongs to. Proof is the kernel's process tree, not the environment or HELLO.
  */
 export class ManagedProcesses {
   readonly #table: ProcessTable
@@ -26,7 +26,7 @@ export class ManagedProcesses {
     this.#table = table
   }
 
-  /** @param reports all that run now */
+  /** @param reports all that are running now */
   update(reports: readonly ManagedReport[]): void {
     this.#byId.clear()
     this.#byPid.clear()
@@ -41,17 +41,17 @@ export class ManagedProcesses {
     return this.#byId.get(id)
   }
 
-  /** @returns to be called when it is not to be told any more */
+  /** @returns removes the listener */
   onUpdate(listener: () => void): () => void {
     this.#listeners.add(listener)
     return () => void this.#listeners.delete(listener)
   }
 
   /**
-   * The managed process that `pid` is, or that it comes from. The master starts each as the leader of a session, which what it starts
-   * stays in, also when what lies between has ended; what has left the session is found by its parents.
+   * The managed process that `pid` is, or descends from. The master starts each as a session leader. Descendants stay in the session,
+   * even if the processes between have exited; those that have left it are found by their parents.
    *
-   * @param claimed the id in HELLO: believed only where /proc hides the process
+   * @param claimed the id in HELLO, trusted only if /proc hides the process
    */
   ownerOf(pid: number, claimed: string | null): ManagedReport | undefined {
     for (let at = pid, hops = 0; at > 1 && hops < MAX_PARENTS; hops++) {

@@ -3,43 +3,43 @@ import { TokenBuckets, type TokenBucketOptions } from './token-buckets.ts'
 import type { Refusal } from './admission.ts'
 
 /**
- * HELLOs of one process. 64 at once is more than the backends that most processes have, and those of one with more get in
- * 8 a second, at a cost to the worker of some percent of a processor at most.
+ * HELLOs of one process. A burst of 64 exceeds the backends of most processes; the rest of a larger process register at 8 a
+ * second, which costs the worker a few percent of a processor at most.
  */
 const DIALS = { burst: 64, perSecond: 8 }
 
 /**
- * Of HELLOs over the limit, those that are answered, 8 at once and one a second; the connections of a process that has used up both are
- * closed late and unread. An account of its own: if refusals took from what dials get back, a process with a hundred backends that
- * wait would use up all of it, and none of them would ever register.
+ * HELLOs over the limit that are answered: 8 at once, then one a second. Once a process has used up both limits, its connections
+ * are closed late and unread. Refusals have their own bucket: if they used up the tokens of dials, a process with a hundred waiting
+ * backends would spend all of them, and none would ever register.
  */
 const REFUSALS = { burst: 8, perSecond: 1 }
 
-/** The kernel names pid 0 for every process of another PID namespace (a pod), so those of one user share what is this much more. */
+/** The kernel reports pid 0 for all processes of another pid namespace (a pod), so those of one user share limits this much higher. */
 const UNNAMED_FACTOR = 8
 
 /**
- * Registrations that replace a living one of the same process without a RECONNECT. A backend has no reason for any, unless it
- * has given the old one up and the broker has not read the end of it yet: a few are good. One a minute costs nothing.
+ * Registrations that replace an open one of the same process without a RECONNECT. A backend needs this only if it has given up the
+ * old one and the broker has not read its end yet, so a few are allowed. One a minute costs nothing.
  */
 const REPLACEMENTS = { burst: 4, perSecond: 1 / 60 }
 
 /**
- * Registrations of one process that live at a time: far more than the backends that a process has, and a thousand of the worker's
- * descriptors. A backend that leaves its id out, and dials once too often, would otherwise double them at each reload.
+ * Maximum open registrations of one process: far more than a process has backends, and over a thousand of the worker's descriptors.
+ * Without this limit, a backend that omits its id and dials once too often would double them at each reload.
  */
-const MAX_LIVING = 256
+const MAX_OPEN = 256
 
-/** By then the broker has read the end of a registration that was given up, and there is nothing to replace. */
+/** By then the broker has read the end of a registration that was given up, so nothing needs to be replaced. */
 const REPLACEMENT_RETRY_MS = 1000
 
-/** How often a process may register: what a backend that dials too often may cost a worker. */
+/** Limits how often a process may register, and so what a backend that dials too often can cost a worker. */
 export class RegistrationLimits {
   readonly #named = { dials: new TokenBuckets(DIALS), refusals: new TokenBuckets(REFUSALS) }
   readonly #unnamed = { dials: new TokenBuckets(times(DIALS)), refusals: new TokenBuckets(times(REFUSALS)) }
   readonly #replacements = new TokenBuckets(REPLACEMENTS)
 
-  /** Whether a process that connects has dialled so often that it is not worth an answer. */
+  /** Whether a process that connects has used up both its dials and its refusals. */
   isExhausted(peer: PeerCredentials, now: number): boolean {
     const [{ dials, refusals }, key] = this.#accountOf(peer)
     return dials.isEmpty(key, now) && refusals.isEmpty(key, now)
@@ -56,20 +56,20 @@ export class RegistrationLimits {
   }
 
   /**
-   * A process registers under an id whose registration lives, and that nothing has asked to do so.
+   * A process registers under an id that is still registered, without having been asked to.
    *
    * @param id ULID
    */
   replaces(id: string, slot: string, now: number): Refusal | undefined {
     if (this.#replacements.take(id, now) === undefined) return undefined
-    const message = `this process is registered as ${slot} (${id}), and that registration lives; dial again when it ends, or at its RECONNECT`
+    const message = `this process is already registered as ${slot} (${id}); dial again when that registration ends or receives RECONNECT`
     return { code: 'AlreadyRegistered', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
 
-  /** @param living registrations of this process, none of them under the id of its HELLO */
-  adds({ pid }: PeerCredentials, living: number): Refusal | undefined {
-    if (living < (pid === 0 ? MAX_LIVING * UNNAMED_FACTOR : MAX_LIVING)) return undefined
-    const message = `process ${pid} has ${living} registrations that live`
+  /** @param open registrations that this process has, none of them under the id in its HELLO */
+  adds({ pid }: PeerCredentials, open: number): Refusal | undefined {
+    if (open < (pid === 0 ? MAX_OPEN * UNNAMED_FACTOR : MAX_OPEN)) return undefined
+    const message = `process ${pid} already has ${open} registrations`
     return { code: 'TooManyRegistrations', message, retry: true, retryAfter: REPLACEMENT_RETRY_MS }
   }
 

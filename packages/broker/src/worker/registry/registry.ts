@@ -44,32 +44,32 @@ import { usableEndpoint } from './relay-path.ts'
 import { Slots } from './slots.ts'
 import { Tarpit } from './tarpit.ts'
 
-/** A process that connects has this long to say HELLO, in milliseconds. */
+/** How long a process that connects may take to send HELLO, in milliseconds. */
 const HELLO_TIMEOUT_MS = 5000
-/** So many may be connected without having said HELLO; more wait in the kernel. */
+/** Maximum control connections that have not sent HELLO; further ones wait in the accept queue. */
 const MAX_PENDING = 128
-/** Of them for one user, where several may register: further ones are closed, so that one user cannot keep the others out. */
+/** Maximum of these per user, if several users may register. Further ones are closed, so that one user cannot keep the others out. */
 const MAX_PENDING_PER_USER = 96
-/** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
+/** Maximum accepts per wake-up. The poller reports the rest again, after everything else that is ready. */
 const MAX_ACCEPTS = 32
-/** The same for users who may not register: they hear why if they ask at once, and take nobody's place. */
+/** Limit and timeout for users who may not register: they get the reason if they send HELLO at once, without taking others' places. */
 const MAX_DISALLOWED = 8
 const DISALLOWED_TIMEOUT_MS = 500
-/** What a peer calls a service may be long; a log line and an answer need not. */
+/** Characters of a peer's service name that are logged. */
 const MAX_NAME_LENGTH = 64
-/** Out of descriptors: pause before the next accept, in milliseconds. */
+/** Pause before the next accept when out of descriptors, in milliseconds. */
 const PRESSURE_PAUSE_MS = 100
-/** What the master says of a process that it has just started arrives within this time, in milliseconds, also on a busy machine. */
+/** The master's report on a process that it has just started arrives within this time, even on a busy machine, in milliseconds. */
 const MANAGED_TIMEOUT_MS = 1000
-/** How long a backend may outlive its managed process before it is drained, in milliseconds: most end together. */
+/** How long a backend may outlive its managed process before it is drained, in milliseconds. Most exit together. */
 const LEFTOVER_PAUSE_MS = 500
 /** How often each backend's event loop is probed, in milliseconds. */
 export const HEARTBEAT_INTERVAL_MS = 1000
 
-/** The process that registers. */
+/** A process that registers. */
 interface Peer {
   readonly process: PeerProcess
-  /** The managed process that it is, or comes from. */
+  /** The managed process that it is, or descends from. */
   readonly owner: ManagedReport | undefined
 }
 
@@ -81,21 +81,21 @@ export interface RegistryOptions {
   readonly brokerId: string
   /** Backends of a predecessor. */
   readonly known?: KnownBackends | undefined
-  /** What the master runs; without one, processes are not told apart. */
+  /** Processes that the master runs. Without a master, every process counts as managed. */
   readonly managed?: ManagedProcesses | undefined
-  /** Somebody has registered or gone, or health checks think otherwise of one. */
+  /** A backend has registered or gone, or its health has changed. */
   readonly onChange?: (() => void) | undefined
   readonly logger: Logger
 }
 
 /**
- * Who the backends are. Accepts on the control socket, decides who may register, introduces each backend to its lane and
- * joins the link to its service. Owner of the control socket, of slots, and of connections that have not said HELLO.
+ * Registers backends: accepts control connections, checks permissions, sends each backend its lane, and adds the link to its
+ * service. Owns the control socket, the slots, and connections that have not sent HELLO.
  */
 export class Registry {
   readonly #config: Config
   #socket: ControlSocket
-  /** Replaced ones, until their accept queues are empty. */
+  /** Replaced sockets, until their accept queues are empty. */
   readonly #former = new Map<OwnedFd, Watch | undefined>()
   readonly #services: ReadonlyMap<string, Service>
   readonly #brokerId: string
@@ -105,11 +105,11 @@ export class Registry {
   readonly #limits = new RegistrationLimits()
   readonly #tarpit = new Tarpit()
   readonly #pendingConnections = new Set<ControlConnection>()
-  /** How many of them each user has. */
+  /** Number of pending connections by uid. */
   readonly #pending = new Map<number, number>()
-  /** Links whose managed process has ended. */
+  /** Links whose managed process has exited. */
   readonly #leftovers = new WeakSet<BackendLink>()
-  /** By id; of a backend that has registered anew, its newest. */
+  /** By id. If a backend has registered again, its newest link. */
   readonly #links = new Map<string, BackendLink>()
   /** Backends of a predecessor. */
   readonly #known: KnownBackends
@@ -156,7 +156,7 @@ export class Registry {
     this.#watch ??= watch(this.#socket.fd)
   }
 
-  /** The socket's file was created again. What waits in the queue of the former socket is accepted as well. Owns `fd`. */
+  /** The socket's file was recreated. Connections in the former socket's queue are still accepted. Owns `fd`. */
   replaceSocket(fd: OwnedFd): void {
     const { fd: former } = this.#socket
     if (former.closed) return fd.close()
@@ -168,7 +168,7 @@ export class Registry {
     this.#accept()
   }
 
-  /** Accepts nobody until `start`. Who has connected before may still register. */
+  /** Stops accepting until `start`. Connected peers may still register. */
   pause(): void {
     clearTimeout(this.#resume)
     for (const watch of this.#watches) watch.remove()
@@ -176,26 +176,26 @@ export class Registry {
     this.#watch = undefined
   }
 
-  /** Asks every backend, also those that register yet, to do so with whoever accepts on the control socket now. */
+  /** Asks every backend, and each that registers later, to register with the worker that accepts on the control socket now. */
   askToReconnect(reason: string): void {
     this.#releasing = reason
     for (const service of this.#services.values())
       for (const link of service.links) link.askToReconnect(reason)
   }
 
-  /** Nobody can register any more. The links belong to their services. */
+  /** Ends registration for good. Links are unaffected: they belong to their services. */
   close(): void {
     this.pause()
     this.#socket.fd.close()
     this.#tarpit.end()
-    for (const stranger of this.#pendingConnections) stranger.cutOff()
+    for (const pending of this.#pendingConnections) pending.cutOff()
   }
 
   get #watches(): Watch[] {
     return [...this.#former.values(), this.#watch].filter((watch) => watch !== undefined)
   }
 
-  /** A backend that waits there sees an end, and dials again. */
+  /** Backends in their accept queues see the connection end, and dial again. */
   #closeFormer(): void {
     for (const former of this.#former.keys()) former.close()
     this.#former.clear()
@@ -204,7 +204,7 @@ export class Registry {
   #accept(): void {
     for (const [former, watch] of this.#former) {
       if (!this.#acceptFrom(former)) return
-      // Its file is gone: no more can come.
+      // Its file is gone, so no more connections can arrive.
       watch?.remove()
       this.#former.delete(former)
       former.close()
@@ -212,7 +212,7 @@ export class Registry {
     this.#acceptFrom(this.#socket.fd)
   }
 
-  /** @returns whether its queue is empty; it is looked at again otherwise */
+  /** @returns whether the socket's queue is empty; if not, it will be reported again */
   #acceptFrom(socket: OwnedFd): boolean {
     const room = Math.min(MAX_ACCEPTS, MAX_PENDING - this.#pendingConnections.size)
     if (room <= 0) {
@@ -240,7 +240,7 @@ export class Registry {
     return false
   }
 
-  /** The socket stays readable while nobody is accepted from it; looking again later is not a spin. */
+  /** Without a pause this would spin: the socket stays readable until its connections are accepted. */
   #pause(): void {
     this.#watchFor(0)
     this.#resume = setTimeout(() => this.#watchFor(EPOLLIN), PRESSURE_PAUSE_MS)
@@ -250,7 +250,7 @@ export class Registry {
     for (const watch of this.#watches) watch.modify(events)
   }
 
-  /** From accept to HELLO. Afterwards the connection's frames go to its link. Owns `fd`, also when it throws. */
+  /** Handles a connection from accept to HELLO; later frames go to its link. Owns `fd`, even when it throws. */
   #accepted(fd: OwnedFd): void {
     let credentials: PeerCredentials
     try {
@@ -259,17 +259,17 @@ export class Registry {
       closeReachable(fd, true)
       throw error
     }
-    const welcome = isAllowed(credentials, this.#config)
-    if (welcome && this.#limits.isExhausted(credentials, performance.now())) return this.#tarpit.close(fd)
+    const allowed = isAllowed(credentials, this.#config)
+    if (allowed && this.#limits.isExhausted(credentials, performance.now())) return this.#tarpit.close(fd)
     const pending = this.#pending.get(credentials.uid) ?? 0
-    const full = welcome
+    const full = allowed
       ? pending >= MAX_PENDING_PER_USER && isShared(this.#config)
       : this.#disallowed >= MAX_DISALLOWED
     if (full) return closeReachable(fd, true)
 
     let link: BackendLink | undefined
-    let met = false
-    let known = false
+    let helloReceived = false
+    let forgotten = false
     let decided = false
     let stopWaiting: (() => void) | undefined
     const waiting: Frame[] = []
@@ -278,8 +278,8 @@ export class Registry {
       frames: (frames) => {
         if (decided) return link?.read(frames)
         waiting.push(...frames)
-        if (met) return undefined
-        met = true
+        if (helloReceived) return undefined
+        helloReceived = true
         const hello = waiting.shift() as HelloFrame
         clearTimeout(timeout)
         stopWaiting = this.#whenKnown(hello, credentials, () => {
@@ -302,20 +302,20 @@ export class Registry {
       () => {
         const { pid, uid } = credentials
         if (this.#refusals.isNew(`${uid}/silent`)) {
-          this.#logger.warn({ peerPid: pid, uid }, 'a process connected and did not say HELLO')
+          this.#logger.warn({ peerPid: pid, uid }, 'a process connected and sent no HELLO')
         }
         control.cutOff()
       },
-      welcome ? HELLO_TIMEOUT_MS : DISALLOWED_TIMEOUT_MS,
+      allowed ? HELLO_TIMEOUT_MS : DISALLOWED_TIMEOUT_MS,
     )
     const forget = () => {
-      if (known) return
-      known = true
+      if (forgotten) return
+      forgotten = true
       clearTimeout(timeout)
-      if (!welcome) this.#disallowed -= 1
+      if (!allowed) this.#disallowed -= 1
       else if (this.#pendingConnections.delete(control)) this.#count(credentials.uid, -1)
     }
-    if (!welcome) this.#disallowed += 1
+    if (!allowed) this.#disallowed += 1
     else if (this.#pendingConnections.add(control)) this.#count(credentials.uid, 1)
   }
 
@@ -327,7 +327,7 @@ export class Registry {
     )
   }
 
-  /** One connection more, or less, of this user that has not said HELLO. */
+  /** Counts pending connections of a user. */
   #count(uid: number, change: 1 | -1): void {
     const count = (this.#pending.get(uid) ?? 0) + change
     if (count === 0) this.#pending.delete(uid)
@@ -335,10 +335,10 @@ export class Registry {
   }
 
   /**
-   * Calls `decide` when it is known whether Baton has started the process, mostly at once: the master's word about a process and that
-   * process's HELLO come over two sockets, and either may be read first.
+   * Calls `decide` once it is known whether Baton started the process, usually immediately. The master's report on a process and
+   * the process's HELLO arrive on two sockets, and either may be read first.
    *
-   * @returns ends the wait; undefined when there is none
+   * @returns cancels the wait; undefined if there is none
    */
   #whenKnown(
     hello: HelloFrame,
@@ -376,14 +376,14 @@ export class Registry {
   ): BackendLink | undefined {
     const owner = this.#managed?.ownerOf(credentials.pid, hello.backend)
     const managed = this.#managed === undefined || owner?.service === hello.service
-    const applicant = { hello, credentials, managed, socketProblem: this.#socketProblem() }
+    const request = { hello, credentials, managed, socketProblem: this.#socketProblem() }
     const service = this.#services.get(hello.service)
     const process = processOf(credentials)
     const older = this.#olderLink(hello, process)
     const refusal =
       this.#limitProblem(credentials) ??
-      admit(applicant, this.#config, this.#services) ??
-      this.#livingProblem(older, credentials)
+      admit(request, this.#config, this.#services) ??
+      this.#replacementProblem(older, credentials)
     if (refusal !== undefined || service === undefined) {
       const { code, message, retry, retryAfter }: Refusal = refusal ?? {
         code: 'UnknownService',
@@ -412,14 +412,14 @@ export class Registry {
     return this.#welcome(control, hello, { process, owner }, service, older)
   }
 
-  /** Users who may not register have limits of their own (`MAX_DISALLOWED`), and are told that. */
+  /** Not for users who may not register: they have limits of their own (`MAX_DISALLOWED`), and get another refusal. */
   #limitProblem(credentials: PeerCredentials): Refusal | undefined {
     if (!isAllowed(credentials, this.#config)) return undefined
     return this.#limits.dialled(credentials, performance.now())
   }
 
-  /** A registration that lives may be replaced when it was asked to move, and a few times when it was not. */
-  #livingProblem(older: BackendLink | undefined, credentials: PeerCredentials): Refusal | undefined {
+  /** An open registration may be replaced if it was asked to move, and a few times if it was not. */
+  #replacementProblem(older: BackendLink | undefined, credentials: PeerCredentials): Refusal | undefined {
     if (older === undefined) return this.#limits.adds(credentials, this.#countOf(credentials))
     if (older.askedToReconnect) return undefined
     return this.#limits.replaces(older.identity.ulid, older.identity.slot, performance.now())
@@ -446,7 +446,7 @@ export class Registry {
       config.handBack !== 'off' &&
       config.handoff !== 'off' &&
       hello.capabilities.includes(HANDBACK_CAPABILITY)
-    // Its slot is free then, unless it has offers out.
+    // Frees its slot, unless it has open offers.
     older?.supersede()
     const id = older?.identity.ulid ?? this.#idFor(hello, peer)
     this.#bindings.bind(id, process)
@@ -483,7 +483,7 @@ export class Registry {
       )
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      this.#logger.warn({ peerPid: process.pid, code: error.code }, 'WELCOME could not be sent')
+      this.#logger.warn({ peerPid: process.pid, code: error.code }, 'cannot send WELCOME')
       this.#slots.giveBack(identity.slot)
       lane?.close()
       control.cutOff()
@@ -542,16 +542,15 @@ export class Registry {
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.askToReconnect(this.#releasing)
-    if (owner?.leaving === true)
-      this.#retire(link, 'it belongs to a process that is being replaced or stopped')
+    if (owner?.leaving === true) this.#retire(link, 'its managed process is being replaced or stopped')
     this.#onChange?.()
     checks?.start()
     return link
   }
 
   /**
-   * The link of a process that registers although it has one here: it was asked to move to a successor of this worker, and that one has
-   * died. An id is no secret; the kernel says that it is the same process.
+   * The link of a process that registers although it already has one here: for example, it was asked to move to a successor of this
+   * worker, and the successor died. Ids are not secret; that it is the same process is known from the kernel.
    */
   #olderLink({ backend, service }: HelloFrame, process: PeerProcess) {
     const link = backend === null ? undefined : this.#links.get(backend)
@@ -560,38 +559,37 @@ export class Registry {
     return isSameProcess({ pid, uid, started }, process) ? link : undefined
   }
 
-  /** The one that it asks for, if that is its own; a new one otherwise. */
+  /** The id that the process claims, if it is its own; otherwise a new one. */
   #idFor({ backend: claimed, service }: HelloFrame, { process, owner }: Peer): string {
     if (claimed === null || !isValid(claimed)) return ulid()
     const isTheirs =
       this.#managed?.get(claimed) === undefined
         ? this.#bindings.allows(claimed, process)
-        : // What a managed process starts again below itself, a watcher say, has the same id.
+        : // A managed process, such as a watcher, may start another child with the same id.
           owner?.id === claimed && (this.#bindings.allows(claimed, process) || this.#bindings.isFree(claimed))
     if (isTheirs && !this.#links.has(claimed)) return claimed
     const { pid, uid } = process
-    // A second backend of one process is no claim of another's.
+    // No warning for a second backend in one process.
     const mine = this.#links.get(claimed)?.identity.pid === pid
     if (!mine && this.#refusals.isNew(`${pid}/${uid}/${claimed}`)) {
       this.#logger.warn(
         { peerPid: pid, uid, service, claimed },
-        'the id that a process claimed belongs to another one; it gets a new id',
+        'the claimed backend id belongs to another process; assigning a new one',
       )
     }
     return ulid()
   }
 
-  /** Managed processes have come or gone: what is left of one that has ended serves no longer. */
+  /** The list of managed processes has changed: drains backends whose managed process has exited. */
   #review(): void {
     for (const link of this.#links.values()) {
       const { owner } = link.identity
       if (owner === null || owner === undefined || this.#managed?.get(owner) !== undefined) continue
       if (this.#leftovers.has(link)) continue
       this.#leftovers.add(link)
-      // Mostly it ends at the same moment.
+      // Usually the backend exits at the same moment.
       setTimeout(() => {
-        if (this.#links.get(link.identity.ulid) === link)
-          this.#retire(link, 'the process that Baton started it with has ended')
+        if (this.#links.get(link.identity.ulid) === link) this.#retire(link, 'its managed process has exited')
       }, LEFTOVER_PAUSE_MS).unref()
     }
   }
@@ -599,11 +597,11 @@ export class Registry {
   #retire(link: BackendLink, reason: string): void {
     if (link.eligibility.state === 'draining') return
     const { ulid: backend, slot, service, pid: peerPid } = link.identity
-    this.#logger.warn({ backend, slot, service, peerPid, reason }, 'backend is drained')
+    this.#logger.warn({ backend, slot, service, peerPid, reason }, 'draining backend')
     link.drain(this.#config.drainDeadline, reason)
   }
 
-  /** Unless somebody who is still here has named the same one. */
+  /** Keeps the socket if another registered backend uses the same path. */
   #removeRelaySocket(ended: BackendIdentity): void {
     const { reconnect: path, uid } = ended
     if (path === null) return
@@ -615,13 +613,13 @@ export class Registry {
     removeRelaySocket(this.#config.runtimeDir, { path, uid })
   }
 
-  /** A socket that others may have been let in through since it was made proves nothing about who comes. */
+  /** Why the control socket's file no longer limits who can connect; undefined if it does. */
   #socketProblem(): string | undefined {
     const { path, mode } = this.#socket
     const found = lstatSync(path, { throwIfNoEntry: false })
     if (found === undefined) return `${path} is gone`
-    if (!found.isSocket()) return `${path} is not a socket any more`
-    if (found.uid !== process.getuid?.()) return `${path} belongs to uid ${found.uid} now`
+    if (!found.isSocket()) return `${path} is no longer a socket`
+    if (found.uid !== process.getuid?.()) return `${path} is now owned by uid ${found.uid}`
     const extra = found.mode & 0o777 & ~mode
     if (extra === 0) return undefined
     return `${path} has mode ${(found.mode & 0o777).toString(8).padStart(4, '0')}, wanted ${mode.toString(8).padStart(4, '0')}`

@@ -1,8 +1,8 @@
-/** Small, reused names for backends (`web-1`, `web-2`): metric series stay few however often a service is deployed. */
+/** Short, reused names for backends (`web-1`, `web-2`), so that metric series stay few however often a service is deployed. */
 export class Slots {
   readonly #used = new Set<string>()
 
-  /** The one that it had (`before`), if that is free, or the lowest that is. */
+  /** Returns the backend's previous slot (`before`) if it is free, otherwise the lowest free one. */
   take(service: string, before?: string): string {
     if (before?.startsWith(`${service}-`) === true && !this.#used.has(before)) {
       this.#used.add(before)

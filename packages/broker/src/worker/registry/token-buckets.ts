@@ -1,26 +1,26 @@
 export interface TokenBucketOptions {
-  /** How much may be taken at once. */
+  /** Tokens in a full bucket. */
   readonly burst: number
-  /** How much comes back each second. */
+  /** Tokens added per second. */
   readonly perSecond: number
 }
 
-/** Milliseconds until the next one is granted; undefined when this one is. */
+/** Milliseconds until a token is available; undefined if one was taken. */
 export type RetryAfter = number | undefined
 
-/** Accounts that are full again say nothing and are forgotten. If this many are not, the oldest is forgotten. */
+/** Full buckets are forgotten, since a new one is full, too. Beyond this many, the least recently used is forgotten. */
 const MAX_ACCOUNTS = 4096
 
 interface Account {
   level: number
-  /** When `level` was right, in milliseconds. */
+  /** When `level` was computed, in milliseconds. */
   at: number
 }
 
-/** Token buckets, one for each key. Pure: the caller says what time it is. */
+/** Token buckets, one per key. The caller supplies the time. */
 export class TokenBuckets {
   readonly #options: TokenBucketOptions
-  /** In the order of their last use. */
+  /** Least recently used first. */
   readonly #accounts = new Map<string, Account>()
 
   constructor(options: TokenBucketOptions) {
@@ -31,7 +31,7 @@ export class TokenBuckets {
     return this.#accounts.size
   }
 
-  /** A refusal costs nothing. @param now milliseconds of a clock that never goes back */
+  /** A refusal takes nothing. @param now milliseconds of a monotonic clock */
   take(key: string, now: number): RetryAfter {
     const { burst, perSecond } = this.#options
     const account = this.#accounts.get(key) ?? { level: burst, at: now }
@@ -47,7 +47,7 @@ export class TokenBuckets {
     return Math.ceil(((1 - account.level) / perSecond) * 1000)
   }
 
-  /** Whether `take` would refuse. Takes nothing. */
+  /** Whether `take` would refuse. */
   isEmpty(key: string, now: number): boolean {
     const account = this.#accounts.get(key)
     return account !== undefined && this.#levelOf(account, now) < 1
@@ -58,14 +58,14 @@ export class TokenBuckets {
     return Math.min(burst, level + ((now - at) / 1000) * perSecond)
   }
 
-  /** A few at each use, so that no call is long: more leave than come. */
+  /** Forgets up to two per call, so that no call takes long; a call adds at most one. */
   #forget(now: number): void {
-    let looked = 0
+    let forgotten = 0
     for (const [key, account] of this.#accounts) {
       const full = this.#levelOf(account, now) >= this.#options.burst
       if (!full && this.#accounts.size <= MAX_ACCOUNTS) return
       this.#accounts.delete(key)
-      if (++looked === 2) return
+      if (++forgotten === 2) return
     }
   }
 }

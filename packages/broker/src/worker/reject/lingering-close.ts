@@ -19,14 +19,14 @@ const RESPONSE = Buffer.from(
 
 /** How long a client may take to read its 503 and close, in milliseconds. */
 const LINGER_MS = 1000
-/** Bytes of its request that are thrown away at once. */
+/** Maximum bytes of the request that one read discards. */
 const CHUNK = 64 * 1024
 
 /**
- * Gives clients up: a 503 where they speak HTTP, a plain close elsewhere.
+ * Rejects clients: 503 on HTTP listeners, a plain close otherwise.
  *
- * A close with unread data makes the kernel send a reset, which overtakes an answer that the client has not read yet. So
- * after a 503 what the client sends is read and thrown away until it closes, or its time is up (RFC 9112, 9.6).
+ * If a socket is closed with unread data, the kernel sends a reset, which can destroy an answer that the client has not read yet.
+ * So after a 503 the client's data is read and discarded until it closes, or until a timeout (RFC 9112, section 9.6).
  */
 export class LingeringClose {
   readonly #poller: Poller
@@ -37,7 +37,7 @@ export class LingeringClose {
     this.#poller = poller
   }
 
-  /** Owns the connection's descriptor from now on. */
+  /** Takes ownership of the connection's descriptor. */
   reject(connection: ClientConnection): void {
     const { fd, listener } = connection
     if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return discardClient(connection)
@@ -53,7 +53,7 @@ export class LingeringClose {
     this.#lingering.set(connection, { watch, timer })
   }
 
-  /** Resolves when the last client has gone: at most a second. */
+  /** Resolves when the last client is closed, after a second at most. */
   async idle(): Promise<void> {
     if (this.#lingering.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
@@ -77,7 +77,7 @@ export class LingeringClose {
   }
 }
 
-/** False when the client's socket says that there is nobody to answer any more. */
+/** False if the client's socket has failed. EAGAIN is not a failure. */
 function tries(action: () => void): boolean {
   try {
     action()

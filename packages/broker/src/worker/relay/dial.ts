@@ -4,26 +4,26 @@ import { connect, Socket, type SocketConstructorOpts } from 'node:net'
 import { constants } from 'node:os'
 import type { ClientConnection } from '../connection/connection.ts'
 
-/** One attempt to reach somebody who takes bytes instead of a descriptor. */
+/** One attempt to connect to a relay target. */
 export interface PendingDial {
-  /** Nothing was read from it. The dial's until `settle`, then the caller's. */
+  /** Nothing has been read from it. Owned by the dial until `detach`, then by the caller. */
   readonly socket: Socket
-  /** Gives up, without a word to the host. */
+  /** Destroys the socket, without notifying the host. */
   cancel(): void
-  /** From now on the caller watches the socket itself. */
+  /** Hands the socket to the caller, who handles its events from now on. */
   detach(): void
 }
 
 export interface DialHost {
   connected(): void
-  /** It failed, or what was connected broke, before `settle`. */
+  /** The attempt failed, or its connection broke, before `detach`. */
   failed(error: NodeJS.ErrnoException): void
 }
 
 /** Where a backend takes relays, and who must be listening there. */
 export interface BackendEndpoint {
   readonly path: string
-  /** The user as whom the backend has registered, as the kernel told it. */
+  /** The uid that the backend registered with, from the kernel. */
   readonly uid: number
 }
 
@@ -33,7 +33,7 @@ interface UnixEndpoint {
   readonly uid?: number
 }
 
-/** Dials. `failed` is called at most once, and never after `cancel` or `settle`. */
+/** Dials an upstream. `failed` is called at most once, and never after `cancel` or `detach`. */
 export function dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial {
   if ('path' in target) return dialUnix(target, host)
   const socket = connect({ ...target, allowHalfOpen: true })
@@ -44,22 +44,22 @@ export function dial(target: { path: string } | { host: string; port: number }, 
 }
 
 /**
- * As `dial`, for an address that a backend has named. The broker may reach sockets that the backend may not, so the kernel is
- * asked who listens before a byte is sent: EACCES when it is another user than the backend's. Neither `connected` nor `failed`
- * is called before this returns, and one of them is before anything else is heard of the backend.
+ * Like `dial`, for an address that a backend has named. The broker may have access to sockets that the backend has not, so it asks
+ * the kernel which user listens before it sends anything: EACCES if it is not the backend's. `connected` or `failed` is called
+ * after this returns, but before anything else is received from the backend.
  */
 export function dialBackend(endpoint: BackendEndpoint, host: DialHost): PendingDial {
   return dialUnix(endpoint, host)
 }
 
-/** Without libuv's connect: what the listener may send has to be decided before. */
+/** Without libuv's connect, because the socket must refuse descriptors before it is connected. */
 function dialUnix(endpoint: UnixEndpoint, host: DialHost): PendingDial {
   let socket: Socket
   try {
     socket = connectAs(endpoint)
   } catch (error) {
     if (!(error instanceof NativeError) && !(error instanceof UnexpectedPeerError)) throw error
-    // Never connected. The error is told through it, so that it reaches whoever watches it then.
+    // A socket that never connects: its `error` event reports the failure after this returns.
     socket = new Socket()
     const attempt = new Attempt(socket, host)
     socket.destroy(error)
@@ -103,23 +103,21 @@ class Attempt implements PendingDial {
   }
 
   readonly #onClose = (): void =>
-    this.#onError(Object.assign(new Error('closed by the other side'), { code: 'ECONNRESET' }))
+    this.#onError(Object.assign(new Error('connection closed by peer'), { code: 'ECONNRESET' }))
 }
 
-/** Somebody else listens there than the backend that named the address. */
+/** A user other than the backend's listens at the address that the backend named. */
 class UnexpectedPeerError extends Error {
   readonly code = 'EACCES'
   readonly errno = constants.errno.EACCES
 
   constructor({ path, uid }: UnixEndpoint, found: number) {
-    super(
-      `connect ${path}: uid ${found} listens there, wanted uid ${uid}, as which the backend has registered`,
-    )
+    super(`connect ${path}: uid ${found} listens there, wanted uid ${uid}, with which the backend registered`)
   }
 }
 
 /**
- * Connected, unread, and nothing sent. The listener is who called listen(2) (SO_PEERCRED, unix(7)): whatever becomes of the
+ * Connects without reading or sending. SO_PEERCRED names the process that called listen(2) (unix(7)): whatever happens to the
  * path, this connection leads to that user.
  */
 function connectAs(endpoint: UnixEndpoint): Socket {
@@ -129,8 +127,8 @@ function connectAs(endpoint: UnixEndpoint): Socket {
       const { uid } = peerCredentials(fd.fd)
       if (uid !== endpoint.uid) throw new UnexpectedPeerError(endpoint, uid)
     }
-    // A socket that is made of a descriptor reads at once, unless `manualStart` (lib/net.js; the types leave it out) keeps it
-    // from that until it is piped. Paused instead, it would never get to full speed: half the throughput of a relay.
+    // A socket made from a descriptor starts reading immediately; `manualStart` (lib/net.js, missing in the types) delays that until
+    // it is piped. A paused socket would halve the throughput of the relay.
     const options: SocketConstructorOpts & { manualStart: boolean } = {
       fd: fd.fd,
       allowHalfOpen: true,
@@ -145,7 +143,7 @@ function connectAs(endpoint: UnixEndpoint): Socket {
   }
 }
 
-/** The header with which a relay to a backend begins: where the client comes from, and the token of its OFFER. */
+/** The header that begins a relay to a backend: the client's addresses, and the token of its OFFER. */
 export function relayHeader({ fd, peer }: ClientConnection, token: Buffer): Buffer {
   return encodeProxyHeader({ addresses: addressesOf(fd.fd, peer), token })
 }

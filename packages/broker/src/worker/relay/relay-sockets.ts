@@ -5,16 +5,16 @@ import { connectUnix, NativeError } from '@baton/native-sendmsg'
 import type { BackendEndpoint } from './dial.ts'
 
 /**
- * Backends put their relay endpoints beside the control socket and remove them. One that is killed cannot, so the broker does
- * it when the control connection has ended. It has what the backend says for it and may remove what the backend may not: a path
- * elsewhere, another user's socket, and what is no socket at all are not touched. Never throws, whatever the path is.
+ * Backends create their relay endpoints beside the control socket and remove them. One that is killed cannot, so the broker does
+ * it when the control connection has ended. The path comes from the backend, and the broker may remove files that the backend may
+ * not: paths elsewhere, other users' sockets and files that are not sockets are left alone. Never throws.
  */
 export function removeRelaySocket(runtimeDir: string, { path, uid }: BackendEndpoint): void {
   if (dirname(path) === runtimeDir && basename(path).startsWith(RELAY_SOCKET_PREFIX))
     removeSocketOf(path, uid)
 }
 
-/** At the start: endpoints that nobody serves, left by backends that died after the broker before this one. */
+/** At start-up: removes endpoints that no process serves, left by backends that died when no broker was running. */
 export function sweepRelaySockets(runtimeDir: string): void {
   for (const name of readdirSync(runtimeDir)) {
     if (!name.startsWith(RELAY_SOCKET_PREFIX)) continue
@@ -23,18 +23,18 @@ export function sweepRelaySockets(runtimeDir: string): void {
       connectUnix(path, 'stream', { descriptors: false }).close()
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      // Also the answer of a file or a folder of that name, which is nobody's endpoint.
+      // Also the error for a file or folder of that name, which `removeSocketOf` leaves alone.
       if (error.code === 'ECONNREFUSED') removeSocketOf(path)
     }
   }
 }
 
-/** A name that cannot be looked at or removed stays: it costs nobody a connection, and an error here would cost everybody. */
+/** Ignores failures: a leftover socket file is harmless; an exception here is not. */
 function removeSocketOf(path: string, uid?: number): void {
   try {
     const found = lstatSync(path)
     if (found.isSocket() && (uid === undefined || found.uid === uid)) unlinkSync(path)
   } catch {
-    // Gone already, or a name that no file has (a NUL), or a folder that is not ours any more.
+    // Already gone, an invalid name (a NUL), or a folder that is no longer ours.
   }
 }

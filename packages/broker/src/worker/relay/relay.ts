@@ -3,9 +3,8 @@ import { clearLinger, closeAll, NativeError, type OwnedFd, resetAll } from '@bat
 import type { ClientConnection } from '../connection/connection.ts'
 
 /**
- * A client whose bytes the broker carries, because its descriptor could not be passed: to a backend that has acknowledged the
- * relay, or to a plain upstream. Both directions are independent: each ends with its own FIN, and each waits for its own
- * reader. Owns both sockets.
+ * Copies bytes between a client and a backend that has acknowledged the relay, or an upstream, because the descriptor could not be
+ * passed. The directions are independent: each ends with its own FIN, and has its own back-pressure. Owns both sockets.
  */
 export class Relay {
   readonly connection: ClientConnection
@@ -13,14 +12,14 @@ export class Relay {
   readonly #upstream: Socket
   readonly #onEnd: (relay: Relay) => void
   /**
-   * Of a client that a backend was offered before, and may still hold: libuv's close is then never the last one, which could
-   * block (see `closeAll` of native-sendmsg).
+   * A second descriptor of a client that was offered to a backend before, which may still hold a duplicate: it ensures that libuv's
+   * close, which could block, is not the broker's last (see `closeAll` of native-sendmsg).
    */
   readonly #last: OwnedFd | undefined
   #reset = false
   #ended = false
 
-  /** Takes the client's descriptor. Not a byte of the client's was read before this moment. */
+  /** Takes the client's descriptor, from which nothing has been read so far. */
   constructor(connection: ClientConnection, upstream: Socket, onEnd: (relay: Relay) => void) {
     this.connection = connection
     this.#onEnd = onEnd
@@ -32,27 +31,27 @@ export class Relay {
     this.#join(upstream, this.#client)
   }
 
-  /** Bytes carried so far, as the client sees them: `in` is what it sent. */
+  /** Bytes relayed so far, from the client's view: `in` is what it sent. */
   get bytes(): { in: number; out: number } {
     return { in: this.#client.bytesRead, out: this.#client.bytesWritten }
   }
 
-  /** Cuts both sides. */
+  /** Destroys both sides. */
   close(): void {
     this.#client.destroy()
     this.#upstream.destroy()
   }
 
   #join(from: Socket, to: Socket): void {
-    // Ends `to` with `from`'s FIN and honours its back-pressure.
+    // Ends `to` at the FIN of `from`, and respects its back-pressure.
     from.pipe(to)
-    // A side that failed cannot be told to the other but by a reset: an ordinary end would pass for a whole answer.
+    // After a failure of one side the other must get a reset: an ordinary end would look like a complete answer.
     from.on('error', () => this.#abort(to))
     from.on('close', () => this.#closed(from, to))
   }
 
   #closed(from: Socket, to: Socket): void {
-    // What `from` had sent is still on its way out; `to` ends by itself once that is written.
+    // Data from `from` may still be queued; `to` ends by itself once it is written.
     if (!from.readableEnded) this.#abort(to)
     if (this.#ended || !this.#client.closed || !this.#upstream.closed) return
     this.#ended = true
@@ -70,7 +69,7 @@ export class Relay {
   }
 }
 
-/** Undefined when the process is out of descriptors: then libuv's close is the last, and SO_LINGER is off at least now. */
+/** Undefined when out of descriptors: libuv's close is then the last, so SO_LINGER is at least turned off now. */
 function lastOf(fd: OwnedFd): OwnedFd | undefined {
   try {
     return fd.dup()
@@ -81,14 +80,14 @@ function lastOf(fd: OwnedFd): OwnedFd | undefined {
   }
 }
 
-/** Gives whether the other side is told by a reset. */
+/** Returns whether the peer gets a reset. */
 function abort(socket: Socket): boolean {
   if (socket.destroyed) return false
-  // libuv does not reset a socket whose shutdown(2) is under way (uv_tcp_close_reset: EINVAL), and Node (seen on 20) never
-  // closes it after that: its descriptor would leak and `process.exit()` hang. Everything was written by then, so that an
-  // ordinary end says nothing wrong.
+  // libuv refuses to reset a socket whose shutdown(2) is pending (uv_tcp_close_reset: EINVAL), and Node (seen on 20) then never
+  // closes it: the descriptor would leak and `process.exit()` hang. By then everything has been written, so an ordinary end is
+  // correct.
   const shutting = socket.writableEnded && socket.writableLength === 0
-  // Only TCP knows a reset; a Unix socket that is closed with unread data gives its peer the same error.
+  // Only TCP has resets; a Unix socket closed with unread data causes the same error at its peer.
   const reset = !shutting && socket.remoteFamily !== undefined
   if (reset) socket.resetAndDestroy()
   else socket.destroy()

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { Carried, Os } from '../os.ts'
 
-/** The relays of one service, and the bytes that they have carried since the start. Their single owner. */
+/** Owns the relays of one service, and counts their bytes since the start. */
 export class Relays {
   readonly #live = new Set<Carried>()
   readonly #os: Os
@@ -18,14 +18,14 @@ export class Relays {
     return this.#live.size
   }
 
-  /** `in` is what clients sent, `out` what they were sent. */
+  /** `in`: bytes from clients; `out`: bytes to clients. */
   get bytes(): { in: number; out: number } {
     const sum = { ...this.#ended }
     for (const { bytes } of this.#live) add(sum, bytes)
     return sum
   }
 
-  /** Owns both ends from now on. `onEnd`: when both are closed. */
+  /** Starts a relay. Takes ownership of both ends; calls `onEnd` when both are closed. */
   begin(connection: ClientConnection, upstream: Socket, onEnd: () => void): void {
     this.#live.add(
       this.#os.carry(connection, upstream, (relay) => {

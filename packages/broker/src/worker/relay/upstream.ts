@@ -12,7 +12,7 @@ export interface UpstreamHost {
   returned(connections: readonly ClientConnection[], failure: Failure, by: string): void
 }
 
-/** A plain address without the SDK. Nothing is offered and there is no token: being connected is the answer. */
+/** A server without the SDK, given by its address. There is no offer and no token: the relay starts once it is connected. */
 export class Upstream implements Candidate {
   readonly id: string
   readonly weight: number
@@ -23,7 +23,7 @@ export class Upstream implements Candidate {
   readonly #dials = new Map<PendingDial, Timer>()
   #live = 0
 
-  /** @param timeout milliseconds for a connect */
+  /** @param timeout of connect, in milliseconds */
   constructor(address: Address, weight: number, timeout: number, host: UpstreamHost, os: Os = systemOs) {
     this.#os = os
     this.id = formatAddress(address)
@@ -41,7 +41,7 @@ export class Upstream implements Candidate {
     return this.#dials.size
   }
 
-  /** Failures come to the host. */
+  /** Dials. The host is notified of the result. */
   connect(connection: ClientConnection): undefined {
     const { kind } = this.#address
     const target =

@@ -6,15 +6,15 @@ import type { Recipient } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
 
-/** A backend that may be offered descriptors; what a round of choosing has promised it already counts as load. */
+/** A backend eligible for handoff. `load` includes connections assigned earlier in the same batch. */
 export interface HandoffCandidate extends Candidate {
   readonly link: BackendLink
   load: number
 }
 
-/** Somebody who may be asked to take bytes. */
+/** A backend or upstream eligible for a relay. */
 export interface RelayCandidate extends Candidate {
-  /** Distinct from the backend's id: to have refused a descriptor is not to have refused a relay. */
+  /** The name under which a refusal is remembered (`markTried`), see `relayMark`. */
   readonly mark: string
   readonly recipient: Recipient
   connect(connection: ClientConnection): Failure | undefined
@@ -29,7 +29,7 @@ export function handoffCandidates(links: Iterable<BackendLink>): HandoffCandidat
   return found
 }
 
-/** Backends whose descriptors are refused or paused may still take bytes; one that does not answer may not. */
+/** All upstreams, and backends with a relay endpoint that are ready, or paused because handoffs failed. */
 export function relayCandidates(
   links: Iterable<BackendLink>,
   upstreams: readonly Upstream[],
@@ -60,7 +60,7 @@ export function relayCandidates(
   return found
 }
 
-/** Not the backend's own: to have refused a descriptor is not to have refused a relay. */
+/** Differs from the backend's id: a backend that refused the descriptor may still take a relay. */
 export function relayMark(slot: string): string {
   return `relay/${slot}`
 }
@@ -69,7 +69,7 @@ export function balanceKey(balance: ServiceConfig['balance'], { peer }: ClientCo
   return balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
 }
 
-/** It was offered there, by the name of that: not again before all others were asked. */
+/** Remembers that a candidate was tried, so that all others are tried before it again. */
 export function markTried(connection: ClientConnection, mark: string): void {
   connection.tried ??= new Set()
   connection.tried.add(mark)

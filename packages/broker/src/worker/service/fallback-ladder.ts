@@ -1,31 +1,31 @@
 import type { ServiceConfig } from '../../config/index.ts'
 import type { FallbackReason, RejectionReason } from '../../metrics/index.ts'
 
-/** Where a client goes to whom no descriptor could be passed on for. */
+/** What happens to a connection whose descriptor no backend could take. */
 export type Rung =
   | { readonly action: 'reconnect' }
   | { readonly action: 'hold' }
   | { readonly action: 'reject'; readonly reason: RejectionReason }
 
 export interface FallbackState {
-  /** Why the rung before was left. */
+  /** Why the previous rung failed. */
   readonly why: FallbackReason
   /** Milliseconds since accept. */
   readonly waited: number
-  /** Milliseconds since it failed for want of room for the first time. */
+  /** Milliseconds since its first failure under pressure. */
   readonly pressed: number
-  /** Whether there is somebody who takes bytes and was not asked yet. */
-  readonly carrier: boolean
-  /** Clients of the service that wait already. */
+  /** Whether an untried relay candidate exists. */
+  readonly canRelay: boolean
+  /** Held connections of the service. */
   readonly held: number
-  /** The broker ends. */
+  /** The broker is stopping. */
   readonly stopped: boolean
 }
 
-/** For how much of `ackDeadline` want of room is waited out. At the whole of it the lane is read back. */
+/** Fraction of `ackDeadline` to wait out pressure before relaying. At the full deadline the lane is read back. */
 const PRESSURE_SHARE = 0.5
 
-/** Want of room, which passes by itself within milliseconds. */
+/** Lack of room or descriptors, which passes by itself within milliseconds. */
 const PRESSURE: ReadonlySet<FallbackReason> = new Set(['WouldBlock', 'FdPressure'])
 
 export function isPressure(why: FallbackReason): boolean {
@@ -33,15 +33,15 @@ export function isPressure(why: FallbackReason): boolean {
 }
 
 /**
- * The rungs below "another backend", in order: silent reconnect, hold, reject. A relay costs something for as long as it
- * lasts, so under pressure a client waits first, and is relayed when the pressure lasts.
+ * The rungs below "another backend", in order: relay (`reconnect`), hold, reject. A relay costs the broker something for as long as
+ * it lives, so under pressure a client is held first, and relayed only if the pressure lasts.
  */
 export function nextRung(
-  { why, waited, pressed, carrier, held, stopped }: FallbackState,
+  { why, waited, pressed, canRelay, held, stopped }: FallbackState,
   config: Pick<ServiceConfig, 'ackDeadline' | 'holdTimeout' | 'maxHeld'>,
 ): Rung {
   if (stopped) return { action: 'reject', reason: 'shutdown' }
-  if (carrier && !(isPressure(why) && pressed < config.ackDeadline * PRESSURE_SHARE))
+  if (canRelay && !(isPressure(why) && pressed < config.ackDeadline * PRESSURE_SHARE))
     return { action: 'reconnect' }
   if (waited >= config.holdTimeout) return { action: 'reject', reason: 'hold_timeout' }
   if (held >= config.maxHeld) return { action: 'reject', reason: 'hold_full' }

@@ -16,13 +16,13 @@ import { type RelayCandidate, relayCandidates, balanceKey, markTried, relayMark 
 import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { ServiceStats } from './service-stats.ts'
 
-/** While upstreams refuse, those who wait ask them again this often, in milliseconds: nobody tells when one is back. */
+/** Retry interval while connections are held, in milliseconds: upstreams do not announce recovery. */
 const UPSTREAM_RETRY_MS = 250
 
 export interface FallbackDeps {
   readonly service: string
   readonly config: ServiceConfig
-  /** By slot. The service's. */
+  /** By slot. Owned by the service. */
   readonly links: ReadonlyMap<string, BackendLink>
   readonly upstreams: readonly Upstream[]
   readonly poller: Watcher
@@ -31,32 +31,30 @@ export interface FallbackDeps {
   readonly recorder: Recorder
   readonly logger: Logger
   readonly os: Os
-  /** Called when held connections may be offered again: upstreams do not announce that they are back. */
+  /** Called every `UPSTREAM_RETRY_MS` while connections are held: offers them again. */
   readonly retry: () => void
   /** Called after each outcome: one connection less is held or in flight. */
   readonly settled: () => void
 }
 
 /**
- * Where a client goes whom no backend takes the descriptor of: a relay, the queue of those who wait, a rejection
- * (`fallback-ladder.ts` decides which).
+ * Fallback for connections whose descriptor no backend takes: relay, hold or reject (`fallback-ladder.ts` decides which).
  *
- * Owner of the queue, and of the descriptors in it.
+ * Owns the hold queue, and the descriptors in it.
  */
 export class Fallback {
-  /** Who waits. */
   readonly held: HoldQueue
-  readonly #parts: FallbackDeps
-  /** Its own memory: who takes bytes is another list than who takes descriptors. */
+  readonly #deps: FallbackDeps
+  /** Not the service's balancer, because relay candidates differ from handoff candidates. */
   readonly #balancer: Balancer
   #retry: Timer | undefined
   #stopped = false
-  /** Set while a successor takes what nothing here can: connections are then left to the caller, and no relay begins. */
+  /** This worker is leaving: connections without a backend are left to the caller, for the successor, and no relay begins. */
   leaving = false
 
-  constructor(parts: FallbackDeps) {
-    this.#parts = parts
-    const { poller, config, serviceStats, recorder, os } = parts
+  constructor(deps: FallbackDeps) {
+    this.#deps = deps
+    const { poller, config, serviceStats, recorder, os } = deps
     this.#balancer = createBalancer(config.balance, os.random)
     this.held = new HoldQueue(
       poller,
@@ -66,7 +64,7 @@ export class Fallback {
           serviceStats.outcomes.client_gone += 1
           recorder.note('client_gone', [connection], os.now())
           os.closeClients([connection])
-          parts.settled()
+          deps.settled()
         },
         timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
       },
@@ -74,16 +72,16 @@ export class Fallback {
     )
   }
 
-  /** Who may be asked to take bytes. */
+  /** Backends and upstreams eligible for a relay. */
   relayCandidates(): RelayCandidate[] {
-    const { links, upstreams } = this.#parts
+    const { links, upstreams } = this.#deps
     return this.leaving ? [] : relayCandidates(links.values(), upstreams)
   }
 
   /** Why no backend takes descriptors now. */
   noBackendReason(): FallbackReason {
-    if (this.#parts.config.handoff === 'off') return 'ServicePolicyDisabled'
-    for (const link of this.#parts.links.values())
+    if (this.#deps.config.handoff === 'off') return 'ServicePolicyDisabled'
+    for (const link of this.#deps.links.values())
       if (link.eligibility.state === 'paused') return 'FailedAttemptRateLimited'
     return 'NoReadyBackend'
   }
@@ -91,14 +89,14 @@ export class Fallback {
   /**
    * No backend takes the descriptor of this connection: relays, holds or rejects it.
    *
-   * @returns false when this worker is leaving: the connection is still the caller's, for the successor
+   * @returns false when this worker is leaving: the caller still owns the connection, and passes it to the successor
    */
   fallBack(connection: ClientConnection, why: FallbackReason): boolean {
     if (this.leaving) {
       connection.tried = undefined
       return false
     }
-    const { config, serviceStats, recorder, os } = this.#parts
+    const { config, serviceStats, recorder, os } = this.#deps
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
@@ -108,7 +106,7 @@ export class Fallback {
         why,
         waited: now - acceptedAt,
         pressed: now - (pressedSince ?? now),
-        carrier: able.length > 0,
+        canRelay: able.length > 0,
         held: this.held.size,
         stopped: this.#stopped,
       },
@@ -119,14 +117,14 @@ export class Fallback {
       return true
     }
     if (rung.action === 'hold') {
-      this.#wait(connection, why)
+      this.#hold(connection, why)
       return true
     }
-    const carrier = this.#balancer.choose(able, balanceKey(config.balance, connection)) as RelayCandidate
+    const candidate = this.#balancer.choose(able, balanceKey(config.balance, connection)) as RelayCandidate
     serviceStats.fellBack('reconnect', why)
-    markTried(connection, carrier.mark)
-    recorder.note('relay_offered', [connection], now, carrier.recipient)
-    const failure = carrier.connect(connection)
+    markTried(connection, candidate.mark)
+    recorder.note('relay_offered', [connection], now, candidate.recipient)
+    const failure = candidate.connect(connection)
     if (failure === undefined) return true
     recorder.note('returned', [connection], os.now(), undefined, failure.code)
     serviceStats.failed(failure.code, 1)
@@ -134,34 +132,34 @@ export class Fallback {
   }
 
   /**
-   * Holds it behind those that wait already, if there is room.
+   * Holds a connection behind those already held, or rejects it if the queue is full.
    *
    * @returns as `fallBack`
    */
   queue(connection: ClientConnection): boolean {
     const why = this.noBackendReason()
-    if (this.held.size >= this.#parts.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    if (this.held.size >= this.#deps.config.maxHeld) this.#reject(connection, 'hold_full', why)
     else if (this.leaving) {
       connection.tried = undefined
       return false
-    } else this.#wait(connection, why)
+    } else this.#hold(connection, why)
     return true
   }
 
   /**
-   * Before another attempt: forgets what has refused each connection once every backend has. While one takes descriptors, relays do not
-   * count: a backend that answers again is offered the descriptor, not a relay.
+   * Before another attempt: lets a connection that every candidate has refused start over. While a backend takes descriptors,
+   * relays do not count: a backend that answers again is offered the descriptor, not a relay.
    */
-  startOver(connections: readonly ClientConnection[], takers: readonly Candidate[]): void {
+  startOver(connections: readonly ClientConnection[], candidates: readonly Candidate[]): void {
     const marks =
-      takers.length > 0 ? takers.map(({ id }) => id) : this.relayCandidates().map(({ mark }) => mark)
+      candidates.length > 0 ? candidates.map(({ id }) => id) : this.relayCandidates().map(({ mark }) => mark)
     for (const connection of connections) {
       const { tried } = connection
       if (tried !== undefined && marks.every((mark) => tried.has(mark))) connection.tried = undefined
     }
   }
 
-  /** A backend that has just registered has refused no client, whatever the previous one in its slot did. */
+  /** A newly registered backend has refused no connection, whatever the previous one in its slot did. */
   joined(slot: string): void {
     for (const { tried } of this.held.connections()) {
       tried?.delete(slot)
@@ -169,26 +167,25 @@ export class Fallback {
     }
   }
 
-  /** Gives up: who still waits is rejected. */
+  /** Rejects all held connections. */
   close(): void {
     this.#stopped = true
     for (const connection of this.held.take(this.held.size))
       this.#reject(connection, 'shutdown', 'NoReadyBackend')
-    this.#parts.os.clear(this.#retry)
+    this.#deps.os.clear(this.#retry)
     this.held.close()
   }
 
-  /** Keeps the client, unread, until somebody can take it. */
-  #wait(connection: ClientConnection, why: FallbackReason): void {
-    const { service, serviceStats, recorder, logger, os } = this.#parts
-    // Lack of room passes by itself; a backend that has refused it is not asked again before the others (`startOver`).
+  #hold(connection: ClientConnection, why: FallbackReason): void {
+    const { service, serviceStats, recorder, logger, os } = this.#deps
+    // Pressure passes by itself. After a refusal the other backends are tried first (`startOver`).
     if (isPressure(why)) connection.tried = undefined
     try {
       this.held.add(connection)
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      // Unwatched it could not be held: nobody would notice when it leaves.
-      logger.error({ service, code: error.code }, 'a client cannot be watched')
+      // Without a watch we could not detect that a held client disconnected.
+      logger.error({ service, code: error.code }, 'cannot watch a client; rejecting it')
       return this.#reject(connection, 'hold_full', why)
     }
     serviceStats.fellBack('hold', why)
@@ -197,20 +194,20 @@ export class Fallback {
   }
 
   #reject(connection: ClientConnection, reason: RejectionReason, why: FallbackReason): void {
-    const { lingeringClose, serviceStats, recorder, os } = this.#parts
+    const { lingeringClose, serviceStats, recorder, os } = this.#deps
     serviceStats.rejected(reason)
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
     lingeringClose.reject(connection)
-    this.#parts.settled()
+    this.#deps.settled()
   }
 
   #armRetry(): void {
-    const { links, upstreams, os } = this.#parts
+    const { links, upstreams, os } = this.#deps
     if (this.#retry !== undefined || (upstreams.length === 0 && links.size === 0)) return
     this.#retry = os.setTimeout(() => {
       this.#retry = undefined
-      this.#parts.retry()
+      this.#deps.retry()
       if (this.held.size > 0) this.#armRetry()
     }, UPSTREAM_RETRY_MS)
   }

@@ -16,15 +16,15 @@ import {
 import { LatencyHistogram } from '../events/latency-histogram.ts'
 
 /**
- * What one service has counted since the start; the single owner of these numbers. Counting is an addition, since it
- * happens for each connection; metrics are brought up to date when somebody looks (`publish`).
+ * Counters of one service since the start; their single owner. Counting is a plain addition, because it happens for each
+ * connection; `publish` brings the metrics up to date.
  */
 export class ServiceStats {
   readonly outcomes: Record<Outcome, number> = Object.fromEntries(
     OUTCOMES.map((outcome) => [outcome, 0]),
   ) as Record<Outcome, number>
   lateAnswers = 0
-  /** Clients that came from a predecessor's hold queue, or went to a successor's: accepted there, settled here. */
+  /** Connections from a predecessor's hold queue, accepted there and settled here; and those sent to a successor's. */
   movedIn = 0
   movedOut = 0
   /** From accept to the ACK. */

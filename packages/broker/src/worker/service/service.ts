@@ -26,25 +26,25 @@ import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from 
 import { Fallback } from './fallback.ts'
 import { ServiceStats } from './service-stats.ts'
 
-/** So many held clients are offered to each ready backend at once; its ACK asks for more. */
+/** How many held connections to offer per ready backend at a time; each ACK triggers the next batch. */
 const PUMP_BATCH = 64
 
-/** At most so many clients that come together go to one backend before another one is chosen: more saves hardly anything. */
+/** Maximum clients of one wake-up that go to a backend before the next is chosen. Longer runs save hardly anything. */
 const MAX_RUN = 8
 
-/** What all services of a worker share. */
+/** Shared by all services of a worker. */
 interface ServiceDeps {
   readonly poller: Watcher
   readonly lingeringClose: Pick<LingeringClose, 'reject'>
   readonly metrics: Metrics
   readonly logger: Logger
-  /** A backend has answered: who was held back because all were busy may come. */
+  /** A backend answered; the poller may deliver connections it was holding back. */
   readonly acknowledged?: () => void
-  /** Hears every step of every client; nobody by default. */
+  /** Records every step of every connection. Default: none. */
   readonly recorder?: Recorder
   /** Listeners of a service, as they are now. */
   readonly listeners?: (service: string) => readonly ListenerOfService[]
-  /** The system's own by default. */
+  /** Default: the real system. */
   readonly os?: Os
 }
 
@@ -57,8 +57,8 @@ export interface ListenerOfService extends Pick<ListenerConfig, 'name' | 'protoc
 export type Waiting = ClientConnection | ParkedClient
 
 /**
- * The connections of one service between accept and outcome: chooses a backend for each, offers, and tries the next one with what
- * comes back; for whom there is none it asks the `Fallback`. Owner of every client descriptor on that way, and of the counts.
+ * The connections of one service between accept and outcome: chooses a backend for each, offers it, and tries the next backend when
+ * it comes back; connections without a backend go to the `Fallback`. Owns the client descriptors until an outcome, and the counters.
  *
  * At rest: accepted + handed back = sum of outcomes + held + parked + in flight (invariants I4 and M9).
  */
@@ -149,7 +149,7 @@ export class Service implements LinkHost, UpstreamHost {
     return sum
   }
 
-  /** Clients whose bytes this broker carries now. */
+  /** Connections being relayed. */
   get relaying(): number {
     return this.#relays.size
   }
@@ -161,9 +161,8 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * Whether as many backends as can run at the same time have offers to answer, and more than one is out: then clients may as
-   * well wait in the kernel for a moment, and be offered together. Who comes alone is offered alone, at once. Nobody waits for a
-   * backend that is stuck.
+   * True when several offers are unanswered, at as many backends as can run at the same time: new clients may then wait in the
+   * kernel for a moment, to be offered together. A single client is offered immediately, and stuck backends are not waited for.
    */
   get busy(): boolean {
     const now = this.#os.now()
@@ -181,7 +180,7 @@ export class Service implements LinkHost, UpstreamHost {
     return offers > 1 && busy >= Math.min(able, this.#os.parallelism)
   }
 
-  /** A client was accepted. It is offered with all the others of this wake-up, in `flush`. */
+  /** Takes a newly accepted client. `flush` offers all clients of one wake-up together. */
   arrive(connection: ClientConnection): void {
     this.#recorder.accepted(connection, this.name)
     this.#fresh.push(connection)
@@ -191,7 +190,7 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#fresh.length === 0) return
     const fresh = this.#fresh.splice(0)
     if (this.#fallback.held.size === 0) return this.#place(fresh)
-    // First come, first served: nobody overtakes those who wait.
+    // First come, first served: new clients queue behind held ones.
     for (const connection of fresh) if (!this.#fallback.queue(connection)) this.#pass([connection])
     this.available()
   }
@@ -203,10 +202,10 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * Another worker goes on: nobody is offered to anybody from now on. Who waits, and who comes back later, goes to
-   * `successor`, in order of arrival and with the descriptor; what is on its way settles here.
+   * Another worker takes over: makes no further offers. Held connections, and those that come back later, go to `successor` with
+   * their descriptors, in order of arrival; offers in flight settle here.
    *
-   * @param successor false: it is gone, and they stay this service's
+   * @param successor returns false when it is gone; the connections then stay with this service
    */
   handOver(successor: (connections: readonly Waiting[]) => boolean): void {
     this.#successor = successor
@@ -219,7 +218,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.noteIdle()
   }
 
-  /** Clients that waited at a predecessor, in order of arrival. */
+  /** Takes connections that a predecessor held, in order of arrival. */
   inherit(connections: readonly ClientConnection[]): void {
     this.serviceStats.movedIn += connections.length
     for (const connection of connections) this.#recorder.accepted(connection, this.name)
@@ -234,25 +233,25 @@ export class Service implements LinkHost, UpstreamHost {
     for (const connection of connections) this.#park(connection)
   }
 
-  /** Resolves when no client is on its way or waits. */
+  /** Resolves when no connection is in flight or held. */
   async idle(): Promise<void> {
     if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve))
   }
 
-  /** Lets the backends go; resolves when each link has given back what it held. */
+  /** Disconnects the backends; resolves when each link has returned its connections. */
   async letGo(): Promise<void> {
     for (const link of this.#links.values()) link.close()
     if (this.#links.size > 0) await new Promise<void>((resolve) => this.#unlinked.push(resolve))
   }
 
-  /** Resolves when no client is on its way, waits, or is relayed. Those that wait go on hoping for a backend until `close`. */
+  /** Resolves when no connection is in flight, held or relayed. Held connections can still get a backend until `close`. */
   async drained(): Promise<void> {
     this.#endParking()
     this.flush()
     if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
-  /** Gives up: who still waits is rejected, the backends are let go. Resolves when each link has given back what it held. */
+  /** Rejects held connections, and cuts relays. Otherwise like `letGo`. */
   async close(): Promise<void> {
     this.#endParking()
     this.flush()
@@ -280,7 +279,7 @@ export class Service implements LinkHost, UpstreamHost {
     for (const state of BACKEND_STATES) metrics.backends.set({ service, state }, states[state] ?? 0)
   }
 
-  // What the links say.
+  // Called by links and upstreams.
 
   handedOff(connections: readonly ClientConnection[]): void {
     const now = this.#os.now()
@@ -311,7 +310,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('returned', connections, this.#os.now(), undefined, failure.code)
     for (const connection of connections) {
       markTried(connection, by)
-      // Flags belong to the open file that the backend shared: it may have made the socket blocking (I8), or its close.
+      // The backend shared the open file: it may have made the socket blocking (I8), or, with SO_LINGER, its close.
       this.#os.takeBack(connection.fd.fd)
     }
     const { next } = consequenceOf(failure.code)
@@ -362,7 +361,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.serviceStats.lateAnswers += 1
   }
 
-  /** Somebody may have room: offers to those who wait, in their order. */
+  /** A backend may have room: offers held connections, in order. */
   available(): void {
     if (this.#fallback.held.size === 0) return
     const ready = this.#handoffCandidates()
@@ -375,7 +374,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   ended(link: EndedLink): void {
     this.#links.delete(link.id)
-    // After what it gives back now.
+    // After the link has returned its connections, which follows this call.
     if (this.#links.size === 0) for (const resolve of this.#unlinked.splice(0)) queueMicrotask(resolve)
     this.#metrics.removeBackend(this.name, link.id)
     this.#logger.info(
@@ -388,14 +387,14 @@ export class Service implements LinkHost, UpstreamHost {
     if (!this.#fallback.fallBack(connection, why)) this.#pass([connection])
   }
 
-  /** To the successor, in this order. */
+  /** Sends connections to the successor, in this order. */
   #pass(connections: readonly ClientConnection[]): void {
     if (this.#successor?.(connections) === true) {
       this.serviceStats.movedOut += connections.length
       this.#recorder.note('moved', connections, this.#os.now())
       return
     }
-    // It has ended before this worker: back to the backends that are still here.
+    // The successor has ended before this worker: back to the backends that are still here.
     this.#successor = undefined
     this.#fallback.leaving = false
     this.#place(inOrder(connections))
@@ -442,7 +441,7 @@ export class Service implements LinkHost, UpstreamHost {
     else for (const connection of connections) this.#park(connection)
   }
 
-  /** One less is on its way, waits, or is relayed. */
+  /** Called when a connection is no longer in flight, held or relayed. */
   noteIdle(): void {
     if (this.#whenIdle.length > 0 && this.held + this.inFlight === 0) {
       for (const resolve of this.#whenIdle.splice(0)) resolve()
@@ -450,7 +449,7 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
 
-  /** Offers each connection to a backend that it was not offered to yet, until all are on their way or nobody is left. */
+  /** Offers each connection to backends that it was not offered to yet, until it is sent or none is left. */
   #place(connections: readonly ClientConnection[], after?: FallbackReason): void {
     let why = after
     let rest = connections
@@ -479,7 +478,7 @@ export class Service implements LinkHost, UpstreamHost {
     }
   }
 
-  /** One backend for each connection; those for which there is none go a rung down. */
+  /** Chooses a backend for each connection; connections without one fall back. */
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
     const ready = this.#handoffCandidates()
     const groups = new Map<BackendLink, ClientConnection[]>()
@@ -505,9 +504,9 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /**
-   * So many clients that come together go to the same backend, where load decides and there are more backends than processors: a
-   * batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be served
-   * sooner. `round-robin` and `source-hash` promise more than that, and get a choice for each.
+   * How many connections in a row go to the same backend. More than one if load decides and there are more backends than
+   * processors: a batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be
+   * served sooner. `round-robin` and `source-hash` promise a choice for each connection.
    */
   #runLength(ready: number): number {
     const byLoad = this.config.balance === 'least-connections' || this.config.balance === 'p2c'
@@ -531,7 +530,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 }
 
-/** Of arrival: what comes back from several backends, or from one that was offered re-routed clients, is mixed. */
+/** Restores arrival order, which is lost when several backends return connections, or one returns re-routed ones. */
 function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
   return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
 }
