@@ -9,7 +9,7 @@ import { eventually } from '../support/eventually.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// What `npm run bench` makes of its samples, and one small run of it.
+// What `npm run bench -- compare` makes of its samples, and one small run of it.
 
 void t.test('medians and quantiles, between two samples where none is exactly there', async (t) => {
   t.equal(median([3, 1, 2]), 2)

@@ -6,7 +6,7 @@ import type { DuplexOptions } from 'node:stream'
  *
  * The options that `net.Socket` sets to these very values itself are given all the same: it adds what is missing to a copy of
  * the options, and V8 (Node 20 to 24) then gives each copy a hidden class of its own, so that no inline cache ever hits. With
- * nothing to add, making a socket takes 2.4 us instead of 7.3. `npm run bench:adoption` measures it.
+ * nothing to add, making a socket takes 2.4 us instead of 7.3. `npm run bench -- adoption` measures it.
  *
  * @throws {Error} of libuv, when the descriptor is no socket or the process is out of memory: `fd` is still the caller's
  */

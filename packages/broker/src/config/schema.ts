@@ -9,7 +9,7 @@ const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_" and begins
 
 /**
  * Says what a key does and what happens at its limits, a sentence each. Editors show it, and docs/reference/configuration.md is made of it
- * (`npm run docs:configuration`).
+ * (`npm run docs`).
  */
 const describe = <Schema extends z.ZodType>(schema: Schema, ...sentences: readonly string[]) =>
   schema.meta({ description: sentences.join(' ') })
