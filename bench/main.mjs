@@ -1,6 +1,5 @@
 // `npm run bench -- NAME [ARGUMENT]...`: builds, and runs one of the measurements. Without a name it lists them.
 import { spawn } from 'node:child_process'
-import { build } from '../scripts/build.mjs'
 import { program } from './scratch.mjs'
 
 const BENCHES = {
@@ -29,11 +28,12 @@ if (name === undefined || name === '--help') {
   )
   for (const [each, { measures }] of Object.entries(BENCHES)) console.log(`${each.padEnd(14)}${measures}`)
 } else if (Object.hasOwn(BENCHES, name)) {
-  build()
+  await import('../scripts/build.mjs')
   const { file = `${name}.mjs`, node = [] } = BENCHES[name]
   const child = spawn(process.execPath, [...node, program(`bench/${file}`), ...args], { stdio: 'inherit' })
-  // A terminal sends its signals to both; the measurement has what must be cleaned up.
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.on(signal, () => void child.kill(signal))
+  // The measurement cleans up and ends. A terminal signals it directly, and a second signal would interrupt that.
+  for (const signal of ['SIGHUP', 'SIGINT']) process.on(signal, () => undefined)
+  process.on('SIGTERM', () => void child.kill('SIGTERM'))
   child.once('exit', (code, signal) => {
     process.exitCode = code ?? 1
     if (signal !== null) console.error(`bench: ${name} was ended by ${signal}`)

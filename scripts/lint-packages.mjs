@@ -1,5 +1,5 @@
-// Checks what a user would install of each package: it is packed once, then read by publint (does package.json describe what is
-// there?), by attw (do the types that TypeScript finds belong to the code that Node finds?), and here. Run after a build.
+// Packs each package, and checks what a user would install: publint (does package.json describe what is there?), attw (do the
+// types that TypeScript finds belong to the code that Node finds?), and the list of files. Run after a build.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const folder = mkdtempSync(join(tmpdir(), 'baton-pack-'))
 /** In every package. */
 const NEEDED = ['LICENSE', 'README.md', 'package.json', 'dist/index.js', 'dist/index.d.ts']
-/** Built or kept for the repository alone. */
+/** For development only. */
 const UNWANTED = /\.map$|\.tsbuildinfo$|^(?:src|test|scripts)\//
 let failures = 0
 

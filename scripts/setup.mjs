@@ -4,7 +4,6 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { build } from './build.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
@@ -30,4 +29,4 @@ if (!installed()) {
     process.exit(1)
   }
 }
-build()
+await import('./build.mjs')

@@ -1,5 +1,5 @@
-// `npm run watch -- FILE...`: runs the named test files, and again after every change of a source or a test. A change during
-// a run ends it: the runner takes its processes with it. Without files it only builds.
+// `npm run watch -- FILE...`: runs the named test files, and runs them again whenever a source or a test changes. A change
+// during a run interrupts it; the runner ends the processes that it started. Without files it only builds.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, watch } from 'node:fs'
@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-/** An editor that saves several files, or one of them by way of a temporary file, causes one run: milliseconds. */
+/** In ms. Saving several files, or one through a temporary file, causes one run. */
 const SETTLE_MS = 100
 const LEFT_OUT = /(?:^|\/)(?:node_modules|dist|__pycache__|\.\w+)(?:\/|$)/
 const SOURCE = /\.(?:[cm]?[jt]s|json|py|html|css)$/
@@ -19,9 +19,9 @@ const command =
 /** One watcher for each folder. */
 const watched = new Map()
 let settling
-/** The run that is going on, in a process group of its own: a build that is interrupted ends as a whole. */
+/** The current run. It leads a process group, so that an interrupted build ends as a whole. */
 let child
-/** Something changed during the run. */
+/** A file has changed since the run began. */
 let outdated = false
 
 function watchFolders() {
@@ -32,7 +32,7 @@ function watchFolders() {
     for (const folder of [join(root, top), ...below]) {
       if (watched.has(folder) || LEFT_OUT.test(folder.slice(root.length))) continue
       const watcher = watch(folder, (event, name) => {
-        // A name without an ending that appears may be a folder to watch.
+        // A new name without an extension may be a folder.
         if (SOURCE.test(name) || (event === 'rename' && !name.includes('.'))) changed()
       })
       // The folder was removed.

@@ -1,5 +1,5 @@
-// The version of the repository is the one in the root's package.json. `npm version X` changes it there, and runs this before
-// it commits: the packages, what they require of each other, the lock file, and a section of the changelog follow.
+// The root's package.json holds the one version of the repository. `npm version X` changes it there, and runs this before it
+// commits: it writes the version into the packages, their dependencies on each other, the lock file and the changelog.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 

@@ -8,7 +8,7 @@ import { allPages, filesBelow, read } from './support/markdown.ts'
 import { PACKAGES } from './support/packed.ts'
 import { root } from './support/process.ts'
 
-// What package.json files, workflows and pages say of each other.
+// Facts that several files state: versions, licences, and the names of scripts.
 
 interface Manifest {
   readonly version: string
@@ -52,7 +52,7 @@ const steps = workflows.flatMap((file) =>
     .map(({ run, uses }) => ({ file, run, uses })),
 )
 
-void t.test('the workflows run what is there, and pin actions by their major version', async (t) => {
+void t.test('the workflows run existing files, and pin actions to a major version', async (t) => {
   t.same(workflows.toSorted(), ['.github/workflows/ci.yml', '.github/workflows/release.yml'])
   t.ok(steps.length > 10)
   for (const { file, run = '', uses } of steps) {
@@ -62,7 +62,7 @@ void t.test('the workflows run what is there, and pin actions by their major ver
   }
 })
 
-void t.test('every npm script that a page, a workflow, a program or a message names is there', async (t) => {
+void t.test('every npm script named in a page, a workflow or a source exists', async (t) => {
   const programs = ['scripts', 'bench', 'test', 'packages', 'examples'].flatMap((folder) =>
     ['.ts', '.mjs', '.mts'].flatMap((end) => filesBelow(folder, end)),
   )

@@ -22,7 +22,7 @@ const STARTS_FOR_A_FILE = 300
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const here = (name) => fileURLToPath(new URL(name, import.meta.url))
 
-/** The folders of the tests that run without being named: in the folder of a package, that package's. */
+/** Folders whose tests run by default: in the folder of a package, only its own. */
 function folders() {
   const all = readdirSync(join(root, 'packages')).map((name) => join('packages', name, 'test'))
   const own = all.filter((folder) => join(root, dirname(folder)) === process.cwd())
@@ -57,7 +57,7 @@ function grouped(files) {
   return [...together, ...alone]
 }
 
-/** From the root. Files are named from there, or from the folder that npm was started for. */
+/** The path of a named file, relative to the root. It may be given relative to the working directory, or to the root. */
 function located(file) {
   const path = existsSync(resolve(file)) ? resolve(file) : resolve(root, file)
   return relative(root, path)

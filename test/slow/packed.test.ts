@@ -7,8 +7,7 @@ import { read } from '../support/markdown.ts'
 import { packAll } from '../support/packed.ts'
 import { Program, temporaryFolder } from '../support/process.ts'
 
-// The packages as users get them: from tarballs, in a folder that knows nothing of the repository. npm fetches the rest of what
-// they need.
+// The packages as users install them: from tarballs, in a folder outside the repository. npm fetches their dependencies.
 
 const APP = `
 import { createServer } from 'node:http'

@@ -3,10 +3,10 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { cleanEnvironment, root } from './process.ts'
 
-/** Folders of the packages that are published, each before those that need it. */
+/** Folders of the published packages; a package comes after its dependencies. */
 export const PACKAGES = ['native-sendmsg', 'backend-sdk', 'broker']
 
-/** The tarballs of the built packages, in that order, as `npm publish` would upload them; made in `folder`. */
+/** Packs the built packages into `folder`, as `npm publish` would. Returns the paths of the tarballs, in the order of PACKAGES. */
 export function packAll(folder: string): string[] {
   const workspaces = PACKAGES.flatMap((name) => ['--workspace', join('packages', name)])
   const args = ['pack', '--silent', '--ignore-scripts', '--pack-destination', folder, ...workspaces]
