@@ -1,6 +1,146 @@
-// The test runner: installs and builds whatever is missing or out of date, then runs the tests (run.mjs), so that no test runs
-// against a stale build. A run within a test uses the build of the outer run.
-import { MARK } from './leftovers.mjs'
+// Runs test files, each in a process of its own, as many at a time as there are processors. `npm test` runs them all,
+// `npm test -- FILE...` some of them, `npm test -w packages/NAME` those of a package. The output is TAP; it ends with the
+// totals, `# { total: 12, pass: 12 }`.
+//
+// Four things are done here because no single test can do them:
+// - whatever is missing or out of date is installed and built first, so that no test runs against a stale build;
+// - before the first test the start of a broker is timed: tests count their limits in such starts (support/limits.ts);
+// - a file fails if a process that it started, or a file in its temporary folder, is still there when it has ended;
+// - whatever ends this process, SIGKILL included, the processes and folders of the run go with it (leftovers.mjs).
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
+import { basename, dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { endAll, MARK, processesOf } from './leftovers.mjs'
+import { timeOneStart } from './one-start.mjs'
 
+// A run within a test uses the build of the outer run.
 if (process.env[MARK] === undefined) await import('../../scripts/setup.mjs')
-await import('./run.mjs')
+// The setup may have just installed it.
+const { default: t } = await import('tap')
+
+/** A file may take this many starts of a broker before it is ended: some minutes where a start takes a second. */
+const STARTS_FOR_A_FILE = 300
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const here = (name) => fileURLToPath(new URL(name, import.meta.url))
+
+/** Folders whose tests run by default: in the folder of a package, only its own. */
+function folders() {
+  const all = readdirSync(join(root, 'packages')).map((name) => join('packages', name, 'test'))
+  const own = all.filter((folder) => join(root, dirname(folder)) === process.cwd())
+  return own.length > 0 ? own : ['test', ...all]
+}
+
+/** What `npm test` runs. Files in other folders are run when they are named. */
+function suite() {
+  return folders().flatMap((folder) =>
+    readdirSync(join(root, folder))
+      .filter((name) => name.endsWith('.test.ts'))
+      .map((name) => join(folder, name)),
+  )
+}
+
+const STARTS = /\b(start[A-Z]\w*|spawn|fork|new \w*(Program|AppRun|Terminal|Tour))\(|\.start\(/g
+
+/** Starts of programs are what takes time: files with many of them go first, so that none is left alone at the end. */
+function startsIn(file) {
+  return readFileSync(join(root, file), 'utf8').match(STARTS)?.length ?? 0
+}
+
+/** A process costs more than most files that start none: those of a package share one. */
+function grouped(files) {
+  const isLight = (file) => file.startsWith('packages/') && startsIn(file) === 0
+  const alone = files.filter((file) => !isLight(file)).map((file) => ({ name: file, files: [file] }))
+  const light = files.filter(isLight)
+  const together = [...new Set(light.map(dirname))].map((folder) => {
+    const members = light.filter((file) => dirname(file) === folder)
+    return { name: `${folder}, ${members.length} files`, files: members }
+  })
+  return [...together, ...alone]
+}
+
+/** The path of a named file, relative to the root. It may be given relative to the working directory, or to the root. */
+function located(file) {
+  const path = existsSync(resolve(file)) ? resolve(file) : resolve(root, file)
+  return relative(root, path)
+}
+
+const named = process.argv.slice(2).map(located)
+const missing = named.filter((file) => !existsSync(join(root, file)))
+if (missing.length > 0) {
+  console.error(`no such test file: ${missing.join(', ')}`)
+  process.exit(2)
+}
+const jobs =
+  named.length > 0
+    ? named.map((file) => ({ name: file, files: [file] }))
+    : grouped(suite().toSorted((a, b) => startsIn(b) - startsIn(a)))
+
+// The files have limits of their own, and on a busy machine the first start alone may take longer than tap's.
+t.setTimeout(0)
+
+// Backends of another user are to come into the folders that tests make for them.
+const folder = mkdtempSync(join(tmpdir(), 'baton-test-'))
+chmodSync(folder, 0o711)
+const run = basename(folder)
+const sweeper = spawn(process.execPath, [here('leftovers.mjs'), run, folder], {
+  stdio: ['pipe', 'ignore', 'inherit'],
+  detached: true,
+})
+t.teardown(async () => {
+  sweeper.stdin.end()
+  await once(sweeper, 'exit')
+})
+
+/** @param {string} name of what is run, in this run */
+function environment(name) {
+  const place = join(folder, name)
+  return { ...process.env, [MARK]: `${run}.${name}`, TMPDIR: place, TMP: undefined, TEMP: undefined }
+}
+
+// A run inside of a test goes by what the run around it has measured.
+const { TEST_START_MS: measured = await timeOneStart(join(folder, 'start'), environment('start')) } =
+  process.env
+const start = Number(measured)
+t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
+const limit = start * STARTS_FOR_A_FILE
+
+t.jobs = availableParallelism()
+for (const [index, job] of jobs.entries()) {
+  const name = `f${index}`
+  const env = {
+    ...environment(name),
+    TEST_START_MS: String(start),
+    TEST_FILES: JSON.stringify(job.files.map((file) => resolve(root, file))),
+    TAP_TIMEOUT: String(Math.ceil(limit / 1000)),
+  }
+  mkdirSync(env.TMPDIR, { mode: 0o711 })
+  void t.test(job.name, { buffered: true }, async (t) => {
+    // `env -u`: the coverage hooks that the runner's library gives to its children double what a file costs.
+    const command = [
+      '-u',
+      'NODE_OPTIONS',
+      process.execPath,
+      `--import=${here('strip-types.mjs')}`,
+      job.files.length > 1 ? here('group.mjs') : resolve(root, job.files[0]),
+    ]
+    await t.spawn('env', command, { name: 'tests', cwd: root, env, timeout: limit })
+    const left = await whatIsLeft(env)
+    if (left.length > 0) t.fail(`leaves nothing behind, but: ${left.join(', ')}`)
+  })
+}
+
+/** What was killed may take a moment to be gone; what is still there after that was forgotten, and is ended here. */
+async function whatIsLeft({ [MARK]: mark, TMPDIR: place }) {
+  const patience = performance.now() + start
+  let processes = processesOf(mark)
+  while (processes.length > 0 && performance.now() < patience) {
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    processes = processesOf(mark)
+  }
+  await endAll(mark)
+  return [...processes.map(({ pid, command }) => `process ${pid} ${command}`), ...readdirSync(place)]
+}
