@@ -8,7 +8,7 @@ import { cleanEnvironment, root, temporaryFolder } from '../support/process.ts'
 
 // The build script, in a small repository with the tools and settings of this one.
 
-void t.test('what is built is always that of the sources', { timeout: LIMIT }, async (t) => {
+void t.test('the build always matches the sources', { timeout: LIMIT }, async (t) => {
   const folder = temporaryFolder(t)
   const write = (file: string, value: unknown) =>
     writeFileSync(join(folder, file), typeof value === 'string' ? value : JSON.stringify(value))
@@ -52,14 +52,14 @@ void t.test('what is built is always that of the sources', { timeout: LIMIT }, a
   t.same(built(), { 'a.js': 'second', 'b.js': 'second' })
   source('a', 'first')
   source('b', 'first')
-  t.same(built(), { 'a.js': 'first', 'b.js': 'first' }, 'out of the cache')
+  t.same(built(), { 'a.js': 'first', 'b.js': 'first' }, 'restored from the cache')
   source('b', 'second')
   t.same(built(), { 'a.js': 'first', 'b.js': 'second' }, 'a compilation after a restored one')
 
   rmSync(join(folder, 'packages/one/src/b.ts'))
   t.same(built(), { 'a.js': 'first' }, 'a source was deleted')
   source('b', 'second')
-  t.same(built(), { 'a.js': 'first', 'b.js': 'second' }, 'and is there again')
+  t.same(built(), { 'a.js': 'first', 'b.js': 'second' }, 'and restored')
   rmSync(dist, { recursive: true })
   source('a', 'third')
   t.same(built(), { 'a.js': 'third', 'b.js': 'second' }, 'the output was deleted')
