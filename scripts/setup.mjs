@@ -1,12 +1,11 @@
 // Makes a fresh clone runnable: installs what the lock file names, then builds. Both steps are skipped or
-// cached if nothing has changed, so `npm start` and `npm test` run this first.
+// cached if nothing has changed, so `npm start` and every test run begin with this.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const env = { ...process.env, TURBO_TELEMETRY_DISABLED: '1', DO_NOT_TRACK: '1' }
+const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** npm writes a copy of the lock file it installed from; when it differs in packages, the install is stale. */
 function installed() {
@@ -20,15 +19,14 @@ function installed() {
   })
 }
 
-function run(command, args) {
-  const result = spawnSync(command, args, { cwd: root, env, stdio: ['ignore', 2, 2] })
-  if (result.status !== 0) {
-    console.error(
-      `setup: \`${command} ${args.join(' ')}\` failed (${result.error ?? `exit code ${result.status}`})`,
-    )
+if (!installed()) {
+  const { status, error } = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], {
+    cwd: root,
+    stdio: ['ignore', 2, 2],
+  })
+  if (status !== 0) {
+    console.error(`setup: \`npm ci\` failed (${error ?? `exit code ${status}`})`)
     process.exit(1)
   }
 }
-
-if (!installed()) run('npm', ['ci', '--no-audit', '--no-fund'])
-run('npm', ['run', '--silent', 'build'])
+await import('./build.mjs')

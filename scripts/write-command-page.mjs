@@ -30,6 +30,6 @@ const after = before.replace(
 )
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/reference/command.md differs from the help texts: npm run docs:command')
+  console.error('docs/reference/command.md differs from the help texts: npm run docs')
   process.exit(1)
 }

@@ -153,6 +153,6 @@ const after = before
   })
 if (!process.argv.includes('--check')) writeFileSync(page, after)
 else if (after !== before) {
-  console.error('docs/reference/configuration.md differs from the schema: npm run docs:configuration')
+  console.error('docs/reference/configuration.md differs from the schema: npm run docs')
   process.exit(1)
 }

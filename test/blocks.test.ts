@@ -28,12 +28,18 @@ const elsewhere: readonly Elsewhere[] = [
   { page: 'README.md', begins: 'npm start', because: SUITE },
   { page: 'CONTRIBUTING.md', begins: 'npm test', because: SUITE },
   {
+    page: 'CONTRIBUTING.md',
+    begins: 'npm pack',
+    runBy: 'test/slow/packed.test.ts',
+    as: 'packAll(',
+  },
+  {
     page: 'docs/internals/simulation.md',
     begins: 'npm test -- packages/broker/test/simulation',
     because: SUITE,
   },
   { page: 'docs/explanation/reliability.md', begins: 'npm run chaos', because: SUITE },
-  { page: 'docs/reference/sdk.md', begins: 'npm run docs:sdk', runBy: 'test/slow/sdk-reference.test.ts' },
+  { page: 'docs/reference/sdk.md', begins: 'npm run docs', runBy: 'test/slow/sdk-reference.test.ts' },
   { ...EXAMPLES, begins: 'npx baton start --config examples/baton.json' },
   { ...EXAMPLES, begins: 'export BATON_SOCKET=' },
   { ...EXAMPLES, begins: 'BATON_SERVICE=web node examples/dist/fastify.js' },
@@ -110,18 +116,6 @@ void t.test(
     }
   },
 )
-
-void t.test('every npm script that a page names exists', async (t) => {
-  const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
-  const named = pages.flatMap((page) =>
-    [...read(page).matchAll(/\bnpm (?:run ([a-z][\w:-]*)|(start|test)\b)/g)].map(([, script, short]) => ({
-      page,
-      script: script ?? short ?? '',
-    })),
-  )
-  t.ok(named.length > 10)
-  for (const { page, script } of named) t.ok(script in scripts, `${page}: npm run ${script}`)
-})
 
 void t.test('every configuration on a page passes baton check', async (t) => {
   const listener = { name: 'web', listen: '127.0.0.1:8080', service: 'web' }

@@ -1,7 +1,9 @@
 // Runs test files, each in its own process, one more at a time than there are processors. `npm test` runs them all,
-// `npm test -- FILE...` some of them. The output is TAP; it ends with the totals, `# { total: 12, pass: 12 }`.
+// `npm test -- FILE...` some of them, `npm test -w packages/NAME` those of a package. The output is TAP; it ends with the
+// totals, `# { total: 12, pass: 12 }`.
 //
-// Three things are done here because no single test can do them:
+// Four things are done here because no single test can do them:
+// - whatever is missing or out of date is installed and built first, so that no test runs against a stale build;
 // - before the first test, a broker's start is timed: tests count their limits in such starts (support/limits.ts);
 // - a file fails if a process that it started, or a file in its temporary folder, is left when it has ended;
 // - whatever ends this process, SIGKILL included, the run's processes and folders are removed (leftovers.mjs).
@@ -9,11 +11,15 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import t from 'tap'
 import { endAll, MARK, processesOf } from './leftovers.mjs'
 import { timeOneStart } from './one-start.mjs'
+
+// A run within a test uses the build of the outer run.
+if (process.env[MARK] === undefined) await import('../../scripts/setup.mjs')
+// The setup may have just installed it.
+const { default: t } = await import('tap')
 
 /** Time limit of a file, in starts of a broker: some minutes if a start takes a second. */
 const STARTS_FOR_A_FILE = 300
@@ -21,10 +27,16 @@ const STARTS_FOR_A_FILE = 300
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const here = (name) => fileURLToPath(new URL(name, import.meta.url))
 
+/** Folders whose tests run by default: in the folder of a package, only its own. */
+function folders() {
+  const all = readdirSync(join(root, 'packages')).map((name) => join('packages', name, 'test'))
+  const own = all.filter((folder) => join(root, dirname(folder)) === process.cwd())
+  return own.length > 0 ? own : ['test', ...all]
+}
+
 /** The files that `npm test` runs. Files in other folders must be named. */
 function suite() {
-  const packages = readdirSync(join(root, 'packages')).map((name) => join('packages', name, 'test'))
-  return ['test', ...packages].flatMap((folder) =>
+  return folders().flatMap((folder) =>
     readdirSync(join(root, folder))
       .filter((name) => name.endsWith('.test.ts'))
       .map((name) => join(folder, name)),
@@ -50,8 +62,14 @@ function grouped(files) {
   return [...together, ...alone]
 }
 
-const named = process.argv.slice(2)
-const missing = named.filter((file) => !existsSync(resolve(root, file)))
+/** The path of a named file, relative to the root. It may be given relative to the working directory, or to the root. */
+function located(file) {
+  const path = existsSync(resolve(file)) ? resolve(file) : resolve(root, file)
+  return relative(root, path)
+}
+
+const named = process.argv.slice(2).map(located)
+const missing = named.filter((file) => !existsSync(join(root, file)))
 if (missing.length > 0) {
   console.error(`no such test file: ${missing.join(', ')}`)
   process.exit(2)

@@ -9,7 +9,7 @@ import { eventually } from '../support/eventually.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { LIMIT } from '../support/limits.ts'
 
-// The statistics of `npm run bench`, and one small run of it.
+// The statistics of `npm run bench -- compare`, and one small run of it.
 
 void t.test('medians and quantiles, interpolated between two samples', async (t) => {
   t.equal(median([3, 1, 2]), 2)

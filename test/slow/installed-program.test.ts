@@ -1,7 +1,6 @@
+import { execFileSync } from 'node:child_process'
 import {
   chmodSync,
-  cpSync,
-  existsSync,
   mkdirSync,
   readFileSync,
   readlinkSync,
@@ -16,20 +15,20 @@ import { Broker } from '../support/broker.ts'
 import { eventually } from '../support/eventually.ts'
 import { LIMIT } from '../support/limits.ts'
 import { logged, onlyWorker, reload } from '../support/operator.ts'
+import { PACKAGES, packAll } from '../support/packed.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { installNode, moveLink, Releases } from '../support/release.ts'
 import { signal } from '../support/signal.ts'
 
 // Node and Baton are upgraded, and their old versions removed, while a broker runs.
 
-/** As npm installs it: packages, and the command as a link. Other dependencies are found in a parent folder. */
-function installBaton(release: string, version: string): void {
+/** As npm installs it: packages from their tarballs, and the command as a link. Other dependencies are found in a parent folder. */
+function installBaton(release: string, version: string, tarballs: readonly string[]): void {
   const modules = join(release, 'node_modules')
-  for (const name of ['broker', 'backend-sdk', 'native-sendmsg']) {
-    const from = join(root, 'packages', name)
+  for (const [index, name] of PACKAGES.entries()) {
     const to = join(modules, '@baton', name)
-    for (const part of ['dist', 'bin', 'page', 'package.json'])
-      if (existsSync(join(from, part))) cpSync(join(from, part), join(to, part), { recursive: true })
+    mkdirSync(to, { recursive: true })
+    execFileSync('tar', ['-xzf', tarballs[index] ?? '', '-C', to, '--strip-components=1'])
     const manifest = JSON.parse(readFileSync(join(to, 'package.json'), 'utf8')) as object
     writeFileSync(join(to, 'package.json'), JSON.stringify({ ...manifest, version }))
   }
@@ -52,7 +51,8 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
     listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
     services: { web: { command: ['node', 'app.mjs'] } },
   })
-  installBaton(releases.add('one'), '0.0.1')
+  const tarballs = packAll(temporaryFolder(t))
+  installBaton(releases.add('one'), '0.0.1', tarballs)
   releases.use('one')
   const program = new Program(
     t,
@@ -112,13 +112,13 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
   })
 
   await t.test('the next release has another Baton', async (t) => {
-    installBaton(releases.add('two'), '0.0.2')
+    installBaton(releases.add('two'), '0.0.2', tarballs)
     releases.use('two')
     await reloads(t, '0.0.2')
   })
 
   await t.test('the running Baton is removed before the reload', async (t) => {
-    installBaton(releases.add('three'), '0.0.3')
+    installBaton(releases.add('three'), '0.0.3', tarballs)
     releases.use('three')
     releases.remove('two')
     const reloaded = logged(broker, 'reloaded')
@@ -134,7 +134,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
   })
 
   await t.test('the running Baton is removed, and its worker hangs', async (t) => {
-    installBaton(releases.add('three-b'), '0.0.31')
+    installBaton(releases.add('three-b'), '0.0.31', tarballs)
     releases.use('three-b')
     releases.remove('three')
     const reloaded = logged(broker, 'reloaded')
@@ -153,7 +153,7 @@ void t.test('one broker outlives its Node, and its own installation', { timeout:
       log: [`the broker's program is no longer installed: ${releases.current}/node_modules/.bin/baton`],
     })
     t.equal(await release(), 'one')
-    installBaton(four, '0.0.4')
+    installBaton(four, '0.0.4', tarballs)
     await reloads(t, '0.0.4')
   })
 })

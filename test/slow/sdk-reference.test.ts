@@ -8,7 +8,7 @@ import { LIMIT } from '../support/limits.ts'
 
 void t.test('the reference of the SDK is generated without warnings', { timeout: LIMIT }, async (t) => {
   const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
-  t.match(scripts['docs:sdk'], /&& typedoc$/, 'npm run docs:sdk, after a build')
+  t.match(scripts['docs'], /&& typedoc$/, 'npm run docs, after a build')
   const folder = temporaryFolder(t)
   const json = join(folder, 'reference.json')
   const { status, stdout, stderr } = spawnSync(

@@ -6,7 +6,7 @@ import type { DuplexOptions } from 'node:stream'
  *
  * `net.Socket` would set the last three options to these same values. It adds missing options to a copy of its argument, and
  * V8 (Node 20 to 24) gives each such copy a hidden class of its own, so that no inline cache hits. With nothing to add, creating
- * a socket takes 2.4 us instead of 7.3 (`npm run bench:adoption`).
+ * a socket takes 2.4 us instead of 7.3 (`npm run bench -- adoption`).
  *
  * @throws {Error} from libuv, if the descriptor is not a socket or memory is short; the caller then still owns `fd`
  */

@@ -1,5 +1,5 @@
 // Writes baton.schema.json, which editors read, from the schema that `baton` itself checks with.
-// Run after a build, by `npm run docs:configuration`.
+// Run after a build, by `npm run docs`.
 import { writeFileSync } from 'node:fs'
 
 import { jsonSchema } from '../dist/config/schema.js'

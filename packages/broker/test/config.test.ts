@@ -465,5 +465,5 @@ void t.test('the published JSON Schema is the one that Baton uses', async (t) =>
   const published: unknown = JSON.parse(
     readFileSync(new URL('../baton.schema.json', import.meta.url), 'utf8'),
   )
-  t.same(published, JSON.parse(JSON.stringify(jsonSchema())), 'else: npm run docs:configuration')
+  t.same(published, JSON.parse(JSON.stringify(jsonSchema())), 'else: npm run docs')
 })

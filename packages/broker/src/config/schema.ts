@@ -8,7 +8,7 @@ export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
 const NAME_EXPECTED = 'a name has 1 to 63 letters, digits, "-" or "_", and starts with a letter or digit'
 
 /**
- * Describes a key: what it does and what happens at its limits, one sentence each. Editors show the text, and `npm run docs:configuration`
+ * Describes a key: what it does and what happens at its limits, one sentence each. Editors show the text, and `npm run docs`
  * writes it into docs/reference/configuration.md.
  */
 const describe = <Schema extends z.ZodType>(schema: Schema, ...sentences: readonly string[]) =>

@@ -1,0 +1,44 @@
+// `npm run bench -- NAME [ARGUMENT]...`: builds, and runs one of the measurements. Without a name it lists them.
+import { spawn } from 'node:child_process'
+import { program } from './scratch.mjs'
+
+const BENCHES = {
+  compare: {
+    file: 'run.mjs',
+    measures: 'Baton and its peers: throughput, CPU time, latency, memory',
+  },
+  adoption: { measures: 'creating a socket from a descriptor in the SDK' },
+  deploy: { measures: 'rolling deploys under load, beside cluster and PM2' },
+  hold: { measures: "the broker's memory per held client" },
+  kill: { measures: 'what SIGKILL of a backend costs clients' },
+  recorder: {
+    measures: 'time, garbage and memory of the flight recorder',
+    // Its garbage is measured between collections, so none may come by itself.
+    node: ['--expose-gc', '--min-semi-space-size=256', '--max-semi-space-size=256'],
+  },
+  reload: { measures: 'reloads under load' },
+  stuck: { measures: 'the longest wait while a backend is in a busy loop, beside cluster' },
+  'worker-death': { measures: 'SIGKILL of the worker under load' },
+}
+
+const [name, ...args] = process.argv.slice(2)
+if (name === undefined || name === '--help') {
+  console.log(
+    'usage: npm run bench -- NAME [--quick] [OPTION]...\n\nName          Measures (bench/README.md has the options)',
+  )
+  for (const [each, { measures }] of Object.entries(BENCHES)) console.log(`${each.padEnd(14)}${measures}`)
+} else if (Object.hasOwn(BENCHES, name)) {
+  await import('../scripts/build.mjs')
+  const { file = `${name}.mjs`, node = [] } = BENCHES[name]
+  const child = spawn(process.execPath, [...node, program(`bench/${file}`), ...args], { stdio: 'inherit' })
+  // The measurement cleans up and ends. A terminal signals it directly, and a second signal would interrupt that.
+  for (const signal of ['SIGHUP', 'SIGINT']) process.on(signal, () => undefined)
+  process.on('SIGTERM', () => void child.kill('SIGTERM'))
+  child.once('exit', (code, signal) => {
+    process.exitCode = code ?? 1
+    if (signal !== null) console.error(`bench: ${name} was ended by ${signal}`)
+  })
+} else {
+  console.error(`bench: there is no measurement "${name}"; there are: ${Object.keys(BENCHES).join(', ')}`)
+  process.exitCode = 2
+}
