@@ -33,6 +33,12 @@ const plain = (frame: Frame): unknown => {
   if (frame.type === 'nack') {
     return { ...frame, nacks: frame.nacks.map((nack) => ({ ...nack, token: Buffer.from(nack.token) })) }
   }
+  if (frame.type === 'handback') {
+    return {
+      ...frame,
+      entries: frame.entries.map((entry) => ({ ...entry, token: Buffer.from(entry.token) })),
+    }
+  }
   return { ...frame }
 }
 
@@ -370,12 +376,22 @@ void t.test(
         })
         .map((frame) => frame.type)
     t.same(accepts('broker', []), ['hello'])
-    const toBroker = ['drain', 'drained', 'heartbeat', 'stats', 'ack', 'nack']
+    const toBroker = ['drain', 'drained', 'heartbeat', 'stats', 'ack', 'nack', 'resumes', 'handback']
     t.same(accepts('broker', ['hello']), toBroker)
     t.same(accepts('broker', ['hello', 'drain', 'drained', 'ack']), toBroker)
     t.same(accepts('backend', []), ['welcome', 'refused'])
     t.same(accepts('backend', ['refused']), [])
-    const toBackend = ['reconnect', 'drain', 'heartbeat', 'offer', 'revoke']
+    const toBackend = [
+      'reconnect',
+      'drain',
+      'heartbeat',
+      'offer',
+      'revoke',
+      'rebalance',
+      'taken',
+      'given_back',
+      'settled',
+    ]
     t.same(accepts('backend', ['welcome']), toBackend)
     t.same(accepts('backend', ['welcome', 'reconnect', 'offer']), toBackend)
   },

@@ -28,6 +28,11 @@ export function encodeJsonFrame(frame: JsonFrame): Buffer {
     (message) =>
       new FrameEncodeError('BATON_ERR_FRAME_NOT_ENCODABLE', `${frame.type.toUpperCase()}: ${message}`),
   )
+  // Not granted: nothing of it is on the wire.
+  if (frame.type === 'welcome' && frame.handBackWindow === null) {
+    delete members['handBackWindow']
+    delete members['parkAfter']
+  }
   const text = JSON.stringify(members)
   const out = startFrame(JSON_FRAME_CODES[frame.type], Buffer.byteLength(text))
   out.write(text, PAYLOAD_OFFSET)
