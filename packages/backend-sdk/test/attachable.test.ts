@@ -70,7 +70,7 @@ void t.test('values that are not servers are refused by name, with what to pass 
       new WebSocketServer({ server: httpServer }),
       /a WebSocket server: attach the HTTP server/,
     ],
-    ['one without a server', new WebSocketServer({ noServer: true }), /make it with \{ server \}/],
+    ['one without a server', new WebSocketServer({ noServer: true }), /create it with \{ server \}/],
     ['Hono', { fetch: () => {} }, /a fetch handler: attach the http\.Server/],
     ['a promise', app.ready(), /a promise: await it/],
     [
