@@ -115,9 +115,18 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     heartbeatInterval: period,
     tokenTtl: period,
     ackDeadline: period,
-    handBackWindow: orNull(fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER })),
-    parkAfter: orNull(milliseconds),
-  }),
+    handBackWindow: fc.constant<number | null>(null),
+    parkAfter: fc.constant<number | null>(null),
+  }).chain((frame) =>
+    // Without a window nothing is granted, and nothing of it is on the wire.
+    fc.oneof(
+      fc.constant(frame),
+      record({ handBackWindow: fc.integer({ min: 1 }), parkAfter: orNull(milliseconds) }).map((granted) => ({
+        ...frame,
+        ...granted,
+      })),
+    ),
+  ),
   refused: record({
     type: type('refused'),
     code: name,

@@ -3,7 +3,6 @@ import * as fc from 'fast-check'
 import t from 'tap'
 import {
   encodeFrame,
-  FIRST_SKIPPABLE_TYPE,
   type Frame,
   FrameDecoder,
   FrameType,
@@ -184,7 +183,7 @@ void t.test(
     length.writeUInt32LE(0)
     t.throws(() => decoder().push(length), { code: 'BATON_ERR_FRAME_MALFORMED' }, 'length 0')
 
-    const exact = raw(FIRST_SKIPPABLE_TYPE, Buffer.alloc(PRE_WELCOME_LIMIT - 1))
+    const exact = raw(0xff, Buffer.alloc(PRE_WELCOME_LIMIT - 1))
     t.same(decoder(PRE_WELCOME_LIMIT).push(exact), [], 'the limit itself is within')
   },
 )
@@ -206,7 +205,7 @@ void t.test('unknown types are skipped from 0x80 up, and an error below', async 
   const heartbeat = encodeFrame({ type: 'heartbeat', id: 1, reply: true })
   fc.assert(
     fc.property(
-      fc.integer({ min: 0x80, max: 0xff }),
+      fc.integer({ min: 0x80, max: 0xff }).filter((code) => !known.has(code)),
       fc.uint8Array({ maxLength: 300 }),
       cuts,
       (code, payload, where) => {

@@ -3,7 +3,13 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 
 import { Counters } from '../src/master/workers/counters.ts'
-import { FAILURE_REASONS, FALLBACK_ACTIONS, FALLBACK_REASONS, Metrics } from '../src/metrics/index.ts'
+import {
+  FAILURE_REASONS,
+  FALLBACK_ACTIONS,
+  FALLBACK_REASONS,
+  Metrics,
+  OUTCOMES,
+} from '../src/metrics/index.ts'
 import { oneAtATime } from '../src/metrics/one-at-a-time.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 
@@ -23,8 +29,11 @@ async function samples(metrics: Metrics, name: string): Promise<Record<string, n
 void t.test('known series exist from the start, with 0', async (t) => {
   const metrics = fresh()
   t.same(await samples(metrics, 'baton_connections_accepted_total'), { '{listener="http"}': 0 })
-  t.same(Object.keys(await samples(metrics, 'baton_connections_total')).length, 2 * 5)
-  t.same(Object.values(await samples(metrics, 'baton_connections_total')), Array<number>(10).fill(0))
+  t.same(Object.keys(await samples(metrics, 'baton_connections_total')).length, 2 * OUTCOMES.length)
+  t.same(
+    Object.values(await samples(metrics, 'baton_connections_total')),
+    Array<number>(2 * OUTCOMES.length).fill(0),
+  )
   t.equal(
     Object.keys(await samples(metrics, 'baton_handoff_failures_total')).length,
     2 * FAILURE_REASONS.length,
