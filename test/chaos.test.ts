@@ -71,7 +71,7 @@ function verdictOn(t: Test, journals: readonly [string[], string[]], killedAt: n
     load: { connected: 1 },
     status: {
       listeners: [{ service: 'carried', accepted: 1 }],
-      services: [{ name: 'carried', held: 0, inFlight: 0, outcomes, backends: [] }],
+      services: [{ name: 'carried', held: 0, inFlight: 0, parked: 0, handedBack: 0, outcomes, backends: [] }],
     },
   })
 }

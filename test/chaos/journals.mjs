@@ -4,8 +4,8 @@ import { readFileSync } from 'node:fs'
  * Reads and merges the journals of all backends.
  *
  * `readBy`: instance by request id. `adoptions`: for the ports in `wanted` (`service/port`), in order of time.
- * `counts`: by instance and service. `owned`: unique connections by service and way. `doubles`: requests or connections
- * recorded by two processes, or twice by one.
+ * `counts`: by instance and service. `owned`: connections by service and way, again for each time that one was handed back and adopted.
+ * `doubles`: requests or connections recorded by two processes, or twice by one, without having been handed back in between.
  */
 export function readJournals(backends, lastId, wanted) {
   const readBy = new Uint16Array(lastId + 1)
@@ -14,6 +14,9 @@ export function readJournals(backends, lastId, wanted) {
   const counts = new Map()
   const owned = {}
   const doubles = []
+  /** Connections that more than one process has adopted as a descriptor, with all who did; how often each was handed back. */
+  const several = new Map()
+  const moves = new Map()
   /** `instance/connection` of relays that ended without a byte from the client. */
   const untouched = new Set()
   /** Adoptions of a relay whose ACK crossed its deadline: the broker had cut it, and given the client to another backend. */
@@ -30,6 +33,10 @@ export function readJournals(backends, lastId, wanted) {
         else readBy[id] = instance
         continue
       }
+      if (what === 'm') {
+        moves.set(rest[0], (moves.get(rest[0]) ?? 0) + 1)
+        continue
+      }
       if (what === 'u') {
         untouched.add(`${instance}/${rest[0]}`)
         continue
@@ -42,8 +49,10 @@ export function readJournals(backends, lastId, wanted) {
       const owner = owners.get(connection)
       if (owner === undefined) owned[service][via] += 1
       else if (via === 'relay' || owner.via === 'relay') crossedRelays += 1
-      else
-        doubles.push(`connection ${connection} was adopted by backend ${owner.instance} and by ${instance}`)
+      else {
+        owned[service].handoff += 1
+        several.set(connection, [...(several.get(connection) ?? [owner.instance]), instance])
+      }
       if (via === 'handoff' && owner?.via === 'relay') {
         owned[service].relay -= 1
         owned[service].handoff += 1
@@ -56,6 +65,10 @@ export function readJournals(backends, lastId, wanted) {
       if (list === undefined) adoptions.set(key, [adoption])
       else list.push(adoption)
     }
+  }
+  for (const [connection, instances] of several) {
+    if (instances.length > 1 + (moves.get(connection) ?? 0))
+      doubles.push(`connection ${connection} was adopted by backends ${instances.join(', ')}`)
   }
   for (const list of adoptions.values()) {
     list.sort((a, b) => a.time - b.time)

@@ -56,12 +56,13 @@ function conserve(status, { connected }, { owned }, violate) {
   if (accepted !== connected)
     violate('I4', `clients established ${connected} connections, ${accepted} were accepted`)
   const unwritten = {}
-  for (const { name, held, inFlight, outcomes } of status.services) {
+  for (const { name, held, inFlight, parked, handedBack, outcomes } of status.services) {
     const here = status.listeners
       .filter(({ service }) => service === name)
       .reduce((sum, each) => sum + each.accepted, 0)
-    const accounted = Object.values(outcomes).reduce((a, b) => a + b, held + inFlight)
-    if (here !== accounted) violate('I4', `${name}: ${here} accepted, ${accounted} accounted for`)
+    const accounted = Object.values(outcomes).reduce((a, b) => a + b, held + inFlight + parked)
+    if (here + handedBack !== accounted)
+      violate('I4', `${name}: ${here} accepted, ${handedBack} handed back, ${accounted} accounted for`)
     for (const outcome of ['rejected', 'relinquished']) {
       if (outcomes[outcome] !== 0) violate('I5', `${name}: ${outcomes[outcome]} clients were ${outcome}`)
     }

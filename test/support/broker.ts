@@ -116,7 +116,12 @@ export interface Status {
     held: number
     inFlight: number
     stuck: number
-    outcomes: Record<'handed_off' | 'relayed' | 'rejected' | 'client_gone' | 'relinquished', number>
+    parked: number
+    handedBack: number
+    outcomes: Record<
+      'handed_off' | 'relayed' | 'rejected' | 'client_gone' | 'relinquished' | 'idle_closed',
+      number
+    >
     backends: {
       id: string
       slot: string

@@ -56,7 +56,8 @@ export class Service {
       ...service,
       accepted,
       accepting,
-      unaccounted: accepted - service.held - service.inFlight - outcomes,
+      unaccounted:
+        accepted + service.handedBack - service.parked - service.held - service.inFlight - outcomes,
     }
   }
 

@@ -104,6 +104,7 @@ export class Adoption {
     if (socket === undefined) return
     ;(socket as Described & Socket)[this.#metadata] = connection
     attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
+    this.#events.emit('adopt', socket, connection)
   }
 
   /** The metadata of an adopted socket; undefined for any other. */

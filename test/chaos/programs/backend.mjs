@@ -2,6 +2,7 @@
 //
 // The journal is appended to with write(2), so records outlive a SIGKILL. One line each:
 //   a TIME SERVICE PORT VIA CONNECTION   adopted, from the client's port
+//   m TIME SERVICE PORT CONNECTION       handed back: it goes on in another process
 //   u TIME SERVICE PORT CONNECTION       a relay has ended without a byte from the client
 //   r TIME SERVICE PORT ID               read the request ID
 import { closeSync, openSync, writeSync } from 'node:fs'
@@ -82,13 +83,14 @@ const servers = { web: webServer('web'), carried: webServer('carried'), lines: l
 const backends = Object.entries(servers).map(([service, server]) => {
   const backend = createBackend({ service, version: instance })
   backend.attach(server)
-  backend.on('adopt', (socket, { id, via }) => {
+  backend.on('adopt', (socket, connection) => {
+    const { id, via } = connection
     const port = socket.remotePort ?? 0
     note('a', now(), service, port, via, id)
-    if (via !== 'relay') return
     const before = socket.bytesRead
     socket.once('close', () => {
-      if (socket.bytesRead === before) note('u', now(), service, port, id)
+      if (connection.movedOn) note('m', now(), service, port, id)
+      else if (via === 'relay' && socket.bytesRead === before) note('u', now(), service, port, id)
     })
   })
   return backend
