@@ -153,7 +153,8 @@ const service = z.strictObject({
     '`drain`: a backend that drains hands its idle HTTP/1.1 connections back to the broker, which offers each of them to another backend when its next',
     'request arrives. Its responses keep these connections open. The backend must offer `handback/1`, as `@baton/backend-sdk` does.',
     'Connections that are relayed, TLS that ends in the backend, HTTP/2, WebSockets and plain TCP do not move.',
-    '`off`, and with `handoff: "off"`: a connection stays with the backend that adopted it until it ends. Needed if the app reads a PROXY header, or anything else that comes once per connection.',
+    '`off`, and with `handoff: "off"`: a connection stays with the backend that adopted it until it ends.',
+    'Needed if the app reads a PROXY header, or anything else that comes once per connection.',
   ),
   parkAfter: describe(
     duration(0).nullable().default(null),
