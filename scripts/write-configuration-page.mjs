@@ -39,7 +39,10 @@ function isParent(node) {
 function valueOf(node) {
   const options = node.anyOf ?? [node]
   const least = options.find(({ type }) => type === 'integer' || type === 'number')
-  const words = options.map((option) => (option.type === 'null' ? '`null`' : plain(option)))
+  const words = options.map((option) => {
+    if (option.type === 'null') return '`null`'
+    return option.anyOf === undefined ? plain(option) : valueOf(option)
+  })
   if (node.title === undefined) return words.join(' or ')
   const kind = `[${node.title}](${KINDS})`
   if (words.includes('`null`')) return `${kind} or \`null\``

@@ -16,5 +16,5 @@ backend.attach(createServer(app))
 // Once this resolves, connections may arrive. Without a broker it waits for one.
 await backend.ready()
 
-// Takes no more connections; current requests finish, and responses carry `Connection: close`. Then nothing keeps the process alive.
+// Takes no more connections; current requests finish, and idle connections move to another process. Then nothing keeps the process alive.
 process.once('SIGTERM', () => void backend.drain())

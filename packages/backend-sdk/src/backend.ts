@@ -187,8 +187,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   /**
-   * Stops taking connections. Current ones finish (HTTP responses carry `Connection: close`), or are cut at the deadline.
-   * Then it deregisters, and Baton no longer keeps the process alive.
+   * Stops taking connections. Idle HTTP/1.1 connections go back to the broker, for another backend. Those that cannot move finish (HTTP
+   * responses carry `Connection: close`), or are cut at the deadline. Then it deregisters, and Baton no longer keeps the process alive.
    *
    * @throws {BackendError} BATON_ERR_INVALID_OPTION, synchronously
    */

@@ -7,9 +7,13 @@ import {
   type Frame,
   FrameDecoder,
   FrameType,
+  GIVEN_BACK_REASONS,
+  HANDBACK_KINDS,
+  MAX_HANDBACK_BYTES,
   NACK_REASONS,
   POST_WELCOME_LIMIT,
   PRE_WELCOME_LIMIT,
+  SETTLED_OUTCOMES,
   ulidToBytes,
 } from '../src/protocol/index.ts'
 
@@ -29,14 +33,26 @@ const rows = (first: RegExp): string[][] =>
     )
     .filter(([cell]) => first.test(cell ?? ''))
 
+/** Code and name in each row of the table with this head. */
+const coded = (head: string): [number, string | undefined][] => {
+  const [, table = ''] = page.split(`\n${head}\n`)
+  return table
+    .split('\n\n', 1)[0]!
+    .split('\n')
+    .slice(1)
+    .map((row) => row.split('|').map((cell) => cell.trim()))
+    .map(([, code, name]) => [Number(code), name])
+}
+
 const token = Buffer.from('00112233445566778899aabbccddeeff', 'hex')
+const empty = Buffer.alloc(0)
 const connection = ulidToBytes('01JCXW8Z3N5T7V9XBDFHKMPRSA')
 
 const example: Frame[] = [
   {
     type: 'hello',
     protocol: 1,
-    capabilities: [],
+    capabilities: ['handback/1'],
     service: 'web',
     version: '1.2.0',
     weight: 1,
@@ -49,7 +65,7 @@ const example: Frame[] = [
   {
     type: 'welcome',
     protocol: 1,
-    capabilities: [],
+    capabilities: ['handback/1'],
     broker: '01JCXW0000BR0KER0000000001',
     backend: '01JCXW0000BACKEND000000001',
     slot: 'web-1',
@@ -57,7 +73,7 @@ const example: Frame[] = [
     heartbeatInterval: 1000,
     tokenTtl: 5000,
     ackDeadline: 500,
-    handBackWindow: null,
+    handBackWindow: 64,
     parkAfter: null,
   },
   { type: 'stats', adopted: 0, closed: 0, lag: 0 },
@@ -76,6 +92,28 @@ const example: Frame[] = [
     ],
   },
   { type: 'ack', acks: [{ sequence: 1, connection }] },
+  {
+    type: 'handback',
+    entries: [
+      {
+        sequence: 1,
+        token: Buffer.from('ffeeddccbbaa99887766554433221100', 'hex'),
+        connection,
+        kind: 'idle',
+        keepAlive: 4000,
+        listener: 'web',
+        meta: { a: 1 },
+        schema: '',
+        prefix: empty,
+        requestHead: empty,
+        answerHead: empty,
+        state: empty,
+      },
+    ],
+  },
+  { type: 'taken', sequences: [1] },
+  { type: 'settled', entries: [{ sequence: 1, outcome: 'parked' }] },
+  { type: 'given_back', entries: [{ sequence: 2, reason: 'Stopping' }] },
   { type: 'nack', nacks: [{ sequence: 0, reason: 'TokenNotPending', token }] },
   { type: 'revoke', sequences: [2, 3] },
   { type: 'heartbeat', id: 7, reply: false },
@@ -90,6 +128,8 @@ const example: Frame[] = [
   { type: 'reconnect', reason: 'reload' },
   { type: 'drain', deadline: 30_000, reason: 'asked by an operator' },
   { type: 'drained' },
+  { type: 'rebalance', count: 10 },
+  { type: 'resumes', schemas: ['chat/1'] },
 ]
 
 void t.test('the worked example matches the encoder and the decoder', async (t) => {
@@ -123,22 +163,32 @@ void t.test('the header of the worked relay matches the encoder', async (t) => {
   )
 })
 
-void t.test('its tables list each frame type, NACK reason and error code, and no other', async (t) => {
+void t.test('its tables list each frame type, reason, outcome and error code, and no other', async (t) => {
   t.same(
     rows(/^0x[0-9a-f]{2}$/).map(([code, name]) => [Number(code), name]),
     Object.entries(FrameType).map(([name, code]) => [code, name]),
   )
-  t.same(
-    rows(/^\d$/)
-      .filter(([, name]) => /^[A-Z][A-Za-z]+$/.test(name ?? ''))
-      .map(([code, name]) => [Number(code), name]),
-    NACK_REASONS.map((name, index) => [index + 1, name]),
+  for (const [head, names] of [
+    ['| reason | name | when |', NACK_REASONS],
+    ['| reason | name | why |', GIVEN_BACK_REASONS],
+    ['| outcome | name | meaning |', SETTLED_OUTCOMES],
+  ] as const)
+    t.same(
+      coded(head),
+      names.map((name, index) => [index + 1, name]),
+      head,
+    )
+  t.match(
+    page,
+    `kind: ${HANDBACK_KINDS.map((kind, index) => `${index + 1} \`${kind}\``).join(', ')}`,
+    'kinds of HANDBACK',
   )
   t.same(
     new Set(rows(/^`BATON_ERR_/).map(([code]) => code?.replaceAll('`', ''))),
     new Set(errors.match(/BATON_ERR_[A-Z_]+/g)),
   )
-  for (const limit of [PRE_WELCOME_LIMIT, POST_WELCOME_LIMIT]) t.match(page, limit.toLocaleString('en'))
+  for (const limit of [PRE_WELCOME_LIMIT, POST_WELCOME_LIMIT, MAX_HANDBACK_BYTES])
+    t.match(page, limit.toLocaleString('en'))
 })
 
 void t.test('its tables list each member of HELLO, WELCOME and STATS', async (t) => {
