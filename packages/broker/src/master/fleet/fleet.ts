@@ -8,7 +8,7 @@ import { environmentOf } from './environment.ts'
 import type { ManagedProcess } from './managed-process.ts'
 import { ManagedService, type ServiceHost } from './managed-service.ts'
 import type { FleetOs } from './os.ts'
-import type { ProcessExit } from '../../supervise/processes.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import { fleetState, type FleetState } from './state.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
 

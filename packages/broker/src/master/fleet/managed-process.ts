@@ -4,7 +4,7 @@ import type { Generation } from './definition.ts'
 import type { FleetOs } from './os.ts'
 import { ProcessOutput } from '../../supervise/output.ts'
 import { type LifeEvent, live, type ProcessLife } from './process-life.ts'
-import type { ProcessExit, ProcessHost, RunningProcess } from '../../supervise/processes.ts'
+import type { ChildEvents, ProcessExit, RunningProcess } from '../../supervise/child.ts'
 import { REGISTRATION_LIMIT, RegistrationWatch } from './registration-watch.ts'
 import type { ProcessState } from './state.ts'
 
@@ -48,7 +48,7 @@ export class ManagedProcess {
   private constructor(
     identity: ProcessIdentity,
     context: { os: FleetOs; host: ManagedProcessHost; logger: Logger },
-    run: (host: ProcessHost) => RunningProcess,
+    run: (events: ChildEvents) => RunningProcess,
     saved?: ProcessState,
   ) {
     const { id, instance, generation } = identity
@@ -103,7 +103,7 @@ export class ManagedProcess {
     return new ManagedProcess(
       { id, instance, generation, startedAt, since },
       context,
-      (host) => context.os.takeOver(numbers, host),
+      (host) => context.os.adopt(numbers, host),
       saved,
     )
   }

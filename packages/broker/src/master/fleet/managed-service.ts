@@ -4,7 +4,7 @@ import { type Definition, type Generation, sameDefinition } from './definition.t
 import { Instance, type InstanceHost } from './instance.ts'
 import { ManagedProcess, type ManagedProcessHost } from './managed-process.ts'
 import type { FleetOs } from './os.ts'
-import type { ProcessExit } from '../../supervise/processes.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import type { ServiceState } from './state.ts'
 import { statusOfInstance, statusOfProcess } from './status.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'

@@ -66,7 +66,7 @@ export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: Master
     sockets.operator,
     sockets.admin.fd,
     ...sockets.listeners.map(({ fd }) => fd),
-    ...workers.flatMap(({ channel, stderr }) => [channel, stderr]),
+    ...workers.flatMap(({ channel, stderr }) => (stderr === null ? [channel] : [channel, stderr])),
   ]
 }
 

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import type { ProcessExit } from '../../supervise/child.ts'
 import { factsOf } from '../../supervise/proc.ts'
 
 /** What the kernel says of a process's main thread (proc(5)). */
@@ -64,13 +65,8 @@ const MEANT = new Set<NodeJS.Signals>([
 ])
 
 /** The signal that ended a process through no fault of its own: one that it would not have ended by, had it been there a little longer. */
-export function strayEnd({ code, signal }: Exit): string | undefined {
+export function strayEnd({ code, signal }: ProcessExit): string | undefined {
   // Node has no names for real-time signals: such an end looks like an exit.
   if (signal === null || (signal as string) === '') return code === 0 ? 'a real-time signal' : undefined
   return MEANT.has(signal) ? undefined : signal
-}
-
-interface Exit {
-  readonly code: number | null
-  readonly signal: NodeJS.Signals | null
 }

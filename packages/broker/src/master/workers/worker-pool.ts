@@ -7,13 +7,14 @@ import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import type { MetricSnapshot } from '../../metrics/index.ts'
 import { processExists } from '../../supervise/proc.ts'
-import { RestartBackoff } from '../../supervise/backoff.ts'
+import { restartAfter, type RestartHistory, WORKER_RESTARTS } from '../../supervise/backoff.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import type { Counters } from './counters.ts'
 import type { ListeningSockets } from '../listening-sockets.ts'
 import { isStopped, strayEnd } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
-import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
+import { WorkerProcess, type WorkerState } from './worker-process.ts'
 
 /** A worker that is not built after so long, in milliseconds, will not be. */
 const START_TIMEOUT_MS = 30_000
@@ -116,7 +117,7 @@ export class WorkerPool {
   readonly #strayEnds = new WeakMap<WorkerProcess, string>()
   readonly #startedAt = new WeakMap<WorkerProcess, number>()
   readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
-  readonly #backoff = new RestartBackoff()
+  #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
   #started: number
@@ -216,7 +217,7 @@ export class WorkerPool {
   takeOver(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
     this.#known = known
     for (const state of states) {
-      const worker = WorkerProcess.takeOver(state, this.#poller, this.#workerHost)
+      const worker = WorkerProcess.adopt(state, this.#poller, this.#workerEvents)
       this.#workers.add(worker)
       this.#startedAt.set(worker, performance.now())
       if (state.role === 'current') this.#current = worker
@@ -457,7 +458,7 @@ export class WorkerPool {
 
   #launch({ text, file, controlPath, controlMode, sockets, format }: Assignment): WorkerProcess {
     const node = this.#host.node(this.#failedStarts)
-    const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
+    const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerEvents)
     this.#workers.add(worker)
     this.#building.add(worker)
     this.#startedAt.set(worker, performance.now())
@@ -529,7 +530,7 @@ export class WorkerPool {
     }
   }
 
-  readonly #workerHost = {
+  readonly #workerEvents = {
     message: (worker: WorkerProcess, message: FromWorker) => {
       if (message.type === 'ready') {
         this.#built.add(worker)
@@ -541,10 +542,10 @@ export class WorkerPool {
       } else this.#host.message(worker, message)
       this.#checkWorkers()
     },
-    ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),
+    ended: (worker: WorkerProcess, exit: ProcessExit) => this.#ended(worker, exit),
   }
 
-  #ended(worker: WorkerProcess, exit: Exit): void {
+  #ended(worker: WorkerProcess, exit: ProcessExit): void {
     const { code, signal } = exit
     this.#workers.delete(worker)
     const stray = strayEnd(exit)
@@ -637,12 +638,19 @@ export class WorkerPool {
   }
 
   #replaceDead(worker: WorkerProcess): void {
-    this.#restartIn(this.#backoff.next(performance.now() - (this.#startedAt.get(worker) ?? 0)))
+    this.#restartAfter(performance.now() - (this.#startedAt.get(worker) ?? 0))
   }
 
-  #restartIn(milliseconds: number): void {
+  /** @param lived how long the last worker lived, in ms */
+  #restartAfter(lived: number): void {
+    const { history, delay } = restartAfter(
+      this.#restarts,
+      { now: performance.now(), lived },
+      WORKER_RESTARTS,
+    )
+    this.#restarts = history
     clearTimeout(this.#restart)
-    this.#restart = setTimeout(() => void this.#startAnother(), milliseconds)
+    this.#restart = setTimeout(() => void this.#startAnother(), delay)
   }
 
   async #startAnother(): Promise<void> {
@@ -657,7 +665,7 @@ export class WorkerPool {
       this.#retire(next)
     } catch (error) {
       this.#notReplaced(error)
-      if (wanted()) this.#restartIn(this.#backoff.next(0))
+      if (wanted()) this.#restartAfter(0)
     }
   }
 
