@@ -5,7 +5,9 @@ import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig } from '../src/config/index.ts'
 import { startDeploy } from '../src/master/deploy/rolling-deploy.ts'
-import { Fleet, fleetClock, type FleetOs, Lifeline, systemFleetOs } from '../src/master/fleet/index.ts'
+import { Fleet } from '../src/master/fleet/fleet.ts'
+import { fleetClock, type FleetOs, systemFleetOs } from '../src/master/fleet/os.ts'
+import { Lifeline } from '../src/supervise/lifeline.ts'
 import type { InstanceStatus } from '../src/api/master-status.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { cleanEnvironment, Program, temporaryFolder } from '../../../test/support/process.ts'
@@ -43,7 +45,7 @@ class Scene {
       socket: '/nowhere/control.sock',
       env: cleanEnvironment(env),
       master: lifeline.environment,
-      drain: (_service, id) => this.drains.push(id),
+      workers: { drain: (_service, id) => void this.drains.push(id) },
     })
     t.teardown(() => this.fleet.close())
   }
@@ -202,7 +204,7 @@ void t.test(
     scene.apply('exit 5')
     await eventually(() => scene.only.state === 'crashed', 'a crash loop')
     t.same(
-      scene.messages('backend process is started again after a pause').map((line) => line['delayMs']),
+      scene.messages('restarting the backend process after a delay').map((line) => line['delayMs']),
       [100, 200, 400, 800, 1600, 3200, 6400],
     )
     t.equal(scene.messages('backend process started').length, 8)
@@ -468,7 +470,7 @@ class Master {
 
 /** Some are enough to see what piles up; `test/long/repetitions.test.ts` has more. */
 const EXECS = Number(process.env['EXECS'] ?? 2)
-const PAUSE = 'backend process is started again after a pause'
+const PAUSE = 'restarting the backend process after a delay'
 const ENDED = 'backend process ended'
 
 void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) => {

@@ -1,4 +1,4 @@
-import type { FleetOs } from '../src/master/fleet/index.ts'
+import type { FleetOs } from '../src/master/fleet/os.ts'
 import type { ProcessExit, ChildEvents, RunningProcess } from '../src/supervise/child.ts'
 
 /** Time that passes when the test says so. */

@@ -1,6 +1,7 @@
 import { dirname } from 'node:path'
 import { type Config, isClosed, parseConfigText } from '../config/index.ts'
-import { define, type FleetConfig } from './fleet/index.ts'
+import { define } from './fleet/definition.ts'
+import type { FleetConfig } from './fleet/fleet.ts'
 import type { LogFormat } from '../log/logger.ts'
 import { modeOfSockets } from '../listening/sockets.ts'
 import { controlPath, type ListeningSockets } from './listening-sockets.ts'

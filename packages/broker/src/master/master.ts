@@ -4,7 +4,9 @@ import { readConfigText } from '../config/index.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import type { Change } from '../api/events.ts'
-import { Fleet, type FleetOptions, Lifeline, systemFleetOs } from './fleet/index.ts'
+import { Fleet, type FleetOptions } from './fleet/fleet.ts'
+import { Lifeline } from '../supervise/lifeline.ts'
+import { systemFleetOs } from './fleet/os.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
 import type { PassedSockets, Notifier } from './systemd/index.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -222,10 +224,7 @@ export class Master {
       master: lifeline.environment,
       // When the fleet has settled what changes: a process is in its place only after it was started.
       changed: () => queueMicrotask(() => workerPool.sendManaged()),
-      // Of a service that a reload removed only the worker that leaves knows.
-      drain: (service, backend, deadline) => {
-        for (const worker of workerPool.workers) worker.send({ type: 'drain', service, backend, deadline })
-      },
+      workers: workerPool,
       // Under `baton run` the app is told that it has not listened. What listens by itself is an upstream.
       registrable:
         run === undefined

@@ -1,7 +1,8 @@
 import { formatDuration } from '../../config/duration.ts'
 import type { Timer } from '@baton/backend-sdk/protocol'
-import { type BackendReport, type FleetClock, type ProcessExit } from '../fleet/index.ts'
-import { reportedState } from '../fleet/backend-report.ts'
+import type { FleetClock } from '../fleet/os.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
+import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
 import { type Trial, observe, settledAt, whyLate } from './trial.ts'
 import type { DeployProgress, DeployResult } from './progress.ts'
 

@@ -1,13 +1,9 @@
 import type { ServiceConfig } from '../../config/index.ts'
 import { BrokerError } from '../../errors.ts'
-import {
-  define,
-  type Fleet,
-  type FleetClock,
-  fleetClock,
-  type Generation,
-  type ManagedService,
-} from '../fleet/index.ts'
+import { define, type Generation } from '../fleet/definition.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import { type FleetClock, fleetClock } from '../fleet/os.ts'
+import type { ManagedService } from '../fleet/managed-service.ts'
 import { Deploy, type DeployPlan } from './deploy.ts'
 import type { DeployProgress, DeployResult } from './progress.ts'
 

@@ -1,7 +1,10 @@
 import { unstartableBy } from '../../supervise/startable.ts'
 import { FAILED, CommandError } from '../../exit-codes.ts'
 import { formatDuration } from '../../config/duration.ts'
-import { type BackendReport, fleetClock, type ManagedProcess, type ProcessExit } from '../fleet/index.ts'
+import type { BackendReport } from '../fleet/backend-report.ts'
+import { fleetClock } from '../fleet/os.ts'
+import type { ManagedProcess } from '../fleet/managed-process.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
 import {
   countStart,

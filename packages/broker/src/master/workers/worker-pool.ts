@@ -340,6 +340,15 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
+  /**
+   * Asks every worker to drain a backend: only a finishing worker knows the backends of a service that a reload has removed.
+   *
+   * @param deadline in ms
+   */
+  drain(service: string, backend: string, deadline: number): void {
+    for (const worker of this.#workers) worker.send({ type: 'drain', service, backend, deadline })
+  }
+
   /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
   async listen(name: string, parts: { listener: string; service: string }, fd: OwnedFd): Promise<void> {
     const worker = this.#current
