@@ -1,11 +1,8 @@
 import { dirname } from 'node:path'
-import { type Config, isClosed, parseConfigText } from '../config/index.ts'
+import { type Config, parseConfigText } from '../config/index.ts'
 import { define } from './fleet/definition.ts'
 import type { FleetConfig } from './fleet/fleet.ts'
-import type { LogFormat } from '../log/logger.ts'
-import { modeOfSockets } from '../listening/sockets.ts'
-import { controlPath, type ListeningSockets } from './listening-sockets.ts'
-import type { Assignment } from './workers/worker-pool.ts'
+import type { ListeningSockets } from './listening-sockets.ts'
 
 /** A configuration, with the text that it was read from. */
 export interface Settings {
@@ -53,24 +50,6 @@ export class ActiveConfig {
   /** A second call does nothing. */
   close(): void {
     this.#sockets.close()
-  }
-}
-
-/** With what a worker is started. */
-export function assign(
-  { file, text, config }: Settings,
-  sockets: ListeningSockets,
-  format: LogFormat,
-): Assignment {
-  return {
-    text,
-    file,
-    controlPath: controlPath(config),
-    controlMode: modeOfSockets(config),
-    sockets,
-    format,
-    services: new Set(config.services.keys()),
-    closed: new Set([...config.services.values()].filter(isClosed).map(({ name }) => name)),
   }
 }
 

@@ -20,7 +20,7 @@ import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { controlPath, ListeningSockets } from './listening-sockets.ts'
-import { assign, ActiveConfig, readSettings, restoreSettings } from './active-config.ts'
+import { ActiveConfig, readSettings, restoreSettings } from './active-config.ts'
 import { OperationLock } from './operation-lock.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
@@ -172,7 +172,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#workerPool.takeOver(state.workers, state.known)
+    master.#workerPool.adopt(state.workers, state.known)
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
@@ -202,10 +202,8 @@ export class Master {
     this.#executions = executions
     const { logger } = log
     const host = {
-      assignment: () => assign(activeConfig.settings, activeConfig.sockets, log.format),
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
-      workerTimeout: () => activeConfig.config.workerTimeout,
       node: (failures: number) => {
         program.enterExistingFolder()
         return program.nodeForWorker(failures)
@@ -214,7 +212,7 @@ export class Master {
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
     }
-    this.#workerPool = new WorkerPool(this.#poller, counters, host, logger, workersStarted)
+    this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool
     const fleetOptions: FleetOptions = {
       logger,

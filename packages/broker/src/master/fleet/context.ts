@@ -1,13 +1,12 @@
 import type { Logger } from 'pino'
-import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { FleetOs } from './os.ts'
 
 /** What a fleet gets from its master. All parts of the fleet share it. */
 export interface FleetContext {
   readonly logger: Logger
   readonly os: FleetOs
-  /** Drain the backends of processes that are to exit. A worker that has drained a backend no longer reports it. */
-  readonly workers: Pick<WorkerPool, 'drain'>
+  /** Drain the backends of processes that are to exit. A worker that has drained a backend no longer reports it. `deadline` in ms. */
+  readonly workers: { drain(service: string, backend: string, deadline: number): void }
   /** Path of the control socket: BATON_SOCKET of every process. */
   readonly socket: string
   /** The master's environment. Processes inherit it without the variables that are meant for the master. */

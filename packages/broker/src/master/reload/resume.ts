@@ -3,7 +3,7 @@ import type { BrokerError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
-import { assign, readSettings, type Settings } from '../active-config.ts'
+import { readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { ReloadRequest, Reloads } from './reloads.ts'
@@ -100,7 +100,7 @@ export class ReloadResumption {
     const change = activeConfig.sockets.change(next.config)
     let replaced: Awaited<ReturnType<WorkerPool['replace']>>
     try {
-      replaced = await workerPool.replace(assign(next, change.sockets, log.format))
+      replaced = await workerPool.replace({ settings: next, sockets: change.sockets })
     } catch (error) {
       change.rollBack()
       throw error
