@@ -3,7 +3,6 @@ import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { readConfigText } from '../config/index.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
-import type { Change } from '../api/events.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
 import { Lifeline } from '../supervise/lifeline.ts'
 import { systemFleetOs } from './fleet/os.ts'
@@ -13,7 +12,7 @@ import { BROKER_VERSION } from '../version.ts'
 import { ReloadResumption } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
-import { type OperatorCommands, runCommand } from './operator/commands.ts'
+import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
 import { SessionHandover } from './reload/session-handover.ts'
@@ -233,9 +232,7 @@ export class Master {
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
-    this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, {
-      command: (session, words) => runCommand(session, words, this.#commanded),
-    })
+    this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, this.#commanded)
     this.#files = new FilesOnDisk(lock, {
       activeConfig,
       workerPool,
@@ -255,7 +252,6 @@ export class Master {
       counters,
       sessionHandover,
       files: this.#files,
-      tell: (change: Change) => workerPool.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
     this.#appRun = new AppRun(run, {
@@ -275,7 +271,7 @@ export class Master {
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
     }))
-    this.#reloads = new Reloads(parts, ([first, ...others]) => {
+    this.#reloads = new Reloads(this.#operationLock, workerPool, logger, ([first, ...others]) => {
       if (first !== undefined) void this.#reloadFor([first, ...others])
     })
     this.#afterExec = new ReloadResumption(parts, this.#operator, this.#reloads)

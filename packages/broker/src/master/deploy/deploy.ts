@@ -1,13 +1,19 @@
 import { formatDuration } from '../../config/duration.ts'
 import type { Timer } from '@baton/backend-sdk/protocol'
+import type { Generation } from '../fleet/definition.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import type { ManagedService } from '../fleet/managed-service.ts'
 import type { FleetClock } from '../fleet/os.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
 import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
 import { type Trial, observe, settledAt, whyLate } from './trial.ts'
-import type { DeployProgress, DeployResult } from './progress.ts'
+import type { DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployPlan {
-  readonly service: string
+  readonly fleet: Fleet
+  readonly service: ManagedService
+  /** What is deployed, and what `abort` returns to. */
+  readonly versions: { readonly new: Generation; readonly old: Generation }
   /** Which instances, in this order. */
   readonly instances: readonly number[]
   /** How many of them at a time. */
@@ -20,27 +26,6 @@ export interface DeployPlan {
   readonly drainDeadline: number
   /** Backends that Baton did not start may be registered beside the instances. */
   readonly external?: boolean
-}
-
-/** What a deploy does to the world. Everything that comes of it comes back as an event. */
-export interface DeployHost {
-  readonly clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>
-  /** Starts a process beside the one that has the place. `old`: what the service ran before. */
-  start(instance: number, version: 'new' | 'old'): { readonly id: string; readonly pid: number | undefined }
-  /**
-   * The new process gets the place; the former one is drained, then stopped.
-   *
-   * @returns id of the former one, whose exit will be told; undefined when nothing ran there
-   */
-  promote(instance: number): string | undefined
-  /** Stops the process that was started last for this place. */
-  discard(instance: number): void
-  /** Ids of the processes that have the places now. */
-  places(): ReadonlySet<string>
-  /** What the broker listed last. */
-  reports(): readonly BackendReport[]
-  progress(progress: DeployProgress): void
-  finished(result: DeployResult): void
 }
 
 const START_TIMEOUT_MS = 60_000
@@ -61,7 +46,7 @@ type Phase =
   | { readonly kind: 'over' }
 
 /**
- * One rolling deploy of one service. No I/O: events come in, effects go out through the host.
+ * One rolling deploy of one service. Starts and retires its processes; what becomes of them arrives as events.
  *
  * Step by step, `atOnce` instances at a time:
  *
@@ -73,7 +58,9 @@ type Phase =
  */
 export class Deploy {
   readonly #plan: DeployPlan
-  readonly #host: DeployHost
+  readonly #clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>
+  readonly #progress: (progress: DeployProgress) => void
+  readonly #finished: (result: DeployResult) => void
   readonly #limit: number
   #version: 'new' | 'old' = 'new'
   /** Places that this version has yet to get, and those that it has, by the id of its process. */
@@ -82,9 +69,16 @@ export class Deploy {
   #phase: Phase = { kind: 'over' }
   #timer: Timer | undefined
 
-  constructor(plan: DeployPlan, host: DeployHost) {
+  constructor(
+    plan: DeployPlan,
+    clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>,
+    progress: (progress: DeployProgress) => void,
+    finished: (result: DeployResult) => void,
+  ) {
     this.#plan = plan
-    this.#host = host
+    this.#clock = clock
+    this.#progress = progress
+    this.#finished = finished
     this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
     this.#ahead = [...plan.instances]
   }
@@ -105,7 +99,7 @@ export class Deploy {
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
-      const after = observe(before, reportedState(reports, before.id), this.#host.clock.now())
+      const after = observe(before, reportedState(reports, before.id), this.#clock.now())
       trials.set(instance, after)
       if (after.state === 'unhealthy') return this.#fail(instance, 'fails its health check')
       this.#reportReadiness(instance, before, after)
@@ -151,9 +145,10 @@ export class Deploy {
     if (step.length === 0) return this.#settle()
     const trials = new Map<number, Trial>()
     this.#phase = { kind: 'starting', trials }
+    const { service, versions } = this.#plan
     for (const instance of step) {
-      const { id, pid } = this.#host.start(instance, this.#version)
-      const startedAt = this.#host.clock.now()
+      const { id, pid } = service.startSuccessor(instance, versions[this.#version])
+      const startedAt = this.#clock.now()
       trials.set(instance, { id, startedAt, state: undefined, readySince: undefined })
       this.#report(
         'started',
@@ -166,10 +161,10 @@ export class Deploy {
 
   /** Goes on when every candidate has settled, fails when one is too late, and otherwise looks again in time. */
   #review(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
     const { minHealthy } = this.#plan
-    const now = this.#host.clock.now()
+    const now = this.#clock.now()
     const trials = [...this.#phase.trials]
     const settled = Math.max(...trials.map(([, trial]) => settledAt(trial, minHealthy)))
     if (settled <= now) return this.#takeOver()
@@ -180,7 +175,7 @@ export class Deploy {
     }
     const late = Math.min(...trials.map(([, { startedAt }]) => startedAt + this.#limit))
     const look = Math.min(settled, late > now ? late : settled)
-    this.#timer = this.#host.clock.setTimeout(() => this.#review(), look - now)
+    this.#timer = this.#clock.setTimeout(() => this.#review(), look - now)
   }
 
   #takeOver(): void {
@@ -188,7 +183,7 @@ export class Deploy {
     const former = new Map<string, number>()
     for (const [instance, { id }] of this.#phase.trials) {
       this.#taken.set(id, instance)
-      const replaced = this.#host.promote(instance)
+      const replaced = this.#plan.service.promote(instance)?.id
       if (replaced === undefined) continue
       former.set(replaced, instance)
       this.#report('draining', instance, `has taken over; draining ${replaced}`)
@@ -208,28 +203,27 @@ export class Deploy {
     this.#phase = { kind: 'over' }
     const aborted = this.#version === 'old'
     const returned = !aborted && this.#taken.size === 0
-    this.#host.finished({ success: false, reason, output, aborted, returned })
+    this.#finished({ success: false, reason, output, aborted, returned })
   }
 
   /** Done only when no backend of the service is left that belongs to none of the places. */
   #settle(): void {
     if (this.#others().length === 0) return this.#finish()
     this.#phase = { kind: 'settling' }
-    const { clock } = this.#host
     const drained = () => this.#finishBeside(this.#others())
-    this.#timer = clock.setTimeout(() => {
+    this.#timer = this.#clock.setTimeout(() => {
       if (this.#others().some(({ state }) => state !== 'draining')) return drained()
       // The broker drains what a managed process has left behind.
-      this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
+      this.#timer = this.#clock.setTimeout(drained, this.#plan.drainDeadline)
     }, SETTLE_TIMEOUT_MS)
   }
 
   /** Backends of the service that this deploy did not replace. */
   #others(): BackendReport[] {
-    const { service, external = false } = this.#plan
-    const places = this.#host.places()
-    return this.#host.reports().filter((report) => {
-      if (report.service !== service) return false
+    const { fleet, service, external = false } = this.#plan
+    const places = new Set(service.numbers.flatMap((number) => service.instance(number)?.process?.id ?? []))
+    return fleet.reports.filter((report) => {
+      if (report.service !== service.name) return false
       if (external && typeof report.owner !== 'string') return false
       return !places.has(report.owner ?? report.id)
     })
@@ -240,10 +234,10 @@ export class Deploy {
     this.#phase = { kind: 'over' }
     const named = others.slice(0, MAX_NAMED).map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
     if (others.length > MAX_NAMED) named.push(`${others.length - MAX_NAMED} more`)
-    const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
+    const reason = `${this.#plan.service.name} still has backends that this deploy did not replace: ${named.join(', ')}`
     this.#report('failed', undefined, reason)
     const aborted = this.#version === 'old'
-    this.#host.finished({
+    this.#finished({
       success: false,
       reason,
       output: [],
@@ -254,23 +248,23 @@ export class Deploy {
   }
 
   #finish(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     this.#phase = { kind: 'over' }
     const replaced = this.#taken.size
     if (this.#version === 'old') {
       this.#report('done', undefined, 'everything is the old version again')
-      this.#host.finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
+      this.#finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
     } else {
       this.#report('done', undefined, `${replaced} replaced`)
-      this.#host.finished({ success: true, replaced })
+      this.#finished({ success: true, replaced })
     }
   }
 
   /** The new processes of the present step that have no place yet. */
   #discard(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
-    for (const instance of this.#phase.trials.keys()) this.#host.discard(instance)
+    for (const instance of this.#phase.trials.keys()) this.#plan.service.discard(instance)
   }
 
   #reportReadiness(instance: number, before: Trial, after: Trial): void {
@@ -287,11 +281,11 @@ export class Deploy {
   }
 
   #report(step: DeployProgress['step'], instance: number | undefined, text: string): void {
-    this.#host.progress({ step, instance: this.#name(instance), text })
+    this.#progress({ step, instance: this.#name(instance), text })
   }
 
   #name(instance: number | undefined): string {
-    return instance === undefined ? this.#plan.service : `${this.#plan.service}.${instance}`
+    return instance === undefined ? this.#plan.service.name : `${this.#plan.service.name}.${instance}`
   }
 }
 

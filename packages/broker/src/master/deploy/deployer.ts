@@ -2,25 +2,14 @@ import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../config/index.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
-import type { DeployResult } from './progress.ts'
-import type { Change } from '../../api/events.ts'
+import type { DeployCommand, DeployResult } from './messages.ts'
 import { define } from '../fleet/definition.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import type { OperationLock } from '../operation-lock.ts'
-
-export interface DeployCommand {
-  readonly service: string
-  /** How many instances at a time. */
-  readonly atOnce: number
-  /** Ends the one that goes on, or goes back to the old version. */
-  readonly abort: boolean
-  /** Who asks. */
-  readonly by: string
-  readonly progress: (line: string) => void
-}
+import type { WorkerPool } from '../workers/worker-pool.ts'
 
 /** What of a master a deploy deals with. */
 export interface DeployerParts {
@@ -29,8 +18,7 @@ export interface DeployerParts {
   readonly operationLock: OperationLock
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
-  /** Those who listen to the events hear it. */
-  readonly tell: (change: Change) => void
+  readonly workerPool: Pick<WorkerPool, 'reportChange'>
 }
 
 /** One deploy at a time, whoever asks for it. */
@@ -45,7 +33,7 @@ export class Deployer {
   /** Resolves when it is over, with what its asker reads behind the progress. */
   async deploy(command: DeployCommand): Promise<CommandResult> {
     const { service: name, abort, by } = command
-    const { activeConfig, operationLock, tell } = this.#parts
+    const { activeConfig, operationLock, workerPool } = this.#parts
     const service = activeConfig.config.services.get(name)
     if (service === undefined) {
       const known = [...activeConfig.config.services.keys()].join(', ')
@@ -54,7 +42,7 @@ export class Deployer {
     const told = { kind: 'deploy', service: name, by } as const
     const aborted = abort ? this.#abort(name, by) : undefined
     if (aborted !== undefined) {
-      tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
+      workerPool.reportChange({ ...told, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
@@ -62,14 +50,14 @@ export class Deployer {
     try {
       const way = abort ? 'returns to the old version of' : 'deploys'
       const running = this.#run(service, command)
-      tell({ ...told, text: `${by} ${way} service ${name}` })
+      workerPool.reportChange({ ...told, text: `${by} ${way} service ${name}` })
       const result = await running
       const end = result.success ? 'is deployed' : `could not be deployed: ${result.reason}`
-      tell({ ...told, text: `service ${name} ${end}` })
+      workerPool.reportChange({ ...told, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error)
-      tell({ ...told, text: `service ${name} is not deployed: ${why}` })
+      workerPool.reportChange({ ...told, text: `service ${name} is not deployed: ${why}` })
       return refusal(why)
     } finally {
       operationLock.end('deploy')

@@ -38,7 +38,7 @@ export class ReloadResumption {
     { askers, waiting, executions, file, candidate }: MasterState,
     decided: () => void,
   ): Promise<void> {
-    const { log, notifier, operationLock, counters, tell } = this.#parts
+    const { log, notifier, operationLock, counters, workerPool } = this.#parts
     const { logger } = log
     operationLock.begin('reload')
     logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload goes on')
@@ -55,7 +55,7 @@ export class ReloadResumption {
       else {
         status = `serving; reloaded, but ${left.message}`
         logger.error({ code: left.code, reason: left.message }, 'reloaded, but not all backends have moved')
-        tell({ kind: 'reload', text: `the reload is in force, but ${left.message}` })
+        workerPool.reportChange({ kind: 'reload', text: `the reload is in force, but ${left.message}` })
       }
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
@@ -64,7 +64,10 @@ export class ReloadResumption {
       decided()
       status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker goes on as before')
-      tell({ kind: 'reload', text: `the reload failed, and the worker goes on as before: ${reason}` })
+      workerPool.reportChange({
+        kind: 'reload',
+        text: `the reload failed, and the worker goes on as before: ${reason}`,
+      })
     }
     counters.reloaded(result, Date.now() / 1000)
     operationLock.end('reload')

@@ -70,15 +70,14 @@ export class AppRun {
     this.#state = state
     this.#parts = parts
     if (state === undefined) return
-    const { activeConfig, fleet, logger, stop } = parts
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
-    this.#starts = new StartWatch(policy, state.starts, {
-      minHealthy: () => managedService(activeConfig)?.minHealthy ?? 0,
-      statuses: () => fleet.statuses(),
-      ports: () => Object.keys(this.#state?.claims ?? {}),
-      warn: (instance, text) => logger.warn({ instance }, text),
-      giveUp: (error) => stop('the app does not start', error),
-    })
+    this.#starts = new StartWatch(
+      policy,
+      state.starts,
+      parts,
+      () => Object.keys(this.#state?.claims ?? {}),
+      (error) => parts.stop('the app does not start', error),
+    )
   }
 
   get state(): RunState | undefined {
@@ -171,9 +170,4 @@ export class AppRun {
     }
     this.#redeploying = false
   }
-}
-
-/** The service whose processes Baton runs; those of the app's other ports have none of their own. */
-function managedService({ config }: ActiveConfig) {
-  return [...config.services.values()].find(({ command }) => command !== null)
 }

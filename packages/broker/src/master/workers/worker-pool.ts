@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
+import type { Change } from '../../api/events.ts'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
@@ -348,6 +349,11 @@ export class WorkerPool {
    */
   drain(service: string, backend: string, deadline: number): void {
     for (const worker of this.#workers) worker.send({ type: 'drain', service, backend, deadline })
+  }
+
+  /** For the event stream of the serving worker. */
+  reportChange(change: Change): void {
+    this.#current?.send({ type: 'changed', change })
   }
 
   /** Adds a listener under `baton run`. Resolves when the serving worker has it, or is gone: the next one starts with it. */

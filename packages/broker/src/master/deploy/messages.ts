@@ -1,3 +1,14 @@
+export interface DeployCommand {
+  readonly service: string
+  /** How many instances at a time. */
+  readonly atOnce: number
+  /** Ends the one that goes on, or goes back to the old version. */
+  readonly abort: boolean
+  /** Who asks. */
+  readonly by: string
+  readonly progress: (line: string) => void
+}
+
 /** What a deploy tells while it goes on, one line each. */
 export interface DeployProgress {
   readonly step: 'started' | 'ready' | 'draining' | 'stopped' | 'failed' | 'aborted' | 'done'
