@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { HelloFrame } from '@baton/backend-sdk/protocol'
-import { parseConfig } from '../src/config/index.ts'
+import { parseConfig } from '../src/config/config.ts'
 import { admit } from '../src/worker/registry/admission.ts'
 import { Bindings } from '../src/worker/registry/bindings.ts'
 import { ManagedProcesses, type ProcessTable } from '../src/worker/registry/managed-processes.ts'

@@ -1,4 +1,4 @@
-import { type FallbackReason, type Outcome, OUTCOMES, type RejectionReason } from '../metrics/index.ts'
+import { type FallbackReason, type Outcome, OUTCOMES, type RejectionReason } from '../metrics/labels.ts'
 
 /** What can happen to a client in the broker. Where a step is the last one, it is the outcome, too. */
 export const STEPS = [

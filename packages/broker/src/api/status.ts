@@ -1,4 +1,4 @@
-import type { BackendState, Outcome } from '../metrics/index.ts'
+import type { BackendState, Outcome } from '../metrics/labels.ts'
 
 export interface DrainResult {
   /** How many backends were told to drain; one that is draining already is not told again. */

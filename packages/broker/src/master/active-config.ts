@@ -1,5 +1,5 @@
 import { dirname } from 'node:path'
-import { type Config, parseConfigText } from '../config/index.ts'
+import { type Config, parseConfigText } from '../config/config.ts'
 import { define } from './fleet/definition.ts'
 import type { FleetConfig } from './fleet/fleet.ts'
 import type { ListeningSockets } from './listening-sockets.ts'

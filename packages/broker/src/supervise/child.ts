@@ -8,7 +8,7 @@ import {
   refuseDescriptors,
   socketpair,
 } from '@baton/native-sendmsg'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 import type { OutputStream } from './output.ts'
 import { OutputPipe } from './output-pipe.ts'
 

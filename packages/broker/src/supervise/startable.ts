@@ -1,6 +1,6 @@
 import { accessSync, closeSync, constants, openSync, readSync, type Stats, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 
 /** Exit codes for a command that could not be started, as used by env(1) and shells. */
 export const CANNOT_EXECUTE = 126

@@ -1,4 +1,5 @@
-import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
+import { loadConfig, type Config } from '../../config/config.ts'
+import { warningsOf } from '../../config/warnings.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 import { loadPrograms } from '../../programs.ts'

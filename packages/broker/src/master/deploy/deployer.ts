@@ -1,6 +1,6 @@
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
 import type { DeployCommand, DeployResult } from './messages.ts'
 import { define } from '../fleet/definition.ts'

@@ -1,4 +1,4 @@
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
 import { define, type Generation } from '../fleet/definition.ts'
 import type { Fleet } from '../fleet/fleet.ts'

@@ -1,5 +1,5 @@
 import type { InstanceStatus } from '../../api/master-status.ts'
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
 import type { ManagedReport } from '../../ipc/messages.ts'
 import type { ProcessExit } from '../../supervise/child.ts'

@@ -1,5 +1,6 @@
 import { Counter, Gauge, Registry } from 'prom-client'
-import { droppedLines, lasting, type MetricSnapshot, sum } from '../../metrics/index.ts'
+import { droppedLines } from '../../metrics/dropped-lines.ts'
+import { lasting, type MetricSnapshot, sum } from '../../metrics/snapshot.ts'
 
 /** The counters that cross the master's exec. */
 export interface CountersState {

@@ -1,6 +1,6 @@
 import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import { type Config, isClosed, type Membership } from '../../config/index.ts'
+import { type Config, isClosed, type Membership } from '../../config/config.ts'
 
 /** Why a process may not register. `retry`: the same HELLO may be accepted later. The text holds no secrets. */
 export interface Refusal {

@@ -24,7 +24,7 @@ import {
 import type { Logger } from 'pino'
 import { isValid, ulid } from 'ulid'
 import type { KnownBackends, ManagedReport } from '../../ipc/messages.ts'
-import { type Config, isClosed } from '../../config/index.ts'
+import { type Config, isClosed } from '../../config/config.ts'
 import { Lane } from '../backend/lane.ts'
 import { HealthChecks } from '../health/health-checks.ts'
 import { removeRelaySocket } from '../relay/relay-sockets.ts'

@@ -1,5 +1,5 @@
-import type { ServiceConfig } from '../../config/index.ts'
-import type { FallbackReason, RejectionReason } from '../../metrics/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
+import type { FallbackReason, RejectionReason } from '../../metrics/labels.ts'
 
 /** Where a client goes to whom no descriptor could be passed on for. */
 export type Rung =
