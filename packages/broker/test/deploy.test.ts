@@ -456,7 +456,7 @@ void t.test(
       socket: '/run/control.sock',
       env: {},
       master: {},
-      drain: (_service, id) => drains.push(id),
+      workers: { drain: (_service, id) => void drains.push(id) },
     })
     fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
     t.match(fleet.statuses(), [

@@ -211,7 +211,7 @@ void t.test(
     t.equal(new Set(scene.messages('backend process started').map((line) => line['backend'])).size, 8)
     t.ok(scene.messages('backend process ended').every((line) => line['code'] === 5))
     const loud = scene.log.filter((line) => (line['level'] as number) >= 50)
-    t.match(loud, [{ instance: 'web.1', delayMs: 60_000, msg: /crash loop/ }])
+    t.match(loud, [{ instance: 'web.1', delayMs: 60_000, msg: /crash-looping/ }])
     t.match(scene.only, { backend: null, pid: null, restarts: 7 })
     t.equal(descriptors(), before)
     t.same(

@@ -193,3 +193,27 @@ export function parseParts(
     service: config.services.get(name) as ServiceConfig,
   }
 }
+
+/** What is allowed and yet probably not meant. */
+export function warningsOf(config: Config): ConfigProblem[] {
+  const used = new Set(config.listeners.map((listener) => listener.service))
+  const encrypted = new Set(
+    config.listeners.filter(({ protocol }) => protocol === 'tls').map(({ service }) => service),
+  )
+  return [...config.services.values()].flatMap((service) => {
+    const path = `services.${service.name}`
+    const found: ConfigProblem[] = []
+    if (!used.has(service.name)) found.push({ path, message: 'no listener sends connections here' })
+    if (service.holdTimeout < service.ackDeadline) {
+      const message =
+        'is shorter than ackDeadline: one slow backend is enough for a connection to be rejected'
+      found.push({ path: `${path}.holdTimeout`, message })
+    }
+    if (service.healthCheck !== null && encrypted.has(service.name)) {
+      const message =
+        'asks in plain HTTP, which a server attached behind a tls listener does not answer: its backends never become ready'
+      found.push({ path: `${path}.healthCheck`, message })
+    }
+    return found
+  })
+}

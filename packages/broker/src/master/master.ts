@@ -28,7 +28,6 @@ import { type ReloadRequest, Reloads } from './reload/reloads.ts'
 import { WorkerPool } from './workers/worker-pool.ts'
 import { StopReport } from './stop-report.ts'
 import type { StartLog } from './start-log.ts'
-import { logStatus } from './status-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
@@ -306,7 +305,15 @@ export class Master {
 
   /** For SIGUSR2: what `status` answers goes to the log, and each worker adds what it knows. */
   logStatus(): void {
-    logStatus(this.#log.logger, this.#status(), this.#reloads.waiting.length)
+    const { logger } = this.#log
+    // The master's pid is on each of its lines.
+    const { master, managed, workers } = this.#status()
+    const { pid: _, ...rest } = master
+    logger.info({ ...rest, reloadsWaiting: this.#reloads.waiting.length }, 'status: master')
+    for (const { pid: workerPid, ...worker } of workers)
+      logger.info({ workerPid, ...worker }, 'status: worker')
+    for (const { pid: peerPid, ...instance } of managed)
+      logger.info({ peerPid, ...instance }, 'status: managed process')
     for (const worker of this.#workerPool.workers) worker.send({ type: 'dump' })
   }
 

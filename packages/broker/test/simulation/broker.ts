@@ -7,7 +7,7 @@ import type { ClientConnection } from '../../src/worker/connection/connection.ts
 import { Metrics } from '../../src/metrics/metrics.ts'
 import type { Carried, Os } from '../../src/worker/os.ts'
 import { BackendLink } from '../../src/worker/backend/backend-link.ts'
-import { Slots } from '../../src/worker/registry/slots.ts'
+import { Slots } from '../../src/worker/registry/names.ts'
 import type { DialHost, PendingDial } from '../../src/worker/relay/dial.ts'
 import { Service } from '../../src/worker/service/service.ts'
 import { Client, SimulatedFd } from './client.ts'

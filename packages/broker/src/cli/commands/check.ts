@@ -1,5 +1,4 @@
-import { loadConfig, type Config } from '../../config/config.ts'
-import { warningsOf } from '../../config/warnings.ts'
+import { loadConfig, type Config, warningsOf } from '../../config/config.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 import { loadPrograms } from '../../programs.ts'

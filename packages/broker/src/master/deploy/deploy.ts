@@ -6,7 +6,6 @@ import type { ManagedService } from '../fleet/managed-service.ts'
 import type { FleetClock } from '../fleet/os.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
 import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
-import { type Trial, observe, settledAt, whyLate } from './trial.ts'
 import type { DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployPlan {
@@ -35,6 +34,16 @@ const SETTLE_TIMEOUT_MS = 10_000
 
 /** How many of those that are left are named. */
 const MAX_NAMED = 5
+
+/** What is known of a new process that has not taken its place yet. Times are CLOCK_MONOTONIC in milliseconds. */
+interface Trial {
+  readonly id: string
+  readonly startedAt: number
+  /** As the broker said last; undefined while it lists no such backend. */
+  readonly state: string | undefined
+  /** Since when it is ready without a break. */
+  readonly readySince: number | undefined
+}
 
 type Phase =
   /** New processes run beside the old ones and are watched; no old one was touched. */
@@ -293,4 +302,23 @@ function describeExit({ code, signal, error }: ProcessExit): string {
   if (error !== undefined) return `could not be started: ${error}`
   if (code !== null) return `ended with exit code ${code}`
   return `was ended by ${signal ?? 'a signal without a name'}`
+}
+
+/** Pure: what a report makes of a candidate. Any other state than ready takes it back to the beginning. */
+function observe(trial: Trial, state: string | undefined, now: number): Trial {
+  const readySince = state === 'ready' ? (trial.readySince ?? now) : undefined
+  return { ...trial, state, readySince }
+}
+
+/** When it may take its place, if it stays ready until then. */
+function settledAt({ readySince }: Trial, minHealthy: number): number {
+  return readySince === undefined ? Number.POSITIVE_INFINITY : readySince + minHealthy
+}
+
+/** Why a candidate whose time is over did not make it. */
+function whyLate({ state, readySince }: Trial, limit: number): string {
+  const within = `within ${formatDuration(limit)}`
+  if (readySince !== undefined) return `did not stay ready long enough ${within}`
+  if (state === undefined) return `did not register with the broker ${within}`
+  return `was not ready ${within}; the broker says it is ${state}`
 }

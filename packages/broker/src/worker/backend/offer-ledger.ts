@@ -1,6 +1,22 @@
-import { timingSafeEqual } from 'node:crypto'
-import type { Offer, OfferKind } from '@baton/backend-sdk/protocol'
+import { randomFillSync, timingSafeEqual } from 'node:crypto'
+import { type Offer, type OfferKind, TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
+
+/** Tokens are drawn 256 at a time from the system's CSPRNG: one call costs more than a token. */
+const TOKENS_DRAWN = 256
+
+let drawn = Buffer.alloc(0)
+let used = 0
+
+/** A one-time token. Never logged, never shown: it proves that a descriptor and an offer belong together. */
+export function createToken(): Buffer {
+  if (used === drawn.length) {
+    drawn = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_LENGTH * TOKENS_DRAWN))
+    used = 0
+  }
+  used += TOKEN_LENGTH
+  return drawn.subarray(used - TOKEN_LENGTH, used)
+}
 
 /**
  * The broker's account of one control connection: which connection was offered under which sequence, and what is known

@@ -1,5 +1,6 @@
 import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
+import { MAX_UNIX_PATH_BYTES } from '../../config/address.ts'
 import { type Config, isClosed, type Membership } from '../../config/config.ts'
 
 /** Why a process may not register. `retry`: the same HELLO may be accepted later. The text holds no secrets. */
@@ -77,4 +78,24 @@ export function admit(
     return { code: 'NotManaged', message, retry: false }
   }
   return undefined
+}
+
+/**
+ * The relay endpoint that a backend names. One that no broker could dial counts as none, so that relays go to other backends
+ * at once and no failures are counted: a relative path would be looked for in the broker's working folder.
+ */
+export function usableEndpoint(named: HelloFrame['reconnect']): {
+  path: string | null
+  /** Why it cannot be used. The path itself is left out: it is the backend's to choose. */
+  problem?: string
+} {
+  if (named === null) return { path: null }
+  const { path } = named
+  if (!path.startsWith('/')) return { path: null, problem: 'reconnect.path is not absolute' }
+  if (path.includes('\0')) return { path: null, problem: 'reconnect.path has a NUL' }
+  const bytes = Buffer.byteLength(path)
+  if (bytes > MAX_UNIX_PATH_BYTES) {
+    return { path: null, problem: `reconnect.path is ${bytes} bytes long, at most ${MAX_UNIX_PATH_BYTES}` }
+  }
+  return { path }
 }
