@@ -11,7 +11,7 @@ const WINDOW_MS = 60_000
 /** Interval between starts in a crash loop, in ms: what the process lacks may become available. */
 const CRASHED_DELAY_MS = 60_000
 
-/** What earlier exits mean for the next start. Plain data: that of managed backends crosses a re-execution of the master. */
+/** Earlier exits, as far as they affect the next start. Plain data: that of managed backends crosses a re-execution of the master. */
 export interface RestartHistory {
   /** Delay of the next restart, in ms. */
   readonly delay: number

@@ -33,7 +33,7 @@ export interface ProcessExit {
   readonly errno?: string | undefined
 }
 
-/** What a child reports to its owner. Nothing is reported from within `start` or `adopt`, or after `close`. */
+/** Reports of a child to its owner. Nothing is reported from within `start` or `adopt`, or after `close`. */
 export interface ChildEvents {
   /** Bytes that the process wrote. The buffer is reused after the call. */
   output(stream: OutputStream, chunk: Buffer): void
@@ -41,7 +41,7 @@ export interface ChildEvents {
   exited(exit: ProcessExit): void
 }
 
-/** What identifies a child across a re-execution of this program: its pid, and descriptors, which keep their numbers. */
+/** Identifies a child across a re-execution of this program: its pid, and descriptors, which keep their numbers. */
 export interface ChildNumbers {
   readonly pid: number
   /** Our ends; null for a stream that has ended, or is not read here. */
@@ -112,7 +112,7 @@ export class Child implements RunningProcess {
    * If the program cannot be executed, `pid` is undefined and `exited` reports why.
    *
    * @throws {NativeError} EMFILE and others from socketpair(2)
-   * @throws what `spawn` throws
+   * @throws errors of `spawn`
    */
   static start(
     [program = '', ...args]: readonly string[],
@@ -243,7 +243,7 @@ export class Child implements RunningProcess {
   }
 }
 
-/** What `exited` reports of a process that could not be started. */
+/** The exit that is reported for a process that could not be started. */
 export function startFailure(error: Error): ProcessExit {
   return { code: null, signal: null, error: error.message, errno: errnoOf(error) }
 }

@@ -65,7 +65,7 @@ export function processExists(pid: number): boolean {
   }
 }
 
-/** What a descriptor of a process refers to; undefined if it is not open, or this process may not read it. */
+/** The target of a descriptor of a process, as in /proc/PID/fd; undefined if it is not open, or this process may not read it. */
 export function openFileOf(pid: number, fd: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/fd/${fd}`)

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import type { FleetOs } from './os.ts'
 
-/** What a fleet gets from its master. All parts of the fleet share it. */
+/** The surroundings of a fleet, given by its master and shared by all parts of the fleet. */
 export interface FleetContext {
   readonly logger: Logger
   readonly os: FleetOs

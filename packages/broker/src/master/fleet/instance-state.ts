@@ -1,6 +1,6 @@
 import { NO_HISTORY, restartAfter, type RestartHistory } from '../../supervise/backoff.ts'
 
-/** What an instance, such as `web.1`, is doing. */
+/** The phase of an instance, such as `web.1`. */
 export type InstancePhase =
   | { readonly kind: 'idle' }
   | { readonly kind: 'running'; readonly id: string }

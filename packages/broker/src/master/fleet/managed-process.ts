@@ -9,7 +9,7 @@ import { type LifeEvent, live, type ProcessLife } from './process-life.ts'
 import { REGISTRATION_TIMEOUT_MS, RegistrationWatch } from './registration-watch.ts'
 import type { ProcessState } from './state.ts'
 
-/** What does not change in the life of a process. */
+/** The facts about a process that do not change. */
 export interface ProcessIdentity {
   /** ULID: the backend's id, in its HELLO, in logs and in the API. */
   readonly id: string
@@ -222,13 +222,13 @@ export class ManagedProcess {
   }
 
   #exited(exit: ProcessExit): void {
-    const asked = this.#life.kind !== 'running'
+    const expected = this.#life.kind !== 'running'
     this.#on({ kind: 'exited' })
     this.#output.end()
     const lived = this.#context.os.now() - this.identity.startedAt
     const { code, signal, error } = exit
     if (error === undefined) {
-      this.#logger[asked ? 'info' : 'warn']({ code, signal, livedMs: lived }, 'backend process ended')
+      this.#logger[expected ? 'info' : 'warn']({ code, signal, livedMs: lived }, 'backend process ended')
     } else {
       this.#output.note(error)
       this.#logger.error({ reason: error }, 'backend process could not be started')

@@ -10,7 +10,7 @@
 export type ProcessLife =
   | { readonly kind: 'running' }
   /**
-   * The workers were asked to drain it; SIGTERM follows at `until` at the latest. `unobserved`: the worker that was draining it is gone, so
+   * The workers are draining it; SIGTERM follows at `until` at the latest. `unobserved`: the worker that was draining it is gone, so
    * only its own exit shows that it has finished.
    */
   | { readonly kind: 'draining'; readonly until: number; readonly unobserved?: boolean | undefined }

@@ -16,7 +16,7 @@ export interface Tick {
   /** Time since the last tick in which the master itself ran, in ms. */
   readonly elapsed: number
   /** Whether the worker has sent anything since then. */
-  readonly heard: boolean
+  readonly answered: boolean
   /** Whether the worker got no CPU since then. */
   readonly starved: boolean
 }
@@ -32,8 +32,8 @@ export class SilenceTimer {
   }
 
   /** @param timeout in ms */
-  tick({ elapsed, heard, starved }: Tick, timeout: number): Verdict {
-    if (heard) {
+  tick({ elapsed, answered, starved }: Tick, timeout: number): Verdict {
+    if (answered) {
       this.#silent = 0
       this.#starved = 0
       return 'answers'

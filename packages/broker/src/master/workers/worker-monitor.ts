@@ -9,7 +9,7 @@ const TICKS_PER_TIMEOUT = 20
 const MIN_INTERVAL_MS = 50
 const MAX_INTERVAL_MS = 250
 
-/** What a check has found. */
+/** The result of a check. */
 export interface Observation {
   readonly verdict: Verdict
   readonly silentMs: number
@@ -20,7 +20,7 @@ export interface Observation {
 
 interface Watched {
   readonly silenceTimer: SilenceTimer
-  heard: number
+  received: number
   /** At the first check without an answer, and at the last one. */
   first: ThreadStats | undefined
   last: ThreadStats | undefined
@@ -80,20 +80,20 @@ export class WorkerMonitor {
   #tick(worker: WorkerProcess, elapsed: number): void {
     let watched = this.#watched.get(worker)
     if (watched === undefined) {
-      watched = { silenceTimer: new SilenceTimer(), heard: -1, first: undefined, last: undefined }
+      watched = { silenceTimer: new SilenceTimer(), received: -1, first: undefined, last: undefined }
       this.#watched.set(worker, watched)
     }
-    const heard = worker.messagesReceived !== watched.heard
-    watched.heard = worker.messagesReceived
+    const answered = worker.messagesReceived !== watched.received
+    watched.received = worker.messagesReceived
     let stats: ThreadStats | undefined
-    if (!heard) stats = threadStats(worker.pid)
-    const starved = !heard && wasStarved(watched.last, stats, elapsed)
-    watched.first = heard ? undefined : (watched.first ?? stats)
+    if (!answered) stats = threadStats(worker.pid)
+    const starved = !answered && wasStarved(watched.last, stats, elapsed)
+    watched.first = answered ? undefined : (watched.first ?? stats)
     watched.last = stats
     const { workerTimeout } = this.#activeConfig.config
-    const verdict = watched.silenceTimer.tick({ elapsed, heard, starved }, workerTimeout)
+    const verdict = watched.silenceTimer.tick({ elapsed, answered, starved }, workerTimeout)
     // One at a time: a worker that resumes answers that one.
-    if (heard) worker.send({ type: 'ping' })
+    if (answered) worker.send({ type: 'ping' })
     this.#observed(worker, {
       verdict,
       silentMs: Math.round(watched.silenceTimer.silent),

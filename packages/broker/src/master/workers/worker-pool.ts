@@ -52,10 +52,10 @@ const STOP_GRACE_MS = 5000
 /** Maximum workers finishing at a time. Beyond it, the oldest is ended. */
 const MAX_LEAVING = 4
 
-/** Maximum backends of earlier workers that the next worker is told about. */
+/** Maximum backends of earlier workers in the `start` message of the next one. */
 const MAX_KNOWN_BACKENDS = 4096
 
-/** What a worker is started with: what is in force, or what a reload is about to put in force. */
+/** The configuration that a worker is started with: the active one, or the next one during a reload. */
 type Configuration = Pick<ActiveConfig, 'settings' | 'sockets'>
 
 /** The new worker of a reload serves. */
@@ -71,7 +71,7 @@ export interface Replaced {
   readonly backendsMoved: () => Promise<BrokerError | undefined>
 }
 
-/** What the pool needs from its master: managed backends, the installed program, and a receiver of its events. */
+/** The pool's view of its master: managed backends, the installed program, and a receiver of events. */
 export interface WorkerPoolHost {
   /** The running processes of services with a `command`. */
   managed(): readonly ManagedReport[]

@@ -16,7 +16,7 @@ const PROGRAM = fileURLToPath(new URL('../../worker/main.js', import.meta.url))
 /** Lines of its standard error that are kept to show why it died. */
 const KEPT_LINES = 20
 
-/** What crosses the master's exec for each worker. */
+/** The state of one worker that crosses the master's exec. */
 export interface WorkerState {
   readonly number: number
   readonly pid: number
@@ -166,7 +166,7 @@ export class WorkerProcess {
     this.#process.signal(signal)
   }
 
-  /** What the next program needs to adopt it, and the descriptors that must stay open. */
+  /** For the next program to adopt it. Its descriptors must stay open. */
   get state(): WorkerState {
     const { number, pid, role, snapshot, backends, answers } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
