@@ -15,7 +15,7 @@ import type { ProcessExit } from '../../supervise/child.ts'
 import type { Counters } from './counters.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import { controlPath } from '../listening-sockets.ts'
-import { isStopped, strayEnd } from './thread-stats.ts'
+import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
 import { WorkerProcess, type WorkerState } from './worker-process.ts'
@@ -77,7 +77,7 @@ export interface WorkerPoolHost {
   managed(): readonly ManagedReport[]
   /** The Node binary for the next worker, after this number of failed starts in a row. */
   node(failures: number): string
-  /** A message that the pool does not handle itself. */
+  /** A message, after the worker has noted what it reports about itself. */
   message(worker: WorkerProcess, message: FromWorker): void
   /** A worker has ended and was removed from `workers`. */
   ended(): void
@@ -100,14 +100,6 @@ export class WorkerPool {
   readonly #host: WorkerPoolHost
   readonly #workers = new Set<WorkerProcess>()
   readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
-  readonly #built = new WeakSet<WorkerProcess>()
-  /** Workers that do not serve yet. */
-  readonly #building = new WeakSet<WorkerProcess>()
-  readonly #failures = new WeakMap<WorkerProcess, string>()
-  /** Signals that ended workers through no fault of theirs. */
-  readonly #strayEnds = new WeakMap<WorkerProcess, string>()
-  readonly #startedAt = new WeakMap<WorkerProcess, number>()
-  readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
   #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
@@ -119,10 +111,6 @@ export class WorkerPool {
   /** A replacement is in progress: a worker that dies meanwhile is not replaced a second time. */
   #replacing = false
   readonly #workerMonitor: WorkerMonitor
-  /** Workers that have not answered within the timeout, with what was observed. */
-  readonly #hung = new WeakMap<WorkerProcess, object>()
-  /** Those of them that were killed. */
-  readonly #killed = new WeakSet<WorkerProcess>()
   /** The serving worker while it may be hung and its successor is built. */
   #silent: WorkerProcess | undefined
   /** Backends of the current or last worker, and those of earlier ones that may not have registered again yet. */
@@ -194,8 +182,7 @@ export class WorkerPool {
   /** A worker that is ending or not ready yet cannot be adopted either. */
   #busy(): WorkerProcess | undefined {
     return (
-      this.#silent ??
-      [...this.#workers].find((worker) => !worker.quiet || !worker.alive || this.#building.has(worker))
+      this.#silent ?? [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting)
     )
   }
 
@@ -223,7 +210,6 @@ export class WorkerPool {
     for (const state of states) {
       const worker = WorkerProcess.adopt(state, this.#poller, this.#workerEvents)
       this.#workers.add(worker)
-      this.#startedAt.set(worker, performance.now())
       if (state.role === 'current') this.#current = worker
     }
     this.#workerMonitor.start()
@@ -361,7 +347,7 @@ export class WorkerPool {
     const worker = this.#current
     if (worker === undefined) return
     worker.send({ type: 'listen', ...parts }, [fd.fd])
-    await this.#until(() => !worker.alive || this.#listening.get(worker)?.has(name) === true)
+    await this.#until(() => !worker.alive || worker.listeners.has(name))
   }
 
   /** Whether a worker serves or is about to. */
@@ -443,7 +429,7 @@ export class WorkerPool {
     for (let starts = 1; ; starts += 1) {
       const worker = this.#launch(configuration)
       await this.#untilOr(
-        () => this.#built.has(worker) || !worker.alive,
+        () => worker.ready || !worker.alive,
         (over) => {
           const cancels = [
             afterRunning(START_TIMEOUT_MS, over),
@@ -454,7 +440,7 @@ export class WorkerPool {
           }
         },
       )
-      if (this.#built.has(worker) && worker.alive) {
+      if (worker.ready && worker.alive) {
         this.#failedStarts = 0
         return worker
       }
@@ -462,7 +448,7 @@ export class WorkerPool {
       const error = this.#failed(worker, stopped)
       worker.kill('SIGKILL')
       await this.#until(() => !this.#workers.has(worker))
-      const signal = stopped ? 'SIGSTOP' : this.#strayEnds.get(worker)
+      const signal = stopped ? 'SIGSTOP' : worker.strayEnd
       if (signal === undefined) this.#failedStarts += 1
       if (signal === undefined || this.#stopping || starts === MAX_STARTS) throw error
       this.#logger.warn(
@@ -477,8 +463,6 @@ export class WorkerPool {
     const number = ++this.#started
     const worker = WorkerProcess.start(number, node, this.#format, this.#poller, this.#workerEvents)
     this.#workers.add(worker)
-    this.#building.add(worker)
-    this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
     for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
       const batch = listeners.slice(from, from + MAX_DESCRIPTORS)
@@ -525,15 +509,15 @@ export class WorkerPool {
   }
 
   #take(worker: WorkerProcess): void {
-    this.#building.delete(worker)
+    worker.starting = false
     this.#current = worker
     worker.send({ type: 'serve' })
     worker.send({ type: 'accept' })
   }
 
   #failed(worker: WorkerProcess, stopped = false): BrokerError {
-    const output = this.#failures.get(worker) ?? worker.lastLines.join('\n')
-    const signal = this.#strayEnds.get(worker)
+    const output = worker.failure ?? worker.lastLines.join('\n')
+    const signal = worker.strayEnd
     const why = output === '' ? (signal ?? 'without any output') : output
     const late = stopped ? 'stopped (SIGSTOP)' : `not within ${START_TIMEOUT_MS} ms`
     return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? late : why)
@@ -549,14 +533,7 @@ export class WorkerPool {
 
   readonly #workerEvents = {
     message: (worker: WorkerProcess, message: FromWorker) => {
-      if (message.type === 'ready') {
-        this.#built.add(worker)
-        worker.answers = true
-      } else if (message.type === 'failed') this.#failures.set(worker, `${message.message} (${message.code})`)
-      else if (message.type === 'listens') {
-        const names = this.#listening.get(worker) ?? new Set()
-        this.#listening.set(worker, names.add(message.listener))
-      } else this.#host.message(worker, message)
+      this.#host.message(worker, message)
       this.#checkWorkers()
     },
     ended: (worker: WorkerProcess, exit: ProcessExit) => this.#ended(worker, exit),
@@ -565,14 +542,12 @@ export class WorkerPool {
   #ended(worker: WorkerProcess, exit: ProcessExit): void {
     const { code, signal } = exit
     this.#workers.delete(worker)
-    const stray = strayEnd(exit)
-    if (stray !== undefined) this.#strayEnds.set(worker, stray)
     this.#counters.keep(worker.snapshot)
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
     if (expected && code === 0) this.#logger.info(log, 'worker has finished')
-    else if (stray !== undefined && this.#building.has(worker))
+    else if (worker.strayEnd !== undefined && worker.starting)
       this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
       this.#counters.workerDied()
@@ -596,23 +571,23 @@ export class WorkerPool {
 
   /** The serving worker may be hung: a successor is built before it is killed. */
   #suspect(worker: WorkerProcess, observation: object): void {
-    if (worker !== this.#current || this.#stopping || this.#replacing || this.#hung.has(worker)) return
+    if (worker !== this.#current || this.#stopping || this.#replacing || worker.hung !== undefined) return
     this.#logger.warn({ workerPid: worker.pid, ...observation }, 'worker does not answer; starting another')
     void this.#replaceSilent(worker)
   }
 
   #foundHung(worker: WorkerProcess, observation: object): void {
-    if (this.#hung.has(worker)) return
-    this.#hung.set(worker, observation)
+    if (worker.hung !== undefined) return
+    worker.hung = observation
     // While a successor is being built, `#replaceSilent` decides.
     if (worker !== this.#silent || this.#stopping) this.#end(worker)
   }
 
   #end(worker: WorkerProcess): void {
-    if (this.#killed.has(worker)) return
-    this.#killed.add(worker)
+    if (worker.killed) return
+    worker.killed = true
     this.#counters.workerHung()
-    this.#logger.error({ workerPid: worker.pid, ...this.#hung.get(worker) }, 'worker hangs; ending it')
+    this.#logger.error({ workerPid: worker.pid, ...worker.hung }, 'worker hangs; ending it')
     worker.kill('SIGKILL')
   }
 
@@ -622,9 +597,11 @@ export class WorkerPool {
     const received = silent.messagesReceived
     try {
       const next = await this.#build(this.#activeConfig)
-      await this.#until(() => !silent.alive || this.#hung.has(silent) || silent.messagesReceived !== received)
+      await this.#until(
+        () => !silent.alive || silent.hung !== undefined || silent.messagesReceived !== received,
+      )
       if (silent.alive && silent.messagesReceived !== received) {
-        this.#hung.delete(silent)
+        silent.hung = undefined
         this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
         return this.#retire(next)
       }
@@ -639,7 +616,7 @@ export class WorkerPool {
     } catch (error) {
       if (!this.#stopping) this.#notReplaced(error)
       // It may still answer. Otherwise this is repeated after another timeout.
-      this.#hung.delete(silent)
+      silent.hung = undefined
       this.#workerMonitor.forget(silent)
     } finally {
       this.#replacing = false
@@ -649,13 +626,13 @@ export class WorkerPool {
   }
 
   #retire(worker: WorkerProcess): void {
-    this.#building.delete(worker)
+    worker.starting = false
     worker.role = 'leaving'
     worker.send({ type: 'stop', deadline: 0 })
   }
 
   #replaceDead(worker: WorkerProcess): void {
-    this.#restartAfter(performance.now() - (this.#startedAt.get(worker) ?? 0))
+    this.#restartAfter(performance.now() - worker.startedAt)
   }
 
   /** @param lived how long the last worker lived, in ms */

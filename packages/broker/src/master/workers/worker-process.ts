@@ -10,6 +10,7 @@ import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { Child, type ChildEvents, type ProcessExit } from '../../supervise/child.ts'
 import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
+import { strayEnd } from './thread-stats.ts'
 
 const PROGRAM = fileURLToPath(new URL('../../worker/main.js', import.meta.url))
 
@@ -47,6 +48,20 @@ export class WorkerProcess {
   readonly number: number
   readonly pid: number
   role: WorkerState['role'] = 'current'
+  /** By performance.now(); for an adopted worker, the time of the adoption. */
+  readonly startedAt = performance.now()
+  /** It has its sockets and its configuration, and has accepted nothing yet. */
+  ready = false
+  /** Until it is told to serve, or to stop because it is not needed. */
+  starting = true
+  /** Its reason for not getting ready. */
+  failure: string | undefined
+  /** Listeners of `baton run` that were added while it ran. */
+  readonly listeners = new Set<string>()
+  /** Set while it has not answered within the timeout: what was observed. */
+  hung: object | undefined
+  /** It was killed because it hangs. */
+  killed = false
   snapshot: MetricSnapshot = []
   /** How many times it has reported its counters. */
   counts = 0
@@ -107,6 +122,7 @@ export class WorkerProcess {
       pid,
     ])
     worker.role = state.role
+    worker.starting = false
     worker.snapshot = state.snapshot
     worker.backends = state.backends
     worker.answers = state.answers === true
@@ -148,6 +164,11 @@ export class WorkerProcess {
     return this.#process.running && !this.#channelEnded
   }
 
+  /** The signal that has ended it through no fault of its own; undefined while it is alive. */
+  get strayEnd(): string | undefined {
+    return this.#exit && strayEnd(this.#exit)
+  }
+
   /** No message is partly sent or partly received. */
   get quiet(): boolean {
     return this.#channel.quiet
@@ -175,11 +196,27 @@ export class WorkerProcess {
 
   #received(message: FromWorker): void {
     this.messagesReceived += 1
-    if (message.type === 'pong') this.answers = true
-    if (message.type === 'counted') {
-      this.snapshot = message.snapshot
-      this.counts += 1
-    } else if (message.type === 'backends') this.backends = message.backends
+    switch (message.type) {
+      case 'ready':
+        this.ready = true
+        this.answers = true
+        break
+      case 'failed':
+        this.failure = `${message.message} (${message.code})`
+        break
+      case 'listens':
+        this.listeners.add(message.listener)
+        break
+      case 'pong':
+        this.answers = true
+        break
+      case 'counted':
+        this.snapshot = message.snapshot
+        this.counts += 1
+        break
+      case 'backends':
+        this.backends = message.backends
+    }
     this.#events.message(this, message)
   }
 
