@@ -7,6 +7,7 @@ import { restartAfter, WORKER_RESTARTS } from '../src/supervise/backoff.ts'
 import { Child, type ProcessExit, type StartOptions } from '../src/supervise/child.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { exists } from '../../../test/support/signal.ts'
 
 const OPTIONS: StartOptions = { env: process.env, stdout: 'read', descriptors: [], leader: true }
 
@@ -44,20 +45,13 @@ void t.test('a command that does not exist is reported as an exit', { timeout: L
 
 void t.test('SIGKILL ends the whole group of a leader', { timeout: LIMIT }, async (t) => {
   // SIGTERM, which the group gets after the exit, is ignored.
-  const { child, exit, output } = run(['sh', '-c', 'trap "" TERM; sleep 1000 & echo up; wait'])
+  const { child, exit, output } = run(['sh', '-c', 'trap "" TERM; sleep 1000 & echo $!; wait'])
   await eventually(() => output.length > 0, 'its output')
+  const sleep = Number(output[0]?.replace('stdout: ', ''))
   child.signal('SIGKILL')
   t.same(await exit, { code: null, signal: 'SIGKILL' })
-  await eventually(() => !groupExists(child.pid as number), 'the end of the group')
+  await eventually(() => !exists(sleep), 'the end of its group')
 })
-
-function groupExists(leader: number): boolean {
-  try {
-    return process.kill(-leader, 0)
-  } catch {
-    return false
-  }
-}
 
 /** A child of this process that Node reaps, and what `Child` reports of it. */
 function adopted(pid: number, poller: Poller) {

@@ -196,26 +196,14 @@ export class WorkerProcess {
 
   #received(message: FromWorker): void {
     this.messagesReceived += 1
-    switch (message.type) {
-      case 'ready':
-        this.ready = true
-        this.answers = true
-        break
-      case 'failed':
-        this.failure = `${message.message} (${message.code})`
-        break
-      case 'listens':
-        this.listeners.add(message.listener)
-        break
-      case 'pong':
-        this.answers = true
-        break
-      case 'counted':
-        this.snapshot = message.snapshot
-        this.counts += 1
-        break
-      case 'backends':
-        this.backends = message.backends
+    if (message.type === 'ready' || message.type === 'pong') this.answers = true
+    if (message.type === 'ready') this.ready = true
+    else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
+    else if (message.type === 'listens') this.listeners.add(message.listener)
+    else if (message.type === 'backends') this.backends = message.backends
+    else if (message.type === 'counted') {
+      this.snapshot = message.snapshot
+      this.counts += 1
     }
     this.#events.message(this, message)
   }
