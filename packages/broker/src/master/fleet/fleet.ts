@@ -101,8 +101,8 @@ export class Fleet {
   }
 
   /**
-   * A worker has died, or has released its backends because it is finishing. That it no longer lists them does not mean that they have
-   * drained: they get their full deadline.
+   * A worker has died, or has released its backends because it is finishing. Backends that no other worker lists may not have drained yet, so
+   * they get their full deadline.
    *
    * @param reports what the other workers list
    */

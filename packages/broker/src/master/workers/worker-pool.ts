@@ -503,7 +503,7 @@ export class WorkerPool {
     }
   }
 
-  /** Sends it what it answers to a scrape while it cannot ask this master. */
+  /** Sends it the counters of the other workers, for scrapes while it cannot ask this master. */
   async #reportOthers(worker: WorkerProcess): Promise<void> {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
   }
