@@ -12,10 +12,10 @@ import { Program, temporaryFolder } from './support/process.ts'
 import { signal, signalGroup } from './support/signal.ts'
 import { servedBy, visit } from './support/visit.ts'
 
-// Signals that other servers take as commands were left at their default here: most of them ended the master, and with it the
+// Signals that other servers use as commands had their default action here: most of them ended the master, and with it the
 // listening sockets; SIGUSR1 opened Node's inspector.
 
-/** Nothing but SIGKILL, what is meant to stop a process, and faults. */
+/** All signals except SIGKILL, those that stop a process, and faults. */
 const HARMLESS = [
   'SIGUSR1',
   'SIGUSR2',
@@ -34,7 +34,7 @@ const HARMLESS = [
   'SIGXFSZ',
 ] as const
 
-/** A round trip through the master's event loop and one through the worker's: what was sent before has been delivered. */
+/** A round trip through both event loops, the master's and the worker's: everything sent before has been delivered. */
 async function delivered(t: Test, broker: Broker): Promise<void> {
   await masterStatus(t, broker)
   await broker.status()
@@ -44,7 +44,7 @@ function childrenOf(pid: number): number[] {
   return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
 }
 
-/** Those of the status, by their `msg`. */
+/** The log lines that make up a status, by `msg`. */
 function statusLines(broker: Broker): Record<string, Record<string, unknown>[]> {
   const found: Record<string, Record<string, unknown>[]> = {}
   for (const line of broker.program.messages()) {
@@ -54,7 +54,7 @@ function statusLines(broker: Broker): Record<string, Record<string, unknown>[]> 
   return found
 }
 
-void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => {
+void t.test('signals affect no client', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, { config: { drainDeadline: '10m' } })
   const { pid } = broker.program
   const backend = await startBackend(t, broker)
@@ -97,8 +97,8 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
     await logs(broker, 'status: master', 3)
     await same(t)
   })
-  await t.test('Ctrl-Z stops the master alone', async (t) => {
-    // To a process group without a shell above it, such as this one, the kernel does not deliver SIGTSTP.
+  await t.test('Ctrl-Z stops only the master', async (t) => {
+    // The kernel does not deliver SIGTSTP to an orphaned process group (one without a shell above it), such as this one.
     const catches = (process: number) => {
       const mask = /^SigCgt:\s+(\w+)/m.exec(readFileSync(`/proc/${process}/status`, 'utf8'))?.[1]
       return ((BigInt(`0x${mask}`) >> BigInt(constants.signals.SIGTSTP - 1)) & 1n) === 1n
@@ -111,7 +111,7 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
     await same(t)
   })
   await t.test('without a name', async (t) => {
-    // The first real-time signal that the C library leaves to programs; TypeScript knows no number as a signal.
+    // The first real-time signal that the C library leaves to programs; TypeScript does not accept numbers as signals.
     const realTime = (constants.signals.SIGSYS + 3) as unknown as NodeJS.Signals
     for (const each of [pid, broker.pid]) signal(each, realTime)
     await same(t)
@@ -129,10 +129,10 @@ void t.test('signals cost no client anything', { timeout: LIMIT }, async (t) => 
 })
 
 void t.test(
-  'Ctrl-C while the worker starts stops the broker, which is no failure',
+  'Ctrl-C while the worker starts stops the broker, with exit code 0',
   { timeout: LIMIT },
   async (t) => {
-    // The worker ignores signals, but only once its first line runs: before, "the worker process did not start: without any output".
+    // The worker ignores signals, but only once its first line runs: before that, "the worker process did not start: without any output".
     const folder = temporaryFolder(t)
     const file = join(folder, 'baton.json')
     const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }]

@@ -13,12 +13,12 @@ import { servedBy, visit } from '../support/visit.ts'
 import { LIMIT, starts } from '../support/limits.ts'
 import { exists, signal } from '../support/signal.ts'
 
-// A worker that dies costs those who were in its hands, and nobody else; and how a broker ends.
+// A dying worker costs only the clients it still owned; and how a broker ends.
 
-/** `npm run test:long` asks for more. */
+/** `npm run test:long` sets more. */
 const KILLS = Number(process.env['RELOADS'] ?? 2)
 
-/** How often the master hears what was counted: nothing tells when it has, so more than that is waited. Milliseconds. */
+/** The interval, in milliseconds, at which the master receives the counts. There is no event for it, so the tests wait longer. */
 const COUNT_INTERVAL = 1000
 
 interface Failure {
@@ -35,7 +35,7 @@ function gone(pid: number, timeout?: number): Promise<void> {
   return eventually(() => !exists(pid), `process ${pid} has ended`, timeout)
 }
 
-/** Both addresses are the configuration's, so that another broker needs the very same. */
+/** Both addresses are fixed in the configuration, so that another broker needs exactly the same ones. */
 async function fixedAddresses() {
   const [web, admin] = [await freePort(), await freePort()]
   return {
@@ -52,7 +52,7 @@ async function startAgain(t: Test, { folder, configFile }: Broker): Promise<Brok
 }
 
 void t.test(
-  'SIGKILL of the worker under load: nobody is refused, and who was handed off does not notice',
+  'SIGKILL of the worker under load: no client is refused, and handed-off ones do not notice',
   { timeout: LIMIT },
   async (t) => {
     const broker = await startBroker(t)
@@ -70,7 +70,7 @@ void t.test(
       return { from, to }
     }
 
-    await t.test('counters of a worker that died are at most a second old', async (t) => {
+    await t.test('counters of a dead worker are at most a second old', async (t) => {
       for (let count = 0; count < 7; count++) await servedBy(t, broker)
       await elapsed(Math.max(2 * COUNT_INTERVAL, starts(0.3)))
       await kill()
@@ -93,7 +93,7 @@ void t.test(
     t.same(
       failures.filter(({ kind }) => kind === 'kept'),
       [],
-      'no connection that a backend had',
+      'no connection owned by a backend',
     )
     t.same(
       failures.filter(({ failure }) => failure.includes('ECONNREFUSED') || failure === 'timeout'),
@@ -101,7 +101,7 @@ void t.test(
     )
     t.ok(
       failures.every(({ begun, ended }) => kills.some(({ from, to }) => begun <= to && from <= ended)),
-      'lost were those of the moment, in the hands of the worker',
+      'only clients that the worker still owned were lost',
     )
     t.ok(failures.length <= 3 * kills.length, 'not more than there were at a time')
 
@@ -116,7 +116,7 @@ void t.test(
 )
 
 void t.test(
-  'a worker that dies again and again is not started in a spin, and clients wait in the kernel',
+  'a worker that dies repeatedly is restarted with a delay, and clients wait in the kernel',
   { timeout: LIMIT },
   async (t) => {
     const scene = await Sabotaged.start(t)
@@ -132,7 +132,7 @@ void t.test(
       .filter(({ msg }) => msg === 'worker could not be replaced')
       .map(({ time }) => Number(time))
     const pause = (index: number) => (times[index] ?? 0) - (times[index - 1] ?? 0)
-    // The first is replaced at once, then after 100 ms, and twice as long each time.
+    // The first is replaced at once, then after 100 ms, doubling each time.
     t.ok(
       pause(3) >= 400 && pause(4) >= 800,
       `milliseconds between failures: ${times.map((_, index) => (index === 0 ? 0 : pause(index))).join(', ')}`,
@@ -158,9 +158,9 @@ void t.test(
       const next = await startAgain(t, broker)
       await gone(broker.pid)
       t.equal(await servedBy(t, next), backend.pid)
-      t.match(await kept.get(), { status: 200 }, 'what was handed off goes on')
+      t.match(await kept.get(), { status: 200 }, 'handed-off connections continue')
     })
-    await t.test('with a relay that goes on', async (t) => {
+    await t.test('with a relay that continues', async (t) => {
       const broker = await startBroker(t, {
         config: { ...(await fixedAddresses()), drainDeadline: '10m', services: { web: { handoff: 'off' } } },
       })
@@ -170,7 +170,7 @@ void t.test(
       broker.program.kill('SIGKILL')
       const next = await startAgain(t, broker)
       t.equal(await servedBy(t, next), backend.pid)
-      t.equal(relayed.received, '', 'while the relay goes on')
+      t.equal(relayed.received, '', 'while the relay continues')
       backend.say('answer')
       t.match(await relayed.answer(), { status: 200 })
       relayed.socket.end()
@@ -200,7 +200,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     SIGTERM: (_t, { program }) => Promise.resolve(program.kill('SIGTERM')),
   }
   for (const [way, end] of Object.entries(ways)) {
-    await t.test(`by ${way}: who waits is served first, and no process is left`, async (t) => {
+    await t.test(`by ${way}: waiting clients are served first, and no process is left`, async (t) => {
       const broker = await startBroker(t)
       const waiting = await visit(t, broker)
       await broker.until(({ services }) => services[0]?.held === 1, 'a client waits')
@@ -211,10 +211,10 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
       await ended
       t.same(await broker.program.exited, { code: 0, signal: null })
       t.notOk(exists(broker.pid), 'the worker has ended before its master')
-      t.match(await waiting.get(), { status: 200 }, 'what was handed off goes on')
+      t.match(await waiting.get(), { status: 200 }, 'handed-off connections continue')
     })
   }
-  await t.test('a second signal ends all at once', async (t) => {
+  await t.test('a second signal ends everything at once', async (t) => {
     const broker = await startBroker(t, {
       config: { drainDeadline: '5m', services: { web: { holdTimeout: '5m' } } },
     })
@@ -227,7 +227,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     t.same(await broker.program.exited, { code: 1, signal: null })
     await gone(broker.pid)
   })
-  await t.test('a fault of the master is on its log, and ends it with exit code 1', async (t) => {
+  await t.test('an exception in the master is logged, and ends it with exit code 1', async (t) => {
     const { broker } = await Sabotaged.start(t)
     broker.program.kill('SIGWINCH')
     t.match(await broker.program.message('the master failed; its workers drain'), {
@@ -237,10 +237,10 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     t.same(await broker.program.exited, { code: 1, signal: null })
     await gone(broker.pid)
   })
-  await t.test('during a reload that cannot go on any more', async (t) => {
+  await t.test('during a reload that cannot continue', async (t) => {
     const scene = await Sabotaged.start(t)
     const { broker } = scene
-    // A new program that never gets to its end is not waited for.
+    // A new program that never finishes starting is not waited for.
     scene.begin('slow-check')
     const client = await Client.open(t, { path: join(broker.control, '../master.sock') })
     client.send('reload\n')

@@ -26,15 +26,15 @@ import { greet, hello } from '../../../test/support/false-backend.ts'
 import { Program, root, temporaryFolder } from '../../../test/support/process.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// The sockets of backends (control.sock) and of operators (master.sock). First in this file: as long as nothing else is being
-// closed, a table of descriptors that is full stays full.
+// The sockets for backends (control.sock) and for operators (master.sock). First in this file: the descriptor table only
+// stays full while nothing else is being closed.
 
-/** Of strangers that a registry keeps. */
-const MOST_STRANGERS = 128
+/** Maximum number of pending connections in a registry. */
+const MAX_PENDING = 128
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length
 
-/** Takes what descriptors this process may still open; `leave` gives them back. */
+/** Opens all descriptors that this process may still open; `leave` closes them. */
 function exhaust(t: Test): { leave: () => void } {
   const fillers: OwnedFd[] = []
   const leave = () => {
@@ -51,7 +51,7 @@ function exhaust(t: Test): { leave: () => void } {
   }
 }
 
-/** Watches a socket, and counts how often it is woken. */
+/** Watches a socket, and counts its wake-ups. */
 class Room {
   readonly path: string
   readonly listening: OwnedFd
@@ -68,7 +68,7 @@ class Room {
     })
   }
 
-  /** Fails if the socket, on which somebody waits, keeps this process busy. A look every 100 ms is what it may take. */
+  /** Fails if the socket, on which a client waits, keeps this process busy. One check every 100 ms is allowed. */
   async rests(t: Test): Promise<void> {
     const before = this.wakes
     await new Promise((resolve) => setTimeout(resolve, 500))
@@ -81,7 +81,7 @@ interface Reception extends Room {
   readonly logs: Record<string, unknown>[]
 }
 
-/** A registry of one service, alone. */
+/** A registry with one service, without a worker. */
 function openRegistry(t: Test): Reception {
   const room = new Room(t)
   const logs: Record<string, unknown>[] = []
@@ -110,7 +110,7 @@ function openRegistry(t: Test): Reception {
   return Object.assign(room, { registry, logs })
 }
 
-/** An honest backend that connects is registered. */
+/** Connects an honest backend, and checks that it is registered. */
 async function registers(t: Test, path: string): Promise<void> {
   const { answer, connection, lane } = await greet(path, hello('web'))
   t.equal(answer.type, 'welcome')
@@ -119,19 +119,19 @@ async function registers(t: Test, path: string): Promise<void> {
 }
 
 void t.test(
-  'what accepts on Unix sockets goes on when it could not for a while',
+  'listeners on Unix sockets resume accepting after an interruption',
   { timeout: LIMIT },
   async (t) => {
-    const limit = openDescriptors() + 3 * MOST_STRANGERS + 64
+    const limit = openDescriptors() + 3 * MAX_PENDING + 64
     execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${limit}:`])
-    // What the process has once and keeps.
+    // Opened once and kept by the process.
     sharedPoller()
     const poller = new Poller()
     t.teardown(() => poller.close())
     const before = openDescriptors()
     const scene = (title: string, act: (t: Test) => Promise<void>) =>
       t.test(title, { timeout: LIMIT }, async (t) => {
-        // What one scene has closed may be gone a moment later.
+        // Descriptors closed by a scene may be released a moment later.
         await eventually(
           () => openDescriptors() === before,
           () => `${before} descriptors; there are ${openDescriptors()}`,
@@ -146,7 +146,7 @@ void t.test(
       const { leave } = exhaust(t)
       reception.registry.start(reception.poller)
       const said = () => reception.logs.filter(({ msg }) => msg === 'cannot accept on the control socket')
-      await eventually(() => said().length > 0, 'it says so')
+      await eventually(() => said().length > 0, 'it is logged')
       await reception.rests(t)
       t.match(said(), [{ code: 'EMFILE' }])
       t.equal(said().length, 1, 'once')
@@ -154,9 +154,9 @@ void t.test(
       await registers(t, reception.path)
     })
 
-    await scene('a registry with as many strangers as it keeps', async (t) => {
+    await scene('a registry with its maximum of pending connections', async (t) => {
       const reception = openRegistry(t)
-      const strangers = Array.from({ length: MOST_STRANGERS }, () => connectUnix(reception.path))
+      const strangers = Array.from({ length: MAX_PENDING }, () => connectUnix(reception.path))
       const leave = () => {
         for (const stranger of strangers.splice(0)) stranger.close()
       }
@@ -171,7 +171,7 @@ void t.test(
       await registered
     })
 
-    await scene('a registry that was told to pause, and to start', async (t) => {
+    await scene('a registry that was paused, and started again', async (t) => {
       const reception = openRegistry(t)
       reception.registry.start(reception.poller)
       await registers(t, reception.path)
@@ -202,20 +202,20 @@ void t.test(
       await room.rests(t)
       t.same(commands, [])
       leave()
-      await eventually(() => commands.length > 0, 'it is heard')
+      await eventually(() => commands.length > 0, 'the command arrives')
       t.same(commands, ['status'])
     })
   },
 )
 
-// Listeners, which share what descriptors there are.
+// Listeners, which share the free descriptors.
 
 const DESCRIPTORS = 640
 const CROWD = 70
-/** More than the table has room for, batch after batch. */
+/** More than the table has room for, in several batches. */
 const MASS = 300
 
-/** Runs `crowded.mjs` with a crowd at each of its listeners. */
+/** Runs `crowded.mjs` with many clients at each of its listeners. */
 async function crowd(t: Test, listeners: number, clients: number, gaps: number) {
   const script = 'ulimit -n "$0"; exec "$@"'
   const program = ['packages/broker/test/programs/crowded.mjs', DESCRIPTORS, listeners, gaps].map(String)
@@ -230,13 +230,13 @@ async function crowd(t: Test, listeners: number, clients: number, gaps: number) 
     for (let count = 0; count < clients; count++) {
       const socket = connect(port, '127.0.0.1')
       t.teardown(() => socket.destroy())
-      // The program is gone before they are.
+      // The program exits before them.
       socket.on('error', () => undefined)
       await once(socket, 'connect')
     }
   }
   crowded.child.stdin?.write('go\n')
-  const said = JSON.parse(await crowded.line((line) => line.startsWith('{'), 'what became of them')) as {
+  const said = JSON.parse(await crowded.line((line) => line.startsWith('{'), 'the results')) as {
     accepted: number
     left: number
     logs: string[]
@@ -251,27 +251,27 @@ async function crowd(t: Test, listeners: number, clients: number, gaps: number) 
 }
 
 void t.test('listeners that are called in one round share one reserve', { timeout: LIMIT }, async (t) => {
-  // Each looked at the number of its own newest client only: two listeners with full queues took what was kept for registrations,
-  // four took everything.
+  // Each listener only checked its own newest client's number: two listeners with full queues used up the descriptors reserved
+  // for registrations, four used up everything.
   const { accepted } = await crowd(t, 4, CROWD, 0)
   t.ok(accepted > 0, 'the first was let in')
 })
 
-void t.test('one free low number is no room for a batch of clients', { timeout: LIMIT }, async (t) => {
-  // The next number was asked for, and a low one had just been freed (an idle connection to the admin server): a batch of 64 was
-  // accepted each time, until the table was full. A worker with a full table lost its channel to the next master.
+void t.test('one free low number is not room for a batch of clients', { timeout: LIMIT }, async (t) => {
+  // The check used the next free number, and a low one had just been freed (an idle connection to the admin server): a batch of 64
+  // was accepted each time, until the table was full. A worker with a full table lost its channel to the next master.
   const { accepted } = await crowd(t, 1, MASS, 5)
   t.ok(accepted < 64 + 64, `${accepted} were accepted`)
 })
 
-void t.test('a reserve is suspected from the first descriptor in it to a look that finds room', async (t) => {
+void t.test('a reserve is suspected from its first used descriptor until a check finds room', async (t) => {
   const reserve = new DescriptorReserve(10_000)
   t.notOk(reserve.isSuspected)
   t.notOk(reserve.isReached(5000))
   t.notOk(reserve.isSuspected)
   t.ok(reserve.isReached(9999))
   t.notOk(reserve.isReached(5000))
-  t.ok(reserve.isSuspected, 'one low number says nothing: somebody has just left')
+  t.ok(reserve.isSuspected, 'one low number proves nothing: one client has just left')
   t.notOk(reserve.isReachedNow(0), 'the next number of this process is a low one')
   t.ok(reserve.isSuspected, 'nor does one free number')
   t.equal(reserve.roomFor(0, 64), 64)

@@ -194,7 +194,7 @@ export function parseParts(
   }
 }
 
-/** What is allowed and yet probably not meant. */
+/** Settings that are allowed but probably unintended. */
 export function warningsOf(config: Config): ConfigProblem[] {
   const used = new Set(config.listeners.map((listener) => listener.service))
   const encrypted = new Set(
@@ -205,13 +205,12 @@ export function warningsOf(config: Config): ConfigProblem[] {
     const found: ConfigProblem[] = []
     if (!used.has(service.name)) found.push({ path, message: 'no listener sends connections here' })
     if (service.holdTimeout < service.ackDeadline) {
-      const message =
-        'is shorter than ackDeadline: one slow backend is enough for a connection to be rejected'
+      const message = 'is shorter than ackDeadline: a single slow backend can cause rejections'
       found.push({ path: `${path}.holdTimeout`, message })
     }
     if (service.healthCheck !== null && encrypted.has(service.name)) {
       const message =
-        'asks in plain HTTP, which a server attached behind a tls listener does not answer: its backends never become ready'
+        'uses plain HTTP, which a TLS server does not answer: backends behind a tls listener never become ready'
       found.push({ path: `${path}.healthCheck`, message })
     }
     return found

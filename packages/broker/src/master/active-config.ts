@@ -4,16 +4,14 @@ import { define } from './fleet/definition.ts'
 import type { FleetConfig } from './fleet/fleet.ts'
 import type { ListeningSockets } from './listening-sockets.ts'
 
-/** A configuration, with the text that it was read from. */
+/** A configuration and the text it was read from. */
 export interface Settings {
   readonly file: string
   readonly text: string
   readonly config: Config
 }
 
-/**
- * The configuration that is in force and the sockets that are open for it; they change together. Owner of the sockets.
- */
+/** The active configuration and the sockets open for it, which change together. Owner of the sockets. */
 export class ActiveConfig {
   #settings: Settings
   #sockets: ListeningSockets
@@ -35,7 +33,7 @@ export class ActiveConfig {
     return this.#sockets
   }
 
-  /** With what managed backends are started and ended. */
+  /** How managed backends are started and stopped. */
   get fleetConfig(): FleetConfig {
     const { file, config } = this.#settings
     const { services, drainDeadline } = config
@@ -47,21 +45,24 @@ export class ActiveConfig {
     this.#sockets = sockets
   }
 
-  /** A second call does nothing. */
+  /** Idempotent. */
   close(): void {
     this.#sockets.close()
   }
 }
 
-/** @throws {ConfigError} */
+/**
+ * @throws {ConfigError}
+ * @throws {BrokerError} BATON_ERR_BACKEND_FOLDER
+ */
 export function readSettings(file: string, text: string): Settings {
   const config = parseConfigText(text, file)
-  // Before anything is begun with it.
+  // Fail on a missing `cwd` before anything is started.
   for (const service of config.services.values()) define(service, dirname(file))
   return { file, text, config }
 }
 
-/** Of what was in force already: what has changed around it since does not matter. */
+/** Settings that were active before exec. A `cwd` that has gone since does not matter, so it is not checked. */
 export function restoreSettings(file: string, text: string): Settings {
   return { file, text, config: parseConfigText(text, file) }
 }

@@ -31,7 +31,7 @@ import type { StartLog } from './start-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
-/** What a master has when it begins, whether it opened it or was left it. */
+/** Initial state of a master: newly opened, or restored after exec. */
 interface MasterInit {
   readonly activeConfig: ActiveConfig
   readonly lock: OwnedFd
@@ -46,22 +46,22 @@ interface MasterInit {
 
 export interface MasterOptions {
   readonly log: StartLog
-  /** This program, to be executed again. */
+  /** This program, which a reload executes again. */
   readonly program: InstalledProgram
   /** Under `baton run`. */
   readonly run?: RunState | undefined
-  /** Hears how it goes. The master closes it. */
+  /** Notified of each change of state. The master closes it. */
   readonly notifier: Notifier
-  /** Sockets that the service manager has opened: what fits is taken out. */
+  /** Sockets that the service manager has passed. Those that match a listener are taken. */
   readonly given?: PassedSockets | undefined
 }
 
 /**
- * The process that keeps what must not be lost when code is replaced: every listening socket, the operator's sessions, the worker
- * processes. It accepts no client.
+ * The process that keeps what must not be lost when code is replaced: every listening socket, the operators' sessions, the worker
+ * processes. It accepts no clients.
  *
- * `running` -> `reloading` -> (this program replaced by the new one) -> `reloading` -> `running`; `stopping` from anywhere.
- * Owner of its parts: each of them owns what it is named for.
+ * `running` -> `reloading` -> (exec of the new program) -> `reloading` -> `running`; `stopping` from any state.
+ * Owner of its parts, each of which owns what it is named after.
  */
 export class Master {
   readonly #log: StartLog
@@ -82,22 +82,23 @@ export class Master {
   readonly #beforeExec: ReloadPreparation
   readonly #afterExec: ReloadResumption
   readonly #reloads: Reloads
-  /** The reload that the program before this one began: until it is answered, and until it is decided what is in force. */
+  /** The reload to finish after exec: until it is answered, and until it is known which configuration is active. */
   #finishing: Promise<void> | undefined
   #decided: Promise<void> | undefined
   #stopped: Promise<void> | undefined
   #failure: CommandError | undefined
-  /** Resolves when it has stopped, whoever asked for it. */
+  /** Resolves when the master has stopped, for whatever reason. */
   readonly stopped: Promise<void>
   #ended!: () => void
 
   /**
-   * Opens everything and starts the first worker; resolves when clients are accepted.
+   * Opens everything and starts the first worker. Resolves when it accepts clients.
    *
    * @throws {ConfigError}
-   * @throws {BrokerError} BATON_ERR_ALREADY_RUNNING, BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_WORKER_FAILED
+   * @throws {BrokerError} BATON_ERR_ALREADY_RUNNING, BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_WORKER_FAILED,
+   *   BATON_ERR_BACKEND_FOLDER
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
-   * @throws {NativeError} the pair cannot be made
+   * @throws {NativeError} the pair for sessions cannot be created
    */
   static async start(file: string, options: MasterOptions): Promise<Master> {
     const settings = readSettings(file, readConfigText(file))
@@ -149,9 +150,9 @@ export class Master {
     return master
   }
 
-  /** Continues where the program that this one has replaced left off: begins to finish the reload, see `finished`. */
+  /** Resumes a master after exec, and begins to finish the reload (see `finished`). */
   static resume(state: MasterState, options: MasterOptions): Master {
-    // They crossed exec; no child is to have them.
+    // They crossed exec, and no child may inherit them.
     for (const fd of descriptorsOf(state)) setCloseOnExec(fd, true)
     options.notifier.watch()
     const counters = new Counters(state.counters, () => options.log.dropped)
@@ -207,7 +208,7 @@ export class Master {
         program.enterExistingFolder()
         return program.nodeForWorker(failures)
       },
-      // One that goes on brings a worker of the program that is installed now.
+      // A reload that is already running starts a worker of the installed program anyway.
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
     }
@@ -219,10 +220,11 @@ export class Master {
       socket: controlPath(activeConfig.config),
       env: process.env,
       master: lifeline.environment,
-      // When the fleet has settled what changes: a process is in its place only after it was started.
+      // Deferred until the fleet has made the change: an instance has its process only after the start.
       changed: () => queueMicrotask(() => workerPool.sendManaged()),
       workers: workerPool,
-      // Under `baton run` the app is told that it has not listened. What listens by itself is an upstream.
+      // Not under `baton run`, where `StartWatch` warns about an app that does not listen. The process of a service with upstreams
+      // listens itself, without registering.
       registrable:
         run === undefined
           ? (service) =>
@@ -277,17 +279,17 @@ export class Master {
     this.#afterExec = new ReloadResumption(parts, this.#operator, this.#reloads)
   }
 
-  /** Why it stops, when that is a failure of the app under `baton run`. */
+  /** Why it stops, if the app failed under `baton run`. */
   get failure(): CommandError | undefined {
     return this.#failure
   }
 
-  /** Resolves when no reload of the program before this one is left to finish; rejects when that is impossible. */
+  /** Resolves when the reload that led to this program, if any, is finished. Rejects when it cannot be. */
   get finished(): Promise<void> {
     return this.#finishing ?? Promise.resolve()
   }
 
-  /** For SIGHUP: only the log says how it went. */
+  /** For SIGHUP. The result is only logged. */
   reload(): void {
     this.#reloads.submit({ requester: { kind: 'signal' }, session: undefined }, true)
   }
@@ -298,15 +300,15 @@ export class Master {
     })
   }
 
-  /** The log file was opened again: the workers write to it, too. `stdout` is borrowed. */
+  /** The log file was reopened: workers write to `stdout` from now on. Borrows it. */
   reopenLog(stdout: number): void {
     for (const worker of this.#workerPool.workers) worker.send({ type: 'log' }, [stdout])
   }
 
-  /** For SIGUSR2: what `status` answers goes to the log, and each worker adds what it knows. */
+  /** For SIGUSR2. Logs the answer to `status`, and each worker logs its own status. */
   logStatus(): void {
     const { logger } = this.#log
-    // The master's pid is on each of its lines.
+    // Every line the master logs already has its pid.
     const { master, managed, workers } = this.#status()
     const { pid: _, ...rest } = master
     logger.info({ ...rest, reloadsWaiting: this.#reloads.waiting.length }, 'status: master')
@@ -322,25 +324,25 @@ export class Master {
     this.#appRun.redeploy()
   }
 
-  /** Drains for at most the configured time; resolves when every process that this one started has ended. */
+  /** Drains for at most `drainDeadline`. Resolves when every process that the master started has exited. */
   stop(reason: string, by?: string): Promise<void> {
     return (this.#stopped ??= this.#stop(reason, by))
   }
 
-  /** Ends everything at once. */
+  /** Kills all workers and backends. */
   kill(): void {
     this.#workerPool.kill()
     this.#fleet.close()
   }
 
-  /** From now on what is removed from disk is not created again. */
+  /** Stops recreating removed files. */
   leaveFiles(): void {
     this.#files.close()
   }
 
   async #stop(reason: string, by?: string): Promise<void> {
     this.#appRun.end()
-    // A reload that has replaced the program is finished first, less the wait for backends; one that has not gives way.
+    // Finish a reload that is past exec, but do not wait for backends; one that has not reached exec is cancelled.
     this.#workerPool.hurry()
     await this.#finishing
     this.#operationLock.begin('stop')
@@ -354,7 +356,7 @@ export class Master {
       this.#operator.broadcast(line)
     })
     this.#activeConfig.sockets.closeListeners()
-    // Those who wait may still be taken by a backend, so the backends go last.
+    // A backend may still take held clients, so the backends stop last.
     await this.#workerPool.stop(drainDeadline)
     this.#fleet.reported([])
     await this.#fleet.stop(Math.max(0, end - performance.now()))
@@ -384,7 +386,7 @@ export class Master {
     },
     reload: (session, wait) => this.#reloads.submit({ requester: { kind: 'session' }, session }, wait),
     stop: (session) => {
-      void this.stop('asked by the operator', session.peer)
+      void this.stop('requested by the operator', session.peer)
       this.#operator.awaitEnd(session)
     },
   }
@@ -393,7 +395,7 @@ export class Master {
     if (message.type === 'backends') {
       const backends = this.#backends()
       if (worker.role === 'leaving') this.#fleet.lost(backends)
-      // Without a worker that serves nobody knows anything.
+      // While no worker serves, an empty list says nothing about the backends.
       if (this.#workerPool.current !== undefined) {
         this.#fleet.reported(backends)
         this.#appRun.reported(backends)
@@ -403,12 +405,12 @@ export class Master {
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
-      const asker = { kind: 'worker', worker: worker.number, ask, by } as const
-      this.#reloads.submit({ requester: asker, session: undefined }, wait)
+      const requester = { kind: 'worker', worker: worker.number, ask, by } as const
+      this.#reloads.submit({ requester, session: undefined }, wait)
     }
   }
 
-  /** All that any worker lists: during a reload a backend is with two. */
+  /** Backends of all workers. During a reload, a backend may be listed by two. */
   #backends(): BackendReport[] {
     return [...this.#workerPool.workers].flatMap(({ backends }) => backends)
   }

@@ -348,7 +348,7 @@ function monotonic(): number {
   return Number(process.hrtime.bigint()) / 1e6
 }
 
-/** What `baton status` shows, as lines of the log: for the worker, each listener, each service and each backend. */
+/** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */
 function logStatus(logger: Logger, worker: ReplaceableWorker | undefined): void {
   if (worker === undefined) return logger.info('status: not built yet')
   const { broker, listeners, services } = worker.status()
@@ -363,7 +363,7 @@ function logStatus(logger: Logger, worker: ReplaceableWorker | undefined): void 
   }
 }
 
-/** Serves this process's master until it says otherwise. The caller listens for signals. */
+/** Runs this process as a worker of its master. The caller has installed signal handlers. */
 export function runWorker(format: string | undefined): void {
   ignoreMeaninglessSignals()
   const socket = new OwnedFd(WORKER_CHANNEL)

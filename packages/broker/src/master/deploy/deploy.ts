@@ -11,59 +11,59 @@ import type { DeployProgress, DeployResult } from './messages.ts'
 export interface DeployPlan {
   readonly fleet: Fleet
   readonly service: ManagedService
-  /** What is deployed, and what `abort` returns to. */
+  /** The deployed generation, and the one that `abort` returns to. */
   readonly versions: { readonly new: Generation; readonly old: Generation }
-  /** Which instances, in this order. */
+  /** Numbers of the instances, in order of replacement. */
   readonly instances: readonly number[]
-  /** How many of them at a time. */
+  /** How many to replace at a time. */
   readonly atOnce: number
-  /** Milliseconds that a new one must have been ready for without a break. */
+  /** How long a new process must stay ready before it takes over, in ms. */
   readonly minHealthy: number
-  /** Milliseconds that it may take to get there, `minHealthy` not counted. Default: 60 s. */
+  /** How long it may take to become ready, in ms. `minHealthy` is added. Default: 60 s. */
   readonly startLimit?: number
-  /** Milliseconds that a drain may take. */
+  /** In ms. */
   readonly drainDeadline: number
-  /** Backends that Baton did not start may be registered beside the instances. */
+  /** Whether backends that Baton did not start may be registered besides the instances. */
   readonly external?: boolean
 }
 
 const START_TIMEOUT_MS = 60_000
 
-/** Time for the last of the former backends to be listed no longer, in milliseconds: reports come once a second, or from a new worker. */
+/** How long the old backends may stay in the reports, in ms: reports come once a second, or from a new worker. */
 const SETTLE_TIMEOUT_MS = 10_000
 
-/** How many of those that are left are named. */
+/** How many of the remaining backends are named. */
 const MAX_NAMED = 5
 
-/** What is known of a new process that has not taken its place yet. Times are CLOCK_MONOTONIC in milliseconds. */
+/** A new process that has not taken over yet. Times are CLOCK_MONOTONIC in ms. */
 interface Trial {
   readonly id: string
   readonly startedAt: number
-  /** As the broker said last; undefined while it lists no such backend. */
+  /** Last reported state; undefined while the backend is not registered. */
   readonly state: string | undefined
-  /** Since when it is ready without a break. */
+  /** Start of the current uninterrupted ready period. */
   readonly readySince: number | undefined
 }
 
 type Phase =
-  /** New processes run beside the old ones and are watched; no old one was touched. */
+  /** New processes are on trial next to the old ones, which are untouched. */
   | { readonly kind: 'starting'; readonly trials: Map<number, Trial> }
-  /** The new ones have their places; the old ones, by id, drain and end. */
+  /** The new processes have taken over; the old ones, by id, drain and exit. */
   | { readonly kind: 'retiring'; readonly former: Map<string, number> }
-  /** All places are taken over; backends that belong to none of them are still listed. */
+  /** All instances are replaced; backends that belong to none of them are still registered. */
   | { readonly kind: 'settling' }
   | { readonly kind: 'over' }
 
 /**
  * One rolling deploy of one service. Starts and retires its processes; what becomes of them arrives as events.
  *
- * Step by step, `atOnce` instances at a time:
+ * It replaces `atOnce` instances per step:
  *
  *     starting --all ready for minHealthy--> retiring --all old ones gone--> next step, or settling
- *     settling --no other backend is listed--> over; --too late--> over, as a failure
- *     starting --exit, unhealthy, too late--> over (the new ones of this step stop, the old ones go on)
- *     any --a new one that has its place ends or gets unhealthy--> over
- *     any --abort--> starting, with the old version for every place that the new one has
+ *     settling --no other backend is registered--> over; --timeout--> over, as a failure
+ *     starting --exit, unhealthy, timeout--> over (the new processes of this step stop, the old ones continue)
+ *     any --a process that has taken over exits or becomes unhealthy--> over
+ *     any --abort--> starting, with the old version for every instance that was replaced
  */
 export class Deploy {
   readonly #plan: DeployPlan
@@ -72,9 +72,9 @@ export class Deploy {
   readonly #finished: (result: DeployResult) => void
   readonly #limit: number
   #version: 'new' | 'old' = 'new'
-  /** Places that this version has yet to get, and those that it has, by the id of its process. */
-  #ahead: number[]
-  #taken = new Map<string, number>()
+  /** Instances still to be replaced by this version, and those that are, by the id of the new process. */
+  #remaining: number[]
+  #replaced = new Map<string, number>()
   #phase: Phase = { kind: 'over' }
   #timer: Timer | undefined
 
@@ -89,7 +89,7 @@ export class Deploy {
     this.#progress = progress
     this.#finished = finished
     this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
-    this.#ahead = [...plan.instances]
+    this.#remaining = [...plan.instances]
   }
 
   /** Call once. */
@@ -97,29 +97,29 @@ export class Deploy {
     this.#next()
   }
 
-  /** Everything that the broker lists. */
+  /** All registered backends, of every service. */
   reported(reports: readonly BackendReport[]): void {
     if (this.#phase.kind === 'over') return
-    for (const [id, instance] of this.#taken) {
+    for (const [id, instance] of this.#replaced) {
       if (reportedState(reports, id) === 'unhealthy')
-        return this.#fail(instance, 'got unhealthy after it had taken over')
+        return this.#fail(instance, 'became unhealthy after taking over')
     }
-    if (this.#phase.kind === 'settling' && this.#others().length === 0) return this.#finish()
+    if (this.#phase.kind === 'settling' && this.#leftovers().length === 0) return this.#finish()
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
       const after = observe(before, reportedState(reports, before.id), this.#clock.now())
       trials.set(instance, after)
-      if (after.state === 'unhealthy') return this.#fail(instance, 'fails its health check')
+      if (after.state === 'unhealthy') return this.#fail(instance, 'failed its health check')
       this.#reportReadiness(instance, before, after)
     }
     this.#review()
   }
 
-  /** A process of the service has ended; any of them. `output`: its last lines. */
+  /** Any process of the service has exited. `output`: its last lines. */
   exited(id: string, exit: ProcessExit, output: readonly string[]): void {
-    const taken = this.#taken.get(id)
-    if (taken !== undefined) return this.#fail(taken, `${describeExit(exit)} after it had taken over`, output)
+    const replaced = this.#replaced.get(id)
+    if (replaced !== undefined) return this.#fail(replaced, `${describeExit(exit)} after taking over`, output)
     if (this.#phase.kind === 'starting') {
       for (const [instance, trial] of this.#phase.trials) {
         if (trial.id === id) return this.#fail(instance, describeExit(exit), output)
@@ -128,29 +128,29 @@ export class Deploy {
       const instance = this.#phase.former.get(id)
       if (instance === undefined) return
       this.#phase.former.delete(id)
-      this.#report('stopped', instance, 'the former process has ended')
+      this.#report('stopped', instance, 'the old process has exited')
       if (this.#phase.former.size === 0) this.#next()
     }
   }
 
-  /** Returns to the old version, in the same manner. Does nothing while that goes on already, or when all is over. */
+  /** Reverts to the old version in the same way. Does nothing if already reverting, or when the deploy is over. */
   abort(): void {
     if (this.#phase.kind === 'over' || this.#version === 'old') return
     this.#discard()
     this.#version = 'old'
-    this.#ahead = [...this.#taken.values()].toReversed()
-    this.#taken = new Map()
-    this.#report('aborted', undefined, `returning ${this.#ahead.length} to the old version`)
+    this.#remaining = [...this.#replaced.values()].toReversed()
+    this.#replaced = new Map()
+    this.#report('aborted', undefined, `reverting ${this.#remaining.length} to the old version`)
     this.#next()
   }
 
-  /** Ends it where it is, because the service itself ends. */
+  /** Ends the deploy as it is, because the service is stopping. */
   cancel(reason: string): void {
     if (this.#phase.kind !== 'over') this.#finishFailed(reason, [])
   }
 
   #next(): void {
-    const step = this.#ahead.splice(0, this.#plan.atOnce)
+    const step = this.#remaining.splice(0, this.#plan.atOnce)
     if (step.length === 0) return this.#settle()
     const trials = new Map<number, Trial>()
     this.#phase = { kind: 'starting', trials }
@@ -168,7 +168,7 @@ export class Deploy {
     this.#review()
   }
 
-  /** Goes on when every candidate has settled, fails when one is too late, and otherwise looks again in time. */
+  /** Takes over when every trial has passed, fails when one has timed out, and otherwise schedules the next review. */
   #review(): void {
     this.#clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
@@ -183,15 +183,15 @@ export class Deploy {
       }
     }
     const late = Math.min(...trials.map(([, { startedAt }]) => startedAt + this.#limit))
-    const look = Math.min(settled, late > now ? late : settled)
-    this.#timer = this.#clock.setTimeout(() => this.#review(), look - now)
+    const next = Math.min(settled, late > now ? late : settled)
+    this.#timer = this.#clock.setTimeout(() => this.#review(), next - now)
   }
 
   #takeOver(): void {
     if (this.#phase.kind !== 'starting') return
     const former = new Map<string, number>()
     for (const [instance, { id }] of this.#phase.trials) {
-      this.#taken.set(id, instance)
+      this.#replaced.set(id, instance)
       const replaced = this.#plan.service.promote(instance)?.id
       if (replaced === undefined) continue
       former.set(replaced, instance)
@@ -201,9 +201,9 @@ export class Deploy {
     if (former.size === 0) this.#next()
   }
 
-  #fail(instance: number, what: string, output: readonly string[] = []): void {
-    const reason = `${this.#name(instance)} ${what}`
-    this.#report('failed', instance, what)
+  #fail(instance: number, problem: string, output: readonly string[] = []): void {
+    const reason = `${this.#name(instance)} ${problem}`
+    this.#report('failed', instance, problem)
     this.#finishFailed(reason, output)
   }
 
@@ -211,24 +211,24 @@ export class Deploy {
     this.#discard()
     this.#phase = { kind: 'over' }
     const aborted = this.#version === 'old'
-    const returned = !aborted && this.#taken.size === 0
+    const returned = !aborted && this.#replaced.size === 0
     this.#finished({ success: false, reason, output, aborted, returned })
   }
 
-  /** Done only when no backend of the service is left that belongs to none of the places. */
+  /** Finishes once every registered backend of the service belongs to one of its instances. */
   #settle(): void {
-    if (this.#others().length === 0) return this.#finish()
+    if (this.#leftovers().length === 0) return this.#finish()
     this.#phase = { kind: 'settling' }
-    const drained = () => this.#finishBeside(this.#others())
+    const drained = () => this.#finishWithLeftovers(this.#leftovers())
     this.#timer = this.#clock.setTimeout(() => {
-      if (this.#others().some(({ state }) => state !== 'draining')) return drained()
-      // The broker drains what a managed process has left behind.
+      if (this.#leftovers().some(({ state }) => state !== 'draining')) return drained()
+      // The broker drains backends that a managed process has left behind.
       this.#timer = this.#clock.setTimeout(drained, this.#plan.drainDeadline)
     }, SETTLE_TIMEOUT_MS)
   }
 
   /** Backends of the service that this deploy did not replace. */
-  #others(): BackendReport[] {
+  #leftovers(): BackendReport[] {
     const { fleet, service, external = false } = this.#plan
     const places = new Set(service.numbers.flatMap((number) => service.instance(number)?.process?.id ?? []))
     return fleet.reports.filter((report) => {
@@ -238,11 +238,13 @@ export class Deploy {
     })
   }
 
-  #finishBeside(others: readonly BackendReport[]): void {
-    if (others.length === 0) return this.#finish()
+  #finishWithLeftovers(leftovers: readonly BackendReport[]): void {
+    if (leftovers.length === 0) return this.#finish()
     this.#phase = { kind: 'over' }
-    const named = others.slice(0, MAX_NAMED).map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
-    if (others.length > MAX_NAMED) named.push(`${others.length - MAX_NAMED} more`)
+    const named = leftovers
+      .slice(0, MAX_NAMED)
+      .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
+    if (leftovers.length > MAX_NAMED) named.push(`${leftovers.length - MAX_NAMED} more`)
     const reason = `${this.#plan.service.name} still has backends that this deploy did not replace: ${named.join(', ')}`
     this.#report('failed', undefined, reason)
     const aborted = this.#version === 'old'
@@ -259,9 +261,9 @@ export class Deploy {
   #finish(): void {
     this.#clock.clear(this.#timer)
     this.#phase = { kind: 'over' }
-    const replaced = this.#taken.size
+    const replaced = this.#replaced.size
     if (this.#version === 'old') {
-      this.#report('done', undefined, 'everything is the old version again')
+      this.#report('done', undefined, 'every instance runs the old version again')
       this.#finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
     } else {
       this.#report('done', undefined, `${replaced} replaced`)
@@ -269,7 +271,7 @@ export class Deploy {
     }
   }
 
-  /** The new processes of the present step that have no place yet. */
+  /** Stops the new processes of this step that have not taken over. */
   #discard(): void {
     this.#clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
@@ -279,13 +281,9 @@ export class Deploy {
   #reportReadiness(instance: number, before: Trial, after: Trial): void {
     if (before.readySince === undefined && after.readySince !== undefined) {
       const wait = this.#plan.minHealthy
-      this.#report(
-        'ready',
-        instance,
-        `ready${wait > 0 ? `, and is watched for ${formatDuration(wait)}` : ''}`,
-      )
+      this.#report('ready', instance, `ready${wait > 0 ? `; watching it for ${formatDuration(wait)}` : ''}`)
     } else if (before.readySince !== undefined && after.readySince === undefined) {
-      this.#report('started', instance, `not ready any more (${after.state ?? 'gone from the broker'})`)
+      this.#report('started', instance, `no longer ready (${after.state ?? 'not registered'})`)
     }
   }
 
@@ -300,25 +298,25 @@ export class Deploy {
 
 function describeExit({ code, signal, error }: ProcessExit): string {
   if (error !== undefined) return `could not be started: ${error}`
-  if (code !== null) return `ended with exit code ${code}`
-  return `was ended by ${signal ?? 'a signal without a name'}`
+  if (code !== null) return `exited with code ${code}`
+  return `was killed by ${signal ?? 'an unnamed signal'}`
 }
 
-/** Pure: what a report makes of a candidate. Any other state than ready takes it back to the beginning. */
+/** Applies a report to a trial. Pure. Any state other than ready restarts the ready period. */
 function observe(trial: Trial, state: string | undefined, now: number): Trial {
   const readySince = state === 'ready' ? (trial.readySince ?? now) : undefined
   return { ...trial, state, readySince }
 }
 
-/** When it may take its place, if it stays ready until then. */
+/** When the process may take over, if it stays ready until then. */
 function settledAt({ readySince }: Trial, minHealthy: number): number {
   return readySince === undefined ? Number.POSITIVE_INFINITY : readySince + minHealthy
 }
 
-/** Why a candidate whose time is over did not make it. */
+/** Why a trial timed out. */
 function whyLate({ state, readySince }: Trial, limit: number): string {
   const within = `within ${formatDuration(limit)}`
   if (readySince !== undefined) return `did not stay ready long enough ${within}`
   if (state === undefined) return `did not register with the broker ${within}`
-  return `was not ready ${within}; the broker says it is ${state}`
+  return `was not ready ${within}; the broker reports it as ${state}`
 }

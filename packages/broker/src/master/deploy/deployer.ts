@@ -11,7 +11,7 @@ import type { ActiveConfig } from '../active-config.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 
-/** What of a master a deploy deals with. */
+/** Parts of the master that a deploy uses. */
 export interface DeployerParts {
   readonly fleet: Fleet
   readonly activeConfig: ActiveConfig
@@ -21,7 +21,7 @@ export interface DeployerParts {
   readonly workerPool: Pick<WorkerPool, 'reportChange'>
 }
 
-/** One deploy at a time, whoever asks for it. */
+/** Runs deploys for all requesters, one at a time. */
 export class Deployer {
   readonly #parts: DeployerParts
   #running: { readonly service: string; readonly deploy: RunningDeploy } | undefined
@@ -30,7 +30,7 @@ export class Deployer {
     this.#parts = parts
   }
 
-  /** Resolves when it is over, with what its asker reads behind the progress. */
+  /** Resolves when the deploy is over, with the answer that follows the progress lines. */
   async deploy(command: DeployCommand): Promise<CommandResult> {
     const { service: name, abort, by } = command
     const { activeConfig, operationLock, workerPool } = this.#parts
@@ -39,35 +39,35 @@ export class Deployer {
       const known = [...activeConfig.config.services.keys()].join(', ')
       return refusal(`there is no service ${JSON.stringify(name)}; there are: ${known}`)
     }
-    const told = { kind: 'deploy', service: name, by } as const
+    const change = { kind: 'deploy', service: name, by } as const
     const aborted = abort ? this.#abort(name, by) : undefined
     if (aborted !== undefined) {
-      workerPool.reportChange({ ...told, text: `${by} aborts the deploy of service ${name}` })
+      workerPool.reportChange({ ...change, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {
-      const way = abort ? 'returns to the old version of' : 'deploys'
+      const verb = abort ? 'reverts the deploy of' : 'deploys'
       const running = this.#run(service, command)
-      workerPool.reportChange({ ...told, text: `${by} ${way} service ${name}` })
+      workerPool.reportChange({ ...change, text: `${by} ${verb} service ${name}` })
       const result = await running
-      const end = result.success ? 'is deployed' : `could not be deployed: ${result.reason}`
-      workerPool.reportChange({ ...told, text: `service ${name} ${end}` })
+      const end = result.success ? 'was deployed' : `could not be deployed: ${result.reason}`
+      workerPool.reportChange({ ...change, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error)
-      workerPool.reportChange({ ...told, text: `service ${name} is not deployed: ${why}` })
+      workerPool.reportChange({ ...change, text: `service ${name} was not deployed: ${why}` })
       return refusal(why)
     } finally {
       operationLock.end('deploy')
     }
   }
 
-  /** Ends what goes on: its asker hears how that went, and so does who awaits this. Undefined when nothing goes on there. */
+  /** Aborts the current deploy of the service; both requesters get the result. Undefined when there is none. */
   #abort(service: string, by: string): Promise<DeployResult> | undefined {
     if (this.#running?.service !== service) return undefined
-    this.#parts.logger.info({ service, by }, 'deploy is aborted')
+    this.#parts.logger.info({ service, by }, 'aborting deploy')
     this.#running.deploy.abort()
     return this.#running.deploy.done
   }
@@ -75,7 +75,7 @@ export class Deployer {
   /** @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER */
   async #run(service: ServiceConfig, command: DeployCommand): Promise<DeployResult> {
     const { fleet, activeConfig, files, logger } = this.#parts
-    // A new process has to find the control socket.
+    // New processes need the control socket.
     files.ensure()
     const { service: name, atOnce, abort, by } = command
     const begin = abort ? startReturn : startDeploy
@@ -106,7 +106,7 @@ export class Deployer {
   }
 }
 
-/** Whether processes that were started in `folder` are of another release than the one that the links of `cwd` lead to now. */
+/** The problem, if `cwd` no longer leads to `folder`, where the processes were started: they are of another release. */
 function movedFrom(folder: string | undefined, service: ServiceConfig, base: string): string | undefined {
   let now: string | undefined
   try {
@@ -114,18 +114,18 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
   } catch (error) {
     return error instanceof Error ? error.message : String(error)
   }
-  return now === folder ? undefined : `its cwd led to ${folder}, and leads to ${now} since; deploy again`
+  return now === folder ? undefined : `its cwd led to ${folder} and now leads to ${now}; deploy again`
 }
 
-/** What the asker reads behind the progress. */
+/** The answer that follows the progress lines. */
 function answerOf(result: DeployResult, aborting: boolean): CommandResult {
-  if (result.success) return { success: !aborting, log: aborting ? ['the deploy was done already'] : [] }
+  if (result.success) return { success: !aborting, log: aborting ? ['the deploy had already finished'] : [] }
   const kept =
     result.complete === true
-      ? 'every instance is the new version'
+      ? 'every instance runs the new version'
       : result.returned
-        ? 'everything is the old version'
-        : 'instances of the new version are left'
+        ? 'every instance runs the old version'
+        : 'some instances still run the new version'
   return {
     success: aborting && result.aborted && result.returned,
     log: [`${result.reason}; ${kept}`, ...result.output],

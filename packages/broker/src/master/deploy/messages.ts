@@ -1,18 +1,18 @@
 export interface DeployCommand {
   readonly service: string
-  /** How many instances at a time. */
+  /** How many instances to replace at a time. */
   readonly atOnce: number
-  /** Ends the one that goes on, or goes back to the old version. */
+  /** Aborts the current deploy, or reverts what a failed one has left. */
   readonly abort: boolean
-  /** Who asks. */
+  /** The requester, for logs and events. */
   readonly by: string
   readonly progress: (line: string) => void
 }
 
-/** What a deploy tells while it goes on, one line each. */
+/** One progress line of a deploy. */
 export interface DeployProgress {
   readonly step: 'started' | 'ready' | 'draining' | 'stopped' | 'failed' | 'aborted' | 'done'
-  /** Such as `web.1`; the service's name where all of it is meant. */
+  /** Such as `web.1`, or the service's name for the whole service. */
   readonly instance: string
   readonly text: string
 }
@@ -22,12 +22,12 @@ export type DeployResult =
   | {
       readonly success: false
       readonly reason: string
-      /** Last lines of the process that failed; empty when none did. */
+      /** Last lines of the process that failed; empty if none did. */
       readonly output: readonly string[]
-      /** The operator asked for the old version back. */
+      /** The operator has aborted the deploy. */
       readonly aborted: boolean
-      /** Everything is the old version again. False when instances of the new one are left. */
+      /** Every instance runs the old version again. False if some still run the new one. */
       readonly returned: boolean
-      /** Every instance is the new version, and yet other backends of the service are registered. */
+      /** Every instance runs the new version, but other backends of the service are still registered. */
       readonly complete?: boolean
     }

@@ -8,11 +8,11 @@ import { Deploy, type DeployPlan } from './deploy.ts'
 import type { DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployOptions {
-  /** From the present configuration. */
+  /** From the active configuration. */
   readonly service: ServiceConfig
   /** Folder of the configuration file. */
   readonly base: string
-  /** How many instances at a time, at least 1. Default: 1. */
+  /** How many instances to replace at a time, at least 1. Default: 1. */
   readonly atOnce?: number
   readonly startLimit?: number
   readonly clock?: FleetClock
@@ -22,13 +22,13 @@ export interface DeployOptions {
 export interface RunningDeploy {
   /** Never rejects. */
   readonly done: Promise<DeployResult>
-  /** Returns to the old version; `done` tells how that went. */
+  /** Reverts to the old version; `done` then resolves with the result of that. */
   abort(): void
 }
 
 /**
- * Replaces every instance of a service by what the configuration says now. The command, the environment and the working
- * folder may be the same as before: then the same program is started anew.
+ * Replaces every instance of a service with what the configuration now defines. If command, environment and working
+ * directory have not changed, the same program is restarted.
  *
  * @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING, BATON_ERR_BACKEND_FOLDER
  */
@@ -40,8 +40,7 @@ export function startDeploy(fleet: Fleet, options: DeployOptions): RunningDeploy
 }
 
 /**
- * Gives the places that a failed deploy has left with the new version back to the old one. A deploy without steps when
- * there are none.
+ * Reverts the instances that a failed deploy has left on the new version. A deploy without steps if there are none.
  *
  * @throws {BrokerError} BATON_ERR_NOT_MANAGED, BATON_ERR_DEPLOY_RUNNING
  */
@@ -65,12 +64,12 @@ function roll(
   target: () => Generation,
 ): RunningDeploy {
   const { atOnce = 1, startLimit, clock = fleetClock, progress } = options
-  let settle: (result: DeployResult) => void
-  const done = new Promise<DeployResult>((resolve) => (settle = resolve))
+  let resolveDone: (result: DeployResult) => void
+  const done = new Promise<DeployResult>((resolve) => (resolveDone = resolve))
   const forget = fleet.observe(service.name, {
     exited: ({ id, output }, exit) => deploy.exited(id, exit, output),
     reported: (reports) => deploy.reported(reports),
-    stopped: () => deploy.cancel('the broker stops'),
+    stopped: () => deploy.cancel('the broker is stopping'),
   })
   const versions = { new: target(), old: service.stable }
   const plan: DeployPlan = {
@@ -87,7 +86,7 @@ function roll(
   const finished = (result: DeployResult) => {
     if (result.success || result.complete === true) service.commit(versions.new)
     forget()
-    settle(result)
+    resolveDone(result)
   }
   const deploy = new Deploy(plan, clock, (event) => progress?.(event), finished)
   deploy.begin()

@@ -12,16 +12,16 @@ import {
 import { type OperatorCommands, runCommand } from './commands.ts'
 import { type Rights, OperatorSession } from './operator-session.ts'
 
-/** More operators, or readers, than that are a program that forgets to close. */
+/** Maximum sessions of operators, and of readers. More are a program that forgets to close them. */
 const MAX_SESSIONS = 64
-/** Of them for one user who may only read, so that the other users can. */
+/** Maximum sessions of one reading user, so that other users can connect. */
 const MAX_SESSIONS_PER_READER = 16
-/** Maximum accepts per wake-up: those that wait are reported again, after everything else that is ready. */
+/** Maximum accepts per wake-up. The rest are reported again, after everything else that is ready. */
 const MAX_ACCEPTS = 32
-/** Out of descriptors: milliseconds until the next look. */
+/** Pause after accept has failed for lack of descriptors, in ms. */
 const PRESSURE_PAUSE_MS = 100
 
-/** Accepts on the operator's socket. Who has this process's user, or root, is an operator; everybody else a reader. */
+/** Accepts sessions on the operator's socket. Peers with this process's uid and root are operators; all other users are readers. */
 export class Operator {
   #socket: OwnedFd
   readonly #poller: Poller
@@ -42,16 +42,16 @@ export class Operator {
   }
 
   /**
-   * Accepts on `socket` from now on, and what still waits in the queue of the former one, which may be closed afterwards.
+   * Accepts on `socket` from now on, after everything that is still queued on the old socket, which the caller may then close.
    *
-   * @throws {NativeError} and then goes on with the former one
+   * @throws {NativeError}; then the old socket stays in use
    */
   replaceSocket(socket: OwnedFd): void {
     for (;;) {
       const { connections, error } = acceptMany(this.#socket.fd, MAX_ACCEPTS)
       for (const accepted of connections) this.#openSession(new OwnedFd(accepted.fd))
       if (error !== undefined) throw error
-      // Its file is gone: no more can come.
+      // Its file is gone, so no more can arrive.
       if (connections.length < MAX_ACCEPTS) break
     }
     const watch = this.#poller.add(socket.fd, EPOLLIN, () => this.#accept())
@@ -61,7 +61,7 @@ export class Operator {
     this.#socket = socket
   }
 
-  /** Goes on with a connection that was accepted before; owns `fd`. */
+  /** Starts a session on a connection accepted before exec. Owns `fd`. */
   adopt(fd: OwnedFd): OperatorSession {
     return this.#begin(fd, peerOf(fd))
   }
@@ -75,17 +75,17 @@ export class Operator {
     return session
   }
 
-  /** The session hears when the broker ends. */
+  /** Adds a session that waits for the broker to stop. */
   awaitEnd(session: OperatorSession): void {
     this.#awaitingEnd.add(session)
   }
 
-  /** A line to those who wait for the end: what is waited for. */
+  /** Sends a progress line to the sessions that wait for the stop. */
   broadcast(line: string): void {
     for (const session of this.#awaitingEnd) session.write(`${line}\n`)
   }
 
-  /** Says so to those who wait for the end. */
+  /** Sends the answer to the sessions that wait for the stop. */
   finish(text: string): void {
     for (const session of this.#awaitingEnd) session.write(text)
   }
@@ -114,7 +114,7 @@ export class Operator {
     this.#resume = setTimeout(() => this.#watch.modify(EPOLLIN), PRESSURE_PAUSE_MS)
   }
 
-  /** Readers take no operator's place, and no other reader's. */
+  /** Limits are separate, so readers cannot displace operators, nor one reading user another. */
   #openSession(fd: OwnedFd): void {
     const { rights, peer, uid } = peerOf(fd)
     let same = 0

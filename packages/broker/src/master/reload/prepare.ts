@@ -17,7 +17,7 @@ import type { StartLog } from '../start-log.ts'
 import { type Requester, descriptorsOf, type MasterState, STATE_VARIABLE, writeState } from './state.ts'
 import { STATE_VERSION } from '../../ipc/state-version.ts'
 
-/** What of a master both halves of a reload deal with. */
+/** Parts of the master that both halves of a reload use. */
 export interface ReloadParts {
   readonly log: StartLog
   readonly notifier: Notifier
@@ -30,15 +30,15 @@ export interface ReloadParts {
   readonly files: Pick<FilesOnDisk, 'ensure'>
 }
 
-/** What crosses exec beside them. */
+/** The rest of what crosses exec. */
 type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run'> & {
-  /** Requests for the reload behind this one. */
+  /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]
 }
 
 /**
- * The first half of a reload, in the program that is to be replaced: looks at all that can be refused, and hands over. The other half is
- * `ReloadResumption` of the program that replaces it.
+ * The first half of a reload, in the program to be replaced: checks everything that can be refused, and executes the next program, which
+ * continues in `ReloadResumption`.
  */
 export class ReloadPreparation {
   readonly #parts: ReloadParts
@@ -47,7 +47,7 @@ export class ReloadPreparation {
   readonly #stopped = new AbortController()
 
   /**
-   * @param program that replaces this one
+   * @param program looked up for each reload
    * @param carried called right before exec
    */
   constructor(parts: ReloadParts, program: InstalledProgram, carried: () => Carried) {
@@ -56,15 +56,15 @@ export class ReloadPreparation {
     this.#carried = carried
   }
 
-  /** The master stops: a reload that goes on gives way, whatever it waits for. */
+  /** Cancels a current reload, whatever it is waiting for, because the master is stopping. */
   stop(): void {
     this.#stopped.abort()
   }
 
   /**
-   * On success it does not return, and the program that replaces this one answers all of `requests`.
+   * Does not return on success: the next program answers all of `requests`.
    *
-   * @param refused says why nothing has changed
+   * @param refused receives the reason when nothing has changed
    */
   async reload(
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
@@ -76,30 +76,29 @@ export class ReloadPreparation {
     const [first] = requests
     const by = requesterOf(first)
     const joined = requests.length > 1 && { requests: requests.length }
-    const givesWay = () => operationLock.activity !== 'reload'
     let why: string
     try {
       log.logger.info({ asker: first.requester.kind, by, ...joined }, 'reloading')
       workerPool.reportChange({ kind: 'reload', by, text: `${by} reloads the broker` })
-      // A broker that no backend and no operator can reach is not reloaded.
+      // Refuse to reload a broker that backends and operators cannot reach.
       files.ensure()
       this.#program.enterFolder()
       const next = this.#readNext()
       const program = this.#program.forReload()
       const problem = await checkProgram(program, activeConfig.settings.file, this.#stopped.signal)
-      const stops = () => {
-        if (!givesWay()) return false
+      const cancelIfStopping = () => {
+        if (operationLock.activity === 'reload') return false
         log.proceed()
-        refused(['a stop is going on'])
+        refused(['the broker is stopping'])
         return true
       }
-      if (stops()) return
+      if (cancelIfStopping()) return
       await log.pause()
-      // Everything that is half said in a channel is read first.
+      // Read the rest of partially received messages first.
       await workerPool.becomeQuiet()
-      if (stops()) return
+      if (cancelIfStopping()) return
       why = problem ?? (await this.#executeQuietly(program, requests, next))
-      if (stops()) return
+      if (cancelIfStopping()) return
     } catch (error) {
       why = error instanceof Error ? error.message : String(error)
     }
@@ -117,7 +116,7 @@ export class ReloadPreparation {
   }
 
   /**
-   * The text of the configuration that is to be.
+   * Text of the next configuration.
    *
    * @throws {ConfigError}
    */
@@ -134,8 +133,8 @@ export class ReloadPreparation {
   }
 
   /**
-   * Signals wait for the next program from here on; those that have come already are handled before, in two more turns of the event
-   * loop. After the last of them nothing more is read until exec.
+   * Blocks signals, which then wait for the next program. Those already delivered are handled in two more turns of the event
+   * loop. After the last turn nothing is read until exec.
    */
   async #executeQuietly(
     program: CommandLine,
@@ -152,19 +151,19 @@ export class ReloadPreparation {
       } while (!workerPool.quiet)
       return operationLock.activity === 'reload'
         ? this.#execute(program, requests, next)
-        : 'a stop is going on'
+        : 'the broker is stopping'
     } finally {
       restore()
     }
   }
 
-  /** Replaces this program. Returns only when that failed, with the reason. */
+  /** Executes the next program. Returns only on failure, with the reason. */
   #execute({ node, args }: CommandLine, requests: readonly ReloadRequest[], next: string): string {
     const { notifier, activeConfig, workerPool, counters, sessionHandover } = this.#parts
     const { file, text } = activeConfig.settings
     const { waiting, ...carried } = this.#carried()
-    const askers = requests.map((request) => this.#enter(request))
-    const later = waiting.map((request) => this.#enter(request))
+    const askers = requests.map((request) => this.#carryOver(request))
+    const later = waiting.map((request) => this.#carryOver(request))
     let written: OwnedFd | undefined
     try {
       const fleet = this.#parts.fleet.serialize()
@@ -194,9 +193,9 @@ export class ReloadPreparation {
         keep: [written.fd, ...descriptorsOf(state), ...fleet.keep],
         keepSignals: true,
       })
-      return 'exec has returned'
+      return 'execve returned'
     } catch (error) {
-      // What waits in the pair are duplicates of what the sessions still have.
+      // The pair holds duplicates; the sessions still have their own descriptors.
       for (const { kind } of [...askers, ...later])
         if (kind === 'session') sessionHandover.receiveSession().close()
       return error instanceof Error ? error.message : String(error)
@@ -205,16 +204,16 @@ export class ReloadPreparation {
     }
   }
 
-  /** @returns the asker as the next program finds it: a session that is over, or cannot cross, is like a signal */
-  #enter({ requester: asker, session }: ReloadRequest): Requester {
-    if (asker.kind !== 'session') return asker
+  /** @returns the requester for the next program: a signal, which gets no answer, if the session is closed or cannot be sent */
+  #carryOver({ requester, session }: ReloadRequest): Requester {
+    if (requester.kind !== 'session') return requester
     if (session?.open !== true) return { kind: 'signal' }
     try {
       this.#parts.sessionHandover.sendSession(session)
-      return asker
+      return requester
     } catch (error) {
-      // The reload goes on without an answer to this session.
-      this.#parts.log.logger.error({ err: error }, 'the session that asked cannot cross the reload')
+      // The reload continues, and this session gets no answer.
+      this.#parts.log.logger.error({ err: error }, "cannot pass the requester's session to the next program")
       session.close()
       return { kind: 'signal' }
     }

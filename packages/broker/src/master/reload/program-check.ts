@@ -4,21 +4,21 @@ import { strayEnd } from '../workers/thread-stats.ts'
 import { afterStopped } from '../workers/running-time.ts'
 import { STATE_VERSION, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 
-/** Loading the program takes some tenths of a second, and on a starved machine up to half a minute: in ms. */
+/** Loading the program takes a few tenths of a second, and up to half a minute on a starved machine. */
 const CHECK_TIMEOUT_MS = 120_000
 
-/** A check that is stopped (SIGSTOP) for this time, in ms, is made again. */
+/** A check that has been stopped (SIGSTOP) for this long, in ms, is repeated. */
 const STOPPED_TIMEOUT_MS = 2000
 
-/** Maximum checks, when it is signals that end them. */
+/** Maximum number of checks, if signals end them. */
 const MAX_CHECKS = 20
 
 /**
- * Runs the program that a reload would execute, as `baton check`, in a child: whether it loads at all, likes the
- * configuration, and can read what this master would leave to it.
+ * Runs the program that a reload would execute, as `baton check`, in a child: checks that it loads, accepts the
+ * configuration, and can read this version of the state.
  *
- * @param cancelled ends the child
- * @returns what is wrong, or undefined
+ * @param cancelled kills the child
+ * @returns the problem, or undefined
  */
 export async function checkProgram(
   program: CommandLine,

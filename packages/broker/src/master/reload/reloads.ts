@@ -9,20 +9,20 @@ import type { Requester } from './state.ts'
 /** One request for a reload. */
 export interface ReloadRequest {
   readonly requester: Requester
-  /** Of an asker of that kind, unless it was lost on the way. */
+  /** For a requester of kind `session`, unless the session was lost in a reload. */
   readonly session: OperatorSession | undefined
 }
 
-/** Who asks, for the log. */
+/** The requester, for logs. */
 export function requesterOf({ requester, session }: ReloadRequest): string {
   return requester.kind === 'worker' ? requester.by : (session?.peer ?? 'SIGHUP')
 }
 
 /**
- * Requests for reloads. One that comes while the broker starts, reloads or deploys waits for the end of that; all that wait then
+ * Requests for reloads. One that arrives during a start, a reload or a deploy waits until that is over. All waiting requests then
  * share one reload, which reads the configuration file after the last of them.
  *
- * Owner of the requests that wait.
+ * Owner of the waiting requests.
  */
 export class Reloads {
   readonly #operationLock: OperationLock
@@ -31,7 +31,7 @@ export class Reloads {
   readonly #begin: (requests: readonly ReloadRequest[]) => void
   readonly #waiting: ReloadRequest[] = []
 
-  /** `begin` is called with at least one request, and only while nothing else goes on. */
+  /** Calls `begin` with at least one request, and only while no operation is in progress. */
   constructor(
     operationLock: OperationLock,
     workerPool: WorkerPool,
@@ -42,23 +42,23 @@ export class Reloads {
     this.#workerPool = workerPool
     this.#logger = logger
     this.#begin = begin
-    // In a turn of its own: what has just ended is answered first.
+    // In a later turn, so that the operation that has just ended is answered first.
     operationLock.watch((activity) => {
       if (activity === undefined) setImmediate(() => this.#next())
       else if (activity === 'stop') this.#refuseAll()
     })
   }
 
-  /** Those that wait, in order of arrival. */
+  /** Waiting requests, in order of arrival. */
   get waiting(): readonly ReloadRequest[] {
     return this.#waiting
   }
 
-  /** @param wait otherwise it is refused while something else goes on */
+  /** @param wait false: refuse it during another operation */
   submit(request: ReloadRequest, wait: boolean): void {
     const { activity, refusal: why } = this.#operationLock
     if (why !== undefined && (activity === 'stop' || !wait)) return this.answer(request, refusal(why))
-    // One more signal changes nothing.
+    // One waiting signal is enough.
     if (
       request.requester.kind === 'signal' &&
       this.#waiting.some(({ requester }) => requester.kind === 'signal')
@@ -70,13 +70,13 @@ export class Reloads {
     this.#logger.info({ by, behind: activity }, 'reload waits')
   }
 
-  /** One that waited in the program before this. */
+  /** Queues a request, also one that waited in the previous program. */
   wait(request: ReloadRequest): void {
     this.#waiting.push(request)
     this.#next()
   }
 
-  /** As each asker can be told. */
+  /** Sends the answer in the way that the requester can receive it. */
   answer({ requester, session }: ReloadRequest, { success, log }: CommandResult): void {
     if (requester.kind === 'signal') {
       if (!success) for (const reason of log) this.#logger.error({ reason }, 'reload refused')
@@ -94,6 +94,6 @@ export class Reloads {
   }
 
   #refuseAll(): void {
-    for (const request of this.#waiting.splice(0)) this.answer(request, refusal('a stop is going on'))
+    for (const request of this.#waiting.splice(0)) this.answer(request, refusal('the broker is stopping'))
   }
 }

@@ -11,8 +11,8 @@ import type { OperatorSession } from '../operator/operator-session.ts'
 import type { Requester, MasterState } from './state.ts'
 
 /**
- * The second half of a reload, in the program that has replaced the one that was asked (`ReloadPreparation`): puts the new configuration in force
- * with a new worker, and answers.
+ * The second half of a reload, after exec (the first is `ReloadPreparation`): activates the next configuration with a new worker, and
+ * answers the requests.
  */
 export class ReloadResumption {
   readonly #parts: ReloadParts
@@ -30,9 +30,9 @@ export class ReloadResumption {
   }
 
   /**
-   * Resolves when it is answered. When it fails, the worker goes on as before.
+   * Resolves when the requests are answered. If the reload fails, the worker continues as before.
    *
-   * @param decided called before that: the configuration to serve with is settled, and backends may still be moving
+   * @param decided called earlier, when it is known which configuration is active; backends may still be moving
    */
   async finish(
     { askers, waiting, executions, file, candidate }: MasterState,
@@ -41,7 +41,7 @@ export class ReloadResumption {
     const { log, notifier, operationLock, counters, workerPool } = this.#parts
     const { logger } = log
     operationLock.begin('reload')
-    logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload goes on')
+    logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload continues')
     const requests = askers.map((asker) => this.#restore(asker))
     for (const asker of waiting) this.#reloads.wait(this.#restore(asker))
     let result: ReloadResult = 'failure'
@@ -55,18 +55,21 @@ export class ReloadResumption {
       else {
         status = `serving; reloaded, but ${left.message}`
         logger.error({ code: left.code, reason: left.message }, 'reloaded, but not all backends have moved')
-        workerPool.reportChange({ kind: 'reload', text: `the reload is in force, but ${left.message}` })
+        workerPool.reportChange({
+          kind: 'reload',
+          text: `the new configuration is active, but ${left.message}`,
+        })
       }
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error)
-      // What the program before this one had begun goes on.
+      // Continue what the previous program had begun.
       this.#applyToFleet()
       decided()
       status = `serving; reload failed: ${reason}`
-      logger.error({ reason }, 'reload failed; the worker goes on as before')
+      logger.error({ reason }, 'reload failed; the worker continues as before')
       workerPool.reportChange({
         kind: 'reload',
-        text: `the reload failed, and the worker goes on as before: ${reason}`,
+        text: `the reload failed, and the worker continues as before: ${reason}`,
       })
     }
     counters.reloaded(result, Date.now() / 1000)
@@ -76,25 +79,25 @@ export class ReloadResumption {
     for (const request of requests) this.#reloads.answer(request, outcome)
   }
 
-  #restore(asker: Requester): ReloadRequest {
-    return { requester: asker, session: this.#takeSession(asker) }
+  #restore(requester: Requester): ReloadRequest {
+    return { requester, session: this.#receiveSession(requester) }
   }
 
-  /** It has waited in the kernel while there was no program to have it. It is a new session: of its modes nothing is left. */
-  #takeSession(asker: Requester): OperatorSession | undefined {
-    if (asker.kind !== 'session') return undefined
+  /** The session was queued in the kernel during exec. It starts with default modes. */
+  #receiveSession(requester: Requester): OperatorSession | undefined {
+    if (requester.kind !== 'session') return undefined
     try {
       return this.#operator.adopt(this.#parts.sessionHandover.receiveSession())
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      this.#parts.log.logger.error({ err: error }, 'the session that asked was lost in the reload')
+      this.#parts.log.logger.error({ err: error }, "lost the requester's session in the reload")
       return undefined
     }
   }
 
   /**
-   * @returns resolves when the backends have moved, or with what is to be said of those that have not
-   * @throws what makes it fail, and then nothing has changed
+   * @returns resolves when the backends have moved, or with an error that names those that have not
+   * @throws the reason of the failure; then nothing has changed
    */
   async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
     const { log, activeConfig, workerPool, files } = this.#parts
@@ -109,14 +112,14 @@ export class ReloadResumption {
       throw error
     }
     activeConfig.replace(next, change.sockets)
-    // Backends of a service that is gone are with the old worker alone: it is told to drain them before it lets them go.
+    // Only the old worker has the backends of a removed service, so it must drain them before it releases them.
     this.#applyToFleet()
     replaced.finish(change.removed, drainDeadline)
     try {
       change.commit()
     } catch (error) {
-      // It is done all the same: the new worker serves.
-      log.logger.error({ err: error }, 'what the reload made superfluous could not be cleared away')
+      // The reload has succeeded anyway: the new worker serves.
+      log.logger.error({ err: error }, 'could not clean up after the reload')
     }
     return replaced.backendsMoved
   }
@@ -126,8 +129,8 @@ export class ReloadResumption {
     try {
       fleet.apply(activeConfig.fleetConfig)
     } catch (error) {
-      // A folder has gone since it was looked at.
-      log.logger.error({ err: error }, 'managed backends stay as they were')
+      // A working directory was removed after the check.
+      log.logger.error({ err: error }, 'cannot update managed backends; they stay as they were')
     }
   }
 }

@@ -16,27 +16,27 @@ import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { StartHistory } from './start-history.ts'
 import { StartWatch } from './start-watch.ts'
 
-/** What `baton run` was told, and has come to know of its app. */
+/** Options of `baton run`, and the state of its app. */
 export interface RunState {
   readonly claims: PortAssignments
-  /** The folder whose changes redeploy the app; null when none. */
+  /** The folder whose changes redeploy the app; null without `--watch`. */
   readonly watch: string | null
-  /** Made for this run, and to be removed with it. */
+  /** Created for this run, and removed at its end. */
   readonly folder: string
-  /** `always`: an app that does not start is tried for ever. Absent in the state of an older version: the same. */
+  /** `always`: keep restarting an app that does not start. Absent in the state of an older version, and then `always`. */
   readonly restart?: 'limited' | 'always'
-  /** What the app's starts came to so far. */
+  /** Results of the app's starts so far. */
   readonly starts?: StartHistory
-  /** Changes of files after that, in milliseconds since the Unix epoch, are still to be deployed. Absent at the start. */
+  /** Unix time in ms: later changes of files are not deployed yet. Absent at the start. */
   readonly watchedUntil?: number
-  /** What ran this program; it ends with them. */
+  /** Processes that launched this one, which stops when they end. */
   readonly launchers?: readonly Launcher[]
 }
 
-/** A change of a file may not have been heard of after so long, in milliseconds: `watchFolder` waits for its last one. */
+/** A change of a file may not have been reported for this long, in ms: `watchFolder` waits for further changes. */
 const WATCH_DELAY_MS = 1000
 
-/** What of a master an app deals with. */
+/** Parts of the master that `AppRun` uses. */
 export interface AppRunParts {
   readonly activeConfig: ActiveConfig
   readonly workerPool: Pick<WorkerPool, 'listen'>
@@ -45,16 +45,15 @@ export interface AppRunParts {
   readonly logger: Logger
   readonly fleet: Pick<Fleet, 'statuses'>
   readonly poller: Poller
-  /** Stops the broker: for no fault, or with one that is the end of the command. */
+  /** Stops the broker. `failure`: the command fails with it. */
   readonly stop: (reason: string, failure?: CommandError) => void
 }
 
 /**
- * What `baton run` adds to a master: the ports that the app listens on become listeners of the configuration, changed files a
- * deploy, an app that does not start the end of the broker, and so does the end of what has run it. Under `baton start` there is
- * nothing to it.
+ * What `baton run` adds to a master: it turns the ports that the app listens on into listeners, deploys changed files, and stops
+ * the broker when the app does not start or when a launcher ends. Does nothing under `baton start`.
  *
- * Owner of what the app has claimed.
+ * Owner of the port assignments.
  */
 export class AppRun {
   readonly #parts: AppRunParts
@@ -87,17 +86,17 @@ export class AppRun {
     )
   }
 
-  /** The app's processes were started. */
+  /** Call when the app's processes were started. */
   begin(): void {
     this.#starts?.begin()
   }
 
-  /** The broker serves: the end of what has started it is the end of it. */
+  /** Call when the broker serves: from now on it stops when a launcher ends. */
   watch(): void {
     const { poller, stop } = this.#parts
     if (this.#over || this.#state?.launchers === undefined) return
     this.#unwatch = watchLaunchers(this.#state.launchers, poller, ({ name, pid }) =>
-      stop(`${name.trim()} (pid ${pid}), which started it, has ended`),
+      stop(`${name.trim()} (pid ${pid}), which started the broker, has exited`),
     )
   }
 
@@ -109,11 +108,12 @@ export class AppRun {
     if (!this.#over) this.#starts?.exited(process, exit)
   }
 
-  /** A port that the app listens on. Each of its processes asks for the same ones. */
+  /** Serves a port that the app listens on. Each of its processes requests the same ports. */
   async listen(request: PortRequest): Promise<CommandResult> {
     const { activeConfig, workerPool, logger } = this.#parts
     const { file, text } = activeConfig.settings
-    if (this.#state === undefined) return refusal(`listeners are those of ${file}`)
+    if (this.#state === undefined)
+      return refusal(`only baton run takes requests to listen; the listeners are defined in ${file}`)
     const decision = planListener(text, this.#state.claims, request)
     const claims = { ...this.#state.claims, [String(request.port)]: decision.listener }
     if (decision.kind === 'new') {
@@ -130,20 +130,20 @@ export class AppRun {
       await workerPool.listen(decision.listener, decision.parts, fd)
     }
     this.#state = { ...this.#state, claims }
-    const held = activeConfig.sockets.listeners.get(decision.listener)
-    if (held === undefined || held.fd.closed) return refusal('the broker stops')
-    const opened = describePort(activeConfig.settings.text, file, decision.listener, held.fd)
+    const socket = activeConfig.sockets.listeners.get(decision.listener)
+    if (socket === undefined || socket.fd.closed) return refusal('the broker is stopping')
+    const opened = describePort(activeConfig.settings.text, file, decision.listener, socket.fd)
     if (decision.kind === 'new') logger.info(opened, 'listening for the app')
     return { success: true, log: [JSON.stringify(opened)] }
   }
 
-  /** Files have changed: a deploy, once nothing else goes on, and another one when they change during it. */
+  /** Files have changed: deploys when no operation is in progress, and again if they change during the deploy. */
   redeploy(): void {
     this.#changed = true
     if (!this.#redeploying) void this.#redeploy()
   }
 
-  /** The master stops: no deploy begins any more. */
+  /** The master is stopping: begins no further deploy. */
   end(): void {
     this.#over = true
     this.#starts?.end()

@@ -16,10 +16,10 @@ import {
   type StartHistory,
 } from './start-history.ts'
 
-/** An app that has not listened by then may do so later, or never: milliseconds. */
+/** When to warn that an app has not listened yet, in ms. It may still do so. */
 const LISTEN_TIMEOUT_MS = 10_000
 
-/** Lines of an app that did not start, which tell why. */
+/** How many of the last lines of a failed app are shown. */
 const LAST_LINES = 20
 
 interface StartWatchOptions {
@@ -29,9 +29,9 @@ interface StartWatchOptions {
 }
 
 /**
- * Watches under `baton run` whether the app starts: gives it up when it does not, and says once that it has not listened yet.
+ * Watches whether the app starts under `baton run`: gives it up when it keeps failing, and warns once if it has not listened yet.
  *
- * Owner of the row of failed starts.
+ * Owner of the history of starts.
  */
 export class StartWatch {
   readonly #activeConfig: ActiveConfig
@@ -39,17 +39,17 @@ export class StartWatch {
   readonly #logger: Logger
   readonly #ports: () => readonly string[]
   readonly #giveUp: (error: CommandError) => void
-  /** `limited`: an app that fails again and again is given up. `first`: only before it has served. */
+  /** `limited`: give up an app that keeps failing. `first`: only before it has served. */
   readonly #policy: 'limited' | 'first' | 'always'
-  /** When each backend began to be ready, and when it was so last; milliseconds. */
+  /** When each backend became ready, and when it ceased to be; in ms. */
   readonly #ready = new Map<string, { readonly since: number; until: number | undefined }>()
   #history: StartHistory
   #listened = false
   #timer: NodeJS.Timeout | undefined
 
   /**
-   * @param ports that the app has asked for
-   * @param giveUp called when the app does not start
+   * @param ports that the app has requested
+   * @param giveUp called when the app is given up
    */
   constructor(
     policy: 'limited' | 'first' | 'always',
@@ -71,7 +71,7 @@ export class StartWatch {
     return this.#history
   }
 
-  /** The processes were started. */
+  /** Call when the processes were started. */
   begin(): void {
     this.#remind(LISTEN_TIMEOUT_MS)
   }
@@ -80,7 +80,7 @@ export class StartWatch {
     clearTimeout(this.#timer)
   }
 
-  /** What the workers list. */
+  /** All backends registered with the workers. */
   reported(reports: readonly BackendReport[]): void {
     const now = fleetClock.now()
     const ready = new Set(reports.filter(({ state }) => state === 'ready').map(({ id }) => id))
@@ -93,7 +93,7 @@ export class StartWatch {
     }
   }
 
-  /** The process of an instance has ended by itself, or was never started. */
+  /** The process of an instance has ended unasked, or could not be started. */
   exited({ id, identity, output }: ManagedProcess, exit: ProcessExit): void {
     const now = fleetClock.now()
     const wanted = this.#minHealthy
@@ -102,7 +102,7 @@ export class StartWatch {
     const listened = own !== undefined
     this.#ready.delete(id)
     if (served) this.#history = countStart(this.#history, { kind: 'served' })
-    // Those that have gone have told what they had to.
+    // The ready periods that have ended are counted now.
     for (const [each, { until }] of this.#ready) if (until !== undefined) this.#ready.delete(each)
     if (served) return
     this.#history = countStart(this.#history, { kind: 'failed', instance: identity.instance })
@@ -132,9 +132,9 @@ export class StartWatch {
     )
   }
 
-  /** How long an app must be registered to have started, in ms. */
+  /** How long an app must be registered to count as started, in ms. */
   get #minHealthy(): number {
-    // The service whose processes Baton runs; those of the app's other ports have none of their own.
+    // Of the service whose processes Baton runs. The services of the app's other ports have no processes of their own.
     const { services } = this.#activeConfig.config
     return [...services.values()].find(({ command }) => command !== null)?.minHealthy ?? 0
   }
@@ -149,7 +149,7 @@ export class StartWatch {
     const now = Date.now()
     const running = this.#fleet.statuses().filter(({ pid, state }) => pid !== null && state === 'running')
     const [oldest] = running.toSorted((one, other) => Date.parse(one.since) - Date.parse(other.since))
-    // Between two starts, or soon after one.
+    // Between two starts, or just after one.
     if (oldest === undefined) return this.#remind(LISTEN_TIMEOUT_MS / 10)
     const age = now - Date.parse(oldest.since)
     if (age < LISTEN_TIMEOUT_MS) return this.#remind(LISTEN_TIMEOUT_MS - age)
@@ -158,8 +158,8 @@ export class StartWatch {
       { instance: oldest.instance },
       `has not listened after ${formatDuration(LISTEN_TIMEOUT_MS)}${
         ports.length === 0
-          ? ': Baton serves the ports that a Node app listens on by number, and until it does there is nothing to connect to'
-          : `: it has asked for port ${ports.join(', ')} and is not ready yet`
+          ? ': Baton serves the ports that a Node app listens on by number, and until then there is nothing to connect to'
+          : `: it has requested port ${ports.join(', ')} and is not ready yet`
       }`,
     )
   }

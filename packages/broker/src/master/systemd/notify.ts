@@ -134,32 +134,32 @@ function firstLine(text: string): string {
   return text.split('\n', 1)[0] ?? ''
 }
 
-/** A worker speaks once a second. One that has missed so much, in milliseconds, is stuck. */
+/** Workers report once a second. One that has not for this long, in ms, is stuck. */
 const SILENCE_TIMEOUT_MS = 3000
 
 /**
- * Whether the broker lives, for a watchdog that has to be told so at intervals. It does while the worker that serves is heard: a
- * master that runs, and nobody who serves, is no broker. All times are milliseconds of one monotonic clock.
+ * Decides when to notify the watchdog: only while the serving worker reports, because a master alone is not a working broker.
+ * All times are in ms on one monotonic clock.
  */
 export class Pulse {
-  #heardAt: number
+  #reportedAt: number
   #owed = false
 
-  /** Who has only just begun to serve has not been heard yet. */
+  /** @param now counts as the first report: a worker that has just started has not sent one */
   constructor(now: number) {
-    this.#heardAt = now
+    this.#reportedAt = now
   }
 
-  /** The interval is over; returns whether to say that the broker lives. */
+  /** The interval has passed. Returns whether to notify the watchdog. */
   due(now: number): boolean {
-    this.#owed = now - this.#heardAt > SILENCE_TIMEOUT_MS
+    this.#owed = now - this.#reportedAt > SILENCE_TIMEOUT_MS
     return !this.#owed
   }
 
-  /** The worker has said something; returns whether to say now what could not be said when it was due. */
+  /** The worker has reported. Returns whether to send the notification that was withheld. */
   beat(now: number): boolean {
     const owed = this.#owed
-    this.#heardAt = now
+    this.#reportedAt = now
     this.#owed = false
     return owed
   }

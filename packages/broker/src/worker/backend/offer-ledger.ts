@@ -2,13 +2,13 @@ import { randomFillSync, timingSafeEqual } from 'node:crypto'
 import { type Offer, type OfferKind, TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
 
-/** Tokens are drawn 256 at a time from the system's CSPRNG: one call costs more than a token. */
+/** Tokens per call of the system's CSPRNG: a call costs more than a token. */
 const TOKENS_DRAWN = 256
 
 let drawn = Buffer.alloc(0)
 let used = 0
 
-/** A one-time token. Never logged, never shown: it proves that a descriptor and an offer belong together. */
+/** A one-time token, which proves that a descriptor and an offer belong together. Never logged or shown. */
 export function createToken(): Buffer {
   if (used === drawn.length) {
     drawn = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_LENGTH * TOKENS_DRAWN))

@@ -16,9 +16,9 @@ const BALANCES: Readonly<Record<Balance, (random: () => number) => Balancer>> = 
 }
 
 /**
- * Smooth weighted round robin, as nginx does it (ngx_http_upstream_round_robin.c): each candidate gains its
- * weight at every turn, the richest is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not
- * a a a a a b c. Candidates that are absent from a turn lose what they had.
+ * Smooth weighted round robin, as in nginx (ngx_http_upstream_round_robin.c): at every turn each candidate gains its weight, and
+ * the one with the most credit is chosen and pays the total. Weights 5, 1, 1 give a a b a c a a, not a a a a a b c. A candidate
+ * absent from a turn loses its credit.
  */
 function roundRobin(): Balancer {
   let credit = new Map<string, number>()
@@ -45,8 +45,8 @@ function roundRobin(): Balancer {
 }
 
 /**
- * The lowest load for its weight. Idle backends are equal, and always taking the first of equals would send a
- * quiet service's every connection to one process, so ties go round, by weight.
+ * The lowest load relative to weight. Idle backends tie, and always taking the first would send every connection of a quiet
+ * service to one process, so ties are broken by weighted round robin.
  */
 function leastConnections(): Balancer {
   const ties = roundRobin()
@@ -67,9 +67,9 @@ function leastConnections(): Balancer {
 }
 
 /**
- * The power of two choices (Mitzenmacher, 2001): two different backends are drawn by weight and the one with the
- * lower load for its weight is taken. Several brokers that know only their own load do not all run to the same
- * backend, as they do with the lowest of all.
+ * The power of two choices (Mitzenmacher, 2001): draws two different backends by weight and takes the one with the lower load
+ * relative to weight. Brokers that know only their own load do not all rush to the same backend, as they would with least
+ * connections.
  */
 function powerOfTwoChoices(random: () => number): Balancer {
   return {
@@ -86,22 +86,22 @@ function powerOfTwoChoices(random: () => number): Balancer {
   }
 }
 
-/** One candidate, each with the probability weight / sum of weights. */
+/** Draws one candidate, each with probability weight / sum of weights. */
 function draw<C extends Candidate>(candidates: readonly C[], random: () => number): C | undefined {
   let remaining = random() * candidates.reduce((sum, candidate) => sum + candidate.weight, 0)
   for (const candidate of candidates) {
     remaining -= candidate.weight
     if (remaining < 0) return candidate
   }
-  // Rounding can leave a rest that no weight covers.
+  // Rounding can leave a remainder that no weight covers.
   return candidates.at(-1)
 }
 
 /**
- * The same client address goes to the same backend: rendezvous hashing (Thaler and Ravishankar, 1998). Each
- * candidate draws a number from the hash of client and id; with -ln(u) / weight the smallest wins in proportion
- * to the weights. When a backend goes, only its own clients move, and they spread over all that stay. A client
- * without an address (a Unix socket) is drawn at random, by weight.
+ * The same client address always goes to the same backend: rendezvous hashing (Thaler and Ravishankar, 1998). Each candidate gets a
+ * uniform number u from the hash of address and id; the smallest -ln(u) / weight wins, in proportion to the weights. When a
+ * backend goes away, only its own clients move, spread over all others. Clients without an address (Unix sockets) go to a
+ * random backend, by weight.
  */
 function sourceHash(random: () => number): Balancer {
   return {
@@ -121,7 +121,7 @@ function sourceHash(random: () => number): Balancer {
   }
 }
 
-/** In (0, 1], from 48 bits: a cheaper hash whose bits are not independent would bend the weights. */
+/** In (0, 1], from 48 bits of SHA-1: a cheaper hash whose bits are not independent would distort the weights. */
 function uniform(source: string, id: string): number {
   const digest = createHash('sha1').update(source).update('\0').update(id).digest()
   return (digest.readUIntBE(0, 6) + 1) / 2 ** 48

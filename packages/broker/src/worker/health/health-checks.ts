@@ -13,9 +13,8 @@ export interface HealthRecord {
 }
 
 /**
- * So many failures in a row, and the backend is not chosen any more. One can be a hiccup (a pause of its garbage collector, a
- * pool that was empty for a moment), and to leave out a good backend burdens the others; with the default interval three
- * of them tell within six seconds.
+ * Failures in a row after which a backend is no longer chosen. A single one can be a hiccup (a garbage-collection pause, a pool that
+ * was empty for a moment), and excluding a good backend burdens the others. At the default interval, three take six seconds at most.
  */
 export const FAILURES = 3
 
@@ -23,7 +22,7 @@ export const FAILURES = 3
 export const UNCHECKED: HealthRecord = { health: 'starting', failures: 0 }
 
 /**
- * What one more check makes of a backend. Pure.
+ * The health of a backend after one more check. Pure.
  *
  *     starting, unhealthy -- a check succeeds ------> healthy
  *     starting, healthy   -- 3 in a row have failed -> unhealthy

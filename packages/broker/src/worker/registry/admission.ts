@@ -81,18 +81,18 @@ export function admit(
 }
 
 /**
- * The relay endpoint that a backend names. One that no broker could dial counts as none, so that relays go to other backends
- * at once and no failures are counted: a relative path would be looked for in the broker's working folder.
+ * The relay endpoint that a backend names. One that the broker could not dial counts as none, so that relays go straight to other
+ * backends and no failures are counted. A relative path is refused: it would be resolved in the broker's working directory.
  */
 export function usableEndpoint(named: HelloFrame['reconnect']): {
   path: string | null
-  /** Why it cannot be used. The path itself is left out: it is the backend's to choose. */
+  /** Why it cannot be used. Leaves out the path itself, which the backend chose. */
   problem?: string
 } {
   if (named === null) return { path: null }
   const { path } = named
   if (!path.startsWith('/')) return { path: null, problem: 'reconnect.path is not absolute' }
-  if (path.includes('\0')) return { path: null, problem: 'reconnect.path has a NUL' }
+  if (path.includes('\0')) return { path: null, problem: 'reconnect.path contains a NUL' }
   const bytes = Buffer.byteLength(path)
   if (bytes > MAX_UNIX_PATH_BYTES) {
     return { path: null, problem: `reconnect.path is ${bytes} bytes long, at most ${MAX_UNIX_PATH_BYTES}` }

@@ -1,11 +1,11 @@
 import { isSameProcess, type PeerProcess, processExists } from '../../supervise/proc.ts'
 
-/** Ids of backends that have gone are remembered up to this many, the newest. */
+/** Maximum ids remembered; beyond that the oldest is forgotten. */
 const MAX_REMEMBERED = 4096
 
 /**
- * Which process each backend's id belongs to: the one that first registered under it, whatever another one says in its HELLO. An id is
- * no secret.
+ * Which process each backend id belongs to: the one that first registered under it, whatever another process claims in its HELLO.
+ * Ids are not secret.
  */
 export class Bindings {
   readonly #processes = new Map<string, PeerProcess>()
@@ -17,24 +17,24 @@ export class Bindings {
       this.#processes.delete(this.#processes.keys().next().value as string)
   }
 
-  /** Whether `process` may register under `id`: it did before, or no process did. */
+  /** Whether `process` may register under `id`: it did so before, or no process did. */
   allows(id: string, process: PeerProcess): boolean {
     const bound = this.#processes.get(id)
     return bound === undefined || isSameProcess(bound, process)
   }
 
-  /** The process that the id belongs to has ended. */
+  /** Whether the process that the id belongs to has exited, or there is none. */
   isFree(id: string): boolean {
     const bound = this.#processes.get(id)
     return bound === undefined || (bound.pid > 0 && !processExists(bound.pid))
   }
 }
 
-/** Small, reused names for backends (`web-1`, `web-2`): metric series stay few however often a service is deployed. */
+/** Short, reused names for backends (`web-1`, `web-2`), so that metric series stay few however often a service is deployed. */
 export class Slots {
   readonly #used = new Set<string>()
 
-  /** The one that it had (`before`), if that is free, or the lowest that is. */
+  /** Returns the backend's previous slot (`before`) if it is free, otherwise the lowest free one. */
   take(service: string, before?: string): string {
     if (before?.startsWith(`${service}-`) === true && !this.#used.has(before)) {
       this.#used.add(before)

@@ -1,13 +1,13 @@
 import { closeReachable, type OwnedFd } from '@baton/native-sendmsg'
 
-/** How long a connection is kept waiting, in milliseconds. */
+/** How long a connection is kept open, in milliseconds. */
 const DELAY_MS = 1000
-/** Maximum connections that are kept waiting; further ones are closed at once. */
+/** Maximum connections kept open; further ones are closed immediately. */
 const MAX_WAITING = 32
 
 /**
- * Closes connections late and unread. A peer that dials again as soon as it is turned away is slowed to one dial a second,
- * where closing at once would have it back within a millisecond. Owner of these connections.
+ * Closes connections late and unread. A peer that dials again as soon as it is refused is slowed to one dial a second; after an
+ * immediate close it would be back within a millisecond. Owns these connections.
  */
 export class Tarpit {
   readonly #waiting = new Map<OwnedFd, NodeJS.Timeout>()
@@ -21,7 +21,7 @@ export class Tarpit {
     )
   }
 
-  /** Closes all of them now. */
+  /** Closes all connections now. */
   end(): void {
     for (const fd of this.#waiting.keys()) this.#end(fd)
   }
@@ -33,10 +33,10 @@ export class Tarpit {
   }
 }
 
-/** Refusals repeat at each dial of the same process; this many different ones are remembered. */
+/** Maximum keys remembered. */
 const MAX_LOGGED = 1000
 
-/** Says whether something is new. Forgets the oldest when it has seen too much. */
+/** Whether a key is new, so that refusals repeated at each dial are logged once. Forgets the oldest key when full. */
 export class LogOnce {
   readonly #seen = new Set<string>()
 
