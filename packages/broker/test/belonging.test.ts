@@ -1,8 +1,8 @@
 import t from 'tap'
 import type { HelloFrame } from '@baton/backend-sdk/protocol'
-import { parseConfig } from '../src/config/index.ts'
+import { parseConfig } from '../src/config/config.ts'
 import { admit } from '../src/worker/registry/admission.ts'
-import { Bindings } from '../src/worker/registry/bindings.ts'
+import { Bindings } from '../src/worker/registry/names.ts'
 import { ManagedProcesses, type ProcessTable } from '../src/worker/registry/managed-processes.ts'
 import { factsOf, isSameProcess, processOf } from '../src/supervise/proc.ts'
 

@@ -10,7 +10,7 @@ import t, { type Test } from 'tap'
 
 import { createAdmin } from '../src/worker/admin/server.ts'
 import { run } from '../src/cli/program.ts'
-import { loadConfig } from '../src/config/index.ts'
+import { loadConfig } from '../src/config/config.ts'
 import { fakeView, healthy } from './worker-view.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 import { freePort } from '../../../test/support/free-port.ts'

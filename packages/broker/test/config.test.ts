@@ -8,14 +8,13 @@ import * as fc from 'fast-check'
 import t from 'tap'
 
 import { formatAddress, isLoopback, parseAddress } from '../src/config/address.ts'
-import { loadConfig, parseConfig } from '../src/config/config.ts'
+import { loadConfig, parseConfig, warningsOf } from '../src/config/config.ts'
 import { formatDuration, parseDuration } from '../src/config/duration.ts'
 import { ConfigError } from '../src/config/error.ts'
 import { jsonSchema } from '../src/config/schema.ts'
 import { parseJson } from '../src/config/json.ts'
 import { nearMiss } from '../src/config/near-miss.ts'
 import { readSecretFile, Secret } from '../src/config/secret.ts'
-import { warningsOf } from '../src/config/warnings.ts'
 
 const listener = { name: 'web', listen: '127.0.0.1:0', service: 'web' }
 const smallest = { listeners: [listener], services: { web: {} } }

@@ -3,10 +3,11 @@ import { tmpdir } from 'node:os'
 import * as fc from 'fast-check'
 import { pino } from 'pino'
 import t from 'tap'
-import { parseConfig } from '../src/config/index.ts'
+import { parseConfig } from '../src/config/config.ts'
 import { startDeploy, startReturn } from '../src/master/deploy/rolling-deploy.ts'
-import type { DeployProgress } from '../src/master/deploy/progress.ts'
-import { type BackendReport, Fleet } from '../src/master/fleet/index.ts'
+import type { DeployProgress } from '../src/master/deploy/messages.ts'
+import type { BackendReport } from '../src/master/fleet/backend-report.ts'
+import { Fleet } from '../src/master/fleet/fleet.ts'
 import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
 
 /** A fleet without processes, and a broker whose list is set by the test. */
@@ -24,7 +25,7 @@ class Scene {
       socket: '/run/control.sock',
       env: {},
       master: {},
-      drain: (_service, id) => this.drains.push(id),
+      workers: { drain: (_service, id) => void this.drains.push(id) },
     })
     const { services } = this.config(instances, version)
     this.fleet.apply({ services, base: tmpdir(), drainDeadline: 30_000 })
@@ -455,7 +456,7 @@ void t.test(
       socket: '/run/control.sock',
       env: {},
       master: {},
-      drain: (_service, id) => drains.push(id),
+      workers: { drain: (_service, id) => void drains.push(id) },
     })
     fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
     t.match(fleet.statuses(), [

@@ -1,6 +1,8 @@
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
 
-import { errnoOf, formatAddress, type Address, type Config } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
+import { formatAddress, type Address } from '../config/address.ts'
+import type { Config } from '../config/config.ts'
 import { printable } from '../log/printable.ts'
 import { CommandError } from '../exit-codes.ts'
 

@@ -1,6 +1,6 @@
 import type { FlightRecord } from '../api/flight-record.ts'
 import type { Status } from '../api/status.ts'
-import type { Config } from '../config/index.ts'
+import type { Config } from '../config/config.ts'
 import { askBroker } from './admin-client.ts'
 import { CommandError } from '../exit-codes.ts'
 

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util'
 
-import { nearMiss } from '../config/index.ts'
+import { nearMiss } from '../config/near-miss.ts'
 import { UsageError, type Terminal } from './output/terminal.ts'
 
 export interface Option {

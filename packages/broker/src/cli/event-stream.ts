@@ -1,4 +1,4 @@
-import type { Config } from '../config/index.ts'
+import type { Config } from '../config/config.ts'
 import { openStream } from './admin-client.ts'
 import { EventParser } from './event-parser.ts'
 

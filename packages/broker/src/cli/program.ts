@@ -1,4 +1,5 @@
-import { ConfigError, errnoOf, nearMiss } from '../config/index.ts'
+import { ConfigError, errnoOf } from '../config/error.ts'
+import { nearMiss } from '../config/near-miss.ts'
 import { NoAnswerError } from '../ipc/operator-client.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { check } from './commands/check.ts'

@@ -2,7 +2,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import type { MasterStatus } from '../api/master-status.ts'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 import { AnswerReader, type CommandResult } from './operator-protocol.ts'
 
 /** The master cannot be reached, or closed the connection without answering. The message is complete; no stack is needed. */

@@ -1,6 +1,6 @@
 import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 
 /** The kernel's own limit on symbolic links in a path (path_resolution(7)). */
 const MAX_LINKS = 40

@@ -1,6 +1,6 @@
 import { constants, fstatSync, openSync, readlinkSync, statSync } from 'node:fs'
 import { dupOnto, EPOLLOUT, OwnedFd, sharedPoller, type Watch } from '@baton/native-sendmsg'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 import { LineBuffer, type Origin } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
 

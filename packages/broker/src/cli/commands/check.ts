@@ -1,4 +1,4 @@
-import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
+import { loadConfig, type Config, warningsOf } from '../../config/config.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
 import { loadPrograms } from '../../programs.ts'

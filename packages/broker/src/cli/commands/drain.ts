@@ -1,4 +1,5 @@
-import { formatDuration, loadConfig, parseDuration } from '../../config/index.ts'
+import { formatDuration, parseDuration } from '../../config/duration.ts'
+import { loadConfig } from '../../config/config.ts'
 import { askBroker } from '../admin-client.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { UsageError } from '../output/terminal.ts'

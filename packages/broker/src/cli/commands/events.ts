@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import { loadConfig } from '../../config/index.ts'
+import { loadConfig } from '../../config/config.ts'
 import type { Change } from '../../api/events.ts'
 import { RefusedError } from '../admin-client.ts'
 import { paintFor, styleOfState, type Paint } from '../output/colours.ts'

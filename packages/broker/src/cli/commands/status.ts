@@ -1,5 +1,5 @@
 import type { Status } from '../../api/status.ts'
-import { loadConfig } from '../../config/index.ts'
+import { loadConfig } from '../../config/config.ts'
 import type { InstanceStatusState, MasterStatus } from '../../api/master-status.ts'
 import { readyCell, stateCell } from '../output/cells.ts'
 import { type Paint, paintFor, type Style } from '../output/colours.ts'

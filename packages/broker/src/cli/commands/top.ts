@@ -1,4 +1,4 @@
-import { loadConfig } from '../../config/index.ts'
+import { loadConfig } from '../../config/config.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import type { Display, Terminal } from '../output/terminal.ts'

@@ -1,4 +1,4 @@
-import { loadConfig, type Config } from '../../config/index.ts'
+import { loadConfig, type Config } from '../../config/config.ts'
 import { askBroker, RefusedError } from '../admin-client.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command, type Invocation } from '../command.ts'

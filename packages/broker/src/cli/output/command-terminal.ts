@@ -1,4 +1,4 @@
-import { errnoOf } from '../../config/index.ts'
+import { errnoOf } from '../../config/error.ts'
 import { leaveClosedTerminals } from '../../log/leave-terminals.ts'
 import { wantsColours } from './colours.ts'
 import type { Terminal } from './terminal.ts'

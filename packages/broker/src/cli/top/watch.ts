@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Config } from '../../config/index.ts'
+import type { Config } from '../../config/config.ts'
 import type { ServiceRates } from '../../api/events.ts'
 import { RefusedError } from '../admin-client.ts'
 import { brokerEvents } from '../event-stream.ts'

@@ -1,5 +1,5 @@
-import type { ServiceConfig } from '../../config/index.ts'
-import type { FallbackReason, RejectionReason } from '../../metrics/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
+import type { FallbackReason, RejectionReason } from '../../metrics/labels.ts'
 
 /** What happens to a connection whose descriptor no backend could take. */
 export type Rung =

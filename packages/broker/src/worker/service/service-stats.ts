@@ -2,14 +2,14 @@ import type { FailureCode } from '../connection/failure.ts'
 import {
   type FallbackAction,
   type FallbackReason,
-  type Metrics,
   OUTCOMES,
   type Outcome,
   RELAY_DIRECTIONS,
   type RejectionReason,
   TOKEN_REASONS,
   type TokenReason,
-} from '../../metrics/index.ts'
+} from '../../metrics/labels.ts'
+import type { Metrics } from '../../metrics/metrics.ts'
 import { LatencyHistogram } from '../events/latency-histogram.ts'
 
 /**
