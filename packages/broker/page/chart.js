@@ -11,7 +11,7 @@ const GAP_MS = 5000
 /**
  * @typedef {object} Line
  * @property {Exclude<keyof Moment, 'at'>} key
- * @property {string} shown and read out if the chart has several lines; otherwise empty
+ * @property {string} label shown and read out if the chart has several lines; otherwise empty
  * @property {string} className
  */
 

@@ -60,7 +60,7 @@ export function setText(target, text) {
  * A table with explicit roles: on phones the style sheet changes the `display` of its rows, and browsers then drop the
  * table semantics.
  *
- * @param {string} read out by screen readers, not shown
+ * @param {string} caption read out by screen readers, not shown
  * @param {readonly { title: string, className?: string }[]} columns
  */
 export function table(caption, columns) {
