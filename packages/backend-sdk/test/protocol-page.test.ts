@@ -86,7 +86,7 @@ const example: Frame[] = [
     retryAfter: null,
   },
   { type: 'reconnect', reason: 'reload' },
-  { type: 'drain', deadline: 30_000, reason: 'asked by an operator' },
+  { type: 'drain', deadline: 30_000, reason: 'requested by the operator' },
   { type: 'drained' },
 ]
 

@@ -50,8 +50,8 @@ export interface AppRunParts {
 }
 
 /**
- * What `baton run` adds to a master: it turns the ports that the app listens on into listeners, deploys changed files, and stops
- * the broker when the app does not start or when a launcher ends. Does nothing under `baton start`.
+ * The parts of a master that only `baton run` uses: turns the ports that the app listens on into listeners, deploys changed files, and
+ * stops the broker when the app does not start or when a launcher ends. Does nothing under `baton start`.
  *
  * Owner of the port assignments.
  */

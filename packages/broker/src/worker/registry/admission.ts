@@ -26,7 +26,7 @@ export interface RegistrationRequest {
   readonly credentials: PeerCredentials
   /** Whether Baton started the process for this service, or there is no master to ask. */
   readonly managed: boolean
-  /** What is wrong with the control socket's owner or mode; undefined if nothing is. */
+  /** The problem with the control socket's owner or mode, if there is one. */
   readonly socketProblem: string | undefined
 }
 
@@ -67,9 +67,10 @@ export function admit(
   const service = services.get(hello.service)
   if (service === undefined) {
     const known = [...services.keys()].join(', ').slice(0, MAX_LIST_LENGTH)
+    const others = known === '' ? 'no service is configured' : `there are: ${known}`
     return {
       code: 'UnknownService',
-      message: `there is no service "${hello.service.slice(0, 64)}"; there are: ${known}`,
+      message: `there is no service "${hello.service.slice(0, 64)}"; ${others}`,
       retry: false,
     }
   }
