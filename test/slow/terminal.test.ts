@@ -138,7 +138,10 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       const unknown = await run(t, 'trace', '01J00000000000000000000000', '--config', file)
       t.match(unknown, { code: 1, lines: [/^baton: no record of connection "01J0{23}"/] })
       const service = await run(t, 'trace', '--slowest', '1', '--service', 'wbe', '--config', file)
-      t.same(service, { code: 1, lines: ['baton: there is no service "wbe"; there are: web, other, late'] })
+      t.same(service, {
+        code: 1,
+        lines: ['baton: there is no service "wbe"; there are: web, other, late (BATON_ERR_ADMIN_NO_SERVICE)'],
+      })
     })
   })
 
@@ -371,7 +374,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.ok((times[1] as number) - (times[0] as number) > 500)
   })
 
-  await t.test('--once: one picture', async (t) => {
+  await t.test('--once: one snapshot', async (t) => {
     const { code, lines } = await run(t, 'top', '--once', '--config', file)
     t.equal(code, 0)
     t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up \d+s  pid \d+  \d\d:\d\d:\d\d$/)
@@ -384,7 +387,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     const screen = new PseudoTerminal(t, `${baton} top --config ${asking(t, other)}; echo code=$?; stty -a`)
     await screen.shows(/no backend is registered/)
     await other.die()
-    await screen.shows(/trying again: nobody answers at /)
+    await screen.shows(/retrying: cannot reach the broker at /)
     screen.type('q')
     restored(t, await screen.end(), 0)
   })
@@ -421,7 +424,7 @@ void t.test(
     t.equal((await reload(t, broker)).success, true)
     const worker = await workerOf(broker)
     for (const program of [text, json]) {
-      const again = `baton: connected again, to worker ${worker.id} `
+      const again = `baton: reconnected to worker ${worker.id}, `
       await program.line((line) => line.startsWith(again), 'the next worker answers')
     }
     const drained = await run(t, 'drain', 'web/web-1', '--config', file)

@@ -3,13 +3,21 @@ export const DONE = 0
 export const FAILED = 1
 export const USAGE = 2
 
-/** The command could not be done, and the message says all there is to say: no stack, exit code 1 if no other is given. */
+export interface CommandErrorOptions extends ErrorOptions {
+  readonly exitCode?: number
+  readonly code?: string | undefined
+}
+
+/** The command failed, and the message is complete: it is printed without a stack. Exit code 1 by default. */
 export class CommandError extends Error {
   override readonly name = 'CommandError'
   readonly exitCode: number
+  /** Stable, such as `BATON_ERR_NO_BROKER`; undefined where the exit code says it. */
+  readonly code: string | undefined
 
-  constructor(message: string, { exitCode = FAILED, ...options }: ErrorOptions & { exitCode?: number } = {}) {
+  constructor(message: string, { exitCode = FAILED, code, ...options }: CommandErrorOptions = {}) {
     super(message, options)
     this.exitCode = exitCode
+    this.code = code
   }
 }

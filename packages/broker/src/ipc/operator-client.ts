@@ -5,16 +5,17 @@ import type { MasterStatus } from '../api/master-status.ts'
 import { errnoOf } from '../config/index.ts'
 import { AnswerReader, type CommandResult } from './operator-protocol.ts'
 
-/** There was no master to ask, or it ended without an answer. Its message says all there is to say. */
+/** The master cannot be reached, or closed the connection without answering. The message is complete. */
 export class NoAnswerError extends Error {
   override readonly name = 'NoAnswerError'
+  readonly code = 'BATON_ERR_NO_BROKER'
 }
 
 /**
  * Asks the running broker's master, on `<runtimeDir>/master.sock`, and waits for as long as it takes.
  *
  * @param progress gets each line before the answer
- * @throws NoAnswerError when nobody answers, or the connection ends without an answer
+ * @throws NoAnswerError when the master cannot be reached, or closes the connection without answering
  */
 export async function askMaster(
   runtimeDir: string,
@@ -36,18 +37,13 @@ export async function askMaster(
     const errno = errnoOf(error)
     // The end of a master that was told to stop may look like that.
     if (reader.answer === undefined) {
-      if (errno === 'EACCES')
-        throw new NoAnswerError(`this user may not connect to ${path}`, { cause: error })
-      throw new NoAnswerError(
-        `nobody answers at ${path}: ${errno ?? String(error)}; is the broker running?`,
-        {
-          cause: error,
-        },
-      )
+      if (errno === 'EACCES') throw new NoAnswerError(`permission denied: ${path} (EACCES)`, { cause: error })
+      const why = errno ?? String(error)
+      throw new NoAnswerError(`cannot reach the broker at ${path}: ${why}; is it running?`, { cause: error })
     }
   }
   if (reader.answer === undefined)
-    throw new NoAnswerError(`the broker at ${path} ended without an answer; its log tells why`)
+    throw new NoAnswerError(`the broker at ${path} closed the connection without answering; see its log`)
   return reader.answer
 }
 

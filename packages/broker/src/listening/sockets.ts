@@ -6,7 +6,7 @@ import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@
 import { adminListenError } from './admin-errors.ts'
 import { type Config, errnoOf, formatAddress, type ListenerConfig } from '../config/index.ts'
 import { BrokerError } from '../errors.ts'
-import { exposureOf, makeFolder } from './runtime-folder.ts'
+import { makeFolder, unusable } from './runtime-folder.ts'
 
 /** Waiting clients for each listener; the kernel bounds it by net.core.somaxconn. */
 const BACKLOG = 4096
@@ -124,26 +124,14 @@ export function isShared({ security }: Config): boolean {
 /** The folder may be ours from before; somebody else's, or one that others can write to, would let them in. */
 function prepareFolder(path: string, mode: number): void {
   try {
-    const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
-    const exposure = exposureOf(path, self)
-    if (exposure !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', exposure)
+    const inspect = () => {
+      const problem = unusable(path)
+      if (problem !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', problem)
+    }
+    inspect()
     makeFolder(path, PRIVATE_FOLDER)
-    const { uid, mode: found } = lstatSync(path)
-    if (!lstatSync(path).isDirectory())
-      throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
-    if (uid !== process.getuid?.()) {
-      throw new BrokerError(
-        'BATON_ERR_RUNTIME_DIR',
-        `${path} belongs to uid ${uid}; name another one as runtimeDir`,
-      )
-    }
-    if ((found & 0o022) !== 0) {
-      const octal = (found & 0o777).toString(8)
-      throw new BrokerError(
-        'BATON_ERR_RUNTIME_DIR',
-        `${path} can be written to by others (mode ${octal}); chmod 700 it`,
-      )
-    }
+    // Another user may have made it in between.
+    inspect()
     chmodSync(path, mode)
   } catch (error) {
     if (error instanceof BrokerError) throw error

@@ -1,6 +1,7 @@
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../config/index.ts'
+import { describeError } from '../../errors.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
 import type { DeployResult } from './progress.ts'
 import type { Change } from '../../api/events.ts'
@@ -56,6 +57,10 @@ export class Deployer {
       tell({ ...told, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
+    if (abort && this.#parts.fleet.service(name)?.strays.length === 0) {
+      const why = 'no deploy is in progress, and no instance is of a new version'
+      return { success: true, log: [`${name}: nothing to abort: ${why}`] }
+    }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {
@@ -67,7 +72,7 @@ export class Deployer {
       tell({ ...told, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error)
+      const why = describeError(error)
       tell({ ...told, text: `service ${name} is not deployed: ${why}` })
       return refusal(why)
     } finally {
@@ -123,7 +128,7 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
   try {
     now = define(service, base)?.cwd
   } catch (error) {
-    return error instanceof Error ? error.message : String(error)
+    return describeError(error)
   }
   return now === folder ? undefined : `its cwd led to ${folder}, and leads to ${now} since; deploy again`
 }

@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError, readConfigTextAtOnce } from '../../config/index.ts'
+import { describeError } from '../../errors.ts'
 import type { Change } from '../../api/events.ts'
 import type { Fleet } from '../fleet/index.ts'
 import type { Notifier } from '../systemd/index.ts'
@@ -103,7 +104,7 @@ export class ReloadPreparation {
       why = problem ?? (await this.#executeQuietly(program, requests, next))
       if (stops()) return
     } catch (error) {
-      why = error instanceof Error ? error.message : String(error)
+      why = describeError(error)
     }
     log.proceed()
     operationLock.end('reload')
@@ -197,7 +198,7 @@ export class ReloadPreparation {
       // What waits in the pair are duplicates of what the sessions still have.
       for (const { kind } of [...askers, ...later])
         if (kind === 'session') sessionHandover.receiveSession().close()
-      return error instanceof Error ? error.message : String(error)
+      return describeError(error)
     } finally {
       written?.close()
     }

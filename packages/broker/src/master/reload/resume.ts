@@ -1,5 +1,5 @@
 import { NativeError } from '@baton/native-sendmsg'
-import type { BrokerError } from '../../errors.ts'
+import { type BrokerError, describeError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
@@ -58,7 +58,7 @@ export class ReloadResumption {
         tell({ kind: 'reload', text: `the reload is in force, but ${left.message}` })
       }
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
+      const reason = describeError(error)
       // What the program before this one had begun goes on.
       this.#applyToFleet()
       decided()

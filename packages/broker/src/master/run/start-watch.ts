@@ -1,5 +1,6 @@
 import { unstartableBy } from '../../supervise/startable.ts'
 import { FAILED, CommandError } from '../../exit-codes.ts'
+import { isSameFile } from '../../log/sink.ts'
 import { formatDuration } from '../../config/duration.ts'
 import { type BackendReport, fleetClock, type ManagedProcess, type ProcessExit } from '../fleet/index.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
@@ -96,7 +97,7 @@ export class StartWatch {
     const [program = ''] = identity.generation.definition.command
     if (exit.error !== undefined && !this.#history.served) {
       const { code, reason } = unstartableBy(program, exit.errno)
-      return this.#host.giveUp(new CommandError(reason, { exitCode: code }))
+      return this.#host.giveUp(new CommandError(reason, { exitCode: code, code: 'BATON_ERR_NOT_STARTABLE' }))
     }
     const instances = this.#host.statuses().map(({ instance }) => instance)
     if (!hasFailedTooOften(this.#history, instances)) return
@@ -104,16 +105,18 @@ export class StartWatch {
     const when = listened
       ? `within ${formatDuration(wanted)} of listening`
       : 'without having listened on a port'
-    const lines = output.slice(-LAST_LINES)
+    // Where standard error goes to the same place as the log, they have just been printed.
+    const shown = isSameFile(1, 2)
+    const lines = shown ? [] : output.slice(-LAST_LINES)
     this.#host.giveUp(
       new CommandError(
         [
           `${command} ended ${MAX_FAILED_STARTS} times in a row ${when} (${howItEnded(exit)}); ${
-            lines.length === 0 ? 'it printed nothing' : 'its last lines:'
+            output.length === 0 ? 'it printed nothing' : `its last lines${shown ? ' are above' : ':'}`
           }`,
           ...lines,
         ].join('\n  '),
-        { exitCode: FAILED },
+        { exitCode: FAILED, code: 'BATON_ERR_APP_FAILED' },
       ),
     )
   }

@@ -68,7 +68,7 @@ export function admit(
     const known = [...services.keys()].join(', ').slice(0, MAX_LIST_LENGTH)
     return {
       code: 'UnknownService',
-      message: `no service "${hello.service.slice(0, 64)}" here; there is ${known}`,
+      message: `there is no service "${hello.service.slice(0, 64)}"; there are: ${known}`,
       retry: false,
     }
   }
