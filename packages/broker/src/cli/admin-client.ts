@@ -18,7 +18,7 @@ export class RefusedError extends CommandError {
   }
 }
 
-/** What answers is a broker of another version, or no broker at all. */
+/** The answer came from a broker of another version, or from another program. */
 export function unexpectedAnswer(message: string, options?: ErrorOptions): CommandError {
   return new CommandError(message, { ...options, code: 'BATON_ERR_UNEXPECTED_ANSWER' })
 }

@@ -24,7 +24,7 @@ export function checkedRecord(answer: unknown): FlightRecord {
   throw otherVersion('a record')
 }
 
-/** What `GET /api/v1/connections` answers. */
+/** Response of `GET /api/v1/connections`. */
 export interface RecordList {
   readonly connections: readonly FlightRecord[]
   /** Connections that the recorder can hold; 0 where nothing is recorded. */

@@ -16,7 +16,7 @@ export interface Command {
   readonly name: string
   /** Names of the arguments. Those in brackets are optional, and come last; `a|b` is a choice of words. */
   readonly operands: readonly string[]
-  /** Name of what follows `--` and is passed on as it is; absent where nothing may follow. */
+  /** Name of the arguments after `--`, which are passed on as they are; absent where there may be none. */
   readonly rest?: string
   readonly summary: string
   readonly details: string
@@ -27,7 +27,7 @@ export interface Command {
 
 export interface Invocation {
   readonly operands: readonly string[]
-  /** What follows `--`. */
+  /** Arguments after `--`. */
   readonly rest: readonly string[]
   readonly values: ReadonlyMap<string, string>
   readonly switches: ReadonlySet<string>

@@ -63,7 +63,7 @@ class Misplaced extends Error {
   }
 }
 
-/** What the parser expected at the place of an error. */
+/** For errors where the parser expected something else. */
 const EXPECTED: Readonly<Record<string, string>> = {
   PropertyNameExpected: 'a key in double quotes',
   ValueExpected: 'a value',

@@ -59,7 +59,7 @@ function warn({ file }: Config, path: string, message: string, terminal: Termina
   terminal.err(`${file}: ${path}: warning: ${message}`)
 }
 
-/** What would make a start fail here and now; a file may well be written on another machine. */
+/** Problems that would make a start fail on this machine. They are no errors: the file may be for another one. */
 function machineWarnings({ file, runtimeDir, services }: Config): { path: string; message: string }[] {
   const folder = dirname(resolve(file ?? ''))
   const commands = [...services.values()].flatMap(({ name, command, cwd, env }) => {
@@ -73,10 +73,12 @@ function machineWarnings({ file, runtimeDir, services }: Config): { path: string
 
 function whyUnusable(runtimeDir: string): string | undefined {
   try {
-    let above = runtimeDir
-    while (!existsSync(above)) above = dirname(above)
-    accessSync(above, constants.W_OK | constants.X_OK)
-    return unusable(runtimeDir)
+    const problem = unusable(runtimeDir)
+    if (problem !== undefined) return problem
+    let existing = runtimeDir
+    while (!existsSync(existing)) existing = dirname(existing)
+    accessSync(existing, constants.W_OK | constants.X_OK)
+    return undefined
   } catch (error) {
     return `${runtimeDir} cannot be used (${errnoOf(error) ?? String(error)})`
   }

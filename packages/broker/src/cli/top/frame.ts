@@ -8,7 +8,7 @@ import type { Rates, Snapshot } from './snapshot.ts'
 /** Maximum number of reasons listed, the most frequent first. */
 const MAX_REASONS = 8
 
-/** What `top` shows: a fixed head, and a body that can be longer than the screen. */
+/** The content of the screen: a fixed head, and a body that can be longer than the screen. */
 export interface Frame {
   readonly head: readonly string[]
   readonly body: readonly string[]
