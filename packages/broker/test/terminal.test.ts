@@ -371,7 +371,8 @@ void t.test('a wrong token, another server, and nobody are lost, and said', asyn
   const refusing = await answering(t, (_request, response) =>
     refusal(response, 401, 'BATON_ERR_ADMIN_UNAUTHORIZED', 'the token is wrong'),
   )
-  t.same(await seen(refusing, 1), [{ kind: 'lost', message: 'the token is wrong' }])
+  const code = 'BATON_ERR_ADMIN_UNAUTHORIZED'
+  t.same(await seen(refusing, 1), [{ kind: 'lost', message: 'the token is wrong', code }])
   const stranger = await answering(t, (_request, response) => response.end('<h1>hello</h1>'))
   t.match(await seen(stranger, 1), [{ kind: 'lost', message: /is not a Baton broker \(it answered 200\)$/ }])
   const odd = await answering(t, (_request, response) =>

@@ -1,4 +1,4 @@
-import { parse, type ParseErrorCode, printParseErrorCode, visit } from 'jsonc-parser'
+import { createRequire } from 'node:module'
 
 /** Lines and columns count from 1; columns are UTF-16 code units, as in editors. */
 export type JsonResult =
@@ -13,6 +13,13 @@ const MAX_QUOTED = 40
 const OPTIONS = { allowTrailingComma: true }
 
 /**
+ * Loaded when the first file is parsed. By `require`, since the package is CommonJS: `import` would load a lexer for its exports first,
+ * which costs several times as much (docs/internals/decisions/0017-libraries.md).
+ */
+const require = createRequire(import.meta.url)
+const parser = () => require('jsonc-parser') as typeof import('jsonc-parser')
+
+/**
  * Parses a file that a person edits: JSON with comments and trailing commas. Reports the position of the first error. A duplicate
  * key is an error, since `JSON.parse` would silently use the last one, and so is `__proto__`, which would set a prototype.
  */
@@ -24,6 +31,7 @@ export function parseJson(text: string): JsonResult {
     open.push(new Set())
   }
   const end = () => void open.pop()
+  const { parse, printParseErrorCode, visit } = parser()
   try {
     visit(
       text,
@@ -40,7 +48,11 @@ export function parseJson(text: string): JsonResult {
         onArrayBegin: begin,
         onArrayEnd: end,
         onError(code, offset, length, line, column) {
-          throw new Misplaced(line, column, describe(code, text.slice(offset, offset + length)))
+          throw new Misplaced(
+            line,
+            column,
+            describe(printParseErrorCode(code), text.slice(offset, offset + length)),
+          )
         },
       },
       OPTIONS,
@@ -83,8 +95,7 @@ const INVALID: Readonly<Record<string, string>> = {
   InvalidUnicode: String.raw`has \u without four hexadecimal digits`,
 }
 
-function describe(code: ParseErrorCode, found: string): string {
-  const name = printParseErrorCode(code)
+function describe(name: string, found: string): string {
   const quoted = JSON.stringify(found.length > MAX_QUOTED ? `${found.slice(0, MAX_QUOTED)}...` : found)
   const expected = EXPECTED[name]
   if (expected === undefined) return `${quoted} ${INVALID[name] ?? 'is not a number'}`
