@@ -285,15 +285,15 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   await t.test('draws in place, goes on over a reload, and gives the terminal back on q', async (t) => {
     const screen = top()
     await screen.shows(/web {6}1\/1 +\d+\.\d +[1-9]\d*\.\d /)
-    const [, drawn] = await screen.shows(/pid (\d+)  \d\d:\d\d:\d\d/)
+    const [, drawn] = await screen.shows(/worker (\d+)  \d\d:\d\d:\d\d/)
     t.equal(Number(drawn), broker.pid)
     t.match(screen.output, `${ENTER}${ESC}[?25l`)
     t.match(screen.output, `web/web-1  ${ESC}[32mready${ESC}[39m`)
     t.equal((await reload(t, broker)).success, true)
     const worker = (await workerOf(broker)).pid
     t.not(worker, broker.pid)
-    await screen.shows(new RegExp(`pid ${worker} [^]*web {6}1/1 +\\d+\\.\\d +[1-9]`))
-    t.notMatch(screen.output, 'asked once a second', 'it has the events of the next worker')
+    await screen.shows(new RegExp(`worker ${worker} [^]*web {6}1/1 +\\d+\\.\\d +[1-9]`))
+    t.notMatch(screen.output, 'polling once a second', 'it has the events of the next worker')
     const frames = screen.output.split(`${ESC}[H`).slice(1)
     for (const frame of frames) t.equal(frame.split('\r\n').length, 30, 'one line for each row')
     screen.type('q')
@@ -377,7 +377,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   await t.test('--once: one snapshot', async (t) => {
     const { code, lines } = await run(t, 'top', '--once', '--config', file)
     t.equal(code, 0)
-    t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up \d+s  pid \d+  \d\d:\d\d:\d\d$/)
+    t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up [\dms ]+  master \d+, worker \d+  \d\d:\d\d:\d\d$/)
     t.match(lines.join('\n'), /^web +1\/1 +\d+\.\d +[1-9]\d*\.\d +0\.0 +0\.0 +0 +\d+\.\d\d /m)
     t.match(lines.at(-1), /^web\/web-1  ready /)
   })
