@@ -4,7 +4,7 @@ import { openStream } from './admin-client.ts'
 /** The broker sends an event every second, and a live stream carries something at least every 15 s: after this long it is dead. */
 const SILENCE_MS = 20_000
 
-/** Of the package. The status page brings its own parser, which the browser loads as it is; it serves here as well. */
+/** The parser of the status page, which a browser loads as it is. */
 const PARSER = new URL('../../page/event-parser.js', import.meta.url).href
 
 interface EventParser {

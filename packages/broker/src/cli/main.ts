@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { keepEarlySignals, takeEarlySignals } from '../early-signals.ts'
 
-// Only a master handles signals; any other command is ended by them.
+// Only a master keeps early signals, to handle them once it runs; any other command is ended by them.
 const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
 /** Commands whose output is a report. If it cannot be written, the exit code must not tell a script that a successful deploy failed. */
 const isChange = ['deploy', 'drain', 'reload', 'stop'].includes(process.argv[2] ?? '')

@@ -10,7 +10,7 @@ export type Paint = (style: Style, text: string) => string
 
 export const plain: Paint = (_style, text) => text
 
-// Without `validateStream`, newer versions of Node look at standard output and the environment, which `paintFor` has done.
+// Newer versions of Node would otherwise check standard output and the environment themselves, which `paintFor` has done.
 export const coloured: Paint = (style, text) => styleText(style, text, { validateStream: false })
 
 /** https://no-color.org: any value that is not empty disables colours. */
