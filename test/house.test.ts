@@ -45,7 +45,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'supervise',
     'version.ts',
   ],
-  // It becomes a master; everything else it requests over sockets.
+  // It becomes a master, or sends requests to one. `baton check` looks at runtimeDir.
   cli: [
     'api',
     'config',
@@ -53,6 +53,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'errors.ts',
     'exit-codes.ts',
     'ipc',
+    'listening/runtime-folder.ts',
     'log',
     'master/main.ts',
     'metrics',

@@ -263,7 +263,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
 
   for (const scheme of ['light', 'dark'] as const) {
     await t.test(`${scheme}: legible`, async (t) => {
-      await tab.prefer({ 'prefers-color-scheme': scheme })
+      await tab.prefer(scheme)
       const contrasts = await tab.evaluate<Record<string, number>>(`(() => {
         const style = getComputedStyle(document.documentElement)
         const luminance = (name) => {

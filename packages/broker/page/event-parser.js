@@ -1,6 +1,6 @@
 /**
  * Parses server-sent events from text that arrives in chunks (HTML standard, section 9.2.6). A browser's EventSource
- * cannot send an Authorization header, so the page reads the stream itself.
+ * cannot send an Authorization header, so the page reads the stream itself. `baton top` and `baton events` use this file too.
  */
 export class EventParser {
   #rest = ''

@@ -63,6 +63,24 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
   return undefined
 }
 
+/**
+ * Why a runtime folder cannot be used; undefined also when it does not exist yet.
+ *
+ * @throws what lstat(2) says, other than ENOENT
+ */
+export function unusable(path: string): string | undefined {
+  const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+  const exposure = exposureOf(path, self)
+  if (exposure !== undefined) return exposure
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (found === undefined) return undefined
+  if (!found.isDirectory()) return `${path} is not a folder`
+  if (found.uid !== self.uid) return `${path} belongs to uid ${found.uid}; name another one as runtimeDir`
+  if ((found.mode & (GROUP_WRITE | OTHER_WRITE)) === 0) return undefined
+  const octal = (found.mode & 0o777).toString(8)
+  return `${path} can be written to by others (mode ${octal}); chmod 700 it`
+}
+
 /** Whether the uid is not mapped in this user namespace, like the host's root in a container (user_namespaces(7)). */
 function isUnmapped(uid: number): boolean {
   const ranges = readFileSync('/proc/self/uid_map', 'latin1').trim().split('\n')

@@ -345,7 +345,8 @@ export class Sink {
   }
 }
 
-function isSameFile(one: number, other: number): boolean {
+/** Whether two descriptors lead to the same file, terminal or pipe. */
+export function isSameFile(one: number, other: number): boolean {
   try {
     const [file, another] = [fstatSync(one), fstatSync(other)]
     return file.dev === another.dev && file.ino === another.ino

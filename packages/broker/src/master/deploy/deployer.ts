@@ -1,6 +1,7 @@
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../config/config.ts'
+import { describeError } from '../../errors.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
 import type { DeployCommand, DeployResult } from './messages.ts'
 import { define } from '../fleet/definition.ts'
@@ -45,6 +46,10 @@ export class Deployer {
       workerPool.reportChange({ ...change, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
     }
+    if (abort && this.#parts.fleet.service(name)?.strays.length === 0) {
+      const why = 'no deploy is in progress, and no instance is of a new version'
+      return { success: true, log: [`${name}: nothing to abort: ${why}`] }
+    }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {
@@ -56,7 +61,7 @@ export class Deployer {
       workerPool.reportChange({ ...change, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error)
+      const why = describeError(error)
       workerPool.reportChange({ ...change, text: `service ${name} was not deployed: ${why}` })
       return refusal(why)
     } finally {
@@ -112,7 +117,7 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
   try {
     now = define(service, base)?.cwd
   } catch (error) {
-    return error instanceof Error ? error.message : String(error)
+    return describeError(error)
   }
   return now === folder ? undefined : `its cwd led to ${folder} and now leads to ${now}; deploy again`
 }

@@ -46,8 +46,7 @@ export function startDeploy(fleet: Fleet, options: DeployOptions): RunningDeploy
  */
 export function startReturn(fleet: Fleet, options: DeployOptions): RunningDeploy {
   const service = managed(fleet, options.service.name)
-  const strays = service.numbers.filter((number) => service.instance(number)?.generation !== service.stable)
-  return roll(fleet, service, options, strays, () => service.stable)
+  return roll(fleet, service, options, service.strays, () => service.stable)
 }
 
 function managed(fleet: Fleet, name: string): ManagedService {

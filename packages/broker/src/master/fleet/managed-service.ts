@@ -67,6 +67,11 @@ export class ManagedService {
     return [...this.#instances.keys()].toSorted((one, other) => one - other)
   }
 
+  /** Numbers of the instances that a failed deploy has left with another version than the stable one. */
+  get strays(): number[] {
+    return this.numbers.filter((number) => this.instance(number)?.generation !== this.#stable)
+  }
+
   /** Whether it has no instance and no process. */
   get empty(): boolean {
     return this.#instances.size + this.#successors.size + this.#leaving.size === 0

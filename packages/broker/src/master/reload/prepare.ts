@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
 import { readConfigTextAtOnce } from '../../config/config.ts'
+import { describeError } from '../../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { Notifier } from '../systemd/notify.ts'
 import type { Counters } from '../workers/counters.ts'
@@ -100,7 +101,7 @@ export class ReloadPreparation {
       why = problem ?? (await this.#executeQuietly(program, requests, next))
       if (cancelIfStopping()) return
     } catch (error) {
-      why = error instanceof Error ? error.message : String(error)
+      why = describeError(error)
     }
     log.proceed()
     operationLock.end('reload')
@@ -198,7 +199,7 @@ export class ReloadPreparation {
       // The pair holds duplicates; the sessions still have their own descriptors.
       for (const { kind } of [...askers, ...later])
         if (kind === 'session') sessionHandover.receiveSession().close()
-      return error instanceof Error ? error.message : String(error)
+      return describeError(error)
     } finally {
       written?.close()
     }

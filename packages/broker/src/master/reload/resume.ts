@@ -1,5 +1,5 @@
 import { NativeError } from '@baton/native-sendmsg'
-import type { BrokerError } from '../../errors.ts'
+import { type BrokerError, describeError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
@@ -61,7 +61,7 @@ export class ReloadResumption {
         })
       }
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
+      const reason = describeError(error)
       // Continue what the previous program had begun.
       this.#applyToFleet()
       decided()

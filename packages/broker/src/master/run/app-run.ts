@@ -165,7 +165,9 @@ export class AppRun {
           by: 'a changed file',
           progress: (line) => logger.info(line),
         })
-        if (!success) for (const line of log) logger.error(line)
+        // The reason alone: what the process printed is in this log already.
+        const [reason] = log
+        if (!success && reason !== undefined) logger.error(reason)
       }
     }
     this.#redeploying = false

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import { unstartableBy } from '../../supervise/startable.ts'
 import { FAILED, CommandError } from '../../exit-codes.ts'
+import { isSameFile } from '../../log/sink.ts'
 import { formatDuration } from '../../config/duration.ts'
 import type { BackendReport } from '../fleet/backend-report.ts'
 import type { ActiveConfig } from '../active-config.ts'
@@ -110,7 +111,7 @@ export class StartWatch {
     const [program = ''] = identity.generation.definition.command
     if (exit.error !== undefined && !this.#history.served) {
       const { code, reason } = unstartableBy(program, exit.errno)
-      return this.#giveUp(new CommandError(reason, { exitCode: code }))
+      return this.#giveUp(new CommandError(reason, { exitCode: code, code: 'BATON_ERR_NOT_STARTABLE' }))
     }
     const instances = this.#fleet.statuses().map(({ instance }) => instance)
     if (!hasFailedTooOften(this.#history, instances)) return
@@ -118,16 +119,18 @@ export class StartWatch {
     const when = listened
       ? `within ${formatDuration(wanted)} of listening`
       : 'without having listened on a port'
-    const lines = output.slice(-LAST_LINES)
+    // Where standard error goes to the same place as the log, they have just been printed.
+    const shown = isSameFile(1, 2)
+    const lines = shown ? [] : output.slice(-LAST_LINES)
     this.#giveUp(
       new CommandError(
         [
           `${command} ended ${MAX_FAILED_STARTS} times in a row ${when} (${howItEnded(exit)}); ${
-            lines.length === 0 ? 'it printed nothing' : 'its last lines:'
+            output.length === 0 ? 'it printed nothing' : `its last lines${shown ? ' are above' : ':'}`
           }`,
           ...lines,
         ].join('\n  '),
-        { exitCode: FAILED },
+        { exitCode: FAILED, code: 'BATON_ERR_APP_FAILED' },
       ),
     )
   }

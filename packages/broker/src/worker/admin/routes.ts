@@ -64,7 +64,7 @@ export function addRoutes(
     const message =
       view.connections === undefined
         ? 'nothing is recorded: the configuration has "recorder": 0'
-        : `no record of connection ${quoted(params.id)}; the last ${view.connections.capacity} are kept`
+        : `no record of connection ${quoted(params.id)}; the last ${view.connections.capacity} are kept, and a reload starts without any`
     throw new AdminError('BATON_ERR_ADMIN_NO_CONNECTION', message)
   })
 
