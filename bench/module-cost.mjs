@@ -1,4 +1,4 @@
-// What loading a module costs a start: `npm run bench -- module [--quick] MODULE...`. Each is a package or a file, found from the working folder,
+// Measures what loading a module costs a start: `npm run bench -- module [--quick] MODULE...`. Each is a package or a file, found from the working folder,
 // and loaded by `import`, or by `require` if it is written as `require:MODULE`. Every start is measured beside one that loads nothing. CPU time,
 // so that other programs on the machine matter less; private and resident memory; modules (files) loaded.
 import { spawnSync } from 'node:child_process'

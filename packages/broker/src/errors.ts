@@ -28,7 +28,7 @@ export class BrokerError extends Error {
   }
 }
 
-/** What a person reads of an error: its message, followed by its code in parentheses if it is one of Baton's. */
+/** The text of an error for people: its message, followed by its code in parentheses if it is one of Baton's. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const code = 'code' in error ? error.code : undefined

@@ -207,8 +207,8 @@ void t.test('the screen of top', async (t) => {
     'web/web-1  ready        3        -     1.3       1  4242  9m 55s  2.0.1',
     'web/web-2  draining     3        -       -       1  4242  9m 55s  -',
   ])
-  const lost = frameOf(snapshot, { paint: plain, history: [], lost: `nobody answers${ESC}` })
-  t.equal(lost.head[1], String.raw`retrying: nobody answers\u{1b}`)
+  const lost = frameOf(snapshot, { paint: plain, history: [], lost: `no answer${ESC}` })
+  t.equal(lost.head[1], String.raw`retrying: no answer\u{1b}`)
 
   const polled = snapshots.next(AT, { ...healthy, services: [] }, undefined)
   const frame = frameOf(polled, { paint: plain, history: [] })

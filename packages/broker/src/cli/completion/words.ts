@@ -1,7 +1,7 @@
 import type { Command, Option } from '../command.ts'
 
 /**
- * What can be completed at a position of the command line: a file, a service, a service or one of its backends (`target`), one of a
+ * A completion at a position of the command line: a file, a service, a service or one of its backends (`target`), one of a
  * few words, or nothing.
  */
 export type Place =
