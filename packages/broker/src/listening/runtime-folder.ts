@@ -75,10 +75,10 @@ export function unusable(path: string): string | undefined {
   const found = lstatSync(path, { throwIfNoEntry: false })
   if (found === undefined) return undefined
   if (!found.isDirectory()) return `${path} is not a folder`
-  if (found.uid !== self.uid) return `${path} belongs to uid ${found.uid}; name another one as runtimeDir`
+  if (found.uid !== self.uid) return `${path} belongs to uid ${found.uid}; choose another runtimeDir`
   if ((found.mode & (GROUP_WRITE | OTHER_WRITE)) === 0) return undefined
   const octal = (found.mode & 0o777).toString(8)
-  return `${path} can be written to by others (mode ${octal}); chmod 700 it`
+  return `${path} is writable by others (mode ${octal}); chmod 700 it`
 }
 
 /** Whether the uid is not mapped in this user namespace, like the host's root in a container (user_namespaces(7)). */
