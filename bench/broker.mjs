@@ -21,7 +21,7 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     wrapper,
   })
   const masterIsKnown = atEnd(() => child.kill('SIGKILL'))
-  const { control, admin, listeners, pid } = await child.heard('accepting connections')
+  const { control, admin, listeners, pid } = await child.message('accepting connections')
   masterIsKnown()
   const hasStopped = atEnd(() => {
     child.kill('SIGKILL')

@@ -54,11 +54,11 @@ async function cluster(port) {
     args: [APP],
     env: { PORT: String(port) },
   })
-  await child.heard('listening')
+  await child.message('listening')
   return {
     deploy: async () => {
       child.tell('deploy')
-      await child.heard('deployed')
+      await child.message('deployed')
     },
     stop: async () => {
       child.kill('SIGTERM')
@@ -94,12 +94,12 @@ async function measureUnderLoad(port, deploy) {
   const load = new SpeakingChild(program('test/programs/two-kinds-load.mjs'), {
     args: ['--port', String(port), '--kept', '64'],
   })
-  await load.heard('loading')
+  await load.message('loading')
   const start = performance.now()
   for (let count = 0; count < deploys; count++) await deploy()
   const seconds = (performance.now() - start) / 1000
   load.tell('stop')
-  const done = await load.heard('done')
+  const done = await load.message('done')
   return { seconds, ...done }
 }
 

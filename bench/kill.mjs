@@ -22,7 +22,7 @@ const run = new SpeakingChild(program('test/programs/kill-run.mjs'), {
   args: ['--kills', kills, '--seed', values.seed, '--port', String(broker.port), '--admin', broker.admin],
   env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ADOPTIONS: join(broker.folder, 'adoptions') },
 })
-const { seconds, clients, answered, errors, accepted, outcomes, violations } = await run.heard('done')
+const { seconds, clients, answered, errors, accepted, outcomes, violations } = await run.message('done')
 const rerouted =
   (await broker.metrics()).match(/^baton_handoff_failures_total\{.*"BackendGone"\} (\d+)$/m)?.[1] ?? '0'
 await broker.stop()

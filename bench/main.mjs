@@ -11,6 +11,7 @@ const BENCHES = {
   deploy: { measures: 'rolling deploys under load, beside cluster and PM2' },
   hold: { measures: "the broker's memory per held client" },
   kill: { measures: 'what SIGKILL of a backend costs clients' },
+  module: { file: 'module-cost.mjs', measures: 'what loading a module costs a start' },
   recorder: {
     measures: 'time, garbage and memory of the flight recorder',
     // Its garbage is measured between collections, so none may come by itself.

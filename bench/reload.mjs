@@ -27,7 +27,7 @@ const backend = new SpeakingChild(program('test/programs/recording-backend.mjs')
   env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ADOPTIONS: '/dev/null' },
 })
 backend.tell('register')
-await backend.heard('registered')
+await backend.message('registered')
 
 const reload = async () => {
   const begun = performance.now()
@@ -47,7 +47,7 @@ const born = startTime(pid)
 const load = new SpeakingChild(program('test/programs/two-kinds-load.mjs'), {
   args: ['--port', String(broker.port), '--kept', '64', '--fresh', '2', '--pause', '10'],
 })
-await load.heard('loading')
+await load.message('loading')
 const begun = performance.now()
 const answers = []
 for (let number = 1; number <= reloads; number++) {
@@ -56,7 +56,7 @@ for (let number = 1; number <= reloads; number++) {
 }
 const took = performance.now() - begun
 load.tell('stop')
-const { connections, requests, slowest, failures } = await load.heard('done')
+const { connections, requests, slowest, failures } = await load.message('done')
 const after = await descriptors()
 const status = JSON.parse(await askMaster(broker, 'status'))
 const survived = startTime(pid)

@@ -33,11 +33,11 @@ const backend = new SpeakingChild(program('test/programs/recording-backend.mjs')
   env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ADOPTIONS: adoptions },
 })
 backend.tell('register')
-await backend.heard('registered')
+await backend.message('registered')
 const load = new SpeakingChild(program('test/programs/two-kinds-load.mjs'), {
   args: ['--port', String(broker.port), '--kept', '64', '--fresh', '4', '--pause', '10'],
 })
-await load.heard('loading')
+await load.message('loading')
 
 const killed = []
 /** Age of the surviving counters at the kill: the time since the last scrape that showed no more than they do. Milliseconds. */
@@ -64,7 +64,7 @@ for (let number = 1; number <= kills; number++) {
 }
 const deaths = await counter('baton_worker_deaths_total')
 load.tell('stop')
-const { connections, requests, slowest, failures } = await load.heard('done')
+const { connections, requests, slowest, failures } = await load.message('done')
 const seconds = (now() - begun) / 1000
 await broker.stop()
 backend.kill('SIGKILL')

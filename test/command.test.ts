@@ -87,10 +87,15 @@ void t.test(
       const taken = await baton(t, ['start', '--config', sameListener])
       t.equal(taken.code, 1)
       t.equal(taken.err.length, 1, 'no stack')
-      t.match(taken.err[0], new RegExp(`^baton: .*listener "web" on ${listen}: .*\\(EADDRINUSE\\)$`))
+      t.match(
+        taken.err[0],
+        new RegExp(`^baton: .*listener "web" on ${listen}: .*\\(EADDRINUSE\\) \\(BATON_ERR_LISTEN\\)$`),
+      )
       t.match(await baton(t, ['start', '--config', sameAdmin]), {
         code: 1,
-        err: [`baton: admin.listen: ${admin} is in use by another process (EADDRINUSE)`],
+        err: [
+          `baton: admin.listen: ${admin} is in use by another process (EADDRINUSE) (BATON_ERR_ADMIN_LISTEN)`,
+        ],
       })
     })
 
@@ -104,7 +109,7 @@ void t.test(
       t.equal(code, 0)
       t.same(err, [])
       t.match(out[0], new RegExp(`^broker [0-9A-Z]{26}: running, version .*, pid ${broker.pid}, since`))
-      t.equal(out[1], `master, which takes signals: pid ${broker.program.pid}`)
+      t.equal(out[1], `master (send signals to it): pid ${broker.program.pid}`)
       const text = out.join('\n')
       t.match(text, new RegExp(`^web +${listen.replaceAll('.', '\\.')} +http +web +1$`, 'm'))
       t.match(text, new RegExp(`^web/web-1 +ready .* ${backend.pid} .* ${id}$`, 'm'))
@@ -120,8 +125,8 @@ void t.test(
 
     await t.test('drain of a missing service or backend: exit code 1, with its name', async (t) => {
       for (const [name, says] of [
-        ['wbe', 'baton: there is no service "wbe"; there are: web'],
-        ['web/web-7', 'baton: service web has no backend "web-7"'],
+        ['wbe', 'baton: there is no service "wbe"; there are: web (BATON_ERR_ADMIN_NO_SERVICE)'],
+        ['web/web-7', 'baton: service web has no backend "web-7" (BATON_ERR_ADMIN_NO_BACKEND)'],
       ] as const)
         t.same(await batonHere('drain', name, '--config', file), { code: 1, out: [], err: [says] })
       t.equal((await broker.status()).services[0]?.backends[0]?.state, 'ready', 'none was drained')
@@ -163,7 +168,7 @@ void t.test(
         code: 1,
         out: [],
         err: [
-          `baton: nobody answers at ${admin} (admin.listen of ${file}): ECONNREFUSED; is the broker running?`,
+          `baton: cannot reach the broker at ${admin} (admin.listen of ${file}): ECONNREFUSED; is it running? (BATON_ERR_NO_BROKER)`,
         ],
       })
     })

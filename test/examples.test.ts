@@ -162,17 +162,17 @@ void t.test('examples', async (t) => {
     async (t) => {
       const program = await startExample(t, broker, 'ws-chat.js')
       const url = `ws://${broker.address('chat')}`
-      const heard: string[] = []
+      const received: string[] = []
       const listener = new WebSocket(url)
       t.teardown(() => listener.terminate())
-      listener.on('message', (data: Buffer) => heard.push(data.toString()))
+      listener.on('message', (data: Buffer) => received.push(data.toString()))
       await once(listener, 'open')
       const speaker = new WebSocket(url)
       t.teardown(() => speaker.terminate())
       await once(speaker, 'open')
       speaker.send('hello')
-      while (!heard.some((line) => line.endsWith('hello'))) await once(listener, 'message')
-      t.match(heard.at(-1), /^127\.0\.0\.1:\d+: hello$/)
+      while (!received.some((line) => line.endsWith('hello'))) await once(listener, 'message')
+      t.match(received.at(-1), /^127\.0\.0\.1:\d+: hello$/)
 
       const left = Promise.all([once(listener, 'close'), once(speaker, 'close')])
       program.kill('SIGTERM')

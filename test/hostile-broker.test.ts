@@ -297,9 +297,9 @@ void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, 
   const broker = new FalseBroker(t)
   const first = await startBackend(t, broker, { tokenTtl: MINUTES })
   const { program } = first
-  const heard = (msg: string) => program.messages().filter((message) => message['msg'] === msg).length
+  const logged = (msg: string) => program.messages().filter((message) => message['msg'] === msg).length
   /** Its log line may arrive later than its response. */
-  const hasAdopted = (count: number) => eventually(() => heard('adopt') === count, `${count} are adopted`)
+  const hasAdopted = (count: number) => eventually(() => logged('adopt') === count, `${count} are adopted`)
 
   await t.test('ACK before touch, when the ACK cannot reach the kernel', { timeout: LIMIT }, async (t) => {
     const { peer } = first
@@ -313,7 +313,7 @@ void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, 
     await direct(program)
     await direct(program)
     t.ok(client.untouched, 'taken and verified, and not a byte read or written')
-    t.equal(heard('adopt'), 0)
+    t.equal(logged('adopt'), 0)
     peer.wire.read()
     await peer.acked(offer)
     t.equal(await client.servedBy(), program.pid, 'adopted once the ACK could go')
@@ -334,9 +334,9 @@ void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, 
         peer.post(offer.token, client.fd)
         peer.ring(offer)
         await peer.laneEmpty()
-        const disconnections = heard('disconnected')
+        const disconnections = logged('disconnected')
         peer.wire.close()
-        await eventually(() => heard('disconnected') > disconnections, 'it emits disconnected')
+        await eventually(() => logged('disconnected') > disconnections, 'it emits disconnected')
         await direct(program)
         t.ok(client.untouched, 'not adopted: another one may hold the lane')
         return { peer, client }
@@ -356,7 +356,7 @@ void t.test('an ACK that cannot be sent, and an open lane', { timeout: LIMIT }, 
       await t.test('it is closed untouched at tokenTtl when the lane does not end', async (t) => {
         const { peer, client } = await backedUp(t, TTL)
         await untouched(t, client)
-        t.equal(heard('adopt'), 2, 'as many as before')
+        t.equal(logged('adopt'), 2, 'as many as before')
         peer.die()
       })
     },

@@ -253,7 +253,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await scene('a control socket in use is not replaced', async (t) => {
     t.equal(
       await refusedStart(t, first.configFile),
-      `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control}`,
+      `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control} (BATON_ERR_ALREADY_RUNNING)`,
     )
     t.equal(await servedBy(t, first), app.pid, 'the first one continues')
   })

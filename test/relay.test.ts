@@ -40,16 +40,16 @@ const answering = await listen(
     socket.on('error', () => undefined)
   }),
 )
-const heard: Buffer[] = []
+const received: Buffer[] = []
 let done: () => void = () => undefined
-const heardAll = new Promise<void>((resolve) => {
+const receivedAll = new Promise<void>((resolve) => {
   done = resolve
 })
 const early = await listen(
   t,
   createServer({ allowHalfOpen: true }, (peer) => {
     peer.end('my half is over')
-    peer.on('data', (chunk: Buffer) => heard.push(chunk))
+    peer.on('data', (chunk: Buffer) => received.push(chunk))
     peer.on('end', () => done())
   }),
 )
@@ -210,8 +210,8 @@ void t.test('half-close works through a relay in both directions', { timeout: LI
   client.resume()
   await once(client, 'end')
   client.end('I still had this to say')
-  await heardAll
-  t.equal(Buffer.concat(heard).toString(), 'I still had this to say')
+  await receivedAll
+  t.equal(Buffer.concat(received).toString(), 'I still had this to say')
 })
 
 void t.test(

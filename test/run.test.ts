@@ -33,11 +33,16 @@ void t.test(
     writeFileSync(file, '')
     const missing = new AppRun(t, { command: ['no-such-program', 'x'] })
     t.same(await missing.ended([]), { ...NOTHING_LEFT, code: 127 })
-    t.same(missing.program.lines, ['baton: cannot start "no-such-program": it is not in PATH (ENOENT)'])
+    t.same(missing.program.lines, [
+      'baton: cannot start "no-such-program": it is not in PATH (ENOENT) (BATON_ERR_NOT_STARTABLE)',
+    ])
     const denied = new AppRun(t, { command: [file] })
     t.same(await denied.ended([]), { ...NOTHING_LEFT, code: 126 })
     t.equal(denied.program.lines.length, 1)
-    t.match(denied.program.lines[0], /^baton: cannot start ".*app\.js": it is not executable.*\(EACCES\)$/)
+    t.match(
+      denied.program.lines[0],
+      /^baton: cannot start ".*app\.js": it is not executable.*\(EACCES\) \(BATON_ERR_NOT_STARTABLE\)$/,
+    )
   },
 )
 
@@ -46,7 +51,7 @@ void t.test('an unusable temporary folder is one line', { timeout: LIMIT }, asyn
   const run = new Program(t, process.execPath, [batonCommand, 'run', '--', 'node'], { env })
   t.match(await run.exited, { code: 1 })
   t.same(run.lines, [
-    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another folder',
+    'baton: the temporary folder cannot be used: TMPDIR=/dev/null is not a folder (ENOTDIR); set TMPDIR to another folder (BATON_ERR_TEMPORARY_FOLDER)',
   ])
 })
 
@@ -66,7 +71,7 @@ void t.test(
       lines[from],
       /ended 5 times in a row without having listened on a port \(exit code 3\); its last lines:$/,
     )
-    t.same(lines.slice(from + 1), ['  typo'])
+    t.same(lines.slice(from + 1), ['  typo', '(BATON_ERR_APP_FAILED)'])
   },
 )
 

@@ -132,7 +132,7 @@ void t.test(
   'Ctrl-C while the worker starts stops the broker, with exit code 0',
   { timeout: LIMIT },
   async (t) => {
-    // The worker ignores signals, but only once its first line runs: before that, "the worker process did not start: without a word".
+    // The worker ignores signals, but only once its first line runs: before that, "the worker process did not start: without any output".
     const folder = temporaryFolder(t)
     const file = join(folder, 'baton.json')
     const listeners = [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }]

@@ -30,7 +30,7 @@ export async function heldMemory(count) {
   const look = async () => {
     looks += 1
     process.kill(pid, 'SIGUSR2')
-    const { bytes } = await child.heard(`live memory ${looks}`)
+    const { bytes } = await child.message(`live memory ${looks}`)
     const resident = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]
     return { live: bytes, resident: Number(resident) * 1024 }
   }
@@ -41,7 +41,7 @@ export async function heldMemory(count) {
     const args = [broker.port, clients / PROCESSES].map(String)
     const start = () => new SpeakingChild(program('test/programs/waiting-clients.mjs'), { args })
     const processes = Array.from({ length: PROCESSES }, start)
-    for (const process of processes) await process.heard('waiting')
+    for (const process of processes) await process.message('waiting')
     await held(clients)
     return async () => {
       for (const process of processes) process.kill('SIGKILL')

@@ -28,7 +28,7 @@ async function run(args, env, { busy, rate, onlyStuck = false }) {
     args: [...args, ...numbers, ...(onlyStuck ? ['--only-stuck'] : [])],
     env: { ...env, ADOPTIONS: adoptions },
   })
-  return child.heard('done')
+  return child.message('done')
 }
 
 /** @param {Situation} situation */

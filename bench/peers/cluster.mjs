@@ -9,7 +9,7 @@ export async function start({ backends = 1, bodyBytes } = {}) {
     args: [APP, String(backends)],
     env: { APP_MODE: 'listen', ...appEnvironment(bodyBytes) },
   })
-  const { port, pids } = await primary.heard('listening')
+  const { port, pids } = await primary.message('listening')
   return {
     port,
     processes: [

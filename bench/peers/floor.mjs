@@ -10,7 +10,7 @@ export async function start({ backends = 1, bodyBytes } = {}) {
   const control = join(temporaryFolder(), 'control.sock')
   const broker = new SpeakingChild(compiled('floor'), { args: [control], runtime: [] })
   const hasStopped = atEnd(() => broker.kill('SIGKILL'))
-  const { port } = await broker.heard('listening')
+  const { port } = await broker.message('listening')
   const env = { BATON_SOCKET: control, BATON_SERVICE: 'web' }
   const apps = await startApps({ count: backends, mode: 'attach', bodyBytes, env })
   return {

@@ -42,7 +42,7 @@ export async function startApps({ count = 1, mode, bodyBytes, env = {} }) {
       () => new SpeakingChild(APP, { env: { APP_MODE: mode, ...appEnvironment(bodyBytes), ...env } }),
     )
     children.push(...batch)
-    for (const child of batch) apps.push(await child.heard('serving'))
+    for (const child of batch) apps.push(await child.message('serving'))
   }
   return {
     apps,

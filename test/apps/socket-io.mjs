@@ -7,7 +7,7 @@ const io = new Server(httpServer, {})
 
 io.on('connection', (socket) => {
   socket.on('message', (text) => {
-    socket.emit('message', `${process.pid} heard ${text}`)
+    socket.emit('message', `${process.pid} received ${text}`)
   })
 
   const { remoteAddress, remotePort } = socket.request.socket

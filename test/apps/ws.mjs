@@ -7,7 +7,7 @@ wss.on('connection', function connection(ws, request) {
   ws.on('error', console.error)
 
   ws.on('message', function message(data) {
-    ws.send(`${process.pid} heard ${Buffer.from(data).toString()}`)
+    ws.send(`${process.pid} received ${Buffer.from(data).toString()}`)
   })
 
   const { remoteAddress, remotePort } = request.socket

@@ -62,7 +62,7 @@ async function register() {
   const backend = spares.shift()
   preload()
   backend.tell('register')
-  await backend.heard('registered')
+  await backend.message('registered')
   ready.push(backend)
   noteReady()
 }
@@ -75,7 +75,7 @@ for (let count = 0; count < REGISTERED; count++) await register()
 const arrivals = new SpeakingChild(program('arrivals.mjs'), {
   args: ['--port', values.port, '--rate', values.rate, '--burst', values.burst],
 })
-await arrivals.heard('arriving')
+await arrivals.message('arriving')
 const begun = now()
 for (let kill = 1; kill <= Number(values.kills); kill++) {
   await atLeast(2)
@@ -89,7 +89,7 @@ for (let kill = 1; kill <= Number(values.kills); kill++) {
 }
 await atLeast(REGISTERED)
 arrivals.tell('stop')
-const { results } = await arrivals.heard('done')
+const { results } = await arrivals.message('done')
 const outcomes = await settled()
 console.log(
   JSON.stringify({ msg: 'done', kills: killed.size, seconds: (now() - begun) / 1000, ...judge(outcomes) }),

@@ -131,9 +131,9 @@ class Backend:
                     each.send(self.stats())
             timeout = max(0.0, min([tick, *self.dials]) - time.monotonic())
             for key, _ in self.selector.select(timeout):
-                self.heard(key.data)
+                self.readable(key.data)
 
-    def heard(self, registration: Registration) -> None:
+    def readable(self, registration: Registration) -> None:
         alive = registration.read()
         for kind, payload in registration.frames():
             if kind == OFFER:

@@ -11,13 +11,13 @@ const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.p
 /** Resolves with the first event of a new backend's registration. */
 async function register(spare) {
   let failed
-  const heard = new Promise((resolve) => {
+  const failure = new Promise((resolve) => {
     failed = ({ error }) => resolve(error?.code ?? 'lost')
   })
   const backend = createBackend({ logger: { info() {}, warn: failed, error() {} } })
   backend.attach(http.createServer())
   const taken = spare === undefined ? [] : takeAllBut(spare)
-  const outcome = await Promise.race([backend.ready().then(() => 'registered'), heard])
+  const outcome = await Promise.race([backend.ready().then(() => 'registered'), failure])
   for (const fd of taken) closeSync(fd)
   await backend.close()
   return outcome

@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline'
 
 export class SpeakingChild {
   #process
-  #said = new Map()
+  #received = new Map()
   #waiting = new Map()
 
   /** `program`: a Node program unless `runtime` is empty; arguments and environment as for `spawn`. */
@@ -23,7 +23,7 @@ export class SpeakingChild {
       for (const { reject } of this.#waiting.values()) reject(end)
       this.#waiting.clear()
     })
-    createInterface({ input: this.#process.stdout }).on('line', (line) => this.#hear(line))
+    createInterface({ input: this.#process.stdout }).on('line', (line) => this.#receive(line))
   }
 
   get pid() {
@@ -38,22 +38,22 @@ export class SpeakingChild {
     this.#process.kill(signal)
   }
 
-  /** The next object with this `msg`, or the last one that was not asked for yet; rejects if the process exits first. */
-  heard(msg) {
-    const said = this.#said.get(msg)
-    if (said !== undefined) {
-      this.#said.delete(msg)
-      return Promise.resolve(said)
+  /** The next object with this `msg`, or the last one that was not returned yet. Rejects if the process exits first. */
+  message(msg) {
+    const message = this.#received.get(msg)
+    if (message !== undefined) {
+      this.#received.delete(msg)
+      return Promise.resolve(message)
     }
     return new Promise((resolve, reject) => this.#waiting.set(msg, { resolve, reject }))
   }
 
-  #hear(line) {
+  #receive(line) {
     if (!line.startsWith('{')) return
     const object = JSON.parse(line)
     const waiting = this.#waiting.get(object.msg)
     this.#waiting.delete(object.msg)
-    if (waiting === undefined) this.#said.set(object.msg, object)
+    if (waiting === undefined) this.#received.set(object.msg, object)
     else waiting.resolve(object)
   }
 }

@@ -31,12 +31,12 @@ async function round(port, stick) {
   const arrivals = new SpeakingChild(program('arrivals.mjs'), {
     args: ['--port', port, '--rate', values.rate],
   })
-  await arrivals.heard('arriving')
+  await arrivals.message('arriving')
   await elapsed(LEAD)
   const { pid, from } = await stick()
   await elapsed(LEAD)
   arrivals.tell('stop')
-  const { results, latest } = await arrivals.heard('done')
+  const { results, latest } = await arrivals.message('done')
   return { latest, ...judge(results, pid, from) }
 }
 
@@ -69,7 +69,7 @@ const servers = Array.from({ length: Number(values.servers) }, () => new Speakin
 let { port } = values
 for (const server of servers) {
   server.tell('register')
-  port ??= String((await server.heard('registered')).port)
+  port ??= String((await server.message('registered')).port)
 }
 const [victim] = servers
 // Compilation and allocations for the first connections must not count as the baseline.
@@ -82,8 +82,8 @@ const burnt = async () => {
 const baseline = values['only-stuck'] ? null : await round(port, burnt)
 const stuck = await round(port, async () => {
   victim.tell(`busy ${values.busy}`)
-  const { pid, from } = await victim.heard('busy')
-  await victim.heard('idle')
+  const { pid, from } = await victim.message('busy')
+  await victim.message('idle')
   return { pid, from }
 })
 console.log(JSON.stringify({ msg: 'done', baseline, stuck }))

@@ -136,13 +136,13 @@ async function talks(t: Test, name: string, open: (t: Test, port: number) => Pro
     () => deploy.lines.join('\n'),
   )
   for (const { greeting, say } of first)
-    t.equal(await say('still there'), `${greeting.split(' ')[0]} heard still there`)
+    t.equal(await say('still there'), `${greeting.split(' ')[0]} received still there`)
   t.ok(deploy.running)
   for (const { end } of first) end()
   t.match(await deploy.exited, { code: 0 }, deploy.lines.join('\n'))
 
   const last = await open(t, port)
-  t.match(await last.say('hello'), /^\d+ heard hello$/)
+  t.match(await last.say('hello'), /^\d+ received hello$/)
   last.end()
   t.same(await run.end('SIGTERM'), NOTHING_LEFT)
 }

@@ -75,16 +75,16 @@ const guides: readonly Guide[] = [
     page: 'docs/how-to/socket-io.md',
     async seen(t, tour) {
       const client = tour.lines('terminal-4')
-      const heard = () => client.flatMap((line) => /^process (\d+) heard hello$/.exec(line)?.[1] ?? [])
+      const replies = () => client.flatMap((line) => /^process (\d+) received hello$/.exec(line)?.[1] ?? [])
       await eventually(
-        () => heard().length >= 2,
+        () => replies().length >= 2,
         () => `another answer: ${client.join('\n')}`,
       )
       t.ok(
         client.includes('disconnected: transport close'),
         'it was sent away in such a way that it comes back',
       )
-      t.equal(new Set(heard()).size, heard().length, 'to another process each time')
+      t.equal(new Set(replies()).size, replies().length, 'to another process each time')
       t.ok(tour.lines('terminal-5').includes('done web: 2 replaced'))
     },
   },

@@ -171,7 +171,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
 
     await tab.evaluate(`document.querySelector('#lookup-id').value = 'no such thing'`)
     await tab.click('#lookup button')
-    await tab.until(`document.querySelector('#lookup-problem').innerText.includes('no ULID')`)
+    await tab.until(`document.querySelector('#lookup-problem').innerText.includes('not a ULID')`)
     t.same(tab.complaints, [])
     await tab.evaluate(`document.querySelector('#lookup-id').value = '01ARZ3NDEKTSV4RRFFQ69G5FAV'`)
     await tab.click('#lookup button')
@@ -263,7 +263,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
 
   for (const scheme of ['light', 'dark'] as const) {
     await t.test(`${scheme}: legible`, async (t) => {
-      await tab.prefer({ 'prefers-color-scheme': scheme })
+      await tab.prefer(scheme)
       const contrasts = await tab.evaluate<Record<string, number>>(`(() => {
         const style = getComputedStyle(document.documentElement)
         const luminance = (name) => {
@@ -325,7 +325,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
     await tab.type('20s')
     await tab.click('#ask-confirm')
     await tab.until(
-      `document.querySelector('#ask-outcome').innerText.includes('1 backend told to drain within 20 s')`,
+      `document.querySelector('#ask-outcome').innerText.includes('1 backend to finish within 20 s')`,
     )
     await backends.find((backend) => backend.pid === pid)?.message('draining')
     await tab.click('#ask-cancel')
@@ -355,7 +355,7 @@ void t.test('the page shows a working broker, and controls it', { timeout: LIMIT
     writeFileSync(broker.configFile, '{')
     await tab.click('#reload')
     await tab.click('#ask-confirm')
-    await tab.until(`document.querySelector('#ask-outcome').innerText.includes('goes on as before')`)
+    await tab.until(`document.querySelector('#ask-outcome').innerText.includes('continues as before')`)
     await tab.press('Enter')
     t.equal((await broker.status()).broker.id, after.broker.id)
   })
@@ -420,7 +420,7 @@ void t.test('with a token, and with a broker that stops and starts again', { tim
 
   await broker.die()
   await tab.until(`document.querySelector('#lost').checkVisibility()`)
-  t.match(await tab.text('#lost'), /does not answer; trying again/)
+  t.match(await tab.text('#lost'), /does not answer; retrying/)
   t.match(await tab.text('#announcer'), /lost/)
   await startBroker(t, { config: { admin: { ...admin, listen: new URL(broker.admin).host } } })
   await tab.until(LIVE)

@@ -134,7 +134,10 @@ void t.test('status, trace and completion', { timeout: LIMIT, buffered: true }, 
       const unknown = await run(t, 'trace', '01J00000000000000000000000', '--config', file)
       t.match(unknown, { code: 1, lines: [/^baton: no record of connection "01J0{23}"/] })
       const service = await run(t, 'trace', '--slowest', '1', '--service', 'wbe', '--config', file)
-      t.same(service, { code: 1, lines: ['baton: there is no service "wbe"; there are: web, other, late'] })
+      t.same(service, {
+        code: 1,
+        lines: ['baton: there is no service "wbe"; there are: web, other, late (BATON_ERR_ADMIN_NO_SERVICE)'],
+      })
     })
   })
 
@@ -278,15 +281,15 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
   await t.test('draws in place, continues over a reload, and restores the terminal on q', async (t) => {
     const screen = top()
     await screen.shows(/web {6}1\/1 +\d+\.\d +[1-9]\d*\.\d /)
-    const [, drawn] = await screen.shows(/pid (\d+)  \d\d:\d\d:\d\d/)
+    const [, drawn] = await screen.shows(/worker (\d+)  \d\d:\d\d:\d\d/)
     t.equal(Number(drawn), broker.pid)
     t.match(screen.output, `${ENTER}${ESC}[?25l`)
     t.match(screen.output, `web/web-1  ${ESC}[32mready${ESC}[39m`)
     t.equal((await reload(t, broker)).success, true)
     const worker = (await workerOf(broker)).pid
     t.not(worker, broker.pid)
-    await screen.shows(new RegExp(`pid ${worker} [^]*web {6}1/1 +\\d+\\.\\d +[1-9]`))
-    t.notMatch(screen.output, 'asked once a second', 'it has the events of the next worker')
+    await screen.shows(new RegExp(`worker ${worker} [^]*web {6}1/1 +\\d+\\.\\d +[1-9]`))
+    t.notMatch(screen.output, 'polling once a second', 'it has the events of the next worker')
     const frames = screen.output.split(`${ESC}[H`).slice(1)
     for (const frame of frames) t.equal(frame.split('\r\n').length, 30, 'one line for each row')
     screen.type('q')
@@ -367,10 +370,10 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     t.ok((times[1] as number) - (times[0] as number) > 500)
   })
 
-  await t.test('--once: one screen', async (t) => {
+  await t.test('--once: one snapshot', async (t) => {
     const { code, lines } = await run(t, 'top', '--once', '--config', file)
     t.equal(code, 0)
-    t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up \d+s  pid \d+  \d\d:\d\d:\d\d$/)
+    t.match(lines[0], /^baton \d+\.\d+\.\d+  running  up [\dms ]+  master \d+, worker \d+  \d\d:\d\d:\d\d$/)
     t.match(lines.join('\n'), /^web +1\/1 +\d+\.\d +[1-9]\d*\.\d +0\.0 +0\.0 +0 +\d+\.\d\d /m)
     t.match(lines.at(-1), /^web\/web-1  ready /)
   })
@@ -380,7 +383,7 @@ void t.test('top', { timeout: LIMIT, buffered: true }, async (t) => {
     const screen = new PseudoTerminal(t, `${baton} top --config ${asking(t, other)}; echo code=$?; stty -a`)
     await screen.shows(/no backend is registered/)
     await other.die()
-    await screen.shows(/trying again: nobody answers at /)
+    await screen.shows(/retrying: cannot reach the broker at /)
     screen.type('q')
     restored(t, await screen.end(), 0)
   })
@@ -417,7 +420,7 @@ void t.test(
     t.equal((await reload(t, broker)).success, true)
     const worker = await workerOf(broker)
     for (const program of [text, json]) {
-      const again = `baton: connected again, to worker ${worker.id} `
+      const again = `baton: reconnected to worker ${worker.id}, `
       await program.line((line) => line.startsWith(again), 'the next worker answers')
     }
     const drained = await run(t, 'drain', 'web/web-1', '--config', file)

@@ -59,10 +59,15 @@ void t.test(
     const backend = await startBackend(t, broker)
     const known = (await broker.backends(1)).services[0]?.backends[0]
     let deaths = 0
+    /** @returns when it was killed */
     const kill = async () => {
-      signal(await onlyWorker(t, broker), 'SIGKILL')
+      const pid = await onlyWorker(t, broker)
+      const from = now()
+      signal(pid, 'SIGKILL')
+      const to = now()
       deaths += 1
       await eventually(() => logged(broker, 'accepting connections') > deaths, 'another one accepts')
+      return { from, to }
     }
 
     await t.test('counters of a dead worker are at most a second old', async (t) => {
@@ -77,11 +82,8 @@ void t.test(
     const args = `--port ${broker.port()} --kept 32 --fresh 3 --pause 10`.split(' ')
     const load = new Program(t, process.execPath, [join(root, 'test/programs/two-kinds-load.mjs'), ...args])
     await load.message('loading')
-    const kills: number[] = []
-    for (let count = 0; count < KILLS; count++) {
-      kills.push(now())
-      await kill()
-    }
+    const kills: { from: number; to: number }[] = []
+    for (let count = 0; count < KILLS; count++) kills.push(await kill())
     load.child.stdin?.write('stop\n')
     const { requests, failures } = (await load.message('done')) as unknown as {
       requests: number
@@ -98,7 +100,7 @@ void t.test(
       [],
     )
     t.ok(
-      failures.every(({ begun, ended }) => kills.some((at) => begun <= at && at <= ended)),
+      failures.every(({ begun, ended }) => kills.some(({ from, to }) => begun <= to && from <= ended)),
       'only clients that the worker still owned were lost',
     )
     t.ok(failures.length <= 3 * kills.length, 'not more than there were at a time')
@@ -122,7 +124,7 @@ void t.test(
     const backend = await startBackend(t, broker)
     scene.begin('worker')
     signal(broker.pid, 'SIGKILL')
-    await eventually(() => logged(broker, 'worker died') === 1, 'it is noticed')
+    await eventually(() => logged(broker, 'worker died') >= 1, 'it is noticed')
     const client = await visit(t, broker)
     await eventually(() => logged(broker, 'worker could not be replaced') >= 5, 'five more')
     const times = broker.program
@@ -193,7 +195,7 @@ void t.test('the end', { timeout: LIMIT }, async (t) => {
     'baton stop': async (t, { configFile }) => {
       const command = new Program(t, process.execPath, [batonCommand, 'stop', '--config', configFile])
       t.same(await command.exited, { code: 0, signal: null })
-      t.same(command.lines, ['stopped'])
+      t.equal(command.lines.at(-1), 'stopped')
     },
     SIGTERM: (_t, { program }) => Promise.resolve(program.kill('SIGTERM')),
   }

@@ -63,7 +63,7 @@ export class EventStream {
         found = this.events.find((each) => each.event === event && matches(each.data))
         return found !== undefined
       },
-      () => `${what}; heard ${JSON.stringify(this.changes)}`,
+      () => `${what}; received ${JSON.stringify(this.changes)}`,
     )
     return found as ServerEvent
   }

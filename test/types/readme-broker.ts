@@ -8,4 +8,4 @@ const config = parseConfig({
 })
 const worker = await startWorker(config, { logger: pino() }) // accepts connections from here on
 console.log(worker.addresses.get('web'), worker.status().services)
-await worker.drain(30_000) // accepts no more; who still waits after 30 s is rejected
+await worker.drain(30_000) // stops accepting; clients still held after 30 s are rejected

@@ -126,7 +126,7 @@ const example: Frame[] = [
     retryAfter: null,
   },
   { type: 'reconnect', reason: 'reload' },
-  { type: 'drain', deadline: 30_000, reason: 'asked by an operator' },
+  { type: 'drain', deadline: 30_000, reason: 'requested by the operator' },
   { type: 'drained' },
   { type: 'rebalance', count: 10 },
   { type: 'resumes', schemas: ['chat/1'] },

@@ -563,7 +563,7 @@ void t.test(
 
     await t.test('the operator’s drain', async (t) => {
       const { app, registered, client } = await begin(t, 'setInterval(() => {}, 60_000)')
-      registered.wire.write({ type: 'drain', deadline: 30_000, reason: 'asked by the operator' })
+      registered.wire.write({ type: 'drain', deadline: 30_000, reason: 'requested by the operator' })
       await registered.wire.frame('drain')
       t.ok(app.running)
       app.child.stdin?.write('answer')
@@ -595,10 +595,10 @@ void t.test(
       )
       const [one, two] = [await broker.registered(PATIENT), await broker.registered(PATIENT)]
       await eventually(() => said(app, 'listening').length === 2, 'both listen')
-      one.wire.write({ type: 'drain', deadline: null, reason: 'asked by the operator' })
+      one.wire.write({ type: 'drain', deadline: null, reason: 'requested by the operator' })
       await one.wire.frame('drained')
       t.ok(app.running)
-      two.wire.write({ type: 'drain', deadline: null, reason: 'asked by the operator' })
+      two.wire.write({ type: 'drain', deadline: null, reason: 'requested by the operator' })
       t.same(await app.exited, { code: 0, signal: null })
     })
 

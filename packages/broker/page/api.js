@@ -1,6 +1,6 @@
-// The admin API, as docs/reference/admin.md has it. Addresses are relative: behind a proxy the page may have a prefix.
+// Client of the admin API (docs/reference/admin.md). URLs are relative, because a proxy may add a path prefix.
 
-/** Kept here alone: it is gone with the page, and no script of another origin can read it. */
+/** In memory only: it is lost when the page is closed, and scripts of other origins cannot read it. */
 let token = ''
 
 /** @param {string} value */
@@ -12,7 +12,7 @@ export function hasToken() {
   return token !== ''
 }
 
-/** A refusal by the broker, with the stable code of its error. */
+/** An error response of the broker, with its stable code. */
 export class ApiError extends Error {
   /**
    * @param {number} status
@@ -30,9 +30,9 @@ export class ApiError extends Error {
 /**
  * @param {string} path
  * @param {RequestInit} [init]
- * @returns {Promise<Response>} whatever the status is
+ * @returns {Promise<Response>} with any status
  */
-function ask(path, init = {}) {
+function request(path, init = {}) {
   const headers = new Headers(init.headers)
   if (token !== '') headers.set('authorization', `Bearer ${token}`)
   return fetch(path, { ...init, headers, cache: 'no-store', credentials: 'omit' })
@@ -41,10 +41,10 @@ function ask(path, init = {}) {
 /**
  * @param {string} path
  * @param {AbortSignal} [signal]
- * @returns {Promise<Response>} a good one
+ * @returns {Promise<Response>} successful; otherwise throws an `ApiError`
  */
 export async function open(path, signal) {
-  const answer = await ask(path, signal ? { signal } : {})
+  const answer = await request(path, signal ? { signal } : {})
   if (answer.ok) return answer
   throw await refusal(answer)
 }
@@ -63,12 +63,12 @@ export async function get(path, signal) {
  * @template Answer
  * @param {string} path
  * @param {object} body
- * @param {readonly number[]} [answers] statuses that are an answer too, beside those of success
+ * @param {readonly number[]} [answers] further statuses whose body is an answer, not an error
  * @returns {Promise<Answer>}
  */
 export async function post(path, body, answers = []) {
   const headers = { 'content-type': 'application/json' }
-  const answer = await ask(path, { method: 'POST', headers, body: JSON.stringify(body) })
+  const answer = await request(path, { method: 'POST', headers, body: JSON.stringify(body) })
   if (answer.ok || answers.includes(answer.status)) return answer.json()
   throw await refusal(answer)
 }
@@ -82,7 +82,7 @@ async function refusal(answer) {
 }
 
 /**
- * What to tell of a request that failed.
+ * The message shown for a failed request.
  *
  * @param {unknown} error
  */

@@ -15,7 +15,7 @@ import { Totals } from './totals.js'
 const FEED_WORDS = {
   connecting: 'connecting',
   live: 'live',
-  polling: 'asking every 2 s',
+  polling: 'polling every 2 s',
   lost: 'connection lost',
   locked: 'token needed',
 }
@@ -45,7 +45,7 @@ const totals = new Totals()
 let state = 'connecting'
 /** @type {Sample | undefined} */
 let latest
-/** The version that this page came with. @type {string | undefined} */
+/** The broker version that served this page. @type {string | undefined} */
 let version
 
 const feed = new Feed({ onSample, onChange, onState })
@@ -61,7 +61,7 @@ function onSample(sample) {
     connections.start()
   }
   connections.offer(sample.status.services.map(({ name }) => name))
-  // Nobody sees the drawing of a hidden page; what it would show is kept.
+  // A hidden page is not drawn, but its samples are kept.
   if (first || !document.hidden) draw()
 }
 
@@ -71,7 +71,7 @@ function draw() {
   version ??= broker.version
   const up = age(broker.startedAt, Date.parse(latest.at))
   const parted = broker.state === 'running' ? '' : ` · ${broker.state}`
-  const newer = broker.version === version ? '' : ' · load this page anew'
+  const newer = broker.version === version ? '' : ' · reload this page'
   setText(parts.broker, `${broker.version} · worker ${broker.pid} · up ${up}${parted}${newer}`)
   totals.update(latest)
   services.update(latest, past)
@@ -96,8 +96,8 @@ function onState(next) {
   document.body.classList.toggle('stale', next === 'lost')
   parts.signIn.hidden = next !== 'locked'
   if (next === 'lost') {
-    const since = latest === undefined ? '' : ` What you see is of ${timeOfDay(latest.at)}.`
-    setText(parts.lost, `The broker does not answer; trying again.${since}`)
+    const since = latest === undefined ? '' : ` The figures are from ${timeOfDay(latest.at)}.`
+    setText(parts.lost, `The broker does not answer; retrying.${since}`)
     announce('Connection to the broker lost')
   }
   if (next === 'locked') {
@@ -110,7 +110,7 @@ function onState(next) {
 }
 
 /**
- * Said by screen readers. Only what has changed by itself, and seldom: figures are never announced.
+ * Read out by screen readers. For infrequent changes that the user did not make; figures are never announced.
  *
  * @param {string} text
  */

@@ -3,7 +3,7 @@ import { age, count, milliseconds } from './format.js'
 
 /** @import { BackendStatus } from './shapes.d.ts' */
 
-/** A sign for who does not see colours; the word stands beside it. */
+/** Symbols for users who cannot tell the colours apart; the word is next to them. */
 const SIGNS = {
   ready: '●',
   starting: '○',
@@ -13,7 +13,7 @@ const SIGNS = {
   unhealthy: '▲',
 }
 
-/** An event loop that is late by more is worth a look: everything on it waits for as long. */
+/** Event-loop lag that is highlighted, in ms: all work of the backend is delayed by it. */
 const LATE_MS = 100
 
 const COLUMNS = [
@@ -29,7 +29,7 @@ const COLUMNS = [
   { title: 'Action', className: 'action' },
 ]
 
-/** The registered backends of one service. A row stays the same element for as long as its backend lives: focus stays. */
+/** The registered backends of one service. A backend keeps its row element, so that the row keeps the focus. */
 export class BackendTable {
   #onDrain
   #body
@@ -58,7 +58,7 @@ export class BackendTable {
 
   /**
    * @param {readonly BackendStatus[]} backends
-   * @param {number} now milliseconds since 1970, by the broker's clock
+   * @param {number} now Unix time in ms, by the broker's clock
    */
   update(backends, now) {
     const ids = new Set(backends.map(({ id }) => id))
@@ -71,7 +71,7 @@ export class BackendTable {
       const known = this.#rows.get(backend.id) ?? new BackendRow(this.#onDrain)
       this.#rows.set(backend.id, known)
       known.update(backend, now)
-      // Moving an element takes the focus from it; mostly there is nothing to move.
+      // Moving an element takes the focus from it, so move it only if its position has changed.
       if (this.#body.children[index] !== known.element)
         this.#body.insertBefore(known.element, this.#body.children[index] ?? null)
     })

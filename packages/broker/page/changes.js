@@ -5,7 +5,7 @@ import { timeOfDay } from './format.js'
 
 const KEPT = 50
 
-/** What has changed since the page was opened, newest first. */
+/** Changes since the page was opened, newest first. At most `KEPT`. */
 export class Changes {
   #list = byId('change-list', HTMLOListElement)
   #none = byId('no-changes', HTMLElement)

@@ -5,19 +5,19 @@ import { WINDOW_MS } from './history.js'
 
 const WIDTH = 240
 const HEIGHT = 54
-/** Samples that lie further apart than that are not joined: nobody knows what was between them. */
+/** Samples further apart than this are not joined: the values between them are unknown. */
 const GAP_MS = 5000
 
 /**
  * @typedef {object} Line
  * @property {Exclude<keyof Moment, 'at'>} key
- * @property {string} label said and shown where a chart has more than one; else empty
+ * @property {string} label shown and read out if the chart has several lines; otherwise empty
  * @property {string} className
  */
 
 /**
- * A small chart of the last two minutes. The figure of now stands beside it as text, and the drawing says in words
- * what it shows.
+ * A small chart of the last two minutes. The current value is next to it as text, and the drawing has a text
+ * alternative.
  */
 export class Chart {
   #title
@@ -32,7 +32,7 @@ export class Chart {
   /**
    * @param {string} title
    * @param {(value: number | null) => string} format
-   * @param {readonly Line[]} lines the first is filled, if it is the only one
+   * @param {readonly Line[]} lines a single line is filled
    */
   constructor(title, format, lines) {
     this.#title = title
@@ -85,7 +85,7 @@ export class Chart {
   }
 }
 
-/** @typedef {[x: number, y: number][]} Run points that belong together */
+/** @typedef {[x: number, y: number][]} Run points joined by a line */
 
 /**
  * @param {readonly Moment[]} moments
@@ -117,7 +117,7 @@ function filled(run) {
 }
 
 /**
- * The next of 1, 2, 5, 10, 20, 50, ...: a scale that changes seldom.
+ * Rounds up to 1, 2, 5, 10, 20, 50, ..., so that the scale seldom changes.
  *
  * @param {number} value
  */

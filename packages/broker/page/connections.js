@@ -21,8 +21,8 @@ const COLUMNS = [
 ]
 
 /**
- * Flight records: one by its id, and the slowest or newest. A record has an address of its own, `#ULID`, so that it can
- * be linked to, and the browser's back leads back.
+ * Flight records: one by its id, and the slowest or newest. Each record has its own URL, `#ULID`, for links and the
+ * browser's Back button.
  */
 export class Connections {
   #section = byId('connections', HTMLElement)
@@ -49,11 +49,11 @@ export class Connections {
     window.addEventListener('hashchange', () => void this.#follow())
   }
 
-  /** Called again after a token was given. */
+  /** Called again after sign-in. */
   start() {
     if (this.#timer !== undefined) return
     this.#timer = setInterval(() => {
-      // Rows do not move under the hand of who is reading them.
+      // Rows must not move while the user points at them or has the focus in them.
       if (!document.hidden && !this.#section.matches(':hover, :focus-within')) void this.#refresh()
     }, AGAIN_MS)
     void this.#refresh()
@@ -75,7 +75,7 @@ export class Connections {
   /** @param {string} id */
   #submit(id) {
     if (!ULID.test(id)) {
-      this.#tell('This is no ULID: 26 digits and letters, without I, L, O and U.')
+      this.#showProblem('This is not a ULID: 26 digits and letters, without I, L, O and U.')
       return
     }
     if (location.hash === `#${id}`) void this.#follow()
@@ -83,16 +83,16 @@ export class Connections {
   }
 
   /** @param {string} text */
-  #tell(text) {
+  #showProblem(text) {
     setText(this.#problem, text)
     this.#id.setAttribute('aria-invalid', String(text !== ''))
   }
 
-  /** Shows the record that the address names. */
+  /** Shows the record that the URL names. */
   async #follow() {
     const id = location.hash.slice(1)
     if (!ULID.test(id)) return this.#hide()
-    this.#tell('')
+    this.#showProblem('')
     try {
       /** @type {FlightRecord} */
       const record = await get(`api/v1/connections/${id}`)
@@ -103,7 +103,7 @@ export class Connections {
       byId('record-title', HTMLElement).focus()
     } catch (error) {
       this.#hide()
-      this.#tell(explain(error))
+      this.#showProblem(explain(error))
     }
   }
 
@@ -131,7 +131,7 @@ export class Connections {
       const list = await get(`api/v1/connections?${query}`)
       this.#show(list)
     } catch (error) {
-      // That the broker does not answer is said at the top of the page.
+      // If the broker does not answer, the top of the page says so.
       if (error instanceof ApiError) setText(this.#listed, explain(error))
     }
   }
@@ -141,15 +141,15 @@ export class Connections {
     const kept =
       capacity === 0
         ? 'The flight recorder is off (recorder: 0).'
-        : `Of the last ${count(recorded)} connections of this worker; it remembers ${count(capacity)}.`
-    setText(this.#listed, `${kept} ${connections.length === 0 ? 'None matches.' : ''}`.trim())
+        : `From the last ${count(recorded)} connections of this worker; it keeps up to ${count(capacity)}.`
+    setText(this.#listed, `${kept} ${connections.length === 0 ? 'None match.' : ''}`.trim())
     if (connections.length === 0) return this.#list.replaceChildren()
     const { table: made, body } = table('Connections', COLUMNS)
     for (const { id, acceptedAt, service, outcome, reason, backend, durationMs, steps } of connections) {
       const link = element('a', { href: `#${id}`, class: 'mono' }, id)
       const cells = [
         service,
-        outcome ?? `on its way: ${steps.at(-1)?.step}`,
+        outcome ?? `in progress: ${steps.at(-1)?.step}`,
         reason ?? '',
         backend?.slot ?? '',
         precisely(durationMs),

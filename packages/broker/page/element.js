@@ -1,4 +1,4 @@
-// Elements are built, never parsed: the page's Content-Security-Policy forbids markup from strings.
+// Elements are built, never parsed: the page's Content-Security-Policy forbids HTML from strings.
 
 const SVG = 'http://www.w3.org/2000/svg'
 
@@ -33,7 +33,7 @@ export function svg(tag, attributes = {}, ...children) {
 }
 
 /**
- * An element that is in index.html.
+ * Finds an element of index.html.
  *
  * @template {HTMLElement} Kind
  * @param {string} id
@@ -47,7 +47,7 @@ export function byId(id, kind) {
 }
 
 /**
- * Writes only what differs: a text that is written again loses the reader's selection in it.
+ * Writes only if the text differs, because a write loses the user's selection in it.
  *
  * @param {Element} target
  * @param {string} text
@@ -57,10 +57,10 @@ export function setText(target, text) {
 }
 
 /**
- * A table whose roles are written out: the phone's style sheet gives its rows another `display`, and browsers then
- * forget that it is a table.
+ * A table with explicit roles: on phones the style sheet changes the `display` of its rows, and browsers then drop the
+ * table semantics.
  *
- * @param {string} caption said by screen readers, not shown
+ * @param {string} caption read out by screen readers, not shown
  * @param {readonly { title: string, className?: string }[]} columns
  */
 export function table(caption, columns) {

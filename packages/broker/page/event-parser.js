@@ -1,6 +1,6 @@
 /**
- * Server-sent events out of text that comes in pieces (HTML standard, section 9.2.6). A browser's EventSource can
- * not send an Authorization header, so the page reads the stream itself.
+ * Parses server-sent events from text that arrives in chunks (HTML standard, section 9.2.6). A browser's EventSource
+ * cannot send an Authorization header, so the page reads the stream itself. `baton top` and `baton events` use this file too.
  */
 export class EventParser {
   #rest = ''
@@ -10,7 +10,7 @@ export class EventParser {
 
   /**
    * @param {string} text
-   * @returns {{ event: string, data: string }[]} what is whole by now
+   * @returns {{ event: string, data: string }[]} the events completed by `text`
    */
   push(text) {
     const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/)

@@ -3,18 +3,18 @@ import { EventParser } from './event-parser.js'
 
 /** @import { Change, FeedState, Sample, Status } from './shapes.d.ts' */
 
-/** An event comes each second. After so many without one the stream is as good as gone, whatever TCP thinks of it. */
+/** Without an event for this long, the stream counts as lost, even if its TCP connection is open. Events come every second. */
 const SILENCE_MS = 5000
-/** Between two questions for the status, where no stream is to be had. */
+/** Interval between status requests while there is no stream. */
 const POLL_MS = 2000
 /**
- * How long to be content with questions before the stream is tried again: at first soon, as a worker that ends refuses
- * streams as well.
+ * How long to poll before the stream is tried again. Short at first, because a worker that is exiting refuses streams
+ * too.
  */
 const FIRST_POLL_MS = 2000
-const LONGEST_POLL_MS = 30_000
+const MAX_POLL_MS = 30_000
 const FIRST_PAUSE_MS = 250
-const LONGEST_PAUSE_MS = 2000
+const MAX_PAUSE_MS = 2000
 
 /**
  * @typedef {object} Listener
@@ -23,12 +23,12 @@ const LONGEST_PAUSE_MS = 2000
  * @property {(state: FeedState) => void} onState
  */
 
-/** There is an answer, and it is no stream of events that comes through. */
+/** The broker may answer, but no stream of events gets through. */
 class NoStream extends Error {}
 
 /**
- * Keeps the page supplied: from the stream of events; where there is none, or something on the way holds it back, by
- * asking for the status. It goes on trying until `stop`; without a valid token it stops by itself (`locked`).
+ * Feeds the page from the stream of events. If there is none, or a proxy buffers it, polls the status instead. Retries
+ * until `stop`; without a valid token it stops by itself (`locked`).
  */
 export class Feed {
   /** @type {Listener} */
@@ -58,7 +58,7 @@ export class Feed {
     let poll = FIRST_POLL_MS
     while (!signal.aborted) {
       try {
-        // It ends when the broker reloads: the next worker is there already.
+        // The stream ends when the broker reloads; the next worker is already there.
         await this.#listen(signal)
         pause = FIRST_PAUSE_MS
         poll = FIRST_POLL_MS
@@ -67,13 +67,13 @@ export class Feed {
         if (error instanceof NoStream) {
           pause = FIRST_PAUSE_MS
           const answered = await this.#poll(signal, poll)
-          poll = Math.min(poll * 2, LONGEST_POLL_MS)
+          poll = Math.min(poll * 2, MAX_POLL_MS)
           if (answered) continue
         }
         if (error instanceof ApiError && error.status === 401) return this.#listener.onState('locked')
         if (signal.aborted) return
         this.#listener.onState('lost')
-        pause = Math.min(pause * 2, LONGEST_PAUSE_MS)
+        pause = Math.min(pause * 2, MAX_PAUSE_MS)
       }
       await wait(pause, signal)
     }
@@ -105,7 +105,7 @@ export class Feed {
       }
     } catch (error) {
       if (error instanceof ApiError && error.status !== 401) throw new NoStream()
-      // Nothing came although the broker answered, or does not answer at all: asking for the status tells which.
+      // No event arrived: the stream is held back, or the broker does not answer. A status request tells which.
       if (silent.signal.aborted && events === 0) throw new NoStream()
       if (events === 0 || signal.aborted) throw error
     } finally {
@@ -125,8 +125,8 @@ export class Feed {
 
   /**
    * @param {AbortSignal} signal
-   * @param {number} time milliseconds
-   * @returns {Promise<boolean>} whether the broker answered to the end
+   * @param {number} time in ms
+   * @returns {Promise<boolean>} false: the broker stopped answering
    */
   async #poll(signal, time) {
     const end = performance.now() + time

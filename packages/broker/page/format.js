@@ -1,4 +1,4 @@
-// How figures are written. A figure that is not known is a dash, never a zero.
+// Formats figures. An unknown figure is a dash, never a zero.
 
 const UNKNOWN = '–'
 
@@ -13,7 +13,7 @@ export function count(value) {
 }
 
 /**
- * A rate, or another figure of which three digits are enough.
+ * A rate, or another figure with three significant digits.
  *
  * @param {number | null | undefined} value
  */
@@ -30,7 +30,7 @@ export function milliseconds(ms) {
 }
 
 /**
- * One column of it, to be compared: always in milliseconds.
+ * For columns of times: always in milliseconds, so that they can be compared.
  *
  * @param {number | null} ms
  */
@@ -39,7 +39,7 @@ export function precisely(ms) {
 }
 
 /**
- * The two greatest units of it.
+ * The two largest units, such as `3 h 12 min`.
  *
  * @param {number} ms
  */

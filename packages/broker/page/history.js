@@ -1,13 +1,13 @@
 /** @import { ServiceRates, Sample, ServiceStatus } from './shapes.d.ts' */
 
-/** What the charts show of the past. */
+/** The time span of the charts. */
 export const WINDOW_MS = 120_000
 
 /**
- * One moment of a service, for its charts. What is not known is null, and leaves a gap.
+ * One sample of a service for its charts. Unknown values are null, and leave a gap.
  *
  * @typedef {object} Moment
- * @property {number} at milliseconds since 1970, by the broker's clock
+ * @property {number} at Unix time in ms, by the broker's clock
  * @property {number | null} handoffs
  * @property {number | null} p50
  * @property {number | null} p90
@@ -17,7 +17,7 @@ export const WINDOW_MS = 120_000
  * @property {number | null} rejects
  */
 
-/** The last two minutes of every service. Keeps no more than that, also when the page is open for a week. */
+/** The last two minutes of every service. Older samples are dropped, so memory stays bounded. */
 export class History {
   /** @type {Map<string, Moment[]>} */
   #moments = new Map()
@@ -26,7 +26,7 @@ export class History {
 
   /**
    * @param {Sample} sample
-   * @returns {Sample} the same, with as many figures as two answers to `GET /api/v1/status` tell if it has none
+   * @returns {Sample} the same; if it has no rates, with those that can be computed from this status and the previous one
    */
   add(sample) {
     const whole = sample.services === null ? { ...sample, services: difference(this.#last, sample) } : sample
@@ -84,7 +84,7 @@ export function sum(rates) {
  * @returns {Record<string, ServiceRates> | null}
  */
 function difference(before, now) {
-  // Each worker counts from its own start.
+  // The counters in the status are those of one worker.
   if (before === undefined || before.status.broker.id !== now.status.broker.id) return null
   const seconds = (Date.parse(now.at) - Date.parse(before.at)) / 1000
   if (seconds <= 0) return null

@@ -7,14 +7,14 @@ import { duration, plural } from './format.js'
 /**
  * @typedef {object} Question
  * @property {string} title
- * @property {string} text what will happen
+ * @property {string} text what the action does
  * @property {string} [warning]
- * @property {string} confirm the word on the button
- * @property {boolean} [deadline] whether one may be given
+ * @property {string} confirm label of the button
+ * @property {boolean} [deadline] whether the user can set one
  * @property {(deadline: string) => Promise<{ text: string, log?: readonly string[] }>} act
  */
 
-/** The one dialog: asks before anything is changed, then says what came of it. */
+/** The dialog that confirms an action and then shows its result. */
 export class QuestionDialog {
   #dialog = byId('ask', HTMLDialogElement)
   #form = byId('ask-form', HTMLFormElement)
@@ -37,7 +37,7 @@ export class QuestionDialog {
       event.preventDefault()
       void this.#act()
     })
-    // Escape does not end what is going on already; its outcome should be read.
+    // Escape cannot cancel an action in progress, and its result should be seen.
     this.#dialog.addEventListener('cancel', (event) => {
       if (this.#busy) event.preventDefault()
     })
@@ -61,7 +61,7 @@ export class QuestionDialog {
     setText(this.#cancel, 'Cancel')
     this.#cancel.hidden = false
     this.#dialog.showModal()
-    // Enter changes nothing by mistake.
+    // So that Enter does not confirm by mistake.
     this.#cancel.focus()
   }
 
@@ -70,7 +70,7 @@ export class QuestionDialog {
     this.#busy = true
     this.#confirm.disabled = true
     this.#cancel.disabled = true
-    setText(this.#outcome, 'Asked; waiting for the answer …')
+    setText(this.#outcome, 'Waiting for the broker …')
     this.#outcome.className = ''
     try {
       const { text, log = [] } = await this.#question.act(this.#deadline.value.trim())
@@ -83,7 +83,7 @@ export class QuestionDialog {
     } catch (error) {
       setText(this.#outcome, explain(error))
       this.#outcome.className = 'problem'
-      // It may be asked again: with another deadline, or when a deploy is over.
+      // The user may retry, with another deadline or after a deploy.
       this.#confirm.disabled = false
     }
     this.#busy = false
@@ -102,14 +102,14 @@ export function drainQuestion({ service, backend }) {
   const drained = backend === null ? service.backends : [backend]
   const live = drained.reduce((total, { load }) => total + load, 0)
   const others = service.backends.filter((other) => other.state === 'ready' && !drained.includes(other))
-  const whom = backend === null ? `every backend of ${service.name}` : backend.slot
+  const name = backend === null ? `every backend of ${service.name}` : backend.slot
   return {
-    title: `Drain ${whom}?`,
+    title: `Drain ${name}?`,
     text:
-      `New connections stop at once. ${plural(live, 'live connection')} may finish until the deadline; ` +
-      'each backend is deregistered when its last one has.',
+      `New connections stop immediately. ${plural(live, 'live connection')} may finish until the deadline; ` +
+      'each backend is deregistered after its last one.',
     ...(others.length === 0 && {
-      warning: `Nobody else is ready: clients of ${service.name} will wait until another backend is.`,
+      warning: `No other backend is ready: clients of ${service.name} will wait until one is.`,
     }),
     confirm: 'Drain',
     deadline: true,
@@ -120,8 +120,8 @@ export function drainQuestion({ service, backend }) {
       const { draining, deadlineMs } = await post(where, body)
       const text =
         draining === 0
-          ? 'Nothing to do: draining already, or gone.'
-          : `Begun: ${plural(draining, 'backend')} told to drain within ${duration(deadlineMs)}.`
+          ? 'Nothing to do: already draining, or gone.'
+          : `Drain started: ${plural(draining, 'backend')} to finish within ${duration(deadlineMs)}.`
       return { text }
     },
   }
@@ -132,28 +132,28 @@ export function reloadQuestion() {
   return {
     title: 'Reload the broker?',
     text:
-      'The configuration is read again and the installed program started anew, on the same sockets. No client notices; ' +
-      'if anything is wrong with it, everything stays as it is.',
+      'Reads the configuration again and restarts the installed program on the same sockets. Clients do not notice. ' +
+      'If the reload fails, nothing changes.',
     confirm: 'Reload',
     async act() {
       /** @type {{ success: boolean, log: readonly string[] }} */
       const { success, log } = await post('api/v1/reload', {}, [409])
-      return { text: success ? 'Reloaded.' : 'Refused, or failed: the broker goes on as before.', log }
+      return { text: success ? 'Reloaded.' : 'Refused or failed: the broker continues as before.', log }
     },
   }
 }
 
-const EVERY_LINE_HAS = new Set(['level', 'time', 'pid', 'hostname', 'name'])
+const COMMON_KEYS = new Set(['level', 'time', 'pid', 'hostname', 'name'])
 
 /**
- * A line of the log, as `baton start` writes it for people.
+ * A log line as text, in the form that `baton start` prints.
  *
  * @param {string} line
  */
 function readable(line) {
   try {
     const { msg, ...rest } = JSON.parse(line)
-    const more = Object.entries(rest).filter(([key]) => !EVERY_LINE_HAS.has(key))
+    const more = Object.entries(rest).filter(([key]) => !COMMON_KEYS.has(key))
     return [msg, ...more.map(([key, value]) => `${key}=${JSON.stringify(value)}`)].join(' ')
   } catch {
     return line

@@ -4,13 +4,13 @@ import { count, figure } from './format.js'
 /** @import { ServiceRates } from './shapes.d.ts' */
 
 const COLUMNS = [
-  { title: 'What' },
+  { title: 'Action' },
   { title: 'Reason' },
   { title: 'Per s', className: 'number' },
-  { title: 'In all', className: 'number' },
+  { title: 'Total', className: 'number' },
 ]
 
-/** Why clients of one service did not go straight to a backend: fallbacks and rejects, by their reason. */
+/** Fallbacks and rejects of one service, by reason. */
 export class ReasonTable {
   #body
   #table
@@ -54,7 +54,7 @@ export class ReasonTable {
     }
     this.#table.hidden = rows.length === 0
     this.#note.hidden = rows.length > 0
-    setText(this.#note, figures === null ? 'Not known yet.' : 'None since this worker began.')
+    setText(this.#note, figures === null ? 'Not known yet.' : 'None since this worker started.')
   }
 }
 

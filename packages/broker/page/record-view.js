@@ -3,22 +3,22 @@ import { precisely, timeOfDay } from './format.js'
 
 /** @import { FlightRecord } from './shapes.d.ts' */
 
-/** What each step of a flight record means. One that is not here is shown by its name. @type {Readonly<Record<string, string>>} */
+/** Explanations of the steps of a flight record. An unknown step is shown by name only. @type {Readonly<Record<string, string>>} */
 const MEANINGS = {
   accepted: 'accepted from the kernel',
   chosen: 'backend chosen',
   offered: 'descriptor and token sent',
   relay_offered: 'relay offered',
   acknowledged: 'token verified, acknowledged',
-  returned: 'came back untouched',
-  held: 'waits, unread',
-  released: 'the broker let go of it',
-  relayed: 'bytes go through the broker',
+  returned: 'returned untouched',
+  held: 'held, unread',
+  released: 'the broker has closed its descriptor',
+  relayed: 'the broker carries its bytes',
   rejected: 'rejected',
-  client_gone: 'the client has left',
-  relinquished: 'given up: taken, and never answered',
-  moved: 'went to the next worker',
-  closed: 'closed',
+  client_gone: 'the client disconnected',
+  relinquished: 'given up: taken by a backend that never answered',
+  moved: 'sent to the next worker',
+  closed: 'the relay has ended',
 }
 
 const COLUMNS = [
@@ -53,7 +53,7 @@ export function recordView(record, onClose) {
     ['listener', record.listener],
     ['client', record.peer],
     ['accepted', `${timeOfDay(record.acceptedAt)}.${record.acceptedAt.slice(20, 23)}`],
-    ['outcome', record.outcome ?? 'on its way'],
+    ['outcome', record.outcome ?? 'in progress'],
     ['reason', record.reason],
     ['backend', record.backend?.slot],
     ['took', record.durationMs === null ? null : precisely(record.durationMs)],
@@ -62,7 +62,7 @@ export function recordView(record, onClose) {
     .map(([term, value]) => element('div', {}, element('dt', {}, term ?? ''), element('dd', {}, value ?? '')))
   return [
     element('div', { class: 'heading' }, heading, close),
-    element('dl', { class: 'facts', 'aria-label': 'What became of it' }, ...facts),
+    element('dl', { class: 'facts', 'aria-label': 'Summary' }, ...facts),
     steps(record),
   ]
 }
@@ -94,7 +94,7 @@ function steps({ steps: taken }) {
 }
 
 /**
- * Where in the whole time it was. The same is in the row as figures, so it is hidden from who can not see it.
+ * Draws when in the record's time span the step took place. Hidden from screen readers: the row has the same as figures.
  *
  * @param {number} from
  * @param {number} to

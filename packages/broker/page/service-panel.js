@@ -9,22 +9,22 @@ import { ReasonTable } from './reason-table.js'
 /** @import { DrainTarget } from './services.js' */
 
 /**
- * What is shown of a service beside its charts and tables: word, meaning, figure.
+ * Figures shown besides the charts and tables: label, meaning, value.
  *
  * @type {readonly [string, string, (service: ServiceStatus) => number][]}
  */
 const FACTS = [
-  ['in flight', 'Offered to a backend, and not settled yet', ({ inFlight }) => inFlight],
-  ['stuck', 'Taken by a backend that has not answered in time', ({ stuck }) => stuck],
+  ['in flight', 'Offered to a backend, not settled yet', ({ inFlight }) => inFlight],
+  ['stuck', 'Taken by a backend that did not answer in time', ({ stuck }) => stuck],
   ['relaying', 'The broker carries their bytes', ({ relaying }) => relaying],
-  ['handed off', 'A backend has acknowledged them', ({ outcomes }) => outcomes.handed_off],
-  ['relayed', 'Carried by the broker', ({ outcomes }) => outcomes.relayed],
+  ['handed off', 'Acknowledged by a backend', ({ outcomes }) => outcomes.handed_off],
+  ['relayed', 'The broker carried their bytes', ({ outcomes }) => outcomes.relayed],
   ['rejected', 'No backend in time, or no room to wait', ({ outcomes }) => outcomes.rejected],
-  ['client gone', 'The client left first', ({ outcomes }) => outcomes.client_gone],
+  ['client gone', 'The client disconnected first', ({ outcomes }) => outcomes.client_gone],
   ['relinquished', 'Taken by a backend that never answered', ({ outcomes }) => outcomes.relinquished],
 ]
 
-/** Everything of one service. */
+/** Everything about one service. */
 export class ServicePanel {
   #listeners = element('p', { class: 'listeners muted' })
   #alert = element('p', { class: 'problem' })
@@ -80,7 +80,7 @@ export class ServicePanel {
       element('div', { class: 'charts' }, ...this.#charts.map((chart) => chart.element)),
       element(
         'dl',
-        { class: 'facts', 'aria-label': `Connections of ${name}, since this worker began` },
+        { class: 'facts', 'aria-label': `Connections of ${name}, since this worker started` },
         ...facts,
       ),
       element('div', { class: 'tables' }, this.#backends.element, this.#reasons.element),

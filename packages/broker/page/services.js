@@ -7,7 +7,7 @@ import { ServicePanel } from './service-panel.js'
 /**
  * @typedef {object} DrainTarget
  * @property {ServiceStatus} service
- * @property {BackendStatus | null} backend null: every one of the service
+ * @property {BackendStatus | null} backend null: all backends of the service
  */
 
 /** One panel for each service, in the order of the configuration. */

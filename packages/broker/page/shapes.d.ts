@@ -1,20 +1,20 @@
-// What the admin API answers, for the type check of the page: the broker's own types. Not shipped.
+// Responses of the admin API, as the broker's own types. For type checks of the page; not shipped.
 import type { Status } from '../src/api/status.ts'
-import type { Change as Told, ServiceRates } from '../src/api/events.ts'
+import type { Change as ApiChange, ServiceRates } from '../src/api/events.ts'
 import type { FlightRecord } from '../src/api/flight-record.ts'
 
 export type { BackendStatus, ListenerStatus, ServiceStatus, Status } from '../src/api/status.ts'
 export type { FlightRecord, ServiceRates }
 
-/** One event `status`; `services` is null where only the status itself was to be had. */
+/** One `status` event; `services` is null if the status was polled. */
 export interface Sample {
   readonly at: string
   readonly status: Status
   readonly services: Readonly<Record<string, ServiceRates>> | null
 }
 
-/** One event `change`. */
-export type Change = Told & { readonly at: string }
+/** One `change` event. */
+export type Change = ApiChange & { readonly at: string }
 
 export interface ConnectionList {
   readonly connections: readonly FlightRecord[]
@@ -22,5 +22,5 @@ export interface ConnectionList {
   readonly capacity: number
 }
 
-/** Where the page has its figures from. */
+/** Where the page gets its figures from. */
 export type FeedState = 'connecting' | 'live' | 'polling' | 'lost' | 'locked'

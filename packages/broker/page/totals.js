@@ -22,7 +22,7 @@ const TOTALS = [
   ['backends ready', ({ status }) => ready(status.services.flatMap(({ backends }) => backends))],
 ]
 
-/** The line that is read first: all services together. */
+/** The summary line: all services together. */
 export class Totals {
   #place = byId('totals', HTMLElement)
   #values = TOTALS.map(([, read]) => ({ read, value: element('dd') }))

@@ -27,3 +27,12 @@ export class BrokerError extends Error {
     this.code = code
   }
 }
+
+/** The text of an error for people: its message, followed by its code in parentheses if it is one of Baton's. */
+export function describeError(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const code = 'code' in error ? error.code : undefined
+  if (typeof code !== 'string' || !code.startsWith('BATON_ERR_')) return error.message
+  if (error.message.endsWith(`(${code})`)) return error.message
+  return `${error.message}${error.message.includes('\n') ? '\n' : ' '}(${code})`
+}

@@ -1,3 +1,4 @@
-export { type Config, ConfigError, loadConfig, parseConfig } from './config/index.ts'
+export { type Config, loadConfig, parseConfig } from './config/config.ts'
+export { ConfigError } from './config/error.ts'
 export { BrokerError, type BrokerErrorCode } from './errors.ts'
 export { startWorker, type Worker, type WorkerOptions } from './worker/worker.ts'

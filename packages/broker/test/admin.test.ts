@@ -217,7 +217,7 @@ void t.test('an invalid request is answered with a typed error, and nothing is d
     [
       { path: '/api/v1/connections/01ARZ3NDEKTSV4RRFFQ69G5FAV' },
       'BATON_ERR_ADMIN_NO_CONNECTION',
-      /"01ARZ3NDEKTSV4RRFFQ69G5FAV"; the last 16 are kept/,
+      /"01ARZ3NDEKTSV4RRFFQ69G5FAV"; the last 16 are kept, and a reload starts without any/,
     ],
   ]
   for (const [options, code, message] of cases) {

@@ -1,8 +1,8 @@
 import t from 'tap'
 import type { HelloFrame } from '@baton/backend-sdk/protocol'
-import { parseConfig } from '../src/config/index.ts'
+import { parseConfig } from '../src/config/config.ts'
 import { admit } from '../src/worker/registry/admission.ts'
-import { Bindings } from '../src/worker/registry/bindings.ts'
+import { Bindings } from '../src/worker/registry/names.ts'
 import { ManagedProcesses, type ProcessTable } from '../src/worker/registry/managed-processes.ts'
 import { factsOf, isSameProcess, processOf } from '../src/supervise/proc.ts'
 
@@ -108,4 +108,28 @@ void t.test('who may register for a service with a command', async (t) => {
   t.equal(reason({ command: ['app'] }, true), undefined)
   t.equal(reason({ command: ['app'] }, false), 'NotManaged')
   t.equal(reason({ command: ['app'], external: true }, false), undefined)
+})
+
+void t.test('a refusal lists the services that there are', async (t) => {
+  const config = parseConfig({
+    listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+    services: { web: {} },
+    security: { allowUids: [7] },
+  })
+  const refusal = (names: readonly string[]) => {
+    const hello = { service: 'wbe', protocol: 1, secret: null } as HelloFrame
+    const request = {
+      hello,
+      credentials: { pid: 42, uid: 7, gid: 7 },
+      managed: false,
+      socketProblem: undefined,
+    }
+    const services = new Map(names.map((name) => [name, { config: { command: null, external: false } }]))
+    return admit(request, config, services)
+  }
+  t.match(refusal(['web', 'api']), {
+    code: 'UnknownService',
+    message: 'there is no service "wbe"; there are: web, api',
+  })
+  t.match(refusal([]), { message: 'there is no service "wbe"; no service is configured' })
 })

@@ -10,7 +10,7 @@ import t, { type Test } from 'tap'
 
 import { createAdmin } from '../src/worker/admin/server.ts'
 import { run } from '../src/cli/program.ts'
-import { loadConfig } from '../src/config/index.ts'
+import { loadConfig } from '../src/config/config.ts'
 import { fakeView, healthy } from './worker-view.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 import { freePort } from '../../../test/support/free-port.ts'
@@ -61,7 +61,7 @@ void t.test('help and version', async (t) => {
 
 void t.test('an invalid command line is exit code 2, with a suggestion', async (t) => {
   const cases: [args: string[], message: RegExp][] = [
-    [[], /^baton: which command\?\nTry: baton --help$/],
+    [[], /^baton: missing command\nTry: baton --help$/],
     [['strat'], /^baton: unknown command "strat" \(did you mean start\?\)\nTry: baton --help$/],
     [['chekc'], /^baton: unknown command "chekc" \(did you mean check\?\)\nTry: baton --help$/],
     [['frobnicate'], /^baton: unknown command "frobnicate"\n/],
@@ -80,20 +80,20 @@ void t.test('an invalid command line is exit code 2, with a suggestion', async (
     [['check', '--config='], /^baton: --config needs a value/],
     [['status', '--config', '--json'], /^baton: --config needs a value/],
     [['status', '--json=yes'], /^baton: --json takes no value/],
-    [['check', 'baton.json'], /^baton: check does not take "baton\.json"/],
+    [['check', 'baton.json'], /^baton: unexpected argument "baton\.json"/],
     [['drain'], /^baton: drain needs SERVICE\[\/BACKEND\]/],
-    [['drain', 'web', 'api'], /^baton: drain does not take "api"/],
+    [['drain', 'web', 'api'], /^baton: unexpected argument "api"/],
     [['drain', 'web/'], /^baton: "web\/" is not SERVICE or SERVICE\/BACKEND/],
     [['drain', '/web-1'], /is not SERVICE/],
     [['drain', 'web', '--deadline', 'soon'], /^baton: --deadline: "soon" is not a duration such as/],
     [['trace'], /^baton: trace needs ID, or --slowest N\nTry: baton trace --help$/],
-    [['trace', 'web-1'], /^baton: "web-1" is no id of a connection/],
+    [['trace', 'web-1'], /^baton: "web-1" is not a connection id/],
     [['trace', '01J00000000000000000000000', '--slowest', '3'], /^baton: trace takes either ID or --slowest/],
-    [['trace', '01J00000000000000000000000', '--service', 'web'], /^baton: --service goes with --slowest/],
-    [['trace', '--slowest', '0'], /^baton: --slowest: "0" is no number from 1 to 1000/],
-    [['trace', '--slowest', '1001'], /^baton: --slowest: "1001" is no number/],
+    [['trace', '01J00000000000000000000000', '--service', 'web'], /^baton: --service needs --slowest/],
+    [['trace', '--slowest', '0'], /^baton: --slowest: "0" must be a number from 1 to 1000/],
+    [['trace', '--slowest', '1001'], /^baton: --slowest: "1001" must be a number/],
     [['completion'], /^baton: completion needs bash\|zsh\|fish/],
-    [['completion', 'tcsh'], /^baton: "tcsh" is none of bash, zsh, fish/],
+    [['completion', 'tcsh'], /^baton: "tcsh" is not one of bash, zsh, fish/],
   ]
   for (const [args, message] of cases) {
     const { code, out, err } = await baton(...args)
@@ -122,6 +122,33 @@ void t.test('check confirms a valid configuration, and prints warnings', async (
     out: `${idle}: ok (1 listener, 2 services)`,
     err: `${idle}: services.idle: warning: no listener sends connections here`,
   })
+})
+
+void t.test('check warns of what this machine lacks', async (t) => {
+  const command = ['no-such-program']
+  const missing = configFile(t, { services: { web: { command } } })
+  t.same(await baton('check', '--config', missing), {
+    code: 0,
+    out: `${missing}: ok (1 listener, 1 service)`,
+    err: `${missing}: services.web.command: warning: cannot start "no-such-program": it is not in PATH (ENOENT)`,
+  })
+  const moved = configFile(t, { services: { web: { command: ['node'], cwd: 'gone' } } })
+  t.match(await baton('check', '--config', moved), {
+    code: 0,
+    err: /services\.web\.command: warning: cannot start "node": the working folder .*gone .*\(ENOENT\)$/,
+  })
+  const runtimeDir = configFile(t)
+  t.match(await baton('check', '--config', configFile(t, { runtimeDir })), {
+    code: 0,
+    err: /runtimeDir: warning: .* is not a folder$/,
+  })
+})
+
+void t.test('comments and trailing commas are allowed', async (t) => {
+  const file = configFile(t)
+  const json = readFileSync(file, 'utf8')
+  writeFileSync(file, json.replace('{', '{ // of this test\n').replace(/}$/, ', /* end */ }'))
+  t.match(await baton('check', '--config', file), { code: 0, err: '' })
 })
 
 void t.test('check and start refuse bad configurations: a line per problem, with its path', async (t) => {
@@ -165,7 +192,8 @@ void t.test('check and start refuse bad configurations: a line per problem, with
       const { code, out, err } = await baton(command, '--config', wrong)
       const lines = err.split('\n')
       t.same({ code, out }, { code: 1, out: '' })
-      t.equal(lines.length, says.length, `${err}: a line for each`)
+      t.match(err, /[ \n]\(BATON_ERR_CONFIG\)$/)
+      t.equal(lines.length, says.length === 1 ? 1 : says.length + 1, `${err}: a line for each, and the code`)
       for (const [index, text] of says.entries())
         t.ok(lines[index]?.startsWith(`${wrong}: ${text}`), `${lines[index]}\nwanted: ${text}`)
     }
@@ -175,7 +203,7 @@ void t.test('check and start refuse bad configurations: a line per problem, with
     t.same(await baton(command, '--config', missing), {
       code: 1,
       out: '',
-      err: `${missing}: no such file; use --config FILE to name another`,
+      err: `${missing}: no such file; use --config FILE to name another (BATON_ERR_CONFIG)`,
     })
 })
 
@@ -209,6 +237,7 @@ void t.test(
       t.equal(code, 1, listen)
       t.equal(out, '')
       t.ok(err.startsWith(`baton: cannot listen: listener "other" on ${listen}: ${why}`), err)
+      t.ok(err.endsWith(' (BATON_ERR_LISTEN)'), err)
       t.notOk(err.includes('\n'), 'no stack')
     }
   },
@@ -233,7 +262,7 @@ void t.test('status and drain connect to the broker named by the configuration',
     shown.out,
     [
       'broker 01J00000000000000000BROKER: running, version 1.2.3, pid 4000, since 2026-01-02T03:04:00.000Z',
-      'master, which takes signals: pid 3999',
+      'master (send signals to it): pid 3999',
       '',
       'LISTENER  ADDRESS         PROTOCOL  SERVICE  ACCEPTED',
       'http      127.0.0.1:8080  http      web            12',
@@ -268,7 +297,7 @@ void t.test('status and drain connect to the broker named by the configuration',
   t.same(await baton('drain', 'api', '--config', file), {
     code: 1,
     out: '',
-    err: 'baton: there is no service "api"; there are: web',
+    err: 'baton: there is no service "api"; there are: web (BATON_ERR_ADMIN_NO_SERVICE)',
   })
   const unknown = await baton('drain', 'web/..', '--config', file)
   t.match(unknown, { code: 1, err: /^baton: / })
@@ -276,7 +305,12 @@ void t.test('status and drain connect to the broker named by the configuration',
 
   writeFileSync(join(folder, 'token'), 'close-sesame')
   const refused = await baton('status', '--config', file)
-  t.same(refused, { code: 1, out: '', err: 'baton: the token is wrong' })
+  t.same(refused, { code: 1, out: '', err: 'baton: the token is wrong (BATON_ERR_ADMIN_UNAUTHORIZED)' })
+  const both = await baton('status', '--json', '--config', file)
+  t.match(both, { code: 1, err: refused.err })
+  t.same(JSON.parse(both.out), {
+    error: { code: 'BATON_ERR_ADMIN_UNAUTHORIZED', message: 'the token is wrong' },
+  })
 })
 
 void t.test(
@@ -284,7 +318,7 @@ void t.test(
   async (t) => {
     const closed = `127.0.0.1:${await freePort()}`
     const file = configFile(t, { admin: { listen: closed } })
-    const expected = `baton: nobody answers at ${closed} (admin.listen of ${file}): ECONNREFUSED; is the broker running?`
+    const expected = `baton: cannot reach the broker at ${closed} (admin.listen of ${file}): ECONNREFUSED; is it running? (BATON_ERR_NO_BROKER)`
     t.same(await baton('status', '--config', file), { code: 1, out: '', err: expected })
     t.match(await baton('drain', 'web', '--config', file), { code: 1, err: expected })
 
@@ -293,7 +327,7 @@ void t.test(
     const other = configFile(t, { admin: { listen: stranger } })
     t.match(await baton('status', '--config', other), {
       code: 1,
-      err: /^baton: what listens at .* is not a Baton broker \(it answered 200\)$/,
+      err: /^baton: what listens at .* is not a Baton broker \(it answered 200\) \(BATON_ERR_UNEXPECTED_ANSWER\)$/,
     })
     const json = await listening(
       t,
@@ -306,13 +340,13 @@ void t.test(
     })
     t.match(await baton('drain', 'web', '--config', odd), {
       code: 1,
-      err: /^baton: the broker answered something else than a drain/,
+      err: /^baton: the broker answered without a drain; is it a different version/,
     })
 
     const free = configFile(t, { admin: { listen: '127.0.0.1:0' } })
     t.match(await baton('status', '--config', free), {
       code: 1,
-      err: /^baton: 127\.0\.0\.1:0 .* has port 0: the port that was chosen is in the log/,
+      err: /^baton: 127\.0\.0\.1:0 .* has port 0; look up the assigned port in the broker's log/,
     })
   },
 )

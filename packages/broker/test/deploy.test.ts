@@ -3,10 +3,12 @@ import { tmpdir } from 'node:os'
 import * as fc from 'fast-check'
 import { pino } from 'pino'
 import t from 'tap'
-import { parseConfig } from '../src/config/index.ts'
+import { parseConfig } from '../src/config/config.ts'
+import { Deployer, type DeployerParts } from '../src/master/deploy/deployer.ts'
 import { startDeploy, startReturn } from '../src/master/deploy/rolling-deploy.ts'
-import type { DeployProgress } from '../src/master/deploy/progress.ts'
-import { type BackendReport, Fleet } from '../src/master/fleet/index.ts'
+import type { DeployProgress } from '../src/master/deploy/messages.ts'
+import type { BackendReport } from '../src/master/fleet/backend-report.ts'
+import { Fleet } from '../src/master/fleet/fleet.ts'
 import { VirtualOs, type VirtualProcess } from './virtual-fleet.ts'
 
 /** A fleet without processes, and a broker whose list is set by the test. */
@@ -24,7 +26,7 @@ class Scene {
       socket: '/run/control.sock',
       env: {},
       master: {},
-      drain: (_service, id) => this.drains.push(id),
+      workers: { drain: (_service, id) => void this.drains.push(id) },
     })
     const { services } = this.config(instances, version)
     this.fleet.apply({ services, base: tmpdir(), drainDeadline: 30_000 })
@@ -455,7 +457,7 @@ void t.test(
       socket: '/run/control.sock',
       env: {},
       master: {},
-      drain: (_service, id) => drains.push(id),
+      workers: { drain: (_service, id) => void drains.push(id) },
     })
     fleet.apply({ ...scene.config(1, '1'), base: tmpdir(), drainDeadline: 30_000 })
     t.match(fleet.statuses(), [
@@ -524,4 +526,18 @@ void t.test('in any case, no slot is emptied by a deploy, and nothing is left ov
     ),
     { numRuns: 300 },
   )
+})
+
+void t.test('an abort without anything to abort says so, and changes nothing', async (t) => {
+  const scene = new Scene(2)
+  const started = scene.os.running.length
+  const { services } = scene.config(2, '1')
+  const parts = { fleet: scene.fleet, activeConfig: { config: { services } } }
+  const deployer = new Deployer(parts as unknown as DeployerParts)
+  const command = { service: 'web', atOnce: 1, abort: true, by: 'uid 0', progress: () => {} }
+  t.same(await deployer.deploy(command), {
+    success: true,
+    log: ['web: nothing to abort: no deploy is in progress, and no instance is of a new version'],
+  })
+  t.equal(scene.os.running.length, started)
 })

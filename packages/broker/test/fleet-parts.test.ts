@@ -6,10 +6,10 @@ import { send, socketpair } from '@baton/native-sendmsg'
 import * as fc from 'fast-check'
 import { pino } from 'pino'
 import t from 'tap'
-import { parseConfig } from '../src/config/index.ts'
-import { define, sameDefinition } from '../src/master/fleet/definition.ts'
-import { type BackendReport, Fleet, type FleetOptions } from '../src/master/fleet/index.ts'
-import { environmentOf } from '../src/master/fleet/environment.ts'
+import { parseConfig } from '../src/config/config.ts'
+import { define, environmentOf, sameDefinition } from '../src/master/fleet/definition.ts'
+import type { BackendReport } from '../src/master/fleet/backend-report.ts'
+import { Fleet, type FleetOptions } from '../src/master/fleet/fleet.ts'
 import { NEW_INSTANCE, step } from '../src/master/fleet/instance-state.ts'
 import { LineSplitter, MAX_LINE_BYTES } from '../src/supervise/lines.ts'
 import { OutputPipe } from '../src/supervise/output-pipe.ts'
@@ -226,7 +226,7 @@ void t.test('a process gets the environment without the master’s own variables
     LISTEN_FDNAMES: 'web',
     WATCHDOG_USEC: '1',
   }
-  t.same(environmentOf(definition, { socket: '/run/c.sock', backend: 'ID', master }, inherited), {
+  t.same(environmentOf(definition, 'ID', { socket: '/run/c.sock', master, env: inherited }), {
     HOME: '/home/web',
     PATH: '/app/bin',
     BATON_SECRET: 's',
@@ -299,7 +299,7 @@ function registrations(os: VirtualOs, saved?: unknown) {
     socket: '/run/control.sock',
     env: {},
     master: {},
-    drain: () => undefined,
+    workers: { drain: () => undefined },
     registrable: (name) => name === 'web' && scene.serves,
   }
   const fleet = saved === undefined ? new Fleet(options) : Fleet.restore(saved, options)

@@ -3,9 +3,11 @@ import { join } from 'node:path'
 import { Poller } from '@baton/native-sendmsg'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
-import { parseConfig } from '../src/config/index.ts'
+import { parseConfig } from '../src/config/config.ts'
 import { startDeploy } from '../src/master/deploy/rolling-deploy.ts'
-import { Fleet, fleetClock, type FleetOs, Lifeline, systemFleetOs } from '../src/master/fleet/index.ts'
+import { Fleet } from '../src/master/fleet/fleet.ts'
+import { fleetClock, type FleetOs, systemFleetOs } from '../src/master/fleet/os.ts'
+import { Lifeline } from '../src/supervise/lifeline.ts'
 import type { InstanceStatus } from '../src/api/master-status.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { cleanEnvironment, Program, temporaryFolder } from '../../../test/support/process.ts'
@@ -43,7 +45,7 @@ class Scene {
       socket: '/nowhere/control.sock',
       env: cleanEnvironment(env),
       master: lifeline.environment,
-      drain: (_service, id) => this.drains.push(id),
+      workers: { drain: (_service, id) => void this.drains.push(id) },
     })
     t.teardown(() => this.fleet.close())
   }
@@ -198,14 +200,14 @@ void t.test(
     scene.apply('exit 5')
     await eventually(() => scene.only.state === 'crashed', 'a crash loop')
     t.same(
-      scene.messages('backend process is started again after a pause').map((line) => line['delayMs']),
+      scene.messages('restarting the backend process after a delay').map((line) => line['delayMs']),
       [100, 200, 400, 800, 1600, 3200, 6400],
     )
     t.equal(scene.messages('backend process started').length, 8)
     t.equal(new Set(scene.messages('backend process started').map((line) => line['backend'])).size, 8)
     t.ok(scene.messages('backend process ended').every((line) => line['code'] === 5))
     const loud = scene.log.filter((line) => (line['level'] as number) >= 50)
-    t.match(loud, [{ instance: 'web.1', delayMs: 60_000, msg: /crash loop/ }])
+    t.match(loud, [{ instance: 'web.1', delayMs: 60_000, msg: /crash-looping/ }])
     t.match(scene.only, { backend: null, pid: null, restarts: 7 })
     t.equal(descriptors(), before)
     t.same(
@@ -464,7 +466,7 @@ class Master {
 
 /** Enough to find leaks; `test/long/repetitions.test.ts` runs more. */
 const EXECS = Number(process.env['EXECS'] ?? 2)
-const PAUSE = 'backend process is started again after a pause'
+const PAUSE = 'restarting the backend process after a delay'
 const ENDED = 'backend process ended'
 
 void t.test('a master that re-executes itself', { timeout: LIMIT }, async (t) => {

@@ -7,9 +7,9 @@ import { consequenceOf, failureOf, type FailureCode } from '../src/worker/connec
 import { FailureLimit } from '../src/worker/backend/failure-limit.ts'
 import { Lane } from '../src/worker/backend/lane.ts'
 import { OfferLedger, type OpenOffer, type Unmatched } from '../src/worker/backend/offer-ledger.ts'
-import { createToken } from '../src/worker/backend/token.ts'
+import { createToken } from '../src/worker/backend/offer-ledger.ts'
 import type { Listener } from '../src/worker/listen/listener.ts'
-import { FAILURE_REASONS } from '../src/metrics/index.ts'
+import { FAILURE_REASONS } from '../src/metrics/labels.ts'
 import { Heartbeat } from '../src/worker/backend/heartbeat.ts'
 
 let order = 0

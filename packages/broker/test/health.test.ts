@@ -1,5 +1,5 @@
 import t from 'tap'
-import { FAILURES, judge, UNCHECKED } from '../src/worker/health/health.ts'
+import { FAILURES, judge, UNCHECKED } from '../src/worker/health/health-checks.ts'
 
 type Result = 'passed' | 'failed'
 

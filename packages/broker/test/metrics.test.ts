@@ -3,13 +3,8 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 
 import { Counters } from '../src/master/workers/counters.ts'
-import {
-  FAILURE_REASONS,
-  FALLBACK_ACTIONS,
-  FALLBACK_REASONS,
-  Metrics,
-  OUTCOMES,
-} from '../src/metrics/index.ts'
+import { FAILURE_REASONS, FALLBACK_ACTIONS, FALLBACK_REASONS, OUTCOMES } from '../src/metrics/labels.ts'
+import { Metrics } from '../src/metrics/metrics.ts'
 import { oneAtATime } from '../src/metrics/one-at-a-time.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 

@@ -15,7 +15,7 @@ void t.test('a stream of events is the same, wherever it is cut', async (t) => {
   const module = (await import(join(folder, 'event-parser.js'))) as { EventParser: new () => Parser }
   const stream =
     ': keep-alive\n\nid: 1\nevent: status\ndata: {"a":\ndata: 1}\n\n' +
-    'event:change\r\ndata: a: b\r\n\r\nevent: nothing\n\ndata\n\nunknown: x\ndata: é🜁\n\nevent: status\ndata: not whole'
+    'event:change\r\ndata: a: b\r\n\r\nevent: nothing\n\ndata\n\nretry: 5\nunknown: x\ndata: é🜁\r\revent: status\ndata: not whole'
   const wanted = [
     { event: 'status', data: '{"a":\n1}' },
     { event: 'change', data: 'a: b' },

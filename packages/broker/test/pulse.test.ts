@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Pulse } from '../src/master/systemd/watchdog.ts'
+import { Pulse } from '../src/master/systemd/notify.ts'
 
 void t.test('the broker is alive while the worker reports', async (t) => {
   const pulse = new Pulse(0)

@@ -114,7 +114,7 @@ void t.test(
   },
 )
 
-void t.test('a process has at most 256 live registrations, and pods at most 2,048', async (t) => {
+void t.test('at most 256 live registrations per process, and 2,048 for all pods of a user', async (t) => {
   const limits = new RegistrationLimits()
   const process = { pid: 1, uid: 0, gid: 0 }
   t.equal(limits.adds(process, 255), undefined)

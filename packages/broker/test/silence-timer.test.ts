@@ -3,7 +3,7 @@ import { wasStarved } from '../src/master/workers/thread-stats.ts'
 import { type Tick, SilenceTimer } from '../src/master/workers/silence-timer.ts'
 
 const TIMEOUT = 1000
-const QUIET: Tick = { elapsed: 100, heard: false, starved: false }
+const QUIET: Tick = { elapsed: 100, answered: false, starved: false }
 
 /** The verdicts after `count` equal ticks. */
 function verdicts(silenceTimer: SilenceTimer, tick: Tick, count: number): string[] {
@@ -12,7 +12,7 @@ function verdicts(silenceTimer: SilenceTimer, tick: Tick, count: number): string
 
 void t.test('a worker that is silent is suspected, and then hung', (t) => {
   const silenceTimer = new SilenceTimer()
-  t.equal(silenceTimer.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
+  t.equal(silenceTimer.tick({ ...QUIET, answered: true }, TIMEOUT), 'answers')
   t.same(verdicts(silenceTimer, QUIET, 10), [
     ...Array<string>(5).fill('silent'),
     ...Array<string>(4).fill('suspect'),
@@ -26,7 +26,7 @@ void t.test('a worker that is silent is suspected, and then hung', (t) => {
 void t.test('one answer clears it', (t) => {
   const silenceTimer = new SilenceTimer()
   verdicts(silenceTimer, QUIET, 9)
-  t.equal(silenceTimer.tick({ ...QUIET, heard: true }, TIMEOUT), 'answers')
+  t.equal(silenceTimer.tick({ ...QUIET, answered: true }, TIMEOUT), 'answers')
   t.equal(silenceTimer.silent, 0)
   t.equal(verdicts(silenceTimer, QUIET, 9).at(-1), 'suspect')
   t.end()

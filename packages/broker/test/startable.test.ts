@@ -32,7 +32,7 @@ void t.test('commands that exec would refuse, with the exit code of a shell', as
   const refused: [program: string, code: number, says: RegExp][] = [
     ['no-such-program', 127, /: it is not in PATH \(ENOENT\)$/],
     ['', 127, /ENOENT/],
-    ['node server.js', 127, /write its arguments as words of their own/],
+    ['node server.js', 127, /pass its arguments as separate words/],
     ['plain.js', 127, /write \.\/plain\.js or node plain\.js/],
     ['./nothing', 127, /there is no such file \(ENOENT\)$/],
     ['./dangling', 127, /ENOENT/],

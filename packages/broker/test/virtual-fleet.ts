@@ -1,5 +1,5 @@
-import type { FleetOs } from '../src/master/fleet/index.ts'
-import type { ProcessExit, ProcessHost, RunningProcess } from '../src/supervise/processes.ts'
+import type { FleetOs } from '../src/master/fleet/os.ts'
+import type { ProcessExit, ChildEvents, RunningProcess } from '../src/supervise/child.ts'
 
 /** A clock that the test advances. */
 export class VirtualClock {
@@ -52,10 +52,10 @@ export class VirtualProcess implements RunningProcess {
   readonly env: NodeJS.ProcessEnv
   readonly command: readonly string[]
   readonly signals: string[] = []
-  readonly #host: ProcessHost
+  readonly #host: ChildEvents
   #over = false
 
-  constructor(pid: number, command: readonly string[], env: NodeJS.ProcessEnv, host: ProcessHost) {
+  constructor(pid: number, command: readonly string[], env: NodeJS.ProcessEnv, host: ChildEvents) {
     this.pid = pid
     this.command = command
     this.env = env
@@ -100,13 +100,13 @@ export class VirtualOs extends VirtualClock implements FleetOs {
 
   id = (): string => `01ARZ3NDEKTSV4RRFFQ69G${String(++this.#ids).padStart(4, '0')}`
 
-  start = (command: readonly string[], { env }: { env: NodeJS.ProcessEnv }, host: ProcessHost) => {
+  start = (command: readonly string[], { env }: { env: NodeJS.ProcessEnv }, host: ChildEvents) => {
     const process = new VirtualProcess(100 + this.processes.length, command, env, host)
     this.processes.push(process)
     return process
   }
 
-  takeOver = (numbers: { pid: number }, host: ProcessHost) => {
+  adopt = (numbers: { pid: number }, host: ChildEvents) => {
     const process = new VirtualProcess(numbers.pid, [], {}, host)
     this.processes.push(process)
     return process

@@ -1,4 +1,4 @@
-import { type FallbackReason, type Outcome, OUTCOMES, type RejectionReason } from '../metrics/index.ts'
+import { type FallbackReason, type Outcome, OUTCOMES, type RejectionReason } from '../metrics/labels.ts'
 
 /** Steps of a connection in the broker. The last one can be its outcome, too. */
 export const STEPS = [

@@ -1,4 +1,4 @@
-import type { BackendState, Outcome } from '../metrics/index.ts'
+import type { BackendState, Outcome } from '../metrics/labels.ts'
 
 export interface DrainResult {
   /** Number of backends that started to drain; those already draining are not counted. */

@@ -1,30 +1,35 @@
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
 
-import { errnoOf, formatAddress, type Address, type Config } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
+import { formatAddress, type Address } from '../config/address.ts'
+import type { Config } from '../config/config.ts'
 import { printable } from '../log/printable.ts'
 import { CommandError } from '../exit-codes.ts'
 
-/** The broker answers from memory; one that takes longer is stuck. */
+/** The broker answers from memory; if it takes longer, it is stuck. */
 const TIMEOUT_MS = 5000
 
-/** The broker answered, and said no. */
+/** The broker refused the request. */
 export class RefusedError extends CommandError {
   readonly status: number
-  /** Of the admin API, stable; undefined when what answers is no broker. */
-  readonly code: string | undefined
 
-  constructor(message: string, status: number, code?: string) {
-    super(message)
+  /** @param code of the admin API; undefined when what answers is not a broker */
+  constructor(message: string, status: number, code: string | undefined) {
+    super(message, { code })
     this.status = status
-    this.code = code
   }
 }
 
+/** The answer came from a broker of another version, or from another program. */
+export function unexpectedAnswer(message: string, options?: ErrorOptions): CommandError {
+  return new CommandError(message, { ...options, code: 'BATON_ERR_UNEXPECTED_ANSWER' })
+}
+
 /**
- * Asks the running broker through its admin server.
+ * Sends a request to the running broker's admin server.
  *
- * @returns the parsed body of a 2xx answer
- * @throws CommandError when nobody answers; RefusedError with what the broker says is wrong
+ * @returns the parsed body of a 2xx response
+ * @throws CommandError when the broker cannot be reached; RefusedError, with the broker's reason, when it refuses
  */
 export async function askBroker(
   config: Config,
@@ -44,7 +49,7 @@ export async function askBroker(
       signal,
     )
   } catch (error) {
-    throw unanswered(error, where)
+    throw unreachable(error, where)
   }
 
   const json = parse(answer.text)
@@ -53,10 +58,10 @@ export async function askBroker(
 }
 
 /**
- * Opens an answer that does not end by itself.
+ * Opens a response that does not end by itself.
  *
- * @returns its body, which the caller owns; destroyed when `signal` aborts
- * @throws CommandError when nobody answers; RefusedError with what the broker says is wrong, or when the answer is of another type
+ * @returns its body, owned by the caller; destroyed when `signal` aborts
+ * @throws CommandError when the broker cannot be reached; RefusedError when it refuses, or answers with another content type
  */
 export async function openStream(
   config: Config,
@@ -80,11 +85,11 @@ export async function openStream(
       request.end()
     })
   } catch (error) {
-    throw unanswered(error, where)
+    throw unreachable(error, where)
   }
   if (response.statusCode === 200 && response.headers['content-type']?.startsWith(type) === true)
     return response
-  // The text of an error; whatever is longer or never ends is none.
+  // The body of an error; ignored if it does not end in time.
   const text = await collect(response.setTimeout(TIMEOUT_MS, () => response.destroy())).catch(() => '')
   throw refused(response.statusCode ?? 0, parse(text), where)
 }
@@ -93,34 +98,39 @@ function placeOf({ admin, file }: Config): string {
   return `${formatAddress(admin.listen)} (admin.listen of ${file})`
 }
 
-function unanswered(error: unknown, where: string): CommandError {
+function unreachable(error: unknown, where: string): CommandError {
   if (error instanceof CommandError) return error
   const errno = errnoOf(error)
-  if (errno === 'EACCES') return new CommandError(`this user may not connect to ${where}`, { cause: error })
-  return new CommandError(`nobody answers at ${where}: ${errno ?? String(error)}; is the broker running?`, {
-    cause: error,
-  })
+  const why =
+    errno === 'EACCES'
+      ? `permission denied: ${where} (EACCES)`
+      : `cannot reach the broker at ${where}: ${errno ?? String(error)}; is it running?`
+  return new CommandError(why, { cause: error, code: 'BATON_ERR_NO_BROKER' })
 }
 
-function refused(status: number, json: unknown, where: string): RefusedError {
+function refused(status: number, json: unknown, where: string): CommandError {
   const { error } = Object(json)
-  // Whoever listens there may say anything.
-  if (typeof error?.message === 'string')
-    return new RefusedError(printable(error.message), status, error.code)
-  return new RefusedError(`what listens at ${where} is not a Baton broker (it answered ${status})`, status)
+  // Another program may listen there, and send anything.
+  if (typeof error?.message === 'string') {
+    const code = /^BATON_ERR_[A-Z_]+$/.test(String(error.code)) ? String(error.code) : undefined
+    return new RefusedError(printable(error.message), status, code)
+  }
+  return unexpectedAnswer(`what listens at ${where} is not a Baton broker (it answered ${status})`)
 }
 
 function target(listen: Address, where: string): RequestOptions {
   if (listen.kind === 'unix') return { socketPath: listen.path }
   if (listen.port === 0)
-    throw new CommandError(`${where} has port 0: the port that was chosen is in the log of the broker`)
+    throw new CommandError(`${where} has port 0; look up the assigned port in the broker's log`, {
+      code: 'BATON_ERR_NO_BROKER',
+    })
   const any = { '0.0.0.0': '127.0.0.1', '::': '::1' }[listen.host]
   return { host: any ?? listen.host, port: listen.port }
 }
 
 function headers(token: string | undefined, payload: string | undefined): Record<string, string> {
   return {
-    // One question for each run of the command: nothing is gained by keeping the connection.
+    // A command sends one request, so keeping the connection gains nothing.
     connection: 'close',
     ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
     ...(payload === undefined

@@ -1,33 +1,43 @@
 import type { FlightRecord } from '../api/flight-record.ts'
 import type { Status } from '../api/status.ts'
-import type { Config } from '../config/index.ts'
-import { askBroker } from './admin-client.ts'
-import { CommandError } from '../exit-codes.ts'
+import type { Config } from '../config/config.ts'
+import { askBroker, unexpectedAnswer } from './admin-client.ts'
+import type { CommandError } from '../exit-codes.ts'
 
-/** @throws CommandError when nobody answers, or somebody else */
+/** @throws CommandError when the broker cannot be reached, refuses, or gives an unexpected answer */
 export async function askStatus(config: Config, signal?: AbortSignal): Promise<Status> {
   return checkedStatus(await askBroker(config, 'GET', '/api/v1/status', undefined, signal))
 }
 
-/** @throws CommandError for what is no status of this version */
+/** @throws CommandError when it is not a status of this version */
 export function checkedStatus(answer: unknown): Status {
   const { broker, listeners, services } = Object(answer)
   if (typeof broker === 'object' && Array.isArray(listeners) && Array.isArray(services))
     return answer as Status
-  throw new CommandError('the broker answered without a status; is it of another version?')
+  throw otherVersion('a status')
 }
 
-/** @throws CommandError for what is no record of this version */
+/** @throws CommandError when it is not a record of this version */
 export function checkedRecord(answer: unknown): FlightRecord {
   const { id, steps } = Object(answer)
   if (typeof id === 'string' && Array.isArray(steps)) return answer as FlightRecord
-  throw new CommandError('the broker answered without a record; is it of another version?')
+  throw otherVersion('a record')
 }
 
-/** @throws CommandError for what is no list of them */
-export function checkedRecords(answer: unknown): FlightRecord[] {
-  const { connections } = Object(answer)
-  if (!Array.isArray(connections))
-    throw new CommandError('the broker answered without records; is it of another version?')
-  return connections.map(checkedRecord)
+/** Response of `GET /api/v1/connections`. */
+export interface RecordList {
+  readonly connections: readonly FlightRecord[]
+  /** Connections that the recorder can hold; 0 where nothing is recorded. */
+  readonly capacity: number
+}
+
+/** @throws CommandError when it is not a list of records of this version */
+export function checkedRecords(answer: unknown): RecordList {
+  const { connections, capacity } = Object(answer)
+  if (!Array.isArray(connections)) throw otherVersion('records')
+  return { connections: connections.map(checkedRecord), capacity: Number(capacity ?? 0) }
+}
+
+export function otherVersion(wanted: string): CommandError {
+  return unexpectedAnswer(`the broker answered without ${wanted}; is it a different version?`)
 }

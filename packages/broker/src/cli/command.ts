@@ -1,12 +1,12 @@
 import { parseArgs } from 'node:util'
 
-import { nearMiss } from '../config/index.ts'
+import { nearMiss } from '../config/near-miss.ts'
 import { UsageError, type Terminal } from './output/terminal.ts'
 
 export interface Option {
   /** One letter. */
   readonly short?: string
-  /** What the value is called in the help; absent for a switch. */
+  /** Name of the value in the help; absent for a switch. */
   readonly value?: string
   readonly help: string
 }
@@ -14,9 +14,9 @@ export interface Option {
 /** One `baton COMMAND`. */
 export interface Command {
   readonly name: string
-  /** Names of the arguments; those in brackets may be left out, and stand last. Words with `|` between them are a choice. */
+  /** Names of the arguments. Those in brackets are optional, and come last; `a|b` is a choice of words. */
   readonly operands: readonly string[]
-  /** What stands behind `--`, which is not Baton's to read; absent where nothing may. */
+  /** Name of the arguments after `--`, which are passed on as they are; absent where there may be none. */
   readonly rest?: string
   readonly summary: string
   readonly details: string
@@ -27,7 +27,7 @@ export interface Command {
 
 export interface Invocation {
   readonly operands: readonly string[]
-  /** Behind `--`. */
+  /** Arguments after `--`. */
   readonly rest: readonly string[]
   readonly values: ReadonlyMap<string, string>
   readonly switches: ReadonlySet<string>
@@ -39,10 +39,10 @@ export const configOption: Record<'config', Option> = {
   config: { value: 'FILE', help: `configuration file (default: ${DEFAULT_CONFIG})` },
 }
 
-/** @throws UsageError, with what was probably meant */
+/** @throws UsageError, with what was probably meant if that is close */
 export function parseInvocation(command: Command, args: readonly string[]): Invocation {
-  const known: Record<string, Option> = { ...command.options, help: { help: 'show this' } }
-  // Not strict: what parseArgs throws names neither the command nor a near miss. Its tokens tell enough.
+  const known: Record<string, Option> = { ...command.options, help: { help: 'show this help' } }
+  // Not strict: the errors of parseArgs name neither the command nor a near miss. Its tokens are enough.
   const separator = command.rest === undefined ? -1 : args.indexOf('--')
   const rest = separator === -1 ? [] : args.slice(separator + 1)
   const { tokens } = parseArgs({
@@ -71,7 +71,7 @@ export function parseInvocation(command: Command, args: readonly string[]): Invo
       switches.add(token.name)
       continue
     }
-    // `--config --json`: the next option is no file.
+    // In `--config --json` the next option is not a file name.
     if (
       token.value === undefined ||
       token.value === '' ||
@@ -92,8 +92,8 @@ function checkOperands(command: Command, operands: readonly string[]): void {
   const extra = operands[command.operands.length]
   if (extra === undefined) return
   if (command.rest !== undefined)
-    throw new UsageError(`put the command behind "--": baton ${command.name} -- ${extra} ...`)
-  throw new UsageError(`${command.name} does not take ${JSON.stringify(extra)}`)
+    throw new UsageError(`put the command after "--": baton ${command.name} -- ${extra} ...`)
+  throw new UsageError(`unexpected argument ${JSON.stringify(extra)}`)
 }
 
 function meant(name: string, known: readonly string[]): string {
@@ -101,9 +101,9 @@ function meant(name: string, known: readonly string[]): string {
   return near === undefined ? '' : ` (did you mean --${near}?)`
 }
 
-/** What `baton COMMAND --help` prints. */
+/** The output of `baton COMMAND --help`. */
 export function helpOf(command: Command): string {
-  const options = Object.entries({ ...command.options, help: { help: 'show this' } } as Record<
+  const options = Object.entries({ ...command.options, help: { help: 'show this help' } } as Record<
     string,
     Option
   >).map(([name, { short, value, help }]): [string, string] => [

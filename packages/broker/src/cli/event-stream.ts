@@ -1,31 +1,40 @@
-import type { Config } from '../config/index.ts'
+import type { Config } from '../config/config.ts'
 import { openStream } from './admin-client.ts'
-import { EventParser } from './event-parser.ts'
 
-/** The broker says something each second, and a stream that is alive at least every 15 s; one that is silent for longer is not. */
+/** The broker sends an event every second, and a live stream carries something at least every 15 s: after this long it is dead. */
 const SILENCE_MS = 20_000
 
-/** An event of `GET /api/v1/events`, with what its JSON says. */
+/** The parser of the status page, which a browser loads as it is. */
+const PARSER = new URL('../../page/event-parser.js', import.meta.url).href
+
+interface EventParser {
+  /** @returns the events that are complete with this piece of text; `event` is `message` where the stream names none */
+  push(text: string): { event: string; data: string }[]
+}
+
+/** An event of `GET /api/v1/events`. */
 export interface BrokerEvent {
   readonly event: string
+  /** Parsed from JSON. */
   readonly data: unknown
 }
 
 /**
- * The broker's events until the stream ends: with its worker, so at every reload, or because it was cut off or fell silent.
+ * Yields the broker's events until the stream ends: when its worker exits, as at every reload, or because it was cut off or silent.
  *
- * @throws CommandError when nobody answers; RefusedError when the broker does not give it
+ * @throws CommandError when the broker cannot be reached; RefusedError when it refuses the stream
  */
 export async function* brokerEvents(config: Config, signal: AbortSignal): AsyncGenerator<BrokerEvent> {
   const stream = await openStream(config, '/api/v1/events', 'text/event-stream', signal)
-  const parser = new EventParser()
   stream.setTimeout(SILENCE_MS, () => stream.destroy())
   try {
+    const page = (await import(PARSER)) as { EventParser: new () => EventParser }
+    const parser = new page.EventParser()
     for await (const piece of stream.setEncoding('utf8')) {
       for (const { event, data } of parser.push(String(piece))) yield { event, data: parse(data) }
     }
   } catch {
-    // Cut off, by the end of a worker or of the broker: whoever asks again is told what has become of it.
+    // Cut off, because the worker or the broker exited. The next attempt to connect reports what has happened.
   } finally {
     stream.destroy()
   }

@@ -1,8 +1,10 @@
-import { ConfigError, errnoOf, nearMiss } from '../config/index.ts'
+import { ConfigError, errnoOf } from '../config/error.ts'
+import { nearMiss } from '../config/near-miss.ts'
+import { describeError } from '../errors.ts'
 import { NoAnswerError } from '../ipc/operator-client.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { check } from './commands/check.ts'
-import { helpOf, parseInvocation, type Command } from './command.ts'
+import { helpOf, parseInvocation, type Command, type Invocation } from './command.ts'
 import { completionOf } from './commands/completion.ts'
 import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
@@ -33,9 +35,9 @@ const COMMANDS: readonly Command[] = [
 ]
 
 /**
- * Runs `baton ARGS...` and says on the terminal what came of it.
+ * Runs `baton ARGS...` and reports the result on the terminal.
  *
- * @returns the exit code: 0 done, 1 failed, 2 usage
+ * @returns the exit code: 0 success, 1 failure, 2 usage error; 126 or 127 when `baton run` cannot start its command
  */
 export async function run(args: readonly string[], terminal: Terminal): Promise<number> {
   const [name, ...rest] = args
@@ -43,35 +45,42 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
   if (name === '--version') return print(terminal, BROKER_VERSION)
 
   const command = COMMANDS.find((candidate) => candidate.name === name)
+  let invocation: Invocation | undefined
   try {
-    if (command === undefined) throw new UsageError(name === undefined ? 'which command?' : unknown(name))
-    const invocation = parseInvocation(command, rest)
+    if (command === undefined) throw new UsageError(name === undefined ? 'missing command' : unknown(name))
+    invocation = parseInvocation(command, rest)
     if (invocation.switches.has('help')) return print(terminal, helpOf(command))
     return await command.run(invocation, terminal)
   } catch (error) {
-    if (!(error instanceof UsageError)) return fail(error, terminal)
+    if (!(error instanceof UsageError))
+      return fail(error, terminal, invocation?.switches.has('json') === true)
     terminal.err(`baton: ${error.message}`)
     terminal.err(`Try: baton ${command === undefined ? '' : `${command.name} `}--help`)
     return USAGE
   }
 }
 
-/** Errors that Baton foresees have a code and a message that is complete; of others the stack is what helps. */
-function fail(error: unknown, terminal: Terminal): number {
-  if (error instanceof CommandError) {
-    terminal.err(`baton: ${error.message}`)
-    return error.exitCode
+/**
+ * Prints why a command failed. Expected errors have a complete message, and a code where the page of errors has one; any other error
+ * is a defect, and its stack is printed.
+ *
+ * @param json prints the error on standard output as well, in the shape of the admin API
+ */
+function fail(error: unknown, terminal: Terminal, json: boolean): number {
+  const text = isExpected(error) ? describeError(error) : error instanceof Error ? error.stack : String(error)
+  // The problems of a configuration begin with the name of its file.
+  terminal.err(error instanceof ConfigError ? describeError(error) : `baton: ${text}`)
+  if (json) {
+    const { message = String(error), code = null } = Object(error) as { message?: string; code?: string }
+    terminal.out(JSON.stringify({ error: { code, message } }))
   }
-  if (error instanceof ConfigError) terminal.err(error.message)
-  else if (error instanceof NoAnswerError) terminal.err(`baton: ${error.message}`)
-  else if (error instanceof Error && isForeseen(error)) terminal.err(`baton: ${error.message}`)
-  else terminal.err(`baton: ${error instanceof Error ? error.stack : String(error)}`)
-  return FAILED
+  return error instanceof CommandError ? error.exitCode : FAILED
 }
 
-/** One of ours, or what the system answered to a call that the message names. */
-function isForeseen(error: Error): boolean {
-  return errnoOf(error)?.startsWith('BATON_ERR_') === true || error.name === 'NativeError'
+/** An error of Baton's own, or a system error whose message names the call. */
+function isExpected(error: unknown): boolean {
+  if (error instanceof CommandError || error instanceof NoAnswerError) return true
+  return errnoOf(error)?.startsWith('BATON_ERR_') === true || Object(error).name === 'NativeError'
 }
 
 function unknown(name: string): string {
@@ -93,8 +102,8 @@ function overview(): string {
     'Commands:',
     ...COMMANDS.map((command) => `  ${command.name.padEnd(width)}  ${command.summary}`),
     '',
-    '`baton COMMAND --help` tells more. `baton --version` prints the version.',
-    'Exit codes: 0 done, 1 failed, 2 usage.',
+    'Run `baton COMMAND --help` for details. `baton --version` prints the version.',
+    'Exit codes: 0 success, 1 failure, 2 usage error.',
   ].join('\n')
 }
 

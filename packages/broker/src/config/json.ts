@@ -1,116 +1,103 @@
-/** What `parseJson` answers. Line and column count from 1, the column in UTF-16 units as editors do. */
+import { createRequire } from 'node:module'
+
+/** Lines and columns count from 1; columns are UTF-16 code units, as in editors. */
 export type JsonResult =
   | { readonly ok: true; readonly value: unknown }
   | { readonly ok: false; readonly line: number; readonly column: number; readonly message: string }
 
-/**
- * JSON.parse for a file that a person edits. V8 names the place of an error in some messages and some versions
- * only, and it lets a second key of the same name silently win; here the first is always told, and the second is
- * an error, as is `__proto__` (an object literal would give it a meaning of its own).
- */
-export function parseJson(text: string): JsonResult {
-  try {
-    new Scanner(text).document()
-  } catch (error) {
-    if (!(error instanceof Misplaced)) throw error
-    const before = text.slice(0, error.offset).split('\n')
-    return {
-      ok: false,
-      line: before.length,
-      column: (before.at(-1)?.length ?? 0) + 1,
-      message: error.message,
-    }
-  }
-  return { ok: true, value: JSON.parse(text) }
-}
-
-class Misplaced extends Error {
-  readonly offset: number
-  constructor(offset: number, message: string) {
-    super(message)
-    this.offset = offset
-  }
-}
-
 /** Deeper than any configuration, and far from the end of the stack. */
 const MAX_DEPTH = 64
+/** Characters of the text that an error message quotes. */
+const MAX_QUOTED = 40
 
-// RFC 8259, sections 2, 6 and 7. Sticky: each matches at `lastIndex` or not at all.
-const SPACE = /[ \t\n\r]*/y
-// oxlint-disable-next-line no-control-regex -- the RFC forbids control characters in strings
-const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y
-const SCALAR = /true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y
+const OPTIONS = { allowTrailingComma: true }
 
-class Scanner {
-  readonly #text: string
-  #offset = 0
+/**
+ * Loaded when the first file is parsed. By `require`, since the package is CommonJS: `import` would load a lexer for its exports first,
+ * which costs several times as much (docs/internals/decisions/0017-libraries.md).
+ */
+const require = createRequire(import.meta.url)
+const parser = () => require('jsonc-parser') as typeof import('jsonc-parser')
 
-  constructor(text: string) {
-    this.#text = text
+/**
+ * Parses a file that a person edits: JSON with comments and trailing commas. Reports the position of the first error. A duplicate
+ * key is an error, since `JSON.parse` would silently use the last one, and so is `__proto__`, which would set a prototype.
+ */
+export function parseJson(text: string): JsonResult {
+  /** Keys of each object that is open; an array has none. */
+  const open: Set<string>[] = []
+  const begin = (_offset: number, _length: number, line: number, column: number) => {
+    if (open.length > MAX_DEPTH) throw new Misplaced(line, column, `nested more than ${MAX_DEPTH} deep`)
+    open.push(new Set())
   }
-
-  document(): void {
-    this.#value(0)
-    this.#take(SPACE)
-    if (this.#offset < this.#text.length) throw this.#unexpected('the end of the file')
+  const end = () => void open.pop()
+  const { parse, printParseErrorCode, visit } = parser()
+  try {
+    visit(
+      text,
+      {
+        onObjectBegin: begin,
+        onObjectProperty(key, _offset, _length, line, column) {
+          const keys = open.at(-1)
+          if (keys?.has(key) === true)
+            throw new Misplaced(line, column, `duplicate key ${JSON.stringify(key)}`)
+          if (key === '__proto__') throw new Misplaced(line, column, '"__proto__" cannot be a key')
+          keys?.add(key)
+        },
+        onObjectEnd: end,
+        onArrayBegin: begin,
+        onArrayEnd: end,
+        onError(code, offset, length, line, column) {
+          throw new Misplaced(
+            line,
+            column,
+            describe(printParseErrorCode(code), text.slice(offset, offset + length)),
+          )
+        },
+      },
+      OPTIONS,
+    )
+  } catch (error) {
+    if (!(error instanceof Misplaced)) throw error
+    return { ok: false, line: error.line + 1, column: error.column + 1, message: error.message }
   }
+  return { ok: true, value: parse(text, [], OPTIONS) as unknown }
+}
 
-  #value(depth: number): void {
-    if (depth > MAX_DEPTH) throw new Misplaced(this.#offset, `nested more than ${MAX_DEPTH} deep`)
-    this.#take(SPACE)
-    if (this.#skip('{')) return this.#object(depth)
-    if (this.#skip('[')) return this.#array(depth)
-    if (this.#take(STRING) ?? this.#take(SCALAR)) return
-    throw this.#unexpected('a value')
+/** Line and column count from 0. */
+class Misplaced extends Error {
+  readonly line: number
+  readonly column: number
+  constructor(line: number, column: number, message: string) {
+    super(message)
+    this.line = line
+    this.column = column
   }
+}
 
-  #object(depth: number): void {
-    const keys = new Set<unknown>()
-    this.#take(SPACE)
-    if (this.#skip('}')) return
-    do {
-      this.#take(SPACE)
-      const start = this.#offset
-      const literal = this.#take(STRING)
-      if (literal === undefined) throw this.#unexpected('a key in double quotes')
-      const key: unknown = JSON.parse(literal)
-      if (keys.has(key)) throw new Misplaced(start, `the key ${literal} is there twice`)
-      if (key === '__proto__') throw new Misplaced(start, `${literal} can not be a key`)
-      keys.add(key)
-      this.#take(SPACE)
-      if (!this.#skip(':')) throw this.#unexpected('":"')
-      this.#value(depth + 1)
-      this.#take(SPACE)
-    } while (this.#skip(','))
-    if (!this.#skip('}')) throw this.#unexpected('"," or "}"')
-  }
+/** For errors where the parser expected something else. */
+const EXPECTED: Readonly<Record<string, string>> = {
+  PropertyNameExpected: 'a key in double quotes',
+  ValueExpected: 'a value',
+  ColonExpected: '":"',
+  CommaExpected: '","',
+  CloseBraceExpected: '"," or "}"',
+  CloseBracketExpected: '"," or "]"',
+  EndOfFileExpected: 'the end of the file',
+}
 
-  #array(depth: number): void {
-    this.#take(SPACE)
-    if (this.#skip(']')) return
-    do {
-      this.#value(depth + 1)
-      this.#take(SPACE)
-    } while (this.#skip(','))
-    if (!this.#skip(']')) throw this.#unexpected('"," or "]"')
-  }
+const INVALID: Readonly<Record<string, string>> = {
+  InvalidSymbol: 'is not JSON; keys and text need double quotes',
+  UnexpectedEndOfComment: 'is a comment without an end',
+  UnexpectedEndOfString: 'has no closing quote on its line',
+  InvalidCharacter: String.raw`has a control character; write it as \u and four hexadecimal digits`,
+  InvalidEscapeCharacter: 'has an unknown escape sequence',
+  InvalidUnicode: String.raw`has \u without four hexadecimal digits`,
+}
 
-  #take(pattern: RegExp): string | undefined {
-    pattern.lastIndex = this.#offset
-    const match = pattern.exec(this.#text)?.[0]
-    this.#offset += match?.length ?? 0
-    return match
-  }
-
-  #skip(character: string): boolean {
-    if (this.#text[this.#offset] !== character) return false
-    this.#offset++
-    return true
-  }
-
-  #unexpected(wanted: string): Misplaced {
-    const point = this.#text.codePointAt(this.#offset)
-    const got = point === undefined ? 'the end of the file' : JSON.stringify(String.fromCodePoint(point))
-    return new Misplaced(this.#offset, `expected ${wanted}, got ${got}`)
-  }
+function describe(name: string, found: string): string {
+  const quoted = JSON.stringify(found.length > MAX_QUOTED ? `${found.slice(0, MAX_QUOTED)}...` : found)
+  const expected = EXPECTED[name]
+  if (expected === undefined) return `${quoted} ${INVALID[name] ?? 'is not a number'}`
+  return `expected ${expected}, got ${found === '' ? 'the end of the file' : quoted}`
 }

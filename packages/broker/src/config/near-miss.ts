@@ -1,12 +1,12 @@
 /**
- * The known word that a typing slip most likely meant, or undefined when none is near: at most one slip for
- * each three letters, capitals ignored, a transposition being one slip.
+ * The known word that was probably meant, or undefined when none is close: at most one typing error per three letters, where swapping
+ * two neighbours counts as one error. Ignores case.
  */
 export function nearMiss(word: string, known: Iterable<string>): string | undefined {
   let best: string | undefined
   let bestDistance = Math.floor(Math.max(word.length, 3) / 3) + 1
   for (const candidate of known) {
-    const distance = slips(word.toLowerCase(), candidate.toLowerCase())
+    const distance = typingErrors(word.toLowerCase(), candidate.toLowerCase())
     if (distance < bestDistance) {
       best = candidate
       bestDistance = distance
@@ -16,7 +16,7 @@ export function nearMiss(word: string, known: Iterable<string>): string | undefi
 }
 
 /** Optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours. */
-function slips(a: string, b: string): number {
+function typingErrors(a: string, b: string): number {
   let beforeLast: number[] = []
   let last = Array.from({ length: b.length + 1 }, (_, index) => index)
   for (let i = 1; i <= a.length; i++) {

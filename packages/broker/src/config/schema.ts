@@ -304,7 +304,10 @@ export const schema = z
 /** The part of JSON Schema that zod writes for the configuration, in the shape and order of the file itself. */
 export type JsonSchema = z.core.JSONSchema.BaseSchema
 
+/** Annotations of VS Code's JSON language server: not errors in this file. */
+const SYNTAX = { allowComments: true, allowTrailingCommas: true }
+
 /** The configuration file as JSON Schema (draft 2020-12), published as `@baton/broker/baton.schema.json`. */
 export function jsonSchema(): JsonSchema {
-  return z.toJSONSchema(schema, { io: 'input' })
+  return { ...z.toJSONSchema(schema, { io: 'input' }), ...SYNTAX }
 }

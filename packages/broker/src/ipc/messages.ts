@@ -1,6 +1,6 @@
-import type { ListenerConfig } from '../config/index.ts'
+import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
-import type { BackendState } from '../metrics/index.ts'
+import type { BackendState } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { PeerProcess } from '../supervise/proc.ts'
 

@@ -2,19 +2,20 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import type { MasterStatus } from '../api/master-status.ts'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 import { AnswerReader, type CommandResult } from './operator-protocol.ts'
 
-/** The master cannot be reached, or closed the connection without answering. The message is complete; no stack is needed. */
+/** The master cannot be reached, or closed the connection without answering. The message is complete. */
 export class NoAnswerError extends Error {
   override readonly name = 'NoAnswerError'
+  readonly code = 'BATON_ERR_NO_BROKER'
 }
 
 /**
  * Sends a command to the running broker's master, on `<runtimeDir>/master.sock`, and waits for the answer without a timeout.
  *
- * @param progress receives each line before the result
- * @throws NoAnswerError if the master cannot be reached, or closes the connection without answering
+ * @param progress gets each line before the answer
+ * @throws NoAnswerError when the master cannot be reached, or closes the connection without answering
  */
 export async function askMaster(
   runtimeDir: string,
@@ -36,13 +37,9 @@ export async function askMaster(
     const errno = errnoOf(error)
     // A master that exits on `stop` may reset the connection after its answer.
     if (reader.answer === undefined) {
-      if (errno === 'EACCES') throw new NoAnswerError(`no permission to connect to ${path}`, { cause: error })
-      throw new NoAnswerError(
-        `cannot reach the broker at ${path}: ${errno ?? String(error)}; is it running?`,
-        {
-          cause: error,
-        },
-      )
+      if (errno === 'EACCES') throw new NoAnswerError(`permission denied: ${path} (EACCES)`, { cause: error })
+      const why = errno ?? String(error)
+      throw new NoAnswerError(`cannot reach the broker at ${path}: ${why}; is it running?`, { cause: error })
     }
   }
   if (reader.answer === undefined)

@@ -1,4 +1,5 @@
-import { type Address, errnoOf, formatAddress } from '../config/index.ts'
+import { type Address, formatAddress } from '../config/address.ts'
+import { errnoOf } from '../config/error.ts'
 
 /** The admin server's socket cannot be opened. The message names the key and the address. */
 export class AdminListenError extends Error {

@@ -1,6 +1,6 @@
 import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 
 /** The kernel's own limit on symbolic links in a path (path_resolution(7)). */
 const MAX_LINKS = 40
@@ -61,6 +61,24 @@ export function exposureOf(path: string, { uid, gid }: Identity): string | undef
     ahead.unshift(...parts(target))
   }
   return undefined
+}
+
+/**
+ * Why a runtime folder cannot be used; undefined also when it does not exist yet.
+ *
+ * @throws what lstat(2) says, other than ENOENT
+ */
+export function unusable(path: string): string | undefined {
+  const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+  const exposure = exposureOf(path, self)
+  if (exposure !== undefined) return exposure
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (found === undefined) return undefined
+  if (!found.isDirectory()) return `${path} is not a folder`
+  if (found.uid !== self.uid) return `${path} belongs to uid ${found.uid}; choose another runtimeDir`
+  if ((found.mode & (GROUP_WRITE | OTHER_WRITE)) === 0) return undefined
+  const octal = (found.mode & 0o777).toString(8)
+  return `${path} is writable by others (mode ${octal}); chmod 700 it`
 }
 
 /** Whether the uid is not mapped in this user namespace, like the host's root in a container (user_namespaces(7)). */

@@ -4,9 +4,11 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { connectUnix, listenTcp, listenUnix, NativeError, type OwnedFd } from '@baton/native-sendmsg'
 import { adminListenError } from './admin-errors.ts'
-import { type Config, errnoOf, formatAddress, type ListenerConfig } from '../config/index.ts'
+import type { Config, ListenerConfig } from '../config/config.ts'
+import { errnoOf } from '../config/error.ts'
+import { formatAddress } from '../config/address.ts'
 import { BrokerError } from '../errors.ts'
-import { exposureOf, makeFolder } from './runtime-folder.ts'
+import { makeFolder, unusable } from './runtime-folder.ts'
 
 /** Accept queue of each listener; the kernel caps it at net.core.somaxconn. */
 const BACKLOG = 4096
@@ -124,26 +126,14 @@ export function isShared({ security }: Config): boolean {
 /** The folder may exist from a previous run. It is refused if another user owns it or can write to it. */
 function prepareFolder(path: string, mode: number): void {
   try {
-    const self = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
-    const exposure = exposureOf(path, self)
-    if (exposure !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', exposure)
+    const inspect = () => {
+      const problem = unusable(path)
+      if (problem !== undefined) throw new BrokerError('BATON_ERR_RUNTIME_DIR', problem)
+    }
+    inspect()
     makeFolder(path, PRIVATE_FOLDER)
-    const { uid, mode: found } = lstatSync(path)
-    if (!lstatSync(path).isDirectory())
-      throw new BrokerError('BATON_ERR_RUNTIME_DIR', `${path} is not a folder`)
-    if (uid !== process.getuid?.()) {
-      throw new BrokerError(
-        'BATON_ERR_RUNTIME_DIR',
-        `${path} belongs to uid ${uid}; choose another runtimeDir`,
-      )
-    }
-    if ((found & 0o022) !== 0) {
-      const octal = (found & 0o777).toString(8)
-      throw new BrokerError(
-        'BATON_ERR_RUNTIME_DIR',
-        `${path} is writable by others (mode ${octal}); chmod 700 it`,
-      )
-    }
+    // Another user may have made it in between.
+    inspect()
     chmodSync(path, mode)
   } catch (error) {
     if (error instanceof BrokerError) throw error

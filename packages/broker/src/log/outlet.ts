@@ -1,7 +1,7 @@
 import { close, constants, fstatSync, openSync, readFileSync, write, writeSync } from 'node:fs'
 import { promisify } from 'node:util'
 import { dup, type OwnedFd, poll, POLLERR, POLLHUP, POLLOUT, send } from '@baton/native-sendmsg'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 
 /** Writes to an open file without ever blocking this thread. */
 export interface Outlet {

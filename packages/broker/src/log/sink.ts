@@ -1,6 +1,6 @@
 import { constants, fstatSync, openSync, readlinkSync, statSync } from 'node:fs'
 import { dupOnto, EPOLLOUT, OwnedFd, sharedPoller, type Watch } from '@baton/native-sendmsg'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 import { LineBuffer, type Origin } from './line-buffer.ts'
 import { openOutlet, type Outlet } from './outlet.ts'
 
@@ -345,7 +345,8 @@ export class Sink {
   }
 }
 
-function isSameFile(one: number, other: number): boolean {
+/** Whether two descriptors lead to the same file, terminal or pipe. */
+export function isSameFile(one: number, other: number): boolean {
   try {
     const [file, another] = [fstatSync(one), fstatSync(other)]
     return file.dev === another.dev && file.ino === another.ino

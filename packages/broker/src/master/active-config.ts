@@ -1,10 +1,8 @@
 import { dirname } from 'node:path'
-import { type Config, isClosed, parseConfigText } from '../config/index.ts'
-import { define, type FleetConfig } from './fleet/index.ts'
-import type { LogFormat } from '../log/logger.ts'
-import { modeOfSockets } from '../listening/sockets.ts'
-import { controlPath, type ListeningSockets } from './listening-sockets.ts'
-import type { Assignment } from './workers/worker-pool.ts'
+import { type Config, parseConfigText } from '../config/config.ts'
+import { define } from './fleet/definition.ts'
+import type { FleetConfig } from './fleet/fleet.ts'
+import type { ListeningSockets } from './listening-sockets.ts'
 
 /** A configuration and the text it was read from. */
 export interface Settings {
@@ -50,24 +48,6 @@ export class ActiveConfig {
   /** Idempotent. */
   close(): void {
     this.#sockets.close()
-  }
-}
-
-/** The configuration and sockets that a worker is started with. */
-export function assign(
-  { file, text, config }: Settings,
-  sockets: ListeningSockets,
-  format: LogFormat,
-): Assignment {
-  return {
-    text,
-    file,
-    controlPath: controlPath(config),
-    controlMode: modeOfSockets(config),
-    sockets,
-    format,
-    services: new Set(config.services.keys()),
-    closed: new Set([...config.services.values()].filter(isClosed).map(({ name }) => name)),
   }
 }
 

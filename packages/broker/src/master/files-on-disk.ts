@@ -14,7 +14,7 @@ import {
 import { dirname, join } from 'node:path'
 import { lockFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { formatAddress } from '../config/index.ts'
+import { formatAddress } from '../config/address.ts'
 import { BrokerError } from '../errors.ts'
 import {
   modeOfFolder,

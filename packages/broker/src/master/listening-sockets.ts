@@ -1,7 +1,8 @@
 import { chmodSync } from 'node:fs'
 import { join } from 'node:path'
 import { OwnedFd } from '@baton/native-sendmsg'
-import { type Address, type Config, formatAddress, isLoopback } from '../config/index.ts'
+import { type Address, formatAddress, isLoopback } from '../config/address.ts'
+import type { Config } from '../config/config.ts'
 import { BrokerError } from '../errors.ts'
 import {
   modeOfSockets,
@@ -12,7 +13,7 @@ import {
   prepareRuntimeDir,
   removeSocket,
 } from '../listening/sockets.ts'
-import type { PassedSockets, WantedSocket } from './systemd/index.ts'
+import type { PassedSockets, WantedSocket } from './systemd/socket-activation.ts'
 import { type FileIdentity, identityOf } from './file-identity.ts'
 
 export interface ListeningSocket {

@@ -1,24 +1,26 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
-import { readConfigText } from '../config/index.ts'
+import { readConfigText } from '../config/config.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
-import type { Change } from '../api/events.ts'
-import { Fleet, type FleetOptions, Lifeline, systemFleetOs } from './fleet/index.ts'
+import { Fleet, type FleetOptions } from './fleet/fleet.ts'
+import { Lifeline } from '../supervise/lifeline.ts'
+import { systemFleetOs } from './fleet/os.ts'
 import { prepareRuntimeDir } from '../listening/sockets.ts'
-import type { PassedSockets, Notifier } from './systemd/index.ts'
+import type { PassedSockets } from './systemd/socket-activation.ts'
+import type { Notifier } from './systemd/notify.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { ReloadResumption } from './reload/resume.ts'
 import { AppRun, type RunState } from './run/app-run.ts'
 import { ReloadPreparation } from './reload/prepare.ts'
-import { type OperatorCommands, runCommand } from './operator/commands.ts'
+import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { controlPath, ListeningSockets } from './listening-sockets.ts'
-import { assign, ActiveConfig, readSettings, restoreSettings } from './active-config.ts'
+import { ActiveConfig, readSettings, restoreSettings } from './active-config.ts'
 import { OperationLock } from './operation-lock.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
@@ -26,7 +28,6 @@ import { type ReloadRequest, Reloads } from './reload/reloads.ts'
 import { WorkerPool } from './workers/worker-pool.ts'
 import { StopReport } from './stop-report.ts'
 import type { StartLog } from './start-log.ts'
-import { logStatus } from './status-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
 
@@ -171,7 +172,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#workerPool.takeOver(state.workers, state.known)
+    master.#workerPool.adopt(state.workers, state.known)
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
@@ -201,10 +202,8 @@ export class Master {
     this.#executions = executions
     const { logger } = log
     const host = {
-      assignment: () => assign(activeConfig.settings, activeConfig.sockets, log.format),
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
       ended: () => this.#fleet.lost(this.#backends()),
-      workerTimeout: () => activeConfig.config.workerTimeout,
       node: (failures: number) => {
         program.enterExistingFolder()
         return program.nodeForWorker(failures)
@@ -213,7 +212,7 @@ export class Master {
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
     }
-    this.#workerPool = new WorkerPool(this.#poller, counters, host, logger, workersStarted)
+    this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool
     const fleetOptions: FleetOptions = {
       logger,
@@ -223,10 +222,7 @@ export class Master {
       master: lifeline.environment,
       // Deferred until the fleet has made the change: an instance has its process only after the start.
       changed: () => queueMicrotask(() => workerPool.sendManaged()),
-      // To all workers: only the leaving one knows a service that a reload has removed.
-      drain: (service, backend, deadline) => {
-        for (const worker of workerPool.workers) worker.send({ type: 'drain', service, backend, deadline })
-      },
+      workers: workerPool,
       // Not under `baton run`, where `StartWatch` warns about an app that does not listen. The process of a service with upstreams
       // listens itself, without registering.
       registrable:
@@ -238,9 +234,7 @@ export class Master {
       exited: (process, exit) => this.#appRun.exited(process, exit),
     }
     this.#fleet = fleet === undefined ? new Fleet(fleetOptions) : Fleet.restore(fleet, fleetOptions)
-    this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, {
-      command: (session, words) => runCommand(session, words, this.#commanded),
-    })
+    this.#operator = new Operator(activeConfig.sockets.operator.fd, this.#poller, this.#commanded)
     this.#files = new FilesOnDisk(lock, {
       activeConfig,
       workerPool,
@@ -260,7 +254,6 @@ export class Master {
       counters,
       sessionHandover,
       files: this.#files,
-      tell: (change: Change) => workerPool.current?.send({ type: 'changed', change }),
     }
     this.#deployer = new Deployer(parts)
     this.#appRun = new AppRun(run, {
@@ -280,7 +273,7 @@ export class Master {
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
     }))
-    this.#reloads = new Reloads(parts, ([first, ...others]) => {
+    this.#reloads = new Reloads(this.#operationLock, workerPool, logger, ([first, ...others]) => {
       if (first !== undefined) void this.#reloadFor([first, ...others])
     })
     this.#afterExec = new ReloadResumption(parts, this.#operator, this.#reloads)
@@ -314,7 +307,15 @@ export class Master {
 
   /** For SIGUSR2. Logs the answer to `status`, and each worker logs its own status. */
   logStatus(): void {
-    logStatus(this.#log.logger, this.#status(), this.#reloads.waiting.length)
+    const { logger } = this.#log
+    // Every line the master logs already has its pid.
+    const { master, managed, workers } = this.#status()
+    const { pid: _, ...rest } = master
+    logger.info({ ...rest, reloadsWaiting: this.#reloads.waiting.length }, 'status: master')
+    for (const { pid: workerPid, ...worker } of workers)
+      logger.info({ workerPid, ...worker }, 'status: worker')
+    for (const { pid: peerPid, ...instance } of managed)
+      logger.info({ peerPid, ...instance }, 'status: managed process')
     for (const worker of this.#workerPool.workers) worker.send({ type: 'dump' })
   }
 

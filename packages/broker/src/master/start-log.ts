@@ -97,7 +97,7 @@ export class StartLog {
     const paths = [this.#reopen('stdout'), this.#reopen('stderr')].filter((path) => path !== undefined)
     if (paths.length === 0) return this.logger.info('the log is not a file; there is nothing to reopen')
     reopened(STDOUT)
-    this.logger.info({ path: [...new Set(paths)].join(', ') }, 'log reopened')
+    for (const path of new Set(paths)) this.logger.info({ path }, 'log reopened')
   }
 
   #reopen(name: 'stdout' | 'stderr'): string | undefined {

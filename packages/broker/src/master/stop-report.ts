@@ -1,6 +1,6 @@
 import { localAddress, NativeError } from '@baton/native-sendmsg'
-import type { Fleet } from './fleet/index.ts'
-import type { MetricSnapshot } from '../metrics/index.ts'
+import type { Fleet } from './fleet/fleet.ts'
+import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { ListeningSockets } from './listening-sockets.ts'
 import { type ListeningEnds, openConnections } from './open-connections.ts'
 import type { WorkerPool } from './workers/worker-pool.ts'

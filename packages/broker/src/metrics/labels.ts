@@ -42,7 +42,7 @@ export const FAILURE_REASONS = [
 ] as const
 export type FailureReason = (typeof FAILURE_REASONS)[number]
 
-/** What the broker did next with a connection that was not handed off at the first attempt. */
+/** The broker's next step for a connection that was not handed off at the first attempt. */
 export const FALLBACK_ACTIONS = ['next_backend', 'reconnect', 'hold', 'reject'] as const
 export type FallbackAction = (typeof FALLBACK_ACTIONS)[number]
 

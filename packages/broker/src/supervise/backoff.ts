@@ -1,65 +1,69 @@
-/** Milliseconds. The first restart is soon: most exits are single ones. */
-const FIRST_DELAY_MS = 100
-const MAX_DELAY_MS = 10_000
-/** Without a worker no client is served. */
-const MAX_WORKER_DELAY_MS = 5000
-/** A process that lived for so long had started; its exit counts for nothing. */
+/** A process that lived this long had started, so its exit does not count as a failed start, in ms. */
 const LONG_LIFE_MS = 10_000
-/** So many short lives within the window are a crash loop. With the delays above, 8 exits at start take 13 s. */
+
+/** The first delay that is not 0, in ms; later ones double. */
+const FIRST_DELAY_MS = 100
+
+/** Exits within the window that make a crash loop. With the delays of managed backends, 8 exits at start take 13 s. */
 const CRASHES = 8
 const WINDOW_MS = 60_000
-/** How often one that is in a crash loop is tried, in case that what it lacks has come. */
+
+/** Interval between starts in a crash loop, in ms: what the process lacks may become available. */
 const CRASHED_DELAY_MS = 60_000
 
-/** What an instance's past says about its next start. Plain data: it outlives the process that decides. */
+/** Earlier exits, as far as they affect the next start. Plain data: that of managed backends crosses a re-execution of the master. */
 export interface RestartHistory {
-  /** Delay of the next restart, in milliseconds. */
+  /** Delay of the next restart, in ms. */
   readonly delay: number
-  /** When the last short lives ended; CLOCK_MONOTONIC, milliseconds. */
+  /** Times of the last exits after short lives: CLOCK_MONOTONIC, in ms. */
   readonly crashes: readonly number[]
   readonly crashed: boolean
 }
 
+export interface RestartPolicy {
+  readonly first: RestartHistory
+  /** In ms. */
+  readonly maxDelay: number
+  /** Whether short lives in quick succession lead to a start a minute. */
+  readonly crashLoop: boolean
+}
+
 export const NO_HISTORY: RestartHistory = { delay: FIRST_DELAY_MS, crashes: [], crashed: false }
+
+/** The first restart follows after 100 ms: most exits are isolated. */
+export const BACKEND_RESTARTS: RestartPolicy = { first: NO_HISTORY, maxDelay: 10_000, crashLoop: true }
+
+/** The first restart is immediate, and attempts never become rare: without a worker no client is served. */
+export const WORKER_RESTARTS: RestartPolicy = {
+  first: { ...NO_HISTORY, delay: 0 },
+  maxDelay: 5000,
+  crashLoop: false,
+}
 
 export interface Restart {
   readonly history: RestartHistory
-  /** Milliseconds from now. */
+  /** From now, in ms. */
   readonly delay: number
 }
 
 /**
- * When to start again what has ended. Pure.
+ * When to restart a process that has exited. Pure.
  *
- * Delays double from 100 ms to 10 s; a life of 10 s takes them back to the beginning. Eight lives shorter than that
- * within a minute are a crash loop: from then on one try a minute, until one lives for 10 s.
+ * Delays double from 100 ms to the policy's maximum; a life of 10 s resets them. Eight shorter lives within a minute are a crash loop: from
+ * then on the process is started once a minute, until it lives for 10 s.
  */
-export function restartAfter(history: RestartHistory, exit: { now: number; lived: number }): Restart {
-  if (exit.lived >= LONG_LIFE_MS) return { history: afterDelay(NO_HISTORY), delay: FIRST_DELAY_MS }
-  const recent = [...history.crashes, exit.now].filter((at) => exit.now - at < WINDOW_MS)
-  const crashes = recent.slice(-CRASHES)
-  const crashed = history.crashed || crashes.length === CRASHES
-  const next = { ...afterDelay(history), crashes, crashed }
-  return { history: next, delay: crashed ? CRASHED_DELAY_MS : history.delay }
-}
-
-function afterDelay(history: RestartHistory): RestartHistory {
-  return { ...history, delay: doubled(history.delay, MAX_DELAY_MS) }
-}
-
-/** How long to wait before a worker that died is replaced: not at all the first time, then doubling. */
-export class RestartBackoff {
-  #delay = 0
-
-  /** @param lived milliseconds @returns milliseconds */
-  next(lived: number): number {
-    if (lived >= LONG_LIFE_MS) this.#delay = 0
-    const delay = this.#delay
-    this.#delay = doubled(delay, MAX_WORKER_DELAY_MS)
-    return delay
+export function restartAfter(
+  history: RestartHistory,
+  { now, lived }: { readonly now: number; readonly lived: number },
+  { first, maxDelay, crashLoop }: RestartPolicy = BACKEND_RESTARTS,
+): Restart {
+  const { delay, crashes, crashed } = lived >= LONG_LIFE_MS ? first : history
+  const next = Math.min(maxDelay, Math.max(FIRST_DELAY_MS, delay * 2))
+  if (!crashLoop || lived >= LONG_LIFE_MS) return { history: { ...first, delay: next }, delay }
+  const recent = [...crashes, now].filter((at) => now - at < WINDOW_MS).slice(-CRASHES)
+  const loops = crashed || recent.length === CRASHES
+  return {
+    history: { delay: next, crashes: recent, crashed: loops },
+    delay: loops ? CRASHED_DELAY_MS : delay,
   }
-}
-
-function doubled(delay: number, longest: number): number {
-  return Math.min(longest, Math.max(FIRST_DELAY_MS, delay * 2))
 }

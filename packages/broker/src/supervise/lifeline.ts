@@ -2,26 +2,26 @@ import { fstatSync, readFileSync, readlinkSync } from 'node:fs'
 import { createPipe, OwnedFd } from '@baton/native-sendmsg'
 
 /**
- * The number under which managed backends inherit the pipe. Node makes the low numbers close-on-exec when it starts, up to the first
- * one above 15 that is not open (`uv_disable_stdio_inheritance`), and none above: this one survives `npm start` and everything else of Node's
- * that lies between. Shells take 10 and up for themselves, or 255. Checked on Node 20.20, 22.23, 24.22 and 26.12.
+ * The number under which managed backends inherit the pipe. At its start Node makes descriptors close-on-exec up to the first number above
+ * 15 that is not open (`uv_disable_stdio_inheritance`), so this one survives `npm start` and other Node programs in between. Shells use 10
+ * and up for themselves, or 255. Checked on Node 20.20, 22.23, 24.22 and 26.12.
  */
 export const LIFELINE = 50
 
-/** Numbers of both ends, which stay what they are across a re-execution of the master. */
+/** Numbers of both ends, which stay the same across a re-execution of the master. */
 export type LifelineState = readonly [readEnd: number, writeEnd: number]
 
 /**
- * By what managed backends see that their master lives: a pipe whose write end this process alone has, so that the kernel closes it when the
- * process ends, however that happens. Nothing is ever written to it. Owns both ends.
+ * Shows managed backends that their master is alive: a pipe whose write end only this process has, so the kernel closes it when the process
+ * ends, for whatever reason. Nothing is written to it. Owns both ends.
  */
 export class Lifeline {
   readonly #readEnd: OwnedFd
   readonly #writeEnd: OwnedFd
-  /** Variables for the environment of a managed backend: how it knows this process and the pipe again. */
+  /** Environment variables by which a managed backend recognizes this process and the pipe. */
   readonly environment: NodeJS.ProcessEnv
 
-  /** @param state what the program before this one had; without it, a new pipe is made */
+  /** @param state of the previous program's lifeline; without it, a new pipe is made */
   constructor(state?: LifelineState) {
     const ends = state === undefined ? createPipe() : state.map((fd) => new OwnedFd(fd))
     ;[this.#readEnd, this.#writeEnd] = ends as [OwnedFd, OwnedFd]
@@ -32,7 +32,7 @@ export class Lifeline {
     }
   }
 
-  /** The read end, to borrow: a managed backend inherits it as LIFELINE. */
+  /** The read end, borrowed: managed backends inherit it as LIFELINE. */
   get fd(): number {
     return this.#readEnd.fd
   }

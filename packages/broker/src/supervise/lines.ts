@@ -1,24 +1,24 @@
-/** Longer lines are cut into pieces of so many bytes: one line must not fill the master's memory. */
+/** Maximum length of a line, in bytes. Longer ones are split: a single line must not fill the master's memory. */
 export const MAX_LINE_BYTES = 16 * 1024
 
 const NEWLINE = 0x0a
 const NOTHING = Buffer.alloc(0)
 
-/** Bytes of one stream to lines. Keeps the incomplete last one, never more than `MAX_LINE_BYTES` of it. */
+/** Splits the bytes of one stream into lines. Keeps the incomplete last line, at most `MAX_LINE_BYTES` of it. */
 export class LineSplitter {
   #partial: Buffer
 
-  /** @param partial what another splitter of the same stream had left */
+  /** @param partial the incomplete line of an earlier splitter of the same stream */
   constructor(partial: Buffer = NOTHING) {
     this.#partial = partial
   }
 
-  /** The beginning of a line whose end has not come. */
+  /** The incomplete last line. */
   get partial(): Buffer {
     return this.#partial
   }
 
-  /** The lines that `chunk` completes, without their line ends. */
+  /** Returns the lines that `chunk` completes, without their line ends. */
   push(chunk: Buffer): string[] {
     const lines: string[] = []
     let rest = this.#partial.length === 0 ? chunk : Buffer.concat([this.#partial, chunk])
@@ -35,12 +35,12 @@ export class LineSplitter {
         rest = rest.subarray(end + 1)
       }
     }
-    // A copy: what remains must not keep the whole chunk alive.
+    // A copy, so that the rest does not keep the whole chunk alive.
     this.#partial = rest.length === 0 ? NOTHING : Buffer.from(rest)
     return lines
   }
 
-  /** The stream has ended: its last line, if that had no line end. */
+  /** The stream has ended: returns its last line if that had no line end. */
   end(): string[] {
     const last = this.#partial
     this.#partial = NOTHING
@@ -53,7 +53,7 @@ function text(line: Buffer): string {
   return decoded.endsWith('\r') ? decoded.slice(0, -1) : decoded
 }
 
-/** The last place up to `at` that is not within a UTF-8 character (whose later bytes are 10xxxxxx), if there is one near. */
+/** The last index up to `at` that does not split a UTF-8 character (whose later bytes are 10xxxxxx); `at` if there is none nearby. */
 function characterBoundary(bytes: Buffer, at: number): number {
   for (let cut = at; cut > at - 4; cut--) if (((bytes[cut] ?? 0) & 0xc0) !== 0x80) return cut
   return at

@@ -1,24 +1,24 @@
-/** Most time that the output of all processes takes in one turn of the event loop before their pipes rest, in ms. */
+/** Time for the output of all processes in one turn of the event loop, in ms. Beyond it, pipes rest. */
 const TURN_BUDGET_MS = 10
 
-/** Limits of a rest, in ms. It is as long as the work before it. */
+/** Limits of a rest, in ms. It lasts as long as the work before it. */
 const MIN_REST_MS = 1
 const MAX_REST_MS = 50
 
 /**
- * Shares the event loop with apps that print at full speed: libuv reads up to 32 times from a socket before it serves another one, and
- * a pipe that is never empty (`yes`) would leave no time for a worker's death or a SIGTERM. Output takes at most half of the time; pipes
- * that rest go on one at a time, in the order in which they stopped.
+ * Keeps apps that print at full speed from blocking the event loop: libuv reads up to 32 times from a socket before it serves another one,
+ * and a pipe that is never empty (`yes`) would leave no time for a worker's death or a SIGTERM. Output gets at most half of the time;
+ * resting pipes are resumed one at a time, in the order in which they stopped.
  */
 class OutputPace {
-  /** In this turn of the event loop, in ms. */
+  /** Time spent in this turn of the event loop, in ms. */
   #spent = 0
   #rest = MIN_REST_MS
   readonly #resting: (() => void)[] = []
   #scheduled = false
 
   /**
-   * After a chunk was logged, which took `ms`.
+   * Counts `ms` for a chunk that was handled.
    *
    * @returns whether the pipe may be read again in this turn
    */

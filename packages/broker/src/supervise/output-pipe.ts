@@ -3,25 +3,26 @@ import { setCloseOnExec } from '@baton/native-sendmsg'
 import { standardOutput } from '../log/standard.ts'
 import { outputPace } from './output-pace.ts'
 
-/** One for all pipes: what was read is told before the next read. Its size bounds one piece of work: it may hold 8192 lines (`yes`). */
+/** Shared by all pipes: a chunk is handled before the next read. Its size limits one piece of work: it can hold 8192 lines (`yes`). */
 const buffer = Buffer.allocUnsafe(16 * 1024)
 
 /**
- * While the log is congested, reading pauses for this time at most, in ms, after each `PACED_BYTES`: a burst is written rather than
- * dropped, and an app that prints up to 1.3 MB a second never waits for whoever reads the log.
+ * Maximum pause in reading while the log is congested, in ms, after each `PACED_BYTES`: a burst is written instead of dropped, and an app
+ * that prints up to 1.3 MB a second never waits for the reader of the log.
  */
 const MAX_PAUSE_MS = 50
 const PACED_BYTES = 64 * 1024
 
-export interface OutputPipeHost {
+export interface OutputPipeEvents {
+  /** The chunk is valid during the call. */
   data(chunk: Buffer): void
-  /** Every holder of the other end has closed it, and all was read. Not after `close`. */
+  /** Every holder of the other end has closed it, and everything was read. Not reported after `close`. */
   ended(): void
 }
 
 /**
- * Our end of the socket that is a process's stdout or stderr. Bytes are told in the turn in which they are read: between
- * turns everything is either told or in the kernel, so nothing is lost when the master re-executes itself.
+ * Our end of the socket that is a process's stdout or stderr. Bytes are reported in the event-loop turn in which they are read: between
+ * turns everything is either reported or in the kernel, so nothing is lost when this program re-executes itself.
  */
 export class OutputPipe {
   #fd: number | null
@@ -29,18 +30,18 @@ export class OutputPipe {
   /** Bytes read in a row while the log was congested. */
   #paced = 0
 
-  /** Owns `fd`; null is a stream that has ended already. */
-  constructor(fd: number | null, host: OutputPipeHost) {
+  /** Owns `fd`; null is a stream that has already ended. */
+  constructor(fd: number | null, events: OutputPipeEvents) {
     this.#fd = fd
     if (fd === null) return
-    // It may come from before an exec, which it can only have crossed without the flag.
+    // A descriptor that has crossed an exec does not have the flag.
     setCloseOnExec(fd, true)
-    // Not by 'data' events: a socket that is paused would go on reading, into a buffer that an exec loses.
+    // Not 'data' events: a paused socket would continue to read, into a buffer that an exec loses.
     const onread = {
       buffer,
       callback: (count: number) => {
         const began = performance.now()
-        host.data(buffer.subarray(0, count))
+        events.data(buffer.subarray(0, count))
         return this.#mayReadOn(count, performance.now() - began)
       },
     }
@@ -51,16 +52,16 @@ export class OutputPipe {
       onread,
     }
     this.#socket = new Socket(options)
-    // ECONNRESET: the other end was closed with something unread, which is nobody's loss. 'close' follows.
+    // ECONNRESET: the other end was closed with unread input, which does not matter here. 'close' follows.
     this.#socket.on('error', () => undefined)
     this.#socket.on('close', () => {
       if (this.#fd === null) return
       this.#fd = null
-      host.ended()
+      events.ended()
     })
   }
 
-  /** @param ms what the bytes cost */
+  /** @param ms time spent on the bytes */
   #mayReadOn(count: number, ms: number): boolean {
     const inBudget = outputPace.spend(ms)
     const resume = () => this.#socket?.resume()

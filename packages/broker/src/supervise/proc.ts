@@ -1,7 +1,7 @@
 import { readFileSync, readlinkSync } from 'node:fs'
 import type { PeerCredentials } from '@baton/native-sendmsg'
 
-/** What /proc says of a process (proc_pid_stat(5)). */
+/** A process as /proc shows it (proc_pid_stat(5)). */
 export interface ProcessFacts {
   readonly pid: number
   /** Of its program, at most 15 bytes. */
@@ -11,15 +11,15 @@ export interface ProcessFacts {
   readonly parent: number
   readonly group: number
   readonly session: number
-  /** In ticks since the boot: with the pid it names one process for good. */
+  /** In clock ticks since boot. Together with the pid it identifies a process for good. */
   readonly startedAt: string
 }
 
-/** Undefined when there is no such process, or when /proc does not show it. */
+/** Undefined if there is no such process, or /proc does not show it. */
 export function factsOf(pid: number): ProcessFacts | undefined {
   const text = readOr(`/proc/${pid}/stat`)
   if (text === undefined) return undefined
-  // The name is in parentheses, and may contain some.
+  // The name is in parentheses, and may contain parentheses.
   const end = text.lastIndexOf(')')
   const fields = text.slice(end + 2).split(' ')
   return {
@@ -33,12 +33,12 @@ export function factsOf(pid: number): ProcessFacts | undefined {
   }
 }
 
-/** A process as the kernel names it, never as it names itself. */
+/** A process as the kernel identifies it, never by its own claims. */
 export interface PeerProcess {
-  /** 0 for a process of a pid namespace that cannot be seen from here: a container beside this one. */
+  /** 0 for a process in a pid namespace that is not visible here, such as another container. */
   readonly pid: number
   readonly uid: number
-  /** When it started, in clock ticks since boot: a pid is used again. Null when /proc does not show it. */
+  /** Start time in clock ticks since boot, because pids are reused. Null if /proc does not show it. */
   readonly started: string | null
 }
 
@@ -47,15 +47,15 @@ export function processOf({ pid, uid }: PeerCredentials): PeerProcess {
 }
 
 /**
- * Whether both are one process, as far as the kernel tells: of processes that cannot be seen from here it tells the user alone. What was
- * not recorded does not make a difference.
+ * Whether both are the same process, as far as the kernel shows: for processes that are not visible here, only the user is known. A start
+ * time that was not recorded matches any.
  */
 export function isSameProcess(one: PeerProcess, other: PeerProcess): boolean {
   if (one.pid !== other.pid || one.uid !== other.uid) return false
   return one.started === null || other.started === null || one.started === other.started
 }
 
-/** Whether there is such a process; one that has ended and was not reaped yet counts as one. */
+/** Whether there is such a process. One that has exited and has not been reaped counts. */
 export function processExists(pid: number): boolean {
   try {
     process.kill(pid, 0)
@@ -65,7 +65,7 @@ export function processExists(pid: number): boolean {
   }
 }
 
-/** What the descriptor of a process refers to; undefined when there is none, or it may not be looked at. */
+/** The target of a descriptor of a process, as in /proc/PID/fd; undefined if it is not open, or this process may not read it. */
 export function openFileOf(pid: number, fd: number): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/fd/${fd}`)
@@ -74,7 +74,7 @@ export function openFileOf(pid: number, fd: number): string | undefined {
   }
 }
 
-/** Flags of open(2) of a descriptor of this process. */
+/** The open(2) flags of a descriptor of this process. */
 export function flagsOf(fd: number): number | undefined {
   const flags = /^flags:\s+([0-7]+)$/m.exec(readOr(`/proc/self/fdinfo/${fd}`) ?? '')?.[1]
   return flags === undefined ? undefined : Number.parseInt(flags, 8)

@@ -1,27 +1,27 @@
 import { accessSync, closeSync, constants, openSync, readSync, type Stats, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { errnoOf } from '../config/index.ts'
+import { errnoOf } from '../config/error.ts'
 
-/** Exit codes of a command that could not be started, as env(1) and every shell have them. */
+/** Exit codes for a command that could not be started, as used by env(1) and shells. */
 export const CANNOT_EXECUTE = 126
 export const NOT_FOUND = 127
 
 /** Why a command cannot be started. */
 export interface Unstartable {
   readonly code: typeof CANNOT_EXECUTE | typeof NOT_FOUND
-  /** Complete: names the command, the system's answer and what to do. */
+  /** Names the command, the system's answer and what to do. */
   readonly reason: string
 }
 
 /** execve(2) reads no more of a script's first line than this. */
 const FIRST_BYTES = 256
 
-/** What execvp(3) searches where PATH is not set. */
+/** Searched by execvp(3) if PATH is not set. */
 const DEFAULT_PATH = '/bin:/usr/bin'
 
 /**
- * Checks before anything is opened what exec would refuse. A file may change before it is executed: the answer of exec itself
- * counts then (`unstartableBy`).
+ * Checks what exec would refuse, before anything is opened. The file may still change before it is executed; then the error of exec itself
+ * counts (`unstartableBy`).
  */
 export function unstartable(
   command: readonly string[],
@@ -37,7 +37,7 @@ export function unstartable(
   return problem && refuse(program, problem)
 }
 
-/** The same from what spawn(3) or exec answered. */
+/** The same for an error of spawn(3) or exec. */
 export function unstartableBy(program: string, errno: string | undefined): Unstartable {
   const why = errno === 'ENOENT' ? 'it was not found, or its interpreter was not' : 'it cannot be executed'
   return refuse(program, { errno: errno ?? 'unknown error', why })
@@ -63,7 +63,7 @@ function checkFolder(cwd: string): Problem | undefined {
   return undefined
 }
 
-/** As execvp(3) does: a name with a slash is a path, any other one is looked up, and what may not be executed is passed over. */
+/** Like execvp(3): a name with a slash is a path, any other name is looked up, and files that may not be executed are skipped. */
 function find(program: string, cwd: string, path: string): { file: string } | { problem: Problem } {
   if (program === '') return { problem: { errno: 'ENOENT', why: 'it has no name' } }
   if (program.includes('/')) {
@@ -82,7 +82,7 @@ function find(program: string, cwd: string, path: string): { file: string } | { 
 }
 
 function notFound(program: string, cwd: string): string {
-  if (/\s/.test(program)) return 'there is no such program; write its arguments as words of their own'
+  if (/\s/.test(program)) return 'there is no such program; pass its arguments as separate words'
   const here = statOf(join(cwd, program))
   if (typeof here !== 'string' && here.isFile())
     return `it is not in PATH; to run the file in this folder, write ./${program} or node ${program}`
@@ -102,16 +102,16 @@ function checkAccess(file: string, program: string): Problem | undefined {
   return { errno: 'EACCES', why: `it is not executable${how}` }
 }
 
-/** What stands at the beginning of the file: a script names its interpreter, which has to be there as well. */
+/** Checks the beginning of the file: the interpreter that a script names has to exist, too. */
 function checkFile(file: string, cwd: string, path: string): Problem | undefined {
   const start = firstBytes(file)
-  // Executable but not readable: the kernel's to judge.
+  // Executable but not readable: left to the kernel.
   if (start === undefined) return undefined
   const text = start.toString('latin1')
   if (text.startsWith('\u007fELF')) return undefined
   const line = text.split('\n', 1)[0] ?? ''
   if (text.startsWith('#!')) return checkInterpreter(line, cwd, path)
-  // execvp(3) gives what is neither to sh(1), which is right for text alone.
+  // execvp(3) passes other files to sh(1), which is right only for text.
   return line.includes('\0') ? { errno: 'ENOEXEC', why: 'it is neither a program nor a script' } : undefined
 }
 
@@ -122,7 +122,7 @@ function checkInterpreter(line: string, cwd: string, path: string): Problem | un
   const file = interpreter.startsWith('/') ? interpreter : join(cwd, interpreter)
   const problem = interpreter === '' ? undefined : checkAccess(file, interpreter)
   if (problem !== undefined) return { ...problem, why: `its interpreter ${interpreter}: ${problem.why}` }
-  // `#!/usr/bin/env node`: env would say it each time that the program is started.
+  // `#!/usr/bin/env node`: env would report it only at each start of the program.
   if (basename(interpreter) !== 'env' || argument === '' || /^-|[=\s]/.test(argument)) return undefined
   const found = find(argument, cwd, path)
   if (!('problem' in found)) return undefined

@@ -4,5 +4,5 @@
 for (const signal of ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGTSTP'] as const)
   process.on(signal, () => {})
 
-const { runWorker } = await import('./run.ts')
+const { runWorker } = await import('./supervised-worker.ts')
 runWorker(process.argv[2])

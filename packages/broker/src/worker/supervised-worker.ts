@@ -1,19 +1,21 @@
 import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
-import { OwnedFd, peerAddress, type Poller } from '@baton/native-sendmsg'
+import { OwnedFd, peerAddress, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
-import type { FromWorker, HeldClients, ToWorker } from '../ipc/messages.ts'
-import { errnoOf, parseConfigText, parseParts } from '../config/index.ts'
+import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
+import { errnoOf } from '../config/error.ts'
+import { parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
 import type { Waiting } from './service/service.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
-import { standardOutput } from '../log/standard.ts'
-import type { MetricSnapshot } from '../metrics/index.ts'
+import { createLogger, type LogFormat } from '../log/logger.ts'
+import { exitProcess, standardOutput } from '../log/standard.ts'
+import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
+import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
-import { logWorkerStatus } from './status-log.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
 const COUNT_INTERVAL_MS = 1000
@@ -86,7 +88,7 @@ export class SupervisedWorker {
       return this.#pendingRequests.get(message.ask)?.(message)
     if (message.type === 'count') return void this.#count()
     if (message.type === 'ping') return this.#channel.send({ type: 'pong' })
-    if (message.type === 'dump') return logWorkerStatus(this.#logger, this.#worker)
+    if (message.type === 'dump') return logStatus(this.#logger, this.#worker)
     this.#orders = this.#orders
       .then(() => {
         const done = this.#run(message, fds)
@@ -358,4 +360,30 @@ export class SupervisedWorker {
 /** CLOCK_MONOTONIC in milliseconds, shared by all processes of a host. */
 function monotonic(): number {
   return Number(process.hrtime.bigint()) / 1e6
+}
+
+/** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */
+function logStatus(logger: Logger, worker: ReplaceableWorker | undefined): void {
+  if (worker === undefined) return logger.info('status: not built yet')
+  const { broker, listeners, services } = worker.status()
+  const { id, version, startedAt, state } = broker
+  logger.info({ broker: id, version, startedAt, state }, 'status: serving')
+  for (const { name: listener, ...rest } of listeners) logger.info({ listener, ...rest }, 'status: listener')
+  for (const { name: service, backends, ...rest } of services) {
+    const ready = backends.filter(({ state: each }) => each === 'ready').length
+    logger.info({ service, ...rest, backends: backends.length, ready }, 'status: service')
+    for (const { id: backend, pid: peerPid, ...each } of backends)
+      logger.info({ service, backend, peerPid, ...each }, 'status: backend')
+  }
+}
+
+/** Runs this process as a worker of its master. The caller has installed signal handlers. */
+export function runWorker(format: string | undefined): void {
+  ignoreMeaninglessSignals()
+  const socket = new OwnedFd(WORKER_CHANNEL)
+  setCloseOnExec(socket.fd, true)
+  const logger = createLogger((format ?? 'json') as LogFormat)
+  const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
+  const worker: SupervisedWorker = new SupervisedWorker(socket, poller, logger, exitProcess)
+  closeStrayInspector(logger)
 }

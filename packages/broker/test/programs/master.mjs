@@ -5,7 +5,9 @@ import { createInterface } from 'node:readline'
 import { executeInPlace, Poller } from '@baton/native-sendmsg'
 import { parseConfig } from '@baton/broker'
 import { pino } from 'pino'
-import { Fleet, Lifeline, systemFleetOs } from '../../dist/master/fleet/index.js'
+import { Fleet } from '../../dist/master/fleet/fleet.js'
+import { systemFleetOs } from '../../dist/master/fleet/os.js'
+import { Lifeline } from '../../dist/supervise/lifeline.js'
 
 const { BATON_MASTER_FLEET: saved, ...env } = process.env
 const logger = pino({ name: 'master' }, pino.destination({ sync: true }))
@@ -30,7 +32,7 @@ const options = {
   socket: '/nowhere/control.sock',
   env,
   master: lifeline.environment,
-  drain() {},
+  workers: { drain() {} },
 }
 const { services } = parseConfig(JSON.parse(process.argv[2]))
 const fleet = saved === undefined ? new Fleet(options) : Fleet.restore(JSON.parse(saved), options)

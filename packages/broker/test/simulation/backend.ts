@@ -8,7 +8,7 @@ import {
   type WelcomeFrame,
 } from '../../../backend-sdk/src/protocol/index.ts'
 import { type Delivery, BrokerSession } from '../../../backend-sdk/src/broker-session.ts'
-import type { ServiceConfig } from '../../src/config/index.ts'
+import type { ServiceConfig } from '../../src/config/config.ts'
 import { type Broker, HEARTBEAT_INTERVAL } from './broker.ts'
 import type { Client } from './client.ts'
 import { controlStream, type SimulatedSocket, type StreamEnd, streamPair } from './control.ts'

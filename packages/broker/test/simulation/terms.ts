@@ -1,4 +1,4 @@
-import { parseConfig, type ServiceConfig } from '../../src/config/index.ts'
+import { parseConfig, type ServiceConfig } from '../../src/config/config.ts'
 import type { Random } from './random.ts'
 
 /** Parameters of a schedule. */

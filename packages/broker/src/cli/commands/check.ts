@@ -1,7 +1,12 @@
-import { loadConfig, warningsOf, type Config } from '../../config/index.ts'
+import { accessSync, constants, existsSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { type Config, loadConfig, warningsOf } from '../../config/config.ts'
+import { errnoOf } from '../../config/error.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
+import { unusable } from '../../listening/runtime-folder.ts'
 import { loadPrograms } from '../../programs.ts'
+import { unstartable } from '../../supervise/startable.ts'
 import type { Terminal } from '../output/terminal.ts'
 import { DONE, CommandError } from '../../exit-codes.ts'
 
@@ -9,10 +14,14 @@ export const check: Command = {
   name: 'check',
   operands: [],
   summary: 'check the configuration',
-  details: 'Reads the configuration file as `baton start` would, and says what is wrong with it.',
+  details: [
+    'Validates the configuration file as `baton start` would, and lists every problem. Warns about commands that cannot be',
+    'started, and a runtimeDir that cannot be used, on this machine by this user.',
+  ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {
     const config = loadServed(values.get('config') ?? DEFAULT_CONFIG, terminal)
+    for (const { path, message } of machineWarnings(config)) warn(config, path, message, terminal)
     await loadsFor(process.env[STATE_VERSION_VARIABLE])
     const counts = [count(config.listeners.length, 'listener'), count(config.services.size, 'service')]
     terminal.out(`${config.file}: ok (${counts.join(', ')})`)
@@ -21,9 +30,9 @@ export const check: Command = {
 }
 
 /**
- * A master that is about to replace its program by this one asks whether it loads, and reads what that master would leave.
+ * A master that is about to replace its program with this one first checks that it loads, and that it can read that master's state.
  *
- * @param version of its state; undefined when nobody asks
+ * @param version of the state; undefined when a person runs the command
  * @throws CommandError
  */
 async function loadsFor(version: string | undefined): Promise<void> {
@@ -43,8 +52,37 @@ async function loadsFor(version: string | undefined): Promise<void> {
  */
 export function loadServed(file: string, terminal: Terminal): Config {
   const config = loadConfig(file)
-  for (const { path, message } of warningsOf(config)) terminal.err(`${file}: ${path}: warning: ${message}`)
+  for (const { path, message } of warningsOf(config)) warn(config, path, message, terminal)
   return config
+}
+
+function warn({ file }: Config, path: string, message: string, terminal: Terminal): void {
+  terminal.err(`${file}: ${path}: warning: ${message}`)
+}
+
+/** Problems that would make a start fail on this machine. They are no errors: the file may be for another one. */
+function machineWarnings({ file, runtimeDir, services }: Config): { path: string; message: string }[] {
+  const folder = dirname(resolve(file ?? ''))
+  const commands = [...services.values()].flatMap(({ name, command, cwd, env }) => {
+    if (command === null) return []
+    const problem = unstartable(command, resolve(folder, cwd), env['PATH'] ?? process.env['PATH'])
+    return problem === undefined ? [] : [{ path: `services.${name}.command`, message: problem.reason }]
+  })
+  const problem = whyUnusable(runtimeDir)
+  return problem === undefined ? commands : [...commands, { path: 'runtimeDir', message: problem }]
+}
+
+function whyUnusable(runtimeDir: string): string | undefined {
+  try {
+    const problem = unusable(runtimeDir)
+    if (problem !== undefined) return problem
+    let existing = runtimeDir
+    while (!existsSync(existing)) existing = dirname(existing)
+    accessSync(existing, constants.W_OK | constants.X_OK)
+    return undefined
+  } catch (error) {
+    return `${runtimeDir} cannot be used (${errnoOf(error) ?? String(error)})`
+  }
 }
 
 function count(number: number, noun: string): string {

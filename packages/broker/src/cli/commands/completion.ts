@@ -11,7 +11,7 @@ const SHELLS = new Map([
   ['fish', fishCompletion],
 ])
 
-/** @param commands all of them, this one included */
+/** @param commands every command, including this one */
 export function completionOf(commands: () => readonly Command[]): Command {
   const shells = [...SHELLS.keys()]
   return {
@@ -19,8 +19,8 @@ export function completionOf(commands: () => readonly Command[]): Command {
     operands: [shells.join('|')],
     summary: 'print a completion script for a shell',
     details: [
-      'Prints a script that completes commands, options and files, and the names of services and backends as the running',
-      'broker has them. For this shell, and in its start-up file for every one:',
+      'Prints a script that completes commands, options, files, and the names of services and backends of the running broker.',
+      'Run this for the current shell, or put it into its start-up file:',
       '  source <(baton completion bash)',
       '  source <(baton completion zsh)      (after compinit)',
       '  baton completion fish | source',
@@ -29,7 +29,7 @@ export function completionOf(commands: () => readonly Command[]): Command {
     run({ operands }, terminal) {
       const script = SHELLS.get(operands[0] ?? '')
       if (script === undefined)
-        throw new UsageError(`${JSON.stringify(operands[0])} is none of ${shells.join(', ')}`)
+        throw new UsageError(`${JSON.stringify(operands[0])} is not one of ${shells.join(', ')}`)
       terminal.out(script(commands()))
       return DONE
     },

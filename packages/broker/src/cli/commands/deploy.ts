@@ -1,4 +1,4 @@
-import { locateRuntimeDir } from '../../config/index.ts'
+import { locateRuntimeDir } from '../../config/config.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { UsageError } from '../output/terminal.ts'
@@ -7,23 +7,23 @@ import { DONE, FAILED } from '../../exit-codes.ts'
 export const deploy: Command = {
   name: 'deploy',
   operands: ['SERVICE'],
-  summary: 'replace the managed backends of a service, one after the other',
+  summary: "roll out a service's managed backends, one at a time",
   details: [
-    'Starts a new process for each instance, waits until it is ready and has been for minHealthy, moves new connections',
-    'over, drains the old process and stops it. When a new one fails, the old ones stay, and the exit code is 1. A changed',
-    'command, env or cwd must have been taken over by `baton reload` before.',
+    'Starts a new process for each instance, waits until it has been ready for minHealthy, moves new connections to it,',
+    'drains the old process and stops it. If a new process fails, the remaining old ones stay, and the exit code is 1. After a',
+    'change of command, env or cwd, run `baton reload` first.',
   ].join('\n'),
   options: {
-    'at-once': { value: 'N', help: 'so many instances at a time (default: 1)' },
+    'at-once': { value: 'N', help: 'instances to replace at a time (default: 1)' },
     abort: { help: 'return to the old version, during a deploy or after one that failed half-way' },
     ...configOption,
   },
   async run({ operands, values, switches }, terminal) {
     const [service = ''] = operands
-    if (/\s/.test(service)) throw new UsageError(`${JSON.stringify(service)} is no name of a service`)
+    if (/\s/.test(service)) throw new UsageError(`${JSON.stringify(service)} is not a valid service name`)
     const atOnce = values.get('at-once') ?? '1'
     if (!/^[1-9]\d{0,3}$/.test(atOnce))
-      throw new UsageError(`--at-once: ${JSON.stringify(atOnce)} is no number of instances`)
+      throw new UsageError(`--at-once: ${JSON.stringify(atOnce)} must be a number from 1 to 9999`)
     const command = ['deploy', service, ...(switches.has('abort') ? ['abort'] : [`at-once=${atOnce}`])].join(
       ' ',
     )

@@ -1,21 +1,23 @@
-import { formatDuration, loadConfig, parseDuration } from '../../config/index.ts'
+import { formatDuration, parseDuration } from '../../config/duration.ts'
+import { loadConfig } from '../../config/config.ts'
 import { askBroker } from '../admin-client.ts'
+import { otherVersion } from '../answers.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { UsageError } from '../output/terminal.ts'
-import { DONE, CommandError } from '../../exit-codes.ts'
+import { DONE } from '../../exit-codes.ts'
 
 export const drain: Command = {
   name: 'drain',
   operands: ['SERVICE[/BACKEND]'],
-  summary: 'take backends out of service',
+  summary: 'drain a service or one of its backends',
   details: [
-    'Gives a service, or one backend of it (its slot, such as web/web-1, or its id), no new connections; what is',
-    'in flight finishes. Returns when the drain has begun.',
+    'Stops new connections to a service, or to one of its backends, named by its slot (web/web-1) or its id. Connections in',
+    'flight finish. Returns when the drain has begun.',
   ].join('\n'),
   options: {
     deadline: {
       value: 'DURATION',
-      help: 'cut what is left after this time, such as 30s (default: drainDeadline)',
+      help: 'cut remaining connections after this time, such as 30s (default: drainDeadline)',
     },
     ...configOption,
   },
@@ -39,9 +41,7 @@ export const drain: Command = {
       deadline === undefined ? {} : { deadline },
     )
     const { draining, deadlineMs } = Object(answer)
-    if (typeof draining !== 'number' || typeof deadlineMs !== 'number') {
-      throw new CommandError('the broker answered something else than a drain; is it of another version?')
-    }
+    if (typeof draining !== 'number' || typeof deadlineMs !== 'number') throw otherVersion('a drain')
     const what = draining === 1 ? '1 backend' : `${draining} backends`
     terminal.out(`${operands[0]}: draining ${what}, for at most ${formatDuration(deadlineMs)}`)
     return DONE

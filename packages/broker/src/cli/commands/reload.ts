@@ -1,4 +1,4 @@
-import { locateRuntimeDir } from '../../config/index.ts'
+import { locateRuntimeDir } from '../../config/config.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { readable } from '../../log/readable.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
@@ -7,12 +7,11 @@ import { DONE, FAILED } from '../../exit-codes.ts'
 export const reload: Command = {
   name: 'reload',
   operands: [],
-  summary: 'take over a new configuration, and new code',
+  summary: 'load the new configuration and code',
   details: [
-    'Asks the running broker to check its configuration file, to replace its own program by the one that is installed',
-    'now, and to go on with both. No client notices. Returns when that is done, and every backend has moved to the new',
-    'worker or has ended; otherwise the reason is printed, and the exit code is 1. While another reload, a deploy or the start is in',
-    'progress it waits for that first; all that wait share one reload.',
+    'Validates the configuration file, then restarts the broker in place with the installed version. Clients do not notice.',
+    'Returns when every backend has moved to the new worker or has exited; otherwise prints the reason, and the exit code is 1.',
+    'While another reload, a deploy or the start is in progress it waits; all waiting requests share one reload.',
   ].join('\n'),
   options: { ...configOption, 'no-wait': { help: 'fail instead of waiting for another reload or a deploy' } },
   async run({ values, switches }, terminal) {

@@ -2,52 +2,53 @@ import { writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { errnoOf, formatAddress, parseDuration } from '../../config/index.ts'
-import { parseAddress } from '../../config/address.ts'
+import { errnoOf } from '../../config/error.ts'
+import { parseDuration } from '../../config/duration.ts'
+import { parseAddress, formatAddress } from '../../config/address.ts'
 import { logicalFolder, throughLinks } from '../../config/working-folder.ts'
 import type { Command } from '../command.ts'
+import { quotedForShell } from '../completion/words.ts'
 import { NOT_FOUND, unstartable } from '../../supervise/startable.ts'
 import { UsageError } from '../output/terminal.ts'
 import { CommandError } from '../../exit-codes.ts'
 
-/** The service of the app that `baton run` runs. */
+/** The service of the app. */
 const SERVICE = 'app'
 
 export const runApp: Command = {
   name: 'run',
   operands: [],
   rest: 'CMD...',
-  summary: 'run an app behind a broker of its own, as it is',
+  summary: 'run an unmodified app behind its own broker',
   details: [
-    'Runs N processes of a Node app that knows nothing of Baton, in the foreground: where the app calls listen(port), a',
-    'broker listens instead, and gives each connection to one of them. A process that dies is replaced. `baton deploy app`',
-    'with the configuration file that it prints replaces all of them, one after the other, and no client notices; with --watch',
-    'each change of a file does. Everything behind `--` is the command: baton run -i 2 -- node server.js',
+    'Runs N processes of a Node app in the foreground. The app needs no change: where it calls listen(port), a broker listens',
+    'instead, and hands each connection to one of the processes. A process that dies is restarted. The first line of output is',
+    'the `baton deploy` command that replaces all processes, one at a time, without clients noticing; --watch does so whenever a',
+    'file changes. Everything after `--` is the command: baton run -i 2 -- node server.js',
     '',
-    'A command that cannot be started ends it with exit code 127 (not found) or 126 (not executable). So does, with exit code 1',
-    'and its last lines, an app that ends five times in a row before it has served. SIGTERM, Ctrl-C, the end of the terminal, of',
-    'npx, npm or of the script that has run it drain the app and end it; nohup, setsid and disown let it outlive them.',
+    'If the command cannot be started, the exit code is 127 (not found) or 126 (not executable). If the app exits five times in a',
+    'row before it has served, `baton run` prints its last lines and exits with 1. SIGTERM, Ctrl-C, and the end of the terminal or',
+    'of the npx, npm or script that started it drain the app and stop it; nohup, setsid and disown keep it running.',
   ].join('\n'),
   options: {
     instances: {
       short: 'i',
       value: 'N',
-      help: 'so many processes, or "max": one for each processor (default: 1)',
+      help: 'number of processes, or "max" for one per CPU (default: 1)',
     },
-    listen: { value: 'ADDR', help: 'listen there, whatever the app asks for' },
-    watch: { help: 'deploy again when a file in this folder changes' },
+    listen: { value: 'ADDR', help: "listen on ADDR instead of the app's own address" },
+    watch: { help: 'redeploy when a file in the working directory changes' },
     restart: {
       value: 'WHEN',
-      help: 'always: start the app again however often it fails to start (default: give up after five times in a row)',
+      help: '"always": never give up starting the app (default: give up after five failures in a row)',
     },
     'drain-deadline': {
       value: 'DURATION',
-      help: 'cut connections of a process that is stopped or replaced after this time (default: 30s)',
+      help: 'when a process is stopped or replaced, cut its connections after this time (default: 30s)',
     },
   },
   async run({ rest, values, switches }, terminal) {
-    if (rest.length === 0)
-      throw new UsageError('run needs the command of the app: baton run -- node server.js')
+    if (rest.length === 0) throw new UsageError("run needs the app's command: baton run -- node server.js")
     const listen = values.get('listen')
     const address = listen === undefined ? undefined : parseAddress(listen)
     if (typeof address === 'string') throw new UsageError(`--listen: ${address}`)
@@ -72,14 +73,14 @@ export const runApp: Command = {
       drainDeadline,
       admin: { listen: `unix:${join(folder, 'admin.sock')}` },
       listeners: [
-        // There is always one, also before the app listens; handy for a look from this machine.
+        // A configuration needs a listener, also before the app listens on a port.
         listener('local', `unix:${join(folder, 'app.sock')}`),
         ...(address === undefined ? [] : [listener(GIVEN_LISTENER, formatAddress(address))]),
       ],
       services: {
         [SERVICE]: {
           command: rest,
-          // Not by getcwd(2): a deploy follows the link through which the folder was entered.
+          // Not from getcwd(2): each deploy follows the link through which the folder was entered.
           cwd,
           instances,
           env: {
@@ -91,7 +92,7 @@ export const runApp: Command = {
       },
     }
     writeFileSync(file, `${JSON.stringify(config, undefined, 2)}\n`)
-    terminal.out(`to replace the app's processes: baton deploy ${SERVICE} --config ${file}`)
+    terminal.out(`to replace the app's processes: baton deploy ${SERVICE} --config ${quotedForShell(file)}`)
     return runMaster({
       file,
       warn: () => {},
@@ -109,9 +110,9 @@ export const runApp: Command = {
 }
 
 /**
- * Where the command runs.
+ * The working directory of the command.
  *
- * @throws {CommandError} exit code 126 or 127: it cannot be started
+ * @throws {CommandError} exit code 126 or 127: the command cannot be started
  */
 function workingFolder(command: readonly string[]): string {
   let cwd: string
@@ -121,35 +122,37 @@ function workingFolder(command: readonly string[]): string {
     const why = `the working folder is gone (${errnoOf(error) ?? String(error)})`
     throw new CommandError(`cannot start ${JSON.stringify(command[0])}: ${why}`, {
       exitCode: NOT_FOUND,
+      code: 'BATON_ERR_NOT_STARTABLE',
       cause: error,
     })
   }
   const problem = unstartable(command, cwd, process.env['PATH'])
-  if (problem !== undefined) throw new CommandError(problem.reason, { exitCode: problem.code })
+  if (problem !== undefined)
+    throw new CommandError(problem.reason, { exitCode: problem.code, code: 'BATON_ERR_NOT_STARTABLE' })
   return logicalFolder(process.env, cwd)
 }
 
 function durationOf(text: string): number {
   const ms = parseDuration(/^\d+$/.test(text) ? `${text}ms` : text)
   if (ms === undefined)
-    throw new UsageError(`--drain-deadline: ${JSON.stringify(text)} is no duration such as 30s or 500ms`)
+    throw new UsageError(`--drain-deadline: ${JSON.stringify(text)} is not a duration such as 30s or 500ms`)
   return ms
 }
 
 function restartOf(text: string | undefined): 'limited' | 'always' {
   if (text === undefined) return 'limited'
   if (text === 'always') return 'always'
-  throw new UsageError(`--restart: ${JSON.stringify(text)} is not "always"`)
+  throw new UsageError(`--restart: ${JSON.stringify(text)} must be "always"`)
 }
 
 function instancesOf(text: string): number {
   if (text === 'max') return availableParallelism()
   const instances = Number(text)
   if (Number.isInteger(instances) && instances >= 1 && instances <= 1024) return instances
-  throw new UsageError(`--instances: ${JSON.stringify(text)} is neither a number of processes nor "max"`)
+  throw new UsageError(`--instances: ${JSON.stringify(text)} must be a number from 1 to 1024, or "max"`)
 }
 
-/** As an URL: the path may have spaces, which NODE_OPTIONS takes for an end. */
+/** A URL, because NODE_OPTIONS is split at the spaces that a path may have. */
 function preload(): string {
   const file = fileURLToPath(import.meta.resolve('@baton/backend-sdk/register'))
   const cwd = process.cwd()

@@ -6,14 +6,14 @@ export const start: Command = {
   operands: [],
   summary: 'run the broker',
   details: [
-    'Runs the broker in the foreground, with JSON logs on standard output: a master, which holds the sockets, and a',
-    'worker, which serves. SIGHUP reloads it as `baton reload` does, and SIGUSR2 writes its status to the log. SIGTERM, SIGINT or',
-    'SIGQUIT drains it and ends it with exit code 0; a second one ends it at once.',
+    'Runs the broker in the foreground, with JSON logs on standard output: a master, which holds the sockets, and a worker,',
+    'which serves. SIGHUP reloads it like `baton reload`, SIGUSR1 reopens its log file, and SIGUSR2 writes its status to the log.',
+    'SIGTERM, SIGINT or SIGQUIT drains it, and it exits with 0; a second one ends it immediately.',
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {
     const file = values.get('config') ?? DEFAULT_CONFIG
-    // Loaded here: no other command needs libc, and a platform without it can still check a file.
+    // Imported here because no other command needs libc: `check` works on other platforms too.
     const { runMaster } = await import('../../master/main.ts')
     const { exitProcess } = await import('../../log/standard.ts')
     return runMaster({

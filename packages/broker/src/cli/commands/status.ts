@@ -1,5 +1,5 @@
 import type { Status } from '../../api/status.ts'
-import { loadConfig } from '../../config/index.ts'
+import { loadConfig } from '../../config/config.ts'
 import type { InstanceStatusState, MasterStatus } from '../../api/master-status.ts'
 import { readyCell, stateCell } from '../output/cells.ts'
 import { type Paint, paintFor, type Style } from '../output/colours.ts'
@@ -13,8 +13,12 @@ export const status: Command = {
   name: 'status',
   operands: [],
   summary: 'show listeners, services and backends',
-  details: 'Asks the running broker, through the admin server that the configuration names.',
-  options: { json: { help: 'print what the admin API answers' }, ...configOption },
+  details: [
+    'Shows the state of the running broker. An instance (web.1) is one of the processes that Baton keeps running for a service; a',
+    'deploy puts a new process in its place. A backend (web/web-2) is a registered process. Its slot (web-2) is the first number',
+    'that was free when it registered, so during a deploy old and new process have different slots.',
+  ].join('\n'),
+  options: { json: { help: 'print the response of the admin API' }, ...configOption },
   async run({ values, switches }, terminal) {
     const config = loadConfig(values.get('config') ?? DEFAULT_CONFIG)
     const answer = await askStatus(config)
@@ -22,7 +26,7 @@ export const status: Command = {
     if (switches.has('json')) terminal.out(JSON.stringify({ ...answer, ...master }, undefined, 2))
     else {
       const paint = paintFor(terminal)
-      for (const line of [...describeStatus(answer, paint), ...describeManaged(master, paint)])
+      for (const line of [...describeStatus(answer, paint), ...describeManaged(master, answer, paint)])
         terminal.out(line)
     }
     return DONE
@@ -37,8 +41,11 @@ const OF_INSTANCE: Readonly<Record<InstanceStatusState, Style>> = {
   crashed: 'red',
 }
 
-function describeManaged(master: MasterStatus | undefined, paint: Paint): string[] {
+function describeManaged(master: MasterStatus | undefined, { services }: Status, paint: Paint): string[] {
   if (master === undefined || master.managed.length === 0) return []
+  const slots = new Map(
+    services.flatMap(({ name, backends }) => backends.map(({ id, slot }) => [id, `${name}/${slot}`])),
+  )
   return [
     '',
     ...table(
@@ -52,7 +59,7 @@ function describeManaged(master: MasterStatus | undefined, paint: Paint): string
           generation,
           version ?? '-',
           since,
-          backend ?? '-',
+          (backend === null ? undefined : slots.get(backend)) ?? '-',
         ]),
       ],
       paint,
@@ -65,7 +72,7 @@ function describeStatus({ broker, listeners, services }: Status, paint: Paint): 
   const state = broker.state === 'running' ? broker.state : paint('yellow', broker.state)
   return [
     `broker ${broker.id}: ${state}, version ${broker.version}, pid ${broker.pid}, since ${broker.startedAt}`,
-    ...(broker.master === null ? [] : [`master, which takes signals: pid ${broker.master}`]),
+    ...(broker.master === null ? [] : [`master (send signals to it): pid ${broker.master}`]),
     '',
     ...table(
       [

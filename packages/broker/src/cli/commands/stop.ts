@@ -1,4 +1,4 @@
-import { locateRuntimeDir } from '../../config/index.ts'
+import { locateRuntimeDir } from '../../config/config.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { DONE, FAILED } from '../../exit-codes.ts'
@@ -6,11 +6,11 @@ import { DONE, FAILED } from '../../exit-codes.ts'
 export const stop: Command = {
   name: 'stop',
   operands: [],
-  summary: 'drain the broker and end it',
+  summary: 'drain and stop the broker',
   details: [
     'Drains the broker, like SIGTERM: it stops accepting connections and gives current ones until drainDeadline to be',
-    'handed off, and managed backends as long to finish. Says every 5 s what it waits for, and returns when the broker has',
-    'ended.',
+    'handed off, and managed backends the same time to finish. Reports every 5 s what it is waiting for, and returns when the',
+    'broker has exited.',
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {

@@ -1,4 +1,4 @@
-import { loadConfig } from '../../config/index.ts'
+import { loadConfig } from '../../config/config.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import type { Display, Terminal } from '../output/terminal.ts'
@@ -9,7 +9,7 @@ import { type Key, Screen } from '../top/screen.ts'
 import type { Snapshot } from '../top/snapshot.ts'
 import { type Observation, watch } from '../top/watch.ts'
 
-/** Of so many seconds the handoffs are drawn. */
+/** Seconds of handoffs that are drawn. */
 const HISTORY = 60
 
 const FOOT = 'q quits, arrows scroll'
@@ -19,60 +19,60 @@ export const top: Command = {
   operands: [],
   summary: 'watch services and backends live',
   details: [
-    'Shows once a second what the broker does: connections and handoffs a second, latency of the last 10 s, who waits,',
-    'why connections fell back or were rejected, and every backend. q or Ctrl-C ends it. Where standard output is no',
-    'terminal, each second is one line for each service, key=value. Goes on over a reload.',
+    'Shows once a second: connections and handoffs per second, latency over the last 10 s, held connections, reasons for',
+    'fallbacks and rejections, and every backend. q or Ctrl-C quits. If standard output is not a terminal, prints a line of',
+    'key=value for each service every second. Continues across reloads.',
   ].join('\n'),
   options: {
-    once: { help: 'print one picture, after watching for a second, and end' },
+    once: { help: 'print one snapshot, after measuring for a second, and exit' },
     ...configOption,
   },
   async run({ values, switches }, terminal) {
     const file = values.get('config') ?? DEFAULT_CONFIG
-    // What is wrong with the file is said here; later on, a file that is being edited is read again.
+    // Errors in the file are reported here; later on it is read again, and may be half edited.
     loadConfig(file)
     const end = new AbortController()
     terminal.unread?.addEventListener('abort', () => end.abort())
-    const looks = watch(() => loadConfig(file), end.signal)
-    if (switches.has('once')) await printOnce(looks, terminal)
-    else if (terminal.display === undefined) await printLines(looks, terminal)
-    else await drawLive(looks, terminal.display, terminal, end)
+    const observations = watch(() => loadConfig(file), end.signal)
+    if (switches.has('once')) await printOnce(observations, terminal)
+    else if (terminal.display === undefined) await printLines(observations, terminal)
+    else await drawLive(observations, terminal.display, terminal, end)
     end.abort()
     return DONE
   },
 }
 
-/** The first snapshot has no rates: they need a second to be measured in. */
-async function printOnce(looks: AsyncIterable<Observation>, terminal: Terminal): Promise<void> {
+/** Skips the first snapshot: rates need a second of measuring. */
+async function printOnce(observations: AsyncIterable<Observation>, terminal: Terminal): Promise<void> {
   let seen = 0
-  for await (const look of looks) {
-    if (look.kind === 'lost') throw new CommandError(look.message)
+  for await (const observation of observations) {
+    if (observation.kind === 'lost') throw new CommandError(observation.message, { code: observation.code })
     seen += 1
     if (seen < 2) continue
-    const { head, body } = frameOf(look.snapshot, { paint: paintFor(terminal), history: [] })
+    const { head, body } = frameOf(observation.snapshot, { paint: paintFor(terminal), history: [] })
     for (const line of [...head, ...body]) terminal.out(line)
     return
   }
 }
 
-async function printLines(looks: AsyncIterable<Observation>, terminal: Terminal): Promise<void> {
+async function printLines(observations: AsyncIterable<Observation>, terminal: Terminal): Promise<void> {
   let seen = 0
   let lost = false
-  for await (const look of looks) {
-    if (look.kind === 'lost') {
-      if (seen === 0) throw new CommandError(look.message)
-      if (!lost) terminal.err(`baton: ${look.message} (trying again)`)
+  for await (const observation of observations) {
+    if (observation.kind === 'lost') {
+      if (seen === 0) throw new CommandError(observation.message, { code: observation.code })
+      if (!lost) terminal.err(`baton: ${observation.message} (retrying)`)
       lost = true
       continue
     }
     lost = false
     seen += 1
-    if (seen > 1) for (const line of linesOf(look.snapshot)) terminal.out(line)
+    if (seen > 1) for (const line of linesOf(observation.snapshot)) terminal.out(line)
   }
 }
 
 async function drawLive(
-  looks: AsyncIterable<Observation>,
+  observations: AsyncIterable<Observation>,
   display: Display,
   terminal: Terminal,
   end: AbortController,
@@ -83,14 +83,14 @@ async function drawLive(
   let lost: string | undefined
   let offset = 0
 
-  const screen = new Screen(display, (key) => obey(key))
+  const screen = new Screen(display, (key) => handle(key))
   const draw = () => {
     if (snapshot === undefined) return
     const frame = frameOf(snapshot, { paint, history, lost })
     offset = Math.min(Math.max(0, offset), depth(frame, screen.size.rows))
     screen.draw(fit(frame, screen.size, { offset, foot: paint('dim', FOOT) }))
   }
-  const obey = (key: Key) => {
+  const handle = (key: Key) => {
     if (key === 'quit') return end.abort()
     if (key === 'suspend') return screen.suspend()
     if (key !== 'redraw') offset += STEPS[key](screen.size.rows)
@@ -98,14 +98,14 @@ async function drawLive(
   }
 
   try {
-    for await (const look of looks) {
-      if (look.kind === 'lost') {
-        // Nothing was there from the beginning: said as every other command says it.
-        if (snapshot === undefined) throw new CommandError(look.message)
-        lost = look.message
+    for await (const observation of observations) {
+      if (observation.kind === 'lost') {
+        // The broker was never reached: fail like any other command.
+        if (snapshot === undefined) throw new CommandError(observation.message, { code: observation.code })
+        lost = observation.message
       } else {
         if (snapshot === undefined) screen.open()
-        ;({ snapshot } = look)
+        ;({ snapshot } = observation)
         lost = undefined
         history.push(handoffsPerSecond(snapshot))
         history.splice(0, history.length - HISTORY)

@@ -1,9 +1,9 @@
 import type { Command } from '../command.ts'
 import { NAMES_PROGRAM, optionsOf, type Place, placeOf, quoted } from './words.ts'
 
-/** A completion for bash, by its own builtins alone. */
+/** A completion script for bash that needs only its builtins. */
 export function bashCompletion(commands: readonly Command[]): string {
-  return `# Completion of the command baton for bash. To have it: source <(baton completion bash)
+  return `# Completion of the command baton for bash. To enable it: source <(baton completion bash)
 
 _baton_names() {
   local config=()
@@ -26,7 +26,7 @@ _baton() {
   local _baton_command=\${COMP_WORDS[0]} _baton_config='' name='' operands=0 previous='' word i
   local current=\${COMP_WORDS[COMP_CWORD]}
   COMPREPLY=()
-  # "--config=FILE" comes as three words.
+  # bash splits "--config=FILE" into three words.
   [[ $current == = ]] && current=''
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=\${COMP_WORDS[i]}
@@ -58,7 +58,7 @@ ${commands.map(commandCase).join('\n')}
 complete -F _baton baton`
 }
 
-/** Patterns of options that take a value, each with its command. */
+/** A pattern for each option that takes a value, with its command. */
 function valued(commands: readonly Command[]): string[] {
   return commands.flatMap((command) =>
     optionsOf(command)

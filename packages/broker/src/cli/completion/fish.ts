@@ -1,13 +1,13 @@
 import type { Command } from '../command.ts'
 import { NAMES_PROGRAM, optionsOf, type Place, placeOf } from './words.ts'
 
-/** A completion for fish, as a file in `~/.config/fish/completions`, or sourced. */
+/** A completion script for fish: a file in `~/.config/fish/completions`, or sourced. */
 export function fishCompletion(commands: readonly Command[]): string {
   const valued = commands
     .flatMap(optionsOf)
     .filter(({ value }) => value !== undefined)
     .flatMap(({ name, short }) => [`--${name}`, ...(short === undefined ? [] : [`-${short}`])])
-  return `# Completion of the command baton for fish. To have it: baton completion fish | source
+  return `# Completion of the command baton for fish. To enable it: baton completion fish | source
 
 # The words before the cursor that are neither options nor their values: the command, then its operands.
 function __baton_operands
@@ -51,7 +51,7 @@ function __baton_names
 end
 
 complete -c baton -f
-complete -c baton -n __baton_command_missing -l help -d 'show this'
+complete -c baton -n __baton_command_missing -l help -d 'show this help'
 complete -c baton -n __baton_command_missing -l version -d 'print the version'
 ${commands
   .map(
@@ -79,7 +79,7 @@ function linesOf(command: Command): string[] {
         .join(' '),
     ),
     ...(offered === '' ? [] : [`complete -c baton -n '__baton_operand_missing ${command.name}' ${offered}`]),
-    // What stands there is a command, and its arguments are its own.
+    // After `--` comes the app's command with its own arguments.
     ...(command.rest === undefined ? [] : [`complete -c baton -n '__baton_command ${command.name}' -F`]),
   ]
 }
@@ -100,7 +100,7 @@ function argumentsOf(place: Place): string {
   return ''
 }
 
-/** In fish a backslash within single quotes escapes a quote and itself. */
+/** Within single quotes, fish takes a backslash before a quote or a backslash as an escape. */
 function fishQuoted(text: string): string {
   return `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`
 }

@@ -1,10 +1,10 @@
 import type { Command } from '../command.ts'
 import { type CompletedOption, NAMES_PROGRAM, optionsOf, type Place, placeOf, quoted } from './words.ts'
 
-/** A completion for zsh, as a file `_baton` in `fpath`, or sourced after `compinit`. */
+/** A completion script for zsh: a file `_baton` in `fpath`, or sourced after `compinit`. */
 export function zshCompletion(commands: readonly Command[]): string {
   return `#compdef baton
-# Completion of the command baton for zsh. To have it, after compinit: source <(baton completion zsh)
+# Completion of the command baton for zsh. To enable it, after compinit: source <(baton completion zsh)
 
 _baton_names() {
   local -a config names
@@ -23,7 +23,7 @@ _baton() {
   local _baton_command=\${(Q)words[1]} curcontext=$curcontext state
   local -a line
   local -A opt_args
-  _arguments -C '(- : *)--help[show this]' '(- : *)--version[print the version]' '1:command:->command' '*::argument:->argument'
+  _arguments -C '(- : *)--help[show this help]' '(- : *)--version[print the version]' '1:command:->command' '*::argument:->argument'
   case $state in
     command)
       local -a commands=(
@@ -63,7 +63,7 @@ function optionSpecs({ name, short, value, help }: CompletedOption): string[] {
   return specs
 }
 
-/** Brackets and colons are signs of `_arguments`. */
+/** Escapes brackets and colons, which have a meaning to `_arguments`. */
 function escaped(text: string): string {
   return text.replaceAll(/[[\]:\\]/g, String.raw`\$&`)
 }

@@ -1,32 +1,19 @@
-import type { BackendState } from '../../metrics/index.ts'
+import { styleText } from 'node:util'
+import type { BackendState } from '../../metrics/labels.ts'
 import type { Terminal } from './terminal.ts'
 
-/**
- * SGR parameters, on and off (ECMA-48, 8.3.117): the eight colours that every terminal has, so that its own theme says how they
- * look.
- */
-const STYLES = {
-  bold: [1, 22],
-  dim: [2, 22],
-  red: [31, 39],
-  green: [32, 39],
-  yellow: [33, 39],
-  cyan: [36, 39],
-} as const
+/** Styles that every terminal has; its theme decides how the colours look. */
+export type Style = 'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan'
 
-export type Style = keyof typeof STYLES
-
-/** Puts a style on a text, or does not. */
+/** Applies a style to a text, or leaves the text as it is. */
 export type Paint = (style: Style, text: string) => string
 
 export const plain: Paint = (_style, text) => text
 
-export const coloured: Paint = (style, text) => {
-  const [on, off] = STYLES[style]
-  return `\u001B[${on}m${text}\u001B[${off}m`
-}
+// Newer versions of Node would otherwise check standard output and the environment themselves, which `paintFor` has done.
+export const coloured: Paint = (style, text) => styleText(style, text, { validateStream: false })
 
-/** https://no-color.org: any value that is not empty, whatever it says. */
+/** https://no-color.org: any value that is not empty disables colours. */
 export function wantsColours(env: NodeJS.ProcessEnv): boolean {
   return (env['NO_COLOR'] ?? '') === ''
 }
@@ -44,7 +31,7 @@ const OF_STATE: Readonly<Record<BackendState, Style>> = {
   unhealthy: 'red',
 }
 
-/** Undefined for a state that a newer broker has. */
+/** Undefined for a state of a newer broker. */
 export function styleOfState(state: string): Style | undefined {
   return Object.hasOwn(OF_STATE, state) ? OF_STATE[state as BackendState] : undefined
 }

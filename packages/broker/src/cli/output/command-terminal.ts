@@ -1,14 +1,14 @@
-import { errnoOf } from '../../config/index.ts'
+import { errnoOf } from '../../config/error.ts'
 import { leaveClosedTerminals } from '../../log/leave-terminals.ts'
 import { wantsColours } from './colours.ts'
 import type { Terminal } from './terminal.ts'
 import { FAILED } from '../../exit-codes.ts'
 
 /**
- * Standard output and standard error of a command that ends. A command whose result cannot be written has failed. The reader of a pipe
- * that has seen enough (`baton status | head`) and a terminal that was closed are no failure.
+ * Standard output and standard error of a command that exits by itself. A command whose result cannot be written fails. It does not
+ * fail when the reader of a pipe closes early (`baton status | head`), or when the terminal was closed.
  *
- * @param isResult whether what the command prints is what it was run for
+ * @param isResult whether the output is the purpose of the command
  */
 export function commandTerminal(
   process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'stderr' | 'env' | 'exitCode'>,
@@ -24,11 +24,11 @@ export function commandTerminal(
     unread.abort()
     if (!first || errno === 'EPIPE' || (errno === 'EIO' && stdout.isTTY)) return
     failed = isResult
-    // It may come after the command has ended.
+    // The error may come after the command has returned.
     if (failed) process.exitCode = FAILED
     stderr.write(`baton: standard output cannot be written: ${error.message}\n`)
   })
-  // Where nothing can be said, the exit code is left.
+  // Nothing can be reported; the exit code remains.
   stderr.on('error', () => {})
   const terminal: Terminal = {
     out: (line) => stdout.write(`${line}\n`),
@@ -39,7 +39,7 @@ export function commandTerminal(
   return { terminal, exitCode: (code) => (failed && code === 0 ? FAILED : code) }
 }
 
-/** What standard output is to a command; nothing for a file, a pipe, or a terminal that says that it can do little. */
+/** The display on standard output; none for a file, a pipe, or a terminal without escape sequences (`TERM=dumb`). */
 function displayOf(process: Pick<NodeJS.Process, 'stdin' | 'stdout' | 'env'>): Pick<Terminal, 'display'> {
   const { stdout, env } = process
   if (!stdout.isTTY || env['TERM'] === 'dumb') return {}

@@ -6,18 +6,18 @@ export type Cell = string | number | Styled
 export interface Styled {
   readonly text: string | number
   readonly style?: Style | undefined
-  /** A number that is written with as many digits as it needs: to the right, as numbers are. */
+  /** Aligned to the right: a number that is given as text. */
   readonly right?: boolean
 }
 
-/** Columns padded to their widest cell, numbers to the right; the first row is the heading. */
+/** Pads columns to their widest cell and aligns numbers to the right. The first row is the heading. */
 export function table(rows: readonly (readonly Cell[])[], paint: Paint = plain): string[] {
   const texts = rows.map((row) => row.map((cell) => printable(String(valueOf(cell)))))
   const widths: number[] = []
   for (const row of texts) {
     for (const [column, text] of row.entries()) widths[column] = Math.max(widths[column] ?? 0, text.length)
   }
-  // A number may be missing in one row or the other: a column that has one is a column of numbers.
+  // A number may be missing in some rows: a column with one number is a column of numbers.
   const numeric = widths.map((_, column) => rows.slice(1).some((row) => isNumber(row[column] ?? '')))
   return rows.map((row, index) => {
     const line = row

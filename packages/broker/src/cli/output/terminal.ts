@@ -1,24 +1,24 @@
 import type { ReadStream, WriteStream } from 'node:tty'
 
-/** Where a command writes: results to `out`, messages for a person to `err`. Each call is one line. */
+/** Where a command writes: results to `out`, messages for people to `err`. Each call writes one line. */
 export interface Terminal {
   out(line: string): void
   err(line: string): void
-  /** What `out` writes to, if that is a terminal which obeys escape sequences; absent for a file or a pipe. */
+  /** The terminal that `out` writes to, if it supports escape sequences; absent for a file or a pipe. */
   readonly display?: Display
-  /** Aborted when nobody reads `out` any more. */
+  /** Aborted when `out` has no reader left. */
   readonly unread?: AbortSignal
 }
 
-/** A terminal with a person before it. */
+/** An interactive terminal. */
 export interface Display {
   readonly colours: boolean
   readonly output: WriteStream
-  /** Opened when it is asked for; undefined when standard input is something else: `baton top </dev/null`. */
+  /** Opened on demand; undefined when standard input is not a terminal (`baton top </dev/null`). */
   keyboard(): ReadStream | undefined
 }
 
-/** The command line makes no sense: exit code 2. */
+/** The command line is invalid: exit code 2. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }

@@ -4,7 +4,7 @@ import type { Paint, Style } from './colours.ts'
 import { printable } from '../../log/printable.ts'
 import { table, type Cell } from './table.ts'
 
-/** Columns of the drawn part. */
+/** Columns of the drawing. */
 const WIDTH = 32
 
 const OF_OUTCOME: Readonly<Record<string, Style>> = {
@@ -16,7 +16,7 @@ const OF_OUTCOME: Readonly<Record<string, Style>> = {
   relinquished: 'yellow',
 }
 
-/** Steps of a way that was not straight. */
+/** Colours of steps; the others have none. */
 const OF_STEP: Readonly<Record<string, Style>> = {
   ...OF_OUTCOME,
   acknowledged: 'green',
@@ -24,7 +24,7 @@ const OF_STEP: Readonly<Record<string, Style>> = {
   held: 'yellow',
 }
 
-/** One connection's way: what is known of it, then its steps below each other, each drawn from the one before. */
+/** One connection: a summary, then its steps, each drawn from the end of the previous one. */
 export function describeRecord(record: FlightRecord, paint: Paint): string[] {
   const { id, service, listener, peer, acceptedAt, reason, backend, steps } = record
   const last = Math.max(0, ...steps.map(({ at }) => at))
@@ -49,12 +49,11 @@ export function describeRecord(record: FlightRecord, paint: Paint): string[] {
   ]
 }
 
-/** Records below each other, with what each went through. */
+/** One line per record, with the steps that were not part of a plain handoff. */
 export function listRecords(records: readonly FlightRecord[], paint: Paint): string[] {
-  if (records.length === 0) return ['no connection is recorded']
   return table(
     [
-      ['ID', 'SERVICE', 'OUTCOME', 'MS', 'BACKEND', 'STEPS', 'ACCEPTED', 'ON ITS WAY'],
+      ['ID', 'SERVICE', 'OUTCOME', 'MS', 'BACKEND', 'STEPS', 'ACCEPTED', 'DETOURS'],
       ...records.map(({ id, service, outcome, durationMs, backend, steps, acceptedAt }): Cell[] => [
         id,
         service,
@@ -77,7 +76,7 @@ function outcomeOf({ outcome, durationMs }: FlightRecord, paint: Paint): string 
   return durationMs === null ? shown : `${shown} after ${durationMs.toFixed(3)} ms`
 }
 
-/** What is not on the straight way: `returned by web-1: BackendGone, held`. */
+/** The steps that are not part of a plain handoff: `returned by web-1: BackendGone, held`. */
 function detours(steps: readonly RecordedStep[]): string {
   const all = steps
     .filter(({ step }) => ['returned', 'held', 'relay_offered', 'moved'].includes(step))
@@ -89,7 +88,7 @@ function detours(steps: readonly RecordedStep[]): string {
   return all.length === 0 ? '-' : all.join(', ')
 }
 
-/** Where between 0 and `last` a step ended, and what it took since the one before. */
+/** Draws a step on a scale from 0 to `last`: a line for its duration, a dot where it ended. */
 function stretch(from: number, to: number, last: number): string {
   const column = (at: number) => (last === 0 ? 0 : Math.round((at / last) * (WIDTH - 1)))
   const [begin, end] = [column(from), column(to)]

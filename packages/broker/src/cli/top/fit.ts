@@ -1,9 +1,9 @@
 import type { Frame } from './frame.ts'
 
-/** A style, or one character. Built from text: in a literal the linter takes ESC for a slip. */
+/** A style, or one character. Built from a string because the linter refuses ESC in a literal. */
 const PARTS = new RegExp(`${String.fromCharCode(27)}\\[[0-9;]*m|.`, 'gsu')
 
-/** A line that is cut to a number of columns; styles take no room, and what was put on is taken off. */
+/** Cuts a line to a number of columns. Styles take no room, and those that were switched on are switched off again. */
 export function cut(line: string, columns: number): string {
   let used = 0
   let kept = ''
@@ -16,12 +16,12 @@ export function cut(line: string, columns: number): string {
   return kept
 }
 
-/** How far down the body can be scrolled. */
+/** How many lines the body can be scrolled. */
 export function depth({ head, body }: Frame, rows: number): number {
   return Math.max(0, body.length - roomFor(head, rows))
 }
 
-/** As many lines as there are rows: head, the body from line `offset` on, and a line at the foot. */
+/** Exactly one line per row: the head, the body from line `offset` on, and the foot. */
 export function fit(
   frame: Frame,
   screen: { readonly columns: number; readonly rows: number },
@@ -34,7 +34,7 @@ export function fit(
   return [...head, ...shown, ...blank, foot].slice(0, screen.rows).map((line) => cut(line, screen.columns))
 }
 
-/** The foot has a line of its own. */
+/** Rows for the body: what head and foot leave. */
 function roomFor(head: readonly string[], rows: number): number {
   return Math.max(0, rows - head.length - 1)
 }

@@ -5,10 +5,10 @@ import { printable } from '../../log/printable.ts'
 import { table, type Cell } from '../output/table.ts'
 import type { Rates, Snapshot } from './snapshot.ts'
 
-/** So many reasons are listed; those behind them hardly ever happen. */
+/** Maximum number of reasons listed, the most frequent first. */
 const MAX_REASONS = 8
 
-/** What `top` shows: a head that stays, and a body that can be longer than the screen. */
+/** The content of the screen: a fixed head, and a body that can be longer than the screen. */
 export interface Frame {
   readonly head: readonly string[]
   readonly body: readonly string[]
@@ -16,9 +16,9 @@ export interface Frame {
 
 export interface FrameOptions {
   readonly paint: Paint
-  /** Handoffs a second, all services together, the last one now; empty for no line of them. */
+  /** Handoffs per second of all services, the latest last; if empty, they are not shown. */
   readonly history: readonly number[]
-  /** Why there has been nothing new since. */
+  /** Why the snapshot is not the latest: the broker cannot be reached. */
   readonly lost?: string | undefined
 }
 
@@ -26,7 +26,7 @@ export function frameOf(snapshot: Snapshot, { paint, history, lost }: FrameOptio
   return {
     head: [
       headline(snapshot, paint),
-      ...(lost === undefined ? [] : [paint('red', printable(`trying again: ${lost}`))]),
+      ...(lost === undefined ? [] : [paint('red', printable(`retrying: ${lost}`))]),
       ...(history.length === 0
         ? []
         : [`handoffs/s ${(history.at(-1) ?? 0).toFixed(1)}  ${paint('cyan', sparkline(history))}`]),
@@ -35,7 +35,7 @@ export function frameOf(snapshot: Snapshot, { paint, history, lost }: FrameOptio
   }
 }
 
-/** All services together; 0 while nothing is known. */
+/** The sum over all services; 0 while no rate is known. */
 export function handoffsPerSecond({ rates }: Snapshot): number {
   return [...rates.values()].reduce((total, { handoffs }) => total + (handoffs ?? 0), 0)
 }
@@ -49,7 +49,7 @@ function headline({ at, source, status: { broker, listeners } }: Snapshot, paint
     `up ${elapsed(now - Date.parse(broker.startedAt))}`,
     broker.master === null ? `pid ${broker.pid}` : `master ${broker.master}, worker ${broker.pid}`,
     new Date(now).toISOString().slice(11, 19),
-    ...(source === 'polling' ? [paint('yellow', 'no events: asked once a second')] : []),
+    ...(source === 'polling' ? [paint('yellow', 'no events: polling once a second')] : []),
     ...(closed.length > 0 ? [paint('yellow', `not accepting: ${closed.map(nameOf).join(', ')}`)] : []),
   ].join('  ')
 }
@@ -66,7 +66,7 @@ const UNKNOWN: Rates = {
 function services({ status, rates }: Snapshot, paint: Paint): string[] {
   return table(
     [
-      // What matters most is on the left, where a narrow terminal has it too.
+      // The most important columns come first, so that a narrow terminal shows them.
       [
         'SERVICE',
         'READY',
@@ -148,7 +148,7 @@ function nameOf({ name }: ListenerStatus): string {
   return name
 }
 
-/** `42s`, `3m 5s`, `2h 3m`, `5d 1h`: the two greatest units are enough. */
+/** The two largest units: `42s`, `3m 5s`, `2h 3m`, `5d 1h`. */
 export function elapsed(ms: number): string {
   if (!(ms >= 0)) return '-'
   const seconds = Math.floor(ms / 1000)
@@ -166,7 +166,7 @@ export function elapsed(ms: number): string {
     .join(' ')
 }
 
-/** One line for each service, for a program or a log: `key=value`, and `-` for what is not known. */
+/** A line of `key=value` for each service, for programs and logs; `-` if a value is unknown. */
 export function linesOf({ at, status, rates }: Snapshot): string[] {
   const time = new Date(Number.isNaN(at) ? Date.now() : at).toISOString()
   return status.services.map((service) => {
@@ -198,7 +198,7 @@ function measured(value: number | null, digits: number): string {
 
 const BARS = '▁▂▃▄▅▆▇█'
 
-/** Values as a line of bars, the greatest being the highest; nothing but zeros is a flat line. */
+/** Draws values as bars, scaled to the largest; all zeros is a flat line. */
 export function sparkline(values: readonly number[]): string {
   const greatest = Math.max(...values, 0)
   return values

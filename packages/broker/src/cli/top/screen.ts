@@ -1,22 +1,22 @@
 import type { ReadStream, WriteStream } from 'node:tty'
 import type { Display } from '../output/terminal.ts'
 
-/** xterm's control sequences (ctlseqs), which every terminal of today obeys: alternate screen, cursor, wrapping at the margin. */
+/** xterm control sequences (ctlseqs), which every current terminal supports: alternate screen, cursor, wrapping at the margin. */
 const ENTER = '\u001B[?1049h\u001B[?25l\u001B[?7l'
 const LEAVE = '\u001B[?7h\u001B[?25h\u001B[?1049l'
 const HOME = '\u001B[H'
 const END_OF_LINE = '\u001B[K'
 const END_OF_SCREEN = '\u001B[J'
 
-/** Where a terminal does not know its size, as under `script` in a pipe. */
-const USUAL = { columns: 80, rows: 24 }
+/** For a terminal that does not know its size, as under `script` in a pipe. */
+const DEFAULT_SIZE = { columns: 80, rows: 24 }
 
 export type Key = 'quit' | 'suspend' | 'redraw' | 'up' | 'down' | 'page-up' | 'page-down'
 
 const KEYS: ReadonlyMap<string, Key> = new Map<string, Key>([
   ['q', 'quit'],
   ['Q', 'quit'],
-  // Ctrl-C and Ctrl-D; while keys are read one by one the terminal sends no signals.
+  // Ctrl-C and Ctrl-D: in raw mode the terminal sends no signals.
   ['\u0003', 'quit'],
   ['\u0004', 'quit'],
   ['\u001A', 'suspend'],
@@ -32,12 +32,12 @@ const KEYS: ReadonlyMap<string, Key> = new Map<string, Key>([
   [' ', 'page-down'],
 ])
 
-/** A whole escape sequence, or one character. */
+/** One escape sequence, or one character. */
 const SEQUENCES = new RegExp(`${String.fromCharCode(27)}(?:\\[[0-9;]*[A-Za-z~]|O[A-Z])|.`, 'gsu')
 
 /**
- * The alternate screen of a terminal. From `open` to `close` the keyboard is read key by key; whatever ends the process in
- * between, but SIGKILL, the terminal is given back as it was.
+ * The alternate screen of a terminal. From `open` to `close` the keyboard is in raw mode. However the process ends in between, other
+ * than by SIGKILL, the terminal is restored.
  */
 export class Screen {
   readonly #output: WriteStream
@@ -45,7 +45,7 @@ export class Screen {
   readonly #onKey: (key: Key) => void
   #entered = false
 
-  /** @param onKey is told of keys, of a new size (`redraw`), and of signals that end the process (`quit`) */
+  /** @param onKey receives keys, `redraw` after a change of size, and `quit` for signals that end the process */
   constructor(display: Display, onKey: (key: Key) => void) {
     this.#output = display.output
     this.#input = display.keyboard()
@@ -54,13 +54,13 @@ export class Screen {
 
   get size(): { columns: number; rows: number } {
     const { columns, rows } = this.#output
-    return columns > 0 && rows > 0 ? { columns, rows } : USUAL
+    return columns > 0 && rows > 0 ? { columns, rows } : DEFAULT_SIZE
   }
 
   open(): void {
     for (const signal of ENDING) process.on(signal, this.#quit)
     process.on('SIGCONT', this.#continue)
-    // An uncaught error too comes to this, and its stack is printed afterwards, where it can be read.
+    // After an uncaught error too, before its stack is printed.
     process.on('exit', this.#leave)
     this.#output.on('resize', this.#redraw)
     this.#input?.on('data', this.#read).on('error', this.#quit).on('end', this.#quit)
@@ -73,7 +73,7 @@ export class Screen {
     this.#output.write(`${HOME}${text}${END_OF_SCREEN}`)
   }
 
-  /** Harmless when repeated. */
+  /** Idempotent. */
   close(): void {
     this.#leave()
     for (const signal of ENDING) process.off(signal, this.#quit)
@@ -84,11 +84,11 @@ export class Screen {
     this.#input?.pause()
   }
 
-  /** Gives the terminal back and stops, with whoever waits for this process in the foreground (npx, say). */
+  /** Restores the terminal and stops the whole foreground process group, which may include npx. */
   suspend(): void {
     this.#leave()
     process.kill(0, 'SIGTSTP')
-    // Reached when it goes on, or at once: where no shell could continue it, the kernel does not stop it (setpgid(2)).
+    // Reached when the process continues, or at once: the kernel does not stop it where no shell could continue it (setpgid(2)).
     setImmediate(() => {
       if (!this.#entered) this.#continue()
     })
@@ -102,7 +102,7 @@ export class Screen {
     this.#output.write(ENTER)
   }
 
-  /** Node writes to a terminal at once (see "A note on process I/O"), so this is done when the process ends. */
+  /** Node writes to a terminal synchronously ("A note on process I/O"), so this also works at exit. */
   readonly #leave = () => {
     if (!this.#entered) return
     this.#entered = false
@@ -111,7 +111,7 @@ export class Screen {
   }
 
   readonly #continue = () => {
-    // A stop from outside has left the screen as it was, and the shell has changed the terminal since.
+    // SIGSTOP did not restore the terminal, and the shell has changed its modes since.
     this.#entered = false
     this.#input?.setRawMode(false)
     this.#enter()

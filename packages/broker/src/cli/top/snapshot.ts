@@ -1,27 +1,27 @@
 import type { ServiceStatus, Status } from '../../api/status.ts'
 import type { ServiceRates } from '../../api/events.ts'
 
-/** What a broker does at one moment: its status, and how fast its counts grow. */
+/** The status of a broker at one moment, and the rates of its counters. */
 export interface Snapshot {
-  /** Milliseconds since 1970, by the broker's clock where it says so. */
+  /** Milliseconds since the Unix epoch: the broker's clock if it comes from an event, else this one's. */
   readonly at: number
-  /** The broker's own figures, or the differences of two answers. */
+  /** Whether the rates are the broker's own, or the differences of two statuses. */
   readonly source: 'events' | 'polling'
   readonly status: Status
-  /** By the name of the service. */
+  /** By service name. */
   readonly rates: ReadonlyMap<string, Rates>
-  /** Connections that a backend adopts in a second, by its id. */
+  /** Connections adopted per second, by backend id. */
   readonly adopted: ReadonlyMap<string, number>
 }
 
-/** Of one service, in a second. Null where it is not known: a rate needs two looks, and reasons and latencies need the broker's events. */
+/** Of one service, per second. Null if unknown: a rate needs two statuses, and reasons and latencies need the broker's events. */
 export interface Rates {
   readonly accepted: number | null
   readonly handoffs: number | null
   readonly fallbacks: number | null
   readonly rejects: number | null
   readonly latencyMs: ServiceRates['latencyMs']
-  /** Why connections fell back or were rejected; those that ever happened. */
+  /** Why connections fell back or were rejected: the reasons that have occurred so far. */
   readonly reasons: readonly Reason[]
 }
 
@@ -32,13 +32,13 @@ export interface Reason {
   readonly total: number
 }
 
-/** Makes snapshots of what comes one after the other, and remembers the one before. */
+/** Makes snapshots from successive statuses, and keeps the previous one for rates. */
 export class Snapshots {
   #before: Snapshot | undefined
 
-  /** @param services the broker's own figures; undefined when it was only asked for its status */
+  /** @param services the broker's own rates; undefined if only its status is known */
   next(at: number, status: Status, services: Readonly<Record<string, ServiceRates>> | undefined): Snapshot {
-    // Counts begin anew with each worker.
+    // Counters start at zero in each worker.
     const before = this.#before?.status.broker.id === status.broker.id ? this.#before : undefined
     const seconds = before === undefined ? 0 : (at - before.at) / 1000
     const snapshot: Snapshot = {
@@ -63,7 +63,7 @@ export class Snapshots {
 
 function ratesOf(own: ServiceRates): Rates {
   const fallbacks = reasons(own.fallbacksPerSecond, own.fallbacks)
-  // Every rejection is a step down the ladder too; its own reason says more.
+  // Each rejection is also counted as a fallback, with a less specific reason.
   const steps = fallbacks.filter(({ what }) => !what.startsWith('reject/'))
   const rejects = reasons(own.rejectsPerSecond, own.rejects)
   return {
@@ -130,7 +130,7 @@ function adoptions(status: Status, before: Snapshot | undefined, seconds: number
   )
 }
 
-/** A backend that registered anew counts anew, and a listener that was taken away takes its count along. */
+/** Null if a counter went back: a backend registered again, or a listener was removed. */
 function rateOf(difference: number, seconds: number): number | null {
   return seconds > 0 && difference >= 0 ? difference / seconds : null
 }

@@ -1,25 +1,26 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Config } from '../../config/index.ts'
+import type { Config } from '../../config/config.ts'
 import type { ServiceRates } from '../../api/events.ts'
+import { CommandError } from '../../exit-codes.ts'
 import { RefusedError } from '../admin-client.ts'
 import { brokerEvents } from '../event-stream.ts'
 import { askStatus, checkedStatus } from '../answers.ts'
 import { type Snapshot, Snapshots } from './snapshot.ts'
 
-/** As often as the broker's own events come. */
+/** The interval of the broker's own events. */
 const PERIOD_MS = 1000
-/** A broker that gives no events is asked for them again after so many looks: it may have been upgraded, or have room again. */
-const LOOKS = 30
+/** Polls of a broker without events before it is asked for them again: it may have been upgraded, or have room again. */
+const MAX_POLLS = 30
 
 export type Observation =
   | { readonly kind: 'snapshot'; readonly snapshot: Snapshot }
-  /** Nobody answers, or it is refused; it is tried again. */
-  | { readonly kind: 'lost'; readonly message: string }
+  /** The broker cannot be reached, or refuses; `watch` retries. */
+  | { readonly kind: 'lost'; readonly message: string; readonly code: string | undefined }
 
 /**
- * Looks at a broker once a second, by its events, or by asking when it has none to give. Ends only with `signal`.
+ * Yields a snapshot of a broker once a second, from its events, or by polling if it has none. Ends only with `signal`.
  *
- * @param configure reads the configuration; asked again after each break, since the address and the token may have changed
+ * @param configure reads the configuration; called again after each interruption, since address and token may have changed
  */
 export async function* watch(configure: () => Config, signal: AbortSignal): AsyncGenerator<Observation> {
   const snapshots = new Snapshots()
@@ -27,11 +28,11 @@ export async function* watch(configure: () => Config, signal: AbortSignal): Asyn
   while (!signal.aborted) {
     const began = performance.now()
     try {
-      const looks = streams
+      const observed = streams
         ? streamed(configure(), snapshots, signal)
         : polled(configure(), snapshots, signal)
-      for await (const snapshot of looks) yield { kind: 'snapshot', snapshot }
-      // The stream has ended, as it does at a reload: its successor is there already.
+      for await (const snapshot of observed) yield { kind: 'snapshot', snapshot }
+      // The stream has ended, as at every reload: the next worker is ready.
       streams = true
     } catch (error) {
       if (streams && isNoStream(error)) {
@@ -40,9 +41,13 @@ export async function* watch(configure: () => Config, signal: AbortSignal): Asyn
       }
       streams = true
       if (signal.aborted) return
-      yield { kind: 'lost', message: messageOf(error) }
+      yield {
+        kind: 'lost',
+        message: messageOf(error),
+        code: error instanceof CommandError ? error.code : undefined,
+      }
     }
-    // Not in a hurry when it ends again and again.
+    // Not immediately, in case it ends again and again.
     await pause(Math.max(0, PERIOD_MS - (performance.now() - began)), undefined, { signal }).catch(() => {})
   }
 }
@@ -61,13 +66,13 @@ async function* streamed(
 }
 
 async function* polled(config: Config, snapshots: Snapshots, signal: AbortSignal): AsyncGenerator<Snapshot> {
-  for (let look = 0; look < LOOKS && !signal.aborted; look++) {
+  for (let poll = 0; poll < MAX_POLLS && !signal.aborted; poll++) {
     yield snapshots.next(Date.now(), await askStatus(config, signal), undefined)
     await pause(PERIOD_MS, undefined, { signal }).catch(() => {})
   }
 }
 
-/** It answers, and has no such route, or no room; the token is another matter. */
+/** The broker has no such route, or no room for a stream. A wrong token is another matter. */
 function isNoStream(error: unknown): boolean {
   return error instanceof RefusedError && error.code !== undefined && ![401, 403].includes(error.status)
 }

@@ -1,12 +1,18 @@
 import { formatDuration } from '../../config/duration.ts'
 import type { Timer } from '@baton/backend-sdk/protocol'
-import { type BackendReport, type FleetClock, type ProcessExit } from '../fleet/index.ts'
-import { reportedState } from '../fleet/backend-report.ts'
-import { type Trial, observe, settledAt, whyLate } from './trial.ts'
-import type { DeployProgress, DeployResult } from './progress.ts'
+import type { Generation } from '../fleet/definition.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import type { ManagedService } from '../fleet/managed-service.ts'
+import type { FleetClock } from '../fleet/os.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
+import { reportedState, type BackendReport } from '../fleet/backend-report.ts'
+import type { DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployPlan {
-  readonly service: string
+  readonly fleet: Fleet
+  readonly service: ManagedService
+  /** The deployed generation, and the one that `abort` returns to. */
+  readonly versions: { readonly new: Generation; readonly old: Generation }
   /** Numbers of the instances, in order of replacement. */
   readonly instances: readonly number[]
   /** How many to replace at a time. */
@@ -21,27 +27,6 @@ export interface DeployPlan {
   readonly external?: boolean
 }
 
-/** Side effects of a deploy. Their results are reported to it as events. */
-export interface DeployHost {
-  readonly clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>
-  /** Starts a process next to the one that serves the instance. `old`: the version before the deploy. */
-  start(instance: number, version: 'new' | 'old'): { readonly id: string; readonly pid: number | undefined }
-  /**
-   * Lets the new process take over the instance; the old one is drained, then stopped.
-   *
-   * @returns id of the old process, whose exit will be reported; undefined when none was running
-   */
-  promote(instance: number): string | undefined
-  /** Stops the new process of the instance, which has not taken over. */
-  discard(instance: number): void
-  /** Ids of the processes that serve the instances now. */
-  places(): ReadonlySet<string>
-  /** All backends in the last reports of the workers. */
-  reports(): readonly BackendReport[]
-  progress(progress: DeployProgress): void
-  finished(result: DeployResult): void
-}
-
 const START_TIMEOUT_MS = 60_000
 
 /** How long the old backends may stay in the reports, in ms: reports come once a second, or from a new worker. */
@@ -49,6 +34,16 @@ const SETTLE_TIMEOUT_MS = 10_000
 
 /** How many of the remaining backends are named. */
 const MAX_NAMED = 5
+
+/** A new process that has not taken over yet. Times are CLOCK_MONOTONIC in ms. */
+interface Trial {
+  readonly id: string
+  readonly startedAt: number
+  /** Last reported state; undefined while the backend is not registered. */
+  readonly state: string | undefined
+  /** Start of the current uninterrupted ready period. */
+  readonly readySince: number | undefined
+}
 
 type Phase =
   /** New processes are on trial next to the old ones, which are untouched. */
@@ -60,7 +55,7 @@ type Phase =
   | { readonly kind: 'over' }
 
 /**
- * One rolling deploy of one service. No I/O: events come in, effects go out through the host.
+ * One rolling deploy of one service. Starts and retires its processes; what becomes of them arrives as events.
  *
  * It replaces `atOnce` instances per step:
  *
@@ -72,7 +67,9 @@ type Phase =
  */
 export class Deploy {
   readonly #plan: DeployPlan
-  readonly #host: DeployHost
+  readonly #clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>
+  readonly #progress: (progress: DeployProgress) => void
+  readonly #finished: (result: DeployResult) => void
   readonly #limit: number
   #version: 'new' | 'old' = 'new'
   /** Instances still to be replaced by this version, and those that are, by the id of the new process. */
@@ -81,9 +78,16 @@ export class Deploy {
   #phase: Phase = { kind: 'over' }
   #timer: Timer | undefined
 
-  constructor(plan: DeployPlan, host: DeployHost) {
+  constructor(
+    plan: DeployPlan,
+    clock: Pick<FleetClock, 'now' | 'setTimeout' | 'clear'>,
+    progress: (progress: DeployProgress) => void,
+    finished: (result: DeployResult) => void,
+  ) {
     this.#plan = plan
-    this.#host = host
+    this.#clock = clock
+    this.#progress = progress
+    this.#finished = finished
     this.#limit = (plan.startLimit ?? START_TIMEOUT_MS) + plan.minHealthy
     this.#remaining = [...plan.instances]
   }
@@ -104,7 +108,7 @@ export class Deploy {
     if (this.#phase.kind !== 'starting') return
     const { trials } = this.#phase
     for (const [instance, before] of trials) {
-      const after = observe(before, reportedState(reports, before.id), this.#host.clock.now())
+      const after = observe(before, reportedState(reports, before.id), this.#clock.now())
       trials.set(instance, after)
       if (after.state === 'unhealthy') return this.#fail(instance, 'failed its health check')
       this.#reportReadiness(instance, before, after)
@@ -150,9 +154,10 @@ export class Deploy {
     if (step.length === 0) return this.#settle()
     const trials = new Map<number, Trial>()
     this.#phase = { kind: 'starting', trials }
+    const { service, versions } = this.#plan
     for (const instance of step) {
-      const { id, pid } = this.#host.start(instance, this.#version)
-      const startedAt = this.#host.clock.now()
+      const { id, pid } = service.startSuccessor(instance, versions[this.#version])
+      const startedAt = this.#clock.now()
       trials.set(instance, { id, startedAt, state: undefined, readySince: undefined })
       this.#report(
         'started',
@@ -165,10 +170,10 @@ export class Deploy {
 
   /** Takes over when every trial has passed, fails when one has timed out, and otherwise schedules the next review. */
   #review(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
     const { minHealthy } = this.#plan
-    const now = this.#host.clock.now()
+    const now = this.#clock.now()
     const trials = [...this.#phase.trials]
     const settled = Math.max(...trials.map(([, trial]) => settledAt(trial, minHealthy)))
     if (settled <= now) return this.#takeOver()
@@ -179,7 +184,7 @@ export class Deploy {
     }
     const late = Math.min(...trials.map(([, { startedAt }]) => startedAt + this.#limit))
     const next = Math.min(settled, late > now ? late : settled)
-    this.#timer = this.#host.clock.setTimeout(() => this.#review(), next - now)
+    this.#timer = this.#clock.setTimeout(() => this.#review(), next - now)
   }
 
   #takeOver(): void {
@@ -187,7 +192,7 @@ export class Deploy {
     const former = new Map<string, number>()
     for (const [instance, { id }] of this.#phase.trials) {
       this.#replaced.set(id, instance)
-      const replaced = this.#host.promote(instance)
+      const replaced = this.#plan.service.promote(instance)?.id
       if (replaced === undefined) continue
       former.set(replaced, instance)
       this.#report('draining', instance, `has taken over; draining ${replaced}`)
@@ -207,28 +212,27 @@ export class Deploy {
     this.#phase = { kind: 'over' }
     const aborted = this.#version === 'old'
     const returned = !aborted && this.#replaced.size === 0
-    this.#host.finished({ success: false, reason, output, aborted, returned })
+    this.#finished({ success: false, reason, output, aborted, returned })
   }
 
   /** Finishes once every registered backend of the service belongs to one of its instances. */
   #settle(): void {
     if (this.#leftovers().length === 0) return this.#finish()
     this.#phase = { kind: 'settling' }
-    const { clock } = this.#host
     const drained = () => this.#finishWithLeftovers(this.#leftovers())
-    this.#timer = clock.setTimeout(() => {
+    this.#timer = this.#clock.setTimeout(() => {
       if (this.#leftovers().some(({ state }) => state !== 'draining')) return drained()
       // The broker drains backends that a managed process has left behind.
-      this.#timer = clock.setTimeout(drained, this.#plan.drainDeadline)
+      this.#timer = this.#clock.setTimeout(drained, this.#plan.drainDeadline)
     }, SETTLE_TIMEOUT_MS)
   }
 
   /** Backends of the service that this deploy did not replace. */
   #leftovers(): BackendReport[] {
-    const { service, external = false } = this.#plan
-    const places = this.#host.places()
-    return this.#host.reports().filter((report) => {
-      if (report.service !== service) return false
+    const { fleet, service, external = false } = this.#plan
+    const places = new Set(service.numbers.flatMap((number) => service.instance(number)?.process?.id ?? []))
+    return fleet.reports.filter((report) => {
+      if (report.service !== service.name) return false
       if (external && typeof report.owner !== 'string') return false
       return !places.has(report.owner ?? report.id)
     })
@@ -241,10 +245,10 @@ export class Deploy {
       .slice(0, MAX_NAMED)
       .map(({ slot, pid, id }) => `${slot} (pid ${pid}, backend ${id})`)
     if (leftovers.length > MAX_NAMED) named.push(`${leftovers.length - MAX_NAMED} more`)
-    const reason = `${this.#plan.service} still has backends that this deploy did not replace: ${named.join(', ')}`
+    const reason = `${this.#plan.service.name} still has backends that this deploy did not replace: ${named.join(', ')}`
     this.#report('failed', undefined, reason)
     const aborted = this.#version === 'old'
-    this.#host.finished({
+    this.#finished({
       success: false,
       reason,
       output: [],
@@ -255,23 +259,23 @@ export class Deploy {
   }
 
   #finish(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     this.#phase = { kind: 'over' }
     const replaced = this.#replaced.size
     if (this.#version === 'old') {
       this.#report('done', undefined, 'every instance runs the old version again')
-      this.#host.finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
+      this.#finished({ success: false, reason: 'aborted', output: [], aborted: true, returned: true })
     } else {
       this.#report('done', undefined, `${replaced} replaced`)
-      this.#host.finished({ success: true, replaced })
+      this.#finished({ success: true, replaced })
     }
   }
 
   /** Stops the new processes of this step that have not taken over. */
   #discard(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     if (this.#phase.kind !== 'starting') return
-    for (const instance of this.#phase.trials.keys()) this.#host.discard(instance)
+    for (const instance of this.#phase.trials.keys()) this.#plan.service.discard(instance)
   }
 
   #reportReadiness(instance: number, before: Trial, after: Trial): void {
@@ -284,11 +288,11 @@ export class Deploy {
   }
 
   #report(step: DeployProgress['step'], instance: number | undefined, text: string): void {
-    this.#host.progress({ step, instance: this.#name(instance), text })
+    this.#progress({ step, instance: this.#name(instance), text })
   }
 
   #name(instance: number | undefined): string {
-    return instance === undefined ? this.#plan.service : `${this.#plan.service}.${instance}`
+    return instance === undefined ? this.#plan.service.name : `${this.#plan.service.name}.${instance}`
   }
 }
 
@@ -296,4 +300,23 @@ function describeExit({ code, signal, error }: ProcessExit): string {
   if (error !== undefined) return `could not be started: ${error}`
   if (code !== null) return `exited with code ${code}`
   return `was killed by ${signal ?? 'an unnamed signal'}`
+}
+
+/** Applies a report to a trial. Pure. Any state other than ready restarts the ready period. */
+function observe(trial: Trial, state: string | undefined, now: number): Trial {
+  const readySince = state === 'ready' ? (trial.readySince ?? now) : undefined
+  return { ...trial, state, readySince }
+}
+
+/** When the process may take over, if it stays ready until then. */
+function settledAt({ readySince }: Trial, minHealthy: number): number {
+  return readySince === undefined ? Number.POSITIVE_INFINITY : readySince + minHealthy
+}
+
+/** Why a trial timed out. */
+function whyLate({ state, readySince }: Trial, limit: number): string {
+  const within = `within ${formatDuration(limit)}`
+  if (readySince !== undefined) return `did not stay ready long enough ${within}`
+  if (state === undefined) return `did not register with the broker ${within}`
+  return `was not ready ${within}; the broker reports it as ${state}`
 }

@@ -1,25 +1,16 @@
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
+import { describeError } from '../../errors.ts'
 import { type RunningDeploy, startDeploy, startReturn } from './rolling-deploy.ts'
-import type { DeployResult } from './progress.ts'
-import type { Change } from '../../api/events.ts'
-import { define, type Fleet } from '../fleet/index.ts'
+import type { DeployCommand, DeployResult } from './messages.ts'
+import { define } from '../fleet/definition.ts'
+import type { Fleet } from '../fleet/fleet.ts'
 import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import type { OperationLock } from '../operation-lock.ts'
-
-export interface DeployCommand {
-  readonly service: string
-  /** How many instances to replace at a time. */
-  readonly atOnce: number
-  /** Aborts the current deploy, or reverts what a failed one has left. */
-  readonly abort: boolean
-  /** The requester, for logs and events. */
-  readonly by: string
-  readonly progress: (line: string) => void
-}
+import type { WorkerPool } from '../workers/worker-pool.ts'
 
 /** Parts of the master that a deploy uses. */
 export interface DeployerParts {
@@ -28,8 +19,7 @@ export interface DeployerParts {
   readonly operationLock: OperationLock
   readonly files: Pick<FilesOnDisk, 'ensure'>
   readonly logger: Logger
-  /** Publishes the change on the event stream. */
-  readonly tell: (change: Change) => void
+  readonly workerPool: Pick<WorkerPool, 'reportChange'>
 }
 
 /** Runs deploys for all requesters, one at a time. */
@@ -44,7 +34,7 @@ export class Deployer {
   /** Resolves when the deploy is over, with the answer that follows the progress lines. */
   async deploy(command: DeployCommand): Promise<CommandResult> {
     const { service: name, abort, by } = command
-    const { activeConfig, operationLock, tell } = this.#parts
+    const { activeConfig, operationLock, workerPool } = this.#parts
     const service = activeConfig.config.services.get(name)
     if (service === undefined) {
       const known = [...activeConfig.config.services.keys()].join(', ')
@@ -53,22 +43,26 @@ export class Deployer {
     const change = { kind: 'deploy', service: name, by } as const
     const aborted = abort ? this.#abort(name, by) : undefined
     if (aborted !== undefined) {
-      tell({ ...change, text: `${by} aborts the deploy of service ${name}` })
+      workerPool.reportChange({ ...change, text: `${by} aborts the deploy of service ${name}` })
       return answerOf(await aborted, true)
+    }
+    if (abort && this.#parts.fleet.service(name)?.strays.length === 0) {
+      const why = 'no deploy is in progress, and no instance is of a new version'
+      return { success: true, log: [`${name}: nothing to abort: ${why}`] }
     }
     if (operationLock.refusal !== undefined) return refusal(operationLock.refusal)
     operationLock.begin('deploy')
     try {
       const verb = abort ? 'reverts the deploy of' : 'deploys'
       const running = this.#run(service, command)
-      tell({ ...change, text: `${by} ${verb} service ${name}` })
+      workerPool.reportChange({ ...change, text: `${by} ${verb} service ${name}` })
       const result = await running
       const end = result.success ? 'was deployed' : `could not be deployed: ${result.reason}`
-      tell({ ...change, text: `service ${name} ${end}` })
+      workerPool.reportChange({ ...change, text: `service ${name} ${end}` })
       return answerOf(result, false)
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error)
-      tell({ ...change, text: `service ${name} was not deployed: ${why}` })
+      const why = describeError(error)
+      workerPool.reportChange({ ...change, text: `service ${name} was not deployed: ${why}` })
       return refusal(why)
     } finally {
       operationLock.end('deploy')
@@ -123,7 +117,7 @@ function movedFrom(folder: string | undefined, service: ServiceConfig, base: str
   try {
     now = define(service, base)?.cwd
   } catch (error) {
-    return error instanceof Error ? error.message : String(error)
+    return describeError(error)
   }
   return now === folder ? undefined : `its cwd led to ${folder} and now leads to ${now}; deploy again`
 }

@@ -1,15 +1,11 @@
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
-import {
-  define,
-  type Fleet,
-  type FleetClock,
-  fleetClock,
-  type Generation,
-  type ManagedService,
-} from '../fleet/index.ts'
+import { define, type Generation } from '../fleet/definition.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import { type FleetClock, fleetClock } from '../fleet/os.ts'
+import type { ManagedService } from '../fleet/managed-service.ts'
 import { Deploy, type DeployPlan } from './deploy.ts'
-import type { DeployProgress, DeployResult } from './progress.ts'
+import type { DeployProgress, DeployResult } from './messages.ts'
 
 export interface DeployOptions {
   /** From the active configuration. */
@@ -50,8 +46,7 @@ export function startDeploy(fleet: Fleet, options: DeployOptions): RunningDeploy
  */
 export function startReturn(fleet: Fleet, options: DeployOptions): RunningDeploy {
   const service = managed(fleet, options.service.name)
-  const strays = service.numbers.filter((number) => service.instance(number)?.generation !== service.stable)
-  return roll(fleet, service, options, strays, () => service.stable)
+  return roll(fleet, service, options, service.strays, () => service.stable)
 }
 
 function managed(fleet: Fleet, name: string): ManagedService {
@@ -68,8 +63,18 @@ function roll(
   target: () => Generation,
 ): RunningDeploy {
   const { atOnce = 1, startLimit, clock = fleetClock, progress } = options
+  let resolveDone: (result: DeployResult) => void
+  const done = new Promise<DeployResult>((resolve) => (resolveDone = resolve))
+  const forget = fleet.observe(service.name, {
+    exited: ({ id, output }, exit) => deploy.exited(id, exit, output),
+    reported: (reports) => deploy.reported(reports),
+    stopped: () => deploy.cancel('the broker is stopping'),
+  })
+  const versions = { new: target(), old: service.stable }
   const plan: DeployPlan = {
-    service: service.name,
+    fleet,
+    service,
+    versions,
     instances,
     atOnce,
     minHealthy: options.service.minHealthy,
@@ -77,30 +82,12 @@ function roll(
     drainDeadline: fleet.drainDeadline,
     ...(startLimit !== undefined && { startLimit }),
   }
-  let resolveDone: (result: DeployResult) => void
-  const done = new Promise<DeployResult>((resolve) => (resolveDone = resolve))
-  const old = service.stable
-  let generation: Generation
-  const deploy = new Deploy(plan, {
-    clock,
-    start: (number, version) => service.startSuccessor(number, version === 'new' ? generation : old),
-    promote: (number) => service.promote(number)?.id,
-    discard: (number) => service.discard(number),
-    places: () => new Set(service.numbers.flatMap((number) => service.instance(number)?.process?.id ?? [])),
-    reports: () => fleet.reports,
-    progress: (event) => progress?.(event),
-    finished(result) {
-      if (result.success || result.complete === true) service.commit(generation)
-      forget()
-      resolveDone(result)
-    },
-  })
-  const forget = fleet.observe(service.name, {
-    exited: ({ id, output }, exit) => deploy.exited(id, exit, output),
-    reported: (reports) => deploy.reported(reports),
-    stopped: () => deploy.cancel('the broker is stopping'),
-  })
-  generation = target()
+  const finished = (result: DeployResult) => {
+    if (result.success || result.complete === true) service.commit(versions.new)
+    forget()
+    resolveDone(result)
+  }
+  const deploy = new Deploy(plan, clock, (event) => progress?.(event), finished)
   deploy.begin()
   return { done, abort: () => deploy.abort() }
 }

@@ -1,6 +1,6 @@
 import type * as ipc from '../../ipc/messages.ts'
 
-/** What of a worker's report the fleet and its deploys go by. */
+/** The part of a worker's report that the fleet and its deploys use. */
 export type BackendReport = Pick<ipc.BackendReport, 'service' | 'id' | 'slot' | 'pid' | 'state' | 'owner'>
 
 /** Whether it is the backend of the managed process `id`, or one of its backends. */
@@ -8,12 +8,12 @@ function isOf(id: string, report: BackendReport): boolean {
   return report.id === id || report.owner === id
 }
 
-/** Whether a broker may still give it connections, or waits for those that it has. */
+/** Whether a worker may still give it connections, or waits for those that it has. */
 export function isListed(reports: readonly BackendReport[], id: string): boolean {
   return reports.some((report) => isOf(id, report))
 }
 
-/** The state that serves best: during a reload a backend may be registered with two workers. Undefined when nobody lists it. */
+/** The best state reported: during a reload a backend may be registered with two workers. Undefined if no worker lists it. */
 export function reportedState(reports: readonly BackendReport[], id: string): string | undefined {
   const states = reports.filter((report) => isOf(id, report)).map(({ state }) => state)
   return states.includes('ready') ? 'ready' : states[0]

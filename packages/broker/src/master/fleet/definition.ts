@@ -1,10 +1,11 @@
 import { realpathSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
+import type { FleetContext } from './context.ts'
 
-/** How the processes of a service are started: what a deploy changes, and a restart does not. */
+/** How the processes of a service are started. A deploy changes it, a restart does not. */
 export interface Definition {
   readonly service: string
   /** Program and arguments; the program is looked up in PATH. */
@@ -13,23 +14,23 @@ export interface Definition {
   readonly env: Readonly<Record<string, string>>
   /** Absolute and free of symbolic links. */
   readonly cwd: string
-  /** The same as configured, with its links: for when `cwd` is gone. Absent in the state of an older program. */
+  /** As configured, with its links: used when `cwd` is gone. Absent in the state of an older program. */
   readonly folder?: string | undefined
-  /** Of the application; null when the configuration does not say. */
+  /** Of the application; null if the configuration names none. */
   readonly version: string | null
 }
 
-/** A definition under the number that its deploy gave it. A process that is started again gets its own generation's. */
+/** A definition with the number that its deploy was given. A restarted process keeps its generation. */
 export interface Generation {
   readonly number: number
   readonly definition: Definition
 }
 
 /**
- * What `service` says at this moment; undefined when its backends start by themselves. Links in `cwd` are followed
- * now: a release folder behind a `current` link stays the old version's when the link moves on to the new one.
+ * The current definition of `service`; undefined if Baton does not start its backends. Links in `cwd` are resolved now: a release folder
+ * behind a `current` link remains the old version's when the link moves to the new one.
  *
- * @param base folder of the configuration file, which `cwd` is relative to
+ * @param base folder of the configuration file, to which `cwd` is relative
  * @throws {BrokerError} BATON_ERR_BACKEND_FOLDER
  */
 export function define(service: ServiceConfig, base: string): Definition | undefined {
@@ -40,11 +41,38 @@ export function define(service: ServiceConfig, base: string): Definition | undef
   return { service: name, command, env, cwd: follow(folder, name), folder, version }
 }
 
-/** Whether both would start the same thing. The files behind the command may still differ. */
+/** Whether both start the same command in the same way. The files behind the command may still differ. */
 export function sameDefinition(one: Definition, other: Definition): boolean {
   const { folder: _one, ...first } = one
   const { folder: _other, ...second } = other
   return isDeepStrictEqual(first, second)
+}
+
+/**
+ * Variables that are meant for the master only. A backend that took NOTIFY_SOCKET, LISTEN_FDS or WATCHDOG_USEC for its own would talk to
+ * systemd on the master's behalf (sd_notify(3), sd_listen_fds(3)).
+ */
+const PRIVATE =
+  /^BATON_MASTER_|^(?:LISTEN_(?:PID|FDS|FDNAMES|PIDFDID)|WATCHDOG_(?:PID|USEC)|NOTIFY_SOCKET|BATON_VERSION)$/
+
+/**
+ * The whole environment of one process. The definition's variables override inherited ones, and Baton's override both.
+ *
+ * @param backend ULID, a new one for each process
+ */
+export function environmentOf(
+  definition: Definition,
+  backend: string,
+  { env, socket, master }: Pick<FleetContext, 'env' | 'socket' | 'master'>,
+): NodeJS.ProcessEnv {
+  return {
+    ...Object.fromEntries(Object.entries(env).filter(([name]) => !PRIVATE.test(name))),
+    ...definition.env,
+    BATON_SOCKET: socket,
+    BATON_SERVICE: definition.service,
+    BATON_BACKEND_ID: backend,
+    ...master,
+  }
 }
 
 function follow(folder: string, service: string): string {

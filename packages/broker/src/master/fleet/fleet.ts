@@ -1,49 +1,30 @@
-import type { Logger } from 'pino'
-import type { ManagedReport } from '../../ipc/messages.ts'
-import type { ServiceConfig } from '../../config/index.ts'
-import { BrokerError } from '../../errors.ts'
-import { type BackendReport, isListed } from './backend-report.ts'
-import { type Definition, define } from './definition.ts'
-import { environmentOf } from './environment.ts'
-import type { ManagedProcess } from './managed-process.ts'
-import { ManagedService, type ServiceHost } from './managed-service.ts'
-import type { FleetOs } from './os.ts'
-import type { ProcessExit } from '../../supervise/processes.ts'
-import { fleetState, type FleetState } from './state.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
+import type { ServiceConfig } from '../../config/config.ts'
+import { BrokerError } from '../../errors.ts'
+import type { ManagedReport } from '../../ipc/messages.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
+import { type BackendReport } from './backend-report.ts'
+import type { FleetContext } from './context.ts'
+import { type Definition, define } from './definition.ts'
+import type { ManagedProcess } from './managed-process.ts'
+import { ManagedService, type ServiceExited } from './managed-service.ts'
+import { fleetState, type FleetState } from './state.ts'
 
-/** As much of a configuration as a fleet reads. */
+/** The part of a configuration that a fleet uses. */
 export interface FleetConfig {
   readonly services: ReadonlyMap<string, ServiceConfig>
   /** Folder of the configuration file. */
   readonly base: string
-  /** Milliseconds. */
+  /** In ms. */
   readonly drainDeadline: number
 }
 
-export interface FleetOptions {
-  readonly logger: Logger
-  readonly os: FleetOs
-  /** Path of the control socket: BATON_SOCKET of every process. */
-  readonly socket: string
-  /** The master's environment, which the processes inherit but for what is the master's own. */
-  readonly env: NodeJS.ProcessEnv
-  /** Variables by which the processes know this master again. */
-  readonly master: NodeJS.ProcessEnv
-  /** Asks the worker to give a backend no new connections. Answered by a report that lacks it. */
-  drain(service: string, backend: string, deadline: number): void
-  /**
-   * Whether a process of the service can register at the moment, and has to: one that does not in 10 s of such time is a warning in the
-   * log. Absent: none is.
-   */
-  readonly registrable?: ((service: string) => boolean) | undefined
-  /** `statuses` may have something new. Called often, also from within calls that change something. */
-  changed?(): void
-  /** The process of an instance has ended without having been asked to, or could not be started. */
+export interface FleetOptions extends FleetContext {
+  /** An instance's process has exited unasked, or could not be started. */
   exited?(process: ManagedProcess, exit: ProcessExit): void
 }
 
-/** Told of every exit and every report, after the fleet has drawn its own conclusions. */
+/** Receives every exit and every report, after the fleet has handled it. */
 export interface FleetObserver {
   exited(process: ManagedProcess, exit: ProcessExit): void
   reported(reports: readonly BackendReport[]): void
@@ -51,7 +32,7 @@ export interface FleetObserver {
   stopped(): void
 }
 
-/** All managed backends: owner of their processes, of the descriptors of their output, and of the timers about them. */
+/** All managed backends. Owns their processes, the descriptors of their output, and their timers. */
 export class Fleet {
   readonly #options: FleetOptions
   readonly #services = new Map<string, ManagedService>()
@@ -66,27 +47,29 @@ export class Fleet {
   }
 
   /**
-   * The fleet that `serialize` wrote down before the master re-executed itself. Owns every descriptor that was to be kept
-   * and makes it close-on-exec again. Call `apply` next: waits and ends that were under way go on from here.
+   * The fleet that `serialize` described before the master re-executed itself. Owns every descriptor that was kept, and makes it
+   * close-on-exec again. Restarts and ends that were under way continue. Call `apply` next.
    *
-   * @param state as it came out of JSON
-   * @throws {z.ZodError} it is no state of a fleet; then nothing was taken over
+   * @param state parsed JSON
+   * @throws {z.ZodError} the state is invalid; then no descriptor was taken over
    */
   static restore(state: unknown, options: FleetOptions): Fleet {
     const { services, drainDeadline } = fleetState.parse(state)
     const fleet = new Fleet(options)
     fleet.#drainDeadline = drainDeadline
     for (const saved of services) {
-      fleet.#services.set(saved.name, ManagedService.restore(saved, drainDeadline, fleet.#serviceHost()))
+      const service = ManagedService.restore(saved, options, fleet.#exited)
+      service.configure(drainDeadline)
+      fleet.#services.set(saved.name, service)
     }
     return fleet
   }
 
   /**
-   * Starts what is missing and retires what is not wanted any more. A service that runs keeps the definition that it runs
-   * with: another one waits for a deploy, and that is logged.
+   * Starts missing instances and retires surplus ones. A running service keeps its definition: a changed one waits for a deploy, and is
+   * logged.
    *
-   * @throws {BrokerError} BATON_ERR_BACKEND_FOLDER, BATON_ERR_DEPLOY_RUNNING; then nothing was changed
+   * @throws {BrokerError} BATON_ERR_BACKEND_FOLDER, BATON_ERR_DEPLOY_RUNNING; then nothing has changed
    */
   apply(config: FleetConfig): void {
     if (this.deploying) throw new BrokerError('BATON_ERR_DEPLOY_RUNNING', 'its instances are being replaced')
@@ -108,23 +91,23 @@ export class Fleet {
   }
 
   /**
-   * What the workers list, each time all of it: during a reload that of both, since the old one has the draining backends.
-   * When a worker has died, wait for the report of the next one, or everything would seem to be drained.
+   * Replaces the list of the workers' backends. During a reload it contains those of both workers, since draining backends stay with the
+   * old one. After a worker's death, wait for the report of the next one: otherwise everything would seem to have drained.
    */
   reported(reports: readonly BackendReport[]): void {
     this.#reports = reports
-    for (const service of this.#services.values()) service.reported()
+    for (const service of this.#services.values()) service.reported(reports)
     for (const observer of this.#observers.values()) observer.reported(reports)
   }
 
   /**
-   * A worker has died, or lets go of its backends because it leaves: that it does not list them any more does not say that they have
-   * drained. They have their deadline.
+   * A worker has died, or has released its backends because it is finishing. Backends that no other worker lists may not have drained yet, so
+   * they get their full deadline.
    *
    * @param reports what the other workers list
    */
   lost(reports: readonly BackendReport[]): void {
-    for (const service of this.#services.values()) service.lost((id) => isListed(reports, id))
+    for (const service of this.#services.values()) service.lost(reports)
   }
 
   get reports(): readonly BackendReport[] {
@@ -135,12 +118,12 @@ export class Fleet {
     return [...this.#services.values()].flatMap((service) => service.statuses())
   }
 
-  /** All processes that run, for the workers. */
+  /** All running processes, for the workers. */
   managed(): ManagedReport[] {
-    return [...this.#services.values()].flatMap(({ reports }) => reports)
+    return [...this.#services.values()].flatMap(({ managed }) => managed)
   }
 
-  /** Milliseconds. */
+  /** In ms. */
   get drainDeadline(): number {
     return this.#drainDeadline
   }
@@ -149,15 +132,15 @@ export class Fleet {
     return this.#services.get(name)
   }
 
-  /** Whether a deploy goes on; nothing may be applied or handed over then. */
+  /** Whether a deploy is in progress. Until its end, `apply` and `serialize` throw. */
   get deploying(): boolean {
     return this.#observers.size > 0
   }
 
   /**
-   * For the deploy of `service`, of which there is one at a time.
+   * For the deploy of `service`; there is at most one at a time.
    *
-   * @returns what ends it
+   * @returns ends it
    * @throws {BrokerError} BATON_ERR_DEPLOY_RUNNING
    */
   observe(service: string, observer: FleetObserver): () => void {
@@ -167,8 +150,8 @@ export class Fleet {
   }
 
   /**
-   * Ends every process: drained while a worker lists it and for at most `deadline` milliseconds, then SIGTERM, then
-   * SIGKILL. Resolves when none is left. A second call with a shorter deadline hurries.
+   * Ends every process: it is drained while a worker lists it, for at most `deadline` ms, then gets SIGTERM, then SIGKILL. Resolves when
+   * none is left. A second call can shorten the deadline.
    */
   stop(deadline: number): Promise<void> {
     this.#stopping = true
@@ -181,13 +164,13 @@ export class Fleet {
   }
 
   /**
-   * What the master writes down before it re-executes itself, and the descriptors that it must keep open. Until it has
-   * done so it may not return to the event loop; if it could not, the fleet goes on as if nothing had been asked.
+   * The state for a re-execution of the master, and the descriptors that must stay open. The master must not return to the event loop
+   * between this call and the exec. If the exec fails, the fleet continues unchanged.
    *
    * @throws {BrokerError} BATON_ERR_DEPLOY_RUNNING
    */
   serialize(): { state: FleetState; keep: number[] } {
-    if (this.deploying) throw new BrokerError('BATON_ERR_DEPLOY_RUNNING', 'it can not be handed over')
+    if (this.deploying) throw new BrokerError('BATON_ERR_DEPLOY_RUNNING', 'it cannot be handed over')
     const services = [...this.#services.values()].map((service) => service.save())
     const processes = services.flatMap(({ instances, leaving }) => [
       ...instances.flatMap(({ process }) => process ?? []),
@@ -200,7 +183,7 @@ export class Fleet {
     }
   }
 
-  /** At once: SIGKILL to what still runs, and everything that is held of it is closed. A second call does nothing. */
+  /** Sends SIGKILL to all processes and closes all descriptors, immediately. A second call does nothing. */
   close(): void {
     this.#stopping = true
     for (const observer of this.#observers.values()) observer.stopped()
@@ -219,42 +202,32 @@ export class Fleet {
     if (!known.runs(definition)) {
       this.#options.logger.warn(
         { service: name, generation: known.stable.number },
-        `the service goes on with the definition that it runs with; run "baton deploy ${name}" to change that`,
+        `command, env or cwd changed; running instances keep the old values until you run "baton deploy ${name}"`,
       )
     }
     return known
   }
 
-  /** A service whose last processes are still on their way out can come back as something else. */
+  /** A service can return with another definition while its last processes are still being ended. */
   #begin(name: string, definition: Definition, known: ManagedService | undefined): ManagedService {
     if (known !== undefined) {
       known.commit(known.nextGeneration(definition))
       return known
     }
-    const service = new ManagedService({ number: 1, definition }, 1, this.#drainDeadline, this.#serviceHost())
+    const service = new ManagedService({ number: 1, definition }, 1, this.#options, this.#exited)
+    service.configure(this.#drainDeadline)
+    service.reported(this.#reports)
     this.#services.set(name, service)
     return service
   }
 
-  #serviceHost(): ServiceHost {
-    const { os, logger, socket, env, master, registrable } = this.#options
-    return {
-      os,
-      logger,
-      registrable,
-      environment: (definition, backend) => environmentOf(definition, { socket, backend, master }, env),
-      isListed: (id) => isListed(this.#reports, id),
-      drain: (service, id, deadline) => this.#options.drain(service, id, deadline),
-      exited: (process, exit, inPlace) => {
-        for (const observer of this.#observers.values()) observer.exited(process, exit)
-        if (inPlace) this.#options.exited?.(process, exit)
-        this.#forget()
-      },
-      changed: () => this.#options.changed?.(),
-    }
+  readonly #exited: ServiceExited = (process, exit, current) => {
+    for (const observer of this.#observers.values()) observer.exited(process, exit)
+    if (current) this.#options.exited?.(process, exit)
+    this.#forget()
   }
 
-  /** Services of which nothing is left, and those who wait for that. */
+  /** Removes empty services, and resolves `stop` when none is left. */
   #forget(): void {
     for (const [name, service] of this.#services) if (service.empty) this.#services.delete(name)
     if (!this.#stopping || this.#services.size > 0) return

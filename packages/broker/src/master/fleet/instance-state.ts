@@ -1,17 +1,17 @@
 import { NO_HISTORY, restartAfter, type RestartHistory } from '../../supervise/backoff.ts'
 
-/** What goes on in one place of a service, such as `web.1`. */
+/** The phase of an instance, such as `web.1`. */
 export type InstancePhase =
   | { readonly kind: 'idle' }
   | { readonly kind: 'running'; readonly id: string }
-  /** Until the next start: CLOCK_MONOTONIC, milliseconds. */
+  /** Time of the next start: CLOCK_MONOTONIC, in ms. */
   | { readonly kind: 'waiting'; readonly until: number }
-  /** Given up: nothing is started here any more. */
+  /** No process is started again. */
   | { readonly kind: 'ended' }
 
 export interface InstanceState {
   readonly phase: InstancePhase
-  /** How often it was started again. */
+  /** Number of restarts. */
   readonly restarts: number
   readonly history: RestartHistory
 }
@@ -19,10 +19,10 @@ export interface InstanceState {
 export const NEW_INSTANCE: InstanceState = { phase: { kind: 'idle' }, restarts: 0, history: NO_HISTORY }
 
 export type InstanceEvent =
-  /** Time to start; `id` is the new process's. */
+  /** It is time to start a process, with this `id`. */
   | { readonly kind: 'start'; readonly id: string }
   | { readonly kind: 'exited'; readonly id: string; readonly now: number; readonly lived: number }
-  /** A process that was started beside this one's takes its place. */
+  /** A successor becomes the instance's process. */
   | { readonly kind: 'replaced'; readonly id: string }
   | { readonly kind: 'stop' }
 
@@ -37,7 +37,7 @@ export interface InstanceStep {
 }
 
 /**
- * Pure: what `event` makes of an instance.
+ * The transition for `event`. Pure.
  *
  *     idle --start--> running --exited--> waiting --start--> running
  *     idle, running, waiting --replaced--> running (the former process retires)
@@ -48,7 +48,7 @@ export function step(state: InstanceState, event: InstanceEvent): InstanceStep {
   if (phase.kind === 'ended') return { state, effects: [] }
   if (event.kind === 'start') return start(state, event.id)
   if (event.kind === 'exited') return exited(state, event)
-  // Another version: what the former one did says nothing about it.
+  // Another version: the history of the former one does not apply to it.
   if (event.kind === 'replaced') {
     return { state: { ...NEW_INSTANCE, phase: { kind: 'running', id: event.id } }, effects: retired(phase) }
   }

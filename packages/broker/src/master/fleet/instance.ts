@@ -1,5 +1,6 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
-import type { Logger } from 'pino'
+import type { InstanceStatus } from '../../api/master-status.ts'
+import type { FleetContext } from './context.ts'
 import type { Generation } from './definition.ts'
 import {
   type InstanceEvent,
@@ -8,53 +9,48 @@ import {
   NEW_INSTANCE,
   step,
 } from './instance-state.ts'
-import type { ManagedProcess } from './managed-process.ts'
-import type { FleetClock } from './os.ts'
+import { type Exited, ManagedProcess } from './managed-process.ts'
 import type { InstanceRecord } from './state.ts'
 
-export interface InstanceHost {
-  readonly clock: FleetClock
-  readonly logger: Logger
-  /** A new ULID. */
-  newId(): string
-  spawn(instance: Instance, id: string): ManagedProcess
-}
-
 /**
- * One place of a service, such as `web.1`, and the process that is in it. Started again when it ends, always as the
- * generation that it is; another generation comes by `replace` alone.
+ * One instance of a service, such as `web.1`, and its current process. A process that exits is restarted, always in the instance's
+ * generation; only `replace` changes the generation.
  */
 export class Instance {
   readonly number: number
   /** Such as `web.1`. */
   readonly name: string
-  readonly #host: InstanceHost
+  readonly #context: FleetContext
+  readonly #notifyExited: Exited
   #generation: Generation
   #state: InstanceState = NEW_INSTANCE
   #process: ManagedProcess | undefined
   #timer: Timer | undefined
-  /** When it came into its present phase, in milliseconds since the Unix epoch. */
+  /** Start of the current phase, in ms since the Unix epoch. */
   #since: number
 
-  constructor(number: number, generation: Generation, host: InstanceHost) {
+  /** @param exited of each process that it starts; it calls `exited` here */
+  constructor(number: number, generation: Generation, context: FleetContext, exited: Exited) {
     this.number = number
     this.name = `${generation.definition.service}.${number}`
     this.#generation = generation
-    this.#host = host
-    this.#since = host.clock.date()
+    this.#context = context
+    this.#notifyExited = exited
+    this.#since = context.os.date()
   }
 
-  /** As it was when `save` was called; `process` has been taken over. Waits go on where they were. */
+  /** The state that `save` returned; `process` was adopted. Waiting continues where it was. */
   static restore(
     saved: InstanceRecord,
     generation: Generation,
     process: ManagedProcess | undefined,
-    host: InstanceHost,
+    context: FleetContext,
+    exited: Exited,
   ): Instance {
-    const instance = new Instance(saved.number, generation, host)
+    const instance = new Instance(saved.number, generation, context, exited)
     const phase: InstancePhase =
       process === undefined
-        ? { kind: 'waiting', until: saved.until ?? host.clock.now() }
+        ? { kind: 'waiting', until: saved.until ?? context.os.now() }
         : { kind: 'running', id: process.id }
     instance.#state = { phase, restarts: saved.restarts, history: saved.history }
     instance.#since = saved.since
@@ -67,31 +63,39 @@ export class Instance {
     return this.#generation
   }
 
-  get state(): InstanceState {
-    return this.#state
-  }
-
-  get since(): number {
-    return this.#since
-  }
-
   /** Undefined between two processes. */
   get process(): ManagedProcess | undefined {
     return this.#process
   }
 
-  start(): void {
-    this.#on({ kind: 'start', id: this.#host.newId() })
+  get status(): InstanceStatus {
+    const { phase, restarts, history } = this.#state
+    const { number, definition } = this.#generation
+    return {
+      service: definition.service,
+      instance: this.name,
+      backend: this.#process?.id ?? null,
+      pid: this.#process?.pid ?? null,
+      state: phase.kind !== 'waiting' ? 'running' : history.crashed ? 'crashed' : 'backoff',
+      restarts,
+      generation: number,
+      version: definition.version,
+      since: new Date(this.#since).toISOString(),
+    }
   }
 
-  /** Its process, or one that was its process, has ended. */
+  start(): void {
+    this.#on({ kind: 'start', id: this.#context.os.id() })
+  }
+
+  /** Its process, or a former one, has exited. */
   exited(process: ManagedProcess): void {
-    const now = this.#host.clock.now()
+    const now = this.#context.os.now()
     if (process === this.#process) this.#process = undefined
     this.#on({ kind: 'exited', id: process.id, now, lived: now - process.identity.startedAt })
   }
 
-  /** `process` has its place from now on. @returns the former one, which is the caller's to retire */
+  /** Makes `process` its current process. @returns the former one, which the caller retires */
   replace(process: ManagedProcess): ManagedProcess | undefined {
     const former = this.#process
     this.#generation = process.identity.generation
@@ -99,7 +103,7 @@ export class Instance {
     return this.#on({ kind: 'replaced', id: process.id }) ? former : undefined
   }
 
-  /** For good. @returns its process, which is the caller's to retire */
+  /** Ends restarts for good. @returns its process, which the caller retires */
   stop(): ManagedProcess | undefined {
     const former = this.#process
     this.#process = undefined
@@ -119,22 +123,22 @@ export class Instance {
     }
   }
 
-  /** Forgets its timer; the process stays whoever's it is. */
+  /** Stops its timer. The process is not touched. */
   close(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#context.os.clear(this.#timer)
   }
 
-  /** @returns whether the process that was there retires */
+  /** @returns whether the current process has to retire */
   #on(event: InstanceEvent): boolean {
     const { state, effects } = step(this.#state, event)
     let retires = false
-    if (state.phase !== this.#state.phase) this.#since = this.#host.clock.date()
+    if (state.phase !== this.#state.phase) this.#since = this.#context.os.date()
     this.#state = state
     this.#arm()
     for (const effect of effects) {
       switch (effect.kind) {
         case 'spawn':
-          this.#process = this.#host.spawn(this, effect.id)
+          this.#spawn(effect.id)
           break
         case 'retire':
           retires = true
@@ -146,22 +150,29 @@ export class Instance {
     return retires
   }
 
+  #spawn(id: string): void {
+    const named = { id, instance: this.name, generation: this.#generation }
+    this.#process = ManagedProcess.start(named, this.#context, this.#notifyExited)
+    this.#context.changed?.()
+  }
+
   #reportBackoff({ delay, crashed }: { delay: number; crashed: boolean }): void {
+    const { logger } = this.#context
     const facts = { service: this.#generation.definition.service, instance: this.name, delayMs: delay }
     if (crashed) {
-      this.#host.logger.error(
+      logger.error(
         { ...facts, generation: this.#generation.number },
-        'backend is in a crash loop: it ends soon after each start, and is tried once a minute from now on',
+        'backend is crash-looping; retrying once a minute',
       )
-    } else this.#host.logger.info(facts, 'backend process is started again after a pause')
+    } else logger.info(facts, 'restarting the backend process after a delay')
   }
 
   #arm(): void {
-    const { clock } = this.#host
-    clock.clear(this.#timer)
+    const { os } = this.#context
+    os.clear(this.#timer)
     this.#timer = undefined
     const { phase } = this.#state
     if (phase.kind !== 'waiting') return
-    this.#timer = clock.setTimeout(() => this.start(), Math.max(0, phase.until - clock.now()))
+    this.#timer = os.setTimeout(() => this.start(), Math.max(0, phase.until - os.now()))
   }
 }

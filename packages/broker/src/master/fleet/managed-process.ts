@@ -1,43 +1,38 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Logger } from 'pino'
-import type { Generation } from './definition.ts'
-import type { FleetOs } from './os.ts'
+import type { InstanceStatus } from '../../api/master-status.ts'
+import type { ChildEvents, ProcessExit, RunningProcess } from '../../supervise/child.ts'
 import { ProcessOutput } from '../../supervise/output.ts'
+import type { FleetContext } from './context.ts'
+import { environmentOf, type Generation } from './definition.ts'
 import { type LifeEvent, live, type ProcessLife } from './process-life.ts'
-import type { ProcessExit, ProcessHost, RunningProcess } from '../../supervise/processes.ts'
-import { REGISTRATION_LIMIT, RegistrationWatch } from './registration-watch.ts'
+import { REGISTRATION_TIMEOUT_MS, RegistrationWatch } from './registration-watch.ts'
 import type { ProcessState } from './state.ts'
 
-/** What a process is, apart from what becomes of it. */
+/** The facts about a process that do not change. */
 export interface ProcessIdentity {
   /** ULID: the backend's id, in its HELLO, in logs and in the API. */
   readonly id: string
   /** Such as `web.1`. */
   readonly instance: string
   readonly generation: Generation
-  /** CLOCK_MONOTONIC, milliseconds. */
+  /** CLOCK_MONOTONIC, in ms. */
   readonly startedAt: number
-  /** The same as milliseconds since the Unix epoch. */
+  /** The same time in ms since the Unix epoch. */
   readonly since: number
 }
 
-export interface ManagedProcessHost {
-  /** Asks the broker to give this backend no new connections. `deadline` in milliseconds. */
-  drain(process: ManagedProcess, deadline: number): void
-  /** Whether there is a worker that it can register with, and that it is of use to. Undefined: nothing is said if it does not register. */
-  readonly registrable: (() => boolean) | undefined
-  /** It has ended and its output was read. Told once, and not after `close`. */
-  exited(process: ManagedProcess, exit: ProcessExit): void
-}
+/** Called once, when the process has exited and its output was read, or could not be started. Not called after `close`. */
+export type Exited = (process: ManagedProcess, exit: ProcessExit) => void
 
 const REGISTRATION_HINT =
-  'does it call createBackend() and ready()? An app as it is, without the SDK, runs under "baton run"'
+  'does it call createBackend() and ready()? Run an unmodified app, without the SDK, with "baton run"'
 
-/** One process of a managed service, from start to exit: its output, and how it is brought to its end. */
+/** One process of a managed service, from start to exit: its output, and how it is ended. */
 export class ManagedProcess {
   readonly identity: ProcessIdentity
-  readonly #os: FleetOs
-  readonly #host: ManagedProcessHost
+  readonly #context: FleetContext
+  readonly #notifyExited: Exited
   readonly #logger: Logger
   readonly #output: ProcessOutput
   readonly #process: RunningProcess
@@ -47,14 +42,15 @@ export class ManagedProcess {
 
   private constructor(
     identity: ProcessIdentity,
-    context: { os: FleetOs; host: ManagedProcessHost; logger: Logger },
-    run: (host: ProcessHost) => RunningProcess,
+    context: FleetContext,
+    exited: Exited,
+    run: (events: ChildEvents) => RunningProcess,
     saved?: ProcessState,
   ) {
     const { id, instance, generation } = identity
     this.identity = identity
-    this.#os = context.os
-    this.#host = context.host
+    this.#context = context
+    this.#notifyExited = exited
     this.#life = saved?.life ?? { kind: 'running' }
     this.#process = run({
       output: (stream, chunk) => this.#output.write(stream, chunk),
@@ -63,32 +59,33 @@ export class ManagedProcess {
     const { service } = generation.definition
     this.#logger = context.logger.child({ service, instance, backend: id, peerPid: this.pid })
     this.#output = new ProcessOutput(this.#logger, saved && decode(saved.partial))
-    const { registrable } = context.host
-    const left = saved === undefined ? REGISTRATION_LIMIT : saved.unregistered
-    this.#registration = new RegistrationWatch(registrable && this.pid !== undefined ? left : null, {
-      clock: context.os,
-      registrable: () => registrable?.() === true,
-      overdue: () => this.#logger.warn({ hint: REGISTRATION_HINT }, 'backend process has not registered'),
-    })
+    const { os, registrable } = context
+    const left = saved === undefined ? REGISTRATION_TIMEOUT_MS : saved.unregistered
+    this.#registration = new RegistrationWatch(
+      registrable !== undefined && this.pid !== undefined ? left : null,
+      os,
+      () => registrable?.(service) === true,
+      () => this.#logger.warn({ hint: REGISTRATION_HINT }, 'backend process has not registered'),
+    )
     this.#arm()
   }
 
-  /** Starts it. One that can not be started is told as one that has exited. */
+  /** Starts it. If that fails, it is reported as exited. */
   static start(
-    identity: ProcessIdentity,
-    env: NodeJS.ProcessEnv,
-    context: { os: FleetOs; host: ManagedProcessHost; logger: Logger },
+    named: Pick<ProcessIdentity, 'id' | 'instance' | 'generation'>,
+    context: FleetContext,
+    exited: Exited,
   ): ManagedProcess {
-    const { command, cwd, folder } = identity.generation.definition
-    const started = new ManagedProcess(identity, context, (host) =>
-      context.os.start(command, { env, cwd, folder }, host),
+    const { os } = context
+    const { number, definition } = named.generation
+    const { command, cwd, folder, version } = definition
+    const identity = { ...named, startedAt: os.now(), since: os.date() }
+    const env = environmentOf(definition, named.id, context)
+    const started = new ManagedProcess(identity, context, exited, (events) =>
+      os.start(command, { env, cwd, folder }, events),
     )
-    if (started.pid !== undefined) {
-      started.#logger.info(
-        { generation: identity.generation.number, version: identity.generation.definition.version },
-        'backend process started',
-      )
-    }
+    if (started.pid !== undefined)
+      started.#logger.info({ generation: number, version }, 'backend process started')
     return started
   }
 
@@ -97,22 +94,20 @@ export class ManagedProcess {
     saved: ProcessState,
     generation: Generation,
     instance: string,
-    context: { os: FleetOs; host: ManagedProcessHost; logger: Logger },
+    context: FleetContext,
+    exited: Exited,
   ): ManagedProcess {
     const { id, startedAt, since, numbers } = saved
-    return new ManagedProcess(
-      { id, instance, generation, startedAt, since },
-      context,
-      (host) => context.os.takeOver(numbers, host),
-      saved,
-    )
+    const identity = { id, instance, generation, startedAt, since }
+    const adopt = (events: ChildEvents) => context.os.adopt(numbers, events)
+    return new ManagedProcess(identity, context, exited, adopt, saved)
   }
 
   get id(): string {
     return this.identity.id
   }
 
-  /** Undefined when it could not be started. */
+  /** Undefined if it could not be started. */
   get pid(): number | undefined {
     return this.#process.pid
   }
@@ -121,12 +116,12 @@ export class ManagedProcess {
     return this.#life
   }
 
-  /** Whether it has not registered yet, and is expected to. */
+  /** Whether it has not registered yet and is expected to. */
   get unregistered(): boolean {
     return this.#registration.left !== null
   }
 
-  /** A worker lists it. */
+  /** A worker reports its backend. */
   registered(): void {
     this.#registration.end()
   }
@@ -136,21 +131,37 @@ export class ManagedProcess {
     return this.#output.last
   }
 
+  /** @param state of a process that is not an instance's: a successor on trial, or a process that is being ended */
+  status(state: 'starting' | 'stopping'): InstanceStatus {
+    const { instance, generation, id, since } = this.identity
+    return {
+      service: generation.definition.service,
+      instance,
+      backend: id,
+      pid: this.pid ?? null,
+      state,
+      restarts: 0,
+      generation: generation.number,
+      version: generation.definition.version,
+      since: new Date(since).toISOString(),
+    }
+  }
+
   /**
-   * Brings it to its end: drained by the broker if one lists it, then SIGTERM, then SIGKILL.
+   * Ends it: a worker that lists its backend drains it, then it gets SIGTERM, then SIGKILL.
    *
-   * @param deadline of the drain, in milliseconds; for a process that nobody lists, the time from SIGTERM to SIGKILL
+   * @param deadline of the drain, in ms; if no worker lists it, the time from SIGTERM to SIGKILL
    */
   retire(deadline: number, listed: boolean): void {
-    this.#on({ kind: 'retire', now: this.#os.now(), deadline, listed })
+    this.#on({ kind: 'retire', now: this.#context.os.now(), deadline, listed })
   }
 
-  /** The broker does not list it. */
+  /** No worker lists its backend. */
   drained(): void {
-    this.#on({ kind: 'drained', now: this.#os.now() })
+    this.#on({ kind: 'drained', now: this.#context.os.now() })
   }
 
-  /** Who listed it has gone, and cannot say any more when it has drained. */
+  /** The worker that listed its backend is gone and cannot report when it has drained. */
   lost(): void {
     this.#on({ kind: 'lost' })
   }
@@ -160,7 +171,7 @@ export class ManagedProcess {
     this.#on({ kind: 'kill' })
   }
 
-  /** Undefined when there is nothing to take over: its end is told in the next turns of the event loop. */
+  /** Undefined if there is nothing to adopt: its exit is reported in the next turns of the event loop. */
   save(): ProcessState | undefined {
     const { numbers } = this.#process
     if (numbers === undefined) return undefined
@@ -178,9 +189,9 @@ export class ManagedProcess {
     }
   }
 
-  /** Lets go of it: closes our ends of its output and forgets its timers. It is not stopped by that. */
+  /** Closes our ends of its output and stops its timers. The process continues. */
   close(): void {
-    this.#os.clear(this.#timer)
+    this.#context.os.clear(this.#timer)
     this.#registration.close()
     this.#process.close()
   }
@@ -191,8 +202,10 @@ export class ManagedProcess {
     if (life.kind !== 'running') this.#registration.end()
     this.#arm()
     for (const effect of effects) {
-      if (effect.kind === 'drain') this.#host.drain(this, effect.deadline)
-      else {
+      if (effect.kind === 'drain') {
+        const { service } = this.identity.generation.definition
+        this.#context.workers.drain(service, this.id, effect.deadline)
+      } else {
         if (effect.signal === 'SIGKILL') this.#logger.warn('backend process is killed')
         this.#process.signal(effect.signal)
       }
@@ -200,27 +213,27 @@ export class ManagedProcess {
   }
 
   #arm(): void {
-    this.#os.clear(this.#timer)
+    const { os } = this.#context
+    os.clear(this.#timer)
     this.#timer = undefined
     if (this.#life.kind !== 'draining' && this.#life.kind !== 'terminating') return
     const { until } = this.#life
-    const due = () => this.#on({ kind: 'due', now: this.#os.now() })
-    this.#timer = this.#os.setTimeout(due, Math.max(0, until - this.#os.now()))
+    this.#timer = os.setTimeout(() => this.#on({ kind: 'due', now: os.now() }), Math.max(0, until - os.now()))
   }
 
   #exited(exit: ProcessExit): void {
-    const asked = this.#life.kind !== 'running'
+    const expected = this.#life.kind !== 'running'
     this.#on({ kind: 'exited' })
     this.#output.end()
-    const lived = this.#os.now() - this.identity.startedAt
+    const lived = this.#context.os.now() - this.identity.startedAt
     const { code, signal, error } = exit
     if (error === undefined) {
-      this.#logger[asked ? 'info' : 'warn']({ code, signal, livedMs: lived }, 'backend process ended')
+      this.#logger[expected ? 'info' : 'warn']({ code, signal, livedMs: lived }, 'backend process ended')
     } else {
       this.#output.note(error)
       this.#logger.error({ reason: error }, 'backend process could not be started')
     }
-    this.#host.exited(this, exit)
+    this.#notifyExited(this, exit)
   }
 }
 

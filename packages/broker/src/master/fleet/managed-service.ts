@@ -1,83 +1,63 @@
-import type { Logger } from 'pino'
-import type { ManagedReport } from '../../ipc/messages.ts'
-import { type Definition, type Generation, sameDefinition } from './definition.ts'
-import { Instance, type InstanceHost } from './instance.ts'
-import { ManagedProcess, type ManagedProcessHost } from './managed-process.ts'
-import type { FleetOs } from './os.ts'
-import type { ProcessExit } from '../../supervise/processes.ts'
-import type { ServiceState } from './state.ts'
-import { statusOfInstance, statusOfProcess } from './status.ts'
 import type { InstanceStatus } from '../../api/master-status.ts'
+import type { ManagedReport } from '../../ipc/messages.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
+import { type BackendReport, isListed } from './backend-report.ts'
+import type { FleetContext } from './context.ts'
+import { type Definition, type Generation, sameDefinition } from './definition.ts'
+import { Instance } from './instance.ts'
+import { type Exited, ManagedProcess } from './managed-process.ts'
+import type { ProcessState, ServiceState } from './state.ts'
 
-/** What a service needs of its fleet. */
-export interface ServiceHost {
-  readonly os: FleetOs
-  readonly logger: Logger
-  environment(definition: Definition, id: string): NodeJS.ProcessEnv
-  isListed(id: string): boolean
-  drain(service: string, id: string, deadline: number): void
-  /** See `FleetOptions`. */
-  readonly registrable: ((service: string) => boolean) | undefined
-  /** A process has ended, and the service has drawn its conclusions. `inPlace`: it was an instance's, and none that was retired. */
-  exited(process: ManagedProcess, exit: ProcessExit, inPlace: boolean): void
-  /** Something that `statuses` shows is another. */
-  changed(): void
-}
+/** Called when a process has exited and the service has handled it. `current`: it was an instance's, and had not been retired. */
+export type ServiceExited = (process: ManagedProcess, exit: ProcessExit, current: boolean) => void
 
 /**
- * The instances of one service and all its processes: those in their places, successors that are being tried beside them
- * (at most one for each place), and those on their way out.
+ * The instances of one service, and all its processes: those of the instances, successors on trial next to them (at most one for each
+ * instance), and those that are being ended.
  */
 export class ManagedService {
   readonly name: string
-  readonly #host: ServiceHost
+  readonly #context: FleetContext
+  readonly #notifyExited: ServiceExited
   readonly #instances = new Map<number, Instance>()
   readonly #successors = new Map<number, ManagedProcess>()
   readonly #leaving = new Set<ManagedProcess>()
+  #reports: readonly BackendReport[] = []
   #stable: Generation
   #latest: number
-  /** Milliseconds. */
-  #drainDeadline: number
+  /** In ms. */
+  #drainDeadline = 0
 
-  constructor(stable: Generation, latest: number, drainDeadline: number, host: ServiceHost) {
+  /** @param latest the highest number of a generation so far */
+  constructor(stable: Generation, latest: number, context: FleetContext, exited: ServiceExited) {
     this.name = stable.definition.service
     this.#stable = stable
     this.#latest = latest
-    this.#drainDeadline = drainDeadline
-    this.#host = host
+    this.#context = context
+    this.#notifyExited = exited
   }
 
-  static restore(saved: ServiceState, drainDeadline: number, host: ServiceHost): ManagedService {
+  static restore(saved: ServiceState, context: FleetContext, exited: ServiceExited): ManagedService {
     const generations = new Map(saved.generations.map((generation) => [generation.number, generation]))
     const find = (number: number): Generation => {
       const found = generations.get(number)
       if (found === undefined) throw new Error(`the state of ${saved.name} lacks generation ${number}`)
       return found
     }
-    const service = new ManagedService(find(saved.stable), saved.latest, drainDeadline, host)
+    const service = new ManagedService(find(saved.stable), saved.latest, context, exited)
+    const adopt = (state: ProcessState, instance: string) =>
+      ManagedProcess.restore(state, find(state.generation), instance, context, service.#exited)
     for (const record of saved.instances) {
-      const { process: state } = record
-      const process =
-        state === null
-          ? undefined
-          : ManagedProcess.restore(
-              state,
-              find(state.generation),
-              `${saved.name}.${record.number}`,
-              service.#context(),
-            )
-      const instance = Instance.restore(record, find(record.generation), process, service.#instanceHost())
-      service.#instances.set(record.number, instance)
+      const { number, generation, process } = record
+      const adopted = process === null ? undefined : adopt(process, `${saved.name}.${number}`)
+      const instance = Instance.restore(record, find(generation), adopted, context, service.#exited)
+      service.#instances.set(number, instance)
     }
-    for (const { instance, process } of saved.leaving) {
-      service.#leaving.add(
-        ManagedProcess.restore(process, find(process.generation), instance, service.#context()),
-      )
-    }
+    for (const { instance, process } of saved.leaving) service.#leaving.add(adopt(process, instance))
     return service
   }
 
-  /** What new instances are: the generation of the first start, or of the last deploy that succeeded. */
+  /** The generation of new instances: that of the first start, or of the last successful deploy. */
   get stable(): Generation {
     return this.#stable
   }
@@ -87,7 +67,12 @@ export class ManagedService {
     return [...this.#instances.keys()].toSorted((one, other) => one - other)
   }
 
-  /** Nothing is left of it. */
+  /** Numbers of the instances that a failed deploy has left with another version than the stable one. */
+  get strays(): number[] {
+    return this.numbers.filter((number) => this.instance(number)?.generation !== this.#stable)
+  }
+
+  /** Whether it has no instance and no process. */
   get empty(): boolean {
     return this.#instances.size + this.#successors.size + this.#leaving.size === 0
   }
@@ -99,17 +84,14 @@ export class ManagedService {
 
   statuses(): InstanceStatus[] {
     return [
-      ...this.numbers.flatMap((number) => {
-        const instance = this.#instances.get(number)
-        return instance === undefined ? [] : statusOfInstance(instance)
-      }),
-      ...[...this.#successors.values()].map((process) => statusOfProcess(process, 'starting')),
-      ...[...this.#leaving].map((process) => statusOfProcess(process, 'stopping')),
+      ...this.numbers.flatMap((number) => this.#instances.get(number)?.status ?? []),
+      ...[...this.#successors.values()].map((process) => process.status('starting')),
+      ...[...this.#leaving].map((process) => process.status('stopping')),
     ]
   }
 
-  /** All its processes that run, for the workers. */
-  get reports(): ManagedReport[] {
+  /** All its running processes, for the workers. */
+  get managed(): ManagedReport[] {
     return this.processes.flatMap((process) => {
       const { id, pid } = process
       return pid === undefined ? [] : { id, service: this.name, pid, leaving: this.#leaving.has(process) }
@@ -124,27 +106,27 @@ export class ManagedService {
     this.#drainDeadline = drainDeadline
   }
 
-  /** Starts what is missing up to `count`, and retires what is beyond it. */
+  /** Starts missing instances up to `count`, and retires those beyond it. */
   scale(count: number): void {
     for (const number of this.numbers) if (number > count) this.#stopInstance(number, this.#drainDeadline)
     for (let number = 1; number <= count; number++) {
       if (this.#instances.has(number)) continue
-      const instance = new Instance(number, this.#stable, this.#instanceHost())
+      const instance = new Instance(number, this.#stable, this.#context, this.#exited)
       this.#instances.set(number, instance)
       instance.start()
     }
   }
 
-  /** Every process is brought to its end, `deadline` milliseconds for each phase of it. */
+  /** Ends every process, with `deadline` ms for each phase. */
   stop(deadline: number): void {
     for (const number of this.numbers) this.#stopInstance(number, deadline)
     for (const process of this.#successors.values()) this.#retire(process, deadline)
     this.#successors.clear()
-    for (const process of this.#leaving) process.retire(deadline, this.#host.isListed(process.id))
-    this.#host.changed()
+    for (const process of this.#leaving) process.retire(deadline, this.#isListed(process))
+    this.#context.changed?.()
   }
 
-  /** A number of its own for `definition`. It becomes the stable one by `settle` alone. */
+  /** Numbers `definition`. Only `commit` makes it the stable generation. */
   nextGeneration(definition: Definition): Generation {
     this.#latest += 1
     return { number: this.#latest, definition }
@@ -154,20 +136,21 @@ export class ManagedService {
     this.#stable = generation
   }
 
-  /** Whether `definition` is what the service runs or is to run; otherwise it waits for a deploy. */
+  /** Whether `definition` is the stable one; any other waits for a deploy. */
   runs(definition: Definition): boolean {
     return sameDefinition(this.#stable.definition, definition)
   }
 
-  /** Starts a process of `generation` beside the one that has the place. */
+  /** Starts a process of `generation` next to the instance's current one. */
   startSuccessor(number: number, generation: Generation): ManagedProcess {
-    const process = this.#spawn(`${this.name}.${number}`, generation, this.#host.os.id())
+    const named = { id: this.#context.os.id(), instance: `${this.name}.${number}`, generation }
+    const process = ManagedProcess.start(named, this.#context, this.#exited)
     this.#successors.set(number, process)
-    this.#host.changed()
+    this.#context.changed?.()
     return process
   }
 
-  /** The successor gets the place. What was there is retired and returned; undefined when nothing ran there. */
+  /** Makes the successor the instance's process. The former process is retired and returned; undefined if none was running. */
   promote(number: number): ManagedProcess | undefined {
     const successor = this.#successors.get(number)
     const instance = this.#instances.get(number)
@@ -175,29 +158,34 @@ export class ManagedService {
     this.#successors.delete(number)
     const former = instance.replace(successor)
     if (former !== undefined) this.#retire(former, this.#drainDeadline)
-    this.#host.changed()
+    this.#context.changed?.()
     return former
   }
 
-  /** The successor is not wanted. */
+  /** Retires the successor. */
   discard(number: number): void {
     const successor = this.#successors.get(number)
     if (successor === undefined) return
     this.#successors.delete(number)
     this.#retire(successor, this.#drainDeadline)
-    this.#host.changed()
+    this.#context.changed?.()
   }
 
-  /** The broker lists other backends than before. */
-  reported(): void {
-    for (const process of this.#leaving) if (!this.#host.isListed(process.id)) process.drained()
+  /** Replaces what the workers list. */
+  reported(reports: readonly BackendReport[]): void {
+    this.#reports = reports
+    for (const process of this.#leaving) if (!this.#isListed(process)) process.drained()
     for (const process of this.processes)
-      if (process.unregistered && this.#host.isListed(process.id)) process.registered()
+      if (process.unregistered && this.#isListed(process)) process.registered()
   }
 
-  /** A worker has gone that saw some of them drain; the others see those that are listed. */
-  lost(isListed: (id: string) => boolean): void {
-    for (const process of this.#leaving) if (!isListed(process.id)) process.lost()
+  /**
+   * A worker is gone that may have been draining some of the processes.
+   *
+   * @param reports what the other workers list
+   */
+  lost(reports: readonly BackendReport[]): void {
+    for (const process of this.#leaving) if (!isListed(reports, process.id)) process.lost()
   }
 
   save(): ServiceState {
@@ -227,6 +215,10 @@ export class ManagedService {
     this.#leaving.clear()
   }
 
+  #isListed({ id }: ManagedProcess): boolean {
+    return isListed(this.#reports, id)
+  }
+
   #stopInstance(number: number, deadline: number): void {
     const process = this.#instances.get(number)?.stop()
     this.#instances.delete(number)
@@ -235,49 +227,17 @@ export class ManagedService {
 
   #retire(process: ManagedProcess, deadline: number): void {
     this.#leaving.add(process)
-    process.retire(deadline, this.#host.isListed(process.id))
+    process.retire(deadline, this.#isListed(process))
   }
 
-  #spawn(instance: string, generation: Generation, id: string): ManagedProcess {
-    const { os } = this.#host
-    const identity = { id, instance, generation, startedAt: os.now(), since: os.date() }
-    return ManagedProcess.start(identity, this.#host.environment(generation.definition, id), this.#context())
-  }
-
-  #context(): { os: FleetOs; host: ManagedProcessHost; logger: Logger } {
-    const { os, logger, registrable } = this.#host
-    return {
-      os,
-      logger,
-      host: {
-        drain: (process, deadline) => this.#host.drain(this.name, process.id, deadline),
-        registrable: registrable && (() => registrable(this.name)),
-        exited: (process, exit) => this.#exited(process, exit),
-      },
-    }
-  }
-
-  #instanceHost(): InstanceHost {
-    return {
-      clock: this.#host.os,
-      logger: this.#host.logger,
-      newId: () => this.#host.os.id(),
-      spawn: (instance, id) => {
-        const process = this.#spawn(instance.name, instance.generation, id)
-        this.#host.changed()
-        return process
-      },
-    }
-  }
-
-  #exited(process: ManagedProcess, exit: ProcessExit): void {
+  readonly #exited: Exited = (process, exit) => {
     this.#leaving.delete(process)
     for (const [number, successor] of this.#successors) {
       if (successor === process) this.#successors.delete(number)
     }
     const instance = [...this.#instances.values()].find((each) => each.process === process)
     instance?.exited(process)
-    this.#host.exited(process, exit, instance !== undefined)
-    this.#host.changed()
+    this.#notifyExited(process, exit, instance !== undefined)
+    this.#context.changed?.()
   }
 }

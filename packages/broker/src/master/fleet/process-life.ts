@@ -1,8 +1,8 @@
 /**
- * From the start of one process to its end. Times are CLOCK_MONOTONIC in milliseconds.
+ * The life of one process. Times are CLOCK_MONOTONIC, in ms.
  *
  *     running --retire--> draining --drained or due--> terminating --due--> killed
- *     running --retire, and no broker lists it--> terminating
+ *     running --retire, and no worker lists it--> terminating
  *     draining --lost--> draining, unobserved: --due--> terminating
  *     any --exited--> gone
  *     any --kill--> killed
@@ -10,8 +10,8 @@
 export type ProcessLife =
   | { readonly kind: 'running' }
   /**
-   * The broker was asked to drain it; SIGTERM follows at `until` at the latest. `unobserved`: who saw it drain has gone, so that
-   * nothing but its own end says that it is done.
+   * The workers are draining it; SIGTERM follows at `until` at the latest. `unobserved`: the worker that was draining it is gone, so
+   * only its own exit shows that it has finished.
    */
   | { readonly kind: 'draining'; readonly until: number; readonly unobserved?: boolean | undefined }
   /** SIGTERM was sent; SIGKILL follows at `until`. */
@@ -20,13 +20,13 @@ export type ProcessLife =
   | { readonly kind: 'gone' }
 
 export type LifeEvent =
-  /** `listed`: a broker knows it, and may have given it connections. `deadline` in milliseconds. */
+  /** `listed`: a worker knows it, and may have given it connections. `deadline` in ms. */
   | { readonly kind: 'retire'; readonly now: number; readonly deadline: number; readonly listed: boolean }
-  /** The broker does not list it any more. */
+  /** No worker lists it. */
   | { readonly kind: 'drained'; readonly now: number }
-  /** The worker that listed it has died or let go of it. A backend that drains does not register with the next one. */
+  /** The worker that listed it has died or released it. A draining backend does not register with the next worker. */
   | { readonly kind: 'lost' }
-  /** The time that the state names has come. */
+  /** The time in the state is over. */
   | { readonly kind: 'due'; readonly now: number }
   | { readonly kind: 'kill' }
   | { readonly kind: 'exited' }
@@ -44,12 +44,12 @@ const TERMINATE: LifeEffect = { kind: 'signal', signal: 'SIGTERM' }
 const KILL: LifeEffect = { kind: 'signal', signal: 'SIGKILL' }
 
 /**
- * Time between SIGTERM and SIGKILL for a process that has nothing left to do, in milliseconds. One that was never drained
- * gets the whole deadline: its connections may be in its hands still.
+ * Time between SIGTERM and SIGKILL for a process that has nothing left to do, in ms. A process that was never drained gets the whole
+ * deadline, because it may still have connections.
  */
-const GRACE = 10_000
+const GRACE_MS = 10_000
 
-/** Pure: what `event` makes of `life`, and what is to be done about it. */
+/** The transition for `event`. Pure. */
 export function live(life: ProcessLife, event: LifeEvent): LifeStep {
   if (life.kind === 'gone') return stay(life)
   if (event.kind === 'exited') return stay({ kind: 'gone' })
@@ -59,10 +59,10 @@ export function live(life: ProcessLife, event: LifeEvent): LifeStep {
   if (event.kind === 'due') return due(life, event.now)
   if (life.kind !== 'draining') return stay(life)
   if (event.kind === 'lost') return stay({ ...life, unobserved: true })
-  return life.unobserved === true ? stay(life) : terminate(event.now + GRACE)
+  return life.unobserved === true ? stay(life) : terminate(event.now + GRACE_MS)
 }
 
-/** A second, shorter deadline counts; a longer one does not. */
+/** A second deadline counts only if it is shorter. */
 function retire(life: ProcessLife, event: LifeEvent & { kind: 'retire' }): LifeStep {
   const until = event.now + event.deadline
   if (life.kind === 'running' && !event.listed) return terminate(until)
@@ -76,7 +76,7 @@ function retire(life: ProcessLife, event: LifeEvent & { kind: 'retire' }): LifeS
 }
 
 function due(life: ProcessLife, now: number): LifeStep {
-  if (life.kind === 'draining' && now >= life.until) return terminate(now + GRACE)
+  if (life.kind === 'draining' && now >= life.until) return terminate(now + GRACE_MS)
   if (life.kind === 'terminating' && now >= life.until) return { life: { kind: 'killed' }, effects: [KILL] }
   return stay(life)
 }

@@ -1,68 +1,66 @@
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { FleetClock } from './os.ts'
 
-/** Running time of a process, in ms, after which it is reported if it has not registered. */
-export const REGISTRATION_LIMIT = 10_000
+/** Running time after which a process that has not registered is reported, in ms. */
+export const REGISTRATION_TIMEOUT_MS = 10_000
 
-/** Length of a step, in ms. */
-const STEP = 1000
-
-export interface RegistrationWatchHost {
-  readonly clock: FleetClock
-  /** Whether there is a worker to register with. Time without one does not count. */
-  registrable(): boolean
-  /** The time is over. Called once. */
-  overdue(): void
-}
+const STEP_MS = 1000
 
 /**
- * Waits for a process to register, for a limited time. Owner of its timer.
+ * Waits for a process to register, for a limited time. Owns its timer.
  *
- * Time goes by in steps. One in which this program was stopped (SIGSTOP, a frozen cgroup) does not count: the report of the worker that
- * came meanwhile is read before the next one.
+ * Time is counted in steps. A step during which this program was stopped (SIGSTOP, a frozen cgroup) does not count: reports that workers
+ * sent meanwhile are read before the next step.
  */
 export class RegistrationWatch {
-  readonly #host: RegistrationWatchHost
+  readonly #clock: FleetClock
+  readonly #registrable: () => boolean
+  readonly #overdue: () => void
   #left: number | null
   #timer: Timer | undefined
 
-  /** @param left ms; null when nothing is waited for */
-  constructor(left: number | null, host: RegistrationWatchHost) {
+  /**
+   * @param left in ms; null if no registration is expected
+   * @param registrable whether there is a worker to register with; time without one does not count
+   * @param overdue called once, when the time is over
+   */
+  constructor(left: number | null, clock: FleetClock, registrable: () => boolean, overdue: () => void) {
     this.#left = left
-    this.#host = host
+    this.#clock = clock
+    this.#registrable = registrable
+    this.#overdue = overdue
     this.#arm()
   }
 
-  /** Time left, in ms; null when it has registered, or was reported. */
+  /** Time left, in ms; null once it has registered, was reported, or is not expected to register. */
   get left(): number | null {
     return this.#left
   }
 
-  /** It has registered, or is not expected to any more. */
+  /** It has registered, or is no longer expected to. */
   end(): void {
     this.#left = null
     this.#arm()
   }
 
-  /** Forgets the timer. What is left stays. */
+  /** Stops the timer. `left` remains. */
   close(): void {
-    this.#host.clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
   }
 
   #arm(): void {
-    const { clock } = this.#host
-    clock.clear(this.#timer)
+    this.#clock.clear(this.#timer)
     if (this.#left === null) return
-    const began = clock.now()
-    this.#timer = clock.setTimeout(() => this.#step(clock.now() - began), STEP)
+    const began = this.#clock.now()
+    this.#timer = this.#clock.setTimeout(() => this.#step(this.#clock.now() - began), STEP_MS)
   }
 
   #step(elapsed: number): void {
     if (this.#left === null) return
-    if (elapsed < 2 * STEP && this.#host.registrable()) this.#left -= STEP
+    if (elapsed < 2 * STEP_MS && this.#registrable()) this.#left -= STEP_MS
     const over = this.#left <= 0
     if (over) this.#left = null
     this.#arm()
-    if (over) this.#host.overdue()
+    if (over) this.#overdue()
   }
 }

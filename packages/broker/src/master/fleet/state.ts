@@ -1,8 +1,8 @@
 import * as z from 'zod'
 
 /**
- * What of a fleet crosses a re-execution of the master, as JSON. It may be read by another version than wrote it: what is
- * added later needs a default.
+ * The part of a fleet that crosses a re-execution of the master, as JSON. The reader may be another version than the writer, so later
+ * additions need a default.
  */
 
 const whole = z.int().min(0)
@@ -46,7 +46,7 @@ const process = z.object({
   /** Base64. */
   partial: z.object({ stdout: z.string(), stderr: z.string() }),
   life,
-  /** Time left to register, in ms; null when it has, or was reported. */
+  /** Time left to register, in ms; null once it has registered or was reported. */
   unregistered: whole.nullable().default(null),
 })
 
@@ -63,13 +63,13 @@ const instance = z.object({
 
 const service = z.object({
   name: z.string(),
-  /** Number of the generation that new instances get. */
+  /** Number of the generation of new instances. */
   stable: whole,
-  /** The highest number that was given. */
+  /** The highest number so far. */
   latest: whole,
   generations: z.array(generation),
   instances: z.array(instance),
-  /** Processes on their way out, with the instance that they were. */
+  /** Processes that are being ended, with the name of their instance. */
   leaving: z.array(z.object({ instance: z.string(), process })),
 })
 

@@ -6,7 +6,7 @@ import {
   portRequest,
   refusal,
 } from '../../ipc/operator-protocol.ts'
-import type { DeployCommand } from '../deploy/deployer.ts'
+import type { DeployCommand } from '../deploy/messages.ts'
 import type { OperatorSession } from './operator-session.ts'
 
 /** Commands of an operator. Refusals are results, not errors. */

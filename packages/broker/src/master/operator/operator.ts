@@ -9,6 +9,7 @@ import {
   refuseDescriptors,
   type Watch,
 } from '@baton/native-sendmsg'
+import { type OperatorCommands, runCommand } from './commands.ts'
 import { type Rights, OperatorSession } from './operator-session.ts'
 
 /** Maximum sessions of operators, and of readers. More are a program that forgets to close them. */
@@ -20,16 +21,11 @@ const MAX_ACCEPTS = 32
 /** Pause after accept has failed for lack of descriptors, in ms. */
 const PRESSURE_PAUSE_MS = 100
 
-export interface OperatorHost {
-  /** Answer with `session.write` and `session.answered`. */
-  command(session: OperatorSession, words: readonly string[]): void
-}
-
 /** Accepts sessions on the operator's socket. Peers with this process's uid and root are operators; all other users are readers. */
 export class Operator {
   #socket: OwnedFd
   readonly #poller: Poller
-  readonly #host: OperatorHost
+  readonly #commands: OperatorCommands
   readonly #sessions = new Set<OperatorSession>()
   readonly #awaitingEnd = new Set<OperatorSession>()
   readonly #uids = new WeakMap<OperatorSession, number>()
@@ -37,10 +33,10 @@ export class Operator {
   #resume: NodeJS.Timeout | undefined
 
   /** Borrows `socket`. */
-  constructor(socket: OwnedFd, poller: Poller, host: OperatorHost) {
+  constructor(socket: OwnedFd, poller: Poller, commands: OperatorCommands) {
     this.#socket = socket
     this.#poller = poller
-    this.#host = host
+    this.#commands = commands
     refuseDescriptors(socket.fd)
     this.#watch = poller.add(socket.fd, EPOLLIN, () => this.#accept())
   }
@@ -72,7 +68,7 @@ export class Operator {
 
   #begin(fd: OwnedFd, peer: { rights: Rights; peer: string }): OperatorSession {
     const session: OperatorSession = new OperatorSession(fd, peer, this.#poller, {
-      line: (from, text) => this.#host.command(from, text.split(/\s+/)),
+      line: (from, text) => runCommand(from, text.split(/\s+/), this.#commands),
       closed: (from) => void this.#sessions.delete(from),
     })
     this.#sessions.add(session)

@@ -1,9 +1,10 @@
 import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
-import { ConfigError, readConfigTextAtOnce } from '../../config/index.ts'
-import type { Change } from '../../api/events.ts'
-import type { Fleet } from '../fleet/index.ts'
-import type { Notifier } from '../systemd/index.ts'
+import { ConfigError } from '../../config/error.ts'
+import { readConfigTextAtOnce } from '../../config/config.ts'
+import { describeError } from '../../errors.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import type { Notifier } from '../systemd/notify.ts'
 import type { Counters } from '../workers/counters.ts'
 import type { SessionHandover } from './session-handover.ts'
 import type { FilesOnDisk } from '../files-on-disk.ts'
@@ -28,8 +29,6 @@ export interface ReloadParts {
   readonly counters: Counters
   readonly sessionHandover: SessionHandover
   readonly files: Pick<FilesOnDisk, 'ensure'>
-  /** Publishes the change on the event stream. */
-  readonly tell: (change: Change) => void
 }
 
 /** The rest of what crosses exec. */
@@ -72,7 +71,7 @@ export class ReloadPreparation {
     requests: readonly [ReloadRequest, ...ReloadRequest[]],
     refused: (log: readonly string[]) => void,
   ): Promise<void> {
-    const { log, notifier, operationLock, activeConfig, workerPool, counters, files, tell } = this.#parts
+    const { log, notifier, operationLock, activeConfig, workerPool, counters, files } = this.#parts
     operationLock.begin('reload')
     notifier.reloading()
     const [first] = requests
@@ -81,7 +80,7 @@ export class ReloadPreparation {
     let why: string
     try {
       log.logger.info({ asker: first.requester.kind, by, ...joined }, 'reloading')
-      tell({ kind: 'reload', by, text: `${by} reloads the broker` })
+      workerPool.reportChange({ kind: 'reload', by, text: `${by} reloads the broker` })
       // Refuse to reload a broker that backends and operators cannot reach.
       files.ensure()
       this.#program.enterFolder()
@@ -102,13 +101,17 @@ export class ReloadPreparation {
       why = problem ?? (await this.#executeQuietly(program, requests, next))
       if (cancelIfStopping()) return
     } catch (error) {
-      why = error instanceof Error ? error.message : String(error)
+      why = describeError(error)
     }
     log.proceed()
     operationLock.end('reload')
     counters.reloaded('failure', Date.now() / 1000)
     log.logger.error({ reason: why }, 'reload failed; nothing has changed')
-    tell({ kind: 'reload', by, text: `the reload failed, and nothing has changed: ${why}` })
+    workerPool.reportChange({
+      kind: 'reload',
+      by,
+      text: `the reload failed, and nothing has changed: ${why}`,
+    })
     notifier.ready(`serving; reload failed: ${why}`)
     refused(why.split('\n'))
   }
@@ -196,7 +199,7 @@ export class ReloadPreparation {
       // The pair holds duplicates; the sessions still have their own descriptors.
       for (const { kind } of [...askers, ...later])
         if (kind === 'session') sessionHandover.receiveSession().close()
-      return error instanceof Error ? error.message : String(error)
+      return describeError(error)
     } finally {
       written?.close()
     }

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { Child, type ProcessExit } from '../../supervise/child.ts'
 import type { CommandLine } from './installed-program.ts'
 import { strayEnd } from '../workers/thread-stats.ts'
 import { afterStopped } from '../workers/running-time.ts'
@@ -35,19 +35,19 @@ export async function checkProgram(
 }
 
 async function check({ node, args }: CommandLine, file: string, cancelled: AbortSignal) {
-  const child = spawn(node, [...args, 'check', '--config', file], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) },
-  })
   let printed = ''
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (chunk: Buffer) => (printed += chunk.toString()))
-  const kill = () => {
-    child.kill('SIGKILL')
-    // Its own children may hold the other ends open.
-    child.stdout.destroy()
-    child.stderr.destroy()
-  }
+  let reported: (exit: ProcessExit) => void
+  const exited = new Promise<ProcessExit>((resolve) => (reported = resolve))
+  const env = { ...process.env, [STATE_VERSION_VARIABLE]: String(STATE_VERSION) }
+  const child = Child.start(
+    [node, ...args, 'check', '--config', file],
+    { env, stdout: 'read', descriptors: [], leader: false },
+    {
+      output: (_stream, chunk) => (printed += chunk.toString()),
+      exited: (exit) => reported(exit),
+    },
+  )
+  const kill = () => child.signal('SIGKILL')
   const timeout = setTimeout(kill, CHECK_TIMEOUT_MS)
   cancelled.addEventListener('abort', kill)
   let stopped = false
@@ -55,15 +55,10 @@ async function check({ node, args }: CommandLine, file: string, cancelled: Abort
     stopped = true
     kill()
   })
-  const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
-    child.on('error', (error) => {
-      printed += error.message
-      resolve([1, null])
-    })
-    child.on('close', (...how) => resolve(how))
-  })
+  const { code, signal, error } = await exited
   clearTimeout(timeout)
   cancelled.removeEventListener('abort', kill)
   cancel()
+  if (error !== undefined) return { code: 1, signal: null, stopped, printed: error }
   return { code, signal, stopped, printed }
 }

@@ -13,12 +13,6 @@ export interface ReloadRequest {
   readonly session: OperatorSession | undefined
 }
 
-export interface ReloadsParts {
-  readonly operationLock: OperationLock
-  readonly workerPool: WorkerPool
-  readonly logger: Logger
-}
-
 /** The requester, for logs. */
 export function requesterOf({ requester, session }: ReloadRequest): string {
   return requester.kind === 'worker' ? requester.by : (session?.peer ?? 'SIGHUP')
@@ -31,16 +25,25 @@ export function requesterOf({ requester, session }: ReloadRequest): string {
  * Owner of the waiting requests.
  */
 export class Reloads {
-  readonly #parts: ReloadsParts
+  readonly #operationLock: OperationLock
+  readonly #workerPool: WorkerPool
+  readonly #logger: Logger
   readonly #begin: (requests: readonly ReloadRequest[]) => void
   readonly #waiting: ReloadRequest[] = []
 
   /** Calls `begin` with at least one request, and only while no operation is in progress. */
-  constructor(parts: ReloadsParts, begin: (requests: readonly ReloadRequest[]) => void) {
-    this.#parts = parts
+  constructor(
+    operationLock: OperationLock,
+    workerPool: WorkerPool,
+    logger: Logger,
+    begin: (requests: readonly ReloadRequest[]) => void,
+  ) {
+    this.#operationLock = operationLock
+    this.#workerPool = workerPool
+    this.#logger = logger
     this.#begin = begin
     // In a later turn, so that the operation that has just ended is answered first.
-    parts.operationLock.watch((activity) => {
+    operationLock.watch((activity) => {
       if (activity === undefined) setImmediate(() => this.#next())
       else if (activity === 'stop') this.#refuseAll()
     })
@@ -53,7 +56,7 @@ export class Reloads {
 
   /** @param wait false: refuse it during another operation */
   submit(request: ReloadRequest, wait: boolean): void {
-    const { activity, refusal: why } = this.#parts.operationLock
+    const { activity, refusal: why } = this.#operationLock
     if (why !== undefined && (activity === 'stop' || !wait)) return this.answer(request, refusal(why))
     // One waiting signal is enough.
     if (
@@ -64,7 +67,7 @@ export class Reloads {
     this.wait(request)
     if (activity === undefined) return
     const by = requesterOf(request)
-    this.#parts.logger.info({ by, behind: activity }, 'reload waits')
+    this.#logger.info({ by, behind: activity }, 'reload waits')
   }
 
   /** Queues a request, also one that waited in the previous program. */
@@ -75,19 +78,18 @@ export class Reloads {
 
   /** Sends the answer in the way that the requester can receive it. */
   answer({ requester, session }: ReloadRequest, { success, log }: CommandResult): void {
-    const { workerPool, logger } = this.#parts
     if (requester.kind === 'signal') {
-      if (!success) for (const reason of log) logger.error({ reason }, 'reload refused')
+      if (!success) for (const reason of log) this.#logger.error({ reason }, 'reload refused')
     } else if (requester.kind === 'session') {
       if (session !== undefined) reply(session, { success, log })
     } else {
-      const worker = [...workerPool.workers].find(({ number }) => number === requester.worker)
+      const worker = [...this.#workerPool.workers].find(({ number }) => number === requester.worker)
       worker?.send({ type: 'reloaded', ask: requester.ask, success, log })
     }
   }
 
   #next(): void {
-    if (this.#parts.operationLock.activity !== undefined || this.#waiting.length === 0) return
+    if (this.#operationLock.activity !== undefined || this.#waiting.length === 0) return
     this.#begin(this.#waiting.splice(0))
   }
 

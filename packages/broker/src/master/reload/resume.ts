@@ -1,9 +1,9 @@
 import { NativeError } from '@baton/native-sendmsg'
-import type { BrokerError } from '../../errors.ts'
+import { type BrokerError, describeError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
-import { assign, readSettings, type Settings } from '../active-config.ts'
+import { readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { ReloadRequest, Reloads } from './reloads.ts'
@@ -38,7 +38,7 @@ export class ReloadResumption {
     { askers, waiting, executions, file, candidate }: MasterState,
     decided: () => void,
   ): Promise<void> {
-    const { log, notifier, operationLock, counters, tell } = this.#parts
+    const { log, notifier, operationLock, counters, workerPool } = this.#parts
     const { logger } = log
     operationLock.begin('reload')
     logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload continues')
@@ -55,16 +55,22 @@ export class ReloadResumption {
       else {
         status = `serving; reloaded, but ${left.message}`
         logger.error({ code: left.code, reason: left.message }, 'reloaded, but not all backends have moved')
-        tell({ kind: 'reload', text: `the new configuration is active, but ${left.message}` })
+        workerPool.reportChange({
+          kind: 'reload',
+          text: `the new configuration is active, but ${left.message}`,
+        })
       }
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
+      const reason = describeError(error)
       // Continue what the previous program had begun.
       this.#applyToFleet()
       decided()
       status = `serving; reload failed: ${reason}`
       logger.error({ reason }, 'reload failed; the worker continues as before')
-      tell({ kind: 'reload', text: `the reload failed, and the worker continues as before: ${reason}` })
+      workerPool.reportChange({
+        kind: 'reload',
+        text: `the reload failed, and the worker continues as before: ${reason}`,
+      })
     }
     counters.reloaded(result, Date.now() / 1000)
     operationLock.end('reload')
@@ -100,7 +106,7 @@ export class ReloadResumption {
     const change = activeConfig.sockets.change(next.config)
     let replaced: Awaited<ReturnType<WorkerPool['replace']>>
     try {
-      replaced = await workerPool.replace(assign(next, change.sockets, log.format))
+      replaced = await workerPool.replace({ settings: next, sockets: change.sockets })
     } catch (error) {
       change.rollBack()
       throw error

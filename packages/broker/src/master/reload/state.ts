@@ -2,7 +2,8 @@ import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
 import type { BackendReport } from '../../ipc/messages.ts'
 import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
-import type { FleetState, LifelineState } from '../fleet/index.ts'
+import type { FleetState } from '../fleet/state.ts'
+import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { CountersState } from '../workers/counters.ts'
 import type { RunState } from '../run/app-run.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
@@ -66,7 +67,7 @@ export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: Master
     sockets.operator,
     sockets.admin.fd,
     ...sockets.listeners.map(({ fd }) => fd),
-    ...workers.flatMap(({ channel, stderr }) => [channel, stderr]),
+    ...workers.flatMap(({ channel, stderr }) => (stderr === null ? [channel] : [channel, stderr])),
   ]
 }
 

@@ -1,7 +1,10 @@
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { CommandError } from '../../exit-codes.ts'
-import type { BackendReport, Fleet, ManagedProcess, ProcessExit } from '../fleet/index.ts'
+import type { BackendReport } from '../fleet/backend-report.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import type { ManagedProcess } from '../fleet/managed-process.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import { openListener } from '../../listening/sockets.ts'
 import { type CommandResult, refusal, type PortRequest } from '../../ipc/operator-protocol.ts'
 import type { Deployer } from '../deploy/deployer.ts'
@@ -47,8 +50,8 @@ export interface AppRunParts {
 }
 
 /**
- * What `baton run` adds to a master: it turns the ports that the app listens on into listeners, deploys changed files, and stops
- * the broker when the app does not start or when a launcher ends. Does nothing under `baton start`.
+ * The parts of a master that only `baton run` uses: turns the ports that the app listens on into listeners, deploys changed files, and
+ * stops the broker when the app does not start or when a launcher ends. Does nothing under `baton start`.
  *
  * Owner of the port assignments.
  */
@@ -66,15 +69,14 @@ export class AppRun {
     this.#state = state
     this.#parts = parts
     if (state === undefined) return
-    const { activeConfig, fleet, logger, stop } = parts
     const policy = state.restart !== 'limited' ? 'always' : state.watch === null ? 'limited' : 'first'
-    this.#starts = new StartWatch(policy, state.starts, {
-      minHealthy: () => managedService(activeConfig)?.minHealthy ?? 0,
-      statuses: () => fleet.statuses(),
-      ports: () => Object.keys(this.#state?.claims ?? {}),
-      warn: (instance, text) => logger.warn({ instance }, text),
-      giveUp: (error) => stop('the app does not start', error),
-    })
+    this.#starts = new StartWatch(
+      policy,
+      state.starts,
+      parts,
+      () => Object.keys(this.#state?.claims ?? {}),
+      (error) => parts.stop('the app does not start', error),
+    )
   }
 
   get state(): RunState | undefined {
@@ -163,14 +165,11 @@ export class AppRun {
           by: 'a changed file',
           progress: (line) => logger.info(line),
         })
-        if (!success) for (const line of log) logger.error(line)
+        // The reason alone: what the process printed is in this log already.
+        const [reason] = log
+        if (!success && reason !== undefined) logger.error(reason)
       }
     }
     this.#redeploying = false
   }
-}
-
-/** The service whose processes Baton runs. The services of the app's other ports have no processes of their own. */
-function managedService({ config }: ActiveConfig) {
-  return [...config.services.values()].find(({ command }) => command !== null)
 }

@@ -2,8 +2,8 @@ import { writeFileSync } from 'node:fs'
 import { localAddress } from '@baton/native-sendmsg'
 import type { OwnedFd } from '@baton/native-sendmsg'
 import type { OpenedPort, PortRequest } from '../../ipc/operator-protocol.ts'
-import { parseAddress } from '../../config/address.ts'
-import { formatAddress, parseConfigText, type Address } from '../../config/index.ts'
+import { parseAddress, formatAddress, type Address } from '../../config/address.ts'
+import { parseConfigText } from '../../config/config.ts'
 
 /** The listener for each port that the app requested. By port, because each process requests the same ones. */
 export type PortAssignments = Readonly<Record<string, string>>

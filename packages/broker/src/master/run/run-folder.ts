@@ -2,7 +2,7 @@ import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { MAX_UNIX_PATH_BYTES } from '../../config/address.ts'
-import { errnoOf } from '../../config/index.ts'
+import { errnoOf } from '../../config/error.ts'
 import { BrokerError } from '../../errors.ts'
 
 const TEMPLATE = 'baton-run-'

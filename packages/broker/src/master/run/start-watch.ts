@@ -1,8 +1,14 @@
+import type { Logger } from 'pino'
 import { unstartableBy } from '../../supervise/startable.ts'
 import { FAILED, CommandError } from '../../exit-codes.ts'
+import { isSameFile } from '../../log/sink.ts'
 import { formatDuration } from '../../config/duration.ts'
-import { type BackendReport, fleetClock, type ManagedProcess, type ProcessExit } from '../fleet/index.ts'
-import type { InstanceStatus } from '../../api/master-status.ts'
+import type { BackendReport } from '../fleet/backend-report.ts'
+import type { ActiveConfig } from '../active-config.ts'
+import type { Fleet } from '../fleet/fleet.ts'
+import { fleetClock } from '../fleet/os.ts'
+import type { ManagedProcess } from '../fleet/managed-process.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import {
   countStart,
   hasFailedTooOften,
@@ -17,15 +23,10 @@ const LISTEN_TIMEOUT_MS = 10_000
 /** How many of the last lines of a failed app are shown. */
 const LAST_LINES = 20
 
-export interface StartWatchHost {
-  /** How long an app must be registered to count as started, in ms. */
-  minHealthy(): number
-  statuses(): readonly InstanceStatus[]
-  /** Ports that the app has requested. */
-  ports(): readonly string[]
-  warn(instance: string, text: string): void
-  /** Called when the app is given up. */
-  giveUp(error: CommandError): void
+interface StartWatchOptions {
+  readonly activeConfig: ActiveConfig
+  readonly fleet: Pick<Fleet, 'statuses'>
+  readonly logger: Logger
 }
 
 /**
@@ -34,7 +35,11 @@ export interface StartWatchHost {
  * Owner of the history of starts.
  */
 export class StartWatch {
-  readonly #host: StartWatchHost
+  readonly #activeConfig: ActiveConfig
+  readonly #fleet: Pick<Fleet, 'statuses'>
+  readonly #logger: Logger
+  readonly #ports: () => readonly string[]
+  readonly #giveUp: (error: CommandError) => void
   /** `limited`: give up an app that keeps failing. `first`: only before it has served. */
   readonly #policy: 'limited' | 'first' | 'always'
   /** When each backend became ready, and when it ceased to be; in ms. */
@@ -43,14 +48,24 @@ export class StartWatch {
   #listened = false
   #timer: NodeJS.Timeout | undefined
 
+  /**
+   * @param ports that the app has requested
+   * @param giveUp called when the app is given up
+   */
   constructor(
     policy: 'limited' | 'first' | 'always',
     history: StartHistory = NO_STARTS,
-    host: StartWatchHost,
+    { activeConfig, fleet, logger }: StartWatchOptions,
+    ports: () => readonly string[],
+    giveUp: (error: CommandError) => void,
   ) {
     this.#policy = policy
     this.#history = history
-    this.#host = host
+    this.#activeConfig = activeConfig
+    this.#fleet = fleet
+    this.#logger = logger
+    this.#ports = ports
+    this.#giveUp = giveUp
   }
 
   get history(): StartHistory {
@@ -82,7 +97,7 @@ export class StartWatch {
   /** The process of an instance has ended unasked, or could not be started. */
   exited({ id, identity, output }: ManagedProcess, exit: ProcessExit): void {
     const now = fleetClock.now()
-    const wanted = this.#host.minHealthy()
+    const wanted = this.#minHealthy
     const served = [...this.#ready.values()].some(({ since, until = now }) => until - since >= wanted)
     const own = this.#ready.get(id)
     const listened = own !== undefined
@@ -96,26 +111,35 @@ export class StartWatch {
     const [program = ''] = identity.generation.definition.command
     if (exit.error !== undefined && !this.#history.served) {
       const { code, reason } = unstartableBy(program, exit.errno)
-      return this.#host.giveUp(new CommandError(reason, { exitCode: code }))
+      return this.#giveUp(new CommandError(reason, { exitCode: code, code: 'BATON_ERR_NOT_STARTABLE' }))
     }
-    const instances = this.#host.statuses().map(({ instance }) => instance)
+    const instances = this.#fleet.statuses().map(({ instance }) => instance)
     if (!hasFailedTooOften(this.#history, instances)) return
     const command = identity.generation.definition.command.join(' ')
     const when = listened
       ? `within ${formatDuration(wanted)} of listening`
       : 'without having listened on a port'
-    const lines = output.slice(-LAST_LINES)
-    this.#host.giveUp(
+    // Where standard error goes to the same place as the log, they have just been printed.
+    const shown = isSameFile(1, 2)
+    const lines = shown ? [] : output.slice(-LAST_LINES)
+    this.#giveUp(
       new CommandError(
         [
           `${command} ended ${MAX_FAILED_STARTS} times in a row ${when} (${howItEnded(exit)}); ${
-            lines.length === 0 ? 'it printed nothing' : 'its last lines:'
+            output.length === 0 ? 'it printed nothing' : `its last lines${shown ? ' are above' : ':'}`
           }`,
           ...lines,
         ].join('\n  '),
-        { exitCode: FAILED },
+        { exitCode: FAILED, code: 'BATON_ERR_APP_FAILED' },
       ),
     )
+  }
+
+  /** How long an app must be registered to count as started, in ms. */
+  get #minHealthy(): number {
+    // Of the service whose processes Baton runs. The services of the app's other ports have no processes of their own.
+    const { services } = this.#activeConfig.config
+    return [...services.values()].find(({ command }) => command !== null)?.minHealthy ?? 0
   }
 
   #remind(delay: number): void {
@@ -126,15 +150,15 @@ export class StartWatch {
   #check(): void {
     if (this.#listened) return
     const now = Date.now()
-    const running = this.#host.statuses().filter(({ pid, state }) => pid !== null && state === 'running')
+    const running = this.#fleet.statuses().filter(({ pid, state }) => pid !== null && state === 'running')
     const [oldest] = running.toSorted((one, other) => Date.parse(one.since) - Date.parse(other.since))
     // Between two starts, or just after one.
     if (oldest === undefined) return this.#remind(LISTEN_TIMEOUT_MS / 10)
     const age = now - Date.parse(oldest.since)
     if (age < LISTEN_TIMEOUT_MS) return this.#remind(LISTEN_TIMEOUT_MS - age)
-    const ports = this.#host.ports()
-    this.#host.warn(
-      oldest.instance,
+    const ports = this.#ports()
+    this.#logger.warn(
+      { instance: oldest.instance },
       `has not listened after ${formatDuration(LISTEN_TIMEOUT_MS)}${
         ports.length === 0
           ? ': Baton serves the ports that a Node app listens on by number, and until then there is nothing to connect to'

@@ -1,7 +1,7 @@
 import { fstatSync } from 'node:fs'
 import { isListening, localAddress, OwnedFd, setCloseOnExec, setNonblocking } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { type Address, formatAddress } from '../../config/index.ts'
+import { type Address, formatAddress } from '../../config/address.ts'
 
 /** SD_LISTEN_FDS_START. */
 const FIRST = 3

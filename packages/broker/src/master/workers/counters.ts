@@ -1,9 +1,10 @@
 import { Counter, Gauge, Registry } from 'prom-client'
-import { droppedLines, lasting, type MetricSnapshot, sum } from '../../metrics/index.ts'
+import { droppedLines } from '../../metrics/dropped-lines.ts'
+import { lasting, type MetricSnapshot, sum } from '../../metrics/snapshot.ts'
 
-/** What crosses the master's exec. */
+/** The counters that cross the master's exec. */
 export interface CountersState {
-  /** Counters of workers that have ended, to be added up. */
+  /** Counters of ended workers, partly added up. */
   readonly ended: readonly MetricSnapshot[]
   readonly succeeded: number
   readonly failed: number
@@ -16,17 +17,16 @@ export interface CountersState {
   readonly lastReload: number
 }
 
-/** `incomplete`: in force, with backends that have not moved to the new worker. */
+/** `incomplete`: in force, but some backends have not moved to the new worker. */
 export type ReloadResult = 'success' | 'failure' | 'incomplete'
 
 const NONE: CountersState = { ended: [], succeeded: 0, failed: 0, deaths: 0, lastReload: 0 }
 
-/** So many snapshots are kept apart before they are added up. */
+/** Maximum snapshots of ended workers that are kept separately. Beyond it, they are added up. */
 const MAX_APART = 4
 
 /**
- * What the workers of a broker have counted beyond the life of each of them, and what the master counts itself. A worker that
- * is scraped adds this to its own.
+ * The counters of ended workers, and those of the master itself. A worker that is scraped adds them to its own.
  */
 export class Counters {
   readonly #registry = new Registry()
@@ -60,7 +60,7 @@ export class Counters {
   #counted: Omit<CountersState, 'ended'>
   #adding = false
 
-  /** @param dropped lines of the log that this process has dropped so far */
+  /** @param dropped number of log lines that this process has dropped so far */
   constructor({ ended, ...counted }: CountersState = NONE, dropped?: () => number) {
     droppedLines(this.#registry, dropped)
     this.#ended = [...ended]
@@ -107,19 +107,19 @@ export class Counters {
     this.#restored.inc()
   }
 
-  /** A worker has ended: its counters stay. */
+  /** Keeps the counters of a worker that has ended. */
   keep(snapshot: MetricSnapshot): void {
     this.#ended.push(lasting(snapshot))
     if (this.#ended.length > MAX_APART && !this.#adding) void this.#addUp()
   }
 
-  /** All of it as it is at this moment, and what living workers have counted beside it. */
+  /** Everything counted so far, with the snapshots of living workers. */
   async snapshots(living: readonly MetricSnapshot[] = []): Promise<MetricSnapshot[]> {
     const counted = [...this.#ended, ...living]
     return [await this.#registry.getMetricsAsJSON(), ...counted]
   }
 
-  /** Until the sum is there its parts stand for it. */
+  /** Its parts are used until the sum is available. */
   async #addUp(): Promise<void> {
     this.#adding = true
     const parts = [...this.#ended]

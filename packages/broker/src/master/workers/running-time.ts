@@ -1,8 +1,8 @@
 import { isStopped } from './thread-stats.ts'
 
 /**
- * Time in which this process ran, in milliseconds: a stop (SIGSTOP, a frozen cgroup, a machine without processors to spare) counts
- * as one step at most. What came meanwhile is read before the next step, so that a limit does not end what was in time.
+ * Time in which this process ran, in ms: a stop (SIGSTOP, a frozen cgroup, a machine without a free CPU) counts as one step at most. Input
+ * that arrived meanwhile is read before the next step, so a time limit does not end what was in time.
  */
 export class RunningTime {
   readonly #longestStep: number
@@ -12,7 +12,7 @@ export class RunningTime {
     this.#longestStep = longestStep
   }
 
-  /** Since the step before this. */
+  /** Running time since the last step. */
   step(): number {
     const now = performance.now()
     const elapsed = Math.min(now - this.#last, this.#longestStep)
@@ -26,7 +26,7 @@ const STEP_MS = 100
 /**
  * Calls `over` after `milliseconds` of running time.
  *
- * @returns cancels it
+ * @returns cancels the call
  */
 export function afterRunning(milliseconds: number, over: () => void): () => void {
   const time = new RunningTime(2 * STEP_MS)
@@ -41,9 +41,9 @@ export function afterRunning(milliseconds: number, over: () => void): () => void
 }
 
 /**
- * Calls `over` when a process has been stopped (SIGSTOP) for `milliseconds` of this one's running time without a break.
+ * Calls `over` when a process has been stopped (SIGSTOP) for `milliseconds` of this process's running time without a break.
  *
- * @returns cancels it
+ * @returns cancels the call
  */
 export function afterStopped(pid: number, milliseconds: number, over: () => void): () => void {
   const time = new RunningTime(2 * STEP_MS)

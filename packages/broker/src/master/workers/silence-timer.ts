@@ -1,29 +1,29 @@
 /**
- * What is thought of a worker:
+ * The state of a worker:
  *
  *     answers -- no answer --> silent -- 60 % of the timeout --> suspect -- all of it --> hung
  *     silent, suspect, hung -- an answer --> answers
  */
 export type Verdict = 'answers' | 'silent' | 'suspect' | 'hung'
 
-/** Share of the timeout after which a successor is started, so that it is ready when the timeout is over. */
+/** Share of the timeout after which a successor is started, so that it is ready at the timeout. */
 const SUSPECT = 0.6
 
-/** A worker that gets no processor is not blamed for its silence, but for this many times the timeout at most. */
+/** Silence of a worker that gets no CPU does not count, for at most this many times the timeout. */
 const STARVED = 5
 
 export interface Tick {
-  /** Milliseconds since the tick before this, in which the master itself ran. */
+  /** Time since the last tick in which the master itself ran, in ms. */
   readonly elapsed: number
-  /** Whether the worker has said anything since then. */
-  readonly heard: boolean
-  /** Whether the machine had no processor for the worker since then. */
+  /** Whether the worker has sent anything since then. */
+  readonly answered: boolean
+  /** Whether the worker got no CPU since then. */
   readonly starved: boolean
 }
 
-/** Judges one worker by whether it answers. Pure: has no clock of its own. */
+/** Tracks whether one worker answers. Has no clock of its own. */
 export class SilenceTimer {
-  /** Milliseconds. */
+  /** In ms. */
   #silent = 0
   #starved = 0
 
@@ -31,9 +31,9 @@ export class SilenceTimer {
     return this.#silent
   }
 
-  /** @param timeout in milliseconds */
-  tick({ elapsed, heard, starved }: Tick, timeout: number): Verdict {
-    if (heard) {
+  /** @param timeout in ms */
+  tick({ elapsed, answered, starved }: Tick, timeout: number): Verdict {
+    if (answered) {
       this.#silent = 0
       this.#starved = 0
       return 'answers'

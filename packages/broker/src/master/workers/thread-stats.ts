@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs'
+import type { ProcessExit } from '../../supervise/child.ts'
 import { factsOf } from '../../supervise/proc.ts'
 
-/** What the kernel says of a process's main thread (proc(5)). */
+/** The kernel's figures for the main thread of a process (proc(5)). */
 export interface ThreadStats {
   /** A letter and its meaning, such as `T (stopped)`. */
   readonly state: string
-  /** Milliseconds on a processor, and waiting for one, since it was started. */
+  /** Time on a CPU, and waiting for one, since its start, in ms. */
   readonly running: number
   readonly waiting: number
 }
@@ -19,7 +20,7 @@ const STATES: Readonly<Record<string, string>> = {
   Z: 'ended',
 }
 
-/** Undefined where /proc does not tell. */
+/** Undefined if /proc does not show them. */
 export function threadStats(pid: number): ThreadStats | undefined {
   try {
     const letter = factsOf(pid)?.state
@@ -33,10 +34,10 @@ export function threadStats(pid: number): ThreadStats | undefined {
   }
 }
 
-/** For most of the time between two looks it wanted a processor and got none. */
+/** Share of the time between two checks that a thread must have waited for a CPU to count as starved. */
 const STARVED = 0.8
 
-/** @param elapsed milliseconds between the two */
+/** @param elapsed time between the two, in ms */
 export function wasStarved(
   before: ThreadStats | undefined,
   now: ThreadStats | undefined,
@@ -46,12 +47,12 @@ export function wasStarved(
   return now.waiting - before.waiting > STARVED * elapsed
 }
 
-/** Stopped by a signal, until a SIGCONT. */
+/** Whether it was stopped by a signal and waits for SIGCONT. */
 export function isStopped(pid: number): boolean {
   return threadStats(pid)?.state.startsWith('T') === true
 }
 
-/** Signals by which a process ends that is at fault, or that is to be ended whatever it does. */
+/** Signals that end a faulty process, or that are meant to end it unconditionally. */
 const MEANT = new Set<NodeJS.Signals>([
   'SIGABRT',
   'SIGBUS',
@@ -63,14 +64,9 @@ const MEANT = new Set<NodeJS.Signals>([
   'SIGTRAP',
 ])
 
-/** The signal that ended a process through no fault of its own: one that it would not have ended by, had it been there a little longer. */
-export function strayEnd({ code, signal }: Exit): string | undefined {
-  // Node has no names for real-time signals: such an end looks like an exit.
+/** The signal that ended a process through no fault of its own, or undefined. */
+export function strayEnd({ code, signal }: ProcessExit): string | undefined {
+  // Node has no names for real-time signals: such an end looks like an exit with code 0.
   if (signal === null || (signal as string) === '') return code === 0 ? 'a real-time signal' : undefined
   return MEANT.has(signal) ? undefined : signal
-}
-
-interface Exit {
-  readonly code: number | null
-  readonly signal: NodeJS.Signals | null
 }

@@ -1,97 +1,100 @@
+import type { ActiveConfig } from '../active-config.ts'
 import { threadStats, type ThreadStats, wasStarved } from './thread-stats.ts'
 import { RunningTime } from './running-time.ts'
 import { type Verdict, SilenceTimer } from './silence-timer.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
-/** Ticks for each timeout, and the shortest and the longest time between two, in milliseconds. */
+/** Checks per worker timeout, and the limits of the interval between two, in ms. */
 const TICKS_PER_TIMEOUT = 20
 const MIN_INTERVAL_MS = 50
 const MAX_INTERVAL_MS = 250
 
-/** What was seen of a worker that does not answer. */
+/** The result of a check. */
 export interface Observation {
   readonly verdict: Verdict
-  /** Milliseconds. */
   readonly silentMs: number
-  /** Undefined where /proc does not tell: the kernel's state of its main thread, and the processor time that it took since it fell silent. */
+  /** The kernel's state of its main thread, and the CPU time used since its last answer. Undefined if /proc does not show them. */
   readonly state: string | undefined
   readonly cpuMs: number | undefined
 }
 
-export interface WorkerMonitorHost {
-  readonly workers: Iterable<WorkerProcess>
-  /** Milliseconds. */
-  workerTimeout(): number
-  /** After each look at a worker. */
-  observed(worker: WorkerProcess, observation: Observation): void
-}
-
 interface Watched {
   readonly silenceTimer: SilenceTimer
-  heard: number
-  /** When it was last known to answer, and the last time. */
+  received: number
+  /** At the first check without an answer, and at the last one. */
   first: ThreadStats | undefined
   last: ThreadStats | undefined
 }
 
-/** Pings workers, and looks closer at one that does not answer. */
+/** Pings workers, and observes those that do not answer. */
 export class WorkerMonitor {
-  readonly #host: WorkerMonitorHost
+  readonly #workers: Iterable<WorkerProcess>
+  readonly #activeConfig: ActiveConfig
+  readonly #observed: (worker: WorkerProcess, observation: Observation) => void
   readonly #watched = new WeakMap<WorkerProcess, Watched>()
-  /** Whether they answer pings at all. */
-  readonly #asked = new WeakSet<WorkerProcess>()
+  /** Workers that were sent a ping to find out whether they answer any. */
+  readonly #tried = new WeakSet<WorkerProcess>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(host: WorkerMonitorHost) {
-    this.#host = host
+  /**
+   * @param workers those to check, read again before each check
+   * @param observed called after each check of a worker
+   */
+  constructor(
+    workers: Iterable<WorkerProcess>,
+    activeConfig: ActiveConfig,
+    observed: (worker: WorkerProcess, observation: Observation) => void,
+  ) {
+    this.#workers = workers
+    this.#activeConfig = activeConfig
+    this.#observed = observed
   }
 
   start(): void {
     if (this.#timer === undefined) this.#schedule()
   }
 
-  /** Begins with this one from the start. */
+  /** Restarts the observation of a worker. */
   forget(worker: WorkerProcess): void {
     this.#watched.delete(worker)
   }
 
   #schedule(): void {
-    const interval = Math.min(
-      MAX_INTERVAL_MS,
-      Math.max(MIN_INTERVAL_MS, this.#host.workerTimeout() / TICKS_PER_TIMEOUT),
-    )
+    const { workerTimeout } = this.#activeConfig.config
+    const interval = Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, workerTimeout / TICKS_PER_TIMEOUT))
     const time = new RunningTime(2 * interval)
     this.#timer = setTimeout(() => {
       const elapsed = time.step()
-      for (const worker of this.#host.workers) if (worker.alive) this.#check(worker, elapsed)
+      for (const worker of this.#workers) if (worker.alive) this.#check(worker, elapsed)
       this.#schedule()
     }, interval).unref()
   }
 
   #check(worker: WorkerProcess, elapsed: number): void {
     if (worker.answers) return this.#tick(worker, elapsed)
-    if (this.#asked.has(worker)) return
-    this.#asked.add(worker)
+    if (this.#tried.has(worker)) return
+    this.#tried.add(worker)
     worker.send({ type: 'ping' })
   }
 
   #tick(worker: WorkerProcess, elapsed: number): void {
     let watched = this.#watched.get(worker)
     if (watched === undefined) {
-      watched = { silenceTimer: new SilenceTimer(), heard: -1, first: undefined, last: undefined }
+      watched = { silenceTimer: new SilenceTimer(), received: -1, first: undefined, last: undefined }
       this.#watched.set(worker, watched)
     }
-    const heard = worker.messagesReceived !== watched.heard
-    watched.heard = worker.messagesReceived
+    const answered = worker.messagesReceived !== watched.received
+    watched.received = worker.messagesReceived
     let stats: ThreadStats | undefined
-    if (!heard) stats = threadStats(worker.pid)
-    const starved = !heard && wasStarved(watched.last, stats, elapsed)
-    watched.first = heard ? undefined : (watched.first ?? stats)
+    if (!answered) stats = threadStats(worker.pid)
+    const starved = !answered && wasStarved(watched.last, stats, elapsed)
+    watched.first = answered ? undefined : (watched.first ?? stats)
     watched.last = stats
-    const verdict = watched.silenceTimer.tick({ elapsed, heard, starved }, this.#host.workerTimeout())
-    // One at a time: a worker that goes on answers that one.
-    if (heard) worker.send({ type: 'ping' })
-    this.#host.observed(worker, {
+    const { workerTimeout } = this.#activeConfig.config
+    const verdict = watched.silenceTimer.tick({ elapsed, answered, starved }, workerTimeout)
+    // One at a time: a worker that resumes answers that one.
+    if (answered) worker.send({ type: 'ping' })
+    this.#observed(worker, {
       verdict,
       silentMs: Math.round(watched.silenceTimer.silent),
       state: stats?.state,

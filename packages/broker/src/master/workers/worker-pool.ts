@@ -1,154 +1,142 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
+import type { Change } from '../../api/events.ts'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
+import { isClosed } from '../../config/config.ts'
+import { modeOfSockets } from '../../listening/sockets.ts'
 import type { LogFormat } from '../../log/logger.ts'
-import type { MetricSnapshot } from '../../metrics/index.ts'
+import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import { processExists } from '../../supervise/proc.ts'
-import { RestartBackoff } from '../../supervise/backoff.ts'
+import { restartAfter, type RestartHistory, WORKER_RESTARTS } from '../../supervise/backoff.ts'
+import type { ProcessExit } from '../../supervise/child.ts'
 import type { Counters } from './counters.ts'
-import type { ListeningSockets } from '../listening-sockets.ts'
-import { isStopped, strayEnd } from './thread-stats.ts'
+import type { ActiveConfig } from '../active-config.ts'
+import { controlPath } from '../listening-sockets.ts'
+import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
-import { type Exit, WorkerProcess, type WorkerState } from './worker-process.ts'
+import { WorkerProcess, type WorkerState } from './worker-process.ts'
 
-/** A worker that is not built after so long, in milliseconds, will not be. */
+/** Timeout for a worker to be ready after its start, in ms. */
 const START_TIMEOUT_MS = 30_000
 
-/** Maximum starts of one worker, when it is signals that end them. */
+/** Maximum starts of one worker if signals keep killing it. */
 const MAX_STARTS = 20
 
-/** Share of the worker timeout for which a worker that is starting may be stopped (SIGSTOP), before another one is started. */
+/** Share of the worker timeout for which a starting worker may be stopped (SIGSTOP) before another one is started. */
 const STOPPED_SHARE = 0.4
 
-/** Backends get so long, in milliseconds, to register with a successor before clients are accepted there all the same. */
+/** Timeout for backends to register with a successor, in ms. After it, the successor accepts clients anyway. */
 const MOVE_TIMEOUT_MS = 2000
 
 /** Timeout for backends to move before a reload is answered, in ms: for those that do not answer heartbeats, and for all others. */
 const UNRESPONSIVE_TIMEOUT_MS = 10_000
 const MOVED_TIMEOUT_MS = 30_000
 
-/** Timeout for workers to finish what they are sending, in ms, beyond the time in which one that is stuck is replaced; and how often to look. */
+/** Timeout for workers to finish their messages, in ms, beyond the time in which a stuck worker is replaced; and how often to check. */
 const QUIET_TIMEOUT_MS = 30_000
 const QUIET_INTERVAL_MS = 2
 
-/** Timeout for a process to be gone after SIGKILL, in ms: one that the kernel cannot end yet does not hold up its successor. */
+/** Timeout for a process to exit after SIGKILL, in ms: one that the kernel cannot end yet does not delay its successor. */
 const KILL_TIMEOUT_MS = 2000
 
-/** Who scrapes does not wait longer for a worker that does not answer: milliseconds. */
+/** Timeout for workers to report their counters for a scrape, in ms. */
 const COUNT_TIMEOUT_MS = 300
 
-/** A worker gets so long beyond its deadline to end, in milliseconds; one that does not is stuck. */
+/** Time that a worker has to exit after its deadline, in ms. After it, the worker counts as stuck. */
 const STOP_GRACE_MS = 5000
 
-/** So many workers may be finishing at a time; the oldest is ended before there are more. */
+/** Maximum workers finishing at a time. Beyond it, the oldest is ended. */
 const MAX_LEAVING = 4
 
-/** Backends of earlier workers that the next one is told of, at most. */
+/** Maximum backends of earlier workers in the `start` message of the next one. */
 const MAX_KNOWN_BACKENDS = 4096
 
-/** What a worker is started with. */
-export interface Assignment {
-  readonly text: string
-  readonly file: string
-  readonly controlPath: string
-  readonly controlMode: number
-  readonly sockets: ListeningSockets
-  readonly format: LogFormat
-  /** Their names. */
-  readonly services: ReadonlySet<string>
-  /** Of those that take the processes of their `command` alone. */
-  readonly closed: ReadonlySet<string>
-}
+/** The configuration that a worker is started with: the active one, or the next one during a reload. */
+type Configuration = Pick<ActiveConfig, 'settings' | 'sockets'>
 
-/**
- * @param removed listeners of the old worker that nobody serves any more
- * @param deadline in milliseconds
- */
-type Finish = (removed: readonly string[], deadline: number) => void
-
-/** A reload's new worker serves. */
+/** The new worker of a reload serves. */
 export interface Replaced {
-  /** To be called next: the old worker hands over, lets its backends go and finishes. */
-  readonly finish: Finish
-  /** After that: resolves when every backend of the old worker is at the new one or has ended, or with those that are not. */
+  /**
+   * Call it next: the old worker hands over its held clients, releases its backends and finishes.
+   *
+   * @param removed names of listeners that the new configuration does not have
+   * @param deadline in ms
+   */
+  readonly finish: (removed: readonly string[], deadline: number) => void
+  /** Call it after that: resolves when every backend of the old worker has moved or exited, or with those that have not. */
   readonly backendsMoved: () => Promise<BrokerError | undefined>
 }
 
+/** The pool's view of its master: managed backends, the installed program, and a receiver of events. */
 export interface WorkerPoolHost {
-  /** Of the configuration in force, in milliseconds. */
-  workerTimeout(): number
-  /** With what the next worker starts: what is in force now. */
-  assignment(): Assignment
-  /** The processes of services with a `command` that run now. */
+  /** The running processes of services with a `command`. */
   managed(): readonly ManagedReport[]
-  /** What the roster does not answer by itself. */
-  message(worker: WorkerProcess, message: FromWorker): void
-  /** One has ended, and is none of `workers` any more. */
-  ended(): void
-  /** The binary for the next one, after this number of failed starts in a row. */
+  /** The Node binary for the next worker, after this number of failed starts in a row. */
   node(failures: number): string
-  /** A worker that serves no longer cannot be replaced by one of this program, whose files were removed. */
+  /** A message, after the worker has noted what it reports about itself. */
+  message(worker: WorkerProcess, message: FromWorker): void
+  /** A worker has ended and was removed from `workers`. */
+  ended(): void
+  /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }
 
 /**
- * The workers of a master: one that serves, those that it replaced and that finish what they had, and for a moment one that is
- * to replace it. A worker that dies is replaced, on the same sockets.
+ * The workers of a master: the one that serves, earlier ones that are finishing, and during a replacement its successor. A worker that dies
+ * is replaced on the same sockets.
  *
- * Owner of the worker processes.
+ * Owns the worker processes.
  */
 export class WorkerPool {
   readonly #poller: Poller
+  readonly #activeConfig: ActiveConfig
+  readonly #format: LogFormat
   readonly #counters: Counters
   readonly #logger: Logger
   readonly #host: WorkerPoolHost
   readonly #workers = new Set<WorkerProcess>()
   readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
-  readonly #built = new WeakSet<WorkerProcess>()
-  /** Until they serve. */
-  readonly #building = new WeakSet<WorkerProcess>()
-  readonly #failures = new WeakMap<WorkerProcess, string>()
-  /** Signals that ended workers and that say nothing of the worker. */
-  readonly #strayEnds = new WeakMap<WorkerProcess, string>()
-  readonly #startedAt = new WeakMap<WorkerProcess, number>()
-  readonly #listening = new WeakMap<WorkerProcess, Set<string>>()
-  readonly #backoff = new RestartBackoff()
+  #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
   #started: number
-  /** Workers in a row that were not built. */
+  /** Failed starts in a row. */
   #failedStarts = 0
   #stopping = false
   #hurried = false
-  /** A replacement is under way: whoever dies meanwhile is not replaced a second time. */
+  /** A replacement is in progress: a worker that dies meanwhile is not replaced a second time. */
   #replacing = false
   readonly #workerMonitor: WorkerMonitor
-  /** Workers that have not answered within the timeout, and what was seen of them then. */
-  readonly #hung = new WeakMap<WorkerProcess, object>()
-  /** Those of them that are to end. */
-  readonly #condemned = new WeakSet<WorkerProcess>()
-  /** A worker that may be hung, while its successor is built. */
+  /** The serving worker while it may be hung and its successor is built. */
   #silent: WorkerProcess | undefined
-  /** What the worker that serves, or did last, said of its backends, and of earlier ones those that may not be back yet. */
+  /** Backends of the current or last worker, and those of earlier ones that may not have registered again yet. */
   #known: readonly BackendReport[] = []
-  /** What the workers were told of managed processes. */
+  /** The last list of managed processes that was sent, as JSON. */
   #managed = ''
 
-  constructor(poller: Poller, counters: Counters, host: WorkerPoolHost, logger: Logger, started = 0) {
+  /** @param started number of workers that earlier programs of this master have started */
+  constructor(
+    poller: Poller,
+    activeConfig: ActiveConfig,
+    counters: Counters,
+    { logger, format }: { readonly logger: Logger; readonly format: LogFormat },
+    started: number,
+    host: WorkerPoolHost,
+  ) {
     this.#poller = poller
+    this.#activeConfig = activeConfig
+    this.#format = format
     this.#counters = counters
     this.#host = host
     this.#logger = logger
     this.#started = started
-    this.#workerMonitor = new WorkerMonitor({
-      workers: this.#workers,
-      workerTimeout: () => host.workerTimeout(),
-      observed: (worker, observation) => this.#observed(worker, observation),
-    })
+    this.#workerMonitor = new WorkerMonitor(this.#workers, activeConfig, (worker, observation) =>
+      this.#observed(worker, observation),
+    )
   }
 
   get current(): WorkerProcess | undefined {
@@ -163,15 +151,20 @@ export class WorkerPool {
     return this.#started
   }
 
+  /** In ms. */
+  get #workerTimeout(): number {
+    return this.#activeConfig.config.workerTimeout
+  }
+
   /**
-   * Resolves when nothing is half said in any channel, so that this program may be replaced at once. A worker that is stuck in the
-   * middle of a message is replaced meanwhile, as at any other time.
+   * Resolves when no message is partly sent or received on any channel, so that this program can be replaced immediately. A worker that is
+   * stuck in the middle of a message is replaced meanwhile, as always.
    *
    * @throws {BrokerError} BATON_ERR_WORKER_SILENT
    */
   async becomeQuiet(): Promise<void> {
     const time = new RunningTime(10 * QUIET_INTERVAL_MS)
-    let left = QUIET_TIMEOUT_MS + 2 * this.#host.workerTimeout()
+    let left = QUIET_TIMEOUT_MS + 2 * this.#workerTimeout
     for (;;) {
       const busy = this.#busy()
       if (busy === undefined) return
@@ -186,39 +179,37 @@ export class WorkerPool {
     return this.#busy() === undefined
   }
 
-  /** One that has half ended, or is not built yet, cannot be taken over either. */
+  /** A worker that is ending or not ready yet cannot be adopted either. */
   #busy(): WorkerProcess | undefined {
     return (
-      this.#silent ??
-      [...this.#workers].find((worker) => !worker.quiet || !worker.alive || this.#building.has(worker))
+      this.#silent ?? [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting)
     )
   }
 
-  /** What all others have counted by now, dead or alive; of one that does not answer, what it said last. */
+  /** The counters of all other workers, alive or not. For one that does not answer: its last report. */
   async snapshots(except: WorkerProcess): Promise<MetricSnapshot[]> {
     const alive = [...this.#workers].filter((worker) => worker !== except && worker.alive)
     const before = alive.map(({ counts }) => counts)
     for (const worker of alive) worker.send({ type: 'count' })
     const fresh = () => alive.every((worker, index) => !worker.alive || worker.counts > (before[index] ?? 0))
     await this.#until(fresh, COUNT_TIMEOUT_MS)
-    // What the ended ones had is taken in the same turn: one that ends now is either here or there.
+    // Counters of ended workers are read in the same turn: one that ends now is counted either here or there.
     const others = [...this.#workers].filter((worker) => worker !== except).map(({ snapshot }) => snapshot)
     return this.#counters.snapshots(others)
   }
 
-  /** What the workers said of their backends, of earlier workers those that may not be back yet. */
+  /** Backends of the current or last worker, and those of earlier ones that may not have registered again yet. */
   get known(): readonly BackendReport[] {
     if (this.#current !== undefined) this.#remember(this.#current.backends)
     return this.#known
   }
 
-  /** Takes over the workers of the program before this one, and what it knew. */
-  takeOver(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
+  /** Adopts the workers of the previous program, and the backends that it knew. */
+  adopt(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
     this.#known = known
     for (const state of states) {
-      const worker = WorkerProcess.takeOver(state, this.#poller, this.#workerHost)
+      const worker = WorkerProcess.adopt(state, this.#poller, this.#workerEvents)
       this.#workers.add(worker)
-      this.#startedAt.set(worker, performance.now())
       if (state.role === 'current') this.#current = worker
     }
     this.#workerMonitor.start()
@@ -230,40 +221,38 @@ export class WorkerPool {
    * @throws {BrokerError} BATON_ERR_WORKER_FAILED
    */
   async start(): Promise<void> {
-    const worker = await this.#build(this.#host.assignment())
+    const worker = await this.#build(this.#activeConfig)
     this.#workerMonitor.start()
     this.#take(worker)
   }
 
   /**
-   * Replaces the worker that serves. Until this resolves, that one has lost nothing; when it rejects, it goes on as before.
-   * When it resolves, the new worker serves, and the old one still has its backends.
+   * Replaces the serving worker. Until this resolves, that worker has lost nothing; if it rejects, that worker continues as before. When it
+   * resolves, the new worker serves, and the old one still has its backends.
    *
    * @throws {BrokerError} BATON_ERR_WORKER_FAILED
    */
-  async replace(assignment: Assignment): Promise<Replaced> {
+  async replace(next: Configuration): Promise<Replaced> {
     this.#replacing = true
     try {
-      return await this.#replace(assignment)
+      return await this.#replace(next)
     } finally {
       this.#replacing = false
       if (this.#current === undefined && !this.#stopping) void this.#startAnother()
     }
   }
 
-  async #replace(assignment: Assignment): Promise<Replaced> {
-    const { services, closed } = assignment
-    const next = await this.#build(assignment)
+  async #replace(configuration: Configuration): Promise<Replaced> {
+    const { services } = configuration.settings.config
+    const next = await this.#build(configuration)
     const old = this.#current
-    // Backends that drain stay with the old worker to their end.
+    // Draining backends stay with the old worker.
     const movable = (backends: readonly BackendReport[]) =>
-      backends.filter(
-        ({ service, state, owner }) =>
-          services.has(service) &&
-          state !== 'draining' &&
-          // The new worker refuses it: the service had no `command` before.
-          !(owner === null && closed.has(service)),
-      )
+      backends.filter(({ service: name, state, owner }) => {
+        const service = services.get(name)
+        // A closed service refuses backends that Baton did not start: it may have had no `command` before.
+        return service !== undefined && state !== 'draining' && !(owner === null && isClosed(service))
+      })
     const withoutOld = () => {
       const all = movable(old === undefined ? this.#known : old.backends)
       this.#take(next)
@@ -287,7 +276,7 @@ export class WorkerPool {
     }
     await this.#until(moved, MOVE_TIMEOUT_MS)
     if (!next.alive) {
-      // Backends that had moved dial again, and find the old one.
+      // Backends that had moved dial again and reach the old worker.
       old.send({ type: 'serve' })
       throw this.#failed(next)
     }
@@ -295,7 +284,7 @@ export class WorkerPool {
     const [theirs, ours] = this.#introduction(old, next)
     this.#take(next)
     old.role = 'leaving'
-    // One that has left the old worker by itself has gone.
+    // A backend that has already left the old worker is gone.
     const there = new Set(old.backends.map(({ id }) => id))
     const waitedFor = all.filter(({ id }) => there.has(id))
     return {
@@ -310,7 +299,7 @@ export class WorkerPool {
     }
   }
 
-  /** @param old that had the backends; undefined when it has ended */
+  /** @param old the backends' former worker; undefined if it has ended */
   async #backendsMoved(
     backends: readonly BackendReport[],
     old: WorkerProcess | undefined,
@@ -330,7 +319,7 @@ export class WorkerPool {
     return new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
   }
 
-  /** Tells the workers which processes of services with a `command` run now. */
+  /** Sends the list of running managed processes to the workers if it has changed. */
   sendManaged(): void {
     const processes = this.#host.managed()
     const text = JSON.stringify(processes)
@@ -339,22 +328,36 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
-  /** One more listener, of `baton run`. Resolves when the worker that serves has it, or is gone: the next one starts with it. */
+  /**
+   * Asks every worker to drain a backend: only a finishing worker knows the backends of a service that a reload has removed.
+   *
+   * @param deadline in ms
+   */
+  drain(service: string, backend: string, deadline: number): void {
+    for (const worker of this.#workers) worker.send({ type: 'drain', service, backend, deadline })
+  }
+
+  /** For the event stream of the serving worker. */
+  reportChange(change: Change): void {
+    this.#current?.send({ type: 'changed', change })
+  }
+
+  /** Adds a listener under `baton run`. Resolves when the serving worker has it, or is gone: the next one starts with it. */
   async listen(name: string, parts: { listener: string; service: string }, fd: OwnedFd): Promise<void> {
     const worker = this.#current
     if (worker === undefined) return
     worker.send({ type: 'listen', ...parts }, [fd.fd])
-    await this.#until(() => !worker.alive || this.#listening.get(worker)?.has(name) === true)
+    await this.#until(() => !worker.alive || worker.listeners.has(name))
   }
 
-  /** Whether some worker serves, or is about to. */
+  /** Whether a worker serves or is about to. */
   get isServing(): boolean {
     return [...this.#workers].some(({ role, alive }) => role === 'current' && alive)
   }
 
   /**
-   * A socket whose file was created again goes to every worker that serves or is about to: beside the former one, whose accept queue may
-   * hold connections.
+   * Sends a socket whose file was created again to every worker that serves or is about to. Workers keep the former one as well, because its
+   * accept queue may hold connections.
    *
    * @param name of a listener
    * @throws {NativeError} EMFILE
@@ -364,13 +367,13 @@ export class WorkerPool {
     for (const worker of this.#workers) if (worker.role === 'current') worker.send(message, [fd.fd])
   }
 
-  /** From now on a reload does not wait for backends that have not moved. */
+  /** Stops reloads from waiting for backends that have not moved. */
   hurry(): void {
     this.#hurried = true
     this.#checkWorkers()
   }
 
-  /** Lets the workers finish, and resolves when all have ended. */
+  /** Lets the workers finish. Resolves when all have ended. @param deadline in ms */
   async stop(deadline: number): Promise<void> {
     this.#stopping = true
     clearTimeout(this.#restart)
@@ -383,13 +386,13 @@ export class WorkerPool {
     await this.#until(() => this.#workers.size === 0)
   }
 
-  /** At once. */
+  /** Kills all workers immediately. */
   kill(): void {
     this.#stopping = true
     for (const worker of this.#workers) worker.kill('SIGKILL')
   }
 
-  /** Resolves when `check` holds; it is looked at whenever a worker says something or ends. */
+  /** Resolves when `check` returns true; it is called after each message and each end of a worker. @param limit in ms */
   #until(check: () => boolean, limit?: number): Promise<void> {
     return this.#untilOr(check, (over) => {
       const timer = limit === undefined ? undefined : setTimeout(over, limit)
@@ -397,7 +400,7 @@ export class WorkerPool {
     })
   }
 
-  /** @param limit begins to measure one, and returns how to end that */
+  /** @param limit starts a time limit, and returns how to cancel it */
   #untilOr(check: () => boolean, limit: (over: () => void) => () => void): Promise<void> {
     if (check()) return Promise.resolve()
     return new Promise((resolve) => {
@@ -419,25 +422,25 @@ export class WorkerPool {
   }
 
   /**
-   * Resolves when it is built and has accepted nothing yet. Signals have their defaults while Node starts: `pkill -USR2 -f baton` ends a
-   * worker that is starting, and a SIGSTOP may be meant for another one. Neither is a reason to give up.
+   * Starts a worker. Resolves when it is ready and has accepted nothing yet. While Node starts, signals have their default effect:
+   * `pkill -USR2 -f baton` kills a starting worker, and a SIGSTOP may be meant for another one. Neither is a reason to give up.
    */
-  async #build(assignment: Assignment): Promise<WorkerProcess> {
+  async #build(configuration: Configuration): Promise<WorkerProcess> {
     for (let starts = 1; ; starts += 1) {
-      const worker = this.#launch(assignment)
+      const worker = this.#launch(configuration)
       await this.#untilOr(
-        () => this.#built.has(worker) || !worker.alive,
+        () => worker.ready || !worker.alive,
         (over) => {
           const cancels = [
             afterRunning(START_TIMEOUT_MS, over),
-            afterStopped(worker.pid, STOPPED_SHARE * this.#host.workerTimeout(), over),
+            afterStopped(worker.pid, STOPPED_SHARE * this.#workerTimeout, over),
           ]
           return () => {
             for (const cancel of cancels) cancel()
           }
         },
       )
-      if (this.#built.has(worker) && worker.alive) {
+      if (worker.ready && worker.alive) {
         this.#failedStarts = 0
         return worker
       }
@@ -445,7 +448,7 @@ export class WorkerPool {
       const error = this.#failed(worker, stopped)
       worker.kill('SIGKILL')
       await this.#until(() => !this.#workers.has(worker))
-      const signal = stopped ? 'SIGSTOP' : this.#strayEnds.get(worker)
+      const signal = stopped ? 'SIGSTOP' : worker.strayEnd
       if (signal === undefined) this.#failedStarts += 1
       if (signal === undefined || this.#stopping || starts === MAX_STARTS) throw error
       this.#logger.warn(
@@ -455,12 +458,11 @@ export class WorkerPool {
     }
   }
 
-  #launch({ text, file, controlPath, controlMode, sockets, format }: Assignment): WorkerProcess {
+  #launch({ settings: { text, file, config }, sockets }: Configuration): WorkerProcess {
     const node = this.#host.node(this.#failedStarts)
-    const worker = WorkerProcess.start(++this.#started, node, format, this.#poller, this.#workerHost)
+    const number = ++this.#started
+    const worker = WorkerProcess.start(number, node, this.#format, this.#poller, this.#workerEvents)
     this.#workers.add(worker)
-    this.#building.add(worker)
-    this.#startedAt.set(worker, performance.now())
     const listeners = [...sockets.listeners]
     for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
       const batch = listeners.slice(from, from + MAX_DESCRIPTORS)
@@ -476,21 +478,21 @@ export class WorkerPool {
       type: 'start',
       config: text,
       file,
-      control: { path: controlPath, mode: controlMode },
+      control: { path: controlPath(config), mode: modeOfSockets(config) },
       known: knownOf(this.known),
       managed: this.#host.managed(),
     })
     return worker
   }
 
-  /** A worker that dies soon after another has not heard of all backends yet: those whose processes live are kept. */
+  /** A worker that dies soon after another does not know all backends yet: those whose processes are alive are kept. */
   #remember(backends: readonly BackendReport[]): void {
     const named = new Set(backends.map(({ id }) => id))
     const others = this.#known.filter(({ id, pid }) => !named.has(id) && pid > 0 && processExists(pid))
     this.#known = [...backends, ...others].slice(0, MAX_KNOWN_BACKENDS)
   }
 
-  /** A pair for the two; while there is none, nothing has changed yet. */
+  /** The pair over which held clients move. If it cannot be made, nothing has changed. */
   #introduction(old: WorkerProcess, next: WorkerProcess): [OwnedFd, OwnedFd] {
     try {
       return socketpair('stream')
@@ -501,22 +503,22 @@ export class WorkerPool {
     }
   }
 
-  /** What it answers to who scrapes it while this master cannot be asked. */
+  /** Sends it the counters of the other workers, for scrapes while it cannot ask this master. */
   async #reportOthers(worker: WorkerProcess): Promise<void> {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
   }
 
   #take(worker: WorkerProcess): void {
-    this.#building.delete(worker)
+    worker.starting = false
     this.#current = worker
     worker.send({ type: 'serve' })
     worker.send({ type: 'accept' })
   }
 
   #failed(worker: WorkerProcess, stopped = false): BrokerError {
-    const said = this.#failures.get(worker) ?? worker.lastLines.join('\n')
-    const signal = this.#strayEnds.get(worker)
-    const why = said === '' ? (signal ?? 'without a word') : said
+    const output = worker.failure ?? worker.lastLines.join('\n')
+    const signal = worker.strayEnd
+    const why = output === '' ? (signal ?? 'without any output') : output
     const late = stopped ? 'stopped (SIGSTOP)' : `not within ${START_TIMEOUT_MS} ms`
     return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? late : why)
   }
@@ -529,32 +531,23 @@ export class WorkerPool {
     }
   }
 
-  readonly #workerHost = {
+  readonly #workerEvents = {
     message: (worker: WorkerProcess, message: FromWorker) => {
-      if (message.type === 'ready') {
-        this.#built.add(worker)
-        worker.answers = true
-      } else if (message.type === 'failed') this.#failures.set(worker, `${message.message} (${message.code})`)
-      else if (message.type === 'listens') {
-        const names = this.#listening.get(worker) ?? new Set()
-        this.#listening.set(worker, names.add(message.listener))
-      } else this.#host.message(worker, message)
+      this.#host.message(worker, message)
       this.#checkWorkers()
     },
-    ended: (worker: WorkerProcess, exit: Exit) => this.#ended(worker, exit),
+    ended: (worker: WorkerProcess, exit: ProcessExit) => this.#ended(worker, exit),
   }
 
-  #ended(worker: WorkerProcess, exit: Exit): void {
+  #ended(worker: WorkerProcess, exit: ProcessExit): void {
     const { code, signal } = exit
     this.#workers.delete(worker)
-    const stray = strayEnd(exit)
-    if (stray !== undefined) this.#strayEnds.set(worker, stray)
     this.#counters.keep(worker.snapshot)
     this.#host.ended()
-    const asked = this.#stopping || worker.role === 'leaving'
+    const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
-    if (asked && code === 0) this.#logger.info(log, 'worker has finished')
-    else if (stray !== undefined && this.#building.has(worker))
+    if (expected && code === 0) this.#logger.info(log, 'worker has finished')
+    else if (worker.strayEnd !== undefined && worker.starting)
       this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
       this.#counters.workerDied()
@@ -571,46 +564,48 @@ export class WorkerPool {
 
   #observed(worker: WorkerProcess, { verdict, ...observation }: Observation): void {
     if (verdict === 'suspect' || verdict === 'hung') this.#suspect(worker, observation)
-    if (verdict === 'hung') this.#convict(worker, observation)
-    // The one that may be hung may answer again.
+    if (verdict === 'hung') this.#foundHung(worker, observation)
+    // A silent worker may have answered again.
     this.#checkWorkers()
   }
 
-  /** The worker that serves may be hung: a successor is built before it is ended. */
+  /** The serving worker may be hung: a successor is built before it is killed. */
   #suspect(worker: WorkerProcess, observation: object): void {
-    if (worker !== this.#current || this.#stopping || this.#replacing || this.#hung.has(worker)) return
+    if (worker !== this.#current || this.#stopping || this.#replacing || worker.hung !== undefined) return
     this.#logger.warn({ workerPid: worker.pid, ...observation }, 'worker does not answer; starting another')
     void this.#replaceSilent(worker)
   }
 
-  #convict(worker: WorkerProcess, observation: object): void {
-    if (this.#hung.has(worker)) return
-    this.#hung.set(worker, observation)
-    // That one is kept until there is a successor, if there is to be one.
+  #foundHung(worker: WorkerProcess, observation: object): void {
+    if (worker.hung !== undefined) return
+    worker.hung = observation
+    // While a successor is being built, `#replaceSilent` decides.
     if (worker !== this.#silent || this.#stopping) this.#end(worker)
   }
 
   #end(worker: WorkerProcess): void {
-    if (this.#condemned.has(worker)) return
-    this.#condemned.add(worker)
+    if (worker.killed) return
+    worker.killed = true
     this.#counters.workerHung()
-    this.#logger.error({ workerPid: worker.pid, ...this.#hung.get(worker) }, 'worker hangs; ending it')
+    this.#logger.error({ workerPid: worker.pid, ...worker.hung }, 'worker hangs; ending it')
     worker.kill('SIGKILL')
   }
 
   async #replaceSilent(silent: WorkerProcess): Promise<void> {
     this.#replacing = true
     this.#silent = silent
-    const heard = silent.messagesReceived
+    const received = silent.messagesReceived
     try {
-      const next = await this.#build(this.#host.assignment())
-      await this.#until(() => !silent.alive || this.#hung.has(silent) || silent.messagesReceived !== heard)
-      if (silent.alive && silent.messagesReceived !== heard) {
-        this.#hung.delete(silent)
+      const next = await this.#build(this.#activeConfig)
+      await this.#until(
+        () => !silent.alive || silent.hung !== undefined || silent.messagesReceived !== received,
+      )
+      if (silent.alive && silent.messagesReceived !== received) {
+        silent.hung = undefined
         this.#logger.info({ workerPid: silent.pid }, 'worker answers again; it stays')
         return this.#retire(next)
       }
-      // Its control connections end with it: then its backends dial the successor. Clients that it held are lost.
+      // Its control connections end with it, so its backends dial the successor. Its held clients are lost.
       if (silent.alive) this.#end(silent)
       if (this.#stopping) return
       await this.#until(() => !this.#workers.has(silent), KILL_TIMEOUT_MS)
@@ -620,8 +615,8 @@ export class WorkerPool {
       this.#take(next)
     } catch (error) {
       if (!this.#stopping) this.#notReplaced(error)
-      // It may still answer again. Until then this is tried again, after another timeout.
-      this.#hung.delete(silent)
+      // It may still answer. Otherwise this is repeated after another timeout.
+      silent.hung = undefined
       this.#workerMonitor.forget(silent)
     } finally {
       this.#replacing = false
@@ -631,33 +626,40 @@ export class WorkerPool {
   }
 
   #retire(worker: WorkerProcess): void {
-    this.#building.delete(worker)
+    worker.starting = false
     worker.role = 'leaving'
     worker.send({ type: 'stop', deadline: 0 })
   }
 
   #replaceDead(worker: WorkerProcess): void {
-    this.#restartIn(this.#backoff.next(performance.now() - (this.#startedAt.get(worker) ?? 0)))
+    this.#restartAfter(performance.now() - worker.startedAt)
   }
 
-  #restartIn(milliseconds: number): void {
+  /** @param lived how long the last worker lived, in ms */
+  #restartAfter(lived: number): void {
+    const { history, delay } = restartAfter(
+      this.#restarts,
+      { now: performance.now(), lived },
+      WORKER_RESTARTS,
+    )
+    this.#restarts = history
     clearTimeout(this.#restart)
-    this.#restart = setTimeout(() => void this.#startAnother(), milliseconds)
+    this.#restart = setTimeout(() => void this.#startAnother(), delay)
   }
 
   async #startAnother(): Promise<void> {
-    // A reload may have brought one meanwhile, or be about to.
+    // A reload may have started one meanwhile, or be about to.
     const wanted = () => this.#current === undefined && !this.#stopping && !this.#replacing
     if (!wanted()) return
     try {
-      const next = await this.#build(this.#host.assignment())
+      const next = await this.#build(this.#activeConfig)
       await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
       if (wanted()) return this.#take(next)
       this.#retire(next)
     } catch (error) {
       this.#notReplaced(error)
-      if (wanted()) this.#restartIn(this.#backoff.next(0))
+      if (wanted()) this.#restartAfter(0)
     }
   }
 

@@ -1,82 +1,84 @@
-import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
-import {
-  EPOLLIN,
-  NativeError,
-  openProcess,
-  OwnedFd,
-  type Poller,
-  reap,
-  socketpair,
-} from '@baton/native-sendmsg'
+import { OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import { standardError } from '../../log/standard.ts'
-import type { MetricSnapshot } from '../../metrics/index.ts'
+import type { MetricSnapshot } from '../../metrics/snapshot.ts'
+import { Child, type ChildEvents, type ProcessExit } from '../../supervise/child.ts'
+import { LineSplitter } from '../../supervise/lines.ts'
+import { LastLines } from '../../supervise/output.ts'
+import { strayEnd } from './thread-stats.ts'
 
 const PROGRAM = fileURLToPath(new URL('../../worker/main.js', import.meta.url))
 
-/** Lines of its standard error that are kept, to say why it ended. */
+/** Lines of its standard error that are kept to show why it died. */
 const KEPT_LINES = 20
 
-export interface Exit {
-  readonly code: number | null
-  readonly signal: NodeJS.Signals | null
-}
-
-/** What crosses the master's exec of one worker. */
+/** The state of one worker that crosses the master's exec. */
 export interface WorkerState {
   readonly number: number
   readonly pid: number
   readonly role: 'current' | 'leaving'
   readonly channel: number
-  readonly stderr: number
+  /** Null if it has closed it. */
+  readonly stderr: number | null
   readonly snapshot: MetricSnapshot
   readonly backends: readonly BackendReport[]
-  /** See `WorkerProcess.answers`. Absent in the state of a program that did not ask. */
+  /** See `WorkerProcess.answers`. Absent in the state of a program that did not send pings. */
   readonly answers?: boolean
 }
 
-export interface WorkerHost {
+export interface WorkerEvents {
   message(worker: WorkerProcess, message: FromWorker): void
-  /** The process has ended and was reaped; its last words were read before. */
-  ended(worker: WorkerProcess, exit: Exit): void
+  /** The process has exited and was reaped, and all its output was read. */
+  ended(worker: WorkerProcess, exit: ProcessExit): void
 }
 
 /**
- * One worker as its master sees it: the process, its channel, and what it said last. Started by this program, or taken over
- * from the program that this one replaced.
+ * A worker as its master sees it: the process, its channel, and its last reports. It was started by this program, or by the one that this
+ * program replaced.
  *
- * Owns the channel's end and the reading end of the worker's standard error.
+ * Owns the process and the master's end of the channel.
  */
 export class WorkerProcess {
-  /** Counts up over all workers of this master, also across exec. */
+  /** Counts all workers of this master, also across exec. */
   readonly number: number
   readonly pid: number
   role: WorkerState['role'] = 'current'
+  /** By performance.now(); for an adopted worker, the time of the adoption. */
+  readonly startedAt = performance.now()
+  /** It has its sockets and its configuration, and has accepted nothing yet. */
+  ready = false
+  /** Until it is told to serve, or to stop because it is not needed. */
+  starting = true
+  /** Its reason for not getting ready. */
+  failure: string | undefined
+  /** Listeners of `baton run` that were added while it ran. */
+  readonly listeners = new Set<string>()
+  /** Set while it has not answered within the timeout: what was observed. */
+  hung: object | undefined
+  /** It was killed because it hangs. */
+  killed = false
   snapshot: MetricSnapshot = []
-  /** How often it has said what it counted. */
+  /** How many times it has reported its counters. */
   counts = 0
   backends: readonly BackendReport[] = []
-  /** How many messages have come. */
   messagesReceived = 0
-  /** It is known to answer pings: built by this program, or it has done so. Workers of an older one do not. */
+  /** Whether it is known to answer pings: it was built by this program, or has answered one. Workers of older versions do not. */
   answers = false
   readonly #channel: Channel<FromWorker, ToWorker>
-  readonly #stderr: OwnedFd
-  readonly #stderrSocket: Socket
-  readonly #lines: string[] = []
-  readonly #host: WorkerHost
-  #partial = ''
-  #openEnds = 2
-  #exit: Exit = { code: null, signal: null }
+  readonly #process: Child
+  readonly #lines = new LineSplitter()
+  readonly #last = new LastLines(KEPT_LINES)
+  readonly #events: WorkerEvents
+  #channelEnded = false
+  #exit: ProcessExit | undefined
 
   /**
-   * @param node to start it with
+   * @param node to run it with
    * @throws {BrokerError} BATON_ERR_PROGRAM_GONE, BATON_ERR_WORKER_FAILED
    */
   static start(
@@ -84,88 +86,97 @@ export class WorkerProcess {
     node: string,
     format: LogFormat,
     poller: Poller,
-    host: WorkerHost,
+    events: WorkerEvents,
   ): WorkerProcess {
     if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
+    const command = [node, ...youngGeneration(), ...process.execArgv, PROGRAM, format]
     const [channel, theirs] = socketpair('stream')
-    const [stderr, words] = socketpair('stream')
-    const child = spawn(node, [...youngGeneration(), ...process.execArgv, PROGRAM, format], {
-      // The channel's place is WORKER_CHANNEL.
-      stdio: ['ignore', 'inherit', words.fd, theirs.fd],
+    const options = {
       env: environment(),
-    })
-    theirs.close()
-    words.close()
-    const { pid } = child
-    if (pid === undefined) {
+      stdout: 'inherit',
+      // Its number there is WORKER_CHANNEL.
+      descriptors: [theirs.fd],
+      leader: false,
+    } as const
+    try {
+      return new WorkerProcess(number, channel, poller, events, (childEvents) => {
+        const child = Child.start(command, options, childEvents)
+        if (child.pid !== undefined) return [child, child.pid]
+        child.close()
+        throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
+      })
+    } catch (error) {
       channel.close()
-      stderr.close()
-      child.on('error', () => {})
-      throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
+      throw error
+    } finally {
+      theirs.close()
     }
-    const worker = new WorkerProcess({ number, pid }, channel, stderr, poller, host)
-    child.on('exit', (code, signal) => worker.#exited({ code, signal }))
-    return worker
   }
 
-  static takeOver(state: WorkerState, poller: Poller, host: WorkerHost): WorkerProcess {
-    const worker = new WorkerProcess(
-      state,
-      new OwnedFd(state.channel),
-      new OwnedFd(state.stderr),
-      poller,
-      host,
-    )
+  /** Owns the descriptors that the state names. */
+  static adopt(state: WorkerState, poller: Poller, events: WorkerEvents): WorkerProcess {
+    const { number, pid, stderr } = state
+    const numbers = { pid, stdout: null, stderr, exit: null }
+    const worker = new WorkerProcess(number, new OwnedFd(state.channel), poller, events, (childEvents) => [
+      Child.adopt(numbers, { poller, leader: false }, childEvents),
+      pid,
+    ])
     worker.role = state.role
+    worker.starting = false
     worker.snapshot = state.snapshot
     worker.backends = state.backends
     worker.answers = state.answers === true
-    worker.#awaitExit(poller)
     return worker
   }
 
   private constructor(
-    { number, pid }: Pick<WorkerState, 'number' | 'pid'>,
+    number: number,
     channel: OwnedFd,
-    stderr: OwnedFd,
     poller: Poller,
-    host: WorkerHost,
+    events: WorkerEvents,
+    run: (events: ChildEvents) => [child: Child, pid: number],
   ) {
     this.number = number
+    this.#events = events
+    const [child, pid] = run({
+      output: (_stream, chunk) => this.#readStderr(chunk),
+      exited: (exit) => {
+        this.#exit = exit
+        this.#settle()
+      },
+    })
+    this.#process = child
     this.pid = pid
-    this.#host = host
-    this.#stderr = stderr
     this.#channel = new Channel<FromWorker, ToWorker>(channel, poller, {
       message: (message, fds) => {
         for (const fd of fds) fd.close()
-        this.messagesReceived += 1
-        if (message.type === 'pong') this.answers = true
-        if (message.type === 'counted') {
-          this.snapshot = message.snapshot
-          this.counts += 1
-        } else if (message.type === 'backends') this.backends = message.backends
-        host.message(this, message)
+        this.#received(message)
       },
-      ended: () => this.#done(),
+      ended: () => {
+        this.#channelEnded = true
+        this.#settle()
+      },
     })
-    // A duplicate, since a net.Socket closes the number that it is given.
-    this.#stderrSocket = new Socket({ fd: stderr.dup().release(), readable: true, writable: false })
-    this.#stderrSocket.on('error', () => {}).on('data', (chunk: Buffer) => this.#readStderr(chunk))
   }
 
   /** Neither the process nor its channel has ended. */
   get alive(): boolean {
-    return this.#openEnds === 2
+    return this.#process.running && !this.#channelEnded
   }
 
-  /** Nothing is half sent or half received. */
+  /** The signal that has ended it through no fault of its own; undefined while it is alive. */
+  get strayEnd(): string | undefined {
+    return this.#exit && strayEnd(this.#exit)
+  }
+
+  /** No message is partly sent or partly received. */
   get quiet(): boolean {
     return this.#channel.quiet
   }
 
   /** The last lines of its standard error. */
   get lastLines(): readonly string[] {
-    return this.#lines
+    return this.#last.lines
   }
 
   send(message: ToWorker, fds: readonly number[] = []): void {
@@ -173,71 +184,45 @@ export class WorkerProcess {
   }
 
   kill(signal: NodeJS.Signals): void {
-    try {
-      process.kill(this.pid, signal)
-    } catch (error) {
-      // It has ended by itself.
-      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
-    }
+    this.#process.signal(signal)
   }
 
-  /** What a successor of this program needs to take it over, and the descriptors that have to live on. */
+  /** For the next program to adopt it. Its descriptors must stay open. */
   get state(): WorkerState {
     const { number, pid, role, snapshot, backends, answers } = this
-    const numbers = { channel: this.#channel.fd, stderr: this.#stderr.fd }
+    const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
     return { number, pid, role, ...numbers, snapshot, backends, answers }
   }
 
+  #received(message: FromWorker): void {
+    this.messagesReceived += 1
+    if (message.type === 'ready' || message.type === 'pong') this.answers = true
+    if (message.type === 'ready') this.ready = true
+    else if (message.type === 'failed') this.failure = `${message.message} (${message.code})`
+    else if (message.type === 'listens') this.listeners.add(message.listener)
+    else if (message.type === 'backends') this.backends = message.backends
+    else if (message.type === 'counted') {
+      this.snapshot = message.snapshot
+      this.counts += 1
+    }
+    this.#events.message(this, message)
+  }
+
   #readStderr(chunk: Buffer): void {
-    standardError().write(chunk)
-    const lines = (this.#partial + chunk.toString()).split('\n')
-    this.#partial = lines.pop() ?? ''
-    this.#lines.push(...lines)
-    this.#lines.splice(0, Math.max(0, this.#lines.length - KEPT_LINES))
+    standardError().write(Buffer.from(chunk))
+    this.#last.push(this.#lines.push(chunk))
   }
 
-  #awaitExit(poller: Poller): void {
-    let process: OwnedFd
-    try {
-      process = openProcess(this.pid)
-    } catch (error) {
-      if (!(error instanceof NativeError) || error.code !== 'ESRCH') throw error
-      // It ended between two programs, and was reaped by the one before this.
-      setImmediate(() => this.#exited({ code: null, signal: null }))
-      return
-    }
-    const watch = poller.add(process.fd, EPOLLIN, () => {
-      const exit = reap(this.pid)
-      if (exit === undefined) return
-      watch.remove()
-      process.close()
-      this.#exited(exit)
-    })
-  }
-
-  #exited(exit: Exit): void {
-    this.#exit = exit
-    this.#done()
-  }
-
-  /** Both the channel and the process have ended. */
-  #done(): void {
-    this.#openEnds -= 1
-    if (this.#openEnds > 0) return
-    const end = () => {
-      this.#stderrSocket.destroy()
-      if (!this.#stderr.closed) this.#stderr.close()
-      this.#host.ended(this, this.#exit)
-    }
-    // Its last words may still be on their way; nobody else holds the other end.
-    if (this.#stderrSocket.readableEnded || this.#stderrSocket.destroyed) end()
-    else this.#stderrSocket.once('close', end)
+  #settle(): void {
+    if (this.#exit === undefined || !this.#channelEnded) return
+    this.#last.push(this.#lines.end())
+    this.#events.ended(this, this.#exit)
   }
 }
 
 /**
- * Hardly anything that a worker allocates lives long, and V8 lets the space for it grow to 16 MiB three times over, which stays
- * resident: more than 10,000 held clients need. Who has set it otherwise, here or in NODE_OPTIONS, is obeyed.
+ * Hardly anything that a worker allocates lives long. By default V8 lets the young generation grow to three times 16 MiB, which stays
+ * resident: more than 10,000 held clients need. A value in NODE_OPTIONS or on the master's command line takes precedence.
  */
 function youngGeneration(): string[] {
   return /semi[-_]space/.test(process.env['NODE_OPTIONS'] ?? '') ? [] : ['--max-semi-space-size=4']

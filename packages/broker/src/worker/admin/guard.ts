@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
-import { isLoopback, type Address, type Secret } from '../../config/index.ts'
+import { isLoopback, type Address } from '../../config/address.ts'
+import type { Secret } from '../../config/secret.ts'
 import { AdminError } from './errors.ts'
 import { PAGE_ROUTES } from './page.ts'
 import { quoted } from './quoted.ts'

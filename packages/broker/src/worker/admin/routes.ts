@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import * as z from 'zod'
 
-import { duration } from '../../config/index.ts'
+import { duration } from '../../config/duration.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
@@ -64,7 +64,7 @@ export function addRoutes(
     const message =
       view.connections === undefined
         ? 'nothing is recorded: the configuration has "recorder": 0'
-        : `no record of connection ${quoted(params.id)}; the last ${view.connections.capacity} are kept`
+        : `no record of connection ${quoted(params.id)}; the last ${view.connections.capacity} are kept, and a reload starts without any`
     throw new AdminError('BATON_ERR_ADMIN_NO_CONNECTION', message)
   })
 

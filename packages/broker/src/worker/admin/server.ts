@@ -13,7 +13,8 @@ import Fastify, {
 import type { OwnedFd } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 
-import type { Address, Config } from '../../config/index.ts'
+import type { Address } from '../../config/address.ts'
+import type { Config } from '../../config/config.ts'
 import { AdminError, type AdminErrorCode } from './errors.ts'
 import { adminListenError } from '../../listening/admin-errors.ts'
 import { refuseClient, refuseConnect, refusePipelined } from './client-error.ts'

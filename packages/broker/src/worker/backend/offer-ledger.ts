@@ -1,6 +1,22 @@
-import { timingSafeEqual } from 'node:crypto'
-import type { Offer, OfferKind } from '@baton/backend-sdk/protocol'
+import { randomFillSync, timingSafeEqual } from 'node:crypto'
+import { type Offer, type OfferKind, TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
+
+/** Tokens per call of the system's CSPRNG: a call costs more than a token. */
+const TOKENS_DRAWN = 256
+
+let drawn = Buffer.alloc(0)
+let used = 0
+
+/** A one-time token, which proves that a descriptor and an offer belong together. Never logged or shown. */
+export function createToken(): Buffer {
+  if (used === drawn.length) {
+    drawn = randomFillSync(Buffer.allocUnsafeSlow(TOKEN_LENGTH * TOKENS_DRAWN))
+    used = 0
+  }
+  used += TOKEN_LENGTH
+  return drawn.subarray(used - TOKEN_LENGTH, used)
+}
 
 /**
  * The offers made over one control connection: which client was offered under which sequence, and its state. No I/O; the clock

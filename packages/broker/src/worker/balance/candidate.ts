@@ -9,7 +9,7 @@ export interface Candidate {
   readonly load: number
 }
 
-/** What is known about the client. `source` is its IP address, absent for a Unix socket. */
+/** Client properties that a choice may depend on. `source` is its IP address, absent for a Unix socket. */
 export interface BalanceKey {
   readonly source?: string
 }

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
-import type { ListenerConfig } from '../../config/index.ts'
+import type { ListenerConfig } from '../../config/config.ts'
 import type { HandBackKind } from '../../metrics/index.ts'
 
 /** Order of the first inherited connection: inherited ones sort before all that are accepted here. */

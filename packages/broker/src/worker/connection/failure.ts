@@ -19,7 +19,7 @@ export type Failure =
 
 export type FailureCode = Failure['code']
 
-/** What a failure means for the backend and for the client. */
+/** Effect of a failure on the backend and on the client. */
 export interface Consequence {
   /** Too many of these pause the backend (`FailureLimit`). Pressure and ordinary refusals are not its fault. */
   readonly countsAgainstBackend: boolean

@@ -1,4 +1,4 @@
-import type { BackendState } from '../../metrics/index.ts'
+import type { BackendState } from '../../metrics/labels.ts'
 import type { Change, ChangedBackend } from '../../api/events.ts'
 
 /** The watched part of a service. */

@@ -9,7 +9,7 @@ import {
   type Watch,
 } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import type { ListenerConfig } from '../../config/index.ts'
+import type { ListenerConfig } from '../../config/config.ts'
 import { AcceptedClient, type ClientConnection, nextArrival } from '../connection/connection.ts'
 import { sharedReserve } from './descriptor-reserve.ts'
 

@@ -1,7 +1,7 @@
 import { ulidFromBytes, ulidTime } from '@baton/backend-sdk/protocol'
 import { PACKED_ADDRESS, packAddress, unpackAddress } from '@baton/native-sendmsg'
 import { type ClientConnection, FIRST_INHERITED } from '../connection/connection.ts'
-import { FALLBACK_REASONS, REJECTION_REASONS } from '../../metrics/index.ts'
+import { FALLBACK_REASONS, REJECTION_REASONS } from '../../metrics/labels.ts'
 import {
   type FlightRecord,
   type FlightRecords,

@@ -1,6 +1,7 @@
 import { type HelloFrame, PROTOCOL_VERSION } from '@baton/backend-sdk/protocol'
 import type { PeerCredentials } from '@baton/native-sendmsg'
-import { type Config, isClosed, type Membership } from '../../config/index.ts'
+import { MAX_UNIX_PATH_BYTES } from '../../config/address.ts'
+import { type Config, isClosed, type Membership } from '../../config/config.ts'
 
 /** Why a process may not register. `retry`: the same HELLO may be accepted later. The message contains no secrets. */
 export interface Refusal {
@@ -25,7 +26,7 @@ export interface RegistrationRequest {
   readonly credentials: PeerCredentials
   /** Whether Baton started the process for this service, or there is no master to ask. */
   readonly managed: boolean
-  /** What is wrong with the control socket's owner or mode; undefined if nothing is. */
+  /** The problem with the control socket's owner or mode, if there is one. */
   readonly socketProblem: string | undefined
 }
 
@@ -66,9 +67,10 @@ export function admit(
   const service = services.get(hello.service)
   if (service === undefined) {
     const known = [...services.keys()].join(', ').slice(0, MAX_LIST_LENGTH)
+    const others = known === '' ? 'no service is configured' : `there are: ${known}`
     return {
       code: 'UnknownService',
-      message: `there is no service "${hello.service.slice(0, 64)}"; there are: ${known}`,
+      message: `there is no service "${hello.service.slice(0, 64)}"; ${others}`,
       retry: false,
     }
   }
@@ -77,4 +79,24 @@ export function admit(
     return { code: 'NotManaged', message, retry: false }
   }
   return undefined
+}
+
+/**
+ * The relay endpoint that a backend names. One that the broker could not dial counts as none, so that relays go straight to other
+ * backends and no failures are counted. A relative path is refused: it would be resolved in the broker's working directory.
+ */
+export function usableEndpoint(named: HelloFrame['reconnect']): {
+  path: string | null
+  /** Why it cannot be used. Leaves out the path itself, which the backend chose. */
+  problem?: string
+} {
+  if (named === null) return { path: null }
+  const { path } = named
+  if (!path.startsWith('/')) return { path: null, problem: 'reconnect.path is not absolute' }
+  if (path.includes('\0')) return { path: null, problem: 'reconnect.path contains a NUL' }
+  const bytes = Buffer.byteLength(path)
+  if (bytes > MAX_UNIX_PATH_BYTES) {
+    return { path: null, problem: `reconnect.path is ${bytes} bytes long, at most ${MAX_UNIX_PATH_BYTES}` }
+  }
+  return { path }
 }

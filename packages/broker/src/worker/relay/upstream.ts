@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { Candidate } from '../balance/candidate.ts'
-import { type Address, formatAddress } from '../../config/index.ts'
+import { type Address, formatAddress } from '../../config/address.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { type Failure, failureOf } from '../connection/failure.ts'
 import { type Os, systemOs } from '../os.ts'

@@ -1,5 +1,5 @@
 import type { Candidate, BalanceKey } from '../balance/candidate.ts'
-import type { ServiceConfig } from '../../config/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
 import type { Recipient } from '../recorder/recorder.ts'

@@ -1,7 +1,7 @@
-import type { ServiceConfig } from '../../config/index.ts'
-import type { FallbackReason, RejectionReason } from '../../metrics/index.ts'
+import type { ServiceConfig } from '../../config/config.ts'
+import type { FallbackReason, RejectionReason } from '../../metrics/labels.ts'
 
-/** What happens to a connection whose descriptor no backend could take. */
+/** Next step for a connection whose descriptor no backend could take. */
 export type Rung =
   | { readonly action: 'reconnect' }
   | { readonly action: 'hold' }

@@ -5,14 +5,14 @@ import {
   HANDBACK_KINDS,
   type HandBackKind,
   type HandBackResult,
-  type Metrics,
   OUTCOMES,
   type Outcome,
   RELAY_DIRECTIONS,
   type RejectionReason,
   TOKEN_REASONS,
   type TokenReason,
-} from '../../metrics/index.ts'
+} from '../../metrics/labels.ts'
+import type { Metrics } from '../../metrics/metrics.ts'
 import { LatencyHistogram } from '../events/latency-histogram.ts'
 
 /**

@@ -4,7 +4,7 @@ import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
 import type { Balancer } from '../balance/candidate.ts'
-import type { ListenerConfig, ServiceConfig } from '../../config/index.ts'
+import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import {
   type ClientConnection,
   InheritedClient,
@@ -14,7 +14,8 @@ import {
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import type { Watcher } from '../hold/hold-queue.ts'
-import { BACKEND_STATES, type FallbackReason, type Metrics } from '../../metrics/index.ts'
+import { BACKEND_STATES, type FallbackReason } from '../../metrics/labels.ts'
+import type { Metrics } from '../../metrics/metrics.ts'
 import { type Os, systemOs } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'

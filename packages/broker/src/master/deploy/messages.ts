@@ -1,3 +1,14 @@
+export interface DeployCommand {
+  readonly service: string
+  /** How many instances to replace at a time. */
+  readonly atOnce: number
+  /** Aborts the current deploy, or reverts what a failed one has left. */
+  readonly abort: boolean
+  /** The requester, for logs and events. */
+  readonly by: string
+  readonly progress: (line: string) => void
+}
+
 /** One progress line of a deploy. */
 export interface DeployProgress {
   readonly step: 'started' | 'ready' | 'draining' | 'stopped' | 'failed' | 'aborted' | 'done'

@@ -1,2 +1,0 @@
-export { Notifier } from './notify.ts'
-export { PassedSockets, type WantedSocket } from './socket-activation.ts'
