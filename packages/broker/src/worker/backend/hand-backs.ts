@@ -11,7 +11,6 @@ import {
 } from '@baton/backend-sdk/protocol'
 import type { ParkedClient } from '../connection/connection.ts'
 import type { Os } from '../os.ts'
-import { sharedReserve } from '../listen/descriptor-reserve.ts'
 import type { HandoffLane, LaneArrival } from './lane.ts'
 import type { LinkHost } from './link-host.ts'
 
@@ -124,7 +123,7 @@ export class HandBacks {
   #reason({ kind }: HandBack, fd: number, before: number, window: number): GivenBackReason | undefined {
     if (kind !== 'idle') return 'NoTaker'
     // Idle connections may not use up what is kept for backends and the admin server.
-    if (before >= window || sharedReserve().isReached(fd)) return 'TooMany'
+    if (before >= window || this.#os.isOfReserve(fd)) return 'TooMany'
     return this.#host.handBackRefusal()
   }
 
