@@ -69,34 +69,38 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
   })
 })
 
-void t.test('parkAfter: each request of a kept connection is offered anew', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { config: { services: { web: { parkAfter: '0ms' } } } })
-  await startBackend(t, broker)
-  await startBackend(t, broker)
-  await broker.backends(2)
-  const client = await visit(t, broker)
-  await client.answer()
-  for (let turn = 1; turn <= 20; turn++) {
-    await broker.until(({ services }) => services[0]?.parked === 1, `parked ${turn} times`)
-    client.request('/')
-    t.equal((await client.answer()).status, 200)
-  }
+void t.test(
+  'parkAfter: each request of a kept connection is offered like a new client',
+  { timeout: LIMIT },
+  async (t) => {
+    const broker = await startBroker(t, { config: { services: { web: { parkAfter: '0ms' } } } })
+    await startBackend(t, broker)
+    await startBackend(t, broker)
+    await broker.backends(2)
+    const client = await visit(t, broker)
+    await client.answer()
+    for (let turn = 1; turn <= 20; turn++) {
+      await broker.until(({ services }) => services[0]?.parked === 1, `parked ${turn} times`)
+      client.request('/')
+      t.equal((await client.answer()).status, 200)
+    }
 
-  await t.test('parked connections move to the next worker', async (t) => {
-    await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
-    t.match(await reload(t, broker), { success: true })
-    await onlyWorker(t, broker)
-    t.equal((await broker.status()).services[0]?.parked, 1)
-    client.request('/')
-    t.equal((await client.answer()).status, 200)
-  })
+    await t.test('parked connections move to the next worker', async (t) => {
+      await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
+      t.match(await reload(t, broker), { success: true })
+      await onlyWorker(t, broker)
+      t.equal((await broker.status()).services[0]?.parked, 1)
+      client.request('/')
+      t.equal((await client.answer()).status, 200)
+    })
 
-  await t.test('a client that leaves while it is parked is counted', async () => {
-    await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
-    client.socket.destroy()
-    await broker.until(({ services }) => services[0]?.outcomes.idle_closed === 1, 'idle_closed')
-  })
-})
+    await t.test('a client that leaves while it is parked is counted', async () => {
+      await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
+      client.socket.destroy()
+      await broker.until(({ services }) => services[0]?.outcomes.idle_closed === 1, 'idle_closed')
+    })
+  },
+)
 
 void t.test('parkAfter: hundreds that become due together are parked', { timeout: LIMIT }, async (t) => {
   // Only one window of them left at each look at the idle connections.

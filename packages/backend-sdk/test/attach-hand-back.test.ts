@@ -7,16 +7,17 @@ import { LIMIT } from '../../../test/support/limits.ts'
 import { attachServer } from '../src/attach/index.ts'
 import { type Client, dial, type Front, front, listen } from './attach-front.ts'
 
-// Which connections of a server can be handed back, and what happens to the others meanwhile.
+// Connections that can be handed back, and those that cannot, while others are.
 
 /** `/hold...` waits for the test's answer, with its head already sent; everything else is answered with its path. */
 function makeServer() {
   const held = new Map<string, ServerResponse>()
   const server = http.createServer({ keepAliveTimeout: 600_000 }, (request, response) => {
     const path = request.url ?? ''
-    if (!path.startsWith('/hold')) return void response.end(path)
-    response.flushHeaders()
-    held.set(path, response)
+    if (path.startsWith('/hold')) {
+      response.flushHeaders()
+      held.set(path, response)
+    } else response.end(path)
   })
   const holding = (path: string) => eventually(() => held.has(path), `${path} has arrived`)
   return { server, held, holding }

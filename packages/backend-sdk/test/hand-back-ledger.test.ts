@@ -1,7 +1,7 @@
 import t from 'tap'
 import { HandBackLedger } from '../src/hand-back-ledger.ts'
 
-// What a session knows of the connections that it has handed back: each comes out exactly once.
+// The connections that a session has handed back: each comes out exactly once.
 
 void t.test('sequences begin at 1 and increase, whatever has come out meanwhile', async (t) => {
   const ledger = new HandBackLedger<string>(4)

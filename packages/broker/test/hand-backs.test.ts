@@ -31,7 +31,7 @@ import { Service } from '../src/worker/service/service.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
-// What a backend hands back: a real lane and real sockets, a control connection of the test.
+// Hand-backs of one backend, and every breach: a real lane and real sockets, a control connection of the test.
 
 const AF_INET = 2
 const SOCK_DGRAM = 2

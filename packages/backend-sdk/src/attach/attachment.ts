@@ -128,11 +128,14 @@ function limitOf(
   return typeof value === 'number' && value > 0 ? value : Number.POSITIVE_INFINITY
 }
 
-/** Nothing is to be written any more, nothing was read and not consumed, and neither side has ended. */
+/** Nothing is left to be written, nothing was read and not consumed, and neither side has ended. */
 function isQuiet(socket: Socket): boolean {
   const { destroyed, readable, writable, writableEnded, writableLength, readableLength } = socket
   return !destroyed && readable && writable && !writableEnded && writableLength === 0 && readableLength === 0
 }
+
+/** The `close` that follows is what counts. */
+function ignoreError(): void {}
 
 type Emit = (event: string | symbol, ...args: unknown[]) => boolean
 
@@ -211,14 +214,13 @@ class ServerAttachment implements Attachment {
     const give = () => {
       this.#returned.delete(socket)
       socket.removeListener('timeout', late)
-      socket.removeListener('error', ignore)
+      socket.removeListener('error', ignoreError)
       socket.setTimeout(0)
       this.#give(socket)
     }
     const late = () => socket.destroy()
-    const ignore = () => {}
     if (Number.isFinite(keepAlive)) socket.setTimeout(Math.max(1, keepAlive))
-    socket.once('timeout', late).on('error', ignore).once('readable', give)
+    socket.once('timeout', late).on('error', ignoreError).once('readable', give)
   }
 
   idle(): IdleConnection[] {

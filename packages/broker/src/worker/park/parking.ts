@@ -81,7 +81,7 @@ export class Parking {
 
   /** Lets all of them go: those whose next request is there are awake, the others are over. */
   end(): void {
-    for (const parked of [...this.#parked]) this.#settle(parked, this.#received(parked))
+    for (const parked of this.#parked) this.#settle(parked, this.#received(parked))
     this.close()
   }
 
