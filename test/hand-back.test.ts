@@ -1,7 +1,15 @@
-import t from 'tap'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { startBroker } from './support/broker.ts'
+import { startBroker, unaccounted } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { FalseBroker, type Registered } from './support/false-broker.ts'
+import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
+import { onlyWorker, reload } from './support/operator.ts'
+import { PassedClient } from './support/passed-client.ts'
+import { Program, root } from './support/process.ts'
 import { visit, visitors } from './support/visit.ts'
 
 // An idle HTTP connection outlives the process that served it: the backend hands it back, and the broker offers it again with its next request.
@@ -30,20 +38,236 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
       }
       const { services } = await broker.status()
       t.match(services[0], { handedBack: 100, parked: 0, outcomes: { idle_closed: 0, handed_off: 200 } })
+      next.kill('SIGTERM')
+      await next.exited
+      for (const client of clients) client.socket.destroy()
+      await broker.until(({ services }) => services[0]?.parked === 0, 'the clients have left')
     },
   )
+
+  await t.test('a process that exits once its server has closed loses no idle connection', async (t) => {
+    // 'close' came when the last socket had gone, and the process exited before the broker had taken the last window of connections.
+    // A server that listens, too, waited for its own idle connections, because closeIdleConnections() did nothing.
+    const closing = await startBackend(t, broker, 'closing-backend.mjs')
+    const clients = await visitors(t, broker, 100)
+    for (const client of clients) t.equal((await client.answer()).headers['x-pid'], String(closing.pid))
+    const { port } = await closing.message('ready')
+    const direct = await Client.open(t, { host: '127.0.0.1', port: Number(port) })
+    t.equal((await direct.get()).status, 200)
+    closing.kill('SIGTERM')
+    await closing.exited
+    t.equal(await direct.ended, 'end', 'an idle connection of its own listener is closed')
+    const next = await startBackend(t, broker)
+    for (const client of clients) {
+      client.request('/again')
+      t.equal((await client.answer()).headers['x-pid'], String(next.pid))
+    }
+    next.kill('SIGTERM')
+    await next.exited
+    const status = await broker.until(({ services }) => services[0]?.parked === 100, 'they are parked')
+    t.equal(unaccounted(status), 0, 'each is accounted for, however often it was handed back')
+  })
 })
 
-void t.test('parkAfter: each request of a kept connection is offered anew', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { config: { services: { web: { parkAfter: '0ms' } } } })
+void t.test(
+  'parkAfter: each request of a kept connection is offered like a new client',
+  { timeout: LIMIT },
+  async (t) => {
+    const broker = await startBroker(t, { config: { services: { web: { parkAfter: '0ms' } } } })
+    await startBackend(t, broker)
+    await startBackend(t, broker)
+    await broker.backends(2)
+    const client = await visit(t, broker)
+    await client.answer()
+    for (let turn = 1; turn <= 20; turn++) {
+      await broker.until(({ services }) => services[0]?.parked === 1, `parked ${turn} times`)
+      client.request('/')
+      t.equal((await client.answer()).status, 200)
+    }
+
+    await t.test('parked connections move to the next worker', async (t) => {
+      await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
+      t.match(await reload(t, broker), { success: true })
+      await onlyWorker(t, broker)
+      t.equal((await broker.status()).services[0]?.parked, 1)
+      client.request('/')
+      t.equal((await client.answer()).status, 200)
+    })
+
+    await t.test('a client that leaves while it is parked is counted', async () => {
+      await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
+      client.socket.destroy()
+      await broker.until(({ services }) => services[0]?.outcomes.idle_closed === 1, 'idle_closed')
+    })
+  },
+)
+
+void t.test('parkAfter: hundreds that become due together are parked', { timeout: LIMIT }, async (t) => {
+  // Only one window of them left at each look at the idle connections.
+  const config = { services: { web: { parkAfter: '4s', handBackWindow: 8 } } }
+  const broker = await startBroker(t, { config })
   await startBackend(t, broker)
-  await startBackend(t, broker)
-  await broker.backends(2)
-  const client = await visit(t, broker)
-  await client.answer()
-  for (let turn = 1; turn <= 20; turn++) {
-    await broker.until(({ services }) => services[0]?.parked === 1, `parked ${turn} times`)
-    client.request('/')
-    t.equal((await client.answer()).status, 200)
+  const clients = await visitors(t, broker, 300)
+  for (const client of clients) t.equal((await client.answer()).status, 200)
+  await broker.until(({ services }) => services[0]?.parked === 300, 'all are parked')
+})
+
+void t.test(
+  "a reload that changes a listener's address cuts no backend off",
+  { timeout: LIMIT },
+  async (t) => {
+    // The new worker has no listener at the address of connections that its predecessor accepted, and took that for a breach of protocol.
+    const listener = { name: 'web', protocol: 'http', service: 'web' }
+    const broker = await startBroker(t, {
+      config: { listeners: [{ ...listener, listen: `127.0.0.1:${await freePort()}` }] },
+    })
+    const backend = await startBackend(t, broker)
+    const [client, other] = await visitors(t, broker, 2)
+    for (const each of [client, other]) t.equal((await each?.answer())?.status, 200)
+    const config = JSON.parse(readFileSync(broker.configFile, 'utf8')) as Record<string, unknown>
+    config['listeners'] = [{ ...listener, listen: `127.0.0.1:${await freePort()}` }]
+    writeFileSync(broker.configFile, JSON.stringify(config))
+    t.match(await reload(t, broker), { success: true })
+    await onlyWorker(t, broker)
+    await broker.backends(1)
+    backend.kill('SIGTERM')
+    await backend.message('draining')
+    client?.request()
+    const answer = await client?.answer()
+    t.match(answer?.headers, { 'x-pid': String(backend.pid), connection: 'close' }, 'it goes on where it was')
+    other?.socket.destroy()
+    await backend.exited
+    t.notOk(broker.program.lines.some((line) => line.includes('broke the protocol')))
+  },
+)
+
+/** `test/programs/told-backend.mjs`, registered with a broker of the test that takes connections back, and clients that have had an answer. */
+async function told(
+  t: Test,
+  count: number,
+  env: NodeJS.ProcessEnv = {},
+): Promise<{ app: Program; peer: Registered; clients: PassedClient[] }> {
+  const broker = new FalseBroker(t)
+  const app = new Program(t, process.execPath, [`${root}/test/programs/told-backend.mjs`], {
+    env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ...env },
+  })
+  const peer = await broker.registered({ takesBack: { handBackWindow: 16, parkAfter: null } })
+  const clients: PassedClient[] = []
+  for (let index = 0; index < count; index++) {
+    const client = new PassedClient(t)
+    const offer = peer.offer()
+    peer.post(offer.token, client.fd)
+    peer.ring(offer)
+    clients.push(client)
   }
+  for (const client of clients) t.equal(await client.servedBy(), app.pid)
+  return { app, peer, clients }
+}
+
+void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => {
+  await t.test('REBALANCE is done to its end, however small the window', async (t) => {
+    // Only what fitted into the window was handed back.
+    const { peer } = await told(t, 50)
+    peer.wire.write({ type: 'rebalance', count: 40 })
+    for (let settled = 0; settled < 40;) {
+      const entries = (await peer.handedBack(settled + 1)).slice(settled)
+      t.ok(entries.length <= 16, 'within the window')
+      for (const fd of peer.takeBack(entries.length)) fd.close()
+      const sequences = entries.map(({ sequence }) => sequence)
+      peer.wire.write({ type: 'taken', sequences })
+      peer.wire.write({
+        type: 'settled',
+        entries: sequences.map((sequence) => ({ sequence, outcome: 'parked' })),
+      })
+      settled += entries.length
+    }
+    await peer.wire.more('stats', 2)
+    t.equal((await peer.handedBack(40)).length, 40, 'and no more')
+  })
+
+  await t.test('one that is given back goes on where it was', async (t) => {
+    const { app, peer, clients } = await told(t, 1)
+    const [client] = clients as [PassedClient]
+    peer.wire.write({ type: 'rebalance', count: 1 })
+    const [entry] = await peer.handedBack(1)
+    for (const fd of peer.takeBack(1)) fd.close()
+    peer.wire.write({ type: 'given_back', entries: [{ sequence: entry?.sequence ?? 0, reason: 'NoTaker' }] })
+    client.again()
+    t.equal(await client.servedBy(), app.pid)
+    client.again()
+    t.equal(await client.servedBy(), app.pid)
+    app.say('drain')
+    await app.message('did drain')
+    await peer.wire.more('stats', 2)
+    t.equal((await peer.handedBack(1)).length, 1, 'it is not handed back again')
+    client.again()
+    t.match(await client.closed(), /connection: close/i)
+    app.child.stdin?.end()
+    await app.exited
+  })
+
+  await t.test('a broker that dies without an answer leaves the connection to the backend', async (t) => {
+    const { app, peer, clients } = await told(t, 1)
+    const [client] = clients as [PassedClient]
+    peer.wire.write({ type: 'rebalance', count: 1 })
+    await peer.handedBack(1)
+    for (const fd of peer.takeBack(1)) fd.close()
+    peer.die()
+    await app.message('disconnected')
+    client.again()
+    t.equal(await client.servedBy(), app.pid)
+  })
+
+  await t.test('a broker that dies after TAKEN has taken the connection with it', async (t) => {
+    const { app, peer, clients } = await told(t, 1)
+    const [client] = clients as [PassedClient]
+    peer.wire.write({ type: 'rebalance', count: 1 })
+    const [entry] = await peer.handedBack(1)
+    const before = client.answer
+    peer.wire.write({ type: 'taken', sequences: [entry?.sequence ?? 0] })
+    peer.die()
+    await app.message('disconnected')
+    t.equal(await client.closed(), before, 'the backend has no copy')
+  })
+
+  await t.test('the drain deadline ends what the broker has not answered', async (t) => {
+    const { app, peer, clients } = await told(t, 1, { DRAIN_DEADLINE: '100ms' })
+    const [client] = clients as [PassedClient]
+    app.say('drain')
+    await peer.handedBack(1)
+    for (const fd of peer.takeBack(1)) fd.close()
+    await peer.wire.end()
+    await client.closed()
+    app.child.stdin?.end()
+    t.match(await app.exited, { code: 0, signal: null })
+    t.notOk(app.messages().some(({ msg }) => msg === 'uncaught'))
+  })
+
+  await t.test('a connection that came through another worker may be handed back, too', async (t) => {
+    // At a reload it arrives after the registration with the new worker, which accepts no more hand-backs than it knows adoptions of.
+    const broker = new FalseBroker(t)
+    const app = new Program(t, process.execPath, [`${root}/test/programs/told-backend.mjs`], {
+      env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
+    })
+    const takesBack = { handBackWindow: 16, parkAfter: null }
+    const old = await broker.registered({ takesBack })
+    old.wire.write({ type: 'reconnect', reason: 'a reload' })
+    const peer = await broker.registered({ takesBack })
+    await peer.wire.frame('stats')
+    const client = new PassedClient(t)
+    const offer = old.offer({ token: randomBytes(16) })
+    old.post(offer.token, client.fd)
+    old.ring(offer)
+    t.equal(await client.servedBy(), app.pid)
+    peer.wire.write({ type: 'rebalance', count: 1 })
+    await peer.handedBack(1)
+    const frames = peer.wire.frames.map(({ frame }) => frame)
+    const before = frames.slice(
+      0,
+      frames.findIndex(({ type }) => type === 'handback'),
+    )
+    const stats = before.findLast((frame) => frame.type === 'stats')
+    t.equal(stats?.adopted, 1, 'the broker knows of it')
+    t.same(old.wire.all('handback'), [], 'not to the worker that leaves')
+  })
 })

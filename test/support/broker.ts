@@ -155,12 +155,12 @@ export async function startBroker(t: Test, options: BrokerOptions = {}): Promise
   return new Broker(program, folder, configFile, await program.message('accepting connections'))
 }
 
-/** I4 at rest: each accepted connection is accounted for exactly once. */
+/** I4 and M9 at rest: each connection that was accepted or handed back is accounted for exactly once. */
 export function unaccounted(status: Status): number {
   const accepted = status.listeners.reduce((sum, listener) => sum + listener.accepted, 0)
   const accounted = status.services.reduce(
-    (sum, { held, inFlight, outcomes }) =>
-      sum + held + inFlight + Object.values(outcomes).reduce((a, b) => a + b, 0),
+    (sum, { held, inFlight, parked, handedBack, outcomes }) =>
+      sum + held + inFlight + parked - handedBack + Object.values(outcomes).reduce((a, b) => a + b, 0),
     0,
   )
   return accepted - accounted

@@ -2,11 +2,14 @@ import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import {
   type Frame,
+  HANDBACK_CAPABILITY,
+  type HandBack,
   type HelloFrame,
   type NackFrame,
   type Offer,
   encodeFrame,
   ulidFromBytes,
+  type WelcomeFrame,
 } from '@baton/backend-sdk/protocol'
 import {
   acceptOne,
@@ -15,6 +18,7 @@ import {
   OwnedFd,
   poll,
   POLLIN,
+  ReceiveBatch,
   sendMessage,
   sharedPoller,
   socketpair,
@@ -61,11 +65,15 @@ export class FalseBroker {
   }
 
   /** The next backend that connects, after registering it. */
-  async registered(options: { tokenTtl?: number } = {}): Promise<Registered> {
+  async registered(options: { tokenTtl?: number; takesBack?: TakesBack } = {}): Promise<Registered> {
     const { wire, hello } = await this.dialled()
-    return new Registered(this.#t, wire, hello, ++this.#registered, options.tokenTtl ?? 5000)
+    const { tokenTtl = 5000, takesBack } = options
+    return new Registered(this.#t, wire, hello, ++this.#registered, tokenTtl, takesBack)
   }
 }
+
+/** How connections may be handed back; see `WelcomeFrame`. */
+export type TakesBack = Pick<WelcomeFrame, 'handBackWindow' | 'parkAfter'>
 
 /** A registered backend with a lane. The test sends everything on the lane and on control. */
 export class Registered {
@@ -81,7 +89,14 @@ export class Registered {
   readonly tokens: Buffer[] = []
   #sequence = 0
 
-  constructor(t: Test, wire: Wire, hello: HelloFrame, number: number, tokenTtl: number) {
+  constructor(
+    t: Test,
+    wire: Wire,
+    hello: HelloFrame,
+    number: number,
+    tokenTtl: number,
+    takesBack?: TakesBack,
+  ) {
     this.wire = wire
     this.hello = hello
     this.tokenTtl = tokenTtl
@@ -94,7 +109,7 @@ export class Registered {
     const welcome: Frame = {
       type: 'welcome',
       protocol: 1,
-      capabilities: [],
+      capabilities: takesBack === undefined ? [] : [HANDBACK_CAPABILITY],
       broker: BROKER_ID,
       backend: this.id,
       slot: `web-${number}`,
@@ -104,6 +119,7 @@ export class Registered {
       ackDeadline: 500,
       handBackWindow: null,
       parkAfter: null,
+      ...takesBack,
     }
     sendMessage(wire.fd.fd, { bytes: encodeFrame(welcome), fds: [this.receiveEnd.fd] })
   }
@@ -151,6 +167,22 @@ export class Registered {
     await eventually(() => matching().length > 0, 'a NACK')
     const [nack] = matching() as [NackFrame['nacks'][number] & { at: number }]
     return nack
+  }
+
+  /** The first `count` hand-backs, once they have arrived. */
+  async handedBack(count: number): Promise<HandBack[]> {
+    const all = () => this.wire.all('handback').flatMap(({ entries }) => entries)
+    await eventually(
+      () => all().length >= count,
+      () => `${count} hand-backs; there are ${all().length}`,
+    )
+    return all()
+  }
+
+  /** Takes the connections that were handed back off the lane; the caller owns them. */
+  takeBack(count: number): OwnedFd[] {
+    const { messages } = new ReceiveBatch(64, 16).receive(this.lane.fd, count)
+    return messages.flatMap(({ fds }) => fds.map((fd) => new OwnedFd(fd)))
   }
 
   get nacks(): string[] {

@@ -4,7 +4,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { Adoption } from './adoption.ts'
-import { type AttachableServer, type Attachment, attachServer, type IdleConnection } from './attach/index.ts'
+import {
+  type AttachableServer,
+  type Attachment,
+  attachServer,
+  hasUnread,
+  type IdleConnection,
+} from './attach/index.ts'
 import { Backoff } from './backoff.ts'
 import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
@@ -99,6 +105,10 @@ export class Backend extends EventEmitter<BackendEvents> {
   #relayProblemLogged = false
   #endsHere = false
   #handBackScheduled = false
+  /** Some that were to be handed back had no room. */
+  #more = false
+  /** Connections that the broker wants back although they are not due. */
+  #wanted = 0
   #parking: NodeJS.Timeout | undefined
   #statsDue: NodeJS.Timeout | undefined
 
@@ -142,6 +152,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
       onIdle: () => this.#handBackSoon(),
       onClosed: () => this.#noteClosed(),
+      awaitsAnswer: () => [...this.#sessions].some((session) => session.awaitsAnswer),
     })
     this.#attachment.address = options.address
     if ('setSecureContext' in server) {
@@ -297,9 +308,10 @@ export class Backend extends EventEmitter<BackendEvents> {
     clearInterval(this.#parking)
   }
 
-  /** The newest registration at which connections can be handed back. */
+  /** The newest registration, if connections can be handed back there: in a reload, an older one is with a worker that leaves. */
   get #receiver(): BrokerSession | undefined {
-    return [...this.#sessions].findLast((session) => session.takesBack)
+    const newest = [...this.#sessions].findLast(({ open }) => open)
+    return newest?.takesBack === true ? newest : undefined
   }
 
   /** Whether this connection (undefined: any) leaves when it is idle. */
@@ -308,10 +320,18 @@ export class Backend extends EventEmitter<BackendEvents> {
     return socket === undefined || this.#adoption.canLeave(socket as Socket)
   }
 
-  /** Once for all answers that end in this turn of the event loop. */
-  #handBackSoon(): void {
-    if (this.#handBackScheduled || (this.#state !== 'draining' && this.#receiver?.welcome.parkAfter !== 0))
-      return
+  /** There is room, or there may be. */
+  #handBackRest(): void {
+    if (this.#more || this.#state === 'draining') this.#handBackSoon(true)
+  }
+
+  /**
+   * Once for all answers that end in this turn of the event loop.
+   *
+   * @param anyway also those that have become due by time alone
+   */
+  #handBackSoon(anyway = this.#state === 'draining' || this.#receiver?.welcome.parkAfter === 0): void {
+    if (this.#handBackScheduled || !anyway) return
     this.#handBackScheduled = true
     setImmediate(() => {
       this.#handBackScheduled = false
@@ -323,25 +343,29 @@ export class Backend extends EventEmitter<BackendEvents> {
    * Hands back idle connections, as many as the window has room for; what is left goes when there is room again. Checking that a
    * connection is idle and letting go of it are one step (M2).
    */
-  #handBack(
-    isDue: (since: number) => boolean = (since) => this.#isDue(since),
-    most: number = Number.POSITIVE_INFINITY,
-  ): void {
+  #handBack(): void {
     const session = this.#receiver
     const attachment = this.#attachment
     if (session === undefined || attachment === undefined) return
-    let wanted = most
-    let due: IdleConnection[] | undefined
-    for (;;) {
-      const room = Math.min(session.handBackRoom, wanted)
-      if (room === 0) return
-      due ??= attachment.idle().filter(({ socket, since }) => isDue(since) && this.#adoption.canLeave(socket))
-      const chosen = due.splice(0, room)
-      if (chosen.length === 0) return
+    this.#more = session.handBackRoom === 0
+    if (this.#more) return
+    const leaving = this.#leaving(attachment)
+    while (leaving.length > 0) {
+      const chosen = leaving.splice(0, session.handBackRoom)
       const sent = this.#handBackSome(session, chosen)
-      if (sent < chosen.length) return
-      wanted -= sent
+      this.#wanted = Math.max(0, this.#wanted - sent)
+      this.#more = sent === 0 || sent < chosen.length
+      if (this.#more) return
     }
+    this.#wanted = 0
+  }
+
+  /** Idle connections that are due, and as many others as the broker wants. */
+  #leaving(attachment: Attachment): IdleConnection[] {
+    const able = attachment.idle().filter(({ socket }) => this.#adoption.canLeave(socket))
+    if (this.#state === 'draining') return able
+    let others = this.#wanted
+    return able.filter(({ socket, since }) => (this.#isDue(since) || others-- > 0) && !hasUnread(socket))
   }
 
   /** @returns how many have left */
@@ -365,7 +389,6 @@ export class Backend extends EventEmitter<BackendEvents> {
   }
 
   #isDue(since: number): boolean {
-    if (this.#state === 'draining') return true
     const after = this.#receiver?.welcome.parkAfter ?? null
     return after !== null && performance.now() - since >= after
   }
@@ -458,12 +481,18 @@ export class Backend extends EventEmitter<BackendEvents> {
       }),
       drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
       reconnectRequested: due,
-      rebalance: (count) => void this.#handBack(() => true, count),
-      handBackRoom: () => this.#handBackSoon(),
+      adopted: () => this.#attachment?.adopted ?? 0,
+      rebalance: (count) => {
+        this.#wanted += count
+        this.#handBack()
+      },
+      handBackRoom: () => this.#handBackRest(),
+      settled: () => this.#attachment?.answered(),
       adoptAgain: (connections, reason) => {
         for (const each of connections)
           this.#adoption.adoptAgain(this.#attachment as Attachment, each, reason !== undefined)
         this.#closeIdle()
+        this.#handBackRest()
       },
       ended: (end) => {
         // In a reload the old worker closes its session once the new worker has registered this backend.

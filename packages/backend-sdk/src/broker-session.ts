@@ -48,6 +48,8 @@ export interface BrokerSessionHost {
   adopt(offer: Offer, delivery: Delivery): void
   rejected(reason: NackReason): void
   stats(): Omit<StatsFrame, 'type'>
+  /** Connections adopted so far, as in `stats`. */
+  adopted(): number
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
   /** Others would serve `count` connections better. */
@@ -56,8 +58,10 @@ export interface BrokerSessionHost {
   ended(end: ControlEnd): void
   /** These connections were handed back and are this process's again: adopts them as the next backend would have. Owns their descriptors. */
   adoptAgain(connections: readonly Departure[], reason: GivenBackReason | undefined): void
-  /** More connections may be handed back than before. */
+  /** There may be room for more connections to be handed back. */
   handBackRoom(): void
+  /** `isSettled` has become true. */
+  settled(): void
   /** The session has closed or given away everything it owned. */
   closed(): void
 }
@@ -109,6 +113,8 @@ export class BrokerSession {
   readonly #departures: HandBackLedger<Departure>
   /** The broker has said that it takes none. */
   #handBackOff: boolean
+  /** How many adopted connections the broker knows of: it accepts no more hand-backs than that. */
+  #reported: number
   /** While settling: closes everything, untouched. */
   #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
@@ -131,7 +137,7 @@ export class BrokerSession {
     })
     this.#control.welcomed()
     // Before any ACK, so that the broker counts from what this backend already holds.
-    this.#control.write({ type: 'stats', ...host.stats() })
+    this.#reported = this.#writeStats()
     this.#tick = clock.setInterval(() => this.#onTick(), TICK_MS)
     this.#tick.unref()
     this.#relays.onArrival((relay) => this.#onRelay(relay))
@@ -148,6 +154,11 @@ export class BrokerSession {
 
   get isSettled(): boolean {
     return this.#unacked.length + this.#departures.unanswered === 0
+  }
+
+  /** Connections were handed back, and the broker has not answered. */
+  get awaitsAnswer(): boolean {
+    return this.#departures.unanswered > 0
   }
 
   /** Whether the broker takes connections back from here. */
@@ -191,18 +202,21 @@ export class BrokerSession {
         state: EMPTY,
       }
     })
+    // At a reload, connections may have come from the previous worker after this registration.
+    if (this.#host.adopted() > this.#reported) this.#reported = this.#writeStats()
     this.#control.write({ type: 'handback', entries })
     return sent
   }
 
   /** Asks the broker to send no more connections. */
   announceDrain(deadline: number | null, reason: string): void {
-    this.#control.write({ type: 'drain', deadline, reason })
+    if (this.open) this.#control.write({ type: 'drain', deadline, reason })
   }
 
   /** Deregisters: every adopted connection has ended. */
   announceDrained(): void {
-    this.#control.write({ type: 'stats', ...this.#host.stats() })
+    if (!this.open) return
+    this.#writeStats()
     this.#control.write({ type: 'drained' })
   }
 
@@ -295,8 +309,8 @@ export class BrokerSession {
   #givenBack(sequence: number, reason: GivenBackReason): void {
     const departure = this.#departures.givenBack(sequence)
     if (departure === undefined) return
-    // The listener of one connection may be gone; any other reason holds for all.
-    if (reason !== 'NoTaker') this.#handBackOff = true
+    if (reason === 'Stopping' || reason === 'Disabled') this.#handBackOff = true
+    this.#reported += 1
     this.#host.adoptAgain([departure], reason)
   }
 
@@ -389,6 +403,7 @@ export class BrokerSession {
     for (let left = count; left > 0; left--) {
       const each = this.#unacked.shift()
       if (each === undefined) break
+      this.#reported += 1
       try {
         this.#host.adopt(each.offer, each.fd)
       } catch (error) {
@@ -402,7 +417,9 @@ export class BrokerSession {
   }
 
   #noteSettled(): void {
-    if (this.isSettled) for (const resolve of this.#settled.splice(0)) resolve()
+    if (!this.isSettled) return
+    for (const resolve of this.#settled.splice(0)) resolve()
+    this.#host.settled()
   }
 
   /**
@@ -415,11 +432,20 @@ export class BrokerSession {
     this.#takeFromLane(verdicts, LANE_BATCH)
     this.#answer(verdicts)
     this.sendStats()
+    // Some that were to leave may not have been able to: no descriptors left, or too many in flight between the processes of this user.
+    if (this.takesBack) this.#host.handBackRoom()
   }
 
   /** The counters are cumulative, so skipping a report loses nothing if the broker does not read. */
   sendStats(): void {
-    if (this.open && !this.#control.backedUp) this.#control.write({ type: 'stats', ...this.#host.stats() })
+    if (this.open && !this.#control.backedUp) this.#reported = this.#writeStats()
+  }
+
+  /** @returns connections adopted so far, as reported */
+  #writeStats(): number {
+    const stats = this.#host.stats()
+    this.#control.write({ type: 'stats', ...stats })
+    return stats.adopted
   }
 
   #ended(end: ControlEnd): void {

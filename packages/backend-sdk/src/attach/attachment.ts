@@ -1,5 +1,5 @@
 import type { EventEmitter } from 'node:events'
-import { type AddressInfo, Server as NetServer, type Socket } from 'node:net'
+import { type AddressInfo, Server as NetServer, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { AdoptedSockets } from './adopted-sockets.ts'
@@ -20,6 +20,8 @@ export interface AttachHooks {
   onIdle?(): void
   /** An adopted connection has closed. */
   onClosed?(): void
+  /** Connections were handed back, and the broker has not answered: they may still come back. Until then the server's `close` waits. */
+  awaitsAnswer?(): boolean
 }
 
 /** An HTTP/1 connection on which nothing is under way. */
@@ -71,6 +73,8 @@ export interface Attachment {
    * to be sent. Also those on which no request has begun.
    */
   idle(): IdleConnection[]
+  /** `awaitsAnswer` has become false. */
+  answered(): void
   /** The first open adopted socket that matches. */
   find(predicate: (socket: Socket) => boolean): Socket | undefined
   /**
@@ -124,11 +128,14 @@ function limitOf(
   return typeof value === 'number' && value > 0 ? value : Number.POSITIVE_INFINITY
 }
 
-/** Nothing is to be written any more, nothing was read and not consumed, and neither side has ended. */
+/** Nothing is left to be written, nothing was read and not consumed, and neither side has ended. */
 function isQuiet(socket: Socket): boolean {
   const { destroyed, readable, writable, writableEnded, writableLength, readableLength } = socket
   return !destroyed && readable && writable && !writableEnded && writableLength === 0 && readableLength === 0
 }
+
+/** The `close` that follows is what counts. */
+function ignoreError(): void {}
 
 type Emit = (event: string | symbol, ...args: unknown[]) => boolean
 
@@ -157,6 +164,8 @@ class ServerAttachment implements Attachment {
   #handsBack: (socket: Duplex | undefined) => boolean = () => false
   /** Node's own, below what lies over it while draining. */
   #closeIdleConnections: () => void = () => {}
+  /** Connections of `adoptIdle` before their first byte, with the performance.now() at which their time is over. */
+  readonly #returned = new Map<Socket, number>()
   /** https only: connections without a request so far. */
   readonly #secured = new Set<TLSSocket>()
 
@@ -164,7 +173,7 @@ class ServerAttachment implements Attachment {
     this.server = server
     this.kind = serverKind(server)
     this.#hooks = hooks
-    this.#answers = new LastAnswers(() => hooks.onIdle?.())
+    this.#answers = new LastAnswers((socket) => this.#becameIdle(socket))
     this.#speaksHttp1 = startConnectionTracking(server)
     this.#overlay = this.#behaveAsListening()
   }
@@ -200,16 +209,18 @@ class ServerAttachment implements Attachment {
   adoptIdle(socket: Socket, keepAlive: number): void {
     this.#adopted += 1
     this.#add(socket)
+    this.#returned.set(socket, performance.now() + keepAlive)
+    socket.once('close', () => this.#returned.delete(socket))
     const give = () => {
+      this.#returned.delete(socket)
       socket.removeListener('timeout', late)
-      socket.removeListener('error', ignore)
+      socket.removeListener('error', ignoreError)
       socket.setTimeout(0)
       this.#give(socket)
     }
     const late = () => socket.destroy()
-    const ignore = () => {}
     if (Number.isFinite(keepAlive)) socket.setTimeout(Math.max(1, keepAlive))
-    socket.once('timeout', late).on('error', ignore).once('readable', give)
+    socket.once('timeout', late).on('error', ignoreError).once('readable', give)
   }
 
   idle(): IdleConnection[] {
@@ -227,8 +238,16 @@ class ServerAttachment implements Attachment {
     const silent = this.#sockets
       .silent()
       .filter(({ socket }) => isQuiet(socket))
-      .map(({ socket, since }) => ({ socket, since, left: headers - (now - since) }))
+      .map(({ socket, since }) => ({
+        socket,
+        since,
+        left: (this.#returned.get(socket) ?? since + headers) - now,
+      }))
     return [...quiet, ...silent]
+  }
+
+  answered(): void {
+    this.#closeIfOver()
   }
 
   find(predicate: (socket: Socket) => boolean): Socket | undefined {
@@ -295,12 +314,33 @@ class ServerAttachment implements Attachment {
     this.server.emit('connection', socket)
   }
 
+  #becameIdle(socket: Duplex): void {
+    this.#hooks.onIdle?.()
+    if (!this.#answers.draining || this.#restoreKeepAlive !== undefined || this.#handsBack(socket)) return
+    // The server's time is not shortened while others can be handed back. Node has just set it, and resets it at the next request.
+    if (
+      socket instanceof Socket &&
+      (socket.timeout ?? 0) > DRAIN_KEEP_ALIVE_MS &&
+      limitOf(this.server, 'keepAliveTimeout') < Infinity
+    )
+      socket.setTimeout(DRAIN_KEEP_ALIVE_MS)
+  }
+
   #ended(): void {
     this.#hooks.onClosed?.()
     if (this.#sockets.size > 0) return
     this.#empty?.resolve()
     this.#empty = undefined
-    if (!this.#closeHeld) return
+    this.#closeIfOver()
+  }
+
+  /** Whether connections are open here, or may be again. */
+  get #isEmpty(): boolean {
+    return this.#sockets.size === 0 && this.#hooks.awaitsAnswer?.() !== true
+  }
+
+  #closeIfOver(): void {
+    if (!this.#closeHeld || !this.#isEmpty) return
     this.#closeHeld = false
     // A tick later, as in Node: the app's own `close` listeners on the socket run first.
     process.nextTick(() => this.server.emit('close'))
@@ -342,12 +382,13 @@ class ServerAttachment implements Attachment {
       return close()
     })
 
-    // `close()` calls it, and so do frameworks. Connections that are about to be handed back are not idle for nothing.
-    const closeIdle: unknown = Reflect.get(server, 'closeIdleConnections')
-    if (typeof closeIdle === 'function') {
-      this.#closeIdleConnections = () => Reflect.apply(closeIdle, server, [])
+    // `close()` calls it, and so do frameworks. Connections that are about to be handed back stay.
+    if ('closeIdleConnections' in server) {
+      this.#closeIdleConnections = server.closeIdleConnections.bind(server)
       overlay.method('closeIdleConnections', this.#closeIdleConnections, () => {
-        if (!this.#answers.draining || !this.#handsBack(undefined)) this.#closeIdleConnections()
+        if (!this.#answers.draining || !this.#handsBack(undefined)) return this.#closeIdleConnections()
+        for (const socket of betweenRequests(server, this.#closeIdleConnections))
+          if (!this.#handsBack(socket)) socket.destroy()
       })
     }
 
@@ -378,7 +419,7 @@ class ServerAttachment implements Attachment {
     }
     if (isSession(event, args)) this.#streams.begun(...args)
     if (event === 'close' && this.#closing) {
-      if (this.#sockets.size > 0) {
+      if (!this.#isEmpty) {
         this.#closeHeld = true
         return true
       }

@@ -57,7 +57,7 @@ export function closeWhenQuiet(idle: () => Iterable<Socket>): void {
 }
 
 /** Whether the kernel holds data or an end that Node has not read. */
-function hasUnread(socket: Socket): boolean {
+export function hasUnread(socket: Socket): boolean {
   const handle: unknown = Reflect.get(socket, '_handle')
   if (typeof handle !== 'object' || handle === null) return false
   const fd: unknown = Reflect.get(handle, 'fd')

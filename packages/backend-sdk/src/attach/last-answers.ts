@@ -27,12 +27,12 @@ export function isRequest(
  */
 export class LastAnswers {
   readonly #exchanges = new Map<Duplex, Exchange>()
-  readonly #onIdle: () => void
+  readonly #onIdle: (socket: Duplex) => void
   #draining = false
   #staysOpen: (socket: Duplex) => boolean = () => false
 
   /** @param onIdle called when the answer to the newest request of a connection is over */
-  constructor(onIdle: () => void = () => {}) {
+  constructor(onIdle: (socket: Duplex) => void = () => {}) {
     this.#onIdle = onIdle
   }
 
@@ -58,7 +58,7 @@ export class LastAnswers {
       if (exchange.newest !== response) return
       exchange.newest = undefined
       exchange.idleSince = performance.now()
-      this.#onIdle()
+      this.#onIdle(request.socket)
     })
     if (this.#draining) this.#sayClose(request.socket, exchange, response)
   }

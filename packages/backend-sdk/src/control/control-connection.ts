@@ -87,7 +87,9 @@ export class ControlConnection {
     }
     let settled = false
     socket.write(encodeFrame(frame), (error) => {
-      if (!settled) onTaken?.(error ?? undefined)
+      if (settled) return
+      // A write that libuv still held when the socket was destroyed is cancelled, and Node reports no error for it.
+      onTaken?.(error ?? (socket.destroyed ? new Error('control connection has ended') : undefined))
     })
     // After EPIPE the length is 0 too, hence the second condition.
     // Rule: ACK_BEFORE_TOUCH (docs/internals/model)

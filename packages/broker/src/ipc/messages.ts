@@ -1,6 +1,6 @@
 import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
-import type { BackendState } from '../metrics/labels.ts'
+import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { PeerProcess } from '../supervise/proc.ts'
 
@@ -148,5 +148,7 @@ export interface HeldClients {
      * that waits for a backend; a worker of an older version does not know it, and offers the connection at once.
      */
     readonly idleFor?: number | null
+    /** Of a client that waits for a backend after a backend handed it back. */
+    readonly handedBack?: HandBackKind
   }[]
 }

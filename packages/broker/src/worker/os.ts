@@ -15,6 +15,7 @@ import {
 } from '@baton/native-sendmsg'
 import { closeClients } from './connection/close-clients.ts'
 import type { ClientConnection } from './connection/connection.ts'
+import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
 import { Relay } from './relay/relay.ts'
 
@@ -41,6 +42,8 @@ export interface Os extends Clock {
   local(fd: number): SocketAddress | undefined
   /** Closes descriptors of unknown kind, which a backend has sent, without ever waiting. */
   discard(fds: readonly number[]): void
+  /** Whether a descriptor of this number, just opened, is one of those that clients may not use up. */
+  isOfReserve(fd: number): boolean
   /** Resets what a backend may have changed on the shared open file: turns O_NONBLOCK on and SO_LINGER off. */
   takeBack(fd: number): void
   /** Dials an upstream. */
@@ -70,6 +73,7 @@ export const systemOs: Os = {
   discard: (fds) => {
     for (const fd of fds) closeAside(new OwnedFd(fd))
   },
+  isOfReserve: (fd) => sharedReserve().isReached(fd),
   takeBack: (fd) => {
     setNonblocking(fd, true)
     clearLinger(fd)

@@ -253,6 +253,7 @@ export class SupervisedWorker {
             peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
             id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
+            ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
           })
           this.#worker?.inherit(client.service, [connection])
         }
@@ -307,6 +308,7 @@ export class SupervisedWorker {
           protocol: listener.protocol,
           id: ulidFromBytes(id),
           acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
+          ...('handedBack' in connection && { handedBack: connection.handedBack }),
           ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
         }
       })

@@ -112,6 +112,8 @@ export class Backend {
           rebalance: () => {},
           adoptAgain: () => {},
           handBackRoom: () => {},
+          settled: () => {},
+          adopted: () => this.#adopted,
           rejected: (reason) => this.#kernel.trace(process.name, `has refused: ${reason}`),
           stats: () => ({ adopted: this.#adopted, closed: this.#ended, lag: 0 }),
           drainRequested: () => this.drain(),

@@ -308,6 +308,7 @@ export class Broker {
       peer: () => ({ family: 'IPv4', address: '127.0.0.1', port: 1 }),
       local: () => undefined,
       discard: (fds) => fds.forEach((fd) => process.close(fd)),
+      isOfReserve: () => false,
       takeBack: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
       dial: () => this.#kernel.violate('no upstream here'),
       dialBackend: ({ path }, host) => this.#dial(path, host),

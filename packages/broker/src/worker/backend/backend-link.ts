@@ -53,6 +53,8 @@ export class BackendLink implements Candidate {
   #askedToReconnect = false
   #over = false
   #acked = 0
+  /** Those of `#acked` that came from another worker. */
+  #elsewhere = 0
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
@@ -276,8 +278,8 @@ export class BackendLink implements Candidate {
         }
         return
       case 'stats':
-        // Connections adopted before this registration count as load, too.
-        if (this.#adopted === undefined) this.#acked += frame.adopted
+        // Connections from another worker count as load, too: those adopted before this registration, and those that were on their way.
+        this.#adoptedElsewhere(this.#adopted === undefined ? frame.adopted : frame.adopted - this.#acked)
         this.#adopted = frame.adopted
         this.#closed = frame.closed
         this.#lag = frame.lag
@@ -299,7 +301,7 @@ export class BackendLink implements Candidate {
         this.#logger.info('backend has drained')
         return
       case 'handback': {
-        const { given, fault } = this.#returns.received(frame.entries, this.#acked)
+        const { given, fault } = this.#returns.received(frame.entries, this.#acked, this.#elsewhere)
         // The giver goes on with these, and counts them as adopted once more.
         this.#acked += given
         if (fault !== undefined) this.#control.cutOff(fault)
@@ -320,6 +322,12 @@ export class BackendLink implements Candidate {
       case 'settled':
         return
     }
+  }
+
+  #adoptedElsewhere(count: number): void {
+    if (count <= 0) return
+    this.#acked += count
+    this.#elsewhere += count
   }
 
   /** A NACK for an unknown token. Tolerates a few, but not many: each costs a search through the open offers. */

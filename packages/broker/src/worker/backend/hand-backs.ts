@@ -2,6 +2,7 @@ import { timingSafeEqual } from 'node:crypto'
 import { OwnedFd } from '@baton/native-sendmsg'
 import {
   type ControlConnection,
+  type Frame,
   type GivenBack,
   type GivenBackReason,
   type HandBack,
@@ -45,7 +46,9 @@ export class HandBacks {
   readonly #os: Os
   #lastSequence = 0
   #count = 0
-  /** TAKEN is written, and not known to be in the kernel. */
+  /** Sockets that may be of a listener as it was before a reload. */
+  #strangers = 0
+  /** Hand-backs with an answer that is written, and not known to be in the kernel. */
   #untold = 0
 
   constructor(
@@ -64,10 +67,13 @@ export class HandBacks {
   /**
    * @param entries at least one
    * @param adopted connections that the backend has adopted so far: it cannot hand more back
+   * @param elsewhere how many of them came from another worker, whose listeners may have had other addresses
    */
-  received(entries: readonly HandBack[], adopted: number): Received {
+  received(entries: readonly HandBack[], adopted: number, elsewhere = 0): Received {
     const window = this.#window
     if (window === undefined) return this.#refuse([], entries, 'HANDBACK was not granted')
+    // It does not read its answers, which must not fill this process's memory.
+    if (this.#untold > window) return this.#refuse([], entries, 'more is handed back than the window allows')
     const arrivals = this.#lane.takeHandBacks(entries.length)
     this.#count += entries.length
     if (this.#count > adopted)
@@ -86,10 +92,10 @@ export class HandBacks {
         continue
       }
       const origin = this.#host.listenerOf(fd, entry.listener)
-      if (origin === 'foreign')
+      if (origin === 'foreign' && ++this.#strangers > elsewhere)
         return this.#refuse(arrivals, entries, 'a socket was handed back that is none of the service')
-      const reason = this.#reason(entry, taken.length + this.#untold, window)
-      if (origin !== 'gone' && reason === undefined) {
+      const reason = this.#reason(entry, fd, taken.length + this.#untold, window)
+      if (typeof origin !== 'string' && reason === undefined) {
         taken.push({ sequence: entry.sequence, client: this.#client(fd, entry, origin) })
       } else {
         closing.push(new OwnedFd(fd))
@@ -114,9 +120,11 @@ export class HandBacks {
     return undefined
   }
 
-  #reason({ kind }: HandBack, before: number, window: number): GivenBackReason | undefined {
+  #reason({ kind }: HandBack, fd: number, before: number, window: number): GivenBackReason | undefined {
     if (kind !== 'idle') return 'NoTaker'
-    return before >= window ? 'TooMany' : this.#host.handBackRefusal()
+    // Idle connections may not use up what is kept for backends and the admin server.
+    if (before >= window || this.#os.isOfReserve(fd)) return 'TooMany'
+    return this.#host.handBackRefusal()
   }
 
   #client(fd: number, { connection, keepAlive }: HandBack, listener: ParkedClient['listener']): ParkedClient {
@@ -132,35 +140,44 @@ export class HandBacks {
   #giveBack(given: readonly GivenBack[], closing: readonly OwnedFd[]): void {
     if (given.length === 0) return
     // Rule: GIVE_BACK_AFTER_CLOSE (docs/internals/model)
-    this.#os.closeClients(closing.map((fd) => ({ fd, peer: { family: 'unix', address: '', port: 0 } })))
+    this.#close(closing)
     this.#host.notTaken('idle', 'given_back', given.length)
-    this.#control.write({ type: 'given_back', entries: [...given] })
+    this.#tell({ type: 'given_back', entries: [...given] }, given.length)
   }
 
   #take(taken: readonly Taken[]): void {
-    this.#untold += taken.length
-    const told = this.#control.write(
-      { type: 'taken', sequences: taken.map(({ sequence }) => sequence) },
-      (error) => {
-        if (error === undefined) return this.#settle(taken)
-        // The giver finds no TAKEN at the end of control, and goes on.
-        this.#untold -= taken.length
-        this.#os.closeClients(
-          taken.map(({ client: { fd } }) => ({ fd, peer: { family: 'unix', address: '', port: 0 } })),
-        )
-      },
-    )
-    // Rule: TAKEN_BEFORE_OFFER (docs/internals/model)
-    if (told) this.#settle(taken)
+    const sequences = taken.map(({ sequence }) => sequence)
+    this.#tell({ type: 'taken', sequences }, taken.length, (error) => {
+      // Rule: TAKEN_BEFORE_OFFER (docs/internals/model)
+      if (error === undefined) return this.#settle(taken)
+      // The giver finds no TAKEN at the end of control, and goes on.
+      this.#close(taken.map(({ client: { fd } }) => fd))
+    })
   }
 
   #settle(taken: readonly Taken[]): void {
-    this.#untold -= taken.length
     this.#host.parked(taken.map(({ client }) => client))
-    this.#control.write({
-      type: 'settled',
-      entries: taken.map(({ sequence }) => ({ sequence, outcome: 'parked' })),
-    })
+    const entries = taken.map(({ sequence }) => ({ sequence, outcome: 'parked' as const }))
+    this.#tell({ type: 'settled', entries }, taken.length)
+  }
+
+  /** Writes an answer to `count` hand-backs. `done`: it is in the kernel, or never will be. */
+  #tell(frame: Frame, count: number, done: (error: Error | undefined) => void = () => {}): void {
+    this.#untold += count
+    const settled = (error: Error | undefined) => {
+      this.#untold -= count
+      done(error)
+    }
+    if (this.#control.write(frame, settled)) settled(undefined)
+  }
+
+  /** Closes copies that the giver may have kept. It may have made their close(2) block, whatever O_NONBLOCK says (SO_LINGER). */
+  #close(fds: readonly OwnedFd[]): void {
+    for (const fd of fds) {
+      const local = this.#os.local(fd.fd)
+      if (local === undefined || local.family === 'unix') this.#os.discard([fd.release()])
+      else this.#os.closeClients([{ fd, peer: local }])
+    }
   }
 
   #refuse(arrivals: readonly LaneArrival[], entries: readonly HandBack[], message: string): Received {

@@ -1,6 +1,7 @@
 import { TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 import {
   close,
+  closeAside,
   closeReachable,
   type NativeError,
   type OwnedFd,
@@ -47,11 +48,13 @@ const receiving = new ReceiveBatch(BATCH, TOKEN_LENGTH)
 export class Lane implements HandoffLane {
   readonly #sendEnd: OwnedFd
   readonly #receiveEnd: OwnedFd
+  readonly #handsBack: boolean
 
   /** @param handsBack whether the backend may send descriptors as well */
   constructor(handsBack = false) {
     ;[this.#sendEnd, this.#receiveEnd] = socketpair('seqpacket')
-    // The backend could send descriptors the other way. They are never read, and are closed with this end.
+    this.#handsBack = handsBack
+    // The backend could send descriptors the other way. They would never be read, and closed with this end.
     if (!handsBack) refuseDescriptors(this.#sendEnd.fd)
   }
 
@@ -97,6 +100,8 @@ export class Lane implements HandoffLane {
   close(): void {
     // Rule: LANE_EOF (docs/internals/model)
     this.#receiveEnd.close()
-    closeReachable(this.#sendEnd, true)
+    // What the backend has sent and nothing has read is closed with it, and may block: any descriptor, with any SO_LINGER.
+    if (this.#handsBack && !this.#sendEnd.closed) closeAside(this.#sendEnd)
+    else closeReachable(this.#sendEnd, true)
   }
 }

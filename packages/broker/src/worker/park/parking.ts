@@ -22,6 +22,8 @@ export interface ParkingHost {
   awake(connection: ParkedClient): void
   /** The client has left, or its time is over: the connection is the host's, to be closed. */
   over(connection: ParkedClient): void
+  /** Those that are awake by now are all of this turn. Not called when a watch has fired: the poller's round has an end of its own. */
+  flush(): void
 }
 
 interface Parked {
@@ -79,7 +81,7 @@ export class Parking {
 
   /** Lets all of them go: those whose next request is there are awake, the others are over. */
   end(): void {
-    for (const parked of [...this.#parked]) this.#settle(parked, this.#received(parked))
+    for (const parked of this.#parked) this.#settle(parked, this.#received(parked))
     this.close()
   }
 
@@ -131,5 +133,6 @@ export class Parking {
       if (tick * TICK_MS > now) continue
       for (const parked of ends) this.#settle(parked, this.#received(parked))
     }
+    this.#host.flush()
   }
 }

@@ -97,7 +97,11 @@ export class Service implements LinkHost, UpstreamHost {
     this.#listeners = () => listeners(name)
     this.#parking = new Parking(
       poller,
-      { awake: (connection) => this.#awake(connection), over: (connection) => this.#idleClosed(connection) },
+      {
+        awake: (connection) => this.#awake(connection),
+        over: (connection) => this.#idleClosed(connection),
+        flush: () => this.flush(),
+      },
       os,
     )
     this.#recorder = recorder
@@ -231,7 +235,7 @@ export class Service implements LinkHost, UpstreamHost {
   /** Connections that were parked at a predecessor. */
   inheritParked(connections: readonly ParkedClient[]): void {
     this.serviceStats.movedIn += connections.length
-    for (const connection of connections) this.#park(connection)
+    this.#keep(connections)
   }
 
   /** Resolves when no connection is in flight or held. */
@@ -346,8 +350,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.serviceStats.handedBack('idle', 'taken', connections.length)
     // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
     for (const { fd } of connections) this.#os.takeBack(fd.fd)
-    if (this.#successor !== undefined) this.#passIdle(connections)
-    else for (const connection of connections) this.#park(connection)
+    this.#keep(connections)
   }
 
   notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void {
@@ -399,6 +402,12 @@ export class Service implements LinkHost, UpstreamHost {
     this.#successor = undefined
     this.#fallback.leaving = false
     this.#place(inOrder(connections))
+  }
+
+  /** Here, or with the successor. */
+  #keep(connections: readonly ParkedClient[]): void {
+    if (this.#successor !== undefined) this.#passIdle(connections)
+    else for (const connection of connections) this.#park(connection)
   }
 
   #park(connection: ParkedClient): void {

@@ -1,0 +1,428 @@
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
+import { connect } from 'node:net'
+import type { ControlConnection, Frame, HandBack } from '@baton/backend-sdk/protocol'
+import {
+  acceptOne,
+  dup,
+  isNonblocking,
+  listenTcp,
+  NativeError,
+  OwnedFd,
+  send,
+  sendMessage,
+  setNonblocking,
+  socketpair,
+} from '@baton/native-sendmsg'
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+import { SO_LINGER, SOL_SOCKET } from '../../native-sendmsg/src/abi.ts'
+import { Arena } from '../../native-sendmsg/src/arena.ts'
+import { libc } from '../../native-sendmsg/src/libc.ts'
+import { createSocket } from '../../native-sendmsg/src/sockets.ts'
+import { parseConfig, type ServiceConfig } from '../src/config/index.ts'
+import { Metrics } from '../src/metrics/index.ts'
+import { HandBacks } from '../src/worker/backend/hand-backs.ts'
+import { Lane } from '../src/worker/backend/lane.ts'
+import { Listener } from '../src/worker/listen/listener.ts'
+import { systemOs } from '../src/worker/os.ts'
+import { Service } from '../src/worker/service/service.ts'
+import { eventually } from '../../../test/support/eventually.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
+
+// Hand-backs of one backend, and every breach: a real lane and real sockets, a control connection of the test.
+
+const AF_INET = 2
+const SOCK_DGRAM = 2
+/** Seconds that a close would block: longer than any test. */
+const LINGER = Math.ceil((10 * LIMIT) / 1000)
+const WINDOW = 4
+
+const logger = pino({ enabled: false })
+const openDescriptors = () => readdirSync('/proc/self/fd').length
+
+function present<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error('nothing there')
+  return value
+}
+
+/** Control, as far as `HandBacks` uses it. */
+class Control {
+  readonly written: Frame[] = []
+  /** Writes that the kernel has not accepted. */
+  readonly queued: ((error?: Error) => void)[] = []
+  backedUp = false
+
+  write(frame: Frame, onTaken?: (error?: Error) => void): boolean {
+    this.written.push(frame)
+    if (!this.backedUp) return true
+    this.queued.push(onTaken ?? (() => {}))
+    return false
+  }
+}
+
+/** One backend with what it may hand back, and the service that it belongs to. */
+class Stage {
+  readonly lane = new Lane(true)
+  readonly control = new Control()
+  readonly service: Service
+  readonly listener: Listener
+  /** A duplicate of its socket. */
+  readonly listening: OwnedFd
+  readonly handBacks: HandBacks
+  adopted = 1000
+  elsewhere = 0
+  #sequence = 0
+  readonly #t: Test
+
+  constructor(t: Test, over: Partial<ServiceConfig> = {}, window: number | undefined = WINDOW) {
+    this.#t = t
+    const config = parseConfig({
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: {} },
+    })
+    const listening = listenTcp({ host: '127.0.0.1', port: 0 })
+    this.listening = listening.dup()
+    this.listener = new Listener(present(config.listeners[0]), listening, () => t.fail('accepted'), logger)
+    const listeners = [this.listener]
+    this.service = new Service(
+      'web',
+      { ...present(config.services.get('web')), ...over },
+      {
+        poller: { add: () => ({ modify: () => {}, remove: () => {} }) },
+        lingeringClose: { reject: () => t.fail('rejected') },
+        metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
+        logger,
+        listeners: () => listeners,
+      },
+    )
+    this.handBacks = new HandBacks(
+      { control: this.control as unknown as ControlConnection, lane: this.lane },
+      window,
+      this.service,
+      systemOs,
+    )
+    t.teardown(async () => {
+      this.lane.close()
+      this.listener.close()
+      this.listening.close()
+      await this.service.drained()
+    })
+  }
+
+  /** A connection of the listener: the accepted end, as a backend has it, and its client. */
+  async adoptedEnd(): Promise<{ fd: OwnedFd; client: ReturnType<typeof connect> }> {
+    const client = connect({ host: '127.0.0.1', port: Number(this.listener.address.split(':').at(-1)) })
+    this.#t.teardown(() => client.destroy())
+    client.on('error', () => {})
+    await once(client, 'connect')
+    const fd = new OwnedFd(present(acceptOne(this.listening.fd)).fd)
+    this.#t.teardown(() => fd.close())
+    return { fd, client }
+  }
+
+  /** Sends descriptors with a token, as the backend's lane does. */
+  post(token: Buffer, ...fds: number[]): void {
+    sendMessage(this.lane.receiveEnd, { bytes: token, fds })
+  }
+
+  entry(over: Partial<HandBack> = {}): HandBack {
+    return {
+      sequence: ++this.#sequence,
+      token: randomBytes(16),
+      connection: randomBytes(16),
+      kind: 'idle',
+      keepAlive: 60_000,
+      listener: 'web',
+      meta: undefined,
+      schema: '',
+      prefix: Buffer.alloc(0),
+      requestHead: Buffer.alloc(0),
+      answerHead: Buffer.alloc(0),
+      state: Buffer.alloc(0),
+      ...over,
+    }
+  }
+
+  /** Hands one descriptor back, honestly except for `over`. The caller's own copy stays open. */
+  handBack(fd: number, over: Partial<HandBack> = {}) {
+    const entry = this.entry(over)
+    this.post(entry.token, fd)
+    return { entry, ...this.received(entry) }
+  }
+
+  received(...entries: HandBack[]) {
+    return this.handBacks.received(entries, this.adopted, this.elsewhere)
+  }
+}
+
+void t.test('what is handed back is taken, and settled as parked', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const { fd } = await stage.adoptedEnd()
+  setNonblocking(fd.fd, false)
+  const { entry, fault, given } = stage.handBack(fd.fd)
+  t.match({ fault, given }, { fault: undefined, given: 0 })
+  t.strictSame(stage.control.written, [
+    { type: 'taken', sequences: [entry.sequence] },
+    { type: 'settled', entries: [{ sequence: entry.sequence, outcome: 'parked' }] },
+  ])
+  t.equal(stage.service.parkedCount, 1)
+  t.ok(isNonblocking(fd.fd), 'the giver may have changed what all copies share')
+})
+
+void t.test('a connection is offered on only once TAKEN is in the kernel', { timeout: LIMIT }, async (t) => {
+  for (const failed of [false, true]) {
+    await t.test(failed ? 'and closed if it never is' : 'which may be later', async (t) => {
+      const stage = new Stage(t)
+      const { fd, client } = await stage.adoptedEnd()
+      stage.control.backedUp = true
+      const before = openDescriptors()
+      t.equal(stage.handBack(fd.fd).fault, undefined)
+      t.equal(openDescriptors(), before + 1)
+      t.equal(stage.service.parkedCount, 0)
+      stage.control.queued.shift()?.(failed ? new Error('gone') : undefined)
+      t.equal(stage.service.parkedCount, failed ? 0 : 1)
+      t.equal(openDescriptors(), failed ? before : before + 1)
+      t.equal(stage.control.written.length, failed ? 1 : 2)
+      send(fd.fd, Buffer.from("still the giver's"))
+      const [chunk] = (await once(client, 'data')) as [Buffer]
+      t.equal(String(chunk), "still the giver's")
+    })
+  }
+})
+
+type Breach = (stage: Stage, fd: OwnedFd) => ReturnType<Stage['received']>
+
+const BREACHES: Record<string, Breach> = {
+  'the token of HANDBACK is not that of its descriptor': (stage, { fd }) => {
+    stage.post(randomBytes(16), fd)
+    return stage.received(stage.entry())
+  },
+  'HANDBACK came without its descriptor': (stage) => stage.received(stage.entry()),
+  '0 descriptors came with one token': (stage) => {
+    const entry = stage.entry()
+    stage.post(entry.token)
+    return stage.received(entry)
+  },
+  '2 descriptors came with one token': (stage, { fd }) => {
+    const entry = stage.entry()
+    stage.post(entry.token, fd, fd)
+    return stage.received(entry)
+  },
+  'sequences of hand-backs do not increase': (stage, { fd }) => {
+    stage.handBack(fd, { sequence: 7 })
+    return stage.handBack(fd, { sequence: 7 })
+  },
+  'more was handed back than had been adopted': (stage, { fd }) => {
+    stage.adopted = 0
+    return stage.handBack(fd)
+  },
+}
+
+for (const [message, breach] of Object.entries(BREACHES)) {
+  void t.test(`a breach: ${message}`, { timeout: LIMIT }, async (t) => {
+    const stage = new Stage(t)
+    const { fd } = await stage.adoptedEnd()
+    await refused(t, stage, () => breach(stage, fd), message)
+  })
+}
+
+void t.test('a token that is too long or too short', { timeout: LIMIT }, async (t) => {
+  for (const length of [15, 17, 200]) {
+    const stage = new Stage(t)
+    const { fd } = await stage.adoptedEnd()
+    const entry = stage.entry()
+    const bytes = Buffer.concat([entry.token, randomBytes(200)], length)
+    const breach = () => {
+      stage.post(bytes, fd.fd)
+      return stage.received(entry)
+    }
+    await refused(t, stage, breach, 'the token of HANDBACK is not that of its descriptor')
+  }
+})
+
+void t.test('HANDBACK was not granted', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const { control, lane, service } = stage
+  const without = new HandBacks(
+    { control: control as unknown as ControlConnection, lane },
+    undefined,
+    service,
+    systemOs,
+  )
+  t.match(without.received([stage.entry()], 10).fault, { message: 'HANDBACK was not granted' })
+})
+
+void t.test('a socket that is none of the service', { timeout: LIMIT }, async (t) => {
+  const message = 'a socket was handed back that is none of the service'
+  const foreign = async (t: Test, make: (stage: Stage) => OwnedFd | Promise<OwnedFd>) => {
+    const stage = new Stage(t)
+    const fd = await make(stage)
+    t.teardown(() => fd.close())
+    await refused(t, stage, () => stage.handBack(fd.fd), message)
+  }
+  await t.test('one of a socketpair', (t) =>
+    foreign(t, () => {
+      const [one, other] = socketpair('stream')
+      t.teardown(() => other.close())
+      return one
+    }),
+  )
+  await t.test('a listening socket', (t) => foreign(t, () => listenTcp({ host: '127.0.0.1', port: 0 })))
+  await t.test("the service's own listening socket", (t) => foreign(t, (stage) => stage.listening.dup()))
+  await t.test('a UDP socket', (t) =>
+    foreign(t, () => new OwnedFd(createSocket(AF_INET, SOCK_DGRAM).release())),
+  )
+  await t.test("the client's end", (t) =>
+    foreign(t, async (stage) => {
+      const { client } = await stage.adoptedEnd()
+      const handle = Reflect.get(client, '_handle') as { fd: number }
+      return dup(handle.fd)
+    }),
+  )
+  await t.test('a connection of another listener', (t) =>
+    foreign(t, async () => (await new Stage(t).adoptedEnd()).fd.dup()),
+  )
+})
+
+void t.test('GIVEN_BACK, with its reason, and closed first', { timeout: LIMIT }, async (t) => {
+  const givenBack = async (
+    t: Test,
+    reason: string,
+    stage: Stage,
+    over: Partial<HandBack> = {},
+    fd?: OwnedFd,
+  ): Promise<void> => {
+    const socket = fd ?? (await stage.adoptedEnd()).fd
+    const before = openDescriptors()
+    const { entry, fault, given } = stage.handBack(socket.fd, over)
+    t.match({ fault, given }, { fault: undefined, given: 1 })
+    t.strictSame(stage.control.written.at(-1), {
+      type: 'given_back',
+      entries: [{ sequence: entry.sequence, reason }],
+    })
+    await eventually(() => openDescriptors() === before, 'closed')
+  }
+
+  await t.test('Disabled', async (t) => givenBack(t, 'Disabled', new Stage(t, { handBack: 'off' })))
+  await t.test('Stopping', async (t) => {
+    const stage = new Stage(t)
+    await stage.service.drained()
+    await givenBack(t, 'Stopping', stage)
+  })
+  await t.test('NoTaker: a kind with state', async (t) =>
+    givenBack(t, 'NoTaker', new Stage(t), { kind: 'raw', schema: 'chat/1' }),
+  )
+  await t.test('NoTaker: its listener is gone', async (t) => {
+    const [one, other] = socketpair('stream')
+    t.teardown(() => {
+      one.close()
+      other.close()
+    })
+    await givenBack(t, 'NoTaker', new Stage(t), { listener: 'baton:health' }, one)
+  })
+  await t.test('NoTaker: its listener had another address before a reload', async (t) => {
+    const stage = new Stage(t)
+    stage.elsewhere = 1
+    const { fd } = await new Stage(t).adoptedEnd()
+    await givenBack(t, 'NoTaker', stage, {}, fd)
+    await refused(
+      t,
+      stage,
+      () => stage.handBack(fd.fd),
+      'a socket was handed back that is none of the service',
+    )
+  })
+  await t.test('TooMany: over the window', async (t) => {
+    const stage = new Stage(t)
+    const entries = await Promise.all(
+      Array.from({ length: WINDOW + 2 }, async () => {
+        const { fd } = await stage.adoptedEnd()
+        const entry = stage.entry()
+        stage.post(entry.token, fd.fd)
+        return entry
+      }),
+    )
+    entries.sort((one, other) => one.sequence - other.sequence)
+    t.match(stage.received(...entries), { fault: undefined, given: 2 })
+    t.strictSame(stage.control.written[0], {
+      type: 'given_back',
+      entries: entries.slice(WINDOW).map(({ sequence }) => ({ sequence, reason: 'TooMany' })),
+    })
+    t.equal(stage.service.parkedCount, WINDOW)
+  })
+})
+
+void t.test('a backend that reads no answers is cut off', { timeout: LIMIT }, async (t) => {
+  // Its answers waited in this process's memory, without a limit.
+  const stage = new Stage(t)
+  stage.control.backedUp = true
+  const { fd } = await stage.adoptedEnd()
+  for (let turn = 0; turn <= WINDOW; turn++) t.equal(stage.handBack(fd.fd, { kind: 'raw' }).fault, undefined)
+  t.match(stage.handBack(fd.fd, { kind: 'raw' }).fault, {
+    message: 'more is handed back than the window allows',
+  })
+})
+
+void t.test('no backend can make a close of this process wait', { timeout: LIMIT }, async (t) => {
+  await t.test('with a connection that is given back', async (t) => {
+    const stage = new Stage(t)
+    const { fd, client } = await stage.adoptedEnd()
+    client.pause()
+    clog(fd.fd)
+    const entry = stage.entry({ listener: 'gone', kind: 'raw' })
+    stage.post(entry.token, fd.fd)
+    fd.close()
+    t.match(stage.received(entry), { fault: undefined, given: 1 })
+  })
+
+  await t.test('with one that it leaves on the lane', async (t) => {
+    const stage = new Stage(t)
+    const { fd, client } = await stage.adoptedEnd()
+    client.pause()
+    clog(fd.fd)
+    stage.post(randomBytes(16), fd.fd)
+    fd.close()
+    stage.lane.close()
+    client.resume()
+    await once(client, 'close')
+  })
+})
+
+/** The hand-back is a breach of protocol: nothing is answered or kept, and what came is closed. */
+async function refused(
+  t: Test,
+  stage: Stage,
+  breach: () => ReturnType<Stage['received']>,
+  message: string,
+): Promise<void> {
+  const parked = stage.service.parkedCount
+  const before = openDescriptors()
+  const written = stage.control.written.length
+  const { fault, given } = breach()
+  t.match({ fault, given }, { fault: { code: 'BATON_ERR_FRAME_MALFORMED', message }, given: 0 })
+  t.notOk(
+    stage.control.written.slice(written).some(({ type }) => type === 'given_back'),
+    'nothing is given back',
+  )
+  const kept = stage.service.parkedCount - parked
+  await eventually(
+    () => openDescriptors() === before + kept,
+    () => `what came is closed: ${openDescriptors()} of ${before + kept}`,
+  )
+}
+
+const option = new Arena(8)
+
+/** From now on close(2) of the last descriptor waits: SO_LINGER, and more to send than the peer reads. */
+function clog(fd: number): void {
+  option.words.set([1, LINGER])
+  if (libc.setsockopt(fd, SOL_SOCKET, SO_LINGER, option.address, 8) === -1) throw new Error('setsockopt')
+  setNonblocking(fd, true)
+  try {
+    for (;;) send(fd, Buffer.alloc(65_536))
+  } catch (error) {
+    if (!(error instanceof NativeError) || error.code !== 'EAGAIN') throw error
+  }
+}
