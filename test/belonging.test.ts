@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBroker, type Status } from './support/broker.ts'
 import { behind, program } from './support/commands.ts'
+import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello, refusal } from './support/false-backend.ts'
 import { LIMIT } from './support/limits.ts'
 import { logs } from './support/operator.ts'
@@ -69,8 +70,11 @@ void t.test('one broker', { timeout: LIMIT }, async (whole) => {
     })
     const ready = await thief.message('ready')
     t.not(ready['id'], id)
-    const claim = broker.program.messages().find(({ msg, peerPid }) => msg === CLAIM && peerPid === thief.pid)
-    t.match(claim, { claimed: id, service: 'kept' })
+    // The answer to the backend may come before the broker's log has been read.
+    const claim = () =>
+      broker.program.messages().find(({ msg, peerPid }) => msg === CLAIM && peerPid === thief.pid)
+    await eventually(() => claim() !== undefined, 'the claim in the log')
+    t.match(claim(), { claimed: id, service: 'kept' })
     const again = await FalseBackend.register(t, control, hello('kept', { backend: id }))
     t.equal(again.welcome.backend, id, 'and that process finds it again')
   })

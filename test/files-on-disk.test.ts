@@ -49,6 +49,8 @@ void t.test('one broker loses its files one by one', { timeout: LIMIT }, async (
     configFile,
     JSON.stringify({
       runtimeDir: run,
+      // The worker is stopped for a moment, which may take long on a busy machine.
+      workerTimeout: '1h',
       admin: { listen: `unix:${admin}` },
       listeners: [
         { name: 'web', listen: `unix:${web}`, protocol: 'http', service: 'web' },

@@ -121,6 +121,8 @@ async function startWorld(t: Test): Promise<World> {
         service: name,
       })),
       services: SERVICES,
+      // It is stopped for a moment, which may take long on a busy machine.
+      workerTimeout: '1h',
       security: { registrationSecretFile: secretFile },
     },
   })

@@ -152,6 +152,8 @@ export async function startServices<Name extends string>(
       })),
       services: Object.fromEntries(all.map(([name, { config }]) => [name, { ...PATIENT, ...config }])),
       drainDeadline: '10m',
+      // A worker that a test stops is not to be taken for a hung one, however slow the machine.
+      workerTimeout: '1h',
       ...more,
     },
   })
