@@ -1,6 +1,6 @@
 import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
-import type { ListenerConfig } from '../../config/index.ts'
+import type { ListenerConfig } from '../../config/config.ts'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
 

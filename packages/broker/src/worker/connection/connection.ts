@@ -3,7 +3,7 @@ import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
 import type { ListenerConfig } from '../../config/config.ts'
-import type { HandBackKind } from '../../metrics/index.ts'
+import type { HandBackKind } from '../../metrics/labels.ts'
 
 /** Order of the first inherited connection: inherited ones sort before all that are accepted here. */
 export const FIRST_INHERITED = -1_000_000_000
