@@ -10,7 +10,7 @@ import { reload } from './support/operator.ts'
 import { PassedClient } from './support/passed-client.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { startServices } from './support/service.ts'
-import { canBeNobody, NOBODY, onlyAsRoot } from './support/nobody.ts'
+import { canBeNobody, NOBODY, onlyAsRoot } from './support/other-user.ts'
 
 // How often backends register: the rules for backends, and the limits that a worker enforces against one that breaks them.
 

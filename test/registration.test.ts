@@ -21,7 +21,7 @@ import { LIMIT } from './support/limits.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
 import { visit } from './support/visit.ts'
-import { NOBODY, onlyAsRoot } from './support/nobody.ts'
+import { NOBODY, onlyAsRoot } from './support/other-user.ts'
 
 // Admission of backends, and the error that refused ones get.
 

@@ -15,7 +15,7 @@ import { openDescriptors } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { relayBothWays } from './support/relay-scenes.ts'
 import { type Service, startServices } from './support/service.ts'
-import { NOBODY } from './support/nobody.ts'
+import { NOBODY } from './support/other-user.ts'
 
 const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
 

@@ -34,7 +34,7 @@ import { Program, root, temporaryFolder } from './support/process.ts'
 import { Sabotaged } from './support/sabotage.ts'
 import { servedBy } from './support/visit.ts'
 import { LIMIT } from './support/limits.ts'
-import { canBeNobody, NOBODY, onlyAsRoot } from './support/nobody.ts'
+import { canBeNobody, NOBODY, onlyAsRoot } from './support/other-user.ts'
 
 // The requester of a reload gets its result, and a failed reload changes nothing.
 

@@ -13,7 +13,7 @@ import { inSession } from '../support/proc.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { exists, signal } from '../support/signal.ts'
 import { visit } from '../support/visit.ts'
-import { NOBODY, onlyAsRoot } from '../support/nobody.ts'
+import { NOBODY, onlyAsRoot } from '../support/other-user.ts'
 
 // Which processes belong together: the slow cases. `test/belonging.test.ts` and `test/orphans.test.ts` have the fast ones.
 

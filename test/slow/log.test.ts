@@ -22,7 +22,7 @@ import { Program, temporaryFolder } from '../support/process.ts'
 import { RedirectedRun, SlowReader, startRedirected } from '../support/redirected.ts'
 import { exists, signal } from '../support/signal.ts'
 import { servedBy } from '../support/visit.ts'
-import { NOBODY, onlyAsRoot as asNobody } from '../support/nobody.ts'
+import { NOBODY, onlyAsRoot as asNobody } from '../support/other-user.ts'
 
 // No state of standard output or standard error may stop or block a broker, a command or an app.
 

@@ -11,7 +11,7 @@ import { masterStatus, operatorSocket, reload } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { PATIENT } from '../support/service.ts'
 import { visit } from '../support/visit.ts'
-import { NOBODY } from '../support/nobody.ts'
+import { NOBODY } from '../support/other-user.ts'
 
 // The slow cases of test/strangers.test.ts: a crowd, and a kernel that cannot refuse descriptors.
 

@@ -22,7 +22,7 @@ import {
   socketpair,
   UnexpectedEndError,
 } from '../src/index.ts'
-import { canBeNobody, onlyAsRoot } from '../../../test/support/nobody.ts'
+import { canBeNobody, onlyAsRoot } from '../../../test/support/other-user.ts'
 import { setOption } from '../src/sockets.ts'
 import {
   closing,
