@@ -8,22 +8,15 @@ import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { LIMIT } from './support/limits.ts'
 import { reload } from './support/operator.ts'
 import { PassedClient } from './support/passed-client.ts'
-import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 import { startServices } from './support/service.ts'
+import { canBeNobody, NOBODY, onlyAsRoot } from './support/other-user.ts'
 
 // How often backends register: the rules for backends, and the limits that a worker enforces against one that breaks them.
 
-const NOBODY = 65_534
 const asRoot = process.getuid?.() === 0
 /** The other user must be able to read this repository. */
-const canBeNobody =
-  asRoot &&
-  spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
-    cwd: root,
-    uid: NOBODY,
-    env: cleanEnvironment(),
-  }).status === 0
-const notNobody = !canBeNobody && 'needs root, and a repository that all can read'
+const notNobody = onlyAsRoot.skip
 const withoutPython =
   process.env['CI'] === undefined &&
   spawnSync('python3', ['--version']).status !== 0 &&

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import {
   chmodSync,
   chownSync,
@@ -19,24 +18,16 @@ import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { answerOn, FalseBackend, hello, refusal } from './support/false-backend.ts'
 import { LIMIT } from './support/limits.ts'
-import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 import { signal } from './support/signal.ts'
 import { visit } from './support/visit.ts'
+import { NOBODY, onlyAsRoot } from './support/other-user.ts'
 
 // Admission of backends, and the error that refused ones get.
 
 const asRoot = process.getuid?.() === 0
 const own = process.getuid?.() ?? -1
-const NOBODY = 65_534
 /** The other user must be able to read this repository. */
-const canBeNobody =
-  asRoot &&
-  spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
-    cwd: root,
-    uid: NOBODY,
-    env: cleanEnvironment(),
-  }).status === 0
-const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a repository that all can read' }
 
 const SECRET = 'it opens the door'
 const WRONG = 'it does not fit here'

@@ -15,9 +15,9 @@ import { openDescriptors } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { relayBothWays } from './support/relay-scenes.ts'
 import { type Service, startServices } from './support/service.ts'
+import { NOBODY } from './support/other-user.ts'
 
 const onlyAsRoot = process.getuid?.() !== 0 && 'needs root'
-const NOBODY = 65_534
 
 /** No descriptor is passed: every connection is relayed. */
 const handoff = 'off'

@@ -30,21 +30,16 @@ import {
   say,
   sessionInodes,
 } from './support/operator.ts'
-import { cleanEnvironment, Program, root, temporaryFolder } from './support/process.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 import { Sabotaged } from './support/sabotage.ts'
 import { servedBy } from './support/visit.ts'
 import { LIMIT } from './support/limits.ts'
+import { canBeNobody, NOBODY, onlyAsRoot } from './support/other-user.ts'
 
 // The requester of a reload gets its result, and a failed reload changes nothing.
 
-const NOBODY = 65_534
 const OPERATOR = join(root, 'test/programs/operator.mjs')
 /** The other user must be able to read this repository. */
-const canBeNobody =
-  process.getuid?.() === 0 &&
-  spawnSync(process.execPath, ['--check', OPERATOR], { cwd: root, uid: NOBODY, env: cleanEnvironment() })
-    .status === 0
-const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a world-readable repository' }
 
 /** Start time of a process on the kernel's clock: together with the pid it identifies a process for good (proc(5), starttime). */
 function startOf(pid: number): string | undefined {

@@ -19,11 +19,11 @@ import { LIMIT } from './support/limits.ts'
 import { masterStatus, operatorSocket } from './support/operator.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { PATIENT } from './support/service.ts'
+import { NOBODY } from './support/other-user.ts'
 
 // Attacks on a broker by other users of the host, clients of Unix sockets and backends; none of them stops its work.
 
 const asRoot = process.getuid?.() === 0
-const NOBODY = 65_534
 const withPython =
   spawnSync('python3', ['--version']).status !== 0 && process.env['CI'] === undefined && 'needs python3'
 

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -11,21 +10,12 @@ import { freePort } from '../support/free-port.ts'
 import { starts } from '../support/limits.ts'
 import { configure, logged, logs, masterStatus, onlyWorker, reload } from '../support/operator.ts'
 import { inSession } from '../support/proc.ts'
-import { cleanEnvironment, Program, root, temporaryFolder } from '../support/process.ts'
+import { Program, root, temporaryFolder } from '../support/process.ts'
 import { exists, signal } from '../support/signal.ts'
 import { visit } from '../support/visit.ts'
+import { NOBODY, onlyAsRoot } from '../support/other-user.ts'
 
 // Which processes belong together: the slow cases. `test/belonging.test.ts` and `test/orphans.test.ts` have the fast ones.
-
-const NOBODY = 65_534
-const canBeNobody =
-  process.getuid?.() === 0 &&
-  spawnSync(process.execPath, ['--input-type=module', '-e', "import '@baton/backend-sdk'"], {
-    cwd: root,
-    uid: NOBODY,
-    env: cleanEnvironment(),
-  }).status === 0
-const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a repository that all can read' }
 
 async function started(broker: Broker, count: number): Promise<number[]> {
   const pids = () => broker.program.messages().filter(({ msg }) => msg === 'backend process started')

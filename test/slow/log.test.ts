@@ -18,20 +18,16 @@ import { eventually } from '../support/eventually.ts'
 import { LIMIT } from '../support/limits.ts'
 import { masterStatus, onlyWorker, reload } from '../support/operator.ts'
 import { PacedClients } from '../support/paced-clients.ts'
-import { cleanEnvironment, Program, root, temporaryFolder } from '../support/process.ts'
+import { Program, temporaryFolder } from '../support/process.ts'
 import { RedirectedRun, SlowReader, startRedirected } from '../support/redirected.ts'
 import { exists, signal } from '../support/signal.ts'
 import { servedBy } from '../support/visit.ts'
+import { NOBODY, onlyAsRoot as asNobody } from '../support/other-user.ts'
 
 // No state of standard output or standard error may stop or block a broker, a command or an app.
 
 const MIB = 1024 * 1024
 const asRoot = { timeout: LIMIT, skip: process.getuid?.() !== 0 && 'needs root' }
-const NOBODY = 65_534
-const canBeNobody =
-  process.getuid?.() === 0 &&
-  spawnSync(process.execPath, ['--check', batonCommand], { cwd: root, uid: NOBODY, env: cleanEnvironment() })
-    .status === 0
 
 /** `baton ARGS...` with its output redirected: the exit code, and the lines that still got through. */
 async function redirected(t: Test, redirection: string, args: readonly string[]) {
@@ -325,7 +321,7 @@ void t.test('a closed terminal', { timeout: LIMIT }, async (t) => {
 // It is another user's terminal or pipe: it cannot be reopened, and its flags must not be changed.
 const onlyAsRoot = {
   timeout: LIMIT,
-  skip: !canBeNobody && 'needs root, and a world-readable repository',
+  ...asNobody,
 }
 void t.test('a pipe that only its owner may open', onlyAsRoot, async (t) => {
   const reader = new SlowReader(t)

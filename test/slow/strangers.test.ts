@@ -11,11 +11,11 @@ import { masterStatus, operatorSocket, reload } from '../support/operator.ts'
 import { Program, root, temporaryFolder } from '../support/process.ts'
 import { PATIENT } from '../support/service.ts'
 import { visit } from '../support/visit.ts'
+import { NOBODY } from '../support/other-user.ts'
 
 // The slow cases of test/strangers.test.ts: a crowd, and a kernel that cannot refuse descriptors.
 
 const asRoot = process.getuid?.() === 0
-const NOBODY = 65_534
 const withPython =
   spawnSync('python3', ['--version']).status !== 0 && process.env['CI'] === undefined && 'needs python3'
 const LINGER = String(Math.ceil((10 * LIMIT) / 1000))

@@ -250,6 +250,8 @@ void t.test(
     const sink = new Sink(fd)
     sink.write('one\n')
     await eventually(() => readFileSync(path, 'utf8') === 'one\n', 'it is written')
+    // The bytes are in the file before the thread has reported them. Only a process that ends calls exit() in between.
+    await sink.settled(1000)
     sink.write('two\n')
     sink.exit()
     t.equal(readFileSync(path, 'utf8'), 'one\ntwo\n')

@@ -22,6 +22,7 @@ import {
   socketpair,
   UnexpectedEndError,
 } from '../src/index.ts'
+import { canBeNobody, onlyAsRoot } from '../../../test/support/other-user.ts'
 import { setOption } from '../src/sockets.ts'
 import {
   closing,
@@ -43,6 +44,9 @@ function pair(test: Test, type: 'stream' | 'seqpacket' = 'seqpacket'): [OwnedFd,
   closing(test, ...ends)
   return ends
 }
+
+/** As root these tests run a program of the repository as another user; as any other user they need no other. */
+const otherUser = { skip: process.getuid?.() === 0 && !canBeNobody && onlyAsRoot.skip }
 
 void t.test('token and descriptor leave in one message', async (t) => {
   const [a, b] = pair(t)
@@ -177,7 +181,7 @@ void t.test('a missing socket path is named', async (t) => {
   t.ok(error.message.startsWith(`connect ${path}: ENOENT`), error.message)
 })
 
-void t.test('EACCES on connect has fd -1; an error on send has the real one', async (t) => {
+void t.test('EACCES on connect has fd -1; an error on send has the real one', otherUser, async (t) => {
   const folder = temporaryFolder(t)
   const path = join(folder, 'private.sock')
   closing(t, listenUnix({ path, mode: 0o600 }))
@@ -432,7 +436,7 @@ void t.test('out of descriptors', { timeout: LIMIT }, async (t) => {
 
 void t.test(
   'too many descriptors in flight are ETOOMANYREFS for a sender without privileges',
-  { timeout: LIMIT },
+  { timeout: LIMIT, ...otherUser },
   async (t) => {
     const options = process.getuid?.() === 0 ? { uid: 65_534 } : {}
     const child = await ended(startFixture('in-flight.mjs', [], { ...options, descriptors: 96 }))

@@ -6,6 +6,7 @@ import {
   portRequest,
   refusal,
 } from '../../ipc/operator-protocol.ts'
+import { describeError } from '../../errors.ts'
 import type { DeployCommand } from '../deploy/messages.ts'
 import type { OperatorSession } from './operator-session.ts'
 
@@ -76,5 +77,6 @@ export function reply(session: OperatorSession, { success, log }: CommandResult)
 }
 
 async function answerWith(session: OperatorSession, outcome: Promise<CommandResult>): Promise<void> {
-  reply(session, await outcome)
+  // An error here is this command's: it must not end the master.
+  reply(session, await outcome.catch((error: unknown) => refusal(describeError(error))))
 }

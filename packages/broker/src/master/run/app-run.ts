@@ -117,15 +117,18 @@ export class AppRun {
     const decision = planListener(text, this.#state.claims, request)
     const claims = { ...this.#state.claims, [String(request.port)]: decision.listener }
     if (decision.kind === 'new') {
-      let fd: OwnedFd
+      let fd: OwnedFd | undefined
+      let settings
       try {
         fd = openListener({ name: decision.listener, listen: decision.listen })
+        settings = readSettings(file, decision.text)
+        writeDown(file, decision.text)
       } catch (error) {
+        fd?.close()
         return refusal(error instanceof Error ? error.message : String(error))
       }
       const sockets = activeConfig.sockets.add(decision.listener, fd, decision.listen)
-      activeConfig.replace(readSettings(file, decision.text), sockets)
-      writeDown(file, decision.text)
+      activeConfig.replace(settings, sockets)
       this.#state = { ...this.#state, claims }
       await workerPool.listen(decision.listener, decision.parts, fd)
     }

@@ -4,6 +4,7 @@ import type { OwnedFd } from '@baton/native-sendmsg'
 import type { OpenedPort, PortRequest } from '../../ipc/operator-protocol.ts'
 import { parseAddress, formatAddress, type Address } from '../../config/address.ts'
 import { parseConfigText } from '../../config/config.ts'
+import { parseJson } from '../../config/json.ts'
 
 /** The listener for each port that the app requested. By port, because each process requests the same ones. */
 export type PortAssignments = Readonly<Record<string, string>>
@@ -36,7 +37,7 @@ export function planListener(
   claims: PortAssignments,
   { service, host, port, protocol }: PortRequest,
 ): ListenerPlan {
-  const parts = JSON.parse(text) as Parts
+  const parts = partsOf(text)
   const listen = { kind: 'tcp', host, port } as const
   const address = formatAddress(listen)
   const claimed = parts.listeners.find(({ name }) => name === claims[String(port)])
@@ -65,6 +66,13 @@ export function planListener(
       service: JSON.stringify({ ...(parts.services[owner] as object), name: owner }),
     },
   }
+}
+
+/** Of a configuration that has been checked. It may have comments, which the changed text does not keep. */
+function partsOf(text: string): Parts {
+  const json = parseJson(text)
+  if (!json.ok) throw new Error(json.message)
+  return json.value as Parts
 }
 
 const EVERY_ADDRESS = ['::', '0.0.0.0']
