@@ -24,7 +24,7 @@ const MAX_QUEUED = MIB
  */
 const MAX_GROWTH = 96 * MIB
 
-/** What the sender of a stalled relay offers, MiB: more than it could send until the end of a scene. */
+/** What the sender of a stalled relay offers, MiB: a broker that went on reading would queue a hundred or more of them by the end. */
 const OFFERED = 256
 
 /**
