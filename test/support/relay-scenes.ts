@@ -24,7 +24,7 @@ const MAX_QUEUED = MIB
  */
 const MAX_GROWTH = 96 * MIB
 
-/** What the sender of a stalled relay offers, MiB: a broker that went on reading would queue a hundred or more of them by the end. */
+/** MiB offered by the sender of a stalled relay: a broker that went on reading would queue a hundred or more of them by the end. */
 const OFFERED = 256
 
 /**
