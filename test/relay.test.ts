@@ -195,7 +195,7 @@ void t.test(
   async (test) => {
     await services.stream.start(test, 'stream-backend.mjs')
     await services.stream.backends(1)
-    await relayBothWays(test, services.stream, 64, 48)
+    await relayBothWays(test, services.stream, 64)
   },
 )
 

@@ -10,6 +10,6 @@ void t.test(
     const { web } = (await startServices(t, { web: { config: { handoff: 'off' } } })).services
     await web.start(t, 'stream-backend.mjs')
     await web.backends(1)
-    await relayBothWays(t, web, 100, 64)
+    await relayBothWays(t, web, 100)
   },
 )

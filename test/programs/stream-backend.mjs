@@ -1,4 +1,4 @@
-// An HTTP app with long responses: a digest of the upload, a download, server-sent events, WebSockets.
+// An HTTP app with long responses: a digest of the upload, an upload that is never read, a download, server-sent events, WebSockets.
 import { createHash, randomBytes } from 'node:crypto'
 import http from 'node:http'
 import { pipeline } from 'node:stream/promises'
@@ -24,7 +24,10 @@ const server = http.createServer((request, response) => {
   const { pathname, searchParams } = new URL(request.url, 'http://app')
   response.setHeader('x-pid', process.pid)
   if (pathname === '/upload') void digestOf(request).then((digest) => response.end(JSON.stringify(digest)))
-  else if (pathname === '/download') void download(Number(searchParams.get('mebibytes')), response)
+  else if (pathname === '/unread') response.flushHeaders()
+  else if (pathname === '/download')
+    // Fails if the client leaves before the end.
+    download(Number(searchParams.get('mebibytes')), response).catch(() => response.destroy())
   else if (pathname === '/events') subscribe(response)
   else response.end('ok')
 })

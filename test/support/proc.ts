@@ -28,9 +28,12 @@ export function peakResidentBytes(pid: number): number {
 
 /** All bytes that the process got from read(2) and similar calls, sockets included: libuv reads streams with read(2). */
 export function bytesRead(pid: number): number {
-  const found = /^rchar: (\d+)$/m.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))
-  if (found === null) throw new Error(`no rchar in /proc/${pid}/io`)
-  return Number(found[1])
+  return countedBytes(pid, 'rchar')
+}
+
+/** All bytes that write(2) and similar calls took from the process, sockets included. */
+export function bytesWritten(pid: number): number {
+  return countedBytes(pid, 'wchar')
 }
 
 /** Whether the process holds the server's end of this IPv4 connection. */
@@ -69,6 +72,12 @@ function ipv4Sockets(): { local: number; remote: number; target: string }[] {
 
 function portOf(address = ''): number {
   return Number.parseInt(address.split(':')[1] ?? '', 16)
+}
+
+function countedBytes(pid: number, field: 'rchar' | 'wchar'): number {
+  const found = new RegExp(`^${field}: (\\d+)$`, 'm').exec(readFileSync(`/proc/${pid}/io`, 'utf8'))
+  if (found === null) throw new Error(`no ${field} in /proc/${pid}/io`)
+  return Number(found[1])
 }
 
 function statusBytes(pid: number, field: 'VmRSS' | 'VmHWM'): number {
