@@ -287,7 +287,7 @@ export class Backend extends EventEmitter<BackendEvents> {
             for (const session of this.#sessions) session.close()
             attachment?.destroyAll()
           }, deadline)
-    // What the broker gives back is live here again.
+    // Connections that the broker gives back are live here again.
     do {
       await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
       await attachment?.whenEmpty()

@@ -83,7 +83,7 @@ type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
 
 const EMPTY = Buffer.alloc(0)
 
-/** What is still of use when it is found at the very end of control. */
+/** Frames that still count when they are found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
 /** Interval of STATS and of a sweep of the lane. The protocol requires STATS at least once a second. */

@@ -1,5 +1,5 @@
 /**
- * What one session knows of the connections that it has handed back, without any I/O.
+ * The connections that one session has handed back, without any I/O.
  *
  *     handed back -- TAKEN ------------------> the broker's -- SETTLED --> over
  *                 -- GIVEN_BACK -------------> this process's again

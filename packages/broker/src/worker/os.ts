@@ -10,14 +10,21 @@ import {
   OwnedFd,
   peek,
   peerAddress,
+  type Poller,
   setNonblocking,
   type SocketAddress,
+  type Watch,
 } from '@baton/native-sendmsg'
 import { closeClients } from './connection/close-clients.ts'
 import type { ClientConnection } from './connection/connection.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
 import { Relay } from './relay/relay.ts'
+
+/** The part of a poller that watches waiting connections. */
+export interface Watcher {
+  add(...args: Parameters<Poller['add']>): Pick<Watch, 'modify' | 'remove'>
+}
 
 /** A running relay. */
 export interface Carried {

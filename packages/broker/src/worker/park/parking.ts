@@ -9,8 +9,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ParkedClient } from '../connection/connection.ts'
-import type { Watcher } from '../hold/hold-queue.ts'
-import { type Os, systemOs } from '../os.ts'
+import { type Os, systemOs, type Watcher } from '../os.ts'
 
 /** Parked connections are closed this much after their time at most, in ms: one timer serves all that end within it. */
 const TICK_MS = 250

@@ -13,10 +13,9 @@ import {
 } from '../connection/connection.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
-import type { Watcher } from '../hold/hold-queue.ts'
 import { BACKEND_STATES, type FallbackReason } from '../../metrics/labels.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
-import { type Os, systemOs } from '../os.ts'
+import { type Os, systemOs, type Watcher } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
@@ -49,12 +48,12 @@ interface ServiceDeps {
   readonly os?: Os
 }
 
-/** What is to be known of a listener to recognise its connections. */
+/** The properties of a listener that identify its connections. */
 export interface ListenerOfService extends Pick<ListenerConfig, 'name' | 'protocol'> {
   couldHaveAccepted(local: SocketAddress): boolean
 }
 
-/** What a worker passes on to its successor. */
+/** Connections that a worker passes on to its successor. */
 export type Waiting = ClientConnection | ParkedClient
 
 /**
