@@ -181,7 +181,7 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
       })
       settled += entries.length
     }
-    await peer.wire.more('stats', 2)
+    await peer.sweeps(1)
     t.equal((await peer.handedBack(40)).length, 40, 'and no more')
   })
 
@@ -198,7 +198,7 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     t.equal(await client.servedBy(), app.pid)
     app.say('drain')
     await app.message('did drain')
-    await peer.wire.more('stats', 2)
+    await peer.sweeps(1)
     t.equal((await peer.handedBack(1)).length, 1, 'it is not handed back again')
     client.again()
     t.match(await client.closed(), /connection: close/i)
