@@ -174,6 +174,11 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       () => Buffer.concat([header(2, FrameType.STATS), Buffer.from('{')]),
     ],
     [
+      'RESUMES that was not granted',
+      'BATON_ERR_FRAME_MALFORMED',
+      () => encodeFrame({ type: 'resumes', schemas: ['chat/1'] }),
+    ],
+    [
       'a second HELLO',
       'BATON_ERR_FRAME_OUT_OF_ORDER',
       () => encodeFrame(hello('patient', { secret: SECRET })),

@@ -309,7 +309,7 @@ export class BrokerSession {
   #givenBack(sequence: number, reason: GivenBackReason): void {
     const departure = this.#departures.givenBack(sequence)
     if (departure === undefined) return
-    if (reason === 'Stopping' || reason === 'Disabled') this.#handBackOff = true
+    if (reason === 'Stopping') this.#handBackOff = true
     this.#reported += 1
     this.#host.adoptAgain([departure], reason)
   }

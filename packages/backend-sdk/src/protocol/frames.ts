@@ -80,9 +80,8 @@ export type HandBackKind = (typeof HANDBACK_KINDS)[number]
  * - `NoTaker`: no registered backend resumes its schema, or its listener is gone.
  * - `Stopping`: the broker ends.
  * - `TooMany`: more than `handBackWindow` are unsettled.
- * - `Disabled`: the service does not take connections back.
  */
-export const GIVEN_BACK_REASONS = ['NoTaker', 'Stopping', 'TooMany', 'Disabled'] as const
+export const GIVEN_BACK_REASONS = ['NoTaker', 'Stopping', 'TooMany'] as const
 
 export type GivenBackReason = (typeof GIVEN_BACK_REASONS)[number]
 

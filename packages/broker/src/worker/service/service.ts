@@ -98,7 +98,7 @@ export class Service implements LinkHost, UpstreamHost {
       poller,
       {
         awake: (connection) => this.#awake(connection),
-        over: (connection) => this.#idleClosed(connection),
+        over: (connections) => this.#idleClosed(connections),
         flush: () => this.flush(),
       },
       os,
@@ -341,8 +341,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   handBackRefusal(): GivenBackReason | undefined {
-    if (this.#ending) return 'Stopping'
-    return this.config.handBack === 'off' ? 'Disabled' : undefined
+    return this.#ending ? 'Stopping' : undefined
   }
 
   parked(connections: readonly ParkedClient[]): void {
@@ -410,13 +409,13 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #park(connection: ParkedClient): void {
-    if (this.#ending) return this.#idleClosed(connection)
+    if (this.#ending) return this.#idleClosed([connection])
     try {
       this.#parking.add(connection)
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       this.#logger.error({ service: this.name, code: error.code }, 'an idle connection cannot be watched')
-      this.#idleClosed(connection)
+      this.#idleClosed([connection])
     }
   }
 
@@ -434,9 +433,9 @@ export class Service implements LinkHost, UpstreamHost {
     )
   }
 
-  #idleClosed({ fd }: ParkedClient): void {
-    this.serviceStats.outcomes.idle_closed += 1
-    this.#os.closeClients([{ fd, peer: this.#os.peer(fd.fd) }])
+  #idleClosed(connections: readonly ParkedClient[]): void {
+    this.serviceStats.outcomes.idle_closed += connections.length
+    this.#os.closeClients(connections.map(({ fd }) => ({ fd, peer: this.#os.peer(fd.fd) })))
   }
 
   #endParking(): void {
