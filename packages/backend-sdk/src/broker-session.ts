@@ -161,6 +161,11 @@ export class BrokerSession {
     return this.#departures.unanswered > 0
   }
 
+  /** See `HandBackLedger`. */
+  get oldestUnanswered(): number | undefined {
+    return this.#departures.oldestUnanswered
+  }
+
   /** Whether the broker takes connections back from here. */
   get takesBack(): boolean {
     return this.open && !this.#handBackOff

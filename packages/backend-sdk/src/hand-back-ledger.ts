@@ -30,6 +30,12 @@ export class HandBackLedger<T> {
     return this.#open.size
   }
 
+  /** The sequence of the oldest of these. */
+  get oldestUnanswered(): number | undefined {
+    const [oldest] = this.#open.keys()
+    return oldest
+  }
+
   /** @returns its sequence */
   add(value: T): number {
     this.#lastSequence += 1
