@@ -141,14 +141,15 @@ void t.test(
   },
 )
 
-/** `test/programs/told-backend.mjs`, registered with a broker of the test that takes connections back, and clients that have had an answer. */
+/** `test/programs/told-backend.mjs`, or another program, registered with a broker of the test that takes connections back, and clients that have had an answer. */
 async function told(
   t: Test,
   count: number,
   env: NodeJS.ProcessEnv = {},
+  file = 'told-backend.mjs',
 ): Promise<{ app: Program; peer: Registered; clients: PassedClient[] }> {
   const broker = new FalseBroker(t)
-  const app = new Program(t, process.execPath, [`${root}/test/programs/told-backend.mjs`], {
+  const app = new Program(t, process.execPath, [`${root}/test/programs/${file}`], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ...env },
   })
   const peer = await broker.registered({ takesBack: { handBackWindow: 16, parkAfter: null } })
@@ -181,7 +182,7 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
       })
       settled += entries.length
     }
-    await peer.wire.more('stats', 2)
+    await peer.sweeps(1)
     t.equal((await peer.handedBack(40)).length, 40, 'and no more')
   })
 
@@ -198,7 +199,7 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     t.equal(await client.servedBy(), app.pid)
     app.say('drain')
     await app.message('did drain')
-    await peer.wire.more('stats', 2)
+    await peer.sweeps(1)
     t.equal((await peer.handedBack(1)).length, 1, 'it is not handed back again')
     client.again()
     t.match(await client.closed(), /connection: close/i)
@@ -241,6 +242,14 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     app.child.stdin?.end()
     t.match(await app.exited, { code: 0, signal: null })
     t.notOk(app.messages().some(({ msg }) => msg === 'uncaught'))
+  })
+
+  await t.test("a server's close waits for a broker that hangs until the drain deadline", async (t) => {
+    // It waited without limit, because the drain of server.close() has no deadline, and the first drain decides.
+    const { app, peer } = await told(t, 1, { DRAIN_DEADLINE: '100ms' }, 'closing-backend.mjs')
+    app.kill('SIGTERM')
+    await peer.handedBack(1)
+    t.same(await app.exited, { code: 0, signal: null })
   })
 
   await t.test('a connection that came through another worker may be handed back, too', async (t) => {

@@ -250,6 +250,7 @@ for (const handoff of ['auto', 'off'] as const) {
       rejected: 0,
       client_gone: 0,
       relinquished: 0,
+      idle_closed: 0,
     })
     const counted = (await broker.metrics())
       .split('\n')

@@ -174,6 +174,11 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       () => Buffer.concat([header(2, FrameType.STATS), Buffer.from('{')]),
     ],
     [
+      'RESUMES that was not granted',
+      'BATON_ERR_FRAME_MALFORMED',
+      () => encodeFrame({ type: 'resumes', schemas: ['chat/1'] }),
+    ],
+    [
       'a second HELLO',
       'BATON_ERR_FRAME_OUT_OF_ORDER',
       () => encodeFrame(hello('patient', { secret: SECRET })),
@@ -439,7 +444,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
   await scene('a refused backend that keeps sending is ignored', async (t) => {
     // More than the broker reads at once, all available when it reads: the rest arrives after the refusal.
     const skipped = Buffer.concat(
-      Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0x80), Buffer.alloc(32_000)])),
+      Array.from({ length: 3 }, () => Buffer.concat([header(32_001, 0xff), Buffer.alloc(32_000)])),
     )
     const stats = encodeFrame({ type: 'stats', adopted: 0, closed: 0, lag: 0 })
     const bytes = Buffer.concat([encodeFrame(hello('patient')), skipped, stats])

@@ -208,7 +208,7 @@ void t.test('bad tokens on a real lane', { timeout: LIMIT }, async (t) => {
     peer.ring(peer.offer(), peer.offer())
     await honest(t, peer, pid)
     // Two sweeps later, its deadline and the grace period for a late descriptor have both expired.
-    await peer.wire.more('stats', 2)
+    await peer.sweeps(2)
     t.equal(peer.nacks.length, refused, 'not a word')
   })
 
@@ -504,7 +504,7 @@ void t.test('a type from 0x80 up is skipped, before WELCOME too', { timeout: LIM
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
   })
   const { wire } = await broker.dialled()
-  wire.write(Buffer.from([2, 0, 0, 0, 0x80, 0]))
+  wire.write(Buffer.from([2, 0, 0, 0, 0xfe, 0]))
   const [lane, receiveEnd] = socketpair('seqpacket')
   t.teardown(() => {
     lane.close()

@@ -133,7 +133,7 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     t.ok(waiting.open, 'the request is not cut')
     tell(app, 'answer')
     const { body, headers } = await waiting.answer()
-    t.same({ body, connection: headers['connection'] }, { body: 'waited', connection: 'close' })
+    t.same({ body, connection: headers['connection'] }, { body: 'waited', connection: 'keep-alive' })
     await broker.until(({ services }) => services[0]?.backends.length === 0, 'then it deregisters')
   })
 

@@ -169,6 +169,14 @@ export class Registered {
     return nack
   }
 
+  /**
+   * Resolves once the backend has looked through its lane `count` times more. It sends STATS each time, and also soon after a
+   * connection has closed: for those that the test has just closed, two more are waited for.
+   */
+  async sweeps(count: number): Promise<void> {
+    await this.wire.more('stats', count + 2)
+  }
+
   /** The first `count` hand-backs, once they have arrived. */
   async handedBack(count: number): Promise<HandBack[]> {
     const all = () => this.wire.all('handback').flatMap(({ entries }) => entries)

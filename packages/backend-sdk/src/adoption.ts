@@ -5,7 +5,7 @@ import type { TLSSocket } from 'node:tls'
 import { close as closeFd, dup } from '@baton/native-sendmsg'
 import type { Attachment, IdleConnection } from './attach/index.ts'
 import { ConnectionInfo } from './connection-info.ts'
-import { openSocket } from './open-socket.ts'
+import { descriptorOf, openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
 import { NO_KEEP_ALIVE_LIMIT, type Offer } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
@@ -18,14 +18,6 @@ interface Described {
 
 /** Receives `adopt` during each adoption. */
 type AdoptionEvents = Pick<EventEmitter<{ adopt: [socket: Socket, connection: ConnectionInfo] }>, 'emit'>
-
-/** libuv's number of the descriptor below a socket; the `net.Socket` that Baton made of it has no public reader for it. */
-function descriptorOf(socket: Socket): number | undefined {
-  const handle: unknown = Reflect.get(socket, '_handle')
-  if (typeof handle !== 'object' || handle === null) return undefined
-  const fd: unknown = Reflect.get(handle, 'fd')
-  return typeof fd === 'number' && fd >= 0 ? fd : undefined
-}
 
 /**
  * Turns a descriptor or a relay into a socket, gives it to the server as if the server had accepted it, and keeps the metadata of

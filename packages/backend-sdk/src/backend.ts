@@ -111,6 +111,9 @@ export class Backend extends EventEmitter<BackendEvents> {
   #wanted = 0
   #parking: NodeJS.Timeout | undefined
   #statsDue: NodeJS.Timeout | undefined
+  #answers: NodeJS.Timeout | undefined
+  /** Milliseconds: the shortest deadline of the drain, and at most the default. */
+  #answerLimit = Number.POSITIVE_INFINITY
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
@@ -251,6 +254,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     // When the broker drains this backend, other backends continue to serve. A drain from here may be part of a full stop.
     if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
+    this.#limitAnswers(Math.min(deadline, DEFAULT_DRAIN_DEADLINE))
     this.#closeIdle()
     await this.#draining
   }
@@ -287,7 +291,7 @@ export class Backend extends EventEmitter<BackendEvents> {
             for (const session of this.#sessions) session.close()
             attachment?.destroyAll()
           }, deadline)
-    // What the broker gives back is live here again.
+    // Connections that the broker gives back are live here again.
     do {
       await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
       await attachment?.whenEmpty()
@@ -306,6 +310,33 @@ export class Backend extends EventEmitter<BackendEvents> {
     for (const session of this.#sessions) session.close()
     this.#lag.stop()
     clearInterval(this.#parking)
+    clearInterval(this.#answers)
+  }
+
+  /**
+   * A drain without a deadline, such as that of `server.close()`, waits for connections, and not for a broker that hangs: the sessions are
+   * closed in which the oldest hand-back has no answer after `limit` ms, and with them these connections. The broker may have taken them.
+   */
+  #limitAnswers(limit: number): void {
+    if (this.#state !== 'draining' || limit >= this.#answerLimit) return
+    this.#answerLimit = limit
+    clearInterval(this.#answers)
+    const before = new Map<BrokerSession, number>()
+    this.#answers = setInterval(() => {
+      for (const session of this.#sessions) {
+        const oldest = session.oldestUnanswered
+        if (oldest === undefined) continue
+        if (before.get(session) !== oldest) before.set(session, oldest)
+        else {
+          this.#options.logger.warn(
+            { slot: this.#slot },
+            'the broker does not answer; connections that were handed back to it are closed',
+          )
+          session.close()
+        }
+      }
+    }, limit)
+    this.#answers.unref()
   }
 
   /** The newest registration, if connections can be handed back there: in a reload, an older one is with a worker that leaves. */

@@ -83,7 +83,7 @@ type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
 
 const EMPTY = Buffer.alloc(0)
 
-/** What is still of use when it is found at the very end of control. */
+/** Frames that still count when they are found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
 /** Interval of STATS and of a sweep of the lane. The protocol requires STATS at least once a second. */
@@ -159,6 +159,11 @@ export class BrokerSession {
   /** Connections were handed back, and the broker has not answered. */
   get awaitsAnswer(): boolean {
     return this.#departures.unanswered > 0
+  }
+
+  /** See `HandBackLedger`. */
+  get oldestUnanswered(): number | undefined {
+    return this.#departures.oldestUnanswered
   }
 
   /** Whether the broker takes connections back from here. */
@@ -309,7 +314,7 @@ export class BrokerSession {
   #givenBack(sequence: number, reason: GivenBackReason): void {
     const departure = this.#departures.givenBack(sequence)
     if (departure === undefined) return
-    if (reason === 'Stopping' || reason === 'Disabled') this.#handBackOff = true
+    if (reason === 'Stopping') this.#handBackOff = true
     this.#reported += 1
     this.#host.adoptAgain([departure], reason)
   }

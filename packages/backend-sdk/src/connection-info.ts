@@ -1,6 +1,6 @@
 import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 
-/** What an offer says of a connection. */
+/** The members of an offer that describe its connection. */
 export type Described = Pick<Offer, 'connection' | 'kind' | 'listener' | 'meta'>
 
 /** The broker's information about an adopted connection. `id` and `acceptedAt` are computed on access. */

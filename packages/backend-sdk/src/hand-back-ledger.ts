@@ -1,5 +1,5 @@
 /**
- * What one session knows of the connections that it has handed back, without any I/O.
+ * The connections that one session has handed back, without any I/O.
  *
  *     handed back -- TAKEN ------------------> the broker's -- SETTLED --> over
  *                 -- GIVEN_BACK -------------> this process's again
@@ -28,6 +28,12 @@ export class HandBackLedger<T> {
   /** Hand-backs that the broker has not answered: this process keeps a duplicate of each. */
   get unanswered(): number {
     return this.#open.size
+  }
+
+  /** The sequence of the oldest of these. */
+  get oldestUnanswered(): number | undefined {
+    const [oldest] = this.#open.keys()
+    return oldest
   }
 
   /** @returns its sequence */

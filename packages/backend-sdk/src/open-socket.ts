@@ -1,6 +1,20 @@
 import { Socket, type SocketConstructorOpts } from 'node:net'
 import type { DuplexOptions } from 'node:stream'
 
+const descriptor = Symbol('baton descriptor')
+
+interface Opened {
+  [descriptor]?: number
+}
+
+/**
+ * The number of the descriptor below a socket of `openSocket`, while it is open. `destroy()` closes it at once, and a socket that the app
+ * has sent to a child process has none (`pending`): the number may then be that of anything else.
+ */
+export function descriptorOf(socket: Socket & Opened): number | undefined {
+  return socket.destroyed || socket.pending ? undefined : socket[descriptor]
+}
+
 /**
  * Creates the socket of a client's descriptor and takes ownership of `fd`.
  *
@@ -18,5 +32,7 @@ export function openSocket(fd: number, allowHalfOpen: boolean): Socket {
     autoDestroy: true,
     decodeStrings: false,
   }
-  return new Socket(options)
+  const socket: Socket & Opened = new Socket(options)
+  socket[descriptor] = fd
+  return socket
 }

@@ -97,6 +97,32 @@ void t.test('only a connection on which nothing is under way is idle', { timeout
   t.notOk(isIdle(f, silent), 'half a first request')
 })
 
+void t.test(
+  'a connection whose `destroy` the app has replaced is found, and not destroyed',
+  { timeout: LIMIT },
+  async (t) => {
+    // Looking for idle connections called it.
+    const { server } = makeServer()
+    let destroyed = 0
+    const own: unknown[] = []
+    server.on('connection', (socket: Socket) => {
+      const below = socket.destroy.bind(socket)
+      socket.destroy = (error) => {
+        destroyed += 1
+        return below(error)
+      }
+      own.push(socket.destroy)
+    })
+    const f = await front(t, server)
+    const client = await f.dial()
+    await ask(client, '/first')
+    await eventually(() => isIdle(f, client), 'between two requests')
+    t.equal(destroyed, 0)
+    t.equal(sideOf(f, client).destroy, own[0], 'it is still the one of the app')
+    await ask(client, '/second')
+  },
+)
+
 void t.test('an idle connection says how long the server would keep it', { timeout: LIMIT }, async (t) => {
   const { server } = makeServer()
   const f = await front(t, server)

@@ -20,11 +20,11 @@ void t.test('the window counts what is not settled, and TAKEN alone makes no roo
   const two = ledger.add('two')
   t.equal(ledger.room, 0)
   ledger.taken([one])
-  t.match(ledger, { room: 0, unanswered: 1 })
+  t.match(ledger, { room: 0, unanswered: 1, oldestUnanswered: two })
   ledger.settled(one)
   t.equal(ledger.room, 1)
   ledger.givenBack(two)
-  t.match(ledger, { room: 2, unanswered: 0 })
+  t.match(ledger, { room: 2, unanswered: 0, oldestUnanswered: undefined })
 })
 
 void t.test('each value comes out once; an answer to another sequence is ignored', async (t) => {

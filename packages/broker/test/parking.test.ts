@@ -29,6 +29,8 @@ type Event = 'awake' | 'over' | 'flush'
 class Stage {
   readonly clock = new VirtualClock()
   readonly events: Event[] = []
+  /** How many were given up at a time. */
+  readonly closings: number[] = []
   /** Descriptors that are watched. */
   readonly watched = new Map<number, (events: number) => void>()
   rearmed = 0
@@ -47,7 +49,10 @@ class Stage {
       },
       {
         awake: () => this.events.push('awake'),
-        over: () => this.events.push('over'),
+        over: (connections) => {
+          this.closings.push(connections.length)
+          this.events.push(...connections.map(() => 'over' as const))
+        },
         flush: () => this.events.push('flush'),
       },
       { ...systemOs, now, setTimeout, clear },
@@ -184,8 +189,18 @@ void t.test('`end` closes those without a request', { timeout: LIMIT }, async (t
   client.write('G')
   await readable(connection)
   stage.parking.end()
-  t.same(stage.events, ['over', 'awake'])
+  t.same(stage.events, ['awake', 'over'])
   t.match(stage, { parking: { size: 0 }, watched: { size: 0 }, clock: { timers: 0 } })
+})
+
+void t.test('those that end together are closed together', { timeout: LIMIT }, async (t) => {
+  // Each was closed by a call of its own, and a stop of a worker with many of them took that many system calls.
+  const stage = new Stage(t)
+  for (const keepAlive of [1000, 1000, 5000, 5000, 5000]) await stage.park(keepAlive)
+  stage.clock.advance(1500)
+  t.same(stage.closings, [2], 'when their time is over')
+  stage.parking.end()
+  t.same(stage.closings, [2, 3], 'and at the end')
 })
 
 void t.test('with a real poller', { timeout: LIMIT }, async (t) => {

@@ -68,6 +68,7 @@ export const SO_TYPE = 3
 export const SO_ERROR = 4
 export const SO_KEEPALIVE = 9
 export const SO_LINGER = 13
+export const SO_RCVLOWAT = 18
 export const SO_PEERCRED = 17
 export const SO_ACCEPTCONN = 30
 /** Linux 6.16: 0 makes the kernel refuse descriptors (EPERM at the sender) instead of queueing them. */

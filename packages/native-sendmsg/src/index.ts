@@ -1,5 +1,6 @@
 export { acceptMany, acceptOne, type AcceptedBatch, type AcceptedConnection } from './accept.ts'
 export { clearLinger, closeAll, closeAside, resetAll } from './close-all.ts'
+export { clearReceiveMinimum } from './receive-minimum.ts'
 export { sendDatagram } from './datagram.ts'
 export {
   close,

@@ -1,4 +1,5 @@
 import type { EventEmitter } from 'node:events'
+import type { Server as HttpServer } from 'node:http'
 import { type AddressInfo, Server as NetServer, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
@@ -229,7 +230,7 @@ class ServerAttachment implements Attachment {
     const now = performance.now()
     const keepAlive = limitOf(server, 'keepAliveTimeout', this.#keepAlive)
     const headers = limitOf(server, 'headersTimeout')
-    const quiet = betweenRequests(server, this.#closeIdleConnections)
+    const quiet = this.#betweenRequests(server)
       .filter((socket) => !this.#answers.isAnswering(socket) && isQuiet(socket))
       .map((socket) => {
         const since = this.#answers.idleSince(socket) ?? now
@@ -275,9 +276,7 @@ class ServerAttachment implements Attachment {
     if (this.#closesIdle || !this.#speaksHttp1 || !('closeIdleConnections' in server)) return
     this.#closesIdle = true
     closeWhenQuiet(() => [
-      ...betweenRequests(server, this.#closeIdleConnections).filter(
-        (socket) => !this.#answers.isAnswering(socket),
-      ),
+      ...this.#betweenRequests(server).filter((socket) => !this.#answers.isAnswering(socket)),
       ...this.#silent(),
     ])
   }
@@ -297,6 +296,10 @@ class ServerAttachment implements Attachment {
     this.#restoreKeepAlive?.()
     this.#restoreKeepAlive = undefined
     attached.delete(this.server)
+  }
+
+  #betweenRequests(server: Pick<HttpServer, 'closeIdleConnections'>): Socket[] {
+    return betweenRequests(server, this.#closeIdleConnections, this.#answers.connections)
   }
 
   /** Connections without a first request, such as those that browsers open in advance. Node does not count them as idle. */
@@ -387,8 +390,7 @@ class ServerAttachment implements Attachment {
       this.#closeIdleConnections = server.closeIdleConnections.bind(server)
       overlay.method('closeIdleConnections', this.#closeIdleConnections, () => {
         if (!this.#answers.draining || !this.#handsBack(undefined)) return this.#closeIdleConnections()
-        for (const socket of betweenRequests(server, this.#closeIdleConnections))
-          if (!this.#handsBack(socket)) socket.destroy()
+        for (const socket of this.#betweenRequests(server)) if (!this.#handsBack(socket)) socket.destroy()
       })
     }
 

@@ -1,6 +1,8 @@
 import type { Server } from 'node:http'
 import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { poll, POLLIN } from '@baton/native-sendmsg'
+import { descriptorOf } from '../open-socket.ts'
 
 /** A server that speaks HTTP/1: the one method that is needed of it. */
 type Http1Server = Pick<Server, 'closeIdleConnections'>
@@ -17,24 +19,35 @@ const QUIET_MS = 500
  * skips connections with an unfinished response; this function also skips those whose response is not fully sent.
  *
  * @param closeIdle Node's own `closeIdleConnections()` of it
+ * @param known its connections, as far as they are known: those whose `destroy` an app has replaced are found, too, and not destroyed
  */
 export function betweenRequests(
   server: Http1Server,
   closeIdle = () => server.closeIdleConnections(),
+  known: Iterable<Duplex> = [],
 ): Socket[] {
   const found: Socket[] = []
   const record = function (this: Socket): Socket {
     found.push(this)
     return this
   }
-  // On the prototype, because only Node knows the sockets that the server accepted itself. No other code runs meanwhile.
-  const own = Object.getOwnPropertyDescriptor(Socket.prototype, 'destroy')
-  Object.defineProperty(Socket.prototype, 'destroy', { value: record, configurable: true, writable: true })
+  const replaced = new Map<object, PropertyDescriptor | undefined>()
+  const replace = (owner: object) => {
+    const own = Object.getOwnPropertyDescriptor(owner, 'destroy')
+    if (own?.configurable === false) return
+    replaced.set(owner, own)
+    Object.defineProperty(owner, 'destroy', { value: record, configurable: true, writable: true })
+  }
   try {
+    // On the prototype, because only Node knows the sockets that the server accepted itself. No other code runs meanwhile.
+    replace(Socket.prototype)
+    for (const socket of known) if (socket.destroy !== record) replace(socket)
     closeIdle()
   } finally {
-    Reflect.deleteProperty(Socket.prototype, 'destroy')
-    if (own !== undefined) Object.defineProperty(Socket.prototype, 'destroy', own)
+    for (const [owner, own] of replaced) {
+      if (own === undefined) Reflect.deleteProperty(owner, 'destroy')
+      else Object.defineProperty(owner, 'destroy', own)
+    }
   }
   return found.filter(({ writableLength }) => writableLength === 0)
 }
@@ -58,8 +71,14 @@ export function closeWhenQuiet(idle: () => Iterable<Socket>): void {
 
 /** Whether the kernel holds data or an end that Node has not read. */
 export function hasUnread(socket: Socket): boolean {
+  const fd = descriptorOf(socket) ?? acceptedBelow(socket)
+  return fd !== undefined && poll(fd, POLLIN) !== 0
+}
+
+/** Below a socket that the server has accepted itself, whose number no public API tells. */
+function acceptedBelow(socket: Socket): number | undefined {
   const handle: unknown = Reflect.get(socket, '_handle')
-  if (typeof handle !== 'object' || handle === null) return false
+  if (typeof handle !== 'object' || handle === null) return undefined
   const fd: unknown = Reflect.get(handle, 'fd')
-  return typeof fd === 'number' && fd >= 0 && poll(fd, POLLIN) !== 0
+  return typeof fd === 'number' && fd >= 0 ? fd : undefined
 }

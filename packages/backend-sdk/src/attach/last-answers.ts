@@ -40,6 +40,11 @@ export class LastAnswers {
     return this.#draining
   }
 
+  /** Connections that have had a request. */
+  get connections(): Iterable<Duplex> {
+    return this.#exchanges.keys()
+  }
+
   /** Whether a request of this connection has no complete response yet. */
   isAnswering(socket: Duplex): boolean {
     return this.#exchanges.get(socket)?.newest !== undefined

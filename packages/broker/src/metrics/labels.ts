@@ -65,10 +65,10 @@ export const BACKEND_STATES = [
 ] as const
 export type BackendState = (typeof BACKEND_STATES)[number]
 
-/** What is handed back; see `HANDBACK_KINDS` of the protocol. */
+/** Kinds of connections that are handed back; see `HANDBACK_KINDS` of the protocol. */
 export { HANDBACK_KINDS, type HandBackKind } from '@baton/backend-sdk/protocol'
 
-/** What the broker did with a connection that was handed back. */
+/** The broker's answer to a connection that was handed back. */
 export const HANDBACK_RESULTS = ['taken', 'given_back', 'refused'] as const
 export type HandBackResult = (typeof HANDBACK_RESULTS)[number]
 

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os'
 import { type Clock, systemClock } from '@baton/backend-sdk/protocol'
 import {
   clearLinger,
+  clearReceiveMinimum,
   closeAside,
   isStream,
   localAddress,
@@ -10,14 +11,21 @@ import {
   OwnedFd,
   peek,
   peerAddress,
+  type Poller,
   setNonblocking,
   type SocketAddress,
+  type Watch,
 } from '@baton/native-sendmsg'
 import { closeClients } from './connection/close-clients.ts'
 import type { ClientConnection } from './connection/connection.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { type BackendEndpoint, dial, dialBackend, type DialHost, type PendingDial } from './relay/dial.ts'
 import { Relay } from './relay/relay.ts'
+
+/** The part of a poller that watches waiting connections. */
+export interface Watcher {
+  add(...args: Parameters<Poller['add']>): Pick<Watch, 'modify' | 'remove'>
+}
 
 /** A running relay. */
 export interface Carried {
@@ -44,7 +52,7 @@ export interface Os extends Clock {
   discard(fds: readonly number[]): void
   /** Whether a descriptor of this number, just opened, is one of those that clients may not use up. */
   isOfReserve(fd: number): boolean
-  /** Resets what a backend may have changed on the shared open file: turns O_NONBLOCK on and SO_LINGER off. */
+  /** Resets what a backend may have changed on the shared open file: O_NONBLOCK on, SO_LINGER off, SO_RCVLOWAT at one byte. */
   takeBack(fd: number): void
   /** Dials an upstream. */
   dial(target: { path: string } | { host: string; port: number }, host: DialHost): PendingDial
@@ -77,6 +85,7 @@ export const systemOs: Os = {
   takeBack: (fd) => {
     setNonblocking(fd, true)
     clearLinger(fd)
+    clearReceiveMinimum(fd)
   },
   dial,
   dialBackend,

@@ -308,6 +308,8 @@ export class BackendLink implements Candidate {
         return
       }
       case 'resumes':
+        if (this.#options.handBackWindow === undefined)
+          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
         return
       // FrameOrder refuses these at a broker.
       case 'hello':

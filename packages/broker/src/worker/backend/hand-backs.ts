@@ -14,7 +14,7 @@ import type { Os } from '../os.ts'
 import type { HandoffLane, LaneArrival } from './lane.ts'
 import type { LinkHost } from './link-host.ts'
 
-/** What one HANDBACK came to. */
+/** Result of one HANDBACK. */
 interface Received {
   /** How many the backend keeps. */
   readonly given: number
@@ -28,7 +28,7 @@ interface Taken {
 }
 
 /**
- * What one backend hands back. A descriptor comes on the lane with a token, then HANDBACK names the same token on control.
+ * Connections that one backend hands back. A descriptor comes on the lane with a token, then HANDBACK names the same token on control.
  *
  *     received -- TAKEN in the kernel --> the host's -- SETTLED
  *              -- closed here --> GIVEN_BACK: the backend goes on with it

@@ -27,7 +27,7 @@ export interface HandoffLane {
   close(): void
 }
 
-/** What a backend has sent with one message. */
+/** One message that a backend has sent on its lane. */
 export interface LaneArrival {
   readonly bytes: Buffer
   readonly length: number
@@ -100,7 +100,7 @@ export class Lane implements HandoffLane {
   close(): void {
     // Rule: LANE_EOF (docs/internals/model)
     this.#receiveEnd.close()
-    // What the backend has sent and nothing has read is closed with it, and may block: any descriptor, with any SO_LINGER.
+    // Messages of the backend that were never read are closed with it, which may block: any descriptor, with any SO_LINGER.
     if (this.#handsBack && !this.#sendEnd.closed) closeAside(this.#sendEnd)
     else closeReachable(this.#sendEnd, true)
   }

@@ -42,7 +42,7 @@ export interface LinkHost {
   handBackRefusal(): GivenBackReason | undefined
   /** TAKEN is in the kernel: they are the host's. */
   parked(connections: readonly ParkedClient[]): void
-  /** So many were given back, or refused because the backend broke the rules. */
+  /** `times` connections were given back, or refused because the backend broke the rules. */
   notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void
   tokenRejected(reason: NackReason): void
   /** An answer to an offer that was settled already. */

@@ -1,12 +1,7 @@
-import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type Poller, type Watch } from '@baton/native-sendmsg'
+import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type Watch } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
-import { type Os, systemOs } from '../os.ts'
-
-/** The part of a poller that the queue uses. */
-export type Watcher = {
-  add(...args: Parameters<Poller['add']>): Pick<Watch, 'modify' | 'remove'>
-}
+import { type Os, systemOs, type Watcher } from '../os.ts'
 
 export interface HoldHost {
   /** The client disconnected while held. */

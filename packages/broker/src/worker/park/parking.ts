@@ -9,8 +9,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ParkedClient } from '../connection/connection.ts'
-import type { Watcher } from '../hold/hold-queue.ts'
-import { type Os, systemOs } from '../os.ts'
+import { type Os, systemOs, type Watcher } from '../os.ts'
 
 /** Parked connections are closed this much after their time at most, in ms: one timer serves all that end within it. */
 const TICK_MS = 250
@@ -20,8 +19,8 @@ const EVENTS = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT
 export interface ParkingHost {
   /** Bytes of its next request are there, unread: the connection is the host's. */
   awake(connection: ParkedClient): void
-  /** The client has left, or its time is over: the connection is the host's, to be closed. */
-  over(connection: ParkedClient): void
+  /** Their clients have left, or their time is over: the connections are the host's, to be closed. At least one. */
+  over(connections: readonly ParkedClient[]): void
   /** Those that are awake by now are all of this turn. Not called when a watch has fired: the poller's round has an end of its own. */
   flush(): void
 }
@@ -81,19 +80,23 @@ export class Parking {
 
   /** Lets all of them go: those whose next request is there are awake, the others are over. */
   end(): void {
-    for (const parked of this.#parked) this.#settle(parked, this.#received(parked))
+    this.#settle(this.#parked)
     this.close()
   }
 
   #ready(parked: Parked, events: number): void {
     if (!this.#parked.has(parked)) return
-    if ((events & (EPOLLERR | EPOLLHUP)) !== 0) return this.#settle(parked, 0)
-    const received = this.#received(parked)
-    if (received === undefined) parked.watch.modify(EVENTS)
-    else this.#settle(parked, received)
+    const received = (events & (EPOLLERR | EPOLLHUP)) === 0 ? this.#received(parked) : 0
+    if (received === undefined) return parked.watch.modify(EVENTS)
+    this.#remove(parked)
+    if (received > 0) this.#host.awake(parked.connection)
+    else this.#host.over([parked.connection])
   }
 
-  /** Bytes that wait (1 for some); 0 at the end of the client's side; undefined while there are none. */
+  /**
+   * Bytes that wait (1 for some); 0 at the end of the client's side; undefined while there are none. A byte that is there counts, whatever
+   * else has happened: a half-closed client may wait for its answer.
+   */
   #received({ connection }: Parked): number | undefined {
     try {
       return this.#os.peek(connection.fd.fd, 1)?.length
@@ -103,11 +106,15 @@ export class Parking {
     }
   }
 
-  /** A byte that is there counts, whatever else has happened: a half-closed client may wait for its answer. */
-  #settle(parked: Parked, received: number | undefined): void {
-    this.#remove(parked)
-    if (received === undefined || received === 0) this.#host.over(parked.connection)
-    else this.#host.awake(parked.connection)
+  /** Their time is over. A byte that is there counts even so; the others are closed together, in few system calls. */
+  #settle(all: Iterable<Parked>): void {
+    const over: ParkedClient[] = []
+    for (const parked of all) {
+      this.#remove(parked)
+      if ((this.#received(parked) ?? 0) > 0) this.#host.awake(parked.connection)
+      else over.push(parked.connection)
+    }
+    if (over.length > 0) this.#host.over(over)
   }
 
   #remove(parked: Parked): void {
@@ -129,10 +136,8 @@ export class Parking {
 
   #expire(): void {
     const now = this.#os.now()
-    for (const [tick, ends] of this.#ends) {
-      if (tick * TICK_MS > now) continue
-      for (const parked of ends) this.#settle(parked, this.#received(parked))
-    }
+    const due = [...this.#ends].filter(([tick]) => tick * TICK_MS <= now)
+    this.#settle(due.flatMap(([, ends]) => [...ends]))
     this.#host.flush()
   }
 }

@@ -13,10 +13,9 @@ import {
 } from '../connection/connection.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
-import type { Watcher } from '../hold/hold-queue.ts'
 import { BACKEND_STATES, type FallbackReason } from '../../metrics/labels.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
-import { type Os, systemOs } from '../os.ts'
+import { type Os, systemOs, type Watcher } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
@@ -49,12 +48,12 @@ interface ServiceDeps {
   readonly os?: Os
 }
 
-/** What is to be known of a listener to recognise its connections. */
+/** The properties of a listener that identify its connections. */
 export interface ListenerOfService extends Pick<ListenerConfig, 'name' | 'protocol'> {
   couldHaveAccepted(local: SocketAddress): boolean
 }
 
-/** What a worker passes on to its successor. */
+/** Connections that a worker passes on to its successor. */
 export type Waiting = ClientConnection | ParkedClient
 
 /**
@@ -99,7 +98,7 @@ export class Service implements LinkHost, UpstreamHost {
       poller,
       {
         awake: (connection) => this.#awake(connection),
-        over: (connection) => this.#idleClosed(connection),
+        over: (connections) => this.#idleClosed(connections),
         flush: () => this.flush(),
       },
       os,
@@ -342,8 +341,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   handBackRefusal(): GivenBackReason | undefined {
-    if (this.#ending) return 'Stopping'
-    return this.config.handBack === 'off' ? 'Disabled' : undefined
+    return this.#ending ? 'Stopping' : undefined
   }
 
   parked(connections: readonly ParkedClient[]): void {
@@ -411,13 +409,13 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #park(connection: ParkedClient): void {
-    if (this.#ending) return this.#idleClosed(connection)
+    if (this.#ending) return this.#idleClosed([connection])
     try {
       this.#parking.add(connection)
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       this.#logger.error({ service: this.name, code: error.code }, 'an idle connection cannot be watched')
-      this.#idleClosed(connection)
+      this.#idleClosed([connection])
     }
   }
 
@@ -435,9 +433,9 @@ export class Service implements LinkHost, UpstreamHost {
     )
   }
 
-  #idleClosed({ fd }: ParkedClient): void {
-    this.serviceStats.outcomes.idle_closed += 1
-    this.#os.closeClients([{ fd, peer: this.#os.peer(fd.fd) }])
+  #idleClosed(connections: readonly ParkedClient[]): void {
+    this.serviceStats.outcomes.idle_closed += connections.length
+    this.#os.closeClients(connections.map(({ fd }) => ({ fd, peer: this.#os.peer(fd.fd) })))
   }
 
   #endParking(): void {
