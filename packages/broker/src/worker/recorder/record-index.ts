@@ -63,7 +63,12 @@ export class RecordIndex {
   find(id: Uint8Array): number | undefined {
     const view = new DataView(id.buffer, id.byteOffset, ID_BYTES)
     const words = this.#words
-    const [a, b, c, d] = [view.getInt32(0, true), view.getInt32(4, true), view.getInt32(8, true), view.getInt32(12, true)]
+    const [a, b, c, d] = [
+      view.getInt32(0, true),
+      view.getInt32(4, true),
+      view.getInt32(8, true),
+      view.getInt32(12, true),
+    ]
     let slot = this.#first[d & this.#mask] as number
     for (let compared = 0; slot !== NONE && compared < MAX_COMPARED; compared++) {
       const at = slot * ID_WORDS

@@ -28,7 +28,10 @@ export class HandBackNotices {
 
   /** A backend has drained, or has gone while it drained. */
   drained(giver: BackendIdentity, { handedBack, givenBack }: HandBackCounts): void {
-    this.#logger.info({ ...this.#named(giver), handedBack, givenBack }, 'drained backend handed connections back')
+    this.#logger.info(
+      { ...this.#named(giver), handedBack, givenBack },
+      'drained backend handed connections back',
+    )
     const rest = givenBack === 0 ? '' : `; ${givenBack} were given back to it`
     this.#say('handed_back', giver, {
       count: handedBack,
