@@ -297,7 +297,10 @@ void t.test('an accepted client and its record have the same id', async (t) => {
   const at = Date.parse(record?.acceptedAt ?? '')
   t.ok(at >= before - 1 && at <= Date.now(), `${record?.acceptedAt}`)
 
-  const local = client(2, { peer: { family: 'unix', address: '', port: 0 } })
+  const local = client(2, {
+    peer: { family: 'unix', address: '', port: 0 },
+    acceptedAt: performance.now(),
+  })
   recorder.accepted(local, 'web')
   t.equal(recorder.list(all)[0]?.peer, 'unix')
 })

@@ -218,6 +218,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
     let arrivedAt = 0
     let acknowledgedAt = 0
     let duration: number | undefined
+    let durationBefore: number | undefined
     for (const { at, code, reason } of this.#steps.of(slot)) {
       const step = STEPS[code] as Step
       if (step === 'acknowledged') acknowledgedAt = at
@@ -227,9 +228,11 @@ export class FlightRecorder implements Recorder, FlightRecords {
       } else if (isOutcome(step)) {
         outcome = step
         why = reason
+        durationBefore = duration
         if (!isIdle) duration = at - arrivedAt
       } else if (step !== 'closed' && step !== 'resumed') {
         // Not the outcome after all: it had moved here from another worker, or has come back from a backend.
+        if (outcome === 'moved') duration = durationBefore
         outcome = undefined
         isIdle = step === 'handed_back' || step === 'parked'
         if (step === 'handed_back' || step === 'awake') arrivedAt = at
