@@ -311,7 +311,7 @@ void t.test('the timeline of a connection that has outlived a process', async (t
     '400.000  ───────────────────────────────●  handed_back   web-1',
     '400.000                                 ●  parked',
   ])
-  t.match(listRecords([parked], plain)[1], /  parked     0\.250  -  .*  handed_back by web-1$/)
+  t.match(listRecords([parked], plain)[1], / parked +0\.250 +- .* handed_back by web-1$/)
   const closed: FlightRecord = {
     ...parked,
     outcome: 'idle_closed',
