@@ -29,7 +29,7 @@ const isNameless = STEPS.map((step) => NAMELESS.includes(step))
 /** In the first byte of a packed address: no family. */
 const UNKNOWN_PEER = 0xff
 
-/** What the steps of a record come to. */
+/** Derived from the steps of a record. */
 interface Account {
   /** Undefined while the connection is parked, held or in flight. */
   readonly outcome: RecordedOutcome | undefined

@@ -7,10 +7,10 @@ import type { BackendIdentity } from '../backend/link-host.ts'
 /** Milliseconds between two notices of the same backend and reason. */
 const INTERVAL_MS = 60_000
 
-/** What happens by itself when a broker stops or is reloaded is no reason to worry. */
+/** Normal while a broker stops, or after a reload. */
 const EXPECTED: readonly NotTakenReason[] = ['Stopping', 'Disabled']
 
-/** Logs, and tells the event streams, what becomes of the connections that backends hand back: never a line for each connection. */
+/** Reports hand-backs to the log and to the event streams, never with a line for each connection. */
 export class HandBackNotices {
   readonly #service: string
   readonly #logger: Logger
