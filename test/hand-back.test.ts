@@ -2,8 +2,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { startBroker, unaccounted } from './support/broker.ts'
+import { batonCommand, type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
+import { EventStream } from './support/event-stream.ts'
 import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
@@ -14,10 +15,22 @@ import { visit, visitors } from './support/visit.ts'
 
 // An idle HTTP connection outlives the process that served it: the backend hands it back, and the broker offers it again with its next request.
 
+interface FlightRecord {
+  outcome: string | null
+  backend: { slot: string } | null
+  steps: { step: string }[]
+}
+
+async function recordOf({ admin }: Broker, id: string): Promise<FlightRecord> {
+  return (await (await fetch(`${admin}/api/v1/connections/${id}`)).json()) as FlightRecord
+}
+
 void t.test('one broker, and backends that hand idle connections back', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
     config: { services: { web: { holdTimeout: '10m' } } },
   })
+  const events = await EventStream.open(t, broker)
+  await events.event('status', () => true, 'the first status')
   const first = await startBackend(t, broker)
   await broker.backends(1)
 
@@ -25,11 +38,32 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
     'a drain moves idle connections to the next backend; their clients do not notice',
     async (t) => {
       const clients = await visitors(t, broker, 100)
-      for (const client of clients) t.equal((await client.answer()).headers['x-pid'], String(first.pid))
+      const ids: string[] = []
+      for (const client of clients) {
+        const { headers, body } = await client.answer()
+        t.equal(headers['x-pid'], String(first.pid))
+        ids.push((JSON.parse(body) as { connection: string }).connection)
+      }
+      const [id = ''] = ids
       const next = await startBackend(t, broker)
       await broker.backends(2)
       first.kill('SIGTERM')
       await first.exited
+
+      // One line for the drain, wherever the operator looks.
+      const { data } = await events.event('change', ({ kind }) => kind === 'handed_back', 'the drain')
+      t.match(data, {
+        service: 'web',
+        backend: { slot: 'web-1', pid: first.pid },
+        count: 100,
+        text: 'web-1 of service web has handed back 100 connections in its drain',
+      })
+      t.equal(events.changes.filter(({ kind }) => kind === 'handed_back').length, 1)
+      const lines = () =>
+        broker.program.messages().filter(({ msg }) => msg === 'drained backend handed connections back')
+      t.match(lines(), [{ service: 'web', slot: 'web-1', handedBack: 100, givenBack: 0 }])
+      t.match(await recordOf(broker, id), { outcome: null, backend: null, steps: { 6: { step: 'parked' } } })
+
       for (const client of clients) {
         client.request('/again')
         const { status, headers } = await client.answer()
@@ -37,7 +71,33 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
         t.notMatch(headers['connection'] ?? '', 'close')
       }
       const { services } = await broker.status()
-      t.match(services[0], { handedBack: 100, parked: 0, outcomes: { idle_closed: 0, handed_off: 200 } })
+      t.match(services[0], {
+        handedBack: 100,
+        givenBack: 0,
+        parked: 0,
+        outcomes: { idle_closed: 0, handed_off: 200 },
+      })
+      t.match(
+        new Map(services[0]?.backends.map(({ slot, handedBack }) => [slot, handedBack])),
+        new Map([['web-2', 0]]),
+      )
+      const whole = ['chosen', 'offered', 'acknowledged', 'released']
+      const record = await recordOf(broker, id)
+      t.same(
+        record.steps.map(({ step }) => step),
+        ['accepted', ...whole, 'handed_back', 'parked', 'awake', ...whole],
+        'one record, over both processes',
+      )
+      t.match(record.backend, { slot: 'web-2' })
+      const baton = [process.execPath, batonCommand] as const
+      const trace = new Program(t, baton[0], [baton[1], 'trace', id, '--config', broker.configFile])
+      await trace.exited
+      const shown = trace.lines.join('\n')
+      t.match(shown, /released +web-1\n.* handed_back +web-1\n.* parked\n.* awake\n.* chosen +web-2\n/)
+      t.match(shown, new RegExp(`connection ${id}: handed_off after `))
+      const summary = new Program(t, baton[0], [baton[1], 'status', '--config', broker.configFile])
+      await summary.exited
+      t.match(summary.lines.join('\n'), /PARKED [^]* HANDED BACK [^]*\nweb .* 200 +100 +0 +0\n/)
       next.kill('SIGTERM')
       await next.exited
       for (const client of clients) client.socket.destroy()
@@ -79,6 +139,7 @@ void t.test(
     await broker.backends(2)
     const client = await visit(t, broker)
     await client.answer()
+    let id = ''
     for (let turn = 1; turn <= 20; turn++) {
       await broker.until(({ services }) => services[0]?.parked === 1, `parked ${turn} times`)
       client.request('/')
@@ -91,13 +152,27 @@ void t.test(
       await onlyWorker(t, broker)
       t.equal((await broker.status()).services[0]?.parked, 1)
       client.request('/')
-      t.equal((await client.answer()).status, 200)
+      const { status, body } = await client.answer()
+      t.equal(status, 200)
+      id = (JSON.parse(body) as { connection: string }).connection
+      await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
+      t.match(
+        (await recordOf(broker, id)).steps.map(({ step }) => step).slice(0, 5),
+        ['accepted', 'moved', 'parked', 'awake', 'chosen'],
+        'the record of the new worker begins there',
+      )
     })
 
     await t.test('a client that leaves while it is parked is counted', async () => {
       await broker.until(({ services }) => services[0]?.parked === 1, 'parked')
       client.socket.destroy()
       await broker.until(({ services }) => services[0]?.outcomes.idle_closed === 1, 'idle_closed')
+      const record = await recordOf(broker, id)
+      t.match(record, { id, outcome: 'idle_closed', backend: null })
+      t.match(
+        record.steps.slice(-3).map(({ step }) => step),
+        ['handed_back', 'parked', 'idle_closed'],
+      )
     })
   },
 )

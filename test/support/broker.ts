@@ -130,6 +130,7 @@ export interface Status {
       load: number
       adopted: number
       closed: number
+      handedBack: number
       lagMs: number | null
     }[]
   }[]

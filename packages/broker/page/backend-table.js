@@ -23,6 +23,7 @@ const COLUMNS = [
   { title: 'Live', className: 'number' },
   { title: 'Loop lag', className: 'number' },
   { title: 'Adopted', className: 'number' },
+  { title: 'Handed back', className: 'number' },
   { title: 'Weight', className: 'number' },
   { title: 'Pid', className: 'number' },
   { title: 'Up for', className: 'number' },
@@ -85,7 +86,7 @@ class BackendRow {
   #state = element('span')
   #badge = element('span', { class: 'state' }, this.#sign, this.#state)
   #slot = element('span', { class: 'slot' })
-  #texts = Array.from({ length: 7 }, () => element('span'))
+  #texts = Array.from({ length: 8 }, () => element('span'))
   #button = element('button', { type: 'button' }, 'Drain')
   /** @type {BackendStatus | undefined} */
   #backend
@@ -104,7 +105,7 @@ class BackendRow {
    */
   update(backend, now) {
     this.#backend = backend
-    const { id, slot, state, version, load, lagMs, adopted, weight, pid, registeredAt } = backend
+    const { id, slot, state, version, load, lagMs, adopted, handedBack, weight, pid, registeredAt } = backend
     setText(this.#slot, slot)
     this.#slot.title = id
     this.#badge.dataset['state'] = state
@@ -115,6 +116,7 @@ class BackendRow {
       count(load),
       milliseconds(lagMs),
       count(adopted),
+      count(handedBack),
       String(weight),
       String(pid),
       age(registeredAt, now),

@@ -149,7 +149,7 @@ export class Connections {
       const link = element('a', { href: `#${id}`, class: 'mono' }, id)
       const cells = [
         service,
-        outcome ?? `in progress: ${steps.at(-1)?.step}`,
+        outcome ?? (steps.at(-1)?.step === 'parked' ? 'parked' : `in progress: ${steps.at(-1)?.step}`),
         reason ?? '',
         backend?.slot ?? '',
         precisely(durationMs),

@@ -10,7 +10,7 @@ const COLUMNS = [
   { title: 'Total', className: 'number' },
 ]
 
-/** Fallbacks and rejects of one service, by reason. */
+/** Fallbacks, rejects, and hand-backs that were not taken, of one service, by reason. */
 export class ReasonTable {
   #body
   #table
@@ -59,7 +59,11 @@ export class ReasonTable {
 }
 
 /** @param {ServiceRates} figures */
-function rowsOf({ fallbacks, fallbacksPerSecond, rejects, rejectsPerSecond }) {
+function rowsOf({ fallbacks, fallbacksPerSecond, rejects, rejectsPerSecond, notTaken, notTakenPerSecond }) {
+  const kept = Object.entries(notTaken).map(([key, total]) => {
+    const [result = '', reason = ''] = key.split('/')
+    return { key, what: result, reason, rate: notTakenPerSecond[key] ?? 0, total }
+  })
   const steps = Object.entries(fallbacks).map(([key, total]) => {
     const [action = '', reason = ''] = key.split('/')
     return { key, what: action, reason, rate: fallbacksPerSecond[key] ?? 0, total }
@@ -67,5 +71,5 @@ function rowsOf({ fallbacks, fallbacksPerSecond, rejects, rejectsPerSecond }) {
   const ends = Object.entries(rejects).map(([reason, total]) => {
     return { key: `rejected/${reason}`, what: 'rejected', reason, rate: rejectsPerSecond[reason] ?? 0, total }
   })
-  return [...steps, ...ends].filter(({ total }) => total > 0)
+  return [...steps, ...ends, ...kept].filter(({ total }) => total > 0)
 }

@@ -1,5 +1,5 @@
 import { element, row, svg, table } from './element.js'
-import { precisely, timeOfDay } from './format.js'
+import { count, precisely, timeOfDay } from './format.js'
 
 /** @import { FlightRecord } from './shapes.d.ts' */
 
@@ -19,6 +19,11 @@ const MEANINGS = {
   relinquished: 'given up: taken by a backend that never answered',
   moved: 'sent to the next worker',
   closed: 'the relay has ended',
+  handed_back: 'handed back by the backend, alive',
+  parked: 'idle, with the broker',
+  awake: 'its next request has arrived',
+  idle_closed: 'ended while parked',
+  resumed: 'another backend goes on with it',
 }
 
 const COLUMNS = [
@@ -53,7 +58,7 @@ export function recordView(record, onClose) {
     ['listener', record.listener],
     ['client', record.peer],
     ['accepted', `${timeOfDay(record.acceptedAt)}.${record.acceptedAt.slice(20, 23)}`],
-    ['outcome', record.outcome ?? 'in progress'],
+    ['outcome', record.outcome ?? (record.steps.at(-1)?.step === 'parked' ? 'parked' : 'in progress')],
     ['reason', record.reason],
     ['backend', record.backend?.slot],
     ['took', record.durationMs === null ? null : precisely(record.durationMs)],
@@ -71,7 +76,11 @@ export function recordView(record, onClose) {
 function steps({ steps: taken }) {
   const { table: made, body } = table('Steps', COLUMNS)
   const whole = Math.max(...taken.map(({ at }) => at), 0.001)
-  taken.forEach(({ at, step, backend, reason }, index) => {
+  taken.forEach(({ at, step, backend, reason, omitted }, index) => {
+    if (omitted !== undefined) {
+      const left = element('span', { class: 'muted' }, `${count(omitted)} steps are not kept`)
+      body.append(row(COLUMNS, ['', left, '', '', '', '']))
+    }
     const before = taken[index - 1]?.at ?? 0
     const name = element(
       'span',

@@ -16,12 +16,16 @@ import { ReasonTable } from './reason-table.js'
 const FACTS = [
   ['in flight', 'Offered to a backend, not settled yet', ({ inFlight }) => inFlight],
   ['stuck', 'Taken by a backend that did not answer in time', ({ stuck }) => stuck],
+  ['parked', 'Idle, handed back by a backend, waiting for their next request', ({ parked }) => parked],
   ['relaying', 'The broker carries their bytes', ({ relaying }) => relaying],
   ['handed off', 'Acknowledged by a backend', ({ outcomes }) => outcomes.handed_off],
+  ['handed back', 'Came back alive from a backend', ({ handedBack }) => handedBack],
+  ['given back', 'Handed back, but stayed with their backend', ({ givenBack }) => givenBack],
   ['relayed', 'The broker carried their bytes', ({ outcomes }) => outcomes.relayed],
   ['rejected', 'No backend in time, or no room to wait', ({ outcomes }) => outcomes.rejected],
   ['client gone', 'The client disconnected first', ({ outcomes }) => outcomes.client_gone],
   ['relinquished', 'Taken by a backend that never answered', ({ outcomes }) => outcomes.relinquished],
+  ['idle closed', 'Ended while parked', ({ outcomes }) => outcomes.idle_closed],
 ]
 
 /** Everything about one service. */

@@ -251,7 +251,7 @@ void t.test('status and drain connect to the broker named by the configuration',
   const file = configFile(t, {
     admin: { listen: `unix:${folder}/admin.sock`, tokenFile: join(folder, 'token') },
   })
-  const { view, drained } = fakeView()
+  const { view, state, drained } = fakeView()
   const admin = createAdmin({ config: loadConfig(file), view, logger: pino({ level: 'silent' }) })
   await admin.listen()
   t.teardown(() => admin.close())
@@ -267,16 +267,36 @@ void t.test('status and drain connect to the broker named by the configuration',
       'LISTENER  ADDRESS         PROTOCOL  SERVICE  ACCEPTED',
       'http      127.0.0.1:8080  http      web            12',
       '',
-      'SERVICE  READY  HELD  IN FLIGHT  STUCK  HANDED OFF  RELAYED  REJECTED',
-      'web      1/2       0          1      0          10        0         1',
+      'SERVICE  READY  HELD  PARKED  IN FLIGHT  STUCK  HANDED OFF  HANDED BACK  RELAYED  REJECTED',
+      'web      1/2       0       0          1      0          10            0        0         1',
       '',
-      'BACKEND    STATE     LOAD  WEIGHT   PID  LAG MS  VERSION  ID',
-      'web/web-1  ready        3       1  4242  1.3     2.0.1    01J0000000000000000000WEB-1',
-      'web/web-2  draining     3       1  4242  -       -        01J0000000000000000000WEB-2',
+      'BACKEND    STATE     LOAD  HANDED BACK  WEIGHT   PID  LAG MS  VERSION  ID',
+      'web/web-1  ready        3            0       1  4242  1.3     2.0.1    01J0000000000000000000WEB-1',
+      'web/web-2  draining     3            0       1  4242  -       -        01J0000000000000000000WEB-2',
     ].join('\n'),
+  )
+  t.ok(
+    shown.out.split('\n').every((line) => line.length <= 100),
+    'no wider than 100 columns',
   )
   const json = await baton('status', '--json', '--config', file)
   t.same(JSON.parse(json.out), healthy)
+
+  const [service] = healthy.services
+  if (service === undefined) throw new Error('none')
+  const counts = { parked: 40, handedBack: 100, givenBack: 2, handBacksRefused: 3 }
+  const backends = service.backends.map((each) => ({ ...each, handedBack: 50 }))
+  state.status = { ...healthy, services: [{ ...service, ...counts, backends }] }
+  const after = await baton('status', '--config', file)
+  t.match(after.out.split('\n').slice(6, 12), [
+    /^SERVICE .* PARKED .* HANDED BACK /,
+    /^web {6}1\/2 {7}0 {6}40 .* 10 {10}100 /,
+    'of the connections handed back by web, 2 were given back to their backend; 3 were refused: a backend broke the protocol',
+    '',
+    /^BACKEND/,
+    /^web\/web-1 {2}ready {8}3 {11}50 /,
+  ])
+  state.status = healthy
 
   t.same(await baton('drain', 'web', '--config', file), {
     code: 0,

@@ -84,7 +84,17 @@ class Listener implements EventSink {
 const nothing = new LatencyHistogram().snapshot()
 
 function counted(changes: Partial<Counted> = {}): Counted {
-  return { name: 'web', accepted: 0, handedOff: 0, fallbacks: {}, rejects: {}, latency: nothing, ...changes }
+  return {
+    name: 'web',
+    accepted: 0,
+    handedOff: 0,
+    fallbacks: {},
+    rejects: {},
+    handedBack: 0,
+    notTaken: {},
+    latency: nothing,
+    ...changes,
+  }
 }
 
 function feed(source: Partial<EventSource> = {}) {
@@ -169,6 +179,8 @@ void t.test('rates cover the last second, latencies the last ten', async (t) => 
       accepted: 110,
       handedOff: 51,
       rejects: { hold_full: 4 },
+      handedBack: 30,
+      notTaken: { 'given_back/TooMany': 3 },
       fallbacks,
       latency: latency.snapshot(),
     }),
@@ -178,6 +190,9 @@ void t.test('rates cover the last second, latencies the last ten', async (t) => 
     handoffsPerSecond: 0.5,
     fallbacksPerSecond: { 'hold/NoReadyBackend': 2, 'next_backend/BackendGone': 0.5 },
     rejectsPerSecond: { hold_full: 0.5 },
+    handBacksPerSecond: 15,
+    notTakenPerSecond: { 'given_back/TooMany': 1.5 },
+    notTaken: { 'given_back/TooMany': 3 },
     fallbacks,
     rejects: { hold_full: 4 },
   })

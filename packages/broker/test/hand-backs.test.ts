@@ -30,10 +30,12 @@ import { libc } from '../../native-sendmsg/src/libc.ts'
 import { createSocket } from '../../native-sendmsg/src/sockets.ts'
 import { parseConfig, type ServiceConfig } from '../src/config/config.ts'
 import { Metrics } from '../src/metrics/metrics.ts'
+import type { Change } from '../src/api/events.ts'
 import { HandBacks } from '../src/worker/backend/hand-backs.ts'
 import { Lane } from '../src/worker/backend/lane.ts'
 import { Listener } from '../src/worker/listen/listener.ts'
 import { systemOs } from '../src/worker/os.ts'
+import { HandBackNotices } from '../src/worker/service/hand-back-notices.ts'
 import { Service } from '../src/worker/service/service.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
@@ -45,6 +47,17 @@ const SOCK_DGRAM = 2
 /** Seconds that a close would block: longer than any test. */
 const LINGER = Math.ceil((10 * LIMIT) / 1000)
 const WINDOW = 4
+const GIVER = {
+  ulid: '01J0000000000000000000WEB1',
+  slot: 'web-1',
+  service: 'web',
+  pid: 4242,
+  uid: 1000,
+  version: '2',
+  weight: 1,
+  registeredAt: new Date(0),
+  reconnect: null,
+}
 
 const logger = pino({ enabled: false })
 const openDescriptors = () => readdirSync('/proc/self/fd').length
@@ -78,6 +91,8 @@ class Stage {
   /** A duplicate of its socket. */
   readonly listening: OwnedFd
   readonly handBacks: HandBacks
+  /** As the event streams get them. */
+  readonly changes: Change[] = []
   adopted = 1000
   elsewhere = 0
   #sequence = 0
@@ -102,9 +117,11 @@ class Stage {
         metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
         logger,
         listeners: () => listeners,
+        announce: (change) => this.changes.push(change),
       },
     )
     this.handBacks = new HandBacks(
+      GIVER,
       { control: this.control as unknown as ControlConnection, lane: this.lane },
       window,
       this.service,
@@ -258,6 +275,7 @@ void t.test('HANDBACK was not granted', { timeout: LIMIT }, async (t) => {
   const stage = new Stage(t)
   const { control, lane, service } = stage
   const without = new HandBacks(
+    GIVER,
     { control: control as unknown as ControlConnection, lane },
     undefined,
     service,
@@ -365,9 +383,69 @@ void t.test('GIVEN_BACK, with its reason, and closed first', { timeout: LIMIT },
     })
     t.equal(stage.service.parkedCount, WINDOW)
     seen.add('TooMany')
+    t.match(stage.changes, [
+      {
+        kind: 'given_back',
+        service: 'web',
+        backend: { id: GIVER.ulid, slot: 'web-1', version: '2', pid: 4242 },
+        reason: 'TooMany',
+        count: 2,
+        text: 'web-1 of service web keeps 2 connections that it handed back: TooMany',
+      },
+    ])
+    t.match(stage.service.serviceStats, { taken: WINDOW, givenBack: 2, handBacksRefused: 0 })
+    t.same([...stage.service.serviceStats.reasonsNotTaken], [['given_back/TooMany', 2]])
+    t.same(stage.handBacks.tally.counts, { handedBack: WINDOW, givenBack: 2 })
   })
   // `Disabled` was one of them, and no broker could send it.
   t.same([...seen].toSorted(), [...GIVEN_BACK_REASONS].toSorted(), 'every reason of the protocol')
+})
+
+void t.test('what is not taken is told of once a minute for each backend and reason', async (t) => {
+  const clock = { now: 0 }
+  const changes: Change[] = []
+  const lines: Record<string, unknown>[] = []
+  const lineLogger = pino(
+    { base: null, timestamp: false },
+    { write: (line: string) => lines.push(JSON.parse(line)) },
+  )
+  const notices = new HandBackNotices(
+    'web',
+    lineLogger,
+    (change) => changes.push(change),
+    () => clock.now,
+  )
+  for (let turn = 0; turn < 1000; turn++) notices.notTaken(GIVER, 'TooMany', 2)
+  notices.notTaken(GIVER, 'Stopping', 1)
+  notices.notTaken({ ...GIVER, slot: 'web-2' }, 'TooMany', 1)
+  t.match(changes, [
+    { kind: 'given_back', reason: 'TooMany', count: 2 },
+    { kind: 'given_back', reason: 'Stopping', count: 1, text: /keeps 1 connection that/ },
+    { kind: 'given_back', reason: 'TooMany', count: 1, backend: { slot: 'web-2' } },
+  ])
+  t.equal(changes.length, 3)
+  clock.now = 60_000
+  notices.notTaken(GIVER, 'TooMany', 2)
+  t.match(changes.at(-1), { count: 2000 }, 'those in between are counted')
+  notices.notTaken(GIVER, 'ProtocolViolation', 4)
+  t.match(changes.at(-1), { kind: 'hand_back_refused', reason: 'ProtocolViolation', count: 4 })
+  notices.forget(GIVER)
+  notices.notTaken(GIVER, 'TooMany', 1)
+  t.match(changes.at(-1), { kind: 'given_back', count: 1 }, 'of the next backend in the slot')
+  const named = { service: 'web', backend: GIVER.ulid, slot: 'web-1' }
+  t.match(
+    lines,
+    [
+      { level: 40, ...named, reason: 'TooMany', count: 2, msg: 'hand-backs given back' },
+      { level: 30, ...named, reason: 'Stopping', msg: 'hand-backs given back' },
+      { level: 40, slot: 'web-2' },
+      { level: 40, ...named, count: 2000 },
+      { level: 40, ...named, reason: 'ProtocolViolation', count: 4, msg: 'hand-backs refused' },
+      { level: 40, ...named, count: 1 },
+    ],
+    'the log says the same',
+  )
+  t.equal(lines.length, 6)
 })
 
 void t.test('a backend that reads no answers is cut off', { timeout: LIMIT }, async (t) => {
@@ -418,6 +496,7 @@ async function refused(
   const written = stage.control.written.length
   const { fault, given } = breach()
   t.match({ fault, given }, { fault: { code: 'BATON_ERR_FRAME_MALFORMED', message }, given: 0 })
+  t.match(stage.changes.at(-1), { kind: 'hand_back_refused', reason: 'ProtocolViolation' })
   t.notOk(
     stage.control.written.slice(written).some(({ type }) => type === 'given_back'),
     'nothing is given back',

@@ -6,11 +6,12 @@ import {
   AcceptedClient,
   type ClientConnection,
   FIRST_INHERITED,
+  type ParkedClient,
 } from '../src/worker/connection/connection.ts'
 import { createConnectionId } from '../src/worker/connection/connection-id.ts'
 import { noRecorder, type Recipient } from '../src/worker/recorder/recorder.ts'
 import { FlightRecorder } from '../src/worker/recorder/flight-recorder.ts'
-import type { RecordedOutcome, Step, StepReason } from '../src/api/flight-record.ts'
+import type { FlightRecord, RecordedOutcome, Step, StepReason } from '../src/api/flight-record.ts'
 
 const web1 = { ulid: '01J0000000000000000000WEB1', slot: 'web-1' }
 const web2 = { ulid: '01J0000000000000000000WEB2', slot: 'web-2' }
@@ -296,7 +297,10 @@ void t.test('an accepted client and its record have the same id', async (t) => {
   const at = Date.parse(record?.acceptedAt ?? '')
   t.ok(at >= before - 1 && at <= Date.now(), `${record?.acceptedAt}`)
 
-  const local = client(2, { peer: { family: 'unix', address: '', port: 0 } })
+  const local = client(2, {
+    peer: { family: 'unix', address: '', port: 0 },
+    acceptedAt: performance.now(),
+  })
   recorder.accepted(local, 'web')
   t.equal(recorder.list(all)[0]?.peer, 'unix')
 })
@@ -334,6 +338,185 @@ void t.test('the ring is the tail of a list that forgets nothing', async (t) => 
     }),
     { numRuns: 200 },
   )
+})
+
+/** Parked, as a backend hands it back. */
+function parked({ id }: Pick<ClientConnection, 'id'>): ParkedClient {
+  return { fd: noDescriptor, listener, id, idleUntil: Number.POSITIVE_INFINITY }
+}
+
+/** Its next request has arrived. */
+function awake({ id, record }: ParkedClient, at: number): ClientConnection {
+  return client(1, { id, record, acceptedAt: at })
+}
+
+function handOff(recorder: FlightRecorder, connection: ClientConnection, at: number, to: Recipient): void {
+  recorder.note('chosen', [connection], at, to)
+  recorder.note('offered', [connection], at)
+  recorder.note('acknowledged', [connection], at + 2)
+  recorder.note('released', [connection], at + 2)
+}
+
+const names = (record: FlightRecord | undefined) =>
+  record?.steps.map(({ step, backend }) => (backend === undefined ? step : `${step} ${backend}`))
+
+void t.test('a connection that outlives a process keeps its record', async (t) => {
+  // It got another one, with the same id, for each time that it was parked, and only the first was found.
+  const recorder = new FlightRecorder(4)
+  const connection = client(1)
+  recorder.accepted(connection, 'web')
+  handOff(recorder, connection, START + 1, web1)
+  const idle = parked(connection)
+  recorder.returned('handed_back', [idle], 'web', START + 5001, web1)
+  t.match(recorder.find(connection.id), { outcome: null, backend: null, durationMs: 2 })
+  const next = awake(idle, START + 9001)
+  recorder.again('awake', next, 'web', START + 9001)
+  t.match(recorder.find(connection.id), { outcome: null, durationMs: null }, 'on its way')
+  handOff(recorder, next, START + 9001.5, web2)
+  t.match(recorder.list(all), [{ outcome: 'handed_off', backend: { slot: 'web-2' }, durationMs: 2.5 }])
+  t.equal(recorder.recorded, 1)
+  t.same(names(recorder.find(connection.id)), [
+    'accepted',
+    'chosen web-1',
+    'offered web-1',
+    'acknowledged web-1',
+    'released web-1',
+    'handed_back web-1',
+    'parked',
+    'awake',
+    'chosen web-2',
+    'offered web-2',
+    'acknowledged web-2',
+    'released web-2',
+  ])
+  const again = parked(connection)
+  recorder.returned('handed_back', [again], 'web', START + 10_000, web2)
+  recorder.note('idle_closed', [again], START + 20_000)
+  const record = recorder.find(connection.id)
+  t.match(record, { outcome: 'idle_closed', backend: null, durationMs: 2.5 }, 'without the time it was idle')
+  t.match(record?.steps.slice(-3), [
+    { step: 'handed_back', backend: 'web-2', at: 9999 },
+    { step: 'parked', at: 9999 },
+    { step: 'idle_closed', at: 19_999 },
+  ])
+  t.same(recorder.list({ ...all, outcome: 'idle_closed' }), [record])
+})
+
+void t.test('one that goes on with its state is not parked', async (t) => {
+  const recorder = new FlightRecorder(4)
+  const connection = client(1)
+  recorder.accepted(connection, 'web')
+  handOff(recorder, connection, START + 1, web1)
+  recorder.again('handed_back', connection, 'web', START + 100)
+  recorder.note('chosen', [connection], START + 101, web2)
+  recorder.note('acknowledged', [connection], START + 104)
+  recorder.note('resumed', [connection], START + 104)
+  recorder.note('released', [connection], START + 104)
+  t.match(recorder.find(connection.id), {
+    outcome: 'handed_off',
+    durationMs: 4,
+    backend: { slot: 'web-2' },
+    steps: [{}, {}, {}, {}, {}, { step: 'handed_back' }, {}, {}, { step: 'resumed', backend: 'web-2' }],
+  })
+})
+
+void t.test('idle connections without a record get one only while there is room', async (t) => {
+  const recorder = new FlightRecorder(3)
+  const id = () => createConnectionId(Date.now() - 5000)
+  const idle = Array.from({ length: 15_000 }, () => parked({ id: id() }))
+  const active = client(1)
+  recorder.accepted(active, 'web')
+  recorder.returned('moved', idle, 'web', START)
+  t.equal(recorder.recorded, 3)
+  t.equal(recorder.list(all).length, 3)
+  t.equal(idle.filter(({ record }) => record !== undefined).length, 2)
+  t.ok(
+    recorder.list(all).some(({ id: each }) => each === ulidFromBytes(active.id)),
+    'they replace no others',
+  )
+  const [first, second] = idle as [ParkedClient, ParkedClient]
+  t.match(recorder.find(first.id), { peer: 'unknown', outcome: null, service: 'web', listener: 'public' })
+  t.same(names(recorder.find(first.id)), ['accepted', 'moved', 'parked'])
+  recorder.again('awake', awake(first, START + 2), 'web', START + 2)
+  t.equal(recorder.find(first.id)?.peer, '192.0.2.7:40001', 'known from then on')
+  recorder.note('idle_closed', [second], START + 3)
+  t.match(recorder.find(second.id), { outcome: 'idle_closed', durationMs: null })
+
+  const last = idle.at(-1) as ParkedClient
+  const connection = awake(last, START + 10)
+  recorder.again('awake', connection, 'web', START + 10)
+  recorder.note('held', [connection], START + 11, undefined, 'NoReadyBackend')
+  const record = recorder.find(last.id)
+  t.match(
+    record?.steps.map(({ step }) => step),
+    ['accepted', 'awake', 'held'],
+  )
+  t.ok((record?.steps[1]?.at ?? 0) >= 5000, 'since accept, which its id tells')
+  t.equal(recorder.recorded, 3, 'it has replaced the oldest')
+})
+
+void t.test('an id from a backend touches no record that is not of a connection it could have', async (t) => {
+  const recorder = new FlightRecorder(8)
+  const held = client(1)
+  const other = client(2)
+  for (const each of [held, other]) recorder.accepted(each, 'web')
+  recorder.note('chosen', [held, other], START + 5, web1)
+  recorder.note('offered', [held], START + 5)
+  handOff(recorder, other, START + 5, web1)
+  const before = [recorder.find(held.id), recorder.find(other.id)]
+  recorder.returned('handed_back', [parked(held)], 'web', START + 9, web2)
+  recorder.returned('handed_back', [parked(other)], 'api', START + 9, web2)
+  const shown = recorder
+    .list(all)
+    .filter(({ service, steps }) => service === 'web' && steps[1]?.step !== 'handed_back')
+  t.same(
+    shown.toSorted((a, b) => (a.id < b.id ? -1 : 1)),
+    before,
+  )
+})
+
+void t.test('records are found by their ids, however these collide', async (t) => {
+  const tail = fc.integer({ min: 0, max: 2 })
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 20 }), fc.array(tail, { maxLength: 60 }), (capacity, tails) => {
+      const recorder = new FlightRecorder(capacity)
+      const clients = tails.map((last, index) => {
+        const id = createConnectionId(1_700_000_000_000 + index)
+        id.writeInt32LE(last, 12)
+        const connection = client(index + 1, { id })
+        recorder.accepted(connection, 'web')
+        recorder.note('offered', [connection], START + 100)
+        return connection
+      })
+      for (const [index, { id }] of clients.entries()) {
+        const kept = index >= clients.length - capacity
+        t.equal(recorder.find(id)?.id, kept ? ulidFromBytes(id) : undefined)
+      }
+    }),
+  )
+})
+
+void t.test('of a connection that is parked for days, the first steps and the last are kept', async (t) => {
+  const recorder = new FlightRecorder(2)
+  const connection = client(1)
+  recorder.accepted(connection, 'web')
+  handOff(recorder, connection, START + 1, web1)
+  for (let turn = 1; turn <= 1000; turn++) {
+    const idle = parked(connection)
+    recorder.returned('handed_back', [idle], 'web', START + turn * 100_000, web1)
+    const next = awake(idle, START + turn * 100_000 + 50)
+    recorder.again('awake', next, 'web', next.acceptedAt)
+    handOff(recorder, next, next.acceptedAt + 0.25, web1)
+  }
+  const record = recorder.find(connection.id)
+  t.match(record, { outcome: 'handed_off', durationMs: 2.25 })
+  t.equal(record?.steps.length, 65)
+  t.equal(record?.steps[0]?.step, 'accepted')
+  t.same(
+    record?.steps.flatMap(({ omitted }, index) => (omitted === undefined ? [] : [[index, omitted]])),
+    [[9, 7004 - 64]],
+  )
+  t.equal(recorder.recorded, 1)
 })
 
 void t.test('no recorder keeps no records', async (t) => {

@@ -117,8 +117,11 @@ const RATES: ServiceRates = {
   latencyMs: { p50: 0.125, p90: 0.5, p99: 12.5 },
   fallbacksPerSecond: { 'next_backend/BackendGone': 0.5, 'reject/NoReadyBackend': 1 },
   rejectsPerSecond: { hold_timeout: 1 },
+  handBacksPerSecond: 2.5,
+  notTakenPerSecond: { 'given_back/TooMany': 0.2 },
   fallbacks: { 'next_backend/BackendGone': 40, 'hold/WouldBlock': 3, 'reject/NoReadyBackend': 7 },
   rejects: { hold_timeout: 7, hold_full: 0 },
+  notTaken: { 'given_back/TooMany': 5 },
 }
 
 /** Like `healthy`, some time later. */
@@ -154,6 +157,7 @@ void t.test('rates: the broker’s own, if it sends events', async (t) => {
   t.match(snapshot.rates.get('web'), {
     accepted: 121,
     handoffs: 120.25,
+    handBacks: 2.5,
     rejects: 1,
     // A rejection is reported once, by its own reason.
     fallbacks: 0.5,
@@ -161,6 +165,7 @@ void t.test('rates: the broker’s own, if it sends events', async (t) => {
     reasons: [
       { what: 'reject/hold_timeout', perSecond: 1, total: 7 },
       { what: 'next_backend/BackendGone', perSecond: 0.5, total: 40 },
+      { what: 'given_back/TooMany', perSecond: 0.2, total: 5 },
       { what: 'hold/WouldBlock', perSecond: 0, total: 3 },
     ],
   })
@@ -187,7 +192,9 @@ void t.test('rates: the difference of two answers, if it does not', async (t) =>
 
 void t.test('the screen of top', async (t) => {
   const snapshots = new Snapshots()
-  const snapshot = snapshots.next(AT, healthy, { web: RATES })
+  const [web] = healthy.services
+  const status = { ...healthy, services: web === undefined ? [] : [{ ...web, parked: 7 }] }
+  const snapshot = snapshots.next(AT, status, { web: RATES })
   const { head, body } = frameOf(snapshot, { paint: plain, history: [0, 60, 120.3] })
   t.same(head, [
     'baton 1.2.3  running  up 10m 0s  master 3999, worker 4000  03:14:00',
@@ -195,18 +202,21 @@ void t.test('the screen of top', async (t) => {
   ])
   t.same(body, [
     '',
-    'SERVICE  READY  ACCEPT/S  HANDOFF/S  REJECT/S  FALLBACK/S  HELD  P50 MS  P90 MS  P99 MS  IN FLIGHT  STUCK  RELAYING',
-    'web      1/2       121.0      120.3       1.0         0.5     0    0.13    0.50   12.50          1      0         0',
+    'SERVICE  READY  ACCEPT/S  HANDOFF/S  REJECT/S  FALLBACK/S  HELD  P50 MS  P90 MS  P99 MS  PARKED  BACK/S  IN FLIGHT  STUCK  RELAYING',
+    'web      1/2       121.0      120.3       1.0         0.5     0    0.13    0.50   12.50       7     2.5          1      0         0',
     '',
     'SERVICE  FALLBACK/REASON           PER S  TOTAL',
     'web      reject/hold_timeout         1.0      7',
     'web      next_backend/BackendGone    0.5     40',
+    'web      given_back/TooMany          0.2      5',
     'web      hold/WouldBlock             0.0      3',
     '',
-    'BACKEND    STATE     LOAD  ADOPT/S  LAG MS  WEIGHT   PID      UP  VERSION',
-    'web/web-1  ready        3        -     1.3       1  4242  9m 55s  2.0.1',
-    'web/web-2  draining     3        -       -       1  4242  9m 55s  -',
+    'BACKEND    STATE     LOAD  ADOPT/S  BACK  LAG MS  WEIGHT   PID      UP  VERSION',
+    'web/web-1  ready        3        -     0     1.3       1  4242  9m 55s  2.0.1',
+    'web/web-2  draining     3        -     0       -       1  4242  9m 55s  -',
   ])
+  t.match(cut(body[1] ?? '', 80), /HELD {2}P50 MS {2}P90 MS $/, 'as much as ever on 80 columns')
+  t.match(cut(body[1] ?? '', 100), /PARKED/)
   const lost = frameOf(snapshot, { paint: plain, history: [], lost: `no answer${ESC}` })
   t.equal(lost.head[1], String.raw`retrying: no answer\u{1b}`)
 
@@ -226,7 +236,8 @@ void t.test('the output of top without a terminal', async (t) => {
   t.equal(
     line,
     'time=2026-01-02T03:14:00.000Z service=web ready=1 backends=2 accepted_per_second=121.0 handoffs_per_second=120.3 ' +
-      'p50_ms=0.125 p90_ms=0.500 p99_ms=12.500 held=0 in_flight=1 stuck=0 relaying=0 fallbacks_per_second=0.5 rejects_per_second=1.0',
+      'p50_ms=0.125 p90_ms=0.500 p99_ms=12.500 held=0 in_flight=1 stuck=0 relaying=0 fallbacks_per_second=0.5 rejects_per_second=1.0 ' +
+      'parked=0 hand_backs_per_second=2.5',
   )
   const [unknown] = linesOf(new Snapshots().next(AT, healthy, undefined))
   t.match(unknown, / handoffs_per_second=- p50_ms=- /)
@@ -274,6 +285,39 @@ void t.test('the timeline of a connection', async (t) => {
     describeRecord(later as unknown as FlightRecord, coloured).join('\n'),
     /of a newer broker[^]*constructor/,
   )
+})
+
+void t.test('the timeline of a connection that has outlived a process', async (t) => {
+  const parked: FlightRecord = {
+    ...RECORD,
+    outcome: null,
+    backend: null,
+    durationMs: 0.25,
+    steps: [
+      { at: 0, step: 'accepted' },
+      { at: 0.25, step: 'acknowledged', backend: 'web-1' },
+      { at: 400, step: 'handed_back', backend: 'web-1', omitted: 12 },
+      { at: 400, step: 'parked' },
+    ],
+  }
+  t.same(describeRecord(parked, plain), [
+    'connection 01J00000000000000000000000: parked, until its next request',
+    'service web, listener http, client 127.0.0.1:5000, accepted 2026-01-02T03:04:05.678Z',
+    '',
+    '  AT MS  0                     400.000 ms  STEP          BACKEND  REASON',
+    '  0.000  ●                                 accepted',
+    '  0.250  ●                                 acknowledged  web-1',
+    '    ...                                    12 steps',
+    '400.000  ───────────────────────────────●  handed_back   web-1',
+    '400.000                                 ●  parked',
+  ])
+  t.match(listRecords([parked], plain)[1], / parked +0\.250 +- .* handed_back by web-1$/)
+  const closed: FlightRecord = {
+    ...parked,
+    outcome: 'idle_closed',
+    steps: [...parked.steps, { at: 900, step: 'idle_closed' }],
+  }
+  t.match(describeRecord(closed, plain)[0], /: idle_closed$/)
 })
 
 void t.test('a list of connections', async (t) => {

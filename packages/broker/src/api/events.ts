@@ -7,6 +7,10 @@ export interface Change {
   readonly to?: string
   /** The requester: an address, or a user. */
   readonly by?: string
+  /** Why connections that were handed back were not taken. */
+  readonly reason?: string
+  /** Connections. */
+  readonly count?: number
   /** One sentence for people. */
   readonly text: string
 }
@@ -19,6 +23,9 @@ export type ChangeKind =
   | 'reload'
   | 'deploy'
   | 'broker_state'
+  | 'handed_back'
+  | 'given_back'
+  | 'hand_back_refused'
 
 export interface ChangedBackend {
   /** ULID. */
@@ -36,9 +43,14 @@ export interface ServiceRates {
   readonly latencyMs: Percentiles | null
   readonly fallbacksPerSecond: Counts
   readonly rejectsPerSecond: Counts
+  /** Connections taken back from backends, alive. */
+  readonly handBacksPerSecond: number
+  /** Those that were not taken, by `result/reason`. */
+  readonly notTakenPerSecond: Counts
   /** Since the start. */
   readonly fallbacks: Counts
   readonly rejects: Counts
+  readonly notTaken: Counts
 }
 
 export type Counts = Readonly<Record<string, number>>

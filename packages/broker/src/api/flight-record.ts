@@ -27,6 +27,16 @@ export const STEPS = [
   'moved',
   /** The relay has ended. */
   'closed',
+  /** A backend has handed the connection back, alive. */
+  'handed_back',
+  /** Idle, and the broker's: waits, unread, for its next request. */
+  'parked',
+  /** The next request of a parked connection is there: it arrives like a new one. */
+  'awake',
+  /** The client left while the connection was parked, or the time for which it may be idle was over. */
+  'idle_closed',
+  /** Another backend has adopted it with its state, and goes on with it. */
+  'resumed',
 ] as const
 export type Step = (typeof STEPS)[number]
 
@@ -43,16 +53,19 @@ export interface FlightRecord {
   readonly id: string
   readonly service: string
   readonly listener: string
-  /** `127.0.0.1:5000`, or `unix`. */
+  /** `127.0.0.1:5000`, or `unix`; `unknown` while a connection from another worker is parked. */
   readonly peer: string
   /** ISO 8601. */
   readonly acceptedAt: string
-  /** Null while the connection is in flight or held. */
+  /** Null while the connection is in flight, held or parked. */
   readonly outcome: RecordedOutcome | null
   readonly reason: StepReason | null
-  /** The backend that owns the connection, or was offered it last; null if there is none, or for an upstream. */
+  /** The backend that owns the connection, or was offered it last; null if there is none, while it is parked, or for an upstream. */
   readonly backend: { readonly id: string; readonly slot: string } | null
-  /** Milliseconds from accept to the outcome. */
+  /**
+   * Milliseconds from its last arrival (accept, or its next request after it was parked) to the outcome. For a connection that is
+   * parked, or ended so, from the arrival before to the ACK.
+   */
   readonly durationMs: number | null
   readonly steps: readonly RecordedStep[]
 }
@@ -64,6 +77,8 @@ export interface RecordedStep {
   /** A slot (`web-1`), or the address of an upstream. */
   readonly backend?: string
   readonly reason?: StepReason
+  /** Steps before this one that are not kept. */
+  readonly omitted?: number
 }
 
 /** Selects records. */

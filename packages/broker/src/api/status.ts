@@ -56,6 +56,10 @@ export interface ServiceStatus {
   readonly parked: number
   /** Live connections that were handed back since the start; each is an arrival, as an accept is. */
   readonly handedBack: number
+  /** Those that were handed back and stayed with their backend. */
+  readonly givenBack: number
+  /** Those of backends that broke the protocol; their backend was cut off. */
+  readonly handBacksRefused: number
   /** Answers to offers that were settled already; they were ignored. */
   readonly lateAnswers: number
   readonly outcomes: Readonly<Record<Outcome, number>>
@@ -80,6 +84,9 @@ export interface BackendStatus {
   readonly load: number
   readonly adopted: number
   readonly closed: number
+  /** Connections that it has handed back alive, and those of them that were given back to it. */
+  readonly handedBack: number
+  readonly givenBack: number
   /** Event-loop lag, as last reported; null before the first report. */
   readonly lagMs: number | null
   readonly registeredAt: string

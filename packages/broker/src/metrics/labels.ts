@@ -1,3 +1,5 @@
+import type { GivenBackReason } from '@baton/backend-sdk/protocol'
+
 /** How an accepted connection can end. Each has exactly one outcome (I4). */
 export const OUTCOMES = [
   'handed_off',
@@ -71,6 +73,9 @@ export { HANDBACK_KINDS, type HandBackKind } from '@baton/backend-sdk/protocol'
 /** The broker's answer to a connection that was handed back. */
 export const HANDBACK_RESULTS = ['taken', 'given_back', 'refused'] as const
 export type HandBackResult = (typeof HANDBACK_RESULTS)[number]
+
+/** Why it was not taken: given back, or refused because the backend broke the protocol. */
+export type NotTakenReason = GivenBackReason | 'ProtocolViolation'
 
 /** Seen from the client: `in` is what it sends. */
 export const RELAY_DIRECTIONS = ['in', 'out'] as const

@@ -242,7 +242,7 @@ export class SupervisedWorker {
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
-            this.#worker?.inheritParked(client.service, [{ fd, listener, id, idleUntil }])
+            this.#worker?.inheritParked(client.service, [{ fd, listener, id, idleUntil, record: undefined }])
             continue
           }
           const connection = new InheritedClient(fd, {

@@ -6,7 +6,8 @@ import type { Service } from './service/service.ts'
 
 /** A service as the admin API shows it. */
 export function serviceStatus(service: Service): ServiceStatus {
-  const { lateAnswers, outcomes, movedIn, movedOut } = service.serviceStats
+  const { lateAnswers, outcomes, movedIn, movedOut, taken, givenBack, handBacksRefused } =
+    service.serviceStats
   return {
     name: service.name,
     balance: service.config.balance,
@@ -16,14 +17,16 @@ export function serviceStatus(service: Service): ServiceStatus {
     stuck: service.stuck,
     relaying: service.relaying,
     parked: service.parkedCount,
-    handedBack: service.serviceStats.taken,
+    handedBack: taken,
+    givenBack,
+    handBacksRefused,
     lateAnswers,
     outcomes: { ...outcomes },
     movedIn,
     movedOut,
     backends: [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, version, weight, registeredAt } = link.identity
-      const { adopted, closed, lag } = link.counts
+      const { adopted, closed, lag, handedBack, givenBack: kept } = link.counts
       return {
         id,
         slot,
@@ -35,6 +38,8 @@ export function serviceStatus(service: Service): ServiceStatus {
         load: link.load,
         adopted,
         closed,
+        handedBack,
+        givenBack: kept,
         lagMs: lag,
         registeredAt: registeredAt.toISOString(),
       }
@@ -52,6 +57,8 @@ export function countedOf({ name, serviceStats }: Service, listeners: readonly L
     handedOff: serviceStats.outcomes.handed_off,
     fallbacks: Object.fromEntries(serviceStats.fallbacks),
     rejects: Object.fromEntries(serviceStats.rejections),
+    handedBack: serviceStats.taken,
+    notTaken: Object.fromEntries(serviceStats.reasonsNotTaken),
     latency: serviceStats.latency.snapshot(),
   }
 }

@@ -162,6 +162,7 @@ export function createWorker(
     metrics,
     logger,
     acknowledged: () => poller.advance(),
+    announce: (change: Change) => events.announce(change),
     listeners: (service: string) => listeners.filter((listener) => listener.service === service),
     ...(recorder && { recorder }),
   }

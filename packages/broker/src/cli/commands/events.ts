@@ -20,8 +20,9 @@ export const events: Command = {
   operands: [],
   summary: 'print changes as they happen',
   details: [
-    'Prints a line for each change: backends that register, leave or change state, drains, reloads, deploys. Continues across',
-    'reloads, and reconnects to a broker that was restarted; changes that happened in between are not shown. Ctrl-C quits.',
+    'Prints a line for each change: backends that register, leave or change state, drains and what they hand back, reloads,',
+    'deploys. Continues across reloads, and reconnects to a broker that was restarted; changes that happened in between are not',
+    'shown. Ctrl-C quits.',
   ].join('\n'),
   options: {
     json: { help: 'print each change as the admin API sends it, one JSON object per line' },

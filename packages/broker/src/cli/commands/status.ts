@@ -1,4 +1,4 @@
-import type { Status } from '../../api/status.ts'
+import type { ServiceStatus, Status } from '../../api/status.ts'
 import { loadConfig } from '../../config/config.ts'
 import type { InstanceStatusState, MasterStatus } from '../../api/master-status.ts'
 import { readyCell, stateCell } from '../output/cells.ts'
@@ -6,6 +6,7 @@ import { type Paint, paintFor, type Style } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { masterStatus } from '../../ipc/operator-client.ts'
 import { askStatus } from '../answers.ts'
+import { printable } from '../../log/printable.ts'
 import { table } from '../output/table.ts'
 import { DONE } from '../../exit-codes.ts'
 
@@ -90,30 +91,45 @@ function describeStatus({ broker, listeners, services }: Status, paint: Paint): 
     '',
     ...table(
       [
-        ['SERVICE', 'READY', 'HELD', 'IN FLIGHT', 'STUCK', 'HANDED OFF', 'RELAYED', 'REJECTED'],
+        [
+          'SERVICE',
+          'READY',
+          'HELD',
+          'PARKED',
+          'IN FLIGHT',
+          'STUCK',
+          'HANDED OFF',
+          'HANDED BACK',
+          'RELAYED',
+          'REJECTED',
+        ],
         ...services.map((service) => [
           service.name,
           readyCell(service),
           service.held,
+          service.parked,
           service.inFlight,
           service.stuck,
           service.outcomes.handed_off,
+          service.handedBack,
           service.outcomes.relayed,
           service.outcomes.rejected,
         ]),
       ],
       paint,
     ),
+    ...services.flatMap((service) => describeNotTaken(service, paint)),
     '',
     ...(backends.length === 0
       ? ['no backend is registered']
       : table(
           [
-            ['BACKEND', 'STATE', 'LOAD', 'WEIGHT', 'PID', 'LAG MS', 'VERSION', 'ID'],
+            ['BACKEND', 'STATE', 'LOAD', 'HANDED BACK', 'WEIGHT', 'PID', 'LAG MS', 'VERSION', 'ID'],
             ...backends.map(({ service, backend }) => [
               `${service.name}/${backend.slot}`,
               stateCell(backend),
               backend.load,
+              backend.handedBack,
               backend.weight,
               backend.pid,
               backend.lagMs === null ? '-' : backend.lagMs.toFixed(1),
@@ -124,4 +140,14 @@ function describeStatus({ broker, listeners, services }: Status, paint: Paint): 
           paint,
         )),
   ]
+}
+
+/** Only where there are any: connections that backends could not hand back. */
+function describeNotTaken({ name, givenBack, handBacksRefused }: ServiceStatus, paint: Paint): string[] {
+  const parts = [
+    ...(givenBack > 0 ? [`${givenBack} were given back to their backend`] : []),
+    ...(handBacksRefused > 0 ? [`${handBacksRefused} were refused: a backend broke the protocol`] : []),
+  ]
+  if (parts.length === 0) return []
+  return [paint('yellow', printable(`of the connections handed back by ${name}, ${parts.join('; ')}`))]
 }

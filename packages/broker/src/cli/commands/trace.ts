@@ -17,9 +17,10 @@ export const trace: Command = {
   operands: ['[ID]'],
   summary: 'show what happened to a connection',
   details: [
-    'Shows the flight record of one connection: each step with its time since accept. The id is in the logs; in the app it is',
-    '`backend.connection(socket).id`. With --slowest, lists the recorded connections that took longest from accept to their',
-    'outcome. Each worker records its last connections, so after a reload there are none at first.',
+    'Shows the flight record of one connection, over all processes that had it: each step with its time since accept. The id is',
+    'in the logs; in the app it is `backend.connection(socket).id`. With --slowest, lists the recorded connections that took',
+    'longest from accept, or from their next request after they were parked, to their outcome. Each worker records its last',
+    'connections, so after a reload there are none at first.',
   ].join('\n'),
   options: {
     slowest: { value: 'N', help: `list the N slowest, at most ${MAX_RECORDS}` },

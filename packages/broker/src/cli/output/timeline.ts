@@ -14,6 +14,7 @@ const OF_OUTCOME: Readonly<Record<string, Style>> = {
   rejected: 'red',
   client_gone: 'yellow',
   relinquished: 'yellow',
+  idle_closed: 'dim',
 }
 
 /** Colours of steps; the others have none. */
@@ -22,6 +23,9 @@ const OF_STEP: Readonly<Record<string, Style>> = {
   acknowledged: 'green',
   returned: 'yellow',
   held: 'yellow',
+  handed_back: 'cyan',
+  parked: 'dim',
+  resumed: 'green',
 }
 
 /** One connection: a summary, then its steps, each drawn from the end of the previous one. */
@@ -36,12 +40,17 @@ export function describeRecord(record: FlightRecord, paint: Paint): string[] {
     ...table(
       [
         ['AT MS', `0 ${`${last.toFixed(3)} ms`.padStart(WIDTH - 2)}`, 'STEP', 'BACKEND', 'REASON'],
-        ...steps.map(({ at, step, backend: slot, reason: why }, index): Cell[] => [
-          measureCell(at, 3),
-          stretch(steps[index - 1]?.at ?? 0, at, last),
-          { text: step, style: styleOf(OF_STEP, step) },
-          slot ?? '',
-          why ?? '',
+        ...steps.flatMap(({ at, step, backend: slot, reason: why, omitted }, index): Cell[][] => [
+          ...(omitted === undefined
+            ? []
+            : [['...', '', { text: `${omitted} steps`, style: 'dim' } as const]]),
+          [
+            measureCell(at, 3),
+            stretch(steps[index - 1]?.at ?? 0, at, last),
+            { text: step, style: styleOf(OF_STEP, step) },
+            slot ?? '',
+            why ?? '',
+          ],
         ]),
       ],
       paint,
@@ -57,7 +66,7 @@ export function listRecords(records: readonly FlightRecord[], paint: Paint): str
       ...records.map(({ id, service, outcome, durationMs, backend, steps, acceptedAt }): Cell[] => [
         id,
         service,
-        { text: outcome ?? 'not yet', style: outcome === null ? 'yellow' : styleOf(OF_OUTCOME, outcome) },
+        outcomeCell(outcome, steps),
         measureCell(durationMs, 3),
         backend?.slot ?? '-',
         steps.length,
@@ -69,17 +78,32 @@ export function listRecords(records: readonly FlightRecord[], paint: Paint): str
   )
 }
 
-function outcomeOf({ outcome, durationMs }: FlightRecord, paint: Paint): string {
+function outcomeCell(outcome: FlightRecord['outcome'], steps: readonly RecordedStep[]): Cell {
+  if (outcome !== null) return { text: outcome, style: styleOf(OF_OUTCOME, outcome) }
+  return isParked(steps) ? { text: 'parked', style: 'dim' } : { text: 'not yet', style: 'yellow' }
+}
+
+function isParked(steps: readonly RecordedStep[]): boolean {
+  return steps.at(-1)?.step === 'parked'
+}
+
+function outcomeOf({ outcome, durationMs, steps }: FlightRecord, paint: Paint): string {
+  if (outcome === null && isParked(steps)) return 'parked, until its next request'
   if (outcome === null) return paint('yellow', 'not yet settled')
   const style = styleOf(OF_OUTCOME, outcome)
   const shown = style === undefined ? printable(outcome) : paint(style, outcome)
-  return durationMs === null ? shown : `${shown} after ${durationMs.toFixed(3)} ms`
+  // The time that it was idle says nothing.
+  return durationMs === null || outcome === 'idle_closed'
+    ? shown
+    : `${shown} after ${durationMs.toFixed(3)} ms`
 }
 
 /** The steps that are not part of a plain handoff: `returned by web-1: BackendGone, held`. */
 function detours(steps: readonly RecordedStep[]): string {
   const all = steps
-    .filter(({ step }) => ['returned', 'held', 'relay_offered', 'moved'].includes(step))
+    .filter(({ step }) =>
+      ['returned', 'held', 'relay_offered', 'moved', 'handed_back', 'resumed'].includes(step),
+    )
     .map(({ step, backend, reason }) =>
       [step, backend === undefined ? '' : ` by ${backend}`, reason === undefined ? '' : `: ${reason}`].join(
         '',

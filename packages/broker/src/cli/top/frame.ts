@@ -57,6 +57,7 @@ function headline({ at, source, status: { broker, listeners } }: Snapshot, paint
 const UNKNOWN: Rates = {
   accepted: null,
   handoffs: null,
+  handBacks: null,
   fallbacks: null,
   rejects: null,
   latencyMs: null,
@@ -78,12 +79,15 @@ function services({ status, rates }: Snapshot, paint: Paint): string[] {
         'P50 MS',
         'P90 MS',
         'P99 MS',
+        'PARKED',
+        'BACK/S',
         'IN FLIGHT',
         'STUCK',
         'RELAYING',
       ],
       ...status.services.map((service): Cell[] => {
-        const { accepted, handoffs, fallbacks, rejects, latencyMs } = rates.get(service.name) ?? UNKNOWN
+        const { accepted, handoffs, handBacks, fallbacks, rejects, latencyMs } =
+          rates.get(service.name) ?? UNKNOWN
         return [
           service.name,
           readyCell(service),
@@ -95,6 +99,8 @@ function services({ status, rates }: Snapshot, paint: Paint): string[] {
           measureCell(latencyMs?.p50 ?? null, 2),
           measureCell(latencyMs?.p90 ?? null, 2),
           measureCell(latencyMs?.p99 ?? null, 2),
+          service.parked,
+          measureCell(handBacks, 1),
           service.inFlight,
           { text: service.stuck, style: service.stuck > 0 ? 'red' : undefined },
           service.relaying,
@@ -115,7 +121,10 @@ function reasons({ rates }: Snapshot, paint: Paint): string[] {
     .slice(0, MAX_REASONS)
     .map(({ service, what, perSecond, total }): Cell[] => [
       service,
-      { text: what, style: perSecond === 0 ? undefined : what.startsWith('reject/') ? 'red' : 'yellow' },
+      {
+        text: what,
+        style: perSecond === 0 ? undefined : /^(reject|refused)\//.test(what) ? 'red' : 'yellow',
+      },
       measureCell(perSecond, 1),
       total,
     ])
@@ -127,12 +136,13 @@ function backends({ status, adopted, at }: Snapshot, paint: Paint): string[] {
   if (all.length === 0) return [paint('yellow', 'no backend is registered')]
   return table(
     [
-      ['BACKEND', 'STATE', 'LOAD', 'ADOPT/S', 'LAG MS', 'WEIGHT', 'PID', 'UP', 'VERSION'],
+      ['BACKEND', 'STATE', 'LOAD', 'ADOPT/S', 'BACK', 'LAG MS', 'WEIGHT', 'PID', 'UP', 'VERSION'],
       ...all.map(({ service, backend }): Cell[] => [
         `${service.name}/${backend.slot}`,
         stateCell(backend),
         backend.load,
         measureCell(adopted.get(backend.id) ?? null, 1),
+        backend.handedBack,
         measureCell(backend.lagMs, 1),
         backend.weight,
         backend.pid,
@@ -170,7 +180,8 @@ export function elapsed(ms: number): string {
 export function linesOf({ at, status, rates }: Snapshot): string[] {
   const time = new Date(Number.isNaN(at) ? Date.now() : at).toISOString()
   return status.services.map((service) => {
-    const { accepted, handoffs, fallbacks, rejects, latencyMs } = rates.get(service.name) ?? UNKNOWN
+    const { accepted, handoffs, handBacks, fallbacks, rejects, latencyMs } =
+      rates.get(service.name) ?? UNKNOWN
     const fields: [key: string, value: string | number][] = [
       ['time', time],
       ['service', service.name],
@@ -187,6 +198,8 @@ export function linesOf({ at, status, rates }: Snapshot): string[] {
       ['relaying', service.relaying],
       ['fallbacks_per_second', measured(fallbacks, 1)],
       ['rejects_per_second', measured(rejects, 1)],
+      ['parked', service.parked],
+      ['hand_backs_per_second', measured(handBacks, 1)],
     ]
     return fields.map(([key, value]) => `${key}=${value}`).join(' ')
   })

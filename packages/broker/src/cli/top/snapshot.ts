@@ -18,15 +18,17 @@ export interface Snapshot {
 export interface Rates {
   readonly accepted: number | null
   readonly handoffs: number | null
+  /** Connections taken back from backends. */
+  readonly handBacks: number | null
   readonly fallbacks: number | null
   readonly rejects: number | null
   readonly latencyMs: ServiceRates['latencyMs']
-  /** Why connections fell back or were rejected: the reasons that have occurred so far. */
+  /** Why connections fell back, were rejected, or stayed with a backend that handed them back: the reasons that have occurred so far. */
   readonly reasons: readonly Reason[]
 }
 
 export interface Reason {
-  /** `next_backend/BackendGone`, or `reject/hold_timeout`. */
+  /** `next_backend/BackendGone`, `reject/hold_timeout`, or `given_back/TooMany`. */
   readonly what: string
   readonly perSecond: number
   readonly total: number
@@ -66,13 +68,20 @@ function ratesOf(own: ServiceRates): Rates {
   // Each rejection is also counted as a fallback, with a less specific reason.
   const steps = fallbacks.filter(({ what }) => !what.startsWith('reject/'))
   const rejects = reasons(own.rejectsPerSecond, own.rejects)
+  // A broker of an older version does not know them.
+  const notTaken = reasons(own.notTakenPerSecond ?? {}, own.notTaken ?? {})
   return {
     accepted: own.acceptedPerSecond,
     handoffs: own.handoffsPerSecond,
+    handBacks: own.handBacksPerSecond ?? null,
     fallbacks: sum(steps),
     rejects: sum(rejects),
     latencyMs: own.latencyMs,
-    reasons: [...rejects.map((reason) => ({ ...reason, what: `reject/${reason.what}` })), ...steps]
+    reasons: [
+      ...rejects.map((reason) => ({ ...reason, what: `reject/${reason.what}` })),
+      ...notTaken,
+      ...steps,
+    ]
       .filter(({ total, perSecond }) => total > 0 || perSecond > 0)
       .toSorted((a, b) => b.perSecond - a.perSecond || b.total - a.total),
   }
@@ -109,6 +118,7 @@ function differences(
       listeners.reduce((total, listener) => total + (listener.service === name ? listener.accepted : 0), 0),
     ),
     handoffs: since(({ outcomes }) => outcomes.handed_off),
+    handBacks: since(({ handedBack }) => handedBack),
     fallbacks: null,
     rejects: since(({ outcomes }) => outcomes.rejected),
     latencyMs: null,

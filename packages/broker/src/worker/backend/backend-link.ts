@@ -10,6 +10,7 @@ import { createToken, OfferLedger, type OpenOffer, toWire, type Unmatched } from
 import { type Os, systemOs } from '../os.ts'
 import type { PendingDial } from '../relay/dial.ts'
 import type { BackendIdentity, LinkHost } from './link-host.ts'
+import type { HandBackCounts } from './hand-back-tally.ts'
 import { HandBacks } from './hand-backs.ts'
 import { RelayDials } from './relay-dials.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
@@ -78,7 +79,7 @@ export class BackendLink implements Candidate {
     this.#host = host
     const { ulid: backend, slot, service } = identity
     this.#logger = logger.child({ backend, slot, service })
-    this.#returns = new HandBacks(transport, options.handBackWindow, host, os)
+    this.#returns = new HandBacks(identity, transport, options.handBackWindow, host, os)
     this.#dials = new RelayDials(os, this.#logger, (offer, failure) => this.#relayFailed(offer, failure))
     this.eligibility = new Eligibility(
       options,
@@ -118,8 +119,15 @@ export class BackendLink implements Candidate {
   }
 
   /** `inFlight` excludes health checks. */
-  get counts(): { adopted: number; closed: number; lag: number | null; inFlight: number; stuck: number } {
+  get counts(): {
+    adopted: number
+    closed: number
+    lag: number | null
+    inFlight: number
+    stuck: number
+  } & HandBackCounts {
     return {
+      ...this.#returns.tally.counts,
       adopted: this.#acked,
       closed: this.#closed,
       lag: this.#lag,
@@ -174,7 +182,7 @@ export class BackendLink implements Candidate {
   /** Asks the backend to drain, and makes no further offers to it. */
   drain(deadline: number, reason: string): void {
     if (this.eligibility.draining) return
-    this.eligibility.drain()
+    this.#drains()
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
   }
 
@@ -294,11 +302,12 @@ export class BackendLink implements Candidate {
         return
       case 'drain':
         if (!this.eligibility.draining) this.#logger.info({ reason: frame.reason }, 'backend is draining')
-        this.eligibility.drain()
+        this.#drains()
         return
       case 'drained':
-        this.eligibility.drain()
+        this.#drains()
         this.#logger.info('backend has drained')
+        this.#drainOver()
         return
       case 'handback': {
         const { given, fault } = this.#returns.received(frame.entries, this.#acked, this.#elsewhere)
@@ -324,6 +333,17 @@ export class BackendLink implements Candidate {
       case 'settled':
         return
     }
+  }
+
+  #drains(): void {
+    this.eligibility.drain()
+    this.#returns.tally.drainBegins()
+  }
+
+  /** Once for each drain, however many connections it moved. */
+  #drainOver(): void {
+    const counts = this.#returns.tally.drainEnds()
+    if (counts !== undefined) this.#host.drainOver(this.identity, counts)
   }
 
   #adoptedElsewhere(count: number): void {
@@ -452,6 +472,7 @@ export class BackendLink implements Candidate {
     }
     this.#lane.close()
     this.#control.close()
+    this.#drainOver()
     this.#host.ended(this)
     this.#options.ended?.(this)
     const connections = back.map(({ connection }) => connection)

@@ -12,7 +12,8 @@ import {
 import type { ParkedClient } from '../connection/connection.ts'
 import type { Os } from '../os.ts'
 import type { HandoffLane, LaneArrival } from './lane.ts'
-import type { LinkHost } from './link-host.ts'
+import { HandBackTally } from './hand-back-tally.ts'
+import type { BackendIdentity, LinkHost } from './link-host.ts'
 
 /** Result of one HANDBACK. */
 interface Received {
@@ -38,6 +39,8 @@ interface Taken {
  * Owner of each descriptor from the lane until then.
  */
 export class HandBacks {
+  readonly tally = new HandBackTally()
+  readonly #giver: BackendIdentity
   readonly #control: ControlConnection
   readonly #lane: HandoffLane
   /** Undefined: the backend may hand nothing back. */
@@ -52,11 +55,13 @@ export class HandBacks {
   #untold = 0
 
   constructor(
+    giver: BackendIdentity,
     transport: { control: ControlConnection; lane: HandoffLane },
     window: number | undefined,
     host: LinkHost,
     os: Os,
   ) {
+    this.#giver = giver
     this.#control = transport.control
     this.#lane = transport.lane
     this.#window = window
@@ -133,6 +138,7 @@ export class HandBacks {
       listener,
       id: connection,
       idleUntil: keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : this.#os.now() + keepAlive,
+      record: undefined,
     }
   }
 
@@ -141,7 +147,8 @@ export class HandBacks {
     if (given.length === 0) return
     // Rule: GIVE_BACK_AFTER_CLOSE (docs/internals/model)
     this.#close(closing)
-    this.#host.notTaken('idle', 'given_back', given.length)
+    this.tally.gaveBack(given)
+    for (const [reason, times] of countsOf(given)) this.#host.notTaken('idle', reason, times, this.#giver)
     this.#tell({ type: 'given_back', entries: [...given] }, given.length)
   }
 
@@ -156,7 +163,11 @@ export class HandBacks {
   }
 
   #settle(taken: readonly Taken[]): void {
-    this.#host.parked(taken.map(({ client }) => client))
+    this.tally.taken(taken.length)
+    this.#host.parked(
+      taken.map(({ client }) => client),
+      this.#giver,
+    )
     const entries = taken.map(({ sequence }) => ({ sequence, outcome: 'parked' as const }))
     this.#tell({ type: 'settled', entries }, taken.length)
   }
@@ -182,7 +193,13 @@ export class HandBacks {
 
   #refuse(arrivals: readonly LaneArrival[], entries: readonly HandBack[], message: string): Received {
     this.#os.discard(arrivals.flatMap(({ fds }) => fds))
-    this.#host.notTaken((entries[0] as HandBack).kind, 'refused', entries.length)
+    this.#host.notTaken((entries[0] as HandBack).kind, 'ProtocolViolation', entries.length, this.#giver)
     return { given: 0, fault: new ProtocolError('BATON_ERR_FRAME_MALFORMED', message) }
   }
+}
+
+function countsOf(given: readonly GivenBack[]): Map<GivenBackReason, number> {
+  const counts = new Map<GivenBackReason, number>()
+  for (const { reason } of given) counts.set(reason, (counts.get(reason) ?? 0) + 1)
+  return counts
 }

@@ -3,6 +3,8 @@ import type { Socket } from 'node:net'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
+import type { NotTakenReason } from '../../metrics/labels.ts'
+import type { HandBackCounts } from './hand-back-tally.ts'
 
 /** Identity of a backend: from HELLO, from the kernel (pid, uid), and assigned by the registry. */
 export interface BackendIdentity {
@@ -41,9 +43,11 @@ export interface LinkHost {
   /** Why no idle connection is taken back now; undefined when they are. */
   handBackRefusal(): GivenBackReason | undefined
   /** TAKEN is in the kernel: they are the host's. */
-  parked(connections: readonly ParkedClient[]): void
-  /** `times` connections were given back, or refused because the backend broke the rules. */
-  notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void
+  parked(connections: readonly ParkedClient[], giver: BackendIdentity): void
+  /** `times` connections were given back, or refused because the backend broke the protocol. */
+  notTaken(kind: HandBackKind, reason: NotTakenReason, times: number, giver: BackendIdentity): void
+  /** A backend that handed connections back in its drain has drained, or has gone. */
+  drainOver(giver: BackendIdentity, counts: HandBackCounts): void
   tokenRejected(reason: NackReason): void
   /** An answer to an offer that was settled already. */
   lateAnswer(): void

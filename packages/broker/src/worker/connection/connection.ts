@@ -33,6 +33,8 @@ export interface ClientConnection {
   readonly probe?: ProbeHost
   /** A backend has handed it back: what it was then. */
   readonly handedBack?: HandBackKind
+  /** Number of its flight record. Set and read by the recorder only. */
+  record?: number | undefined
 }
 
 let arrivals = 0
@@ -63,6 +65,7 @@ export class AcceptedClient implements ClientConnection {
   tried: Set<string> | undefined
   pressedSince: number | undefined
   shared = false
+  record: number | undefined
   #id: Buffer | undefined
 
   /** Owns `fd`. */
@@ -87,6 +90,8 @@ export interface ParkedClient {
   readonly id: Buffer
   /** performance.now() at which it is closed, milliseconds; Infinity for never. */
   readonly idleUntil: number
+  /** As of a `ClientConnection`. */
+  record?: number | undefined
 }
 
 /** A client held by a predecessor, with the id and accept time that it got there. */
@@ -100,6 +105,7 @@ export class InheritedClient implements ClientConnection {
   tried: Set<string> | undefined
   pressedSince: number | undefined
   shared = true
+  record: number | undefined
   readonly handedBack?: HandBackKind
 
   /** Owns `fd`. */
@@ -112,6 +118,7 @@ export class InheritedClient implements ClientConnection {
       id,
       acceptedAt,
       handedBack,
+      record,
     }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
     this.order = order
@@ -120,6 +127,7 @@ export class InheritedClient implements ClientConnection {
     this.peer = peer
     this.id = id
     this.acceptedAt = acceptedAt
+    this.record = record
     if (handedBack !== undefined) this.handedBack = handedBack
   }
 }

@@ -10,6 +10,10 @@ export interface Counted {
   readonly fallbacks: Counts
   /** By reason. */
   readonly rejects: Counts
+  /** Taken back from backends. */
+  readonly handedBack: number
+  /** By `result/reason`. */
+  readonly notTaken: Counts
   /** From accept to ACK: a snapshot of the `LatencyHistogram`. */
   readonly latency: Uint32Array
 }
@@ -76,7 +80,10 @@ function ratesOf(
     latencyMs: percentiles(first?.latency, now.latency),
     fallbacksPerSecond: rates(now.fallbacks, before?.fallbacks),
     rejectsPerSecond: rates(now.rejects, before?.rejects),
+    handBacksPerSecond: rate(now.handedBack, before?.handedBack),
+    notTakenPerSecond: rates(now.notTaken, before?.notTaken),
     fallbacks: now.fallbacks,
     rejects: now.rejects,
+    notTaken: now.notTaken,
   }
 }

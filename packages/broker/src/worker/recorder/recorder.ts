@@ -1,5 +1,5 @@
 import type { Step, StepReason } from '../../api/flight-record.ts'
-import type { ClientConnection } from '../connection/connection.ts'
+import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 
 /** Target of an offer: a backend, or an upstream (no ULID; `slot` is its address). */
 export interface Recipient {
@@ -9,7 +9,27 @@ export interface Recipient {
 
 /** Records what happens to connections. Called for every step of every connection, so it must cost next to nothing. */
 export interface Recorder {
+  /** Begins a record, which `connection` then refers to. */
   accepted(connection: ClientConnection, service: string): void
+  /**
+   * Idle connections are here again: handed back by a backend (`by`), or moved here from another worker. Their records go on; where
+   * there is none, one begins while the recorder has room.
+   *
+   * @param at performance.now(), milliseconds
+   */
+  returned(
+    step: 'handed_back' | 'moved',
+    clients: readonly ParkedClient[],
+    service: string,
+    at: number,
+    by?: Recipient,
+  ): void
+  /**
+   * A connection that was handed back arrives like a new one: its record goes on, or one begins.
+   *
+   * @param at performance.now(), milliseconds
+   */
+  again(step: 'awake' | 'handed_back', connection: ClientConnection, service: string, at: number): void
   /**
    * Records the same step for all `connections`.
    *
@@ -18,12 +38,22 @@ export interface Recorder {
    */
   note(
     step: Step,
-    connections: readonly ClientConnection[],
+    connections: readonly Recorded[],
     at: number,
     recipient?: Recipient,
     reason?: StepReason,
   ): void
 }
 
+/** A connection, or a parked one, with its record; see `ClientConnection`. */
+export interface Recorded {
+  readonly record?: number | undefined
+}
+
 /** Records nothing. */
-export const noRecorder: Recorder = { accepted: () => {}, note: () => {} }
+export const noRecorder: Recorder = {
+  accepted: () => {},
+  returned: () => {},
+  again: () => {},
+  note: () => {},
+}

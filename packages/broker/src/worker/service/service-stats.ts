@@ -5,6 +5,7 @@ import {
   HANDBACK_KINDS,
   type HandBackKind,
   type HandBackResult,
+  type NotTakenReason,
   OUTCOMES,
   type Outcome,
   RELAY_DIRECTIONS,
@@ -31,6 +32,7 @@ export class ServiceStats {
   readonly latency = new LatencyHistogram()
   readonly #rejections = new Map<RejectionReason, number>()
   readonly #handedBack = new Map<`${HandBackKind}/${HandBackResult}`, number>()
+  readonly #notTaken = new Map<`${Exclude<HandBackResult, 'taken'>}/${NotTakenReason}`, number>()
   readonly #resumed = new Map<HandBackKind, number>()
   readonly #failures = new Map<FailureCode, number>()
   readonly #fallbacks = new Map<`${FallbackAction}/${FallbackReason}`, number>()
@@ -59,8 +61,14 @@ export class ServiceStats {
     add(this.#fallbacks, `${action}/${reason}`)
   }
 
-  handedBack(kind: HandBackKind, result: HandBackResult, times = 1): void {
+  handedBack(kind: HandBackKind, times: number): void {
+    add(this.#handedBack, `${kind}/taken`, times)
+  }
+
+  notTaken(kind: HandBackKind, reason: NotTakenReason, times: number): void {
+    const result = reason === 'ProtocolViolation' ? 'refused' : 'given_back'
     add(this.#handedBack, `${kind}/${result}`, times)
+    add(this.#notTaken, `${result}/${reason}`, times)
   }
 
   resumed(kind: HandBackKind): void {
@@ -69,7 +77,20 @@ export class ServiceStats {
 
   /** Hand-backs that were taken: each is an arrival, as an accept is. */
   get taken(): number {
-    return HANDBACK_KINDS.reduce((sum, kind) => sum + (this.#handedBack.get(`${kind}/taken`) ?? 0), 0)
+    return this.#sumOf('taken')
+  }
+
+  get givenBack(): number {
+    return this.#sumOf('given_back')
+  }
+
+  get handBacksRefused(): number {
+    return this.#sumOf('refused')
+  }
+
+  /** By `result/reason`. */
+  get reasonsNotTaken(): ReadonlyMap<string, number> {
+    return this.#notTaken
   }
 
   refusedBy(reason: string): void {
@@ -109,6 +130,10 @@ export class ServiceStats {
         metrics.relayBytes.inc({ service, direction }, by),
       )
     }
+  }
+
+  #sumOf(result: HandBackResult): number {
+    return HANDBACK_KINDS.reduce((sum, kind) => sum + (this.#handedBack.get(`${kind}/${result}`) ?? 0), 0)
   }
 
   #since(key: string, count: number, increase: (by: number) => void): void {

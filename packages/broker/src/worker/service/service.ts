@@ -4,6 +4,7 @@ import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
 import type { Balancer } from '../balance/candidate.ts'
+import type { Change } from '../../api/events.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import {
   type ClientConnection,
@@ -13,17 +14,19 @@ import {
 } from '../connection/connection.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
-import { BACKEND_STATES, type FallbackReason } from '../../metrics/labels.ts'
+import { BACKEND_STATES, type FallbackReason, type NotTakenReason } from '../../metrics/labels.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
 import { type Os, systemOs, type Watcher } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
-import type { EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
+import type { HandBackCounts } from '../backend/hand-back-tally.ts'
+import type { BackendIdentity, EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
 import { Parking } from '../park/parking.ts'
 import { Relays } from '../relay/relays.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
 import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
 import { Fallback } from './fallback.ts'
+import { HandBackNotices } from './hand-back-notices.ts'
 import { ServiceStats } from './service-stats.ts'
 
 /** How many held connections to offer per ready backend at a time; each ACK triggers the next batch. */
@@ -42,6 +45,8 @@ interface ServiceDeps {
   readonly acknowledged?: () => void
   /** Records every step of every connection. Default: none. */
   readonly recorder?: Recorder
+  /** Sends a change to the event streams. */
+  readonly announce?: (change: Change) => void
   /** Listeners of a service, as they are now. */
   readonly listeners?: (service: string) => readonly ListenerOfService[]
   /** Default: the real system. */
@@ -70,6 +75,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #balancer: Balancer
   readonly #fallback: Fallback
   readonly #parking: Parking
+  readonly #notices: HandBackNotices
   readonly #listeners: () => readonly ListenerOfService[]
   readonly #os: Os
   readonly #relays: Relays
@@ -92,7 +98,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.name = name
     this.config = config
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
-    const { recorder = noRecorder, listeners = () => [] } = deps
+    const { recorder = noRecorder, listeners = () => [], announce = () => {} } = deps
     this.#listeners = () => listeners(name)
     this.#parking = new Parking(
       poller,
@@ -103,6 +109,7 @@ export class Service implements LinkHost, UpstreamHost {
       },
       os,
     )
+    this.#notices = new HandBackNotices(name, logger, announce, () => os.now())
     this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
@@ -225,7 +232,14 @@ export class Service implements LinkHost, UpstreamHost {
   /** Takes connections that a predecessor held, in order of arrival. */
   inherit(connections: readonly ClientConnection[]): void {
     this.serviceStats.movedIn += connections.length
-    for (const connection of connections) this.#recorder.accepted(connection, this.name)
+    for (const connection of connections) {
+      const { handedBack, acceptedAt } = connection
+      if (handedBack === undefined) this.#recorder.accepted(connection, this.name)
+      else {
+        const step = handedBack === 'idle' ? 'awake' : 'handed_back'
+        this.#recorder.again(step, connection, this.name, acceptedAt)
+      }
+    }
     this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
     this.flush()
@@ -234,6 +248,7 @@ export class Service implements LinkHost, UpstreamHost {
   /** Connections that were parked at a predecessor. */
   inheritParked(connections: readonly ParkedClient[]): void {
     this.serviceStats.movedIn += connections.length
+    this.#recorder.returned('moved', connections, this.name, this.#os.now())
     this.#keep(connections)
   }
 
@@ -344,15 +359,21 @@ export class Service implements LinkHost, UpstreamHost {
     return this.#ending ? 'Stopping' : undefined
   }
 
-  parked(connections: readonly ParkedClient[]): void {
-    this.serviceStats.handedBack('idle', 'taken', connections.length)
+  parked(connections: readonly ParkedClient[], giver: BackendIdentity): void {
+    this.serviceStats.handedBack('idle', connections.length)
+    this.#recorder.returned('handed_back', connections, this.name, this.#os.now(), giver)
     // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
     for (const { fd } of connections) this.#os.takeBack(fd.fd)
     this.#keep(connections)
   }
 
-  notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void {
-    this.serviceStats.handedBack(kind, result, times)
+  notTaken(kind: HandBackKind, reason: NotTakenReason, times: number, giver: BackendIdentity): void {
+    this.serviceStats.notTaken(kind, reason, times)
+    this.#notices.notTaken(giver, reason, times)
+  }
+
+  drainOver(giver: BackendIdentity, counts: HandBackCounts): void {
+    this.#notices.drained(giver, counts)
   }
 
   tokenRejected(reason: NackReason): void {
@@ -376,6 +397,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   ended(link: EndedLink): void {
     this.#links.delete(link.id)
+    this.#notices.forget(link.identity)
     // After the link has returned its connections, which follows this call.
     if (this.#links.size === 0) for (const resolve of this.#unlinked.splice(0)) queueMicrotask(resolve)
     this.#metrics.removeBackend(this.name, link.id)
@@ -420,21 +442,24 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /** Its next request is there: it arrives like a new client, behind those that came before. */
-  #awake({ fd, listener, id }: ParkedClient): void {
-    this.arrive(
-      new InheritedClient(fd, {
-        order: nextArrival(),
-        listener,
-        peer: this.#os.peer(fd.fd),
-        id,
-        acceptedAt: this.#os.now(),
-        handedBack: 'idle',
-      }),
-    )
+  #awake({ fd, listener, id, record }: ParkedClient): void {
+    const now = this.#os.now()
+    const connection = new InheritedClient(fd, {
+      order: nextArrival(),
+      listener,
+      peer: this.#os.peer(fd.fd),
+      id,
+      acceptedAt: now,
+      handedBack: 'idle',
+      record,
+    })
+    this.#recorder.again('awake', connection, this.name, now)
+    this.#fresh.push(connection)
   }
 
   #idleClosed(connections: readonly ParkedClient[]): void {
     this.serviceStats.outcomes.idle_closed += connections.length
+    this.#recorder.note('idle_closed', connections, this.#os.now())
     this.#os.closeClients(connections.map(({ fd }) => ({ fd, peer: this.#os.peer(fd.fd) })))
   }
 
@@ -445,8 +470,10 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** To the successor; back here if it has ended before this worker. */
   #passIdle(connections: readonly ParkedClient[]): void {
-    if (this.#successor?.(connections) === true) this.serviceStats.movedOut += connections.length
-    else for (const connection of connections) this.#park(connection)
+    if (this.#successor?.(connections) === true) {
+      this.serviceStats.movedOut += connections.length
+      this.#recorder.note('moved', connections, this.#os.now())
+    } else for (const connection of connections) this.#park(connection)
   }
 
   /** Called when a connection is no longer in flight, held or relayed. */
