@@ -17,6 +17,7 @@ import {
   OwnedFd,
   poll,
   POLLIN,
+  recv,
   send,
   sendMessage,
   setNonblocking,
@@ -198,6 +199,7 @@ void t.test('what is handed back is taken, and settled as parked', { timeout: LI
   // The next request was noticed only with its thousandth byte.
   client.write('G')
   await eventually(() => (poll(fd.fd, POLLIN) & POLLIN) !== 0, 'one byte is enough')
+  t.equal(recv(fd.fd, 10).toString(), 'G')
 })
 
 void t.test('a connection is offered on only once TAKEN is in the kernel', { timeout: LIMIT }, async (t) => {

@@ -132,6 +132,10 @@ export class HandBacks {
     return this.#host.handBackRefusal()
   }
 
+  /**
+   * The ULID is taken on trust. It names the connection in logs and in the recorder, and decides nothing. Comparing it with those that are
+   * parked or in flight would cost a table of them, and a backend that lies could make up any other.
+   */
   #client(fd: number, { connection, keepAlive }: HandBack, listener: ParkedClient['listener']): ParkedClient {
     return {
       fd: new OwnedFd(fd),
