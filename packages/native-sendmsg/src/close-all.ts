@@ -3,7 +3,7 @@ import { lazyArena } from './arena.ts'
 import { type BorrowedFd, close, type OwnedFd } from './descriptors.ts'
 import { ECANCELED } from './errno.ts'
 import { NativeError } from './errors.ts'
-import { closeOnThread, libc, setsockoptOnThread } from './libc.ts'
+import { closeOnThread, libc } from './libc.ts'
 import { mainRing } from './main-ring.ts'
 import { ASYNC, COMMAND_SETSOCKOPT, HARDLINK, OPCODES, SKIP_SUCCESS } from './ring-abi.ts'
 import { RING_ENTRIES, type Ring, type Submission } from './ring.ts'
@@ -56,22 +56,23 @@ function setLinger(fd: BorrowedFd, linger: number): void {
 /**
  * Closes, on another thread, a descriptor of unknown type received from another process: closing a FUSE file or a terminal can block
  * too, and so can closing a Unix socket whose queue contains such descriptors. A failure is not reported.
+ *
+ * SO_LINGER is cleared by a system call of its own. As the first half of a chain it would hold a reference to the open file, which this
+ * thread drops when it collects the completion: if the close had come first, all of it would happen here.
  */
 export function closeAside(owned: OwnedFd): void {
   const fd = owned.release()
+  setLinger(fd, lingerOff().address)
   const ring = mainRing()?.ring
+  if (ring === undefined) return void closeOnThread(fd)
+  backgroundClose.fd = fd
   try {
-    if (ring !== undefined) {
-      const pair = backgroundPair.of(fd, lingerOff().address)
-      return ring.submitChain([pair.linger, pair.close])
-    }
+    ring.submitChain([backgroundClose])
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
-    // Out of memory. If the kernel accepted the first half, clearing SO_LINGER twice is harmless.
+    // Out of memory.
+    void closeOnThread(fd)
   }
-  void setsockoptOnThread(fd, SOL_SOCKET, SO_LINGER, lingerOff().address, LINGER_SIZE).then(() =>
-    closeOnThread(fd),
-  )
 }
 
 function closeSingly(fds: readonly number[], linger: number): NativeError[] {
@@ -91,44 +92,30 @@ function failureOf(fd: number): NativeError | undefined {
   }
 }
 
-/** Sets SO_LINGER, then closes, whether or not the first succeeded. Reused for all descriptors, because it is copied into the ring. */
-class ClosingPair {
-  readonly linger: { -readonly [K in keyof Submission]: Submission[K] }
-  readonly close: { -readonly [K in keyof Submission]: Submission[K] }
-
-  constructor(flags: number) {
-    this.linger = {
-      opcode: OPCODES.uringCommand,
-      fd: -1,
-      flags: HARDLINK | flags,
-      offset: COMMAND_SETSOCKOPT,
-      // `level` and `optname` share the field of the address.
-      address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
-      optionLength: LINGER_SIZE,
-    }
-    this.close = { opcode: OPCODES.close, fd: -1, flags }
-  }
-
-  of(fd: BorrowedFd, linger: number): this {
-    this.linger.fd = fd
-    this.linger.optionValue = linger
-    this.close.fd = fd
-    return this
-  }
+/** Sets SO_LINGER, then closes, whether or not the first succeeded. Reused for all descriptors, because they are copied into the ring. */
+const linger: { -readonly [K in keyof Submission]: Submission[K] } = {
+  opcode: OPCODES.uringCommand,
+  fd: -1,
+  flags: HARDLINK,
+  offset: COMMAND_SETSOCKOPT,
+  // `level` and `optname` share the field of the address.
+  address: SOL_SOCKET + SO_LINGER * 0x1_0000_0000,
+  optionLength: LINGER_SIZE,
 }
+const inlineClose = { opcode: OPCODES.close, fd: -1 }
+const backgroundClose = { opcode: OPCODES.close, fd: -1, flags: ASYNC | SKIP_SUCCESS }
 
-const inlinePair = new ClosingPair(0)
-const backgroundPair = new ClosingPair(ASYNC | SKIP_SUCCESS)
-
-function closeTogether(ring: Ring, fds: readonly number[], linger: number): NativeError[] {
+function closeTogether(ring: Ring, fds: readonly number[], value: number): NativeError[] {
+  linger.optionValue = value
   const failures: NativeError[] = []
   const perBatch = RING_ENTRIES / 2
   for (let at = 0; at < fds.length; at += perBatch) {
     const batch = fds.slice(at, at + perBatch)
     for (const fd of batch) {
-      const pair = inlinePair.of(fd, linger)
-      ring.add(pair.linger)
-      ring.add(pair.close)
+      linger.fd = fd
+      inlineClose.fd = fd
+      ring.add(linger)
+      ring.add(inlineClose)
     }
     ring.run()
     for (const [index, fd] of batch.entries()) {

@@ -188,17 +188,6 @@ export function closeOnThread(fd: number): Promise<number> {
   return onThread('close', ['int'], [fd])
 }
 
-/** setsockopt(2) of an int or a structure on a thread of libuv's pool. The memory at `value` must outlive the call. */
-export function setsockoptOnThread(
-  fd: number,
-  level: number,
-  option: number,
-  value: number,
-  length: number,
-): Promise<number> {
-  return onThread('setsockopt', ['int', 'int', 'int', 'word', 'int'], [fd, level, option, value, length])
-}
-
 async function onThread(name: string, kinds: readonly Kind[], values: Value[]): Promise<number> {
   const call = describe(name, 'int', kinds, true)
   call.paramsValue = values

@@ -100,6 +100,25 @@ void t.test('a descriptor of another process is closed on another thread', { tim
   )
 })
 
+void t.test(
+  'what lies in the queue of a Unix socket is closed with it on another thread',
+  { timeout: LIMIT },
+  async (t) => {
+    // The main thread waited for it: it held the last reference to the socket.
+    const [fd] = (await clogged(t, 1)) as [OwnedFd]
+    const [near, far] = socketpair('seqpacket')
+    closing(t, near, far)
+    sendMessage(near.fd, { bytes: Buffer.from('x'), fds: [fd.fd] })
+    fd.close()
+    const before = openDescriptors()
+    closeAside(far)
+    await eventually(
+      () => openDescriptors() === before - 1,
+      () => `it is closed: ${openDescriptors()} of ${before}`,
+    )
+  },
+)
+
 void t.test('a connection that is taken back does not linger', async (t) => {
   const fds = await clogged(t, 1)
   const [fd] = fds as [OwnedFd]

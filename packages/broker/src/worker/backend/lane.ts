@@ -100,7 +100,8 @@ export class Lane implements HandoffLane {
   close(): void {
     // Rule: LANE_EOF (docs/internals/model)
     this.#receiveEnd.close()
-    // Messages of the backend that were never read are closed with it, which may block: any descriptor, with any SO_LINGER.
+    // Messages of the backend that were never read are closed with it, which may block: any descriptor, with any SO_LINGER. Another
+    // thread waits.
     if (this.#handsBack && !this.#sendEnd.closed) closeAside(this.#sendEnd)
     else closeReachable(this.#sendEnd, true)
   }

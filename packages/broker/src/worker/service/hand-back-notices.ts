@@ -7,7 +7,7 @@ import type { BackendIdentity } from '../backend/link-host.ts'
 /** Milliseconds between two notices of the same backend and reason. */
 const INTERVAL_MS = 60_000
 
-/** Normal while a broker stops, or after a reload. */
+/** Normal while a broker stops. */
 const EXPECTED: readonly NotTakenReason[] = ['Stopping']
 
 /** Reports hand-backs to the log and to the event streams, never with a line for each connection. */
