@@ -12,6 +12,7 @@ import {
   HANDBACK_CAPABILITY,
   type NackReason,
   type Offer,
+  type ResumedBlock,
   type StatsFrame,
   TOKEN_LENGTH,
   type WelcomeFrame,
@@ -50,6 +51,8 @@ export interface BrokerSessionHost {
   stats(): Omit<StatsFrame, 'type'>
   /** Connections adopted so far, as in `stats`. */
   adopted(): number
+  /** The schemas that this process resumes. */
+  resumes(): string[]
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
   /** Others would serve `count` connections better. */
@@ -66,13 +69,15 @@ export interface BrokerSessionHost {
   closed(): void
 }
 
-/** An idle connection that leaves this process. */
+/** A connection that leaves this process. */
 export interface Departure {
   /** Its duplicate, until the broker has taken it. */
   readonly fd: OwnedFd
   readonly described: Pick<Offer, 'connection' | 'listener' | 'meta'>
-  /** Milliseconds that it may stay idle; `NO_KEEP_ALIVE_LIMIT` for no limit. */
+  /** Milliseconds that an idle one may stay idle; `NO_KEEP_ALIVE_LIMIT` for no limit. */
   readonly keepAlive: number
+  /** What the next process needs to resume it; undefined: it is idle. */
+  readonly resumed?: ResumedBlock
 }
 
 /** A connection as it arrives: a descriptor from the lane, or a relay that the broker has dialled. */
@@ -82,6 +87,16 @@ type Accepted = Extract<Verdict<Delivery>, { kind: 'accept' }>
 type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
 
 const EMPTY = Buffer.alloc(0)
+
+/** The fields of a HANDBACK entry that an idle connection leaves empty. */
+const NOTHING_TO_RESUME = {
+  kind: 'idle',
+  schema: '',
+  prefix: EMPTY,
+  requestHead: EMPTY,
+  answerHead: EMPTY,
+  state: EMPTY,
+} as const
 
 /** What is still of use when it is found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
@@ -138,6 +153,7 @@ export class BrokerSession {
     this.#control.welcomed()
     // Before any ACK, so that the broker counts from what this backend already holds.
     this.#reported = this.#writeStats()
+    this.announceResumes()
     this.#tick = clock.setInterval(() => this.#onTick(), TICK_MS)
     this.#tick.unref()
     this.#relays.onArrival((relay) => this.#onRelay(relay))
@@ -166,6 +182,11 @@ export class BrokerSession {
     return this.open && !this.#handBackOff
   }
 
+  /** Connections that were handed back, and are neither with the next process nor this one's again. */
+  get unsettled(): number {
+    return this.#departures.unsettled
+  }
+
   /** How many connections can be handed back now. */
   get handBackRoom(): number {
     return this.takesBack && !this.#control.backedUp ? Math.min(this.#departures.room, LANE_BATCH) : 0
@@ -177,35 +198,36 @@ export class BrokerSession {
    * step, without a turn of the event loop in which something could be read (M2).
    *
    * @param departures at most `handBackRoom`
+   * @param letGo returns what was read of the connection and not consumed
    * @returns how many, from the front
    */
-  handBack(departures: readonly Departure[], letGo: (index: number) => void): number {
+  handBack(departures: readonly Departure[], letGo: (index: number) => Buffer): number {
     // Rule: HANDBACK_LANE_FIRST (docs/internals/model)
     const messages = departures.map(({ fd }) => ({ bytes: randomBytes(TOKEN_LENGTH), fd: fd.fd }))
     const sent = this.#lane.handBack(messages)
     if (sent === 0) return 0
-    const entries = departures.slice(0, sent).map((departure, index) => {
-      letGo(index)
-      const { connection, listener, meta } = departure.described
+    const entries = departures.slice(0, sent).map((each, index) => {
+      const prefix = letGo(index)
+      const departure = each.resumed === undefined ? each : { ...each, resumed: { ...each.resumed, prefix } }
       return {
         sequence: this.#departures.add(departure),
         token: (messages[index] as { bytes: Buffer }).bytes,
-        connection,
-        kind: 'idle' as const,
+        ...departure.described,
         keepAlive: departure.keepAlive,
-        listener,
-        meta,
-        schema: '',
-        prefix: EMPTY,
-        requestHead: EMPTY,
-        answerHead: EMPTY,
-        state: EMPTY,
+        ...(departure.resumed ?? NOTHING_TO_RESUME),
       }
     })
     // At a reload, connections may have come from the previous worker after this registration.
     if (this.#host.adopted() > this.#reported) this.#reported = this.#writeStats()
     this.#control.write({ type: 'handback', entries })
     return sent
+  }
+
+  /** Tells the broker what this process resumes. */
+  announceResumes(): void {
+    if (!this.open || !this.welcome.capabilities.includes(HANDBACK_CAPABILITY)) return
+    const schemas = this.#host.resumes()
+    if (schemas.length > 0) this.#control.write({ type: 'resumes', schemas })
   }
 
   /** Asks the broker to send no more connections. */
