@@ -12,6 +12,7 @@ import {
   HANDBACK_CAPABILITY,
   type NackReason,
   type Offer,
+  ProtocolError,
   type ResumedBlock,
   type StatsFrame,
   TOKEN_LENGTH,
@@ -126,6 +127,8 @@ export class BrokerSession {
   readonly #unacked: Accepted[] = []
   readonly #settled: (() => void)[] = []
   readonly #departures: HandBackLedger<Departure>
+  /** `handback/1` was granted. */
+  readonly #granted: boolean
   /** The broker has said that it takes none. */
   #handBackOff: boolean
   /** How many adopted connections the broker knows of: it accepts no more hand-backs than that. */
@@ -141,7 +144,8 @@ export class BrokerSession {
     this.#lane = transport.lane
     this.#relays = transport.relays
     const { capabilities, handBackWindow } = transport.welcome
-    this.#handBackOff = !capabilities.includes(HANDBACK_CAPABILITY)
+    this.#granted = capabilities.includes(HANDBACK_CAPABILITY)
+    this.#handBackOff = !this.#granted
     this.#departures = new HandBackLedger(handBackWindow ?? 0)
     const tokenTtl = BigInt(transport.welcome.tokenTtl) * 1_000_000n
     this.#descriptors = new TokenLedger(tokenTtl)
@@ -225,7 +229,7 @@ export class BrokerSession {
 
   /** Tells the broker what this process resumes. */
   announceResumes(): void {
-    if (!this.open || !this.welcome.capabilities.includes(HANDBACK_CAPABILITY)) return
+    if (!this.open || !this.#granted) return
     const schemas = this.#host.resumes()
     if (schemas.length > 0) this.#control.write({ type: 'resumes', schemas })
   }
@@ -277,6 +281,7 @@ export class BrokerSession {
       case 'offer': {
         const now = this.#clock.hrtime()
         for (const offer of frame.offers) {
+          if (offer.kind === 'resumed' && !this.#granted) return this.#notGranted()
           const ledger = offer.kind === 'relay' ? this.#dialled : this.#descriptors
           const verdict = ledger.offered(offer, now)
           if (verdict) verdicts.push(verdict)
@@ -374,7 +379,9 @@ export class BrokerSession {
         refused.push(verdict)
         continue
       }
-      const refusal = this.#host.refusal(accepted.length + this.#unacked.length)
+      const refusal = this.#cannotResume(verdict)
+        ? 'NotResumable'
+        : this.#host.refusal(accepted.length + this.#unacked.length)
       if (refusal === undefined) {
         accepted.push(verdict)
         continue
@@ -399,6 +406,20 @@ export class BrokerSession {
     }
     if (accepted.length > 0) this.#acknowledge(accepted)
     for (const { reason } of refused) this.#host.rejected(reason)
+  }
+
+  /** Whether it needs a state of the app to go on with this connection, and there is no app here that resumes such states. */
+  #cannotResume({ offer }: Accepted): boolean {
+    return offer.resumed !== undefined && !this.#host.resumes().includes(offer.resumed.schema)
+  }
+
+  #notGranted(): void {
+    this.#control.cutOff(
+      new ProtocolError(
+        'BATON_ERR_FRAME_OUT_OF_ORDER',
+        `OFFER of a connection to resume without ${HANDBACK_CAPABILITY}`,
+      ),
+    )
   }
 
   #acknowledge(accepted: readonly Accepted[]): void {
@@ -530,8 +551,9 @@ export class BrokerSession {
 
   /** Keeps the accepted connections, untouched until the lane is at its end, and closes the refused ones. */
   #hold(verdicts: readonly Verdict<Delivery>[]): void {
-    this.#discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
-    for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.push(verdict)
+    const kept = verdicts.filter((verdict) => verdict.kind === 'accept' && !this.#cannotResume(verdict))
+    this.#discard(verdicts.filter((verdict) => !kept.includes(verdict)))
+    this.#unacked.push(...(kept as Accepted[]))
   }
 
   #dropUnadopted(): void {

@@ -195,5 +195,6 @@ export function toWire(offer: OpenOffer, deadline: bigint): Offer {
     kind: offer.kind,
     listener: offer.connection.listener.name,
     meta: undefined,
+    resumed: undefined,
   }
 }
