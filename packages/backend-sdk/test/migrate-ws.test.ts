@@ -1,10 +1,11 @@
 import { once } from 'node:events'
 import http, { type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { type PerMessageDeflateOptions, WebSocket, WebSocketServer } from 'ws'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { below, WsTalker } from '../../../test/support/ws-talker.ts'
 import { WebSocketMover, type WebSocketMigration } from '../src/migrate/web-sockets.ts'
 import { Side } from './two-sides.ts'
 
@@ -58,69 +59,6 @@ class Echo extends Side {
   }
 }
 
-/** A client that sends numbered messages, whole or in fragments, with pings, and checks every answer. */
-class Talker {
-  readonly ws: WebSocket
-  readonly problems: string[] = []
-  sent = 0
-  heard = 0
-  pings = 0
-  pongs = 0
-  closeCode: number | undefined
-  readonly #expected = new Map<number, { data: Buffer; binary: boolean }>()
-
-  constructor(t: Test, port: number, deflate: boolean) {
-    this.ws = new WebSocket(`ws://127.0.0.1:${port}/chat?room=1`, {
-      perMessageDeflate: deflate ? { threshold: 0 } : false,
-    })
-    this.ws.on('error', (error) => this.problems.push(error.message))
-    this.ws.on('close', (code) => (this.closeCode = code))
-    this.ws.on('pong', () => (this.pongs += 1))
-    this.ws.on('message', (data: Buffer, binary) => this.#check(data, binary))
-    t.teardown(() => this.ws.terminate())
-  }
-
-  async open(): Promise<this> {
-    await once(this.ws, 'open')
-    return this
-  }
-
-  /** One message. */
-  say(length: number, fragments: number, binary: boolean): void {
-    this.sent += 1
-    const data = Buffer.from(`${this.sent}:${'the quick brown fox '.repeat(length / 20 + 1).slice(0, length)}`)
-    this.#expected.set(this.sent, { data, binary })
-    const size = Math.ceil(data.length / fragments)
-    for (let part = 0; part < fragments; part++) {
-      const fin = part === fragments - 1
-      this.ws.send(data.subarray(part * size, (part + 1) * size), { binary, fin })
-      if (!fin && part % 2 === 0) this.ping()
-    }
-  }
-
-  ping(): void {
-    this.pings += 1
-    this.ws.ping()
-  }
-
-  get isAnswered(): boolean {
-    return this.heard === this.sent && this.pongs === this.pings
-  }
-
-  #check(data: Buffer, binary: boolean): void {
-    this.heard += 1
-    const wanted = this.#expected.get(this.heard)
-    this.#expected.delete(this.heard)
-    const text = wanted && Buffer.concat([Buffer.from(`${this.heard} `), wanted.data])
-    if (text?.equals(data) !== true || wanted?.binary !== binary)
-      this.problems.push(`answer ${this.heard} is ${data.toString('utf8', 0, 30)}`)
-  }
-}
-
-function below(limit: number): number {
-  return Math.floor(Math.random() * limit)
-}
-
 for (const [name, deflate] of [
   ['without compression', false],
   ['with context takeover', { threshold: 0 }],
@@ -131,14 +69,12 @@ for (const [name, deflate] of [
     const port = await sides[0].listen(t)
     t.teardown(() => sides[1].attachment.destroyAll())
     const talkers = await Promise.all(
-      Array.from({ length: 10 }, () => new Talker(t, port, deflate !== false).open()),
+      Array.from({ length: 10 }, () => new WsTalker(t, port, deflate !== false).open()),
     )
     let moved = 0
     for (let turn = 0; turn < 400; turn++) {
       const talker = talkers[below(talkers.length)]
-      if (below(10) === 0) talker?.ping()
-      else if (below(30) === 0) talker?.say(below(100_000), 1 + below(3), true)
-      else talker?.say(below(200), 1 + below(4), below(2) === 0)
+      talker?.sayAnything()
       const from = sides[below(2)] as Echo
       if (below(2) === 0) moved += from.moveAll(from === sides[0] ? sides[1] : sides[0])
       await new Promise((resolve) => setImmediate(resolve))
@@ -158,13 +94,13 @@ for (const [name, deflate] of [
 void t.test('a connection that has said nothing since it moved is not taken for an idle one', { timeout: LIMIT }, async (t) => {
   // It has no byte that this process has read, like a connection that a browser opens in advance.
   const [one, other] = [new Echo(), new Echo()]
-  const talker = await new Talker(t, await one.listen(t), false).open()
+  const talker = await new WsTalker(t, await one.listen(t), false).open()
   t.teardown(() => other.attachment.destroyAll())
   t.equal(one.moveAll(other), 1)
   await eventually(() => other.wss.clients.size === 1, 'it has arrived')
   t.equal(other.attachment.idle().length, 0)
   await eventually(() => other.moveAll(one) === 1, 'it moves on')
-  talker.say(10, 1, false)
+  talker.say(10)
   await eventually(() => talker.isAnswered, 'answered')
   t.same(talker.problems, [])
 })
@@ -173,7 +109,7 @@ void t.test('state', { timeout: LIMIT }, async (t) => {
   let state: () => unknown = () => undefined
   const side = new Echo(false, { state: (() => state()) as () => State })
   const next = new Echo()
-  const talker = await new Talker(t, await side.listen(t), false).open()
+  const talker = await new WsTalker(t, await side.listen(t), false).open()
   t.teardown(() => next.attachment.destroyAll())
   await eventually(() => side.wss.clients.size === 1, 'it is here')
   t.equal(side.moveAll(next), 0, 'undefined: not now')
@@ -185,12 +121,12 @@ void t.test('state', { timeout: LIMIT }, async (t) => {
   ] as const) {
     state = get
     t.throws(() => side.moveAll(next), { code }, what)
-    talker.say(10, 1, false)
+    talker.say(10)
     await eventually(() => talker.isAnswered, 'it goes on')
   }
   state = () => ({ count: 4 })
   await eventually(() => side.moveAll(next) === 1, 'it moves')
-  talker.say(10, 1, false)
+  talker.say(10)
   await eventually(() => talker.isAnswered, 'it goes on there')
   t.same(talker.problems, [])
 })
@@ -204,9 +140,9 @@ void t.test('resume throws, or rejects, or knows the schema no more: the client 
     new Echo(false, { accepts: ['echo/2'] }),
   ]
   for (const next of failing) {
-    const talker = await new Talker(t, port, false).open()
+    const talker = await new WsTalker(t, port, false).open()
     await eventually(() => side.moveAll(next) === 1, 'it moves')
-    talker.say(10, 1, false)
+    talker.say(10)
     await eventually(() => talker.closeCode !== undefined, 'closed')
     t.equal(talker.closeCode, 1012)
     t.equal(next.logged[0]?.error?.code, 'BATON_ERR_RESUME_FAILED')
@@ -224,7 +160,7 @@ void t.test('the next process answers differently: the client is told 1012, and 
   ])
   for (const [next, why] of differing) {
     const deflates = why.source === 'fields'
-    const talker = await new Talker(t, port, deflates).open()
+    const talker = await new WsTalker(t, port, deflates).open()
     await eventually(() => side.moveAll(next) === 1, 'it moves')
     await eventually(() => talker.closeCode !== undefined, 'closed')
     t.equal(talker.closeCode, 1012)
@@ -246,12 +182,12 @@ void t.test('messages wait for a resume that takes time', { timeout: LIMIT }, as
       if (state !== undefined) state.count = count
     },
   })
-  const talker = await new Talker(t, await side.listen(t), false).open()
+  const talker = await new WsTalker(t, await side.listen(t), false).open()
   t.teardown(() => next.attachment.destroyAll())
-  for (let i = 0; i < 3; i++) talker.say(10, 1, false)
+  for (let i = 0; i < 3; i++) talker.say(10)
   await eventually(() => talker.isAnswered, 'answered')
   await eventually(() => side.moveAll(next) === 1, 'it moves')
-  talker.say(10, 1, false)
+  talker.say(10)
   await eventually(() => next.wss.clients.size === 1, 'it has arrived')
   t.equal(next.moveAll(side), 0, 'it does not move while it is being resumed')
   t.equal(talker.heard, 3)
