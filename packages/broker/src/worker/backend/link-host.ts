@@ -1,5 +1,12 @@
-import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
+import type {
+  GivenBackReason,
+  HandBack,
+  HandBackKind,
+  NackReason,
+  SettledOutcome,
+} from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
+import type { OwnedFd } from '@baton/native-sendmsg'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
@@ -38,10 +45,19 @@ export interface LinkHost {
    * that it came in at. Nothing is taken by asking.
    */
   listenerOf(fd: number, name: string): HandBackOrigin
-  /** Why no idle connection is taken back now; undefined when they are. */
-  handBackRefusal(): GivenBackReason | undefined
+  /**
+   * Why this connection is not taken back now; undefined when it is.
+   *
+   * @param giver ULID of the backend that hands it back
+   * @param before bytes of state that come with it and are not kept yet
+   */
+  handBackRefusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined
+  /** Reserves what a connection with state needs. The descriptor is the caller's until `taken`. */
+  toResume(hand: ResumableHandBack): ClientConnection
   /** TAKEN is in the kernel: they are the host's. */
   parked(connections: readonly ParkedClient[]): void
+  /** The same for connections with state. */
+  taken(connections: readonly ClientConnection[]): void
   /** So many were given back, or refused because the backend broke the rules. */
   notTaken(kind: HandBackKind, result: 'given_back' | 'refused', times: number): void
   tokenRejected(reason: NackReason): void
@@ -51,6 +67,16 @@ export interface LinkHost {
   available(): void
   /** The link has ended. Connections that it still returns follow this call. */
   ended(link: EndedLink): void
+}
+
+/** A connection with state, as a backend hands it back. */
+export interface ResumableHandBack {
+  readonly fd: OwnedFd
+  readonly entry: HandBack
+  readonly listener: ClientConnection['listener']
+  readonly giver: string
+  /** Called once: what became of it. */
+  settled(outcome: SettledOutcome): void
 }
 
 /** Where a socket that is handed back comes from. `foreign`: not from here; `gone`: from a listener that is there no more. */

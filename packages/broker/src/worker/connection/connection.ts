@@ -2,6 +2,7 @@ import type { Socket } from 'node:net'
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
+import type { ResumeState } from './resume-state.ts'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { HandBackKind } from '../../metrics/labels.ts'
 
@@ -33,6 +34,8 @@ export interface ClientConnection {
   readonly probe?: ProbeHost
   /** A backend has handed it back: what it was then. */
   readonly handedBack?: HandBackKind
+  /** It was handed back with its state: only a backend that resumes such states can go on, and the broker never writes to it. */
+  readonly resume?: ResumeState
 }
 
 let arrivals = 0
@@ -89,7 +92,7 @@ export interface ParkedClient {
   readonly idleUntil: number
 }
 
-/** A client held by a predecessor, with the id and accept time that it got there. */
+/** A client held by a predecessor, or handed back by a backend, with the id that it got before. */
 export class InheritedClient implements ClientConnection {
   readonly order: number
   readonly fd: OwnedFd
@@ -101,6 +104,7 @@ export class InheritedClient implements ClientConnection {
   pressedSince: number | undefined
   shared = true
   readonly handedBack?: HandBackKind
+  readonly resume?: ResumeState
 
   /** Owns `fd`. */
   constructor(
@@ -112,6 +116,7 @@ export class InheritedClient implements ClientConnection {
       id,
       acceptedAt,
       handedBack,
+      resume,
     }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
     this.order = order
@@ -121,5 +126,6 @@ export class InheritedClient implements ClientConnection {
     this.id = id
     this.acceptedAt = acceptedAt
     if (handedBack !== undefined) this.handedBack = handedBack
+    if (resume !== undefined) this.resume = resume
   }
 }

@@ -1,5 +1,11 @@
 import type { Socket } from 'node:net'
-import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
+import type {
+  GivenBackReason,
+  HandBack,
+  HandBackKind,
+  NackReason,
+  ResumedKind,
+} from '@baton/backend-sdk/protocol'
 import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
@@ -12,6 +18,7 @@ import {
   type ParkedClient,
 } from '../connection/connection.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
+import type { ResumeState } from '../connection/resume-state.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import type { Watcher } from '../hold/hold-queue.ts'
 import { BACKEND_STATES, type FallbackReason } from '../../metrics/labels.ts'
@@ -19,9 +26,11 @@ import type { Metrics } from '../../metrics/metrics.ts'
 import { type Os, systemOs } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
-import type { EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
+import type { EndedLink, HandBackOrigin, LinkHost, ResumableHandBack } from '../backend/link-host.ts'
 import { Parking } from '../park/parking.ts'
 import { Relays } from '../relay/relays.ts'
+import { Rebalancer } from '../resume/rebalancer.ts'
+import { mayTake, Resuming } from '../resume/resuming.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
 import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
 import { Fallback } from './fallback.ts'
@@ -71,6 +80,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #balancer: Balancer
   readonly #fallback: Fallback
   readonly #parking: Parking
+  readonly #resuming = new Resuming(this.#links)
+  readonly #rebalancer: Rebalancer
   readonly #listeners: () => readonly ListenerOfService[]
   readonly #os: Os
   readonly #relays: Relays
@@ -104,6 +115,7 @@ export class Service implements LinkHost, UpstreamHost {
       },
       os,
     )
+    this.#rebalancer = new Rebalancer(() => this.#spread(), os)
     this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
@@ -139,7 +151,12 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   get held(): number {
-    return this.#fallback.held.size
+    return this.#fallback.size
+  }
+
+  /** Bytes of state of connections that are between two backends. */
+  get stateBytes(): number {
+    return this.#resuming.bytes
   }
 
   /** Idle connections that backends have handed back. */
@@ -218,7 +235,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.flush()
     const idle = this.#parking.take()
     if (idle.length > 0) this.#passIdle(idle)
-    const held = this.#fallback.held.take(this.#fallback.held.size)
+    const held = this.#fallback.takeAll()
     if (held.length > 0) this.#pass(held)
     this.noteIdle()
   }
@@ -230,6 +247,11 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
     this.flush()
+  }
+
+  /** Keeps the state of a connection that a predecessor held; `inherit` follows. */
+  inheritState(block: ResumeState['block'], giver: string): ResumeState {
+    return this.#resuming.keep(block, giver, () => {})
   }
 
   /** Connections that were parked at a predecessor. */
@@ -292,8 +314,13 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('acknowledged', connections, now)
     this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
-    for (const { acceptedAt, handedBack } of connections) {
-      if (handedBack !== undefined) this.serviceStats.resumed(handedBack)
+    for (const { acceptedAt, handedBack, resume } of connections) {
+      if (handedBack !== undefined) {
+        this.serviceStats.resumed(handedBack)
+        const pause = { service: this.name, kind: handedBack }
+        this.#metrics.handBackPause.observe(pause, (now - acceptedAt) / 1000)
+      }
+      resume?.settled('resumed')
       this.serviceStats.latency.observe(now - acceptedAt)
       this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
     }
@@ -329,6 +356,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.serviceStats.outcomes.relinquished += 1
     this.#recorder.note('relinquished', [connection], this.#os.now())
     this.#os.closeClients([connection])
+    connection.resume?.settled('ended')
     this.noteIdle()
   }
 
@@ -341,9 +369,33 @@ export class Service implements LinkHost, UpstreamHost {
     return listeners.some((listener) => listener.name === name) ? 'foreign' : 'gone'
   }
 
-  handBackRefusal(): GivenBackReason | undefined {
+  handBackRefusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined {
     if (this.#ending) return 'Stopping'
-    return this.config.handBack === 'off' ? 'Disabled' : undefined
+    if (this.config.handBack === 'off') return 'Disabled'
+    return entry.kind === 'idle' ? undefined : this.#resuming.refusal(entry, giver, before)
+  }
+
+  toResume({ fd, entry, listener, giver, settled }: ResumableHandBack): ClientConnection {
+    const kind = entry.kind as ResumedKind
+    return new InheritedClient(fd, {
+      order: nextArrival(),
+      listener,
+      peer: this.#os.peer(fd.fd),
+      id: entry.connection,
+      acceptedAt: this.#os.now(),
+      handedBack: kind,
+      resume: this.#resuming.keep({ ...entry, kind }, giver, settled),
+    })
+  }
+
+  taken(connections: readonly ClientConnection[]): void {
+    for (const connection of connections) {
+      this.serviceStats.handedBack(connection.handedBack as HandBackKind, 'taken')
+      // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
+      this.#os.takeBack(connection.fd.fd)
+      this.arrive(connection)
+    }
+    this.flush()
   }
 
   parked(connections: readonly ParkedClient[]): void {
@@ -367,12 +419,29 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** A backend may have room: offers held connections, in order. */
   available(): void {
+    this.#rebalancer.check()
+    this.#offerWithState()
     if (this.#fallback.held.size === 0) return
     const ready = this.#handoffCandidates()
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
+    this.#place(connections)
+  }
+
+  /** Offers those held connections whose state a ready backend resumes. */
+  #offerWithState(): void {
+    const { heldWithState } = this.#fallback
+    if (heldWithState.size === 0) return
+    const ready = this.#handoffCandidates()
+    const connections = heldWithState.takeWhere(ready.length * PUMP_BATCH, (connection) =>
+      ready.some(({ link }) => mayTake(link, connection)),
+    )
+    for (const connection of connections) {
+      const able = ready.filter(({ link }) => mayTake(link, connection))
+      this.#fallback.startOver([connection], able)
+    }
     this.#place(connections)
   }
 
@@ -396,6 +465,8 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#successor?.(connections) === true) {
       this.serviceStats.movedOut += connections.length
       this.#recorder.note('moved', connections, this.#os.now())
+      // It waits in the broker; this worker does not learn of its end.
+      for (const { resume } of connections) resume?.settled('parked')
       return
     }
     // The successor has ended before this worker: back to the backends that are still here.
@@ -496,7 +567,7 @@ export class Service implements LinkHost, UpstreamHost {
     let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/internals/model)
-      const again = index % run !== 0 && connection.tried === undefined
+      const again = index % run !== 0 && connection.tried === undefined && connection.resume === undefined
       const chosen: HandoffCandidate | undefined =
         (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
@@ -524,15 +595,23 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
-    const { tried } = connection
+    const { tried, resume } = connection
+    // Rule: RESUMED_BY_SCHEMA (docs/internals/model)
+    const able = resume === undefined ? ready : ready.filter(({ link }) => mayTake(link, connection))
     // Rule: ASK_EACH_ONCE (docs/internals/model)
-    const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
+    const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
     return this.#balancer.choose(untried, balanceKey(this.config.balance, connection))
   }
 
   #handoffCandidates(): HandoffCandidate[] {
     if (this.#stopped || this.#successor !== undefined || this.config.handoff === 'off') return []
     return handoffCandidates(this.#links.values())
+  }
+
+  /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back. */
+  #spread(): BackendLink[] {
+    if (this.#stopped || this.#successor !== undefined || this.config.balance === 'source-hash') return []
+    return this.#handoffCandidates().map(({ link }) => link)
   }
 
   #isIdle(): boolean {
