@@ -33,49 +33,55 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
   const port = broker.port()
   let current = await startBackend(t, broker, PROGRAM)
 
-  await t.test('ten deploys under traffic: nothing is lost, doubled or reordered, and no client reconnects', async (t) => {
-    const talkers = await Promise.all(
-      Array.from({ length: 50 }, (_, index) => new WsTalker(t, port, index % 2 === 0).open()),
-    )
-    const stop = talkOn(talkers)
-    for (let deploy = 0; deploy < 10; deploy++) {
+  await t.test(
+    'ten deploys under traffic: nothing is lost, doubled or reordered, and no client reconnects',
+    async (t) => {
+      const talkers = await Promise.all(
+        Array.from({ length: 50 }, (_, index) => new WsTalker(t, port, index % 2 === 0).open()),
+      )
+      const stop = talkOn(talkers)
+      for (let deploy = 0; deploy < 10; deploy++) {
+        const next = await startBackend(t, broker, PROGRAM)
+        await broker.backends(2)
+        current.kill('SIGTERM')
+        const { code } = await current.exited
+        t.equal(code, 0)
+        const moved = current.messages().filter(({ msg }) => msg === 'closed')
+        t.equal(moved.length, 50)
+        t.ok(moved.every(({ movedOn }) => movedOn === true))
+        current = next
+      }
+      await stop()
+      t.same(
+        talkers.map(({ problems, closeCode }) => ({ problems, closeCode })),
+        talkers.map(() => ({ problems: [], closeCode: undefined })),
+      )
+      t.comment(`${talkers.reduce((sum, { sent }) => sum + sent, 0)} messages`)
+      t.equal(await broker.metric('baton_connections_resumed_total{service="web",kind="replay"}'), 500)
+      for (const { ws } of talkers) ws.close()
+      const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'at rest')
+      t.equal(unaccounted(status), 0)
+    },
+  )
+
+  await t.test(
+    'a resume that throws, or an answer that differs: the client is told to reconnect',
+    async (t) => {
+      const failing = await new WsTalker(t, port, false, '/resume-throws').open()
+      const refused = await new WsTalker(t, port, false, '/refused').open()
       const next = await startBackend(t, broker, PROGRAM)
       await broker.backends(2)
       current.kill('SIGTERM')
-      const { code } = await current.exited
-      t.equal(code, 0)
-      const moved = current.messages().filter(({ msg }) => msg === 'closed')
-      t.equal(moved.length, 50)
-      t.ok(moved.every(({ movedOn }) => movedOn === true))
+      await current.exited
+      for (const talker of [failing, refused]) {
+        await eventually(() => talker.closeCode !== undefined, 'closed')
+        t.equal(talker.closeCode, 1012)
+      }
+      await next.line((line) => line.includes('could not be resumed'), 'the failed resume')
+      await next.line((line) => line.includes('answers the request'), 'the answer that differs')
       current = next
-    }
-    await stop()
-    t.same(
-      talkers.map(({ problems, closeCode }) => ({ problems, closeCode })),
-      talkers.map(() => ({ problems: [], closeCode: undefined })),
-    )
-    t.comment(`${talkers.reduce((sum, { sent }) => sum + sent, 0)} messages`)
-    t.equal(await broker.metric('baton_connections_resumed_total{service="web",kind="replay"}'), 500)
-    for (const { ws } of talkers) ws.close()
-    const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'at rest')
-    t.equal(unaccounted(status), 0)
-  })
-
-  await t.test('a resume that throws, or an answer that differs: the client is told to reconnect', async (t) => {
-    const failing = await new WsTalker(t, port, false, '/resume-throws').open()
-    const refused = await new WsTalker(t, port, false, '/refused').open()
-    const next = await startBackend(t, broker, PROGRAM)
-    await broker.backends(2)
-    current.kill('SIGTERM')
-    await current.exited
-    for (const talker of [failing, refused]) {
-      await eventually(() => talker.closeCode !== undefined, 'closed')
-      t.equal(talker.closeCode, 1012)
-    }
-    await next.line((line) => line.includes('could not be resumed'), 'the failed resume')
-    await next.line((line) => line.includes('answers the request'), 'the answer that differs')
-    current = next
-  })
+    },
+  )
 
   await t.test('a schema that no backend takes stays until the drain deadline', async (t) => {
     const talker = await new WsTalker(t, port).open()
@@ -87,7 +93,10 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
       talker.say(20)
       await eventually(() => talker.isAnswered, 'it is served where it was')
     }
-    t.same(next.messages().filter(({ msg }) => msg === 'resumed'), [])
+    t.same(
+      next.messages().filter(({ msg }) => msg === 'resumed'),
+      [],
+    )
     t.same(talker.problems, [])
     talker.ws.close()
     await current.exited
@@ -151,7 +160,12 @@ async function front(t: Test, peer: Registered): Promise<{ port: number; offers:
 }
 
 /** Offers what was handed back to another backend. */
-function offerOn(peer: Registered, entry: HandBack, fd: OwnedFd, over: Partial<Offer['resumed'] & object> = {}): Offer {
+function offerOn(
+  peer: Registered,
+  entry: HandBack,
+  fd: OwnedFd,
+  over: Partial<Offer['resumed'] & object> = {},
+): Offer {
   const { connection, listener, meta, kind, schema, prefix, requestHead, answerHead, state } = entry
   if (kind === 'idle') throw new Error('an idle connection')
   const resumed = { kind, schema, prefix, requestHead, answerHead, state, ...over }
@@ -182,7 +196,10 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     if (entry === undefined) throw new Error('none')
     t.match(entry, { kind: 'replay', schema: 'echo/1', keepAlive: 0, connection: offers[0]?.connection })
     t.equal(entry.state.toString(), '{"count":1}')
-    t.match(entry.requestHead.toString(), /^GET \/chat\?room=1 HTTP\/1.1\r\n[^]*Sec-WebSocket-Key: [^]*\r\n\r\n$/)
+    t.match(
+      entry.requestHead.toString(),
+      /^GET \/chat\?room=1 HTTP\/1.1\r\n[^]*Sec-WebSocket-Key: [^]*\r\n\r\n$/,
+    )
     t.match(entry.answerHead.toString(), /^HTTP\/1.1 101 [^]*\r\n\r\n$/)
     const [fd] = giver.peer.takeBack(1)
     if (fd === undefined) throw new Error('no descriptor')

@@ -92,7 +92,11 @@ export class Adoption {
    * @param resumed what the next process needs, but for the prefix; undefined for an idle one
    * @throws {NativeError} EMFILE
    */
-  departure(socket: Socket, keepAlive: number, resumed?: Omit<ResumedBlock, 'prefix'>): Departure | undefined {
+  departure(
+    socket: Socket,
+    keepAlive: number,
+    resumed?: Omit<ResumedBlock, 'prefix'>,
+  ): Departure | undefined {
     const connection = this.connection(socket)
     const fd = descriptorOf(socket)
     if (connection === undefined || fd === undefined) return undefined
@@ -147,12 +151,7 @@ export class Adoption {
   }
 
   /** Another process had this connection, or this one had handed it back. */
-  #resume(
-    attachment: Attachment,
-    socket: Socket,
-    connection: ConnectionInfo,
-    block: ResumedBlock,
-  ): void {
+  #resume(attachment: Attachment, socket: Socket, connection: ConnectionInfo, block: ResumedBlock): void {
     const failed = (error: MigrationError) =>
       this.#options.logger.error(
         { connection: connection.id, error, ...(error.cause ? { cause: error.cause } : {}) },

@@ -6,7 +6,12 @@ import type { BrokerSession, Departure } from './broker-session.ts'
 import type { Logger } from './logger.ts'
 import { MigrationError } from './migrate/errors.ts'
 import type { Mover, Movers, Packed } from './migrate/mover.ts'
-import { type GivenBackReason, MAX_HANDBACK_BYTES, NO_KEEP_ALIVE_LIMIT, type WelcomeFrame } from './protocol/index.ts'
+import {
+  type GivenBackReason,
+  MAX_HANDBACK_BYTES,
+  NO_KEEP_ALIVE_LIMIT,
+  type WelcomeFrame,
+} from './protocol/index.ts'
 
 /** How often idle connections are looked through for those to be parked, in ms: a quarter of `parkAfter` within these. */
 const MIN_PARKING_INTERVAL_MS = 50

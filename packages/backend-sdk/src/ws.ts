@@ -23,6 +23,9 @@ export function migrateWebSockets<State>(
 ): void {
   const migration = migrationOf(backend)
   if (migration === undefined)
-    throw new BackendError('BATON_ERR_INVALID_OPTION', 'migrateWebSockets() needs what createBackend() returned')
+    throw new BackendError(
+      'BATON_ERR_INVALID_OPTION',
+      'migrateWebSockets() needs what createBackend() returned',
+    )
   migration.movers.add(new WebSocketMover(wss, migration, options))
 }

@@ -50,12 +50,20 @@ const message = fc
       ...controls,
     ]),
   )
-const conversation = fc.array(fc.oneof(message, control.map((each): ClientFrame[] => [each])), {
-  maxLength: 6,
-})
+const conversation = fc.array(
+  fc.oneof(
+    message,
+    control.map((each): ClientFrame[] => [each]),
+  ),
+  {
+    maxLength: 6,
+  },
+)
 
 /** What ws's receiver reports of these bytes. */
-function heard(portions: readonly Buffer[]): Promise<{ messages: Buffer[]; controls: number; failed: boolean }> {
+function heard(
+  portions: readonly Buffer[],
+): Promise<{ messages: Buffer[]; controls: number; failed: boolean }> {
   return new Promise((resolve) => {
     const result = { messages: [] as Buffer[], controls: 0, failed: false }
     const receiver = new Receiver({ isServer: true })

@@ -68,48 +68,56 @@ class LineClient {
   }
 }
 
-void t.test('lines that are cut anywhere, while the connection moves: each is answered once, in order', { timeout: LIMIT }, async (t) => {
-  const sides = [lines(), lines()] as const
-  const client = new LineClient(t, await sides[0].listen(t))
-  t.teardown(() => sides[1].attachment.destroyAll())
-  let moved = 0
-  for (let turn = 0; turn < 200; turn++) {
-    client.sent += 1
-    const line = `line ${client.sent}\n`
-    const cut = turn % line.length
-    for (const part of [line.slice(0, cut), line.slice(cut)]) {
-      client.socket.write(part)
-      await new Promise((resolve) => setImmediate(resolve))
-      moved += sides[0].moveAll(sides[1])
-      if (turn % 3 === 0) moved += sides[1].moveAll(sides[0])
-      if (turn % 7 === 0) moved += sides[1].moveAll(sides[0])
+void t.test(
+  'lines that are cut anywhere, while the connection moves: each is answered once, in order',
+  { timeout: LIMIT },
+  async (t) => {
+    const sides = [lines(), lines()] as const
+    const client = new LineClient(t, await sides[0].listen(t))
+    t.teardown(() => sides[1].attachment.destroyAll())
+    let moved = 0
+    for (let turn = 0; turn < 200; turn++) {
+      client.sent += 1
+      const line = `line ${client.sent}\n`
+      const cut = turn % line.length
+      for (const part of [line.slice(0, cut), line.slice(cut)]) {
+        client.socket.write(part)
+        await new Promise((resolve) => setImmediate(resolve))
+        moved += sides[0].moveAll(sides[1])
+        if (turn % 3 === 0) moved += sides[1].moveAll(sides[0])
+        if (turn % 7 === 0) moved += sides[1].moveAll(sides[0])
+      }
     }
-  }
-  await eventually(() => client.received.length >= client.expected.length, 'all is answered')
-  t.equal(client.received, client.expected)
-  t.ok(moved > 20, `${moved} moves`)
-  t.same([...sides[0].logged, ...sides[1].logged], [])
-})
+    await eventually(() => client.received.length >= client.expected.length, 'all is answered')
+    t.equal(client.received, client.expected)
+    t.ok(moved > 20, `${moved} moves`)
+    t.same([...sides[0].logged, ...sides[1].logged], [])
+  },
+)
 
-void t.test('a state that is not ready, or fails, leaves the connection as it was', { timeout: LIMIT }, async (t) => {
-  let state: () => unknown = () => undefined
-  const side = lines({ state: (() => state()) as () => { count: number } })
-  const next = lines()
-  const client = new LineClient(t, await side.listen(t))
-  const answered = async () => {
-    client.sent += 1
-    client.socket.write(`line ${client.sent}\n`)
-    await eventually(() => client.isAnswered, 'it goes on')
-  }
-  await answered()
-  t.equal(side.moveAll(next), 0)
-  await answered()
-  state = () => {
-    throw new Error('a bug')
-  }
-  t.throws(() => side.moveAll(next), { code: 'BATON_ERR_STATE_FAILED' })
-  await answered()
-})
+void t.test(
+  'a state that is not ready, or fails, leaves the connection as it was',
+  { timeout: LIMIT },
+  async (t) => {
+    let state: () => unknown = () => undefined
+    const side = lines({ state: (() => state()) as () => { count: number } })
+    const next = lines()
+    const client = new LineClient(t, await side.listen(t))
+    const answered = async () => {
+      client.sent += 1
+      client.socket.write(`line ${client.sent}\n`)
+      await eventually(() => client.isAnswered, 'it goes on')
+    }
+    await answered()
+    t.equal(side.moveAll(next), 0)
+    await answered()
+    state = () => {
+      throw new Error('a bug')
+    }
+    t.throws(() => side.moveAll(next), { code: 'BATON_ERR_STATE_FAILED' })
+    await answered()
+  },
+)
 
 void t.test('a resume that throws closes the connection', { timeout: LIMIT }, async (t) => {
   const side = lines()
@@ -124,14 +132,18 @@ void t.test('a resume that throws closes the connection', { timeout: LIMIT }, as
   t.match(next.logged, [{ error: { code: 'BATON_ERR_RESUME_FAILED' }, cause: { message: 'a bug' } }])
 })
 
-void t.test('a socket that decodes does not move: a character may be half read', { timeout: LIMIT }, async (t) => {
-  const side = lines()
-  const client = new LineClient(t, await side.listen(t))
-  await eventually(() => [...side.mover.connections()].length === 1, 'it is here')
-  for (const socket of side.mover.connections()) socket.setEncoding('utf8')
-  t.equal(side.moveAll(lines()), 0)
-  client.socket.destroy()
-})
+void t.test(
+  'a socket that decodes does not move: a character may be half read',
+  { timeout: LIMIT },
+  async (t) => {
+    const side = lines()
+    const client = new LineClient(t, await side.listen(t))
+    await eventually(() => [...side.mover.connections()].length === 1, 'it is here')
+    for (const socket of side.mover.connections()) socket.setEncoding('utf8')
+    t.equal(side.moveAll(lines()), 0)
+    client.socket.destroy()
+  },
+)
 
 void t.test('what cannot be an option is refused', async (t) => {
   const good = { schema: 'lines/1', state: () => 1, resume: () => undefined }

@@ -64,46 +64,57 @@ for (const [name, deflate] of [
   ['with context takeover', { threshold: 0 }],
   ['without context takeover', { threshold: 0, clientNoContextTakeover: true }],
 ] as const) {
-  void t.test(`messages at random moments, ${name}: none is lost, doubled or reordered`, { timeout: LIMIT }, async (t) => {
-    const sides = [new Echo(deflate), new Echo(deflate)] as const
-    const port = await sides[0].listen(t)
-    t.teardown(() => sides[1].attachment.destroyAll())
-    const talkers = await Promise.all(
-      Array.from({ length: 10 }, () => new WsTalker(t, port, deflate !== false).open()),
-    )
-    let moved = 0
-    for (let turn = 0; turn < 400; turn++) {
-      const talker = talkers[below(talkers.length)]
-      talker?.sayAnything()
-      const from = sides[below(2)] as Echo
-      if (below(2) === 0) moved += from.moveAll(from === sides[0] ? sides[1] : sides[0])
-      await new Promise((resolve) => setImmediate(resolve))
-    }
-    for (const talker of talkers) await eventually(() => talker.isAnswered, 'all is answered')
-    t.same(
-      talkers.map(({ problems, closeCode }) => ({ problems, closeCode })),
-      talkers.map(() => ({ problems: [], closeCode: undefined })),
-    )
-    t.ok(moved > 20, `${moved} moves`)
-    t.same([...sides[0].logged, ...sides[1].logged], [])
-    await eventually(() => sides[0].closed.length + sides[1].closed.length === moved, 'each has closed here')
-    t.ok([...sides[0].closed, ...sides[1].closed].every(({ movedOn }) => movedOn === true))
-  })
+  void t.test(
+    `messages at random moments, ${name}: none is lost, doubled or reordered`,
+    { timeout: LIMIT },
+    async (t) => {
+      const sides = [new Echo(deflate), new Echo(deflate)] as const
+      const port = await sides[0].listen(t)
+      t.teardown(() => sides[1].attachment.destroyAll())
+      const talkers = await Promise.all(
+        Array.from({ length: 10 }, () => new WsTalker(t, port, deflate !== false).open()),
+      )
+      let moved = 0
+      for (let turn = 0; turn < 400; turn++) {
+        const talker = talkers[below(talkers.length)]
+        talker?.sayAnything()
+        const from = sides[below(2)] as Echo
+        if (below(2) === 0) moved += from.moveAll(from === sides[0] ? sides[1] : sides[0])
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      for (const talker of talkers) await eventually(() => talker.isAnswered, 'all is answered')
+      t.same(
+        talkers.map(({ problems, closeCode }) => ({ problems, closeCode })),
+        talkers.map(() => ({ problems: [], closeCode: undefined })),
+      )
+      t.ok(moved > 20, `${moved} moves`)
+      t.same([...sides[0].logged, ...sides[1].logged], [])
+      await eventually(
+        () => sides[0].closed.length + sides[1].closed.length === moved,
+        'each has closed here',
+      )
+      t.ok([...sides[0].closed, ...sides[1].closed].every(({ movedOn }) => movedOn === true))
+    },
+  )
 }
 
-void t.test('a connection that has said nothing since it moved is not taken for an idle one', { timeout: LIMIT }, async (t) => {
-  // It has no byte that this process has read, like a connection that a browser opens in advance.
-  const [one, other] = [new Echo(), new Echo()]
-  const talker = await new WsTalker(t, await one.listen(t), false).open()
-  t.teardown(() => other.attachment.destroyAll())
-  t.equal(one.moveAll(other), 1)
-  await eventually(() => other.wss.clients.size === 1, 'it has arrived')
-  t.equal(other.attachment.idle().length, 0)
-  await eventually(() => other.moveAll(one) === 1, 'it moves on')
-  talker.say(10)
-  await eventually(() => talker.isAnswered, 'answered')
-  t.same(talker.problems, [])
-})
+void t.test(
+  'a connection that has said nothing since it moved is not taken for an idle one',
+  { timeout: LIMIT },
+  async (t) => {
+    // It has no byte that this process has read, like a connection that a browser opens in advance.
+    const [one, other] = [new Echo(), new Echo()]
+    const talker = await new WsTalker(t, await one.listen(t), false).open()
+    t.teardown(() => other.attachment.destroyAll())
+    t.equal(one.moveAll(other), 1)
+    await eventually(() => other.wss.clients.size === 1, 'it has arrived')
+    t.equal(other.attachment.idle().length, 0)
+    await eventually(() => other.moveAll(one) === 1, 'it moves on')
+    talker.say(10)
+    await eventually(() => talker.isAnswered, 'answered')
+    t.same(talker.problems, [])
+  },
+)
 
 void t.test('state', { timeout: LIMIT }, async (t) => {
   let state: () => unknown = () => undefined
@@ -114,7 +125,13 @@ void t.test('state', { timeout: LIMIT }, async (t) => {
   await eventually(() => side.wss.clients.size === 1, 'it is here')
   t.equal(side.moveAll(next), 0, 'undefined: not now')
   for (const [what, get, code] of [
-    ['it throws', () => { throw new Error('a bug') }, 'BATON_ERR_STATE_FAILED'],
+    [
+      'it throws',
+      () => {
+        throw new Error('a bug')
+      },
+      'BATON_ERR_STATE_FAILED',
+    ],
     ['a promise', () => Promise.reject(new Error('later')), 'BATON_ERR_STATE_INVALID'],
     ['a function', () => () => 1, 'BATON_ERR_STATE_INVALID'],
     ['a bigint', () => 1n, 'BATON_ERR_STATE_INVALID'],
@@ -131,45 +148,57 @@ void t.test('state', { timeout: LIMIT }, async (t) => {
   t.same(talker.problems, [])
 })
 
-void t.test('resume throws, or rejects, or knows the schema no more: the client is told 1012', { timeout: LIMIT }, async (t) => {
-  const side = new Echo()
-  const port = await side.listen(t)
-  const failing = [
-    new Echo(false, { resume: () => { throw new Error('a bug') } }),
-    new Echo(false, { resume: () => Promise.reject(new Error('later')) }),
-    new Echo(false, { accepts: ['echo/2'] }),
-  ]
-  for (const next of failing) {
-    const talker = await new WsTalker(t, port, false).open()
-    await eventually(() => side.moveAll(next) === 1, 'it moves')
-    talker.say(10)
-    await eventually(() => talker.closeCode !== undefined, 'closed')
-    t.equal(talker.closeCode, 1012)
-    t.equal(next.logged[0]?.error?.code, 'BATON_ERR_RESUME_FAILED')
-    t.ok(next.logged[0]?.cause)
-    await eventually(() => next.attachment.live === 0, 'nothing is left')
-  }
-})
+void t.test(
+  'resume throws, or rejects, or knows the schema no more: the client is told 1012',
+  { timeout: LIMIT },
+  async (t) => {
+    const side = new Echo()
+    const port = await side.listen(t)
+    const failing = [
+      new Echo(false, {
+        resume: () => {
+          throw new Error('a bug')
+        },
+      }),
+      new Echo(false, { resume: () => Promise.reject(new Error('later')) }),
+      new Echo(false, { accepts: ['echo/2'] }),
+    ]
+    for (const next of failing) {
+      const talker = await new WsTalker(t, port, false).open()
+      await eventually(() => side.moveAll(next) === 1, 'it moves')
+      talker.say(10)
+      await eventually(() => talker.closeCode !== undefined, 'closed')
+      t.equal(talker.closeCode, 1012)
+      t.equal(next.logged[0]?.error?.code, 'BATON_ERR_RESUME_FAILED')
+      t.ok(next.logged[0]?.cause)
+      await eventually(() => next.attachment.live === 0, 'nothing is left')
+    }
+  },
+)
 
-void t.test('the next process answers differently: the client is told 1012, and sees none of the answer', { timeout: LIMIT }, async (t) => {
-  const side = new Echo()
-  const port = await side.listen(t)
-  const differing = new Map<Echo, RegExp>([
-    [new Echo(false, {}, () => false), /401, not 101/],
-    [new Echo({ threshold: 0 }), /fields/],
-  ])
-  for (const [next, why] of differing) {
-    const deflates = why.source === 'fields'
-    const talker = await new WsTalker(t, port, deflates).open()
-    await eventually(() => side.moveAll(next) === 1, 'it moves')
-    await eventually(() => talker.closeCode !== undefined, 'closed')
-    t.equal(talker.closeCode, 1012)
-    t.same(talker.problems, [])
-    t.equal(next.logged[0]?.error?.code, 'BATON_ERR_ANSWER_DIFFERS')
-    t.match(next.logged[0]?.error?.message, why)
-    await eventually(() => next.attachment.live === 0, 'nothing is left')
-  }
-})
+void t.test(
+  'the next process answers differently: the client is told 1012, and sees none of the answer',
+  { timeout: LIMIT },
+  async (t) => {
+    const side = new Echo()
+    const port = await side.listen(t)
+    const differing = new Map<Echo, RegExp>([
+      [new Echo(false, {}, () => false), /401, not 101/],
+      [new Echo({ threshold: 0 }), /fields/],
+    ])
+    for (const [next, why] of differing) {
+      const deflates = why.source === 'fields'
+      const talker = await new WsTalker(t, port, deflates).open()
+      await eventually(() => side.moveAll(next) === 1, 'it moves')
+      await eventually(() => talker.closeCode !== undefined, 'closed')
+      t.equal(talker.closeCode, 1012)
+      t.same(talker.problems, [])
+      t.equal(next.logged[0]?.error?.code, 'BATON_ERR_ANSWER_DIFFERS')
+      t.match(next.logged[0]?.error?.message, why)
+      await eventually(() => next.attachment.live === 0, 'nothing is left')
+    }
+  },
+)
 
 void t.test('messages wait for a resume that takes time', { timeout: LIMIT }, async (t) => {
   let go!: () => void

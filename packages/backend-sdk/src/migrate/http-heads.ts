@@ -9,7 +9,9 @@ const FRAMING = /^(?:transfer-encoding|content-[a-z]+|sec-websocket-[a-z]+|upgra
 const OWN_FIELD = /^baton-/i
 
 /** The head of a request as the client has sent it, but for blanks around the values of fields. */
-export function requestHead(request: Pick<IncomingMessage, 'method' | 'url' | 'httpVersion' | 'rawHeaders'>): Buffer {
+export function requestHead(
+  request: Pick<IncomingMessage, 'method' | 'url' | 'httpVersion' | 'rawHeaders'>,
+): Buffer {
   const { method, url, httpVersion, rawHeaders } = request
   let head = `${method} ${url} HTTP/${httpVersion}\r\n`
   for (let index = 0; index < rawHeaders.length; index += 2)

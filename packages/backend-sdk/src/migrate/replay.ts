@@ -114,7 +114,10 @@ export class Replay {
     if (!sameFraming(head, this.block.answerHead)) {
       const [now, before] = [head, this.block.answerHead].map((each) => statusOf(each) ?? 'none')
       this.fail(
-        new MigrationError('BATON_ERR_ANSWER_DIFFERS', now === before ? 'its fields' : `${now}, not ${before}`),
+        new MigrationError(
+          'BATON_ERR_ANSWER_DIFFERS',
+          now === before ? 'its fields' : `${now}, not ${before}`,
+        ),
       )
       return EMPTY
     }

@@ -243,10 +243,7 @@ function countSends(open: Open): void {
 }
 
 /** An inflater's dictionary is an option of the server: it is set while that opens a connection that has one. */
-function inflateWithWindows(
-  wss: WebSocketServer,
-  replayOf: (socket: Socket) => Replay | undefined,
-): void {
+function inflateWithWindows(wss: WebSocketServer, replayOf: (socket: Socket) => Replay | undefined): void {
   const below = wss.handleUpgrade.bind(wss)
   wss.handleUpgrade = (request, socket, head, callback) => {
     const replay = replayOf(socket as Socket)
