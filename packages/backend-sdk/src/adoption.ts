@@ -130,23 +130,33 @@ export class Adoption {
     if (connection !== undefined) connection.stays = false
   }
 
-  /** One that was handed back and is this process's again. Owns its descriptor. `stays`: it is not handed back again. */
-  adoptAgain(attachment: Attachment, departure: Departure, stays: boolean): void {
+  /**
+   * One that was handed back and is this process's again. Owns its descriptor.
+   *
+   * @param stays it is not handed back again
+   * @returns its metadata; undefined if it could not be adopted
+   */
+  adoptAgain(attachment: Attachment, departure: Departure, stays: boolean): ConnectionInfo | undefined {
     const { fd, described, keepAlive, resumed } = departure
     const connection = new ConnectionInfo({ ...described, kind: 'descriptor' }, this.#options.service)
     connection.stays = stays
     const socket = this.#open(fd.release(), attachment.allowHalfOpen, connection)
-    if (socket === undefined) return
+    if (socket === undefined) return undefined
     ;(socket as Described & Socket)[this.#metadata] = connection
-    if (resumed !== undefined) return this.#resume(attachment, socket, connection, resumed)
-    attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
-    this.#events.emit('adopt', socket, connection)
+    if (resumed === undefined) {
+      attachment.adoptIdle(
+        socket,
+        keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive,
+      )
+      this.#events.emit('adopt', socket, connection)
+    } else this.#resume(attachment, socket, connection, resumed)
+    return connection
   }
 
-  /** A client upgrades an adopted connection, which may be moved: what that takes is recorded. */
+  /** A client upgrades an adopted connection to a WebSocket, which may be moved: what that takes is recorded. */
   upgraded(request: IncomingMessage, socket: Socket): void {
     const connection = this.connection(socket)
-    if (connection?.via !== 'handoff') return
+    if (connection?.via !== 'handoff' || request.headers.upgrade?.toLowerCase() !== 'websocket') return
     connection.upgrade = new Upgrade(request, socket, connection.replay)
   }
 

@@ -20,6 +20,9 @@ const MAX_PARKING_INTERVAL_MS = 1000
 /** While draining: how often connections that could not leave are tried again, in ms. */
 const RETRY_INTERVAL_MS = 100
 
+/** When a connection with state is tried again that the broker had no memory for, in ms: being resumed here is work, too. */
+const TOO_MANY_DELAY_MS = 1000
+
 /** Connections with state that are on their way at once: more of them make each wait longer for the next process. */
 const MAX_ON_THEIR_WAY = 16
 
@@ -145,8 +148,13 @@ export class HandBack {
 
   /** Adopts again what was handed back and is this process's again. */
   adoptAgain(departure: Departure, reason: GivenBackReason | undefined): void {
-    const stays = reason !== undefined && !(departure.resumed !== undefined && reason === 'TooMany')
-    this.#adoption.adoptAgain(this.#host.attachment as Attachment, departure, stays)
+    const connection = this.#adoption.adoptAgain(
+      this.#host.attachment as Attachment,
+      departure,
+      reason !== undefined,
+    )
+    if (connection === undefined || departure.resumed === undefined || reason !== 'TooMany') return
+    setTimeout(() => (connection.stays = false), TOO_MANY_DELAY_MS).unref()
   }
 
   #moveIdle(session: BrokerSession, attachment: Attachment): void {

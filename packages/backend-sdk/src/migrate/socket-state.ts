@@ -25,13 +25,13 @@ export function takeUnread(socket: Socket): {
 }
 
 /**
- * From now on what is written to this socket goes nowhere: the connection belongs to another owner. Only until `destroy()`, after which
- * Node itself refuses writes.
+ * From now on what the app writes to this socket goes nowhere: the connection is closed, or belongs to another owner. Only until
+ * `destroy()`, after which Node itself refuses writes.
  */
 export function mute(socket: Socket): void {
   const layer = (...args: unknown[]): boolean => {
     const callback = args.find((each) => typeof each === 'function')
-    if (callback !== undefined) process.nextTick(callback, new Error('the connection has moved on'))
+    if (callback !== undefined) process.nextTick(callback, new Error('this process no longer writes to the connection'))
     return true
   }
   for (const name of ['write', 'end'])
