@@ -100,11 +100,12 @@ export class Adoption {
     const connection = this.connection(socket)
     const fd = descriptorOf(socket)
     if (connection === undefined || fd === undefined) return undefined
-    const { idBytes, listener, meta } = connection
+    const { idBytes, listener, meta, givenBack } = connection
     return {
       fd: dup(fd),
       described: { connection: idBytes, listener, meta },
       keepAlive,
+      givenBack,
       ...(resumed && { resumed: { ...resumed, prefix: EMPTY } }),
     }
   }

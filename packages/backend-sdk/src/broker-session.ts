@@ -77,6 +77,8 @@ export interface Departure {
   readonly described: Pick<Offer, 'connection' | 'listener' | 'meta'>
   /** Milliseconds that an idle one may stay idle; `NO_KEEP_ALIVE_LIMIT` for no limit. */
   readonly keepAlive: number
+  /** How often it was given back before. */
+  readonly givenBack: number
   /** What the next process needs to resume it; undefined: it is idle. */
   readonly resumed?: ResumedBlock
 }

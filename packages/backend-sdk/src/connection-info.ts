@@ -27,6 +27,8 @@ export class ConnectionInfo {
   resumed: { readonly schema: string; readonly state: unknown } | undefined
   /** @internal The broker does not take it back, or it cannot leave. */
   stays = false
+  /** @internal How often the broker has given it back. */
+  givenBack = 0
   /** @internal How it was taken up, if it is a `replay`. */
   replay: Replay | undefined
   /** @internal What is recorded of an upgraded connection that may move. */

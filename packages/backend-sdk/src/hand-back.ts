@@ -20,8 +20,12 @@ const MAX_PARKING_INTERVAL_MS = 1000
 /** While draining: how often connections that could not leave are tried again, in ms. */
 const RETRY_INTERVAL_MS = 100
 
-/** When a connection with state is tried again that the broker had no memory for, in ms: being resumed here is work, too. */
-const TOO_MANY_DELAY_MS = 1000
+/**
+ * When a connection with state that the broker gave back is tried again, in ms; doubles each time. There was no backend for it at that
+ * moment, or no memory. Each try costs a replay here, which the app notices.
+ */
+const GIVEN_BACK_DELAY_MS = 1000
+const MAX_GIVEN_BACK_DELAY_MS = 30_000
 
 /** Connections with state that are on their way at once: more of them make each wait longer for the next process. */
 const MAX_ON_THEIR_WAY = 16
@@ -153,8 +157,11 @@ export class HandBack {
       departure,
       reason !== undefined,
     )
-    if (connection === undefined || departure.resumed === undefined || reason !== 'TooMany') return
-    setTimeout(() => (connection.stays = false), TOO_MANY_DELAY_MS).unref()
+    if (connection === undefined || departure.resumed === undefined) return
+    if (reason !== 'TooMany' && reason !== 'NoTaker') return
+    const delay = Math.min(GIVEN_BACK_DELAY_MS * 2 ** departure.givenBack, MAX_GIVEN_BACK_DELAY_MS)
+    connection.givenBack = departure.givenBack + 1
+    setTimeout(() => (connection.stays = false), delay).unref()
   }
 
   #moveIdle(session: BrokerSession, attachment: Attachment): void {
