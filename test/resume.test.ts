@@ -34,6 +34,7 @@ async function join(
     broker.control,
     hello(service, { capabilities: [HANDBACK_CAPABILITY] }),
   )
+  backend.wire.answersProbes = true
   backend.wire.write({ type: 'stats', adopted: 0, closed: 0, lag: 0 }, { type: 'resumes', schemas })
   await backend.probe()
   return backend
@@ -202,7 +203,7 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
     for (const backend of [giver, other]) backend.die()
   })
 
-  await t.test('refused by all: it is held, behind nobody, and moves with a reload', async (t) => {
+  await t.test('refused by all: it is held, and moves with a reload', async (t) => {
     const giver = await join(t, broker, 'web')
     const { client, fd, offer } = await adopted(t, broker, giver, 'web')
     const unwilling = await join(t, broker, 'web')
@@ -238,7 +239,7 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
     next.die()
   })
 
-  await t.test('nobody takes it in time: it is closed, without a byte', async (t) => {
+  await t.test('no backend takes it in time: it is closed, without a byte', async (t) => {
     const giver = await join(t, broker, 'brief')
     const { client, fd, offer } = await adopted(t, broker, giver, 'brief')
     const unwilling = await join(t, broker, 'brief')

@@ -39,7 +39,10 @@ const decoder = new FrameDecoder({ limit: POST_WELCOME_LIMIT })
 const batch = new ReceiveBatch(8, 16)
 sharedPoller().add(control.fd, EPOLLIN, () => {
   for (const frame of decoder.push(readToEnd(control.fd).data)) {
-    if (frame.type === 'heartbeat' && frame.reply) console.log('{"msg":"registered"}')
+    if (frame.type === 'heartbeat') {
+      if (frame.reply) console.log('{"msg":"registered"}')
+      else send(control.fd, encodeFrame({ ...frame, reply: true }))
+    }
     if (frame.type !== 'offer') continue
     const { messages } = batch.receive(lane.fd, 8)
     if (messages.length === 1 && messages[0].fds.length === 1) console.log('{"msg":"has it"}')

@@ -15,6 +15,8 @@ export class Wire {
   readonly frames: { frame: Frame; at: number }[] = []
   /** The peer has closed. */
   ended = false
+  /** Answers probes, so that the broker does not take this backend for a stuck one. */
+  answersProbes = false
   readonly #decoder = new FrameDecoder({ limit: POST_WELCOME_LIMIT })
   #watch: Watch | undefined
 
@@ -29,7 +31,10 @@ export class Wire {
     this.#watch ??= sharedPoller().add(this.fd.fd, EPOLLIN, () => {
       const { data, ended } = readToEnd(this.fd.fd)
       const at = performance.now()
-      for (const frame of this.#decoder.push(data)) this.frames.push({ frame, at })
+      for (const frame of this.#decoder.push(data)) {
+        this.frames.push({ frame, at })
+        if (this.answersProbes && frame.type === 'heartbeat' && !frame.reply) this.write({ ...frame, reply: true })
+      }
       if (!ended) return
       this.ended = true
       this.pause()
