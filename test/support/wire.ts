@@ -1,5 +1,13 @@
 import { type Frame, FrameDecoder, encodeFrame, POST_WELCOME_LIMIT } from '@baton/backend-sdk/protocol'
-import { EPOLLIN, type OwnedFd, readToEnd, send, sharedPoller, type Watch } from '@baton/native-sendmsg'
+import {
+  EPOLLIN,
+  NativeError,
+  type OwnedFd,
+  readToEnd,
+  send,
+  sharedPoller,
+  type Watch,
+} from '@baton/native-sendmsg'
 import type { Test } from 'tap'
 import { eventually } from './eventually.ts'
 
@@ -33,7 +41,7 @@ export class Wire {
       const at = performance.now()
       for (const frame of this.#decoder.push(data)) {
         this.frames.push({ frame, at })
-        if (this.answersProbes && frame.type === 'heartbeat' && !frame.reply) this.write({ ...frame, reply: true })
+        if (frame.type === 'heartbeat' && !frame.reply && !ended) this.#answer(frame)
       }
       if (!ended) return
       this.ended = true
@@ -52,6 +60,16 @@ export class Wire {
     const bytes = Buffer.concat(parts.map((part) => (Buffer.isBuffer(part) ? part : encodeFrame(part))))
     const sent = send(this.fd.fd, bytes)
     if (sent !== bytes.length) throw new Error(`the kernel took ${sent} of ${bytes.length} bytes`)
+  }
+
+  #answer(probe: FrameOf<'heartbeat'>): void {
+    if (!this.answersProbes) return
+    try {
+      this.write({ ...probe, reply: true })
+    } catch (error) {
+      // The peer has closed meanwhile; the end is read next.
+      if (!(error instanceof NativeError)) throw error
+    }
   }
 
   all<T extends Frame['type']>(type: T): FrameOf<T>[] {
