@@ -119,54 +119,63 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
   })
   const metric = (name: string, rest: string) => broker.metric(`${name}{service="web",${rest}}`)
 
-  await t.test('one goes with its state to a backend that resumes its schema, never to its giver', async (t) => {
-    const giver = await join(t, broker, 'web')
-    const { client, fd, offer } = await adopted(t, broker, giver, 'web')
-    const other = await join(t, broker, 'web', ['mail/1'])
-    const next = await join(t, broker, 'web')
-    const sequence = handBack(giver, fd, offer)
-    await taken(giver, sequence, fd)
-    const resumed = await resumedOffer(next)
-    t.match(resumed, { kind: 'resumed', resumed: STATE, listener: 'web' })
-    t.same(resumed.connection, offer.connection)
-    const { fd: its } = await take(next)
-    t.equal(await settled(giver, sequence), 'resumed')
-    await serves(t, its, client, 'from the next one')
-    t.same([giver.wire.all('offer').length, other.wire.all('offer').length], [1, 0])
-    t.equal(await metric('baton_connections_handed_back_total', 'kind="raw",result="taken"'), 1)
-    t.equal(await metric('baton_connections_resumed_total', 'kind="raw"'), 1)
-    t.equal(await metric('baton_handback_pause_seconds_count', 'kind="raw"'), 1)
-    t.equal(unaccounted(await broker.status()), 0)
+  await t.test(
+    'one goes with its state to a backend that resumes its schema, never to its giver',
+    async (t) => {
+      const giver = await join(t, broker, 'web')
+      const { client, fd, offer } = await adopted(t, broker, giver, 'web')
+      const other = await join(t, broker, 'web', ['mail/1'])
+      const next = await join(t, broker, 'web')
+      const sequence = handBack(giver, fd, offer)
+      await taken(giver, sequence, fd)
+      const resumed = await resumedOffer(next)
+      t.match(resumed, { kind: 'resumed', resumed: STATE, listener: 'web' })
+      t.same(resumed.connection, offer.connection)
+      const { fd: its } = await take(next)
+      t.equal(await settled(giver, sequence), 'resumed')
+      await serves(t, its, client, 'from the next one')
+      t.same([giver.wire.all('offer').length, other.wire.all('offer').length], [1, 0])
+      t.equal(await metric('baton_connections_handed_back_total', 'kind="raw",result="taken"'), 1)
+      t.equal(await metric('baton_connections_resumed_total', 'kind="raw"'), 1)
+      t.equal(await metric('baton_handback_pause_seconds_count', 'kind="raw"'), 1)
+      t.equal(unaccounted(await broker.status()), 0)
 
-    await t.test('back again: giver is whoever hands it back', async (t) => {
-      const again = handBack(next, its, resumed, { state: Buffer.from('{"room":8}') })
-      await taken(next, again, its)
-      t.same(String((await resumedOffer(giver)).resumed?.state), '{"room":8}')
-      await serves(t, (await take(giver)).fd, client, 'from the first')
-    })
-    for (const backend of [giver, other, next]) backend.die()
-  })
+      await t.test('back again: giver is whoever hands it back', async (t) => {
+        const again = handBack(next, its, resumed, { state: Buffer.from('{"room":8}') })
+        await taken(next, again, its)
+        t.same(String((await resumedOffer(giver)).resumed?.state), '{"room":8}')
+        await serves(t, (await take(giver)).fd, client, 'from the first')
+      })
+      for (const backend of [giver, other, next]) backend.die()
+    },
+  )
 
-  await t.test('a successor that is killed before its ACK: the next one has it, and only that one', async (t) => {
-    const giver = await join(t, broker, 'web')
-    const { client, fd, offer } = await adopted(t, broker, giver, 'web')
-    const mute = new Program(t, process.execPath, [`${root}/test/programs/mute-backend.mjs`, broker.control])
-    await mute.message('registered')
-    await broker.backends(2)
-    const sequence = handBack(giver, fd, offer)
-    await taken(giver, sequence, fd)
-    await mute.message('has it')
-    const next = await join(t, broker, 'web')
-    t.same(next.wire.all('offer'), [])
-    mute.kill('SIGKILL')
-    t.match(await resumedOffer(next), { resumed: STATE })
-    const { fd: its } = await take(next)
-    await serves(t, its, client, 'alive')
-    t.equal(await settled(giver, sequence), 'resumed')
-    t.equal(giver.wire.all('offer').length, 1)
-    t.equal(unaccounted(await broker.status()), 0)
-    for (const backend of [giver, next]) backend.die()
-  })
+  await t.test(
+    'a successor that is killed before its ACK: the next one has it, and only that one',
+    async (t) => {
+      const giver = await join(t, broker, 'web')
+      const { client, fd, offer } = await adopted(t, broker, giver, 'web')
+      const mute = new Program(t, process.execPath, [
+        `${root}/test/programs/mute-backend.mjs`,
+        broker.control,
+      ])
+      await mute.message('registered')
+      await broker.backends(2)
+      const sequence = handBack(giver, fd, offer)
+      await taken(giver, sequence, fd)
+      await mute.message('has it')
+      const next = await join(t, broker, 'web')
+      t.same(next.wire.all('offer'), [])
+      mute.kill('SIGKILL')
+      t.match(await resumedOffer(next), { resumed: STATE })
+      const { fd: its } = await take(next)
+      await serves(t, its, client, 'alive')
+      t.equal(await settled(giver, sequence), 'resumed')
+      t.equal(giver.wire.all('offer').length, 1)
+      t.equal(unaccounted(await broker.status()), 0)
+      for (const backend of [giver, next]) backend.die()
+    },
+  )
 
   await t.test('no ACK in time: it is read back from the lane, and the next one has it', async (t) => {
     const giver = await join(t, broker, 'prompt')
@@ -277,33 +286,36 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
     await plain.wire.end()
   })
 
-  await t.test('REBALANCE: a backend with more than its share is asked when another has joined', async (t) => {
-    const full = await join(t, broker, 'spread')
-    const mine: { fd: OwnedFd; offer: Offer; client: Client }[] = []
-    for (let count = 0; count < 20; count++) mine.push(await adopted(t, broker, full, 'spread'))
-    t.same(full.wire.all('rebalance'), [])
-    const empty = await join(t, broker, 'spread')
-    const [{ count }] = [await full.wire.frame('rebalance')]
-    t.equal(count, 10)
-    for (const { fd, offer } of mine.slice(0, count)) {
-      const sequence = handBack(full, fd, offer)
-      await taken(full, sequence, fd)
-    }
-    const all = () => empty.wire.all('offer').flatMap(({ offers }) => offers)
-    await eventually(() => all().length === 10, 'the other one is offered what it has above its share')
-    const fds = empty.take(10)
-    empty.ack(...all())
-    t.equal(fds.length, 10)
-    full.wire.write({ type: 'stats', adopted: 20, closed: 10, lag: 0 })
-    await full.probe()
-    await broker.until(
-      ({ services }) =>
-        services.find(({ name }) => name === 'spread')?.backends.every(({ load }) => load === 10) === true,
-      'ten each',
-    )
-    t.same(empty.wire.all('rebalance'), [])
-    for (const backend of [full, empty]) backend.die()
-  })
+  await t.test(
+    'REBALANCE: a backend with more than its share is asked when another has joined',
+    async (t) => {
+      const full = await join(t, broker, 'spread')
+      const mine: { fd: OwnedFd; offer: Offer; client: Client }[] = []
+      for (let count = 0; count < 20; count++) mine.push(await adopted(t, broker, full, 'spread'))
+      t.same(full.wire.all('rebalance'), [])
+      const empty = await join(t, broker, 'spread')
+      const [{ count }] = [await full.wire.frame('rebalance')]
+      t.equal(count, 10)
+      for (const { fd, offer } of mine.slice(0, count)) {
+        const sequence = handBack(full, fd, offer)
+        await taken(full, sequence, fd)
+      }
+      const all = () => empty.wire.all('offer').flatMap(({ offers }) => offers)
+      await eventually(() => all().length === 10, 'the other one is offered what it has above its share')
+      const fds = empty.take(10)
+      empty.ack(...all())
+      t.equal(fds.length, 10)
+      full.wire.write({ type: 'stats', adopted: 20, closed: 10, lag: 0 })
+      await full.probe()
+      await broker.until(
+        ({ services }) =>
+          services.find(({ name }) => name === 'spread')?.backends.every(({ load }) => load === 10) === true,
+        'ten each',
+      )
+      t.same(empty.wire.all('rebalance'), [])
+      for (const backend of [full, empty]) backend.die()
+    },
+  )
 
   t.equal(unaccounted(await broker.status()), 0)
 })

@@ -5,7 +5,15 @@ import {
   HANDBACK_CAPABILITY,
   POST_WELCOME_LIMIT,
 } from '@baton/backend-sdk/protocol'
-import { connectUnix, EPOLLIN, ReceiveBatch, readToEnd, receiveExact, send, sharedPoller } from '@baton/native-sendmsg'
+import {
+  connectUnix,
+  EPOLLIN,
+  ReceiveBatch,
+  readToEnd,
+  receiveExact,
+  send,
+  sharedPoller,
+} from '@baton/native-sendmsg'
 
 const control = connectUnix(process.argv[2])
 send(

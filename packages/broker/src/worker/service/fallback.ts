@@ -88,10 +88,7 @@ export class Fallback {
 
   /** All of them, in order of arrival. */
   takeAll(): readonly ClientConnection[] {
-    return inOrder([
-      ...this.held.take(this.held.size),
-      ...this.heldWithState.take(this.heldWithState.size),
-    ])
+    return inOrder([...this.held.take(this.held.size), ...this.heldWithState.take(this.heldWithState.size)])
   }
 
   /** Backends and upstreams eligible for a relay. */

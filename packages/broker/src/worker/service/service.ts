@@ -1,10 +1,5 @@
 import type { Socket } from 'node:net'
-import type {
-  GivenBackReason,
-  HandBack,
-  HandBackKind,
-  NackReason,
-} from '@baton/backend-sdk/protocol'
+import type { GivenBackReason, HandBack, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
 import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
