@@ -38,6 +38,7 @@ const SOCK_DGRAM = 2
 /** Seconds that a close would block: longer than any test. */
 const LINGER = Math.ceil((10 * LIMIT) / 1000)
 const WINDOW = 4
+const GIVER = '01JCXW0000BACKEND000000001'
 
 const logger = pino({ enabled: false })
 const openDescriptors = () => readdirSync('/proc/self/fd').length
@@ -100,6 +101,7 @@ class Stage {
     this.handBacks = new HandBacks(
       { control: this.control as unknown as ControlConnection, lane: this.lane },
       window,
+      GIVER,
       this.service,
       systemOs,
     )
@@ -248,6 +250,7 @@ void t.test('HANDBACK was not granted', { timeout: LIMIT }, async (t) => {
   const without = new HandBacks(
     { control: control as unknown as ControlConnection, lane },
     undefined,
+    GIVER,
     service,
     systemOs,
   )

@@ -258,8 +258,8 @@ export class SupervisedWorker {
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
             ...(client.resume !== undefined &&
               this.#worker !== undefined && {
-              resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),
-            }),
+                resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),
+              }),
           })
           this.#worker?.inherit(service, [connection])
         }

@@ -152,7 +152,9 @@ export class Broker {
           service.relinquished(connection)
         },
         listenerOf: (fd, name) => service.listenerOf(fd, name),
-        handBackRefusal: () => service.handBackRefusal(),
+        handBackRefusal: (entry, giver, before) => service.handBackRefusal(entry, giver, before),
+        toResume: (hand) => service.toResume(hand),
+        taken: (connections) => service.taken(connections),
         parked: (connections) => service.parked(connections),
         notTaken: (kind, result, times) => service.notTaken(kind, result, times),
         tokenRejected: (reason) => service.tokenRejected(reason),

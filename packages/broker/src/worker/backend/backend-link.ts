@@ -182,7 +182,8 @@ export class BackendLink implements Candidate {
       this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline)) })
       this.#armAckTimer()
     }
-    if (error === undefined) return sent < connections.length ? { failure: { code: 'WouldBlock' }, from: sent } : undefined
+    if (error === undefined)
+      return sent < connections.length ? { failure: { code: 'WouldBlock' }, from: sent } : undefined
     const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
     this.eligibility.failed(failure)
     return { failure, from: sent }
@@ -341,9 +342,7 @@ export class BackendLink implements Candidate {
       }
       case 'resumes':
         if (this.#options.handBackWindow === undefined) {
-          this.#control.cutOff(
-            new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', 'RESUMES was not granted'),
-          )
+          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', 'RESUMES was not granted'))
           return
         }
         this.#schemas = new Set(frame.schemas)

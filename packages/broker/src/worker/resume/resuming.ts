@@ -1,7 +1,9 @@
-import type { GivenBackReason, HandBack, SettledOutcome } from '@baton/backend-sdk/protocol'
+import type { GivenBackReason, HandBack, ResumedKind, SettledOutcome } from '@baton/backend-sdk/protocol'
 import type { BackendLink } from '../backend/backend-link.ts'
-import type { ClientConnection } from '../connection/connection.ts'
+import type { ResumableHandBack } from '../backend/link-host.ts'
+import { type ClientConnection, InheritedClient, nextArrival } from '../connection/connection.ts'
 import { type ResumeState, stateBytes } from '../connection/resume-state.ts'
+import type { Os } from '../os.ts'
 
 /** Maximum bytes of state that one service keeps for connections between two backends. */
 export const MAX_RESUME_BYTES = 64 * 1024 * 1024
@@ -39,12 +41,25 @@ export class Resuming {
    * @param before bytes of others that are about to be kept
    */
   refusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined {
-    // Rule: RESUMED_BY_SCHEMA (docs/internals/model)
     for (const link of this.#links.values()) {
       if (!resumes(link, { giver, block: entry }) || link.eligibility.state !== 'ready') continue
       return this.#bytes + before + stateBytes(entry) > this.#limit ? 'TooMany' : undefined
     }
     return 'NoTaker'
+  }
+
+  /** A connection that is about to be taken, as it arrives: it is the caller's until then. */
+  arrival({ fd, entry, listener, giver, settled }: ResumableHandBack, os: Os): ClientConnection {
+    const kind = entry.kind as ResumedKind
+    return new InheritedClient(fd, {
+      order: nextArrival(),
+      listener,
+      peer: os.peer(fd.fd),
+      id: entry.connection,
+      acceptedAt: os.now(),
+      handedBack: kind,
+      resume: this.keep({ ...entry, kind }, giver, settled),
+    })
   }
 
   /**

@@ -12,7 +12,16 @@ import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
-import { type RelayCandidate, relayCandidates, balanceKey, markTried, relayMark } from './candidates.ts'
+import { mayTake } from '../resume/resuming.ts'
+import {
+  type HandoffCandidate,
+  type RelayCandidate,
+  relayCandidates,
+  balanceKey,
+  inOrder,
+  markTried,
+  relayMark,
+} from './candidates.ts'
 import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { ServiceStats } from './service-stats.ts'
 
@@ -78,12 +87,8 @@ export class Fallback {
   }
 
   /** All of them, in order of arrival. */
-  takeAll(): ClientConnection[] {
-    const plain = this.held.take(this.held.size)
-    const withState = this.heldWithState.take(this.heldWithState.size)
-    return withState.length === 0
-      ? plain
-      : [...plain, ...withState].toSorted((one, other) => one.order - other.order)
+  takeAll(): readonly ClientConnection[] {
+    return inOrder([...this.held.take(this.held.size), ...this.heldWithState.take(this.heldWithState.size)])
   }
 
   /** Backends and upstreams eligible for a relay. */
@@ -175,6 +180,15 @@ export class Fallback {
     }
   }
 
+  /** Removes up to `count` held connections that some of these may go on with, wherever they are in the queue. */
+  takeWithState(ready: readonly HandoffCandidate[], count: number): ClientConnection[] {
+    if (this.heldWithState.size === 0 || ready.length === 0) return []
+    const ableOf = (connection: ClientConnection) => ready.filter(({ link }) => mayTake(link, connection))
+    const connections = this.heldWithState.takeWhere(count, (connection) => ableOf(connection).length > 0)
+    for (const connection of connections) this.startOver([connection], ableOf(connection))
+    return connections
+  }
+
   /** A newly registered backend has refused no connection, whatever the previous one in its slot did. */
   joined(slot: string): void {
     for (const queue of [this.held, this.heldWithState]) {
@@ -218,7 +232,6 @@ export class Fallback {
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
     // In the middle of a conversation: an answer of the broker would be taken for one of the backend's.
-    // Rule: NO_BYTE_WITHOUT_STATE (docs/internals/model)
     if (connection.resume === undefined) lingeringClose.reject(connection)
     else {
       os.closeClients([connection])

@@ -1,11 +1,5 @@
 import type { Socket } from 'node:net'
-import type {
-  GivenBackReason,
-  HandBack,
-  HandBackKind,
-  NackReason,
-  ResumedKind,
-} from '@baton/backend-sdk/protocol'
+import type { GivenBackReason, HandBack, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
 import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
@@ -32,7 +26,7 @@ import { Relays } from '../relay/relays.ts'
 import { Rebalancer } from '../resume/rebalancer.ts'
 import { mayTake, Resuming } from '../resume/resuming.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
-import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
+import { balanceKey, inOrder, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
 import { Fallback } from './fallback.ts'
 import { ServiceStats } from './service-stats.ts'
 
@@ -80,7 +74,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #balancer: Balancer
   readonly #fallback: Fallback
   readonly #parking: Parking
-  readonly #resuming = new Resuming(this.#links)
+  readonly #resuming: Resuming
   readonly #rebalancer: Rebalancer
   readonly #listeners: () => readonly ListenerOfService[]
   readonly #os: Os
@@ -115,6 +109,7 @@ export class Service implements LinkHost, UpstreamHost {
       },
       os,
     )
+    this.#resuming = new Resuming(this.#links)
     this.#rebalancer = new Rebalancer(() => this.#spread(), os)
     this.#recorder = recorder
     this.#acknowledged = acknowledged
@@ -152,11 +147,6 @@ export class Service implements LinkHost, UpstreamHost {
 
   get held(): number {
     return this.#fallback.size
-  }
-
-  /** Bytes of state of connections that are between two backends. */
-  get stateBytes(): number {
-    return this.#resuming.bytes
   }
 
   /** Idle connections that backends have handed back. */
@@ -375,17 +365,8 @@ export class Service implements LinkHost, UpstreamHost {
     return entry.kind === 'idle' ? undefined : this.#resuming.refusal(entry, giver, before)
   }
 
-  toResume({ fd, entry, listener, giver, settled }: ResumableHandBack): ClientConnection {
-    const kind = entry.kind as ResumedKind
-    return new InheritedClient(fd, {
-      order: nextArrival(),
-      listener,
-      peer: this.#os.peer(fd.fd),
-      id: entry.connection,
-      acceptedAt: this.#os.now(),
-      handedBack: kind,
-      resume: this.#resuming.keep({ ...entry, kind }, giver, settled),
-    })
+  toResume(hand: ResumableHandBack): ClientConnection {
+    return this.#resuming.arrival(hand, this.#os)
   }
 
   taken(connections: readonly ClientConnection[]): void {
@@ -420,28 +401,14 @@ export class Service implements LinkHost, UpstreamHost {
   /** A backend may have room: offers held connections, in order. */
   available(): void {
     this.#rebalancer.check()
-    this.#offerWithState()
-    if (this.#fallback.held.size === 0) return
+    if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
+    this.#place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
+    if (this.#fallback.held.size === 0) return
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
-    this.#place(connections)
-  }
-
-  /** Offers those held connections whose state a ready backend resumes. */
-  #offerWithState(): void {
-    const { heldWithState } = this.#fallback
-    if (heldWithState.size === 0) return
-    const ready = this.#handoffCandidates()
-    const connections = heldWithState.takeWhere(ready.length * PUMP_BATCH, (connection) =>
-      ready.some(({ link }) => mayTake(link, connection)),
-    )
-    for (const connection of connections) {
-      const able = ready.filter(({ link }) => mayTake(link, connection))
-      this.#fallback.startOver([connection], able)
-    }
     this.#place(connections)
   }
 
@@ -596,7 +563,6 @@ export class Service implements LinkHost, UpstreamHost {
 
   #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
     const { tried, resume } = connection
-    // Rule: RESUMED_BY_SCHEMA (docs/internals/model)
     const able = resume === undefined ? ready : ready.filter(({ link }) => mayTake(link, connection))
     // Rule: ASK_EACH_ONCE (docs/internals/model)
     const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
@@ -617,9 +583,4 @@ export class Service implements LinkHost, UpstreamHost {
   #isIdle(): boolean {
     return this.held + this.inFlight + this.relaying === 0
   }
-}
-
-/** Restores arrival order, which is lost when several backends return connections, or one returns re-routed ones. */
-function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
-  return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
 }
