@@ -57,7 +57,7 @@ export interface DrainOptions {
 
 /** Options of `backend.attach()`. */
 export interface AttachOptions {
-  /** What `server.address()` returns while the server does not listen itself. Default: null. */
+  /** The result of `server.address()` while the server does not listen itself. Default: null. */
   address?: AddressInfo
   /** `net` servers only: how their connections move to another process. Default: they do not. */
   migrate?: RawMigration

@@ -79,7 +79,7 @@ export interface Departure {
   readonly keepAlive: number
   /** How often it was given back before. */
   readonly givenBack: number
-  /** What the next process needs to resume it; undefined: it is idle. */
+  /** The next process needs this to resume it. Undefined: it is idle. */
   readonly resumed?: ResumedBlock
 }
 

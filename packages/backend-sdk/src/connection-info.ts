@@ -21,7 +21,7 @@ export class ConnectionInfo {
    */
   movedOn = false
   /**
-   * What another process of this service has handed over with the connection: the app's `state`, and its schema. Undefined if the
+   * Handed over with the connection by another process of this service: the app's `state`, and its schema. Undefined if the
    * connection began here, or was idle.
    */
   resumed: { readonly schema: string; readonly state: unknown } | undefined

@@ -33,7 +33,7 @@ const MAX_ON_THEIR_WAY = 16
 /** Fixed part of what a HANDBACK entry may hold: names and metadata, generously. */
 const ENTRY_OVERHEAD_BYTES = 1024
 
-/** What `HandBack` knows of its backend. */
+/** The parts of a backend that `HandBack` needs. */
 export interface HandBackHost {
   /** Registrations, oldest first. */
   readonly sessions: Iterable<BrokerSession>
@@ -100,7 +100,7 @@ export class HandBack {
 
   /** Draining has begun. */
   drain(): void {
-    // What no backend took when the broker wanted it elsewhere has another chance: there may be one now.
+    // A connection that no backend took when the broker wanted it elsewhere has another chance: there may be one now.
     for (const socket of this.#movable()) this.#adoption.mayLeaveAgain(socket)
     this.now()
     if (this.#movers.isEmpty) return

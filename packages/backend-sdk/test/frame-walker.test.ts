@@ -1,13 +1,19 @@
 import assert from 'node:assert/strict'
-import { PassThrough } from 'node:stream'
+import { PassThrough, type Writable } from 'node:stream'
 import fc from 'fast-check'
 import t from 'tap'
-import { Receiver, Sender } from 'ws'
+import * as ws from 'ws'
 import { FrameWalker } from '../dist/migrate/frame-walker.js'
 
 // The walker and ws's own receiver read the same bytes, in the same portions.
 
 const LIMIT = 1 << 20
+
+/** Exports of ws that its types leave out. */
+const { Receiver, Sender } = ws as unknown as {
+  readonly Receiver: new (options: { isServer: boolean }) => Writable
+  readonly Sender: { frame(data: Buffer, options: object): Buffer[] }
+}
 
 interface ClientFrame {
   opcode: 0 | 1 | 2 | 8 | 9 | 10
@@ -25,7 +31,7 @@ function wire(frames: readonly ClientFrame[]): Buffer {
         opcode,
         mask: true,
         readOnly: false,
-      } as Parameters<typeof Sender.frame>[1]),
+      }),
     ),
   )
 }
@@ -60,7 +66,7 @@ const conversation = fc.array(
   },
 )
 
-/** What ws's receiver reports of these bytes. */
+/** Reported by ws's receiver of these bytes. */
 function heard(
   portions: readonly Buffer[],
 ): Promise<{ messages: Buffer[]; controls: number; failed: boolean }> {

@@ -17,7 +17,7 @@ interface State {
 class Echo extends Side {
   readonly wss: WebSocketServer
   readonly closed: { code: number; movedOn: boolean | undefined }[] = []
-  /** What each of its objects has counted. */
+  /** The count of each of its objects. */
   readonly states = new WeakMap<WebSocket, State>()
   readonly sockets: Socket[] = []
 

@@ -10,7 +10,7 @@ import type { AttachableServer } from '../src/attach/server-kind.ts'
 import { type Migration, type Mover, Movers } from '../src/migrate/mover.ts'
 import { RawMover, type RawMigration } from '../src/migrate/raw.ts'
 
-// What two processes do with one connection, in one process and without a broker between them: the descriptor and the block of a
+// Two processes that pass a connection on, in one process and without a broker between them: the descriptor and the block of a
 // departure of one side are adopted by the other.
 
 /** One of the two: a server, and what a backend has for it. */

@@ -1,7 +1,7 @@
 import { MigrationError } from './errors.ts'
 
 /**
- * What the app says of a connection that is to be handed back, as JSON.
+ * The app's state of a connection that is to be handed back, as JSON.
  *
  * @param take the app's `state`
  * @returns undefined if the connection is not to move now

@@ -34,7 +34,7 @@ export interface Mover {
   pack(socket: Socket): Packed | undefined
 }
 
-/** What movers know of their backend. */
+/** The parts of a backend that movers need. */
 export interface Migration {
   readonly movers: Movers
   readonly logger: Logger
@@ -57,7 +57,7 @@ export class Movers implements Iterable<Mover> {
     return this.#movers.length === 0
   }
 
-  /** What this process can resume. */
+  /** All schemas that this process can resume. */
   get schemas(): string[] {
     return [...new Set(this.#movers.flatMap(({ accepts }) => accepts))]
   }

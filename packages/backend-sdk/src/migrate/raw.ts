@@ -8,7 +8,7 @@ import { canBeLeft, takeUnread } from './socket-state.ts'
 /** How the connections of an attached `net.Server` move. `State` is anything that JSON can hold. */
 export interface RawMigration<State = unknown> extends SchemaOptions {
   /**
-   * What the next process needs to go on with this connection. Synchronous, and the socket is paused meanwhile. Undefined: not now; it
+   * Returns all that the next process needs to go on with this connection. Synchronous, and the socket is paused meanwhile. Undefined: not now; it
    * is asked again soon.
    *
    * Bytes that the app has read and not used belong to the connection: give them back with `socket.unshift()`.
@@ -61,7 +61,7 @@ export class RawMover implements Mover {
   }
 
   pack(socket: Socket): Packed | undefined {
-    // What a decoder holds of a character cannot be had back.
+    // A decoder may hold a part of a character, which cannot be had back.
     if (!canBeLeft(socket) || socket.readableEncoding !== null) return undefined
     const flows = socket.readableFlowing === true
     const stay = () => {

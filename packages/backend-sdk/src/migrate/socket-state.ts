@@ -9,7 +9,7 @@ export function canBeLeft(socket: Socket): boolean {
 const EMPTY = Buffer.alloc(0)
 
 /**
- * What Node has read and given to no listener. Takes off the listeners of `data` and `readable`, which would get it again.
+ * Bytes that Node has read and given to no listener. Takes off the listeners of `data` and `readable`, which would get it again.
  *
  * @returns these bytes, and the listeners of `data`
  */

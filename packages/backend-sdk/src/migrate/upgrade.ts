@@ -9,7 +9,7 @@ import type { Replay } from './replay.ts'
 const MAX_HEAD_BYTES = 65_536
 
 /**
- * What is recorded of a connection that a client upgrades, from before the app gets it: the request, the head of the answer, and where
+ * The record of a connection that a client upgrades, from before the app gets it: the request, the head of the answer, and where
  * the client's frames begin and end.
  */
 export class Upgrade {

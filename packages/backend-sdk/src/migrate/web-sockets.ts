@@ -15,7 +15,7 @@ import type { Upgrade } from './upgrade.ts'
 /** How a `WebSocketServer` of `ws` moves its connections. `State` is anything that JSON can hold. */
 export interface WebSocketMigration<State> extends SchemaOptions {
   /**
-   * What the next process needs to go on with this connection. Synchronous. Undefined: not now; it is asked again soon.
+   * Returns all that the next process needs to go on with this connection. Synchronous. Undefined: not now; it is asked again soon.
    *
    * Called when everything that was received has been reported to the app, and everything that was sent has left.
    */
@@ -44,7 +44,7 @@ interface Open {
   readonly request: IncomingMessage
   readonly connection: ConnectionInfo
   readonly upgrade: Upgrade
-  /** What the client's deflater may refer to. Undefined without context takeover. */
+  /** The bytes that the client's deflater may refer to. Undefined without context takeover. */
   readonly window: InflateWindow | undefined
   /** Reported to the app. */
   messages: number
@@ -53,7 +53,7 @@ interface Open {
   sending: number
   /** It could not leave when that was tried last. */
   waits: boolean
-  /** What its window holds is not known. */
+  /** The content of its window is not known. */
   unknown: boolean
 }
 
@@ -204,7 +204,7 @@ function windowOf({ answerHead }: Upgrade, replay: Replay | undefined): InflateW
   return new InflateWindow(replay && inflated(replay))
 }
 
-/** What was inflated of a connection in the processes before. */
+/** The last bytes that were inflated of a connection in the processes before. */
 function inflated({ block }: Replay): Buffer | undefined {
   const value = field(block.answerHead, WINDOW_FIELD)
   return value === undefined || value === '' ? undefined : Buffer.from(value, 'base64')
