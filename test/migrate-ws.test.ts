@@ -9,6 +9,7 @@ import { eventually } from './support/eventually.ts'
 import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { LIMIT } from './support/limits.ts'
 import { Program, root } from './support/process.ts'
+import { LineClient } from './support/line-client.ts'
 import { below, WsTalker } from './support/ws-talker.ts'
 
 // A WebSocket outlives the process that served it: its backend hands it back with the app's state, and another backend resumes it.
@@ -31,12 +32,25 @@ function talkOn(talkers: readonly WsTalker[]): () => Promise<void> {
   }
 }
 
-void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT }, async (t) => {
-  const broker = await startBroker(t, { config: { services: { web: { holdTimeout: '10m' } } } })
+void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT }, async (whole) => {
+  const listen = '127.0.0.1:0'
+  const holdTimeout = '10m'
+  const broker = await startBroker(whole, {
+    config: {
+      listeners: [
+        { name: 'web', listen, protocol: 'http', service: 'web' },
+        { name: 'lines', listen, protocol: 'tcp', service: 'lines' },
+      ],
+      services: { web: { holdTimeout }, lines: { holdTimeout } },
+    },
+  })
   const port = broker.port()
-  let current = await startBackend(t, broker, PROGRAM, { env: NEVER })
+  /** Lives until it is drained, or all scenes are over. */
+  const start = (env: NodeJS.ProcessEnv = {}) =>
+    startBackend(whole, broker, PROGRAM, { env: { ...NEVER, ...env } })
+  let current = await start()
 
-  await t.test(
+  await whole.test(
     'ten deploys under traffic: nothing is lost, doubled or reordered, and no client reconnects',
     async (t) => {
       const talkers = await Promise.all(
@@ -44,13 +58,16 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
       )
       const stop = talkOn(talkers)
       for (let deploy = 0; deploy < 10; deploy++) {
-        const next = await startBackend(t, broker, PROGRAM, { env: NEVER })
+        const next = await start()
         await broker.backends(2)
         current.kill('SIGTERM')
         const { code } = await current.exited
         t.equal(code, 0)
         const closed = current.messages().filter(({ msg }) => msg === 'closed')
-        t.ok(closed.every(({ movedOn }) => movedOn === true), 'all have moved')
+        t.ok(
+          closed.every(({ movedOn }) => movedOn === true),
+          'all have moved',
+        )
         current = next
       }
       await stop()
@@ -68,12 +85,12 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
     },
   )
 
-  await t.test(
+  await whole.test(
     'a resume that throws, or an answer that differs: the client is told to reconnect',
     async (t) => {
       const failing = await new WsTalker(t, port, false, '/resume-throws').open()
       const refused = await new WsTalker(t, port, false, '/refused').open()
-      const next = await startBackend(t, broker, PROGRAM, { env: NEVER })
+      const next = await start()
       await broker.backends(2)
       current.kill('SIGTERM')
       await current.exited
@@ -87,9 +104,9 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
     },
   )
 
-  await t.test('a schema that no backend takes stays until the drain deadline', async (t) => {
+  await whole.test('a schema that no backend takes stays until the drain deadline', async (t) => {
     const talker = await new WsTalker(t, port).open()
-    const next = await startBackend(t, broker, PROGRAM, { env: { ...NEVER, SCHEMA: 'echo/2' } })
+    const next = await start({ SCHEMA: 'echo/2' })
     await broker.backends(2)
     current.kill('SIGTERM')
     await current.message('draining')
@@ -107,17 +124,16 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
     current = next
   })
 
-  await t.test('a successor that is killed before its ACK: the next one resumes', async (t) => {
-    const first = await startBackend(t, broker, PROGRAM, { env: { ...NEVER, SCHEMA: 'echo/2' } })
+  await whole.test('a successor that is killed before its ACK: the next one resumes', async (t) => {
+    const first = await start({ SCHEMA: 'echo/2' })
     const talkers = await Promise.all(Array.from({ length: 20 }, () => new WsTalker(t, port).open()))
     const stop = talkOn(talkers)
     // Stopped: it reads no OFFER, so it sends no ACK.
-    const victim = await startBackend(t, broker, PROGRAM, { env: { ...NEVER, SCHEMA: 'echo/2' } })
+    const victim = await start({ SCHEMA: 'echo/2' })
     await broker.backends(3)
     victim.kill('SIGSTOP')
     current.kill('SIGTERM')
     await current.message('draining')
-    await broker.until(({ services }) => (services[0]?.inFlight ?? 0) > 0 || true, 'on its way')
     victim.kill('SIGKILL')
     await victim.exited
     await current.exited
@@ -128,6 +144,31 @@ void t.test('one broker, and backends that move WebSockets', { timeout: LIMIT },
     )
     for (const { ws } of talkers) ws.close()
     current = first
+  })
+
+  await whole.test('plain TCP: lines that are cut anywhere go on in the next process', async (t) => {
+    const startLines = () =>
+      startBackend(whole, broker, 'lines-backend.mjs', { service: 'lines', env: NEVER })
+    let serving = await startLines()
+    await broker.backends(1, 'lines')
+    const clients = Array.from({ length: 10 }, () => new LineClient(t, broker.port('lines')))
+    const timer = setInterval(() => clients[below(clients.length)]?.sayAnything(), 2)
+    for (let deploy = 0; deploy < 3; deploy++) {
+      const next = await startLines()
+      await broker.backends(2, 'lines')
+      serving.kill('SIGTERM')
+      await serving.exited
+      serving = next
+    }
+    clearInterval(timer)
+    for (const client of clients) {
+      client.finish()
+      await eventually(() => client.received.length >= client.expected.length, 'all is answered')
+      t.equal(client.received, client.expected)
+      t.notOk(client.ended)
+    }
+    const resumed = await broker.metric('baton_connections_resumed_total{service="lines",kind="raw"}')
+    t.ok(resumed >= 30, `${resumed} moves`)
   })
 })
 
@@ -234,7 +275,10 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     t.match(second, { connection: first?.connection, kind: 'replay' })
     t.equal(second?.state.toString(), '{"count":3}')
     for (const fd of peer.takeBack(1)) fd.close()
-    peer.wire.write({ type: 'given_back', entries: [{ sequence: second?.sequence ?? 0, reason: 'Disabled' }] })
+    peer.wire.write({
+      type: 'given_back',
+      entries: [{ sequence: second?.sequence ?? 0, reason: 'Disabled' }],
+    })
     talker.say(20)
     await eventually(() => talker.isAnswered, 'answered')
     t.same(talker.problems, [])

@@ -145,10 +145,7 @@ export class Adoption {
     if (socket === undefined) return undefined
     ;(socket as Described & Socket)[this.#metadata] = connection
     if (resumed === undefined) {
-      attachment.adoptIdle(
-        socket,
-        keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive,
-      )
+      attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
       this.#events.emit('adopt', socket, connection)
     } else this.#resume(attachment, socket, connection, resumed)
     return connection

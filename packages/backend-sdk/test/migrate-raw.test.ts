@@ -1,7 +1,8 @@
 import net, { type Socket } from 'node:net'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
+import { LineClient } from '../../../test/support/line-client.ts'
 import { createBackend } from '../src/index.ts'
 import type { RawMigration } from '../src/migrate/raw.ts'
 import { Side } from './two-sides.ts'
@@ -20,7 +21,7 @@ function lines(options: Partial<RawMigration<{ count: number }>> = {}): Side {
     sessions.set(socket, session)
     socket.on('error', () => undefined)
     socket.on('data', (chunk) => {
-      session.rest = Buffer.concat([session.rest, chunk as Buffer])
+      session.rest = Buffer.concat([session.rest, chunk])
       for (let end = session.rest.indexOf(10); end !== -1; end = session.rest.indexOf(10)) {
         session.count += 1
         socket.write(`${session.count} ${session.rest.toString('latin1', 0, end + 1)}`)
@@ -42,30 +43,7 @@ function lines(options: Partial<RawMigration<{ count: number }>> = {}): Side {
       if (session !== undefined) session.count = (state as { count: number }).count
     },
     ...options,
-  } as RawMigration)
-}
-
-class LineClient {
-  readonly socket: Socket
-  received = ''
-  sent = 0
-  ended = false
-
-  constructor(t: Test, port: number) {
-    this.socket = net.connect(port, '127.0.0.1').setNoDelay(true)
-    this.socket.on('data', (chunk) => (this.received += chunk.toString('latin1')))
-    this.socket.on('end', () => (this.ended = true))
-    this.socket.on('error', () => (this.ended = true))
-    t.teardown(() => this.socket.destroy())
-  }
-
-  get expected(): string {
-    return Array.from({ length: this.sent }, (_, index) => `${index + 1} line ${index + 1}\n`).join('')
-  }
-
-  get isAnswered(): boolean {
-    return this.received === this.expected
-  }
+  })
 }
 
 void t.test(

@@ -98,7 +98,7 @@ export class Side {
   /** Moves every connection that can leave. */
   moveAll(next: Side): number {
     let moved = 0
-    for (const socket of [...this.mover.connections()]) if (this.move(socket, next)) moved += 1
+    for (const socket of this.mover.connections()) if (this.move(socket, next)) moved += 1
     return moved
   }
 }

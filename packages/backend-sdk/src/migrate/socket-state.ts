@@ -24,16 +24,19 @@ export function takeUnread(socket: Socket): {
   return { unread: unread ?? EMPTY, listeners }
 }
 
+/** Replaces `write` and `end`. */
+function discard(...args: unknown[]): boolean {
+  const callback = args.find((each) => typeof each === 'function')
+  if (callback !== undefined)
+    process.nextTick(callback, new Error('this process no longer writes to the connection'))
+  return true
+}
+
 /**
  * From now on what the app writes to this socket goes nowhere: the connection is closed, or belongs to another owner. Only until
  * `destroy()`, after which Node itself refuses writes.
  */
 export function mute(socket: Socket): void {
-  const layer = (...args: unknown[]): boolean => {
-    const callback = args.find((each) => typeof each === 'function')
-    if (callback !== undefined) process.nextTick(callback, new Error('this process no longer writes to the connection'))
-    return true
-  }
   for (const name of ['write', 'end'])
-    Object.defineProperty(socket, name, { value: layer, configurable: true, writable: true })
+    Object.defineProperty(socket, name, { value: discard, configurable: true, writable: true })
 }

@@ -56,9 +56,9 @@ export class Upgrade {
 
   #recordAnswer(socket: Socket): void {
     let seen = Buffer.alloc(0)
-    const below = socket.write
-    const layer = (...args: Parameters<Socket['write']>): boolean => {
-      const [chunk, encoding] = args as unknown[]
+    const below = socket.write.bind(socket) as (...args: unknown[]) => boolean
+    const layer = (...args: unknown[]): boolean => {
+      const [chunk, encoding] = args
       const bytes =
         typeof chunk === 'string'
           ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
@@ -68,7 +68,7 @@ export class Upgrade {
       if (end !== -1) this.#answerHead = seen.subarray(0, end)
       if ((end !== -1 || seen.length > MAX_HEAD_BYTES) && socket.write === layer)
         Reflect.deleteProperty(socket, 'write')
-      return Reflect.apply(below, socket, args) as boolean
+      return below(...args)
     }
     Object.defineProperty(socket, 'write', { value: layer, configurable: true, writable: true })
   }
