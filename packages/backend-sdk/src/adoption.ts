@@ -9,7 +9,6 @@ import { ConnectionInfo } from './connection-info.ts'
 import { readState } from './migrate/app-state.ts'
 import { MigrationError } from './migrate/errors.ts'
 import type { Packed } from './migrate/mover.ts'
-import type { RawMover } from './migrate/raw.ts'
 import { Replay } from './migrate/replay.ts'
 import { Upgrade } from './migrate/upgrade.ts'
 import { openSocket } from './open-socket.ts'
@@ -21,6 +20,11 @@ import type { Delivery, Departure } from './broker-session.ts'
 /** A socket with its metadata, under the symbol of its backend. */
 interface Described {
   [key: symbol]: ConnectionInfo | undefined
+}
+
+/** Takes up the connections of an attached `net.Server`, each after the server has received it. */
+interface RawAdoptions {
+  adopted(socket: Socket): void
 }
 
 /** Receives `adopt` during each adoption. */
@@ -49,14 +53,14 @@ export class Adoption {
   readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
 
   /** Moves the connections of an attached `net.Server`. */
-  #raw: RawMover | undefined
+  #raw: RawAdoptions | undefined
 
   constructor(options: Pick<ResolvedOptions, 'service' | 'logger'>, events: AdoptionEvents) {
     this.#options = options
     this.#events = events
   }
 
-  set raw(mover: RawMover) {
+  set raw(mover: RawAdoptions) {
     this.#raw = mover
   }
 

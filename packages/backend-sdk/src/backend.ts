@@ -56,11 +56,11 @@ export interface DrainOptions {
 }
 
 /** Options of `backend.attach()`. */
-export interface AttachOptions {
+export interface AttachOptions<State = unknown> {
   /** The result of `server.address()` while the server does not listen itself. Default: null. */
   address?: AddressInfo
   /** `net` servers only: how their connections move to another process. Default: they do not. */
-  migrate?: RawMigration
+  migrate?: RawMigration<State>
 }
 
 /** Reasons for a drain that this process started; any other reason comes from the broker. */
@@ -148,7 +148,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
    * @throws {BackendError} BATON_ERR_INVALID_OPTION
    */
-  attach(server: AttachableServer, options: AttachOptions = {}): this {
+  attach<State = unknown>(server: AttachableServer, options: AttachOptions<State> = {}): this {
     const { migrate } = options
     const mover = migrate && new RawMover(this.#migration(), migrate)
     this.#attachment = attachServer(server, {

@@ -24,14 +24,14 @@ export interface RawMigration<State = unknown> extends SchemaOptions {
 const EMPTY = Buffer.alloc(0)
 
 /** Moves the connections of a `net.Server`. */
-export class RawMover implements Mover {
+export class RawMover<State> implements Mover {
   readonly accepts: readonly string[]
   readonly #migration: Migration
-  readonly #options: RawMigration
+  readonly #options: RawMigration<State>
   readonly #sockets = new Set<Socket>()
 
   /** @throws {BackendError} BATON_ERR_INVALID_OPTION */
-  constructor(migration: Migration, options: RawMigration) {
+  constructor(migration: Migration, options: RawMigration<State>) {
     this.accepts = checkMigrationOptions('attach()', options)
     this.#migration = migration
     this.#options = options
@@ -52,7 +52,7 @@ export class RawMover implements Mover {
     try {
       if (!this.accepts.includes(schema))
         throw new Error(`its schema is ${JSON.stringify(schema)}, and this server does not accept it`)
-      this.#options.resume(socket, state)
+      this.#options.resume(socket, state as State)
     } catch (cause) {
       const error = new MigrationError('BATON_ERR_RESUME_FAILED', undefined, { cause })
       this.#migration.logger.error({ connection: connection.id, error, cause }, 'cannot resume a connection')
