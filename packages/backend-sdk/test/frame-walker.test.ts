@@ -78,7 +78,8 @@ function heard(
     receiver.on('pong', () => (result.controls += 1))
     receiver.on('error', () => (result.failed = true))
     const source = new PassThrough()
-    source.on('data', (chunk: Buffer) => receiver.write(chunk))
+    // Copies: the receiver takes masks off in place.
+    source.on('data', (chunk: Buffer) => receiver.write(Buffer.from(chunk)))
     source.on('end', () => setImmediate(() => resolve(result)))
     for (const portion of portions) source.write(portion)
     source.end()

@@ -78,7 +78,7 @@ export class FrameWalker {
     return Buffer.concat([...this.#fragments, ...this.#frame, this.#head])
   }
 
-  /** Bytes of the client, in any portions. Keeps no reference to `chunk`. */
+  /** Bytes of the client, in any portions. Keeps copies, since `ws` takes masks off in place. */
   feed(chunk: Buffer): void {
     let at = 0
     while (at < chunk.length) {
