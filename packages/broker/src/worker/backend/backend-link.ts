@@ -118,6 +118,11 @@ export class BackendLink implements Candidate {
     return Math.max(0, this.#acked - this.#closed)
   }
 
+  /** Whether `live` includes what it had before it registered here. */
+  get hasReported(): boolean {
+    return this.#adopted !== undefined
+  }
+
   /** How many connections it has handed back. */
   get handedBack(): number {
     return this.#returns.count
@@ -317,6 +322,7 @@ export class BackendLink implements Candidate {
         this.#closed = frame.closed
         this.#lag = frame.lag
         this.#host.available()
+        this.#host.reported()
         return
       case 'heartbeat':
         if (!frame.reply) this.#reply(frame.id)

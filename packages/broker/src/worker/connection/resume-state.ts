@@ -6,7 +6,7 @@ export interface ResumeState {
   /** ULID of the backend that has handed it back. The connection is never offered to that process again. */
   readonly giver: string
   /** To be called once: what became of it. */
-  settled(outcome: SettledOutcome): void
+  readonly settled: (outcome: SettledOutcome) => void
 }
 
 /** Bytes of what varies in length. */
