@@ -1,6 +1,6 @@
 import type { ResumedBlock, SettledOutcome } from '@baton/backend-sdk/protocol'
 
-/** What goes with a connection from one backend to the next. */
+/** Goes with a connection from one backend to the next. */
 export interface ResumeState {
   readonly block: ResumedBlock
   /** ULID of the backend that has handed it back. The connection is never offered to that process again. */
