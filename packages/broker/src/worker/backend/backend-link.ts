@@ -84,7 +84,7 @@ export class BackendLink implements Candidate {
     this.#host = host
     const { ulid: backend, slot, service } = identity
     this.#logger = logger.child({ backend, slot, service })
-    this.#returns = new HandBacks(transport, options.handBackWindow, backend, host, os)
+    this.#returns = new HandBacks(identity, transport, options.handBackWindow, host, os)
     this.#dials = new RelayDials(os, this.#logger, (offer, failure) => this.#relayFailed(offer, failure))
     this.eligibility = new Eligibility(
       options,
@@ -348,7 +348,7 @@ export class BackendLink implements Candidate {
       }
       case 'resumes':
         if (this.#options.handBackWindow === undefined) {
-          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', 'RESUMES was not granted'))
+          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
           return
         }
         this.#schemas = new Set(frame.schemas)
