@@ -7,7 +7,7 @@ import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBackend, hello } from './support/false-backend.ts'
 import { LIMIT, starts } from './support/limits.ts'
-import { onlyWorker, reload } from './support/operator.ts'
+import { onlyWorker, samples } from './support/operator.ts'
 import { Program, root } from './support/process.ts'
 
 // A connection with state goes from the backend that hands it back to one that resumes its schema. A real broker, and backends that speak the
@@ -42,8 +42,8 @@ async function join(
 
 /** A client that this backend, the only one of its service, has adopted. */
 async function adopted(t: Test, broker: Broker, backend: FalseBackend, service: keyof typeof SERVICES) {
-  const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(service) })
   const before = backend.wire.all('offer').length
+  const client = await Client.open(t, { host: '127.0.0.1', port: broker.port(service) })
   await eventually(() => backend.wire.all('offer').length > before, 'it is offered')
   const { fd, offer } = await take(backend)
   return { client, fd, offer }
@@ -103,6 +103,19 @@ async function serves(t: Test, fd: OwnedFd, client: Client, text: string): Promi
   send(fd.fd, Buffer.from(text))
   await eventually(() => client.received.endsWith(text), `the client receives ${text}`)
   t.ok(client.open)
+}
+
+/** M9 at rest, over all workers there have been. */
+async function unaccountedByAll(broker: Broker): Promise<number> {
+  let sum = 0
+  for (const [series, value] of await samples(broker)) {
+    if (series.startsWith('baton_connections_accepted_total{')) sum += value
+    if (series.startsWith('baton_connections_handed_back_total{') && series.includes('result="taken"'))
+      sum += value
+    if (/^baton_(connections_total|connections_held|connections_parked|handoffs_in_flight)\{/.test(series))
+      sum -= value
+  }
+  return sum
 }
 
 void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
@@ -229,7 +242,8 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
     const offered = () => [giver, unwilling].flatMap(({ wire }) => wire.all('offer')).length
     await eventually(() => offered() === 3, 'a fresh client does not wait behind it')
 
-    t.match(await reload(t, broker), { success: true })
+    // Not by the command, which waits for backends that do not register with the next worker, as these do not.
+    broker.program.kill('SIGHUP')
     t.equal(await settled(giver, sequence), 'parked', 'it waits in the broker')
     for (const backend of [giver, unwilling]) backend.die()
     await onlyWorker(t, broker)
@@ -244,7 +258,7 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
     }
     await next.probe()
     t.ok(fresh.open)
-    t.equal(unaccounted(await broker.status()), 0)
+    t.equal(await unaccountedByAll(broker), 0)
     next.die()
   })
 
@@ -317,5 +331,5 @@ void t.test('connections with state', { timeout: 4 * LIMIT }, async (t) => {
     },
   )
 
-  t.equal(unaccounted(await broker.status()), 0)
+  t.equal(await unaccountedByAll(broker), 0)
 })

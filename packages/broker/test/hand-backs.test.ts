@@ -38,7 +38,17 @@ const SOCK_DGRAM = 2
 /** Seconds that a close would block: longer than any test. */
 const LINGER = Math.ceil((10 * LIMIT) / 1000)
 const WINDOW = 4
-const GIVER = '01JCXW0000BACKEND000000001'
+const GIVER = {
+  ulid: '01J0000000000000000000WEB1',
+  slot: 'web-1',
+  service: 'web',
+  pid: 4242,
+  uid: 1000,
+  version: '2',
+  weight: 1,
+  registeredAt: new Date(0),
+  reconnect: null,
+}
 
 const logger = pino({ enabled: false })
 const openDescriptors = () => readdirSync('/proc/self/fd').length
@@ -99,9 +109,9 @@ class Stage {
       },
     )
     this.handBacks = new HandBacks(
+      GIVER,
       { control: this.control as unknown as ControlConnection, lane: this.lane },
       window,
-      GIVER,
       this.service,
       systemOs,
     )
@@ -248,9 +258,9 @@ void t.test('HANDBACK was not granted', { timeout: LIMIT }, async (t) => {
   const stage = new Stage(t)
   const { control, lane, service } = stage
   const without = new HandBacks(
+    GIVER,
     { control: control as unknown as ControlConnection, lane },
     undefined,
-    GIVER,
     service,
     systemOs,
   )

@@ -174,7 +174,7 @@ export function decodeHandBacks(payload: Buffer): HandBack[] {
   return entries
 }
 
-/** What an OFFER of kind `resumed` carries behind meta. `size`: without the length fields. */
+/** The end of an OFFER of kind `resumed`, behind meta. `size`: without the length fields. */
 function readResumed(payload: Buffer, at: number): { resumed: ResumedBlock; size: number; end: number } {
   need('OFFER', payload, at, 1)
   const kind = nameOf(HANDBACK_KINDS, payload.readUInt8(at), 'OFFER', 'kind of the resumed connection')

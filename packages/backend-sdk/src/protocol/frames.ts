@@ -213,7 +213,7 @@ export interface Offer {
 }
 
 /**
- * What goes with a connection from the backend that has served it to the next one. The parts that vary, listener and meta of the entry
+ * Goes with a connection from the backend that has served it to the next one. The parts that vary, listener and meta of the entry
  * included, are at most {@link MAX_HANDBACK_BYTES} together. A decoded block owns its bytes.
  */
 export interface ResumedBlock {

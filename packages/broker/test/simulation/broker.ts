@@ -159,6 +159,7 @@ export class Broker {
         notTaken: (kind, result, times) => service.notTaken(kind, result, times),
         tokenRejected: (reason) => service.tokenRejected(reason),
         lateAnswer: () => service.lateAnswer(),
+        reported: () => service.reported(),
         available: () => service.available(),
         ended: (ended) => {
           this.#slots.giveBack(slot)

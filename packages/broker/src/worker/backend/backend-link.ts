@@ -84,7 +84,7 @@ export class BackendLink implements Candidate {
     this.#host = host
     const { ulid: backend, slot, service } = identity
     this.#logger = logger.child({ backend, slot, service })
-    this.#returns = new HandBacks(transport, options.handBackWindow, backend, host, os)
+    this.#returns = new HandBacks(identity, transport, options.handBackWindow, host, os)
     this.#dials = new RelayDials(os, this.#logger, (offer, failure) => this.#relayFailed(offer, failure))
     this.eligibility = new Eligibility(
       options,
@@ -116,6 +116,11 @@ export class BackendLink implements Candidate {
   /** Connections that it has adopted and not closed. */
   get live(): number {
     return Math.max(0, this.#acked - this.#closed)
+  }
+
+  /** Whether `live` includes what it had before it registered here. */
+  get hasReported(): boolean {
+    return this.#adopted !== undefined
   }
 
   /** How many connections it has handed back. */
@@ -317,6 +322,7 @@ export class BackendLink implements Candidate {
         this.#closed = frame.closed
         this.#lag = frame.lag
         this.#host.available()
+        this.#host.reported()
         return
       case 'heartbeat':
         if (!frame.reply) this.#reply(frame.id)
@@ -342,7 +348,7 @@ export class BackendLink implements Candidate {
       }
       case 'resumes':
         if (this.#options.handBackWindow === undefined) {
-          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', 'RESUMES was not granted'))
+          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
           return
         }
         this.#schemas = new Set(frame.schemas)

@@ -17,7 +17,7 @@ import type { ClientConnection, ParkedClient } from '../connection/connection.ts
 import { stateBytes } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
 import type { HandoffLane, LaneArrival } from './lane.ts'
-import type { LinkHost } from './link-host.ts'
+import type { BackendIdentity, LinkHost } from './link-host.ts'
 
 /** What one HANDBACK came to. */
 interface Received {
@@ -48,8 +48,7 @@ export class HandBacks {
   readonly #lane: HandoffLane
   /** Undefined: the backend may hand nothing back. */
   readonly #window: number | undefined
-  /** ULID of the backend. */
-  readonly #giver: string
+  readonly #giver: BackendIdentity
   readonly #host: LinkHost
   readonly #os: Os
   #lastSequence = 0
@@ -64,9 +63,9 @@ export class HandBacks {
   #outcomes: Settled[] = []
 
   constructor(
+    giver: BackendIdentity,
     transport: { control: ControlConnection; lane: HandoffLane },
     window: number | undefined,
-    giver: string,
     host: LinkHost,
     os: Os,
   ) {
@@ -154,7 +153,7 @@ export class HandBacks {
     if (before + this.#untold + this.#unsettled >= window || this.#os.isOfReserve(fd)) return 'TooMany'
     // The name that goes on with it may be longer than the one that came with it: the listener was renamed.
     if (stateBytes(entry) + Buffer.byteLength(listener.name) > MAX_HANDBACK_BYTES) return 'NoTaker'
-    return this.#host.handBackRefusal(entry, this.#giver, kept)
+    return this.#host.handBackRefusal(entry, this.#giver.ulid, kept)
   }
 
   /** Closed first: GIVEN_BACK says that the giver's duplicate is the only one. */
@@ -212,7 +211,7 @@ export class HandBacks {
       fd,
       entry,
       listener,
-      giver: this.#giver,
+      giver: this.#giver.ulid,
       settled: (outcome) => this.#settled(entry.sequence, outcome),
     })
   }

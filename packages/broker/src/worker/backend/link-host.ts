@@ -63,6 +63,8 @@ export interface LinkHost {
   tokenRejected(reason: NackReason): void
   /** An answer to an offer that was settled already. */
   lateAnswer(): void
+  /** The backend has said how many connections it has. */
+  reported(): void
   /** The backend may have room again, or may be eligible again. */
   available(): void
   /** The link has ended. Connections that it still returns follow this call. */
@@ -76,7 +78,7 @@ export interface ResumableHandBack {
   readonly listener: ClientConnection['listener']
   readonly giver: string
   /** Called once: what became of it. */
-  settled(outcome: SettledOutcome): void
+  readonly settled: (outcome: SettledOutcome) => void
 }
 
 /** Where a socket that is handed back comes from. `foreign`: not from here; `gone`: from a listener that is there no more. */

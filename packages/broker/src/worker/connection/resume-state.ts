@@ -1,12 +1,12 @@
 import type { ResumedBlock, SettledOutcome } from '@baton/backend-sdk/protocol'
 
-/** What goes with a connection from one backend to the next. */
+/** Goes with a connection from one backend to the next. */
 export interface ResumeState {
   readonly block: ResumedBlock
   /** ULID of the backend that has handed it back. The connection is never offered to that process again. */
   readonly giver: string
   /** To be called once: what became of it. */
-  settled(outcome: SettledOutcome): void
+  readonly settled: (outcome: SettledOutcome) => void
 }
 
 /** Bytes of what varies in length. */

@@ -52,7 +52,6 @@ export class Rebalancer {
   readonly #backends: () => readonly Rebalanced[]
   readonly #os: Pick<Os, 'now'>
   readonly #asked = new WeakMap<Rebalanced, Asked>()
-  #next = 0
 
   /** @param backends those that are ready now */
   constructor(backends: () => readonly Rebalanced[], os: Pick<Os, 'now'>) {
@@ -60,13 +59,11 @@ export class Rebalancer {
     this.#os = os
   }
 
-  /** To be called whenever a count may have changed; cheap most of the time. */
+  /** To be called when a backend has reported how many connections it has. */
   check(): void {
-    const now = this.#os.now()
-    if (now < this.#next) return
-    this.#next = now + INTERVAL_MS / 10
     const backends = this.#backends()
     if (backends.length < 2) return
+    const now = this.#os.now()
     for (const [index, surplus] of surpluses(backends).entries()) {
       const backend = backends[index] as Rebalanced
       const count = Math.min(surplus, backend.handBackWindow)

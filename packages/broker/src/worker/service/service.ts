@@ -400,7 +400,6 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** A backend may have room: offers held connections, in order. */
   available(): void {
-    this.#rebalancer.check()
     if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
     this.#place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
@@ -410,6 +409,10 @@ export class Service implements LinkHost, UpstreamHost {
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
     this.#place(connections)
+  }
+
+  reported(): void {
+    this.#rebalancer.check()
   }
 
   ended(link: EndedLink): void {
@@ -577,7 +580,7 @@ export class Service implements LinkHost, UpstreamHost {
   /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back. */
   #spread(): BackendLink[] {
     if (this.#stopped || this.#successor !== undefined || this.config.balance === 'source-hash') return []
-    return this.#handoffCandidates().map(({ link }) => link)
+    return this.#handoffCandidates().flatMap(({ link }) => (link.hasReported ? [link] : []))
   }
 
   #isIdle(): boolean {
