@@ -302,7 +302,7 @@ export class Backend extends EventEmitter<BackendEvents> {
             for (const session of this.#sessions) session.close()
             attachment?.destroyAll()
           }, deadline)
-    // What the broker gives back is live here again.
+    // A connection that the broker gives back is live here again.
     do {
       await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
       await attachment?.whenEmpty()

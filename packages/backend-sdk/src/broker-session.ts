@@ -101,7 +101,7 @@ const NOTHING_TO_RESUME = {
   state: EMPTY,
 } as const
 
-/** What is still of use when it is found at the very end of control. */
+/** Frames that are still of use when they are found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
 /** Interval of STATS and of a sweep of the lane. The protocol requires STATS at least once a second. */

@@ -2,7 +2,7 @@ import type { Replay } from './migrate/replay.ts'
 import type { Upgrade } from './migrate/upgrade.ts'
 import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 
-/** What an offer says of a connection. */
+/** The description of a connection in its offer. */
 export type Described = Pick<Offer, 'connection' | 'kind' | 'listener' | 'meta'>
 
 /** The broker's information about an adopted connection. `id` and `acceptedAt` are computed on access. */

@@ -1,5 +1,5 @@
 /**
- * What one session knows of the connections that it has handed back, without any I/O.
+ * The record of one session about the connections that it has handed back, without any I/O.
  *
  *     handed back -- TAKEN ------------------> the broker's -- SETTLED --> over
  *                 -- GIVEN_BACK -------------> this process's again

@@ -67,7 +67,7 @@ export const MAX_HANDBACK_BYTES = 262_144
 export const NO_KEEP_ALIVE_LIMIT = 0xffff_ffff
 
 /**
- * What is handed back. `idle`: HTTP/1.1 between two requests, nothing of the next one read; any backend can take it as a fresh
+ * Kinds of connections that are handed back. `idle`: HTTP/1.1 between two requests, nothing of the next one read; any backend can take it as a fresh
  * connection. `replay`: a WebSocket or an open answer, which the next backend opens again from the recorded request.
  * `raw`: a TCP connection with state of the app. The position, from 1, is the byte on the wire.
  */
@@ -90,7 +90,7 @@ export const GIVEN_BACK_REASONS = ['NoTaker', 'Stopping', 'TooMany', 'Disabled']
 
 export type GivenBackReason = (typeof GIVEN_BACK_REASONS)[number]
 
-/** What became of a connection that was taken. `ended`: its client left, or it was closed. The position, from 1, is the byte. */
+/** The end of a connection that was taken. `ended`: its client left, or it was closed. The position, from 1, is the byte. */
 export const SETTLED_OUTCOMES = ['parked', 'resumed', 'ended'] as const
 
 export type SettledOutcome = (typeof SETTLED_OUTCOMES)[number]
