@@ -405,6 +405,7 @@ void t.test(
           kind: 'descriptor',
           listener: 'web',
           meta: undefined,
+          resumed: undefined,
         },
       ],
     })

@@ -73,6 +73,7 @@ const WAY = [
   'route',
   'service',
   'balance',
+  'resume',
   'backend',
   'registry',
   'health',

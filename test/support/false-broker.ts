@@ -136,6 +136,7 @@ export class Registered {
       kind: 'descriptor',
       listener: 'web',
       meta: undefined,
+      resumed: undefined,
       ...over,
     }
   }

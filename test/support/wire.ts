@@ -1,5 +1,13 @@
 import { type Frame, FrameDecoder, encodeFrame, POST_WELCOME_LIMIT } from '@baton/backend-sdk/protocol'
-import { EPOLLIN, type OwnedFd, readToEnd, send, sharedPoller, type Watch } from '@baton/native-sendmsg'
+import {
+  EPOLLIN,
+  NativeError,
+  type OwnedFd,
+  readToEnd,
+  send,
+  sharedPoller,
+  type Watch,
+} from '@baton/native-sendmsg'
 import type { Test } from 'tap'
 import { eventually } from './eventually.ts'
 
@@ -15,6 +23,8 @@ export class Wire {
   readonly frames: { frame: Frame; at: number }[] = []
   /** The peer has closed. */
   ended = false
+  /** Answers probes, so that the broker does not take this backend for a stuck one. */
+  answersProbes = false
   readonly #decoder = new FrameDecoder({ limit: POST_WELCOME_LIMIT })
   #watch: Watch | undefined
 
@@ -29,7 +39,10 @@ export class Wire {
     this.#watch ??= sharedPoller().add(this.fd.fd, EPOLLIN, () => {
       const { data, ended } = readToEnd(this.fd.fd)
       const at = performance.now()
-      for (const frame of this.#decoder.push(data)) this.frames.push({ frame, at })
+      for (const frame of this.#decoder.push(data)) {
+        this.frames.push({ frame, at })
+        if (frame.type === 'heartbeat' && !frame.reply && !ended) this.#answer(frame)
+      }
       if (!ended) return
       this.ended = true
       this.pause()
@@ -47,6 +60,16 @@ export class Wire {
     const bytes = Buffer.concat(parts.map((part) => (Buffer.isBuffer(part) ? part : encodeFrame(part))))
     const sent = send(this.fd.fd, bytes)
     if (sent !== bytes.length) throw new Error(`the kernel took ${sent} of ${bytes.length} bytes`)
+  }
+
+  #answer(probe: FrameOf<'heartbeat'>): void {
+    if (!this.answersProbes) return
+    try {
+      this.write({ ...probe, reply: true })
+    } catch (error) {
+      // The peer has closed meanwhile; the end is read next.
+      if (!(error instanceof NativeError)) throw error
+    }
   }
 
   all<T extends Frame['type']>(type: T): FrameOf<T>[] {

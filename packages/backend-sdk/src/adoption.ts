@@ -1,13 +1,19 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { EventEmitter } from 'node:events'
+import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { close as closeFd, dup } from '@baton/native-sendmsg'
-import type { Attachment, IdleConnection } from './attach/index.ts'
+import type { Attachment } from './attach/index.ts'
 import { ConnectionInfo } from './connection-info.ts'
+import { readState } from './migrate/app-state.ts'
+import { MigrationError } from './migrate/errors.ts'
+import type { Packed } from './migrate/mover.ts'
+import { Replay } from './migrate/replay.ts'
+import { Upgrade } from './migrate/upgrade.ts'
 import { descriptorOf, openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
-import { NO_KEEP_ALIVE_LIMIT, type Offer } from './protocol/index.ts'
+import { NO_KEEP_ALIVE_LIMIT, type Offer, type ResumedBlock } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
@@ -16,8 +22,15 @@ interface Described {
   [key: symbol]: ConnectionInfo | undefined
 }
 
+/** Takes up the connections of an attached `net.Server`, each after the server has received it. */
+interface RawAdoptions {
+  adopted(socket: Socket): void
+}
+
 /** Receives `adopt` during each adoption. */
 type AdoptionEvents = Pick<EventEmitter<{ adopt: [socket: Socket, connection: ConnectionInfo] }>, 'emit'>
+
+const EMPTY = Buffer.alloc(0)
 
 /**
  * Turns a descriptor or a relay into a socket, gives it to the server as if the server had accepted it, and keeps the metadata of
@@ -31,9 +44,16 @@ export class Adoption {
   /** On TLS servers: the connection of the current adoption, in the asynchronous context of its handshake. */
   readonly #handshake = new AsyncLocalStorage<{ socket: Socket; connection: ConnectionInfo }>()
 
+  /** Moves the connections of an attached `net.Server`. */
+  #raw: RawAdoptions | undefined
+
   constructor(options: Pick<ResolvedOptions, 'service' | 'logger'>, events: AdoptionEvents) {
     this.#options = options
     this.#events = events
+  }
+
+  set raw(mover: RawAdoptions) {
+    this.#raw = mover
   }
 
   /** Takes ownership of `delivery`; its ACK is in the kernel (I2). */
@@ -46,9 +66,11 @@ export class Adoption {
         : presentAsClient(delivery, allowHalfOpen)
     if (socket === undefined) return
     ;(socket as Described & Socket)[this.#metadata] = connection
+    if (offer.resumed !== undefined) return this.#resume(attachment, socket, connection, offer.resumed)
     if (attachment.kind === 'tls' || attachment.kind === 'https') {
       this.#handshake.run({ socket, connection }, () => attachment.adopt(socket))
     } else attachment.adopt(socket)
+    this.#raw?.adopted(socket)
     // A relay was paused after its header; a descriptor's socket reads from the start.
     if (connection.via === 'relay') socket.resume()
     this.#events.emit('adopt', socket, connection)
@@ -61,41 +83,100 @@ export class Adoption {
   }
 
   /**
-   * An idle connection that may leave: with a duplicate of its descriptor, which the caller owns.
+   * A connection that may leave: with a duplicate of its descriptor, which the caller owns.
    *
+   * @param resumed what the next process needs, but for the prefix; undefined for an idle one
    * @throws {NativeError} EMFILE
    */
-  departure({ socket, left }: IdleConnection): Departure | undefined {
+  departure(
+    socket: Socket,
+    keepAlive: number,
+    resumed?: Omit<ResumedBlock, 'prefix'>,
+  ): Departure | undefined {
     const connection = this.connection(socket)
     const fd = descriptorOf(socket)
     if (connection === undefined || fd === undefined) return undefined
-    const { idBytes, listener, meta } = connection
-    const keepAlive = Number.isFinite(left) ? Math.max(1, Math.round(left)) : NO_KEEP_ALIVE_LIMIT
+    const { idBytes, listener, meta, givenBack } = connection
     return {
       fd: dup(fd),
       described: { connection: idBytes, listener, meta },
-      keepAlive: Math.min(keepAlive, NO_KEEP_ALIVE_LIMIT),
+      keepAlive,
+      givenBack,
+      ...(resumed && { resumed: { ...resumed, prefix: EMPTY } }),
     }
   }
 
   /**
    * This process touches the socket no more: its descriptor is closed without a word to the client (close(2), no
    * shutdown(2)), and the connection lives on with the duplicate. The app's `close` listeners find `movedOn`.
+   *
+   * @param packed of one with state
+   * @returns what was read and not consumed
    */
-  letGo(socket: Socket): void {
+  letGo(socket: Socket, packed?: Packed): Buffer {
     const connection = this.connection(socket)
     if (connection !== undefined) connection.movedOn = true
+    const prefix = packed?.leave() ?? EMPTY
     socket.destroy()
+    return prefix
   }
 
-  /** One that was handed back and is this process's again. Owns its descriptor. `stays`: it is not handed back again. */
-  adoptAgain(attachment: Attachment, { fd, described, keepAlive }: Departure, stays: boolean): void {
+  /** It stayed because no backend took it. */
+  mayLeaveAgain(socket: Socket): void {
+    const connection = this.connection(socket)
+    if (connection !== undefined) connection.stays = false
+  }
+
+  /**
+   * One that was handed back and is this process's again. Owns its descriptor.
+   *
+   * @param stays it is not handed back again
+   * @returns its metadata; undefined if it could not be adopted
+   */
+  adoptAgain(attachment: Attachment, departure: Departure, stays: boolean): ConnectionInfo | undefined {
+    const { fd, described, keepAlive, resumed } = departure
     const connection = new ConnectionInfo({ ...described, kind: 'descriptor' }, this.#options.service)
     connection.stays = stays
     const socket = this.#open(fd.release(), attachment.allowHalfOpen, connection)
-    if (socket === undefined) return
+    if (socket === undefined) return undefined
     ;(socket as Described & Socket)[this.#metadata] = connection
-    attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
+    if (resumed === undefined) {
+      attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
+      this.#events.emit('adopt', socket, connection)
+    } else this.#resume(attachment, socket, connection, resumed)
+    return connection
+  }
+
+  /** A client upgrades an adopted connection to a WebSocket, which may be moved: what that takes is recorded. */
+  upgraded(request: IncomingMessage, socket: Socket): void {
+    const connection = this.connection(socket)
+    if (connection?.via !== 'handoff' || request.headers.upgrade?.toLowerCase() !== 'websocket') return
+    connection.upgrade = new Upgrade(request, socket, connection.replay)
+  }
+
+  /** Another process had this connection, or this one had handed it back. */
+  #resume(attachment: Attachment, socket: Socket, connection: ConnectionInfo, block: ResumedBlock): void {
+    const failed = (error: MigrationError) =>
+      this.#options.logger.error(
+        { connection: connection.id, error, ...(error.cause ? { cause: error.cause } : {}) },
+        'cannot resume a connection',
+      )
+    const { kind, schema } = block
+    if (kind === 'replay') connection.replay = new Replay(socket, block, failed)
+    else if (block.prefix.length > 0) socket.unshift(block.prefix)
+    let state: unknown
+    try {
+      state = readState(block.state)
+    } catch (error) {
+      if (connection.replay !== undefined) connection.replay.fail(error as MigrationError)
+      else {
+        failed(error as MigrationError)
+        socket.destroy()
+      }
+    }
+    connection.resumed = { schema, state }
+    attachment.adopt(socket, true)
+    if (kind === 'raw') this.#raw?.adopted(socket)
     this.#events.emit('adopt', socket, connection)
   }
 

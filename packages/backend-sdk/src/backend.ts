@@ -1,27 +1,23 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { Adoption } from './adoption.ts'
-import {
-  type AttachableServer,
-  type Attachment,
-  attachServer,
-  hasUnread,
-  type IdleConnection,
-} from './attach/index.ts'
+import { type AttachableServer, type Attachment, attachServer } from './attach/index.ts'
 import { Backoff } from './backoff.ts'
 import type { ConnectionInfo } from './connection-info.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
 import { isOrphaned, stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
+import { HandBack } from './hand-back.ts'
 import { takeInitialId } from './initial-id.ts'
+import { type Migration, Movers, offerMigration } from './migrate/mover.ts'
+import { type RawMigration, RawMover } from './migrate/raw.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, HANDBACK_CAPABILITY, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
 import { closeRegistration, register, type Registration } from './registration.ts'
-import { openTransport, BrokerSession, type BrokerSessionHost, type Departure } from './broker-session.ts'
+import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
 
 watchFromStart()
@@ -59,16 +55,20 @@ export interface DrainOptions {
   deadline?: number | string
 }
 
+/** Options of `backend.attach()`. */
+export interface AttachOptions<State = unknown> {
+  /** The result of `server.address()` while the server does not listen itself. Default: null. */
+  address?: AddressInfo
+  /** `net` servers only: how their connections move to another process. Default: they do not. */
+  migrate?: RawMigration<State>
+}
+
 /** Reasons for a drain that this process started; any other reason comes from the broker. */
 export const APP_ASKED = 'requested by the app'
 export const SERVER_CLOSED = 'the server was closed'
 const MASTER_GONE = 'the master is gone'
 
 const DEFAULT_DRAIN_DEADLINE = 30_000
-
-/** How often idle connections are looked through for those to be parked, in ms: a quarter of `parkAfter` within these. */
-const MIN_PARKING_INTERVAL_MS = 50
-const MAX_PARKING_INTERVAL_MS = 1000
 
 /** Closed connections are reported to the broker within this time, in ms. */
 const CLOSED_DELAY_MS = 50
@@ -92,6 +92,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
   readonly #sessions = new Set<BrokerSession>()
   readonly #adoption: Adoption
+  readonly #movers: Movers
+  readonly #handBack: HandBack
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
@@ -104,12 +106,6 @@ export class Backend extends EventEmitter<BackendEvents> {
   #logged: string | undefined
   #relayProblemLogged = false
   #endsHere = false
-  #handBackScheduled = false
-  /** Some that were to be handed back had no room. */
-  #more = false
-  /** Connections that the broker wants back although they are not due. */
-  #wanted = 0
-  #parking: NodeJS.Timeout | undefined
   #statsDue: NodeJS.Timeout | undefined
   #answers: NodeJS.Timeout | undefined
   /** Milliseconds: the shortest deadline of the drain, and at most the default. */
@@ -120,6 +116,9 @@ export class Backend extends EventEmitter<BackendEvents> {
     super()
     this.#options = resolveOptions(options, process.env)
     this.#adoption = new Adoption(this.#options, this)
+    this.#movers = new Movers(() => this.#announceResumes())
+    this.#handBack = this.#makeHandBack()
+    offerMigration(this, this.#migration())
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
     this.#stayWithoutMaster = stopWithMaster(() => this.#stopWithMaster())
@@ -148,16 +147,32 @@ export class Backend extends EventEmitter<BackendEvents> {
    * framework created. It does not need to listen; if it does, it continues to.
    *
    * @param options.address what `server.address()` returns while the server does not listen itself; default null
+   * @param options.migrate `net` servers only: how their connections move to another process
    * @throws {AttachError} BATON_ERR_NOT_A_SERVER, BATON_ERR_ALREADY_ATTACHED
+   * @throws {BackendError} BATON_ERR_INVALID_OPTION
    */
-  attach(server: AttachableServer, options: { address?: AddressInfo } = {}): this {
+  attach<State = unknown>(server: AttachableServer, options: AttachOptions<State> = {}): this {
+    const { migrate } = options
+    const mover = migrate && new RawMover(this.#migration(), migrate)
     this.#attachment = attachServer(server, {
       onServerClose: () => void this.#drain(SERVER_CLOSED, Number.POSITIVE_INFINITY),
-      onIdle: () => this.#handBackSoon(),
+      onIdle: () => this.#handBack.soon(),
       onClosed: () => this.#noteClosed(),
+      onUpgrade: (request, socket) => {
+        if (!this.#movers.isEmpty) this.#adoption.upgraded(request, socket)
+      },
       awaitsAnswer: () => [...this.#sessions].some((session) => session.awaitsAnswer),
     })
     this.#attachment.address = options.address
+    if (mover !== undefined) {
+      if (this.#attachment.kind !== 'net') {
+        this.#attachment.detach()
+        this.#attachment = undefined
+        throw new BackendError('BATON_ERR_INVALID_OPTION', 'attach(): migrate is for net servers')
+      }
+      this.#adoption.raw = mover
+      this.#movers.add(mover)
+    }
     if ('setSecureContext' in server) {
       server.prependListener('secureConnection', (secure: TLSSocket) => this.#adoption.linkSecure(secure))
     }
@@ -265,7 +280,7 @@ export class Backend extends EventEmitter<BackendEvents> {
    */
   #closeIdle(): void {
     if (this.#state !== 'draining') return
-    if (this.#receiver === undefined) this.#attachment?.shortenKeepAlive()
+    if (this.#handBack.receiver === undefined) this.#attachment?.shortenKeepAlive()
     if (!this.#endsHere) return
     if (![...this.#sessions].some(({ open }) => open)) this.#attachment?.closeIdle()
   }
@@ -278,8 +293,8 @@ export class Backend extends EventEmitter<BackendEvents> {
       session.announceDrain(Number.isFinite(deadline) ? Math.round(deadline) : null, reason)
     process.nextTick(() => this.emit('drain', reason))
     const attachment = this.#attachment
-    attachment?.drain((socket) => this.#handsBack(socket))
-    this.#handBack()
+    attachment?.drain((socket) => this.#handBack.takes(socket))
+    this.#handBack.drain()
     const cut =
       deadline > MAX_TIMER_MS
         ? undefined
@@ -309,7 +324,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#rejectWaiting(this.#stop.signal.reason)
     for (const session of this.#sessions) session.close()
     this.#lag.stop()
-    clearInterval(this.#parking)
+    this.#handBack.stop()
     clearInterval(this.#answers)
   }
 
@@ -339,100 +354,32 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#answers.unref()
   }
 
-  /** The newest registration, if connections can be handed back there: in a reload, an older one is with a worker that leaves. */
-  get #receiver(): BrokerSession | undefined {
-    const newest = [...this.#sessions].findLast(({ open }) => open)
-    return newest?.takesBack === true ? newest : undefined
-  }
-
-  /** Whether this connection (undefined: any) leaves when it is idle. */
-  #handsBack(socket: Duplex | undefined): boolean {
-    if (this.#receiver === undefined) return false
-    return socket === undefined || this.#adoption.canLeave(socket as Socket)
-  }
-
-  /** There is room, or there may be. */
-  #handBackRest(): void {
-    if (this.#more || this.#state === 'draining') this.#handBackSoon(true)
-  }
-
-  /**
-   * Once for all answers that end in this turn of the event loop.
-   *
-   * @param anyway also those that have become due by time alone
-   */
-  #handBackSoon(anyway = this.#state === 'draining' || this.#receiver?.welcome.parkAfter === 0): void {
-    if (this.#handBackScheduled || !anyway) return
-    this.#handBackScheduled = true
-    setImmediate(() => {
-      this.#handBackScheduled = false
-      this.#handBack()
+  #makeHandBack(): HandBack {
+    const { logger } = this.#options
+    const draining = () => this.#state === 'draining'
+    const attachment = () => this.#attachment
+    return new HandBack(this.#adoption, this.#movers, logger, {
+      sessions: this.#sessions,
+      get draining() {
+        return draining()
+      },
+      get attachment() {
+        return attachment()
+      },
     })
   }
 
-  /**
-   * Hands back idle connections, as many as the window has room for; what is left goes when there is room again. Checking that a
-   * connection is idle and letting go of it are one step (M2).
-   */
-  #handBack(): void {
-    const session = this.#receiver
-    const attachment = this.#attachment
-    if (session === undefined || attachment === undefined) return
-    this.#more = session.handBackRoom === 0
-    if (this.#more) return
-    const leaving = this.#leaving(attachment)
-    while (leaving.length > 0) {
-      const chosen = leaving.splice(0, session.handBackRoom)
-      const sent = this.#handBackSome(session, chosen)
-      this.#wanted = Math.max(0, this.#wanted - sent)
-      this.#more = sent === 0 || sent < chosen.length
-      if (this.#more) return
+  #migration(): Migration {
+    return {
+      movers: this.#movers,
+      logger: this.#options.logger,
+      connection: (socket) => this.#adoption.connection(socket),
+      mayLeave: () => this.#handBack.soon(),
     }
-    this.#wanted = 0
   }
 
-  /** Idle connections that are due, and as many others as the broker wants. */
-  #leaving(attachment: Attachment): IdleConnection[] {
-    const able = attachment.idle().filter(({ socket }) => this.#adoption.canLeave(socket))
-    if (this.#state === 'draining') return able
-    let others = this.#wanted
-    return able.filter(({ socket, since }) => (this.#isDue(since) || others-- > 0) && !hasUnread(socket))
-  }
-
-  /** @returns how many have left */
-  #handBackSome(session: BrokerSession, connections: readonly IdleConnection[]): number {
-    const departures: Departure[] = []
-    try {
-      for (const connection of connections) {
-        const departure = this.#adoption.departure(connection)
-        if (departure === undefined) break
-        departures.push(departure)
-      }
-    } catch (error) {
-      // Out of descriptors: these go later, or end as they would have.
-      this.#options.logger.warn({ error: error as Error }, 'connections could not be handed back')
-    }
-    const sent = session.handBack(departures, (index) =>
-      this.#adoption.letGo((connections[index] as IdleConnection).socket),
-    )
-    for (const { fd } of departures.slice(sent)) fd.close()
-    return sent
-  }
-
-  #isDue(since: number): boolean {
-    const after = this.#receiver?.welcome.parkAfter ?? null
-    return after !== null && performance.now() - since >= after
-  }
-
-  /** With `parkAfter`, connections become due by time alone. */
-  #startParking(after: number | null): void {
-    clearInterval(this.#parking)
-    if (after === null || after === 0) return
-    this.#parking = setInterval(
-      () => this.#handBack(),
-      Math.min(MAX_PARKING_INTERVAL_MS, Math.max(MIN_PARKING_INTERVAL_MS, after / 4)),
-    )
-    this.#parking.unref()
+  #announceResumes(): void {
+    for (const session of this.#sessions) session.announceResumes()
   }
 
   /** The broker counts what is live here: it hears of closed connections soon, once for many. */
@@ -486,8 +433,8 @@ export class Backend extends EventEmitter<BackendEvents> {
       throw error
     }
     this.#sessions.add(session)
-    const { backend: id, slot, parkAfter } = session.welcome
-    this.#startParking(parkAfter)
+    const { backend: id, slot } = session.welcome
+    this.#handBack.registered(session.welcome)
     this.#id = id
     this.#slot = slot
     this.#state = 'registered'
@@ -513,17 +460,14 @@ export class Backend extends EventEmitter<BackendEvents> {
       drainRequested: (deadline, reason) => void this.#drain(reason, deadline ?? Number.POSITIVE_INFINITY),
       reconnectRequested: due,
       adopted: () => this.#attachment?.adopted ?? 0,
-      rebalance: (count) => {
-        this.#wanted += count
-        this.#handBack()
-      },
-      handBackRoom: () => this.#handBackRest(),
+      resumes: () => this.#movers.schemas,
+      rebalance: (count) => this.#handBack.rebalance(count),
+      handBackRoom: () => this.#handBack.rest(),
       settled: () => this.#attachment?.answered(),
       adoptAgain: (connections, reason) => {
-        for (const each of connections)
-          this.#adoption.adoptAgain(this.#attachment as Attachment, each, reason !== undefined)
+        for (const each of connections) this.#handBack.adoptAgain(each, reason)
         this.#closeIdle()
-        this.#handBackRest()
+        this.#handBack.rest()
       },
       ended: (end) => {
         // In a reload the old worker closes its session once the new worker has registered this backend.

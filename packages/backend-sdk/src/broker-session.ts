@@ -12,6 +12,8 @@ import {
   HANDBACK_CAPABILITY,
   type NackReason,
   type Offer,
+  ProtocolError,
+  type ResumedBlock,
   type StatsFrame,
   TOKEN_LENGTH,
   type WelcomeFrame,
@@ -50,6 +52,8 @@ export interface BrokerSessionHost {
   stats(): Omit<StatsFrame, 'type'>
   /** Connections adopted so far, as in `stats`. */
   adopted(): number
+  /** The schemas that this process resumes. */
+  resumes(): string[]
   drainRequested(deadline: number | null, reason: string): void
   reconnectRequested(reason: string): void
   /** Others would serve `count` connections better. */
@@ -66,13 +70,17 @@ export interface BrokerSessionHost {
   closed(): void
 }
 
-/** An idle connection that leaves this process. */
+/** A connection that leaves this process. */
 export interface Departure {
   /** Its duplicate, until the broker has taken it. */
   readonly fd: OwnedFd
   readonly described: Pick<Offer, 'connection' | 'listener' | 'meta'>
-  /** Milliseconds that it may stay idle; `NO_KEEP_ALIVE_LIMIT` for no limit. */
+  /** Milliseconds that an idle one may stay idle; `NO_KEEP_ALIVE_LIMIT` for no limit. */
   readonly keepAlive: number
+  /** How often it was given back before. */
+  readonly givenBack: number
+  /** The next process needs this to resume it. Undefined: it is idle. */
+  readonly resumed?: ResumedBlock
 }
 
 /** A connection as it arrives: a descriptor from the lane, or a relay that the broker has dialled. */
@@ -82,6 +90,16 @@ type Accepted = Extract<Verdict<Delivery>, { kind: 'accept' }>
 type Refused = Extract<Verdict<Delivery>, { kind: 'refuse' }>
 
 const EMPTY = Buffer.alloc(0)
+
+/** The fields of a HANDBACK entry that an idle connection leaves empty. */
+const NOTHING_TO_RESUME = {
+  kind: 'idle',
+  schema: '',
+  prefix: EMPTY,
+  requestHead: EMPTY,
+  answerHead: EMPTY,
+  state: EMPTY,
+} as const
 
 /** Frames that still count when they are found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
@@ -111,6 +129,8 @@ export class BrokerSession {
   readonly #unacked: Accepted[] = []
   readonly #settled: (() => void)[] = []
   readonly #departures: HandBackLedger<Departure>
+  /** `handback/1` was granted. */
+  readonly #granted: boolean
   /** The broker has said that it takes none. */
   #handBackOff: boolean
   /** How many adopted connections the broker knows of: it accepts no more hand-backs than that. */
@@ -126,7 +146,8 @@ export class BrokerSession {
     this.#lane = transport.lane
     this.#relays = transport.relays
     const { capabilities, handBackWindow } = transport.welcome
-    this.#handBackOff = !capabilities.includes(HANDBACK_CAPABILITY)
+    this.#granted = capabilities.includes(HANDBACK_CAPABILITY)
+    this.#handBackOff = !this.#granted
     this.#departures = new HandBackLedger(handBackWindow ?? 0)
     const tokenTtl = BigInt(transport.welcome.tokenTtl) * 1_000_000n
     this.#descriptors = new TokenLedger(tokenTtl)
@@ -138,6 +159,7 @@ export class BrokerSession {
     this.#control.welcomed()
     // Before any ACK, so that the broker counts from what this backend already holds.
     this.#reported = this.#writeStats()
+    this.announceResumes()
     this.#tick = clock.setInterval(() => this.#onTick(), TICK_MS)
     this.#tick.unref()
     this.#relays.onArrival((relay) => this.#onRelay(relay))
@@ -171,6 +193,11 @@ export class BrokerSession {
     return this.open && !this.#handBackOff
   }
 
+  /** Connections that were handed back, and are neither with the next process nor this one's again. */
+  get unsettled(): number {
+    return this.#departures.unsettled
+  }
+
   /** How many connections can be handed back now. */
   get handBackRoom(): number {
     return this.takesBack && !this.#control.backedUp ? Math.min(this.#departures.room, LANE_BATCH) : 0
@@ -182,35 +209,36 @@ export class BrokerSession {
    * step, without a turn of the event loop in which something could be read (M2).
    *
    * @param departures at most `handBackRoom`
+   * @param letGo returns what was read of the connection and not consumed
    * @returns how many, from the front
    */
-  handBack(departures: readonly Departure[], letGo: (index: number) => void): number {
+  handBack(departures: readonly Departure[], letGo: (index: number) => Buffer): number {
     // Rule: HANDBACK_LANE_FIRST (docs/internals/model)
     const messages = departures.map(({ fd }) => ({ bytes: randomBytes(TOKEN_LENGTH), fd: fd.fd }))
     const sent = this.#lane.handBack(messages)
     if (sent === 0) return 0
-    const entries = departures.slice(0, sent).map((departure, index) => {
-      letGo(index)
-      const { connection, listener, meta } = departure.described
+    const entries = departures.slice(0, sent).map((each, index) => {
+      const prefix = letGo(index)
+      const departure = each.resumed === undefined ? each : { ...each, resumed: { ...each.resumed, prefix } }
       return {
         sequence: this.#departures.add(departure),
         token: (messages[index] as { bytes: Buffer }).bytes,
-        connection,
-        kind: 'idle' as const,
+        ...departure.described,
         keepAlive: departure.keepAlive,
-        listener,
-        meta,
-        schema: '',
-        prefix: EMPTY,
-        requestHead: EMPTY,
-        answerHead: EMPTY,
-        state: EMPTY,
+        ...(departure.resumed ?? NOTHING_TO_RESUME),
       }
     })
     // At a reload, connections may have come from the previous worker after this registration.
     if (this.#host.adopted() > this.#reported) this.#reported = this.#writeStats()
     this.#control.write({ type: 'handback', entries })
     return sent
+  }
+
+  /** Tells the broker what this process resumes. */
+  announceResumes(): void {
+    if (!this.open || !this.#granted) return
+    const schemas = this.#host.resumes()
+    if (schemas.length > 0) this.#control.write({ type: 'resumes', schemas })
   }
 
   /** Asks the broker to send no more connections. */
@@ -260,6 +288,7 @@ export class BrokerSession {
       case 'offer': {
         const now = this.#clock.hrtime()
         for (const offer of frame.offers) {
+          if (offer.kind === 'resumed' && !this.#granted) return this.#notGranted()
           const ledger = offer.kind === 'relay' ? this.#dialled : this.#descriptors
           const verdict = ledger.offered(offer, now)
           if (verdict) verdicts.push(verdict)
@@ -357,7 +386,9 @@ export class BrokerSession {
         refused.push(verdict)
         continue
       }
-      const refusal = this.#host.refusal(accepted.length + this.#unacked.length)
+      const refusal = this.#cannotResume(verdict)
+        ? 'NotResumable'
+        : this.#host.refusal(accepted.length + this.#unacked.length)
       if (refusal === undefined) {
         accepted.push(verdict)
         continue
@@ -382,6 +413,20 @@ export class BrokerSession {
     }
     if (accepted.length > 0) this.#acknowledge(accepted)
     for (const { reason } of refused) this.#host.rejected(reason)
+  }
+
+  /** Whether it needs a state of the app to go on with this connection, and there is no app here that resumes such states. */
+  #cannotResume({ offer }: Accepted): boolean {
+    return offer.resumed !== undefined && !this.#host.resumes().includes(offer.resumed.schema)
+  }
+
+  #notGranted(): void {
+    this.#control.cutOff(
+      new ProtocolError(
+        'BATON_ERR_FRAME_OUT_OF_ORDER',
+        `OFFER of a connection to resume without ${HANDBACK_CAPABILITY}`,
+      ),
+    )
   }
 
   #acknowledge(accepted: readonly Accepted[]): void {
@@ -513,8 +558,9 @@ export class BrokerSession {
 
   /** Keeps the accepted connections, untouched until the lane is at its end, and closes the refused ones. */
   #hold(verdicts: readonly Verdict<Delivery>[]): void {
-    this.#discard(verdicts.filter((verdict) => verdict.kind === 'refuse'))
-    for (const verdict of verdicts) if (verdict.kind === 'accept') this.#unacked.push(verdict)
+    const kept = verdicts.filter((verdict) => verdict.kind === 'accept' && !this.#cannotResume(verdict))
+    this.#discard(verdicts.filter((verdict) => !kept.includes(verdict)))
+    this.#unacked.push(...(kept as Accepted[]))
   }
 
   #dropUnadopted(): void {

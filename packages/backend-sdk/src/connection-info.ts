@@ -1,3 +1,5 @@
+import type { Replay } from './migrate/replay.ts'
+import type { Upgrade } from './migrate/upgrade.ts'
 import { type Offer, ulidFromBytes, ulidTime } from './protocol/index.ts'
 
 /** The members of an offer that describe its connection. */
@@ -18,8 +20,19 @@ export class ConnectionInfo {
    * not left.
    */
   movedOn = false
-  /** @internal The broker does not take it back. */
+  /**
+   * Handed over with the connection by another process of this service: the app's `state`, and its schema. Undefined if the
+   * connection began here, or was idle.
+   */
+  resumed: { readonly schema: string; readonly state: unknown } | undefined
+  /** @internal The broker does not take it back, or it cannot leave. */
   stays = false
+  /** @internal How often the broker has given it back. */
+  givenBack = 0
+  /** @internal How it was taken up, if it is a `replay`. */
+  replay: Replay | undefined
+  /** @internal What is recorded of an upgraded connection that may move. */
+  upgrade: Upgrade | undefined
   readonly #id: Buffer
 
   /** @internal */

@@ -22,7 +22,12 @@ export class HandBackLedger<T> {
 
   /** Hand-backs that may be added now. */
   get room(): number {
-    return Math.max(0, this.#window - this.#open.size - this.#taken.size)
+    return Math.max(0, this.#window - this.unsettled)
+  }
+
+  /** Hand-backs that are neither settled nor given back. */
+  get unsettled(): number {
+    return this.#open.size + this.#taken.size
   }
 
   /** Hand-backs that the broker has not answered: this process keeps a duplicate of each. */

@@ -1,5 +1,6 @@
 export { type AttachableServer, AttachError, type AttachErrorCode } from './attach/index.ts'
 export {
+  type AttachOptions,
   Backend,
   type BackendEvents,
   type BackendState,
@@ -10,4 +11,7 @@ export {
 export type { ConnectionInfo } from './connection-info.ts'
 export { BackendError, type BackendErrorCode, RegistrationRefused } from './errors.ts'
 export type { Logger } from './logger.ts'
+export { MigrationError, type MigrationErrorCode } from './migrate/errors.ts'
+export type { SchemaOptions } from './migrate/options.ts'
+export type { RawMigration } from './migrate/raw.ts'
 export type { BackendOptions } from './options.ts'

@@ -15,6 +15,7 @@ function offer(sequence: number): Offer {
     kind: 'descriptor',
     listener: 'web',
     meta: undefined,
+    resumed: undefined,
   }
 }
 

@@ -35,16 +35,32 @@ const meta = fc
 
 const type = <const T extends string>(value: T): fc.Arbitrary<T> => fc.constant(value)
 
-const offer = record({
+const blob = fc.uint8Array({ maxLength: 40 }).map((array) => Buffer.from(array))
+const carried = {
+  kind: fc.constantFrom('replay' as const, 'raw' as const),
+  schema: fc.string({ unit: 'binary', maxLength: 60 }),
+  prefix: blob,
+  requestHead: blob,
+  answerHead: blob,
+  state: blob,
+}
+
+const anyOffer = {
   token: bytes(16),
   connection: bytes(16),
   deadline: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
-  kind: fc.constantFrom(...OFFER_KINDS),
   listener: fc.string({ unit: 'binary', maxLength: 60 }),
   meta: fc.option(meta, { nil: undefined }),
-})
+}
+const offer = fc.oneof(
+  record({
+    ...anyOffer,
+    kind: fc.constantFrom(...OFFER_KINDS).filter((kind) => kind !== 'resumed'),
+    resumed: fc.constant(undefined),
+  }),
+  record({ ...anyOffer, kind: fc.constant('resumed' as const), resumed: record(carried) }),
+)
 
-const blob = fc.uint8Array({ maxLength: 40 }).map((array) => Buffer.from(array))
 const common = {
   token: bytes(16),
   connection: bytes(16),
@@ -63,15 +79,7 @@ const handBack = fc.oneof(
     answerHead: empty,
     state: empty,
   }),
-  record({
-    ...common,
-    kind: fc.constantFrom('replay' as const, 'raw' as const),
-    schema: fc.string({ unit: 'binary', maxLength: 60 }),
-    prefix: blob,
-    requestHead: blob,
-    answerHead: blob,
-    state: blob,
-  }),
+  record({ ...common, ...carried }),
 )
 
 // Strictly increasing sequences: a sorted set of numbers.

@@ -12,6 +12,7 @@ import {
   type HelloFrame,
   isUlid,
   MAX_BATCH_ENTRIES,
+  MAX_HANDBACK_BYTES,
   NACK_REASONS,
   type Offer,
   POST_WELCOME_LIMIT,
@@ -57,6 +58,7 @@ const anOffer = (sequence: number, over: Partial<Offer> = {}): Offer => ({
   kind: 'descriptor',
   listener: 'web',
   meta: undefined,
+  resumed: undefined,
   ...over,
 })
 
@@ -234,7 +236,7 @@ void t.test('binary: impossible entries are malformed', async (t) => {
     'sequence 2^53 and 1',
   )
   t.throws(() => decode(body((payload) => void payload.writeUInt8(0, 50))), malformed, 'kind 0')
-  t.throws(() => decode(body((payload) => void payload.writeUInt8(3, 50))), malformed, 'kind 3')
+  t.throws(() => decode(body((payload) => void payload.writeUInt8(4, 50))), malformed, 'kind 4')
   t.throws(
     () => decode(body((payload) => void payload.writeUInt8(200, 51))),
     malformed,
@@ -267,6 +269,68 @@ void t.test('binary: impossible entries are malformed', async (t) => {
   nack.writeUInt8(NACK_REASONS.length + 1, 10)
   t.throws(() => decode(jsonFrame(FrameType.NACK, nack)), malformed, 'NACK reason not known')
   t.throws(() => decode(jsonFrame(FrameType.REVOKE, Buffer.alloc(1))), malformed, 'half a count')
+})
+
+void t.test('a connection to resume is offered with its whole state, or not at all', async (t) => {
+  const malformed = { code: 'BATON_ERR_FRAME_MALFORMED' }
+  const refused = { code: 'BATON_ERR_FRAME_NOT_ENCODABLE' }
+  const block = {
+    kind: 'raw' as const,
+    schema: 'chat/1',
+    prefix: Buffer.from('p'),
+    requestHead: Buffer.alloc(0),
+    answerHead: Buffer.alloc(0),
+    state: Buffer.from('{}'),
+  }
+  const whole = offers(anOffer(1, { kind: 'resumed', resumed: block }), anOffer(2))
+  const [frame] = decode(whole)
+  if (frame?.type !== 'offer') throw new Error('expected OFFER')
+  t.same(
+    frame.offers.map(({ resumed }) => resumed),
+    [block, undefined],
+  )
+  // Count, head of the entry, listener and length of meta come first.
+  const at = 5 + 2 + 50 + 3 + 2
+  t.equal(whole[at], 3, 'raw, as in HANDBACK')
+  for (const [code, what] of [
+    [1, 'an idle connection'],
+    [4, 'an unknown kind'],
+  ] as const) {
+    const changed = Buffer.from(whole)
+    changed[at] = code
+    t.throws(() => decode(changed), malformed, what)
+  }
+  const plainOne = offers(anOffer(1, { kind: 'descriptor' }))
+  plainOne[5 + 2 + 48] = 3
+  t.throws(() => decode(plainOne), malformed, 'without its block')
+  for (let size = 1; size < 1 + 1 + 6 + 4 * 4 + 3; size++) {
+    const cut = Buffer.from(whole.subarray(5, at + size))
+    cut.writeUInt16LE(1)
+    t.throws(() => decode(jsonFrame(FrameType.OFFER, cut)), malformed, `cut after ${size} bytes`)
+  }
+
+  t.throws(() => offers(anOffer(1, { kind: 'resumed' })), refused, 'no block')
+  t.throws(() => offers(anOffer(1, { resumed: block })), refused, 'a block of no resumed one')
+  t.throws(
+    () => offers(anOffer(1, { kind: 'resumed', resumed: { ...block, schema: 'x'.repeat(256) } })),
+    refused,
+    'schema of 256 bytes',
+  )
+  const most = MAX_HANDBACK_BYTES - 'web'.length - 'chat/1'.length - 'p'.length
+  const filled = (length: number) =>
+    offers(anOffer(1, { kind: 'resumed', resumed: { ...block, state: Buffer.alloc(length, 0x20) } }))
+  t.equal(decode(filled(most)).length, 1, 'the most that fits')
+  t.throws(() => filled(most + 1), refused, 'one byte more')
+  const over = Buffer.concat([filled(most), Buffer.alloc(1)])
+  over.writeUInt32LE(over.length - 4)
+  over.writeUInt32LE(most + 1, over.length - most - 1 - 4)
+  t.throws(() => decode(over), { ...malformed, message: /over 262144 bytes/ })
+
+  const large = Array.from({ length: 9 }, (_, index) =>
+    anOffer(index + 1, { kind: 'resumed', resumed: { ...block, state: Buffer.alloc(most, 0x20) } }),
+  )
+  const parts = decode(Buffer.concat(encodeBatch({ type: 'offer', offers: large })))
+  t.equal(parts.length > 1 && parts.flatMap((part) => (part.type === 'offer' ? part.offers : [])).length, 9)
 })
 
 void t.test('the encoder refuses values that have no encoding', async (t) => {

@@ -11,6 +11,7 @@ import {
   HANDBACK_KINDS,
   MAX_HANDBACK_BYTES,
   NACK_REASONS,
+  OFFER_KINDS,
   POST_WELCOME_LIMIT,
   PRE_WELCOME_LIMIT,
   SETTLED_OUTCOMES,
@@ -88,6 +89,7 @@ const example: Frame[] = [
         kind: 'descriptor',
         listener: 'web',
         meta: { a: 1 },
+        resumed: undefined,
       },
     ],
   },
@@ -130,6 +132,28 @@ const example: Frame[] = [
   { type: 'drained' },
   { type: 'rebalance', count: 10 },
   { type: 'resumes', schemas: ['chat/1'] },
+  {
+    type: 'offer',
+    offers: [
+      {
+        sequence: 4,
+        token,
+        connection,
+        deadline: 86_405_000_000_000n,
+        kind: 'resumed',
+        listener: 'web',
+        meta: undefined,
+        resumed: {
+          kind: 'replay',
+          schema: 'chat/1',
+          prefix: Buffer.from('81850000000068656c6c6f', 'hex'),
+          requestHead: Buffer.from('GET / HTTP/1.1\r\n\r\n'),
+          answerHead: Buffer.from('HTTP/1.1 101 \r\n\r\n'),
+          state: Buffer.from('{"room":7}'),
+        },
+      },
+    ],
+  },
 ]
 
 void t.test('the worked example matches the encoder and the decoder', async (t) => {
@@ -182,6 +206,11 @@ void t.test('its tables list each frame type, reason, outcome and error code, an
     page,
     `kind: ${HANDBACK_KINDS.map((kind, index) => `${index + 1} \`${kind}\``).join(', ')}`,
     'kinds of HANDBACK',
+  )
+  t.match(
+    page,
+    `kind: ${OFFER_KINDS.map((kind, index) => `${index + 1} \`${kind}\``).join(', ')}`,
+    'kinds of OFFER',
   )
   t.same(
     new Set(rows(/^`BATON_ERR_/).map(([code]) => code?.replaceAll('`', ''))),

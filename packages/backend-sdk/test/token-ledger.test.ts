@@ -15,6 +15,7 @@ function offer(sequence: number, token: Buffer = randomBytes(16), deadline = TTL
     kind: 'descriptor',
     listener: 'web',
     meta: undefined,
+    resumed: undefined,
   }
 }
 

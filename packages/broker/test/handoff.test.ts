@@ -171,6 +171,7 @@ void t.test('each failure has its decision, and its metric', async (t) => {
     ControlTruncated: [false, 'next-backend'],
     BackendDraining: [false, 'next-backend'],
     BackendOverloaded: [false, 'next-backend'],
+    NotResumable: [false, 'next-backend'],
     BackendGone: [true, 'next-backend'],
     ProtocolViolation: [true, 'next-backend'],
   }

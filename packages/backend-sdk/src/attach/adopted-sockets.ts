@@ -5,6 +5,8 @@ interface Place {
   readonly socket: Socket
   /** performance.now() when it was added. */
   readonly since: number
+  /** Its client has spoken before this process got it. */
+  readonly resumed: boolean
   index: number
 }
 
@@ -21,8 +23,8 @@ export class AdoptedSockets implements Iterable<Socket> {
   }
 
   /** Calls `onGone` once, after the socket has closed and left the list. */
-  add(socket: Socket, onGone: () => void): void {
-    const place = { socket, since: performance.now(), index: this.#places.length }
+  add(socket: Socket, onGone: () => void, resumed = false): void {
+    const place = { socket, since: performance.now(), resumed, index: this.#places.length }
     this.#places.push(place)
     socket.on('close', () => {
       if (this.#remove(place)) onGone()
@@ -34,9 +36,9 @@ export class AdoptedSockets implements Iterable<Socket> {
     for (const { socket } of this.#places.slice()) yield socket
   }
 
-  /** Those that have received nothing, with the time of `performance.now()` when each was added. */
+  /** Those on which a client has sent nothing, with the time of `performance.now()` when each was added. */
   silent(): { socket: Socket; since: number }[] {
-    return this.#places.filter(({ socket }) => socket.bytesRead === 0)
+    return this.#places.filter(({ socket, resumed }) => socket.bytesRead === 0 && !resumed)
   }
 
   #remove(place: Place): boolean {

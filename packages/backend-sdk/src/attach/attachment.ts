@@ -1,5 +1,6 @@
 import type { EventEmitter } from 'node:events'
 import type { Server as HttpServer } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { type AddressInfo, Server as NetServer, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
@@ -21,6 +22,8 @@ export interface AttachHooks {
   onIdle?(): void
   /** An adopted connection has closed. */
   onClosed?(): void
+  /** A client upgrades a plain HTTP connection; called before the app gets it. */
+  onUpgrade?(request: IncomingMessage, socket: Socket): void
   /** Connections were handed back, and the broker has not answered: they may still come back. Until then the server's `close` waits. */
   awaitsAnswer?(): boolean
 }
@@ -62,8 +65,10 @@ export interface Attachment {
   /**
    * Gives the socket to the server as its own listener would: applies accept options, then emits `connection`. The server owns the
    * socket from then on. It must be the raw socket, also for TLS.
+   *
+   * @param resumed the client has spoken before, with another process
    */
-  adopt(socket: Socket): void
+  adopt(socket: Socket, resumed?: boolean): void
   /**
    * An idle connection that comes back: the server gets it with its next byte, since `headersTimeout` counts from the moment that it gets
    * one. Closed after `keepAlive` milliseconds (`Infinity` for never) without one.
@@ -199,11 +204,11 @@ class ServerAttachment implements Attachment {
     return this.#sockets.size + pending >= connectionLimit(this.server)
   }
 
-  adopt(socket: Socket): void {
+  adopt(socket: Socket, resumed = false): void {
     this.#adopted += 1
     // Already closed: no further `close` event would remove it from the set.
     if (socket.closed) return
-    this.#add(socket)
+    this.#add(socket, resumed)
     this.#give(socket)
   }
 
@@ -308,8 +313,8 @@ class ServerAttachment implements Attachment {
     return this.#sockets.silent().map(({ socket }) => socket)
   }
 
-  #add(socket: Socket): void {
-    this.#sockets.add(socket, () => this.#ended())
+  #add(socket: Socket, resumed = false): void {
+    this.#sockets.add(socket, () => this.#ended(), resumed)
   }
 
   #give(socket: Socket): void {
@@ -420,6 +425,8 @@ class ServerAttachment implements Attachment {
       return true
     }
     if (isSession(event, args)) this.#streams.begun(...args)
+    if (event === 'upgrade' && this.kind === 'http')
+      this.#hooks.onUpgrade?.(args[0] as IncomingMessage, args[1] as Socket)
     if (event === 'close' && this.#closing) {
       if (!this.#isEmpty) {
         this.#closeHeld = true

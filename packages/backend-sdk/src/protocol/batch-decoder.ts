@@ -23,6 +23,7 @@ import {
   NACK_REASONS,
   type Offer,
   OFFER_KINDS,
+  type ResumedBlock,
   type Settled,
   SETTLED_OUTCOMES,
   TOKEN_LENGTH,
@@ -36,6 +37,8 @@ import { sealToken } from './secrecy.ts'
  * and a slice that is kept (the ULID of a connection that lives for days) pins only this much.
  */
 const ARENA_BYTES = 512
+
+const NOTHING = Buffer.alloc(0)
 
 /** Decodes an OFFER payload. @throws {ProtocolError} `BATON_ERR_FRAME_MALFORMED` */
 export function decodeOffers(payload: Buffer): Offer[] {
@@ -66,7 +69,15 @@ export function decodeOffers(payload: Buffer): Offer[] {
     const meta =
       metaSize === 0 ? undefined : parseMeta('OFFER', readText('OFFER', 'meta', payload, at, metaSize))
     at += metaSize
-    offers.push({ sequence, token, connection, deadline, kind, listener, meta })
+    let resumed: ResumedBlock | undefined
+    if (kind === 'resumed') {
+      const block = readResumed(payload, at)
+      if (listenerSize + metaSize + block.size > MAX_HANDBACK_BYTES)
+        throw malformed('OFFER', `an entry is over ${MAX_HANDBACK_BYTES} bytes`)
+      resumed = block.resumed
+      at = block.end
+    }
+    offers.push({ sequence, token, connection, deadline, kind, listener, meta, resumed })
   }
   if (at !== payload.length) throw malformed('OFFER', `${payload.length - at} bytes after the last entry`)
   return offers
@@ -145,54 +156,61 @@ export function decodeHandBacks(payload: Buffer): HandBack[] {
     const kind = nameOf(HANDBACK_KINDS, payload.readUInt8(at), frame, 'kind')
     const keepAlive = payload.readUInt32LE(at + 1)
     at += 5
-    const start = at
-    let lengths = 0
-    /** The bytes of a part behind their length, which is `bytes` long. */
-    const part = (bytes: 1 | 2 | 4): [from: number, to: number] => {
-      need(frame, payload, at, bytes)
-      const size = payload.readUIntLE(at, bytes)
-      at += bytes
-      lengths += bytes
-      need(frame, payload, at, size)
-      at += size
-      return [at - size, at]
-    }
-    const [listenerAt, listenerEnd] = part(1)
-    const listener = readListener(frame, payload, listenerAt, listenerEnd - listenerAt)
-    const [metaAt, metaEnd] = part(2)
+    const [listenerAt, listenerEnd] = partAt(frame, payload, at, 1)
+    const listenerSize = listenerEnd - listenerAt
+    const listener = readListener(frame, payload, listenerAt, listenerSize)
+    const [metaAt, metaEnd] = partAt(frame, payload, listenerEnd, META_LENGTH_SIZE)
+    const metaSize = metaEnd - metaAt
     const meta =
-      metaAt === metaEnd
-        ? undefined
-        : parseMeta(frame, readText(frame, 'meta', payload, metaAt, metaEnd - metaAt))
-    const [schemaAt, schemaEnd] = part(1)
-    const schema = readText(frame, 'schema', payload, schemaAt, schemaEnd - schemaAt)
-    const [prefix, requestHead, answerHead, state] = [part(4), part(4), part(4), part(4)].map(([from, to]) =>
-      Buffer.from(payload.subarray(from, to)),
-    ) as [Buffer, Buffer, Buffer, Buffer]
-    if (at - start - lengths > MAX_HANDBACK_BYTES)
+      metaSize === 0 ? undefined : parseMeta(frame, readText(frame, 'meta', payload, metaAt, metaSize))
+    const { carried, size, end } = readCarried(frame, payload, metaEnd)
+    at = end
+    if (listenerSize + metaSize + size > MAX_HANDBACK_BYTES)
       throw malformed(frame, `an entry is over ${MAX_HANDBACK_BYTES} bytes`)
-    if (
-      kind === 'idle' &&
-      schema.length + prefix.length + requestHead.length + answerHead.length + state.length > 0
-    )
-      throw malformed(frame, 'an idle connection carries nothing')
-    entries.push({
-      sequence,
-      token,
-      connection,
-      kind,
-      keepAlive,
-      listener,
-      meta,
-      schema,
-      prefix,
-      requestHead,
-      answerHead,
-      state,
-    })
+    if (kind === 'idle' && size > 0) throw malformed(frame, 'an idle connection carries nothing')
+    entries.push({ sequence, token, connection, kind, keepAlive, listener, meta, ...carried })
   }
   if (at !== payload.length) throw malformed(frame, `${payload.length - at} bytes after the last entry`)
   return entries
+}
+
+/** The end of an OFFER of kind `resumed`, behind meta. `size`: without the length fields. */
+function readResumed(payload: Buffer, at: number): { resumed: ResumedBlock; size: number; end: number } {
+  need('OFFER', payload, at, 1)
+  const kind = nameOf(HANDBACK_KINDS, payload.readUInt8(at), 'OFFER', 'kind of the resumed connection')
+  if (kind === 'idle') throw malformed('OFFER', 'an idle connection is not resumed')
+  const { carried, size, end } = readCarried('OFFER', payload, at + 1)
+  return { resumed: { kind, ...carried }, size, end }
+}
+
+type Carried = Omit<ResumedBlock, 'kind'>
+
+/** Schema, prefix, heads and state, in copies. `size`: without the length fields. */
+function readCarried(
+  frame: string,
+  payload: Buffer,
+  from: number,
+): { carried: Carried; size: number; end: number } {
+  const [schemaAt, schemaEnd] = partAt(frame, payload, from, 1)
+  const schema = readText(frame, 'schema', payload, schemaAt, schemaEnd - schemaAt)
+  let size = schemaEnd - schemaAt
+  let end = schemaEnd
+  const bytes = (): Buffer => {
+    const [at, to] = partAt(frame, payload, end, 4)
+    size += to - at
+    end = to
+    return to === at ? NOTHING : Buffer.from(payload.subarray(at, to))
+  }
+  const carried = { schema, prefix: bytes(), requestHead: bytes(), answerHead: bytes(), state: bytes() }
+  return { carried, size, end }
+}
+
+/** Where the bytes of a part begin and end, behind their length, which takes `bytes` bytes. */
+function partAt(frame: string, payload: Buffer, at: number, bytes: number): [from: number, to: number] {
+  need(frame, payload, at, bytes)
+  const size = payload.readUIntLE(at, bytes)
+  need(frame, payload, at + bytes, size)
+  return [at + bytes, at + bytes + size]
 }
 
 function decodeSequences(frame: string, payload: Buffer): number[] {

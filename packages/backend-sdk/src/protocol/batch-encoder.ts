@@ -24,6 +24,7 @@ import {
   type Nack,
   type Offer,
   OFFER_KINDS,
+  type ResumedBlock,
   type Settled,
   SETTLED_OUTCOMES,
   TOKEN_LENGTH,
@@ -45,6 +46,12 @@ export function encodeOffers(offers: readonly Offer[]): Buffer {
   let size = COUNT_SIZE + offers.length * (OFFER_HEAD_SIZE + META_LENGTH_SIZE)
   for (const bytes of listeners) size += bytes.length
   for (const bytes of metas) size += bytes.length
+  const blocks = offers.some(({ kind, resumed }) => kind === 'resumed' || resumed !== undefined)
+    ? offers.map((offer, index) =>
+        resumedParts(offer, (listeners[index] ?? NONE).length + (metas[index] ?? NONE).length),
+      )
+    : undefined
+  for (const block of blocks ?? []) if (block !== undefined) size += 1 + sizeOf(block)
   const out = startBatch('OFFER', FrameType.OFFER, offers.length, size)
   let at = PAYLOAD_OFFSET + COUNT_SIZE
   let previous = 0
@@ -65,6 +72,11 @@ export function encodeOffers(offers: readonly Offer[]): Buffer {
     at = out.writeUInt16LE(meta.length, at)
     if (meta.length > 0) out.set(meta, at)
     at += meta.length
+    const block = blocks?.[index]
+    if (block !== undefined) {
+      at = out.writeUInt8(block.kind, at)
+      at = writeCarried(out, at, block)
+    }
   }
   return out
 }
@@ -113,15 +125,13 @@ export function encodeSettled(entries: readonly Settled[]): Buffer {
 export function encodeHandBacks(entries: readonly HandBack[]): Buffer {
   const parts = entries.map(variableParts)
   let size = COUNT_SIZE
-  for (const { listener, meta, schema, blobs } of parts) {
-    size += HANDBACK_HEAD_SIZE + listener.length + META_LENGTH_SIZE + meta.length + 1 + schema.length
-    for (const blob of blobs) size += 4 + blob.length
-  }
+  for (const part of parts)
+    size += HANDBACK_HEAD_SIZE + part.listener.length + META_LENGTH_SIZE + part.meta.length + sizeOf(part)
   const out = startBatch('HANDBACK', FrameType.HANDBACK, entries.length, size)
   let at = PAYLOAD_OFFSET + COUNT_SIZE
   let previous = 0
   for (const [index, entry] of entries.entries()) {
-    const { listener, meta, schema, blobs } = parts[index] as HandBackParts
+    const { listener, meta, ...carried } = parts[index] as HandBackParts
     if (entry.sequence <= previous) throw unencodable('HANDBACK', 'sequences do not increase')
     previous = entry.sequence
     at = writeSequence(out, at, 'HANDBACK', entry.sequence, 1)
@@ -134,37 +144,70 @@ export function encodeHandBacks(entries: readonly HandBack[]): Buffer {
     at = writeBytes(out, at, listener)
     at = out.writeUInt16LE(meta.length, at)
     at = writeBytes(out, at, meta)
-    at = out.writeUInt8(schema.length, at)
-    at = writeBytes(out, at, schema)
-    for (const blob of blobs) {
-      at = out.writeUInt32LE(blob.length, at)
-      at = writeBytes(out, at, blob)
-    }
+    at = writeCarried(out, at, carried)
   }
   return out
 }
 
-interface HandBackParts {
-  readonly listener: Uint8Array
-  readonly meta: Uint8Array
+/** Schema, prefix, heads and state: what goes with a connection that moves. */
+interface CarriedParts {
   readonly schema: Uint8Array
   readonly blobs: readonly Uint8Array[]
 }
 
+interface HandBackParts extends CarriedParts {
+  readonly listener: Uint8Array
+  readonly meta: Uint8Array
+}
+
 function variableParts(entry: HandBack): HandBackParts {
-  const { kind, prefix, requestHead, answerHead, state } = entry
   const listener = listenerBytes('HANDBACK', entry)
   const meta = metaBytes('HANDBACK', entry)
-  const schema = Buffer.from(entry.schema)
-  if (schema.length > MAX_SCHEMA_BYTES)
-    throw unencodable('HANDBACK', `schema is over ${MAX_SCHEMA_BYTES} bytes`)
-  const blobs = [prefix, requestHead, answerHead, state]
-  let size = listener.length + meta.length + schema.length
-  for (const blob of blobs) size += blob.length
-  if (size > MAX_HANDBACK_BYTES) throw unencodable('HANDBACK', `an entry is over ${MAX_HANDBACK_BYTES} bytes`)
-  if (kind === 'idle' && schema.length + blobs.reduce((sum, blob) => sum + blob.length, 0) > 0)
+  const carried = carriedParts('HANDBACK', entry, listener.length + meta.length)
+  if (entry.kind === 'idle' && lengthOf(carried) > 0)
     throw unencodable('HANDBACK', 'an idle connection carries nothing')
-  return { listener, meta, schema, blobs }
+  return { listener, meta, ...carried }
+}
+
+/** @param others bytes of the entry that vary in length, without these */
+function resumedParts(
+  { kind, resumed }: Offer,
+  others: number,
+): (CarriedParts & { readonly kind: number }) | undefined {
+  if ((kind === 'resumed') !== (resumed !== undefined))
+    throw unencodable('OFFER', 'an offer is `resumed` exactly if it has a block of that name')
+  if (resumed === undefined) return undefined
+  const code = codeOf(HANDBACK_KINDS, resumed.kind, 'OFFER', 'kind of the resumed connection')
+  if (HANDBACK_KINDS[code - 1] === 'idle') throw unencodable('OFFER', 'an idle connection is not resumed')
+  return { kind: code, ...carriedParts('OFFER', resumed, others) }
+}
+
+function carriedParts(frame: string, from: Omit<ResumedBlock, 'kind'>, others: number): CarriedParts {
+  const schema = Buffer.from(from.schema)
+  if (schema.length > MAX_SCHEMA_BYTES) throw unencodable(frame, `schema is over ${MAX_SCHEMA_BYTES} bytes`)
+  const carried = { schema, blobs: [from.prefix, from.requestHead, from.answerHead, from.state] }
+  if (others + lengthOf(carried) > MAX_HANDBACK_BYTES)
+    throw unencodable(frame, `an entry is over ${MAX_HANDBACK_BYTES} bytes`)
+  return carried
+}
+
+function lengthOf({ schema, blobs }: CarriedParts): number {
+  return blobs.reduce((sum, blob) => sum + blob.length, schema.length)
+}
+
+/** With the length fields. */
+function sizeOf(carried: CarriedParts): number {
+  return 1 + 4 * carried.blobs.length + lengthOf(carried)
+}
+
+function writeCarried(out: Buffer, from: number, { schema, blobs }: CarriedParts): number {
+  let at = out.writeUInt8(schema.length, from)
+  at = writeBytes(out, at, schema)
+  for (const blob of blobs) {
+    at = out.writeUInt32LE(blob.length, at)
+    at = writeBytes(out, at, blob)
+  }
+  return at
 }
 
 function encodeSequences(frame: string, code: number, sequences: readonly number[]): Buffer {

@@ -52,6 +52,7 @@ export const NACK_REASONS = [
   'ControlTruncated',
   'BackendDraining',
   'BackendOverloaded',
+  'NotResumable',
 ] as const
 
 export type NackReason = (typeof NACK_REASONS)[number]
@@ -74,6 +75,9 @@ export const HANDBACK_KINDS = ['idle', 'replay', 'raw'] as const
 
 export type HandBackKind = (typeof HANDBACK_KINDS)[number]
 
+/** Those that carry state. */
+export type ResumedKind = Exclude<HandBackKind, 'idle'>
+
 /**
  * Why the broker gives a connection back to its giver. The position, from 1, is the byte on the wire.
  *
@@ -90,8 +94,11 @@ export const SETTLED_OUTCOMES = ['parked', 'resumed', 'ended'] as const
 
 export type SettledOutcome = (typeof SETTLED_OUTCOMES)[number]
 
-/** `descriptor`: the client's socket is on the lane. `relay`: the broker dials the backend's endpoint. */
-export const OFFER_KINDS = ['descriptor', 'relay'] as const
+/**
+ * `descriptor`: the client's socket is on the lane. `relay`: the broker dials the backend's endpoint. `resumed`: the socket is on the
+ * lane, and another backend has served it until now; only to a backend that has named its schema in RESUMES.
+ */
+export const OFFER_KINDS = ['descriptor', 'relay', 'resumed'] as const
 
 export type OfferKind = (typeof OFFER_KINDS)[number]
 
@@ -200,6 +207,26 @@ export interface Offer {
   listener: string
   /** At most 65,535 bytes as JSON. */
   meta: Record<string, unknown> | undefined
+  /** With `resumed` only: what the next backend needs to go on. */
+  resumed: ResumedBlock | undefined
+}
+
+/**
+ * Goes with a connection from the backend that has served it to the next one. The parts that vary, listener and meta of the entry
+ * included, are at most {@link MAX_HANDBACK_BYTES} together. A decoded block owns its bytes.
+ */
+export interface ResumedBlock {
+  kind: ResumedKind
+  /** Name of the format of `state`, at most 255 bytes. */
+  schema: string
+  /** Bytes that were read from the client and not consumed. */
+  prefix: Buffer
+  /** Head of the request that opened a `replay`. */
+  requestHead: Buffer
+  /** Head of the answer to it. */
+  answerHead: Buffer
+  /** JSON of the app. */
+  state: Buffer
 }
 
 /** Broker to SDK. At least one offer, sequences strictly increasing. */

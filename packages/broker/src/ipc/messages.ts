@@ -1,3 +1,4 @@
+import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
@@ -150,5 +151,24 @@ export interface HeldClients {
     readonly idleFor?: number | null
     /** Of a client that waits for a backend after a backend handed it back. */
     readonly handedBack?: HandBackKind
+    /**
+     * Of a client whose state goes with it. Then `service` is empty and `protocol` is `tcp`: a worker of an older version, which cannot go on
+     * with it, closes it without a byte.
+     */
+    readonly resume?: HeldState
   }[]
+}
+
+/** The state of a connection that was handed back; bytes in base64. */
+export interface HeldState {
+  readonly service: string
+  readonly protocol: ListenerConfig['protocol']
+  /** ULID of the backend that has handed it back. */
+  readonly giver: string
+  readonly kind: ResumedKind
+  readonly schema: string
+  readonly prefix: string
+  readonly requestHead: string
+  readonly answerHead: string
+  readonly state: string
 }

@@ -39,6 +39,7 @@ export const FAILURE_REASONS = [
   'ControlTruncated',
   'BackendDraining',
   'BackendOverloaded',
+  'NotResumable',
   'BackendGone',
   'ProtocolViolation',
 ] as const

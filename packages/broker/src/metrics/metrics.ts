@@ -120,6 +120,13 @@ export class Metrics {
     labels: ['service', 'kind'],
   })
 
+  readonly handBackPause = histogram<{ service: string; kind: HandBackKind }>(this.#registry, {
+    name: 'baton_handback_pause_seconds',
+    help: 'Time for which a connection that was handed back had no backend.',
+    labels: ['service', 'kind'],
+    buckets: HANDOFF_BUCKETS,
+  })
+
   readonly relayConnections = gauge<{ service: string }>(this.#registry, {
     name: 'baton_relay_connections',
     help: 'Client connections being relayed.',
@@ -214,6 +221,7 @@ export class Metrics {
     }
     for (const kind of HANDBACK_KINDS) {
       this.connectionsResumed.inc({ service, kind }, 0)
+      this.handBackPause.zero({ service, kind })
       for (const result of HANDBACK_RESULTS) this.connectionsHandedBack.inc({ service, kind, result }, 0)
     }
     this.connectionsHeld.set({ service }, 0)

@@ -7,6 +7,7 @@ import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from
 import { errnoOf } from '../config/error.ts'
 import { parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
+import { blockOf, heldState } from './resume/held-state.ts'
 import type { Waiting } from './service/service.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
@@ -237,7 +238,8 @@ export class SupervisedWorker {
       message: ({ clients }, fds) => {
         for (const [index, client] of clients.entries()) {
           const fd = fds[index] as OwnedFd
-          const listener = { name: client.listener, protocol: client.protocol }
+          const { service, protocol } = client.resume ?? client
+          const listener = { name: client.listener, protocol }
           const id = ulidToBytes(client.id)
           if (client.idleFor !== undefined) {
             const idleUntil =
@@ -254,8 +256,12 @@ export class SupervisedWorker {
             id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
+            ...(client.resume !== undefined &&
+              this.#worker !== undefined && {
+                resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),
+              }),
           })
-          this.#worker?.inherit(client.service, [connection])
+          this.#worker?.inherit(service, [connection])
         }
         this.#worker?.flush()
       },
@@ -301,11 +307,17 @@ export class SupervisedWorker {
       const clients = batch.map((connection) => {
         const { id, listener } = connection
         const isIdle = 'idleUntil' in connection
+        const resume = isIdle ? undefined : connection.resume
         const idleFor = isIdle ? connection.idleUntil - performance.now() : undefined
         return {
-          service,
+          ...(resume === undefined
+            ? { service, protocol: listener.protocol }
+            : {
+                service: '',
+                protocol: 'tcp' as const,
+                resume: heldState(resume, { service, protocol: listener.protocol }),
+              }),
           listener: listener.name,
-          protocol: listener.protocol,
           id: ulidFromBytes(id),
           acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
           ...('handedBack' in connection && { handedBack: connection.handedBack }),

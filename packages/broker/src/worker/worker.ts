@@ -9,6 +9,7 @@ import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
 import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
 import type { ClientConnection, ParkedClient } from './connection/connection.ts'
+import type { ResumeState } from './connection/resume-state.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
@@ -100,6 +101,8 @@ export interface ReplaceableWorker extends Worker {
   ): Promise<void>
   /** Takes connections of one service that a predecessor held. Owns their descriptors, even if the service is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
+  /** Keeps the state of a connection that is to be inherited next. */
+  inheritState(service: string, block: ResumeState['block'], giver: string): ResumeState
   /** The same for connections that were parked there. */
   inheritParked(service: string, connections: readonly ParkedClient[]): void
   /** Adds a listener, and its service if that is new. Owns `fd`. */
@@ -376,8 +379,13 @@ export function createWorker(
       for (const connection of connections) {
         metrics.connections.inc({ service: name, outcome: 'rejected' })
         metrics.rejections.inc({ service: name, reason: 'shutdown' })
-        lingeringClose.reject(connection)
+        // In the middle of a conversation: an answer of the broker would be taken for one of the backend's.
+        if (connection.resume === undefined) lingeringClose.reject(connection)
+        else systemOs.closeClients([connection])
       }
+    },
+    inheritState(name, block, giver) {
+      return services.get(name)?.inheritState(block, giver) ?? { block, giver, settled: () => {} }
     },
     inheritParked(name, connections) {
       const service = services.get(name)

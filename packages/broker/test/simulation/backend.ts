@@ -111,6 +111,7 @@ export class Backend {
           },
           rebalance: () => {},
           adoptAgain: () => {},
+          resumes: () => [],
           handBackRoom: () => {},
           settled: () => {},
           adopted: () => this.#adopted,

@@ -152,12 +152,15 @@ export class Broker {
           service.relinquished(connection)
         },
         listenerOf: (fd, name) => service.listenerOf(fd, name),
-        handBackRefusal: () => service.handBackRefusal(),
+        handBackRefusal: (entry, giver, before) => service.handBackRefusal(entry, giver, before),
+        toResume: (hand) => service.toResume(hand),
+        taken: (connections) => service.taken(connections),
         parked: (connections, giver) => service.parked(connections, giver),
         notTaken: (kind, reason, times, giver) => service.notTaken(kind, reason, times, giver),
         drainOver: (giver, counts) => service.drainOver(giver, counts),
         tokenRejected: (reason) => service.tokenRejected(reason),
         lateAnswer: () => service.lateAnswer(),
+        reported: () => service.reported(),
         available: () => service.available(),
         ended: (ended) => {
           this.#slots.giveBack(slot)

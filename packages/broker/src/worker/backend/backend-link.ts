@@ -5,6 +5,7 @@ import type { Logger } from 'pino'
 import type { Candidate } from '../balance/candidate.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { type Failure, failureOf } from '../connection/failure.ts'
+import { stateBytes } from '../connection/resume-state.ts'
 import type { HandoffLane } from './lane.ts'
 import { createToken, OfferLedger, type OpenOffer, toWire, type Unmatched } from './offer-ledger.ts'
 import { type Os, systemOs } from '../os.ts'
@@ -20,6 +21,9 @@ const MAX_UNKNOWN_NACKS = 256
 
 /** After this many milliseconds without an answer a backend counts as stuck, not busy. Several times a typical batch. */
 const BUSY_TIMEOUT_MS = 50
+
+/** Maximum bytes of state in one OFFER, which is one frame: more than that of one connection, and well below the limit of frames. */
+const MAX_OFFERED_STATE = 512 * 1024
 
 export interface LinkOptions extends EligibilityOptions {
   /** Milliseconds. */
@@ -59,6 +63,8 @@ export class BackendLink implements Candidate {
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
+  /** Formats of state that it can go on with, as it said last. */
+  #schemas: ReadonlySet<string> = new Set()
   #unknownNacks = 0
   /** When it last answered, or received an offer while none was open. */
   #busySince = 0
@@ -105,7 +111,37 @@ export class BackendLink implements Candidate {
 
   /** Connections that it has adopted and not closed, and those in flight to it. */
   get load(): number {
-    return Math.max(0, this.#acked - this.#closed) + this.#ledger.size
+    return this.live + this.#ledger.size
+  }
+
+  /** Connections that it has adopted and not closed. */
+  get live(): number {
+    return Math.max(0, this.#acked - this.#closed)
+  }
+
+  /** Whether `live` includes what it had before it registered here. */
+  get hasReported(): boolean {
+    return this.#adopted !== undefined
+  }
+
+  /** How many connections it has handed back. */
+  get handedBack(): number {
+    return this.#returns.count
+  }
+
+  /** How many connections it may be handing back; 0 if it may not. */
+  get handBackWindow(): number {
+    return this.#options.handBackWindow ?? 0
+  }
+
+  /** Whether it can go on with connections whose state has this format. */
+  resumes(schema: string): boolean {
+    return this.#schemas.has(schema)
+  }
+
+  /** Asks it to hand connections back that others would serve better. */
+  rebalance(count: number): void {
+    if (!this.#control.backedUp) this.#control.write({ type: 'rebalance', count })
   }
 
   /** Unanswered offers, without those taken past their deadline. */
@@ -144,7 +180,8 @@ export class BackendLink implements Candidate {
   offer(connections: readonly ClientConnection[]): { failure: Failure; from: number } | undefined {
     // No descriptor is sent while control has unwritten bytes: the doorbell must not be late.
     if (this.#control.backedUp || !this.#control.writable) return { failure: { code: 'WouldBlock' }, from: 0 }
-    const messages = connections.map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
+    const room = fitting(connections)
+    const messages = connections.slice(0, room).map(({ fd }) => ({ bytes: createToken(), fd: fd.fd }))
     const { sent, error } = this.#lane.send(messages)
     if (sent > 0) {
       const due = this.#dueFromNow()
@@ -158,7 +195,8 @@ export class BackendLink implements Candidate {
       this.#control.write({ type: 'offer', offers: offers.map((offer) => toWire(offer, deadline)) })
       this.#armAckTimer()
     }
-    if (error === undefined) return undefined
+    if (error === undefined)
+      return sent < connections.length ? { failure: { code: 'WouldBlock' }, from: sent } : undefined
     const failure = failureOf(error, `lane of ${this.identity.slot}`, connections[sent]?.fd.fd ?? -1)
     this.eligibility.failed(failure)
     return { failure, from: sent }
@@ -292,6 +330,7 @@ export class BackendLink implements Candidate {
         this.#closed = frame.closed
         this.#lag = frame.lag
         this.#host.available()
+        this.#host.reported()
         return
       case 'heartbeat':
         if (!frame.reply) this.#reply(frame.id)
@@ -319,6 +358,12 @@ export class BackendLink implements Candidate {
       case 'resumes':
         if (this.#options.handBackWindow === undefined)
           this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
+        if (this.#options.handBackWindow === undefined) {
+          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
+          return
+        }
+        this.#schemas = new Set(frame.schemas)
+        this.#host.available()
         return
       // FrameOrder refuses these at a broker.
       case 'hello':
@@ -503,6 +548,20 @@ export class BackendLink implements Candidate {
     if (connection.probe) connection.probe.relinquished()
     else this.#host.relinquished(connection)
   }
+}
+
+/**
+ * How many of these, from the front, go into one OFFER. State is large, and a backend that reads slowly must not make this process
+ * queue much of it: the others find another backend, or wait for the ACK of these.
+ */
+function fitting(connections: readonly ClientConnection[]): number {
+  let bytes = 0
+  for (const [index, { resume }] of connections.entries()) {
+    if (resume === undefined) continue
+    bytes += stateBytes(resume.block)
+    if (bytes > MAX_OFFERED_STATE && index > 0) return index
+  }
+  return connections.length
 }
 
 function clientsOf(connections: readonly ClientConnection[]): readonly ClientConnection[] {

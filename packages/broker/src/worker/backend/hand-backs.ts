@@ -6,10 +6,14 @@ import {
   type GivenBack,
   type GivenBackReason,
   type HandBack,
+  MAX_HANDBACK_BYTES,
   NO_KEEP_ALIVE_LIMIT,
   ProtocolError,
+  type Settled,
+  type SettledOutcome,
 } from '@baton/backend-sdk/protocol'
-import type { ParkedClient } from '../connection/connection.ts'
+import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
+import { stateBytes } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
 import type { HandoffLane, LaneArrival } from './lane.ts'
 import { HandBackTally } from './hand-back-tally.ts'
@@ -24,14 +28,15 @@ interface Received {
 }
 
 interface Taken {
-  readonly sequence: number
-  readonly client: ParkedClient
+  readonly entry: HandBack
+  readonly fd: OwnedFd
+  readonly listener: ClientConnection['listener']
 }
 
 /**
  * Connections that one backend hands back. A descriptor comes on the lane with a token, then HANDBACK names the same token on control.
  *
- *     received -- TAKEN in the kernel --> the host's -- SETTLED
+ *     received -- TAKEN in the kernel --> the host's: parked, or offered to another backend with its state -- SETTLED
  *              -- closed here --> GIVEN_BACK: the backend goes on with it
  *              -- TAKEN never reached the kernel --> closed here, never offered on (M3, M4)
  *              -- against the rules --> closed here, and the backend is cut off
@@ -53,6 +58,10 @@ export class HandBacks {
   #strangers = 0
   /** Hand-backs with an answer that is written, and not known to be in the kernel. */
   #untold = 0
+  /** Connections with state that were taken and have no outcome yet. */
+  #unsettled = 0
+  /** Outcomes to be written at the end of this turn: one frame for those of one ACK. */
+  #outcomes: Settled[] = []
 
   constructor(
     giver: BackendIdentity,
@@ -67,6 +76,11 @@ export class HandBacks {
     this.#window = window
     this.#host = host
     this.#os = os
+  }
+
+  /** How many were handed back so far, whatever became of them. */
+  get count(): number {
+    return this.#count
   }
 
   /**
@@ -84,8 +98,9 @@ export class HandBacks {
     if (this.#count > adopted)
       return this.#refuse(arrivals, entries, 'more was handed back than had been adopted')
     const taken: Taken[] = []
-    const given: GivenBack[] = []
+    const given: { entry: HandBack; reason: GivenBackReason }[] = []
     const closing: OwnedFd[] = []
+    let kept = 0
     for (const [index, entry] of entries.entries()) {
       const arrival = arrivals[index]
       const problem = this.#problem(entry, arrival)
@@ -93,18 +108,22 @@ export class HandBacks {
       const [fd] = (arrival as LaneArrival).fds
       // The process may open no more: the kernel has dropped the copy.
       if (fd === undefined) {
-        given.push({ sequence: entry.sequence, reason: 'TooMany' })
+        given.push({ entry, reason: 'TooMany' })
         continue
       }
       const origin = this.#host.listenerOf(fd, entry.listener)
       if (origin === 'foreign' && ++this.#strangers > elsewhere)
         return this.#refuse(arrivals, entries, 'a socket was handed back that is none of the service')
-      const reason = this.#reason(entry, fd, taken.length + this.#untold, window)
+      const reason =
+        typeof origin === 'string'
+          ? 'NoTaker'
+          : this.#reason(entry, fd, origin, { before: taken.length, kept, window })
       if (typeof origin !== 'string' && reason === undefined) {
-        taken.push({ sequence: entry.sequence, client: this.#client(fd, entry, origin) })
+        taken.push({ entry, fd: new OwnedFd(fd), listener: origin })
+        kept += stateBytes(entry)
       } else {
         closing.push(new OwnedFd(fd))
-        given.push({ sequence: entry.sequence, reason: reason ?? 'NoTaker' })
+        given.push({ entry, reason: reason ?? 'NoTaker' })
       }
     }
     this.#giveBack(given, closing)
@@ -125,55 +144,92 @@ export class HandBacks {
     return undefined
   }
 
-  #reason({ kind }: HandBack, fd: number, before: number, window: number): GivenBackReason | undefined {
-    if (kind !== 'idle') return 'NoTaker'
+  #reason(
+    entry: HandBack,
+    fd: number,
+    listener: ClientConnection['listener'],
+    { before, kept, window }: { before: number; kept: number; window: number },
+  ): GivenBackReason | undefined {
     // Idle connections may not use up what is kept for backends and the admin server.
-    if (before >= window || this.#os.isOfReserve(fd)) return 'TooMany'
-    return this.#host.handBackRefusal()
+    if (before + this.#untold + this.#unsettled >= window || this.#os.isOfReserve(fd)) return 'TooMany'
+    // The name that goes on with it may be longer than the one that came with it: the listener was renamed.
+    if (stateBytes(entry) + Buffer.byteLength(listener.name) > MAX_HANDBACK_BYTES) return 'NoTaker'
+    return this.#host.handBackRefusal(entry, this.#giver.ulid, kept)
+  }
+
+  /** Closed first: GIVEN_BACK says that the giver's duplicate is the only one. */
+  #giveBack(
+    given: readonly { entry: HandBack; reason: GivenBackReason }[],
+    closing: readonly OwnedFd[],
+  ): void {
+    if (given.length === 0) return
+    // Rule: GIVE_BACK_AFTER_CLOSE (docs/internals/model)
+    this.#close(closing)
+    this.tally.gaveBack(given)
+    for (const { entry, reason } of given) this.#host.notTaken(entry.kind, reason, 1, this.#giver)
+    const entries: GivenBack[] = given.map(({ entry: { sequence }, reason }) => ({ sequence, reason }))
+    this.#tell({ type: 'given_back', entries }, given.length)
+  }
+
+  #take(taken: readonly Taken[]): void {
+    const idle: Taken[] = []
+    const toResume: ClientConnection[] = []
+    for (const each of taken) {
+      if (each.entry.kind === 'idle') idle.push(each)
+      else toResume.push(this.#toResume(each))
+    }
+    const sequences = taken.map(({ entry }) => entry.sequence)
+    this.#tell({ type: 'taken', sequences }, taken.length, (error) => {
+      // Rule: TAKEN_BEFORE_OFFER (docs/internals/model)
+      if (error === undefined) {
+        this.tally.taken(taken.length)
+        if (idle.length > 0) this.#park(idle)
+        if (toResume.length > 0) this.#host.taken(toResume)
+        return
+      }
+      // The giver finds no TAKEN at the end of control, and goes on.
+      this.#close(taken.map(({ fd }) => fd))
+      for (const { resume } of toResume) resume?.settled('ended')
+    })
   }
 
   /**
    * The ULID is taken on trust. It names the connection in logs and in the recorder, and decides nothing. Comparing it with those that are
    * parked or in flight would cost a table of them, and a backend that lies could make up any other.
    */
-  #client(fd: number, { connection, keepAlive }: HandBack, listener: ParkedClient['listener']): ParkedClient {
-    return {
-      fd: new OwnedFd(fd),
+  #park(idle: readonly Taken[]): void {
+    const now = this.#os.now()
+    this.#host.parked(
+      idle.map(({ fd, listener, entry: { connection, keepAlive } }): ParkedClient => {
+        const idleUntil = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : now + keepAlive
+        // A copy: the decoded one would keep the whole frame in memory.
+        return { fd, listener, id: Buffer.from(connection), idleUntil, record: undefined }
+      }),
+      this.#giver,
+    )
+    const entries = idle.map(({ entry: { sequence } }) => ({ sequence, outcome: 'parked' as const }))
+    this.#tell({ type: 'settled', entries }, idle.length)
+  }
+
+  #toResume({ entry, fd, listener }: Taken): ClientConnection {
+    this.#unsettled += 1
+    return this.#host.toResume({
+      fd,
+      entry,
       listener,
-      id: connection,
-      idleUntil: keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : this.#os.now() + keepAlive,
-      record: undefined,
-    }
-  }
-
-  /** Closed first: GIVEN_BACK says that the giver's duplicate is the only one. */
-  #giveBack(given: readonly GivenBack[], closing: readonly OwnedFd[]): void {
-    if (given.length === 0) return
-    // Rule: GIVE_BACK_AFTER_CLOSE (docs/internals/model)
-    this.#close(closing)
-    this.tally.gaveBack(given)
-    for (const [reason, times] of countsOf(given)) this.#host.notTaken('idle', reason, times, this.#giver)
-    this.#tell({ type: 'given_back', entries: [...given] }, given.length)
-  }
-
-  #take(taken: readonly Taken[]): void {
-    const sequences = taken.map(({ sequence }) => sequence)
-    this.#tell({ type: 'taken', sequences }, taken.length, (error) => {
-      // Rule: TAKEN_BEFORE_OFFER (docs/internals/model)
-      if (error === undefined) return this.#settle(taken)
-      // The giver finds no TAKEN at the end of control, and goes on.
-      this.#close(taken.map(({ client: { fd } }) => fd))
+      giver: this.#giver.ulid,
+      settled: (outcome) => this.#settled(entry.sequence, outcome),
     })
   }
 
-  #settle(taken: readonly Taken[]): void {
-    this.tally.taken(taken.length)
-    this.#host.parked(
-      taken.map(({ client }) => client),
-      this.#giver,
-    )
-    const entries = taken.map(({ sequence }) => ({ sequence, outcome: 'parked' as const }))
-    this.#tell({ type: 'settled', entries }, taken.length)
+  #settled(sequence: number, outcome: SettledOutcome): void {
+    this.#unsettled -= 1
+    if (this.#outcomes.push({ sequence, outcome }) > 1) return
+    queueMicrotask(() => {
+      const entries = this.#outcomes
+      this.#outcomes = []
+      this.#tell({ type: 'settled', entries }, entries.length)
+    })
   }
 
   /** Writes an answer to `count` hand-backs. `done`: it is in the kernel, or never will be. */
@@ -200,10 +256,4 @@ export class HandBacks {
     this.#host.notTaken((entries[0] as HandBack).kind, 'ProtocolViolation', entries.length, this.#giver)
     return { given: 0, fault: new ProtocolError('BATON_ERR_FRAME_MALFORMED', message) }
   }
-}
-
-function countsOf(given: readonly GivenBack[]): Map<GivenBackReason, number> {
-  const counts = new Map<GivenBackReason, number>()
-  for (const { reason } of given) counts.set(reason, (counts.get(reason) ?? 0) + 1)
-  return counts
 }

@@ -1,5 +1,12 @@
-import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
+import type {
+  GivenBackReason,
+  HandBack,
+  HandBackKind,
+  NackReason,
+  SettledOutcome,
+} from '@baton/backend-sdk/protocol'
 import type { Socket } from 'node:net'
+import type { OwnedFd } from '@baton/native-sendmsg'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
@@ -40,10 +47,19 @@ export interface LinkHost {
    * that it came in at. Nothing is taken by asking.
    */
   listenerOf(fd: number, name: string): HandBackOrigin
-  /** Why no idle connection is taken back now; undefined when they are. */
-  handBackRefusal(): GivenBackReason | undefined
+  /**
+   * Why this connection is not taken back now; undefined when it is.
+   *
+   * @param giver ULID of the backend that hands it back
+   * @param before bytes of state that come with it and are not kept yet
+   */
+  handBackRefusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined
+  /** Reserves what a connection with state needs. The descriptor is the caller's until `taken`. */
+  toResume(hand: ResumableHandBack): ClientConnection
   /** TAKEN is in the kernel: they are the host's. */
   parked(connections: readonly ParkedClient[], giver: BackendIdentity): void
+  /** The same for connections with state. */
+  taken(connections: readonly ClientConnection[]): void
   /** `times` connections were given back, or refused because the backend broke the protocol. */
   notTaken(kind: HandBackKind, reason: NotTakenReason, times: number, giver: BackendIdentity): void
   /** A backend that handed connections back in its drain has drained, or has gone. */
@@ -51,10 +67,22 @@ export interface LinkHost {
   tokenRejected(reason: NackReason): void
   /** An answer to an offer that was settled already. */
   lateAnswer(): void
+  /** The backend has said how many connections it has. */
+  reported(): void
   /** The backend may have room again, or may be eligible again. */
   available(): void
   /** The link has ended. Connections that it still returns follow this call. */
   ended(link: EndedLink): void
+}
+
+/** A connection with state, as a backend hands it back. */
+export interface ResumableHandBack {
+  readonly fd: OwnedFd
+  readonly entry: HandBack
+  readonly listener: ClientConnection['listener']
+  readonly giver: string
+  /** Called once: what became of it. */
+  readonly settled: (outcome: SettledOutcome) => void
 }
 
 /** Where a socket that is handed back comes from. `foreign`: not from here; `gone`: from a listener that is there no more. */

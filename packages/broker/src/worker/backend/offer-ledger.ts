@@ -74,7 +74,12 @@ export class OfferLedger {
     return this.#taken
   }
 
-  open(connection: ClientConnection, token: Buffer, due: number, kind: OfferKind = 'descriptor'): OpenOffer {
+  open(
+    connection: ClientConnection,
+    token: Buffer,
+    due: number,
+    kind: OfferKind = connection.resume === undefined ? 'descriptor' : 'resumed',
+  ): OpenOffer {
     const offer: OpenOffer = {
       sequence: ++this.#lastSequence,
       token,
@@ -195,5 +200,6 @@ export function toWire(offer: OpenOffer, deadline: bigint): Offer {
     kind: offer.kind,
     listener: offer.connection.listener.name,
     meta: undefined,
+    resumed: offer.connection.resume?.block,
   }
 }

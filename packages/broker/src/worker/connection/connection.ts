@@ -2,6 +2,7 @@ import type { Socket } from 'node:net'
 import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
+import type { ResumeState } from './resume-state.ts'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { HandBackKind } from '../../metrics/labels.ts'
 
@@ -35,6 +36,8 @@ export interface ClientConnection {
   readonly handedBack?: HandBackKind
   /** Number of its flight record. Set and read by the recorder only. */
   record?: number | undefined
+  /** It was handed back with its state: only a backend that resumes such states can go on, and the broker never writes to it. */
+  readonly resume?: ResumeState
 }
 
 let arrivals = 0
@@ -94,7 +97,7 @@ export interface ParkedClient {
   record?: number | undefined
 }
 
-/** A client held by a predecessor, with the id and accept time that it got there. */
+/** A client held by a predecessor, or handed back by a backend, with the id that it got before. */
 export class InheritedClient implements ClientConnection {
   readonly order: number
   readonly fd: OwnedFd
@@ -107,6 +110,7 @@ export class InheritedClient implements ClientConnection {
   shared = true
   record: number | undefined
   readonly handedBack?: HandBackKind
+  readonly resume?: ResumeState
 
   /** Owns `fd`. */
   constructor(
@@ -119,6 +123,7 @@ export class InheritedClient implements ClientConnection {
       acceptedAt,
       handedBack,
       record,
+      resume,
     }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
     this.order = order
@@ -129,5 +134,6 @@ export class InheritedClient implements ClientConnection {
     this.acceptedAt = acceptedAt
     this.record = record
     if (handedBack !== undefined) this.handedBack = handedBack
+    if (resume !== undefined) this.resume = resume
   }
 }

@@ -46,6 +46,7 @@ const CONSEQUENCES: Readonly<Record<FailureCode, Consequence>> = {
   ControlTruncated: refusal,
   BackendDraining: refusal,
   BackendOverloaded: refusal,
+  NotResumable: refusal,
   BackendGone: fault,
   ProtocolViolation: fault,
 }

@@ -71,6 +71,19 @@ export class HoldQueue {
     })
   }
 
+  /** The same for those that `wanted` chooses, wherever they are in the queue. */
+  takeWhere(count: number, wanted: (connection: ClientConnection) => boolean): ClientConnection[] {
+    const taken: ClientConnection[] = []
+    const stay = this.#queue.filter(({ connection, watch }) => {
+      if (taken.length >= count || !wanted(connection)) return true
+      watch.remove()
+      taken.push(connection)
+      return false
+    })
+    if (taken.length > 0) this.#queue.splice(0, this.#queue.length, ...stay)
+    return taken
+  }
+
   close(): void {
     this.#os.clear(this.#timer)
   }

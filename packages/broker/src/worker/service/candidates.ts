@@ -74,3 +74,8 @@ export function markTried(connection: ClientConnection, mark: string): void {
   connection.tried ??= new Set()
   connection.tried.add(mark)
 }
+
+/** Restores arrival order, which is lost when several backends return connections, or one returns re-routed ones. */
+export function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
+  return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
+}

@@ -6,13 +6,22 @@ import type { Candidate, Balancer } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/config.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
-import { HoldQueue } from '../hold/hold-queue.ts'
+import { type HoldHost, HoldQueue } from '../hold/hold-queue.ts'
 import type { FallbackReason, RejectionReason } from '../../metrics/labels.ts'
 import type { Os, Watcher } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { Upstream } from '../relay/upstream.ts'
-import { type RelayCandidate, relayCandidates, balanceKey, markTried, relayMark } from './candidates.ts'
+import { mayTake } from '../resume/resuming.ts'
+import {
+  type HandoffCandidate,
+  type RelayCandidate,
+  relayCandidates,
+  balanceKey,
+  inOrder,
+  markTried,
+  relayMark,
+} from './candidates.ts'
 import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { ServiceStats } from './service-stats.ts'
 
@@ -44,6 +53,8 @@ export interface FallbackDeps {
  */
 export class Fallback {
   readonly held: HoldQueue
+  /** Those with state, which wait for certain backends only: others must not queue behind them. */
+  readonly heldWithState: HoldQueue
   readonly #deps: FallbackDeps
   /** Not the service's balancer, because relay candidates differ from handoff candidates. */
   readonly #balancer: Balancer
@@ -56,20 +67,28 @@ export class Fallback {
     this.#deps = deps
     const { poller, config, serviceStats, recorder, os } = deps
     this.#balancer = createBalancer(config.balance, os.random)
-    this.held = new HoldQueue(
-      poller,
-      config.holdTimeout,
-      {
-        clientGone: (connection) => {
-          serviceStats.outcomes.client_gone += 1
-          recorder.note('client_gone', [connection], os.now())
-          os.closeClients([connection])
-          deps.settled()
-        },
-        timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
+    const host: HoldHost = {
+      clientGone: (connection) => {
+        serviceStats.outcomes.client_gone += 1
+        recorder.note('client_gone', [connection], os.now())
+        os.closeClients([connection])
+        connection.resume?.settled('ended')
+        deps.settled()
       },
-      os,
-    )
+      timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
+    }
+    this.held = new HoldQueue(poller, config.holdTimeout, host, os)
+    this.heldWithState = new HoldQueue(poller, config.holdTimeout, host, os)
+  }
+
+  /** Connections that wait for a backend, of both kinds. */
+  get size(): number {
+    return this.held.size + this.heldWithState.size
+  }
+
+  /** All of them, in order of arrival. */
+  takeAll(): readonly ClientConnection[] {
+    return inOrder([...this.held.take(this.held.size), ...this.heldWithState.take(this.heldWithState.size)])
   }
 
   /** Backends and upstreams eligible for a relay. */
@@ -100,14 +119,16 @@ export class Fallback {
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
-    const able = this.relayCandidates().filter(({ mark }) => !tried?.has(mark))
+    // A relay would give the next backend bytes without the state that they belong to.
+    const relays = connection.resume === undefined ? this.relayCandidates() : []
+    const able = relays.filter(({ mark }) => !tried?.has(mark))
     const rung = nextRung(
       {
         why,
         waited: now - acceptedAt,
         pressed: now - (pressedSince ?? now),
         canRelay: able.length > 0,
-        held: this.held.size,
+        held: this.size,
         stopped: this.#stopped,
       },
       config,
@@ -138,7 +159,7 @@ export class Fallback {
    */
   queue(connection: ClientConnection): boolean {
     const why = this.noBackendReason()
-    if (this.held.size >= this.#deps.config.maxHeld) this.#reject(connection, 'hold_full', why)
+    if (this.size >= this.#deps.config.maxHeld) this.#reject(connection, 'hold_full', why)
     else if (this.leaving) {
       connection.tried = undefined
       return false
@@ -159,21 +180,32 @@ export class Fallback {
     }
   }
 
+  /** Removes up to `count` held connections that some of these may go on with, wherever they are in the queue. */
+  takeWithState(ready: readonly HandoffCandidate[], count: number): ClientConnection[] {
+    if (this.heldWithState.size === 0 || ready.length === 0) return []
+    const ableOf = (connection: ClientConnection) => ready.filter(({ link }) => mayTake(link, connection))
+    const connections = this.heldWithState.takeWhere(count, (connection) => ableOf(connection).length > 0)
+    for (const connection of connections) this.startOver([connection], ableOf(connection))
+    return connections
+  }
+
   /** A newly registered backend has refused no connection, whatever the previous one in its slot did. */
   joined(slot: string): void {
-    for (const { tried } of this.held.connections()) {
-      tried?.delete(slot)
-      tried?.delete(relayMark(slot))
+    for (const queue of [this.held, this.heldWithState]) {
+      for (const { tried } of queue.connections()) {
+        tried?.delete(slot)
+        tried?.delete(relayMark(slot))
+      }
     }
   }
 
   /** Rejects all held connections. */
   close(): void {
     this.#stopped = true
-    for (const connection of this.held.take(this.held.size))
-      this.#reject(connection, 'shutdown', 'NoReadyBackend')
+    for (const connection of this.takeAll()) this.#reject(connection, 'shutdown', 'NoReadyBackend')
     this.#deps.os.clear(this.#retry)
     this.held.close()
+    this.heldWithState.close()
   }
 
   #hold(connection: ClientConnection, why: FallbackReason): void {
@@ -181,7 +213,8 @@ export class Fallback {
     // Pressure passes by itself. After a refusal the other backends are tried first (`startOver`).
     if (isPressure(why)) connection.tried = undefined
     try {
-      this.held.add(connection)
+      const queue = connection.resume === undefined ? this.held : this.heldWithState
+      queue.add(connection)
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       // Without a watch we could not detect that a held client disconnected.
@@ -198,7 +231,12 @@ export class Fallback {
     serviceStats.rejected(reason)
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
-    lingeringClose.reject(connection)
+    // In the middle of a conversation: an answer of the broker would be taken for one of the backend's.
+    if (connection.resume === undefined) lingeringClose.reject(connection)
+    else {
+      os.closeClients([connection])
+      connection.resume.settled('ended')
+    }
     this.#deps.settled()
   }
 
@@ -208,7 +246,7 @@ export class Fallback {
     this.#retry = os.setTimeout(() => {
       this.#retry = undefined
       this.#deps.retry()
-      if (this.held.size > 0) this.#armRetry()
+      if (this.size > 0) this.#armRetry()
     }, UPSTREAM_RETRY_MS)
   }
 }

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import type { GivenBackReason, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
+import type { GivenBackReason, HandBack, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
 import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { createBalancer } from '../balance/balancer.ts'
@@ -13,6 +13,7 @@ import {
   type ParkedClient,
 } from '../connection/connection.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
+import type { ResumeState } from '../connection/resume-state.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import { BACKEND_STATES, type FallbackReason, type NotTakenReason } from '../../metrics/labels.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
@@ -20,11 +21,19 @@ import { type Os, systemOs, type Watcher } from '../os.ts'
 import { noRecorder, type Recorder } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { HandBackCounts } from '../backend/hand-back-tally.ts'
-import type { BackendIdentity, EndedLink, HandBackOrigin, LinkHost } from '../backend/link-host.ts'
+import type {
+  BackendIdentity,
+  EndedLink,
+  HandBackOrigin,
+  LinkHost,
+  ResumableHandBack,
+} from '../backend/link-host.ts'
 import { Parking } from '../park/parking.ts'
 import { Relays } from '../relay/relays.ts'
+import { Rebalancer } from '../resume/rebalancer.ts'
+import { mayTake, Resuming } from '../resume/resuming.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
-import { balanceKey, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
+import { balanceKey, inOrder, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
 import { Fallback } from './fallback.ts'
 import { HandBackNotices } from './hand-back-notices.ts'
 import { ServiceStats } from './service-stats.ts'
@@ -76,6 +85,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #fallback: Fallback
   readonly #parking: Parking
   readonly #notices: HandBackNotices
+  readonly #resuming: Resuming
+  readonly #rebalancer: Rebalancer
   readonly #listeners: () => readonly ListenerOfService[]
   readonly #os: Os
   readonly #relays: Relays
@@ -110,6 +121,8 @@ export class Service implements LinkHost, UpstreamHost {
       os,
     )
     this.#notices = new HandBackNotices(name, logger, announce, () => os.now())
+    this.#resuming = new Resuming(this.#links)
+    this.#rebalancer = new Rebalancer(() => this.#spread(), os)
     this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
@@ -145,7 +158,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   get held(): number {
-    return this.#fallback.held.size
+    return this.#fallback.size
   }
 
   /** Idle connections that backends have handed back. */
@@ -224,7 +237,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.flush()
     const idle = this.#parking.take()
     if (idle.length > 0) this.#passIdle(idle)
-    const held = this.#fallback.held.take(this.#fallback.held.size)
+    const held = this.#fallback.takeAll()
     if (held.length > 0) this.#pass(held)
     this.noteIdle()
   }
@@ -243,6 +256,11 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
     this.flush()
+  }
+
+  /** Keeps the state of a connection that a predecessor held; `inherit` follows. */
+  inheritState(block: ResumeState['block'], giver: string): ResumeState {
+    return this.#resuming.keep(block, giver, () => {})
   }
 
   /** Connections that were parked at a predecessor. */
@@ -306,8 +324,13 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('acknowledged', connections, now)
     this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
-    for (const { acceptedAt, handedBack } of connections) {
-      if (handedBack !== undefined) this.serviceStats.resumed(handedBack)
+    for (const { acceptedAt, handedBack, resume } of connections) {
+      if (handedBack !== undefined) {
+        this.serviceStats.resumed(handedBack)
+        const pause = { service: this.name, kind: handedBack }
+        this.#metrics.handBackPause.observe(pause, (now - acceptedAt) / 1000)
+      }
+      resume?.settled('resumed')
       this.serviceStats.latency.observe(now - acceptedAt)
       this.#metrics.handoffDuration.observe({ service: this.name }, (now - acceptedAt) / 1000)
     }
@@ -343,6 +366,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.serviceStats.outcomes.relinquished += 1
     this.#recorder.note('relinquished', [connection], this.#os.now())
     this.#os.closeClients([connection])
+    connection.resume?.settled('ended')
     this.noteIdle()
   }
 
@@ -355,8 +379,24 @@ export class Service implements LinkHost, UpstreamHost {
     return listeners.some((listener) => listener.name === name) ? 'foreign' : 'gone'
   }
 
-  handBackRefusal(): GivenBackReason | undefined {
-    return this.#ending ? 'Stopping' : undefined
+  handBackRefusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined {
+    if (this.#ending) return 'Stopping'
+    return entry.kind === 'idle' ? undefined : this.#resuming.refusal(entry, giver, before)
+  }
+
+  toResume(hand: ResumableHandBack): ClientConnection {
+    return this.#resuming.arrival(hand, this.#os)
+  }
+
+  taken(connections: readonly ClientConnection[]): void {
+    for (const connection of connections) {
+      this.serviceStats.handedBack(connection.handedBack as HandBackKind, 1)
+      // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
+      this.#os.takeBack(connection.fd.fd)
+      this.#recorder.again('handed_back', connection, this.name, this.#os.now())
+      this.#fresh.push(connection)
+    }
+    this.flush()
   }
 
   parked(connections: readonly ParkedClient[], giver: BackendIdentity): void {
@@ -386,13 +426,19 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** A backend may have room: offers held connections, in order. */
   available(): void {
-    if (this.#fallback.held.size === 0) return
+    if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
+    this.#place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
+    if (this.#fallback.held.size === 0) return
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
     this.#place(connections)
+  }
+
+  reported(): void {
+    this.#rebalancer.check()
   }
 
   ended(link: EndedLink): void {
@@ -416,6 +462,8 @@ export class Service implements LinkHost, UpstreamHost {
     if (this.#successor?.(connections) === true) {
       this.serviceStats.movedOut += connections.length
       this.#recorder.note('moved', connections, this.#os.now())
+      // It waits in the broker; this worker does not learn of its end.
+      for (const { resume } of connections) resume?.settled('parked')
       return
     }
     // The successor has ended before this worker: back to the backends that are still here.
@@ -521,7 +569,7 @@ export class Service implements LinkHost, UpstreamHost {
     let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/internals/model)
-      const again = index % run !== 0 && connection.tried === undefined
+      const again = index % run !== 0 && connection.tried === undefined && connection.resume === undefined
       const chosen: HandoffCandidate | undefined =
         (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
@@ -549,9 +597,10 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
-    const { tried } = connection
+    const { tried, resume } = connection
+    const able = resume === undefined ? ready : ready.filter(({ link }) => mayTake(link, connection))
     // Rule: ASK_EACH_ONCE (docs/internals/model)
-    const untried = tried === undefined ? ready : ready.filter(({ id }) => !tried.has(id))
+    const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
     return this.#balancer.choose(untried, balanceKey(this.config.balance, connection))
   }
 
@@ -560,12 +609,13 @@ export class Service implements LinkHost, UpstreamHost {
     return handoffCandidates(this.#links.values())
   }
 
+  /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back. */
+  #spread(): BackendLink[] {
+    if (this.#stopped || this.#successor !== undefined || this.config.balance === 'source-hash') return []
+    return this.#handoffCandidates().flatMap(({ link }) => (link.hasReported ? [link] : []))
+  }
+
   #isIdle(): boolean {
     return this.held + this.inFlight + this.relaying === 0
   }
-}
-
-/** Restores arrival order, which is lost when several backends return connections, or one returns re-routed ones. */
-function inOrder(connections: readonly ClientConnection[]): readonly ClientConnection[] {
-  return connections.length < 2 ? connections : connections.toSorted((a, b) => a.order - b.order)
 }

@@ -1,0 +1,299 @@
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { Adoption } from './adoption.ts'
+import { type Attachment, hasUnread, type IdleConnection } from './attach/index.ts'
+import type { BrokerSession, Departure } from './broker-session.ts'
+import type { Logger } from './logger.ts'
+import { MigrationError } from './migrate/errors.ts'
+import type { Mover, Movers, Packed } from './migrate/mover.ts'
+import {
+  type GivenBackReason,
+  MAX_HANDBACK_BYTES,
+  NO_KEEP_ALIVE_LIMIT,
+  type WelcomeFrame,
+} from './protocol/index.ts'
+
+/** How often idle connections are looked through for those to be parked, in ms: a quarter of `parkAfter` within these. */
+const MIN_PARKING_INTERVAL_MS = 50
+const MAX_PARKING_INTERVAL_MS = 1000
+
+/** While draining: how often connections that could not leave are tried again, in ms. */
+const RETRY_INTERVAL_MS = 100
+
+/**
+ * When a connection with state that the broker gave back is tried again, in ms; doubles each time. There was no backend for it at that
+ * moment, or no memory. Each try costs a replay here, which the app notices.
+ */
+const GIVEN_BACK_DELAY_MS = 1000
+const MAX_GIVEN_BACK_DELAY_MS = 30_000
+
+/** Connections with state that are on their way at once: more of them make each wait longer for the next process. */
+const MAX_ON_THEIR_WAY = 16
+
+/** Fixed part of what a HANDBACK entry may hold: names and metadata, generously. */
+const ENTRY_OVERHEAD_BYTES = 1024
+
+/** The parts of a backend that `HandBack` needs. */
+export interface HandBackHost {
+  /** Registrations, oldest first. */
+  readonly sessions: Iterable<BrokerSession>
+  readonly draining: boolean
+  readonly attachment: Attachment | undefined
+}
+
+/** A connection that is about to leave, and what is done to it once it has been sent. */
+interface Leaving {
+  readonly departure: Departure
+  readonly socket: Socket
+  readonly packed?: Packed
+}
+
+/**
+ * Decides which connections are handed back to the broker, and when: those that are due (`parkAfter`), those that the broker wants
+ * (REBALANCE), and while draining all that can move, idle ones first.
+ *
+ * Checking that a connection can leave and letting go of it are one step, without a turn of the event loop between them (M2).
+ */
+export class HandBack {
+  readonly #adoption: Adoption
+  readonly #movers: Movers
+  readonly #logger: Logger
+  readonly #host: HandBackHost
+  #scheduled = false
+  /** Some that were to be handed back had no room. */
+  #more = false
+  /** Connections that the broker wants back although they are not due. */
+  #wanted = 0
+  #parking: NodeJS.Timeout | undefined
+  #retries: NodeJS.Timeout | undefined
+
+  constructor(adoption: Adoption, movers: Movers, logger: Logger, host: HandBackHost) {
+    this.#adoption = adoption
+    this.#movers = movers
+    this.#logger = logger
+    this.#host = host
+  }
+
+  /** The newest registration, if connections can be handed back there: in a reload, an older one is with a worker that leaves. */
+  get receiver(): BrokerSession | undefined {
+    const newest = [...this.#host.sessions].findLast(({ open }) => open)
+    return newest?.takesBack === true ? newest : undefined
+  }
+
+  /** Whether this connection (undefined: any) leaves when it is idle. */
+  takes(socket: Duplex | undefined): boolean {
+    if (this.receiver === undefined) return false
+    return socket === undefined || this.#adoption.canLeave(socket as Socket)
+  }
+
+  /** Registered: connections become due by these rules. */
+  registered({ parkAfter }: WelcomeFrame): void {
+    clearInterval(this.#parking)
+    if (parkAfter === null || parkAfter === 0) return
+    // With `parkAfter`, connections become due by time alone.
+    this.#parking = setInterval(
+      () => this.now(),
+      Math.min(MAX_PARKING_INTERVAL_MS, Math.max(MIN_PARKING_INTERVAL_MS, parkAfter / 4)),
+    )
+    this.#parking.unref()
+  }
+
+  /** Draining has begun. */
+  drain(): void {
+    // A connection that no backend took when the broker wanted it elsewhere has another chance: there may be one now.
+    for (const socket of this.#movable()) this.#adoption.mayLeaveAgain(socket)
+    this.now()
+    if (this.#movers.isEmpty) return
+    this.#retries = setInterval(() => this.now(), RETRY_INTERVAL_MS)
+    this.#retries.unref()
+  }
+
+  stop(): void {
+    clearInterval(this.#parking)
+    clearInterval(this.#retries)
+  }
+
+  /** The broker wants `count` connections back. */
+  rebalance(count: number): void {
+    this.#wanted += count
+    this.now()
+  }
+
+  /** There is room, or there may be. */
+  rest(): void {
+    if (this.#more || this.#host.draining) this.soon(true)
+  }
+
+  /**
+   * Once for all answers that end in this turn of the event loop.
+   *
+   * @param anyway also those that have become due by time alone
+   */
+  soon(anyway = this.#host.draining || this.receiver?.welcome.parkAfter === 0): void {
+    if (this.#scheduled || !anyway) return
+    this.#scheduled = true
+    setImmediate(() => {
+      this.#scheduled = false
+      this.now()
+    })
+  }
+
+  /** Hands back what is to leave, as much as the window has room for; what is left goes when there is room again. */
+  now(): void {
+    const session = this.receiver
+    const { attachment } = this.#host
+    if (session === undefined || attachment === undefined) return
+    this.#more = session.handBackRoom === 0
+    if (this.#more) return
+    this.#moveIdle(session, attachment)
+    if (!this.#more) this.#moveOthers(session)
+    if (!this.#more) this.#wanted = 0
+  }
+
+  /** Adopts again what was handed back and is this process's again. */
+  adoptAgain(departure: Departure, reason: GivenBackReason | undefined): void {
+    const connection = this.#adoption.adoptAgain(
+      this.#host.attachment as Attachment,
+      departure,
+      reason !== undefined,
+    )
+    if (connection === undefined || departure.resumed === undefined) return
+    if (reason !== 'TooMany' && reason !== 'NoTaker') return
+    const delay = Math.min(GIVEN_BACK_DELAY_MS * 2 ** departure.givenBack, MAX_GIVEN_BACK_DELAY_MS)
+    connection.givenBack = departure.givenBack + 1
+    setTimeout(() => (connection.stays = false), delay).unref()
+  }
+
+  #moveIdle(session: BrokerSession, attachment: Attachment): void {
+    const idle = this.#idle(attachment)
+    while (idle.length > 0 && !this.#more) {
+      const chosen = idle.splice(0, session.handBackRoom)
+      const leaving = this.#each(chosen, ({ socket, left }) => this.#leaving(socket, keepAliveOf(left)))
+      const sent = this.#send(session, leaving)
+      this.#wanted = Math.max(0, this.#wanted - sent)
+      this.#more = sent === 0 || sent < chosen.length
+    }
+  }
+
+  /** Idle connections that are due, and as many others as the broker wants. */
+  #idle(attachment: Attachment): IdleConnection[] {
+    const able = attachment.idle().filter(({ socket }) => this.#adoption.canLeave(socket))
+    if (this.#host.draining) return able
+    let others = this.#wanted
+    return able.filter(({ socket, since }) => (this.#isDue(since) || others-- > 0) && !hasUnread(socket))
+  }
+
+  /** Connections with state: while draining all, else as many as the broker wants. */
+  #moveOthers(session: BrokerSession): void {
+    const wanted = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
+    if (wanted === 0 || this.#movers.isEmpty) return
+    const room = Math.min(session.handBackRoom, MAX_ON_THEIR_WAY - session.unsettled)
+    if (room <= 0) {
+      this.#more = true
+      return
+    }
+    const leaving: Leaving[] = []
+    for (const mover of this.#movers) {
+      for (const socket of mover.connections()) {
+        this.#more = leaving.length >= room
+        if (this.#more || leaving.length >= wanted) break
+        const each = this.#adoption.canLeave(socket) ? this.#packed(mover, socket) : undefined
+        if (each !== undefined) leaving.push(each)
+      }
+    }
+    const sent = this.#send(session, leaving)
+    this.#wanted = Math.max(0, this.#wanted - sent)
+    if (sent < leaving.length) this.#more = true
+  }
+
+  #packed(mover: Mover, socket: Socket): Leaving | undefined {
+    let packed: Packed | undefined
+    try {
+      packed = mover.pack(socket)
+      if (packed === undefined) return undefined
+      checkSize(packed)
+      const leaving = this.#leaving(socket, 0, packed)
+      if (leaving === undefined) packed.stay()
+      return leaving
+    } catch (error) {
+      packed?.stay()
+      this.#noteStays(socket, error as Error)
+      return undefined
+    }
+  }
+
+  #noteStays(socket: Socket, error: Error): void {
+    const connection = this.#adoption.connection(socket)
+    // Out of descriptors: it is tried again.
+    if (connection !== undefined && error instanceof MigrationError) connection.stays = true
+    this.#logger.warn(
+      { connection: connection?.id, error, ...(error.cause ? { cause: error.cause } : {}) },
+      'a connection could not be handed back',
+    )
+  }
+
+  /** With a duplicate of its descriptor. */
+  #leaving(socket: Socket, keepAlive: number, packed?: Packed): Leaving | undefined {
+    const departure = this.#adoption.departure(socket, keepAlive, packed?.block)
+    return departure && { departure, socket, ...(packed && { packed }) }
+  }
+
+  #each<T>(values: readonly T[], leaving: (value: T) => Leaving | undefined): Leaving[] {
+    const found: Leaving[] = []
+    try {
+      for (const value of values) {
+        const each = leaving(value)
+        if (each === undefined) break
+        found.push(each)
+      }
+    } catch (error) {
+      // Out of descriptors: these go later, or end as they would have.
+      this.#logger.warn({ error: error as Error }, 'connections could not be handed back')
+    }
+    return found
+  }
+
+  /** @returns how many have left */
+  #send(session: BrokerSession, leaving: readonly Leaving[]): number {
+    if (leaving.length === 0) return 0
+    const sent = session.handBack(
+      leaving.map(({ departure }) => departure),
+      (index) => {
+        const { socket, packed } = leaving[index] as Leaving
+        return this.#adoption.letGo(socket, packed)
+      },
+    )
+    for (const { departure, packed } of leaving.slice(sent)) {
+      departure.fd.close()
+      packed?.stay()
+    }
+    return sent
+  }
+
+  #isDue(since: number): boolean {
+    const after = this.receiver?.welcome.parkAfter ?? null
+    return after !== null && performance.now() - since >= after
+  }
+
+  *#movable(): Generator<Socket> {
+    for (const mover of this.#movers) yield* mover.connections()
+  }
+}
+
+function keepAliveOf(left: number): number {
+  if (!Number.isFinite(left)) return NO_KEEP_ALIVE_LIMIT
+  return Math.min(Math.max(1, Math.round(left)), NO_KEEP_ALIVE_LIMIT)
+}
+
+/** @throws {MigrationError} BATON_ERR_STATE_TOO_LARGE */
+function checkSize({ block, prefixLength }: Packed): void {
+  const { schema, requestHead, answerHead, state } = block
+  const size =
+    prefixLength + Buffer.byteLength(schema) + requestHead.length + answerHead.length + state.length
+  const most = MAX_HANDBACK_BYTES - ENTRY_OVERHEAD_BYTES
+  if (size <= most) return
+  throw new MigrationError(
+    'BATON_ERR_STATE_TOO_LARGE',
+    `${size} bytes (state ${state.length}, unread ${prefixLength}), at most ${most}`,
+  )
+}

@@ -1,0 +1,85 @@
+import type { Socket } from 'node:net'
+import type { ConnectionInfo } from '../connection-info.ts'
+import type { Logger } from '../logger.ts'
+import type { ResumedBlock } from '../protocol/index.ts'
+
+/** A connection that can be handed back in this very step: nothing was changed about it so far, but its reading may be paused. */
+export interface Packed {
+  /** Goes with it. Its prefix follows in `leave`. */
+  readonly block: Omit<ResumedBlock, 'prefix'>
+  /** Bytes that `leave` will return. */
+  readonly prefixLength: number
+  /**
+   * Takes the app's hands off the socket, and closes it without a word to the client. The descriptor's duplicate is on its way.
+   *
+   * @returns the bytes that were read and not consumed
+   */
+  leave(): Buffer
+  /** It does not leave after all. */
+  stay(): void
+}
+
+/** Moves one kind of connection with state, such as the WebSockets of one server. */
+export interface Mover {
+  /** The schemas that it can resume. */
+  readonly accepts: readonly string[]
+  /** Its open connections. */
+  connections(): Iterable<Socket>
+  /**
+   * Whether this connection can leave now, and with what. Synchronous, and nothing may be read before `leave` or `stay` is called (M2).
+   *
+   * @returns undefined: not now
+   * @throws {MigrationError} BATON_ERR_STATE_FAILED, BATON_ERR_STATE_INVALID
+   */
+  pack(socket: Socket): Packed | undefined
+}
+
+/** The parts of a backend that movers need. */
+export interface Migration {
+  readonly movers: Movers
+  readonly logger: Logger
+  connection(socket: Socket): ConnectionInfo | undefined
+  /** A connection that could not leave may be able to now. */
+  mayLeave(): void
+}
+
+/** All movers of one backend. */
+export class Movers implements Iterable<Mover> {
+  readonly #movers: Mover[] = []
+  readonly #onAdded: () => void
+
+  /** @param onAdded called after each `add` */
+  constructor(onAdded: () => void) {
+    this.#onAdded = onAdded
+  }
+
+  get isEmpty(): boolean {
+    return this.#movers.length === 0
+  }
+
+  /** All schemas that this process can resume. */
+  get schemas(): string[] {
+    return [...new Set(this.#movers.flatMap(({ accepts }) => accepts))]
+  }
+
+  add(mover: Mover): void {
+    this.#movers.push(mover)
+    this.#onAdded()
+  }
+
+  [Symbol.iterator](): Iterator<Mover> {
+    return this.#movers[Symbol.iterator]()
+  }
+}
+
+const migrations = new WeakMap<object, Migration>()
+
+/** Makes `migrationOf` find it. */
+export function offerMigration(backend: object, migration: Migration): void {
+  migrations.set(backend, migration)
+}
+
+/** The inside of a backend, for movers that are not part of it. Undefined if `backend` is none. */
+export function migrationOf(backend: object): Migration | undefined {
+  return migrations.get(backend)
+}

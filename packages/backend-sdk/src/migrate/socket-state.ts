@@ -1,0 +1,42 @@
+import type { Socket } from 'node:net'
+
+/** Nothing waits to be written (all that the app was told is written is in the kernel, M5), and neither side has ended. */
+export function canBeLeft(socket: Socket): boolean {
+  const { destroyed, readable, writable, writableEnded, writableLength } = socket
+  return !destroyed && readable && writable && !writableEnded && writableLength === 0
+}
+
+const EMPTY = Buffer.alloc(0)
+
+/**
+ * Bytes that Node has read and given to no listener. Takes off the listeners of `data` and `readable`, which would get it again.
+ *
+ * @returns these bytes, and the listeners of `data`
+ */
+export function takeUnread(socket: Socket): {
+  unread: Buffer
+  listeners: ReturnType<Socket['listeners']>
+} {
+  const listeners = socket.listeners('data')
+  socket.removeAllListeners('readable')
+  socket.removeAllListeners('data')
+  const unread = socket.readableLength > 0 ? (socket.read() as Buffer | null) : null
+  return { unread: unread ?? EMPTY, listeners }
+}
+
+/** Replaces `write` and `end`. */
+function discard(...args: unknown[]): boolean {
+  const callback = args.find((each) => typeof each === 'function')
+  if (callback !== undefined)
+    process.nextTick(callback, new Error('this process no longer writes to the connection'))
+  return true
+}
+
+/**
+ * From now on what the app writes to this socket goes nowhere: the connection is closed, or belongs to another owner. Only until
+ * `destroy()`, after which Node itself refuses writes.
+ */
+export function mute(socket: Socket): void {
+  for (const name of ['write', 'end'])
+    Object.defineProperty(socket, name, { value: discard, configurable: true, writable: true })
+}

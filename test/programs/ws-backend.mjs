@@ -1,0 +1,65 @@
+// A server of WebSockets like a user's: it echoes each message with its number on that connection, and hands the number over when the
+// connection moves. The path chooses a fault: `/state-throws`, `/state-bigint`, `/state-large`, `/state-never`, `/resume-throws`,
+// `/refused` (only the first process answers with 101). SIGTERM drains it, and so does a line `drain`; it then exits by itself.
+import http from 'node:http'
+import { createInterface } from 'node:readline'
+import { createBackend } from '@baton/backend-sdk'
+import { migrateWebSockets } from '@baton/backend-sdk/ws'
+import { WebSocketServer } from 'ws'
+
+const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
+
+const server = http.createServer((request, response) => response.end(String(process.pid)))
+const backend = createBackend()
+backend.attach(server)
+
+const wss = new WebSocketServer({
+  server,
+  perMessageDeflate: { threshold: 0 },
+  verifyClient: ({ req }) => req.url !== '/refused' || backend.connection(req.socket).resumed === undefined,
+})
+const counts = new WeakMap()
+wss.on('connection', (ws, request) => {
+  counts.set(ws, 0)
+  ws.on('error', () => undefined)
+  ws.on('message', (data, binary) => {
+    counts.set(ws, counts.get(ws) + 1)
+    ws.send(Buffer.concat([Buffer.from(`${counts.get(ws)} `), data]), { binary })
+  })
+  ws.on('close', (code) =>
+    say('closed', { path: request.url, code, movedOn: backend.connection(request.socket).movedOn }),
+  )
+})
+
+const states = {
+  '/state-throws': () => {
+    throw new Error('a bug in state')
+  },
+  '/state-bigint': () => 1n,
+  '/state-large': () => 'x'.repeat(300_000),
+  '/state-never': () => undefined,
+}
+const schema = process.env.SCHEMA ?? 'echo/1'
+migrateWebSockets(wss, backend, {
+  schema,
+  accepts: process.env.ACCEPTS?.split(',') ?? [schema],
+  state: (ws, request) => (states[request.url] ?? (() => ({ count: counts.get(ws) })))(),
+  resume: (ws, { count }, request) => {
+    if (request.url === '/resume-throws') throw new Error('a bug in resume')
+    counts.set(ws, count)
+    say('resumed', { path: request.url })
+  },
+})
+
+const drain = () =>
+  void backend
+    .drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' })
+    .then(() => say('drained', { live: wss.clients.size }))
+backend.on('disconnected', () => say('disconnected'))
+backend.on('drain', () => say('draining'))
+createInterface({ input: process.stdin }).on('line', drain)
+// A drained process exits, even while standard input is open.
+process.stdin.unref?.()
+process.once('SIGTERM', drain)
+await backend.ready()
+say('ready')
