@@ -1,9 +1,9 @@
 import type { Socket } from 'node:net'
 import { ControlConnection, FrameOrder, type HelloFrame } from '@baton/backend-sdk/protocol'
-import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } from '@baton/native-sendmsg'
+import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../src/config/config.ts'
-import type { ClientConnection } from '../../src/worker/connection/connection.ts'
+import { type ClientConnection, nextArrival } from '../../src/worker/connection/connection.ts'
 import { Metrics } from '../../src/metrics/metrics.ts'
 import type { Carried, Os } from '../../src/worker/os.ts'
 import { BackendLink } from '../../src/worker/backend/backend-link.ts'
@@ -15,6 +15,7 @@ import { controlStream, type SimulatedSocket, SocketError, type StreamEnd } from
 import { type Kernel, Killed, Process } from './kernel.ts'
 import { SimulatedLane } from './lane.ts'
 import type { Random } from './random.ts'
+import type { Terms } from './terms.ts'
 import { RelayPipe, type SimulatedEndpoint } from './relay-pipe.ts'
 
 export const HEARTBEAT_INTERVAL = 1000
@@ -55,7 +56,12 @@ export class Broker {
   readonly #os: Os
   readonly #logger: Logger
 
-  constructor(kernel: Kernel, name: string, config: ServiceConfig, laneRoom: number, random: Random) {
+  constructor(
+    kernel: Kernel,
+    name: string,
+    { service: config, laneRoom, protocol }: Pick<Terms, 'service' | 'laneRoom' | 'protocol'>,
+    random: Random,
+  ) {
     this.#kernel = kernel
     this.#config = config
     this.#laneRoom = laneRoom
@@ -69,6 +75,7 @@ export class Broker {
       metrics,
       logger: this.#logger,
       os: this.#os,
+      listeners: () => [{ name: 'web', protocol, couldHaveAccepted: () => true }],
     })
   }
 
@@ -79,7 +86,7 @@ export class Broker {
       id.writeUInt32BE(client.order, 12)
       this.accepted += 1
       this.service.arrive({
-        order: client.order,
+        order: client.arrival,
         fd: new SimulatedFd(this.process, client),
         listener: { name: 'web', protocol },
         peer: { family: 'unix', address: '', port: 0 },
@@ -97,7 +104,9 @@ export class Broker {
     name: string,
     end: StreamEnd,
     endpoint: SimulatedEndpoint,
-  ): { lane: SimulatedLane; slot: string; join(): void } {
+  ): { lane: SimulatedLane; slot: string; window: number | undefined; join(): void } {
+    const { handBack, handoff, handBackWindow } = this.#config
+    const window = handBack === 'off' || handoff === 'off' ? undefined : handBackWindow
     const slot = this.#slots.take('web')
     const order = new FrameOrder('broker')
     order.check({ type: 'hello' } as HelloFrame)
@@ -134,13 +143,13 @@ export class Broker {
         reconnect: path,
       },
       { control, lane },
-      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
+      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL, handBackWindow: window },
       {
         handedOff: (connections) => service.handedOff(connections),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
         returned: (connections, failure, by) => {
           if (this.#kernel.tracing) {
-            const clients = connections.map((each) => each.order).join(', ')
+            const clients = connections.map((each) => this.#clientOf(each).order).join(', ')
             this.#kernel.trace(this.process.name, `has back (${failure.code}) clients ${clients}`)
           }
           // They had their turn and move on to the fallbacks; only held clients that were never offered are in order.
@@ -169,7 +178,7 @@ export class Broker {
     )
     const entry = { link, socket: stream.socket, lane }
     this.links.add(entry)
-    return { lane, slot, join: () => service.joined(link) }
+    return { lane, slot, window, join: () => service.joined(link) }
   }
 
   /** The events that the poller would report now. */
@@ -188,14 +197,16 @@ export class Broker {
   /** I4. */
   checkConservation(): void {
     const { service, accepted } = this
-    const ended = Object.values(service.serviceStats.outcomes).reduce((sum, count) => sum + count, 0)
-    const { held, inFlight } = service
-    if (ended + held + inFlight !== accepted) {
+    const { taken, movedIn, movedOut, outcomes } = service.serviceStats
+    const ended = Object.values(outcomes).reduce((sum, count) => sum + count, 0)
+    const { held, inFlight, parkedCount } = service
+    if (ended + held + parkedCount + inFlight + movedOut !== accepted + taken + movedIn) {
       this.#kernel.violate(
-        `I4: ${accepted} accepted, but ${ended} ended + ${held} held + ${inFlight} in flight`,
+        `I4: ${accepted} accepted + ${taken} handed back + ${movedIn} moved in, but ${ended} ended + ${held} held + ${parkedCount} parked + ${inFlight} in flight + ${movedOut} moved out`,
       )
     }
-    if (held !== this.#watched.size) this.#kernel.violate(`${held} held, but ${this.#watched.size} watched`)
+    if (held + parkedCount !== this.#watched.size)
+      this.#kernel.violate(`${held} held, ${parkedCount} parked, but ${this.#watched.size} watched`)
   }
 
   /** By the deadline, everything that a backend has not taken is read back. */
@@ -216,11 +227,13 @@ export class Broker {
     let last = 0
     for (const client of clients) {
       client.assertUnshared(this.process, 'offers')
-      if (client.order < last) this.#kernel.violate(`order: ${client.label} is offered behind client ${last}`)
-      last = client.order
+      if (client.blocking) this.#kernel.violate(`I8: ${client.label} is offered while its socket blocks`)
+      if (client.arrival < last) this.#kernel.violate(`order: ${client.label} is offered behind arrival ${last}`)
+      last = client.arrival
       for (const { client: held } of this.#watched.values()) {
         if (held === client) this.#kernel.violate(`${client.label} is offered while the poller watches it`)
-        if (!client.offered && held.order < client.order)
+        // Parked ones do not wait.
+        if (!client.offered && !held.parked && held.arrival < client.arrival)
           this.#kernel.violate(`order: ${client.label} is offered before ${held.label}, which waits`)
       }
     }
@@ -231,6 +244,7 @@ export class Broker {
     const client = this.process.file(fd) as Client
     client.assertUnshared(this.process, 'holds')
     const watched: Watched = { client, listener, events }
+    client.parked = (events & EPOLLIN) !== 0
     this.process.call(`watches ${client.label}`, () => this.#watched.set(fd, watched))
     return {
       modify: (wanted: number) => {
@@ -252,7 +266,8 @@ export class Broker {
     if (!this.stopped && (this.mustServe || (waited < holdTimeout && this.service.held < maxHeld)))
       this.#kernel.violate(`${client.label} is rejected after ${waited} ms with ${this.service.held} held`)
     client.touch(this.process)
-    connection.fd.close()
+    client.ended = true
+    this.process.close(connection.fd.release())
   }
 
   #carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried {
@@ -262,6 +277,7 @@ export class Broker {
     if (!client.ackedBy.has(pipe.endpoint.process))
       this.#kernel.violate(`I2: ${this.process.name} relays ${client.label} without an ACK`)
     client.touch(this.process)
+    client.ended = true
     const fd = connection.fd.release()
     let open = true
     const carried = {
@@ -276,6 +292,15 @@ export class Broker {
     }
     pipe.whenBroken(() => carried.close())
     return carried
+  }
+
+  /** Between two requests, closing a connection needs no answer. */
+  #close(fd: number): void {
+    const client = this.process.file(fd) as Client
+    const alone = client.owner === undefined && client.inFlight === 0 && client.holders.get(this.process) === 1
+    const others = [...client.holders.keys()].filter((holder) => holder !== this.process && !client.left.has(holder))
+    if (alone && others.length === 0 && client.consumed > 0 && client.unread === 0) client.ended = true
+    this.process.close(fd)
   }
 
   #dial(path: string, host: DialHost): PendingDial {
@@ -300,16 +325,24 @@ export class Broker {
       parallelism: 2,
       random: () => this.#random.next(),
       peek: (fd) => {
-        const { state } = process.file(fd) as Client
-        if (state === 'quiet') return undefined
-        return Buffer.from(state === 'sent' || state === 'asked' ? 'G' : '')
+        const { unread, finished, gone } = process.file(fd) as Client
+        if (unread === 0 && !finished && !gone) return undefined
+        return Buffer.from(unread > 0 && !gone ? 'G' : '')
       },
-      closeClients: (connections) => connections.forEach(({ fd }) => fd.close()),
-      peer: () => ({ family: 'IPv4', address: '127.0.0.1', port: 1 }),
-      local: () => undefined,
+      closeClients: (connections) => connections.forEach(({ fd }) => this.#close(fd.release())),
+      peer: (fd) => {
+        // Asked for when a parked connection arrives with its next request.
+        ;(process.file(fd) as Client).arrival = nextArrival()
+        return { family: 'IPv4', address: '127.0.0.1', port: 1 }
+      },
+      local: () => ({ family: 'IPv4', address: '127.0.0.1', port: 2 }),
       discard: (fds) => fds.forEach((fd) => process.close(fd)),
       isOfReserve: () => false,
-      takeBack: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
+      takeBack: (fd) => {
+        const client = process.file(fd) as Client
+        client.assertUnshared(process, 'takes back')
+        if (this.#kernel.sabotage !== 'the flags of a giver stay') client.blocking = false
+      },
       dial: () => this.#kernel.violate('no upstream here'),
       dialBackend: ({ path }, host) => this.#dial(path, host),
       carry: (connection, upstream, onEnd) => this.#carry(connection, upstream, onEnd),
@@ -334,7 +367,7 @@ export class Broker {
   }
 }
 
-function eventsOf({ state }: Client): number {
-  if (state === 'gone') return EPOLLHUP | EPOLLRDHUP
-  return state === 'half-closed' || state === 'asked' ? EPOLLRDHUP : 0
+function eventsOf({ unread, finished, gone }: Client): number {
+  if (gone) return EPOLLHUP | EPOLLRDHUP | EPOLLIN
+  return (finished ? EPOLLRDHUP | EPOLLIN : 0) | (unread > 0 ? EPOLLIN : 0)
 }

@@ -1,3 +1,4 @@
+import { nextArrival } from '../../src/worker/connection/connection.ts'
 import { Backend } from './backend.ts'
 import { Broker } from './broker.ts'
 import { Client } from './client.ts'
@@ -174,10 +175,21 @@ class Schedule {
       const event = pipe.backendEvent
       if (event !== undefined) add(3, 'is dialled', process, event)
     }
-    const { live } = backend
+    const { live, idle } = backend
     if (live.length > 0) {
       add(0.5, 'a connection ends', process, () => backend.endOne(this.#random.between(0, live.length - 1)))
     } else if (backend.state === 'draining') add(0.5, 'has drained', process, () => backend.finishDrain())
+    for (const connection of live) {
+      const { fd, client, byte } = connection
+      if (fd !== undefined && (byte !== undefined || client.unread > 0))
+        add(1, byte === undefined ? `reads from ${client.label}` : `answers ${client.label}`, process, () => {
+          backend.serve(connection)
+        })
+    }
+    if (idle.length > 0 && !this.#broker.stopped)
+      add(backend.state === 'draining' ? 3 : this.#calm ? 0.1 : 1, 'hands back', process, () => {
+        backend.handBack(this.#random.between(1, idle.length))
+      })
   }
 
   /** Actions on the processes. */
@@ -199,8 +211,8 @@ class Schedule {
         add(trouble * 0.1, 'drains a backend', broker.process, () => link.drain(1000, 'x'))
     } else if (!broker.process.alive) add(1, 'a broker starts', undefined, () => this.#startBroker())
     for (const client of this.#clients) {
-      if (client.open && client.owner === undefined && client.state !== 'gone')
-        add(0.1, `${client.label} moves`, undefined, () => this.#move(client))
+      if (client.open && !client.gone && !client.ended)
+        add(client.owner === undefined ? 0.1 : 0.2, `${client.label} moves`, undefined, () => this.#move(client))
     }
     for (const backend of this.#backends) if (backend.process.alive) this.#backendFaults(backend, add)
     if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MAX_BACKENDS)
@@ -338,7 +350,7 @@ class Schedule {
   #assertNothingLeft(): void {
     for (const { process, live } of [{ process: this.#broker.process, live: [] }, ...this.#backends]) {
       if (!process.alive) continue
-      while (live.length > 0) live.pop()?.()
+      while (live.length > 0) live.pop()?.end()
       const left = process.files.map(({ label }) => label)
       if (left.length > 0) this.#kernel.violate(`I6: ${process.name} has left open: ${left.join('; ')}`)
     }
@@ -350,7 +362,7 @@ class Schedule {
   #accept(protocol: 'http' | 'tcp'): void {
     const fresh: Client[] = []
     for (let count = this.#random.between(1, 4); count > 0; count--) {
-      const client = new Client(this.#clients.length + 1, this.#broker.process)
+      const client = new Client(this.#clients.length + 1, this.#broker.process, nextArrival())
       this.#clients.push(client)
       fresh.push(client)
     }
@@ -358,18 +370,28 @@ class Schedule {
   }
 
   #move(client: Client): void {
-    client.state =
-      client.state === 'quiet'
-        ? this.#random.pick(['sent', 'half-closed', 'gone'])
-        : client.state === 'sent'
-          ? this.#random.pick(['asked', 'gone'])
-          : 'gone'
+    const moves: (() => void)[] = [
+      () => {
+        client.gone = true
+      },
+    ]
+    if (!client.finished) {
+      if (client.sent < this.#terms.bytes) {
+        const send = () => {
+          client.sent += 1
+        }
+        moves.push(send, send)
+      }
+      moves.push(() => {
+        client.finished = true
+      })
+    }
+    this.#random.pick(moves)()
   }
 
   #startBroker(): Broker {
-    const { service, laneRoom } = this.#terms
     const name = `broker-${this.#brokers.length + 1}`
-    const broker = new Broker(this.#kernel, name, service, laneRoom, this.#random)
+    const broker = new Broker(this.#kernel, name, this.#terms, this.#random)
     this.#brokers.push(broker)
     this.#broker = broker
     return broker
@@ -377,8 +399,12 @@ class Schedule {
 
   #startBackend(): void {
     const name = `backend-${this.#backends.length + 1}`
-    const clientOf = (order: number) => this.#clients[order - 1] as Client
-    this.#backends.push(new Backend(this.#kernel, name, this.#terms.service, clientOf))
+    const host = {
+      clientOf: (order: number) => this.#clients[order - 1] as Client,
+      random: this.#random,
+      note: (what: string) => this.#note(what),
+    }
+    this.#backends.push(new Backend(this.#kernel, name, this.#terms.service, host))
   }
 
   /** The size of one read: streams may be cut anywhere. */

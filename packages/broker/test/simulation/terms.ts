@@ -10,6 +10,8 @@ export interface Terms {
   /** Probability that a process is stopped at one of its system calls. */
   readonly preemption: number
   readonly clients: number
+  /** Bytes that a client sends at most: each is a request. */
+  readonly bytes: number
   readonly kills: number
   readonly brokerKills: number
   readonly liars: number
@@ -39,6 +41,8 @@ export function drawTerms(random: Random): Terms {
     service: serviceOf({
       balance: random.pick(['least-connections', 'round-robin', 'p2c', 'source-hash']),
       handoff: random.chance(0.1) ? 'off' : 'auto',
+      handBack: random.chance(0.1) ? 'off' : 'drain',
+      handBackWindow: random.pick([1, 3, 64]),
       maxStuck: random.pick([1, 2, 1024]),
       maxHeld: random.pick([4, 10_000, 10_000]),
       failureLimit: { failures: random.pick([2, 8]), window: '10s', pause: '2s' },
@@ -48,6 +52,7 @@ export function drawTerms(random: Random): Terms {
     controlRoom: random.pick([150, 600, 200_000]),
     preemption: random.pick([0, 0.02, 0.1]),
     clients: random.between(4, 24),
+    bytes: random.between(1, 4),
     kills: random.pick([0, 1, 2]),
     brokerKills: random.chance(0.25) ? 1 : 0,
     liars: random.chance(0.2) ? 1 : 0,
