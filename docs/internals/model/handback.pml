@@ -264,6 +264,7 @@ inline readHandBack(w, b, c) {
      printf("broker %d pairs client %d on the lane of backend %d with HANDBACK for client %d\n", w, d, b, c);
      tell(LINK(w, b), TAKEN, c);
      owner[c] = w + 3;
+     flagged[d] = 0;
      at[AT(w, d)] = HERE;
 #else
      if
@@ -369,6 +370,7 @@ proctype service(byte w) {
   {
 end:
     do
+#ifndef OWNERS_ONLY /* the second owner to be found is a backend */
     :: atomic {
          workerUp[w] && !leaving[w] && ANYC(IS_HERE, w) ->
          CHOOSEC(IS_HERE, w, c);
@@ -379,6 +381,9 @@ end:
          settled(w, c);
          c = 0
        }
+#else
+    :: !workerUp[w] -> break
+#endif
 #if NW > 1
     :: atomic {
          w == 0 && workerUp[0] && leaving[0] && ANYC(IS_HERE, 0) ->

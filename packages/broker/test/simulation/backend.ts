@@ -272,7 +272,16 @@ export class Backend {
     if (!client.ackedBy.has(process) && !alone && !this.#lies)
       this.#kernel.violate(`I2: ${process.name} adopts ${client.label}, and the kernel has no ACK of it`)
     client.touch(process)
-    this.live.push(() => process.close(delivery))
+    this.#keep(delivery, client, described)
+  }
+
+  #keep(fd: number, client: Client, described: Departure['described']): void {
+    const { process } = this
+    const end = () => {
+      client.ended ||= client.owner === process
+      process.close(fd)
+    }
+    this.live.push({ fd, client, described, byte: undefined, end })
   }
 
   /** Reads what both sides have written to the kernel: ACK and TAKEN change the owner there. */

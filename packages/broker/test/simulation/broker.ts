@@ -299,7 +299,7 @@ export class Broker {
     const client = this.process.file(fd) as Client
     const alone = client.owner === undefined && client.inFlight === 0 && client.holders.get(this.process) === 1
     const others = [...client.holders.keys()].filter((holder) => holder !== this.process && !client.left.has(holder))
-    if (alone && others.length === 0 && client.consumed > 0 && client.unread === 0) client.ended = true
+    if (alone && others.length === 0 && client.returned && client.unread === 0) client.ended = true
     this.process.close(fd)
   }
 

@@ -34,6 +34,8 @@ export class Client extends File {
   keeper: Process
   /** A broker watches it for its next request. */
   parked = false
+  /** It was handed back: it is between two requests, and no answer is due while nothing of the next one is there. */
+  returned = false
 
   constructor(order: number, acceptedBy: Process, arrival: number) {
     super(`client ${order}`)
@@ -83,6 +85,8 @@ export class Client extends File {
     if (this.owner === undefined || !this.left.has(this.owner))
       by.kernel.violate(`M1: ${by.name} takes ${this.label}, which was not handed back`)
     this.owner = undefined
+    this.ended = false
+    this.returned = true
     this.offered = false
     this.ackedBy.clear()
     this.keeper = by
@@ -142,8 +146,10 @@ export class Duplicate extends SimulatedFd {
   override close(): void {
     const client = this.#client
     // Without an answer of the broker's, closing ends the connection; before TAKEN it is still this process's.
-    if (!this.closed && client.left.has(this.#by) && client.owner === this.#by) client.ended = true
+    const unanswered = client.left.has(this.#by) && client.owner === this.#by
+    if (unanswered && !this.closed) client.ended = true
     super.close()
-    client.left.delete(this.#by)
+    // The broker may still take it: then it lives on there.
+    if (!unanswered) client.left.delete(this.#by)
   }
 }
