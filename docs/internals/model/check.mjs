@@ -51,7 +51,7 @@ const PROPERTIES = [
   [/assertion violated \(+over\[/, LOST],
   [/assertion violated \(buffer\[/, BYTE],
   [/assertion violated +!\(flagged\[/, FLAGS],
-  [/assertion violated 0 /, CUT_OFF],
+  [/assertion violated 0$/, CUT_OFF],
 ]
 
 /**

@@ -298,7 +298,13 @@ export class Backend {
     })
     tap(theirs, (frame) => {
       if (frame.type === 'taken') for (const sequence of frame.sequences) handedBack.get(sequence)?.taken(broker.process)
-      if (frame.type === 'given_back') this.#note('given back')
+      if (frame.type !== 'given_back') return
+      for (const { sequence } of frame.entries) {
+        this.#note('given back')
+        const client = handedBack.get(sequence)
+        if (client?.holders.has(broker.process))
+          this.#kernel.violate(`M4: ${client.label} is given back, and ${broker.process.name} holds it`)
+      }
     })
   }
 

@@ -190,6 +190,8 @@ export class Broker {
         // EPOLLONESHOT: no further event until it is armed again.
         if ((watched.events & EPOLLONESHOT) !== 0) watched.events = 0
         watched.listener(events)
+        // The end of the poller's round.
+        this.service.flush()
       }
     }
   }
@@ -245,6 +247,7 @@ export class Broker {
     client.assertUnshared(this.process, 'holds')
     const watched: Watched = { client, listener, events }
     client.parked = (events & EPOLLIN) !== 0
+    client.seenIdle = false
     this.process.call(`watches ${client.label}`, () => this.#watched.set(fd, watched))
     return {
       modify: (wanted: number) => {
@@ -297,9 +300,12 @@ export class Broker {
   /** Between two requests, closing a connection needs no answer. */
   #close(fd: number): void {
     const client = this.process.file(fd) as Client
+    const { owner } = client
+    if (this.#kernel.sabotage === 'what is given back is not closed first' && owner !== undefined && client.left.has(owner))
+      return
     const alone = client.owner === undefined && client.inFlight === 0 && client.holders.get(this.process) === 1
     const others = [...client.holders.keys()].filter((holder) => holder !== this.process && !client.left.has(holder))
-    if (alone && others.length === 0 && client.returned && client.unread === 0) client.ended = true
+    if (alone && others.length === 0 && client.returned && (client.unread === 0 || client.seenIdle)) client.ended = true
     this.process.close(fd)
   }
 
@@ -325,7 +331,9 @@ export class Broker {
       parallelism: 2,
       random: () => this.#random.next(),
       peek: (fd) => {
-        const { unread, finished, gone } = process.file(fd) as Client
+        const client = process.file(fd) as Client
+        const { unread, finished, gone } = client
+        client.seenIdle = unread === 0
         if (unread === 0 && !finished && !gone) return undefined
         return Buffer.from(unread > 0 && !gone ? 'G' : '')
       },
@@ -337,7 +345,7 @@ export class Broker {
       },
       local: () => ({ family: 'IPv4', address: '127.0.0.1', port: 2 }),
       discard: (fds) => fds.forEach((fd) => process.close(fd)),
-      isOfReserve: () => false,
+      isOfReserve: () => this.#random.chance(0.1),
       takeBack: (fd) => {
         const client = process.file(fd) as Client
         client.assertUnshared(process, 'takes back')

@@ -34,6 +34,8 @@ export class Client extends File {
   keeper: Process
   /** A broker watches it for its next request. */
   parked = false
+  /** Nothing was there when the broker looked last: a request may come while it closes the connection, as with every server. */
+  seenIdle = false
   /** It was handed back: it is between two requests, and no answer is due while nothing of the next one is there. */
   returned = false
 
