@@ -739,7 +739,9 @@ init {
 #else
     run clients();
 #endif
+#ifndef OWNERS_ONLY
     run rest();
+#endif
     run faults()
   }
 }

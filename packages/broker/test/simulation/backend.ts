@@ -147,7 +147,9 @@ export class Backend {
           rejected: (reason) => this.#kernel.trace(process.name, `has refused: ${reason}`),
           stats: () => ({ adopted: this.#adopted, closed: this.#ended, lag: 0 }),
           drainRequested: () => this.drain(),
-          reconnectRequested: () => undefined,
+          reconnectRequested: () => {
+            this.wantsRegistration = this.state === 'up'
+          },
           ended: () => this.#redial(),
           closed: () => this.sessions.delete(entry),
         },
@@ -311,7 +313,7 @@ export class Backend {
   #redial(): void {
     if (this.state !== 'up') return
     this.process.setTimeout(() => {
-      this.wantsRegistration = this.state === 'up'
+      this.wantsRegistration ||= this.state === 'up' && ![...this.sessions].some(({ session }) => session.open)
     }, REDIAL)
   }
 }

@@ -3,7 +3,7 @@ import { ControlConnection, FrameOrder, type HelloFrame } from '@baton/backend-s
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../src/config/config.ts'
-import { type ClientConnection, nextArrival } from '../../src/worker/connection/connection.ts'
+import { type ClientConnection, FIRST_INHERITED, nextArrival } from '../../src/worker/connection/connection.ts'
 import { Metrics } from '../../src/metrics/metrics.ts'
 import type { Carried, Os } from '../../src/worker/os.ts'
 import { BackendLink } from '../../src/worker/backend/backend-link.ts'
@@ -15,8 +15,9 @@ import { controlStream, type SimulatedSocket, SocketError, type StreamEnd } from
 import { type Kernel, Killed, Process } from './kernel.ts'
 import { SimulatedLane } from './lane.ts'
 import type { Random } from './random.ts'
-import type { Terms } from './terms.ts'
 import { RelayPipe, type SimulatedEndpoint } from './relay-pipe.ts'
+import { Succession } from './succession.ts'
+import type { Terms } from './terms.ts'
 
 export const HEARTBEAT_INTERVAL = 1000
 
@@ -47,6 +48,11 @@ export class Broker {
   /** From now on no client may be rejected because no backend is available. */
   mustServe = false
   stopped = false
+  /** Another worker has taken over. */
+  leaving = false
+  /** What a predecessor passes on. */
+  #succession: Succession | undefined
+  #inherited = FIRST_INHERITED
   readonly #config: ServiceConfig
   readonly #kernel: Kernel
   readonly #random: Random
@@ -97,6 +103,35 @@ export class Broker {
       })
     }
     this.service.flush()
+  }
+
+  /** A reload: `successor` accepts from now on. */
+  handOver(successor: Broker): void {
+    this.leaving = true
+    const succession = (successor.#succession = new Succession(successor.process))
+    for (const { link } of this.links) link.askToReconnect('reload')
+    this.service.handOver((connections) => succession.pass(this.process, connections))
+  }
+
+  get awaitsMoved(): boolean {
+    return this.#succession?.waiting === true
+  }
+
+  receiveMoved(): void {
+    this.#succession?.receive(this.service, () => this.#inherited++)
+  }
+
+  /** A worker that has been replaced ends once it has settled what was in flight. */
+  get mayEnd(): boolean {
+    const { held, inFlight } = this.service
+    return this.leaving && !this.stopped && held + inFlight === 0
+  }
+
+  end(): void {
+    this.stopped = true
+    void this.service.close()
+    this.#succession?.close()
+    this.#succession = undefined
   }
 
   /** Registers a backend after a valid HELLO, like the registry. `endpoint`: where the backend accepts relays. */
@@ -226,7 +261,7 @@ export class Broker {
   }
 
   #checkSend(clients: readonly Client[]): void {
-    let last = 0
+    let last = Number.NEGATIVE_INFINITY
     for (const client of clients) {
       client.assertUnshared(this.process, 'offers')
       if (client.blocking) this.#kernel.violate(`I8: ${client.label} is offered while its socket blocks`)

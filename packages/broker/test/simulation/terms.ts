@@ -14,6 +14,7 @@ export interface Terms {
   readonly bytes: number
   readonly kills: number
   readonly brokerKills: number
+  readonly reloads: number
   readonly liars: number
   /** Weight of freezing, draining, refusing and similar faults. */
   readonly trouble: number
@@ -54,6 +55,7 @@ export function drawTerms(random: Random): Terms {
     clients: random.between(4, 24),
     bytes: random.between(1, 4),
     kills: random.pick([0, 1, 2]),
+    reloads: random.chance(0.3) ? 1 : 0,
     brokerKills: random.chance(0.25) ? 1 : 0,
     liars: random.chance(0.2) ? 1 : 0,
     trouble: random.pick([0.3, 1]),
