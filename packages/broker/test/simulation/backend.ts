@@ -291,8 +291,12 @@ export class Backend {
     const handedBack = new Map<number, Client>()
     tap(ours, (frame) => {
       if (frame.type === 'ack') {
-        for (const { connection, sequence } of frame.acks)
-          if (sequence !== STRANGER) this.#clientOf(connection.readUInt32BE(12)).ackedBy.add(this.process)
+        for (const { connection, sequence } of frame.acks) {
+          if (sequence === STRANGER) continue
+          const client = this.#clientOf(connection.readUInt32BE(12))
+          client.ackedBy.add(this.process)
+          client.spent.add(broker.process)
+        }
       } else if (frame.type === 'handback') {
         for (const { sequence, connection } of frame.entries)
           handedBack.set(sequence, this.#clientOf(connection.readUInt32BE(12)))

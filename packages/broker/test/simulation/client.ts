@@ -24,6 +24,8 @@ export class Client extends File {
   readonly ackedBy = new Set<Process>()
   /** Processes that have handed it back and keep a duplicate until they have read TAKEN. They do nothing with it. */
   readonly left = new Set<Process>()
+  /** Brokers whose offer was ACKed: they may not have read it yet, and then do nothing but close their copy. */
+  readonly spent = new Set<Process>()
   /** Given up by the broker, without knowing whether it was touched. */
   relinquished = false
   /** Its owner has closed it. */
@@ -91,6 +93,7 @@ export class Client extends File {
     this.returned = true
     this.offered = false
     this.ackedBy.clear()
+    this.spent.delete(by)
     this.keeper = by
   }
 
@@ -102,7 +105,7 @@ export class Client extends File {
     if (this.inFlight > 0) kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which is on a lane still`)
     for (const holder of this.holders.keys()) {
       // A dead process can do nothing with descriptors that the kernel has not closed yet.
-      if (holder !== by && holder.alive && !this.left.has(holder))
+      if (holder !== by && holder.alive && !this.left.has(holder) && !this.spent.has(holder))
         kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${holder.name} holds`)
     }
   }

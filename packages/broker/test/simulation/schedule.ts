@@ -165,7 +165,8 @@ class Schedule {
     if (broker.awaitsMoved) add(3, 'is passed a connection', process, () => broker.receiveMoved())
     if (broker.mayEnd) add(0.5, 'ends, replaced', process, () => broker.end())
     for (const backend of this.#backends) {
-      if (!backend.wantsRegistration || !backend.healthy || broker.stopped || broker !== this.#broker) continue
+      if (!backend.wantsRegistration || backend.pending !== undefined || !backend.healthy) continue
+      if (broker.stopped || broker !== this.#broker) continue
       add(2, `welcomes ${backend.process.name}`, process, () => backend.dial(broker, this.#terms.controlRoom))
     }
   }

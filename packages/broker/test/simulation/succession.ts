@@ -54,6 +54,7 @@ export class Succession extends File {
       return { ...moved, fd: new OwnedFd(this.#successor.open(moved.client)) }
     })
     const { client, connection, fd } = got
+    client.spent.delete(this.#successor)
     if (isParked(connection)) {
       const { listener, id, idleUntil } = connection
       service.inheritParked([{ fd, listener, id, idleUntil }])
