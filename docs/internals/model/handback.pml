@@ -19,7 +19,7 @@
 #define NC 1 /* clients: 1 or 2 */
 #endif
 #ifndef NW
-#define NW 1 /* workers: 1, or 2 for a reload */
+#define NW 1 /* workers: 1, or 2 for a reload (of one client) */
 #endif
 #ifndef BYTES
 #define BYTES 2 /* that each client sends */
@@ -44,7 +44,7 @@ mtype = { OFFER, TAKEN, GIVEN_BACK, SETTLED, ACK, NACK, HANDBACK, RESUMES };
 
 chan down[NW * NB] = [4 * NC] of { mtype, byte }; /* control and lane to the backend */
 chan up[NW * NB] = [3 * NC + 1] of { mtype, byte }; /* control from the backend */
-chan laneUp[NW * NB] = [1] of { byte, bit };      /* lane from the backend: a descriptor, and whether a HANDBACK will name it */
+chan laneUp[NW * NB] = [1 + STRAYS] of { byte, bit }; /* lane from the backend: a descriptor, and whether a HANDBACK will name it */
 #if NW > 1
 chan pair = [NC] of { byte }; /* from the old worker to the new one; the master is not part of it */
 #endif
@@ -399,7 +399,8 @@ end:
          fi;
          c = 0
        }
-    :: atomic { w == 1 && workerUp[1] && nempty(pair) -> pair?c; at[AT(1, c)] = HERE; c = 0 }
+    /* The same connection may still be there as an offer whose ACK is unread: two numbers in the code, and one here. So this waits. */
+    :: atomic { w == 1 && workerUp[1] && at[AT(1, 0)] == NOWHERE && nempty(pair) -> pair?c; at[AT(1, c)] = HERE; c = 0 }
 #endif
     od
   } unless {

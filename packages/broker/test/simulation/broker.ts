@@ -12,7 +12,7 @@ import type { DialHost, PendingDial } from '../../src/worker/relay/dial.ts'
 import { Service } from '../../src/worker/service/service.ts'
 import { Client, SimulatedFd } from './client.ts'
 import { controlStream, type SimulatedSocket, SocketError, type StreamEnd } from './control.ts'
-import { type Kernel, Killed, Process } from './kernel.ts'
+import { type Kernel, Killed, Process, Violation } from './kernel.ts'
 import { SimulatedLane } from './lane.ts'
 import type { Random } from './random.ts'
 import { RelayPipe, type SimulatedEndpoint } from './relay-pipe.ts'
@@ -129,7 +129,9 @@ export class Broker {
 
   end(): void {
     this.stopped = true
-    void this.service.close()
+    this.service.close().catch((error: unknown) => {
+      if (!(error instanceof Killed || error instanceof Violation)) throw error
+    })
     this.#succession?.close()
     this.#succession = undefined
   }
