@@ -330,7 +330,15 @@ function quickMode(mode, expected) {
   return expected === HOLDS ? 'exhaustive' : 'nearer'
 }
 
-async function check({ name, mode: wanted, defines, expected, quick, model: file = 'handoff.pml', ...extra }) {
+async function check({
+  name,
+  mode: wanted,
+  defines,
+  expected,
+  quick,
+  model: file = 'handoff.pml',
+  ...extra
+}) {
   const mode = options.quick ? quickMode(wanted, expected) : wanted
   const folder = await mkdtemp(join(tmpdir(), 'baton-model-'))
   const started = performance.now()

@@ -15,7 +15,7 @@ import { type Broker, HEARTBEAT_INTERVAL } from './broker.ts'
 import { type Client, Duplicate } from './client.ts'
 import { controlStream, type SimulatedSocket, type StreamEnd, streamPair } from './control.ts'
 import { type Kernel, Process, Violation } from './kernel.ts'
-import type { SimulatedBackendLane } from './lane.ts'
+import { type SimulatedBackendLane, STRAY_TOKEN } from './lane.ts'
 import type { Random } from './random.ts'
 import { SimulatedEndpoint } from './relay-pipe.ts'
 
@@ -59,6 +59,7 @@ export class Backend {
   /** Out of descriptors. */
   starved = false
   #lies = false
+  #misbehaved = false
   #adopted = 0
   #ended = 0
   #registrations = 0
@@ -95,7 +96,7 @@ export class Backend {
     this.#noteFrames(ours, theirs, broker)
     const endpoint = new SimulatedEndpoint(process)
     const stream = controlStream(process, ours)
-    const welcomed = broker.welcome(process.name, theirs, endpoint)
+    const welcomed = broker.welcome(process.name, theirs, endpoint, () => !this.#misbehaved)
     const { slot } = welcomed
     const lane = welcomed.lane.introduce(process, () => !this.starved)
     const { tokenTtl, ackDeadline } = this.#config
@@ -174,7 +175,9 @@ export class Backend {
   /** Connections that could be handed back now. */
   get idle(): readonly Live[] {
     if (this.#session === undefined) return []
-    return this.live.filter(({ fd, byte, client }) => fd !== undefined && byte === undefined && client.owner === this.process)
+    return this.live.filter(
+      ({ fd, byte, client }) => fd !== undefined && byte === undefined && client.owner === this.process,
+    )
   }
 
   /** Hands back up to `count` idle connections. */
@@ -184,18 +187,21 @@ export class Backend {
     const leaving = this.idle.slice(0, Math.min(count, session.handBackRoom))
     const keepAlive = this.#random.pick([300, 2000, NO_KEEP_ALIVE_LIMIT])
     const departures = leaving.map(({ client, described }) => ({
-      fd: new Duplicate(this.process, client),
+      fd: new Duplicate(this.process, client, () => this.state === 'closed'),
       described,
       keepAlive,
     }))
-    const sent = session.handBack(departures, (index) => this.#letGo(leaving[index] as Live, departures[index] as Departure))
+    const sent = session.handBack(departures, (index) =>
+      this.#letGo(leaving[index] as Live, departures[index] as Departure),
+    )
     for (const { fd } of departures.slice(sent)) fd.close()
   }
 
   #letGo(connection: Live, { fd }: Departure): void {
     const { client } = connection
     const { sabotage } = this.#kernel
-    if (sabotage === 'a byte is read between the check and letting go' && client.unread > 0) client.readOne(this.process)
+    if (sabotage === 'a byte is read between the check and letting go' && client.unread > 0)
+      client.readOne(this.process)
     // An app may have made the socket blocking, by whatever means.
     if (this.#random.chance(0.2)) client.blocking = true
     this.live.splice(this.live.indexOf(connection), 1)
@@ -236,8 +242,20 @@ export class Backend {
     for (const { session } of this.sessions) session.close()
   }
 
-  /** Sends what no honest backend sends: from then on its output cannot be searched for ACKs. */
-  misbehave(kind: 'garbage' | 'stranger'): void {
+  /** Puts a descriptor on its lane that no HANDBACK names, and goes on with the connection. */
+  #stray(): void {
+    const found = this.live.find(({ fd, client }) => fd !== undefined && client.owner === this.process)
+    if (found?.fd === undefined) return
+    for (const { lane } of this.sessions) {
+      found.client.strays += lane.handBack([{ bytes: STRAY_TOKEN, fd: found.fd }])
+      return
+    }
+  }
+
+  /** Sends what no honest backend sends. After frames of that kind its output cannot be searched for ACKs. */
+  misbehave(kind: 'garbage' | 'stranger' | 'stray'): void {
+    this.#misbehaved = true
+    if (kind === 'stray') return this.#stray()
     this.#lies = true
     for (const { socket } of this.sessions) {
       if (socket.destroyed) continue
@@ -303,7 +321,8 @@ export class Backend {
       }
     })
     tap(theirs, (frame) => {
-      if (frame.type === 'taken') for (const sequence of frame.sequences) handedBack.get(sequence)?.taken(broker.process)
+      if (frame.type === 'taken')
+        for (const sequence of frame.sequences) handedBack.get(sequence)?.taken(broker.process)
       if (frame.type !== 'given_back') return
       for (const { sequence } of frame.entries) {
         this.#note('given back')
@@ -317,7 +336,8 @@ export class Backend {
   #redial(): void {
     if (this.state !== 'up') return
     this.process.setTimeout(() => {
-      this.wantsRegistration ||= this.state === 'up' && ![...this.sessions].some(({ session }) => session.open)
+      this.wantsRegistration ||=
+        this.state === 'up' && ![...this.sessions].some(({ session }) => session.open)
     }, REDIAL)
   }
 }

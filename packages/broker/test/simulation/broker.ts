@@ -1,9 +1,20 @@
 import type { Socket } from 'node:net'
 import { ControlConnection, FrameOrder, type HelloFrame } from '@baton/backend-sdk/protocol'
-import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } from '@baton/native-sendmsg'
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLONESHOT,
+  EPOLLRDHUP,
+  type ReadinessListener,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../src/config/config.ts'
-import { type ClientConnection, FIRST_INHERITED, nextArrival } from '../../src/worker/connection/connection.ts'
+import {
+  type ClientConnection,
+  FIRST_INHERITED,
+  nextArrival,
+} from '../../src/worker/connection/connection.ts'
 import { Metrics } from '../../src/metrics/metrics.ts'
 import type { Carried, Os } from '../../src/worker/os.ts'
 import { BackendLink } from '../../src/worker/backend/backend-link.ts'
@@ -141,6 +152,7 @@ export class Broker {
     name: string,
     end: StreamEnd,
     endpoint: SimulatedEndpoint,
+    isHonest: () => boolean,
   ): { lane: SimulatedLane; slot: string; window: number | undefined; join(): void } {
     const { handBack, handoff, handBackWindow } = this.#config
     const window = handBack === 'off' || handoff === 'off' ? undefined : handBackWindow
@@ -152,6 +164,8 @@ export class Broker {
       frames: (frames) => link.read(frames),
       ended: (ended) => {
         this.#explain(ended.error)
+        if (ended.error?.name === 'ProtocolError' && isHonest())
+          this.#kernel.violate(`${name} is cut off without a fault: ${ended.error.message}`)
         link.controlEnded(ended)
       },
     })
@@ -180,7 +194,14 @@ export class Broker {
         reconnect: path,
       },
       { control, lane },
-      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL, handBackWindow: window },
+      {
+        ackDeadline,
+        tokenTtl,
+        maxStuck,
+        failureLimit,
+        heartbeatInterval: HEARTBEAT_INTERVAL,
+        handBackWindow: window,
+      },
       {
         handedOff: (connections) => service.handedOff(connections),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
@@ -267,7 +288,8 @@ export class Broker {
     for (const client of clients) {
       client.assertUnshared(this.process, 'offers')
       if (client.blocking) this.#kernel.violate(`I8: ${client.label} is offered while its socket blocks`)
-      if (client.arrival < last) this.#kernel.violate(`order: ${client.label} is offered behind arrival ${last}`)
+      if (client.arrival < last)
+        this.#kernel.violate(`order: ${client.label} is offered behind arrival ${last}`)
       last = client.arrival
       for (const { client: held } of this.#watched.values()) {
         if (held === client) this.#kernel.violate(`${client.label} is offered while the poller watches it`)
@@ -338,11 +360,19 @@ export class Broker {
   #close(fd: number): void {
     const client = this.process.file(fd) as Client
     const { owner } = client
-    if (this.#kernel.sabotage === 'what is given back is not closed first' && owner !== undefined && client.left.has(owner))
+    if (
+      this.#kernel.sabotage === 'what is given back is not closed first' &&
+      owner !== undefined &&
+      client.left.has(owner)
+    )
       return
-    const alone = client.owner === undefined && client.inFlight === 0 && client.holders.get(this.process) === 1
-    const others = [...client.holders.keys()].filter((holder) => holder !== this.process && !client.left.has(holder))
-    if (alone && others.length === 0 && client.returned && (client.unread === 0 || client.seenIdle)) client.ended = true
+    const alone =
+      client.owner === undefined && client.inFlight === 0 && client.holders.get(this.process) === 1
+    const others = [...client.holders.keys()].filter(
+      (holder) => holder !== this.process && !client.left.has(holder),
+    )
+    if (alone && others.length === 0 && client.returned && (client.unread === 0 || client.seenIdle))
+      client.ended = true
     this.process.close(fd)
   }
 

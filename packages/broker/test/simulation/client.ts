@@ -30,6 +30,8 @@ export class Client extends File {
   relinquished = false
   /** Its owner has closed it. */
   ended = false
+  /** Messages on lanes that no HANDBACK will name: their receiver closes them. */
+  strays = 0
   /** A backend has made the shared socket blocking. */
   blocking = false
   /** The broker that has it, or had it last. */
@@ -72,14 +74,17 @@ export class Client extends File {
   /** M5. */
   consume(by: Process, byte: number): void {
     if (byte !== this.consumed + 1)
-      by.kernel.violate(`M5: byte ${byte} of ${this.label} is consumed by ${by.name} after byte ${this.consumed}`)
+      by.kernel.violate(
+        `M5: byte ${byte} of ${this.label} is consumed by ${by.name} after byte ${this.consumed}`,
+      )
     this.consumed = byte
   }
 
   /** M1, M4: it is this process's again only if the broker never had it. */
   comeBack(by: Process): void {
     this.left.delete(by)
-    if (this.owner !== by) by.kernel.violate(`M4: ${by.name} goes on with ${this.label}, which the broker has taken`)
+    if (this.owner !== by)
+      by.kernel.violate(`M4: ${by.name} goes on with ${this.label}, which the broker has taken`)
     this.touch(by)
   }
 
@@ -102,7 +107,8 @@ export class Client extends File {
     const { kernel } = by
     if (this.owner !== undefined && this.owner !== by)
       kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which ${this.owner.name} has touched`)
-    if (this.inFlight > 0) kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which is on a lane still`)
+    if (this.inFlight > this.strays)
+      kernel.violate(`I3: ${by.name} ${doing} ${this.label}, which is on a lane still`)
     for (const holder of this.holders.keys()) {
       // A dead process can do nothing with descriptors that the kernel has not closed yet.
       if (holder !== by && holder.alive && !this.left.has(holder) && !this.spent.has(holder))
@@ -116,7 +122,9 @@ export class Client extends File {
     const { keeper, owner } = this
     if (owner !== undefined) {
       if (!owner.alive) return
-      keeper.kernel.violate(`I5: ${this.label} is closed by ${by?.name ?? 'the lane'}, and ${owner.name} has not ended it`)
+      keeper.kernel.violate(
+        `I5: ${this.label} is closed by ${by?.name ?? 'the lane'}, and ${owner.name} has not ended it`,
+      )
     }
     if (this.relinquished || !keeper.alive || [...this.ackedBy].some(({ alive }) => !alive)) return
     keeper.kernel.violate(`I5: ${this.label} was closed unanswered by ${by?.name ?? 'the lane'}`)
@@ -141,9 +149,12 @@ export class SimulatedFd extends OwnedFd {
 export class Duplicate extends SimulatedFd {
   readonly #client: Client
   readonly #by: Process
+  readonly #isClosing: () => boolean
 
-  constructor(process: Process, client: Client) {
+  /** @param isClosing the giver ends its connections */
+  constructor(process: Process, client: Client, isClosing: () => boolean) {
     super(process, client)
+    this.#isClosing = isClosing
     this.#client = client
     this.#by = process
   }
@@ -152,7 +163,7 @@ export class Duplicate extends SimulatedFd {
     const client = this.#client
     // Without an answer of the broker's, closing ends the connection; before TAKEN it is still this process's.
     const unanswered = client.left.has(this.#by) && client.owner === this.#by
-    if (unanswered && !this.closed) client.ended = true
+    if (unanswered && !this.closed && this.#isClosing()) client.ended = true
     super.close()
     // The broker may still take it: then it lives on there.
     if (!unanswered) client.left.delete(this.#by)

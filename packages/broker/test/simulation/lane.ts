@@ -6,6 +6,9 @@ import { File, type Process } from './kernel.ts'
 
 const EAGAIN = 11
 
+/** Of a descriptor that no HANDBACK names. */
+export const STRAY_TOKEN = Buffer.alloc(16, 7)
+
 interface Message {
   readonly token: Buffer
   readonly client: Client
@@ -20,7 +23,9 @@ class ReceiveEnd extends File {
   /** Atomic: exactly one of the holders gets it. */
   take(): Message | undefined {
     const message = this.queue.shift()
-    if (message !== undefined) message.client.inFlight -= 1
+    if (message === undefined) return undefined
+    message.client.inFlight -= 1
+    if (message.token.equals(STRAY_TOKEN)) message.client.strays -= 1
     return message
   }
 

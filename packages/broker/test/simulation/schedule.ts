@@ -224,7 +224,9 @@ class Schedule {
     }
     for (const client of this.#clients) {
       if (client.open && !client.gone && !client.ended)
-        add(client.owner === undefined ? 0.1 : 0.2, `${client.label} moves`, undefined, () => this.#move(client))
+        add(client.owner === undefined ? 0.1 : 0.2, `${client.label} moves`, undefined, () =>
+          this.#move(client),
+        )
     }
     for (const backend of this.#backends) if (backend.process.alive) this.#backendFaults(backend, add)
     if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MAX_BACKENDS)
@@ -265,7 +267,7 @@ class Schedule {
       add(0.2, 'misbehaves', process, () => {
         this.#liars -= 1
         this.#note('misbehaviour')
-        backend.misbehave(this.#random.pick(['garbage', 'stranger']))
+        backend.misbehave(this.#random.pick(['garbage', 'stranger', 'stray']))
       })
     }
   }
@@ -358,7 +360,10 @@ class Schedule {
   }
 
   #assertNothingLeft(): void {
-    for (const { process, live } of [...this.#brokers.map(({ process: each }) => ({ process: each, live: [] as Live[] })), ...this.#backends]) {
+    for (const { process, live } of [
+      ...this.#brokers.map(({ process: each }) => ({ process: each, live: [] as Live[] })),
+      ...this.#backends,
+    ]) {
       if (!process.alive) continue
       while (live.length > 0) live.pop()?.end()
       const left = process.files.map(({ label }) => label)
