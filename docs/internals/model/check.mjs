@@ -288,7 +288,7 @@ const RUNS = [
   },
   withoutHandBack('TAKEN_BEFORE_OFFER'),
   withoutHandBack('ADOPT_AGAIN_ONLY_WITHOUT_TAKEN'),
-  withoutHandBack('HANDBACK_TOKEN_MATCH', { defines: { ...small, NC: 2, BYTES: 1, STRAYS: 1, DEATHS: 0 } }),
+  withoutHandBack('HANDBACK_TOKEN_MATCH', { defines: { ...small, NC: 2, BYTES: 0, STRAYS: 1, DEATHS: 0 } }),
   withoutHandBack('GIVER_KEEPS_UNTIL_TAKEN', { property: LOST }),
   withoutHandBack('GIVE_BACK_AFTER_CLOSE', { property: TOUCHED }),
   withoutHandBack('RESET_FLAGS', { property: FLAGS }),

@@ -71,7 +71,7 @@ bit resumes[NW * NB]; /* RESUMES named the schema */
 byte owed[NW * NB]; /* client + 1, TAKEN still to be written */
 #endif
 
-/* What travels with the connection from its hand-back on. */
+/* Travels with the connection from its hand-back on. */
 bit fresh[NC];   /* never handed back */
 bit replay[NC];  /* has state; otherwise it is between two requests */
 byte prefix[NC]; /* number of the byte that was read and not consumed, 0 for none */
@@ -168,7 +168,7 @@ inline tell(l, f, c) {
   fi
 }
 
-/* What was handed back with state has its outcome. Also when it leaves this worker. */
+/* A connection with state has its outcome, or leaves this worker. */
 inline settled(w, c) {
   if
   :: giver[AT(w, c)] != 0 && brokerEnd[giver[AT(w, c)] - 1] -> tell(giver[AT(w, c)] - 1, SETTLED, c)

@@ -61,7 +61,7 @@ export class Broker {
   stopped = false
   /** Another worker has taken over. */
   leaving = false
-  /** What a predecessor passes on. */
+  /** Where connections of a predecessor arrive. */
   #succession: Succession | undefined
   #inherited = FIRST_INHERITED
   readonly #config: ServiceConfig
