@@ -318,8 +318,11 @@ class Schedule {
     this.#startBackend()
     const { service } = this.#broker
     const start = this.#kernel.now
+    // A replaced worker whose successor has died keeps those that it holds until their time is over.
     const waiting = () =>
-      this.#liveBrokers.some((each) => each.service.held + each.service.inFlight > 0 || each.awaitsMoved)
+      this.#liveBrokers.some(
+        (each) => each.service.inFlight > 0 || each.awaitsMoved || (!each.leaving && each.service.held > 0),
+      )
     for (let count = 0; waiting() || this.#unready() !== undefined; count++) {
       const waited = this.#kernel.now - start
       if (waited > GRACE) this.#broker.mustServe = true
