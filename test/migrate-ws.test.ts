@@ -277,7 +277,7 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     for (const fd of peer.takeBack(1)) fd.close()
     peer.wire.write({
       type: 'given_back',
-      entries: [{ sequence: second?.sequence ?? 0, reason: 'Disabled' }],
+      entries: [{ sequence: second?.sequence ?? 0, reason: 'Stopping' }],
     })
     talker.say(20)
     await eventually(() => talker.isAnswered, 'answered')

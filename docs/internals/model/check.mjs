@@ -1,4 +1,4 @@
-// Checks handoff.pml with spin: the rules hold, and without any one of them something breaks.
+// Checks handoff.pml and handback.pml with spin: the rules hold, and without any one of them something breaks.
 //
 //   node docs/internals/model/check.mjs [--quick] [--only TEXT] [--json] [--trace] [--write]
 //
@@ -33,14 +33,25 @@ const OFFER = "another client's offer"
 const LOST = 'lost silently'
 const TWICE = 'two outcomes'
 const WAITS = 'waits indefinitely'
+const TOUCHED = 'touched by the broker'
+const BYTE = 'a byte is lost'
+const FLAGS = 'the flags of the giver'
+const CUT_OFF = 'cut off without a fault'
 
-/** pan's error messages; the texts are those of the assertions in handoff.pml. */
+/** pan's error messages; the texts are those of the assertions in the models. */
 const PROPERTIES = [
   [/assertion violated \(owner\[/, OWNERS],
   [/assertion violated \(holds\[/, OFFER],
   [/assertion violated \(\(conn\[/, TWICE],
   [/assertion violated \( !\(brokerUp\)\|\|\(\(conn\[/, LOST],
   [/acceptance cycle/, WAITS],
+  [/assertion violated \(has\[.*<=1\)/, WAITS],
+  [/assertion violated \(has\[/, OWNERS],
+  [/assertion violated \(\(has\[/, TOUCHED],
+  [/assertion violated \(+over\[/, LOST],
+  [/assertion violated \(buffer\[/, BYTE],
+  [/assertion violated +!\(flagged\[/, FLAGS],
+  [/assertion violated 0$/, CUT_OFF],
 ]
 
 /**
@@ -69,6 +80,25 @@ function without(rule, options = {}) {
   const defines = { ...size, [define]: true }
   if (property === OWNERS || property === OFFER) defines['OWNERS_ONLY'] = true
   return { name: `without ${rule}`, mode: 'shortest', defines, expected: property, quick: true }
+}
+
+/** Handing back, small: all bytes are there from the start, and one process dies. */
+const small = { EARLY: true, DEATHS: 1 }
+const HANDBACK = 'handback.pml'
+
+/** One rule of handing back removed. */
+function withoutHandBack(rule, options = {}) {
+  const { property = OWNERS, defines = small } = options
+  const owners = property === OWNERS && { OWNERS_ONLY: true }
+  return {
+    name: `without ${rule}`,
+    mode: 'shortest',
+    defines: { ...defines, ...owners, [`NO_${rule}`]: true },
+    expected: property,
+    quick: true,
+    model: HANDBACK,
+    run: ['-m180'],
+  }
 }
 
 const RUNS = [
@@ -212,6 +242,59 @@ const RUNS = [
     compile: ['-O0'],
     quick: true,
   },
+
+  // Handing back.
+  {
+    name: 'handing back, all rules',
+    mode: 'exhaustive',
+    defines: small,
+    expected: HOLDS,
+    quick: true,
+    model: HANDBACK,
+  },
+  {
+    name: 'handing back, two deaths, bytes at any time',
+    mode: 'exhaustive',
+    defines: { DEATHS: 2 },
+    expected: HOLDS,
+    model: HANDBACK,
+  },
+  {
+    name: 'handing back, two clients',
+    mode: 'exhaustive',
+    defines: { ...small, NC: 2, BYTES: 1, WINDOW: 2 },
+    expected: HOLDS,
+    model: HANDBACK,
+    compile: ['-O2', '-DCOLLAPSE'],
+    run: ['-w27'],
+  },
+  {
+    name: 'handing back, a descriptor too many on the lane',
+    mode: 'exhaustive',
+    defines: { ...small, NC: 2, BYTES: 1, STRAYS: 1, DEATHS: 0 },
+    expected: HOLDS,
+    model: HANDBACK,
+    compile: ['-O2', '-DCOLLAPSE'],
+    run: ['-w27'],
+  },
+  {
+    name: 'handing back, a reload',
+    mode: 'exhaustive',
+    defines: { ...small, NW: 2 },
+    expected: HOLDS,
+    model: HANDBACK,
+    compile: ['-O2', '-DCOLLAPSE'],
+    run: ['-w27'],
+  },
+  withoutHandBack('TAKEN_BEFORE_OFFER'),
+  withoutHandBack('ADOPT_AGAIN_ONLY_WITHOUT_TAKEN'),
+  withoutHandBack('HANDBACK_TOKEN_MATCH', { defines: { ...small, NC: 2, BYTES: 0, STRAYS: 1, DEATHS: 0 } }),
+  withoutHandBack('GIVER_KEEPS_UNTIL_TAKEN', { property: LOST }),
+  withoutHandBack('GIVE_BACK_AFTER_CLOSE', { property: TOUCHED }),
+  withoutHandBack('RESET_FLAGS', { property: FLAGS }),
+  withoutHandBack('HANDBACK_LANE_FIRST', { property: CUT_OFF }),
+  withoutHandBack('LET_GO_IN_ONE_STEP', { property: BYTE }),
+  withoutHandBack('PREFIX_GOES_ALONG', { property: BYTE }),
 ]
 
 function flags(defines) {
@@ -235,7 +318,7 @@ function verdictOf(text) {
 
 /** The steps of all processes up to the failure, one line each, from the printf statements of the model. */
 async function story(model, defines, cwd) {
-  const { stdout } = await execute('spin', ['-t', '-k', 'handoff.pml.trail', ...flags(defines), model], {
+  const { stdout } = await execute('spin', ['-t', '-k', `${model}.trail`, ...flags(defines), model], {
     cwd,
   })
   const steps = stdout.split('\n').map((line) => line.trim())
@@ -247,14 +330,22 @@ function quickMode(mode, expected) {
   return expected === HOLDS ? 'exhaustive' : 'nearer'
 }
 
-async function check({ name, mode: wanted, defines, expected, quick, ...extra }) {
+async function check({
+  name,
+  mode: wanted,
+  defines,
+  expected,
+  quick,
+  model: file = 'handoff.pml',
+  ...extra
+}) {
   const mode = options.quick ? quickMode(wanted, expected) : wanted
   const folder = await mkdtemp(join(tmpdir(), 'baton-model-'))
   const started = performance.now()
   try {
     // A copy, because spin and pan name their files after it and write them next to it.
-    const model = join(folder, 'handoff.pml')
-    await writeFile(model, await readFile(join(here, 'handoff.pml')))
+    const model = join(folder, file)
+    await writeFile(model, await readFile(join(here, file)))
     const parts = [MODES[mode], quick ? {} : LARGE, extra]
     const compile = parts.flatMap((part) => part.compile ?? [])
     const run = parts.flatMap((part) => part.run ?? [])

@@ -207,6 +207,7 @@ export class BrokerSession {
    * Hands connections back, as many as there is room for on the lane; those are the session's from here on. `letGo` is called for each
    * of them: this process must not touch its socket afterwards. The others stay the caller's, descriptors included. All in one
    * step, without a turn of the event loop in which something could be read (M2).
+   * Rule: LET_GO_IN_ONE_STEP, PREFIX_GOES_ALONG (docs/internals/model)
    *
    * @param departures at most `handBackRoom`
    * @param letGo returns what was read of the connection and not consumed

@@ -66,6 +66,11 @@ if (SEED !== undefined) {
         'frozen',
         'preempted',
         'misbehaviour',
+        'handed back',
+        'given back',
+        'adopted again',
+        'idle_closed',
+        'reload',
       ]) {
         t.ok((seen.get(what) ?? 0) > 0, `it happened: ${what}`)
       }
@@ -78,10 +83,14 @@ if (SEED !== undefined) {
   })
 
   const sabotages: [sabotage: Sabotage, rule: RegExp][] = [
-    ['a write is believed before the kernel has accepted it', /^I2/],
+    ['a write is believed before the kernel has accepted it', /^(I2|I3|M1)/],
     ['control is not read to its end', /^(I1|I3)/],
     ['a read-back leaves the message on the lane', /^(I1|I3)/],
     ['a refused descriptor stays open', /^I3/],
+    ['a byte is read between the check and letting go', /^M5/],
+    ['a giver does not keep a duplicate', /^I5/],
+    ['what is given back is not closed first', /^(M4|I6)/],
+    ['the flags of a giver stay', /^I8/],
   ]
   for (const [sabotage, rule] of sabotages) {
     void t.test(`the simulation can fail: ${sabotage}`, { timeout: LIMIT }, async (t) => {

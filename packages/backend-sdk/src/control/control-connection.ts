@@ -82,7 +82,7 @@ export class ControlConnection {
   write(frame: Frame, onTaken?: (error: Error | undefined) => void): boolean {
     const socket = this.#socket
     if (!this.writable) {
-      if (onTaken) process.nextTick(onTaken, this.#fault ?? new Error('control connection has ended'))
+      if (onTaken) this.#stream.soon(() => onTaken(this.#fault ?? new Error('control connection has ended')))
       return false
     }
     let settled = false

@@ -38,6 +38,8 @@ export interface ControlStream {
   readToEnd(max: number): { data: Buffer; ended: boolean }
   /** Sends bytes with a descriptor, bypassing libuv. The caller keeps the descriptor. */
   sendWithDescriptor(bytes: Uint8Array, descriptor: number): void
+  /** Calls `run` once the current step is over. */
+  soon(run: () => void): void
   /** Closes the duplicate. Idempotent. */
   close(): void
 }
@@ -90,6 +92,7 @@ export function openControlStream(fd: OwnedFd, poller?: Poller): ControlStream {
     },
     readToEnd: (max) => (poller === undefined ? readToEnd(kept.fd, max) : readPlainToEnd(kept.fd, max)),
     sendWithDescriptor: (bytes, descriptor) => sendMessage(kept.fd, { bytes, fds: [descriptor] }),
+    soon: (run) => process.nextTick(run),
     close: () => {
       stop?.()
       closeReachable(kept, true)

@@ -1,9 +1,20 @@
 import type { Socket } from 'node:net'
 import { ControlConnection, FrameOrder, type HelloFrame } from '@baton/backend-sdk/protocol'
-import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type ReadinessListener } from '@baton/native-sendmsg'
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLONESHOT,
+  EPOLLRDHUP,
+  type ReadinessListener,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ServiceConfig } from '../../src/config/config.ts'
-import type { ClientConnection } from '../../src/worker/connection/connection.ts'
+import {
+  type ClientConnection,
+  FIRST_INHERITED,
+  nextArrival,
+} from '../../src/worker/connection/connection.ts'
 import { Metrics } from '../../src/metrics/metrics.ts'
 import type { Carried, Os } from '../../src/worker/os.ts'
 import { BackendLink } from '../../src/worker/backend/backend-link.ts'
@@ -12,10 +23,12 @@ import type { DialHost, PendingDial } from '../../src/worker/relay/dial.ts'
 import { Service } from '../../src/worker/service/service.ts'
 import { Client, SimulatedFd } from './client.ts'
 import { controlStream, type SimulatedSocket, SocketError, type StreamEnd } from './control.ts'
-import { type Kernel, Killed, Process } from './kernel.ts'
+import { type Kernel, Killed, Process, Violation } from './kernel.ts'
 import { SimulatedLane } from './lane.ts'
 import type { Random } from './random.ts'
 import { RelayPipe, type SimulatedEndpoint } from './relay-pipe.ts'
+import { Succession } from './succession.ts'
+import type { Terms } from './terms.ts'
 
 export const HEARTBEAT_INTERVAL = 1000
 
@@ -46,6 +59,11 @@ export class Broker {
   /** From now on no client may be rejected because no backend is available. */
   mustServe = false
   stopped = false
+  /** Another worker has taken over. */
+  leaving = false
+  /** Where connections of a predecessor arrive. */
+  #succession: Succession | undefined
+  #inherited = FIRST_INHERITED
   readonly #config: ServiceConfig
   readonly #kernel: Kernel
   readonly #random: Random
@@ -55,7 +73,12 @@ export class Broker {
   readonly #os: Os
   readonly #logger: Logger
 
-  constructor(kernel: Kernel, name: string, config: ServiceConfig, laneRoom: number, random: Random) {
+  constructor(
+    kernel: Kernel,
+    name: string,
+    { service: config, laneRoom, protocol }: Pick<Terms, 'service' | 'laneRoom' | 'protocol'>,
+    random: Random,
+  ) {
     this.#kernel = kernel
     this.#config = config
     this.#laneRoom = laneRoom
@@ -69,6 +92,7 @@ export class Broker {
       metrics,
       logger: this.#logger,
       os: this.#os,
+      listeners: () => [{ name: 'web', protocol, couldHaveAccepted: () => true }],
     })
   }
 
@@ -79,7 +103,7 @@ export class Broker {
       id.writeUInt32BE(client.order, 12)
       this.accepted += 1
       this.service.arrive({
-        order: client.order,
+        order: client.arrival,
         fd: new SimulatedFd(this.process, client),
         listener: { name: 'web', protocol },
         peer: { family: 'unix', address: '', port: 0 },
@@ -92,12 +116,46 @@ export class Broker {
     this.service.flush()
   }
 
+  /** A reload: `successor` accepts from now on. */
+  handOver(successor: Broker): void {
+    this.leaving = true
+    const succession = (successor.#succession = new Succession(successor.process))
+    for (const { link } of this.links) link.askToReconnect('reload')
+    this.service.handOver((connections) => succession.pass(this.process, connections))
+  }
+
+  get awaitsMoved(): boolean {
+    return this.#succession?.waiting === true
+  }
+
+  receiveMoved(): void {
+    this.#succession?.receive(this.service, () => this.#inherited++)
+  }
+
+  /** A worker that has been replaced ends once it has settled what was in flight. */
+  get mayEnd(): boolean {
+    const { held, inFlight } = this.service
+    return this.leaving && !this.stopped && held + inFlight === 0
+  }
+
+  end(): void {
+    this.stopped = true
+    this.service.close().catch((error: unknown) => {
+      if (!(error instanceof Killed || error instanceof Violation)) throw error
+    })
+    this.#succession?.close()
+    this.#succession = undefined
+  }
+
   /** Registers a backend after a valid HELLO, like the registry. `endpoint`: where the backend accepts relays. */
   welcome(
     name: string,
     end: StreamEnd,
     endpoint: SimulatedEndpoint,
-  ): { lane: SimulatedLane; slot: string; join(): void } {
+    isHonest: () => boolean,
+  ): { lane: SimulatedLane; slot: string; window: number | undefined; join(): void } {
+    const { handBack, handoff, handBackWindow } = this.#config
+    const window = handBack === 'off' || handoff === 'off' ? undefined : handBackWindow
     const slot = this.#slots.take('web')
     const order = new FrameOrder('broker')
     order.check({ type: 'hello' } as HelloFrame)
@@ -106,6 +164,8 @@ export class Broker {
       frames: (frames) => link.read(frames),
       ended: (ended) => {
         this.#explain(ended.error)
+        if (ended.error?.name === 'ProtocolError' && isHonest())
+          this.#kernel.violate(`${name} is cut off without a fault: ${ended.error.message}`)
         link.controlEnded(ended)
       },
     })
@@ -134,13 +194,20 @@ export class Broker {
         reconnect: path,
       },
       { control, lane },
-      { ackDeadline, tokenTtl, maxStuck, failureLimit, heartbeatInterval: HEARTBEAT_INTERVAL },
+      {
+        ackDeadline,
+        tokenTtl,
+        maxStuck,
+        failureLimit,
+        heartbeatInterval: HEARTBEAT_INTERVAL,
+        handBackWindow: window,
+      },
       {
         handedOff: (connections) => service.handedOff(connections),
         relayed: (connection, upstream) => service.relayed(connection, upstream),
         returned: (connections, failure, by) => {
           if (this.#kernel.tracing) {
-            const clients = connections.map((each) => each.order).join(', ')
+            const clients = connections.map((each) => this.#clientOf(each).order).join(', ')
             this.#kernel.trace(this.process.name, `has back (${failure.code}) clients ${clients}`)
           }
           // They had their turn and move on to the fallbacks; only held clients that were never offered are in order.
@@ -173,7 +240,7 @@ export class Broker {
     )
     const entry = { link, socket: stream.socket, lane }
     this.links.add(entry)
-    return { lane, slot, join: () => service.joined(link) }
+    return { lane, slot, window, join: () => service.joined(link) }
   }
 
   /** The events that the poller would report now. */
@@ -185,6 +252,8 @@ export class Broker {
         // EPOLLONESHOT: no further event until it is armed again.
         if ((watched.events & EPOLLONESHOT) !== 0) watched.events = 0
         watched.listener(events)
+        // The end of the poller's round.
+        this.service.flush()
       }
     }
   }
@@ -192,14 +261,16 @@ export class Broker {
   /** I4. */
   checkConservation(): void {
     const { service, accepted } = this
-    const ended = Object.values(service.serviceStats.outcomes).reduce((sum, count) => sum + count, 0)
-    const { held, inFlight } = service
-    if (ended + held + inFlight !== accepted) {
+    const { taken, movedIn, movedOut, outcomes } = service.serviceStats
+    const ended = Object.values(outcomes).reduce((sum, count) => sum + count, 0)
+    const { held, inFlight, parkedCount } = service
+    if (ended + held + parkedCount + inFlight + movedOut !== accepted + taken + movedIn) {
       this.#kernel.violate(
-        `I4: ${accepted} accepted, but ${ended} ended + ${held} held + ${inFlight} in flight`,
+        `I4: ${accepted} accepted + ${taken} handed back + ${movedIn} moved in, but ${ended} ended + ${held} held + ${parkedCount} parked + ${inFlight} in flight + ${movedOut} moved out`,
       )
     }
-    if (held !== this.#watched.size) this.#kernel.violate(`${held} held, but ${this.#watched.size} watched`)
+    if (held + parkedCount !== this.#watched.size)
+      this.#kernel.violate(`${held} held, ${parkedCount} parked, but ${this.#watched.size} watched`)
   }
 
   /** By the deadline, everything that a backend has not taken is read back. */
@@ -217,14 +288,17 @@ export class Broker {
   }
 
   #checkSend(clients: readonly Client[]): void {
-    let last = 0
+    let last = Number.NEGATIVE_INFINITY
     for (const client of clients) {
       client.assertUnshared(this.process, 'offers')
-      if (client.order < last) this.#kernel.violate(`order: ${client.label} is offered behind client ${last}`)
-      last = client.order
+      if (client.blocking) this.#kernel.violate(`I8: ${client.label} is offered while its socket blocks`)
+      if (client.arrival < last)
+        this.#kernel.violate(`order: ${client.label} is offered behind arrival ${last}`)
+      last = client.arrival
       for (const { client: held } of this.#watched.values()) {
         if (held === client) this.#kernel.violate(`${client.label} is offered while the poller watches it`)
-        if (!client.offered && held.order < client.order)
+        // Parked ones do not wait.
+        if (!client.offered && !held.parked && held.arrival < client.arrival)
           this.#kernel.violate(`order: ${client.label} is offered before ${held.label}, which waits`)
       }
     }
@@ -235,6 +309,8 @@ export class Broker {
     const client = this.process.file(fd) as Client
     client.assertUnshared(this.process, 'holds')
     const watched: Watched = { client, listener, events }
+    client.parked = (events & EPOLLIN) !== 0
+    client.seenIdle = false
     this.process.call(`watches ${client.label}`, () => this.#watched.set(fd, watched))
     return {
       modify: (wanted: number) => {
@@ -256,7 +332,8 @@ export class Broker {
     if (!this.stopped && (this.mustServe || (waited < holdTimeout && this.service.held < maxHeld)))
       this.#kernel.violate(`${client.label} is rejected after ${waited} ms with ${this.service.held} held`)
     client.touch(this.process)
-    connection.fd.close()
+    client.ended = true
+    this.process.close(connection.fd.release())
   }
 
   #carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried {
@@ -266,6 +343,7 @@ export class Broker {
     if (!client.ackedBy.has(pipe.endpoint.process))
       this.#kernel.violate(`I2: ${this.process.name} relays ${client.label} without an ACK`)
     client.touch(this.process)
+    client.ended = true
     const fd = connection.fd.release()
     let open = true
     const carried = {
@@ -280,6 +358,26 @@ export class Broker {
     }
     pipe.whenBroken(() => carried.close())
     return carried
+  }
+
+  /** Between two requests, closing a connection needs no answer. */
+  #close(fd: number): void {
+    const client = this.process.file(fd) as Client
+    const { owner } = client
+    if (
+      this.#kernel.sabotage === 'what is given back is not closed first' &&
+      owner !== undefined &&
+      client.left.has(owner)
+    )
+      return
+    const alone =
+      client.owner === undefined && client.inFlight === 0 && client.holders.get(this.process) === 1
+    const others = [...client.holders.keys()].filter(
+      (holder) => holder !== this.process && !client.left.has(holder),
+    )
+    if (alone && others.length === 0 && client.returned && (client.unread === 0 || client.seenIdle))
+      client.ended = true
+    this.process.close(fd)
   }
 
   #dial(path: string, host: DialHost): PendingDial {
@@ -304,16 +402,26 @@ export class Broker {
       parallelism: 2,
       random: () => this.#random.next(),
       peek: (fd) => {
-        const { state } = process.file(fd) as Client
-        if (state === 'quiet') return undefined
-        return Buffer.from(state === 'sent' || state === 'asked' ? 'G' : '')
+        const client = process.file(fd) as Client
+        const { unread, finished, gone } = client
+        client.seenIdle = unread === 0
+        if (unread === 0 && !finished && !gone) return undefined
+        return Buffer.from(unread > 0 && !gone ? 'G' : '')
       },
-      closeClients: (connections) => connections.forEach(({ fd }) => fd.close()),
-      peer: () => ({ family: 'IPv4', address: '127.0.0.1', port: 1 }),
-      local: () => undefined,
+      closeClients: (connections) => connections.forEach(({ fd }) => this.#close(fd.release())),
+      peer: (fd) => {
+        // Asked for when a parked connection arrives with its next request.
+        ;(process.file(fd) as Client).arrival = nextArrival()
+        return { family: 'IPv4', address: '127.0.0.1', port: 1 }
+      },
+      local: () => ({ family: 'IPv4', address: '127.0.0.1', port: 2 }),
       discard: (fds) => fds.forEach((fd) => process.close(fd)),
-      isOfReserve: () => false,
-      takeBack: (fd) => (process.file(fd) as Client).assertUnshared(process, 'takes back'),
+      isOfReserve: () => this.#random.chance(0.1),
+      takeBack: (fd) => {
+        const client = process.file(fd) as Client
+        client.assertUnshared(process, 'takes back')
+        if (this.#kernel.sabotage !== 'the flags of a giver stay') client.blocking = false
+      },
       dial: () => this.#kernel.violate('no upstream here'),
       dialBackend: ({ path }, host) => this.#dial(path, host),
       carry: (connection, upstream, onEnd) => this.#carry(connection, upstream, onEnd),
@@ -338,7 +446,7 @@ export class Broker {
   }
 }
 
-function eventsOf({ state }: Client): number {
-  if (state === 'gone') return EPOLLHUP | EPOLLRDHUP
-  return state === 'half-closed' || state === 'asked' ? EPOLLRDHUP : 0
+function eventsOf({ unread, finished, gone }: Client): number {
+  if (gone) return EPOLLHUP | EPOLLRDHUP | EPOLLIN
+  return (finished ? EPOLLRDHUP | EPOLLIN : 0) | (unread > 0 ? EPOLLIN : 0)
 }

@@ -226,6 +226,7 @@ export function controlStream(process: Process, end: StreamEnd): ControlStream &
         chunks.push(got)
       }
     },
+    soon: (run) => process.tasks.push(run),
     sendWithDescriptor: () => process.kernel.violate('WELCOME is not part of the simulation'),
     close: () => {
       if (closed) return

@@ -42,6 +42,10 @@ export type Sabotage =
   | 'control is not read to its end'
   | 'a read-back leaves the message on the lane'
   | 'a refused descriptor stays open'
+  | 'a byte is read between the check and letting go'
+  | 'a giver does not keep a duplicate'
+  | 'what is given back is not closed first'
+  | 'the flags of a giver stay'
 
 /** Time, descriptors and the log of one schedule. */
 export class Kernel {

@@ -1,10 +1,13 @@
 import { NativeError } from '@baton/native-sendmsg'
 import type { BackendLane } from '../../../backend-sdk/src/backend-lane.ts'
-import type { HandoffLane, LaneMessage } from '../../src/worker/backend/lane.ts'
+import type { HandoffLane, LaneArrival, LaneMessage } from '../../src/worker/backend/lane.ts'
 import { Client } from './client.ts'
 import { File, type Process } from './kernel.ts'
 
 const EAGAIN = 11
+
+/** Of a descriptor that no HANDBACK names. */
+export const STRAY_TOKEN = Buffer.alloc(16, 7)
 
 interface Message {
   readonly token: Buffer
@@ -20,7 +23,9 @@ class ReceiveEnd extends File {
   /** Atomic: exactly one of the holders gets it. */
   take(): Message | undefined {
     const message = this.queue.shift()
-    if (message !== undefined) message.client.inFlight -= 1
+    if (message === undefined) return undefined
+    message.client.inFlight -= 1
+    if (message.token.equals(STRAY_TOKEN)) message.client.strays -= 1
     return message
   }
 
@@ -31,11 +36,13 @@ class ReceiveEnd extends File {
   }
 }
 
-class SendEnd extends File {
+/** The broker's own end, with what the backend has sent the other way. */
+class SendEnd extends ReceiveEnd {
   closed = false
 
   override released(): void {
     this.closed = true
+    super.released()
   }
 }
 
@@ -93,9 +100,19 @@ export class SimulatedLane implements HandoffLane {
     }
   }
 
-  /** No simulated backend hands anything back yet. */
-  takeHandBacks(): [] {
-    return []
+  takeHandBacks(max: number): LaneArrival[] {
+    const arrivals: LaneArrival[] = []
+    while (arrivals.length < max) {
+      const arrival = this.#broker.call(`takes a connection from ${this.#sendEnd.label}`, () => {
+        const message = this.#sendEnd.take()
+        if (message === undefined) return undefined
+        const fds = [this.#broker.open(message.client)]
+        return { bytes: message.token, length: message.token.length, fds, controlTruncated: false }
+      })
+      if (arrival === undefined) break
+      arrivals.push(arrival)
+    }
+    return arrivals
   }
 
   /** A message that has been on the lane for longer than `milliseconds`. */
@@ -115,7 +132,7 @@ export class SimulatedLane implements HandoffLane {
 
   /** The backend's end, as sent with WELCOME. */
   introduce(backend: Process, hasRoom: () => boolean): SimulatedBackendLane {
-    return new SimulatedBackendLane(backend, this.#receiveEnd, this.#sendEnd, hasRoom)
+    return new SimulatedBackendLane(backend, this.#receiveEnd, this.#sendEnd, hasRoom, this.#room)
   }
 }
 
@@ -125,10 +142,18 @@ export class SimulatedBackendLane implements BackendLane {
   readonly #sendEnd: SendEnd
   readonly #fd: number
   readonly #hasRoom: () => boolean
+  readonly #room: number
   #onEnd: (() => void) | undefined
 
   /** @param hasRoom whether the process may open descriptors: otherwise messages arrive without them */
-  constructor(process: Process, receiveEnd: ReceiveEnd, sendEnd: SendEnd, hasRoom: () => boolean) {
+  constructor(
+    process: Process,
+    receiveEnd: ReceiveEnd,
+    sendEnd: SendEnd,
+    hasRoom: () => boolean,
+    room: number,
+  ) {
+    this.#room = room
     this.#process = process
     this.#receiveEnd = receiveEnd
     this.#sendEnd = sendEnd
@@ -154,8 +179,18 @@ export class SimulatedBackendLane implements BackendLane {
     return { messages }
   }
 
-  handBack(): number {
-    return 0
+  handBack(connections: readonly { readonly bytes: Buffer; readonly fd: number }[]): number {
+    for (const [index, { bytes, fd }] of connections.entries()) {
+      const client = this.#process.file(fd) as Client
+      const went = this.#process.call(`hands ${client.label} back on its lane`, () => {
+        if (this.#sendEnd.closed || this.#sendEnd.queue.length >= this.#room) return false
+        client.inFlight += 1
+        this.#sendEnd.queue.push({ token: Buffer.from(bytes), client, since: undefined })
+        return true
+      })
+      if (!went) return index
+    }
+    return connections.length
   }
 
   discard(fd: number): void {

@@ -1,4 +1,5 @@
-import { Backend } from './backend.ts'
+import { nextArrival } from '../../src/worker/connection/connection.ts'
+import { Backend, type Live } from './backend.ts'
 import { Broker } from './broker.ts'
 import { Client } from './client.ts'
 import { Kernel, Killed, type Process, type Sabotage, Violation } from './kernel.ts'
@@ -58,6 +59,7 @@ class Schedule {
   #suspended = 0
   #kills: number
   #brokerKills: number
+  #reloads: number
   #liars: number
   #calm = false
 
@@ -67,6 +69,7 @@ class Schedule {
     this.#terms = drawTerms(this.#random)
     this.#kills = this.#terms.kills
     this.#brokerKills = this.#terms.brokerKills
+    this.#reloads = this.#terms.reloads
     this.#liars = this.#terms.liars
     this.#broker = this.#startBroker()
     for (let count = this.#random.between(1, 3); count > 0; count--) this.#startBackend()
@@ -109,17 +112,21 @@ class Schedule {
     }
     // The code under test may have caught the exception.
     if (this.#kernel.violation !== undefined) throw this.#kernel.violation
-    const { process: broker } = this.#broker
-    if (!broker.alive || broker.suspended > 0) return
-    this.#broker.checkConservation()
-    this.#broker.checkReadBack()
+    for (const broker of this.#liveBrokers) {
+      if (broker.process.suspended > 0) continue
+      broker.checkConservation()
+      broker.checkReadBack()
+    }
+  }
+
+  get #liveBrokers(): Broker[] {
+    return this.#brokers.filter(({ process }) => process.alive)
   }
 
   /** Actions of the processes themselves. */
   #progress(): Action[] {
     const actions: Action[] = []
     const { kernel, add } = { kernel: this.#kernel, add: adder(actions) }
-    const broker = this.#broker
     for (const { process } of [...this.#brokers, ...this.#backends]) {
       if (process.dying) {
         add(6, 'is dead: the kernel closes something', process, () => process.reap(this.#random.next()))
@@ -134,7 +141,7 @@ class Schedule {
       }
       if ((process.nextDue ?? Infinity) <= kernel.now) add(4, 'timer', process, () => process.runTimer())
     }
-    if (broker.process.runnable) this.#brokerProgress(broker, add)
+    for (const broker of this.#brokers) if (broker.process.runnable) this.#brokerProgress(broker, add)
     for (const backend of this.#backends) {
       if (backend.process.runnable) this.#backendProgress(backend, add)
     }
@@ -155,8 +162,11 @@ class Schedule {
       const event = pipe.brokerEvent
       if (event !== undefined) add(3, 'relay', process, event)
     }
+    if (broker.awaitsMoved) add(3, 'is passed a connection', process, () => broker.receiveMoved())
+    if (broker.mayEnd) add(0.5, 'ends, replaced', process, () => broker.end())
     for (const backend of this.#backends) {
-      if (!backend.wantsRegistration || !backend.healthy || broker.stopped) continue
+      if (!backend.wantsRegistration || backend.pending !== undefined || !backend.healthy) continue
+      if (broker.stopped || broker !== this.#broker) continue
       add(2, `welcomes ${backend.process.name}`, process, () => backend.dial(broker, this.#terms.controlRoom))
     }
   }
@@ -169,15 +179,26 @@ class Schedule {
       if (socket.writable) add(4, 'control takes more', process, () => socket.drain())
       if (lane.awaited) add(3, 'sees the end of its lane', process, () => lane.report())
     }
-    for (const pipe of this.#broker.pipes) {
+    for (const pipe of this.#liveBrokers.flatMap(({ pipes }) => [...pipes])) {
       if (pipe.endpoint.process !== process) continue
       const event = pipe.backendEvent
       if (event !== undefined) add(3, 'is dialled', process, event)
     }
-    const { live } = backend
+    const { live, idle } = backend
     if (live.length > 0) {
       add(0.5, 'a connection ends', process, () => backend.endOne(this.#random.between(0, live.length - 1)))
     } else if (backend.state === 'draining') add(0.5, 'has drained', process, () => backend.finishDrain())
+    for (const connection of live) {
+      const { fd, client, byte } = connection
+      if (fd !== undefined && (byte !== undefined || client.unread > 0))
+        add(1, byte === undefined ? `reads from ${client.label}` : `answers ${client.label}`, process, () => {
+          backend.serve(connection)
+        })
+    }
+    if (idle.length > 0 && !this.#broker.stopped)
+      add(backend.state === 'draining' ? 3 : this.#calm ? 0.1 : 1, 'hands back', process, () => {
+        backend.handBack(this.#random.between(1, idle.length))
+      })
   }
 
   /** Actions on the processes. */
@@ -188,19 +209,24 @@ class Schedule {
     const broker = this.#broker
     if (broker.process.runnable) {
       if (this.#clients.length < clients) add(3, 'accepts', broker.process, () => this.#accept(protocol))
-      if (this.#brokerKills > 0) {
-        add(0.2, 'is about to be killed', broker.process, () => {
-          this.#brokerKills -= 1
-          broker.process.fuse = this.#random.between(0, 20)
-          this.#note('broker killed')
-        })
-      }
+      if (this.#reloads > 0 && this.#liveBrokers.length < 2)
+        add(0.3, 'is replaced', broker.process, () => this.#reload(broker))
       for (const { link } of broker.links)
         add(trouble * 0.1, 'drains a backend', broker.process, () => link.drain(1000, 'x'))
     } else if (!broker.process.alive) add(1, 'a broker starts', undefined, () => this.#startBroker())
+    for (const { process } of this.#liveBrokers) {
+      if (this.#brokerKills === 0 || !process.runnable) continue
+      add(0.2, 'is about to be killed', process, () => {
+        this.#brokerKills -= 1
+        process.fuse = this.#random.between(0, 20)
+        this.#note('broker killed')
+      })
+    }
     for (const client of this.#clients) {
-      if (client.open && client.owner === undefined && client.state !== 'gone')
-        add(0.1, `${client.label} moves`, undefined, () => this.#move(client))
+      if (client.open && !client.gone && !client.ended)
+        add(client.owner === undefined ? 0.1 : 0.2, `${client.label} moves`, undefined, () =>
+          this.#move(client),
+        )
     }
     for (const backend of this.#backends) if (backend.process.alive) this.#backendFaults(backend, add)
     if (this.#backends.filter(({ healthy }) => healthy).length < 2 && this.#backends.length < MAX_BACKENDS)
@@ -241,7 +267,7 @@ class Schedule {
       add(0.2, 'misbehaves', process, () => {
         this.#liars -= 1
         this.#note('misbehaviour')
-        backend.misbehave(this.#random.pick(['garbage', 'stranger']))
+        backend.misbehave(this.#random.pick(['garbage', 'stranger', 'stray']))
       })
     }
   }
@@ -251,7 +277,7 @@ class Schedule {
     const actions: Action[] = []
     const add = adder(actions)
     let next = Infinity
-    for (const process of [this.#broker.process, ...this.#backends.map((each) => each.process)]) {
+    for (const { process } of [...this.#brokers, ...this.#backends]) {
       const due = process.runnable ? process.nextDue : undefined
       if (due !== undefined && due > this.#kernel.now) next = Math.min(next, due)
     }
@@ -282,7 +308,7 @@ class Schedule {
     this.#kernel.trace('', '=== faults stop')
     this.#kernel.interrupts = { preempt: () => undefined }
     if (!this.#broker.process.alive) this.#startBroker()
-    this.#broker.process.fuse = undefined
+    for (const { process } of this.#brokers) process.fuse = undefined
     for (const backend of this.#backends) {
       backend.process.frozen = false
       backend.process.fuse = undefined
@@ -292,7 +318,12 @@ class Schedule {
     this.#startBackend()
     const { service } = this.#broker
     const start = this.#kernel.now
-    for (let count = 0; service.held + service.inFlight > 0 || this.#unready() !== undefined; count++) {
+    // A replaced worker whose successor has died keeps those that it holds until their time is over.
+    const waiting = () =>
+      this.#liveBrokers.some(
+        (each) => each.service.inFlight > 0 || each.awaitsMoved || (!each.leaving && each.service.held > 0),
+      )
+    for (let count = 0; waiting() || this.#unready() !== undefined; count++) {
       const waited = this.#kernel.now - start
       if (waited > GRACE) this.#broker.mustServe = true
       if (count > MAX_SETTLING_STEPS || waited > SETTLING_TIMEOUT_MS || !this.#step()) {
@@ -315,14 +346,10 @@ class Schedule {
   /** All processes exit cleanly; after that, nothing of them is left. */
   #shut(): void {
     this.#kernel.trace('', '=== shutdown')
-    const broker = this.#broker
-    broker.stopped = true
-    this.#perform({
-      weight: 1,
-      label: 'ends',
-      process: broker.process,
-      run: () => void broker.service.close(),
-    })
+    for (const broker of this.#liveBrokers) {
+      if (broker.stopped) continue
+      this.#perform({ weight: 1, label: 'ends', process: broker.process, run: () => broker.end() })
+    }
     const ending = this.#kernel.now
     // Past every timer that could still release something.
     while (this.#kernel.now - ending < 2 * SETTLING_TIMEOUT_MS) {
@@ -336,9 +363,12 @@ class Schedule {
   }
 
   #assertNothingLeft(): void {
-    for (const { process, live } of [{ process: this.#broker.process, live: [] }, ...this.#backends]) {
+    for (const { process, live } of [
+      ...this.#brokers.map(({ process: each }) => ({ process: each, live: [] as Live[] })),
+      ...this.#backends,
+    ]) {
       if (!process.alive) continue
-      while (live.length > 0) live.pop()?.()
+      while (live.length > 0) live.pop()?.end()
       const left = process.files.map(({ label }) => label)
       if (left.length > 0) this.#kernel.violate(`I6: ${process.name} has left open: ${left.join('; ')}`)
     }
@@ -350,7 +380,7 @@ class Schedule {
   #accept(protocol: 'http' | 'tcp'): void {
     const fresh: Client[] = []
     for (let count = this.#random.between(1, 4); count > 0; count--) {
-      const client = new Client(this.#clients.length + 1, this.#broker.process)
+      const client = new Client(this.#clients.length + 1, this.#broker.process, nextArrival())
       this.#clients.push(client)
       fresh.push(client)
     }
@@ -358,18 +388,35 @@ class Schedule {
   }
 
   #move(client: Client): void {
-    client.state =
-      client.state === 'quiet'
-        ? this.#random.pick(['sent', 'half-closed', 'gone'])
-        : client.state === 'sent'
-          ? this.#random.pick(['asked', 'gone'])
-          : 'gone'
+    const moves: (() => void)[] = [
+      () => {
+        client.gone = true
+      },
+    ]
+    if (!client.finished) {
+      if (client.sent < this.#terms.bytes) {
+        const send = () => {
+          client.sent += 1
+        }
+        moves.push(send, send)
+      }
+      moves.push(() => {
+        client.finished = true
+      })
+    }
+    this.#random.pick(moves)()
+  }
+
+  /** Another worker takes over, and this one passes on what waits. */
+  #reload(predecessor: Broker): void {
+    this.#reloads -= 1
+    this.#note('reload')
+    predecessor.handOver(this.#startBroker())
   }
 
   #startBroker(): Broker {
-    const { service, laneRoom } = this.#terms
     const name = `broker-${this.#brokers.length + 1}`
-    const broker = new Broker(this.#kernel, name, service, laneRoom, this.#random)
+    const broker = new Broker(this.#kernel, name, this.#terms, this.#random)
     this.#brokers.push(broker)
     this.#broker = broker
     return broker
@@ -377,8 +424,12 @@ class Schedule {
 
   #startBackend(): void {
     const name = `backend-${this.#backends.length + 1}`
-    const clientOf = (order: number) => this.#clients[order - 1] as Client
-    this.#backends.push(new Backend(this.#kernel, name, this.#terms.service, clientOf))
+    const host = {
+      clientOf: (order: number) => this.#clients[order - 1] as Client,
+      random: this.#random,
+      note: (what: string) => this.#note(what),
+    }
+    this.#backends.push(new Backend(this.#kernel, name, this.#terms.service, host))
   }
 
   /** The size of one read: streams may be cut anywhere. */

@@ -10,8 +10,11 @@ export interface Terms {
   /** Probability that a process is stopped at one of its system calls. */
   readonly preemption: number
   readonly clients: number
+  /** Bytes that a client sends at most: each is a request. */
+  readonly bytes: number
   readonly kills: number
   readonly brokerKills: number
+  readonly reloads: number
   readonly liars: number
   /** Weight of freezing, draining, refusing and similar faults. */
   readonly trouble: number
@@ -39,6 +42,8 @@ export function drawTerms(random: Random): Terms {
     service: serviceOf({
       balance: random.pick(['least-connections', 'round-robin', 'p2c', 'source-hash']),
       handoff: random.chance(0.1) ? 'off' : 'auto',
+      handBack: random.chance(0.1) ? 'off' : 'drain',
+      handBackWindow: random.pick([1, 3, 64]),
       maxStuck: random.pick([1, 2, 1024]),
       maxHeld: random.pick([4, 10_000, 10_000]),
       failureLimit: { failures: random.pick([2, 8]), window: '10s', pause: '2s' },
@@ -48,7 +53,9 @@ export function drawTerms(random: Random): Terms {
     controlRoom: random.pick([150, 600, 200_000]),
     preemption: random.pick([0, 0.02, 0.1]),
     clients: random.between(4, 24),
+    bytes: random.between(1, 4),
     kills: random.pick([0, 1, 2]),
+    reloads: random.chance(0.3) ? 1 : 0,
     brokerKills: random.chance(0.25) ? 1 : 0,
     liars: random.chance(0.2) ? 1 : 0,
     trouble: random.pick([0.3, 1]),
