@@ -191,6 +191,7 @@ export class Backend {
       fd: new Duplicate(this.process, client, () => this.state === 'closed'),
       described,
       keepAlive,
+      givenBack: 0,
     }))
     const sent = session.handBack(departures, (index) =>
       this.#letGo(leaving[index] as Live, departures[index] as Departure),
