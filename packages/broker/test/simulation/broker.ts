@@ -278,8 +278,8 @@ export class Broker {
     const { kernel, nextDue = Infinity } = this.process
     if (nextDue <= kernel.now) return
     for (const { lane, link } of this.links) {
-      if (link.counts.stuck > this.#config.maxStuck)
-        kernel.violate(`bound: ${link.counts.stuck} are stuck at ${link.identity.ulid}`)
+      if (link.stuck > this.#config.maxStuck)
+        kernel.violate(`bound: ${link.stuck} are stuck at ${link.identity.ulid}`)
       // Timers have millisecond resolution, and are armed a moment before the step ends.
       const client = lane.overdue(this.#config.ackDeadline + 1)
       if (client !== undefined)

@@ -154,21 +154,26 @@ export class BackendLink implements Candidate {
     return this.expectedAcks > 0 && now - this.#busySince <= BUSY_TIMEOUT_MS
   }
 
-  /** `inFlight` excludes health checks. */
+  /** Offers of clients without an outcome, without those of health checks. */
+  get inFlight(): number {
+    return this.#ledger.clients
+  }
+
+  /** Offers that the backend has taken and not acknowledged in time. */
+  get stuck(): number {
+    return this.#ledger.taken
+  }
+
   get counts(): {
     adopted: number
     closed: number
     lag: number | null
-    inFlight: number
-    stuck: number
   } & HandBackCounts {
     return {
       ...this.#returns.tally.counts,
       adopted: this.#acked,
       closed: this.#closed,
       lag: this.#lag,
-      inFlight: this.#ledger.clients,
-      stuck: this.#ledger.taken,
     }
   }
 

@@ -169,7 +169,7 @@ export class Service implements LinkHost, UpstreamHost {
   get inFlight(): number {
     let sum = this.#fresh.length
     for (const upstream of this.#upstreams) sum += upstream.dialling
-    for (const link of this.#links.values()) sum += link.counts.inFlight
+    for (const link of this.#links.values()) sum += link.inFlight
     return sum
   }
 
@@ -180,7 +180,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   get stuck(): number {
     let sum = 0
-    for (const link of this.#links.values()) sum += link.counts.stuck
+    for (const link of this.#links.values()) sum += link.stuck
     return sum
   }
 
