@@ -27,11 +27,16 @@ async function recordOf({ admin }: Broker, id: string): Promise<FlightRecord> {
 
 void t.test('one broker, and backends that hand idle connections back', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
-    config: { services: { web: { holdTimeout: '10m' } } },
+    config: {
+      // Known before it starts, so that commands find it.
+      admin: { listen: `127.0.0.1:${await freePort()}` },
+      services: { web: { holdTimeout: '10m' } },
+    },
   })
   const events = await EventStream.open(t, broker)
   await events.event('status', () => true, 'the first status')
-  const first = await startBackend(t, broker)
+  // By its weight it keeps its clients beside the next one, and hands them back only in its drain.
+  const first = await startBackend(t, broker, 'http-backend.mjs', { env: { WEIGHT: '1000' } })
   await broker.backends(1)
 
   await t.test(
