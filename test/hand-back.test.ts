@@ -27,11 +27,16 @@ async function recordOf({ admin }: Broker, id: string): Promise<FlightRecord> {
 
 void t.test('one broker, and backends that hand idle connections back', { timeout: LIMIT }, async (t) => {
   const broker = await startBroker(t, {
-    config: { services: { web: { holdTimeout: '10m' } } },
+    config: {
+      // Known before it starts, so that commands find it.
+      admin: { listen: `127.0.0.1:${await freePort()}` },
+      services: { web: { holdTimeout: '10m' } },
+    },
   })
   const events = await EventStream.open(t, broker)
   await events.event('status', () => true, 'the first status')
-  const first = await startBackend(t, broker)
+  // By its weight it keeps its clients beside the next one, and hands them back only in its drain.
+  const first = await startBackend(t, broker, 'http-backend.mjs', { env: { WEIGHT: '1000' } })
   await broker.backends(1)
 
   await t.test(
@@ -59,9 +64,13 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
         text: 'web-1 of service web has handed back 100 connections in its drain',
       })
       t.equal(events.changes.filter(({ kind }) => kind === 'handed_back').length, 1)
-      const lines = () =>
-        broker.program.messages().filter(({ msg }) => msg === 'drained backend handed connections back')
-      t.match(lines(), [{ service: 'web', slot: 'web-1', handedBack: 100, givenBack: 0 }])
+      const logged = 'drained backend handed connections back'
+      t.match(await broker.program.message(logged), {
+        service: 'web',
+        slot: 'web-1',
+        handedBack: 100,
+        givenBack: 0,
+      })
       t.match(await recordOf(broker, id), { outcome: null, backend: null, steps: { 6: { step: 'parked' } } })
 
       for (const client of clients) {
@@ -98,6 +107,7 @@ void t.test('one broker, and backends that hand idle connections back', { timeou
       const summary = new Program(t, baton[0], [baton[1], 'status', '--config', broker.configFile])
       await summary.exited
       t.match(summary.lines.join('\n'), /PARKED [^]* HANDED BACK [^]*\nweb .* 200 +100 +0 +0\n/)
+      t.equal(broker.program.messages().filter(({ msg }) => msg === logged).length, 1, 'one line')
       next.kill('SIGTERM')
       await next.exited
       for (const client of clients) client.socket.destroy()

@@ -107,18 +107,20 @@ void t.test(
     const own: unknown[] = []
     server.on('connection', (socket: Socket) => {
       const below = socket.destroy.bind(socket)
-      socket.destroy = (error) => {
+      const replaced = (error?: Error) => {
         destroyed += 1
         return below(error)
       }
-      own.push(socket.destroy)
+      socket.destroy = replaced
+      own.push(replaced)
     })
     const f = await front(t, server)
     const client = await f.dial()
     await ask(client, '/first')
     await eventually(() => isIdle(f, client), 'between two requests')
     t.equal(destroyed, 0)
-    t.equal(sideOf(f, client).destroy, own[0], 'it is still the one of the app')
+    const side: { readonly destroy: unknown } = sideOf(f, client)
+    t.equal(side.destroy, own[0], 'it is still the one of the app')
     await ask(client, '/second')
   },
 )
