@@ -222,11 +222,11 @@ export class BrokerSession {
       const prefix = letGo(index)
       const departure = each.resumed === undefined ? each : { ...each, resumed: { ...each.resumed, prefix } }
       return {
+        ...departure.described,
+        ...(departure.resumed ?? NOTHING_TO_RESUME),
         sequence: this.#departures.add(departure),
         token: (messages[index] as { bytes: Buffer }).bytes,
-        ...departure.described,
         keepAlive: departure.keepAlive,
-        ...(departure.resumed ?? NOTHING_TO_RESUME),
       }
     })
     // At a reload, connections may have come from the previous worker after this registration.

@@ -199,7 +199,7 @@ export class Backend {
     for (const { fd } of departures.slice(sent)) fd.close()
   }
 
-  #letGo(connection: Live, { fd }: Departure): void {
+  #letGo(connection: Live, { fd }: Departure): Buffer {
     const { client } = connection
     const { sabotage } = this.#kernel
     if (sabotage === 'a byte is read between the check and letting go' && client.unread > 0)
@@ -212,6 +212,7 @@ export class Backend {
     this.process.close(connection.fd as number)
     if (sabotage === 'a giver does not keep a duplicate') this.process.close(fd.release())
     this.#note('handed back')
+    return Buffer.alloc(0)
   }
 
   #adoptAgain({ fd, described }: Departure): void {

@@ -2,6 +2,8 @@ import { timingSafeEqual } from 'node:crypto'
 import { OwnedFd } from '@baton/native-sendmsg'
 import {
   type ControlConnection,
+  GIVEN_BACK_REASONS,
+  HANDBACK_KINDS,
   type Frame,
   type GivenBack,
   type GivenBackReason,
@@ -166,7 +168,11 @@ export class HandBacks {
     // Rule: GIVE_BACK_AFTER_CLOSE (docs/internals/model)
     this.#close(closing)
     this.tally.gaveBack(given)
-    for (const { entry, reason } of given) this.#host.notTaken(entry.kind, reason, 1, this.#giver)
+    for (const kind of HANDBACK_KINDS)
+      for (const reason of GIVEN_BACK_REASONS) {
+        const times = given.filter((each) => each.entry.kind === kind && each.reason === reason).length
+        if (times > 0) this.#host.notTaken(kind, reason, times, this.#giver)
+      }
     const entries: GivenBack[] = given.map(({ entry: { sequence }, reason }) => ({ sequence, reason }))
     this.#tell({ type: 'given_back', entries }, given.length)
   }
