@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 import { once } from 'node:events'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { batonCommand, Broker, type Status } from './support/broker.ts'
 import type { Answer, Client } from './support/client.ts'
 import { freePort } from './support/free-port.ts'
@@ -31,6 +31,8 @@ const { broker, services } = await startServices(
     web: { config: { ...STOPPED, balance: 'round-robin' } },
     sigterm: {},
     crossing: {},
+    /** Its connections stay with the process that adopted them. */
+    staying: { config: { handBack: 'off' } },
   },
   { admin: { listen: `127.0.0.1:${await freePort()}` } },
 )
@@ -125,6 +127,7 @@ void t.test('drain of one backend by its operator', { timeout: LIMIT }, async (s
       const [drained, other] = both[0]?.pid === chosen?.pid ? both : both.toReversed()
       if (chosen === undefined || drained === undefined || other === undefined)
         throw new Error('no backend adopted it')
+      await drained.message('waiting')
 
       test.same(await drains[how](chosen.slot), answers[how](chosen.slot))
       test.same(await web.answeredBy(test, 10), new Set([other.pid]), 'no new connection from then on')
@@ -135,12 +138,14 @@ void t.test('drain of one backend by its operator', { timeout: LIMIT }, async (s
       test.match(answer, {
         status: 200,
         body: `waited ${drained.pid}`,
-        headers: { connection: 'close' },
+        headers: { connection: 'keep-alive' },
       })
-      test.equal(await inFlight.ended, 'end')
       test.same(await drained.exited, { code: 0, signal: null }, 'nothing keeps the process alive')
       const after = await web.until(({ backends }) => backends.length === 1, 'it has left')
-      test.equal(after.unaccounted, 0)
+      test.match(after, { handedBack: before.handedBack + 1, parked: 1, unaccounted: 0 })
+      const next = await inFlight.get()
+      test.match(next, { status: 200, headers: { 'x-pid': `${other.pid}` } }, 'its client stays connected')
+      inFlight.socket.destroy()
     })
   }
 })
@@ -153,45 +158,97 @@ void t.test('an app that drains at SIGTERM ends by itself', { timeout: LIMIT }, 
   const idle = await sigterm.open(t)
   t.notMatch((await idle.get()).headers, { connection: 'close' })
   await handedOff(sigterm, before, 2)
+  await first.message('waiting')
 
   first.kill('SIGTERM')
-  await sigterm.until(({ backends }) => backends[0]?.state === 'draining', 'it drains')
+  await sigterm.until(({ parked }) => parked === 1, 'the idle connection is handed back')
+  t.equal((await sigterm.state()).backends[0]?.state, 'draining', 'while a request is in progress')
   const waiting = await sigterm.visit(t, '/waiting')
   await sigterm.until(({ held }) => held === 1, 'a new client waits for another backend')
-  t.match(await idle.get(), { status: 200, headers: { connection: 'close' } }, 'let go after its next answer')
-  t.equal(await idle.ended, 'end')
+  idle.request('/idle')
+  await sigterm.until(({ held, parked }) => held === 2 && parked === 0, 'and so does the next request')
   first.say('answer')
-  t.match(await inFlight.answer(), { status: 200, headers: { connection: 'close' } })
-  t.same(await first.exited, { code: 0, signal: null })
+  t.match(await inFlight.answer(), { status: 200, headers: { connection: 'keep-alive' } })
+  t.same(await first.exited, { code: 0, signal: null }, 'without another backend')
+  await sigterm.until(({ parked }) => parked === 1, 'the last connection is handed back')
 
   const second = await sigterm.start(t)
-  t.equal((await waiting.answer()).headers['x-pid'], `${second.pid}`)
-  t.equal((await sigterm.state()).unaccounted, 0)
+  for (const client of [waiting, idle]) {
+    t.match(await client.answer(), { status: 200, headers: { 'x-pid': `${second.pid}` } })
+  }
+  t.match(await inFlight.get(), { status: 200, headers: { 'x-pid': `${second.pid}` } })
+  t.match(await sigterm.state(), { handedBack: 2, givenBack: 0, parked: 0, unaccounted: 0 })
 })
 
-void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async (t) => {
-  const { crossing } = services
+void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async (scene) => {
   const drains = {
-    'by SIGTERM': (backend: Program) => backend.kill('SIGTERM'),
-    'by the operator': () => fetch(`${broker.admin}/api/v1/services/crossing/drain`, { method: 'POST' }),
+    'by SIGTERM': (_: Service, backend: Program) => backend.kill('SIGTERM'),
+    'by the operator': ({ name }: Service) =>
+      fetch(`${broker.admin}/api/v1/services/${name}/drain`, { method: 'POST' }),
   }
   for (const [how, drain] of Object.entries(drains)) {
-    await t.test(how, async (t) => {
-      const backend = await crossing.start(t)
-      const clients = await crossing.openMany(t, 50)
+    /** 50 clients that have had an answer, and ask again as their backend is drained. */
+    const cross = async (t: Test, service: Service) => {
+      const backend = await service.start(t)
+      const clients = await service.openMany(t, 50)
       await Promise.all(clients.map((client) => client.get()))
       // The drain and the requests are sent together: some are read before it, some after it.
       let begun: unknown
       for (const [index, client] of clients.entries()) {
-        if (index === 25) begun = drain(backend)
+        if (index === 25) begun = drain(service, backend)
         client.request('/crossing')
       }
-      const answers = await Promise.all(clients.map((client) => client.answer()))
-      t.equal(answers.filter(({ status, body }) => status === 200 && body.includes('/crossing')).length, 50)
+      const answers = Promise.all(clients.map((client) => client.answer()))
       await begun
+      return { backend, clients, answers }
+    }
+    const served = ({ status, body }: Answer) => status === 200 && body.includes('/crossing')
+
+    await scene.test(how, async (t) => {
+      const { crossing } = services
+      const before = await crossing.state()
+      const { backend, clients, answers } = await cross(t, crossing)
+      t.same(await backend.exited, { code: 0, signal: null }, 'no client and no other backend is needed')
+      const left = await crossing.until(({ backends }) => backends.length === 0, 'it has left')
+      t.match(left, { handedBack: before.handedBack + 50, givenBack: 0, unaccounted: 0 })
+      t.equal(left.parked + left.held, 50, 'each connection is with the broker')
+
+      const next = await crossing.start(t)
+      const all = await answers
+      t.equal(all.filter(served).length, 50)
+      const pids = new Set([`${backend.pid}`, `${next.pid}`])
+      t.ok(
+        all.every(
+          ({ headers }) => headers['connection'] === 'keep-alive' && pids.has(headers['x-pid'] ?? ''),
+        ),
+      )
+      const last = await Promise.all(clients.map((client) => client.get('/last')))
+      t.ok(
+        last.every(({ status, headers }) => status === 200 && headers['x-pid'] === `${next.pid}`),
+        'all clients stay connected',
+      )
+      next.kill('SIGTERM')
+      t.same(await next.exited, { code: 0, signal: null })
+      for (const { socket } of clients) socket.destroy()
+      const after = await crossing.until(({ parked }) => parked === 0, 'the clients have left')
+      t.match(outcomesSince(before, after), {
+        handed_off: 100,
+        relayed: 0,
+        rejected: 0,
+        client_gone: 0,
+        relinquished: 0,
+        idle_closed: 50,
+      })
+      t.equal(after.unaccounted, 0)
+    })
+
+    await scene.test(`${how}, with handBack off`, async (t) => {
+      const { backend, clients, answers } = await cross(t, services.staying)
+      const all = await answers
+      t.equal(all.filter(served).length, 50)
       await backend.message('draining')
       // Clients answered before the drain began were promised keep-alive, and use it once more.
-      const promised = clients.filter((_, index) => answers[index]?.headers['connection'] !== 'close')
+      const promised = clients.filter((_, index) => all[index]?.headers['connection'] !== 'close')
       const last = await Promise.all(promised.map((client) => client.get('/last')))
       t.ok(
         last.every(({ headers }) => headers['connection'] === 'close'),
@@ -199,6 +256,7 @@ void t.test('no request that crosses a drain is lost', { timeout: LIMIT }, async
       )
       t.same(new Set(await Promise.all(clients.map(({ ended }) => ended))), new Set(['end']))
       t.same(await backend.exited, { code: 0, signal: null })
+      t.equal((await services.staying.state()).handedBack, 0)
     })
   }
 })

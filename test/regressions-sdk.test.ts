@@ -126,7 +126,8 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
     // request in flight at once.
     const app = toldBackend(t, control, { DRAIN_DEADLINE: '720h' })
     const waiting = await visit(t, broker, '/wait')
-    await app.message('adopt')
+    // Adopted is not enough: a connection whose request is still unread is handed back, and held until there is another backend.
+    await app.message('waiting')
     tell(app, 'drain')
     await app.message('draining')
     await broker.until(({ services }) => services[0]?.backends[0]?.state === 'draining', 'the broker knows')

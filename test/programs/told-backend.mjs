@@ -13,8 +13,10 @@ process.on('uncaughtException', (error) => say('uncaught', { message: error.mess
 const waiting = new Set()
 const server = http.createServer((request, response) => {
   response.setHeader('x-pid', process.pid)
-  if (request.url === '/wait') waiting.add(response)
-  else response.end(JSON.stringify({ pid: process.pid }))
+  if (request.url === '/wait') {
+    waiting.add(response)
+    say('waiting')
+  } else response.end(JSON.stringify({ pid: process.pid }))
 })
 
 // Node's default of 5 s is shorter than the pauses of a test on a slow machine.
