@@ -178,8 +178,8 @@ export class HandBack {
   /** Idle connections that are due, and as many others as the broker wants. */
   #idle(attachment: Attachment): IdleConnection[] {
     const able = attachment.idle().filter(({ socket }) => this.#adoption.canLeave(socket))
-    if (this.#host.draining) return able
-    let others = this.#wanted
+    let others = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
+    // A request that is here already is answered here: it would wait, if this was the last backend.
     return able.filter(({ socket, since }) => (this.#isDue(since) || others-- > 0) && !hasUnread(socket))
   }
 

@@ -55,7 +55,11 @@ void t.test('a backend is asked at most once a second, for at most its window', 
   const full = new Backend(1000)
   const plain = new Backend(500, 0)
   const backends = [full, new Backend(0), plain]
-  const rebalancer = new Rebalancer(() => backends, { now: () => now })
+  const rebalancer = new Rebalancer(
+    () => backends,
+    () => 0,
+    { now: () => now },
+  )
   for (; now < 2500; now += 10) {
     rebalancer.check()
     if (full.asked.length > full.handedBack / 64) full.handedBack += 64
@@ -68,11 +72,45 @@ void t.test('a backend that hands nothing back is asked less and less often', as
   let now = 0
   const stiff = new Backend(1000)
   const backends = [stiff, new Backend(0)]
-  const rebalancer = new Rebalancer(() => backends, { now: () => now })
+  const rebalancer = new Rebalancer(
+    () => backends,
+    () => 0,
+    { now: () => now },
+  )
   for (; now < 600_000; now += 100) rebalancer.check()
   t.ok(stiff.asked.length > 10 && stiff.asked.length < 20, `asked ${stiff.asked.length} times`)
   stiff.handedBack += 64
   const before = stiff.asked.length
   for (; now < 665_000; now += 100) rebalancer.check()
   t.ok(stiff.asked.length >= before + 3, 'and as often as others once it has')
+})
+
+void t.test('idle connections that were asked for count until a backend has them again', async (t) => {
+  // Parked, they were with no backend, and the first backend was asked again and again: it kept 9 of 200.
+  let now = 0
+  let parked = 0
+  const old = new Backend(200)
+  const joined = new Backend(0)
+  const rebalancer = new Rebalancer(
+    () => [old, joined],
+    () => parked,
+    { now: () => now },
+  )
+  for (; now < 60_000; now += 100) {
+    const asked = old.asked.length
+    rebalancer.check()
+    if (old.asked.length === asked) continue
+    const count = old.asked.at(-1) as number
+    old.handedBack += count
+    old.live -= count
+    parked += count
+  }
+  t.match({ parked, old }, { parked: 100, old: { live: 100, asked: [64, 36] } })
+  joined.live += parked
+  parked = 0
+  for (; now < 120_000; now += 100) rebalancer.check()
+  t.equal(old.asked.length, 2, 'awake, they are with the other one')
+  joined.live = 0
+  rebalancer.check()
+  t.equal(old.asked.length, 3, 'none is pending any more')
 })

@@ -122,7 +122,8 @@ export class Service implements LinkHost, UpstreamHost {
     )
     this.#notices = new HandBackNotices(name, logger, announce, () => os.now())
     this.#resuming = new Resuming(this.#links)
-    this.#rebalancer = new Rebalancer(() => this.#spread(), os)
+    const parked = () => (config.parkAfter === null ? this.parkedCount : 0)
+    this.#rebalancer = new Rebalancer(() => this.#spread(), parked, os)
     this.#recorder = recorder
     this.#acknowledged = acknowledged
     this.#os = os
