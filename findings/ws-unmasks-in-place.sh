@@ -5,8 +5,8 @@
 # Expected: a listener that was registered before ws has its own view of what arrived: net documents chunks as data that
 #   listeners receive, and several listeners are allowed.
 # Seen: ws 8.23.0 removes the mask of a client's frame in the socket's own Buffer. A listener in front of it sees the right
-#   bytes while it runs; what it kept is unmasked afterwards. A copy made in the listener stays right. Frames of which ws
-#   copies the payload (a message in two chunks) keep the mask in the first chunk, so a log is wrong only sometimes.
+#   bytes while it runs; what it kept is unmasked afterwards. A copy made in the listener stays right. A message that
+#   arrives in several chunks is put together first, and they stay masked, so a log is wrong only sometimes.
 # Why it matters: a wire log, a recorder, a byte-for-byte mirror or a proxy that replays the stream writes frames that
 #   claim to be masked and are not. Copy in the listener.
 # Documentation: the README and doc/ws.md of ws do not mention it.
