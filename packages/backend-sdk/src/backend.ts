@@ -348,6 +348,7 @@ export class Backend extends EventEmitter<BackendEvents> {
             'the broker does not answer; connections that were handed back to it are closed',
           )
           session.close()
+          this.#closeIdle()
         }
       }
     }, limit)

@@ -157,8 +157,9 @@ export class HandBack {
       departure,
       reason !== undefined,
     )
-    if (connection === undefined || departure.resumed === undefined) return
-    if (reason !== 'TooMany' && reason !== 'NoTaker') return
+    if (connection === undefined || reason === undefined) return
+    // An idle one without a taker has lost its listener: that does not change.
+    if (departure.resumed === undefined && reason === 'NoTaker') return
     const delay = Math.min(GIVEN_BACK_DELAY_MS * 2 ** departure.givenBack, MAX_GIVEN_BACK_DELAY_MS)
     connection.givenBack = departure.givenBack + 1
     setTimeout(() => (connection.stays = false), delay).unref()

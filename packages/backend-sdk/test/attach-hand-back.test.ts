@@ -130,7 +130,7 @@ void t.test('an idle connection says how long the server would keep it', { timeo
   const f = await front(t, server)
   const client = await f.dial()
   await ask(client, '/first')
-  const left = () => f.attachment.idle().map((each) => Math.ceil(each.left / 60_000))
+  const left = () => f.attachment.idle().map((each) => Math.round(each.left / 60_000))
   await eventually(() => f.attachment.idle().length === 1, 'idle')
   t.same(left(), [10])
   f.attachment.drain(() => false)
@@ -220,3 +220,36 @@ void t.test("the server's 'close' waits for the broker's answer", { timeout: LIM
   attachment.answered()
   await eventually(() => closed, 'closed')
 })
+
+void t.test(
+  'while draining, a client that is never idle gets a last answer',
+  { timeout: LIMIT },
+  async (t) => {
+    // One that pipelines, or is quick: its answers promised to keep the connection until the drain deadline cut it.
+    const { server } = makeServer()
+    const f = await front(t, server)
+    const client = await f.dial()
+    await ask(client, '/first')
+    f.attachment.drain(() => true)
+    for (let turn = 0; turn < 20; turn++) client.get(`/${turn}`)
+    await client.ended()
+    t.match(client.received, /\/7HTTP[^]*connection: close[^]*\/8$/i)
+  },
+)
+
+void t.test(
+  'while draining, one that is given back and cannot leave again ends soon',
+  { timeout: LIMIT },
+  async (t) => {
+    const { server } = makeServer()
+    const f = await front(t, server)
+    f.attachment.drain(() => false)
+    const listener = createServer()
+    const accepted = once(listener, 'connection')
+    const client = await dial(t, await listen(t, listener))
+    const [socket] = (await accepted) as [Socket]
+    f.attachment.adoptIdle(socket, Number.POSITIVE_INFINITY)
+    await client.ended()
+    t.equal(client.received, '')
+  },
+)

@@ -367,6 +367,19 @@ void t.test('GIVEN_BACK, with its reason, and closed first', { timeout: LIMIT },
       'a socket was handed back that is none of the service',
     )
   })
+  for (const over of [{ maxHeld: 0 }, { holdTimeout: 0 }]) {
+    await t.test(`TooMany: it could not wait (${Object.keys(over).join()}: 0)`, async (t) => {
+      // It was taken, and closed when its next backend had no room.
+      const stage = new Stage(t, over)
+      const { fd } = await stage.adoptedEnd()
+      const entry = stage.entry({ kind: 'raw', schema: 'chat/1' })
+      stage.post(entry.token, fd.fd)
+      t.match(stage.received(entry), { fault: undefined, given: 1 })
+      const entries = [{ sequence: entry.sequence, reason: 'TooMany' }]
+      t.strictSame(stage.control.written, [{ type: 'given_back', entries }])
+    })
+  }
+
   await t.test('TooMany: over the window', async (t) => {
     const stage = new Stage(t)
     const entries = await Promise.all(

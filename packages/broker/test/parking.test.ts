@@ -217,3 +217,15 @@ void t.test('with a real poller', { timeout: LIMIT }, async (t) => {
   t.equal(third.connection.fd.closed, false)
   t.equal(stage.parking.size, 1)
 })
+
+void t.test('a socket that wakes up again and again, and has nothing to read, is closed', async (t) => {
+  // A backend that hands it back can make it so (SO_PEEK_OFF), and the broker spun.
+  const stage = new Stage(t)
+  const { connection } = await stage.park()
+  const wake = () => stage.watched.get(connection.fd.fd)?.(EPOLLIN)
+  wake()
+  t.same({ events: stage.events, rearmed: stage.rearmed }, { events: [], rearmed: 1 }, 'once may be chance')
+  for (let turn = 0; turn < 10; turn++) wake()
+  t.same(stage.events, ['over'])
+  t.ok(stage.rearmed < 5)
+})

@@ -1,5 +1,5 @@
 import { SCM_MAX_FD } from './abi.ts'
-import { closeAside } from './close-all.ts'
+import { clearLinger, closeAside } from './close-all.ts'
 import type { BorrowedFd, OwnedFd } from './descriptors.ts'
 import { EAGAIN } from './errno.ts'
 import { NativeError } from './errors.ts'
@@ -31,7 +31,11 @@ const READ_SIZE = 64 * 1024
  */
 export function closeReachable(owned: OwnedFd, sole: boolean): void {
   if (owned.closed) return
-  if (descriptorsCanBeRefused()) return owned.close()
+  if (descriptorsCanBeRefused()) {
+    // Another process may have turned it into something that lingers, if it is a TCP socket that has lost its peer.
+    clearLinger(owned.fd)
+    return owned.close()
+  }
   if (sole) discardUnread(owned.fd)
   closeAside(owned)
 }

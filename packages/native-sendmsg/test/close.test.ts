@@ -119,6 +119,13 @@ void t.test(
   },
 )
 
+void t.test('closeReachable of a socket that lingers does not wait', { timeout: LIMIT }, async (t) => {
+  // Of a connection without a peer only its last holder knows that it is none of a Unix listener.
+  const [fd] = (await clogged(t, 1)) as [OwnedFd]
+  closeReachable(fd, true)
+  t.ok(fd.closed)
+})
+
 void t.test('a connection that is taken back does not linger', async (t) => {
   const fds = await clogged(t, 1)
   const [fd] = fds as [OwnedFd]

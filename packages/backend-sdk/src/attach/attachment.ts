@@ -164,7 +164,6 @@ class ServerAttachment implements Attachment {
   /** Node's own server has closed; its `close` event is delayed until the adopted connections have ended. */
   #closeHeld = false
   #restoreKeepAlive: (() => void) | undefined
-  #closesIdle = false
   /** `server.keepAliveTimeout` before draining shortened it. */
   #keepAlive: unknown
   #handsBack: (socket: Duplex | undefined) => boolean = () => false
@@ -212,9 +211,12 @@ class ServerAttachment implements Attachment {
     this.#give(socket)
   }
 
-  adoptIdle(socket: Socket, keepAlive: number): void {
+  adoptIdle(socket: Socket, rest: number): void {
     this.#adopted += 1
     this.#add(socket)
+    // While draining, one that cannot leave again has as little time as others that stay.
+    const stays = this.#answers.draining && !this.#handsBack(socket)
+    const keepAlive = stays ? Math.min(rest, DRAIN_KEEP_ALIVE_MS) : rest
     this.#returned.set(socket, performance.now() + keepAlive)
     socket.once('close', () => this.#returned.delete(socket))
     const give = () => {
@@ -233,14 +235,7 @@ class ServerAttachment implements Attachment {
     const { server } = this
     if (this.kind !== 'http' || !('closeIdleConnections' in server)) return []
     const now = performance.now()
-    const keepAlive = limitOf(server, 'keepAliveTimeout', this.#keepAlive)
     const headers = limitOf(server, 'headersTimeout')
-    const quiet = this.#betweenRequests(server)
-      .filter((socket) => !this.#answers.isAnswering(socket) && isQuiet(socket))
-      .map((socket) => {
-        const since = this.#answers.idleSince(socket) ?? now
-        return { socket, since, left: keepAlive - (now - since) }
-      })
     const silent = this.#sockets
       .silent()
       .filter(({ socket }) => isQuiet(socket))
@@ -249,6 +244,14 @@ class ServerAttachment implements Attachment {
         since,
         left: (this.#returned.get(socket) ?? since + headers) - now,
       }))
+    // Node 26 counts connections without a request as idle, earlier lines do not.
+    const unused = new Set(silent.map(({ socket }) => socket))
+    const quiet = this.#betweenRequests(server)
+      .filter((socket) => !unused.has(socket) && !this.#answers.isAnswering(socket) && isQuiet(socket))
+      .map((socket) => {
+        const since = this.#answers.idleSince(socket) ?? now
+        return { socket, since, left: this.#keepAliveOf(socket) - (now - since) }
+      })
     return [...quiet, ...silent]
   }
 
@@ -278,8 +281,7 @@ class ServerAttachment implements Attachment {
   closeIdle(): void {
     const { server } = this
     this.shortenKeepAlive()
-    if (this.#closesIdle || !this.#speaksHttp1 || !('closeIdleConnections' in server)) return
-    this.#closesIdle = true
+    if (!this.#speaksHttp1 || !('closeIdleConnections' in server)) return
     closeWhenQuiet(() => [
       ...this.#betweenRequests(server).filter((socket) => !this.#answers.isAnswering(socket)),
       ...this.#silent(),
@@ -301,6 +303,15 @@ class ServerAttachment implements Attachment {
     this.#restoreKeepAlive?.()
     this.#restoreKeepAlive = undefined
     attached.delete(this.server)
+  }
+
+  /**
+   * Milliseconds from its last answer after which the server closes it: what Node has set then, a little more than the `keepAliveTimeout` that
+   * the answer promises; or the server's `timeout`.
+   */
+  #keepAliveOf(socket: Socket): number {
+    if (this.#restoreKeepAlive !== undefined) return limitOf(this.server, 'keepAliveTimeout', this.#keepAlive)
+    return socket.timeout === undefined || socket.timeout === 0 ? Infinity : socket.timeout
   }
 
   #betweenRequests(server: Pick<HttpServer, 'closeIdleConnections'>): Socket[] {

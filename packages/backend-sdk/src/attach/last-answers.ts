@@ -6,7 +6,12 @@ interface Exchange {
   newest: ServerResponse | undefined
   /** performance.now() when the last answer was over. */
   idleSince: number
+  /** Answers while draining that have left the connection open. */
+  kept: number
 }
+
+/** A connection on which a client always has the next request on its way is never idle: after so many answers it ends with one. */
+const MAX_KEPT = 8
 
 /** Events with which an `http.Server` passes a request and its response to the app. */
 const REQUEST_EVENTS = new Set<string | symbol>(['request', 'checkContinue', 'checkExpectation'])
@@ -83,11 +88,16 @@ export class LastAnswers {
   }
 
   #sayClose(socket: Duplex, exchange: Exchange, response: ServerResponse): void {
-    addCloseIf(() => exchange.newest === response && !this.#staysOpen(socket), response)
+    addCloseIf(() => {
+      if (exchange.newest !== response) return false
+      if (exchange.kept >= MAX_KEPT || !this.#staysOpen(socket)) return true
+      exchange.kept += 1
+      return false
+    }, response)
   }
 
   #open(socket: Duplex): Exchange {
-    const exchange: Exchange = { newest: undefined, idleSince: performance.now() }
+    const exchange: Exchange = { newest: undefined, idleSince: performance.now(), kept: 0 }
     this.#exchanges.set(socket, exchange)
     socket.once('close', () => this.#exchanges.delete(socket))
     return exchange

@@ -83,7 +83,7 @@ export type ResumedKind = Exclude<HandBackKind, 'idle'>
  *
  * - `NoTaker`: no registered backend resumes its schema, or its listener is gone.
  * - `Stopping`: the broker ends.
- * - `TooMany`: more than `handBackWindow` are unsettled.
+ * - `TooMany`: more than `handBackWindow` are unsettled, or the broker has no room for it.
  */
 export const GIVEN_BACK_REASONS = ['NoTaker', 'Stopping', 'TooMany'] as const
 

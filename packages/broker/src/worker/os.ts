@@ -50,7 +50,7 @@ export interface Os extends Clock {
   local(fd: number): SocketAddress | undefined
   /** Closes descriptors of unknown kind, which a backend has sent, without ever waiting. */
   discard(fds: readonly number[]): void
-  /** Whether a descriptor of this number, just opened, is one of those that clients may not use up. */
+  /** Whether a descriptor of this number, just opened, is one of those that idle connections may not use up. */
   isOfReserve(fd: number): boolean
   /** Resets what a backend may have changed on the shared open file: O_NONBLOCK on, SO_LINGER off, SO_RCVLOWAT at one byte. */
   takeBack(fd: number): void
@@ -81,7 +81,7 @@ export const systemOs: Os = {
   discard: (fds) => {
     for (const fd of fds) closeAside(new OwnedFd(fd))
   },
-  isOfReserve: (fd) => sharedReserve().isReached(fd),
+  isOfReserve: (fd) => sharedReserve().isForClients(fd),
   takeBack: (fd) => {
     setNonblocking(fd, true)
     clearLinger(fd)

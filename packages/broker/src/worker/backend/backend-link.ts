@@ -361,8 +361,6 @@ export class BackendLink implements Candidate {
         return
       }
       case 'resumes':
-        if (this.#options.handBackWindow === undefined)
-          this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
         if (this.#options.handBackWindow === undefined) {
           this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
           return

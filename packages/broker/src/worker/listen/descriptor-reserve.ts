@@ -7,6 +7,9 @@ const RESERVE = 64
 /** Maximum accepts before the table is checked again. As many more descriptors are kept free, for the batch. */
 const BATCH = 64
 
+/** Part of the table that idle connections may use too. Full of them, it would stop the listeners for the rest of their keep-alive time. */
+const IDLE_SHARE = 0.75
+
 /** In a table smaller than this the reserve is at most half, and the table is checked after each client. */
 const SMALL = 8 * BATCH
 
@@ -19,6 +22,7 @@ const SMALL = 8 * BATCH
 export class DescriptorReserve {
   readonly #highest: number
   readonly #ceiling: number
+  readonly #shared: number
   #suspected = false
   /** Maximum clients to accept before the next check. */
   readonly batch: number
@@ -30,6 +34,7 @@ export class DescriptorReserve {
     this.batch = small ? 1 : BATCH
     this.#highest = limit - kept - (small ? 0 : BATCH)
     this.#ceiling = limit - kept / 2
+    this.#shared = small ? this.#highest : Math.floor(limit * IDLE_SHARE)
   }
 
   /** A client has got a descriptor of the reserve, and `roomFor` has not found enough room since. */
@@ -42,6 +47,11 @@ export class DescriptorReserve {
     if (fd < this.#highest) return false
     this.#suspected = true
     return true
+  }
+
+  /** Whether an idle connection with this descriptor, just opened, would leave too little of the table to clients that have a request. */
+  isForClients(fd: number): boolean {
+    return fd >= this.#shared
   }
 
   /** Checks now, by duplicating `fd` and closing the duplicate. */

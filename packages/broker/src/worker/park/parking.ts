@@ -25,11 +25,16 @@ export interface ParkingHost {
   flush(): void
 }
 
+/** A socket may wake up without anything to read, by a spurious event; not again and again. */
+const MAX_WAKE_UPS = 4
+
 interface Parked {
   readonly connection: ParkedClient
   readonly watch: Pick<Watch, 'modify' | 'remove'>
   /** The tick at which its time is over; Infinity for never. */
   readonly tick: number
+  /** Events without anything to read. */
+  wakeUps: number
 }
 
 /**
@@ -58,7 +63,7 @@ export class Parking {
   /** @throws {NativeError} it cannot be watched; the connection is still the caller's */
   add(connection: ParkedClient): void {
     const watch = this.#poller.add(connection.fd.fd, EVENTS, (events) => this.#ready(parked, events))
-    const parked: Parked = { connection, watch, tick: Math.ceil(connection.idleUntil / TICK_MS) }
+    const parked: Parked = { connection, watch, tick: Math.ceil(connection.idleUntil / TICK_MS), wakeUps: 0 }
     this.#parked.add(parked)
     if (!Number.isFinite(parked.tick)) return
     const ends = this.#ends.get(parked.tick)
@@ -87,9 +92,10 @@ export class Parking {
   #ready(parked: Parked, events: number): void {
     if (!this.#parked.has(parked)) return
     const received = (events & (EPOLLERR | EPOLLHUP)) === 0 ? this.#received(parked) : 0
-    if (received === undefined) return parked.watch.modify(EVENTS)
+    // Bytes that are announced and cannot be read: the giver has changed what a look sees (SO_PEEK_OFF). Not closed, it would wake this process without end.
+    if (received === undefined && ++parked.wakeUps < MAX_WAKE_UPS) return parked.watch.modify(EVENTS)
     this.#remove(parked)
-    if (received > 0) this.#host.awake(parked.connection)
+    if (received !== undefined && received > 0) this.#host.awake(parked.connection)
     else this.#host.over([parked.connection])
   }
 

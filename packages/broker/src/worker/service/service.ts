@@ -382,7 +382,11 @@ export class Service implements LinkHost, UpstreamHost {
 
   handBackRefusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined {
     if (this.#ending) return 'Stopping'
-    return entry.kind === 'idle' ? undefined : this.#resuming.refusal(entry, giver, before)
+    if (entry.kind === 'idle') return undefined
+    // It may have to wait for its next backend, and where it cannot, it would be closed: its giver serves it better.
+    const { maxHeld, holdTimeout } = this.config
+    if (holdTimeout === 0 || this.held >= maxHeld) return 'TooMany'
+    return this.#resuming.refusal(entry, giver, before)
   }
 
   toResume(hand: ResumableHandBack): ClientConnection {
