@@ -304,6 +304,20 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     t.equal(await client.servedBy(), app.pid)
   })
 
+  await t.test("the app's own `destroy` may throw: the connection has left all the same", async (t) => {
+    // The descriptors were sent, and the broker was not told.
+    const { app, peer, clients } = await told(t, 2)
+    app.say('break-destroy')
+    await app.message('did break-destroy')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    const entries = await peer.handedBack(2)
+    await app.message('uncaught')
+    for (const fd of peer.takeBack(2)) fd.close()
+    peer.wire.write({ type: 'taken', sequences: entries.map(({ sequence }) => sequence) })
+    for (const client of clients) await client.closed()
+    t.notOk(app.messages().some(({ msg }) => msg === 'disconnected'))
+  })
+
   await t.test('a broker that dies after TAKEN has taken the connection with it', async (t) => {
     const { app, peer, clients } = await told(t, 1)
     const [client] = clients as [PassedClient]
