@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
 import { EventStream } from './support/event-stream.ts'
 import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { freePort } from './support/free-port.ts'
@@ -290,6 +291,40 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     t.match(await client.closed(), /connection: close/i)
     app.child.stdin?.end()
     await app.exited
+  })
+
+  await t.test('a listener that throws when one comes back harms no other, nor the session', async (t) => {
+    // The others' descriptors were lost, and the backend cut off its broker.
+    const { app, peer, clients } = await told(t, 4)
+    app.say('break-adopt')
+    await app.message('did break-adopt')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    const some = await peer.handedBack(2)
+    for (const fd of peer.takeBack(2)) fd.close()
+    peer.wire.write({
+      type: 'given_back',
+      entries: some.map(({ sequence }) => ({ sequence, reason: 'NoTaker' })),
+    })
+    await app.message('uncaught')
+    const answered = async () => {
+      for (const client of clients) {
+        client.again()
+        t.equal(await client.servedBy(), app.pid)
+      }
+    }
+    await answered()
+    await peer.sweeps(1)
+    t.notOk(app.messages().some(({ msg }) => msg === 'disconnected'))
+
+    // The other two come back together.
+    app.say('break-adopt')
+    await eventually(() => app.messages().filter(({ msg }) => msg === 'did break-adopt').length === 2, 'again')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    await peer.handedBack(4)
+    for (const fd of peer.takeBack(2)) fd.close()
+    peer.die()
+    await app.message('disconnected')
+    await answered()
   })
 
   await t.test('a broker that dies without an answer leaves the connection to the backend', async (t) => {
