@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
 import { EventStream } from './support/event-stream.ts'
 import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { freePort } from './support/free-port.ts'
@@ -292,6 +293,40 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     await app.exited
   })
 
+  await t.test('a listener that throws when one comes back harms no other, nor the session', async (t) => {
+    // The others' descriptors were lost, and the backend cut off its broker.
+    const { app, peer, clients } = await told(t, 4)
+    app.say('break-adopt')
+    await app.message('did break-adopt')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    const some = await peer.handedBack(2)
+    for (const fd of peer.takeBack(2)) fd.close()
+    peer.wire.write({
+      type: 'given_back',
+      entries: some.map(({ sequence }) => ({ sequence, reason: 'NoTaker' })),
+    })
+    await app.message('uncaught')
+    const answered = async () => {
+      for (const client of clients) {
+        client.again()
+        t.equal(await client.servedBy(), app.pid)
+      }
+    }
+    await answered()
+    await peer.sweeps(1)
+    t.notOk(app.messages().some(({ msg }) => msg === 'disconnected'))
+
+    // The other two come back together.
+    app.say('break-adopt')
+    await eventually(() => app.messages().filter(({ msg }) => msg === 'did break-adopt').length === 2, 'again')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    await peer.handedBack(4)
+    for (const fd of peer.takeBack(2)) fd.close()
+    peer.die()
+    await app.message('disconnected')
+    await answered()
+  })
+
   await t.test('a broker that dies without an answer leaves the connection to the backend', async (t) => {
     const { app, peer, clients } = await told(t, 1)
     const [client] = clients as [PassedClient]
@@ -302,6 +337,20 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     await app.message('disconnected')
     client.again()
     t.equal(await client.servedBy(), app.pid)
+  })
+
+  await t.test("the app's own `destroy` may throw: the connection has left all the same", async (t) => {
+    // The descriptors were sent, and the broker was not told.
+    const { app, peer, clients } = await told(t, 2)
+    app.say('break-destroy')
+    await app.message('did break-destroy')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    const entries = await peer.handedBack(2)
+    await app.message('uncaught')
+    for (const fd of peer.takeBack(2)) fd.close()
+    peer.wire.write({ type: 'taken', sequences: entries.map(({ sequence }) => sequence) })
+    for (const client of clients) await client.closed()
+    t.notOk(app.messages().some(({ msg }) => msg === 'disconnected'))
   })
 
   await t.test('a broker that dies after TAKEN has taken the connection with it', async (t) => {

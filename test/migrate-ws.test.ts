@@ -338,6 +338,19 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     for (const fd of peer.takeBack(1)) fd.close()
   })
 
+  await t.test('states that are too much for one frame together go in several', async (t) => {
+    // The frame could not be encoded once the descriptors were sent and the sockets closed, and the process ended.
+    const { app, peer } = await scripted(t, new FalseBroker(t))
+    const { port } = await front(t, peer)
+    await Promise.all(Array.from({ length: 8 }, () => new WsTalker(t, port, false, '/state-big').open()))
+    app.say('drain')
+    t.equal((await peer.handedBack(8)).length, 8)
+    t.ok(peer.wire.all('handback').length > 1)
+    const descriptors = peer.takeBack(8)
+    t.equal(descriptors.length, 8)
+    for (const fd of descriptors) fd.close()
+  })
+
   await t.test('a state that is not JSON on the wire: the client is told 1012', async (t) => {
     const broker = new FalseBroker(t)
     const giver = await scripted(t, broker)

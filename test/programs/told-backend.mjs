@@ -1,5 +1,5 @@
 // An app controlled by one command per line on stdin: `answer` ends the responses to `/wait`, `block` blocks the event
-// loop for a while, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
+// loop for a while, `break-destroy` lets `destroy()` of each socket throw, `break-adopt` the next listener of `adopt`, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
 // Uncaught exceptions are printed, and the process continues, like many production services.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
@@ -11,6 +11,7 @@ const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.p
 process.on('uncaughtException', (error) => say('uncaught', { message: error.message }))
 
 const waiting = new Set()
+const sockets = new Set()
 const server = http.createServer((request, response) => {
   response.setHeader('x-pid', process.pid)
   if (request.url === '/wait') {
@@ -19,6 +20,7 @@ const server = http.createServer((request, response) => {
   } else response.end(JSON.stringify({ pid: process.pid }))
 })
 
+server.on('connection', (socket) => sockets.add(socket))
 // Node's default of 5 s is shorter than the pauses of a test on a slow machine.
 server.keepAliveTimeout = 600_000
 
@@ -44,6 +46,19 @@ if (fault !== undefined) {
   else emitter.prependOnceListener(fault, fail)
 }
 
+function breakDestroy() {
+  for (const socket of sockets)
+    socket.destroy = () => {
+      throw new Error('a bug in destroy')
+    }
+}
+
+function breakAdopt() {
+  backend.prependOnceListener('adopt', () => {
+    throw new Error('a bug in adopt')
+  })
+}
+
 function block() {
   say('blocking')
   for (const end = performance.now() + BLOCK; performance.now() < end;);
@@ -54,6 +69,8 @@ say('ready')
 for await (const word of createInterface({ input: process.stdin })) {
   if (word === 'answer') for (const response of waiting) response.end('waited')
   else if (word === 'block') block()
+  else if (word === 'break-destroy') breakDestroy()
+  else if (word === 'break-adopt') breakAdopt()
   else if (word === 'drain') void backend.drain({ deadline: process.env.DRAIN_DEADLINE })
   else if (word === 'close') await backend.close()
   say(`did ${word}`)

@@ -1,6 +1,6 @@
 // A server of WebSockets like a user's: it echoes each message with its number on that connection, and hands the number over when the
 // connection moves. The path chooses a fault: `/state-throws`, `/state-bigint`, `/state-large`, `/state-never`, `/resume-throws`,
-// `/refused` (only the first process answers with 101). SIGTERM drains it, and so does a line `drain`; it then exits by itself.
+// `/refused` (only the first process answers with 101); `/state-big` is large, and not too large. SIGTERM drains it, and so does a line `drain`; it then exits by itself.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
@@ -37,6 +37,7 @@ const states = {
   },
   '/state-bigint': () => 1n,
   '/state-large': () => 'x'.repeat(300_000),
+  '/state-big': () => 'x'.repeat(200_000),
   '/state-never': () => undefined,
 }
 const schema = process.env.SCHEMA ?? 'echo/1'

@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { EventEmitter } from 'node:events'
 import type { IncomingMessage } from 'node:http'
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { close as closeFd, dup } from '@baton/native-sendmsg'
 import type { Attachment } from './attach/index.ts'
@@ -15,6 +15,7 @@ import { descriptorOf, openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
 import { NO_KEEP_ALIVE_LIMIT, type Offer, type ResumedBlock } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
+import { throwLater } from './throw-later.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
 /** A socket with its metadata, under the symbol of its backend. */
@@ -110,14 +111,27 @@ export class Adoption {
    * This process touches the socket no more: its descriptor is closed without a word to the client (close(2), no
    * shutdown(2)), and the connection lives on with the duplicate. The app's `close` listeners find `movedOn`.
    *
+   * Throws nothing, whatever code of the app it comes to: the broker must be told in this step that the connection has left.
+   *
    * @param packed of one with state
    * @returns what was read and not consumed
    */
   letGo(socket: Socket, packed?: Packed): Buffer {
     const connection = this.connection(socket)
     if (connection !== undefined) connection.movedOn = true
-    const prefix = packed?.leave() ?? EMPTY
-    socket.destroy()
+    let prefix: Buffer = EMPTY
+    try {
+      if (packed !== undefined) prefix = packed.leave()
+    } catch (error) {
+      throwLater(error)
+    }
+    try {
+      socket.destroy()
+    } catch (error) {
+      throwLater(error)
+    }
+    // The app may have put its own `destroy` over the socket's.
+    if (!socket.destroyed) Socket.prototype.destroy.call(socket)
     return prefix
   }
 

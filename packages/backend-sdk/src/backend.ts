@@ -19,6 +19,7 @@ import { type HelloFrame, HANDBACK_CAPABILITY, type NackReason, PROTOCOL_VERSION
 import { closeRegistration, register, type Registration } from './registration.ts'
 import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
+import { throwLater } from './throw-later.ts'
 
 watchFromStart()
 
@@ -466,7 +467,14 @@ export class Backend extends EventEmitter<BackendEvents> {
       handBackRoom: () => this.#handBack.rest(),
       settled: () => this.#attachment?.answered(),
       adoptAgain: (connections, reason) => {
-        for (const each of connections) this.#handBack.adoptAgain(each, reason)
+        for (const each of connections) {
+          try {
+            this.#handBack.adoptAgain(each, reason)
+          } catch (error) {
+            // An app listener threw; the others are still adopted, and the session goes on.
+            throwLater(error)
+          }
+        }
         this.#closeIdle()
         this.#handBack.rest()
       },

@@ -21,6 +21,7 @@ import {
 import type { Registration } from './registration.ts'
 import type { IncomingRelay } from './relay/relay-endpoint.ts'
 import type { Relays } from './relay/relays.ts'
+import { throwLater } from './throw-later.ts'
 import { TokenLedger, type Verdict } from './token-ledger.ts'
 
 /** The channels of a session, which owns them. */
@@ -210,7 +211,7 @@ export class BrokerSession {
    * Rule: LET_GO_IN_ONE_STEP, PREFIX_GOES_ALONG (docs/internals/model)
    *
    * @param departures at most `handBackRoom`
-   * @param letGo returns what was read of the connection and not consumed
+   * @param letGo returns what was read of the connection and not consumed. Must not throw: the lane holds the descriptor already
    * @returns how many, from the front
    */
   handBack(departures: readonly Departure[], letGo: (index: number) => Buffer): number {
@@ -458,10 +459,8 @@ export class BrokerSession {
       try {
         this.#host.adopt(each.offer, each.fd)
       } catch (error) {
-        // An app listener threw. Rethrow asynchronously, so that the remaining connections are still adopted.
-        process.nextTick(() => {
-          throw error
-        })
+        // An app listener threw; the remaining connections are still adopted.
+        throwLater(error)
       }
     }
     this.#noteSettled()

@@ -30,6 +30,12 @@ const MAX_GIVEN_BACK_DELAY_MS = 30_000
 /** Connections with state that are on their way at once: more of them make each wait longer for the next process. */
 const MAX_ON_THEIR_WAY = 16
 
+/**
+ * Once so many bytes of state are packed, the rest waits: one HANDBACK frame holds at most 1 MiB, and the last entry may bring
+ * `MAX_HANDBACK_BYTES`.
+ */
+const ENOUGH_BYTES = 512 * 1024
+
 /** Fixed part of what a HANDBACK entry may hold: names and metadata, generously. */
 const ENTRY_OVERHEAD_BYTES = 1024
 
@@ -194,12 +200,15 @@ export class HandBack {
       return
     }
     const leaving: Leaving[] = []
+    let bytes = 0
     for (const mover of this.#movers) {
       for (const socket of mover.connections()) {
-        this.#more = leaving.length >= room
+        this.#more = leaving.length >= room || bytes > ENOUGH_BYTES
         if (this.#more || leaving.length >= wanted) break
         const each = this.#adoption.canLeave(socket) ? this.#packed(mover, socket) : undefined
-        if (each !== undefined) leaving.push(each)
+        if (each?.packed === undefined) continue
+        leaving.push(each)
+        bytes += sizeOf(each.packed)
       }
     }
     const sent = this.#send(session, leaving)
@@ -286,15 +295,19 @@ function keepAliveOf(left: number): number {
   return Math.min(Math.max(1, Math.round(left)), NO_KEEP_ALIVE_LIMIT)
 }
 
-/** @throws {MigrationError} BATON_ERR_STATE_TOO_LARGE */
-function checkSize({ block, prefixLength }: Packed): void {
+/** Variable bytes of its HANDBACK entry, but for names and metadata. */
+function sizeOf({ block, prefixLength }: Packed): number {
   const { schema, requestHead, answerHead, state } = block
-  const size =
-    prefixLength + Buffer.byteLength(schema) + requestHead.length + answerHead.length + state.length
+  return prefixLength + Buffer.byteLength(schema) + requestHead.length + answerHead.length + state.length
+}
+
+/** @throws {MigrationError} BATON_ERR_STATE_TOO_LARGE */
+function checkSize(packed: Packed): void {
+  const size = sizeOf(packed)
   const most = MAX_HANDBACK_BYTES - ENTRY_OVERHEAD_BYTES
   if (size <= most) return
   throw new MigrationError(
     'BATON_ERR_STATE_TOO_LARGE',
-    `${size} bytes (state ${state.length}, unread ${prefixLength}), at most ${most}`,
+    `${size} bytes (state ${packed.block.state.length}, unread ${packed.prefixLength}), at most ${most}`,
   )
 }

@@ -169,3 +169,18 @@ void t.test('keeps no reference to what it was given', async (t) => {
   given.fill(0)
   t.same(walker.tail(), bytes)
 })
+
+void t.test('a fragment that comes byte by byte is kept like any other', async (t) => {
+  // An array of its bytes was spread over the arguments of a call, which was a RangeError.
+  const walker = new FrameWalker(LIMIT)
+  const bytes = wire([
+    { opcode: 1, fin: false, payload: Buffer.alloc(200_000, 'a') },
+    { opcode: 9, fin: true, payload: Buffer.from('ping') },
+    { opcode: 0, fin: false, payload: Buffer.from('more') },
+  ])
+  for (let at = 0; at < bytes.length; at++) walker.feed(bytes.subarray(at, at + 1))
+  const whole = new FrameWalker(LIMIT)
+  whole.feed(bytes)
+  t.ok(walker.tail().equals(whole.tail()))
+  t.equal(walker.controls, 1)
+})

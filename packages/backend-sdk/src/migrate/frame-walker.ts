@@ -13,6 +13,8 @@ const MASK_BYTES = 4
 const SHORTEST_HEAD = 2
 
 const EMPTY = Buffer.alloc(0)
+/** What is kept begins with so much room; it doubles. */
+const FIRST_ROOM = 64
 
 /**
  * Follows the frames of a WebSocket client (RFC 6455, 5.2) without decoding them, so that it is known at any moment how many messages
@@ -24,11 +26,15 @@ const EMPTY = Buffer.alloc(0)
 export class FrameWalker {
   readonly #limit: number
   readonly #onMessage: ((compressed: boolean) => void) | undefined
-  /** Complete frames of the unfinished message. */
-  #fragments: Buffer[] = []
-  /** The unfinished frame so far. */
-  #frame: Buffer[] = []
+  /**
+   * Complete frames of the unfinished message, and behind them the unfinished frame so far. One buffer that grows: a client may send
+   * each byte by itself, and an object for each would take a hundred times the memory.
+   */
+  #bytes = EMPTY
+  /** How much of it is filled. */
   #kept = 0
+  /** How much of that is complete frames. */
+  #fragments = 0
   #tooLong = false
   /** The unfinished frame's head: what has come of it, until it is complete. */
   #head = EMPTY
@@ -75,7 +81,7 @@ export class FrameWalker {
 
   /** The bytes behind the last complete message, less complete control frames. Of no use if `tooLong`. */
   tail(): Buffer {
-    return Buffer.concat([...this.#fragments, ...this.#frame, this.#head])
+    return Buffer.concat([this.#bytes.subarray(0, this.#kept), this.#head])
   }
 
   /** Bytes of the client, in any portions. Keeps copies, since `ws` takes masks off in place. */
@@ -120,26 +126,32 @@ export class FrameWalker {
 
   #keep(bytes: Buffer): void {
     if (this.#tooLong) return
-    if (this.#kept + bytes.length > this.#limit) {
+    const wanted = this.#kept + bytes.length
+    if (wanted > this.#limit) {
       this.#tooLong = true
       this.#forget()
       return
     }
-    this.#kept += bytes.length
-    this.#frame.push(Buffer.from(bytes))
+    if (wanted > this.#bytes.length) {
+      const room = Math.min(this.#limit, Math.max(FIRST_ROOM, 2 * this.#bytes.length))
+      const grown = Buffer.allocUnsafe(Math.max(wanted, room))
+      this.#bytes.copy(grown, 0, 0, this.#kept)
+      this.#bytes = grown
+    }
+    bytes.copy(this.#bytes, this.#kept)
+    this.#kept = wanted
   }
 
   #endFrame(): void {
     this.#missing = undefined
     if ((this.#first & CONTROL) !== 0) {
       this.#controls += 1
-      for (const { length } of this.#frame) this.#kept -= length
-      this.#frame = []
+      if (this.#fragments === 0) this.#forget()
+      this.#kept = this.#fragments
       return
     }
     if ((this.#first & FIN) === 0) {
-      this.#fragments.push(...this.#frame)
-      this.#frame = []
+      this.#fragments = this.#kept
       return
     }
     this.#messages += 1
@@ -149,8 +161,8 @@ export class FrameWalker {
   }
 
   #forget(): void {
-    this.#fragments = []
-    this.#frame = []
+    this.#bytes = EMPTY
+    this.#fragments = 0
     this.#kept = 0
   }
 }

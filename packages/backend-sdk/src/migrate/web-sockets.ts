@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { ServerOptions, WebSocket, WebSocketServer } from 'ws'
 import type { ConnectionInfo } from '../connection-info.ts'
+import { throwLater } from '../throw-later.ts'
 import { takeState } from './app-state.ts'
 import { MigrationError } from './errors.ts'
 import { field, withOwnField } from './http-heads.ts'
@@ -118,8 +119,7 @@ export class WebSocketMover<State> implements Mover {
     this.#open.delete(socket)
     mute(socket)
     // The app's object ends with 1012 instead of 1006. Within a frame it would take this for payload.
-    if (upgrade.walker.betweenFrames)
-      for (const listener of listeners) Reflect.apply(listener, socket, [CLOSE_FRAME])
+    if (upgrade.walker.betweenFrames) tellClosed(socket, listeners)
     return prefix
   }
 
@@ -194,6 +194,17 @@ function isStill(open: Open): boolean {
   // Otherwise inflating still runs, or it was a close frame.
   if (walker.messages !== messages || walker.controls !== controls || walker.tooLong) return false
   return answerHead !== undefined && canBeLeft(socket)
+}
+
+/** Those of the app among them may throw. */
+function tellClosed(socket: Socket, listeners: ReturnType<Socket['listeners']>): void {
+  for (const listener of listeners) {
+    try {
+      Reflect.apply(listener, socket, [CLOSE_FRAME])
+    } catch (error) {
+      throwLater(error)
+    }
+  }
 }
 
 /** Undefined if the client's messages do not refer to the ones before. */
