@@ -318,7 +318,10 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
 
     // The other two come back together.
     app.say('break-adopt')
-    await eventually(() => app.messages().filter(({ msg }) => msg === 'did break-adopt').length === 2, 'again')
+    await eventually(
+      () => app.messages().filter(({ msg }) => msg === 'did break-adopt').length === 2,
+      'again',
+    )
     peer.wire.write({ type: 'rebalance', count: 2 })
     await peer.handedBack(4)
     for (const fd of peer.takeBack(2)) fd.close()
