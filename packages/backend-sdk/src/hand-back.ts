@@ -31,7 +31,7 @@ const MAX_GIVEN_BACK_DELAY_MS = 30_000
 const MAX_ON_THEIR_WAY = 16
 
 /**
- * Once so many bytes of state are packed, the rest waits: one HANDBACK frame holds at most 1 MiB, and the last entry may bring
+ * Beyond this size of all that is packed, the rest waits: one HANDBACK frame holds at most 1 MiB, and the last entry may bring
  * `MAX_HANDBACK_BYTES`.
  */
 const ENOUGH_BYTES = 512 * 1024
