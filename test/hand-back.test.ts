@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
+import { socketpair } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, type Broker, startBroker, unaccounted } from './support/broker.ts'
@@ -328,6 +329,26 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     peer.die()
     await app.message('disconnected')
     await answered()
+  })
+
+  await t.test('one that the app has sent to another process is passed over', async (t) => {
+    // None behind it was handed back.
+    const { app, peer } = await told(t, 0)
+    for (let index = 0; index < 2; index++) {
+      const [near, far] = socketpair('stream')
+      t.teardown(() => near.close())
+      const offer = peer.offer()
+      peer.post(offer.token, far.fd)
+      far.close()
+      peer.ring(offer)
+      await peer.acked(offer)
+    }
+    await app.message('ready')
+    app.say('give-away')
+    await app.message('did give-away')
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    t.equal((await peer.handedBack(1)).length, 1)
+    for (const fd of peer.takeBack(1)) fd.close()
   })
 
   await t.test('a broker that dies without an answer leaves the connection to the backend', async (t) => {

@@ -1,6 +1,8 @@
 // An app controlled by one command per line on stdin: `answer` ends the responses to `/wait`, `block` blocks the event
-// loop for a while, `break-destroy` lets `destroy()` of each socket throw, `break-adopt` the next listener of `adopt`, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
+// loop for a while, `break-destroy` lets `destroy()` of each socket throw, `break-adopt` the next listener of `adopt`,
+// `give-away` sends the first connection to another process, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
 // Uncaught exceptions are printed, and the process continues, like many production services.
+import { spawn } from 'node:child_process'
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { createBackend } from '@baton/backend-sdk'
@@ -59,6 +61,13 @@ function breakAdopt() {
   })
 }
 
+/** The first connection, to another process. */
+function giveAway() {
+  const [socket] = sockets
+  const child = spawn(process.execPath, ['-e', ''], { stdio: ['ignore', 'ignore', 'ignore', 'ipc'] })
+  child.send({}, socket, () => undefined)
+}
+
 function block() {
   say('blocking')
   for (const end = performance.now() + BLOCK; performance.now() < end;);
@@ -70,6 +79,7 @@ for await (const word of createInterface({ input: process.stdin })) {
   if (word === 'answer') for (const response of waiting) response.end('waited')
   else if (word === 'block') block()
   else if (word === 'break-destroy') breakDestroy()
+  else if (word === 'give-away') giveAway()
   else if (word === 'break-adopt') breakAdopt()
   else if (word === 'drain') void backend.drain({ deadline: process.env.DRAIN_DEADLINE })
   else if (word === 'close') await backend.close()

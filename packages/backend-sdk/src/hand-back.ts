@@ -31,7 +31,7 @@ const MAX_GIVEN_BACK_DELAY_MS = 30_000
 const MAX_ON_THEIR_WAY = 16
 
 /**
- * Once so many bytes of state are packed, the rest waits: one HANDBACK frame holds at most 1 MiB, and the last entry may bring
+ * Beyond this size of all that is packed, the rest waits: one HANDBACK frame holds at most 1 MiB, and the last entry may bring
  * `MAX_HANDBACK_BYTES`.
  */
 const ENOUGH_BYTES = 512 * 1024
@@ -174,11 +174,16 @@ export class HandBack {
   #moveIdle(session: BrokerSession, attachment: Attachment): void {
     const idle = this.#idle(attachment)
     while (idle.length > 0 && !this.#more) {
-      const chosen = idle.splice(0, session.handBackRoom)
+      const room = session.handBackRoom
+      if (room === 0) {
+        this.#more = true
+        return
+      }
+      const chosen = idle.splice(0, room)
       const leaving = this.#each(chosen, ({ socket, left }) => this.#leaving(socket, keepAliveOf(left)))
       const sent = this.#send(session, leaving)
       this.#wanted = Math.max(0, this.#wanted - sent)
-      this.#more = sent === 0 || sent < chosen.length
+      if (sent < leaving.length) this.#more = true
     }
   }
 
@@ -248,16 +253,18 @@ export class HandBack {
     return departure && { departure, socket, ...(packed && { packed }) }
   }
 
+  /** Those that can leave. `#more`: descriptors have run out before the end. */
   #each<T>(values: readonly T[], leaving: (value: T) => Leaving | undefined): Leaving[] {
     const found: Leaving[] = []
     try {
       for (const value of values) {
         const each = leaving(value)
-        if (each === undefined) break
-        found.push(each)
+        // Without a descriptor: the app has given it to another process.
+        if (each !== undefined) found.push(each)
       }
     } catch (error) {
-      // Out of descriptors: these go later, or end as they would have.
+      // Out of descriptors: the rest goes later, or ends as it would have.
+      this.#more = true
       this.#logger.warn({ error: error as Error }, 'connections could not be handed back')
     }
     return found

@@ -5,6 +5,7 @@ import { LIMIT } from '../../../test/support/limits.ts'
 import { LineClient } from '../../../test/support/line-client.ts'
 import { createBackend } from '../src/index.ts'
 import type { RawMigration } from '../src/migrate/raw.ts'
+import { takeUnread } from '../src/migrate/socket-state.ts'
 import { Side } from './two-sides.ts'
 
 interface Session {
@@ -96,6 +97,19 @@ void t.test(
     await answered()
   },
 )
+
+void t.test('all that was read and not consumed is taken, also of a socket that flows', async (t) => {
+  // The rest behind the first portion was lost.
+  const socket = new net.Socket()
+  t.teardown(() => socket.destroy())
+  socket.unshift(Buffer.from('two'))
+  socket.unshift(Buffer.from('one '))
+  const listener = () => undefined
+  socket.on('data', listener)
+  const { unread, listeners } = takeUnread(socket)
+  t.equal(unread.toString(), 'one two')
+  t.same(listeners, [listener])
+})
 
 void t.test('a resume that throws closes the connection', { timeout: LIMIT }, async (t) => {
   const side = lines()

@@ -116,6 +116,26 @@ void t.test(
   },
 )
 
+void t.test('a send with options and without a callback ends', { timeout: LIMIT }, async (t) => {
+  // A callback that was given as undefined was taken for the last option, and the one that counts stood behind it.
+  const deflate = { threshold: 0 }
+  const side = new Echo(deflate)
+  const next = new Echo(deflate)
+  const talker = await new WsTalker(t, await side.listen(t), true).open()
+  t.teardown(() => next.attachment.destroyAll())
+  talker.say(10)
+  await eventually(() => talker.isAnswered, 'answered')
+  for (const ws of side.wss.clients) {
+    const send = ws.send.bind(ws) as (...args: unknown[]) => void
+    let called = false
+    send('', {}, undefined)
+    send('', undefined, undefined)
+    send('', () => (called = true))
+    await eventually(() => called, 'it calls back')
+  }
+  await eventually(() => side.moveAll(next) === 1, 'it moves')
+})
+
 void t.test('state', { timeout: LIMIT }, async (t) => {
   let state: () => unknown = () => undefined
   const side = new Echo(false, { state: (() => state()) as () => State })

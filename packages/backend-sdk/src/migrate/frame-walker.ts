@@ -13,7 +13,7 @@ const MASK_BYTES = 4
 const SHORTEST_HEAD = 2
 
 const EMPTY = Buffer.alloc(0)
-/** What is kept begins with so much room; it doubles. */
+/** First size of the buffer for kept bytes; it doubles. */
 const FIRST_ROOM = 64
 
 /**

@@ -6,8 +6,6 @@ export function canBeLeft(socket: Socket): boolean {
   return !destroyed && readable && writable && !writableEnded && writableLength === 0
 }
 
-const EMPTY = Buffer.alloc(0)
-
 /**
  * Bytes that Node has read and given to no listener. Takes off the listeners of `data` and `readable`, which would get it again.
  *
@@ -20,8 +18,15 @@ export function takeUnread(socket: Socket): {
   const listeners = socket.listeners('data')
   socket.removeAllListeners('readable')
   socket.removeAllListeners('data')
-  const unread = socket.readableLength > 0 ? (socket.read() as Buffer | null) : null
-  return { unread: unread ?? EMPTY, listeners }
+  // A socket that flows gives one portion for each call.
+  socket.pause()
+  const unread: Buffer[] = []
+  while (socket.readableLength > 0) {
+    const portion = socket.read() as Buffer | null
+    if (portion === null) break
+    unread.push(portion)
+  }
+  return { unread: Buffer.concat(unread), listeners }
 }
 
 /** Replaces `write` and `end`. */

@@ -237,15 +237,16 @@ function remember(open: Open, data: unknown): void {
 function countSends(open: Open): void {
   const { ws } = open
   const below = ws.send.bind(ws) as (...args: unknown[]) => void
-  ws.send = (...args: unknown[]): void => {
-    const callback = typeof args.at(-1) === 'function' ? (args.pop() as (error?: Error) => void) : undefined
+  ws.send = (data: unknown, options?: unknown, callback?: unknown): void => {
+    // By position, as `ws` does: a caller may pass on an option or a callback that it does not have.
+    const [given, rest] = typeof options === 'function' ? [options, undefined] : [callback, options]
     open.sending += 1
     const over = (error?: Error) => {
       open.sending -= 1
-      callback?.(error)
+      if (typeof given === 'function') given(error)
     }
     try {
-      below(...args, over)
+      below(data, rest, over)
     } catch (error) {
       open.sending -= 1
       throw error
