@@ -13,13 +13,12 @@ import { LIMIT } from './support/limits.ts'
 import { openSockets, residentBytes } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
-import { NOBODY } from './support/other-user.ts'
+import { NOBODY, onlyWithNode as onlyAsRoot } from './support/other-user.ts'
 
 // Past bugs of the broker, each with its story. There are two brokers: one with few descriptors and one with
 // enough. The last story of each is about its shutdown.
 
 const asRoot = process.getuid?.() === 0
-const onlyAsRoot = !asRoot && 'needs root'
 const MIB = 1024 * 1024
 
 /** Quickly used up, but enough to start: Node opens many modules at a time. */

@@ -15,3 +15,11 @@ export const canBeNobody =
 
 /** As options of a test that runs one. */
 export const onlyAsRoot = { skip: !canBeNobody && 'needs root, and a repository that all can read' }
+
+/** As options of a test that runs Node alone as that user, without any file of the repository. */
+export const onlyWithNode = {
+  skip:
+    (process.getuid?.() !== 0 ||
+      spawnSync(process.execPath, ['--version'], { cwd: '/', uid: NOBODY }).status !== 0) &&
+    'needs root, and a Node that all can run',
+}
