@@ -13,12 +13,11 @@ import { LIMIT } from './support/limits.ts'
 import { openSockets, residentBytes } from './support/proc.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
-import { NOBODY, onlyWithNode as onlyAsRoot } from './support/other-user.ts'
+import { NOBODY, onlyWithNode } from './support/other-user.ts'
 
 // Past bugs of the broker, each with its story. There are two brokers: one with few descriptors and one with
 // enough. The last story of each is about its shutdown.
 
-const asRoot = process.getuid?.() === 0
 const MIB = 1024 * 1024
 
 /** Quickly used up, but enough to start: Node opens many modules at a time. */
@@ -349,7 +348,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
       const more = openSockets(broker.pid) - before
       t.ok(more < 128, `no one of them waits for the end of its time: there are ${more} more sockets`)
     },
-    onlyAsRoot,
+    onlyWithNode.skip,
   )
 
   await story(
@@ -371,7 +370,7 @@ void t.test('a broker that other users may register with', { timeout: LIMIT }, a
       t.equal(refused.length, 1)
       t.ok(broker.program.lines.slice(from).join('\n').length < 10_000, 'and a short one')
     },
-    onlyAsRoot,
+    onlyWithNode.skip,
   )
 
   await t.test('a broker that stops at once answers every offered client', async (t) => {

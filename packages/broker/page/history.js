@@ -90,7 +90,7 @@ function difference(before, now) {
   if (seconds <= 0) return null
   /** @type {Record<string, ServiceRates>} */
   const services = {}
-  for (const { name, outcomes } of now.status.services) {
+  for (const { name, outcomes, handedBack } of now.status.services) {
     const earlier = before.status.services.find((service) => service.name === name)
     if (earlier === undefined) continue
     services[name] = {
@@ -99,6 +99,9 @@ function difference(before, now) {
       latencyMs: null,
       fallbacksPerSecond: {},
       rejectsPerSecond: { 'any reason': (outcomes.rejected - earlier.outcomes.rejected) / seconds },
+      handBacksPerSecond: (handedBack - earlier.handedBack) / seconds,
+      notTakenPerSecond: {},
+      notTaken: {},
       fallbacks: {},
       rejects: { 'any reason': outcomes.rejected },
     }

@@ -10,7 +10,7 @@ interface Exchange {
   kept: number
 }
 
-/** A connection on which a client always has the next request on its way is never idle: after so many answers it ends with one. */
+/** A connection on which the client always has the next request on its way is never idle: it ends with this answer. */
 const MAX_KEPT = 8
 
 /** Events with which an `http.Server` passes a request and its response to the app. */
