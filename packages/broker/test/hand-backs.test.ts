@@ -360,12 +360,22 @@ void t.test('GIVEN_BACK, with its reason, and closed first', { timeout: LIMIT },
     stage.elsewhere = 1
     const { fd } = await new Stage(t).adoptedEnd()
     await givenBack(t, 'NoTaker', stage, {}, fd)
+    // It was counted as one more each time: a WebSocket that was tried again every second had its backend cut off.
+    await givenBack(t, 'NoTaker', stage, {}, fd)
+    stage.elsewhere = 0
     await refused(
       t,
       stage,
       () => stage.handBack(fd.fd),
       'a socket was handed back that is none of the service',
     )
+  })
+  await t.test('NoTaker: it had waited in the worker before, at the former address', async (t) => {
+    // A backend that was new, and had got it from this worker, was cut off.
+    const stage = new Stage(t)
+    stage.service.serviceStats.movedIn = 1
+    const { fd } = await new Stage(t).adoptedEnd()
+    await givenBack(t, 'NoTaker', stage, {}, fd)
   })
   for (const over of [{ maxHeld: 0 }, { holdTimeout: 0 }]) {
     await t.test(`TooMany: it could not wait (${Object.keys(over).join()}: 0)`, async (t) => {

@@ -56,8 +56,6 @@ export class HandBacks {
   readonly #os: Os
   #lastSequence = 0
   #count = 0
-  /** Sockets that may be of a listener as it was before a reload. */
-  #strangers = 0
   /** Hand-backs with an answer that is written, and not known to be in the kernel. */
   #untold = 0
   /** Connections with state that were taken and have no outcome yet. */
@@ -103,6 +101,8 @@ export class HandBacks {
     const given: { entry: HandBack; reason: GivenBackReason }[] = []
     const closing: OwnedFd[] = []
     let kept = 0
+    // Sockets that may be of a listener as it was before a reload. They are given back: the backend has them again.
+    let strangers = 0
     for (const [index, entry] of entries.entries()) {
       const arrival = arrivals[index]
       const problem = this.#problem(entry, arrival)
@@ -114,7 +114,7 @@ export class HandBacks {
         continue
       }
       const origin = this.#host.listenerOf(fd, entry.listener)
-      if (origin === 'foreign' && ++this.#strangers > elsewhere)
+      if (origin === 'foreign' && ++strangers > elsewhere)
         return this.#refuse(arrivals, entries, 'a socket was handed back that is none of the service')
       const reason =
         typeof origin === 'string'

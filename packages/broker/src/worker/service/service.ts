@@ -377,7 +377,9 @@ export class Service implements LinkHost, UpstreamHost {
     const listeners = this.#listeners()
     const found = listeners.find((listener) => listener.couldHaveAccepted(local))
     if (found !== undefined) return { name: found.name, protocol: found.protocol }
-    return listeners.some((listener) => listener.name === name) ? 'foreign' : 'gone'
+    // Connections that came from a predecessor may be of a listener of this name that had another address.
+    const known = this.serviceStats.movedIn === 0 && listeners.some((listener) => listener.name === name)
+    return known ? 'foreign' : 'gone'
   }
 
   handBackRefusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined {
