@@ -1,6 +1,6 @@
 // The root's package.json holds the one version of the repository. `npm version X` changes it there, and runs this before it
 // commits: it writes the version into the packages, their dependencies on each other, the lock file and the changelog.
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 const pathOf = (file) => fileURLToPath(new URL(`../${file}`, import.meta.url))
@@ -19,6 +19,9 @@ for (const workspace of workspaces) {
       if (name.startsWith('@baton/')) entry.dependencies[name] = version
   }
   write(`${workspace}/package.json`, manifest)
+  // A constant, so that a program need not find and read its package.json to say its version.
+  const source = pathOf(`${workspace}/src/version.ts`)
+  if (existsSync(source)) writeFileSync(source, readFileSync(source, 'utf8').replace(/\d[^'/]*(?='\n)/, version))
 }
 write('package-lock.json', lock)
 

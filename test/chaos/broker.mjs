@@ -5,7 +5,7 @@ import http from 'node:http'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
-const command = join(import.meta.dirname, '../../packages/broker/dist/cli/main.js')
+const command = join(import.meta.dirname, '../../packages/broker/bin/baton.js')
 
 const service = (handoff, holdTimeout) => ({
   handoff,

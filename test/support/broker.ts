@@ -5,7 +5,7 @@ import { SOON } from './limits.ts'
 import { Program, root, temporaryFolder } from './process.ts'
 import { signal } from './signal.ts'
 
-export const batonCommand = join(root, 'packages/broker/dist/cli/main.js')
+export const batonCommand = join(root, 'packages/broker/bin/baton.js')
 
 export interface BrokerOptions {
   /** Merged into a configuration with one http listener `web` on a free port and one service `web`. */

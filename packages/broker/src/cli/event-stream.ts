@@ -1,11 +1,12 @@
 import type { Config } from '../config/config.ts'
+import { packageFile } from '../package-files.ts'
 import { openStream } from './admin-client.ts'
 
 /** The broker sends an event every second, and a live stream carries something at least every 15 s: after this long it is dead. */
 const SILENCE_MS = 20_000
 
 /** The parser of the status page, which a browser loads as it is. */
-const PARSER = new URL('../../page/event-parser.js', import.meta.url).href
+const PARSER = packageFile('page/event-parser.js').href
 
 interface EventParser {
   /** @returns the events that are complete with this piece of text; `event` is `message` where the stream names none */

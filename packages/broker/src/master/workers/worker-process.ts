@@ -4,6 +4,7 @@ import { OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
+import { packageFile } from '../../package-files.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import { standardError } from '../../log/standard.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
@@ -12,7 +13,7 @@ import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { strayEnd } from './thread-stats.ts'
 
-const PROGRAM = fileURLToPath(new URL('../../worker/main.js', import.meta.url))
+const PROGRAM = fileURLToPath(packageFile('dist/bundle/worker.js'))
 
 /** Lines of its standard error that are kept to show why it died. */
 const KEPT_LINES = 20

@@ -1,13 +1,14 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { extname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 
+import { packageFile } from '../../package-files.ts'
 import { AdminError } from './errors.ts'
 import { quoted } from './quoted.ts'
 
-/** `page/` of the package. The path is the same from `dist/worker/admin` and from `src/worker/admin`. */
-const FOLDER = join(import.meta.dirname, '../../../page')
+const FOLDER = fileURLToPath(packageFile('page'))
 
 const TYPES = new Map([
   ['.html', 'text/html; charset=utf-8'],

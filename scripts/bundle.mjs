@@ -1,0 +1,51 @@
+// Bundles the entry points of the package in the working directory into `dist/bundle/`, after `tsc` has checked it. A program that
+// loads a few files starts several times sooner than one that loads hundreds (docs/internals/decisions/0019-bundles.md). The
+// code is not minified: stack traces stay readable.
+//
+// The package's manifest says what is bundled: `"bundle": { "NAME": "src/ENTRY.ts" }` becomes `dist/bundle/NAME.js`. Packages of this
+// repository that run native code stay outside: they find their library from their own folder, and a process must load them
+// once. The dependencies that are bundled are named, with their licences, in `dist/bundle/THIRD-PARTY-NOTICES.txt`.
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { build } from 'esbuild'
+
+const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
+const outdir = 'dist/bundle'
+rmSync(outdir, { recursive: true, force: true })
+const { metafile } = await build({
+  entryPoints: Object.entries(manifest.bundle).map(([out, entry]) => ({ in: entry, out })),
+  outdir,
+  bundle: true,
+  splitting: true,
+  chunkNames: 'chunks/[name]-[hash]',
+  format: 'esm',
+  platform: 'node',
+  target: 'node20.18',
+  sourcemap: 'linked',
+  sourcesContent: false,
+  metafile: true,
+  external: [
+    'ffi-rs',
+    '@baton/native-sendmsg',
+    ...Object.keys(manifest.peerDependencies ?? {}),
+    // The SDK has state of its own, so an app's import and the bundle's must be the same; only its pure parts are bundled.
+    ...(manifest.name === '@baton/backend-sdk' ? [] : ['@baton/backend-sdk', '@baton/backend-sdk/register']),
+  ],
+  // Bundled CommonJS packages call `require` for Node's modules.
+  banner: { js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url);" },
+  logLevel: 'warning',
+})
+
+/** Folders of the bundled dependencies. */
+const folders = new Set(
+  Object.keys(metafile.inputs)
+    .map((file) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0])
+    .filter((folder) => folder !== undefined),
+)
+const notices = [...folders].toSorted().map((folder) => {
+  const { name, version, license } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
+  const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry))
+  return `${name} ${version} (${license})\n\n${file === undefined ? '' : readFileSync(resolve(folder, file), 'utf8').trim()}\n`
+})
+if (notices.length > 0 && existsSync(outdir))
+  writeFileSync(join(outdir, 'THIRD-PARTY-NOTICES.txt'), notices.join(`\n${'-'.repeat(78)}\n\n`))
