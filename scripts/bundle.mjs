@@ -32,7 +32,9 @@ const { metafile } = await build({
     ...(manifest.name === '@baton/backend-sdk' ? [] : ['@baton/backend-sdk', '@baton/backend-sdk/register']),
   ],
   // Bundled CommonJS packages call `require` for Node's modules.
-  banner: { js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url);" },
+  banner: {
+    js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url);",
+  },
   logLevel: 'warning',
 })
 

@@ -9,7 +9,9 @@ import { fileURLToPath } from 'node:url'
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const folder = mkdtempSync(join(tmpdir(), 'baton-pack-'))
 /** In every package. */
-const NEEDED = ['LICENSE', 'README.md', 'package.json', 'dist/index.js', 'dist/index.d.ts']
+const NEEDED = ['LICENSE', 'README.md', 'package.json', 'dist/bundle/index.js', 'dist/index.d.ts']
+/** The broker's bundle contains its dependencies. */
+const NOTICES = 'dist/bundle/THIRD-PARTY-NOTICES.txt'
 /** For development only. */
 const UNWANTED = /\.map$|\.tsbuildinfo$|^(?:src|test|scripts)\//
 let failures = 0
@@ -40,7 +42,9 @@ function checkFiles(packed) {
     .map((file) => file.replace(/^package\//, ''))
   const licence = run('tar', ['-xOf', packed, 'package/LICENSE']).stdout
   const problems = [
-    ...NEEDED.filter((file) => !files.includes(file)).map((file) => `${file} is missing`),
+    ...(packed.includes('broker') ? [...NEEDED, NOTICES] : NEEDED)
+      .filter((file) => !files.includes(file))
+      .map((file) => `${file} is missing`),
     ...files.filter((file) => UNWANTED.test(file)).map((file) => `${file} should not be there`),
     ...(licence === readFileSync(join(root, 'LICENSE'), 'utf8') ? [] : ['LICENSE differs from the root’s']),
   ]

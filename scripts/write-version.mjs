@@ -21,7 +21,8 @@ for (const workspace of workspaces) {
   write(`${workspace}/package.json`, manifest)
   // A constant, so that a program need not find and read its package.json to say its version.
   const source = pathOf(`${workspace}/src/version.ts`)
-  if (existsSync(source)) writeFileSync(source, readFileSync(source, 'utf8').replace(/\d[^'/]*(?='\n)/, version))
+  if (existsSync(source))
+    writeFileSync(source, readFileSync(source, 'utf8').replace(/\d[^'/]*(?='\n)/, version))
 }
 write('package-lock.json', lock)
 

@@ -366,7 +366,7 @@ function refusal(response: ServerResponse, status: number, code: string, message
 async function seen(file: string, count: number): Promise<Observation[]> {
   const end = new AbortController()
   const all: Observation[] = []
-  for await (const look of watch(() => loadConfig(file), end.signal)) {
+  for await (const look of watch(async () => loadConfig(file), end.signal)) {
     all.push(look)
     if (all.length === count) break
   }

@@ -1,4 +1,4 @@
-import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
+import type { IncomingMessage, RequestOptions } from 'node:http'
 
 import { errnoOf } from '../config/error.ts'
 import { formatAddress, type Address } from '../config/address.ts'
@@ -8,6 +8,9 @@ import { CommandError } from '../exit-codes.ts'
 
 /** The broker answers from memory; if it takes longer, it is stuck. */
 const TIMEOUT_MS = 5000
+
+/** Loaded when it is needed: most of the time of a command that only prints something would go into it. */
+const http = () => import('node:http')
 
 /** The broker refused the request. */
 export class RefusedError extends CommandError {
@@ -76,6 +79,7 @@ export async function openStream(
     path,
     headers: { ...headers(token?.reveal(), undefined), accept: type },
   }
+  const { request: httpRequest } = await http()
   let response: IncomingMessage
   try {
     response = await new Promise<IncomingMessage>((resolve, reject) => {
@@ -139,11 +143,12 @@ function headers(token: string | undefined, payload: string | undefined): Record
   }
 }
 
-function exchange(
+async function exchange(
   options: RequestOptions,
   payload: string | undefined,
   aborted: AbortSignal | undefined,
 ): Promise<{ status: number; text: string }> {
+  const { request: httpRequest } = await http()
   return new Promise((resolve, reject) => {
     const late = AbortSignal.timeout(TIMEOUT_MS)
     const signal = aborted === undefined ? late : AbortSignal.any([late, aborted])

@@ -1,12 +1,15 @@
 #!/usr/bin/env node
 import { keepEarlySignals, takeEarlySignals } from '../early-signals.ts'
+import { DONE } from '../exit-codes.ts'
+import { BROKER_VERSION } from '../version.ts'
+import type { Terminal } from './output/terminal.ts'
 
 // Only a master keeps early signals, to handle them once it runs; any other command is ended by them.
 const isMaster = ['start', 'run'].includes(process.argv[2] ?? '')
 /** Commands whose output is a report. If it cannot be written, the exit code must not tell a script that a successful deploy failed. */
 const isChange = ['deploy', 'drain', 'reload', 'stop'].includes(process.argv[2] ?? '')
 if (isMaster) keepEarlySignals()
-const { run } = await import('./program.ts')
+const run = process.argv[2] === '--version' ? printVersion : (await import('./program.ts')).run
 
 const args = process.argv.slice(2)
 if (isMaster && !asksForHelp(args)) {
@@ -21,6 +24,12 @@ if (isMaster && !asksForHelp(args)) {
 }
 // After a start that failed, signals must end the process again.
 takeEarlySignals()
+
+/** All other commands take longer to load than this takes. */
+function printVersion(_args: readonly string[], terminal: Terminal): number {
+  terminal.out(BROKER_VERSION)
+  return DONE
+}
 
 /** Ignores `--help` of the app's own command, which follows `--`. */
 function asksForHelp(words: readonly string[]): boolean {

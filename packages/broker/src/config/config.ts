@@ -1,13 +1,11 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, resolve } from 'node:path'
 
 import type * as z from 'zod'
 
 import type { Address } from './address.ts'
 import { crossCheck } from './cross-check.ts'
-import { ConfigError, type ConfigProblem, errnoOf } from './error.ts'
-import { parseJson } from './json.ts'
+import { ConfigError, type ConfigProblem } from './error.ts'
+import { defaultRuntimeDir, parseFile, readConfigText } from './file.ts'
 import { explain, problemsOf } from './problems.ts'
 import { schema } from './schema.ts'
 import { readSecretFile, type Secret } from './secret.ts'
@@ -103,76 +101,13 @@ export function loadConfig(path: string): Config {
 }
 
 /**
- * The runtime folder of the broker that uses this configuration file. Works with an invalid file too, so that the operator can
- * still stop the broker after a bad edit.
- *
- * @throws ConfigError if the file cannot be read, or is not JSON
- */
-export function locateRuntimeDir(path: string): string {
-  const json = parseJson(readConfigText(path))
-  if (!json.ok) return parseConfigText(readConfigText(path), path).runtimeDir
-  const { runtimeDir }: { runtimeDir?: unknown } = Object(json.value)
-  return typeof runtimeDir === 'string' ? resolve(dirname(resolve(path)), runtimeDir) : defaultRuntimeDir()
-}
-
-/** @throws ConfigError if the file is missing or unreadable */
-export function readConfigText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
-  }
-}
-
-/**
- * Like `readConfigText`, for a process that must not block: opening a FIFO waits for a writer, and some devices never reach EOF.
- *
- * @throws ConfigError also if it is not a regular file
- */
-export function readConfigTextAtOnce(path: string): string {
-  let fd: number | undefined
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
-    if (fstatSync(fd).isFile()) return readFileSync(fd, 'utf8')
-  } catch (error) {
-    throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
-  } finally {
-    if (fd !== undefined) closeSync(fd)
-  }
-  throw new ConfigError(path, [{ path: '', message: 'not a regular file; a reload cannot read it' }])
-}
-
-/**
  * Validates the text of a configuration file.
  *
  * @param path the file: named in errors, and its folder is the base of relative paths
  * @throws ConfigError if it is not JSON (with line and column), or invalid
  */
 export function parseConfigText(text: string, path: string): Config {
-  const json = parseJson(text)
-  if (!json.ok) {
-    const message = `line ${json.line}, column ${json.column}: ${json.message}`
-    throw new ConfigError(path, [{ path: '', message }])
-  }
-  return parseConfig(json.value, { file: path })
-}
-
-const UNREADABLE = new Map([
-  ['ENOENT', 'no such file; use --config FILE to name another'],
-  ['EACCES', 'no permission to read the file (EACCES)'],
-  ['EISDIR', 'is a folder, not a file'],
-])
-
-function unreadable(error: unknown): string {
-  return UNREADABLE.get(errnoOf(error) ?? '') ?? `cannot be read: ${String(error)}`
-}
-
-/** $XDG_RUNTIME_DIR is private to the user by specification; otherwise the uid in the name separates users. */
-function defaultRuntimeDir(): string {
-  const xdg = process.env['XDG_RUNTIME_DIR']
-  // The XDG specification requires that a relative path be ignored.
-  if (xdg?.startsWith('/') === true) return join(xdg, 'baton')
-  return join(tmpdir(), `baton-${process.getuid?.() ?? 'user'}`)
+  return parseConfig(parseFile(text, path), { file: path })
 }
 
 function ownUid(): number[] {

@@ -1,11 +1,9 @@
 import { DURATION_UNITS, parseDuration as readDuration } from '@baton/backend-sdk/protocol'
-import * as z from 'zod'
 
 /** Maximum delay of setTimeout, about 24.8 days; a longer one would fire after 1 ms. */
-const MAX_MS = 2 ** 31 - 1
+export const MAX_MS = 2 ** 31 - 1
 
-const FORM = /^(\d{1,10})(ms|s|m|h)$/
-const EXPECTED = 'expected milliseconds or a string like "250ms", "30s", "5m" or "1h"'
+export const FORM = /^(\d{1,10})(ms|s|m|h)$/
 
 /**
  * Parses `"250ms"`, `"30s"`, `"5m"` or `"1h"`.
@@ -22,31 +20,4 @@ export function formatDuration(ms: number): string {
   if (ms === 0) return '0s'
   for (const [unit, factor] of DURATION_UNITS) if (ms % factor === 0) return `${ms / factor}${unit}`
   return `${ms}ms`
-}
-
-/** A configuration value that is a duration; its output is milliseconds. */
-export function duration(minimumMs: number) {
-  return z
-    .union(
-      [
-        z
-          .int({ error: EXPECTED })
-          .min(0, EXPECTED)
-          .max(MAX_MS, `must be at most ${MAX_MS} ms`)
-          // For editors. The transform below enforces the minimum for both forms.
-          .meta({ minimum: minimumMs }),
-        z.string({ error: EXPECTED }).regex(FORM, EXPECTED),
-      ],
-      { error: EXPECTED },
-    )
-    .transform((value, context) => {
-      const ms = typeof value === 'number' ? value : parseDuration(value)
-      if (ms === undefined) {
-        context.addIssue({ code: 'custom', message: `must be at most ${MAX_MS} ms` })
-        return z.NEVER
-      }
-      if (ms < minimumMs) context.addIssue({ code: 'custom', message: `must be at least ${minimumMs} ms` })
-      return ms
-    })
-    .meta({ title: 'duration' })
 }

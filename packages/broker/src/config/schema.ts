@@ -1,7 +1,7 @@
 import * as z from 'zod'
 
 import { parseAddress } from './address.ts'
-import { duration } from './duration.ts'
+import { duration } from './duration-schema.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i

@@ -1,6 +1,6 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
-import { readConfigText } from '../config/config.ts'
+import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'

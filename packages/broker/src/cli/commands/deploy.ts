@@ -1,4 +1,4 @@
-import { locateRuntimeDir } from '../../config/config.ts'
+import { locateRuntimeDir } from '../../config/file.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { askMaster } from '../../ipc/operator-client.ts'
 import { UsageError } from '../output/terminal.ts'

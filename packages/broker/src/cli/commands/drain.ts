@@ -1,5 +1,5 @@
 import { formatDuration, parseDuration } from '../../config/duration.ts'
-import { loadConfig } from '../../config/config.ts'
+import { loadConfig } from '../configuration.ts'
 import { askBroker } from '../admin-client.ts'
 import { otherVersion } from '../answers.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
@@ -24,7 +24,7 @@ export const drain: Command = {
   async run({ operands, values }, terminal) {
     const { service, backend } = parseTarget(operands[0] ?? '')
     const deadline = parseDeadline(values.get('deadline'))
-    const config = loadConfig(values.get('config') ?? DEFAULT_CONFIG)
+    const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
     const path = [
       '',
       'api',

@@ -1,4 +1,5 @@
-import { loadConfig, type Config } from '../../config/config.ts'
+import type { Config } from '../../config/config.ts'
+import { loadConfig } from '../configuration.ts'
 import { askBroker, RefusedError, unexpectedAnswer } from '../admin-client.ts'
 import { paintFor } from '../output/colours.ts'
 import { configOption, DEFAULT_CONFIG, type Command, type Invocation } from '../command.ts'
@@ -30,7 +31,7 @@ export const trace: Command = {
   },
   async run(given, terminal) {
     const request = parse(given)
-    const config = loadConfig(given.values.get('config') ?? DEFAULT_CONFIG)
+    const config = await loadConfig(given.values.get('config') ?? DEFAULT_CONFIG)
     if (request.id === undefined) await showSlowest(config, request.query, given, terminal)
     else await showOne(config, request.id, given, terminal)
     return DONE

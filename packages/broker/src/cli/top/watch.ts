@@ -22,15 +22,18 @@ export type Observation =
  *
  * @param configure reads the configuration; called again after each interruption, since address and token may have changed
  */
-export async function* watch(configure: () => Config, signal: AbortSignal): AsyncGenerator<Observation> {
+export async function* watch(
+  configure: () => Promise<Config>,
+  signal: AbortSignal,
+): AsyncGenerator<Observation> {
   const snapshots = new Snapshots()
   let streams = true
   while (!signal.aborted) {
     const began = performance.now()
     try {
       const observed = streams
-        ? streamed(configure(), snapshots, signal)
-        : polled(configure(), snapshots, signal)
+        ? streamed(await configure(), snapshots, signal)
+        : polled(await configure(), snapshots, signal)
       for await (const snapshot of observed) yield { kind: 'snapshot', snapshot }
       // The stream has ended, as at every reload: the next worker is ready.
       streams = true

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { blockSignals, executeInPlace, type OwnedFd } from '@baton/native-sendmsg'
 import { ConfigError } from '../../config/error.ts'
-import { readConfigTextAtOnce } from '../../config/config.ts'
+import { readConfigTextAtOnce } from '../../config/file.ts'
 import { describeError } from '../../errors.ts'
 import type { Fleet } from '../fleet/fleet.ts'
 import type { Notifier } from '../systemd/notify.ts'

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import * as z from 'zod'
 
-import { duration } from '../../config/duration.ts'
+import { duration } from '../../config/duration-schema.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'

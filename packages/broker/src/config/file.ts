@@ -1,0 +1,71 @@
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { ConfigError, errnoOf } from './error.ts'
+import { parseJson } from './json.ts'
+
+// The file of a configuration, without what it may contain: most commands need no more than the runtime folder.
+
+/**
+ * The runtime folder of the broker that uses this configuration file. Works with an invalid file too, so that the operator can
+ * still stop the broker after a bad edit.
+ *
+ * @throws ConfigError if the file cannot be read, or is not JSON
+ */
+export function locateRuntimeDir(path: string): string {
+  const { runtimeDir }: { runtimeDir?: unknown } = Object(parseFile(readConfigText(path), path))
+  return typeof runtimeDir === 'string' ? resolve(dirname(resolve(path)), runtimeDir) : defaultRuntimeDir()
+}
+
+/** @throws ConfigError if the file is missing or unreadable */
+export function readConfigText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
+  }
+}
+
+/**
+ * Like `readConfigText`, for a process that must not block: opening a FIFO waits for a writer, and some devices never reach EOF.
+ *
+ * @throws ConfigError also if it is not a regular file
+ */
+export function readConfigTextAtOnce(path: string): string {
+  let fd: number | undefined
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    if (fstatSync(fd).isFile()) return readFileSync(fd, 'utf8')
+  } catch (error) {
+    throw new ConfigError(path, [{ path: '', message: unreadable(error) }])
+  } finally {
+    if (fd !== undefined) closeSync(fd)
+  }
+  throw new ConfigError(path, [{ path: '', message: 'not a regular file; a reload cannot read it' }])
+}
+
+/** @throws ConfigError with line and column if it is not JSON */
+export function parseFile(text: string, path: string): unknown {
+  const json = parseJson(text)
+  if (json.ok) return json.value
+  const message = `line ${json.line}, column ${json.column}: ${json.message}`
+  throw new ConfigError(path, [{ path: '', message }])
+}
+
+const UNREADABLE = new Map([
+  ['ENOENT', 'no such file; use --config FILE to name another'],
+  ['EACCES', 'no permission to read the file (EACCES)'],
+  ['EISDIR', 'is a folder, not a file'],
+])
+
+function unreadable(error: unknown): string {
+  return UNREADABLE.get(errnoOf(error) ?? '') ?? `cannot be read: ${String(error)}`
+}
+
+/** $XDG_RUNTIME_DIR is private to the user by specification; otherwise the uid in the name separates users. */
+export function defaultRuntimeDir(): string {
+  const xdg = process.env['XDG_RUNTIME_DIR']
+  // The XDG specification requires that a relative path be ignored.
+  if (xdg?.startsWith('/') === true) return join(xdg, 'baton')
+  return join(tmpdir(), `baton-${process.getuid?.() ?? 'user'}`)
+}
