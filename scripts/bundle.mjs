@@ -2,9 +2,8 @@
 // loads a few files starts several times sooner than one that loads hundreds (docs/internals/decisions/0019-bundles.md). The
 // code is not minified: stack traces stay readable.
 //
-// The package's manifest says what is bundled: `"bundle": { "NAME": "src/ENTRY.ts" }` becomes `dist/bundle/NAME.js`. Packages of this
-// repository that run native code stay outside: they find their library from their own folder, and a process must load them
-// once. The dependencies that are bundled are named, with their licences, in `dist/bundle/THIRD-PARTY-NOTICES.txt`.
+// The package's manifest says what is bundled: `"bundle": { "NAME": "src/ENTRY.ts" }` becomes `dist/bundle/NAME.js`. `@baton/native-sendmsg`
+// stays outside: it finds ffi-rs from its own folder, and has state that a process must have once. The dependencies that are bundled are named, with their licences, in `dist/bundle/THIRD-PARTY-NOTICES.txt`.
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { build } from 'esbuild'
@@ -24,13 +23,14 @@ const { metafile } = await build({
   sourcemap: 'linked',
   sourcesContent: false,
   metafile: true,
-  external: [
-    'ffi-rs',
-    '@baton/native-sendmsg',
-    ...Object.keys(manifest.peerDependencies ?? {}),
-    // The SDK has state of its own, so an app's import and the bundle's must be the same; only its pure parts are bundled.
-    ...(manifest.name === '@baton/backend-sdk' ? [] : ['@baton/backend-sdk', '@baton/backend-sdk/register']),
-  ],
+  external: ['ffi-rs', '@baton/native-sendmsg', ...Object.keys(manifest.peerDependencies ?? {})],
+  // From their sources: the SDK's own bundle shares files between its entry points.
+  alias: Object.fromEntries(
+    ['protocol/index', 'duration'].map((file) => [
+      `@baton/backend-sdk/${file.split('/')[0]}`,
+      join(import.meta.dirname, `../packages/backend-sdk/src/${file}.ts`),
+    ]),
+  ),
   // Bundled CommonJS packages call `require` for Node's modules.
   banner: {
     js: "import { createRequire as requireOf } from 'node:module'; const require = requireOf(import.meta.url);",

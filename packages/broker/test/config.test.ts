@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { inspect } from 'node:util'
 
-import { parseDuration as readDuration } from '@baton/backend-sdk/protocol'
+import { parseDuration as readDuration } from '@baton/backend-sdk/duration'
 import * as fc from 'fast-check'
 import t from 'tap'
 

@@ -19,8 +19,6 @@ export { ControlConnection, type ControlEnd, type ControlHandlers } from '../con
 export { type ControlSocket, type ControlStream, openControlStream } from '../control/control-stream.ts'
 /** The clock of its deadlines. */
 export { type Clock, systemClock, type Timer } from '../clock.ts'
-/** Durations, written the same way in the broker's configuration and in a backend's options. */
-export { DURATION_UNITS, parseDuration } from '../duration.ts'
 export {
   decodeProxyHeader,
   encodeProxyHeader,

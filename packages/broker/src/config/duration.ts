@@ -1,4 +1,4 @@
-import { DURATION_UNITS, parseDuration as readDuration } from '@baton/backend-sdk/protocol'
+import { DURATION_UNITS, parseDuration as readDuration } from '@baton/backend-sdk/duration'
 
 /** Maximum delay of setTimeout, about 24.8 days; a longer one would fire after 1 ms. */
 export const MAX_MS = 2 ** 31 - 1

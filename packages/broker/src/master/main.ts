@@ -31,7 +31,7 @@ export interface MasterProcess {
   /** The configuration file. */
   readonly file: string
   /** Prints warnings about the configuration, once; throws if it is invalid. */
-  readonly warn: () => void
+  readonly warn: () => Promise<void>
   readonly signals: SignalSource
   /** Exits immediately. */
   readonly exit: (code: number) => void
@@ -101,7 +101,7 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
     const program = InstalledProgram.ofProcess(state?.program)
     const options = { log, program, run, notifier }
     if (state === undefined) {
-      warn()
+      await warn()
       const given = PassedSockets.take(process.env, log.logger)
       // Not from getcwd(2): the folder may have been entered through a link, which each reload follows again.
       const { folder } = program.names

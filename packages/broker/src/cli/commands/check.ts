@@ -1,6 +1,6 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { type Config, loadConfig, warningsOf } from '../../config/config.ts'
+import type { Config } from '../../config/config.ts'
 import { errnoOf } from '../../config/error.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { READABLE_VERSIONS, STATE_VERSION_VARIABLE } from '../../ipc/state-version.ts'
@@ -20,7 +20,7 @@ export const check: Command = {
   ].join('\n'),
   options: configOption,
   async run({ values }, terminal) {
-    const config = loadServed(values.get('config') ?? DEFAULT_CONFIG, terminal)
+    const config = await loadServed(values.get('config') ?? DEFAULT_CONFIG, terminal)
     for (const { path, message } of machineWarnings(config)) warn(config, path, message, terminal)
     await loadsFor(process.env[STATE_VERSION_VARIABLE])
     const counts = [count(config.listeners.length, 'listener'), count(config.services.size, 'service')]
@@ -50,7 +50,8 @@ async function loadsFor(version: string | undefined): Promise<void> {
  *
  * @throws ConfigError
  */
-export function loadServed(file: string, terminal: Terminal): Config {
+export async function loadServed(file: string, terminal: Terminal): Promise<Config> {
+  const { loadConfig, warningsOf } = await import('../../config/config.ts')
   const config = loadConfig(file)
   for (const { path, message } of warningsOf(config)) warn(config, path, message, terminal)
   return config

@@ -95,7 +95,7 @@ export const runApp: Command = {
     terminal.out(`to replace the app's processes: baton deploy ${SERVICE} --config ${quotedForShell(file)}`)
     return runMaster({
       file,
-      warn: () => {},
+      warn: async () => {},
       signals: process,
       exit: exitProcess,
       run: {

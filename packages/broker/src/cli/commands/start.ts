@@ -18,7 +18,7 @@ export const start: Command = {
     const { exitProcess } = await import('../../log/standard.ts')
     return runMaster({
       file,
-      warn: () => void loadServed(file, terminal),
+      warn: async () => void (await loadServed(file, terminal)),
       signals: process,
       exit: exitProcess,
     })
