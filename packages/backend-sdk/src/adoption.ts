@@ -10,12 +10,13 @@ import { readState } from './migrate/app-state.ts'
 import { MigrationError } from './migrate/errors.ts'
 import type { Packed } from './migrate/mover.ts'
 import { Replay } from './migrate/replay.ts'
+import { takeUnread } from './migrate/socket-state.ts'
 import { Upgrade } from './migrate/upgrade.ts'
 import { descriptorOf, openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
 import { NO_KEEP_ALIVE_LIMIT, type Offer, type ResumedBlock } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
-import { throwLater } from './throw-later.ts'
+import { throwLater, uninterrupted } from './throw-later.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
 /** A socket with its metadata, under the symbol of its backend. */
@@ -119,12 +120,7 @@ export class Adoption {
   letGo(socket: Socket, packed?: Packed): Buffer {
     const connection = this.connection(socket)
     if (connection !== undefined) connection.movedOn = true
-    let prefix: Buffer = EMPTY
-    try {
-      if (packed !== undefined) prefix = packed.leave()
-    } catch (error) {
-      throwLater(error)
-    }
+    const prefix = packed === undefined ? EMPTY : leave(socket, packed)
     try {
       socket.destroy()
     } catch (error) {
@@ -230,4 +226,20 @@ export class Adoption {
       return undefined
     }
   }
+}
+
+/**
+ * Takes what was read, whatever listeners of the app throw: the descriptor is on its way, and these bytes belong to it.
+ *
+ * @returns what was read and not consumed
+ */
+function leave(socket: Socket, packed: Packed): Buffer {
+  return uninterrupted(socket, () => {
+    try {
+      return packed.leave()
+    } catch (error) {
+      throwLater(error)
+      return takeUnread(socket).unread
+    }
+  })
 }

@@ -67,9 +67,9 @@ export class RawMover<State> implements Mover {
     const stay = () => {
       if (flows) socket.resume()
     }
-    socket.pause()
     let state: Buffer | undefined
     try {
+      socket.pause()
       state = takeState(() => this.#options.state(socket))
     } catch (error) {
       stay()

@@ -113,13 +113,16 @@ export class WebSocketMover<State> implements Mover {
   }
 
   #leave({ socket, upgrade }: Open): Buffer {
-    upgrade.stopWalking(socket)
     const { unread, listeners } = takeUnread(socket)
     const prefix = Buffer.concat([upgrade.walker.tail(), unread])
     this.#open.delete(socket)
     mute(socket)
     // The app's object ends with 1012 instead of 1006. Within a frame it would take this for payload.
-    if (upgrade.walker.betweenFrames) tellClosed(socket, listeners)
+    if (upgrade.walker.betweenFrames)
+      tellClosed(
+        socket,
+        listeners.filter((each) => !upgrade.isWalk(each)),
+      )
     return prefix
   }
 
