@@ -216,7 +216,10 @@ export class HandBack {
         bytes += sizeOf(each.packed)
       }
     }
-    const sent = this.#send(session, leaving)
+    // `state` of one may have written to another, or closed it. That one is packed again later.
+    const still = leaving.filter(({ packed }) => packed?.still())
+    for (const each of leaving) if (!still.includes(each)) stay(each)
+    const sent = this.#send(session, still)
     this.#wanted = Math.max(0, this.#wanted - sent)
     if (sent < leaving.length) this.#more = true
   }
@@ -280,10 +283,7 @@ export class HandBack {
         return this.#adoption.letGo(socket, packed)
       },
     )
-    for (const { departure, packed } of leaving.slice(sent)) {
-      departure.fd.close()
-      packed?.stay()
-    }
+    for (const each of leaving.slice(sent)) stay(each)
     return sent
   }
 
@@ -295,6 +295,12 @@ export class HandBack {
   *#movable(): Generator<Socket> {
     for (const mover of this.#movers) yield* mover.connections()
   }
+}
+
+/** It does not leave now. */
+function stay({ departure, packed }: Leaving): void {
+  departure.fd.close()
+  packed?.stay()
 }
 
 function keepAliveOf(left: number): number {

@@ -10,6 +10,11 @@ export interface Packed {
   /** Bytes that `leave` will return. */
   readonly prefixLength: number
   /**
+   * Nothing was written, read or closed since. To be asked in the step in which it leaves: packing the connections behind it has called
+   * the app, which may have written to this one.
+   */
+  still(): boolean
+  /**
    * Takes the app's hands off the socket. The descriptor's duplicate is on its way. Exceptions of the socket's listeners do not
    * come here; where it calls other code of the app, it catches them itself.
    *

@@ -88,13 +88,16 @@ export class WebSocketMover<State> implements Mover {
   }
 
   #pack(open: Open): Packed | undefined {
-    const { ws, request, upgrade, window } = open
+    const { ws, socket, request, upgrade, window } = open
     if (!isStill(open)) return undefined
     const state = takeState(() => this.#options.state(ws, request))
     // `state` may have written.
     if (state === undefined || !isStill(open)) return undefined
     const answerHead = upgrade.answerHead as Buffer
     const { requestHead } = upgrade
+    const unread = () => upgrade.walker.tailLength + socket.readableLength
+    const prefixLength = unread()
+    const { bytesWritten } = socket
     return {
       block: {
         kind: 'replay',
@@ -106,7 +109,8 @@ export class WebSocketMover<State> implements Mover {
             : withOwnField(answerHead, WINDOW_FIELD, window.bytes().toString('base64')),
         state,
       },
-      prefixLength: upgrade.walker.tailLength + open.socket.readableLength,
+      prefixLength,
+      still: () => isStill(open) && socket.bytesWritten === bytesWritten && unread() === prefixLength,
       leave: () => this.#leave(open),
       stay: () => undefined,
     }
