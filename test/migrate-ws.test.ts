@@ -260,7 +260,8 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
 
   await t.test('one that is given back goes on where it was, and is handed back again later', async (t) => {
     // A successor that was slow to answer for a moment left all connections where they were, until the drain deadline.
-    const { app, peer } = await scripted(t, new FalseBroker(t))
+    // So did a listener of `adopt` that threw when the connection came back.
+    const { app, peer } = await scripted(t, new FalseBroker(t), { ADOPT_FAULT: '1' })
     const { port } = await front(t, peer)
     const talker = await new WsTalker(t, port, true).open()
     talker.say(20)
@@ -275,6 +276,7 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     const [, second] = await peer.handedBack(2)
     t.match(second, { connection: first?.connection, kind: 'replay' })
     t.equal(second?.state.toString(), '{"count":3}')
+    t.match(await app.message('uncaught'), { message: 'a bug in adopt' })
     for (const fd of peer.takeBack(1)) fd.close()
     peer.wire.write({
       type: 'given_back',

@@ -45,6 +45,14 @@ wss.on('connection', (ws, request) => {
 const others = (ws, request) =>
   [...wss.clients].filter((each) => each !== ws && each.readyState === each.OPEN && paths.get(each) === pathOf(request))
 
+// ADOPT_FAULT: a listener throws for each connection that was resumed.
+if (process.env.ADOPT_FAULT !== undefined) {
+  process.on('uncaughtException', ({ message }) => say('uncaught', { message }))
+  backend.on('adopt', (_socket, { resumed }) => {
+    if (resumed !== undefined) throw new Error('a bug in adopt')
+  })
+}
+
 const states = {
   '/state-tells': (ws, request) => {
     for (const other of others(ws, request)) {

@@ -78,10 +78,10 @@ export class Adoption {
     this.#events.emit('adopt', socket, connection)
   }
 
-  /** Whether this connection came as a descriptor, so that it can leave as one. */
+  /** Whether this connection came as a descriptor, and has it still, so that it can leave as one. */
   canLeave(socket: Socket): boolean {
     const connection = this.connection(socket)
-    return connection?.via === 'handoff' && !connection.stays && !socket.destroyed
+    return connection?.via === 'handoff' && !connection.stays && descriptorOf(socket) !== undefined
   }
 
   /**
@@ -151,9 +151,16 @@ export class Adoption {
     if (socket === undefined) return undefined
     ;(socket as Described & Socket)[this.#metadata] = connection
     if (resumed === undefined) {
-      attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
-      this.#events.emit('adopt', socket, connection)
-    } else this.#resume(attachment, socket, connection, resumed)
+      const left = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive
+      attachment.adoptIdle(socket, left, () => this.#events.emit('adopt', socket, connection))
+      return connection
+    }
+    try {
+      this.#resume(attachment, socket, connection, resumed)
+    } catch (error) {
+      // A listener of the app's: the connection is adopted all the same.
+      throwLater(error)
+    }
     return connection
   }
 

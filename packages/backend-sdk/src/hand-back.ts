@@ -189,10 +189,15 @@ export class HandBack {
 
   /** Idle connections that are due, and as many others as the broker wants. */
   #idle(attachment: Attachment): IdleConnection[] {
-    const able = attachment.idle().filter(({ socket }) => this.#adoption.canLeave(socket))
     let others = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
-    // A request that is here already is answered here: it would wait, if this was the last backend.
-    return able.filter(({ socket, since }) => (this.#isDue(since) || others-- > 0) && !hasUnread(socket))
+    return attachment.idle().filter(({ socket, since }) => {
+      const due = this.#isDue(since)
+      if ((!due && others <= 0) || !this.#adoption.canLeave(socket)) return false
+      // A request that is here already is answered here: it would wait, if this was the last backend.
+      if (hasUnread(socket)) return false
+      if (!due) others -= 1
+      return true
+    })
   }
 
   /** Connections with state: while draining all, else as many as the broker wants. */

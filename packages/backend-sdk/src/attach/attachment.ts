@@ -72,8 +72,10 @@ export interface Attachment {
   /**
    * An idle connection that comes back: the server gets it with its next byte, since `headersTimeout` counts from the moment that it gets
    * one. Closed after `keepAlive` milliseconds (`Infinity` for never) without one.
+   *
+   * @param onGiven called when the server has got it
    */
-  adoptIdle(socket: Socket, keepAlive: number): void
+  adoptIdle(socket: Socket, keepAlive: number, onGiven?: () => void): void
   /**
    * Plain HTTP/1 connections, adopted or not, on which nothing is under way: by the word of Node's parser, and with nothing left
    * to be sent. Also those on which no request has begun.
@@ -211,7 +213,7 @@ class ServerAttachment implements Attachment {
     this.#give(socket)
   }
 
-  adoptIdle(socket: Socket, rest: number): void {
+  adoptIdle(socket: Socket, rest: number, onGiven?: () => void): void {
     this.#adopted += 1
     this.#add(socket)
     // While draining, one that cannot leave again has as little time as others that stay.
@@ -225,6 +227,7 @@ class ServerAttachment implements Attachment {
       socket.removeListener('error', ignoreError)
       socket.setTimeout(0)
       this.#give(socket)
+      onGiven?.()
     }
     const late = () => socket.destroy()
     if (Number.isFinite(keepAlive)) socket.setTimeout(Math.max(1, keepAlive))
