@@ -338,6 +338,14 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     t.equal(good.closeCode, undefined)
     for (const text of Object.values(wrong))
       t.equal(app.lines.filter((line) => line.includes(text)).length, 1, 'logged once')
+    app.say('count')
+    t.same((await app.message('count'))['errors'], {
+      BATON_ERR_STATE_FAILED: 1,
+      BATON_ERR_STATE_INVALID: 1,
+      BATON_ERR_STATE_TOO_LARGE: 1,
+      BATON_ERR_RESUME_FAILED: 0,
+      BATON_ERR_ANSWER_DIFFERS: 0,
+    })
     for (const fd of peer.takeBack(1)) fd.close()
   })
 
@@ -406,5 +414,7 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     await eventually(() => talker.closeCode !== undefined, 'closed')
     t.equal(talker.closeCode, 1012)
     await next.app.line((line) => line.includes('could not be resumed'), 'the reason')
+    next.app.say('count')
+    t.match(await next.app.message('count'), { errors: { BATON_ERR_RESUME_FAILED: 1 } })
   })
 })

@@ -12,6 +12,7 @@ import { EventLoopLag } from './event-loop-lag.ts'
 import { isOrphaned, stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { HandBack } from './hand-back.ts'
 import { takeInitialId } from './initial-id.ts'
+import { countingLogger, type MigrationErrorCounts, noMigrationErrors } from './migrate/errors.ts'
 import { type Migration, Movers, offerMigration } from './migrate/mover.ts'
 import { type RawMigration, RawMover } from './migrate/raw.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
@@ -94,6 +95,7 @@ const MAX_RETRY_AFTER_MS = 60_000
  */
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
+  readonly #migrationErrors = noMigrationErrors()
   readonly #sessions = new Set<BrokerSession>()
   readonly #adoption: Adoption
   readonly #movers: Movers
@@ -121,7 +123,8 @@ export class Backend extends EventEmitter<BackendEvents> {
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
     super()
-    this.#options = resolveOptions(options, process.env)
+    const resolved = resolveOptions(options, process.env)
+    this.#options = { ...resolved, logger: countingLogger(resolved.logger, this.#migrationErrors) }
     this.#adoption = new Adoption(this.#options, this)
     this.#movers = new Movers(() => this.#announceResumes())
     this.#handBack = this.#makeHandBack()
@@ -147,6 +150,11 @@ export class Backend extends EventEmitter<BackendEvents> {
   /** Short name used in metrics, such as `web-1`; null before the first registration. */
   get slot(): string | null {
     return this.#slot
+  }
+
+  /** How often connections with state could not be handed back or resumed here, by code. Each is also in the log. */
+  get migrationErrors(): Readonly<MigrationErrorCounts> {
+    return { ...this.#migrationErrors }
   }
 
   /**
