@@ -70,6 +70,8 @@ export class HandBack {
   #more = false
   /** Connections that the broker wants back although they are not due. */
   #wanted = 0
+  /** Found idle, and not looked at since. */
+  #idle: IdleConnection[] = []
   #parking: NodeJS.Timeout | undefined
   #retries: NodeJS.Timeout | undefined
 
@@ -117,6 +119,7 @@ export class HandBack {
   stop(): void {
     clearInterval(this.#parking)
     clearInterval(this.#retries)
+    this.#idle = []
   }
 
   /** The broker wants `count` connections back. */
@@ -148,7 +151,10 @@ export class HandBack {
   now(): void {
     const session = this.receiver
     const { attachment } = this.#host
-    if (session === undefined || attachment === undefined) return
+    if (session === undefined || attachment === undefined) {
+      this.#idle = []
+      return
+    }
     this.#more = session.handBackRoom === 0
     if (this.#more) return
     this.#moveIdle(session, attachment)
@@ -172,32 +178,43 @@ export class HandBack {
   }
 
   #moveIdle(session: BrokerSession, attachment: Attachment): void {
-    const idle = this.#idle(attachment)
-    while (idle.length > 0 && !this.#more) {
+    let looked = false
+    while (!this.#more) {
       const room = session.handBackRoom
+      if (this.#idle.length === 0 && !looked) {
+        // Of thousands that wait for room, all would be looked at for each few that leave.
+        this.#idle = attachment.idle()
+        looked = true
+      }
+      if (this.#idle.length === 0) return
       if (room === 0) {
         this.#more = true
         return
       }
-      const chosen = idle.splice(0, room)
-      const leaving = this.#each(chosen, ({ socket, left }) => this.#leaving(socket, keepAliveOf(left)))
+      const chosen = this.#chooseIdle(attachment, room)
+      const leaving = this.#each(chosen, ({ socket, until }) => this.#leaving(socket, keepAliveUntil(until)))
       const sent = this.#send(session, leaving)
       this.#wanted = Math.max(0, this.#wanted - sent)
       if (sent < leaving.length) this.#more = true
     }
   }
 
-  /** Idle connections that are due, and as many others as the broker wants. */
-  #idle(attachment: Attachment): IdleConnection[] {
+  /** Removes up to `room` from `#idle`: those that are due, and as many others as the broker wants. */
+  #chooseIdle(attachment: Attachment, room: number): IdleConnection[] {
+    const chosen: IdleConnection[] = []
     let others = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
-    return attachment.idle().filter(({ socket, since }) => {
-      const due = this.#isDue(since)
-      if ((!due && others <= 0) || !this.#adoption.canLeave(socket)) return false
+    let at = 0
+    for (; at < this.#idle.length && chosen.length < room; at++) {
+      const each = this.#idle[at] as IdleConnection
+      const due = this.#isDue(each.since)
+      if ((!due && others <= 0) || !this.#adoption.canLeave(each.socket)) continue
       // A request that is here already is answered here: it would wait, if this was the last backend.
-      if (hasUnread(socket)) return false
+      if (!attachment.stillIdle(each) || hasUnread(each.socket)) continue
       if (!due) others -= 1
-      return true
-    })
+      chosen.push(each)
+    }
+    this.#idle.splice(0, at)
+    return chosen
   }
 
   /** Connections with state: while draining all, else as many as the broker wants. */
@@ -308,7 +325,8 @@ function stay({ departure, packed }: Leaving): void {
   packed?.stay()
 }
 
-function keepAliveOf(left: number): number {
+function keepAliveUntil(until: number): number {
+  const left = until - performance.now()
   if (!Number.isFinite(left)) return NO_KEEP_ALIVE_LIMIT
   return Math.min(Math.max(1, Math.round(left)), NO_KEEP_ALIVE_LIMIT)
 }
