@@ -349,42 +349,49 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     for (const fd of peer.takeBack(1)) fd.close()
   })
 
-  await t.test('a state that writes to, or closes, connections of the same batch: these leave later', async (t) => {
-    // They left with a state of before, and what `ws` still had to deflate was lost.
-    const { app, peer } = await scripted(t, new FalseBroker(t))
-    const { port } = await front(t, peer)
-    const open = async (path: string, perMessageDeflate = false) => {
-      const ws = new WebSocket(`ws://127.0.0.1:${port}${path}`, { perMessageDeflate })
-      t.teardown(() => ws.terminate())
-      const client = { path, messages: 0, closed: false }
-      ws.on('message', () => (client.messages += 1))
-      ws.on('close', () => (client.closed = true))
-      await once(ws, 'open')
-      return client
-    }
-    const told = [await open('/state-tells?1'), await open('/state-tells?2', true), await open('/state-tells?3')]
-    const closing = await Promise.all([1, 2, 3].map((id) => open(`/state-closes?${id}`)))
-    app.say('drain')
-    const entries = await peer.handedBack(4)
-    const entryOf = ({ path }: { path: string }) =>
-      entries.find(({ requestHead }) => requestHead.toString().startsWith(`GET ${path} `))
-    for (const client of told) {
-      const { state } = entryOf(client) ?? {}
-      t.ok(state, client.path)
-      const sent = JSON.parse(String(state)) as { told: number }
-      await eventually(() => client.messages >= sent.told, 'all has come')
-      const closed = () => app.messages().find(({ msg, path }) => msg === 'closed' && path === client.path)
-      await eventually(() => closed() !== undefined, 'it has left')
-      t.match(closed(), { movedOn: true, told: sent.told }, 'nothing was sent after its state was taken')
-      t.equal(client.messages, sent.told)
-    }
-    t.equal(closing.filter(entryOf).length, 1)
-    for (const client of closing) {
-      if (entryOf(client) === undefined) await eventually(() => client.closed, 'closed')
-      else t.notOk(client.closed)
-    }
-    for (const fd of peer.takeBack(4)) fd.close()
-  })
+  await t.test(
+    'a state that writes to, or closes, connections of the same batch: these leave later',
+    async (t) => {
+      // They left with a state of before, and what `ws` still had to deflate was lost.
+      const { app, peer } = await scripted(t, new FalseBroker(t))
+      const { port } = await front(t, peer)
+      const open = async (path: string, perMessageDeflate = false) => {
+        const ws = new WebSocket(`ws://127.0.0.1:${port}${path}`, { perMessageDeflate })
+        t.teardown(() => ws.terminate())
+        const client = { path, messages: 0, closed: false }
+        ws.on('message', () => (client.messages += 1))
+        ws.on('close', () => (client.closed = true))
+        await once(ws, 'open')
+        return client
+      }
+      const told = [
+        await open('/state-tells?1'),
+        await open('/state-tells?2', true),
+        await open('/state-tells?3'),
+      ]
+      const closing = await Promise.all([1, 2, 3].map((id) => open(`/state-closes?${id}`)))
+      app.say('drain')
+      const entries = await peer.handedBack(4)
+      const entryOf = ({ path }: { path: string }) =>
+        entries.find(({ requestHead }) => requestHead.toString().startsWith(`GET ${path} `))
+      for (const client of told) {
+        const { state } = entryOf(client) ?? {}
+        t.ok(state, client.path)
+        const sent = JSON.parse(String(state)) as { told: number }
+        await eventually(() => client.messages >= sent.told, 'all has come')
+        const closed = () => app.messages().find(({ msg, path }) => msg === 'closed' && path === client.path)
+        await eventually(() => closed() !== undefined, 'it has left')
+        t.match(closed(), { movedOn: true, told: sent.told }, 'nothing was sent after its state was taken')
+        t.equal(client.messages, sent.told)
+      }
+      t.equal(closing.filter(entryOf).length, 1)
+      for (const client of closing) {
+        if (entryOf(client) === undefined) await eventually(() => client.closed, 'closed')
+        else t.notOk(client.closed)
+      }
+      for (const fd of peer.takeBack(4)) fd.close()
+    },
+  )
 
   await t.test('states that are too much for one frame together go in several', async (t) => {
     // The frame could not be encoded once the descriptors were sent and the sockets closed, and the process ended.

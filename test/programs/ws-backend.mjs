@@ -44,7 +44,9 @@ wss.on('connection', (ws, request) => {
 })
 
 const others = (ws, request) =>
-  [...wss.clients].filter((each) => each !== ws && each.readyState === each.OPEN && paths.get(each) === pathOf(request))
+  [...wss.clients].filter(
+    (each) => each !== ws && each.readyState === each.OPEN && paths.get(each) === pathOf(request),
+  )
 
 // ADOPT_FAULT: a listener throws for each connection that was resumed.
 if (process.env.ADOPT_FAULT !== undefined) {

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Adoption } from './adoption.ts'
-import { type Attachment, hasUnread, type IdleConnection } from './attach/index.ts'
+import { type Attachment, type IdleConnection, withoutUnread } from './attach/index.ts'
 import type { BrokerSession, Departure } from './broker-session.ts'
 import type { Logger } from './logger.ts'
 import { MigrationError } from './migrate/errors.ts'
@@ -207,14 +207,18 @@ export class HandBack {
     for (; at < this.#idle.length && chosen.length < room; at++) {
       const each = this.#idle[at] as IdleConnection
       const due = this.#isDue(each.since)
-      if ((!due && others <= 0) || !this.#adoption.canLeave(each.socket)) continue
-      // A request that is here already is answered here: it would wait, if this was the last backend.
-      if (!attachment.stillIdle(each) || hasUnread(each.socket)) continue
+      if (!due && others <= 0) {
+        // Another turn, if one of those that were chosen cannot leave.
+        if (chosen.length > 0) break
+        continue
+      }
+      if (!this.#adoption.canLeave(each.socket) || !attachment.stillIdle(each)) continue
       if (!due) others -= 1
       chosen.push(each)
     }
     this.#idle.splice(0, at)
-    return chosen
+    // A request that is here already is answered here: it would wait, if this was the last backend.
+    return withoutUnread(chosen)
   }
 
   /** Connections with state: while draining all, else as many as the broker wants. */

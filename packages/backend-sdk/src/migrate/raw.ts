@@ -90,9 +90,7 @@ export class RawMover<State> implements Mover {
       },
       prefixLength,
       still: () =>
-        canBeLeft(socket) &&
-        socket.bytesWritten === bytesWritten &&
-        socket.readableLength === prefixLength,
+        canBeLeft(socket) && socket.bytesWritten === bytesWritten && socket.readableLength === prefixLength,
       leave: () => {
         this.#sockets.delete(socket)
         return takeUnread(socket).unread
