@@ -14,10 +14,10 @@ export function throwLater(error: unknown): void {
 export function uninterrupted<T>(emitter: EventEmitter, action: () => T): T {
   const own = Object.getOwnPropertyDescriptor(emitter, 'emit')
   if (own?.configurable === false) return action()
-  const { emit } = emitter
+  const emit = emitter.emit.bind(emitter) as (...args: unknown[]) => boolean
   const value = (...args: unknown[]): unknown => {
     try {
-      return Reflect.apply(emit, emitter, args)
+      return emit(...args)
     } catch (error) {
       throwLater(error)
       return true

@@ -74,16 +74,15 @@ export class Replay {
     // In front of what Node has read since, or will read.
     if (prefix.length > 0) socket.unshift(prefix)
     // Whatever starts a stream calls one of these: `on('data')`, `pipe()`, an iterator.
-    const { pause, resume, read } = Socket.prototype
-    this.#layUnlessOver('pause', pause, () => {
+    this.#layUnlessOver('pause', () => {
       this.#paused = true
       return socket
     })
-    this.#layUnlessOver('resume', resume, () => {
+    this.#layUnlessOver('resume', () => {
       this.#paused = false
       return socket
     })
-    this.#layUnlessOver('read', read, () => null)
+    this.#layUnlessOver('read', () => null)
   }
 
   /**
@@ -128,17 +127,16 @@ export class Replay {
     if (socket.listenerCount('readable') > 0) socket.emit('readable')
   }
 
-  #layUnlessOver<A extends unknown[], R>(
-    name: 'pause' | 'resume' | 'read',
-    below: (...args: A) => R,
-    layer: () => R,
-  ): void {
-    const waits = () => this.#state === 'answering' || this.#state === 'answered'
-    const value = (...args: A): R => (waits() ? layer() : Reflect.apply(below, this.#socket, args))
-    Object.defineProperty(this.#socket, name, { value, configurable: true, writable: true })
+  #layUnlessOver(name: 'pause' | 'resume' | 'read', layer: () => unknown): void {
+    const socket = this.#socket
+    const value = (...args: unknown[]): unknown =>
+      this.#state === 'answering' || this.#state === 'answered'
+        ? layer()
+        : Reflect.apply(Socket.prototype[name], socket, args)
+    Object.defineProperty(socket, name, { value, configurable: true, writable: true })
     this.#layers.push(() => {
       // Another library may have put its own over it, which calls this one.
-      if (this.#socket[name] === value) Reflect.deleteProperty(this.#socket, name)
+      if (Reflect.get(socket, name) === value) Reflect.deleteProperty(socket, name)
     })
   }
 

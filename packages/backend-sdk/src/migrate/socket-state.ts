@@ -17,14 +17,13 @@ export function takeUnread(socket: Socket): {
 } {
   const listeners = socket.listeners('data')
   // Not the socket's own methods: an app may have replaced them.
-  const { pause, read, removeAllListeners } = Socket.prototype
-  removeAllListeners.call(socket, 'readable')
-  removeAllListeners.call(socket, 'data')
+  Socket.prototype.removeAllListeners.call(socket, 'readable')
+  Socket.prototype.removeAllListeners.call(socket, 'data')
   // A socket that flows gives one portion for each call.
-  pause.call(socket)
+  Socket.prototype.pause.call(socket)
   const unread: Buffer[] = []
   while (socket.readableLength > 0) {
-    const portion = read.call(socket) as Buffer | null
+    const portion = Socket.prototype.read.call(socket) as Buffer | null
     if (portion === null) break
     unread.push(portion)
   }
