@@ -35,7 +35,7 @@ export interface IdleConnection {
   readonly since: number
   /** performance.now() at which the server closes it; `Infinity` for never. */
   readonly until: number
-  /** What had been read of it then. */
+  /** Bytes that had been read of it then. */
   readonly bytesRead: number
 }
 

@@ -36,7 +36,7 @@ export class Replay {
   #resumed: (() => boolean) | undefined
   #held = false
   readonly #layers: (() => void)[] = []
-  /** What the app has called last, while nothing could be read. */
+  /** The last call of the app, while nothing could be read, was `pause`. */
   #paused = false
 
   /** Owns the reading and writing of `socket`, which no server has yet, until it is over. */
