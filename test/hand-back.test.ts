@@ -7,6 +7,7 @@ import { batonCommand, type Broker, startBroker, unaccounted } from './support/b
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { EventStream } from './support/event-stream.ts'
+import { encodeFrame } from '@baton/backend-sdk/protocol'
 import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
@@ -284,6 +285,13 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     t.equal(await client.servedBy(), app.pid)
     client.again()
     t.equal(await client.servedBy(), app.pid)
+    // It was adopted before the server had it.
+    const adoptions = () => app.messages().filter(({ msg }) => msg === 'adopt')
+    await eventually(() => adoptions().length === 2, 'adopted twice')
+    t.ok(
+      adoptions().every(({ given }) => given === true),
+      'each when the server had it',
+    )
     app.say('drain')
     await app.message('did drain')
     await peer.sweeps(1)
@@ -306,7 +314,6 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
       type: 'given_back',
       entries: some.map(({ sequence }) => ({ sequence, reason: 'NoTaker' })),
     })
-    await app.message('uncaught')
     const answered = async () => {
       for (const client of clients) {
         client.again()
@@ -314,6 +321,7 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
       }
     }
     await answered()
+    await app.message('uncaught')
     await peer.sweeps(1)
     t.notOk(app.messages().some(({ msg }) => msg === 'disconnected'))
 
@@ -346,7 +354,8 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     await app.message('ready')
     app.say('give-away')
     await app.message('did give-away')
-    peer.wire.write({ type: 'rebalance', count: 2 })
+    // It counted as one that the broker wanted.
+    peer.wire.write({ type: 'rebalance', count: 1 })
     t.equal((await peer.handedBack(1)).length, 1)
     for (const fd of peer.takeBack(1)) fd.close()
   })
@@ -387,6 +396,40 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     peer.die()
     await app.message('disconnected')
     t.equal(await client.closed(), before, 'the backend has no copy')
+  })
+
+  await t.test('a TAKEN that is cut off halfway is none: the backend goes on', async (t) => {
+    // The broker closes its copies then: it offers nothing on before the whole of it is in the kernel.
+    const { app, peer, clients } = await told(t, 2)
+    peer.wire.write({ type: 'rebalance', count: 2 })
+    const entries = await peer.handedBack(2)
+    for (const fd of peer.takeBack(2)) fd.close()
+    const [first, second] = entries.map(({ sequence }) =>
+      encodeFrame({ type: 'taken', sequences: [sequence] }),
+    ) as [Buffer, Buffer]
+    peer.wire.write(first, second.subarray(0, second.length - 1))
+    peer.die()
+    await app.message('disconnected')
+    const [taken, other] = clients as [PassedClient, PassedClient]
+    const before = taken.answer
+    t.equal(await taken.closed(), before, 'the whole one counts')
+    other.again()
+    t.equal(await other.servedBy(), app.pid)
+  })
+
+  await t.test("a drain's deadline counts when the server was closed before", async (t) => {
+    // The drain of server.close() has no deadline, and the first drain decided.
+    const { app, clients, peer } = await told(t, 0, { DRAIN_DEADLINE: '100ms' })
+    t.same(clients, [])
+    const client = new PassedClient(t, '/wait')
+    const offer = peer.offer()
+    peer.post(offer.token, client.fd)
+    peer.ring(offer)
+    await app.message('waiting')
+    app.say('close-server')
+    await app.message('draining')
+    app.say('drain')
+    t.equal(await client.closed(), '')
   })
 
   await t.test('the drain deadline ends what the broker has not answered', async (t) => {

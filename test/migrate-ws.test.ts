@@ -8,6 +8,7 @@ import { startBroker, unaccounted } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import { FalseBroker, type Registered } from './support/false-broker.ts'
 import { LIMIT } from './support/limits.ts'
+import { WebSocket } from 'ws'
 import { Program, root } from './support/process.ts'
 import { LineClient } from './support/line-client.ts'
 import { below, WsTalker } from './support/ws-talker.ts'
@@ -259,7 +260,8 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
 
   await t.test('one that is given back goes on where it was, and is handed back again later', async (t) => {
     // A successor that was slow to answer for a moment left all connections where they were, until the drain deadline.
-    const { app, peer } = await scripted(t, new FalseBroker(t))
+    // So did a listener of `adopt` that threw when the connection came back.
+    const { app, peer } = await scripted(t, new FalseBroker(t), { ADOPT_FAULT: '1' })
     const { port } = await front(t, peer)
     const talker = await new WsTalker(t, port, true).open()
     talker.say(20)
@@ -274,6 +276,7 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     const [, second] = await peer.handedBack(2)
     t.match(second, { connection: first?.connection, kind: 'replay' })
     t.equal(second?.state.toString(), '{"count":3}')
+    t.match(await app.message('uncaught'), { message: 'a bug in adopt' })
     for (const fd of peer.takeBack(1)) fd.close()
     peer.wire.write({
       type: 'given_back',
@@ -335,8 +338,60 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     t.equal(good.closeCode, undefined)
     for (const text of Object.values(wrong))
       t.equal(app.lines.filter((line) => line.includes(text)).length, 1, 'logged once')
+    app.say('count')
+    t.same((await app.message('count'))['errors'], {
+      BATON_ERR_STATE_FAILED: 1,
+      BATON_ERR_STATE_INVALID: 1,
+      BATON_ERR_STATE_TOO_LARGE: 1,
+      BATON_ERR_RESUME_FAILED: 0,
+      BATON_ERR_ANSWER_DIFFERS: 0,
+    })
     for (const fd of peer.takeBack(1)) fd.close()
   })
+
+  await t.test(
+    'a state that writes to, or closes, connections of the same batch: these leave later',
+    async (t) => {
+      // They left with a state of before, and what `ws` still had to deflate was lost.
+      const { app, peer } = await scripted(t, new FalseBroker(t))
+      const { port } = await front(t, peer)
+      const open = async (path: string, perMessageDeflate = false) => {
+        const ws = new WebSocket(`ws://127.0.0.1:${port}${path}`, { perMessageDeflate })
+        t.teardown(() => ws.terminate())
+        const client = { path, messages: 0, closed: false }
+        ws.on('message', () => (client.messages += 1))
+        ws.on('close', () => (client.closed = true))
+        await once(ws, 'open')
+        return client
+      }
+      const told = [
+        await open('/state-tells?1'),
+        await open('/state-tells?2', true),
+        await open('/state-tells?3'),
+      ]
+      const closing = await Promise.all([1, 2, 3].map((id) => open(`/state-closes?${id}`)))
+      app.say('drain')
+      const entries = await peer.handedBack(4)
+      const entryOf = ({ path }: { path: string }) =>
+        entries.find(({ requestHead }) => requestHead.toString().startsWith(`GET ${path} `))
+      for (const client of told) {
+        const { state } = entryOf(client) ?? {}
+        t.ok(state, client.path)
+        const sent = JSON.parse(String(state)) as { told: number }
+        await eventually(() => client.messages >= sent.told, 'all has come')
+        const closed = () => app.messages().find(({ msg, path }) => msg === 'closed' && path === client.path)
+        await eventually(() => closed() !== undefined, 'it has left')
+        t.match(closed(), { movedOn: true, told: sent.told }, 'nothing was sent after its state was taken')
+        t.equal(client.messages, sent.told)
+      }
+      t.equal(closing.filter(entryOf).length, 1)
+      for (const client of closing) {
+        if (entryOf(client) === undefined) await eventually(() => client.closed, 'closed')
+        else t.notOk(client.closed)
+      }
+      for (const fd of peer.takeBack(4)) fd.close()
+    },
+  )
 
   await t.test('states that are too much for one frame together go in several', async (t) => {
     // The frame could not be encoded once the descriptors were sent and the sockets closed, and the process ended.
@@ -366,5 +421,7 @@ void t.test('a backend of WebSockets and a scripted broker', { timeout: LIMIT },
     await eventually(() => talker.closeCode !== undefined, 'closed')
     t.equal(talker.closeCode, 1012)
     await next.app.line((line) => line.includes('could not be resumed'), 'the reason')
+    next.app.say('count')
+    t.match(await next.app.message('count'), { errors: { BATON_ERR_RESUME_FAILED: 1 } })
   })
 })

@@ -1,6 +1,6 @@
 // An app controlled by one command per line on stdin: `answer` ends the responses to `/wait`, `block` blocks the event
 // loop for a while, `break-destroy` lets `destroy()` of each socket throw, `break-adopt` the next listener of `adopt`,
-// `give-away` sends the first connection to another process, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
+// `give-away` sends the first connection to another process, `close-server` closes the server, `drain` and `close` do that to its backend. FAULT names the event whose listener throws: `connection` of its server, or one of its backend's own.
 // Uncaught exceptions are printed, and the process continues, like many production services.
 import { spawn } from 'node:child_process'
 import http from 'node:http'
@@ -30,7 +30,7 @@ const backend = createBackend()
 backend.attach(server)
 backend.on('connected', ({ id }) => say('connected', { id }))
 backend.on('disconnected', () => say('disconnected'))
-backend.on('adopt', () => say('adopt'))
+backend.on('adopt', (socket) => say('adopt', { given: sockets.has(socket) }))
 backend.on('drain', () => {
   say('draining')
   // Like an app with one handler for the operator's drain and its own.
@@ -81,6 +81,7 @@ for await (const word of createInterface({ input: process.stdin })) {
   else if (word === 'break-destroy') breakDestroy()
   else if (word === 'give-away') giveAway()
   else if (word === 'break-adopt') breakAdopt()
+  else if (word === 'close-server') server.close()
   else if (word === 'drain') void backend.drain({ deadline: process.env.DRAIN_DEADLINE })
   else if (word === 'close') await backend.close()
   say(`did ${word}`)

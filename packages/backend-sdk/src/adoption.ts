@@ -10,12 +10,13 @@ import { readState } from './migrate/app-state.ts'
 import { MigrationError } from './migrate/errors.ts'
 import type { Packed } from './migrate/mover.ts'
 import { Replay } from './migrate/replay.ts'
+import { takeUnread } from './migrate/socket-state.ts'
 import { Upgrade } from './migrate/upgrade.ts'
 import { descriptorOf, openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
 import { NO_KEEP_ALIVE_LIMIT, type Offer, type ResumedBlock } from './protocol/index.ts'
 import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
-import { throwLater } from './throw-later.ts'
+import { throwLater, uninterrupted } from './throw-later.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
 /** A socket with its metadata, under the symbol of its backend. */
@@ -77,10 +78,10 @@ export class Adoption {
     this.#events.emit('adopt', socket, connection)
   }
 
-  /** Whether this connection came as a descriptor, so that it can leave as one. */
+  /** Whether this connection came as a descriptor, and has it still, so that it can leave as one. */
   canLeave(socket: Socket): boolean {
     const connection = this.connection(socket)
-    return connection?.via === 'handoff' && !connection.stays && !socket.destroyed
+    return connection?.via === 'handoff' && !connection.stays && descriptorOf(socket) !== undefined
   }
 
   /**
@@ -119,12 +120,7 @@ export class Adoption {
   letGo(socket: Socket, packed?: Packed): Buffer {
     const connection = this.connection(socket)
     if (connection !== undefined) connection.movedOn = true
-    let prefix: Buffer = EMPTY
-    try {
-      if (packed !== undefined) prefix = packed.leave()
-    } catch (error) {
-      throwLater(error)
-    }
+    const prefix = packed === undefined ? EMPTY : leave(socket, packed)
     try {
       socket.destroy()
     } catch (error) {
@@ -155,9 +151,16 @@ export class Adoption {
     if (socket === undefined) return undefined
     ;(socket as Described & Socket)[this.#metadata] = connection
     if (resumed === undefined) {
-      attachment.adoptIdle(socket, keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive)
-      this.#events.emit('adopt', socket, connection)
-    } else this.#resume(attachment, socket, connection, resumed)
+      const left = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : keepAlive
+      attachment.adoptIdle(socket, left, () => this.#events.emit('adopt', socket, connection))
+      return connection
+    }
+    try {
+      this.#resume(attachment, socket, connection, resumed)
+    } catch (error) {
+      // A listener of the app's: the connection is adopted all the same.
+      throwLater(error)
+    }
     return connection
   }
 
@@ -230,4 +233,20 @@ export class Adoption {
       return undefined
     }
   }
+}
+
+/**
+ * Takes what was read, whatever listeners of the app throw: the descriptor is on its way, and these bytes belong to it.
+ *
+ * @returns what was read and not consumed
+ */
+function leave(socket: Socket, packed: Packed): Buffer {
+  return uninterrupted(socket, () => {
+    try {
+      return packed.leave()
+    } catch (error) {
+      throwLater(error)
+      return takeUnread(socket).unread
+    }
+  })
 }

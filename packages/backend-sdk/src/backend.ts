@@ -12,6 +12,7 @@ import { EventLoopLag } from './event-loop-lag.ts'
 import { isOrphaned, stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { HandBack } from './hand-back.ts'
 import { takeInitialId } from './initial-id.ts'
+import { countingLogger, type MigrationErrorCounts, noMigrationErrors } from './migrate/errors.ts'
 import { type Migration, Movers, offerMigration } from './migrate/mover.ts'
 import { type RawMigration, RawMover } from './migrate/raw.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
@@ -52,7 +53,10 @@ export interface Registered {
 
 /** Options of `backend.drain()`. */
 export interface DrainOptions {
-  /** How long connections may take to finish before they are cut: milliseconds, or a duration such as `"30s"`. Default: 30 s. */
+  /**
+   * How long connections may take to finish before they are cut: milliseconds, or a duration such as `"30s"`. Default: 30 s, or what the
+   * drain that has already begun has left. Of several deadlines, the earliest counts.
+   */
   deadline?: number | string
 }
 
@@ -91,6 +95,7 @@ const MAX_RETRY_AFTER_MS = 60_000
  */
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
+  readonly #migrationErrors = noMigrationErrors()
   readonly #sessions = new Set<BrokerSession>()
   readonly #adoption: Adoption
   readonly #movers: Movers
@@ -109,13 +114,17 @@ export class Backend extends EventEmitter<BackendEvents> {
   #endsHere = false
   #statsDue: NodeJS.Timeout | undefined
   #answers: NodeJS.Timeout | undefined
+  /** While draining: cuts what is left, at this time of performance.now(). */
+  #cut: NodeJS.Timeout | undefined
+  #cutAt = Number.POSITIVE_INFINITY
   /** Milliseconds: the shortest deadline of the drain, and at most the default. */
   #answerLimit = Number.POSITIVE_INFINITY
 
   /** Use `createBackend`. */
   constructor(options: BackendOptions = {}) {
     super()
-    this.#options = resolveOptions(options, process.env)
+    const resolved = resolveOptions(options, process.env)
+    this.#options = { ...resolved, logger: countingLogger(resolved.logger, this.#migrationErrors) }
     this.#adoption = new Adoption(this.#options, this)
     this.#movers = new Movers(() => this.#announceResumes())
     this.#handBack = this.#makeHandBack()
@@ -141,6 +150,11 @@ export class Backend extends EventEmitter<BackendEvents> {
   /** Short name used in metrics, such as `web-1`; null before the first registration. */
   get slot(): string | null {
     return this.#slot
+  }
+
+  /** How often connections with state could not be handed back or resumed here, by code. Each is also in the log. */
+  get migrationErrors(): Readonly<MigrationErrorCounts> {
+    return { ...this.#migrationErrors }
   }
 
   /**
@@ -230,7 +244,7 @@ export class Backend extends EventEmitter<BackendEvents> {
         `deadline is ${JSON.stringify(options.deadline)}, wanted milliseconds or a duration such as "30s"`,
       )
     }
-    return this.#drain(APP_ASKED, deadline)
+    return this.#drain(APP_ASKED, deadline, options.deadline !== undefined)
   }
 
   /** Closes immediately: adopted connections are cut, and those not adopted yet go back to the broker, untouched. */
@@ -259,14 +273,13 @@ export class Backend extends EventEmitter<BackendEvents> {
       const { BATON_MASTER_PID: master } = process.env
       this.#options.logger.warn({ master }, 'the master that started this process is gone; draining')
     }
-    // A drain already in progress may have a longer deadline, or none.
-    const cut = setTimeout(() => void this.close(), DEFAULT_DRAIN_DEADLINE)
     await this.#drain(MASTER_GONE, DEFAULT_DRAIN_DEADLINE)
-    clearTimeout(cut)
   }
 
-  async #drain(reason: string, deadline: number): Promise<void> {
+  /** @param limits the deadline also counts if a drain has begun with another, or with none */
+  async #drain(reason: string, deadline: number, limits = true): Promise<void> {
     if (this.#state === 'closed') return
+    if (limits || this.#draining === undefined) this.#cutWithin(deadline)
     // When the broker drains this backend, other backends continue to serve. A drain from here may be part of a full stop.
     if (reason === APP_ASKED || reason === SERVER_CLOSED) this.#endsHere = true
     this.#draining ??= this.#drainOnce(reason, deadline)
@@ -296,30 +309,36 @@ export class Backend extends EventEmitter<BackendEvents> {
     const attachment = this.#attachment
     attachment?.drain((socket) => this.#handBack.takes(socket))
     this.#handBack.drain()
-    const cut =
-      deadline > MAX_TIMER_MS
-        ? undefined
-        : setTimeout(() => {
-            this.#options.logger.warn(
-              { live: attachment?.live },
-              'drain deadline reached, cutting the remaining connections',
-            )
-            for (const session of this.#sessions) session.close()
-            attachment?.destroyAll()
-          }, deadline)
     // Connections that the broker gives back are live here again.
     do {
       await Promise.all([...this.#sessions].map((session) => session.whenSettled()))
       await attachment?.whenEmpty()
     } while ([...this.#sessions].some((session) => !session.isSettled))
-    clearTimeout(cut)
     for (const session of this.#sessions) session.announceDrained()
     this.#shut()
+  }
+
+  /** Of several deadlines, the earliest counts. */
+  #cutWithin(deadline: number): void {
+    const cutAt = performance.now() + deadline
+    if (deadline > MAX_TIMER_MS || cutAt >= this.#cutAt) return
+    this.#cutAt = cutAt
+    clearTimeout(this.#cut)
+    this.#cut = setTimeout(() => {
+      const attachment = this.#attachment
+      this.#options.logger.warn(
+        { live: attachment?.live },
+        'drain deadline reached, cutting the remaining connections',
+      )
+      for (const session of this.#sessions) session.close()
+      attachment?.destroyAll()
+    }, deadline)
   }
 
   #shut(): void {
     if (this.#state === 'closed') return
     this.#state = 'closed'
+    clearTimeout(this.#cut)
     this.#stayWithoutMaster()
     this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
     this.#rejectWaiting(this.#stop.signal.reason)

@@ -216,7 +216,11 @@ export class BrokerSession {
    */
   handBack(departures: readonly Departure[], letGo: (index: number) => Buffer): number {
     // Rule: HANDBACK_LANE_FIRST (docs/internals/model)
-    const messages = departures.map(({ fd }) => ({ bytes: randomBytes(TOKEN_LENGTH), fd: fd.fd }))
+    const tokens = randomBytes(TOKEN_LENGTH * departures.length)
+    const messages = departures.map(({ fd }, index) => ({
+      bytes: tokens.subarray(index * TOKEN_LENGTH, (index + 1) * TOKEN_LENGTH),
+      fd: fd.fd,
+    }))
     const sent = this.#lane.handBack(messages)
     if (sent === 0) return 0
     const entries = departures.slice(0, sent).map((each, index) => {

@@ -11,6 +11,12 @@ export const messages = {
   BATON_ERR_REGISTRATION_TIMEOUT:
     'the broker accepted the connection but did not answer the registration in time',
   BATON_ERR_TEMPORARY_FOLDER: 'the temporary folder cannot be used',
+  BATON_ERR_STATE_FAILED: '`state` threw; the connection stays here',
+  BATON_ERR_STATE_INVALID: '`state` did not return JSON; the connection stays here',
+  BATON_ERR_STATE_TOO_LARGE: 'too much to hand back with one connection; it stays here',
+  BATON_ERR_RESUME_FAILED: 'a connection could not be resumed and was closed',
+  BATON_ERR_ANSWER_DIFFERS:
+    'this process answers the request of a connection differently from the one before; it was closed',
   BATON_ERR_LANE_MISSING: 'the answer to the registration did not carry exactly one descriptor',
 } as const
 

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Adoption } from './adoption.ts'
-import { type Attachment, hasUnread, type IdleConnection } from './attach/index.ts'
+import { type Attachment, type IdleConnection, withoutUnread } from './attach/index.ts'
 import type { BrokerSession, Departure } from './broker-session.ts'
 import type { Logger } from './logger.ts'
 import { MigrationError } from './migrate/errors.ts'
@@ -70,6 +70,8 @@ export class HandBack {
   #more = false
   /** Connections that the broker wants back although they are not due. */
   #wanted = 0
+  /** Found idle, and not looked at since. */
+  #idle: IdleConnection[] = []
   #parking: NodeJS.Timeout | undefined
   #retries: NodeJS.Timeout | undefined
 
@@ -117,6 +119,7 @@ export class HandBack {
   stop(): void {
     clearInterval(this.#parking)
     clearInterval(this.#retries)
+    this.#idle = []
   }
 
   /** The broker wants `count` connections back. */
@@ -148,7 +151,10 @@ export class HandBack {
   now(): void {
     const session = this.receiver
     const { attachment } = this.#host
-    if (session === undefined || attachment === undefined) return
+    if (session === undefined || attachment === undefined) {
+      this.#idle = []
+      return
+    }
     this.#more = session.handBackRoom === 0
     if (this.#more) return
     this.#moveIdle(session, attachment)
@@ -172,27 +178,47 @@ export class HandBack {
   }
 
   #moveIdle(session: BrokerSession, attachment: Attachment): void {
-    const idle = this.#idle(attachment)
-    while (idle.length > 0 && !this.#more) {
+    let looked = false
+    while (!this.#more) {
       const room = session.handBackRoom
+      if (this.#idle.length === 0 && !looked) {
+        // Of thousands that wait for room, all would be looked at for each few that leave.
+        this.#idle = attachment.idle()
+        looked = true
+      }
+      if (this.#idle.length === 0) return
       if (room === 0) {
         this.#more = true
         return
       }
-      const chosen = idle.splice(0, room)
-      const leaving = this.#each(chosen, ({ socket, left }) => this.#leaving(socket, keepAliveOf(left)))
+      const chosen = this.#chooseIdle(attachment, room)
+      const leaving = this.#each(chosen, ({ socket, until }) => this.#leaving(socket, keepAliveUntil(until)))
       const sent = this.#send(session, leaving)
       this.#wanted = Math.max(0, this.#wanted - sent)
       if (sent < leaving.length) this.#more = true
     }
   }
 
-  /** Idle connections that are due, and as many others as the broker wants. */
-  #idle(attachment: Attachment): IdleConnection[] {
-    const able = attachment.idle().filter(({ socket }) => this.#adoption.canLeave(socket))
+  /** Removes up to `room` from `#idle`: those that are due, and as many others as the broker wants. */
+  #chooseIdle(attachment: Attachment, room: number): IdleConnection[] {
+    const chosen: IdleConnection[] = []
     let others = this.#host.draining ? Number.POSITIVE_INFINITY : this.#wanted
+    let at = 0
+    for (; at < this.#idle.length && chosen.length < room; at++) {
+      const each = this.#idle[at] as IdleConnection
+      const due = this.#isDue(each.since)
+      if (!due && others <= 0) {
+        // Another turn, if one of those that were chosen cannot leave.
+        if (chosen.length > 0) break
+        continue
+      }
+      if (!this.#adoption.canLeave(each.socket) || !attachment.stillIdle(each)) continue
+      if (!due) others -= 1
+      chosen.push(each)
+    }
+    this.#idle.splice(0, at)
     // A request that is here already is answered here: it would wait, if this was the last backend.
-    return able.filter(({ socket, since }) => (this.#isDue(since) || others-- > 0) && !hasUnread(socket))
+    return withoutUnread(chosen)
   }
 
   /** Connections with state: while draining all, else as many as the broker wants. */
@@ -216,7 +242,10 @@ export class HandBack {
         bytes += sizeOf(each.packed)
       }
     }
-    const sent = this.#send(session, leaving)
+    // `state` of one may have written to another, or closed it. That one is packed again later.
+    const still = leaving.filter(({ packed }) => packed?.still())
+    for (const each of leaving) if (!still.includes(each)) stay(each)
+    const sent = this.#send(session, still)
     this.#wanted = Math.max(0, this.#wanted - sent)
     if (sent < leaving.length) this.#more = true
   }
@@ -280,10 +309,7 @@ export class HandBack {
         return this.#adoption.letGo(socket, packed)
       },
     )
-    for (const { departure, packed } of leaving.slice(sent)) {
-      departure.fd.close()
-      packed?.stay()
-    }
+    for (const each of leaving.slice(sent)) stay(each)
     return sent
   }
 
@@ -297,7 +323,14 @@ export class HandBack {
   }
 }
 
-function keepAliveOf(left: number): number {
+/** It does not leave now. */
+function stay({ departure, packed }: Leaving): void {
+  departure.fd.close()
+  packed?.stay()
+}
+
+function keepAliveUntil(until: number): number {
+  const left = until - performance.now()
   if (!Number.isFinite(left)) return NO_KEEP_ALIVE_LIMIT
   return Math.min(Math.max(1, Math.round(left)), NO_KEEP_ALIVE_LIMIT)
 }

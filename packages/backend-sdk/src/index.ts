@@ -11,7 +11,7 @@ export {
 export type { ConnectionInfo } from './connection-info.ts'
 export { BackendError, type BackendErrorCode, RegistrationRefused } from './errors.ts'
 export type { Logger } from './logger.ts'
-export { MigrationError, type MigrationErrorCode } from './migrate/errors.ts'
+export { MigrationError, type MigrationErrorCode, type MigrationErrorCounts } from './migrate/errors.ts'
 export type { SchemaOptions } from './migrate/options.ts'
 export type { RawMigration } from './migrate/raw.ts'
 export type { BackendOptions } from './options.ts'

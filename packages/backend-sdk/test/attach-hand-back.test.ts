@@ -35,6 +35,10 @@ function sideOf({ sockets }: Front, { socket }: Client): Socket {
   return found
 }
 
+function leftOf(until: number): number {
+  return until - performance.now()
+}
+
 function isIdle(f: Front, client: Client): boolean {
   return f.attachment.idle().some(({ socket }) => socket === sideOf(f, client))
 }
@@ -97,6 +101,34 @@ void t.test('only a connection on which nothing is under way is idle', { timeout
   t.notOk(isIdle(f, silent), 'half a first request')
 })
 
+void t.test('one that was idle is known to be so still, or not', { timeout: LIMIT }, async (t) => {
+  const { server, held, holding } = makeServer()
+  const f = await front(t, server)
+  const [silent, kept] = [await f.dial(), await f.dial()]
+  await ask(kept, '/first')
+  await eventually(() => isIdle(f, kept) && isIdle(f, silent), 'both are idle')
+  const found = (client: Client) => {
+    const one = f.attachment.idle().find(({ socket }) => socket === sideOf(f, client))
+    if (one === undefined) throw new Error('not idle')
+    return one
+  }
+  for (const client of [silent, kept]) {
+    const before = found(client)
+    t.ok(f.attachment.stillIdle(before))
+    client.write('G')
+    await eventually(() => !f.attachment.stillIdle(before), 'one byte has come')
+    const path = `/hold/${client === kept}`
+    client.write(`ET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`)
+    await holding(path)
+    held.get(path)?.end()
+    await eventually(() => isIdle(f, client), 'idle again')
+    t.notOk(f.attachment.stillIdle(before), 'in between it was not')
+    const after = found(client)
+    client.socket.destroy()
+    await eventually(() => !f.attachment.stillIdle(after), 'gone')
+  }
+})
+
 void t.test(
   'a connection whose `destroy` the app has replaced is found, and not destroyed',
   { timeout: LIMIT },
@@ -130,7 +162,7 @@ void t.test('an idle connection says how long the server would keep it', { timeo
   const f = await front(t, server)
   const client = await f.dial()
   await ask(client, '/first')
-  const left = () => f.attachment.idle().map((each) => Math.round(each.left / 60_000))
+  const left = () => f.attachment.idle().map(({ until }) => Math.round(leftOf(until) / 60_000))
   await eventually(() => f.attachment.idle().length === 1, 'idle')
   t.same(left(), [10])
   f.attachment.drain(() => false)
@@ -189,7 +221,7 @@ void t.test('a server gets one that comes back with its next byte', { timeout: L
   const unlimited = await comeBack(Number.POSITIVE_INFINITY)
   t.equal(await late.ended(), '', 'closed when its time is over')
   t.same(
-    attachment.idle().map(({ left }) => Math.ceil(left / 60_000)),
+    attachment.idle().map(({ until }) => Math.ceil(leftOf(until) / 60_000)),
     [2, 2, Number.POSITIVE_INFINITY],
     'they can be handed back again, with the time that is left',
   )

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import http, { type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { type PerMessageDeflateOptions, WebSocket, WebSocketServer } from 'ws'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
@@ -266,3 +266,105 @@ void t.test('the request is replayed as it came', { timeout: LIMIT }, async (t) 
   t.equal(after?.url, before?.url)
   t.same(after?.rawHeaders, before?.rawHeaders)
 })
+
+/** Bytes of a client's frame, masked with zeros. */
+function frameOf(text: string): Buffer {
+  return Buffer.concat([Buffer.from([0x81, 0x80 | text.length, 0, 0, 0, 0]), Buffer.from(text)])
+}
+
+/** Those that nothing catches from here on. */
+function exceptions(t: Test): Error[] {
+  const found: Error[] = []
+  process.setUncaughtExceptionCaptureCallback((error) => void found.push(error))
+  t.teardown(() => process.setUncaughtExceptionCaptureCallback(null))
+  return found
+}
+
+/** Writes around the client's own framing. */
+function rawOf({ ws }: WsTalker): Socket {
+  return Reflect.get(ws, '_socket') as Socket
+}
+
+void t.test(
+  'a listener of the app that throws while a connection leaves: what was read goes along',
+  { timeout: LIMIT },
+  async (t) => {
+    // The half of a frame that had been read was lost, and the next process took the other half for the beginning of one.
+    const thrown = exceptions(t)
+    for (const event of ['pause', 'removeListener'] as const) {
+      const [side, next] = [new Echo(), new Echo()]
+      const talker = await new WsTalker(t, await side.listen(t), false).open()
+      t.teardown(() => next.attachment.destroyAll())
+      const answers: string[] = []
+      talker.ws.removeAllListeners('message')
+      talker.ws.on('message', (data: Buffer) => void answers.push(data.toString()))
+      await eventually(() => side.sockets.length === 1, 'it is here')
+      const socket = side.sockets[0] as Socket
+      const frame = frameOf('whole')
+      const { bytesRead } = socket
+      rawOf(talker).write(frame.subarray(0, 8))
+      await eventually(() => socket.bytesRead === bytesRead + 8, 'half of it is read')
+      socket.on(event, () => {
+        throw new Error(`in ${event}`)
+      })
+      t.equal(side.moveAll(next), 1)
+      await eventually(() => thrown.length > 0, 'it is thrown')
+      t.ok(thrown.splice(0).every(({ message }) => message === `in ${event}`))
+      rawOf(talker).write(frame.subarray(8))
+      await eventually(() => answers.length > 0 || talker.closeCode !== undefined, 'answered')
+      t.same(answers, ['1 whole'])
+    }
+  },
+)
+
+void t.test(
+  'an app that reads, pauses and resumes before it has resumed: bytes stay in order',
+  { timeout: LIMIT },
+  async (t) => {
+    // `ws.resume()` in a `connection` listener let new bytes in, in front of those that had come along.
+    const calls: ((ws: WebSocket, socket: Socket) => void)[] = [
+      (ws) => ws.resume(),
+      (ws) => {
+        ws.pause()
+        setImmediate(() => ws.resume())
+      },
+      (_ws, socket) => void socket.resume(),
+      (_ws, socket) => void socket.read(),
+      (_ws, socket) => void socket.on('data', () => undefined),
+      (_ws, socket) => void setImmediate(() => socket.resume().pause().resume().read()),
+    ]
+    for (const [index, call] of calls.entries()) {
+      let go!: () => void
+      const gate = new Promise<void>((resolve) => (go = resolve))
+      const side = new Echo()
+      const next: Echo = new Echo(false, {
+        resume: async (ws, { count }) => {
+          await gate
+          const state = next.states.get(ws)
+          if (state !== undefined) state.count = count
+        },
+      })
+      next.wss.on('connection', (ws, request) => call(ws, request.socket))
+      const talker = await new WsTalker(t, await side.listen(t), false).open()
+      t.teardown(() => next.attachment.destroyAll())
+      const answers: string[] = []
+      talker.ws.removeAllListeners('message')
+      talker.ws.on('message', (data: Buffer) => void answers.push(data.toString()))
+      talker.ws.send('first')
+      await eventually(() => answers.length === 1, 'answered')
+      const socket = side.sockets[0] as Socket
+      const { bytesRead } = socket
+      const frame = frameOf('second')
+      rawOf(talker).write(frame.subarray(0, 8))
+      await eventually(() => socket.bytesRead === bytesRead + 8, 'half of it is read')
+      t.equal(side.moveAll(next), 1)
+      rawOf(talker).write(Buffer.concat([frame.subarray(8), frameOf('third')]))
+      await eventually(() => next.wss.clients.size === 1, 'it has arrived')
+      for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve))
+      t.same(answers, ['1 first'], `${index}: nothing is read before`)
+      go()
+      await eventually(() => answers.length === 3 || talker.closeCode !== undefined, 'answered')
+      t.same(answers, ['1 first', '2 second', '3 third'], `${index}`)
+    }
+  },
+)

@@ -273,6 +273,15 @@ void t.test('a token that is too long or too short', { timeout: LIMIT }, async (
   }
 })
 
+void t.test('what is refused is counted by what came, not by what HANDBACK claims', async (t) => {
+  const stage = new Stage(t)
+  const { fd } = await stage.adoptedEnd()
+  const entries = Array.from({ length: 3 }, () => stage.entry())
+  stage.post((entries[0] as HandBack).token, fd.fd)
+  t.match(stage.received(...entries).fault, { message: 'HANDBACK came without its descriptor' })
+  t.match(stage.changes.at(-1), { kind: 'hand_back_refused', count: 1 })
+})
+
 void t.test('HANDBACK was not granted', { timeout: LIMIT }, async (t) => {
   const stage = new Stage(t)
   const { control, lane, service } = stage

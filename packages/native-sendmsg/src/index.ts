@@ -33,6 +33,7 @@ export {
   peerAddress,
   peerCredentials,
   poll,
+  pollEach,
   POLLERR,
   POLLHUP,
   POLLIN,

@@ -123,3 +123,34 @@ export function poll(fd: BorrowedFd, events: number): number {
     if (errno !== EINTR) throw new NativeError('poll', errno, { fd })
   }
 }
+
+/** Descriptors for each call of `pollEach`. */
+const POLL_BATCH = 64
+/** Size of `struct pollfd`. */
+const POLLFD = 8
+
+const pollsArena = lazyArena(POLL_BATCH * POLLFD)
+
+/** `poll` of several descriptors, 64 with each system call. @returns `revents` of each */
+export function pollEach(fds: readonly BorrowedFd[], events: number): number[] {
+  const revents: number[] = []
+  for (let from = 0; from < fds.length; from += POLL_BATCH)
+    pollBatch(fds.slice(from, from + POLL_BATCH), events, revents)
+  return revents
+}
+
+function pollBatch(fds: readonly BorrowedFd[], events: number, revents: number[]): void {
+  const arena = pollsArena()
+  const { buffer } = arena
+  for (;;) {
+    for (const [index, fd] of fds.entries()) {
+      buffer.writeInt32LE(fd, index * POLLFD)
+      buffer.writeInt16LE(events, index * POLLFD + 4)
+      buffer.writeInt16LE(0, index * POLLFD + 6)
+    }
+    if (libc.poll(arena.address, fds.length, 0) !== -1) break
+    const errno = lastErrno()
+    if (errno !== EINTR) throw new NativeError('poll', errno)
+  }
+  for (let index = 0; index < fds.length; index++) revents.push(buffer.readUInt16LE(index * POLLFD + 6))
+}

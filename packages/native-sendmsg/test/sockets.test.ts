@@ -34,6 +34,7 @@ import {
   peerAddress,
   peerCredentials,
   poll,
+  pollEach,
   Poller,
   POLLHUP,
   POLLIN,
@@ -413,6 +414,13 @@ void t.test('poll reports events without waiting', async (t) => {
   t.equal(poll(b.fd, POLLIN), POLLIN)
   a.close()
   t.equal(poll(b.fd, POLLRDHUP), POLLRDHUP | POLLHUP)
+  const many = Array.from({ length: 150 }, (_, index) => (index % 3 === 0 ? b.fd : -1))
+  many[149] = 99_999
+  t.same(
+    pollEach(many, POLLIN).map((events, index) => [events, many[index]]),
+    many.map((fd) => [fd === -1 ? 0 : poll(fd, POLLIN), fd]),
+    'several with one call',
+  )
   t.equal(poll(99_999, POLLIN), POLLNVAL)
 })
 

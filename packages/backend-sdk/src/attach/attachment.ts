@@ -33,8 +33,10 @@ export interface IdleConnection {
   readonly socket: Socket
   /** performance.now() since when. */
   readonly since: number
-  /** Milliseconds that the server would still keep it; `Infinity` for no limit. */
-  readonly left: number
+  /** performance.now() at which the server closes it; `Infinity` for never. */
+  readonly until: number
+  /** Bytes that had been read of it then. */
+  readonly bytesRead: number
 }
 
 /**
@@ -72,13 +74,17 @@ export interface Attachment {
   /**
    * An idle connection that comes back: the server gets it with its next byte, since `headersTimeout` counts from the moment that it gets
    * one. Closed after `keepAlive` milliseconds (`Infinity` for never) without one.
+   *
+   * @param onGiven called when the server has got it
    */
-  adoptIdle(socket: Socket, keepAlive: number): void
+  adoptIdle(socket: Socket, keepAlive: number, onGiven?: () => void): void
   /**
    * Plain HTTP/1 connections, adopted or not, on which nothing is under way: by the word of Node's parser, and with nothing left
-   * to be sent. Also those on which no request has begun.
+   * to be sent. Also those on which no request has begun. Looks at every connection.
    */
   idle(): IdleConnection[]
+  /** One that `idle` has returned is idle still: what has not been read cannot have begun a request. */
+  stillIdle(connection: IdleConnection): boolean
   /** `awaitsAnswer` has become false. */
   answered(): void
   /** The first open adopted socket that matches. */
@@ -211,7 +217,7 @@ class ServerAttachment implements Attachment {
     this.#give(socket)
   }
 
-  adoptIdle(socket: Socket, rest: number): void {
+  adoptIdle(socket: Socket, rest: number, onGiven?: () => void): void {
     this.#adopted += 1
     this.#add(socket)
     // While draining, one that cannot leave again has as little time as others that stay.
@@ -225,6 +231,7 @@ class ServerAttachment implements Attachment {
       socket.removeListener('error', ignoreError)
       socket.setTimeout(0)
       this.#give(socket)
+      onGiven?.()
     }
     const late = () => socket.destroy()
     if (Number.isFinite(keepAlive)) socket.setTimeout(Math.max(1, keepAlive))
@@ -242,7 +249,8 @@ class ServerAttachment implements Attachment {
       .map(({ socket, since }) => ({
         socket,
         since,
-        left: (this.#returned.get(socket) ?? since + headers) - now,
+        until: this.#returned.get(socket) ?? since + headers,
+        bytesRead: 0,
       }))
     // Node 26 counts connections without a request as idle, earlier lines do not.
     const unused = new Set(silent.map(({ socket }) => socket))
@@ -250,9 +258,13 @@ class ServerAttachment implements Attachment {
       .filter((socket) => !unused.has(socket) && !this.#answers.isAnswering(socket) && isQuiet(socket))
       .map((socket) => {
         const since = this.#answers.idleSince(socket) ?? now
-        return { socket, since, left: this.#keepAliveOf(socket) - (now - since) }
+        return { socket, since, until: since + this.#keepAliveOf(socket), bytesRead: socket.bytesRead }
       })
     return [...quiet, ...silent]
+  }
+
+  stillIdle({ socket, bytesRead }: IdleConnection): boolean {
+    return socket.bytesRead === bytesRead && isQuiet(socket) && !this.#answers.isAnswering(socket)
   }
 
   answered(): void {

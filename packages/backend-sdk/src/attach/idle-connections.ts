@@ -1,7 +1,7 @@
 import type { Server } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { poll, POLLIN } from '@baton/native-sendmsg'
+import { poll, pollEach, POLLIN } from '@baton/native-sendmsg'
 import { descriptorOf } from '../open-socket.ts'
 
 /** A server that speaks HTTP/1: the one method that is needed of it. */
@@ -73,6 +73,14 @@ export function closeWhenQuiet(idle: () => Iterable<Socket>): void {
 export function hasUnread(socket: Socket): boolean {
   const fd = descriptorOf(socket) ?? acceptedBelow(socket)
   return fd !== undefined && poll(fd, POLLIN) !== 0
+}
+
+/** Those of which the kernel holds nothing. */
+export function withoutUnread<T extends { readonly socket: Socket }>(connections: readonly T[]): T[] {
+  const fds = connections.map(({ socket }) => descriptorOf(socket) ?? acceptedBelow(socket) ?? -1)
+  // Of a negative number poll(2) reports nothing.
+  const events = pollEach(fds, POLLIN)
+  return connections.filter((_, index) => events[index] === 0)
 }
 
 /** Below a socket that the server has accepted itself, whose number no public API tells. */

@@ -1,24 +1,42 @@
-/** Codes and messages of `MigrationError`. Codes are stable: match on them, never on the message. */
-export const migrationMessages = {
-  BATON_ERR_STATE_FAILED: '`state` threw; the connection stays here',
-  BATON_ERR_STATE_INVALID: '`state` did not return JSON; the connection stays here',
-  BATON_ERR_STATE_TOO_LARGE: 'too much to hand back with one connection; it stays here',
-  BATON_ERR_RESUME_FAILED: 'a connection could not be resumed and was closed',
-  BATON_ERR_ANSWER_DIFFERS:
-    'this process answers the request of a connection differently from the one before; it was closed',
-} as const
+import { BackendError } from '../errors.ts'
+import type { Logger } from '../logger.ts'
+
+const CODES = [
+  'BATON_ERR_STATE_FAILED',
+  'BATON_ERR_STATE_INVALID',
+  'BATON_ERR_STATE_TOO_LARGE',
+  'BATON_ERR_RESUME_FAILED',
+  'BATON_ERR_ANSWER_DIFFERS',
+] as const
 
 /** Stable codes of `MigrationError`; docs/reference/errors.md has cause and remedy of each. */
-export type MigrationErrorCode = keyof typeof migrationMessages
+export type MigrationErrorCode = (typeof CODES)[number]
 
 /** A connection could not be handed back, or not be resumed. It is logged: no call of the app could throw it. */
-export class MigrationError extends Error {
-  /** Stable across versions: match on it. */
-  readonly code: MigrationErrorCode
+export class MigrationError extends BackendError {
+  declare readonly code: MigrationErrorCode
 
   constructor(code: MigrationErrorCode, detail?: string, options?: ErrorOptions) {
-    super(detail === undefined ? migrationMessages[code] : `${migrationMessages[code]}: ${detail}`, options)
+    super(code, detail, options)
     this.name = 'MigrationError'
-    this.code = code
   }
+}
+
+/** How often each has occurred in this process. */
+export type MigrationErrorCounts = Record<MigrationErrorCode, number>
+
+export function noMigrationErrors(): MigrationErrorCounts {
+  return Object.fromEntries(CODES.map((code) => [code, 0])) as MigrationErrorCounts
+}
+
+/** Logs to `logger`, and counts each `MigrationError` there: what is counted and what is in the log agree. */
+export function countingLogger(logger: Logger, counts: MigrationErrorCounts): Logger {
+  const counted =
+    (level: keyof Logger) =>
+    (context: object, message: string): void => {
+      const error: unknown = Reflect.get(context, 'error')
+      if (error instanceof MigrationError) counts[error.code] += 1
+      logger[level](context, message)
+    }
+  return { info: counted('info'), warn: counted('warn'), error: counted('error') }
 }

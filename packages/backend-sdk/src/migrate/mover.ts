@@ -10,7 +10,13 @@ export interface Packed {
   /** Bytes that `leave` will return. */
   readonly prefixLength: number
   /**
-   * Takes the app's hands off the socket, and closes it without a word to the client. The descriptor's duplicate is on its way.
+   * Nothing was written, read or closed since. To be asked in the step in which it leaves: packing the connections behind it has called
+   * the app, which may have written to this one.
+   */
+  still(): boolean
+  /**
+   * Takes the app's hands off the socket. The descriptor's duplicate is on its way. Exceptions of the socket's listeners do not
+   * come here; where it calls other code of the app, it catches them itself.
    *
    * @returns the bytes that were read and not consumed
    */

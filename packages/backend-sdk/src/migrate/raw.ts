@@ -67,9 +67,9 @@ export class RawMover<State> implements Mover {
     const stay = () => {
       if (flows) socket.resume()
     }
-    socket.pause()
     let state: Buffer | undefined
     try {
+      socket.pause()
       state = takeState(() => this.#options.state(socket))
     } catch (error) {
       stay()
@@ -79,6 +79,7 @@ export class RawMover<State> implements Mover {
       stay()
       return undefined
     }
+    const { bytesWritten, readableLength: prefixLength } = socket
     return {
       block: {
         kind: 'raw',
@@ -87,7 +88,9 @@ export class RawMover<State> implements Mover {
         answerHead: EMPTY,
         state,
       },
-      prefixLength: socket.readableLength,
+      prefixLength,
+      still: () =>
+        canBeLeft(socket) && socket.bytesWritten === bytesWritten && socket.readableLength === prefixLength,
       leave: () => {
         this.#sockets.delete(socket)
         return takeUnread(socket).unread

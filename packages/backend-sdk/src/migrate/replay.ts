@@ -22,7 +22,8 @@ const EMPTY = Buffer.alloc(0)
  *     answering --head of the answer is the same--> answered --the app has resumed--> over
  *         \------ it differs, resume failed, or neither comes in time -------------> failed
  *
- * What the client has sent since waits until it is over: an app may not listen before.
+ * What the client has sent since waits until it is over, and in its order, whatever the app calls: an app may not listen before,
+ * and must not get a message of a connection whose state it does not have.
  */
 export class Replay {
   readonly block: ResumedBlock
@@ -33,6 +34,10 @@ export class Replay {
   #seen: Buffer = EMPTY
   /** The app has resumed; whether its reading is paused by itself. */
   #resumed: (() => boolean) | undefined
+  #held = false
+  readonly #layers: (() => void)[] = []
+  /** The last call of the app, while nothing could be read, was `pause`. */
+  #paused = false
 
   /** Owns the reading and writing of `socket`, which no server has yet, until it is over. */
   constructor(socket: Socket, block: ResumedBlock, onFailed: (error: MigrationError) => void) {
@@ -45,8 +50,8 @@ export class Replay {
     )
     this.#timeout.unref()
     socket.once('close', () => clearTimeout(this.#timeout))
-    this.#lay('write')
-    this.#lay('end')
+    this.#layAnswer('write')
+    this.#layAnswer('end')
     socket.unshift(block.requestHead)
   }
 
@@ -61,7 +66,23 @@ export class Replay {
 
   /** The server has parsed the request: nothing behind it may be read yet. */
   hold(): void {
-    if (this.#state === 'answering' || this.#state === 'answered') this.#socket.pause()
+    if (this.#held || this.#state === 'over' || this.#state === 'failed') return
+    this.#held = true
+    const socket = this.#socket
+    socket.pause()
+    const { prefix } = this.block
+    // In front of what Node has read since, or will read.
+    if (prefix.length > 0) socket.unshift(prefix)
+    // Whatever starts a stream calls one of these: `on('data')`, `pipe()`, an iterator.
+    this.#layUnlessOver('pause', () => {
+      this.#paused = true
+      return socket
+    })
+    this.#layUnlessOver('resume', () => {
+      this.#paused = false
+      return socket
+    })
+    this.#layUnlessOver('read', () => null)
   }
 
   /**
@@ -80,6 +101,7 @@ export class Replay {
     this.#state = 'failed'
     clearTimeout(this.#timeout)
     const socket = this.#socket
+    for (const remove of this.#layers.splice(0)) remove()
     if (socket.destroyed) return
     const webSocket = statusOf(this.block.answerHead) === '101'
     Socket.prototype.end.call(socket, webSocket ? SERVICE_RESTART : EMPTY)
@@ -94,11 +116,28 @@ export class Replay {
 
   #release(): void {
     if (this.#state !== 'answered' || this.#resumed === undefined) return
+    this.hold()
     this.#state = 'over'
     clearTimeout(this.#timeout)
-    const { prefix } = this.block
-    if (prefix.length > 0) this.#socket.unshift(prefix)
-    if (!this.#resumed()) this.#socket.resume()
+    for (const remove of this.#layers.splice(0)) remove()
+    const socket = this.#socket
+    if (this.#paused || this.#resumed()) return
+    socket.resume()
+    // The app may have been told before, and found nothing.
+    if (socket.listenerCount('readable') > 0) socket.emit('readable')
+  }
+
+  #layUnlessOver(name: 'pause' | 'resume' | 'read', layer: () => unknown): void {
+    const socket = this.#socket
+    const value = (...args: unknown[]): unknown =>
+      this.#state === 'answering' || this.#state === 'answered'
+        ? layer()
+        : Reflect.apply(Socket.prototype[name], socket, args)
+    Object.defineProperty(socket, name, { value, configurable: true, writable: true })
+    this.#layers.push(() => {
+      // Another library may have put its own over it, which calls this one.
+      if (Reflect.get(socket, name) === value) Reflect.deleteProperty(socket, name)
+    })
   }
 
   /** @returns what of these bytes the client has not had */
@@ -126,7 +165,7 @@ export class Replay {
     return rest
   }
 
-  #lay(name: 'write' | 'end'): void {
+  #layAnswer(name: 'write' | 'end'): void {
     const layer = (...args: unknown[]): unknown => {
       const callback = args.find((each) => typeof each === 'function')
       const [chunk, encoding] = args

@@ -1,4 +1,4 @@
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 
 /** Nothing waits to be written (all that the app was told is written is in the kernel, M5), and neither side has ended. */
 export function canBeLeft(socket: Socket): boolean {
@@ -16,13 +16,14 @@ export function takeUnread(socket: Socket): {
   listeners: ReturnType<Socket['listeners']>
 } {
   const listeners = socket.listeners('data')
-  socket.removeAllListeners('readable')
-  socket.removeAllListeners('data')
+  // Not the socket's own methods: an app may have replaced them.
+  Socket.prototype.removeAllListeners.call(socket, 'readable')
+  Socket.prototype.removeAllListeners.call(socket, 'data')
   // A socket that flows gives one portion for each call.
-  socket.pause()
+  Socket.prototype.pause.call(socket)
   const unread: Buffer[] = []
   while (socket.readableLength > 0) {
-    const portion = socket.read() as Buffer | null
+    const portion = Socket.prototype.read.call(socket) as Buffer | null
     if (portion === null) break
     unread.push(portion)
   }

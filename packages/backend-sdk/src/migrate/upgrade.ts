@@ -49,9 +49,9 @@ export class Upgrade {
     return requestHead({ method, url: this.#url, httpVersion, rawHeaders })
   }
 
-  /** The walker is not to be among the listeners of `data` any more. */
-  stopWalking(socket: Socket): void {
-    if (this.#walk !== undefined) socket.removeListener('data', this.#walk)
+  /** Whether this listener of `data` is the walker's. */
+  isWalk(listener: unknown): boolean {
+    return listener === this.#walk
   }
 
   #recordAnswer(socket: Socket): void {

@@ -88,13 +88,16 @@ export class WebSocketMover<State> implements Mover {
   }
 
   #pack(open: Open): Packed | undefined {
-    const { ws, request, upgrade, window } = open
+    const { ws, socket, request, upgrade, window } = open
     if (!isStill(open)) return undefined
     const state = takeState(() => this.#options.state(ws, request))
     // `state` may have written.
     if (state === undefined || !isStill(open)) return undefined
     const answerHead = upgrade.answerHead as Buffer
     const { requestHead } = upgrade
+    const unread = () => upgrade.walker.tailLength + socket.readableLength
+    const prefixLength = unread()
+    const { bytesWritten } = socket
     return {
       block: {
         kind: 'replay',
@@ -106,20 +109,24 @@ export class WebSocketMover<State> implements Mover {
             : withOwnField(answerHead, WINDOW_FIELD, window.bytes().toString('base64')),
         state,
       },
-      prefixLength: upgrade.walker.tailLength + open.socket.readableLength,
+      prefixLength,
+      still: () => isStill(open) && socket.bytesWritten === bytesWritten && unread() === prefixLength,
       leave: () => this.#leave(open),
       stay: () => undefined,
     }
   }
 
   #leave({ socket, upgrade }: Open): Buffer {
-    upgrade.stopWalking(socket)
     const { unread, listeners } = takeUnread(socket)
     const prefix = Buffer.concat([upgrade.walker.tail(), unread])
     this.#open.delete(socket)
     mute(socket)
     // The app's object ends with 1012 instead of 1006. Within a frame it would take this for payload.
-    if (upgrade.walker.betweenFrames) tellClosed(socket, listeners)
+    if (upgrade.walker.betweenFrames)
+      tellClosed(
+        socket,
+        listeners.filter((each) => !upgrade.isWalk(each)),
+      )
     return prefix
   }
 

@@ -32,9 +32,10 @@ export function endWith(backend: Backend): void {
   backend.once('drain', (reason) => {
     if (reason !== SERVER_CLOSED && reason !== APP_ASKED) {
       ending = true
-      if (backend.id === process.env['BATON_BACKEND_ID']) drainAll()
+      // One that is draining keeps the operator's deadline.
+      if (backend.id === process.env['BATON_BACKEND_ID']) drainAll(({ state }) => state !== 'draining')
     }
-    void backend.drain(deadline).then(() => gone(backend))
+    void backend.drain().then(() => gone(backend))
   })
 }
 
@@ -57,6 +58,6 @@ function terminate(): void {
   drainAll()
 }
 
-function drainAll(): void {
-  for (const backend of living) void backend.drain(deadline)
+function drainAll(which: (backend: Backend) => boolean = () => true): void {
+  for (const backend of living) if (which(backend)) void backend.drain(deadline)
 }

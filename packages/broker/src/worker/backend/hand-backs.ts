@@ -259,7 +259,9 @@ export class HandBacks {
 
   #refuse(arrivals: readonly LaneArrival[], entries: readonly HandBack[], message: string): Received {
     this.#os.discard(arrivals.flatMap(({ fds }) => fds))
-    this.#host.notTaken((entries[0] as HandBack).kind, 'ProtocolViolation', entries.length, this.#giver)
+    // Descriptors that came are counted, not entries that the frame claims. A frame by itself is one breach.
+    const times = Math.max(1, arrivals.length)
+    this.#host.notTaken((entries[0] as HandBack).kind, 'ProtocolViolation', times, this.#giver)
     return { given: 0, fault: new ProtocolError('BATON_ERR_FRAME_MALFORMED', message) }
   }
 }
