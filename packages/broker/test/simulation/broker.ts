@@ -229,6 +229,7 @@ export class Broker {
         lateAnswer: () => service.lateAnswer(),
         reported: () => service.reported(),
         available: () => service.available(),
+        resumable: (slot) => service.resumable(slot),
         ended: (ended) => {
           this.#slots.giveBack(slot)
           this.links.delete(entry)

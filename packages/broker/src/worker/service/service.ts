@@ -222,7 +222,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   joined(link: BackendLink): void {
     this.#links.set(link.id, link)
-    this.#fallback.joined(link.id)
+    this.#fallback.forgetRefusals(link.id)
     this.available()
   }
 
@@ -442,6 +442,11 @@ export class Service implements LinkHost, UpstreamHost {
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
     this.#place(connections)
+  }
+
+  resumable(slot: string): void {
+    this.#fallback.forgetRefusals(slot)
+    this.available()
   }
 
   reported(): void {
