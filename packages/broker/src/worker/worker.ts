@@ -24,7 +24,8 @@ import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
-import { Service, type Waiting } from './service/service.ts'
+import type { Successor, Waiting } from './service/hand-over.ts'
+import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { backendReports, countedOf, serviceStatus } from './view.ts'
@@ -88,7 +89,7 @@ export interface ReplaceableWorker extends Worker {
    */
   finish(
     removed: readonly string[],
-    successor: (service: string, connections: readonly Waiting[]) => boolean,
+    successor: (service: string) => Successor,
     deadline: number,
     neighbours: {
       /** Settles when no more clients will arrive from older workers. */
@@ -99,6 +100,10 @@ export interface ReplaceableWorker extends Worker {
       readonly answered: () => Promise<unknown>
     },
   ): Promise<void>
+  /** While it finishes: the successor has died, and this is the next one. */
+  handOver(successor: (service: string) => Successor): void
+  /** The successor has died before these connections of one service reached it. Owns the descriptors, which are in the same order. */
+  takeBack(service: string, connections: readonly Waiting[], fds: readonly OwnedFd[]): void
   /** Takes connections of one service that a predecessor held. Owns their descriptors, even if the service is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** Keeps the state of a connection that is to be inherited next. */
@@ -302,6 +307,10 @@ export function createWorker(
     await shut()
   }
 
+  const handOver = (successor: (service: string) => Successor) => {
+    for (const [name, service] of services) service.handOver(successor(name))
+  }
+
   return {
     id,
     get addresses() {
@@ -349,7 +358,7 @@ export function createWorker(
         if (removed.includes(listener.name)) listener.close()
         else listener.closeCopy()
       }
-      for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
+      handOver(successor)
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.
       events.close()
@@ -360,7 +369,7 @@ export function createWorker(
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
-      const passed = settled()
+      const passed = Promise.all(all.map((service) => service.moved())).then(settled)
       const left = Math.max(0, end - performance.now())
       await settledWithin(Promise.all(all.map((service) => service.drained())), left)
       await answered()
@@ -369,6 +378,8 @@ export function createWorker(
       await passed
       await (closing ??= shut())
     },
+    handOver,
+    takeBack: (name, connections, fds) => services.get(name)?.takeBack(connections, fds),
     inherit(name, connections) {
       const service = services.get(name)
       if (service !== undefined) return service.inherit(connections)

@@ -256,6 +256,7 @@ export class WorkerPool {
     const withoutOld = () => {
       const all = movable(old === undefined ? this.#known : old.backends)
       this.#take(next)
+      this.#introduceToLeaving(next)
       return { finish: () => {}, backendsMoved: () => this.#backendsMoved(all, undefined) }
     }
     if (old === undefined || !old.alive) {
@@ -289,10 +290,7 @@ export class WorkerPool {
     const waitedFor = all.filter(({ id }) => there.has(id))
     return {
       finish: (removed, deadline) => {
-        next.send({ type: 'peer' }, [theirs.fd])
-        old.send({ type: 'finish', removed, deadline }, [ours.fd])
-        theirs.close()
-        ours.close()
+        this.#introduced(old, next, [theirs, ours], removed, deadline)
         this.#limitLeaving()
       },
       backendsMoved: () => this.#backendsMoved(waitedFor, old),
@@ -515,6 +513,38 @@ export class WorkerPool {
     worker.send({ type: 'accept' })
   }
 
+  /** Workers that are finishing had a successor that has died: what still waits in them goes to this one. */
+  #introduceToLeaving(next: WorkerProcess): void {
+    for (const worker of this.#workers) {
+      if (worker.role !== 'leaving' || !worker.alive || worker.killed) continue
+      try {
+        const [theirs, ours] = socketpair('stream')
+        this.#introduced(worker, next, [theirs, ours], [], this.#activeConfig.config.drainDeadline)
+      } catch (error) {
+        this.#logger.warn(
+          { err: error, workerPid: worker.pid },
+          'what waits in a finishing worker stays there',
+        )
+      }
+    }
+  }
+
+  #introduced(
+    old: WorkerProcess,
+    next: WorkerProcess,
+    [theirs, ours]: readonly [OwnedFd, OwnedFd],
+    removed: readonly string[],
+    deadline: number,
+  ): void {
+    try {
+      next.send({ type: 'peer' }, [theirs.fd])
+      old.send({ type: 'finish', removed, deadline }, [ours.fd])
+    } finally {
+      theirs.close()
+      ours.close()
+    }
+  }
+
   #failed(worker: WorkerProcess, stopped = false): BrokerError {
     const output = worker.failure ?? worker.lastLines.join('\n')
     const signal = worker.strayEnd
@@ -613,6 +643,7 @@ export class WorkerPool {
       await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
       this.#take(next)
+      this.#introduceToLeaving(next)
     } catch (error) {
       if (!this.#stopping) this.#notReplaced(error)
       // It may still answer. Otherwise this is repeated after another timeout.
@@ -655,8 +686,9 @@ export class WorkerPool {
       const next = await this.#build(this.#activeConfig)
       await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
-      if (wanted()) return this.#take(next)
-      this.#retire(next)
+      if (!wanted()) return this.#retire(next)
+      this.#take(next)
+      this.#introduceToLeaving(next)
     } catch (error) {
       this.#notReplaced(error)
       if (wanted()) this.#restartAfter(0)
