@@ -5,7 +5,7 @@ import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
-import { parseConfigText, parseParts } from '../config/config.ts'
+import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
 import { stateBytes } from './connection/resume-state.ts'
 import { blockOf, heldState } from './resume/held-state.ts'
@@ -168,7 +168,7 @@ export class SupervisedWorker {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
-    this.#drainDeadline = config.drainDeadline
+    this.#drainDeadline = longestDrainDeadline(config)
     this.#worker = createWorker(config, this.#logger, {
       sockets,
       admin: this.#admin,

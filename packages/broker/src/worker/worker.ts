@@ -6,7 +6,7 @@ import { createAdmin } from './admin/server.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
-import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
+import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
 import type { ClientConnection, ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
@@ -63,7 +63,7 @@ export interface Worker {
   readonly controlPath: string
   status(): Status
   /**
-   * Stops accepting and waits up to `deadline` milliseconds until every accepted client has been handed off; rejects the rest.
+   * Stops accepting and waits up to `deadline` milliseconds, and up to the deadline of each service, until every accepted client has been handed off; rejects the rest.
    * Then disconnects the backends; adopted connections are unaffected.
    */
   drain(deadline: number): Promise<void>
@@ -237,8 +237,8 @@ export function createWorker(
       })),
       services: [...services.values()].map(serviceStatus),
     }),
-    drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
-    drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
+    drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
+    drainBackend: (name, backend, deadline) => drainLinks(name, linksOf(name, backend), deadline),
     ...(reload && { reload }),
     metricsText: oneAtATime(async () => {
       publish()
@@ -269,7 +269,15 @@ export function createWorker(
     return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
   }
 
-  function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
+  function deadlineOf(service: string): number {
+    return drainDeadlineOf(services.get(service)?.config ?? { drainDeadline: null }, config)
+  }
+
+  function drainLinks(
+    service: string,
+    links: readonly BackendLink[],
+    deadline = deadlineOf(service),
+  ): Promise<DrainResult> {
     const fresh = links.filter((link) => link.eligibility.state !== 'draining')
     for (const link of fresh) link.drain(deadline, 'requested by the operator')
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
@@ -293,6 +301,14 @@ export function createWorker(
     events.close()
     await admin.close()
   }
+  /** Each service has the time that it is configured to have, out of `milliseconds`; then its relays are cut. */
+  const drainedWithin = async (milliseconds: number) => {
+    const draining = [...services.values()].map(async (service) => {
+      const left = Math.min(milliseconds, deadlineOf(service.name))
+      if (!(await settledWithin(service.drained(), left))) service.cutShort()
+    })
+    await Promise.all(draining)
+  }
   const stop = async (deadline: number) => {
     beginDrain()
     for (const listener of listeners) {
@@ -302,8 +318,7 @@ export function createWorker(
     }
     if (!context)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
-    const drained = Promise.all([...services.values()].map((service) => service.drained()))
-    if (deadline > 0) await settledWithin(drained, deadline)
+    if (deadline > 0) await drainedWithin(deadline)
     await shut()
   }
 
@@ -371,7 +386,7 @@ export function createWorker(
       await Promise.all(all.map((service) => service.letGo()))
       const passed = Promise.all(all.map((service) => service.moved())).then(settled)
       const left = Math.max(0, end - performance.now())
-      await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await drainedWithin(left)
       await answered()
       await settledWithin(stopped, 1000)
       // No timeout: unsent messages need this worker's poller.
@@ -426,6 +441,7 @@ export function createWorker(
     drainBackend(service, backend, deadline) {
       const links = [...(services.get(service)?.links ?? [])]
       void drainLinks(
+        service,
         links.filter(({ identity }) => identity.ulid === backend || identity.owner === backend),
         deadline,
       )
@@ -448,11 +464,13 @@ export function createWorker(
   }
 }
 
-async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<void> {
+/** @returns whether it has settled in time */
+async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise((resolve) => {
-    timer = setTimeout(resolve, milliseconds)
+  const timeout = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), milliseconds)
   })
-  await Promise.race([done, timeout])
+  const settled = await Promise.race([done.then(() => true), timeout])
   clearTimeout(timer)
+  return settled
 }

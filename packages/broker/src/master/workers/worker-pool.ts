@@ -5,7 +5,7 @@ import type { Change } from '../../api/events.ts'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
-import { isClosed } from '../../config/config.ts'
+import { isClosed, longestDrainDeadline } from '../../config/config.ts'
 import { modeOfSockets } from '../../listening/sockets.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
@@ -519,7 +519,7 @@ export class WorkerPool {
       if (worker.role !== 'leaving' || !worker.alive || worker.killed) continue
       try {
         const [theirs, ours] = socketpair('stream')
-        this.#introduced(worker, next, [theirs, ours], [], this.#activeConfig.config.drainDeadline)
+        this.#introduced(worker, next, [theirs, ours], [], longestDrainDeadline(this.#activeConfig.config))
       } catch (error) {
         this.#logger.warn(
           { err: error, workerPid: worker.pid },

@@ -595,7 +595,8 @@ export class Registry {
     if (link.eligibility.state === 'draining') return
     const { ulid: backend, slot, service, pid: peerPid } = link.identity
     this.#logger.warn({ backend, slot, service, peerPid, reason }, 'draining backend')
-    link.drain(this.#config.drainDeadline, reason)
+    const config = this.#services.get(service)?.config
+    link.drain(config?.drainDeadline ?? this.#config.drainDeadline, reason)
   }
 
   /** Keeps the socket if another registered backend uses the same path. */

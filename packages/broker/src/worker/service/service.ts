@@ -307,6 +307,15 @@ export class Service implements LinkHost, UpstreamHost {
     if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
+  /** Its deadline is over: rejects held connections, and cuts relays. */
+  cutShort(): void {
+    if (!this.#isMoving) this.#endParking()
+    this.flush()
+    this.#stopped = true
+    this.#fallback.close()
+    this.#relays.close()
+  }
+
   /** Rejects held connections, and cuts relays. Otherwise like `letGo`. */
   async close(): Promise<void> {
     this.#endParking()
