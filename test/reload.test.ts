@@ -256,7 +256,8 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.match(await reload(t, broker), { success: true })
   })
   await t.test("a service's own drainDeadline counts from the reload on", async (t) => {
-    const drain = async () => JSON.parse((await askAdmin(broker, '/api/v1/services/web/drain', 'POST'))[1]) as unknown
+    const drain = async () =>
+      JSON.parse((await askAdmin(broker, '/api/v1/services/web/drain', 'POST'))[1]) as unknown
     configure(broker, { services: { web: { drainDeadline: '7m' } } })
     t.match(await reload(t, broker), { success: true })
     t.match(await drain(), { draining: 1, deadlineMs: 420_000 })

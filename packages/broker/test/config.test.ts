@@ -9,7 +9,13 @@ import * as fc from 'fast-check'
 import t from 'tap'
 
 import { formatAddress, isLoopback, parseAddress } from '../src/config/address.ts'
-import { drainDeadlineOf, loadConfig, longestDrainDeadline, parseConfig, warningsOf } from '../src/config/config.ts'
+import {
+  drainDeadlineOf,
+  loadConfig,
+  longestDrainDeadline,
+  parseConfig,
+  warningsOf,
+} from '../src/config/config.ts'
 import { formatDuration, parseDuration } from '../src/config/duration.ts'
 import { ConfigError } from '../src/config/error.ts'
 import { jsonSchema } from '../src/config/schema.ts'

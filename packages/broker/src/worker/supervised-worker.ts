@@ -1,5 +1,5 @@
 import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
-import { OwnedFd, peerAddress, Poller, setCloseOnExec } from '@baton/native-sendmsg'
+import { OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
@@ -17,6 +17,7 @@ import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
+import { systemOs } from './os.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
@@ -261,8 +262,8 @@ export class SupervisedWorker {
             // Behind earlier inherited connections, and before all accepted here.
             order: this.#inherited++,
             listener,
-            // If the client has already disconnected, getpeername(2) fails; the end is seen when the socket is read.
-            peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
+            // Without an address if the client has already disconnected; the end is seen when the socket is read.
+            peer: systemOs.peer(fd.fd),
             id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
