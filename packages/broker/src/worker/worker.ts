@@ -171,19 +171,22 @@ export function createWorker(
     logger,
     acknowledged: () => poller.advance(),
     announce: (change: Change) => events.announce(change),
-    listeners: (service: string) => listeners.filter((listener) => listener.service === service),
+    listeners: (service: string) => listenersOf.get(service) ?? [],
     ...(recorder && { recorder }),
   }
   const addService = (service: ServiceConfig) => {
     services.set(service.name, new Service(service.name, service, deps))
   }
   const listeners: Listener[] = []
+  /** By service: asked for with each connection that is handed back. */
+  const listenersOf = new Map<string, Listener[]>()
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
     const service = services.get(listener.service)
     if (fd === undefined || service === undefined)
       throw new Error(`listener "${listener.name}" has no socket or service`)
     const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
     listeners.push(added)
+    listenersOf.set(listener.service, [...(listenersOf.get(listener.service) ?? []), added])
     return added
   }
   for (const service of config.services.values()) addService(service)
