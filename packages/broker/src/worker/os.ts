@@ -5,6 +5,7 @@ import {
   clearLinger,
   clearReceiveMinimum,
   closeAside,
+  isNonblocking,
   isStream,
   localAddress,
   NativeError,
@@ -89,7 +90,8 @@ export const systemOs: Os = {
   },
   isOfReserve: (fd) => sharedReserve().isForClients(fd),
   takeBack: (fd) => {
-    setNonblocking(fd, true)
+    // Hardly any giver changes it.
+    if (!isNonblocking(fd)) setNonblocking(fd, true)
     clearLinger(fd)
     clearReceiveMinimum(fd)
   },

@@ -34,6 +34,8 @@ const PARKED_AT_A_TIME = 128
 /** A master that does not answer within this time is stuck, in milliseconds. */
 const ANSWER_TIMEOUT_MS = 1000
 
+type Listening = InheritedClient['listener']
+
 type Ask = (answer: ToWorker | undefined) => void
 
 /**
@@ -62,6 +64,8 @@ export class SupervisedWorker {
   #orders: Promise<void> = Promise.resolve()
   #counting: NodeJS.Timeout | undefined
   #inherited = FIRST_INHERITED
+  /** Listeners of a predecessor's connections. */
+  readonly #origins = new Map<string, Listening>()
   #ending = false
   /** Of a worker that is being replaced: one to its successor, and one to each that followed because the one before has died. */
   readonly #successors: Channel<never, HeldClients>[] = []
@@ -250,7 +254,7 @@ export class SupervisedWorker {
         for (const [index, client] of clients.entries()) {
           const fd = fds[index] as OwnedFd
           const { service, protocol } = client.resume ?? client
-          const listener = { name: client.listener, protocol }
+          const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
           if (client.idleFor !== undefined) {
             const idleUntil =
@@ -284,6 +288,14 @@ export class SupervisedWorker {
         over()
       },
     })
+  }
+
+  /** One object for all connections of a listener: thousands of them may be parked. */
+  #listenerNamed(name: string, protocol: Listening['protocol']): Listening {
+    const key = `${name}/${protocol}`
+    const known = this.#origins.get(key) ?? { name, protocol }
+    this.#origins.set(key, known)
+    return known
   }
 
   async #finish({ removed, deadline }: Extract<ToWorker, { type: 'finish' }>, peer: OwnedFd): Promise<void> {

@@ -403,7 +403,8 @@ export class Service implements LinkHost, UpstreamHost {
     if (local === undefined) return 'foreign'
     const listeners = this.#listeners()
     const found = listeners.find((listener) => listener.couldHaveAccepted(local))
-    if (found !== undefined) return { name: found.name, protocol: found.protocol }
+    // The same object for all its connections: thousands of them may be parked.
+    if (found !== undefined) return found
     // Connections that came from a predecessor may be of a listener of this name that had another address.
     const known = this.serviceStats.movedIn === 0 && listeners.some((listener) => listener.name === name)
     return known ? 'foreign' : 'gone'
