@@ -1,5 +1,6 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
+import { longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
@@ -347,7 +348,7 @@ export class Master {
     await this.#finishing
     this.#operationLock.begin('stop')
     this.#beforeExec.stop()
-    const { drainDeadline } = this.#activeConfig.config
+    const drainDeadline = longestDrainDeadline(this.#activeConfig.config)
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline

@@ -6,7 +6,7 @@ import { createAdmin } from './admin/server.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
-import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
+import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
 import type { ClientConnection, ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
@@ -24,7 +24,8 @@ import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
-import { Service, type Waiting } from './service/service.ts'
+import type { Successor, Waiting } from './service/hand-over.ts'
+import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { backendReports, countedOf, serviceStatus } from './view.ts'
@@ -62,7 +63,7 @@ export interface Worker {
   readonly controlPath: string
   status(): Status
   /**
-   * Stops accepting and waits up to `deadline` milliseconds until every accepted client has been handed off; rejects the rest.
+   * Stops accepting and waits up to `deadline` milliseconds, and up to the deadline of each service, until every accepted client has been handed off; rejects the rest.
    * Then disconnects the backends; adopted connections are unaffected.
    */
   drain(deadline: number): Promise<void>
@@ -88,7 +89,7 @@ export interface ReplaceableWorker extends Worker {
    */
   finish(
     removed: readonly string[],
-    successor: (service: string, connections: readonly Waiting[]) => boolean,
+    successor: (service: string) => Successor,
     deadline: number,
     neighbours: {
       /** Settles when no more clients will arrive from older workers. */
@@ -99,6 +100,10 @@ export interface ReplaceableWorker extends Worker {
       readonly answered: () => Promise<unknown>
     },
   ): Promise<void>
+  /** While it finishes: the successor has died, and this is the next one. */
+  handOver(successor: (service: string) => Successor): void
+  /** The successor has died before these connections of one service reached it. Owns the descriptors, which are in the same order. */
+  takeBack(service: string, connections: readonly Waiting[], fds: readonly OwnedFd[]): void
   /** Takes connections of one service that a predecessor held. Owns their descriptors, even if the service is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** Keeps the state of a connection that is to be inherited next. */
@@ -166,19 +171,22 @@ export function createWorker(
     logger,
     acknowledged: () => poller.advance(),
     announce: (change: Change) => events.announce(change),
-    listeners: (service: string) => listeners.filter((listener) => listener.service === service),
+    listeners: (service: string) => listenersOf.get(service) ?? [],
     ...(recorder && { recorder }),
   }
   const addService = (service: ServiceConfig) => {
     services.set(service.name, new Service(service.name, service, deps))
   }
   const listeners: Listener[] = []
+  /** By service: asked for with each connection that is handed back. */
+  const listenersOf = new Map<string, Listener[]>()
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
     const service = services.get(listener.service)
     if (fd === undefined || service === undefined)
       throw new Error(`listener "${listener.name}" has no socket or service`)
     const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
     listeners.push(added)
+    listenersOf.set(listener.service, [...(listenersOf.get(listener.service) ?? []), added])
     return added
   }
   for (const service of config.services.values()) addService(service)
@@ -232,8 +240,8 @@ export function createWorker(
       })),
       services: [...services.values()].map(serviceStatus),
     }),
-    drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
-    drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
+    drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
+    drainBackend: (name, backend, deadline) => drainLinks(name, linksOf(name, backend), deadline),
     ...(reload && { reload }),
     metricsText: oneAtATime(async () => {
       publish()
@@ -264,7 +272,15 @@ export function createWorker(
     return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
   }
 
-  function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
+  function deadlineOf(service: string): number {
+    return drainDeadlineOf(services.get(service)?.config ?? { drainDeadline: null }, config)
+  }
+
+  function drainLinks(
+    service: string,
+    links: readonly BackendLink[],
+    deadline = deadlineOf(service),
+  ): Promise<DrainResult> {
     const fresh = links.filter((link) => link.eligibility.state !== 'draining')
     for (const link of fresh) link.drain(deadline, 'requested by the operator')
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
@@ -288,6 +304,14 @@ export function createWorker(
     events.close()
     await admin.close()
   }
+  /** Each service has the time that it is configured to have, out of `milliseconds`; then its relays are cut. */
+  const drainedWithin = async (milliseconds: number) => {
+    const draining = [...services.values()].map(async (service) => {
+      const left = Math.min(milliseconds, deadlineOf(service.name))
+      if (!(await settledWithin(service.drained(), left))) service.cutShort()
+    })
+    await Promise.all(draining)
+  }
   const stop = async (deadline: number) => {
     beginDrain()
     for (const listener of listeners) {
@@ -297,9 +321,12 @@ export function createWorker(
     }
     if (!context)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
-    const drained = Promise.all([...services.values()].map((service) => service.drained()))
-    if (deadline > 0) await settledWithin(drained, deadline)
+    if (deadline > 0) await drainedWithin(deadline)
     await shut()
+  }
+
+  const handOver = (successor: (service: string) => Successor) => {
+    for (const [name, service] of services) service.handOver(successor(name))
   }
 
   return {
@@ -349,7 +376,7 @@ export function createWorker(
         if (removed.includes(listener.name)) listener.close()
         else listener.closeCopy()
       }
-      for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
+      handOver(successor)
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.
       events.close()
@@ -360,15 +387,17 @@ export function createWorker(
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
-      const passed = settled()
+      const passed = Promise.all(all.map((service) => service.moved())).then(settled)
       const left = Math.max(0, end - performance.now())
-      await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await drainedWithin(left)
       await answered()
       await settledWithin(stopped, 1000)
       // No timeout: unsent messages need this worker's poller.
       await passed
       await (closing ??= shut())
     },
+    handOver,
+    takeBack: (name, connections, fds) => services.get(name)?.takeBack(connections, fds),
     inherit(name, connections) {
       const service = services.get(name)
       if (service !== undefined) return service.inherit(connections)
@@ -415,6 +444,7 @@ export function createWorker(
     drainBackend(service, backend, deadline) {
       const links = [...(services.get(service)?.links ?? [])]
       void drainLinks(
+        service,
         links.filter(({ identity }) => identity.ulid === backend || identity.owner === backend),
         deadline,
       )
@@ -437,11 +467,13 @@ export function createWorker(
   }
 }
 
-async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<void> {
+/** @returns whether it has settled in time */
+async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise((resolve) => {
-    timer = setTimeout(resolve, milliseconds)
+  const timeout = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), milliseconds)
   })
-  await Promise.race([done, timeout])
+  const settled = await Promise.race([done.then(() => true), timeout])
   clearTimeout(timer)
+  return settled
 }

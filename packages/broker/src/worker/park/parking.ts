@@ -72,11 +72,15 @@ export class Parking {
     this.#arm()
   }
 
-  /** All of them; they are not watched any longer. */
-  take(): ParkedClient[] {
-    const all = [...this.#parked]
-    for (const parked of all) this.#remove(parked)
-    return all.map(({ connection }) => connection)
+  /** Up to `count` of them, those that came first; they are not watched any longer. */
+  take(count = Number.POSITIVE_INFINITY): ParkedClient[] {
+    const taken: ParkedClient[] = []
+    for (const parked of this.#parked) {
+      if (taken.length >= count) break
+      this.#remove(parked)
+      taken.push(parked.connection)
+    }
+    return taken
   }
 
   close(): void {
