@@ -39,7 +39,7 @@ const REQUEST_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x80-\xff]+) HT
 /** A field's value: visible characters, blanks, and bytes of other encodings. */
 const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
 const ABSOLUTE = /^https?:\/\/([^/?#]*)(.*)$/is
-const HOST = /^(\[[0-9a-f:.]+\]|[a-z0-9._-]*)(?::(\d{0,5}))?$/i
+const HOST = /^(\[[0-9a-f:.]+\]|[a-z0-9._-]{0,255})(?::(\d{0,5}))?$/i
 
 /** What a look at an incomplete head has found. */
 export interface HeadScan {
