@@ -21,6 +21,7 @@ import {
   type RejectionReason,
   type RelayDirection,
   type TokenReason,
+  type UnroutedReason,
 } from './labels.ts'
 import { droppedLines } from './dropped-lines.ts'
 import { type MetricSnapshot, textOf } from './snapshot.ts'
@@ -51,6 +52,18 @@ export class Metrics {
     name: 'baton_connections_accepted_total',
     help: 'Client connections accepted.',
     labels: ['listener'],
+  })
+
+  readonly connectionsPeeked = gauge<{ listener: string }>(this.#registry, {
+    name: 'baton_connections_peeked',
+    help: 'Client connections whose first bytes are being waited for, to choose a service.',
+    labels: ['listener'],
+  })
+
+  readonly connectionsUnrouted = counter<{ listener: string; reason: UnroutedReason }>(this.#registry, {
+    name: 'baton_connections_unrouted_total',
+    help: 'Client connections that ended before a service was chosen, by reason.',
+    labels: ['listener', 'reason'],
   })
 
   readonly connections = counter<{ service: string; outcome: Outcome }>(this.#registry, {

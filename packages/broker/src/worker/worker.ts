@@ -22,6 +22,7 @@ import { FlightRecorder } from './recorder/flight-recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
+import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
 import { Service, type Waiting } from './service/service.ts'
@@ -166,18 +167,45 @@ export function createWorker(
     logger,
     acknowledged: () => poller.advance(),
     announce: (change: Change) => events.announce(change),
-    listeners: (service: string) => listeners.filter((listener) => listener.service === service),
+    reroute: (connection: ClientConnection) => {
+      const rerouted = doorways.reroute(connection, routed)
+      // Not only in a round of the poller, which ends with a flush.
+      if (rerouted) queueMicrotask(flush)
+      return rerouted
+    },
+    listeners: (service: string) => listeners.filter(({ services: all }) => all.has(service)),
     ...(recorder && { recorder }),
   }
   const addService = (service: ServiceConfig) => {
     services.set(service.name, new Service(service.name, service, deps))
   }
   const listeners: Listener[] = []
+  /** Listeners with routes. */
+  const routed = new Set<string>()
+  const serviceNamed = (name: string) => {
+    const service = services.get(name)
+    if (service === undefined) throw new Error(`there is no service "${name}"`)
+    return service
+  }
+  const flush = () => {
+    for (const service of services.values()) service.flush()
+  }
+  const doorways = new Doorways({
+    poller,
+    lingeringClose,
+    metrics,
+    logger,
+    arrive: (name, connection) => serviceNamed(name).arrive(connection),
+    flush,
+  })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
-    const service = services.get(listener.service)
-    if (fd === undefined || service === undefined)
-      throw new Error(`listener "${listener.name}" has no socket or service`)
-    const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
+    if (fd === undefined) throw new Error(`listener "${listener.name}" has no socket`)
+    const doorway = doorways.open(listener)
+    const service = doorway === undefined ? serviceNamed(listener.service ?? '') : undefined
+    const arrived = (connection: ClientConnection) =>
+      service === undefined ? doorway?.add(connection) : service.arrive(connection)
+    const added = new Listener(listener, fd, arrived, logger)
+    if (listener.routes.length > 0) routed.add(listener.name)
     listeners.push(added)
     return added
   }
@@ -206,6 +234,7 @@ export function createWorker(
   const published = new Map<string, number>()
   const publish = () => {
     for (const service of services.values()) service.publish()
+    doorways.publish()
     for (const { name, accepted } of listeners) {
       metrics.connectionsAccepted.inc({ listener: name }, accepted - (published.get(name) ?? 0))
       published.set(name, accepted)
@@ -280,13 +309,24 @@ export function createWorker(
   let accepts = false
   const shut = async () => {
     registry.close()
-    await Promise.all([...services.values()].map((service) => service.close()))
+    const closed = [...services.values()].map((service) => service.close())
+    // After them: connections that were parked may be routed again.
+    doorways.close()
+    flush()
+    await Promise.all(closed)
     if (!context) removeSocket(sockets.control.path)
     await lingeringClose.idle()
     // A supervised worker still has to send to its master, which may be busy; the poller then ends with the process.
     if (!context) poller.close()
     events.close()
     await admin.close()
+  }
+  /** Resolves when no connection is here. One that was parked may be routed again meanwhile. */
+  const drained = async () => {
+    do {
+      await doorways.empty()
+      await Promise.all([...services.values()].map((service) => service.drained()))
+    } while (doorways.size > 0)
   }
   const stop = async (deadline: number) => {
     beginDrain()
@@ -297,9 +337,20 @@ export function createWorker(
     }
     if (!context)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
-    const drained = Promise.all([...services.values()].map((service) => service.drained()))
-    if (deadline > 0) await settledWithin(drained, deadline)
+    if (deadline > 0) await settledWithin(drained(), deadline)
     await shut()
+  }
+
+  /** Connections whose service a predecessor had not chosen yet. Without routes here, their listener's service takes them. */
+  const inheritPeeked = (connections: readonly ClientConnection[]) => {
+    for (const connection of connections) {
+      if (doorways.inherit(connection)) continue
+      const listener = listeners.find(({ name }) => name === connection.listener.name)
+      const service = services.get(listener?.service ?? '')
+      if (service === undefined || connection.peeked === 'proxy') doorways.reject(connection)
+      else service.inherit([connection])
+    }
+    flush()
   }
 
   return {
@@ -350,13 +401,15 @@ export function createWorker(
         else listener.closeCopy()
       }
       for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
+      doorways.handOver((connections) => successor('', connections))
+      flush()
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.
       events.close()
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
       await settledWithin(
-        Promise.all(all.map((service) => service.idle())),
+        doorways.empty().then(() => Promise.all(all.map((service) => service.idle()))),
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
@@ -370,6 +423,9 @@ export function createWorker(
       await (closing ??= shut())
     },
     inherit(name, connections) {
+      const [first] = connections
+      // All of one message's are alike; see `Doorways.handOver`.
+      if (first?.peeked !== undefined) return inheritPeeked(connections)
       const service = services.get(name)
       if (service !== undefined) return service.inherit(connections)
       logger.warn(
@@ -425,9 +481,7 @@ export function createWorker(
       publish()
       return metrics.snapshot()
     },
-    flush: () => {
-      for (const service of services.values()) service.flush()
-    },
+    flush,
     busy: () => {
       for (const service of services.values()) if (!service.busy) return false
       return true
