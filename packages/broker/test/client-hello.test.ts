@@ -9,9 +9,9 @@ import { LIMIT } from '../../../test/support/limits.ts'
 import { root } from '../../../test/support/process.ts'
 import { type HelloReading, readClientHello } from '../src/worker/route/parse/client-hello.ts'
 
-// What the broker reads in the first message of a TLS client, to choose a service by it. The messages are those of real clients.
+// The broker reads the first message of a TLS client, to choose a service by it. The messages are those of real clients.
 
-/** What a client sends first, until it has sent a whole record. */
+/** The first bytes of a client, up to the end of its first record. */
 async function firstBytes(t: Test, client: (port: number) => ChildProcess): Promise<Buffer> {
   const server = createServer().listen(0, '127.0.0.1')
   t.teardown(() => server.close())

@@ -3,7 +3,7 @@ import { Duplex } from 'node:stream'
 
 // Request heads, good and bad, made from a seed; and what Node's own server reads in them.
 
-/** What a server has seen of a request. */
+/** The part of a request that a server has seen. */
 export interface Seen {
   readonly host: string | undefined
   /** The request target. */

@@ -11,7 +11,7 @@ import {
 } from '../src/worker/route/parse/request-head.ts'
 import { generateHead, random, ReferenceServer } from './generated-heads.ts'
 
-// What the broker reads in the head of a request, to choose a service by it.
+// The broker reads the head of a request, to choose a service by it.
 
 const read = (text: string): HeadReading => readRequestHead(Buffer.from(text, 'latin1'))
 

@@ -8,7 +8,7 @@ import { readRequestHead, type RequestHead } from '../src/worker/route/parse/req
 import { HostIndex } from '../src/worker/route/host-index.ts'
 import { type Route, RouteTable } from '../src/worker/route/table.ts'
 
-// Which service a connection goes to, by what it begins with.
+// The choice of a service, by what a connection begins with.
 
 function head(target: string, ...fields: string[]): RequestHead {
   const text = [`GET ${target} HTTP/1.1`, ...fields, '', ''].join('\r\n')

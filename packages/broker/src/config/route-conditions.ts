@@ -1,7 +1,7 @@
 import { coversHost } from './host-pattern.ts'
 import { acceptsPath } from './path-prefix.ts'
 
-/** What a route asks of a connection. All of its conditions must be met; the output side of the schema. */
+/** Conditions of a route, all of which must be met; the output side of the schema. */
 export interface RouteConditions {
   readonly sni?: string | undefined
   readonly alpn?: string | undefined

@@ -11,6 +11,7 @@ import {
   REJECTION_REASONS,
   RELAY_DIRECTIONS,
   TOKEN_REASONS,
+  UNROUTED_REASONS,
   type BackendState,
   type FailureReason,
   type FallbackAction,
@@ -193,6 +194,8 @@ export class Metrics {
 
   addListener(listener: string): void {
     this.connectionsAccepted.inc({ listener }, 0)
+    this.connectionsPeeked.set({ listener }, 0)
+    for (const reason of UNROUTED_REASONS) this.connectionsUnrouted.inc({ listener, reason }, 0)
   }
 
   addService(service: string): void {

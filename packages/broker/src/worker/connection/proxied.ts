@@ -7,7 +7,7 @@ export interface Proxied {
   readonly destination: SocketAddress
 }
 
-/** What an offer carries of it, under `proxy`. The backend's SDK shows these as the addresses of the socket. */
+/** Its form in an offer, under `proxy`. The backend's SDK shows these as the addresses of the socket. */
 interface ProxyMeta {
   readonly family: 'IPv4' | 'IPv6'
   readonly address: string

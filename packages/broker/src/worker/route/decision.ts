@@ -3,15 +3,15 @@ import { type IncomingProxyHeader, readProxyHeader } from './parse/proxy-header.
 import { parseHead, scanHead } from './parse/request-head.ts'
 import type { Route, RouteTable } from './table.ts'
 
-// What is to be done with a connection, by the bytes that have arrived on it. No I/O.
+// Decides about a connection by the bytes that have arrived on it. No I/O.
 
 /** Bytes of a connection that are looked at, at most. */
 export const MAX_PEEK = 16 * 1024
 
-/** What a connection has to show next: a PROXY header, or what routes depend on. */
+/** The next thing that a connection has to show: a PROXY header, or what routes depend on. */
 export type Stage = 'proxy' | 'content'
 
-/** What was found out by an earlier look. */
+/** The result of an earlier look. */
 export interface Progress {
   /** TLS: bytes that must be there before another look is worth it. HTTP: bytes that need not be scanned again. */
   readonly seen: number

@@ -261,7 +261,7 @@ export class Doorway {
   }
 }
 
-/** Whose PROXY headers are believed: by the address of the peer, or by its user where it has none. */
+/** Tells trusted peers, by address, or by user where they have none. */
 function trustOf({ proxyProtocol }: ListenerConfig): (connection: ClientConnection) => boolean {
   if (proxyProtocol === null) return () => false
   const { from } = proxyProtocol

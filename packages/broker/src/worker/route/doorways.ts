@@ -44,7 +44,7 @@ export class Doorways {
   /** Where connections of a listener go that it has accepted; undefined if they need not be looked at. */
   open(listener: ListenerConfig): Doorway | undefined {
     if (!Doorway.isNeeded(listener)) return undefined
-    const { poller, metrics, arrive, flush } = this.#deps
+    const { poller, arrive, flush } = this.#deps
     const { name } = listener
     const doorway = new Doorway(
       listener,
@@ -64,8 +64,6 @@ export class Doorways {
       name,
       Object.fromEntries(UNROUTED_REASONS.map((reason) => [reason, 0])) as Record<UnroutedReason, number>,
     )
-    for (const reason of UNROUTED_REASONS) metrics.connectionsUnrouted.inc({ listener: name, reason }, 0)
-    metrics.connectionsPeeked.set({ listener: name }, 0)
     return doorway
   }
 

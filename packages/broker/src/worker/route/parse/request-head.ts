@@ -41,7 +41,7 @@ const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
 const ABSOLUTE = /^https?:\/\/([^/?#]*)(.*)$/is
 const HOST = /^(\[[0-9a-f:.]+\]|[a-z0-9._-]{0,255})(?::(\d{0,5}))?$/i
 
-/** What a look at an incomplete head has found. */
+/** The result of a look at an incomplete head. */
 export interface HeadScan {
   /** Bytes that need not be looked at again when more have arrived. */
   readonly scanned: number
