@@ -172,7 +172,9 @@ export class Doorway {
       if (decision.action === 'wait') {
         waiting.progress = decision.progress
         if (!ended) return false
-        this.#late(waiting)
+        // Half a request, or half a hello: no backend could serve it.
+        this.#unrouted(waiting, 'client_gone')
+        break
       } else this.#apply(waiting, decision)
     }
     return true
@@ -218,7 +220,7 @@ export class Doorway {
     }
   }
 
-  /** Its time is over, or no more bytes will come. */
+  /** Its time is over. */
   #late(waiting: Waiting): void {
     if (waiting.stage === 'proxy') this.#unrouted(waiting, 'proxy_header')
     else this.#decided(waiting, this.#config.service)
