@@ -35,6 +35,8 @@ export class Doorways {
   readonly #counts = new Map<string, Record<UnroutedReason, number>>()
   readonly #published = new Map<string, number>()
   readonly #logged = new Map<string, number>()
+  /** Takes connections once another worker has taken over. */
+  #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
 
   constructor(deps: DoorwaysDeps) {
     this.#deps = deps
@@ -83,6 +85,8 @@ export class Doorways {
 
   /** A connection that a predecessor has looked at (`peeked`): whether its listener still has a doorway. It is then the doorway's. */
   inherit(connection: ClientConnection): boolean {
+    if (this.#successor?.([connection]) === true) return true
+    this.#successor = undefined
     const doorway = this.#doorways.get(connection.listener.name)
     if (doorway === undefined || connection.peeked === undefined) return false
     doorway.inherit(connection, connection.peeked)
@@ -90,11 +94,12 @@ export class Doorways {
   }
 
   /**
-   * Another worker takes over: connections go to `successor` with their descriptors, and with what is known of them.
+   * Another worker takes over: connections, and those that a predecessor still sends, go to `successor` with their descriptors, and with what is known of them.
    *
    * @param successor returns false when it is gone; the connections then stay here
    */
   handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
+    this.#successor = successor
     for (const doorway of this.#doorways.values()) {
       const all = doorway.take()
       if (all.length === 0 || successor(all)) continue
