@@ -351,6 +351,8 @@ void t.test(
         baton_connections_total: 'counter',
         baton_rejections_total: 'counter',
         baton_connections_held: 'gauge',
+        baton_connections_peeked: 'gauge',
+        baton_connections_unrouted_total: 'counter',
         baton_connections_parked: 'gauge',
         baton_connections_handed_back_total: 'counter',
         baton_connections_resumed_total: 'counter',

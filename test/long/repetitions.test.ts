@@ -9,6 +9,7 @@ const files: [file: string, env: Record<string, string>][] = [
   ['packages/native-sendmsg/test/execute.test.ts', { EXECS: '200' }],
   ['packages/broker/test/fleet.test.ts', { EXECS: '10' }],
   ['packages/broker/test/simulation.test.ts', { SEEDS: '2000' }],
+  ['packages/broker/test/request-head.test.ts', { HEADS: '100000' }],
   ['packages/backend-sdk/test/attach.test.ts', { ATTACHED: '10000' }],
   ['packages/backend-sdk/test/protocol-decoder.test.ts', { TIMES: '10' }],
   ['packages/backend-sdk/test/protocol-frames.test.ts', { TIMES: '10' }],

@@ -15,7 +15,7 @@ import { Upgrade } from './migrate/upgrade.ts'
 import { descriptorOf, openSocket } from './open-socket.ts'
 import type { ResolvedOptions } from './options.ts'
 import { NO_KEEP_ALIVE_LIMIT, type Offer, type ResumedBlock } from './protocol/index.ts'
-import { copyAddresses, presentAsClient } from './relay/relayed-socket.ts'
+import { copyAddresses, isProxied, presentAsClient, presentProxied } from './relay/relayed-socket.ts'
 import { throwLater, uninterrupted } from './throw-later.ts'
 import type { Delivery, Departure } from './broker-session.ts'
 
@@ -210,20 +210,23 @@ export class Adoption {
 
   /**
    * Gives a TLSSocket, which is what apps see, the metadata of the socket below it. No public API leads from one to the other,
-   * but the handshake runs in the asynchronous context of the adoption. Over a relay it gets the client's addresses too: by
-   * itself it would report the Unix socket as its peer.
+   * but the handshake runs in the asynchronous context of the adoption. Over a relay, and behind a load balancer, it gets the client's
+   * addresses too: by itself it would report the broker's Unix socket, or the load balancer, as its peer.
    */
   linkSecure(secure: TLSSocket): void {
     const handshake = this.#handshake.getStore()
     if (handshake === undefined) return
     ;(secure as Described & TLSSocket)[this.#metadata] = handshake.connection
-    if (handshake.connection.via === 'relay') copyAddresses(handshake.socket, secure)
+    if (handshake.connection.via === 'relay' || isProxied(handshake.connection.meta))
+      copyAddresses(handshake.socket, secure)
   }
 
   /** Owns `fd` until the socket does. */
   #open(fd: number, allowHalfOpen: boolean, connection: ConnectionInfo): Socket | undefined {
     try {
-      return openSocket(fd, allowHalfOpen)
+      const socket = openSocket(fd, allowHalfOpen)
+      presentProxied(socket, connection.meta)
+      return socket
     } catch (error) {
       closeFd(fd)
       this.#options.logger.error(

@@ -13,7 +13,9 @@ export class ConnectionInfo {
   readonly service: string
   /** How the connection arrived: its descriptor, or its bytes through the broker. */
   readonly via: 'handoff' | 'relay'
-  /** Data added by the broker; none so far. */
+  /**
+   * Data added by the broker: `proxy`, with the addresses of a PROXY header, which the socket shows as its own. Undefined if there is none.
+   */
   readonly meta: Readonly<Record<string, unknown>> | undefined
   /**
    * In the `close` listeners of its socket: the connection was handed back to the broker and goes on in another process. The client has

@@ -58,7 +58,15 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
   t.same(config.admin, { listen: { kind: 'tcp', host: '127.0.0.1', port: 9180 }, token: null })
   t.equal(config.drainDeadline, 30_000)
   t.same(config.listeners, [
-    { name: 'web', listen: { kind: 'tcp', host: '127.0.0.1', port: 0 }, protocol: 'http', service: 'web' },
+    {
+      name: 'web',
+      listen: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+      protocol: 'http',
+      service: 'web',
+      routes: [],
+      peekTimeout: 5000,
+      proxyProtocol: null,
+    },
   ])
   t.same(
     [...config.services],
@@ -114,7 +122,7 @@ void t.test('every problem is reported, with its path and the valid values', asy
     ],
     [
       { ...smallest, listeners: [{ ...listener, port: 1 }] },
-      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service$/,
+      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service, routes, peekTimeout, proxyProtocol$/,
     ],
     [
       withService({ balance: 'round-robbin' }),
@@ -511,4 +519,83 @@ void t.test('the published JSON Schema is the one that Baton uses', async (t) =>
     readFileSync(new URL('../baton.schema.json', import.meta.url), 'utf8'),
   )
   t.same(published, JSON.parse(JSON.stringify(jsonSchema())), 'else: npm run docs')
+})
+
+/** A configuration whose one listener has these keys. */
+const withListener = (more: Record<string, unknown>) => ({
+  ...smallest,
+  listeners: [{ ...listener, ...more }],
+})
+
+void t.test('routes are checked: each problem has the path of its route', async (t) => {
+  const routes = (...all: object[]) =>
+    withListener({ routes: all.map((route) => ({ service: 'web', ...route })) })
+  const cases: [json: unknown, problem: RegExp][] = [
+    [
+      routes({ path: '/a', service: 'wev' }),
+      /^listeners\[0\]\.routes\[0\]\.service: there is no service "wev" \(did you mean "web"/,
+    ],
+    [routes({}), /^listeners\[0\]\.routes\[0\]: needs a condition$/],
+    [routes({ header: {} }), /^listeners\[0\]\.routes\[0\]\.header: must not be empty$/],
+    [
+      routes({ header: { 'a b': '1' } }),
+      /routes\[0\]\.header\["a b"\]: expected the name of a header field$/,
+    ],
+    [routes({ header: { Host: 'a' } }), /routes\[0\]\.header\.Host: has a condition of its own$/],
+    [routes({ header: { a: '' } }), /routes\[0\]\.header\.a: expected printable characters$/],
+    [routes({ host: 'a:80' }), /routes\[0\]\.host: expected a host name without a port/],
+    [routes({ host: 'a.*' }), /routes\[0\]\.host: a "\*" can only be the first label/],
+    [routes({ path: 'a' }), /routes\[0\]\.path: a path starts with "\/"/],
+    [routes({ path: '/a?b' }), /routes\[0\]\.path: a path starts with "\/"/],
+    [
+      routes({ sni: 'a' }),
+      /routes\[0\]\.sni: does not apply to the protocol "http"; its conditions are host, path/,
+    ],
+    [
+      routes({ path: '/a' }, { host: 'b' }, { path: '/a/b' }),
+      /routes\[2\]: is never chosen: routes\[0\] takes all/,
+    ],
+    [routes({ hots: 'a' }), /routes\[0\]\.hots: unknown key \(did you mean "host"\?\)/],
+    [withListener({ service: null }), /^listeners\[0\]\.service: must name a service: there are no routes$/],
+    [
+      withListener({ protocol: 'tcp', routes: [{ path: '/', service: 'web' }] }),
+      /^listeners\[0\]\.routes: needs the protocol "http" or "tls"$/,
+    ],
+    [withListener({ peekTimeout: 0 }), /^listeners\[0\]\.peekTimeout: must be at least 1 ms$/],
+    [
+      withListener({ proxyProtocol: { from: [] } }),
+      /^listeners\[0\]\.proxyProtocol\.from: must not be empty$/,
+    ],
+    [
+      withListener({ proxyProtocol: { from: ['10.0.0.0/33'] } }),
+      /proxyProtocol\.from\[0\]: a prefix has at most 32 bits/,
+    ],
+    [withListener({ proxyProtocol: { from: ['lb'] } }), /proxyProtocol\.from\[0\]: expected a network/],
+    [
+      withListener({ proxyProtocol: { from: ['uid:0'] } }),
+      /proxyProtocol\.from\[0\]: only peers of a Unix socket/,
+    ],
+    [
+      withListener({ listen: 'unix:/tmp/a.sock', proxyProtocol: { from: ['10.0.0.1'] } }),
+      /proxyProtocol\.from\[0\]: peers of a Unix socket have no address; use "uid:N"$/,
+    ],
+  ]
+  for (const [json, problem] of cases) {
+    const found = problems(json)
+    t.equal(found.length, 1, JSON.stringify(found))
+    t.match(found[0], problem)
+  }
+  const config = parseConfig(
+    routes({ host: '*.Shop.Example', header: { 'X-A': '1' } }, { path: '/a', service: null }),
+  )
+  t.match(config.listeners[0]?.routes, [
+    { host: '*.shop.example', header: { 'x-a': '1' } },
+    { path: '/a', service: null },
+  ])
+  const both = { ...routes({ path: '/a', service: 'api' }), services: { web: {}, api: {}, idle: {} } }
+  t.same(
+    warningsOf(parseConfig(both)).map(({ path }) => path),
+    ['services.idle'],
+    'a service of a route is used',
+  )
 })

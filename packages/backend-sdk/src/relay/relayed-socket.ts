@@ -21,6 +21,35 @@ export function presentAsClient({ socket, addresses, rest }: IncomingRelay, allo
   return socket
 }
 
+/**
+ * Makes the socket of a connection that came through a load balancer look as if the client itself had connected to this process: shows the
+ * addresses that the broker has read in a PROXY header (`meta.proxy` of the offer), if it has.
+ */
+export function presentProxied(socket: Socket, meta: Readonly<Record<string, unknown>> | undefined): void {
+  const proxy = proxyOf(meta)
+  if (proxy === undefined) return
+  show(socket, {
+    remoteFamily: text(proxy['family']),
+    remoteAddress: text(proxy['address']),
+    remotePort: number(proxy['port']),
+    localAddress: text(proxy['localAddress']),
+    localPort: number(proxy['localPort']),
+  })
+}
+
+/** Whether `presentProxied` shows other addresses than the socket's own. */
+export function isProxied(meta: Readonly<Record<string, unknown>> | undefined): boolean {
+  return proxyOf(meta) !== undefined
+}
+
+function proxyOf(meta: Readonly<Record<string, unknown>> | undefined): Record<string, unknown> | undefined {
+  const proxy = meta?.['proxy']
+  return typeof proxy === 'object' && proxy !== null ? (proxy as Record<string, unknown>) : undefined
+}
+
+const text = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined)
+const number = (value: unknown): number | undefined => (typeof value === 'number' ? value : undefined)
+
 /** Copies the addresses of `from` to `to`, such as a TLSSocket. */
 export function copyAddresses(from: Socket, to: Socket): void {
   show(to, from)

@@ -35,7 +35,8 @@ export interface ListenerStatus {
   /** The bound address, with the port that the kernel chose for port 0. */
   readonly address: string
   readonly protocol: 'http' | 'tls' | 'tcp'
-  readonly service: string
+  /** Null: connections that no route takes are rejected. */
+  readonly service: string | null
   /** False before the worker starts to accept, and after a drain has closed the socket. */
   readonly accepting: boolean
   /** Connections since the start. */

@@ -142,12 +142,15 @@ export function longestDrainDeadline(config: Pick<Config, 'services' | 'drainDea
   return Math.max(...[...config.services.values()].map((service) => drainDeadlineOf(service, config)))
 }
 
+/** Services that connections of a listener may go to; with null if some are rejected. */
+function servicesOf({ service, routes }: ListenerConfig): (string | null)[] {
+  return [service, ...routes.map((route) => route.service)]
+}
+
 /** Settings that are allowed but probably unintended. */
 export function warningsOf(config: Config): ConfigProblem[] {
-  const used = new Set(config.listeners.map((listener) => listener.service))
-  const encrypted = new Set(
-    config.listeners.filter(({ protocol }) => protocol === 'tls').map(({ service }) => service),
-  )
+  const used = new Set(config.listeners.flatMap(servicesOf))
+  const encrypted = new Set(config.listeners.filter(({ protocol }) => protocol === 'tls').flatMap(servicesOf))
   return [...config.services.values()].flatMap((service) => {
     const path = `services.${service.name}`
     const found: ConfigProblem[] = []

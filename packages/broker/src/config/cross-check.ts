@@ -2,6 +2,7 @@ import type * as z from 'zod'
 
 import { formatAddress, isLoopback, MAX_UNIX_PATH_BYTES, type Address } from './address.ts'
 import type { ConfigProblem } from './error.ts'
+import { CONDITIONS, shadows } from './route-conditions.ts'
 import { suggestion } from './problems.ts'
 import type { schema } from './schema.ts'
 
@@ -10,6 +11,7 @@ export function crossCheck(parsed: z.output<typeof schema>, runtimeDir: string):
   return [
     ...listenerNames(parsed.listeners),
     ...serviceReferences(parsed.listeners, Object.keys(parsed.services)),
+    ...parsed.listeners.flatMap((listener, index) => routeProblems(listener, `listeners[${index}]`)),
     ...addresses(parsed.admin.listen, runtimeDir, parsed.listeners),
     ...Object.entries(parsed.services).flatMap(([name, service]) => deadlines(name, service)),
     ...adminExposure(parsed.admin),
@@ -35,11 +37,53 @@ function listenerNames(listeners: Listeners): ConfigProblem[] {
 }
 
 function serviceReferences(listeners: Listeners, services: readonly string[]): ConfigProblem[] {
-  return listeners.flatMap(({ service }, index) => {
-    if (services.includes(service)) return []
+  const unknown = (service: string | null, path: string): ConfigProblem[] => {
+    if (service === null || services.includes(service)) return []
     const message = `there is no service "${service}"${suggestion(service, services)}; there are: ${services.join(', ')}`
-    return [{ path: `listeners[${index}].service`, message }]
-  })
+    return [{ path: `${path}.service`, message }]
+  }
+  return listeners.flatMap(({ service, routes }, index) => [
+    ...unknown(service, `listeners[${index}]`),
+    ...routes.flatMap((route, each) => unknown(route.service, `listeners[${index}].routes[${each}]`)),
+  ])
+}
+
+/** Conditions that fit the protocol, and no route behind one that takes all of its connections. */
+function routeProblems(
+  { protocol, service, routes, proxyProtocol, listen }: Listeners[number],
+  path: string,
+): ConfigProblem[] {
+  const problems: ConfigProblem[] = []
+  if (service === null && routes.length === 0)
+    problems.push({ path: `${path}.service`, message: 'must name a service: there are no routes' })
+  if (protocol === 'tcp' && routes.length > 0)
+    problems.push({ path: `${path}.routes`, message: 'needs the protocol "http" or "tls"' })
+  const allowed: readonly string[] = CONDITIONS[protocol]
+  for (const [index, route] of routes.entries()) {
+    const at = `${path}.routes[${index}]`
+    const { service: _, ...conditions } = route
+    const set = Object.entries(conditions).flatMap(([key, value]) => (value === undefined ? [] : [key]))
+    if (set.length === 0) problems.push({ path: at, message: 'needs a condition' })
+    for (const key of set)
+      if (protocol !== 'tcp' && !allowed.includes(key))
+        problems.push({
+          path: `${at}.${key}`,
+          message: `does not apply to the protocol "${protocol}"; its conditions are ${allowed.join(', ')}`,
+        })
+    const before = routes.findIndex((other, place) => place < index && shadows(other, route))
+    if (before !== -1 && set.length > 0)
+      problems.push({ path: at, message: `is never chosen: routes[${before}] takes all of its connections` })
+  }
+  for (const [index, { kind }] of (proxyProtocol?.from ?? []).entries())
+    if ((kind === 'uid') !== (listen.kind === 'unix'))
+      problems.push({
+        path: `${path}.proxyProtocol.from[${index}]`,
+        message:
+          kind === 'uid'
+            ? 'only peers of a Unix socket have a uid'
+            : 'peers of a Unix socket have no address; use "uid:N"',
+      })
+  return problems
 }
 
 function addresses(admin: Address, runtimeDir: string, listeners: Listeners): ConfigProblem[] {

@@ -2,6 +2,8 @@ import * as z from 'zod'
 
 import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
+import { hostPatternProblem } from './host-pattern.ts'
+import { parseTrustedSource } from './trusted-source.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
@@ -34,6 +36,82 @@ const upstreamAddress = address.refine((parsed) => parsed.kind === 'unix' || par
   error: 'an upstream needs a port other than 0',
 })
 
+const hostPattern = z
+  .string()
+  .transform((text, context) => {
+    const pattern = text.toLowerCase()
+    const problem = hostPatternProblem(pattern)
+    if (problem === undefined) return pattern
+    context.addIssue({ code: 'custom', message: problem })
+    return z.NEVER
+  })
+  .meta({ title: 'host pattern' })
+
+/** Of a header field or a cookie. */
+const values = (kind: string, forbidden: readonly string[]) =>
+  z
+    .record(
+      z
+        .string()
+        .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, `expected the name of a ${kind}`)
+        .refine((text) => !forbidden.includes(text.toLowerCase()), { error: 'has a condition of its own' }),
+      z.string().regex(/^[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?$/, 'expected printable characters'),
+    )
+    .refine((all) => Object.keys(all).length > 0, { error: 'must not be empty' })
+    .meta({ minProperties: 1 })
+
+const route = z.strictObject({
+  sni: describe(hostPattern.optional(), 'On `tls`: name that the client asks for in its ClientHello.'),
+  alpn: describe(
+    z.string().min(1).max(255).optional(),
+    'On `tls`: protocol that must be among those that the client offers, such as `h2`.',
+  ),
+  host: describe(hostPattern.optional(), 'On `http`: the `Host` of the request, without its port.'),
+  path: describe(
+    z
+      .string()
+      .regex(
+        /^\/[\x21\x22\x24-\x3e\x40-\x7e]*$/,
+        'a path starts with "/" and contains no spaces, "?" or "#"; write non-ASCII characters as %XX',
+      )
+      .optional()
+      .meta({ title: 'URL path' }),
+    'On `http`: beginning of the path, at the border of a segment: `/api` matches `/api` and `/api/users`, and not `/apis`.',
+    'The path is compared as the client has written it, neither decoded nor normalised.',
+  ),
+  header: describe(
+    values('header field', ['host', 'cookie'])
+      .transform((all) =>
+        Object.fromEntries(Object.entries(all).map(([field, value]) => [field.toLowerCase(), value])),
+      )
+      .optional(),
+    'On `http`: fields of the request and the values that they must have; `"*"` is any value. A request that has such a field twice is refused.',
+  ),
+  cookie: describe(
+    values('cookie', []).optional(),
+    'On `http`: cookies and the values that they must have; `"*"` is any value. The first cookie of a name counts.',
+  ),
+  service: describe(name.nullable(), 'Service that receives the connections. `null`: they are rejected.'),
+})
+
+const trustedSource = z
+  .string()
+  .transform((text, context) => {
+    const source = parseTrustedSource(text)
+    if (typeof source !== 'string') return source
+    context.addIssue({ code: 'custom', message: source })
+    return z.NEVER
+  })
+  .meta({ title: 'trusted source' })
+
+const proxyProtocol = z.strictObject({
+  from: describe(
+    z.array(trustedSource).min(1),
+    'Peers that must send a PROXY header: networks (`10.0.0.0/8`), addresses, and, on a Unix socket, users (`uid:0`).',
+    'One that sends none, or an invalid one, within `peekTimeout` is disconnected. From all other peers, a header is ordinary data.',
+  ),
+})
+
 const listener = z.strictObject({
   name: describe(name, 'Unique among listeners. Labels metrics and log lines.'),
   listen: describe(
@@ -45,11 +123,32 @@ const listener = z.strictObject({
   ),
   protocol: describe(
     z.enum(['http', 'tls', 'tcp']).default('http'),
-    'Protocol that clients use. Baton does not read the stream.',
+    'Protocol that clients use. Without `routes`, Baton does not look at the stream.',
     'The protocol decides how a client is rejected: `503` with `Retry-After` on `http`, a plain close on `tls` and `tcp`.',
     'On `http`, a held client that half-closes before it has sent anything counts as disconnected.',
   ),
-  service: describe(name, 'Service that receives the connections. Several listeners may use the same one.'),
+  service: describe(
+    name.nullable(),
+    'Service that receives the connections. Several listeners may use the same one.',
+    'With `routes`: the service for connections that no route takes, or that cannot be decided. `null` rejects them: with `404` on `http`,',
+    'with the alert `unrecognized_name` on `tls`.',
+  ),
+  routes: describe(
+    z.array(route).max(1000).default([]),
+    'Chooses the service by what a connection begins with: the ClientHello on `tls`, the first request on `http`. The first route of which all',
+    'conditions are met wins. The bytes are looked at and stay in the socket. See [routes](broker.md#routes).',
+    'An `http` request that parsers could read in two ways is refused with `400`.',
+  ),
+  peekTimeout: describe(
+    duration(1).prefault('5s'),
+    'How long the broker waits, from accept, for what `routes` and `proxyProtocol` depend on. Then, and after 16 KiB, the connection goes to `service`.',
+    'It has no effect without these keys.',
+  ),
+  proxyProtocol: describe(
+    proxyProtocol.nullable().default(null),
+    'Reads the PROXY header, version 1 or 2, of load balancers. Backends see the address in it as `socket.remoteAddress`.',
+    '`null`: headers are ordinary data.',
+  ),
 })
 
 const failureLimit = z.strictObject({

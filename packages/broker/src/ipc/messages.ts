@@ -152,12 +152,26 @@ export interface HeldClients {
     readonly idleFor?: number | null
     /** Of a client that waits for a backend after a backend handed it back. */
     readonly handedBack?: HandBackKind
+    /** From a PROXY header: the client of a load balancer. */
+    readonly proxied?: { readonly source: HeldAddress; readonly destination: HeldAddress }
+    /**
+     * Its service is not chosen yet: what it has to show next, a PROXY header, or what routes depend on. Then `service` is empty: a worker of an
+     * older version closes it.
+     */
+    readonly peeked?: 'proxy' | 'content'
     /**
      * Of a client whose state goes with it. Then `service` is empty and `protocol` is `tcp`: a worker of an older version, which cannot go on
      * with it, closes it without a byte.
      */
     readonly resume?: HeldState
   }[]
+}
+
+/** A socket address of a client. */
+export interface HeldAddress {
+  readonly family: 'IPv4' | 'IPv6' | 'unix'
+  readonly address: string
+  readonly port: number
 }
 
 /** The state of a connection that was handed back; bytes in base64. */

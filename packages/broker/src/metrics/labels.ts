@@ -15,6 +15,13 @@ export type Outcome = (typeof OUTCOMES)[number]
 export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown'] as const
 export type RejectionReason = (typeof REJECTION_REASONS)[number]
 
+/**
+ * Why a connection went to no service: no route took it, HTTP parsers could read its head in two ways, a trusted peer sent no valid PROXY header,
+ * the client left before the choice, or the broker was stopping.
+ */
+export const UNROUTED_REASONS = ['no_route', 'ambiguous', 'proxy_header', 'client_gone', 'shutdown'] as const
+export type UnroutedReason = (typeof UNROUTED_REASONS)[number]
+
 /** Why a backend refused a token. */
 export const TOKEN_REASONS = [
   'TokenMissing',

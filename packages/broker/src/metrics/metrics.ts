@@ -11,6 +11,7 @@ import {
   REJECTION_REASONS,
   RELAY_DIRECTIONS,
   TOKEN_REASONS,
+  UNROUTED_REASONS,
   type BackendState,
   type FailureReason,
   type FallbackAction,
@@ -21,6 +22,7 @@ import {
   type RejectionReason,
   type RelayDirection,
   type TokenReason,
+  type UnroutedReason,
 } from './labels.ts'
 import { droppedLines } from './dropped-lines.ts'
 import { type MetricSnapshot, textOf } from './snapshot.ts'
@@ -51,6 +53,18 @@ export class Metrics {
     name: 'baton_connections_accepted_total',
     help: 'Client connections accepted.',
     labels: ['listener'],
+  })
+
+  readonly connectionsPeeked = gauge<{ listener: string }>(this.#registry, {
+    name: 'baton_connections_peeked',
+    help: 'Client connections whose first bytes are being waited for, to choose a service.',
+    labels: ['listener'],
+  })
+
+  readonly connectionsUnrouted = counter<{ listener: string; reason: UnroutedReason }>(this.#registry, {
+    name: 'baton_connections_unrouted_total',
+    help: 'Client connections that ended before a service was chosen, by reason.',
+    labels: ['listener', 'reason'],
   })
 
   readonly connections = counter<{ service: string; outcome: Outcome }>(this.#registry, {
@@ -180,6 +194,8 @@ export class Metrics {
 
   addListener(listener: string): void {
     this.connectionsAccepted.inc({ listener }, 0)
+    this.connectionsPeeked.set({ listener }, 0)
+    for (const reason of UNROUTED_REASONS) this.connectionsUnrouted.inc({ listener, reason }, 0)
   }
 
   addService(service: string): void {

@@ -256,10 +256,13 @@ export class SupervisedWorker {
           const { service, protocol } = client.resume ?? client
           const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
+          const { proxied, peeked } = client
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
-            this.#worker?.inheritParked(client.service, [{ fd, listener, id, idleUntil, record: undefined }])
+            this.#worker?.inheritParked(client.service, [
+              { fd, listener, id, idleUntil, record: undefined, proxied },
+            ])
             continue
           }
           const connection = new InheritedClient(fd, {
@@ -271,6 +274,8 @@ export class SupervisedWorker {
             id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
+            ...(peeked !== undefined && { peeked }),
+            proxied,
             ...(client.resume !== undefined &&
               this.#worker !== undefined && {
                 resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),
@@ -419,6 +424,8 @@ function clientOf(service: string, connection: Waiting): HeldClients['clients'][
     id: ulidFromBytes(id),
     acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
     ...('handedBack' in connection && { handedBack: connection.handedBack }),
+    ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
+    ...(connection.proxied && { proxied: connection.proxied }),
     ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
   }
 }

@@ -8,7 +8,7 @@ import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
 import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
-import type { ClientConnection, ParkedClient } from './connection/connection.ts'
+import { type ClientConnection, InheritedClient, type ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
@@ -22,9 +22,10 @@ import { FlightRecorder } from './recorder/flight-recorder.ts'
 import type { BackendLink } from './backend/backend-link.ts'
 import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
+import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
-import type { Successor, Waiting } from './service/hand-over.ts'
+import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -171,6 +172,12 @@ export function createWorker(
     logger,
     acknowledged: () => poller.advance(),
     announce: (change: Change) => events.announce(change),
+    reroute: (connection: ClientConnection) => {
+      const rerouted = doorways.reroute(connection, routed)
+      // Not only in a round of the poller, which ends with a flush.
+      if (rerouted) queueMicrotask(flush)
+      return rerouted
+    },
     listeners: (service: string) => listenersOf.get(service) ?? [],
     ...(recorder && { recorder }),
   }
@@ -180,13 +187,34 @@ export function createWorker(
   const listeners: Listener[] = []
   /** By service: asked for with each connection that is handed back. */
   const listenersOf = new Map<string, Listener[]>()
+  /** Listeners with routes. */
+  const routed = new Set<string>()
+  const serviceNamed = (name: string) => {
+    const service = services.get(name)
+    if (service === undefined) throw new Error(`there is no service "${name}"`)
+    return service
+  }
+  const flush = () => {
+    for (const service of services.values()) service.flush()
+  }
+  const doorways = new Doorways({
+    poller,
+    lingeringClose,
+    metrics,
+    logger,
+    arrive: (name, connection) => serviceNamed(name).arrive(connection),
+    flush,
+  })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
-    const service = services.get(listener.service)
-    if (fd === undefined || service === undefined)
-      throw new Error(`listener "${listener.name}" has no socket or service`)
-    const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
+    if (fd === undefined) throw new Error(`listener "${listener.name}" has no socket`)
+    const doorway = doorways.open(listener)
+    const service = doorway === undefined ? serviceNamed(listener.service ?? '') : undefined
+    const arrived = (connection: ClientConnection) =>
+      service === undefined ? doorway?.add(connection) : service.arrive(connection)
+    const added = new Listener(listener, fd, arrived, logger)
+    if (listener.routes.length > 0) routed.add(listener.name)
     listeners.push(added)
-    listenersOf.set(listener.service, [...(listenersOf.get(listener.service) ?? []), added])
+    for (const name of added.services) listenersOf.set(name, [...(listenersOf.get(name) ?? []), added])
     return added
   }
   for (const service of config.services.values()) addService(service)
@@ -214,6 +242,7 @@ export function createWorker(
   const published = new Map<string, number>()
   const publish = () => {
     for (const service of services.values()) service.publish()
+    doorways.publish()
     for (const { name, accepted } of listeners) {
       metrics.connectionsAccepted.inc({ listener: name }, accepted - (published.get(name) ?? 0))
       published.set(name, accepted)
@@ -296,7 +325,11 @@ export function createWorker(
   let accepts = false
   const shut = async () => {
     registry.close()
-    await Promise.all([...services.values()].map((service) => service.close()))
+    const closed = [...services.values()].map((service) => service.close())
+    // After them: connections that were parked may be routed again.
+    doorways.close()
+    flush()
+    await Promise.all(closed)
     if (!context) removeSocket(sockets.control.path)
     await lingeringClose.idle()
     // A supervised worker still has to send to its master, which may be busy; the poller then ends with the process.
@@ -306,11 +339,16 @@ export function createWorker(
   }
   /** Each service has the time that it is configured to have, out of `milliseconds`; then its relays are cut. */
   const drainedWithin = async (milliseconds: number) => {
-    const draining = [...services.values()].map(async (service) => {
-      const left = Math.min(milliseconds, deadlineOf(service.name))
-      if (!(await settledWithin(service.drained(), left))) service.cutShort()
-    })
-    await Promise.all(draining)
+    const end = performance.now() + milliseconds
+    do {
+      // A connection that is looked at goes to a service; one that was parked may be routed again.
+      await settledWithin(doorways.empty(), end - performance.now())
+      const draining = [...services.values()].map(async (service) => {
+        const left = Math.min(end - performance.now(), deadlineOf(service.name))
+        if (!(await settledWithin(service.drained(), left))) service.cutShort()
+      })
+      await Promise.all(draining)
+    } while (doorways.size > 0 && performance.now() < end)
   }
   const stop = async (deadline: number) => {
     beginDrain()
@@ -327,6 +365,20 @@ export function createWorker(
 
   const handOver = (successor: (service: string) => Successor) => {
     for (const [name, service] of services) service.handOver(successor(name))
+    doorways.handOver((connections) => successor('').pass(connections))
+    flush()
+  }
+
+  /** Connections whose service a predecessor had not chosen yet. Without routes here, their listener's service takes them. */
+  const inheritPeeked = (connections: readonly ClientConnection[]) => {
+    for (const connection of connections) {
+      if (doorways.inherit(connection)) continue
+      const listener = listeners.find(({ name }) => name === connection.listener.name)
+      const service = services.get(listener?.service ?? '')
+      if (service === undefined || connection.peeked === 'proxy') doorways.reject(connection)
+      else service.inherit([connection])
+    }
+    flush()
   }
 
   return {
@@ -383,7 +435,7 @@ export function createWorker(
       const all = [...services.values()]
       await settledWithin(predecessors, deadline)
       await settledWithin(
-        Promise.all(all.map((service) => service.idle())),
+        doorways.empty().then(() => Promise.all(all.map((service) => service.idle()))),
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
@@ -397,8 +449,19 @@ export function createWorker(
       await (closing ??= shut())
     },
     handOver,
-    takeBack: (name, connections, fds) => services.get(name)?.takeBack(connections, fds),
+    takeBack(name, connections, fds) {
+      const [first] = connections
+      if (first === undefined || !('peeked' in first) || first.peeked === undefined)
+        return services.get(name)?.takeBack(connections, fds)
+      const peeked = connections as readonly ClientConnection[]
+      return inheritPeeked(
+        peeked.map((connection, index) => new InheritedClient(fds[index] as OwnedFd, fieldsOf(connection))),
+      )
+    },
     inherit(name, connections) {
+      const [first] = connections
+      // All of one message's are alike; see `Doorways.handOver`.
+      if (first?.peeked !== undefined) return inheritPeeked(connections)
       const service = services.get(name)
       if (service !== undefined) return service.inherit(connections)
       logger.warn(
@@ -455,9 +518,7 @@ export function createWorker(
       publish()
       return metrics.snapshot()
     },
-    flush: () => {
-      for (const service of services.values()) service.flush()
-    },
+    flush,
     busy: () => {
       for (const service of services.values()) if (!service.busy) return false
       return true

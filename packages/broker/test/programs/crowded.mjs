@@ -12,7 +12,7 @@ const logger = { error: ({ code }, message) => logs.push(`${message}: ${code}`) 
 let accepted = 0
 let noticed = () => {}
 const listeners = Array.from({ length: count }, (_, index) => {
-  const config = { name: `l${index}`, service: 'web', protocol: 'tcp' }
+  const config = { name: `l${index}`, service: 'web', protocol: 'tcp', routes: [] }
   const fd = listenTcp({ host: '127.0.0.1', port: 0, backlog: 512 })
   return new Listener(config, fd, () => noticed((accepted += 1)), logger)
 })

@@ -82,7 +82,7 @@ function describeStatus({ broker, listeners, services }: Status, paint: Paint): 
           name,
           address,
           protocol,
-          service,
+          service ?? '-',
           accepted,
         ]),
       ],

@@ -15,6 +15,7 @@ import {
   type SettledOutcome,
 } from '@baton/backend-sdk/protocol'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
+import { proxiedOf } from '../connection/proxied.ts'
 import { stateBytes } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
 import type { HandoffLane, LaneArrival } from './lane.ts'
@@ -206,10 +207,11 @@ export class HandBacks {
   #park(idle: readonly Taken[]): void {
     const now = this.#os.now()
     this.#host.parked(
-      idle.map(({ fd, listener, entry: { connection, keepAlive } }): ParkedClient => {
+      idle.map(({ fd, listener, entry: { connection, keepAlive, meta } }): ParkedClient => {
         const idleUntil = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : now + keepAlive
         // A copy: the decoded one would keep the whole frame in memory.
-        return { fd, listener, id: Buffer.from(connection), idleUntil, record: undefined }
+        const proxied = proxiedOf(meta)
+        return { fd, listener, id: Buffer.from(connection), idleUntil, record: undefined, proxied }
       }),
       this.#giver,
     )

@@ -1,6 +1,7 @@
 import { randomFillSync, timingSafeEqual } from 'node:crypto'
 import { type Offer, type OfferKind, TOKEN_LENGTH } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
+import { metaOf } from '../connection/proxied.ts'
 
 /** Tokens per call of the system's CSPRNG: a call costs more than a token. */
 const TOKENS_DRAWN = 256
@@ -199,7 +200,7 @@ export function toWire(offer: OpenOffer, deadline: bigint): Offer {
     deadline,
     kind: offer.kind,
     listener: offer.connection.listener.name,
-    meta: undefined,
+    meta: metaOf(offer.connection.proxied),
     resumed: offer.connection.resume?.block,
   }
 }

@@ -3,6 +3,7 @@ import type { OwnedFd, SocketAddress } from '@baton/native-sendmsg'
 import { createConnectionId } from './connection-id.ts'
 import type { Failure } from './failure.ts'
 import type { ResumeState } from './resume-state.ts'
+import type { Proxied } from './proxied.ts'
 import type { ListenerConfig } from '../../config/config.ts'
 import type { HandBackKind } from '../../metrics/labels.ts'
 
@@ -38,6 +39,15 @@ export interface ClientConnection {
   record?: number | undefined
   /** It was handed back with its state: only a backend that resumes such states can go on, and the broker never writes to it. */
   readonly resume?: ResumeState
+  /** From a PROXY header. `peer` stays the real peer, the load balancer. */
+  proxied?: Proxied | undefined
+  /** Of a connection that moves to another worker before its service is chosen: what it has to show next. */
+  peeked?: 'proxy' | 'content'
+}
+
+/** The client's address: behind a load balancer, what its PROXY header says. */
+export function clientAddress({ peer, proxied }: Pick<ClientConnection, 'peer' | 'proxied'>): SocketAddress {
+  return proxied?.source ?? peer
 }
 
 let arrivals = 0
@@ -69,6 +79,8 @@ export class AcceptedClient implements ClientConnection {
   pressedSince: number | undefined
   shared = false
   record: number | undefined
+  proxied?: Proxied | undefined
+  peeked?: 'proxy' | 'content'
   #id: Buffer | undefined
 
   /** Owns `fd`. */
@@ -93,6 +105,7 @@ export interface ParkedClient {
   readonly id: Buffer
   /** performance.now() at which it is closed, milliseconds; Infinity for never. */
   readonly idleUntil: number
+  readonly proxied?: Proxied | undefined
   /** As of a `ClientConnection`. */
   record?: number | undefined
 }
@@ -111,6 +124,8 @@ export class InheritedClient implements ClientConnection {
   record: number | undefined
   readonly handedBack?: HandBackKind
   readonly resume?: ResumeState
+  proxied?: Proxied | undefined
+  peeked?: 'proxy' | 'content'
 
   /** Owns `fd`. */
   constructor(
@@ -124,6 +139,8 @@ export class InheritedClient implements ClientConnection {
       handedBack,
       record,
       resume,
+      proxied,
+      peeked,
     }: Omit<ClientConnection, 'fd' | 'tried' | 'pressedSince'>,
   ) {
     this.order = order
@@ -135,5 +152,7 @@ export class InheritedClient implements ClientConnection {
     this.record = record
     if (handedBack !== undefined) this.handedBack = handedBack
     if (resume !== undefined) this.resume = resume
+    if (proxied !== undefined) this.proxied = proxied
+    if (peeked !== undefined) this.peeked = peeked
   }
 }

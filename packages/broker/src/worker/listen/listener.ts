@@ -33,7 +33,10 @@ function plain(address: string): string {
 /** Owns a listening socket and accepts from it. Knows nothing about backends. */
 export class Listener {
   readonly name: string
-  readonly service: string
+  /** Where connections go that no route takes; null: they are rejected. */
+  readonly service: string | null
+  /** Every service that its connections may go to. */
+  readonly services: ReadonlySet<string>
   readonly protocol: ListenerConfig['protocol']
   /** The bound address, with the port that the kernel chose for port 0. */
   readonly address: string
@@ -58,6 +61,8 @@ export class Listener {
   ) {
     this.name = config.name
     this.service = config.service
+    const named = [config.service, ...config.routes.map((route) => route.service)]
+    this.services = new Set(named.filter((service) => service !== null))
     this.protocol = config.protocol
     this.#fd = fd
     this.#onConnection = onConnection

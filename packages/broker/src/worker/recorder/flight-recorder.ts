@@ -1,6 +1,6 @@
 import { ulidFromBytes, ulidTime } from '@baton/backend-sdk/protocol'
 import { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from '@baton/native-sendmsg'
-import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
+import { clientAddress, type ClientConnection, type ParkedClient } from '../connection/connection.ts'
 import { FALLBACK_REASONS, REJECTION_REASONS } from '../../metrics/labels.ts'
 import {
   type FlightRecord,
@@ -100,22 +100,26 @@ export class FlightRecorder implements Recorder, FlightRecords {
       client.record = this.#settledRecord(client.id, service)
       // The records of idle connections that were lost do not replace those of others.
       if (client.record === undefined && this.#begun < this.capacity)
-        client.record = this.#beginLate(client, undefined, service, at)
+        client.record = this.#beginLate(client, client.proxied?.source, service, at)
     }
     this.note(step, clients, at, by)
     this.note('parked', clients, at)
   }
 
   again(step: 'awake' | 'handed_back', connection: ClientConnection, service: string, at: number): void {
-    const { peer } = connection
+    const peer = clientAddress(connection)
     if (step === 'handed_back') connection.record ??= this.#settledRecord(connection.id, service)
     const slot = this.#slotOf(connection.record)
     if (slot === undefined) {
       // A backend can hand back many at once: like idle ones, they do not replace the records of others.
       if (step === 'handed_back' && this.#begun >= this.capacity) return
       connection.record = this.#beginLate(connection, peer, service, at)
-    } else if (this.#peers[slot * PACKED_ADDRESS] === UNKNOWN_PEER)
-      packAddress(peer, this.#peers, slot * PACKED_ADDRESS)
+    } else {
+      // Its request may have been routed to another service than the one before.
+      this.#services[slot] = service
+      if (this.#peers[slot * PACKED_ADDRESS] === UNKNOWN_PEER)
+        packAddress(peer, this.#peers, slot * PACKED_ADDRESS)
+    }
     this.note(step, [connection], at)
   }
 
@@ -204,7 +208,7 @@ export class FlightRecorder implements Recorder, FlightRecords {
     const live = this.#live[slot]
     if (live === undefined) return
     this.#live[slot] = undefined
-    this.#describe(slot, live.id, live.listener.name, live.peer)
+    this.#describe(slot, live.id, live.listener.name, clientAddress(live))
   }
 
   #describe(slot: number, id: Uint8Array, listener: string, peer: SocketAddress | undefined): void {

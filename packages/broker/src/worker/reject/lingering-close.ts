@@ -39,8 +39,14 @@ export class LingeringClose {
 
   /** Takes ownership of the connection's descriptor. */
   reject(connection: ClientConnection): void {
-    const { fd, listener } = connection
-    if (listener.protocol !== 'http' || !tries(() => send(fd.fd, RESPONSE))) return discardClient(connection)
+    if (connection.listener.protocol === 'http') this.answer(connection, RESPONSE)
+    else discardClient(connection)
+  }
+
+  /** Sends an answer, and then closes. Takes ownership of the connection's descriptor. */
+  answer(connection: ClientConnection, bytes: Buffer): void {
+    const { fd } = connection
+    if (!tries(() => send(fd.fd, bytes))) return discardClient(connection)
     let watch: Watch
     try {
       watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))

@@ -3,6 +3,7 @@ import { connectUnix, localAddress, NativeError, peerCredentials } from '@baton/
 import { connect, Socket, type SocketConstructorOpts } from 'node:net'
 import { constants } from 'node:os'
 import type { ClientConnection } from '../connection/connection.ts'
+import type { Proxied } from '../connection/proxied.ts'
 
 /** One attempt to connect to a relay target. */
 export interface PendingDial {
@@ -144,8 +145,22 @@ function connectAs(endpoint: UnixEndpoint): Socket {
 }
 
 /** The header that begins a relay to a backend: the client's addresses, and the token of its OFFER. */
-export function relayHeader({ fd, peer }: ClientConnection, token: Buffer): Buffer {
-  return encodeProxyHeader({ addresses: addressesOf(fd.fd, peer), token })
+export function relayHeader({ fd, peer, proxied }: ClientConnection, token: Buffer): Buffer {
+  return encodeProxyHeader({
+    addresses: proxied === undefined ? addressesOf(fd.fd, peer) : proxiedAddresses(proxied),
+    token,
+  })
+}
+
+function proxiedAddresses({ source, destination }: Proxied): ProxyAddresses | undefined {
+  if (source.family === 'unix') return undefined
+  return {
+    family: source.family,
+    source: source.address,
+    sourcePort: source.port,
+    destination: destination.address,
+    destinationPort: destination.port,
+  }
 }
 
 function addressesOf(fd: number, peer: ClientConnection['peer']): ProxyAddresses | undefined {

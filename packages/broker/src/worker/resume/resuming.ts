@@ -2,6 +2,7 @@ import type { GivenBackReason, HandBack, ResumedKind, SettledOutcome } from '@ba
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { ResumableHandBack } from '../backend/link-host.ts'
 import { type ClientConnection, InheritedClient, nextArrival } from '../connection/connection.ts'
+import { proxiedOf } from '../connection/proxied.ts'
 import { type ResumeState, stateBytes } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
 
@@ -59,6 +60,7 @@ export class Resuming {
       id: entry.connection,
       acceptedAt: os.now(),
       handedBack: kind,
+      proxied: proxiedOf(entry.meta),
       resume: this.keep({ ...entry, kind }, giver, settled),
     })
   }

@@ -1,6 +1,6 @@
 import type { Candidate, BalanceKey } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/config.ts'
-import type { ClientConnection } from '../connection/connection.ts'
+import { clientAddress, type ClientConnection } from '../connection/connection.ts'
 import type { Failure } from '../connection/failure.ts'
 import type { Recipient } from '../recorder/recorder.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
@@ -65,8 +65,10 @@ export function relayMark(slot: string): string {
   return `relay/${slot}`
 }
 
-export function balanceKey(balance: ServiceConfig['balance'], { peer }: ClientConnection): BalanceKey {
-  return balance === 'source-hash' && peer.family !== 'unix' ? { source: peer.address } : {}
+export function balanceKey(balance: ServiceConfig['balance'], connection: ClientConnection): BalanceKey {
+  if (balance !== 'source-hash') return {}
+  const { family, address } = clientAddress(connection)
+  return family === 'unix' ? {} : { source: address }
 }
 
 /** Remembers that a candidate was tried, so that all others are tried before it again. */

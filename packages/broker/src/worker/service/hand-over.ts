@@ -138,6 +138,17 @@ function isParked(connection: Waiting): connection is ParkedClient {
 }
 
 /** One by one: the id of an accepted client is made on first use. */
-function fieldsOf({ order, listener, peer, id, acceptedAt, handedBack, record }: ClientConnection) {
-  return { order, listener, peer, id, acceptedAt, record, ...(handedBack !== undefined && { handedBack }) }
+export function fieldsOf(connection: ClientConnection) {
+  const { order, listener, peer, id, acceptedAt, handedBack, record, proxied, peeked } = connection
+  return {
+    order,
+    listener,
+    peer,
+    id,
+    acceptedAt,
+    record,
+    proxied,
+    ...(handedBack !== undefined && { handedBack }),
+    ...(peeked !== undefined && { peeked }),
+  }
 }

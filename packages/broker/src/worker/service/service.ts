@@ -53,6 +53,8 @@ interface ServiceDeps {
   readonly recorder?: Recorder
   /** Sends a change to the event streams. */
   readonly announce?: (change: Change) => void
+  /** Takes a connection that was parked, and whose next request may be for another service; false if it is not to be routed again. */
+  readonly reroute?: (connection: ClientConnection) => boolean
   /** Listeners of a service, as they are now. */
   readonly listeners?: (service: string) => readonly ListenerOfService[]
   /** Default: the real system. */
@@ -90,6 +92,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #logger: Logger
   readonly #recorder: Recorder
   readonly #acknowledged: () => void
+  readonly #reroute: (connection: ClientConnection) => boolean
   readonly #fresh: ClientConnection[] = []
   readonly #idle: (() => void)[] = []
   readonly #unlinked: (() => void)[] = []
@@ -103,7 +106,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.name = name
     this.config = config
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
-    const { recorder = noRecorder, listeners = () => [], announce = () => {} } = deps
+    const { recorder = noRecorder, listeners = () => [], announce = () => {}, reroute = () => false } = deps
     this.#listeners = () => listeners(name)
     this.#parking = new Parking(
       poller,
@@ -120,6 +123,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#rebalancer = new Rebalancer(() => this.#spread(), parked, os)
     this.#recorder = recorder
     this.#acknowledged = acknowledged
+    this.#reroute = reroute
     this.#os = os
     this.#relays = new Relays(os, () => this.noteIdle())
     this.#metrics = metrics
@@ -217,9 +221,9 @@ export class Service implements LinkHost, UpstreamHost {
     return offers > 1 && busy >= Math.min(able, this.#os.parallelism)
   }
 
-  /** Takes a newly accepted client. `flush` offers all clients of one wake-up together. */
+  /** Takes a newly accepted client, or one that was parked. `flush` offers all clients of one wake-up together. */
   arrive(connection: ClientConnection): void {
-    this.#recorder.accepted(connection, this.name)
+    this.#begin(connection)
     this.#fresh.push(connection)
   }
 
@@ -259,14 +263,7 @@ export class Service implements LinkHost, UpstreamHost {
   /** Takes connections that a predecessor held, in order of arrival. */
   inherit(connections: readonly ClientConnection[]): void {
     this.serviceStats.movedIn += connections.length
-    for (const connection of connections) {
-      const { handedBack, acceptedAt } = connection
-      if (handedBack === undefined) this.#recorder.accepted(connection, this.name)
-      else {
-        const step = handedBack === 'idle' ? 'awake' : 'handed_back'
-        this.#recorder.again(step, connection, this.name, acceptedAt)
-      }
-    }
+    for (const connection of connections) this.#begin(connection)
     this.#recorder.note('moved', connections, this.#os.now())
     this.#fresh.push(...connections)
     this.flush()
@@ -509,7 +506,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   /** Its next request is there: it arrives like a new client, behind those that came before. */
-  #awake({ fd, listener, id, record }: ParkedClient): void {
+  #awake({ fd, listener, id, record, proxied }: ParkedClient): void {
     const now = this.#os.now()
     const connection = new InheritedClient(fd, {
       order: nextArrival(),
@@ -519,9 +516,16 @@ export class Service implements LinkHost, UpstreamHost {
       acceptedAt: now,
       handedBack: 'idle',
       record,
+      proxied,
     })
-    this.#recorder.again('awake', connection, this.name, now)
-    this.#fresh.push(connection)
+    if (!this.#reroute(connection)) this.arrive(connection)
+  }
+
+  /** Begins its record, or goes on with it. */
+  #begin(connection: ClientConnection): void {
+    const { handedBack, acceptedAt } = connection
+    if (handedBack === undefined) return this.#recorder.accepted(connection, this.name)
+    this.#recorder.again(handedBack === 'idle' ? 'awake' : 'handed_back', connection, this.name, acceptedAt)
   }
 
   #idleClosed(connections: readonly ParkedClient[]): void {

@@ -1,0 +1,14 @@
+/** To a request that no route takes. */
+export const NOT_FOUND = answer('404 Not Found', 'No service has this host or path.\n')
+
+/** To a request that HTTP parsers could read in two ways. */
+export const BAD_REQUEST = answer('400 Bad Request', 'The request is malformed or ambiguous.\n')
+
+/** To a ClientHello that no route takes: a fatal alert, unrecognized_name (RFC 6066, section 3). */
+export const UNRECOGNIZED_NAME = Buffer.from([21, 3, 3, 0, 2, 2, 112])
+
+function answer(status: string, body: string): Buffer {
+  return Buffer.from(
+    `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  )
+}

@@ -1,0 +1,74 @@
+import { readClientHello } from './parse/client-hello.ts'
+import { type IncomingProxyHeader, readProxyHeader } from './parse/proxy-header.ts'
+import { parseHead, scanHead } from './parse/request-head.ts'
+import type { Route, RouteTable } from './table.ts'
+
+// Decides about a connection by the bytes that have arrived on it. No I/O.
+
+/** Bytes of a connection that are looked at, at most. */
+export const MAX_PEEK = 16 * 1024
+
+/** The next thing that a connection has to show: a PROXY header, or what routes depend on. */
+export type Stage = 'proxy' | 'content'
+
+/** The result of an earlier look. */
+export interface Progress {
+  /** TLS: bytes that must be there before another look is worth it. HTTP: bytes that need not be scanned again. */
+  readonly seen: number
+}
+
+export type Decision =
+  | { readonly action: 'wait'; readonly progress: Progress }
+  /** Consume exactly the header, and go on with what follows it. */
+  | { readonly action: 'consume'; readonly header: IncomingProxyHeader }
+  /** No route matches, or nothing can be decided: the listener's own service. */
+  | { readonly action: 'fallback' }
+  | { readonly action: 'route'; readonly route: Route }
+  /** HTTP parsers could read it in two ways. */
+  | { readonly action: 'refuse' }
+  /** A trusted peer has sent no header, or a broken one. */
+  | { readonly action: 'no-header' }
+
+const FALLBACK: Decision = { action: 'fallback' }
+
+export function decideHeader(bytes: Buffer): Decision {
+  const reading = readProxyHeader(bytes)
+  if (reading.state === 'found') return { action: 'consume', header: reading.header }
+  return reading.state === 'more'
+    ? { action: 'wait', progress: { seen: reading.bytes } }
+    : { action: 'no-header' }
+}
+
+/** @param bytes everything that has arrived, at most `MAX_PEEK`: of that many, nothing is waited for */
+export function decideContent(
+  bytes: Buffer,
+  protocol: 'http' | 'tls',
+  table: RouteTable,
+  progress: Progress,
+): Decision {
+  const decision =
+    protocol === 'tls' ? decideHello(bytes, table, progress) : decideHead(bytes, table, progress)
+  return decision.action === 'wait' && bytes.length >= MAX_PEEK ? FALLBACK : decision
+}
+
+function decideHello(bytes: Buffer, table: RouteTable, progress: Progress): Decision {
+  if (bytes.length < progress.seen) return { action: 'wait', progress }
+  const reading = readClientHello(bytes)
+  if (reading.state === 'not-tls') return FALLBACK
+  if (reading.state === 'found') return routeOr(table.byHello(reading.hello))
+  return reading.bytes > MAX_PEEK ? FALLBACK : { action: 'wait', progress: { seen: reading.bytes } }
+}
+
+function decideHead(bytes: Buffer, table: RouteTable, { seen }: Progress): Decision {
+  const { end, fault, scanned } = scanHead(bytes, seen)
+  if (fault !== undefined) return { action: 'refuse' }
+  if (end === undefined) return { action: 'wait', progress: { seen: scanned } }
+  const reading = parseHead(bytes, end)
+  if (reading.state === 'http2') return FALLBACK
+  if (reading.state !== 'found' || table.isAmbiguous(reading.head)) return { action: 'refuse' }
+  return routeOr(table.byHead(reading.head))
+}
+
+function routeOr(route: Route | undefined): Decision {
+  return route === undefined ? FALLBACK : { action: 'route', route }
+}

@@ -1,0 +1,297 @@
+import {
+  EPOLLERR,
+  EPOLLET,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLRDHUP,
+  NativeError,
+  peerCredentials,
+  receivePlain,
+  type Watch,
+} from '@baton/native-sendmsg'
+import type { Timer } from '@baton/backend-sdk/protocol'
+import type { ListenerConfig } from '../../config/config.ts'
+import { networksOf } from '../../config/trusted-source.ts'
+import type { UnroutedReason } from '../../metrics/labels.ts'
+import type { ClientConnection } from '../connection/connection.ts'
+import type { Os, Watcher } from '../os.ts'
+import {
+  decideContent,
+  decideHeader,
+  type Decision,
+  MAX_PEEK,
+  type Progress,
+  type Stage,
+} from './decision.ts'
+import { RouteTable } from './table.ts'
+
+/**
+ * An event for each arrival, and none in between: a client that sends slowly costs nothing while it does not. SO_RCVLOWAT would do the same on
+ * TCP, but travels with the descriptor, and Unix sockets ignore it. Unsigned, as epoll_ctl(2) has it.
+ */
+const EVENTS = (EPOLLIN | EPOLLRDHUP | EPOLLET) >>> 0
+
+/** How often connections whose time is over are looked for, in milliseconds: at least, and at most. */
+const TICK_MS = { least: 10, most: 250 }
+
+export interface DoorwayHost {
+  /** The connection is the host's, for this service; null: no route matches it. */
+  decided(connection: ClientConnection, service: string | null): void
+  /** It goes to no service. The connection is the host's, to be closed. */
+  unrouted(connection: ClientConnection, reason: UnroutedReason): void
+  /** Those that were decided by now are all of this turn. Not called when a watch has fired: the poller's round has an end of its own. */
+  flush(): void
+}
+
+interface Waiting {
+  readonly connection: ClientConnection
+  readonly until: number
+  stage: Stage
+  progress: Progress
+  watch: Pick<Watch, 'remove'> | undefined
+}
+
+const NOTHING: Progress = { seen: 0 }
+
+/**
+ * Connections of one listener between accept and the choice of a service. Their first bytes are looked at and left where they are, for the
+ * backend; only a PROXY header of a trusted peer is consumed. Owns each connection until it is decided.
+ */
+export class Doorway {
+  readonly #config: ListenerConfig
+  readonly #table: RouteTable | undefined
+  readonly #isTrusted: (connection: ClientConnection) => boolean
+  readonly #poller: Watcher
+  readonly #host: DoorwayHost
+  readonly #os: Os
+  readonly #waiting = new Set<Waiting>()
+  readonly #whenEmpty: (() => void)[] = []
+  #timer: Timer | undefined
+
+  constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os) {
+    this.#config = config
+    this.#table = config.routes.length > 0 ? new RouteTable(config.routes) : undefined
+    this.#isTrusted = trustOf(config)
+    this.#poller = poller
+    this.#host = host
+    this.#os = os
+  }
+
+  /** Whether connections of this listener must be looked at. */
+  static isNeeded({ routes, proxyProtocol }: ListenerConfig): boolean {
+    return routes.length > 0 || proxyProtocol !== null
+  }
+
+  get size(): number {
+    return this.#waiting.size
+  }
+
+  /** A connection that was accepted here. */
+  add(connection: ClientConnection): void {
+    this.#enter(connection, this.#isTrusted(connection) ? 'proxy' : 'content', connection.acceptedAt)
+  }
+
+  /** A connection that is past its PROXY header: one that was parked, whose next request is there. */
+  addAgain(connection: ClientConnection): void {
+    this.#enter(connection, 'content', this.#os.now())
+  }
+
+  /** A connection of a predecessor's doorway. */
+  inherit(connection: ClientConnection, stage: Stage): void {
+    this.#enter(
+      connection,
+      stage === 'proxy' && this.#config.proxyProtocol !== null ? 'proxy' : 'content',
+      connection.acceptedAt,
+    )
+  }
+
+  /** All of them, with their stage in `peeked`; they are not watched any longer. */
+  take(): ClientConnection[] {
+    const all = [...this.#waiting]
+    for (const waiting of all) {
+      this.#leave(waiting)
+      waiting.connection.peeked = waiting.stage
+    }
+    return all.map(({ connection }) => connection)
+  }
+
+  /** Resolves when no connection is here. */
+  async empty(): Promise<void> {
+    if (this.#waiting.size > 0) await new Promise<void>((resolve) => this.#whenEmpty.push(resolve))
+  }
+
+  /** Rejects all of them. */
+  close(): void {
+    for (const waiting of this.#waiting) this.#unrouted(waiting, 'shutdown')
+  }
+
+  #enter(connection: ClientConnection, stage: Stage, since: number): void {
+    const waiting: Waiting = {
+      connection,
+      until: since + this.#config.peekTimeout,
+      stage,
+      progress: NOTHING,
+      watch: undefined,
+    }
+    this.#waiting.add(waiting)
+    // Often everything is there already.
+    if (this.#look(waiting, false)) return
+    try {
+      waiting.watch = this.#poller.add(connection.fd.fd, EVENTS, (events) => this.#ready(waiting, events))
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      return this.#late(waiting)
+    }
+    this.#arm()
+  }
+
+  #ready(waiting: Waiting, events: number): void {
+    if (!this.#waiting.has(waiting)) return
+    // After a reset its bytes can still be read; no backend could answer.
+    if ((events & EPOLLERR) !== 0) this.#unrouted(waiting, 'client_gone')
+    else this.#look(waiting, (events & (EPOLLRDHUP | EPOLLHUP)) !== 0)
+  }
+
+  /**
+   * @param ended no more bytes will come
+   * @returns whether it has left
+   */
+  #look(waiting: Waiting, ended: boolean): boolean {
+    while (this.#waiting.has(waiting)) {
+      if (waiting.stage === 'content' && this.#table === undefined) {
+        this.#decided(waiting, this.#config.service)
+        break
+      }
+      const bytes = this.#peek(waiting)
+      if (bytes === undefined && !ended) return false
+      if (bytes === undefined || bytes.length === 0) {
+        this.#unrouted(waiting, 'client_gone')
+        break
+      }
+      const decision = this.#decide(waiting, bytes)
+      if (decision.action === 'wait') {
+        waiting.progress = decision.progress
+        if (!ended) return false
+        // Half a request, or half a hello: no backend could serve it.
+        this.#unrouted(waiting, 'client_gone')
+        break
+      } else this.#apply(waiting, decision)
+    }
+    return true
+  }
+
+  /** Undefined while there is nothing; empty at the end, or after an error. */
+  #peek({ connection }: Waiting): Buffer | undefined {
+    try {
+      return this.#os.peek(connection.fd.fd, MAX_PEEK)
+    } catch (error) {
+      if (error instanceof NativeError) return Buffer.alloc(0)
+      throw error
+    }
+  }
+
+  #decide({ stage, progress }: Waiting, bytes: Buffer): Decision {
+    if (stage === 'proxy') return decideHeader(bytes)
+    const { protocol } = this.#config
+    if (protocol === 'tcp' || this.#table === undefined) return { action: 'fallback' }
+    return decideContent(bytes, protocol, this.#table, progress)
+  }
+
+  #apply(waiting: Waiting, decision: Exclude<Decision, { action: 'wait' }>): void {
+    switch (decision.action) {
+      case 'consume': {
+        const { length, addresses } = decision.header
+        if (!consume(waiting.connection, length)) return this.#unrouted(waiting, 'client_gone')
+        // A client of the load balancer's own Unix socket has no address to show.
+        if (addresses !== undefined && addresses.source.family !== 'unix')
+          waiting.connection.proxied = addresses
+        waiting.stage = 'content'
+        waiting.progress = NOTHING
+        return
+      }
+      case 'route':
+        return this.#decided(waiting, decision.route.service)
+      case 'fallback':
+        return this.#decided(waiting, this.#config.service)
+      case 'refuse':
+        return this.#unrouted(waiting, 'ambiguous')
+      case 'no-header':
+        return this.#unrouted(waiting, 'proxy_header')
+    }
+  }
+
+  /** Its time is over. */
+  #late(waiting: Waiting): void {
+    if (waiting.stage === 'proxy') this.#unrouted(waiting, 'proxy_header')
+    else this.#decided(waiting, this.#config.service)
+  }
+
+  #decided(waiting: Waiting, service: string | null): void {
+    this.#leave(waiting)
+    this.#host.decided(waiting.connection, service)
+    this.#noteEmpty()
+  }
+
+  #unrouted(waiting: Waiting, reason: UnroutedReason): void {
+    this.#leave(waiting)
+    this.#host.unrouted(waiting.connection, reason)
+    this.#noteEmpty()
+  }
+
+  #leave(waiting: Waiting): void {
+    waiting.watch?.remove()
+    this.#waiting.delete(waiting)
+    if (this.#waiting.size > 0) return
+    this.#os.clear(this.#timer)
+    this.#timer = undefined
+  }
+
+  #noteEmpty(): void {
+    if (this.#waiting.size === 0) for (const resolve of this.#whenEmpty.splice(0)) resolve()
+  }
+
+  #arm(): void {
+    if (this.#timer !== undefined || this.#waiting.size === 0) return
+    const tick = Math.min(TICK_MS.most, Math.max(TICK_MS.least, this.#config.peekTimeout / 20))
+    this.#timer = this.#os.setTimeout(() => {
+      this.#timer = undefined
+      const now = this.#os.now()
+      for (const waiting of this.#waiting) if (waiting.until <= now) this.#late(waiting)
+      this.#host.flush()
+      this.#arm()
+    }, tick)
+  }
+}
+
+/** Tells trusted peers, by address, or by user where they have none. */
+function trustOf({ proxyProtocol }: ListenerConfig): (connection: ClientConnection) => boolean {
+  if (proxyProtocol === null) return () => false
+  const { from } = proxyProtocol
+  const isOfNetwork = networksOf(from)
+  const uids = new Set(from.flatMap((source) => (source.kind === 'uid' ? [source.uid] : [])))
+  return ({ fd, peer }) => {
+    if (peer.family !== 'unix') return isOfNetwork(peer.address)
+    try {
+      return uids.has(peerCredentials(fd.fd).uid)
+    } catch (error) {
+      if (error instanceof NativeError) return false
+      throw error
+    }
+  }
+}
+
+/** Reads exactly the bytes that were looked at. False: the client's socket has failed. */
+function consume({ fd }: ClientConnection, length: number): boolean {
+  try {
+    // A Unix socket may deliver less at a time.
+    for (let left = length; left > 0;) {
+      const read = receivePlain(fd.fd, left).length
+      if (read === 0) return false
+      left -= read
+    }
+    return true
+  } catch (error) {
+    if (error instanceof NativeError) return false
+    throw error
+  }
+}

@@ -1,0 +1,166 @@
+import type { Logger } from 'pino'
+import type { ListenerConfig } from '../../config/config.ts'
+import { UNROUTED_REASONS, type UnroutedReason } from '../../metrics/labels.ts'
+import type { Metrics } from '../../metrics/metrics.ts'
+import { discardClient } from '../connection/close-clients.ts'
+import type { ClientConnection } from '../connection/connection.ts'
+import { type Os, systemOs, type Watcher } from '../os.ts'
+import type { LingeringClose } from '../reject/lingering-close.ts'
+import { BAD_REQUEST, NOT_FOUND, UNRECOGNIZED_NAME } from './answers.ts'
+import { Doorway } from './doorway.ts'
+
+/** Milliseconds between two log lines about the same listener and reason. */
+const LOG_INTERVAL_MS = 60_000
+
+/** Normal, or reported elsewhere. */
+const UNREPORTED: readonly UnroutedReason[] = ['client_gone', 'shutdown']
+
+interface DoorwaysDeps {
+  readonly poller: Watcher
+  readonly lingeringClose: Pick<LingeringClose, 'reject' | 'answer'>
+  readonly metrics: Metrics
+  readonly logger: Logger
+  /** The connection arrives at this service. */
+  readonly arrive: (service: string, connection: ClientConnection) => void
+  /** All arrivals of this turn have been made. */
+  readonly flush: () => void
+  readonly os?: Os
+}
+
+/** The doorways of a worker's listeners, and what becomes of connections that go to no service. */
+export class Doorways {
+  readonly #deps: DoorwaysDeps
+  readonly #os: Os
+  readonly #doorways = new Map<string, Doorway>()
+  readonly #counts = new Map<string, Record<UnroutedReason, number>>()
+  readonly #published = new Map<string, number>()
+  readonly #logged = new Map<string, number>()
+  /** Takes connections once another worker has taken over. */
+  #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
+
+  constructor(deps: DoorwaysDeps) {
+    this.#deps = deps
+    this.#os = deps.os ?? systemOs
+  }
+
+  /** Where connections of a listener go that it has accepted; undefined if they need not be looked at. */
+  open(listener: ListenerConfig): Doorway | undefined {
+    if (!Doorway.isNeeded(listener)) return undefined
+    const { poller, arrive, flush } = this.#deps
+    const { name } = listener
+    const doorway = new Doorway(
+      listener,
+      poller,
+      {
+        decided: (connection, service) => {
+          if (service === null) this.#unrouted(name, connection, 'no_route')
+          else arrive(service, connection)
+        },
+        unrouted: (connection, reason) => this.#unrouted(name, connection, reason),
+        flush,
+      },
+      this.#os,
+    )
+    this.#doorways.set(name, doorway)
+    this.#counts.set(
+      name,
+      Object.fromEntries(UNROUTED_REASONS.map((reason) => [reason, 0])) as Record<UnroutedReason, number>,
+    )
+    return doorway
+  }
+
+  /** Connections that are being looked at. */
+  get size(): number {
+    return this.#sum((doorway) => doorway.size)
+  }
+
+  /** A connection that was parked has its next request: whether it is routed again. It is then the doorway's. */
+  reroute(connection: ClientConnection, routed: ReadonlySet<string>): boolean {
+    const doorway = routed.has(connection.listener.name)
+      ? this.#doorways.get(connection.listener.name)
+      : undefined
+    doorway?.addAgain(connection)
+    return doorway !== undefined
+  }
+
+  /** A connection that a predecessor has looked at (`peeked`): whether its listener still has a doorway. It is then the doorway's. */
+  inherit(connection: ClientConnection): boolean {
+    if (this.#successor?.([connection]) === true) return true
+    this.#successor = undefined
+    const doorway = this.#doorways.get(connection.listener.name)
+    if (doorway === undefined || connection.peeked === undefined) return false
+    doorway.inherit(connection, connection.peeked)
+    return true
+  }
+
+  /**
+   * Another worker takes over: connections, and those that a predecessor still sends, go to `successor` with their descriptors, and with what is known of them.
+   *
+   * @param successor returns false when it is gone; the connections then stay here
+   */
+  handOver(successor: (connections: readonly ClientConnection[]) => boolean): void {
+    this.#successor = successor
+    for (const doorway of this.#doorways.values()) {
+      const all = doorway.take()
+      if (all.length === 0 || successor(all)) continue
+      for (const connection of all) doorway.inherit(connection, connection.peeked ?? 'content')
+    }
+  }
+
+  /** A connection of a predecessor's doorway whose listener is gone, or reads no PROXY headers any longer. */
+  reject(connection: ClientConnection): void {
+    this.#unrouted(connection.listener.name, connection, 'shutdown')
+  }
+
+  /** Resolves when every connection has left. */
+  async empty(): Promise<void> {
+    await Promise.all([...this.#doorways.values()].map((doorway) => doorway.empty()))
+  }
+
+  /** Rejects all connections. */
+  close(): void {
+    for (const doorway of this.#doorways.values()) doorway.close()
+  }
+
+  publish(): void {
+    const { metrics } = this.#deps
+    for (const [listener, counts] of this.#counts) {
+      metrics.connectionsPeeked.set({ listener }, this.#doorways.get(listener)?.size ?? 0)
+      for (const reason of UNROUTED_REASONS) {
+        const key = `${listener}/${reason}`
+        metrics.connectionsUnrouted.inc(
+          { listener, reason },
+          counts[reason] - (this.#published.get(key) ?? 0),
+        )
+        this.#published.set(key, counts[reason])
+      }
+    }
+  }
+
+  #unrouted(listener: string, connection: ClientConnection, reason: UnroutedReason): void {
+    const counts = this.#counts.get(listener)
+    if (counts !== undefined) counts[reason] += 1
+    this.#log(listener, reason)
+    const { lingeringClose } = this.#deps
+    const { protocol } = connection.listener
+    if (reason === 'shutdown') lingeringClose.reject(connection)
+    else if (reason === 'ambiguous') lingeringClose.answer(connection, BAD_REQUEST)
+    else if (reason === 'no_route' && protocol === 'http') lingeringClose.answer(connection, NOT_FOUND)
+    else if (reason === 'no_route' && protocol === 'tls') lingeringClose.answer(connection, UNRECOGNIZED_NAME)
+    else discardClient(connection)
+  }
+
+  #log(listener: string, reason: UnroutedReason): void {
+    if (UNREPORTED.includes(reason)) return
+    const key = `${listener}/${reason}`
+    const now = this.#os.now()
+    if (now - (this.#logged.get(key) ?? Number.NEGATIVE_INFINITY) < LOG_INTERVAL_MS) return
+    this.#logged.set(key, now)
+    const count = this.#counts.get(listener)?.[reason]
+    this.#deps.logger.warn({ listener, reason, count }, 'connections that go to no service')
+  }
+
+  #sum(of: (doorway: Doorway) => number): number {
+    return [...this.#doorways.values()].reduce((sum, doorway) => sum + of(doorway), 0)
+  }
+}
