@@ -172,7 +172,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#workerPool.adopt(state.workers, state.known)
+    master.#workerPool.adopt(state.workers, state.known, state.survivors)
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())

@@ -1,4 +1,4 @@
-import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
+import { ulidToBytes } from '@baton/backend-sdk/protocol'
 import { OwnedFd, peerAddress, Poller, setCloseOnExec } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ReloadResult } from '../api/status.ts'
@@ -7,8 +7,9 @@ import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from
 import { errnoOf } from '../config/error.ts'
 import { parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
-import { blockOf, heldState } from './resume/held-state.ts'
-import type { Waiting } from './service/service.ts'
+import { Copier } from './copies/copier.ts'
+import { heldClient, monotonic, type Waiting } from './copies/held-client.ts'
+import { blockOf } from './resume/held-state.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
 import { exitProcess, standardOutput } from '../log/standard.ts'
@@ -44,6 +45,7 @@ export class SupervisedWorker {
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
+  #copier: Copier | undefined
   #drainDeadline = 0
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
@@ -70,6 +72,7 @@ export class SupervisedWorker {
 
   flush(): void {
     this.#worker?.flush()
+    this.#copier?.writeAccounts()
   }
 
   busy(): boolean {
@@ -104,6 +107,9 @@ export class SupervisedWorker {
     switch (message.type) {
       case 'sockets':
         return this.#take(message.role, message.names, fds)
+      case 'copies':
+        this.#copier = new Copier(fds as [OwnedFd, OwnedFd], this.#poller, message.limit)
+        return
       case 'start':
         return this.#start(message)
       case 'serve':
@@ -169,6 +175,7 @@ export class SupervisedWorker {
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
       droppedLines: () => standardOutput().dropped,
+      copier: this.#copier,
     })
     this.#counting = setInterval(() => {
       // States also change with time.
@@ -304,26 +311,7 @@ export class SupervisedWorker {
     if (!successor.open) return false
     for (let from = 0; from < connections.length; from += MAX_CLIENTS) {
       const batch = connections.slice(from, from + MAX_CLIENTS)
-      const clients = batch.map((connection) => {
-        const { id, listener } = connection
-        const isIdle = 'idleUntil' in connection
-        const resume = isIdle ? undefined : connection.resume
-        const idleFor = isIdle ? connection.idleUntil - performance.now() : undefined
-        return {
-          ...(resume === undefined
-            ? { service, protocol: listener.protocol }
-            : {
-                service: '',
-                protocol: 'tcp' as const,
-                resume: heldState(resume, { service, protocol: listener.protocol }),
-              }),
-          listener: listener.name,
-          id: ulidFromBytes(id),
-          acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
-          ...('handedBack' in connection && { handedBack: connection.handedBack }),
-          ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
-        }
-      })
+      const clients = batch.map((connection) => heldClient(service, connection))
       // The descriptors themselves, because there may be no room for duplicates.
       successor.give(
         { type: 'held', clients },
@@ -369,11 +357,6 @@ export class SupervisedWorker {
     await this.#channel.sent()
     this.#end(code)
   }
-}
-
-/** CLOCK_MONOTONIC in milliseconds, shared by all processes of a host. */
-function monotonic(): number {
-  return Number(process.hrtime.bigint()) / 1e6
 }
 
 /** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */

@@ -24,7 +24,10 @@ import type { ManagedProcesses } from './registry/managed-processes.ts'
 import { Registry } from './registry/registry.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
-import { Service, type Waiting } from './service/service.ts'
+import type { Copier } from './copies/copier.ts'
+import { noKeeper } from './copies/keeper.ts'
+import type { Waiting } from './copies/held-client.ts'
+import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
 import { backendReports, countedOf, serviceStatus } from './view.ts'
@@ -50,6 +53,8 @@ export interface WorkerContext {
   readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
+  /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
+  readonly copier: Copier | undefined
 }
 
 /** Everything that serves connections in one process. There is one per process. */
@@ -168,9 +173,13 @@ export function createWorker(
     announce: (change: Change) => events.announce(change),
     listeners: (service: string) => listeners.filter((listener) => listener.service === service),
     ...(recorder && { recorder }),
+    ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
-  const addService = (service: ServiceConfig) => {
-    services.set(service.name, new Service(service.name, service, deps))
+  const addService = (config: ServiceConfig) => {
+    const { name } = config
+    const service = new Service(name, config, deps)
+    services.set(name, service)
+    given.copier?.account({ kind: 'service', name }, (numbers) => service.serviceStats.account(numbers))
   }
   const listeners: Listener[] = []
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -179,6 +188,13 @@ export function createWorker(
       throw new Error(`listener "${listener.name}" has no socket or service`)
     const added = new Listener(listener, fd, (connection) => service.arrive(connection), logger)
     listeners.push(added)
+    const account = {
+      kind: 'listener',
+      name: listener.name,
+      service: service.name,
+      unix: listener.listen.kind === 'unix',
+    } as const
+    given.copier?.account(account, (numbers) => numbers.push(added.accepted))
     return added
   }
   for (const service of config.services.values()) addService(service)

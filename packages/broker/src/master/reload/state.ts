@@ -9,6 +9,7 @@ import type { RunState } from '../run/app-run.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
 import type { ProgramNames } from './installed-program.ts'
+import type { SurvivorsState } from '../workers/survivors.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
 /** Environment variable of the next program: descriptor number of the memory file with the state. */
@@ -38,6 +39,8 @@ export interface MasterState {
   readonly workers: readonly WorkerState[]
   /** Backends known from earlier workers. Absent in the state of an older version. */
   readonly known?: readonly BackendReport[]
+  /** Clients of dead workers. Absent in the state of an older version. */
+  readonly survivors?: SurvivorsState
   /** How many workers were started so far. */
   readonly started: number
   readonly counters: CountersState
@@ -58,7 +61,7 @@ export interface MasterState {
 type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Requester }
 
 /** All descriptors in the state, except the fleet's. */
-export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {
+export function descriptorsOf({ lock, pair, sockets, workers, survivors, lifeline }: MasterState): number[] {
   return [
     lock,
     ...pair,
@@ -68,6 +71,8 @@ export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: Master
     sockets.admin.fd,
     ...sockets.listeners.map(({ fd }) => fd),
     ...workers.flatMap(({ channel, stderr }) => (stderr === null ? [channel] : [channel, stderr])),
+    ...workers.flatMap(({ copies }) => (copies === undefined ? [] : [copies.channel, copies.file])),
+    ...(survivors ?? []).map(({ fd }) => fd),
   ]
 }
 

@@ -17,6 +17,8 @@ import type { ActiveConfig } from '../active-config.ts'
 import { controlPath } from '../listening-sockets.ts'
 import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
+import { sinceReport } from './last-accounts.ts'
+import { Survivors, type SurvivorsState } from './survivors.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
 import { WorkerProcess, type WorkerState } from './worker-process.ts'
 
@@ -100,6 +102,7 @@ export class WorkerPool {
   readonly #host: WorkerPoolHost
   readonly #workers = new Set<WorkerProcess>()
   readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
+  readonly #survivors: Survivors
   #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
@@ -134,6 +137,7 @@ export class WorkerPool {
     this.#host = host
     this.#logger = logger
     this.#started = started
+    this.#survivors = new Survivors(poller, logger)
     this.#workerMonitor = new WorkerMonitor(this.#workers, activeConfig, (worker, observation) =>
       this.#observed(worker, observation),
     )
@@ -182,7 +186,9 @@ export class WorkerPool {
   /** A worker that is ending or not ready yet cannot be adopted either. */
   #busy(): WorkerProcess | undefined {
     return (
-      this.#silent ?? [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting)
+      this.#silent ??
+      [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting) ??
+      this.#survivors.receiver
     )
   }
 
@@ -204,11 +210,21 @@ export class WorkerPool {
     return this.#known
   }
 
-  /** Adopts the workers of the previous program, and the backends that it knew. */
-  adopt(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
+  /** Clients of dead workers that no other worker has yet. */
+  get survivors(): SurvivorsState {
+    return this.#survivors.state
+  }
+
+  /** Adopts the workers of the previous program, the backends that it knew, and the clients for which it had no worker. */
+  adopt(
+    states: readonly WorkerState[],
+    known: readonly BackendReport[] = [],
+    survivors: SurvivorsState = [],
+  ): void {
     this.#known = known
+    this.#survivors.add(Survivors.restore(survivors))
     for (const state of states) {
-      const worker = WorkerProcess.adopt(state, this.#poller, this.#workerEvents)
+      const worker = WorkerProcess.adopt(state, this.#parts, this.#workerEvents)
       this.#workers.add(worker)
       if (state.role === 'current') this.#current = worker
     }
@@ -461,7 +477,7 @@ export class WorkerPool {
   #launch({ settings: { text, file, config }, sockets }: Configuration): WorkerProcess {
     const node = this.#host.node(this.#failedStarts)
     const number = ++this.#started
-    const worker = WorkerProcess.start(number, node, this.#format, this.#poller, this.#workerEvents)
+    const worker = WorkerProcess.start(number, node, this.#format, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
     const listeners = [...sockets.listeners]
     for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
@@ -508,10 +524,15 @@ export class WorkerPool {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
   }
 
+  get #parts() {
+    return { poller: this.#poller, logger: this.#logger }
+  }
+
   #take(worker: WorkerProcess): void {
     worker.starting = false
     this.#current = worker
     worker.send({ type: 'serve' })
+    this.#survivors.pass(worker)
     worker.send({ type: 'accept' })
   }
 
@@ -543,6 +564,11 @@ export class WorkerPool {
     const { code, signal } = exit
     this.#workers.delete(worker)
     this.#counters.keep(worker.snapshot)
+    const remains = worker.takeRemains()
+    if (remains !== undefined) {
+      this.#counters.keep(sinceReport(remains, worker.snapshot))
+      this.#survivors.add(remains.survivors)
+    }
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
@@ -557,7 +583,11 @@ export class WorkerPool {
     if (serving) {
       this.#current = undefined
       this.#remember(worker.backends)
-    } else if (this.#current !== undefined) void this.#reportOthers(this.#current)
+    } else if (this.#current !== undefined) {
+      void this.#reportOthers(this.#current)
+      this.#survivors.pass(this.#current)
+    }
+    if (this.#stopping) this.#survivors.close()
     this.#checkWorkers()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
   }

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { NativeError, OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
@@ -11,6 +12,7 @@ import { Child, type ChildEvents, type ProcessExit } from '../../supervise/child
 import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { strayEnd } from './thread-stats.ts'
+import { copyLimit, type Remains, WorkerCopies, type WorkerCopiesState } from './worker-copies.ts'
 
 const PROGRAM = fileURLToPath(new URL('../../worker/main.js', import.meta.url))
 
@@ -29,6 +31,8 @@ export interface WorkerState {
   readonly backends: readonly BackendReport[]
   /** See `WorkerProcess.answers`. Absent in the state of a program that did not send pings. */
   readonly answers?: boolean
+  /** Absent if it keeps no copies at the master: it is of an older version. */
+  readonly copies?: WorkerCopiesState | undefined
 }
 
 export interface WorkerEvents {
@@ -74,6 +78,7 @@ export class WorkerProcess {
   readonly #lines = new LineSplitter()
   readonly #last = new LastLines(KEPT_LINES)
   readonly #events: WorkerEvents
+  #copies: WorkerCopies | undefined
   #channelEnded = false
   #exit: ProcessExit | undefined
 
@@ -85,7 +90,7 @@ export class WorkerProcess {
     number: number,
     node: string,
     format: LogFormat,
-    poller: Poller,
+    { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
     events: WorkerEvents,
   ): WorkerProcess {
     if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
@@ -99,12 +104,14 @@ export class WorkerProcess {
       leader: false,
     } as const
     try {
-      return new WorkerProcess(number, channel, poller, events, (childEvents) => {
+      const worker = new WorkerProcess(number, channel, poller, events, (childEvents) => {
         const child = Child.start(command, options, childEvents)
         if (child.pid !== undefined) return [child, child.pid]
         child.close()
         throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
       })
+      worker.#keepCopies(poller, logger)
+      return worker
     } catch (error) {
       channel.close()
       throw error
@@ -114,8 +121,12 @@ export class WorkerProcess {
   }
 
   /** Owns the descriptors that the state names. */
-  static adopt(state: WorkerState, poller: Poller, events: WorkerEvents): WorkerProcess {
-    const { number, pid, stderr } = state
+  static adopt(
+    state: WorkerState,
+    { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
+    events: WorkerEvents,
+  ): WorkerProcess {
+    const { number, pid, stderr, copies } = state
     const numbers = { pid, stdout: null, stderr, exit: null }
     const worker = new WorkerProcess(number, new OwnedFd(state.channel), poller, events, (childEvents) => [
       Child.adopt(numbers, { poller, leader: false }, childEvents),
@@ -126,6 +137,8 @@ export class WorkerProcess {
     worker.snapshot = state.snapshot
     worker.backends = state.backends
     worker.answers = state.answers === true
+    if (copies !== undefined)
+      worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle())
     return worker
   }
 
@@ -171,7 +184,14 @@ export class WorkerProcess {
 
   /** No message is partly sent or partly received. */
   get quiet(): boolean {
-    return this.#channel.quiet
+    return this.#channel.quiet && this.#copies?.quiet !== false
+  }
+
+  /** Once it has ended, and once only: see `WorkerCopies.take`. */
+  takeRemains(): Remains | undefined {
+    const copies = this.#copies
+    this.#copies = undefined
+    return copies?.take()
   }
 
   /** The last lines of its standard error. */
@@ -191,7 +211,21 @@ export class WorkerProcess {
   get state(): WorkerState {
     const { number, pid, role, snapshot, backends, answers } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
-    return { number, pid, role, ...numbers, snapshot, backends, answers }
+    return { number, pid, role, ...numbers, snapshot, backends, answers, copies: this.#copies?.state }
+  }
+
+  /** Without them it works as well: what waits in it would not survive it. */
+  #keepCopies(poller: Poller, logger: Logger): void {
+    try {
+      const [copies, theirs] = WorkerCopies.create(poller, logger, () => this.#settle())
+      this.#copies = copies
+      const [socket, file] = theirs
+      this.send({ type: 'copies', limit: copyLimit() }, [socket.fd, file.fd])
+      socket.close()
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      logger.error({ err: error }, 'no copies of waiting connections can be kept')
+    }
   }
 
   #received(message: FromWorker): void {
@@ -214,7 +248,7 @@ export class WorkerProcess {
   }
 
   #settle(): void {
-    if (this.#exit === undefined || !this.#channelEnded) return
+    if (this.#exit === undefined || !this.#channelEnded || this.#copies?.open === true) return
     this.#last.push(this.#lines.end())
     this.#events.ended(this, this.#exit)
   }

@@ -97,6 +97,13 @@ export class ServiceStats {
     if (isTokenReason(reason)) add(this.#tokens, reason)
   }
 
+  /** Adds the counts by which each connection has exactly one outcome (M9), in the order of `SERVICE_NUMBERS` (`ipc/copies.ts`). */
+  account(numbers: number[]): void {
+    for (const outcome of OUTCOMES) numbers.push(this.outcomes[outcome])
+    for (const kind of HANDBACK_KINDS) numbers.push(this.#handedBack.get(`${kind}/taken`) ?? 0)
+    numbers.push(this.movedIn, this.movedOut)
+  }
+
   publish(service: string, metrics: Metrics, relayed: { in: number; out: number }): void {
     for (const outcome of OUTCOMES) {
       this.#since(`outcome/${outcome}`, this.outcomes[outcome], (by) =>

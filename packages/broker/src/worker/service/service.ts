@@ -12,6 +12,8 @@ import {
   nextArrival,
   type ParkedClient,
 } from '../connection/connection.ts'
+import type { Waiting } from '../copies/held-client.ts'
+import type { Keeper } from '../copies/keeper.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { ResumeState } from '../connection/resume-state.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
@@ -58,6 +60,8 @@ interface ServiceDeps {
   readonly announce?: (change: Change) => void
   /** Listeners of a service, as they are now. */
   readonly listeners?: (service: string) => readonly ListenerOfService[]
+  /** Has copies of the connections that wait. Default: none are kept. */
+  readonly keeperOf?: (service: string) => Keeper
   /** Default: the real system. */
   readonly os?: Os
 }
@@ -66,9 +70,6 @@ interface ServiceDeps {
 export interface ListenerOfService extends Pick<ListenerConfig, 'name' | 'protocol'> {
   couldHaveAccepted(local: SocketAddress): boolean
 }
-
-/** Connections that a worker passes on to its successor. */
-export type Waiting = ClientConnection | ParkedClient
 
 /**
  * The connections of one service between accept and outcome: chooses a backend for each, offers it, and tries the next backend when
@@ -111,6 +112,7 @@ export class Service implements LinkHost, UpstreamHost {
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
     const { recorder = noRecorder, listeners = () => [], announce = () => {} } = deps
     this.#listeners = () => listeners(name)
+    const keeper = deps.keeperOf?.(name)
     this.#parking = new Parking(
       poller,
       {
@@ -119,6 +121,7 @@ export class Service implements LinkHost, UpstreamHost {
         flush: () => this.flush(),
       },
       os,
+      keeper,
     )
     this.#notices = new HandBackNotices(name, logger, announce, () => os.now())
     this.#resuming = new Resuming(this.#links)
@@ -149,6 +152,7 @@ export class Service implements LinkHost, UpstreamHost {
       recorder,
       logger,
       os,
+      keeper,
       retry: () => this.available(),
       settled: () => this.noteIdle(),
     })
