@@ -24,7 +24,7 @@ async function killWorker(t: Test, broker: Broker): Promise<void> {
   await eventually(() => logged(broker, 'accepting connections') > before, 'the next worker accepts')
 }
 
-/** What does not add up, over all workers so far (M9): 0 at rest. */
+/** Connections that the counts of all workers so far do not explain (M9): 0 at rest. */
 async function unaccounted(broker: Broker): Promise<{ unaccounted: number; lost: number }> {
   let sum = 0
   let lost = 0
@@ -79,7 +79,10 @@ void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
     }
     answers += clients.length
     t.same(await unaccounted(broker), { unaccounted: 0, lost: 0 })
-    t.equal((await samples(broker)).get('baton_connections_total{service="web",outcome="handed_off"}'), answers)
+    t.equal(
+      (await samples(broker)).get('baton_connections_total{service="web",outcome="handed_off"}'),
+      answers,
+    )
     await eventually(() => masterDescriptors(broker) <= idle + 10, 'the master has closed its copies')
     backend.kill('SIGKILL')
     // Another holder of the socket would keep it open.

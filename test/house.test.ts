@@ -80,6 +80,7 @@ const WAY = [
   'relay',
   'hold',
   'park',
+  'copies',
   'reject',
   'admin',
   'events',

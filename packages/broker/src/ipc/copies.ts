@@ -3,7 +3,7 @@ import { HANDBACK_KINDS, OUTCOMES } from '../metrics/labels.ts'
 import type { HeldClient } from './messages.ts'
 
 /**
- * What a worker leaves behind when it is killed. For each connection that waits in it, held or parked, the master has a copy: a duplicate of the
+ * State that outlives a worker that is killed. For each connection that waits in it, held or parked, the master has a copy: a duplicate of the
  * descriptor, and what the next worker must know. A memory file, which both processes have, says which copies count, and what the worker has
  * counted. The worker changes it with a system call that never blocks, whether the master reads or not:
  *
@@ -30,7 +30,7 @@ export type FromCopier =
   | { readonly type: 'wait'; readonly copies: readonly Copy[] }
   /** Slots and numbers in turn. */
   | { readonly type: 'over'; readonly copies: readonly number[] }
-  /** What the memory file counts, in its order. */
+  /** The accounts in the memory file, in its order. */
   | { readonly type: 'accounts'; readonly accounts: readonly Account[] }
 
 /** To a worker, on the same stream: another program has replaced the master's, and has no copies. */

@@ -175,9 +175,9 @@ export function createWorker(
     ...(recorder && { recorder }),
     ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
-  const addService = (config: ServiceConfig) => {
-    const { name } = config
-    const service = new Service(name, config, deps)
+  const addService = (serviceConfig: ServiceConfig) => {
+    const { name } = serviceConfig
+    const service = new Service(name, serviceConfig, deps)
     services.set(name, service)
     given.copier?.account({ kind: 'service', name }, (numbers) => service.serviceStats.account(numbers))
   }

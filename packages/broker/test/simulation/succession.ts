@@ -1,6 +1,7 @@
 import { OwnedFd } from '@baton/native-sendmsg'
 import { InheritedClient, type ParkedClient } from '../../src/worker/connection/connection.ts'
-import type { Service, Waiting } from '../../src/worker/service/service.ts'
+import type { Waiting } from '../../src/worker/copies/held-client.ts'
+import type { Service } from '../../src/worker/service/service.ts'
 import type { Client } from './client.ts'
 import { File, type Process } from './kernel.ts'
 

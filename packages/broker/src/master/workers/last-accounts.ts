@@ -15,7 +15,7 @@ interface Value {
 }
 
 /**
- * What a worker has counted since its last report, so that after its death each connection still has exactly one outcome: those that neither have
+ * Counts of a worker since its last report, so that after its death each connection still has exactly one outcome: those that neither have
  * one nor survive are lost.
  *
  * @param reported its last report
@@ -49,7 +49,9 @@ export function sinceReport({ accounts, survivors }: Remains, reported: MetricSn
   for (const [service, lost] of open)
     if (lost > 0) added.get(CONNECTIONS)?.push({ labels: { service, outcome: LOST }, value: lost })
   return [...added].flatMap(([name, values]) =>
-    values.length === 0 ? [] : [{ name, help: helpOf(reported, name), type: 'counter', aggregator: 'sum', values }],
+    values.length === 0
+      ? []
+      : [{ name, help: helpOf(reported, name), type: 'counter', aggregator: 'sum', values }],
   ) as unknown as MetricSnapshot
 }
 

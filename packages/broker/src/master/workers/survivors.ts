@@ -78,10 +78,14 @@ export class Survivors {
       { clients: survivors.length, workerPid: worker.pid },
       'waiting clients of the dead worker go to the next one',
     )
-    void channel.sent().then(() => {
-      channel.close()
-      this.#passing.delete(channel)
-    })
+    void this.#end(channel)
+  }
+
+  /** Once the kernel has all of them. */
+  async #end(channel: Channel<never, HeldClients>): Promise<void> {
+    await channel.sent()
+    channel.close()
+    this.#passing.delete(channel)
   }
 
   /** Closes those that no worker will take. */

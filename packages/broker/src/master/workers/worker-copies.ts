@@ -1,5 +1,13 @@
 import { readFileSync } from 'node:fs'
-import { closeAll, closeReachable, createMemoryFile, NativeError, OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import {
+  closeAll,
+  closeReachable,
+  createMemoryFile,
+  NativeError,
+  OwnedFd,
+  type Poller,
+  socketpair,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import {
@@ -20,13 +28,13 @@ export interface Survivor {
   readonly reachable: boolean
 }
 
-/** What a worker had counted when it ended. */
+/** The counts of a worker when it ended. */
 export interface WorkerAccounts {
   readonly layout: readonly Account[]
   readonly numbers: Float64Array
 }
 
-/** What a worker leaves behind when it is killed. */
+/** Everything that outlives a worker. */
 export interface Remains {
   readonly survivors: readonly Survivor[]
   readonly accounts: WorkerAccounts
@@ -138,7 +146,10 @@ export class WorkerCopies {
       const survivors = copies.filter(counts).toSorted((a, b) => a.copy.order - b.copy.order)
       closeCopies(copies.filter((each) => !counts(each)))
       copies.length = 0
-      const size = this.#layout.reduce((sum, { kind }) => sum + (kind === 'listener' ? 1 : SERVICE_NUMBERS), 0)
+      const size = this.#layout.reduce(
+        (sum, { kind }) => sum + (kind === 'listener' ? 1 : SERVICE_NUMBERS),
+        0,
+      )
       return { survivors, accounts: { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) } }
     } finally {
       closeCopies(copies)
@@ -172,7 +183,6 @@ export class WorkerCopies {
     }
     closeCopies(closing)
   }
-
 }
 
 /** Never blocks, whatever a backend has done to the socket; bytes in its queue are its next holder's. */

@@ -32,7 +32,8 @@ export class Accounts {
   write(): void {
     const numbers: number[] = []
     for (const source of this.#sources) source(numbers)
-    if (numbers.length === this.#last.length && numbers.every((each, index) => each === this.#last[index])) return
+    if (numbers.length === this.#last.length && numbers.every((each, index) => each === this.#last[index]))
+      return
     this.#last = Float64Array.from(numbers)
     this.#write(this.#last)
   }

@@ -1,11 +1,18 @@
 import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import { Channel } from '../../ipc/channel.ts'
-import { type Account, type Copy, type FromCopier, type ToCopier, writeMarks, writeNumbers } from '../../ipc/copies.ts'
+import {
+  type Account,
+  type Copy,
+  type FromCopier,
+  type ToCopier,
+  writeMarks,
+  writeNumbers,
+} from '../../ipc/copies.ts'
 import { Accounts, type AccountSource } from './accounts.ts'
 import { heldClient, monotonic, type Waiting } from './held-client.ts'
 import type { Keeper, Kept } from './keeper.ts'
 
-/** What is offered within this time, in ms, is never copied. */
+/** Minimum time of waiting, in ms: a connection that is offered sooner is never copied. */
 const DELAY_MS = 10
 
 /** Maximum connections per message. */
@@ -41,7 +48,8 @@ export class Copier {
   #marks = new Uint32Array(FIRST_MARKS)
   #over: number[] = []
   #timer: NodeJS.Timeout | undefined
-  #telling: NodeJS.Immediate | undefined
+  /** The master is told at the end of this turn. */
+  #isTelling = false
 
   /** Owns both descriptors. @param limit how many copies the master has room for */
   constructor([socket, file]: readonly [OwnedFd, OwnedFd], poller: Poller, limit: number) {
@@ -100,12 +108,14 @@ export class Copier {
     }
     if (from >= to) return
     writeMarks(this.#file.fd, this.#marks, from, to)
-    this.#telling ??= setImmediate(() => this.#tell())
+    if (this.#isTelling) return
+    this.#isTelling = true
+    setImmediate(() => this.#tell())
   }
 
   /** A client sees the end of its connection only when the master has closed its copy as well. */
   #tell(): void {
-    this.#telling = undefined
+    this.#isTelling = false
     if (this.#over.length === 0 || !this.#channel.open) return
     if (!this.#channel.sendNow({ type: 'over', copies: this.#over }, [])) return this.#arm(RETRY_MS)
     this.#over = []
@@ -119,7 +129,7 @@ export class Copier {
     }, delay)
   }
 
-  /** Copies what has waited long enough. */
+  /** Copies connections that have waited long enough. */
   #copy(): void {
     const latest = performance.now() - DELAY_MS
     // Counted first: a copy of a connection that was never accepted would be one too many.

@@ -1,7 +1,7 @@
 import { ulidFromBytes } from '@baton/backend-sdk/protocol'
 import type { HeldClient } from '../../ipc/messages.ts'
 import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
-import { heldState } from '../resume/held-state.ts'
+import { heldState } from './held-state.ts'
 
 /** Connections that wait for a backend or for their next request, and that another worker can take. */
 export type Waiting = ClientConnection | ParkedClient
