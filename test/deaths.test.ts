@@ -1,15 +1,18 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
-import { type Broker, startBroker } from './support/broker.ts'
+import { batonCommand, Broker, startBroker } from './support/broker.ts'
 import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
+import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
 import { configure, logged, onlyWorker, reload, samples } from './support/operator.ts'
-import { signal } from './support/signal.ts'
+import { Program } from './support/process.ts'
+import { exists, signal } from './support/signal.ts'
 import { visitors } from './support/visit.ts'
 
-// SIGKILL of the worker: what waits in it, held or parked, goes to the next one.
+// SIGKILL of the worker: what waits in it, held or parked, goes to the next one. SIGKILL of the master: the worker goes on, until another master
+// takes it over.
 
 /** Open descriptors of the master, which has a copy of each connection that waits. */
 function masterDescriptors({ program }: Broker): number {
@@ -155,38 +158,120 @@ class Visitor {
   }
 }
 
-void t.test(
-  'under load: no client is refused or served twice, and every connection is accounted for',
-  { timeout: LIMIT },
-  async (t) => {
-    const broker = await startBroker(t, { config: { services: { web: { parkAfter: '0ms' } } } })
-    await startBackend(t, broker)
-    await startBackend(t, broker)
-    await broker.backends(2)
-    const all = Array.from({ length: 48 }, (_, index) => new Visitor(t, broker, String(index)))
-    const sum = (of: (visitor: Visitor) => number) => all.reduce((total, each) => total + of(each), 0)
-    const kills = 3
-    for (let kill = 1; kill <= kills; kill += 1) {
-      const before = sum(({ answers }) => answers)
-      await eventually(() => sum(({ answers }) => answers) > before + 200, 'clients are served')
-      await killWorker(t, broker)
-    }
-    await Promise.all(all.map((visitor) => visitor.stop()))
-    t.equal(
-      sum(({ refused }) => refused),
-      0,
-    )
-    t.same(
-      all.flatMap(({ wrong }) => wrong),
-      [],
-    )
-    const lost = sum((visitor) => visitor.lost)
-    t.comment(`${sum(({ answers }) => answers)} answers, ${lost} connections lost in ${kills} deaths`)
-    t.ok(lost < (kills * all.length) / 2, 'parked connections have survived')
-    await broker.until(
+function sum(visitors: readonly Visitor[], of: (visitor: Visitor) => number): number {
+  return visitors.reduce((total, each) => total + of(each), 0)
+}
+
+/** Resolves once the visitors have got this many more answers. */
+async function served(visitors: readonly Visitor[], count = 200): Promise<void> {
+  const before = sum(visitors, ({ answers }) => answers)
+  await eventually(() => sum(visitors, ({ answers }) => answers) > before + count, 'clients are served')
+}
+
+/** Nothing was refused, or answered twice. */
+function checkAnswers(t: Test, visitors: readonly Visitor[]): void {
+  t.equal(
+    sum(visitors, ({ refused }) => refused),
+    0,
+    'no client was refused',
+  )
+  t.same(
+    visitors.flatMap(({ wrong }) => wrong),
+    [],
+  )
+}
+
+function start(t: Test, { configFile }: Broker): Program {
+  return new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile], { group: true })
+}
+
+async function baton(t: Test, { configFile }: Broker, ...command: string[]): Promise<Program> {
+  const program = new Program(t, process.execPath, [batonCommand, ...command, '--config', configFile])
+  await program.exited
+  return program
+}
+
+void t.test('under load', { timeout: LIMIT }, async (t) => {
+  const addresses = {
+    admin: { listen: `127.0.0.1:${await freePort()}` },
+    services: { web: { parkAfter: '0ms' } },
+  }
+  let broker = await startBroker(t, { config: addresses })
+  await startBackend(t, broker)
+  await startBackend(t, broker)
+  await broker.backends(2)
+  const load = () => Array.from({ length: 48 }, (_, index) => new Visitor(t, broker, String(index)))
+  const atRest = () =>
+    broker.until(
       ({ services }) => services[0]?.held === 0 && services[0].inFlight === 0 && services[0].parked === 0,
       'all have left',
     )
+
+  await t.test('the worker is killed: every connection is accounted for', async (t) => {
+    const all = load()
+    const kills = 3
+    for (let kill = 1; kill <= kills; kill += 1) {
+      await served(all)
+      await killWorker(t, broker)
+    }
+    await Promise.all(all.map((visitor) => visitor.stop()))
+    checkAnswers(t, all)
+    const lost = sum(all, (visitor) => visitor.lost)
+    t.comment(`${sum(all, ({ answers }) => answers)} answers, ${lost} connections lost in ${kills} deaths`)
+    t.ok(lost < (kills * all.length) / 2, 'parked connections have survived')
+    await atRest()
     t.equal((await unaccounted(broker)).unaccounted, 0)
-  },
-)
+  })
+
+  await t.test('the master is killed: its worker serves, and the next master takes it over', async (t) => {
+    const before = await samples(broker)
+    const all = load()
+    await served(all)
+    const worker = await onlyWorker(t, broker)
+    broker.program.kill('SIGKILL')
+    await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    await served(all)
+    const status = await baton(t, broker, 'status')
+    t.match(status.lines.join('\n'), /no master: it was killed/)
+    const refused = await baton(t, broker, 'reload')
+    t.match(refused.lines.join('\n') + refused.errors.join('\n'), /no master, because it was killed/)
+
+    // Whichever has the lock.
+    const two = [start(t, broker), start(t, broker)]
+    const [loser] = await Promise.race(
+      two.map(async (each) => [each, await each.exited] as const),
+    )
+    t.match(loser.errors.join('\n'), /BATON_ERR_ALREADY_RUNNING/)
+    const next = two.find((each) => each !== loser) as Program
+    t.match(await next.message('took over the worker of a master that was killed'), { workerPid: worker })
+    broker = new Broker(next, broker.folder, broker.configFile, await next.message('accepting connections'))
+    t.not(await onlyWorker(t, broker), worker)
+    await served(all)
+    await Promise.all(all.map((visitor) => visitor.stop()))
+    checkAnswers(t, all)
+    t.equal(
+      sum(all, (visitor) => visitor.lost),
+      0,
+      'no connection was lost',
+    )
+    await atRest()
+    const after = await samples(broker)
+    t.equal((await unaccounted(broker)).unaccounted, 0)
+    const handedOff = 'baton_connections_total{service="web",outcome="handed_off"}'
+    t.equal(
+      (after.get(handedOff) ?? 0) - (before.get(handedOff) ?? 0),
+      sum(all, ({ answers }) => answers),
+      'the counters have gone on',
+    )
+    t.equal(after.get('baton_worker_deaths_total'), before.get('baton_worker_deaths_total'))
+  })
+
+  await t.test('a worker without a master is stopped by baton stop', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    broker.program.kill('SIGKILL')
+    await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    const stopped = await baton(t, broker, 'stop')
+    t.equal(stopped.lines.at(-1), 'stopped')
+    await eventually(() => !exists(worker), 'the worker has ended')
+  })
+})

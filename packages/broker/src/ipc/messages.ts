@@ -75,6 +75,11 @@ export type ToWorker =
    * outlives it. `limit`: the number of copies that the master has room for.
    */
   | { readonly type: 'copies'; readonly limit: number }
+  /**
+   * To the worker that serves, and after each change. Attached: the operator's socket, then the other listening sockets. The worker keeps this, in
+   * case the master is killed, and gives it to the next one. Without it, or with null, the worker ends with its master.
+   */
+  | { readonly type: 'estate'; readonly estate: unknown }
   /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
   | { readonly type: 'serve' }

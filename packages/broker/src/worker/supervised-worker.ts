@@ -1,8 +1,20 @@
 import { ulidToBytes } from '@baton/backend-sdk/protocol'
-import { OwnedFd, peerAddress, Poller, setCloseOnExec } from '@baton/native-sendmsg'
+import {
+  dup,
+  NativeError,
+  OwnedFd,
+  peerAddress,
+  peerCredentials,
+  Poller,
+  setCloseOnExec,
+  socketpair,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
+import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
+import { answerText } from '../ipc/operator-protocol.ts'
+import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import { parseConfigText, parseParts } from '../config/config.ts'
@@ -17,6 +29,9 @@ import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
+import { factsOf } from '../supervise/proc.ts'
+import { KeptEstate } from './unclaimed/estate.ts'
+import { Reception } from './unclaimed/reception.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
@@ -32,14 +47,14 @@ type Ask = (answer: ToWorker | undefined) => void
 
 /**
  * A worker under a master: executes the master's messages and reports back. Its states follow the messages (`ToWorker`): waiting for
- * sockets, built, serving, accepting, finishing. If the master dies, no process can replace this worker, so it drains and exits,
- * which frees the addresses for the next master.
+ * sockets, built, serving, accepting, finishing. If the master is killed, the worker that serves is unclaimed: it goes on, answers operators
+ * itself, and waits for the next master. A worker without an estate drains and exits, which frees the addresses.
  */
 export class SupervisedWorker {
   readonly #poller: Poller
   readonly #logger: Logger
   readonly #end: (code: number) => void
-  readonly #channel: Channel<ToWorker, FromWorker>
+  #channel: Channel<ToWorker, FromWorker>
   readonly #listeners = new Map<string, OwnedFd>()
   readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
@@ -57,6 +72,11 @@ export class SupervisedWorker {
   #orders: Promise<void> = Promise.resolve()
   #counting: NodeJS.Timeout | undefined
   #inherited = FIRST_INHERITED
+  #estate: KeptEstate | undefined
+  #reception: Reception | undefined
+  #accepts = false
+  /** Its pid; null while there is none. */
+  #master: number | null = process.ppid
   #ending = false
 
   /** Owns `socket`. `end` exits the process. */
@@ -64,7 +84,21 @@ export class SupervisedWorker {
     this.#poller = poller
     this.#logger = logger
     this.#end = end
-    this.#channel = new Channel<ToWorker, FromWorker>(socket, poller, {
+    this.#channel = this.#connect(socket)
+  }
+
+  /** True while no master has this worker. */
+  get isUnclaimed(): boolean {
+    return this.#reception !== undefined
+  }
+
+  /** SIGTERM, for a worker without a master; with one, signals are the master's. */
+  terminate(): void {
+    if (this.isUnclaimed) void this.#stopUnclaimed('SIGTERM')
+  }
+
+  #connect(socket: OwnedFd): Channel<ToWorker, FromWorker> {
+    return new Channel<ToWorker, FromWorker>(socket, this.#poller, {
       message: (message, fds) => this.#received(message, fds),
       ended: () => void this.#orphaned(),
     })
@@ -116,7 +150,10 @@ export class SupervisedWorker {
         await this.#worker?.serve()
         return this.#report()
       case 'accept':
+        this.#accepts = true
         return this.#worker?.accept()
+      case 'estate':
+        return this.#keepEstate(message.estate, fds)
       case 'pause':
         return this.#worker?.pause()
       case 'release':
@@ -176,6 +213,7 @@ export class SupervisedWorker {
       reload: (by, wait) => this.#reload(by, wait),
       droppedLines: () => standardOutput().dropped,
       copier: this.#copier,
+      master: () => this.#master,
     })
     this.#counting = setInterval(() => {
       // States also change with time.
@@ -286,6 +324,8 @@ export class SupervisedWorker {
     const worker = this.#worker
     if (worker === undefined || this.#ending) return
     this.#ending = true
+    // The listening sockets are the successor's.
+    this.#keepEstate(null, [])
     const successor = new Channel<never, HeldClients>(peer, this.#poller, {
       message: () => {},
       ended: () => {},
@@ -324,6 +364,7 @@ export class SupervisedWorker {
   async #stop(deadline: number): Promise<void> {
     const first = !this.#ending
     this.#ending = true
+    this.#keepEstate(null, [])
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
     if (first) await this.#exit()
@@ -340,10 +381,87 @@ export class SupervisedWorker {
   async #orphaned(): Promise<void> {
     for (const settle of this.#pendingRequests.values()) settle(undefined)
     if (this.#ending) return
+    if (this.#estate !== undefined && this.#accepts) return this.#wait(this.#estate)
     this.#logger.error('the master is gone; draining')
     // Frees the control socket's path for the next master, whose worker the backends then dial.
     this.#worker?.withdraw('the master is gone')
     await this.#stop(Math.max(1, this.#drainDeadline))
+  }
+
+  /** Once this worker is about to leave, another one has it. Owns the descriptors. */
+  #keepEstate(estate: unknown, fds: readonly OwnedFd[]): void {
+    const before = this.#estate
+    this.#estate = estate === null || this.#ending ? undefined : new KeptEstate(estate, fds)
+    if (this.#estate === undefined) for (const fd of fds) fd.close()
+    before?.close()
+  }
+
+  async #wait(estate: KeptEstate): Promise<void> {
+    this.#master = null
+    this.#logger.error('the master is gone; going on without one, until the next start or stop')
+    this.#reception = new Reception(estate.operator, this.#poller, {
+      status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
+      stop: (session) => void this.#stopUnclaimed(session.peer, session),
+      claim: (session) => void this.#claim(session, estate),
+    })
+    // It may have been told to pause, for a successor that is gone as well.
+    await this.#worker?.serve()
+  }
+
+  async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {
+    const worker = this.#worker
+    const started = factsOf(process.pid)?.startedAt
+    const fds = estate.duplicates()
+    if (worker === undefined || started === undefined || fds === undefined || !this.isUnclaimed)
+      return session.close()
+    try {
+      const snapshot = await worker.snapshot()
+      if (!this.isUnclaimed) throw new NativeError('claim', 0, { fd: -1 })
+      const [ours, theirs] = socketpair('stream')
+      const answer = new Channel<never, Claimed>(dup(session.fd), this.#poller, {
+        message: () => {},
+        ended: () => {},
+      })
+      this.#reception?.close()
+      this.#reception = undefined
+      this.#channel = this.#connect(ours)
+      this.#master = peerCredentials(session.fd).pid
+      const backends = worker.backends()
+      answer.give(
+        {
+          type: 'claimed',
+          version: CLAIM_VERSION,
+          pid: process.pid,
+          started,
+          estate: estate.estate,
+          snapshot,
+          backends,
+        },
+        [theirs, ...fds],
+      )
+      this.#logger.info({ by: session.peer }, 'another master takes over')
+      await answer.sent()
+      answer.close()
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      for (const fd of fds) fd.close()
+      this.#logger.error({ err: error }, 'another master could not take over')
+    } finally {
+      session.close()
+    }
+  }
+
+  async #stopUnclaimed(by: string, session?: OperatorSession): Promise<void> {
+    this.#logger.info({ by, deadlineMs: this.#drainDeadline }, 'draining')
+    this.#reception?.close()
+    this.#ending = true
+    this.#keepEstate(null, [])
+    await this.#worker?.drain(Math.max(1, this.#drainDeadline))
+    session?.write(answerText(true, []))
+    session?.answered()
+    clearInterval(this.#counting)
+    // The answer is in the kernel once the session has ended.
+    setImmediate(() => this.#end(0))
   }
 
   #fail(error: unknown): void {
@@ -382,5 +500,6 @@ export function runWorker(format: string | undefined): void {
   const logger = createLogger((format ?? 'json') as LogFormat)
   const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
   const worker: SupervisedWorker = new SupervisedWorker(socket, poller, logger, exitProcess)
+  process.on('SIGTERM', () => worker.terminate())
   closeStrayInspector(logger)
 }

@@ -55,6 +55,8 @@ export interface WorkerContext {
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
   readonly copier: Copier | undefined
+  /** Pid of the master; null while there is none. */
+  readonly master: () => number | null
 }
 
 /** Everything that serves connections in one process. There is one per process. */
@@ -234,7 +236,7 @@ export function createWorker(
         id,
         version: BROKER_VERSION,
         pid: process.pid,
-        master: context ? process.ppid : null,
+        master: given.master?.() ?? null,
         startedAt: startedAt.toISOString(),
         state,
       },

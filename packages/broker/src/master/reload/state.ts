@@ -53,6 +53,8 @@ export interface MasterState {
   /** When the process was started; ISO 8601. */
   readonly startedAt: string
   readonly run: RunState | null
+  /** Pid of the worker that a new process has taken over from a master that was killed. It has executed nothing. */
+  readonly claimed?: number
   /** Absent in the state of an older version. */
   readonly log?: LogState
 }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { NativeError, type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
@@ -14,6 +14,7 @@ import { restartAfter, type RestartHistory, WORKER_RESTARTS } from '../../superv
 import type { ProcessExit } from '../../supervise/child.ts'
 import type { Counters } from './counters.ts'
 import type { ActiveConfig } from '../active-config.ts'
+import { estateOf } from '../claim/estate.ts'
 import { controlPath } from '../listening-sockets.ts'
 import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
@@ -83,6 +84,8 @@ export interface WorkerPoolHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** A worker has ended and was removed from `workers`. */
   ended(): void
+  /** Whether the serving worker is to outlive this process, until another master takes it over. */
+  readonly outlives: boolean
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }
@@ -138,6 +141,7 @@ export class WorkerPool {
     this.#logger = logger
     this.#started = started
     this.#survivors = new Survivors(poller, logger)
+    counters.onChange = () => queueMicrotask(() => this.sendEstate())
     this.#workerMonitor = new WorkerMonitor(this.#workers, activeConfig, (worker, observation) =>
       this.#observed(worker, observation),
     )
@@ -240,6 +244,21 @@ export class WorkerPool {
     const worker = await this.#build(this.#activeConfig)
     this.#workerMonitor.start()
     this.#take(worker)
+    this.sendEstate()
+  }
+
+  /** To the serving worker, whenever something in it has changed: the active configuration, its sockets, the counters. */
+  sendEstate(): void {
+    const worker = this.#current
+    if (worker?.alive !== true || this.#stopping || this.#replacing || !this.#host.outlives) return
+    const [estate, fds] = estateOf(this.#activeConfig, this.#counters.state, this.#started) ?? [null, []]
+    try {
+      worker.send({ type: 'estate', estate }, fds)
+    } catch (error) {
+      // It has the one before.
+      if (!(error instanceof NativeError)) throw error
+      this.#logger.error({ err: error }, 'the worker could not get what the next master needs')
+    }
   }
 
   /**
@@ -572,7 +591,7 @@ export class WorkerPool {
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
-    if (expected && code === 0) this.#logger.info(log, 'worker has finished')
+    if (expected && (code === 0 || worker.isForeign)) this.#logger.info(log, 'worker has finished')
     else if (worker.strayEnd !== undefined && worker.starting)
       this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
@@ -652,6 +671,7 @@ export class WorkerPool {
       this.#replacing = false
       this.#silent = undefined
       if (this.#current === undefined && !this.#stopping) void this.#startAnother()
+      else this.sendEstate()
     }
   }
 
@@ -685,7 +705,10 @@ export class WorkerPool {
       const next = await this.#build(this.#activeConfig)
       await this.#reportOthers(next)
       if (!next.alive) throw this.#failed(next)
-      if (wanted()) return this.#take(next)
+      if (wanted()) {
+        this.#take(next)
+        return this.sendEstate()
+      }
       this.#retire(next)
     } catch (error) {
       this.#notReplaced(error)

@@ -33,6 +33,8 @@ export interface WorkerState {
   readonly answers?: boolean
   /** Absent if it keeps no copies at the master: it is of an older version. */
   readonly copies?: WorkerCopiesState | undefined
+  /** Of a worker that another master had started, which was killed: see `AdoptOptions`. */
+  readonly foreign?: string | undefined
 }
 
 export interface WorkerEvents {
@@ -79,6 +81,7 @@ export class WorkerProcess {
   readonly #last = new LastLines(KEPT_LINES)
   readonly #events: WorkerEvents
   #copies: WorkerCopies | undefined
+  #foreign: string | undefined
   #channelEnded = false
   #exit: ProcessExit | undefined
 
@@ -126,10 +129,10 @@ export class WorkerProcess {
     { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
     events: WorkerEvents,
   ): WorkerProcess {
-    const { number, pid, stderr, copies } = state
+    const { number, pid, stderr, copies, foreign } = state
     const numbers = { pid, stdout: null, stderr, exit: null }
     const worker = new WorkerProcess(number, new OwnedFd(state.channel), poller, events, (childEvents) => [
-      Child.adopt(numbers, { poller, leader: false }, childEvents),
+      Child.adopt(numbers, { poller, leader: false, foreign }, childEvents),
       pid,
     ])
     worker.role = state.role
@@ -137,6 +140,7 @@ export class WorkerProcess {
     worker.snapshot = state.snapshot
     worker.backends = state.backends
     worker.answers = state.answers === true
+    worker.#foreign = foreign
     if (copies !== undefined)
       worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle())
     return worker
@@ -177,6 +181,11 @@ export class WorkerProcess {
     return this.#process.running && !this.#channelEnded
   }
 
+  /** It is no child of this process, so its exit code is not known. */
+  get isForeign(): boolean {
+    return this.#foreign !== undefined
+  }
+
   /** The signal that has ended it through no fault of its own; undefined while it is alive. */
   get strayEnd(): string | undefined {
     return this.#exit && strayEnd(this.#exit)
@@ -211,7 +220,17 @@ export class WorkerProcess {
   get state(): WorkerState {
     const { number, pid, role, snapshot, backends, answers } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
-    return { number, pid, role, ...numbers, snapshot, backends, answers, copies: this.#copies?.state }
+    return {
+      number,
+      pid,
+      role,
+      ...numbers,
+      snapshot,
+      backends,
+      answers,
+      copies: this.#copies?.state,
+      foreign: this.#foreign,
+    }
   }
 
   /** Without them it works as well: what waits in it would not survive it. */
