@@ -17,6 +17,7 @@ import { batonCommand, type Broker } from './support/broker.ts'
 import { eventually } from './support/eventually.ts'
 import {
   askAdmin,
+  configure,
   logged,
   logs,
   masterStatus,
@@ -253,6 +254,13 @@ void t.test('one broker is asked to reload again and again', { timeout: LIMIT },
     t.match(await reload(t, broker), { success: false, log: [/not a regular file; a reload cannot read it/] })
     renameSync(aside, broker.configFile)
     t.match(await reload(t, broker), { success: true })
+  })
+  await t.test("a service's own drainDeadline counts from the reload on", async (t) => {
+    const drain = async () =>
+      JSON.parse((await askAdmin(broker, '/api/v1/services/web/drain', 'POST'))[1]) as unknown
+    configure(broker, { services: { web: { drainDeadline: '7m' } } })
+    t.match(await reload(t, broker), { success: true })
+    t.match(await drain(), { draining: 1, deadlineMs: 420_000 })
   })
   await t.test('an unknown command is answered, too', async (t) => {
     t.same(parseAnswer(await say(t, broker, 'relaod')), { success: false, log: ['unknown command "relaod"'] })

@@ -9,7 +9,13 @@ import * as fc from 'fast-check'
 import t from 'tap'
 
 import { formatAddress, isLoopback, parseAddress } from '../src/config/address.ts'
-import { loadConfig, parseConfig, warningsOf } from '../src/config/config.ts'
+import {
+  drainDeadlineOf,
+  loadConfig,
+  longestDrainDeadline,
+  parseConfig,
+  warningsOf,
+} from '../src/config/config.ts'
 import { formatDuration, parseDuration } from '../src/config/duration.ts'
 import { ConfigError } from '../src/config/error.ts'
 import { jsonSchema } from '../src/config/schema.ts'
@@ -33,6 +39,19 @@ function problems(json: unknown): string[] {
 
 /** A configuration whose one service has these keys. */
 const withService = (service: Record<string, unknown>) => ({ ...smallest, services: { web: service } })
+
+void t.test("a service's own drainDeadline, and that of the broker for the others", async (t) => {
+  const config = parseConfig({
+    ...smallest,
+    drainDeadline: '20s',
+    services: { web: {}, chat: { drainDeadline: '10m' }, jobs: { drainDeadline: '0s' } },
+  })
+  t.same(
+    [...config.services.values()].map((service) => drainDeadlineOf(service, config)),
+    [20_000, 600_000, 0],
+  )
+  t.equal(longestDrainDeadline(config), 600_000)
+})
 
 void t.test('the smallest configuration gets the documented defaults', async (t) => {
   const config = parseConfig(smallest)
@@ -58,6 +77,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
           handBack: 'drain',
           parkAfter: null,
           handBackWindow: 64,
+          drainDeadline: null,
           failureLimit: { failures: 8, window: 30_000, pause: 30_000 },
           command: null,
           external: false,

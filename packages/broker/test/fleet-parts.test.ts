@@ -384,6 +384,32 @@ void t.test('a process that is ending, or need not register, is not expected to'
   fleet.close()
 })
 
+void t.test("a process has its service's time to drain, as of the last reload", async (t) => {
+  const os = new VirtualOs()
+  const { fleet } = registrations(os)
+  const [first, second] = os.processes
+  fleet.reported([listing(first), listing(second)])
+  const web = (instances: number, drainDeadline: number | null) =>
+    fleet.apply({
+      services: new Map([['web', service({ instances, drainDeadline })]]),
+      base: tmpdir(),
+      drainDeadline: 30_000,
+    })
+  web(2, 600_000)
+  web(1, 5000)
+  os.advance(4999)
+  t.same(second?.signals, [])
+  os.advance(1)
+  t.same(second?.signals, ['SIGTERM'])
+  web(1, 7000)
+  void fleet.stop(60_000)
+  os.advance(6999)
+  t.same(first?.signals, [])
+  os.advance(1)
+  t.same(first?.signals, ['SIGTERM'], 'at a stop as well')
+  fleet.close()
+})
+
 void t.test('an instance restarts exited processes, until it is stopped', async (t) => {
   const started = step(NEW_INSTANCE, { kind: 'start', id: 'a' })
   t.same(started.effects, [{ kind: 'spawn', id: 'a' }])

@@ -546,3 +546,15 @@ function clog(fd: number): void {
     if (!(error instanceof NativeError) || error.code !== 'EAGAIN') throw error
   }
 }
+
+// Such a connection was taken for that of a Unix listener: its address began with nothing, and SO_LINGER was left to its close.
+void t.test('a connection whose client has left is still one of TCP', { timeout: LIMIT }, async (t) => {
+  const { fd, client } = await new Stage(t).adoptedEnd()
+  t.match(systemOs.peer(fd.fd), { family: 'IPv4', address: '127.0.0.1', port: client.localPort })
+  client.resetAndDestroy()
+  await eventually(() => systemOs.peer(fd.fd).port === 0, 'the reset has arrived')
+  t.match(systemOs.peer(fd.fd), { family: 'IPv4', address: '0.0.0.0' })
+  const [one, other] = socketpair('stream')
+  t.teardown(() => [one, other].forEach((each) => each.close()))
+  t.match(systemOs.peer(one.fd), { family: 'unix' })
+})

@@ -455,6 +455,28 @@ void t.test('idle connections without a record get one only while there is room'
   t.equal(recorder.recorded, 3, 'it has replaced the oldest')
 })
 
+// A record of each began, whatever was lost for it.
+void t.test('connections with state continue their records, and push out no others', async (t) => {
+  const recorder = new FlightRecorder(3)
+  const [known, active] = [client(1), client(2)] as const
+  for (const each of [known, active]) recorder.accepted(each, 'web')
+  handOff(recorder, known, START + 1, web1)
+  recorder.note('held', [active], START + 2, undefined, 'NoReadyBackend')
+  // It comes from the backend with its id alone.
+  recorder.again('handed_back', { ...client(3), id: known.id }, 'web', START + 100)
+  t.equal(recorder.recorded, 2)
+  t.equal(recorder.find(known.id)?.steps.at(-1)?.step, 'handed_back')
+  for (let order = 4; order < 5000; order++)
+    recorder.again(
+      'handed_back',
+      { ...client(order), id: createConnectionId(Date.now()) },
+      'web',
+      START + 100,
+    )
+  t.equal(recorder.recorded, 3)
+  t.ok(recorder.list(all).some(({ id }) => id === ulidFromBytes(active.id)))
+})
+
 void t.test('an id from a backend touches no record that is not of a connection it could have', async (t) => {
   const recorder = new FlightRecorder(8)
   const held = client(1)

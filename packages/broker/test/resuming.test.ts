@@ -12,6 +12,7 @@ const link = (ulid: string, schemas: string[], state = 'ready'): BackendLink =>
     identity: { ulid },
     eligibility: { state },
     resumes: (schema: string) => schemas.includes(schema),
+    mayResume: (schema: string) => schemas.includes(schema),
   }) as unknown as BackendLink
 
 const entry = (over: Partial<HandBack> = {}): HandBack => ({

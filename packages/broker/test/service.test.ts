@@ -68,7 +68,7 @@ class Backend {
         reconnect: null,
       },
       { control, lane },
-      { ...config, heartbeatInterval: 1000 },
+      { ...config, heartbeatInterval: 1000, handBackWindow: 64 },
       service,
       pino({ enabled: false }),
       stage.os,
@@ -112,6 +112,11 @@ class Backend {
     this.link.read([
       { type: 'nack', nacks: Array.from({ length: count }, () => ({ sequence, token, reason })) },
     ])
+  }
+
+  /** RESUMES. */
+  resumes(...schemas: string[]): void {
+    this.link.read([{ type: 'resumes', schemas }])
   }
 
   /** Reports that all its connections have ended. */
@@ -183,7 +188,11 @@ class Stage {
   }
 
   /** Clients that arrive in one wake-up; `source` gives the address of each. */
-  arrive(count: number, source: (index: number) => string = () => '10.0.0.1'): void {
+  arrive(
+    count: number,
+    source: (index: number) => string = () => '10.0.0.1',
+    resume?: ClientConnection['resume'],
+  ): void {
     for (let index = 0; index < count; index++) {
       this.#order += 1
       const connection: ClientConnection = {
@@ -195,6 +204,7 @@ class Stage {
         acceptedAt: this.clock.now(),
         tried: undefined,
         pressedSince: undefined,
+        ...(resume !== undefined && { handedBack: resume.block.kind, resume }),
       }
       this.service.arrive(connection)
     }
@@ -435,4 +445,56 @@ void t.test('the entries of one ACK frame are settled together', async (t) => {
   t.same(stage.closed, [12, 8])
   t.equal(stage.service.serviceStats.outcomes.handed_off, 20)
   t.equal(stage.service.inFlight, 0)
+})
+
+void t.test('a state that its only taker refuses is not sent to it with each ACK', async (t) => {
+  const NO_BYTES = Buffer.alloc(0)
+  const block = {
+    kind: 'raw' as const,
+    schema: 'chat/1',
+    prefix: NO_BYTES,
+    requestHead: NO_BYTES,
+    answerHead: NO_BYTES,
+    state: Buffer.alloc(100_000),
+  }
+  const resume = { block, giver: 'gone', settled: () => {} }
+  for (const reason of ['NotResumable', 'BackendOverloaded'] as const) {
+    await t.test(reason, async (t) => {
+      const stage = new Stage(t, 'least-connections')
+      const [taker, other] = stage.backends(1, 1) as [Backend, Backend]
+      taker.resumes('chat/1')
+      stage.arrive(3, undefined, resume)
+      t.equal(taker.offered, 3)
+      taker.refuse('sequence', reason)
+      t.same([taker.offered, stage.service.held], [0, 3])
+
+      for (let round = 0; round < 20; round++) {
+        stage.arrive(2)
+        taker.acknowledge()
+        other.acknowledge()
+      }
+      stage.arrive(1, undefined, resume)
+      t.same([taker.offered, stage.service.held], [0, 4], 'neither the same ones nor the next')
+
+      const tries: number[] = []
+      for (let waited = 0; waited < 10_000; waited += 250) {
+        stage.clock.advance(250)
+        if (taker.offered > 0) tries.push(waited)
+        taker.refuse('sequence', reason)
+      }
+      t.ok(tries.length > 0 && tries.length <= 6, `tried again less and less often: ${tries.join()} ms`)
+
+      taker.resumes('chat/1')
+      t.equal(taker.offered, 0, 'nothing has changed')
+      taker.resumes('chat/1', 'chat/2')
+      t.equal(taker.offered, 4, 'RESUMES says something new')
+      taker.refuse('sequence', reason)
+      const third = new Backend(stage, 'web-3', 1)
+      t.equal(third.offered, 0)
+      third.resumes('chat/1')
+      t.equal(third.offered, 4, 'a backend has come')
+      third.acknowledge()
+      t.equal(stage.service.held, 0)
+    })
+  }
 })

@@ -77,6 +77,13 @@ if (SEED !== undefined) {
     },
   )
 
+  // The successor died, the backends moved on to the third worker, and the old one's clients waited until `holdTimeout`.
+  void t.test('what waits in a worker whose successor has died goes to the next one', async (t) => {
+    const { violation, seen } = runSchedule(936)
+    t.equal(violation, undefined)
+    t.equal(seen.get('another successor'), 1)
+  })
+
   void t.test('the same seed is the same schedule', async (t) => {
     for (const seed of [1, 2, 3]) t.same(trace(seed).lines, trace(seed).lines)
     t.not(trace(1).lines.join('\n'), trace(2).lines.join('\n'))

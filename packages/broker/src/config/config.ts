@@ -194,6 +194,19 @@ export function parseParts(
   }
 }
 
+/** How long connections of a service may take to finish, in milliseconds. */
+export function drainDeadlineOf(
+  { drainDeadline: own }: Pick<ServiceConfig, 'drainDeadline'>,
+  { drainDeadline }: Pick<Config, 'drainDeadline'>,
+): number {
+  return own ?? drainDeadline
+}
+
+/** The longest of all services. */
+export function longestDrainDeadline(config: Pick<Config, 'services' | 'drainDeadline'>): number {
+  return Math.max(...[...config.services.values()].map((service) => drainDeadlineOf(service, config)))
+}
+
 /** Settings that are allowed but probably unintended. */
 export function warningsOf(config: Config): ConfigProblem[] {
   const used = new Set(config.listeners.map((listener) => listener.service))

@@ -168,6 +168,11 @@ const service = z.strictObject({
     'Maximum number of connections that a backend may have handed back without an answer from the broker.',
     'Further ones stay with the backend, which continues to serve them, until there is room.',
   ),
+  drainDeadline: describe(
+    duration(0).nullable().default(null),
+    'How long connections of this service may take to finish, wherever the [`drainDeadline`](#draindeadline) of the broker applies otherwise.',
+    'A stop of the broker takes as long as the longest of all services. `null`: as for the broker.',
+  ),
   failureLimit: describe(
     failureLimit.prefault({}),
     'When a failing backend is excluded for a while (`paused`). One success resets the count.',

@@ -44,6 +44,8 @@ export const MAX_DESCRIPTORS = 200
 /** For comparison: a snapshot of all metrics of a broker with many services has a few hundred kB. */
 const MAX_FRAME_BYTES = 64 * 1024 * 1024
 const CHUNK = 64 * 1024
+/** Maximum reads per wake-up. The poller reports the rest again, after everything else that is ready. */
+const MAX_READS = 16
 
 /** Retry interval, in ms, while the kernel has too many descriptors in flight: no event reports when there is room again. */
 const RETRY_MS = 10
@@ -54,7 +56,11 @@ interface Outgoing {
   bytes: Buffer
   /** Owned by the channel until the first byte has been sent. */
   fds: OwnedFd[]
+  readonly unsent: Unsent | undefined
 }
+
+/** Takes the descriptors of a message of which nothing was sent, because the channel has ended. */
+export type Unsent = (fds: readonly OwnedFd[]) => void
 
 /**
  * JSON messages with descriptors between two processes of one broker, over a Unix stream socket: ordered, up to 64 MiB each, and
@@ -72,9 +78,13 @@ export class Channel<In extends Message, Out extends Message> {
   #fds: OwnedFd[] = []
   #read: Buffer[] = []
   #length = 0
+  /** Bytes to wait for before the next look at them: a header, or a frame. So each byte is copied once, however long its frame is. */
+  #wanted = HEADER_BYTES
   #retry: NodeJS.Timeout | undefined
   #untilRoom: NodeJS.Timeout | undefined
   #ended = false
+  /** The other end reads no more; what it has sent can still be read. */
+  #broken = false
 
   /** Takes ownership of `socket`, one end of a connected pair. */
   constructor(socket: OwnedFd, poller: Poller, host: ChannelHost<In>) {
@@ -91,8 +101,9 @@ export class Channel<In extends Message, Out extends Message> {
     return this.#socket.fd
   }
 
+  /** False once the other end is known to be gone. */
   get open(): boolean {
-    return !this.#ended
+    return !this.#ended && !this.#broken
   }
 
   /** True if no message is partially sent or received, so that another program can take over the socket without losing one. */
@@ -102,14 +113,18 @@ export class Channel<In extends Message, Out extends Message> {
 
   /** After the channel has ended, messages are dropped silently. NativeError EMFILE if the descriptors cannot be duplicated. */
   send(message: Out, fds: readonly BorrowedFd[] = []): void {
-    if (!this.#ended) this.#enqueue(message, dupAll(fds))
+    if (!this.#ended) this.#enqueue(message, dupAll(fds), undefined)
   }
 
-  /** Like `send`, but takes ownership of the descriptors in any case, so no duplicates are needed. */
-  give(message: Out, fds: readonly OwnedFd[]): void {
+  /**
+   * Like `send`, but takes ownership of the descriptors in any case, so no duplicates are needed.
+   *
+   * @param unsent gets them back, in a microtask, if nothing of the message reaches the kernel. Default: they are closed
+   */
+  give(message: Out, fds: readonly OwnedFd[], unsent?: Unsent): void {
     const given = fds.map((fd) => new OwnedFd(fd.release()))
-    if (this.#ended) for (const fd of given) fd.close()
-    else this.#enqueue(message, given)
+    if (this.#ended) drop([{ fds: given, unsent }])
+    else this.#enqueue(message, given, unsent)
   }
 
   /**
@@ -128,13 +143,13 @@ export class Channel<In extends Message, Out extends Message> {
       throw error
     }
     if (sent === bytes.length) return true
-    this.#outgoing.push({ bytes: bytes.subarray(sent), fds: [] })
+    this.#outgoing.push({ bytes: bytes.subarray(sent), fds: [], unsent: undefined })
     this.#flush()
     return true
   }
 
-  #enqueue(message: Out, fds: OwnedFd[]): void {
-    this.#outgoing.push({ bytes: encode(message, fds.length), fds })
+  #enqueue(message: Out, fds: OwnedFd[], unsent: Unsent | undefined): void {
+    this.#outgoing.push({ bytes: encode(message, fds.length), fds, unsent })
     if (this.#outgoing.length === 1) this.#flush()
   }
 
@@ -151,7 +166,7 @@ export class Channel<In extends Message, Out extends Message> {
     clearTimeout(this.#untilRoom)
     this.#watch.remove()
     this.#socket.close()
-    for (const { fds } of this.#outgoing.splice(0)) for (const fd of fds) fd.close()
+    drop(this.#outgoing.splice(0))
     for (const fd of this.#fds.splice(0)) fd.close()
     for (const resolve of this.#drained.splice(0)) resolve()
   }
@@ -171,7 +186,8 @@ export class Channel<In extends Message, Out extends Message> {
       if (error.code === 'EAGAIN') return this.#watch.modify(EPOLLIN | EPOLLOUT)
       if (['ETOOMANYREFS', 'ENOBUFS', 'ENOMEM'].includes(error.code)) return this.#retryLater()
       // EPIPE: read what the other end has sent; EOF follows and ends the channel.
-      for (const { fds } of this.#outgoing.splice(0)) for (const fd of fds) fd.close()
+      this.#broken = true
+      drop(this.#outgoing.splice(0))
     }
     this.#watch.modify(EPOLLIN)
     for (const resolve of this.#drained.splice(0)) resolve()
@@ -195,7 +211,7 @@ export class Channel<In extends Message, Out extends Message> {
 
   #receive(): void {
     try {
-      while (!this.#ended) {
+      for (let reads = 0; reads < MAX_READS && !this.#ended; reads++) {
         if (this.#host.room?.() === false) return this.#waitForRoom()
         const message = receiveMessage(this.#socket.fd, { size: CHUNK, maxFds: MAX_DESCRIPTORS })
         if (message === undefined) return
@@ -223,27 +239,28 @@ export class Channel<In extends Message, Out extends Message> {
   }
 
   #decode(): void {
-    while (this.#length >= HEADER_BYTES) {
-      const bytes = this.#joined()
+    while (this.#length >= this.#wanted) {
+      const last = this.#read.at(-1) as Buffer
+      const bytes = this.#read.length === 1 ? last : Buffer.concat(this.#read)
       const length = LENGTH_BYTES + bytes.readUInt32LE()
       if (length > MAX_FRAME_BYTES) throw new Error(`a frame of ${length} bytes`)
-      if (bytes.length < length) return
+      if (bytes.length < length) {
+        this.#read = [bytes]
+        this.#wanted = length
+        return
+      }
       const kind = bytes.readUInt8(LENGTH_BYTES)
       const count = bytes.readUInt8(LENGTH_BYTES + 1)
       if (kind !== (count === 0 ? PLAIN : WITH_DESCRIPTORS)) throw new Error(`a frame of kind ${kind}`)
       if (count > this.#fds.length) throw new Error(`got ${this.#fds.length} descriptors, wanted ${count}`)
       const message = JSON.parse(bytes.toString('utf8', HEADER_BYTES, length)) as In
-      this.#read = [bytes.subarray(length)]
+      // The rest is of the last read; a slice of `bytes` would keep all of them in memory.
       this.#length = bytes.length - length
+      this.#read = this.#length === 0 ? [] : [last.subarray(last.length - this.#length)]
+      this.#wanted = HEADER_BYTES
       this.#host.message(message, this.#fds.splice(0, count))
       if (this.#ended) return
     }
-  }
-
-  #joined(): Buffer {
-    const bytes = this.#read.length === 1 ? (this.#read[0] as Buffer) : Buffer.concat(this.#read)
-    this.#read = [bytes]
-    return bytes
   }
 
   #end(error: Error | undefined): void {
@@ -262,6 +279,15 @@ function encode(message: Message, fds: number): Buffer {
   header.writeUInt8(fds === 0 ? PLAIN : WITH_DESCRIPTORS, LENGTH_BYTES)
   header.writeUInt8(fds, LENGTH_BYTES + 1)
   return Buffer.concat([header, text])
+}
+
+/** Messages of which nothing is sent any more. */
+function drop(messages: readonly Pick<Outgoing, 'fds' | 'unsent'>[]): void {
+  for (const { fds, unsent } of messages) {
+    if (unsent === undefined) for (const fd of fds) fd.close()
+    // Later: the caller may be in the middle of passing on several.
+    else if (fds.length > 0) queueMicrotask(() => unsent(fds))
+  }
 }
 
 /** Duplicates all, or throws and leaves none open. */

@@ -96,7 +96,8 @@ export type ToWorker =
   | { readonly type: 'release'; readonly reason: string }
   /**
    * Stop accepting, after accepting what is queued in the kernel for `removed` listeners. Send held clients to the successor over the
-   * attached socket (`peer` at the other end), and exit when nothing is left; relays are cut after `deadline` ms.
+   * attached socket (`peer` at the other end), and exit when nothing is left; relays are cut after `deadline` ms. Sent again when the successor
+   * has died: only the socket counts then, to the next one.
    */
   | { readonly type: 'finish'; readonly removed: readonly string[]; readonly deadline: number }
   /** Attached: one end of a socketpair, on which a predecessor sends its held clients. */

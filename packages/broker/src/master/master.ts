@@ -1,6 +1,6 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
-import { readConfigText } from '../config/config.ts'
+import { longestDrainDeadline, readConfigText } from '../config/config.ts'
 import type { CommandError } from '../exit-codes.ts'
 import { BrokerError } from '../errors.ts'
 import { Fleet, type FleetOptions } from './fleet/fleet.ts'
@@ -399,7 +399,7 @@ export class Master {
     await this.#finishing
     this.#operationLock.begin('stop')
     this.#beforeExec.stop()
-    const { drainDeadline } = this.#activeConfig.config
+    const drainDeadline = longestDrainDeadline(this.#activeConfig.config)
     this.#notifier.stopping(drainDeadline)
     this.#log.logger.info({ signal: reason, by, deadlineMs: drainDeadline }, 'draining')
     const end = performance.now() + drainDeadline

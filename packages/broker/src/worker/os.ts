@@ -5,6 +5,7 @@ import {
   clearLinger,
   clearReceiveMinimum,
   closeAside,
+  isNonblocking,
   isStream,
   localAddress,
   NativeError,
@@ -44,7 +45,7 @@ export interface Os extends Clock {
   peek(fd: number, max: number): Buffer | undefined
   /** See `closeClients`. */
   closeClients(connections: readonly Pick<ClientConnection, 'fd' | 'peer'>[]): void
-  /** The address of the client behind a connected socket; an empty Unix address when it has left. */
+  /** The address of the client behind a connected socket. When it has left, only the family is known: an empty or unspecified address. */
   peer(fd: number): SocketAddress
   /** The local address of the connection behind `fd`; undefined for anything else than a stream socket that is connected or was. */
   local(fd: number): SocketAddress | undefined
@@ -62,13 +63,19 @@ export interface Os extends Clock {
   carry(connection: ClientConnection, upstream: Socket, onEnd: (carried: Carried) => void): Carried
 }
 
+/** Of a peer that has left: what closes the socket, and where a client goes, depends on the family. */
+function unspecified(family: SocketAddress['family']): SocketAddress {
+  const address = family === 'IPv4' ? '0.0.0.0' : family === 'IPv6' ? '::' : ''
+  return { family, address, port: 0 }
+}
+
 export const systemOs: Os = {
   ...systemClock,
   parallelism: availableParallelism(),
   random: Math.random,
   peek,
   closeClients,
-  peer: (fd) => peerAddress(fd) ?? { family: 'unix', address: '', port: 0 },
+  peer: (fd) => peerAddress(fd) ?? unspecified(localAddress(fd).family),
   local: (fd) => {
     try {
       return isStream(fd) ? localAddress(fd) : undefined
@@ -83,7 +90,8 @@ export const systemOs: Os = {
   },
   isOfReserve: (fd) => sharedReserve().isForClients(fd),
   takeBack: (fd) => {
-    setNonblocking(fd, true)
+    // Hardly any giver changes it.
+    if (!isNonblocking(fd)) setNonblocking(fd, true)
     clearLinger(fd)
     clearReceiveMinimum(fd)
   },

@@ -3,7 +3,6 @@ import {
   dup,
   NativeError,
   OwnedFd,
-  peerAddress,
   peerCredentials,
   Poller,
   setCloseOnExec,
@@ -17,11 +16,13 @@ import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
-import { parseConfigText, parseParts } from '../config/config.ts'
+import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
+import { stateBytes } from './connection/resume-state.ts'
 import { Copier } from './copies/copier.ts'
-import { heldClient, monotonic, type Waiting } from './copies/held-client.ts'
+import { heldClient, monotonic } from './copies/held-client.ts'
 import { blockOf } from './copies/held-state.ts'
+import type { Successor, Waiting } from './service/hand-over.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
 import { exitProcess, standardOutput } from '../log/standard.ts'
@@ -32,6 +33,7 @@ import { ManagedProcesses } from './registry/managed-processes.ts'
 import { factsOf } from '../supervise/proc.ts'
 import { KeptEstate } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
+import { systemOs } from './os.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 
 /** How often counters are reported to the master, in milliseconds. A SIGKILL loses at most the counts of this time. */
@@ -39,9 +41,16 @@ const COUNT_INTERVAL_MS = 1000
 
 /** Maximum clients per message to a successor: well below the reserve of descriptors. */
 const MAX_CLIENTS = 32
+/** Maximum bytes of state per message, unless one connection has more. The successor reads other sockets between two messages. */
+const MAX_STATE_BYTES = 1024 * 1024
+
+/** Parked connections that move to a successor in one turn of the event loop: a few milliseconds of work. */
+const PARKED_AT_A_TIME = 128
 
 /** A master that does not answer within this time is stuck, in milliseconds. */
 const ANSWER_TIMEOUT_MS = 1000
+
+type Listening = InheritedClient['listener']
 
 type Ask = (answer: ToWorker | undefined) => void
 
@@ -77,7 +86,13 @@ export class SupervisedWorker {
   #accepts = false
   /** Its pid; null while there is none. */
   #master: number | null = process.ppid
+  /** Listeners of a predecessor's connections. */
+  readonly #origins = new Map<string, Listening>()
   #ending = false
+  /** Of a worker that is being replaced: one to its successor, and one to each that followed because the one before has died. */
+  readonly #successors: Channel<never, HeldClients>[] = []
+  /** No more clients will be sent to a successor. */
+  #hasPassedAll = false
 
   /** Owns `socket`. `end` exits the process. */
   constructor(socket: OwnedFd, poller: Poller, logger: Logger, end: (code: number) => void) {
@@ -201,7 +216,7 @@ export class SupervisedWorker {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
-    this.#drainDeadline = config.drainDeadline
+    this.#drainDeadline = longestDrainDeadline(config)
     this.#worker = createWorker(config, this.#logger, {
       sockets,
       admin: this.#admin,
@@ -284,7 +299,7 @@ export class SupervisedWorker {
         for (const [index, client] of clients.entries()) {
           const fd = fds[index] as OwnedFd
           const { service, protocol } = client.resume ?? client
-          const listener = { name: client.listener, protocol }
+          const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
           if (client.idleFor !== undefined) {
             const idleUntil =
@@ -296,8 +311,8 @@ export class SupervisedWorker {
             // Behind earlier inherited connections, and before all accepted here.
             order: this.#inherited++,
             listener,
-            // If the client has already disconnected, getpeername(2) fails; the end is seen when the socket is read.
-            peer: peerAddress(fd.fd) ?? { family: 'unix', address: '', port: 0 },
+            // Without an address if the client has already disconnected; the end is seen when the socket is read.
+            peer: systemOs.peer(fd.fd),
             id,
             acceptedAt: client.acceptedAt - monotonic() + performance.now(),
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
@@ -320,42 +335,60 @@ export class SupervisedWorker {
     })
   }
 
+  /** One object for all connections of a listener: thousands of them may be parked. */
+  #listenerNamed(name: string, protocol: Listening['protocol']): Listening {
+    const key = `${name}/${protocol}`
+    const known = this.#origins.get(key) ?? { name, protocol }
+    this.#origins.set(key, known)
+    return known
+  }
+
   async #finish({ removed, deadline }: Extract<ToWorker, { type: 'finish' }>, peer: OwnedFd): Promise<void> {
     const worker = this.#worker
-    if (worker === undefined || this.#ending) return
+    const isFirst = !this.#ending
+    if (worker === undefined || this.#hasPassedAll || (!isFirst && this.#successors.length === 0))
+      return peer.close()
     this.#ending = true
     // The listening sockets are the successor's.
     this.#keepEstate(null, [])
-    const successor = new Channel<never, HeldClients>(peer, this.#poller, {
+    const channel = new Channel<never, HeldClients>(peer, this.#poller, {
       message: () => {},
       ended: () => {},
     })
-    const pass = (service: string, connections: readonly Waiting[]) =>
-      this.#pass(successor, service, connections)
-    await worker.finish(removed, pass, deadline, {
+    this.#successors.push(channel)
+    const successor = (service: string): Successor => ({
+      slice: PARKED_AT_A_TIME,
+      pass: (connections) => this.#pass(channel, service, connections),
+      whenReady: (callback) => void channel.sent().then(() => setImmediate(callback)),
+    })
+    if (!isFirst) return worker.handOver(successor)
+    await worker.finish(removed, successor, deadline, {
       predecessors: Promise.all(this.#predecessors),
-      settled: () => this.#endOf(successor),
+      settled: () => this.#endOfPassing(),
       answered: () => Promise.all(this.#reloading),
     })
-    await this.#endOf(successor)
-    await this.#exit()
+    await this.#endOfPassing()
+    return this.#exit()
   }
 
-  /** No more clients will be sent: closes the channel once everything queued has been written. */
-  async #endOf(successor: Channel<never, HeldClients>): Promise<void> {
-    await successor.sent()
-    successor.close()
+  /** No more clients will be sent: closes the channels once everything queued has been written. */
+  async #endOfPassing(): Promise<void> {
+    this.#hasPassedAll = true
+    for (const channel of this.#successors) {
+      await channel.sent()
+      channel.close()
+    }
   }
 
   #pass(successor: Channel<never, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
     if (!successor.open) return false
-    for (let from = 0; from < connections.length; from += MAX_CLIENTS) {
-      const batch = connections.slice(from, from + MAX_CLIENTS)
+    for (const batch of batches(connections)) {
       const clients = batch.map((connection) => heldClient(service, connection))
       // The descriptors themselves, because there may be no room for duplicates.
       successor.give(
         { type: 'held', clients },
         batch.map(({ fd }) => fd),
+        (fds) => this.#worker?.takeBack(service, batch, fds),
       )
     }
     return true
@@ -475,6 +508,23 @@ export class SupervisedWorker {
     await this.#channel.sent()
     this.#end(code)
   }
+}
+
+/** In as few messages as their size allows. */
+function* batches(connections: readonly Waiting[]): Generator<readonly Waiting[]> {
+  let batch: Waiting[] = []
+  let bytes = 0
+  for (const connection of connections) {
+    const size = 'resume' in connection && connection.resume ? stateBytes(connection.resume.block) : 0
+    if (batch.length === MAX_CLIENTS || (batch.length > 0 && bytes + size > MAX_STATE_BYTES)) {
+      yield batch
+      batch = []
+      bytes = 0
+    }
+    batch.push(connection)
+    bytes += size
+  }
+  if (batch.length > 0) yield batch
 }
 
 /** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */

@@ -6,7 +6,7 @@ import { createAdmin } from './admin/server.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
-import type { Config, ListenerConfig, ServiceConfig } from '../config/config.ts'
+import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
 import type { ClientConnection, ParkedClient } from './connection/connection.ts'
 import type { ResumeState } from './connection/resume-state.ts'
@@ -26,7 +26,7 @@ import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
 import type { Copier } from './copies/copier.ts'
 import { noKeeper } from './copies/keeper.ts'
-import type { Waiting } from './copies/held-client.ts'
+import type { Successor, Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
 import { BROKER_VERSION } from '../version.ts'
@@ -69,7 +69,7 @@ export interface Worker {
   readonly controlPath: string
   status(): Status
   /**
-   * Stops accepting and waits up to `deadline` milliseconds until every accepted client has been handed off; rejects the rest.
+   * Stops accepting and waits up to `deadline` milliseconds, and up to the deadline of each service, until every accepted client has been handed off; rejects the rest.
    * Then disconnects the backends; adopted connections are unaffected.
    */
   drain(deadline: number): Promise<void>
@@ -95,7 +95,7 @@ export interface ReplaceableWorker extends Worker {
    */
   finish(
     removed: readonly string[],
-    successor: (service: string, connections: readonly Waiting[]) => boolean,
+    successor: (service: string) => Successor,
     deadline: number,
     neighbours: {
       /** Settles when no more clients will arrive from older workers. */
@@ -106,6 +106,10 @@ export interface ReplaceableWorker extends Worker {
       readonly answered: () => Promise<unknown>
     },
   ): Promise<void>
+  /** While it finishes: the successor has died, and this is the next one. */
+  handOver(successor: (service: string) => Successor): void
+  /** The successor has died before these connections of one service reached it. Owns the descriptors, which are in the same order. */
+  takeBack(service: string, connections: readonly Waiting[], fds: readonly OwnedFd[]): void
   /** Takes connections of one service that a predecessor held. Owns their descriptors, even if the service is unknown here. */
   inherit(service: string, connections: readonly ClientConnection[]): void
   /** Keeps the state of a connection that is to be inherited next. */
@@ -173,7 +177,7 @@ export function createWorker(
     logger,
     acknowledged: () => poller.advance(),
     announce: (change: Change) => events.announce(change),
-    listeners: (service: string) => listeners.filter((listener) => listener.service === service),
+    listeners: (service: string) => listenersOf.get(service) ?? [],
     ...(recorder && { recorder }),
     ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
@@ -184,6 +188,8 @@ export function createWorker(
     given.copier?.account({ kind: 'service', name }, (numbers) => service.serviceStats.account(numbers))
   }
   const listeners: Listener[] = []
+  /** By service: asked for with each connection that is handed back. */
+  const listenersOf = new Map<string, Listener[]>()
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
     const service = services.get(listener.service)
     if (fd === undefined || service === undefined)
@@ -197,6 +203,7 @@ export function createWorker(
       unix: listener.listen.kind === 'unix',
     } as const
     given.copier?.account(account, (numbers) => numbers.push(added.accepted))
+    listenersOf.set(listener.service, [...(listenersOf.get(listener.service) ?? []), added])
     return added
   }
   for (const service of config.services.values()) addService(service)
@@ -250,8 +257,8 @@ export function createWorker(
       })),
       services: [...services.values()].map(serviceStatus),
     }),
-    drainService: (name, deadline) => drainLinks([...(services.get(name)?.links ?? [])], deadline),
-    drainBackend: (name, backend, deadline) => drainLinks(linksOf(name, backend), deadline),
+    drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
+    drainBackend: (name, backend, deadline) => drainLinks(name, linksOf(name, backend), deadline),
     ...(reload && { reload }),
     metricsText: oneAtATime(async () => {
       publish()
@@ -282,7 +289,15 @@ export function createWorker(
     return [...(services.get(service)?.links ?? [])].filter(({ identity }) => identity.ulid === backend)
   }
 
-  function drainLinks(links: readonly BackendLink[], deadline = config.drainDeadline): Promise<DrainResult> {
+  function deadlineOf(service: string): number {
+    return drainDeadlineOf(services.get(service)?.config ?? { drainDeadline: null }, config)
+  }
+
+  function drainLinks(
+    service: string,
+    links: readonly BackendLink[],
+    deadline = deadlineOf(service),
+  ): Promise<DrainResult> {
     const fresh = links.filter((link) => link.eligibility.state !== 'draining')
     for (const link of fresh) link.drain(deadline, 'requested by the operator')
     return Promise.resolve({ draining: fresh.length, deadlineMs: deadline })
@@ -306,6 +321,14 @@ export function createWorker(
     events.close()
     await admin.close()
   }
+  /** Each service has the time that it is configured to have, out of `milliseconds`; then its relays are cut. */
+  const drainedWithin = async (milliseconds: number) => {
+    const draining = [...services.values()].map(async (service) => {
+      const left = Math.min(milliseconds, deadlineOf(service.name))
+      if (!(await settledWithin(service.drained(), left))) service.cutShort()
+    })
+    await Promise.all(draining)
+  }
   const stop = async (deadline: number) => {
     beginDrain()
     for (const listener of listeners) {
@@ -315,9 +338,12 @@ export function createWorker(
     }
     if (!context)
       for (const { listen } of config.listeners) if (listen.kind === 'unix') removeSocket(listen.path)
-    const drained = Promise.all([...services.values()].map((service) => service.drained()))
-    if (deadline > 0) await settledWithin(drained, deadline)
+    if (deadline > 0) await drainedWithin(deadline)
     await shut()
+  }
+
+  const handOver = (successor: (service: string) => Successor) => {
+    for (const [name, service] of services) service.handOver(successor(name))
   }
 
   return {
@@ -367,7 +393,7 @@ export function createWorker(
         if (removed.includes(listener.name)) listener.close()
         else listener.closeCopy()
       }
-      for (const [name, service] of services) service.handOver((connections) => successor(name, connections))
+      handOver(successor)
       const stopped = admin.drain()
       // Clients of the event stream reconnect, and reach the successor.
       events.close()
@@ -378,15 +404,17 @@ export function createWorker(
         Math.max(0, end - performance.now()),
       )
       await Promise.all(all.map((service) => service.letGo()))
-      const passed = settled()
+      const passed = Promise.all(all.map((service) => service.moved())).then(settled)
       const left = Math.max(0, end - performance.now())
-      await settledWithin(Promise.all(all.map((service) => service.drained())), left)
+      await drainedWithin(left)
       await answered()
       await settledWithin(stopped, 1000)
       // No timeout: unsent messages need this worker's poller.
       await passed
       await (closing ??= shut())
     },
+    handOver,
+    takeBack: (name, connections, fds) => services.get(name)?.takeBack(connections, fds),
     inherit(name, connections) {
       const service = services.get(name)
       if (service !== undefined) return service.inherit(connections)
@@ -433,6 +461,7 @@ export function createWorker(
     drainBackend(service, backend, deadline) {
       const links = [...(services.get(service)?.links ?? [])]
       void drainLinks(
+        service,
         links.filter(({ identity }) => identity.ulid === backend || identity.owner === backend),
         deadline,
       )
@@ -455,11 +484,13 @@ export function createWorker(
   }
 }
 
-async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<void> {
+/** @returns whether it has settled in time */
+async function settledWithin(done: Promise<unknown>, milliseconds: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise((resolve) => {
-    timer = setTimeout(resolve, milliseconds)
+  const timeout = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), milliseconds)
   })
-  await Promise.race([done, timeout])
+  const settled = await Promise.race([done.then(() => true), timeout])
   clearTimeout(timer)
+  return settled
 }

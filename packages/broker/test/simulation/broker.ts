@@ -61,8 +61,8 @@ export class Broker {
   stopped = false
   /** Another worker has taken over. */
   leaving = false
-  /** Where connections of a predecessor arrive. */
-  #succession: Succession | undefined
+  /** Where connections of predecessors arrive. */
+  readonly #successions = new Set<Succession>()
   #inherited = FIRST_INHERITED
   readonly #config: ServiceConfig
   readonly #kernel: Kernel
@@ -116,26 +116,32 @@ export class Broker {
     this.service.flush()
   }
 
-  /** A reload: `successor` accepts from now on. */
+  /** A reload: `successor` accepts from now on. Called again when that has died, with the next one. */
   handOver(successor: Broker): void {
     this.leaving = true
-    const succession = (successor.#succession = new Succession(successor.process))
+    const succession = new Succession(successor.process)
+    successor.#successions.add(succession)
     for (const { link } of this.links) link.askToReconnect('reload')
-    this.service.handOver((connections) => succession.pass(this.process, connections))
+    this.service.handOver({
+      slice: 2,
+      pass: (connections) => succession.pass(this.process, connections),
+      whenReady: (callback) => this.process.tasks.push(callback),
+    })
   }
 
   get awaitsMoved(): boolean {
-    return this.#succession?.waiting === true
+    return [...this.#successions].some(({ waiting }) => waiting)
   }
 
   receiveMoved(): void {
-    this.#succession?.receive(this.service, () => this.#inherited++)
+    const next = [...this.#successions].find(({ waiting }) => waiting)
+    next?.receive(this.service, () => this.#inherited++)
   }
 
-  /** A worker that has been replaced ends once it has settled what was in flight. */
+  /** A worker that has been replaced ends once it has settled what was in flight, and nothing waits. */
   get mayEnd(): boolean {
-    const { held, inFlight } = this.service
-    return this.leaving && !this.stopped && held + inFlight === 0
+    const { held, inFlight, parkedCount } = this.service
+    return this.leaving && !this.stopped && held + inFlight + parkedCount === 0
   }
 
   end(): void {
@@ -143,8 +149,8 @@ export class Broker {
     this.service.close().catch((error: unknown) => {
       if (!(error instanceof Killed || error instanceof Violation)) throw error
     })
-    this.#succession?.close()
-    this.#succession = undefined
+    for (const succession of this.#successions) succession.close()
+    this.#successions.clear()
   }
 
   /** Registers a backend after a valid HELLO, like the registry. `endpoint`: where the backend accepts relays. */
@@ -229,6 +235,7 @@ export class Broker {
         lateAnswer: () => service.lateAnswer(),
         reported: () => service.reported(),
         available: () => service.available(),
+        resumable: (slot) => service.resumable(slot),
         ended: (ended) => {
           this.#slots.giveBack(slot)
           this.links.delete(entry)

@@ -318,10 +318,12 @@ class Schedule {
     this.#startBackend()
     const { service } = this.#broker
     const start = this.#kernel.now
-    // A replaced worker whose successor has died keeps those that it holds until their time is over.
     const waiting = () =>
       this.#liveBrokers.some(
-        (each) => each.service.inFlight > 0 || each.awaitsMoved || (!each.leaving && each.service.held > 0),
+        (each) =>
+          each.service.inFlight + each.service.held > 0 ||
+          each.awaitsMoved ||
+          (each.leaving && each.service.parkedCount > 0),
       )
     for (let count = 0; waiting() || this.#unready() !== undefined; count++) {
       const waited = this.#kernel.now - start
@@ -411,12 +413,21 @@ class Schedule {
   #reload(predecessor: Broker): void {
     this.#reloads -= 1
     this.#note('reload')
-    predecessor.handOver(this.#startBroker())
+    const successor = this.#startBroker()
+    predecessor.handOver(successor)
   }
 
   #startBroker(): Broker {
     const name = `broker-${this.#brokers.length + 1}`
     const broker = new Broker(this.#kernel, name, this.#terms, this.#random)
+    // The successor of those that are leaving has died.
+    for (const each of this.#liveBrokers) {
+      if (!each.leaving || each.stopped) continue
+      this.#note('another successor')
+      each.process.tasks.push(() => {
+        if (!each.stopped && !broker.stopped && broker.process.alive) each.handOver(broker)
+      })
+    }
     this.#brokers.push(broker)
     this.#broker = broker
     return broker

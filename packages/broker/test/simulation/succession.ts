@@ -1,6 +1,6 @@
 import { OwnedFd } from '@baton/native-sendmsg'
 import { InheritedClient, type ParkedClient } from '../../src/worker/connection/connection.ts'
-import type { Waiting } from '../../src/worker/copies/held-client.ts'
+import type { Waiting } from '../../src/worker/service/hand-over.ts'
 import type { Service } from '../../src/worker/service/service.ts'
 import type { Client } from './client.ts'
 import { File, type Process } from './kernel.ts'
@@ -26,7 +26,7 @@ export class Succession extends File {
     return this.#queue.length > 0
   }
 
-  /** Sends what waits at `from`, as `Service.handOver` wants it. @returns false: the successor is gone */
+  /** Sends what waits at `from`, as a `Successor` does. @returns false: the successor is gone */
   pass(from: Process, connections: readonly Waiting[]): boolean {
     if (!this.#successor.alive) return false
     for (const connection of connections) {

@@ -79,7 +79,7 @@ function roll(
     atOnce,
     minHealthy: options.service.minHealthy,
     external: options.service.external,
-    drainDeadline: fleet.drainDeadline,
+    drainDeadline: service.drainDeadline,
     ...(startLimit !== undefined && { startLimit }),
   }
   const finished = (result: DeployResult) => {

@@ -1,5 +1,5 @@
 import type { InstanceStatus } from '../../api/master-status.ts'
-import type { ServiceConfig } from '../../config/config.ts'
+import { drainDeadlineOf, type ServiceConfig } from '../../config/config.ts'
 import { BrokerError } from '../../errors.ts'
 import type { ManagedReport } from '../../ipc/messages.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
@@ -73,18 +73,25 @@ export class Fleet {
    */
   apply(config: FleetConfig): void {
     if (this.deploying) throw new BrokerError('BATON_ERR_DEPLOY_RUNNING', 'its instances are being replaced')
-    const wanted = new Map<string, { definition: Definition; instances: number }>()
+    const wanted = new Map<string, { definition: Definition; instances: number; deadline: number }>()
     for (const [name, service] of config.services) {
       const definition = define(service, config.base)
-      if (definition !== undefined) wanted.set(name, { definition, instances: service.instances })
+      if (definition !== undefined) {
+        const deadline = drainDeadlineOf(service, config)
+        wanted.set(name, { definition, instances: service.instances, deadline })
+      }
     }
     this.#drainDeadline = config.drainDeadline
     for (const [name, service] of this.#services) {
-      service.configure(config.drainDeadline)
+      // One that is removed keeps the deadline that it had.
+      const own = config.services.get(name)
+      if (own !== undefined) service.configure(drainDeadlineOf(own, config))
       if (!wanted.has(name)) service.scale(0)
     }
-    for (const [name, { definition, instances }] of wanted) {
-      this.#serviceFor(name, definition).scale(instances)
+    for (const [name, { definition, instances, deadline }] of wanted) {
+      const service = this.#serviceFor(name, definition)
+      service.configure(deadline)
+      service.scale(instances)
     }
     this.#forget()
     this.#options.changed?.()
@@ -123,11 +130,6 @@ export class Fleet {
     return [...this.#services.values()].flatMap(({ managed }) => managed)
   }
 
-  /** In ms. */
-  get drainDeadline(): number {
-    return this.#drainDeadline
-  }
-
   service(name: string): ManagedService | undefined {
     return this.#services.get(name)
   }
@@ -150,7 +152,7 @@ export class Fleet {
   }
 
   /**
-   * Ends every process: it is drained while a worker lists it, for at most `deadline` ms, then gets SIGTERM, then SIGKILL. Resolves when
+   * Ends every process: it is drained while a worker lists it, for at most `deadline` ms and the deadline of its service, then gets SIGTERM, then SIGKILL. Resolves when
    * none is left. A second call can shorten the deadline.
    */
   stop(deadline: number): Promise<void> {

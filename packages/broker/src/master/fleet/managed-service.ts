@@ -102,6 +102,11 @@ export class ManagedService {
     return this.#instances.get(number)
   }
 
+  /** In ms. */
+  get drainDeadline(): number {
+    return this.#drainDeadline
+  }
+
   configure(drainDeadline: number): void {
     this.#drainDeadline = drainDeadline
   }
@@ -117,8 +122,9 @@ export class ManagedService {
     }
   }
 
-  /** Ends every process, with `deadline` ms for each phase. */
-  stop(deadline: number): void {
+  /** Ends every process, with at most this many ms for each phase. */
+  stop(atMost: number): void {
+    const deadline = Math.min(atMost, this.#drainDeadline)
     for (const number of this.numbers) this.#stopInstance(number, deadline)
     for (const process of this.#successors.values()) this.#retire(process, deadline)
     this.#successors.clear()

@@ -3,6 +3,7 @@ import { type BrokerError, describeError } from '../../errors.ts'
 import { BROKER_VERSION } from '../../version.ts'
 import type { ReloadParts } from './prepare.ts'
 import type { ReloadResult } from '../workers/counters.ts'
+import { longestDrainDeadline } from '../../config/config.ts'
 import { readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
@@ -108,7 +109,7 @@ export class ReloadResumption {
   async #apply(next: Settings): Promise<() => Promise<BrokerError | undefined>> {
     const { log, activeConfig, workerPool, files } = this.#parts
     files.ensure()
-    const { drainDeadline } = activeConfig.config
+    const drainDeadline = longestDrainDeadline(activeConfig.config)
     const change = activeConfig.sockets.change(next.config)
     let replaced: Awaited<ReturnType<WorkerPool['replace']>>
     try {

@@ -2,29 +2,32 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { NativeError, type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
-import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
-import type { BackendReport, FromWorker, KnownBackends, ManagedReport } from '../../ipc/messages.ts'
+import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
-import { isClosed } from '../../config/config.ts'
-import { modeOfSockets } from '../../listening/sockets.ts'
+import { isClosed, longestDrainDeadline } from '../../config/config.ts'
 import type { LogFormat } from '../../log/logger.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
-import { processExists } from '../../supervise/proc.ts'
 import { restartAfter, type RestartHistory, WORKER_RESTARTS } from '../../supervise/backoff.ts'
 import type { ProcessExit } from '../../supervise/child.ts'
+import { BackendsSeen, notMoved } from './backends-seen.ts'
+import { Conditions } from './conditions.ts'
 import type { Counters } from './counters.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import { estateOf } from '../claim/estate.ts'
-import { controlPath } from '../listening-sockets.ts'
+import {
+  type Configuration,
+  introduce,
+  sendFirstOrders,
+  START_TIMEOUT_MS,
+  startFailure,
+} from './first-orders.ts'
 import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
 import { sinceReport } from './last-accounts.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
+import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
 import { WorkerProcess, type WorkerState } from './worker-process.ts'
-
-/** Timeout for a worker to be ready after its start, in ms. */
-const START_TIMEOUT_MS = 30_000
 
 /** Maximum starts of one worker if signals keep killing it. */
 const MAX_STARTS = 20
@@ -55,41 +58,6 @@ const STOP_GRACE_MS = 5000
 /** Maximum workers finishing at a time. Beyond it, the oldest is ended. */
 const MAX_LEAVING = 4
 
-/** Maximum backends of earlier workers in the `start` message of the next one. */
-const MAX_KNOWN_BACKENDS = 4096
-
-/** The configuration that a worker is started with: the active one, or the next one during a reload. */
-type Configuration = Pick<ActiveConfig, 'settings' | 'sockets'>
-
-/** The new worker of a reload serves. */
-export interface Replaced {
-  /**
-   * Call it next: the old worker hands over its held clients, releases its backends and finishes.
-   *
-   * @param removed names of listeners that the new configuration does not have
-   * @param deadline in ms
-   */
-  readonly finish: (removed: readonly string[], deadline: number) => void
-  /** Call it after that: resolves when every backend of the old worker has moved or exited, or with those that have not. */
-  readonly backendsMoved: () => Promise<BrokerError | undefined>
-}
-
-/** The pool's view of its master: managed backends, the installed program, and a receiver of events. */
-export interface WorkerPoolHost {
-  /** The running processes of services with a `command`. */
-  managed(): readonly ManagedReport[]
-  /** The Node binary for the next worker, after this number of failed starts in a row. */
-  node(failures: number): string
-  /** A message, after the worker has noted what it reports about itself. */
-  message(worker: WorkerProcess, message: FromWorker): void
-  /** A worker has ended and was removed from `workers`. */
-  ended(): void
-  /** Whether the serving worker is to outlive this process, until another master takes it over. */
-  readonly outlives: boolean
-  /** A dead worker cannot be replaced, because the files of this program were removed. */
-  programGone(): void
-}
-
 /**
  * The workers of a master: the one that serves, earlier ones that are finishing, and during a replacement its successor. A worker that dies
  * is replaced on the same sockets.
@@ -104,8 +72,8 @@ export class WorkerPool {
   readonly #logger: Logger
   readonly #host: WorkerPoolHost
   readonly #workers = new Set<WorkerProcess>()
-  readonly #waiting = new Set<{ check: () => boolean; resolve: () => void }>()
   readonly #survivors: Survivors
+  readonly #conditions = new Conditions()
   #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
   #current: WorkerProcess | undefined
@@ -119,8 +87,7 @@ export class WorkerPool {
   readonly #workerMonitor: WorkerMonitor
   /** The serving worker while it may be hung and its successor is built. */
   #silent: WorkerProcess | undefined
-  /** Backends of the current or last worker, and those of earlier ones that may not have registered again yet. */
-  #known: readonly BackendReport[] = []
+  #seen = new BackendsSeen()
   /** The last list of managed processes that was sent, as JSON. */
   #managed = ''
 
@@ -202,7 +169,7 @@ export class WorkerPool {
     const before = alive.map(({ counts }) => counts)
     for (const worker of alive) worker.send({ type: 'count' })
     const fresh = () => alive.every((worker, index) => !worker.alive || worker.counts > (before[index] ?? 0))
-    await this.#until(fresh, COUNT_TIMEOUT_MS)
+    await this.#conditions.until(fresh, COUNT_TIMEOUT_MS)
     // Counters of ended workers are read in the same turn: one that ends now is counted either here or there.
     const others = [...this.#workers].filter((worker) => worker !== except).map(({ snapshot }) => snapshot)
     return this.#counters.snapshots(others)
@@ -210,8 +177,8 @@ export class WorkerPool {
 
   /** Backends of the current or last worker, and those of earlier ones that may not have registered again yet. */
   get known(): readonly BackendReport[] {
-    if (this.#current !== undefined) this.#remember(this.#current.backends)
-    return this.#known
+    if (this.#current !== undefined) this.#seen.remember(this.#current.backends)
+    return this.#seen.all
   }
 
   /** Clients of dead workers that no other worker has yet. */
@@ -225,7 +192,7 @@ export class WorkerPool {
     known: readonly BackendReport[] = [],
     survivors: SurvivorsState = [],
   ): void {
-    this.#known = known
+    this.#seen = new BackendsSeen(known)
     this.#survivors.add(Survivors.restore(survivors))
     for (const state of states) {
       const worker = WorkerProcess.adopt(state, this.#parts, this.#workerEvents)
@@ -289,13 +256,14 @@ export class WorkerPool {
         return service !== undefined && state !== 'draining' && !(owner === null && isClosed(service))
       })
     const withoutOld = () => {
-      const all = movable(old === undefined ? this.#known : old.backends)
+      const all = movable(old === undefined ? this.#seen.all : old.backends)
       this.#take(next)
+      this.#introduceToLeaving(next)
       return { finish: () => {}, backendsMoved: () => this.#backendsMoved(all, undefined) }
     }
     if (old === undefined || !old.alive) {
       await this.#reportOthers(next)
-      if (!next.alive) throw this.#failed(next)
+      if (!next.alive) throw startFailure(next)
       return withoutOld()
     }
     const all = movable(old.backends)
@@ -309,11 +277,11 @@ export class WorkerPool {
       const left = new Set(old.backends.map(({ id }) => id))
       return !next.alive || !old.alive || expected.every(({ id }) => registered.has(id) || !left.has(id))
     }
-    await this.#until(moved, MOVE_TIMEOUT_MS)
+    await this.#conditions.until(moved, MOVE_TIMEOUT_MS)
     if (!next.alive) {
       // Backends that had moved dial again and reach the old worker.
       old.send({ type: 'serve' })
-      throw this.#failed(next)
+      throw startFailure(next)
     }
     if (!old.alive) return withoutOld()
     const [theirs, ours] = this.#introduction(old, next)
@@ -324,10 +292,7 @@ export class WorkerPool {
     const waitedFor = all.filter(({ id }) => there.has(id))
     return {
       finish: (removed, deadline) => {
-        next.send({ type: 'peer' }, [theirs.fd])
-        old.send({ type: 'finish', removed, deadline }, [ours.fd])
-        theirs.close()
-        ours.close()
+        introduce(old, next, [theirs, ours], removed, deadline)
         this.#limitLeaving()
       },
       backendsMoved: () => this.#backendsMoved(waitedFor, old),
@@ -339,16 +304,10 @@ export class WorkerPool {
     backends: readonly BackendReport[],
     old: WorkerProcess | undefined,
   ): Promise<BrokerError | undefined> {
-    const left = () => {
-      const moved = new Set(this.#current?.backends.map(({ id }) => id))
-      const states = new Map(old?.backends.map(({ id, state }) => [id, state]))
-      return backends
-        .map((backend) => ({ ...backend, state: states.get(backend.id) ?? backend.state }))
-        .filter(({ id, pid }) => !moved.has(id) && (processExists(pid) || states.has(id)))
-    }
-    await this.#until(() => this.#hurried || left().length === 0, UNRESPONSIVE_TIMEOUT_MS)
+    const left = () => notMoved(backends, { from: old?.backends, to: this.#current?.backends })
+    await this.#conditions.until(() => this.#hurried || left().length === 0, UNRESPONSIVE_TIMEOUT_MS)
     const stuck = () => left().every(({ state }) => state === 'unresponsive')
-    await this.#until(() => this.#hurried || stuck(), MOVED_TIMEOUT_MS - UNRESPONSIVE_TIMEOUT_MS)
+    await this.#conditions.until(() => this.#hurried || stuck(), MOVED_TIMEOUT_MS - UNRESPONSIVE_TIMEOUT_MS)
     const names = left().map(({ service, slot, pid, state }) => `${service}/${slot} (pid ${pid}, ${state})`)
     if (names.length === 0) return undefined
     return new BrokerError('BATON_ERR_BACKENDS_NOT_MOVED', names.join(', '))
@@ -382,7 +341,7 @@ export class WorkerPool {
     const worker = this.#current
     if (worker === undefined) return
     worker.send({ type: 'listen', ...parts }, [fd.fd])
-    await this.#until(() => !worker.alive || worker.listeners.has(name))
+    await this.#conditions.until(() => !worker.alive || worker.listeners.has(name))
   }
 
   /** Whether a worker serves or is about to. */
@@ -405,7 +364,7 @@ export class WorkerPool {
   /** Stops reloads from waiting for backends that have not moved. */
   hurry(): void {
     this.#hurried = true
-    this.#checkWorkers()
+    this.#conditions.check()
   }
 
   /** Lets the workers finish. Resolves when all have ended. @param deadline in ms */
@@ -413,47 +372,18 @@ export class WorkerPool {
     this.#stopping = true
     clearTimeout(this.#restart)
     for (const worker of this.#workers) worker.send({ type: 'stop', deadline })
-    await this.#until(() => this.#workers.size === 0, deadline + STOP_GRACE_MS)
+    await this.#conditions.until(() => this.#workers.size === 0, deadline + STOP_GRACE_MS)
     for (const worker of this.#workers) {
       this.#logger.error({ workerPid: worker.pid }, 'worker does not end; killed')
       worker.kill('SIGKILL')
     }
-    await this.#until(() => this.#workers.size === 0)
+    await this.#conditions.until(() => this.#workers.size === 0)
   }
 
   /** Kills all workers immediately. */
   kill(): void {
     this.#stopping = true
     for (const worker of this.#workers) worker.kill('SIGKILL')
-  }
-
-  /** Resolves when `check` returns true; it is called after each message and each end of a worker. @param limit in ms */
-  #until(check: () => boolean, limit?: number): Promise<void> {
-    return this.#untilOr(check, (over) => {
-      const timer = limit === undefined ? undefined : setTimeout(over, limit)
-      return () => clearTimeout(timer)
-    })
-  }
-
-  /** @param limit starts a time limit, and returns how to cancel it */
-  #untilOr(check: () => boolean, limit: (over: () => void) => () => void): Promise<void> {
-    if (check()) return Promise.resolve()
-    return new Promise((resolve) => {
-      const cancel = limit(() => waiter.resolve())
-      const waiter = {
-        check,
-        resolve: () => {
-          cancel()
-          this.#waiting.delete(waiter)
-          resolve()
-        },
-      }
-      this.#waiting.add(waiter)
-    })
-  }
-
-  #checkWorkers(): void {
-    for (const waiter of this.#waiting) if (waiter.check()) waiter.resolve()
   }
 
   /**
@@ -463,7 +393,7 @@ export class WorkerPool {
   async #build(configuration: Configuration): Promise<WorkerProcess> {
     for (let starts = 1; ; starts += 1) {
       const worker = this.#launch(configuration)
-      await this.#untilOr(
+      await this.#conditions.untilOr(
         () => worker.ready || !worker.alive,
         (over) => {
           const cancels = [
@@ -480,9 +410,9 @@ export class WorkerPool {
         return worker
       }
       const stopped = worker.alive && isStopped(worker.pid)
-      const error = this.#failed(worker, stopped)
+      const error = startFailure(worker, stopped)
       worker.kill('SIGKILL')
-      await this.#until(() => !this.#workers.has(worker))
+      await this.#conditions.until(() => !this.#workers.has(worker))
       const signal = stopped ? 'SIGSTOP' : worker.strayEnd
       if (signal === undefined) this.#failedStarts += 1
       if (signal === undefined || this.#stopping || starts === MAX_STARTS) throw error
@@ -493,38 +423,13 @@ export class WorkerPool {
     }
   }
 
-  #launch({ settings: { text, file, config }, sockets }: Configuration): WorkerProcess {
+  #launch(configuration: Configuration): WorkerProcess {
     const node = this.#host.node(this.#failedStarts)
     const number = ++this.#started
     const worker = WorkerProcess.start(number, node, this.#format, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
-    const listeners = [...sockets.listeners]
-    for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
-      const batch = listeners.slice(from, from + MAX_DESCRIPTORS)
-      const names = batch.map(([name]) => name)
-      worker.send(
-        { type: 'sockets', role: 'listener', names },
-        batch.map(([, { fd }]) => fd.fd),
-      )
-    }
-    worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
-    worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
-    worker.send({
-      type: 'start',
-      config: text,
-      file,
-      control: { path: controlPath(config), mode: modeOfSockets(config) },
-      known: knownOf(this.known),
-      managed: this.#host.managed(),
-    })
+    sendFirstOrders(worker, configuration, { backends: this.known, managed: this.#host.managed() })
     return worker
-  }
-
-  /** A worker that dies soon after another does not know all backends yet: those whose processes are alive are kept. */
-  #remember(backends: readonly BackendReport[]): void {
-    const named = new Set(backends.map(({ id }) => id))
-    const others = this.#known.filter(({ id, pid }) => !named.has(id) && pid > 0 && processExists(pid))
-    this.#known = [...backends, ...others].slice(0, MAX_KNOWN_BACKENDS)
   }
 
   /** The pair over which held clients move. If it cannot be made, nothing has changed. */
@@ -555,12 +460,20 @@ export class WorkerPool {
     worker.send({ type: 'accept' })
   }
 
-  #failed(worker: WorkerProcess, stopped = false): BrokerError {
-    const output = worker.failure ?? worker.lastLines.join('\n')
-    const signal = worker.strayEnd
-    const why = output === '' ? (signal ?? 'without any output') : output
-    const late = stopped ? 'stopped (SIGSTOP)' : `not within ${START_TIMEOUT_MS} ms`
-    return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? late : why)
+  /** Workers that are finishing had a successor that has died: what still waits in them goes to this one. */
+  #introduceToLeaving(next: WorkerProcess): void {
+    for (const worker of this.#workers) {
+      if (worker.role !== 'leaving' || !worker.alive || worker.killed) continue
+      try {
+        const [theirs, ours] = socketpair('stream')
+        introduce(worker, next, [theirs, ours], [], longestDrainDeadline(this.#activeConfig.config))
+      } catch (error) {
+        this.#logger.warn(
+          { err: error, workerPid: worker.pid },
+          'what waits in a finishing worker stays there',
+        )
+      }
+    }
   }
 
   #limitLeaving(): void {
@@ -574,7 +487,7 @@ export class WorkerPool {
   readonly #workerEvents = {
     message: (worker: WorkerProcess, message: FromWorker) => {
       this.#host.message(worker, message)
-      this.#checkWorkers()
+      this.#conditions.check()
     },
     ended: (worker: WorkerProcess, exit: ProcessExit) => this.#ended(worker, exit),
   }
@@ -601,13 +514,13 @@ export class WorkerPool {
     const serving = worker === this.#current
     if (serving) {
       this.#current = undefined
-      this.#remember(worker.backends)
+      this.#seen.remember(worker.backends)
     } else if (this.#current !== undefined) {
       void this.#reportOthers(this.#current)
       this.#survivors.pass(this.#current)
     }
     if (this.#stopping) this.#survivors.close()
-    this.#checkWorkers()
+    this.#conditions.check()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
   }
 
@@ -615,7 +528,7 @@ export class WorkerPool {
     if (verdict === 'suspect' || verdict === 'hung') this.#suspect(worker, observation)
     if (verdict === 'hung') this.#foundHung(worker, observation)
     // A silent worker may have answered again.
-    this.#checkWorkers()
+    this.#conditions.check()
   }
 
   /** The serving worker may be hung: a successor is built before it is killed. */
@@ -646,7 +559,7 @@ export class WorkerPool {
     const received = silent.messagesReceived
     try {
       const next = await this.#build(this.#activeConfig)
-      await this.#until(
+      await this.#conditions.until(
         () => !silent.alive || silent.hung !== undefined || silent.messagesReceived !== received,
       )
       if (silent.alive && silent.messagesReceived !== received) {
@@ -657,11 +570,12 @@ export class WorkerPool {
       // Its control connections end with it, so its backends dial the successor. Its held clients are lost.
       if (silent.alive) this.#end(silent)
       if (this.#stopping) return
-      await this.#until(() => !this.#workers.has(silent), KILL_TIMEOUT_MS)
+      await this.#conditions.until(() => !this.#workers.has(silent), KILL_TIMEOUT_MS)
       silent.role = 'leaving'
       await this.#reportOthers(next)
-      if (!next.alive) throw this.#failed(next)
+      if (!next.alive) throw startFailure(next)
       this.#take(next)
+      this.#introduceToLeaving(next)
     } catch (error) {
       if (!this.#stopping) this.#notReplaced(error)
       // It may still answer. Otherwise this is repeated after another timeout.
@@ -704,12 +618,11 @@ export class WorkerPool {
     try {
       const next = await this.#build(this.#activeConfig)
       await this.#reportOthers(next)
-      if (!next.alive) throw this.#failed(next)
-      if (wanted()) {
-        this.#take(next)
-        return this.sendEstate()
-      }
-      this.#retire(next)
+      if (!next.alive) throw startFailure(next)
+      if (!wanted()) return this.#retire(next)
+      this.#take(next)
+      this.#introduceToLeaving(next)
+      this.sendEstate()
     } catch (error) {
       this.#notReplaced(error)
       if (wanted()) this.#restartAfter(0)
@@ -720,12 +633,4 @@ export class WorkerPool {
     this.#logger.error({ err: error }, 'worker could not be replaced')
     if (error instanceof BrokerError && error.code === 'BATON_ERR_PROGRAM_GONE') this.#host.programGone()
   }
-}
-
-function knownOf(backends: readonly BackendReport[]): KnownBackends {
-  const entries = backends.map(({ id, slot, state, pid, uid, started = null }) => {
-    const process = uid === undefined ? undefined : { pid, uid, started }
-    return [id, { slot, healthy: state !== 'starting' && state !== 'unhealthy', process }] as const
-  })
-  return Object.fromEntries(entries)
 }

@@ -14,6 +14,7 @@ import type { BackendIdentity, LinkHost } from './link-host.ts'
 import type { HandBackCounts } from './hand-back-tally.ts'
 import { HandBacks } from './hand-backs.ts'
 import { RelayDials } from './relay-dials.ts'
+import { ResumableSchemas } from './resumable-schemas.ts'
 import { Eligibility, type EligibilityOptions } from './eligibility.ts'
 
 /** Maximum NACKs with sequence 0 and an unknown token before a backend is cut off. */
@@ -63,8 +64,7 @@ export class BackendLink implements Candidate {
   #adopted: number | undefined
   #closed = 0
   #lag: number | null = null
-  /** Formats of state that it can go on with, as it said last. */
-  #schemas: ReadonlySet<string> = new Set()
+  readonly #schemas = new ResumableSchemas()
   #unknownNacks = 0
   /** When it last answered, or received an offer while none was open. */
   #busySince = 0
@@ -136,7 +136,12 @@ export class BackendLink implements Candidate {
 
   /** Whether it can go on with connections whose state has this format. */
   resumes(schema: string): boolean {
-    return this.#schemas.has(schema)
+    return this.#schemas.resumes(schema, this.#os.now())
+  }
+
+  /** Whether it may be offered one now: it has not just refused such a connection. */
+  mayResume(schema: string): boolean {
+    return this.#schemas.mayBeOffered(schema, this.#os.now())
   }
 
   /** Asks it to hand connections back that others would serve better. */
@@ -301,6 +306,8 @@ export class BackendLink implements Candidate {
           // but no repetition does.
           if (offer !== 'never-made' && offer !== 'settled') this.#acked += 1
           if (!this.#isMatched(offer, 'ACK')) continue
+          const { resume } = offer.connection
+          if (resume !== undefined) this.#schemas.took(resume.block.schema, this.#busySince)
           const pending = this.#dials.take(offer)
           if (pending === undefined) adopted.push(offer.connection)
           else relayed.push({ connection: offer.connection, pending })
@@ -325,6 +332,8 @@ export class BackendLink implements Candidate {
           this.#dials.take(offer)?.cancel()
           const failure: Failure = { code: reason }
           this.eligibility.failed(failure)
+          const { resume } = offer.connection
+          if (resume !== undefined) this.#schemas.refused(resume.block.schema, reason, this.#busySince)
           this.#returned([offer.connection], failure)
         }
         return
@@ -365,8 +374,7 @@ export class BackendLink implements Candidate {
           this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_MALFORMED', 'RESUMES was not granted'))
           return
         }
-        this.#schemas = new Set(frame.schemas)
-        this.#host.available()
+        if (this.#schemas.say(frame.schemas)) this.#host.resumable(this.id)
         return
       // FrameOrder refuses these at a broker.
       case 'hello':

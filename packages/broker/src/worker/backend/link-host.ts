@@ -71,6 +71,8 @@ export interface LinkHost {
   reported(): void
   /** The backend may have room again, or may be eligible again. */
   available(): void
+  /** The backend in this slot has said that it resumes other states than before: what it has refused may be offered to it again. */
+  resumable(slot: string): void
   /** The link has ended. Connections that it still returns follow this call. */
   ended(link: EndedLink): void
 }

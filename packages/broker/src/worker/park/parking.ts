@@ -83,11 +83,15 @@ export class Parking {
     this.#arm()
   }
 
-  /** All of them; they are not watched any longer. */
-  take(): ParkedClient[] {
-    const all = [...this.#parked]
-    this.#remove(all)
-    return all.map(({ connection }) => connection)
+  /** Up to `count` of them, those that came first; they are not watched any longer. */
+  take(count = Number.POSITIVE_INFINITY): ParkedClient[] {
+    const taken: Parked[] = []
+    for (const parked of this.#parked) {
+      if (taken.length >= count) break
+      taken.push(parked)
+    }
+    this.#remove(taken)
+    return taken.map(({ connection }) => connection)
   }
 
   close(): void {

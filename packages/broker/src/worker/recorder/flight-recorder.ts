@@ -107,10 +107,14 @@ export class FlightRecorder implements Recorder, FlightRecords {
   }
 
   again(step: 'awake' | 'handed_back', connection: ClientConnection, service: string, at: number): void {
-    const { record, peer } = connection
-    const slot = this.#slotOf(record)
-    if (slot === undefined) connection.record = this.#beginLate(connection, peer, service, at)
-    else if (this.#peers[slot * PACKED_ADDRESS] === UNKNOWN_PEER)
+    const { peer } = connection
+    if (step === 'handed_back') connection.record ??= this.#settledRecord(connection.id, service)
+    const slot = this.#slotOf(connection.record)
+    if (slot === undefined) {
+      // A backend can hand back many at once: like idle ones, they do not replace the records of others.
+      if (step === 'handed_back' && this.#begun >= this.capacity) return
+      connection.record = this.#beginLate(connection, peer, service, at)
+    } else if (this.#peers[slot * PACKED_ADDRESS] === UNKNOWN_PEER)
       packAddress(peer, this.#peers, slot * PACKED_ADDRESS)
     this.note(step, [connection], at)
   }

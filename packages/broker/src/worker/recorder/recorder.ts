@@ -25,7 +25,8 @@ export interface Recorder {
     by?: Recipient,
   ): void
   /**
-   * A connection that was handed back arrives like a new one: its record goes on, or one begins.
+   * A connection that was handed back arrives like a new one: its record goes on, or one begins; with its state (`handed_back`), only while
+   * the recorder has room.
    *
    * @param at performance.now(), milliseconds
    */

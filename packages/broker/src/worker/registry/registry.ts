@@ -38,6 +38,7 @@ import type { BackendIdentity } from '../backend/link-host.ts'
 import { Bindings, Slots } from './names.ts'
 import { LogOnce, Tarpit } from './refusals.ts'
 import type { ManagedProcesses } from './managed-processes.ts'
+import { whenKnown } from './managed-wait.ts'
 import { isSameProcess, type PeerProcess, processOf } from '../../supervise/proc.ts'
 import { RegistrationLimits } from './registration-limits.ts'
 
@@ -56,8 +57,6 @@ const DISALLOWED_TIMEOUT_MS = 500
 const MAX_NAME_LENGTH = 64
 /** Pause before the next accept when out of descriptors, in milliseconds. */
 const PRESSURE_PAUSE_MS = 100
-/** The master's report on a process that it has just started arrives within this time, even on a busy machine, in milliseconds. */
-const MANAGED_TIMEOUT_MS = 1000
 /** How long a backend may outlive its managed process before it is drained, in milliseconds. Most exit together. */
 const LEFTOVER_PAUSE_MS = 500
 /** How often each backend's event loop is probed, in milliseconds. */
@@ -331,39 +330,12 @@ export class Registry {
     else this.#pending.set(uid, count)
   }
 
-  /**
-   * Calls `decide` once it is known whether Baton started the process, usually immediately. The master's report on a process and
-   * the process's HELLO arrive on two sockets, and either may be read first.
-   *
-   * @returns cancels the wait; undefined if there is none
-   */
-  #whenKnown(
-    hello: HelloFrame,
-    { pid, uid, gid }: PeerCredentials,
-    decide: () => void,
-  ): (() => void) | undefined {
-    const managed = this.#managed
+  /** Calls `decide` once it is known whether Baton started the process, if that matters. @returns see `whenKnown` */
+  #whenKnown(hello: HelloFrame, credentials: PeerCredentials, decide: () => void): (() => void) | undefined {
     const service = this.#services.get(hello.service)
-    const isKnown = () => managed === undefined || managed.ownerOf(pid, hello.backend) !== undefined
-    const matters =
-      service !== undefined && isClosed(service.config) && isAllowed({ pid, uid, gid }, this.#config)
-    if (!matters || isKnown()) {
-      decide()
-      return undefined
-    }
-    const stop = () => {
-      clearTimeout(timer)
-      forget?.()
-    }
-    const settle = () => {
-      stop()
-      decide()
-    }
-    const timer = setTimeout(settle, MANAGED_TIMEOUT_MS)
-    const forget = managed?.onUpdate(() => {
-      if (isKnown()) settle()
-    })
-    return stop
+    const matters = service !== undefined && isClosed(service.config) && isAllowed(credentials, this.#config)
+    const process = { pid: credentials.pid, claimed: hello.backend }
+    return whenKnown(matters ? this.#managed : undefined, process, decide)
   }
 
   #register(
@@ -595,7 +567,8 @@ export class Registry {
     if (link.eligibility.state === 'draining') return
     const { ulid: backend, slot, service, pid: peerPid } = link.identity
     this.#logger.warn({ backend, slot, service, peerPid, reason }, 'draining backend')
-    link.drain(this.#config.drainDeadline, reason)
+    const config = this.#services.get(service)?.config
+    link.drain(config?.drainDeadline ?? this.#config.drainDeadline, reason)
   }
 
   /** Keeps the socket if another registered backend uses the same path. */

@@ -42,7 +42,8 @@ export class Resuming {
    */
   refusal(entry: HandBack, giver: string, before: number): GivenBackReason | undefined {
     for (const link of this.#links.values()) {
-      if (!resumes(link, { giver, block: entry }) || link.eligibility.state !== 'ready') continue
+      if (link.identity.ulid === giver || !link.resumes(entry.schema)) continue
+      if (link.eligibility.state !== 'ready') continue
       return this.#bytes + before + stateBytes(entry) > this.#limit ? 'TooMany' : undefined
     }
     return 'NoTaker'
@@ -86,14 +87,11 @@ export class Resuming {
   }
 }
 
-/** Whether this backend may be offered the connection, as far as its state is concerned. */
+/**
+ * Whether this backend may be offered the connection now, as far as its state is concerned. Never its giver, under whichever registration:
+ * that could not go on, or was asked to give it away.
+ */
 export function mayTake(link: BackendLink, { resume }: Pick<ClientConnection, 'resume'>): boolean {
-  return resume === undefined || resumes(link, resume)
-}
-
-type Resumable = Pick<ResumeState, 'giver'> & { readonly block: { readonly schema: string } }
-
-/** Never its giver, under whichever registration: that could not go on, or was asked to give it away. */
-function resumes(link: BackendLink, { giver, block }: Resumable): boolean {
-  return link.identity.ulid !== giver && link.resumes(block.schema)
+  if (resume === undefined) return true
+  return link.identity.ulid !== resume.giver && link.mayResume(resume.block.schema)
 }

@@ -191,8 +191,8 @@ export class Fallback {
     return connections
   }
 
-  /** A newly registered backend has refused no connection, whatever the previous one in its slot did. */
-  joined(slot: string): void {
+  /** The backend in this slot is new, or takes other connections than before: what was refused there may be offered to it again. */
+  forgetRefusals(slot: string): void {
     for (const queue of [this.held, this.heldWithState]) {
       for (const { tried } of queue.connections()) {
         tried?.delete(slot)

@@ -1,9 +1,7 @@
 import type { Socket } from 'node:net'
 import type { GivenBackReason, HandBack, HandBackKind, NackReason } from '@baton/backend-sdk/protocol'
-import { NativeError, type SocketAddress } from '@baton/native-sendmsg'
+import { NativeError, type OwnedFd, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
-import { createBalancer } from '../balance/balancer.ts'
-import type { Balancer } from '../balance/candidate.ts'
 import type { Change } from '../../api/events.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import {
@@ -12,7 +10,6 @@ import {
   nextArrival,
   type ParkedClient,
 } from '../connection/connection.ts'
-import type { Waiting } from '../copies/held-client.ts'
 import type { Keeper } from '../copies/keeper.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { ResumeState } from '../connection/resume-state.ts'
@@ -33,18 +30,17 @@ import type {
 import { Parking } from '../park/parking.ts'
 import { Relays } from '../relay/relays.ts'
 import { Rebalancer } from '../resume/rebalancer.ts'
-import { mayTake, Resuming } from '../resume/resuming.ts'
+import { Resuming } from '../resume/resuming.ts'
 import { Upstream, type UpstreamHost } from '../relay/upstream.ts'
-import { balanceKey, inOrder, markTried, type HandoffCandidate, handoffCandidates } from './candidates.ts'
+import { type HandoffCandidate, handoffCandidates, inOrder, markTried } from './candidates.ts'
 import { Fallback } from './fallback.ts'
+import { HandOver, type Successor, type Waiting } from './hand-over.ts'
 import { HandBackNotices } from './hand-back-notices.ts'
+import { Placement } from './placement.ts'
 import { ServiceStats } from './service-stats.ts'
 
 /** How many held connections to offer per ready backend at a time; each ACK triggers the next batch. */
 const PUMP_BATCH = 64
-
-/** Maximum clients of one wake-up that go to a backend before the next is chosen. Longer runs save hardly anything. */
-const MAX_RUN = 8
 
 /** Shared by all services of a worker. */
 interface ServiceDeps {
@@ -82,7 +78,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly config: ServiceConfig
   readonly serviceStats = new ServiceStats()
   readonly #links = new Map<string, BackendLink>()
-  readonly #balancer: Balancer
+  readonly #placement: Placement
+  readonly #handOver: HandOver
   readonly #fallback: Fallback
   readonly #parking: Parking
   readonly #notices: HandBackNotices
@@ -100,9 +97,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly #idle: (() => void)[] = []
   readonly #unlinked: (() => void)[] = []
   readonly #whenIdle: (() => void)[] = []
+  readonly #whenMoved: (() => void)[] = []
   #stopped = false
-  /** Where waiting connections go once this worker hands over to its successor. */
-  #successor: ((connections: readonly Waiting[]) => boolean) | undefined
   /** No idle connection is kept from now on. */
   #ending = false
 
@@ -133,11 +129,29 @@ export class Service implements LinkHost, UpstreamHost {
     this.#relays = new Relays(os, () => this.noteIdle())
     this.#metrics = metrics
     this.#logger = logger
-    this.#balancer = createBalancer(config.balance, os.random)
     this.#upstreams = config.upstreams.map(
       ({ address, weight }) => new Upstream(address, weight, config.ackDeadline, this, os),
     )
     const { serviceStats } = this
+    this.#handOver = new HandOver(
+      {
+        stay: (connections) => {
+          this.#fallback.leaving = false
+          this.#placement.place(connections)
+        },
+        park: (connection) => this.#park(connection),
+        moved: () => this.noteIdle(),
+      },
+      { parking: this.#parking, serviceStats, recorder, os },
+    )
+    this.#placement = new Placement(
+      {
+        candidates: () => this.#handoffCandidates(),
+        noBackendReason: () => this.#fallback.noBackendReason(),
+        fallBack: (connection, why) => this.#fallBack(connection, why),
+      },
+      { config, serviceStats, recorder, os },
+    )
     const parts = {
       service: name,
       config,
@@ -218,33 +232,34 @@ export class Service implements LinkHost, UpstreamHost {
   flush(): void {
     if (this.#fresh.length === 0) return
     const fresh = this.#fresh.splice(0)
-    if (this.#fallback.held.size === 0) return this.#place(fresh)
+    if (this.#fallback.held.size === 0) return this.#placement.place(fresh)
     // First come, first served: new clients queue behind held ones.
-    for (const connection of fresh) if (!this.#fallback.queue(connection)) this.#pass([connection])
+    for (const connection of fresh) if (!this.#fallback.queue(connection)) this.#handOver.pass([connection])
     this.available()
   }
 
   joined(link: BackendLink): void {
     this.#links.set(link.id, link)
-    this.#fallback.joined(link.id)
+    this.#fallback.forgetRefusals(link.id)
     this.available()
   }
 
   /**
    * Another worker takes over: makes no further offers. Held connections, and those that come back later, go to `successor` with
-   * their descriptors, in order of arrival; offers in flight settle here.
-   *
-   * @param successor returns false when it is gone; the connections then stay with this service
+   * their descriptors, in order of arrival, and parked ones after them; offers in flight settle here. If it is called again, the successor has
+   * died and this is the next one.
    */
-  handOver(successor: (connections: readonly Waiting[]) => boolean): void {
-    this.#successor = successor
+  handOver(successor: Successor): void {
+    this.#handOver.begin(successor)
     this.#fallback.leaving = true
-    this.flush()
-    const idle = this.#parking.take()
-    if (idle.length > 0) this.#passIdle(idle)
-    const held = this.#fallback.takeAll()
-    if (held.length > 0) this.#pass(held)
+    this.#handOver.pass(inOrder([...this.#fallback.takeAll(), ...this.#fresh.splice(0)]))
+    this.#handOver.passParked()
     this.noteIdle()
+  }
+
+  /** The successor has ended before these reached it. @param fds their descriptors, in the same order */
+  takeBack(connections: readonly Waiting[], fds: readonly OwnedFd[]): void {
+    this.#handOver.takeBack(connections, fds, ({ block, giver }) => this.inheritState(block, giver))
   }
 
   /** Takes connections that a predecessor held, in order of arrival. */
@@ -272,12 +287,17 @@ export class Service implements LinkHost, UpstreamHost {
   inheritParked(connections: readonly ParkedClient[]): void {
     this.serviceStats.movedIn += connections.length
     this.#recorder.returned('moved', connections, this.name, this.#os.now())
-    this.#keep(connections)
+    this.#handOver.keep(connections)
   }
 
-  /** Resolves when no connection is in flight or held. */
+  /** Resolves when no connection is in flight, held or parked. */
   async idle(): Promise<void> {
-    if (this.held + this.inFlight > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve))
+    if (this.#waiting > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve))
+  }
+
+  /** Resolves when no parked connection waits for its turn to go to the successor. */
+  async moved(): Promise<void> {
+    if (this.#isMoving) await new Promise<void>((resolve) => this.#whenMoved.push(resolve))
   }
 
   /** Disconnects the backends; resolves when each link has returned its connections. */
@@ -288,9 +308,18 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** Resolves when no connection is in flight, held or relayed. Held connections can still get a backend until `close`. */
   async drained(): Promise<void> {
-    this.#endParking()
+    if (!this.#isMoving) this.#endParking()
     this.flush()
     if (!this.#isIdle()) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Its deadline is over: rejects held connections, and cuts relays. */
+  cutShort(): void {
+    if (!this.#isMoving) this.#endParking()
+    this.flush()
+    this.#stopped = true
+    this.#fallback.close()
+    this.#relays.close()
   }
 
   /** Rejects held connections, and cuts relays. Otherwise like `letGo`. */
@@ -362,7 +391,7 @@ export class Service implements LinkHost, UpstreamHost {
     }
     const { next } = consequenceOf(failure.code)
     if (next === 'never-reoffered') connections.forEach((connection) => this.relinquished(connection))
-    else if (next === 'next-backend') this.#place(inOrder(connections), failure.code)
+    else if (next === 'next-backend') this.#placement.place(inOrder(connections), failure.code)
     else for (const connection of inOrder(connections)) this.#fallBack(connection, failure.code)
     this.noteIdle()
   }
@@ -380,7 +409,8 @@ export class Service implements LinkHost, UpstreamHost {
     if (local === undefined) return 'foreign'
     const listeners = this.#listeners()
     const found = listeners.find((listener) => listener.couldHaveAccepted(local))
-    if (found !== undefined) return { name: found.name, protocol: found.protocol }
+    // The same object for all its connections: thousands of them may be parked.
+    if (found !== undefined) return found
     // Connections that came from a predecessor may be of a listener of this name that had another address.
     const known = this.serviceStats.movedIn === 0 && listeners.some((listener) => listener.name === name)
     return known ? 'foreign' : 'gone'
@@ -415,7 +445,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.returned('handed_back', connections, this.name, this.#os.now(), giver)
     // Rule: RESET_FLAGS (docs/internals/model). The giver may have changed them.
     for (const { fd } of connections) this.#os.takeBack(fd.fd)
-    this.#keep(connections)
+    this.#handOver.keep(connections)
   }
 
   notTaken(kind: HandBackKind, reason: NotTakenReason, times: number, giver: BackendIdentity): void {
@@ -439,13 +469,18 @@ export class Service implements LinkHost, UpstreamHost {
   available(): void {
     if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
-    this.#place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
+    this.#placement.place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
     if (this.#fallback.held.size === 0) return
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
-    this.#place(connections)
+    this.#placement.place(connections)
+  }
+
+  resumable(slot: string): void {
+    this.#fallback.forgetRefusals(slot)
+    this.available()
   }
 
   reported(): void {
@@ -465,28 +500,7 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #fallBack(connection: ClientConnection, why: FallbackReason): void {
-    if (!this.#fallback.fallBack(connection, why)) this.#pass([connection])
-  }
-
-  /** Sends connections to the successor, in this order. */
-  #pass(connections: readonly ClientConnection[]): void {
-    if (this.#successor?.(connections) === true) {
-      this.serviceStats.movedOut += connections.length
-      this.#recorder.note('moved', connections, this.#os.now())
-      // It waits in the broker; this worker does not learn of its end.
-      for (const { resume } of connections) resume?.settled('parked')
-      return
-    }
-    // The successor has ended before this worker: back to the backends that are still here.
-    this.#successor = undefined
-    this.#fallback.leaving = false
-    this.#place(inOrder(connections))
-  }
-
-  /** Here, or with the successor. */
-  #keep(connections: readonly ParkedClient[]): void {
-    if (this.#successor !== undefined) this.#passIdle(connections)
-    else for (const connection of connections) this.#park(connection)
+    if (!this.#fallback.fallBack(connection, why)) this.#handOver.pass([connection])
   }
 
   #park(connection: ParkedClient): void {
@@ -520,6 +534,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.serviceStats.outcomes.idle_closed += connections.length
     this.#recorder.note('idle_closed', connections, this.#os.now())
     this.#os.closeClients(connections.map(({ fd }) => ({ fd, peer: this.#os.peer(fd.fd) })))
+    this.noteIdle()
   }
 
   #endParking(): void {
@@ -527,103 +542,34 @@ export class Service implements LinkHost, UpstreamHost {
     this.#parking.end()
   }
 
-  /** To the successor; back here if it has ended before this worker. */
-  #passIdle(connections: readonly ParkedClient[]): void {
-    if (this.#successor?.(connections) === true) {
-      this.serviceStats.movedOut += connections.length
-      this.#recorder.note('moved', connections, this.#os.now())
-    } else for (const connection of connections) this.#park(connection)
-  }
-
-  /** Called when a connection is no longer in flight, held or relayed. */
+  /** Called when a connection is no longer in flight, held, parked or relayed. */
   noteIdle(): void {
-    if (this.#whenIdle.length > 0 && this.held + this.inFlight === 0) {
+    if (this.#whenIdle.length > 0 && this.#waiting === 0) {
       for (const resolve of this.#whenIdle.splice(0)) resolve()
     }
+    if (this.#whenMoved.length > 0 && !this.#isMoving)
+      for (const resolve of this.#whenMoved.splice(0)) resolve()
     if (this.#idle.length > 0 && this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve()
   }
 
-  /** Offers each connection to backends that it was not offered to yet, until it is sent or none is left. */
-  #place(connections: readonly ClientConnection[], after?: FallbackReason): void {
-    let why = after
-    let rest = connections
-    while (rest.length > 0) {
-      const groups = this.#assign(rest, why)
-      const failed: ClientConnection[] = []
-      for (const [link, group] of groups) {
-        this.#recorder.note('chosen', group, this.#os.now(), link.identity)
-        const refused = link.offer(group)
-        const now = this.#os.now()
-        if (refused === undefined) {
-          this.#recorder.note('offered', group, now)
-          continue
-        }
-        const unsent = group.slice(refused.from)
-        this.#recorder.note('offered', group.slice(0, refused.from), now)
-        this.#recorder.note('returned', unsent, now, undefined, refused.failure.code)
-        for (const connection of unsent) markTried(connection, link.id)
-        why = refused.failure.code
-        this.serviceStats.failed(why, unsent.length)
-        const { next } = consequenceOf(why)
-        if (next === 'next-backend') failed.push(...unsent)
-        else for (const connection of unsent) this.#fallBack(connection, why)
-      }
-      rest = inOrder(failed)
-    }
-  }
-
-  /** Chooses a backend for each connection; connections without one fall back. */
-  #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
-    const ready = this.#handoffCandidates()
-    const groups = new Map<BackendLink, ClientConnection[]>()
-    const run = this.#runLength(ready.length)
-    let last: HandoffCandidate | undefined
-    for (const [index, connection] of connections.entries()) {
-      // Rule: ASK_EACH_ONCE (docs/internals/model)
-      const again = index % run !== 0 && connection.tried === undefined && connection.resume === undefined
-      const chosen: HandoffCandidate | undefined =
-        (again ? last : undefined) ?? this.#choose(ready, connection)
-      last = chosen
-      if (chosen === undefined) {
-        this.#fallBack(connection, why ?? this.#fallback.noBackendReason())
-        continue
-      }
-      if (why !== undefined) this.serviceStats.fellBack('next_backend', why)
-      chosen.load += 1
-      const group = groups.get(chosen.link)
-      if (group) group.push(connection)
-      else groups.set(chosen.link, [connection])
-    }
-    return groups
-  }
-
-  /**
-   * How many connections in a row go to the same backend. More than one if load decides and there are more backends than
-   * processors: a batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be
-   * served sooner. `round-robin` and `source-hash` promise a choice for each connection.
-   */
-  #runLength(ready: number): number {
-    const byLoad = this.config.balance === 'least-connections' || this.config.balance === 'p2c'
-    return byLoad && ready > this.#os.parallelism ? MAX_RUN : 1
-  }
-
-  #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
-    const { tried, resume } = connection
-    const able = resume === undefined ? ready : ready.filter(({ link }) => mayTake(link, connection))
-    // Rule: ASK_EACH_ONCE (docs/internals/model)
-    const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
-    return this.#balancer.choose(untried, balanceKey(this.config.balance, connection))
-  }
-
   #handoffCandidates(): HandoffCandidate[] {
-    if (this.#stopped || this.#successor !== undefined || this.config.handoff === 'off') return []
+    if (this.#stopped || this.#handOver.active || this.config.handoff === 'off') return []
     return handoffCandidates(this.#links.values())
   }
 
   /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back. */
   #spread(): BackendLink[] {
-    if (this.#stopped || this.#successor !== undefined || this.config.balance === 'source-hash') return []
+    if (this.#stopped || this.#handOver.active || this.config.balance === 'source-hash') return []
     return this.#handoffCandidates().flatMap(({ link }) => (link.hasReported ? [link] : []))
+  }
+
+  /** Connections that a worker which is being replaced has to settle, or to pass on. */
+  get #waiting(): number {
+    return this.held + this.inFlight + this.parkedCount
+  }
+
+  get #isMoving(): boolean {
+    return this.#handOver.active && this.parkedCount > 0
   }
 
   #isIdle(): boolean {

@@ -1,0 +1,75 @@
+import type { OwnedFd } from '@baton/native-sendmsg'
+import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
+import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
+import { BrokerError } from '../../errors.ts'
+import { modeOfSockets } from '../../listening/sockets.ts'
+import type { ActiveConfig } from '../active-config.ts'
+import { controlPath } from '../listening-sockets.ts'
+import { knownOf } from './backends-seen.ts'
+import type { WorkerProcess } from './worker-process.ts'
+
+/** Timeout for a worker to be ready after its start, in ms. */
+export const START_TIMEOUT_MS = 30_000
+
+/** The configuration that a worker is started with: the active one, or the next one during a reload. */
+export type Configuration = Pick<ActiveConfig, 'settings' | 'sockets'>
+
+/** What a new worker gets first: its sockets and its configuration. */
+export function sendFirstOrders(
+  worker: WorkerProcess,
+  { settings: { text, file, config }, sockets }: Configuration,
+  {
+    backends,
+    managed,
+  }: { readonly backends: readonly BackendReport[]; readonly managed: readonly ManagedReport[] },
+): void {
+  const listeners = [...sockets.listeners]
+  for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
+    const batch = listeners.slice(from, from + MAX_DESCRIPTORS)
+    const names = batch.map(([name]) => name)
+    worker.send(
+      { type: 'sockets', role: 'listener', names },
+      batch.map(([, { fd }]) => fd.fd),
+    )
+  }
+  worker.send({ type: 'sockets', role: 'control', names: [] }, [sockets.control.fd.fd])
+  worker.send({ type: 'sockets', role: 'admin', names: [] }, [sockets.admin.fd.fd])
+  worker.send({
+    type: 'start',
+    config: text,
+    file,
+    control: { path: controlPath(config), mode: modeOfSockets(config) },
+    known: knownOf(backends),
+    managed,
+  })
+}
+
+/**
+ * What waits in a worker that is being replaced moves to the next one over this pair.
+ *
+ * @param pair closed in any case
+ */
+export function introduce(
+  old: WorkerProcess,
+  next: WorkerProcess,
+  [theirs, ours]: readonly [OwnedFd, OwnedFd],
+  removed: readonly string[],
+  deadline: number,
+): void {
+  try {
+    next.send({ type: 'peer' }, [theirs.fd])
+    old.send({ type: 'finish', removed, deadline }, [ours.fd])
+  } finally {
+    theirs.close()
+    ours.close()
+  }
+}
+
+/** Why a worker could not be started. @param stopped by SIGSTOP */
+export function startFailure(worker: WorkerProcess, stopped = false): BrokerError {
+  const output = worker.failure ?? worker.lastLines.join('\n')
+  const signal = worker.strayEnd
+  const why = output === '' ? (signal ?? 'without any output') : output
+  const late = stopped ? 'stopped (SIGSTOP)' : `not within ${START_TIMEOUT_MS} ms`
+  return new BrokerError('BATON_ERR_WORKER_FAILED', worker.alive ? late : why)
+}

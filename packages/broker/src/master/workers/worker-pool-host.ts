@@ -1,0 +1,32 @@
+import type { FromWorker, ManagedReport } from '../../ipc/messages.ts'
+import type { BrokerError } from '../../errors.ts'
+import type { WorkerProcess } from './worker-process.ts'
+
+/** The new worker of a reload serves. */
+export interface Replaced {
+  /**
+   * Call it next: the old worker hands over its held clients, releases its backends and finishes.
+   *
+   * @param removed names of listeners that the new configuration does not have
+   * @param deadline in ms
+   */
+  readonly finish: (removed: readonly string[], deadline: number) => void
+  /** Call it after that: resolves when every backend of the old worker has moved or exited, or with those that have not. */
+  readonly backendsMoved: () => Promise<BrokerError | undefined>
+}
+
+/** The pool's view of its master: managed backends, the installed program, and a receiver of events. */
+export interface WorkerPoolHost {
+  /** The running processes of services with a `command`. */
+  managed(): readonly ManagedReport[]
+  /** The Node binary for the next worker, after this number of failed starts in a row. */
+  node(failures: number): string
+  /** A message, after the worker has noted what it reports about itself. */
+  message(worker: WorkerProcess, message: FromWorker): void
+  /** A worker has ended and was removed from `workers`. */
+  ended(): void
+  /** Whether the serving worker is to outlive this process, until another master takes it over. */
+  readonly outlives: boolean
+  /** A dead worker cannot be replaced, because the files of this program were removed. */
+  programGone(): void
+}

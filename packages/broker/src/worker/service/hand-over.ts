@@ -1,0 +1,143 @@
+import type { OwnedFd } from '@baton/native-sendmsg'
+import { type ClientConnection, InheritedClient, type ParkedClient } from '../connection/connection.ts'
+import type { ResumeState } from '../connection/resume-state.ts'
+import type { Os } from '../os.ts'
+import type { Parking } from '../park/parking.ts'
+import type { Recorder } from '../recorder/recorder.ts'
+import type { Waiting } from '../copies/held-client.ts'
+import { inOrder } from './candidates.ts'
+import type { ServiceStats } from './service-stats.ts'
+
+export type { Waiting } from '../copies/held-client.ts'
+
+/** The worker that takes over, as far as the connections of one service are concerned. */
+export interface Successor {
+  /** Takes over these connections, in this order. @returns false: it is gone, and has taken nothing */
+  pass(connections: readonly Waiting[]): boolean
+  /** Parked connections that move in one turn of the event loop. */
+  readonly slice: number
+  /** Calls back, in a later turn of the event loop, once it has room for more or is gone. */
+  whenReady(callback: () => void): void
+}
+
+export interface HandOverHost {
+  /** The successor is gone: these are the host's again, in order of arrival. */
+  stay(connections: readonly ClientConnection[]): void
+  /** The same for idle ones. */
+  park(connection: ParkedClient): void
+  /** All parked connections have moved, or the successor is gone. */
+  moved(): void
+}
+
+export interface HandOverDeps {
+  readonly parking: Parking
+  readonly serviceStats: ServiceStats
+  readonly recorder: Recorder
+  readonly os: Os
+}
+
+/**
+ * What waits here goes to the worker that takes over: what waits for a backend at once, parked connections in slices. Those that have not moved yet
+ * are watched here as before, so one whose next request comes meanwhile moves as a client that waits.
+ */
+export class HandOver {
+  readonly #host: HandOverHost
+  readonly #deps: HandOverDeps
+  /** Undefined before the hand-over, and once the successor is known to be gone. */
+  #successor: Successor | undefined
+  /** A slice is on its way, and the next one follows. */
+  #slicing = false
+
+  constructor(host: HandOverHost, deps: HandOverDeps) {
+    this.#host = host
+    this.#deps = deps
+  }
+
+  get active(): boolean {
+    return this.#successor !== undefined
+  }
+
+  /** From now on. A second call names the next successor, because the one before has died. */
+  begin(successor: Successor): void {
+    this.#successor = successor
+  }
+
+  /** Sends connections to the successor, in this order. */
+  pass(connections: readonly ClientConnection[]): void {
+    if (connections.length === 0) return
+    if (!this.#send(connections)) return this.#host.stay(inOrder(connections))
+    // It waits in the broker; this worker does not learn of its end.
+    for (const { resume } of connections) resume?.settled('parked')
+  }
+
+  /** Parked here, or with the successor. */
+  keep(connections: readonly ParkedClient[]): void {
+    if (!this.active || !this.#send(connections))
+      for (const connection of connections) this.#host.park(connection)
+  }
+
+  /** Sends what is parked. */
+  passParked(): void {
+    if (!this.#slicing) this.#slice()
+  }
+
+  /**
+   * The successor has ended before these reached it: they wait here again, or with the next one.
+   *
+   * @param fds their descriptors, in the same order
+   * @param keepState keeps a state again that was let go with its connection
+   */
+  takeBack(
+    connections: readonly Waiting[],
+    fds: readonly OwnedFd[],
+    keepState: (state: ResumeState) => ResumeState,
+  ): void {
+    this.#deps.serviceStats.movedOut -= connections.length
+    const idle: ParkedClient[] = []
+    const waiting: ClientConnection[] = []
+    for (const [index, connection] of connections.entries()) {
+      const fd = fds[index] as OwnedFd
+      if (isParked(connection)) idle.push({ ...connection, fd })
+      else {
+        const { resume } = connection
+        const fields = fieldsOf(connection)
+        waiting.push(new InheritedClient(fd, resume ? { ...fields, resume: keepState(resume) } : fields))
+      }
+    }
+    this.#deps.recorder.note('parked', idle, this.#deps.os.now())
+    this.keep(idle)
+    if (this.active) this.pass(waiting)
+    else this.#host.stay(waiting)
+    this.#host.moved()
+  }
+
+  #slice(): void {
+    this.#slicing = false
+    const idle = this.#successor === undefined ? [] : this.#deps.parking.take(this.#successor.slice)
+    if (idle.length === 0) return this.#host.moved()
+    this.keep(idle)
+    // Not the one from before, if that was gone.
+    if (this.#successor === undefined || this.#deps.parking.size === 0) return this.#host.moved()
+    this.#slicing = true
+    this.#successor.whenReady(() => this.#slice())
+  }
+
+  #send(connections: readonly Waiting[]): boolean {
+    if (this.#successor?.pass(connections) !== true) {
+      this.#successor = undefined
+      return false
+    }
+    this.#deps.serviceStats.movedOut += connections.length
+    this.#deps.recorder.note('moved', connections, this.#deps.os.now())
+    return true
+  }
+}
+
+function isParked(connection: Waiting): connection is ParkedClient {
+  return 'idleUntil' in connection
+}
+
+/** One by one: the id of an accepted client is made on first use. */
+function fieldsOf({ order, listener, peer, id, acceptedAt, handedBack, record }: ClientConnection) {
+  return { order, listener, peer, id, acceptedAt, record, ...(handedBack !== undefined && { handedBack }) }
+}

@@ -1,0 +1,174 @@
+import { createPipe, type OwnedFd, Poller, socketpair } from '@baton/native-sendmsg'
+import t, { type Test } from 'tap'
+import { Channel, MAX_DESCRIPTORS, type Message } from '../src/ipc/channel.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
+
+// The channel between two processes of one broker: both ends here, over a real socketpair.
+
+interface Note extends Message {
+  readonly type: 'note'
+  readonly text: string
+}
+
+class Stage {
+  readonly received: { note: Note; fds: readonly OwnedFd[]; turn: number }[] = []
+  readonly sender: Channel<never, Note>
+  readonly poller: Poller
+  readonly #theirs: OwnedFd
+  #receiver: Channel<Note, never> | undefined
+  #turn = 0
+  #changed = () => {}
+  readonly #t: Test
+
+  constructor(t: Test) {
+    this.#t = t
+    this.poller = new Poller({ ring: false })
+    const [ours, theirs] = socketpair('stream')
+    this.#theirs = theirs
+    this.sender = new Channel<never, Note>(ours, this.poller, { message: () => {}, ended: () => {} })
+    let counts = true
+    const count = () => {
+      this.#turn += 1
+      if (counts) setImmediate(count)
+    }
+    count()
+    t.teardown(() => {
+      counts = false
+      this.sender.close()
+      this.die()
+      for (const { fds } of this.received) for (const fd of fds) fd.close()
+      this.poller.close()
+    })
+  }
+
+  /** Until now, what was sent waits in the kernel. */
+  read(): void {
+    this.#receiver = new Channel<Note, never>(this.#theirs, this.poller, {
+      message: (note, fds) => {
+        this.received.push({ note, fds, turn: this.#turn })
+        this.#changed()
+      },
+      ended: (error) => this.#t.error(error),
+    })
+  }
+
+  die(): void {
+    if (this.#receiver === undefined) this.#theirs.close()
+    else this.#receiver.close()
+  }
+
+  async until(count: number): Promise<void> {
+    if (this.received.length < count)
+      await new Promise<void>((resolve) => (this.#changed = () => this.received.length >= count && resolve()))
+  }
+}
+
+/** Descriptors that can be told apart by nothing but their owner. */
+function descriptors(t: Test, count: number): OwnedFd[] {
+  const fds = Array.from({ length: count / 2 }, () => createPipe()).flat()
+  t.teardown(() => fds.forEach((fd) => fd.close()))
+  return fds
+}
+
+void t.test('a message is copied a few times, however long it is', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const text = 'x'.repeat(16 * 1024 * 1024)
+  const { concat } = Buffer
+  let copied = 0
+  Buffer.concat = (list, ...rest) => {
+    const joined = concat(list, ...rest)
+    copied += joined.length
+    return joined
+  }
+  t.teardown(() => (Buffer.concat = concat))
+  stage.read()
+  stage.sender.send({ type: 'note', text })
+  stage.sender.send({ type: 'note', text: 'next' })
+  await stage.until(2)
+  t.ok(stage.received[0]?.note.text === text)
+  t.equal(stage.received[1]?.note.text, 'next')
+  t.ok(copied < 3 * text.length, `${copied} bytes`)
+})
+
+void t.test(
+  'messages of every size arrive as they were sent, with their descriptors',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    stage.read()
+    const sent = Array.from({ length: 200 }, (_, index) => ({
+      text: 'é'.repeat((index * index * 37) % 90_000),
+      fds: descriptors(t, (index % 4) * 2),
+    }))
+    for (const { text, fds } of sent)
+      stage.sender.send(
+        { type: 'note', text },
+        fds.map(({ fd }) => fd),
+      )
+    await stage.until(sent.length)
+    t.same(
+      stage.received.map(({ note, fds }) => [note.text.length, fds.length]),
+      sent.map(({ text, fds }) => [text.length, fds.length]),
+    )
+    t.throws(
+      () => stage.sender.send({ type: 'note', text: '' }, Array(MAX_DESCRIPTORS + 1).fill(0)),
+      RangeError,
+    )
+  },
+)
+
+// A leaving worker passes thousands of connections on. Its successor, which has clients of its own, read all of them in one turn.
+void t.test('many messages are read in several turns of the event loop', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const count = 100
+  for (let index = 0; index < count; index++)
+    stage.sender.give({ type: 'note', text: String(index) }, descriptors(t, 2))
+  await stage.sender.sent()
+  stage.read()
+  await stage.until(count)
+  t.same(
+    stage.received.map(({ note }) => Number(note.text)),
+    Array.from({ length: count }, (_, index) => index),
+  )
+  const turns = new Set(stage.received.map(({ turn }) => turn)).size
+  t.ok(turns >= 5, `${turns} turns`)
+})
+
+void t.test(
+  'what has not been sent when the other end dies comes back, once',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const back: number[] = []
+    const text = 'x'.repeat(20_000)
+    const count = 60
+    for (let index = 0; index < count; index++)
+      stage.sender.give({ type: 'note', text }, descriptors(t, 2), (fds) => {
+        back.push(index)
+        t.equal(fds.length, 2)
+        for (const fd of fds) fd.close()
+      })
+    t.same(back, [])
+    t.equal(stage.sender.quiet, false, 'the kernel has not taken all of it')
+    stage.die()
+    await stage.sender.sent()
+    await new Promise(setImmediate)
+    t.equal(stage.sender.open, false)
+    t.ok(back.length > 10 && back.length < count, `${back.length} of ${count}`)
+    t.same(
+      back,
+      Array.from({ length: back.length }, (_, index) => count - back.length + index),
+      'the last ones, in order',
+    )
+
+    const late: number[] = []
+    const fds = descriptors(t, 2)
+    stage.sender.give({ type: 'note', text }, fds, (those) => {
+      late.push(those.length)
+      for (const fd of those) fd.close()
+    })
+    t.same(late, [], 'not before the call returns')
+    await new Promise(setImmediate)
+    t.same(late, [2])
+  },
+)

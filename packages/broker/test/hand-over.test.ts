@@ -1,0 +1,217 @@
+import { OwnedFd } from '@baton/native-sendmsg'
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+import { parseConfig, type ServiceConfig } from '../src/config/config.ts'
+import { Metrics } from '../src/metrics/metrics.ts'
+import { systemOs } from '../src/worker/os.ts'
+import type { Successor, Waiting } from '../src/worker/service/hand-over.ts'
+import { Service } from '../src/worker/service/service.ts'
+import { VirtualClock } from './virtual-fleet.ts'
+
+// A worker that is replaced, and what waits in it. The real service, with a scripted system below it.
+
+/** Numbers that are not open in this process. */
+const FIRST_DESCRIPTOR = 1000
+const SLICE = 100
+
+class Descriptor extends OwnedFd {
+  override close(): void {
+    if (!this.closed) this.release()
+  }
+}
+
+/** The worker that takes over. */
+class NextWorker implements Successor {
+  readonly slice = SLICE
+  /** Descriptors that it was passed, of connections that are idle and of others. */
+  readonly idle: number[] = []
+  readonly waiting: number[] = []
+  readonly passed: Waiting[] = []
+  alive = true
+  #ready: (() => void)[] = []
+
+  pass(connections: readonly Waiting[]): boolean {
+    if (!this.alive) return false
+    for (const connection of connections) {
+      const to = 'idleUntil' in connection ? this.idle : this.waiting
+      to.push(connection.fd.release())
+      this.passed.push(connection)
+    }
+    return true
+  }
+
+  whenReady(callback: () => void): void {
+    this.#ready.push(callback)
+  }
+
+  /** A turn of the event loop. */
+  turn(): void {
+    for (const callback of this.#ready.splice(0)) callback()
+  }
+}
+
+class Stage {
+  readonly service: Service
+  readonly watched = new Map<number, (events: number) => void>()
+  readonly closed: number[] = []
+  /** Descriptors with a byte to read, or none and the end. */
+  readonly readable = new Map<number, string>()
+
+  constructor(t: Test) {
+    const clock = new VirtualClock()
+    const config = parseConfig({
+      listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
+      services: { web: {} },
+    }).services.get('web') as ServiceConfig
+    this.service = new Service('web', config, {
+      poller: {
+        add: (fd, _events, listener) => {
+          this.watched.set(fd, listener)
+          return { modify: () => {}, remove: () => void this.watched.delete(fd) }
+        },
+      },
+      lingeringClose: { reject: () => t.fail('rejected') },
+      metrics: new Metrics({ version: '0', listeners: ['web'], services: ['web'] }),
+      logger: pino({ enabled: false }),
+      os: {
+        ...systemOs,
+        now: clock.now,
+        setTimeout: clock.setTimeout,
+        clear: clock.clear,
+        peer: () => ({ family: 'IPv4', address: '10.0.0.1', port: 1 }),
+        peek: (fd) => {
+          const bytes = this.readable.get(fd)
+          return bytes === undefined ? undefined : Buffer.from(bytes)
+        },
+        takeBack: () => {},
+        closeClients: (connections) => {
+          for (const { fd } of connections) this.closed.push(fd.release())
+        },
+      },
+    })
+  }
+
+  park(count: number): void {
+    this.service.inheritParked(
+      Array.from({ length: count }, (_, index) => ({
+        fd: new Descriptor(FIRST_DESCRIPTOR + index),
+        listener: { name: 'web', protocol: 'http' as const },
+        id: Buffer.alloc(16, index),
+        idleUntil: Number.POSITIVE_INFINITY,
+      })),
+    )
+  }
+
+  /** A byte comes, or the client leaves. */
+  event(fd: number, bytes: string): void {
+    this.readable.set(fd, bytes)
+    this.watched.get(fd)?.(1)
+    this.service.flush()
+  }
+}
+
+const numbers = (from: number, to: number) =>
+  Array.from({ length: to - from }, (_, index) => FIRST_DESCRIPTOR + from + index)
+
+// Fifty thousand of them moved in one turn, in which the old worker did nothing else.
+void t.test('parked connections move in slices, and each of them once', async (t) => {
+  const stage = new Stage(t)
+  const next = new NextWorker()
+  stage.park(350)
+  stage.service.handOver(next)
+  t.same(next.idle, numbers(0, 100), 'one slice at once')
+
+  stage.event(FIRST_DESCRIPTOR + 300, 'G')
+  t.same(
+    next.waiting,
+    [FIRST_DESCRIPTOR + 300],
+    'a request that comes meanwhile moves as a client that waits',
+  )
+  stage.event(FIRST_DESCRIPTOR + 301, '')
+  t.same(stage.closed, [FIRST_DESCRIPTOR + 301], 'a client that leaves meanwhile has its outcome here')
+  stage.event(FIRST_DESCRIPTOR, 'G')
+  t.equal(next.waiting.length, 1, "the events of those that have moved are the successor's")
+
+  let isIdle = false
+  void stage.service.idle().then(() => (isIdle = true))
+  for (let turn = 0; turn < 2; turn++) {
+    next.turn()
+    await new Promise(setImmediate)
+    t.equal(isIdle, false)
+  }
+  next.turn()
+  await new Promise(setImmediate)
+  t.equal(isIdle, true)
+  t.same(next.idle, [...numbers(0, 300), ...numbers(302, 350)])
+  t.same([stage.service.parkedCount, stage.watched.size], [0, 0])
+  const { movedIn, movedOut, outcomes } = stage.service.serviceStats
+  t.same([movedIn, movedOut, outcomes.idle_closed], [350, 349, 1])
+})
+
+void t.test('if the successor dies half way, the rest stays, and goes to the next one', async (t) => {
+  const stage = new Stage(t)
+  const next = new NextWorker()
+  stage.park(250)
+  stage.service.handOver(next)
+  next.alive = false
+  next.turn()
+  t.equal(next.idle.length, 100)
+  t.same([stage.service.parkedCount, stage.watched.size], [150, 150])
+  stage.event(FIRST_DESCRIPTOR + 200, 'G')
+  t.equal(stage.service.held, 1, 'no backend is left here: the client waits')
+
+  // What had not reached it comes back, under numbers of its own.
+  const lost = next.passed.slice(-30)
+  stage.service.takeBack(
+    lost,
+    numbers(70, 100).map((fd) => new Descriptor(fd)),
+  )
+  t.equal(stage.service.parkedCount, 179)
+
+  const third = new NextWorker()
+  stage.service.handOver(third)
+  t.same(third.waiting, [FIRST_DESCRIPTOR + 200])
+  third.turn()
+  third.turn()
+  t.same(
+    third.idle.toSorted(),
+    numbers(70, 250).filter((fd) => fd !== FIRST_DESCRIPTOR + 200),
+  )
+  t.equal(stage.service.serviceStats.movedOut, 250, 'the dead one had 70 of them')
+  await stage.service.idle()
+})
+
+void t.test('clients that wait come back from a dead successor as they were', async (t) => {
+  const stage = new Stage(t)
+  stage.park(2)
+  for (const fd of numbers(0, 2)) stage.event(fd, 'G')
+  t.equal(stage.service.held, 2)
+  const next = new NextWorker()
+  stage.service.handOver(next)
+  t.same([next.waiting, stage.service.held], [numbers(0, 2), 0])
+  next.alive = false
+  stage.service.takeBack(
+    next.passed,
+    next.waiting.map((fd) => new Descriptor(fd)),
+  )
+  t.equal(stage.service.held, 2)
+  const third = new NextWorker()
+  stage.service.handOver(third)
+  t.same(third.waiting, numbers(0, 2), 'in order')
+  t.match(third.passed, [{ handedBack: 'idle' }, { handedBack: 'idle' }])
+  t.equal(stage.service.serviceStats.movedOut, 2)
+})
+
+void t.test('at a stop, those whose turn has not come are closed', async (t) => {
+  const stage = new Stage(t)
+  stage.park(250)
+  stage.service.handOver(new NextWorker())
+  let hasMoved = false
+  void stage.service.moved().then(() => (hasMoved = true))
+  await stage.service.drained()
+  t.equal(stage.closed.length, 0, 'they can still move')
+  await stage.service.close()
+  await new Promise(setImmediate)
+  t.same(stage.closed, numbers(100, 250))
+  t.equal(hasMoved, true)
+})
