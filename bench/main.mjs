@@ -8,6 +8,7 @@ const BENCHES = {
     measures: 'Baton and its peers: throughput, CPU time, latency, memory',
   },
   adoption: { measures: 'creating a socket from a descriptor in the SDK' },
+  copies: { measures: "the master's copies of waiting connections" },
   deploy: { measures: 'rolling deploys under load, beside cluster and PM2' },
   hold: { measures: "the broker's memory per held client" },
   kill: { measures: 'what SIGKILL of a backend costs clients' },

@@ -84,6 +84,7 @@ const WAY = [
   'relay',
   'hold',
   'park',
+  'copies',
   'reject',
   'admin',
   'events',

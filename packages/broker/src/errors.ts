@@ -5,6 +5,7 @@ export const messages = {
   BATON_ERR_TEMPORARY_FOLDER: 'the temporary folder cannot be used',
   BATON_ERR_FILES_MISSING: 'a file that the broker needs is gone and cannot be created again',
   BATON_ERR_ALREADY_RUNNING: 'another broker serves this runtime folder; stop it, or set another runtimeDir',
+  BATON_ERR_WORKER_UNCLAIMED: 'cannot take over the worker of a master that was killed',
   BATON_ERR_PROGRAM_GONE: "the broker's program is no longer installed",
   BATON_ERR_WORKER_FAILED: 'the worker process did not start',
   BATON_ERR_WORKER_SILENT: 'a worker stopped responding',

@@ -1,7 +1,7 @@
 import type { HandBack } from '@baton/backend-sdk/protocol'
 import t from 'tap'
 import type { BackendLink } from '../src/worker/backend/backend-link.ts'
-import { blockOf, heldState } from '../src/worker/resume/held-state.ts'
+import { blockOf, heldState } from '../src/worker/copies/held-state.ts'
 import { mayTake, Resuming } from '../src/worker/resume/resuming.ts'
 
 const GIVER = '01JCXW0000BACKEND000000001'

@@ -1,6 +1,11 @@
 /** Status of the master, its workers, and the backends that it has started. */
 export interface MasterStatus {
-  readonly master: { readonly pid: number; readonly reloads: number; readonly busy: string | null }
+  /** Null while there is none: it was killed, and its worker goes on. */
+  readonly master: {
+    readonly pid: number
+    readonly reloads: number
+    readonly busy: string | null
+  } | null
   readonly managed: readonly InstanceStatus[]
   readonly workers: readonly { readonly pid: number; readonly role: string }[]
 }

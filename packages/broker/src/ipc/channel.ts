@@ -127,14 +127,29 @@ export class Channel<In extends Message, Out extends Message> {
     else this.#enqueue(message, given, unsent)
   }
 
+  /**
+   * Like `send`, but only if the kernel takes the descriptors at once, so that none is duplicated.
+   *
+   * @returns false, and nothing was sent: earlier messages wait, the kernel has no room, or the channel has ended
+   */
+  sendNow(message: Out, fds: readonly BorrowedFd[]): boolean {
+    if (this.#ended || this.#outgoing.length > 0) return false
+    const bytes = encode(message, fds.length)
+    let sent: number
+    try {
+      sent = this.#sendSome(bytes, fds)
+    } catch (error) {
+      if (error instanceof NativeError) return false
+      throw error
+    }
+    if (sent === bytes.length) return true
+    this.#outgoing.push({ bytes: bytes.subarray(sent), fds: [], unsent: undefined })
+    this.#flush()
+    return true
+  }
+
   #enqueue(message: Out, fds: OwnedFd[], unsent: Unsent | undefined): void {
-    if (fds.length > MAX_DESCRIPTORS) throw new RangeError(`${fds.length} descriptors in one message`)
-    const text = Buffer.from(JSON.stringify(message))
-    const header = Buffer.alloc(HEADER_BYTES)
-    header.writeUInt32LE(HEADER_BYTES - LENGTH_BYTES + text.length)
-    header.writeUInt8(fds.length === 0 ? PLAIN : WITH_DESCRIPTORS, LENGTH_BYTES)
-    header.writeUInt8(fds.length, LENGTH_BYTES + 1)
-    this.#outgoing.push({ bytes: Buffer.concat([header, text]), fds, unsent })
+    this.#outgoing.push({ bytes: encode(message, fds.length), fds, unsent })
     if (this.#outgoing.length === 1) this.#flush()
   }
 
@@ -159,7 +174,8 @@ export class Channel<In extends Message, Out extends Message> {
   #flush(): void {
     try {
       for (let head = this.#outgoing[0]; head !== undefined; head = this.#outgoing[0]) {
-        const sent = this.#sendSome(head)
+        const fds = head.fds.map(({ fd }) => fd)
+        const sent = this.#sendSome(head.bytes, fds)
         // The kernel attaches the descriptors to the first byte.
         for (const fd of head.fds.splice(0)) fd.close()
         head.bytes = head.bytes.subarray(sent)
@@ -177,9 +193,9 @@ export class Channel<In extends Message, Out extends Message> {
     for (const resolve of this.#drained.splice(0)) resolve()
   }
 
-  #sendSome({ bytes, fds }: Outgoing): number {
+  #sendSome(bytes: Buffer, fds: readonly BorrowedFd[]): number {
     try {
-      return sendMessage(this.#socket.fd, { bytes: bytes.subarray(0, CHUNK), fds: fds.map(({ fd }) => fd) })
+      return sendMessage(this.#socket.fd, { bytes: bytes.subarray(0, CHUNK), fds })
     } catch (error) {
       if (error instanceof ShortSendError) return error.sent
       throw error
@@ -252,6 +268,17 @@ export class Channel<In extends Message, Out extends Message> {
     this.close()
     this.#host.ended(error)
   }
+}
+
+/** A frame. @throws {RangeError} too many descriptors */
+function encode(message: Message, fds: number): Buffer {
+  if (fds > MAX_DESCRIPTORS) throw new RangeError(`${fds} descriptors in one message`)
+  const text = Buffer.from(JSON.stringify(message))
+  const header = Buffer.alloc(HEADER_BYTES)
+  header.writeUInt32LE(HEADER_BYTES - LENGTH_BYTES + text.length)
+  header.writeUInt8(fds === 0 ? PLAIN : WITH_DESCRIPTORS, LENGTH_BYTES)
+  header.writeUInt8(fds, LENGTH_BYTES + 1)
+  return Buffer.concat([header, text])
 }
 
 /** Messages of which nothing is sent any more. */

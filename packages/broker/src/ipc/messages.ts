@@ -70,6 +70,16 @@ export type ToWorker =
       /** As in `managed`. */
       readonly managed?: readonly ManagedReport[]
     }
+  /**
+   * Before `start`. Attached: one end of a stream, on which the worker sends copies of what waits (`ipc/copies.ts`), and a memory file, which
+   * outlives it. `limit`: the number of copies that the master has room for.
+   */
+  | { readonly type: 'copies'; readonly limit: number }
+  /**
+   * To the worker that serves, and after each change. Attached: the operator's socket, then the other listening sockets. The worker keeps this, in
+   * case the master is killed, and gives it to the next one. Without it, or with null, the worker ends with its master.
+   */
+  | { readonly type: 'estate'; readonly estate: unknown }
   /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
   | { readonly type: 'serve' }
@@ -134,37 +144,43 @@ export type FromWorker =
     }
   | { readonly type: 'pong' }
 
-/** From a worker to its successor: held clients, in order of arrival, and idle connections, with their descriptors attached. */
+/** A connection that waits in one worker, as the next one gets it. */
+export interface HeldClient {
+  readonly service: string
+  readonly listener: string
+  readonly protocol: ListenerConfig['protocol']
+  /** ULID. */
+  readonly id: string
+  /** CLOCK_MONOTONIC at accept, in ms: one clock for all processes of a host. */
+  readonly acceptedAt: number
+  /**
+   * Of an idle connection that was handed back: how long it may stay idle from now on, in milliseconds; null for no limit. Absent for a client
+   * that waits for a backend; a worker of an older version does not know it, and offers the connection at once.
+   */
+  readonly idleFor?: number | null
+  /** Of a client that waits for a backend after a backend handed it back. */
+  readonly handedBack?: HandBackKind
+  /** From a PROXY header: the client of a load balancer. */
+  readonly proxied?: { readonly source: HeldAddress; readonly destination: HeldAddress }
+  /**
+   * Its service is not chosen yet: what it has to show next, a PROXY header, or what routes depend on. Then `service` is empty: a worker of an
+   * older version closes it.
+   */
+  readonly peeked?: 'proxy' | 'content'
+  /**
+   * Of a client whose state goes with it. Then `service` is empty and `protocol` is `tcp`: a worker of an older version, which cannot go on
+   * with it, closes it without a byte.
+   */
+  readonly resume?: HeldState
+}
+
+/**
+ * From a worker, or from the master for one that was killed, to the worker that follows: held clients, in order of arrival, and idle
+ * connections, with their descriptors attached.
+ */
 export interface HeldClients {
   readonly type: 'held'
-  readonly clients: readonly {
-    readonly service: string
-    readonly listener: string
-    readonly protocol: ListenerConfig['protocol']
-    /** ULID. */
-    readonly id: string
-    /** CLOCK_MONOTONIC at accept, in ms: one clock for all processes of a host. */
-    readonly acceptedAt: number
-    /**
-     * Of an idle connection that was handed back: how long it may stay idle from now on, in milliseconds; null for no limit. Absent for a client
-     * that waits for a backend; a worker of an older version does not know it, and offers the connection at once.
-     */
-    readonly idleFor?: number | null
-    /** Of a client that waits for a backend after a backend handed it back. */
-    readonly handedBack?: HandBackKind
-    /** From a PROXY header: the client of a load balancer. */
-    readonly proxied?: { readonly source: HeldAddress; readonly destination: HeldAddress }
-    /**
-     * Its service is not chosen yet: what it has to show next, a PROXY header, or what routes depend on. Then `service` is empty: a worker of an
-     * older version closes it.
-     */
-    readonly peeked?: 'proxy' | 'content'
-    /**
-     * Of a client whose state goes with it. Then `service` is empty and `protocol` is `tcp`: a worker of an older version, which cannot go on
-     * with it, closes it without a byte.
-     */
-    readonly resume?: HeldState
-  }[]
+  readonly clients: readonly HeldClient[]
 }
 
 /** A socket address of a client. */

@@ -62,7 +62,12 @@ export async function runMaster({ file, warn, signals, exit, run }: MasterProces
   const onFailure = (error: unknown) => {
     if (failed) return
     failed = true
-    log.logger.fatal({ err: error }, 'the master failed; its workers drain')
+    log.logger.fatal(
+      { err: error },
+      runState === undefined
+        ? 'the master failed; its worker goes on'
+        : 'the master failed; its workers drain',
+    )
     master?.leaveFiles()
     if (runState !== undefined) rmSync(runState.folder, { recursive: true, force: true })
     exit(FAILED)

@@ -1,4 +1,4 @@
-import { lockFile, OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
+import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
@@ -20,14 +20,16 @@ import { Counters } from './workers/counters.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
-import { controlPath, ListeningSockets } from './listening-sockets.ts'
-import { ActiveConfig, readSettings, restoreSettings } from './active-config.ts'
+import { controlPath, ListeningSockets, operatorPath } from './listening-sockets.ts'
+import { ActiveConfig, readSettings, restoreSettings, type Settings } from './active-config.ts'
+import { claimWorker, type Inheritance } from './claim/claim.ts'
 import { OperationLock } from './operation-lock.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
 import { type ReloadRequest, Reloads } from './reload/reloads.ts'
 import { WorkerPool } from './workers/worker-pool.ts'
 import { StopReport } from './stop-report.ts'
+import { STATE_VERSION } from '../ipc/state-version.ts'
 import type { StartLog } from './start-log.ts'
 import { descriptorsOf, type MasterState } from './reload/state.ts'
 import type { WorkerProcess } from './workers/worker-process.ts'
@@ -107,6 +109,14 @@ export class Master {
     prepareRuntimeDir(config)
     const lock = lockFile(lockPath(config))
     if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
+    let inheritance: Inheritance | undefined
+    try {
+      inheritance = options.run === undefined ? await claimWorker(operatorPath(config)) : undefined
+    } catch (error) {
+      lock.close()
+      throw error
+    }
+    if (inheritance !== undefined) return Master.#takeOver(inheritance, settings, lock, options)
     let activeConfig: ActiveConfig
     try {
       activeConfig = new ActiveConfig(settings, ListeningSockets.open(config, options.given))
@@ -151,6 +161,46 @@ export class Master {
     return master
   }
 
+  /**
+   * Goes on where a master that was killed has left its worker, with the configuration that was active, and replaces that worker like a reload: by
+   * one of this version, with the current configuration.
+   */
+  static async #takeOver(
+    { estate, worker }: Inheritance,
+    { file, text }: Settings,
+    lock: OwnedFd,
+    options: MasterOptions,
+  ): Promise<Master> {
+    const [near, far] = socketpair('seqpacket')
+    const master = Master.resume(
+      {
+        version: STATE_VERSION,
+        executions: 0,
+        file,
+        text: estate.text,
+        candidate: text,
+        lock: lock.release(),
+        sockets: estate.sockets,
+        pair: [near.release(), far.release()],
+        workers: [worker],
+        known: worker.backends,
+        started: estate.started,
+        counters: estate.counters,
+        fleet: { drainDeadline: 0, services: [] },
+        askers: [],
+        waiting: [],
+        startedAt: new Date().toISOString(),
+        run: null,
+        claimed: worker.pid,
+      },
+      options,
+    )
+    // Its output goes where this process's goes.
+    master.reopenLog(process.stdout.fd)
+    await master.#decided
+    return master
+  }
+
   /** Resumes a master after exec, and begins to finish the reload (see `finished`). */
   static resume(state: MasterState, options: MasterOptions): Master {
     // They crossed exec, and no child may inherit them.
@@ -173,7 +223,7 @@ export class Master {
       options,
       state.fleet,
     )
-    master.#workerPool.adopt(state.workers, state.known)
+    master.#workerPool.adopt(state.workers, state.known, state.survivors)
     master.#files.start()
     master.#decided = new Promise((decided) => {
       master.#finishing = master.#afterExec.finish(state, decided).then(() => master.#appRun.watch())
@@ -212,6 +262,8 @@ export class Master {
       // A reload that is already running starts a worker of the installed program anyway.
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
+      // Under `baton run`, everything ends with the command.
+      outlives: run === undefined,
     }
     this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool

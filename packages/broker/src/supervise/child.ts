@@ -11,6 +11,7 @@ import {
 import { errnoOf } from '../config/error.ts'
 import type { OutputStream } from './output.ts'
 import { OutputPipe } from './output-pipe.ts'
+import { factsOf } from './proc.ts'
 
 /**
  * Time without output after which output counts as complete once the process has exited, in ms. What the process wrote is already in the
@@ -68,6 +69,11 @@ export interface AdoptOptions {
   readonly poller: Poller
   /** As it was started. */
   readonly leader: boolean
+  /**
+   * It is no child of this process: another process, which has ended, had started it. When it was started, in clock ticks since boot; how it ends
+   * cannot be known.
+   */
+  readonly foreign?: string | undefined
 }
 
 /** A child as its owner sees it. */
@@ -152,10 +158,11 @@ export class Child implements RunningProcess {
   }
 
   /** A child of this process that the program before this one started. Owns the descriptors from now on. */
-  static adopt(numbers: ChildNumbers, { poller, leader }: AdoptOptions, events: ChildEvents): Child {
+  static adopt(numbers: ChildNumbers, { poller, leader, foreign }: AdoptOptions, events: ChildEvents): Child {
     const { pid, exit } = numbers
     const child = new Child(pid, numbers, leader, events)
-    if (exit === null) child.#forget = awaitAdopted(pid, poller, (ended) => child.#exited(ended))
+    const check = foreign === undefined ? () => reapIfExited(pid) : () => exitOfForeign(pid, foreign)
+    if (exit === null) child.#forget = awaitAdopted(pid, poller, check, (ended) => child.#exited(ended))
     else child.#readToEnd(exit)
     return child
   }
@@ -267,9 +274,14 @@ function awaitStarted(child: ChildProcess, exited: (exit: ProcessExit) => void):
  *
  * @returns stops waiting
  */
-function awaitAdopted(pid: number, poller: Poller, exited: (exit: ProcessExit) => void): () => void {
+function awaitAdopted(
+  pid: number,
+  poller: Poller,
+  ended: () => ProcessExit | undefined,
+  exited: (exit: ProcessExit) => void,
+): () => void {
   const check = () => {
-    const exit = reapIfExited(pid)
+    const exit = ended()
     if (exit !== undefined) exited(exit)
   }
   let pidfd: OwnedFd | undefined
@@ -286,6 +298,13 @@ function awaitAdopted(pid: number, poller: Poller, exited: (exit: ProcessExit) =
     const timer = setInterval(check, REAP_INTERVAL_MS)
     return () => clearInterval(timer)
   }
+}
+
+/** Undefined while it lives. Its parent, such as init, may not have reaped it yet. */
+function exitOfForeign(pid: number, startedAt: string): ProcessExit | undefined {
+  const facts = factsOf(pid)
+  const lives = facts?.startedAt === startedAt && facts.state !== 'Z' && facts.state !== 'X'
+  return lives ? undefined : { code: null, signal: null }
 }
 
 /** Undefined while it lives. */

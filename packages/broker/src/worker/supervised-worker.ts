@@ -1,14 +1,27 @@
-import { ulidFromBytes, ulidToBytes } from '@baton/backend-sdk/protocol'
-import { OwnedFd, Poller, setCloseOnExec } from '@baton/native-sendmsg'
+import { ulidToBytes } from '@baton/backend-sdk/protocol'
+import {
+  dup,
+  NativeError,
+  OwnedFd,
+  peerCredentials,
+  Poller,
+  setCloseOnExec,
+  socketpair,
+} from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ReloadResult } from '../api/status.ts'
 import { Channel } from '../ipc/channel.ts'
+import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
+import { answerText } from '../ipc/operator-protocol.ts'
+import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
 import { stateBytes } from './connection/resume-state.ts'
-import { blockOf, heldState } from './resume/held-state.ts'
+import { Copier } from './copies/copier.ts'
+import { heldClient, monotonic } from './copies/held-client.ts'
+import { blockOf } from './copies/held-state.ts'
 import type { Successor, Waiting } from './service/hand-over.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { createLogger, type LogFormat } from '../log/logger.ts'
@@ -17,6 +30,9 @@ import { closeStrayInspector, ignoreMeaninglessSignals } from '../signals.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
+import { factsOf } from '../supervise/proc.ts'
+import { KeptEstate } from './unclaimed/estate.ts'
+import { Reception } from './unclaimed/reception.ts'
 import { systemOs } from './os.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
 
@@ -40,19 +56,20 @@ type Ask = (answer: ToWorker | undefined) => void
 
 /**
  * A worker under a master: executes the master's messages and reports back. Its states follow the messages (`ToWorker`): waiting for
- * sockets, built, serving, accepting, finishing. If the master dies, no process can replace this worker, so it drains and exits,
- * which frees the addresses for the next master.
+ * sockets, built, serving, accepting, finishing. If the master is killed, the worker that serves is unclaimed: it goes on, answers operators
+ * itself, and waits for the next master. A worker without an estate drains and exits, which frees the addresses.
  */
 export class SupervisedWorker {
   readonly #poller: Poller
   readonly #logger: Logger
   readonly #end: (code: number) => void
-  readonly #channel: Channel<ToWorker, FromWorker>
+  #channel: Channel<ToWorker, FromWorker>
   readonly #listeners = new Map<string, OwnedFd>()
   readonly #managed = new ManagedProcesses()
   #control: OwnedFd | undefined
   #admin: OwnedFd | undefined
   #worker: ReplaceableWorker | undefined
+  #copier: Copier | undefined
   #drainDeadline = 0
   readonly #pendingRequests = new Map<number, Ask>()
   /** Pending until each predecessor has sent its last client. */
@@ -64,6 +81,11 @@ export class SupervisedWorker {
   #orders: Promise<void> = Promise.resolve()
   #counting: NodeJS.Timeout | undefined
   #inherited = FIRST_INHERITED
+  #estate: KeptEstate | undefined
+  #reception: Reception | undefined
+  #accepts = false
+  /** Its pid; null while there is none. */
+  #master: number | null = process.ppid
   /** Listeners of a predecessor's connections. */
   readonly #origins = new Map<string, Listening>()
   #ending = false
@@ -77,7 +99,21 @@ export class SupervisedWorker {
     this.#poller = poller
     this.#logger = logger
     this.#end = end
-    this.#channel = new Channel<ToWorker, FromWorker>(socket, poller, {
+    this.#channel = this.#connect(socket)
+  }
+
+  /** True while no master has this worker. */
+  get isUnclaimed(): boolean {
+    return this.#reception !== undefined
+  }
+
+  /** SIGTERM, for a worker without a master; with one, signals are the master's. */
+  terminate(): void {
+    if (this.isUnclaimed) void this.#stopUnclaimed('SIGTERM')
+  }
+
+  #connect(socket: OwnedFd): Channel<ToWorker, FromWorker> {
+    return new Channel<ToWorker, FromWorker>(socket, this.#poller, {
       message: (message, fds) => this.#received(message, fds),
       ended: () => void this.#orphaned(),
     })
@@ -85,6 +121,7 @@ export class SupervisedWorker {
 
   flush(): void {
     this.#worker?.flush()
+    this.#copier?.writeAccounts()
   }
 
   busy(): boolean {
@@ -119,13 +156,19 @@ export class SupervisedWorker {
     switch (message.type) {
       case 'sockets':
         return this.#take(message.role, message.names, fds)
+      case 'copies':
+        this.#copier = new Copier(fds as [OwnedFd, OwnedFd], this.#poller, message.limit)
+        return
       case 'start':
         return this.#start(message)
       case 'serve':
         await this.#worker?.serve()
         return this.#report()
       case 'accept':
+        this.#accepts = true
         return this.#worker?.accept()
+      case 'estate':
+        return this.#keepEstate(message.estate, fds)
       case 'pause':
         return this.#worker?.pause()
       case 'release':
@@ -184,6 +227,8 @@ export class SupervisedWorker {
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
       droppedLines: () => standardOutput().dropped,
+      copier: this.#copier,
+      master: () => this.#master,
     })
     this.#counting = setInterval(() => {
       // States also change with time.
@@ -309,6 +354,8 @@ export class SupervisedWorker {
     if (worker === undefined || this.#hasPassedAll || (!isFirst && this.#successors.length === 0))
       return peer.close()
     this.#ending = true
+    // The listening sockets are the successor's.
+    this.#keepEstate(null, [])
     const channel = new Channel<never, HeldClients>(peer, this.#poller, {
       message: () => {},
       ended: () => {},
@@ -341,7 +388,7 @@ export class SupervisedWorker {
   #pass(successor: Channel<never, HeldClients>, service: string, connections: readonly Waiting[]): boolean {
     if (!successor.open) return false
     for (const batch of batches(connections)) {
-      const clients = batch.map((connection) => clientOf(service, connection))
+      const clients = batch.map((connection) => heldClient(service, connection))
       // The descriptors themselves, because there may be no room for duplicates.
       successor.give(
         { type: 'held', clients },
@@ -355,6 +402,7 @@ export class SupervisedWorker {
   async #stop(deadline: number): Promise<void> {
     const first = !this.#ending
     this.#ending = true
+    this.#keepEstate(null, [])
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
     if (first) await this.#exit()
@@ -371,10 +419,87 @@ export class SupervisedWorker {
   async #orphaned(): Promise<void> {
     for (const settle of this.#pendingRequests.values()) settle(undefined)
     if (this.#ending) return
+    if (this.#estate !== undefined && this.#accepts) return this.#wait(this.#estate)
     this.#logger.error('the master is gone; draining')
     // Frees the control socket's path for the next master, whose worker the backends then dial.
     this.#worker?.withdraw('the master is gone')
     await this.#stop(Math.max(1, this.#drainDeadline))
+  }
+
+  /** Once this worker is about to leave, another one has it. Owns the descriptors. */
+  #keepEstate(estate: unknown, fds: readonly OwnedFd[]): void {
+    const before = this.#estate
+    this.#estate = estate === null || this.#ending ? undefined : new KeptEstate(estate, fds)
+    if (this.#estate === undefined) for (const fd of fds) fd.close()
+    before?.close()
+  }
+
+  async #wait(estate: KeptEstate): Promise<void> {
+    this.#master = null
+    this.#logger.error('the master is gone; going on without one, until the next start or stop')
+    this.#reception = new Reception(estate.operator, this.#poller, {
+      status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
+      stop: (session) => void this.#stopUnclaimed(session.peer, session),
+      claim: (session) => void this.#claim(session, estate),
+    })
+    // It may have been told to pause, for a successor that is gone as well.
+    await this.#worker?.serve()
+  }
+
+  async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {
+    const worker = this.#worker
+    const started = factsOf(process.pid)?.startedAt
+    const fds = estate.duplicates()
+    if (worker === undefined || started === undefined || fds === undefined || !this.isUnclaimed)
+      return session.close()
+    try {
+      const snapshot = await worker.snapshot()
+      if (!this.isUnclaimed) throw new NativeError('claim', 0, { fd: -1 })
+      const [ours, theirs] = socketpair('stream')
+      const answer = new Channel<never, Claimed>(dup(session.fd), this.#poller, {
+        message: () => {},
+        ended: () => {},
+      })
+      this.#reception?.close()
+      this.#reception = undefined
+      this.#channel = this.#connect(ours)
+      this.#master = peerCredentials(session.fd).pid
+      const backends = worker.backends()
+      answer.give(
+        {
+          type: 'claimed',
+          version: CLAIM_VERSION,
+          pid: process.pid,
+          started,
+          estate: estate.estate,
+          snapshot,
+          backends,
+        },
+        [theirs, ...fds],
+      )
+      this.#logger.info({ by: session.peer }, 'another master takes over')
+      await answer.sent()
+      answer.close()
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      for (const fd of fds) fd.close()
+      this.#logger.error({ err: error }, 'another master could not take over')
+    } finally {
+      session.close()
+    }
+  }
+
+  async #stopUnclaimed(by: string, session?: OperatorSession): Promise<void> {
+    this.#logger.info({ by, deadlineMs: this.#drainDeadline }, 'draining')
+    this.#reception?.close()
+    this.#ending = true
+    this.#keepEstate(null, [])
+    await this.#worker?.drain(Math.max(1, this.#drainDeadline))
+    session?.write(answerText(true, []))
+    session?.answered()
+    clearInterval(this.#counting)
+    // The answer is in the kernel once the session has ended.
+    setImmediate(() => this.#end(0))
   }
 
   #fail(error: unknown): void {
@@ -407,34 +532,6 @@ function* batches(connections: readonly Waiting[]): Generator<readonly Waiting[]
   if (batch.length > 0) yield batch
 }
 
-function clientOf(service: string, connection: Waiting): HeldClients['clients'][number] {
-  const { id, listener } = connection
-  const isIdle = 'idleUntil' in connection
-  const resume = isIdle ? undefined : connection.resume
-  const idleFor = isIdle ? connection.idleUntil - performance.now() : undefined
-  return {
-    ...(resume === undefined
-      ? { service, protocol: listener.protocol }
-      : {
-          service: '',
-          protocol: 'tcp' as const,
-          resume: heldState(resume, { service, protocol: listener.protocol }),
-        }),
-    listener: listener.name,
-    id: ulidFromBytes(id),
-    acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
-    ...('handedBack' in connection && { handedBack: connection.handedBack }),
-    ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
-    ...(connection.proxied && { proxied: connection.proxied }),
-    ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
-  }
-}
-
-/** CLOCK_MONOTONIC in milliseconds, shared by all processes of a host. */
-function monotonic(): number {
-  return Number(process.hrtime.bigint()) / 1e6
-}
-
 /** Logs what `baton status` shows: a line for the worker, and one for each listener, service and backend. */
 function logStatus(logger: Logger, worker: ReplaceableWorker | undefined): void {
   if (worker === undefined) return logger.info('status: not built yet')
@@ -458,5 +555,6 @@ export function runWorker(format: string | undefined): void {
   const logger = createLogger((format ?? 'json') as LogFormat)
   const poller = new Poller({ afterWake: () => worker.flush(), holdBack: () => worker.busy() })
   const worker: SupervisedWorker = new SupervisedWorker(socket, poller, logger, exitProcess)
+  process.on('SIGTERM', () => worker.terminate())
   closeStrayInspector(logger)
 }

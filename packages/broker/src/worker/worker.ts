@@ -25,6 +25,8 @@ import { Registry } from './registry/registry.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
+import type { Copier } from './copies/copier.ts'
+import { noKeeper } from './copies/keeper.ts'
 import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
 import { openSockets, removeSocket, type Sockets } from '../listening/sockets.ts'
@@ -52,6 +54,10 @@ export interface WorkerContext {
   readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
+  /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
+  readonly copier: Copier | undefined
+  /** Pid of the master; null while there is none. */
+  readonly master: () => number | null
 }
 
 /** Everything that serves connections in one process. There is one per process. */
@@ -180,9 +186,15 @@ export function createWorker(
     },
     listeners: (service: string) => listenersOf.get(service) ?? [],
     ...(recorder && { recorder }),
+    ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
-  const addService = (service: ServiceConfig) => {
-    services.set(service.name, new Service(service.name, service, deps))
+  const addService = (serviceConfig: ServiceConfig) => {
+    const { name } = serviceConfig
+    const service = new Service(name, serviceConfig, deps)
+    services.set(name, service)
+    given.copier?.account({ kind: 'service', name }, (numbers) =>
+      service.serviceStats.account(numbers, doorways.arrivals(name)),
+    )
   }
   const listeners: Listener[] = []
   /** By service: asked for with each connection that is handed back. */
@@ -214,6 +226,17 @@ export function createWorker(
     const added = new Listener(listener, fd, arrived, logger)
     if (listener.routes.length > 0) routed.add(listener.name)
     listeners.push(added)
+    const account = {
+      kind: 'listener',
+      name: listener.name,
+      service: service === undefined ? null : service.name,
+      unix: listener.listen.kind === 'unix',
+    } as const
+    given.copier?.account(account, (numbers) => numbers.push(added.accepted))
+    if (doorway !== undefined)
+      given.copier?.account({ kind: 'doorway', name: listener.name }, (numbers) =>
+        doorways.account(listener.name, numbers),
+      )
     for (const name of added.services) listenersOf.set(name, [...(listenersOf.get(name) ?? []), added])
     return added
   }
@@ -255,7 +278,7 @@ export function createWorker(
         id,
         version: BROKER_VERSION,
         pid: process.pid,
-        master: context ? process.ppid : null,
+        master: given.master?.() ?? null,
         startedAt: startedAt.toISOString(),
         state,
       },

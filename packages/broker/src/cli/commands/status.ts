@@ -27,7 +27,11 @@ export const status: Command = {
     if (switches.has('json')) terminal.out(JSON.stringify({ ...answer, ...master }, undefined, 2))
     else {
       const paint = paintFor(terminal)
-      for (const line of [...describeStatus(answer, paint), ...describeManaged(master, answer, paint)])
+      const hasNoMaster = master?.master === null
+      for (const line of [
+        ...describeStatus(answer, hasNoMaster, paint),
+        ...describeManaged(master, answer, paint),
+      ])
         terminal.out(line)
     }
     return DONE
@@ -68,12 +72,17 @@ function describeManaged(master: MasterStatus | undefined, { services }: Status,
   ]
 }
 
-function describeStatus({ broker, listeners, services }: Status, paint: Paint): string[] {
+function describeStatus(
+  { broker, listeners, services }: Status,
+  hasNoMaster: boolean,
+  paint: Paint,
+): string[] {
   const backends = services.flatMap((service) => service.backends.map((backend) => ({ service, backend })))
   const state = broker.state === 'running' ? broker.state : paint('yellow', broker.state)
   return [
     `broker ${broker.id}: ${state}, version ${broker.version}, pid ${broker.pid}, since ${broker.startedAt}`,
     ...(broker.master === null ? [] : [`master (send signals to it): pid ${broker.master}`]),
+    ...(hasNoMaster ? [paint('yellow', 'no master: it was killed; "baton start" takes over')] : []),
     '',
     ...table(
       [

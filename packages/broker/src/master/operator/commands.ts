@@ -8,7 +8,7 @@ import {
 } from '../../ipc/operator-protocol.ts'
 import { describeError } from '../../errors.ts'
 import type { DeployCommand } from '../deploy/messages.ts'
-import type { OperatorSession } from './operator-session.ts'
+import type { OperatorSession } from '../../ipc/operator-session.ts'
 
 /** Commands of an operator. Refusals are results, not errors. */
 export interface OperatorCommands {

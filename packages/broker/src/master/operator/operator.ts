@@ -10,7 +10,7 @@ import {
   type Watch,
 } from '@baton/native-sendmsg'
 import { type OperatorCommands, runCommand } from './commands.ts'
-import { type Rights, OperatorSession } from './operator-session.ts'
+import { type Rights, OperatorSession } from '../../ipc/operator-session.ts'
 
 /** Maximum sessions of operators, and of readers. More are a program that forgets to close them. */
 const MAX_SESSIONS = 64

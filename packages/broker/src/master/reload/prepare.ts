@@ -179,6 +179,7 @@ export class ReloadPreparation {
         pair: sessionHandover.numbers,
         workers: [...workerPool.workers].map((worker) => worker.state),
         known: workerPool.known,
+        survivors: workerPool.survivors,
         started: workerPool.started,
         counters: counters.state,
         fleet: fleet.state,

@@ -3,7 +3,7 @@ import { reply } from '../operator/commands.ts'
 import { type CommandResult, refusal } from '../../ipc/operator-protocol.ts'
 import type { OperationLock } from '../operation-lock.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
-import type { OperatorSession } from '../operator/operator-session.ts'
+import type { OperatorSession } from '../../ipc/operator-session.ts'
 import type { Requester } from './state.ts'
 
 /** One request for a reload. */

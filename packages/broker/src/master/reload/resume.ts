@@ -8,7 +8,7 @@ import { readSettings, type Settings } from '../active-config.ts'
 import type { Operator } from '../operator/operator.ts'
 import type { WorkerPool } from '../workers/worker-pool.ts'
 import type { ReloadRequest, Reloads } from './reloads.ts'
-import type { OperatorSession } from '../operator/operator-session.ts'
+import type { OperatorSession } from '../../ipc/operator-session.ts'
 import type { Requester, MasterState } from './state.ts'
 
 /**
@@ -36,13 +36,19 @@ export class ReloadResumption {
    * @param decided called earlier, when it is known which configuration is active; backends may still be moving
    */
   async finish(
-    { askers, waiting, executions, file, candidate }: MasterState,
+    { askers, waiting, executions, file, candidate, claimed }: MasterState,
     decided: () => void,
   ): Promise<void> {
     const { log, notifier, operationLock, counters, workerPool } = this.#parts
     const { logger } = log
     operationLock.begin('reload')
-    logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload continues')
+    if (claimed === undefined)
+      logger.info({ version: BROKER_VERSION, reloads: executions }, 'program replaced, reload continues')
+    else
+      logger.info(
+        { version: BROKER_VERSION, workerPid: claimed },
+        'took over the worker of a master that was killed',
+      )
     const requests = askers.map((asker) => this.#restore(asker))
     for (const asker of waiting) this.#reloads.wait(this.#restore(asker))
     let result: ReloadResult = 'failure'
@@ -73,7 +79,7 @@ export class ReloadResumption {
         text: `the reload failed, and the worker continues as before: ${reason}`,
       })
     }
-    counters.reloaded(result, Date.now() / 1000)
+    if (claimed === undefined) counters.reloaded(result, Date.now() / 1000)
     operationLock.end('reload')
     notifier.ready(status)
     const outcome = { success: result === 'success', log: log.take() }
@@ -122,6 +128,7 @@ export class ReloadResumption {
       // The reload has succeeded anyway: the new worker serves.
       log.logger.error({ err: error }, 'could not clean up after the reload')
     }
+    workerPool.sendEstate()
     return replaced.backendsMoved
   }
 

@@ -1,5 +1,5 @@
 import { Endpoint, OwnedFd } from '@baton/native-sendmsg'
-import type { OperatorSession } from '../operator/operator-session.ts'
+import type { OperatorSession } from '../../ipc/operator-session.ts'
 
 /**
  * The socketpair that carries sessions over exec: their descriptors wait in the kernel until the next program receives them.

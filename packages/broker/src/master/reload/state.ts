@@ -9,6 +9,7 @@ import type { RunState } from '../run/app-run.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { LogState } from '../start-log.ts'
 import type { ProgramNames } from './installed-program.ts'
+import type { SurvivorsState } from '../workers/survivors.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
 
 /** Environment variable of the next program: descriptor number of the memory file with the state. */
@@ -38,6 +39,8 @@ export interface MasterState {
   readonly workers: readonly WorkerState[]
   /** Backends known from earlier workers. Absent in the state of an older version. */
   readonly known?: readonly BackendReport[]
+  /** Clients of dead workers. Absent in the state of an older version. */
+  readonly survivors?: SurvivorsState
   /** How many workers were started so far. */
   readonly started: number
   readonly counters: CountersState
@@ -50,6 +53,8 @@ export interface MasterState {
   /** When the process was started; ISO 8601. */
   readonly startedAt: string
   readonly run: RunState | null
+  /** Pid of the worker that a new process has taken over from a master that was killed. It has executed nothing. */
+  readonly claimed?: number
   /** Absent in the state of an older version. */
   readonly log?: LogState
 }
@@ -58,7 +63,7 @@ export interface MasterState {
 type FirstState = Omit<MasterState, 'askers' | 'waiting'> & { readonly asker: Requester }
 
 /** All descriptors in the state, except the fleet's. */
-export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: MasterState): number[] {
+export function descriptorsOf({ lock, pair, sockets, workers, survivors, lifeline }: MasterState): number[] {
   return [
     lock,
     ...pair,
@@ -68,6 +73,8 @@ export function descriptorsOf({ lock, pair, sockets, workers, lifeline }: Master
     sockets.admin.fd,
     ...sockets.listeners.map(({ fd }) => fd),
     ...workers.flatMap(({ channel, stderr }) => (stderr === null ? [channel] : [channel, stderr])),
+    ...workers.flatMap(({ copies }) => (copies === undefined ? [] : [copies.channel, copies.file])),
+    ...(survivors ?? []).map(({ fd }) => fd),
   ]
 }
 

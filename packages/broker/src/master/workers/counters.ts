@@ -59,6 +59,8 @@ export class Counters {
   #ended: MetricSnapshot[]
   #counted: Omit<CountersState, 'ended'>
   #adding = false
+  /** Called after each change. */
+  onChange = (): void => {}
 
   /** @param dropped number of log lines that this process has dropped so far */
   constructor({ ended, ...counted }: CountersState = NONE, dropped?: () => number) {
@@ -90,27 +92,32 @@ export class Counters {
     }
     this.#reloads.inc({ result })
     this.#lastReload.set(this.#counted.lastReload)
+    this.onChange()
   }
 
   workerDied(): void {
     this.#counted = { ...this.#counted, deaths: this.#counted.deaths + 1 }
     this.#deaths.inc()
+    this.onChange()
   }
 
   workerHung(): void {
     this.#counted = { ...this.#counted, hangs: (this.#counted.hangs ?? 0) + 1 }
     this.#hangs.inc()
+    this.onChange()
   }
 
   fileRestored(): void {
     this.#counted = { ...this.#counted, restored: (this.#counted.restored ?? 0) + 1 }
     this.#restored.inc()
+    this.onChange()
   }
 
   /** Keeps the counters of a worker that has ended. */
   keep(snapshot: MetricSnapshot): void {
     this.#ended.push(lasting(snapshot))
     if (this.#ended.length > MAX_APART && !this.#adding) void this.#addUp()
+    this.onChange()
   }
 
   /** Everything counted so far, with the snapshots of living workers. */

@@ -25,6 +25,8 @@ export interface WorkerPoolHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** A worker has ended and was removed from `workers`. */
   ended(): void
+  /** Whether the serving worker is to outlive this process, until another master takes it over. */
+  readonly outlives: boolean
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

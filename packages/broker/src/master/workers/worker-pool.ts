@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { NativeError, type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
 import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
@@ -13,6 +13,7 @@ import { BackendsSeen, notMoved } from './backends-seen.ts'
 import { Conditions } from './conditions.ts'
 import type { Counters } from './counters.ts'
 import type { ActiveConfig } from '../active-config.ts'
+import { estateOf } from '../claim/estate.ts'
 import {
   type Configuration,
   introduce,
@@ -22,6 +23,8 @@ import {
 } from './first-orders.ts'
 import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
+import { sinceReport } from './last-accounts.ts'
+import { Survivors, type SurvivorsState } from './survivors.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
 import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
 import { WorkerProcess, type WorkerState } from './worker-process.ts'
@@ -69,6 +72,7 @@ export class WorkerPool {
   readonly #logger: Logger
   readonly #host: WorkerPoolHost
   readonly #workers = new Set<WorkerProcess>()
+  readonly #survivors: Survivors
   readonly #conditions = new Conditions()
   #restarts: RestartHistory = WORKER_RESTARTS.first
   #restart: NodeJS.Timeout | undefined
@@ -103,6 +107,8 @@ export class WorkerPool {
     this.#host = host
     this.#logger = logger
     this.#started = started
+    this.#survivors = new Survivors(poller, logger)
+    counters.onChange = () => queueMicrotask(() => this.sendEstate())
     this.#workerMonitor = new WorkerMonitor(this.#workers, activeConfig, (worker, observation) =>
       this.#observed(worker, observation),
     )
@@ -151,7 +157,9 @@ export class WorkerPool {
   /** A worker that is ending or not ready yet cannot be adopted either. */
   #busy(): WorkerProcess | undefined {
     return (
-      this.#silent ?? [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting)
+      this.#silent ??
+      [...this.#workers].find((worker) => !worker.quiet || !worker.alive || worker.starting) ??
+      this.#survivors.receiver
     )
   }
 
@@ -173,11 +181,21 @@ export class WorkerPool {
     return this.#seen.all
   }
 
-  /** Adopts the workers of the previous program, and the backends that it knew. */
-  adopt(states: readonly WorkerState[], known: readonly BackendReport[] = []): void {
+  /** Clients of dead workers that no other worker has yet. */
+  get survivors(): SurvivorsState {
+    return this.#survivors.state
+  }
+
+  /** Adopts the workers of the previous program, the backends that it knew, and the clients for which it had no worker. */
+  adopt(
+    states: readonly WorkerState[],
+    known: readonly BackendReport[] = [],
+    survivors: SurvivorsState = [],
+  ): void {
     this.#seen = new BackendsSeen(known)
+    this.#survivors.add(Survivors.restore(survivors))
     for (const state of states) {
-      const worker = WorkerProcess.adopt(state, this.#poller, this.#workerEvents)
+      const worker = WorkerProcess.adopt(state, this.#parts, this.#workerEvents)
       this.#workers.add(worker)
       if (state.role === 'current') this.#current = worker
     }
@@ -193,6 +211,21 @@ export class WorkerPool {
     const worker = await this.#build(this.#activeConfig)
     this.#workerMonitor.start()
     this.#take(worker)
+    this.sendEstate()
+  }
+
+  /** To the serving worker, whenever something in it has changed: the active configuration, its sockets, the counters. */
+  sendEstate(): void {
+    const worker = this.#current
+    if (worker?.alive !== true || this.#stopping || this.#replacing || !this.#host.outlives) return
+    const [estate, fds] = estateOf(this.#activeConfig, this.#counters.state, this.#started) ?? [null, []]
+    try {
+      worker.send({ type: 'estate', estate }, fds)
+    } catch (error) {
+      // It has the one before.
+      if (!(error instanceof NativeError)) throw error
+      this.#logger.error({ err: error }, 'the worker could not get what the next master needs')
+    }
   }
 
   /**
@@ -393,7 +426,7 @@ export class WorkerPool {
   #launch(configuration: Configuration): WorkerProcess {
     const node = this.#host.node(this.#failedStarts)
     const number = ++this.#started
-    const worker = WorkerProcess.start(number, node, this.#format, this.#poller, this.#workerEvents)
+    const worker = WorkerProcess.start(number, node, this.#format, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
     sendFirstOrders(worker, configuration, { backends: this.known, managed: this.#host.managed() })
     return worker
@@ -415,10 +448,15 @@ export class WorkerPool {
     worker.send({ type: 'metrics', ask: 0, snapshots: await this.snapshots(worker) })
   }
 
+  get #parts() {
+    return { poller: this.#poller, logger: this.#logger }
+  }
+
   #take(worker: WorkerProcess): void {
     worker.starting = false
     this.#current = worker
     worker.send({ type: 'serve' })
+    this.#survivors.pass(worker)
     worker.send({ type: 'accept' })
   }
 
@@ -458,10 +496,15 @@ export class WorkerPool {
     const { code, signal } = exit
     this.#workers.delete(worker)
     this.#counters.keep(worker.snapshot)
+    const remains = worker.takeRemains()
+    if (remains !== undefined) {
+      this.#counters.keep(sinceReport(remains, worker.snapshot))
+      this.#survivors.add(remains.survivors)
+    }
     this.#host.ended()
     const expected = this.#stopping || worker.role === 'leaving'
     const log = { workerPid: worker.pid, code, signal }
-    if (expected && code === 0) this.#logger.info(log, 'worker has finished')
+    if (expected && (code === 0 || worker.isForeign)) this.#logger.info(log, 'worker has finished')
     else if (worker.strayEnd !== undefined && worker.starting)
       this.#logger.info(log, 'worker was ended by a signal while it started')
     else {
@@ -472,7 +515,11 @@ export class WorkerPool {
     if (serving) {
       this.#current = undefined
       this.#seen.remember(worker.backends)
-    } else if (this.#current !== undefined) void this.#reportOthers(this.#current)
+    } else if (this.#current !== undefined) {
+      void this.#reportOthers(this.#current)
+      this.#survivors.pass(this.#current)
+    }
+    if (this.#stopping) this.#survivors.close()
     this.#conditions.check()
     if (serving && !this.#stopping && !this.#replacing) this.#replaceDead(worker)
   }
@@ -538,6 +585,7 @@ export class WorkerPool {
       this.#replacing = false
       this.#silent = undefined
       if (this.#current === undefined && !this.#stopping) void this.#startAnother()
+      else this.sendEstate()
     }
   }
 
@@ -574,6 +622,7 @@ export class WorkerPool {
       if (!wanted()) return this.#retire(next)
       this.#take(next)
       this.#introduceToLeaving(next)
+      this.sendEstate()
     } catch (error) {
       this.#notReplaced(error)
       if (wanted()) this.#restartAfter(0)

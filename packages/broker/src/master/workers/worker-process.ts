@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import { NativeError, OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import type { BackendReport, FromWorker, ToWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
@@ -12,6 +13,7 @@ import { Child, type ChildEvents, type ProcessExit } from '../../supervise/child
 import { LineSplitter } from '../../supervise/lines.ts'
 import { LastLines } from '../../supervise/output.ts'
 import { strayEnd } from './thread-stats.ts'
+import { copyLimit, type Remains, WorkerCopies, type WorkerCopiesState } from './worker-copies.ts'
 
 const PROGRAM = fileURLToPath(packageFile('dist/bundle/worker.js'))
 
@@ -30,6 +32,10 @@ export interface WorkerState {
   readonly backends: readonly BackendReport[]
   /** See `WorkerProcess.answers`. Absent in the state of a program that did not send pings. */
   readonly answers?: boolean
+  /** Absent if it keeps no copies at the master: it is of an older version. */
+  readonly copies?: WorkerCopiesState | undefined
+  /** Of a worker that another master had started, which was killed: see `AdoptOptions`. */
+  readonly foreign?: string | undefined
 }
 
 export interface WorkerEvents {
@@ -75,6 +81,8 @@ export class WorkerProcess {
   readonly #lines = new LineSplitter()
   readonly #last = new LastLines(KEPT_LINES)
   readonly #events: WorkerEvents
+  #copies: WorkerCopies | undefined
+  #foreign: string | undefined
   #channelEnded = false
   #exit: ProcessExit | undefined
 
@@ -86,7 +94,7 @@ export class WorkerProcess {
     number: number,
     node: string,
     format: LogFormat,
-    poller: Poller,
+    { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
     events: WorkerEvents,
   ): WorkerProcess {
     if (!existsSync(PROGRAM)) throw new BrokerError('BATON_ERR_PROGRAM_GONE', PROGRAM)
@@ -100,12 +108,14 @@ export class WorkerProcess {
       leader: false,
     } as const
     try {
-      return new WorkerProcess(number, channel, poller, events, (childEvents) => {
+      const worker = new WorkerProcess(number, channel, poller, events, (childEvents) => {
         const child = Child.start(command, options, childEvents)
         if (child.pid !== undefined) return [child, child.pid]
         child.close()
         throw new BrokerError('BATON_ERR_WORKER_FAILED', `${node} cannot be started`)
       })
+      worker.#keepCopies(poller, logger)
+      return worker
     } catch (error) {
       channel.close()
       throw error
@@ -115,11 +125,15 @@ export class WorkerProcess {
   }
 
   /** Owns the descriptors that the state names. */
-  static adopt(state: WorkerState, poller: Poller, events: WorkerEvents): WorkerProcess {
-    const { number, pid, stderr } = state
+  static adopt(
+    state: WorkerState,
+    { poller, logger }: { readonly poller: Poller; readonly logger: Logger },
+    events: WorkerEvents,
+  ): WorkerProcess {
+    const { number, pid, stderr, copies, foreign } = state
     const numbers = { pid, stdout: null, stderr, exit: null }
     const worker = new WorkerProcess(number, new OwnedFd(state.channel), poller, events, (childEvents) => [
-      Child.adopt(numbers, { poller, leader: false }, childEvents),
+      Child.adopt(numbers, { poller, leader: false, foreign }, childEvents),
       pid,
     ])
     worker.role = state.role
@@ -127,6 +141,9 @@ export class WorkerProcess {
     worker.snapshot = state.snapshot
     worker.backends = state.backends
     worker.answers = state.answers === true
+    worker.#foreign = foreign
+    if (copies !== undefined)
+      worker.#copies = WorkerCopies.adopt(copies, poller, logger, () => worker.#settle())
     return worker
   }
 
@@ -165,6 +182,11 @@ export class WorkerProcess {
     return this.#process.running && !this.#channelEnded
   }
 
+  /** It is no child of this process, so its exit code is not known. */
+  get isForeign(): boolean {
+    return this.#foreign !== undefined
+  }
+
   /** The signal that has ended it through no fault of its own; undefined while it is alive. */
   get strayEnd(): string | undefined {
     return this.#exit && strayEnd(this.#exit)
@@ -172,7 +194,14 @@ export class WorkerProcess {
 
   /** No message is partly sent or partly received. */
   get quiet(): boolean {
-    return this.#channel.quiet
+    return this.#channel.quiet && this.#copies?.quiet !== false
+  }
+
+  /** Once it has ended, and once only: see `WorkerCopies.take`. */
+  takeRemains(): Remains | undefined {
+    const copies = this.#copies
+    this.#copies = undefined
+    return copies?.take()
   }
 
   /** The last lines of its standard error. */
@@ -192,7 +221,31 @@ export class WorkerProcess {
   get state(): WorkerState {
     const { number, pid, role, snapshot, backends, answers } = this
     const numbers = { channel: this.#channel.fd, stderr: this.#process.numbers?.stderr ?? null }
-    return { number, pid, role, ...numbers, snapshot, backends, answers }
+    return {
+      number,
+      pid,
+      role,
+      ...numbers,
+      snapshot,
+      backends,
+      answers,
+      copies: this.#copies?.state,
+      foreign: this.#foreign,
+    }
+  }
+
+  /** Without them it works as well: what waits in it would not survive it. */
+  #keepCopies(poller: Poller, logger: Logger): void {
+    try {
+      const [copies, theirs] = WorkerCopies.create(poller, logger, () => this.#settle())
+      this.#copies = copies
+      const [socket, file] = theirs
+      this.send({ type: 'copies', limit: copyLimit() }, [socket.fd, file.fd])
+      socket.close()
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      logger.error({ err: error }, 'no copies of waiting connections can be kept')
+    }
   }
 
   #received(message: FromWorker): void {
@@ -215,7 +268,7 @@ export class WorkerProcess {
   }
 
   #settle(): void {
-    if (this.#exit === undefined || !this.#channelEnded) return
+    if (this.#exit === undefined || !this.#channelEnded || this.#copies?.open === true) return
     this.#last.push(this.#lines.end())
     this.#events.ended(this, this.#exit)
   }

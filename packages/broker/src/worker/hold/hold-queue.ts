@@ -1,6 +1,7 @@
 import { EPOLLERR, EPOLLHUP, EPOLLONESHOT, EPOLLRDHUP, type Watch } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ClientConnection } from '../connection/connection.ts'
+import { type Keeper, type Kept, noKeeper } from '../copies/keeper.ts'
 import { type Os, systemOs, type Watcher } from '../os.ts'
 
 export interface HoldHost {
@@ -13,6 +14,7 @@ export interface HoldHost {
 interface Held {
   readonly connection: ClientConnection
   readonly watch: Pick<Watch, 'remove'>
+  readonly kept: Kept | undefined
 }
 
 /**
@@ -24,12 +26,23 @@ export class HoldQueue {
   readonly #os: Os
   readonly #timeout: number
   readonly #host: HoldHost
+  readonly #keeper: Keeper
   /** Sorted by arrival. */
   readonly #queue: Held[] = []
   #timer: Timer | undefined
 
-  /** @param timeout milliseconds from accept */
-  constructor(poller: Watcher, timeout: number, host: HoldHost, os: Os = systemOs) {
+  /**
+   * @param timeout milliseconds from accept
+   * @param keeper has copies of what waits here
+   */
+  constructor(
+    poller: Watcher,
+    timeout: number,
+    host: HoldHost,
+    os: Os = systemOs,
+    keeper: Keeper = noKeeper,
+  ) {
+    this.#keeper = keeper
     this.#os = os
     this.#poller = poller
     this.#timeout = timeout
@@ -46,7 +59,7 @@ export class HoldQueue {
       // Half-closed, but still a client. Errors and hang-ups are reported anyway (epoll_ctl(2)).
       watch.modify(EPOLLONESHOT)
     })
-    const held = { connection, watch }
+    const held = { connection, watch, kept: this.#keeper.keep(connection) }
     const last = this.#queue.at(-1)
     if (last === undefined || last.connection.order < connection.order) this.#queue.push(held)
     else this.#queue.splice(this.#indexOf(connection), 0, held)
@@ -65,23 +78,22 @@ export class HoldQueue {
 
   /** Removes up to `count` connections from the head. They are no longer watched, and may be passed on. */
   take(count: number): ClientConnection[] {
-    return this.#queue.splice(0, count).map(({ connection, watch }) => {
-      watch.remove()
-      return connection
-    })
+    const taken = this.#queue.splice(0, count)
+    this.#over(taken)
+    return taken.map(({ connection }) => connection)
   }
 
   /** The same for those that `wanted` chooses, wherever they are in the queue. */
   takeWhere(count: number, wanted: (connection: ClientConnection) => boolean): ClientConnection[] {
-    const taken: ClientConnection[] = []
-    const stay = this.#queue.filter(({ connection, watch }) => {
-      if (taken.length >= count || !wanted(connection)) return true
-      watch.remove()
-      taken.push(connection)
+    const taken: Held[] = []
+    const stay = this.#queue.filter((held) => {
+      if (taken.length >= count || !wanted(held.connection)) return true
+      taken.push(held)
       return false
     })
     if (taken.length > 0) this.#queue.splice(0, this.#queue.length, ...stay)
-    return taken
+    this.#over(taken)
+    return taken.map(({ connection }) => connection)
   }
 
   close(): void {
@@ -92,9 +104,15 @@ export class HoldQueue {
     const index = this.#indexOf(connection)
     const held = this.#queue[index]
     if (held?.connection !== connection) return
-    held.watch.remove()
     this.#queue.splice(index, 1)
+    this.#over([held])
     this.#host.clientGone(connection)
+  }
+
+  /** They wait no longer. */
+  #over(all: readonly Held[]): void {
+    for (const { watch } of all) watch.remove()
+    this.#keeper.over(all.map(({ kept }) => kept))
   }
 
   /** Index of the connection, or where it would be inserted. */

@@ -9,6 +9,7 @@ import {
 } from '@baton/native-sendmsg'
 import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ParkedClient } from '../connection/connection.ts'
+import { type Keeper, type Kept, noKeeper } from '../copies/keeper.ts'
 import { type Os, systemOs, type Watcher } from '../os.ts'
 
 /** Parked connections are closed this much after their time at most, in ms: one timer serves all that end within it. */
@@ -33,6 +34,7 @@ interface Parked {
   readonly watch: Pick<Watch, 'modify' | 'remove'>
   /** The tick at which its time is over; Infinity for never. */
   readonly tick: number
+  readonly kept: Kept | undefined
   /** Events without anything to read. */
   wakeUps: number
 }
@@ -45,12 +47,15 @@ export class Parking {
   readonly #poller: Watcher
   readonly #host: ParkingHost
   readonly #os: Os
+  readonly #keeper: Keeper
   readonly #parked = new Set<Parked>()
   /** By the tick at which they end. */
   readonly #ends = new Map<number, Set<Parked>>()
   #timer: Timer | undefined
 
-  constructor(poller: Watcher, host: ParkingHost, os: Os = systemOs) {
+  /** @param keeper has copies of what waits here */
+  constructor(poller: Watcher, host: ParkingHost, os: Os = systemOs, keeper: Keeper = noKeeper) {
+    this.#keeper = keeper
     this.#poller = poller
     this.#host = host
     this.#os = os
@@ -63,7 +68,13 @@ export class Parking {
   /** @throws {NativeError} it cannot be watched; the connection is still the caller's */
   add(connection: ParkedClient): void {
     const watch = this.#poller.add(connection.fd.fd, EVENTS, (events) => this.#ready(parked, events))
-    const parked: Parked = { connection, watch, tick: Math.ceil(connection.idleUntil / TICK_MS), wakeUps: 0 }
+    const parked: Parked = {
+      connection,
+      watch,
+      tick: Math.ceil(connection.idleUntil / TICK_MS),
+      kept: this.#keeper.keep(connection),
+      wakeUps: 0,
+    }
     this.#parked.add(parked)
     if (!Number.isFinite(parked.tick)) return
     const ends = this.#ends.get(parked.tick)
@@ -74,13 +85,13 @@ export class Parking {
 
   /** Up to `count` of them, those that came first; they are not watched any longer. */
   take(count = Number.POSITIVE_INFINITY): ParkedClient[] {
-    const taken: ParkedClient[] = []
+    const taken: Parked[] = []
     for (const parked of this.#parked) {
       if (taken.length >= count) break
-      this.#remove(parked)
-      taken.push(parked.connection)
+      taken.push(parked)
     }
-    return taken
+    this.#remove(taken)
+    return taken.map(({ connection }) => connection)
   }
 
   close(): void {
@@ -89,7 +100,7 @@ export class Parking {
 
   /** Lets all of them go: those whose next request is there are awake, the others are over. */
   end(): void {
-    this.#settle(this.#parked)
+    this.#settle([...this.#parked])
     this.close()
   }
 
@@ -98,7 +109,7 @@ export class Parking {
     const received = (events & (EPOLLERR | EPOLLHUP)) === 0 ? this.#received(parked) : 0
     // Bytes that are announced and cannot be read: the giver has changed what a look sees (SO_PEEK_OFF). Not closed, it would wake this process without end.
     if (received === undefined && ++parked.wakeUps < MAX_WAKE_UPS) return parked.watch.modify(EVENTS)
-    this.#remove(parked)
+    this.#remove([parked])
     if (received !== undefined && received > 0) this.#host.awake(parked.connection)
     else this.#host.over([parked.connection])
   }
@@ -117,22 +128,25 @@ export class Parking {
   }
 
   /** Their time is over. A byte that is there counts even so; the others are closed together, in few system calls. */
-  #settle(all: Iterable<Parked>): void {
+  #settle(all: readonly Parked[]): void {
     const over: ParkedClient[] = []
+    this.#remove(all)
     for (const parked of all) {
-      this.#remove(parked)
       if ((this.#received(parked) ?? 0) > 0) this.#host.awake(parked.connection)
       else over.push(parked.connection)
     }
     if (over.length > 0) this.#host.over(over)
   }
 
-  #remove(parked: Parked): void {
-    parked.watch.remove()
-    this.#parked.delete(parked)
-    const ends = this.#ends.get(parked.tick)
-    ends?.delete(parked)
-    if (ends?.size === 0) this.#ends.delete(parked.tick)
+  #remove(all: readonly Parked[]): void {
+    for (const parked of all) {
+      parked.watch.remove()
+      this.#parked.delete(parked)
+      const ends = this.#ends.get(parked.tick)
+      ends?.delete(parked)
+      if (ends?.size === 0) this.#ends.delete(parked.tick)
+    }
+    this.#keeper.over(all.map(({ kept }) => kept))
   }
 
   #arm(): void {

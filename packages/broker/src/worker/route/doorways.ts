@@ -35,6 +35,10 @@ export class Doorways {
   readonly #counts = new Map<string, Record<UnroutedReason, number>>()
   readonly #published = new Map<string, number>()
   readonly #logged = new Map<string, number>()
+  /** By listener: connections that came here, other than by its own accept, and those that left for a service or another worker. */
+  readonly #passages = new Map<string, { in: number; out: number }>()
+  /** By service. */
+  readonly #arrivals = new Map<string, number>()
   /** Takes connections once another worker has taken over. */
   #successor: ((connections: readonly ClientConnection[]) => boolean) | undefined
 
@@ -48,13 +52,17 @@ export class Doorways {
     if (!Doorway.isNeeded(listener)) return undefined
     const { poller, arrive, flush } = this.#deps
     const { name } = listener
+    const passages = { in: 0, out: 0 }
+    this.#passages.set(name, passages)
     const doorway = new Doorway(
       listener,
       poller,
       {
         decided: (connection, service) => {
-          if (service === null) this.#unrouted(name, connection, 'no_route')
-          else arrive(service, connection)
+          if (service === null) return this.#unrouted(name, connection, 'no_route')
+          passages.out += 1
+          this.#arrivals.set(service, (this.#arrivals.get(service) ?? 0) + 1)
+          arrive(service, connection)
         },
         unrouted: (connection, reason) => this.#unrouted(name, connection, reason),
         flush,
@@ -79,8 +87,10 @@ export class Doorways {
     const doorway = routed.has(connection.listener.name)
       ? this.#doorways.get(connection.listener.name)
       : undefined
-    doorway?.addAgain(connection)
-    return doorway !== undefined
+    if (doorway === undefined) return false
+    this.#came(connection)
+    doorway.addAgain(connection)
+    return true
   }
 
   /** A connection that a predecessor has looked at (`peeked`): whether its listener still has a doorway. It is then the doorway's. */
@@ -89,6 +99,7 @@ export class Doorways {
     this.#successor = undefined
     const doorway = this.#doorways.get(connection.listener.name)
     if (doorway === undefined || connection.peeked === undefined) return false
+    this.#came(connection)
     doorway.inherit(connection, connection.peeked)
     return true
   }
@@ -102,7 +113,11 @@ export class Doorways {
     this.#successor = successor
     for (const doorway of this.#doorways.values()) {
       const all = doorway.take()
-      if (all.length === 0 || successor(all)) continue
+      if (all.length === 0) continue
+      if (successor(all)) {
+        for (const connection of all) this.#passage(connection).out += 1
+        continue
+      }
       for (const connection of all) doorway.inherit(connection, connection.peeked ?? 'content')
     }
   }
@@ -122,6 +137,18 @@ export class Doorways {
     for (const doorway of this.#doorways.values()) doorway.close()
   }
 
+  /** Connections that have arrived at this service. */
+  arrivals(service: string): number {
+    return this.#arrivals.get(service) ?? 0
+  }
+
+  /** The numbers of one listener by which each of its connections has left, or is still here (`DOORWAY_NUMBERS`). */
+  account(listener: string, numbers: number[]): void {
+    for (const reason of UNROUTED_REASONS) numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
+    const { in: came, out } = this.#passages.get(listener) ?? { in: 0, out: 0 }
+    numbers.push(came, out)
+  }
+
   publish(): void {
     const { metrics } = this.#deps
     for (const [listener, counts] of this.#counts) {
@@ -135,6 +162,14 @@ export class Doorways {
         this.#published.set(key, counts[reason])
       }
     }
+  }
+
+  #came(connection: ClientConnection): void {
+    this.#passage(connection).in += 1
+  }
+
+  #passage({ listener: { name } }: ClientConnection): { in: number; out: number } {
+    return this.#passages.get(name) ?? { in: 0, out: 0 }
   }
 
   #unrouted(listener: string, connection: ClientConnection, reason: UnroutedReason): void {

@@ -6,6 +6,7 @@ import type { Candidate, Balancer } from '../balance/candidate.ts'
 import type { ServiceConfig } from '../../config/config.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
+import type { Keeper } from '../copies/keeper.ts'
 import { type HoldHost, HoldQueue } from '../hold/hold-queue.ts'
 import type { FallbackReason, RejectionReason } from '../../metrics/labels.ts'
 import type { Os, Watcher } from '../os.ts'
@@ -40,6 +41,7 @@ export interface FallbackDeps {
   readonly recorder: Recorder
   readonly logger: Logger
   readonly os: Os
+  readonly keeper?: Keeper | undefined
   /** Called every `UPSTREAM_RETRY_MS` while connections are held: offers them again. */
   readonly retry: () => void
   /** Called after each outcome: one connection less is held or in flight. */
@@ -65,7 +67,7 @@ export class Fallback {
 
   constructor(deps: FallbackDeps) {
     this.#deps = deps
-    const { poller, config, serviceStats, recorder, os } = deps
+    const { poller, config, serviceStats, recorder, os, keeper } = deps
     this.#balancer = createBalancer(config.balance, os.random)
     const host: HoldHost = {
       clientGone: (connection) => {
@@ -77,8 +79,8 @@ export class Fallback {
       },
       timedOut: (connection) => this.#reject(connection, 'hold_timeout', this.noBackendReason()),
     }
-    this.held = new HoldQueue(poller, config.holdTimeout, host, os)
-    this.heldWithState = new HoldQueue(poller, config.holdTimeout, host, os)
+    this.held = new HoldQueue(poller, config.holdTimeout, host, os, keeper)
+    this.heldWithState = new HoldQueue(poller, config.holdTimeout, host, os, keeper)
   }
 
   /** Connections that wait for a backend, of both kinds. */

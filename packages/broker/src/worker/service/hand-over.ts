@@ -4,11 +4,11 @@ import type { ResumeState } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
 import type { Parking } from '../park/parking.ts'
 import type { Recorder } from '../recorder/recorder.ts'
+import type { Waiting } from '../copies/held-client.ts'
 import { inOrder } from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
 
-/** Connections that a worker passes on to its successor. */
-export type Waiting = ClientConnection | ParkedClient
+export type { Waiting } from '../copies/held-client.ts'
 
 /** The worker that takes over, as far as the connections of one service are concerned. */
 export interface Successor {

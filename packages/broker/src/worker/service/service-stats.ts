@@ -27,6 +27,8 @@ export class ServiceStats {
   lateAnswers = 0
   /** Connections from a predecessor's hold queue, accepted there and settled here; and those sent to a successor's. */
   movedIn = 0
+  /** Connections whose next request is routed again: where they arrive next, they count as routed there. */
+  rerouted = 0
   movedOut = 0
   /** From accept to the ACK. */
   readonly latency = new LatencyHistogram()
@@ -95,6 +97,13 @@ export class ServiceStats {
 
   refusedBy(reason: string): void {
     if (isTokenReason(reason)) add(this.#tokens, reason)
+  }
+
+  /** Adds the counts by which each connection has exactly one outcome (M9), in the order of `SERVICE_NUMBERS` (`ipc/copies.ts`). */
+  account(numbers: number[], routed: number): void {
+    for (const outcome of OUTCOMES) numbers.push(this.outcomes[outcome])
+    for (const kind of HANDBACK_KINDS) numbers.push(this.#handedBack.get(`${kind}/taken`) ?? 0)
+    numbers.push(this.movedIn + routed, this.movedOut + this.rerouted)
   }
 
   publish(service: string, metrics: Metrics, relayed: { in: number; out: number }): void {

@@ -10,6 +10,7 @@ import {
   nextArrival,
   type ParkedClient,
 } from '../connection/connection.ts'
+import type { Keeper } from '../copies/keeper.ts'
 import { consequenceOf, type Failure } from '../connection/failure.ts'
 import type { ResumeState } from '../connection/resume-state.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
@@ -57,6 +58,8 @@ interface ServiceDeps {
   readonly reroute?: (connection: ClientConnection) => boolean
   /** Listeners of a service, as they are now. */
   readonly listeners?: (service: string) => readonly ListenerOfService[]
+  /** Has copies of the connections that wait. Default: none are kept. */
+  readonly keeperOf?: (service: string) => Keeper
   /** Default: the real system. */
   readonly os?: Os
 }
@@ -108,6 +111,7 @@ export class Service implements LinkHost, UpstreamHost {
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
     const { recorder = noRecorder, listeners = () => [], announce = () => {}, reroute = () => false } = deps
     this.#listeners = () => listeners(name)
+    const keeper = deps.keeperOf?.(name)
     this.#parking = new Parking(
       poller,
       {
@@ -116,6 +120,7 @@ export class Service implements LinkHost, UpstreamHost {
         flush: () => this.flush(),
       },
       os,
+      keeper,
     )
     this.#notices = new HandBackNotices(name, logger, announce, () => os.now())
     this.#resuming = new Resuming(this.#links)
@@ -165,6 +170,7 @@ export class Service implements LinkHost, UpstreamHost {
       recorder,
       logger,
       os,
+      keeper,
       retry: () => this.available(),
       settled: () => this.noteIdle(),
     })
@@ -518,7 +524,8 @@ export class Service implements LinkHost, UpstreamHost {
       record,
       proxied,
     })
-    if (!this.#reroute(connection)) this.arrive(connection)
+    if (this.#reroute(connection)) this.serviceStats.rerouted += 1
+    else this.arrive(connection)
   }
 
   /** Begins its record, or goes on with it. */

@@ -1,0 +1,21 @@
+import type { MetricSnapshot } from '../metrics/snapshot.ts'
+import type { BackendReport } from './messages.ts'
+
+/** Version of what passes between an unclaimed worker and the next master. Raised when another version would misread it. */
+export const CLAIM_VERSION = 1
+
+/** The command on `master.sock` with which the next master asks for the worker of a dead one. */
+export const CLAIM = 'claim'
+
+/** From an unclaimed worker to the next master, which is its master from now on. */
+export interface Claimed {
+  readonly type: 'claimed'
+  readonly version: number
+  readonly pid: number
+  /** In clock ticks since boot; see `factsOf`. */
+  readonly started: string
+  /** As the former master sent it (`estate`). The descriptors attached are the worker's channel, then those of the estate. */
+  readonly estate: unknown
+  readonly snapshot: MetricSnapshot
+  readonly backends: readonly BackendReport[]
+}

@@ -1,0 +1,105 @@
+import { readSync, fstatSync, writeSync } from 'node:fs'
+import { HANDBACK_KINDS, OUTCOMES, UNROUTED_REASONS } from '../metrics/labels.ts'
+import type { HeldClient } from './messages.ts'
+
+/**
+ * State that outlives a worker that is killed. For each connection that waits in it, held or parked, the master has a copy: a duplicate of the
+ * descriptor, and what the next worker must know. A memory file, which both processes have, says which copies count, and what the worker has
+ * counted. The worker changes it with a system call that never blocks, whether the master reads or not:
+ *
+ * - the mark of a copy is cleared before anything else becomes of its connection: what is still marked may be offered;
+ * - each copy has a number of its own, so a mark never speaks for an earlier copy in the same slot.
+ *
+ * The messages only carry descriptors, and tell the master which to close.
+ */
+export interface Copy {
+  /** Where its mark is. */
+  readonly slot: number
+  /** Not 0. The copy counts while its mark has this value. */
+  readonly number: number
+  /** Connections that wait are passed on in this order. */
+  readonly order: number
+  /** Of a parked connection: when its time is over, by CLOCK_MONOTONIC in ms; null for never. */
+  readonly idleUntil?: number | null
+  readonly client: HeldClient
+}
+
+/** From a worker, on the stream for copies. */
+export type FromCopier =
+  /** A duplicate of each is attached. */
+  | { readonly type: 'wait'; readonly copies: readonly Copy[] }
+  /** Slots and numbers in turn. */
+  | { readonly type: 'over'; readonly copies: readonly number[] }
+  /** The accounts in the memory file, in its order. */
+  | { readonly type: 'accounts'; readonly accounts: readonly Account[] }
+
+/** To a worker, on the same stream: another program has replaced the master's, and has no copies. */
+export interface ToCopier {
+  readonly type: 'again'
+}
+
+/** One number of a listener, or `SERVICE_NUMBERS` of a service. */
+export type Account =
+  | {
+      readonly kind: 'listener'
+      readonly name: string
+      /** Null where the service of each connection is chosen by its first bytes. */
+      readonly service: string | null
+      /** On a Unix socket, whose clients may have sent descriptors. */
+      readonly unix: boolean
+    }
+  | { readonly kind: 'service'; readonly name: string }
+  /** `DOORWAY_NUMBERS` of a listener whose connections are looked at. */
+  | { readonly kind: 'doorway'; readonly name: string }
+
+/** Numbers of a service: its outcomes, hand-backs taken by kind, connections from another worker, and those passed to one. */
+export const SERVICE_NUMBERS = OUTCOMES.length + HANDBACK_KINDS.length + 2
+
+/** Numbers of a doorway: connections that went to no service, by reason; those that came other than by accept, and those that left. */
+export const DOORWAY_NUMBERS = UNROUTED_REASONS.length + 2
+
+/** How many numbers an account has. */
+export function sizeOf({ kind }: Account): number {
+  if (kind === 'listener') return 1
+  return kind === 'service' ? SERVICE_NUMBERS : DOORWAY_NUMBERS
+}
+
+/** Where the marks begin in the memory file; the accounts are before. */
+const MARKS_AT = 1024 * 1024
+const MARK_BYTES = 4
+const NUMBER_BYTES = 8
+
+/** Maximum numbers in the accounts. */
+export const MAX_NUMBERS = MARKS_AT / NUMBER_BYTES
+
+/** Writes a part of the marks. */
+export function writeMarks(file: number, marks: Uint32Array, from: number, to: number): void {
+  const bytes = Buffer.from(marks.buffer, marks.byteOffset + from * MARK_BYTES, (to - from) * MARK_BYTES)
+  writeSync(file, bytes, 0, bytes.length, MARKS_AT + from * MARK_BYTES)
+}
+
+export function readMarks(file: number): Uint32Array {
+  const length = Math.max(0, fstatSync(file).size - MARKS_AT)
+  return new Uint32Array(read(file, MARKS_AT, length - (length % MARK_BYTES)))
+}
+
+export function writeNumbers(file: number, numbers: Float64Array): void {
+  const bytes = Buffer.from(numbers.buffer, numbers.byteOffset, numbers.byteLength)
+  writeSync(file, bytes, 0, bytes.length, 0)
+}
+
+/** As many as were written. */
+export function readNumbers(file: number, count: number): Float64Array {
+  return new Float64Array(read(file, 0, count * NUMBER_BYTES))
+}
+
+function read(file: number, at: number, length: number): ArrayBuffer {
+  const buffer = new ArrayBuffer(length)
+  const bytes = new Uint8Array(buffer)
+  for (let done = 0; done < length;) {
+    const count = readSync(file, bytes, done, length - done, at + done)
+    if (count === 0) break
+    done += count
+  }
+  return buffer
+}

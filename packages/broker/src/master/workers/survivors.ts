@@ -1,0 +1,100 @@
+import { NativeError, OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { Channel } from '../../ipc/channel.ts'
+import type { Copy } from '../../ipc/copies.ts'
+import type { HeldClient, HeldClients } from '../../ipc/messages.ts'
+import { closeCopies, type Survivor } from './worker-copies.ts'
+import type { WorkerProcess } from './worker-process.ts'
+
+/** Maximum clients per message, as between workers. */
+const MAX_CLIENTS = 32
+
+/** The survivors that cross the master's exec. */
+export type SurvivorsState = readonly (Omit<Survivor, 'fd'> & { readonly fd: number })[]
+
+/**
+ * Connections that have outlived their worker, until the next one serves: then they go there as from a predecessor. Owns them until the kernel
+ * has them.
+ */
+export class Survivors {
+  readonly #poller: Poller
+  readonly #logger: Logger
+  #waiting: Survivor[] = []
+  readonly #passing = new Map<Channel<never, HeldClients>, WorkerProcess>()
+
+  constructor(poller: Poller, logger: Logger) {
+    this.#poller = poller
+    this.#logger = logger
+  }
+
+  /** Owns the descriptors. */
+  static restore(state: SurvivorsState): Survivor[] {
+    return state.map((survivor) => ({ ...survivor, fd: new OwnedFd(survivor.fd) }))
+  }
+
+  /** The descriptors must stay open. */
+  get state(): SurvivorsState {
+    return this.#waiting.map((survivor) => ({ ...survivor, fd: survivor.fd.fd }))
+  }
+
+  /** The worker to which some are being passed. */
+  get receiver(): WorkerProcess | undefined {
+    return [...this.#passing.values()].find(({ alive }) => alive)
+  }
+
+  add(survivors: readonly Survivor[]): void {
+    this.#waiting.push(...survivors)
+  }
+
+  /** To a worker that serves, in order of arrival. */
+  pass(worker: WorkerProcess): void {
+    if (this.#waiting.length === 0) return
+    let ends: [OwnedFd, OwnedFd]
+    try {
+      ends = socketpair('stream')
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error
+      this.#logger.error({ err: error, clients: this.#waiting.length }, 'clients of a dead worker were lost')
+      return this.close()
+    }
+    const [theirs, ours] = ends
+    worker.send({ type: 'peer' }, [theirs.fd])
+    theirs.close()
+    const channel: Channel<never, HeldClients> = new Channel<never, HeldClients>(ours, this.#poller, {
+      message: () => {},
+      ended: () => void this.#passing.delete(channel),
+    })
+    this.#passing.set(channel, worker)
+    const survivors = this.#waiting.splice(0)
+    const now = Number(process.hrtime.bigint()) / 1e6
+    for (let from = 0; from < survivors.length; from += MAX_CLIENTS) {
+      const batch = survivors.slice(from, from + MAX_CLIENTS)
+      channel.give(
+        { type: 'held', clients: batch.map(({ copy }) => clientOf(copy, now)) },
+        batch.map(({ fd }) => fd),
+      )
+    }
+    this.#logger.info(
+      { clients: survivors.length, workerPid: worker.pid },
+      'waiting clients of the dead worker go to the next one',
+    )
+    void this.#end(channel)
+  }
+
+  /** Once the kernel has all of them. */
+  async #end(channel: Channel<never, HeldClients>): Promise<void> {
+    await channel.sent()
+    channel.close()
+    this.#passing.delete(channel)
+  }
+
+  /** Closes those that no worker will take. */
+  close(): void {
+    closeCopies(this.#waiting.splice(0))
+  }
+}
+
+function clientOf({ client, idleUntil }: Copy, now: number): HeldClient {
+  if (idleUntil === undefined) return client
+  return { ...client, idleFor: idleUntil === null ? null : Math.max(0, idleUntil - now) }
+}

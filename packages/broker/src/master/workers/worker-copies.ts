@@ -1,0 +1,199 @@
+import { readFileSync } from 'node:fs'
+import {
+  closeAll,
+  closeReachable,
+  createMemoryFile,
+  NativeError,
+  OwnedFd,
+  type Poller,
+  socketpair,
+} from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import { Channel } from '../../ipc/channel.ts'
+import {
+  type Account,
+  type Copy,
+  type FromCopier,
+  readMarks,
+  readNumbers,
+  sizeOf,
+  type ToCopier,
+} from '../../ipc/copies.ts'
+
+/** A connection that waited in a worker that has ended. Owns its descriptor. */
+export interface Survivor {
+  readonly copy: Copy
+  readonly fd: OwnedFd
+  /** Not known to be a TCP connection: closing it may take time, because its client can have sent descriptors that nothing has received. */
+  readonly reachable: boolean
+}
+
+/** The counts of a worker when it ended. */
+export interface WorkerAccounts {
+  readonly layout: readonly Account[]
+  readonly numbers: Float64Array
+}
+
+/** Everything that outlives a worker. */
+export interface Remains {
+  readonly survivors: readonly Survivor[]
+  readonly accounts: WorkerAccounts
+}
+
+/** The part that crosses the master's exec: the copies are sent again. */
+export interface WorkerCopiesState {
+  readonly channel: number
+  readonly file: number
+}
+
+/** Part of this process's descriptors that copies may use. */
+const SHARE = 0.5
+
+/**
+ * The master's copies of the connections that wait in one worker (`ipc/copies.ts`). Owns them, its end of the stream, and the memory file.
+ */
+export class WorkerCopies {
+  readonly #file: OwnedFd
+  readonly #channel: Channel<FromCopier, ToCopier>
+  readonly #copies = new Map<number, Survivor>()
+  #layout: readonly Account[] = []
+  /** Names of listeners on TCP. */
+  readonly #tcp = new Set<string>()
+  #complete = false
+
+  /**
+   * @returns also the worker's ends, which the caller owns
+   * @throws {NativeError}
+   */
+  static create(
+    poller: Poller,
+    logger: Logger,
+    ended: () => void,
+  ): [copies: WorkerCopies, theirs: readonly [OwnedFd, OwnedFd]] {
+    const file = createMemoryFile('baton-worker-copies')
+    let ends: [OwnedFd, OwnedFd]
+    try {
+      ends = socketpair('stream')
+    } catch (error) {
+      file.close()
+      throw error
+    }
+    return [new WorkerCopies(ends[0], file, poller, logger, ended), [ends[1], file]]
+  }
+
+  /** After exec: asks the worker for all copies again. Owns the descriptors. */
+  static adopt(
+    { channel, file }: WorkerCopiesState,
+    poller: Poller,
+    logger: Logger,
+    ended: () => void,
+  ): WorkerCopies {
+    const copies = new WorkerCopies(new OwnedFd(channel), new OwnedFd(file), poller, logger, ended)
+    copies.#channel.send({ type: 'again' })
+    return copies
+  }
+
+  private constructor(socket: OwnedFd, file: OwnedFd, poller: Poller, logger: Logger, ended: () => void) {
+    this.#file = file
+    this.#channel = new Channel<FromCopier, ToCopier>(socket, poller, {
+      message: (message, fds) => this.#received(message, fds),
+      ended: (error) => {
+        this.#complete = error === undefined
+        if (error !== undefined) {
+          logger.error(
+            { error: error.message },
+            'lost the copies of waiting connections: they would not survive the death of their worker',
+          )
+          closeCopies([...this.#copies.values()])
+          this.#copies.clear()
+        }
+        ended()
+      },
+    })
+  }
+
+  /** False once all that the worker has sent is read, or the stream has failed. */
+  get open(): boolean {
+    return this.#channel.open
+  }
+
+  /** No message is partly sent or received. */
+  get quiet(): boolean {
+    return this.#channel.quiet
+  }
+
+  get size(): number {
+    return this.#copies.size
+  }
+
+  /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
+  get state(): WorkerCopiesState | undefined {
+    return this.open ? { channel: this.#channel.fd, file: this.#file.fd } : undefined
+  }
+
+  /**
+   * The worker has ended: what waited in it, in order, and what it had counted. Undefined if it cannot be known what still waited. Call once; closes
+   * everything else.
+   */
+  take(): Remains | undefined {
+    const copies = [...this.#copies.values()]
+    this.#copies.clear()
+    this.#channel.close()
+    try {
+      if (!this.#complete) return undefined
+      const marks = readMarks(this.#file.fd)
+      const counts = ({ copy: { slot, number } }: Survivor) => marks[slot] === number
+      const survivors = copies.filter(counts).toSorted((a, b) => a.copy.order - b.copy.order)
+      closeCopies(copies.filter((each) => !counts(each)))
+      copies.length = 0
+      const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
+      return { survivors, accounts: { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) } }
+    } finally {
+      closeCopies(copies)
+      this.#file.close()
+    }
+  }
+
+  #received(message: FromCopier, fds: readonly OwnedFd[]): void {
+    if (message.type === 'accounts') {
+      this.#layout = message.accounts
+      for (const account of message.accounts)
+        if (account.kind === 'listener' && !account.unix) this.#tcp.add(account.name)
+    } else if (message.type === 'wait') {
+      for (const [index, copy] of message.copies.entries()) {
+        const before = this.#copies.get(copy.slot)
+        if (before !== undefined) closeCopies([before])
+        const fd = fds[index] as OwnedFd
+        this.#copies.set(copy.slot, { copy, fd, reachable: !this.#tcp.has(copy.client.listener) })
+      }
+    } else this.#over(message.copies)
+  }
+
+  #over(copies: readonly number[]): void {
+    const closing: Survivor[] = []
+    for (let at = 0; at < copies.length; at += 2) {
+      const slot = copies[at] as number
+      const found = this.#copies.get(slot)
+      if (found?.copy.number !== copies[at + 1]) continue
+      this.#copies.delete(slot)
+      closing.push(found as Survivor)
+    }
+    closeCopies(closing)
+  }
+}
+
+/** Never blocks, whatever a backend has done to the socket; bytes in its queue are its next holder's. */
+export function closeCopies(copies: readonly Survivor[]): void {
+  try {
+    for (const { fd, reachable } of copies) if (reachable) closeReachable(fd, false)
+    closeAll(copies.map(({ fd }) => fd))
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error
+  }
+}
+
+/** How many copies of one worker's connections this process has room for. */
+export function copyLimit(): number {
+  const line = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
+  return line === null ? 0 : Math.floor(Number(line[1]) * SHARE)
+}

@@ -1,0 +1,233 @@
+import type { OwnedFd, Poller } from '@baton/native-sendmsg'
+import { Channel } from '../../ipc/channel.ts'
+import {
+  type Account,
+  type Copy,
+  type FromCopier,
+  type ToCopier,
+  writeMarks,
+  writeNumbers,
+} from '../../ipc/copies.ts'
+import { Accounts, type AccountSource } from './accounts.ts'
+import { heldClient, monotonic, type Waiting } from './held-client.ts'
+import type { Keeper, Kept } from './keeper.ts'
+
+/** Minimum time of waiting, in ms: a connection that is offered sooner is never copied. */
+const DELAY_MS = 10
+
+/** Maximum connections per message. */
+const BATCH = 64
+
+/** Maximum bytes of state in one message; a connection with more is sent alone. */
+const BATCH_STATE_BYTES = 1024 * 1024
+
+/** Wait, in ms, before the next attempt when the kernel or the master takes no more. */
+const RETRY_MS = 50
+
+const FIRST_MARKS = 1024
+
+/**
+ * Keeps copies of waiting connections at the master, in case this process is killed (`ipc/copies.ts`):
+ *
+ *     pending -- DELAY_MS --> copied -- over: the mark is cleared, then the master closes its copy
+ *             -- over, without a trace
+ *
+ * Best effort: what the master has no room for, or what cannot be sent at once, has no copy. Owns its end of the stream, and the memory file.
+ */
+export class Copier {
+  readonly #file: OwnedFd
+  readonly #limit: number
+  readonly #channel: Channel<ToCopier, FromCopier>
+  readonly #accounts: Accounts
+  /** In order of arrival here. */
+  readonly #pending = new Set<Kept>()
+  readonly #copied = new Map<number, Kept>()
+  readonly #free: number[] = []
+  #slots = 0
+  #numbers = 0
+  #marks = new Uint32Array(FIRST_MARKS)
+  #over: number[] = []
+  #timer: NodeJS.Timeout | undefined
+  /** The master is told at the end of this turn. */
+  #isTelling = false
+
+  /** Owns both descriptors. @param limit how many copies the master has room for */
+  constructor([socket, file]: readonly [OwnedFd, OwnedFd], poller: Poller, limit: number) {
+    this.#file = file
+    this.#limit = limit
+    this.#channel = new Channel<ToCopier, FromCopier>(socket, poller, {
+      message: () => this.#again(),
+      // Without the master, copies are of no use.
+      ended: () => this.#end(),
+    })
+    this.#accounts = new Accounts((numbers) => writeNumbers(file.fd, numbers))
+  }
+
+  /** For the connections of one service. */
+  of(service: string): Keeper {
+    return {
+      keep: (connection) => this.#keep(service, connection),
+      over: (kept) => this.#settle(kept),
+    }
+  }
+
+  /** Counts something more from now on. */
+  account(account: Account, source: AccountSource): void {
+    if (this.#accounts.add(account, source)) this.#tellAccounts()
+  }
+
+  /** To be called after each round of the event loop. */
+  writeAccounts(): void {
+    this.#accounts.write()
+  }
+
+  #keep(service: string, connection: Waiting): Kept | undefined {
+    if (!this.#channel.open) return undefined
+    const kept: Kept = { connection, service, slot: -1, number: 0, since: performance.now() }
+    this.#pending.add(kept)
+    this.#arm(DELAY_MS)
+    return kept
+  }
+
+  #settle(all: readonly (Kept | undefined)[]): void {
+    let [from, to] = [this.#slots, 0]
+    for (const kept of all) {
+      if (kept === undefined) continue
+      const { slot, number } = kept
+      if (slot === -1) {
+        this.#pending.delete(kept)
+        continue
+      }
+      kept.slot = -1
+      this.#copied.delete(slot)
+      this.#free.push(slot)
+      this.#marks[slot] = 0
+      this.#over.push(slot, number)
+      from = Math.min(from, slot)
+      to = Math.max(to, slot + 1)
+    }
+    if (from >= to) return
+    writeMarks(this.#file.fd, this.#marks, from, to)
+    if (this.#isTelling) return
+    this.#isTelling = true
+    setImmediate(() => this.#tell())
+  }
+
+  /** A client sees the end of its connection only when the master has closed its copy as well. */
+  #tell(): void {
+    this.#isTelling = false
+    if (this.#over.length === 0 || !this.#channel.open) return
+    if (!this.#channel.sendNow({ type: 'over', copies: this.#over }, [])) return this.#arm(RETRY_MS)
+    this.#over = []
+  }
+
+  #arm(delay: number): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined
+      this.#tell()
+      this.#copy()
+    }, delay)
+  }
+
+  /** Copies connections that have waited long enough. */
+  #copy(): void {
+    const latest = performance.now() - DELAY_MS
+    // Counted first: a copy of a connection that was never accepted would be one too many.
+    this.#accounts.write()
+    while (this.#channel.open && this.#pending.size > 0 && this.#copied.size < this.#limit) {
+      const batch = this.#due(latest)
+      if (batch.length === 0) break
+      if (!this.#send(batch)) return this.#arm(RETRY_MS)
+    }
+    if (this.#pending.size > 0) this.#arm(this.#copied.size < this.#limit ? DELAY_MS : RETRY_MS)
+  }
+
+  #due(latest: number): Kept[] {
+    const batch: Kept[] = []
+    let bytes = 0
+    const max = Math.min(BATCH, this.#limit - this.#copied.size)
+    for (const kept of this.#pending) {
+      if (batch.length >= max || kept.since > latest) break
+      const { connection } = kept
+      const state = 'resume' in connection ? connection.resume?.block : undefined
+      bytes += state === undefined ? 0 : state.state.length + state.prefix.length + state.answerHead.length
+      if (batch.length > 0 && bytes > BATCH_STATE_BYTES) break
+      batch.push(kept)
+    }
+    return batch
+  }
+
+  #send(batch: readonly Kept[]): boolean {
+    const copies = batch.map(({ connection, service }): Copy => {
+      const isIdle = 'idleUntil' in connection
+      return {
+        slot: this.#free.pop() ?? this.#slots++,
+        number: (this.#numbers = (this.#numbers % 0xffffffff) + 1),
+        order: isIdle ? 0 : connection.order,
+        ...(isIdle && { idleUntil: absolute(connection.idleUntil) }),
+        client: heldClient(service, connection),
+      }
+    })
+    const sent = this.#channel.sendNow(
+      { type: 'wait', copies },
+      batch.map(({ connection: { fd } }) => fd.fd),
+    )
+    if (!sent) {
+      for (const { slot } of copies) this.#free.push(slot)
+      return false
+    }
+    let [from, to] = [this.#slots, 0]
+    this.#grow()
+    for (const [index, kept] of batch.entries()) {
+      const { slot, number } = copies[index] as Copy
+      kept.slot = slot
+      kept.number = number
+      this.#marks[slot] = number
+      this.#copied.set(slot, kept)
+      this.#pending.delete(kept)
+      from = Math.min(from, slot)
+      to = Math.max(to, slot + 1)
+    }
+    writeMarks(this.#file.fd, this.#marks, from, to)
+    return true
+  }
+
+  #grow(): void {
+    if (this.#slots <= this.#marks.length) return
+    const marks = new Uint32Array(2 ** Math.ceil(Math.log2(this.#slots)))
+    marks.set(this.#marks)
+    this.#marks = marks
+  }
+
+  /** The master's program was replaced: it has none of the copies. */
+  #again(): void {
+    const all = [...this.#copied.values()].toSorted((a, b) => a.since - b.since)
+    this.#copied.clear()
+    for (const kept of all) {
+      this.#marks[kept.slot] = 0
+      this.#free.push(kept.slot)
+      kept.slot = -1
+      this.#pending.add(kept)
+    }
+    this.#over = []
+    writeMarks(this.#file.fd, this.#marks, 0, Math.min(this.#slots, this.#marks.length))
+    this.#tellAccounts()
+    if (this.#pending.size > 0) this.#arm(DELAY_MS)
+  }
+
+  #tellAccounts(): void {
+    if (this.#channel.open) this.#channel.send({ type: 'accounts', accounts: this.#accounts.layout })
+  }
+
+  #end(): void {
+    clearTimeout(this.#timer)
+    this.#pending.clear()
+    this.#copied.clear()
+    this.#over = []
+  }
+}
+
+/** A time by performance.now(), by CLOCK_MONOTONIC. */
+function absolute(time: number): number | null {
+  return Number.isFinite(time) ? time - performance.now() + monotonic() : null
+}

@@ -1,0 +1,36 @@
+import { ulidFromBytes } from '@baton/backend-sdk/protocol'
+import type { HeldClient } from '../../ipc/messages.ts'
+import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
+import { heldState } from './held-state.ts'
+
+/** Connections that wait for a backend or for their next request, and that another worker can take. */
+export type Waiting = ClientConnection | ParkedClient
+
+/** CLOCK_MONOTONIC in milliseconds. */
+export function monotonic(): number {
+  return Number(process.hrtime.bigint()) / 1e6
+}
+
+/** A connection of `service`, as another worker gets it. */
+export function heldClient(service: string, connection: Waiting): HeldClient {
+  const { id, listener } = connection
+  const isIdle = 'idleUntil' in connection
+  const resume = isIdle ? undefined : connection.resume
+  const idleFor = isIdle ? connection.idleUntil - performance.now() : undefined
+  return {
+    ...(resume === undefined
+      ? { service, protocol: listener.protocol }
+      : {
+          service: '',
+          protocol: 'tcp' as const,
+          resume: heldState(resume, { service, protocol: listener.protocol }),
+        }),
+    listener: listener.name,
+    id: ulidFromBytes(id),
+    acceptedAt: isIdle ? monotonic() : monotonic() - (performance.now() - connection.acceptedAt),
+    ...('handedBack' in connection && { handedBack: connection.handedBack }),
+    ...('peeked' in connection && connection.peeked && { peeked: connection.peeked }),
+    ...(connection.proxied && { proxied: connection.proxied }),
+    ...(idleFor !== undefined && { idleFor: Number.isFinite(idleFor) ? idleFor : null }),
+  }
+}

@@ -1,0 +1,23 @@
+import type { Waiting } from './held-client.ts'
+
+/** Stands for a connection that waits; see `Keeper`. */
+export interface Kept {
+  readonly connection: Waiting
+  readonly service: string
+  /** Where its copy's mark is; -1 while there is no copy. */
+  slot: number
+  number: number
+  /** performance.now() at which it began to wait. */
+  readonly since: number
+}
+
+/** Has copies kept of the connections of one service that wait, outside of this process. */
+export interface Keeper {
+  /** It waits from now on, and goes nowhere before `over`. */
+  keep(connection: Waiting): Kept | undefined
+  /** They no longer wait. To be called before anything else becomes of them: no other process takes them from now on. */
+  over(kept: readonly (Kept | undefined)[]): void
+}
+
+/** Without a master that keeps them. */
+export const noKeeper: Keeper = { keep: () => undefined, over: () => {} }

@@ -1,0 +1,274 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import t, { type Test } from 'tap'
+import { startBackend } from './support/backend.ts'
+import { batonCommand, Broker, startBroker } from './support/broker.ts'
+import { Client } from './support/client.ts'
+import { eventually } from './support/eventually.ts'
+import { freePort } from './support/free-port.ts'
+import { LIMIT } from './support/limits.ts'
+import { configure, logged, onlyWorker, reload, samples } from './support/operator.ts'
+import { Program } from './support/process.ts'
+import { exists, signal } from './support/signal.ts'
+import { visitors } from './support/visit.ts'
+
+// SIGKILL of the worker: what waits in it, held or parked, goes to the next one. SIGKILL of the master: the worker goes on, until another master
+// takes it over.
+
+/** Open descriptors of the master, which has a copy of each connection that waits. */
+function masterDescriptors({ program }: Broker): number {
+  return readdirSync(`/proc/${String(program.child.pid)}/fd`).length
+}
+
+/** Kills the serving worker. Resolves when the next one accepts. */
+async function killWorker(t: Test, broker: Broker): Promise<void> {
+  const pid = await onlyWorker(t, broker)
+  const before = logged(broker, 'accepting connections')
+  signal(pid, 'SIGKILL')
+  await eventually(() => logged(broker, 'accepting connections') > before, 'the next worker accepts')
+}
+
+/** Connections that the counts of all workers so far do not explain (M9): 0 at rest. */
+async function unaccounted(broker: Broker): Promise<{ unaccounted: number; lost: number }> {
+  let sum = 0
+  let lost = 0
+  for (const [series, value] of await samples(broker)) {
+    const [name = ''] = series.split('{')
+    if (name === 'baton_connections_accepted_total') sum += value
+    if (name === 'baton_connections_handed_back_total' && series.includes('"taken"')) sum += value
+    if (
+      ['baton_connections_total', 'baton_connections_held', 'baton_connections_parked'].includes(name) ||
+      name === 'baton_handoffs_in_flight'
+    )
+      sum -= value
+    if (series.includes('outcome="lost"')) lost += value
+  }
+  return { unaccounted: sum, lost }
+}
+
+void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
+  const broker = await startBroker(t, { config: { services: { web: { holdTimeout: '10m' } } } })
+  const idle = masterDescriptors(broker)
+  const clients = await visitors(t, broker, 100)
+  let answers = 0
+
+  await t.test('held clients are held by the next worker, in their order', async (t) => {
+    await eventually(() => masterDescriptors(broker) >= idle + 100, 'the master has a copy of each')
+    await killWorker(t, broker)
+    await broker.until(({ services }) => services[0]?.held === 100, 'all are held again')
+    const [gone, ...others] = clients.splice(0, 2)
+    gone?.socket.resetAndDestroy()
+    others[0]?.socket.resetAndDestroy()
+    await broker.until(({ services }) => services[0]?.outcomes.client_gone === 2, 'two have left')
+    const backend = await startBackend(t, broker)
+    for (const client of clients) t.equal((await client.answer()).headers['x-pid'], String(backend.pid))
+    answers += clients.length
+    t.same(await unaccounted(broker), { unaccounted: 0, lost: 0 })
+    await eventually(() => masterDescriptors(broker) <= idle + 10, 'the master has closed its copies')
+    backend.kill('SIGTERM')
+    await backend.exited
+  })
+
+  await t.test('parked connections go on with their next request, or end', async (t) => {
+    await broker.until(({ services }) => services[0]?.parked === 98, 'all are parked')
+    await eventually(() => masterDescriptors(broker) >= idle + 98, 'the master has a copy of each')
+    await killWorker(t, broker)
+    await broker.until(({ services }) => services[0]?.parked === 98, 'all are parked again')
+    for (const client of clients.splice(0, 48)) client.socket.destroy()
+    await broker.until(({ services }) => services[0]?.outcomes.idle_closed === 48, '48 have left')
+    const backend = await startBackend(t, broker)
+    for (const client of clients) {
+      client.request('/again')
+      t.equal((await client.answer()).headers['x-pid'], String(backend.pid))
+    }
+    answers += clients.length
+    t.same(await unaccounted(broker), { unaccounted: 0, lost: 0 })
+    t.equal(
+      (await samples(broker)).get('baton_connections_total{service="web",outcome="handed_off"}'),
+      answers,
+    )
+    await eventually(() => masterDescriptors(broker) <= idle + 10, 'the master has closed its copies')
+    backend.kill('SIGKILL')
+    // Another holder of the socket would keep it open.
+    for (const client of clients) t.not(await client.ended, undefined)
+    await broker.backends(0)
+  })
+
+  await t.test('after a reload that has failed, and two deaths in a row', async (t) => {
+    const waiting = await visitors(t, broker, 10)
+    await broker.until(({ services }) => services[0]?.held === 10, 'they are held')
+    const { listeners } = JSON.parse(readFileSync(broker.configFile, 'utf8')) as { listeners: unknown[] }
+    // Taken by the first one.
+    const other = { name: 'other', listen: broker.address(), protocol: 'http', service: 'web' }
+    configure(broker, { listeners: [...listeners, other] })
+    t.match(await reload(t, broker), { success: false })
+    for (const what of ['the worker is still the first', 'it has them from its predecessor']) {
+      await eventually(() => masterDescriptors(broker) >= idle + 10, what)
+      await killWorker(t, broker)
+      await broker.until(({ services }) => services[0]?.held === 10, 'they are held again')
+    }
+    for (const client of waiting) client.socket.resetAndDestroy()
+    await broker.until(({ services }) => services[0]?.held === 0, 'they have left')
+    t.same(await unaccounted(broker), { unaccounted: 0, lost: 0 })
+  })
+})
+
+/** Sends one request after another on a kept connection, and a new connection when one is lost. */
+class Visitor {
+  lost = 0
+  refused = 0
+  answers = 0
+  /** Answers to something else, or followed by another one. */
+  readonly wrong: string[] = []
+  readonly over: Promise<void>
+  #stopped = false
+
+  constructor(t: Test, broker: Broker, name: string) {
+    this.over = this.#run(t, broker, name)
+  }
+
+  stop(): Promise<void> {
+    this.#stopped = true
+    return this.over
+  }
+
+  async #run(t: Test, broker: Broker, name: string): Promise<void> {
+    while (!this.#stopped) {
+      let client: Client
+      try {
+        client = await Client.open(t, { host: '127.0.0.1', port: broker.port() })
+      } catch {
+        this.refused += 1
+        continue
+      }
+      try {
+        for (let turn = 0; !this.#stopped; turn += 1) {
+          const path = `/${name}-${turn}`
+          const { body } = await client.get(path)
+          const { path: answered } = JSON.parse(body) as { path: string }
+          if (answered !== path || client.received !== '') this.wrong.push(`${path}: ${answered}`)
+          this.answers += 1
+          // Some are parked when the worker is killed, some are being handed over.
+          await new Promise((resolve) => setTimeout(resolve, (turn % 4) * 20))
+        }
+      } catch {
+        this.lost += 1
+      }
+      client.socket.destroy()
+    }
+  }
+}
+
+function sum(visitors: readonly Visitor[], of: (visitor: Visitor) => number): number {
+  return visitors.reduce((total, each) => total + of(each), 0)
+}
+
+/** Resolves once the visitors have got this many more answers. */
+async function served(visitors: readonly Visitor[], count = 200): Promise<void> {
+  const before = sum(visitors, ({ answers }) => answers)
+  await eventually(() => sum(visitors, ({ answers }) => answers) > before + count, 'clients are served')
+}
+
+/** Nothing was refused, or answered twice. */
+function checkAnswers(t: Test, visitors: readonly Visitor[]): void {
+  t.equal(
+    sum(visitors, ({ refused }) => refused),
+    0,
+    'no client was refused',
+  )
+  t.same(
+    visitors.flatMap(({ wrong }) => wrong),
+    [],
+  )
+}
+
+function start(t: Test, { configFile }: Broker): Program {
+  return new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile], { group: true })
+}
+
+async function baton(t: Test, { configFile }: Broker, ...command: string[]): Promise<Program> {
+  const program = new Program(t, process.execPath, [batonCommand, ...command, '--config', configFile])
+  await program.exited
+  return program
+}
+
+void t.test('under load', { timeout: LIMIT }, async (t) => {
+  const outer = t
+  const addresses = {
+    admin: { listen: `127.0.0.1:${await freePort()}` },
+    services: { web: { parkAfter: '0ms' } },
+  }
+  let broker = await startBroker(t, { config: addresses })
+  await startBackend(t, broker)
+  await startBackend(t, broker)
+  await broker.backends(2)
+  const load = () => Array.from({ length: 48 }, (_, index) => new Visitor(t, broker, String(index)))
+  const atRest = () =>
+    broker.until(
+      ({ services }) => services[0]?.held === 0 && services[0].inFlight === 0 && services[0].parked === 0,
+      'all have left',
+    )
+
+  await t.test('the worker is killed: every connection is accounted for', async (t) => {
+    const all = load()
+    const kills = 3
+    for (let kill = 1; kill <= kills; kill += 1) {
+      await served(all)
+      await killWorker(t, broker)
+    }
+    await Promise.all(all.map((visitor) => visitor.stop()))
+    checkAnswers(t, all)
+    const lost = sum(all, (visitor) => visitor.lost)
+    t.comment(`${sum(all, ({ answers }) => answers)} answers, ${lost} connections lost in ${kills} deaths`)
+    t.ok(lost < (kills * all.length) / 2, 'parked connections have survived')
+    await atRest()
+    t.equal((await unaccounted(broker)).unaccounted, 0)
+  })
+
+  await t.test('the master is killed: its worker serves, and the next master takes it over', async (t) => {
+    const before = await samples(broker)
+    const all = load()
+    await served(all)
+    const worker = await onlyWorker(t, broker)
+    broker.program.kill('SIGKILL')
+    await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    await served(all)
+    const status = await baton(t, broker, 'status')
+    t.match(status.lines.join('\n'), /no master: it was killed/)
+    const refused = await baton(t, broker, 'reload')
+    t.match(refused.lines.join('\n'), /no master, because it was killed/)
+
+    // Whichever has the lock.
+    const two = [start(outer, broker), start(outer, broker)]
+    const [loser] = await Promise.race(
+      two.map(async (each) => [each, await each.exited] as const),
+    )
+    t.match(loser.lines.join('\n'), /BATON_ERR_ALREADY_RUNNING/)
+    const next = two.find((each) => each !== loser) as Program
+    t.match(await next.message('took over the worker of a master that was killed'), { workerPid: worker })
+    broker = new Broker(next, broker.folder, broker.configFile, await next.message('accepting connections'))
+    t.not(await onlyWorker(t, broker), worker)
+    await served(all)
+    await Promise.all(all.map((visitor) => visitor.stop()))
+    checkAnswers(t, all)
+    t.equal(
+      sum(all, (visitor) => visitor.lost),
+      0,
+      'no connection was lost',
+    )
+    await atRest()
+    const after = await samples(broker)
+    t.equal((await unaccounted(broker)).unaccounted, 0)
+    const accepted = 'baton_connections_accepted_total{listener="web"}'
+    t.equal(after.get(accepted), (before.get(accepted) ?? 0) + all.length, 'the counters have gone on')
+    t.equal(after.get('baton_worker_deaths_total'), before.get('baton_worker_deaths_total'))
+  })
+
+  await t.test('a worker without a master is stopped by baton stop', async (t) => {
+    const worker = await onlyWorker(t, broker)
+    broker.program.kill('SIGKILL')
+    await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    const stopped = await baton(t, broker, 'stop')
+    t.equal(stopped.lines.at(-1), 'stopped')
+    await eventually(() => !exists(worker), 'the worker has ended')
+  })
+})
