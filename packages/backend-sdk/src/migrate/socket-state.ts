@@ -33,9 +33,17 @@ export function takeUnread(socket: Socket): {
 /** Replaces `write` and `end`. */
 function discard(...args: unknown[]): boolean {
   const callback = args.find((each) => typeof each === 'function')
-  if (callback !== undefined)
-    process.nextTick(callback, new Error('this process no longer writes to the connection'))
+  if (callback !== undefined) process.nextTick(callback, noLongerHere())
   return true
+}
+
+/** Without a stack: it would name this file alone, and capturing it is expensive. */
+function noLongerHere(): Error {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
+  const error = new Error('this process no longer writes to the connection')
+  Error.stackTraceLimit = stackTraceLimit
+  return error
 }
 
 /**
