@@ -411,6 +411,8 @@ export class SupervisedWorker {
   async #exit(): Promise<void> {
     clearInterval(this.#counting)
     await this.#count()
+    // What was counted since the last round of the poller: the master takes the rest for lost.
+    this.#copier?.writeAccounts()
     await this.#channel.sent()
     this.#channel.close()
     this.#end(0)
