@@ -81,6 +81,7 @@ const WAY = [
   'hold',
   'park',
   'copies',
+  'unclaimed',
   'reject',
   'admin',
   'events',
