@@ -41,6 +41,6 @@ export async function allServed(
   t.equal(answers.filter(({ status }) => status === 200).length, waiting.length)
   await onlyWorker(t, broker)
   await eventually(async () => (await serviceNow(broker, service)).inFlight === 0, 'all have gone')
-  const none = { relayed: 0, rejected: 0, client_gone: 0, relinquished: 0 }
+  const none = { relayed: 0, rejected: 0, client_gone: 0, relinquished: 0, idle_closed: 0 }
   t.same((await serviceNow(broker, service)).outcomes, { handed_off: waiting.length, ...none })
 }

@@ -73,14 +73,16 @@ function descriptors(t: Test, count: number): OwnedFd[] {
 void t.test('a message is copied a few times, however long it is', { timeout: LIMIT }, async (t) => {
   const stage = new Stage(t)
   const text = 'x'.repeat(16 * 1024 * 1024)
-  const { concat } = Buffer
+  const concat = Buffer.concat.bind(Buffer)
   let copied = 0
   Buffer.concat = (list, ...rest) => {
     const joined = concat(list, ...rest)
     copied += joined.length
     return joined
   }
-  t.teardown(() => (Buffer.concat = concat))
+  t.teardown(() => {
+    Buffer.concat = concat
+  })
   stage.read()
   stage.sender.send({ type: 'note', text })
   stage.sender.send({ type: 'note', text: 'next' })

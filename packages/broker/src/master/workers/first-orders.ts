@@ -14,7 +14,7 @@ export const START_TIMEOUT_MS = 30_000
 /** The configuration that a worker is started with: the active one, or the next one during a reload. */
 export type Configuration = Pick<ActiveConfig, 'settings' | 'sockets'>
 
-/** What a new worker gets first: its sockets and its configuration. */
+/** The first messages to a new worker: its sockets and its configuration. */
 export function sendFirstOrders(
   worker: WorkerProcess,
   { settings: { text, file, config }, sockets }: Configuration,
@@ -45,7 +45,7 @@ export function sendFirstOrders(
 }
 
 /**
- * What waits in a worker that is being replaced moves to the next one over this pair.
+ * Connects a worker that is being replaced with the next one: connections that wait there move over this pair.
  *
  * @param pair closed in any case
  */

@@ -37,7 +37,7 @@ export interface HandOverDeps {
 }
 
 /**
- * What waits here goes to the worker that takes over: what waits for a backend at once, parked connections in slices. Those that have not moved yet
+ * Moves connections to the worker that takes over: those that wait for a backend at once, parked ones in slices. Those that have not moved yet
  * are watched here as before, so one whose next request comes meanwhile moves as a client that waits.
  */
 export class HandOver {

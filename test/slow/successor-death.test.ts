@@ -1,0 +1,49 @@
+import t from 'tap'
+import { startBackend } from '../support/backend.ts'
+import { startBroker } from '../support/broker.ts'
+import { eventually } from '../support/eventually.ts'
+import { masterStatus, onlyWorker, openSession } from '../support/operator.ts'
+import { LIMIT } from '../support/limits.ts'
+import { signal } from '../support/signal.ts'
+import { visit } from '../support/visit.ts'
+import { serviceNow } from '../support/waiting-room.ts'
+
+// The successor had died, and the backends were with the worker that followed it. A client that came back to the old worker found
+// neither, and waited there until `holdTimeout`.
+void t.test(
+  'what waits in a leaving worker goes to the worker after its successor',
+  { timeout: LIMIT },
+  async (t) => {
+    const broker = await startBroker(t, {
+      config: { services: { web: { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' } } },
+    })
+    const stuck = await startBackend(t, broker)
+    await broker.backends(1)
+    stuck.kill('SIGSTOP')
+    const client = await visit(t, broker)
+    await eventually(
+      async () => (await serviceNow(broker, 'web')).inFlight === 1,
+      'it is with the stuck backend',
+    )
+    const session = await openSession(t, broker)
+    session.send('reload\n')
+    await session.ended
+
+    const workers = async (role: string) =>
+      (await masterStatus(t, broker)).workers.filter((worker) => worker.role === role).map(({ pid }) => pid)
+    const [old] = await workers('leaving')
+    const [successor] = await workers('serving')
+    signal(Number(successor), 'SIGKILL')
+    await eventually(async () => {
+      const serving = await workers('serving')
+      return serving.length === 1 && serving[0] !== successor
+    }, 'another worker serves')
+    t.same(await workers('leaving'), [old])
+
+    stuck.kill('SIGKILL')
+    await eventually(async () => (await serviceNow(broker, 'web')).held === 1, 'the client waits in that one')
+    const next = await startBackend(t, broker)
+    t.match(await client.answer(), { status: 200, headers: { 'x-pid': String(next.pid) } })
+    await onlyWorker(t, broker)
+  },
+)
