@@ -1,4 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { startBackend } from './support/backend.ts'
 import { batonCommand, Broker, startBroker } from './support/broker.ts'
@@ -7,7 +9,7 @@ import { eventually } from './support/eventually.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
 import { configure, logged, onlyWorker, reload, samples } from './support/operator.ts'
-import { Program } from './support/process.ts'
+import { Program, temporaryFolder } from './support/process.ts'
 import { exists, signal } from './support/signal.ts'
 import { visitors } from './support/visit.ts'
 
@@ -239,9 +241,7 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
 
     // Whichever has the lock.
     const two = [start(outer, broker), start(outer, broker)]
-    const [loser] = await Promise.race(
-      two.map(async (each) => [each, await each.exited] as const),
-    )
+    const [loser] = await Promise.race(two.map(async (each) => [each, await each.exited] as const))
     t.match(loser.lines.join('\n'), /BATON_ERR_ALREADY_RUNNING/)
     const next = two.find((each) => each !== loser) as Program
     t.match(await next.message('took over the worker of a master that was killed'), { workerPid: worker })
@@ -263,6 +263,18 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     t.equal(after.get('baton_worker_deaths_total'), before.get('baton_worker_deaths_total'))
   })
 
+  await t.test('a master that is stopped keeps its lock', async (t) => {
+    const { pid } = broker.program
+    signal(pid, 'SIGSTOP')
+    const refused = start(t, broker)
+    t.match(await refused.exited, { code: 1 })
+    t.match(
+      refused.lines.join('\n'),
+      new RegExp(`\\(pid ${pid}, which is stopped by SIGSTOP\\) \\(BATON_ERR_ALREADY_RUNNING\\)$`),
+    )
+    signal(pid, 'SIGCONT')
+  })
+
   await t.test('a worker without a master is stopped by baton stop', async (t) => {
     const worker = await onlyWorker(t, broker)
     broker.program.kill('SIGKILL')
@@ -271,4 +283,53 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     t.equal(stopped.lines.at(-1), 'stopped')
     await eventually(() => !exists(worker), 'the worker has ended')
   })
+})
+
+/** A frame of the channel, as an unclaimed worker would send it. */
+function frame(message: unknown): Buffer {
+  const text = Buffer.from(JSON.stringify(message))
+  const header = Buffer.from([0, 0, 0, 0, 0x4a, 0])
+  header.writeUInt32LE(2 + text.length)
+  return Buffer.concat([header, text])
+}
+
+void t.test('a worker that cannot be taken over', { timeout: LIMIT }, async (t) => {
+  const cases: Record<string, [answer: Buffer | undefined, message: RegExp]> = {
+    'of another version': [
+      frame({ type: 'claimed', version: 99, pid: 4711 }),
+      /^baton: cannot take over .* pid 4711 is of another version \(99, .*"baton stop" ends it \(BATON_ERR_WORKER_UNCLAIMED\)$/,
+    ],
+    'that does not answer': [
+      undefined,
+      /^baton: cannot take over .* not answered within 5000 ms.*\(BATON_ERR_WORKER_UNCLAIMED\)$/,
+    ],
+    'that is a master, without its lock': [
+      Buffer.from('Success=0\n--\nunknown command "claim"\n'),
+      /^baton: another broker serves this runtime folder.*\(BATON_ERR_ALREADY_RUNNING\)$/,
+    ],
+  }
+  await Promise.all(
+    Object.entries(cases).map(async ([name, [answer, message]]) => {
+      const folder = temporaryFolder(t)
+      const configFile = join(folder, 'baton.json')
+      writeFileSync(
+        configFile,
+        JSON.stringify({
+          runtimeDir: folder,
+          admin: { listen: '127.0.0.1:0' },
+          listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }],
+          services: { web: {} },
+        }),
+      )
+      const server = createServer((socket) => {
+        socket.on('error', () => {})
+        socket.once('data', () => answer && socket.write(answer))
+      })
+      await new Promise<void>((resolve) => server.listen(join(folder, 'master.sock'), resolve))
+      t.teardown(() => server.close())
+      const start = new Program(t, process.execPath, [batonCommand, 'start', '--config', configFile])
+      t.match(await start.exited, { code: 1 }, name)
+      t.match(start.lines.join('\n'), message, name)
+    }),
+  )
 })

@@ -85,6 +85,7 @@ const WAY = [
   'hold',
   'park',
   'copies',
+  'unclaimed',
   'reject',
   'admin',
   'events',

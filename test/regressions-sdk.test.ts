@@ -218,10 +218,8 @@ void t.test('a backend and a real broker', { timeout: LIMIT }, async (whole) => 
       // broker ever saw it again.
       const app = toldBackend(t, control, { FAULT: 'disconnected' })
       await app.message('ready')
-      broker.program.kill('SIGKILL')
+      await broker.die()
       await app.message('uncaught')
-      // By then its worker has released the addresses too.
-      await broker.program.exited
       const second = await startBroker(whole, { config: { runtimeDir, services: { web: PATIENT } } })
       await second.backends(1)
       t.equal(await servedBy(t, second), app.pid)

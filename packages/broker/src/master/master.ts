@@ -23,6 +23,7 @@ import { FilesOnDisk, lockPath } from './files-on-disk.ts'
 import { controlPath, ListeningSockets, operatorPath } from './listening-sockets.ts'
 import { ActiveConfig, readSettings, restoreSettings, type Settings } from './active-config.ts'
 import { claimWorker, type Inheritance } from './claim/claim.ts'
+import { describeHolder } from './claim/lock-holder.ts'
 import { OperationLock } from './operation-lock.ts'
 import type { InstalledProgram } from './reload/installed-program.ts'
 import { Operator } from './operator/operator.ts'
@@ -99,7 +100,7 @@ export class Master {
    *
    * @throws {ConfigError}
    * @throws {BrokerError} BATON_ERR_ALREADY_RUNNING, BATON_ERR_LISTEN, BATON_ERR_RUNTIME_DIR, BATON_ERR_WORKER_FAILED,
-   *   BATON_ERR_BACKEND_FOLDER
+   *   BATON_ERR_WORKER_UNCLAIMED, BATON_ERR_BACKEND_FOLDER
    * @throws {AdminListenError} BATON_ERR_ADMIN_LISTEN
    * @throws {NativeError} the pair for sessions cannot be created
    */
@@ -108,7 +109,10 @@ export class Master {
     const { config } = settings
     prepareRuntimeDir(config)
     const lock = lockFile(lockPath(config))
-    if (lock === undefined) throw new BrokerError('BATON_ERR_ALREADY_RUNNING', controlPath(config))
+    if (lock === undefined) {
+      const holder = describeHolder(lockPath(config))
+      throw new BrokerError('BATON_ERR_ALREADY_RUNNING', `${controlPath(config)}${holder}`)
+    }
     let inheritance: Inheritance | undefined
     try {
       inheritance = options.run === undefined ? await claimWorker(operatorPath(config)) : undefined

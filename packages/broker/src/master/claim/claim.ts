@@ -3,7 +3,7 @@ import { BrokerError } from '../../errors.ts'
 import { Channel } from '../../ipc/channel.ts'
 import { CLAIM, CLAIM_VERSION, type Claimed } from '../../ipc/claim.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
-import { type Estate, withDescriptors } from './estate.ts'
+import { type Estate, withDescriptors } from '../workers/estate.ts'
 
 /** Timeout for the worker to answer, in ms. */
 const TIMEOUT_MS = 5000

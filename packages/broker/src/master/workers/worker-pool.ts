@@ -13,7 +13,7 @@ import { BackendsSeen, notMoved } from './backends-seen.ts'
 import { Conditions } from './conditions.ts'
 import type { Counters } from './counters.ts'
 import type { ActiveConfig } from '../active-config.ts'
-import { estateOf } from '../claim/estate.ts'
+import { estateOf } from './estate.ts'
 import {
   type Configuration,
   introduce,

@@ -18,7 +18,7 @@ const MAX_ACCEPTS = 32
 
 const NO_MASTER = 'the broker has no master, because it was killed; "baton start" takes over from it'
 
-/** What operators can ask of a worker without a master. */
+/** Requests of operators to a worker without a master. */
 export interface ReceptionHost {
   status(): unknown
   /** Answers the session itself when everything has stopped. */

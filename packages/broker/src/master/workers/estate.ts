@@ -3,9 +3,9 @@ import { CLAIM_VERSION } from '../../ipc/claim.ts'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
-import type { CountersState } from '../workers/counters.ts'
+import type { CountersState } from './counters.ts'
 
-/** What the serving worker keeps for the next master, in case this one is killed. Descriptors are numbers in `sockets` only while it is at a master. */
+/** State that the serving worker keeps for the next master, in case this one is killed. Descriptors are numbers in `sockets` only while it is at a master. */
 export interface Estate {
   readonly version: number
   /** The active configuration. */
