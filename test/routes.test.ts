@@ -81,7 +81,8 @@ const broker: Broker = await startBroker(t, {
     services: {
       web: { ...PATIENT, parkAfter: '0ms' },
       api: { ...PATIENT, parkAfter: '0ms' },
-      shop: PATIENT,
+      // Relayed: its backend gets the client's address by another way.
+      shop: { ...PATIENT, handoff: 'off' },
       a: PATIENT,
       b: PATIENT,
     },
@@ -425,6 +426,18 @@ void t.test('every connection is accounted for', { timeout: LIMIT }, async (t) =
   const outcomes = await sum(/^baton_connections_total\{.*\} (\d+)$/gm)
   const lost = await sum(/^baton_connections_unrouted_total\{.*\} (\d+)$/gm)
   t.equal(accepted + handedBack, outcomes + lost)
+})
+
+void t.test('a stop waits for clients whose service is not chosen yet', { timeout: LIMIT }, async (t) => {
+  const client = await open(t, 'edge')
+  client.send('GET /v1 HTTP/1.1\r\nHost: api.')
+  await eventually(async () => (await peeked('edge')) === 1, 'it waits')
+  broker.program.kill('SIGTERM')
+  await eventually(async () => (await broker.status()).broker.state === 'draining', 'the broker drains')
+  client.send('example\r\n\r\n')
+  t.equal(serviceOf(await answered(client)), 'api')
+  t.match(await broker.program.exited, { code: 0 })
+  client.socket.destroy()
 })
 
 async function sum(series: RegExp): Promise<number> {

@@ -1,7 +1,6 @@
 import type { ServiceStatus } from '../api/status.ts'
 import type { BackendReport } from '../ipc/messages.ts'
 import type { Counted } from './events/rates.ts'
-import type { Listener } from './listen/listener.ts'
 import type { Service } from './service/service.ts'
 
 /** A service as the admin API shows it. */
@@ -48,12 +47,10 @@ export function serviceStatus(service: Service): ServiceStatus {
 }
 
 /** Raw counters from which the event stream computes rates. */
-export function countedOf({ name, serviceStats }: Service, listeners: readonly Listener[]): Counted {
+export function countedOf({ name, serviceStats }: Service): Counted {
   return {
     name,
-    accepted: listeners
-      .filter(({ service }) => service === name)
-      .reduce((sum, { accepted }) => sum + accepted, 0),
+    accepted: serviceStats.accepted,
     handedOff: serviceStats.outcomes.handed_off,
     fallbacks: Object.fromEntries(serviceStats.fallbacks),
     rejects: Object.fromEntries(serviceStats.rejections),

@@ -314,7 +314,7 @@ export function createWorker(
   const events: EventFeed = new EventFeed(
     {
       status: () => view.status(),
-      counted: () => [...services.values()].map((service) => countedOf(service, listeners)),
+      counted: () => [...services.values()].map(countedOf),
     },
     systemClock,
     id,

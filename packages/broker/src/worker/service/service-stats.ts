@@ -25,6 +25,8 @@ export class ServiceStats {
     OUTCOMES.map((outcome) => [outcome, 0]),
   ) as Record<Outcome, number>
   lateAnswers = 0
+  /** Connections accepted here for this service: by its listeners, or by those whose routes chose it. */
+  accepted = 0
   /** Connections from a predecessor's hold queue, accepted there and settled here; and those sent to a successor's. */
   movedIn = 0
   /** Connections whose next request is routed again: where they arrive next, they count as routed there. */

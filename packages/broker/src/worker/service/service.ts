@@ -229,6 +229,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** Takes a newly accepted client, or one that was parked. `flush` offers all clients of one wake-up together. */
   arrive(connection: ClientConnection): void {
+    if (connection.handedBack === undefined) this.serviceStats.accepted += 1
     this.#begin(connection)
     this.#fresh.push(connection)
   }
