@@ -15,7 +15,6 @@ export class ApiClient {
   #waiting = []
   #cut
   #isConnected = false
-  #hasAnnounced = false
   pid = 0
 
   /**
@@ -41,7 +40,6 @@ export class ApiClient {
     this.#totals.connections += 1
     this.#rest = ''
     this.pid = 0
-    this.#hasAnnounced = false
     const socket = connect({ port: this.#port, host: '127.0.0.1', noDelay: true })
     this.#socket = socket
     socket.setEncoding('latin1')
@@ -85,7 +83,7 @@ export class ApiClient {
     this.#cut = undefined
     if (this.#isConnected) this.#totals.ended += 1
     this.#isConnected = false
-    this.unanswered = this.#waiting.length
+    this.#totals.cut += this.#waiting.length
     for (const { number } of this.#waiting) this.#totals.fault('failed', `request ${number} has no answer`)
     this.#waiting = []
     this.#ended(this)

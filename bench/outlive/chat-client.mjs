@@ -116,7 +116,7 @@ export class ChatClient {
     if (this.#isOpen) this.#totals.ended += 1
     else this.#totals.fault('failed', 'no WebSocket')
     this.#isOpen = false
-    this.unanswered = this.#waiting.length
+    this.#totals.cut += this.#waiting.length
     this.#waiting = []
     this.#ended(this)
   }

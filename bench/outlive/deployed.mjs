@@ -5,6 +5,9 @@ import { startBroker } from '../broker.mjs'
 import { askMaster } from '../master.mjs'
 import { program, temporaryFolder } from '../scratch.mjs'
 
+/** For `wrapper`: Ctrl-C in a terminal does not reach it. It keeps its pid. */
+export const OWN_SESSION = ['setsid']
+
 /**
  * @param {{ services: string[], instances?: number, pushes?: number, service?: object }} options `pushes`: messages per second that each
  *   process sends unasked; `service`: more keys of the configuration of each service
@@ -18,6 +21,7 @@ export async function startDeployed({ services, instances = 1, pushes = 0, servi
     return [name, { command, cwd: program('.'), env, instances, minHealthy: '0s', holdTimeout: '10m', ...service }]
   })
   const broker = await startBroker({
+    wrapper: OWN_SESSION,
     config: {
       // What cannot move stays until its time is over, and is seen as a client that had to connect again.
       drainDeadline: '1m',

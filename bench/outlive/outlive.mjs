@@ -9,7 +9,7 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { program } from '../scratch.mjs'
-import { startDeployed, unaccounted } from './deployed.mjs'
+import { OWN_SESSION, startDeployed, unaccounted } from './deployed.mjs'
 import { Histogram } from './histogram.mjs'
 import { Totals } from './totals.mjs'
 
@@ -19,16 +19,17 @@ const { values } = parseArgs({
     chats: { type: 'string' },
     apis: { type: 'string' },
     instances: { type: 'string' },
-    rate: { type: 'string', default: '1000' },
+    rate: { type: 'string' },
     resume: { type: 'string' },
     quick: { type: 'boolean', default: false },
   },
 })
-const [deploys, chats, apis, instances] = [
+const [deploys, chats, apis, instances, rate] = [
   values.deploys ?? (values.quick ? 10 : 1000),
   values.chats ?? (values.quick ? 50 : 1000),
   values.apis ?? (values.quick ? 50 : 1000),
   values.instances ?? (values.quick ? 1 : 2),
+  values.rate ?? (values.quick ? 500 : 1000),
 ].map(Number)
 /** Deploys between two moments at which everything is answered, and the totals are saved. */
 const LEG = 20
@@ -47,13 +48,13 @@ if (values.resume !== undefined && existsSync(values.resume)) {
 sums.runs += 1
 
 let isInterrupted = false
-// The group gets it as well: the broker and the clients end with this process.
+// A terminal signals its whole group: broker and clients are in sessions of their own, and end when this process says so.
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => (isInterrupted = true))
 
-const app = await startDeployed({ services: SERVICES, instances, pushes: Math.ceil(Number(values.rate) / 4) })
+const app = await startDeployed({ services: SERVICES, instances, pushes: Math.ceil(rate / 4) })
 const load = new SpeakingChild(program('bench/outlive/clients.mjs'), {
-  args: ['--chat-port', app.ports.chat, '--api-port', app.ports.api, '--chats', chats, '--apis', apis, '--rate', values.rate].map(String),
-  wrapper: ['setsid', '--wait'],
+  args: ['--chat-port', app.ports.chat, '--api-port', app.ports.api, '--chats', chats, '--apis', apis, '--rate', rate].map(String),
+  wrapper: OWN_SESSION,
 })
 const { missing } = await load.message('connected')
 if (missing > 0) broken.push(`${missing} clients could not connect`)
@@ -116,6 +117,7 @@ function report() {
     'clients that had to connect again': 'ended',
     failed: 'failed',
     'lost, in either direction': 'lost',
+    'without an answer when their connection ended': 'cut',
     doubled: 'doubled',
     reordered: 'reordered',
     'wrong content': 'wrong',
@@ -132,7 +134,7 @@ function report() {
   })
   row('pause as counted by the broker in this run, ms: mean', ...means)
   for (const name of SERVICES) {
-    for (const key of ['ended', 'failed', 'lost', 'doubled', 'reordered', 'wrong', 'twoOwners'])
+    for (const key of ['ended', 'failed', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners'])
       if (sums[name][key] > 0) broken.push(`${name}: ${sums[name][key]} ${key}`)
     broken.push(...sums[name].faults.map((words) => `${name}: ${words}`))
   }
