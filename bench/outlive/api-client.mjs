@@ -8,6 +8,7 @@ export class ApiClient {
   #port
   #totals
   #ended
+  #isPlain
   #socket
   #rest = ''
   #sent = 0
@@ -18,13 +19,15 @@ export class ApiClient {
   pid = 0
 
   /**
-   * @param {{ port: number, totals: import('./totals.mjs').Totals, ended?: (client: ApiClient) => void }} options `ended`: the
-   *   connection has ended, and not by `close()`. Default: it connects again.
+   * @param {{ port: number, totals: import('./totals.mjs').Totals, ended?: (client: ApiClient) => void,
+   *   isPlain?: boolean }} options `ended`: the connection has ended, and not by `close()`; default: it connects again. `isPlain`: one
+   *   message in one write, always
    */
-  constructor({ port, totals, ended = (client) => client.connect() }) {
+  constructor({ port, totals, ended = (client) => client.connect(), isPlain = false }) {
     this.#port = port
     this.#totals = totals
     this.#ended = ended
+    this.#isPlain = isPlain
     this.connect()
   }
 
@@ -53,15 +56,15 @@ export class ApiClient {
 
   /** One request, or a few at once. */
   say() {
-    if (!this.#isConnected || this.#cut !== undefined || this.#waiting.length >= MAX_WAITING) return
+    if (!this.#isConnected || this.#cut !== undefined || this.#waiting.length >= (this.#isPlain ? 1 : MAX_WAITING)) return
     let text = ''
-    for (let count = below(8) === 0 ? 2 : 1; count > 0; count--) {
+    for (let count = !this.#isPlain && below(8) === 0 ? 2 : 1; count > 0; count--) {
       this.#sent += 1
       this.#totals.sent += 1
       this.#waiting.push({ number: this.#sent, at: micros() })
       text += `GET /${this.#sent} HTTP/1.1\r\nHost: bench\r\n\r\n`
     }
-    const end = below(8) === 0 ? below(text.length) : text.length
+    const end = !this.#isPlain && below(8) === 0 ? below(text.length) : text.length
     if (end > 0) this.#socket.write(text.slice(0, end))
     if (end === text.length) return
     const socket = this.#socket

@@ -30,6 +30,7 @@ export class ChatClient {
   #port
   #totals
   #ended
+  #isPlain
   #socket
   #isOpen = false
   #rest = Buffer.alloc(0)
@@ -45,13 +46,15 @@ export class ChatClient {
   #cut
 
   /**
-   * @param {{ port: number, totals: import('./totals.mjs').Totals, ended?: (client: ChatClient) => void }} options `ended`: the
-   *   connection has ended, and not by `close()`. Default: it connects again.
+   * @param {{ port: number, totals: import('./totals.mjs').Totals, ended?: (client: ChatClient) => void,
+   *   isPlain?: boolean }} options `ended`: the connection has ended, and not by `close()`; default: it connects again. `isPlain`: one
+   *   message in one write, always
    */
-  constructor({ port, totals, ended = (client) => client.connect() }) {
+  constructor({ port, totals, ended = (client) => client.connect(), isPlain = false }) {
     this.#port = port
     this.#totals = totals
     this.#ended = ended
+    this.#isPlain = isPlain
     this.connect()
   }
 
@@ -88,12 +91,12 @@ export class ChatClient {
     this.#totals.sent += 1
     this.#waiting.push({ number: this.#sent, crc: crc32(payload), at: micros() })
     let bytes
-    if (below(8) === 0) {
+    if (!this.#isPlain && below(8) === 0) {
       const border = below(payload.length)
       const parts = [masked(TEXT_FRAME, payload.subarray(0, border)), masked(FIN | CONTINUATION, payload.subarray(border))]
       bytes = Buffer.concat(parts)
     } else bytes = masked(FIN | TEXT_FRAME, payload)
-    const end = below(8) === 0 ? below(bytes.length) : bytes.length
+    const end = !this.#isPlain && below(8) === 0 ? below(bytes.length) : bytes.length
     this.#socket.write(bytes.subarray(0, end))
     if (end === bytes.length) return
     const socket = this.#socket

@@ -20,6 +20,8 @@ const { values } = parseArgs({
     chats: { type: 'string', default: '0' },
     apis: { type: 'string', default: '0' },
     rate: { type: 'string', default: '0' },
+    /** Nothing is cut, and no request is sent before the answer to the last one. */
+    plain: { type: 'boolean', default: false },
   },
 })
 const say = (msg, more) => console.log(JSON.stringify({ msg, ...more }))
@@ -36,7 +38,7 @@ async function until(holds) {
 
 for (const { Client, port, count, totals, clients } of kinds)
   while (clients.length < count) {
-    for (let left = Math.min(AT_ONCE, count - clients.length); left > 0; left--) clients.push(new Client({ port, totals }))
+    for (let left = Math.min(AT_ONCE, count - clients.length); left > 0; left--) clients.push(new Client({ port, totals, isPlain: values.plain }))
     await until(({ isOpen }) => isOpen)
   }
 
