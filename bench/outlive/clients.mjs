@@ -1,6 +1,6 @@
 // Clients of app.mjs: CHATS and APIS of them, which together send RATE messages and requests a second at random moments. A line `rest` on
 // standard input stops them; when everything is answered, or PATIENCE ms later, it prints what was counted since the last time. A line `go`
-// starts them again, and `end` ends the process.
+// starts them again, `ask` has each send one, and `end` ends the process.
 import { createInterface } from 'node:readline'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
@@ -73,7 +73,14 @@ async function rest() {
   say('counted', counted)
 }
 
-const orders = { go, rest, end: () => process.exit() }
+/** One message or request of each, at once. */
+async function ask() {
+  for (const client of everyone()) client.say()
+  await until(({ isAnswered }) => isAnswered)
+  say('asked')
+}
+
+const orders = { go, rest, ask, end: () => process.exit() }
 createInterface({ input: process.stdin })
   .on('line', (order) => void orders[order]())
   .on('close', () => process.exit())
