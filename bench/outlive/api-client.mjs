@@ -17,6 +17,11 @@ export class ApiClient {
   #cut
   #isConnected = false
   pid = 0
+  /** An answer had `Connection: close`. */
+  isAnnounced = false
+  /** Of the connection that ended last. */
+  unanswered = 0
+  wasOpen = false
 
   /**
    * @param {{ port: number, totals: import('./totals.mjs').Totals, ended?: (client: ApiClient) => void,
@@ -43,6 +48,7 @@ export class ApiClient {
     this.#totals.connections += 1
     this.#rest = ''
     this.pid = 0
+    this.isAnnounced = false
     const socket = connect({ port: this.#port, host: '127.0.0.1', noDelay: true })
     this.#socket = socket
     socket.setEncoding('latin1')
@@ -78,15 +84,18 @@ export class ApiClient {
   close() {
     const socket = this.#socket
     this.#socket = undefined
+    this.#isConnected = false
     socket?.destroy()
   }
 
   #end() {
     clearTimeout(this.#cut)
     this.#cut = undefined
-    if (this.#isConnected) this.#totals.ended += 1
+    this.wasOpen = this.#isConnected
+    if (this.wasOpen) this.#totals.ended += 1
     this.#isConnected = false
-    this.#totals.cut += this.#waiting.length
+    this.unanswered = this.#waiting.length
+    this.#totals.cut += this.unanswered
     for (const { number } of this.#waiting) this.#totals.fault('failed', `request ${number} has no answer`)
     this.#waiting = []
     this.#ended(this)
@@ -111,7 +120,10 @@ export class ApiClient {
     if (question === undefined) return void (this.#totals.doubled += 1)
     if (!head.startsWith('HTTP/1.1 200')) return void this.#totals.fault('failed', head.slice(0, 60))
     if (number !== question.number) this.#totals.fault('wrong', `the answer to ${question.number} is that to ${number}`)
-    if (/\r\nconnection: close\r\n/i.test(head)) this.#totals.fault('wrong', 'an answer with Connection: close')
+    if (/\r\nconnection: close\r\n/i.test(head)) {
+      this.#totals.announced += 1
+      this.isAnnounced = true
+    }
     const took = micros() - question.at
     this.#totals.answered += 1
     this.#totals.latency.add(took)

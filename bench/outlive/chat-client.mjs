@@ -41,6 +41,11 @@ export class ChatClient {
   #echoed
   /** The process that serves it, and the number of moves until then. */
   pid = 0
+  /** Of a close frame. @type {number | undefined} */
+  closeCode
+  /** Of the connection that ended last. */
+  unanswered = 0
+  wasOpen = false
   #epoch = 0
   /** A write that was cut in two; nothing else may be written before its rest. */
   #cut
@@ -72,6 +77,7 @@ export class ChatClient {
     this.#echoed = new Sequence(this.#totals)
     this.#rest = Buffer.alloc(0)
     this.#sent = this.#epoch = this.pid = 0
+    this.closeCode = undefined
     const socket = connect({ port: this.#port, host: '127.0.0.1', noDelay: true })
     this.#socket = socket
     socket.write(REQUEST)
@@ -110,16 +116,19 @@ export class ChatClient {
   close() {
     const socket = this.#socket
     this.#socket = undefined
+    this.#isOpen = false
     socket?.destroy()
   }
 
   #end() {
     clearTimeout(this.#cut)
     this.#cut = undefined
-    if (this.#isOpen) this.#totals.ended += 1
+    this.wasOpen = this.#isOpen
+    if (this.wasOpen) this.#totals.ended += 1
     else this.#totals.fault('failed', 'no WebSocket')
     this.#isOpen = false
-    this.#totals.cut += this.#waiting.length
+    this.unanswered = this.#waiting.length
+    this.#totals.cut += this.unanswered
     this.#waiting = []
     this.#ended(this)
   }

@@ -1,12 +1,12 @@
 // Clients of app.mjs: CHATS and APIS of them, which together send RATE messages and requests a second at random moments. A line `rest` on
 // standard input stops them; when everything is answered, or PATIENCE ms later, it prints what was counted since the last time. A line `go`
-// starts them again, `ask` has each send one, and `end` ends the process.
+// starts them again, `moves` prints the moves so far, `ask` has each send one, `renew` has each connect again and send one, and `end` ends the process.
 import { createInterface } from 'node:readline'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { ApiClient } from './api-client.mjs'
 import { ChatClient } from './chat-client.mjs'
-import { below, Totals } from './totals.mjs'
+import { below, micros, Totals } from './totals.mjs'
 
 const TICK_MS = 2
 const PATIENCE = 60_000
@@ -22,6 +22,8 @@ const { values } = parseArgs({
     rate: { type: 'string', default: '0' },
     /** Nothing is cut, and no request is sent before the answer to the last one. */
     plain: { type: 'boolean', default: false },
+    /** Each connection that ends is noted, and replaced a little later: the broker may be gone for a moment. */
+    'note-ends': { type: 'boolean', default: false },
   },
 })
 const say = (msg, more) => console.log(JSON.stringify({ msg, ...more }))
@@ -30,17 +32,27 @@ const kinds = [
   { Client: ApiClient, port: Number(values['api-port']), count: Number(values.apis), name: 'api' },
 ].map((kind) => ({ ...kind, totals: new Totals(), clients: [] }))
 
+const RECONNECT_MS = 20
+let ends = []
+function noteEnd(name, client) {
+  const { pid, wasOpen, unanswered, isAnnounced, closeCode } = client
+  if (wasOpen) ends.push({ name, at: micros(), pid, unanswered, isAnnounced, closeCode })
+  setTimeout(() => client.connect(), RECONNECT_MS)
+}
+
 const everyone = () => kinds.flatMap(({ clients }) => clients)
 async function until(holds) {
   const end = performance.now() + PATIENCE
   while (!everyone().every(holds) && performance.now() < end) await elapsed(5)
 }
 
-for (const { Client, port, count, totals, clients } of kinds)
+for (const { Client, port, count, totals, clients, name } of kinds) {
+  const ended = values['note-ends'] ? (client) => noteEnd(name, client) : undefined
   while (clients.length < count) {
-    for (let left = Math.min(AT_ONCE, count - clients.length); left > 0; left--) clients.push(new Client({ port, totals, isPlain: values.plain }))
+    for (let left = Math.min(AT_ONCE, count - clients.length); left > 0; left--) clients.push(new Client({ port, totals, isPlain: values.plain, ended }))
     await until(({ isOpen }) => isOpen)
   }
+}
 
 let timer
 let owed = 0
@@ -70,7 +82,8 @@ async function rest() {
     // The clients keep the object.
     for (const key of Object.keys(fresh)) totals[key] = fresh[key]
   }
-  say('counted', counted)
+  say('counted', { ...counted, ends })
+  ends = []
 }
 
 /** One message or request of each, at once. */
@@ -80,7 +93,22 @@ async function ask() {
   say('asked')
 }
 
-const orders = { go, rest, ask, end: () => process.exit() }
+/** Each leaves, and comes again as a new client. */
+async function renew() {
+  for (const client of everyone()) {
+    client.close()
+    client.connect()
+  }
+  await until(({ isOpen }) => isOpen)
+  await ask()
+}
+
+/** How often connections have moved since the last rest. */
+function moves() {
+  say('moves', { count: kinds.reduce((sum, { totals }) => sum + totals.moves, 0) })
+}
+
+const orders = { go, rest, moves, ask, renew, end: () => process.exit() }
 createInterface({ input: process.stdin })
   .on('line', (order) => void orders[order]())
   .on('close', () => process.exit())

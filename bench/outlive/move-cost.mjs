@@ -5,7 +5,7 @@
 //
 // Two processes drain in turns and register again, so that connections go to and fro between processes whose code is compiled. The idle ones
 // are then all asked for something, because they move on with their next request. From that is taken what as many drains cost without a
-// connection, and as many requests without a drain. Exits with 1 if a move costs more than its target; with --quick it only prints.
+// connection, and as many requests without a drain. For comparison: what a new connection costs, without its request. Exits with 1 if a move costs more than its target; with --quick it only prints.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
@@ -106,6 +106,10 @@ async function movesOf(kind, count, port) {
     load.tell('ask')
     await load.message('asked')
   }
+  const renew = async () => {
+    load.tell('renew')
+    await load.message('asked')
+  }
   const bothReady = async () => {
     const ready = async () => (await pair.broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
     while ((await ready()).length !== 2) await elapsed(5)
@@ -133,6 +137,7 @@ async function movesOf(kind, count, port) {
     await load.message('connected')
     const asked = await measured(ask)
     const moved = await measured(toAndFro)
+    const renewed = kind === 'idle' ? await measured(renew) : undefined
     load.tell('rest')
     const { ended, failed, lost, unanswered } = (await load.message('counted'))[kind === 'idle' ? 'api' : 'chat']
     if (ended + failed + lost + unanswered > 0) throw new Error('connections have ended, or had no answer')
@@ -141,15 +146,19 @@ async function movesOf(kind, count, port) {
     load = undefined
     // As many looks at the status are in `empty` as in `moved`; what is between two rounds is in neither.
     const { broker, apps } = less(less(moved.costs, empty.costs), asked.costs)
-    return { moves: moved.moves, broker: broker / moved.moves, apps: apps / moved.moves }
+    const each = { moves: moved.moves, broker: broker / moved.moves, apps: apps / moved.moves }
+    if (renewed === undefined) return each
+    const connections = CONNECTIONS * DRAINS * pair.backends.length
+    const { costs } = renewed
+    return { ...each, fresh: (costs.broker + costs.apps - asked.costs.broker - asked.costs.apps) / connections }
   }
   await round()
-  console.log(`${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      broker   both apps`)
+  console.log(`${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      broker   both apps${kind === 'idle' ? '  a new connection' : ''}`)
   const seen = []
   for (let number = 1; number <= rounds; number++) {
-    const { moves, broker, apps } = await round()
+    const { moves, broker, apps, fresh } = await round()
     seen.push(broker + apps)
-    console.log(`round ${number}`.padEnd(18) + String(moves).padStart(8) + [broker + apps, broker, apps].map(column).join(''))
+    console.log(`round ${number}`.padEnd(18) + String(moves).padStart(8) + [broker + apps, broker, apps].map(column).join('') + (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)))
   }
   await pair.stop()
   console.log('')

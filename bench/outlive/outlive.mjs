@@ -116,6 +116,7 @@ function report() {
     'moves that clients have noticed': 'moves',
     'clients that had to connect again': 'ended',
     failed: 'failed',
+    'answered with Connection: close': 'announced',
     'lost, in either direction': 'lost',
     'without an answer when their connection ended': 'cut',
     doubled: 'doubled',
@@ -134,7 +135,7 @@ function report() {
   })
   row('pause as counted by the broker in this run, ms: mean', ...means)
   for (const name of SERVICES) {
-    for (const key of ['ended', 'failed', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners'])
+    for (const key of ['ended', 'failed', 'announced', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners'])
       if (sums[name][key] > 0) broken.push(`${name}: ${sums[name][key]} ${key}`)
     broken.push(...sums[name].faults.map((words) => `${name}: ${words}`))
   }

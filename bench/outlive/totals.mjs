@@ -1,7 +1,7 @@
 // What the clients of one process have counted, in a form that can be sent, saved and added up.
 import { Histogram } from './histogram.mjs'
 
-const COUNTS = ['connections', 'ended', 'failed', 'sent', 'answered', 'pushed', 'moves', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners']
+const COUNTS = ['connections', 'ended', 'failed', 'announced', 'sent', 'answered', 'pushed', 'moves', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners']
 const HISTOGRAMS = ['latency', 'pause']
 
 /** Counts, and times in microseconds. */
