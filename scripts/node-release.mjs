@@ -41,4 +41,3 @@ export function installedNode(line) {
   if (!readdirSync(bin).includes('node')) throw new Error(`${bin} holds no node`)
   return { version, bin }
 }
-

@@ -9,6 +9,7 @@ export class ApiClient {
   #totals
   #ended
   #isPlain
+  #isAnyAnswer
   #socket
   #rest = ''
   #sent = 0
@@ -25,14 +26,15 @@ export class ApiClient {
 
   /**
    * @param {{ port: number, totals: import('./totals.mjs').Totals, ended?: (client: ApiClient) => void,
-   *   isPlain?: boolean }} options `ended`: the connection has ended, and not by `close()`; default: it connects again. `isPlain`: one
-   *   message in one write, always
+   *   isPlain?: boolean, isAnyAnswer?: boolean }} options `ended`: the connection has ended, and not by `close()`; default: it connects again. `isPlain`: one
+   *   message in one write, always; `isAnyAnswer`: the answer does not name its request
    */
-  constructor({ port, totals, ended = (client) => client.connect(), isPlain = false }) {
+  constructor({ port, totals, ended = (client) => client.connect(), isPlain = false, isAnyAnswer = false }) {
     this.#port = port
     this.#totals = totals
     this.#ended = ended
     this.#isPlain = isPlain
+    this.#isAnyAnswer = isAnyAnswer
     this.connect()
   }
 
@@ -62,7 +64,12 @@ export class ApiClient {
 
   /** One request, or a few at once. */
   say() {
-    if (!this.#isConnected || this.#cut !== undefined || this.#waiting.length >= (this.#isPlain ? 1 : MAX_WAITING)) return
+    if (
+      !this.#isConnected ||
+      this.#cut !== undefined ||
+      this.#waiting.length >= (this.#isPlain ? 1 : MAX_WAITING)
+    )
+      return
     let text = ''
     for (let count = !this.#isPlain && below(8) === 0 ? 2 : 1; count > 0; count--) {
       this.#sent += 1
@@ -119,7 +126,8 @@ export class ApiClient {
     const [number, pid] = body.split(' ').map(Number)
     if (question === undefined) return void (this.#totals.doubled += 1)
     if (!head.startsWith('HTTP/1.1 200')) return void this.#totals.fault('failed', head.slice(0, 60))
-    if (number !== question.number) this.#totals.fault('wrong', `the answer to ${question.number} is that to ${number}`)
+    if (!this.#isAnyAnswer && number !== question.number)
+      this.#totals.fault('wrong', `the answer to ${question.number} is that to ${number}`)
     if (/\r\nconnection: close\r\n/i.test(head)) {
       this.#totals.announced += 1
       this.isAnnounced = true
@@ -133,5 +141,6 @@ export class ApiClient {
       this.#totals.pause.add(took)
     }
     this.pid = pid
+    this.#totals.byProcess.set(pid, (this.#totals.byProcess.get(pid) ?? 0) + 1)
   }
 }

@@ -15,7 +15,7 @@ import { migrateWebSockets } from '@baton/backend-sdk/ws'
 import { WebSocketServer } from 'ws'
 import { below, micros } from './totals.mjs'
 
-const { HANDLED, QUIET, QUIET_MOVES, STAY, PUSHES_PER_SECOND = '0', DRAIN_DEADLINE = '10m' } = process.env
+const { HANDLED, QUIET, QUIET_MOVES, STAY, PUSHES_PER_SECOND = '0', DRAIN_DEADLINE = '600000' } = process.env
 const PUSH_INTERVAL_MS = 5
 
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
@@ -81,7 +81,7 @@ function push() {
 }
 
 async function drain() {
-  await backend.drain({ deadline: DRAIN_DEADLINE })
+  await backend.drain({ deadline: Number(DRAIN_DEADLINE) })
   say('drained')
 }
 

@@ -99,7 +99,10 @@ export class ChatClient {
     let bytes
     if (!this.#isPlain && below(8) === 0) {
       const border = below(payload.length)
-      const parts = [masked(TEXT_FRAME, payload.subarray(0, border)), masked(FIN | CONTINUATION, payload.subarray(border))]
+      const parts = [
+        masked(TEXT_FRAME, payload.subarray(0, border)),
+        masked(FIN | CONTINUATION, payload.subarray(border)),
+      ]
       bytes = Buffer.concat(parts)
     } else bytes = masked(FIN | TEXT_FRAME, payload)
     const end = !this.#isPlain && below(8) === 0 ? below(bytes.length) : bytes.length
@@ -147,7 +150,8 @@ export class ChatClient {
       const short = data[1]
       const header = short === 126 ? 4 : short === 127 ? 10 : 2
       if (data.length < header) break
-      const length = short === 126 ? data.readUInt16BE(2) : short === 127 ? Number(data.readBigUInt64BE(2)) : short
+      const length =
+        short === 126 ? data.readUInt16BE(2) : short === 127 ? Number(data.readBigUInt64BE(2)) : short
       if (data.length < header + length) break
       this.#frame(data[0] & 15, data.subarray(header, header + length))
       data = data.subarray(header + length)
@@ -190,7 +194,8 @@ export class ChatClient {
 
   #checkOwner(pid, epoch) {
     const isSame = epoch === this.#epoch && (this.pid === 0 || pid === this.pid)
-    if (!isSame && epoch <= this.#epoch) this.#totals.fault('twoOwners', `${this.pid} and ${pid} after ${epoch} moves`)
+    if (!isSame && epoch <= this.#epoch)
+      this.#totals.fault('twoOwners', `${this.pid} and ${pid} after ${epoch} moves`)
     this.pid = pid
     this.#epoch = epoch
   }

@@ -22,6 +22,10 @@ const { values } = parseArgs({
     rate: { type: 'string', default: '0' },
     /** Nothing is cut, and no request is sent before the answer to the last one. */
     plain: { type: 'boolean', default: false },
+    /** The first client sends most, the last one least: half of all requests are those of a sixth of the clients. */
+    unequal: { type: 'boolean', default: false },
+    /** The answers are not those of app.mjs. */
+    'any-answer': { type: 'boolean', default: false },
     /** Each connection that ends is noted, and replaced a little later: the broker may be gone for a moment. */
     'note-ends': { type: 'boolean', default: false },
   },
@@ -32,6 +36,7 @@ const kinds = [
   { Client: ApiClient, port: Number(values['api-port']), count: Number(values.apis), name: 'api' },
 ].map((kind) => ({ ...kind, totals: new Totals(), clients: [] }))
 
+const rate = Number(values.rate)
 const RECONNECT_MS = 20
 let ends = []
 function noteEnd(name, client) {
@@ -49,10 +54,15 @@ async function until(holds) {
 for (const { Client, port, count, totals, clients, name } of kinds) {
   const ended = values['note-ends'] ? (client) => noteEnd(name, client) : undefined
   while (clients.length < count) {
-    for (let left = Math.min(AT_ONCE, count - clients.length); left > 0; left--) clients.push(new Client({ port, totals, isPlain: values.plain, ended }))
+    for (let left = Math.min(AT_ONCE, count - clients.length); left > 0; left--)
+      clients.push(
+        new Client({ port, totals, isPlain: values.plain, isAnyAnswer: values['any-answer'], ended }),
+      )
     await until(({ isOpen }) => isOpen)
   }
 }
+
+const drawn = values.unequal ? (count) => Math.floor(count * Math.random() ** 2.5) : below
 
 let timer
 let owed = 0
@@ -62,9 +72,9 @@ function go() {
   last = performance.now()
   timer = setInterval(() => {
     const now = performance.now()
-    owed += (Number(values.rate) * (now - last)) / 1000
+    owed += (rate * (now - last)) / 1000
     last = now
-    for (; owed >= 1; owed--) all[below(all.length)].say()
+    for (; owed >= 1; owed--) all[drawn(all.length)].say()
   }, TICK_MS)
 }
 
@@ -77,7 +87,11 @@ async function rest() {
   const counted = {}
   for (const kind of kinds) {
     const { name, totals, clients } = kind
-    counted[name] = { ...totals, unanswered: clients.filter(({ isAnswered }) => !isAnswered).length }
+    counted[name] = {
+      ...totals,
+      byProcess: Object.fromEntries(totals.byProcess),
+      unanswered: clients.filter(({ isAnswered }) => !isAnswered).length,
+    }
     const fresh = new Totals()
     // The clients keep the object.
     for (const key of Object.keys(fresh)) totals[key] = fresh[key]

@@ -21,14 +21,25 @@ const rounds = Number(values.rounds ?? (values.quick ? 3 : 10))
 endOnSignals()
 
 const app = await startDeployed({ services: ['web'] })
-console.log(`milliseconds of a deploy, until the old process has exited; ${values.clients} idle HTTP connections and ${values.clients} WebSockets\n`)
+console.log(
+  `milliseconds of a deploy, until the old process has exited; ${values.clients} idle HTTP connections and ${values.clients} WebSockets\n`,
+)
 console.log('round      without         with         more')
 const pairs = []
 let ended = 0
 for (let round = 1; round <= rounds; round++) {
   const without = await app.deploy('web')
   const load = new SpeakingChild(program('bench/outlive/clients.mjs'), {
-    args: ['--chat-port', app.port, '--api-port', app.port, '--chats', values.clients, '--apis', values.clients].map(String),
+    args: [
+      '--chat-port',
+      app.port,
+      '--api-port',
+      app.port,
+      '--chats',
+      values.clients,
+      '--apis',
+      values.clients,
+    ].map(String),
   })
   await load.message('connected')
   // Each has had an answer: a chat that has just connected may still be at its handshake.
@@ -39,17 +50,23 @@ for (let round = 1; round <= rounds; round++) {
   const second = await load.message('counted')
   for (const name of ['chat', 'api']) {
     ended += second[name].ended + first[name].failed + second[name].failed + second[name].unanswered
-    if (second[name].moves < Number(values.clients)) throw new Error(`only ${second[name].moves} of the ${name} clients have moved`)
+    if (second[name].moves < Number(values.clients))
+      throw new Error(`only ${second[name].moves} of the ${name} clients have moved`)
   }
   load.tell('end')
   await load.exited
   pairs.push([without, withClients])
-  console.log(String(round).padStart(5) + [without, withClients, withClients - without].map((each) => each.toFixed(0).padStart(13)).join(''))
+  console.log(
+    String(round).padStart(5) +
+      [without, withClients, withClients - without].map((each) => each.toFixed(0).padStart(13)).join(''),
+  )
 }
 await app.stop()
 
 const middle = (index) => median(pairs.map((pair) => pair[index])).toFixed(0)
 const more = Math.max(...pairs.map(([without, withClients]) => withClients - without))
-console.log(`\nmedian without ${middle(0)}, with ${middle(1)}; at most ${more.toFixed(0)} more (limit ${MOST_MORE_MS})`)
+console.log(
+  `\nmedian without ${middle(0)}, with ${middle(1)}; at most ${more.toFixed(0)} more (limit ${MOST_MORE_MS})`,
+)
 console.log(`clients that had to connect again, or had no answer: ${ended}`)
 process.exit(more <= MOST_MORE_MS && ended === 0 ? 0 : 1)

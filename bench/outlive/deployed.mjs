@@ -18,7 +18,10 @@ export async function startDeployed({ services, instances = 1, pushes = 0, servi
   const configured = services.map((name) => {
     const env = { HANDLED: handled(name), PUSHES_PER_SECOND: String(pushes), QUIET: '1' }
     const command = [process.execPath, program('bench/outlive/app.mjs')]
-    return [name, { command, cwd: program('.'), env, instances, minHealthy: '0s', holdTimeout: '10m', ...service }]
+    return [
+      name,
+      { command, cwd: program('.'), env, instances, minHealthy: '0s', holdTimeout: '10m', ...service },
+    ]
   })
   const broker = await startBroker({
     wrapper: OWN_SESSION,

@@ -62,11 +62,18 @@ class KeptClient {
 
   #ask(port, number) {
     return new Promise((resolve, reject) => {
-      const request = http.get({ agent: this.#agent, host: '127.0.0.1', port, path: `/${number}` }, (response) => {
-        if (response.statusCode !== 200) reject(new Error(`status ${response.statusCode}`))
-        let text = ''
-        response.setEncoding('latin1').on('data', (chunk) => (text += chunk)).on('end', () => resolve(text)).on('error', reject)
-      })
+      const request = http.get(
+        { agent: this.#agent, host: '127.0.0.1', port, path: `/${number}` },
+        (response) => {
+          if (response.statusCode !== 200) reject(new Error(`status ${response.statusCode}`))
+          let text = ''
+          response
+            .setEncoding('latin1')
+            .on('data', (chunk) => (text += chunk))
+            .on('end', () => resolve(text))
+            .on('error', reject)
+        },
+      )
       request.on('error', reject)
     })
   }
@@ -78,11 +85,16 @@ const clients = Array.from({ length: Number(values.clients) }, () => new KeptCli
 const begun = performance.now()
 for (let count = 1; count <= deploys; count++) {
   await app.deploy('web')
-  if (count % 50 === 0) console.error(`${count} deploys, ${((performance.now() - begun) / 1000).toFixed(0)} s`)
+  if (count % 50 === 0)
+    console.error(`${count} deploys, ${((performance.now() - begun) / 1000).toFixed(0)} s`)
 }
 const seconds = (performance.now() - begun) / 1000
 await Promise.all(clients.map((client) => client.stop()))
-const moves = Number(/^baton_connections_handed_back_total\{service="web",kind="idle",result="taken"\} (\d+)$/m.exec(await app.metrics())?.[1] ?? 0)
+const moves = Number(
+  /^baton_connections_handed_back_total\{service="web",kind="idle",result="taken"\} (\d+)$/m.exec(
+    await app.metrics(),
+  )?.[1] ?? 0,
+)
 await app.stop()
 
 const most = Math.max(...clients.map(({ opened }) => opened))
@@ -97,7 +109,9 @@ const lines = {
   'failed requests': failures.length,
   'connections handed back': moves,
   'TCP connections that a client has opened, at most': most,
-  'answer, ms: p50 / p99 / max': [0.5, 0.99, 1].map((share) => (latency.quantile(share) / 1000).toFixed(1)).join(' / '),
+  'answer, ms: p50 / p99 / max': [0.5, 0.99, 1]
+    .map((share) => (latency.quantile(share) / 1000).toFixed(1))
+    .join(' / '),
 }
 for (const [name, value] of Object.entries(lines)) console.log(`${name.padEnd(52)}${value}`)
 for (const failure of failures.slice(0, 10)) console.log(failure)

@@ -32,6 +32,8 @@ const ROLES = ['giver', 'successor', 'worker', 'master', 'none']
  * of a master that was killed lives on until its clients are handed off.
  */
 const GRACE = { giver: 2000, successor: 2000, worker: 2000, master: 35_000 }
+/** A giver that loses its broker cannot hand anything back any more, and cuts what it still has when this is over. Milliseconds. */
+const DRAIN_DEADLINE = 3000
 
 endOnSignals()
 const random = generator(Number(values.seed))
@@ -50,7 +52,13 @@ let broker = await start()
 /** Ready ones, oldest first. */
 const backends = []
 async function startBackend() {
-  const env = { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', QUIET: '1', PUSHES_PER_SECOND: '50' }
+  const env = {
+    BATON_SOCKET: broker.control,
+    BATON_SERVICE: 'web',
+    QUIET: '1',
+    PUSHES_PER_SECOND: '50',
+    DRAIN_DEADLINE: String(DRAIN_DEADLINE),
+  }
   const backend = new SpeakingChild(program('bench/outlive/app.mjs'), { env })
   await backend.message('ready')
   backends.push(backend)
@@ -59,18 +67,30 @@ async function startBackend() {
 while (backends.length < REGISTERED) await startBackend()
 
 const load = new SpeakingChild(program('bench/outlive/clients.mjs'), {
-  args: ['--chat-port', port, '--api-port', port, '--chats', values.clients, '--apis', values.clients, '--rate', '500', '--note-ends'].map(String),
+  args: [
+    '--chat-port',
+    port,
+    '--api-port',
+    port,
+    '--chats',
+    values.clients,
+    '--apis',
+    values.clients,
+    '--rate',
+    '500',
+    '--note-ends',
+  ].map(String),
 })
 await load.message('connected')
 
-/** @type {{ role: string, pid: number, at: number }[]} */
+/** `giver`: the pid of the process that was draining then. @type {{ role: string, pid: number, giver: number, at: number }[]} */
 const killed = []
 const totals = { chat: new Totals(), api: new Totals() }
 const ends = []
 let unanswered = 0
 const begun = performance.now()
 let moved = 0
-for (let round = 0; moved < wanted; ) {
+for (let round = 0; moved < wanted;) {
   load.tell('go')
   let inLeg = 0
   for (let left = LEG; left > 0 && moved + inLeg < wanted; left--, round++) {
@@ -86,7 +106,9 @@ for (let round = 0; moved < wanted; ) {
     moved += counted[name].moves
     unanswered += counted[name].unanswered
   }
-  console.error(`${moved} moves, ${killed.length} kills, ${((performance.now() - begun) / 1000).toFixed(0)} s`)
+  console.error(
+    `${moved} moves, ${killed.length} kills, ${((performance.now() - begun) / 1000).toFixed(0)} s`,
+  )
 }
 load.tell('end')
 await load.exited
@@ -101,15 +123,15 @@ async function oneRound(role) {
   const giver = backends.shift()
   giver.tell('drain')
   await elapsed(random() * MOMENT)
-  if (role === 'giver') kill(role, giver)
-  if (role === 'successor') kill(role, successor)
+  if (role === 'giver') kill(role, giver, giver)
+  if (role === 'successor') kill(role, successor, giver)
   if (role === 'worker') {
     const worker = await onlyWorker(broker)
-    kill(role, { pid: worker, kill: (signal) => process.kill(worker, signal) })
+    kill(role, { pid: worker, kill: (signal) => process.kill(worker, signal) }, giver)
     while ((await onlyWorker(broker).catch(() => worker)) === worker) await elapsed(5)
   }
   if (role === 'master') {
-    kill(role, broker.child)
+    kill(role, broker.child, giver)
     await broker.child.exited
     broker = await start()
   }
@@ -119,14 +141,15 @@ async function oneRound(role) {
   await allRegistered()
 }
 
-function kill(role, victim) {
-  killed.push({ role, pid: victim.pid, at: micros() })
+function kill(role, victim, giver) {
+  killed.push({ role, pid: victim.pid, giver: giver.pid, at: micros() })
   victim.kill('SIGKILL')
 }
 
 /** After the death of a worker or a master they dial again. */
 async function allRegistered() {
-  const ready = async () => (await broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
+  const ready = async () =>
+    (await broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
   for (;;) {
     const pids = (await ready().catch(() => [])).map(({ pid }) => pid)
     if (backends.every(({ pid }) => pids.includes(pid))) return
@@ -136,11 +159,18 @@ async function allRegistered() {
 
 /** Why a connection has ended, or undefined. */
 function causeOf({ at, pid, isAnnounced, closeCode }) {
+  const lonely = killed.find(
+    (kill) => kill.giver === pid && ['worker', 'master'].includes(kill.role) && kill.at <= at,
+  )
+  if (lonely !== undefined && !isAnnounced && at - lonely.at > 500 * DRAIN_DEADLINE)
+    return `cut at the drain deadline of a giver whose ${lonely.role} was killed`
   const recent = killed.filter((kill) => kill.at <= at && at - kill.at < 1000 * GRACE[kill.role])
   const own = recent.find((kill) => kill.pid === pid)
   if (own !== undefined) return `its process, a ${own.role}, was killed`
   // The kill of a process ends connections at once, that of a master later.
-  const [last] = recent.toSorted((a, b) => Number(a.role === 'master') - Number(b.role === 'master') || b.at - a.at)
+  const [last] = recent.toSorted(
+    (a, b) => Number(a.role === 'master') - Number(b.role === 'master') || b.at - a.at,
+  )
   if (last === undefined) return undefined
   if (isAnnounced) return `announced by Connection: close, after the kill of the ${last.role}`
   if (closeCode !== undefined) return `closed with code ${closeCode}, after the kill of the ${last.role}`
@@ -150,8 +180,12 @@ function causeOf({ at, pid, isAnnounced, closeCode }) {
 function report() {
   const row = (name, value) => console.log(`${name.padEnd(70)}${value}`)
   row('moves', `${moved} in ${((performance.now() - begun) / 1000).toFixed(0)} s, seed ${values.seed}`)
-  for (const role of ROLES.slice(0, -1)) row(`kills of a ${role}`, killed.filter((kill) => kill.role === role).length)
-  for (const [name, what] of [['chat', 'WebSocket'], ['api', 'HTTP']]) {
+  for (const role of ROLES.slice(0, -1))
+    row(`kills of a ${role}`, killed.filter((kill) => kill.role === role).length)
+  for (const [name, what] of [
+    ['chat', 'WebSocket'],
+    ['api', 'HTTP'],
+  ]) {
     row(`${what}: messages or requests answered`, totals[name].answered)
     row(`${what}: connections that ended`, ends.filter((end) => end.name === name).length)
     const causes = new Map()
@@ -160,7 +194,8 @@ function report() {
       const seen = causes.get(cause) ?? { connections: 0, messages: 0 }
       causes.set(cause, { connections: seen.connections + 1, messages: seen.messages + end.unanswered })
     }
-    for (const [cause, { connections, messages }] of [...causes].toSorted()) row(`  ${cause}`, `${connections}, with ${messages} unanswered`)
+    for (const [cause, { connections, messages }] of [...causes].toSorted())
+      row(`  ${cause}`, `${connections}, with ${messages} unanswered`)
   }
   const broken = {
     'connections served by two processes': totals.chat.twoOwners + totals.api.twoOwners,

@@ -35,7 +35,8 @@ const CONNECTIONS = 200
 /** Drains of each process in a round. */
 const DRAINS = values.quick ? 5 : 15
 
-const less = (after, before) => Object.fromEntries(Object.entries(after).map(([name, value]) => [name, value - before[name]]))
+const less = (after, before) =>
+  Object.fromEntries(Object.entries(after).map(([name, value]) => [name, value - before[name]]))
 const column = (value) => value.toFixed(1).padStart(12)
 
 if (lines.length !== 1 || lines[0] !== 'current') process.exit(onEachLine() ? 0 : 1)
@@ -83,7 +84,10 @@ async function startPair() {
   return {
     broker,
     backends,
-    costs: () => ({ broker: runningTime([broker.child.pid, broker.pid]), apps: runningTime(backends.map(({ pid }) => pid)) }),
+    costs: () => ({
+      broker: runningTime([broker.child.pid, broker.pid]),
+      apps: runningTime(backends.map(({ pid }) => pid)),
+    }),
     /** @param {'idle' | 'replay'} kind */
     async moves(kind) {
       const series = `^baton_connections_handed_back_total\\{service="web",kind="${kind}",result="taken"\\} (\\d+)$`
@@ -111,7 +115,8 @@ async function movesOf(kind, count, port) {
     await load.message('asked')
   }
   const bothReady = async () => {
-    const ready = async () => (await pair.broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
+    const ready = async () =>
+      (await pair.broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
     while ((await ready()).length !== 2) await elapsed(5)
   }
   /** What `work` costs, for each process of each drain, and how many connections it moves. */
@@ -139,7 +144,9 @@ async function movesOf(kind, count, port) {
     const moved = await measured(toAndFro)
     const renewed = kind === 'idle' ? await measured(renew) : undefined
     load.tell('rest')
-    const { ended, failed, lost, unanswered } = (await load.message('counted'))[kind === 'idle' ? 'api' : 'chat']
+    const { ended, failed, lost, unanswered } = (await load.message('counted'))[
+      kind === 'idle' ? 'api' : 'chat'
+    ]
     if (ended + failed + lost + unanswered > 0) throw new Error('connections have ended, or had no answer')
     load.tell('end')
     await load.exited
@@ -150,15 +157,25 @@ async function movesOf(kind, count, port) {
     if (renewed === undefined) return each
     const connections = CONNECTIONS * DRAINS * pair.backends.length
     const { costs } = renewed
-    return { ...each, fresh: (costs.broker + costs.apps - asked.costs.broker - asked.costs.apps) / connections }
+    return {
+      ...each,
+      fresh: (costs.broker + costs.apps - asked.costs.broker - asked.costs.apps) / connections,
+    }
   }
   await round()
-  console.log(`${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      broker   both apps${kind === 'idle' ? '  a new connection' : ''}`)
+  console.log(
+    `${(kind === 'idle' ? 'idle connections' : 'WebSockets').padEnd(18)}   moves      in all      broker   both apps${kind === 'idle' ? '  a new connection' : ''}`,
+  )
   const seen = []
   for (let number = 1; number <= rounds; number++) {
     const { moves, broker, apps, fresh } = await round()
     seen.push(broker + apps)
-    console.log(`round ${number}`.padEnd(18) + String(moves).padStart(8) + [broker + apps, broker, apps].map(column).join('') + (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)))
+    console.log(
+      `round ${number}`.padEnd(18) +
+        String(moves).padStart(8) +
+        [broker + apps, broker, apps].map(column).join('') +
+        (fresh === undefined ? '' : fresh.toFixed(1).padStart(18)),
+    )
   }
   await pair.stop()
   console.log('')

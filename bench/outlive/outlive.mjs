@@ -35,7 +35,14 @@ const [deploys, chats, apis, instances, rate] = [
 const LEG = 20
 const SERVICES = ['chat', 'api']
 
-const sums = { deploys: 0, seconds: 0, runs: 0, chat: new Totals(), api: new Totals(), deploy: new Histogram() }
+const sums = {
+  deploys: 0,
+  seconds: 0,
+  runs: 0,
+  chat: new Totals(),
+  api: new Totals(),
+  deploy: new Histogram(),
+}
 const broken = []
 if (values.resume !== undefined && existsSync(values.resume)) {
   const saved = JSON.parse(readFileSync(values.resume, 'utf8'))
@@ -53,7 +60,18 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => (isInterrup
 
 const app = await startDeployed({ services: SERVICES, instances, pushes: Math.ceil(rate / 4) })
 const load = new SpeakingChild(program('bench/outlive/clients.mjs'), {
-  args: ['--chat-port', app.ports.chat, '--api-port', app.ports.api, '--chats', chats, '--apis', apis, '--rate', rate].map(String),
+  args: [
+    '--chat-port',
+    app.ports.chat,
+    '--api-port',
+    app.ports.api,
+    '--chats',
+    chats,
+    '--apis',
+    apis,
+    '--rate',
+    rate,
+  ].map(String),
   wrapper: OWN_SESSION,
 })
 const { missing } = await load.message('connected')
@@ -104,9 +122,12 @@ function report() {
   const { chat, api, deploy } = sums
   const ms = (value) => (value / 1000).toFixed(1)
   const spread = (histogram) => [0.5, 0.99, 1].map((share) => ms(histogram.quantile(share))).join(' / ')
-  const row = (name, ...cells) => console.log(name.padEnd(56) + cells.map((cell) => String(cell).padStart(22)).join(''))
+  const row = (name, ...cells) =>
+    console.log(name.padEnd(56) + cells.map((cell) => String(cell).padStart(22)).join(''))
   const runs = sums.runs === 1 ? '' : `, in ${sums.runs} runs`
-  console.log(`${sums.deploys} deploys of each service in ${sums.seconds.toFixed(0)} s${runs}, ${instances} instances\n`)
+  console.log(
+    `${sums.deploys} deploys of each service in ${sums.seconds.toFixed(0)} s${runs}, ${instances} instances\n`,
+  )
   row('', 'chat (WebSocket)', 'API (HTTP)')
   row('clients', chats, apis)
   for (const [name, key] of Object.entries({
@@ -130,12 +151,28 @@ function report() {
   row('all answers, ms: p50 / p99 / max', spread(chat.latency), spread(api.latency))
   row('time of a deploy, ms: p50 / p99 / max', spread(deploy))
   const means = ['replay', 'idle'].map((kind, index) => {
-    const of = (part) => Number(new RegExp(`^baton_handback_pause_seconds_${part}\\{service="${SERVICES[index]}",kind="${kind}"\\} (\\S+)$`, 'm').exec(pauses)?.[1] ?? 0)
+    const of = (part) =>
+      Number(
+        new RegExp(
+          `^baton_handback_pause_seconds_${part}\\{service="${SERVICES[index]}",kind="${kind}"\\} (\\S+)$`,
+          'm',
+        ).exec(pauses)?.[1] ?? 0,
+      )
     return `${((1000 * of('sum')) / Math.max(1, of('count'))).toFixed(2)} of ${of('count')}`
   })
   row('pause as counted by the broker in this run, ms: mean', ...means)
   for (const name of SERVICES) {
-    for (const key of ['ended', 'failed', 'announced', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners'])
+    for (const key of [
+      'ended',
+      'failed',
+      'announced',
+      'lost',
+      'cut',
+      'doubled',
+      'reordered',
+      'wrong',
+      'twoOwners',
+    ])
       if (sums[name][key] > 0) broken.push(`${name}: ${sums[name][key]} ${key}`)
     broken.push(...sums[name].faults.map((words) => `${name}: ${words}`))
   }

@@ -1,7 +1,22 @@
 // What the clients of one process have counted, in a form that can be sent, saved and added up.
 import { Histogram } from './histogram.mjs'
 
-const COUNTS = ['connections', 'ended', 'failed', 'announced', 'sent', 'answered', 'pushed', 'moves', 'lost', 'cut', 'doubled', 'reordered', 'wrong', 'twoOwners']
+const COUNTS = [
+  'connections',
+  'ended',
+  'failed',
+  'announced',
+  'sent',
+  'answered',
+  'pushed',
+  'moves',
+  'lost',
+  'cut',
+  'doubled',
+  'reordered',
+  'wrong',
+  'twoOwners',
+]
 const HISTOGRAMS = ['latency', 'pause']
 
 /** Counts, and times in microseconds. */
@@ -9,6 +24,8 @@ export class Totals {
   constructor() {
     for (const name of COUNTS) this[name] = 0
     for (const name of HISTOGRAMS) this[name] = new Histogram()
+    /** Pid -> answers. @type {Map<number, number>} */
+    this.byProcess = new Map()
     /** The first few faults, in words. @type {string[]} */
     this.faults = []
   }
