@@ -124,8 +124,14 @@ export class ApiClient {
   #answered(head, body) {
     const question = this.#waiting.shift()
     const [number, pid] = body.split(' ').map(Number)
-    if (question === undefined) return void (this.#totals.doubled += 1)
-    if (!head.startsWith('HTTP/1.1 200')) return void this.#totals.fault('failed', head.slice(0, 60))
+    if (question === undefined) {
+      this.#totals.doubled += 1
+      return
+    }
+    if (!head.startsWith('HTTP/1.1 200')) {
+      this.#totals.fault('failed', head.slice(0, 60))
+      return
+    }
     if (!this.#isAnyAnswer && number !== question.number)
       this.#totals.fault('wrong', `the answer to ${question.number} is that to ${number}`)
     if (/\r\nconnection: close\r\n/i.test(head)) {

@@ -44,7 +44,7 @@ async function serve() {
     members.set(ws, member)
     ws.on('error', () => undefined)
     ws.on('close', () => members.delete(ws))
-    ws.on('message', (data) => {
+    ws.on('message', (/** @type {Buffer} */ data) => {
       messages += 1
       member.heard += 1
       const echoed = Number.parseInt(data.toString('latin1', 0, 12), 10)

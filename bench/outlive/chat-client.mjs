@@ -140,9 +140,15 @@ export class ChatClient {
     let data = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk])
     if (!this.#isOpen) {
       const end = data.indexOf('\r\n\r\n')
-      if (end < 0) return void (this.#rest = data)
+      if (end < 0) {
+        this.#rest = data
+        return
+      }
       const head = data.toString('latin1', 0, end)
-      if (!head.startsWith('HTTP/1.1 101') || !head.includes(ACCEPT)) return void this.#socket.destroy()
+      if (!head.startsWith('HTTP/1.1 101') || !head.includes(ACCEPT)) {
+        this.#socket.destroy()
+        return
+      }
       this.#isOpen = true
       data = data.subarray(end + 4)
     }

@@ -88,8 +88,7 @@ async function rest() {
   for (const kind of kinds) {
     const { name, totals, clients } = kind
     counted[name] = {
-      ...totals,
-      byProcess: Object.fromEntries(totals.byProcess),
+      ...totals.toJSON(),
       unanswered: clients.filter(({ isAnswered }) => !isAnswered).length,
     }
     const fresh = new Totals()

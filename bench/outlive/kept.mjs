@@ -21,21 +21,28 @@ const { values } = parseArgs({
 const deploys = Number(values.deploys ?? (values.quick ? 10 : 200))
 endOnSignals()
 
+class CountingAgent extends http.Agent {
+  opened = 0
+
+  createConnection(...args) {
+    this.opened += 1
+    return super.createConnection(...args)
+  }
+}
+
 /** Keeps one connection, as Node's users do, and counts how often it has had to open one. */
 class KeptClient {
-  opened = 0
   requests = 0
   failures = []
   #stopped = false
-  #agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  #agent = new CountingAgent({ keepAlive: true, maxSockets: 1 })
 
   constructor(port, latency) {
-    const { createConnection } = this.#agent
-    this.#agent.createConnection = (...args) => {
-      this.opened += 1
-      return createConnection.apply(this.#agent, args)
-    }
     this.done = this.#run(port, latency)
+  }
+
+  get opened() {
+    return this.#agent.opened
   }
 
   stop() {

@@ -146,12 +146,15 @@ function kill(role, victim, giver) {
   victim.kill('SIGKILL')
 }
 
+async function readyPids() {
+  const [{ backends: known }] = (await broker.status()).services
+  return known.filter(({ state }) => state === 'ready').map(({ pid }) => pid)
+}
+
 /** After the death of a worker or a master they dial again. */
 async function allRegistered() {
-  const ready = async () =>
-    (await broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
   for (;;) {
-    const pids = (await ready().catch(() => [])).map(({ pid }) => pid)
+    const pids = await readyPids().catch(() => [])
     if (backends.every(({ pid }) => pids.includes(pid))) return
     await elapsed(10)
   }
@@ -160,12 +163,12 @@ async function allRegistered() {
 /** Why a connection has ended, or undefined. */
 function causeOf({ at, pid, isAnnounced, closeCode }) {
   const lonely = killed.find(
-    (kill) => kill.giver === pid && ['worker', 'master'].includes(kill.role) && kill.at <= at,
+    (each) => each.giver === pid && ['worker', 'master'].includes(each.role) && each.at <= at,
   )
   if (lonely !== undefined && !isAnnounced && at - lonely.at > 500 * DRAIN_DEADLINE)
     return `cut at the drain deadline of a giver whose ${lonely.role} was killed`
-  const recent = killed.filter((kill) => kill.at <= at && at - kill.at < 1000 * GRACE[kill.role])
-  const own = recent.find((kill) => kill.pid === pid)
+  const recent = killed.filter((each) => each.at <= at && at - each.at < 1000 * GRACE[each.role])
+  const own = recent.find((each) => each.pid === pid)
   if (own !== undefined) return `its process, a ${own.role}, was killed`
   // The kill of a process ends connections at once, that of a master later.
   const [last] = recent.toSorted(
@@ -177,11 +180,14 @@ function causeOf({ at, pid, isAnnounced, closeCode }) {
   return `on its way when the ${last.role} was killed`
 }
 
+function row(name, value) {
+  console.log(`${name.padEnd(70)}${value}`)
+}
+
 function report() {
-  const row = (name, value) => console.log(`${name.padEnd(70)}${value}`)
   row('moves', `${moved} in ${((performance.now() - begun) / 1000).toFixed(0)} s, seed ${values.seed}`)
   for (const role of ROLES.slice(0, -1))
-    row(`kills of a ${role}`, killed.filter((kill) => kill.role === role).length)
+    row(`kills of a ${role}`, killed.filter((each) => each.role === role).length)
   for (const [name, what] of [
     ['chat', 'WebSocket'],
     ['api', 'HTTP'],
@@ -194,7 +200,7 @@ function report() {
       const seen = causes.get(cause) ?? { connections: 0, messages: 0 }
       causes.set(cause, { connections: seen.connections + 1, messages: seen.messages + end.unanswered })
     }
-    for (const [cause, { connections, messages }] of [...causes].toSorted())
+    for (const [cause, { connections, messages }] of [...causes].toSorted(([a], [b]) => (a < b ? -1 : 1)))
       row(`  ${cause}`, `${connections}, with ${messages} unanswered`)
   }
   const broken = {

@@ -100,6 +100,14 @@ async function startPair() {
   }
 }
 
+async function bothReady({ broker }) {
+  for (;;) {
+    const [{ backends }] = (await broker.status()).services
+    if (backends.filter(({ state }) => state === 'ready').length === 2) return
+    await elapsed(5)
+  }
+}
+
 /** @param {'idle' | 'replay'} kind @param {string} count @param {string} port options of clients.mjs */
 async function movesOf(kind, count, port) {
   const pair = await startPair()
@@ -114,11 +122,6 @@ async function movesOf(kind, count, port) {
     load.tell('renew')
     await load.message('asked')
   }
-  const bothReady = async () => {
-    const ready = async () =>
-      (await pair.broker.status()).services[0].backends.filter(({ state }) => state === 'ready')
-    while ((await ready()).length !== 2) await elapsed(5)
-  }
   /** What `work` costs, for each process of each drain, and how many connections it moves. */
   const measured = async (work) => {
     // Reading the metrics costs the broker something: outside what is measured.
@@ -129,7 +132,7 @@ async function movesOf(kind, count, port) {
   }
   /** All that this process has goes to the other one, which hands some back when this one registers again. */
   const toAndFro = async (backend) => {
-    await bothReady()
+    await bothReady(pair)
     backend.tell('drain')
     await backend.message('drained')
     backend.tell('serve')

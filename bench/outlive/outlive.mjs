@@ -54,9 +54,9 @@ if (values.resume !== undefined && existsSync(values.resume)) {
 }
 sums.runs += 1
 
-let isInterrupted = false
+const interrupted = new AbortController()
 // A terminal signals its whole group: broker and clients are in sessions of their own, and end when this process says so.
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => (isInterrupted = true))
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => interrupted.abort())
 
 const app = await startDeployed({ services: SERVICES, instances, pushes: Math.ceil(rate / 4) })
 const load = new SpeakingChild(program('bench/outlive/clients.mjs'), {
@@ -79,10 +79,10 @@ if (missing > 0) broken.push(`${missing} clients could not connect`)
 
 /** Of this run: what the apps must have handled in the end. */
 const sent = { chat: 0, api: 0 }
-while (sums.deploys < deploys && !isInterrupted) {
+while (sums.deploys < deploys && !interrupted.signal.aborted) {
   const begun = performance.now()
   load.tell('go')
-  for (let left = Math.min(LEG, deploys - sums.deploys); left > 0 && !isInterrupted; left--) {
+  for (let left = Math.min(LEG, deploys - sums.deploys); left > 0 && !interrupted.signal.aborted; left--) {
     for (const name of SERVICES) sums.deploy.add(1000 * (await app.deploy(name)))
     sums.deploys += 1
   }
@@ -118,12 +118,17 @@ function save() {
   renameSync(beside, values.resume)
 }
 
+/** Milliseconds: p50, p99, maximum. @param {Histogram} histogram */
+function spread(histogram) {
+  return [0.5, 0.99, 1].map((share) => (histogram.quantile(share) / 1000).toFixed(1)).join(' / ')
+}
+
+function row(name, ...cells) {
+  console.log(name.padEnd(56) + cells.map((cell) => String(cell).padStart(22)).join(''))
+}
+
 function report() {
   const { chat, api, deploy } = sums
-  const ms = (value) => (value / 1000).toFixed(1)
-  const spread = (histogram) => [0.5, 0.99, 1].map((share) => ms(histogram.quantile(share))).join(' / ')
-  const row = (name, ...cells) =>
-    console.log(name.padEnd(56) + cells.map((cell) => String(cell).padStart(22)).join(''))
   const runs = sums.runs === 1 ? '' : `, in ${sums.runs} runs`
   console.log(
     `${sums.deploys} deploys of each service in ${sums.seconds.toFixed(0)} s${runs}, ${instances} instances\n`,

@@ -49,9 +49,9 @@ async function baton(service) {
 }
 
 async function haproxyPeer() {
-  const { port, processes, stop } = await haproxy.startHttp({ backends: BACKENDS })
-  const of = (role) => processes.filter((each) => each.role === role).map(({ pid }) => pid)
-  return { port, brokerPids: of('broker'), appPids: of('backend'), stop }
+  const peer = await haproxy.startHttp({ backends: BACKENDS })
+  const of = (role) => peer.processes.filter((each) => each.role === role).map(({ pid }) => pid)
+  return { port: peer.port, brokerPids: of('broker'), appPids: of('backend'), stop: () => peer.stop() }
 }
 
 const PEERS = {
@@ -120,8 +120,8 @@ const isMet = spread <= MOST_SPREAD
 console.log(
   `\nfarthest from the mean with parkAfter 0ms: ${(100 * spread).toFixed(1)} %, target at most ${100 * MOST_SPREAD} %: ${isMet ? 'met' : 'NOT met'}`,
 )
-for (const { load, stop } of running.values()) {
-  load.kill('SIGKILL')
-  await stop()
+for (const peer of running.values()) {
+  peer.load.kill('SIGKILL')
+  await peer.stop()
 }
 process.exit(isMet ? 0 : 1)

@@ -36,6 +36,10 @@ export class Totals {
     if (this.faults.length < 20) this.faults.push(`${kind}: ${words}`)
   }
 
+  toJSON() {
+    return { ...Object.fromEntries(Object.entries(this)), byProcess: Object.fromEntries(this.byProcess) }
+  }
+
   /** @param {object} saved a `Totals`, as it was after JSON */
   addSaved(saved) {
     for (const name of COUNTS) this[name] += saved[name]
