@@ -1,4 +1,4 @@
-// node bench/outlive/parked-balance.mjs [--seconds 10] [--rounds 5] [--rate 1000] [--quick]
+// node bench/outlive/parked-balance.mjs [--seconds 10] [--rounds 5] [--rate 500] [--quick]
 //
 // With `parkAfter: "0ms"` each request of a kept connection goes to the backend that is best then. 16 kept clients of unequal load on four
 // backends: how the requests are spread; and the CPU time of a request in broker and apps, beside HAProxy in http mode under the same load, in
@@ -21,7 +21,7 @@ const { values } = parseArgs({
   options: {
     seconds: { type: 'string' },
     rounds: { type: 'string' },
-    rate: { type: 'string', default: '1000' },
+    rate: { type: 'string', default: '500' },
     quick: { type: 'boolean', default: false },
   },
 })
