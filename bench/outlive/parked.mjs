@@ -80,8 +80,7 @@ async function arrive({ broker }, count, areParked) {
     each.tell('ask')
   }
   for (const each of processes) await each.message('asked')
-  const settled = ({ parked, backends }) =>
-    areParked ? parked : backends[0].adopted - backends[0].closed - backends[0].handedBack
+  const settled = ({ parked, backends }) => (areParked ? parked : backends[0].adopted - backends[0].closed)
   while (settled((await broker.status()).services[0]) < count) await elapsed(20)
   return async () => {
     for (const each of processes) each.kill('SIGKILL')
@@ -109,7 +108,6 @@ async function memory(service) {
     liveBroker: each('broker', 'live'),
     liveApp: each('app', 'live'),
   }
-}
 }
 
 /** Resolves to a connection that has had an answer, and to the microseconds to its first byte. */
@@ -158,8 +156,11 @@ for (let round = 1; round <= rounds; round++) {
   // What is left of the app's first requests may be less than before them.
   const times = (kept.broker + kept.app) / Math.max(1, parked.broker + Math.max(0, parked.app))
   seen.push({ parked, kept, times })
-  const line = (name, ...cells) => name.padEnd(13) + cells.map((cell, index) => String(cell).padStart([14, 11, 17, 11][index])).join('')
-  console.log(`${line(String(round), parked.broker, parked.app, kept.broker, kept.app)}${times.toFixed(1).padStart(15)}`)
+  const line = (name, ...cells) =>
+    name.padEnd(13) + cells.map((cell, index) => String(cell).padStart([14, 11, 17, 11][index])).join('')
+  console.log(
+    `${line(String(round), parked.broker, parked.app, kept.broker, kept.app)}${times.toFixed(1).padStart(15)}`,
+  )
   console.log(line('  objects', parked.liveBroker, parked.liveApp, kept.liveBroker, kept.liveApp))
 }
 const bytes = median(seen.map(({ parked }) => parked.broker))
