@@ -26,7 +26,7 @@ export async function startDeployed({ services, instances = 1, pushes = 0, servi
   const broker = await startBroker({
     wrapper: OWN_SESSION,
     config: {
-      // What cannot move stays until its time is over, and is seen as a client that had to connect again.
+      // A connection that cannot move is cut after this, and its client is counted as one that had to connect again.
       drainDeadline: '1m',
       listeners: services.map((name) => ({ name, listen: '127.0.0.1:0', protocol: 'http', service: name })),
       services: Object.fromEntries(configured),
@@ -41,7 +41,7 @@ export async function startDeployed({ services, instances = 1, pushes = 0, servi
       if (!text.includes('Success=1\n')) throw new Error(`the deploy of ${name} failed:\n${text}`)
       return performance.now() - begun
     },
-    /** What the processes that have exited have handled; all of them, after `stop`. @param {string} name */
+    /** Requests and messages that exited processes have handled; after `stop`, those of all. @param {string} name */
     handled(name) {
       const total = { requests: 0, messages: 0 }
       if (!existsSync(handled(name))) return total

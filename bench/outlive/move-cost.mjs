@@ -122,7 +122,7 @@ async function movesOf(kind, count, port) {
     load.tell('renew')
     await load.message('asked')
   }
-  /** What `work` costs, for each process of each drain, and how many connections it moves. */
+  /** The cost of `work`, done once for each process of each drain, and the number of connections that it moves. */
   const measured = async (work) => {
     // Reading the metrics costs the broker something: outside what is measured.
     const [movesBefore, before] = [await pair.moves(kind), pair.costs()]

@@ -148,16 +148,18 @@ async function firstBytes() {
   return seen
 }
 
+function line(name, ...cells) {
+  return name.padEnd(13) + cells.map((cell, index) => String(cell).padStart([14, 11, 17, 11][index])).join('')
+}
+
 console.log(`bytes of resident memory for each of ${clients} idle HTTP connections\n`)
 console.log('round         parked: broker        app     kept: broker        app    less, times')
 const seen = []
 for (let round = 1; round <= rounds; round++) {
   const [parked, kept] = [await memory({ parkAfter: '1s' }), await memory({})]
-  // What is left of the app's first requests may be less than before them.
+  // The app may have less than before its clients came.
   const times = (kept.broker + kept.app) / Math.max(1, parked.broker + Math.max(0, parked.app))
   seen.push({ parked, kept, times })
-  const line = (name, ...cells) =>
-    name.padEnd(13) + cells.map((cell, index) => String(cell).padStart([14, 11, 17, 11][index])).join('')
   console.log(
     `${line(String(round), parked.broker, parked.app, kept.broker, kept.app)}${times.toFixed(1).padStart(15)}`,
   )

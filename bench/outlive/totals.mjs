@@ -1,4 +1,4 @@
-// What the clients of one process have counted, in a form that can be sent, saved and added up.
+// The counts of the clients of one process, in a form that can be sent, saved and added up.
 import { Histogram } from './histogram.mjs'
 
 const COUNTS = [
