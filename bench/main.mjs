@@ -46,7 +46,7 @@ if (name === undefined || name === '--help') {
   console.log(
     'usage: npm run bench -- NAME [--quick] [OPTION]...\n\nName            Measures (bench/README.md has the options)',
   )
-  for (const [each, { measures }] of Object.entries(BENCHES)) console.log(`${each.padEnd(14)}${measures}`)
+  for (const [each, { measures }] of Object.entries(BENCHES)) console.log(`${each.padEnd(16)}${measures}`)
 } else if (Object.hasOwn(BENCHES, name)) {
   await import('../scripts/build.mjs')
   const { file = `${name}.mjs`, node = [] } = BENCHES[name]
