@@ -66,7 +66,7 @@ await app.stop()
 const middle = (index) => median(pairs.map((pair) => pair[index])).toFixed(0)
 const more = Math.max(...pairs.map(([without, withClients]) => withClients - without))
 console.log(
-  `\nmedian without ${middle(0)}, with ${middle(1)}; at most ${more.toFixed(0)} more (limit ${MOST_MORE_MS})`,
+  `\nmedian without ${middle(0)}, with ${middle(1)}; at most ${more.toFixed(0)} ms more (limit ${MOST_MORE_MS})`,
 )
 console.log(`clients that had to connect again, or had no answer: ${ended}`)
 process.exit(more <= MOST_MORE_MS && ended === 0 ? 0 : 1)
