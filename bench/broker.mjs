@@ -4,15 +4,24 @@ import { join } from 'node:path'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
 import { atEnd, kill, program, temporaryFolder } from './scratch.mjs'
 
-/** Resolves once the broker accepts connections. `service`: the configuration of its one service, `web`. */
-export async function startBroker({ service = {}, env = {}, wrapper = [] } = {}) {
-  const folder = temporaryFolder()
+/**
+ * Resolves once the broker accepts connections. `service`: the configuration of its one service, `web`; `config`: what else the
+ * configuration has, or what it has in place of that; `folder`: where an earlier broker ran, to take its place.
+ */
+export async function startBroker({
+  service = {},
+  config = {},
+  env = {},
+  wrapper = [],
+  folder = temporaryFolder(),
+} = {}) {
   const file = join(folder, 'baton.json')
   const configuration = {
     runtimeDir: join(folder, 'run'),
     admin: { listen: '127.0.0.1:0' },
     listeners: [{ name: 'web', listen: '127.0.0.1:0', protocol: 'http', service: 'web' }],
     services: { web: service },
+    ...config,
   }
   writeFileSync(file, JSON.stringify(configuration))
   const child = new SpeakingChild(program('packages/broker/dist/cli/main.js'), {
@@ -34,7 +43,8 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
     folder,
     control,
     admin: `http://${admin}`,
-    port: Number(listeners.web.split(':').at(-1)),
+    port: portOf(listeners.web),
+    ports: Object.fromEntries(Object.entries(listeners).map(([name, address]) => [name, portOf(address)])),
     status: async () => (await fetch(`http://${admin}/api/v1/status`)).json(),
     metrics: async () => (await fetch(`http://${admin}/metrics`)).text(),
     async stop() {
@@ -43,4 +53,9 @@ export async function startBroker({ service = {}, env = {}, wrapper = [] } = {})
       hasStopped()
     },
   }
+}
+
+/** @param {string | undefined} address */
+function portOf(address) {
+  return Number(address?.split(':').at(-1))
 }

@@ -9,10 +9,29 @@ const BENCHES = {
   },
   adoption: { measures: 'creating a socket from a descriptor in the SDK' },
   copies: { measures: "the master's copies of waiting connections" },
+  'deploy-time': {
+    file: 'outlive/deploy-time.mjs',
+    measures: 'a deploy with 1,000 clients, beside one without',
+  },
   deploy: { measures: 'rolling deploys under load, beside cluster and PM2' },
   hold: { measures: "the broker's memory per held client" },
+  kept: { file: 'outlive/kept.mjs', measures: 'TCP connections that clients open over 200 deploys' },
+  'kill-moves': {
+    file: 'outlive/kill-moves.mjs',
+    measures: 'SIGKILL of each process while connections move',
+  },
   kill: { measures: 'what SIGKILL of a backend costs clients' },
   module: { file: 'module-cost.mjs', measures: 'what loading a module costs a start' },
+  'move-cost': { file: 'outlive/move-cost.mjs', measures: 'CPU time of a move, on Node 20 and 24' },
+  outlive: {
+    file: 'outlive/outlive.mjs',
+    measures: '1,000 deploys of a chat and an API, every message counted',
+  },
+  parked: { file: 'outlive/parked.mjs', measures: 'memory and first byte of a parked connection' },
+  'parked-balance': {
+    file: 'outlive/parked-balance.mjs',
+    measures: 'requests of each backend with parkAfter 0ms, beside HAProxy',
+  },
   recorder: {
     measures: 'time, garbage and memory of the flight recorder',
     // Its garbage is measured between collections, so none may come by itself.
@@ -26,9 +45,9 @@ const BENCHES = {
 const [name, ...args] = process.argv.slice(2)
 if (name === undefined || name === '--help') {
   console.log(
-    'usage: npm run bench -- NAME [--quick] [OPTION]...\n\nName          Measures (bench/README.md has the options)',
+    'usage: npm run bench -- NAME [--quick] [OPTION]...\n\nName            Measures (bench/README.md has the options)',
   )
-  for (const [each, { measures }] of Object.entries(BENCHES)) console.log(`${each.padEnd(14)}${measures}`)
+  for (const [each, { measures }] of Object.entries(BENCHES)) console.log(`${each.padEnd(16)}${measures}`)
 } else if (Object.hasOwn(BENCHES, name)) {
   await import('../scripts/build.mjs')
   const { file = `${name}.mjs`, node = [] } = BENCHES[name]

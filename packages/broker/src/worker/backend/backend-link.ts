@@ -364,7 +364,9 @@ export class BackendLink implements Candidate {
         return
       case 'handback': {
         const { given, fault } = this.#returns.received(frame.entries, this.#acked, this.#elsewhere)
-        // The giver goes on with these, and counts them as adopted once more.
+        // The giver counts each of them as closed, in a STATS that may come later. The next connection is to be balanced by the load of now.
+        this.#closed += frame.entries.length
+        // It goes on with these, and counts them as adopted once more.
         this.#acked += given
         if (fault !== undefined) this.#control.cutOff(fault)
         return
