@@ -1,6 +1,6 @@
 // A server of socket.io like a user's. Each client joins the room that it asks for, and gets the numbered messages of that room (a line
 // `news ROOM NUMBER`); it asks with acknowledgements, is asked, and shares a namespace or two. `data` or `auth` of a client choose a fault
-// (see FAULTS). SIGTERM drains it, and so does a line `drain`; it then exits by itself.
+// (see FAULTS); so do REFUSES, RECOVERY and DEFLATE in the environment. SIGTERM drains it, and so does a line `drain`; it then exits by itself.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -27,7 +27,6 @@ const FAULTS = {
 const ABLE = process.env.REFUSES === undefined
 
 const sockets = migrateSocketIo(io, backend, {
-  ...(process.env.SCHEMA && { schema: process.env.SCHEMA }),
   state: (socket) => {
     const { fault } = socket.handshake.auth
     if (fault === 'state-throws') throw new Error('a bug in state')
@@ -70,30 +69,47 @@ io.on('connection', (socket) => {
     if (name === 'said') await turn()
     next()
   })
-  const count = () => (socket.data.count += 1)
-  socket.on('ask', (number, answer) => answer(number, count()))
+  const next = () => (socket.data.count += 1)
+  socket.on('ask', (number, answer) => answer(number, next()))
   socket.on('ask-slowly', async (number, answer) => {
-    const mine = count()
+    const mine = next()
     await turn()
     await turn()
     answer(number, mine)
   })
-  socket.on('bytes', (number, bytes, answer) => answer(number, count(), bytes))
-  socket.on('said', (number) => socket.emit('heard', number, count()))
+  socket.on('bytes', (number, bytes, answer) => answer(number, next(), bytes))
+  socket.on('said', (number) => socket.emit('heard', number, next()))
   socket.on('ask-me', (number) => {
-    const mine = count()
+    const mine = next()
     socket.emit('asked', number, (answer) => socket.emit('answered', answer, mine))
   })
   socket.on('never', () => undefined)
   socket.on('who', (answer) => {
-    const { id, data, recovered, marked = 0 } = socket
+    const { id, recovered, marked = 0 } = socket
+    const { room, last, count } = socket.data
+    const data = { room, last, count }
     const { query, auth, issued, headers } = socket.handshake
     const { transport } = query
     const rooms = [...socket.rooms]
-    answer({ pid: process.pid, id, data, rooms, recovered, marked, auth, issued, transport, host: headers.host })
+    answer({
+      pid: process.pid,
+      id,
+      data,
+      rooms,
+      recovered,
+      marked,
+      auth,
+      issued,
+      transport,
+      host: headers.host,
+    })
   })
   socket.on('disconnect', (reason) =>
-    say('closed', { reason, movedOn: sockets.connection(socket)?.movedOn, fault: socket.handshake.auth.fault }),
+    say('closed', {
+      reason,
+      movedOn: sockets.connection(socket)?.movedOn,
+      fault: socket.handshake.auth.fault,
+    }),
   )
 })
 if (ABLE) io.of('/admin').on('connection', (socket) => socket.on('who', (answer) => answer(socket.id)))

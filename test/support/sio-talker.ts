@@ -55,7 +55,9 @@ export class SioTalker {
       this.news = number
     })
     this.socket.on('broadcast', () => (this.broadcasts += 1))
-    this.socket.on('asked', (number: number, answer: (number: number) => void) => answer(number))
+    this.socket.on('asked', (number: number, answer: (number: number) => void) => {
+      if (number > 0) answer(number)
+    })
     this.socket.on('answered', (number: number, count: number) => this.#check(number, count))
     this.socket.on('heard', (number: number, count: number) => this.#check(number, count))
     t.teardown(() => this.socket.io._close())

@@ -62,7 +62,10 @@ export function migrateSocketIo<State = unknown>(
 ): SocketIoConnections {
   const migration = migrationOf(backend)
   if (migration === undefined)
-    throw new BackendError('BATON_ERR_INVALID_OPTION', 'migrateSocketIo() needs what createBackend() returned')
+    throw new BackendError(
+      'BATON_ERR_INVALID_OPTION',
+      'migrateSocketIo() needs what createBackend() returned',
+    )
   const { schema = 'socket.io', accepts, state, resume } = options
   const mover = new SocketIoMover(io, migration, {
     schema,

@@ -94,7 +94,8 @@ export interface ServerParts {
   readonly server: AnyServer
 }
 
-const WANTED = 'migrateSocketIo() needs socket.io 4.6 or a later 4 on an HTTP server of Node, with the ws engine'
+const WANTED =
+  'migrateSocketIo() needs socket.io 4.6 or a later 4 on an HTTP server of Node, with the ws engine'
 
 function unsupported(missing: string): BackendError {
   return new BackendError('BATON_ERR_UNSUPPORTED_LIBRARY', `${WANTED}; missing: ${missing}`)
@@ -102,7 +103,8 @@ function unsupported(missing: string): BackendError {
 
 /** @throws {BackendError} BATON_ERR_UNSUPPORTED_LIBRARY */
 function check(of: unknown, names: readonly string[], label: string): void {
-  for (const name of names) if (typeof member(of, name) !== 'function') throw unsupported(`${label}.${name}()`)
+  for (const name of names)
+    if (typeof member(of, name) !== 'function') throw unsupported(`${label}.${name}()`)
 }
 
 function member(of: unknown, name: string): unknown {

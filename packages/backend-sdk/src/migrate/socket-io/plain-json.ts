@@ -21,7 +21,10 @@ export function checkPlain(value: unknown, path: string, within: readonly unknow
     return
   }
   if (prototype !== Object.prototype && prototype !== null)
-    throw invalid(path, (Reflect.get(value, 'constructor') as { name?: string } | undefined)?.name ?? 'an object')
+    throw invalid(
+      path,
+      (Reflect.get(value, 'constructor') as { name?: string } | undefined)?.name ?? 'an object',
+    )
   for (const [key, each] of Object.entries(value)) checkPlain(each, `${path}.${key}`, inner)
 }
 
