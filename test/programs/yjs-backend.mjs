@@ -25,9 +25,9 @@ wss.on('connection', (ws, request) => {
 })
 migrateWebSockets(wss, backend, {
   schema: 'yjs/1',
-  state(_ws, request) {
+  state(ws, request) {
     const { awareness, conns } = docOf(request)
-    const present = [...(conns.get(_ws) ?? [])]
+    const present = [...(conns.get(ws) ?? [])]
     return { awareness: Buffer.from(encodeAwarenessUpdate(awareness, present)).toString('base64') }
   },
   resume(ws, state, request) {
@@ -40,6 +40,7 @@ migrateWebSockets(wss, backend, {
     ws.send(toUint8Array(encoder))
   },
 })
-process.once('SIGTERM', () => void backend.drain({ deadline: '1h' }))
+// Each document has a timer, which keeps the process running.
+process.once('SIGTERM', () => void backend.drain({ deadline: '1h' }).then(() => process.exit()))
 await backend.ready()
 say('ready')
