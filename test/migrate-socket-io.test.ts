@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import t from 'tap'
 import { startBackend } from './support/backend.ts'
 import { startBroker, unaccounted } from './support/broker.ts'

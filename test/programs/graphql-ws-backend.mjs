@@ -80,7 +80,8 @@ class Session {
   #send(ws, text) {
     const { type, id, payload } = JSON.parse(text)
     if (this.#isQuiet && type === 'connection_ack') return
-    if (type === 'next' && payload.data?.count !== undefined) this.operations.get(id).last = payload.data.count
+    if (type === 'next' && payload.data?.count !== undefined)
+      this.operations.get(id).last = payload.data.count
     if (type === 'complete' || type === 'error') this.operations.delete(id)
     ws.send(text)
   }

@@ -119,7 +119,10 @@ const drain = () =>
   void backend
     .drain({ deadline: process.env.DRAIN_DEADLINE ?? '30s' })
     .then(() => say('drained', { sockets: io.sockets.sockets.size }))
-backend.on('drain', () => say('draining'))
+backend.on('drain', () => {
+  say('draining')
+  for (const { conn } of io.sockets.sockets.values()) if (conn.transport.name !== 'websocket') conn.close()
+})
 createInterface({ input: process.stdin }).on('line', (line) => {
   const [word, room, number] = line.split(' ')
   if (word === 'drain') return drain()

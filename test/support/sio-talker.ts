@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import type { Test } from 'tap'
 import { io, type Socket } from 'socket.io-client'
 import { below } from './ws-talker.ts'
@@ -64,7 +63,11 @@ export class SioTalker {
   }
 
   async open(): Promise<this> {
-    await Promise.all([once(this.socket, 'welcome'), once(this.admin, 'connect'), once(this.team, 'connect')])
+    await Promise.all([
+      first(this.socket, 'welcome'),
+      first(this.admin, 'connect'),
+      first(this.team, 'connect'),
+    ])
     this.#ids = this.ids
     for (const socket of [this.socket, this.admin, this.team]) {
       socket.on('connect', () => (this.reconnects += 1))
@@ -127,4 +130,9 @@ export class SioTalker {
     if (number !== this.answered || count !== this.answered)
       this.problems.push(`answer ${number}, counted ${count}, wanted ${this.answered}`)
   }
+}
+
+/** Clients of socket.io are no emitters of Node. */
+function first(socket: Socket, event: string): Promise<void> {
+  return new Promise((resolve) => void socket.once(event, () => resolve()))
 }
