@@ -60,7 +60,7 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
           }).open(),
         ),
       )
-      for (const { socket } of talkers)
+      for (const talker of talkers)
         if (socket.io.engine.transport.name !== 'websocket') await once(socket.io.engine, 'upgrade')
       const before = await Promise.all(talkers.map((talker) => talker.who()))
       const published = Array.from({ length: ROOMS }, () => 0)
@@ -85,7 +85,8 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
       for (const talker of talkers) {
         await eventually(
           () => talker.isAnswered && talker.news === published[Number(talker.room[1])],
-          () => `${talker.sent} sent, ${talker.answered} answered, ${talker.news} news: ${talker.problems}`,
+          () =>
+            `${talker.sent} sent, ${talker.answered} answered, ${talker.news} news: ${talker.problems.join()}`,
         )
         await talker.checkNamespaces()
       }
@@ -122,9 +123,9 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
         talkers.map(({ problems, reconnects }) => ({ problems, reconnects })),
         talkers.map(() => ({ problems: [], reconnects: 0 })),
       )
-      t.comment(`${talkers.reduce((sum, { sent }) => sum + sent, 0)} events, ${published} news`)
+      t.comment(`${talkers.reduce((sum, { sent }) => sum + sent, 0)} events, ${published.join()} news`)
       t.equal(current.messages().filter(({ msg }) => msg === 'recovered, and not resumed').length, 0)
-      for (const { socket } of talkers) socket.io._close()
+      for (const { socket } of talkers) talker.close()
       const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'at rest')
       t.equal(unaccounted(status), 0)
     },
@@ -164,7 +165,7 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
       for (const talker of refused)
         await eventually(
           () => talker.reconnects > 0,
-          () => `reconnects: ${talker.problems}`,
+          () => `reconnects: ${talker.problems.join()}`,
         )
       await next.line((line) => line.includes('could not be resumed'), 'the reason')
       await next.line((line) => line.includes('the namespace / was refused: expired'), 'the other reason')
@@ -177,7 +178,7 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
       // Its next request reaches another process, which does not know its session.
       await eventually(() => polling.reconnects > 0, 'a client that polls reconnects by itself')
       t.equal((await polling.who()).pid, next.child.pid)
-      for (const { socket } of [good, owed, owing, polling, ...staying, ...refused]) socket.io._close()
+      for (const talker of [good, owed, owing, polling, ...staying, ...refused]) talker.close()
       const closed = () =>
         giver.messages().filter(({ msg, fault }) => msg === 'closed' && String(fault) in wrong)
       await eventually(() => closed().length === 3, 'all have left')
@@ -206,7 +207,7 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
     const less = await start({ REFUSES: 'yes' })
     for (const talker of talkers) await eventually(() => talker.problems.length > 0, 'it ends')
     await less.line((line) => line.includes('the namespace /admin was refused'), 'the reason')
-    for (const { socket } of talkers) socket.io._close()
+    for (const talker of talkers) talker.close()
     await giver.exited
     less.kill('SIGTERM')
     await less.exited

@@ -1,6 +1,6 @@
 // A server of socket.io like a user's. Each client joins the room that it asks for, and gets the numbered messages of that room (a line
-// `news ROOM NUMBER`); it asks with acknowledgements, is asked, and shares a namespace or two. `data` or `auth` of a client choose a fault
-// (see FAULTS); so do REFUSES, RECOVERY and DEFLATE in the environment. SIGTERM drains it, and so does a line `drain`; it then exits by itself.
+// `news ROOM NUMBER`); it asks with acknowledgements, is asked, and shares a namespace or two. `auth` of a client choose a fault
+// (see FAULTS); so do REFUSES, RECOVERY and DEFLATE in the environment. SIGTERM drains it; it then exits by itself.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -57,7 +57,7 @@ io.on('connection', (socket) => {
   const { room } = socket.handshake.query
   const { resumed } = sockets.connection(socket)
   if (!socket.recovered) {
-    socket.join(room)
+    void socket.join(room)
     socket.data = { room, last: 0, count: 0 }
     FAULTS[socket.handshake.auth.fault]?.(socket)
     socket.emit('welcome')
@@ -65,9 +65,9 @@ io.on('connection', (socket) => {
   if (socket.recovered !== (resumed !== undefined)) say('recovered, and not resumed')
   if (socket.recovered) say('resumed', { transport: socket.conn.transport.name })
   // Some events are let pass later.
-  socket.use(async ([name], next) => {
-    if (name === 'said') await turn()
-    next()
+  socket.use(([name], next) => {
+    if (name === 'said') void turn().then(() => next())
+    else next()
   })
   const next = () => (socket.data.count += 1)
   socket.on('ask', (number, answer) => answer(number, next()))
@@ -125,8 +125,7 @@ backend.on('drain', () => {
 })
 createInterface({ input: process.stdin }).on('line', (line) => {
   const [word, room, number] = line.split(' ')
-  if (word === 'drain') return drain()
-  if (word === 'broadcast') return io.to(room).emit('broadcast', Number(number))
+  if (word === 'broadcast') return void io.to(room).emit('broadcast', Number(number))
   news.set(room, [...(news.get(room) ?? []), Number(number)])
   for (const id of io.sockets.adapter.rooms.get(room) ?? []) {
     const socket = io.sockets.sockets.get(id)

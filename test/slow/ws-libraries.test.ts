@@ -83,16 +83,16 @@ void t.test(
       )
       /** Asks all the time. */
       const pids = new Set<number>()
-      let isOver = false
+      const over = new AbortController()
       const asking = (async () => {
-        while (!isOver)
+        while (!over.signal.aborted)
           for await (const { data } of client.iterate<{ pid: number }>({ query: '{ pid }' }))
             pids.add(data?.pid ?? 0)
       })()
       await deploy()
       const seen = numbers.length
       await eventually(() => numbers.length > seen + 10, 'more numbers')
-      isOver = true
+      over.abort()
       await asking
       unsubscribe()
       t.same(

@@ -59,7 +59,7 @@ export class SioTalker {
     })
     this.socket.on('answered', (number: number, count: number) => this.#check(number, count))
     this.socket.on('heard', (number: number, count: number) => this.#check(number, count))
-    t.teardown(() => this.socket.io._close())
+    t.teardown(() => this.close())
   }
 
   async open(): Promise<this> {
@@ -75,6 +75,10 @@ export class SioTalker {
       socket.on('connect_error', (error) => this.problems.push(error.message))
     }
     return this
+  }
+
+  close(): void {
+    for (const socket of [this.socket, this.admin, this.team]) socket.disconnect()
   }
 
   get ids(): (string | undefined)[] {

@@ -66,13 +66,7 @@ export function migrateSocketIo<State = unknown>(
       'BATON_ERR_INVALID_OPTION',
       'migrateSocketIo() needs what createBackend() returned',
     )
-  const { schema = 'socket.io', accepts, state, resume } = options
-  const mover = new SocketIoMover(io, migration, {
-    schema,
-    accepts,
-    state: state && ((socket) => state.call(options, socket)),
-    resume: resume && ((socket, given) => resume.call(options, socket, given as State)),
-  })
+  const mover = new SocketIoMover(io, migration, { ...options, schema: options.schema ?? 'socket.io' })
   migration.movers.add(mover)
   return { connection: (socket) => mover.connection(socket) }
 }

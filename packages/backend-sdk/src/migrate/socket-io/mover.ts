@@ -1,3 +1,4 @@
+/* oxlint-disable no-underscore-dangle -- names of socket.io */
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { WebSocket } from 'ws'
@@ -29,9 +30,9 @@ import { Work } from './work.ts'
 /** The app's part, resolved. */
 export interface SocketIoOptions {
   readonly schema: string
-  readonly accepts: readonly string[] | undefined
-  readonly state: ((socket: AnySocket) => unknown) | undefined
-  readonly resume: ((socket: AnySocket, state: unknown) => void | Promise<void>) | undefined
+  readonly accepts?: readonly string[]
+  state?(socket: AnySocket): unknown
+  resume?(socket: AnySocket, state: unknown): void | Promise<void>
 }
 
 /** The protocol of socket.io 3 and 4. Clients of version 2 speak 3, and stay. */
@@ -66,12 +67,13 @@ export class SocketIoMover implements Mover {
 
   /** @throws {BackendError} BATON_ERR_INVALID_OPTION, BATON_ERR_UNSUPPORTED_LIBRARY */
   constructor(io: AnyServer, migration: Migration, options: SocketIoOptions) {
-    const { schema, accepts, state = () => null, resume = () => undefined } = options
+    const { schema, accepts } = options
+    const given = (name: string): unknown => Reflect.get(options, name) ?? (() => undefined)
     this.accepts = checkMigrationOptions('migrateSocketIo()', {
       schema,
       ...(accepts && { accepts }),
-      state,
-      resume,
+      state: given('state'),
+      resume: given('resume'),
     })
     this.#migration = migration
     this.#options = options
@@ -138,9 +140,12 @@ export class SocketIoMover implements Mover {
 
   /** @throws {MigrationError} BATON_ERR_STATE_FAILED, BATON_ERR_STATE_INVALID */
   #carriedOf(socket: AnySocket, request: IncomingMessage): CarriedSocket | undefined {
-    const { state } = this.#options
-    const json = state && takeState(() => state(socket))
-    if (state !== undefined && json === undefined) return undefined
+    const options = this.#options
+    let json: Buffer | undefined
+    if (options.state !== undefined) {
+      json = takeState(() => options.state?.(socket))
+      if (json === undefined) return undefined
+    }
     const { headers, url, query, auth, time, issued, xdomain } = socket.handshake
     const data: unknown = socket.data
     checkPlain(data, 'socket.data')
@@ -212,14 +217,14 @@ export class SocketIoMover implements Mover {
     const { replay } = upgrade
     const { resumed } = connection
     if (replay === undefined || resumed === undefined || replay.hasFailed) return undefined
-    const resume = this.#options.resume
+    const options = this.#options
     try {
       if (!this.accepts.includes(resumed.schema))
         throw new Error(`its schema is ${JSON.stringify(resumed.schema)}, and this server does not accept it`)
       return new Resumption(
         readSession(resumed.state),
         replay,
-        (socket, { state }) => resume?.(socket, state === undefined ? undefined : JSON.parse(state)),
+        (socket, { state }) => options.resume?.(socket, state === undefined ? undefined : JSON.parse(state)),
         () => {
           replay.resumed(() => ws.isPaused)
           this.#byWebSocket.get(ws)?.session?.pings.carryOn()
@@ -372,12 +377,12 @@ function restore(parts: SocketParts, { id, pid, data, handshake }: CarriedSocket
 
 /** @returns ends it */
 function dropSends(ws: WebSocket): () => void {
-  const { send } = ws
+  const below = ws.send.bind(ws)
   ws.send = (_data: unknown, options?: unknown, callback?: unknown): void => {
     const over: unknown = typeof options === 'function' ? options : callback
     if (typeof over === 'function') over()
   }
   return () => {
-    ws.send = send
+    ws.send = below
   }
 }

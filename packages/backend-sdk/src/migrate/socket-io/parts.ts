@@ -8,10 +8,10 @@ import type { UpgradingServer } from '../carried-window.ts'
 
 /** A server with any events. */
 // oxlint-disable-next-line typescript/no-explicit-any -- as socket.io declares it
-export type AnyServer = Server<any, any, any, any>
+export type AnyServer = Server<any, any, any>
 /** A socket with any events. */
 // oxlint-disable-next-line typescript/no-explicit-any -- as socket.io declares it
-export type AnySocket = Socket<any, any, any, any>
+export type AnySocket = Socket<any, any, any>
 
 // The parts of socket.io 4 and engine.io 6 that moving needs. Those that their types do not show are checked before they are used.
 

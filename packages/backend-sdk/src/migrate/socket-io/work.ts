@@ -1,3 +1,4 @@
+/* oxlint-disable no-underscore-dangle -- names of socket.io */
 import { type AnySocket, type Client, PACKET, type SioPacket, type SocketParts } from './parts.ts'
 
 /** What one namespace of a client has under way. */
