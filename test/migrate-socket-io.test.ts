@@ -60,8 +60,10 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
           }).open(),
         ),
       )
-      for (const talker of talkers)
-        if (socket.io.engine.transport.name !== 'websocket') await once(socket.io.engine, 'upgrade')
+      await eventually(
+        () => talkers.every(({ socket }) => socket.io.engine.transport.name === 'websocket'),
+        'all use WebSockets',
+      )
       const before = await Promise.all(talkers.map((talker) => talker.who()))
       const published = Array.from({ length: ROOMS }, () => 0)
       const timer = setInterval(() => {
@@ -125,7 +127,7 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
       )
       t.comment(`${talkers.reduce((sum, { sent }) => sum + sent, 0)} events, ${published.join()} news`)
       t.equal(current.messages().filter(({ msg }) => msg === 'recovered, and not resumed').length, 0)
-      for (const { socket } of talkers) talker.close()
+      for (const talker of talkers) talker.close()
       const status = await broker.until(({ services }) => services[0]?.inFlight === 0, 'at rest')
       t.equal(unaccounted(status), 0)
     },

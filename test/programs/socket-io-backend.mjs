@@ -66,7 +66,7 @@ io.on('connection', (socket) => {
   if (socket.recovered) say('resumed', { transport: socket.conn.transport.name })
   // Some events are let pass later.
   socket.use(([name], next) => {
-    if (name === 'said') void turn().then(() => next())
+    if (name === 'said') setImmediate(next)
     else next()
   })
   const next = () => (socket.data.count += 1)
@@ -125,7 +125,10 @@ backend.on('drain', () => {
 })
 createInterface({ input: process.stdin }).on('line', (line) => {
   const [word, room, number] = line.split(' ')
-  if (word === 'broadcast') return void io.to(room).emit('broadcast', Number(number))
+  if (word === 'broadcast') {
+    io.to(room).emit('broadcast', Number(number))
+    return
+  }
   news.set(room, [...(news.get(room) ?? []), Number(number)])
   for (const id of io.sockets.adapter.rooms.get(room) ?? []) {
     const socket = io.sockets.sockets.get(id)
