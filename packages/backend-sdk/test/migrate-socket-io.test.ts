@@ -10,7 +10,9 @@ function backend() {
 
 function served(t: Test): Server {
   const io = new Server(createServer(), { serveClient: false })
-  t.teardown(() => io.close())
+  const { _nsps } = io
+  // A part that a test has taken out is needed to close.
+  t.teardown(() => Object.assign(io, { _nsps }).close())
   return io
 }
 
