@@ -24,7 +24,7 @@ export async function startBroker({
     ...config,
   }
   writeFileSync(file, JSON.stringify(configuration))
-  const child = new SpeakingChild(program('packages/broker/dist/cli/main.js'), {
+  const child = new SpeakingChild(program('packages/broker/bin/baton.js'), {
     args: ['start', '--config', file],
     env,
     wrapper,

@@ -26,7 +26,7 @@ const { values } = parseArgs({
 const deploys = values.quick ? 3 : Number(values.deploys)
 
 async function baton(port) {
-  const command = program('packages/broker/dist/cli/main.js')
+  const command = program('packages/broker/bin/baton.js')
   const before = new Set(readdirSync(tmpdir()))
   const child = spawn(process.execPath, [command, 'run', '-i', '2', '--', process.execPath, APP], {
     env: { ...process.env, PORT: String(port) },

@@ -23,7 +23,7 @@ interface LogLine {
 }
 
 const batonCommand = fileURLToPath(
-  new URL('dist/cli/main.js', import.meta.resolve('@baton/broker/package.json')),
+  new URL('bin/baton.js', import.meta.resolve('@baton/broker/package.json')),
 )
 const backendProgram = fileURLToPath(new URL('fastify.js', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'baton-demo-'))

@@ -50,7 +50,7 @@ if (process.argv[2] === 'start') {
     return setTimeout(then, milliseconds * factor, ...more)
   }
 }
-if (process.argv[1].endsWith('worker/main.js')) {
+if (process.argv[1].endsWith('bundle/worker.js')) {
   signalled('signalled-worker')
   if (wanted('worker')) throw new Error('this worker does not start')
   const hang = () => {
