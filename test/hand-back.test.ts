@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { fstatSync, readFileSync, writeFileSync } from 'node:fs'
 import { randomBytes } from 'node:crypto'
 import { socketpair } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
@@ -408,14 +408,21 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     const { app, peer, clients } = await told(t, 2)
     peer.wire.write({ type: 'rebalance', count: 2 })
     const entries = await peer.handedBack(2)
-    for (const fd of peer.takeBack(2)) fd.close()
+    const inodes = peer.takeBack(2).map((fd) => {
+      const { ino } = fstatSync(fd.fd)
+      fd.close()
+      return ino
+    })
     const [first, second] = entries.map(({ sequence }) =>
       encodeFrame({ type: 'taken', sequences: [sequence] }),
     ) as [Buffer, Buffer]
     peer.wire.write(first, second.subarray(0, second.length - 1))
     peer.die()
     await app.message('disconnected')
-    const [taken, other] = clients as [PassedClient, PassedClient]
+    // In the order of the server's list, which is not that of arrival.
+    const [taken, other] = inodes.map((inode) =>
+      clients.find((client) => fstatSync(client.fd).ino === inode),
+    ) as [PassedClient, PassedClient]
     const before = taken.answer
     t.equal(await taken.closed(), before, 'the whole one counts')
     other.again()
