@@ -14,7 +14,13 @@ import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
+import {
+  type FromWorker,
+  type HeldClients,
+  type KeptOutput,
+  type ToWorker,
+  WORKER_CHANNEL,
+} from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
@@ -168,7 +174,7 @@ export class SupervisedWorker {
         this.#accepts = true
         return this.#worker?.accept()
       case 'estate':
-        return this.#keepEstate(message.estate, fds)
+        return this.#keepEstate(message.estate, fds, message.outputs)
       case 'pause':
         return this.#worker?.pause()
       case 'release':
@@ -422,15 +428,16 @@ export class SupervisedWorker {
   }
 
   /** Once this worker is about to leave, another one has it. Owns the descriptors. */
-  #keepEstate(estate: unknown, fds: readonly OwnedFd[]): void {
+  #keepEstate(estate: unknown, fds: readonly OwnedFd[], outputs: readonly KeptOutput[] = []): void {
     const before = this.#estate
-    this.#estate = estate === null || this.#ending ? undefined : new KeptEstate(estate, fds)
+    this.#estate = estate === null || this.#ending ? undefined : new KeptEstate(estate, fds, outputs)
     if (this.#estate === undefined) for (const fd of fds) fd.close()
     before?.close()
   }
 
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
+    estate.readOutputs(this.#logger)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')
     this.#reception = new Reception(estate.operator, this.#poller, {
       status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
@@ -444,6 +451,8 @@ export class SupervisedWorker {
   async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {
     const worker = this.#worker
     const started = factsOf(process.pid)?.startedAt
+    // The next master reads on where this worker has stopped.
+    estate.stopReading()
     const fds = estate.duplicates()
     if (worker === undefined || started === undefined || fds === undefined || !this.isUnclaimed)
       return session.close()

@@ -1,13 +1,23 @@
 import { dup, NativeError, type OwnedFd } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import type { KeptOutput } from '../../ipc/messages.ts'
+import { LineSplitter } from '../../supervise/lines.ts'
+import { OutputPipe } from '../../supervise/output-pipe.ts'
 
-/** Everything that the next master needs, as the last one sent it. Owns the descriptors; the first is the operator's socket. */
+/**
+ * Everything that the next master needs, as the last one sent it. While there is no master, what managed processes write goes to this worker's log:
+ * a process whose output is not read would block. Owns the descriptors; the first is the operator's socket.
+ */
 export class KeptEstate {
   readonly estate: unknown
   readonly #fds: readonly OwnedFd[]
+  readonly #outputs: readonly KeptOutput[]
+  #pipes: (() => void)[] = []
 
-  constructor(estate: unknown, fds: readonly OwnedFd[]) {
+  constructor(estate: unknown, fds: readonly OwnedFd[], outputs: readonly KeptOutput[]) {
     this.estate = estate
     this.#fds = fds
+    this.#outputs = outputs
   }
 
   get operator(): OwnedFd {
@@ -27,7 +37,33 @@ export class KeptEstate {
     }
   }
 
+  readOutputs(logger: Logger): void {
+    for (const { index, instance, backend, pid, stream } of this.#outputs) {
+      const fd = this.#fds[index]
+      if (fd === undefined) continue
+      const log = logger.child({ instance, backend, peerPid: pid, stream })
+      const splitter = new LineSplitter()
+      const write = (lines: readonly string[]) => {
+        for (const line of lines) log.info(line)
+      }
+      const end = () => write(splitter.end())
+      const pipe = new OutputPipe(dup(fd.fd).release(), {
+        data: (chunk) => write(splitter.push(chunk)),
+        ended: end,
+      })
+      this.#pipes.push(() => {
+        pipe.close()
+        end()
+      })
+    }
+  }
+
+  stopReading(): void {
+    for (const stop of this.#pipes.splice(0)) stop()
+  }
+
   close(): void {
+    this.stopReading()
     for (const fd of this.#fds) fd.close()
   }
 }
