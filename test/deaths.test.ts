@@ -339,12 +339,15 @@ void t.test('managed backends outlive their master as well', { timeout: LIMIT },
   kept.request('/exit')
   await kept.ended
   await program.message('backend process ended')
-  await next.until(
+  const replaced = await next.until(
     ({ services: [web] }) => web?.backends.filter(({ pid }) => pid !== owner).length === 2,
     'the next master replaces it',
   )
-  next.program.kill('SIGTERM')
-  await eventually(() => !pids.some(exists), 'a stop ends them')
+  next.program.kill('SIGKILL')
+  await next.until((status) => status.broker.master === null, 'the worker has noticed')
+  t.equal((await baton(t, next, 'stop')).lines.at(-1), 'stopped')
+  const all = [...pids, ...(replaced.services[0]?.backends.map(({ pid }) => pid) ?? [])]
+  await eventually(() => !all.some(exists), 'they end with the worker')
 })
 
 /** A frame of the channel, as an unclaimed worker would send it. */

@@ -14,13 +14,7 @@ import { Channel } from '../ipc/channel.ts'
 import { CLAIM_VERSION, type Claimed } from '../ipc/claim.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import type { OperatorSession } from '../ipc/operator-session.ts'
-import {
-  type FromWorker,
-  type HeldClients,
-  type KeptOutput,
-  type ToWorker,
-  WORKER_CHANNEL,
-} from '../ipc/messages.ts'
+import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
 import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
@@ -37,7 +31,7 @@ import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
 import { factsOf } from '../supervise/proc.ts'
-import { KeptEstate } from './unclaimed/estate.ts'
+import { KeptEstate, type Kept } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
 import { systemOs } from './os.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
@@ -174,7 +168,7 @@ export class SupervisedWorker {
         this.#accepts = true
         return this.#worker?.accept()
       case 'estate':
-        return this.#keepEstate(message.estate, fds, message.outputs)
+        return this.#keepEstate(message, fds)
       case 'pause':
         return this.#worker?.pause()
       case 'release':
@@ -356,7 +350,7 @@ export class SupervisedWorker {
       return peer.close()
     this.#ending = true
     // The listening sockets are the successor's.
-    this.#keepEstate(null, [])
+    this.#keepEstate(undefined, [])
     const channel = new Channel<never, HeldClients>(peer, this.#poller, {
       message: () => {},
       ended: () => {},
@@ -403,7 +397,7 @@ export class SupervisedWorker {
   async #stop(deadline: number): Promise<void> {
     const first = !this.#ending
     this.#ending = true
-    this.#keepEstate(null, [])
+    this.#keepEstate(undefined, [])
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
     if (first) await this.#exit()
@@ -427,10 +421,11 @@ export class SupervisedWorker {
     await this.#stop(Math.max(1, this.#drainDeadline))
   }
 
-  /** Once this worker is about to leave, another one has it. Owns the descriptors. */
-  #keepEstate(estate: unknown, fds: readonly OwnedFd[], outputs: readonly KeptOutput[] = []): void {
+  /** Owns the descriptors. Once this worker is about to leave, another one has the estate. */
+  #keepEstate(kept: Kept | undefined, fds: readonly OwnedFd[]): void {
     const before = this.#estate
-    this.#estate = estate === null || this.#ending ? undefined : new KeptEstate(estate, fds, outputs)
+    this.#estate =
+      kept === undefined || kept.estate === null || this.#ending ? undefined : new KeptEstate(kept, fds)
     if (this.#estate === undefined) for (const fd of fds) fd.close()
     before?.close()
   }
@@ -497,7 +492,8 @@ export class SupervisedWorker {
     this.#logger.info({ by, deadlineMs: this.#drainDeadline }, 'draining')
     this.#reception?.close()
     this.#ending = true
-    this.#keepEstate(null, [])
+    // Managed backends may still take clients that wait. They end when this process does, with the lifeline.
+    this.#estate?.closeSockets()
     await this.#worker?.drain(Math.max(1, this.#drainDeadline))
     session?.write(answerText(true, []))
     session?.answered()

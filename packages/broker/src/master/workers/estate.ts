@@ -26,6 +26,8 @@ export interface Estate {
 export interface EstateMessage {
   readonly estate: Estate
   readonly outputs: readonly KeptOutput[]
+  /** How many of the descriptors, from the first, are listening sockets. */
+  readonly sockets: number
   /** Borrowed. */
   readonly fds: readonly number[]
 }
@@ -43,7 +45,7 @@ export function estateOf(
   rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline'>,
 ): EstateMessage | undefined {
   const { state } = sockets
-  const needed = [
+  const needed: number[] = [
     state.operator,
     state.control,
     state.admin.fd,
@@ -57,6 +59,7 @@ export function estateOf(
   return {
     estate: { version: CLAIM_VERSION, text: settings.text, sockets: state, ...rest, numbers: fds },
     outputs: kept.map(({ fd, ...output }) => ({ ...output, index: fds.indexOf(fd) })),
+    sockets: needed.length - rest.lifeline.length,
     fds,
   }
 }

@@ -222,9 +222,9 @@ export class WorkerPool {
     if (managed === undefined) return
     const counted = { counters: this.#counters.state, started: this.#started }
     const message = estateOf(this.#activeConfig, { ...counted, ...managed })
-    const { estate = null, outputs = [], fds = [] } = message ?? {}
+    const { estate = null, outputs = [], sockets = 0, fds = [] } = message ?? {}
     try {
-      worker.send({ type: 'estate', estate, outputs }, fds)
+      worker.send({ type: 'estate', estate, outputs, sockets }, fds)
     } catch (error) {
       // It has the one before.
       if (!(error instanceof NativeError)) throw error
