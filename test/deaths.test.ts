@@ -8,10 +8,10 @@ import { Client } from './support/client.ts'
 import { eventually } from './support/eventually.ts'
 import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
-import { configure, logged, onlyWorker, reload, samples } from './support/operator.ts'
-import { Program, temporaryFolder } from './support/process.ts'
+import { configure, logged, masterStatus, onlyWorker, reload, samples } from './support/operator.ts'
+import { Program, root, temporaryFolder } from './support/process.ts'
 import { exists, signal } from './support/signal.ts'
-import { visitors } from './support/visit.ts'
+import { servedBy, visit, visitors } from './support/visit.ts'
 
 // SIGKILL of the worker: what waits in it, held or parked, goes to the next one. SIGKILL of the master: the worker goes on, until another master
 // takes it over.
@@ -279,10 +279,75 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
     const worker = await onlyWorker(t, broker)
     broker.program.kill('SIGKILL')
     await broker.until((status) => status.broker.master === null, 'the worker has noticed')
+    signal(worker, 'SIGSTOP')
+    const refused = start(t, broker)
+    t.match(await refused.exited, { code: 1 })
+    t.match(
+      refused.lines.join('\n'),
+      /cannot take over .* not answered within 5000 ms.*\(BATON_ERR_WORKER_UNCLAIMED\)$/,
+    )
+    signal(worker, 'SIGCONT')
     const stopped = await baton(t, broker, 'stop')
     t.equal(stopped.lines.at(-1), 'stopped')
     await eventually(() => !exists(worker), 'the worker has ended')
   })
+})
+
+void t.test('managed backends outlive their master as well', { timeout: LIMIT }, async (t) => {
+  const app = `import http from 'node:http'
+    import { createBackend } from '@baton/backend-sdk'
+    const server = http.createServer((request, response) => {
+      console.log('asked for ' + request.url)
+      response.setHeader('x-pid', process.pid)
+      if (request.url === '/exit') process.exit(7)
+      response.end()
+    })
+    await createBackend().attach(server).ready()`
+  const command = [process.execPath, '--input-type=module', '-e', app]
+  const first = await startBroker(t, {
+    config: {
+      admin: { listen: `127.0.0.1:${await freePort()}` },
+      services: { web: { command, cwd: root, instances: 2 } },
+    },
+  })
+  const pids = (await first.backends(2)).services[0]?.backends.map(({ pid }) => pid) ?? []
+  const kept = await visit(t, first)
+  const owner = Number((await kept.answer()).headers['x-pid'])
+  first.program.kill('SIGKILL')
+  await first.until((status) => status.broker.master === null, 'the worker has noticed')
+  t.ok(pids.includes(await servedBy(t, first)))
+  await kept.get('/without-a-master')
+  await eventually(
+    () => logged(first, 'asked for /without-a-master') === 1,
+    'its output is read by the worker',
+  )
+
+  const program = start(t, first)
+  await program.message('took over the worker of a master that was killed')
+  const next = new Broker(
+    program,
+    first.folder,
+    first.configFile,
+    await program.message('accepting connections'),
+  )
+  const { services } = await next.backends(2)
+  t.same(new Set(services[0]?.backends.map(({ pid }) => pid)), new Set(pids), 'the same processes')
+  t.equal((await kept.get('/with-the-next')).headers['x-pid'], String(owner))
+  await eventually(() => logged(next, 'asked for /with-the-next') === 1, 'the next master reads its output')
+  const { managed } = await masterStatus(t, next)
+  t.same(new Set(managed.map(({ pid }) => pid)), new Set(pids))
+  kept.request('/exit')
+  await kept.ended
+  await program.message('backend process ended')
+  const replaced = await next.until(
+    ({ services: [web] }) => web?.backends.filter(({ pid }) => pid !== owner).length === 2,
+    'the next master replaces it',
+  )
+  next.program.kill('SIGKILL')
+  await next.until((status) => status.broker.master === null, 'the worker has noticed')
+  t.equal((await baton(t, next, 'stop')).lines.at(-1), 'stopped')
+  const all = [...pids, ...(replaced.services[0]?.backends.map(({ pid }) => pid) ?? [])]
+  await eventually(() => !all.some(exists), 'they end with the worker')
 })
 
 /** A frame of the channel, as an unclaimed worker would send it. */
@@ -299,9 +364,9 @@ void t.test('a worker that cannot be taken over', { timeout: LIMIT }, async (t) 
       frame({ type: 'claimed', version: 99, pid: 4711 }),
       /^baton: cannot take over .* pid 4711 is of another version \(99, .*"baton stop" ends it \(BATON_ERR_WORKER_UNCLAIMED\)$/,
     ],
-    'that does not answer': [
+    'that is a master, which hangs': [
       undefined,
-      /^baton: cannot take over .* not answered within 5000 ms.*\(BATON_ERR_WORKER_UNCLAIMED\)$/,
+      /^baton: another broker serves this runtime folder.*master\.sock \(pid \d+\) \(BATON_ERR_ALREADY_RUNNING\)$/,
     ],
     'that is a master, without its lock': [
       Buffer.from('Success=0\n--\nunknown command "claim"\n'),

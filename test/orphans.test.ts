@@ -8,7 +8,7 @@ import { eventually } from './support/eventually.ts'
 import { holders, inSession } from './support/proc.ts'
 import { root, temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
-import { reload } from './support/operator.ts'
+import { onlyWorker, reload } from './support/operator.ts'
 import { exists, signal } from './support/signal.ts'
 
 async function startWithBackends(t: Test, instances: number): Promise<{ broker: Broker; pids: number[] }> {
@@ -120,29 +120,39 @@ function managed(commands: Record<string, string[]>): Record<string, unknown> {
 
 // The backend checked its direct parent, and only when the SDK was loaded: a process below a shell, or one that was still
 // starting when the master was killed, ran on forever.
-void t.test('a backend ends with its master, whatever is in between', { timeout: LIMIT }, async (t) => {
-  const commands = apps(t)
-  const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
-  const pids = await leaders(broker, Object.keys(commands).length)
-  for (const name of ['direct', 'shell', 'npm', 'loader', 'busy']) await broker.backends(1, name)
-  // In place: same process, new program, same pipe.
-  t.match(await reload(t, broker), { success: true })
-  t.same(
-    pids.filter((pid) => inSession(pid).length === 0),
-    [],
-    'a reload is not the end of a master',
-  )
-  await broker.backends(1, 'npm')
-  t.same(writersOfLifeline(pids[0] ?? 0), [broker.program.pid], 'no other process has the write end')
-  broker.program.kill('SIGKILL')
-  await sessionsHaveEnded(pids)
-})
+void t.test(
+  'a backend ends with its master and the worker, whatever is in between',
+  { timeout: LIMIT },
+  async (t) => {
+    const commands = apps(t)
+    const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
+    const pids = await leaders(broker, Object.keys(commands).length)
+    for (const name of ['direct', 'shell', 'npm', 'loader', 'busy']) await broker.backends(1, name)
+    // In place: same process, new program, same pipe.
+    t.match(await reload(t, broker), { success: true })
+    t.same(
+      pids.filter((pid) => inSession(pid).length === 0),
+      [],
+      'a reload is not the end of a master',
+    )
+    await broker.backends(1, 'npm')
+    const worker = await onlyWorker(t, broker)
+    t.same(
+      new Set(writersOfLifeline(pids[0] ?? 0)),
+      new Set([broker.program.pid, worker]),
+      'only the master and its worker have the write end',
+    )
+    broker.program.kill('SIGKILL')
+    signal(worker, 'SIGKILL')
+    await sessionsHaveEnded(pids)
+  },
+)
 
-void t.test('a backend whose master dies while it starts ends, too', { timeout: LIMIT }, async (t) => {
+void t.test('a backend whose broker dies while it starts ends, too', { timeout: LIMIT }, async (t) => {
   const { quiet: _, ...commands } = apps(t)
   const broker = await startBroker(t, { config: managed(commands), env: NO_CACHE })
   const pids = await leaders(broker, Object.keys(commands).length)
-  broker.program.kill('SIGKILL')
+  await broker.die()
   await sessionsHaveEnded(pids)
   t.pass('they have ended')
 })

@@ -48,7 +48,7 @@ void t.test(
       })
       const pids = await started(broker, 3)
       await new Promise((resolve) => setTimeout(resolve, delay))
-      broker.program.kill('SIGKILL')
+      await broker.die()
       await haveEnded(pids)
       t.pass(`${delay} ms`)
     }

@@ -63,8 +63,8 @@ export function watchMaster(mark: MasterMark, gone: () => void): () => void {
   const first = masterState(mark)
   if (lifeline === 'ended' || (lifeline === undefined && first === 'gone')) setImmediate(report)
   const checks = setInterval(() => {
-    // If the pipe contradicts the first check, checks cannot be trusted here: in another time namespace, for example.
-    if ((first === 'alive' || pipe === undefined) && masterState(mark) === 'gone') report()
+    // The worker holds the pipe as well, so that this process outlives a master that is killed: the next one takes over both.
+    if (pipe === undefined && masterState(mark) === 'gone') report()
   }, CHECK_INTERVAL_MS)
   checks.unref()
   return stop

@@ -24,6 +24,17 @@ export interface BackendReport {
   readonly owner?: string | null
 }
 
+/** Our end of the output of a managed process, among the descriptors of an estate. */
+export interface KeptOutput {
+  readonly index: number
+  /** Such as `web.1`. */
+  readonly instance: string
+  /** ULID. */
+  readonly backend: string
+  readonly pid: number
+  readonly stream: 'stdout' | 'stderr'
+}
+
 /** A process that the master runs for a service with a `command`. */
 export interface ManagedReport {
   /** ULID, under which it registers as a backend. */
@@ -79,7 +90,13 @@ export type ToWorker =
    * To the worker that serves, and after each change. Attached: the operator's socket, then the other listening sockets. The worker keeps this, in
    * case the master is killed, and gives it to the next one. Without it, or with null, the worker ends with its master.
    */
-  | { readonly type: 'estate'; readonly estate: unknown }
+  | {
+      readonly type: 'estate'
+      readonly estate: unknown
+      /** How many of the descriptors, from the first, are listening sockets. */
+      readonly sockets: number
+      readonly outputs: readonly KeptOutput[]
+    }
   /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
   | { readonly type: 'serve' }

@@ -190,7 +190,8 @@ export class Master {
         known: worker.backends,
         started: estate.started,
         counters: estate.counters,
-        fleet: { drainDeadline: 0, services: [] },
+        fleet: estate.fleet,
+        lifeline: estate.lifeline,
         askers: [],
         waiting: [],
         startedAt: new Date().toISOString(),
@@ -267,7 +268,8 @@ export class Master {
       programGone: () => void (this.#operationLock.activity === 'reload' || this.reload()),
       managed: () => this.#fleet.managed(),
       // Under `baton run`, everything ends with the command.
-      outlives: run === undefined,
+      estate: () =>
+        run === undefined ? { fleet: this.#fleet.estate(), lifeline: lifeline.state } : undefined,
     }
     this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool
@@ -278,7 +280,11 @@ export class Master {
       env: process.env,
       master: lifeline.environment,
       // Deferred until the fleet has made the change: an instance has its process only after the start.
-      changed: () => queueMicrotask(() => workerPool.sendManaged()),
+      changed: () =>
+        queueMicrotask(() => {
+          workerPool.sendManaged()
+          workerPool.sendEstate()
+        }),
       workers: workerPool,
       // Not under `baton run`, where `StartWatch` warns about an app that does not listen. The process of a service with upstreams
       // listens itself, without registering.

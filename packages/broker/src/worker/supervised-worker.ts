@@ -31,7 +31,7 @@ import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { Sockets } from '../listening/sockets.ts'
 import { ManagedProcesses } from './registry/managed-processes.ts'
 import { factsOf } from '../supervise/proc.ts'
-import { KeptEstate } from './unclaimed/estate.ts'
+import { KeptEstate, type Kept } from './unclaimed/estate.ts'
 import { Reception } from './unclaimed/reception.ts'
 import { systemOs } from './os.ts'
 import { createWorker, type ReplaceableWorker } from './worker.ts'
@@ -168,7 +168,7 @@ export class SupervisedWorker {
         this.#accepts = true
         return this.#worker?.accept()
       case 'estate':
-        return this.#keepEstate(message.estate, fds)
+        return this.#keepEstate(message, fds)
       case 'pause':
         return this.#worker?.pause()
       case 'release':
@@ -355,7 +355,7 @@ export class SupervisedWorker {
       return peer.close()
     this.#ending = true
     // The listening sockets are the successor's.
-    this.#keepEstate(null, [])
+    this.#keepEstate(undefined, [])
     const channel = new Channel<never, HeldClients>(peer, this.#poller, {
       message: () => {},
       ended: () => {},
@@ -402,7 +402,7 @@ export class SupervisedWorker {
   async #stop(deadline: number): Promise<void> {
     const first = !this.#ending
     this.#ending = true
-    this.#keepEstate(null, [])
+    this.#keepEstate(undefined, [])
     if (deadline > 0) await this.#worker?.drain(deadline)
     else await this.#worker?.close()
     if (first) await this.#exit()
@@ -411,7 +411,7 @@ export class SupervisedWorker {
   async #exit(): Promise<void> {
     clearInterval(this.#counting)
     await this.#count()
-    // What was counted since the last round of the poller: the master takes the rest for lost.
+    // The counts since the last round of the poller: the master takes what is missing for lost.
     this.#copier?.writeAccounts()
     await this.#channel.sent()
     this.#channel.close()
@@ -428,16 +428,18 @@ export class SupervisedWorker {
     await this.#stop(Math.max(1, this.#drainDeadline))
   }
 
-  /** Once this worker is about to leave, another one has it. Owns the descriptors. */
-  #keepEstate(estate: unknown, fds: readonly OwnedFd[]): void {
+  /** Owns the descriptors. Once this worker is about to leave, another one has the estate. */
+  #keepEstate(kept: Kept | undefined, fds: readonly OwnedFd[]): void {
     const before = this.#estate
-    this.#estate = estate === null || this.#ending ? undefined : new KeptEstate(estate, fds)
+    this.#estate =
+      kept === undefined || kept.estate === null || this.#ending ? undefined : new KeptEstate(kept, fds)
     if (this.#estate === undefined) for (const fd of fds) fd.close()
     before?.close()
   }
 
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
+    estate.readOutputs(this.#logger)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')
     this.#reception = new Reception(estate.operator, this.#poller, {
       status: () => ({ master: null, managed: [], workers: [{ pid: process.pid, role: 'serving' }] }),
@@ -451,6 +453,8 @@ export class SupervisedWorker {
   async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {
     const worker = this.#worker
     const started = factsOf(process.pid)?.startedAt
+    // The next master reads on where this worker has stopped.
+    estate.stopReading()
     const fds = estate.duplicates()
     if (worker === undefined || started === undefined || fds === undefined || !this.isUnclaimed)
       return session.close()
@@ -495,7 +499,8 @@ export class SupervisedWorker {
     this.#logger.info({ by, deadlineMs: this.#drainDeadline }, 'draining')
     this.#reception?.close()
     this.#ending = true
-    this.#keepEstate(null, [])
+    // Managed backends may still take clients that wait. They end when this process does, with the lifeline.
+    this.#estate?.closeSockets()
     await this.#worker?.drain(Math.max(1, this.#drainDeadline))
     session?.write(answerText(true, []))
     session?.answered()

@@ -1,8 +1,9 @@
-import { connectUnix, NativeError, type OwnedFd, Poller, send } from '@baton/native-sendmsg'
+import { connectUnix, NativeError, type OwnedFd, peerCredentials, Poller, send } from '@baton/native-sendmsg'
 import { BrokerError } from '../../errors.ts'
 import { Channel } from '../../ipc/channel.ts'
 import { CLAIM, CLAIM_VERSION, type Claimed } from '../../ipc/claim.ts'
 import type { WorkerState } from '../workers/worker-process.ts'
+import { factsOf } from '../../supervise/proc.ts'
 import { type Estate, withDescriptors } from '../workers/estate.ts'
 
 /** Timeout for the worker to answer, in ms. */
@@ -31,11 +32,15 @@ export async function claimWorker(path: string): Promise<Inheritance | undefined
     if (error.code === 'EAGAIN') throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path, { cause: error })
     return undefined
   }
+  // Of the process that has called listen(2), even if others have the socket now (unix(7), SO_PEERCRED).
+  const { pid } = peerCredentials(socket.fd)
   const poller = new Poller()
   try {
     const answer = await receive(socket, poller)
     if (answer === 'nothing') return undefined
     if (answer === 'master') throw new BrokerError('BATON_ERR_ALREADY_RUNNING', path)
+    if (answer === 'silent' && isAlive(pid))
+      throw new BrokerError('BATON_ERR_ALREADY_RUNNING', `${path} (pid ${pid})`)
     if (answer === 'silent')
       throw new BrokerError('BATON_ERR_WORKER_UNCLAIMED', `it has not answered within ${TIMEOUT_MS} ms`)
     return inherit(...answer)
@@ -62,6 +67,12 @@ function receive(socket: OwnedFd, poller: Poller): Promise<Answer> {
   })
 }
 
+/** A master that does not answer is stopped, or hangs. */
+function isAlive(pid: number): boolean {
+  const state = factsOf(pid)?.state
+  return state !== undefined && state !== 'Z' && state !== 'X'
+}
+
 function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
   const { version, pid, started, snapshot, backends } = claimed
   if (version !== CLAIM_VERSION) {
@@ -75,7 +86,7 @@ function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
   const estate = claimed.estate as Estate
   const [channel, ...sockets] = fds
   return {
-    estate: { ...estate, sockets: withDescriptors(estate.sockets, sockets) },
+    estate: withDescriptors(estate, sockets),
     worker: {
       number: estate.started,
       pid,

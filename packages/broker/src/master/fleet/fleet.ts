@@ -185,6 +185,15 @@ export class Fleet {
     }
   }
 
+  /** The state for another master, if this one is killed. Its descriptors stay this fleet's. */
+  estate(): FleetState {
+    const until = this.#options.os.now() + this.#drainDeadline
+    return {
+      drainDeadline: this.#drainDeadline,
+      services: [...this.#services.values()].map((service) => service.save(until)),
+    }
+  }
+
   /** Sends SIGKILL to all processes and closes all descriptors, immediately. A second call does nothing. */
   close(): void {
     this.#stopping = true

@@ -3,6 +3,7 @@ import type { Logger } from 'pino'
 import type { InstanceStatus } from '../../api/master-status.ts'
 import type { ChildEvents, ProcessExit, RunningProcess } from '../../supervise/child.ts'
 import { ProcessOutput } from '../../supervise/output.ts'
+import { factsOf } from '../../supervise/proc.ts'
 import type { FleetContext } from './context.ts'
 import { environmentOf, type Generation } from './definition.ts'
 import { type LifeEvent, live, type ProcessLife } from './process-life.ts'
@@ -37,6 +38,9 @@ export class ManagedProcess {
   readonly #output: ProcessOutput
   readonly #process: RunningProcess
   readonly #registration: RegistrationWatch
+  /** See `ProcessState`. */
+  readonly #started: string | null
+  readonly #foreign: boolean
   #life: ProcessLife
   #timer: Timer | undefined
 
@@ -58,6 +62,8 @@ export class ManagedProcess {
     })
     const { service } = generation.definition
     this.#logger = context.logger.child({ service, instance, backend: id, peerPid: this.pid })
+    this.#started = saved?.started ?? (this.pid === undefined ? null : (factsOf(this.pid)?.startedAt ?? null))
+    this.#foreign = saved?.foreign === true
     this.#output = new ProcessOutput(this.#logger, saved && decode(saved.partial))
     const { os, registrable } = context
     const left = saved === undefined ? REGISTRATION_TIMEOUT_MS : saved.unregistered
@@ -97,9 +103,10 @@ export class ManagedProcess {
     context: FleetContext,
     exited: Exited,
   ): ManagedProcess {
-    const { id, startedAt, since, numbers } = saved
+    const { id, startedAt, since, numbers, foreign, started } = saved
     const identity = { id, instance, generation, startedAt, since }
-    const adopt = (events: ChildEvents) => context.os.adopt(numbers, events)
+    const adopt = (events: ChildEvents) =>
+      context.os.adopt(numbers, events, foreign ? (started ?? '') : undefined)
     return new ManagedProcess(identity, context, exited, adopt, saved)
   }
 
@@ -185,6 +192,8 @@ export class ManagedProcess {
       numbers,
       partial: { stdout: stdout.toString('base64'), stderr: stderr.toString('base64') },
       life: this.#life,
+      started: this.#started,
+      foreign: this.#foreign,
       unregistered: this.#registration.left,
     }
   }

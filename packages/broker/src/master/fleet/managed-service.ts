@@ -194,7 +194,8 @@ export class ManagedService {
     for (const process of this.#leaving) if (!isListed(reports, process.id)) process.lost()
   }
 
-  save(): ServiceState {
+  /** @param until when successors on trial are to be ended: the deploy that tries them does not go on. Default: they are not part of it */
+  save(until?: number): ServiceState {
     const instances = [...this.#instances.values()]
     const generations = new Map<number, Generation>([[this.#stable.number, this.#stable]])
     for (const { generation } of instances) generations.set(generation.number, generation)
@@ -206,11 +207,16 @@ export class ManagedService {
       latest: this.#latest,
       generations: [...generations.values()],
       instances: instances.map((instance) => instance.save()),
-      leaving: [...this.#leaving].flatMap((process) => {
-        const saved = process.save()
-        return saved === undefined ? [] : [{ instance: process.identity.instance, process: saved }]
-      }),
+      leaving: [
+        ...[...this.#leaving].flatMap((process) => leavingOf(process, process.save())),
+        ...(until === undefined ? [] : this.#successorsUntil(until)),
+      ],
     }
+  }
+
+  #successorsUntil(until: number): ServiceState['leaving'] {
+    const life = { kind: 'draining', until, unobserved: true } as const
+    return [...this.#successors.values()].flatMap((process) => leavingOf(process, process.save(), life))
   }
 
   close(): void {
@@ -246,4 +252,13 @@ export class ManagedService {
     this.#notifyExited(process, exit, instance !== undefined)
     this.#context.changed?.()
   }
+}
+
+function leavingOf(
+  { identity: { instance } }: ManagedProcess,
+  saved: ProcessState | undefined,
+  life?: ProcessState['life'],
+): ServiceState['leaving'] {
+  if (saved === undefined) return []
+  return [{ instance, process: life === undefined ? saved : { ...saved, life } }]
 }

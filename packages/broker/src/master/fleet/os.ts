@@ -27,8 +27,11 @@ export interface FleetOs extends FleetClock {
     options: { env: NodeJS.ProcessEnv; cwd: string; folder?: string | undefined },
     events: ChildEvents,
   ): RunningProcess
-  /** A process that was started before this program re-executed itself. Owns the descriptors from now on. */
-  adopt(numbers: ChildNumbers, events: ChildEvents): RunningProcess
+  /**
+   * A process that was started before this program re-executed itself, or (`foreign`, see `AdoptOptions`) by another master. Owns the descriptors
+   * from now on.
+   */
+  adopt(numbers: ChildNumbers, events: ChildEvents, foreign?: string): RunningProcess
   /** A new ULID. */
   id(): string
 }
@@ -62,7 +65,7 @@ export function systemFleetOs(poller: Poller, lifeline: Pick<Lifeline, 'fd'>): F
         return neverStarted(error as Error, events)
       }
     },
-    adopt: (numbers, events) => Child.adopt(numbers, { poller, leader: true }, events),
+    adopt: (numbers, events, foreign) => Child.adopt(numbers, { poller, leader: true, foreign }, events),
     id: () => ulid(),
   }
 }

@@ -46,6 +46,10 @@ const process = z.object({
   /** Base64. */
   partial: z.object({ stdout: z.string(), stderr: z.string() }),
   life,
+  /** When the kernel started it, in clock ticks since boot; null if that is not known. */
+  started: z.string().nullable().default(null),
+  /** It is no child of this process: a master that was killed had started it. */
+  foreign: z.boolean().default(false),
   /** Time left to register, in ms; null once it has registered or was reported. */
   unregistered: whole.nullable().default(null),
 })
@@ -79,3 +83,12 @@ export type ProcessState = z.output<typeof process>
 export type InstanceRecord = z.output<typeof instance>
 export type ServiceState = z.output<typeof service>
 export type FleetState = z.output<typeof fleetState>
+
+/** All processes, each with the name of its instance. */
+export function* processesOf({ services }: FleetState): Iterable<readonly [instance: string, ProcessState]> {
+  for (const { name, instances, leaving } of services) {
+    for (const { number, process: current } of instances)
+      if (current !== null) yield [`${name}.${number}`, current]
+    for (const { instance: left, process: ending } of leaving) yield [left, ending]
+  }
+}

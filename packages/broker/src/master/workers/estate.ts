@@ -1,11 +1,14 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { CLAIM_VERSION } from '../../ipc/claim.ts'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
+import type { KeptOutput } from '../../ipc/messages.ts'
+import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { ActiveConfig } from '../active-config.ts'
+import { processesOf, type FleetState, type ProcessState } from '../fleet/state.ts'
 import type { ListeningSocketsState } from '../listening-sockets.ts'
 import type { CountersState } from './counters.ts'
 
-/** State that the serving worker keeps for the next master, in case this one is killed. Descriptors are numbers in `sockets` only while it is at a master. */
+/** State that the serving worker keeps for the next master, in case this one is killed. */
 export interface Estate {
   readonly version: number
   /** The active configuration. */
@@ -14,35 +17,96 @@ export interface Estate {
   readonly counters: CountersState
   /** How many workers were started so far. */
   readonly started: number
+  readonly fleet: FleetState
+  readonly lifeline: LifelineState
+  /** Numbers under which the descriptors that go with it are in this state, in their order. */
+  readonly numbers: readonly number[]
 }
 
+export interface EstateMessage {
+  readonly estate: Estate
+  readonly outputs: readonly KeptOutput[]
+  /** How many of the descriptors, from the first, are listening sockets. */
+  readonly sockets: number
+  /** Borrowed. */
+  readonly fds: readonly number[]
+}
+
+/** One more goes with them when the estate is claimed. */
+const MAX_FDS = MAX_DESCRIPTORS - 1
+
 /**
- * The estate with its descriptors, borrowed, in the order in which `withDescriptors` takes them. Undefined if they do not fit into one message: then
- * the worker ends with its master.
+ * The first descriptor is the operator's socket. If there are too many for one message, the output of managed processes is not among them.
+ *
+ * @returns undefined if the sockets alone are too many: then the worker ends with its master
  */
 export function estateOf(
   { settings, sockets }: Pick<ActiveConfig, 'settings' | 'sockets'>,
-  counters: CountersState,
-  started: number,
-): [estate: Estate, fds: readonly number[]] | undefined {
+  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline'>,
+): EstateMessage | undefined {
   const { state } = sockets
-  const fds = [state.operator, state.control, state.admin.fd, ...state.listeners.map(({ fd }) => fd)]
-  // One more goes with them when it is claimed.
-  if (fds.length >= MAX_DESCRIPTORS) return undefined
-  return [{ version: CLAIM_VERSION, text: settings.text, sockets: state, counters, started }, fds]
+  const needed: number[] = [
+    state.operator,
+    state.control,
+    state.admin.fd,
+    ...state.listeners.map(({ fd }) => fd),
+    ...rest.lifeline,
+  ]
+  if (needed.length > MAX_FDS) return undefined
+  const outputs = [...processesOf(rest.fleet)].flatMap(outputsOf)
+  const kept = needed.length + outputs.length > MAX_FDS ? [] : outputs
+  const fds = [...needed, ...kept.map(({ fd }) => fd)]
+  return {
+    estate: { version: CLAIM_VERSION, text: settings.text, sockets: state, ...rest, numbers: fds },
+    outputs: kept.map(({ fd, ...output }) => ({ ...output, index: fds.indexOf(fd) })),
+    sockets: needed.length - rest.lifeline.length,
+    fds,
+  }
 }
 
-/** The sockets under their numbers in this process. The state owns the descriptors from now on. */
-export function withDescriptors(
-  sockets: ListeningSocketsState,
-  fds: readonly OwnedFd[],
-): ListeningSocketsState {
-  const [operator = -1, control = -1, admin = -1, ...listeners] = fds.map((fd) => fd.release())
+function outputsOf([instance, { id, numbers }]: readonly [string, ProcessState]) {
+  const { pid } = numbers
+  return (['stdout', 'stderr'] as const).flatMap((stream) => {
+    const fd = numbers[stream]
+    return fd === null ? [] : [{ fd, instance, backend: id, pid, stream }]
+  })
+}
+
+/** The state with the numbers of the same descriptors in this process. It owns them from now on. */
+export function withDescriptors(estate: Estate, fds: readonly OwnedFd[]): Estate {
+  const numbers = new Map(fds.map((fd, index) => [estate.numbers[index], fd.release()]))
+  const here = (fd: number) => numbers.get(fd) ?? -1
+  const { sockets, fleet, lifeline } = estate
+  const output = (fd: number | null) => (fd === null ? null : (numbers.get(fd) ?? null))
+  const process = (saved: ProcessState): ProcessState => ({
+    ...saved,
+    foreign: true,
+    numbers: {
+      ...saved.numbers,
+      stdout: output(saved.numbers.stdout),
+      stderr: output(saved.numbers.stderr),
+    },
+  })
   return {
-    ...sockets,
-    operator,
-    control,
-    admin: { ...sockets.admin, fd: admin },
-    listeners: sockets.listeners.map((listener, index) => ({ ...listener, fd: listeners[index] ?? -1 })),
+    ...estate,
+    sockets: {
+      ...sockets,
+      operator: here(sockets.operator),
+      control: here(sockets.control),
+      admin: { ...sockets.admin, fd: here(sockets.admin.fd) },
+      listeners: sockets.listeners.map((listener) => ({ ...listener, fd: here(listener.fd) })),
+    },
+    lifeline: [here(lifeline[0]), here(lifeline[1])],
+    fleet: {
+      ...fleet,
+      services: fleet.services.map((service) => ({
+        ...service,
+        instances: service.instances.map((instance) => ({
+          ...instance,
+          process: instance.process && process(instance.process),
+        })),
+        leaving: service.leaving.map((each) => ({ ...each, process: process(each.process) })),
+      })),
+    },
   }
 }

@@ -1,3 +1,4 @@
+import type { Estate } from './estate.ts'
 import type { FromWorker, ManagedReport } from '../../ipc/messages.ts'
 import type { BrokerError } from '../../errors.ts'
 import type { WorkerProcess } from './worker-process.ts'
@@ -25,8 +26,8 @@ export interface WorkerPoolHost {
   message(worker: WorkerProcess, message: FromWorker): void
   /** A worker has ended and was removed from `workers`. */
   ended(): void
-  /** Whether the serving worker is to outlive this process, until another master takes it over. */
-  readonly outlives: boolean
+  /** The managed backends, for the next master if this one is killed. Undefined if the serving worker is not to outlive this process. */
+  estate(): Pick<Estate, 'fleet' | 'lifeline'> | undefined
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

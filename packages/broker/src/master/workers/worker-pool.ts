@@ -217,10 +217,14 @@ export class WorkerPool {
   /** To the serving worker, whenever something in it has changed: the active configuration, its sockets, the counters. */
   sendEstate(): void {
     const worker = this.#current
-    if (worker?.alive !== true || this.#stopping || this.#replacing || !this.#host.outlives) return
-    const [estate, fds] = estateOf(this.#activeConfig, this.#counters.state, this.#started) ?? [null, []]
+    if (worker?.alive !== true || this.#stopping || this.#replacing) return
+    const managed = this.#host.estate()
+    if (managed === undefined) return
+    const counted = { counters: this.#counters.state, started: this.#started }
+    const message = estateOf(this.#activeConfig, { ...counted, ...managed })
+    const { estate = null, outputs = [], sockets = 0, fds = [] } = message ?? {}
     try {
-      worker.send({ type: 'estate', estate }, fds)
+      worker.send({ type: 'estate', estate, outputs, sockets }, fds)
     } catch (error) {
       // It has the one before.
       if (!(error instanceof NativeError)) throw error

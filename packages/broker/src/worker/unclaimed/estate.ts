@@ -1,13 +1,27 @@
 import { dup, NativeError, type OwnedFd } from '@baton/native-sendmsg'
+import type { Logger } from 'pino'
+import type { ToWorker } from '../../ipc/messages.ts'
+import { LineSplitter } from '../../supervise/lines.ts'
+import { OutputPipe } from '../../supervise/output-pipe.ts'
 
-/** Everything that the next master needs, as the last one sent it. Owns the descriptors; the first is the operator's socket. */
+export type Kept = Extract<ToWorker, { type: 'estate' }>
+
+/**
+ * Everything that the next master needs, as the last one sent it. While there is no master, what managed processes write goes to this worker's log:
+ * a process whose output is not read would block. Owns the descriptors; the first is the operator's socket.
+ */
 export class KeptEstate {
-  readonly estate: unknown
+  readonly #kept: Kept
   readonly #fds: readonly OwnedFd[]
+  #pipes: (() => void)[] = []
 
-  constructor(estate: unknown, fds: readonly OwnedFd[]) {
-    this.estate = estate
+  constructor(kept: Kept, fds: readonly OwnedFd[]) {
+    this.#kept = kept
     this.#fds = fds
+  }
+
+  get estate(): unknown {
+    return this.#kept.estate
   }
 
   get operator(): OwnedFd {
@@ -27,7 +41,38 @@ export class KeptEstate {
     }
   }
 
+  readOutputs(logger: Logger): void {
+    for (const { index, instance, backend, pid, stream } of this.#kept.outputs) {
+      const fd = this.#fds[index]
+      if (fd === undefined) continue
+      const log = logger.child({ instance, backend, peerPid: pid, stream })
+      const splitter = new LineSplitter()
+      const write = (lines: readonly string[]) => {
+        for (const line of lines) log.info(line)
+      }
+      const end = () => write(splitter.end())
+      const pipe = new OutputPipe(dup(fd.fd).release(), {
+        data: (chunk) => write(splitter.push(chunk)),
+        ended: end,
+      })
+      this.#pipes.push(() => {
+        pipe.close()
+        end()
+      })
+    }
+  }
+
+  /** There will be no next master: clients are refused from now on. */
+  closeSockets(): void {
+    for (const fd of this.#fds.slice(0, this.#kept.sockets)) fd.close()
+  }
+
+  stopReading(): void {
+    for (const stop of this.#pipes.splice(0)) stop()
+  }
+
   close(): void {
+    this.stopReading()
     for (const fd of this.#fds) fd.close()
   }
 }
