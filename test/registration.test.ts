@@ -244,7 +244,7 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
   await scene('a control socket in use is not replaced', async (t) => {
     t.equal(
       await refusedStart(t, first.configFile),
-      `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control} (BATON_ERR_ALREADY_RUNNING)`,
+      `baton: another broker serves this runtime folder; stop it, or set another runtimeDir: ${control} (pid ${first.program.pid}) (BATON_ERR_ALREADY_RUNNING)`,
     )
     t.equal(await servedBy(t, first), app.pid, 'the first one continues')
   })
@@ -338,8 +338,11 @@ void t.test('brokers that follow each other in one runtime folder', { timeout: L
 
   /** The broker ends and another follows: the backend keeps its id and its connections there. */
   const follows = async (t: Test, ends: Broker, how: 'SIGTERM' | 'SIGKILL', config: object) => {
-    ends.program.kill(how)
-    await ends.program.exited
+    if (how === 'SIGKILL') await ends.die()
+    else {
+      ends.program.kill(how)
+      await ends.program.exited
+    }
     disconnections += 1
     const said = () => app.messages().filter(({ msg }) => msg === 'disconnected').length
     await eventually(() => said() === disconnections, 'the backend emits disconnected')

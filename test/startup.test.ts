@@ -15,7 +15,7 @@ interface Loaded {
   readonly names: readonly string[]
 }
 
-/** What each process that wrote its coverage into `folder` has loaded. */
+/** The code that was loaded by each process that wrote its coverage into `folder`. */
 function loadedBy(folder: string): Loaded[] {
   return readdirSync(folder).map((file) => {
     const { result } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as { result: { url: string }[] }

@@ -22,9 +22,7 @@ interface LogLine {
   msg: string
 }
 
-const batonCommand = fileURLToPath(
-  new URL('bin/baton.js', import.meta.resolve('@baton/broker/package.json')),
-)
+const batonCommand = fileURLToPath(new URL('bin/baton.js', import.meta.resolve('@baton/broker/package.json')))
 const backendProgram = fileURLToPath(new URL('fastify.js', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'baton-demo-'))
 const configFile = join(folder, 'baton.json')

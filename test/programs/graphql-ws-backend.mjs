@@ -47,7 +47,7 @@ const backend = createBackend()
 backend.attach(server)
 const graphql = makeServer({ schema, onConnect: ({ connectionParams }) => connectionParams?.user === 'me' })
 
-/** What a client has told, for the process that takes it up. */
+/** The facts that a client has told, for the process that takes it up. */
 class Session {
   params
   /** By id; `last` is the last number of a subscription. */

@@ -33,7 +33,7 @@ migrateWebSockets(wss, backend, {
   resume(ws, state, request) {
     const doc = docOf(request)
     applyAwarenessUpdate(doc.awareness, Buffer.from(state.awareness, 'base64'), ws)
-    // What others have written while it moved.
+    // Changes that others made while it moved.
     const encoder = createEncoder()
     writeVarUint(encoder, MESSAGE_SYNC)
     writeUpdate(encoder, encodeStateAsUpdate(doc))

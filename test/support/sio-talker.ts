@@ -2,7 +2,7 @@ import type { Test } from 'tap'
 import { io, type Socket } from 'socket.io-client'
 import { below } from './ws-talker.ts'
 
-/** What `test/programs/socket-io-backend.mjs` knows of a client. */
+/** The facts that `test/programs/socket-io-backend.mjs` knows of a client. */
 export interface Who {
   readonly pid: number
   readonly id: string

@@ -31,7 +31,7 @@ export interface SocketIoMigration<State> {
   resume?(socket: AnySocket, state: State): void | Promise<void>
 }
 
-/** What `migrateSocketIo()` returns. */
+/** The result of `migrateSocketIo()`. */
 export interface SocketIoConnections {
   /**
    * The broker's information about the connection that carries this socket: `resumed` in `connection` listeners, and `movedOn` in

@@ -58,7 +58,7 @@ export interface EngineSocket extends Pick<EventEmitter, 'on' | 'once' | 'emit'>
   onClose(reason: string): void
 }
 
-/** What socket.io keeps for a session with engine.io. */
+/** The part of socket.io for a session with engine.io. */
 export interface Client {
   readonly conn: EngineSocket
   readonly decoder: { on(event: 'decoded', listener: (packet: SioPacket) => void): unknown } & {

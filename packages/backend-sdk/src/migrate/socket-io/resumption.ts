@@ -37,7 +37,7 @@ export class Resumption {
     this.#open = this.#awaited.size
   }
 
-  /** What another process had of this namespace; undefined if the client itself connects to it. */
+  /** The state of this namespace in the process before; undefined if the client itself connects to it. */
   of(namespace: string): CarriedSocket | undefined {
     return this.#awaited.get(namespace)
   }

@@ -1,7 +1,7 @@
 /* oxlint-disable no-underscore-dangle -- names of socket.io */
 import { type AnySocket, type Client, PACKET, type SioPacket, type SocketParts } from './parts.ts'
 
-/** What one namespace of a client has under way. */
+/** Work of one namespace of a client that is under way. */
 interface Namespaced {
   readonly socket: AnySocket
   readonly parts: SocketParts
@@ -12,7 +12,7 @@ interface Namespaced {
 }
 
 /**
- * What socket.io and the app have under way for one client: a session cannot leave in the middle of it. Owned by the client; it ends
+ * Work of socket.io and of the app that is under way for one client: a session cannot leave in the middle of it. Owned by the client; it ends
  * with it.
  */
 export class Work {
