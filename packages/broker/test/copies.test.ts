@@ -48,7 +48,7 @@ class Stage {
     const accepted = acceptOne(socket.fd)
     socket.close()
     if (accepted === undefined) throw new Error('no client')
-    const fd = new OwnedFd(Number(accepted.fd))
+    const fd = new OwnedFd(accepted.fd)
     this.#t.teardown(() => fd.close())
     this.accepted += 1
     this.#orders += 1
