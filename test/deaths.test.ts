@@ -198,7 +198,7 @@ void t.test('under load', { timeout: LIMIT }, async (t) => {
   const outer = t
   const addresses = {
     admin: { listen: `127.0.0.1:${await freePort()}` },
-    services: { web: { parkAfter: '0ms', holdTimeout: '10m', ackDeadline: '1m' } },
+    services: { web: { parkAfter: '0ms', holdTimeout: '10m' } },
   }
   let broker = await startBroker(t, { config: addresses })
   await startBackend(t, broker)
