@@ -383,7 +383,7 @@ export const schema = z
       duration(1000).prefault('5s'),
       'How long the worker may fail to answer its master before it is considered stuck: stopped, in an endless loop, or blocked in a system call.',
       'The master starts another worker on the same sockets and kills the stuck one with SIGKILL. Connections that backends have are not affected;',
-      'clients that the stuck worker held or relayed are lost, and new ones wait in the kernel until the next worker accepts.',
+      'clients that the stuck worker relayed are lost, and new ones wait in the kernel until the next worker accepts.',
       'Time during which the worker gets no processor, or the master itself does not run, does not count.',
     ),
     admin: describe(admin.prefault({}), 'The admin server.'),

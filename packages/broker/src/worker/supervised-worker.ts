@@ -439,6 +439,7 @@ export class SupervisedWorker {
 
   async #wait(estate: KeptEstate): Promise<void> {
     this.#master = null
+    this.#copier?.close()
     estate.readOutputs(this.#logger)
     this.#logger.error('the master is gone; going on without one, until the next start or stop')
     this.#reception = new Reception(estate.operator, this.#poller, {

@@ -78,7 +78,13 @@ export class Copier {
 
   /** To be called after each round of the event loop. */
   writeAccounts(): void {
-    this.#accounts.write()
+    if (this.#channel.open) this.#accounts.write()
+  }
+
+  /** There is no master any more. What was not sent is dropped. */
+  close(): void {
+    this.#channel.close()
+    this.#end()
   }
 
   #keep(service: string, connection: Waiting): Kept | undefined {
@@ -106,7 +112,7 @@ export class Copier {
       from = Math.min(from, slot)
       to = Math.max(to, slot + 1)
     }
-    if (from >= to) return
+    if (from >= to || !this.#channel.open) return
     writeMarks(this.#file.fd, this.#marks, from, to)
     if (this.#isTelling) return
     this.#isTelling = true
@@ -221,6 +227,7 @@ export class Copier {
 
   #end(): void {
     clearTimeout(this.#timer)
+    this.#file.close()
     this.#pending.clear()
     this.#copied.clear()
     this.#over = []

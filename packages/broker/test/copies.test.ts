@@ -1,0 +1,168 @@
+import { connect } from 'node:net'
+import { once } from 'node:events'
+import { acceptOne, dup, listenTcp, localAddress, OwnedFd, Poller } from '@baton/native-sendmsg'
+import t, { type Test } from 'tap'
+import { sinceReport } from '../src/master/workers/last-accounts.ts'
+import { type Remains, WorkerCopies } from '../src/master/workers/worker-copies.ts'
+import type { MetricSnapshot } from '../src/metrics/snapshot.ts'
+import type { ClientConnection } from '../src/worker/connection/connection.ts'
+import { Copier } from '../src/worker/copies/copier.ts'
+import { eventually } from '../../../test/support/eventually.ts'
+import { LIMIT } from '../../../test/support/limits.ts'
+
+// Copies of waiting connections: both ends in this process, real sockets.
+
+const listener = { name: 'web', protocol: 'http' as const }
+
+class Stage {
+  readonly poller = new Poller({ ring: false })
+  readonly copies: WorkerCopies
+  readonly copier: Copier
+  readonly errors: object[] = []
+  ended = false
+  readonly #t: Test
+  #orders = 0
+  accepted = 0
+  handedOff = 0
+
+  constructor(t: Test, limit = 100) {
+    this.#t = t
+    const logger = { error: (facts: object) => this.errors.push(facts) } as never
+    const [copies, theirs] = WorkerCopies.create(this.poller, logger, () => (this.ended = true))
+    this.copies = copies
+    this.copier = new Copier([theirs[0], new OwnedFd(dup(theirs[1].fd).release())], this.poller, limit)
+    this.copier.account({ kind: 'service', name: 'web' }, (numbers) =>
+      numbers.push(this.handedOff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+    )
+    this.copier.account({ kind: 'listener', name: 'web', service: 'web', unix: false }, (numbers) =>
+      numbers.push(this.accepted),
+    )
+    t.teardown(() => this.poller.close())
+  }
+
+  async connection(): Promise<ClientConnection> {
+    const socket = listenTcp({ host: '127.0.0.1', port: 0 })
+    const client = connect(localAddress(socket.fd).port, '127.0.0.1')
+    this.#t.teardown(() => client.destroy())
+    await once(client, 'connect')
+    const accepted = acceptOne(socket.fd)
+    socket.close()
+    if (accepted === undefined) throw new Error('no client')
+    const fd = new OwnedFd(accepted.fd)
+    this.#t.teardown(() => fd.close())
+    this.accepted += 1
+    this.#orders += 1
+    const { peer } = accepted
+    return {
+      order: this.#orders,
+      fd,
+      listener,
+      peer,
+      id: Buffer.alloc(16, this.#orders),
+      acceptedAt: performance.now(),
+      tried: undefined,
+      pressedSince: undefined,
+    }
+  }
+
+  /** As if the worker were killed now: whatever it has not sent yet is dropped. */
+  async die(): Promise<Remains | undefined> {
+    this.copier.close()
+    await eventually(() => this.ended, 'the master has read everything')
+    const remains = this.copies.take()
+    for (const { fd } of remains?.survivors ?? []) this.#t.teardown(() => fd.close())
+    return remains
+  }
+}
+
+function orders(remains: Remains | undefined): number[] | undefined {
+  return remains?.survivors.map(({ copy }) => copy.order)
+}
+
+void t.test('what still waits survives, in order of arrival', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const keeper = stage.copier.of('web')
+  const all = [await stage.connection(), await stage.connection(), await stage.connection()]
+  // The last one came back from an offer.
+  const [second, third, first] = [all[1], all[2], all[0]].map((each) => keeper.keep(each as ClientConnection))
+  await eventually(() => stage.copies.size === 3, 'all are copied')
+  keeper.over([second])
+  await eventually(() => stage.copies.size === 2, 'the master has closed its copy')
+  t.ok(first && third)
+  t.same(orders(await stage.die()), [1, 3])
+})
+
+void t.test('the mark decides, not what the master has read', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const keeper = stage.copier.of('web')
+  const kept = [keeper.keep(await stage.connection()), keeper.keep(await stage.connection())]
+  await eventually(() => stage.copies.size === 2, 'both are copied')
+  keeper.over([kept[0]])
+  // In the same turn: `over` has not been sent.
+  const remains = stage.die()
+  t.equal(stage.copies.size, 2)
+  t.same(orders(await remains), [2])
+})
+
+void t.test(
+  'a slot that is used again does not bring its former copy back',
+  { timeout: LIMIT },
+  async (t) => {
+    const stage = new Stage(t)
+    const keeper = stage.copier.of('web')
+    const first = keeper.keep(await stage.connection())
+    await eventually(() => stage.copies.size === 1, 'it is copied')
+    keeper.over([first])
+    await eventually(() => stage.copies.size === 0, 'it is over')
+    const second = keeper.keep(await stage.connection())
+    await eventually(() => stage.copies.size === 1, 'the next one is copied')
+    t.equal(second?.slot, 0)
+    t.same(orders(await stage.die()), [2])
+  },
+)
+
+void t.test('at most as many as the master has room for', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t, 1)
+  const keeper = stage.copier.of('web')
+  const first = keeper.keep(await stage.connection())
+  const second = keeper.keep(await stage.connection())
+  await eventually(() => stage.copies.size === 1, 'one is copied')
+  t.same([first?.slot, second?.slot], [0, -1])
+  keeper.over([first])
+  await eventually(() => second?.slot === 0, 'the other one follows')
+  t.same(orders(await stage.die()), [2])
+})
+
+void t.test('connections without an outcome are lost', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t)
+  const keeper = stage.copier.of('web')
+  for (let count = 0; count < 5; count += 1) await stage.connection()
+  keeper.keep(await stage.connection())
+  stage.handedOff = 3
+  await eventually(() => stage.copies.size === 1, 'it is copied')
+  const remains = await stage.die()
+  // Its last report is older.
+  const reported = [
+    {
+      name: 'baton_connections_accepted_total',
+      help: 'Accepted.',
+      values: [{ value: 4, labels: { listener: 'web' } }],
+    },
+    {
+      name: 'baton_connections_total',
+      help: 'Connections.',
+      values: [{ value: 1, labels: { service: 'web', outcome: 'handed_off' } }],
+    },
+  ] as unknown as MetricSnapshot
+  const added = sinceReport(remains as Remains, reported)
+  t.match(added, [
+    { name: 'baton_connections_accepted_total', values: [{ labels: { listener: 'web' }, value: 2 }] },
+    {
+      name: 'baton_connections_total',
+      values: [
+        { labels: { service: 'web', outcome: 'handed_off' }, value: 2 },
+        { labels: { service: 'web', outcome: 'lost' }, value: 2 },
+      ],
+    },
+  ])
+})
