@@ -130,6 +130,13 @@ export class EventStreamMover<State> implements Mover {
   #takeUp(answer: OpenAnswer, connection: ConnectionInfo, replay: Replay): void {
     this.#replayed.add(replay)
     if (replay.hasFailed) return
+    // The next request of this connection begins here, whatever it is. Later: the app's own listeners still ask.
+    answer.response.once('close', () =>
+      process.nextTick(() => {
+        connection.replay = undefined
+        connection.resumed = undefined
+      }),
+    )
     answer.head = replay.block.answerHead
     replay.hold()
     // What the app does behind `writeHead()`, to know this client, comes first.
