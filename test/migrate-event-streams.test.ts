@@ -38,12 +38,12 @@ void t.test('one broker, and backends that move event streams', { timeout: LIMIT
   }
 
   await whole.test(
-    'four deploys, over three frameworks: no event is lost, doubled or reordered, and no client reconnects',
+    'three deploys, over three frameworks: no event is lost, doubled or reordered, and no client reconnects',
     async (t) => {
       const readers = await Promise.all(
         Array.from({ length: 30 }, () => new EventReader(t, port).open('/events?room=1')),
       )
-      for (let turn = 0; turn < 4; turn++) {
+      for (let turn = 0; turn < 3; turn++) {
         const before = await deploy()
         const closed = before.messages().filter(({ msg }) => msg === 'closed')
         t.ok(closed.length >= 30 && closed.every(({ movedOn }) => movedOn === true), 'all have moved')
@@ -53,17 +53,12 @@ void t.test('one broker, and backends that move event streams', { timeout: LIMIT
       current.say('end')
       await eventually(() => readers.every(({ ended }) => ended), 'all have ended')
       t.same(
-        readers.map(({ problems, aborted, greetings, ports }) => [
-          problems,
-          aborted,
-          greetings,
-          ports.size,
-        ]),
+        readers.map(({ problems, aborted, greetings, ports }) => [problems, aborted, greetings, ports.size]),
         readers.map(() => [[], false, 1, 1]),
       )
       t.equal(new Set(readers.map(({ last }) => last)).size, 1, 'all have the same events')
       const resumed = await broker.metric('baton_connections_resumed_total{service="web",kind="replay"}')
-      t.ok(resumed >= 120, `${resumed} moves, ${readers.reduce((sum, { events }) => sum + events, 0)} events`)
+      t.ok(resumed >= 90, `${resumed} moves, ${readers.reduce((sum, { events }) => sum + events, 0)} events`)
 
       // An ordinary connection again: for a request, for a stream of its own that moves too.
       for (const reader of readers) t.equal(await reader.text('/pid'), String(current.pid))
@@ -110,14 +105,12 @@ void t.test('one broker, and backends that move event streams', { timeout: LIMIT
       }
       current.say('end')
       await current.exited
-      t.same(
-        current
-          .messages()
-          .filter(({ msg, movedOn }) => msg === 'closed' && movedOn !== true)
-          .map(({ path }) => path)
-          .toSorted(),
-        paths.toSorted(),
-      )
+      const closed = (path: string) =>
+        current.messages().find((each) => each['msg'] === 'closed' && each['path'] === path)
+      for (const path of paths) {
+        await eventually(() => closed(path) !== undefined, `${path} has ended`)
+        t.match(closed(path), { movedOn: false }, path)
+      }
       t.notOk(moving.ended)
       current = next
       current.say('end')

@@ -9,7 +9,7 @@ import { createGzip } from 'node:zlib'
 import { createBackend } from '@baton/backend-sdk'
 import { migrateEventStreams } from '@baton/backend-sdk/event-streams'
 
-const INTERVAL_MS = 20
+const INTERVAL_MS = 50
 const say = (msg, more = {}) => console.log(JSON.stringify({ msg, pid: process.pid, ...more }))
 
 /** Number of the newest event. */

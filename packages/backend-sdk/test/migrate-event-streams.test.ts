@@ -133,35 +133,35 @@ void t.test('moves at random moments: no number is lost, doubled or reordered', 
   t.ok([...sides[0].closed, ...sides[1].closed].every((movedOn) => movedOn === true))
 })
 
-void t.test('the request is read again as it came, and the connection is an ordinary one afterwards', async (t) => {
-  const [side, next, client] = await begun(t)
-  side.tell()
-  await eventually(() => side.moveAll(next) === 1, 'it moves')
-  await eventually(() => next.requests.length === 1, 'it is asked')
-  const [[before], [after]] = [side.requests, next.requests]
-  t.same(
-    [after?.method, after?.url, after?.rawHeaders],
-    [before?.method, before?.url, before?.rawHeaders],
-  )
-  const socket = after?.socket as Socket
-  t.same(next.adoption.connection(socket)?.resumed, { schema: 'feed/1', state: { count: 1 } })
-  next.tell()
-  await client.has('2\n')
-  next.open[0]?.end()
-  await client.has('0\r\n\r\n')
-  t.notOk(client.ended)
-  await eventually(() => next.attachment.idle().length === 1, 'it is idle')
-  client.received = ''
-  client.socket.write(GET)
-  await client.has('\r\n\r\n')
-  t.equal(next.adoption.connection(socket)?.resumed, undefined, 'a new client')
-  next.tell()
-  await eventually(() => next.moveAll(side) === 1, 'that one moves too')
-  await eventually(() => side.requests.length === 2, 'it is asked')
-  side.tell()
-  await client.has('2\n')
-  t.same(client.numbers, [1, 2])
-})
+void t.test(
+  'the request is read again as it came, and the connection is an ordinary one afterwards',
+  async (t) => {
+    const [side, next, client] = await begun(t)
+    side.tell()
+    await eventually(() => side.moveAll(next) === 1, 'it moves')
+    await eventually(() => next.requests.length === 1, 'it is asked')
+    const [[before], [after]] = [side.requests, next.requests]
+    t.same([after?.method, after?.url, after?.rawHeaders], [before?.method, before?.url, before?.rawHeaders])
+    const socket = after?.socket as Socket
+    t.same(next.adoption.connection(socket)?.resumed, { schema: 'feed/1', state: { count: 1 } })
+    next.tell()
+    await client.has('2\n')
+    next.open[0]?.end()
+    await client.has('0\r\n\r\n')
+    t.notOk(client.ended)
+    await eventually(() => next.attachment.idle().length === 1, 'it is idle')
+    client.received = ''
+    client.socket.write(GET)
+    await client.has('\r\n\r\n')
+    t.equal(next.adoption.connection(socket)?.resumed, undefined, 'a new client')
+    next.tell()
+    await eventually(() => next.moveAll(side) === 1, 'that one moves too')
+    await eventually(() => side.requests.length === 2, 'it is asked')
+    side.tell()
+    await client.has('2\n')
+    t.same(client.numbers, [1, 2])
+  },
+)
 
 void t.test('an answer that ends with the connection moves, and ends with it', async (t) => {
   const [side, next, client] = await begun(t, undefined, 'GET / HTTP/1.0\r\n\r\n')
@@ -295,7 +295,10 @@ void t.test('it cannot be resumed: the connection ends, and the client has seen 
     ],
     [new Feed({ resume: () => Promise.reject(new Error('later')) }), 'BATON_ERR_RESUME_FAILED'],
     [new Feed({ accepts: ['feed/2'] }), 'BATON_ERR_RESUME_FAILED'],
-    [new Feed({}, (_request, response) => void response.writeHead(401).end('no')), 'BATON_ERR_ANSWER_DIFFERS'],
+    [
+      new Feed({}, (_request, response) => void response.writeHead(401).end('no')),
+      'BATON_ERR_ANSWER_DIFFERS',
+    ],
     [new Feed({}, (_request, response) => void response.end('short')), 'BATON_ERR_ANSWER_DIFFERS'],
     [new Feed({}, (...args) => stream(...args, { 'Content-Encoding': 'br' })), 'BATON_ERR_ANSWER_DIFFERS'],
   ])
