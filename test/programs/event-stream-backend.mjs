@@ -34,7 +34,10 @@ setInterval(() => {
 function stream(request, response) {
   const path = request.url.split('?')[0]
   const { resumed } = backend.connection(request.socket)
-  if (path === '/refused' && resumed !== undefined) return void response.writeHead(401).end()
+  if (path === '/refused' && resumed !== undefined) {
+    response.writeHead(401).end()
+    return
+  }
   const gzip = path === '/gzip'
   response.writeHead(200, {
     'Content-Type': 'text/event-stream',
@@ -80,8 +83,8 @@ const handlers = {
   },
 }
 function handle(request, response) {
-  if (request.url === '/pid') return response.end(String(process.pid))
-  return stream(request, response)
+  if (request.url === '/pid') response.end(String(process.pid))
+  else stream(request, response)
 }
 
 const states = {
