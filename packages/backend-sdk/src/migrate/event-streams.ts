@@ -139,7 +139,7 @@ export class EventStreamMover<State> implements Mover {
     )
     answer.head = replay.block.answerHead
     replay.hold()
-    // What the app does behind `writeHead()`, to know this client, comes first.
+    // A tick later: behind `writeHead()` the app still does what it needs to know this client.
     replay.onAnswered = () => process.nextTick(() => void this.#resume(answer, connection, replay))
     flushWrittenHead(answer.response, replay)
   }
