@@ -10,6 +10,7 @@ import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { type Broker, startBroker, unaccounted } from './support/broker.ts'
+import { baton } from './support/command.ts'
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { LIMIT } from './support/limits.ts'
 
@@ -94,7 +95,10 @@ function startAll(test: Test): Promise<Broker> {
   // busy machine could miss.
   const patient = { ackDeadline: '5m', tokenTtl: '10m', holdTimeout: '10m' }
   const services = Object.fromEntries(
-    Object.entries(config.services).map(([name, service]) => [name, { ...service, ...patient }]),
+    Object.entries(config.services).map(([name, service]) => [
+      name,
+      { ...service, ...patient, ...('command' in service && { cwd: join(root, 'examples') }) },
+    ]),
   )
   const listeners = config.listeners.map((listener) => ({ ...listener, listen: '127.0.0.1:0' }))
   const runtimeDir = join(temporaryFolder(test), 'run')
@@ -179,27 +183,47 @@ void t.test('examples', async (t) => {
   )
 
   void t.test(
-    'ws-chat.js broadcasts to its clients, and closes them when it drains',
+    'ws-chat.js is deployed while its clients talk: each keeps its connection and its name',
     { timeout: LIMIT },
     async (t) => {
-      const program = await startExample(t, broker, 'ws-chat.js')
+      const [before] =
+        (await broker.backends(1, 'chat')).services.find(({ name }) => name === 'chat')?.backends ?? []
       const url = `ws://${broker.address('chat')}`
-      const received: string[] = []
+      // The command of examples/README.md, at the port of this test.
+      const client = new Program(t, process.execPath, ['examples/dist/ws-chat-client.js', url], { cwd: root })
+      await client.line((line) => line.includes('joined'), 'it has joined')
+      client.say('/name Ada')
+      await client.line((line) => line.includes('is now Ada'), 'it has a name')
       const listener = new WebSocket(url)
       t.teardown(() => listener.terminate())
+      const received: string[] = []
       listener.on('message', (data: Buffer) => received.push(data.toString()))
       await once(listener, 'open')
-      const speaker = new WebSocket(url)
-      t.teardown(() => speaker.terminate())
-      await once(speaker, 'open')
-      speaker.send('hello')
-      while (!received.some((line) => line.endsWith('hello'))) await once(listener, 'message')
-      t.match(received.at(-1), /^127\.0\.0\.1:\d+: hello$/)
+      const heard = async (text: string) => {
+        while (!received.some((line) => line.startsWith(text))) await once(listener, 'message')
+        return received.find((line) => line.startsWith(text))
+      }
+      client.say('before')
+      t.equal(await heard('Ada: before'), `Ada: before [process ${before?.pid}]`)
 
-      const left = Promise.all([once(listener, 'close'), once(speaker, 'close')])
-      program.kill('SIGTERM')
-      for (const [code] of await left) t.equal(code, 1001)
-      t.same(await program.exited, { code: 0, signal: null })
+      // `npx baton deploy chat`
+      const { code, err } = await baton(t, ['deploy', 'chat', '--config', broker.configFile])
+      t.equal(code, 0, err.join('\n'))
+      const [after] =
+        (await broker.backends(1, 'chat')).services.find(({ name }) => name === 'chat')?.backends ?? []
+      t.not(after?.pid, before?.pid)
+      client.say('after')
+      t.equal(await heard('Ada: after'), `Ada: after [process ${after?.pid}]`)
+      listener.send('and back')
+      await client.line((line) => line.includes('and back'), 'the other way')
+      t.same(
+        received.filter((line) => line.includes(' left ')),
+        [],
+        'none has left',
+      )
+      t.notOk(client.lines.some((line) => line.startsWith('closed')))
+      client.kill('SIGTERM')
+      await heard('Ada left')
     },
   )
 

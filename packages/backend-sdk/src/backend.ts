@@ -396,6 +396,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       logger: this.#options.logger,
       connection: (socket) => this.#adoption.connection(socket),
       mayLeave: () => this.#handBack.soon(),
+      nothingReadBehind: (answers) => this.#attachment?.nothingReadBehind(answers) ?? new Set(),
     }
   }
 

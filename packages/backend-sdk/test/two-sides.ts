@@ -32,6 +32,7 @@ export class Side {
       logger,
       connection: (socket) => this.adoption.connection(socket),
       mayLeave: () => undefined,
+      nothingReadBehind: (answers) => this.attachment.nothingReadBehind(answers),
     }
     this.attachment = attachServer(server, {
       onServerClose: () => undefined,

@@ -1,6 +1,5 @@
 import type { EventEmitter } from 'node:events'
-import type { Server as HttpServer } from 'node:http'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, Server as HttpServer, ServerResponse } from 'node:http'
 import { type AddressInfo, Server as NetServer, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
@@ -9,7 +8,7 @@ import { allowHalfOpen, applyAcceptOptions, connectionLimit } from './accept-opt
 import { checkAttachable } from './attachable.ts'
 import { startConnectionTracking } from './connection-tracking.ts'
 import { AttachError } from './errors.ts'
-import { betweenRequests, closeWhenQuiet } from './idle-connections.ts'
+import { asIfFinished, betweenRequests, closeWhenQuiet } from './idle-connections.ts'
 import { isRequest, LastAnswers } from './last-answers.ts'
 import { isSession, LastStreams } from './last-streams.ts'
 import { Overlay } from './overlay.ts'
@@ -85,6 +84,11 @@ export interface Attachment {
   idle(): IdleConnection[]
   /** One that `idle` has returned is idle still: what has not been read cannot have begun a request. */
   stillIdle(connection: IdleConnection): boolean
+  /**
+   * Of plain HTTP/1 connections with an open answer: those whose request was read whole, body included, and behind it nothing, by
+   * the word of Node's parser. Holds until something is read.
+   */
+  nothingReadBehind(answers: ReadonlyMap<Socket, ServerResponse>): ReadonlySet<Socket>
   /** `awaitsAnswer` has become false. */
   answered(): void
   /** The first open adopted socket that matches. */
@@ -267,6 +271,20 @@ class ServerAttachment implements Attachment {
     return socket.bytesRead === bytesRead && isQuiet(socket) && !this.#answers.isAnswering(socket)
   }
 
+  nothingReadBehind(answers: ReadonlyMap<Socket, ServerResponse>): ReadonlySet<Socket> {
+    const { server } = this
+    if (this.kind !== 'http' || !('closeIdleConnections' in server)) return new Set()
+    const quiet = this.#betweenRequests(server, () =>
+      asIfFinished(answers.values(), this.#closeIdleConnections),
+    )
+    return new Set(
+      quiet.filter((socket) => {
+        const answer = answers.get(socket)
+        return answer !== undefined && this.#answers.isNewest(socket, answer)
+      }),
+    )
+  }
+
   answered(): void {
     this.#closeIfOver()
   }
@@ -326,8 +344,11 @@ class ServerAttachment implements Attachment {
     return socket.timeout === undefined || socket.timeout === 0 ? Infinity : socket.timeout
   }
 
-  #betweenRequests(server: Pick<HttpServer, 'closeIdleConnections'>): Socket[] {
-    return betweenRequests(server, this.#closeIdleConnections, this.#answers.connections)
+  #betweenRequests(
+    server: Pick<HttpServer, 'closeIdleConnections'>,
+    closeIdle = this.#closeIdleConnections,
+  ): Socket[] {
+    return betweenRequests(server, closeIdle, this.#answers.connections)
   }
 
   /** Connections without a first request, such as those that browsers open in advance. Node does not count them as idle. */

@@ -1,4 +1,4 @@
-import type { Server } from 'node:http'
+import type { Server, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { poll, pollEach, POLLIN } from '@baton/native-sendmsg'
@@ -50,6 +50,20 @@ export function betweenRequests(
     }
   }
   return found.filter(({ writableLength }) => writableLength === 0)
+}
+
+/**
+ * Makes `closeIdle` look at connections with an open answer too: Node passes over those whose `response.finished` is false, and
+ * asks its parser about the others.
+ */
+export function asIfFinished(answers: Iterable<ServerResponse>, closeIdle: () => void): void {
+  const open = [...answers].filter(({ finished }) => !finished)
+  try {
+    for (const answer of open) Reflect.set(answer, 'finished', true)
+    closeIdle()
+  } finally {
+    for (const answer of open) Reflect.set(answer, 'finished', false)
+  }
 }
 
 /**

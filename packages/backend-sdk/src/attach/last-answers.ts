@@ -55,6 +55,11 @@ export class LastAnswers {
     return this.#exchanges.get(socket)?.newest !== undefined
   }
 
+  /** Whether no request of this connection has come behind the one of this response, which is not complete. */
+  isNewest(socket: Duplex, response: ServerResponse): boolean {
+    return this.#exchanges.get(socket)?.newest === response
+  }
+
   /** When its last answer was over, by performance.now(); undefined before the first request. */
   idleSince(socket: Duplex): number | undefined {
     return this.#exchanges.get(socket)?.idleSince

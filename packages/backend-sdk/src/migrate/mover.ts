@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { ConnectionInfo } from '../connection-info.ts'
 import type { Logger } from '../logger.ts'
@@ -47,6 +48,8 @@ export interface Migration {
   connection(socket: Socket): ConnectionInfo | undefined
   /** A connection that could not leave may be able to now. */
   mayLeave(): void
+  /** Of connections with an open answer: those behind whose request, body included, nothing was read. Holds for this step. */
+  nothingReadBehind(answers: ReadonlyMap<Socket, ServerResponse>): ReadonlySet<Socket>
 }
 
 /** All movers of one backend. */

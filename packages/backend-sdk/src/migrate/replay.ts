@@ -29,6 +29,8 @@ export class Replay {
   readonly block: ResumedBlock
   readonly #socket: Socket
   readonly #onFailed: (error: MigrationError) => void
+  /** Called when the app has answered as the process before had. */
+  onAnswered: () => void = () => undefined
   readonly #timeout: NodeJS.Timeout
   #state: 'answering' | 'answered' | 'over' | 'failed' = 'answering'
   #seen: Buffer = EMPTY
@@ -53,6 +55,11 @@ export class Replay {
     this.#layAnswer('write')
     this.#layAnswer('end')
     socket.unshift(block.requestHead)
+  }
+
+  /** The app has not answered yet. */
+  get awaitsAnswer(): boolean {
+    return this.#state === 'answering'
   }
 
   /** The client is served like any other. */
@@ -161,6 +168,7 @@ export class Replay {
       return EMPTY
     }
     this.#state = 'answered'
+    this.onAnswered()
     this.#release()
     return rest
   }

@@ -1,12 +1,10 @@
 import type { IncomingMessage } from 'node:http'
-import { Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import { MAX_HANDBACK_BYTES } from '../protocol/index.ts'
+import { recordAnswerHead } from './answer-head.ts'
 import { FrameWalker } from './frame-walker.ts'
-import { endOfHead, requestHead } from './http-heads.ts'
+import { requestHead } from './http-heads.ts'
 import type { Replay } from './replay.ts'
-
-/** An answer whose head is longer is not recorded, and its connection does not move. */
-const MAX_HEAD_BYTES = 65_536
 
 /**
  * The record of a connection that a client upgrades, from before the app gets it: the request, the head of the answer, and where
@@ -35,7 +33,7 @@ export class Upgrade {
       if (this.tracksCompression) this.compressed.push(compressed)
     })
     replay?.hold()
-    if (replay === undefined) this.#recordAnswer(socket)
+    if (replay === undefined) recordAnswerHead(socket, (head) => (this.#answerHead = head))
     this.#walkWith(socket)
   }
 
@@ -52,25 +50,6 @@ export class Upgrade {
   /** Whether this listener of `data` is the walker's. */
   isWalk(listener: unknown): boolean {
     return listener === this.#walk
-  }
-
-  #recordAnswer(socket: Socket): void {
-    let seen = Buffer.alloc(0)
-    const below = socket.write.bind(socket) as (...args: unknown[]) => boolean
-    const layer = (...args: unknown[]): boolean => {
-      const [chunk, encoding] = args
-      const bytes =
-        typeof chunk === 'string'
-          ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
-          : Buffer.from(chunk as Uint8Array)
-      seen = Buffer.concat([seen, bytes])
-      const end = endOfHead(seen)
-      if (end !== -1) this.#answerHead = seen.subarray(0, end)
-      if ((end !== -1 || seen.length > MAX_HEAD_BYTES) && socket.write === layer)
-        Reflect.deleteProperty(socket, 'write')
-      return below(...args)
-    }
-    Object.defineProperty(socket, 'write', { value: layer, configurable: true, writable: true })
   }
 
   /** In front of the app's first listener, so that both get the same bytes. */
