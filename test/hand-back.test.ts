@@ -240,7 +240,7 @@ async function told(
   count: number,
   env: NodeJS.ProcessEnv = {},
   file = 'told-backend.mjs',
-): Promise<{ app: Program; peer: Registered; clients: PassedClient[] }> {
+): Promise<{ app: Program; broker: FalseBroker; peer: Registered; clients: PassedClient[] }> {
   const broker = new FalseBroker(t)
   const app = new Program(t, process.execPath, [`${root}/test/programs/${file}`], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ...env },
@@ -255,7 +255,7 @@ async function told(
     clients.push(client)
   }
   for (const client of clients) t.equal(await client.servedBy(), app.pid)
-  return { app, peer, clients }
+  return { app, broker, peer, clients }
 }
 
 void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => {
@@ -375,6 +375,29 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     await app.message('disconnected')
     client.again()
     t.equal(await client.servedBy(), app.pid)
+  })
+
+  await t.test('a broker that dies in a drain: it registers with the next one, and says so', async (t) => {
+    // It never dialled again, and served what it had until its deadline.
+    const { app, broker, peer, clients } = await told(t, 1, { DRAIN_DEADLINE: '1h' })
+    const [client] = clients as [PassedClient]
+    app.say('drain')
+    await peer.handedBack(1)
+    for (const fd of peer.takeBack(1)) fd.close()
+    peer.die()
+    await app.message('disconnected')
+    const next = await broker.registered({ takesBack: { handBackWindow: 16, parkAfter: null } })
+    t.match(next.hello, { backend: peer.id, draining: true })
+    const { deadline } = await next.wire.frame('drain')
+    t.ok(deadline !== null && deadline > 0 && deadline < 3_600_000, 'with the rest of its time')
+    const [entry] = await next.handedBack(1)
+    for (const fd of next.takeBack(1)) fd.close()
+    next.wire.write({ type: 'taken', sequences: [entry?.sequence ?? 0] })
+    await next.wire.frame('drained')
+    const before = client.answer
+    t.equal(await client.closed(), before, 'no answer said `Connection: close`')
+    app.child.stdin?.end()
+    await app.exited
   })
 
   await t.test("the app's own `destroy` may throw: the connection has left all the same", async (t) => {

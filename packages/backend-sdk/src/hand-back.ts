@@ -106,12 +106,12 @@ export class HandBack {
     this.#parking.unref()
   }
 
-  /** Draining has begun. */
+  /** Draining has begun, or goes on with another broker. */
   drain(): void {
     // A connection that no backend took when the broker wanted it elsewhere has another chance: there may be one now.
     for (const socket of this.#movable()) this.#adoption.mayLeaveAgain(socket)
     this.now()
-    if (this.#movers.isEmpty) return
+    if (this.#movers.isEmpty || this.#retries !== undefined) return
     this.#retries = setInterval(() => this.now(), RETRY_INTERVAL_MS)
     this.#retries.unref()
   }

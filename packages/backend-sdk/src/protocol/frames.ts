@@ -119,6 +119,8 @@ export interface HelloFrame {
   secret: string | null
   /** Path of the Unix socket for relays; `null` if this backend takes none. */
   reconnect: { path: string } | null
+  /** True: it drains already, and only hands connections back; it is offered nothing. */
+  draining: boolean | null
 }
 
 /** Broker to SDK. Its bytes carry the backend's end of the lane (SCM_RIGHTS). */
