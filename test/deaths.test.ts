@@ -114,7 +114,11 @@ void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
     talker.say(20)
     await eventually(() => talker.isAnswered, 'it serves what it has')
     const refused = 'baton_handoff_failures_total{service="web",reason="BackendDraining"}'
-    t.equal((await samples(broker)).get(refused) ?? 0, 0, 'and is offered nothing, not even a client that is held')
+    t.equal(
+      (await samples(broker)).get(refused) ?? 0,
+      0,
+      'and is offered nothing, not even a client that is held',
+    )
     t.equal(giver.messages().filter(({ msg }) => msg === 'draining').length, 1)
     const next = await startBackend(t, broker, 'ws-backend.mjs', { env: { DRAIN_DEADLINE: '1h' } })
     t.match(await giver.exited, { code: 0, signal: null })

@@ -60,6 +60,9 @@ export type NackReason = (typeof NACK_REASONS)[number]
 /** In HELLO: this backend can hand connections back. In WELCOME: it may. Frames from 0x80 up follow only then. */
 export const HANDBACK_CAPABILITY = 'handback/1'
 
+/** Of an offer or a hand-back, as JSON. */
+export const MAX_META_BYTES = 65_535
+
 /** Greatest sum of an entry's prefix, heads, state and names in HANDBACK, in bytes. */
 export const MAX_HANDBACK_BYTES = 262_144
 
