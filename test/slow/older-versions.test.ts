@@ -18,7 +18,7 @@ const APP = 'http-backend.mjs'
 
 type Age = 'new' | 'old'
 
-/** What was committed at that time; undefined in a clone without it. */
+/** The sources of that commit; undefined in a clone without it. */
 function history(): Buffer | undefined {
   const paths = ['packages/native-sendmsg', 'packages/backend-sdk', 'packages/broker', 'tsconfig.base.json']
   const { status, stdout } = spawnSync('git', ['archive', OLD, ...paths], {
