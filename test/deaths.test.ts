@@ -12,6 +12,7 @@ import { configure, logged, masterStatus, onlyWorker, reload, samples } from './
 import { Program, root, temporaryFolder } from './support/process.ts'
 import { exists, signal } from './support/signal.ts'
 import { servedBy, visit, visitors } from './support/visit.ts'
+import { WsTalker } from './support/ws-talker.ts'
 
 // SIGKILL of the worker: what waits in it, held or parked, goes to the next one. SIGKILL of the master: the worker goes on, until another master
 // takes it over.
@@ -93,6 +94,41 @@ void t.test('a worker is killed', { timeout: LIMIT }, async (t) => {
     // Another holder of the socket would keep it open.
     for (const client of clients) t.not(await client.ended, undefined)
     await broker.backends(0)
+  })
+
+  await t.test('a backend in its drain registers with the next one, and hands the rest back', async (t) => {
+    // It did not dial again: what had not moved yet was cut at its deadline, although a successor was there.
+    const giver = await startBackend(t, broker, 'ws-backend.mjs', { env: { DRAIN_DEADLINE: '1h' } })
+    const talker = await new WsTalker(t, broker.port()).open()
+    giver.kill('SIGTERM')
+    await giver.message('draining')
+    const [held] = await visitors(t, broker, 1)
+    await broker.until(({ services }) => services[0]?.held === 1, 'no other backend is there')
+    await eventually(() => masterDescriptors(broker) > idle, 'the master has a copy of it')
+    await killWorker(t, broker)
+    const { services } = await broker.until(
+      (status) => status.services[0]?.backends.some(({ pid }) => pid === giver.pid) === true,
+      'it is registered',
+    )
+    t.match(services[0], { held: 1, backends: [{ state: 'draining' }] })
+    talker.say(20)
+    await eventually(() => talker.isAnswered, 'it serves what it has')
+    const refused = 'baton_handoff_failures_total{service="web",reason="BackendDraining"}'
+    t.equal(
+      (await samples(broker)).get(refused) ?? 0,
+      0,
+      'and is offered nothing, not even a client that is held',
+    )
+    t.equal(giver.messages().filter(({ msg }) => msg === 'draining').length, 1)
+    const next = await startBackend(t, broker, 'ws-backend.mjs', { env: { DRAIN_DEADLINE: '1h' } })
+    t.match(await giver.exited, { code: 0, signal: null })
+    talker.say(20)
+    await eventually(() => talker.isAnswered, 'it goes on in the next process')
+    t.same({ problems: talker.problems, code: talker.closeCode }, { problems: [], code: undefined })
+    t.equal((await held?.answer())?.body, String(next.pid))
+    next.kill('SIGKILL')
+    await broker.backends(0)
+    await broker.until((status) => status.services[0]?.held === 0, 'at rest')
   })
 
   await t.test('after a reload that has failed, and two deaths in a row', async (t) => {

@@ -240,22 +240,24 @@ async function told(
   count: number,
   env: NodeJS.ProcessEnv = {},
   file = 'told-backend.mjs',
-): Promise<{ app: Program; peer: Registered; clients: PassedClient[] }> {
+): Promise<{ app: Program; broker: FalseBroker; peer: Registered; clients: PassedClient[]; ids: Buffer[] }> {
   const broker = new FalseBroker(t)
   const app = new Program(t, process.execPath, [`${root}/test/programs/${file}`], {
     env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web', ...env },
   })
   const peer = await broker.registered({ takesBack: { handBackWindow: 16, parkAfter: null } })
   const clients: PassedClient[] = []
+  const ids: Buffer[] = []
   for (let index = 0; index < count; index++) {
     const client = new PassedClient(t)
     const offer = peer.offer()
+    ids.push(offer.connection)
     peer.post(offer.token, client.fd)
     peer.ring(offer)
     clients.push(client)
   }
   for (const client of clients) t.equal(await client.servedBy(), app.pid)
-  return { app, peer, clients }
+  return { app, broker, peer, clients, ids }
 }
 
 void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => {
@@ -375,6 +377,116 @@ void t.test('a backend and a scripted broker', { timeout: LIMIT }, async (t) => 
     await app.message('disconnected')
     client.again()
     t.equal(await client.servedBy(), app.pid)
+  })
+
+  await t.test(
+    'answers that nothing was asked for, or that contradict each other, change nothing',
+    async (t) => {
+      const { app, peer, clients, ids } = await told(t, 3)
+      const never = [1, 2, 999]
+      const answers = (sequences: number[]) => {
+        peer.wire.write({ type: 'taken', sequences })
+        peer.wire.write({
+          type: 'settled',
+          entries: sequences.map((sequence) => ({ sequence, outcome: 'ended' })),
+        })
+        peer.wire.write({
+          type: 'given_back',
+          entries: sequences.map((sequence) => ({ sequence, reason: 'NoTaker' })),
+        })
+      }
+      answers(never)
+      const reached = async (client: PassedClient) => {
+        client.again()
+        t.equal(await client.servedBy(), app.pid)
+      }
+      for (const client of clients) await reached(client)
+      peer.wire.write({ type: 'rebalance', count: Number.MAX_SAFE_INTEGER })
+      const entries = await peer.handedBack(3)
+      const fds = peer.takeBack(3)
+      const [first, second, third] = entries.map(({ sequence }) => sequence) as [number, number, number]
+      // In whatever order they have left.
+      const [taken, given, other] = entries.map(
+        ({ connection }) => clients[ids.findIndex((id) => id.equals(connection))],
+      ) as [PassedClient, PassedClient, PassedClient]
+      // The first is the broker's, whatever follows; the others are the backend's again.
+      answers([first])
+      for (const fd of fds.slice(1)) fd.close()
+      peer.wire.write({
+        type: 'given_back',
+        entries: [second, third].map((sequence) => ({ sequence, reason: 'NoTaker' as const })),
+      })
+      answers([second, third])
+      await reached(given)
+      await reached(other)
+      const before = taken.answer
+      fds[0]?.close()
+      t.equal(await taken.closed(), before, 'it has no copy of the one that was taken')
+      t.notOk(app.messages().some(({ msg }) => msg === 'uncaught' || msg === 'disconnected'))
+    },
+  )
+
+  await t.test('connections with much metadata leave in several frames', async (t) => {
+    // They went into one frame, which was too large: they had left, and the broker was not told.
+    const broker = new FalseBroker(t)
+    const app = new Program(t, process.execPath, [`${root}/test/programs/told-backend.mjs`], {
+      env: { BATON_SOCKET: broker.control, BATON_SERVICE: 'web' },
+    })
+    const peer = await broker.registered({ takesBack: { handBackWindow: 64, parkAfter: null } })
+    const meta = { note: 'x'.repeat(65_000) }
+    for (let index = 0; index < 20; index++) {
+      const client = new PassedClient(t)
+      const offer = peer.offer({ meta })
+      peer.post(offer.token, client.fd)
+      peer.ring(offer)
+      t.equal(await client.servedBy(), app.pid)
+    }
+    app.say('drain')
+    const entries = await peer.handedBack(20)
+    t.ok(peer.wire.all('handback').length > 1)
+    t.same(
+      entries.map((entry) => entry.meta),
+      entries.map(() => meta),
+    )
+    const fds = peer.takeBack(20)
+    t.equal(fds.length, 20)
+    for (const fd of fds) fd.close()
+    peer.wire.write({ type: 'taken', sequences: entries.map(({ sequence }) => sequence) })
+    await peer.wire.frame('drained')
+    t.notOk(app.messages().some(({ msg }) => msg === 'uncaught'))
+  })
+
+  await t.test('what this process resumes is taken back when its server of WebSockets closes', async (t) => {
+    // An empty list was not sent.
+    const { app, peer } = await told(t, 0, {}, 'ws-backend.mjs')
+    t.same((await peer.wire.frame('resumes')).schemas, ['echo/1'])
+    await app.message('ready')
+    app.say('close-server')
+    await peer.wire.frame('resumes', ({ schemas }) => schemas.length === 0)
+    t.equal(peer.wire.all('resumes').length, 2)
+  })
+
+  await t.test('a broker that dies in a drain: it registers with the next one, and says so', async (t) => {
+    // It never dialled again, and served what it had until its deadline.
+    const { app, broker, peer, clients } = await told(t, 1, { DRAIN_DEADLINE: '1h' })
+    const [client] = clients as [PassedClient]
+    app.say('drain')
+    await peer.handedBack(1)
+    for (const fd of peer.takeBack(1)) fd.close()
+    peer.die()
+    await app.message('disconnected')
+    const next = await broker.registered({ takesBack: { handBackWindow: 16, parkAfter: null } })
+    t.match(next.hello, { backend: peer.id, draining: true })
+    const { deadline } = await next.wire.frame('drain')
+    t.ok(deadline !== null && deadline > 0 && deadline < 3_600_000, 'with the rest of its time')
+    const [entry] = await next.handedBack(1)
+    for (const fd of next.takeBack(1)) fd.close()
+    next.wire.write({ type: 'taken', sequences: [entry?.sequence ?? 0] })
+    await next.wire.frame('drained')
+    const before = client.answer
+    t.equal(await client.closed(), before, 'no answer said `Connection: close`')
+    app.child.stdin?.end()
+    await app.exited
   })
 
   await t.test("the app's own `destroy` may throw: the connection has left all the same", async (t) => {

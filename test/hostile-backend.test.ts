@@ -1,8 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { encodeFrame, FrameType, type Offer } from '@baton/backend-sdk/protocol'
-import { connectUnix, send } from '@baton/native-sendmsg'
+import {
+  encodeFrame,
+  type Frame,
+  FrameType,
+  HANDBACK_CAPABILITY,
+  type Offer,
+} from '@baton/backend-sdk/protocol'
+import { connectUnix, listenUnix, send, sendMessage } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { type Broker, startBroker, unaccounted } from './support/broker.ts'
 import { Client } from './support/client.ts'
@@ -16,6 +22,7 @@ import { Wire } from './support/wire.ts'
 
 // A real broker, an honest backend, and one that breaks the rules: which of them gets the clients.
 
+const CUT_OFF = 'backend broke the protocol and is cut off'
 const SECRET = randomBytes(12).toString('hex')
 /** Long enough that no deadline expires while a test does something else. */
 const PATIENT = { ackDeadline: '10m', tokenTtl: '20m', holdTimeout: '20m' }
@@ -42,8 +49,9 @@ class World {
   }
 
   /** The backend that breaks the rules. It registers first, so the first clients are offered to it. */
-  async hostile(t: Test, service: Service): Promise<FalseBackend> {
-    const peer = await FalseBackend.register(t, this.broker.control, hello(service, { secret: SECRET }))
+  async hostile(t: Test, service: Service, capabilities: string[] = []): Promise<FalseBackend> {
+    const frame = hello(service, { secret: SECRET, capabilities })
+    const peer = await FalseBackend.register(t, this.broker.control, frame)
     this.#peers.push(peer)
     return peer
   }
@@ -237,10 +245,7 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       const said = () =>
         broker.program
           .messages()
-          .filter(
-            ({ msg, backend }) =>
-              msg === 'backend broke the protocol and is cut off' && backend === peer.welcome.backend,
-          )
+          .filter(({ msg, backend }) => msg === CUT_OFF && backend === peer.welcome.backend)
       await eventually(() => said().length > 0, 'the broker logs the reason')
       t.match(said(), [{ code }], 'once')
       peer.die()
@@ -248,6 +253,66 @@ void t.test('a backend that breaks the rules', { timeout: LIMIT }, async (t) => 
       t.equal(taken.received, '', 'no other backend answers the client that it had taken')
     })
   }
+
+  const entry = {
+    sequence: 1,
+    token: stranger,
+    connection: stranger,
+    kind: 'idle' as const,
+    keepAlive: 1000,
+    listener: 'patient',
+    meta: undefined,
+    schema: '',
+    prefix: Buffer.alloc(0),
+    requestHead: Buffer.alloc(0),
+    answerHead: Buffer.alloc(0),
+    state: Buffer.alloc(0),
+  }
+  const [outOfOrder, malformed] = ['BATON_ERR_FRAME_OUT_OF_ORDER', 'BATON_ERR_FRAME_MALFORMED']
+  const untimely: [what: string, code: string, granted: boolean, frame: Frame][] = [
+    ['HANDBACK that was not granted', malformed, false, { type: 'handback', entries: [entry] }],
+    ['REBALANCE', outOfOrder, true, { type: 'rebalance', count: 1 }],
+    ['TAKEN', outOfOrder, true, { type: 'taken', sequences: [1] }],
+    ['GIVEN_BACK', outOfOrder, true, { type: 'given_back', entries: [{ sequence: 1, reason: 'NoTaker' }] }],
+    ['SETTLED', outOfOrder, true, { type: 'settled', entries: [{ sequence: 1, outcome: 'parked' }] }],
+    ['HANDBACK with nothing on the lane', malformed, true, { type: 'handback', entries: [entry] }],
+  ]
+  await scene('frames of hand-backs at the wrong time: cut off, and clients are served', async (t) => {
+    await world.joinHonest('patient')
+    for (const [what, code, granted, frame] of untimely) {
+      const peer = await world.hostile(t, 'patient', granted ? [HANDBACK_CAPABILITY] : [])
+      peer.wire.write(frame)
+      await peer.wire.end()
+      const said = () =>
+        broker.program
+          .messages()
+          .filter(({ msg, backend }) => msg === CUT_OFF && backend === peer.welcome.backend)
+      await eventually(() => said().length > 0, 'the broker logs the reason')
+      t.match(said(), [{ code }], `${what}: ${code}`)
+      peer.die()
+    }
+    await world.servedHonestly(t, await world.client(t, 'patient'))
+  })
+
+  await scene('a hand-back of what it never had: cut off, and closed', async (t) => {
+    await world.joinHonest('patient')
+    const own = await world.client(t, 'patient')
+    await world.servedHonestly(t, own)
+    const listening = listenUnix({ path: join(temporaryFolder(t), 'own.sock') })
+    t.teardown(() => listening.close())
+    // Its token is right; it has adopted nothing, or hands back more than it has.
+    for (const adopted of [0, 1]) {
+      const peer = await world.hostile(t, 'patient', [HANDBACK_CAPABILITY])
+      peer.wire.write({ type: 'stats', adopted, closed: 0, lag: 0 })
+      const tokens = [randomBytes(16), randomBytes(16)]
+      for (const token of tokens) sendMessage(peer.lane.fd, { bytes: token, fds: [listening.fd] })
+      const entries = tokens.map((token, index) => ({ ...entry, token, sequence: index + 1 }))
+      peer.wire.write({ type: 'handback', entries })
+      await peer.wire.end()
+      t.same(peer.wire.all('taken'), [])
+      peer.die()
+    }
+  })
 
   await scene('an ACK that comes twice is ignored the second time', async (t) => {
     const peer = await world.hostile(t, 'patient')

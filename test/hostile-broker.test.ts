@@ -409,7 +409,13 @@ void t.test(
         },
       ],
     })
-    const after: [what: string, code: string, bytes: Buffer][] = [
+    const untimely: Frame[] = [
+      { type: 'rebalance', count: 1 },
+      { type: 'taken', sequences: [1] },
+      { type: 'given_back', entries: [{ sequence: 1, reason: 'NoTaker' }] },
+      { type: 'settled', entries: [{ sequence: 1, outcome: 'ended' }] },
+    ]
+    const after: (readonly [what: string, code: string, bytes: Buffer])[] = [
       ['a frame of length 0', 'BATON_ERR_FRAME_MALFORMED', Buffer.alloc(4)],
       ['a frame over 1 MiB', 'BATON_ERR_FRAME_TOO_LARGE', header(1_048_577, FrameType.OFFER)],
       ['an unknown type below 0x80', 'BATON_ERR_FRAME_UNKNOWN_TYPE', header(1, 0x7f)],
@@ -425,6 +431,10 @@ void t.test(
       ],
       ['a second WELCOME', 'BATON_ERR_FRAME_OUT_OF_ORDER', welcomeBytes()],
       ["a backend's frame", 'BATON_ERR_FRAME_OUT_OF_ORDER', encodeFrame({ type: 'drained' })],
+      ...untimely.map(
+        (frame) =>
+          [`${frame.type} that was not granted`, 'BATON_ERR_FRAME_OUT_OF_ORDER', encodeFrame(frame)] as const,
+      ),
       [
         'an OFFER of sequence 0',
         'BATON_ERR_FRAME_MALFORMED',

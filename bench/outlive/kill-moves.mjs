@@ -32,7 +32,7 @@ const ROLES = ['giver', 'successor', 'worker', 'master', 'none']
  * of a master that was killed lives on until its clients are handed off.
  */
 const GRACE = { giver: 2000, successor: 2000, worker: 2000, master: 35_000 }
-/** A giver that loses its broker cannot hand anything back any more, and cuts what it still has when this is over. Milliseconds. */
+/** A giver that has lost its broker hands the rest to the next one, and cuts what it still has when this is over. Milliseconds. */
 const DRAIN_DEADLINE = 3000
 
 endOnSignals()

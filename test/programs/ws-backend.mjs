@@ -2,6 +2,7 @@
 // connection moves. The path chooses a fault: `/state-throws`, `/state-bigint`, `/state-large`, `/state-never`, `/resume-throws`,
 // `/refused` (only the first process answers with 101); `/state-big` is large, and not too large; `/state-tells` sends a message to the
 // others of its kind, `/state-closes` closes them. SIGTERM drains it, and so does a line `drain`; it then exits by itself.
+// `close-server` closes the server of WebSockets.
 // Another line is answered with the numbers of errors.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
@@ -96,6 +97,7 @@ backend.on('disconnected', () => say('disconnected'))
 backend.on('drain', () => say('draining'))
 createInterface({ input: process.stdin }).on('line', (word) => {
   if (word === 'drain') drain()
+  else if (word === 'close-server') wss.close()
   else say(word, { errors: backend.migrationErrors })
 })
 // A drained process exits, even while standard input is open.

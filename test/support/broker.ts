@@ -11,6 +11,8 @@ export interface BrokerOptions {
   /** Merged into a configuration with one http listener `web` on a free port and one service `web`. */
   config?: Record<string, unknown>
   env?: NodeJS.ProcessEnv
+  /** Default: `batonCommand`. */
+  command?: string
   /** RLIMIT_NOFILE, set before it starts. */
   descriptors?: number
 }
@@ -149,7 +151,7 @@ export async function startBroker(t: Test, options: BrokerOptions = {}): Promise
       ...options.config,
     }),
   )
-  const command = [process.execPath, batonCommand, 'start', '--config', configFile]
+  const command = [process.execPath, options.command ?? batonCommand, 'start', '--config', configFile]
   if (options.descriptors !== undefined) command.unshift('prlimit', `--nofile=${options.descriptors}`)
   const [file = '', ...args] = command
   const program = new Program(t, file, args, { group: true, ...(options.env && { env: options.env }) })

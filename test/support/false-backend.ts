@@ -27,6 +27,7 @@ export function hello(service: string, over: Partial<HelloFrame> = {}): HelloFra
     sdk: 'by hand',
     secret: null,
     reconnect: null,
+    draining: null,
     ...over,
   }
 }

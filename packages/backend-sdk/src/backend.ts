@@ -1,15 +1,14 @@
 import { EventEmitter } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import { Adoption } from './adoption.ts'
 import { type AttachableServer, type Attachment, attachServer } from './attach/index.ts'
-import { Backoff } from './backoff.ts'
 import type { ConnectionInfo } from './connection-info.ts'
+import { Dialling } from './dialling.ts'
 import { parseDuration } from './duration.ts'
 import { BackendError, RegistrationRefused } from './errors.ts'
 import { EventLoopLag } from './event-loop-lag.ts'
-import { isOrphaned, stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
+import { stopWithMaster, outliveReader, watchFromStart } from './orphan.ts'
 import { HandBack } from './hand-back.ts'
 import { takeInitialId } from './initial-id.ts'
 import { countingLogger, type MigrationErrorCounts, noMigrationErrors } from './migrate/errors.ts'
@@ -17,7 +16,7 @@ import { type Migration, Movers, offerMigration } from './migrate/mover.ts'
 import { type RawMigration, RawMover } from './migrate/raw.ts'
 import { type BackendOptions, type ResolvedOptions, resolveOptions } from './options.ts'
 import { type HelloFrame, HANDBACK_CAPABILITY, type NackReason, PROTOCOL_VERSION } from './protocol/index.ts'
-import { closeRegistration, register, type Registration } from './registration.ts'
+import { closeRegistration, type Registration } from './registration.ts'
 import { openTransport, BrokerSession, type BrokerSessionHost } from './broker-session.ts'
 import { SDK_VERSION } from './version.ts'
 import { throwLater } from './throw-later.ts'
@@ -81,17 +80,11 @@ const CLOSED_DELAY_MS = 50
 /** The longest delay of setTimeout, a signed 32-bit number of milliseconds: 24 days. A longer deadline counts as none. */
 const MAX_TIMER_MS = 2 ** 31 - 1
 
-/** A session shorter than this (ms) counts as a failed dial for backoff: the broker may be dropping backends right after WELCOME. */
-const MIN_SESSION_MS = 1000
-
-/** Maximum wait after a refusal, in ms, even if its `retryAfter` is longer: the broker may have been replaced by then. */
-const MAX_RETRY_AFTER_MS = 60_000
-
 /**
  * The backend's half of Baton in one process: registers with the broker, receives connections from its lane, and gives them
  * to the attached server as if the server had accepted them itself.
  *
- * Owns the registration loop, the sessions (one for each broker worker it is registered with) and the counters.
+ * Owns the dialling, the sessions (one for each broker worker it is registered with) and the counters.
  */
 export class Backend extends EventEmitter<BackendEvents> {
   readonly #options: ResolvedOptions
@@ -102,6 +95,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   readonly #handBack: HandBack
   readonly #lag = new EventLoopLag()
   readonly #stop = new AbortController()
+  readonly #dialling: Dialling
   readonly #waiting = new Set<{ resolve(): void; reject(error: unknown): void }>()
   readonly #stayWithoutMaster: () => void
   #attachment: Attachment | undefined
@@ -109,7 +103,7 @@ export class Backend extends EventEmitter<BackendEvents> {
   #id: string | null
   #slot: string | null = null
   #draining: Promise<void> | undefined
-  #logged: string | undefined
+  #drainReason = ''
   #relayProblemLogged = false
   #endsHere = false
   #statsDue: NodeJS.Timeout | undefined
@@ -128,6 +122,7 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#adoption = new Adoption(this.#options, this)
     this.#movers = new Movers(() => this.#announceResumes())
     this.#handBack = this.#makeHandBack()
+    this.#dialling = this.#makeDialling()
     offerMigration(this, this.#migration())
     outliveReader(process.env)
     this.#id = takeInitialId(this.#options.service, process.env)
@@ -225,14 +220,15 @@ export class Backend extends EventEmitter<BackendEvents> {
     })
     if (this.#state === 'idle') {
       this.#state = 'registering'
-      void this.#stayRegistered()
+      this.#dialling.start()
     }
     return registered
   }
 
   /**
    * Stops taking connections. Idle HTTP/1.1 connections go back to the broker, for another backend. Those that cannot move finish (HTTP
-   * responses carry `Connection: close`), or are cut at the deadline. Then it deregisters, and Baton no longer keeps the process alive.
+   * responses carry `Connection: close`), or are cut at the deadline. Then it deregisters, and Baton no longer keeps the process alive. If
+   * the broker dies meanwhile, it registers with the next one, which offers it nothing.
    *
    * @throws {BackendError} BATON_ERR_INVALID_OPTION, synchronously
    */
@@ -290,10 +286,10 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   /**
    * If the app ends this backend and the broker is gone too, the whole service is being stopped: no successor would answer
-   * on idle connections, so there is no reason to keep them.
+   * on idle connections, so there is no reason to keep them. A broker that was lost a moment ago may be back: they can still move.
    */
   #closeIdle(): void {
-    if (this.#state !== 'draining') return
+    if (this.#state !== 'draining' || this.#dialling.expectsBroker) return
     if (this.#handBack.receiver === undefined) this.#attachment?.shortenKeepAlive()
     if (!this.#endsHere) return
     if (![...this.#sessions].some(({ open }) => open)) this.#attachment?.closeIdle()
@@ -301,8 +297,8 @@ export class Backend extends EventEmitter<BackendEvents> {
 
   async #drainOnce(reason: string, deadline: number): Promise<void> {
     this.#state = 'draining'
-    this.#stop.abort(new BackendError('BATON_ERR_BACKEND_CLOSED'))
-    this.#rejectWaiting(this.#stop.signal.reason)
+    this.#drainReason = reason
+    this.#rejectWaiting(new BackendError('BATON_ERR_BACKEND_CLOSED'))
     for (const session of this.#sessions)
       session.announceDrain(Number.isFinite(deadline) ? Math.round(deadline) : null, reason)
     process.nextTick(() => this.emit('drain', reason))
@@ -390,6 +386,22 @@ export class Backend extends EventEmitter<BackendEvents> {
     })
   }
 
+  #makeDialling(): Dialling {
+    const host = {
+      hello: () => this.#hello(),
+      serve: (registration: Registration) => this.#serve(registration),
+      failed: (error: Error) => {
+        if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)
+        this.#closeIdle()
+      },
+      orphaned: () => {
+        this.#closeIdle()
+        void this.#stopWithMaster()
+      },
+    }
+    return new Dialling(this.#options, host, this.#stop.signal)
+  }
+
   #migration(): Migration {
     return {
       movers: this.#movers,
@@ -414,29 +426,6 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#statsDue.unref()
   }
 
-  /** Dials until the backend closes: at the start, after the broker has died, and whenever a broker sends RECONNECT. */
-  async #stayRegistered(): Promise<void> {
-    const backoff = new Backoff()
-    const { signal } = this.#stop
-    while (!signal.aborted) {
-      if (isOrphaned()) return void this.#stopWithMaster()
-      try {
-        const registration = await register(this.#options.socket, this.#hello(), signal)
-        if (signal.aborted) return closeRegistration(registration)
-        const since = performance.now()
-        await this.#serve(registration)
-        if (performance.now() - since >= MIN_SESSION_MS) backoff.reset()
-        else await sleep(backoff.next(), undefined, { signal }).catch(() => undefined)
-      } catch (error) {
-        if (signal.aborted) return
-        this.#registrationFailed(error as Error)
-        const notBefore =
-          error instanceof RegistrationRefused ? Math.min(error.retryAfter, MAX_RETRY_AFTER_MS) : 0
-        await sleep(notBefore + backoff.next(), undefined, { signal }).catch(() => undefined)
-      }
-    }
-  }
-
   /** Resolves when another registration is due. If the broker asked for it, this session continues meanwhile. */
   #serve(registration: Registration): Promise<void> {
     let due!: () => void
@@ -456,17 +445,25 @@ export class Backend extends EventEmitter<BackendEvents> {
     }
     this.#sessions.add(session)
     const { backend: id, slot } = session.welcome
+    this.#dialling.registered()
     this.#handBack.registered(session.welcome)
     this.#id = id
     this.#slot = slot
-    this.#state = 'registered'
-    this.#logged = undefined
+    if (this.#state === 'draining') this.#goOnDraining(session)
+    else this.#state = 'registered'
     this.#noteRelayProblem(registration.relayProblem)
     this.#options.logger.info({ service: this.#options.service, slot, id }, 'registered with the broker')
     for (const waiter of this.#waiting) waiter.resolve()
     // A tick later, like the other events: an exception in a listener must not interrupt this method.
     process.nextTick(() => this.emit('connected', { id, slot }))
     return over
+  }
+
+  /** The broker was lost in the middle of the drain, and this is the next one. */
+  #goOnDraining(session: BrokerSession): void {
+    const left = this.#cutAt - performance.now()
+    session.announceDrain(Number.isFinite(left) ? Math.max(0, Math.round(left)) : null, this.#drainReason)
+    this.#handBack.drain()
   }
 
   #hostOf(session: () => BrokerSession, due: () => void): BrokerSessionHost {
@@ -503,11 +500,10 @@ export class Backend extends EventEmitter<BackendEvents> {
         const elsewhere = [...this.#sessions].some(({ open }) => open)
         if (this.#state === 'registered' && !elsewhere) this.#state = 'registering'
         if (this.#state !== 'closed' && !elsewhere) {
+          this.#dialling.lost()
           this.#options.logger.warn(
             { socket: this.#options.socket, ...(end.error && { error: end.error }) },
-            this.#state === 'draining'
-              ? 'broker connection lost; adopted connections continue'
-              : 'broker connection lost; adopted connections continue, dialling again',
+            'broker connection lost; adopted connections continue, dialling again',
           )
         }
         this.#closeIdle()
@@ -531,6 +527,7 @@ export class Backend extends EventEmitter<BackendEvents> {
       backend: this.#id,
       sdk: SDK_VERSION,
       secret,
+      draining: this.#state === 'draining' ? true : null,
     }
   }
 
@@ -540,25 +537,6 @@ export class Backend extends EventEmitter<BackendEvents> {
     this.#relayProblemLogged = true
     const { logger, service } = this.#options
     logger.warn({ service, error }, 'cannot create a socket for relays; registered without one')
-  }
-
-  /** Logs a reason once, not at each dial. */
-  #registrationFailed(error: Error & { code?: string }): void {
-    const { socket, logger, service } = this.#options
-    const reason = `${error.code} ${error.message}`
-    if (reason !== this.#logged) {
-      this.#logged = reason
-      logger.warn({ socket, service, error }, this.#whyNotRegistered(error))
-    }
-    if (error instanceof RegistrationRefused && !error.retry) this.#rejectWaiting(error)
-  }
-
-  #whyNotRegistered(error: Error & { code?: string }): string {
-    if (error instanceof RegistrationRefused) return 'the broker refused the registration'
-    if (error.code === 'EACCES') return 'this user may not connect to the broker, dialling again'
-    if (error.code !== 'ENOENT' && error.code !== 'ECONNREFUSED') return 'not registered, dialling again'
-    if (!this.#options.socketIsDefault) return 'no broker yet, dialling again'
-    return 'no broker yet, dialling again; if its runtimeDir is not the default, set BATON_SOCKET'
   }
 
   #rejectWaiting(error: unknown): void {

@@ -105,6 +105,9 @@ const NOTHING_TO_RESUME = {
 /** Frames that still count when they are found at the very end of control. */
 const SETTLING_FRAMES: ReadonlySet<Frame['type']> = new Set(['offer', 'revoke', 'taken', 'given_back'])
 
+/** Frames of `HANDBACK_CAPABILITY`. */
+const NEEDS_GRANT: ReadonlySet<Frame['type']> = new Set(['rebalance', 'taken', 'given_back', 'settled'])
+
 /** Interval of STATS and of a sweep of the lane. The protocol requires STATS at least once a second. */
 const TICK_MS = 1000
 
@@ -136,6 +139,7 @@ export class BrokerSession {
   #handBackOff: boolean
   /** How many adopted connections the broker knows of: it accepts no more hand-backs than that. */
   #reported: number
+  #announcedResumes = false
   /** While settling: closes everything, untouched. */
   #abandon: (() => void) | undefined
   #state: 'open' | 'settling' | 'closed' = 'open'
@@ -210,7 +214,7 @@ export class BrokerSession {
    * step, without a turn of the event loop in which something could be read (M2).
    * Rule: LET_GO_IN_ONE_STEP, PREFIX_GOES_ALONG (docs/internals/model)
    *
-   * @param departures at most `handBackRoom`
+   * @param departures at most `handBackRoom`, and each small enough for an entry of HANDBACK
    * @param letGo returns what was read of the connection and not consumed. Must not throw: the lane holds the descriptor already
    * @returns how many, from the front
    */
@@ -240,11 +244,13 @@ export class BrokerSession {
     return sent
   }
 
-  /** Tells the broker what this process resumes. */
+  /** Tells the broker what this process resumes, also that it is nothing any more. */
   announceResumes(): void {
     if (!this.open || !this.#granted) return
     const schemas = this.#host.resumes()
-    if (schemas.length > 0) this.#control.write({ type: 'resumes', schemas })
+    if (schemas.length === 0 && !this.#announcedResumes) return
+    this.#announcedResumes = true
+    this.#control.write({ type: 'resumes', schemas })
   }
 
   /** Asks the broker to send no more connections. */
@@ -290,11 +296,12 @@ export class BrokerSession {
   }
 
   #handle(frame: Frame, verdicts: Verdict<Delivery>[]): void {
+    if (!this.#granted && NEEDS_GRANT.has(frame.type)) return this.#notGranted(frame.type.toUpperCase())
     switch (frame.type) {
       case 'offer': {
         const now = this.#clock.hrtime()
         for (const offer of frame.offers) {
-          if (offer.kind === 'resumed' && !this.#granted) return this.#notGranted()
+          if (offer.kind === 'resumed' && !this.#granted) return this.#notGranted('OFFER to resume')
           const ledger = offer.kind === 'relay' ? this.#dialled : this.#descriptors
           const verdict = ledger.offered(offer, now)
           if (verdict) verdicts.push(verdict)
@@ -426,13 +433,9 @@ export class BrokerSession {
     return offer.resumed !== undefined && !this.#host.resumes().includes(offer.resumed.schema)
   }
 
-  #notGranted(): void {
-    this.#control.cutOff(
-      new ProtocolError(
-        'BATON_ERR_FRAME_OUT_OF_ORDER',
-        `OFFER of a connection to resume without ${HANDBACK_CAPABILITY}`,
-      ),
-    )
+  #notGranted(what: string): void {
+    const message = `${what} without ${HANDBACK_CAPABILITY}`
+    this.#control.cutOff(new ProtocolError('BATON_ERR_FRAME_OUT_OF_ORDER', message))
   }
 
   #acknowledge(accepted: readonly Accepted[]): void {

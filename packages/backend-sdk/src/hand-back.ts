@@ -9,6 +9,7 @@ import type { Mover, Movers, Packed } from './migrate/mover.ts'
 import {
   type GivenBackReason,
   MAX_HANDBACK_BYTES,
+  MAX_META_BYTES,
   NO_KEEP_ALIVE_LIMIT,
   type WelcomeFrame,
 } from './protocol/index.ts'
@@ -30,14 +31,8 @@ const MAX_GIVEN_BACK_DELAY_MS = 30_000
 /** Connections with state that are on their way at once: more of them make each wait longer for the next process. */
 const MAX_ON_THEIR_WAY = 16
 
-/**
- * Beyond this size of all that is packed, the rest waits: one HANDBACK frame holds at most 1 MiB, and the last entry may bring
- * `MAX_HANDBACK_BYTES`.
- */
+/** Beyond this size of all that is packed, the rest waits: so much memory is enough. */
 const ENOUGH_BYTES = 512 * 1024
-
-/** Fixed part of what a HANDBACK entry may hold: names and metadata, generously. */
-const ENTRY_OVERHEAD_BYTES = 1024
 
 /** The parts of a backend that `HandBack` needs. */
 export interface HandBackHost {
@@ -106,12 +101,12 @@ export class HandBack {
     this.#parking.unref()
   }
 
-  /** Draining has begun. */
+  /** Draining has begun, or goes on with another broker. */
   drain(): void {
     // A connection that no backend took when the broker wanted it elsewhere has another chance: there may be one now.
     for (const socket of this.#movable()) this.#adoption.mayLeaveAgain(socket)
     this.now()
-    if (this.#movers.isEmpty) return
+    if (this.#movers.isEmpty || this.#retries !== undefined) return
     this.#retries = setInterval(() => this.now(), RETRY_INTERVAL_MS)
     this.#retries.unref()
   }
@@ -153,6 +148,7 @@ export class HandBack {
     const { attachment } = this.#host
     if (session === undefined || attachment === undefined) {
       this.#idle = []
+      this.#wanted = 0
       return
     }
     this.#more = session.handBackRoom === 0
@@ -192,7 +188,7 @@ export class HandBack {
         return
       }
       const chosen = this.#chooseIdle(attachment, room)
-      const leaving = this.#each(chosen, ({ socket, until }) => this.#leaving(socket, keepAliveUntil(until)))
+      const leaving = this.#each(chosen, ({ socket, until }) => this.#idleLeaving(socket, until))
       const sent = this.#send(session, leaving)
       this.#wanted = Math.max(0, this.#wanted - sent)
       if (sent < leaving.length) this.#more = true
@@ -255,7 +251,7 @@ export class HandBack {
     try {
       packed = mover.pack(socket)
       if (packed === undefined) return undefined
-      checkSize(packed)
+      this.#checkSize(socket, packed)
       const leaving = this.#leaving(socket, 0, packed)
       if (leaving === undefined) packed.stay()
       return leaving
@@ -273,6 +269,35 @@ export class HandBack {
     this.#logger.warn(
       { connection: connection?.id, error, ...(error.cause ? { cause: error.cause } : {}) },
       'a connection could not be handed back',
+    )
+  }
+
+  #idleLeaving(socket: Socket, until: number): Leaving | undefined {
+    try {
+      this.#checkSize(socket)
+    } catch (error) {
+      this.#noteStays(socket, error as Error)
+      return undefined
+    }
+    return this.#leaving(socket, keepAliveUntil(until))
+  }
+
+  /**
+   * Before it is let go: what cannot be written must not have left.
+   *
+   * @throws {MigrationError} BATON_ERR_STATE_TOO_LARGE
+   */
+  #checkSize(socket: Socket, packed?: Packed): void {
+    const { listener = '', meta } = this.#adoption.connection(socket) ?? {}
+    const metaBytes = meta === undefined ? 0 : Buffer.byteLength(JSON.stringify(meta))
+    const size = Buffer.byteLength(listener) + metaBytes + (packed === undefined ? 0 : sizeOf(packed))
+    if (size <= MAX_HANDBACK_BYTES && metaBytes <= MAX_META_BYTES) return
+    const parts = [`metadata ${metaBytes}`]
+    if (packed !== undefined)
+      parts.push(`state ${packed.block.state.length}`, `unread ${packed.prefixLength}`)
+    throw new MigrationError(
+      'BATON_ERR_STATE_TOO_LARGE',
+      `${size} bytes (${parts.join(', ')}), at most ${MAX_HANDBACK_BYTES}, with ${MAX_META_BYTES} of metadata`,
     )
   }
 
@@ -339,15 +364,4 @@ function keepAliveUntil(until: number): number {
 function sizeOf({ block, prefixLength }: Packed): number {
   const { schema, requestHead, answerHead, state } = block
   return prefixLength + Buffer.byteLength(schema) + requestHead.length + answerHead.length + state.length
-}
-
-/** @throws {MigrationError} BATON_ERR_STATE_TOO_LARGE */
-function checkSize(packed: Packed): void {
-  const size = sizeOf(packed)
-  const most = MAX_HANDBACK_BYTES - ENTRY_OVERHEAD_BYTES
-  if (size <= most) return
-  throw new MigrationError(
-    'BATON_ERR_STATE_TOO_LARGE',
-    `${size} bytes (state ${packed.block.state.length}, unread ${packed.prefixLength}), at most ${most}`,
-  )
 }

@@ -27,5 +27,10 @@ export function migrateWebSockets<State>(
       'BATON_ERR_INVALID_OPTION',
       'migrateWebSockets() needs what createBackend() returned',
     )
-  migration.movers.add(new WebSocketMover(wss, migration, options))
+  const mover = new WebSocketMover(wss, migration, options)
+  migration.movers.add(mover)
+  // It answers each upgrade with 503 from here on.
+  wss.once('close', () => {
+    if (mover.connections().next().done === true) migration.movers.remove(mover)
+  })
 }

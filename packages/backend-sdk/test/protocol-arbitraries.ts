@@ -111,6 +111,7 @@ export const frames: Record<Frame['type'], fc.Arbitrary<Frame>> = {
     sdk: text,
     secret: orNull(text),
     reconnect: orNull(record({ path })),
+    draining: orNull(fc.boolean()),
   }),
   welcome: record({
     type: type('welcome'),

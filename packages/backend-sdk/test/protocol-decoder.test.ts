@@ -10,7 +10,7 @@ import {
   PRE_WELCOME_LIMIT,
   ProtocolError,
 } from '../src/protocol/index.ts'
-import { anyFrame, bytes } from './protocol-arbitraries.ts'
+import { anyFrame, bytes, frames as framesOf } from './protocol-arbitraries.ts'
 
 const decoder = (limit = POST_WELCOME_LIMIT) => new FrameDecoder({ limit })
 
@@ -146,6 +146,49 @@ void t.test(
       'BATON_ERR_FRAME_UNKNOWN_TYPE',
       'taken',
     ])
+  },
+)
+
+void t.test(
+  'frames of hand-backs, damaged anywhere: typed errors, or frames that can be written again',
+  async (t) => {
+    const { offer, handback, taken, given_back, settled, rebalance, resumes } = framesOf
+    const damage = fc.record({
+      /** Each sets one byte of the payload. */
+      bytes: fc.array(fc.tuple(fc.nat(), fc.nat({ max: 255 })), { maxLength: 4 }),
+      /** Leaves this much out, or repeats it. */
+      cut: fc.option(fc.tuple(fc.nat(), fc.nat({ max: 40 }), fc.boolean()), { nil: undefined }),
+    })
+    const outcomes = new Set<string>()
+    fc.assert(
+      fc.property(
+        fc.oneof(offer, handback, taken, given_back, settled, rebalance, resumes),
+        damage,
+        cuts,
+        (frame, { bytes: changes, cut }, where) => {
+          const encoded = encodeFrame(frame)
+          let payload = Buffer.from(encoded.subarray(5))
+          for (const [at, byte] of changes) payload[at % payload.length] = byte
+          if (cut !== undefined) {
+            const [seed, length, repeats] = cut
+            const from = seed % payload.length
+            const rest = payload.subarray(repeats ? from : Math.min(payload.length, from + length))
+            payload = Buffer.concat([payload.subarray(0, repeats ? from + length : from), rest])
+          }
+          try {
+            const decoded = pushCut(decoder(), raw(encoded[4] ?? 0, payload), where)
+            deepStrictEqual(decoded.length, 1)
+            for (const each of decoded) deepStrictEqual(decoder().push(encodeFrame(each)).length, 1)
+            outcomes.add('taken')
+          } catch (error) {
+            ok(error instanceof ProtocolError, `untyped: ${String(error)}`)
+            outcomes.add(error.code)
+          }
+        },
+      ),
+      { numRuns: 500 * TIMES },
+    )
+    t.same([...outcomes].toSorted(), ['BATON_ERR_FRAME_MALFORMED', 'taken'])
   },
 )
 

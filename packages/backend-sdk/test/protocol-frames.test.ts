@@ -84,6 +84,7 @@ const hello: HelloFrame = {
   sdk: 'test/1',
   secret: null,
   reconnect: null,
+  draining: null,
 }
 
 void t.test('the decoder returns each frame as it was encoded', async (t) => {

@@ -62,6 +62,7 @@ const example: Frame[] = [
     sdk: 'example/1',
     secret: null,
     reconnect: null,
+    draining: null,
   },
   {
     type: 'welcome',

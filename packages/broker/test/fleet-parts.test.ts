@@ -279,8 +279,12 @@ void t.test('the life of a process whose drain can no longer be observed', async
   t.same(hurried.life, { kind: 'terminating', until: 105 }, 'no broker can be asked to hurry it')
   const late = live(life, { kind: 'retire', now: 5, deadline: 60_000, listed: false })
   t.same(late.life, { kind: 'terminating', until: 30_000 }, 'and it gets no more time by that')
+  const listed = live(life, { kind: 'listed' })
+  t.same(listed, { life: draining, effects: [] }, 'it has registered with the next worker, which observes it')
+  t.same(live(listed.life, { kind: 'drained', now: 5 }).life, { kind: 'terminating', until: 10_005 })
   for (const other of [{ kind: 'running' }, { kind: 'terminating', until: 1 }] satisfies ProcessLife[])
-    t.same(live(other, { kind: 'lost' }), { life: other, effects: [] })
+    for (const kind of ['lost', 'listed'] as const)
+      t.same(live(other, { kind }), { life: other, effects: [] })
 })
 
 const UNREGISTERED = 'backend process has not registered'

@@ -1,5 +1,5 @@
 import { FrameDecoder } from '../protocol/decoder.ts'
-import { encodeFrame } from '../protocol/encoder.ts'
+import { encodeFrame, encodeWhole } from '../protocol/encoder.ts'
 import { ProtocolError } from '../protocol/errors.ts'
 import { type Frame, POST_WELCOME_LIMIT, PRE_WELCOME_LIMIT } from '../protocol/frames.ts'
 import type { FrameOrder } from '../protocol/order.ts'
@@ -76,7 +76,7 @@ export class ControlConnection {
   }
 
   /**
-   * Writes one frame. True: it is in the kernel's buffer, and a peer that reads to the end receives it even if this process dies
+   * Writes one frame, or as many as a batch needs. True: it is in the kernel's buffer, and a peer that reads to the end receives it even if this process dies
    * now. False: not known yet; `onTaken` is called once it is, or with an error if it never will be.
    */
   write(frame: Frame, onTaken?: (error: Error | undefined) => void): boolean {
@@ -86,7 +86,7 @@ export class ControlConnection {
       return false
     }
     let settled = false
-    socket.write(encodeFrame(frame), (error) => {
+    socket.write(encodeWhole(frame), (error) => {
       if (settled) return
       // A write that libuv still held when the socket was destroyed is cancelled, and Node reports no error for it.
       onTaken?.(error ?? (socket.destroyed ? new Error('control connection has ended') : undefined))

@@ -55,11 +55,11 @@ export interface Migration {
 /** All movers of one backend. */
 export class Movers implements Iterable<Mover> {
   readonly #movers: Mover[] = []
-  readonly #onAdded: () => void
+  readonly #onChanged: () => void
 
-  /** @param onAdded called after each `add` */
-  constructor(onAdded: () => void) {
-    this.#onAdded = onAdded
+  /** @param onChanged called after each `add` and `remove` */
+  constructor(onChanged: () => void) {
+    this.#onChanged = onChanged
   }
 
   get isEmpty(): boolean {
@@ -73,7 +73,15 @@ export class Movers implements Iterable<Mover> {
 
   add(mover: Mover): void {
     this.#movers.push(mover)
-    this.#onAdded()
+    this.#onChanged()
+  }
+
+  /** It has no connections any more, and resumes none. */
+  remove(mover: Mover): void {
+    const at = this.#movers.indexOf(mover)
+    if (at === -1) return
+    this.#movers.splice(at, 1)
+    this.#onChanged()
   }
 
   [Symbol.iterator](): Iterator<Mover> {

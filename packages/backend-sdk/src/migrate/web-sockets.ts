@@ -49,7 +49,7 @@ export class WebSocketMover<State> implements Mover {
     wss.prependListener('connection', (ws, request) => this.#opened(ws, request))
   }
 
-  connections(): Iterable<Socket> {
+  connections(): IterableIterator<Socket> {
     return this.#open.keys()
   }
 

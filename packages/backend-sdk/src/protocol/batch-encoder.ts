@@ -20,6 +20,7 @@ import {
   type HandBack,
   MAX_BATCH_ENTRIES,
   MAX_HANDBACK_BYTES,
+  MAX_META_BYTES,
   NACK_REASONS,
   type Nack,
   type Offer,
@@ -33,7 +34,6 @@ import {
 import { PAYLOAD_OFFSET, startFrame } from './framing.ts'
 
 const MAX_LISTENER_BYTES = 255
-const MAX_META_BYTES = 65_535
 const MAX_SCHEMA_BYTES = 255
 const MAX_U64 = 0xffff_ffff_ffff_ffffn
 const NONE = new Uint8Array(0)

@@ -44,13 +44,33 @@ export function encodeBatch(frame: BatchFrame): Buffer[] {
   return encodeInParts(frame.entries, encodeSettled)
 }
 
+/** The bytes of a frame, or of the frames in which a batch that is too large for one is sent. @throws {FrameEncodeError} as `encodeFrame` */
+export function encodeWhole(frame: Frame): Buffer {
+  try {
+    return encodeFrame(frame)
+  } catch (error) {
+    if (!isOverLimit(error) || !isBatch(frame)) throw error
+    return Buffer.concat(encodeBatch(frame))
+  }
+}
+
+function isBatch(frame: Frame): frame is BatchFrame {
+  return (
+    'entries' in frame || 'offers' in frame || 'acks' in frame || 'nacks' in frame || 'sequences' in frame
+  )
+}
+
+function isOverLimit(error: unknown): boolean {
+  return error instanceof FrameEncodeError && error.code === 'BATON_ERR_FRAME_OVER_LIMIT'
+}
+
 /** Halves a batch that does not fit. This terminates because a single entry always fits: its parts are limited. */
 function encodeInParts<T>(entries: readonly T[], encode: (entries: readonly T[]) => Buffer): Buffer[] {
   if (entries.length === 0) return []
   try {
     return [encode(entries)]
   } catch (error) {
-    if (!(error instanceof FrameEncodeError) || error.code !== 'BATON_ERR_FRAME_OVER_LIMIT') throw error
+    if (!isOverLimit(error)) throw error
     const middle = Math.ceil(entries.length / 2)
     return [
       ...encodeInParts(entries.slice(0, middle), encode),

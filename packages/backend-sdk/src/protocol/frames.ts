@@ -60,6 +60,9 @@ export type NackReason = (typeof NACK_REASONS)[number]
 /** In HELLO: this backend can hand connections back. In WELCOME: it may. Frames from 0x80 up follow only then. */
 export const HANDBACK_CAPABILITY = 'handback/1'
 
+/** Of an offer or a hand-back, as JSON. */
+export const MAX_META_BYTES = 65_535
+
 /** Greatest sum of an entry's prefix, heads, state and names in HANDBACK, in bytes. */
 export const MAX_HANDBACK_BYTES = 262_144
 
@@ -119,6 +122,8 @@ export interface HelloFrame {
   secret: string | null
   /** Path of the Unix socket for relays; `null` if this backend takes none. */
   reconnect: { path: string } | null
+  /** True: it drains already, and only hands connections back; it is offered nothing. */
+  draining: boolean | null
 }
 
 /** Broker to SDK. Its bytes carry the backend's end of the lane (SCM_RIGHTS). */

@@ -28,6 +28,8 @@ export function encodeJsonFrame(frame: JsonFrame): Buffer {
     (message) =>
       new FrameEncodeError('BATON_ERR_FRAME_NOT_ENCODABLE', `${frame.type.toUpperCase()}: ${message}`),
   )
+  // As from a backend that knows nothing of it.
+  if (frame.type === 'hello' && frame.draining === null) delete members['draining']
   // Not granted: nothing of it is on the wire.
   if (frame.type === 'welcome' && frame.handBackWindow === null) {
     delete members['handBackWindow']

@@ -92,6 +92,7 @@ const HELLO: Members<HelloFrame> = {
   sdk: text(128),
   secret: orNull(text(4096)),
   reconnect: orNull(endpoint),
+  draining: orNull(flag),
 }
 
 const WELCOME: Members<WelcomeFrame> = {

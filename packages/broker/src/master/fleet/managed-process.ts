@@ -173,6 +173,11 @@ export class ManagedProcess {
     this.#on({ kind: 'lost' })
   }
 
+  /** A worker lists its backend. */
+  listed(): void {
+    this.#on({ kind: 'listed' })
+  }
+
   /** SIGKILL. */
   kill(): void {
     this.#on({ kind: 'kill' })

@@ -180,7 +180,10 @@ export class ManagedService {
   /** Replaces what the workers list. */
   reported(reports: readonly BackendReport[]): void {
     this.#reports = reports
-    for (const process of this.#leaving) if (!this.#isListed(process)) process.drained()
+    for (const process of this.#leaving) {
+      if (this.#isListed(process)) process.listed()
+      else process.drained()
+    }
     for (const process of this.processes)
       if (process.unregistered && this.#isListed(process)) process.registered()
   }

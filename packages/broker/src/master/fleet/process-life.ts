@@ -3,7 +3,8 @@
  *
  *     running --retire--> draining --drained or due--> terminating --due--> killed
  *     running --retire, and no worker lists it--> terminating
- *     draining --lost--> draining, unobserved: --due--> terminating
+ *     draining --lost--> draining, unobserved: --listed--> draining
+ *                                              --due--> terminating
  *     any --exited--> gone
  *     any --kill--> killed
  */
@@ -11,7 +12,7 @@ export type ProcessLife =
   | { readonly kind: 'running' }
   /**
    * The workers are draining it; SIGTERM follows at `until` at the latest. `unobserved`: the worker that was draining it is gone, so
-   * only its own exit shows that it has finished.
+   * only its own exit shows that it has finished, unless it registers with another one.
    */
   | { readonly kind: 'draining'; readonly until: number; readonly unobserved?: boolean | undefined }
   /** SIGTERM was sent; SIGKILL follows at `until`. */
@@ -24,8 +25,10 @@ export type LifeEvent =
   | { readonly kind: 'retire'; readonly now: number; readonly deadline: number; readonly listed: boolean }
   /** No worker lists it. */
   | { readonly kind: 'drained'; readonly now: number }
-  /** The worker that listed it has died or released it. A draining backend does not register with the next worker. */
+  /** The worker that listed it has died or released it. */
   | { readonly kind: 'lost' }
+  /** A worker lists it. */
+  | { readonly kind: 'listed' }
   /** The time in the state is over. */
   | { readonly kind: 'due'; readonly now: number }
   | { readonly kind: 'kill' }
@@ -59,6 +62,7 @@ export function live(life: ProcessLife, event: LifeEvent): LifeStep {
   if (event.kind === 'due') return due(life, event.now)
   if (life.kind !== 'draining') return stay(life)
   if (event.kind === 'lost') return stay({ ...life, unobserved: true })
+  if (event.kind === 'listed') return stay({ kind: 'draining', until: life.until })
   return life.unobserved === true ? stay(life) : terminate(event.now + GRACE_MS)
 }
 

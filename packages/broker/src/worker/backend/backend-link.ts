@@ -234,6 +234,11 @@ export class BackendLink implements Candidate {
     this.#control.write({ type: 'drain', deadline: Math.round(deadline), reason })
   }
 
+  /** The backend says in its HELLO that it drains: it is offered nothing. */
+  alreadyDrains(): void {
+    this.#drains()
+  }
+
   /** The backend has registered again: makes no further offers here, and ends the link when every offer is settled. */
   supersede(): void {
     this.eligibility.drain()

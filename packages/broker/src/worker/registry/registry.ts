@@ -508,6 +508,8 @@ export class Registry {
         'relay endpoint of a backend cannot be used',
       )
     }
+    // It lost its broker in the middle of a drain. Before it joins: it must not be chosen, even for clients that are held.
+    if (hello.draining === true) link.alreadyDrains()
     this.#links.set(id, link)
     service.joined(link)
     if (this.#releasing !== undefined) link.askToReconnect(this.#releasing)
