@@ -383,7 +383,15 @@ void t.test('managed backends outlive their master as well', { timeout: LIMIT },
     ({ services: [web] }) => web?.backends.filter(({ pid }) => pid !== owner).length === 2,
     'the next master replaces it',
   )
+  // The worker reads the last message of its master together with the master's end.
+  const worker = await onlyWorker(t, next)
+  signal(worker, 'SIGSTOP')
+  const ended = logged(next, 'backend process ended')
+  signal(replaced.services[0]?.backends[0]?.pid ?? 0, 'SIGKILL')
+  await eventually(() => logged(next, 'backend process ended') > ended, 'the master has noticed')
+  await masterStatus(t, next)
   next.program.kill('SIGKILL')
+  signal(worker, 'SIGCONT')
   await next.until((status) => status.broker.master === null, 'the worker has noticed')
   t.equal((await baton(t, next, 'stop')).lines.at(-1), 'stopped')
   const all = [...pids, ...(replaced.services[0]?.backends.map(({ pid }) => pid) ?? [])]

@@ -1,6 +1,11 @@
-import { createPipe, type OwnedFd, Poller, socketpair } from '@baton/native-sendmsg'
+import { createMemoryFile, createPipe, dup, type OwnedFd, Poller, socketpair } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
 import { Channel, MAX_DESCRIPTORS, type Message } from '../src/ipc/channel.ts'
+import { createLogger } from '../src/log/logger.ts'
+import { WorkerCopies } from '../src/master/workers/worker-copies.ts'
+import { Copier } from '../src/worker/copies/copier.ts'
+import { systemOs } from '../src/worker/os.ts'
+import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 
 // The channel between two processes of one broker: both ends here, over a real socketpair.
@@ -172,5 +177,37 @@ void t.test(
     t.same(late, [], 'not before the call returns')
     await new Promise(setImmediate)
     t.same(late, [2])
+  },
+)
+
+void t.test(
+  "a copy that the master's former program has not read does not outlive its connection",
+  { timeout: LIMIT },
+  async (t) => {
+    const [ours, theirs] = socketpair('stream')
+    const file = createMemoryFile('copies')
+    const masters = dup(file.fd)
+    const [client, fd] = socketpair('stream')
+    // In the turn in which the next program asks for the copies, the connection ends.
+    let asked = () => {}
+    const workerPoller = new Poller({ afterWake: () => asked() })
+    const poller = new Poller()
+    const keeper = new Copier([theirs, file], workerPoller, 100).of('web')
+    const listener = { name: 'web', protocol: 'http' } as const
+    const kept = keeper.keep({ fd, listener, id: Buffer.alloc(16), idleUntil: Number.POSITIVE_INFINITY })
+    await eventually(() => systemOs.peek(ours.fd, 1)?.length === 1, 'the copy is on its way')
+    asked = () => {
+      keeper.over([kept])
+      if (!fd.closed) fd.close()
+    }
+    const state = { channel: ours.release(), file: masters.release() }
+    const copies = WorkerCopies.adopt(state, poller, createLogger('json'), () => {})
+    t.teardown(() => {
+      copies.take()
+      client.close()
+      poller.close()
+      workerPoller.close()
+    })
+    await eventually(() => systemOs.peek(client.fd, 1)?.length === 0, 'the client sees the end')
   },
 )

@@ -420,6 +420,8 @@ export class SupervisedWorker {
 
   async #orphaned(): Promise<void> {
     for (const settle of this.#pendingRequests.values()) settle(undefined)
+    // The last estate may have come together with the end.
+    await this.#orders
     if (this.#ending) return
     if (this.#estate !== undefined && this.#accepts) return this.#wait(this.#estate)
     this.#logger.error('the master is gone; draining')
@@ -454,16 +456,17 @@ export class SupervisedWorker {
   async #claim(session: OperatorSession, estate: KeptEstate): Promise<void> {
     const worker = this.#worker
     const started = factsOf(process.pid)?.startedAt
+    if (worker === undefined || started === undefined || this.#ending) return session.close()
     // The next master reads on where this worker has stopped.
     estate.stopReading()
-    const fds = estate.duplicates()
-    if (worker === undefined || started === undefined || fds === undefined || !this.isUnclaimed)
-      return session.close()
+    const fds: OwnedFd[] = []
     try {
       const snapshot = await worker.snapshot()
-      if (!this.isUnclaimed) throw new NativeError('claim', 0, { fd: -1 })
-      const [ours, theirs] = socketpair('stream')
-      const answer = new Channel<never, Claimed>(dup(session.fd), this.#poller, {
+      if (!this.isUnclaimed || this.#estate !== estate || this.#ending) return
+      const socket = dup(session.fd)
+      fds.push(socket, ...socketpair('stream'), ...estate.duplicates())
+      const [, ours, ...theirs] = fds.splice(0) as [OwnedFd, OwnedFd, ...OwnedFd[]]
+      const answer = new Channel<never, Claimed>(socket, this.#poller, {
         message: () => {},
         ended: () => {},
       })
@@ -482,16 +485,17 @@ export class SupervisedWorker {
           snapshot,
           backends,
         },
-        [theirs, ...fds],
+        theirs,
       )
       this.#logger.info({ by: session.peer }, 'another master takes over')
       await answer.sent()
       answer.close()
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
-      for (const fd of fds) fd.close()
       this.#logger.error({ err: error }, 'another master could not take over')
     } finally {
+      for (const fd of fds) fd.close()
+      if (this.isUnclaimed && this.#estate === estate) estate.readOutputs(this.#logger)
       session.close()
     }
   }

@@ -205,17 +205,18 @@ export class Copier {
     this.#marks = marks
   }
 
-  /** The master's program was replaced: it has none of the copies. */
+  /** The master's program was replaced: it has none of the copies, but those that the one before has not read. */
   #again(): void {
     const all = [...this.#copied.values()].toSorted((a, b) => a.since - b.since)
     this.#copied.clear()
     for (const kept of all) {
       this.#marks[kept.slot] = 0
       this.#free.push(kept.slot)
+      this.#over.push(kept.slot, kept.number)
       kept.slot = -1
       this.#pending.add(kept)
     }
-    this.#over = []
+    this.#tell()
     writeMarks(this.#file.fd, this.#marks, 0, Math.min(this.#slots, this.#marks.length))
     this.#tellAccounts()
     if (this.#pending.size > 0) this.#arm(DELAY_MS)

@@ -112,6 +112,7 @@ export class Doorway {
       this.#leave(waiting)
       waiting.connection.peeked = waiting.stage
     }
+    this.#noteEmpty()
     return all.map(({ connection }) => connection)
   }
 

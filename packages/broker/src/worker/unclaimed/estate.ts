@@ -28,20 +28,20 @@ export class KeptEstate {
     return this.#fds[0] as OwnedFd
   }
 
-  /** Undefined if this process may open no more. */
-  duplicates(): OwnedFd[] | undefined {
+  /** @throws {NativeError} this process may open no more */
+  duplicates(): OwnedFd[] {
     const copies: OwnedFd[] = []
     try {
       for (const { fd } of this.#fds) copies.push(dup(fd))
       return copies
     } catch (error) {
       for (const copy of copies) copy.close()
-      if (error instanceof NativeError) return undefined
       throw error
     }
   }
 
   readOutputs(logger: Logger): void {
+    this.stopReading()
     for (const { index, instance, backend, pid, stream } of this.#kept.outputs) {
       const fd = this.#fds[index]
       if (fd === undefined) continue
@@ -51,7 +51,12 @@ export class KeptEstate {
         for (const line of lines) log.info(line)
       }
       const end = () => write(splitter.end())
-      const pipe = new OutputPipe(dup(fd.fd).release(), {
+      const copy = duplicateOf(fd)
+      if (copy === undefined) {
+        log.error('its output is not read: this process may open no more descriptors')
+        continue
+      }
+      const pipe = new OutputPipe(copy.release(), {
         data: (chunk) => write(splitter.push(chunk)),
         ended: end,
       })
@@ -74,5 +79,14 @@ export class KeptEstate {
   close(): void {
     this.stopReading()
     for (const fd of this.#fds) fd.close()
+  }
+}
+
+function duplicateOf({ fd }: OwnedFd): OwnedFd | undefined {
+  try {
+    return dup(fd)
+  } catch (error) {
+    if (error instanceof NativeError) return undefined
+    throw error
   }
 }
