@@ -463,9 +463,11 @@ export class SupervisedWorker {
     try {
       const snapshot = await worker.snapshot()
       if (!this.isUnclaimed || this.#estate !== estate || this.#ending) return
-      const socket = dup(session.fd)
-      fds.push(socket, ...socketpair('stream'), ...estate.duplicates())
-      const [, ours, ...theirs] = fds.splice(0) as [OwnedFd, OwnedFd, ...OwnedFd[]]
+      // One by one: if one fails, those before it are closed.
+      fds.push(dup(session.fd))
+      fds.push(...socketpair('stream'))
+      fds.push(...estate.duplicates())
+      const [socket, ours, ...theirs] = fds.splice(0) as [OwnedFd, OwnedFd, ...OwnedFd[]]
       const answer = new Channel<never, Claimed>(socket, this.#poller, {
         message: () => {},
         ended: () => {},
