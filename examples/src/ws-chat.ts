@@ -7,7 +7,7 @@ import { WebSocket, WebSocketServer } from 'ws'
 
 const server = createServer((_request, response) => response.writeHead(426, { upgrade: 'websocket' }).end())
 const chat = new WebSocketServer({ server })
-/** What this process knows about its clients, and the next one must be told. */
+/** The facts that this process knows about its clients, and the next one must be told. */
 const names = new WeakMap<WebSocket, string>()
 
 // BATON_SOCKET and BATON_SERVICE name the broker and the service.
