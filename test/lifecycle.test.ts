@@ -319,7 +319,7 @@ void t.test(
     const waiting = await web.until(({ held }) => held === 100, 'all wait')
     test.match(waiting, { inFlight: 0, stuck: 0 })
     test.ok(clients.every(({ open, received }) => open && received === ''))
-    test.equal(descriptorsOf(web), descriptors + 100)
+    test.equal(await descriptorsOf(web), descriptors + 100)
 
     for (const backend of backends) backend.kill('SIGCONT')
     test.ok((await Promise.all(clients.map((client) => client.answer()))).every(served))

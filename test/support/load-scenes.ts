@@ -9,9 +9,14 @@ import type { Service, ServiceState } from './service.ts'
 // Two backends under load, and faults of one of them. `test/lifecycle.test.ts` runs the scenes with few connections,
 // `test/long/lifecycle-load.test.ts` with many. The service is `web`, and its ACK deadline expires only for a stopped backend.
 
-/** The broker's own descriptors; those of status requests come and go. */
-export function descriptorsOf({ broker }: Service): number {
-  return openDescriptors(broker.pid, Number(new URL(broker.admin).port))
+/**
+ * The broker's own descriptors; those of status requests come and go. Without parked connections: a backend that joins can make others hand idle
+ * ones back at any time.
+ */
+export async function descriptorsOf(service: Service): Promise<number> {
+  const { broker } = service
+  const { parked } = await service.state()
+  return openDescriptors(broker.pid, Number(new URL(broker.admin).port)) - parked
 }
 
 /**
@@ -31,10 +36,14 @@ export async function restingDescriptors(service: Service): Promise<number> {
   return descriptorsOf(service)
 }
 
-export function descriptorsAre(service: Service, count: number): Promise<void> {
-  return eventually(
-    () => descriptorsOf(service) === count,
-    () => `${count} descriptors of the broker; there are ${descriptorsOf(service)}`,
+export async function descriptorsAre(service: Service, count: number): Promise<void> {
+  let last = Number.NaN
+  await eventually(
+    async () => {
+      last = await descriptorsOf(service)
+      return last === count
+    },
+    () => `${count} descriptors of the broker; there are ${last}`,
   )
 }
 

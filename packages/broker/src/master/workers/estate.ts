@@ -1,6 +1,5 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { CLAIM_VERSION } from '../../ipc/claim.ts'
-import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
 import type { KeptOutput } from '../../ipc/messages.ts'
 import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { ActiveConfig } from '../active-config.ts'
@@ -32,8 +31,11 @@ export interface EstateMessage {
   readonly fds: readonly number[]
 }
 
-/** One more goes with them when the estate is claimed. */
-const MAX_FDS = MAX_DESCRIPTORS - 1
+/**
+ * Descriptors of an estate. They fit into the part of a worker's table that clients may not use up (64, `DescriptorReserve`): if the kernel
+ * dropped one, the channel would end, and the worker would take its master for dead.
+ */
+const MAX_FDS = 48
 
 /**
  * The first descriptor is the operator's socket. If there are too many for one message, the output of managed processes is not among them.

@@ -70,10 +70,7 @@ export class Doorways {
       this.#os,
     )
     this.#doorways.set(name, doorway)
-    this.#counts.set(
-      name,
-      Object.fromEntries(UNROUTED_REASONS.map((reason) => [reason, 0])) as Record<UnroutedReason, number>,
-    )
+    this.#countsOf(name)
     return doorway
   }
 
@@ -164,6 +161,16 @@ export class Doorways {
     }
   }
 
+  /** Also of a listener that has no doorway here: a predecessor's. */
+  #countsOf(listener: string): Record<UnroutedReason, number> {
+    const known = this.#counts.get(listener)
+    if (known !== undefined) return known
+    const zeros = UNROUTED_REASONS.map((reason) => [reason, 0])
+    const counts = Object.fromEntries(zeros) as Record<UnroutedReason, number>
+    this.#counts.set(listener, counts)
+    return counts
+  }
+
   #came(connection: ClientConnection): void {
     this.#passage(connection).in += 1
   }
@@ -173,8 +180,7 @@ export class Doorways {
   }
 
   #unrouted(listener: string, connection: ClientConnection, reason: UnroutedReason): void {
-    const counts = this.#counts.get(listener)
-    if (counts !== undefined) counts[reason] += 1
+    this.#countsOf(listener)[reason] += 1
     this.#log(listener, reason)
     const { lingeringClose } = this.#deps
     const { protocol } = connection.listener
