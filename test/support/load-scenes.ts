@@ -142,10 +142,13 @@ export async function stopUnderLoad(
   t.ok(kept(stopped) > 0 && kept(other) > 0)
   const outcomes = outcomesSince(before, after)
   t.equal(kept(stopped) + kept(other), connections - outcomes.idle_closed)
+  let left: number[] = []
   await eventually(
-    () => descriptorsOf(web) === descriptors[0] && openDescriptors(stopped.pid) === descriptors[1],
-    () =>
-      `as many descriptors as before, ${descriptors.join(' and ')}; there are ${descriptorsOf(web)} and ${openDescriptors(stopped.pid)}`,
+    async () => {
+      left = [await descriptorsOf(web), openDescriptors(stopped.pid)]
+      return left.join(' ') === descriptors.join(' ')
+    },
+    () => `as many descriptors as before, ${descriptors.join(' and ')}; there are ${left.join(' and ')}`,
   )
   t.pass('and nothing is left open')
   t.equal(after.unaccounted, 0)
