@@ -44,8 +44,8 @@ async function compile(folder: string): Promise<void> {
     plugins: [
       {
         name: 'file by file',
-        setup: ({ onResolve }) =>
-          onResolve({ filter: /^\.{1,2}\// }, ({ path }) => ({
+        setup: (build) =>
+          build.onResolve({ filter: /^\.{1,2}\// }, ({ path }) => ({
             path: path.replace(/\.ts$/, '.js'),
             external: true,
           })),
