@@ -1,9 +1,9 @@
 import t from 'tap'
-import { startBackend } from './support/backend.ts'
-import { startBroker, unaccounted } from './support/broker.ts'
-import { eventually } from './support/eventually.ts'
-import { EventReader } from './support/event-reader.ts'
-import { LIMIT } from './support/limits.ts'
+import { startBackend } from '../support/backend.ts'
+import { startBroker, unaccounted } from '../support/broker.ts'
+import { eventually } from '../support/eventually.ts'
+import { EventReader } from '../support/event-reader.ts'
+import { LIMIT } from '../support/limits.ts'
 
 // An open answer outlives the process that began it: its backend hands it back with the app's state, and another backend goes on with it.
 
