@@ -2,14 +2,16 @@
 // loads a few files starts several times sooner than one that loads hundreds (docs/internals/decisions/0019-bundles.md). The
 // code is not minified: stack traces stay readable.
 //
-// The package's manifest says what is bundled: `"bundle": { "NAME": "src/ENTRY.ts" }` becomes `dist/bundle/NAME.js`. `@baton/native-sendmsg`
-// stays outside: it finds ffi-rs from its own folder, and has state that a process must have once. The dependencies that are bundled are named, with their licences, in `dist/bundle/THIRD-PARTY-NOTICES.txt`.
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+// The package's manifest says what is bundled: `"bundle": { "NAME": "src/ENTRY.ts" }` becomes `dist/bundle/NAME.js`.
+// `@baton/native-sendmsg` stays outside: it finds ffi-rs from its own folder, and has state that a process must have once. The
+// dependencies that are bundled are named, with their licences, in `dist/bundle/THIRD-PARTY-NOTICES.txt`.
+import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { build } from 'esbuild'
 
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
-const outdir = 'dist/bundle'
+// Built aside: a build that is interrupted leaves the one before.
+const outdir = 'dist/bundle-next'
 rmSync(outdir, { recursive: true, force: true })
 const { metafile } = await build({
   entryPoints: Object.entries(manifest.bundle).map(([out, entry]) => ({ in: entry, out })),
@@ -47,7 +49,10 @@ const folders = new Set(
 const notices = [...folders].toSorted().map((folder) => {
   const { name, version, license } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
   const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry))
-  return `${name} ${version} (${license})\n\n${file === undefined ? '' : readFileSync(resolve(folder, file), 'utf8').trim()}\n`
+  return `${name} ${version} (${license})\n\n${file === undefined ? '' : readFileSync(join(folder, file), 'utf8').trim()}\n`
 })
-if (notices.length > 0 && existsSync(outdir))
+if (notices.length > 0)
   writeFileSync(join(outdir, 'THIRD-PARTY-NOTICES.txt'), notices.join(`\n${'-'.repeat(78)}\n\n`))
+
+rmSync('dist/bundle', { recursive: true, force: true })
+renameSync(outdir, 'dist/bundle')
