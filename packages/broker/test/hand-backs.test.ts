@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
+import { readdirSync, readlinkSync } from 'node:fs'
 import { connect } from 'node:net'
 import {
   type ControlConnection,
@@ -61,7 +61,24 @@ const GIVER = {
 }
 
 const logger = pino({ enabled: false })
-const openDescriptors = () => readdirSync('/proc/self/fd').length
+/** @returns the sockets that have been opened since now, and are open. Those of another scene may still be closing. */
+function socketsSince(): () => string[] {
+  const before = new Set(sockets())
+  return () => sockets().filter((each) => !before.has(each))
+}
+
+/** Each with its number and inode. */
+function sockets(): string[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`)
+      return target.startsWith('socket:') ? [`${fd} ${target}`] : []
+    } catch {
+      // The folder's own.
+      return []
+    }
+  })
+}
 
 function present<T>(value: T | undefined): T {
   if (value === undefined) throw new Error('nothing there')
@@ -208,13 +225,13 @@ void t.test('a connection is offered on only once TAKEN is in the kernel', { tim
       const stage = new Stage(t)
       const { fd, client } = await stage.adoptedEnd()
       stage.control.backedUp = true
-      const before = openDescriptors()
+      const added = socketsSince()
       t.equal(stage.handBack(fd.fd).fault, undefined)
-      t.equal(openDescriptors(), before + 1)
+      t.equal(added().length, 1)
       t.equal(stage.service.parkedCount, 0)
       stage.control.queued.shift()?.(failed ? new Error('gone') : undefined)
       t.equal(stage.service.parkedCount, failed ? 0 : 1)
-      t.equal(openDescriptors(), failed ? before : before + 1)
+      t.equal(added().length, failed ? 0 : 1)
       t.equal(stage.control.written.length, failed ? 1 : 2)
       send(fd.fd, Buffer.from("still the giver's"))
       const [chunk] = (await once(client, 'data')) as [Buffer]
@@ -338,14 +355,14 @@ void t.test('GIVEN_BACK, with its reason, and closed first', { timeout: LIMIT },
   ): Promise<void> => {
     seen.add(reason)
     const socket = fd ?? (await stage.adoptedEnd()).fd
-    const before = openDescriptors()
+    const added = socketsSince()
     const { entry, fault, given } = stage.handBack(socket.fd, over)
     t.match({ fault, given }, { fault: undefined, given: 1 })
     t.strictSame(stage.control.written.at(-1), {
       type: 'given_back',
       entries: [{ sequence: entry.sequence, reason }],
     })
-    await eventually(() => openDescriptors() === before, 'closed')
+    await eventually(() => added().length === 0, 'closed')
   }
 
   await t.test('Stopping', async (t) => {
@@ -526,7 +543,7 @@ async function refused(
   message: string,
 ): Promise<void> {
   const parked = stage.service.parkedCount
-  const before = openDescriptors()
+  const added = socketsSince()
   const written = stage.control.written.length
   const { fault, given } = breach()
   t.match({ fault, given }, { fault: { code: 'BATON_ERR_FRAME_MALFORMED', message }, given: 0 })
@@ -537,8 +554,8 @@ async function refused(
   )
   const kept = stage.service.parkedCount - parked
   await eventually(
-    () => openDescriptors() === before + kept,
-    () => `what came is closed: ${openDescriptors()} of ${before + kept}`,
+    () => added().length === kept,
+    () => `what came is closed; more than ${kept} are open: ${added().join(', ')}`,
   )
 }
 
