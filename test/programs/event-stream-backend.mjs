@@ -5,6 +5,7 @@
 // exits by itself. A line `end` ends all streams; another line is answered with the numbers of errors.
 import http from 'node:http'
 import { createInterface } from 'node:readline'
+import { setTimeout } from 'node:timers/promises'
 import { createGzip } from 'node:zlib'
 import { createBackend } from '@baton/backend-sdk'
 import { migrateEventStreams } from '@baton/backend-sdk/event-streams'
@@ -27,9 +28,10 @@ function catchUp(client, until = newest()) {
     client.output.write(event.slice(6))
   }
 }
-setInterval(() => {
-  for (const client of clients.values()) if (client.joined) catchUp(client)
-}, INTERVAL_MS).unref()
+function publish(until = newest()) {
+  for (const client of clients.values()) if (client.joined) catchUp(client, until)
+}
+setInterval(() => publish(), INTERVAL_MS).unref()
 
 function stream(request, response) {
   const path = request.url.split('?')[0]
@@ -65,7 +67,11 @@ const handlers = {
     const { default: express } = await import('express')
     const app = express()
     app.get('/pid', handle)
-    app.get('/{*path}', handle)
+    app.get('/{*path}', async (request, response) => {
+      // As the look-up of a session would: a client that has moved is taken up well after its connection.
+      if (backend.connection(request.socket).resumed !== undefined) await setTimeout(100)
+      handle(request, response)
+    })
     return http.createServer(app)
   },
   fastify: async () => {
@@ -118,8 +124,11 @@ migrateEventStreams(server, backend, {
 function end(until) {
   for (const client of clients.values()) {
     if (client.path === '/events') catchUp(client, until)
+    client.joined = false
     client.output.end()
   }
+  // The next event may come before `close`: a compressor takes its time to end.
+  publish(until + 1)
 }
 
 const drain = () =>

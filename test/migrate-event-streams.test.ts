@@ -1,9 +1,9 @@
 import t from 'tap'
-import { startBackend } from '../support/backend.ts'
-import { startBroker, unaccounted } from '../support/broker.ts'
-import { eventually } from '../support/eventually.ts'
-import { EventReader } from '../support/event-reader.ts'
-import { LIMIT } from '../support/limits.ts'
+import { startBackend } from './support/backend.ts'
+import { startBroker, unaccounted } from './support/broker.ts'
+import { eventually } from './support/eventually.ts'
+import { EventReader } from './support/event-reader.ts'
+import { LIMIT } from './support/limits.ts'
 
 // An open answer outlives the process that began it: its backend hands it back with the app's state, and another backend goes on with it.
 
@@ -25,15 +25,21 @@ void t.test('one broker, and backends that move event streams', { timeout: LIMIT
       env: { DRAIN_DEADLINE: '1h', EPOCH: epoch, FLAVOUR: FLAVOURS[started++ % FLAVOURS.length] },
     })
   let current = await start()
-  /** Another backend, which then has all that has moved. */
+  /** Another backend, which then has all that has moved, and has taken it up: an earlier `end` would not reach all. */
   const deploy = async () => {
     const next = await start()
     await broker.backends(2)
-    current.kill('SIGTERM')
-    const { code } = await current.exited
-    whole.equal(code, 0)
-    const [before] = [current]
+    const before = current
     current = next
+    before.kill('SIGTERM')
+    const { code } = await before.exited
+    whole.equal(code, 0)
+    const moved = before.messages().filter(({ movedOn }) => movedOn === true).length
+    const resumed = () => next.messages().filter(({ msg }) => msg === 'resumed').length
+    await eventually(
+      () => resumed() === moved,
+      () => `${resumed()} of ${moved} have been taken up`,
+    )
     return before
   }
 
@@ -88,12 +94,14 @@ void t.test('one broker, and backends that move event streams', { timeout: LIMIT
       const moving = await new EventReader(t, port).open()
       const next = await start()
       await broker.backends(2)
-      current.kill('SIGTERM')
+      const before = current
+      current = next
+      before.kill('SIGTERM')
       await next.message('resumed')
       for (const text of ['`state` threw', 'did not return JSON', 'too much to hand back'])
-        await current.line((line) => line.includes(text), text)
-      current.say('count')
-      t.match((await current.message('count'))['errors'], {
+        await before.line((line) => line.includes(text), text)
+      before.say('count')
+      t.match((await before.message('count'))['errors'], {
         BATON_ERR_STATE_FAILED: 1,
         BATON_ERR_STATE_INVALID: 1,
         BATON_ERR_STATE_TOO_LARGE: 1,
@@ -103,17 +111,14 @@ void t.test('one broker, and backends that move event streams', { timeout: LIMIT
         await eventually(() => reader.events > events, `${path} goes on`)
         t.same(reader.problems, [])
       }
-      current.say('end')
-      await current.exited
+      before.say('end')
+      const { code } = await before.exited
+      t.equal(code, 0, 'it has ended by itself', { lines: before.lines })
       const closed = (path: string) =>
-        current.messages().find((each) => each['msg'] === 'closed' && each['path'] === path)
-      for (const path of paths) {
-        await eventually(() => closed(path) !== undefined, `${path} has ended`)
-        t.match(closed(path), { movedOn: false }, path)
-      }
+        before.messages().find((each) => each['msg'] === 'closed' && each['path'] === path)
+      for (const path of paths) t.match(closed(path), { movedOn: false }, path)
       t.notOk(moving.ended)
-      current = next
-      current.say('end')
+      next.say('end')
       await eventually(() => moving.ended, 'ended')
       t.same(moving.problems, [])
     },
