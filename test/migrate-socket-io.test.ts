@@ -96,8 +96,13 @@ void t.test('one broker, and backends of socket.io', { timeout: LIMIT }, async (
       await eventually(() => talkers.every(({ broadcasts }) => broadcasts === 1), 'one broadcast each')
       const after = await Promise.all(talkers.map((talker) => talker.who()))
       const kept = ({ id, rooms, data, auth, issued, transport, host }: (typeof after)[number]) => ({
-        ...{ id, rooms, auth, issued, transport, host },
+        id,
+        rooms,
         room: data.room,
+        auth,
+        issued,
+        transport,
+        host,
       })
       t.same(after.map(kept), before.map(kept))
       t.ok(after.every(({ marked, recovered }) => marked >= 3 && recovered))
