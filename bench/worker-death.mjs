@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
+import { Random } from '../test/chaos/random.mjs'
 import { SpeakingChild } from '../test/programs/speaking-child.mjs'
 import { startBroker } from './broker.mjs'
 import { onlyWorker } from './master.mjs'
@@ -26,7 +27,7 @@ const MOMENT = 500
 const OLDEST = 1000 + 250
 
 const now = () => Number(process.hrtime.bigint()) / 1e6
-const random = generator(Number(values.seed))
+const random = new Random(Number(values.seed))
 const broker = await startBroker()
 const adoptions = join(broker.folder, 'adoptions')
 const backend = new SpeakingChild(program('test/programs/recording-backend.mjs'), {
@@ -46,7 +47,7 @@ const begun = now()
 for (let number = 1; number <= kills; number++) {
   const worker = await onlyWorker(broker)
   const scrapes = []
-  const end = now() + OLDEST + random() * MOMENT
+  const end = now() + OLDEST + random.next() * MOMENT
   while (now() < end) {
     const at = now()
     scrapes.push([at, await accepted()])
@@ -108,17 +109,6 @@ async function counter(series) {
 
 function accepted() {
   return counter('baton_connections_accepted_total{listener="web"}')
-}
-
-/** mulberry32: the same moments for the same seed. */
-function generator(seed) {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }
 
 /** Client port -> time of adoption. */

@@ -5,6 +5,7 @@
 // process was killed. Those that ended are counted by cause.
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
+import { Random } from '../../test/chaos/random.mjs'
 import { SpeakingChild } from '../../test/programs/speaking-child.mjs'
 import { startBroker } from '../broker.mjs'
 import { onlyWorker } from '../master.mjs'
@@ -36,7 +37,7 @@ const GRACE = { giver: 2000, successor: 2000, worker: 2000, master: 35_000 }
 const DRAIN_DEADLINE = 3000
 
 endOnSignals()
-const random = generator(Number(values.seed))
+const random = new Random(Number(values.seed))
 const folder = temporaryFolder()
 const port = await freePort()
 const start = () =>
@@ -122,7 +123,7 @@ async function oneRound(role) {
   await allRegistered()
   const giver = backends.shift()
   giver.tell('drain')
-  await elapsed(random() * MOMENT)
+  await elapsed(random.next() * MOMENT)
   if (role === 'giver') kill(role, giver, giver)
   if (role === 'successor') kill(role, successor, giver)
   if (role === 'worker') {
@@ -215,15 +216,4 @@ function report() {
   const faults = [...totals.chat.faults, ...totals.api.faults].filter((words) => !words.startsWith('failed'))
   for (const words of faults.slice(0, 10)) console.log(words)
   process.exit(Object.values(broken).every((count) => count === 0) ? 0 : 1)
-}
-
-/** mulberry32: the same moments for the same seed. */
-function generator(seed) {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }

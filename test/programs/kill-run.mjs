@@ -12,6 +12,7 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as elapsed } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { Random } from '../chaos/random.mjs'
 import { SpeakingChild } from './speaking-child.mjs'
 
 const REGISTERED = 3
@@ -35,18 +36,7 @@ const { values } = parseArgs({
   },
 })
 
-/** mulberry32: the same moments and victims for the same seed. */
-function generator(seed) {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
-const random = generator(Number(values.seed))
+const random = new Random(Number(values.seed))
 const ready = []
 const spares = []
 /** pid -> time. */
@@ -79,8 +69,8 @@ await arrivals.message('arriving')
 const begun = now()
 for (let kill = 1; kill <= Number(values.kills); kill++) {
   await atLeast(2)
-  await elapsed(random() * MOMENT)
-  const [victim] = ready.splice(Math.floor(random() * ready.length), 1)
+  await elapsed(random.next() * MOMENT)
+  const [victim] = ready.splice(Math.floor(random.next() * ready.length), 1)
   killed.set(victim.pid, now())
   victim.kill('SIGKILL')
   await victim.exited

@@ -1,9 +1,23 @@
+import { execFileSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
 import { connect } from 'node:net'
 import { once } from 'node:events'
-import { acceptOne, dup, listenTcp, localAddress, OwnedFd, Poller } from '@baton/native-sendmsg'
+import {
+  acceptOne,
+  dup,
+  listenTcp,
+  localAddress,
+  NativeError,
+  OwnedFd,
+  Poller,
+  socketpair,
+} from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
-import { sinceReport } from '../src/master/workers/last-accounts.ts'
-import { type Remains, WorkerCopies } from '../src/master/workers/worker-copies.ts'
+import { Channel } from '../src/ipc/channel.ts'
+import type { HeldClients, ToWorker } from '../src/ipc/messages.ts'
+import { countedAsLost, sinceReport } from '../src/master/workers/last-accounts.ts'
+import { Survivors } from '../src/master/workers/survivors.ts'
+import { type Remains, type Survivor, WorkerCopies } from '../src/master/workers/worker-copies.ts'
 import type { MetricSnapshot } from '../src/metrics/snapshot.ts'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { Copier } from '../src/worker/copies/copier.ts'
@@ -165,4 +179,78 @@ void t.test('connections without an outcome are lost', { timeout: LIMIT }, async
       ],
     },
   ])
+})
+
+/** Two survivors of a dead worker, and the channel of the next one. */
+async function succession(t: Test) {
+  const stage = new Stage(t)
+  const keeper = stage.copier.of('web')
+  for (let count = 0; count < 2; count += 1) keeper.keep(await stage.connection())
+  await eventually(() => stage.copies.size === 2, 'both are copied')
+  const remains = await stage.die()
+  const lost: Survivor[] = []
+  const logger = { error: () => undefined, info: () => undefined } as never
+  const survivors = new Survivors(stage.poller, logger, (closed) => lost.push(...closed))
+  survivors.add(remains?.survivors ?? [])
+  const [ours, theirs] = socketpair('stream')
+  const channel = new Channel<never, ToWorker>(ours, stage.poller, { message: () => {}, ended: () => {} })
+  t.teardown(() => {
+    channel.close()
+    theirs.close()
+  })
+  const worker = Object.assign(channel, { pid: 1, alive: true }) as never
+  return { poller: stage.poller, survivors, worker, theirs, lost }
+}
+
+void t.test(
+  'survivors of a worker that dies before it has them are not lost',
+  { timeout: LIMIT },
+  async (t) => {
+    const { survivors, worker, theirs, lost } = await succession(t)
+    theirs.close()
+    survivors.pass(worker)
+    await eventually(() => survivors.state.length === 2, 'the next worker can have them')
+    t.same(lost, [])
+    // Those without a next worker had no outcome.
+    survivors.close()
+    t.same(
+      countedAsLost(lost).map(({ name, values }) => [name, values]),
+      [['baton_connections_total', [{ labels: { service: 'web', outcome: 'lost' }, value: 2 }]]],
+    )
+  },
+)
+
+// Last in this file: few descriptors are left to this process.
+void t.test('survivors go on while this process has hardly a descriptor', { timeout: LIMIT }, async (t) => {
+  // The exception kept the worker from accepting, and both ends of the pair stayed open.
+  const { poller, survivors, worker, theirs } = await succession(t)
+  const open = readdirSync('/proc/self/fd').length
+  execFileSync('prlimit', ['--pid', `${process.pid}`, `--nofile=${open + 32}:`])
+  const fillers: OwnedFd[] = []
+  t.teardown(() => {
+    for (const filler of fillers) filler.close()
+  })
+  try {
+    for (;;) fillers.push(dup(0))
+  } catch (error) {
+    if (!(error instanceof NativeError) || error.code !== 'EMFILE') throw error
+  }
+  for (const filler of fillers.splice(-2)) filler.close()
+  survivors.pass(worker)
+  for (const filler of fillers.splice(0)) filler.close()
+  let clients = 0
+  const received = new Channel<ToWorker, never>(theirs, poller, {
+    message: (_peer, [end]) => {
+      const channel = new Channel<HeldClients, never>(end as OwnedFd, poller, {
+        message: (held, fds) => {
+          clients += held.clients.length
+          for (const fd of fds) fd.close()
+        },
+        ended: () => channel.close(),
+      })
+    },
+    ended: () => {},
+  })
+  t.teardown(() => received.close())
+  await eventually(() => clients === 2, 'both have arrived')
 })

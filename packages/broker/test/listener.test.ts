@@ -1,8 +1,8 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
+import { chmodSync, readdirSync } from 'node:fs'
 import { connect } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import {
   connectUnix,
   dup,
@@ -17,10 +17,12 @@ import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { parseConfig, type ServiceConfig } from '../src/config/config.ts'
 import { DescriptorReserve } from '../src/worker/listen/descriptor-reserve.ts'
+import { CLAIM } from '../src/ipc/claim.ts'
 import { Operator } from '../src/master/operator/operator.ts'
 import { Metrics } from '../src/metrics/metrics.ts'
 import { Registry } from '../src/worker/registry/registry.ts'
 import { Service } from '../src/worker/service/service.ts'
+import { Reception } from '../src/worker/unclaimed/reception.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { greet, hello } from '../../../test/support/false-backend.ts'
 import { Program, root, temporaryFolder } from '../../../test/support/process.ts'
@@ -28,6 +30,9 @@ import { LIMIT } from '../../../test/support/limits.ts'
 
 // The sockets for backends (control.sock) and for operators (master.sock). First in this file: the descriptor table only
 // stays full while nothing else is being closed.
+
+/** A user without privileges. */
+const NOBODY = 65_534
 
 /** Maximum number of pending connections in a registry. */
 const MAX_PENDING = 128
@@ -76,13 +81,13 @@ class Room {
   }
 }
 
-interface Reception extends Room {
+interface Registering extends Room {
   readonly registry: Registry
   readonly logs: Record<string, unknown>[]
 }
 
 /** A registry with one service, without a worker. */
-function openRegistry(t: Test): Reception {
+function openRegistry(t: Test): Registering {
   const room = new Room(t)
   const logs: Record<string, unknown>[] = []
   const logger = pino({}, { write: (line) => logs.push(JSON.parse(line) as Record<string, unknown>) })
@@ -205,6 +210,58 @@ void t.test(
       await eventually(() => commands.length > 0, 'the command arrives')
       t.same(commands, ['status'])
     })
+
+    await scene('the same socket in a worker whose master was killed', async (t) => {
+      // The worker was busy until there was a descriptor again.
+      const room = new Room(t)
+      const client = connectUnix(room.path)
+      t.teardown(() => client.close())
+      send(client.fd, Buffer.from('status\n'))
+      const { leave } = exhaust(t)
+      let asked = 0
+      const reception = new Reception(room.listening, room.poller, {
+        status: () => (asked += 1),
+        stop: () => undefined,
+        claim: () => undefined,
+      })
+      t.teardown(() => reception.close())
+      await eventually(() => room.wakes > 0, 'it was woken')
+      await room.rests(t)
+      t.equal(asked, 0)
+      leave()
+      await eventually(() => asked > 0, 'the command arrives')
+    })
+  },
+)
+
+void t.test(
+  'readers do not keep the next master from a worker whose master was killed',
+  { timeout: LIMIT, skip: process.getuid?.() !== 0 && 'needs root' },
+  async (t) => {
+    // A reader could have all sessions of the worker: it could be neither stopped nor taken over.
+    const room = new Room(t)
+    chmodSync(dirname(room.path), 0o755)
+    chmodSync(room.path, 0o666)
+    let claims = 0
+    const reception = new Reception(room.listening, room.poller, {
+      status: () => 0,
+      stop: () => undefined,
+      claim: () => (claims += 1),
+    })
+    t.teardown(() => reception.close())
+    process.seteuid?.(NOBODY)
+    let readers: OwnedFd[]
+    try {
+      readers = Array.from({ length: 64 }, () => connectUnix(room.path))
+    } finally {
+      process.seteuid?.(0)
+    }
+    const master = connectUnix(room.path)
+    t.teardown(() => {
+      for (const fd of [master, ...readers]) fd.close()
+    })
+    send(master.fd, Buffer.from(`${CLAIM}\n`))
+    await eventually(() => claims === 1, 'the master is heard')
   },
 )
 

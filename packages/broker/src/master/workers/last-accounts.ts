@@ -1,6 +1,7 @@
 import { HANDBACK_KINDS, OUTCOMES, UNROUTED_REASONS } from '../../metrics/labels.ts'
+import type { Copy } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
-import type { Remains } from './worker-copies.ts'
+import type { Remains, Survivor } from './worker-copies.ts'
 
 /** The outcome of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. */
 export const LOST = 'lost'
@@ -60,11 +61,35 @@ export function sinceReport({ accounts, survivors }: Remains, reported: MetricSn
     balance(service, next())
     balance(service, -next())
   }
-  for (const { copy } of survivors) balance(copy.client.resume?.service ?? copy.client.service, -1)
+  for (const { copy } of survivors) balance(serviceOf(copy), -1)
   for (const [service, lost] of open)
     if (lost > 0) added.get(CONNECTIONS)?.push({ labels: { service, outcome: LOST }, value: lost })
   for (const [listener, lost] of peeked)
     if (lost > 0) added.get(UNROUTED)?.push({ labels: { listener, reason: LOST }, value: lost })
+  return snapshotOf(added, reported)
+}
+
+/**
+ * Survivors that no worker will take.
+ *
+ * @returns to be added to what was counted
+ */
+export function countedAsLost(survivors: readonly Pick<Survivor, 'copy'>[]): MetricSnapshot {
+  const lost = new Map<string, number>()
+  for (const { copy } of survivors) {
+    const service = serviceOf(copy)
+    lost.set(service, (lost.get(service) ?? 0) + 1)
+  }
+  const values = [...lost].map(([service, value]) => ({ labels: { service, outcome: LOST }, value }))
+  return snapshotOf(new Map([[CONNECTIONS, values]]), [])
+}
+
+function serviceOf({ client }: Copy): string {
+  return client.resume?.service ?? client.service
+}
+
+/** @param reported has the help texts */
+function snapshotOf(added: ReadonlyMap<string, readonly Value[]>, reported: MetricSnapshot): MetricSnapshot {
   return [...added].flatMap(([name, values]) =>
     values.length === 0
       ? []

@@ -14,17 +14,20 @@ export type SurvivorsState = readonly (Omit<Survivor, 'fd'> & { readonly fd: num
 
 /**
  * Connections that have outlived their worker, until the next one serves: then they go there as from a predecessor. Owns them until the kernel
- * has them.
+ * has them. Those that can go to no worker are lost.
  */
 export class Survivors {
   readonly #poller: Poller
   readonly #logger: Logger
+  readonly #onLost: (survivors: readonly Survivor[]) => void
   #waiting: Survivor[] = []
   readonly #passing = new Map<Channel<never, HeldClients>, WorkerProcess>()
 
-  constructor(poller: Poller, logger: Logger) {
+  /** @param onLost called with those that were closed here: no worker counts their outcome */
+  constructor(poller: Poller, logger: Logger, onLost: (survivors: readonly Survivor[]) => void) {
     this.#poller = poller
     this.#logger = logger
+    this.#onLost = onLost
   }
 
   /** Owns the descriptors. */
@@ -58,8 +61,8 @@ export class Survivors {
       return this.close()
     }
     const [theirs, ours] = ends
-    worker.send({ type: 'peer' }, [theirs.fd])
-    theirs.close()
+    // Itself, not a duplicate, for which there may be no room.
+    worker.give({ type: 'peer' }, [theirs])
     const channel: Channel<never, HeldClients> = new Channel<never, HeldClients>(ours, this.#poller, {
       message: () => {},
       ended: () => void this.#passing.delete(channel),
@@ -72,6 +75,8 @@ export class Survivors {
       channel.give(
         { type: 'held', clients: batch.map(({ copy }) => clientOf(copy, now)) },
         batch.map(({ fd }) => fd),
+        // The worker died before: the next one gets them.
+        (fds) => this.add(batch.map((survivor, index) => ({ ...survivor, fd: fds[index] as OwnedFd }))),
       )
     }
     this.#logger.info(
@@ -90,7 +95,9 @@ export class Survivors {
 
   /** Closes those that no worker will take. */
   close(): void {
-    closeCopies(this.#waiting.splice(0))
+    const lost = this.#waiting.splice(0)
+    closeCopies(lost)
+    if (lost.length > 0) this.#onLost(lost)
   }
 }
 

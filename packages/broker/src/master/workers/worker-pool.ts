@@ -23,7 +23,7 @@ import {
 } from './first-orders.ts'
 import { isStopped } from './thread-stats.ts'
 import { afterRunning, afterStopped, RunningTime } from './running-time.ts'
-import { sinceReport } from './last-accounts.ts'
+import { countedAsLost, sinceReport } from './last-accounts.ts'
 import { Survivors, type SurvivorsState } from './survivors.ts'
 import { type Observation, WorkerMonitor } from './worker-monitor.ts'
 import type { Replaced, WorkerPoolHost } from './worker-pool-host.ts'
@@ -107,7 +107,7 @@ export class WorkerPool {
     this.#host = host
     this.#logger = logger
     this.#started = started
-    this.#survivors = new Survivors(poller, logger)
+    this.#survivors = new Survivors(poller, logger, (lost) => counters.keep(countedAsLost(lost)))
     counters.onChange = () => queueMicrotask(() => this.sendEstate())
     this.#workerMonitor = new WorkerMonitor(this.#workers, activeConfig, (worker, observation) =>
       this.#observed(worker, observation),

@@ -213,6 +213,11 @@ export class WorkerProcess {
     this.#channel.send(message, fds)
   }
 
+  /** Owns the descriptors. */
+  give(message: ToWorker, fds: readonly OwnedFd[]): void {
+    this.#channel.give(message, fds)
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#process.signal(signal)
   }

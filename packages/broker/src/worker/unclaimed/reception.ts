@@ -1,20 +1,8 @@
-import {
-  acceptMany,
-  EPOLLIN,
-  OwnedFd,
-  peerCredentials,
-  type Poller,
-  refuseDescriptors,
-  type Watch,
-} from '@baton/native-sendmsg'
+import type { OwnedFd, Poller } from '@baton/native-sendmsg'
 import { CLAIM } from '../../ipc/claim.ts'
 import { answerText, refusal } from '../../ipc/operator-protocol.ts'
-import { OperatorSession } from '../../ipc/operator-session.ts'
-
-/** Maximum sessions at a time. */
-const MAX_SESSIONS = 64
-/** Maximum accepts per wake-up. */
-const MAX_ACCEPTS = 32
+import type { OperatorSession } from '../../ipc/operator-session.ts'
+import { OperatorSessions } from '../../ipc/operator-sessions.ts'
 
 const NO_MASTER = 'the broker has no master, because it was killed; "baton start" takes over from it'
 
@@ -29,39 +17,18 @@ export interface ReceptionHost {
 
 /** Answers operators on `master.sock` for a worker whose master was killed, until another one claims the worker. */
 export class Reception {
-  readonly #socket: OwnedFd
-  readonly #poller: Poller
   readonly #host: ReceptionHost
-  readonly #watch: Watch
-  readonly #sessions = new Set<OperatorSession>()
+  readonly #sessions: OperatorSessions
 
   /** Borrows `socket`. */
   constructor(socket: OwnedFd, poller: Poller, host: ReceptionHost) {
-    this.#socket = socket
-    this.#poller = poller
     this.#host = host
-    refuseDescriptors(socket.fd)
-    this.#watch = poller.add(socket.fd, EPOLLIN, () => this.#accept())
+    this.#sessions = new OperatorSessions(socket, poller, (from, line) => this.#run(from, line))
   }
 
   /** Accepts no more. Open sessions end with their answers. */
   close(): void {
-    this.#watch.remove()
-  }
-
-  #accept(): void {
-    for (const { fd } of acceptMany(this.#socket.fd, MAX_ACCEPTS).connections) this.#open(new OwnedFd(fd))
-  }
-
-  #open(fd: OwnedFd): void {
-    const { uid, pid } = peerCredentials(fd.fd)
-    const rights = uid === 0 || uid === process.getuid?.() ? 'operator' : 'reader'
-    if (this.#sessions.size >= MAX_SESSIONS) return fd.close()
-    const session = new OperatorSession(fd, { rights, peer: `uid ${uid} (pid ${pid})` }, this.#poller, {
-      line: (from, line) => this.#run(from, line),
-      closed: (from) => void this.#sessions.delete(from),
-    })
-    this.#sessions.add(session)
+    this.#sessions.stopAccepting()
   }
 
   #run(session: OperatorSession, line: string): void {
