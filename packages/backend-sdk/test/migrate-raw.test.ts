@@ -111,17 +111,22 @@ void t.test('all that was read and not consumed is taken, also of a socket that 
   t.same(listeners, [listener])
 })
 
-void t.test('a resume that throws closes the connection', { timeout: LIMIT }, async (t) => {
-  const side = lines()
-  const next = lines({
-    resume: () => {
+void t.test('a resume that throws, or rejects, closes the connection', { timeout: LIMIT }, async (t) => {
+  const failing = {
+    throws: () => {
       throw new Error('a bug')
     },
-  })
-  const client = new LineClient(t, await side.listen(t))
-  await eventually(() => side.moveAll(next) === 1, 'it moves')
-  await eventually(() => client.ended, 'closed')
-  t.match(next.logged, [{ error: { code: 'BATON_ERR_RESUME_FAILED' }, cause: { message: 'a bug' } }])
+    // The types allow it: the rejection was unhandled, which ends the process.
+    rejects: async () => Promise.reject(new Error('a bug')),
+  }
+  for (const [how, resume] of Object.entries(failing)) {
+    const side = lines()
+    const next = lines({ resume })
+    const client = new LineClient(t, await side.listen(t))
+    await eventually(() => side.moveAll(next) === 1, `it moves: ${how}`)
+    await eventually(() => client.ended, `closed: ${how}`)
+    t.match(next.logged, [{ error: { code: 'BATON_ERR_RESUME_FAILED' }, cause: { message: 'a bug' } }], how)
+  }
 })
 
 void t.test(

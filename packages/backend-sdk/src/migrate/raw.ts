@@ -15,7 +15,7 @@ export interface RawMigration<State = unknown> extends SchemaOptions {
    */
   state(socket: Socket): State | undefined
   /**
-   * Takes a connection up, after the server's own `connection` listeners and before anything of it is read. If it throws, the
+   * Takes a connection up, after the server's own `connection` listeners and before anything of it is read. Synchronous. If it throws, the
    * connection is closed.
    */
   resume(socket: Socket, state: State): void
@@ -49,14 +49,19 @@ export class RawMover<State> implements Mover {
     socket.once('close', () => this.#sockets.delete(socket))
     if (connection.resumed === undefined) return
     const { schema, state } = connection.resumed
-    try {
-      if (!this.accepts.includes(schema))
-        throw new Error(`its schema is ${JSON.stringify(schema)}, and this server does not accept it`)
-      this.#options.resume(socket, state as State)
-    } catch (cause) {
+    const fail = (cause: unknown) => {
       const error = new MigrationError('BATON_ERR_RESUME_FAILED', undefined, { cause })
       this.#migration.logger.error({ connection: connection.id, error, cause }, 'cannot resume a connection')
       socket.destroy()
+    }
+    try {
+      if (!this.accepts.includes(schema))
+        throw new Error(`its schema is ${JSON.stringify(schema)}, and this server does not accept it`)
+      const resuming: unknown = this.#options.resume(socket, state as State)
+      // Nothing waits for it, but its failure is one.
+      if (resuming instanceof Promise) resuming.catch(fail)
+    } catch (cause) {
+      fail(cause)
     }
   }
 
