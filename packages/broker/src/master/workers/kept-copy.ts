@@ -28,7 +28,7 @@ export class KeptCopy {
   readonly #rest: Partial<HeldClient> | undefined
 
   constructor({ number, order, idleUntil, client }: Copy, fd: OwnedFd, origin: Origin) {
-    const { service, protocol, listener, id, acceptedAt, idleFor, ...rest } = client
+    const { service: _, protocol: _1, listener: _2, id, acceptedAt, idleFor: _3, ...rest } = client
     this.fd = fd
     this.number = number
     this.#order = order
