@@ -17,8 +17,8 @@ import { micros } from './totals.mjs'
 const MOST_BYTES = 700
 const LEAST_RATIO = 10
 const MOST_DELAY = 1.3
-/** Clients are spread over processes, because of the descriptor limit. */
-const PROCESSES = 2
+/** Clients of one process. */
+const WAVE = 1000
 /** Clients that come and go before the first look: code is compiled, and V8's young generation has its size. */
 const WARM_UP = { clients: 500, times: 6 }
 /** Parked connections that are used in turn for the first byte. */
@@ -32,7 +32,10 @@ const { values } = parseArgs({
     quick: { type: 'boolean', default: false },
   },
 })
-const clients = Number(values.clients ?? (values.quick ? 2000 : 15_000))
+/** The broker stops accepting at three quarters of its descriptors. */
+const [, limit] = /^Max open files +\S+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? []
+const room = Math.floor(Number(limit) * 0.75) - 500
+const clients = Number(values.clients ?? (values.quick ? 2000 : Math.min(15_000, room)))
 const turns = Number(values.turns ?? (values.quick ? 200 : 2000))
 const rounds = Number(values.rounds ?? (values.quick ? 1 : 3))
 endOnSignals()
@@ -67,24 +70,29 @@ async function look(pair) {
   return { broker: await of(broker.child, broker.pid), app: await of(app, app.pid) }
 }
 
-/** Clients that have each had one answer, and are idle; resolves once all are where they stay. */
+/**
+ * Clients that have each had one answer, and are idle; resolves once all are where they stay. They come in waves, as over a day: an app that has
+ * thousands at once keeps the room in its heap.
+ */
 async function arrive({ broker }, count, areParked) {
-  const args = ['--api-port', broker.port, '--apis', count / PROCESSES, '--plain'].map(String)
-  const processes = Array.from(
-    { length: PROCESSES },
-    () => new SpeakingChild(program('bench/outlive/clients.mjs'), { args }),
-  )
-  for (const each of processes) {
-    const { missing } = await each.message('connected')
-    if (missing > 0) throw new Error(`${missing} clients could not connect`)
-    each.tell('ask')
+  const settled = async () => {
+    const { parked, backends } = (await broker.status()).services[0]
+    return areParked ? parked : backends[0].adopted - backends[0].closed
   }
-  for (const each of processes) await each.message('asked')
-  const settled = ({ parked, backends }) => (areParked ? parked : backends[0].adopted - backends[0].closed)
-  while (settled((await broker.status()).services[0]) < count) await elapsed(20)
+  const waves = []
+  for (let left = count; left > 0; left -= WAVE) {
+    const args = ['--api-port', broker.port, '--apis', Math.min(left, WAVE), '--plain'].map(String)
+    const wave = new SpeakingChild(program('bench/outlive/clients.mjs'), { args })
+    waves.push(wave)
+    const { missing } = await wave.message('connected')
+    if (missing > 0) throw new Error(`${missing} clients could not connect`)
+    wave.tell('ask')
+    await wave.message('asked')
+    while ((await settled()) < count - Math.max(0, left - WAVE)) await elapsed(20)
+  }
   return async () => {
-    for (const each of processes) each.kill('SIGKILL')
-    while (settled((await broker.status()).services[0]) > 0) await elapsed(20)
+    for (const each of waves) each.kill('SIGKILL')
+    while ((await settled()) > 0) await elapsed(20)
   }
 }
 

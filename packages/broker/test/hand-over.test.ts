@@ -52,7 +52,7 @@ class NextWorker implements Successor {
 
 class Stage {
   readonly service: Service
-  readonly watched = new Map<number, (events: number) => void>()
+  readonly watched = new Map<number, (events: number, fd: number) => void>()
   readonly closed: number[] = []
   /** Descriptors with a byte to read, or none and the end. */
   readonly readable = new Map<number, string>()
@@ -105,7 +105,7 @@ class Stage {
   /** A byte comes, or the client leaves. */
   event(fd: number, bytes: string): void {
     this.readable.set(fd, bytes)
-    this.watched.get(fd)?.(1)
+    this.watched.get(fd)?.(1, fd)
     this.service.flush()
   }
 }

@@ -12,6 +12,7 @@ import {
   poll,
   POLLIN,
   Poller,
+  type ReadinessListener,
   recv,
 } from '@baton/native-sendmsg'
 import t, { type Test } from 'tap'
@@ -32,7 +33,7 @@ class Stage {
   /** How many were given up at a time. */
   readonly closings: number[] = []
   /** Descriptors that are watched. */
-  readonly watched = new Map<number, (events: number) => void>()
+  readonly watched = new Map<number, ReadinessListener>()
   rearmed = 0
   readonly parking: Parking
   readonly #t: Test
@@ -85,7 +86,7 @@ class Stage {
   }
 
   fire({ fd }: ParkedClient, events: number): void {
-    this.watched.get(fd.fd)?.(events)
+    this.watched.get(fd.fd)?.(events, fd.fd)
   }
 }
 
@@ -222,7 +223,8 @@ void t.test('a socket that wakes up again and again, and has nothing to read, is
   // A backend that hands it back can make it so (SO_PEEK_OFF), and the broker spun.
   const stage = new Stage(t)
   const { connection } = await stage.park()
-  const wake = () => stage.watched.get(connection.fd.fd)?.(EPOLLIN)
+  const { fd } = connection.fd
+  const wake = () => stage.watched.get(fd)?.(EPOLLIN, fd)
   wake()
   t.same({ events: stage.events, rearmed: stage.rearmed }, { events: [], rearmed: 1 }, 'once may be chance')
   for (let turn = 0; turn < 10; turn++) wake()

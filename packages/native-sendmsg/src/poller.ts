@@ -68,7 +68,9 @@ export class Poller {
   readonly #waiter: Waiter
   readonly #events = new Arena(EVENTS_PER_WAIT * EPOLL_EVENT_SIZE)
   readonly #request = new Arena(EPOLL_EVENT_SIZE)
-  readonly #watches = new Map<number, Watch>()
+  /** By descriptor: the kernel gives the lowest free number, so there are few holes. */
+  #watches: (Watch | undefined)[] = []
+  #size = 0
   readonly #watcher: Watcher = {
     modify: (watch, events) => this.#modify(watch, events),
     remove: (watch) => this.#remove(watch),
@@ -112,7 +114,7 @@ export class Poller {
 
   /** Number of watched descriptors. */
   get size(): number {
-    return this.#watches.size
+    return this.#size
   }
 
   /**
@@ -125,7 +127,9 @@ export class Poller {
     this.#generation = this.#generation === LAST_GENERATION ? WAKE + 1 : this.#generation + 1
     const watch = new Watch(this.#watcher, fd, this.#generation, events, listener)
     this.#control(EPOLL_CTL_ADD, fd, events, watch.generation)
-    this.#watches.set(fd, watch)
+    // Otherwise it was closed without `remove`.
+    if (this.#watches[fd] === undefined) this.#size += 1
+    this.#watches[fd] = watch
     this.#arm()
     return watch
   }
@@ -135,7 +139,7 @@ export class Poller {
     if (this.#closed) return
     this.#closed = true
     // The epoll set is not shared, so closing it removes its entries.
-    this.#watches.clear()
+    this.#forget()
     if (this.#state === 'idle' || this.#state === 'held back') this.#closeAll()
     else this.wake()
   }
@@ -156,15 +160,19 @@ export class Poller {
   }
 
   #modify(watch: Watch, events: number): void {
-    if (this.#watches.get(watch.fd) !== watch) return
+    if (this.#watches[watch.fd] !== watch) return
     this.#control(EPOLL_CTL_MOD, watch.fd, events, watch.generation)
   }
 
   #remove(watch: Watch): void {
     // Stale: the descriptor was closed without `remove`, and a new one with the same number is watched.
-    if (this.#watches.get(watch.fd) !== watch) return
-    this.#watches.delete(watch.fd)
-    if (this.#watches.size === 0) this.wake()
+    if (this.#watches[watch.fd] !== watch) return
+    this.#watches[watch.fd] = undefined
+    this.#size -= 1
+    if (this.#size === 0) {
+      this.#forget()
+      this.wake()
+    }
     this.#control(EPOLL_CTL_DEL, watch.fd, 0, watch.generation)
   }
 
@@ -178,8 +186,13 @@ export class Poller {
     }
   }
 
+  #forget(): void {
+    this.#watches = []
+    this.#size = 0
+  }
+
   #arm(): void {
-    if (this.#state !== 'idle' || this.#watches.size === 0) return
+    if (this.#state !== 'idle' || this.#size === 0) return
     this.#state = 'waiting'
     this.#waiter.arm()
   }
@@ -191,7 +204,7 @@ export class Poller {
     this.#dispatch(count)
     this.#state = 'idle'
     if (this.#closed) return this.#closeAll()
-    if (this.#watches.size === 0) this.#waiter.rest()
+    if (this.#size === 0) this.#waiter.rest()
     else if (count > 0 && this.#mayHoldBack()) this.#startHoldBack()
     else this.#arm()
   }
@@ -230,11 +243,11 @@ export class Poller {
   }
 
   #deliver(fd: BorrowedFd, generation: number, events: number): void {
-    const watch = this.#watches.get(fd)
+    const watch = this.#watches[fd]
     // An earlier listener may have removed the watch, added a new one for the number, or reduced its events.
     if (watch === undefined || watch.generation !== generation) return
     const wanted = events & (watch.events | EPOLLERR | EPOLLHUP)
-    if (wanted !== 0) guarded(() => watch.listener(wanted))
+    if (wanted !== 0) guarded(() => watch.listener(wanted, fd))
   }
 
   #closeAll(): void {

@@ -11,7 +11,8 @@ export const EPOLLEXCLUSIVE = 2 ** 28
 export const EPOLLONESHOT = 2 ** 30
 export const EPOLLET = 2 ** 31
 
-export type ReadinessListener = (events: number) => void
+/** One listener may serve many descriptors: it is told which one is ready. */
+export type ReadinessListener = (events: number, fd: BorrowedFd) => void
 
 /** The poller's side of a watch. */
 export interface Watcher {
@@ -23,16 +24,16 @@ export interface Watcher {
  * One watched descriptor, borrowed: its owner must remove the watch before closing the descriptor or giving
  * it away. Created by `Poller.add`.
  *
- * It is also the poller's only record of the descriptor, and small, since there may be ten thousand.
+ * It is also the poller's only record of the descriptor, and small, since there may be many thousands.
  */
 export class Watch {
   readonly fd: BorrowedFd
   /** Distinguishes events of this watch from those of an earlier one for the same number. */
   readonly generation: number
   readonly listener: ReadinessListener
-  readonly #watcher: Watcher
+  /** Undefined once it is removed. */
+  #watcher: Watcher | undefined
   #events: number
-  #removed = false
 
   constructor(
     watcher: Watcher,
@@ -55,7 +56,7 @@ export class Watch {
 
   /** Changes the requested events; re-arms an EPOLLONESHOT watch. BATON_ERR_FD_CLOSED after `remove`. */
   modify(events: number): void {
-    if (this.#removed) {
+    if (this.#watcher === undefined) {
       throw new BatonNativeError('BATON_ERR_FD_CLOSED', `the watch of fd ${this.fd} was removed`)
     }
     this.#watcher.modify(this, events)
@@ -68,8 +69,8 @@ export class Watch {
    * reporting the open file for as long as any process holds it, and the entry cannot be removed.
    */
   remove(): void {
-    if (this.#removed) return
-    this.#removed = true
-    this.#watcher.remove(this)
+    const watcher = this.#watcher
+    this.#watcher = undefined
+    watcher?.remove(this)
   }
 }

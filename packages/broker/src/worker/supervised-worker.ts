@@ -17,7 +17,7 @@ import type { OperatorSession } from '../ipc/operator-session.ts'
 import { type FromWorker, type HeldClients, type ToWorker, WORKER_CHANNEL } from '../ipc/messages.ts'
 import { errnoOf } from '../config/error.ts'
 import { longestDrainDeadline, parseConfigText, parseParts } from '../config/config.ts'
-import { FIRST_INHERITED, InheritedClient } from './connection/connection.ts'
+import { FIRST_INHERITED, IdleClient, InheritedClient } from './connection/connection.ts'
 import { stateBytes } from './connection/resume-state.ts'
 import { Copier } from './copies/copier.ts'
 import { heldClient, monotonic } from './copies/held-client.ts'
@@ -305,9 +305,8 @@ export class SupervisedWorker {
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
-            this.#worker?.inheritParked(client.service, [
-              { fd, listener, id, idleUntil, record: undefined, proxied },
-            ])
+            const parked = new IdleClient({ fd, listener, id, idleUntil, proxied })
+            this.#worker?.inheritParked(client.service, [parked])
             continue
           }
           const connection = new InheritedClient(fd, {

@@ -252,13 +252,13 @@ export class Broker {
 
   /** The events that the poller would report now. */
   *pollEvents(): Iterable<() => void> {
-    for (const watched of this.#watched.values()) {
+    for (const [fd, watched] of this.#watched) {
       const events = eventsOf(watched.client) & (watched.events | EPOLLERR | EPOLLHUP)
       if (events === 0 || (watched.events === 0 && (events & EPOLLHUP) === 0)) continue
       yield () => {
         // EPOLLONESHOT: no further event until it is armed again.
         if ((watched.events & EPOLLONESHOT) !== 0) watched.events = 0
-        watched.listener(events)
+        watched.listener(events, fd)
         // The end of the poller's round.
         this.service.flush()
       }

@@ -1,7 +1,8 @@
 import { HANDBACK_KINDS, OUTCOMES, UNROUTED_REASONS } from '../../metrics/labels.ts'
 import type { Copy } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
-import type { Remains, Survivor } from './worker-copies.ts'
+import type { Survivor } from './kept-copy.ts'
+import type { Remains } from './worker-copies.ts'
 
 /** The outcome of connections that a worker owned when it was killed, and of those whose outcome it could not count any more. */
 export const LOST = 'lost'

@@ -3,7 +3,8 @@ import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import type { Copy } from '../../ipc/copies.ts'
 import type { HeldClient, HeldClients } from '../../ipc/messages.ts'
-import { closeCopies, type Survivor } from './worker-copies.ts'
+import type { Survivor } from './kept-copy.ts'
+import { closeCopies } from './worker-copies.ts'
 import type { WorkerProcess } from './worker-process.ts'
 
 /** Maximum clients per message, as between workers. */

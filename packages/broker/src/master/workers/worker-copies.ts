@@ -12,21 +12,14 @@ import type { Logger } from 'pino'
 import { Channel } from '../../ipc/channel.ts'
 import {
   type Account,
-  type Copy,
   type FromCopier,
   readMarks,
   readNumbers,
   sizeOf,
   type ToCopier,
 } from '../../ipc/copies.ts'
-
-/** A connection that waited in a worker that has ended. Owns its descriptor. */
-export interface Survivor {
-  readonly copy: Copy
-  readonly fd: OwnedFd
-  /** Not known to be a TCP connection: closing it may take time, because its client can have sent descriptors that nothing has received. */
-  readonly reachable: boolean
-}
+import type { HeldClient } from '../../ipc/messages.ts'
+import { KeptCopy, type Origin, type Survivor } from './kept-copy.ts'
 
 /** The counts of a worker when it ended. */
 export interface WorkerAccounts {
@@ -55,7 +48,10 @@ const SHARE = 0.5
 export class WorkerCopies {
   readonly #file: OwnedFd
   readonly #channel: Channel<FromCopier, ToCopier>
-  readonly #copies = new Map<number, Survivor>()
+  /** By slot. */
+  #copies: (KeptCopy | undefined)[] = []
+  #size = 0
+  readonly #origins: Origin[] = []
   #layout: readonly Account[] = []
   /** Names of listeners on TCP. */
   readonly #tcp = new Set<string>()
@@ -104,8 +100,7 @@ export class WorkerCopies {
             { error: error.message },
             'lost the copies of waiting connections: they would not survive the death of their worker',
           )
-          closeCopies([...this.#copies.values()])
-          this.#copies.clear()
+          closeCopies(this.#takeAll().map(([, copy]) => copy))
         }
         ended()
       },
@@ -123,7 +118,7 @@ export class WorkerCopies {
   }
 
   get size(): number {
-    return this.#copies.size
+    return this.#size
   }
 
   /** Undefined when there is nothing left to adopt. Its descriptors must stay open. */
@@ -136,20 +131,22 @@ export class WorkerCopies {
    * everything else.
    */
   take(): Remains | undefined {
-    const copies = [...this.#copies.values()]
-    this.#copies.clear()
+    const copies = this.#takeAll()
     this.#channel.close()
     try {
       if (!this.#complete) return undefined
       const marks = readMarks(this.#file.fd)
-      const counts = ({ copy: { slot, number } }: Survivor) => marks[slot] === number
-      const survivors = copies.filter(counts).toSorted((a, b) => a.copy.order - b.copy.order)
-      closeCopies(copies.filter((each) => !counts(each)))
+      const counts = ([slot, { number }]: readonly [number, KeptCopy]) => marks[slot] === number
+      const survivors = copies
+        .filter(counts)
+        .map(([slot, copy]) => copy.survivor(slot))
+        .toSorted((a, b) => a.copy.order - b.copy.order)
+      closeCopies(copies.filter((each) => !counts(each)).map(([, copy]) => copy))
       copies.length = 0
       const size = this.#layout.reduce((sum, account) => sum + sizeOf(account), 0)
       return { survivors, accounts: { layout: this.#layout, numbers: readNumbers(this.#file.fd, size) } }
     } finally {
-      closeCopies(copies)
+      closeCopies(copies.map(([, copy]) => copy))
       this.#file.close()
     }
   }
@@ -161,29 +158,53 @@ export class WorkerCopies {
         if (account.kind === 'listener' && !account.unix) this.#tcp.add(account.name)
     } else if (message.type === 'wait') {
       for (const [index, copy] of message.copies.entries()) {
-        const before = this.#copies.get(copy.slot)
-        if (before !== undefined) closeCopies([before])
-        const fd = fds[index] as OwnedFd
-        this.#copies.set(copy.slot, { copy, fd, reachable: !this.#tcp.has(copy.client.listener) })
+        const before = this.#copies[copy.slot]
+        if (before === undefined) this.#size += 1
+        else closeCopies([before])
+        this.#copies[copy.slot] = new KeptCopy(copy, fds[index] as OwnedFd, this.#originOf(copy.client))
       }
     } else this.#over(message.copies)
   }
 
+  /** One object for all that have it in common. */
+  #originOf({ service, protocol, listener }: HeldClient): Origin {
+    const reachable = !this.#tcp.has(listener)
+    const isSame = (each: Origin) =>
+      each.service === service &&
+      each.listener === listener &&
+      each.protocol === protocol &&
+      each.reachable === reachable
+    let origin = this.#origins.find(isSame)
+    if (origin === undefined) this.#origins.push((origin = { service, protocol, listener, reachable }))
+    return origin
+  }
+
+  /** With their slots; none is left. */
+  #takeAll(): (readonly [number, KeptCopy])[] {
+    const all = [...this.#copies.entries()].filter(
+      (each): each is [number, KeptCopy] => each[1] !== undefined,
+    )
+    this.#copies = []
+    this.#size = 0
+    return all
+  }
+
   #over(copies: readonly number[]): void {
-    const closing: Survivor[] = []
+    const closing: KeptCopy[] = []
     for (let at = 0; at < copies.length; at += 2) {
       const slot = copies[at] as number
-      const found = this.#copies.get(slot)
-      if (found?.copy.number !== copies[at + 1]) continue
-      this.#copies.delete(slot)
-      closing.push(found as Survivor)
+      const found = this.#copies[slot]
+      if (found === undefined || found.number !== copies[at + 1]) continue
+      this.#copies[slot] = undefined
+      this.#size -= 1
+      closing.push(found)
     }
     closeCopies(closing)
   }
 }
 
 /** Never blocks, whatever a backend has done to the socket; bytes in its queue are its next holder's. */
-export function closeCopies(copies: readonly Survivor[]): void {
+export function closeCopies(copies: readonly Pick<Survivor, 'fd' | 'reachable'>[]): void {
   try {
     for (const { fd, reachable } of copies) if (reachable) closeReachable(fd, false)
     closeAll(copies.map(({ fd }) => fd))

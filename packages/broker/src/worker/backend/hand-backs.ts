@@ -14,7 +14,7 @@ import {
   type Settled,
   type SettledOutcome,
 } from '@baton/backend-sdk/protocol'
-import type { ClientConnection, ParkedClient } from '../connection/connection.ts'
+import { type ClientConnection, IdleClient } from '../connection/connection.ts'
 import { proxiedOf } from '../connection/proxied.ts'
 import { stateBytes } from '../connection/resume-state.ts'
 import type { Os } from '../os.ts'
@@ -207,11 +207,9 @@ export class HandBacks {
   #park(idle: readonly Taken[]): void {
     const now = this.#os.now()
     this.#host.parked(
-      idle.map(({ fd, listener, entry: { connection, keepAlive, meta } }): ParkedClient => {
+      idle.map(({ fd, listener, entry: { connection, keepAlive, meta } }) => {
         const idleUntil = keepAlive === NO_KEEP_ALIVE_LIMIT ? Number.POSITIVE_INFINITY : now + keepAlive
-        // A copy: the decoded one would keep the whole frame in memory.
-        const proxied = proxiedOf(meta)
-        return { fd, listener, id: Buffer.from(connection), idleUntil, record: undefined, proxied }
+        return new IdleClient({ fd, listener, id: connection, idleUntil, proxied: proxiedOf(meta) })
       }),
       this.#giver,
     )

@@ -110,6 +110,35 @@ export interface ParkedClient {
   record?: number | undefined
 }
 
+/** A `ParkedClient`, and small, since there may be many thousands. */
+export class IdleClient implements ParkedClient {
+  readonly fd: OwnedFd
+  readonly listener: ClientConnection['listener']
+  /** A string of 16 characters takes a third of a Buffer. */
+  readonly #id: string
+  /** In whole milliseconds, because V8 keeps small integers in the object itself; -1 for never. */
+  readonly #idleUntil: number
+  readonly proxied: Proxied | undefined
+  record: number | undefined = undefined
+
+  /** Owns `fd`. */
+  constructor({ fd, listener, id, idleUntil, proxied }: Omit<ParkedClient, 'record'>) {
+    this.fd = fd
+    this.listener = listener
+    this.#id = id.toString('latin1')
+    this.#idleUntil = Number.isFinite(idleUntil) ? Math.max(0, Math.ceil(idleUntil)) : -1
+    this.proxied = proxied
+  }
+
+  get id(): Buffer {
+    return Buffer.from(this.#id, 'latin1')
+  }
+
+  get idleUntil(): number {
+    return this.#idleUntil === -1 ? Number.POSITIVE_INFINITY : this.#idleUntil
+  }
+}
+
 /** A client held by a predecessor, or handed back by a backend, with the id that it got before. */
 export class InheritedClient implements ClientConnection {
   readonly order: number

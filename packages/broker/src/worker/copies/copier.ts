@@ -39,12 +39,16 @@ export class Copier {
   readonly #limit: number
   readonly #channel: Channel<ToCopier, FromCopier>
   readonly #accounts: Accounts
-  /** In order of arrival here. */
-  readonly #pending = new Set<Kept>()
-  readonly #copied = new Map<number, Kept>()
+  /** By slot: what waits, and its service. */
+  #waiting: (Waiting | undefined)[] = []
+  #services: string[] = []
+  /** Slots without a copy yet, in order of arrival here, with the time by performance.now(). */
+  readonly #pending = new Map<number, number>()
+  #copied = 0
   readonly #free: number[] = []
   #slots = 0
   #numbers = 0
+  /** By slot: the number of its copy; 0 while there is none. */
   #marks = new Uint32Array(FIRST_MARKS)
   #over: number[] = []
   #timer: NodeJS.Timeout | undefined
@@ -89,24 +93,25 @@ export class Copier {
 
   #keep(service: string, connection: Waiting): Kept | undefined {
     if (!this.#channel.open) return undefined
-    const kept: Kept = { connection, service, slot: -1, number: 0, since: performance.now() }
-    this.#pending.add(kept)
+    const slot = this.#free.pop() ?? this.#slots++
+    this.#grow()
+    this.#waiting[slot] = connection
+    this.#services[slot] = service
+    this.#pending.set(slot, performance.now())
     this.#arm(DELAY_MS)
-    return kept
+    return slot
   }
 
   #settle(all: readonly (Kept | undefined)[]): void {
     let [from, to] = [this.#slots, 0]
-    for (const kept of all) {
-      if (kept === undefined) continue
-      const { slot, number } = kept
-      if (slot === -1) {
-        this.#pending.delete(kept)
-        continue
-      }
-      kept.slot = -1
-      this.#copied.delete(slot)
+    for (const slot of all) {
+      // None is left once the master has gone.
+      if (slot === undefined || this.#waiting[slot] === undefined) continue
+      this.#waiting[slot] = undefined
       this.#free.push(slot)
+      if (this.#pending.delete(slot)) continue
+      const number = this.#marks[slot] as number
+      this.#copied -= 1
       this.#marks[slot] = 0
       this.#over.push(slot, number)
       from = Math.min(from, slot)
@@ -140,57 +145,51 @@ export class Copier {
     const latest = performance.now() - DELAY_MS
     // Counted first: a copy of a connection that was never accepted would be one too many.
     this.#accounts.write()
-    while (this.#channel.open && this.#pending.size > 0 && this.#copied.size < this.#limit) {
+    while (this.#channel.open && this.#pending.size > 0 && this.#copied < this.#limit) {
       const batch = this.#due(latest)
       if (batch.length === 0) break
       if (!this.#send(batch)) return this.#arm(RETRY_MS)
     }
-    if (this.#pending.size > 0) this.#arm(this.#copied.size < this.#limit ? DELAY_MS : RETRY_MS)
+    if (this.#pending.size > 0) this.#arm(this.#copied < this.#limit ? DELAY_MS : RETRY_MS)
   }
 
-  #due(latest: number): Kept[] {
-    const batch: Kept[] = []
+  #due(latest: number): number[] {
+    const batch: number[] = []
     let bytes = 0
-    const max = Math.min(BATCH, this.#limit - this.#copied.size)
-    for (const kept of this.#pending) {
-      if (batch.length >= max || kept.since > latest) break
-      const { connection } = kept
+    const max = Math.min(BATCH, this.#limit - this.#copied)
+    for (const [slot, since] of this.#pending) {
+      if (batch.length >= max || since > latest) break
+      const connection = this.#waiting[slot] as Waiting
       const state = 'resume' in connection ? connection.resume?.block : undefined
       bytes += state === undefined ? 0 : state.state.length + state.prefix.length + state.answerHead.length
       if (batch.length > 0 && bytes > BATCH_STATE_BYTES) break
-      batch.push(kept)
+      batch.push(slot)
     }
     return batch
   }
 
-  #send(batch: readonly Kept[]): boolean {
-    const copies = batch.map(({ connection, service }): Copy => {
+  #send(batch: readonly number[]): boolean {
+    const copies = batch.map((slot): Copy => {
+      const connection = this.#waiting[slot] as Waiting
       const isIdle = 'idleUntil' in connection
       return {
-        slot: this.#free.pop() ?? this.#slots++,
+        slot,
         number: (this.#numbers = (this.#numbers % 0xffffffff) + 1),
         order: isIdle ? 0 : connection.order,
         ...(isIdle && { idleUntil: absolute(connection.idleUntil) }),
-        client: heldClient(service, connection),
+        client: heldClient(this.#services[slot] as string, connection),
       }
     })
     const sent = this.#channel.sendNow(
       { type: 'wait', copies },
-      batch.map(({ connection: { fd } }) => fd.fd),
+      batch.map((slot) => (this.#waiting[slot] as Waiting).fd.fd),
     )
-    if (!sent) {
-      for (const { slot } of copies) this.#free.push(slot)
-      return false
-    }
+    if (!sent) return false
     let [from, to] = [this.#slots, 0]
-    this.#grow()
-    for (const [index, kept] of batch.entries()) {
-      const { slot, number } = copies[index] as Copy
-      kept.slot = slot
-      kept.number = number
+    for (const { slot, number } of copies) {
       this.#marks[slot] = number
-      this.#copied.set(slot, kept)
-      this.#pending.delete(kept)
+      this.#copied += 1
+      this.#pending.delete(slot)
       from = Math.min(from, slot)
       to = Math.max(to, slot + 1)
     }
@@ -207,17 +206,21 @@ export class Copier {
 
   /** The master's program was replaced: it has none of the copies, but those that the one before has not read. */
   #again(): void {
-    const all = [...this.#copied.values()].toSorted((a, b) => a.since - b.since)
-    this.#copied.clear()
-    for (const kept of all) {
-      this.#marks[kept.slot] = 0
-      this.#free.push(kept.slot)
-      this.#over.push(kept.slot, kept.number)
-      kept.slot = -1
-      this.#pending.add(kept)
+    const number = (slot: number) => this.#marks[slot] as number
+    const copied = [...this.#waiting.keys()].filter((slot) => number(slot) !== 0)
+    copied.sort((a, b) => number(a) - number(b))
+    const others = [...this.#pending]
+    this.#pending.clear()
+    // They have waited long enough, and longer than the others.
+    for (const slot of copied) {
+      this.#over.push(slot, number(slot))
+      this.#pending.set(slot, 0)
     }
+    for (const [slot, since] of others) this.#pending.set(slot, since)
+    this.#copied = 0
+    this.#marks.fill(0)
+    writeMarks(this.#file.fd, this.#marks, 0, this.#slots)
     this.#tell()
-    writeMarks(this.#file.fd, this.#marks, 0, Math.min(this.#slots, this.#marks.length))
     this.#tellAccounts()
     if (this.#pending.size > 0) this.#arm(DELAY_MS)
   }
@@ -230,7 +233,8 @@ export class Copier {
     clearTimeout(this.#timer)
     this.#file.close()
     this.#pending.clear()
-    this.#copied.clear()
+    this.#waiting = []
+    this.#services = []
     this.#over = []
   }
 }

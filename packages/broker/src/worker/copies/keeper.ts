@@ -1,15 +1,7 @@
 import type { Waiting } from './held-client.ts'
 
-/** Stands for a connection that waits; see `Keeper`. */
-export interface Kept {
-  readonly connection: Waiting
-  readonly service: string
-  /** Where its copy's mark is; -1 while there is no copy. */
-  slot: number
-  number: number
-  /** performance.now() at which it began to wait. */
-  readonly since: number
-}
+/** Stands for a connection that waits; see `Keeper`. A number, because many thousands may wait. */
+export type Kept = number
 
 /** Has copies kept of the connections of one service that wait, outside of this process. */
 export interface Keeper {

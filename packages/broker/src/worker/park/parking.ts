@@ -11,6 +11,7 @@ import type { Timer } from '@baton/backend-sdk/protocol'
 import type { ParkedClient } from '../connection/connection.ts'
 import { type Keeper, type Kept, noKeeper } from '../copies/keeper.ts'
 import { type Os, systemOs, type Watcher } from '../os.ts'
+import { Deadlines, type Ending } from './deadlines.ts'
 
 /** Parked connections are closed this much after their time at most, in ms: one timer serves all that end within it. */
 const TICK_MS = 250
@@ -29,11 +30,9 @@ export interface ParkingHost {
 /** A socket may wake up without anything to read, by a spurious event; not again and again. */
 const MAX_WAKE_UPS = 4
 
-interface Parked {
+interface Parked extends Ending {
   readonly connection: ParkedClient
   readonly watch: Pick<Watch, 'modify' | 'remove'>
-  /** The tick at which its time is over; Infinity for never. */
-  readonly tick: number
   readonly kept: Kept | undefined
   /** Events without anything to read. */
   wakeUps: number
@@ -48,9 +47,11 @@ export class Parking {
   readonly #host: ParkingHost
   readonly #os: Os
   readonly #keeper: Keeper
-  readonly #parked = new Set<Parked>()
-  /** By the tick at which they end. */
-  readonly #ends = new Map<number, Set<Parked>>()
+  /** By descriptor, in order of arrival. */
+  readonly #parked = new Map<number, Parked>()
+  readonly #deadlines = new Deadlines<Parked>()
+  /** One for all, as many thousands may be parked. */
+  readonly #listener = (events: number, fd: number) => this.#ready(fd, events)
   #timer: Timer | undefined
 
   /** @param keeper has copies of what waits here */
@@ -67,26 +68,26 @@ export class Parking {
 
   /** @throws {NativeError} it cannot be watched; the connection is still the caller's */
   add(connection: ParkedClient): void {
-    const watch = this.#poller.add(connection.fd.fd, EVENTS, (events) => this.#ready(parked, events))
+    const { fd } = connection.fd
+    const watch = this.#poller.add(fd, EVENTS, this.#listener)
     const parked: Parked = {
       connection,
       watch,
       tick: Math.ceil(connection.idleUntil / TICK_MS),
       kept: this.#keeper.keep(connection),
       wakeUps: 0,
+      next: undefined,
+      previous: undefined,
     }
-    this.#parked.add(parked)
-    if (!Number.isFinite(parked.tick)) return
-    const ends = this.#ends.get(parked.tick)
-    if (ends === undefined) this.#ends.set(parked.tick, new Set([parked]))
-    else ends.add(parked)
+    this.#parked.set(fd, parked)
+    this.#deadlines.add(parked)
     this.#arm()
   }
 
   /** Up to `count` of them, those that came first; they are not watched any longer. */
   take(count = Number.POSITIVE_INFINITY): ParkedClient[] {
     const taken: Parked[] = []
-    for (const parked of this.#parked) {
+    for (const parked of this.#parked.values()) {
       if (taken.length >= count) break
       taken.push(parked)
     }
@@ -100,12 +101,13 @@ export class Parking {
 
   /** Lets all of them go: those whose next request is there are awake, the others are over. */
   end(): void {
-    this.#settle([...this.#parked])
+    this.#settle([...this.#parked.values()])
     this.close()
   }
 
-  #ready(parked: Parked, events: number): void {
-    if (!this.#parked.has(parked)) return
+  #ready(fd: number, events: number): void {
+    const parked = this.#parked.get(fd)
+    if (parked === undefined) return
     const received = (events & (EPOLLERR | EPOLLHUP)) === 0 ? this.#received(parked) : 0
     // Bytes that are announced and cannot be read: the giver has changed what a look sees (SO_PEEK_OFF). Not closed, it would wake this process without end.
     if (received === undefined && ++parked.wakeUps < MAX_WAKE_UPS) return parked.watch.modify(EVENTS)
@@ -141,16 +143,14 @@ export class Parking {
   #remove(all: readonly Parked[]): void {
     for (const parked of all) {
       parked.watch.remove()
-      this.#parked.delete(parked)
-      const ends = this.#ends.get(parked.tick)
-      ends?.delete(parked)
-      if (ends?.size === 0) this.#ends.delete(parked.tick)
+      this.#parked.delete(parked.connection.fd.fd)
+      this.#deadlines.remove(parked)
     }
     this.#keeper.over(all.map(({ kept }) => kept))
   }
 
   #arm(): void {
-    if (this.#timer !== undefined || this.#ends.size === 0) return
+    if (this.#timer !== undefined || this.#deadlines.isEmpty) return
     this.#timer = this.#os.setTimeout(() => {
       this.#timer = undefined
       this.#expire()
@@ -159,9 +159,7 @@ export class Parking {
   }
 
   #expire(): void {
-    const now = this.#os.now()
-    const due = [...this.#ends].filter(([tick]) => tick * TICK_MS <= now)
-    this.#settle(due.flatMap(([, ends]) => [...ends]))
+    this.#settle(this.#deadlines.due(Math.floor(this.#os.now() / TICK_MS)))
     this.#host.flush()
   }
 }
