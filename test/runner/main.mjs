@@ -1,4 +1,4 @@
-// Runs test files, each in its own process, one more at a time than there are processors. `npm test` runs them all,
+// Runs test files, each in its own process, two more at a time than there are processors. `npm test` runs them all,
 // `npm test -- FILE...` some of them, `npm test -w packages/NAME` those of a package. The output is TAP; it ends with the
 // totals, `# { total: 12, pass: 12 }`.
 //
@@ -108,8 +108,8 @@ const start = Number(measured)
 t.comment(`a start takes ${Math.round(start)} ms; ${jobs.length} processes`)
 const limit = start * STARTS_FOR_A_FILE
 
-// Files wait for deadlines a third of their time; one more of them keeps the processors busy meanwhile.
-t.jobs = availableParallelism() + 1
+// Files wait for deadlines nearly half of their time; two more of them keep the processors busy meanwhile.
+t.jobs = availableParallelism() + 2
 for (const [index, job] of jobs.entries()) {
   const name = `f${index}`
   const env = {
