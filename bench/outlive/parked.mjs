@@ -20,7 +20,7 @@ const MOST_DELAY = 1.3
 /** Clients of one process. */
 const WAVE = 1000
 /** Clients that come and go before the first look: code is compiled, and V8's young generation has its size. */
-const WARM_UP = { clients: 500, times: 6 }
+const WARM_UP = { clients: WAVE, times: 14 }
 /** Parked connections that are used in turn for the first byte. */
 const POOL = 50
 
