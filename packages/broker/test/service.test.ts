@@ -180,6 +180,22 @@ class Stage {
     return Array.from({ length: count }, (_, index) => FIRST_DESCRIPTOR + this.#order - index)
   }
 
+  /** In the second before, hundreds of connections have come and gone. */
+  rush(backends: readonly Backend[]): void {
+    for (const backend of backends) backend.report(0)
+    for (let turn = 1; turn <= 100; turn++) {
+      this.arrive(backends.length)
+      for (const backend of backends) {
+        backend.acknowledge()
+        backend.report(turn)
+      }
+    }
+    for (const { batches } of backends) batches.length = 0
+    this.closed.length = 0
+    this.acknowledged = 0
+    this.clock.advance(1000)
+  }
+
   async tokensRejected(reason: NackReason): Promise<number> {
     this.service.serviceStats.publish('web', this.#metrics, { in: 0, out: 0 })
     const series = `baton_tokens_rejected_total{service="web",reason="${reason}"} `
@@ -214,9 +230,10 @@ class Stage {
 
 const offered = (backends: readonly Backend[]) => backends.map((backend) => backend.offered)
 
-void t.test('clients that come together go to few of many backends, eight to each', async (t) => {
+void t.test('short connections that come together go to few of many backends, eight to each', async (t) => {
   const stage = new Stage(t, 'least-connections', 2)
   const backends = stage.backends(1, 1, 1, 1)
+  stage.rush(backends)
   stage.arrive(16)
   t.same(offered(backends), [8, 8, 0, 0])
   stage.arrive(12)
@@ -233,6 +250,18 @@ void t.test('clients that come together go to few of many backends, eight to eac
     ],
     'each gets one batch of each wake-up',
   )
+})
+
+void t.test('connections that stay are spread evenly, however many come together', async (t) => {
+  // 16 browsers that kept their connections were served by two of four backends.
+  const stage = new Stage(t, 'least-connections', 2)
+  const backends = stage.backends(1, 1, 1, 1)
+  stage.arrive(16)
+  t.same(offered(backends), [4, 4, 4, 4], 'nothing is known about them yet')
+  for (const backend of backends) backend.acknowledge()
+  stage.clock.advance(1000)
+  stage.arrive(16)
+  t.same(offered(backends), [4, 4, 4, 4], 'as many are open as have come')
 })
 
 void t.test('round-robin gives each its turn, whatever the batches', async (t) => {
@@ -299,8 +328,14 @@ void t.test('with source-hash there are no runs: each client goes where its addr
 
 void t.test('a refused client gets another backend individually, and never the same one again', async (t) => {
   const stage = new Stage(t, 'least-connections', 1)
-  const [refusing, ...others] = stage.backends(1, 1, 1) as [Backend, Backend, Backend]
+  const backends = stage.backends(1, 1, 1)
+  stage.rush(backends)
   stage.arrive(8)
+  const [refusing, ...others] = backends.toSorted((one, other) => other.offered - one.offered) as [
+    Backend,
+    Backend,
+    Backend,
+  ]
   t.same(offered([refusing, ...others]), [8, 0, 0])
   refusing.refuse()
   t.equal(refusing.offered, 0)
@@ -323,6 +358,7 @@ for (const [how, back] of takenBack) {
     // Status flags belong to the open file, so a backend can make it blocking (I8).
     const stage = new Stage(t, 'least-connections', 1)
     const [first, second] = stage.backends(1, 1) as [Backend, Backend]
+    stage.rush([first, second])
     stage.arrive(4)
     t.same(offered([first, second]), [4, 0])
     for (const fd of stage.newest(4)) stage.blocking.add(fd)

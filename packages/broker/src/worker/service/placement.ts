@@ -8,6 +8,7 @@ import type { FallbackReason } from '../../metrics/labels.ts'
 import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
 import { mayTake } from '../resume/resuming.ts'
+import { Arrivals } from './arrivals.ts'
 import { balanceKey, type HandoffCandidate, inOrder, markTried } from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
 
@@ -35,6 +36,7 @@ export class Placement {
   readonly #host: PlacementHost
   readonly #deps: PlacementDeps
   readonly #balancer: Balancer
+  readonly #arrivals = new Arrivals()
 
   constructor(host: PlacementHost, deps: PlacementDeps) {
     this.#host = host
@@ -45,6 +47,7 @@ export class Placement {
   /** Offers each connection to backends that it was not offered to yet, until it is sent or none is left. */
   place(connections: readonly ClientConnection[], after?: FallbackReason): void {
     const { serviceStats, recorder, os } = this.#deps
+    if (after === undefined) this.#arrivals.add(connections.length, os.now())
     let why = after
     let rest = connections
     while (rest.length > 0) {
@@ -76,7 +79,7 @@ export class Placement {
   #assign(connections: readonly ClientConnection[], why: FallbackReason | undefined) {
     const ready = this.#host.candidates()
     const groups = new Map<BackendLink, ClientConnection[]>()
-    const run = this.#runLength(ready.length)
+    const run = this.#runLength(ready)
     let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/internals/model)
@@ -98,14 +101,17 @@ export class Placement {
   }
 
   /**
-   * How many connections in a row go to the same backend. More than one if load decides and there are more backends than
-   * processors: a batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be
-   * served sooner. `round-robin` and `source-hash` promise a choice for each connection.
+   * How many connections in a row go to the same backend. More than one if load decides, there are more backends than processors, and
+   * connections are short, twice as many in a second as there are at a time: a batch is cheaper than its parts, and spread over more backends
+   * than can run at the same time it would not be served sooner. Connections that stay would stay where they are together. `round-robin` and
+   * `source-hash` promise a choice for each connection.
    */
-  #runLength(ready: number): number {
+  #runLength(ready: readonly HandoffCandidate[]): number {
     const { config, os } = this.#deps
     const byLoad = config.balance === 'least-connections' || config.balance === 'p2c'
-    return byLoad && ready > os.parallelism ? MAX_RUN : 1
+    if (!byLoad || ready.length <= os.parallelism) return 1
+    const live = ready.reduce((sum, { load }) => sum + load, 0)
+    return this.#arrivals.lastSecond(os.now()) > 2 * live ? MAX_RUN : 1
   }
 
   #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
