@@ -1,8 +1,7 @@
-import { spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, readdirSync, symlinkSync } from 'node:fs'
+import { copyFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { build as esbuild } from 'esbuild'
 import t, { type Test } from 'tap'
+import { buildOld, history, OLD } from '../../scripts/old-build.mjs'
 import { batonCommand, type Broker, startBroker, unaccounted } from '../support/broker.ts'
 import { Client } from '../support/client.ts'
 import { LIMIT } from '../support/limits.ts'
@@ -13,60 +12,14 @@ import { visit } from '../support/visit.ts'
 
 // Broker and SDK are upgraded separately: each works with the packages of the last commit that handed nothing back, and does then what those did.
 
-const OLD = '83a7e65'
 const APP = 'http-backend.mjs'
 
 type Age = 'new' | 'old'
 
-/** The sources of that commit; undefined in a clone without it. */
-function history(): Buffer | undefined {
-  const paths = ['packages/native-sendmsg', 'packages/backend-sdk', 'packages/broker', 'tsconfig.base.json']
-  const { status, stdout } = spawnSync('git', ['archive', OLD, ...paths], {
-    cwd: root,
-    maxBuffer: 2 ** 28,
-  })
-  return status === 0 ? stdout : undefined
-}
-
-/** File by file, like `tsc` then: imports of `.ts` become imports of `.js`. */
-async function compile(folder: string): Promise<void> {
-  const source = join(folder, 'src')
-  const files = readdirSync(source, { recursive: true, encoding: 'utf8' })
-  await esbuild({
-    entryPoints: files.filter((file) => file.endsWith('.ts')).map((file) => join(source, file)),
-    outbase: source,
-    outdir: join(folder, 'dist'),
-    bundle: true,
-    packages: 'external',
-    format: 'esm',
-    platform: 'node',
-    target: 'node20.18',
-    plugins: [
-      {
-        name: 'file by file',
-        setup: (build) =>
-          build.onResolve({ filter: /^\.{1,2}\// }, ({ path }) => ({
-            path: path.replace(/\.ts$/, '.js'),
-            external: true,
-          })),
-      },
-    ],
-  })
-}
-
 /** The packages of that commit, and an app that uses them. */
 async function build(t: Test, archive: Buffer): Promise<string> {
   const folder = temporaryFolder(t)
-  spawnSync('tar', ['-x'], { cwd: folder, input: archive })
-  const modules = join(folder, 'node_modules')
-  mkdirSync(join(modules, '@baton'), { recursive: true })
-  for (const name of readdirSync(join(root, 'node_modules')))
-    if (name !== '@baton') symlinkSync(join(root, 'node_modules', name), join(modules, name))
-  for (const name of ['native-sendmsg', 'backend-sdk', 'broker']) {
-    const own = join(folder, 'packages', name)
-    symlinkSync(own, join(modules, '@baton', name))
-    await compile(own)
-  }
+  await buildOld(archive, folder)
   copyFileSync(join(root, 'test/programs', APP), join(folder, APP))
   return folder
 }

@@ -113,7 +113,11 @@ void t.test(
           disableBc: true,
         })
         provider.awareness.setLocalStateField('user', index)
-        t.teardown(() => provider.destroy())
+        t.teardown(() => {
+          provider.destroy()
+          // Its awareness has a timer.
+          doc.destroy()
+        })
         return { doc, provider, list: doc.getArray<string>('list') }
       })
       await eventually(() => members.every(({ provider }) => provider.synced), 'in sync')
