@@ -66,6 +66,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
       routes: [],
       peekTimeout: 5000,
       proxyProtocol: null,
+      limits: null,
     },
   ])
   t.same(
@@ -122,7 +123,7 @@ void t.test('every problem is reported, with its path and the valid values', asy
     ],
     [
       { ...smallest, listeners: [{ ...listener, port: 1 }] },
-      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service, routes, peekTimeout, proxyProtocol$/,
+      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service, routes, peekTimeout, proxyProtocol, limits$/,
     ],
     [
       withService({ balance: 'round-robbin' }),
@@ -561,6 +562,16 @@ void t.test('routes are checked: each problem has the path of its route', async 
       withListener({ protocol: 'tcp', routes: [{ path: '/', service: 'web' }] }),
       /^listeners\[0\]\.routes: needs the protocol "http" or "tls"$/,
     ],
+    [
+      withListener({ limits: { perSource: { rate: 'fast' } } }),
+      /^listeners\[0\]\.limits\.perSource\.rate: expected a rate like "50\/s", "10\/m" or "100\/h"/,
+    ],
+    [
+      withListener({ limits: { perSource: { rate: '0/s' } } }),
+      /^listeners\[0\]\.limits\.perSource\.rate: expected a rate/,
+    ],
+    [withListener({ limits: { perSource: { rate: '1/s', burst: 0 } } }), /^listeners\[0\]\.limits\.perSource\.burst: /],
+    [withListener({ limits: {} }), /^listeners\[0\]\.limits\.perSource: /],
     [withListener({ peekTimeout: 0 }), /^listeners\[0\]\.peekTimeout: must be at least 1 ms$/],
     [
       withListener({ proxyProtocol: { from: [] } }),

@@ -7,6 +7,7 @@ import { parseConfig } from '../src/config/config.ts'
 import { type ClientConnection, InheritedClient } from '../src/worker/connection/connection.ts'
 import { systemOs } from '../src/worker/os.ts'
 import { Doorway } from '../src/worker/route/doorway.ts'
+import { sourceOf } from '../src/worker/route/limits/source-limit.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 import { temporaryFolder } from '../../../test/support/process.ts'
@@ -179,4 +180,37 @@ void t.test('exactly the header is consumed', { timeout: LIMIT }, async (t) => {
     await eventually(() => systemOs.peek(connection.fd.fd, 10)?.length === 4, 'what follows is there')
     t.equal(recv(connection.fd.fd, 100).toString(), 'data')
   }
+})
+
+void t.test('a limit for each source', { timeout: LIMIT }, async (t) => {
+  const stage = new Stage(t, { routes: [], limits: { perSource: { rate: '1/s', burst: 2 } } })
+  const arrive = async (family: Family, address?: string) => {
+    const { connection } = await stage.connection(family)
+    if (address !== undefined)
+      Object.defineProperty(connection, 'peer', { value: { ...connection.peer, address } })
+    stage.doorway.add(connection)
+    return stage.events.splice(0)
+  }
+  t.same(await arrive('tcp'), ['decided web'])
+  t.same(await arrive('tcp'), ['decided web'])
+  t.same(await arrive('tcp'), ['unrouted limit_rate'])
+  t.same(await arrive('tcp', '127.0.0.2'), ['decided web'], 'another address')
+  for (let n = 0; n < 3; n += 1) t.same(await arrive('unix'), ['decided web'], 'no address, no limit')
+  stage.clock.advance(1000)
+  t.same(await arrive('tcp'), ['decided web'], 'a second later')
+  t.same(await arrive('tcp'), ['unrouted limit_rate'])
+})
+
+void t.test('a source is an IPv4 address, or an IPv6 network of 64 bits', async (t) => {
+  for (const [address, source] of [
+    ['192.0.2.7', '192.0.2.7'],
+    ['::ffff:192.0.2.7', '192.0.2.7'],
+    ['::ffff:c000:207', '192.0.2.7'],
+    ['2001:DB8:0:1::5', '2001:db8:0:1::/64'],
+    ['2001:db8:0:1:a:b:c:d', '2001:db8:0:1::/64'],
+    ['2001:0db8::0001:a:b:c:d', '2001:db8:0:1::/64'],
+    ['fe80::1%eth0', 'fe80:0:0:0::/64'],
+    ['::1', '0:0:0:0::/64'],
+  ] as const)
+    t.equal(sourceOf(address), source, address)
 })

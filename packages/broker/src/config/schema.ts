@@ -3,6 +3,7 @@ import * as z from 'zod'
 import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
+import { rate } from './rate.ts'
 import { parseTrustedSource } from './trusted-source.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
@@ -112,6 +113,22 @@ const proxyProtocol = z.strictObject({
   ),
 })
 
+const limits = z.strictObject({
+  perSource: describe(
+    z.strictObject({
+      rate: describe(
+        rate(),
+        'New connections in the long run: `50/s`, `10/m` or `100/h`.',
+      ),
+      burst: describe(
+        count(1).nullable().default(null),
+        'New connections at once, after a pause. `null`: as many as `rate` gives in a second, and at least one.',
+      ),
+    }),
+    'For each IPv4 address, and for each IPv6 network of 64 bits.',
+  ),
+})
+
 const listener = z.strictObject({
   name: describe(name, 'Unique among listeners. Labels metrics and log lines.'),
   listen: describe(
@@ -148,6 +165,11 @@ const listener = z.strictObject({
     proxyProtocol.nullable().default(null),
     'Reads the PROXY header, version 1 or 2, of load balancers. Backends see the address in it as `socket.remoteAddress`.',
     '`null`: headers are ordinary data.',
+  ),
+  limits: describe(
+    limits.nullable().default(null),
+    'How fast clients may connect. Beyond it, a client is closed; on `http`, it gets `429`. The address is that of the PROXY header, if a trusted peer has sent one.',
+    'Clients of a Unix socket have no limit. The 65,536 sources seen last are remembered; a reload forgets all. `null`: no limits.',
   ),
 })
 

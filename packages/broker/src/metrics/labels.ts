@@ -19,7 +19,7 @@ export type RejectionReason = (typeof REJECTION_REASONS)[number]
  * Why a connection went to no service: no route took it, HTTP parsers could read its head in two ways, a trusted peer sent no valid PROXY header,
  * the client left before the choice, or the broker was stopping.
  */
-export const UNROUTED_REASONS = ['no_route', 'ambiguous', 'proxy_header', 'client_gone', 'shutdown'] as const
+export const UNROUTED_REASONS = ['no_route', 'ambiguous', 'proxy_header', 'client_gone', 'shutdown', 'limit_rate'] as const
 export type UnroutedReason = (typeof UNROUTED_REASONS)[number]
 
 /** Why a backend refused a token. */

@@ -3,12 +3,14 @@ export interface TokenBucketOptions {
   readonly burst: number
   /** Tokens added per second. */
   readonly perSecond: number
+  /** How many buckets are remembered (4096). */
+  readonly maxAccounts?: number
 }
 
 /** Milliseconds until a token is available; undefined if one was taken. */
 export type RetryAfter = number | undefined
 
-/** Full buckets are forgotten, since a new one is full, too. Beyond this many, the least recently used is forgotten. */
+/** Full buckets are forgotten, since a new one is full, too. Beyond this many, the least recently used is forgotten, unless told otherwise. */
 const MAX_ACCOUNTS = 4096
 
 interface Account {
@@ -63,7 +65,7 @@ export class TokenBuckets {
     let forgotten = 0
     for (const [key, account] of this.#accounts) {
       const full = this.#levelOf(account, now) >= this.#options.burst
-      if (!full && this.#accounts.size <= MAX_ACCOUNTS) return
+      if (!full && this.#accounts.size <= (this.#options.maxAccounts ?? MAX_ACCOUNTS)) return
       this.#accounts.delete(key)
       if (++forgotten === 2) return
     }

@@ -23,6 +23,7 @@ import {
   type Progress,
   type Stage,
 } from './decision.ts'
+import { SourceLimit } from './limits/source-limit.ts'
 import { RouteTable } from './table.ts'
 
 /**
@@ -60,6 +61,7 @@ const NOTHING: Progress = { seen: 0 }
 export class Doorway {
   readonly #config: ListenerConfig
   readonly #table: RouteTable | undefined
+  readonly #limit: SourceLimit
   readonly #isTrusted: (connection: ClientConnection) => boolean
   readonly #poller: Watcher
   readonly #host: DoorwayHost
@@ -71,6 +73,7 @@ export class Doorway {
   constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os) {
     this.#config = config
     this.#table = config.routes.length > 0 ? new RouteTable(config.routes) : undefined
+    this.#limit = new SourceLimit(config)
     this.#isTrusted = trustOf(config)
     this.#poller = poller
     this.#host = host
@@ -78,8 +81,8 @@ export class Doorway {
   }
 
   /** Whether connections of this listener must be looked at. */
-  static isNeeded({ routes, proxyProtocol }: ListenerConfig): boolean {
-    return routes.length > 0 || proxyProtocol !== null
+  static isNeeded({ routes, proxyProtocol, limits }: ListenerConfig): boolean {
+    return routes.length > 0 || proxyProtocol !== null || limits !== null
   }
 
   get size(): number {
@@ -88,7 +91,11 @@ export class Doorway {
 
   /** A connection that was accepted here. */
   add(connection: ClientConnection): void {
-    this.#enter(connection, this.#isTrusted(connection) ? 'proxy' : 'content', connection.acceptedAt)
+    // Of one behind a load balancer, the address is not known before its header is read.
+    const stage = this.#isTrusted(connection) ? 'proxy' : 'content'
+    if (stage === 'content' && !this.#limit.admits(connection, this.#os.now()))
+      this.#host.unrouted(connection, 'limit_rate')
+    else this.#enter(connection, stage, connection.acceptedAt)
   }
 
   /** A connection that is past its PROXY header: one that was parked, whose next request is there. */
@@ -206,6 +213,8 @@ export class Doorway {
         // A client of the load balancer's own Unix socket has no address to show.
         if (addresses !== undefined && addresses.source.family !== 'unix')
           waiting.connection.proxied = addresses
+        if (!this.#limit.admits(waiting.connection, this.#os.now()))
+          return this.#unrouted(waiting, 'limit_rate')
         waiting.stage = 'content'
         waiting.progress = NOTHING
         return

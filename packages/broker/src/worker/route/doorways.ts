@@ -6,7 +6,7 @@ import { discardClient } from '../connection/close-clients.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { type Os, systemOs, type Watcher } from '../os.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
-import { BAD_REQUEST, NOT_FOUND, UNRECOGNIZED_NAME } from './answers.ts'
+import { BAD_REQUEST, NOT_FOUND, TOO_MANY_REQUESTS, UNRECOGNIZED_NAME } from './answers.ts'
 import { Doorway } from './doorway.ts'
 
 /** Milliseconds between two log lines about the same listener and reason. */
@@ -186,6 +186,8 @@ export class Doorways {
     const { protocol } = connection.listener
     if (reason === 'shutdown') lingeringClose.reject(connection)
     else if (reason === 'ambiguous') lingeringClose.answer(connection, BAD_REQUEST)
+    else if (reason === 'limit_rate' && protocol === 'http')
+      lingeringClose.answer(connection, TOO_MANY_REQUESTS)
     else if (reason === 'no_route' && protocol === 'http') lingeringClose.answer(connection, NOT_FOUND)
     else if (reason === 'no_route' && protocol === 'tls') lingeringClose.answer(connection, UNRECOGNIZED_NAME)
     else discardClient(connection)
