@@ -571,7 +571,20 @@ void t.test('routes are checked: each problem has the path of its route', async 
       /^listeners\[0\]\.limits\.perSource\.rate: expected a rate/,
     ],
     [withListener({ limits: { perSource: { rate: '1/s', burst: 0 } } }), /^listeners\[0\]\.limits\.perSource\.burst: /],
-    [withListener({ limits: {} }), /^listeners\[0\]\.limits\.perSource: /],
+    [withListener({ limits: {} }), /^listeners\[0\]\.limits: needs connections or perSource$/],
+    [withListener({ limits: { perSource: {} } }), /^listeners\[0\]\.limits\.perSource: needs connections or rate$/],
+    [
+      withListener({ limits: { perSource: { connections: 1, burst: 1 } } }),
+      /^listeners\[0\]\.limits\.perSource\.burst: needs a rate$/,
+    ],
+    [
+      withListener({ listen: 'unix:/tmp/in.sock', limits: { connections: 1 } }),
+      /^listeners\[0\]\.limits\.connections: needs a TCP listener$/,
+    ],
+    [
+      withListener({ listen: 'unix:/tmp/in.sock', limits: { perSource: { rate: '1/s' } } }),
+      /^listeners\[0\]\.limits\.perSource\.rate: needs proxyProtocol: clients of a Unix socket have no address$/,
+    ],
     [withListener({ peekTimeout: 0 }), /^listeners\[0\]\.peekTimeout: must be at least 1 ms$/],
     [
       withListener({ proxyProtocol: { from: [] } }),

@@ -113,19 +113,30 @@ const proxyProtocol = z.strictObject({
   ),
 })
 
+const perSource = z.strictObject({
+  connections: describe(
+    count(1).nullable().default(null),
+    'Maximum open connections of one source. Counted like those of [`connections`](#listenerslimitsconnections). `null`: no limit.',
+  ),
+  rate: describe(
+    rate().nullable().default(null),
+    'Maximum rate of new connections of one source, in the long run: `50/s`, `10/m` or `100/h`. `null`: no limit.',
+  ),
+  burst: describe(
+    count(1).nullable().default(null),
+    'How many connections a source may open at once, after a pause. `null`: as many as `rate` gives in a second, and at least one.',
+  ),
+})
+
 const limits = z.strictObject({
+  connections: describe(
+    count(1).nullable().default(null),
+    'Maximum open connections of the listener. A connection counts from accept until it is closed, wherever it is: waiting, held, parked or relayed in the',
+    'broker, or adopted by a backend in any language. So the count outlives hand-backs, reloads and workers. `null`: no limit.',
+  ),
   perSource: describe(
-    z.strictObject({
-      rate: describe(
-        rate(),
-        'New connections in the long run: `50/s`, `10/m` or `100/h`.',
-      ),
-      burst: describe(
-        count(1).nullable().default(null),
-        'New connections at once, after a pause. `null`: as many as `rate` gives in a second, and at least one.',
-      ),
-    }),
-    'For each IPv4 address, and for each IPv6 network of 64 bits.',
+    perSource.nullable().default(null),
+    'Limits of each client address: each IPv4 address, and each IPv6 network of 64 bits. `null`: no limits.',
   ),
 })
 
@@ -168,8 +179,7 @@ const listener = z.strictObject({
   ),
   limits: describe(
     limits.nullable().default(null),
-    'How fast clients may connect. Beyond it, a client is closed; on `http`, it gets `429`. The address is that of the PROXY header, if a trusted peer has sent one.',
-    'Clients of a Unix socket have no limit. The 65,536 sources seen last are remembered; a reload forgets all. `null`: no limits.',
+    'How many connections clients may have, and how fast they may open them. See [client limits](broker.md#client-limits). `null`: no limits.',
   ),
 })
 

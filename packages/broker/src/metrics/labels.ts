@@ -17,9 +17,19 @@ export type RejectionReason = (typeof REJECTION_REASONS)[number]
 
 /**
  * Why a connection went to no service: no route took it, HTTP parsers could read its head in two ways, a trusted peer sent no valid PROXY header,
- * the client left before the choice, or the broker was stopping.
+ * the client left before the choice, the broker was stopping, or a limit was reached: new connections of this source, its open ones, or all open
+ * ones of the listener.
  */
-export const UNROUTED_REASONS = ['no_route', 'ambiguous', 'proxy_header', 'client_gone', 'shutdown', 'limit_rate'] as const
+export const UNROUTED_REASONS = [
+  'no_route',
+  'ambiguous',
+  'proxy_header',
+  'client_gone',
+  'shutdown',
+  'limit_rate',
+  'limit_source_connections',
+  'limit_connections',
+] as const
 export type UnroutedReason = (typeof UNROUTED_REASONS)[number]
 
 /** Why a backend refused a token. */

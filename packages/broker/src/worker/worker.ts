@@ -219,7 +219,7 @@ export function createWorker(
   })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
     if (fd === undefined) throw new Error(`listener "${listener.name}" has no socket`)
-    const doorway = doorways.open(listener)
+    const doorway = doorways.open(listener, fd)
     const service = doorway === undefined ? serviceNamed(listener.service ?? '') : undefined
     const arrived = (connection: ClientConnection) =>
       service === undefined ? doorway?.add(connection) : service.arrive(connection)
@@ -233,10 +233,13 @@ export function createWorker(
       unix: listener.listen.kind === 'unix',
     } as const
     given.copier?.account(account, (numbers) => numbers.push(added.accepted))
-    if (doorway !== undefined)
-      given.copier?.account({ kind: 'doorway', name: listener.name }, (numbers) =>
-        doorways.account(listener.name, numbers),
+    if (doorway !== undefined) {
+      const { name } = listener
+      const reasons = doorways.reasonsOf(name)
+      given.copier?.account({ kind: 'doorway', name, ...(reasons && { reasons }) }, (numbers) =>
+        doorways.account(name, numbers),
       )
+    }
     for (const name of added.services) listenersOf.set(name, [...(listenersOf.get(name) ?? []), added])
     return added
   }

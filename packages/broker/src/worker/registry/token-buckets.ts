@@ -3,14 +3,14 @@ export interface TokenBucketOptions {
   readonly burst: number
   /** Tokens added per second. */
   readonly perSecond: number
-  /** How many buckets are remembered (4096). */
+  /** Maximum buckets that are remembered. Default: 4096. */
   readonly maxAccounts?: number
 }
 
 /** Milliseconds until a token is available; undefined if one was taken. */
 export type RetryAfter = number | undefined
 
-/** Full buckets are forgotten, since a new one is full, too. Beyond this many, the least recently used is forgotten, unless told otherwise. */
+/** Full buckets are forgotten, since a new one is full, too. Beyond this many, the least recently used is forgotten. */
 const MAX_ACCOUNTS = 4096
 
 interface Account {
@@ -20,10 +20,10 @@ interface Account {
 }
 
 /** Token buckets, one per key. The caller supplies the time. */
-export class TokenBuckets {
+export class TokenBuckets<Key = string> {
   readonly #options: TokenBucketOptions
   /** Least recently used first. */
-  readonly #accounts = new Map<string, Account>()
+  readonly #accounts = new Map<Key, Account>()
 
   constructor(options: TokenBucketOptions) {
     this.#options = options
@@ -34,7 +34,7 @@ export class TokenBuckets {
   }
 
   /** A refusal takes nothing. @param now milliseconds of a monotonic clock */
-  take(key: string, now: number): RetryAfter {
+  take(key: Key, now: number): RetryAfter {
     const { burst, perSecond } = this.#options
     const account = this.#accounts.get(key) ?? { level: burst, at: now }
     account.level = this.#levelOf(account, now)
@@ -50,7 +50,7 @@ export class TokenBuckets {
   }
 
   /** Whether `take` would refuse. */
-  isEmpty(key: string, now: number): boolean {
+  isEmpty(key: Key, now: number): boolean {
     const account = this.#accounts.get(key)
     return account !== undefined && this.#levelOf(account, now) < 1
   }

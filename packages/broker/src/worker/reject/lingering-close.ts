@@ -22,6 +22,12 @@ const LINGER_MS = 1000
 /** Maximum bytes of the request that one read discards. */
 const CHUNK = 64 * 1024
 
+interface Lingering {
+  readonly watch: Watch
+  readonly timer: NodeJS.Timeout
+  readonly closed: () => void
+}
+
 /**
  * Rejects clients: 503 on HTTP listeners, a plain close otherwise.
  *
@@ -30,7 +36,7 @@ const CHUNK = 64 * 1024
  */
 export class LingeringClose {
   readonly #poller: Poller
-  readonly #lingering = new Map<ClientConnection, { watch: Watch; timer: NodeJS.Timeout }>()
+  readonly #lingering = new Map<ClientConnection, Lingering>()
   readonly #idle: (() => void)[] = []
 
   constructor(poller: Poller) {
@@ -43,20 +49,30 @@ export class LingeringClose {
     else discardClient(connection)
   }
 
-  /** Sends an answer, and then closes. Takes ownership of the connection's descriptor. */
-  answer(connection: ClientConnection, bytes: Buffer): void {
+  /** Sends an answer, and then closes. Takes ownership of the connection's descriptor. @param closed called once it is closed */
+  answer(connection: ClientConnection, bytes: Buffer, closed = () => {}): void {
     const { fd } = connection
-    if (!tries(() => send(fd.fd, bytes))) return discardClient(connection)
+    if (!tries(() => send(fd.fd, bytes))) {
+      discardClient(connection)
+      return closed()
+    }
     let watch: Watch
     try {
       watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
     } catch (error) {
       discardClient(connection)
+      closed()
       if (error instanceof NativeError) return
       throw error
     }
     const timer = setTimeout(() => this.#close(connection), LINGER_MS)
-    this.#lingering.set(connection, { watch, timer })
+    this.#lingering.set(connection, { watch, timer, closed })
+  }
+
+  /** The same without waiting: a client that has sent something may see a reset instead of the answer. */
+  answerAtOnce(connection: ClientConnection, bytes: Buffer): void {
+    tries(() => send(connection.fd.fd, bytes))
+    discardClient(connection)
   }
 
   /** Resolves when the last client is closed, after a second at most. */
@@ -79,6 +95,7 @@ export class LingeringClose {
     clearTimeout(lingering.timer)
     lingering.watch.remove()
     discardClient(connection)
+    lingering.closed()
     if (this.#lingering.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
 }
