@@ -99,7 +99,13 @@ for (const [name, { attack, keep = false, limits }] of Object.entries(CASES)) {
   const attacker =
     attack &&
     new SpeakingChild(program('bench/limits.mjs'), {
-      args: ['--attack', '--port', String(broker.port), ...(keep ? ['--keep'] : []), ...(values.quick ? ['--quick'] : [])],
+      args: [
+        '--attack',
+        '--port',
+        String(broker.port),
+        ...(keep ? ['--keep'] : []),
+        ...(values.quick ? ['--quick'] : []),
+      ],
     })
   if (attacker) await attacker.message('attacking')
   const before = runningTime([broker.pid])

@@ -89,7 +89,10 @@ void t.test('open connections of a source, and of a listener', { timeout: LIMIT 
   const full = await open(t, 'web', '127.0.0.4')
   const { status: code, headers } = await full.get()
   t.match([code, headers], [503, { 'retry-after': '5' }])
-  t.same([await unrouted('web', 'limit_source_connections'), await unrouted('web', 'limit_connections')], [1, 1])
+  t.same(
+    [await unrouted('web', 'limit_source_connections'), await unrouted('web', 'limit_connections')],
+    [1, 1],
+  )
 
   t.equal(await reload(t, broker).then(({ success }) => success), true)
   await onlyWorker(t, broker)
@@ -117,35 +120,48 @@ void t.test('a parked connection is open, and its next request is none', { timeo
   await admitted(t, 'parked', '127.0.0.2')
 })
 
-void t.test('one source opens as many as it can, and the others do not notice', { timeout: LIMIT }, async (t) => {
-  const flood = async (name: string, count: number) => {
-    const answers: (number | string)[] = []
-    const one = async () => {
-      const client = new Client(t, { host: '127.0.0.1', port: broker.port(name), localAddress: '127.0.0.6' })
-      client.request()
-      // Beyond a bound, a refused connection is closed at once, and the answer may be lost.
-      answers.push(await client.answer().then(({ status: code }) => code, () => 'closed'))
+void t.test(
+  'one source opens as many as it can, and the others do not notice',
+  { timeout: LIMIT },
+  async (t) => {
+    const flood = async (name: string, count: number) => {
+      const answers: (number | string)[] = []
+      const one = async () => {
+        const client = new Client(t, {
+          host: '127.0.0.1',
+          port: broker.port(name),
+          localAddress: '127.0.0.6',
+        })
+        client.request()
+        // Beyond a bound, a refused connection is closed at once, and the answer may be lost.
+        answers.push(
+          await client.answer().then(
+            ({ status: code }) => code,
+            () => 'closed',
+          ),
+        )
+      }
+      for (let n = 0; n < count; n += 50) await Promise.all(Array.from({ length: 50 }, one))
+      return answers
     }
-    for (let n = 0; n < count; n += 50) await Promise.all(Array.from({ length: 50 }, one))
-    return answers
-  }
-  for (const [name, admittedOnes] of [
-    ['crowd', 20],
-    ['rated', 10],
-  ] as const) {
-    const flooding = flood(name, 600)
-    for (let n = 0; n < 10; n += 1) {
-      const [code, client] = await visit(t, name, '127.0.0.7')
-      t.equal(code, 200)
-      client.socket.destroy()
+    for (const [name, admittedOnes] of [
+      ['crowd', 20],
+      ['rated', 10],
+    ] as const) {
+      const flooding = flood(name, 600)
+      for (let n = 0; n < 10; n += 1) {
+        const [code, client] = await visit(t, name, '127.0.0.7')
+        t.equal(code, 200)
+        client.socket.destroy()
+      }
+      const answers = await flooding
+      t.equal(answers.filter((answer) => answer === 200).length, admittedOnes, name)
+      t.equal(answers.filter((answer) => answer !== 200 && answer !== 429 && answer !== 'closed').length, 0)
     }
-    const answers = await flooding
-    t.equal(answers.filter((answer) => answer === 200).length, admittedOnes, name)
-    t.equal(answers.filter((answer) => answer !== 200 && answer !== 429 && answer !== 'closed').length, 0)
-  }
-  t.equal(await unrouted('crowd', 'limit_source_connections'), 580)
-  t.equal(await unrouted('rated', 'limit_rate'), 590)
-})
+    t.equal(await unrouted('crowd', 'limit_source_connections'), 580)
+    t.equal(await unrouted('rated', 'limit_rate'), 590)
+  },
+)
 
 void t.test('on tcp, the connection is closed', { timeout: LIMIT }, async (t) => {
   t.equal(await status(t, 'tcp', '127.0.0.2'), 200)

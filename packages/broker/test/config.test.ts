@@ -570,9 +570,15 @@ void t.test('routes are checked: each problem has the path of its route', async 
       withListener({ limits: { perSource: { rate: '0/s' } } }),
       /^listeners\[0\]\.limits\.perSource\.rate: expected a rate/,
     ],
-    [withListener({ limits: { perSource: { rate: '1/s', burst: 0 } } }), /^listeners\[0\]\.limits\.perSource\.burst: /],
+    [
+      withListener({ limits: { perSource: { rate: '1/s', burst: 0 } } }),
+      /^listeners\[0\]\.limits\.perSource\.burst: /,
+    ],
     [withListener({ limits: {} }), /^listeners\[0\]\.limits: needs connections or perSource$/],
-    [withListener({ limits: { perSource: {} } }), /^listeners\[0\]\.limits\.perSource: needs connections or rate$/],
+    [
+      withListener({ limits: { perSource: {} } }),
+      /^listeners\[0\]\.limits\.perSource: needs connections or rate$/,
+    ],
     [
       withListener({ limits: { perSource: { connections: 1, burst: 1 } } }),
       /^listeners\[0\]\.limits\.perSource\.burst: needs a rate$/,

@@ -73,6 +73,7 @@ class Stage {
       each: (visit) => {
         this.counts += 1
         for (const { peer, source } of this.open) visit(source, () => peer)
+        return Promise.resolve()
       },
     }
     return new Doorway(config, this.poller, host, os, table)
@@ -222,19 +223,25 @@ class Arrivals extends Stage {
     this.open.splice(index, 1)
   }
 
-  counted(milliseconds = 0): string[] {
-    this.clock.advance(milliseconds)
+  async counted(): Promise<string[]> {
+    this.clock.advance(0)
+    await new Promise(setImmediate)
     return this.events.splice(0)
   }
 }
 
 void t.test('a rate for each source', { timeout: LIMIT }, async (t) => {
-  const stage = new Arrivals(t, { perSource: { rate: '1/s', burst: 2 } }, { listen: 'unix:/tmp/in.sock', proxyProtocol: { from: ['uid:4000000000'] } })
+  const stage = new Arrivals(
+    t,
+    { perSource: { rate: '1/s', burst: 2 } },
+    { listen: 'unix:/tmp/in.sock', proxyProtocol: { from: ['uid:4000000000'] } },
+  )
   t.same(await stage.arrive(), ['decided web'])
   t.same(await stage.arrive(), ['decided web'])
   t.same(await stage.arrive(), ['unrouted limit_rate'])
   t.same(await stage.arrive('127.0.0.2'), ['decided web'], 'another address')
-  for (let n = 0; n < 3; n += 1) t.same(await stage.arrive('', 'unix'), ['decided web'], 'no address, no limit')
+  for (let n = 0; n < 3; n += 1)
+    t.same(await stage.arrive('', 'unix'), ['decided web'], 'no address, no limit')
   stage.clock.advance(1000)
   t.same(await stage.arrive(), ['decided web'], 'a second later')
   t.same(await stage.arrive(), ['unrouted limit_rate'])
@@ -246,9 +253,9 @@ void t.test('open connections of each source, and in all', { timeout: LIMIT }, a
   // A predecessor has accepted it.
   stage.open.push({ peer: peerOf('127.0.0.1', 1), source: sourceOf('127.0.0.1') })
   t.same(await stage.arrive(), [], 'the first one waits for a count')
-  t.same([stage.counted(), stage.counts], [['decided web'], 1])
+  t.same([await stage.counted(), stage.counts], [['decided web'], 1])
   t.same(await stage.arrive(), [], 'it seems to be one too many')
-  t.same([stage.counted(), stage.counts], [['unrouted limit_source_connections'], 2])
+  t.same([await stage.counted(), stage.counts], [['unrouted limit_source_connections'], 2])
   stage.open.pop()
   t.same(await stage.arrive(), ['unrouted limit_source_connections'], 'as was counted a moment ago')
   stage.open.pop()
@@ -256,21 +263,25 @@ void t.test('open connections of each source, and in all', { timeout: LIMIT }, a
   t.same(await stage.arrive('127.0.0.3'), ['decided web'])
   t.equal(stage.counts, 2)
   t.same(await stage.arrive('127.0.0.4'), [])
-  t.same(stage.counted(), ['unrouted limit_connections'])
+  t.same(await stage.counted(), ['unrouted limit_connections'])
   stage.open.pop()
   stage.close('127.0.0.1')
-  t.same(await stage.arrive('127.0.0.4'), ['unrouted limit_connections'], 'that was noticed at the last count')
+  t.same(
+    await stage.arrive('127.0.0.4'),
+    ['unrouted limit_connections'],
+    'that was noticed at the last count',
+  )
   stage.open.pop()
   stage.clock.advance(100)
   t.same(await stage.arrive('127.0.0.4'), [])
-  t.same(stage.counted(), ['decided web'], 'and a closed one is noticed at the next')
+  t.same(await stage.counted(), ['decided web'], 'and a closed one is noticed at the next')
 })
 
 void t.test('clients that open and close in turn are never too many', { timeout: LIMIT }, async (t) => {
   const stage = new Arrivals(t, { perSource: { connections: 2 } })
   for (let n = 0; n < 10; n += 1) {
     const before = await stage.arrive()
-    t.same([...before, ...stage.counted()], ['decided web'])
+    t.same([...before, ...(await stage.counted())], ['decided web'])
     stage.close('127.0.0.1')
   }
   t.ok(stage.counts < 10, 'a count for two of them')
@@ -279,7 +290,7 @@ void t.test('clients that open and close in turn are never too many', { timeout:
 void t.test('connections that come together are counted together', { timeout: LIMIT }, async (t) => {
   const stage = new Arrivals(t, { perSource: { connections: 3 } })
   for (let n = 0; n < 5; n += 1) t.same(await stage.arrive(), [])
-  t.same(stage.counted(), [
+  t.same(await stage.counted(), [
     ...Array.from({ length: 3 }, () => 'decided web'),
     ...Array.from({ length: 2 }, () => 'unrouted limit_source_connections'),
   ])
@@ -289,17 +300,17 @@ void t.test('connections that come together are counted together', { timeout: LI
 void t.test('refused connections do not count while they are being closed', { timeout: LIMIT }, async (t) => {
   const stage = new Arrivals(t, { connections: 1 })
   await stage.arrive()
-  stage.counted()
+  await stage.counted()
   const { connection } = await stage.connection()
   stage.open.push({ peer: 0, source: sourceOf('127.0.0.1') })
   stage.doorway.add(connection)
-  t.same(stage.counted(), ['unrouted limit_connections'])
+  t.same(await stage.counted(), ['unrouted limit_connections'])
   const closed = stage.doorway.lingers(connection)
   t.ok(closed)
   stage.open.shift()
   stage.clock.advance(100)
   t.same(await stage.arrive(), [])
-  t.same(stage.counted(), ['decided web'], 'one that was refused is still open')
+  t.same(await stage.counted(), ['decided web'], 'one that was refused is still open')
   closed?.()
 })
 

@@ -1,9 +1,9 @@
 import { AF_INET, AF_INET6, AF_NETLINK, IPPROTO_TCP, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_RAW } from './abi.ts'
-import { lazyArena } from './arena.ts'
+import { Arena } from './arena.ts'
 import { OwnedFd } from './descriptors.ts'
-import { EINTR, EPROTO } from './errno.ts'
+import { EBADF, EINTR, EPROTO } from './errno.ts'
 import { NativeError } from './errors.ts'
-import { lastErrno, libc } from './libc.ts'
+import { lastErrno, libc, recvOnThread, sendOnThread } from './libc.ts'
 
 // sock_diag(7), and include/uapi/linux/{netlink,sock_diag,inet_diag}.h.
 
@@ -28,11 +28,12 @@ const ENTRY_INODE = HEADER + 68
 const ENTRY = HEADER + 72
 
 /** ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK and CLOSING, by their numbers. */
-const STATES = [1, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0)
+const OPEN = [1, 4, 5, 8, 9, 11].reduce((mask, state) => mask | (1 << state), 0)
+/** LISTEN: these are in a small table of their own. */
+const LISTENING = 1 << 10
 
 /** The kernel sends at most 32 KiB at a time. */
 const CHUNK = 64 * 1024
-const arena = lazyArena(CHUNK)
 
 /**
  * Where the fields of a connection are, from the offset that a visitor gets. Ports are big-endian; an address has 16 bytes, of which those of an
@@ -40,32 +41,94 @@ const arena = lazyArena(CHUNK)
  */
 export const CONNECTION_ENTRY = { localPort: 0, remotePort: 2, local: 4, remote: 20 } as const
 
+export type ConnectionVisitor = (entry: Buffer, at: number) => void
+
 /** Lists connections of this network namespace, whichever process has them. Owns a netlink socket until `close`. */
 export class SocketDiagnostics {
   readonly #socket: OwnedFd
+  readonly #arena = new Arena(CHUNK)
   #sequence = 0
+  /** Lists are made one at a time. */
+  #last: Promise<unknown> = Promise.resolve()
+  #closing = false
 
   private constructor(socket: OwnedFd) {
     this.#socket = socket
   }
 
-  /** Needs no privilege. @throws {NativeError} such as EPROTONOSUPPORT: the kernel was built without it; EACCES: forbidden here */
+  /** Needs no privilege. @throws {NativeError} EPROTONOSUPPORT, ENOENT: the kernel was built without it; EACCES, EPERM: forbidden here */
   static open(): SocketDiagnostics {
     const fd = libc.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     if (fd === -1) throw new NativeError('socket', lastErrno(), { fd: -1 })
-    return new SocketDiagnostics(new OwnedFd(fd))
+    const diagnostics = new SocketDiagnostics(new OwnedFd(fd))
+    try {
+      diagnostics.#check()
+      return diagnostics
+    } catch (error) {
+      diagnostics.close()
+      throw error
+    }
   }
 
   /**
    * Visits every TCP connection with this local port that some process has open: not those that still wait for accept(2), and not those that the
    * kernel keeps after the last close. The visitor gets memory that is reused for the next ones (`CONNECTION_ENTRY`), and must not throw.
    *
-   * Takes some milliseconds: the kernel searches its whole table of connections. One that opens or closes meanwhile may be missing, or visited.
+   * Takes some milliseconds of a thread of libuv's pool: the kernel searches its whole table of connections. One that opens or closes meanwhile may be
+   * missing, or visited.
    *
-   * @throws {NativeError} ENOENT: the kernel has no tcp_diag
+   * @throws {NativeError}
    */
-  eachConnection(family: 'IPv4' | 'IPv6', port: number, visit: (entry: Buffer, at: number) => void): void {
-    const { buffer } = arena()
+  eachConnection(family: 'IPv4' | 'IPv6', port: number, visit: ConnectionVisitor): Promise<void> {
+    const listed = this.#last.then(() => this.#list(family, port, visit))
+    this.#last = listed.catch(() => undefined)
+    return listed
+  }
+
+  /** Lists that are being made fail. The socket is closed as soon as no thread uses it. */
+  close(): void {
+    this.#closing = true
+    void this.#last.then(() => this.#socket.close())
+  }
+
+  async #list(family: 'IPv4' | 'IPv6', port: number, visit: ConnectionVisitor): Promise<void> {
+    const { address, buffer } = this.#arena
+    const sequence = this.#request(OPEN, family, port)
+    await this.#call('send', (fd) => sendOnThread(fd, address, REQUEST, MSG_DONTWAIT))
+    for (;;) {
+      const length = await this.#call('recv', (fd) => recvOnThread(fd, address, CHUNK, MSG_DONTWAIT))
+      if (this.#visitAll(buffer, length, sequence, visit)) return
+    }
+  }
+
+  async #call(name: string, call: (fd: number) => Promise<number>): Promise<number> {
+    for (;;) {
+      if (this.#closing) throw new NativeError(name, EBADF, { fd: -1 })
+      const result = await call(this.#socket.fd)
+      if (result >= 0) return result
+      if (-result !== EINTR) throw new NativeError(name, -result, { fd: -1 })
+    }
+  }
+
+  /** Asks for something that is quickly found. */
+  #check(): void {
+    const { address, buffer } = this.#arena
+    const { fd } = this.#socket
+    const sequence = this.#request(LISTENING, 'IPv4', 1)
+    if (libc.send(fd, address, REQUEST, MSG_DONTWAIT) === -1)
+      throw new NativeError('send', lastErrno(), { fd })
+    let over = false
+    while (!over) {
+      const length = libc.recv(fd, address, CHUNK, MSG_DONTWAIT)
+      if (length === -1 && lastErrno() === EINTR) continue
+      if (length === -1) throw new NativeError('recv', lastErrno(), { fd })
+      over = this.#visitAll(buffer, length, sequence, () => {})
+    }
+  }
+
+  /** Writes a request into the arena. @returns its number */
+  #request(states: number, family: 'IPv4' | 'IPv6', port: number): number {
+    const { buffer } = this.#arena
     const sequence = (this.#sequence = (this.#sequence + 1) >>> 0)
     buffer.fill(0, 0, REQUEST)
     buffer.writeUInt32LE(REQUEST, 0)
@@ -74,43 +137,20 @@ export class SocketDiagnostics {
     buffer.writeUInt32LE(sequence, SEQUENCE)
     buffer.writeUInt8(family === 'IPv4' ? AF_INET : AF_INET6, HEADER)
     buffer.writeUInt8(IPPROTO_TCP, HEADER + 1)
-    buffer.writeUInt32LE(STATES, REQUEST_STATES)
+    buffer.writeUInt32LE(states, REQUEST_STATES)
     buffer.writeUInt16BE(port, REQUEST_PORT)
-    this.#call('send', (fd, address) => libc.send(fd, address, REQUEST, MSG_DONTWAIT))
-    for (;;) {
-      const length = this.#call('recv', (fd, address) => libc.recv(fd, address, CHUNK, MSG_DONTWAIT))
-      if (this.#visitAll(buffer, length, sequence, visit)) return
-    }
-  }
-
-  close(): void {
-    this.#socket.close()
-  }
-
-  #call(name: string, call: (fd: number, address: number) => number): number {
-    for (;;) {
-      const result = call(this.#socket.fd, arena().address)
-      if (result !== -1) return result
-      const errno = lastErrno()
-      if (errno !== EINTR) throw new NativeError(name, errno, { fd: this.#socket.fd })
-    }
+    return sequence
   }
 
   /** @returns whether it was the last message */
-  #visitAll(
-    buffer: Buffer,
-    length: number,
-    sequence: number,
-    visit: (entry: Buffer, at: number) => void,
-  ): boolean {
+  #visitAll(buffer: Buffer, length: number, sequence: number, visit: ConnectionVisitor): boolean {
     for (let at = 0; at + HEADER <= length;) {
       const size = buffer.readUInt32LE(at)
-      if (size < HEADER || at + size > length) throw new NativeError('recv', EPROTO, { fd: this.#socket.fd })
+      if (size < HEADER || at + size > length) throw new NativeError('recv', EPROTO, { fd: -1 })
       const type = buffer.readUInt16LE(at + TYPE)
       if (buffer.readUInt32LE(at + SEQUENCE) === sequence) {
         if (type === NLMSG_DONE) return true
-        if (type === NLMSG_ERROR)
-          throw new NativeError('recv', -buffer.readInt32LE(at + HEADER), { fd: this.#socket.fd })
+        if (type === NLMSG_ERROR) throw new NativeError('recv', -buffer.readInt32LE(at + HEADER), { fd: -1 })
         if (type === SOCK_DIAG_BY_FAMILY && size >= ENTRY && buffer.readUInt32LE(at + ENTRY_INODE) !== 0)
           visit(buffer, at + ENTRY_ADDRESSES)
       }

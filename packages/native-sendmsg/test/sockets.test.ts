@@ -438,9 +438,9 @@ void t.test('the kernel lists connections that some process has open', { timeout
     const listener = listenTcp({ host, port: 0 })
     closing(t, listener)
     const { port } = localAddress(listener.fd)
-    const listed = () => {
+    const listed = async () => {
       const ports: number[] = []
-      diagnostics.eachConnection(family, port, (entry, at) => {
+      await diagnostics.eachConnection(family, port, (entry, at) => {
         t.equal(entry.readUInt16BE(at + CONNECTION_ENTRY.localPort), port)
         const address = entry.subarray(at + CONNECTION_ENTRY.remote, at + CONNECTION_ENTRY.remote + 16)
         t.ok(address.includes(from === '::1' ? Buffer.from([0, 0, 0, 1]) : Buffer.from([127, 0, 0, 2])))
@@ -451,22 +451,27 @@ void t.test('the kernel lists connections that some process has open', { timeout
     const clients: Socket[] = []
     const accepted: OwnedFd[] = []
     for (let count = 0; count < 3; count += 1) {
-      const client = connect({ host: from, port, localAddress: from })
+      const client = connect({ host: host === '::' ? from : host, port, localAddress: from })
       t.teardown(() => client.destroy())
       await once(client, 'connect')
       clients.push(client)
     }
-    t.same(listed(), [], 'none that was not accepted')
-    for (let count = 0; count < 2; count += 1) accepted.push(new OwnedFd((acceptOne(listener.fd) as AcceptedConnection).fd))
+    t.same(await listed(), [], 'none that was not accepted')
+    for (let count = 0; count < 2; count += 1)
+      accepted.push(new OwnedFd((acceptOne(listener.fd) as AcceptedConnection).fd))
     closing(t, ...accepted)
     const ports = clients.slice(0, 2).map(({ localPort }) => Number(localPort))
-    t.same(listed(), ports.toSorted((a, b) => a - b), host)
+    t.same(
+      await listed(),
+      ports.toSorted((a, b) => a - b),
+      host,
+    )
     const copy = dup((accepted[0] as OwnedFd).fd)
     closing(t, copy)
     accepted[0]?.close()
-    t.equal(listed().length, 2, 'another descriptor keeps it open')
+    t.equal((await listed()).length, 2, 'another descriptor keeps it open')
     copy.close()
-    t.same(listed(), [ports[1]], 'not one that is closed, whatever its client does')
+    t.same(await listed(), [ports[1]], 'not one that is closed, whatever its client does')
   }
 })
 

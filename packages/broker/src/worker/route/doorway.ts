@@ -82,7 +82,9 @@ export class Doorway {
   readonly #uncounted = new Set<Waiting>()
   readonly #whenEmpty: (() => void)[] = []
   #timer: Timer | undefined
-  #counting: Timer | undefined
+  #counting = false
+  #countTimer: Timer | undefined
+  #closed = false
 
   /** @param table needed if the number of open connections is limited (`limitsConnections`) */
   constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os, table?: ConnectionTable) {
@@ -142,7 +144,8 @@ export class Doorway {
 
   /** Rejects all of them. */
   close(): void {
-    this.#os.clear(this.#counting)
+    this.#closed = true
+    this.#os.clear(this.#countTimer)
     for (const waiting of this.#waiting) this.#unrouted(waiting, 'shutdown')
   }
 
@@ -175,7 +178,9 @@ export class Doorway {
     // Often everything is there already.
     if (this.#look(waiting, false)) return
     try {
-      waiting.watch = this.#poller.add(waiting.connection.fd.fd, EVENTS, (events) => this.#ready(waiting, events))
+      waiting.watch = this.#poller.add(waiting.connection.fd.fd, EVENTS, (events) =>
+        this.#ready(waiting, events),
+      )
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       return this.#late(waiting)
@@ -264,34 +269,42 @@ export class Doorway {
     const limits = this.#limits
     if (waiting.admitted || limits === undefined) return true
     let verdict = limits.judge(waiting.connection)
-    if (verdict === 'later' && this.#uncounted.size >= MAX_UNCOUNTED) verdict = limits.judgeLate(waiting.connection)
+    if (verdict === 'later' && this.#uncounted.size >= MAX_UNCOUNTED)
+      verdict = limits.judgeLate(waiting.connection)
     if (verdict === 'later') {
       waiting.watch?.remove()
       waiting.watch = undefined
       this.#uncounted.add(waiting)
     }
-    if (verdict === 'later' || limits.isStale) this.#count(limits)
+    if (verdict === 'later' || limits.isDue) this.#countSoon(limits)
     if (verdict === undefined) return (waiting.admitted = true)
     if (verdict !== 'later') this.#unrouted(waiting, verdict)
     return false
   }
 
-  #count(limits: ListenerLimits): void {
-    this.#counting ??= this.#os.setTimeout(() => {
-      this.#counting = undefined
-      const uncounted = [...this.#uncounted]
-      this.#uncounted.clear()
-      limits.count(uncounted.map(({ connection }) => connection))
-      for (const waiting of uncounted) {
-        const reason = limits.judgeLate(waiting.connection)
-        if (reason !== undefined) this.#unrouted(waiting, reason)
-        else {
-          waiting.admitted = true
-          this.#begin(waiting)
-        }
+  #countSoon(limits: ListenerLimits): void {
+    if (this.#counting || this.#closed) return
+    this.#counting = true
+    this.#countTimer = this.#os.setTimeout(() => void this.#count(limits), limits.delay)
+  }
+
+  async #count(limits: ListenerLimits): Promise<void> {
+    const uncounted = [...this.#uncounted]
+    await limits.count(uncounted.map(({ connection }) => connection))
+    this.#counting = false
+    for (const waiting of uncounted) {
+      // It may have left meanwhile, for another worker.
+      if (!this.#uncounted.delete(waiting)) continue
+      const reason = limits.judgeLate(waiting.connection)
+      if (reason !== undefined) this.#unrouted(waiting, reason)
+      else {
+        waiting.admitted = true
+        this.#begin(waiting)
       }
-      this.#host.flush()
-    }, limits.delay)
+    }
+    this.#host.flush()
+    // Those that have come meanwhile.
+    if (this.#uncounted.size > 0) this.#countSoon(limits)
   }
 
   /** Its time is over. */
@@ -331,7 +344,8 @@ export class Doorway {
     this.#timer = this.#os.setTimeout(() => {
       this.#timer = undefined
       const now = this.#os.now()
-      for (const waiting of this.#waiting) if (waiting.until <= now && waiting.watch !== undefined) this.#late(waiting)
+      for (const waiting of this.#waiting)
+        if (waiting.until <= now && waiting.watch !== undefined) this.#late(waiting)
       this.#host.flush()
       this.#arm()
     }, tick)

@@ -79,7 +79,10 @@ export class Doorways {
         unrouted: (connection, reason) => this.#unrouted(name, connection, reason),
         cannotCount: (error) =>
           this.#report(name, 'uncounted', (report) =>
-            report.error({ listener: name, err: error }, 'cannot count open connections; their limit is not kept'),
+            report.error(
+              { listener: name, err: error },
+              'cannot count open connections; their limit is not kept',
+            ),
           ),
         flush,
       },
@@ -166,7 +169,8 @@ export class Doorways {
 
   /** The numbers of one listener by which each of its connections has left, or is still here (`Account`). */
   account(listener: string, numbers: number[]): void {
-    for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS) numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
+    for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS)
+      numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
     const { in: came, out } = this.#passages.get(listener) ?? { in: 0, out: 0 }
     numbers.push(came, out)
   }
@@ -245,11 +249,9 @@ export class Doorways {
 
   /** The connections of a listener, as the kernel lists them. */
   #table(socket: OwnedFd): KernelTable {
+    // Where that is impossible, this worker does not start, and the configuration is refused.
     this.#diagnostics ??= SocketDiagnostics.open()
-    const table = new KernelTable(this.#diagnostics, localAddress(socket.fd))
-    // Where that is impossible, the configuration is refused.
-    table.each(() => {})
-    return table
+    return new KernelTable(this.#diagnostics, localAddress(socket.fd))
   }
 
   #sum(of: (doorway: Doorway) => number): number {

@@ -6,7 +6,8 @@ const WILDCARDS: ReadonlySet<string> = new Set(['0.0.0.0', '::'])
 
 /** Visits the open connections of one listener: the source of each, and, on request, its other end. */
 export interface ConnectionTable {
-  each(visit: (source: Source, peer: () => Peer) => void): void
+  /** @throws {NativeError} */
+  each(visit: (source: Source, peer: () => Peer) => void): Promise<void>
 }
 
 /**
@@ -31,13 +32,13 @@ export class KernelTable implements ConnectionTable {
     this.#isLocal = (bytes, at) => peerAt(bytes, at, this.#family, 0) === here
   }
 
-  each(visit: (source: Source, peer: () => Peer) => void): void {
+  each(visit: (source: Source, peer: () => Peer) => void): Promise<void> {
     const family = this.#family
     const { local, remote, remotePort } = CONNECTION_ENTRY
-    let entry = Buffer.alloc(0)
+    let entry: Buffer = Buffer.alloc(0)
     let start = 0
     const peer = () => peerAt(entry, start + remote, family, entry.readUInt16BE(start + remotePort))
-    this.#diagnostics.eachConnection(family, this.#port, (bytes, at) => {
+    return this.#diagnostics.eachConnection(family, this.#port, (bytes, at) => {
       if (this.#isLocal?.(bytes, at + local) === false) return
       entry = bytes
       start = at

@@ -17,7 +17,10 @@ type Client = Pick<ClientConnection, 'peer' | 'proxied'>
 
 /** Whether a listener's limits depend on how many connections are open. */
 export function limitsConnections({ limits }: Pick<ListenerConfig, 'limits'>): boolean {
-  return limits !== null && [limits.connections, limits.perSource?.connections].some((limit) => typeof limit === 'number')
+  return (
+    limits !== null &&
+    [limits.connections, limits.perSource?.connections].some((limit) => typeof limit === 'number')
+  )
 }
 
 /** The limits of one listener. Clients of a Unix socket have no address: no limit of sources applies to them. */
@@ -49,16 +52,18 @@ export class ListenerLimits {
     if (rate !== null) {
       const { perSecond } = rate
       const burst = perSource?.burst ?? Math.max(1, Math.ceil(perSecond))
-      this.#rate = new TokenBuckets({ perSecond, burst, maxAccounts: MAX_SOURCES })
+      this.#rate = new TokenBuckets<Source>({ perSecond, burst, maxAccounts: MAX_SOURCES })
     }
-    const ofSource = perSource?.connections ?? null
-    if (table !== undefined) this.#live = new LiveConnections({ total: connections, perSource: ofSource }, table, now)
+    const live = { total: connections, perSource: perSource?.connections ?? null }
+    if (table !== undefined && (live.total !== null || live.perSource !== null))
+      this.#live = new LiveConnections(live, table, now)
   }
 
   /** The limit that the connection exceeds; `later`: connections must be counted first. Otherwise it is admitted. */
   judge(client: Client): LimitReason | 'later' | undefined {
     const { family, address } = clientAddress(client)
-    if (family !== 'unix' && this.#rate?.take(sourceOf(address), this.#now()) !== undefined) return 'limit_rate'
+    if (family !== 'unix' && this.#rate?.take(sourceOf(address), this.#now()) !== undefined)
+      return 'limit_rate'
     if (this.#live === undefined) return undefined
     const counted = this.#counted(client)
     const exceeded = this.#live.exceeded(counted.source)
@@ -76,8 +81,8 @@ export class ListenerLimits {
   }
 
   /** Connections should be counted although none waits for it. */
-  get isStale(): boolean {
-    return this.#live?.isStale === true
+  get isDue(): boolean {
+    return this.#live?.isDue === true
   }
 
   /** Milliseconds until they may be counted. */
@@ -86,9 +91,9 @@ export class ListenerLimits {
   }
 
   /** @param waiting connections that are judged next */
-  count(waiting: readonly Client[]): void {
+  async count(waiting: readonly Client[]): Promise<void> {
     try {
-      this.#live?.count([...waiting.map((client) => this.#counted(client)), ...this.#refused.values()])
+      await this.#live?.count([...waiting.map((client) => this.#counted(client)), ...this.#refused.values()])
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       this.#onError(error)
@@ -116,4 +121,3 @@ export class ListenerLimits {
     return { peer: peerOf(address, port), direct, source: sourceOf(clientAddress(client).address) }
   }
 }
-

@@ -1,6 +1,6 @@
 import { isIPv4 } from 'node:net'
 
-/** Whom limits count: an IPv4 address, as a number, or the first 64 bits of an IPv6 address, as 16 hexadecimal digits. */
+/** The unit that limits apply to: an IPv4 address, as a number, or the first 64 bits of an IPv6 address, as 16 hexadecimal digits. */
 export type Source = number | string
 
 /** The other end of a TCP connection: its address and port. */
@@ -11,7 +11,7 @@ type Host = number | string
 
 const IPV6_BYTES = 16
 const SOURCE_BYTES = 8
-/** What an IPv4 address begins with where an IPv6 socket shows it. */
+/** The first bytes of an IPv4 address that an IPv6 socket shows. */
 const MAPPED = Buffer.from('00000000000000000000ffff', 'hex')
 
 export function sourceOf(address: string): Source {
@@ -39,7 +39,8 @@ function peer(host: Host, port: number): Peer {
 function ipv4At(bytes: Buffer, at: number, family: 'IPv4' | 'IPv6'): number | undefined {
   if (family === 'IPv4') return bytes.readUInt32BE(at)
   // Cheaper than a comparison of all twelve bytes, for nearly all others.
-  if (bytes.readUInt32BE(at + 8) !== 0xffff || MAPPED.compare(bytes, at, at + MAPPED.length) !== 0) return undefined
+  if (bytes.readUInt32BE(at + 8) !== 0xffff || MAPPED.compare(bytes, at, at + MAPPED.length) !== 0)
+    return undefined
   return bytes.readUInt32BE(at + MAPPED.length)
 }
 
