@@ -46,6 +46,8 @@ function visit(port, localAddress, keep = false) {
   })
 }
 
+const cell = (value) => value.toFixed(1).padStart(7)
+
 /** Calls `action` at this rate, whatever becomes of the calls before. */
 async function atRate(perSecond, seconds, action) {
   const start = performance.now()
@@ -59,17 +61,18 @@ async function atRate(perSecond, seconds, action) {
 }
 
 if (values.attack) {
+  const attack = async () => {
+    open += 1
+    const status = await visit(Number(values.port), ATTACKER, values.keep)
+    open -= 1
+    counts.set(status, (counts.get(status) ?? 0) + 1)
+  }
   const counts = new Map()
   let open = 0
   console.log(JSON.stringify({ msg: 'attacking' }))
   const started = await atRate(ATTACKS_PER_SECOND, SECONDS, () => {
     // An attacker that is not answered any more does not run out of descriptors.
-    if (open > 4000) return
-    open += 1
-    void visit(Number(values.port), ATTACKER, values.keep).then((status) => {
-      open -= 1
-      counts.set(status, (counts.get(status) ?? 0) + 1)
-    })
+    if (open < 4000) void attack()
   })
   await elapsed(500)
   console.log(JSON.stringify({ msg: 'over', started, answers: Object.fromEntries(counts) }))
@@ -111,16 +114,15 @@ for (const [name, { attack, keep = false, limits }] of Object.entries(CASES)) {
   const before = runningTime([broker.pid])
   const times = []
   let failed = 0
-  await atRate(VISITS_PER_SECOND, SECONDS, () => {
+  const measured = async () => {
     const start = performance.now()
-    void visit(broker.port, VISITOR).then((status) => {
-      times.push(performance.now() - start)
-      if (status !== 200) failed += 1
-    })
-  })
+    const status = await visit(broker.port, VISITOR)
+    times.push(performance.now() - start)
+    if (status !== 200) failed += 1
+  }
+  await atRate(VISITS_PER_SECOND, SECONDS, () => void measured())
   const used = (runningTime([broker.pid]) - before) / 1e6
   const { started = 0, answers = {} } = attacker ? await attacker.message('over') : {}
-  const cell = (value, digits = 1) => value.toFixed(digits).padStart(7)
   console.log(
     `${name.padEnd(13)}${String(times.length).padStart(8)}${String(failed).padStart(8)}  ${cell(quantile(times, 0.5))}  ${cell(quantile(times, 0.99))}  ${cell(Math.max(...times))}` +
       `${`${((used / SECONDS) * 100).toFixed(0)} %`.padStart(12)}  ${started} connections: ${JSON.stringify(answers)}`,

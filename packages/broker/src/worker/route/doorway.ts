@@ -92,8 +92,11 @@ export class Doorway {
     this.#table = config.routes.length > 0 ? new RouteTable(config.routes) : undefined
     const { limits, proxyProtocol } = config
     if (limits !== null)
-      this.#limits = new ListenerLimits({ limits, proxyProtocol }, table, os.now, (error) =>
-        host.cannotCount(error),
+      this.#limits = new ListenerLimits(
+        { limits, proxyProtocol },
+        table,
+        () => os.now(),
+        (error) => host.cannotCount(error),
       )
     this.#isTrusted = trustOf(config)
     this.#poller = poller
