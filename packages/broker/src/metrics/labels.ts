@@ -11,8 +11,8 @@ export const OUTCOMES = [
 ] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
-/** Why a connection was rejected: hold timeout, hold queue full, or the broker is stopping. */
-export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown'] as const
+/** Why a connection was rejected: hold timeout, hold queue full, the broker is stopping, or the service is in maintenance. */
+export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown', 'maintenance'] as const
 export type RejectionReason = (typeof REJECTION_REASONS)[number]
 
 /**
@@ -66,12 +66,14 @@ export type FailureReason = (typeof FAILURE_REASONS)[number]
 export const FALLBACK_ACTIONS = ['next_backend', 'reconnect', 'hold', 'reject'] as const
 export type FallbackAction = (typeof FALLBACK_ACTIONS)[number]
 
-/** Why: a failed attempt, a policy that allowed no attempt, or no backend to try. */
+/** Why: a failed attempt, a policy that allowed no attempt, no backend to try, or an operator. */
 export const FALLBACK_REASONS = [
   ...FAILURE_REASONS,
   'ServicePolicyDisabled',
   'FailedAttemptRateLimited',
   'NoReadyBackend',
+  'ServicePaused',
+  'ServiceMaintenance',
 ] as const
 export type FallbackReason = (typeof FALLBACK_REASONS)[number]
 
