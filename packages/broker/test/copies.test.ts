@@ -18,7 +18,6 @@ import type { HeldClients, ToWorker } from '../src/ipc/messages.ts'
 import { countedAsLost, sinceReport } from '../src/master/workers/last-accounts.ts'
 import { Survivors } from '../src/master/workers/survivors.ts'
 import { type Remains, type Survivor, WorkerCopies } from '../src/master/workers/worker-copies.ts'
-import { UNROUTED_REASONS, type UnroutedReason } from '../src/metrics/labels.ts'
 import type { MetricSnapshot } from '../src/metrics/snapshot.ts'
 import type { ClientConnection } from '../src/worker/connection/connection.ts'
 import { Copier } from '../src/worker/copies/copier.ts'
@@ -181,52 +180,6 @@ void t.test('connections without an outcome are lost', { timeout: LIMIT }, async
     },
   ])
 })
-
-void t.test(
-  'the accounts of a doorway, of workers with and without limits',
-  { timeout: LIMIT },
-  async (t) => {
-    const labels = (reason: string) => ({ listener: 'edge', reason })
-    const sinceThen = async (reasons: readonly UnroutedReason[] | undefined, numbers: number[]) => {
-      const stage = new Stage(t)
-      const name = 'edge'
-      stage.copier.account({ kind: 'listener', name, service: null, unix: false }, (all) => all.push(20))
-      stage.copier.account({ kind: 'doorway', name, ...(reasons && { reasons }) }, (all) =>
-        all.push(...numbers),
-      )
-      // The next account is read from the right place.
-      stage.copier.account({ kind: 'listener', name: 'next', service: 'web', unix: false }, (all) =>
-        all.push(7),
-      )
-      stage.copier.writeAccounts()
-      const added = sinceReport((await stage.die()) as Remains, [])
-      return Object.fromEntries(added.map(({ name: metric, values }) => [metric, values]))
-    }
-    const before = await sinceThen(undefined, [1, 2, 3, 4, 5, 0, 2])
-    t.match(before['baton_connections_accepted_total'], [
-      { value: 20 },
-      { labels: { listener: 'next' }, value: 7 },
-    ])
-    t.same(before['baton_connections_unrouted_total'], [
-      { labels: labels('no_route'), value: 1 },
-      { labels: labels('ambiguous'), value: 2 },
-      { labels: labels('proxy_header'), value: 3 },
-      { labels: labels('client_gone'), value: 4 },
-      { labels: labels('shutdown'), value: 5 },
-      { labels: labels('lost'), value: 3 },
-    ])
-    const now = await sinceThen(UNROUTED_REASONS, [1, 2, 3, 4, 5, 1, 1, 1, 0, 2])
-    t.match(now['baton_connections_accepted_total'], [
-      { value: 20 },
-      { labels: { listener: 'next' }, value: 7 },
-    ])
-    t.same((now['baton_connections_unrouted_total'] ?? []).slice(5), [
-      { labels: labels('limit_rate'), value: 1 },
-      { labels: labels('limit_source_connections'), value: 1 },
-      { labels: labels('limit_connections'), value: 1 },
-    ])
-  },
-)
 
 /** Two survivors of a dead worker, and the channel of the next one. */
 async function succession(t: Test) {
