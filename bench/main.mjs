@@ -21,6 +21,9 @@ const BENCHES = {
     measures: 'SIGKILL of each process while connections move',
   },
   kill: { measures: 'what SIGKILL of a backend costs clients' },
+  limits: {
+    measures: 'clients of a listener with limits, while one address opens 2,000 connections a second',
+  },
   module: { file: 'module-cost.mjs', measures: 'what loading a module costs a start' },
   'move-cost': { file: 'outlive/move-cost.mjs', measures: 'CPU time of a move, on Node 20 and 24' },
   outlive: {

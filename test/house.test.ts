@@ -87,6 +87,7 @@ const WAY = [
   'copies',
   'unclaimed',
   'reject',
+  'control',
   'admin',
   'events',
   'recorder',

@@ -352,6 +352,8 @@ void t.test(
         baton_rejections_total: 'counter',
         baton_connections_held: 'gauge',
         baton_connections_peeked: 'gauge',
+        baton_service_paused: 'gauge',
+        baton_service_maintenance: 'gauge',
         baton_connections_unrouted_total: 'counter',
         baton_connections_parked: 'gauge',
         baton_connections_handed_back_total: 'counter',

@@ -69,6 +69,8 @@ const broker: Broker = await startBroker(t, {
       listener('brief', { routes: ROUTES, peekTimeout: '50ms' }),
       listener('plain', { proxyProtocol: TRUSTED }),
       listener('both', { routes: ROUTES, proxyProtocol: TRUSTED }),
+      listener('limited', { limits: { perSource: { rate: '1/h', burst: 2 } }, proxyProtocol: TRUSTED }),
+      listener('limitedtcp', { protocol: 'tcp', limits: { perSource: { rate: '1/h', burst: 1 } } }),
       listener('untrusting', { proxyProtocol: { from: ['10.0.0.0/8'] } }),
       listener('local', {
         routes: ROUTES,
@@ -333,6 +335,22 @@ void t.test(
     t.equal(line, 'HTTP/1.1 400 Bad Request', 'from the server of the backend')
   },
 )
+
+void t.test('limits: by the address of the client', { timeout: LIMIT }, async (t) => {
+  const from = (address: string) => `PROXY TCP4 ${address} 127.0.0.1 4000 80\r\n${head('/', 'Host: x')}`
+  for (let n = 0; n < 2; n += 1) t.equal(await routed(t, 'limited', from('192.0.2.1')), 'web')
+  const client = await open(t, 'limited')
+  client.send(from('192.0.2.1'))
+  const answer = await client.answer()
+  t.equal(answer.status, 429)
+  t.equal(await routed(t, 'limited', from('192.0.2.2')), 'web', 'another address')
+  t.equal(await unrouted('limited', 'limit_rate'), 1)
+
+  t.equal(await routed(t, 'limitedtcp', head('/', 'Host: x')), 'web')
+  const second = await open(t, 'limitedtcp')
+  t.equal(await text(second.socket), '', 'closed without a byte')
+  t.equal(await unrouted('limitedtcp', 'limit_rate'), 1)
+})
 
 void t.test('PROXY: on a Unix socket, by the user of the peer', { timeout: LIMIT }, async (t) => {
   const client = await Client.open(t, { path: unixPath })

@@ -98,7 +98,8 @@ export class ServicePanel {
     const ready = service.backends.filter(({ state }) => state === 'ready').length
     // Services with plain upstreams or `handoff: off` serve without any registered backend.
     const idle = ready === 0 && service.handoff === 'auto' && service.held > 0
-    setText(this.#alert, idle ? 'No backend is ready: clients wait, unread, until one is.' : '')
+    const alert = idle ? 'No backend is ready: clients wait, unread, until one is.' : ''
+    setText(this.#alert, ordered(service) ?? alert)
     const every = service.backends.every(({ state }) => state === 'draining')
     this.#drain.ariaDisabled = String(every)
     for (const { read, value } of this.#facts) setText(value, count(read(service)))
@@ -106,6 +107,18 @@ export class ServicePanel {
     this.#backends.update(service.backends, now)
     this.#reasons.update(figures)
   }
+}
+
+/**
+ * Describes an operator's order that applies.
+ *
+ * @param {ServiceStatus} service
+ */
+function ordered({ paused, maintenance }) {
+  if (maintenance) return `In maintenance since ${maintenance.since}: new clients get a page.`
+  if (!paused) return undefined
+  const until = paused.until === null ? '' : ` until ${paused.until}`
+  return `Paused${until}: new clients wait, unread.`
 }
 
 /** @param {ListenerStatus} listener */

@@ -149,6 +149,33 @@ void t.test('drain starts for a service, or for a backend by slot or id', async 
   ])
 })
 
+void t.test('a service is paused, resumed, and put into maintenance', async (t) => {
+  const { ask, ordered, asked } = await serve(t)
+  const post = (what: string, body: object) =>
+    ask({
+      method: 'POST',
+      path: `/api/v1/services/web/${what}`,
+      body: JSON.stringify(body),
+      headers: { 'content-type': 'application/json' },
+    })
+  const none = { paused: null, maintenance: null }
+  t.match(await post('pause', { for: '30s' }), { status: 200, json: none })
+  t.match(await post('pause', {}), { status: 200, json: none })
+  t.match(await post('resume', {}), { status: 200, json: { ...none, resumed: false } })
+  t.match(await post('maintenance', { page: 'eA==' }), { status: 200, json: { ...none, ended: false } })
+  t.match(await post('maintenance', { off: true }), { status: 200, json: { ...none, ended: false } })
+  t.same(ordered, [
+    ['pause', 'web', 30_000],
+    ['pause', 'web', undefined],
+    ['maintain', 'web', { page: 'eA==', type: 'text/html; charset=utf-8' }],
+  ])
+  t.match(asked, [
+    { kind: 'pause', service: 'web', by: /without a token/, text: /pauses service web for 30000 ms$/ },
+    { kind: 'pause' },
+    { kind: 'maintenance', to: 'on' },
+  ])
+})
+
 void t.test('an invalid request is answered with a typed error, and nothing is drained', async (t) => {
   const { ask, drained } = await serve(t)
   const json = { 'content-type': 'application/json' }

@@ -46,7 +46,18 @@ async function listening(t: Test, server: Server): Promise<string> {
 void t.test('help and version', async (t) => {
   const overview = await baton('--help')
   t.match(overview, { code: 0, err: '' })
-  for (const name of ['start', 'check', 'status', 'top', 'events', 'trace', 'drain']) {
+  for (const name of [
+    'start',
+    'check',
+    'status',
+    'top',
+    'events',
+    'trace',
+    'drain',
+    'pause',
+    'resume',
+    'maintenance',
+  ]) {
     t.match(overview.out, new RegExp(`^  ${name} `, 'm'))
     const help = await baton(name, '--help')
     t.match(help, { code: 0, err: '' })

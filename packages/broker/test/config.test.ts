@@ -66,6 +66,7 @@ void t.test('the smallest configuration gets the documented defaults', async (t)
       routes: [],
       peekTimeout: 5000,
       proxyProtocol: null,
+      limits: null,
     },
   ])
   t.same(
@@ -122,7 +123,7 @@ void t.test('every problem is reported, with its path and the valid values', asy
     ],
     [
       { ...smallest, listeners: [{ ...listener, port: 1 }] },
-      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service, routes, peekTimeout, proxyProtocol$/,
+      /^listeners\[0\]\.port: unknown key.*: name, listen, protocol, service, routes, peekTimeout, proxyProtocol, limits$/,
     ],
     [
       withService({ balance: 'round-robbin' }),
@@ -560,6 +561,35 @@ void t.test('routes are checked: each problem has the path of its route', async 
     [
       withListener({ protocol: 'tcp', routes: [{ path: '/', service: 'web' }] }),
       /^listeners\[0\]\.routes: needs the protocol "http" or "tls"$/,
+    ],
+    [
+      withListener({ limits: { perSource: { rate: 'fast' } } }),
+      /^listeners\[0\]\.limits\.perSource\.rate: expected a rate like "50\/s", "10\/m" or "100\/h"/,
+    ],
+    [
+      withListener({ limits: { perSource: { rate: '0/s' } } }),
+      /^listeners\[0\]\.limits\.perSource\.rate: expected a rate/,
+    ],
+    [
+      withListener({ limits: { perSource: { rate: '1/s', burst: 0 } } }),
+      /^listeners\[0\]\.limits\.perSource\.burst: /,
+    ],
+    [withListener({ limits: {} }), /^listeners\[0\]\.limits: needs connections or perSource$/],
+    [
+      withListener({ limits: { perSource: {} } }),
+      /^listeners\[0\]\.limits\.perSource: needs connections or rate$/,
+    ],
+    [
+      withListener({ limits: { perSource: { connections: 1, burst: 1 } } }),
+      /^listeners\[0\]\.limits\.perSource\.burst: needs a rate$/,
+    ],
+    [
+      withListener({ listen: 'unix:/tmp/in.sock', limits: { connections: 1 } }),
+      /^listeners\[0\]\.limits\.connections: needs a TCP listener$/,
+    ],
+    [
+      withListener({ listen: 'unix:/tmp/in.sock', limits: { perSource: { rate: '1/s' } } }),
+      /^listeners\[0\]\.limits\.perSource\.rate: needs proxyProtocol: clients of a Unix socket have no address$/,
     ],
     [withListener({ peekTimeout: 0 }), /^listeners\[0\]\.peekTimeout: must be at least 1 ms$/],
     [

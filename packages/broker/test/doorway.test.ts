@@ -7,6 +7,8 @@ import { parseConfig } from '../src/config/config.ts'
 import { type ClientConnection, InheritedClient } from '../src/worker/connection/connection.ts'
 import { systemOs } from '../src/worker/os.ts'
 import { Doorway } from '../src/worker/route/doorway.ts'
+import type { ConnectionTable } from '../src/worker/route/limits/connection-table.ts'
+import { type Peer, peerOf, type Source, sourceOf } from '../src/worker/route/limits/source.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { LIMIT } from '../../../test/support/limits.ts'
 import { temporaryFolder } from '../../../test/support/process.ts'
@@ -25,6 +27,9 @@ class Stage {
   readonly #t: Test
   /** Looks at each descriptor. */
   readonly #looks = new Map<number, number>()
+  /** Open connections, as the kernel would list them. */
+  readonly open: { peer: Peer; source: Source }[] = []
+  counts = 0
   #order = 0
 
   constructor(t: Test, more: Record<string, unknown> = {}) {
@@ -61,9 +66,17 @@ class Stage {
         void this.events.push(`decided ${service}`),
       unrouted: (_connection: ClientConnection, reason: string) =>
         void this.events.push(`unrouted ${reason}`),
+      cannotCount: (error: Error) => void this.events.push(`not counted: ${error.message}`),
       flush: () => {},
     }
-    return new Doorway(config, this.poller, host, os)
+    const table: ConnectionTable = {
+      each: (visit) => {
+        this.counts += 1
+        for (const { peer, source } of this.open) visit(source, () => peer)
+        return Promise.resolve()
+      },
+    }
+    return new Doorway(config, this.poller, host, os, table)
   }
 
   looks(fd: number): number {
@@ -179,4 +192,161 @@ void t.test('exactly the header is consumed', { timeout: LIMIT }, async (t) => {
     await eventually(() => systemOs.peek(connection.fd.fd, 10)?.length === 4, 'what follows is there')
     t.equal(recv(connection.fd.fd, 100).toString(), 'data')
   }
+})
+
+/** Connections that arrive at a doorway with limits. */
+class Arrivals extends Stage {
+  readonly #t: Test
+
+  constructor(t: Test, limits: object, more: Record<string, unknown> = {}) {
+    super(t, { routes: [], limits, ...more })
+    this.#t = t
+  }
+
+  /** @returns what has become of it at once */
+  async arrive(address?: string, family: Family = 'tcp') {
+    const { connection, client } = await this.connection(family)
+    const { port } = connection.peer
+    const peer = { family: 'IPv4', port, address: address ?? '127.0.0.1' } as const
+    if (family === 'tcp') {
+      Object.defineProperty(connection, 'peer', { value: peer })
+      this.open.push({ peer: peerOf(peer.address, port), source: sourceOf(peer.address) })
+    }
+    this.doorway.add(connection)
+    this.#t.teardown(() => client.destroy())
+    return this.events.splice(0)
+  }
+
+  /** Its last holder has closed the connection. */
+  close(address: string): void {
+    const index = this.open.findIndex(({ source }) => source === sourceOf(address))
+    this.open.splice(index, 1)
+  }
+
+  async counted(): Promise<string[]> {
+    this.clock.advance(0)
+    await new Promise(setImmediate)
+    return this.events.splice(0)
+  }
+}
+
+void t.test('a rate for each source', { timeout: LIMIT }, async (t) => {
+  const stage = new Arrivals(
+    t,
+    { perSource: { rate: '1/s', burst: 2 } },
+    { listen: 'unix:/tmp/in.sock', proxyProtocol: { from: ['uid:4000000000'] } },
+  )
+  t.same(await stage.arrive(), ['decided web'])
+  t.same(await stage.arrive(), ['decided web'])
+  t.same(await stage.arrive(), ['unrouted limit_rate'])
+  t.same(await stage.arrive('127.0.0.2'), ['decided web'], 'another address')
+  for (let n = 0; n < 3; n += 1)
+    t.same(await stage.arrive('', 'unix'), ['decided web'], 'no address, no limit')
+  stage.clock.advance(1000)
+  t.same(await stage.arrive(), ['decided web'], 'a second later')
+  t.same(await stage.arrive(), ['unrouted limit_rate'])
+  t.equal(stage.counts, 0, 'open connections do not matter')
+})
+
+void t.test('open connections of each source, and in all', { timeout: LIMIT }, async (t) => {
+  const stage = new Arrivals(t, { connections: 4, perSource: { connections: 2 } })
+  // A predecessor has accepted it.
+  stage.open.push({ peer: peerOf('127.0.0.1', 1), source: sourceOf('127.0.0.1') })
+  t.same(await stage.arrive(), [], 'the first one waits for a count')
+  t.same([await stage.counted(), stage.counts], [['decided web'], 1])
+  t.same(await stage.arrive(), [], 'it seems to be one too many')
+  t.same([await stage.counted(), stage.counts], [['unrouted limit_source_connections'], 2])
+  stage.open.pop()
+  t.same(await stage.arrive(), ['unrouted limit_source_connections'], 'as was counted a moment ago')
+  stage.open.pop()
+  t.same(await stage.arrive('127.0.0.2'), ['decided web'])
+  t.same(await stage.arrive('127.0.0.3'), ['decided web'])
+  t.equal(stage.counts, 2)
+  t.same(await stage.arrive('127.0.0.4'), [])
+  t.same(await stage.counted(), ['unrouted limit_connections'])
+  stage.open.pop()
+  stage.close('127.0.0.1')
+  t.same(
+    await stage.arrive('127.0.0.4'),
+    ['unrouted limit_connections'],
+    'that was noticed at the last count',
+  )
+  stage.open.pop()
+  stage.clock.advance(100)
+  t.same(await stage.arrive('127.0.0.4'), [])
+  t.same(await stage.counted(), ['decided web'], 'and a closed one is noticed at the next')
+})
+
+void t.test('clients that open and close in turn are never too many', { timeout: LIMIT }, async (t) => {
+  const stage = new Arrivals(t, { perSource: { connections: 2 } })
+  for (let n = 0; n < 10; n += 1) {
+    const before = await stage.arrive()
+    t.same([...before, ...(await stage.counted())], ['decided web'])
+    stage.close('127.0.0.1')
+  }
+  t.ok(stage.counts < 10, 'a count for two of them')
+})
+
+void t.test('connections that come together are counted together', { timeout: LIMIT }, async (t) => {
+  const stage = new Arrivals(t, { perSource: { connections: 3 } })
+  for (let n = 0; n < 5; n += 1) t.same(await stage.arrive(), [])
+  t.same(await stage.counted(), [
+    ...Array.from({ length: 3 }, () => 'decided web'),
+    ...Array.from({ length: 2 }, () => 'unrouted limit_source_connections'),
+  ])
+  t.equal(stage.counts, 1)
+})
+
+void t.test('refused connections do not count while they are being closed', { timeout: LIMIT }, async (t) => {
+  const stage = new Arrivals(t, { connections: 1 })
+  await stage.arrive()
+  await stage.counted()
+  const { connection } = await stage.connection()
+  stage.open.push({ peer: 0, source: sourceOf('127.0.0.1') })
+  stage.doorway.add(connection)
+  t.same(await stage.counted(), ['unrouted limit_connections'])
+  const closed = stage.doorway.lingers(connection)
+  t.ok(closed)
+  stage.open.shift()
+  stage.clock.advance(100)
+  t.same(await stage.arrive(), [])
+  t.same(await stage.counted(), ['decided web'], 'one that was refused is still open')
+  closed?.()
+})
+
+void t.test('behind a load balancer, the client counts', { timeout: LIMIT }, async (t) => {
+  const stage = new Arrivals(t, { perSource: { connections: 1 } }, { proxyProtocol: { from: ['127.0.0.1'] } })
+  const from = async (address: string) => {
+    const { connection, client } = await stage.connection()
+    client.write(`PROXY TCP4 ${address} 127.0.0.1 4000 80\r\n`)
+    stage.doorway.add(connection)
+    const { peer } = connection
+    stage.open.push({ peer: peerOf(peer.address, peer.port), source: sourceOf(peer.address) })
+    await eventually(() => {
+      stage.clock.advance(0)
+      return stage.events.length > 0
+    }, 'it was judged')
+    return stage.events.splice(0)
+  }
+  t.same(await from('192.0.2.1'), ['decided web'])
+  t.same(await from('192.0.2.2'), ['decided web'])
+  t.same(await from('192.0.2.1'), ['unrouted limit_source_connections'])
+  stage.open.shift()
+  stage.clock.advance(100)
+  t.same(await from('192.0.2.1'), ['decided web'], 'its only connection was closed')
+})
+
+void t.test('a source is an IPv4 address, or an IPv6 network of 64 bits', async (t) => {
+  const source = sourceOf('192.0.2.7')
+  t.equal(source, 0xc0_00_02_07)
+  for (const address of ['::ffff:192.0.2.7', '::ffff:c000:207', '0:0:0:0:0:ffff:c000:0207'])
+    t.equal(sourceOf(address), source, address)
+  for (const [address, expected] of [
+    ['2001:DB8:0:1::5', '20010db800000001'],
+    ['2001:db8:0:1:a:b:c:d', '20010db800000001'],
+    ['2001:0db8::0001:a:b:c:d', '20010db800000001'],
+    ['fe80::1%eth0', 'fe80000000000000'],
+    ['::1', '0000000000000000'],
+  ] as const)
+    t.equal(String(sourceOf(address)).toLowerCase(), expected, address)
 })

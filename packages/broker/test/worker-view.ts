@@ -58,6 +58,8 @@ export const healthy: Status = {
       lateAnswers: 0,
       movedIn: 0,
       movedOut: 0,
+      paused: null,
+      maintenance: null,
       outcomes: { handed_off: 10, relayed: 0, rejected: 1, client_gone: 0, relinquished: 0, idle_closed: 0 },
       backends: [backend('web-1'), backend('web-2', { state: 'draining', version: null, lagMs: null })],
     },
@@ -68,6 +70,7 @@ export const healthy: Status = {
 export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
   const state = { status: healthy, metrics: Promise.resolve('baton_build_info{version="1.2.3"} 1\n') }
   const drained: unknown[][] = []
+  const ordered: unknown[][] = []
   const asked: Change[] = []
   const connections = recorder === 0 ? undefined : new FlightRecorder(recorder)
   const events = new EventFeed({ status: () => state.status, counted: () => [] }, systemClock, 'fake')
@@ -80,11 +83,14 @@ export function fakeView({ recorder = 16 }: { recorder?: number } = {}) {
     status: () => state.status,
     drainService: (...wanted) => drain(2, wanted),
     drainBackend: (...wanted) => drain(1, wanted),
+    pause: (...wanted) => void ordered.push(['pause', ...wanted]),
+    resume: (...wanted) => void ordered.push(['resume', ...wanted]),
+    maintain: (...wanted) => void ordered.push(['maintain', ...wanted]),
     asked: (change) => void asked.push(change),
     connections,
     events,
     metricsText: () => state.metrics,
     metricsContentType: 'text/plain; version=0.0.4; charset=utf-8',
   }
-  return { view, state, drained, asked, connections, events }
+  return { view, state, drained, ordered, asked, connections, events }
 }

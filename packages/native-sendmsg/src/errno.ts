@@ -15,6 +15,7 @@ export const errnoNames: ReadonlyMap<number, string> = new Map([
 ])
 
 export const EINTR = os.errno.EINTR
+export const EBADF = os.errno.EBADF
 export const EAGAIN = os.errno.EAGAIN
 export const EINVAL = os.errno.EINVAL
 export const ENOTSOCK = os.errno.ENOTSOCK

@@ -59,6 +59,7 @@ export { forgetKeeper } from './signal-keeper.ts'
 export { blockSignals, ignoreSignal, unblockSignals } from './signals.ts'
 export { SendBatch, type BatchItem, type SendBatchResult } from './send-batch.ts'
 export { PACKED_ADDRESS, packAddress, type SocketAddress, unpackAddress } from './socket-address.ts'
+export { CONNECTION_ENTRY, type ConnectionVisitor, SocketDiagnostics } from './socket-diagnostics.ts'
 export { socketpair, type UnixSocketType } from './sockets.ts'
 export { peek, readToEnd, recv, send } from './stream.ts'
 export {

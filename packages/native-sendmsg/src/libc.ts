@@ -188,6 +188,16 @@ export function closeOnThread(fd: number): Promise<number> {
   return onThread('close', ['int'], [fd])
 }
 
+/** send(2) on a thread of libuv's pool: for a socket whose kernel side takes its time. Resolves to the number of bytes, or to -errno. */
+export function sendOnThread(fd: number, bytes: number, size: number, flags: number): Promise<number> {
+  return onThread('send', ['int', 'word', 'word', 'int'], [fd, bytes, size, flags])
+}
+
+/** The same for recv(2). */
+export function recvOnThread(fd: number, bytes: number, size: number, flags: number): Promise<number> {
+  return onThread('recv', ['int', 'word', 'word', 'int'], [fd, bytes, size, flags])
+}
+
 async function onThread(name: string, kinds: readonly Kind[], values: Value[]): Promise<number> {
   const call = describe(name, 'int', kinds, true)
   call.paramsValue = values

@@ -18,6 +18,7 @@ import { errnoNames } from '../src/errno.ts'
 import {
   acceptOne,
   close,
+  CONNECTION_ENTRY,
   connectUnix,
   dup,
   errorMessages,
@@ -44,6 +45,7 @@ import {
   readToEnd,
   recv,
   send,
+  SocketDiagnostics,
   setCloseOnExec,
   setNonblocking,
   socketError,
@@ -422,6 +424,55 @@ void t.test('poll reports events without waiting', async (t) => {
     'several with one call',
   )
   t.equal(poll(99_999, POLLIN), POLLNVAL)
+})
+
+void t.test('the kernel lists connections that some process has open', { timeout: LIMIT }, async (t) => {
+  const diagnostics = SocketDiagnostics.open()
+  t.teardown(() => diagnostics.close())
+  for (const [host, family, from] of [
+    ['127.0.0.1', 'IPv4', '127.0.0.2'],
+    // Its clients of IPv4 are listed as IPv6.
+    ['::', 'IPv6', '127.0.0.2'],
+    ['::1', 'IPv6', '::1'],
+  ] as const) {
+    const listener = listenTcp({ host, port: 0 })
+    closing(t, listener)
+    const { port } = localAddress(listener.fd)
+    const listed = async () => {
+      const ports: number[] = []
+      await diagnostics.eachConnection(family, port, (entry, at) => {
+        t.equal(entry.readUInt16BE(at + CONNECTION_ENTRY.localPort), port)
+        const address = entry.subarray(at + CONNECTION_ENTRY.remote, at + CONNECTION_ENTRY.remote + 16)
+        t.ok(address.includes(from === '::1' ? Buffer.from([0, 0, 0, 1]) : Buffer.from([127, 0, 0, 2])))
+        ports.push(entry.readUInt16BE(at + CONNECTION_ENTRY.remotePort))
+      })
+      return ports.toSorted((a, b) => a - b)
+    }
+    const clients: Socket[] = []
+    const accepted: OwnedFd[] = []
+    for (let count = 0; count < 3; count += 1) {
+      const client = connect({ host: host === '::' ? from : host, port, localAddress: from })
+      t.teardown(() => client.destroy())
+      await once(client, 'connect')
+      clients.push(client)
+    }
+    t.same(await listed(), [], 'none that was not accepted')
+    for (let count = 0; count < 2; count += 1)
+      accepted.push(new OwnedFd((acceptOne(listener.fd) as AcceptedConnection).fd))
+    closing(t, ...accepted)
+    const ports = clients.slice(0, 2).map(({ localPort }) => Number(localPort))
+    t.same(
+      await listed(),
+      ports.toSorted((a, b) => a - b),
+      host,
+    )
+    const copy = dup((accepted[0] as OwnedFd).fd)
+    closing(t, copy)
+    accepted[0]?.close()
+    t.equal((await listed()).length, 2, 'another descriptor keeps it open')
+    copy.close()
+    t.same(await listed(), [ports[1]], 'not one that is closed, whatever its client does')
+  }
 })
 
 void t.test(

@@ -67,7 +67,23 @@ export interface ServiceStatus {
   /** Held connections received from the previous worker, and those sent to the next one. */
   readonly movedIn: number
   readonly movedOut: number
+  /** An operator has paused the service: new connections are held. Null: not. Absent from brokers of an older version. */
+  readonly paused?: PauseStatus | null
+  /** An operator has put it into maintenance: new connections are answered with a page. Null and absent as above. */
+  readonly maintenance?: MaintenanceStatus | null
   readonly backends: readonly BackendStatus[]
+}
+
+export interface PauseStatus {
+  readonly since: string
+  /** Null: until it is resumed. */
+  readonly until: string | null
+}
+
+export interface MaintenanceStatus {
+  readonly since: string
+  /** Size of the page. */
+  readonly bytes: number
 }
 
 export interface BackendStatus {

@@ -9,6 +9,8 @@ import { completionOf } from './commands/completion.ts'
 import { deploy } from './commands/deploy.ts'
 import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
+import { maintenance } from './commands/maintenance.ts'
+import { pause, resume } from './commands/pause.ts'
 import { reload } from './commands/reload.ts'
 import { runApp } from './commands/run.ts'
 import { start } from './commands/start.ts'
@@ -31,6 +33,9 @@ const COMMANDS: readonly Command[] = [
   events,
   trace,
   drain,
+  pause,
+  resume,
+  maintenance,
   completionOf(() => COMMANDS),
 ]
 

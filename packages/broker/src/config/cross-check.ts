@@ -12,6 +12,7 @@ export function crossCheck(parsed: z.output<typeof schema>, runtimeDir: string):
     ...listenerNames(parsed.listeners),
     ...serviceReferences(parsed.listeners, Object.keys(parsed.services)),
     ...parsed.listeners.flatMap((listener, index) => routeProblems(listener, `listeners[${index}]`)),
+    ...parsed.listeners.flatMap((listener, index) => limitProblems(listener, `listeners[${index}].limits`)),
     ...addresses(parsed.admin.listen, runtimeDir, parsed.listeners),
     ...Object.entries(parsed.services).flatMap(([name, service]) => deadlines(name, service)),
     ...adminExposure(parsed.admin),
@@ -83,6 +84,26 @@ function routeProblems(
             ? 'only peers of a Unix socket have a uid'
             : 'peers of a Unix socket have no address; use "uid:N"',
       })
+  return problems
+}
+
+/** Every limit has an effect. */
+function limitProblems({ limits, listen, proxyProtocol }: Listeners[number], path: string): ConfigProblem[] {
+  if (limits === null) return []
+  const { connections, perSource } = limits
+  const problems: ConfigProblem[] = []
+  const problem = (at: string, message: string) => problems.push({ path: `${path}${at}`, message })
+  if (connections === null && perSource === null) problem('', 'needs connections or perSource')
+  if (perSource !== null && perSource.connections === null && perSource.rate === null)
+    problem('.perSource', 'needs connections or rate')
+  if (perSource !== null && perSource.burst !== null && perSource.rate === null)
+    problem('.perSource.burst', 'needs a rate')
+  if (listen.kind !== 'unix') return problems
+  if (connections !== null) problem('.connections', 'needs a TCP listener')
+  if (perSource !== null && perSource.connections !== null)
+    problem('.perSource.connections', 'needs a TCP listener')
+  if (perSource !== null && perSource.rate !== null && proxyProtocol === null)
+    problem('.perSource.rate', 'needs proxyProtocol: clients of a Unix socket have no address')
   return problems
 }
 

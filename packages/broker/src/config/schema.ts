@@ -3,6 +3,7 @@ import * as z from 'zod'
 import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
+import { rate } from './rate.ts'
 import { parseTrustedSource } from './trusted-source.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
@@ -112,6 +113,33 @@ const proxyProtocol = z.strictObject({
   ),
 })
 
+const perSource = z.strictObject({
+  connections: describe(
+    count(1).nullable().default(null),
+    'Maximum open connections of one source. Counted like those of [`connections`](#listenerslimitsconnections). `null`: no limit.',
+  ),
+  rate: describe(
+    rate().nullable().default(null),
+    'Maximum rate of new connections of one source, in the long run: `50/s`, `10/m` or `100/h`. `null`: no limit.',
+  ),
+  burst: describe(
+    count(1).nullable().default(null),
+    'How many connections a source may open at once, after a pause. `null`: as many as `rate` gives in a second, and at least one.',
+  ),
+})
+
+const limits = z.strictObject({
+  connections: describe(
+    count(1).nullable().default(null),
+    'Maximum open connections of the listener. A connection counts from accept until it is closed, wherever it is: waiting, held, parked or relayed in the',
+    'broker, or adopted by a backend in any language. So the count outlives hand-backs, reloads and workers. `null`: no limit.',
+  ),
+  perSource: describe(
+    perSource.nullable().default(null),
+    'Limits of each client address: each IPv4 address, and each IPv6 network of 64 bits. `null`: no limits.',
+  ),
+})
+
 const listener = z.strictObject({
   name: describe(name, 'Unique among listeners. Labels metrics and log lines.'),
   listen: describe(
@@ -148,6 +176,10 @@ const listener = z.strictObject({
     proxyProtocol.nullable().default(null),
     'Reads the PROXY header, version 1 or 2, of load balancers. Backends see the address in it as `socket.remoteAddress`.',
     '`null`: headers are ordinary data.',
+  ),
+  limits: describe(
+    limits.nullable().default(null),
+    'How many connections clients may have, and how fast they may open them. See [client limits](broker.md#client-limits). `null`: no limits.',
   ),
 })
 

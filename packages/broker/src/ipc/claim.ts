@@ -1,4 +1,5 @@
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
+import type { Controls } from './controls.ts'
 import type { BackendReport } from './messages.ts'
 
 /** Version of what passes between an unclaimed worker and the next master. Raised when another version would misread it. */
@@ -18,4 +19,6 @@ export interface Claimed {
   readonly estate: unknown
   readonly snapshot: MetricSnapshot
   readonly backends: readonly BackendReport[]
+  /** As they are now. Absent from workers of an older version. */
+  readonly controls?: Controls
 }

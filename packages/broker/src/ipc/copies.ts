@@ -1,5 +1,5 @@
 import { readSync, fstatSync, writeSync } from 'node:fs'
-import { HANDBACK_KINDS, OUTCOMES, UNROUTED_REASONS } from '../metrics/labels.ts'
+import { HANDBACK_KINDS, OUTCOMES, type UnroutedReason } from '../metrics/labels.ts'
 import type { HeldClient } from './messages.ts'
 
 /**
@@ -49,19 +49,28 @@ export type Account =
       readonly unix: boolean
     }
   | { readonly kind: 'service'; readonly name: string }
-  /** `DOORWAY_NUMBERS` of a listener whose connections are looked at. */
-  | { readonly kind: 'doorway'; readonly name: string }
+  /**
+   * Numbers of a listener whose connections are looked at: those that went to no service, by reason; those that came other than by accept, and those
+   * that left. `reasons` are theirs, in order. Absent: `FIRST_REASONS`, the only ones that a worker or a master of an older version knows.
+   */
+  | { readonly kind: 'doorway'; readonly name: string; readonly reasons?: readonly UnroutedReason[] }
 
 /** Numbers of a service: its outcomes, hand-backs taken by kind, connections from another worker, and those passed to one. */
 export const SERVICE_NUMBERS = OUTCOMES.length + HANDBACK_KINDS.length + 2
 
-/** Numbers of a doorway: connections that went to no service, by reason; those that came other than by accept, and those that left. */
-export const DOORWAY_NUMBERS = UNROUTED_REASONS.length + 2
+/** Why connections of a listener without limits go to no service. Never changed: see `Account`. */
+export const FIRST_REASONS: readonly UnroutedReason[] = [
+  'no_route',
+  'ambiguous',
+  'proxy_header',
+  'client_gone',
+  'shutdown',
+]
 
 /** How many numbers an account has. */
-export function sizeOf({ kind }: Account): number {
-  if (kind === 'listener') return 1
-  return kind === 'service' ? SERVICE_NUMBERS : DOORWAY_NUMBERS
+export function sizeOf(account: Account): number {
+  if (account.kind === 'listener') return 1
+  return account.kind === 'service' ? SERVICE_NUMBERS : (account.reasons ?? FIRST_REASONS).length + 2
 }
 
 /** Where the marks begin in the memory file; the accounts are before. */

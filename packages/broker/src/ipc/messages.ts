@@ -3,6 +3,7 @@ import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
+import type { Control, Controls } from './controls.ts'
 import type { PeerProcess } from '../supervise/proc.ts'
 
 /** Descriptor number of a worker's end of its channel to the master. */
@@ -80,7 +81,11 @@ export type ToWorker =
       readonly known: KnownBackends
       /** As in `managed`. */
       readonly managed?: readonly ManagedReport[]
+      /** Absent in the message of an older program. */
+      readonly controls?: Controls
     }
+  /** An operator has ordered this, at another worker. */
+  | { readonly type: 'control'; readonly service: string; readonly control: Control }
   /**
    * Before `start`. Attached: one end of a stream, on which the worker sends copies of what waits (`ipc/copies.ts`), and a memory file, which
    * outlives it. `limit`: the number of copies that the master has room for.
@@ -159,6 +164,8 @@ export type FromWorker =
       /** False: refuse the reload while another operation is in progress. Absent from workers of an older program: wait. */
       readonly wait?: boolean
     }
+  /** An operator has paused a service here, resumed it, or changed its maintenance. */
+  | { readonly type: 'control'; readonly service: string; readonly control: Control }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */

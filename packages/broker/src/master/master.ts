@@ -1,4 +1,5 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
+import type { Controls } from '../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
 import { longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
@@ -20,6 +21,7 @@ import { Counters } from './workers/counters.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
+import { KeptControls } from './kept-controls.ts'
 import { controlPath, ListeningSockets, operatorPath } from './listening-sockets.ts'
 import { ActiveConfig, readSettings, restoreSettings, type Settings } from './active-config.ts'
 import { claimWorker, type Inheritance } from './claim/claim.ts'
@@ -46,6 +48,7 @@ interface MasterInit {
   readonly executions: number
   readonly workersStarted: number
   readonly run: RunState | undefined
+  readonly controls?: Controls | undefined
 }
 
 export interface MasterOptions {
@@ -74,6 +77,7 @@ export class Master {
   readonly #lifeline: Lifeline
   readonly #startedAt: string
   readonly #executions: number
+  readonly #controls: KeptControls
   readonly #operationLock = new OperationLock()
   readonly #activeConfig: ActiveConfig
   readonly #files: FilesOnDisk
@@ -192,6 +196,7 @@ export class Master {
         counters: estate.counters,
         fleet: estate.fleet,
         lifeline: estate.lifeline,
+        ...(estate.controls && { controls: estate.controls }),
         askers: [],
         waiting: [],
         startedAt: new Date().toISOString(),
@@ -224,6 +229,7 @@ export class Master {
         executions: state.executions,
         workersStarted: state.started,
         run: state.run ?? undefined,
+        controls: state.controls,
       },
       options,
       state.fleet,
@@ -256,6 +262,7 @@ export class Master {
     this.#sessionHandover = sessionHandover
     this.#startedAt = startedAt
     this.#executions = executions
+    this.#controls = new KeptControls(init.controls ?? [], (name) => activeConfig.config.services.has(name))
     const { logger } = log
     const host = {
       message: (worker: WorkerProcess, message: FromWorker) => this.#received(worker, message),
@@ -269,7 +276,10 @@ export class Master {
       managed: () => this.#fleet.managed(),
       // Under `baton run`, everything ends with the command.
       estate: () =>
-        run === undefined ? { fleet: this.#fleet.estate(), lifeline: lifeline.state } : undefined,
+        run === undefined
+          ? { fleet: this.#fleet.estate(), lifeline: lifeline.state, controls: this.#controls.all }
+          : undefined,
+      controls: () => this.#controls.all,
     }
     this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool
@@ -335,6 +345,7 @@ export class Master {
       startedAt,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
+      controls: this.#controls.all,
     }))
     this.#reloads = new Reloads(this.#operationLock, workerPool, logger, ([first, ...others]) => {
       if (first !== undefined) void this.#reloadFor([first, ...others])
@@ -465,6 +476,12 @@ export class Master {
       }
     }
     if (worker === this.#workerPool.current) this.#notifier.workerAnswered()
+    if (message.type === 'control') {
+      const { service, control } = message
+      this.#controls.set(service, control)
+      this.#workerPool.sendControl(worker, service, control)
+      this.#workerPool.sendEstate()
+    }
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message

@@ -11,15 +11,25 @@ export const OUTCOMES = [
 ] as const
 export type Outcome = (typeof OUTCOMES)[number]
 
-/** Why a connection was rejected: hold timeout, hold queue full, or the broker is stopping. */
-export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown'] as const
+/** Why a connection was rejected: hold timeout, hold queue full, the broker is stopping, or the service is in maintenance. */
+export const REJECTION_REASONS = ['hold_timeout', 'hold_full', 'shutdown', 'maintenance'] as const
 export type RejectionReason = (typeof REJECTION_REASONS)[number]
 
 /**
  * Why a connection went to no service: no route took it, HTTP parsers could read its head in two ways, a trusted peer sent no valid PROXY header,
- * the client left before the choice, or the broker was stopping.
+ * the client left before the choice, the broker was stopping, or a limit was reached: new connections of this source, its open ones, or all open
+ * ones of the listener.
  */
-export const UNROUTED_REASONS = ['no_route', 'ambiguous', 'proxy_header', 'client_gone', 'shutdown'] as const
+export const UNROUTED_REASONS = [
+  'no_route',
+  'ambiguous',
+  'proxy_header',
+  'client_gone',
+  'shutdown',
+  'limit_rate',
+  'limit_source_connections',
+  'limit_connections',
+] as const
 export type UnroutedReason = (typeof UNROUTED_REASONS)[number]
 
 /** Why a backend refused a token. */
@@ -56,12 +66,14 @@ export type FailureReason = (typeof FAILURE_REASONS)[number]
 export const FALLBACK_ACTIONS = ['next_backend', 'reconnect', 'hold', 'reject'] as const
 export type FallbackAction = (typeof FALLBACK_ACTIONS)[number]
 
-/** Why: a failed attempt, a policy that allowed no attempt, or no backend to try. */
+/** Why: a failed attempt, a policy that allowed no attempt, no backend to try, or an operator. */
 export const FALLBACK_REASONS = [
   ...FAILURE_REASONS,
   'ServicePolicyDisabled',
   'FailedAttemptRateLimited',
   'NoReadyBackend',
+  'ServicePaused',
+  'ServiceMaintenance',
 ] as const
 export type FallbackReason = (typeof FALLBACK_REASONS)[number]
 

@@ -153,6 +153,18 @@ export class Metrics {
     labels: ['service', 'direction'],
   })
 
+  readonly servicePaused = gauge<{ service: string }>(this.#registry, {
+    name: 'baton_service_paused',
+    help: 'Whether an operator has paused the service: 1, else 0.',
+    labels: ['service'],
+  })
+
+  readonly serviceMaintenance = gauge<{ service: string }>(this.#registry, {
+    name: 'baton_service_maintenance',
+    help: 'Whether the service is in maintenance: 1, else 0.',
+    labels: ['service'],
+  })
+
   readonly backends = gauge<{ service: string; state: BackendState }>(this.#registry, {
     name: 'baton_backends',
     help: 'Registered backends by state.',
@@ -240,6 +252,8 @@ export class Metrics {
       this.handBackPause.zero({ service, kind })
       for (const result of HANDBACK_RESULTS) this.connectionsHandedBack.inc({ service, kind, result }, 0)
     }
+    this.servicePaused.set({ service }, 0)
+    this.serviceMaintenance.set({ service }, 0)
     this.connectionsHeld.set({ service }, 0)
     this.connectionsParked.set({ service }, 0)
     this.handoffsInFlight.set({ service }, 0)

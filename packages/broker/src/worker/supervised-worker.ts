@@ -181,6 +181,8 @@ export class SupervisedWorker {
         return this.#stop(message.deadline)
       case 'drain':
         return this.#worker?.drainBackend(message.service, message.backend, message.deadline)
+      case 'control':
+        return this.#worker?.control(message.service, message.control)
       case 'log':
         return this.#followLog(fds[0] as OwnedFd)
       case 'changed':
@@ -212,7 +214,7 @@ export class SupervisedWorker {
     else for (const [index, name] of names.entries()) this.#listeners.set(name, fds[index] as OwnedFd)
   }
 
-  #start({ config: text, file, control, known }: Extract<ToWorker, { type: 'start' }>): void {
+  #start({ config: text, file, control, known, controls = [] }: Extract<ToWorker, { type: 'start' }>): void {
     const config = parseConfigText(text, file)
     if (this.#control === undefined || this.#admin === undefined) throw new Error('started without sockets')
     const sockets: Sockets = { listeners: this.#listeners, control: { fd: this.#control, ...control } }
@@ -227,6 +229,8 @@ export class SupervisedWorker {
       collect: () => this.#collect(),
       reload: (by, wait) => this.#reload(by, wait),
       droppedLines: () => standardOutput().dropped,
+      controls,
+      onControl: (service, changed) => this.#channel.send({ type: 'control', service, control: changed }),
       copier: this.#copier,
       master: () => this.#master,
     })
@@ -485,6 +489,7 @@ export class SupervisedWorker {
           estate: estate.estate,
           snapshot,
           backends,
+          controls: worker.controls,
         },
         theirs,
       )

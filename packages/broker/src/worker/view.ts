@@ -1,5 +1,7 @@
 import type { ServiceStatus } from '../api/status.ts'
+import type { Control } from '../ipc/controls.ts'
 import type { BackendReport } from '../ipc/messages.ts'
+import { monotonic } from './copies/held-client.ts'
 import type { Counted } from './events/rates.ts'
 import type { Service } from './service/service.ts'
 
@@ -23,6 +25,7 @@ export function serviceStatus(service: Service): ServiceStatus {
     outcomes: { ...outcomes },
     movedIn,
     movedOut,
+    ...controlStatus(service.controlled),
     backends: [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, version, weight, registeredAt } = link.identity
       const { adopted, closed, lag, handedBack, givenBack: kept } = link.counts
@@ -43,6 +46,22 @@ export function serviceStatus(service: Service): ServiceStatus {
         registeredAt: registeredAt.toISOString(),
       }
     }),
+  }
+}
+
+function controlStatus({
+  paused,
+  maintenance,
+}: Control): Required<Pick<ServiceStatus, 'paused' | 'maintenance'>> {
+  return {
+    paused: paused && {
+      since: paused.since,
+      until: paused.until === null ? null : new Date(Date.now() + paused.until - monotonic()).toISOString(),
+    },
+    maintenance: maintenance && {
+      since: maintenance.since,
+      bytes: Buffer.byteLength(maintenance.page, 'base64'),
+    },
   }
 }
 

@@ -5,6 +5,7 @@ import { ulid } from 'ulid'
 import { createAdmin } from './admin/server.ts'
 import type { WorkerView } from './admin/view.ts'
 import type { DrainResult, ReloadResult, Status } from '../api/status.ts'
+import type { Control, Controls } from '../ipc/controls.ts'
 import type { BackendReport, KnownBackends } from '../ipc/messages.ts'
 import { type Config, drainDeadlineOf, type ListenerConfig, type ServiceConfig } from '../config/config.ts'
 import { formatAddress } from '../config/address.ts'
@@ -25,7 +26,9 @@ import { Registry } from './registry/registry.ts'
 import { Doorways } from './route/doorways.ts'
 import { sweepRelaySockets } from './relay/relay-sockets.ts'
 import { systemOs } from './os.ts'
+import { ServiceControls } from './control/service-controls.ts'
 import type { Copier } from './copies/copier.ts'
+import { monotonic } from './copies/held-client.ts'
 import { noKeeper } from './copies/keeper.ts'
 import { fieldsOf, type Successor, type Waiting } from './service/hand-over.ts'
 import { Service } from './service/service.ts'
@@ -52,6 +55,10 @@ export interface WorkerContext {
   /** Counters of the broker's other processes. */
   readonly collect: () => Promise<readonly MetricSnapshot[]>
   readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
+  /** Orders of operators that apply; see `ReplaceableWorker.control`. */
+  readonly controls: Controls
+  /** An operator has ordered something here. */
+  readonly onControl: (service: string, control: Control) => void
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -123,6 +130,10 @@ export interface ReplaceableWorker extends Worker {
   replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
   /** Drains the backend with this ULID, and all that descend from the managed process with it. `deadline`: milliseconds. */
   drainBackend(service: string, backend: string, deadline: number): void
+  /** An operator has paused a service, resumed it, or changed its maintenance, at another worker. */
+  control(service: string, control: Control): void
+  /** All that apply now. */
+  readonly controls: Controls
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
@@ -188,10 +199,25 @@ export function createWorker(
     ...(recorder && { recorder }),
     ...(given.copier && { keeperOf: (service: string) => given.copier?.of(service) ?? noKeeper }),
   }
+  const controls: ServiceControls = new ServiceControls(
+    {
+      service: (name) => services.get(name),
+      changed: (service, control) => given.onControl?.(service, control),
+      pauseOver(service) {
+        if (state !== 'running') return
+        logger.info({ service }, 'pause is over')
+        events.announce({ kind: 'resume', service, text: `the pause of service ${service} is over` })
+      },
+    },
+    systemClock,
+    monotonic,
+  )
+  for (const [service, control] of given.controls ?? []) controls.accept(service, control)
   const addService = (serviceConfig: ServiceConfig) => {
     const { name } = serviceConfig
     const service = new Service(name, serviceConfig, deps)
     services.set(name, service)
+    service.control(controls.of(name))
     given.copier?.account({ kind: 'service', name }, (numbers) =>
       service.serviceStats.account(numbers, doorways.arrivals(name)),
     )
@@ -219,7 +245,7 @@ export function createWorker(
   })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
     if (fd === undefined) throw new Error(`listener "${listener.name}" has no socket`)
-    const doorway = doorways.open(listener)
+    const doorway = doorways.open(listener, fd)
     const service = doorway === undefined ? serviceNamed(listener.service ?? '') : undefined
     const arrived = (connection: ClientConnection) =>
       service === undefined ? doorway?.add(connection) : service.arrive(connection)
@@ -233,10 +259,13 @@ export function createWorker(
       unix: listener.listen.kind === 'unix',
     } as const
     given.copier?.account(account, (numbers) => numbers.push(added.accepted))
-    if (doorway !== undefined)
-      given.copier?.account({ kind: 'doorway', name: listener.name }, (numbers) =>
-        doorways.account(listener.name, numbers),
+    if (doorway !== undefined) {
+      const { name } = listener
+      const reasons = doorways.reasonsOf(name)
+      given.copier?.account({ kind: 'doorway', name, ...(reasons && { reasons }) }, (numbers) =>
+        doorways.account(name, numbers),
       )
+    }
     for (const name of added.services) listenersOf.set(name, [...(listenersOf.get(name) ?? []), added])
     return added
   }
@@ -295,6 +324,12 @@ export function createWorker(
     drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
     drainBackend: (name, backend, deadline) => drainLinks(name, linksOf(name, backend), deadline),
     ...(reload && { reload }),
+    pause: (service, milliseconds) => void controls.pause(service, milliseconds),
+    resume: (service) => void controls.change(service, { paused: null }),
+    maintain(service, page) {
+      const maintenance = page && { since: new Date().toISOString(), ...page }
+      controls.change(service, { maintenance })
+    },
     metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())
@@ -348,6 +383,7 @@ export function createWorker(
   let accepts = false
   const shut = async () => {
     registry.close()
+    controls.close()
     const closed = [...services.values()].map((service) => service.close())
     // After them: connections that were parked may be routed again.
     doorways.close()
@@ -534,6 +570,10 @@ export function createWorker(
         links.filter(({ identity }) => identity.ulid === backend || identity.owner === backend),
         deadline,
       )
+    },
+    control: (service, control) => controls.accept(service, control),
+    get controls() {
+      return controls.all
     },
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),

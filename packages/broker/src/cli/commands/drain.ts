@@ -1,7 +1,8 @@
-import { formatDuration, parseDuration } from '../../config/duration.ts'
+import { formatDuration } from '../../config/duration.ts'
 import { loadConfig } from '../configuration.ts'
 import { askBroker } from '../admin-client.ts'
 import { otherVersion } from '../answers.ts'
+import { parseDurationOption } from '../duration-option.ts'
 import { configOption, DEFAULT_CONFIG, type Command } from '../command.ts'
 import { UsageError } from '../output/terminal.ts'
 import { DONE } from '../../exit-codes.ts'
@@ -23,7 +24,7 @@ export const drain: Command = {
   },
   async run({ operands, values }, terminal) {
     const { service, backend } = parseTarget(operands[0] ?? '')
-    const deadline = parseDeadline(values.get('deadline'))
+    const deadline = parseDurationOption('deadline', values.get('deadline'))
     const config = await loadConfig(values.get('config') ?? DEFAULT_CONFIG)
     const path = [
       '',
@@ -52,12 +53,4 @@ function parseTarget(operand: string): { service: string; backend: string | unde
   const [service = '', backend, ...rest] = operand.split('/')
   if (service !== '' && backend !== '' && rest.length === 0) return { service, backend }
   throw new UsageError(`${JSON.stringify(operand)} is not SERVICE or SERVICE/BACKEND`)
-}
-
-function parseDeadline(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined
-  const ms = parseDuration(/^\d+$/.test(text) ? `${text}ms` : text)
-  if (ms === undefined)
-    throw new UsageError(`--deadline: ${JSON.stringify(text)} is not a duration such as 250ms, 30s or 5m`)
-  return ms
 }

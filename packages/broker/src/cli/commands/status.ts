@@ -127,6 +127,7 @@ function describeStatus(
       ],
       paint,
     ),
+    ...services.flatMap((service) => describeControl(service, paint)),
     ...services.flatMap((service) => describeNotTaken(service, paint)),
     '',
     ...(backends.length === 0
@@ -149,6 +150,20 @@ function describeStatus(
           paint,
         )),
   ]
+}
+
+/** Only where an operator has ordered something. */
+function describeControl({ name, held, paused, maintenance }: ServiceStatus, paint: Paint): string[] {
+  const lines: string[] = []
+  if (paused)
+    lines.push(
+      `${name} is paused since ${paused.since}${paused.until === null ? '' : `, until ${paused.until}`}: ${held} held; baton resume ${name}`,
+    )
+  if (maintenance)
+    lines.push(
+      `${name} is in maintenance since ${maintenance.since}; baton maintenance ${name} --off ends it`,
+    )
+  return lines.map((line) => paint('yellow', printable(line)))
 }
 
 /** Only where there are any: connections that backends could not hand back. */

@@ -2,9 +2,11 @@ import type { BackendStatus, ServiceStatus } from '../../api/status.ts'
 import { styleOfState } from './colours.ts'
 import type { Styled } from './table.ts'
 
-/** How many of the registered backends can take a connection now. */
-export function readyCell({ backends }: ServiceStatus): Styled {
+/** How many of the registered backends can take a connection now, or why none gets one. */
+export function readyCell({ backends, paused = null, maintenance = null }: ServiceStatus): Styled {
   const ready = backends.filter(({ state }) => state === 'ready').length
+  const ordered = maintenance !== null ? 'maintenance' : paused !== null ? 'paused' : undefined
+  if (ordered !== undefined) return { text: `${ready}/${backends.length} ${ordered}`, style: 'yellow' }
   return { text: `${ready}/${backends.length}`, style: ready === 0 ? 'red' : undefined }
 }
 

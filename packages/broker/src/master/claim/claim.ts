@@ -74,7 +74,7 @@ function isAlive(pid: number): boolean {
 }
 
 function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
-  const { version, pid, started, snapshot, backends } = claimed
+  const { version, pid, started, snapshot, backends, controls } = claimed
   if (version !== CLAIM_VERSION) {
     // Closing its channel leaves it unclaimed.
     for (const fd of fds) fd.close()
@@ -86,7 +86,7 @@ function inherit(claimed: Claimed, fds: readonly OwnedFd[]): Inheritance {
   const estate = claimed.estate as Estate
   const [channel, ...sockets] = fds
   return {
-    estate: withDescriptors(estate, sockets),
+    estate: { ...withDescriptors(estate, sockets), ...(controls && { controls }) },
     worker: {
       number: estate.started,
       pid,

@@ -32,7 +32,7 @@ export interface ReloadParts {
 }
 
 /** The rest of what crosses exec. */
-type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run'> & {
+type Carried = Pick<MasterState, 'lock' | 'lifeline' | 'executions' | 'startedAt' | 'run' | 'controls'> & {
   /** Requests for the next reload. */
   readonly waiting: readonly ReloadRequest[]
 }

@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs'
 import { createMemoryFile, type OwnedFd } from '@baton/native-sendmsg'
+import type { Controls } from '../../ipc/controls.ts'
 import type { BackendReport } from '../../ipc/messages.ts'
 import { READABLE_VERSIONS } from '../../ipc/state-version.ts'
 import type { FleetState } from '../fleet/state.ts'
@@ -55,6 +56,8 @@ export interface MasterState {
   readonly run: RunState | null
   /** Pid of the worker that a new process has taken over from a master that was killed. It has executed nothing. */
   readonly claimed?: number
+  /** Absent in the state of an older version. */
+  readonly controls?: Controls
   /** Absent in the state of an older version. */
   readonly log?: LogState
 }

@@ -1,5 +1,5 @@
-import { HANDBACK_KINDS, OUTCOMES, UNROUTED_REASONS } from '../../metrics/labels.ts'
-import type { Copy } from '../../ipc/copies.ts'
+import { HANDBACK_KINDS, OUTCOMES } from '../../metrics/labels.ts'
+import { type Copy, FIRST_REASONS } from '../../ipc/copies.ts'
 import type { MetricSnapshot } from '../../metrics/snapshot.ts'
 import type { Survivor } from './kept-copy.ts'
 import type { Remains } from './worker-copies.ts'
@@ -50,7 +50,8 @@ export function sinceReport({ accounts, survivors }: Remains, reported: MetricSn
     if (account.kind === 'doorway') {
       const listener = account.name
       let left = peeked.get(listener) ?? 0
-      for (const reason of UNROUTED_REASONS) left -= count(UNROUTED, { listener, reason }, next())
+      for (const reason of account.reasons ?? FIRST_REASONS)
+        left -= count(UNROUTED, { listener, reason }, next())
       left += next()
       peeked.set(listener, left - next())
       continue

@@ -1,4 +1,5 @@
 import type { Estate } from './estate.ts'
+import type { Controls } from '../../ipc/controls.ts'
 import type { FromWorker, ManagedReport } from '../../ipc/messages.ts'
 import type { BrokerError } from '../../errors.ts'
 import type { WorkerProcess } from './worker-process.ts'
@@ -20,6 +21,8 @@ export interface Replaced {
 export interface WorkerPoolHost {
   /** The running processes of services with a `command`. */
   managed(): readonly ManagedReport[]
+  /** Orders of operators that apply. */
+  controls(): Controls
   /** The Node binary for the next worker, after this number of failed starts in a row. */
   node(failures: number): string
   /** A message, after the worker has noted what it reports about itself. */
@@ -27,7 +30,7 @@ export interface WorkerPoolHost {
   /** A worker has ended and was removed from `workers`. */
   ended(): void
   /** The managed backends, for the next master if this one is killed. Undefined if the serving worker is not to outlive this process. */
-  estate(): Pick<Estate, 'fleet' | 'lifeline'> | undefined
+  estate(): Pick<Estate, 'fleet' | 'lifeline' | 'controls'> | undefined
   /** A dead worker cannot be replaced, because the files of this program were removed. */
   programGone(): void
 }

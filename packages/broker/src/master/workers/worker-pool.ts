@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { NativeError, type OwnedFd, type Poller, socketpair } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
+import type { Control } from '../../ipc/controls.ts'
 import type { BackendReport, FromWorker } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import { isClosed, longestDrainDeadline } from '../../config/config.ts'
@@ -335,6 +336,12 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.send({ type: 'drain', service, backend, deadline })
   }
 
+  /** Tells all workers but the one where an operator has ordered it. */
+  sendControl(from: WorkerProcess, service: string, control: Control): void {
+    for (const worker of this.#workers)
+      if (worker !== from) worker.send({ type: 'control', service, control })
+  }
+
   /** For the event stream of the serving worker. */
   reportChange(change: Change): void {
     this.#current?.send({ type: 'changed', change })
@@ -432,7 +439,11 @@ export class WorkerPool {
     const number = ++this.#started
     const worker = WorkerProcess.start(number, node, this.#format, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
-    sendFirstOrders(worker, configuration, { backends: this.known, managed: this.#host.managed() })
+    sendFirstOrders(worker, configuration, {
+      backends: this.known,
+      managed: this.#host.managed(),
+      controls: this.#host.controls(),
+    })
     return worker
   }
 

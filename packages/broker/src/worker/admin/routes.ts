@@ -4,6 +4,7 @@ import * as z from 'zod'
 
 import { duration } from '../../config/duration-schema.ts'
 import { badRequest, connectionId, connectionQuery } from './connection-query.ts'
+import { addControlRoutes } from './control-routes.ts'
 import { AdminError } from './errors.ts'
 import { streamEvents } from './event-stream.ts'
 import { quoted } from './quoted.ts'
@@ -90,6 +91,8 @@ export function addRoutes(
     view.asked({ kind: 'drain', service, backend, by, text: `${by} drains ${slot} of service ${service}` })
     return reply.code(202).send(begun(result))
   })
+
+  addControlRoutes(app, view, (name) => findService(view, name), requester)
 
   app.post('/api/v1/reload', async (request, reply) => {
     if (view.reload === undefined) {

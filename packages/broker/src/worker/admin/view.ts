@@ -21,6 +21,11 @@ export interface WorkerView {
    * @param wait whether to wait for another operation to end; otherwise the reload is refused
    */
   reload?(by: string, wait: boolean): Promise<ReloadResult>
+  /** Holds new connections. @param milliseconds undefined: until `resume` */
+  pause(service: string, milliseconds: number | undefined): void
+  resume(service: string): void
+  /** Answers new connections with a page; null: no longer. */
+  maintain(service: string, page: { readonly page: string; readonly type: string } | null): void
   /** Logs an operator's request that has been started, and announces it to the event streams. */
   asked(change: Change & { readonly by: string }): void
   /** The flight recorder; undefined when it is off. */

@@ -3,6 +3,8 @@ export interface TokenBucketOptions {
   readonly burst: number
   /** Tokens added per second. */
   readonly perSecond: number
+  /** Maximum buckets that are remembered. Default: 4096. */
+  readonly maxAccounts?: number
 }
 
 /** Milliseconds until a token is available; undefined if one was taken. */
@@ -18,10 +20,10 @@ interface Account {
 }
 
 /** Token buckets, one per key. The caller supplies the time. */
-export class TokenBuckets {
+export class TokenBuckets<Key = string> {
   readonly #options: TokenBucketOptions
   /** Least recently used first. */
-  readonly #accounts = new Map<string, Account>()
+  readonly #accounts = new Map<Key, Account>()
 
   constructor(options: TokenBucketOptions) {
     this.#options = options
@@ -32,7 +34,7 @@ export class TokenBuckets {
   }
 
   /** A refusal takes nothing. @param now milliseconds of a monotonic clock */
-  take(key: string, now: number): RetryAfter {
+  take(key: Key, now: number): RetryAfter {
     const { burst, perSecond } = this.#options
     const account = this.#accounts.get(key) ?? { level: burst, at: now }
     account.level = this.#levelOf(account, now)
@@ -48,7 +50,7 @@ export class TokenBuckets {
   }
 
   /** Whether `take` would refuse. */
-  isEmpty(key: string, now: number): boolean {
+  isEmpty(key: Key, now: number): boolean {
     const account = this.#accounts.get(key)
     return account !== undefined && this.#levelOf(account, now) < 1
   }
@@ -63,7 +65,7 @@ export class TokenBuckets {
     let forgotten = 0
     for (const [key, account] of this.#accounts) {
       const full = this.#levelOf(account, now) >= this.#options.burst
-      if (!full && this.#accounts.size <= MAX_ACCOUNTS) return
+      if (!full && this.#accounts.size <= (this.#options.maxAccounts ?? MAX_ACCOUNTS)) return
       this.#accounts.delete(key)
       if (++forgotten === 2) return
     }

@@ -1,5 +1,6 @@
 import {
   EPOLLIN,
+  EPOLLOUT,
   EPOLLRDHUP,
   NativeError,
   type Poller,
@@ -17,10 +18,24 @@ const RESPONSE = Buffer.from(
     `Content-Type: text/plain; charset=utf-8\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
 )
 
+const EVENTS = EPOLLIN | EPOLLRDHUP
+
 /** How long a client may take to read its 503 and close, in milliseconds. */
 const LINGER_MS = 1000
+/** The same where the answer did not fit into the client's window. */
+const LONG_LINGER_MS = 5000
 /** Maximum bytes of the request that one read discards. */
 const CHUNK = 64 * 1024
+
+interface Lingering {
+  readonly watch: Watch
+  /** Not sent yet: the client's window was full. */
+  unsent: Buffer
+  /** The client sends no more. */
+  ended: boolean
+  readonly timer: NodeJS.Timeout
+  readonly closed: () => void
+}
 
 /**
  * Rejects clients: 503 on HTTP listeners, a plain close otherwise.
@@ -30,46 +45,79 @@ const CHUNK = 64 * 1024
  */
 export class LingeringClose {
   readonly #poller: Poller
-  readonly #lingering = new Map<ClientConnection, { watch: Watch; timer: NodeJS.Timeout }>()
+  readonly #lingering = new Map<ClientConnection, Lingering>()
   readonly #idle: (() => void)[] = []
 
   constructor(poller: Poller) {
     this.#poller = poller
   }
 
-  /** Takes ownership of the connection's descriptor. */
-  reject(connection: ClientConnection): void {
-    if (connection.listener.protocol === 'http') this.answer(connection, RESPONSE)
+  /** Takes ownership of the connection's descriptor. @param response on HTTP listeners. Default: a 503 */
+  reject(connection: ClientConnection, response: Buffer = RESPONSE): void {
+    if (connection.listener.protocol === 'http') this.answer(connection, response)
     else discardClient(connection)
   }
 
-  /** Sends an answer, and then closes. Takes ownership of the connection's descriptor. */
-  answer(connection: ClientConnection, bytes: Buffer): void {
-    const { fd } = connection
-    if (!tries(() => send(fd.fd, bytes))) return discardClient(connection)
+  /** Sends an answer, and then closes. Takes ownership of the connection's descriptor. @param closed called once it is closed */
+  answer(connection: ClientConnection, bytes: Buffer, closed: () => void = () => {}): void {
+    const unsent = sendSome(connection, bytes)
+    if (unsent === undefined) {
+      discardClient(connection)
+      return closed()
+    }
     let watch: Watch
     try {
-      watch = this.#poller.add(fd.fd, EPOLLIN | EPOLLRDHUP, () => this.#discard(connection))
+      const events = unsent.length > 0 ? EVENTS | EPOLLOUT : EVENTS
+      watch = this.#poller.add(connection.fd.fd, events, (ready) => this.#ready(connection, ready))
     } catch (error) {
       discardClient(connection)
+      closed()
       if (error instanceof NativeError) return
       throw error
     }
-    const timer = setTimeout(() => this.#close(connection), LINGER_MS)
-    this.#lingering.set(connection, { watch, timer })
+    const time = unsent.length > 0 ? LONG_LINGER_MS : LINGER_MS
+    const timer = setTimeout(() => this.#close(connection), time)
+    this.#lingering.set(connection, { watch, unsent, ended: false, timer, closed })
   }
 
-  /** Resolves when the last client is closed, after a second at most. */
+  /** The same without waiting: a client that has sent something may see a reset instead of the answer. */
+  answerAtOnce(connection: ClientConnection, bytes: Buffer): void {
+    tries(() => send(connection.fd.fd, bytes))
+    discardClient(connection)
+  }
+
+  /** Resolves when the last client is closed, after five seconds at most. */
   async idle(): Promise<void> {
     if (this.#lingering.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
   }
 
+  #ready(connection: ClientConnection, events: number): void {
+    if ((events & EPOLLOUT) !== 0) this.#sendMore(connection)
+    if ((events & ~EPOLLOUT) !== 0) this.#discard(connection)
+  }
+
+  /** The client has read some. */
+  #sendMore(connection: ClientConnection): void {
+    const lingering = this.#lingering.get(connection)
+    if (lingering === undefined) return
+    const unsent = sendSome(connection, lingering.unsent)
+    if (unsent === undefined) return this.#close(connection)
+    lingering.unsent = unsent
+    if (unsent.length === 0 && lingering.ended) return this.#close(connection)
+    if (unsent.length === 0) lingering.watch.modify(EVENTS)
+  }
+
   #discard(connection: ClientConnection): void {
+    const lingering = this.#lingering.get(connection)
+    if (lingering === undefined) return
     let ended = false
     const readable = tries(() => {
       ended = receivePlain(connection.fd.fd, CHUNK).length === 0
     })
-    if (ended || !readable) this.#close(connection)
+    if (ended && lingering.unsent.length > 0) {
+      lingering.ended = true
+      lingering.watch.modify(EPOLLOUT)
+    } else if (ended || !readable) this.#close(connection)
   }
 
   #close(connection: ClientConnection): void {
@@ -79,8 +127,18 @@ export class LingeringClose {
     clearTimeout(lingering.timer)
     lingering.watch.remove()
     discardClient(connection)
+    lingering.closed()
     if (this.#lingering.size === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
+}
+
+/** Sends what the client's window has room for. @returns the rest; undefined if the socket has failed */
+function sendSome({ fd }: ClientConnection, bytes: Buffer): Buffer | undefined {
+  let rest = bytes
+  const sent = tries(() => {
+    while (rest.length > 0) rest = rest.subarray(send(fd.fd, rest))
+  })
+  return sent ? rest : undefined
 }
 
 /** False if the client's socket has failed. EAGAIN is not a failure. */

@@ -23,6 +23,8 @@ import {
   type Progress,
   type Stage,
 } from './decision.ts'
+import type { ConnectionTable } from './limits/connection-table.ts'
+import { ListenerLimits } from './limits/listener-limits.ts'
 import { RouteTable } from './table.ts'
 
 /**
@@ -34,11 +36,19 @@ const EVENTS = (EPOLLIN | EPOLLRDHUP | EPOLLET) >>> 0
 /** How often connections whose time is over are looked for, in milliseconds: at least, and at most. */
 const TICK_MS = { least: 10, most: 250 }
 
+/** Maximum connections that wait for a count. Beyond it, they are refused by what is known. */
+const MAX_UNCOUNTED = 1024
+
+/** Maximum refused connections that stay open until their clients have read the answer. */
+const MAX_LINGERING = 256
+
 export interface DoorwayHost {
   /** The connection is the host's, for this service; null: no route matches it. */
   decided(connection: ClientConnection, service: string | null): void
   /** It goes to no service. The connection is the host's, to be closed. */
   unrouted(connection: ClientConnection, reason: UnroutedReason): void
+  /** Open connections could not be counted. */
+  cannotCount(error: NativeError): void
   /** Those that were decided by now are all of this turn. Not called when a watch has fired: the poller's round has an end of its own. */
   flush(): void
 }
@@ -47,6 +57,8 @@ interface Waiting {
   readonly connection: ClientConnection
   readonly until: number
   stage: Stage
+  /** Within the limits. */
+  admitted: boolean
   progress: Progress
   watch: Pick<Watch, 'remove'> | undefined
 }
@@ -60,17 +72,32 @@ const NOTHING: Progress = { seen: 0 }
 export class Doorway {
   readonly #config: ListenerConfig
   readonly #table: RouteTable | undefined
+  readonly #limits: ListenerLimits | undefined
   readonly #isTrusted: (connection: ClientConnection) => boolean
   readonly #poller: Watcher
   readonly #host: DoorwayHost
   readonly #os: Os
   readonly #waiting = new Set<Waiting>()
+  /** Those of them that wait until open connections have been counted. */
+  readonly #uncounted = new Set<Waiting>()
   readonly #whenEmpty: (() => void)[] = []
   #timer: Timer | undefined
+  #counting = false
+  #countTimer: Timer | undefined
+  #closed = false
 
-  constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os) {
+  /** @param table needed if the number of open connections is limited (`limitsConnections`) */
+  constructor(config: ListenerConfig, poller: Watcher, host: DoorwayHost, os: Os, table?: ConnectionTable) {
     this.#config = config
     this.#table = config.routes.length > 0 ? new RouteTable(config.routes) : undefined
+    const { limits, proxyProtocol } = config
+    if (limits !== null)
+      this.#limits = new ListenerLimits(
+        { limits, proxyProtocol },
+        table,
+        () => os.now(),
+        (error) => host.cannotCount(error),
+      )
     this.#isTrusted = trustOf(config)
     this.#poller = poller
     this.#host = host
@@ -78,8 +105,8 @@ export class Doorway {
   }
 
   /** Whether connections of this listener must be looked at. */
-  static isNeeded({ routes, proxyProtocol }: ListenerConfig): boolean {
-    return routes.length > 0 || proxyProtocol !== null
+  static isNeeded({ routes, proxyProtocol, limits }: ListenerConfig): boolean {
+    return routes.length > 0 || proxyProtocol !== null || limits !== null
   }
 
   get size(): number {
@@ -88,21 +115,18 @@ export class Doorway {
 
   /** A connection that was accepted here. */
   add(connection: ClientConnection): void {
-    this.#enter(connection, this.#isTrusted(connection) ? 'proxy' : 'content', connection.acceptedAt)
+    this.#enter(connection, this.#isTrusted(connection) ? 'proxy' : 'content', connection.acceptedAt, false)
   }
 
   /** A connection that is past its PROXY header: one that was parked, whose next request is there. */
   addAgain(connection: ClientConnection): void {
-    this.#enter(connection, 'content', this.#os.now())
+    this.#enter(connection, 'content', this.#os.now(), true)
   }
 
   /** A connection of a predecessor's doorway. */
   inherit(connection: ClientConnection, stage: Stage): void {
-    this.#enter(
-      connection,
-      stage === 'proxy' && this.#config.proxyProtocol !== null ? 'proxy' : 'content',
-      connection.acceptedAt,
-    )
+    const here = this.#config.proxyProtocol === null ? 'content' : stage
+    this.#enter(connection, here, connection.acceptedAt, stage === 'content')
   }
 
   /** All of them, with their stage in `peeked`; they are not watched any longer. */
@@ -123,22 +147,43 @@ export class Doorway {
 
   /** Rejects all of them. */
   close(): void {
+    this.#closed = true
+    this.#os.clear(this.#countTimer)
     for (const waiting of this.#waiting) this.#unrouted(waiting, 'shutdown')
   }
 
-  #enter(connection: ClientConnection, stage: Stage, since: number): void {
+  /**
+   * A connection that was refused by the limits stays open for a moment. There are bounds to that.
+   *
+   * @returns a callback for when it is closed; undefined: it is to be closed at once
+   */
+  lingers(connection: ClientConnection): (() => void) | undefined {
+    const limits = this.#limits
+    if (limits === undefined || limits.refused >= MAX_LINGERING) return undefined
+    limits.refuses(connection)
+    return () => limits.closed(connection)
+  }
+
+  #enter(connection: ClientConnection, stage: Stage, since: number, admitted: boolean): void {
     const waiting: Waiting = {
       connection,
       until: since + this.#config.peekTimeout,
       stage,
+      admitted,
       progress: NOTHING,
       watch: undefined,
     }
     this.#waiting.add(waiting)
+    this.#begin(waiting)
+  }
+
+  #begin(waiting: Waiting): void {
     // Often everything is there already.
     if (this.#look(waiting, false)) return
     try {
-      waiting.watch = this.#poller.add(connection.fd.fd, EVENTS, (events) => this.#ready(waiting, events))
+      waiting.watch = this.#poller.add(waiting.connection.fd.fd, EVENTS, (events) =>
+        this.#ready(waiting, events),
+      )
     } catch (error) {
       if (!(error instanceof NativeError)) throw error
       return this.#late(waiting)
@@ -155,10 +200,11 @@ export class Doorway {
 
   /**
    * @param ended no more bytes will come
-   * @returns whether it has left
+   * @returns whether it has left, or waits for something else than bytes
    */
   #look(waiting: Waiting, ended: boolean): boolean {
     while (this.#waiting.has(waiting)) {
+      if (waiting.stage === 'content' && !this.#isAdmitted(waiting)) return true
       if (waiting.stage === 'content' && this.#table === undefined) {
         this.#decided(waiting, this.#config.service)
         break
@@ -221,6 +267,49 @@ export class Doorway {
     }
   }
 
+  /** False: it was refused, or open connections have to be counted first. Of one behind a load balancer, the address is known now. */
+  #isAdmitted(waiting: Waiting): boolean {
+    const limits = this.#limits
+    if (waiting.admitted || limits === undefined) return true
+    let verdict = limits.judge(waiting.connection)
+    if (verdict === 'later' && this.#uncounted.size >= MAX_UNCOUNTED)
+      verdict = limits.judgeLate(waiting.connection)
+    if (verdict === 'later') {
+      waiting.watch?.remove()
+      waiting.watch = undefined
+      this.#uncounted.add(waiting)
+    }
+    if (verdict === 'later' || limits.isDue) this.#countSoon(limits)
+    if (verdict === undefined) return (waiting.admitted = true)
+    if (verdict !== 'later') this.#unrouted(waiting, verdict)
+    return false
+  }
+
+  #countSoon(limits: ListenerLimits): void {
+    if (this.#counting || this.#closed) return
+    this.#counting = true
+    this.#countTimer = this.#os.setTimeout(() => void this.#count(limits), limits.delay)
+  }
+
+  async #count(limits: ListenerLimits): Promise<void> {
+    const uncounted = [...this.#uncounted]
+    await limits.count(uncounted.map(({ connection }) => connection))
+    this.#counting = false
+    for (const waiting of uncounted) {
+      // It may have left meanwhile, for another worker.
+      if (!this.#uncounted.delete(waiting)) continue
+      const reason = limits.judgeLate(waiting.connection)
+      if (reason !== undefined) this.#unrouted(waiting, reason)
+      else {
+        waiting.admitted = true
+        this.#begin(waiting)
+      }
+    }
+    this.#host.flush()
+    // Those that have come meanwhile.
+    if (this.#uncounted.size > 0) this.#countSoon(limits)
+  }
+
   /** Its time is over. */
   #late(waiting: Waiting): void {
     if (waiting.stage === 'proxy') this.#unrouted(waiting, 'proxy_header')
@@ -242,6 +331,7 @@ export class Doorway {
   #leave(waiting: Waiting): void {
     waiting.watch?.remove()
     this.#waiting.delete(waiting)
+    this.#uncounted.delete(waiting)
     if (this.#waiting.size > 0) return
     this.#os.clear(this.#timer)
     this.#timer = undefined
@@ -257,7 +347,8 @@ export class Doorway {
     this.#timer = this.#os.setTimeout(() => {
       this.#timer = undefined
       const now = this.#os.now()
-      for (const waiting of this.#waiting) if (waiting.until <= now) this.#late(waiting)
+      for (const waiting of this.#waiting)
+        if (waiting.until <= now && waiting.watch !== undefined) this.#late(waiting)
       this.#host.flush()
       this.#arm()
     }, tick)

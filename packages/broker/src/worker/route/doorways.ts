@@ -1,13 +1,17 @@
+import { localAddress, type OwnedFd, SocketDiagnostics } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { ListenerConfig } from '../../config/config.ts'
 import { UNROUTED_REASONS, type UnroutedReason } from '../../metrics/labels.ts'
+import { FIRST_REASONS } from '../../ipc/copies.ts'
 import type { Metrics } from '../../metrics/metrics.ts'
 import { discardClient } from '../connection/close-clients.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import { type Os, systemOs, type Watcher } from '../os.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
-import { BAD_REQUEST, NOT_FOUND, UNRECOGNIZED_NAME } from './answers.ts'
+import { BAD_REQUEST, FULL, NOT_FOUND, TOO_MANY_REQUESTS, UNRECOGNIZED_NAME } from './answers.ts'
 import { Doorway } from './doorway.ts'
+import { KernelTable } from './limits/connection-table.ts'
+import { limitsConnections } from './limits/listener-limits.ts'
 
 /** Milliseconds between two log lines about the same listener and reason. */
 const LOG_INTERVAL_MS = 60_000
@@ -17,7 +21,7 @@ const UNREPORTED: readonly UnroutedReason[] = ['client_gone', 'shutdown']
 
 interface DoorwaysDeps {
   readonly poller: Watcher
-  readonly lingeringClose: Pick<LingeringClose, 'reject' | 'answer'>
+  readonly lingeringClose: Pick<LingeringClose, 'reject' | 'answer' | 'answerAtOnce'>
   readonly metrics: Metrics
   readonly logger: Logger
   /** The connection arrives at this service. */
@@ -37,6 +41,9 @@ export class Doorways {
   readonly #logged = new Map<string, number>()
   /** By listener: connections that came here, other than by its own accept, and those that left for a service or another worker. */
   readonly #passages = new Map<string, { in: number; out: number }>()
+  /** Listeners with limits. */
+  readonly #limited = new Set<string>()
+  #diagnostics: SocketDiagnostics | undefined
   /** By service. */
   readonly #arrivals = new Map<string, number>()
   /** Takes connections once another worker has taken over. */
@@ -47,8 +54,13 @@ export class Doorways {
     this.#os = deps.os ?? systemOs
   }
 
-  /** Where connections of a listener go that it has accepted; undefined if they need not be looked at. */
-  open(listener: ListenerConfig): Doorway | undefined {
+  /**
+   * Where connections of a listener go that it has accepted; undefined if they need not be looked at.
+   *
+   * @param socket listens; borrowed
+   * @throws {NativeError} their number is limited, and the kernel does not list connections
+   */
+  open(listener: ListenerConfig, socket: OwnedFd): Doorway | undefined {
     if (!Doorway.isNeeded(listener)) return undefined
     const { poller, arrive, flush } = this.#deps
     const { name } = listener
@@ -65,10 +77,19 @@ export class Doorways {
           arrive(service, connection)
         },
         unrouted: (connection, reason) => this.#unrouted(name, connection, reason),
+        cannotCount: (error) =>
+          this.#report(name, 'uncounted', (report) =>
+            report.error(
+              { listener: name, err: error },
+              'cannot count open connections; their limit is not kept',
+            ),
+          ),
         flush,
       },
       this.#os,
+      limitsConnections(listener) ? this.#table(socket) : undefined,
     )
+    if (listener.limits !== null) this.#limited.add(name)
     this.#doorways.set(name, doorway)
     this.#countsOf(name)
     return doorway
@@ -132,6 +153,8 @@ export class Doorways {
   /** Rejects all connections. */
   close(): void {
     for (const doorway of this.#doorways.values()) doorway.close()
+    this.#diagnostics?.close()
+    this.#diagnostics = undefined
   }
 
   /** Connections that have arrived at this service. */
@@ -139,9 +162,15 @@ export class Doorways {
     return this.#arrivals.get(service) ?? 0
   }
 
-  /** The numbers of one listener by which each of its connections has left, or is still here (`DOORWAY_NUMBERS`). */
+  /** Why connections of this listener may go to no service; undefined: it has no limits, see `FIRST_REASONS`. */
+  reasonsOf(listener: string): readonly UnroutedReason[] | undefined {
+    return this.#limited.has(listener) ? UNROUTED_REASONS : undefined
+  }
+
+  /** The numbers of one listener by which each of its connections has left, or is still here (`Account`). */
   account(listener: string, numbers: number[]): void {
-    for (const reason of UNROUTED_REASONS) numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
+    for (const reason of this.reasonsOf(listener) ?? FIRST_REASONS)
+      numbers.push(this.#counts.get(listener)?.[reason] ?? 0)
     const { in: came, out } = this.#passages.get(listener) ?? { in: 0, out: 0 }
     numbers.push(came, out)
   }
@@ -186,6 +215,7 @@ export class Doorways {
     const { protocol } = connection.listener
     if (reason === 'shutdown') lingeringClose.reject(connection)
     else if (reason === 'ambiguous') lingeringClose.answer(connection, BAD_REQUEST)
+    else if (isLimit(reason) && protocol === 'http') this.#refuse(listener, connection, reason)
     else if (reason === 'no_route' && protocol === 'http') lingeringClose.answer(connection, NOT_FOUND)
     else if (reason === 'no_route' && protocol === 'tls') lingeringClose.answer(connection, UNRECOGNIZED_NAME)
     else discardClient(connection)
@@ -193,15 +223,42 @@ export class Doorways {
 
   #log(listener: string, reason: UnroutedReason): void {
     if (UNREPORTED.includes(reason)) return
-    const key = `${listener}/${reason}`
+    this.#report(listener, reason, (logger) => {
+      const count = this.#counts.get(listener)?.[reason]
+      logger.warn({ listener, reason, count }, 'connections that go to no service')
+    })
+  }
+
+  /** Once in a while. */
+  #report(listener: string, what: string, report: (logger: Logger) => void): void {
+    const key = `${listener}/${what}`
     const now = this.#os.now()
     if (now - (this.#logged.get(key) ?? Number.NEGATIVE_INFINITY) < LOG_INTERVAL_MS) return
     this.#logged.set(key, now)
-    const count = this.#counts.get(listener)?.[reason]
-    this.#deps.logger.warn({ listener, reason, count }, 'connections that go to no service')
+    report(this.#deps.logger)
+  }
+
+  /** With an answer. Under an attack, most get it without time to read it: their sockets would use up descriptors. */
+  #refuse(listener: string, connection: ClientConnection, reason: UnroutedReason): void {
+    const { lingeringClose } = this.#deps
+    const bytes = reason === 'limit_connections' ? FULL : TOO_MANY_REQUESTS
+    const closed = this.#doorways.get(listener)?.lingers(connection)
+    if (closed === undefined) lingeringClose.answerAtOnce(connection, bytes)
+    else lingeringClose.answer(connection, bytes, closed)
+  }
+
+  /** The connections of a listener, as the kernel lists them. */
+  #table(socket: OwnedFd): KernelTable {
+    // Where that is impossible, this worker does not start, and the configuration is refused.
+    this.#diagnostics ??= SocketDiagnostics.open()
+    return new KernelTable(this.#diagnostics, localAddress(socket.fd))
   }
 
   #sum(of: (doorway: Doorway) => number): number {
     return [...this.#doorways.values()].reduce((sum, doorway) => sum + of(doorway), 0)
   }
+}
+
+function isLimit(reason: UnroutedReason): boolean {
+  return reason.startsWith('limit_')
 }

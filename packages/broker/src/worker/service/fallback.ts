@@ -7,7 +7,9 @@ import type { ServiceConfig } from '../../config/config.ts'
 import type { ClientConnection } from '../connection/connection.ts'
 import type { LingeringClose } from '../reject/lingering-close.ts'
 import type { Keeper } from '../copies/keeper.ts'
+import { maintenanceAnswer } from '../reject/maintenance-answer.ts'
 import { type HoldHost, HoldQueue } from '../hold/hold-queue.ts'
+import { type Control, NO_CONTROL } from '../../ipc/controls.ts'
 import type { FallbackReason, RejectionReason } from '../../metrics/labels.ts'
 import type { Os, Watcher } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
@@ -64,6 +66,9 @@ export class Fallback {
   #stopped = false
   /** This worker is leaving: connections without a backend are left to the caller, for the successor, and no relay begins. */
   leaving = false
+  #control = NO_CONTROL
+  /** While the service is in maintenance. */
+  #page: Buffer | undefined
 
   constructor(deps: FallbackDeps) {
     this.#deps = deps
@@ -88,6 +93,37 @@ export class Fallback {
     return this.held.size + this.heldWithState.size
   }
 
+  /** Orders of operators that apply. */
+  get control(): Control {
+    return this.#control
+  }
+
+  /** New connections are held, whatever the backends do. */
+  get isPaused(): boolean {
+    return this.#control.paused !== null
+  }
+
+  /** Connections that are held are refused if the service is in maintenance from now on. */
+  set control(control: Control) {
+    this.#control = control
+    this.#page = control.maintenance === null ? undefined : maintenanceAnswer(control.maintenance)
+    if (this.#page !== undefined) this.refuse(this.held.take(this.held.size))
+  }
+
+  /**
+   * Answers connections while the service is in maintenance.
+   *
+   * @returns those that are not refused: all of them if it is not, or those in the middle of a conversation
+   */
+  refuse(connections: readonly ClientConnection[]): readonly ClientConnection[] {
+    if (this.#page === undefined) return connections
+    return connections.filter((connection) => {
+      if (connection.resume !== undefined) return true
+      this.#reject(connection, 'maintenance', 'ServiceMaintenance')
+      return false
+    })
+  }
+
   /** All of them, in order of arrival. */
   takeAll(): readonly ClientConnection[] {
     return inOrder([...this.held.take(this.held.size), ...this.heldWithState.take(this.heldWithState.size)])
@@ -96,11 +132,12 @@ export class Fallback {
   /** Backends and upstreams eligible for a relay. */
   relayCandidates(): RelayCandidate[] {
     const { links, upstreams } = this.#deps
-    return this.leaving ? [] : relayCandidates(links.values(), upstreams)
+    return this.leaving || this.isPaused ? [] : relayCandidates(links.values(), upstreams)
   }
 
   /** Why no backend takes descriptors now. */
   noBackendReason(): FallbackReason {
+    if (this.isPaused) return 'ServicePaused'
     if (this.#deps.config.handoff === 'off') return 'ServicePolicyDisabled'
     for (const link of this.#deps.links.values())
       if (link.eligibility.state === 'paused') return 'FailedAttemptRateLimited'
@@ -117,6 +154,7 @@ export class Fallback {
       connection.tried = undefined
       return false
     }
+    if (this.refuse([connection]).length === 0) return true
     const { config, serviceStats, recorder, os } = this.#deps
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
@@ -234,7 +272,8 @@ export class Fallback {
     serviceStats.fellBack('reject', why)
     recorder.note('rejected', [connection], os.now(), undefined, reason)
     // In the middle of a conversation: an answer of the broker would be taken for one of the backend's.
-    if (connection.resume === undefined) lingeringClose.reject(connection)
+    if (connection.resume === undefined)
+      lingeringClose.reject(connection, reason === 'maintenance' ? this.#page : undefined)
     else {
       os.closeClients([connection])
       connection.resume.settled('ended')

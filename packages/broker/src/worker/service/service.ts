@@ -3,6 +3,7 @@ import type { GivenBackReason, HandBack, HandBackKind, NackReason } from '@baton
 import { NativeError, type OwnedFd, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
+import type { Control } from '../../ipc/controls.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import {
   type ClientConnection,
@@ -227,6 +228,16 @@ export class Service implements LinkHost, UpstreamHost {
     return offers > 1 && busy >= Math.min(able, this.#os.parallelism)
   }
 
+  /** Orders of operators that apply: a pause, maintenance. */
+  get controlled(): Control {
+    return this.#fallback.control
+  }
+
+  control(control: Control): void {
+    this.#fallback.control = control
+    this.available()
+  }
+
   /** Takes a newly accepted client, or one that was parked. `flush` offers all clients of one wake-up together. */
   arrive(connection: ClientConnection): void {
     if (connection.handedBack === undefined) this.serviceStats.accepted += 1
@@ -236,7 +247,8 @@ export class Service implements LinkHost, UpstreamHost {
 
   flush(): void {
     if (this.#fresh.length === 0) return
-    const fresh = this.#fresh.splice(0)
+    const fresh = this.#fallback.refuse(this.#fresh.splice(0))
+    if (fresh.length === 0) return
     if (this.#fallback.held.size === 0) return this.#placement.place(fresh)
     // First come, first served: new clients queue behind held ones.
     for (const connection of fresh) if (!this.#fallback.queue(connection)) this.#handOver.pass([connection])
@@ -339,6 +351,11 @@ export class Service implements LinkHost, UpstreamHost {
     metrics.connectionsParked.set({ service }, this.parkedCount)
     metrics.handoffsInFlight.set({ service }, this.inFlight)
     metrics.relayConnections.set({ service }, this.relaying)
+    // The sum over all workers: only the one that serves counts.
+    const { paused, maintenance } = this.controlled
+    const counts = !this.#handOver.active && !this.#stopped
+    metrics.servicePaused.set({ service }, counts && paused !== null ? 1 : 0)
+    metrics.serviceMaintenance.set({ service }, counts && maintenance !== null ? 1 : 0)
     const states = Object.fromEntries(BACKEND_STATES.map((state) => [state, 0]))
     for (const link of this.#links.values()) {
       const { state } = link.eligibility
@@ -419,7 +436,7 @@ export class Service implements LinkHost, UpstreamHost {
     if (entry.kind === 'idle') return undefined
     // It may have to wait for its next backend, and where it cannot, it would be closed: its giver serves it better.
     const { maxHeld, holdTimeout } = this.config
-    if (holdTimeout === 0 || this.held >= maxHeld) return 'TooMany'
+    if (holdTimeout === 0 || this.held >= maxHeld || this.#fallback.isPaused) return 'TooMany'
     return this.#resuming.refusal(entry, giver, before)
   }
 
@@ -559,7 +576,8 @@ export class Service implements LinkHost, UpstreamHost {
   }
 
   #handoffCandidates(): HandoffCandidate[] {
-    if (this.#stopped || this.#handOver.active || this.config.handoff === 'off') return []
+    const { isPaused } = this.#fallback
+    if (this.#stopped || this.#handOver.active || isPaused || this.config.handoff === 'off') return []
     return handoffCandidates(this.#links.values())
   }
 
