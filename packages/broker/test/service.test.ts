@@ -33,7 +33,7 @@ class Backend {
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
 
-  constructor(stage: Stage, slot: string, weight: number) {
+  constructor(stage: Stage, slot: string, weight: number, version: string | null = null) {
     const lane: HandoffLane = {
       send: (messages) => {
         this.batches.push(messages.length)
@@ -62,7 +62,7 @@ class Backend {
         service: 'web',
         pid: 1,
         uid: 1,
-        version: null,
+        version,
         weight,
         registeredAt: new Date(0),
         reconnect: null,
@@ -139,6 +139,7 @@ class Stage {
   acknowledged = 0
   readonly #metrics = new Metrics({ version: '0', listeners: ['web'], services: ['web'] })
   #order = 0
+  #slots = 0
 
   constructor(t: Test, balance: ServiceConfig['balance'], parallelism = 2) {
     this.config = parseConfig({
@@ -175,6 +176,11 @@ class Stage {
     return weights.map((weight, index) => new Backend(this, `web-${index + 1}`, weight))
   }
 
+  /** Backends of these versions. */
+  ofVersions(...versions: (string | null)[]): Backend[] {
+    return versions.map((version) => new Backend(this, `web-${(this.#slots += 1)}`, 1, version))
+  }
+
   /** Descriptors of the last `count` clients. */
   newest(count: number): number[] {
     return Array.from({ length: count }, (_, index) => FIRST_DESCRIPTOR + this.#order - index)
@@ -192,6 +198,7 @@ class Stage {
     count: number,
     source: (index: number) => string = () => '10.0.0.1',
     resume?: ClientConnection['resume'],
+    routed?: ClientConnection['routed'],
   ): void {
     for (let index = 0; index < count; index++) {
       this.#order += 1
@@ -205,6 +212,7 @@ class Stage {
         tried: undefined,
         pressedSince: undefined,
         ...(resume !== undefined && { handedBack: resume.block.kind, resume }),
+        routed,
       }
       this.service.arrive(connection)
     }
@@ -497,4 +505,43 @@ void t.test('a state that its only taker refuses is not sent to it with each ACK
       t.equal(stage.service.held, 0)
     })
   }
+})
+
+const toVersion = (stage: Stage, version: string, count = 1) =>
+  stage.arrive(count, undefined, undefined, { version })
+
+void t.test('a route with a version: only backends of that version get its connections', async (t) => {
+  const stage = new Stage(t, 'round-robin', 1)
+  const backends = stage.ofVersions('1.0', '2.0', null, '2.0')
+  toVersion(stage, '2.0', 8)
+  t.same(offered(backends), [0, 4, 0, 4])
+  stage.arrive(4)
+  t.same(offered(backends), [1, 5, 1, 5], 'others go to all of them')
+  stage.arrive(1)
+  toVersion(stage, '2.0', 1)
+  toVersion(stage, '2.0', 1)
+  t.same(offered(backends), [2, 6, 1, 6], 'the turns within a version go on, whoever comes in between')
+})
+
+void t.test('a connection that is refused by all backends of its version is held, and goes to no other', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [other, wanted] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+  toVersion(stage, '2.0')
+  wanted.refuse()
+  t.same([other.offered, stage.service.held], [0, 1])
+  stage.arrive(1)
+  t.equal(other.offered + wanted.offered, 1, 'others do not wait behind it')
+  stage.service.available()
+  t.equal(wanted.offered + other.offered, 2, 'it is offered again')
+  t.equal(stage.service.held, 0)
+})
+
+void t.test('without a backend of its version a connection waits until one registers, in order', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [other] = stage.ofVersions('1.0') as [Backend]
+  toVersion(stage, '2.0', 3)
+  toVersion(stage, '3.0')
+  t.same([other.offered, stage.service.held], [0, 4])
+  const [wanted] = stage.ofVersions('2.0') as [Backend]
+  t.same([other.offered, wanted.offered, stage.service.held], [0, 3, 1])
 })

@@ -4,6 +4,7 @@ import { parseAddress } from './address.ts'
 import { duration } from './duration-schema.ts'
 import { hostPatternProblem } from './host-pattern.ts'
 import { parseTrustedSource } from './trusted-source.ts'
+import { VERSION, VERSION_EXPECTED } from './version.ts'
 
 /** Listener and service names become metric labels, URL segments and command arguments, hence the plain characters. */
 export const NAME = /^[a-z0-9][a-z0-9_-]{0,62}$/i
@@ -19,6 +20,7 @@ const describe = <Schema extends z.ZodType>(schema: Schema, ...sentences: readon
 // A `title` names a kind of value, explained under "Kinds of values" in docs/reference/configuration.md.
 const name = z.string().regex(NAME, NAME_EXPECTED).meta({ title: 'name' })
 const path = z.string().min(1).meta({ title: 'path' })
+const version = z.string().regex(VERSION, VERSION_EXPECTED).meta({ title: 'version' })
 const secretFile = z.string().min(1).nullable().default(null).meta({ title: 'secret file' })
 const count = (minimum: number) => z.int().min(minimum)
 
@@ -92,6 +94,11 @@ const route = z.strictObject({
     'On `http`: cookies and the values that they must have; `"*"` is any value. The first cookie of a name counts.',
   ),
   service: describe(name.nullable(), 'Service that receives the connections. `null`: they are rejected.'),
+  version: describe(
+    version.optional(),
+    'Only backends that report this version (`BATON_VERSION`) receive the connections. While none of them is ready, clients are held, as for a',
+    'service without backends. Upstreams have no version.',
+  ),
 })
 
 const trustedSource = z

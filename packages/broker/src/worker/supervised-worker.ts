@@ -301,7 +301,7 @@ export class SupervisedWorker {
           const { service, protocol } = client.resume ?? client
           const listener = this.#listenerNamed(client.listener, protocol)
           const id = ulidToBytes(client.id)
-          const { proxied, peeked } = client
+          const { proxied, routed, peeked } = client
           if (client.idleFor !== undefined) {
             const idleUntil =
               client.idleFor === null ? Number.POSITIVE_INFINITY : performance.now() + client.idleFor
@@ -321,6 +321,7 @@ export class SupervisedWorker {
             ...(client.handedBack !== undefined && { handedBack: client.handedBack }),
             ...(peeked !== undefined && { peeked }),
             proxied,
+            routed,
             ...(client.resume !== undefined &&
               this.#worker !== undefined && {
                 resume: this.#worker.inheritState(service, blockOf(client.resume), client.resume.giver),

@@ -211,7 +211,7 @@ export class Doorway {
         return
       }
       case 'route':
-        return this.#decided(waiting, decision.route.service)
+        return this.#decided(waiting, decision.route.service, decision.route.version)
       case 'fallback':
         return this.#decided(waiting, this.#config.service)
       case 'refuse':
@@ -227,8 +227,9 @@ export class Doorway {
     else this.#decided(waiting, this.#config.service)
   }
 
-  #decided(waiting: Waiting, service: string | null): void {
+  #decided(waiting: Waiting, service: string | null, version?: string): void {
     this.#leave(waiting)
+    if (version !== undefined) waiting.connection.routed = { version }
     this.#host.decided(waiting.connection, service)
     this.#noteEmpty()
   }

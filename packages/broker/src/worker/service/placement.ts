@@ -1,5 +1,4 @@
-import { createBalancer } from '../balance/balancer.ts'
-import type { Balancer } from '../balance/candidate.ts'
+import { Balancers } from '../balance/balancers.ts'
 import type { ServiceConfig } from '../../config/config.ts'
 import type { BackendLink } from '../backend/backend-link.ts'
 import type { ClientConnection } from '../connection/connection.ts'
@@ -7,8 +6,15 @@ import { consequenceOf } from '../connection/failure.ts'
 import type { FallbackReason } from '../../metrics/labels.ts'
 import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
-import { mayTake } from '../resume/resuming.ts'
-import { balanceKey, type HandoffCandidate, inOrder, markTried } from './candidates.ts'
+import {
+  balanceKey,
+  type HandoffCandidate,
+  inOrder,
+  isParticular,
+  markTried,
+  setOf,
+  suits,
+} from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
 
 /** Maximum clients of one wake-up that go to a backend before the next is chosen. Longer runs save hardly anything. */
@@ -34,12 +40,12 @@ export interface PlacementDeps {
 export class Placement {
   readonly #host: PlacementHost
   readonly #deps: PlacementDeps
-  readonly #balancer: Balancer
+  readonly #balancers: Balancers
 
   constructor(host: PlacementHost, deps: PlacementDeps) {
     this.#host = host
     this.#deps = deps
-    this.#balancer = createBalancer(deps.config.balance, deps.os.random)
+    this.#balancers = new Balancers(deps.config.balance, deps.os.random)
   }
 
   /** Offers each connection to backends that it was not offered to yet, until it is sent or none is left. */
@@ -80,7 +86,7 @@ export class Placement {
     let last: HandoffCandidate | undefined
     for (const [index, connection] of connections.entries()) {
       // Rule: ASK_EACH_ONCE (docs/internals/model)
-      const again = index % run !== 0 && connection.tried === undefined && connection.resume === undefined
+      const again = index % run !== 0 && connection.tried === undefined && !isParticular(connection)
       const chosen: HandoffCandidate | undefined =
         (again ? last : undefined) ?? this.#choose(ready, connection)
       last = chosen
@@ -109,10 +115,11 @@ export class Placement {
   }
 
   #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
-    const { tried, resume } = connection
-    const able = resume === undefined ? ready : ready.filter(({ link }) => mayTake(link, connection))
+    const { tried } = connection
+    const able = isParticular(connection) ? ready.filter(({ link }) => suits(link, connection)) : ready
     // Rule: ASK_EACH_ONCE (docs/internals/model)
     const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
-    return this.#balancer.choose(untried, balanceKey(this.#deps.config.balance, connection))
+    const balancer = this.#balancers.of(setOf(connection))
+    return balancer.choose(untried, balanceKey(this.#deps.config.balance, connection))
   }
 }

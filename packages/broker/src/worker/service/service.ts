@@ -467,10 +467,10 @@ export class Service implements LinkHost, UpstreamHost {
   available(): void {
     if (this.#fallback.size === 0) return
     const ready = this.#handoffCandidates()
-    this.#placement.place(this.#fallback.takeWithState(ready, ready.length * PUMP_BATCH))
-    if (this.#fallback.held.size === 0) return
     const able = ready.length + this.#fallback.relayCandidates().length
     if (able === 0) return
+    this.#placement.place(this.#fallback.takeForCertain(ready, able * PUMP_BATCH))
+    if (this.#fallback.held.size === 0) return
     const connections = this.#fallback.held.take(able * PUMP_BATCH)
     this.#fallback.startOver(connections, ready)
     this.#placement.place(connections)
