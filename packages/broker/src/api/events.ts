@@ -22,6 +22,7 @@ export type ChangeKind =
   | 'drain'
   | 'reload'
   | 'deploy'
+  | 'shift'
   | 'broker_state'
   | 'handed_back'
   | 'given_back'

@@ -11,6 +11,7 @@ import { drain } from './commands/drain.ts'
 import { events } from './commands/events.ts'
 import { reload } from './commands/reload.ts'
 import { runApp } from './commands/run.ts'
+import { shift } from './commands/shift.ts'
 import { start } from './commands/start.ts'
 import { status } from './commands/status.ts'
 import { stop } from './commands/stop.ts'
@@ -26,6 +27,7 @@ const COMMANDS: readonly Command[] = [
   check,
   reload,
   deploy,
+  shift,
   status,
   top,
   events,

@@ -150,7 +150,9 @@ function servicesOf({ service, routes }: ListenerConfig): (string | null)[] {
 /** Settings that are allowed but probably unintended. */
 export function warningsOf(config: Config): ConfigProblem[] {
   const used = new Set(config.listeners.flatMap(servicesOf))
-  const encrypted = new Set(config.listeners.filter(({ protocol }) => protocol === 'tls').flatMap(servicesOf))
+  const usedBy = (wanted: ListenerConfig['protocol']) =>
+    new Set(config.listeners.filter(({ protocol }) => protocol === wanted).flatMap(servicesOf))
+  const [encrypted, plain] = [usedBy('tls'), usedBy('http')]
   const versions = config.listeners.flatMap(versionWarnings(config.services))
   const services = [...config.services.values()].flatMap((service) => {
     const path = `services.${service.name}`
@@ -159,6 +161,10 @@ export function warningsOf(config: Config): ConfigProblem[] {
     if (service.holdTimeout < service.ackDeadline) {
       const message = 'is shorter than ackDeadline: a single slow backend can cause rejections'
       found.push({ path: `${path}.holdTimeout`, message })
+    }
+    if (service.sticky !== 'address' && !plain.has(service.name)) {
+      const message = 'has no effect: no listener with the protocol "http" sends connections here'
+      found.push({ path: `${path}.sticky.cookie`, message })
     }
     if (service.healthCheck !== null && encrypted.has(service.name)) {
       const message =

@@ -49,13 +49,16 @@ const hostPattern = z
   })
   .meta({ title: 'host pattern' })
 
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
+const STICKY_EXPECTED = 'expected "address" or {"cookie": NAME}'
+
 /** Of a header field or a cookie. */
 const values = (kind: string, forbidden: readonly string[]) =>
   z
     .record(
       z
         .string()
-        .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, `expected the name of a ${kind}`)
+        .regex(TOKEN, `expected the name of a ${kind}`)
         .refine((text) => !forbidden.includes(text.toLowerCase()), { error: 'has a condition of its own' }),
       z.string().regex(/^[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?$/, 'expected printable characters'),
     )
@@ -273,6 +276,25 @@ const service = z.strictObject({
     count(1).max(1024).default(64),
     'Maximum number of connections that a backend may have handed back without an answer from the broker.',
     'Further ones stay with the backend, which continues to serve them, until there is room.',
+  ),
+  sticky: describe(
+    z
+      .union(
+        [
+          z.enum(['address']),
+          z.strictObject({
+            cookie: describe(
+              z.string().regex(TOKEN, STICKY_EXPECTED),
+              'Name of the cookie. A client that has no such cookie is told by its address, and so is every client of a listener whose protocol is not `http`.',
+              'While a shift is in force, the broker looks at the request for it, for up to `peekTimeout`, and leaves it in the socket.',
+            ),
+          }),
+        ],
+        { error: STICKY_EXPECTED },
+      )
+      .default('address'),
+    'How a client is recognised while a [shift or a canary](../how-to/deploy.md#a-share-of-the-connections) divides the connections, so that it stays',
+    'with the same version: by its address, or by a cookie.',
   ),
   drainDeadline: describe(
     duration(0).nullable().default(null),

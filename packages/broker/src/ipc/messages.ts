@@ -1,6 +1,7 @@
 import type { ResumedKind } from '@baton/backend-sdk/protocol'
 import type { ListenerConfig } from '../config/config.ts'
 import type { Change } from '../api/events.ts'
+import type { Shift, Shifts } from '../api/shift.ts'
 import type { BackendState, HandBackKind } from '../metrics/labels.ts'
 import type { MetricSnapshot } from '../metrics/snapshot.ts'
 import type { PeerProcess } from '../supervise/proc.ts'
@@ -80,6 +81,8 @@ export type ToWorker =
       readonly known: KnownBackends
       /** As in `managed`. */
       readonly managed?: readonly ManagedReport[]
+      /** As in `shifts`. */
+      readonly shifts?: Shifts
     }
   /**
    * Before `start`. Attached: one end of a stream, on which the worker sends copies of what waits (`ipc/copies.ts`), and a memory file, which
@@ -99,6 +102,8 @@ export type ToWorker =
     }
   /** All processes that the master runs for services with a `command`. Sent after each change. */
   | { readonly type: 'managed'; readonly processes: readonly ManagedReport[] }
+  /** All shifts in force. Sent after each change. */
+  | { readonly type: 'shifts'; readonly shifts: Shifts }
   | { readonly type: 'serve' }
   /** Answered immediately with `pong` by the event loop; a worker that does not answer is stuck. */
   | { readonly type: 'ping' }
@@ -137,6 +142,13 @@ export type ToWorker =
       readonly success: boolean
       readonly log: readonly string[]
     }
+  /** To the request with this `ask`, other than `reload`. */
+  | {
+      readonly type: 'answer'
+      readonly ask: number
+      readonly success: boolean
+      readonly log: readonly string[]
+    }
 
 /** From a worker to its master. */
 export type FromWorker =
@@ -159,6 +171,14 @@ export type FromWorker =
       /** False: refuse the reload while another operation is in progress. Absent from workers of an older program: wait. */
       readonly wait?: boolean
     }
+  /** A shift was requested over the admin API; null ends the one in force. */
+  | {
+      readonly type: 'shift'
+      readonly ask: number
+      readonly by: string
+      readonly service: string
+      readonly shift: Shift | null
+    }
   | { readonly type: 'pong' }
 
 /** A connection that waits in one worker, as the next one gets it. */
@@ -180,7 +200,7 @@ export interface HeldClient {
   /** From a PROXY header: the client of a load balancer. */
   readonly proxied?: { readonly source: HeldAddress; readonly destination: HeldAddress }
   /** What its first bytes have decided, beside its service. A worker of an older version does not know it, and offers it to any backend. */
-  readonly routed?: { readonly version?: string | undefined }
+  readonly routed?: { readonly version?: string | undefined; readonly sticky?: string | undefined }
   /**
    * Its service is not chosen yet: what it has to show next, a PROXY header, or what routes depend on. Then `service` is empty: a worker of an
    * older version closes it.

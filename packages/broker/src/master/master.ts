@@ -1,5 +1,6 @@
 import { lockFile, OwnedFd, Poller, setCloseOnExec, socketpair } from '@baton/native-sendmsg'
 import type { BackendReport, FromWorker } from '../ipc/messages.ts'
+import type { Shifts as ShiftsState } from '../api/shift.ts'
 import { longestDrainDeadline } from '../config/config.ts'
 import { readConfigText } from '../config/file.ts'
 import type { CommandError } from '../exit-codes.ts'
@@ -17,6 +18,7 @@ import { ReloadPreparation } from './reload/prepare.ts'
 import type { OperatorCommands } from './operator/commands.ts'
 import { answerText } from '../ipc/operator-protocol.ts'
 import { Counters } from './workers/counters.ts'
+import { Shifts } from './shift/shifts.ts'
 import { SessionHandover } from './reload/session-handover.ts'
 import { Deployer } from './deploy/deployer.ts'
 import { FilesOnDisk, lockPath } from './files-on-disk.ts'
@@ -46,6 +48,7 @@ interface MasterInit {
   readonly executions: number
   readonly workersStarted: number
   readonly run: RunState | undefined
+  readonly shifts?: ShiftsState | undefined
 }
 
 export interface MasterOptions {
@@ -81,6 +84,7 @@ export class Master {
   readonly #fleet: Fleet
   readonly #operator: Operator
   readonly #sessionHandover: SessionHandover
+  readonly #shifts: Shifts
   readonly #deployer: Deployer
   readonly #appRun: AppRun
   readonly #beforeExec: ReloadPreparation
@@ -192,6 +196,7 @@ export class Master {
         counters: estate.counters,
         fleet: estate.fleet,
         lifeline: estate.lifeline,
+        ...(estate.shifts && { shifts: estate.shifts }),
         askers: [],
         waiting: [],
         startedAt: new Date().toISOString(),
@@ -224,6 +229,7 @@ export class Master {
         executions: state.executions,
         workersStarted: state.started,
         run: state.run ?? undefined,
+        shifts: state.shifts,
       },
       options,
       state.fleet,
@@ -247,6 +253,7 @@ export class Master {
       executions,
       workersStarted,
       run,
+      shifts,
     } = init
     this.stopped = new Promise((resolve) => (this.#ended = resolve))
     this.#log = log
@@ -269,10 +276,23 @@ export class Master {
       managed: () => this.#fleet.managed(),
       // Under `baton run`, everything ends with the command.
       estate: () =>
-        run === undefined ? { fleet: this.#fleet.estate(), lifeline: lifeline.state } : undefined,
+        run === undefined
+          ? { fleet: this.#fleet.estate(), lifeline: lifeline.state, shifts: this.#shifts.state }
+          : undefined,
+      shifts: () => this.#shifts.state,
     }
     this.#workerPool = new WorkerPool(this.#poller, activeConfig, counters, log, workersStarted, host)
     const workerPool = this.#workerPool
+    this.#shifts = new Shifts(
+      {
+        services: () => activeConfig.config.services,
+        logger,
+        counters,
+        changed: () => workerPool.sendShifts(),
+        announce: (change) => workerPool.reportChange(change),
+      },
+      shifts,
+    )
     const fleetOptions: FleetOptions = {
       logger,
       os: systemFleetOs(this.#poller, lifeline),
@@ -316,6 +336,7 @@ export class Master {
       fleet: this.#fleet,
       counters,
       sessionHandover,
+      shifts: this.#shifts,
       files: this.#files,
     }
     this.#deployer = new Deployer(parts)
@@ -333,6 +354,7 @@ export class Master {
       lifeline: lifeline.state,
       executions: executions + 1,
       startedAt,
+      shifts: this.#shifts.state,
       run: this.#appRun.state ?? null,
       waiting: this.#reloads.waiting,
     }))
@@ -443,6 +465,7 @@ export class Master {
   readonly #commanded: OperatorCommands = {
     status: () => this.#status(),
     deploy: (command) => this.#deployer.deploy(command),
+    shift: (request) => this.#shifts.request(request),
     listen: async (request) => {
       await this.#decided
       return this.#appRun.listen(request)
@@ -466,6 +489,10 @@ export class Master {
     }
     if (worker === this.#workerPool.current) this.#notifier.workerAnswered()
     if (message.type === 'collect') void this.#answerMetrics(worker, message.ask)
+    if (message.type === 'shift') {
+      const { ask, shift, ...rest } = message
+      worker.send({ type: 'answer', ask, ...this.#shifts.request({ ...rest, shift: shift ?? undefined }) })
+    }
     if (message.type === 'reload') {
       const { ask, by, wait = true } = message
       const requester = { kind: 'worker', worker: worker.number, ask, by } as const

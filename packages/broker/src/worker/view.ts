@@ -1,3 +1,4 @@
+import type { Shift, ShiftStatus } from '../api/shift.ts'
 import type { ServiceStatus } from '../api/status.ts'
 import type { BackendReport } from '../ipc/messages.ts'
 import type { Counted } from './events/rates.ts'
@@ -11,6 +12,7 @@ export function serviceStatus(service: Service): ServiceStatus {
     name: service.name,
     balance: service.config.balance,
     handoff: service.config.handoff,
+    shift: shiftStatus(service.shift),
     held: service.held,
     inFlight: service.inFlight,
     stuck: service.stuck,
@@ -44,6 +46,12 @@ export function serviceStatus(service: Service): ServiceStatus {
       }
     }),
   }
+}
+
+function shiftStatus(shift: Shift | undefined): ShiftStatus | null {
+  if (shift === undefined) return null
+  const { to, share, canary = false } = shift
+  return { to, share: share / 100, canary }
 }
 
 /** Raw counters from which the event stream computes rates. */

@@ -12,6 +12,7 @@ import { type ClientConnection, InheritedClient, type ParkedClient } from './con
 import type { ResumeState } from './connection/resume-state.ts'
 import { EventFeed } from './events/event-feed.ts'
 import type { Change } from '../api/events.ts'
+import type { Shift, Shifts } from '../api/shift.ts'
 import { LingeringClose } from './reject/lingering-close.ts'
 import { sharedReserve } from './listen/descriptor-reserve.ts'
 import { Listener } from './listen/listener.ts'
@@ -52,6 +53,10 @@ export interface WorkerContext {
   /** Counters of the broker's other processes. */
   readonly collect: () => Promise<readonly MetricSnapshot[]>
   readonly reload: (by: string, wait: boolean) => Promise<ReloadResult>
+  /** Shifts in force. */
+  readonly shifts: Shifts
+  /** Begins a shift of a service, or ends it. */
+  readonly requestShift: (service: string, shift: Shift | undefined, by: string) => Promise<ReloadResult>
   /** Log lines that this process has dropped. */
   readonly droppedLines: () => number
   /** Keeps copies of what waits, and the accounts. Undefined if the master does not. */
@@ -123,6 +128,8 @@ export interface ReplaceableWorker extends Worker {
   replaceSocket(role: 'listener' | 'control' | 'admin', name: string | undefined, fd: OwnedFd): void
   /** Drains the backend with this ULID, and all that descend from the managed process with it. `deadline`: milliseconds. */
   drainBackend(service: string, backend: string, deadline: number): void
+  /** These shifts are in force now, and no others. */
+  shift(shifts: Shifts): void
   /** Sends a change reported by the master to the event streams. */
   announce(change: Change): void
   backends(): BackendReport[]
@@ -199,7 +206,7 @@ export function createWorker(
   const listeners: Listener[] = []
   /** By service: asked for with each connection that is handed back. */
   const listenersOf = new Map<string, Listener[]>()
-  /** Listeners with routes. */
+  /** Listeners of which each request is looked at: those with routes, or whose service may tell clients apart by a cookie. */
   const routed = new Set<string>()
   const serviceNamed = (name: string) => {
     const service = services.get(name)
@@ -209,12 +216,18 @@ export function createWorker(
   const flush = () => {
     for (const service of services.values()) service.flush()
   }
+  const mayUseCookies = (name: string) => {
+    const sticky = services.get(name)?.config.sticky
+    return sticky !== undefined && sticky !== 'address'
+  }
   const doorways = new Doorways({
     poller,
     lingeringClose,
     metrics,
     logger,
     arrive: (name, connection) => serviceNamed(name).arrive(connection),
+    mayUseCookies,
+    cookieOf: (name) => services.get(name)?.stickyCookie,
     flush,
   })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -224,7 +237,8 @@ export function createWorker(
     const arrived = (connection: ClientConnection) =>
       service === undefined ? doorway?.add(connection) : service.arrive(connection)
     const added = new Listener(listener, fd, arrived, logger)
-    if (listener.routes.length > 0) routed.add(listener.name)
+    // Not if it only reads PROXY headers: what a connection begins with is the same for all of its requests.
+    if (listener.routes.length > 0 || mayUseCookies(listener.service ?? '')) routed.add(listener.name)
     listeners.push(added)
     const account = {
       kind: 'listener',
@@ -241,6 +255,10 @@ export function createWorker(
     return added
   }
   for (const service of config.services.values()) addService(service)
+  const shift = (shifts: Shifts) => {
+    for (const [name, service] of services) service.shift = Object.hasOwn(shifts, name) ? shifts[name] : undefined
+  }
+  shift(given.shifts ?? {})
   for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))
   const registry = new Registry({
     config,
@@ -271,7 +289,7 @@ export function createWorker(
       published.set(name, accepted)
     }
   }
-  const { collect, reload } = given
+  const { collect, reload, requestShift } = given
   const view: WorkerView = {
     status: () => ({
       broker: {
@@ -295,6 +313,7 @@ export function createWorker(
     drainService: (name, deadline) => drainLinks(name, [...(services.get(name)?.links ?? [])], deadline),
     drainBackend: (name, backend, deadline) => drainLinks(name, linksOf(name, backend), deadline),
     ...(reload && { reload }),
+    ...(requestShift && { shift: requestShift }),
     metricsText: oneAtATime(async () => {
       publish()
       return metrics.text(await collect?.())
@@ -535,6 +554,7 @@ export function createWorker(
         deadline,
       )
     },
+    shift,
     announce: (change) => events.announce(change),
     backends: () => backendReports(services.values()),
     snapshot: () => {

@@ -1,6 +1,7 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { CLAIM_VERSION } from '../../ipc/claim.ts'
 import type { KeptOutput } from '../../ipc/messages.ts'
+import type { Shifts } from '../../api/shift.ts'
 import type { LifelineState } from '../../supervise/lifeline.ts'
 import type { ActiveConfig } from '../active-config.ts'
 import { processesOf, type FleetState, type ProcessState } from '../fleet/state.ts'
@@ -18,6 +19,8 @@ export interface Estate {
   readonly started: number
   readonly fleet: FleetState
   readonly lifeline: LifelineState
+  /** Absent from a master of an older version. */
+  readonly shifts?: Shifts
   /** Numbers under which the descriptors that go with it are in this state, in their order. */
   readonly numbers: readonly number[]
 }
@@ -44,7 +47,7 @@ const MAX_FDS = 48
  */
 export function estateOf(
   { settings, sockets }: Pick<ActiveConfig, 'settings' | 'sockets'>,
-  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline'>,
+  rest: Pick<Estate, 'counters' | 'started' | 'fleet' | 'lifeline' | 'shifts'>,
 ): EstateMessage | undefined {
   const { state } = sockets
   const needed: number[] = [

@@ -1,5 +1,6 @@
 import type { OwnedFd } from '@baton/native-sendmsg'
 import { MAX_DESCRIPTORS } from '../../ipc/channel.ts'
+import type { Shifts } from '../../api/shift.ts'
 import type { BackendReport, ManagedReport } from '../../ipc/messages.ts'
 import { BrokerError } from '../../errors.ts'
 import { modeOfSockets } from '../../listening/sockets.ts'
@@ -21,7 +22,12 @@ export function sendFirstOrders(
   {
     backends,
     managed,
-  }: { readonly backends: readonly BackendReport[]; readonly managed: readonly ManagedReport[] },
+    shifts,
+  }: {
+    readonly backends: readonly BackendReport[]
+    readonly managed: readonly ManagedReport[]
+    readonly shifts: Shifts
+  },
 ): void {
   const listeners = [...sockets.listeners]
   for (let from = 0; from < listeners.length; from += MAX_DESCRIPTORS) {
@@ -41,6 +47,7 @@ export function sendFirstOrders(
     control: { path: controlPath(config), mode: modeOfSockets(config) },
     known: knownOf(backends),
     managed,
+    shifts,
   })
 }
 

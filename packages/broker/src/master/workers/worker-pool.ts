@@ -326,6 +326,13 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.send({ type: 'managed', processes })
   }
 
+  /** Sends the shifts in force to the workers, after a change. */
+  sendShifts(): void {
+    const shifts = this.#host.shifts()
+    for (const worker of this.#workers) worker.send({ type: 'shifts', shifts })
+    this.sendEstate()
+  }
+
   /**
    * Asks every worker to drain a backend: only a finishing worker knows the backends of a service that a reload has removed.
    *
@@ -432,7 +439,8 @@ export class WorkerPool {
     const number = ++this.#started
     const worker = WorkerProcess.start(number, node, this.#format, this.#parts, this.#workerEvents)
     this.#workers.add(worker)
-    sendFirstOrders(worker, configuration, { backends: this.known, managed: this.#host.managed() })
+    const managed = this.#host.managed()
+    sendFirstOrders(worker, configuration, { backends: this.known, managed, shifts: this.#host.shifts() })
     return worker
   }
 

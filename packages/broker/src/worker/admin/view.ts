@@ -1,5 +1,6 @@
 import type { EventFeed } from '../events/event-feed.ts'
 import type { Change } from '../../api/events.ts'
+import type { Shift } from '../../api/shift.ts'
 import type { DrainResult, ReloadResult, Status } from '../../api/status.ts'
 import type { FlightRecords } from '../../api/flight-record.ts'
 
@@ -21,6 +22,8 @@ export interface WorkerView {
    * @param wait whether to wait for another operation to end; otherwise the reload is refused
    */
   reload?(by: string, wait: boolean): Promise<ReloadResult>
+  /** Begins a shift of a service, or, if it is undefined, ends it. Undefined without a master. */
+  shift?(service: string, shift: Shift | undefined, by: string): Promise<ReloadResult>
   /** Logs an operator's request that has been started, and announces it to the event streams. */
   asked(change: Change & { readonly by: string }): void
   /** The flight recorder; undefined when it is off. */

@@ -548,12 +548,12 @@ export class BackendLink implements Candidate {
   #handedOff(connections: readonly ClientConnection[]): void {
     for (const { probe } of connections) probe?.handedOff()
     const clients = clientsOf(connections)
-    if (clients.length > 0) this.#host.handedOff(clients)
+    if (clients.length > 0) this.#host.handedOff(clients, this.identity.version)
   }
 
   #relayed(connection: ClientConnection, upstream: Socket): void {
     if (connection.probe) connection.probe.relayed(upstream)
-    else this.#host.relayed(connection, upstream)
+    else this.#host.relayed(connection, upstream, this.identity.version)
   }
 
   #returned(connections: readonly ClientConnection[], failure: Failure): void {

@@ -14,6 +14,7 @@ import type { ListenerConfig } from '../../config/config.ts'
 import { networksOf } from '../../config/trusted-source.ts'
 import type { UnroutedReason } from '../../metrics/labels.ts'
 import type { ClientConnection } from '../connection/connection.ts'
+import { digestOf, type Routed } from '../connection/routed.ts'
 import type { Os, Watcher } from '../os.ts'
 import {
   decideContent,
@@ -23,7 +24,8 @@ import {
   type Progress,
   type Stage,
 } from './decision.ts'
-import { RouteTable } from './table.ts'
+import { cookieOf, type RequestHead } from './parse/request-head.ts'
+import { type Route, RouteTable } from './table.ts'
 
 /**
  * An event for each arrival, and none in between: a client that sends slowly costs nothing while it does not. SO_RCVLOWAT would do the same on
@@ -37,6 +39,8 @@ const TICK_MS = { least: 10, most: 250 }
 export interface DoorwayHost {
   /** The connection is the host's, for this service; null: no route matches it. */
   decided(connection: ClientConnection, service: string | null): void
+  /** The cookie by which this service tells clients apart, if that matters now. */
+  cookieOf(service: string): string | undefined
   /** It goes to no service. The connection is the host's, to be closed. */
   unrouted(connection: ClientConnection, reason: UnroutedReason): void
   /** Those that were decided by now are all of this turn. Not called when a watch has fired: the poller's round has an end of its own. */
@@ -77,9 +81,9 @@ export class Doorway {
     this.#os = os
   }
 
-  /** Whether connections of this listener must be looked at. */
-  static isNeeded({ routes, proxyProtocol }: ListenerConfig): boolean {
-    return routes.length > 0 || proxyProtocol !== null
+  /** Whether connections of this listener must be looked at. @param mayUseCookies its service may tell clients apart by a cookie */
+  static isNeeded({ routes, proxyProtocol, protocol }: ListenerConfig, mayUseCookies: boolean): boolean {
+    return routes.length > 0 || proxyProtocol !== null || (protocol === 'http' && mayUseCookies)
   }
 
   get size(): number {
@@ -159,7 +163,7 @@ export class Doorway {
    */
   #look(waiting: Waiting, ended: boolean): boolean {
     while (this.#waiting.has(waiting)) {
-      if (waiting.stage === 'content' && this.#table === undefined) {
+      if (waiting.stage === 'content' && !this.#wantsContent) {
         this.#decided(waiting, this.#config.service)
         break
       }
@@ -181,6 +185,13 @@ export class Doorway {
     return true
   }
 
+  /** Whether anything depends on more than the PROXY header. */
+  get #wantsContent(): boolean {
+    if (this.#table !== undefined) return true
+    const { protocol, service } = this.#config
+    return protocol === 'http' && service !== null && this.#host.cookieOf(service) !== undefined
+  }
+
   /** Undefined while there is nothing; empty at the end, or after an error. */
   #peek({ connection }: Waiting): Buffer | undefined {
     try {
@@ -194,7 +205,7 @@ export class Doorway {
   #decide({ stage, progress }: Waiting, bytes: Buffer): Decision {
     if (stage === 'proxy') return decideHeader(bytes)
     const { protocol } = this.#config
-    if (protocol === 'tcp' || this.#table === undefined) return { action: 'fallback' }
+    if (protocol === 'tcp') return { action: 'fallback' }
     return decideContent(bytes, protocol, this.#table, progress)
   }
 
@@ -211,9 +222,9 @@ export class Doorway {
         return
       }
       case 'route':
-        return this.#decided(waiting, decision.route.service, decision.route.version)
+        return this.#decided(waiting, decision.route.service, decision)
       case 'fallback':
-        return this.#decided(waiting, this.#config.service)
+        return this.#decided(waiting, this.#config.service, decision)
       case 'refuse':
         return this.#unrouted(waiting, 'ambiguous')
       case 'no-header':
@@ -227,9 +238,20 @@ export class Doorway {
     else this.#decided(waiting, this.#config.service)
   }
 
-  #decided(waiting: Waiting, service: string | null, version?: string): void {
+  #decided(
+    waiting: Waiting,
+    service: string | null,
+    { route, head }: { readonly route?: Route; readonly head?: RequestHead } = {},
+  ): void {
     this.#leave(waiting)
-    if (version !== undefined) waiting.connection.routed = { version }
+    const { version } = route ?? {}
+    const cookie = service === null || head === undefined ? undefined : this.#host.cookieOf(service)
+    const value = cookie === undefined || head === undefined ? undefined : cookieOf(head, cookie)
+    const routed: Routed = {
+      ...(version !== undefined && { version }),
+      ...(value !== undefined && { sticky: digestOf(value) }),
+    }
+    if (version !== undefined || value !== undefined) waiting.connection.routed = routed
     this.#host.decided(waiting.connection, service)
     this.#noteEmpty()
   }

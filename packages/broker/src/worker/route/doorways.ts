@@ -22,6 +22,9 @@ interface DoorwaysDeps {
   readonly logger: Logger
   /** The connection arrives at this service. */
   readonly arrive: (service: string, connection: ClientConnection) => void
+  /** Whether the service may tell clients apart by a cookie; and that cookie, if that matters now. */
+  readonly mayUseCookies: (service: string) => boolean
+  readonly cookieOf: (service: string) => string | undefined
   /** All arrivals of this turn have been made. */
   readonly flush: () => void
   readonly os?: Os
@@ -49,9 +52,9 @@ export class Doorways {
 
   /** Where connections of a listener go that it has accepted; undefined if they need not be looked at. */
   open(listener: ListenerConfig): Doorway | undefined {
-    if (!Doorway.isNeeded(listener)) return undefined
-    const { poller, arrive, flush } = this.#deps
-    const { name } = listener
+    const { poller, arrive, flush, mayUseCookies, cookieOf } = this.#deps
+    const { name, service: own } = listener
+    if (!Doorway.isNeeded(listener, own !== null && mayUseCookies(own))) return undefined
     const passages = { in: 0, out: 0 }
     this.#passages.set(name, passages)
     const doorway = new Doorway(
@@ -65,6 +68,7 @@ export class Doorways {
           arrive(service, connection)
         },
         unrouted: (connection, reason) => this.#unrouted(name, connection, reason),
+        cookieOf,
         flush,
       },
       this.#os,

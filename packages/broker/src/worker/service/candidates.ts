@@ -10,6 +10,7 @@ import type { Upstream } from '../relay/upstream.ts'
 /** A backend eligible for handoff. `load` includes connections assigned earlier in the same batch. */
 export interface HandoffCandidate extends Candidate {
   readonly link: BackendLink
+  readonly version: string | null
   load: number
 }
 
@@ -26,8 +27,9 @@ export interface RelayCandidate extends Candidate {
 export function handoffCandidates(links: Iterable<BackendLink>): HandoffCandidate[] {
   const found: HandoffCandidate[] = []
   for (const link of links) {
-    if (link.eligibility.state === 'ready')
-      found.push({ id: link.id, weight: link.weight, load: link.load, link })
+    if (link.eligibility.state !== 'ready') continue
+    const { version } = link.identity
+    found.push({ id: link.id, version, weight: link.weight, load: link.load, link })
   }
   return found
 }
@@ -83,11 +85,6 @@ export function suits(link: BackendLink, connection: ClientConnection): boolean 
 /** Whether a backend of this version may take the connection, in any way. */
 export function isOfVersion(version: string | null, { routed }: Pick<ClientConnection, 'routed'>): boolean {
   return routed?.version === undefined || routed.version === version
-}
-
-/** Names the candidates among which a connection is divided evenly; see `Balancers`. */
-export function setOf({ routed }: Pick<ClientConnection, 'routed'>): string {
-  return routed?.version === undefined ? '' : `version ${routed.version}`
 }
 
 export function balanceKey(balance: ServiceConfig['balance'], connection: ClientConnection): BalanceKey {

@@ -23,11 +23,11 @@ import {
   isParticular,
   markTried,
   relayMark,
-  setOf,
   suits,
 } from './candidates.ts'
 import { isPressure, nextRung } from './fallback-ladder.ts'
 import type { ServiceStats } from './service-stats.ts'
+import type { Shifting } from './shifting.ts'
 
 /** Retry interval while connections are held, in milliseconds: upstreams do not announce recovery. */
 const UPSTREAM_RETRY_MS = 250
@@ -41,6 +41,7 @@ export interface FallbackDeps {
   readonly poller: Watcher
   readonly lingeringClose: Pick<LingeringClose, 'reject'>
   readonly serviceStats: ServiceStats
+  readonly shifting: Shifting
   readonly recorder: Recorder
   readonly logger: Logger
   readonly os: Os
@@ -120,7 +121,7 @@ export class Fallback {
       connection.tried = undefined
       return false
     }
-    const { config, serviceStats, recorder, os } = this.#deps
+    const { config, serviceStats, shifting, recorder, os } = this.#deps
     const now = os.now()
     if (isPressure(why)) connection.pressedSince ??= now
     const { tried, acceptedAt, pressedSince } = connection
@@ -146,8 +147,9 @@ export class Fallback {
       this.#hold(connection, why)
       return true
     }
-    const balancer = this.#balancers.of(setOf(connection))
-    const candidate = balancer.choose(able, balanceKey(config.balance, connection)) as RelayCandidate
+    const { set, candidates } = shifting.among(able, connection)
+    const key = balanceKey(config.balance, connection)
+    const candidate = this.#balancers.of(set).choose(candidates, key) as RelayCandidate
     serviceStats.fellBack('reconnect', why)
     markTried(connection, candidate.mark)
     recorder.note('relay_offered', [connection], now, candidate.recipient)

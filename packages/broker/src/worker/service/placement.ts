@@ -12,10 +12,10 @@ import {
   inOrder,
   isParticular,
   markTried,
-  setOf,
   suits,
 } from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
+import type { Shifting } from './shifting.ts'
 
 /** Maximum clients of one wake-up that go to a backend before the next is chosen. Longer runs save hardly anything. */
 const MAX_RUN = 8
@@ -32,6 +32,7 @@ export interface PlacementHost {
 export interface PlacementDeps {
   readonly config: ServiceConfig
   readonly serviceStats: ServiceStats
+  readonly shifting: Shifting
   readonly recorder: Recorder
   readonly os: Os
 }
@@ -106,10 +107,12 @@ export class Placement {
   /**
    * How many connections in a row go to the same backend. More than one if load decides and there are more backends than
    * processors: a batch is cheaper than its parts, and spread over more backends than can run at the same time it would not be
-   * served sooner. `round-robin` and `source-hash` promise a choice for each connection.
+   * served sooner. `round-robin` and `source-hash` promise a choice for each connection, and so does a
+   * shift.
    */
   #runLength(ready: number): number {
-    const { config, os } = this.#deps
+    const { config, shifting, os } = this.#deps
+    if (shifting.shift !== undefined) return 1
     const byLoad = config.balance === 'least-connections' || config.balance === 'p2c'
     return byLoad && ready > os.parallelism ? MAX_RUN : 1
   }
@@ -119,7 +122,8 @@ export class Placement {
     const able = isParticular(connection) ? ready.filter(({ link }) => suits(link, connection)) : ready
     // Rule: ASK_EACH_ONCE (docs/internals/model)
     const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
-    const balancer = this.#balancers.of(setOf(connection))
-    return balancer.choose(untried, balanceKey(this.#deps.config.balance, connection))
+    const { config, shifting } = this.#deps
+    const { set, candidates } = shifting.among(untried, connection)
+    return this.#balancers.of(set).choose(candidates, balanceKey(config.balance, connection))
   }
 }

@@ -3,6 +3,7 @@ import type { GivenBackReason, HandBack, HandBackKind, NackReason } from '@baton
 import { NativeError, type OwnedFd, type SocketAddress } from '@baton/native-sendmsg'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
+import type { Shift } from '../../api/shift.ts'
 import type { ListenerConfig, ServiceConfig } from '../../config/config.ts'
 import {
   type ClientConnection,
@@ -38,6 +39,7 @@ import { HandOver, type Successor, type Waiting } from './hand-over.ts'
 import { HandBackNotices } from './hand-back-notices.ts'
 import { Placement } from './placement.ts'
 import { ServiceStats } from './service-stats.ts'
+import { Shifting } from './shifting.ts'
 
 /** How many held connections to offer per ready backend at a time; each ACK triggers the next batch. */
 const PUMP_BATCH = 64
@@ -80,6 +82,7 @@ export class Service implements LinkHost, UpstreamHost {
   readonly config: ServiceConfig
   readonly serviceStats = new ServiceStats()
   readonly #links = new Map<string, BackendLink>()
+  readonly #shifting: Shifting
   readonly #placement: Placement
   readonly #handOver: HandOver
   readonly #fallback: Fallback
@@ -108,6 +111,7 @@ export class Service implements LinkHost, UpstreamHost {
   constructor(name: string, config: ServiceConfig, deps: ServiceDeps) {
     this.name = name
     this.config = config
+    this.#shifting = new Shifting(name)
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
     const { recorder = noRecorder, listeners = () => [], announce = () => {}, reroute = () => false } = deps
     this.#listeners = () => listeners(name)
@@ -154,7 +158,7 @@ export class Service implements LinkHost, UpstreamHost {
         noBackendReason: () => this.#fallback.noBackendReason(),
         fallBack: (connection, why) => this.#fallBack(connection, why),
       },
-      { config, serviceStats, recorder, os },
+      { config, serviceStats, shifting: this.#shifting, recorder, os },
     )
     const parts = {
       service: name,
@@ -167,6 +171,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#fallback = new Fallback({
       ...parts,
       serviceStats,
+      shifting: this.#shifting,
       recorder,
       logger,
       os,
@@ -182,6 +187,20 @@ export class Service implements LinkHost, UpstreamHost {
 
   get held(): number {
     return this.#fallback.size
+  }
+
+  /** Undefined while all backends are chosen alike. */
+  get shift(): Shift | undefined {
+    return this.#shifting.shift
+  }
+
+  set shift(shift: Shift | undefined) {
+    if (this.#shifting.set(shift)) this.available()
+  }
+
+  /** The cookie that tells clients apart, while that matters. */
+  get stickyCookie(): string | undefined {
+    return this.shift === undefined || this.config.sticky === 'address' ? undefined : this.config.sticky.cookie
   }
 
   /** Idle connections that backends have handed back. */
@@ -350,13 +369,15 @@ export class Service implements LinkHost, UpstreamHost {
 
   // Called by links and upstreams.
 
-  handedOff(connections: readonly ClientConnection[]): void {
+  handedOff(connections: readonly ClientConnection[], version: string | null = null): void {
     const now = this.#os.now()
     this.serviceStats.outcomes.handed_off += connections.length
     this.#recorder.note('acknowledged', connections, now)
     this.#os.closeClients(connections)
     this.#recorder.note('released', connections, this.#os.now())
-    for (const { acceptedAt, handedBack, resume } of connections) {
+    for (const connection of connections) {
+      const { acceptedAt, handedBack, resume } = connection
+      this.#countShifted(connection, version)
       if (handedBack !== undefined) {
         this.serviceStats.resumed(handedBack)
         const pause = { service: this.name, kind: handedBack }
@@ -370,8 +391,9 @@ export class Service implements LinkHost, UpstreamHost {
     this.#acknowledged()
   }
 
-  relayed(connection: ClientConnection, upstream: Socket): void {
+  relayed(connection: ClientConnection, upstream: Socket, version: string | null = null): void {
     this.serviceStats.outcomes.relayed += 1
+    this.#countShifted(connection, version)
     this.#recorder.note('relayed', [connection], this.#os.now())
     this.#relays.begin(connection, upstream, () =>
       this.#recorder.note('closed', [connection], this.#os.now()),
@@ -563,9 +585,16 @@ export class Service implements LinkHost, UpstreamHost {
     return handoffCandidates(this.#links.values())
   }
 
-  /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back. */
+  #countShifted({ resume, routed }: ClientConnection, version: string | null): void {
+    const side = this.#shifting.sideOfVersion(version)
+    if (side === undefined || resume !== undefined || routed?.version !== undefined) return
+    this.serviceStats.shifted[side] += 1
+  }
+
+  /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back, in a shift change sides. */
   #spread(): BackendLink[] {
     if (this.#stopped || this.#handOver.active || this.config.balance === 'source-hash') return []
+    if (this.shift !== undefined) return []
     return this.#handoffCandidates().flatMap(({ link }) => (link.hasReported ? [link] : []))
   }
 
