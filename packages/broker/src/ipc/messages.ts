@@ -18,6 +18,13 @@ export interface BackendReport {
   readonly pid: number
   readonly state: BackendState
   readonly version: string | null
+  /** Counts since it registered with this worker: connections and failures; health checks, and how many of them failed. Absent as below. */
+  readonly tally?: {
+    readonly adopted: number
+    readonly failures: number
+    readonly checks: number
+    readonly failedChecks: number
+  }
   /** Identify the process, together with the pid (`PeerProcess`). Absent from workers of an older version. */
   readonly uid?: number
   readonly started?: string | null

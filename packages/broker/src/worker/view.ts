@@ -74,7 +74,8 @@ export function backendReports(services: Iterable<Service>): BackendReport[] {
     [...service.links].map((link) => {
       const { ulid: id, slot, pid, uid, started = null, owner = null, version } = link.identity
       const { state } = link.eligibility
-      return { service: service.name, id, slot, pid, uid, started, owner, state, version }
+      const tally = { ...link.eligibility.tally }
+      return { service: service.name, id, slot, pid, uid, started, owner, state, version, tally }
     }),
   )
 }

@@ -6,10 +6,11 @@ import {
   portRequest,
   refusal,
 } from '../../ipc/operator-protocol.ts'
+import { parseDuration } from '../../config/duration.ts'
 import { parseShare, SHARE_EXPECTED } from '../../config/share.ts'
 import { VERSION, VERSION_EXPECTED } from '../../config/version.ts'
 import { describeError } from '../../errors.ts'
-import type { DeployCommand } from '../deploy/messages.ts'
+import type { CanaryRequest, DeployCommand } from '../deploy/messages.ts'
 import type { ShiftRequest } from '../shift/shifts.ts'
 import type { OperatorSession } from '../../ipc/operator-session.ts'
 
@@ -57,8 +58,10 @@ export function runCommand(
     const [service = '', mode] = words
     if (!Number.isInteger(atOnce) || atOnce < 1)
       return refuse('at-once must be a number of instances, at least 1')
+    const canary = canaryRequest(options)
+    if (typeof canary === 'string') return refuse(canary)
     const progress = (line: string) => session.write(`${line}\n`)
-    const request = { service, atOnce, abort: mode === 'abort', by: session.peer, progress }
+    const request = { service, atOnce, abort: mode === 'abort', canary, by: session.peer, progress }
     return void answerWith(session, master.deploy(request))
   }
   if (command === 'shift') {
@@ -77,6 +80,16 @@ export function runCommand(
   }
   if (rest.length > 0) return refuse(`${command} takes no arguments`)
   master.stop(session)
+}
+
+/** @returns undefined if none is wanted; an error message */
+function canaryRequest(options: ReadonlyMap<string, string>): CanaryRequest | string | undefined {
+  const text = options.get('canary')
+  if (text === undefined) return undefined
+  const share = parseShare(text)
+  const time = parseDuration(options.get('for') ?? '')
+  if (share === undefined || share === 0) return `canary: ${SHARE_EXPECTED}, above 0%`
+  return time === undefined || time === 0 ? 'canary requires for=DURATION, such as 10m' : { share, time }
 }
 
 /** @returns the request, or an error message */

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import type { Change } from '../../api/events.ts'
 import type { Shift, Shifts as ShiftsState } from '../../api/shift.ts'
@@ -67,6 +68,7 @@ export class Shifts {
   /** @param shift undefined to end it */
   set(service: string, shift: Shift | undefined, by: string): void {
     const before = this.#shifts.get(service)
+    if (isDeepStrictEqual(before, shift)) return
     if (shift === undefined) this.#shifts.delete(service)
     else this.#shifts.set(service, shift)
     const { logger, counters, changed, announce } = this.#parts
