@@ -99,7 +99,12 @@ const broker: Broker = await startBroker(t, {
   },
 })
 
-async function start(service: string, program = 'http-backend.mjs', version = '1.0', test = t as Test): Promise<number> {
+async function start(
+  service: string,
+  program = 'http-backend.mjs',
+  version = '1.0',
+  test = t as Test,
+): Promise<number> {
   const backend = new Program(test, process.execPath, [join(root, 'test/programs', program)], {
     env: {
       BATON_SOCKET: broker.control,

@@ -18,7 +18,8 @@ const { broker, services } = await startServices(t, {
 })
 
 const baton = (...args: string[]) => batonHere(...args, '--config', broker.configFile)
-const shift = (service: string, share: string, to = '2.0') => baton('shift', service, '--to', to, '--share', share)
+const shift = (service: string, share: string, to = '2.0') =>
+  baton('shift', service, '--to', to, '--share', share)
 
 async function versions(service: Service): Promise<{ old: number; next: number }> {
   const [old, next] = await Promise.all([
@@ -30,7 +31,8 @@ async function versions(service: Service): Promise<{ old: number; next: number }
 }
 
 /** `127.1.0.1` and so on. */
-const addresses = (count: number) => Array.from({ length: count }, (_, index) => `127.1.${index >> 8}.${index & 255}`)
+const addresses = (count: number) =>
+  Array.from({ length: count }, (_, index) => `127.1.${index >> 8}.${index & 255}`)
 
 const open = (t: Test, service: Service, localAddress: string) =>
   Client.open(t, { host: '127.0.0.1', port: service.port, localAddress })
@@ -57,7 +59,11 @@ void t.test('a shift by hand', { timeout: LIMIT }, async (t) => {
   const { next } = await versions(web)
   const all = addresses(400)
   const events = await EventStream.open(t, broker)
-  t.match(await shift('web', '20%'), { code: 0, out: ['web: 20% of new connections go to version 2.0'], err: [] })
+  t.match(await shift('web', '20%'), {
+    code: 0,
+    out: ['web: 20% of new connections go to version 2.0'],
+    err: [],
+  })
   await events.event('change', ({ kind, to }) => kind === 'shift' && to === '2.0', 'the shift')
   const first = await askedBy(t, web, all)
   const moved = first.filter((pid) => pid === next).length
@@ -102,14 +108,23 @@ void t.test('a shift by hand', { timeout: LIMIT }, async (t) => {
     }
     t.match(await post({ to: '2.0', share: '0%' }), [200, { success: true }])
     t.notOk((await askedBy(t, web, all.slice(0, 50))).includes(next))
-    t.match(await post({ to: '2.0', share: '101%' }), [400, { error: { code: 'BATON_ERR_ADMIN_BAD_REQUEST' } }])
+    t.match(await post({ to: '2.0', share: '101%' }), [
+      400,
+      { error: { code: 'BATON_ERR_ADMIN_BAD_REQUEST' } },
+    ])
     t.match(await post({ to: '2.0' }), [400, {}])
     t.match(await post({ off: true }, 'nothing'), [404, {}])
-    t.match((await broker.status()).services.find(({ name }) => name === 'web'), {
-      shift: { to: '2.0', share: 0, canary: false },
-    })
+    t.match(
+      (await broker.status()).services.find(({ name }) => name === 'web'),
+      {
+        shift: { to: '2.0', share: 0, canary: false },
+      },
+    )
     t.match(await post({ off: true }), [200, { success: true }])
-    t.match((await broker.status()).services.find(({ name }) => name === 'web'), { shift: null })
+    t.match(
+      (await broker.status()).services.find(({ name }) => name === 'web'),
+      { shift: null },
+    )
     t.notMatch(await broker.metrics(), /baton_shift_share\{/)
   })
 })
@@ -128,7 +143,10 @@ void t.test('what is refused changes nothing', { timeout: LIMIT }, async (t) => 
     t.equal(code, 2, args.join(' '))
     t.match(err[0], problem)
   }
-  t.match(await shift('wev', '5%'), { code: 1, err: ['there is no service "wev"; there are: web, kept, cookie, relayed'] })
+  t.match(await shift('wev', '5%'), {
+    code: 1,
+    err: ['there is no service "wev"; there are: web, kept, cookie, relayed'],
+  })
   t.match(await say(t, broker, 'shift web to=2.0 share=5'), /^Success=0\n--\nshift requires share=N%/)
   t.match(await say(t, broker, 'shift web share=5%'), /^Success=0\n--\nshift requires to=VERSION/)
   t.match(await baton('shift', 'web', '--off'), { code: 0, out: ['web: no connections are shifted'] })
@@ -164,7 +182,11 @@ void t.test('clients that are told by a cookie', { timeout: LIMIT }, async (t) =
   const first = await Promise.all(users.map((user) => askAs('127.1.0.1', user)))
   t.equal(new Set(first).size, 2, 'users behind one address are on both sides')
   t.same(await Promise.all(users.map((user, index) => askAs(`127.1.1.${index + 1}`, user))), first)
-  t.equal(new Set(await Promise.all(users.map(() => askAs('127.1.0.1')))).size, 1, 'without a cookie, by the address')
+  t.equal(
+    new Set(await Promise.all(users.map(() => askAs('127.1.0.1')))).size,
+    1,
+    'without a cookie, by the address',
+  )
 
   const client = await open(t, cookie, '127.1.0.1')
   for (const [index, user] of users.slice(0, 10).entries()) {

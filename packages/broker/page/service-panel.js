@@ -110,7 +110,9 @@ export class ServicePanel {
 
 /** @param {ServiceStatus} service */
 function shiftOf({ shift }) {
-  return shift ? [`${shift.canary ? 'canary: ' : ''}${shift.share} % of new connections to version ${shift.to}`] : []
+  return shift
+    ? [`${shift.canary ? 'canary: ' : ''}${shift.share} % of new connections to version ${shift.to}`]
+    : []
 }
 
 /** @param {ListenerStatus} listener */

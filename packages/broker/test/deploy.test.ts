@@ -589,33 +589,40 @@ class CanaryScene extends Scene {
   }
 }
 
-void t.test('a canary that is no worse takes over at the end of its time, and the deploy goes on', async (t) => {
-  const scene = new CanaryScene()
-  const { done } = scene.try()
-  t.same(scene.steps, [0, 0], 'nothing before it is ready')
-  const first = scene.begun()
-  t.same(scene.steps, [0, 0, 500, 0])
-  for (let second = 0; second < 60; second++) {
-    for (const process of scene.old) scene.counts(process, { adopted: 50, failures: 1, checks: 1 })
-    scene.counts(first, { adopted: 5, checks: 1, failedChecks: second === 30 ? 1 : 0 })
-    t.same(scene.drains, [], 'the old version stays')
+void t.test(
+  'a canary that is no worse takes over at the end of its time, and the deploy goes on',
+  async (t) => {
+    const scene = new CanaryScene()
+    const { done } = scene.try()
+    t.same(scene.steps, [0, 0], 'nothing before it is ready')
+    const first = scene.begun()
+    t.same(scene.steps, [0, 0, 500, 0])
+    for (let second = 0; second < 60; second++) {
+      for (const process of scene.old) scene.counts(process, { adopted: 50, failures: 1, checks: 1 })
+      scene.counts(first, { adopted: 5, checks: 1, failedChecks: second === 30 ? 1 : 0 })
+      t.same(scene.drains, [], 'the old version stays')
+      scene.os.advance(1000)
+    }
+    t.same(scene.steps, [0, 0, 500, 0, undefined, 0])
+    t.same(scene.drains, [scene.old[0]?.id])
+    scene.leave(scene.old[0] as VirtualProcess)
+    scene.counts(scene.os.last, {})
     scene.os.advance(1000)
-  }
-  t.same(scene.steps, [0, 0, 500, 0, undefined, 0])
-  t.same(scene.drains, [scene.old[0]?.id])
-  scene.leave(scene.old[0] as VirtualProcess)
-  scene.counts(scene.os.last, {})
-  scene.os.advance(1000)
-  t.equal(scene.drains.length, 2, 'the other steps are no canaries')
-  scene.leave(scene.old[1] as VirtualProcess)
-  t.same(await done, { success: true, replaced: 2 })
-  t.same(
-    scene.progress.filter((line) => line.startsWith('web ')),
-    ['web canary', 'web canary', 'web done'],
-  )
-})
+    t.equal(scene.drains.length, 2, 'the other steps are no canaries')
+    scene.leave(scene.old[1] as VirtualProcess)
+    t.same(await done, { success: true, replaced: 2 })
+    t.same(
+      scene.progress.filter((line) => line.startsWith('web ')),
+      ['web canary', 'web canary', 'web done'],
+    )
+  },
+)
 
-const worseCanaries: readonly [how: string, reason: RegExp, act: (scene: CanaryScene, canary: VirtualProcess) => void][] = [
+const worseCanaries: readonly [
+  how: string,
+  reason: RegExp,
+  act: (scene: CanaryScene, canary: VirtualProcess) => void,
+][] = [
   [
     'fails two health checks',
     /failed 2 of 2 health checks \(the old version 0 of 0\)$/,
@@ -633,7 +640,11 @@ const worseCanaries: readonly [how: string, reason: RegExp, act: (scene: CanaryS
       scene.counts(canary, { failures: 11 })
     },
   ],
-  ['becomes unhealthy', /failed its health check$/, (scene, canary) => scene.counts(canary, {}, { state: 'unhealthy' })],
+  [
+    'becomes unhealthy',
+    /failed its health check$/,
+    (scene, canary) => scene.counts(canary, {}, { state: 'unhealthy' }),
+  ],
   [
     'is not ready for 3 s',
     /is not ready \(unresponsive\)$/,
@@ -717,7 +728,11 @@ void t.test('a canary without two versions is refused, and nothing changes', asy
   for (const [version, running, why] of cases) {
     const scene = new Scene(1)
     const [process] = scene.os.running as [VirtualProcess]
-    scene.lists({ id: process.id, version: running ?? null, ...(running === undefined && { state: undefined }) })
+    scene.lists({
+      id: process.id,
+      version: running ?? null,
+      ...(running === undefined && { state: undefined }),
+    })
     const { services } = parseConfig({
       listeners: [{ name: 'web', listen: '127.0.0.1:0', service: 'web' }],
       services: { web: { command: ['app'], env: version === undefined ? {} : { BATON_VERSION: version } } },

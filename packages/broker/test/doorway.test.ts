@@ -207,7 +207,11 @@ void t.test('a cookie tells clients apart, while that matters', { timeout: LIMIT
   t.equal((await through(request('X: y\r\n', 'Cookie: user=ada; c=d\r\n'))).routed?.sticky, ada)
   t.not((await through(request('Cookie: user=bob\r\n'))).routed?.sticky, ada)
   t.equal((await through(request('Cookie: users=ada\r\n'))).routed, undefined, 'without it, by the address')
-  t.equal((await through(request('Host: y\r\n'))).routed, undefined, 'a head that is not clear is not refused')
+  t.equal(
+    (await through(request('Host: y\r\n'))).routed,
+    undefined,
+    'a head that is not clear is not refused',
+  )
   t.equal((await through('GET / HTTP/1.1\n\n')).routed, undefined)
   t.equal((await through('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')).routed, undefined)
 })

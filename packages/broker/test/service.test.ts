@@ -523,28 +523,34 @@ void t.test('a route with a version: only backends of that version get its conne
   t.same(offered(backends), [2, 6, 1, 6], 'the turns within a version go on, whoever comes in between')
 })
 
-void t.test('a connection that is refused by all backends of its version is held, and goes to no other', async (t) => {
-  const stage = new Stage(t, 'least-connections', 1)
-  const [other, wanted] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
-  toVersion(stage, '2.0')
-  wanted.refuse()
-  t.same([other.offered, stage.service.held], [0, 1])
-  stage.arrive(1)
-  t.equal(other.offered + wanted.offered, 1, 'others do not wait behind it')
-  stage.service.available()
-  t.equal(wanted.offered + other.offered, 2, 'it is offered again')
-  t.equal(stage.service.held, 0)
-})
+void t.test(
+  'a connection that is refused by all backends of its version is held, and goes to no other',
+  async (t) => {
+    const stage = new Stage(t, 'least-connections', 1)
+    const [other, wanted] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+    toVersion(stage, '2.0')
+    wanted.refuse()
+    t.same([other.offered, stage.service.held], [0, 1])
+    stage.arrive(1)
+    t.equal(other.offered + wanted.offered, 1, 'others do not wait behind it')
+    stage.service.available()
+    t.equal(wanted.offered + other.offered, 2, 'it is offered again')
+    t.equal(stage.service.held, 0)
+  },
+)
 
-void t.test('without a backend of its version a connection waits until one registers, in order', async (t) => {
-  const stage = new Stage(t, 'least-connections', 1)
-  const [other] = stage.ofVersions('1.0') as [Backend]
-  toVersion(stage, '2.0', 3)
-  toVersion(stage, '3.0')
-  t.same([other.offered, stage.service.held], [0, 4])
-  const [wanted] = stage.ofVersions('2.0') as [Backend]
-  t.same([other.offered, wanted.offered, stage.service.held], [0, 3, 1])
-})
+void t.test(
+  'without a backend of its version a connection waits until one registers, in order',
+  async (t) => {
+    const stage = new Stage(t, 'least-connections', 1)
+    const [other] = stage.ofVersions('1.0') as [Backend]
+    toVersion(stage, '2.0', 3)
+    toVersion(stage, '3.0')
+    t.same([other.offered, stage.service.held], [0, 4])
+    const [wanted] = stage.ofVersions('2.0') as [Backend]
+    t.same([other.offered, wanted.offered, stage.service.held], [0, 3, 1])
+  },
+)
 
 /** A client each. */
 const many = (index: number) => `10.0.${index >> 8}.${index & 255}`
@@ -552,7 +558,12 @@ const many = (index: number) => `10.0.${index >> 8}.${index & 255}`
 void t.test('a shift: each client goes to its side, by its address, and stays there', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
   stage.service.shift = { to: '2.0', share: 2000 }
-  const [one, two, next, last] = stage.ofVersions('1.0', null, '2.0', '2.0') as [Backend, Backend, Backend, Backend]
+  const [one, two, next, last] = stage.ofVersions('1.0', null, '2.0', '2.0') as [
+    Backend,
+    Backend,
+    Backend,
+    Backend,
+  ]
   stage.arrive(1000, many)
   const counts = offered([one, two, next, last])
   const moved = next.offered + last.offered

@@ -4,7 +4,10 @@ import { sideOf } from '../src/worker/balance/share.ts'
 
 // The division of clients between a version and the others.
 
-const KEYS = Array.from({ length: 20_000 }, (_, index) => `address 10.${index >> 16}.${(index >> 8) & 255}.${index & 255}`)
+const KEYS = Array.from(
+  { length: 20_000 },
+  (_, index) => `address 10.${index >> 16}.${(index >> 8) & 255}.${index & 255}`,
+)
 
 function moved(share: number, to = '2.0', service = 'web'): Set<string> {
   return new Set(KEYS.filter((key) => sideOf(key, service, { to, share }) === 'to'))
@@ -24,7 +27,11 @@ void t.test('a client stays on its side, and when the share grows, none moves ba
   let before = moved(100)
   for (const share of [500, 2500, 2501, 10_000]) {
     const after = moved(share)
-    t.same([...before].filter((key) => !after.has(key)), [], `${share}`)
+    t.same(
+      [...before].filter((key) => !after.has(key)),
+      [],
+      `${share}`,
+    )
     before = after
   }
 })

@@ -256,7 +256,8 @@ export function createWorker(
   }
   for (const service of config.services.values()) addService(service)
   const shift = (shifts: Shifts) => {
-    for (const [name, service] of services) service.shift = Object.hasOwn(shifts, name) ? shifts[name] : undefined
+    for (const [name, service] of services)
+      service.shift = Object.hasOwn(shifts, name) ? shifts[name] : undefined
   }
   shift(given.shifts ?? {})
   for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))

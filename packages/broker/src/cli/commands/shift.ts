@@ -24,7 +24,9 @@ export const shift: Command = {
   async run({ operands, values, switches }, terminal) {
     const [service = ''] = operands
     if (/\s/.test(service)) throw new UsageError(`${JSON.stringify(service)} is not a valid service name`)
-    const order = switches.has('off') ? withoutShift(values) : `to=${versionOf(values)} share=${shareOf(values)}`
+    const order = switches.has('off')
+      ? withoutShift(values)
+      : `to=${versionOf(values)} share=${shareOf(values)}`
     const runtimeDir = locateRuntimeDir(values.get('config') ?? DEFAULT_CONFIG)
     const { success, log } = await askMaster(runtimeDir, `shift ${service} ${order}`)
     for (const line of log) {

@@ -102,7 +102,9 @@ function shiftRequest(
   const share = parseShare(options.get('share') ?? '')
   const to = options.get('to') ?? ''
   if (!VERSION.test(to)) return `shift requires to=VERSION: ${VERSION_EXPECTED}`
-  return share === undefined ? `shift requires share=N%: ${SHARE_EXPECTED}` : { service, shift: { to, share }, by }
+  return share === undefined
+    ? `shift requires share=N%: ${SHARE_EXPECTED}`
+    : { service, shift: { to, share }, by }
 }
 
 export function reply(session: OperatorSession, { success, log }: CommandResult): void {

@@ -77,7 +77,13 @@ export class Shifts {
     logger.info({ service, to: shift?.to, share, canary: shift?.canary, by }, 'shift')
     changed()
     const to = shift === undefined ? {} : { to: shift.to }
-    announce({ kind: 'shift', service, ...to, by, text: `${by} shifts service ${service}: ${describe(shift)}` })
+    announce({
+      kind: 'shift',
+      service,
+      ...to,
+      by,
+      text: `${by} shifts service ${service}: ${describe(shift)}`,
+    })
   }
 
   /** A reload has removed the other services. */

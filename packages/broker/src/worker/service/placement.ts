@@ -6,14 +6,7 @@ import { consequenceOf } from '../connection/failure.ts'
 import type { FallbackReason } from '../../metrics/labels.ts'
 import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
-import {
-  balanceKey,
-  type HandoffCandidate,
-  inOrder,
-  isParticular,
-  markTried,
-  suits,
-} from './candidates.ts'
+import { balanceKey, type HandoffCandidate, inOrder, isParticular, markTried, suits } from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
 import type { Shifting } from './shifting.ts'
 

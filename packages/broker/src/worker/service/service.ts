@@ -200,7 +200,9 @@ export class Service implements LinkHost, UpstreamHost {
 
   /** The cookie that tells clients apart, while that matters. */
   get stickyCookie(): string | undefined {
-    return this.shift === undefined || this.config.sticky === 'address' ? undefined : this.config.sticky.cookie
+    return this.shift === undefined || this.config.sticky === 'address'
+      ? undefined
+      : this.config.sticky.cookie
   }
 
   /** Idle connections that backends have handed back. */
