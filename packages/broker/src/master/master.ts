@@ -205,6 +205,8 @@ export class Master {
       },
       options,
     )
+    // It may have one of a canary, which does not go on.
+    master.#workerPool.sendShifts()
     // Its output goes where this process's goes.
     master.reopenLog(process.stdout.fd)
     await master.#decided

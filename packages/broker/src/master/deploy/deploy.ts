@@ -35,7 +35,7 @@ export interface CanaryPlan extends CanaryRequest {
   /** Its version, as its backends report it. */
   readonly version: string
   /** Gives its version this share of the new connections; undefined: versions no longer matter. */
-  shift(share: number | undefined): void
+  readonly shift: (share: number | undefined) => void
 }
 
 const START_TIMEOUT_MS = 60_000
