@@ -58,7 +58,7 @@ export function runCommand(
     const [service = '', mode] = words
     if (!Number.isInteger(atOnce) || atOnce < 1)
       return refuse('at-once must be a number of instances, at least 1')
-    const canary = canaryRequest(options)
+    const canary = mode === 'abort' ? undefined : canaryRequest(options)
     if (typeof canary === 'string') return refuse(canary)
     const progress = (line: string) => session.write(`${line}\n`)
     const request = { service, atOnce, abort: mode === 'abort', canary, by: session.peer, progress }
