@@ -641,12 +641,18 @@ const worseCanaries: readonly [
     },
   ],
   [
-    'becomes unhealthy',
-    /failed its health check$/,
-    (scene, canary) => scene.counts(canary, {}, { state: 'unhealthy' }),
+    'stays unhealthy',
+    /is not ready \(unhealthy\)$/,
+    (scene, canary) => {
+      scene.counts(canary, {}, { state: 'unhealthy' })
+      scene.os.advance(2999)
+      scene.counts(canary, {}, { state: 'unhealthy' })
+      scene.os.advance(1)
+      scene.counts(canary, {}, { state: 'unhealthy' })
+    },
   ],
   [
-    'is not ready for 3 s',
+    'does not answer for 3 s',
     /is not ready \(unresponsive\)$/,
     (scene, canary) => {
       scene.counts(canary, {}, { state: 'unresponsive' })

@@ -5,7 +5,7 @@ type Tally = NonNullable<BackendReport['tally']>
 
 const NOTHING: Tally = { adopted: 0, failures: 0, checks: 0, failedChecks: 0 }
 
-/** How long a backend of the canary may be not ready, in ms, while the old version is. */
+/** How long a backend of the canary may be not ready, in ms, while the old version is: after a failure of both, it may recover a little later. */
 const UNREADY_LIMIT_MS = 3000
 
 /** Failures that are not counted as worse: a single one, and this share of all. */
@@ -16,8 +16,7 @@ type Counts = { -readonly [Key in keyof Tally]: Tally[Key] }
 /**
  * Compares the backends of a canary with those of the old version, by what workers report. No I/O.
  *
- * A canary is worse if one of its backends fails three health checks in a row, or is not ready for `UNREADY_LIMIT_MS`, while a backend of the old version is
- * ready; or if more of its health checks, or of the connections offered to it, have failed, in proportion, than of the old version's.
+ * A canary is worse if one of its backends is not ready for `UNREADY_LIMIT_MS` while a backend of the old version is; or if more of its health checks, or of the connections offered to it, have failed, in proportion, than of the old version's.
  */
 export class Canary {
   readonly #service: string
@@ -70,7 +69,6 @@ export class Canary {
       this.#unreadySince = undefined
       return undefined
     }
-    if (this.#states.includes('unhealthy')) return 'failed its health check'
     this.#unreadySince ??= now
     if (now - this.#unreadySince < UNREADY_LIMIT_MS) return undefined
     return `is not ready (${this.#states.find((state) => state !== 'ready') ?? 'not registered'})`
