@@ -557,7 +557,7 @@ const many = (index: number) => `10.0.${index >> 8}.${index & 255}`
 
 void t.test('a shift: each client goes to its side, by its address, and stays there', async (t) => {
   const stage = new Stage(t, 'round-robin', 1)
-  stage.service.shift = { to: '2.0', share: 2000 }
+  stage.service.shift({ to: '2.0', share: 2000 })
   const [one, two, next, last] = stage.ofVersions('1.0', null, '2.0', '2.0') as [
     Backend,
     Backend,
@@ -573,10 +573,10 @@ void t.test('a shift: each client goes to its side, by its address, and stays th
   t.equal(next.offered + last.offered, 2 * moved, 'the same clients again')
   for (const backend of [one, two, next, last]) backend.acknowledge()
   t.same(stage.service.serviceStats.shifted, { to: 2 * moved, others: 2 * (1000 - moved) })
-  stage.service.shift = { to: '2.0', share: 10_000 }
+  stage.service.shift({ to: '2.0', share: 10_000 })
   stage.arrive(10, many)
   t.equal(one.offered + two.offered, 0)
-  stage.service.shift = undefined
+  stage.service.shift(undefined)
   stage.arrive(8, many)
   t.same(offered([one, two]), [2, 2], 'no shift: all alike')
 })
@@ -584,16 +584,16 @@ void t.test('a shift: each client goes to its side, by its address, and stays th
 void t.test('a side without a ready backend: its clients go to the other one', async (t) => {
   const stage = new Stage(t, 'least-connections', 1)
   const [old] = stage.ofVersions('1.0') as [Backend]
-  stage.service.shift = { to: '2.0', share: 5000 }
+  stage.service.shift({ to: '2.0', share: 5000 })
   stage.arrive(20, many)
   t.equal(old.offered, 20)
   const [next] = stage.ofVersions('2.0') as [Backend]
-  stage.service.shift = { to: '2.0', share: 10_000 }
+  stage.service.shift({ to: '2.0', share: 10_000 })
   stage.arrive(4, many)
   next.refuse()
   t.same(offered([old, next]), [24, 0], 'so does a client that it has refused')
   old.link.drain(1000, 'test')
-  stage.service.shift = { to: '2.0', share: 0 }
+  stage.service.shift({ to: '2.0', share: 0 })
   stage.arrive(4, many)
   t.equal(next.offered, 4)
 })
@@ -601,7 +601,7 @@ void t.test('a side without a ready backend: its clients go to the other one', a
 void t.test('a client of a route with a version is not part of a shift', async (t) => {
   const stage = new Stage(t, 'least-connections', 1)
   const [old, next] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
-  stage.service.shift = { to: '2.0', share: 0 }
+  stage.service.shift({ to: '2.0', share: 0 })
   toVersion(stage, '2.0', 3)
   t.same(offered([old, next]), [0, 3])
   next.acknowledge()
@@ -611,7 +611,7 @@ void t.test('a client of a route with a version is not part of a shift', async (
 void t.test('a client is told by its cookie, wherever it comes from', async (t) => {
   const stage = new Stage(t, 'least-connections', 1)
   const [old, next] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
-  stage.service.shift = { to: '2.0', share: 5000 }
+  stage.service.shift({ to: '2.0', share: 5000 })
   stage.arrive(40, many, undefined, { sticky: 'one' })
   t.same(new Set(offered([old, next])), new Set([0, 40]))
 })

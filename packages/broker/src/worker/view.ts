@@ -12,7 +12,7 @@ export function serviceStatus(service: Service): ServiceStatus {
     name: service.name,
     balance: service.config.balance,
     handoff: service.config.handoff,
-    shift: shiftStatus(service.shift),
+    shift: shiftStatus(service.shifting.shift),
     held: service.held,
     inFlight: service.inFlight,
     stuck: service.stuck,

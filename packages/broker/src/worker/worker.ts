@@ -227,7 +227,7 @@ export function createWorker(
     logger,
     arrive: (name, connection) => serviceNamed(name).arrive(connection),
     mayUseCookies,
-    cookieOf: (name) => services.get(name)?.stickyCookie,
+    cookieOf: (name) => services.get(name)?.shifting.cookie,
     flush,
   })
   const addListener = (listener: ListenerConfig, fd: OwnedFd | undefined) => {
@@ -257,7 +257,7 @@ export function createWorker(
   for (const service of config.services.values()) addService(service)
   const shift = (shifts: Shifts) => {
     for (const [name, service] of services)
-      service.shift = Object.hasOwn(shifts, name) ? shifts[name] : undefined
+      service.shift(Object.hasOwn(shifts, name) ? shifts[name] : undefined)
   }
   shift(given.shifts ?? {})
   for (const listener of config.listeners) addListener(listener, sockets.listeners.get(listener.name))

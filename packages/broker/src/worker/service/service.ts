@@ -81,8 +81,8 @@ export class Service implements LinkHost, UpstreamHost {
   readonly name: string
   readonly config: ServiceConfig
   readonly serviceStats = new ServiceStats()
+  readonly shifting: Shifting
   readonly #links = new Map<string, BackendLink>()
-  readonly #shifting: Shifting
   readonly #placement: Placement
   readonly #handOver: HandOver
   readonly #fallback: Fallback
@@ -111,7 +111,7 @@ export class Service implements LinkHost, UpstreamHost {
   constructor(name: string, config: ServiceConfig, deps: ServiceDeps) {
     this.name = name
     this.config = config
-    this.#shifting = new Shifting(name)
+    this.shifting = new Shifting(config, this.serviceStats)
     const { poller, lingeringClose, metrics, logger, acknowledged = () => {}, os = systemOs } = deps
     const { recorder = noRecorder, listeners = () => [], announce = () => {}, reroute = () => false } = deps
     this.#listeners = () => listeners(name)
@@ -158,7 +158,7 @@ export class Service implements LinkHost, UpstreamHost {
         noBackendReason: () => this.#fallback.noBackendReason(),
         fallBack: (connection, why) => this.#fallBack(connection, why),
       },
-      { config, serviceStats, shifting: this.#shifting, recorder, os },
+      { config, serviceStats, shifting: this.shifting, recorder, os },
     )
     const parts = {
       service: name,
@@ -171,7 +171,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#fallback = new Fallback({
       ...parts,
       serviceStats,
-      shifting: this.#shifting,
+      shifting: this.shifting,
       recorder,
       logger,
       os,
@@ -189,20 +189,9 @@ export class Service implements LinkHost, UpstreamHost {
     return this.#fallback.size
   }
 
-  /** Undefined while all backends are chosen alike. */
-  get shift(): Shift | undefined {
-    return this.#shifting.shift
-  }
-
-  set shift(shift: Shift | undefined) {
-    if (this.#shifting.set(shift)) this.available()
-  }
-
-  /** The cookie that tells clients apart, while that matters. */
-  get stickyCookie(): string | undefined {
-    return this.shift === undefined || this.config.sticky === 'address'
-      ? undefined
-      : this.config.sticky.cookie
+  /** @param shift undefined: all backends are chosen alike again */
+  shift(shift: Shift | undefined): void {
+    if (this.shifting.set(shift)) this.available()
   }
 
   /** Idle connections that backends have handed back. */
@@ -379,7 +368,7 @@ export class Service implements LinkHost, UpstreamHost {
     this.#recorder.note('released', connections, this.#os.now())
     for (const connection of connections) {
       const { acceptedAt, handedBack, resume } = connection
-      this.#countShifted(connection, version)
+      this.shifting.got(connection, version)
       if (handedBack !== undefined) {
         this.serviceStats.resumed(handedBack)
         const pause = { service: this.name, kind: handedBack }
@@ -395,7 +384,7 @@ export class Service implements LinkHost, UpstreamHost {
 
   relayed(connection: ClientConnection, upstream: Socket, version: string | null = null): void {
     this.serviceStats.outcomes.relayed += 1
-    this.#countShifted(connection, version)
+    this.shifting.got(connection, version)
     this.#recorder.note('relayed', [connection], this.#os.now())
     this.#relays.begin(connection, upstream, () =>
       this.#recorder.note('closed', [connection], this.#os.now()),
@@ -587,16 +576,10 @@ export class Service implements LinkHost, UpstreamHost {
     return handoffCandidates(this.#links.values())
   }
 
-  #countShifted({ resume, routed }: ClientConnection, version: string | null): void {
-    const side = this.#shifting.sideOfVersion(version)
-    if (side === undefined || resume !== undefined || routed?.version !== undefined) return
-    this.serviceStats.shifted[side] += 1
-  }
-
   /** Between which connections may move, now; none while this worker hands over. Under `source-hash` they would come back, in a shift change sides. */
   #spread(): BackendLink[] {
     if (this.#stopped || this.#handOver.active || this.config.balance === 'source-hash') return []
-    if (this.shift !== undefined) return []
+    if (this.shifting.shift !== undefined) return []
     return this.#handoffCandidates().flatMap(({ link }) => (link.hasReported ? [link] : []))
   }
 

@@ -1,9 +1,11 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Shift } from '../../api/shift.ts'
+import type { ServiceConfig } from '../../config/config.ts'
 import { sideOf } from '../balance/share.ts'
 import { clientAddress, type ClientConnection } from '../connection/connection.ts'
 import type { ShiftSide } from '../../metrics/labels.ts'
 import { isOfVersion } from './candidates.ts'
+import type { ServiceStats } from './service-stats.ts'
 
 type Wanting = Pick<ClientConnection, 'id' | 'peer' | 'proxied' | 'routed'>
 
@@ -24,11 +26,13 @@ interface Choice<C> {
  * client is. While no candidate of a side is ready, its clients go to the other side, rather than wait.
  */
 export class Shifting {
-  readonly #service: string
+  readonly #config: Pick<ServiceConfig, 'name' | 'sticky'>
+  readonly #stats: Pick<ServiceStats, 'shifted'>
   #shift: Shift | undefined
 
-  constructor(service: string) {
-    this.#service = service
+  constructor(config: Pick<ServiceConfig, 'name' | 'sticky'>, stats: Pick<ServiceStats, 'shifted'>) {
+    this.#config = config
+    this.#stats = stats
   }
 
   /** Undefined while none is in force. */
@@ -43,10 +47,16 @@ export class Shifting {
     return true
   }
 
-  /** The side of the shift on which a backend of this version is; undefined if none is in force. */
-  sideOfVersion(version: string | null): ShiftSide | undefined {
-    if (this.#shift === undefined) return undefined
-    return version === this.#shift.to ? 'to' : 'others'
+  /** The cookie that tells clients apart, while that matters. */
+  get cookie(): string | undefined {
+    const { sticky } = this.#config
+    return this.#shift === undefined || sticky === 'address' ? undefined : sticky.cookie
+  }
+
+  /** A backend of this version has got the connection. */
+  got({ resume, routed }: Pick<ClientConnection, 'resume' | 'routed'>, version: string | null): void {
+    if (this.#shift === undefined || resume !== undefined || routed?.version !== undefined) return
+    this.#stats.shifted[sideOfVersion(version, this.#shift)] += 1
   }
 
   among<C extends Versioned>(candidates: readonly C[], connection: Wanting): Choice<C> {
@@ -56,11 +66,17 @@ export class Shifting {
       return { set: `version ${routed.version}`, candidates: able }
     }
     if (this.#shift === undefined || candidates.length === 0) return { set: '', candidates }
-    const side = sideOf(keyOf(connection), this.#service, this.#shift)
-    const preferred = candidates.filter(({ version }) => this.sideOfVersion(version) === side)
+    const shift = this.#shift
+    const side = sideOf(keyOf(connection), this.#config.name, shift)
+    const preferred = candidates.filter(({ version }) => sideOfVersion(version, shift) === side)
     if (preferred.length > 0) return { set: side, candidates: preferred }
     return { set: side === 'to' ? 'others' : 'to', candidates }
   }
+}
+
+/** The side on which a backend of this version is. */
+function sideOfVersion(version: string | null, { to }: Shift): ShiftSide {
+  return version === to ? 'to' : 'others'
 }
 
 /** Stays the same for all connections of a client. A client of a Unix socket has no address: each of its connections counts as another client. */
