@@ -64,11 +64,11 @@ void t.test(
       )
       const affected = new Set<string>()
       let last = 0
-      let over = false
+      const end = new AbortController()
       let asked = 0
       const load = Promise.all(
         Array.from({ length: 8 }, async (_, index) => {
-          for (let at = index; !over; at += 8) {
+          for (let at = index; !end.signal.aborted; at += 8) {
             const address = clients[at % clients.length] as string
             const { version, status } = await service.ask(t, address)
             asked += 1
@@ -85,7 +85,7 @@ void t.test(
       t.same(await command.exited, { code: 1, signal: null })
       const before = asked
       await eventually(() => asked > before + 2000, 'the load goes on')
-      over = true
+      end.abort()
       await load
       t.ok(affected.size > 0)
       t.same(

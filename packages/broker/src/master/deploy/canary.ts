@@ -8,7 +8,7 @@ const NOTHING: Tally = { adopted: 0, failures: 0, checks: 0, failedChecks: 0 }
 /** How long a backend of the canary may be not ready, in ms, while the old version is: after a failure of both, it may recover a little later. */
 const UNREADY_LIMIT_MS = 3000
 
-/** Failures that are not counted as worse: a single one, and this share of all. */
+/** Failures that are not counted as worse: a single one of each process, and this share of all. */
 const TOLERANCE = { failures: 1, share: 0.01 }
 
 type Counts = { -readonly [Key in keyof Tally]: Tally[Key] }
@@ -49,7 +49,7 @@ export class Canary {
     if (stranger !== undefined)
       return `reports ${stranger.version ?? 'no version'}: its app must take the version from BATON_VERSION`
     const isOldReady = old.some(({ state }) => state === 'ready')
-    return this.#unready(isOldReady, now) ?? worse(this.#sums.new, this.#sums.old)
+    return this.#unready(isOldReady, now) ?? worse(this.#sums.new, this.#sums.old, this.#ids.length)
   }
 
   /** Whether all of its backends are ready now, according to the last report. */
@@ -91,13 +91,16 @@ export class Canary {
 
 const KEYS = ['adopted', 'failures', 'checks', 'failedChecks'] as const
 
-function worse(canary: Tally, old: Tally): string | undefined {
+/** @param processes of the canary */
+function worse(canary: Tally, old: Tally, processes: number): string | undefined {
   const checks = { failed: canary.failedChecks, all: canary.checks }
   const oldChecks = { failed: old.failedChecks, all: old.checks }
-  if (isWorse(checks, oldChecks)) return `failed ${compared(checks, oldChecks, 'health checks')}`
+  if (isWorse(checks, oldChecks, processes)) return `failed ${compared(checks, oldChecks, 'health checks')}`
   const offers = { failed: canary.failures, all: canary.adopted + canary.failures }
   const oldOffers = { failed: old.failures, all: old.adopted + old.failures }
-  return isWorse(offers, oldOffers) ? `failed ${compared(offers, oldOffers, 'handoffs')}` : undefined
+  return isWorse(offers, oldOffers, processes)
+    ? `failed ${compared(offers, oldOffers, 'handoffs')}`
+    : undefined
 }
 
 interface Failed {
@@ -105,9 +108,9 @@ interface Failed {
   readonly all: number
 }
 
-function isWorse(canary: Failed, old: Failed): boolean {
+function isWorse(canary: Failed, old: Failed, processes: number): boolean {
   const expected = old.all === 0 ? 0 : (old.failed / old.all) * canary.all
-  return canary.failed > expected + TOLERANCE.failures + TOLERANCE.share * canary.all
+  return canary.failed > expected + TOLERANCE.failures * processes + TOLERANCE.share * canary.all
 }
 
 function compared(canary: Failed, old: Failed, what: string): string {

@@ -124,19 +124,18 @@ export class Deployer {
   #planCanary(service: ServiceConfig, request: CanaryRequest, by: string): CanaryPlan {
     const { fleet, activeConfig, shifts } = this.#parts
     const { name } = service
-    const refused = (why: string) => new BrokerError('BATON_ERR_NO_CANARY', why)
     if (service.command === null) throw new BrokerError('BATON_ERR_NOT_MANAGED', name)
     const version = define(service, dirname(activeConfig.settings.file))?.version ?? null
-    if (version === null) throw refused(`the env of service ${name} has no BATON_VERSION`)
-    if (!VERSION.test(version)) throw refused(`BATON_VERSION of service ${name}: ${VERSION_EXPECTED}`)
+    if (version === null) throw noCanary(`the env of service ${name} has no BATON_VERSION`)
+    if (!VERSION.test(version)) throw noCanary(`BATON_VERSION of service ${name}: ${VERSION_EXPECTED}`)
     const running = fleet.reports.filter(({ service: each, state }) => each === name && state !== 'draining')
-    if (running.length === 0) throw refused(`no backend of service ${name} is running`)
+    if (running.length === 0) throw noCanary(`no backend of service ${name} is running`)
     if (running.some((report) => report.version === version))
-      throw refused(
+      throw noCanary(
         `version ${version} of service ${name} is running already; change BATON_VERSION in its env, and run "baton reload"`,
       )
     if (shifts.of(name) !== undefined)
-      throw refused(`connections of service ${name} are shifted; "baton shift ${name} --off" ends that`)
+      throw noCanary(`connections of service ${name} are shifted; "baton shift ${name} --off" ends that`)
     return {
       ...request,
       version,
@@ -144,6 +143,10 @@ export class Deployer {
         shifts.set(name, share === undefined ? undefined : { to: version, share, canary: true }, by),
     }
   }
+}
+
+function noCanary(why: string): BrokerError {
+  return new BrokerError('BATON_ERR_NO_CANARY', why)
 }
 
 /** The problem, if `cwd` no longer leads to `folder`, where the processes were started: they are of another release. */
