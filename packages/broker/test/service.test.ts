@@ -30,15 +30,19 @@ class Backend {
   readonly batches: number[] = []
   /** Every reason for which the broker has cut it off. */
   readonly cutOff: string[] = []
+  /** Messages that its lane has room for. */
+  room = 1000
   readonly #lane: LaneMessage[] = []
   #offers: Offer[] = []
 
   constructor(stage: Stage, slot: string, weight: number, version: string | null = null) {
     const lane: HandoffLane = {
       send: (messages) => {
-        this.batches.push(messages.length)
-        stage.offeredBlocking += messages.filter(({ fd }) => stage.blocking.has(fd)).length
-        return { sent: this.#lane.push(...messages) && messages.length }
+        const sent = messages.slice(0, this.room - this.#lane.length)
+        this.batches.push(sent.length)
+        stage.offeredBlocking += sent.filter(({ fd }) => stage.blocking.has(fd)).length
+        this.#lane.push(...sent)
+        return { sent: sent.length }
       },
       readBack: () => ({ tokens: this.#lane.splice(0).map(({ bytes }) => bytes) }),
       takeHandBacks: () => [],
@@ -596,6 +600,19 @@ void t.test('a side without a ready backend: its clients go to the other one', a
   stage.service.shift({ to: '2.0', share: 0 })
   stage.arrive(4, many)
   t.equal(next.offered, 4)
+})
+
+void t.test('while a side is only busy, its clients wait for it, in order', async (t) => {
+  const stage = new Stage(t, 'least-connections', 1)
+  const [old, next] = stage.ofVersions('1.0', '2.0') as [Backend, Backend]
+  stage.service.shift({ to: '2.0', share: 0 })
+  old.room = 2
+  stage.arrive(5, many)
+  t.same([old.offered, next.offered, stage.service.held], [2, 0, 3])
+  old.acknowledge()
+  t.same([old.offered, next.offered, stage.service.held], [2, 0, 1])
+  old.acknowledge()
+  t.same([old.offered, next.offered, stage.service.held], [1, 0, 0])
 })
 
 void t.test('a client of a route with a version is not part of a shift', async (t) => {

@@ -6,6 +6,7 @@ import { consequenceOf } from '../connection/failure.ts'
 import type { FallbackReason } from '../../metrics/labels.ts'
 import type { Os } from '../os.ts'
 import type { Recorder } from '../recorder/recorder.ts'
+import { isPressure } from './fallback-ladder.ts'
 import { balanceKey, type HandoffCandidate, inOrder, isParticular, markTried, suits } from './candidates.ts'
 import type { ServiceStats } from './service-stats.ts'
 import type { Shifting } from './shifting.ts'
@@ -82,7 +83,7 @@ export class Placement {
       // Rule: ASK_EACH_ONCE (docs/internals/model)
       const again = index % run !== 0 && connection.tried === undefined && !isParticular(connection)
       const chosen: HandoffCandidate | undefined =
-        (again ? last : undefined) ?? this.#choose(ready, connection)
+        (again ? last : undefined) ?? this.#choose(ready, connection, why !== undefined && isPressure(why))
       last = chosen
       if (chosen === undefined) {
         this.#host.fallBack(connection, why ?? this.#host.noBackendReason())
@@ -110,13 +111,19 @@ export class Placement {
     return byLoad && ready > os.parallelism ? MAX_RUN : 1
   }
 
-  #choose(ready: readonly HandoffCandidate[], connection: ClientConnection): HandoffCandidate | undefined {
+  /** @param pressed the last candidate had no room */
+  #choose(
+    ready: readonly HandoffCandidate[],
+    connection: ClientConnection,
+    pressed: boolean,
+  ): HandoffCandidate | undefined {
     const { tried } = connection
     const able = isParticular(connection) ? ready.filter(({ link }) => suits(link, connection)) : ready
     // Rule: ASK_EACH_ONCE (docs/internals/model)
     const untried = tried === undefined ? able : able.filter(({ id }) => !tried.has(id))
     const { config, shifting } = this.#deps
-    const { set, candidates } = shifting.among(untried, connection)
+    // Pressure passes: meanwhile a client waits for its side.
+    const { set, candidates } = shifting.among(untried, connection, pressed ? able : [])
     return this.#balancers.of(set).choose(candidates, balanceKey(config.balance, connection))
   }
 }

@@ -59,7 +59,16 @@ export class Shifting {
     this.#stats.shifted[sideOfVersion(version, this.#shift)] += 1
   }
 
-  among<C extends Versioned>(candidates: readonly C[], connection: Wanting): Choice<C> {
+  /**
+   * Those of these candidates that are for this connection.
+   *
+   * @param waitFor candidates that are not among them now, and worth waiting for
+   */
+  among<C extends Versioned>(
+    candidates: readonly C[],
+    connection: Wanting,
+    waitFor: readonly C[] = [],
+  ): Choice<C> {
     const { routed } = connection
     if (routed?.version !== undefined) {
       const able = candidates.filter(({ version }) => isOfVersion(version, connection))
@@ -68,8 +77,9 @@ export class Shifting {
     if (this.#shift === undefined || candidates.length === 0) return { set: '', candidates }
     const shift = this.#shift
     const side = sideOf(keyOf(connection), this.#config.name, shift)
-    const preferred = candidates.filter(({ version }) => sideOfVersion(version, shift) === side)
-    if (preferred.length > 0) return { set: side, candidates: preferred }
+    const isPreferred = ({ version }: Versioned) => sideOfVersion(version, shift) === side
+    const preferred = candidates.filter(isPreferred)
+    if (preferred.length > 0 || waitFor.some(isPreferred)) return { set: side, candidates: preferred }
     return { set: side === 'to' ? 'others' : 'to', candidates }
   }
 }
