@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import { Client } from './support/client.ts'
 import { batonHere } from './support/command.ts'
 import { EventStream } from './support/event-stream.ts'
+import { freePort } from './support/free-port.ts'
 import { LIMIT } from './support/limits.ts'
 import { configure, onlyWorker, reload, say } from './support/operator.ts'
 import { signal } from './support/signal.ts'
@@ -10,12 +11,16 @@ import { type Service, startServices } from './support/service.ts'
 
 // A share of the new connections for one version. Clients are told by their addresses: 127.0.0.0/8 has enough of them.
 
-const { broker, services } = await startServices(t, {
-  web: {},
-  kept: { config: { parkAfter: '0ms' } },
-  cookie: { config: { sticky: { cookie: 'user' }, parkAfter: '0ms' } },
-  relayed: { config: { handoff: 'off' } },
-})
+const { broker, services } = await startServices(
+  t,
+  {
+    web: {},
+    kept: { config: { parkAfter: '0ms' } },
+    cookie: { config: { sticky: { cookie: 'user' }, parkAfter: '0ms' } },
+    relayed: { config: { handoff: 'off' } },
+  },
+  { admin: { listen: `127.0.0.1:${await freePort()}` } },
+)
 
 const baton = (...args: string[]) => batonHere(...args, '--config', broker.configFile)
 const shift = (service: string, share: string, to = '2.0') =>

@@ -4,6 +4,7 @@ import type { Test } from 'tap'
 import { type Broker, startBroker } from './broker.ts'
 import { Client } from './client.ts'
 import { program } from './commands.ts'
+import { freePort } from './free-port.ts'
 import { configure, reload } from './operator.ts'
 import { temporaryFolder } from './process.ts'
 import { PATIENT } from './service.ts'
@@ -22,7 +23,9 @@ export class CanaryService {
   static async start(t: Test, more: Record<string, unknown> = {}): Promise<CanaryService> {
     const folder = temporaryFolder(t)
     const services = servicesOf(folder, '1.0', more)
-    const broker = await startBroker(t, { config: { services, drainDeadline: '10m', workerTimeout: '1h' } })
+    const admin = { listen: `127.0.0.1:${await freePort()}` }
+    const config = { admin, services, drainDeadline: '10m', workerTimeout: '1h' }
+    const broker = await startBroker(t, { config })
     await broker.backends(2)
     return new CanaryService(broker, folder)
   }
