@@ -206,7 +206,7 @@ export interface HeldClient {
   readonly handedBack?: HandBackKind
   /** From a PROXY header: the client of a load balancer. */
   readonly proxied?: { readonly source: HeldAddress; readonly destination: HeldAddress }
-  /** What its first bytes have decided, beside its service. A worker of an older version does not know it, and offers it to any backend. */
+  /** The choice that its first bytes have made, beside its service. A worker of an older version does not know it, and offers it to any backend. */
   readonly routed?: { readonly version?: string | undefined; readonly sticky?: string | undefined }
   /**
    * Its service is not chosen yet: what it has to show next, a PROXY header, or what routes depend on. Then `service` is empty: a worker of an

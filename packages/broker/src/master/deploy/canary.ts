@@ -1,6 +1,6 @@
 import { type BackendReport, reportedState } from '../fleet/backend-report.ts'
 
-/** What a backend has done since it registered. Counts begin again when a worker is replaced. */
+/** The work of a backend since it registered. Counts begin again when a worker is replaced. */
 type Tally = NonNullable<BackendReport['tally']>
 
 const NOTHING: Tally = { adopted: 0, failures: 0, checks: 0, failedChecks: 0 }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 
-/** What the first bytes of a connection have decided, beside its service. */
+/** The choice that the first bytes of a connection have made, beside its service. */
 export interface Routed {
   /** Only backends of this version may take it: its route says so. */
   readonly version?: string | undefined
